@@ -1,0 +1,267 @@
+"""Every error the library raises on purpose. The class says what the caller should do next; there is no HTTP here.
+
+    NeuronError                     catch this one to catch them all
+    ├── RequestRejected             this request, now; `retry_after_s` says whether trying again can help
+    │   ├── InvalidRequest          fix the request (`param` names the field)
+    │   ├── PromptTooLong           shorten the prompt
+    │   ├── TemplateFailed          the model's chat template cannot render these messages
+    │   ├── UnsupportedCapability   ask a model that can do it
+    │   ├── ModelNotLoaded          load the model first
+    │   ├── Overloaded              wait and retry
+    │   └── ShuttingDown            go to another host
+    ├── LoadFailed                  this model, with this spec, will not load; retrying does not help
+    │   ├── AlreadyLoaded           nothing to do
+    │   ├── LoadCancelled           somebody unloaded it meanwhile
+    │   ├── UnknownHarness · InvalidModelId · UnknownSource
+    │   └── PreflightFailed         refused before any download: PreflightKind says why
+    ├── SourceUnavailable           transient: the hub or the network; worth a retry
+    ├── EngineDead                  the engine process is gone; what it was doing is lost
+    ├── EngineFailed                the engine reported a failure of this one request
+    └── ConfigError                 fix the configuration file
+"""
+
+from enum import StrEnum
+from typing import Any
+
+__all__ = (
+    "AlreadyLoaded",
+    "ConfigError",
+    "EngineDead",
+    "EngineFailed",
+    "InvalidModelId",
+    "InvalidRequest",
+    "LoadCancelled",
+    "LoadFailed",
+    "ModelNotLoaded",
+    "NeuronError",
+    "Overloaded",
+    "OverloadReason",
+    "PreflightFailed",
+    "PreflightKind",
+    "PromptTooLong",
+    "RequestRejected",
+    "ShuttingDown",
+    "SourceUnavailable",
+    "TemplateFailed",
+    "UnknownHarness",
+    "UnknownSource",
+    "UnsupportedCapability",
+    "cause_chain",
+)
+
+
+class NeuronError(Exception):
+    """Base of all errors of this library.
+
+    `code` is a stable machine-readable name; `fields` holds the numbers and names behind the message, for logs and
+    for the wire. The message alone must be enough to act on.
+    """
+
+    code: str = "internal_error"
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields: dict[str, Any] = fields
+
+
+class RequestRejected(NeuronError):
+    """One request was refused; nothing changed. `retry_after_s` is None when repeating it cannot help."""
+
+    code = "request_rejected"
+    retry_after_s: int | None = None
+
+
+class InvalidRequest(RequestRejected):
+    """A value of the request is missing, of the wrong type or out of range; `param` names it, if one is to blame."""
+
+    code = "invalid_request_body"
+
+    def __init__(self, message: str, *, param: str | None = None, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.param = param
+
+
+class PromptTooLong(RequestRejected):
+    """The rendered prompt has more tokens than the model may read."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, *, prompt_tokens: int, limit: int) -> None:
+        super().__init__(
+            # Clients look for this phrase to compact a conversation by themselves (wire contract §1.0).
+            f"This model's maximum context length is {limit} tokens, but the prompt has {prompt_tokens} tokens. "
+            "Shorten the messages.",
+            prompt_len=prompt_tokens,
+            max=limit,
+        )
+
+
+class TemplateFailed(RequestRejected):
+    """The chat template raised, took too long, or produced too much."""
+
+    code = "template_render_failed"
+
+
+class UnsupportedCapability(RequestRejected):
+    """The model cannot do what the request asks for (for example read an image)."""
+
+    code = "vision_unsupported"
+
+
+class ModelNotLoaded(RequestRejected):
+    """No model of this id is resident here."""
+
+    code = "model_not_found"
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"model {model_id!r} is not loaded on this host", model_id=model_id)
+        self.model_id = model_id
+
+
+class OverloadReason(StrEnum):
+    """Why admission refused."""
+
+    QUEUE_FULL = "queue_full"
+    WAIT_EXPIRED = "wait_expired"
+    ENGINE_LOST = "engine_lost"
+
+
+class Overloaded(RequestRejected):
+    """There is no room for this request now; `retry_after_s` estimates when there will be."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, reason: OverloadReason, retry_after_s: int, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class ShuttingDown(RequestRejected):
+    """The host is stopping and admits nothing more."""
+
+    code = "shutting_down"
+    retry_after_s = 15
+
+    def __init__(self) -> None:
+        super().__init__("this host is shutting down")
+
+
+class LoadFailed(NeuronError):
+    """A model could not be loaded; the same spec will fail again until somebody changes something."""
+
+    code = "load_failed"
+
+
+class AlreadyLoaded(LoadFailed):
+    """The model is resident. The gateway looks for the words "already loaded", so no other error may use them."""
+
+    code = "already_loaded"
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"model {model_id!r} is already loaded", model_id=model_id)
+
+
+class LoadCancelled(LoadFailed):
+    """The load was stopped from outside: by an unload of the same id, or by shutdown."""
+
+    code = "load_cancelled"
+
+
+class UnknownHarness(LoadFailed):
+    """The spec names a harness that is not registered."""
+
+    code = "unknown_harness"
+
+
+class InvalidModelId(LoadFailed):
+    """The id does not follow `[scheme:]org/name`."""
+
+    code = "invalid_model_id"
+
+
+class UnknownSource(LoadFailed):
+    """The id's scheme has no configured source."""
+
+    code = "unknown_source"
+
+
+class PreflightKind(StrEnum):
+    """Reasons to refuse a load before anything is downloaded (wire contract §3.4, and our own below the line)."""
+
+    REPO_FETCH_FAILED = "repo_fetch_failed"
+    EMPTY_REPO = "empty_repo"
+    TP_REQUIRES_SAFETENSORS = "tp_requires_safetensors"
+    QUANT_NOT_FOUND = "quant_not_found"
+    # ours
+    GGUF_REQUIRED = "gguf_required"
+    FILE_NOT_FOUND = "file_not_found"
+    INVALID_GGUF = "invalid_gguf"
+
+
+class PreflightFailed(LoadFailed):
+    """The model's files cannot be what the spec asks for; `fields` become the keys of the wire's `error` object."""
+
+    code = "preflight_failed"
+
+    def __init__(self, kind: PreflightKind, message: str, *, model_id: str, **fields: Any) -> None:
+        super().__init__(message, model_id=model_id, **fields)
+        self.kind = kind
+        self.model_id = model_id
+
+
+class SourceUnavailable(NeuronError):
+    """A model source did not answer as it should; the same load may succeed later."""
+
+    code = "source_unavailable"
+
+    def __init__(self, message: str, *, model_id: str, **fields: Any) -> None:
+        super().__init__(message, model_id=model_id, **fields)
+        self.model_id = model_id
+
+
+class EngineDead(NeuronError):
+    """The engine process of a model ended by itself; `reason` has the signal's name and its last log line."""
+
+    code = "engine_dead"
+
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(f"the engine of model {model_id!r} died: {reason}", model_id=model_id)
+        self.model_id = model_id
+        self.reason = reason
+
+
+class EngineFailed(NeuronError):
+    """The engine could not finish this request, and goes on serving others."""
+
+    code = "engine_failed"
+
+
+class ConfigError(NeuronError):
+    """The configuration cannot be used; the message names the file, the key and, for a typo, the nearest key."""
+
+    code = "invalid_config"
+
+
+def cause_chain(error: BaseException) -> str:
+    """The error's message followed by those of all its causes, outermost first, joined by `: `.
+
+    Operators see this one line; an outermost message without its causes has cost others hours (contract §9).
+    Exception groups are flattened to their first member.
+    """
+    parts: list[str] = []
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, BaseExceptionGroup):
+            current = current.exceptions[0]
+            continue
+        text = str(current) or type(current).__name__
+        if isinstance(current, NeuronError) or not str(current):
+            parts.append(text)
+        else:
+            parts.append(f"{type(current).__name__}: {text}")
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])

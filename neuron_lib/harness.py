@@ -1,0 +1,74 @@
+"""The narrow waist between the registry and whatever can host models."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Protocol, Self, TypeAlias
+
+from neuron_lib.types import ChatRequest, GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec
+
+__all__ = ("Generation", "Harness", "LoadedModel", "ProgressReporter")
+
+ProgressReporter: TypeAlias = Callable[[LoadProgress], None]
+"""Called with every step of a load; cheap, never blocks, never raises."""
+
+
+class Generation(Protocol):
+    """One reply being made. Lives for one `async with` block.
+
+    Entering renders the prompt, checks the limits and waits for room; every refusal (`RequestRejected`) is raised
+    there, before anything was generated. Iterating yields `Started`, deltas, then `Finished`, and ends. Leaving the
+    block, by whatever way, frees what the request held. Iterating raises `EngineDead` or `EngineFailed` when the
+    reply is lost half-way.
+    """
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+    def __aiter__(self) -> AsyncIterator[GenerationEvent]: ...
+    async def __anext__(self) -> GenerationEvent: ...
+
+
+class LoadedModel(Protocol):
+    """A model that answers. Lives from the end of its load to the end of its `Harness.open` block."""
+
+    def info(self) -> ModelInfo:
+        """What `/models` shows; memory only, never blocks."""
+        ...
+
+    def load(self) -> ModelLoad:
+        """How busy it is; memory only, never blocks."""
+        ...
+
+    def chat(self, request: ChatRequest) -> Generation:
+        """A reply to `request`, not yet started; does nothing until it is entered."""
+        ...
+
+    def close_admission(self) -> None:
+        """Refuse every request that is queued or still to come; what runs goes on."""
+        ...
+
+    async def wait_lost(self) -> str:
+        """Wait until the model dies by itself, which it may never do; returns the reason."""
+        ...
+
+
+class Harness(Protocol):
+    """A backend that can host models, registered under its `name`."""
+
+    @property
+    def name(self) -> str:
+        """What a `ModelSpec.harness` says to get here."""
+        ...
+
+    def open(
+        self, spec: ModelSpec, *, model_id: str, report: ProgressReporter
+    ) -> AbstractAsyncContextManager[LoadedModel]:
+        """Load a model on entering, unload it on leaving.
+
+        `model_id` is the public id to publish (`spec.model_id` without its scheme). Entering takes as long as the
+        load and raises `LoadFailed` or `SourceUnavailable`; cancelling it aborts the load. When leaving has
+        returned, all memory of the model has been given back. The registry enters and leaves it in one task.
+        """
+        ...

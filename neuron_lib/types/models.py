@@ -1,0 +1,130 @@
+"""What to load, what is loaded, and how far a load has come."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+__all__ = (
+    "FailedLoad",
+    "LoadProgress",
+    "LoadStage",
+    "LoadingModel",
+    "ModelInfo",
+    "ModelLimit",
+    "ModelLoad",
+    "ModelSpec",
+    "ModelStatus",
+    "Servable",
+)
+
+DeviceIndex = Annotated[int, Meta(ge=0, le=1023)]
+
+
+class ModelSpec(Struct, frozen=True, kw_only=True):
+    """What to load: one `[[default_models]]` entry, or the body of `POST /models/load`.
+
+    `model_id` is `[scheme:]org/name`. `quant` selects among a repository's GGUF files (`"Q4_K_M"`), None takes the
+    best default. `devices` are GPU indices; None lets the harness choose, an empty tuple means the CPU.
+    """
+
+    model_id: str
+    harness: str
+    quant: str | None = None
+    tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    devices: tuple[DeviceIndex, ...] | None = None
+
+
+class LoadStage(StrEnum):
+    """The stages of a load, in order."""
+
+    RESOLVING = "resolving"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    LOADING = "loading"
+    WARMING = "warming"
+
+
+class LoadProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far one load has come. `fraction` is 0.0–1.0 of this stage, None where the stage cannot say."""
+
+    stage: LoadStage
+    fraction: float | None = None
+    file: str | None = None
+    bytes: int | None = None
+    total_bytes: int | None = None
+
+
+class LoadingModel(Struct, frozen=True, kw_only=True):
+    """One load that is running now, as `/health` shows it."""
+
+    model_id: str
+    progress: LoadProgress
+    elapsed_ms: int
+
+
+class ModelStatus(StrEnum):
+    """The states of a listed model. The gateway reads any other word as `loaded`, so there are no others."""
+
+    LOADED = "loaded"
+    RECOVERING = "recovering"
+
+
+class ModelLimit(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Token limits of one request: `context` for prompt and reply together; never 0."""
+
+    context: int
+    output: int
+    input: int | None = None
+
+
+class Servable(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether an idle host could serve even a minimal request with this model."""
+
+    ok: bool
+    reason: str | None = None
+    detail: str | None = None
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A resident model, exactly as one element of `GET /models` (wire contract §1.4); defaults are left out."""
+
+    id: str
+    harness: str
+    status: ModelStatus
+    devices: tuple[int, ...]
+    vram_used_mb: int | None = None
+    capabilities: tuple[str, ...] = ()
+    limit: ModelLimit | None = None
+    tool_call: bool = False
+    reasoning: bool = False
+    servable: Servable | None = None
+
+
+class ModelLoad(Struct, frozen=True, kw_only=True):
+    """How busy a resident model is, as in `/health` `models[]` (wire contract §1.3). `queue_depth` excludes running."""
+
+    id: str
+    in_flight: int
+    queue_depth: int
+    max_in_flight: int = 0
+    max_queue_depth: int = 0
+    rejected_queue_full: int = 0
+    rejected_timeout: int = 0
+    rejected_per_principal: int = 0
+    anon_in_flight: int = 0
+    anon_max_in_flight: int = 0
+    rejected_anon_yield: int = 0
+    rejected_kv_timeout: int = 0
+    rejected_kv_unservable: int = 0
+    kv_budget_mb: int = 0
+    kv_available_mb: int = 0
+    tok_s_prefill: float = 0.0
+    tok_s_decode: float = 0.0
+
+
+class FailedLoad(Struct, frozen=True, kw_only=True):
+    """A model that did not load, and why: the whole cause chain in one line."""
+
+    model_id: str
+    error: str

@@ -1,0 +1,74 @@
+"""What a host says about itself: devices, health readings, start-up loading."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from neuron_lib.types.models import FailedLoad, LoadingModel, ModelLoad
+
+__all__ = ("ActivationSnapshot", "ActivationState", "Device", "DeviceHealth", "Discovery", "Health")
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """A GPU as it is; `compute_capability` is text such as `"8.9"`."""
+
+    index: int
+    name: str
+    vram_total_mb: int
+    compute_capability: str
+
+
+class DeviceHealth(Struct, frozen=True, kw_only=True):
+    """A GPU as it feels now; all unsigned."""
+
+    index: int
+    vram_used_mb: int
+    vram_free_mb: int
+    utilization_pct: int
+    temp_c: int
+
+
+class Discovery(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What does not change while the process lives (wire contract §1.2). `max_prompt_tokens` is always > 0."""
+
+    hostname: str
+    os: str
+    kernel: str
+    devices: tuple[Device, ...]
+    harnesses: tuple[str, ...]
+    max_prompt_tokens: int
+    cuda_version: str | None = None
+    driver_version: str | None = None
+    cuda_unavailable_reason: str | None = None
+
+
+class ActivationState(StrEnum):
+    """Whether start-up loading is over. The gateway knows exactly these two words."""
+
+    PRE_WARMING = "pre_warming"
+    READY = "ready"
+
+
+class ActivationSnapshot(Struct, frozen=True, kw_only=True):
+    """How far the loading of the default models has come; every id stands in exactly one place."""
+
+    state: ActivationState
+    pending: tuple[str, ...] = ()
+    in_progress: str | None = None
+    completed: tuple[str, ...] = ()
+    failed: tuple[FailedLoad, ...] = ()
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """The body of `GET /health` (wire contract §1.3). `loading` and `lost` are ours, beyond the contract.
+
+    `loading` lists every load that runs now, default or on demand. `lost` lists models whose engine died, with the
+    reason, until they are loaded again.
+    """
+
+    uptime_secs: int
+    devices: tuple[DeviceHealth, ...]
+    activation: ActivationSnapshot
+    models: tuple[ModelLoad, ...]
+    loading: tuple[LoadingModel, ...] = ()
+    lost: tuple[FailedLoad, ...] = ()
