@@ -72,3 +72,7 @@ class Harness(Protocol):
         returned, all memory of the model has been given back. The registry enters and leaves it in one task.
         """
         ...
+
+    async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
+        """What a model that is not loaded could do, from local files alone; None when that cannot be said."""
+        ...

@@ -1,6 +1,6 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
-from neuron_lib.types.chat import ChatRequest, Principal, SamplingParams
+from neuron_lib.types.chat import ChatRequest, Principal, Sampling, SamplingParams
 from neuron_lib.types.events import (
     Finished,
     FinishReason,
@@ -22,6 +22,7 @@ from neuron_lib.types.models import (
     ModelSpec,
     ModelStatus,
     Servable,
+    public_id,
 )
 from neuron_lib.types.node import (
     ActivationSnapshot,
@@ -54,10 +55,12 @@ __all__ = (
     "ModelStatus",
     "Principal",
     "ReasoningDelta",
+    "Sampling",
     "SamplingParams",
     "Servable",
     "Started",
     "TextDelta",
     "ToolCall",
     "Usage",
+    "public_id",
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-__all__ = ("ChatRequest", "Principal", "SamplingParams")
+__all__ = ("ChatRequest", "Principal", "Sampling", "SamplingParams")
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True):
@@ -23,6 +23,32 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     repeat_last_n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """How to choose tokens, with nothing left open. `top_k` 0, `top_p` 1, `min_p` 0 and penalties of 1 / 0 / 0 are off."""
+
+    temperature: float
+    seed: int
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repeat_last_n: int = 0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the highest score always wins."""
+        return self.temperature <= 0
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether earlier tokens change the scores."""
+        return self.repeat_last_n != 0 and (
+            self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
+        )
 
 
 class Principal(Struct, frozen=True):

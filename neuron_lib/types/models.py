@@ -16,6 +16,7 @@ __all__ = (
     "ModelSpec",
     "ModelStatus",
     "Servable",
+    "public_id",
 )
 
 DeviceIndex = Annotated[int, Meta(ge=0, le=1023)]
@@ -33,6 +34,15 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     quant: str | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
     devices: tuple[DeviceIndex, ...] | None = None
+
+
+def public_id(model_id: str) -> str:
+    """The id that everybody else uses: without the scheme (`helexa:org/name` is published as `org/name`).
+
+    Takes any text, because a default model with an impossible id must still be reported under some name.
+    """
+    scheme, colon, rest = model_id.partition(":")
+    return rest if colon and rest and "/" not in scheme else model_id
 
 
 class LoadStage(StrEnum):

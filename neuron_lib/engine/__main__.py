@@ -1,0 +1,278 @@
+"""`python -m neuron_lib.engine --fd N`: one model behind one socket.
+
+The main thread reads commands, prepares prompts and beats once a second; a second thread loads the model and steps.
+The process ends on `Close`, when the socket closes (the daemon is gone), on a broken protocol, or when the engine
+thread fails. It never tries to go on.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import logging
+import os
+import resource
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn, assert_never, cast
+
+from neuron_lib.engine.loop import EngineLoop
+from neuron_lib.engine.prepare import Preparer
+from neuron_lib.engine.protocol import (
+    Beat,
+    Cancel,
+    Close,
+    Command,
+    Fatal,
+    Load,
+    ModelFacts,
+    Prepare,
+    Prepared,
+    Progress,
+    ProtocolError,
+    Ready,
+    Refused,
+    Report,
+    Start,
+    command_decoder,
+    encode_frame,
+)
+from neuron_lib.engine.runner import LlamaRunner
+from neuron_lib.engine.scheduler import Scheduler
+from neuron_lib.engine.sequence import Sequence
+from neuron_lib.errors import EngineFailed, LoadFailed, NeuronError, RequestRejected, cause_chain
+from neuron_lib.llama.bindings import init_backend, route_logs
+from neuron_lib.llama.context import Context
+from neuron_lib.llama.model import Model
+from neuron_lib.text.reasoning import REASONING_MARKERS, Markers
+from neuron_lib.text.tool_calls import TOOL_MARKERS
+
+logger = logging.getLogger("neuron_lib.engine")
+
+_BEAT_S: Final = 1.0
+_READ_BYTES: Final = 1 << 16
+_PROMPT_END_CHARS: Final = 200
+_PAGE_BYTES: Final = resource.getpagesize()
+_OOM_SCORE: Final = "500"
+_GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+"""libllama calls its load chatter "info"; for an operator it is debugging."""
+
+
+class Engine:
+    """The process's state. `_prompts` belongs to the main thread, everything native to the engine thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket: Final = sock
+        self._send_lock: Final = threading.Lock()
+        self._prompts: dict[int, list[int]] = {}
+        self._preparer: Preparer | None = None
+        self._loop: EngineLoop | None = None
+
+    def send(self, report: Report) -> None:
+        """Write one frame whole; both threads do. A daemon that is gone ends the process."""
+        frame = encode_frame(report)
+        with self._send_lock:
+            try:
+                self._socket.sendall(frame)
+            except OSError:
+                os._exit(0)
+
+    def serve(self) -> NoReturn:
+        """The main thread's life."""
+        decoder = command_decoder()
+        next_beat = time.monotonic() + _BEAT_S
+        while True:
+            timeout = max(0.0, next_beat - time.monotonic())
+            readable, _, _ = select.select([self._socket], [], [], timeout)
+            if time.monotonic() >= next_beat:
+                self._beat()
+                next_beat = time.monotonic() + _BEAT_S
+            if not readable:
+                continue
+            data = self._socket.recv(_READ_BYTES)
+            if not data:
+                os._exit(0)
+            for command in decoder.feed(data):
+                self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Load():
+                threading.Thread(target=self._run, args=(command,), name="engine", daemon=True).start()
+            case Prepare():
+                self._prepare(command)
+            case Start():
+                self._start(command)
+            case Cancel(request):
+                if self._prompts.pop(request, None) is None and self._loop is not None:
+                    self._loop.inbox.put(request)
+            case Close():
+                os._exit(0)
+            case _:
+                assert_never(command)
+
+    def _prepare(self, chat: Prepare) -> None:
+        if self._preparer is None:
+            raise ProtocolError("a prompt arrived before the model was ready")
+        try:
+            prompt = self._preparer.render(chat)
+            tokens = self._preparer.tokenize(prompt)
+        except RequestRejected as error:
+            self.send(Refused(request=chat.request, code=error.code, message=cause_chain(error)))
+            return
+        self._prompts[chat.request] = tokens
+        self.send(
+            Prepared(request=chat.request, prompt_tokens=len(tokens), prompt_end=prompt[-_PROMPT_END_CHARS:])
+        )
+
+    def _start(self, start: Start) -> None:
+        prompt = self._prompts.pop(start.request, None)
+        if prompt is None or self._loop is None:
+            raise ProtocolError(f"request {start.request} was started without a prepared prompt")
+        self._loop.inbox.put(
+            Sequence(
+                request=start.request,
+                prompt=prompt,
+                sampling=start.sampling,
+                max_tokens=start.max_tokens,
+                stop=start.stop,
+            )
+        )
+
+    def _beat(self) -> None:
+        loop = self._loop
+        rss_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        self.send(
+            Beat(
+                step=loop.steps if loop else 0,
+                in_flight=loop.in_flight if loop else 0,
+                rss_bytes=rss_pages * _PAGE_BYTES,
+            )
+        )
+
+    def _run(self, load: Load) -> None:
+        """The engine thread's life; whatever ends it ends the process, after saying why."""
+        try:
+            self._load_and_step(load)
+        except NeuronError as error:
+            self.send(Fatal(code=error.code, message=cause_chain(error)))
+        except Exception as error:  # the last handler of this process
+            logger.exception("engine thread failed")
+            self.send(Fatal(code=EngineFailed.code, message=cause_chain(error)))
+        os._exit(os.EX_SOFTWARE)
+
+    def _load_and_step(self, load: Load) -> None:
+        init_backend()
+        with Model(Path(load.path), gpu_layers=load.gpu_layers, on_progress=self._progress()) as model:
+            if not model.can_chat:
+                raise LoadFailed(f"{model.description} does not generate text, so it cannot chat")
+            n_ctx = min(load.n_ctx, model.native_context) if load.n_ctx else model.native_context
+            with Context(
+                model,
+                seats=load.seats,
+                n_ctx=n_ctx,
+                n_batch=load.n_batch,
+                n_ubatch=load.n_ubatch,
+                threads=load.threads,
+                flash_attn=load.flash_attn,
+                kv_type_k=load.kv_type_k,
+                kv_type_v=load.kv_type_v,
+            ) as context:
+                reasoning = _first_known(model, REASONING_MARKERS)
+                tool_call = _first_known(model, TOOL_MARKERS)
+                scheduler = Scheduler(
+                    seats=load.seats, n_batch=load.n_batch, n_ctx=context.n_ctx, target_step_s=load.target_step_s
+                )
+                runner = LlamaRunner(context, model.vocab, n_batch=load.n_batch)
+                self._loop = EngineLoop(scheduler, runner, report=self.send)
+                template = model.chat_template if load.use_chat_template else None
+                self._preparer = Preparer(model.vocab, template=template)
+                self.send(
+                    Ready(
+                        ModelFacts(
+                            description=model.description,
+                            architecture=model.metadata("general.architecture") or "unknown",
+                            size_bytes=model.size_bytes,
+                            native_context=model.native_context,
+                            n_ctx=context.n_ctx,
+                            has_chat_template=template is not None,
+                            recommended=model.recommended_sampling(),
+                            reasoning=reasoning,
+                            tool_call=tool_call,
+                        )
+                    )
+                )
+                self._loop.run_forever()
+
+    def _progress(self) -> Callable[[float], bool]:
+        """Reports each whole percent once; libllama calls back far more often than anybody looks."""
+        last = -1
+
+        def report(fraction: float) -> bool:
+            nonlocal last
+            percent = int(fraction * 100)
+            if percent > last:
+                last = percent
+                self.send(Progress(fraction))
+            return True
+
+        return report
+
+
+def _first_known(model: Model, candidates: tuple[Markers, ...]) -> Markers | None:
+    """The first pair of which both halves are single tokens; from now on they are part of the generated text."""
+    for pair in candidates:
+        tokens = [model.vocab.single_token(text) for text in (pair.open, pair.close)]
+        if None not in tokens:
+            for token in tokens:
+                model.vocab.show(cast("int", token))
+            return pair
+    return None
+
+
+def _log_to_stderr() -> None:
+    """One record a line, `LEVEL message`, which the daemon turns back into log records."""
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(levelname)s %(message)s")
+    native = logging.getLogger("llama.cpp")
+    line: list[str] = []
+    level = logging.DEBUG
+
+    def sink(ggml_level: int, text: str) -> None:
+        # A message may come in fragments; only a line break ends it.
+        nonlocal level
+        level = _GGML_LEVELS.get(ggml_level, level)
+        line.append(text)
+        if text.endswith("\n"):
+            native.log(level, "%s", "".join(line).rstrip())
+            line.clear()
+
+    route_logs(sink)
+
+
+def _shield_the_daemon() -> None:
+    """Make this process the one that the kernel ends when memory runs out, and keep its crashes small."""
+    with contextlib.suppress(OSError):  # not on every kernel, and never worth failing for
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> NoReturn:
+    """Serve one model on the inherited socket `--fd`."""
+    parser = argparse.ArgumentParser(prog="python -m neuron_lib.engine", description="one model behind one socket")
+    parser.add_argument("--fd", type=int, required=True, help="number of an inherited, connected stream socket")
+    faulthandler.enable()
+    _log_to_stderr()
+    _shield_the_daemon()
+    try:
+        Engine(socket.socket(fileno=parser.parse_args().fd)).serve()
+    except ProtocolError:
+        logger.exception("the daemon broke the protocol")
+        os._exit(os.EX_PROTOCOL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""The frames between the daemon and an engine process: u32 little-endian length, then one msgpack struct.
+
+Both sides use it; it does no I/O. The daemon sends a `Command`, the engine a `Report`. A frame that does not decode
+strictly is a `ProtocolError`, and the side that meets one ends the conversation.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from neuron_lib.text.tag_splitter import Markers
+from neuron_lib.types import FinishReason, Sampling, SamplingParams
+
+__all__ = (
+    "MAX_FRAME_BYTES",
+    "Beat",
+    "Broken",
+    "Cancel",
+    "Close",
+    "Command",
+    "Delta",
+    "Done",
+    "Fatal",
+    "FrameDecoder",
+    "Load",
+    "ModelFacts",
+    "Prepare",
+    "Prepared",
+    "Progress",
+    "ProtocolError",
+    "Ready",
+    "Refused",
+    "Report",
+    "SequenceEvent",
+    "Start",
+    "StepEvents",
+    "command_decoder",
+    "encode_frame",
+    "report_decoder",
+)
+
+MAX_FRAME_BYTES: Final = 16 << 20
+
+
+class ProtocolError(Exception):
+    """The other side sent something that is not a frame."""
+
+
+class Load(Struct, frozen=True, kw_only=True, tag="load"):
+    """First command, once: load this file. `n_ctx` is the context of one request in tokens, 0 the model's own."""
+
+    path: str
+    seats: int
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    threads: int
+    gpu_layers: int
+    flash_attn: str
+    kv_type_k: str
+    kv_type_v: str
+    target_step_s: float
+    use_chat_template: bool = True
+
+
+class Prepare(Struct, frozen=True, kw_only=True, tag="prepare"):
+    """Render and tokenize a chat, and keep the tokens for the `Start` of the same request number."""
+
+    request: int
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    template_kwargs: dict[str, Any] = {}
+
+
+class Start(Struct, frozen=True, kw_only=True, tag="start"):
+    """Generate from the prepared prompt."""
+
+    request: int
+    sampling: Sampling
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Forget the request, whatever its state; nothing more is reported about it."""
+
+    request: int
+
+
+class Close(Struct, frozen=True, tag="close"):
+    """End the process."""
+
+
+Command: TypeAlias = Load | Prepare | Start | Cancel | Close
+
+
+class ModelFacts(Struct, frozen=True, kw_only=True):
+    """What a loaded model turned out to be. `n_ctx` is the context one request really has, in tokens.
+
+    `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
+    """
+
+    description: str
+    architecture: str
+    size_bytes: int
+    native_context: int
+    n_ctx: int
+    has_chat_template: bool
+    recommended: SamplingParams
+    reasoning: Markers | None
+    tool_call: Markers | None
+
+
+class Progress(Struct, frozen=True, tag="progress"):
+    """Fraction of the weights that has been read."""
+
+    fraction: float
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    """The model is loaded; requests may come."""
+
+    facts: ModelFacts
+
+
+class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
+    """A prompt is tokenized. `prompt_end` is its last text, for parsers that must know what it left open."""
+
+    request: int
+    prompt_tokens: int
+    prompt_end: str
+
+
+class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
+    """A prompt could not be prepared. `code` is that of the `NeuronError` the daemon raises."""
+
+    request: int
+    code: str
+    message: str
+
+
+class Delta(Struct, frozen=True, array_like=True, tag="delta"):
+    """One more token of a reply. `text` is "" while a code point or a possible stop string is incomplete."""
+
+    request: int
+    text: str
+
+
+class Done(Struct, frozen=True, kw_only=True, tag="done"):
+    """A reply is complete; `text` is what was still held back. Times are seconds of computing that it lived through."""
+
+    request: int
+    reason: FinishReason
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    prefill_s: float
+    decode_s: float
+
+
+class Broken(Struct, frozen=True, kw_only=True, tag="broken"):
+    """A reply cannot go on; the engine can."""
+
+    request: int
+    message: str
+
+
+SequenceEvent: TypeAlias = Delta | Done | Broken
+
+
+class StepEvents(Struct, frozen=True, tag="events"):
+    """Everything one step brought, at most one event per sequence."""
+
+    step: int
+    events: tuple[SequenceEvent, ...]
+
+
+class Fatal(Struct, frozen=True, kw_only=True, tag="fatal"):
+    """The engine gives up (a load that failed, a context that broke) and exits after this."""
+
+    code: str
+    message: str
+
+
+class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
+    """Sent each second: steps taken so far, sequences in flight, resident memory."""
+
+    step: int
+    in_flight: int
+    rss_bytes: int
+
+
+Report: TypeAlias = Progress | Ready | Prepared | Refused | StepEvents | Fatal | Beat
+
+Frame = TypeVar("Frame", Command, Report)
+
+_LENGTH: Final = struct.Struct("<I")
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+def encode_frame(frame: Command | Report) -> bytes:
+    """The frame as bytes. Raises `ProtocolError` if it would be longer than `MAX_FRAME_BYTES`."""
+    body = _encoder.encode(frame)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a {type(frame).__name__} frame of {len(body)} bytes exceeds {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameDecoder(Generic[Frame]):
+    """Cuts a byte stream into frames, however it is split."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[Frame]) -> None:
+        self._decoder = decoder
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that `data` completes. Raises `ProtocolError` at the first that is too long or malformed."""
+        self._pending += data
+        while len(self._pending) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._pending)
+            if length > MAX_FRAME_BYTES:
+                raise ProtocolError(f"a frame of {length} bytes exceeds {MAX_FRAME_BYTES}")
+            end = _LENGTH.size + length
+            if len(self._pending) < end:
+                return
+            body = bytes(self._pending[_LENGTH.size : end])
+            del self._pending[:end]
+            try:
+                frame = self._decoder.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise ProtocolError(f"a frame of {length} bytes does not decode") from error
+            yield frame
+
+
+def command_decoder() -> FrameDecoder[Command]:
+    """Decodes what the daemon sends."""
+    return FrameDecoder(msgspec.msgpack.Decoder(Command))
+
+
+def report_decoder() -> FrameDecoder[Report]:
+    """Decodes what the engine sends."""
+    return FrameDecoder(msgspec.msgpack.Decoder(Report))

@@ -1,0 +1,62 @@
+"""The tokens of one native decode call, in buffers that Python owns and reuses."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from neuron_lib.llama.bindings import lib
+
+__all__ = ("Batch",)
+
+
+class Batch:
+    """Room for `capacity` tokens. The native struct points into numpy arrays, so filling it is a slice assignment."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.size = 0
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._seq_ids = np.zeros(capacity, np.int32)
+        self._wants_logits = np.zeros(capacity, np.int8)
+        self._seq_counts = np.ones(capacity, np.int32)
+        int32_p = ctypes.POINTER(ctypes.c_int32)
+        first = self._seq_ids.ctypes.data
+        stride = self._seq_ids.itemsize
+        self._seq_id_rows = (int32_p * capacity)(
+            *(ctypes.cast(first + i * stride, int32_p) for i in range(capacity))
+        )
+        self._native = lib.llama_batch()
+        self._native.token = self._tokens.ctypes.data_as(int32_p)
+        self._native.pos = self._positions.ctypes.data_as(int32_p)
+        self._native.n_seq_id = self._seq_counts.ctypes.data_as(int32_p)
+        self._native.seq_id = self._seq_id_rows
+        self._native.logits = self._wants_logits.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+
+    def clear(self) -> None:
+        """Forget the tokens of the last call."""
+        self.size = 0
+
+    def add(self, seq_id: int, tokens: Sequence[int], *, position: int, wants_logits: bool) -> int:
+        """Append consecutive tokens of one sequence; with `wants_logits` the last one gets a logits row.
+
+        Returns the batch index of the last token, which is the index of that row.
+        """
+        start, end = self.size, self.size + len(tokens)
+        if end > self.capacity:
+            # libllama aborts the process on a batch that is too large (GGML_ASSERT), so it must not get there.
+            raise ValueError(f"batch of {end} tokens exceeds its capacity of {self.capacity}")
+        self._tokens[start:end] = tokens
+        self._positions[start:end] = range(position, position + len(tokens))
+        self._seq_ids[start:end] = seq_id
+        self._wants_logits[start:end] = 0
+        self._wants_logits[end - 1] = wants_logits
+        self.size = end
+        return end - 1
+
+    def native(self) -> Any:
+        """The struct for `llama_decode`; valid until the next `add` or `clear`."""
+        self._native.n_tokens = self.size
+        return self._native

@@ -1,0 +1,47 @@
+"""The only door to llama_cpp. ctypes functions are untyped, so they leave here as `lib: Any` and stop one module up."""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Final
+
+from llama_cpp import llama_cpp as _low_level
+
+__all__ = ("NULL", "ProgressCallback", "init_backend", "lib", "progress_callback", "route_logs")
+
+lib: Final[Any] = _low_level
+NULL: Final = None
+
+ProgressCallback = Callable[[float], bool]
+
+# libllama keeps the raw function pointer for the life of the process, so the callback object must live as long.
+_log_callback: Any = None
+
+
+def init_backend() -> None:
+    """Prepare libllama; once per process, before anything else."""
+    lib.llama_backend_init()
+
+
+def route_logs(sink: Callable[[int, str], None]) -> None:
+    """Send every log fragment of libllama to `sink(level, text)` from now on, from whatever thread writes it.
+
+    Levels are ggml's: 1 debug, 2 info, 3 warning, 4 error, 5 continues the previous fragment. `sink` must not raise.
+    """
+    global _log_callback  # noqa: PLW0603 - the C library has exactly one log callback per process
+
+    @lib.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
+    def forward(level: int, text: bytes, _user_data: object) -> None:
+        sink(level, text.decode("utf-8", "replace"))
+
+    _log_callback = forward
+    lib.llama_log_set(forward, NULL)
+
+
+def progress_callback(report: ProgressCallback) -> Any:
+    """Wrap `report(fraction) -> go on?` for llama_model_params; keep the result alive while the load runs."""
+
+    @lib.llama_progress_callback  # type: ignore[untyped-decorator]  # a ctypes function type
+    def forward(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+        return report(fraction)
+
+    return forward

@@ -1,0 +1,109 @@
+"""The attention state of many sequences over one model, and the decode call that advances them."""
+
+from enum import IntEnum
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from neuron_lib.errors import LoadFailed
+from neuron_lib.llama.batch import Batch
+from neuron_lib.llama.bindings import lib
+from neuron_lib.llama.model import Model
+
+__all__ = ("KV_TYPES", "Context", "DecodeStatus")
+
+KV_TYPES: Final[dict[str, int]] = {
+    "f32": lib.GGML_TYPE_F32,
+    "f16": lib.GGML_TYPE_F16,
+    "q8_0": lib.GGML_TYPE_Q8_0,
+    "q5_1": lib.GGML_TYPE_Q5_1,
+    "q5_0": lib.GGML_TYPE_Q5_0,
+    "q4_1": lib.GGML_TYPE_Q4_1,
+    "q4_0": lib.GGML_TYPE_Q4_0,
+}
+_FLASH_ATTN: Final[dict[str, int]] = {
+    "auto": lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
+
+class DecodeStatus(IntEnum):
+    """What `llama_decode` returns; anything below `INVALID_BATCH` leaves the context unusable."""
+
+    OK = 0
+    NO_CELLS = 1
+    ABORTED = 2
+    INVALID_BATCH = -1
+    FATAL = -2
+
+
+class Context:
+    """`seats` sequences with a KV stream of `n_ctx` cells each. Blocking; one thread at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        seats: int,
+        n_ctx: int,
+        n_batch: int,
+        n_ubatch: int,
+        threads: int,
+        flash_attn: str = "auto",
+        kv_type_k: str = "f16",
+        kv_type_v: str = "f16",
+    ) -> None:
+        """Allocate the KV cells. Raises `LoadFailed` with the sizes asked for if the memory is not there."""
+        params = lib.llama_context_default_params()
+        params.n_ctx = n_ctx * seats  # shared out evenly while kv_unified is off
+        params.n_seq_max = seats
+        params.n_batch = n_batch
+        params.n_ubatch = min(n_ubatch, n_batch)
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = _FLASH_ATTN[flash_attn]
+        params.type_k, params.type_v = KV_TYPES[kv_type_k], KV_TYPES[kv_type_v]
+        params.kv_unified = False
+        params.no_perf = True
+        self._pointer: Any = lib.llama_init_from_model(model.pointer, params)
+        if not self._pointer:
+            raise LoadFailed(
+                f"llama.cpp could not allocate a context of {seats} × {n_ctx} tokens", seats=seats, n_ctx=n_ctx
+            )
+        self._memory: Any = lib.llama_get_memory(self._pointer)
+        self._n_vocab = model.vocab.n_tokens
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        lib.llama_free(self._pointer)
+        self._pointer = None
+
+    @property
+    def pointer(self) -> Any:
+        """The native handle, for samplers."""
+        return self._pointer
+
+    @property
+    def n_ctx(self) -> int:
+        """Cells one sequence really has; libllama rounds up."""
+        return int(lib.llama_n_ctx_seq(self._pointer))
+
+    def decode(self, batch: Batch) -> DecodeStatus:
+        """Compute the batch and wait for it; the GIL is free meanwhile."""
+        status = lib.llama_decode(self._pointer, batch.native())
+        lib.llama_synchronize(self._pointer)
+        return DecodeStatus(max(status, DecodeStatus.FATAL))
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """The scores of the batch index `row`, which asked for them; a view, valid until the next `decode`."""
+        return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._pointer, row), (self._n_vocab,))
+
+    def clear_sequence(self, seq_id: int) -> None:
+        """Free all cells of a sequence."""
+        lib.llama_memory_seq_rm(self._memory, seq_id, -1, -1)

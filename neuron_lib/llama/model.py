@@ -1,0 +1,111 @@
+"""A GGUF file loaded by libllama: its weights, its vocabulary and what its metadata says."""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from neuron_lib.errors import LoadFailed
+from neuron_lib.llama.bindings import lib, progress_callback
+from neuron_lib.llama.vocab import Vocab
+from neuron_lib.types import SamplingParams
+
+__all__ = ("Model",)
+
+_LONGEST_METADATA = 1 << 20
+
+
+class Model:
+    """Owns the native model; use it as a context manager, and close every `Context` made from it first."""
+
+    def __init__(self, path: Path, *, gpu_layers: int, on_progress: Callable[[float], bool]) -> None:
+        """Load `path`; blocks for as long as that takes. `gpu_layers` < 0 offloads all layers.
+
+        `on_progress(fraction)` is called often and stops the load by returning False. Raises `LoadFailed`.
+        """
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        callback = progress_callback(on_progress)
+        params.progress_callback = callback
+        self._pointer: Any = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self._pointer:
+            raise LoadFailed(f"llama.cpp could not load {path.name}", file=str(path))
+        self.vocab = Vocab(lib.llama_model_get_vocab(self._pointer))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        lib.llama_model_free(self._pointer)
+        self._pointer = None
+
+    @property
+    def pointer(self) -> Any:
+        """The native handle, for `Context`."""
+        return self._pointer
+
+    @property
+    def native_context(self) -> int:
+        """Tokens of context the model was trained for."""
+        return int(lib.llama_model_n_ctx_train(self._pointer))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return int(lib.llama_model_size(self._pointer))
+
+    @property
+    def description(self) -> str:
+        """Architecture, size and quantisation in llama.cpp's words, such as `llama 135M Q4_1`."""
+        return self._text(lib.llama_model_desc) or "unknown"
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether it generates text from text: it has a decoder and no encoder that must run before it."""
+        return bool(lib.llama_model_has_decoder(self._pointer)) and not lib.llama_model_has_encoder(self._pointer)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source of the model's own chat template."""
+        raw = lib.llama_model_chat_template(self._pointer, None)
+        return raw.decode("utf-8", "replace") if raw else None
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value as text, or None."""
+        return self._text(lambda model, buffer, size: lib.llama_model_meta_val_str(model, key.encode(), buffer, size))
+
+    def recommended_sampling(self) -> SamplingParams:
+        """What the publisher recommends in the file's `general.sampling.*` keys."""
+
+        def number(name: str) -> float | None:
+            text = self.metadata(f"general.sampling.{name}")
+            try:
+                return float(text) if text is not None else None
+            except ValueError:
+                return None
+
+        top_k, last_n = number("top_k"), number("penalty_last_n")
+        return SamplingParams(
+            temperature=number("temp"),
+            top_k=None if top_k is None else int(top_k),
+            top_p=number("top_p"),
+            min_p=number("min_p"),
+            repetition_penalty=number("penalty_repeat"),
+            repeat_last_n=None if last_n is None else int(last_n),
+        )
+
+    def _text(self, read: Callable[[Any, Any, int], int]) -> str | None:
+        """Call a native function that fills a buffer and returns the length it would have needed."""
+        size = 256
+        while size <= _LONGEST_METADATA:
+            buffer = ctypes.create_string_buffer(size)
+            needed = read(self._pointer, buffer, size)
+            if needed < 0:
+                return None
+            if needed < size:
+                return buffer.raw[:needed].decode("utf-8", "replace")
+            size = needed + 1
+        return None

@@ -1,0 +1,347 @@
+"""Harnesses by name and models by id. Owns every load, lease and unload; knows backends only through `harness`.
+
+Each model lives in one task of the registry: the task enters `Harness.open`, waits until the model is to go, drains
+it and leaves. So a caller that goes away stops waiting and nothing else, and whatever a model holds is released by
+one `async with`.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from neuron_lib.errors import (
+    AlreadyLoaded,
+    LoadCancelled,
+    LoadFailed,
+    ModelNotLoaded,
+    NeuronError,
+    ShuttingDown,
+    UnknownHarness,
+)
+from neuron_lib.harness import Generation, Harness, LoadedModel
+from neuron_lib.types import (
+    ChatRequest,
+    FailedLoad,
+    GenerationEvent,
+    LoadingModel,
+    LoadProgress,
+    LoadStage,
+    ModelInfo,
+    ModelLoad,
+    ModelSpec,
+    public_id,
+)
+
+__all__ = ("Registry",)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Residence:
+    """One model from the start of its load until its memory is back.
+
+    Loading while `settled` is not set; resident once `model` is; leaving once `leave` is set; over with `gone`.
+    """
+
+    spec: ModelSpec
+    model_id: str
+    model: LoadedModel | None = None
+    failure: NeuronError | None = None
+    progress: LoadProgress = field(default_factory=lambda: LoadProgress(stage=LoadStage.RESOLVING))
+    started_s: float = field(default_factory=time.monotonic)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    settled: anyio.Event = field(default_factory=anyio.Event)
+    leave: anyio.Event = field(default_factory=anyio.Event)
+    gone: anyio.Event = field(default_factory=anyio.Event)
+    leases: int = 0
+    idle: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def is_serving(self) -> bool:
+        return self.model is not None and not self.leave.is_set()
+
+    def report(self, progress: LoadProgress) -> None:
+        self.progress = progress
+
+    def dismiss(self) -> None:
+        """Make it go: at once while it loads, after draining when it serves."""
+        self.leave.set()
+        if self.model is None:
+            self.scope.cancel()
+        else:
+            self.model.close_admission()
+
+    def lease(self) -> None:
+        self.leases += 1
+
+    def release(self) -> None:
+        self.leases -= 1
+        if self.leases == 0:
+            self.idle.set()
+            self.idle = anyio.Event()
+
+    async def drained(self) -> None:
+        while self.leases:
+            await self.idle.wait()
+
+
+class Registry:
+    """The models of one host. Use it as `async with Registry([harness]) as registry`.
+
+    Everything that only reads (`list_models`, `loads`, `loading`, `lost`, `endpoint`) is memory only and never
+    waits. Leaving the block refuses what is queued, ends what runs, cancels loads and unloads every model.
+    """
+
+    def __init__(
+        self,
+        harnesses: Iterable[Harness] = (),
+        *,
+        endpoint_url: str = "http://localhost:13131",
+        drain_timeout_s: float = 60.0,
+    ) -> None:
+        """`endpoint_url` is what `endpoint` answers; an unload waits up to `drain_timeout_s` for running requests."""
+        self.endpoint_url = endpoint_url
+        self.drain_timeout_s = drain_timeout_s
+        self._harnesses: dict[str, Harness] = {}
+        self._residences: dict[str, _Residence] = {}
+        self._lost: dict[str, FailedLoad] = {}
+        self._tasks: TaskGroup | None = None
+        self._is_closed = False
+        for harness in harnesses:
+            self.register(harness)
+
+    def __repr__(self) -> str:
+        states = (
+            f"{r.model_id} {'serving' if r.is_serving else 'leaving' if r.leave.is_set() else 'loading'}"
+            for r in self._residences.values()
+        )
+        return f"<Registry [{', '.join(states)}]>"
+
+    async def __aenter__(self) -> Self:
+        self._tasks = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None  # entered
+        self._is_closed = True
+        for residence in list(self._residences.values()):
+            residence.dismiss()
+        tasks, self._tasks = self._tasks, None
+        await tasks.__aexit__(exc_type, exc, tb)
+
+    def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
+        """Make a harness available under its name and `aliases`; the latest registration of a name counts."""
+        for name in (harness.name, *aliases):
+            self._harnesses[name] = harness
+
+    @property
+    def harness_names(self) -> tuple[str, ...]:
+        """The registered harnesses' own names."""
+        return tuple(dict.fromkeys(harness.name for harness in self._harnesses.values()))
+
+    async def load(self, spec: ModelSpec) -> ModelInfo:
+        """Load a model and wait until it serves.
+
+        Loads of one id are single-flight: whoever comes second waits for the first and is then told `AlreadyLoaded`,
+        or the same failure. Raises `UnknownHarness`, `AlreadyLoaded`, `ShuttingDown`, whatever `LoadFailed` or
+        `SourceUnavailable` the harness raises, and `LoadCancelled` if the model is unloaded meanwhile. Cancelling
+        the caller does not cancel the load.
+        """
+        model_id = public_id(spec.model_id)
+        while (residence := self._residences.get(model_id)) is not None:
+            if residence.leave.is_set():
+                await residence.gone.wait()
+                continue
+            await residence.settled.wait()
+            if residence.failure is not None:
+                raise residence.failure
+            raise AlreadyLoaded(model_id)
+        residence = self._take_in(spec, model_id)
+        await residence.settled.wait()
+        if residence.model is None:
+            raise residence.failure or LoadCancelled(f"the load of {model_id!r} was cancelled", model_id=model_id)
+        return residence.model.info()
+
+    async def unload(self, model_id: str) -> None:
+        """Drain a model, unload it, and return when its memory is back; a load that is running is cancelled.
+
+        Requests that still run after `drain_timeout_s` are ended with an error. Raises `ModelNotLoaded`.
+        """
+        residence = self._residences.get(public_id(model_id))
+        if residence is None:
+            raise ModelNotLoaded(model_id)
+        residence.dismiss()
+        await residence.gone.wait()
+
+    def chat(self, request: ChatRequest) -> Generation:
+        """A reply to `request`; nothing happens, and nothing is refused, until it is entered (see `Generation`)."""
+        return _LeasedGeneration(self, request)
+
+    def list_models(self) -> tuple[ModelInfo, ...]:
+        """The models that serve."""
+        return tuple(model.info() for model in self._serving())
+
+    def loads(self) -> tuple[ModelLoad, ...]:
+        """How busy each of them is."""
+        return tuple(model.load() for model in self._serving())
+
+    def loading(self) -> tuple[LoadingModel, ...]:
+        """The loads that run now."""
+        now_s = time.monotonic()
+        return tuple(
+            LoadingModel(
+                model_id=residence.model_id,
+                progress=residence.progress,
+                elapsed_ms=round((now_s - residence.started_s) * 1000),
+            )
+            for residence in self._residences.values()
+            if not residence.settled.is_set()
+        )
+
+    def lost(self) -> tuple[FailedLoad, ...]:
+        """The models that died by themselves and were not loaded again, with the reason."""
+        return tuple(self._lost.values())
+
+    def endpoint(self, model_id: str) -> str:
+        """The base URL at which this model answers. Raises `ModelNotLoaded`."""
+        self._find(model_id)
+        return self.endpoint_url
+
+    async def capabilities(self, model_id: str) -> tuple[str, ...] | None:
+        """What the model can do; of one that is not resident, what local files say. None: this host cannot say."""
+        try:
+            model = self._find(model_id)[1]
+        except ModelNotLoaded:
+            for harness in dict.fromkeys(self._harnesses.values()):
+                known = await harness.known_capabilities(model_id)
+                if known is not None:
+                    return known
+            return None
+        return model.info().capabilities
+
+    def close_admission(self) -> None:
+        """First step of a shutdown: refuse queued and new requests and new loads; what runs goes on."""
+        self._is_closed = True
+        for model in self._serving():
+            model.close_admission()
+
+    def _serving(self) -> list[LoadedModel]:
+        return [r.model for r in self._residences.values() if r.model is not None and r.is_serving]
+
+    def _find(self, model_id: str) -> tuple[_Residence, LoadedModel]:
+        residence = self._residences.get(public_id(model_id))
+        if residence is None or residence.model is None or not residence.is_serving:
+            raise ModelNotLoaded(model_id)
+        return residence, residence.model
+
+    def _take_in(self, spec: ModelSpec, model_id: str) -> _Residence:
+        if self._is_closed:
+            raise ShuttingDown
+        if self._tasks is None:
+            raise RuntimeError("a Registry must be entered with `async with` before it loads models")
+        harness = self._harnesses.get(spec.harness)
+        if harness is None:
+            known = ", ".join(sorted(self._harnesses)) or "none"
+            raise UnknownHarness(f"unknown harness {spec.harness!r}; registered: {known}", model_id=model_id)
+        residence = self._residences[model_id] = _Residence(spec, model_id)
+        self._tasks.start_soon(self._host, harness, residence, name=f"model {model_id}")
+        return residence
+
+    async def _host(self, harness: Harness, residence: _Residence) -> None:
+        """The task a model lives in."""
+        try:
+            with residence.scope:
+                async with harness.open(
+                    residence.spec, model_id=residence.model_id, report=residence.report
+                ) as model:
+                    residence.model = model
+                    self._lost.pop(residence.model_id, None)
+                    residence.settled.set()
+                    await self._serve(residence, model)
+        except NeuronError as error:
+            self._end_badly(residence, error)
+        except Exception as error:
+            logger.exception("harness %r failed with a bug", harness.name)
+            failure = LoadFailed(f"harness {harness.name!r} failed", model_id=residence.model_id)
+            failure.__cause__ = error
+            self._end_badly(residence, failure)
+        finally:
+            residence.leave.set()
+            residence.settled.set()
+            del self._residences[residence.model_id]
+            residence.gone.set()
+
+    async def _serve(self, residence: _Residence, model: LoadedModel) -> None:
+        """Wait for the order to leave, or for the model's own death; then drain."""
+
+        async def watch() -> None:
+            reason = await model.wait_lost()
+            logger.error("model lost", extra={"model_id": residence.model_id, "reason": reason})
+            self._lost[residence.model_id] = FailedLoad(model_id=residence.model_id, error=reason)
+            residence.dismiss()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            await residence.leave.wait()
+            tasks.cancel_scope.cancel()
+        is_lost = residence.model_id in self._lost
+        with anyio.move_on_after(0 if is_lost or self._is_closed else self.drain_timeout_s):
+            await residence.drained()
+        if residence.leases:
+            logger.warning(
+                "unloading under running requests",
+                extra={"model_id": residence.model_id, "running_requests": residence.leases},
+            )
+
+    def _end_badly(self, residence: _Residence, failure: NeuronError) -> None:
+        if residence.settled.is_set():
+            logger.error("unload failed", exc_info=failure, extra={"model_id": residence.model_id})
+        else:
+            residence.failure = failure
+
+
+class _LeasedGeneration:
+    """A model's generation together with the lease that keeps the model from being unloaded under it."""
+
+    def __init__(self, registry: Registry, request: ChatRequest) -> None:
+        self._registry = registry
+        self._request = request
+        self._residence: _Residence | None = None
+        self._inner: Generation | None = None
+
+    async def __aenter__(self) -> Self:
+        residence, model = self._registry._find(self._request.model_id)
+        residence.lease()
+        try:
+            self._inner = await model.chat(self._request).__aenter__()
+        except BaseException:
+            residence.release()
+            raise
+        self._residence = residence
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        assert self._inner is not None and self._residence is not None  # entered
+        try:
+            await self._inner.__aexit__(exc_type, exc, tb)
+        finally:
+            self._residence.release()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> GenerationEvent:
+        if self._inner is None:
+            raise RuntimeError("a Generation must be entered with `async with` before it is read")
+        return await self._inner.__anext__()
