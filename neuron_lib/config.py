@@ -1,0 +1,360 @@
+"""What an operator can set, and how a TOML file and the environment become one checked `Config`.
+
+Owns names, defaults, bounds and the wording of every configuration error. Resolves nothing: no directory is created,
+no secret is read (only names of environment variables are kept), no model id is looked up.
+"""
+
+import contextlib
+import difflib
+import logging
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import fields
+
+from neuron_lib.errors import ConfigError
+from neuron_lib.types import ModelSpec
+
+__all__ = (
+    "HARNESS_ALIASES",
+    "AdmissionConfig",
+    "Config",
+    "HarnessEntry",
+    "HarnessSection",
+    "LlamaCppConfig",
+    "ModelEntry",
+    "SamplingConfig",
+    "SourceConfig",
+    "load_config",
+)
+
+logger = logging.getLogger(__name__)
+
+HARNESS_ALIASES: Final[Mapping[str, str]] = {"candle": "llamacpp"}
+"""Other names a harness answers to, so that an existing fleet's files and catalogues keep working (contract §3.6)."""
+
+_HARNESSES: Final = frozenset({"llamacpp"})
+_ENV_PREFIX: Final = "NEURON_"
+
+KvType: TypeAlias = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
+Tokens: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 24)]
+SomeTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
+PublicId: TypeAlias = Annotated[str, Meta(pattern=r"^[^/:\s]+/[^:\s]+$", max_length=256)]
+Scheme: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+Revision: TypeAlias = Annotated[str, Meta(pattern=r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=256)]
+# No user:password@ in an endpoint: it would reach logs. Tokens travel by `auth_env`.
+Endpoint: TypeAlias = Annotated[str, Meta(pattern=r"^https?://[^\s@]+$")]
+EnvName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[[harnesses]]` entry: a backend to offer, by name."""
+
+    name: str
+
+
+class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One `[[models]]` entry: where a public id `org/name` really comes from, and how to load it.
+
+    `source` is `package:pkg/file.gguf`, `file:/path/file.gguf` or `[scheme:]org/name`; None asks the default source
+    for the id itself. `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none.
+    """
+
+    id: PublicId
+    source: Annotated[str, Meta(min_length=1)] | None = None
+    quant: str | None = None
+    revision: Revision | None = None
+    n_ctx: Tokens | None = None
+
+
+class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A hub that speaks the Hugging Face protocol. `auth_env` names the variable that holds its bearer token."""
+
+    endpoint: Endpoint
+    auth_env: EnvName | None = None
+    cache_dir: Path | None = None
+
+
+class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many requests of one model may run, how many may wait, and for how long."""
+
+    max_in_flight: Annotated[int, Meta(ge=1, le=256)] = 8
+    max_queue_depth: Annotated[int, Meta(ge=0, le=100_000)] = 32
+    max_wait_secs: Seconds = 30.0
+
+
+class SamplingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How tokens are chosen where neither the request nor the model says."""
+
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.7
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.1
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=1 << 24)] = 64
+    max_tokens: SomeTokens = 8192
+
+
+class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[harness.llamacpp]` section.
+
+    `n_ctx` is the context of one request in tokens, 0 the model's own. `threads` 0 means one per physical core.
+    `gpu_layers` -1 puts every layer on the GPU. `local_roots` are the only directories `file:` sources may be in.
+    `target_step_ms` is how long one step may take while a prompt is read beside running replies.
+    """
+
+    hf_cache: Path | None = None
+    default_source: Scheme = "huggingface"
+    sources: dict[Scheme, SourceConfig] = {}
+    local_roots: tuple[Path, ...] = ()
+    n_ctx: Tokens = 4096
+    n_batch: SomeTokens = 512
+    n_ubatch: SomeTokens = 512
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    gpu_layers: Annotated[int, Meta(ge=-1, le=100_000)] = -1
+    flash_attn: Literal["auto", "on", "off"] = "auto"
+    kv_type_k: KvType = "f16"
+    kv_type_v: KvType = "f16"
+    target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100
+    admission: AdmissionConfig = AdmissionConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    def __post_init__(self) -> None:
+        if reserved := sorted({"file", "package"} & self.sources.keys()):
+            msg = f"the source names {', '.join(reserved)} are built in; choose another"
+            raise ValueError(msg)
+
+
+class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[harness]` section: one table per harness."""
+
+    llamacpp: LlamaCppConfig = LlamaCppConfig()
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 13131
+    harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
+    default_models: tuple[ModelSpec, ...] = ()
+    models: tuple[ModelEntry, ...] = ()
+    harness: HarnessSection = HarnessSection()
+    drain_timeout_secs: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+    max_prompt_tokens: SomeTokens = 16384
+
+    def __post_init__(self) -> None:
+        ids = [entry.id for entry in self.models]
+        if twice := sorted({id_ for id_ in ids if ids.count(id_) > 1}):
+            msg = f"`models` gives {', '.join(twice)} more than one place"
+            raise ValueError(msg)
+
+
+_NOT_YET: Final = frozenset(
+    f"harness.llamacpp.{key}"
+    for key in (
+        "prefix_cache",
+        "prompt_cache",
+        "context_limit",
+        "image",
+        "split_mode",
+        "kv_layout",
+        "admission.kv_max_wait_secs",
+        "admission.max_per_principal",
+        "admission.anon_max_in_flight",
+        "admission.anon_max_pending",
+    )
+)
+"""Keys an existing file may hold that change nothing here: accepted, and named in one warning."""
+
+
+def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Lay the file at `path` (if any) over the defaults, and `NEURON_*` variables of `environ` over both.
+
+    `__` separates levels: `NEURON_HARNESS__LLAMACPP__N_CTX=8192`. Values are TOML, or bare text where text is meant.
+    Variables that name no key are ignored, because run-time switches share the prefix (contract §4). Raises
+    `ConfigError` naming the file or variable, the key, and what was expected.
+    """
+    layers = _Layers(file=str(path or "environment"), tree={} if path is None else _read_toml(path))
+    layers.adopt_alias()
+    layers.overlay(environ)
+    config: Config = layers.build(layers.tree, Config, "")
+    if layers.ignored:
+        logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(layers.ignored))
+    llamacpp = config.harness.llamacpp
+    if llamacpp.default_source not in {"huggingface", *llamacpp.sources}:
+        logger.warning("default_source %r has no entry under sources", llamacpp.default_source)
+    return msgspec.structs.replace(config, harnesses=tuple(_known_harnesses(config.harnesses)))
+
+
+def _known_harnesses(entries: tuple[HarnessEntry, ...]) -> Iterator[HarnessEntry]:
+    seen: set[str] = set()
+    for entry in entries:
+        name = HARNESS_ALIASES.get(entry.name, entry.name)
+        if name not in _HARNESSES:
+            logger.warning("unknown harness %r skipped; known: %s", entry.name, ", ".join(sorted(_HARNESSES)))
+        elif name not in seen:
+            seen.add(name)
+            yield HarnessEntry(name)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    text = ""
+    try:
+        text = path.read_bytes().decode()
+        return tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}", file=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})", file=str(path)) from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply", file=str(path)) from error
+    except tomllib.TOMLDecodeError as error:
+        # Python 3.11 gives the position only inside the message, and none at the end of the document.
+        problem, _, position = str(error).rstrip(")").partition(" (at ")
+        lines = text.split("\n")
+        line, column = re.findall(r"\d+", position) or (len(lines), len(lines[-1]) + 1)
+        raise ConfigError(f"{path}:{line}:{column}: {problem}", file=str(path)) from error
+
+
+@dataclass(slots=True)
+class _Layers:
+    """A raw configuration tree that knows where each value came from, on its way to becoming a `Config`."""
+
+    file: str
+    tree: dict[str, Any]
+    section: str = "llamacpp"
+    variables: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+
+    def error(self, place: str, problem: str) -> ConfigError:
+        """`problem` at `place`, told in the words the operator wrote: file or variable, own section name."""
+        for named, variable in self.variables.items():
+            if place == named or place.startswith((f"{named}.", f"{named}[")):
+                return ConfigError(f"{variable}: {problem}", key=place, variable=variable)
+        return ConfigError(f"{self.file}: {problem}", key=place, file=self.file)
+
+    def spell(self, place: str) -> str:
+        """`place` as it stands in the file."""
+        return re.sub(r"^harness\.llamacpp\b", f"harness.{self.section}", place)
+
+    def adopt_alias(self) -> None:
+        """Read a section under a harness's other name as that harness's own."""
+        harness = self.tree.get("harness")
+        if not isinstance(harness, dict):
+            return
+        for alias, name in HARNESS_ALIASES.items():
+            if alias in harness and name in harness:
+                raise self.error(f"harness.{alias}", f"`harness.{alias}` and `harness.{name}` are the same; keep one")
+            if alias in harness:
+                harness[name] = harness.pop(alias)
+                self.section = alias
+
+    def overlay(self, environ: Mapping[str, str]) -> None:
+        """Put every variable that names a key over the tree."""
+        for variable, text in sorted(environ.items()):
+            if not variable.startswith(_ENV_PREFIX):
+                continue
+            keys = variable.removeprefix(_ENV_PREFIX).lower().split("__")
+            if keys[0] == "harness":
+                keys[1:2] = [HARNESS_ALIASES.get(key, key) for key in keys[1:2]]
+            annotation = _type_at(Config, keys)
+            if annotation is None:
+                continue
+            branch: Any = self.tree
+            for key in keys[:-1]:
+                branch = branch.setdefault(key, {}) if isinstance(branch, dict) else None
+            if isinstance(branch, dict):  # else the file has something else in a table's place: `build` says so
+                branch[keys[-1]] = _env_value(text, annotation)
+                self.variables[".".join(keys)] = variable
+
+    def build(self, value: Any, annotation: Any, place: str) -> Any:
+        """`value` as `annotation` wants it; leaves are converted one by one so that an error can name its place."""
+        if _is_struct(annotation):
+            return self._build_struct(value, annotation, place)
+        origin, args = get_origin(annotation), get_args(annotation)
+        if origin is tuple and _is_struct(args[0]) and isinstance(value, list):
+            return tuple(self.build(item, args[0], f"{place}[{i}]") for i, item in enumerate(value))
+        if origin is dict and isinstance(value, dict):
+            return {
+                self._leaf(key, args[0], f"{place}.{key}"): self.build(item, args[1], f"{place}.{key}")
+                for key, item in value.items()
+            }
+        return self._leaf(value, annotation, place)
+
+    def _build_struct(self, value: Any, struct: type[Struct], place: str) -> Any:
+        where = f" in `{self.spell(place)}`" if place else ""
+        if not isinstance(value, dict):
+            raise self.error(place, f"`{self.spell(place)}`: expected a table")
+        known = {f.name: f for f in fields(struct)}
+        arguments = {}
+        for key, item in value.items():
+            inner = f"{place}.{key}" if place else key
+            if key in known:
+                arguments[key] = self.build(item, known[key].type, inner)
+            elif inner in _NOT_YET:
+                self.ignored.append(self.spell(inner))
+            else:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean `{near[0]}`?" if near else f"; known here: {', '.join(known)}"
+                raise self.error(inner, f"unknown key `{self.spell(inner)}`{hint}")
+        for name, spec in known.items():
+            if spec.required and name not in arguments:
+                raise self.error(place, f"the key `{name}` is missing{where}")
+        try:
+            return struct(**arguments)
+        except ValueError as error:
+            raise self.error(place, f"{error}{where}") from error
+
+    def _leaf(self, value: Any, annotation: Any, place: str) -> Any:
+        try:
+            return _convert(value, annotation)
+        except msgspec.ValidationError as error:
+            problem, _, inner = str(error).partition(" - at `$")
+            where = self.spell(place) + inner.rstrip("`")
+            raise self.error(place, f"`{where}`: {problem[:1].lower()}{problem[1:]}") from error
+
+
+def _is_struct(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Struct)
+
+
+def _type_at(annotation: Any, keys: list[str]) -> Any:
+    """Find the type of the key at that path below `annotation`; None if there is no such key."""
+    for key in keys:
+        if _is_struct(annotation):
+            annotation = next((f.type for f in fields(annotation) if f.name == key), None)
+        elif get_origin(annotation) is dict and key:
+            annotation = get_args(annotation)[1]
+        else:
+            return None
+    return annotation
+
+
+def _env_value(text: str, annotation: Any) -> Any:
+    """Read a TOML value, or the bare text if that is no TOML or the key takes text (a path called `2024`)."""
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    value = document["value"] if len(document) == 1 else text
+    if not isinstance(value, str):
+        with contextlib.suppress(msgspec.ValidationError):
+            _convert(text, annotation)
+            return text
+    return value
+
+
+def _convert(value: Any, annotation: Any) -> Any:
+    return msgspec.convert(value, annotation, dec_hook=_decode_path)
+
+
+def _decode_path(annotation: type, value: Any) -> Path:
+    if annotation is not Path or not isinstance(value, str) or not value:
+        msg = "expected a path"
+        raise ValueError(msg)
+    return Path(value).expanduser()

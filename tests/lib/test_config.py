@@ -1,0 +1,344 @@
+"""The configuration: defaults, layers, and errors an operator can act on."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron_lib.config import Config, HarnessEntry, LlamaCppConfig, ModelEntry, SourceConfig, load_config
+from neuron_lib.errors import ConfigError
+from neuron_lib.types import ModelSpec
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(tmp_path: Path, text: str, **environ: str) -> Config:
+    path = tmp_path / "neuron.toml"
+    path.write_text(text)
+    return load_config(path, environ)
+
+
+def complaint(tmp_path: Path, text: str, **environ: str) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, text, **environ)
+    return raised.value.message.replace(f"{tmp_path}/", "")
+
+
+def test_without_a_file_and_environment_everything_has_its_default() -> None:
+    assert load_config(None, {}) == Config()
+
+
+def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        """
+        port = 0
+        drain_timeout_secs = 5
+        [[default_models]]
+        model_id = "org/name"
+        harness = "candle"
+        devices = [0, 1]
+        [[models]]
+        id = "org/name"
+        source = "file:/srv/x.gguf"
+        [harness.llamacpp]
+        hf_cache = "/srv/hub"
+        local_roots = ["/srv"]
+        [harness.llamacpp.sources.mirror]
+        endpoint = "http://127.0.0.1:9"
+        """,
+    )
+    assert (config.port, config.drain_timeout_secs) == (0, 5.0)
+    assert config.default_models == (ModelSpec(model_id="org/name", harness="candle", devices=(0, 1)),)
+    assert config.models == (ModelEntry(id="org/name", source="file:/srv/x.gguf"),)
+    assert config.harness.llamacpp == LlamaCppConfig(
+        hf_cache=Path("/srv/hub"),
+        local_roots=(Path("/srv"),),
+        sources={"mirror": SourceConfig(endpoint="http://127.0.0.1:9")},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("prot = 1", "neuron.toml: unknown key `prot`; did you mean `port`?"),
+        (
+            "[harness.llamacpp]\nn_ctxx = 1",
+            "neuron.toml: unknown key `harness.llamacpp.n_ctxx`; did you mean `n_ctx`?",
+        ),
+        ("[harness.candle]\nn_ctxx = 1", "neuron.toml: unknown key `harness.candle.n_ctxx`; did you mean `n_ctx`?"),
+        ("[harness.vllm]", "neuron.toml: unknown key `harness.vllm`; known here: llamacpp"),
+        (
+            '[[default_models]]\nmodel_id="a/b"\nharness="x"\n[[default_models]]\nmodel_id="a/c"\nquamt="x"',
+            "neuron.toml: unknown key `default_models[1].quamt`; did you mean `quant`?",
+        ),
+        ('[[default_models]]\nmodel_id="a/b"', "neuron.toml: the key `harness` is missing in `default_models[0]`"),
+        ('port = "x"', "neuron.toml: `port`: expected `int`, got `str`"),
+        ("port = true", "neuron.toml: `port`: expected `int`, got `bool`"),
+        ("port = 70000", "neuron.toml: `port`: expected `int` <= 65535"),
+        ("port = -1", "neuron.toml: `port`: expected `int` >= 0"),
+        ("drain_timeout_secs = inf", "neuron.toml: `drain_timeout_secs`: expected `float` <= 3600.0"),
+        ("drain_timeout_secs = nan", "neuron.toml: `drain_timeout_secs`: expected `float` >= 0.0"),
+        ("harness = 3", "neuron.toml: `harness`: expected a table"),
+        ("harnesses = 3", "neuron.toml: `harnesses`: expected `array`, got `int`"),
+        ("harnesses = [3]", "neuron.toml: `harnesses[0]`: expected a table"),
+        (
+            '[[default_models]]\nmodel_id="a/b"\nharness="x"\ndevices=[0, -1]',
+            "neuron.toml: `default_models[0].devices[1]`: expected `int` >= 0",
+        ),
+        (
+            "[harness.llamacpp.sources.mirror]\nendpoint = 3",
+            "neuron.toml: `harness.llamacpp.sources.mirror.endpoint`: expected `str`, got `int`",
+        ),
+        ("[harness.llamacpp]\nhf_cache = 3", "neuron.toml: `harness.llamacpp.hf_cache`: expected a path"),
+        (
+            '[harness.candle.sources.file]\nendpoint = "https://h"',
+            "neuron.toml: the source names file are built in; choose another in `harness.candle`",
+        ),
+        (
+            "[harness.candle]\n[harness.llamacpp]",
+            "neuron.toml: `harness.candle` and `harness.llamacpp` are the same; keep one",
+        ),
+        ('[[models]]\nid="a/b"\n[[models]]\nid="a/b"', "neuron.toml: `models` gives a/b more than one place"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
+    assert complaint(tmp_path, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "start"),
+    [
+        (b"port = 1\nhost 2", "neuron.toml:2:6: "),
+        (b"[harness", "neuron.toml:1:9: "),
+        (b'host = "', "neuron.toml:1:9: "),
+        (b"port = 1\nport = 2", "neuron.toml:2:9: "),
+        (b"\xff\xfe", "neuron.toml: not UTF-8 text (byte 0)"),
+    ],
+)
+def test_a_broken_file_is_named_with_line_and_column(tmp_path: Path, raw: bytes, start: str) -> None:
+    path = tmp_path / "neuron.toml"
+    path.write_bytes(raw)
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, {})
+    assert raised.value.message.startswith(f"{tmp_path}/{start}")
+
+
+def test_a_missing_or_unreadable_file_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.toml", tmp_path):
+        with pytest.raises(ConfigError, match=re.escape(str(path))):
+            load_config(path, {})
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        "port = 1\n[harness.candle]\nn_ctx = 1",
+        NEURON_PORT="2",
+        NEURON_HOST="0.0.0.0",  # noqa: S104
+        NEURON_MAX_PROMPT_TOKENS="99",
+        NEURON_HARNESS__LLAMACPP__N_CTX="3",
+        NEURON_HARNESS__CANDLE__HF_CACHE="2024",
+        NEURON_HARNESS__LLAMACPP__LOCAL_ROOTS='["/a", "/b"]',
+        NEURON_HARNESS__LLAMACPP__SOURCES__MIRROR__ENDPOINT='"https://h"',
+        NEURON_DEFAULT_MODELS='[{model_id = "a/b", harness = "llamacpp"}]',
+    )
+    llamacpp = config.harness.llamacpp
+    assert (config.port, config.host, config.max_prompt_tokens) == (2, "0.0.0.0", 99)  # noqa: S104
+    assert (llamacpp.n_ctx, llamacpp.hf_cache) == (3, Path("2024"))
+    assert llamacpp.local_roots == (Path("/a"), Path("/b"))
+    assert llamacpp.sources == {"mirror": SourceConfig(endpoint="https://h")}
+    assert config.default_models == (ModelSpec(model_id="a/b", harness="llamacpp"),)
+
+
+def test_variables_that_name_no_key_are_ignored() -> None:
+    environ = dict.fromkeys(
+        ("NEURON_BATCHING", "NEURON_", "NEURON___", "NEURON_PORT__X", "NEURON_HARNESS__CANDLE__NOPE", "PORT"), "?"
+    )
+    assert load_config(None, environ) == Config()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("NEURON_PORT", "abc", "NEURON_PORT: `port`: expected `int`, got `str`"),
+        ("NEURON_PORT", "", "NEURON_PORT: `port`: expected `int`, got `str`"),
+        ("NEURON_PORT", "1\nhost = 2", "NEURON_PORT: `port`: expected `int`, got `str`"),
+        ("NEURON_HARNESS", "llamacpp", "NEURON_HARNESS: `harness`: expected a table"),
+        (
+            "NEURON_DEFAULT_MODELS",
+            '[{model_id = "a/b"}]',
+            "NEURON_DEFAULT_MODELS: the key `harness` is missing in `default_models[0]`",
+        ),
+        (
+            "NEURON_HARNESS__CANDLE__N_CTX",
+            "-1",
+            "NEURON_HARNESS__CANDLE__N_CTX: `harness.llamacpp.n_ctx`: expected `int` >= 0",
+        ),
+    ],
+)
+def test_a_bad_value_in_the_environment_names_the_variable(variable: str, value: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, {variable: value})
+    assert raised.value.message == expected
+
+
+def test_a_variable_below_something_that_is_no_table_does_not_hide_the_files_mistake(tmp_path: Path) -> None:
+    message = complaint(tmp_path, "harness = 3", NEURON_HARNESS__LLAMACPP__N_CTX="1")
+    assert message == "neuron.toml: `harness`: expected a table"
+
+
+def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load(
+        tmp_path,
+        """
+        port = 13131
+        [[harnesses]]
+        name = "candle"
+        [[default_models]]
+        model_id = "helexa:org/name"
+        harness = "candle"
+        quant = "q5k"
+        tensor_parallel = 2
+        [harness.candle]
+        hf_cache = "/srv/hub"
+        [harness.candle.sources.helexa]
+        endpoint = "https://hub.example.org"
+        auth_env = "HELEXA_TOKEN"
+        [harness.candle.prefix_cache]
+        enabled = true
+        budget_mb = 1024
+        [harness.candle.context_limit]
+        bootstrap_prefill_tok_per_sec = 800.0
+        [harness.candle.admission]
+        max_in_flight = 4
+        max_per_principal = 2
+        [harness.candle.image]
+        te_device = "cpu"
+        """,
+    )
+    assert config.harnesses == (HarnessEntry("llamacpp"),)
+    assert config.default_models[0].harness == "candle"
+    assert config.harness.llamacpp.hf_cache == Path("/srv/hub")
+    assert config.harness.llamacpp.admission.max_in_flight == 4
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    for key in ("prefix_cache", "context_limit", "admission.max_per_principal", "image"):
+        assert f"harness.candle.{key}" in record.getMessage()
+
+
+def test_an_unknown_harness_is_skipped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = '[[harnesses]]\nname = "vllm"\n[[harnesses]]\nname = "candle"\n[[harnesses]]\nname = "llamacpp"'
+    assert load(tmp_path, text).harnesses == (HarnessEntry("llamacpp"),)
+    assert "'vllm'" in caplog.text
+
+
+def test_a_default_source_without_an_entry_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load(tmp_path, '[harness.llamacpp]\ndefault_source = "mirror"')
+    assert "'mirror'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[harness.llamacpp.sources.m]\nendpoint = "https://user:hf_secret@host"',
+        '[harness.llamacpp.sources.m]\nendpoint = "https://h"\ntoken = "hf_secret"',
+        '[harness.llamacpp.sources.m]\nendpoint = "https://h"\nauth_env = "hf_secret/x"',
+    ],
+)
+def test_no_error_repeats_a_secret(tmp_path: Path, text: str) -> None:
+    assert "hf_secret" not in complaint(tmp_path, text)
+
+
+@pytest.mark.parametrize("revision", ["../x", "a/../b", "/etc", ""])
+def test_a_revision_cannot_leave_the_cache(tmp_path: Path, revision: str) -> None:
+    assert "models[0].revision" in complaint(tmp_path, f'[[models]]\nid = "a/b"\nrevision = "{revision}"')
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5) | st.just("harness"),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=3) | st.booleans() | st.floats(),
+            lambda inner: (
+                st.lists(inner, max_size=2)
+                | st.dictionaries(st.just("llamacpp") | st.text(max_size=3), inner, max_size=2)
+            ),
+            max_leaves=5,
+        ),
+        max_size=3,
+    )
+)
+def test_any_environment_is_either_a_config_or_a_config_error(tree: dict[str, Any]) -> None:
+    environ = {f"NEURON_{key.upper()}": repr(value) for key, value in tree.items()}
+    try:
+        assert isinstance(load_config(None, environ), Config)
+    except ConfigError as error:
+        assert error.message.startswith("NEURON_")  # noqa: PT017
+
+
+def example_lines() -> list[str]:
+    return (ROOT / "neuron.example.toml").read_text().splitlines()
+
+
+def test_the_example_changes_nothing_as_it_is() -> None:
+    assert load_config(ROOT / "neuron.example.toml", {}) == Config()
+
+
+def test_the_example_is_valid_with_every_setting_uncommented(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load(tmp_path, "\n".join(line.removeprefix("# ") for line in example_lines()))
+    assert config.default_models
+    assert config.models
+    assert config.harness.llamacpp.sources
+    assert not caplog.records
+
+
+def keys(struct: type[msgspec.Struct], table: str) -> set[tuple[str, str]]:
+    """Every (table, key) below `struct` as a TOML file would show it."""
+    found: set[tuple[str, str]] = set()
+    for f in msgspec.structs.fields(struct):
+        below = [a for a in (f.type, *get_args(f.type)) if isinstance(a, type) and issubclass(a, msgspec.Struct)]
+        if not below:
+            found.add((table, f.name))
+        for inner in below:
+            name = "sources.mirror" if f.name == "sources" else f.name
+            found |= keys(inner, f"{table}.{name}".strip("."))
+    return found
+
+
+def test_the_example_shows_every_key() -> None:
+    shown, table = set(), ""
+    for line in example_lines():
+        if heading := re.fullmatch(r"# \[+([\w.]+)\]+", line):
+            table = heading[1]
+        elif setting := re.match(r"# (\w+) = ", line):
+            shown.add((table, setting[1]))
+    assert shown == keys(Config, "")
+
+
+def test_every_setting_not_called_an_example_shows_its_default(tmp_path: Path) -> None:
+    lines, is_example = [], False
+    for line in example_lines():
+        if line.startswith("##"):
+            is_example = is_example or "Example" in line
+        elif not line:
+            is_example = False
+        elif not is_example:
+            lines.append(line.removeprefix("# "))
+    assert load(tmp_path, "\n".join(lines)) == Config()
+
+
+def test_the_demo_loads_a_model_that_needs_no_hub() -> None:
+    config = load_config(ROOT / "neuron_service" / "demo.toml", {})
+    (spec,) = config.default_models
+    (entry,) = config.models
+    assert spec.model_id == entry.id
+    assert entry.source is not None
+    assert entry.source.startswith("package:")
