@@ -47,6 +47,7 @@ __all__ = (
     "UnknownSource",
     "UnsupportedCapability",
     "cause_chain",
+    "first_leaf",
 )
 
 
@@ -256,7 +257,7 @@ def cause_chain(error: BaseException) -> str:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         if isinstance(current, BaseExceptionGroup):
-            current = current.exceptions[0]
+            current = first_leaf(current)
             continue
         text = str(current) or type(current).__name__
         if isinstance(current, NeuronError) or not str(current):
@@ -265,3 +266,11 @@ def cause_chain(error: BaseException) -> str:
             parts.append(f"{type(current).__name__}: {text}")
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])
+
+
+def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception in a group that is no group: what a task group's body raised, if only that went wrong."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

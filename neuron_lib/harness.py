@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
+from neuron_lib.errors import RequestRejected
 from neuron_lib.types import ChatRequest, GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec
 
 __all__ = ("Generation", "Harness", "LoadedModel", "ProgressReporter")
@@ -45,8 +46,8 @@ class LoadedModel(Protocol):
         """A reply to `request`, not yet started; does nothing until it is entered."""
         ...
 
-    def close_admission(self) -> None:
-        """Refuse every request that is queued or still to come; what runs goes on."""
+    def close_admission(self, refusal: Callable[[], RequestRejected]) -> None:
+        """Refuse every request that is queued or still to come with `refusal()`; what runs goes on."""
         ...
 
     async def wait_lost(self) -> str:

@@ -7,7 +7,7 @@ one `async with`.
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,9 @@ from neuron_lib.errors import (
     LoadFailed,
     ModelNotLoaded,
     NeuronError,
+    Overloaded,
+    OverloadReason,
+    RequestRejected,
     ShuttingDown,
     UnknownHarness,
 )
@@ -70,13 +73,20 @@ class _Residence:
     def report(self, progress: LoadProgress) -> None:
         self.progress = progress
 
-    def dismiss(self) -> None:
-        """Make it go: at once while it loads, after draining when it serves."""
+    async def outcome(self) -> LoadedModel:
+        """Wait for the end of the load: the model, or the error that it ended with."""
+        await self.settled.wait()
+        if self.model is None:
+            raise self.failure or LoadCancelled(f"the load of {self.model_id!r} was cancelled", model_id=self.model_id)
+        return self.model
+
+    def dismiss(self, refusal: Callable[[], RequestRejected]) -> None:
+        """Make it go: at once while it loads, after draining when it serves; requests are refused with `refusal`."""
         self.leave.set()
         if self.model is None:
             self.scope.cancel()
         else:
-            self.model.close_admission()
+            self.model.close_admission(refusal)
 
     def lease(self) -> None:
         self.leases += 1
@@ -134,7 +144,7 @@ class Registry:
         assert self._tasks is not None  # entered
         self._is_closed = True
         for residence in list(self._residences.values()):
-            residence.dismiss()
+            residence.dismiss(ShuttingDown)
         tasks, self._tasks = self._tasks, None
         await tasks.__aexit__(exc_type, exc, tb)
 
@@ -161,15 +171,10 @@ class Registry:
             if residence.leave.is_set():
                 await residence.gone.wait()
                 continue
-            await residence.settled.wait()
-            if residence.failure is not None:
-                raise residence.failure
+            await residence.outcome()
             raise AlreadyLoaded(model_id)
-        residence = self._take_in(spec, model_id)
-        await residence.settled.wait()
-        if residence.model is None:
-            raise residence.failure or LoadCancelled(f"the load of {model_id!r} was cancelled", model_id=model_id)
-        return residence.model.info()
+        model = await self._take_in(spec, model_id).outcome()
+        return model.info()
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back; a load that is running is cancelled.
@@ -179,7 +184,7 @@ class Registry:
         residence = self._residences.get(public_id(model_id))
         if residence is None:
             raise ModelNotLoaded(model_id)
-        residence.dismiss()
+        residence.dismiss(lambda: ModelNotLoaded(model_id))
         await residence.gone.wait()
 
     def chat(self, request: ChatRequest) -> Generation:
@@ -232,7 +237,7 @@ class Registry:
         """First step of a shutdown: refuse queued and new requests and new loads; what runs goes on."""
         self._is_closed = True
         for model in self._serving():
-            model.close_admission()
+            model.close_admission(ShuttingDown)
 
     def _serving(self) -> list[LoadedModel]:
         return [r.model for r in self._residences.values() if r.model is not None and r.is_serving]
@@ -287,7 +292,7 @@ class Registry:
             reason = await model.wait_lost()
             logger.error("model lost", extra={"model_id": residence.model_id, "reason": reason})
             self._lost[residence.model_id] = FailedLoad(model_id=residence.model_id, error=reason)
-            residence.dismiss()
+            residence.dismiss(lambda: _engine_lost(residence.model_id))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch)
@@ -307,6 +312,15 @@ class Registry:
             logger.error("unload failed", exc_info=failure, extra={"model_id": residence.model_id})
         else:
             residence.failure = failure
+
+
+def _engine_lost(model_id: str) -> Overloaded:
+    return Overloaded(
+        f"the engine of model {model_id!r} was lost while the request waited",
+        reason=OverloadReason.ENGINE_LOST,
+        retry_after_s=2,
+        model_id=model_id,
+    )
 
 
 class _LeasedGeneration:

@@ -182,6 +182,7 @@ class Engine:
                 kv_type_k=load.kv_type_k,
                 kv_type_v=load.kv_type_v,
             ) as context:
+                context.warm_up(model.vocab)
                 reasoning = _first_known(model, REASONING_MARKERS)
                 tool_call = _first_known(model, TOOL_MARKERS)
                 scheduler = Scheduler(

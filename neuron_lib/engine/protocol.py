@@ -143,10 +143,14 @@ class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
 
 
 class Delta(Struct, frozen=True, array_like=True, tag="delta"):
-    """One more token of a reply. `text` is "" while a code point or a possible stop string is incomplete."""
+    """One more token of a reply. `text` is "" while a code point or a possible stop string is incomplete.
+
+    `tokens` is more than 1 only where deltas were merged for a slow reader.
+    """
 
     request: int
     text: str
+    tokens: int = 1
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done"):

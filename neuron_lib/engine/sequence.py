@@ -60,7 +60,7 @@ class Sequence:
         text = self._stops.feed(self._decoder.decode(piece))
         if self._stops.hit:
             return self._done(FinishReason.STOP, text, flush=False)
-        if len(self.generated) >= self.max_tokens or self.known_tokens > n_ctx:
+        if len(self.generated) >= self.max_tokens or self.known_tokens >= n_ctx:
             return self._done(FinishReason.LENGTH, text)
         return Delta(self.request, text)
 

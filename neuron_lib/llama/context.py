@@ -11,6 +11,7 @@ from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.model import Model
+from neuron_lib.llama.vocab import Vocab
 
 __all__ = ("KV_TYPES", "Context", "DecodeStatus")
 
@@ -99,6 +100,17 @@ class Context:
         status = lib.llama_decode(self._pointer, batch.native())
         lib.llama_synchronize(self._pointer)
         return DecodeStatus(max(status, DecodeStatus.FATAL))
+
+    def warm_up(self, vocab: Vocab) -> None:
+        """Decode one token and forget it: the weights are read from disk now, and a device that cannot compute says
+        so now. Raises `LoadFailed`.
+        """
+        batch = Batch(1)
+        row = batch.add(0, [vocab.any_token], position=0, wants_logits=True)
+        status = self.decode(batch)
+        if status != DecodeStatus.OK or not np.isfinite(self.logits(row)).all():
+            raise LoadFailed(f"the model does not compute: the first token gave {status.name}, or scores that are NaN")
+        self.clear_sequence(0)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The scores of the batch index `row`, which asked for them; a view, valid until the next `decode`."""

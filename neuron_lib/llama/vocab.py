@@ -68,6 +68,11 @@ class Vocab:
         return None
 
     @property
+    def any_token(self) -> int:
+        """A token that every model can read: BOS, or the first of the vocabulary."""
+        return max(0, lib.llama_vocab_bos(self._pointer))
+
+    @property
     def bos(self) -> str:
         """The text of the beginning-of-sequence token, "" if there is none."""
         return self.spell(lib.llama_vocab_bos(self._pointer), special=True).decode("utf-8", "replace")

@@ -1,0 +1,303 @@
+"""One engine process seen from the daemon: its frames, its log, its death. Knows nothing of chats or limits."""
+
+import logging
+import math
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final, assert_never
+
+import anyio
+from anyio.abc import ByteReceiveStream, Process, SocketStream, UNIXSocketStream
+
+import neuron_lib
+from neuron_lib.engine.protocol import (
+    Beat,
+    Broken,
+    Close,
+    Command,
+    Delta,
+    Done,
+    Fatal,
+    Load,
+    ModelFacts,
+    Prepared,
+    Progress,
+    ProtocolError,
+    Ready,
+    Refused,
+    Report,
+    StepEvents,
+    encode_frame,
+    report_decoder,
+)
+from neuron_lib.errors import (
+    EngineDead,
+    EngineFailed,
+    InvalidRequest,
+    LoadFailed,
+    NeuronError,
+    TemplateFailed,
+    first_leaf,
+)
+from neuron_lib.llamacpp.mailbox import Mailbox
+
+__all__ = ("EngineProcess", "engine_environment", "open_engine")
+
+logger = logging.getLogger(__name__)
+engine_logger = logging.getLogger("neuron_lib.engine")
+
+_CLOSE_LIMIT_S: Final = 5.0
+"""An engine that was told to close gets this long before it is killed."""
+_LAST_WORDS_LIMIT_S: Final = 2.0
+_LONGEST_LOG_LINE: Final = 8192
+_READ_BYTES: Final = 1 << 16
+_KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
+_KEPT_PREFIXES: Final = ("LC_", "CUDA_", "GGML_", "LLAMA_", "OMP_", "GOMP_", "KMP_", "HIP_", "ROCR_", "NVIDIA_", "VK_")
+_COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.engine")
+
+
+def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of `environ` an engine needs. Tokens and keys are not in it: an engine has no business with them."""
+    kept = {
+        name: value for name, value in environ.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
+    }
+    return kept | {
+        "PYTHONPATH": str(Path(neuron_lib.__file__).parent.parent),
+        # Without it an assertion in ggml forks a debugger that is installed, and hangs in it.
+        "GGML_NO_BACKTRACE": "1",
+    }
+
+
+@asynccontextmanager
+async def open_engine(
+    load: Load,
+    *,
+    model_id: str,
+    environment: Mapping[str, str],
+    on_progress: Callable[[float], None],
+    command: Sequence[str] = _COMMAND,
+) -> AsyncIterator["EngineProcess"]:
+    """An engine process that is loading `load` when the block begins and is gone when the block has ended.
+
+    Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = await anyio.open_process(
+                [*command, "--fd", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=environment,
+                # A Ctrl-C in the daemon's terminal is for the daemon, which drains before it ends its engines.
+                start_new_session=True,
+                pass_fds=[theirs.fileno()],
+            )
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, OSError):
+                raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
+            raise
+    stream = await UNIXSocketStream.from_socket(ours)
+    engine = EngineProcess(process, model_id=model_id, on_progress=on_progress)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(engine._write_commands, stream)
+            tasks.start_soon(engine._read_reports, stream)
+            engine.post(load)
+            try:
+                yield engine
+            finally:
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise first_leaf(group) from None
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _end(process, stream)
+            engine._bury("the model was unloaded")
+
+
+async def _end(process: Process, stream: SocketStream) -> None:
+    """Close politely, then kill; returns when the process is reaped, so its memory is back."""
+    with anyio.move_on_after(_CLOSE_LIMIT_S), suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        await stream.send(encode_frame(Close()))
+    await stream.aclose()
+    with anyio.move_on_after(_CLOSE_LIMIT_S):
+        await process.wait()
+    if process.returncode is None:
+        logger.warning("engine did not close, killing it", extra={"pid": process.pid})
+        process.kill()
+        await process.wait()
+    await process.aclose()
+
+
+class EngineProcess:
+    """A running engine. Commands go out by `post`, which never waits; answers arrive in a request's `Mailbox`."""
+
+    def __init__(self, process: Process, *, model_id: str, on_progress: Callable[[float], None]) -> None:
+        self.model_id: Final = model_id
+        self.pid: Final = process.pid
+        self.last_beat: Beat | None = None
+        self._process: Final = process
+        self._on_progress: Final = on_progress
+        self._outbox, self._to_send = anyio.create_memory_object_stream[bytes](math.inf)
+        self._mailboxes: dict[int, Mailbox] = {}
+        self._next_request = 1
+        self._facts: ModelFacts | None = None
+        self._fatal: str | None = None
+        self._death: str | None = None
+        self._last_words: str | None = None
+        self._settled = anyio.Event()  # ready or dead
+        self._dead = anyio.Event()
+
+    def __repr__(self) -> str:
+        state = "dead" if self._death else "ready" if self._facts else "loading"
+        return f"<EngineProcess {self.pid} {state} {self.model_id} with {len(self._mailboxes)} requests>"
+
+    async def wait_ready(self) -> ModelFacts:
+        """Wait for the end of the load. Raises `LoadFailed` with the engine's own words."""
+        await self._settled.wait()
+        if self._facts is None:
+            raise LoadFailed(f"the engine could not load the model: {self._death}", model_id=self.model_id)
+        return self._facts
+
+    async def wait_dead(self) -> str:
+        """Wait until the process ends without being told to; returns how."""
+        await self._dead.wait()
+        assert self._death is not None  # set before the event
+        return self._death
+
+    def open_mailbox(self) -> tuple[int, Mailbox]:
+        """A new request number and the mailbox for what the engine says about it. Raises `EngineDead`."""
+        if self._death is not None:
+            raise EngineDead(self.model_id, self._death)
+        request, self._next_request = self._next_request, self._next_request + 1
+        mailbox = self._mailboxes[request] = Mailbox()
+        return request, mailbox
+
+    def close_mailbox(self, request: int) -> None:
+        """Drop what still comes for this request."""
+        self._mailboxes.pop(request, None)
+
+    def post(self, command: Command) -> None:
+        """Send a command; returns at once and is lost on a dead engine. Raises `InvalidRequest` if it is too large."""
+        try:
+            frame = encode_frame(command)
+        except ProtocolError as error:
+            raise InvalidRequest("the request is too large for the engine") from error
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._outbox.send_nowait(frame)
+
+    async def _write_commands(self, stream: SocketStream) -> None:
+        with self._to_send, suppress(anyio.BrokenResourceError):  # the reader sees the death and says so
+            async for frame in self._to_send:
+                await stream.send(frame)
+
+    async def _read_reports(self, stream: SocketStream) -> None:
+        assert self._process.stderr is not None  # piped
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._read_log, self._process.stderr)
+            decoder = report_decoder()
+            try:
+                while True:
+                    for report in decoder.feed(await stream.receive(_READ_BYTES)):
+                        self._take(report)
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                pass
+            except ProtocolError as error:
+                self._fatal = str(error)
+                self._process.kill()
+            with anyio.move_on_after(_LAST_WORDS_LIMIT_S):
+                await self._process.wait()
+            if self._process.returncode is None:
+                # It has hung up without ending: of no use to anybody.
+                self._process.kill()
+                await self._process.wait()
+            tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
+        self._bury(self._epitaph())
+
+    async def _read_log(self, stderr: ByteReceiveStream) -> None:
+        pending = b""
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while True:
+                *lines, pending = (pending + await stderr.receive()).split(b"\n")
+                for line in lines:
+                    self._log(line.decode("utf-8", "replace")[:_LONGEST_LOG_LINE])
+                pending = pending[-_LONGEST_LOG_LINE:]
+
+    def _log(self, line: str) -> None:
+        """One line of the engine's stderr: `LEVEL message`, or anything at all from native code."""
+        name, _, message = line.partition(" ")
+        level = logging.getLevelNamesMapping().get(name)
+        if level is None:
+            level, message = logging.WARNING, line
+        if not message.strip():
+            return
+        if level >= logging.ERROR or line.startswith(("GGML_ASSERT", "Fatal Python error")):
+            self._last_words = message
+        engine_logger.log(level, "%s", message, extra={"model_id": self.model_id, "pid": self.pid})
+
+    def _take(self, report: Report) -> None:
+        match report:
+            case StepEvents(_, events):
+                for event in events:
+                    self._deliver(event)
+            case Beat():
+                self.last_beat = report
+            case Prepared():
+                self._deliver(report)
+            case Refused(request=request, code=code, message=message):
+                self._fail(request, _refusal(code, message))
+            case Progress(fraction):
+                self._on_progress(fraction)
+            case Ready(facts):
+                self._facts = facts
+                self._settled.set()
+            case Fatal(message=message):
+                self._fatal = message
+            case _:
+                assert_never(report)
+
+    def _deliver(self, mail: Prepared | Delta | Done | Broken) -> None:
+        if isinstance(mail, Broken):
+            self._fail(mail.request, EngineFailed(mail.message, model_id=self.model_id))
+        elif (mailbox := self._mailboxes.get(mail.request)) is not None:
+            mailbox.put(mail)
+
+    def _fail(self, request: int, error: NeuronError) -> None:
+        if (mailbox := self._mailboxes.get(request)) is not None:
+            mailbox.fail(error)
+
+    def _epitaph(self) -> str:
+        if self._fatal is not None:
+            return self._fatal
+        code = self._process.returncode
+        if code is not None and code < 0:
+            ended = f"killed by {signal.Signals(-code).name}"
+        else:
+            ended = f"exit status {code}"
+        return f"{ended} ({self._last_words})" if self._last_words else ended
+
+    def _bury(self, reason: str) -> None:
+        """Tell everybody who waits. The first reason counts."""
+        if self._death is not None:
+            return
+        self._death = reason
+        self._outbox.close()
+        for mailbox in self._mailboxes.values():
+            mailbox.fail(EngineDead(self.model_id, reason))
+        self._settled.set()
+        self._dead.set()
+
+
+def _refusal(code: str, message: str) -> NeuronError:
+    """An error that the engine met while preparing a prompt, as the exception it was there."""
+    if code == TemplateFailed.code:
+        return TemplateFailed(message)
+    return InvalidRequest(message, param="messages")

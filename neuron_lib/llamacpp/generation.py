@@ -1,0 +1,190 @@
+"""One reply from an engine: prepared, admitted, started, read, and given up when its reader leaves."""
+
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+
+from msgspec import Struct
+
+from neuron_lib.admission import AdmissionController
+from neuron_lib.engine.protocol import Cancel, Delta, Done, ModelFacts, Prepare, Prepared, Start
+from neuron_lib.errors import PromptTooLong, UnsupportedCapability
+from neuron_lib.llamacpp.engine_process import EngineProcess
+from neuron_lib.llamacpp.mailbox import Mail, Mailbox
+from neuron_lib.llamacpp.sampling import SamplingDefaults, resolve_sampling
+from neuron_lib.text.reasoning import OutputParser, prompt_opens_reasoning
+from neuron_lib.types import ChatRequest, Finished, FinishReason, GenerationEvent, Started, Usage
+
+__all__ = ("LlamaCppGeneration", "ReplyTerms")
+
+logger = logging.getLogger(__name__)
+
+_SEED_BITS: Final = 32
+
+
+class ReplyTerms(Struct, frozen=True, kw_only=True):
+    """What holds for every reply of a model where the request says nothing; counts are tokens."""
+
+    prompt_limit: int
+    default_max_tokens: int
+    sampling_defaults: SamplingDefaults
+
+
+class LlamaCppGeneration:
+    """See `neuron_lib.harness.Generation`."""
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        *,
+        engine: EngineProcess,
+        facts: ModelFacts,
+        admission: AdmissionController,
+        terms: ReplyTerms,
+        on_done: Callable[[Done], None],
+    ) -> None:
+        """`on_done` is told the engine's account of the reply, if it comes to its end."""
+        self._request = request
+        self._engine = engine
+        self._facts = facts
+        self._admission = admission
+        self._terms = terms
+        self._on_done = on_done
+        self._held = AsyncExitStack()
+        self._number = 0
+        self._mailbox = Mailbox()
+        self._parser: OutputParser | None = None
+        self._events: list[GenerationEvent] = []
+        self._reasoning_tokens = 0
+        self._finished: Finished | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._begin()
+        except BaseException:
+            await self._held.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._held.aclose()
+        finished = self._finished
+        if finished is None:
+            outcome = exc_type.__name__ if exc_type is not None else "abandoned"
+            logger.info("reply ended early", extra=self._labels() | {"outcome": outcome})
+            return
+        usage = finished.usage
+        logger.info(
+            "reply finished",
+            extra=self._labels()
+            | {
+                "finish_reason": finished.reason.value,
+                "prompt_tokens": usage.prompt_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "reasoning_tokens": usage.reasoning_tokens,
+                "prefill_ms": usage.prefill_ms,
+                "decode_ms": usage.decode_ms,
+            },
+        )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> GenerationEvent:
+        while not self._events:
+            if self._finished is not None:
+                raise StopAsyncIteration
+            self._take(await self._mailbox.get())
+        return self._events.pop(0)
+
+    async def _begin(self) -> None:
+        request, model_id = self._request, self._engine.model_id
+        if any(isinstance(message.get("content"), list) for message in request.messages):
+            # Text-only part lists became text at the edge, so what is left shows pictures.
+            raise UnsupportedCapability(
+                f"model {model_id!r} reads text only and cannot see images",
+                model_id=model_id,
+                suggestion="send text content, or choose a model with the vision capability",
+            )
+        self._number, self._mailbox = self._engine.open_mailbox()
+        self._held.callback(self._let_go)
+        self._engine.post(
+            Prepare(
+                request=self._number,
+                messages=request.messages,
+                tools=request.tools,
+                template_kwargs=request.template_kwargs,
+            )
+        )
+        prepared = await self._mailbox.get()
+        assert isinstance(prepared, Prepared)  # the engine answers Prepare with this or a refusal
+        terms, facts = self._terms, self._facts
+        if prepared.prompt_tokens > terms.prompt_limit:
+            raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=terms.prompt_limit)
+        await self._held.enter_async_context(self._admission.admit())
+        self._parser = OutputParser(
+            reasoning=facts.reasoning,
+            tool_call=facts.tool_call if request.tools else None,
+            starts_in_reasoning=prompt_opens_reasoning(prepared.prompt_end, facts.reasoning),
+            include_thinking=request.include_thinking,
+            tools=request.tools,
+        )
+        self._engine.post(
+            Start(
+                request=self._number,
+                sampling=resolve_sampling(
+                    request.sampling,
+                    recommended=facts.recommended,
+                    defaults=terms.sampling_defaults,
+                    fresh_seed=secrets.randbits(_SEED_BITS),
+                ),
+                max_tokens=terms.default_max_tokens if request.max_tokens is None else request.max_tokens,
+                stop=request.stop,
+            )
+        )
+        self._events.append(Started(prompt_tokens=prepared.prompt_tokens))
+
+    def _let_go(self) -> None:
+        """Free what the engine holds for this request. Runs before the permit is given back, so the engine hears of
+        the cancel before it can hear of the next request.
+        """
+        if self._finished is None:
+            self._engine.post(Cancel(self._number))
+        self._engine.close_mailbox(self._number)
+
+    def _take(self, mail: Mail) -> None:
+        parser = self._parser
+        assert parser is not None  # started
+        match mail:
+            case Delta(text=text, tokens=tokens):
+                self._events.extend(parser.feed(text))
+                if parser.in_reasoning:
+                    self._reasoning_tokens += tokens
+            case Done():
+                self._events.extend([*parser.feed(mail.text), *parser.finish()])
+                reason = mail.reason
+                if parser.tool_calls_seen and reason is FinishReason.STOP:
+                    reason = FinishReason.TOOL_CALLS
+                self._finished = Finished(
+                    reason=reason,
+                    usage=Usage(
+                        prompt_tokens=mail.prompt_tokens,
+                        completion_tokens=mail.completion_tokens,
+                        reasoning_tokens=self._reasoning_tokens,
+                        prefill_ms=round(mail.prefill_s * 1000),
+                        decode_ms=round(mail.decode_s * 1000),
+                    ),
+                )
+                self._on_done(mail)
+                self._events.append(self._finished)
+            case Prepared():
+                raise AssertionError("a prompt is prepared once")
+
+    def _labels(self) -> dict[str, object]:
+        return {"model_id": self._engine.model_id, "request": self._number}

@@ -1,0 +1,114 @@
+"""Hosts GGUF models in engine processes of llama.cpp: fetch the file, start the engine, wait until it serves."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from neuron_lib.admission import AdmissionController
+from neuron_lib.config import LlamaCppConfig, ModelEntry
+from neuron_lib.engine.protocol import Load
+from neuron_lib.harness import ProgressReporter
+from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
+from neuron_lib.llamacpp.generation import ReplyTerms
+from neuron_lib.llamacpp.loaded_model import LlamaCppModel
+from neuron_lib.llamacpp.placement import device_indices, physical_cores, visible_devices
+from neuron_lib.llamacpp.sampling import SamplingDefaults
+from neuron_lib.sources.store import ModelStore
+from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
+
+__all__ = ("LlamaCppHarness",)
+
+_SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
+
+
+class LlamaCppHarness:
+    """The harness `llamacpp`. One engine process per loaded model, started by `open` and ended with its block.
+
+    `models` gives public ids a place to load from. `environ` is where tokens, hub caches and the runtime switch
+    `NEURON_USE_CHAT_TEMPLATE` are looked up; the engines get only the harmless part of it. `gpu_count` is how many
+    GPUs this host has, as `neuron_lib.discovery` finds it.
+    """
+
+    def __init__(
+        self,
+        config: LlamaCppConfig | None = None,
+        *,
+        models: tuple[ModelEntry, ...] = (),
+        environ: Mapping[str, str] | None = None,
+        gpu_count: int = 0,
+        max_prompt_tokens: int = 16384,
+    ) -> None:
+        self._config: Final = config or LlamaCppConfig()
+        self._environ: Final = os.environ if environ is None else environ
+        self._gpu_count: Final = gpu_count
+        self._max_prompt_tokens: Final = max_prompt_tokens
+        self._store: Final = ModelStore(
+            entries=models,
+            sources=self._config.sources,
+            default_source=self._config.default_source,
+            local_roots=self._config.local_roots,
+            hf_cache=self._config.hf_cache,
+            environ=self._environ,
+        )
+
+    @property
+    def name(self) -> str:
+        return "llamacpp"
+
+    async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
+        return ("text",) if await self._store.is_cached(model_id) else None
+
+    @asynccontextmanager
+    async def open(
+        self, spec: ModelSpec, *, model_id: str, report: ProgressReporter
+    ) -> AsyncIterator[LlamaCppModel]:
+        config = self._config
+        devices = device_indices(spec, gpu_count=self._gpu_count)
+        local = await self._store.fetch(spec, report=report)
+
+        def report_fraction(fraction: float) -> None:
+            stage = LoadStage.LOADING if fraction < 1.0 else LoadStage.WARMING
+            report(LoadProgress(stage=stage, fraction=fraction))
+
+        report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
+        load = Load(
+            path=str(local.path),
+            seats=config.admission.max_in_flight,
+            n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
+            n_batch=config.n_batch,
+            n_ubatch=config.n_ubatch,
+            threads=config.threads or physical_cores(),
+            gpu_layers=config.gpu_layers,
+            flash_attn=config.flash_attn,
+            kv_type_k=config.kv_type_k,
+            kv_type_v=config.kv_type_v,
+            target_step_s=config.target_step_ms / 1000,
+            use_chat_template=self._environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
+        )
+        environment = engine_environment(self._environ) | visible_devices(spec, gpu_count=self._gpu_count)
+        async with open_engine(
+            load, model_id=model_id, environment=environment, on_progress=report_fraction
+        ) as engine:
+            facts = await engine.wait_ready()
+            yield LlamaCppModel(
+                engine,
+                facts,
+                harness_name=self.name,
+                devices=devices,
+                admission=AdmissionController(
+                    max_in_flight=config.admission.max_in_flight,
+                    max_queue_depth=config.admission.max_queue_depth,
+                    max_wait_s=config.admission.max_wait_secs,
+                ),
+                terms=ReplyTerms(
+                    # A reply needs room for one token at least.
+                    prompt_limit=min(facts.n_ctx - 1, self._max_prompt_tokens),
+                    default_max_tokens=config.sampling.max_tokens,
+                    sampling_defaults=SamplingDefaults(
+                        temperature=config.sampling.temperature,
+                        repetition_penalty=config.sampling.repetition_penalty,
+                        repeat_last_n=config.sampling.repeat_last_n,
+                    ),
+                ),
+            )

@@ -1,0 +1,89 @@
+"""A model in its engine process, as the registry sees it: facts, limits, admission, rates."""
+
+from collections.abc import Callable
+
+from neuron_lib.admission import AdmissionController
+from neuron_lib.engine.protocol import Done, ModelFacts
+from neuron_lib.errors import RequestRejected
+from neuron_lib.llamacpp.engine_process import EngineProcess
+from neuron_lib.llamacpp.generation import LlamaCppGeneration, ReplyTerms
+from neuron_lib.metrics import Rate
+from neuron_lib.types import ChatRequest, ModelInfo, ModelLimit, ModelLoad, ModelStatus
+
+__all__ = ("LlamaCppModel",)
+
+
+class LlamaCppModel:
+    """See `neuron_lib.harness.LoadedModel`."""
+
+    def __init__(
+        self,
+        engine: EngineProcess,
+        facts: ModelFacts,
+        *,
+        harness_name: str,
+        devices: tuple[int, ...],
+        admission: AdmissionController,
+        terms: ReplyTerms,
+    ) -> None:
+        self._engine = engine
+        self._facts = facts
+        self._admission = admission
+        self._terms = terms
+        self._harness_name = harness_name
+        self._devices = devices
+        self._prefill = Rate()
+        self._decode = Rate()
+
+    def __repr__(self) -> str:
+        return f"<LlamaCppModel {self._engine!r} {self._admission!r}>"
+
+    def info(self) -> ModelInfo:
+        facts, terms = self._facts, self._terms
+        return ModelInfo(
+            id=self._engine.model_id,
+            harness=self._harness_name,
+            status=ModelStatus.LOADED,
+            devices=self._devices,
+            capabilities=("text",),
+            limit=ModelLimit(
+                context=facts.n_ctx, input=terms.prompt_limit, output=min(terms.default_max_tokens, facts.n_ctx)
+            ),
+            tool_call=facts.tool_call is not None,
+            reasoning=facts.reasoning is not None,
+        )
+
+    def load(self) -> ModelLoad:
+        counts = self._admission.snapshot()
+        return ModelLoad(
+            id=self._engine.model_id,
+            in_flight=counts.in_flight,
+            queue_depth=counts.queue_depth,
+            max_in_flight=self._admission.max_in_flight,
+            max_queue_depth=self._admission.max_queue_depth,
+            rejected_queue_full=counts.rejected_queue_full,
+            rejected_timeout=counts.rejected_timeout,
+            tok_s_prefill=round(self._prefill.per_s, 1),
+            tok_s_decode=round(self._decode.per_s, 1),
+        )
+
+    def _count(self, done: Done) -> None:
+        """Take a finished reply into the rates. The first token comes out of prefill, hence the one less."""
+        self._prefill.add(done.prompt_tokens, done.prefill_s)
+        self._decode.add(done.completion_tokens - 1, done.decode_s)
+
+    def chat(self, request: ChatRequest) -> LlamaCppGeneration:
+        return LlamaCppGeneration(
+            request,
+            engine=self._engine,
+            facts=self._facts,
+            admission=self._admission,
+            terms=self._terms,
+            on_done=self._count,
+        )
+
+    def close_admission(self, refusal: Callable[[], RequestRejected]) -> None:
+        self._admission.close(refusal)
+
+    async def wait_lost(self) -> str:
+        return await self._engine.wait_dead()

@@ -1,0 +1,51 @@
+"""What one request is told by its engine, between the task that reads frames and the task that reads the reply."""
+
+from collections import deque
+from typing import Final
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from neuron_lib.engine.protocol import Delta, Done, Prepared
+from neuron_lib.errors import NeuronError
+
+__all__ = ("Mail", "Mailbox")
+
+_MOST_DELTAS: Final = 64
+"""Deltas kept apart for a reader that lags; more are merged, so a slow reader costs text, not memory per token."""
+
+Mail = Prepared | Delta | Done
+
+
+class Mailbox:
+    """One writer that never waits, one reader. A failure ends it: the reader gets what came before, then the error."""
+
+    def __init__(self) -> None:
+        self._mail: deque[Mail] = deque()
+        self._failure: NeuronError | None = None
+        self._news = anyio.Event()
+
+    def put(self, mail: Mail) -> None:
+        """Deliver; merges a delta into the last one when the reader is far behind."""
+        last = self._mail[-1] if self._mail else None
+        if isinstance(mail, Delta) and isinstance(last, Delta) and len(self._mail) >= _MOST_DELTAS:
+            self._mail[-1] = Delta(mail.request, last.text + mail.text, last.tokens + mail.tokens)
+        else:
+            self._mail.append(mail)
+        self._news.set()
+
+    def fail(self, error: NeuronError) -> None:
+        """Let the reader raise `error` after what is delivered already. The first failure counts."""
+        if self._failure is None:
+            self._failure = error
+        self._news.set()
+
+    async def get(self) -> Mail:
+        """The next mail; always a checkpoint, so a reader that never has to wait still lets others run."""
+        while not self._mail:
+            if self._failure is not None:
+                raise self._failure
+            self._news = anyio.Event()
+            await self._news.wait()
+        await checkpoint()
+        return self._mail.popleft()

@@ -1,0 +1,44 @@
+"""Which sampling a request gets: what it asks for, else what the model recommends, else the defaults. Pure."""
+
+from msgspec import Struct
+
+from neuron_lib.types import Sampling, SamplingParams
+
+__all__ = ("SamplingDefaults", "resolve_sampling")
+
+
+class SamplingDefaults(Struct, frozen=True, kw_only=True):
+    """What counts when neither the request nor the model says anything (wire contract §1.8)."""
+
+    temperature: float = 0.7
+    repetition_penalty: float = 1.1
+    repeat_last_n: int = 64
+
+
+def resolve_sampling(
+    asked: SamplingParams, *, recommended: SamplingParams, defaults: SamplingDefaults, fresh_seed: int
+) -> Sampling:
+    """Settle every parameter. A temperature ≤ 0 overrides everything that the request does not itself ask for:
+    only its own penalties still apply, so that a plain greedy request gets the highest score and nothing else.
+    """
+
+    def pick(wish: float | None, advice: float | None, default: float) -> float:
+        return next(value for value in (wish, advice, default) if value is not None)
+
+    temperature = pick(asked.temperature, recommended.temperature, defaults.temperature)
+    is_greedy = temperature <= 0
+    return Sampling(
+        temperature=temperature,
+        seed=fresh_seed if asked.seed is None else asked.seed,
+        top_k=int(pick(asked.top_k, recommended.top_k, 0)),
+        top_p=pick(asked.top_p, recommended.top_p, 1.0),
+        min_p=pick(asked.min_p, recommended.min_p, 0.0),
+        repetition_penalty=pick(
+            asked.repetition_penalty,
+            None if is_greedy else recommended.repetition_penalty,
+            1.0 if is_greedy else defaults.repetition_penalty,
+        ),
+        repeat_last_n=int(pick(asked.repeat_last_n, recommended.repeat_last_n, defaults.repeat_last_n)),
+        frequency_penalty=pick(asked.frequency_penalty, None, 0.0),
+        presence_penalty=pick(asked.presence_penalty, None, 0.0),
+    )

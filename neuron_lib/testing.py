@@ -1,0 +1,226 @@
+"""Fakes that behave: models whose loads, replies and deaths follow a script. For our tests and for yours.
+
+`ScriptedHarness` stands in for a real backend under a `Registry`; `ScriptedRunner` stands in for libllama under the
+engine's scheduler. Neither sleeps: scripts wait for events that the test sets.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from neuron_lib.admission import AdmissionController
+from neuron_lib.engine.step import Sampled, StepPlan, StepResult
+from neuron_lib.errors import NeuronError, PromptTooLong, RequestRejected
+from neuron_lib.harness import ProgressReporter
+from neuron_lib.types import (
+    ChatRequest,
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    LoadProgress,
+    LoadStage,
+    ModelInfo,
+    ModelLimit,
+    ModelLoad,
+    ModelSpec,
+    ModelStatus,
+    Started,
+    TextDelta,
+    Usage,
+)
+
+__all__ = ("ScriptedHarness", "ScriptedModel", "ScriptedRunner")
+
+
+@dataclass(slots=True, kw_only=True)
+class ScriptedModel:
+    """The script of one model id.
+
+    Loading reports `stages` one by one, then waits for `may_load`, then raises `load_error` if there is one. A reply
+    is `reply`, one delta per item; before each delta it waits for `may_speak`. An item that is an exception is raised
+    in its place. `prompt_tokens` over `n_ctx` are refused. Setting `dies` kills the resident model with `death`.
+    """
+
+    stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
+    may_load: anyio.Event | None = None
+    load_error: Exception | None = None
+    reply: Sequence[str | GenerationEvent | NeuronError] = ("Hello", ", ", "world", "!")
+    may_speak: anyio.Event | None = None
+    prompt_tokens: int = 7
+    n_ctx: int = 1024
+    capabilities: tuple[str, ...] = ("text",)
+    max_in_flight: int = 8
+    max_queue_depth: int = 32
+    max_wait_s: float = 30.0
+    dies: anyio.Event = field(default_factory=anyio.Event)
+    death: str = "killed by the script"
+
+
+class ScriptedHarness:
+    """A harness whose models follow `scripts`, by public id; ids without a script load at once and say hello.
+
+    `log` records what happened, in order, as `"open ID"`, `"loaded ID"`, `"close ID"`, `"chat ID"`, `"end ID"`.
+    """
+
+    def __init__(self, scripts: Mapping[str, ScriptedModel] | None = None, *, name: str = "scripted") -> None:
+        self._name = name
+        self.scripts = dict(scripts or {})
+        self.log: list[str] = []
+        self.requests: list[ChatRequest] = []
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
+        script = self.scripts.get(model_id)
+        return None if script is None else script.capabilities
+
+    @asynccontextmanager
+    async def open(
+        self, spec: ModelSpec, *, model_id: str, report: ProgressReporter
+    ) -> AsyncIterator["_LoadedScript"]:
+        script = self.scripts.setdefault(model_id, ScriptedModel())
+        self.log.append(f"open {model_id}")
+        try:
+            for progress in script.stages:
+                report(progress)
+                await checkpoint()
+            if script.may_load is not None:
+                await script.may_load.wait()
+            if script.load_error is not None:
+                raise script.load_error
+            self.log.append(f"loaded {model_id}")
+            yield _LoadedScript(self, spec, model_id, script)
+        finally:
+            self.log.append(f"close {model_id}")
+
+
+class _LoadedScript:
+    def __init__(self, harness: ScriptedHarness, spec: ModelSpec, model_id: str, script: ScriptedModel) -> None:
+        self.harness = harness
+        self.spec = spec
+        self.model_id = model_id
+        self.script = script
+        self.admission = AdmissionController(
+            max_in_flight=script.max_in_flight, max_queue_depth=script.max_queue_depth, max_wait_s=script.max_wait_s
+        )
+
+    def info(self) -> ModelInfo:
+        return ModelInfo(
+            id=self.model_id,
+            harness=self.harness.name,
+            status=ModelStatus.LOADED,
+            devices=self.spec.devices or (0,),
+            capabilities=self.script.capabilities,
+            limit=ModelLimit(context=self.script.n_ctx, output=self.script.n_ctx),
+        )
+
+    def load(self) -> ModelLoad:
+        counts = self.admission.snapshot()
+        return ModelLoad(
+            id=self.model_id,
+            in_flight=counts.in_flight,
+            queue_depth=counts.queue_depth,
+            max_in_flight=self.script.max_in_flight,
+            max_queue_depth=self.script.max_queue_depth,
+            rejected_queue_full=counts.rejected_queue_full,
+            rejected_timeout=counts.rejected_timeout,
+        )
+
+    def chat(self, request: ChatRequest) -> "_ScriptedGeneration":
+        return _ScriptedGeneration(self, request)
+
+    def close_admission(self, refusal: Callable[[], RequestRejected]) -> None:
+        self.admission.close(refusal)
+
+    async def wait_lost(self) -> str:
+        await self.script.dies.wait()
+        return self.script.death
+
+
+class _ScriptedGeneration:
+    def __init__(self, model: _LoadedScript, request: ChatRequest) -> None:
+        self._model = model
+        self._request = request
+        self._held = AsyncExitStack()
+        self._events: list[GenerationEvent | NeuronError] = []
+
+    async def __aenter__(self) -> Self:
+        script = self._model.script
+        self._model.harness.requests.append(self._request)
+        if script.prompt_tokens >= script.n_ctx:
+            raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
+        await self._held.enter_async_context(self._model.admission.admit())
+        self._model.harness.log.append(f"chat {self._model.model_id}")
+        deltas = [TextDelta(item) if isinstance(item, str) else item for item in script.reply]
+        usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(deltas))
+        self._events = [
+            Started(prompt_tokens=script.prompt_tokens),
+            *deltas,
+            Finished(reason=FinishReason.STOP, usage=usage),
+        ]
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._model.harness.log.append(f"end {self._model.model_id}")
+        await self._held.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> GenerationEvent:
+        if not self._events:
+            raise StopAsyncIteration
+        if not isinstance(self._events[0], Started) and self._model.script.may_speak is not None:
+            await self._model.script.may_speak.wait()
+        await checkpoint()
+        event = self._events.pop(0)
+        if isinstance(event, NeuronError):
+            self._events.clear()
+            raise event
+        return event
+
+
+class ScriptedRunner:
+    """Computes nothing: the n-th token of a sequence is n, spelled `pieces[n % len(pieces)]`.
+
+    Request r ends itself after `eog_after[r]` tokens. `plans` keeps every plan it was given. `failures` maps a step
+    number (from 0) to a failure text.
+    """
+
+    def __init__(
+        self,
+        *,
+        eog_after: Mapping[int, int] | None = None,
+        failures: Mapping[int, str] | None = None,
+        duration_s: Callable[[StepPlan], float] = lambda plan: 0.001 * plan.token_count,
+        pieces: Iterable[bytes] = (b"a ",),
+    ) -> None:
+        self.plans: list[StepPlan] = []
+        self._eog_after = dict(eog_after or {})
+        self._failures = dict(failures or {})
+        self._duration_s = duration_s
+        self._pieces = tuple(pieces)
+
+    def run(self, plan: StepPlan) -> StepResult:
+        step = len(self.plans)
+        self.plans.append(plan)
+        duration_s = self._duration_s(plan)
+        if step in self._failures:
+            return StepResult((), duration_s, self._failures[step])
+        sampled = []
+        for chunk in plan.chunks:
+            if chunk.wants_logits:
+                made = len(chunk.sequence.generated)
+                is_eog = made >= self._eog_after.get(chunk.sequence.request, 1 << 30)
+                piece = b"" if is_eog else self._pieces[made % len(self._pieces)]
+                sampled.append(Sampled(token=made, piece=piece, is_eog=is_eog))
+        return StepResult(tuple(sampled), duration_s)
