@@ -48,7 +48,8 @@ from neuron_lib.errors import EngineFailed, LoadFailed, NeuronError, RequestReje
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.model import Model
-from neuron_lib.text.reasoning import REASONING_MARKERS, Markers
+from neuron_lib.text.reasoning import REASONING_MARKERS
+from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
 
 logger = logging.getLogger("neuron_lib.engine")

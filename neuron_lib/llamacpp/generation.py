@@ -15,7 +15,8 @@ from neuron_lib.errors import PromptTooLong, UnsupportedCapability
 from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.llamacpp.sampling import SamplingDefaults, resolve_sampling
-from neuron_lib.text.reasoning import OutputParser, prompt_opens_reasoning
+from neuron_lib.text.output_parser import OutputParser
+from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.types import ChatRequest, Finished, FinishReason, GenerationEvent, Started, Usage
 
 __all__ = ("LlamaCppGeneration", "ReplyTerms")
@@ -131,7 +132,8 @@ class LlamaCppGeneration:
         self._parser = OutputParser(
             reasoning=facts.reasoning,
             tool_call=facts.tool_call if request.tools else None,
-            starts_in_reasoning=prompt_opens_reasoning(prepared.prompt_end, facts.reasoning),
+            starts_in_reasoning=facts.reasoning is not None
+            and prompt_opens_reasoning(prepared.prompt_end, facts.reasoning),
             include_thinking=request.include_thinking,
             tools=request.tools,
         )
