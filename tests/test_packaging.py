@@ -1,0 +1,119 @@
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+# (lock, the groups of pyproject.toml it must satisfy; "" is what everybody gets)
+LOCKED_GROUPS = [("runtime", [""]), ("dev", ["", "test", "lint", "types"]), ("demo", ["demo"])]
+
+
+def locked(path: Path) -> Iterator[tuple[Requirement, list[str]]]:
+    """Every pinned requirement of a lock with its hashes."""
+    for entry in path.read_text().replace("\\\n", " ").splitlines():
+        if entry and not entry.lstrip().startswith("#"):
+            requirement, *hashes = entry.split("--hash=")
+            yield Requirement(requirement), hashes
+
+
+def pins(path: Path) -> dict[str, str]:
+    """The versions that a lock installs here."""
+    return {
+        canonicalize_name(requirement.name): str(requirement.specifier).removeprefix("==")
+        for requirement, _ in locked(path)
+        if requirement.marker is None or requirement.marker.evaluate()
+    }
+
+
+def test_the_installed_version_is_the_one_in_pyproject() -> None:
+    assert metadata.version(PROJECT["name"]) == PROJECT["version"]
+
+
+def test_the_changelog_has_an_entry_for_this_version() -> None:
+    released = PROJECT["version"].partition(".dev")[0] == PROJECT["version"]
+    heading = f"## [{PROJECT['version']}]" if released else "## [Unreleased]"
+    assert heading in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_installing_gives_the_neuron_command() -> None:
+    (command,) = metadata.entry_points(group="console_scripts", name="neuron")
+    assert command.value == "neuron_service.cli:main"
+
+
+def test_importing_the_library_loads_nothing_heavy() -> None:
+    heavy = {"llama_cpp", "litestar", "uvicorn", "huggingface_hub", "jinja2", "numpy", "asyncio", "trio"}
+    program = f"import sys, neuron_lib; print(*sorted({heavy!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
+def test_a_lock_pins_and_hashes_everything_and_names_no_address(lock: Path) -> None:
+    assert "://" not in lock.read_text()
+    for requirement, hashes in locked(lock):
+        assert str(requirement.specifier).startswith("=="), requirement
+        assert hashes, requirement
+
+
+@pytest.mark.parametrize(("name", "groups"), LOCKED_GROUPS)
+def test_a_lock_satisfies_what_pyproject_asks_for(name: str, groups: list[str]) -> None:
+    declared = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+    versions = pins(ROOT / "requirements" / f"{name}.txt")
+    for requirement in (Requirement(text) for group in groups for text in declared[group]):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)], prereleases=True)
+
+
+def test_every_lock_agrees_with_the_others() -> None:
+    agreed: dict[str, str] = {}
+    for lock in LOCKS:
+        for name, version in pins(lock).items():
+            assert agreed.setdefault(name, version) == version, f"{lock.name}: {name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_of_a_document_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.system
+def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"neuron_lib", "neuron_service"}
+    assert {"neuron_lib/py.typed", "neuron_service/py.typed"} <= set(names)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("python", "advice"),
+    [
+        ("import sys; sys.version_info = (3, 10)", "needs Python 3.11 or newer"),
+        ("import sys; sys.modules['ensurepip'] = None", "install its venv package"),
+    ],
+)
+def test_make_says_what_is_wrong_with_a_python(tmp_path: Path, python: str, advice: str) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(python)
+    make = ["make", "install", f"PYTHON=PYTHONPATH='{tmp_path}' {sys.executable}"]
+    done = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert advice in done.stderr
+    assert not (tmp_path / ".venv").exists()

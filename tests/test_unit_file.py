@@ -1,0 +1,97 @@
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).parents[1] / "data"
+
+# Wire contract §6, and a restart rule of our own: 78 means that the configuration is wrong.
+CONTRACT = [
+    ("Unit", "After", "network-online.target"),
+    ("Unit", "Wants", "network-online.target"),
+    ("Unit", "StartLimitIntervalSec", "600"),
+    ("Unit", "StartLimitBurst", "4"),
+    ("Service", "Type", "simple"),
+    ("Service", "Restart", "on-failure"),
+    ("Service", "RestartSec", "5"),
+    ("Service", "RestartPreventExitStatus", "78"),
+    ("Service", "User", "neuron"),
+    ("Service", "Group", "neuron"),
+    ("Service", "StateDirectory", "neuron"),
+    ("Service", "StateDirectoryMode", "0755"),
+    ("Service", "TimeoutStartSec", "1800s"),
+    ("Service", "TimeoutStopSec", "120s"),
+    ("Service", "KillSignal", "SIGTERM"),
+    ("Service", "KillMode", "mixed"),
+    ("Service", "ExecStart", "/usr/bin/neuron serve --config /etc/neuron/neuron.toml --host 0.0.0.0"),
+    ("Install", "WantedBy", "multi-user.target"),
+]
+
+BREAKS_GPUS = ["DeviceAllow", "DevicePolicy", "MemoryDenyWriteExecute", "PrivateDevices", "ProtectClock", "ProcSubset"]
+
+
+def parse_unit(text: str) -> Mapping[tuple[str, str], Sequence[str]]:
+    """Every value of every directive, in order; configparser refuses a repeated key, systemd does not."""
+    values: dict[tuple[str, str], list[str]] = defaultdict(list)
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith(("#", ";")):
+            key, _, value = line.partition("=")
+            values[section, key].append(value)
+    return values
+
+
+@pytest.fixture(scope="module")
+def unit() -> Mapping[tuple[str, str], Sequence[str]]:
+    return parse_unit((DATA / "neuron.service").read_text())
+
+
+@pytest.fixture
+def runnable_unit(tmp_path: Path) -> Path:
+    """A copy that the checkers accept where no `neuron` is installed."""
+    copy = tmp_path / "neuron.service"
+    copy.write_text((DATA / "neuron.service").read_text().replace("/usr/bin/neuron ", "/bin/true "))
+    return copy
+
+
+def check(tool: str, *arguments: str | Path) -> None:
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    done = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("section", "key", "value"), CONTRACT)
+def test_the_unit_says_what_the_wire_contract_says(
+    unit: Mapping[tuple[str, str], Sequence[str]], section: str, key: str, value: str
+) -> None:
+    assert unit[section, key] == [value]
+
+
+@pytest.mark.parametrize("key", BREAKS_GPUS)
+def test_no_hardening_takes_the_gpu_away(unit: Mapping[tuple[str, str], Sequence[str]], key: str) -> None:
+    assert ("Service", key) not in unit
+
+
+@pytest.mark.system
+def test_systemd_accepts_every_line_of_the_unit(runnable_unit: Path) -> None:
+    # Without --recursive-errors systemd 252 only warns of unknown keys and bad values.
+    check("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", runnable_unit)
+
+
+@pytest.mark.system
+def test_systemd_rates_the_exposure_of_the_unit_as_ok(runnable_unit: Path) -> None:
+    check("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=25", runnable_unit)
+
+
+@pytest.mark.system
+def test_sysusers_creates_the_user_of_the_unit(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    check("systemd-sysusers", f"--root={tmp_path}", DATA / "neuron.sysusers")
+    name, _, _, _, _, home, _ = (tmp_path / "etc/passwd").read_text().strip().split(":")
+    assert (name, home) == ("neuron", "/var/lib/neuron")
