@@ -234,10 +234,18 @@ class Registry:
         return model.info().capabilities
 
     def close_admission(self) -> None:
-        """First step of a shutdown: refuse queued and new requests and new loads; what runs goes on."""
+        """First step of a shutdown: cancel loads, refuse queued and new requests and loads; what runs goes on."""
         self._is_closed = True
-        for model in self._serving():
-            model.close_admission(ShuttingDown)
+        for residence in self._residences.values():
+            if residence.model is None:
+                residence.dismiss(ShuttingDown)
+            else:
+                residence.model.close_admission(ShuttingDown)
+
+    async def wait_idle(self) -> None:
+        """Wait until no request runs or waits. Without `close_admission` before it, that may never be."""
+        for residence in list(self._residences.values()):
+            await residence.drained()
 
     def _serving(self) -> list[LoadedModel]:
         return [r.model for r in self._residences.values() if r.model is not None and r.is_serving]

@@ -1,0 +1,36 @@
+"""The Litestar application: routes, the error table, and nothing of Litestar's own opinions about either."""
+
+from litestar import Litestar
+from litestar.di import Provide
+
+from neuron_service.errors import EXCEPTION_HANDLERS
+from neuron_service.node import Node
+from neuron_service.routes.chat import chat_completions
+from neuron_service.routes.host import discovery, health, version
+from neuron_service.routes.models import about_model, list_models, list_openai_models, load_model, unload_model
+
+__all__ = ("create_app",)
+
+_MAX_BODY_BYTES = 8 << 20
+
+
+def create_app(node: Node) -> Litestar:
+    """The application over `node`; it has no lifespan of its own, because `server` owns the order of life."""
+    return Litestar(
+        route_handlers=[
+            version,
+            discovery,
+            health,
+            list_models,
+            list_openai_models,
+            load_model,
+            unload_model,
+            about_model,
+            chat_completions,
+        ],
+        dependencies={"node": Provide(lambda: node, sync_to_thread=False)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        request_max_body_size=_MAX_BODY_BYTES,
+        openapi_config=None,
+        logging_config=None,
+    )

@@ -1,0 +1,39 @@
+"""The other end of a connection: how long it is there, and how long it may take to read."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import anyio
+from litestar.types import Receive
+
+from neuron_lib.errors import first_leaf
+
+__all__ = ("SEND_LIMIT_S", "while_connected")
+
+SEND_LIMIT_S: Final = 60.0
+"""A client that has taken nothing for this long is treated as gone."""
+
+Result = TypeVar("Result")
+
+
+async def while_connected(receive: Receive, work: Callable[[], Awaitable[Result]]) -> Result | None:
+    """Do `work`, but only as long as the client stays; None if it left first.
+
+    Needed around every long answer: no ASGI server cancels a handler whose client has gone. The request's body must
+    have been read, because this eats what `receive` still has to say.
+    """
+    result: list[Result] = []
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            result.append(await work())
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise first_leaf(group) from None
+    return result[0] if result else None

@@ -1,0 +1,31 @@
+"""`POST /v1/chat/completions` (wire contract §1.8)."""
+
+from typing import Any
+
+from litestar import Request, post
+from litestar.types import ASGIApp
+
+from neuron_lib.types import Principal
+from neuron_lib.wire.openai_chat import decode_chat_request
+from neuron_service.node import Node
+from neuron_service.sse import ChatCompletion, ChatStream
+
+__all__ = ("chat_completions",)
+
+_TRUTHY = frozenset({"1", "true", "yes"})
+
+
+@post("/v1/chat/completions", status_code=200)
+async def chat_completions(request: Request[Any, Any, Any], node: Node) -> ASGIApp:
+    """Answer a chat, streamed or whole."""
+    headers = request.headers
+    account, key = headers.get("x-helexa-account-id"), headers.get("x-helexa-key-id")
+    call = decode_chat_request(
+        await request.body(),
+        content_type=headers.get("content-type"),
+        include_thinking=headers.get("x-include-thinking", "").strip().lower() in _TRUTHY,
+        principal=Principal(account, key) if account and key else None,
+    )
+    generation = node.registry.chat(call.request)
+    shape = ChatStream if call.stream else ChatCompletion
+    return shape(generation, model=call.model)

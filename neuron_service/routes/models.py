@@ -1,0 +1,86 @@
+"""Listing, loading and unloading models, and the two questions the gateway asks about one of them."""
+
+import logging
+import time
+from typing import Any
+from urllib.parse import unquote
+
+from litestar import MediaType, Request, Response, get, post
+from litestar.exceptions import NotFoundException
+
+from neuron_lib import ModelInfo, NeuronError
+from neuron_lib.wire.management import decode_load_request, decode_unload_request
+from neuron_lib.wire.openai_errors import cuda_unavailable, load_error, not_resident, unload_error
+from neuron_lib.wire.openai_models import encode_model_list
+from neuron_service.errors import answer, respond
+from neuron_service.node import Node
+
+__all__ = ("about_model", "list_models", "list_openai_models", "load_model", "unload_model")
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = b"/models/"
+
+
+@get("/models")
+async def list_models(node: Node) -> tuple[ModelInfo, ...]:
+    """Wire contract §1.4: the resident models, as an array."""
+    return node.registry.list_models()
+
+
+@get("/v1/models", media_type=MediaType.JSON)
+async def list_openai_models(node: Node) -> bytes:
+    """The resident models in OpenAI's shape."""
+    return encode_model_list(node.registry.list_models(), created=int(time.time()))
+
+
+@post("/models/load", status_code=200)
+async def load_model(request: Request[Any, Any, Any], node: Node) -> Response[Any]:
+    """Wire contract §1.5: the answer is held until the model serves. A client that hangs up stops nothing."""
+    spec = decode_load_request(await request.body(), content_type=request.headers.get("content-type"))
+    if reason := (await node.discovery()).cuda_unavailable_reason:
+        return answer(cuda_unavailable(reason))
+    started_s = time.monotonic()
+    try:
+        info = await node.registry.load(spec)
+    except NeuronError as error:
+        return respond(request, error, load_error)
+    elapsed_ms = round((time.monotonic() - started_s) * 1000)
+    logger.info("loaded model", extra={"model_id": info.id, "elapsed_ms": elapsed_ms})
+    return Response({"status": "loaded"}, status_code=200)
+
+
+@post("/models/unload", status_code=200)
+async def unload_model(request: Request[Any, Any, Any], node: Node) -> Response[Any]:
+    """Wire contract §1.6: 200 means that the memory is back."""
+    try:
+        model_id = decode_unload_request(await request.body(), content_type=request.headers.get("content-type"))
+        await node.registry.unload(model_id)
+    except NeuronError as error:
+        return respond(request, error, unload_error)
+    logger.info("unloaded model", extra={"model_id": model_id})
+    return Response({"status": "unloaded"}, status_code=200)
+
+
+@get("/models/{rest:path}")
+async def about_model(request: Request[Any, Any, Any], node: Node, rest: str) -> Response[Any]:  # noqa: ARG001
+    """`/models/{id}/endpoint` and `/models/{id}/capabilities` (wire contract §1.7).
+
+    The id may hold slashes, percent-encoded or not, so it is taken from the raw path instead of `rest`.
+    """
+    raw_path: bytes = request.scope["raw_path"]
+    raw_id, _, question = raw_path.removeprefix(_PREFIX).rpartition(b"/")
+    model_id = unquote(raw_id.decode("ascii", "replace"))
+    match question:
+        case b"endpoint":
+            try:
+                return Response({"url": node.registry.endpoint(model_id)})
+            except NeuronError:
+                return answer(not_resident(model_id))
+        case b"capabilities":
+            capabilities = await node.registry.capabilities(model_id)
+            if capabilities is None:
+                return answer(not_resident(model_id))
+            return Response({"capabilities": capabilities})
+        case _:
+            raise NotFoundException

@@ -1,0 +1,147 @@
+"""The life of the process: bind, answer, look around, pre-warm, drain, end."""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Final
+
+import anyio
+import uvicorn
+
+from neuron_lib import ActivationTracker, Registry, load_default_models
+from neuron_lib.config import HARNESS_ALIASES, Config
+from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.discovery.probe import discover
+from neuron_lib.llamacpp import LlamaCppHarness
+from neuron_lib.types import Discovery
+from neuron_service.app import create_app
+from neuron_service.node import Node
+from neuron_service.version import Version
+
+__all__ = ("bind", "serve")
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG: Final = 2048
+_IDLE_CONNECTION_LIMIT_S: Final = 150
+"""Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
+_LAST_ANSWERS_LIMIT_S: Final = 5
+"""When everything has been unloaded, the answers that are still on their way get this long."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; from now on connections wait in its backlog. Raises OSError if the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def serve(config: Config, *, sock: socket.socket, version: Version, environ: Mapping[str, str]) -> None:
+    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once."""
+    host, port = sock.getsockname()[:2]
+    monitor = DeviceMonitor()
+    registry = Registry(endpoint_url=f"http://localhost:{port}", drain_timeout_s=config.drain_timeout_secs)
+    tracker = ActivationTracker(config.default_models)
+    node = Node(registry=registry, tracker=tracker, monitor=monitor, version=version)
+    server = _Server(
+        uvicorn.Config(
+            create_app(node),
+            http="httptools",
+            ws="none",
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_IDLE_CONNECTION_LIMIT_S,
+            timeout_graceful_shutdown=_LAST_ANSWERS_LIMIT_S,
+        )
+    )
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.run_on, sock)
+            logger.info("listening on http://%s:%s", host, port)
+            async with registry, anyio.create_task_group() as background:
+                background.start_soon(_activate, node, config, environ)
+                background.start_soon(monitor.run)
+                logger.info("%s received, draining", signal.Signals(await anext(signals)).name)
+                tasks.start_soon(_end_at_once, signals)
+                background.cancel_scope.cancel()
+                registry.close_admission()
+                with anyio.move_on_after(config.drain_timeout_secs):
+                    await registry.wait_idle()
+            server.should_exit = True
+            await server.stopped.wait()
+            tasks.cancel_scope.cancel()
+    logger.info("shutdown complete")
+
+
+async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> None:
+    """Look at the hardware, offer the harnesses, load the default models."""
+    names = tuple(entry.name for entry in config.harnesses)
+    discovery = await discover(harnesses=names, max_prompt_tokens=config.max_prompt_tokens)
+    if "llamacpp" in names:
+        harness = LlamaCppHarness(
+            config.harness.llamacpp,
+            models=config.models,
+            environ=environ,
+            gpu_count=len(discovery.devices),
+            max_prompt_tokens=config.max_prompt_tokens,
+        )
+        aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
+        node.registry.register(harness, aliases=aliases)
+    node.set_discovery(discovery)
+    if discovery.cuda_unavailable_reason is not None:
+        _skip_default_models(node.tracker, config, discovery)
+    else:
+        await load_default_models(node.registry, config.default_models, node.tracker)
+
+
+def _skip_default_models(tracker: ActivationTracker, config: Config, discovery: Discovery) -> None:
+    """With a broken driver no load can succeed; say so once, and for every model (wire contract §5)."""
+    reason = discovery.cuda_unavailable_reason or "CUDA is unavailable"
+    logger.error("CUDA is unavailable, no model is loaded: %s", reason)
+    for model_id in tracker.snapshot().pending:
+        tracker.fail_loading(model_id, reason)
+    if config.default_models:
+        tracker.mark_ready()
+
+
+async def _end_at_once(signals: AsyncIterator[signal.Signals]) -> None:
+    """Wait for the second signal. Engines see their socket close and end by themselves."""
+    signum = await anext(signals)
+    logger.warning("%s received again, exiting at once", signal.Signals(signum).name)
+    logging.shutdown()
+    os._exit(128 + signum)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its hold on the process: the signals are ours, and so is the socket."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopped = anyio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone: uvicorn would raise them again at its end, and the exit status would be -15."""
+        yield
+
+    async def run_on(self, sock: socket.socket) -> None:
+        """Serve on `sock` until `should_exit`."""
+        try:
+            await self.serve(sockets=[sock])
+        finally:
+            self.stopped.set()

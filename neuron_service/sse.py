@@ -1,0 +1,101 @@
+"""A chat reply as an HTTP answer, streamed or whole. Owns the generation from entering to leaving it."""
+
+import logging
+import secrets
+import time
+from typing import Final
+
+import anyio
+from litestar.types import Receive, Scope, Send
+
+from neuron_lib import Finished, Generation, NeuronError, Started
+from neuron_lib.errors import cause_chain
+from neuron_lib.wire.openai_chat import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder
+from neuron_lib.wire.openai_errors import envelope
+from neuron_service.client import SEND_LIMIT_S, while_connected
+
+__all__ = ("ChatCompletion", "ChatStream")
+
+logger = logging.getLogger(__name__)
+
+_SILENCE_LIMIT_S: Final = 1.0
+"""After that long without an event a comment is sent (wire contract §1.8): impatient clients hang up on silence."""
+
+
+class ChatCompletion:
+    """The whole reply in one JSON body, or an exception that says why there is none."""
+
+    def __init__(self, generation: Generation, *, model: str) -> None:
+        self._generation = generation
+        self._collector = ChatCollector(id=_completion_id(), created=int(time.time()), model=model)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await while_connected(receive, self._collect)
+        if body is None:
+            return
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        with anyio.move_on_after(SEND_LIMIT_S):
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _collect(self) -> bytes:
+        async with self._generation as events:
+            async for event in events:
+                self._collector.add(event)
+        return self._collector.body()
+
+
+class ChatStream:
+    """The reply as server-sent events. What goes wrong before the first of them is raised, as an ordinary error;
+    what goes wrong later becomes an `error` event, and no `[DONE]` follows it.
+    """
+
+    def __init__(self, generation: Generation, *, model: str) -> None:
+        self._generation = generation
+        self._encoder = ChatStreamEncoder(id=_completion_id(), created=int(time.time()), model=model)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def stream() -> None:
+            async with self._generation as events:
+                await self._stream(events, send)
+
+        try:
+            await while_connected(receive, stream)
+        except TimeoutError:
+            logger.info("client stopped reading, gave it up")
+
+    async def _stream(self, events: Generation, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await _send_chunk(send, self._encoder.role())
+        try:
+            while (chunk := await self._next_chunk(events)) is not None:
+                await _send_chunk(send, chunk)
+        except NeuronError as error:
+            logger.warning("stream ended by an error: %s", cause_chain(error), extra=error.fields)
+            await _send_chunk(send, self._encoder.error(envelope(error)))
+        await _send_chunk(send, b"", more=False)
+
+    async def _next_chunk(self, events: Generation) -> bytes | None:
+        """The bytes of the next event, a comment if there is none for too long, None at the end."""
+        with anyio.move_on_after(_SILENCE_LIMIT_S):
+            try:
+                event = await anext(events)
+            except StopAsyncIteration:
+                return None
+            if isinstance(event, Started):
+                return b""
+            if isinstance(event, Finished):
+                return self._encoder.finish(event.reason) + self._encoder.usage(event.usage) + DONE
+            return self._encoder.event(event)
+        return KEEP_ALIVE
+
+
+async def _send_chunk(send: Send, chunk: bytes, *, more: bool = True) -> None:
+    if chunk or not more:
+        with anyio.fail_after(SEND_LIMIT_S):
+            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+
+def _completion_id() -> str:
+    return f"chatcmpl-{secrets.token_hex(12)}"
