@@ -39,8 +39,9 @@ format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: install ## every benchmark, one JSON line each (ARGS=--quick for a short round)
-	@set -e; for bench in $(wildcard benchmarks/*.py); do $(BIN)/python "$$bench" $(ARGS); done
+bench: install ## every benchmark, JSON lines (ARGS=--quick for a short round)
+	@$(BIN)/python benchmarks/step_overhead.py $(ARGS)
+	@$(BIN)/python benchmarks/compare.py $(ARGS)
 
 clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
