@@ -1,0 +1,37 @@
+"""Model files that come inside an installed Python package. Blocking. Runs none of the package's code."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from neuron_lib.errors import PreflightFailed, PreflightKind
+
+__all__ = ("find_package_file",)
+
+_PLACE: Final = re.compile(r"(?P<package>[A-Za-z_][A-Za-z0-9_]*)/(?P<inner>[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*)")
+
+
+def find_package_file(place: str, *, model_id: str) -> Path:
+    """Return the path of the file `package/inner/path.gguf`, `package` being a top-level package.
+
+    Raises `PreflightFailed` if the package is not installed or has no such file.
+    """
+    match = _PLACE.fullmatch(place)
+    if match is None:
+        problem = f"package:{place} is not of the form package:name/path/to/file.gguf"
+        raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, problem, model_id=model_id)
+    for directory in _directories(match["package"]):
+        path = directory / match["inner"]
+        if path.is_file():
+            return path
+    problem = f"no installed Python package {match['package']!r} has a file {match['inner']!r}"
+    raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, problem, model_id=model_id)
+
+
+def _directories(package: str) -> list[Path]:
+    try:
+        spec = find_spec(package)  # of a top-level name this finds, and does not import
+    except (ImportError, ValueError):  # ValueError: a module that is loaded but has no spec, such as __main__
+        return []
+    return [Path(place) for place in (spec and spec.submodule_search_locations) or ()]

