@@ -1,0 +1,73 @@
+"""Finds out, once at start, what this host is. A host without a usable GPU is a normal answer, not an error."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from neuron_lib.discovery.nvidia import (
+    DEVICE_QUERY,
+    driver_mismatch,
+    parse_cuda_version,
+    parse_devices,
+    parse_driver_version,
+)
+from neuron_lib.discovery.tool import RunTool, ToolOutput, run_tool
+from neuron_lib.types import Discovery
+
+__all__ = ("discover",)
+
+logger = logging.getLogger(__name__)
+
+_KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
+
+
+async def discover(
+    *,
+    harnesses: Sequence[str],
+    max_prompt_tokens: int,
+    run: RunTool = run_tool,
+    kernel_module: Path = _KERNEL_MODULE,
+) -> Discovery:
+    """Describe this host (contract §1.2, §8). Takes as long as its slowest tool, at most some seconds each.
+
+    A half-updated NVIDIA driver becomes `cuda_unavailable_reason`, which tells the operator to reboot.
+    """
+    smi = await run(DEVICE_QUERY)
+    nvcc = await run(("nvcc", "--version"))
+    rows = smi.stdout if smi and not smi.problem else ""
+    devices = parse_devices(rows)
+    reason = await _cuda_unavailable_reason(smi, kernel_module)
+    if smi is None:
+        logger.info("no nvidia-smi: this host computes on its CPU")
+    elif reason:
+        logger.error("%s", reason)
+    elif smi.problem or not devices:
+        logger.warning("no GPU is usable: %s", smi.problem or "nvidia-smi lists none", extra={"stderr": smi.stderr})
+    elif len(devices) < len(rows.splitlines()):
+        logger.warning("nvidia-smi printed rows that name no device: %r", rows)
+    system = os.uname()
+    return Discovery(
+        hostname=system.nodename or "unknown",
+        os=system.sysname or "unknown",
+        kernel=system.release or "unknown",
+        devices=devices,
+        harnesses=tuple(harnesses),
+        max_prompt_tokens=max_prompt_tokens,
+        cuda_version=parse_cuda_version(nvcc.stdout) if nvcc else None,
+        driver_version=parse_driver_version(rows),
+        cuda_unavailable_reason=reason,
+    )
+
+
+async def _cuda_unavailable_reason(smi: ToolOutput | None, kernel_module: Path) -> str | None:
+    if smi is None or smi.problem is None:
+        return None
+    try:
+        module = await anyio.Path(kernel_module).read_text(errors="replace")
+    except OSError:
+        module = ""
+    return driver_mismatch(f"{smi.stdout}\n{smi.stderr}", kernel_module=module)

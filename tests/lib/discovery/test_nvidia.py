@@ -1,0 +1,105 @@
+"""What the NVIDIA tools print, healthy, odd and broken."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron_lib.discovery.nvidia import (
+    driver_mismatch,
+    parse_cuda_version,
+    parse_device_health,
+    parse_devices,
+    parse_driver_version,
+)
+from neuron_lib.types import Device, DeviceHealth
+
+TWO_CARDS = "0, NVIDIA H100 80GB HBM3, 81559, 9.0, 580.95.05\n1, NVIDIA RTX 4090, 24564, 8.9, 580.95.05\n"
+MODULE = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC version: gcc 12.3.0\n"
+MISMATCH = "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.95\n"
+
+
+def device(index: int, name: str, vram_mb: int, capability: str) -> Device:
+    return Device(index=index, name=name, vram_total_mb=vram_mb, compute_capability=capability)
+
+
+@pytest.mark.parametrize(
+    ("text", "devices"),
+    [
+        (
+            TWO_CARDS,
+            (device(0, "NVIDIA H100 80GB HBM3", 81559, "9.0"), device(1, "NVIDIA RTX 4090", 24564, "8.9")),
+        ),
+        ("0, NVIDIA GB10, [N/A], 12.1, 580.1", (device(0, "NVIDIA GB10", 0, "12.1"),)),
+        ("0, [N/A], [N/A], [N/A], [N/A]", (device(0, "unknown", 0, "unknown"),)),
+        ("3, Card, with comma, 100, 8.0, 580.1", (device(3, "Card, with comma", 100, "8.0"),)),
+        ("[N/A], Card, 100, 8.0, 580.1\n1, Card, 100, 8.0, 580.1", (device(1, "Card", 100, "8.0"),)),
+        ("0, Card, 100, 8.0", ()),
+        ("No devices were found", ()),
+        ("", ()),
+    ],
+)
+def test_every_row_that_names_its_device_is_a_device(text: str, devices: tuple[Device, ...]) -> None:
+    assert parse_devices(text) == devices
+
+
+def test_the_driver_version_is_that_of_the_first_row_which_has_one() -> None:
+    assert parse_driver_version(TWO_CARDS) == "580.95.05"
+    assert parse_driver_version("0, Card, 1, 8.0, [N/A]\n1, Card, 1, 8.0, 570.1") == "570.1"
+    assert parse_driver_version("No devices were found") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0, 1024, 80000, 97, 61\n1, 0, 24000, 0, 30\n", [(0, 1024, 80000, 97, 61), (1, 0, 24000, 0, 30)]),
+        ("0, [N/A], [N/A], 5, 40", [(0, 0, 0, 5, 40)]),
+        ("0, 1, 2, [Unknown Error], -3", [(0, 1, 2, 0, 0)]),
+        ("0, 1 MiB, 2 MiB, 3 %, 4.5", [(0, 1, 2, 3, 4)]),
+        ("0, 1", [(0, 1, 0, 0, 0)]),
+        ("0, 1, 2, 3, 4, 5", [(0, 1, 2, 3, 4)]),
+        ("Unable to determine the device handle", []),
+    ],
+)
+def test_a_reading_that_is_missing_is_zero(text: str, values: list[tuple[int, ...]]) -> None:
+    names = ("index", "vram_used_mb", "vram_free_mb", "utilization_pct", "temp_c")
+    assert parse_device_health(text) == tuple(DeviceHealth(**dict(zip(names, row, strict=True))) for row in values)
+
+
+def test_the_cuda_version_is_the_release_of_the_compiler() -> None:
+    text = "Cuda compilation tools, release 12.4, V12.4.131\nBuild cuda_12.4.r12.4/compiler.34097967_0"
+    assert parse_cuda_version(text) == "12.4"
+    assert parse_cuda_version("release 13, V13") == "13"
+    assert parse_cuda_version("nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("output", "module", "versions"),
+    [
+        (MISMATCH, MODULE, "library 580.95, kernel module 570.86.15"),
+        (MISMATCH, "", "library 580.95, kernel module unknown"),
+        ("Driver/library version mismatch", MODULE, "library unknown, kernel module 570.86.15"),
+    ],
+)
+def test_a_half_updated_driver_is_explained_with_both_versions_and_the_cure(
+    output: str, module: str, versions: str
+) -> None:
+    reason = driver_mismatch(output, kernel_module=module)
+    assert reason is not None
+    assert versions in reason
+    assert "Reboot the host" in reason
+
+
+def test_no_other_failure_is_taken_for_a_half_updated_driver() -> None:
+    for output in ("", "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver", TWO_CARDS):
+        assert driver_mismatch(output, kernel_module=MODULE) is None
+
+
+@given(st.text() | st.from_regex(r"([0-9]{0,3}, ?\[?[N/A0-9.]{0,30}\]?,?\n?){0,8}", fullmatch=True))
+def test_no_output_makes_a_parser_fail_or_a_number_negative(text: str) -> None:
+    for reading in parse_device_health(text):
+        assert min(reading.index, reading.vram_used_mb, reading.vram_free_mb, reading.temp_c) >= 0
+    for found in parse_devices(text):
+        assert found.vram_total_mb >= 0
+    parse_driver_version(text)
+    parse_cuda_version(text)
+    driver_mismatch(text, kernel_module=text)
