@@ -1,0 +1,94 @@
+"""Decodes request bodies. Whatever a client sends, the outcome is a value or one of three errors, never another one."""
+
+import re
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from neuron_lib.errors import InvalidRequest
+
+__all__ = ("MAX_NESTING", "MalformedJson", "UnsupportedMediaType", "check_free_form", "decode_body", "invalid_shape")
+
+T = TypeVar("T")
+
+MAX_NESTING: Final = 100
+"""How deep the free-form parts of a body may be nested."""
+
+_SMALLEST_INT: Final = -(2**63)
+_LARGEST_INT: Final = 2**64 - 1
+
+# msgspec ends its messages with the place, as a path from the root `$`.
+_PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body does not claim to be JSON."""
+
+    code = "unsupported_media_type"
+
+
+class MalformedJson(InvalidRequest):
+    """The body is not JSON, not UTF-8, or too deep to read."""
+
+    code = "malformed_json"
+
+
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: str | None) -> T:
+    """The body as the decoder's type (wire contract §1.0).
+
+    Raises `UnsupportedMediaType`, `MalformedJson`, or `InvalidRequest` for JSON of another shape, whose `param` is
+    the path of the value to blame.
+    """
+    if not _is_json(content_type):
+        found = "there is none" if content_type is None else f"it is {content_type!r}"
+        raise UnsupportedMediaType(f"the content type must be application/json; {found}")
+    try:
+        # msgspec steps over unknown fields without looking at their bytes.
+        body.decode()
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        raise invalid_shape(exc) from exc
+    except UnicodeDecodeError as exc:
+        raise MalformedJson(f"the body is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+    except msgspec.DecodeError as exc:
+        raise MalformedJson(f"the body is not JSON: {exc}") from exc
+    except RecursionError as exc:
+        raise MalformedJson("the body is nested too deeply") from exc
+
+
+def invalid_shape(error: msgspec.ValidationError, *, within: str = "") -> InvalidRequest:
+    """What msgspec found, as our error; `within` is the path of the value it looked at."""
+    match = _PLACED.fullmatch(str(error))
+    assert match is not None  # every part of the pattern is optional
+    problem, place = match["problem"], within + (match["place"] or "")
+    missing = _MISSING.fullmatch(problem)
+    if missing is not None:
+        place = f"{place}.{missing['field']}" if place else missing["field"]
+        problem = "this field is required"
+    return InvalidRequest(f"{place}: {problem}" if place else problem, param=place or None)
+
+
+def check_free_form(value: object, *, param: str) -> None:
+    """Refuse a decoded value that the rest of the library could not carry.
+
+    Raises `MalformedJson` for nesting beyond `MAX_NESTING`, `InvalidRequest` for an integer beyond 64 bits.
+    """
+    level: list[Any] = [value]
+    for _ in range(MAX_NESTING):
+        children = [child for container in level for child in _children(container)]
+        if any(isinstance(child, int) and not _SMALLEST_INT <= child <= _LARGEST_INT for child in children):
+            raise InvalidRequest(f"{param}: an integer does not fit in 64 bits", param=param)
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise MalformedJson(f"{param}: nested deeper than {MAX_NESTING} levels", param=param)
+
+
+def _children(container: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(container.values()) if isinstance(container, dict) else container
+
+
+def _is_json(content_type: str | None) -> bool:
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))

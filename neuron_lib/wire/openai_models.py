@@ -1,0 +1,40 @@
+"""OpenAI's `GET /v1/models`: the resident models for clients that know no other list."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from neuron_lib.types import ModelInfo
+
+__all__ = ("encode_model_list",)
+
+
+class _Model(Struct):
+    id: str
+    created: int
+    max_model_len: int | UnsetType
+    object: Literal["model"] = "model"
+    owned_by: Literal["neuron"] = "neuron"
+
+
+class _ModelList(Struct):
+    data: list[_Model]
+    object: Literal["list"] = "list"
+
+
+def encode_model_list(models: Sequence[ModelInfo], *, created: int) -> bytes:
+    """The list as JSON; `created` is a Unix time in seconds. `max_model_len` is there where the context is known."""
+    return msgspec.json.encode(
+        _ModelList(
+            [
+                _Model(
+                    id=model.id,
+                    created=created,
+                    max_model_len=UNSET if model.limit is None else model.limit.context,
+                )
+                for model in models
+            ]
+        )
+    )

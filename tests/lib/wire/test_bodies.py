@@ -1,0 +1,149 @@
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.wire.bodies import MAX_NESTING, MalformedJson, UnsupportedMediaType, check_free_form, decode_body
+
+
+class Item(msgspec.Struct):
+    name: str
+
+
+class Shape(msgspec.Struct):
+    items: list[Item]
+    number: float | None = None
+    free: dict[str, Any] | None = None
+
+
+DECODER = msgspec.json.Decoder(Shape)
+GOOD = b'{"items":[]}'
+
+
+def decode(body: bytes, content_type: str | None = "application/json") -> Shape:
+    return decode_body(DECODER, body, content_type=content_type)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=utf-8",
+        " application/json ",
+        "application/a+json",
+    ],
+)
+def test_json_types_are_accepted(content_type: str) -> None:
+    assert decode(GOOD, content_type) == Shape([])
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "text/plain",
+        "application/jsonx",
+        "text/json",
+        "multipart/form-data; boundary=application/json",
+        "+json",
+    ],
+)
+def test_other_types_are_refused_before_the_body_is_read(content_type: str | None) -> None:
+    with pytest.raises(UnsupportedMediaType) as caught:
+        decode(b"not json", content_type)
+    assert caught.value.code == "unsupported_media_type"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"nul",
+        b"{'items':[]}",
+        b'{"items":[]} x',
+        b'{"items":[],}',
+        b"\xef\xbb\xbf" + GOOD,
+        GOOD.decode().encode("utf-16"),
+        b'{"items":[{"name":"\xff"}]}',
+        b'{"unknown":"\xff","items":[]}',
+        b'{"items":[{"name":"\xed\xa0\x80"}]}',
+        b'{"items":[{"name":"\\ud800"}]}',
+        b'{"items":[{"name":"\\udc00x"}]}',
+        b'{"items":[],"number":NaN}',
+        b'{"items":[],"number":-Infinity}',
+        b'{"items":[],"free":' + b'{"a":' * 5_000 + b"1" + b"}" * 5_001,
+        b'{"items":[],"unknown":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b'{"items":[{"name":"a\nb"}]}',
+    ],
+)
+def test_what_is_not_json_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedJson) as caught:
+        decode(body)
+    assert caught.value.code == "malformed_json"
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        (b"null", None, "Expected `object`, got `null`"),
+        (b"[]", None, "Expected `object`, got `array`"),
+        (b"{}", "items", "items: this field is required"),
+        (b'{"items":3}', "items", "items: Expected `array`, got `int`"),
+        (b'{"items":[{"name":"a"},{"name":1}]}', "items[1].name", "items[1].name: Expected `str`, got `int`"),
+        (b'{"items":[{}]}', "items[0].name", "items[0].name: this field is required"),
+        (b'{"items":[],"number":1e400}', "number", "number: Number out of range"),
+        (b'{"items":[],"number":true}', "number", "number: Expected `float | null`, got `bool`"),
+        (b'{"items":[],"free":{"a":' + b"9" * 5_000 + b"}}", "free[...]", "free[...]: Integer value out of range"),
+    ],
+)
+def test_json_of_another_shape_is_invalid_and_names_the_place(body: bytes, param: str | None, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(body)
+    assert type(caught.value) is InvalidRequest
+    assert caught.value.code == "invalid_request_body"
+    assert (caught.value.param, caught.value.message) == (param, message)
+
+
+def test_unknown_fields_are_ignored_and_of_equal_ones_the_last_counts() -> None:
+    assert decode(b'{"items":[],"new":{"x":[1]},"number":1,"number":2}') == Shape([], number=2.0)
+
+
+@given(st.binary(max_size=40) | st.text(alphabet='{}[]":,itemsnull0-e.\\u', max_size=60).map(str.encode))
+def test_any_bytes_give_a_value_or_one_of_the_three_errors(body: bytes) -> None:
+    with suppress(InvalidRequest):
+        decode(body)
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for level in range(levels):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+def test_free_form_values_may_be_as_deep_as_the_limit_and_no_deeper() -> None:
+    check_free_form(nested(MAX_NESTING), param="tools")
+    with pytest.raises(MalformedJson, match="tools: nested deeper than 100 levels") as caught:
+        check_free_form(nested(MAX_NESTING + 1), param="tools")
+    assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("number", [-(2**63), 2**64 - 1, True, 1.5e300])
+def test_free_form_numbers_that_fit_pass(number: float) -> None:
+    check_free_form([{"a": number}], param="tools")
+
+
+@pytest.mark.parametrize("number", [-(2**63) - 1, 2**64])
+def test_a_free_form_integer_beyond_64_bits_is_invalid(number: int) -> None:
+    with pytest.raises(InvalidRequest, match="64 bits") as caught:
+        check_free_form([{"a": [number]}], param="tools")
+    assert caught.value.param == "tools"

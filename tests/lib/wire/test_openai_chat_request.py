@@ -1,0 +1,309 @@
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.types import ChatRequest, Principal, SamplingParams
+from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
+from neuron_lib.wire.openai_chat import ChatCompletionCall, decode_chat_request
+
+HELLO = {"role": "user", "content": "hello"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+def decode_raw(raw: bytes, *, include_thinking: bool = False) -> ChatCompletionCall:
+    return decode_chat_request(raw, content_type="application/json", include_thinking=include_thinking, principal=None)
+
+
+def encoded(**fields: Any) -> bytes:
+    return json.dumps({"model": "a/b", "messages": [HELLO]} | fields).encode()
+
+
+def decode(**fields: Any) -> ChatCompletionCall:
+    return decode_raw(encoded(**fields))
+
+
+def contents(*messages: dict[str, Any]) -> list[Any]:
+    return [message.get("content", "absent") for message in decode(messages=messages).request.messages]
+
+
+def test_the_smallest_request_leaves_every_choice_open() -> None:
+    call = decode()
+    assert call.request == ChatRequest(model_id="a/b", messages=(HELLO,), template_kwargs={"enable_thinking": False})
+    assert (call.model, call.stream) == ("a/b", False)
+
+
+def test_every_field_arrives() -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    call = decode_chat_request(
+        json.dumps(
+            {
+                "model": "a/b",
+                "messages": [HELLO],
+                "temperature": 0.5,
+                "top_p": 0.9,
+                "top_k": 40,
+                "min_p": 0.05,
+                "seed": 2**64 - 1,
+                "repetition_penalty": 1.1,
+                "repeat_last_n": -1,
+                "frequency_penalty": -2,
+                "presence_penalty": 2,
+                "max_tokens": 7,
+                "stop": ["a", "b"],
+                "n": 1,
+                "stream": True,
+                "tools": [tool],
+                "chat_template_kwargs": {"x": 1},
+                "logit_bias": {"1": 2},
+                "some_future_field": [None],
+            }
+        ).encode(),
+        content_type="application/json; charset=utf-8",
+        include_thinking=True,
+        principal=Principal("acc", "key"),
+    )
+    assert call.stream
+    assert call.request == ChatRequest(
+        model_id="a/b",
+        messages=(HELLO,),
+        tools=(tool,),
+        template_kwargs={"enable_thinking": True, "x": 1},
+        sampling=SamplingParams(
+            temperature=0.5,
+            top_p=0.9,
+            top_k=40,
+            min_p=0.05,
+            seed=2**64 - 1,
+            repetition_penalty=1.1,
+            repeat_last_n=-1,
+            frequency_penalty=-2.0,
+            presence_penalty=2.0,
+        ),
+        max_tokens=7,
+        stop=("a", "b"),
+        include_thinking=True,
+        principal=Principal("acc", "key"),
+    )
+
+
+def test_null_means_absent_everywhere() -> None:
+    names = (
+        "temperature top_p top_k min_p seed repetition_penalty repeat_last_n frequency_penalty presence_penalty "
+        "max_completion_tokens max_tokens stop n stream tools chat_template_kwargs"
+    )
+    assert decode(**dict.fromkeys(names.split())) == decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0),
+        ("temperature", -1),
+        ("temperature", -0.0),
+        ("temperature", 100),
+        ("top_p", 1),
+        ("top_k", 0),
+        ("top_k", 2**31 - 1),
+        ("min_p", 0),
+        ("min_p", 1),
+        ("seed", 0),
+        ("repetition_penalty", 100),
+        ("repeat_last_n", 0),
+        ("max_tokens", 1),
+        ("max_tokens", 2**31 - 1),
+        ("n", 1),
+        ("stop", []),
+        ("stop", "x" * 1024),
+        ("stop", ["x"] * 16),
+        ("messages", [HELLO] * 10_000),
+        ("model", "x" * 1024),
+        ("tools", []),
+    ],
+)
+def test_values_at_their_bounds_are_accepted(name: str, value: object) -> None:
+    decode(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 100.1),
+        ("temperature", "0.7"),
+        ("temperature", True),
+        ("temperature", 10**400),
+        ("top_p", 0),
+        ("top_p", 1.01),
+        ("top_p", -1),
+        ("top_k", -1),
+        ("top_k", 2**31),
+        ("top_k", 5.0),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("seed", 2**70),
+        ("seed", 1.0),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", 101),
+        ("repeat_last_n", -2),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("max_tokens", 2**31),
+        ("max_tokens", 2**63),
+        ("max_tokens", "5"),
+        ("max_tokens", 5.0),
+        ("max_tokens", True),
+        ("max_completion_tokens", 0),
+        ("n", 0),
+        ("n", 2),
+        ("n", 10**6),
+        ("stop", ""),
+        ("stop", 3),
+        ("stop", "x" * 1025),
+        ("stop", ["x"] * 17),
+        ("stream", "true"),
+        ("stream", 1),
+        ("tools", {}),
+        ("chat_template_kwargs", []),
+        ("messages", []),
+        ("messages", {}),
+        ("messages", None),
+        ("messages", [HELLO] * 10_001),
+        ("model", ""),
+        ("model", None),
+        ("model", 3),
+        ("model", "x" * 1025),
+    ],
+)
+def test_values_beyond_their_bounds_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(**{name: value})
+    assert type(caught.value) is InvalidRequest
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stop": ["a", ""]}, "stop[1]"),
+        ({"stop": [None]}, "stop[0]"),
+        ({"tools": [{}, "f"]}, "tools[1]"),
+        ({"tools": [{"x": 2**64}]}, "tools"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [{}]}, "messages[0].role"),
+        ({"messages": [HELLO, {"role": ""}]}, "messages[1].role"),
+        ({"messages": [{"role": None}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": {}}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0].type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:x"}]}]},
+            "messages[0].content[0].image_url",
+        ),
+    ],
+)
+def test_a_fault_inside_a_value_is_named_by_its_path(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(**fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("url", ["https://x/y.png", "http://x", "file:///etc/passwd", "ftp://x", "", " data:x", "/x"])
+def test_an_image_that_would_have_to_be_fetched_is_refused(url: str) -> None:
+    parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": url}}]
+    with pytest.raises(InvalidRequest, match="only data: URLs") as caught:
+        decode(messages=[HELLO, {"role": "user", "content": parts}])
+    assert caught.value.param == "messages[1].content[1].image_url.url"
+
+
+def test_lists_of_text_parts_become_one_text() -> None:
+    parts = [{"type": "text", "text": "one", "cache_control": {}}, {"type": "text", "text": "two"}]
+    assert contents({"role": "user", "content": parts}, {"role": "user", "content": []}) == ["one\ntwo", ""]
+
+
+def test_lists_with_an_image_stay_lists() -> None:
+    parts = [{"type": "text", "text": "what is this?"}, IMAGE | {"detail": "low"}]
+    assert contents({"role": "user", "content": parts}) == [parts]
+
+
+def test_other_content_and_other_keys_of_a_message_stay_as_they_are() -> None:
+    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}], "name": None, "x": {"y": [1.5]}}
+    assert decode(messages=[message, {"role": "robot"}]).request.messages == (message, {"role": "robot"})
+
+
+def test_max_completion_tokens_wins() -> None:
+    assert decode(max_tokens=5, max_completion_tokens=6).request.max_tokens == 6
+    assert decode(max_completion_tokens=6).request.max_tokens == 6
+
+
+def test_one_stop_string_is_a_list_of_one() -> None:
+    assert decode(stop="END").request.stop == ("END",)
+
+
+@pytest.mark.parametrize("include_thinking", [True, False])
+def test_thinking_follows_the_flag_unless_the_request_decides(include_thinking: bool) -> None:  # noqa: FBT001
+    def enabled(**fields: Any) -> Any:
+        call = decode_raw(encoded(**fields), include_thinking=include_thinking)
+        return call.request.template_kwargs["enable_thinking"]
+
+    assert enabled() is include_thinking
+    assert enabled(chat_template_kwargs={"other": 1}) is include_thinking
+    assert enabled(chat_template_kwargs={"enable_thinking": not include_thinking}) is not include_thinking
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "chat_template_kwargs"])
+def test_free_form_fields_have_a_bounded_depth(name: str) -> None:
+    deep: Any = {"role": "user"}
+    for _ in range(120):
+        deep = {"role": "user", "a": deep}
+    with pytest.raises(MalformedJson) as caught:
+        decode(**{name: deep if name == "chat_template_kwargs" else [deep]})
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        (rb"\ud83d\ude00", "😀"),
+        (rb"nul\u0000", "nul\x00"),
+        (rb"<|im_end|>\r\n", "<|im_end|>\r\n"),
+        (rb"\ud800", None),
+        (rb"\ude00 x", None),
+        (b"\xff", None),
+    ],
+)
+def test_text_is_whole_unicode_or_no_text(text: bytes, accepted: str | None) -> None:
+    raw = b'{"model":"m","messages":[{"role":"user","content":"' + text + b'"}]}'
+    if accepted is None:
+        with pytest.raises(MalformedJson):
+            decode_raw(raw)
+    else:
+        assert decode_raw(raw).request.messages[0]["content"] == accepted
+
+
+def test_a_body_that_is_not_declared_as_json_is_refused() -> None:
+    with pytest.raises(UnsupportedMediaType):
+        decode_chat_request(b"{}", content_type="text/plain", include_thinking=False, principal=None)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "type"]), inner),
+    max_leaves=10,
+)
+
+
+@given(st.sampled_from(["model", "messages", "temperature", "seed", "stop", "n", "tools"]), json_values)
+def test_any_json_in_any_field_is_accepted_or_refused_as_a_request(name: str, value: object) -> None:
+    with suppress(InvalidRequest):
+        decode(**{name: value})

@@ -1,0 +1,21 @@
+import json
+
+from neuron_lib.types import ModelInfo, ModelLimit, ModelStatus
+from neuron_lib.wire.openai_models import encode_model_list
+
+
+def info(model_id: str, limit: ModelLimit | None = None) -> ModelInfo:
+    return ModelInfo(id=model_id, harness="llamacpp", status=ModelStatus.LOADED, devices=(0,), limit=limit)
+
+
+def test_models_are_listed_as_openai_does_with_the_context_where_it_is_known() -> None:
+    models = [info("a/b", ModelLimit(context=4096, output=512)), info("c/d")]
+    common = {"created": 7, "object": "model", "owned_by": "neuron"}
+    assert json.loads(encode_model_list(models, created=7)) == {
+        "object": "list",
+        "data": [{"id": "a/b", "max_model_len": 4096, **common}, {"id": "c/d", **common}],
+    }
+
+
+def test_a_host_without_models_has_an_empty_list() -> None:
+    assert json.loads(encode_model_list([], created=7)) == {"object": "list", "data": []}
