@@ -1,8 +1,9 @@
 """`python -m neuron_lib.engine --fd N`: one model behind one socket.
 
 The main thread reads commands, prepares prompts and beats once a second; a second thread loads the model and steps.
-The process ends on `Close`, when the socket closes (the daemon is gone), on a broken protocol, or when the engine
-thread fails. It never tries to go on.
+The process ends on `Close`, when the socket closes (the daemon is gone), on a broken protocol, or when one of its
+threads fails. It never tries to go on, and never by way of the interpreter's shutdown: the other thread may be inside
+native code.
 """
 
 import argparse
@@ -57,6 +58,7 @@ logger = logging.getLogger("neuron_lib.engine")
 _BEAT_S: Final = 1.0
 _READ_BYTES: Final = 1 << 16
 _PROMPT_END_CHARS: Final = 200
+_LONGEST_MESSAGE: Final = 4096
 _PAGE_BYTES: Final = resource.getpagesize()
 _OOM_SCORE: Final = "500"
 _GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
@@ -84,21 +86,31 @@ class Engine:
 
     def serve(self) -> NoReturn:
         """The main thread's life."""
+        try:
+            self._serve()
+        except Exception as error:  # the last handler of this thread
+            self._die(error)
+
+    def _serve(self) -> NoReturn:
         decoder = command_decoder()
+        readable = select.poll()
+        readable.register(self._socket, select.POLLIN)
         next_beat = time.monotonic() + _BEAT_S
         while True:
-            timeout = max(0.0, next_beat - time.monotonic())
-            readable, _, _ = select.select([self._socket], [], [], timeout)
+            has_data = readable.poll(max(0.0, next_beat - time.monotonic()) * 1000)
             if time.monotonic() >= next_beat:
                 self._beat()
                 next_beat = time.monotonic() + _BEAT_S
-            if not readable:
-                continue
+            if has_data:
+                for command in decoder.feed(self._receive()):
+                    self._obey(command)
+
+    def _receive(self) -> bytes:
+        try:
             data = self._socket.recv(_READ_BYTES)
-            if not data:
-                os._exit(0)
-            for command in decoder.feed(data):
-                self._obey(command)
+        except ConnectionResetError:  # the daemon died with reports unread
+            data = b""
+        return data or os._exit(0)
 
     def _obey(self, command: Command) -> None:
         match command:
@@ -123,12 +135,10 @@ class Engine:
             prompt = self._preparer.render(chat)
             tokens = self._preparer.tokenize(prompt)
         except RequestRejected as error:
-            self.send(Refused(request=chat.request, code=error.code, message=cause_chain(error)))
+            self.send(Refused(request=chat.request, code=error.code, message=_message(error)))
             return
         self._prompts[chat.request] = tokens
-        self.send(
-            Prepared(request=chat.request, prompt_tokens=len(tokens), prompt_end=prompt[-_PROMPT_END_CHARS:])
-        )
+        self.send(Prepared(request=chat.request, prompt_tokens=len(tokens), prompt_end=prompt[-_PROMPT_END_CHARS:]))
 
     def _start(self, start: Start) -> None:
         prompt = self._prompts.pop(start.request, None)
@@ -156,14 +166,19 @@ class Engine:
         )
 
     def _run(self, load: Load) -> None:
-        """The engine thread's life; whatever ends it ends the process, after saying why."""
+        """The engine thread's life."""
         try:
             self._load_and_step(load)
-        except NeuronError as error:
-            self.send(Fatal(code=error.code, message=cause_chain(error)))
-        except Exception as error:  # the last handler of this process
-            logger.exception("engine thread failed")
-            self.send(Fatal(code=EngineFailed.code, message=cause_chain(error)))
+        except Exception as error:  # the last handler of this thread
+            self._die(error)
+
+    def _die(self, error: Exception) -> NoReturn:
+        """End the process after saying why."""
+        if not isinstance(error, NeuronError):
+            # A warning: the daemon takes the last *error* that llama.cpp logged for the reason behind this.
+            logger.warning("engine failed", exc_info=error)
+        code = error.code if isinstance(error, NeuronError) else EngineFailed.code
+        self.send(Fatal(code=code, message=_message(error)))
         os._exit(os.EX_SOFTWARE)
 
     def _load_and_step(self, load: Load) -> None:
@@ -187,9 +202,9 @@ class Engine:
                 reasoning = _first_known(model, REASONING_MARKERS)
                 tool_call = _first_known(model, TOOL_MARKERS)
                 scheduler = Scheduler(
-                    seats=load.seats, n_batch=load.n_batch, n_ctx=context.n_ctx, target_step_s=load.target_step_s
+                    seats=load.seats, n_batch=context.n_batch, n_ctx=context.n_ctx, target_step_s=load.target_step_s
                 )
-                runner = LlamaRunner(context, model.vocab, n_batch=load.n_batch)
+                runner = LlamaRunner(context, model.vocab)
                 self._loop = EngineLoop(scheduler, runner, report=self.send)
                 template = model.chat_template if load.use_chat_template else None
                 self._preparer = Preparer(model.vocab, template=template)
@@ -223,6 +238,11 @@ class Engine:
             return True
 
         return report
+
+
+def _message(error: Exception) -> str:
+    """What happened, fit for a frame even where a hostile template has chosen the words."""
+    return cause_chain(error)[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
 
 
 def _first_known(model: Model, candidates: tuple[Markers, ...]) -> Markers | None:
@@ -269,11 +289,7 @@ def main() -> NoReturn:
     faulthandler.enable()
     _log_to_stderr()
     _shield_the_daemon()
-    try:
-        Engine(socket.socket(fileno=parser.parse_args().fd)).serve()
-    except ProtocolError:
-        logger.exception("the daemon broke the protocol")
-        os._exit(os.EX_PROTOCOL)
+    Engine(socket.socket(fileno=parser.parse_args().fd)).serve()
 
 
 if __name__ == "__main__":

@@ -55,9 +55,7 @@ class Preparer:
 
 def _render(template: ChatTemplate, chat: Prepare) -> str:
     with _time_limit(_RENDER_LIMIT_S):
-        return template.render(
-            chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs, now=datetime.now
-        )
+        return template.render(chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs, now=datetime.now)
 
 
 @contextmanager

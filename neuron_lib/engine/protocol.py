@@ -46,7 +46,7 @@ MAX_FRAME_BYTES: Final = 16 << 20
 
 
 class ProtocolError(Exception):
-    """The other side sent something that is not a frame."""
+    """Something that is not a frame arrived, or cannot become one."""
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
@@ -153,7 +153,7 @@ class Delta(Struct, frozen=True, array_like=True, tag="delta"):
     tokens: int = 1
 
 
-class Done(Struct, frozen=True, kw_only=True, tag="done"):
+class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     """A reply is complete; `text` is what was still held back. Times are seconds of computing that it lived through."""
 
     request: int
@@ -165,7 +165,7 @@ class Done(Struct, frozen=True, kw_only=True, tag="done"):
     decode_s: float
 
 
-class Broken(Struct, frozen=True, kw_only=True, tag="broken"):
+class Broken(Struct, frozen=True, kw_only=True, array_like=True, tag="broken"):
     """A reply cannot go on; the engine can."""
 
     request: int
@@ -206,8 +206,15 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 
 def encode_frame(frame: Command | Report) -> bytes:
-    """The frame as bytes. Raises `ProtocolError` if it would be longer than `MAX_FRAME_BYTES`."""
-    body = _encoder.encode(frame)
+    """The frame as bytes.
+
+    Raises `ProtocolError` if it would be longer than `MAX_FRAME_BYTES`, or holds what msgpack cannot: integers of more
+    than 64 bits, half a surrogate pair, nesting as deep as the stack.
+    """
+    try:
+        body = _encoder.encode(frame)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ProtocolError(f"a {type(frame).__name__} frame cannot be encoded") from error
     if len(body) > MAX_FRAME_BYTES:
         raise ProtocolError(f"a {type(frame).__name__} frame of {len(body)} bytes exceeds {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body
@@ -217,7 +224,7 @@ class FrameDecoder(Generic[Frame]):
     """Cuts a byte stream into frames, however it is split."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[Frame]) -> None:
-        self._decoder = decoder
+        self._decoder: Final[msgspec.msgpack.Decoder[Frame]] = decoder
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from neuron_lib.engine.step import Sampled, SequenceChunk, StepPlan, StepResult
@@ -26,55 +25,40 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Seat:
-    request: int
-    chain: SamplerChain
-
-
 class LlamaRunner:
     """The real one. `clock` measures steps, in seconds."""
 
-    def __init__(
-        self, context: Context, vocab: Vocab, *, n_batch: int, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, context: Context, vocab: Vocab, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._context: Final = context
         self._vocab: Final = vocab
-        self._batch: Final = Batch(n_batch)
+        self._batch: Final = Batch(context.n_batch)
         self._clock: Final = clock
-        self._seats: dict[int, _Seat] = {}
+        self._chains: dict[int, SamplerChain] = {}  # by seq_id, from a sequence's first token on
 
     def run(self, plan: StepPlan) -> StepResult:
         started = self._clock()
         for seq_id in plan.vacated:
             self._context.clear_sequence(seq_id)
-            seat = self._seats.pop(seq_id, None)
-            if seat is not None:
-                seat.chain.close()
+            self._chains.pop(seq_id, None)
         self._batch.clear()
-        rows = [
-            (chunk, row)
+        ends = [
+            self._batch.add(chunk.seq_id, chunk.tokens, position=chunk.position, wants_logits=chunk.wants_logits)
             for chunk in plan.chunks
-            for row in [
-                self._batch.add(
-                    chunk.seq_id, chunk.tokens, position=chunk.position, wants_logits=chunk.wants_logits
-                )
-            ]
-            if chunk.wants_logits
         ]
         status = self._context.decode(self._batch)
         if status <= DecodeStatus.FATAL:
             raise ContextBroken("llama_decode reported a fatal error")
         if status != DecodeStatus.OK:
             return StepResult((), self._clock() - started, f"llama_decode could not compute the batch: {status.name}")
-        sampled = tuple(self._sample(chunk, row) for chunk, row in rows)
+        sampled = tuple(
+            self._sample(chunk, row) for chunk, row in zip(plan.chunks, ends, strict=True) if chunk.wants_logits
+        )
         return StepResult(sampled, self._clock() - started)
 
     def _sample(self, chunk: SequenceChunk, row: int) -> Sampled:
-        seat = self._seats.get(chunk.seq_id)
-        if seat is None:
-            sequence = chunk.sequence
-            chain = SamplerChain(sequence.sampling, n_vocab=self._vocab.n_tokens, history=sequence.prompt)
-            seat = self._seats[chunk.seq_id] = _Seat(sequence.request, chain)
-        token = seat.chain.sample(self._context, row)
+        chain = self._chains.get(chunk.seq_id)
+        if chain is None:
+            chain = SamplerChain(chunk.sequence.sampling, history=chunk.sequence.prompt)
+            self._chains[chunk.seq_id] = chain
+        token = chain.sample(self._context.logits(row))
         return Sampled(token, self._vocab.piece(token), self._vocab.is_eog(token))

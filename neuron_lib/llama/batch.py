@@ -25,9 +25,7 @@ class Batch:
         int32_p = ctypes.POINTER(ctypes.c_int32)
         first = self._seq_ids.ctypes.data
         stride = self._seq_ids.itemsize
-        self._seq_id_rows = (int32_p * capacity)(
-            *(ctypes.cast(first + i * stride, int32_p) for i in range(capacity))
-        )
+        self._seq_id_rows = (int32_p * capacity)(*(ctypes.cast(first + i * stride, int32_p) for i in range(capacity)))
         self._native = lib.llama_batch()
         self._native.token = self._tokens.ctypes.data_as(int32_p)
         self._native.pos = self._positions.ctypes.data_as(int32_p)

@@ -57,7 +57,7 @@ class Context:
         kv_type_k: str = "f16",
         kv_type_v: str = "f16",
     ) -> None:
-        """Allocate the KV cells. Raises `LoadFailed` with the sizes asked for if the memory is not there."""
+        """Allocate the KV cells. Raises `LoadFailed` with the sizes asked for if llama.cpp cannot do it."""
         params = lib.llama_context_default_params()
         params.n_ctx = n_ctx * seats  # shared out evenly while kv_unified is off
         params.n_seq_max = seats
@@ -71,7 +71,7 @@ class Context:
         self._pointer: Any = lib.llama_init_from_model(model.pointer, params)
         if not self._pointer:
             raise LoadFailed(
-                f"llama.cpp could not allocate a context of {seats} × {n_ctx} tokens", seats=seats, n_ctx=n_ctx
+                f"llama.cpp could not create a context of {seats} sequences of {n_ctx} tokens", seats=seats, n_ctx=n_ctx
             )
         self._memory: Any = lib.llama_get_memory(self._pointer)
         self._n_vocab = model.vocab.n_tokens
@@ -86,14 +86,14 @@ class Context:
         self._pointer = None
 
     @property
-    def pointer(self) -> Any:
-        """The native handle, for samplers."""
-        return self._pointer
-
-    @property
     def n_ctx(self) -> int:
         """Cells one sequence really has; libllama rounds up."""
         return int(lib.llama_n_ctx_seq(self._pointer))
+
+    @property
+    def n_batch(self) -> int:
+        """Tokens one decode call really takes; libllama lowers it to the size of the whole context."""
+        return int(lib.llama_n_batch(self._pointer))
 
     def decode(self, batch: Batch) -> DecodeStatus:
         """Compute the batch and wait for it; the GIL is free meanwhile."""

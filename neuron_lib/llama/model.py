@@ -1,6 +1,7 @@
 """A GGUF file loaded by libllama: its weights, its vocabulary and what its metadata says."""
 
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,7 @@ class Model:
         params.n_gpu_layers = gpu_layers
         callback = progress_callback(on_progress)
         params.progress_callback = callback
-        self._pointer: Any = lib.llama_model_load_from_file(str(path).encode(), params)
+        self._pointer: Any = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._pointer:
             raise LoadFailed(f"llama.cpp could not load {path.name}", file=str(path))
         self.vocab = Vocab(lib.llama_model_get_vocab(self._pointer))

@@ -24,7 +24,10 @@ class Vocab:
         `add_special` adds the tokens the model wants around a whole prompt (BOS); `parse_special` reads special
         tokens spelled out in the text as such. Raises `InvalidRequest` if the tokenizer refuses the text.
         """
-        raw = text.encode()
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError as error:  # half a surrogate pair, which some JSON parsers let through
+            raise InvalidRequest("the text is not valid Unicode") from error
         # One token per byte and the special ones around it: enough for every tokenizer, so one call does.
         capacity = len(raw) + 8
         buffer = (ctypes.c_int32 * capacity)()
@@ -70,7 +73,7 @@ class Vocab:
     @property
     def any_token(self) -> int:
         """A token that every model can read: BOS, or the first of the vocabulary."""
-        return max(0, lib.llama_vocab_bos(self._pointer))
+        return max(0, int(lib.llama_vocab_bos(self._pointer)))
 
     @property
     def bos(self) -> str:

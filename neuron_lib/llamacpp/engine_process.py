@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -53,18 +53,29 @@ engine_logger = logging.getLogger("neuron_lib.engine")
 
 _CLOSE_LIMIT_S: Final = 5.0
 """An engine that was told to close gets this long before it is killed."""
+_STALL_LIMIT_S: Final = 300.0
+"""An engine that has work and does not get on with it for this long is killed. One step of a large model that reads a
+prompt on a CPU may well take a minute or two, and busy is not dead."""
+_STALL_LOOKS: Final = 10
 _LAST_WORDS_LIMIT_S: Final = 2.0
 _LONGEST_LOG_LINE: Final = 8192
+_DEATH_MARKS: Final = ("GGML_ASSERT", "what():")
+"""In lines that native code writes when it ends the process, past every logger."""
 _READ_BYTES: Final = 1 << 16
 _KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 _KEPT_PREFIXES: Final = ("LC_", "CUDA_", "GGML_", "LLAMA_", "OMP_", "GOMP_", "KMP_", "HIP_", "ROCR_", "NVIDIA_", "VK_")
+_SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASS")
 _COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.engine")
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of `environ` an engine needs. Tokens and keys are not in it: an engine has no business with them."""
     kept = {
-        name: value for name, value in environ.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
+        name: value
+        for name, value in environ.items()
+        if name in _KEPT_VARIABLES
+        # Even harmless families have black sheep, such as NVIDIA_API_KEY.
+        or (name.startswith(_KEPT_PREFIXES) and not any(word in name for word in _SECRET_WORDS))
     }
     return kept | {
         "PYTHONPATH": str(Path(neuron_lib.__file__).parent.parent),
@@ -81,60 +92,59 @@ async def open_engine(
     environment: Mapping[str, str],
     on_progress: Callable[[float], None],
     command: Sequence[str] = _COMMAND,
+    close_limit_s: float = _CLOSE_LIMIT_S,
+    stall_limit_s: float = _STALL_LIMIT_S,
 ) -> AsyncIterator["EngineProcess"]:
     """An engine process that is loading `load` when the block begins and is gone when the block has ended.
 
     Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended.
     """
     ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            process = await anyio.open_process(
-                [*command, "--fd", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=environment,
-                # A Ctrl-C in the daemon's terminal is for the daemon, which drains before it ends its engines.
-                start_new_session=True,
-                pass_fds=[theirs.fileno()],
-            )
-        except BaseException as error:
-            ours.close()
-            if isinstance(error, OSError):
-                raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
-            raise
-    stream = await UNIXSocketStream.from_socket(ours)
-    engine = EngineProcess(process, model_id=model_id, on_progress=on_progress)
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(engine._write_commands, stream)
-            tasks.start_soon(engine._read_reports, stream)
-            engine.post(load)
+    async with AsyncExitStack() as held:
+        with theirs:
+            stream = await UNIXSocketStream.from_socket(ours)
+            held.push_async_callback(stream.aclose)
             try:
-                yield engine
-            finally:
-                tasks.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise first_leaf(group) from None
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _end(process, stream)
-            engine._bury("the model was unloaded")
+                process = await anyio.open_process(
+                    [*command, "--fd", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env=environment,
+                    # A Ctrl-C in the daemon's terminal is for the daemon, which drains before it ends its engines.
+                    start_new_session=True,
+                    pass_fds=[theirs.fileno()],
+                )
+            except OSError as error:
+                raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
+        held.push_async_callback(_end, process, stream, limit_s=close_limit_s)
+        engine = EngineProcess(process, model_id=model_id, on_progress=on_progress)
+        held.callback(engine._bury, "the model was unloaded")
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(engine._write_commands, stream)
+                tasks.start_soon(engine._read_reports, stream)
+                tasks.start_soon(engine._watch_progress, stall_limit_s)
+                engine.post(load)
+                try:
+                    yield engine
+                finally:
+                    tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise first_leaf(group) from None
 
 
-async def _end(process: Process, stream: SocketStream) -> None:
+async def _end(process: Process, stream: SocketStream, *, limit_s: float) -> None:
     """Close politely, then kill; returns when the process is reaped, so its memory is back."""
-    with anyio.move_on_after(_CLOSE_LIMIT_S), suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-        await stream.send(encode_frame(Close()))
-    await stream.aclose()
-    with anyio.move_on_after(_CLOSE_LIMIT_S):
-        await process.wait()
-    if process.returncode is None:
-        logger.warning("engine did not close, killing it", extra={"pid": process.pid})
-        process.kill()
-        await process.wait()
-    await process.aclose()
+    with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(limit_s):
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await stream.send(encode_frame(Close()))
+            await process.wait()
+        if process.returncode is None:
+            logger.warning("engine did not close, killing it", extra={"pid": process.pid})
+            process.kill()
+        await process.aclose()
 
 
 class EngineProcess:
@@ -144,6 +154,7 @@ class EngineProcess:
         self.model_id: Final = model_id
         self.pid: Final = process.pid
         self.last_beat: Beat | None = None
+        self._progress = 0  # counts what shows that the engine gets on
         self._process: Final = process
         self._on_progress: Final = on_progress
         self._outbox, self._to_send = anyio.create_memory_object_stream[bytes](math.inf)
@@ -186,11 +197,11 @@ class EngineProcess:
         self._mailboxes.pop(request, None)
 
     def post(self, command: Command) -> None:
-        """Send a command; returns at once and is lost on a dead engine. Raises `InvalidRequest` if it is too large."""
+        """Send a command; returns at once and is lost on a dead engine. Raises `InvalidRequest` for what no frame holds."""
         try:
             frame = encode_frame(command)
         except ProtocolError as error:
-            raise InvalidRequest("the request is too large for the engine") from error
+            raise InvalidRequest(f"the request cannot be given to the engine: {error}") from error
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             self._outbox.send_nowait(frame)
 
@@ -222,6 +233,17 @@ class EngineProcess:
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
         self._bury(self._epitaph())
 
+    async def _watch_progress(self, limit_s: float) -> None:
+        """Kill an engine that has work and takes no step, or has fallen silent."""
+        # Looks are counted, not seconds: a daemon that was stopped itself must not blame its engines when it goes on.
+        seen, idle_looks = self._progress, 0
+        while idle_looks < _STALL_LOOKS:
+            await anyio.sleep(limit_s / _STALL_LOOKS)
+            idle_looks = idle_looks + 1 if self._progress == seen else 0
+            seen = self._progress
+        self._fatal = self._fatal or f"no progress for {limit_s:g} s"
+        self._process.kill()
+
     async def _read_log(self, stderr: ByteReceiveStream) -> None:
         pending = b""
         with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -239,25 +261,34 @@ class EngineProcess:
             level, message = logging.WARNING, line
         if not message.strip():
             return
-        if level >= logging.ERROR or line.startswith(("GGML_ASSERT", "Fatal Python error")):
-            self._last_words = message
+        if level >= logging.ERROR or any(mark in line for mark in _DEATH_MARKS):
+            # While loading, the first error names the cause and the others are its consequences.
+            if self._facts is not None or self._last_words is None:
+                self._last_words = message.strip()
         engine_logger.log(level, "%s", message, extra={"model_id": self.model_id, "pid": self.pid})
 
     def _take(self, report: Report) -> None:
         match report:
             case StepEvents(_, events):
+                self._progress += 1
                 for event in events:
                     self._deliver(event)
             case Beat():
+                # A prompt that is being read brings steps without events, and who has nothing to do may rest.
+                if report.in_flight == 0 or self.last_beat is None or report.step != self.last_beat.step:
+                    self._progress += 1
                 self.last_beat = report
             case Prepared():
+                self._progress += 1
                 self._deliver(report)
             case Refused(request=request, code=code, message=message):
+                self._progress += 1
                 self._fail(request, _refusal(code, message))
             case Progress(fraction):
                 self._on_progress(fraction)
             case Ready(facts):
                 self._facts = facts
+                self._last_words = None
                 self._settled.set()
             case Fatal(message=message):
                 self._fatal = message
@@ -275,13 +306,7 @@ class EngineProcess:
             mailbox.fail(error)
 
     def _epitaph(self) -> str:
-        if self._fatal is not None:
-            return self._fatal
-        code = self._process.returncode
-        if code is not None and code < 0:
-            ended = f"killed by {signal.Signals(-code).name}"
-        else:
-            ended = f"exit status {code}"
+        ended = self._fatal or _describe_exit(self._process.returncode)
         return f"{ended} ({self._last_words})" if self._last_words else ended
 
     def _bury(self, reason: str) -> None:
@@ -294,6 +319,13 @@ class EngineProcess:
             mailbox.fail(EngineDead(self.model_id, reason))
         self._settled.set()
         self._dead.set()
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit status {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 def _refusal(code: str, message: str) -> NeuronError:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.engine.protocol import Cancel, Delta, Done, ModelFacts, Prepare, Prepared, Start
-from neuron_lib.errors import PromptTooLong, UnsupportedCapability
+from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
 from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.llamacpp.sampling import SamplingDefaults, resolve_sampling
@@ -54,8 +54,8 @@ class LlamaCppGeneration:
         self._admission = admission
         self._terms = terms
         self._on_done = on_done
-        self._held = AsyncExitStack()
-        self._number = 0
+        self._permit = AsyncExitStack()
+        self._number = 0  # until the engine knows of it
         self._mailbox = Mailbox()
         self._parser: OutputParser | None = None
         self._events: list[GenerationEvent] = []
@@ -66,14 +66,14 @@ class LlamaCppGeneration:
         try:
             await self._begin()
         except BaseException:
-            await self._held.aclose()
+            await self._let_go()
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._held.aclose()
+        await self._let_go()
         finished = self._finished
         if finished is None:
             outcome = exc_type.__name__ if exc_type is not None else "abandoned"
@@ -113,8 +113,9 @@ class LlamaCppGeneration:
                 model_id=model_id,
                 suggestion="send text content, or choose a model with the vision capability",
             )
+        if "" in request.stop:
+            raise InvalidRequest("a stop string must not be empty", param="stop")
         self._number, self._mailbox = self._engine.open_mailbox()
-        self._held.callback(self._let_go)
         self._engine.post(
             Prepare(
                 request=self._number,
@@ -128,7 +129,7 @@ class LlamaCppGeneration:
         terms, facts = self._terms, self._facts
         if prepared.prompt_tokens > terms.prompt_limit:
             raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=terms.prompt_limit)
-        await self._held.enter_async_context(self._admission.admit())
+        await self._permit.enter_async_context(self._admission.admit())
         self._parser = OutputParser(
             reasoning=facts.reasoning,
             tool_call=facts.tool_call if request.tools else None,
@@ -152,13 +153,13 @@ class LlamaCppGeneration:
         )
         self._events.append(Started(prompt_tokens=prepared.prompt_tokens))
 
-    def _let_go(self) -> None:
-        """Free what the engine holds for this request. Runs before the permit is given back, so the engine hears of
-        the cancel before it can hear of the next request.
-        """
-        if self._finished is None:
-            self._engine.post(Cancel(self._number))
-        self._engine.close_mailbox(self._number)
+    async def _let_go(self) -> None:
+        """Free what is held for this request: in the engine first, which must not hear of the next one before."""
+        if self._number:
+            if self._finished is None:
+                self._engine.post(Cancel(self._number))
+            self._engine.close_mailbox(self._number)
+        await self._permit.aclose()
 
     def _take(self, mail: Mail) -> None:
         parser = self._parser

@@ -60,16 +60,16 @@ class LlamaCppHarness:
         return ("text",) if await self._store.is_cached(model_id) else None
 
     @asynccontextmanager
-    async def open(
-        self, spec: ModelSpec, *, model_id: str, report: ProgressReporter
-    ) -> AsyncIterator[LlamaCppModel]:
+    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
         devices = device_indices(spec, gpu_count=self._gpu_count)
         local = await self._store.fetch(spec, report=report)
 
         def report_fraction(fraction: float) -> None:
-            stage = LoadStage.LOADING if fraction < 1.0 else LoadStage.WARMING
-            report(LoadProgress(stage=stage, fraction=fraction))
+            if fraction < 1.0:
+                report(LoadProgress(stage=LoadStage.LOADING, fraction=fraction))
+            else:
+                report(LoadProgress(stage=LoadStage.WARMING))
 
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
         load = Load(
@@ -87,9 +87,7 @@ class LlamaCppHarness:
             use_chat_template=self._environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
         )
         environment = engine_environment(self._environ) | visible_devices(spec, gpu_count=self._gpu_count)
-        async with open_engine(
-            load, model_id=model_id, environment=environment, on_progress=report_fraction
-        ) as engine:
+        async with open_engine(load, model_id=model_id, environment=environment, on_progress=report_fraction) as engine:
             facts = await engine.wait_ready()
             yield LlamaCppModel(
                 engine,
