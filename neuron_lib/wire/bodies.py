@@ -69,24 +69,24 @@ def invalid_shape(error: msgspec.ValidationError, *, within: str = "") -> Invali
     return InvalidRequest(f"{place}: {problem}" if place else problem, param=place or None)
 
 
-def check_free_form(value: object, *, param: str) -> None:
-    """Refuse a decoded value that the rest of the library could not carry.
+def check_free_form(value: dict[str, Any] | list[Any], *, param: str) -> None:
+    """Refuse a decoded object or array that the rest of the library could not carry.
 
     Raises `MalformedJson` for nesting beyond `MAX_NESTING`, `InvalidRequest` for an integer beyond 64 bits.
     """
-    level: list[Any] = [value]
+    level: list[dict[str, Any] | list[Any]] = [value]
     for _ in range(MAX_NESTING):
-        children = [child for container in level for child in _children(container)]
-        if any(isinstance(child, int) and not _SMALLEST_INT <= child <= _LARGEST_INT for child in children):
-            raise InvalidRequest(f"{param}: an integer does not fit in 64 bits", param=param)
-        level = [child for child in children if isinstance(child, dict | list)]
-        if not level:
+        deeper: list[dict[str, Any] | list[Any]] = []
+        for container in level:
+            for child in container.values() if isinstance(container, dict) else container:
+                if isinstance(child, dict | list):
+                    deeper.append(child)
+                elif isinstance(child, int) and not _SMALLEST_INT <= child <= _LARGEST_INT:
+                    raise InvalidRequest(f"{param}: an integer does not fit in 64 bits", param=param)
+        if not deeper:
             return
+        level = deeper
     raise MalformedJson(f"{param}: nested deeper than {MAX_NESTING} levels", param=param)
-
-
-def _children(container: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(container.values()) if isinstance(container, dict) else container
 
 
 def _is_json(content_type: str | None) -> bool:

@@ -14,6 +14,7 @@ from neuron_lib.text.tag_splitter import Cut, cut_at_tag
         ("one<a", ("<a>",), Cut("one", None, "<a")),
         ("one<b", ("<a>",), Cut("one<b", None, "")),
         ("x<<a", ("<a>",), Cut("x<", None, "<a")),
+        ("aa", ("aab",), Cut("", None, "aa")),
         ("aab", ("aabaac",), Cut("", None, "aab")),
         ("aabaab", ("aabaac",), Cut("aab", None, "aab")),
         ("x[y]<a>", ("<a>", "[y]"), Cut("x", "[y]", "<a>")),
