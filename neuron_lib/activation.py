@@ -5,8 +5,7 @@ from enum import Enum
 
 import anyio
 
-from neuron_lib.types import ActivationSnapshot, ActivationState, FailedLoad, ModelSpec
-from neuron_lib.types.models import public_id
+from neuron_lib.types import ActivationSnapshot, ActivationState, FailedLoad, ModelSpec, public_id
 
 __all__ = ("ActivationTracker",)
 
@@ -38,7 +37,7 @@ class ActivationTracker:
         return f"<ActivationTracker {self.snapshot()!r}>"
 
     def start_loading(self, model_id: str) -> None:
-        """A pending id is being loaded now. Raises ValueError if it is not pending, or if another one is in progress."""
+        """The id is being loaded now. Raises ValueError if it is not pending, or if another one is in progress."""
         busy = self.snapshot().in_progress
         if busy is not None:
             raise ValueError(f"cannot start loading {model_id!r} while {busy!r} is in progress")

@@ -1,23 +1,23 @@
 """Every error the library raises on purpose. The class says what the caller should do next; there is no HTTP here.
 
-    NeuronError                     catch this one to catch them all
-    ├── RequestRejected             this request, now; `retry_after_s` says whether trying again can help
-    │   ├── InvalidRequest          fix the request (`param` names the field)
-    │   ├── PromptTooLong           shorten the prompt
-    │   ├── TemplateFailed          the model's chat template cannot render these messages
-    │   ├── UnsupportedCapability   ask a model that can do it
-    │   ├── ModelNotLoaded          load the model first
-    │   ├── Overloaded              wait and retry
-    │   └── ShuttingDown            go to another host
-    ├── LoadFailed                  this model, with this spec, will not load; retrying does not help
-    │   ├── AlreadyLoaded           nothing to do
-    │   ├── LoadCancelled           somebody unloaded it meanwhile
-    │   ├── UnknownHarness · InvalidModelId · UnknownSource
-    │   └── PreflightFailed         refused before any download: PreflightKind says why
-    ├── SourceUnavailable           transient: the hub or the network; worth a retry
-    ├── EngineDead                  the engine process is gone; what it was doing is lost
-    ├── EngineFailed                the engine reported a failure of this one request
-    └── ConfigError                 fix the configuration file
+NeuronError                     catch this one to catch them all
+├── RequestRejected             this request, now; `retry_after_s` says whether trying again can help
+│   ├── InvalidRequest          fix the request (`param` names the field)
+│   ├── PromptTooLong           shorten the prompt
+│   ├── TemplateFailed          the model's chat template cannot render these messages
+│   ├── UnsupportedCapability   ask a model that can do it
+│   ├── ModelNotLoaded          load the model first
+│   ├── Overloaded              wait and retry
+│   └── ShuttingDown            go to another host
+├── LoadFailed                  this model, with this spec, will not load; retrying does not help
+│   ├── AlreadyLoaded           nothing to do
+│   ├── LoadCancelled           somebody unloaded it meanwhile
+│   ├── UnknownHarness · InvalidModelId · UnknownSource
+│   └── PreflightFailed         refused before any download: PreflightKind says why
+├── SourceUnavailable           transient: the hub or the network; worth a retry
+├── EngineDead                  the engine process is gone; what it was doing is lost
+├── EngineFailed                the engine reported a failure of this one request
+└── ConfigError                 fix the configuration file
 """
 
 from enum import StrEnum
@@ -34,8 +34,8 @@ __all__ = (
     "LoadFailed",
     "ModelNotLoaded",
     "NeuronError",
-    "Overloaded",
     "OverloadReason",
+    "Overloaded",
     "PreflightFailed",
     "PreflightKind",
     "PromptTooLong",
@@ -259,11 +259,11 @@ def cause_chain(error: BaseException) -> str:
         if isinstance(current, BaseExceptionGroup):
             current = first_leaf(current)
             continue
-        text = str(current) or type(current).__name__
-        if isinstance(current, NeuronError) or not str(current):
-            parts.append(text)
+        name, text = type(current).__name__, " ".join(str(current).split())
+        if isinstance(current, NeuronError):
+            parts.append(text or name)
         else:
-            parts.append(f"{type(current).__name__}: {text}")
+            parts.append(f"{name}: {text}" if text else name)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])
 

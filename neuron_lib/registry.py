@@ -26,6 +26,7 @@ from neuron_lib.errors import (
     RequestRejected,
     ShuttingDown,
     UnknownHarness,
+    cause_chain,
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.types import (
@@ -51,6 +52,7 @@ class _Residence:
     """One model from the start of its load until its memory is back.
 
     Loading while `settled` is not set; resident once `model` is; leaving once `leave` is set; over with `gone`.
+    Cancelling `scope` ends all of it; cancelling `drain` ends the patience with running requests, now or later.
     """
 
     spec: ModelSpec
@@ -62,6 +64,7 @@ class _Residence:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     settled: anyio.Event = field(default_factory=anyio.Event)
     leave: anyio.Event = field(default_factory=anyio.Event)
+    drain: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     gone: anyio.Event = field(default_factory=anyio.Event)
     leases: int = 0
     idle: anyio.Event = field(default_factory=anyio.Event)
@@ -80,9 +83,11 @@ class _Residence:
             raise self.failure or LoadCancelled(f"the load of {self.model_id!r} was cancelled", model_id=self.model_id)
         return self.model
 
-    def dismiss(self, refusal: Callable[[], RequestRejected]) -> None:
-        """Make it go: at once while it loads, after draining when it serves; requests are refused with `refusal`."""
+    def dismiss(self, refusal: Callable[[], RequestRejected], *, draining: bool = False) -> None:
+        """Make it go: a load is cancelled, a model leaves now or after `draining`; `refusal` is for queued requests."""
         self.leave.set()
+        if not draining:
+            self.drain.cancel()
         if self.model is None:
             self.scope.cancel()
         else:
@@ -143,10 +148,11 @@ class Registry:
     ) -> None:
         assert self._tasks is not None  # entered
         self._is_closed = True
-        for residence in list(self._residences.values()):
+        for residence in self._residences.values():
             residence.dismiss(ShuttingDown)
         tasks, self._tasks = self._tasks, None
-        await tasks.__aexit__(exc_type, exc, tb)
+        # Not told of `exc`: it would wrap it in a group, and cancel the models before they are unloaded.
+        await tasks.__aexit__(None, None, None)
 
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
         """Make a harness available under its name and `aliases`; the latest registration of a name counts."""
@@ -179,13 +185,16 @@ class Registry:
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back; a load that is running is cancelled.
 
-        Requests that still run after `drain_timeout_s` are ended with an error. Raises `ModelNotLoaded`.
+        Requests that still run after `drain_timeout_s` are ended with an error. Raises `ModelNotLoaded`, or what
+        went wrong if the harness could not unload it.
         """
         residence = self._residences.get(public_id(model_id))
         if residence is None:
             raise ModelNotLoaded(model_id)
-        residence.dismiss(lambda: ModelNotLoaded(model_id))
+        residence.dismiss(lambda: ModelNotLoaded(model_id), draining=True)
         await residence.gone.wait()
+        if residence.model is not None and residence.failure is not None:
+            raise residence.failure
 
     def chat(self, request: ChatRequest) -> Generation:
         """A reply to `request`; nothing happens, and nothing is refused, until it is entered (see `Generation`)."""
@@ -244,8 +253,8 @@ class Registry:
 
     async def wait_idle(self) -> None:
         """Wait until no request runs or waits. Without `close_admission` before it, that may never be."""
-        for residence in list(self._residences.values()):
-            await residence.drained()
+        while busy := [residence for residence in self._residences.values() if residence.leases]:
+            await busy[0].drained()
 
     def _serving(self) -> list[LoadedModel]:
         return [r.model for r in self._residences.values() if r.model is not None and r.is_serving]
@@ -273,20 +282,13 @@ class Registry:
         """The task a model lives in."""
         try:
             with residence.scope:
-                async with harness.open(
-                    residence.spec, model_id=residence.model_id, report=residence.report
-                ) as model:
+                async with harness.open(residence.spec, model_id=residence.model_id, report=residence.report) as model:
                     residence.model = model
                     self._lost.pop(residence.model_id, None)
                     residence.settled.set()
                     await self._serve(residence, model)
-        except NeuronError as error:
-            self._end_badly(residence, error)
-        except Exception as error:
-            logger.exception("harness %r failed with a bug", harness.name)
-            failure = LoadFailed(f"harness {harness.name!r} failed", model_id=residence.model_id)
-            failure.__cause__ = error
-            self._end_badly(residence, failure)
+        except Exception as error:  # noqa: BLE001 - a harness with a bug must not take the other models with it
+            self._fail(residence, harness, error)
         finally:
             residence.leave.set()
             residence.settled.set()
@@ -306,8 +308,8 @@ class Registry:
             tasks.start_soon(watch)
             await residence.leave.wait()
             tasks.cancel_scope.cancel()
-        is_lost = residence.model_id in self._lost
-        with anyio.move_on_after(0 if is_lost or self._is_closed else self.drain_timeout_s):
+        residence.drain.deadline = anyio.current_time() + self.drain_timeout_s
+        with residence.drain:
             await residence.drained()
         if residence.leases:
             logger.warning(
@@ -315,11 +317,20 @@ class Registry:
                 extra={"model_id": residence.model_id, "running_requests": residence.leases},
             )
 
-    def _end_badly(self, residence: _Residence, failure: NeuronError) -> None:
-        if residence.settled.is_set():
-            logger.error("unload failed", exc_info=failure, extra={"model_id": residence.model_id})
+    def _fail(self, residence: _Residence, harness: Harness, error: Exception) -> None:
+        """Record how a harness failed to load a model, to keep it, or to let it go."""
+        model_id, was_resident = residence.model_id, residence.model is not None
+        if isinstance(error, NeuronError):
+            failure = error
         else:
-            residence.failure = failure
+            failure = LoadFailed(f"harness {harness.name!r} failed with a bug", model_id=model_id)
+            failure.__cause__ = error
+        residence.failure = failure
+        if was_resident and not residence.leave.is_set():
+            self._lost[model_id] = FailedLoad(model_id=model_id, error=cause_chain(failure))
+        if was_resident or failure is not error:  # whoever asks for a load logs its failure, but sees no traceback
+            text = "a resident model failed" if was_resident else "a load failed with a bug"
+            logger.error(text, exc_info=failure, extra={"model_id": model_id})
 
 
 def _engine_lost(model_id: str) -> Overloaded:
@@ -341,6 +352,8 @@ class _LeasedGeneration:
         self._inner: Generation | None = None
 
     async def __aenter__(self) -> Self:
+        if self._registry._is_closed:
+            raise ShuttingDown
         residence, model = self._registry._find(self._request.model_id)
         residence.lease()
         try:
@@ -354,7 +367,8 @@ class _LeasedGeneration:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        assert self._inner is not None and self._residence is not None  # entered
+        assert self._inner is not None  # entered
+        assert self._residence is not None
         try:
             await self._inner.__aexit__(exc_type, exc, tb)
         finally:

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.engine.step import Sampled, StepPlan, StepResult
-from neuron_lib.errors import NeuronError, PromptTooLong, RequestRejected
+from neuron_lib.errors import EngineDead, NeuronError, PromptTooLong, RequestRejected
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.types import (
     ChatRequest,
@@ -32,6 +32,7 @@ from neuron_lib.types import (
     Started,
     TextDelta,
     Usage,
+    public_id,
 )
 
 __all__ = ("ScriptedHarness", "ScriptedModel", "ScriptedRunner")
@@ -41,14 +42,18 @@ __all__ = ("ScriptedHarness", "ScriptedModel", "ScriptedRunner")
 class ScriptedModel:
     """The script of one model id.
 
-    Loading reports `stages` one by one, then waits for `may_load`, then raises `load_error` if there is one. A reply
-    is `reply`, one delta per item; before each delta it waits for `may_speak`. An item that is an exception is raised
-    in its place. `prompt_tokens` over `n_ctx` are refused. Setting `dies` kills the resident model with `death`.
+    Loading reports `stages` one by one, then waits for `may_load`, then raises `load_error` if there is one. Leaving
+    raises `unload_error`. Entering a reply waits for `may_prepare`, refuses a prompt that does not fit into `n_ctx`,
+    then waits for a seat. It is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
+    exception is raised in its place. Setting `dies` kills the resident model with `death`; give the harness a new
+    script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
     may_load: anyio.Event | None = None
     load_error: Exception | None = None
+    unload_error: Exception | None = None
+    may_prepare: anyio.Event | None = None
     reply: Sequence[str | GenerationEvent | NeuronError] = ("Hello", ", ", "world", "!")
     may_speak: anyio.Event | None = None
     prompt_tokens: int = 7
@@ -78,13 +83,11 @@ class ScriptedHarness:
         return self._name
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
-        script = self.scripts.get(model_id)
+        script = self.scripts.get(public_id(model_id))
         return None if script is None else script.capabilities
 
     @asynccontextmanager
-    async def open(
-        self, spec: ModelSpec, *, model_id: str, report: ProgressReporter
-    ) -> AsyncIterator["_LoadedScript"]:
+    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator["_LoadedScript"]:
         script = self.scripts.setdefault(model_id, ScriptedModel())
         self.log.append(f"open {model_id}")
         try:
@@ -96,7 +99,13 @@ class ScriptedHarness:
             if script.load_error is not None:
                 raise script.load_error
             self.log.append(f"loaded {model_id}")
-            yield _LoadedScript(self, spec, model_id, script)
+            model = _LoadedScript(self, spec, model_id, script)
+            try:
+                yield model
+            finally:
+                model.end()
+            if script.unload_error is not None:
+                raise script.unload_error
         finally:
             self.log.append(f"close {model_id}")
 
@@ -110,6 +119,8 @@ class _LoadedScript:
         self.admission = AdmissionController(
             max_in_flight=script.max_in_flight, max_queue_depth=script.max_queue_depth, max_wait_s=script.max_wait_s
         )
+        self._waits: set[anyio.CancelScope] = set()
+        self._has_ended = False
 
     def info(self) -> ModelInfo:
         return ModelInfo(
@@ -143,6 +154,26 @@ class _LoadedScript:
         await self.script.dies.wait()
         return self.script.death
 
+    async def wait_for(self, event: anyio.Event | None) -> None:
+        """Wait for an event of the script. Raises `EngineDead` once the model is gone, as every backend must."""
+        if event is not None and not self._has_ended:
+            with anyio.CancelScope() as scope:
+                self._waits.add(scope)
+                try:
+                    await event.wait()
+                finally:
+                    self._waits.remove(scope)
+        await checkpoint()
+        if self._has_ended:
+            reason = self.script.death if self.script.dies.is_set() else "the model was unloaded"
+            raise EngineDead(self.model_id, reason)
+
+    def end(self) -> None:
+        """The model is gone, and with it every reply."""
+        self._has_ended = True
+        for scope in self._waits:
+            scope.cancel()
+
 
 class _ScriptedGeneration:
     def __init__(self, model: _LoadedScript, request: ChatRequest) -> None:
@@ -154,6 +185,7 @@ class _ScriptedGeneration:
     async def __aenter__(self) -> Self:
         script = self._model.script
         self._model.harness.requests.append(self._request)
+        await self._model.wait_for(script.may_prepare)
         if script.prompt_tokens >= script.n_ctx:
             raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
         await self._held.enter_async_context(self._model.admission.admit())
@@ -179,9 +211,8 @@ class _ScriptedGeneration:
     async def __anext__(self) -> GenerationEvent:
         if not self._events:
             raise StopAsyncIteration
-        if not isinstance(self._events[0], Started) and self._model.script.may_speak is not None:
-            await self._model.script.may_speak.wait()
-        await checkpoint()
+        is_first = isinstance(self._events[0], Started)
+        await self._model.wait_for(None if is_first else self._model.script.may_speak)
         event = self._events.pop(0)
         if isinstance(event, NeuronError):
             self._events.clear()

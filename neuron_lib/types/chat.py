@@ -26,7 +26,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
-    """How to choose tokens, with nothing left open. `top_k` 0, `top_p` 1, `min_p` 0 and penalties of 1 / 0 / 0 are off."""
+    """How to choose tokens, with nothing left open. `top_k` 0, `top_p` 1, `min_p` 0, penalties 1 / 0 / 0 are off."""
 
     temperature: float
     seed: int

@@ -1,0 +1,103 @@
+import anyio
+import pytest
+
+from neuron_lib import (
+    ChatRequest,
+    EngineDead,
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    LoadProgress,
+    LoadStage,
+    ModelSpec,
+    NeuronError,
+    ReasoningDelta,
+    Registry,
+    Started,
+    TextDelta,
+)
+from neuron_lib.errors import EngineFailed, PromptTooLong
+from neuron_lib.testing import ScriptedHarness, ScriptedModel
+from tests.fakes.turns import let_others_run
+
+pytestmark = pytest.mark.anyio
+
+SPEC = ModelSpec(model_id="o/a", harness="scripted")
+REQUEST = ChatRequest(model_id="o/a", messages=({"role": "user", "content": "Hi"},))
+
+
+async def reply_of(script: ScriptedModel) -> list[GenerationEvent]:
+    async with Registry([ScriptedHarness({"o/a": script})]) as registry:
+        await registry.load(SPEC)
+        async with registry.chat(REQUEST) as generation:
+            return [event async for event in generation]
+
+
+async def test_a_model_without_a_script_loads_and_says_hello() -> None:
+    harness = ScriptedHarness()
+    async with Registry([harness]) as registry:
+        await registry.load(SPEC)
+        async with registry.chat(REQUEST) as generation:
+            text = "".join([event.text async for event in generation if isinstance(event, TextDelta)])
+    assert text == "Hello, world!"
+    assert harness.requests == [REQUEST]
+    assert harness.log == ["open o/a", "loaded o/a", "chat o/a", "end o/a", "close o/a"]
+
+
+async def test_a_reply_is_one_start_the_script_and_one_finish() -> None:
+    started, *deltas, finished = await reply_of(ScriptedModel(reply=[ReasoningDelta("hm"), "yes"], prompt_tokens=3))
+    assert started == Started(prompt_tokens=3)
+    assert deltas == [ReasoningDelta("hm"), TextDelta("yes")]
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.STOP, 2)
+
+
+async def test_a_scripted_error_ends_the_reply_in_its_place() -> None:
+    seen: list[GenerationEvent] = []
+    async with Registry([ScriptedHarness({"o/a": ScriptedModel(reply=["a", EngineFailed("boom"), "b"])})]) as registry:
+        await registry.load(SPEC)
+        async with registry.chat(REQUEST) as generation:
+            with pytest.raises(EngineFailed, match="boom"):
+                seen.extend([event async for event in generation])
+            assert [event async for event in generation] == []
+
+
+async def test_a_prompt_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(PromptTooLong):
+        await reply_of(ScriptedModel(prompt_tokens=8, n_ctx=8))
+
+
+async def test_a_load_reports_its_stages() -> None:
+    reported: list[LoadProgress] = []
+    stages = [LoadProgress(stage=LoadStage.DOWNLOADING, bytes=1, total_bytes=2), LoadProgress(stage=LoadStage.WARMING)]
+    harness = ScriptedHarness({"o/a": ScriptedModel(stages=stages)})
+    async with harness.open(SPEC, model_id="o/a", report=reported.append):
+        assert reported == stages
+
+
+@pytest.mark.parametrize("waits_for", ["may_prepare", "may_speak"])
+async def test_a_reply_that_waits_for_its_script_ends_when_the_model_goes(waits_for: str) -> None:
+    script = ScriptedModel(death="killed by SIGKILL")
+    setattr(script, waits_for, anyio.Event())
+    errors: list[NeuronError] = []
+
+    async def chat(registry: Registry) -> None:
+        try:
+            async with registry.chat(REQUEST) as generation:
+                async for _ in generation:
+                    pass
+        except EngineDead as error:
+            errors.append(error)
+
+    async with Registry([ScriptedHarness({"o/a": script})]) as registry, anyio.create_task_group() as tasks:
+        await registry.load(SPEC)
+        tasks.start_soon(chat, registry)
+        await let_others_run()
+        script.dies.set()
+    assert [error.message for error in errors] == ["the engine of model 'o/a' died: killed by SIGKILL"]
+
+
+async def test_what_is_known_of_an_unloaded_model_is_what_its_script_says() -> None:
+    harness = ScriptedHarness({"o/a": ScriptedModel(capabilities=("text", "vision"))})
+    assert await harness.known_capabilities("helexa:o/a") == ("text", "vision")
+    assert await harness.known_capabilities("o/b") is None
