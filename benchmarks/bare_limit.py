@@ -30,9 +30,7 @@ def generate(context: Context, batch: Batch, prompt: list[int], *, streams: int,
         last.append(int(context.logits(row).argmax()))
     for position in range(len(prompt), len(prompt) + tokens - 1):
         batch.clear()
-        rows = [
-            batch.add(seq_id, [last[seq_id]], position=position, wants_logits=True) for seq_id in range(streams)
-        ]
+        rows = [batch.add(seq_id, [last[seq_id]], position=position, wants_logits=True) for seq_id in range(streams)]
         context.decode(batch)
         last = [int(context.logits(row).argmax()) for row in rows]
     return time.perf_counter() - started

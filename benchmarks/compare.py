@@ -10,7 +10,8 @@ The bare limit decodes one stream's tokens back to back and knows no arrivals, s
 """
 
 import argparse
-import datetime
+import datetime as dt
+import http.client
 import json
 import os
 import platform
@@ -22,9 +23,8 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,17 +63,18 @@ def model_path() -> Path:
 
 def get(port: int, path: str) -> Any:
     """One GET on a connection of its own."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-        return json.load(answer)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with closing(connection):
+        connection.request("GET", path)
+        return json.load(connection.getresponse())
 
 
 def post(port: int, path: str, body: object) -> Any:
-    """One JSON POST."""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        return json.load(answer)
+    """One JSON POST on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    with closing(connection):
+        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        return json.load(connection.getresponse())
 
 
 @contextmanager
@@ -120,7 +121,9 @@ def percentile(values: list[float], fraction: float) -> float:
     return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
-def compare_speed(port: int, bare: "subprocess.Popen[str]", *, rounds: int, max_tokens: int) -> Iterator[dict[str, Any]]:
+def compare_speed(
+    port: int, bare: "subprocess.Popen[str]", *, rounds: int, max_tokens: int
+) -> Iterator[dict[str, Any]]:
     """Tokens per second, first-token and gap times at 1, 4 and 8 streams."""
     for streams in STREAMS:
         ours, limit, first, gaps = [], [], [], []
@@ -195,7 +198,7 @@ def main() -> None:
     options = parser.parse_args()
     rounds, max_tokens, seconds = (1, 16, 2.0) if options.quick else (5, 96, 20.0)
     machine = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "cpus": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
         "threads": options.threads,
