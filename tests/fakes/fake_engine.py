@@ -1,0 +1,161 @@
+"""A program that speaks the engine's protocol and misbehaves as its first argument says.
+
+It loads nothing. A prompt has as many tokens as its first message has words, and is echoed word by word.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from typing import NoReturn
+
+from neuron_lib.engine.protocol import (
+    Beat,
+    Broken,
+    Cancel,
+    Close,
+    Delta,
+    Done,
+    Fatal,
+    Load,
+    ModelFacts,
+    Prepare,
+    Prepared,
+    Progress,
+    Ready,
+    Refused,
+    Report,
+    SequenceEvent,
+    Start,
+    StepEvents,
+    command_decoder,
+    encode_frame,
+)
+from neuron_lib.types import FinishReason, SamplingParams
+
+FACTS = ModelFacts(
+    description="fake",
+    architecture="fake",
+    size_bytes=1,
+    native_context=64,
+    n_ctx=64,
+    has_chat_template=True,
+    recommended=SamplingParams(),
+    reasoning=None,
+    tool_call=None,
+)
+
+
+class FakeEngine:
+    def __init__(self, sock: socket.socket, mode: str) -> None:
+        self.socket = sock
+        self.mode = mode
+        self.words: dict[int, list[str]] = {}
+        self.steps = 0
+
+    def send(self, report: Report) -> None:
+        self.socket.sendall(encode_frame(report))
+
+    def events(self, *events: SequenceEvent) -> None:
+        self.steps += 1
+        self.send(StepEvents(self.steps, events))
+
+    def serve(self) -> None:
+        decoder = command_decoder()
+        while data := self.socket.recv(1 << 16):
+            for command in decoder.feed(data):
+                match command:
+                    case Load():
+                        self.load()
+                    case Prepare():
+                        self.prepare(command)
+                    case Start():
+                        self.start(command)
+                    case Cancel():
+                        self.words.pop(command.request, None)
+                    case Close():
+                        return
+
+    def load(self) -> None:
+        print("INFO reading weights", file=sys.stderr, flush=True)
+        self.send(Progress(0.5))
+        match self.mode:
+            case "segv-at-load":
+                die_of(signal.SIGSEGV)
+            case "exit-0-at-load":
+                os._exit(0)
+            case "fatal-at-load":
+                print("ERROR magic is missing\nERROR failed to load model", file=sys.stderr, flush=True)
+                self.send(Fatal(code="load_failed", message="not a model"))
+                os._exit(70)
+            case "garbage-at-load":
+                self.socket.sendall(b"\x05\x00\x00\x00hello")
+                sleep_for_ever()
+            case "oversize-at-load":
+                self.socket.sendall(b"\xff\xff\xff\xff")
+                sleep_for_ever()
+            case "hang-at-load":
+                sleep_for_ever()
+            case "hang-up-at-load":
+                self.socket.close()
+                sleep_for_ever()
+            case "assert-at-load":
+                print("ggml.c:7: GGML_ASSERT(a < b) failed", file=sys.stderr, flush=True)
+                die_of(signal.SIGABRT)
+        self.send(Ready(FACTS))
+        if self.mode == "silent":
+            sleep_for_ever()
+
+    def prepare(self, chat: Prepare) -> None:
+        words = str(chat.messages[0]["content"]).split()
+        if words == ["refuse"]:
+            self.send(Refused(request=chat.request, code="template_render_failed", message="the template said no"))
+            return
+        self.words[chat.request] = words
+        self.send(Prepared(request=chat.request, prompt_tokens=len(words), prompt_end=words[-1]))
+
+    def start(self, start: Start) -> None:
+        request, words = start.request, self.words.pop(start.request)
+        self.events(Delta(request, f"{words[0]} "))
+        match self.mode:
+            case "segv-after-delta":
+                die_of(signal.SIGSEGV)
+            case "exit-0-after-delta":
+                os._exit(0)
+            case "stuck-after-delta":
+                while True:  # alive, and not getting on
+                    self.send(Beat(step=self.steps, in_flight=1, rss_bytes=1))
+                    time.sleep(0.01)
+            case "broken-after-delta":
+                self.events(Broken(request=request, message="no cells left"))
+                return
+        for word in words[1:]:
+            self.events(Delta(request, f"{word} "))
+        self.events(
+            Done(
+                request=request,
+                reason=FinishReason.STOP,
+                text="!",
+                prompt_tokens=len(words),
+                completion_tokens=len(words),
+                prefill_s=0.25,
+                decode_s=0.5,
+            )
+        )
+
+
+def die_of(number: signal.Signals) -> NoReturn:
+    os.kill(os.getpid(), number)
+    sleep_for_ever()
+
+
+def sleep_for_ever() -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    mode, fd_option, fd = sys.argv[1:]
+    FakeEngine(socket.socket(fileno=int(fd)), mode).serve()

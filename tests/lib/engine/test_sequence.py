@@ -1,0 +1,114 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron_lib.engine.protocol import Delta, Done, SequenceEvent
+from neuron_lib.engine.sequence import Sequence
+from neuron_lib.types import FinishReason, Sampling
+
+GREEDY = Sampling(temperature=0, seed=0)
+
+
+def sequence(*, max_tokens: int = 100, stop: tuple[str, ...] = (), prompt: int = 3) -> Sequence:
+    return Sequence(request=1, prompt=list(range(prompt)), sampling=GREEDY, max_tokens=max_tokens, stop=stop)
+
+
+def speak(seq: Sequence, *pieces: bytes, n_ctx: int = 1000) -> list[SequenceEvent]:
+    """Accept one token per piece until one ends the reply; after the pieces comes an end-of-generation token."""
+    events: list[SequenceEvent] = []
+    for piece in (*pieces, None):
+        events.append(seq.accept(len(events), piece or b"", is_eog=piece is None, n_ctx=n_ctx))
+        if not isinstance(events[-1], Delta):
+            break
+    return events
+
+
+def text_of(events: list[SequenceEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta | Done))
+
+
+def last(events: list[SequenceEvent]) -> Done:
+    assert isinstance(events[-1], Done)
+    return events[-1]
+
+
+def test_a_code_point_cut_by_tokens_comes_out_whole() -> None:
+    events = speak(sequence(), "é".encode()[:1], "é".encode()[1:], b"!")
+    assert [event.text for event in events if isinstance(event, Delta)] == ["", "é", "!"]
+
+
+@given(st.text(), st.lists(st.integers(0, 50)))
+def test_the_text_does_not_depend_on_where_tokens_cut_it(text: str, cuts: list[int]) -> None:
+    raw = text.encode()
+    edges = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
+    pieces = [raw[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    assert text_of(speak(sequence(), *pieces)) == text
+
+
+@given(st.lists(st.binary(max_size=5)))
+def test_any_bytes_make_text(pieces: list[bytes]) -> None:
+    assert text_of(speak(sequence(), *pieces)) == b"".join(pieces).decode("utf-8", "replace")
+
+
+def test_an_unfinished_code_point_at_the_end_is_replaced() -> None:
+    assert text_of(speak(sequence(max_tokens=2), b"a", "é".encode()[:1])) == "a\ufffd"
+
+
+def test_a_stop_string_across_tokens_ends_the_reply_without_itself() -> None:
+    events = speak(sequence(stop=("END",)), b"one E", b"N", b"D two", b"never")
+    assert text_of(events) == "one "
+    assert last(events).reason is FinishReason.STOP
+    assert last(events).completion_tokens == 3
+
+
+def test_a_beginning_of_a_stop_string_that_comes_to_nothing_is_not_lost() -> None:
+    events = speak(sequence(stop=("END",)), b"one E", b"N")
+    assert [event.text for event in events if isinstance(event, Delta)] == ["one ", ""]
+    assert text_of(events) == "one EN"
+
+
+def test_a_stop_string_completed_by_flushed_bytes_still_counts() -> None:
+    assert text_of(speak(sequence(stop=("\ufffd",)), b"a", b"\xc3")) == "a"
+
+
+def test_end_of_generation_at_once_is_an_empty_reply() -> None:
+    (done,) = speak(sequence())
+    assert isinstance(done, Done)
+    assert (done.text, done.completion_tokens, done.reason) == ("", 0, FinishReason.STOP)
+
+
+def test_the_end_of_generation_token_is_not_counted() -> None:
+    assert last(speak(sequence(), b"a", b"b")).completion_tokens == 2
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_max_tokens_is_exact(limit: int) -> None:
+    events = speak(sequence(max_tokens=limit), b"a", b"b", b"c", b"d")
+    assert text_of(events) == "abc"[:limit]
+    assert last(events).reason is FinishReason.LENGTH
+    assert last(events).completion_tokens == limit
+
+
+def test_a_stop_string_in_the_last_allowed_token_is_a_stop() -> None:
+    assert last(speak(sequence(max_tokens=1, stop=("x",)), b"x")).reason is FinishReason.STOP
+
+
+def test_a_full_context_ends_the_reply() -> None:
+    events = speak(sequence(prompt=3), b"a", b"b", b"c", n_ctx=5)
+    assert text_of(events) == "ab"
+    assert last(events).reason is FinishReason.LENGTH
+
+
+def test_a_prompt_that_fills_the_context_still_gets_one_token() -> None:
+    assert last(speak(sequence(prompt=5), b"a", n_ctx=5)).completion_tokens == 1
+
+
+def test_the_tokens_to_compute_are_the_prompt_then_the_one_just_made() -> None:
+    seq = sequence(prompt=5)
+    assert seq.tokens_to_compute(2) == [0, 1]
+    seq.computed = 2
+    assert seq.tokens_to_compute(99) == [2, 3, 4]
+    seq.computed = 5
+    seq.accept(77, b"a", is_eog=False, n_ctx=99)
+    assert not seq.is_prefilling
+    assert seq.tokens_to_compute(1) == [77]

@@ -1,0 +1,247 @@
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from neuron_lib.engine.protocol import Cancel, Delta, Done, Load, Prepare, Prepared, Start
+from neuron_lib.errors import EngineDead, EngineFailed, InvalidRequest, LoadFailed, NeuronError, TemplateFailed
+from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
+from neuron_lib.llamacpp.mailbox import Mail, Mailbox
+from neuron_lib.types import Sampling
+
+pytestmark = pytest.mark.anyio
+
+FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
+LOAD = Load(
+    path="/nowhere.gguf",
+    seats=2,
+    n_ctx=64,
+    n_batch=64,
+    n_ubatch=64,
+    threads=1,
+    gpu_layers=0,
+    flash_attn="auto",
+    kv_type_k="f16",
+    kv_type_v="f16",
+    target_step_s=0.1,
+)
+
+
+@asynccontextmanager
+async def fake_engine(
+    mode: str, *, progress: list[float] | None = None, close_limit_s: float = 5.0, stall_limit_s: float = 300.0
+) -> AsyncIterator[EngineProcess]:
+    pid = None
+    try:
+        async with open_engine(
+            LOAD,
+            model_id="org/fake",
+            environment=engine_environment(os.environ),
+            on_progress=[].append if progress is None else progress.append,
+            command=(sys.executable, str(FAKE_ENGINE), mode),
+            close_limit_s=close_limit_s,
+            stall_limit_s=stall_limit_s,
+        ) as engine:
+            pid = engine.pid
+            yield engine
+    finally:
+        assert pid is None or not psutil.pid_exists(pid)  # reaped, whatever happened
+
+
+async def say(engine: EngineProcess, text: str) -> tuple[int, Mailbox]:
+    request, mailbox = engine.open_mailbox()
+    engine.post(Prepare(request=request, messages=({"role": "user", "content": text},)))
+    assert isinstance(await mailbox.get(), Prepared)
+    engine.post(Start(request=request, sampling=Sampling(temperature=0, seed=0), max_tokens=9))
+    return request, mailbox
+
+
+async def read_all(mailbox: Mailbox) -> list[Mail]:
+    mails = []
+    with contextlib.suppress(NeuronError):
+        while not mails or not isinstance(mails[-1], Done):
+            mails.append(await mailbox.get())
+    return mails
+
+
+async def test_a_reply_travels_from_prepare_to_done() -> None:
+    progress: list[float] = []
+    async with fake_engine("normal", progress=progress) as engine:
+        facts = await engine.wait_ready()
+        _, mailbox = await say(engine, "one two")
+        *deltas, done = await read_all(mailbox)
+    assert facts.n_ctx == 64
+    assert progress == [0.5]
+    assert deltas == [Delta(1, "one "), Delta(1, "two ")]
+    assert isinstance(done, Done)
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("segv-at-load", "killed by SIGSEGV"),
+        ("exit-0-at-load", "exit status 0"),
+        ("fatal-at-load", "not a model (magic is missing)"),
+        ("assert-at-load", "killed by SIGABRT (ggml.c:7: GGML_ASSERT(a < b) failed)"),
+        ("garbage-at-load", "a frame of 5 bytes does not decode"),
+        ("oversize-at-load", "a frame of 4294967295 bytes exceeds 16777216"),
+        ("hang-up-at-load", "killed by SIGKILL"),
+    ],
+)
+async def test_a_load_that_ends_badly_says_how(mode: str, reason: str) -> None:
+    async with fake_engine(mode) as engine:
+        with pytest.raises(LoadFailed) as caught:
+            await engine.wait_ready()
+    assert caught.value.message == f"the engine could not load the model: {reason}"
+
+
+async def test_a_load_that_hangs_can_be_given_up_and_the_process_is_killed() -> None:
+    async with fake_engine("hang-at-load", close_limit_s=0.1) as engine:
+        with anyio.move_on_after(0.1):
+            await engine.wait_ready()
+
+
+async def test_cancelling_the_block_ends_the_process() -> None:
+    with anyio.CancelScope() as scope:
+        async with fake_engine("normal") as engine:
+            await engine.wait_ready()
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_an_error_in_the_block_arrives_as_it_is() -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with fake_engine("normal") as engine:
+            await engine.wait_ready()
+            raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [("segv-after-delta", "killed by SIGSEGV"), ("exit-0-after-delta", "exit status 0")]
+)
+async def test_an_engine_that_dies_gives_up_what_it_said_then_the_death(mode: str, reason: str) -> None:
+    async with fake_engine(mode) as engine:
+        await engine.wait_ready()
+        request, mailbox = await say(engine, "one two")
+        _, bystander = engine.open_mailbox()
+        assert await mailbox.get() == Delta(request, "one ")
+        for lost in (mailbox, bystander):
+            with pytest.raises(EngineDead) as caught:
+                await lost.get()
+            assert caught.value.reason == reason
+        assert await engine.wait_dead() == reason
+        with pytest.raises(EngineDead):
+            engine.open_mailbox()
+        engine.post(Cancel(request))  # too late, and no error
+
+
+async def test_an_engine_that_beats_without_getting_on_is_killed() -> None:
+    async with fake_engine("stuck-after-delta", stall_limit_s=0.5) as engine:
+        await engine.wait_ready()
+        await say(engine, "one two")
+        assert await engine.wait_dead() == "no progress for 0.5 s"
+
+
+async def test_an_engine_that_falls_silent_is_killed() -> None:
+    async with fake_engine("silent", stall_limit_s=0.5) as engine:
+        assert await engine.wait_dead() == "no progress for 0.5 s"
+
+
+async def test_a_request_that_fails_alone_leaves_the_engine_alive() -> None:
+    async with fake_engine("broken-after-delta") as engine:
+        await engine.wait_ready()
+        _, mailbox = await say(engine, "one two")
+        await mailbox.get()
+        with pytest.raises(EngineFailed, match="no cells left"):
+            await mailbox.get()
+        await say(engine, "again")
+
+
+async def test_a_prompt_that_is_refused_raises_the_error_it_was() -> None:
+    async with fake_engine("normal") as engine:
+        await engine.wait_ready()
+        request, mailbox = engine.open_mailbox()
+        engine.post(Prepare(request=request, messages=({"role": "user", "content": "refuse"},)))
+        with pytest.raises(TemplateFailed, match="the template said no"):
+            await mailbox.get()
+
+
+@pytest.mark.parametrize("unsendable", [1 << 70, "\ud800", "x" * (17 << 20)])
+async def test_what_no_frame_can_hold_is_an_invalid_request(unsendable: object) -> None:
+    async with fake_engine("normal") as engine:
+        await engine.wait_ready()
+        request, _ = engine.open_mailbox()
+        with pytest.raises(InvalidRequest):
+            engine.post(Prepare(request=request, messages=(), template_kwargs={"x": unsendable}))
+        _, mailbox = await say(engine, "still here")
+        assert len(await read_all(mailbox)) == 3
+
+
+async def test_mail_for_a_closed_mailbox_is_dropped() -> None:
+    async with fake_engine("normal") as engine:
+        await engine.wait_ready()
+        request, _ = await say(engine, "one two")
+        engine.close_mailbox(request)
+        _, mailbox = await say(engine, "three")
+        assert await mailbox.get() == Delta(request + 1, "three ")
+
+
+async def test_a_program_that_does_not_exist_is_a_failed_load() -> None:
+    with pytest.raises(LoadFailed, match="cannot be started"):
+        async with open_engine(
+            LOAD, model_id="org/fake", environment={}, on_progress=[].append, command=("/nonexistent/engine",)
+        ):
+            pytest.fail("it cannot have started")
+
+
+async def test_lines_of_the_engine_become_log_records(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "neuron_lib.engine"):
+        async with fake_engine("fatal-at-load") as engine:
+            with pytest.raises(LoadFailed):
+                await engine.wait_ready()
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "neuron_lib.engine"]
+    assert lines == [
+        ("INFO", "reading weights"),
+        ("ERROR", "magic is missing"),
+        ("ERROR", "failed to load model"),
+    ]
+
+
+def test_an_engine_gets_no_secret_and_no_stray_variable() -> None:
+    environment = engine_environment(
+        {
+            "PATH": "/bin",
+            "LC_ALL": "C.UTF-8",
+            "CUDA_VISIBLE_DEVICES": "1",
+            "GGML_CUDA_FORCE_MMQ": "1",
+            "HF_TOKEN": "hf_x",
+            "OPENAI_API_KEY": "sk-x",
+            "NVIDIA_API_KEY": "nvapi-x",
+            "LLAMA_API_KEY": "x",
+            "LLAMA_ARG_HF_TOKEN": "hf_x",
+            "NOTIFY_SOCKET": "/run/notify",
+            "PYTHONSTARTUP": "/tmp/x.py",  # noqa: S108 - only a name
+        }
+    )
+    assert sorted(environment) == [
+        "CUDA_VISIBLE_DEVICES", "GGML_CUDA_FORCE_MMQ", "GGML_NO_BACKTRACE", "GOMP_SPINCOUNT", "LC_ALL", "PATH",
+        "PYTHONPATH",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environ", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)],
+)
+def test_threads_do_not_wait_busily_for_long_unless_the_operator_says_so(
+    environ: dict[str, str], spins: str | None
+) -> None:
+    assert engine_environment(environ).get("GOMP_SPINCOUNT") == spins
