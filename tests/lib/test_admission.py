@@ -1,0 +1,306 @@
+import asyncio
+from dataclasses import dataclass, field
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuron_lib.admission import AdmissionController, AdmissionSnapshot
+from neuron_lib.errors import ModelNotLoaded, Overloaded, OverloadReason, RequestRejected, ShuttingDown
+from tests.fakes.turns import let_others_run
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass(eq=False)
+class Guest:
+    """A request that asks for a seat, keeps it until it is told to leave, and can be cancelled at any time."""
+
+    number: int
+    controller: AdmissionController
+    arrivals: list[int]
+    leave: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    is_seated: bool = False
+    refusal: RequestRejected | None = None
+
+    async def come(self) -> None:
+        with self.scope:
+            try:
+                async with self.controller.admit():
+                    self.arrivals.append(self.number)
+                    self.is_seated = True
+                    try:
+                        await self.leave.wait()
+                    finally:
+                        self.is_seated = False
+            except RequestRejected as error:
+                self.refusal = error
+
+
+@dataclass
+class House:
+    """A controller with its guests, numbered in the order in which they come."""
+
+    tasks: TaskGroup
+    seats: int = 1
+    queue: int = 8
+    max_wait_s: float = 3600.0
+    guests: list[Guest] = field(default_factory=list)
+    arrivals: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.controller = AdmissionController(
+            max_in_flight=self.seats, max_queue_depth=self.queue, max_wait_s=self.max_wait_s
+        )
+
+    async def add(self, count: int = 1, *, turns: int = 20) -> None:
+        for _ in range(count):
+            guest = Guest(len(self.guests), self.controller, self.arrivals)
+            self.guests.append(guest)
+            self.tasks.start_soon(guest.come)
+            await let_others_run(turns)
+
+    async def apply(self, step: str, number: int) -> None:
+        """One step of a history: somebody comes, or something happens to one of those who came."""
+        if step == "come":
+            await self.add(turns=1)
+        elif step == "close":
+            self.controller.close(ShuttingDown)
+        elif step == "wait":
+            await let_others_run(number)
+        elif self.guests:
+            guest = self.guests[number % len(self.guests)]
+            if step == "leave":
+                guest.leave.set()
+            else:
+                guest.scope.cancel()
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        snapshot = self.controller.snapshot()
+        return snapshot.in_flight, snapshot.queue_depth
+
+    @property
+    def seated(self) -> list[int]:
+        return [guest.number for guest in self.guests if guest.is_seated]
+
+    @property
+    def refused(self) -> dict[int, type[RequestRejected]]:
+        return {guest.number: type(guest.refusal) for guest in self.guests if guest.refusal is not None}
+
+
+async def test_as_many_run_as_there_are_seats_and_the_rest_waits() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, seats=2)
+        await house.add(5)
+        assert (house.seated, house.counts) == ([0, 1], (2, 3))
+        assert repr(house.controller) == "<AdmissionController 2/2 running, 3 waiting>"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_seat_that_becomes_free_goes_to_whoever_waits_longest() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        await house.add(4)
+        for guest in house.guests:
+            guest.leave.set()
+            await let_others_run()
+    assert house.arrivals == [0, 1, 2, 3]
+    assert house.counts == (0, 0)
+
+
+async def test_a_newcomer_cannot_take_the_seat_that_was_just_handed_over() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        await house.add(2)
+        house.guests[0].leave.set()
+        newcomer = Guest(2, house.controller, house.arrivals)
+        tasks.start_soon(newcomer.come)
+        await let_others_run()
+        assert (house.seated, newcomer.is_seated, house.counts) == ([1], False, (1, 1))
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_full_queue_refuses_at_once_with_the_numbers_and_a_time_to_retry() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, seats=2, queue=1)
+        await house.add(4)
+        refusal = house.guests[3].refusal
+        assert isinstance(refusal, Overloaded)
+        assert refusal.reason is OverloadReason.QUEUE_FULL
+        assert refusal.message == "all 2 seats are taken and 1 requests wait already"
+        assert refusal.fields == {"in_flight": 2, "queue_depth": 1}
+        assert refusal.retry_after_s == 4  # one request waits before a newcomer, and two seconds for each
+        assert house.controller.snapshot() == AdmissionSnapshot(
+            in_flight=2, queue_depth=1, rejected_queue_full=1, rejected_timeout=0
+        )
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("queue", "retry_after_s"), [(1, 4), (8, 18), (500, 120)])
+async def test_an_expired_wait_is_refused_with_a_time_to_retry_that_grows_with_the_queue(
+    queue: int, retry_after_s: int
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, queue=queue, max_wait_s=0)
+        await house.add(2)
+        refusal = house.guests[1].refusal
+        assert isinstance(refusal, Overloaded)
+        assert refusal.reason is OverloadReason.WAIT_EXPIRED
+        assert refusal.retry_after_s == retry_after_s
+        assert house.controller.snapshot() == AdmissionSnapshot(
+            in_flight=1, queue_depth=0, rejected_queue_full=0, rejected_timeout=1
+        )
+        tasks.cancel_scope.cancel()
+
+
+async def test_without_a_queue_a_full_house_refuses_at_once() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, queue=0)
+        await house.add(2)
+        assert house.refused == {1: Overloaded}
+        tasks.cancel_scope.cancel()
+
+
+async def test_whoever_is_cancelled_in_the_queue_leaves_no_trace() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        await house.add(3)
+        house.guests[1].scope.cancel()
+        await let_others_run()
+        assert house.counts == (1, 1)
+        house.guests[0].leave.set()
+        await let_others_run()
+        assert house.seated == [2]
+        house.guests[2].leave.set()
+    assert house.counts == (0, 0)
+
+
+async def test_a_seat_handed_to_somebody_who_is_cancelled_in_that_moment_goes_to_the_next() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        async with house.controller.admit():
+            await house.add(2)
+        # The first one has the seat now, and has not run since.
+        house.guests[0].scope.cancel()
+        await let_others_run()
+        assert house.seated == [1]
+        house.guests[1].leave.set()
+    assert house.counts == (0, 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_asyncios_own_cancellation_in_that_moment_passes_the_seat_on_too() -> None:
+    # Unlike a cancel scope it strikes even though the event has been set.
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        victim = Guest(0, house.controller, house.arrivals)
+        async with house.controller.admit():
+            task = asyncio.ensure_future(victim.come())
+            await let_others_run()
+            await house.add()
+        task.cancel()
+        await let_others_run()
+        assert task.cancelled()
+        assert house.arrivals == [0]
+        assert house.guests[0].is_seated
+        house.guests[0].leave.set()
+    assert house.counts == (0, 0)
+
+
+async def test_a_seat_that_becomes_free_in_the_moment_of_a_cancellation_goes_to_the_next() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        async with house.controller.admit():
+            await house.add(2)
+            house.guests[0].scope.cancel()
+        await let_others_run()
+        assert house.arrivals == [1]
+        house.guests[1].leave.set()
+    assert house.counts == (0, 0)
+
+
+async def test_closing_refuses_everybody_but_those_who_run() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, queue=2)
+        await house.add(3)
+        house.controller.close(ShuttingDown)
+        await house.add()
+        assert house.refused == {1: ShuttingDown, 2: ShuttingDown, 3: ShuttingDown}
+        assert (house.seated, house.counts) == ([0], (1, 0))
+        house.guests[0].leave.set()
+    snapshot = house.controller.snapshot()
+    assert snapshot == AdmissionSnapshot(in_flight=0, queue_depth=0, rejected_queue_full=0, rejected_timeout=0)
+
+
+async def test_the_first_close_decides_what_is_raised() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        house.controller.close(lambda: ModelNotLoaded("o/a"))
+        house.controller.close(ShuttingDown)
+        await house.add()
+    assert house.refused == {0: ModelNotLoaded}
+
+
+async def test_a_seat_that_was_handed_over_before_the_close_is_kept() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        async with house.controller.admit():
+            await house.add(2)
+        house.controller.close(ShuttingDown)
+        await let_others_run()
+        assert (house.seated, house.refused) == ([0], {1: ShuttingDown})
+        house.guests[0].leave.set()
+    assert house.counts == (0, 0)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+async def test_a_block_that_fails_gives_its_seat_back(error: type[BaseException]) -> None:
+    controller = AdmissionController(max_in_flight=1, max_queue_depth=0, max_wait_s=0)
+    with pytest.raises(error):
+        async with controller.admit():
+            raise error
+    assert controller.snapshot().in_flight == 0
+
+
+SETTLED = ("wait", 20)
+HISTORIES = st.lists(
+    st.one_of(
+        st.just(("come", 0)),
+        st.tuples(st.sampled_from(["leave", "cancel"]), st.integers(0, 7)),
+        st.tuples(st.just("wait"), st.integers(1, 4)),
+        st.just(SETTLED),
+        st.just(("close", 0)),
+    ),
+    max_size=40,
+)
+
+
+@given(history=HISTORIES, seats=st.integers(1, 3), queue=st.integers(0, 3), max_wait_s=st.sampled_from([0.0, 3600.0]))
+async def test_whatever_happens_in_whatever_order_the_counts_are_right_and_end_at_zero(
+    history: list[tuple[str, int]], seats: int, queue: int, max_wait_s: float
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, seats=seats, queue=queue, max_wait_s=max_wait_s)
+        for step in history:
+            await house.apply(*step)
+            in_flight, waiting = house.counts
+            assert len(house.seated) <= in_flight <= seats
+            assert waiting <= queue
+            if step == SETTLED:
+                assert len(house.seated) == in_flight
+                assert waiting == 0 or in_flight == seats
+        for guest in house.guests:
+            guest.leave.set()
+    assert house.counts == (0, 0)
+    snapshot = house.controller.snapshot()
+    overloads = [guest.refusal for guest in house.guests if isinstance(guest.refusal, Overloaded)]
+    assert snapshot.rejected_queue_full == sum(error.reason is OverloadReason.QUEUE_FULL for error in overloads)
+    assert snapshot.rejected_timeout == sum(error.reason is OverloadReason.WAIT_EXPIRED for error in overloads)
+    for guest in house.guests:
+        assert (guest.number in house.arrivals) + (guest.refusal is not None) + guest.scope.cancelled_caught >= 1
+    if seats == 1:
+        assert house.arrivals == sorted(house.arrivals)

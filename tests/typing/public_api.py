@@ -1,0 +1,93 @@
+"""Types that the public names promise. mypy reads this file; nothing runs it."""
+
+from collections.abc import AsyncIterator
+from typing import assert_type
+
+from neuron_lib import (
+    ActivationSnapshot,
+    ActivationTracker,
+    ChatRequest,
+    Finished,
+    Generation,
+    GenerationEvent,
+    Harness,
+    LoadedModel,
+    ModelInfo,
+    ModelSpec,
+    NeuronError,
+    ReasoningDelta,
+    Registry,
+    Started,
+    TextDelta,
+    ToolCall,
+    load_default_models,
+)
+from neuron_lib.admission import AdmissionController, AdmissionSnapshot
+from neuron_lib.errors import RequestRejected, cause_chain
+from neuron_lib.llamacpp import LlamaCppHarness
+from neuron_lib.testing import ScriptedHarness
+from neuron_lib.types import FailedLoad, LoadingModel, ModelLoad, public_id
+
+scripted: Harness = ScriptedHarness()
+llamacpp: Harness = LlamaCppHarness()
+
+
+async def a_registry(spec: ModelSpec, request: ChatRequest) -> None:
+    async with Registry([scripted, llamacpp], drain_timeout_s=1.0) as registry:
+        assert_type(registry, Registry)
+        assert_type(registry.register(scripted, aliases=["other"]), None)
+        assert_type(registry.harness_names, tuple[str, ...])
+        assert_type(await registry.load(spec), ModelInfo)
+        assert_type(registry.list_models(), tuple[ModelInfo, ...])
+        assert_type(registry.loads(), tuple[ModelLoad, ...])
+        assert_type(registry.loading(), tuple[LoadingModel, ...])
+        assert_type(registry.lost(), tuple[FailedLoad, ...])
+        assert_type(registry.endpoint("o/a"), str)
+        assert_type(await registry.capabilities("o/a"), tuple[str, ...] | None)
+        assert_type(registry.chat(request), Generation)
+        assert_type(await registry.unload("o/a"), None)
+        assert_type(registry.close_admission(), None)
+        assert_type(await registry.wait_idle(), None)
+
+
+async def a_generation(generation: Generation) -> None:
+    async with generation as entered:
+        assert_type(entered, Generation)
+        assert_type(aiter(entered), AsyncIterator[GenerationEvent])
+        async for event in entered:
+            assert_type(event, Started | TextDelta | ReasoningDelta | ToolCall | Finished)
+
+
+async def a_harness(harness: Harness, spec: ModelSpec) -> None:
+    async with harness.open(spec, model_id="o/a", report=print) as model:
+        assert_type(model, LoadedModel)
+        assert_type(model.info(), ModelInfo)
+        assert_type(model.load(), ModelLoad)
+        assert_type(await model.wait_lost(), str)
+    assert_type(await harness.known_capabilities("o/a"), tuple[str, ...] | None)
+
+
+async def an_activation(registry: Registry, specs: list[ModelSpec]) -> None:
+    tracker = ActivationTracker(specs)
+    assert_type(await load_default_models(registry, specs, tracker), None)
+    assert_type(await load_default_models(registry, specs, tracker, retry_delays_s=(1, 2.5)), None)
+    assert_type(tracker.snapshot(), ActivationSnapshot)
+    assert_type(await tracker.wait_ready(), None)
+    async for snapshot in tracker.changes():
+        assert_type(snapshot.in_progress, str | None)
+        assert_type(snapshot.failed, tuple[FailedLoad, ...])
+
+
+async def an_admission(refusal: type[RequestRejected]) -> None:
+    controller = AdmissionController(max_in_flight=1, max_queue_depth=1, max_wait_s=1)
+    async with controller.admit() as seat:
+        assert_type(seat, None)
+    assert_type(controller.snapshot(), AdmissionSnapshot)
+    controller.close(lambda: refusal("no"))
+
+
+def errors_and_ids(error: NeuronError, rejected: RequestRejected) -> None:
+    assert_type(error.code, str)
+    assert_type(rejected.retry_after_s, int | None)
+    assert_type(cause_chain(error), str)
+    assert_type(public_id("helexa:o/a"), str)
