@@ -25,24 +25,25 @@ logger = logging.getLogger(__name__)
 _DEMO_CONFIG = Path(__file__).parent / "demo.toml"
 _DEFAULT_CONFIG = Path("neuron.toml")
 _HIGHEST_PORT = 65535
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 71 the address cannot be bound, 78 the configuration is wrong."""
     options = _parser().parse_args(arguments)
-    configure_logging(options.log_level)
     try:
+        configure_logging(_log_level(options, os.environ))
         config = _configure(options, os.environ)
     except ConfigError as error:
-        sys.stderr.write(f"neuron: {error}\n")
+        print(f"neuron: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
     if options.check_config:
-        sys.stdout.write("configuration is valid\n")
+        print("configuration is valid")
         sys.exit(0)
     try:
         sock = bind(config.host, config.port)
     except OSError as error:
-        sys.stderr.write(f"neuron: cannot listen on {config.host}:{config.port}: {error.strerror or error}\n")
+        print(f"neuron: cannot listen on {config.host}:{config.port}: {error.strerror or error}", file=sys.stderr)
         sys.exit(os.EX_OSERR)
     _greet(config, sock.getsockname()[1])
     version = find_version(os.environ)
@@ -68,10 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-p", "--port", type=_port, help="port to listen on, before the file's; 0 takes any free one")
     parser.add_argument("--check-config", action="store_true", help="say whether the configuration is valid, and exit")
     parser.add_argument(
-        "--log-level",
-        default=os.environ.get("NEURON_LOG", "info").lower(),
-        choices=["debug", "info", "warning", "error"],
-        help="least severe records to log (default: info, or NEURON_LOG)",
+        "--log-level", choices=_LOG_LEVELS, help="least severe records to log, before NEURON_LOG; default: info"
     )
     return parser
 
@@ -81,15 +79,21 @@ class _PrintVersion(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_ignored: object) -> NoReturn:
         version = find_version(os.environ)
-        sys.stdout.write(f"neuron {version.package_version} ({version.git_sha})\n")
+        print(f"neuron {version.package_version} ({version.git_sha})")
         parser.exit()
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= _HIGHEST_PORT:
-        raise argparse.ArgumentTypeError(f"{port} is not a port: 0 to {_HIGHEST_PORT}")
-    return port
+    if not (text.isascii() and text.isdigit() and int(text) <= _HIGHEST_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to {_HIGHEST_PORT}")
+    return int(text)
+
+
+def _log_level(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    level: str = options.log_level or environ.get("NEURON_LOG", "info").lower()
+    if level not in _LOG_LEVELS:
+        raise ConfigError(f"NEURON_LOG: {level!r} is none of {', '.join(_LOG_LEVELS)}", variable="NEURON_LOG")
+    return level
 
 
 def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
@@ -113,8 +117,8 @@ def _greet(config: Config, port: int) -> None:
     host = f"[{host}]" if ":" in host else host
     model_id = public_id(config.default_models[0].model_id) if config.default_models else "ORG/NAME"
     body = f'{{"model":"{model_id}","stream":true,"messages":[{{"role":"user","content":"Why is the sky blue?"}}]}}'
-    sys.stdout.write(
+    print(
         f"neuron listens on http://{host}:{port} (health: http://{host}:{port}/health). Try:\n\n"
-        f"  curl -N http://{host}:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n\n"
+        f"  curl -N http://{host}:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n",
+        flush=True,
     )
-    sys.stdout.flush()

@@ -35,5 +35,6 @@ async def while_connected(receive: Receive, work: Callable[[], Awaitable[Result]
             result.append(await work())
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise first_leaf(group) from None
+        leaf = first_leaf(group)
+        raise leaf from leaf.__cause__
     return result[0] if result else None

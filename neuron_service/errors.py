@@ -7,13 +7,22 @@ from typing import Any
 from litestar import Request, Response
 from litestar.enums import MediaType
 from litestar.exceptions import HTTPException
+from msgspec.structs import replace
 
 from neuron_lib.errors import EngineFailed, InvalidRequest, NeuronError, cause_chain
 from neuron_lib.wire.openai_errors import HttpError, to_http_error
 
-__all__ = ("EXCEPTION_HANDLERS", "answer", "log_refusal", "respond")
+__all__ = ("EXCEPTION_HANDLERS", "answer", "error_fields", "internal_error", "respond")
 
 logger = logging.getLogger(__name__)
+
+
+class _UnknownPath(InvalidRequest):
+    code = "not_found"
+
+
+class _UnknownMethod(InvalidRequest):
+    code = "method_not_allowed"
 
 
 def answer(error: HttpError) -> Response[bytes]:
@@ -22,22 +31,37 @@ def answer(error: HttpError) -> Response[bytes]:
     return Response(error.body, status_code=error.status, media_type=MediaType.JSON, headers=headers)
 
 
-def log_refusal(request: Request[Any, Any, Any], error: NeuronError, http: HttpError) -> None:
-    """One WARNING with what was refused, why, and the numbers behind it; never with what the client wrote."""
-    logger.warning(
-        "request refused: %s",
-        cause_chain(error),
-        extra={"method": request.method, "path": request.url.path, "status": http.status, "code": http.code}
-        | {f"error_{name}": value for name, value in error.fields.items()},
-    )
+def error_fields(error: NeuronError) -> dict[str, Any]:
+    """The numbers behind an error for a log record, which has attributes of its own that they must not touch."""
+    return {f"error_{name}": value for name, value in error.fields.items()}
+
+
+def internal_error(bug: Exception) -> EngineFailed:
+    """What a client is told of a bug: all of it, because the gateway's log is where somebody will look first."""
+    error = EngineFailed("internal error")
+    error.__cause__ = bug
+    return error
 
 
 def respond(
     request: Request[Any, Any, Any], error: NeuronError, mapping: Callable[[NeuronError], HttpError]
 ) -> Response[bytes]:
-    """Answer `error` by a mapping of its own, for the routes that speak another dialect."""
+    """Answer `error` as `mapping` says, and log it: one WARNING with what was refused, why, and the numbers behind it,
+    never with what the client wrote.
+    """
     http = mapping(error)
-    log_refusal(request, error, http)
+    logger.warning(
+        "request refused: %s",
+        cause_chain(error),
+        extra={
+            "method": request.method,
+            "path": request.url.path,
+            "status": http.status,
+            "type": http.type,
+            "code": http.code,
+        }
+        | error_fields(error),
+    )
     return answer(http)
 
 
@@ -47,24 +71,20 @@ def _answer_neuron_error(request: Request[Any, Any, Any], error: NeuronError) ->
 
 def _answer_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """What Litestar itself refuses: unknown paths and methods, bodies that are too large or end early."""
-    refusal = InvalidRequest(error.detail or "the request cannot be answered")
-    http = to_http_error(refusal)
-    if error.status_code in {404, 405}:
-        http = HttpError(
-            status=error.status_code, body=http.body, retry_after=None, code=http.code, type=http.type
-        )
-    log_refusal(request, refusal, http)
-    response = answer(http)
-    if allow := (error.headers or {}).get("Allow"):
-        response.headers["allow"] = allow
+    status = 400
+    refusal = InvalidRequest(f"the request cannot be read: {error.detail}")
+    if error.status_code == 404:
+        status, refusal = 404, _UnknownPath("there is nothing at this path")
+    elif error.status_code == 405:
+        status, refusal = 405, _UnknownMethod(f"this path does not answer {request.method}")
+    response = respond(request, refusal, lambda refusal: replace(to_http_error(refusal), status=status))
+    response.headers.update(error.headers or {})  # of a 405: which methods there are
     return response
 
 
 def _answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     logger.error("bug in a route", exc_info=error, extra={"method": request.method, "path": request.url.path})
-    failure = EngineFailed("internal error")
-    failure.__cause__ = error
-    return answer(to_http_error(failure))
+    return answer(to_http_error(internal_error(error)))
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {

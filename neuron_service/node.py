@@ -2,15 +2,17 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import anyio
+from litestar.di import NamedDependency
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.types import Discovery, Health
 from neuron_service.version import Version
 
-__all__ = ("Node",)
+__all__ = ("HostNode", "Node")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -46,3 +48,7 @@ class Node:
             loading=self.registry.loading(),
             lost=self.registry.lost(),
         )
+
+
+HostNode: TypeAlias = NamedDependency[Node]
+"""The node as a route's parameter `node`; `app` provides it."""

@@ -73,13 +73,14 @@ async def serve(config: Config, *, sock: socket.socket, version: Version, enviro
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.run_on, sock)
             logger.info("listening on http://%s:%s", host, port)
-            async with registry, anyio.create_task_group() as background:
-                background.start_soon(_activate, node, config, environ)
-                background.start_soon(monitor.run)
-                logger.info("%s received, draining", signal.Signals(await anext(signals)).name)
-                tasks.start_soon(_end_at_once, signals)
-                background.cancel_scope.cancel()
-                registry.close_admission()
+            async with registry:
+                async with anyio.create_task_group() as background:
+                    background.start_soon(_activate, node, config, environ)
+                    background.start_soon(monitor.run)
+                    logger.info("%s received, draining", signal.Signals(await anext(signals)).name)
+                    tasks.start_soon(_end_at_once, signals)
+                    registry.close_admission()
+                    background.cancel_scope.cancel()
                 with anyio.move_on_after(config.drain_timeout_secs):
                     await registry.wait_idle()
             server.should_exit = True

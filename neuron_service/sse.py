@@ -13,12 +13,13 @@ from neuron_lib.errors import cause_chain
 from neuron_lib.wire.openai_chat import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.openai_errors import envelope
 from neuron_service.client import SEND_LIMIT_S, while_connected
+from neuron_service.errors import error_fields, internal_error
 
-__all__ = ("ChatCompletion", "ChatStream")
+__all__ = ("SILENCE_LIMIT_S", "ChatCompletion", "ChatStream")
 
 logger = logging.getLogger(__name__)
 
-_SILENCE_LIMIT_S: Final = 1.0
+SILENCE_LIMIT_S: Final = 1.0
 """After that long without an event a comment is sent (wire contract §1.8): impatient clients hang up on silence."""
 
 
@@ -29,7 +30,7 @@ class ChatCompletion:
         self._generation = generation
         self._collector = ChatCollector(id=_completion_id(), created=int(time.time()), model=model)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         body = await while_connected(receive, self._collect)
         if body is None:
             return
@@ -50,19 +51,20 @@ class ChatStream:
     what goes wrong later becomes an `error` event, and no `[DONE]` follows it.
     """
 
-    def __init__(self, generation: Generation, *, model: str) -> None:
+    def __init__(self, generation: Generation, *, model: str, silence_limit_s: float = SILENCE_LIMIT_S) -> None:
         self._generation = generation
+        self._silence_limit_s = silence_limit_s
         self._encoder = ChatStreamEncoder(id=_completion_id(), created=int(time.time()), model=model)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         async def stream() -> None:
             async with self._generation as events:
                 await self._stream(events, send)
 
         try:
             await while_connected(receive, stream)
-        except TimeoutError:
-            logger.info("client stopped reading, gave it up")
+        except _ClientStalled:
+            logger.info("client stopped reading, its reply was given up")
 
     async def _stream(self, events: Generation, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
@@ -72,13 +74,18 @@ class ChatStream:
             while (chunk := await self._next_chunk(events)) is not None:
                 await _send_chunk(send, chunk)
         except NeuronError as error:
-            logger.warning("stream ended by an error: %s", cause_chain(error), extra=error.fields)
+            logger.warning("stream ended by an error: %s", cause_chain(error), extra=error_fields(error))
             await _send_chunk(send, self._encoder.error(envelope(error)))
+        except _ClientStalled:
+            raise
+        except Exception as bug:
+            logger.exception("bug in a stream")
+            await _send_chunk(send, self._encoder.error(envelope(internal_error(bug))))
         await _send_chunk(send, b"", more=False)
 
     async def _next_chunk(self, events: Generation) -> bytes | None:
         """The bytes of the next event, a comment if there is none for too long, None at the end."""
-        with anyio.move_on_after(_SILENCE_LIMIT_S):
+        with anyio.move_on_after(self._silence_limit_s):
             try:
                 event = await anext(events)
             except StopAsyncIteration:
@@ -91,10 +98,16 @@ class ChatStream:
         return KEEP_ALIVE
 
 
+class _ClientStalled(Exception):
+    """The client has not taken anything for too long."""
+
+
 async def _send_chunk(send: Send, chunk: bytes, *, more: bool = True) -> None:
     if chunk or not more:
-        with anyio.fail_after(SEND_LIMIT_S):
+        with anyio.move_on_after(SEND_LIMIT_S) as patience:
             await send({"type": "http.response.body", "body": chunk, "more_body": more})
+        if patience.cancelled_caught:
+            raise _ClientStalled
 
 
 def _completion_id() -> str:

@@ -40,7 +40,7 @@ def find_version(environ: Mapping[str, str]) -> Version:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]  # noqa: S607 - the checkout's own git, wherever it is
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_LIMIT_S, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):

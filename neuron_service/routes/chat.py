@@ -7,7 +7,7 @@ from litestar.types import ASGIApp
 
 from neuron_lib.types import Principal
 from neuron_lib.wire.openai_chat import decode_chat_request
-from neuron_service.node import Node
+from neuron_service.node import HostNode
 from neuron_service.sse import ChatCompletion, ChatStream
 
 __all__ = ("chat_completions",)
@@ -16,7 +16,7 @@ _TRUTHY = frozenset({"1", "true", "yes"})
 
 
 @post("/v1/chat/completions", status_code=200)
-async def chat_completions(request: Request[Any, Any, Any], node: Node) -> ASGIApp:
+async def chat_completions(request: Request[Any, Any, Any], node: HostNode) -> ASGIApp:
     """Answer a chat, streamed or whole."""
     headers = request.headers
     account, key = headers.get("x-helexa-account-id"), headers.get("x-helexa-key-id")

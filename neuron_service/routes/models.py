@@ -8,12 +8,12 @@ from urllib.parse import unquote
 from litestar import MediaType, Request, Response, get, post
 from litestar.exceptions import NotFoundException
 
-from neuron_lib import ModelInfo, NeuronError
+from neuron_lib import LoadFailed, ModelInfo, NeuronError
 from neuron_lib.wire.management import decode_load_request, decode_unload_request
 from neuron_lib.wire.openai_errors import cuda_unavailable, load_error, not_resident, unload_error
 from neuron_lib.wire.openai_models import encode_model_list
 from neuron_service.errors import answer, respond
-from neuron_service.node import Node
+from neuron_service.node import HostNode
 
 __all__ = ("about_model", "list_models", "list_openai_models", "load_model", "unload_model")
 
@@ -23,23 +23,23 @@ _PREFIX = b"/models/"
 
 
 @get("/models")
-async def list_models(node: Node) -> tuple[ModelInfo, ...]:
+async def list_models(node: HostNode) -> tuple[ModelInfo, ...]:
     """Wire contract §1.4: the resident models, as an array."""
     return node.registry.list_models()
 
 
 @get("/v1/models", media_type=MediaType.JSON)
-async def list_openai_models(node: Node) -> bytes:
+async def list_openai_models(node: HostNode) -> bytes:
     """The resident models in OpenAI's shape."""
     return encode_model_list(node.registry.list_models(), created=int(time.time()))
 
 
 @post("/models/load", status_code=200)
-async def load_model(request: Request[Any, Any, Any], node: Node) -> Response[Any]:
+async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
     """Wire contract §1.5: the answer is held until the model serves. A client that hangs up stops nothing."""
     spec = decode_load_request(await request.body(), content_type=request.headers.get("content-type"))
     if reason := (await node.discovery()).cuda_unavailable_reason:
-        return answer(cuda_unavailable(reason))
+        return respond(request, LoadFailed(reason, model_id=spec.model_id), lambda _: cuda_unavailable(reason))
     started_s = time.monotonic()
     try:
         info = await node.registry.load(spec)
@@ -51,7 +51,7 @@ async def load_model(request: Request[Any, Any, Any], node: Node) -> Response[An
 
 
 @post("/models/unload", status_code=200)
-async def unload_model(request: Request[Any, Any, Any], node: Node) -> Response[Any]:
+async def unload_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
     """Wire contract §1.6: 200 means that the memory is back."""
     try:
         model_id = decode_unload_request(await request.body(), content_type=request.headers.get("content-type"))
@@ -63,10 +63,10 @@ async def unload_model(request: Request[Any, Any, Any], node: Node) -> Response[
 
 
 @get("/models/{rest:path}")
-async def about_model(request: Request[Any, Any, Any], node: Node, rest: str) -> Response[Any]:  # noqa: ARG001
+async def about_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
     """`/models/{id}/endpoint` and `/models/{id}/capabilities` (wire contract §1.7).
 
-    The id may hold slashes, percent-encoded or not, so it is taken from the raw path instead of `rest`.
+    The id may hold slashes, percent-encoded or not, so it is taken from the raw path instead of the parameter.
     """
     raw_path: bytes = request.scope["raw_path"]
     raw_id, _, question = raw_path.removeprefix(_PREFIX).rpartition(b"/")

@@ -1,0 +1,63 @@
+"""The service without a process, a socket or a model: its routes over a registry whose models follow scripts."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from neuron_lib import ActivationTracker, ModelSpec, Registry
+from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.testing import ScriptedHarness, ScriptedModel
+from neuron_lib.types import Discovery
+from neuron_service.app import create_app
+from neuron_service.node import Node
+from neuron_service.version import Version
+from tests.fakes.asgi_client import AsgiClient
+
+__all__ = ("CPU_HOST", "ScriptedHost", "chat_body", "scripted_host", "spec")
+
+CPU_HOST = Discovery(
+    hostname="testhost", os="Linux", kernel="6.0", devices=(), harnesses=("scripted",), max_prompt_tokens=16384
+)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class ScriptedHost:
+    harness: ScriptedHarness
+    registry: Registry
+    tracker: ActivationTracker
+    node: Node
+    client: AsgiClient
+
+
+@asynccontextmanager
+async def scripted_host(
+    scripts: Mapping[str, ScriptedModel] | None = None,
+    *,
+    resident: Sequence[str] = (),
+    default_models: Sequence[ModelSpec] = (),
+    discovery: Discovery | None = CPU_HOST,
+) -> AsyncIterator[ScriptedHost]:
+    """A host with the models `resident` loaded; `default_models` are known to its tracker, and not loaded."""
+    harness = ScriptedHarness(scripts)
+    tracker = ActivationTracker(default_models)
+    async with Registry([harness]) as registry:
+        node = Node(
+            registry=registry,
+            tracker=tracker,
+            monitor=DeviceMonitor(),
+            version=Version(package_version="1.2.3", git_sha="abc123def"),
+        )
+        if discovery is not None:
+            node.set_discovery(discovery)
+        for model_id in resident:
+            await registry.load(spec(model_id))
+        client = AsgiClient(create_app(node))
+        yield ScriptedHost(harness=harness, registry=registry, tracker=tracker, node=node, client=client)
+
+
+def spec(model_id: str, *, harness: str = "scripted") -> ModelSpec:
+    return ModelSpec(model_id=model_id, harness=harness)
+
+
+def chat_body(model_id: str, *, stream: bool = False, content: str = "hi") -> dict[str, object]:
+    return {"model": model_id, "stream": stream, "messages": [{"role": "user", "content": content}]}

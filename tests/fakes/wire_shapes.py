@@ -1,0 +1,134 @@
+"""The control plane's answers as the gateway's parsers demand them: unsigned integers, no stray null, nothing unknown.
+
+Stricter than the contract in one way: a key we never send is refused too, so that a new one is a decision.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+__all__ = ("read_discovery", "read_health", "read_models", "read_version")
+
+Unsigned: TypeAlias = Annotated[int, Meta(ge=0)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Rate: TypeAlias = Annotated[float, Meta(ge=0)]
+
+
+class Strict(Struct, forbid_unknown_fields=True):
+    pass
+
+
+class Version(Strict):
+    package_version: str
+    git_sha: str
+    git_dirty: bool
+    features: list[str]
+    git_sha_long: str | UnsetType = UNSET
+
+
+class Device(Strict):
+    index: Unsigned
+    name: str
+    vram_total_mb: Unsigned
+    compute_capability: str
+
+
+class Discovery(Strict):
+    hostname: str
+    os: str
+    kernel: str
+    devices: list[Device]
+    harnesses: list[str]
+    max_prompt_tokens: Positive
+    cuda_version: str | UnsetType = UNSET
+    driver_version: str | UnsetType = UNSET
+    cuda_unavailable_reason: str | UnsetType = UNSET
+
+
+class DeviceHealth(Strict):
+    index: Unsigned
+    vram_used_mb: Unsigned
+    vram_free_mb: Unsigned
+    utilization_pct: Unsigned
+    temp_c: Unsigned
+
+
+class FailedLoad(Strict):
+    model_id: str
+    error: str
+
+
+class Activation(Strict):
+    state: Literal["pre_warming", "ready"]
+    pending: list[str]
+    in_progress: str | None
+    completed: list[str]
+    failed: list[FailedLoad]
+
+
+class ModelLoad(Strict):
+    id: str
+    in_flight: Unsigned
+    queue_depth: Unsigned
+    max_in_flight: Unsigned
+    max_queue_depth: Unsigned
+    rejected_queue_full: Unsigned
+    rejected_timeout: Unsigned
+    rejected_per_principal: Unsigned
+    anon_in_flight: Unsigned
+    anon_max_in_flight: Unsigned
+    rejected_anon_yield: Unsigned
+    rejected_kv_timeout: Unsigned
+    rejected_kv_unservable: Unsigned
+    kv_budget_mb: Unsigned
+    kv_available_mb: Unsigned
+    tok_s_prefill: Rate
+    tok_s_decode: Rate
+
+
+class Progress(Strict):
+    stage: Literal["resolving", "downloading", "verifying", "loading", "warming"]
+    fraction: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    file: str | UnsetType = UNSET
+    bytes: Unsigned | UnsetType = UNSET
+    total_bytes: Unsigned | UnsetType = UNSET
+
+
+class LoadingModel(Strict):
+    model_id: str
+    progress: Progress
+    elapsed_ms: Unsigned
+
+
+class Health(Strict):
+    uptime_secs: Unsigned
+    devices: list[DeviceHealth]
+    activation: Activation
+    models: list[ModelLoad]
+    loading: list[LoadingModel]
+    lost: list[FailedLoad]
+
+
+class Limit(Strict):
+    context: Positive
+    output: Positive
+    input: Positive | UnsetType = UNSET
+
+
+class Model(Strict):
+    id: str
+    harness: str
+    status: Literal["loaded", "recovering"]
+    devices: list[Unsigned]
+    vram_used_mb: Unsigned | UnsetType = UNSET
+    capabilities: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
+    limit: Limit | UnsetType = UNSET
+    tool_call: bool | UnsetType = UNSET
+    reasoning: bool | UnsetType = UNSET
+
+
+read_version = msgspec.json.Decoder(Version).decode
+read_discovery = msgspec.json.Decoder(Discovery).decode
+read_health = msgspec.json.Decoder(Health).decode
+read_models = msgspec.json.Decoder(list[Model]).decode

@@ -1,0 +1,193 @@
+import logging
+
+import pytest
+
+from tests.fakes.scripted_host import chat_body, scripted_host
+
+pytestmark = pytest.mark.anyio
+
+A = "org/a"
+CHAT = "/v1/chat/completions"
+PROMPT = "the-secret-recipe"
+DEEP = 200_000
+
+
+def with_content(content: bytes) -> bytes:
+    return b'{"model":"org/a","messages":[{"role":"user","content":%s}]}' % content
+
+
+def with_field(field: bytes) -> bytes:
+    return b'{"model":"org/a","messages":[{"role":"user","content":"%s"}],%s}' % (PROMPT.encode(), field)
+
+
+MALFORMED = {
+    "empty": b"",
+    "truncated": b"{",
+    "prose": b"not json",
+    "trailing garbage": with_field(b'"top_p":0.5') + b" trailing",
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "UTF-16": '{"model":"org/a"}'.encode("utf-16"),
+    "content that is not UTF-8": with_content(b'"\xff\xfe"'),
+    "unknown field that is not UTF-8": with_field(b'"unknown":"\xff"'),
+    "content nested 5000 deep": with_content(b"[" * 5000 + b"]" * 5000),
+    "content nested 200000 deep": with_content(b"[" * DEEP + b"]" * DEEP),
+    "unknown field nested 200000 deep": with_field(b'"unknown":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP),
+    "template argument nested 200 deep": with_field(b'"chat_template_kwargs":{"x":' + b"[" * 200 + b"]" * 200 + b"}"),
+    "NaN": with_field(b'"temperature":NaN'),
+    "Infinity": with_field(b'"temperature":Infinity'),
+}
+MISSHAPEN = {
+    "null": b"null",
+    "array": b"[]",
+    "no model": b'{"messages":[{"role":"user","content":"x"}]}',
+    "no messages": b'{"model":"org/a"}',
+    "zero messages": b'{"model":"org/a","messages":[]}',
+    "numeric model": b'{"model":7,"messages":[{"role":"user"}]}',
+    "message without role": b'{"model":"org/a","messages":[{"content":"x"}]}',
+    "textual message": b'{"model":"org/a","messages":["x"]}',
+    "numeric content": with_content(b"7"),
+    "remote picture": with_content(b'[{"type":"image_url","image_url":{"url":"http://example.com/x.png"}}]'),
+    "picture from disk": with_content(b'[{"type":"image_url","image_url":{"url":"file:///etc/passwd"}}]'),
+    "textual temperature": with_field(b'"temperature":"hot"'),
+    "temperature beyond a float": with_field(b'"temperature":1e400'),
+    "zero max_tokens": with_field(b'"max_tokens":0'),
+    "negative max_tokens": with_field(b'"max_tokens":-1'),
+    "max_tokens of 2^63": with_field(b'"max_tokens":9223372036854775808'),
+    "textual max_tokens": with_field(b'"max_tokens":"5"'),
+    "boolean max_tokens": with_field(b'"max_tokens":true'),
+    "a million choices": with_field(b'"n":1000000'),
+    "seed of 2^70": with_field(b'"seed":1180591620717411303424'),
+    "negative seed": with_field(b'"seed":-1'),
+    "empty stop string": with_field(b'"stop":""'),
+    "ten thousand stop strings": with_field(b'"stop":[' + b'"x",' * 10_000 + b'"x"]'),
+    "textual stream": with_field(b'"stream":"yes"'),
+    "template argument of 2^70": with_field(b'"chat_template_kwargs":{"x":1180591620717411303424}'),
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [pytest.param(body, 400, "malformed_json", id=name) for name, body in MALFORMED.items()]
+    + [pytest.param(body, 422, "invalid_request_body", id=name) for name, body in MISSHAPEN.items()],
+)
+async def test_a_bad_body_is_told_apart_answered_and_forgotten(
+    body: bytes, status: int, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scripted_host(resident=[A]) as host:
+        reply = await host.client.post(CHAT, body)
+        assert host.harness.requests == []
+        assert (await host.client.post(CHAT, chat_body(A))).status == 200
+    error = reply.json()["error"]
+    assert (reply.status, error["type"], error["code"]) == (status, "invalid_request_error", code)
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert {key: warning.__dict__[key] for key in ("method", "path", "status", "code")} == {
+        "method": "POST",
+        "path": CHAT,
+        "status": status,
+        "code": code,
+    }
+    assert PROMPT not in caplog.text
+
+
+@pytest.mark.parametrize("path", [CHAT, "/models/load", "/models/unload"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", None]
+)
+async def test_a_body_that_does_not_claim_to_be_json_is_a_415(path: str, content_type: str | None) -> None:
+    async with scripted_host(resident=[A]) as host:
+        headers = {} if content_type is None else {"content-type": content_type}
+        reply = await host.client.post(path, chat_body(A), headers=headers)
+    assert (reply.status, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "application/vnd.api+json", "APPLICATION/JSON"]
+)
+async def test_every_spelling_of_json_is_read(content_type: str) -> None:
+    async with scripted_host(resident=[A]) as host:
+        reply = await host.client.post(CHAT, chat_body(A), headers={"content-type": content_type})
+    assert reply.status == 200
+
+
+@pytest.mark.parametrize("says_its_length", [True, False])
+async def test_a_body_beyond_the_limit_is_a_400_and_never_read_whole(
+    *, says_its_length: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"content-type": "application/json"}
+    if says_its_length:
+        headers["content-length"] = str(9 << 20)
+    async with scripted_host(resident=[A]) as host:
+        body = b"x" if says_its_length else b" " * (9 << 20)
+        async with host.client.open("POST", CHAT, body, headers=headers, more_body=True) as exchange:
+            reply = await exchange.reply()
+    assert (reply.status, reply.json()["error"]["code"]) == (400, "invalid_request_body")
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+
+@pytest.mark.parametrize("path", [CHAT, "/models/load"])
+async def test_a_length_that_is_no_number_is_a_400(path: str) -> None:
+    async with scripted_host() as host:
+        headers = {"content-type": "application/json", "content-length": "many"}
+        assert (await host.client.post(path, b"{}", headers=headers)).status == 400
+
+
+async def test_a_load_body_that_is_nested_200_000_deep_is_a_400() -> None:
+    async with scripted_host() as host:
+        body = b'{"model_id":"a/b","harness":"scripted","x":' + b"[" * DEEP + b"]" * DEEP + b"}"
+        assert (await host.client.post("/models/load", body)).status == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/nothing"),
+        ("GET", "/healthx"),
+        ("POST", "/v1/completions"),
+        ("GET", "/v1/models/org/a"),
+        ("GET", "/models/org/a"),
+        ("GET", "/models/org/a/"),
+        ("GET", "/models/org/a/weights"),
+        ("GET", "/schema"),
+    ],
+)
+async def test_an_unknown_path_is_a_nested_404(method: str, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with scripted_host() as host:
+        reply = await host.client.request(method, path)
+    assert (reply.status, reply.json()["error"]["code"]) == (404, "not_found")
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", CHAT),
+        ("DELETE", CHAT),
+        ("GET", "/models/load"),
+        ("GET", "/models/unload"),
+        ("POST", "/health"),
+        ("HEAD", "/health"),
+        ("PUT", "/models"),
+        ("POST", "/models/org/a/endpoint"),
+        ("TRACE", "/health"),
+    ],
+)
+async def test_an_unknown_method_is_a_nested_405_that_names_the_known_ones(
+    method: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scripted_host() as host:
+        reply = await host.client.request(method, path)
+    assert (reply.status, reply.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert reply.headers["allow"]
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+
+async def test_no_answer_is_ever_compressed_or_opened_to_other_origins() -> None:
+    async with scripted_host(resident=[A]) as host:
+        headers = {"content-type": "application/json", "accept-encoding": "gzip, br", "origin": "http://example.com"}
+        for reply in (
+            await host.client.request("GET", "/health", headers=headers),
+            await host.client.post(CHAT, chat_body(A, stream=True), headers=headers),
+        ):
+            assert reply.status == 200
+            assert not [name for name in reply.headers if name.startswith(("content-encoding", "access-control"))]

@@ -1,0 +1,147 @@
+import logging
+
+import anyio
+import pytest
+from anyio import wait_all_tasks_blocked
+
+from neuron_lib import LoadFailed, LoadProgress, LoadStage, load_default_models
+from neuron_lib.testing import ScriptedModel
+from neuron_lib.types import Device, Discovery
+from tests.fakes.scripted_host import CPU_HOST, chat_body, scripted_host, spec
+from tests.fakes.wire_shapes import read_discovery, read_health, read_models, read_version
+
+pytestmark = pytest.mark.anyio
+
+A, B, C = "org/a", "org/b", "org/c"
+
+
+async def test_version_says_what_runs() -> None:
+    async with scripted_host() as host:
+        reply = await host.client.get("/version")
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/json"
+    assert read_version(reply.body).git_sha == "abc123def"
+
+
+async def test_discovery_of_a_cpu_host_has_an_empty_device_list_and_no_word_about_cuda() -> None:
+    async with scripted_host() as host:
+        reply = await host.client.get("/discovery")
+    assert reply.json() == {
+        "hostname": "testhost",
+        "os": "Linux",
+        "kernel": "6.0",
+        "devices": [],
+        "harnesses": ["scripted"],
+        "max_prompt_tokens": 16384,
+    }
+    read_discovery(reply.body)
+
+
+async def test_discovery_of_a_gpu_host_has_every_field_of_every_device() -> None:
+    gpu = Device(index=0, name="GPU", vram_total_mb=24576, compute_capability="8.9")
+    found = Discovery(
+        hostname="h", os="Linux", kernel="6", devices=(gpu,), harnesses=(), max_prompt_tokens=1, cuda_version="12.4"
+    )
+    async with scripted_host(discovery=found) as host:
+        reply = await host.client.get("/discovery")
+    assert read_discovery(reply.body).devices[0].compute_capability == "8.9"
+
+
+async def test_discovery_waits_for_the_first_look_at_the_hardware_while_health_does_not() -> None:
+    async with scripted_host(discovery=None) as host, host.client.open("GET", "/discovery") as exchange:
+        await wait_all_tasks_blocked()
+        assert not exchange.returned.is_set()
+        assert (await host.client.get("/health")).status == 200
+        host.node.set_discovery(CPU_HOST)
+        assert read_discovery((await exchange.reply()).body).hostname == "testhost"
+
+
+async def test_health_of_an_empty_host_is_ready() -> None:
+    async with scripted_host() as host:
+        reply = await host.client.get("/health")
+    assert reply.status == 200
+    assert reply.json() == {
+        "uptime_secs": 0,
+        "devices": [],
+        "activation": {"state": "ready", "pending": [], "in_progress": None, "completed": [], "failed": []},
+        "models": [],
+        "loading": [],
+        "lost": [],
+    }
+    read_health(reply.body)
+
+
+async def test_health_follows_pre_warming_from_pending_to_ready() -> None:
+    may_load = anyio.Event()
+    scripts = {
+        A: ScriptedModel(may_load=may_load, stages=(LoadProgress(stage=LoadStage.LOADING, fraction=0.25),)),
+        B: ScriptedModel(load_error=LoadFailed("weights are cursed")),
+    }
+    specs = [spec(A), spec(B), spec(C)]
+    async with scripted_host(scripts, default_models=specs) as host, anyio.create_task_group() as tasks:
+        health = read_health((await host.client.get("/health")).body)
+        assert (health.activation.state, health.activation.pending) == ("pre_warming", [A, B, C])
+
+        tasks.start_soon(load_default_models, host.registry, specs, host.tracker)
+        await wait_all_tasks_blocked()
+        health = read_health((await host.client.get("/health")).body)
+        assert (health.activation.in_progress, health.activation.pending) == (A, [B, C])
+        assert [(load.model_id, load.progress.stage, load.progress.fraction) for load in health.loading] == [
+            (A, "loading", 0.25)
+        ]
+        assert health.models == []
+        assert read_models((await host.client.get("/models")).body) == []
+
+        may_load.set()
+        await host.tracker.wait_ready()
+        health = read_health((await host.client.get("/health")).body)
+        assert health.activation.state == "ready"
+        assert health.activation.completed == [A, C]
+        assert [(failed.model_id, failed.error) for failed in health.activation.failed] == [(B, "weights are cursed")]
+        assert [model.id for model in health.models] == [A, C]
+        assert health.loading == []
+
+
+async def test_a_load_on_demand_shows_in_health_and_leaves_activation_alone() -> None:
+    may_load = anyio.Event()
+    async with scripted_host({A: ScriptedModel(may_load=may_load)}) as host:
+        body = {"model_id": A, "harness": "scripted"}
+        async with host.client.open("POST", "/models/load", body) as exchange:
+            await wait_all_tasks_blocked()
+            health = read_health((await host.client.get("/health")).body)
+            assert [load.model_id for load in health.loading] == [A]
+            assert health.activation.state == "ready"
+            may_load.set()
+            assert await exchange.head() == 200
+        assert read_health((await host.client.get("/health")).body).activation.completed == []
+
+
+async def test_health_counts_running_and_waiting_requests_of_a_model_in_mid_stream() -> None:
+    script = ScriptedModel(may_speak=anyio.Event(), max_in_flight=1)
+    async with scripted_host({A: script}, resident=[A]) as host:
+        body = chat_body(A, stream=True)
+        async with host.client.open("POST", "/v1/chat/completions", body) as running:
+            await running.chunk()
+            async with host.client.open("POST", "/v1/chat/completions", body):
+                await wait_all_tasks_blocked()
+                (load,) = read_health((await host.client.get("/health")).body).models
+                assert (load.in_flight, load.queue_depth, load.max_in_flight) == (1, 1, 1)
+                read_models((await host.client.get("/models")).body)
+
+
+async def test_a_model_that_died_is_gone_from_models_and_stays_in_lost_until_it_is_loaded_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    script = ScriptedModel(death="killed by SIGSEGV")
+    async with scripted_host({A: script}, resident=[A, B]) as host:
+        script.dies.set()
+        await wait_all_tasks_blocked()
+        health = read_health((await host.client.get("/health")).body)
+        assert [(lost.model_id, lost.error) for lost in health.lost] == [(A, "killed by SIGSEGV")]
+        assert [model.id for model in read_models((await host.client.get("/models")).body)] == [B]
+        assert [model.id for model in health.models] == [B]
+
+        script.dies = anyio.Event()
+        await host.registry.load(spec(A))
+        assert read_health((await host.client.get("/health")).body).lost == []
+    assert [record.levelno for record in caplog.records if record.getMessage() == "model lost"] == [logging.ERROR]
