@@ -13,7 +13,7 @@ import anyio.to_thread
 from msgspec import Struct
 
 from neuron_lib.config import ModelEntry, SourceConfig
-from neuron_lib.errors import PreflightFailed, SourceUnavailable, UnknownSource
+from neuron_lib.errors import LoadFailed, PreflightFailed, SourceUnavailable, UnknownSource
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.gguf_header import check_gguf
 from neuron_lib.sources.huggingface import HubRepository, download, list_cached, list_repository
@@ -75,28 +75,45 @@ class ModelStore:
         """
         report(LoadProgress(stage=LoadStage.RESOLVING))
         reference = parse_reference(spec.model_id)
-        entry = self._entries.get(reference.public_id) or ModelEntry(id=reference.public_id)
-        scheme, _, place = (entry.source or "").partition(":")
-        if scheme == "package":
-            path = await _in_thread(lambda: find_package_file(place, model_id=entry.id))
-        elif scheme == "file":
-            path = await _in_thread(lambda: find_local_file(place, roots=self._local_roots, model_id=entry.id))
-        else:
-            target = parse_reference(entry.source) if entry.source else reference
-            path = await self._fetch_from_hub(target, entry, spec.quant or entry.quant, report)
+        entry = self._entry(reference)
+        path = await _in_thread(lambda: self._find_here(entry))
+        if path is None:
+            repository = self._repository(reference, entry)
+            commit, selection = await _in_thread(lambda: _choose(repository, spec.quant or entry.quant))
+            report(LoadProgress(stage=LoadStage.DOWNLOADING, file=selection.files[0]))
+            path = await _in_thread(lambda: download(repository, commit, selection.files))
         report(LoadProgress(stage=LoadStage.VERIFYING, file=path.name))
         await _in_thread(lambda: check_gguf(path, model_id=entry.id))
         return LocalModel(path=path, n_ctx=entry.n_ctx)
 
-    async def _fetch_from_hub(
-        self, target: ModelReference, entry: ModelEntry, quant: str | None, report: ProgressReporter
-    ) -> Path:
-        repository = self._repository(target, entry)
-        commit, selection = await _in_thread(lambda: _choose(repository, quant))
-        report(LoadProgress(stage=LoadStage.DOWNLOADING, file=selection.files[0]))
-        return await _in_thread(lambda: download(repository, commit, selection.files))
+    async def is_cached(self, model_id: str) -> bool:
+        """Tell whether a load could do without any hub; False also for ids that mean nothing here. Asks nobody."""
+        return await _in_thread(lambda: self._is_here(model_id))
 
-    def _repository(self, target: ModelReference, entry: ModelEntry) -> HubRepository:
+    def _is_here(self, model_id: str) -> bool:
+        try:
+            reference = parse_reference(model_id)
+            entry = self._entry(reference)
+            if self._find_here(entry) is not None:
+                return True
+            return _choose_cached(self._repository(reference, entry), entry.quant) is not None
+        except LoadFailed:
+            return False
+
+    def _entry(self, reference: ModelReference) -> ModelEntry:
+        return self._entries.get(reference.public_id) or ModelEntry(id=reference.public_id)
+
+    def _find_here(self, entry: ModelEntry) -> Path | None:
+        """Return the file of an entry whose place is on this machine; None for one that is on a hub."""
+        scheme, _, place = (entry.source or "").partition(":")
+        if scheme == "package":
+            return find_package_file(place, model_id=entry.id)
+        if scheme == "file":
+            return find_local_file(place, roots=self._local_roots, model_id=entry.id)
+        return None
+
+    def _repository(self, reference: ModelReference, entry: ModelEntry) -> HubRepository:
+        target = parse_reference(entry.source) if entry.source else reference
         scheme = target.scheme or self._default_source
         source = self._sources.get(scheme)
         if source is None:

