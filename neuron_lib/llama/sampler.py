@@ -42,13 +42,11 @@ class SamplerChain:
 
     def sample(self, row: _Scores) -> int:
         """The next token, as an index into `row`, which is only read. Scores that are NaN give a token all the same."""
-        sampling = self._sampling
-        scores = self._penalised(row) if self._counts else row
-        best = int(scores.argmax())  # a NaN counts as the highest
-        if sampling.temperature < _COLDEST or not math.isfinite(scores[best]):
-            token = best
-        else:
-            token = self._draw(scores - scores[best])
+        with np.errstate(all="ignore"):  # absurd numbers in a request may overflow; any token is a fair answer to them
+            scores = self._penalised(row) if self._counts else row
+            best = int(scores.argmax())  # a NaN counts as the highest
+            is_clear = self._sampling.temperature < _COLDEST or not math.isfinite(scores[best])
+            token = best if is_clear else self._draw(scores - scores[best])
         if self._recent.maxlen != 0:
             self._remember(token)
         return token
@@ -67,10 +65,9 @@ class SamplerChain:
         tokens = np.fromiter(self._counts.keys(), np.intp, len(self._counts))
         times = np.fromiter(self._counts.values(), np.float32, len(self._counts))
         scores = row.copy()
-        with np.errstate(all="ignore"):  # absurd penalties give infinite scores, and those are handled
-            seen = row[tokens]
-            seen = np.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
-            scores[tokens] = seen - times * sampling.frequency_penalty - sampling.presence_penalty
+        seen = row[tokens]
+        seen = np.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
+        scores[tokens] = seen - times * sampling.frequency_penalty - sampling.presence_penalty
         return scores
 
     def _draw(self, scores: _Scores) -> int:

@@ -1,0 +1,192 @@
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from neuron_lib.admission import AdmissionController
+from neuron_lib.engine.protocol import Load
+from neuron_lib.errors import (
+    EngineDead,
+    EngineFailed,
+    InvalidRequest,
+    Overloaded,
+    PromptTooLong,
+    ShuttingDown,
+    TemplateFailed,
+    UnsupportedCapability,
+)
+from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
+from neuron_lib.llamacpp.generation import ReplyTerms
+from neuron_lib.llamacpp.loaded_model import LlamaCppModel
+from neuron_lib.llamacpp.sampling import SamplingDefaults
+from neuron_lib.types import ChatRequest, Finished, FinishReason, GenerationEvent, Started, TextDelta, Usage
+from tests.fakes.turns import let_others_run
+
+pytestmark = pytest.mark.anyio
+
+FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
+LOAD = Load(
+    path="/nowhere.gguf",
+    seats=1,
+    n_ctx=64,
+    n_batch=64,
+    n_ubatch=64,
+    threads=1,
+    gpu_layers=0,
+    flash_attn="auto",
+    kv_type_k="f16",
+    kv_type_v="f16",
+    target_step_s=0.1,
+)
+
+
+@asynccontextmanager
+async def model_of(mode: str = "normal", *, queue: int = 4) -> AsyncIterator[LlamaCppModel]:
+    async with open_engine(
+        LOAD,
+        model_id="org/fake",
+        environment=engine_environment(os.environ),
+        on_progress=[].append,
+        command=(sys.executable, str(FAKE_ENGINE), mode),
+    ) as engine:
+        yield LlamaCppModel(
+            engine,
+            await engine.wait_ready(),
+            harness_name="llamacpp",
+            devices=(0,),
+            admission=AdmissionController(max_in_flight=1, max_queue_depth=queue, max_wait_s=60),
+            terms=ReplyTerms(prompt_limit=5, default_max_tokens=100, sampling_defaults=SamplingDefaults()),
+        )
+
+
+def ask(content: Any, *, stop: Sequence[str] = ()) -> ChatRequest:
+    return ChatRequest(model_id="org/fake", messages=({"role": "user", "content": content},), stop=tuple(stop))
+
+
+async def reply_to(model: LlamaCppModel, text: str) -> list[GenerationEvent]:
+    async with model.chat(ask(text)) as generation:
+        return [event async for event in generation]
+
+
+async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
+    async with model_of() as model:
+        events = await reply_to(model, "one two")
+        assert model.load().in_flight == 0
+        assert (model.load().tok_s_prefill, model.load().tok_s_decode) == (8.0, 2.0)
+    assert events == [
+        Started(prompt_tokens=2),
+        TextDelta("one "),
+        TextDelta("two "),
+        TextDelta("!"),
+        Finished(
+            reason=FinishReason.STOP,
+            usage=Usage(prompt_tokens=2, completion_tokens=2, prefill_ms=250, decode_ms=500),
+        ),
+    ]
+
+
+async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
+    async with model_of() as model:
+        async with model.chat(ask("one")):
+            assert model.load().in_flight == 1
+        assert model.load().in_flight == 0
+
+
+async def test_a_generation_does_nothing_until_it_is_entered() -> None:
+    async with model_of() as model:
+        model.chat(ask("one"))
+        assert model.load().in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (ask("a b c d e f"), PromptTooLong),
+        (ask("refuse"), TemplateFailed),
+        (ask([{"type": "image_url"}]), UnsupportedCapability),
+        (ask("one", stop=["x", ""]), InvalidRequest),
+        (ask(1 << 70), InvalidRequest),
+    ],
+    ids=["long", "template", "image", "empty stop", "huge number"],
+)
+async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
+    request_: ChatRequest, error: type[Exception]
+) -> None:
+    async with model_of() as model:
+        with pytest.raises(error):
+            async with model.chat(request_):
+                pytest.fail("it was entered")
+        assert model.load().in_flight == 0
+        assert "with 0 requests" in repr(model)
+        assert len(await reply_to(model, "one")) == 4
+
+
+async def test_who_finds_the_queue_full_is_refused_after_its_prompt_was_read() -> None:
+    async with model_of(queue=0) as model, model.chat(ask("one")):
+        with pytest.raises(Overloaded):
+            await reply_to(model, "two")
+        with pytest.raises(PromptTooLong):
+            await reply_to(model, "a b c d e f")
+        assert model.load().rejected_queue_full == 1
+
+
+async def test_closing_admission_refuses_newcomers_and_lets_running_replies_end() -> None:
+    async with model_of() as model, model.chat(ask("one")) as running:
+        model.close_admission(ShuttingDown)
+        with pytest.raises(ShuttingDown):
+            await reply_to(model, "two")
+        assert isinstance([event async for event in running][-1], Finished)
+
+
+async def test_a_seat_goes_to_the_one_who_waits_when_its_holder_leaves_early() -> None:
+    async with model_of() as model, anyio.create_task_group() as tasks:
+        replies: list[list[GenerationEvent]] = []
+
+        async def wait_in_line() -> None:
+            replies.append(await reply_to(model, "two"))
+
+        async with model.chat(ask("one")):
+            tasks.start_soon(wait_in_line)
+            while model.load().queue_depth == 0:
+                await let_others_run()
+        # The first reply was abandoned unread.
+        while not replies:
+            await let_others_run()
+        assert isinstance(replies[0][-1], Finished)
+
+
+async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -> None:
+    async with model_of() as model, model.chat(ask("one")):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reply_to, model, "two")
+            while model.load().queue_depth == 0:
+                await let_others_run()
+            tasks.cancel_scope.cancel()
+        assert (model.load().queue_depth, model.load().in_flight) == (0, 1)
+        assert "with 1 requests" in repr(model)
+
+
+async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave() -> None:
+    async with model_of("segv-after-delta") as model:
+        seen: list[GenerationEvent] = []
+        with pytest.raises(EngineDead, match="SIGSEGV"):
+            async with model.chat(ask("one two")) as generation:
+                async for event in generation:
+                    seen.append(event)  # noqa: PERF401 - what came before the error counts
+        assert seen == [Started(prompt_tokens=2), TextDelta("one ")]
+        assert await model.wait_lost() == "killed by SIGSEGV"
+        with pytest.raises(EngineDead):
+            await reply_to(model, "again")
+        assert model.load().in_flight == 0
+
+
+async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served() -> None:
+    async with model_of("broken-after-delta") as model:
+        for _ in range(2):
+            with pytest.raises(EngineFailed, match="no cells left"):
+                await reply_to(model, "one two")

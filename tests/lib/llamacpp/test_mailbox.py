@@ -1,0 +1,108 @@
+import anyio
+import pytest
+
+from neuron_lib.engine.protocol import Delta, Done
+from neuron_lib.errors import EngineDead, EngineFailed
+from neuron_lib.llamacpp.mailbox import Mail, Mailbox
+from neuron_lib.types import FinishReason
+from tests.fakes.turns import let_others_run
+
+pytestmark = pytest.mark.anyio
+
+DONE = Done(
+    request=1,
+    reason=FinishReason.STOP,
+    text="",
+    prompt_tokens=1,
+    completion_tokens=1,
+    prefill_s=0.0,
+    decode_s=0.0,
+)
+
+
+async def test_mail_comes_out_in_order() -> None:
+    mailbox = Mailbox()
+    mailbox.put(Delta(1, "a"))
+    mailbox.put(DONE)
+    assert [await mailbox.get(), await mailbox.get()] == [Delta(1, "a"), DONE]
+
+
+async def test_a_reader_waits_for_mail() -> None:
+    mailbox, got = Mailbox(), list[Mail]()
+
+    async def read() -> None:
+        got.append(await mailbox.get())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        await let_others_run()
+        assert got == []
+        mailbox.put(DONE)
+    assert got == [DONE]
+
+
+async def test_a_failure_comes_after_what_was_delivered_and_the_first_one_counts() -> None:
+    mailbox = Mailbox()
+    mailbox.put(Delta(1, "a"))
+    mailbox.fail(EngineFailed("first"))
+    mailbox.fail(EngineDead("m", "second"))
+    assert await mailbox.get() == Delta(1, "a")
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match="first"):
+            await mailbox.get()
+
+
+async def test_a_failure_wakes_a_reader() -> None:
+    mailbox = Mailbox()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(let_others_run)
+        tasks.start_soon(fail_later, mailbox)
+        with pytest.raises(EngineFailed):
+            await mailbox.get()
+
+
+async def fail_later(mailbox: Mailbox) -> None:
+    await let_others_run()
+    mailbox.fail(EngineFailed("later"))
+
+
+async def test_a_slow_reader_costs_no_memory_per_token_and_loses_no_text() -> None:
+    mailbox = Mailbox()
+    for number in range(1000):
+        mailbox.put(Delta(1, f"{number} "))
+    mailbox.put(DONE)
+    mails = [await mailbox.get()]
+    while mails[-1] is not DONE:
+        mails.append(await mailbox.get())
+    deltas = [mail for mail in mails if isinstance(mail, Delta)]
+    assert len(deltas) == 64
+    assert "".join(delta.text for delta in deltas) == "".join(f"{number} " for number in range(1000))
+    assert sum(delta.tokens for delta in deltas) == 1000
+
+
+async def test_a_full_mailbox_lets_other_tasks_run() -> None:
+    mailbox, turns = Mailbox(), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(others)
+        for _ in range(50):
+            mailbox.put(Delta(1, "a"))
+        for _ in range(50):
+            await mailbox.get()
+        tasks.cancel_scope.cancel()
+    assert turns >= 25
+
+
+async def test_a_cancelled_reader_takes_no_mail_with_it() -> None:
+    mailbox = Mailbox()
+    mailbox.put(Delta(1, "a"))
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await mailbox.get()
+    assert await mailbox.get() == Delta(1, "a")

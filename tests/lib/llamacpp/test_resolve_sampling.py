@@ -1,0 +1,53 @@
+import pytest
+
+from neuron_lib.llamacpp.sampling import SamplingDefaults, resolve_sampling
+from neuron_lib.types import Sampling, SamplingParams
+
+DEFAULTS = SamplingDefaults(temperature=0.7, repetition_penalty=1.1, repeat_last_n=64)
+NOTHING = SamplingParams()
+
+
+def resolve(asked: SamplingParams = NOTHING, recommended: SamplingParams = NOTHING) -> Sampling:
+    return resolve_sampling(asked, recommended=recommended, defaults=DEFAULTS, fresh_seed=77)
+
+
+def test_where_nobody_says_anything_the_defaults_hold() -> None:
+    assert resolve() == Sampling(temperature=0.7, seed=77, repetition_penalty=1.1, repeat_last_n=64)
+
+
+@pytest.mark.parametrize(
+    ("field", "asked", "recommended"),
+    [
+        ("temperature", 0.3, 0.6),
+        ("top_p", 0.5, 0.95),
+        ("top_k", 10, 20),
+        ("min_p", 0.1, 0.05),
+        ("repetition_penalty", 1.3, 1.05),
+        ("repeat_last_n", 16, 32),
+    ],
+)
+def test_the_request_goes_before_the_model_and_the_model_before_the_defaults(
+    field: str, asked: float, recommended: float
+) -> None:
+    advice = SamplingParams(**{field: recommended})
+    assert getattr(resolve(recommended=advice), field) == recommended
+    assert getattr(resolve(SamplingParams(**{field: asked}), advice), field) == asked
+
+
+@pytest.mark.parametrize("field", ["top_p", "top_k", "min_p", "repeat_last_n", "frequency_penalty", "seed"])
+def test_a_zero_that_was_asked_for_is_not_taken_for_silence(field: str) -> None:
+    advice = SamplingParams(top_p=0.9, top_k=20, min_p=0.1, repeat_last_n=32)
+    assert getattr(resolve(SamplingParams(**{field: 0}), advice), field) == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_greedy_takes_no_penalty_that_the_request_does_not_ask_for(temperature: float) -> None:
+    advice = SamplingParams(repetition_penalty=1.05)
+    assert not resolve(SamplingParams(temperature=temperature), advice).has_penalties
+    asked = SamplingParams(temperature=temperature, repetition_penalty=1.2)
+    assert resolve(asked, advice).repetition_penalty == 1.2
+
+
+def test_penalties_of_the_request_are_kept() -> None:
+    sampling = resolve(SamplingParams(frequency_penalty=0.5, presence_penalty=-0.5))
+    assert (sampling.frequency_penalty, sampling.presence_penalty) == (0.5, -0.5)
