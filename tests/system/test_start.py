@@ -1,0 +1,130 @@
+"""What a host says of itself while it starts, and after a start that went wrong."""
+
+import os
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fakes.wire_shapes import read_health, read_models
+from tests.system.daemon import MODELS, black_hole, chat, eventually, run_neuron, running_daemon
+
+pytestmark = [pytest.mark.system, pytest.mark.model]
+
+
+def defaults(*model_ids: str, harness: str = "llamacpp") -> str:
+    entries = "".join(f'  {{ model_id = "{model_id}", harness = "{harness}" }},\n' for model_id in model_ids)
+    return f"default_models = [\n{entries}]\n"
+
+
+def test_a_host_answers_before_its_first_model_is_loaded_and_says_what_is_to_come(tmp_path: Path) -> None:
+    with black_hole() as hub:
+        config = f'{defaults("slow:test/far", "test/one")}{MODELS}\n[harness.llamacpp.sources.slow]\nendpoint = "{hub}"'
+        with running_daemon(tmp_path, config) as daemon:
+            first = read_health(daemon.client.get("/health").content)
+            assert first.activation.state == "pre_warming"
+            assert [*filter(None, [first.activation.in_progress]), *first.activation.pending] == [
+                "test/far",
+                "test/one",
+            ]
+            assert read_models(daemon.client.get("/models").content) == []
+            assert daemon.client.get("/discovery").json()["max_prompt_tokens"] == 16384
+
+            (load,) = eventually(lambda: daemon.health()["loading"])
+            assert (load["model_id"], load["progress"]["stage"]) == ("test/far", "resolving")
+            assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == 404
+            # Somebody who cannot wait for it loads the second one on demand.
+            spec = {"model_id": "test/one", "harness": "llamacpp"}
+            assert daemon.client.post("/models/load", json=spec).status_code == httpx.codes.OK
+            assert daemon.health()["activation"]["in_progress"] == "test/far"
+            assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == httpx.codes.OK
+
+
+def test_a_host_goes_from_pre_warming_to_ready_with_every_default_model_in_order(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, defaults("test/two", "test/one") + MODELS) as daemon:
+        first = daemon.health()
+        assert (first["activation"]["state"], first["models"]) == ("pre_warming", [])
+        ready = daemon.wait_ready()
+        assert ready["activation"]["completed"] == ["test/two", "test/one"]
+        assert [model["id"] for model in ready["models"]] == ["test/two", "test/one"]
+        assert daemon.log.count("loaded default model") == 2
+
+
+def test_each_broken_default_model_is_told_in_full_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    no_gguf = tmp_path / "prose.gguf"
+    no_gguf.write_text("This is no model. " * 100)
+    config = f"""
+default_models = [
+  {{ model_id = "test/steam", harness = "steam" }},
+  {{ model_id = "test/missing", harness = "llamacpp" }},
+  {{ model_id = "test/prose", harness = "llamacpp" }},
+  {{ model_id = "no id at all", harness = "llamacpp" }},
+  {{ model_id = "test/one", harness = "llamacpp" }},
+]
+{MODELS}
+[[models]]
+id = "test/missing"
+source = "file:{tmp_path}/missing.gguf"
+
+[[models]]
+id = "test/prose"
+source = "file:{no_gguf}"
+""".replace("[harness.llamacpp]", f'[harness.llamacpp]\nlocal_roots = ["{tmp_path}"]')
+    with running_daemon(tmp_path, config) as daemon:
+        activation = daemon.wait_ready()["activation"]
+        reasons = {failed["model_id"]: failed["error"] for failed in activation["failed"]}
+        assert activation["completed"] == ["test/one"]
+        assert list(reasons) == ["test/steam", "test/missing", "test/prose", "no id at all"]
+        assert "steam" in reasons["test/steam"]
+        assert "missing.gguf" in reasons["test/missing"]
+        assert "GGUF" in reasons["test/prose"]
+        assert "no id at all" in reasons["no id at all"]
+        for model_id, reason in reasons.items():
+            (line,) = [
+                line for line in daemon.log.splitlines() if "failed to load default model" in line and model_id in line
+            ]
+            assert reason in line
+        assert [model["id"] for model in daemon.client.get("/models").json()] == ["test/one"]
+        assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == httpx.codes.OK
+
+
+def test_a_host_whose_default_models_all_fail_serves_on(tmp_path: Path) -> None:
+    config = defaults("test/three", "test/four").replace('"llamacpp"', '"steam"')
+    with running_daemon(tmp_path, config + MODELS) as daemon:
+        activation = daemon.wait_ready()["activation"]
+        assert activation["completed"] == []
+        assert [failed["model_id"] for failed in activation["failed"]] == ["test/three", "test/four"]
+        spec = {"model_id": "test/one", "harness": "llamacpp"}
+        assert daemon.client.post("/models/load", json=spec).status_code == httpx.codes.OK
+        assert [model["id"] for model in daemon.health()["models"]] == ["test/one"]
+
+
+def test_a_host_without_default_models_is_ready_at_once_and_says_nothing_about_them(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon:
+        assert daemon.health()["activation"] == {
+            "state": "ready", "pending": [], "in_progress": None, "completed": [], "failed": [],
+        }  # fmt: skip
+        daemon.client.get("/discovery")
+        assert "default model" not in daemon.log
+        assert "WARNING" not in daemon.log
+
+
+# ----------------------------------------------------------------------------------------------------- never started
+
+
+def test_a_port_that_is_taken_is_exit_71_and_names_the_address(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_neuron("--demo", "--port", str(port))
+    assert (done.returncode, done.stdout) == (os.EX_OSERR, "")
+    assert done.stderr == f"neuron: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_a_configuration_that_is_wrong_is_exit_78_and_one_line_that_names_the_key(tmp_path: Path) -> None:
+    config = tmp_path / "neuron.toml"
+    config.write_text("[harness.llamacpp]\nn_cxt = 1024\n")
+    done = run_neuron("serve", "-c", str(config))
+    assert (done.returncode, done.stdout) == (os.EX_CONFIG, "")
+    assert done.stderr.startswith(f"neuron: {config}: unknown key `harness.llamacpp.n_cxt`; did you mean `n_ctx`?")
+    assert done.stderr.count("\n") == 1
