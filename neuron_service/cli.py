@@ -103,6 +103,8 @@ def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> Confi
         path = _DEMO_CONFIG
     elif path is None and _DEFAULT_CONFIG.exists():
         path = _DEFAULT_CONFIG
+    if path is None:
+        logger.warning("there is no %s here and --config names none: using the defaults", _DEFAULT_CONFIG)
     config = load_config(path, environ)
     return msgspec.structs.replace(
         config,

@@ -16,7 +16,6 @@ from neuron_lib.config import HARNESS_ALIASES, Config
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import discover
 from neuron_lib.llamacpp import LlamaCppHarness
-from neuron_lib.types import Discovery
 from neuron_service.app import create_app
 from neuron_service.node import Node
 from neuron_service.version import Version
@@ -104,20 +103,17 @@ async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> N
         aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
         node.registry.register(harness, aliases=aliases)
     node.set_discovery(discovery)
-    if discovery.cuda_unavailable_reason is not None:
-        _skip_default_models(node.tracker, config, discovery)
-    else:
+    if discovery.cuda_unavailable_reason is None:
         await load_default_models(node.registry, config.default_models, node.tracker)
+    else:
+        _fail_default_models(node.tracker, discovery.cuda_unavailable_reason)
 
 
-def _skip_default_models(tracker: ActivationTracker, config: Config, discovery: Discovery) -> None:
-    """With a broken driver no load can succeed; say so once, and for every model (wire contract §5)."""
-    reason = discovery.cuda_unavailable_reason or "CUDA is unavailable"
-    logger.error("CUDA is unavailable, no model is loaded: %s", reason)
+def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
+    """With a broken driver no load can succeed, so none is tried (wire contract §5); discovery has logged why."""
     for model_id in tracker.snapshot().pending:
         tracker.fail_loading(model_id, reason)
-    if config.default_models:
-        tracker.mark_ready()
+    tracker.mark_ready()
 
 
 async def _end_at_once(signals: AsyncIterator[signal.Signals]) -> None:

@@ -55,33 +55,31 @@ class ChatStream:
         self._generation = generation
         self._silence_limit_s = silence_limit_s
         self._encoder = ChatStreamEncoder(id=_completion_id(), created=int(time.time()), model=model)
+        self._is_open = False
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        async def stream() -> None:
-            async with self._generation as events:
-                await self._stream(events, send)
-
         try:
-            await while_connected(receive, stream)
+            await while_connected(receive, lambda: self._answer(send))
         except _ClientStalled:
             logger.info("client stopped reading, its reply was given up")
 
-    async def _stream(self, events: Generation, send: Send) -> None:
+    async def _answer(self, send: Send) -> None:
+        try:
+            async with self._generation as events:
+                await self._open(send)
+                while (chunk := await self._next_chunk(events)) is not None:
+                    await _send_chunk(send, chunk)
+        except Exception as error:
+            if not self._is_open or isinstance(error, _ClientStalled):
+                raise
+            await _send_chunk(send, self._encoder.error(envelope(_log_lost_reply(error))))
+        await _send_chunk(send, b"", more=False)
+
+    async def _open(self, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._is_open = True
         await _send_chunk(send, self._encoder.role())
-        try:
-            while (chunk := await self._next_chunk(events)) is not None:
-                await _send_chunk(send, chunk)
-        except NeuronError as error:
-            logger.warning("stream ended by an error: %s", cause_chain(error), extra=error_fields(error))
-            await _send_chunk(send, self._encoder.error(envelope(error)))
-        except _ClientStalled:
-            raise
-        except Exception as bug:
-            logger.exception("bug in a stream")
-            await _send_chunk(send, self._encoder.error(envelope(internal_error(bug))))
-        await _send_chunk(send, b"", more=False)
 
     async def _next_chunk(self, events: Generation) -> bytes | None:
         """The bytes of the next event, a comment if there is none for too long, None at the end."""
@@ -96,6 +94,15 @@ class ChatStream:
                 return self._encoder.finish(event.reason) + self._encoder.usage(event.usage) + DONE
             return self._encoder.event(event)
         return KEEP_ALIVE
+
+
+def _log_lost_reply(error: Exception) -> NeuronError:
+    """Log why a reply ends half-way; returns what its reader is told."""
+    if isinstance(error, NeuronError):
+        logger.warning("stream ended by an error: %s", cause_chain(error), extra=error_fields(error))
+        return error
+    logger.error("bug in a stream", exc_info=error)
+    return internal_error(error)
 
 
 class _ClientStalled(Exception):

@@ -1,17 +1,8 @@
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from neuron_service.log_config import configure_logging
-
-
-@pytest.fixture(autouse=True)
-def _root_logger_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.handlers, root.level
-    yield
-    root.handlers, root.level = before
 
 
 def test_a_record_is_one_line_with_its_fields_behind_the_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,108 @@
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from neuron_service.cli import main
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_version_names_the_package_and_the_commit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEURON_GIT_SHA", "0123456789abcdef")
+    assert run("--version") == 0
+    name, version, commit = capsys.readouterr().out.split()
+    assert (name, commit) == ("neuron", "(012345678)")
+    assert version[0].isdigit()
+
+
+@pytest.mark.parametrize("arguments", [("--demo",), ("serve", "--demo")])
+def test_check_config_says_that_a_configuration_is_valid_and_serves_nothing(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments, "--check-config") == 0
+    assert capsys.readouterr() == ("configuration is valid\n", "")
+
+
+def test_without_any_file_the_defaults_are_used_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("--check-config") == 0
+    assert "there is no neuron.toml here" in capsys.readouterr().err
+
+
+def test_the_file_neuron_toml_of_the_current_directory_is_read_without_being_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("neuron.toml").write_text("prot = 1\n")
+    assert run("--check-config") == os.EX_CONFIG
+    assert "neuron.toml: unknown key `prot`; did you mean `port`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "expected"),
+    [
+        ("port = ", {}, "neuron.toml:1:"),
+        ("port = 70000", {}, "`port`"),
+        ("port = 'x'", {}, "`port`"),
+        ("[harness.llamacpp]\nn_cxt = 1", {}, "unknown key `harness.llamacpp.n_cxt`; did you mean `n_ctx`?"),
+        ("", {"NEURON_PORT": "abc"}, "NEURON_PORT"),
+        ("", {"NEURON_LOG": "loud"}, "NEURON_LOG: 'loud' is none of debug, info, warning, error"),
+    ],
+    ids=["syntax", "range", "type", "typo", "environment", "log level"],
+)
+def test_a_configuration_that_is_wrong_is_exit_78_and_one_line_that_says_where(
+    text: str,
+    environ: dict[str, str],
+    expected: str,
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    config = tmp_path / "neuron.toml"
+    config.write_text(text)
+    assert run("--config", str(config)) == os.EX_CONFIG
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("neuron: ")
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+def test_a_configuration_file_that_is_named_must_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--config", str(tmp_path / "nowhere.toml")) == os.EX_CONFIG
+    assert "nowhere.toml: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["x", "-1", "65536", "1.5", "", "٣"])
+def test_a_port_that_is_none_is_refused_in_words(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--demo", f"--port={port}") == 2
+    assert "is not a port: 0 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
+    family: socket.AddressFamily, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server((host, 0), family=family) as taken:
+        port = taken.getsockname()[1]
+        assert run("--demo", "--host", host, "--port", str(port)) == os.EX_OSERR
+    assert capsys.readouterr().err == f"neuron: cannot listen on {host}:{port}: Address already in use\n"
+
+
+def test_a_host_that_is_not_ours_is_exit_71(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--demo", "--host", "192.0.2.1", "--port", "0") == os.EX_OSERR
+    assert "cannot listen on 192.0.2.1:0" in capsys.readouterr().err
