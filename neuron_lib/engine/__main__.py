@@ -88,7 +88,7 @@ class Engine:
         """The main thread's life."""
         try:
             self._serve()
-        except Exception as error:  # the last handler of this thread
+        except Exception as error:  # noqa: BLE001 - the last handler of this thread
             self._die(error)
 
     def _serve(self) -> NoReturn:
@@ -169,7 +169,7 @@ class Engine:
         """The engine thread's life."""
         try:
             self._load_and_step(load)
-        except Exception as error:  # the last handler of this thread
+        except Exception as error:  # noqa: BLE001 - the last handler of this thread
             self._die(error)
 
     def _die(self, error: Exception) -> NoReturn:

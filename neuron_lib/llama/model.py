@@ -1,6 +1,7 @@
 """A GGUF file loaded by libllama: its weights, its vocabulary and what its metadata says."""
 
 import ctypes
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -84,9 +85,10 @@ class Model:
         def number(name: str) -> float | None:
             text = self.metadata(f"general.sampling.{name}")
             try:
-                return float(text) if text is not None else None
+                value = float(text or "nan")
             except ValueError:
                 return None
+            return value if math.isfinite(value) else None
 
         top_k, last_n = number("top_k"), number("penalty_last_n")
         return SamplingParams(

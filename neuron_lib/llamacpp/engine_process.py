@@ -201,7 +201,7 @@ class EngineProcess:
         self._mailboxes.pop(request, None)
 
     def post(self, command: Command) -> None:
-        """Send a command; returns at once and is lost on a dead engine. Raises `InvalidRequest` for what no frame holds."""
+        """Send a command without waiting; a dead engine loses it. Raises `InvalidRequest` if no frame can hold it."""
         try:
             frame = encode_frame(command)
         except ProtocolError as error:
@@ -265,10 +265,10 @@ class EngineProcess:
             level, message = logging.WARNING, line
         if not message.strip():
             return
-        if level >= logging.ERROR or any(mark in line for mark in _DEATH_MARKS):
-            # While loading, the first error names the cause and the others are its consequences.
-            if self._facts is not None or self._last_words is None:
-                self._last_words = message.strip()
+        is_grave = level >= logging.ERROR or any(mark in line for mark in _DEATH_MARKS)
+        # While loading, the first error names the cause and the others are its consequences.
+        if is_grave and (self._facts is not None or self._last_words is None):
+            self._last_words = message.strip()
         engine_logger.log(level, "%s", message, extra={"model_id": self.model_id, "pid": self.pid})
 
     def _take(self, report: Report) -> None:

@@ -78,7 +78,7 @@ class FakeEngine:
                         return
 
     def load(self) -> None:
-        print("INFO reading weights", file=sys.stderr, flush=True)
+        log("INFO reading weights")
         self.send(Progress(0.5))
         match self.mode:
             case "segv-at-load":
@@ -86,7 +86,7 @@ class FakeEngine:
             case "exit-0-at-load":
                 os._exit(0)
             case "fatal-at-load":
-                print("ERROR magic is missing\nERROR failed to load model", file=sys.stderr, flush=True)
+                log("ERROR magic is missing\nERROR failed to load model")
                 self.send(Fatal(code="load_failed", message="not a model"))
                 os._exit(70)
             case "garbage-at-load":
@@ -101,7 +101,7 @@ class FakeEngine:
                 self.socket.close()
                 sleep_for_ever()
             case "assert-at-load":
-                print("ggml.c:7: GGML_ASSERT(a < b) failed", file=sys.stderr, flush=True)
+                log("ggml.c:7: GGML_ASSERT(a < b) failed")
                 die_of(signal.SIGABRT)
         self.send(Ready(FACTS))
         if self.mode == "silent":
@@ -143,6 +143,11 @@ class FakeEngine:
                 decode_s=0.5,
             )
         )
+
+
+def log(lines: str) -> None:
+    sys.stderr.write(f"{lines}\n")
+    sys.stderr.flush()
 
 
 def die_of(number: signal.Signals) -> NoReturn:

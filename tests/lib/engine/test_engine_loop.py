@@ -11,7 +11,7 @@ from neuron_lib.testing import ScriptedRunner
 from neuron_lib.types import Sampling
 
 
-class NoMoreSteps(Exception):  # noqa: N818 - no error, the end of a script
+class NoMoreSteps(Exception):
     pass
 
 

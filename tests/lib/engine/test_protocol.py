@@ -1,4 +1,5 @@
 import struct
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -111,11 +112,7 @@ def test_frames_survive_any_cut_of_their_bytes(cuts: list[int]) -> None:
     stream = b"".join(map(encode_frame, REPORTS))
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     decoder = report_decoder()
-    arrived = [
-        report
-        for start, end in zip(edges, edges[1:], strict=False)
-        for report in decoder.feed(stream[start:end])
-    ]
+    arrived = [report for start, end in pairwise(edges) for report in decoder.feed(stream[start:end])]
     assert arrived == REPORTS
 
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ def test_a_code_point_cut_by_tokens_comes_out_whole() -> None:
 def test_the_text_does_not_depend_on_where_tokens_cut_it(text: str, cuts: list[int]) -> None:
     raw = text.encode()
     edges = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
-    pieces = [raw[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [raw[start:end] for start, end in pairwise(edges)]
     assert text_of(speak(sequence(), *pieces)) == text
 
 

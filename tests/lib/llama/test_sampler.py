@@ -138,7 +138,7 @@ def test_the_row_is_left_as_it_was() -> None:
     repetition_penalty=st.sampled_from([1e-38, 0.5, 1.0, 1e30]),
     frequency_penalty=st.sampled_from([-1e30, 0.0, 2.0, 1e30]),
 )
-def test_no_request_and_no_broken_weights_can_make_it_fail(
+def test_no_request_and_no_broken_weights_can_make_it_fail(  # noqa: PLR0917 - hypothesis passes by name
     scores: Scores,
     temperature: float,
     top_k: int,

@@ -44,7 +44,7 @@ async def fake_engine(
             LOAD,
             model_id="org/fake",
             environment=engine_environment(os.environ),
-            on_progress=[].append if progress is None else progress.append,
+            on_progress=(progress if progress is not None else list[float]()).append,
             command=(sys.executable, str(FAKE_ENGINE), mode),
             close_limit_s=close_limit_s,
             stall_limit_s=stall_limit_s,
@@ -64,7 +64,7 @@ async def say(engine: EngineProcess, text: str) -> tuple[int, Mailbox]:
 
 
 async def read_all(mailbox: Mailbox) -> list[Mail]:
-    mails = []
+    mails: list[Mail] = []
     with contextlib.suppress(NeuronError):
         while not mails or not isinstance(mails[-1], Done):
             mails.append(await mailbox.get())
@@ -118,7 +118,7 @@ async def test_cancelling_the_block_ends_the_process() -> None:
 
 
 async def test_an_error_in_the_block_arrives_as_it_is() -> None:
-    with pytest.raises(KeyError, match="mine"):
+    with pytest.raises(KeyError, match="mine"):  # noqa: PT012 - the block is what is tested
         async with fake_engine("normal") as engine:
             await engine.wait_ready()
             raise KeyError("mine")
@@ -197,7 +197,11 @@ async def test_mail_for_a_closed_mailbox_is_dropped() -> None:
 async def test_a_program_that_does_not_exist_is_a_failed_load() -> None:
     with pytest.raises(LoadFailed, match="cannot be started"):
         async with open_engine(
-            LOAD, model_id="org/fake", environment={}, on_progress=[].append, command=("/nonexistent/engine",)
+            LOAD,
+            model_id="org/fake",
+            environment={},
+            on_progress=lambda _fraction: None,
+            command=("/nonexistent/engine",),
         ):
             pytest.fail("it cannot have started")
 

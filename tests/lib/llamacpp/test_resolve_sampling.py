@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from neuron_lib.llamacpp.sampling import SamplingDefaults, resolve_sampling
@@ -5,6 +6,10 @@ from neuron_lib.types import Sampling, SamplingParams
 
 DEFAULTS = SamplingDefaults(temperature=0.7, repetition_penalty=1.1, repeat_last_n=64)
 NOTHING = SamplingParams()
+
+
+def params(field: str, value: float) -> SamplingParams:
+    return msgspec.structs.replace(NOTHING, **{field: value})
 
 
 def resolve(asked: SamplingParams = NOTHING, recommended: SamplingParams = NOTHING) -> Sampling:
@@ -29,15 +34,15 @@ def test_where_nobody_says_anything_the_defaults_hold() -> None:
 def test_the_request_goes_before_the_model_and_the_model_before_the_defaults(
     field: str, asked: float, recommended: float
 ) -> None:
-    advice = SamplingParams(**{field: recommended})
+    advice = params(field, recommended)
     assert getattr(resolve(recommended=advice), field) == recommended
-    assert getattr(resolve(SamplingParams(**{field: asked}), advice), field) == asked
+    assert getattr(resolve(params(field, asked), advice), field) == asked
 
 
 @pytest.mark.parametrize("field", ["top_p", "top_k", "min_p", "repeat_last_n", "frequency_penalty", "seed"])
 def test_a_zero_that_was_asked_for_is_not_taken_for_silence(field: str) -> None:
     advice = SamplingParams(top_p=0.9, top_k=20, min_p=0.1, repeat_last_n=32)
-    assert getattr(resolve(SamplingParams(**{field: 0}), advice), field) == 0
+    assert getattr(resolve(params(field, 0), advice), field) == 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])

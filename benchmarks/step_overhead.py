@@ -1,0 +1,143 @@
+"""What the engine costs on top of libllama: its loop beside the shortest loop there is, over the same context.
+
+`python benchmarks/step_overhead.py MODEL.gguf [--threads N] [--quick]` prints one JSON line for each number of
+sequences and each kind of sampling. `outside_decode_ms` is the time of a step that is not `llama_decode`, which is
+what this project can be blamed for; `ratio` compares whole steps and is as noisy as the machine.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from neuron_lib.engine.loop import EngineLoop
+from neuron_lib.engine.protocol import StepEvents, encode_frame
+from neuron_lib.engine.runner import LlamaRunner
+from neuron_lib.engine.scheduler import Scheduler
+from neuron_lib.engine.sequence import Sequence
+from neuron_lib.llama.batch import Batch
+from neuron_lib.llama.bindings import init_backend, route_logs
+from neuron_lib.llama.context import Context, DecodeStatus
+from neuron_lib.llama.model import Model
+from neuron_lib.types import Sampling
+
+SEATS: Final = 8
+N_CTX: Final = 1024
+N_BATCH: Final = 512
+PROMPT: Final = "<|im_start|>user\nWrite a long story about a fox.<|im_end|>\n<|im_start|>assistant\n"
+SAMPLINGS: Final = {
+    "greedy": Sampling(temperature=0, seed=1),
+    "default": Sampling(temperature=0.7, seed=1, repetition_penalty=1.1, repeat_last_n=64),
+    "top_k_p": Sampling(temperature=0.7, seed=1, top_k=40, top_p=0.95),
+}
+
+
+class TimedContext(Context):
+    """Adds up the seconds that are spent in `llama_decode`."""
+
+    decode_s = 0.0
+
+    def decode(self, batch: Batch) -> DecodeStatus:
+        started = time.perf_counter()
+        status = super().decode(batch)
+        self.decode_s += time.perf_counter() - started
+        return status
+
+
+def bare_steps(context: Context, prompt: list[int], *, sequences: int) -> Iterator[None]:
+    """Greedy decoding with nothing around it; one step for each `next`, the first of which reads the prompts."""
+    batch = Batch(N_BATCH)
+    for seq_id in range(sequences):
+        context.clear_sequence(seq_id)
+    rows = [batch.add(seq_id, prompt, position=0, wants_logits=True) for seq_id in range(sequences)]
+    position = len(prompt)
+    while True:
+        context.decode(batch)
+        last = [int(context.logits(row).argmax()) for row in rows]
+        batch.clear()
+        rows = [batch.add(seq_id, [last[seq_id]], position=position, wants_logits=True) for seq_id in range(sequences)]
+        position += 1
+        yield
+
+
+def engine_steps(
+    context: Context, model: Model, prompt: list[int], *, sequences: int, sampling: Sampling
+) -> Iterator[None]:
+    """The engine's own loop, up to the bytes of its frames; one step for each `next`."""
+    scheduler = Scheduler(seats=SEATS, n_batch=context.n_batch, n_ctx=context.n_ctx, target_step_s=0.1)
+
+    def report(events: StepEvents) -> None:
+        encode_frame(events)
+
+    loop = EngineLoop(scheduler, LlamaRunner(context, model.vocab), report=report)
+    for seq_id in range(sequences):
+        context.clear_sequence(seq_id)
+        scheduler.submit(Sequence(request=seq_id, prompt=prompt, sampling=sampling, max_tokens=N_CTX))
+    while True:
+        loop.step()
+        yield
+
+
+def measure(context: TimedContext, steps: Iterator[None], count: int) -> tuple[float, float]:
+    """Milliseconds of a step, and those of them outside `llama_decode`; the prompts are read before."""
+    next(steps)
+    context.decode_s = 0.0
+    started = time.perf_counter()
+    for _ in range(count):
+        next(steps)
+    whole_s = time.perf_counter() - started
+    return whole_s / count * 1000, (whole_s - context.decode_s) / count * 1000
+
+
+@contextmanager
+def opened(path: Path, *, threads: int) -> Iterator[tuple[Model, TimedContext]]:
+    """The model and a context that keeps time."""
+    route_logs(lambda _level, _text: None)
+    init_backend()
+    with (
+        Model(path, gpu_layers=-1, on_progress=lambda _fraction: True) as model,
+        TimedContext(model, seats=SEATS, n_ctx=N_CTX, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=threads) as context,
+    ):
+        context.warm_up(model.vocab)
+        yield model, context
+
+
+def main() -> None:
+    """Alternate the two loops, so that both meet the same machine, and print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="a GGUF file")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="only prove that it works")
+    options = parser.parse_args()
+    rounds, count = (1, 4) if options.quick else (5, 60)
+    with opened(options.model, threads=options.threads) as (model, context):
+        prompt = model.vocab.tokenize(PROMPT, add_special=True)
+        for sequences in (1, 4, 8):
+            for name, sampling in SAMPLINGS.items():
+                bare, engine = [], []
+                for _ in range(rounds):
+                    bare.append(measure(context, bare_steps(context, prompt, sequences=sequences), count))
+                    steps = engine_steps(context, model, prompt, sequences=sequences, sampling=sampling)
+                    engine.append(measure(context, steps, count))
+                bare_ms, bare_outside_ms = (statistics.median(column) for column in zip(*bare, strict=True))
+                step_ms, outside_ms = (statistics.median(column) for column in zip(*engine, strict=True))
+                line = {
+                    "sequences": sequences,
+                    "sampling": name,
+                    "bare_step_ms": round(bare_ms, 2),
+                    "step_ms": round(step_ms, 2),
+                    "ratio": round(bare_ms / step_ms, 3),
+                    "bare_outside_decode_ms": round(bare_outside_ms, 3),
+                    "outside_decode_ms": round(outside_ms, 3),
+                    "steps": rounds * count,
+                    "threads": options.threads,
+                }
+                print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
