@@ -257,6 +257,16 @@ async def test_a_seat_that_was_handed_over_before_the_close_is_kept() -> None:
     assert house.counts == (0, 0)
 
 
+async def test_a_seat_that_becomes_free_in_the_moment_of_the_close_is_handed_to_nobody() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        async with house.controller.admit():
+            await house.add()
+            house.controller.close(ShuttingDown)
+        house.guests[0].leave.set()
+    assert (house.arrivals, house.refused, house.counts) == ([], {0: ShuttingDown}, (0, 0))
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 async def test_a_block_that_fails_gives_its_seat_back(error: type[BaseException]) -> None:
     controller = AdmissionController(max_in_flight=1, max_queue_depth=0, max_wait_s=0)
