@@ -1,6 +1,7 @@
 """The `neuron` command. The only place that reads the process's arguments and environment."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -119,8 +120,9 @@ def _greet(config: Config, port: int) -> None:
     host = f"[{host}]" if ":" in host else host
     model_id = public_id(config.default_models[0].model_id) if config.default_models else "ORG/NAME"
     body = f'{{"model":"{model_id}","stream":true,"messages":[{{"role":"user","content":"Why is the sky blue?"}}]}}'
-    print(
-        f"neuron listens on http://{host}:{port} (health: http://{host}:{port}/health). Try:\n\n"
-        f"  curl -N http://{host}:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n",
-        flush=True,
-    )
+    with contextlib.suppress(OSError):  # nobody has to read it
+        print(
+            f"neuron listens on http://{host}:{port} (health: http://{host}:{port}/health). Try:\n\n"
+            f"  curl -N http://{host}:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n",
+            flush=True,
+        )

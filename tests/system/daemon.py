@@ -17,6 +17,7 @@ import httpx
 import psutil
 
 __all__ = (
+    "COMMAND",
     "MODELS",
     "Daemon",
     "black_hole",

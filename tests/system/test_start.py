@@ -2,13 +2,14 @@
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.fakes.wire_shapes import read_health, read_models
-from tests.system.daemon import MODELS, black_hole, chat, eventually, run_neuron, running_daemon
+from tests.system.daemon import COMMAND, MODELS, black_hole, chat, eventually, run_neuron, running_daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -108,6 +109,29 @@ def test_a_host_without_default_models_is_ready_at_once_and_says_nothing_about_t
         daemon.client.get("/discovery")
         assert "default model" not in daemon.log
         assert "WARNING" not in daemon.log
+
+
+def test_a_host_whose_output_nobody_reads_serves_all_the_same(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*COMMAND, "--port", str(port)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, cwd=tmp_path)
+    os.close(writer)
+    try:
+        eventually(lambda: process.poll() is not None or answers(port))
+        assert answers(port)
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
 
 
 # ----------------------------------------------------------------------------------------------------- never started
