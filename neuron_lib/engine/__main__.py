@@ -60,6 +60,9 @@ _READ_BYTES: Final = 1 << 16
 _PROMPT_END_CHARS: Final = 200
 _LONGEST_MESSAGE: Final = 4096
 _PAGE_BYTES: Final = resource.getpagesize()
+_SWITCH_INTERVAL_S: Final = 0.0005
+"""How long the main thread, say in a template, may keep the engine thread from the interpreter, several times a step.
+Python's own 5 ms made steps of running replies twice as long while a prompt was rendered (measured)."""
 _OOM_SCORE: Final = "500"
 _GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 """libllama calls its load chatter "info"; for an operator it is debugging."""
@@ -286,6 +289,7 @@ def main() -> NoReturn:
     """Serve one model on the inherited socket `--fd`."""
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.engine", description="one model behind one socket")
     parser.add_argument("--fd", type=int, required=True, help="number of an inherited, connected stream socket")
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     faulthandler.enable()
     _log_to_stderr()
     _shield_the_daemon()

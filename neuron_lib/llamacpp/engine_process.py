@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import signal
 import socket
 import subprocess
@@ -14,7 +15,6 @@ from typing import Final, assert_never
 import anyio
 from anyio.abc import ByteReceiveStream, Process, SocketStream, UNIXSocketStream
 
-import neuron_lib
 from neuron_lib.engine.protocol import (
     Beat,
     Broken,
@@ -65,6 +65,8 @@ _READ_BYTES: Final = 1 << 16
 _KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 _KEPT_PREFIXES: Final = ("LC_", "CUDA_", "GGML_", "LLAMA_", "OMP_", "GOMP_", "KMP_", "HIP_", "ROCR_", "NVIDIA_", "VK_")
 _SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASS")
+_ROOT: Final = Path(__file__).parents[2]
+"""The directory this package was found in, which need not be on the path of a new interpreter."""
 _COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.engine")
 
 
@@ -82,7 +84,7 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
         # else needs a core; with few turns it is three times, and nothing is lost on an idle machine (measured).
         kept.setdefault("GOMP_SPINCOUNT", "1000")
     return kept | {
-        "PYTHONPATH": str(Path(neuron_lib.__file__).parent.parent),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), environ.get("PYTHONPATH")))),
         # Without it an assertion in ggml forks a debugger that is installed, and hangs in it.
         "GGML_NO_BACKTRACE": "1",
     }
