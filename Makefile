@@ -40,8 +40,8 @@ format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix
 
 bench: install ## every benchmark, JSON lines (ARGS=--quick for a short round)
-	@$(BIN)/python benchmarks/step_overhead.py $(ARGS)
-	@$(BIN)/python benchmarks/compare.py $(ARGS)
+	@$(BIN)/python -m benchmarks.step_overhead $(ARGS)
+	@$(BIN)/python -m benchmarks.compare $(ARGS)
 
 clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build

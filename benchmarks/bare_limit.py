@@ -1,38 +1,43 @@
 """The speed limit: libllama driven by the shortest loop there is, no scheduler, no process boundary, no HTTP.
 
-`python benchmarks/bare_limit.py MODEL.gguf THREADS` then reads lines `STREAMS TOKENS` and answers each with one JSON
-object. It stays loaded between rounds, as a server does.
+`python -m benchmarks.bare_limit MODEL.gguf THREADS` then reads lines `STREAMS TOKENS` and answers each with one JSON
+object: the same chats as `load_generator.py` sends, all prompts in one batch, then TOKENS greedy tokens on each. It
+stays loaded between rounds, as a server does.
 """
 
+import datetime as dt
 import json
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.subject import story
+
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.model import Model
+from neuron_lib.text.chat_template import CHATML, ChatTemplate
 
 SEATS, N_CTX, N_BATCH = 8, 4096, 512
-PROMPT = "<|im_start|>user\nWrite a long story about a fox, part 1.<|im_end|>\n<|im_start|>assistant\n"
 
 
-def generate(context: Context, batch: Batch, prompt: list[int], *, streams: int, tokens: int) -> float:
-    """Read `prompt` on every stream, then generate `tokens` on each, greedily; the seconds it took."""
+def generate(context: Context, batch: Batch, prompts: list[list[int]], *, tokens: int) -> float:
+    """Read one prompt on each stream, then generate `tokens` on each, greedily; the seconds it took."""
     started = time.perf_counter()
-    last = []
-    for seq_id in range(streams):
+    batch.clear()
+    rows = []
+    for seq_id, prompt in enumerate(prompts):
         context.clear_sequence(seq_id)
-        batch.clear()
-        row = batch.add(seq_id, prompt, position=0, wants_logits=True)
-        context.decode(batch)
-        last.append(int(context.logits(row).argmax()))
-    for position in range(len(prompt), len(prompt) + tokens - 1):
-        batch.clear()
-        rows = [batch.add(seq_id, [last[seq_id]], position=position, wants_logits=True) for seq_id in range(streams)]
+        rows.append(batch.add(seq_id, prompt, position=0, wants_logits=True))
+    for step in range(tokens):
         context.decode(batch)
         last = [int(context.logits(row).argmax()) for row in rows]
+        batch.clear()
+        rows = [
+            batch.add(seq_id, [token], position=len(prompts[seq_id]) + step, wants_logits=True)
+            for seq_id, token in enumerate(last)
+        ]
     return time.perf_counter() - started
 
 
@@ -47,10 +52,14 @@ def main() -> None:
     ):
         context.warm_up(model.vocab)
         batch = Batch(N_BATCH)
-        prompt = model.vocab.tokenize(PROMPT, add_special=False)
+        template = ChatTemplate(model.chat_template or CHATML, bos_token=model.vocab.bos, eos_token=model.vocab.eos)
         for line in sys.stdin:
             streams, tokens = map(int, line.split())
-            seconds = generate(context, batch, prompt, streams=streams, tokens=tokens)
+            prompts = [
+                model.vocab.tokenize(template.render([story(n)], now=dt.datetime.now), add_special=False)
+                for n in range(streams)
+            ]
+            seconds = generate(context, batch, prompts, tokens=tokens)
             print(json.dumps({"completion_tokens": streams * tokens, "seconds": seconds}), flush=True)
 
 

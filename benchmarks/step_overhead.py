@@ -1,6 +1,6 @@
 """What the engine costs on top of libllama: its loop beside the shortest loop there is, over the same context.
 
-`python benchmarks/step_overhead.py MODEL.gguf [--threads N] [--quick]` prints one JSON line for each number of
+`python -m benchmarks.step_overhead [--model FILE] [--threads N] [--quick]` prints one JSON line for each number of
 sequences and each kind of sampling. `outside_decode_ms` is the time of a step that is not `llama_decode`, which is
 what this project can be blamed for; `ratio` compares whole steps and is as noisy as the machine.
 """
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from benchmarks.subject import circumstances, cpu_count, model_path
 
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.protocol import StepEvents, encode_frame
@@ -109,8 +111,8 @@ def opened(path: Path, *, threads: int) -> Iterator[tuple[Model, TimedContext]]:
 def main() -> None:
     """Alternate the two loops, so that both meet the same machine, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path, help="a GGUF file")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model", type=Path, default=model_path(), help="a GGUF file (default: the demo model)")
+    parser.add_argument("--threads", type=int, default=cpu_count())
     parser.add_argument("--quick", action="store_true", help="only prove that it works")
     options = parser.parse_args()
     rounds, count = (1, 4) if options.quick else (5, 60)
@@ -126,6 +128,7 @@ def main() -> None:
                 bare_ms, bare_outside_ms = (statistics.median(column) for column in zip(*bare, strict=True))
                 step_ms, outside_ms = (statistics.median(column) for column in zip(*engine, strict=True))
                 line = {
+                    "bench": "step_overhead",
                     "sequences": sequences,
                     "sampling": name,
                     "bare_step_ms": round(bare_ms, 2),
@@ -134,9 +137,8 @@ def main() -> None:
                     "bare_outside_decode_ms": round(bare_outside_ms, 3),
                     "outside_decode_ms": round(outside_ms, 3),
                     "steps": rounds * count,
-                    "threads": options.threads,
                 }
-                print(json.dumps(line), flush=True)
+                print(json.dumps(line | circumstances(options.threads) | {"model": options.model.name}), flush=True)
 
 
 if __name__ == "__main__":
