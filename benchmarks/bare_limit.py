@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 from benchmarks.subject import story
-
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.subject import circumstances, cpu_count, model_path
-
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.protocol import StepEvents, encode_frame
 from neuron_lib.engine.runner import LlamaRunner
