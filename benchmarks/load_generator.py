@@ -29,6 +29,7 @@ async def chat(port: int, model: str, *, message: dict[str, str], max_tokens: in
             "model": model,
             "stream": True,
             "temperature": 0,
+            "repetition_penalty": 1,  # the bare limit has none either
             "max_tokens": max_tokens,
             "messages": [message],
         }

@@ -125,7 +125,7 @@ async def open_engine(
                 raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
         held.push_async_callback(_end, process, stream, limit_s=close_limit_s)
         engine = EngineProcess(process, model_id=model_id, on_progress=on_progress)
-        held.callback(engine._bury, "the model was unloaded")
+        held.callback(engine._retire)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(engine._write_commands, stream)
@@ -237,7 +237,8 @@ class EngineProcess:
                 self._process.kill()
                 await self._process.wait()
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
-        self._bury(self._epitaph())
+        reason = self._epitaph()
+        self._conclude(reason, lambda: EngineDead(self.model_id, reason))
 
     async def _watch_progress(self, limit_s: float) -> None:
         """Kill an engine that has work and takes no step, or has fallen silent."""
@@ -315,14 +316,19 @@ class EngineProcess:
         ended = self._fatal or _describe_exit(self._process.returncode)
         return f"{ended} ({self._last_words})" if self._last_words else ended
 
-    def _bury(self, reason: str) -> None:
-        """Tell everybody who waits. The first reason counts."""
+    def _retire(self) -> None:
+        """The process was told to go, and is gone."""
+        text = f"model {self.model_id!r} was unloaded before this reply was complete"
+        self._conclude("the model was unloaded", lambda: EngineFailed(text, model_id=self.model_id))
+
+    def _conclude(self, reason: str, loss: Callable[[], NeuronError]) -> None:
+        """Tell everybody who waits; requests get a `loss` each. The first reason counts."""
         if self._death is not None:
             return
         self._death = reason
         self._outbox.close()
         for mailbox in self._mailboxes.values():
-            mailbox.fail(EngineDead(self.model_id, reason))
+            mailbox.fail(loss())
         self._settled.set()
         self._dead.set()
 

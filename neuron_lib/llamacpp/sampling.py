@@ -18,26 +18,23 @@ class SamplingDefaults(Struct, frozen=True, kw_only=True):
 def resolve_sampling(
     asked: SamplingParams, *, recommended: SamplingParams, defaults: SamplingDefaults, fresh_seed: int
 ) -> Sampling:
-    """Settle every parameter. A temperature ≤ 0 overrides everything that the request does not itself ask for:
-    only its own penalties still apply, so that a plain greedy request gets the highest score and nothing else.
+    """Settle every parameter on its own, in that order.
+
+    A temperature ≤ 0 takes the highest score, but of the scores after the penalties: without them small quantised
+    models repeat themselves for ever (wire contract §9, 2026-05-19). Who wants the bare highest score asks for a
+    `repetition_penalty` of 1.
     """
 
     def pick(wish: float | None, advice: float | None, default: float) -> float:
         return next(value for value in (wish, advice, default) if value is not None)
 
-    temperature = pick(asked.temperature, recommended.temperature, defaults.temperature)
-    is_greedy = temperature <= 0
     return Sampling(
-        temperature=temperature,
+        temperature=pick(asked.temperature, recommended.temperature, defaults.temperature),
         seed=fresh_seed if asked.seed is None else asked.seed,
         top_k=int(pick(asked.top_k, recommended.top_k, 0)),
         top_p=pick(asked.top_p, recommended.top_p, 1.0),
         min_p=pick(asked.min_p, recommended.min_p, 0.0),
-        repetition_penalty=pick(
-            asked.repetition_penalty,
-            None if is_greedy else recommended.repetition_penalty,
-            1.0 if is_greedy else defaults.repetition_penalty,
-        ),
+        repetition_penalty=pick(asked.repetition_penalty, recommended.repetition_penalty, defaults.repetition_penalty),
         repeat_last_n=int(pick(asked.repeat_last_n, recommended.repeat_last_n, defaults.repeat_last_n)),
         frequency_penalty=pick(asked.frequency_penalty, None, 0.0),
         presence_penalty=pick(asked.presence_penalty, None, 0.0),

@@ -46,11 +46,10 @@ def test_a_zero_that_was_asked_for_is_not_taken_for_silence(field: str) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
-def test_greedy_takes_no_penalty_that_the_request_does_not_ask_for(temperature: float) -> None:
-    advice = SamplingParams(repetition_penalty=1.05)
-    assert not resolve(SamplingParams(temperature=temperature), advice).has_penalties
-    asked = SamplingParams(temperature=temperature, repetition_penalty=1.2)
-    assert resolve(asked, advice).repetition_penalty == 1.2
+def test_greedy_keeps_the_default_penalty_unless_the_request_asks_for_none(temperature: float) -> None:
+    greedy = SamplingParams(temperature=temperature)
+    assert resolve(greedy).repetition_penalty == 1.1
+    assert not resolve(msgspec.structs.replace(greedy, repetition_penalty=1.0)).has_penalties
 
 
 def test_penalties_of_the_request_are_kept() -> None:
