@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PORT   ?= 13131
 ARGS   ?=
-# More options for llama.cpp's build, for example CMAKE_ARGS=-DGGML_CUDA=ON. They count on the first install only.
+# More options for llama.cpp's build, for example CMAKE_ARGS=-DGGML_CUDA=ON. Other options compile it again, none keep it.
 CMAKE_ARGS ?=
 
 VENV   := .venv
@@ -58,14 +58,23 @@ $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/runtime: $(STAMPS)/venv requirements/build.txt requirements/runtime.txt scripts/libllama_only.cmake
+# Holds the options of the last build; written only when there are others, so that nothing is compiled without need.
+$(STAMPS)/cmake-args: FORCE | $(STAMPS)/venv
+	@if [ ! -e $@ ] || { [ -n '$(CMAKE_ARGS)' ] && [ "$$(cat $@)" != '$(CMAKE_ARGS)' ]; }; then \
+		echo '$(CMAKE_ARGS)' > $@; fi
+
+.PHONY: FORCE
+FORCE:
+
+# pip's cache of wheels it has built does not look at CMAKE_ARGS, so a build with options of its own goes past it.
+$(STAMPS)/runtime: $(STAMPS)/cmake-args requirements/build.txt requirements/runtime.txt scripts/libllama_only.cmake
 	@command -v cmake >/dev/null || { echo "llama.cpp is compiled here: install cmake" >&2; exit 1; }
 	@command -v "$${CXX:-c++}" >/dev/null || \
 		{ echo "llama.cpp is compiled here: install a C++ compiler (g++ or clang++)" >&2; exit 1; }
 	@echo "Installing into $(VENV). The first time this compiles llama.cpp, which takes a minute or more."
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_INCLUDE='$(CURDIR)/scripts/libllama_only.cmake' $(CMAKE_ARGS)" \
 	CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(getconf _NPROCESSORS_ONLN)}" \
-	$(LOCKED) -r requirements/build.txt -r requirements/runtime.txt
+	$(LOCKED) $(if $(CMAKE_ARGS),--no-cache-dir --force-reinstall) -r requirements/build.txt -r requirements/runtime.txt
 	@touch $@
 
 # Editable, and built by the locked backend: no network.

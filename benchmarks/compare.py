@@ -13,6 +13,7 @@ daemon and engine share the CPUs; on a machine with few of them that is most of 
 import argparse
 import http.client
 import json
+import os
 import re
 import signal
 import statistics
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.subject import GGUF, MODEL_ID, circumstances, cpu_count, model_path
+from neuron_lib.llamacpp.engine_process import engine_environment
 
 ROOT = Path(__file__).parent.parent
 STREAMS = (1, 4, 8)
@@ -85,6 +87,21 @@ def daemon(threads: int) -> Iterator[int]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
+
+
+@contextmanager
+def bare_limit(threads: int) -> Iterator["subprocess.Popen[str]"]:
+    """The bare loop, loaded, in the environment that engines get: OpenMP's waiting decides more than any code."""
+    command = [sys.executable, "-m", "benchmarks.bare_limit", str(model_path()), str(threads)]
+    environment = engine_environment(os.environ)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def ask(process: "subprocess.Popen[str]", line: str) -> Any:
@@ -186,16 +203,13 @@ def main() -> None:
     options = parser.parse_args()
     rounds, max_tokens, seconds = (1, 16, 2.0) if options.quick else (5, 96, 20.0)
     around = circumstances(options.threads)
-    command = [sys.executable, "-m", "benchmarks.bare_limit", str(model_path()), str(options.threads)]
     with (
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as bare,
+        bare_limit(options.threads) as bare,
         daemon(options.threads) as port,
     ):
         for result in compare_speed(port, bare, rounds=rounds, max_tokens=max_tokens):
             print(json.dumps(result | around), flush=True)
         print(json.dumps(measure_health(port, seconds=seconds) | around), flush=True)
-        assert bare.stdin is not None
-        bare.stdin.close()
 
 
 if __name__ == "__main__":

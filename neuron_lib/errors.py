@@ -13,7 +13,7 @@ NeuronError                     catch this one to catch them all
 │   ├── AlreadyLoaded           nothing to do
 │   ├── LoadCancelled           somebody unloaded it meanwhile
 │   ├── UnknownHarness · InvalidModelId · UnknownSource
-│   └── PreflightFailed         refused before any download: PreflightKind says why
+│   └── PreflightFailed         its files cannot be what is asked for: PreflightKind says why
 ├── SourceUnavailable           transient: the hub or the network; worth a retry
 ├── EngineDead                  the engine process is gone; what it was doing is lost
 ├── EngineFailed                the engine reported a failure of this one request
@@ -189,11 +189,13 @@ class UnknownSource(LoadFailed):
 
 
 class PreflightKind(StrEnum):
-    """Reasons to refuse a load before anything is downloaded (wire contract §3.4, and our own below the line)."""
+    """What is wrong with a model's files (wire contract §3.4, and our own below the line).
+
+    All but `INVALID_GGUF`, which takes a look into the file, are found before anything is downloaded.
+    """
 
     REPO_FETCH_FAILED = "repo_fetch_failed"
     EMPTY_REPO = "empty_repo"
-    TP_REQUIRES_SAFETENSORS = "tp_requires_safetensors"
     QUANT_NOT_FOUND = "quant_not_found"
     # ours
     GGUF_REQUIRED = "gguf_required"

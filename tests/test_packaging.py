@@ -19,7 +19,7 @@ LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 # (lock, the groups of pyproject.toml it must satisfy; "" is what everybody gets)
-LOCKED_GROUPS = [("runtime", [""]), ("dev", ["", "test", "lint", "types"]), ("demo", ["demo"])]
+LOCKED_GROUPS = [("runtime", [""]), ("dev", ["", "test", "lint", "types"])]
 
 
 def locked(path: Path) -> Iterator[tuple[Requirement, list[str]]]:
@@ -98,7 +98,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> No
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"neuron_lib", "neuron_service"}
-    assert {"neuron_lib/py.typed", "neuron_service/py.typed"} <= set(names)
+    assert {"neuron_lib/py.typed", "neuron_service/py.typed", "neuron_service/demo.toml"} <= set(names)
 
 
 @pytest.mark.system

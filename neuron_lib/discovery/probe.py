@@ -36,8 +36,15 @@ async def discover(
 
     A half-updated NVIDIA driver becomes `cuda_unavailable_reason`, which tells the operator to reboot.
     """
-    smi = await run(DEVICE_QUERY)
-    nvcc = await run(("nvcc", "--version"))
+    answers: dict[str, ToolOutput | None] = {}
+
+    async def ask(*command: str) -> None:
+        answers[command[0]] = await run(command)
+
+    async with anyio.create_task_group() as tools:
+        tools.start_soon(ask, *DEVICE_QUERY)
+        tools.start_soon(ask, "nvcc", "--version")
+    smi, nvcc = answers["nvidia-smi"], answers["nvcc"]
     rows = smi.stdout if smi and not smi.problem else ""
     devices = parse_devices(rows)
     reason = await _cuda_unavailable_reason(smi, kernel_module)

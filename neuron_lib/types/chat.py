@@ -10,8 +10,8 @@ __all__ = ("ChatRequest", "Principal", "Sampling", "SamplingParams")
 class SamplingParams(Struct, frozen=True, kw_only=True):
     """How to choose tokens. None means "not asked for": the model's own recommendation, then the default, decides.
 
-    `temperature` ≤ 0 is greedy and overrides the rest. `repeat_last_n` is the window of all three penalties, in
-    tokens; -1 is the whole context.
+    `temperature` ≤ 0 is greedy: the highest score wins, after the penalties. `repeat_last_n` is the window of all
+    three penalties, in tokens; -1 is the whole context.
     """
 
     temperature: float | None = None
@@ -39,11 +39,6 @@ class Sampling(Struct, frozen=True, kw_only=True):
     repeat_last_n: int = 0
 
     @property
-    def is_greedy(self) -> bool:
-        """Whether the highest score always wins."""
-        return self.temperature <= 0
-
-    @property
     def has_penalties(self) -> bool:
         """Whether earlier tokens change the scores."""
         return self.repeat_last_n != 0 and (
@@ -62,9 +57,9 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     """One chat to be answered by one model.
 
     `messages` and `tools` go to the model's chat template as they are; every message has a string `role`, its
-    `content` is a string, a list of parts, or None. `max_tokens` bounds the reply, None takes the service default.
-    `template_kwargs` are merged into the template's context. With `include_thinking` the reasoning is part of the
-    text, inside its literal markers.
+    `content` is a string or None, or a list of parts for a model that sees images. `max_tokens` bounds the reply, None
+    takes the service default. `template_kwargs` are merged into the template's context. With `include_thinking` the
+    reasoning is part of the text, inside its literal markers.
     """
 
     model_id: str

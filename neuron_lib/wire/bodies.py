@@ -48,13 +48,13 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: 
         body.decode()
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
-        raise invalid_shape(exc) from exc
+        raise invalid_shape(exc) from None  # it says all that msgspec said
     except UnicodeDecodeError as exc:
-        raise MalformedJson(f"the body is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+        raise MalformedJson(f"the body is not UTF-8: {exc.reason} at byte {exc.start}") from None
     except msgspec.DecodeError as exc:
-        raise MalformedJson(f"the body is not JSON: {exc}") from exc
-    except RecursionError as exc:
-        raise MalformedJson("the body is nested too deeply") from exc
+        raise MalformedJson(f"the body is not JSON: {exc}") from None
+    except RecursionError:
+        raise MalformedJson("the body is nested too deeply") from None
 
 
 def invalid_shape(error: msgspec.ValidationError, *, within: str = "") -> InvalidRequest:

@@ -39,11 +39,12 @@ DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b":\n\n"
 """A comment, for a stream that would otherwise be silent."""
 
-_MAX_SEED: Final = 2**64 - 1
+_MAX_U64: Final = 2**64 - 1
+"""The contract's integers are unsigned 64-bit ones, and that bound is beyond what `Meta` can say."""
 
 # ------------------------------------------------------------------------------------------------------- the request
 
-_Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+_Count: TypeAlias = Annotated[int, Meta(ge=1)]
 _Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
 _Stop: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
 
@@ -55,7 +56,6 @@ class _Body(Struct):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    # Its upper bound is beyond what Meta can say.
     seed: Annotated[int, Meta(ge=0)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -113,8 +113,9 @@ def decode_chat_request(
     `decode_body` raises, also for values that are out of bounds.
     """
     call = decode_body(_decoder, body, content_type=content_type)
-    if call.seed is not None and call.seed > _MAX_SEED:
-        raise InvalidRequest(f"seed: Expected `int` <= {_MAX_SEED}", param="seed")
+    for name in ("seed", "max_tokens", "max_completion_tokens"):
+        if (getattr(call, name) or 0) > _MAX_U64:
+            raise InvalidRequest(f"{name}: Expected `int` <= {_MAX_U64}", param=name)
     tools = call.tools or []
     template_kwargs = call.chat_template_kwargs or {}
     check_free_form(call.messages, param="messages")
@@ -150,7 +151,7 @@ def _messages(messages: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     try:
         shapes = msgspec.convert(messages, list[_MessageShape])
     except msgspec.ValidationError as exc:
-        raise invalid_shape(exc, within="messages") from exc
+        raise invalid_shape(exc, within="messages") from None
     return tuple(
         message if not isinstance(shape.content, list) else message | {"content": _content(message, shape.content, i)}
         for i, (message, shape) in enumerate(zip(messages, shapes, strict=True))

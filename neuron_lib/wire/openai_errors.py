@@ -88,7 +88,7 @@ def envelope(error: NeuronError) -> bytes:
     """OpenAI's nested error body, also the payload of an error in mid-stream; `error.fields` are extra keys."""
     verdict = _judge(error)
     param = error.param if isinstance(error, InvalidRequest) else None
-    own = {"message": _message(error), "type": verdict.type, "code": verdict.code, "param": param}
+    own = {"message": cause_chain(error), "type": verdict.type, "code": verdict.code, "param": param}
     return _encode({"error": own | {key: value for key, value in error.fields.items() if key not in own}})
 
 
@@ -162,11 +162,6 @@ def _answer(verdict: _Verdict, body: bytes, error: NeuronError) -> HttpError:
         code=verdict.code,
         type=verdict.type,
     )
-
-
-def _message(error: NeuronError) -> str:
-    """A body's defect is told in its own words; msgspec's, its cause, say the same again."""
-    return error.message if isinstance(error, InvalidRequest) else cause_chain(error)
 
 
 def _flat(text: str, *, code: str | None = None) -> bytes:

@@ -52,7 +52,7 @@ MISSHAPEN = {
     "temperature beyond a float": with_field(b'"temperature":1e400'),
     "zero max_tokens": with_field(b'"max_tokens":0'),
     "negative max_tokens": with_field(b'"max_tokens":-1'),
-    "max_tokens of 2^63": with_field(b'"max_tokens":9223372036854775808'),
+    "max_tokens of 2^64": with_field(b'"max_tokens":18446744073709551616'),
     "textual max_tokens": with_field(b'"max_tokens":"5"'),
     "boolean max_tokens": with_field(b'"max_tokens":true'),
     "a million choices": with_field(b'"n":1000000'),
