@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import openai
@@ -128,13 +129,52 @@ def test_a_client_that_hangs_up_in_mid_stream_frees_its_seat(daemon: Daemon) -> 
 
 
 def test_a_client_that_resets_its_connection_before_the_answer_frees_its_seat(daemon: Daemon) -> None:
-    body = json.dumps(chat("test/one", max_tokens=900)).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", daemon.port)) as connection:
-        connection.sendall(head.encode() + body)
+        connection.sendall(raw_chat(max_tokens=900))
         eventually(lambda: not idle(daemon))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     eventually(lambda: idle(daemon))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_sends_ahead_and_hangs_up_frees_its_seat(daemon: Daemon, stream: bool) -> None:  # noqa: FBT001
+    given_up = daemon.log.count("reply ended early")
+    with socket.create_connection(("127.0.0.1", daemon.port)) as connection:
+        connection.sendall(raw_chat(stream=stream, max_tokens=900) + b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        eventually(lambda: not idle(daemon))
+    eventually(lambda: idle(daemon))
+    assert daemon.log.count("reply ended early") == given_up + 1
+
+
+def test_what_is_sent_ahead_of_an_answer_closes_the_connection_behind_that_answer(daemon: Daemon) -> None:
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
+        connection.sendall(2 * raw_chat(max_tokens=2))
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.count(b"HTTP/1.1 200 OK") == 1
+    assert b'"finish_reason"' in answer
+
+
+def test_a_request_head_without_an_end_is_cut_off(daemon: Daemon) -> None:
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nx: ")
+        with suppress(ConnectionError):
+            for _ in range(64):
+                connection.sendall(b"a" * 65536)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 400")  # unless the reset was faster
+
+
+def test_large_bodies_and_heads_below_the_bound_are_taken_on_one_connection(daemon: Daemon) -> None:
+    for _ in range(3):
+        reply = daemon.client.post(
+            CHAT, json=chat("test/one", content="word " * 50_000), headers={"x-padding": "a" * 50_000}
+        )
+        assert reply.json()["error"]["code"] == "context_length_exceeded"
+
+
+def raw_chat(*, stream: bool = False, max_tokens: int) -> bytes:
+    body = json.dumps(chat("test/one", stream=stream, max_tokens=max_tokens)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def idle(daemon: Daemon) -> bool:
