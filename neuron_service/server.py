@@ -17,6 +17,7 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import discover
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_service.app import create_app
+from neuron_service.client import BoundedConnection
 from neuron_service.node import Node
 from neuron_service.version import Version
 
@@ -29,6 +30,9 @@ _IDLE_CONNECTION_LIMIT_S: Final = 150
 """Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """When everything has been unloaded, the answers that are still on their way get this long."""
+_UNLOAD_LIMIT_S: Final = 20.0
+"""Beyond the time to drain, a shutdown takes no longer than this (wire contract §6): a process that hangs in a driver
+cannot be ended, and nobody must wait for it."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -55,7 +59,7 @@ async def serve(config: Config, *, sock: socket.socket, version: Version, enviro
     server = _Server(
         uvicorn.Config(
             create_app(node),
-            http="httptools",
+            http=BoundedConnection,
             ws="none",
             loop="none",
             lifespan="off",
@@ -78,6 +82,7 @@ async def serve(config: Config, *, sock: socket.socket, version: Version, enviro
                     background.start_soon(monitor.run)
                     logger.info("%s received, draining", signal.Signals(await anext(signals)).name)
                     tasks.start_soon(_end_at_once, signals)
+                    tasks.start_soon(_end_without_unloading, registry, config.drain_timeout_secs + _UNLOAD_LIMIT_S)
                     registry.close_admission()
                     background.cancel_scope.cancel()
                 with anyio.move_on_after(config.drain_timeout_secs):
@@ -122,6 +127,14 @@ async def _end_at_once(signals: AsyncIterator[signal.Signals]) -> None:
     logger.warning("%s received again, exiting at once", signal.Signals(signum).name)
     logging.shutdown()
     os._exit(128 + signum)
+
+
+async def _end_without_unloading(registry: Registry, limit_s: float) -> None:
+    """The end of a shutdown that does not come to its end."""
+    await anyio.sleep(limit_s)
+    logger.error("shutdown is stuck after %g s, exiting without the rest of it: %r", limit_s, registry)
+    logging.shutdown()
+    os._exit(0)
 
 
 class _Server(uvicorn.Server):

@@ -53,6 +53,8 @@ engine_logger = logging.getLogger("neuron_lib.engine")
 
 _CLOSE_LIMIT_S: Final = 5.0
 """An engine that was told to close gets this long before it is killed."""
+_KILL_LIMIT_S: Final = 10.0
+"""One that was killed gets this long to be gone; what hangs in a driver may never be."""
 _STALL_LIMIT_S: Final = 300.0
 """An engine that has work and does not get on with it for this long is killed. One step of a large model that reads a
 prompt on a CPU may well take a minute or two, and busy is not dead."""
@@ -140,8 +142,11 @@ async def open_engine(
             raise first_leaf(group) from None
 
 
-async def _end(process: Process, stream: SocketStream, *, limit_s: float) -> None:
-    """Close politely, then kill; returns when the process is reaped, so its memory is back."""
+async def _end(process: Process, stream: SocketStream, *, limit_s: float, kill_limit_s: float = _KILL_LIMIT_S) -> None:
+    """Close politely, then kill; returns when the process is reaped, so its memory is back.
+
+    Raises `EngineFailed` for a process that even a kill does not end.
+    """
     with anyio.CancelScope(shield=True):
         with anyio.move_on_after(limit_s):
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -150,6 +155,13 @@ async def _end(process: Process, stream: SocketStream, *, limit_s: float) -> Non
         if process.returncode is None:
             logger.warning("engine did not close, killing it", extra={"pid": process.pid})
             process.kill()
+            with anyio.move_on_after(kill_limit_s):
+                await process.wait()
+        if process.returncode is None:
+            raise EngineFailed(
+                f"engine process {process.pid} cannot be killed and keeps its memory; it hangs in a driver",
+                pid=process.pid,
+            )
         await process.aclose()
 
 

@@ -5,14 +5,16 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import anyio
 import psutil
 import pytest
+from anyio.abc import Process, SocketStream
 
 from neuron_lib.engine.protocol import Cancel, Delta, Done, Load, Prepare, Prepared, Start
 from neuron_lib.errors import EngineDead, EngineFailed, InvalidRequest, LoadFailed, NeuronError, TemplateFailed
-from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
+from neuron_lib.llamacpp.engine_process import EngineProcess, _end, engine_environment, open_engine
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.types import Sampling
 
@@ -217,6 +219,26 @@ async def test_lines_of_the_engine_become_log_records(caplog: pytest.LogCaptureF
         ("ERROR", "magic is missing"),
         ("ERROR", "failed to load model"),
     ]
+
+
+class UndeadProcess:
+    """What hangs in a driver: a kill changes nothing."""
+
+    pid = 7
+    returncode = None
+
+    def kill(self) -> None:
+        pass
+
+    async def wait(self) -> int:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+async def test_an_engine_that_even_a_kill_does_not_end_is_given_up_and_named() -> None:
+    ours, theirs = anyio.create_memory_object_stream[bytes](1)
+    with ours, theirs, pytest.raises(EngineFailed, match="engine process 7 cannot be killed"):
+        await _end(cast("Process", UndeadProcess()), cast("SocketStream", ours), limit_s=0, kill_limit_s=0)
 
 
 def test_an_engine_gets_no_secret_and_no_stray_variable() -> None:
