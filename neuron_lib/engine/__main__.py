@@ -1,9 +1,9 @@
 """`python -m neuron_lib.engine --fd N`: one model behind one socket.
 
-The main thread reads commands, prepares prompts and beats once a second; a second thread loads the model and steps.
-The process ends on `Close`, when the socket closes (the daemon is gone), on a broken protocol, or when one of its
-threads fails. It never tries to go on, and never by way of the interpreter's shutdown: the other thread may be inside
-native code.
+The main thread reads commands, prepares prompts and beats once a second; a second thread loads the model and steps; a
+third waits for nothing but the daemon's death. The process ends on `Close`, when the socket closes (the daemon is
+gone), on a broken protocol, or when one of its threads fails. It never tries to go on, and never by way of the
+interpreter's shutdown: the other thread may be inside native code.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from neuron_lib.engine.protocol import (
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
-from neuron_lib.errors import EngineFailed, LoadFailed, NeuronError, RequestRejected, cause_chain
+from neuron_lib.errors import EngineFailed, InvalidRequest, LoadFailed, NeuronError, RequestRejected, cause_chain
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.model import Model
@@ -136,12 +136,21 @@ class Engine:
             raise ProtocolError("a prompt arrived before the model was ready")
         try:
             prompt = self._preparer.render(chat)
-            tokens = self._preparer.tokenize(prompt)
+            too_many = self._preparer.count_beyond_use(prompt)
+            tokens = [] if too_many else self._preparer.tokenize(prompt)
+            if not (tokens or too_many):
+                raise InvalidRequest("the chat template makes an empty prompt of these messages")
         except RequestRejected as error:
             self.send(Refused(request=chat.request, code=error.code, message=_message(error)))
             return
         self._prompts[chat.request] = tokens
-        self.send(Prepared(request=chat.request, prompt_tokens=len(tokens), prompt_end=prompt[-_PROMPT_END_CHARS:]))
+        self.send(
+            Prepared(
+                request=chat.request,
+                prompt_tokens=too_many or len(tokens),
+                prompt_end=prompt[-_PROMPT_END_CHARS:],
+            )
+        )
 
     def _start(self, start: Start) -> None:
         prompt = self._prompts.pop(start.request, None)
@@ -210,7 +219,7 @@ class Engine:
                 runner = LlamaRunner(context, model.vocab)
                 self._loop = EngineLoop(scheduler, runner, report=self.send)
                 template = model.chat_template if load.use_chat_template else None
-                self._preparer = Preparer(model.vocab, template=template)
+                self._preparer = Preparer(model.vocab, template=template, n_ctx=context.n_ctx)
                 self.send(
                     Ready(
                         ModelFacts(
@@ -278,6 +287,14 @@ def _log_to_stderr() -> None:
     route_logs(sink)
 
 
+def _end_with_daemon(sock: socket.socket) -> None:
+    """A thread's life: the daemon's death ends this process even while the main thread is inside a tokenizer."""
+    hang_up = select.poll()
+    hang_up.register(sock, 0)  # a hang-up is reported without being asked for
+    hang_up.poll()
+    os._exit(0)
+
+
 def _shield_the_daemon() -> None:
     """Make this process the one that the kernel ends when memory runs out, and keep its crashes small."""
     with contextlib.suppress(OSError):  # not on every kernel, and never worth failing for
@@ -293,7 +310,9 @@ def main() -> NoReturn:
     faulthandler.enable()
     _log_to_stderr()
     _shield_the_daemon()
-    Engine(socket.socket(fileno=parser.parse_args().fd)).serve()
+    sock = socket.socket(fileno=parser.parse_args().fd)
+    threading.Thread(target=_end_with_daemon, args=(sock,), name="daemon watch", daemon=True).start()
+    Engine(sock).serve()
 
 
 if __name__ == "__main__":

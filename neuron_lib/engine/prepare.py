@@ -17,14 +17,19 @@ __all__ = ("Preparer",)
 logger = logging.getLogger(__name__)
 
 _RENDER_LIMIT_S: Final = 2.0
+_FIRST_LOOK_CHARS: Final = 1 << 16
+"""Prompts up to this length are tokenized at once; of longer ones first the beginning."""
 
 
 class Preparer:
     """Renders with the model's own template, or with ChatML where the model has none that works."""
 
-    def __init__(self, vocab: Vocab, *, template: str | None) -> None:
-        """`template` is the model's Jinja source; one that does not compile is dropped with a warning."""
+    def __init__(self, vocab: Vocab, *, template: str | None, n_ctx: int) -> None:
+        """`template` is the model's Jinja source; one that does not compile is dropped with a warning. A prompt of
+        more than `n_ctx` tokens cannot be used.
+        """
         self._vocab: Final = vocab
+        self._n_ctx: Final = n_ctx
         self._chatml: Final = ChatTemplate(CHATML, bos_token=vocab.bos, eos_token=vocab.eos)
         self._own: ChatTemplate | None = None
         if template is None:
@@ -46,6 +51,20 @@ class Preparer:
                     raise
                 logger.warning("chat template failed, ChatML is used: %s", cause_chain(error))
         return _render(self._chatml, chat)
+
+    def count_beyond_use(self, prompt: str) -> int | None:
+        """About how many tokens a prompt has that is far too long, judged by its beginning; None for any other.
+
+        libllama takes time by the square of the number of special tokens, and nothing can interrupt it: 2 MB of them
+        kept it for a minute (measured).
+        """
+        size = _FIRST_LOOK_CHARS
+        while size < len(prompt):
+            tokens = len(self._vocab.tokenize(prompt[:size], add_special=False))
+            if tokens > 2 * self._n_ctx:  # so clearly that the cut at the end makes no difference
+                return tokens * len(prompt) // size
+            size *= 2
+        return None
 
     def tokenize(self, prompt: str) -> list[int]:
         """The prompt as tokens. The tokenizer adds a BOS only where the template has not written one."""

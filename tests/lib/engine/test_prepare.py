@@ -33,7 +33,7 @@ class WordVocab(Vocab):
 
 
 def preparer(template: str | None) -> Preparer:
-    return Preparer(WordVocab(), template=template)
+    return Preparer(WordVocab(), template=template, n_ctx=64)
 
 
 def test_the_model_s_own_template_is_used() -> None:
@@ -76,4 +76,24 @@ def test_a_prompt_begins_with_one_bos(prompt: str, tokens: int) -> None:
 
 
 def test_a_model_without_bos_leaves_the_beginning_to_the_tokenizer() -> None:
-    assert len(Preparer(WordVocab(bos=""), template=None).tokenize("one")) == 2
+    assert len(Preparer(WordVocab(bos=""), template=None, n_ctx=64).tokenize("one")) == 2
+
+
+def test_of_a_prompt_that_is_far_too_long_only_the_beginning_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    class CountingVocab(WordVocab):
+        def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+            read.append(len(text))
+            return super().tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 100)
+    own = Preparer(CountingVocab(), template=None, n_ctx=64)
+    assert own.count_beyond_use("a " * 50_000) == 50_000
+    assert read == [100, 200, 400]
+
+
+@pytest.mark.parametrize("prompt", ["a " * 32, "a " * 64, "a" * 1_000])
+def test_a_prompt_that_may_fit_is_never_judged_by_its_beginning(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
+    monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 4)
+    assert preparer(None).count_beyond_use(prompt) is None
