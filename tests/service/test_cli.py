@@ -1,3 +1,4 @@
+import logging
 import os
 import socket
 from pathlib import Path
@@ -10,6 +11,7 @@ from neuron_service.cli import main
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
+    logging.shutdown()  # as the interpreter does at its end
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
