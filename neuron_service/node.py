@@ -23,6 +23,8 @@ class Node:
     tracker: ActivationTracker
     monitor: DeviceMonitor
     version: Version
+    decode_turn: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held to decode a large body, which may keep the loop for a tenth of a second."""
     _started_s: float = field(default_factory=time.monotonic)
     _discovery: Discovery | None = None
     _discovered: anyio.Event = field(default_factory=anyio.Event)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from anyio.lowlevel import checkpoint
 from litestar import Request, post
 from litestar.types import ASGIApp
 
@@ -13,6 +14,7 @@ from neuron_service.sse import ChatCompletion, ChatStream
 __all__ = ("chat_completions",)
 
 _TRUTHY = frozenset({"1", "true", "yes"})
+_LARGE_BODY_BYTES = 1 << 17
 
 
 @post("/v1/chat/completions", status_code=200)
@@ -20,8 +22,12 @@ async def chat_completions(request: Request[Any, Any, Any], node: HostNode) -> A
     """Answer a chat, streamed or whole."""
     headers = request.headers
     account, key = headers.get("x-helexa-account-id"), headers.get("x-helexa-key-id")
+    body = await request.body()
+    if len(body) > _LARGE_BODY_BYTES:
+        async with node.decode_turn:
+            await checkpoint()  # other requests come in between; what follows comes before the next large body's turn
     call = decode_chat_request(
-        await request.body(),
+        body,
         content_type=headers.get("content-type"),
         include_thinking=headers.get("x-include-thinking", "").strip().lower() in _TRUTHY,
         principal=Principal(account, key) if account and key else None,

@@ -1,0 +1,20 @@
+import anyio
+import pytest
+
+from tests.fakes.scripted_host import chat_body, scripted_host
+
+pytestmark = pytest.mark.anyio
+
+CHAT = "/v1/chat/completions"
+
+
+async def test_large_bodies_are_decoded_in_turns_for_which_small_ones_do_not_wait() -> None:
+    small = chat_body("org/a")
+    large = small | {"padding": "x" * 200_000}
+    async with scripted_host(resident=["org/a"]) as host, anyio.create_task_group() as tasks:
+        async with host.node.decode_turn:
+            tasks.start_soon(host.client.post, CHAT, large)
+            assert (await host.client.post(CHAT, small)).status == 200
+            assert len(host.harness.requests) == 1
+        assert (await host.client.post(CHAT, large)).status == 200
+    assert len(host.harness.requests) == 3
