@@ -62,11 +62,20 @@ class AdmissionController:
         for waiter in self._queue:
             waiter.decided.set()
 
+    def refuse_if_hopeless(self) -> None:
+        """Raise what `admit` would raise at once, so that nothing is prepared for a request that cannot even wait."""
+        if self._refusal is not None:
+            raise self._refusal()
+        waiting = len(self._queue)
+        if self._in_flight >= self.max_in_flight and waiting >= self.max_queue_depth:
+            self._rejected_queue_full += 1
+            text = f"all {self.max_in_flight} seats are taken and {waiting} requests wait already"
+            raise self._overloaded(text, OverloadReason.QUEUE_FULL, pending=self._in_flight + waiting)
+
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
         """Hold a seat for the length of the block. Raises `Overloaded`, or what `close` was told to raise."""
-        if self._refusal is not None:
-            raise self._refusal()
+        self.refuse_if_hopeless()
         if self._in_flight < self.max_in_flight:
             self._in_flight += 1
         else:
@@ -77,9 +86,6 @@ class AdmissionController:
             self._vacate()
 
     async def _wait_for_seat(self) -> None:
-        if len(self._queue) >= self.max_queue_depth:
-            self._rejected_queue_full += 1
-            raise self._overloaded(OverloadReason.QUEUE_FULL, pending=self._in_flight + len(self._queue))
         waiter = _Waiter()
         self._queue.append(waiter)
         try:
@@ -98,7 +104,9 @@ class AdmissionController:
         if self._refusal is not None:
             raise self._refusal()
         self._rejected_timeout += 1
-        raise self._overloaded(OverloadReason.WAIT_EXPIRED, pending=self.max_in_flight + self.max_queue_depth)
+        text = f"no seat became free within {self.max_wait_s:g} s"
+        pending = self.max_in_flight + self.max_queue_depth
+        raise self._overloaded(text, OverloadReason.WAIT_EXPIRED, pending=pending)
 
     def _vacate(self) -> None:
         """Hand the seat to the next in line; it is never free in between, so nobody can jump the queue."""
@@ -109,14 +117,9 @@ class AdmissionController:
         else:
             self._in_flight -= 1
 
-    def _overloaded(self, reason: OverloadReason, *, pending: int) -> Overloaded:
-        # Twice the requests in front of a newcomer, in seconds, kept within two minutes (wire contract §7).
-        retry_after_s = min(max(2 * (max(0, pending - self.max_in_flight) + 1), 1), 120)
-        waiting = len(self._queue)
-        text = {
-            OverloadReason.QUEUE_FULL: f"all {self.max_in_flight} seats are taken and {waiting} requests wait already",
-            OverloadReason.WAIT_EXPIRED: f"no seat became free within {self.max_wait_s:g} s",
-        }[reason]
+    def _overloaded(self, text: str, reason: OverloadReason, *, pending: int) -> Overloaded:
+        # Twice the requests in front of a newcomer, in seconds, two minutes at most (wire contract §7).
+        retry_after_s = min(2 * (max(0, pending - self.max_in_flight) + 1), 120)
         return Overloaded(
-            text, reason=reason, retry_after_s=retry_after_s, in_flight=self._in_flight, queue_depth=waiting
+            text, reason=reason, retry_after_s=retry_after_s, in_flight=self._in_flight, queue_depth=len(self._queue)
         )

@@ -8,6 +8,7 @@ NeuronError                     catch this one to catch them all
 │   ├── UnsupportedCapability   ask a model that can do it
 │   ├── ModelNotLoaded          load the model first
 │   ├── Overloaded              wait and retry
+│   ├── NoHarness               this host will never answer; go to another one
 │   └── ShuttingDown            go to another host
 ├── LoadFailed                  this model, with this spec, will not load; retrying does not help
 │   ├── AlreadyLoaded           nothing to do
@@ -34,6 +35,7 @@ __all__ = (
     "LoadFailed",
     "ModelNotLoaded",
     "NeuronError",
+    "NoHarness",
     "OverloadReason",
     "Overloaded",
     "PreflightFailed",
@@ -149,6 +151,15 @@ class ShuttingDown(RequestRejected):
         super().__init__("this host is shutting down")
 
 
+class NoHarness(RequestRejected):
+    """This host is configured without any harness, so it can neither load nor answer."""
+
+    code = "no_harness"
+
+    def __init__(self) -> None:
+        super().__init__("no harness is configured on this host: it serves no models")
+
+
 class LoadFailed(NeuronError):
     """A model could not be loaded; the same spec will fail again until somebody changes something."""
 
@@ -225,12 +236,14 @@ class SourceUnavailable(NeuronError):
 
 
 class EngineDead(NeuronError):
-    """The engine process of a model ended by itself; `reason` has the signal's name and its last log line."""
+    """The engine process of a model is gone: it died, and `reason` has the signal's name and its last words, or the
+    model was unloaded.
+    """
 
     code = "engine_dead"
 
     def __init__(self, model_id: str, reason: str) -> None:
-        super().__init__(f"the engine of model {model_id!r} died: {reason}", model_id=model_id)
+        super().__init__(f"the engine of model {model_id!r} is gone: {reason}", model_id=model_id)
         self.model_id = model_id
         self.reason = reason
 

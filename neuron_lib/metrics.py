@@ -2,10 +2,15 @@
 
 from typing import Final
 
-__all__ = ("Rate",)
+__all__ = ("Rate", "smooth")
 
 _SMOOTHING: Final = 0.3
 """Weight of the newest sample (wire contract §4)."""
+
+
+def smooth(average: float | None, sample: float) -> float:
+    """The moving average after one more sample; None is an average of nothing."""
+    return sample if average is None else average + _SMOOTHING * (sample - average)
 
 
 class Rate:
@@ -21,5 +26,4 @@ class Rate:
         """Take in a sample; one without items or without time says nothing and is ignored."""
         if count <= 0 or seconds <= 0:
             return
-        sample = count / seconds
-        self.per_s = sample if self.per_s == 0.0 else self.per_s + _SMOOTHING * (sample - self.per_s)
+        self.per_s = smooth(self.per_s or None, count / seconds)

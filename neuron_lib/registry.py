@@ -232,15 +232,14 @@ class Registry:
 
     async def capabilities(self, model_id: str) -> tuple[str, ...] | None:
         """What the model can do; of one that is not resident, what local files say. None: this host cannot say."""
-        try:
-            model = self._find(model_id)[1]
-        except ModelNotLoaded:
-            for harness in dict.fromkeys(self._harnesses.values()):
-                known = await harness.known_capabilities(model_id)
-                if known is not None:
-                    return known
-            return None
-        return model.info().capabilities
+        residence = self._residences.get(public_id(model_id))
+        if residence is not None and residence.model is not None and residence.is_serving:
+            return residence.model.info().capabilities
+        for harness in dict.fromkeys(self._harnesses.values()):
+            known = await harness.known_capabilities(model_id)
+            if known is not None:
+                return known
+        return None
 
     def close_admission(self) -> None:
         """First step of a shutdown: cancel loads, refuse queued and new requests and loads; what runs goes on."""

@@ -6,10 +6,10 @@ from typing import Any
 
 from litestar import Request, Response
 from litestar.enums import MediaType
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, InternalServerException
 from msgspec.structs import replace
 
-from neuron_lib.errors import EngineFailed, InvalidRequest, NeuronError, cause_chain
+from neuron_lib.errors import InvalidRequest, NeuronError, cause_chain
 from neuron_lib.wire.openai_errors import HttpError, to_http_error
 
 __all__ = ("EXCEPTION_HANDLERS", "answer", "error_fields", "internal_error", "respond")
@@ -36,9 +36,9 @@ def error_fields(error: NeuronError) -> dict[str, Any]:
     return {f"error_{name}": value for name, value in error.fields.items()}
 
 
-def internal_error(bug: Exception) -> EngineFailed:
+def internal_error(bug: Exception) -> NeuronError:
     """What a client is told of a bug: all of it, because the gateway's log is where somebody will look first."""
-    error = EngineFailed("internal error")
+    error = NeuronError("internal error")
     error.__cause__ = bug
     return error
 
@@ -47,7 +47,7 @@ def respond(
     request: Request[Any, Any, Any], error: NeuronError, mapping: Callable[[NeuronError], HttpError]
 ) -> Response[bytes]:
     """Answer `error` as `mapping` says, and log it: one WARNING with what was refused, why, and the numbers behind it,
-    never with what the client wrote.
+    never with a message of a chat.
     """
     http = mapping(error)
     logger.warning(
@@ -71,6 +71,8 @@ def _answer_neuron_error(request: Request[Any, Any, Any], error: NeuronError) ->
 
 def _answer_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """What Litestar itself refuses: unknown paths and methods, bodies that are too large or end early."""
+    if error.status_code >= 500 and type(error) is not InternalServerException:  # that one: the client hung up early
+        return _answer_bug(request, error)
     status = 400
     refusal = InvalidRequest(f"the request cannot be read: {error.detail}")
     if error.status_code == 404:

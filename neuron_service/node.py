@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.errors import NoHarness
 from neuron_lib.types import Discovery, Health
 from neuron_service.version import Version
 
@@ -19,6 +20,7 @@ __all__ = ("HostNode", "Node")
 class Node:
     """One per process. The hardware is looked up in the background, so `discovery` may have to be awaited."""
 
+    harnesses: tuple[str, ...]
     registry: Registry
     tracker: ActivationTracker
     monitor: DeviceMonitor
@@ -33,6 +35,11 @@ class Node:
         """Publish what was found; once."""
         self._discovery = discovery
         self._discovered.set()
+
+    def require_harness(self) -> None:
+        """Raises `NoHarness` on a host that has none and will get none."""
+        if not self.harnesses:
+            raise NoHarness
 
     async def discovery(self) -> Discovery:
         """What this host is; waits for the first look at the hardware, which has a time limit of its own."""

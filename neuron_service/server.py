@@ -21,12 +21,12 @@ from neuron_service.client import BoundedConnection
 from neuron_service.node import Node
 from neuron_service.version import Version
 
-__all__ = ("bind", "serve")
+__all__ = ("IDLE_CONNECTION_LIMIT_S", "bind", "serve")
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG: Final = 2048
-_IDLE_CONNECTION_LIMIT_S: Final = 150
+IDLE_CONNECTION_LIMIT_S: Final = 150
 """Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """When everything has been unloaded, the answers that are still on their way get this long."""
@@ -55,7 +55,13 @@ async def serve(config: Config, *, sock: socket.socket, version: Version, enviro
     monitor = DeviceMonitor()
     registry = Registry(endpoint_url=f"http://localhost:{port}", drain_timeout_s=config.drain_timeout_secs)
     tracker = ActivationTracker(config.default_models)
-    node = Node(registry=registry, tracker=tracker, monitor=monitor, version=version)
+    node = Node(
+        harnesses=tuple(entry.name for entry in config.harnesses),
+        registry=registry,
+        tracker=tracker,
+        monitor=monitor,
+        version=version,
+    )
     server = _Server(
         uvicorn.Config(
             create_app(node),
@@ -68,7 +74,7 @@ async def serve(config: Config, *, sock: socket.socket, version: Version, enviro
             server_header=False,
             proxy_headers=False,
             backlog=_BACKLOG,
-            timeout_keep_alive=_IDLE_CONNECTION_LIMIT_S,
+            timeout_keep_alive=IDLE_CONNECTION_LIMIT_S,
             timeout_graceful_shutdown=_LAST_ANSWERS_LIMIT_S,
         )
     )
@@ -95,9 +101,8 @@ async def serve(config: Config, *, sock: socket.socket, version: Version, enviro
 
 async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> None:
     """Look at the hardware, offer the harnesses, load the default models."""
-    names = tuple(entry.name for entry in config.harnesses)
-    discovery = await discover(harnesses=names, max_prompt_tokens=config.max_prompt_tokens)
-    if "llamacpp" in names:
+    discovery = await discover(harnesses=node.harnesses, max_prompt_tokens=config.max_prompt_tokens)
+    if "llamacpp" in node.harnesses:
         harness = LlamaCppHarness(
             config.harness.llamacpp,
             models=config.models,

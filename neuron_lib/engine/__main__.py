@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn, assert_never, cast
+from typing import Final, NoReturn, assert_never
 
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
@@ -45,10 +45,11 @@ from neuron_lib.engine.protocol import (
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
-from neuron_lib.errors import EngineFailed, InvalidRequest, LoadFailed, NeuronError, RequestRejected, cause_chain
+from neuron_lib.errors import InvalidRequest, LoadFailed, NeuronError, RequestRejected, cause_chain
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.model import Model
+from neuron_lib.llama.vocab import Vocab
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
@@ -189,53 +190,27 @@ class Engine:
         if not isinstance(error, NeuronError):
             # A warning: the daemon takes the last *error* that llama.cpp logged for the reason behind this.
             logger.warning("engine failed", exc_info=error)
-        code = error.code if isinstance(error, NeuronError) else EngineFailed.code
-        self.send(Fatal(code=code, message=_message(error)))
+        self.send(Fatal(_message(error)))
         os._exit(os.EX_SOFTWARE)
 
     def _load_and_step(self, load: Load) -> None:
         init_backend()
-        with Model(Path(load.path), gpu_layers=load.gpu_layers, on_progress=self._progress()) as model:
-            if not model.can_chat:
-                raise LoadFailed(f"{model.description} does not generate text, so it cannot chat")
-            n_ctx = min(load.n_ctx, model.native_context) if load.n_ctx else model.native_context
-            with Context(
-                model,
-                seats=load.seats,
-                n_ctx=n_ctx,
-                n_batch=load.n_batch,
-                n_ubatch=load.n_ubatch,
-                threads=load.threads,
-                flash_attn=load.flash_attn,
-                kv_type_k=load.kv_type_k,
-                kv_type_v=load.kv_type_v,
-            ) as context:
-                context.warm_up(model.vocab)
-                reasoning = _first_known(model, REASONING_MARKERS)
-                tool_call = _first_known(model, TOOL_MARKERS)
-                scheduler = Scheduler(
-                    seats=load.seats, n_batch=context.n_batch, n_ctx=context.n_ctx, target_step_s=load.target_step_s
-                )
-                runner = LlamaRunner(context, model.vocab)
-                self._loop = EngineLoop(scheduler, runner, report=self.send)
-                template = model.chat_template if load.use_chat_template else None
-                self._preparer = Preparer(model.vocab, template=template, n_ctx=context.n_ctx)
-                self.send(
-                    Ready(
-                        ModelFacts(
-                            description=model.description,
-                            architecture=model.metadata("general.architecture") or "unknown",
-                            size_bytes=model.size_bytes,
-                            native_context=model.native_context,
-                            n_ctx=context.n_ctx,
-                            has_chat_template=template is not None,
-                            recommended=model.recommended_sampling(),
-                            reasoning=reasoning,
-                            tool_call=tool_call,
-                        )
-                    )
-                )
-                self._loop.run_forever()
+        with (
+            Model(Path(load.path), gpu_layers=load.gpu_layers, on_progress=self._progress()) as model,
+            _open_context(model, load) as context,
+        ):
+            context.warm_up(model.vocab)
+            template = model.chat_template if load.use_chat_template else None
+            facts = _facts(model, context, has_chat_template=template is not None)
+            for pair in (facts.reasoning, facts.tool_call):
+                _show(model.vocab, pair)
+            scheduler = Scheduler(
+                seats=load.seats, n_batch=context.n_batch, n_ctx=context.n_ctx, target_step_s=load.target_step_s
+            )
+            self._loop = EngineLoop(scheduler, LlamaRunner(context, model.vocab), report=self.send)
+            self._preparer = Preparer(model.vocab, template=template, n_ctx=context.n_ctx)
+            self.send(Ready(facts))
+            self._loop.run_forever()
 
     def _progress(self) -> Callable[[float], bool]:
         """Reports each whole percent once; libllama calls back far more often than anybody looks."""
@@ -257,15 +232,50 @@ def _message(error: Exception) -> str:
     return cause_chain(error)[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
 
 
-def _first_known(model: Model, candidates: tuple[Markers, ...]) -> Markers | None:
-    """The first pair of which both halves are single tokens; from now on they are part of the generated text."""
+def _open_context(model: Model, load: Load) -> Context:
+    """A context as it was asked for, but no longer than the model was trained for. Raises `LoadFailed`."""
+    if not model.can_chat:
+        raise LoadFailed(f"{model.description} does not generate text, so it cannot chat")
+    return Context(
+        model,
+        seats=load.seats,
+        n_ctx=min(load.n_ctx or model.native_context, model.native_context),
+        n_batch=load.n_batch,
+        n_ubatch=load.n_ubatch,
+        threads=load.threads,
+        flash_attn=load.flash_attn,
+        kv_type_k=load.kv_type_k,
+        kv_type_v=load.kv_type_v,
+    )
+
+
+def _facts(model: Model, context: Context, *, has_chat_template: bool) -> ModelFacts:
+    return ModelFacts(
+        description=model.description,
+        size_bytes=model.size_bytes,
+        native_context=model.native_context,
+        n_ctx=context.n_ctx,
+        has_chat_template=has_chat_template,
+        recommended=model.recommended_sampling(),
+        reasoning=_first_known(model.vocab, REASONING_MARKERS),
+        tool_call=_first_known(model.vocab, TOOL_MARKERS),
+    )
+
+
+def _first_known(vocab: Vocab, candidates: tuple[Markers, ...]) -> Markers | None:
+    """The first pair of which both halves are single tokens."""
     for pair in candidates:
-        tokens = [model.vocab.single_token(text) for text in (pair.open, pair.close)]
-        if None not in tokens:
-            for token in tokens:
-                model.vocab.show(cast("int", token))
+        if vocab.single_token(pair.open) is not None and vocab.single_token(pair.close) is not None:
             return pair
     return None
+
+
+def _show(vocab: Vocab, pair: Markers | None) -> None:
+    """Make a pair of markers part of the generated text, for the parsers that look for them."""
+    for text in () if pair is None else (pair.open, pair.close):
+        token = vocab.single_token(text)
+        if token is not None:
+            vocab.show(token)
 
 
 def _log_to_stderr() -> None:

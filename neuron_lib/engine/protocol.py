@@ -104,7 +104,6 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     """
 
     description: str
-    architecture: str
     size_bytes: int
     native_context: int
     n_ctx: int
@@ -182,10 +181,9 @@ class StepEvents(Struct, frozen=True, tag="events"):
     events: tuple[SequenceEvent, ...]
 
 
-class Fatal(Struct, frozen=True, kw_only=True, tag="fatal"):
+class Fatal(Struct, frozen=True, tag="fatal"):
     """The engine gives up (a load that failed, a context that broke) and exits after this."""
 
-    code: str
     message: str
 
 

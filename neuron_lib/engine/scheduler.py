@@ -11,11 +11,10 @@ from neuron_lib.engine.protocol import Delta, SequenceEvent
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.slots import SlotPool
 from neuron_lib.engine.step import SequenceChunk, StepPlan, StepResult
+from neuron_lib.metrics import smooth
 
 __all__ = ("Scheduler",)
 
-_SMOOTHING: Final = 0.3
-"""Weight of the newest sample in the moving averages (wire contract §4)."""
 _SMALLEST_CHUNK: Final = 16
 """Prefill tokens a mixed step always gets, so that a prompt arrives however slow the machine is."""
 
@@ -23,7 +22,7 @@ _SMALLEST_CHUNK: Final = 16
 class Scheduler:
     """The sequences of one context: waiting ones in order of arrival, live ones each in a slot.
 
-    `n_ctx` is the number of cells of one slot; a prompt must be shorter than that, which the daemon has checked.
+    `n_ctx` is the number of cells of one slot; a prompt must fit into them, which the daemon has checked.
     """
 
     def __init__(self, *, seats: int, n_batch: int, n_ctx: int, target_step_s: float) -> None:
@@ -121,9 +120,10 @@ class Scheduler:
     def _prefill_budget(self, decoding: int) -> int:
         """Prompt tokens the next step may read beside `decoding` sequences."""
         room = self.n_batch - decoding
-        if decoding == 0 or self._prefill_token_s is None:
-            # Nobody waits for this step, or its speed is unknown: then the smallest chunk finds it out.
-            return room if decoding == 0 else min(room, _SMALLEST_CHUNK)
+        if decoding == 0:
+            return room  # nobody waits for this step
+        if self._prefill_token_s is None:
+            return min(room, _SMALLEST_CHUNK)  # which finds out how long a token takes
         spare_s = self.target_step_s - (self._decode_step_s or 0.0)
         return min(room, max(_SMALLEST_CHUNK, int(spare_s / self._prefill_token_s)))
 
@@ -131,18 +131,14 @@ class Scheduler:
         prefilled = sum(len(c.tokens) for c in plan.chunks if c.sequence.is_prefilling)
         decoded = plan.token_count - prefilled
         if prefilled == 0:
-            self._decode_step_s = _smooth(self._decode_step_s, duration_s)
+            self._decode_step_s = smooth(self._decode_step_s, duration_s)
         elif prefilled >= _SMALLEST_CHUNK:
             reading_s = duration_s - (self._decode_step_s or 0.0 if decoded else 0.0)
             if reading_s > 0:
-                self._prefill_token_s = _smooth(self._prefill_token_s, reading_s / prefilled)
+                self._prefill_token_s = smooth(self._prefill_token_s, reading_s / prefilled)
 
     def _retire(self, sequence: Sequence) -> None:
         del self._live[sequence.request]
         assert sequence.seq_id is not None  # live sequences have a slot
         self.slots.release(sequence.seq_id)
         sequence.seq_id = None
-
-
-def _smooth(average: float | None, sample: float) -> float:
-    return sample if average is None else average + _SMOOTHING * (sample - average)

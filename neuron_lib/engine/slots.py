@@ -4,7 +4,7 @@ A slot that is given back must be cleared in the native memory before it is used
 over to the next plan.
 """
 
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 __all__ = ("SlotPool",)
 
@@ -14,8 +14,7 @@ class SlotPool:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._free = list(range(size))
-        heapify(self._free)
+        self._free = list(range(size))  # ascending, so it is a heap already
         self._owners: dict[int, int] = {}
         self._vacated: list[int] = []
 

@@ -6,10 +6,9 @@ from typing import Any, Final
 
 from llama_cpp import llama_cpp as _low_level
 
-__all__ = ("NULL", "ProgressCallback", "init_backend", "lib", "progress_callback", "route_logs")
+__all__ = ("ProgressCallback", "init_backend", "lib", "progress_callback", "route_logs")
 
 lib: Final[Any] = _low_level
-NULL: Final = None
 
 ProgressCallback = Callable[[float], bool]
 
@@ -34,7 +33,7 @@ def route_logs(sink: Callable[[int, str], None]) -> None:
         sink(level, text.decode("utf-8", "replace"))
 
     _log_callback = forward
-    lib.llama_log_set(forward, NULL)
+    lib.llama_log_set(forward, None)
 
 
 def progress_callback(report: ProgressCallback) -> Any:

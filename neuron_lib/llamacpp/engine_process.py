@@ -69,6 +69,7 @@ _KEPT_PREFIXES: Final = ("LC_", "CUDA_", "GGML_", "LLAMA_", "OMP_", "GOMP_", "KM
 _SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASS")
 _ROOT: Final = Path(__file__).parents[2]
 """The directory this package was found in, which need not be on the path of a new interpreter."""
+_LEVELS: Final = logging.getLevelNamesMapping()
 _COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.engine")
 
 
@@ -109,6 +110,7 @@ async def open_engine(
     """
     ours, theirs = socket.socketpair()
     async with AsyncExitStack() as held:
+        held.enter_context(ours)  # until the stream owns it; closing it twice does no harm
         with theirs:
             stream = await UNIXSocketStream.from_socket(ours)
             held.push_async_callback(stream.aclose)
@@ -127,7 +129,7 @@ async def open_engine(
                 raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
         held.push_async_callback(_end, process, stream, limit_s=close_limit_s)
         engine = EngineProcess(process, model_id=model_id, on_progress=on_progress)
-        held.callback(engine._retire)
+        held.callback(engine._bury, "the model was unloaded")
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(engine._write_commands, stream)
@@ -249,8 +251,7 @@ class EngineProcess:
                 self._process.kill()
                 await self._process.wait()
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
-        reason = self._epitaph()
-        self._conclude(reason, lambda: EngineDead(self.model_id, reason))
+        self._bury(self._epitaph())
 
     async def _watch_progress(self, limit_s: float) -> None:
         """Kill an engine that has work and takes no step, or has fallen silent."""
@@ -275,7 +276,7 @@ class EngineProcess:
     def _log(self, line: str) -> None:
         """One line of the engine's stderr: `LEVEL message`, or anything at all from native code."""
         name, _, message = line.partition(" ")
-        level = logging.getLevelNamesMapping().get(name)
+        level = _LEVELS.get(name)
         if level is None:
             level, message = logging.WARNING, line
         if not message.strip():
@@ -309,7 +310,7 @@ class EngineProcess:
                 self._facts = facts
                 self._last_words = None
                 self._settled.set()
-            case Fatal(message=message):
+            case Fatal(message):
                 self._fatal = message
             case _:
                 assert_never(report)
@@ -328,19 +329,14 @@ class EngineProcess:
         ended = self._fatal or _describe_exit(self._process.returncode)
         return f"{ended} ({self._last_words})" if self._last_words else ended
 
-    def _retire(self) -> None:
-        """The process was told to go, and is gone."""
-        text = f"model {self.model_id!r} was unloaded before this reply was complete"
-        self._conclude("the model was unloaded", lambda: EngineFailed(text, model_id=self.model_id))
-
-    def _conclude(self, reason: str, loss: Callable[[], NeuronError]) -> None:
-        """Tell everybody who waits; requests get a `loss` each. The first reason counts."""
+    def _bury(self, reason: str) -> None:
+        """Tell everybody who waits that the process is gone. The first reason counts."""
         if self._death is not None:
             return
         self._death = reason
         self._outbox.close()
         for mailbox in self._mailboxes.values():
-            mailbox.fail(loss())
+            mailbox.fail(EngineDead(self.model_id, reason))
         self._settled.set()
         self._dead.set()
 

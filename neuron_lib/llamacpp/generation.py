@@ -7,31 +7,22 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
 
-from msgspec import Struct
-
 from neuron_lib.admission import AdmissionController
+from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Cancel, Delta, Done, ModelFacts, Prepare, Prepared, Start
 from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
 from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
-from neuron_lib.llamacpp.sampling import SamplingDefaults, resolve_sampling
+from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.types import ChatRequest, Finished, FinishReason, GenerationEvent, Started, Usage
 
-__all__ = ("LlamaCppGeneration", "ReplyTerms")
+__all__ = ("LlamaCppGeneration",)
 
 logger = logging.getLogger(__name__)
 
 _SEED_BITS: Final = 32
-
-
-class ReplyTerms(Struct, frozen=True, kw_only=True):
-    """What holds for every reply of a model where the request says nothing; counts are tokens."""
-
-    prompt_limit: int
-    default_max_tokens: int
-    sampling_defaults: SamplingDefaults
 
 
 class LlamaCppGeneration:
@@ -44,21 +35,27 @@ class LlamaCppGeneration:
         engine: EngineProcess,
         facts: ModelFacts,
         admission: AdmissionController,
-        terms: ReplyTerms,
+        prompt_limit: int,
+        sampling: SamplingConfig,
         on_done: Callable[[Done], None],
     ) -> None:
-        """`on_done` is told the engine's account of the reply, if it comes to its end."""
+        """`prompt_limit` is in tokens, `sampling` holds where the request says nothing.
+
+        `on_done` is told the engine's account of the reply, if it comes to its end.
+        """
         self._request = request
         self._engine = engine
         self._facts = facts
         self._admission = admission
-        self._terms = terms
+        self._prompt_limit = prompt_limit
+        self._sampling = sampling
         self._on_done = on_done
         self._permit = AsyncExitStack()
         self._number = 0  # until the engine knows of it
         self._mailbox = Mailbox()
         self._parser: OutputParser | None = None
         self._events: list[GenerationEvent] = []
+        self._tokens_seen = 0
         self._reasoning_tokens = 0
         self._finished: Finished | None = None
 
@@ -115,6 +112,7 @@ class LlamaCppGeneration:
             )
         if "" in request.stop:
             raise InvalidRequest("a stop string must not be empty", param="stop")
+        self._admission.refuse_if_hopeless()
         self._number, self._mailbox = self._engine.open_mailbox()
         self._engine.post(
             Prepare(
@@ -126,9 +124,9 @@ class LlamaCppGeneration:
         )
         prepared = await self._mailbox.get()
         assert isinstance(prepared, Prepared)  # the engine answers Prepare with this or a refusal
-        terms, facts = self._terms, self._facts
-        if prepared.prompt_tokens > terms.prompt_limit:
-            raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=terms.prompt_limit)
+        facts = self._facts
+        if prepared.prompt_tokens > self._prompt_limit:
+            raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=self._prompt_limit)
         await self._permit.enter_async_context(self._admission.admit())
         self._parser = OutputParser(
             reasoning=facts.reasoning,
@@ -144,10 +142,10 @@ class LlamaCppGeneration:
                 sampling=resolve_sampling(
                     request.sampling,
                     recommended=facts.recommended,
-                    defaults=terms.sampling_defaults,
+                    defaults=self._sampling,
                     fresh_seed=secrets.randbits(_SEED_BITS),
                 ),
-                max_tokens=terms.default_max_tokens if request.max_tokens is None else request.max_tokens,
+                max_tokens=self._sampling.max_tokens if request.max_tokens is None else request.max_tokens,
                 stop=request.stop,
             )
         )
@@ -167,10 +165,11 @@ class LlamaCppGeneration:
         match mail:
             case Delta(text=text, tokens=tokens):
                 self._events.extend(parser.feed(text))
-                if parser.in_reasoning:
-                    self._reasoning_tokens += tokens
+                self._count_tokens(tokens, parser)
             case Done():
-                self._events.extend([*parser.feed(mail.text), *parser.finish()])
+                self._events.extend(parser.feed(mail.text))
+                self._count_tokens(mail.completion_tokens - self._tokens_seen, parser)  # its last has no delta
+                self._events.extend(parser.finish())
                 reason = mail.reason
                 if parser.tool_calls_seen and reason is FinishReason.STOP:
                     reason = FinishReason.TOOL_CALLS
@@ -188,6 +187,11 @@ class LlamaCppGeneration:
                 self._events.append(self._finished)
             case Prepared():
                 raise AssertionError("a prompt is prepared once")
+
+    def _count_tokens(self, count: int, parser: OutputParser) -> None:
+        self._tokens_seen += count
+        if parser.in_reasoning:
+            self._reasoning_tokens += count
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._engine.model_id, "request": self._number}

@@ -1,5 +1,6 @@
 """Hosts GGUF models in engine processes of llama.cpp: fetch the file, start the engine, wait until it serves."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,14 +11,14 @@ from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.engine.protocol import Load
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
-from neuron_lib.llamacpp.generation import ReplyTerms
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import device_indices, physical_cores, visible_devices
-from neuron_lib.llamacpp.sampling import SamplingDefaults
-from neuron_lib.sources.store import ModelStore
+from neuron_lib.sources.store import LocalModel, ModelStore
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
-__all__ = ("LlamaCppHarness",)
+__all__ = ("LlamaCppHarness", "load_command")
+
+logger = logging.getLogger(__name__)
 
 _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
 
@@ -72,23 +73,24 @@ class LlamaCppHarness:
                 report(LoadProgress(stage=LoadStage.WARMING))
 
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
-        load = Load(
-            path=str(local.path),
-            seats=config.admission.max_in_flight,
-            n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
-            n_batch=config.n_batch,
-            n_ubatch=config.n_ubatch,
-            threads=config.threads or physical_cores(),
-            gpu_layers=config.gpu_layers,
-            flash_attn=config.flash_attn,
-            kv_type_k=config.kv_type_k,
-            kv_type_v=config.kv_type_v,
-            target_step_s=config.target_step_ms / 1000,
-            use_chat_template=self._environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
-        )
+        load = load_command(config, local, environ=self._environ)
         environment = engine_environment(self._environ) | visible_devices(spec, gpu_count=self._gpu_count)
         async with open_engine(load, model_id=model_id, environment=environment, on_progress=report_fraction) as engine:
             facts = await engine.wait_ready()
+            logger.info(
+                "engine ready",
+                extra={
+                    "model_id": model_id,
+                    "description": facts.description,
+                    "size_mb": facts.size_bytes >> 20,
+                    "n_ctx": facts.n_ctx,
+                    "native_context": facts.native_context,
+                    "seats": load.seats,
+                    "threads": load.threads,
+                    "has_chat_template": facts.has_chat_template,
+                    "pid": engine.pid,
+                },
+            )
             yield LlamaCppModel(
                 engine,
                 facts,
@@ -99,14 +101,25 @@ class LlamaCppHarness:
                     max_queue_depth=config.admission.max_queue_depth,
                     max_wait_s=config.admission.max_wait_secs,
                 ),
-                terms=ReplyTerms(
-                    # A reply needs room for one token at least.
-                    prompt_limit=min(facts.n_ctx - 1, self._max_prompt_tokens),
-                    default_max_tokens=config.sampling.max_tokens,
-                    sampling_defaults=SamplingDefaults(
-                        temperature=config.sampling.temperature,
-                        repetition_penalty=config.sampling.repetition_penalty,
-                        repeat_last_n=config.sampling.repeat_last_n,
-                    ),
-                ),
+                # A reply needs room for one token at least.
+                prompt_limit=min(facts.n_ctx - 1, self._max_prompt_tokens),
+                sampling=config.sampling,
             )
+
+
+def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:
+    """What an engine is told to load, settled: the model's own entry goes before the configuration of all."""
+    return Load(
+        path=str(local.path),
+        seats=config.admission.max_in_flight,
+        n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
+        n_batch=config.n_batch,
+        n_ubatch=config.n_ubatch,
+        threads=config.threads or physical_cores(),
+        gpu_layers=config.gpu_layers,
+        flash_attn=config.flash_attn,
+        kv_type_k=config.kv_type_k,
+        kv_type_v=config.kv_type_v,
+        target_step_s=config.target_step_ms / 1000,
+        use_chat_template=environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
+    )

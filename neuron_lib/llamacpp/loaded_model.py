@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from neuron_lib.admission import AdmissionController
+from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Done, ModelFacts
 from neuron_lib.errors import RequestRejected
 from neuron_lib.llamacpp.engine_process import EngineProcess
-from neuron_lib.llamacpp.generation import LlamaCppGeneration, ReplyTerms
+from neuron_lib.llamacpp.generation import LlamaCppGeneration
 from neuron_lib.metrics import Rate
 from neuron_lib.types import ChatRequest, ModelInfo, ModelLimit, ModelLoad, ModelStatus
 
@@ -24,12 +25,14 @@ class LlamaCppModel:
         harness_name: str,
         devices: tuple[int, ...],
         admission: AdmissionController,
-        terms: ReplyTerms,
+        prompt_limit: int,
+        sampling: SamplingConfig,
     ) -> None:
         self._engine = engine
         self._facts = facts
         self._admission = admission
-        self._terms = terms
+        self._prompt_limit = prompt_limit
+        self._sampling = sampling
         self._harness_name = harness_name
         self._devices = devices
         self._prefill = Rate()
@@ -39,7 +42,7 @@ class LlamaCppModel:
         return f"<LlamaCppModel {self._engine!r} {self._admission!r}>"
 
     def info(self) -> ModelInfo:
-        facts, terms = self._facts, self._terms
+        facts = self._facts
         return ModelInfo(
             id=self._engine.model_id,
             harness=self._harness_name,
@@ -47,14 +50,14 @@ class LlamaCppModel:
             devices=self._devices,
             capabilities=("text",),
             limit=ModelLimit(
-                context=facts.n_ctx, input=terms.prompt_limit, output=min(terms.default_max_tokens, facts.n_ctx)
+                context=facts.n_ctx, input=self._prompt_limit, output=min(self._sampling.max_tokens, facts.n_ctx)
             ),
             tool_call=facts.tool_call is not None,
             reasoning=facts.reasoning is not None,
         )
 
     def load(self) -> ModelLoad:
-        counts = self._admission.snapshot()
+        counts, beat = self._admission.snapshot(), self._engine.last_beat
         return ModelLoad(
             id=self._engine.model_id,
             in_flight=counts.in_flight,
@@ -65,6 +68,7 @@ class LlamaCppModel:
             rejected_timeout=counts.rejected_timeout,
             tok_s_prefill=round(self._prefill.per_s, 1),
             tok_s_decode=round(self._decode.per_s, 1),
+            engine_rss_mb=0 if beat is None else beat.rss_bytes >> 20,
         )
 
     def _count(self, done: Done) -> None:
@@ -78,7 +82,8 @@ class LlamaCppModel:
             engine=self._engine,
             facts=self._facts,
             admission=self._admission,
-            terms=self._terms,
+            prompt_limit=self._prompt_limit,
+            sampling=self._sampling,
             on_done=self._count,
         )
 

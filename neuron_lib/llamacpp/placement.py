@@ -10,34 +10,34 @@ __all__ = ("device_indices", "physical_cores", "visible_devices")
 
 
 def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
-    """The devices a spec means, as `/models` lists them; `(0,)` for a CPU, because the gateway wants one.
+    """The devices a spec means, as `/models` lists them: the named ones, else the first `tensor_parallel`, else the
+    first (wire contract §1.5). A CPU counts as device 0, because the gateway wants one.
 
-    `tensor_parallel` N means a split over N devices. Raises `LoadFailed` where the two contradict each other, or
-    the host has not that many: ignoring it would serve a model far more slowly than somebody planned.
+    Raises `LoadFailed` for a device that is named twice or is not there, and where `tensor_parallel` and `devices`
+    contradict each other: to ignore it would serve a model elsewhere, or far more slowly, than somebody planned. A
+    host without GPUs takes any `devices` for its CPU.
     """
     split = spec.tensor_parallel or 1
-    if spec.devices and spec.tensor_parallel and len(spec.devices) != split:
-        raise LoadFailed(
-            f"tensor_parallel is {split}, but {len(spec.devices)} devices are given",
-            tensor_parallel=split,
-            devices=spec.devices,
-        )
     devices = spec.devices or tuple(range(split))
-    if split > 1 and max(devices) >= gpu_count:
-        raise LoadFailed(f"tensor_parallel {split} needs GPUs {devices}, this host has {gpu_count}", gpus=gpu_count)
+    if spec.tensor_parallel and len(devices) != split:
+        raise LoadFailed(f"tensor_parallel is {split}, but {len(devices)} devices are given", devices=devices)
+    if len(set(devices)) < len(devices):
+        raise LoadFailed(f"a device is named twice: {devices}", devices=devices)
+    if max(devices) >= gpu_count and (gpu_count > 0 or split > 1):
+        raise LoadFailed(f"devices {devices} are asked for, this host has {gpu_count}", devices=devices, gpus=gpu_count)
     return devices
 
 
 def visible_devices(spec: ModelSpec, *, gpu_count: int) -> dict[str, str]:
-    """Environment that confines an engine to the spec's devices; empty where there is nothing to confine.
-
-    An empty `devices` list on a host with GPUs means the CPU.
-    """
-    if gpu_count == 0 or (spec.devices is None and spec.tensor_parallel is None):
+    """Environment that confines an engine to the spec's devices; an empty `devices` list means the CPU."""
+    if spec.devices is None and gpu_count == 0:
         return {}
-    if spec.devices == ():
-        return {"CUDA_VISIBLE_DEVICES": ""}
-    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, device_indices(spec, gpu_count=gpu_count)))}
+    devices = () if spec.devices == () else device_indices(spec, gpu_count=gpu_count)
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
+        # Indices are nvidia-smi's, which counts along the bus; CUDA by itself puts the fastest card first.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
 
 
 def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:

@@ -1,22 +1,13 @@
 """Which sampling a request gets: what it asks for, else what the model recommends, else the defaults. Pure."""
 
-from msgspec import Struct
-
+from neuron_lib.config import SamplingConfig
 from neuron_lib.types import Sampling, SamplingParams
 
-__all__ = ("SamplingDefaults", "resolve_sampling")
-
-
-class SamplingDefaults(Struct, frozen=True, kw_only=True):
-    """What counts when neither the request nor the model says anything (wire contract §1.8)."""
-
-    temperature: float = 0.7
-    repetition_penalty: float = 1.1
-    repeat_last_n: int = 64
+__all__ = ("resolve_sampling",)
 
 
 def resolve_sampling(
-    asked: SamplingParams, *, recommended: SamplingParams, defaults: SamplingDefaults, fresh_seed: int
+    asked: SamplingParams, *, recommended: SamplingParams, defaults: SamplingConfig, fresh_seed: int
 ) -> Sampling:
     """Settle every parameter on its own, in that order.
 

@@ -63,10 +63,6 @@ class ModelStore:
         self._tokens = {name: environ.get(source.auth_env or "") for name, source in sources.items()}
         self._caches = {name: _cache_dir(name, source, environ) for name, source in sources.items()}
 
-    def public_id(self, model_id: str) -> str:
-        """Return `org/name` of a `[scheme:]org/name`. Raises `InvalidModelId`."""
-        return parse_reference(model_id).public_id
-
     async def fetch(self, spec: ModelSpec, *, report: ProgressReporter) -> LocalModel:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 

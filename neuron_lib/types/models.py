@@ -112,7 +112,10 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelLoad(Struct, frozen=True, kw_only=True):
-    """How busy a resident model is, as in `/health` `models[]` (wire contract §1.3). `queue_depth` excludes running."""
+    """How busy a resident model is, as in `/health` `models[]` (wire contract §1.3).
+
+    `queue_depth` excludes running requests. `engine_rss_mb` is ours: the resident memory of its process, 0 unknown.
+    """
 
     id: str
     in_flight: int
@@ -131,6 +134,7 @@ class ModelLoad(Struct, frozen=True, kw_only=True):
     kv_available_mb: int = 0
     tok_s_prefill: float = 0.0
     tok_s_decode: float = 0.0
+    engine_rss_mb: int = 0
 
 
 class FailedLoad(Struct, frozen=True, kw_only=True):

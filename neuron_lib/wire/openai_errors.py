@@ -15,6 +15,7 @@ from neuron_lib.errors import (
     InvalidRequest,
     ModelNotLoaded,
     NeuronError,
+    NoHarness,
     Overloaded,
     OverloadReason,
     PreflightFailed,
@@ -32,6 +33,7 @@ from neuron_lib.wire.management import MissingModelId
 
 __all__ = (
     "HttpError",
+    "capabilities_unknown",
     "cuda_unavailable",
     "envelope",
     "load_error",
@@ -54,6 +56,7 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (ModelNotLoaded, 404, _INVALID),
     (Overloaded, 503, _RATE_LIMIT),
     (ShuttingDown, 503, _API),
+    (NoHarness, 503, _API),
 )
 """The first row whose class fits decides; what fits none is our own failure: 500, no code."""
 
@@ -107,7 +110,7 @@ def load_error(error: NeuronError) -> HttpError:
         case SourceUnavailable():
             verdict = _Verdict(422, _API, error.code)
             body = _kind_tagged(PreflightKind.REPO_FETCH_FAILED, error)
-        case ShuttingDown():
+        case ShuttingDown() | NoHarness():
             verdict = _judge(error)
             body = _flat(cause_chain(error), code=verdict.code)
         case InvalidRequest():
@@ -134,6 +137,12 @@ def not_resident(model_id: str) -> HttpError:
     """The answer to a question about a model that is not here (wire contract §1.7)."""
     error = ModelNotLoaded(model_id)
     return _answer(_judge(error), _flat(error.message), error)
+
+
+def capabilities_unknown(model_id: str) -> HttpError:
+    """The answer of a host that cannot say what a model could do, which is not the same as "nothing" (§1.7)."""
+    error = ModelNotLoaded(model_id)
+    return _answer(_judge(error), _flat(f"this host does not know what model {model_id!r} can do"), error)
 
 
 def cuda_unavailable(reason: str) -> HttpError:

@@ -32,6 +32,7 @@ async def chat_completions(request: Request[Any, Any, Any], node: HostNode) -> A
         include_thinking=headers.get("x-include-thinking", "").strip().lower() in _TRUTHY,
         principal=Principal(account, key) if account and key else None,
     )
+    node.require_harness()
     generation = node.registry.chat(call.request)
     shape = ChatStream if call.stream else ChatCompletion
     return shape(generation, model=call.model)

@@ -10,7 +10,13 @@ from litestar.exceptions import NotFoundException
 
 from neuron_lib import LoadFailed, ModelInfo, NeuronError
 from neuron_lib.wire.management import decode_load_request, decode_unload_request
-from neuron_lib.wire.openai_errors import cuda_unavailable, load_error, not_resident, unload_error
+from neuron_lib.wire.openai_errors import (
+    capabilities_unknown,
+    cuda_unavailable,
+    load_error,
+    not_resident,
+    unload_error,
+)
 from neuron_lib.wire.openai_models import encode_model_list
 from neuron_service.errors import answer, respond
 from neuron_service.node import HostNode
@@ -42,6 +48,7 @@ async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Respons
         return respond(request, LoadFailed(reason, model_id=spec.model_id), lambda _: cuda_unavailable(reason))
     started_s = time.monotonic()
     try:
+        node.require_harness()
         info = await node.registry.load(spec)
     except NeuronError as error:
         return respond(request, error, load_error)
@@ -80,7 +87,7 @@ async def about_model(request: Request[Any, Any, Any], node: HostNode) -> Respon
         case b"capabilities":
             capabilities = await node.registry.capabilities(model_id)
             if capabilities is None:
-                return answer(not_resident(model_id))
+                return answer(capabilities_unknown(model_id))
             return Response({"capabilities": capabilities})
         case _:
             raise NotFoundException

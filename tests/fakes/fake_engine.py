@@ -10,6 +10,8 @@ import sys
 import time
 from typing import NoReturn
 
+from msgspec.structs import replace
+
 from neuron_lib.engine.protocol import (
     Beat,
     Broken,
@@ -32,11 +34,12 @@ from neuron_lib.engine.protocol import (
     command_decoder,
     encode_frame,
 )
+from neuron_lib.text.reasoning import REASONING_MARKERS
+from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.types import FinishReason, SamplingParams
 
 FACTS = ModelFacts(
     description="fake",
-    architecture="fake",
     size_bytes=1,
     native_context=64,
     n_ctx=64,
@@ -45,6 +48,7 @@ FACTS = ModelFacts(
     reasoning=None,
     tool_call=None,
 )
+MARKERS = {"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0]}
 
 
 class FakeEngine:
@@ -87,7 +91,7 @@ class FakeEngine:
                 os._exit(0)
             case "fatal-at-load":
                 log("ERROR magic is missing\nERROR failed to load model")
-                self.send(Fatal(code="load_failed", message="not a model"))
+                self.send(Fatal("not a model"))
                 os._exit(70)
             case "garbage-at-load":
                 self.socket.sendall(b"\x05\x00\x00\x00hello")
@@ -103,7 +107,7 @@ class FakeEngine:
             case "assert-at-load":
                 log("ggml.c:7: GGML_ASSERT(a < b) failed")
                 die_of(signal.SIGABRT)
-        self.send(Ready(FACTS))
+        self.send(Ready(FACTS if not self.mode.startswith("markers") else replace(FACTS, **MARKERS)))
         if self.mode == "silent":
             sleep_for_ever()
 
@@ -130,13 +134,14 @@ class FakeEngine:
             case "broken-after-delta":
                 self.events(Broken(request=request, message="no cells left"))
                 return
-        for word in words[1:]:
+        is_cut = self.mode == "markers-cut"
+        for word in words[1:-1] if is_cut else words[1:]:
             self.events(Delta(request, f"{word} "))
         self.events(
             Done(
                 request=request,
-                reason=FinishReason.STOP,
-                text="!",
+                reason=FinishReason.LENGTH if is_cut else FinishReason.STOP,
+                text=words[-1] if is_cut else "!",
                 prompt_tokens=len(words),
                 completion_tokens=len(words),
                 prefill_s=0.25,

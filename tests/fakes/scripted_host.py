@@ -36,12 +36,14 @@ async def scripted_host(
     resident: Sequence[str] = (),
     default_models: Sequence[ModelSpec] = (),
     discovery: Discovery | None = CPU_HOST,
+    harnesses: tuple[str, ...] = ("scripted",),
 ) -> AsyncIterator[ScriptedHost]:
     """A host with the models `resident` loaded; `default_models` are known to its tracker, and not loaded."""
     harness = ScriptedHarness(scripts)
     tracker = ActivationTracker(default_models)
     async with Registry([harness]) as registry:
         node = Node(
+            harnesses=harnesses,
             registry=registry,
             tracker=tracker,
             monitor=DeviceMonitor(),

@@ -85,6 +85,7 @@ class ModelLoad(Strict):
     kv_available_mb: Unsigned
     tok_s_prefill: Rate
     tok_s_decode: Rate
+    engine_rss_mb: Unsigned
 
 
 class Progress(Strict):

@@ -14,6 +14,7 @@ from neuron_lib.errors import (
     LoadFailed,
     ModelNotLoaded,
     NeuronError,
+    NoHarness,
     Overloaded,
     OverloadReason,
     PreflightFailed,
@@ -63,6 +64,7 @@ def test_every_error_stands_in_the_tree_that_the_module_draws(error: type[Neuron
         (
             RequestRejected,
             {
+                NoHarness,
                 InvalidRequest,
                 PromptTooLong,
                 TemplateFailed,

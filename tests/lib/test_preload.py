@@ -14,6 +14,7 @@ from neuron_lib import (
     SourceUnavailable,
     load_default_models,
 )
+from neuron_lib.preload import RETRY_DELAYS_S
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import ActivationState, FailedLoad
 from tests.fakes.turns import let_others_run
@@ -256,3 +257,7 @@ async def test_cancelling_it_does_not_stop_the_load_that_runs() -> None:
         with pytest.raises(AlreadyLoaded):
             await preload.registry.load(spec("o/a"))
         assert "open o/b" not in preload.harness.log
+
+
+def test_the_pauses_before_a_retry_are_those_of_the_contract() -> None:
+    assert RETRY_DELAYS_S == (10, 20, 40, 80, 160, 300)

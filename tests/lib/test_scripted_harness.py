@@ -94,7 +94,7 @@ async def test_a_reply_that_waits_for_its_script_ends_when_the_model_goes(waits_
         tasks.start_soon(chat, registry)
         await let_others_run()
         script.dies.set()
-    assert [error.message for error in errors] == ["the engine of model 'o/a' died: killed by SIGKILL"]
+    assert [error.message for error in errors] == ["the engine of model 'o/a' is gone: killed by SIGKILL"]
 
 
 async def test_what_is_known_of_an_unloaded_model_is_what_its_script_says() -> None:

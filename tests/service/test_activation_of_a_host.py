@@ -3,7 +3,7 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from neuron_lib.config import Config, HarnessEntry
+from neuron_lib.config import Config
 from neuron_lib.types import Discovery, ModelSpec
 from neuron_service import server
 from tests.fakes.scripted_host import CPU_HOST, scripted_host, spec
@@ -52,9 +52,8 @@ async def test_a_host_without_harnesses_fails_every_default_model_and_is_ready(
 
 
 async def test_the_name_of_the_other_engine_finds_ours(found: list[Discovery]) -> None:
-    config = Config(harnesses=(HarnessEntry("llamacpp"),))
-    async with scripted_host(discovery=None) as host:
-        await server._activate(host.node, config, {})
+    async with scripted_host(discovery=None, harnesses=("llamacpp",)) as host:
+        await server._activate(host.node, Config(), {})
         assert host.registry.harness_names == ("scripted", "llamacpp")
         body = {"model_id": "no id", "harness": "candle"}
         assert "no id" in (await host.client.post("/models/load", body)).json()["error"]

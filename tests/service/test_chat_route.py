@@ -11,7 +11,8 @@ from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolC
 from neuron_lib.errors import EngineFailed
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Principal
-from neuron_service.sse import ChatStream
+from neuron_service.server import IDLE_CONNECTION_LIMIT_S
+from neuron_service.sse import SILENCE_LIMIT_S, ChatStream
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
 
@@ -238,7 +239,7 @@ async def test_a_reply_lost_in_mid_stream_ends_in_an_error_event_without_done(
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [{"role": "assistant"}, {"content": "Hel"}]
     assert last == {
         "error": {
-            "message": "the engine of model 'org/a' died: killed by SIGSEGV",
+            "message": "the engine of model 'org/a' is gone: killed by SIGSEGV",
             "type": "api_error",
             "code": None,
             "param": None,
@@ -389,3 +390,8 @@ async def test_a_client_that_leaves_before_its_body_is_complete_costs_nothing() 
             await exchange.returned.wait()
             assert exchange.error is None
         assert host.harness.requests == []
+
+
+def test_the_limits_that_other_programs_rely_on() -> None:
+    assert SILENCE_LIMIT_S == 1.0, "clients have hung up after little more (wire contract §1.8)"
+    assert IDLE_CONNECTION_LIMIT_S >= 120, "the gateway keeps idle connections for 90 s (wire contract §2.8-10)"

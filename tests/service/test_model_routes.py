@@ -268,3 +268,12 @@ async def test_capabilities_of_a_model_on_disk_are_told_though_it_is_not_residen
         assert (await host.client.get("/models/org%2Fa/capabilities")).json() == {"capabilities": ["text", "vision"]}
         assert (await host.client.get("/models/org%2Fb/capabilities")).json() == {"capabilities": []}
         assert (await host.client.get("/models/org%2Fa/endpoint")).status == 404
+
+
+async def test_a_host_without_any_harness_says_so_to_loads_and_chats() -> None:
+    async with scripted_host(harnesses=()) as host:
+        load = await host.client.post("/models/load", {"model_id": "org/a", "harness": "llamacpp"})
+        chat = await host.client.post("/v1/chat/completions", chat_body("org/a"))
+    text = "no harness is configured on this host: it serves no models"
+    assert (load.status, load.json()) == (503, {"error": text, "code": "no_harness"})
+    assert (chat.status, chat.json()["error"]["message"]) == (503, text)

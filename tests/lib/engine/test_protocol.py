@@ -64,7 +64,6 @@ REPORTS: list[Report] = [
     Ready(
         ModelFacts(
             description="llama 135M",
-            architecture="llama",
             size_bytes=1 << 40,
             native_context=8192,
             n_ctx=4096,
@@ -92,7 +91,7 @@ REPORTS: list[Report] = [
             Broken(request=3, message="no cells"),
         ),
     ),
-    Fatal(code="load_failed", message="no"),
+    Fatal("no"),
     Beat(step=1, in_flight=2, rss_bytes=3),
 ]
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from neuron_lib.admission import AdmissionController
+from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Load
 from neuron_lib.errors import (
     EngineDead,
@@ -21,10 +23,18 @@ from neuron_lib.errors import (
     UnsupportedCapability,
 )
 from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
-from neuron_lib.llamacpp.generation import ReplyTerms
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.llamacpp.sampling import SamplingDefaults
-from neuron_lib.types import ChatRequest, Finished, FinishReason, GenerationEvent, Started, TextDelta, Usage
+from neuron_lib.types import (
+    ChatRequest,
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCall,
+    Usage,
+)
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -44,6 +54,8 @@ LOAD = Load(
     target_step_s=0.1,
 )
 
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
+
 
 @asynccontextmanager
 async def model_of(mode: str = "normal", *, queue: int = 4) -> AsyncIterator[LlamaCppModel]:
@@ -60,7 +72,8 @@ async def model_of(mode: str = "normal", *, queue: int = 4) -> AsyncIterator[Lla
             harness_name="llamacpp",
             devices=(0,),
             admission=AdmissionController(max_in_flight=1, max_queue_depth=queue, max_wait_s=60),
-            terms=ReplyTerms(prompt_limit=5, default_max_tokens=100, sampling_defaults=SamplingDefaults()),
+            prompt_limit=5,
+            sampling=SamplingConfig(max_tokens=100),
         )
 
 
@@ -88,6 +101,47 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
             usage=Usage(prompt_tokens=2, completion_tokens=2, prefill_ms=250, decode_ms=500),
         ),
     ]
+
+
+async def test_reasoning_is_told_apart_and_its_tokens_are_counted() -> None:
+    async with model_of("markers") as model:
+        *events, finished = await reply_to(model, "<think> a </think> b")
+    assert ReasoningDelta("a ") in events
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "b !"
+    assert isinstance(finished, Finished)
+    assert finished.usage.reasoning_tokens == 2  # the opening marker and what follows, up to the closing one
+
+
+async def test_a_reply_that_is_cut_off_while_reasoning_was_reasoning_to_its_last_token() -> None:
+    async with model_of("markers-cut") as model:
+        finished = (await reply_to(model, "<think> a b"))[-1]
+    assert isinstance(finished, Finished)
+    assert finished.reason is FinishReason.LENGTH
+    assert finished.usage.reasoning_tokens == finished.usage.completion_tokens == 3
+
+
+async def test_reasoning_that_was_asked_for_is_part_of_the_text() -> None:
+    request = msgspec.structs.replace(ask("<think> a </think> b"), include_thinking=True)
+    async with model_of("markers") as model, model.chat(request) as generation:
+        events = [event async for event in generation]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "<think> a </think> b !"
+
+
+async def test_a_prompt_that_opens_a_block_of_reasoning_makes_the_reply_start_inside() -> None:
+    async with model_of("markers") as model:
+        events = await reply_to(model, "a <think>")  # the fake ends its prompt with its last word
+    assert ReasoningDelta("a ") in events
+
+
+@pytest.mark.parametrize(("tools", "reason"), [((TOOL,), FinishReason.TOOL_CALLS), ((), FinishReason.STOP)])
+async def test_a_tool_call_is_one_only_for_a_request_with_tools(tools: tuple[Any, ...], reason: FinishReason) -> None:
+    call = '<tool_call> {"name":"now","arguments":{}} </tool_call>'
+    request = msgspec.structs.replace(ask(call), tools=tools)
+    async with model_of("markers") as model, model.chat(request) as generation:
+        events = [event async for event in generation]
+    assert [event.name for event in events if isinstance(event, ToolCall)] == ["now" for _ in tools]
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason is reason
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
@@ -126,13 +180,12 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
         assert len(await reply_to(model, "one")) == 4
 
 
-async def test_who_finds_the_queue_full_is_refused_after_its_prompt_was_read() -> None:
+async def test_who_finds_the_queue_full_is_refused_before_its_prompt_is_read() -> None:
     async with model_of(queue=0) as model, model.chat(ask("one")):
-        with pytest.raises(Overloaded):
-            await reply_to(model, "two")
-        with pytest.raises(PromptTooLong):
-            await reply_to(model, "a b c d e f")
-        assert model.load().rejected_queue_full == 1
+        for prompt in ("two", "a prompt that is far too long"):  # which reading it would have shown
+            with pytest.raises(Overloaded):
+                await reply_to(model, prompt)
+        assert model.load().rejected_queue_full == 2
 
 
 async def test_closing_admission_refuses_newcomers_and_lets_running_replies_end() -> None:

@@ -16,13 +16,13 @@ def spec(devices: tuple[int, ...] | None = None, split: int | None = None) -> Mo
     ("devices", "split", "gpus", "indices", "visible"),
     [
         (None, None, 0, (0,), None),
-        (None, None, 2, (0,), None),
+        (None, None, 2, (0,), "0"),
         ((1,), None, 2, (1,), "1"),
         ((0, 1), 2, 2, (0, 1), "0,1"),
         (None, 2, 2, (0, 1), "0,1"),
         (None, 1, 2, (0,), "0"),
         ((), None, 2, (0,), ""),
-        ((3,), None, 0, (3,), None),
+        ((3,), None, 0, (3,), "3"),
     ],
 )
 def test_a_spec_means_these_devices(
@@ -30,12 +30,26 @@ def test_a_spec_means_these_devices(
 ) -> None:
     wanted = spec(devices, split)
     assert device_indices(wanted, gpu_count=gpus) == indices
-    assert visible_devices(wanted, gpu_count=gpus) == ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    environment = visible_devices(wanted, gpu_count=gpus)
+    assert environment.get("CUDA_VISIBLE_DEVICES") == visible
+    assert environment.get("CUDA_DEVICE_ORDER") == (None if visible is None else "PCI_BUS_ID")
 
 
-@pytest.mark.parametrize(("devices", "split", "gpus"), [((0,), 2, 2), (None, 2, 1), ((0, 5), 2, 2), (None, 2, 0)])
-def test_a_split_that_cannot_be_is_refused(devices: tuple[int, ...] | None, split: int, gpus: int) -> None:
-    with pytest.raises(LoadFailed, match="tensor_parallel"):
+@pytest.mark.parametrize(
+    ("devices", "split", "gpus", "complaint"),
+    [
+        ((0,), 2, 2, "tensor_parallel is 2, but 1"),
+        (None, 2, 1, "this host has 1"),
+        (None, 2, 0, "this host has 0"),
+        ((0, 5), 2, 2, "this host has 2"),
+        ((7,), None, 1, "this host has 1"),
+        ((1, 1), None, 2, "named twice"),
+    ],
+)
+def test_devices_that_cannot_be_are_refused(
+    devices: tuple[int, ...] | None, split: int | None, gpus: int, complaint: str
+) -> None:
+    with pytest.raises(LoadFailed, match=complaint):
         device_indices(spec(devices, split), gpu_count=gpus)
 
 

@@ -13,14 +13,12 @@ import psutil
 import pytest
 
 from neuron_lib.admission import AdmissionController
-from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
+from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry, SamplingConfig
 from neuron_lib.engine.protocol import Load
-from neuron_lib.errors import EngineDead, LoadFailed, PromptTooLong, TemplateFailed
+from neuron_lib.errors import EngineDead, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed
 from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
-from neuron_lib.llamacpp.generation import ReplyTerms
 from neuron_lib.llamacpp.harness import LlamaCppHarness
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.llamacpp.sampling import SamplingDefaults
 from neuron_lib.types import (
     ChatRequest,
     Finished,
@@ -71,7 +69,8 @@ async def real_model(
             harness_name="llamacpp",
             devices=(0,),
             admission=AdmissionController(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
-            terms=ReplyTerms(prompt_limit=facts.n_ctx - 1, default_max_tokens=24, sampling_defaults=SamplingDefaults()),
+            prompt_limit=facts.n_ctx - 1,
+            sampling=SamplingConfig(max_tokens=24),
         )
         yield model, engine
 
@@ -242,6 +241,24 @@ async def test_a_template_that_never_ends_is_given_up_for_chatml_and_the_engine_
             await reply_to(model, ask("Hello", tools=({"type": "function", "function": {"name": "f"}},)))
         _, finished = await reply_to(model, ask("Hello", max_tokens=2))
     assert finished.usage.completion_tokens == 2
+
+
+async def test_a_template_that_writes_nothing_is_a_refusal_and_no_failure(smollm2_path: Path, tmp_path: Path) -> None:
+    silent = tmp_path / "silent.gguf"
+    await anyio.run_process(
+        [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", "{{ '' }}", smollm2_path, silent]
+    )
+    async with real_model(silent, seats=1) as (model, _):
+        with pytest.raises(InvalidRequest, match="empty prompt"):
+            await reply_to(model, ask("Hello"))
+        assert model.load().in_flight == 0
+
+
+async def test_a_prompt_of_nothing_but_special_tokens_is_refused_by_its_beginning(smollm2_path: Path) -> None:
+    async with real_model(smollm2_path, seats=1) as (model, _):
+        with pytest.raises(PromptTooLong) as caught:
+            await reply_to(model, ask("<|im_end|>" * 100_000))
+        assert caught.value.fields["prompt_len"] == pytest.approx(100_000, rel=0.05)
 
 
 async def test_a_configuration_llama_cpp_cannot_do_fails_the_load_with_its_reason(smollm2_path: Path) -> None:

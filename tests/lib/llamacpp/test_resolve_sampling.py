@@ -1,10 +1,11 @@
 import msgspec
 import pytest
 
-from neuron_lib.llamacpp.sampling import SamplingDefaults, resolve_sampling
+from neuron_lib.config import SamplingConfig
+from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.types import Sampling, SamplingParams
 
-DEFAULTS = SamplingDefaults(temperature=0.7, repetition_penalty=1.1, repeat_last_n=64)
+DEFAULTS = SamplingConfig(temperature=0.7, repetition_penalty=1.1, repeat_last_n=64)
 NOTHING = SamplingParams()
 
 

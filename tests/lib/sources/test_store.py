@@ -256,7 +256,6 @@ async def test_an_unknown_source_is_refused_listing_the_known_ones(store: ModelS
 async def test_a_bad_id_is_refused_before_anything_is_asked(hub: FakeHub, store: ModelStore) -> None:
     assert isinstance(await failure(store, spec("nonsense")), InvalidModelId)
     assert not hub.requests
-    assert store.public_id("hub:org/name") == "org/name"
 
 
 async def test_an_id_the_hub_client_does_not_accept_is_a_final_refusal(store: ModelStore) -> None:

@@ -141,7 +141,7 @@ def test_what_is_not_text_in_an_error_does_not_break_the_answer() -> None:
             {"error": "cannot open the model: OSError: no space"},
             None,
         ),
-        (EngineDead("a/b", "SIGABRT"), 400, {"error": "the engine of model 'a/b' died: SIGABRT"}, None),
+        (EngineDead("a/b", "SIGABRT"), 400, {"error": "the engine of model 'a/b' is gone: SIGABRT"}, None),
         (ShuttingDown(), 503, {"error": "this host is shutting down", "code": "shutting_down"}, "15"),
         (
             QUANT_MISSING,

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from neuron_lib.config import AdmissionConfig, LlamaCppConfig
+from neuron_lib.llamacpp.harness import load_command
+from neuron_lib.llamacpp.placement import physical_cores
+from neuron_lib.sources.store import LocalModel
+
+MODEL = LocalModel(path=Path("/models/m.gguf"))
+
+
+def test_an_engine_is_told_what_is_configured() -> None:
+    config = LlamaCppConfig(
+        n_ctx=2048,
+        n_batch=256,
+        n_ubatch=128,
+        threads=3,
+        gpu_layers=7,
+        flash_attn="off",
+        kv_type_k="q8_0",
+        kv_type_v="q4_0",
+        target_step_ms=50,
+        admission=AdmissionConfig(max_in_flight=5),
+    )
+    load = load_command(config, MODEL, environ={})
+    assert (load.path, load.seats, load.n_ctx, load.n_batch, load.n_ubatch) == ("/models/m.gguf", 5, 2048, 256, 128)
+    assert (load.threads, load.gpu_layers, load.flash_attn) == (3, 7, "off")
+    assert (load.kv_type_k, load.kv_type_v, load.target_step_s) == ("q8_0", "q4_0", 0.05)
+
+
+def test_no_threads_means_one_for_each_core() -> None:
+    assert load_command(LlamaCppConfig(threads=0), MODEL, environ={}).threads == physical_cores()
+
+
+@pytest.mark.parametrize("n_ctx", [0, 512])
+def test_the_context_of_a_models_own_entry_goes_before_that_of_all(n_ctx: int) -> None:
+    local = LocalModel(path=MODEL.path, n_ctx=n_ctx)
+    assert load_command(LlamaCppConfig(n_ctx=2048), local, environ={}).n_ctx == n_ctx
+
+
+@pytest.mark.parametrize(
+    ("switch", "uses"), [(None, True), ("1", True), ("0", False), ("False", False), ("no", False), ("OFF", False)]
+)
+def test_a_switch_in_the_environment_turns_the_models_chat_template_off(switch: str | None, uses: bool) -> None:  # noqa: FBT001
+    environ = {} if switch is None else {"NEURON_USE_CHAT_TEMPLATE": switch}
+    assert load_command(LlamaCppConfig(), MODEL, environ=environ).use_chat_template is uses
