@@ -68,8 +68,8 @@ def post(port: int, path: str, body: object) -> Any:
 
 
 @contextmanager
-def daemon(threads: int) -> Iterator[int]:
-    """A `neuron serve` with the model loaded; yields its port."""
+def starting_daemon(threads: int) -> Iterator[int]:
+    """A `neuron serve` that has bound its socket and is loading the model; yields its port."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "neuron.toml"
         config.write_text(CONFIG.format(threads=threads), encoding="utf-8")
@@ -80,13 +80,16 @@ def daemon(threads: int) -> Iterator[int]:
             assert process.stdout is not None
             found = re.search(r":(\d+)", process.stdout.readline())
             assert found
-            port = int(found[1])
-            while get(port, "/health")["activation"]["state"] != "ready":
-                time.sleep(0.05)
-            yield port
+            yield int(found[1])
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
+
+
+def wait_ready(port: int) -> None:
+    """Until start-up loading is over."""
+    while get(port, "/health")["activation"]["state"] != "ready":
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -154,6 +157,26 @@ def compare_speed(
         }
 
 
+def measure_start(threads: int, *, rounds: int) -> dict[str, Any]:
+    """From the start of the process to the first answer of `/health`, and to the end of start-up loading."""
+    first, ready, states = [], [], []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        with starting_daemon(threads) as port:
+            states.append(get(port, "/health")["activation"]["state"])
+            first.append(time.perf_counter() - started)
+            wait_ready(port)
+            ready.append(time.perf_counter() - started)
+    return {
+        "bench": "start",
+        "rounds": rounds,
+        "unit": "ms",
+        "first_health_max": round(max(first) * 1000),
+        "first_state": sorted(set(states)),
+        "ready_p50": round(percentile(ready, 0.5) * 1000),
+    }
+
+
 def measure_health(port: int, *, seconds: float) -> dict[str, Any]:
     """`/health` while eight chats stream and a second model is loaded and unloaded without pause."""
     over = threading.Event()
@@ -203,10 +226,12 @@ def main() -> None:
     options = parser.parse_args()
     rounds, max_tokens, seconds = (1, 16, 2.0) if options.quick else (5, 96, 20.0)
     around = circumstances(options.threads)
+    print(json.dumps(measure_start(options.threads, rounds=rounds) | around), flush=True)
     with (
         bare_limit(options.threads) as bare,
-        daemon(options.threads) as port,
+        starting_daemon(options.threads) as port,
     ):
+        wait_ready(port)
         for result in compare_speed(port, bare, rounds=rounds, max_tokens=max_tokens):
             print(json.dumps(result | around), flush=True)
         print(json.dumps(measure_health(port, seconds=seconds) | around), flush=True)
