@@ -2,26 +2,21 @@
 
 import os
 import sys
+from pathlib import Path
 
 import anyio
 
-from neuron_lib.engine.protocol import Load
+from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
+from neuron_lib.llamacpp.harness import load_command
+from neuron_lib.sources.store import LocalModel
 
 
 async def main(path: str) -> None:
-    load = Load(
-        path=path,
-        seats=1,
-        n_ctx=256,
-        n_batch=64,
-        n_ubatch=64,
-        threads=1,
-        gpu_layers=0,
-        flash_attn="auto",
-        kv_type_k="f16",
-        kv_type_v="f16",
-        target_step_s=0.1,
+    load = load_command(
+        LlamaCppConfig(n_ctx=256, n_batch=64, n_ubatch=64, threads=1, admission=AdmissionConfig(max_in_flight=1)),
+        LocalModel(path=Path(path)),
+        environ={},
     )
     async with open_engine(
         load, model_id="org/demo", environment=engine_environment(os.environ), on_progress=lambda _fraction: None

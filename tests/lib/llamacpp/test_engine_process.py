@@ -12,27 +12,22 @@ import psutil
 import pytest
 from anyio.abc import Process, SocketStream
 
-from neuron_lib.engine.protocol import Cancel, Delta, Done, Load, Prepare, Prepared, Start
+from neuron_lib.config import AdmissionConfig, LlamaCppConfig
+from neuron_lib.engine.protocol import Cancel, Delta, Done, Prepare, Prepared, Start
 from neuron_lib.errors import EngineDead, EngineFailed, InvalidRequest, LoadFailed, NeuronError, TemplateFailed
 from neuron_lib.llamacpp.engine_process import EngineProcess, _end, engine_environment, open_engine
+from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
+from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import Sampling
 
 pytestmark = pytest.mark.anyio
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
-LOAD = Load(
-    path="/nowhere.gguf",
-    seats=2,
-    n_ctx=64,
-    n_batch=64,
-    n_ubatch=64,
-    threads=1,
-    gpu_layers=0,
-    flash_attn="auto",
-    kv_type_k="f16",
-    kv_type_v="f16",
-    target_step_s=0.1,
+LOAD = load_command(
+    LlamaCppConfig(n_ctx=64, n_batch=64, n_ubatch=64, threads=1, admission=AdmissionConfig(max_in_flight=2)),
+    LocalModel(path=Path("/nowhere.gguf")),
+    environ={},
 )
 
 

@@ -10,8 +10,7 @@ import msgspec
 import pytest
 
 from neuron_lib.admission import AdmissionController
-from neuron_lib.config import SamplingConfig
-from neuron_lib.engine.protocol import Load
+from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -23,7 +22,9 @@ from neuron_lib.errors import (
     UnsupportedCapability,
 )
 from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
+from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
+from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
     Finished,
@@ -40,18 +41,10 @@ from tests.fakes.turns import let_others_run
 pytestmark = pytest.mark.anyio
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
-LOAD = Load(
-    path="/nowhere.gguf",
-    seats=1,
-    n_ctx=64,
-    n_batch=64,
-    n_ubatch=64,
-    threads=1,
-    gpu_layers=0,
-    flash_attn="auto",
-    kv_type_k="f16",
-    kv_type_v="f16",
-    target_step_s=0.1,
+LOAD = load_command(
+    LlamaCppConfig(n_ctx=64, n_batch=64, n_ubatch=64, threads=1, admission=AdmissionConfig(max_in_flight=1)),
+    LocalModel(path=Path("/nowhere.gguf")),
+    environ={},
 )
 
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}

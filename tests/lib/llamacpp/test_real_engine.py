@@ -14,11 +14,11 @@ import pytest
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry, SamplingConfig
-from neuron_lib.engine.protocol import Load
 from neuron_lib.errors import EngineDead, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed
 from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
-from neuron_lib.llamacpp.harness import LlamaCppHarness
+from neuron_lib.llamacpp.harness import LlamaCppHarness, load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
+from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
     Finished,
@@ -43,18 +43,10 @@ MODEL_ID = "org/smollm2"
 async def real_model(
     path: Path, *, progress: list[float] | None = None, **changes: Any
 ) -> AsyncIterator[tuple[LlamaCppModel, EngineProcess]]:
-    load = Load(
-        path=str(path),
-        seats=8,
-        n_ctx=512,
-        n_batch=128,
-        n_ubatch=128,
-        threads=2,
-        gpu_layers=0,
-        flash_attn="auto",
-        kv_type_k="f16",
-        kv_type_v="f16",
-        target_step_s=0.1,
+    load = load_command(
+        LlamaCppConfig(n_ctx=512, n_batch=128, n_ubatch=128, threads=2, admission=AdmissionConfig(max_in_flight=8)),
+        LocalModel(path=path),
+        environ={},
     )
     async with open_engine(
         msgspec.structs.replace(load, **changes),
