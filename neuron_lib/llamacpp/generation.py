@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
 
+import anyio
+
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Cancel, Delta, Done, ModelFacts, Prepare, Prepared, Start
@@ -73,7 +75,8 @@ class LlamaCppGeneration:
         await self._let_go()
         finished = self._finished
         if finished is None:
-            outcome = exc_type.__name__ if exc_type is not None else "abandoned"
+            is_abandoned = exc_type is None or issubclass(exc_type, anyio.get_cancelled_exc_class())
+            outcome = "abandoned" if is_abandoned else exc_type.__name__
             logger.info("reply ended early", extra=self._labels() | {"outcome": outcome})
             return
         usage = finished.usage

@@ -111,7 +111,7 @@ def _remember(repository: HubRepository, commit: str) -> None:
 
 def _client(repository: HubRepository) -> "HfApi":
     from huggingface_hub import HfApi, constants  # noqa: PLC0415 - slow to import, often not needed
-    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - as above
 
     # Set here and not by environment variable: those are read at import, which the embedding program may have done.
     constants.HF_HUB_DISABLE_TELEMETRY = True

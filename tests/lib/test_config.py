@@ -101,6 +101,10 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             "neuron.toml: the source names file are built in; choose another in `harness.candle`",
         ),
         (
+            "[harness.llamacpp]\nn_batch = 4",
+            "neuron.toml: n_batch is 4, too small for one token of each of 8 requests in `harness.llamacpp`",
+        ),
+        (
             "[harness.candle]\n[harness.llamacpp]",
             "neuron.toml: `harness.candle` and `harness.llamacpp` are the same; keep one",
         ),
