@@ -127,10 +127,8 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if reserved := sorted({"file", "package"} & self.sources.keys()):
             msg = f"the source names {', '.join(reserved)} are built in; choose another"
             raise ValueError(msg)
-        if self.admission.max_in_flight > self.n_batch:
-            msg = (
-                f"n_batch is {self.n_batch}, too small for one token of each of {self.admission.max_in_flight} requests"
-            )
+        if (seats := self.admission.max_in_flight) > self.n_batch:
+            msg = f"n_batch is {self.n_batch}, too small for one token of each of {seats} requests"
             raise ValueError(msg)
 
 

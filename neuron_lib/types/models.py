@@ -26,7 +26,8 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     """What to load: one `[[default_models]]` entry, or the body of `POST /models/load`.
 
     `model_id` is `[scheme:]org/name`. `quant` selects among a repository's GGUF files (`"Q4_K_M"`), None takes the
-    best default. `devices` are GPU indices; None means the first, or the first `tensor_parallel` ones, an empty tuple the CPU.
+    best default. `devices` are GPU indices; None means the first, or the first `tensor_parallel` ones, an empty tuple
+    the CPU.
     """
 
     model_id: str
