@@ -75,8 +75,9 @@ class LlamaCppGeneration:
         await self._let_go()
         finished = self._finished
         if finished is None:
-            is_abandoned = exc_type is None or issubclass(exc_type, anyio.get_cancelled_exc_class())
-            outcome = "abandoned" if is_abandoned else exc_type.__name__
+            outcome = "abandoned"
+            if exc_type is not None and not issubclass(exc_type, anyio.get_cancelled_exc_class()):
+                outcome = exc_type.__name__
             logger.info("reply ended early", extra=self._labels() | {"outcome": outcome})
             return
         usage = finished.usage
