@@ -195,7 +195,7 @@ class _ScriptedGeneration:
         self._events = [
             Started(prompt_tokens=script.prompt_tokens),
             *deltas,
-            Finished(reason=FinishReason.STOP, usage=usage),
+            Finished(reasons=(FinishReason.STOP,), usage=usage),
         ]
         return self
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import FinishReason, Sampling, SamplingParams
+from neuron_lib.types import FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob
 
 __all__ = (
     "MAX_FRAME_BYTES",
@@ -50,7 +50,11 @@ class ProtocolError(Exception):
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
-    """First command, once: load this file. `n_ctx` is the context of one request in tokens, 0 the model's own."""
+    """First command, once: load this file.
+
+    `n_ctx` is the context of one request in tokens, 0 the model's own. `kv_cells` is the size of the pool that a
+    unified layout shares, 0 as many as all seats could fill. `host_cache_bytes` bounds the prompts kept in host memory.
+    """
 
     path: str
     seats: int
@@ -62,6 +66,12 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     flash_attn: str
     kv_type_k: str
     kv_type_v: str
+    kv_layout: str = "auto"
+    kv_cells: int = 0
+    swa_full: bool = False
+    prompt_cache: bool = True
+    host_cache_bytes: int = 0
+    speculation: str = "auto"
     target_step_s: float
     use_chat_template: bool = True
 
@@ -73,15 +83,23 @@ class Prepare(Struct, frozen=True, kw_only=True, tag="prepare"):
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: dict[str, Any] = {}
+    grammar: Grammar | None = None
 
 
 class Start(Struct, frozen=True, kw_only=True, tag="start"):
-    """Generate from the prepared prompt."""
+    """Generate `choices` replies from the prepared prompt.
+
+    The sampling's seed is the first one's, each further choice takes the next number. `top_logprobs` None means that
+    nobody wants probabilities. Prompts are only shared between requests of the same `cache_key`.
+    """
 
     request: int
     sampling: Sampling
     max_tokens: int
     stop: tuple[str, ...] = ()
+    choices: int = 1
+    top_logprobs: int | None = None
+    cache_key: str = ""
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
@@ -100,6 +118,7 @@ Command: TypeAlias = Load | Prepare | Start | Cancel | Close
 class ModelFacts(Struct, frozen=True, kw_only=True):
     """What a loaded model turned out to be. `n_ctx` is the context one request really has, in tokens.
 
+    `kv_layout` and `kv_cells` are what the engine chose, `memory` the kind of memory the model has.
     `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
     """
 
@@ -107,6 +126,9 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     size_bytes: int
     native_context: int
     n_ctx: int
+    kv_layout: str = ""
+    kv_cells: int = 0
+    memory: str = ""
     has_chat_template: bool
     recommended: SamplingParams
     reasoning: Markers | None
@@ -134,38 +156,47 @@ class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
 
 
 class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
-    """A prompt could not be prepared. `code` is that of the `NeuronError` the daemon raises."""
+    """A prompt could not be prepared. `code` is that of the `NeuronError` to raise, `param` what it is about."""
 
     request: int
     code: str
     message: str
+    param: str | None = None
 
 
 class Delta(Struct, frozen=True, array_like=True, tag="delta"):
-    """One more token of a reply. `text` is "" while a code point or a possible stop string is incomplete.
+    """More of a reply. `text` is "" while a code point or a possible stop string is incomplete.
 
-    `tokens` is more than 1 only where deltas were merged for a slow reader.
+    `tokens` is more than 1 where a step verified drafted tokens, or deltas were merged for a slow reader.
     """
 
     request: int
     text: str
     tokens: int = 1
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
-    """A reply is complete; `text` is what was still held back. Times are seconds of computing that it lived through."""
+    """One choice is complete; `text` is what was still held back. Times are seconds of computing that it lived through.
+
+    `cached_tokens` of the prompt were not computed for this choice.
+    """
 
     request: int
+    choice: int = 0
     reason: FinishReason
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
     prompt_tokens: int
+    cached_tokens: int = 0
     completion_tokens: int
     prefill_s: float
     decode_s: float
 
 
 class Broken(Struct, frozen=True, kw_only=True, array_like=True, tag="broken"):
-    """A reply cannot go on; the engine can."""
+    """A request cannot go on, with none of its choices; the engine can."""
 
     request: int
     message: str

@@ -178,7 +178,7 @@ class LlamaCppGeneration:
                 if parser.tool_calls_seen and reason is FinishReason.STOP:
                     reason = FinishReason.TOOL_CALLS
                 self._finished = Finished(
-                    reason=reason,
+                    reasons=(reason,),
                     usage=Usage(
                         prompt_tokens=mail.prompt_tokens,
                         completion_tokens=mail.completion_tokens,

@@ -1,13 +1,15 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
-from neuron_lib.types.chat import ChatRequest, Principal, Sampling, SamplingParams
+from neuron_lib.types.chat import ChatRequest, Grammar, Principal, Sampling, SamplingParams
 from neuron_lib.types.events import (
     Finished,
     FinishReason,
     GenerationEvent,
+    Likely,
     ReasoningDelta,
     Started,
     TextDelta,
+    TokenLogprob,
     ToolCall,
     Usage,
 )
@@ -44,7 +46,9 @@ __all__ = (
     "FinishReason",
     "Finished",
     "GenerationEvent",
+    "Grammar",
     "Health",
+    "Likely",
     "LoadProgress",
     "LoadStage",
     "LoadingModel",
@@ -60,6 +64,7 @@ __all__ = (
     "Servable",
     "Started",
     "TextDelta",
+    "TokenLogprob",
     "ToolCall",
     "Usage",
     "public_id",

@@ -1,10 +1,13 @@
 """What a chat request asks for, free of any wire format."""
 
-from typing import Any
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-__all__ = ("ChatRequest", "Principal", "Sampling", "SamplingParams")
+__all__ = ("ChatRequest", "Grammar", "Principal", "Sampling", "SamplingParams")
+
+DRY_SEQUENCE_BREAKERS: Final = ("\n", ":", '"', "*")
+"""Texts that end a repetition in the eyes of DRY, where nobody says otherwise."""
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True):
@@ -23,10 +26,29 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     repeat_last_n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: tuple[str, ...] | None = None
+    logit_bias: dict[int, float] = {}
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
-    """How to choose tokens, with nothing left open. `top_k` 0, `top_p` 1, `min_p` 0, penalties 1 / 0 / 0 are off."""
+    """How to choose tokens, with nothing left open; the defaults are "off".
+
+    `top_n_sigma` keeps what scores within so many standard deviations of the best. XTC drops, with
+    `xtc_probability`, all but the least likely of the tokens that are at least `xtc_threshold` likely. DRY punishes a
+    token that would prolong a repetition of more than `dry_allowed_length` tokens by `dry_multiplier` times
+    `dry_base` to the power of the excess, looking back `dry_penalty_last_n` tokens (-1: all). `logit_bias` is added
+    to the scores by token id. Before `min_tokens` tokens no end of the reply is chosen, with `ignore_eos` never.
+    """
 
     temperature: float
     seed: int
@@ -37,6 +59,18 @@ class Sampling(Struct, frozen=True, kw_only=True):
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repeat_last_n: int = 0
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = DRY_SEQUENCE_BREAKERS
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
+    ignore_eos: bool = False
 
     @property
     def has_penalties(self) -> bool:
@@ -44,6 +78,13 @@ class Sampling(Struct, frozen=True, kw_only=True):
         return self.repeat_last_n != 0 and (
             self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
         )
+
+
+class Grammar(Struct, frozen=True):
+    """What the text of a reply must look like: a JSON schema, a regular expression, or a grammar in Lark's notation."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    source: str
 
 
 class Principal(Struct, frozen=True):
@@ -59,7 +100,8 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     `messages` and `tools` go to the model's chat template as they are; every message has a string `role`, its
     `content` is a string or None, or a list of parts for a model that sees images. `max_tokens` bounds the reply, None
     takes the service default. `template_kwargs` are merged into the template's context. With `include_thinking` the
-    reasoning is part of the text, inside its literal markers.
+    reasoning is part of the text, inside its literal markers. `choices` replies are made of one prompt, each with a
+    seed of its own. `top_logprobs` asks for the log-probability of every token and of that many likeliest alternatives.
     """
 
     model_id: str
@@ -70,4 +112,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     include_thinking: bool = False
+    choices: int = 1
+    top_logprobs: int | None = None
+    grammar: Grammar | None = None
     principal: Principal | None = None

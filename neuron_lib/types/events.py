@@ -1,4 +1,7 @@
-"""What a generation tells its reader, in order: one `Started`, any deltas, one `Finished`."""
+"""What a generation tells its reader, in order: one `Started`, any deltas, one `Finished`.
+
+`choice` counts the replies to one request from 0; only a request for several has others.
+"""
 
 from enum import StrEnum
 from typing import TypeAlias
@@ -9,9 +12,11 @@ __all__ = (
     "FinishReason",
     "Finished",
     "GenerationEvent",
+    "Likely",
     "ReasoningDelta",
     "Started",
     "TextDelta",
+    "TokenLogprob",
     "ToolCall",
     "Usage",
 )
@@ -46,16 +51,37 @@ class Started(Struct, frozen=True, kw_only=True, tag=True):
     prompt_tokens: int
 
 
+class Likely(Struct, frozen=True, array_like=True):
+    """A token that was likely: its bytes, which may be part of a code point, and the logarithm of its probability."""
+
+    piece: bytes
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True, array_like=True):
+    """The token that was chosen, and the likeliest ones in its place, most likely first.
+
+    Probabilities are the model's own, before any penalty, truncation or temperature.
+    """
+
+    piece: bytes
+    logprob: float
+    top: tuple[Likely, ...] = ()
+
+
 class TextDelta(Struct, frozen=True, tag=True):
-    """More of the answer; whole code points, never empty."""
+    """More of the answer; whole code points, empty only where it brings the `logprobs` of tokens without text."""
 
     text: str
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ReasoningDelta(Struct, frozen=True, tag=True):
     """More of the model's reasoning, without its markers."""
 
     text: str
+    choice: int = 0
 
 
 class ToolCall(Struct, frozen=True, kw_only=True, tag=True):
@@ -65,13 +91,19 @@ class ToolCall(Struct, frozen=True, kw_only=True, tag=True):
     id: str
     name: str
     arguments: str
+    choice: int = 0
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
-    """The reply is complete."""
+    """The reply, or each of the choices, is complete: one reason for each."""
 
-    reason: FinishReason
+    reasons: tuple[FinishReason, ...]
     usage: Usage
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why the first choice ended."""
+        return self.reasons[0]
 
 
 GenerationEvent: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Finished

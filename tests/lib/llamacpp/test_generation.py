@@ -91,7 +91,7 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
         TextDelta("two "),
         TextDelta("!"),
         Finished(
-            reason=FinishReason.STOP,
+            reasons=(FinishReason.STOP,),
             usage=Usage(prompt_tokens=2, completion_tokens=2, prefill_ms=250, decode_ms=500),
         ),
     ]

@@ -91,7 +91,7 @@ def test_a_whole_reply_is_one_body_without_the_reasoning() -> None:
         ReasoningDelta("hm"),
         TextDelta("one "),
         TextDelta("two"),
-        Finished(reason=FinishReason.STOP, usage=USAGE),
+        Finished(reasons=(FinishReason.STOP,), usage=USAGE),
     )
     assert reply == {
         "id": "chatcmpl-1",
@@ -111,7 +111,7 @@ def test_a_whole_reply_is_one_body_without_the_reasoning() -> None:
 
 
 def test_a_whole_reply_of_calls_has_empty_content() -> None:
-    reply = collected(CALL, Finished(reason=FinishReason.TOOL_CALLS, usage=USAGE))
+    reply = collected(CALL, Finished(reasons=(FinishReason.TOOL_CALLS,), usage=USAGE))
     assert reply["choices"][0] == {
         "index": 0,
         "message": {
