@@ -10,7 +10,7 @@ from litestar.types import Receive, Scope, Send
 
 from neuron_lib import Finished, Generation, NeuronError, Started
 from neuron_lib.errors import cause_chain
-from neuron_lib.wire.openai_chat import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder
+from neuron_lib.wire.openai_chat_reply import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.openai_errors import envelope
 from neuron_service.client import SEND_LIMIT_S, while_connected
 from neuron_service.errors import error_fields, internal_error

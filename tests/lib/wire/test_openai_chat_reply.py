@@ -14,7 +14,7 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
-from neuron_lib.wire.openai_chat import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder
+from neuron_lib.wire.openai_chat_reply import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.openai_errors import envelope
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, prefill_ms=20, decode_ms=50)
