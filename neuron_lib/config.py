@@ -29,6 +29,7 @@ __all__ = (
     "HarnessSection",
     "LlamaCppConfig",
     "ModelEntry",
+    "PromptCacheConfig",
     "SamplingConfig",
     "SourceConfig",
     "load_config",
@@ -41,6 +42,13 @@ HARNESS_ALIASES: Final[Mapping[str, str]] = {"candle": "llamacpp"}
 
 _HARNESSES: Final = frozenset({"llamacpp"})
 _ENV_PREFIX: Final = "NEURON_"
+
+_OLDER_NAMES: Final[Mapping[tuple[str, ...], str]] = {
+    **{("harness", alias): name for alias, name in HARNESS_ALIASES.items()},
+    ("harness", "llamacpp", "prefix_cache", "budget_mb"): "host_mb",
+    ("harness", "llamacpp", "prefix_cache"): "prompt_cache",
+}
+"""What a key was called in an existing fleet's file, and what it is called here; renamed in this order."""
 
 KvType: TypeAlias = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
@@ -99,12 +107,28 @@ class SamplingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_tokens: SomeTokens = 8192
 
 
+class PromptCacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether the tokens of earlier requests are kept, so that a prompt that begins like them is not read again.
+
+    `host_mb` bounds what is kept in the host's memory, in MiB, once its place in the context is needed; 0 keeps
+    nothing there. With `isolate_principals` nothing is shared between accounts: the keys of one account share, and so
+    do all anonymous requests.
+    """
+
+    enabled: bool = True
+    host_mb: Annotated[int, Meta(ge=0, le=1 << 24)] = 1024
+    isolate_principals: bool = False
+
+
 class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[harness.llamacpp]` section.
 
     `n_ctx` is the context of one request in tokens, 0 the model's own. `threads` 0 means one per physical core.
     `gpu_layers` -1 puts every layer on the GPU. `local_roots` are the only directories `file:` sources may be in.
-    `target_step_ms` is how long one step may take while a prompt is read beside running replies.
+    `target_step_ms` is how long one step may take while a prompt is read beside running replies. A layout
+    `per_sequence` gives each request `n_ctx` cells of its own, `unified` shares `kv_cells` among all of them (0: as
+    many as all could fill). `swa_full` keeps the whole context of layers that look at a window of it. `speculation`
+    guesses tokens from the prompt and computes several in one step.
     """
 
     hf_cache: Path | None = None
@@ -119,7 +143,12 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     flash_attn: Literal["auto", "on", "off"] = "auto"
     kv_type_k: KvType = "f16"
     kv_type_v: KvType = "f16"
+    kv_layout: Literal["auto", "per_sequence", "unified"] = "auto"
+    kv_cells: Tokens = 0
+    swa_full: bool = False
+    speculation: Literal["auto", "on", "off"] = "auto"
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100
+    prompt_cache: PromptCacheConfig = PromptCacheConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()
 
@@ -160,12 +189,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 _NOT_YET: Final = frozenset(
     f"harness.llamacpp.{key}"
     for key in (
-        "prefix_cache",
-        "prompt_cache",
+        "prompt_cache.max_entries",
         "context_limit",
         "image",
         "split_mode",
-        "kv_layout",
         "admission.kv_max_wait_secs",
         "admission.max_per_principal",
         "admission.anon_max_in_flight",
@@ -183,7 +210,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     `ConfigError` naming the file or variable, the key, and what was expected.
     """
     layers = _Layers(file=str(path or "environment"), tree={} if path is None else _read_toml(path))
-    layers.adopt_alias()
+    layers.adopt_older_names()
     layers.overlay(environ)
     config: Config = layers.build(layers.tree, Config, "")
     if layers.ignored:
@@ -230,12 +257,12 @@ class _Layers:
 
     file: str
     tree: dict[str, Any]
-    section: str = "llamacpp"
+    written: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
     def error(self, place: str, problem: str) -> ConfigError:
-        """`problem` at `place`, told in the words the operator wrote: file or variable, own section name."""
+        """`problem` at `place`, told in the words the operator wrote: file or variable, own names."""
         for named, variable in self.variables.items():
             if place == named or place.startswith((f"{named}.", f"{named}[")):
                 return ConfigError(f"{variable}: {problem}", key=place, variable=variable)
@@ -243,19 +270,24 @@ class _Layers:
 
     def spell(self, place: str) -> str:
         """`place` as it stands in the file."""
-        return re.sub(r"^harness\.llamacpp\b", f"harness.{self.section}", place)
+        for name, older in reversed(self.written.items()):
+            place = re.sub(rf"^{re.escape(name)}\b", older, place)
+        return place
 
-    def adopt_alias(self) -> None:
-        """Read a section under a harness's other name as that harness's own."""
-        harness = self.tree.get("harness")
-        if not isinstance(harness, dict):
-            return
-        for alias, name in HARNESS_ALIASES.items():
-            if alias in harness and name in harness:
-                raise self.error(f"harness.{alias}", f"`harness.{alias}` and `harness.{name}` are the same; keep one")
-            if alias in harness:
-                harness[name] = harness.pop(alias)
-                self.section = alias
+    def adopt_older_names(self) -> None:
+        """Read what stands under an older name as if it stood under its own."""
+        for (*parents, older), name in _OLDER_NAMES.items():
+            table: Any = self.tree
+            for parent in parents:
+                table = table.get(parent) if isinstance(table, dict) else None
+            if not isinstance(table, dict) or older not in table:
+                continue
+            place, older_place = ".".join((*parents, name)), ".".join((*parents, older))
+            if name in table:
+                same = f"`{self.spell(older_place)}` and `{self.spell(place)}` are the same; keep one"
+                raise self.error(older_place, same)
+            table[name] = table.pop(older)
+            self.written[place] = older_place
 
     def overlay(self, environ: Mapping[str, str]) -> None:
         """Put every variable that names a key over the tree."""
@@ -263,8 +295,9 @@ class _Layers:
             if not variable.startswith(_ENV_PREFIX):
                 continue
             keys = variable.removeprefix(_ENV_PREFIX).lower().split("__")
-            if keys[0] == "harness":
-                keys[1:2] = [HARNESS_ALIASES.get(key, key) for key in keys[1:2]]
+            for older, name in _OLDER_NAMES.items():
+                if tuple(keys[: len(older)]) == older:
+                    keys[len(older) - 1] = name
             annotation = _type_at(Config, keys)
             if annotation is None:
                 continue

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.config import Config, HarnessEntry, LlamaCppConfig, ModelEntry, SourceConfig, load_config
+from neuron_lib.config import (
+    Config,
+    HarnessEntry,
+    LlamaCppConfig,
+    ModelEntry,
+    PromptCacheConfig,
+    SourceConfig,
+    load_config,
+)
 from neuron_lib.errors import ConfigError
 from neuron_lib.types import ModelSpec
 
@@ -108,6 +116,29 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             "[harness.candle]\n[harness.llamacpp]",
             "neuron.toml: `harness.candle` and `harness.llamacpp` are the same; keep one",
         ),
+        (
+            "[harness.candle.prefix_cache]\n[harness.candle.prompt_cache]",
+            "neuron.toml: `harness.candle.prefix_cache` and `harness.candle.prompt_cache` are the same; keep one",
+        ),
+        (
+            "[harness.candle.prefix_cache]\nbudget_mb = -1",
+            "neuron.toml: `harness.candle.prefix_cache.budget_mb`: expected `int` >= 0",
+        ),
+        (
+            "[harness.llamacpp.prefix_cache]\nbudget_mb = 1\nhost_mb = 2",
+            "neuron.toml: `harness.llamacpp.prefix_cache.budget_mb` and `harness.llamacpp.prefix_cache.host_mb`"
+            " are the same; keep one",
+        ),
+        (
+            "[harness.llamacpp.prompt_cache]\nbudget_mb = 1",
+            "neuron.toml: unknown key `harness.llamacpp.prompt_cache.budget_mb`; known here: enabled, host_mb,"
+            " isolate_principals",
+        ),
+        ("[harness.candle]\nprefix_cache = 3", "neuron.toml: `harness.candle.prefix_cache`: expected a table"),
+        (
+            '[harness.llamacpp]\nkv_layout = "paged"',
+            "neuron.toml: `harness.llamacpp.kv_layout`: invalid enum value 'paged'",
+        ),
         ('[[models]]\nid="a/b"\n[[models]]\nid="a/b"', "neuron.toml: `models` gives a/b more than one place"),
     ],
 )
@@ -148,6 +179,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         NEURON_MAX_PROMPT_TOKENS="99",
         NEURON_HARNESS__LLAMACPP__N_CTX="3",
         NEURON_HARNESS__CANDLE__HF_CACHE="2024",
+        NEURON_HARNESS__CANDLE__PREFIX_CACHE__BUDGET_MB="7",
         NEURON_HARNESS__LLAMACPP__LOCAL_ROOTS='["/a", "/b"]',
         NEURON_HARNESS__LLAMACPP__SOURCES__MIRROR__ENDPOINT='"https://h"',
         NEURON_DEFAULT_MODELS='[{model_id = "a/b", harness = "llamacpp"}]',
@@ -155,6 +187,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     llamacpp = config.harness.llamacpp
     assert (config.port, config.host, config.max_prompt_tokens) == (2, "0.0.0.0", 99)  # noqa: S104
     assert (llamacpp.n_ctx, llamacpp.hf_cache) == (3, Path("2024"))
+    assert llamacpp.prompt_cache.host_mb == 7
     assert llamacpp.local_roots == (Path("/a"), Path("/b"))
     assert llamacpp.sources == {"mirror": SourceConfig(endpoint="https://h")}
     assert config.default_models == (ModelSpec(model_id="a/b", harness="llamacpp"),)
@@ -217,8 +250,9 @@ def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
         endpoint = "https://hub.example.org"
         auth_env = "HELEXA_TOKEN"
         [harness.candle.prefix_cache]
-        enabled = true
-        budget_mb = 1024
+        enabled = false
+        budget_mb = 512
+        max_entries = 8
         [harness.candle.context_limit]
         bootstrap_prefill_tok_per_sec = 800.0
         [harness.candle.admission]
@@ -232,9 +266,10 @@ def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
     assert config.default_models[0].harness == "candle"
     assert config.harness.llamacpp.hf_cache == Path("/srv/hub")
     assert config.harness.llamacpp.admission.max_in_flight == 4
+    assert config.harness.llamacpp.prompt_cache == PromptCacheConfig(enabled=False, host_mb=512)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    for key in ("prefix_cache", "context_limit", "admission.max_per_principal", "image"):
+    for key in ("prefix_cache.max_entries", "context_limit", "admission.max_per_principal", "image"):
         assert f"harness.candle.{key}" in record.getMessage()
 
 

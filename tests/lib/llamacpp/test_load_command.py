@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_lib.config import AdmissionConfig, LlamaCppConfig
+from neuron_lib.config import AdmissionConfig, LlamaCppConfig, PromptCacheConfig
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.placement import physical_cores
 from neuron_lib.sources.store import LocalModel
@@ -20,6 +20,11 @@ def test_an_engine_is_told_what_is_configured() -> None:
         flash_attn="off",
         kv_type_k="q8_0",
         kv_type_v="q4_0",
+        kv_layout="unified",
+        kv_cells=4096,
+        swa_full=True,
+        speculation="off",
+        prompt_cache=PromptCacheConfig(enabled=False, host_mb=3),
         target_step_ms=50,
         admission=AdmissionConfig(max_in_flight=5),
     )
@@ -27,6 +32,8 @@ def test_an_engine_is_told_what_is_configured() -> None:
     assert (load.path, load.seats, load.n_ctx, load.n_batch, load.n_ubatch) == ("/models/m.gguf", 5, 2048, 256, 128)
     assert (load.threads, load.gpu_layers, load.flash_attn) == (3, 7, "off")
     assert (load.kv_type_k, load.kv_type_v, load.target_step_s) == ("q8_0", "q4_0", 0.05)
+    assert (load.kv_layout, load.kv_cells, load.swa_full, load.speculation) == ("unified", 4096, True, "off")
+    assert (load.prompt_cache, load.host_cache_bytes) == (False, 3 << 20)
 
 
 def test_no_threads_means_one_for_each_core() -> None:
