@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.admission import AdmissionController, AdmissionSnapshot
-from neuron_lib.errors import ModelNotLoaded, Overloaded, OverloadReason, RequestRejected, ShuttingDown
+from neuron_lib.errors import InvalidRequest, ModelNotLoaded, Overloaded, OverloadReason, RequestRejected, ShuttingDown
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -16,11 +16,12 @@ pytestmark = pytest.mark.anyio
 
 @dataclass(eq=False)
 class Guest:
-    """A request that asks for a seat, keeps it until it is told to leave, and can be cancelled at any time."""
+    """A request that asks for seats, keeps them until it is told to leave, and can be cancelled at any time."""
 
     number: int
     controller: AdmissionController
     arrivals: list[int]
+    seats: int = 1
     leave: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     is_seated: bool = False
@@ -29,7 +30,7 @@ class Guest:
     async def come(self) -> None:
         with self.scope:
             try:
-                async with self.controller.admit():
+                async with self.controller.admit(self.seats):
                     self.arrivals.append(self.number)
                     self.is_seated = True
                     try:
@@ -56,9 +57,9 @@ class House:
             max_in_flight=self.seats, max_queue_depth=self.queue, max_wait_s=self.max_wait_s
         )
 
-    async def add(self, count: int = 1, *, turns: int = 20) -> None:
+    async def add(self, count: int = 1, *, needs: int = 1, turns: int = 20) -> None:
         for _ in range(count):
-            guest = Guest(len(self.guests), self.controller, self.arrivals)
+            guest = Guest(len(self.guests), self.controller, self.arrivals, needs)
             self.guests.append(guest)
             self.tasks.start_soon(guest.come)
             await let_others_run(turns)
@@ -66,7 +67,7 @@ class House:
     async def apply(self, step: str, number: int) -> None:
         """One step of a history: somebody comes, or something happens to one of those who came."""
         if step == "come":
-            await self.add(turns=1)
+            await self.add(needs=number, turns=1)
         elif step == "close":
             self.controller.close(ShuttingDown)
         elif step == "wait":
@@ -86,6 +87,18 @@ class House:
     @property
     def seated(self) -> list[int]:
         return [guest.number for guest in self.guests if guest.is_seated]
+
+    @property
+    def seats_taken(self) -> int:
+        return sum(guest.seats for guest in self.guests if guest.is_seated)
+
+    @property
+    def waiting(self) -> list[Guest]:
+        return [
+            guest
+            for guest in self.guests
+            if guest.number not in self.arrivals and guest.refusal is None and not guest.scope.cancel_called
+        ]
 
     @property
     def refused(self) -> dict[int, type[RequestRejected]]:
@@ -124,6 +137,64 @@ async def test_a_newcomer_cannot_take_the_seat_that_was_just_handed_over() -> No
         tasks.cancel_scope.cancel()
 
 
+async def test_whoever_needs_several_seats_waits_for_all_of_them_and_nobody_is_seated_before() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, seats=3)
+        await house.add(2)
+        await house.add(needs=3)
+        await house.add()  # there is a free seat, but somebody waits for it
+        assert (house.seated, house.counts) == ([0, 1], (2, 2))
+        house.guests[0].leave.set()
+        await let_others_run()
+        assert (house.seated, house.counts) == ([1], (1, 2))
+        house.guests[1].leave.set()
+        await let_others_run()
+        assert (house.seated, house.counts) == ([2], (3, 1))
+        house.guests[2].leave.set()
+        await let_others_run()
+        assert (house.seated, house.counts) == ([3], (1, 0))
+        tasks.cancel_scope.cancel()
+
+
+async def test_several_who_fit_are_seated_when_many_seats_become_free() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, seats=4)
+        await house.add(needs=4)
+        await house.add(2)
+        await house.add(needs=2)
+        house.guests[0].leave.set()
+        await let_others_run()
+        assert (house.seated, house.counts) == ([1, 2, 3], (4, 0))
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("gives_up", ["cancelled", "waited too long"])
+async def test_when_the_first_in_line_gives_up_those_who_need_less_are_seated(gives_up: str) -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, seats=2)
+        await house.add()
+        house.controller.max_wait_s = 3600.0 if gives_up == "cancelled" else 0.01
+        await house.add(needs=2)
+        house.controller.max_wait_s = 3600.0
+        await house.add()
+        if gives_up == "cancelled":
+            assert house.counts == (1, 2)
+            house.guests[1].scope.cancel()
+        while house.seated != [0, 2]:
+            await let_others_run()
+        assert house.counts == (2, 0)
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("seats", [0, 3])
+async def test_more_seats_than_there_are_or_none_at_all_are_refused_at_once(seats: int) -> None:
+    controller = AdmissionController(max_in_flight=2, max_queue_depth=8, max_wait_s=60)
+    with pytest.raises(InvalidRequest, match=f"n: {seats} replies to one request, .* makes 1 to 2") as raised:
+        async with controller.admit(seats):
+            pass
+    assert raised.value.param == "n"
+
+
 async def test_a_full_queue_refuses_at_once_with_the_numbers_and_a_time_to_retry() -> None:
     async with anyio.create_task_group() as tasks:
         house = House(tasks, seats=2, queue=1)
@@ -131,7 +202,7 @@ async def test_a_full_queue_refuses_at_once_with_the_numbers_and_a_time_to_retry
         refusal = house.guests[3].refusal
         assert isinstance(refusal, Overloaded)
         assert refusal.reason is OverloadReason.QUEUE_FULL
-        assert refusal.message == "all 2 seats are taken and 1 requests wait already"
+        assert refusal.message == "2 of 2 seats are taken and 1 requests wait already"
         assert refusal.fields == {"in_flight": 2, "queue_depth": 1}
         assert refusal.retry_after_s == 4  # one request waits before a newcomer, and two seconds for each
         assert house.controller.snapshot() == AdmissionSnapshot(
@@ -279,7 +350,7 @@ async def test_a_block_that_fails_gives_its_seat_back(error: type[BaseException]
 SETTLED = ("wait", 20)
 HISTORIES = st.lists(
     st.one_of(
-        st.just(("come", 0)),
+        st.tuples(st.just("come"), st.integers(1, 3)),
         st.tuples(st.sampled_from(["leave", "cancel"]), st.integers(0, 7)),
         st.tuples(st.just("wait"), st.integers(1, 4)),
         st.just(SETTLED),
@@ -298,11 +369,12 @@ async def test_whatever_happens_in_whatever_order_the_counts_are_right_and_end_a
         for step in history:
             await house.apply(*step)
             in_flight, waiting = house.counts
-            assert len(house.seated) <= in_flight <= seats
+            assert house.seats_taken <= in_flight <= seats
             assert waiting <= queue
             if step == SETTLED:
-                assert len(house.seated) == in_flight
-                assert waiting == 0 or in_flight == seats
+                assert house.seats_taken == in_flight
+                assert len(house.waiting) == waiting
+                assert waiting == 0 or in_flight + house.waiting[0].seats > seats
         for guest in house.guests:
             guest.leave.set()
     assert house.counts == (0, 0)

@@ -126,13 +126,17 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
         ),
         (
             "[harness.llamacpp.prefix_cache]\nbudget_mb = 1\nhost_mb = 2",
-            "neuron.toml: `harness.llamacpp.prefix_cache.budget_mb` and `harness.llamacpp.prefix_cache.host_mb`"
-            " are the same; keep one",
+            (
+                "neuron.toml: `harness.llamacpp.prefix_cache.budget_mb` and `harness.llamacpp.prefix_cache.host_mb`"
+                " are the same; keep one"
+            ),
         ),
         (
             "[harness.llamacpp.prompt_cache]\nbudget_mb = 1",
-            "neuron.toml: unknown key `harness.llamacpp.prompt_cache.budget_mb`; known here: enabled, host_mb,"
-            " isolate_principals",
+            (
+                "neuron.toml: unknown key `harness.llamacpp.prompt_cache.budget_mb`;"
+                " known here: enabled, host_mb, isolate_principals"
+            ),
         ),
         ("[harness.candle]\nprefix_cache = 3", "neuron.toml: `harness.candle.prefix_cache`: expected a table"),
         (
