@@ -301,9 +301,9 @@ class EngineProcess:
             case Prepared():
                 self._progress += 1
                 self._deliver(report)
-            case Refused(request=request, code=code, message=message):
+            case Refused():
                 self._progress += 1
-                self._fail(request, _refusal(code, message))
+                self._fail(report.request, _refusal(report))
             case Progress(fraction):
                 self._on_progress(fraction)
             case Ready(facts):
@@ -348,8 +348,8 @@ def _describe_exit(code: int | None) -> str:
     return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
-def _refusal(code: str, message: str) -> NeuronError:
+def _refusal(refused: Refused) -> NeuronError:
     """An error that the engine met while preparing a prompt, as the exception it was there."""
-    if code == TemplateFailed.code:
-        return TemplateFailed(message)
-    return InvalidRequest(message, param="messages")
+    if refused.code == TemplateFailed.code:
+        return TemplateFailed(refused.message)
+    return InvalidRequest(refused.message, param=refused.param or "messages")

@@ -11,8 +11,8 @@ from neuron_lib.errors import NeuronError
 
 __all__ = ("Mail", "Mailbox")
 
-_MOST_DELTAS: Final = 64
-"""Deltas kept apart for a reader that lags; more are merged, so a slow reader costs text, not memory per token."""
+_MOST_MAIL: Final = 64
+"""Mail kept apart for a reader that lags; more deltas are merged, so a slow reader costs text, not memory per token."""
 
 Mail = Prepared | Delta | Done
 
@@ -26,13 +26,25 @@ class Mailbox:
         self._news = anyio.Event()
 
     def put(self, mail: Mail) -> None:
-        """Deliver; merges a delta into the last one when the reader is far behind."""
-        last = self._mail[-1] if self._mail else None
-        if isinstance(mail, Delta) and isinstance(last, Delta) and len(self._mail) >= _MOST_DELTAS:
-            self._mail[-1] = Delta(mail.request, last.text + mail.text, last.tokens + mail.tokens)
-        else:
+        """Deliver; merges a delta into the last one of its choice when the reader is far behind."""
+        is_merged = isinstance(mail, Delta) and len(self._mail) >= _MOST_MAIL and self._merge(mail)
+        if not is_merged:
             self._mail.append(mail)
         self._news.set()
+
+    def _merge(self, new: Delta) -> bool:
+        for place in range(len(self._mail) - 1, -1, -1):
+            last = self._mail[place]
+            if isinstance(last, Delta) and last.choice == new.choice:
+                self._mail[place] = Delta(
+                    request=new.request,
+                    text=last.text + new.text,
+                    tokens=last.tokens + new.tokens,
+                    choice=new.choice,
+                    logprobs=last.logprobs + new.logprobs,
+                )
+                return True
+        return False
 
     def fail(self, error: NeuronError) -> None:
         """Let the reader raise `error` after what is delivered already. The first failure counts."""

@@ -4,7 +4,7 @@ import pytest
 from neuron_lib.engine.protocol import Delta, Done
 from neuron_lib.errors import EngineDead, EngineFailed
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
-from neuron_lib.types import FinishReason
+from neuron_lib.types import FinishReason, TokenLogprob
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -78,6 +78,33 @@ async def test_a_slow_reader_costs_no_memory_per_token_and_loses_no_text() -> No
     assert len(deltas) == 64
     assert "".join(delta.text for delta in deltas) == "".join(f"{number} " for number in range(1000))
     assert sum(delta.tokens for delta in deltas) == 1000
+
+
+async def test_what_a_slow_reader_gets_merged_is_merged_within_its_choice() -> None:
+    mailbox, token = Mailbox(), TokenLogprob(b"x", -0.5)
+    for number in range(1000):
+        for choice in range(3):
+            mailbox.put(Delta(1, f"{number}:{choice} ", 2, choice, (token,)))
+    mails: list[Mail] = []
+    mailbox.put(DONE)
+    while DONE not in mails:
+        mails.append(await mailbox.get())
+    assert len(mails) <= 64 + 3
+    for choice in range(3):
+        deltas = [mail for mail in mails if isinstance(mail, Delta) and mail.choice == choice]
+        assert "".join(delta.text for delta in deltas) == "".join(f"{number}:{choice} " for number in range(1000))
+        assert sum(delta.tokens for delta in deltas) == 2000
+        assert sum((delta.logprobs for delta in deltas), ()) == (token,) * 1000
+
+
+async def test_a_choice_that_speaks_late_to_a_slow_reader_is_heard() -> None:
+    mailbox = Mailbox()
+    for number in range(100):
+        mailbox.put(Delta(1, f"{number} "))
+    mailbox.put(Delta(1, "late", choice=1))
+    mailbox.put(DONE)
+    mails = [await mailbox.get() for _ in range(66)]
+    assert mails[-2:] == [Delta(1, "late", choice=1), DONE]
 
 
 async def test_a_full_mailbox_lets_other_tasks_run() -> None:
