@@ -1,8 +1,8 @@
-"""One reply from an engine: prepared, admitted, started, read, and given up when its reader leaves."""
+"""The replies to one request: prepared, admitted, started, read, and given up when their reader leaves."""
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -13,18 +13,21 @@ from neuron_lib.admission import AdmissionController
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Cancel, Delta, Done, ModelFacts, Prepare, Prepared, Start
 from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
+from neuron_lib.llamacpp.choice import Choice
 from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
-from neuron_lib.types import ChatRequest, Finished, FinishReason, GenerationEvent, Started, Usage
+from neuron_lib.types import ChatRequest, Finished, GenerationEvent, Started, Usage
 
 __all__ = ("LlamaCppGeneration",)
 
 logger = logging.getLogger(__name__)
 
 _SEED_BITS: Final = 32
+_MOST_TOP_LOGPROBS: Final = 20
+"""OpenAI's bound."""
 
 
 class LlamaCppGeneration:
@@ -39,11 +42,13 @@ class LlamaCppGeneration:
         admission: AdmissionController,
         prompt_limit: int,
         sampling: SamplingConfig,
+        cache_key: str,
         on_done: Callable[[Done], None],
     ) -> None:
         """`prompt_limit` is in tokens, `sampling` holds where the request says nothing.
 
-        `on_done` is told the engine's account of the reply, if it comes to its end.
+        Requests of one `cache_key` may share what was computed of their prompts. `on_done` is told the engine's
+        account of each reply that comes to its end.
         """
         self._request = request
         self._engine = engine
@@ -51,14 +56,13 @@ class LlamaCppGeneration:
         self._admission = admission
         self._prompt_limit = prompt_limit
         self._sampling = sampling
+        self._cache_key = cache_key
         self._on_done = on_done
         self._permit = AsyncExitStack()
         self._number = 0  # until the engine knows of it
         self._mailbox = Mailbox()
-        self._parser: OutputParser | None = None
+        self._choices: tuple[Choice, ...] = ()
         self._events: list[GenerationEvent] = []
-        self._tokens_seen = 0
-        self._reasoning_tokens = 0
         self._finished: Finished | None = None
 
     async def __aenter__(self) -> Self:
@@ -85,7 +89,7 @@ class LlamaCppGeneration:
             "reply finished",
             extra=self._labels()
             | {
-                "finish_reason": finished.reason.value,
+                "finish_reason": ",".join(finished.reasons),
                 "prompt_tokens": usage.prompt_tokens,
                 "cached_tokens": usage.cached_tokens,
                 "completion_tokens": usage.completion_tokens,
@@ -106,6 +110,45 @@ class LlamaCppGeneration:
         return self._events.pop(0)
 
     async def _begin(self) -> None:
+        request = self._request
+        self._refuse_if_impossible()
+        self._admission.refuse_if_hopeless(request.choices)
+        self._number, self._mailbox = self._engine.open_mailbox()
+        self._engine.post(
+            Prepare(
+                request=self._number,
+                messages=request.messages,
+                tools=request.tools,
+                template_kwargs=request.template_kwargs,
+                grammar=request.grammar,
+            )
+        )
+        prepared = await self._mailbox.get()
+        assert isinstance(prepared, Prepared)  # the engine answers Prepare with this or a refusal
+        if prepared.prompt_tokens > self._prompt_limit:
+            raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=self._prompt_limit)
+        await self._permit.enter_async_context(self._admission.admit(request.choices))
+        self._choices = tuple(Choice(i, self._parser(prepared.prompt_end)) for i in range(request.choices))
+        self._engine.post(
+            Start(
+                request=self._number,
+                sampling=resolve_sampling(
+                    request.sampling,
+                    recommended=self._facts.recommended,
+                    defaults=self._sampling,
+                    fresh_seed=secrets.randbits(_SEED_BITS),
+                ),
+                max_tokens=self._sampling.max_tokens if request.max_tokens is None else request.max_tokens,
+                stop=request.stop,
+                choices=request.choices,
+                top_logprobs=request.top_logprobs,
+                cache_key=self._cache_key,
+            )
+        )
+        self._events.append(Started(prompt_tokens=prepared.prompt_tokens))
+
+    def _refuse_if_impossible(self) -> None:
+        """Raise for what no engine needs to be asked about."""
         request, model_id = self._request, self._engine.model_id
         if any(isinstance(message.get("content"), list) for message in request.messages):
             # Text-only part lists became text at the edge, so what is left shows pictures.
@@ -116,44 +159,24 @@ class LlamaCppGeneration:
             )
         if "" in request.stop:
             raise InvalidRequest("a stop string must not be empty", param="stop")
-        self._admission.refuse_if_hopeless()
-        self._number, self._mailbox = self._engine.open_mailbox()
-        self._engine.post(
-            Prepare(
-                request=self._number,
-                messages=request.messages,
-                tools=request.tools,
-                template_kwargs=request.template_kwargs,
-            )
-        )
-        prepared = await self._mailbox.get()
-        assert isinstance(prepared, Prepared)  # the engine answers Prepare with this or a refusal
-        facts = self._facts
-        if prepared.prompt_tokens > self._prompt_limit:
-            raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=self._prompt_limit)
-        await self._permit.enter_async_context(self._admission.admit())
-        self._parser = OutputParser(
-            reasoning=facts.reasoning,
+        if not 0 <= (request.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
+            text = f"top_logprobs: {request.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
+            raise InvalidRequest(text, param="top_logprobs")
+        if request.grammar is not None and request.tools:
+            text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
+            raise InvalidRequest(text, param="tools")
+
+    def _parser(self, prompt_end: str) -> OutputParser:
+        """A parser for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
+        request, facts = self._request, self._facts
+        reasoning = facts.reasoning if request.grammar is None else None
+        return OutputParser(
+            reasoning=reasoning,
             tool_call=facts.tool_call if request.tools else None,
-            starts_in_reasoning=facts.reasoning is not None
-            and prompt_opens_reasoning(prepared.prompt_end, facts.reasoning),
+            starts_in_reasoning=reasoning is not None and prompt_opens_reasoning(prompt_end, reasoning),
             include_thinking=request.include_thinking,
             tools=request.tools,
         )
-        self._engine.post(
-            Start(
-                request=self._number,
-                sampling=resolve_sampling(
-                    request.sampling,
-                    recommended=facts.recommended,
-                    defaults=self._sampling,
-                    fresh_seed=secrets.randbits(_SEED_BITS),
-                ),
-                max_tokens=self._sampling.max_tokens if request.max_tokens is None else request.max_tokens,
-                stop=request.stop,
-            )
-        )
-        self._events.append(Started(prompt_tokens=prepared.prompt_tokens))
 
     async def _let_go(self) -> None:
         """Free what is held for this request: in the engine first, which must not hear of the next one before."""
@@ -164,38 +187,32 @@ class LlamaCppGeneration:
         await self._permit.aclose()
 
     def _take(self, mail: Mail) -> None:
-        parser = self._parser
-        assert parser is not None  # started
         match mail:
-            case Delta(text=text, tokens=tokens):
-                self._events.extend(parser.feed(text))
-                self._count_tokens(tokens, parser)
+            case Delta():
+                self._events += self._choices[mail.choice].feed(mail)
             case Done():
-                self._events.extend(parser.feed(mail.text))
-                self._count_tokens(mail.completion_tokens - self._tokens_seen, parser)  # its last has no delta
-                self._events.extend(parser.finish())
-                reason = mail.reason
-                if parser.tool_calls_seen and reason is FinishReason.STOP:
-                    reason = FinishReason.TOOL_CALLS
-                self._finished = Finished(
-                    reasons=(reason,),
-                    usage=Usage(
-                        prompt_tokens=mail.prompt_tokens,
-                        completion_tokens=mail.completion_tokens,
-                        reasoning_tokens=self._reasoning_tokens,
-                        prefill_ms=round(mail.prefill_s * 1000),
-                        decode_ms=round(mail.decode_s * 1000),
-                    ),
-                )
+                self._events += self._choices[mail.choice].finish(mail)
                 self._on_done(mail)
-                self._events.append(self._finished)
+                done = [choice.done for choice in self._choices if choice.done is not None]
+                if len(done) == len(self._choices):
+                    self._finished = Finished(
+                        reasons=tuple(choice.reason for choice in self._choices), usage=self._usage(done)
+                    )
+                    self._events.append(self._finished)
             case Prepared():
                 raise AssertionError("a prompt is prepared once")
 
-    def _count_tokens(self, count: int, parser: OutputParser) -> None:
-        self._tokens_seen += count
-        if parser.in_reasoning:
-            self._reasoning_tokens += count
+    def _usage(self, done: Sequence[Done]) -> Usage:
+        """The bill: the prompt once, as the first choice found it, and every token of every choice."""
+        return Usage(
+            prompt_tokens=done[0].prompt_tokens,
+            completion_tokens=sum(each.completion_tokens for each in done),
+            cached_tokens=done[0].cached_tokens,
+            reasoning_tokens=sum(choice.reasoning_tokens for choice in self._choices),
+            # Choices live through the same steps side by side.
+            prefill_ms=round(max(each.prefill_s for each in done) * 1000),
+            decode_ms=round(max(each.decode_s for each in done) * 1000),
+        )
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._engine.model_id, "request": self._number}

@@ -107,6 +107,7 @@ class LlamaCppHarness:
                 # A reply needs room for one token at least.
                 prompt_limit=min(facts.n_ctx - 1, self._max_prompt_tokens),
                 sampling=config.sampling,
+                isolates_principals=config.prompt_cache.isolate_principals,
             )
 
 

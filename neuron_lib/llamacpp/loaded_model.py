@@ -9,7 +9,7 @@ from neuron_lib.errors import RequestRejected
 from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.generation import LlamaCppGeneration
 from neuron_lib.metrics import Rate
-from neuron_lib.types import ChatRequest, ModelInfo, ModelLimit, ModelLoad, ModelStatus
+from neuron_lib.types import ChatRequest, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal
 
 __all__ = ("LlamaCppModel",)
 
@@ -27,12 +27,15 @@ class LlamaCppModel:
         admission: AdmissionController,
         prompt_limit: int,
         sampling: SamplingConfig,
+        isolates_principals: bool = False,
     ) -> None:
+        """With `isolates_principals` the prompts of one account are never reused for another."""
         self._engine = engine
         self._facts = facts
         self._admission = admission
         self._prompt_limit = prompt_limit
         self._sampling = sampling
+        self._isolates_principals = isolates_principals
         self._harness_name = harness_name
         self._devices = devices
         self._prefill = Rate()
@@ -73,7 +76,7 @@ class LlamaCppModel:
 
     def _count(self, done: Done) -> None:
         """Take a finished reply into the rates. The first token comes out of prefill, hence the one less."""
-        self._prefill.add(done.prompt_tokens, done.prefill_s)
+        self._prefill.add(done.prompt_tokens - done.cached_tokens, done.prefill_s)
         self._decode.add(done.completion_tokens - 1, done.decode_s)
 
     def chat(self, request: ChatRequest) -> LlamaCppGeneration:
@@ -84,8 +87,13 @@ class LlamaCppModel:
             admission=self._admission,
             prompt_limit=self._prompt_limit,
             sampling=self._sampling,
+            cache_key=self._cache_key(request.principal),
             on_done=self._count,
         )
+
+    def _cache_key(self, principal: Principal | None) -> str:
+        """The border is the account: its keys share, and so do all anonymous requests."""
+        return principal.account_id if self._isolates_principals and principal is not None else ""
 
     def close_admission(self, refusal: Callable[[], RequestRejected]) -> None:
         self._admission.close(refusal)

@@ -66,6 +66,13 @@ class OutputParser:
         return self._block is not None and self._block is self._reasoning
 
     @property
+    def may_owe_text(self) -> bool:
+        """Whether some of what was fed is held back and may still become part of the answer."""
+        if self.in_reasoning:
+            return self._include_thinking and bool(self._held)
+        return self._block is not None or bool(self._held)
+
+    @property
     def tool_calls_seen(self) -> int:
         """How many tool calls were understood."""
         return self._tool_calls_seen

@@ -1,6 +1,7 @@
 """A program that speaks the engine's protocol and misbehaves as its first argument says.
 
-It loads nothing. A prompt has as many tokens as its first message has words, and is echoed word by word.
+It loads nothing. A prompt has as many tokens as its first message has words, and is echoed word by word, by each choice
+in turn. The first word was cached. Refusals name what they were given: the word of a grammar.
 """
 
 import os
@@ -36,7 +37,7 @@ from neuron_lib.engine.protocol import (
 )
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tool_calls import TOOL_MARKERS
-from neuron_lib.types import FinishReason, SamplingParams
+from neuron_lib.types import FinishReason, Likely, SamplingParams, TokenLogprob
 
 FACTS = ModelFacts(
     description="fake",
@@ -116,12 +117,20 @@ class FakeEngine:
         if words == ["refuse"]:
             self.send(Refused(request=chat.request, code="template_render_failed", message="the template said no"))
             return
+        if chat.grammar is not None and chat.grammar.source == "refuse":
+            refused = Refused(
+                request=chat.request, code="invalid_request_body", message="not a grammar", param=chat.grammar.kind
+            )
+            self.send(refused)
+            return
         self.words[chat.request] = words
         self.send(Prepared(request=chat.request, prompt_tokens=len(words), prompt_end=words[-1]))
 
     def start(self, start: Start) -> None:
         request, words = start.request, self.words.pop(start.request)
-        self.events(Delta(request, f"{words[0]} "))
+        if words == ["echo-start"]:
+            words = [f"{start.cache_key or '-'}", f"{start.choices}", f"{start.top_logprobs}"]
+        self.say(start, words[0])
         match self.mode:
             case "segv-after-delta":
                 die_of(signal.SIGSEGV)
@@ -136,18 +145,26 @@ class FakeEngine:
                 return
         is_cut = self.mode == "markers-cut"
         for word in words[1:-1] if is_cut else words[1:]:
-            self.events(Delta(request, f"{word} "))
-        self.events(
-            Done(
-                request=request,
-                reason=FinishReason.LENGTH if is_cut else FinishReason.STOP,
-                text=words[-1] if is_cut else "!",
-                prompt_tokens=len(words),
-                completion_tokens=len(words),
-                prefill_s=0.25,
-                decode_s=0.5,
+            self.say(start, word)
+        for choice in reversed(range(start.choices)):
+            self.events(
+                Done(
+                    request=request,
+                    choice=choice,
+                    reason=FinishReason.LENGTH if is_cut else FinishReason.STOP,
+                    text=words[-1] if is_cut else "!",
+                    prompt_tokens=len(words),
+                    cached_tokens=len(words) if choice else 1,
+                    completion_tokens=len(words) + choice,
+                    prefill_s=0.25,
+                    decode_s=0.5 * (1 + choice),
+                )
             )
-        )
+
+    def say(self, start: Start, word: str) -> None:
+        token = TokenLogprob(f"{word} ".encode(), -0.5, (Likely(b"x", -0.25),) * (start.top_logprobs or 0))
+        logprobs = () if start.top_logprobs is None else (token,)
+        self.events(*(Delta(start.request, f"{word} ", 1, choice, logprobs) for choice in range(start.choices)))
 
 
 def log(lines: str) -> None:

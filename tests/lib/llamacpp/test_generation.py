@@ -31,9 +31,13 @@ from neuron_lib.types import (
     Finished,
     FinishReason,
     GenerationEvent,
+    Grammar,
+    Likely,
+    Principal,
     ReasoningDelta,
     Started,
     TextDelta,
+    TokenLogprob,
     ToolCall,
     Usage,
 )
@@ -52,7 +56,9 @@ TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 
 
 @asynccontextmanager
-async def model_of(mode: str = "normal", *, queue: int = 4) -> AsyncIterator[LlamaCppModel]:
+async def model_of(
+    mode: str = "normal", *, seats: int = 1, queue: int = 4, isolates_principals: bool = False
+) -> AsyncIterator[LlamaCppModel]:
     async with open_engine(
         LOAD,
         model_id="org/fake",
@@ -65,9 +71,10 @@ async def model_of(mode: str = "normal", *, queue: int = 4) -> AsyncIterator[Lla
             await engine.wait_ready(),
             harness_name="llamacpp",
             devices=(0,),
-            admission=AdmissionController(max_in_flight=1, max_queue_depth=queue, max_wait_s=60),
+            admission=AdmissionController(max_in_flight=seats, max_queue_depth=queue, max_wait_s=60),
             prompt_limit=5,
             sampling=SamplingConfig(max_tokens=100),
+            isolates_principals=isolates_principals,
         )
 
 
@@ -84,7 +91,7 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
     async with model_of() as model:
         events = await reply_to(model, "one two")
         assert model.load().in_flight == 0
-        assert (model.load().tok_s_prefill, model.load().tok_s_decode) == (8.0, 2.0)
+        assert (model.load().tok_s_prefill, model.load().tok_s_decode) == (4.0, 2.0)  # one of two was cached
     assert events == [
         Started(prompt_tokens=2),
         TextDelta("one "),
@@ -92,7 +99,7 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
         TextDelta("!"),
         Finished(
             reasons=(FinishReason.STOP,),
-            usage=Usage(prompt_tokens=2, completion_tokens=2, prefill_ms=250, decode_ms=500),
+            usage=Usage(prompt_tokens=2, completion_tokens=2, cached_tokens=1, prefill_ms=250, decode_ms=500),
         ),
     ]
 
@@ -136,6 +143,106 @@ async def test_a_tool_call_is_one_only_for_a_request_with_tools(tools: tuple[Any
     assert [event.name for event in events if isinstance(event, ToolCall)] == ["now" for _ in tools]
     assert isinstance(events[-1], Finished)
     assert events[-1].reason is reason
+
+
+async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_as_one() -> None:
+    request = msgspec.structs.replace(ask("<think> a </think> b"), choices=3)
+    async with model_of("markers", seats=3) as model, model.chat(request) as generation:
+        assert model.load().in_flight == 3
+        started, *events, finished = [event async for event in generation]
+        assert (model.load().tok_s_prefill, model.load().in_flight) == (12.0, 3)  # what was forked was not computed
+    assert started == Started(prompt_tokens=4)
+    for choice in range(3):
+        own = [event for event in events if not isinstance(event, Started | Finished) and event.choice == choice]
+        assert own[1:] == [ReasoningDelta("a ", choice), TextDelta("b ", choice), TextDelta("!", choice)]
+    assert finished == Finished(
+        reasons=(FinishReason.STOP,) * 3,
+        usage=Usage(
+            prompt_tokens=4,
+            completion_tokens=4 + 5 + 6,
+            cached_tokens=1,
+            reasoning_tokens=3 * 2,
+            prefill_ms=250,
+            decode_ms=1500,
+        ),
+    )
+
+
+async def test_a_reply_with_log_probabilities_has_them_at_its_text() -> None:
+    request = msgspec.structs.replace(ask("<think> a </think> b"), top_logprobs=1)
+    async with model_of("markers") as model, model.chat(request) as generation:
+        texts = [event async for event in generation if isinstance(event, TextDelta)]
+    assert texts == [
+        TextDelta("b ", logprobs=(TokenLogprob(b"b ", -0.5, (Likely(b"x", -0.25),)),)),
+        TextDelta("!"),  # the fake's last word is nobody's token
+    ]
+
+
+@pytest.mark.parametrize(
+    ("principal", "isolates", "cache_key"),
+    [
+        (Principal("account", "key"), False, "-"),
+        (Principal("account", "key"), True, "account"),
+        (Principal("account", "other"), True, "account"),
+        (None, True, "-"),
+    ],
+)
+async def test_prompts_are_shared_by_all_or_within_an_account(
+    principal: Principal | None, cache_key: str, *, isolates: bool
+) -> None:
+    request = msgspec.structs.replace(ask("echo-start"), principal=principal, choices=2, top_logprobs=0)
+    async with (
+        model_of(seats=2, isolates_principals=isolates) as model,
+        model.chat(request) as generation,
+    ):
+        told = [event.text async for event in generation if isinstance(event, TextDelta) and event.choice == 0]
+    assert told == [f"{cache_key} ", "2 ", "0 ", "!"]
+
+
+async def test_the_whole_of_a_reply_that_is_bound_by_a_grammar_is_text_even_where_the_prompt_opened_reasoning() -> None:
+    request = msgspec.structs.replace(ask("{} </think> <think>"), grammar=Grammar("regex", ".*"))
+    async with model_of("markers") as model, model.chat(request) as generation:
+        events = [event async for event in generation]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "{} </think> <think> !"
+
+
+async def test_a_grammar_that_the_engine_refuses_is_named_by_its_field() -> None:
+    request = msgspec.structs.replace(ask("one"), grammar=Grammar("regex", "refuse"))
+    async with model_of() as model:
+        with pytest.raises(InvalidRequest, match="not a grammar") as raised:
+            async with model.chat(request):
+                pass
+    assert raised.value.param == "regex"
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"choices": 2}, "n"),
+        ({"choices": 0}, "n"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": -1}, "top_logprobs"),
+        ({"grammar": Grammar("lark", "start: x"), "tools": (TOOL,)}, "tools"),
+    ],
+)
+async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: dict[str, Any], param: str) -> None:
+    async with model_of() as model:
+        with pytest.raises(InvalidRequest) as raised:
+            async with model.chat(msgspec.structs.replace(ask("one"), **changes)):
+                pass
+        assert raised.value.param == param
+        assert "with 0 requests" in repr(model)
+
+
+async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="neuron_lib.llamacpp.generation")
+    async with model_of(seats=2) as model, model.chat(msgspec.structs.replace(ask("one two"), choices=2)) as generation:
+        async for _event in generation:
+            pass
+    (record,) = caplog.records
+    assert record.getMessage() == "reply finished"
+    logged = vars(record)
+    assert (logged["finish_reason"], logged["cached_tokens"], logged["completion_tokens"]) == ("stop,stop", 1, 5)
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:

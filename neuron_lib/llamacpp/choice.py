@@ -1,0 +1,124 @@
+"""One of the replies to a request, from the engine's frames to its reader's events. Pure; owns no request."""
+
+import codecs
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from msgspec.structs import replace
+
+from neuron_lib.engine.protocol import Delta, Done
+from neuron_lib.text.output_parser import OutputEvent, OutputParser
+from neuron_lib.types import FinishReason, TextDelta, TokenLogprob
+
+__all__ = ("Choice",)
+
+
+class Choice:
+    """`feed` every delta, then `finish` once. A text carries the log-probabilities of the tokens that it was.
+
+    Where a token's text is held back they wait with it. Those of reasoning that is not shown, of tool calls and of
+    the stop string go with what they were: nowhere. A token that ends a block counts as part of the block.
+    """
+
+    __slots__ = ("_index", "_parser", "_pieces", "_tokens_seen", "_unsettled", "done", "reasoning_tokens")
+
+    def __init__(self, index: int, parser: OutputParser) -> None:
+        self.reasoning_tokens = 0
+        self.done: Done | None = None
+        self._index = index
+        self._parser = parser
+        self._pieces = _TokenTexts()
+        self._unsettled: list[TokenLogprob] = []  # of text that the parser has taken and not given out
+        self._tokens_seen = 0
+
+    def __repr__(self) -> str:
+        return f"<Choice {self._index} {'running' if self.done is None else self.reason} {self._tokens_seen} tokens>"
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why it ended; must not be asked before."""
+        assert self.done is not None
+        has_called = self._parser.tool_calls_seen > 0 and self.done.reason is FinishReason.STOP
+        return FinishReason.TOOL_CALLS if has_called else self.done.reason
+
+    def feed(self, delta: Delta) -> list[OutputEvent]:
+        """Take more of the reply; returns what it settles."""
+        self._pieces.add(delta.logprobs)
+        events = self._parse(delta.text)
+        self._count(delta.tokens)
+        return events
+
+    def finish(self, done: Done) -> list[OutputEvent]:
+        """Take the end of the reply; returns what was held back."""
+        self.done = done
+        self._pieces.add(done.logprobs)
+        self._pieces.end()
+        events = self._parse(done.text)
+        self._count(done.completion_tokens - self._tokens_seen)  # its last has no delta
+        self._unsettled += self._pieces.without_text()
+        events += map(self._own, self._parser.finish())
+        if self._unsettled and not self._parser.in_reasoning:
+            events.append(TextDelta("", self._index, tuple(self._unsettled)))
+        return events
+
+    def _parse(self, text: str) -> list[OutputEvent]:
+        events: list[OutputEvent] = []
+        for piece, tokens in self._pieces.cut(text):
+            self._unsettled += tokens
+            events += map(self._own, self._parser.feed(piece))
+            if not self._parser.may_owe_text:
+                self._unsettled.clear()
+        return events
+
+    def _own(self, event: OutputEvent) -> OutputEvent:
+        """The event as one of this choice; an answer takes along the tokens that led to it."""
+        tokens, self._unsettled = tuple(self._unsettled), []
+        if isinstance(event, TextDelta):
+            return TextDelta(event.text, self._index, tokens)
+        return replace(event, choice=self._index)
+
+    def _count(self, tokens: int) -> None:
+        self._tokens_seen += tokens
+        if self._parser.in_reasoning:
+            self.reasoning_tokens += tokens
+
+
+class _TokenTexts:
+    """Finds the tokens of a text that arrives later than they do, because it is decoded and searched for stop strings.
+
+    A token that completes no character belongs to the next one that does.
+    """
+
+    __slots__ = ("_decoder", "_incomplete", "_owed")
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # decodes as the engine does
+        self._incomplete: list[TokenLogprob] = []
+        self._owed: deque[tuple[int, tuple[TokenLogprob, ...]]] = deque()  # characters to come, and whose they are
+
+    def add(self, tokens: Iterable[TokenLogprob]) -> None:
+        for token in tokens:
+            self._incomplete.append(token)
+            self._owe(len(self._decoder.decode(token.piece)))
+
+    def end(self) -> None:
+        """No more tokens come; a cut-off character is shown as U+FFFD."""
+        self._owe(len(self._decoder.decode(b"", final=True)))
+
+    def cut(self, text: str) -> Iterator[tuple[str, tuple[TokenLogprob, ...]]]:
+        """The next piece of the reply, cut where tokens begin, each part with the tokens that begin there."""
+        while text:
+            chars, tokens = self._owed.popleft() if self._owed else (len(text), ())
+            part, text = text[:chars], text[chars:]
+            if len(part) < chars:
+                self._owed.appendleft((chars - len(part), ()))
+            yield part, tokens
+
+    def without_text(self) -> list[TokenLogprob]:
+        """The tokens at the end that stand for no text."""
+        return self._incomplete
+
+    def _owe(self, chars: int) -> None:
+        if chars:
+            self._owed.append((chars, tuple(self._incomplete)))
+            self._incomplete.clear()
