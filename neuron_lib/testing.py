@@ -12,6 +12,7 @@ from typing import Self
 
 import anyio
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.engine.step import Sampled, StepPlan, StepResult
@@ -22,6 +23,7 @@ from neuron_lib.types import (
     Finished,
     FinishReason,
     GenerationEvent,
+    Likely,
     LoadProgress,
     LoadStage,
     ModelInfo,
@@ -29,8 +31,11 @@ from neuron_lib.types import (
     ModelLoad,
     ModelSpec,
     ModelStatus,
+    ReasoningDelta,
     Started,
     TextDelta,
+    TokenLogprob,
+    ToolCall,
     Usage,
     public_id,
 )
@@ -45,8 +50,9 @@ class ScriptedModel:
     Loading reports `stages` one by one, then waits for `may_load`, then raises `load_error` if there is one. Leaving
     raises `unload_error`. Entering a reply waits for `may_prepare`, refuses a prompt that does not fit into `n_ctx`,
     then waits for a seat. It is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
-    exception is raised in its place. Setting `dies` kills the resident model with `death`; give the harness a new
-    script before it is loaded again.
+    exception is raised in its place. A request for several choices gets the same as each of them, item by item; one for
+    log-probabilities gets each text as a token that was certain. Setting `dies` kills the resident model with `death`;
+    give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -188,16 +194,29 @@ class _ScriptedGeneration:
         await self._model.wait_for(script.may_prepare)
         if script.prompt_tokens >= script.n_ctx:
             raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
-        await self._held.enter_async_context(self._model.admission.admit())
+        choices = self._request.choices
+        await self._held.enter_async_context(self._model.admission.admit(choices))
         self._model.harness.log.append(f"chat {self._model.model_id}")
-        deltas = [TextDelta(item) if isinstance(item, str) else item for item in script.reply]
-        usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(deltas))
+        said = [event for item in script.reply for event in self._say(item)]
+        usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(said))
         self._events = [
             Started(prompt_tokens=script.prompt_tokens),
-            *deltas,
-            Finished(reasons=(FinishReason.STOP,), usage=usage),
+            *said,
+            Finished(reasons=(FinishReason.STOP,) * choices, usage=usage),
         ]
         return self
+
+    def _say(self, item: str | GenerationEvent | NeuronError) -> list[GenerationEvent | NeuronError]:
+        """One item of the script, as every choice says it."""
+        match item:
+            case str():
+                certain = TokenLogprob(item.encode(), 0.0, (Likely(item.encode(), 0.0),)[: self._request.top_logprobs])
+                logprobs = () if self._request.top_logprobs is None else (certain,)
+                return [TextDelta(item, choice, logprobs) for choice in range(self._request.choices)]
+            case TextDelta() | ReasoningDelta() | ToolCall():
+                return [replace(item, choice=choice) for choice in range(self._request.choices)]
+            case _:
+                return [item]
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

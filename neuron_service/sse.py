@@ -1,4 +1,4 @@
-"""A chat reply as an HTTP answer, streamed or whole. Owns the generation from entering to leaving it."""
+"""The replies to a chat as an HTTP answer, streamed or whole. Owns the generation from entering to leaving it."""
 
 import logging
 import secrets
@@ -24,7 +24,7 @@ SILENCE_LIMIT_S: Final = 1.0
 
 
 class ChatCompletion:
-    """The whole reply in one JSON body, or an exception that says why there is none."""
+    """The whole replies in one JSON body, or an exception that says why there is none."""
 
     def __init__(self, generation: Generation, *, model: str) -> None:
         self._generation = generation
@@ -47,12 +47,15 @@ class ChatCompletion:
 
 
 class ChatStream:
-    """The reply as server-sent events. What goes wrong before the first of them is raised, as an ordinary error;
-    what goes wrong later becomes an `error` event, and no `[DONE]` follows it.
+    """`choices` replies as server-sent events. What goes wrong before the first of these is raised, as an ordinary
+    error; what goes wrong later becomes an `error` event, and no `[DONE]` follows it.
     """
 
-    def __init__(self, generation: Generation, *, model: str, silence_limit_s: float = SILENCE_LIMIT_S) -> None:
+    def __init__(
+        self, generation: Generation, *, model: str, choices: int = 1, silence_limit_s: float = SILENCE_LIMIT_S
+    ) -> None:
         self._generation = generation
+        self._choices = choices
         self._silence_limit_s = silence_limit_s
         self._encoder = ChatStreamEncoder(id=_completion_id(), created=int(time.time()), model=model)
         self._is_open = False
@@ -79,7 +82,7 @@ class ChatStream:
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         self._is_open = True
-        await _send_chunk(send, self._encoder.role())
+        await _send_chunk(send, self._encoder.roles(self._choices))
 
     async def _next_chunk(self, events: Generation) -> bytes | None:
         """The bytes of the next event, a comment if there is none for too long, None at the end."""
@@ -91,7 +94,7 @@ class ChatStream:
             if isinstance(event, Started):
                 return b""
             if isinstance(event, Finished):
-                return self._encoder.finish(event.reason) + self._encoder.usage(event.usage) + DONE
+                return self._encoder.finish(event.reasons) + self._encoder.usage(event.usage) + DONE
             return self._encoder.event(event)
         return KEEP_ALIVE
 

@@ -1,8 +1,11 @@
-"""The reply to OpenAI's `POST /v1/chat/completions`, as one body or as the bytes of server-sent events.
+"""The replies to OpenAI's `POST /v1/chat/completions`, as one body or as the bytes of server-sent events.
 
 Shapes what a generation tells. Knows no status codes and opens no connection.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal, assert_never
 
 import msgspec
@@ -12,9 +15,11 @@ from neuron_lib.types import (
     Finished,
     FinishReason,
     GenerationEvent,
+    Likely,
     ReasoningDelta,
     Started,
     TextDelta,
+    TokenLogprob,
     ToolCall,
     Usage,
 )
@@ -26,6 +31,9 @@ DONE: Final = b"data: [DONE]\n\n"
 
 KEEP_ALIVE: Final = b":\n\n"
 """A comment, for a stream that would otherwise be silent."""
+
+_VERY_UNLIKELY: Final = -9999.0
+"""OpenAI's word for a probability of nothing, because JSON has no infinity."""
 
 # UNSET leaves a key out, None writes null: before the end `finish_reason` is null and `usage` is not there.
 
@@ -49,9 +57,24 @@ class _Delta(Struct):
     tool_calls: tuple[_CallDelta, ...] | UnsetType = UNSET
 
 
+class _Likely(Struct):
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+class _Token(_Likely):
+    top_logprobs: tuple[_Likely, ...]
+
+
+class _Logprobs(Struct):
+    content: tuple[_Token, ...]
+
+
 class _ChunkChoice(Struct):
     index: int
     delta: _Delta
+    logprobs: _Logprobs | UnsetType
     finish_reason: FinishReason | None
 
 
@@ -102,6 +125,7 @@ class _Message(Struct):
 class _Choice(Struct):
     index: int
     message: _Message
+    logprobs: _Logprobs | UnsetType
     finish_reason: FinishReason
 
 
@@ -118,8 +142,8 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class ChatStreamEncoder:
-    """Writes one reply as whole server-sent events, in the order of the contract (§1.8): `role`, any `event`s,
-    `finish`, `usage`, then `DONE`. Lines end with LF alone: the gateway finds no event in a stream with CRLF.
+    """Writes the replies to one request as whole server-sent events, in the order of the contract (§1.8): `roles`, any
+    `event`s, `finish`, `usage`, then `DONE`. Lines end with LF alone: the gateway finds no event in a stream with CRLF.
     """
 
     __slots__ = ("_created", "_id", "_model")
@@ -130,26 +154,26 @@ class ChatStreamEncoder:
         self._created = created
         self._model = model
 
-    def role(self) -> bytes:
-        """The opening event, sent before the first token is there."""
-        return self._choice(_Delta(role="assistant"))
+    def roles(self, choices: int) -> bytes:
+        """The opening event of each choice, sent before the first token is there."""
+        return b"".join(self._choice(index, _Delta(role="assistant")) for index in range(choices))
 
     def event(self, event: TextDelta | ReasoningDelta | ToolCall) -> bytes:
-        """A piece of the reply."""
+        """A piece of a reply."""
         match event:
             case TextDelta():
-                return self._choice(_Delta(content=event.text))
+                return self._choice(event.choice, _Delta(content=event.text), logprobs=_logprobs(event.logprobs))
             case ReasoningDelta():
-                return self._choice(_Delta(reasoning_content=event.text))
+                return self._choice(event.choice, _Delta(reasoning_content=event.text))
             case ToolCall():
-                function = _Function(event.name, event.arguments)
-                return self._choice(_Delta(tool_calls=(_CallDelta(index=event.index, id=event.id, function=function),)))
+                call = _CallDelta(index=event.index, id=event.id, function=_Function(event.name, event.arguments))
+                return self._choice(event.choice, _Delta(tool_calls=(call,)))
             case _:
                 assert_never(event)
 
-    def finish(self, reason: FinishReason) -> bytes:
-        """The end of the reply."""
-        return self._choice(_Delta(), finish_reason=reason)
+    def finish(self, reasons: Sequence[FinishReason]) -> bytes:
+        """The end of each choice."""
+        return b"".join(self._choice(i, _Delta(), finish_reason=reason) for i, reason in enumerate(reasons))
 
     def usage(self, usage: Usage) -> bytes:
         """The bill. Always sent, with only `DONE` behind it: the gateway looks for it at the end of the stream."""
@@ -160,35 +184,50 @@ class ChatStreamEncoder:
         """The event for a reply that was lost half-way; `envelope` is the JSON that an HTTP answer would have."""
         return _event(envelope)
 
-    def _choice(self, delta: _Delta, *, finish_reason: FinishReason | None = None) -> bytes:
-        return self._chunk(choices=(_ChunkChoice(0, delta, finish_reason),))
+    def _choice(
+        self,
+        index: int,
+        delta: _Delta,
+        *,
+        logprobs: _Logprobs | UnsetType = UNSET,
+        finish_reason: FinishReason | None = None,
+    ) -> bytes:
+        return self._chunk(choices=(_ChunkChoice(index, delta, logprobs, finish_reason),))
 
     def _chunk(self, *, choices: tuple[_ChunkChoice, ...], usage: _Usage | UnsetType = UNSET) -> bytes:
         chunk = _Chunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
         return _event(_encode(chunk))
 
 
-class ChatCollector:
-    """Gathers one reply for a client that wants it whole: `add` every event, then take the `body`."""
+@dataclass(slots=True)
+class _Gathered:
+    texts: list[str] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
-    __slots__ = ("_calls", "_created", "_finished", "_id", "_model", "_texts")
+
+class ChatCollector:
+    """Gathers the replies for a client that wants them whole: `add` every event, then take the `body`."""
+
+    __slots__ = ("_choices", "_created", "_finished", "_id", "_model")
 
     def __init__(self, *, id: str, created: int, model: str) -> None:  # noqa: A002 - the wire's word
         """`created` is a Unix time in seconds, `model` the name the client used."""
         self._id = id
         self._created = created
         self._model = model
-        self._texts: list[str] = []
-        self._calls: list[_Call] = []
+        self._choices: defaultdict[int, _Gathered] = defaultdict(_Gathered)
         self._finished: Finished | None = None
 
     def add(self, event: GenerationEvent) -> None:
         """Take the next event. Reasoning is not part of the answer (wire contract §1.8)."""
         match event:
             case TextDelta():
-                self._texts.append(event.text)
+                self._choices[event.choice].texts.append(event.text)
+                self._choices[event.choice].logprobs += event.logprobs
             case ToolCall():
-                self._calls.append(_Call(id=event.id, function=_Function(event.name, event.arguments)))
+                call = _Call(id=event.id, function=_Function(event.name, event.arguments))
+                self._choices[event.choice].calls.append(call)
             case Finished():
                 self._finished = event
             case Started() | ReasoningDelta():
@@ -200,16 +239,33 @@ class ChatCollector:
         """The response as JSON; raises `ValueError` if no `Finished` came."""
         if self._finished is None:
             raise ValueError("the reply is not finished")
-        message = _Message("assistant", "".join(self._texts), tuple(self._calls) or UNSET)
         return _encode(
             _Completion(
                 id=self._id,
                 created=self._created,
                 model=self._model,
-                choices=(_Choice(0, message, self._finished.reason),),
+                choices=tuple(self._choice(i, reason) for i, reason in enumerate(self._finished.reasons)),
                 usage=_usage(self._finished.usage),
             )
         )
+
+    def _choice(self, index: int, reason: FinishReason) -> _Choice:
+        gathered = self._choices[index]
+        message = _Message("assistant", "".join(gathered.texts), tuple(gathered.calls) or UNSET)
+        return _Choice(index, message, _logprobs(gathered.logprobs), reason)
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> _Logprobs | UnsetType:
+    """There only when tokens have some, which is when they were asked for."""
+    if not tokens:
+        return UNSET
+    return _Logprobs(
+        tuple(_Token(*_spelled(token), tuple(_Likely(*_spelled(top)) for top in token.top)) for token in tokens)
+    )
+
+
+def _spelled(token: TokenLogprob | Likely) -> tuple[str, float, tuple[int, ...]]:
+    return token.piece.decode(errors="replace"), max(token.logprob, _VERY_UNLIKELY), tuple(token.piece)
 
 
 def _usage(usage: Usage) -> _Usage:

@@ -34,5 +34,6 @@ async def chat_completions(request: Request[Any, Any, Any], node: HostNode) -> A
     )
     node.require_harness()
     generation = node.registry.chat(call.request)
-    shape = ChatStream if call.stream else ChatCompletion
-    return shape(generation, model=call.model)
+    if call.stream:
+        return ChatStream(generation, model=call.model, choices=call.request.choices)
+    return ChatCompletion(generation, model=call.model)

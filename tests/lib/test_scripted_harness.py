@@ -1,5 +1,6 @@
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from neuron_lib import (
     ChatRequest,
@@ -16,8 +17,9 @@ from neuron_lib import (
     Started,
     TextDelta,
 )
-from neuron_lib.errors import EngineFailed, PromptTooLong
+from neuron_lib.errors import EngineFailed, InvalidRequest, PromptTooLong
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
+from neuron_lib.types import Likely, TokenLogprob
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -26,10 +28,10 @@ SPEC = ModelSpec(model_id="o/a", harness="scripted")
 REQUEST = ChatRequest(model_id="o/a", messages=({"role": "user", "content": "Hi"},))
 
 
-async def reply_of(script: ScriptedModel) -> list[GenerationEvent]:
+async def reply_of(script: ScriptedModel, request: ChatRequest = REQUEST) -> list[GenerationEvent]:
     async with Registry([ScriptedHarness({"o/a": script})]) as registry:
         await registry.load(SPEC)
-        async with registry.chat(REQUEST) as generation:
+        async with registry.chat(request) as generation:
             return [event async for event in generation]
 
 
@@ -50,6 +52,27 @@ async def test_a_reply_is_one_start_the_script_and_one_finish() -> None:
     assert deltas == [ReasoningDelta("hm"), TextDelta("yes")]
     assert isinstance(finished, Finished)
     assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.STOP, 2)
+
+
+async def test_every_choice_follows_the_script_item_by_item() -> None:
+    _, *deltas, finished = await reply_of(
+        ScriptedModel(reply=[ReasoningDelta("hm"), "yes"]), replace(REQUEST, choices=2)
+    )
+    assert deltas == [ReasoningDelta("hm", 0), ReasoningDelta("hm", 1), TextDelta("yes", 0), TextDelta("yes", 1)]
+    assert isinstance(finished, Finished)
+    assert (finished.reasons, finished.usage.completion_tokens) == ((FinishReason.STOP,) * 2, 4)
+
+
+async def test_choices_take_a_seat_each() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        await reply_of(ScriptedModel(max_in_flight=2), replace(REQUEST, choices=3))
+    assert raised.value.param == "n"
+
+
+@pytest.mark.parametrize(("asked", "top"), [(0, ()), (1, (Likely(b"yes", 0.0),)), (5, (Likely(b"yes", 0.0),))])
+async def test_a_text_of_the_script_is_a_token_that_was_certain(asked: int, top: tuple[Likely, ...]) -> None:
+    events = await reply_of(ScriptedModel(reply=["yes"]), replace(REQUEST, top_logprobs=asked))
+    assert events[1] == TextDelta("yes", logprobs=(TokenLogprob(b"yes", 0.0, top),))
 
 
 async def test_a_scripted_error_ends_the_reply_in_its_place() -> None:

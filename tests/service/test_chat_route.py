@@ -364,7 +364,7 @@ async def test_a_client_that_leaves_in_mid_stream_frees_its_seat() -> None:
 
 def endless() -> ScriptedModel:
     """A model that never runs out of words, nor ever has to wait for one."""
-    return ScriptedModel(reply=("word ",) * 1_000_000)
+    return ScriptedModel(reply=("word ",) * 100_000)
 
 
 async def test_a_client_that_stops_reading_is_given_up(

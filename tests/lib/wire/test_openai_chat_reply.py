@@ -1,4 +1,5 @@
 import json
+from math import inf
 from typing import Any
 
 import pytest
@@ -8,9 +9,11 @@ from neuron_lib.types import (
     Finished,
     FinishReason,
     GenerationEvent,
+    Likely,
     ReasoningDelta,
     Started,
     TextDelta,
+    TokenLogprob,
     ToolCall,
     Usage,
 )
@@ -39,20 +42,49 @@ def test_each_event_is_written_byte_for_byte(encoder: ChatStreamEncoder) -> None
     def choice(delta: bytes, finish_reason: bytes = b"null") -> bytes:
         return HEAD + b'{"index":0,"delta":' + delta + b',"finish_reason":' + finish_reason + b"}]}\n\n"
 
-    assert encoder.role() == choice(b'{"role":"assistant"}')
+    assert encoder.roles(1) == choice(b'{"role":"assistant"}')
     assert encoder.event(TextDelta("hi")) == choice(b'{"content":"hi"}')
     assert encoder.event(ReasoningDelta("hm")) == choice(b'{"reasoning_content":"hm"}')
     assert encoder.event(CALL) == choice(
         b'{"tool_calls":[{"index":1,"id":"call_ab_1","type":"function",'
         b'"function":{"name":"f","arguments":"{\\"a\\":1}"}}]}'
     )
-    assert encoder.finish(FinishReason.LENGTH) == choice(b"{}", b'"length"')
+    assert encoder.finish((FinishReason.LENGTH,)) == choice(b"{}", b'"length"')
     assert encoder.usage(USAGE) == HEAD + (
         b'],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,'
         b'"helexa_timing":{"prefill_ms":20,"decode_ms":50,"prefill_tokens":10}}}\n\n'
     )
     assert DONE == b"data: [DONE]\n\n"
     assert KEEP_ALIVE == b":\n\n"
+
+
+def test_several_choices_open_speak_and_end_each_under_its_index(encoder: ChatStreamEncoder) -> None:
+    stream = encoder.roles(2) + encoder.event(TextDelta("b", 1)) + encoder.event(ReasoningDelta("r", 1))
+    stream += encoder.event(ToolCall(index=0, id="call", name="f", arguments="{}", choice=1))
+    stream += encoder.finish((FinishReason.STOP, FinishReason.TOOL_CALLS))
+    choices = [json.loads(frame.removeprefix(b"data: "))["choices"] for frame in stream.split(b"\n\n")[:-1]]
+    told = [(choice["index"], list(choice["delta"]), choice["finish_reason"]) for (choice,) in choices]
+    assert told == [
+        (0, ["role"], None),
+        (1, ["role"], None),
+        (1, ["content"], None),
+        (1, ["reasoning_content"], None),
+        (1, ["tool_calls"], None),
+        (0, [], "stop"),
+        (1, [], "tool_calls"),
+    ]
+
+
+def test_tokens_are_written_with_their_bytes_and_likeliest_rivals(encoder: ChatStreamEncoder) -> None:
+    tokens = (TokenLogprob(b"h", -0.5, (Likely(b"h", -0.5), Likely(b"\xc3", -inf))), TokenLogprob("é".encode(), -1.0))
+    assert encoder.event(TextDelta("hé", logprobs=tokens)) == HEAD + (
+        b'{"index":0,"delta":{"content":"h\xc3\xa9"},"logprobs":{"content":['
+        b'{"token":"h","logprob":-0.5,"bytes":[104],"top_logprobs":['
+        b'{"token":"h","logprob":-0.5,"bytes":[104]},'
+        b'{"token":"\xef\xbf\xbd","logprob":-9999.0,"bytes":[195]}]},'
+        b'{"token":"\xc3\xa9","logprob":-1.0,"bytes":[195,169],"top_logprobs":[]}'
+        b']},"finish_reason":null}]}\n\n'
+    )
 
 
 def test_no_text_can_break_the_framing(encoder: ChatStreamEncoder) -> None:
@@ -123,6 +155,38 @@ def test_a_whole_reply_of_calls_has_empty_content() -> None:
         },
         "finish_reason": "tool_calls",
     }
+
+
+def test_a_whole_reply_has_every_choice_with_its_own_text_calls_tokens_and_end() -> None:
+    reply = collected(
+        TextDelta("a", 0, (TokenLogprob(b"a", -1.0),)),
+        TextDelta("c", 2),
+        TextDelta("b", 0, (TokenLogprob(b"b", -2.0),)),
+        ToolCall(index=0, id="call", name="f", arguments="{}", choice=2),
+        Finished(reasons=(FinishReason.LENGTH, FinishReason.STOP, FinishReason.TOOL_CALLS), usage=USAGE),
+    )
+    assert [choice.pop("index") for choice in reply["choices"]] == [0, 1, 2]
+    assert reply["choices"] == [
+        {
+            "message": {"role": "assistant", "content": "ab"},
+            "logprobs": {
+                "content": [
+                    {"token": "a", "logprob": -1.0, "bytes": [97], "top_logprobs": []},
+                    {"token": "b", "logprob": -2.0, "bytes": [98], "top_logprobs": []},
+                ]
+            },
+            "finish_reason": "length",
+        },
+        {"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"},
+        {
+            "message": {
+                "role": "assistant",
+                "content": "c",
+                "tool_calls": [{"id": "call", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            },
+            "finish_reason": "tool_calls",
+        },
+    ]
 
 
 def test_an_unfinished_reply_has_no_body() -> None:
