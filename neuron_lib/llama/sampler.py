@@ -1,4 +1,4 @@
-"""Choosing the next token from a row of scores: penalties, top-k, top-p, min-p, temperature, draw, in this order.
+"""Choosing the next token from a row of scores: adjust them, truncate the vocabulary, divide by the temperature, draw.
 
 The order and the arithmetic are llama.cpp's, the code is numpy on the whole row: its own chain builds an array of
 structs of the entire vocabulary for each token, which costs ten times as much, and aborts the process on scores that
@@ -6,118 +6,197 @@ are NaN. Knows no native pointer.
 """
 
 import math
-from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from neuron_lib.types import Sampling
+from neuron_lib.llama.adjustments import SamplingVocab, adjustments
+from neuron_lib.llama.truncation import Indices, Scores, reached_by, truncations
+from neuron_lib.types import Likely, Sampling, TokenLogprob
 
-__all__ = ("SamplerChain",)
+__all__ = ("Choice", "Constraint", "Sampler", "SamplerChain", "SamplingVocab")
 
 _BLOCK: Final = 256
 _COLDEST: Final = 1e-6
 """Temperatures below are greedy: nothing but the highest score would have a chance, and dividing would overflow."""
 
-_Scores = npt.NDArray[np.float32]
-_Ids = npt.NDArray[np.intp]
+_HOTTEST: Final = 1e30
+"""Temperatures above are no different: every token that is possible is as likely as any other."""
+
+_LEAST_LOGPROB: Final = -9999.0
+"""Stands for minus infinity, which JSON cannot say."""
+
+
+@dataclass(slots=True, frozen=True)
+class Choice:
+    """The next token of a sequence, and its log-probability where somebody wants to know it."""
+
+    token: int
+    logprob: TokenLogprob | None = None
+
+
+class Constraint(Protocol):
+    """What the text of a reply must look like, one token after the other. At least one token is always allowed."""
+
+    def allows(self, token: int) -> bool:
+        """Whether the token may come next; the end of the reply is a token as well."""
+        ...
+
+    def mask(self, row: Scores) -> None:
+        """Write minus infinity over the score of every token that may not come next."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on behind `token`, which is allowed."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow but the end."""
+        ...
+
+
+class Sampler(Protocol):
+    """Chooses the tokens of one sequence, in order; each is asked for once, when it is certain to be kept."""
+
+    def sample(self, row: Scores) -> Choice:
+        """The next token, from the scores that the model gave it."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the reply may not go on."""
+        ...
 
 
 class SamplerChain:
-    """Chooses the tokens of one sequence; remembers its last `repeat_last_n` tokens and its random numbers."""
+    """The sampler of one sequence; remembers its tokens as far as they matter, and its random numbers."""
 
-    def __init__(self, sampling: Sampling, *, history: Sequence[int]) -> None:
-        """`history` is the prompt, which counts for the penalties."""
-        self._sampling: Final = sampling
+    def __init__(
+        self,
+        sampling: Sampling,
+        *,
+        history: Sequence[int],
+        vocab: SamplingVocab,
+        top_logprobs: int | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        """`history` is the prompt, which counts for the penalties and for DRY. `top_logprobs` None means no
+        log-probabilities, else how many alternatives are wanted with each.
+        """
+        self._temperature: Final = sampling.temperature
         self._random: Final = Random(sampling.seed)  # noqa: S311 - a client may ask for the same numbers again
-        window = sampling.repeat_last_n if sampling.has_penalties else 0
-        self._recent: Final[deque[int]] = deque(maxlen=None if window < 0 else window)
-        self._counts: Final[Counter[int]] = Counter()
-        if window:
-            for token in history[-window:] if window > 0 else history:
-                self._remember(token)
+        self._adjustments: Final = adjustments(sampling, history=history, vocab=vocab)
+        self._truncations: Final = truncations(sampling, random=self._random)
+        self._vocab: Final = vocab
+        self._top_logprobs: Final = top_logprobs
+        self._constraint: Final = constraint
+        # Room for a row in whole blocks. Without it the allocator would take fresh pages for each row, and give them
+        # back, which costs several times the arithmetic.
+        self._scratch: Scores = np.empty(0, np.float32)
 
-    def sample(self, row: _Scores) -> int:
+    def sample(self, row: Scores) -> Choice:
         """The next token, as an index into `row`, which is only read. Scores that are NaN give a token all the same."""
+        if self._scratch.size < row.size:
+            self._scratch = np.empty(-(-row.size // _BLOCK) * _BLOCK, np.float32)
         with np.errstate(all="ignore"):  # absurd numbers in a request may overflow; any token is a fair answer to them
-            scores = self._penalised(row) if self._counts else row
-            best = int(scores.argmax())  # a NaN counts as the highest
-            is_clear = self._sampling.temperature < _COLDEST or not math.isfinite(scores[best])
-            token = best if is_clear else self._draw(scores - scores[best])
-        if self._recent.maxlen != 0:
-            self._remember(token)
-        return token
+            token = self._choose(self._adjusted(row))
+            if self._constraint is not None:
+                token = self._constrained(self._constraint, row, token)
+            logprob = None if self._top_logprobs is None else self._logprob(row, token, self._top_logprobs)
+        for adjustment in self._adjustments:
+            adjustment.remember(token)
+        return Choice(token, logprob)
 
-    def _remember(self, token: int) -> None:
-        if len(self._recent) == self._recent.maxlen:
-            oldest = self._recent[0]
-            self._counts[oldest] -= 1
-            if not self._counts[oldest]:
-                del self._counts[oldest]
-        self._recent.append(token)
-        self._counts[token] += 1
+    @property
+    def is_complete(self) -> bool:
+        """Whether the constraint lets nothing follow but the end."""
+        return self._constraint is not None and self._constraint.is_complete
 
-    def _penalised(self, row: _Scores) -> _Scores:
-        sampling = self._sampling
-        tokens = np.fromiter(self._counts.keys(), np.intp, len(self._counts))
-        times = np.fromiter(self._counts.values(), np.float32, len(self._counts))
-        scores = row.copy()
-        seen = row[tokens]
-        seen = np.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
-        scores[tokens] = seen - times * sampling.frequency_penalty - sampling.presence_penalty
+    def _adjusted(self, row: Scores) -> Scores:
+        """`row` itself where nothing changes, else changed scores in the scratch."""
+        if not self._adjustments:
+            return row
+        scores = self._scratch[: row.size]
+        np.copyto(scores, row)
+        for adjustment in self._adjustments:
+            adjustment.apply(scores)
         return scores
 
-    def _draw(self, scores: _Scores) -> int:
+    def _choose(self, scores: Scores) -> int:
+        best = int(scores.argmax())  # a NaN counts as the highest
+        if self._temperature < _COLDEST or not math.isfinite(scores[best]):
+            return best
+        return self._draw(np.subtract(scores, scores[best], out=self._scratch[: scores.size]))
+
+    def _draw(self, scores: Scores) -> int:
         """A token by chance; the highest of `scores` is 0."""
-        sampling = self._sampling
-        kept: _Ids | None = None  # None is the whole vocabulary
-        if 0 < sampling.top_k < len(scores):
-            kept = _highest(scores, sampling.top_k)
-        if sampling.top_p < 1.0:
-            kept = _nucleus(scores, kept, sampling.top_p)
-        if sampling.min_p > 0.0:
-            kept = np.arange(len(scores)) if kept is None else kept
-            kept = kept[scores[kept] >= min(0.0, math.log(sampling.min_p))]
-        weights = np.exp((scores if kept is None else scores[kept]) / np.float32(sampling.temperature))
+        kept: Indices | None = None  # None is the whole vocabulary
+        for truncate in self._truncations:
+            indices = truncate(scores)
+            if indices is not None:
+                kept = indices if kept is None else kept[indices]
+                scores = scores[indices]
+                scores -= scores.max()
+        weights = self._scratch[: -(-scores.size // _BLOCK) * _BLOCK]
+        np.multiply(scores, 1 / min(self._temperature, _HOTTEST), out=weights[: scores.size])
+        np.exp(weights[: scores.size], out=weights[: scores.size])
+        weights[scores.size :] = 0
         chosen = _pick(weights, self._random.random())
         return chosen if kept is None else int(kept[chosen])
 
+    def _constrained(self, constraint: Constraint, row: Scores, token: int) -> int:
+        """`token` if it may come next, else one chosen among those that may; the constraint moves on behind it."""
+        # Most tokens are allowed as they come, and to ask about one is far cheaper than to mask a vocabulary.
+        if not constraint.allows(token):
+            masked = self._adjusted(row).copy()
+            constraint.mask(masked)
+            token = self._choose(masked)
+            if not constraint.allows(token):  # nothing may follow but an end that comes too early
+                token = next((end for end in self._vocab.eog if constraint.allows(end)), token)
+        constraint.accept(token)
+        return token
 
-def _highest(scores: _Scores, count: int) -> _Ids:
-    """The ids of the `count` highest scores, in no order."""
-    return np.argpartition(scores, -count)[-count:]
+    def _logprob(self, row: Scores, token: int, top: int) -> TokenLogprob:
+        scores = np.where(np.isnan(row), np.float32(-math.inf), row)
+        best = scores.max()
+        total = float(np.log(np.exp(scores - best).sum(dtype=np.float64)))
+
+        def likely(token: int) -> Likely:
+            logprob = float(scores[token] - best) - total
+            # Also what is NaN, where a score is infinite, has no probability that could be told.
+            return Likely(self._vocab.text(token), min(logprob, 0.0) if logprob > _LEAST_LOGPROB else _LEAST_LOGPROB)
+
+        chosen = likely(token)
+        return TokenLogprob(chosen.piece, chosen.logprob, tuple(map(likely, _highest(scores, top))))
 
 
-def _nucleus(scores: _Scores, kept: _Ids | None, top_p: float) -> _Ids:
-    """The fewest ids among `kept` with the highest scores whose probabilities add up to `top_p`; one at least."""
-    if kept is None:
-        enough = top_p * float(np.exp(scores).sum())
-        # Sorting a vocabulary is dear and almost never needed, so sort only as many as it takes.
-        count = _BLOCK
-        while count < len(scores):
-            kept = _highest(scores, count)
-            if float(np.exp(scores[kept]).sum()) >= enough:
-                break
-            count *= 8
-        else:
-            kept = np.arange(len(scores))
-    else:
-        enough = top_p * float(np.exp(scores[kept]).sum())
-    ordered = kept[np.argsort(-scores[kept], kind="stable")]
-    reached = np.cumsum(np.exp(scores[ordered]), dtype=np.float64)
-    return ordered[: int(np.searchsorted(reached, enough)) + 1]
+def _highest(scores: Scores, count: int) -> list[int]:
+    """The indices of the `count` highest scores, the highest first, of equal ones the lower index first."""
+    count = min(count, scores.size)
+    if count == 0:
+        return []
+    candidates = np.flatnonzero(scores >= reached_by(scores, count))
+    order = candidates[np.argsort(-scores[candidates], kind="stable")]
+    indices: list[int] = order[:count].tolist()
+    return indices
 
 
-def _pick(weights: _Scores, chance: float) -> int:
-    """The index at which the running sum of `weights` passes `chance` (0 to 1) of their total."""
+def _pick(weights: Scores, chance: float) -> int:
+    """The index at which the running sum of `weights`, whole blocks, passes `chance` (0 to 1) of their total."""
     # Sums of blocks first, then inside one block: a running sum over a vocabulary is the dearest part of all this.
-    blocks = np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK), dtype=np.float64).cumsum()
-    wanted = chance * blocks[-1]
-    block = min(int(np.searchsorted(blocks, wanted, side="right")), len(blocks) - 1)
-    start = block * _BLOCK
-    inside = weights[start : start + _BLOCK].cumsum(dtype=np.float64)
-    rest = wanted - (blocks[block - 1] if block else 0.0)
-    return start + min(int(np.searchsorted(inside, rest, side="right")), len(inside) - 1)
+    blocks = weights.reshape(-1, _BLOCK).sum(axis=1).cumsum(dtype=np.float64)
+    wanted = chance * float(blocks[-1])
+    block = _passes(blocks, wanted)
+    inside = weights[block * _BLOCK : (block + 1) * _BLOCK].cumsum(dtype=np.float64)
+    return block * _BLOCK + _passes(inside, wanted - (float(blocks[block - 1]) if block else 0.0))
+
+
+def _passes(running: npt.NDArray[np.float64], wanted: float) -> int:
+    """The first index at which the `running` sum is above `wanted`; it is one that added to the sum."""
+    # The two levels round differently, so `wanted` may lie a hair beyond the end.
+    return int(np.searchsorted(running, min(wanted, np.nextafter(running[-1], 0.0)), side="right"))

@@ -1,12 +1,20 @@
 """Text to tokens and back, for one model's vocabulary."""
 
 import ctypes
-from typing import Any
+import re
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.llama.bindings import lib
 
 __all__ = ("Vocab",)
+
+_REMEMBERED_SEARCHES: Final = 64
 
 
 class Vocab:
@@ -16,7 +24,8 @@ class Vocab:
         self._pointer = pointer
         self._pieces: dict[int, bytes] = {}
         self.n_tokens: int = lib.llama_vocab_n_tokens(pointer)
-        self._eog = frozenset(t for t in range(self.n_tokens) if lib.llama_vocab_is_eog(pointer, t))
+        self.eog: Final = frozenset(t for t in range(self.n_tokens) if lib.llama_vocab_is_eog(pointer, t))
+        self._searches: dict[str, frozenset[int]] = {}
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         """The tokens of `text`.
@@ -55,13 +64,41 @@ class Vocab:
                 return buffer.raw[:written]
             size = -written
 
+    def text(self, token: int) -> bytes:
+        """The bytes of a token, control tokens spelled out."""
+        return self.piece(token) or self.spell(token, special=True)
+
+    def tokens_containing(self, text: str) -> frozenset[int]:
+        """The tokens whose text contains `text`, control tokens included.
+
+        The first search of all reads the whole vocabulary, which takes some 60 ms for 50 000 tokens.
+        """
+        tokens = self._searches.get(text)
+        if tokens is None:
+            if len(self._searches) == _REMEMBERED_SEARCHES:
+                del self._searches[next(iter(self._searches))]
+            tokens = self._searches[text] = self._search(text)
+        return tokens
+
+    def _search(self, text: str) -> frozenset[int]:
+        texts, ends = self._all_texts
+        pattern = re.compile(re.escape(text.encode(errors="surrogatepass")))
+        starts = np.fromiter((match.start() for match in pattern.finditer(texts)), np.intp)
+        return frozenset(np.searchsorted(ends, starts, side="right").tolist())
+
+    @cached_property
+    def _all_texts(self) -> tuple[bytes, npt.NDArray[np.intp]]:
+        """The texts of all tokens one after the other, each closed by a byte that UTF-8 does not have; their ends."""
+        texts = [self.text(token) + b"\xff" for token in range(self.n_tokens)]
+        return b"".join(texts), np.fromiter(accumulate(map(len, texts)), np.intp, len(texts))
+
     def show(self, token: int) -> None:
         """From now on `piece` spells this control token out, because it is a marker that text parsers look for."""
         self._pieces[token] = self.spell(token, special=True)
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation (there may be several such tokens)."""
-        return token in self._eog
+        return token in self.eog
 
     def single_token(self, text: str) -> int | None:
         """The token that stands for exactly this marker, or None if the vocabulary has no such token."""

@@ -122,6 +122,18 @@ def test_ordinary_text_is_no_single_token(vocab: Vocab) -> None:
     assert vocab.spell(-1, special=True) == vocab.spell(1 << 30, special=True) == b""
 
 
+@pytest.mark.parametrize("text", ["\n", ":", "the", "<|im_end|>", "é", "no token at all", "\ud800"])
+def test_tokens_are_found_by_a_part_of_their_text(vocab: Vocab, text: str) -> None:
+    needle = text.encode(errors="surrogatepass")
+    expected = {token for token in range(vocab.n_tokens) if needle in vocab.text(token)}
+    assert vocab.tokens_containing(text) == vocab.tokens_containing(text) == expected
+
+
+def test_only_so_many_searches_of_the_vocabulary_are_remembered(vocab: Vocab) -> None:
+    assert {vocab.tokens_containing(f"no token has {number}") for number in range(100)} == {frozenset()}
+    assert len(vocab._searches) < 100
+
+
 def test_half_a_surrogate_pair_is_an_invalid_request(vocab: Vocab) -> None:
     with pytest.raises(InvalidRequest, match="Unicode"):
         vocab.tokenize("\ud800", add_special=True)
@@ -191,7 +203,7 @@ def test_penalties_are_those_of_llama_cpp(
         presence_penalty=2.5,
         repeat_last_n=8,
     )
-    ours = SamplerChain(sampling, history=tokens)
+    ours = SamplerChain(sampling, history=tokens, vocab=vocab)
     theirs = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
     lib.llama_sampler_chain_add(
         theirs,
@@ -202,7 +214,8 @@ def test_penalties_are_those_of_llama_cpp(
         lib.llama_sampler_accept(theirs, token)
     # The same row again and again: every choice is a new token to be penalised.
     chosen = [
-        (ours.sample(context.logits(row)), lib.llama_sampler_sample(theirs, context._pointer, row)) for _ in range(40)
+        (ours.sample(context.logits(row)).token, lib.llama_sampler_sample(theirs, context._pointer, row))
+        for _ in range(40)
     ]
     lib.llama_sampler_free(theirs)
     assert [mine for mine, _ in chosen] == [other for _, other in chosen]
