@@ -37,22 +37,24 @@ class Batch:
         """Forget the tokens of the last call."""
         self.size = 0
 
-    def add(self, seq_id: int, tokens: Sequence[int], *, position: int, wants_logits: bool) -> int:
-        """Append consecutive tokens of one sequence; with `wants_logits` the last one gets a logits row.
+    def add(self, seq_id: int, tokens: Sequence[int], *, position: int, wants_logits: int) -> int:
+        """Append consecutive tokens of one sequence; the last `wants_logits` of them get a logits row each.
 
-        Returns the batch index of the last token, which is the index of that row.
+        Returns the batch index of the first of those rows, the others follow it (of the last token if there is none).
         """
         start, end = self.size, self.size + len(tokens)
         if end > self.capacity:
             # libllama aborts the process on a batch that is too large (GGML_ASSERT), so it must not get there.
             raise ValueError(f"batch of {end} tokens exceeds its capacity of {self.capacity}")
+        if wants_logits > len(tokens):
+            raise ValueError(f"{len(tokens)} tokens have no {wants_logits} rows")
         self._tokens[start:end] = tokens
         self._positions[start:end] = range(position, position + len(tokens))
         self._seq_ids[start:end] = seq_id
         self._wants_logits[start:end] = 0
-        self._wants_logits[end - 1] = wants_logits
+        self._wants_logits[end - wants_logits : end] = 1
         self.size = end
-        return end - 1
+        return end - max(wants_logits, 1)
 
     def native(self) -> Any:
         """The struct for `llama_decode`; valid until the next `add` or `clear`."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import lib
+from neuron_lib.llama.memory import Memory
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
 
@@ -42,7 +43,10 @@ class DecodeStatus(IntEnum):
 
 
 class Context:
-    """`seats` sequences with a KV stream of `n_ctx` cells each. Blocking; one thread at a time."""
+    """`seats` sequences, each with a KV stream of its own or all in one pool. Blocking; one thread at a time.
+
+    `memory` is what the sequences remember.
+    """
 
     def __init__(
         self,
@@ -56,24 +60,37 @@ class Context:
         flash_attn: str = "auto",
         kv_type_k: str = "f16",
         kv_type_v: str = "f16",
+        kv_unified: bool = False,
+        kv_cells: int = 0,
+        swa_full: bool = False,
     ) -> None:
-        """Allocate the KV cells. Raises `LoadFailed` with the sizes asked for if llama.cpp cannot do it."""
+        """Allocate the KV cells. Raises `LoadFailed` with the sizes asked for if llama.cpp cannot do it.
+
+        With `kv_unified` the sequences share `kv_cells` (0: as many as all can fill), else each has `n_ctx`.
+        `swa_full` keeps the whole context of layers that see a window of it.
+        """
+        cells = kv_cells if kv_unified and kv_cells else n_ctx * seats
         params = lib.llama_context_default_params()
-        params.n_ctx = n_ctx * seats  # shared out evenly while kv_unified is off
+        params.n_ctx = cells  # libllama shares them out evenly while kv_unified is off
         params.n_seq_max = seats
         params.n_batch = n_batch
         params.n_ubatch = min(n_ubatch, n_batch)
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = _FLASH_ATTN[flash_attn]
         params.type_k, params.type_v = KV_TYPES[kv_type_k], KV_TYPES[kv_type_v]
-        params.kv_unified = False
+        params.kv_unified = kv_unified
+        params.swa_full = swa_full
         params.no_perf = True
         self._pointer: Any = lib.llama_init_from_model(model.pointer, params)
         if not self._pointer:
             raise LoadFailed(
-                f"llama.cpp could not create a context of {seats} sequences of {n_ctx} tokens", seats=seats, n_ctx=n_ctx
+                f"llama.cpp could not create a context of {seats} sequences of {n_ctx} tokens in {cells} cells",
+                seats=seats,
+                n_ctx=n_ctx,
+                cells=cells,
             )
-        self._memory: Any = lib.llama_get_memory(self._pointer)
+        self.memory = Memory(self._pointer, model, seats=seats, unified=kv_unified)
+        self._longest = n_ctx if kv_unified else int(lib.llama_n_ctx_seq(self._pointer))
         self._n_vocab = model.vocab.n_tokens
 
     def __enter__(self) -> Self:
@@ -87,8 +104,13 @@ class Context:
 
     @property
     def n_ctx(self) -> int:
-        """Cells one sequence really has; libllama rounds up."""
-        return int(lib.llama_n_ctx_seq(self._pointer))
+        """Tokens one sequence can really have; libllama rounds up, a pool may hold less than what was asked for."""
+        return min(self._longest, self.kv_cells)
+
+    @property
+    def kv_cells(self) -> int:
+        """Cells of all sequences together."""
+        return int(lib.llama_n_ctx(self._pointer))
 
     @property
     def n_batch(self) -> int:
@@ -118,4 +140,4 @@ class Context:
 
     def clear_sequence(self, seq_id: int) -> None:
         """Free all cells of a sequence."""
-        lib.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+        self.memory.clear(seq_id)

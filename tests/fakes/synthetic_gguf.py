@@ -1,0 +1,229 @@
+"""Models of every memory kind in a few hundred kilobytes: random weights under a real vocabulary and chat template.
+
+They say nothing sensible, but they load, tokenize and decode in libllama like the real ones, whose memory they share:
+
+full        llama    attention over everything
+windowed    cohere2  three layers of four see only the last `WINDOW` tokens
+recurrent   mamba    one state per sequence, which cannot be cut
+hybrid      jamba    attention layers beside recurrent ones
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ("KINDS", "WINDOW", "write_synthetic")
+
+WINDOW: Final = 32
+"""Tokens that a layer of the windowed model sees."""
+
+_LAYERS: Final = 4
+_WIDTH: Final = 64
+_FEED_FORWARD: Final = 128
+_HEADS: Final = 4
+_KV_HEADS: Final = 2
+_HEAD_WIDTH: Final = _WIDTH // _HEADS
+_CONTEXT: Final = 8192
+
+_INNER: Final = 2 * _WIDTH  # the only ratio that libllama builds
+_CONVOLUTION: Final = 4
+_STATE: Final = 16
+_STEP_RANK: Final = 4
+
+_SPECIAL: Final = ("<|begin|>", "<|im_start|>", "<|im_end|>")
+_WORDS: Final = ("the", "and", "you")
+_TEMPLATE: Final = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+_Array = npt.NDArray[np.float32]
+_Tensors = Iterator[tuple[str, _Array]]
+
+
+class _Weights:
+    """Random tensors, the same ones for every file; shapes are numpy's, which are GGUF's backwards."""
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(20)
+
+    def matrix(self, rows: int, columns: int, *, gain: float = 1.0) -> _Array:
+        """Keeps the size of what it is multiplied with."""
+        return self._random.normal(0.0, gain / columns**0.5, (rows, columns)).astype(np.float32)
+
+    def around(self, mean: float, *shape: int) -> _Array:
+        return self._random.normal(mean, 0.1, shape).astype(np.float32)
+
+
+def write_synthetic(path: Path, kind: str) -> None:
+    """Write the model of `kind`, one of `KINDS`, to `path`. Always the same bytes."""
+    architecture, metadata, layers = KINDS[kind]
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name(f"synthetic {kind}")
+    writer.add_context_length(_CONTEXT)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(_LAYERS)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_layer_norm_rms_eps(1e-5)
+    metadata(writer)
+    _add_vocabulary(writer)
+    weights = _Weights()
+    # Also the output matrix: its scale makes scores that differ by a few units.
+    writer.add_tensor("token_embd.weight", weights.matrix(_vocabulary_size(), _WIDTH, gain=3.0))
+    writer.add_tensor("output_norm.weight", weights.around(1.0, _WIDTH))
+    for number in range(_LAYERS):
+        for name, array in layers(weights, number):
+            writer.add_tensor(f"blk.{number}.{name}", array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+    """Every byte is a token, so any text can be read; a few words show that merges work."""
+    alphabet = _byte_alphabet()
+    merges, pieces = [], list[str]()
+    for word in _WORDS:
+        for end in range(2, len(word) + 1):
+            merges.append(f"{word[: end - 1]} {word[end - 1]}")
+            pieces.append(word[:end])
+    tokens = [*_SPECIAL, *alphabet, *pieces]
+    kinds = [gguf.TokenType.CONTROL] * len(_SPECIAL) + [gguf.TokenType.NORMAL] * (len(alphabet) + len(pieces))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+    writer.add_chat_template(_TEMPLATE)
+
+
+def _byte_alphabet() -> list[str]:
+    """One printable character per byte, as byte-level vocabularies spell them: itself, or one from U+0100 on."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+def _vocabulary_size() -> int:
+    return len(_SPECIAL) + 256 + sum(len(word) - 1 for word in _WORDS)
+
+
+def _describe_attention(writer: gguf.GGUFWriter, *, kv_heads: int | list[int] = _KV_HEADS) -> None:
+    writer.add_feed_forward_length(_FEED_FORWARD)
+    writer.add_head_count(_HEADS)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_rope_dimension_count(_HEAD_WIDTH)
+
+
+def _describe_recurrence(writer: gguf.GGUFWriter) -> None:
+    writer.add_ssm_conv_kernel(_CONVOLUTION)
+    writer.add_ssm_inner_size(_INNER)
+    writer.add_ssm_state_size(_STATE)
+    writer.add_ssm_time_step_rank(_STEP_RANK)
+
+
+def _describe_windowed(writer: gguf.GGUFWriter) -> None:
+    _describe_attention(writer)
+    writer.add_sliding_window(WINDOW)
+    writer.add_logit_scale(1.0)
+
+
+def _describe_recurrent(writer: gguf.GGUFWriter) -> None:
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    _describe_recurrence(writer)
+
+
+def _is_attention(layer: int) -> bool:
+    """In the hybrid model, every second layer."""
+    return layer % 2 == 1
+
+
+def _describe_hybrid(writer: gguf.GGUFWriter) -> None:
+    _describe_attention(writer, kv_heads=[_KV_HEADS if _is_attention(layer) else 0 for layer in range(_LAYERS)])
+    _describe_recurrence(writer)
+
+
+def _norm(weights: _Weights, name: str) -> _Tensors:
+    yield f"{name}_norm.weight", weights.around(1.0, _WIDTH)
+
+
+def _attention(weights: _Weights) -> _Tensors:
+    kv_width = _KV_HEADS * _HEAD_WIDTH
+    yield "attn_q.weight", weights.matrix(_WIDTH, _WIDTH, gain=2.0)
+    yield "attn_k.weight", weights.matrix(kv_width, _WIDTH, gain=2.0)
+    yield "attn_v.weight", weights.matrix(kv_width, _WIDTH)
+    yield "attn_output.weight", weights.matrix(_WIDTH, _WIDTH)
+
+
+def _feed_forward(weights: _Weights) -> _Tensors:
+    yield "ffn_gate.weight", weights.matrix(_FEED_FORWARD, _WIDTH)
+    yield "ffn_up.weight", weights.matrix(_FEED_FORWARD, _WIDTH)
+    yield "ffn_down.weight", weights.matrix(_WIDTH, _FEED_FORWARD)
+
+
+def _recurrence(weights: _Weights) -> _Tensors:
+    yield "ssm_in.weight", weights.matrix(2 * _INNER, _WIDTH)
+    yield "ssm_conv1d.weight", weights.matrix(_INNER, _CONVOLUTION)
+    yield "ssm_conv1d.bias", weights.around(0.0, _INNER)
+    yield "ssm_x.weight", weights.matrix(_STEP_RANK + 2 * _STATE, _INNER)
+    yield "ssm_dt.weight", weights.matrix(_INNER, _STEP_RANK)
+    yield "ssm_dt.bias", weights.around(-2.0, _INNER)  # small steps, so that the state reaches far back
+    yield "ssm_a", weights.around(-1.0, _INNER, _STATE)
+    yield "ssm_d", weights.around(1.0, _INNER)
+    yield "ssm_out.weight", weights.matrix(_WIDTH, _INNER)
+
+
+def _recurrence_norms(weights: _Weights) -> _Tensors:
+    yield "ssm_dt_norm.weight", weights.around(1.0, _STEP_RANK)
+    yield "ssm_b_norm.weight", weights.around(1.0, _STATE)
+    yield "ssm_c_norm.weight", weights.around(1.0, _STATE)
+
+
+def _full_layer(weights: _Weights, _layer: int) -> _Tensors:
+    yield from _norm(weights, "attn")
+    yield from _attention(weights)
+    yield from _norm(weights, "ffn")
+    yield from _feed_forward(weights)
+
+
+def _windowed_layer(weights: _Weights, _layer: int) -> _Tensors:
+    yield from _norm(weights, "attn")
+    yield from _attention(weights)
+    yield from _feed_forward(weights)
+
+
+def _recurrent_layer(weights: _Weights, _layer: int) -> _Tensors:
+    yield from _norm(weights, "attn")
+    yield from _recurrence(weights)
+
+
+def _hybrid_layer(weights: _Weights, layer: int) -> _Tensors:
+    yield from _norm(weights, "attn")
+    if _is_attention(layer):
+        yield from _attention(weights)
+    else:
+        yield from _recurrence(weights)
+        yield from _recurrence_norms(weights)
+    yield from _norm(weights, "ffn")
+    yield from _feed_forward(weights)
+
+
+_Describe = Callable[[gguf.GGUFWriter], None]
+_Layer = Callable[[_Weights, int], _Tensors]
+
+KINDS: Final[Mapping[str, tuple[str, _Describe, _Layer]]] = {
+    "full": ("llama", _describe_attention, _full_layer),
+    "windowed": ("cohere2", _describe_windowed, _windowed_layer),
+    "recurrent": ("mamba", _describe_recurrent, _recurrent_layer),
+    "hybrid": ("jamba", _describe_hybrid, _hybrid_layer),
+}
+"""Name of the kind to architecture, metadata and tensors of one layer."""
