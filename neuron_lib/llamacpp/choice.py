@@ -86,7 +86,8 @@ class Choice:
 class _TokenTexts:
     """Finds the tokens of a text that arrives later than they do, because it is decoded and searched for stop strings.
 
-    A token that completes no character belongs to the next one that does.
+    A token without text belongs to the next one that has some: one that completes no character, or a control token,
+    whose piece is its name.
     """
 
     __slots__ = ("_decoder", "_incomplete", "_owed")
@@ -94,31 +95,37 @@ class _TokenTexts:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # decodes as the engine does
         self._incomplete: list[TokenLogprob] = []
-        self._owed: deque[tuple[int, tuple[TokenLogprob, ...]]] = deque()  # characters to come, and whose they are
+        self._owed: deque[tuple[str, tuple[TokenLogprob, ...]]] = deque()  # text to come, and whose it is
 
     def add(self, tokens: Iterable[TokenLogprob]) -> None:
         for token in tokens:
             self._incomplete.append(token)
-            self._owe(len(self._decoder.decode(token.piece)))
+            self._owe(self._decoder.decode(token.piece))
 
     def end(self) -> None:
         """No more tokens come; a cut-off character is shown as U+FFFD."""
-        self._owe(len(self._decoder.decode(b"", final=True)))
+        self._owe(self._decoder.decode(b"", final=True))
 
     def cut(self, text: str) -> Iterator[tuple[str, tuple[TokenLogprob, ...]]]:
         """The next piece of the reply, cut where tokens begin, each part with the tokens that begin there."""
+        silent: tuple[TokenLogprob, ...] = ()
         while text:
-            chars, tokens = self._owed.popleft() if self._owed else (len(text), ())
-            part, text = text[:chars], text[chars:]
-            if len(part) < chars:
-                self._owed.appendleft((chars - len(part), ()))
+            owed, tokens = self._owed.popleft() if self._owed else (text, ())
+            part = text[: len(owed)]
+            tokens = silent + tokens
+            if not owed.startswith(part):
+                silent = tokens
+                continue
+            if rest := owed[len(part) :]:
+                self._owed.appendleft((rest, ()))
             yield part, tokens
+            text, silent = text[len(part) :], ()
 
     def without_text(self) -> list[TokenLogprob]:
         """The tokens at the end that stand for no text."""
         return self._incomplete
 
-    def _owe(self, chars: int) -> None:
-        if chars:
-            self._owed.append((chars, tuple(self._incomplete)))
+    def _owe(self, text: str) -> None:
+        if text:
+            self._owed.append((text, tuple(self._incomplete)))
             self._incomplete.clear()

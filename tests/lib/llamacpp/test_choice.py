@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def frames(pieces: list[bytes], *, stop: tuple[str, ...] = (), drafted: int = 1)
     return said
 
 
-def read(frames: list[SequenceEvent], *, index: int = 0, **options: Any) -> tuple[Choice, list[OutputEvent]]:
+def read(frames: Iterable[SequenceEvent], *, index: int = 0, **options: Any) -> tuple[Choice, list[OutputEvent]]:
     parser = OutputParser(**{"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0], **options})
     choice, events = Choice(index, parser), list[OutputEvent]()
     for frame in frames:
@@ -160,6 +161,16 @@ def joined(events: list[OutputEvent]) -> list[tuple[str, str]]:
         if text:
             result.append((kind, text))
     return result
+
+
+def test_a_control_token_that_is_told_by_its_name_comes_with_the_text_behind_it() -> None:
+    said = [Delta(1, "a", logprobs=(token("a"),)), Delta(1, "", logprobs=(token("<|end|>"),))]
+    said += [Delta(1, "b", logprobs=(token("b"),)), Delta(1, "", logprobs=(token("<|end|>"),))]
+    assert shown(read([*said, Delta(1, "c", logprobs=(token("c"),))])[1]) == [
+        ("a", [b"a"]),
+        ("b", [b"<|end|>", b"b"]),
+        ("c", [b"<|end|>", b"c"]),
+    ]
 
 
 def test_every_event_says_of_which_choice_it_is() -> None:
