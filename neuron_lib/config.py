@@ -61,6 +61,20 @@ Revision: TypeAlias = Annotated[str, Meta(pattern=r"^(?!.*\.\.)[A-Za-z0-9][A-Za-
 Endpoint: TypeAlias = Annotated[str, Meta(pattern=r"^https?://[^\s@]+$")]
 EnvName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
+# What a sampling parameter may be, whether a file, a request or a model's publisher says it.
+_I32_MAX: Final = 2**31 - 1
+Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
+Chance: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+TopK: TypeAlias = Annotated[int, Meta(ge=0, le=_I32_MAX)]
+TopNSigma: TypeAlias = Annotated[float, Meta(ge=-1, le=100)]
+Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
+RepetitionPenalty: TypeAlias = Annotated[float, Meta(gt=0, le=100)]
+LastTokens: TypeAlias = Annotated[int, Meta(ge=-1, le=_I32_MAX)]
+DryMultiplier: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
+DryBase: TypeAlias = Annotated[float, Meta(ge=1, le=100)]
+DryAllowedLength: TypeAlias = Annotated[int, Meta(ge=0, le=1024)]
+DryBreaker: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+
 
 class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """One `[[harnesses]]` entry: a backend to offer, by name."""
@@ -99,12 +113,26 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class SamplingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How tokens are chosen where neither the request nor the model says."""
+    """How tokens are chosen where neither the request nor the model says; None leaves a parameter off."""
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.7
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.1
-    repeat_last_n: Annotated[int, Meta(ge=-1, le=1 << 24)] = 64
+    repetition_penalty: RepetitionPenalty = 1.1
+    repeat_last_n: LastTokens = 64
     max_tokens: SomeTokens = 8192
+    top_k: TopK | None = None
+    top_p: Share | None = None
+    min_p: Chance | None = None
+    typical_p: Share | None = None
+    top_n_sigma: TopNSigma | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    xtc_probability: Chance | None = None
+    xtc_threshold: Chance | None = None
+    dry_multiplier: DryMultiplier | None = None
+    dry_base: DryBase | None = None
+    dry_allowed_length: DryAllowedLength | None = None
+    dry_penalty_last_n: LastTokens | None = None
+    dry_sequence_breakers: Annotated[tuple[DryBreaker, ...], Meta(max_length=16)] | None = None
 
 
 class PromptCacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

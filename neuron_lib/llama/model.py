@@ -1,13 +1,16 @@
 """A GGUF file loaded by libllama: its weights, its vocabulary and what its metadata says."""
 
 import ctypes
-import math
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
+import msgspec
+
+from neuron_lib.config import SamplingConfig
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.bindings import lib, progress_callback
 from neuron_lib.llama.vocab import Vocab
@@ -15,7 +18,21 @@ from neuron_lib.types import SamplingParams
 
 __all__ = ("Model",)
 
+logger = logging.getLogger(__name__)
+
 _LONGEST_METADATA = 1 << 20
+
+_RECOMMENDATIONS: Final[Mapping[str, str]] = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "penalty_repeat": "repetition_penalty",
+    "penalty_last_n": "repeat_last_n",
+}
+"""The keys below `general.sampling` that mean something here, and our names for them."""
 
 
 class Model:
@@ -80,25 +97,25 @@ class Model:
         return self._text(lambda model, buffer, size: lib.llama_model_meta_val_str(model, key.encode(), buffer, size))
 
     def recommended_sampling(self) -> SamplingParams:
-        """What the publisher recommends in the file's `general.sampling.*` keys."""
+        """What the publisher recommends in the file's `general.sampling.*` keys.
 
-        def number(name: str) -> float | None:
-            text = self.metadata(f"general.sampling.{name}")
+        A recommendation that no operator could configure is ignored, with one warning for all.
+        """
+        recommended: dict[str, Any] = {}
+        ignored: list[str] = []
+        for key, name in _RECOMMENDATIONS.items():
+            text = self.metadata(f"general.sampling.{key}")
+            if text is None:
+                continue
             try:
-                value = float(text or "nan")
-            except ValueError:
-                return None
-            return value if math.isfinite(value) else None
-
-        top_k, last_n = number("top_k"), number("penalty_last_n")
-        return SamplingParams(
-            temperature=number("temp"),
-            top_k=None if top_k is None else int(top_k),
-            top_p=number("top_p"),
-            min_p=number("min_p"),
-            repetition_penalty=number("penalty_repeat"),
-            repeat_last_n=None if last_n is None else int(last_n),
-        )
+                number = float(text)
+                value = int(number) if number.is_integer() else number
+                recommended[name] = getattr(msgspec.convert({name: value}, SamplingConfig), name)
+            except (ValueError, msgspec.ValidationError):
+                ignored.append(f"{key} = {text[:40]}")
+        if ignored:
+            logger.warning("the model's file recommends a sampling that cannot be, ignored: %s", ", ".join(ignored))
+        return SamplingParams(**recommended)
 
     def _text(self, read: Callable[[Any, Any, int], int]) -> str | None:
         """Call a native function that fills a buffer and returns the length it would have needed."""

@@ -3,13 +3,27 @@
 Checks every bound a request must keep before a model is asked. Knows no status codes and opens no connection.
 """
 
+import re
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
+from neuron_lib.config import (
+    Chance,
+    DryAllowedLength,
+    DryBase,
+    DryBreaker,
+    DryMultiplier,
+    LastTokens,
+    Penalty,
+    RepetitionPenalty,
+    Share,
+    TopK,
+    TopNSigma,
+)
 from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import ChatRequest, Principal, SamplingParams
+from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams
 from neuron_lib.wire.bodies import check_free_form, decode_body, invalid_shape
 
 __all__ = ("ChatCompletionCall", "decode_chat_request")
@@ -17,27 +31,64 @@ __all__ = ("ChatCompletionCall", "decode_chat_request")
 _MAX_U64: Final = 2**64 - 1
 """The contract's integers are unsigned 64-bit ones, and that bound is beyond what `Meta` can say."""
 
+_MAX_GRAMMAR_BYTES: Final = 256 << 10
+
+_TOKEN: Final = re.compile(r"0|[1-9][0-9]{0,9}")
+_MAX_TOKEN: Final = 2**31 - 1
+
 _Count: TypeAlias = Annotated[int, Meta(ge=1)]
-_Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
 _Stop: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+class _Text(Struct, tag_field="type", tag="text"):
+    pass
+
+
+class _JsonObject(Struct, tag_field="type", tag="json_object"):
+    pass
+
+
+class _Schema(Struct):
+    schema: dict[str, Any] | bool
+
+
+class _JsonSchema(Struct, tag_field="type", tag="json_schema"):
+    json_schema: _Schema
 
 
 class _Body(Struct):
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=10_000)]
     temperature: Annotated[float, Meta(le=100)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_p: Share | None = None
+    top_k: TopK | None = None
+    min_p: Chance | None = None
     seed: Annotated[int, Meta(ge=0)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    frequency_penalty: _Penalty | None = None
-    presence_penalty: _Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    repeat_last_n: LastTokens | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    typical_p: Share | None = None
+    top_n_sigma: TopNSigma | None = None
+    xtc_probability: Chance | None = None
+    xtc_threshold: Chance | None = None
+    dry_multiplier: DryMultiplier | None = None
+    dry_base: DryBase | None = None
+    dry_allowed_length: DryAllowedLength | None = None
+    dry_penalty_last_n: LastTokens | None = None
+    dry_sequence_breakers: Annotated[list[DryBreaker], Meta(max_length=16)] | None = None
+    logit_bias: Annotated[dict[str, msgspec.Raw], Meta(max_length=1024)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    ignore_eos: bool | None = None
     max_completion_tokens: _Count | None = None
     max_tokens: _Count | None = None
     stop: _Stop | Annotated[list[_Stop], Meta(max_length=16)] | None = None
-    n: Annotated[int, Meta(ge=1, le=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: _Text | _JsonObject | _JsonSchema | None = None
+    regex: str | None = None
+    grammar: str | None = None
     stream: bool | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1024)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -63,6 +114,7 @@ class _MessageShape(Struct):
 
 
 _decoder: Final = msgspec.json.Decoder(_Body)
+_bias_decoder: Final = msgspec.json.Decoder(Annotated[float, Meta(ge=-100, le=100)])
 
 
 class ChatCompletionCall(Struct, frozen=True, kw_only=True):
@@ -100,23 +152,88 @@ def decode_chat_request(
         messages=_messages(call.messages),
         tools=tuple(tools),
         template_kwargs={"enable_thinking": include_thinking} | template_kwargs,
-        sampling=SamplingParams(
-            temperature=call.temperature,
-            top_p=call.top_p,
-            top_k=call.top_k,
-            min_p=call.min_p,
-            seed=call.seed,
-            repetition_penalty=call.repetition_penalty,
-            repeat_last_n=call.repeat_last_n,
-            frequency_penalty=call.frequency_penalty,
-            presence_penalty=call.presence_penalty,
-        ),
+        sampling=_sampling(call),
         max_tokens=max_tokens,
         stop=(call.stop,) if isinstance(call.stop, str) else tuple(call.stop or ()),
         include_thinking=include_thinking,
+        choices=call.n or 1,
+        top_logprobs=_top_logprobs(call),
+        grammar=_grammar(call),
         principal=principal,
     )
     return ChatCompletionCall(request=request, stream=bool(call.stream))
+
+
+def _sampling(call: _Body) -> SamplingParams:
+    breakers = call.dry_sequence_breakers
+    return SamplingParams(
+        temperature=call.temperature,
+        top_p=call.top_p,
+        top_k=call.top_k,
+        min_p=call.min_p,
+        seed=call.seed,
+        repetition_penalty=call.repetition_penalty,
+        repeat_last_n=call.repeat_last_n,
+        frequency_penalty=call.frequency_penalty,
+        presence_penalty=call.presence_penalty,
+        typical_p=call.typical_p,
+        top_n_sigma=call.top_n_sigma,
+        xtc_probability=call.xtc_probability,
+        xtc_threshold=call.xtc_threshold,
+        dry_multiplier=call.dry_multiplier,
+        dry_base=call.dry_base,
+        dry_allowed_length=call.dry_allowed_length,
+        dry_penalty_last_n=call.dry_penalty_last_n,
+        dry_sequence_breakers=None if breakers is None else tuple(breakers),
+        logit_bias=dict(_bias(token, raw) for token, raw in (call.logit_bias or {}).items()),
+        min_tokens=call.min_tokens,
+        ignore_eos=call.ignore_eos,
+    )
+
+
+def _bias(token: str, raw: msgspec.Raw) -> tuple[int, float]:
+    """One entry of `logit_bias`. Its values are decoded one by one because msgspec's errors do not tell keys."""
+    place = f"logit_bias.{token[:32]}"
+    if _TOKEN.fullmatch(token) is None or int(token) > _MAX_TOKEN:
+        raise InvalidRequest(f"{place}: the key is not the id of a token", param=place)
+    try:
+        return int(token), _bias_decoder.decode(raw)
+    except msgspec.DecodeError as exc:
+        raise InvalidRequest(f"{place}: {exc}", param=place) from None
+
+
+def _top_logprobs(call: _Body) -> int | None:
+    if call.logprobs:
+        return call.top_logprobs or 0
+    if call.top_logprobs is not None:
+        raise InvalidRequest("top_logprobs: only where `logprobs` is true", param="top_logprobs")
+    return None
+
+
+def _grammar(call: _Body) -> Grammar | None:
+    """What the reply must look like. A schema becomes text again, in the order it was written: the engine reads it."""
+    grammars: dict[str, Grammar] = {}
+    match call.response_format:
+        case _JsonObject():
+            grammars["response_format"] = Grammar("json_schema", '{"type":"object"}')
+        case _JsonSchema(json_schema=_Schema(schema)):
+            if not isinstance(schema, bool):
+                check_free_form(schema, param="response_format.json_schema.schema")
+            grammars["response_format"] = Grammar("json_schema", msgspec.json.encode(schema).decode())
+        case _Text() | None:
+            pass
+    if call.regex is not None:
+        grammars["regex"] = Grammar("regex", call.regex)
+    if call.grammar is not None:
+        grammars["grammar"] = Grammar("lark", call.grammar)
+    if len(grammars) > 1:
+        names = tuple(grammars)
+        raise InvalidRequest(f"{' and '.join(names)}: only one can say what the reply looks like", param=names[-1])
+    for name, grammar in grammars.items():
+        if len(grammar.source.encode()) > _MAX_GRAMMAR_BYTES:
+            raise InvalidRequest(f"{name}: longer than {_MAX_GRAMMAR_BYTES} bytes", param=name)
+        return grammar
+    return None
 
 
 def _messages(messages: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:

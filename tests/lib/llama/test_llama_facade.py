@@ -87,18 +87,58 @@ class PublishersAdvice(Model):
         return self._entries.get(key.removeprefix("general.sampling."))
 
 
-def test_the_publisher_s_sampling_is_read_and_nonsense_in_it_is_ignored() -> None:
-    advice = PublishersAdvice(
-        {
-            "temp": "0.6",
-            "top_k": "20",
-            "top_p": "0.95",
-            "min_p": "none",
-            "penalty_repeat": "1.05",
-            "penalty_last_n": "inf",
-        }
-    ).recommended_sampling()
-    assert advice == SamplingParams(temperature=0.6, top_k=20, top_p=0.95, repetition_penalty=1.05)
+def test_the_publisher_s_sampling_is_read_as_far_as_it_means_something_here() -> None:
+    entries = {
+        "temp": "0.600000",
+        "top_k": "20",
+        "top_p": "0.95",
+        "min_p": "0",
+        "xtc_probability": "0.5",
+        "xtc_threshold": "0.1",
+        "penalty_repeat": "1",
+        "penalty_last_n": "-1",
+        "mirostat": "2",
+        "sequence": "kp",
+    }
+    assert PublishersAdvice(entries).recommended_sampling() == SamplingParams(
+        temperature=0.6,
+        top_k=20,
+        top_p=0.95,
+        min_p=0.0,
+        xtc_probability=0.5,
+        xtc_threshold=0.1,
+        repetition_penalty=1.0,
+        repeat_last_n=-1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("temp", "nan"),
+        ("temp", "-1"),
+        ("temp", "inf"),
+        ("temp", "1e999"),
+        ("top_k", "20.5"),
+        ("top_k", "1e300"),
+        ("top_k", "-1"),
+        ("top_p", "0"),
+        ("top_p", "1.5"),
+        ("min_p", "none"),
+        ("min_p", ""),
+        ("penalty_repeat", "0"),
+        ("penalty_last_n", "inf"),
+        ("penalty_last_n", "[1, 2]"),
+    ],
+)
+def test_a_recommendation_that_cannot_be_is_ignored_with_a_warning(
+    key: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    advice = PublishersAdvice({key: text, "xtc_threshold": "7", "xtc_probability": "0.5"}).recommended_sampling()
+    assert advice == SamplingParams(xtc_probability=0.5)
+    (warning,) = caplog.messages
+    assert f"{key} = {text}" in warning
+    assert "xtc_threshold = 7" in warning
 
 
 @given(text=st.text(st.sampled_from("aeiou \n\t09.,'é߀中文🦊<|>")))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import ChatRequest, Principal, SamplingParams
+from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.openai_chat import ChatCompletionCall, decode_chat_request
 
@@ -25,6 +25,10 @@ def encoded(**fields: Any) -> bytes:
 
 def decode(**fields: Any) -> ChatCompletionCall:
     return decode_raw(encoded(**fields))
+
+
+def schema_format(**json_schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": json_schema}
 
 
 def contents(*messages: dict[str, Any]) -> list[Any]:
@@ -55,11 +59,25 @@ def test_every_field_arrives() -> None:
                 "presence_penalty": 2,
                 "max_tokens": 7,
                 "stop": ["a", "b"],
-                "n": 1,
+                "typical_p": 0.8,
+                "top_n_sigma": 1.5,
+                "xtc_probability": 0.5,
+                "xtc_threshold": 0.2,
+                "dry_multiplier": 0.8,
+                "dry_base": 2,
+                "dry_allowed_length": 3,
+                "dry_penalty_last_n": 512,
+                "dry_sequence_breakers": ["\n", "###"],
+                "logit_bias": {"0": -100, "49151": 0.5},
+                "min_tokens": 4,
+                "ignore_eos": True,
+                "n": 3,
+                "logprobs": True,
+                "top_logprobs": 5,
+                "regex": "[a-z]+",
                 "stream": True,
                 "tools": [tool],
                 "chat_template_kwargs": {"x": 1},
-                "logit_bias": {"1": 2},
                 "some_future_field": [None],
             }
         ).encode(),
@@ -83,10 +101,25 @@ def test_every_field_arrives() -> None:
             repeat_last_n=-1,
             frequency_penalty=-2.0,
             presence_penalty=2.0,
+            typical_p=0.8,
+            top_n_sigma=1.5,
+            xtc_probability=0.5,
+            xtc_threshold=0.2,
+            dry_multiplier=0.8,
+            dry_base=2.0,
+            dry_allowed_length=3,
+            dry_penalty_last_n=512,
+            dry_sequence_breakers=("\n", "###"),
+            logit_bias={0: -100.0, 49151: 0.5},
+            min_tokens=4,
+            ignore_eos=True,
         ),
         max_tokens=7,
         stop=("a", "b"),
         include_thinking=True,
+        choices=3,
+        top_logprobs=5,
+        grammar=Grammar("regex", "[a-z]+"),
         principal=Principal("acc", "key"),
     )
 
@@ -94,7 +127,9 @@ def test_every_field_arrives() -> None:
 def test_null_means_absent_everywhere() -> None:
     names = (
         "temperature top_p top_k min_p seed repetition_penalty repeat_last_n frequency_penalty presence_penalty "
-        "max_completion_tokens max_tokens stop n stream tools chat_template_kwargs"
+        "typical_p top_n_sigma xtc_probability xtc_threshold dry_multiplier dry_base dry_allowed_length "
+        "dry_penalty_last_n dry_sequence_breakers logit_bias min_tokens ignore_eos max_completion_tokens max_tokens "
+        "stop n logprobs top_logprobs response_format regex grammar stream tools chat_template_kwargs"
     )
     assert decode(**dict.fromkeys(names.split())) == decode()
 
@@ -117,6 +152,34 @@ def test_null_means_absent_everywhere() -> None:
         ("max_tokens", 1),
         ("max_tokens", 2**64 - 1),
         ("n", 1),
+        ("n", 128),
+        ("typical_p", 1),
+        ("top_n_sigma", -1),
+        ("top_n_sigma", 100),
+        ("xtc_probability", 0),
+        ("xtc_probability", 1),
+        ("xtc_threshold", 0),
+        ("xtc_threshold", 1),
+        ("dry_multiplier", 0),
+        ("dry_multiplier", 100),
+        ("dry_base", 1),
+        ("dry_base", 100),
+        ("dry_allowed_length", 0),
+        ("dry_allowed_length", 1024),
+        ("dry_penalty_last_n", -1),
+        ("dry_penalty_last_n", 2**31 - 1),
+        ("dry_sequence_breakers", []),
+        ("dry_sequence_breakers", ["x" * 64] * 16),
+        ("logit_bias", {}),
+        ("logit_bias", {"0": -100, "2147483647": 100}),
+        ("logit_bias", {str(token): 1 for token in range(1024)}),
+        ("min_tokens", 0),
+        ("min_tokens", 2**31 - 1),
+        ("ignore_eos", False),
+        ("logprobs", False),
+        ("regex", "x" * (256 << 10)),
+        ("grammar", "x" * (256 << 10)),
+        ("response_format", {"type": "text"}),
         ("stop", []),
         ("stop", "x" * 1024),
         ("stop", ["x"] * 16),
@@ -162,8 +225,53 @@ def test_values_at_their_bounds_are_accepted(name: str, value: object) -> None:
         ("max_tokens", True),
         ("max_completion_tokens", 0),
         ("n", 0),
-        ("n", 2),
+        ("n", 129),
         ("n", 10**6),
+        ("n", 1.0),
+        ("typical_p", 0),
+        ("typical_p", 1.01),
+        ("typical_p", "0.5"),
+        ("top_n_sigma", -1.1),
+        ("top_n_sigma", 101),
+        ("top_n_sigma", True),
+        ("xtc_probability", -0.1),
+        ("xtc_probability", 1.1),
+        ("xtc_threshold", -0.1),
+        ("xtc_threshold", 1.1),
+        ("xtc_threshold", []),
+        ("dry_multiplier", -0.1),
+        ("dry_multiplier", 100.1),
+        ("dry_base", 0.9),
+        ("dry_base", 101),
+        ("dry_base", "2"),
+        ("dry_allowed_length", -1),
+        ("dry_allowed_length", 1025),
+        ("dry_allowed_length", 2.0),
+        ("dry_penalty_last_n", -2),
+        ("dry_penalty_last_n", 2**31),
+        ("dry_sequence_breakers", "\n"),
+        ("dry_sequence_breakers", ["x"] * 17),
+        ("logit_bias", []),
+        ("logit_bias", "1"),
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+        ("min_tokens", -1),
+        ("min_tokens", 2**31),
+        ("min_tokens", True),
+        ("ignore_eos", 1),
+        ("ignore_eos", "true"),
+        ("logprobs", 1),
+        ("logprobs", 5),
+        ("top_logprobs", -1),
+        ("top_logprobs", 21),
+        ("top_logprobs", True),
+        ("top_logprobs", 3),
+        ("top_logprobs", 0),
+        ("response_format", "json_object"),
+        ("response_format", []),
+        ("regex", {}),
+        ("regex", "x" * (256 << 10) + "x"),
+        ("grammar", {"type": "regex", "value": "x"}),
+        ("grammar", "é" * (128 << 10) + "x"),
         ("stop", ""),
         ("stop", 3),
         ("stop", "x" * 1025),
@@ -194,6 +302,31 @@ def test_values_beyond_their_bounds_are_refused_by_name(name: str, value: object
     [
         ({"stop": ["a", ""]}, "stop[1]"),
         ({"stop": [None]}, "stop[0]"),
+        ({"dry_sequence_breakers": ["a", ""]}, "dry_sequence_breakers[1]"),
+        ({"dry_sequence_breakers": ["a", "b", "x" * 65]}, "dry_sequence_breakers[2]"),
+        ({"dry_sequence_breakers": [1]}, "dry_sequence_breakers[0]"),
+        ({"logit_bias": {"1": 1, "7": 100.1}}, "logit_bias.7"),
+        ({"logit_bias": {"7": -100.1}}, "logit_bias.7"),
+        ({"logit_bias": {"7": "1"}}, "logit_bias.7"),
+        ({"logit_bias": {"7": True}}, "logit_bias.7"),
+        ({"logit_bias": {"7": None}}, "logit_bias.7"),
+        ({"logit_bias": {"7": 10**400}}, "logit_bias.7"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias.-1"),
+        ({"logit_bias": {"07": 1}}, "logit_bias.07"),
+        ({"logit_bias": {"1.0": 1}}, "logit_bias.1.0"),
+        ({"logit_bias": {"": 1}}, "logit_bias."),
+        ({"logit_bias": {"٣": 1}}, "logit_bias.٣"),
+        ({"logit_bias": {"2147483648": 1}}, "logit_bias.2147483648"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias." + "9" * 32),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": schema_format()}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(schema=None)}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(schema="{}")}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(schema=[])}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(schema={"maximum": 2**64})}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(schema={"const": "x" * (256 << 10)})}, "response_format"),
         ({"tools": [{}, "f"]}, "tools[1]"),
         ({"tools": [{"x": 2**64}]}, "tools"),
         ({"messages": ["hi"]}, "messages[0]"),
@@ -216,6 +349,85 @@ def test_a_fault_inside_a_value_is_named_by_its_path(fields: dict[str, Any], par
     with pytest.raises(InvalidRequest) as caught:
         decode(**fields)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "grammar"),
+    [
+        ({}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "text"}, "regex": "a"}, Grammar("regex", "a")),
+        ({"response_format": {"type": "json_object"}}, Grammar("json_schema", '{"type":"object"}')),
+        (
+            {"response_format": schema_format(name="n", strict=True, schema={"type": "object", "b": 1, "a": [2.5]})},
+            Grammar("json_schema", '{"type":"object","b":1,"a":[2.5]}'),
+        ),
+        ({"response_format": schema_format(schema={})}, Grammar("json_schema", "{}")),
+        ({"response_format": schema_format(schema=True)}, Grammar("json_schema", "true")),
+        ({"grammar": 'start: "é"'}, Grammar("lark", 'start: "é"')),
+    ],
+)
+def test_the_shape_of_a_reply_is_asked_for_in_three_ways(fields: dict[str, Any], grammar: Grammar | None) -> None:
+    assert decode(**fields).request.grammar == grammar
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"response_format": {"type": "json_object"}, "regex": "a"}, "response_format and regex"),
+        ({"regex": "a", "grammar": "start: A"}, "regex and grammar"),
+        ({"response_format": schema_format(schema={}), "grammar": "a"}, "response_format and grammar"),
+    ],
+)
+def test_a_reply_has_one_shape_at_most(fields: dict[str, Any], names: str) -> None:
+    with pytest.raises(InvalidRequest, match=names) as caught:
+        decode(**fields)
+    assert caught.value.param == names.rsplit(maxsplit=1)[-1]
+
+
+def test_a_schema_has_a_bounded_depth() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(120):
+        deep = {"not": deep}
+    with pytest.raises(MalformedJson) as caught:
+        decode(response_format=schema_format(schema=deep))
+    assert caught.value.param == "response_format.json_schema.schema"
+
+
+@pytest.mark.parametrize(
+    ("fields", "top_logprobs"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 0}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_alternatives_are_counted_only_where_log_probabilities_are_wanted(
+    fields: dict[str, Any], top_logprobs: int | None
+) -> None:
+    assert decode(**fields).request.top_logprobs == top_logprobs
+
+
+NUMBERS = (
+    "temperature top_p top_k min_p seed repetition_penalty repeat_last_n frequency_penalty presence_penalty typical_p "
+    "top_n_sigma xtc_probability xtc_threshold dry_multiplier dry_base dry_allowed_length dry_penalty_last_n "
+    "min_tokens max_tokens n top_logprobs"
+)
+
+
+@pytest.mark.parametrize("name", NUMBERS.split())
+@pytest.mark.parametrize(
+    ("literal", "is_json"),
+    [(b"NaN", False), (b"Infinity", False), (b"1e999", True), (b"-1e999", True), (b'"1"', True), (b"true", True)],
+)
+def test_what_is_no_number_is_refused(name: str, literal: bytes, *, is_json: bool) -> None:
+    raw = encoded()[:-1] + b',"' + name.encode() + b'":' + literal + b"}"
+    with pytest.raises(InvalidRequest) as caught:
+        decode_raw(raw)
+    assert isinstance(caught.value, MalformedJson) is not is_json
+    assert caught.value.param == (name if is_json else None)
 
 
 @pytest.mark.parametrize("url", ["https://x/y.png", "http://x", "file:///etc/passwd", "ftp://x", "", " data:x", "/x"])
@@ -303,7 +515,12 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from(["model", "messages", "temperature", "seed", "stop", "n", "tools"]), json_values)
+@given(
+    st.sampled_from(
+        ["model", "messages", "temperature", "seed", "stop", "n", "tools", "logit_bias", "response_format", "regex"]
+    ),
+    json_values,
+)
 def test_any_json_in_any_field_is_accepted_or_refused_as_a_request(name: str, value: object) -> None:
     with suppress(InvalidRequest):
         decode(**{name: value})
