@@ -60,6 +60,10 @@ MISSHAPEN = {
     "negative seed": with_field(b'"seed":-1'),
     "empty stop string": with_field(b'"stop":""'),
     "ten thousand stop strings": with_field(b'"stop":[' + b'"x",' * 10_000 + b'"x"]'),
+    "bias beyond a float": with_field(b'"logit_bias":{"1":1e400}'),
+    "bias of no token": with_field(b'"logit_bias":{"the":1}'),
+    "schema that is a text": with_field(b'"response_format":{"type":"json_schema","json_schema":{"schema":"x"}}'),
+    "two shapes of one reply": with_field(b'"regex":"a","grammar":"start: A"'),
     "textual stream": with_field(b'"stream":"yes"'),
     "template argument of 2^70": with_field(b'"chat_template_kwargs":{"x":1180591620717411303424}'),
 }
