@@ -137,8 +137,6 @@ class _Dry:
 
     def apply(self, scores: Scores) -> None:
         sampling, first, end = self._sampling, self._first, self._size
-        if end - first <= sampling.dry_allowed_length:
-            return
         # A repetition reaches back no further than the window does.
         runs = np.minimum(self._runs[first + 1 : end], np.arange(1, end - first, dtype=np.int32))
         found = np.flatnonzero((runs >= sampling.dry_allowed_length) & ~self._is_breaker[first + 1 : end])

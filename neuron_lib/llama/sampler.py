@@ -168,8 +168,8 @@ class SamplerChain:
 
         def likely(token: int) -> Likely:
             logprob = float(scores[token] - best) - total
-            # Also what is NaN, where a score is infinite, has no probability that could be told.
-            return Likely(self._vocab.text(token), min(logprob, 0.0) if logprob > _LEAST_LOGPROB else _LEAST_LOGPROB)
+            # In this order it also takes the place of NaN, which is what infinite scores come to.
+            return Likely(self._vocab.text(token), max(_LEAST_LOGPROB, logprob))
 
         chosen = likely(token)
         return TokenLogprob(chosen.piece, chosen.logprob, tuple(map(likely, _highest(scores, top))))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.llama.sampler import Choice, Constraint, SamplerChain
+from neuron_lib.llama.sampler import Choice, Constraint, SamplerChain, _pick
 from neuron_lib.types import Likely, Sampling, TokenLogprob
 
 Scores = npt.NDArray[np.float32]
@@ -177,11 +177,27 @@ def test_the_same_seed_draws_the_same_tokens_and_another_seed_others() -> None:
     assert draws(1) != draws(2)
 
 
-def test_the_row_is_left_as_it_was() -> None:
+@pytest.mark.parametrize(
+    "sampling",
+    [GREEDY, Sampling(temperature=1, seed=1, repetition_penalty=1.5, repeat_last_n=9, top_p=0.5, ignore_eos=True)],
+)
+def test_the_row_is_left_as_it_was(sampling: Sampling) -> None:
     scores = row(3, 2, 1)
-    sampling = Sampling(temperature=1, seed=1, repetition_penalty=1.5, repeat_last_n=9, top_p=0.5)
-    sampler(sampling, history=(0, 1), top_logprobs=2, constraint=Only("c")).sample(scores)
+    sampler(sampling, history=(0, 1), eog="a", top_logprobs=2, constraint=Only("c")).sample(scores)
     assert scores.tolist() == [3, 2, 1]
+
+
+def test_at_any_temperature_only_what_is_possible_is_drawn() -> None:
+    sampling = Sampling(temperature=1e300, seed=1, ignore_eos=True)
+    assert shares(sampler(sampling, eog="d"), row(1, 2, 3, 4)) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_rounding_never_leads_to_a_token_without_weight(seed: int) -> None:
+    weights = np.zeros(1024, np.float32)
+    weights[256:500] = np.random.default_rng(seed).random(244, np.float32)
+    assert _pick(weights, 0.0) == 256
+    assert _pick(weights, 1.0) == 499
 
 
 def test_a_logit_bias_is_added_before_the_penalties() -> None:

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.model
 
 Scores = npt.NDArray[np.float32]
 
-SPREADS = (0.5, 3.0, 8.0)
 STORY = 'The sea: "the sea, the sea" * the sea was calm. The sea was calm.\nThe sea: "the sea, the sea" * the sea'
 
 
@@ -34,8 +33,10 @@ def vocab(smollm2_path: Path) -> Iterator[Vocab]:
         yield model.vocab
 
 
-def scores_of(seed: int, *, spread: float = 3.0, size: int = 2000) -> Scores:
-    return np.random.default_rng(seed).normal(0, spread, size).astype(np.float32)
+def scores_of(seed: int, *, spread: float = 3.0, size: int = 2000, peak: float = 0.0) -> Scores:
+    scores = np.random.default_rng(seed).normal(0, spread, size).astype(np.float32)
+    scores[7] += peak
+    return scores
 
 
 def theirs(sampler: Any, scores: Scores, history: Sequence[int] = ()) -> dict[int, float]:
@@ -68,7 +69,7 @@ def adjusted(sampling: Sampling, scores: Scores, vocab: Vocab, history: Sequence
     return changed
 
 
-@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize(("spread", "peak"), [(0.5, 0.0), (0.5, 9.0), (3.0, 0.0), (8.0, 0.0)])
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
     ("name", "value", "native"),
@@ -90,9 +91,9 @@ def adjusted(sampling: Sampling, scores: Scores, vocab: Vocab, history: Sequence
     ],
 )
 def test_a_truncation_keeps_what_llama_cpp_keeps(
-    name: str, value: float, native: Callable[[float], Any], seed: int, spread: float
+    *, name: str, value: float, native: Callable[[float], Any], seed: int, spread: float, peak: float
 ) -> None:
-    scores = scores_of(seed, spread=spread)
+    scores = scores_of(seed, spread=spread, peak=peak)
     ours = kept(Sampling(temperature=1, seed=1, **{name: value}), scores)  # type: ignore[arg-type]
     assert ours == set(theirs(native(value), scores))
 
