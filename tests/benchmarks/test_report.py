@@ -36,8 +36,10 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     assert ratios(LINES, "chat-1", "llama-server", "tok_per_s") == pytest.approx([2.0, 1.1, 1.5])
 
 
-def test_a_round_that_lacks_one_of_the_two_gives_no_ratio() -> None:
-    assert ratios(LINES[1:], "chat-1", "llama-server", "tok_per_s") == pytest.approx([1.1, 1.5])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_round_that_lacks_one_of_the_two_gives_no_ratio(missing: int) -> None:
+    lines = LINES[:missing] + LINES[missing + 1 :]
+    assert ratios(lines, "chat-1", "llama-server", "tok_per_s") == pytest.approx([1.1, 1.5])
 
 
 def test_a_subject_without_a_number_has_no_median() -> None:

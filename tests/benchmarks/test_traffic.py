@@ -16,6 +16,12 @@ def test_no_text_of_a_round_was_in_the_round_before() -> None:
     assert not set(prompts(1)) & set(prompts(2))
 
 
+def test_long_prompts_of_two_rounds_share_no_words_in_the_same_order() -> None:
+    endings = [{prompt.split(" ", 1)[1] for prompt in prompts(number) if len(prompt) > 1000} for number in (1, 2)]
+    assert len(endings[0]) == 17
+    assert not endings[0] & endings[1]
+
+
 def test_a_shared_prompt_is_one_prompt_with_a_question_for_each_request() -> None:
     load = next(t for t in traffics(1, FULL) if isinstance(t, Load) and t.name == "shared-prompt")
     assert len({chat[0]["content"] for chat in load.conversations}) == load.distinct_prompts == 1
