@@ -94,6 +94,8 @@ class Memory:
         self.clear(target)
         if not self._can_cut(source, length):
             return False
+        if length == 0:
+            return True  # libllama would copy a recurrent state all the same
         if self.shares_cells:
             lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
             return True
@@ -107,6 +109,7 @@ class Memory:
 
     def save(self, seq_id: int) -> SavedState:
         """All that the sequence remembers, in host memory; its cells stay. Costs the used cells, not the free ones."""
+        self._check(seq_id)
         return self._read(seq_id, _WHOLE)
 
     def restore(self, state: SavedState, seq_id: int) -> bool:
@@ -116,9 +119,8 @@ class Memory:
 
     def checkpoint(self, seq_id: int) -> SavedState:
         """What `rewind` needs to come back to the present length: nothing for a memory that can be cut anyway."""
-        if self.kind is MemoryKind.FULL:
-            return np.empty(0, np.uint8)
-        return self._read(seq_id, _PARTIAL)
+        self._check(seq_id)
+        return np.empty(0, np.uint8) if self.kind is MemoryKind.FULL else self._read(seq_id, _PARTIAL)
 
     def rewind(self, seq_id: int, checkpoint: SavedState, length: int) -> bool:
         """Go back to `length`, at which the checkpoint was taken, of this sequence or of the one it was copied from.
@@ -131,11 +133,10 @@ class Memory:
             return self.truncate(seq_id, length)
         if not self._write(checkpoint, seq_id, _PARTIAL):
             return False
-        lib.llama_memory_seq_rm(self._memory, seq_id, length, -1)
         if self.length(seq_id) != length:  # it was taken somewhere else
             self.clear(seq_id)
             return False
-        return True
+        return bool(lib.llama_memory_seq_rm(self._memory, seq_id, length, -1))
 
     def _can_cut(self, seq_id: int, length: int) -> bool:
         """Whether the first `length` tokens can be had without the others."""
@@ -151,7 +152,6 @@ class Memory:
         return oldest <= max(0, length + 1 - self._window)
 
     def _read(self, seq_id: int, flags: int) -> SavedState:
-        self._check(seq_id)
         size = lib.llama_state_seq_get_size_ext(self._context, seq_id, flags)
         state = np.empty(size, np.uint8)
         written = lib.llama_state_seq_get_data_ext(self._context, _bytes_of(state), size, seq_id, flags)
