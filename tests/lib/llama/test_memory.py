@@ -200,14 +200,16 @@ def test_what_does_not_fit_is_not_restored_in_part(synthetic_models: Mapping[str
             assert read(context, 1, 200) is DecodeStatus.OK
 
 
-@pytest.mark.parametrize("cut", [0, 10, 100])
-def test_a_damaged_state_is_refused(synthetic_models: Mapping[str, Model], cut: int) -> None:
+@pytest.mark.parametrize("end", [0, 10, 100, -100])
+def test_a_damaged_state_is_refused_and_leaves_nothing_behind(synthetic_models: Mapping[str, Model], end: int) -> None:
     for model in synthetic_models.values():
         with opened(model) as context:
+            memory = context.memory
+            nothing = memory.save(0)
             read(context, 0, 100)
-            state = context.memory.save(0)
-            assert not context.memory.restore(state[:cut], 0)
-            assert context.memory.length(0) == 0
+            assert not memory.restore(memory.save(0)[:end], 0)
+            assert memory.length(0) == 0
+            assert memory.save(0).nbytes == nothing.nbytes
 
 
 @LAYOUTS
