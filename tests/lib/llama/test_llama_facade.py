@@ -62,6 +62,18 @@ def test_a_batch_refuses_what_would_make_libllama_abort() -> None:
     assert batch.add(0, [1, 2, 3], position=7, wants_logits=False) == 2
 
 
+def test_a_batch_gives_rows_to_the_last_tokens_of_a_sequence_and_never_to_a_stranger_s() -> None:
+    batch = Batch(8)
+    assert batch.add(0, [1, 2], position=0, wants_logits=0) == 1
+    assert batch.add(1, [1, 2, 3], position=0, wants_logits=3) == 2
+    assert batch.add(2, [1, 2, 3], position=0, wants_logits=2) == 6
+    assert batch.native().logits[:8] == [0, 0, 1, 1, 1, 0, 1, 1]
+    batch.clear()
+    for tokens in ([], [1, 2]):
+        with pytest.raises(ValueError, match="have no 3 rows"):
+            batch.add(1, tokens, position=0, wants_logits=3)
+
+
 def test_the_model_says_what_it_is(model: Model) -> None:
     assert model.native_context == 8192
     assert model.can_chat
