@@ -15,7 +15,8 @@ from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
-from neuron_lib.engine.step import Sampled, StepPlan, StepResult
+from neuron_lib.engine import sequence as engine
+from neuron_lib.engine.step import Outcome, StepPlan, StepResult
 from neuron_lib.errors import EngineDead, NeuronError, PromptTooLong, RequestRejected
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.types import (
@@ -265,12 +266,13 @@ class ScriptedRunner:
         self.plans.append(plan)
         duration_s = self._duration_s(plan)
         if step in self._failures:
-            return StepResult((), duration_s, self._failures[step])
-        sampled = []
-        for chunk in plan.chunks:
-            if chunk.wants_logits:
-                made = len(chunk.sequence.generated)
-                is_eog = made >= self._eog_after.get(chunk.sequence.request, 1 << 30)
-                piece = b"" if is_eog else self._pieces[made % len(self._pieces)]
-                sampled.append(Sampled(token=made, piece=piece, is_eog=is_eog))
-        return StepResult(tuple(sampled), duration_s)
+            return StepResult((), duration_s, Outcome.FAILED, self._failures[step])
+        sampled = tuple((self._sample(chunk.sequence),) for chunk in plan.chunks if chunk.wants_logits)
+        return StepResult(sampled, duration_s)
+
+    def _sample(self, sequence: engine.Sequence) -> engine.Sampled:
+        made = sequence.generated
+        is_eog = made >= self._eog_after.get(sequence.request, 1 << 30)
+        return engine.Sampled(
+            token=made, piece=b"" if is_eog else self._pieces[made % len(self._pieces)], is_eog=is_eog
+        )

@@ -21,8 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn, assert_never
 
+from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
+from neuron_lib.engine.kv_plan import KvPlan, choose_layout
 from neuron_lib.engine.loop import EngineLoop
-from neuron_lib.engine.prepare import Preparer
+from neuron_lib.engine.pace import Pace
+from neuron_lib.engine.prepare import PreparedPrompt, Preparer
+from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import (
     Beat,
     Cancel,
@@ -44,10 +48,12 @@ from neuron_lib.engine.protocol import (
 )
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
-from neuron_lib.engine.sequence import Sequence
 from neuron_lib.errors import InvalidRequest, LoadFailed, NeuronError, RequestRejected, cause_chain
 from neuron_lib.llama.bindings import init_backend, route_logs
+from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
+from neuron_lib.llama.grammar import GrammarCompiler
+from neuron_lib.llama.memory import MemoryKind
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.text.reasoning import REASONING_MARKERS
@@ -75,7 +81,7 @@ class Engine:
     def __init__(self, sock: socket.socket) -> None:
         self._socket: Final = sock
         self._send_lock: Final = threading.Lock()
-        self._prompts: dict[int, list[int]] = {}
+        self._prompts: dict[int, PreparedPrompt] = {}
         self._preparer: Preparer | None = None
         self._loop: EngineLoop | None = None
 
@@ -136,36 +142,26 @@ class Engine:
         if self._preparer is None:
             raise ProtocolError("a prompt arrived before the model was ready")
         try:
-            prompt = self._preparer.render(chat)
-            too_many = self._preparer.count_beyond_use(prompt)
-            tokens = [] if too_many else self._preparer.tokenize(prompt)
-            if not (tokens or too_many):
-                raise InvalidRequest("the chat template makes an empty prompt of these messages")
+            prompt = self._preparer.prepare(chat)
         except RequestRejected as error:
-            self.send(Refused(request=chat.request, code=error.code, message=_message(error)))
+            param = error.param if isinstance(error, InvalidRequest) else None
+            self.send(Refused(request=chat.request, code=error.code, message=_message(error), param=param))
             return
-        self._prompts[chat.request] = tokens
+        self._prompts[chat.request] = prompt
         self.send(
             Prepared(
                 request=chat.request,
-                prompt_tokens=too_many or len(tokens),
-                prompt_end=prompt[-_PROMPT_END_CHARS:],
+                prompt_tokens=prompt.too_many or len(prompt.tokens),
+                prompt_end=prompt.text[-_PROMPT_END_CHARS:],
             )
         )
 
     def _start(self, start: Start) -> None:
         prompt = self._prompts.pop(start.request, None)
-        if prompt is None or self._loop is None:
+        if prompt is None or self._loop is None or self._preparer is None:
             raise ProtocolError(f"request {start.request} was started without a prepared prompt")
-        self._loop.inbox.put(
-            Sequence(
-                request=start.request,
-                prompt=prompt,
-                sampling=start.sampling,
-                max_tokens=start.max_tokens,
-                stop=start.stop,
-            )
-        )
+        for sequence in self._preparer.sequences(start, prompt):
+            self._loop.inbox.put(sequence)
 
     def _beat(self) -> None:
         loop = self._loop
@@ -204,11 +200,14 @@ class Engine:
             facts = _facts(model, context, has_chat_template=template is not None)
             for pair in (facts.reasoning, facts.tool_call):
                 _show(model.vocab, pair)
-            scheduler = Scheduler(
-                seats=load.seats, n_batch=context.n_batch, n_ctx=context.n_ctx, target_step_s=load.target_step_s
+            self._loop = EngineLoop(_scheduler(context, load), LlamaRunner(context, model.vocab), report=self.send)
+            self._preparer = Preparer(
+                model.vocab,
+                template=template,
+                n_ctx=context.n_ctx,
+                grammars=GrammarCompiler(model.vocab),
+                needs_checkpoints=not context.memory.can_truncate,
             )
-            self._loop = EngineLoop(scheduler, LlamaRunner(context, model.vocab), report=self.send)
-            self._preparer = Preparer(model.vocab, template=template, n_ctx=context.n_ctx)
             self.send(Ready(facts))
             self._loop.run_forever()
 
@@ -236,16 +235,75 @@ def _open_context(model: Model, load: Load) -> Context:
     """A context as it was asked for, but no longer than the model was trained for. Raises `LoadFailed`."""
     if not model.can_chat:
         raise LoadFailed(f"{model.description} does not generate text, so it cannot chat")
+    n_ctx = min(load.n_ctx or model.native_context, model.native_context)
+    plan = _kv_plan(model, load, n_ctx=n_ctx)
     return Context(
         model,
         seats=load.seats,
-        n_ctx=min(load.n_ctx or model.native_context, model.native_context),
+        n_ctx=n_ctx,
         n_batch=load.n_batch,
         n_ubatch=load.n_ubatch,
         threads=load.threads,
         flash_attn=load.flash_attn,
         kv_type_k=load.kv_type_k,
         kv_type_v=load.kv_type_v,
+        kv_unified=plan.unified,
+        kv_cells=plan.cells,
+        swa_full=load.swa_full,
+    )
+
+
+def _kv_plan(model: Model, load: Load, *, n_ctx: int) -> KvPlan:
+    cost = measure_kv(
+        model,
+        n_ubatch=load.n_ubatch,
+        flash_attn=load.flash_attn,
+        kv_type_k=load.kv_type_k,
+        kv_type_v=load.kv_type_v,
+    )
+    free = free_bytes(model, gpu_layers=load.gpu_layers)
+    plan = choose_layout(
+        wanted=load.kv_layout,
+        seats=load.seats,
+        n_ctx=n_ctx,
+        kv_cells=load.kv_cells,
+        bytes_per_cell=cost.cell_bytes,
+        bytes_per_seat=cost.seat_bytes,
+        free_bytes=free,
+    )
+    logger.info(
+        "KV layout: %s of %d cells, %d MiB (%d B a cell, %d B a seat) of %d MiB free",
+        "one pool" if plan.unified else "a stream for each sequence, all together",
+        plan.cells,
+        (plan.cells * cost.cell_bytes + load.seats * cost.seat_bytes) >> 20,
+        cost.cell_bytes,
+        cost.seat_bytes,
+        free >> 20,
+    )
+    return plan
+
+
+def _scheduler(context: Context, load: Load) -> Scheduler:
+    memory = context.memory
+    cells: CellAccount = StreamCells(load.seats, context.n_ctx)
+    if context.is_unified and memory.kind is not MemoryKind.RECURRENT:  # which needs one cell, whatever it has read
+        cells = PooledCells(load.seats, context.kv_cells, shares=memory.shares_cells)
+    pace = Pace(target_step_s=load.target_step_s)
+    cache = PromptCache(
+        seats=load.seats,
+        cells=cells,
+        pace=pace,
+        is_enabled=load.prompt_cache,
+        can_truncate=memory.can_truncate,
+        host_budget_bytes=load.host_cache_bytes,
+    )
+    return Scheduler(
+        cache=cache,
+        cells=cells,
+        pace=pace,
+        n_batch=context.n_batch,
+        n_ctx=context.n_ctx,
+        speculation=load.speculation if memory.can_truncate else "off",
     )
 
 
@@ -255,6 +313,9 @@ def _facts(model: Model, context: Context, *, has_chat_template: bool) -> ModelF
         size_bytes=model.size_bytes,
         native_context=model.native_context,
         n_ctx=context.n_ctx,
+        kv_layout="unified" if context.is_unified else "per_sequence",
+        kv_cells=context.kv_cells,
+        memory=context.memory.kind,
         has_chat_template=has_chat_template,
         recommended=model.recommended_sampling(),
         reasoning=_first_known(model.vocab, REASONING_MARKERS),

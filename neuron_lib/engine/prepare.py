@@ -1,18 +1,24 @@
-"""From a chat to the tokens of a prompt, in the engine process: a hostile template hurts one model at most."""
+"""From a chat to the sequences that answer it, in the engine process: a hostile template hurts one model at most."""
 
 import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from neuron_lib.engine.protocol import Prepare
-from neuron_lib.errors import TemplateFailed, cause_chain
+from msgspec.structs import replace
+
+from neuron_lib.engine.protocol import Prepare, Start
+from neuron_lib.engine.sequence import Sequence
+from neuron_lib.errors import InvalidRequest, TemplateFailed, cause_chain
+from neuron_lib.llama.grammar import Constraint, GrammarCompiler
+from neuron_lib.llama.sampler import SamplerChain
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.text.chat_template import CHATML, ChatTemplate
 
-__all__ = ("Preparer",)
+__all__ = ("PreparedPrompt", "Preparer", "checkpoints_of")
 
 logger = logging.getLogger(__name__)
 
@@ -21,15 +27,37 @@ _FIRST_LOOK_CHARS: Final = 1 << 16
 """Prompts up to this length are tokenized at once; of longer ones first the beginning."""
 
 
+@dataclass(slots=True, frozen=True)
+class PreparedPrompt:
+    """A rendered chat: its text and tokens, what replies must look like, or (`too_many`) about how many tokens it would
+    have been, had it not been far too long to count them.
+    """
+
+    text: str
+    tokens: list[int]
+    constraint: Constraint | None = None
+    too_many: int | None = None
+
+
 class Preparer:
     """Renders with the model's own template, or with ChatML where the model has none that works."""
 
-    def __init__(self, vocab: Vocab, *, template: str | None, n_ctx: int) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        *,
+        template: str | None,
+        n_ctx: int,
+        grammars: GrammarCompiler,
+        needs_checkpoints: bool = False,
+    ) -> None:
         """`template` is the model's Jinja source; one that does not compile is dropped with a warning. A prompt of
-        more than `n_ctx` tokens cannot be used.
+        more than `n_ctx` tokens cannot be used. `needs_checkpoints` says that the model's memory cannot be cut.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
+        self._grammars: Final = grammars
+        self._needs_checkpoints: Final = needs_checkpoints
         self._chatml: Final = ChatTemplate(CHATML, bos_token=vocab.bos, eos_token=vocab.eos)
         self._own: ChatTemplate | None = None
         if template is None:
@@ -39,6 +67,41 @@ class Preparer:
             self._own = ChatTemplate(template, bos_token=vocab.bos, eos_token=vocab.eos)
         except TemplateFailed as error:
             logger.warning("the model's chat template is unusable, ChatML is used: %s", cause_chain(error))
+
+    def prepare(self, chat: Prepare) -> PreparedPrompt:
+        """The chat as a prompt. Raises `RequestRejected` for a template or a grammar that cannot be used."""
+        text = self.render(chat)
+        too_many = self.count_beyond_use(text)
+        if too_many is not None:
+            return PreparedPrompt(text, [], too_many=too_many)
+        tokens = self.tokenize(text)
+        if not tokens:
+            raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
+        constraint = None if chat.grammar is None else self._grammars.compile(chat.grammar)
+        return PreparedPrompt(text, tokens, constraint)
+
+    def sequences(self, start: Start, prompt: PreparedPrompt) -> Iterator[Sequence]:
+        """One sequence for each choice. They begin alike, so all but the first will find their prompt read."""
+        checkpoint_at: tuple[int, ...] = ()
+        if self._needs_checkpoints:
+            checkpoint_at = checkpoints_of(prompt.tokens, self._vocab.eog, is_shared=start.choices > 1)
+        for choice in range(start.choices):
+            yield Sequence(
+                request=start.request,
+                choice=choice,
+                prompt=prompt.tokens,
+                max_tokens=start.max_tokens,
+                sampler=SamplerChain(
+                    replace(start.sampling, seed=start.sampling.seed + choice),
+                    history=prompt.tokens,
+                    vocab=self._vocab,
+                    top_logprobs=start.top_logprobs,
+                    constraint=None if prompt.constraint is None else prompt.constraint.copy(),
+                ),
+                stop=start.stop,
+                cache_key=start.cache_key,
+                checkpoint_at=checkpoint_at,
+            )
 
     def render(self, chat: Prepare) -> str:
         """The prompt as text. Raises `TemplateFailed`: with tools always, without them only if ChatML fails too."""
@@ -70,6 +133,17 @@ class Preparer:
         """The prompt as tokens. The tokenizer adds a BOS only where the template has not written one."""
         starts_with_bos = bool(self._vocab.bos) and prompt.startswith(self._vocab.bos)
         return self._vocab.tokenize(prompt, add_special=not starts_with_bos)
+
+
+def checkpoints_of(prompt: list[int], eog: frozenset[int], *, is_shared: bool) -> tuple[int, ...]:
+    """Lengths of a prompt at which its state is worth keeping, where the memory cannot be cut.
+
+    The end of the first message, a system prompt perhaps, may begin other chats; the end of the last one begins the
+    next turn, which may tell this one's reply differently. What `is_shared` between choices is all but the last token.
+    """
+    ends = [index + 1 for index, token in enumerate(prompt) if token in eog]
+    wanted = {*ends[:1], *ends[-1:]} if ends and not is_shared else {*ends[:1], len(prompt) - 1}
+    return tuple(sorted(length for length in wanted if 0 < length < len(prompt)))
 
 
 def _render(template: ChatTemplate, chat: Prepare) -> str:

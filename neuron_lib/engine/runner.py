@@ -1,13 +1,27 @@
-"""Executes plans on libllama, in the engine thread. Owns the batch and one sampler chain per slot."""
+"""Executes plans on libllama, in the engine thread. Owns the batch, and what is kept in host memory, by key."""
 
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
-from neuron_lib.engine.step import Sampled, SequenceChunk, StepPlan, StepResult
+from neuron_lib.engine.sequence import Sampled
+from neuron_lib.engine.step import (
+    Copy,
+    Drop,
+    Edit,
+    Outcome,
+    Restore,
+    Rewind,
+    Save,
+    SequenceChunk,
+    StepPlan,
+    StepResult,
+    Truncate,
+)
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.context import Context, DecodeStatus
-from neuron_lib.llama.sampler import SamplerChain
+from neuron_lib.llama.grammar import ConstraintFailed
+from neuron_lib.llama.memory import SavedState
 from neuron_lib.llama.vocab import Vocab
 
 __all__ = ("ContextBroken", "LlamaRunner", "Runner")
@@ -30,35 +44,118 @@ class LlamaRunner:
 
     def __init__(self, context: Context, vocab: Vocab, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._context: Final = context
+        self._memory: Final = context.memory
         self._vocab: Final = vocab
         self._batch: Final = Batch(context.n_batch)
         self._clock: Final = clock
-        self._chains: dict[int, SamplerChain] = {}  # by seq_id, from a sequence's first token on
+        self._kept: Final[dict[int, SavedState]] = {}
 
     def run(self, plan: StepPlan) -> StepResult:
         started = self._clock()
-        for seq_id in plan.vacated:
-            self._context.clear_sequence(seq_id)
-            self._chains.pop(seq_id, None)
+        moved, lost, kept = 0, set[int](), list[tuple[int, int]]()
+        for edit in plan.edits:
+            moved += self._edit(edit, lost, kept)
+        computing = self._clock()
+        chunks = [chunk for chunk in plan.chunks if chunk.seq_id not in lost] if lost else plan.chunks
+        status, rows = self._decode(chunks)
+        sampled, broken = [], list[tuple[int, str]]()
+        if status == DecodeStatus.OK:
+            for chunk, row in zip(chunks, rows, strict=True):
+                if chunk.checkpoint is not None:
+                    self._keep(chunk.checkpoint, self._memory.checkpoint(chunk.seq_id), kept)
+                if chunk.wants_logits:
+                    try:
+                        sampled.append(self._sample(chunk, row))
+                    except ConstraintFailed as error:
+                        sampled.append(())
+                        broken.append((chunk.seq_id, f"the grammar cannot be followed any further: {error}"))
+        return StepResult(
+            sampled=tuple(sampled),
+            duration_s=self._clock() - computing,
+            outcome=_OUTCOMES.get(status, Outcome.FAILED),
+            message="" if status == DecodeStatus.OK else f"llama_decode could not compute the batch: {status.name}",
+            kept=tuple(kept),
+            lost=frozenset(lost),
+            broken=tuple(broken),
+            moved=moved,
+            move_s=computing - started if moved else 0.0,
+        )
+
+    def _decode(self, chunks: tuple[SequenceChunk, ...] | list[SequenceChunk]) -> tuple[DecodeStatus, list[int]]:
+        """Compute the chunks in one batch; the first row of scores of each that wanted any."""
         self._batch.clear()
-        ends = [
-            self._batch.add(chunk.seq_id, chunk.tokens, position=chunk.position, wants_logits=chunk.wants_logits)
-            for chunk in plan.chunks
+        rows = [
+            self._batch.add(
+                chunk.seq_id,
+                chunk.tokens,
+                position=chunk.position,
+                wants_logits=1 + chunk.drafted if chunk.wants_logits else 0,
+            )
+            for chunk in chunks
         ]
+        if not rows:
+            return DecodeStatus.OK, rows  # everything was lost
         status = self._context.decode(self._batch)
         if status <= DecodeStatus.FATAL:
             raise ContextBroken("llama_decode reported a fatal error")
-        if status != DecodeStatus.OK:
-            return StepResult((), self._clock() - started, f"llama_decode could not compute the batch: {status.name}")
-        sampled = tuple(
-            self._sample(chunk, row) for chunk, row in zip(plan.chunks, ends, strict=True) if chunk.wants_logits
-        )
-        return StepResult(sampled, self._clock() - started)
+        return status, rows
 
-    def _sample(self, chunk: SequenceChunk, row: int) -> Sampled:
-        chain = self._chains.get(chunk.seq_id)
-        if chain is None:
-            chain = SamplerChain(chunk.sequence.sampling, history=chunk.sequence.prompt)
-            self._chains[chunk.seq_id] = chain
-        token = chain.sample(self._context.logits(row))
-        return Sampled(token, self._vocab.piece(token), self._vocab.is_eog(token))
+    def _sample(self, chunk: SequenceChunk, row: int) -> tuple[Sampled, ...]:
+        """The next token, and as many more as the drafted ones were right."""
+        sampler = chunk.sequence.sampler
+        assert sampler is not None  # this runner makes up no tokens
+        sampled: list[Sampled] = []
+        for draft in [*chunk.tokens[len(chunk.tokens) - chunk.drafted :], None]:
+            choice = sampler.sample(self._context.logits(row + len(sampled)))
+            token, is_last = choice.token, sampler.is_complete
+            sampled.append(
+                Sampled(
+                    token,
+                    self._vocab.piece(token),
+                    is_eog=self._vocab.is_eog(token),
+                    is_last=is_last,
+                    logprob=choice.logprob,
+                )
+            )
+            if token != draft or is_last:
+                break
+        return tuple(sampled)
+
+    def _edit(self, edit: Edit, lost: set[int], kept: list[tuple[int, int]]) -> int:
+        """Change the memory; the number of tokens whose state was copied. Adds to `lost` and `kept`."""
+        memory, moved = self._memory, 0
+        match edit:
+            case Truncate(seq_id, 0):
+                memory.clear(seq_id)
+            case Truncate(seq_id, length):
+                _note(memory.truncate(seq_id, length), seq_id, lost)
+            case Copy(source, target, length):
+                moved = 0 if memory.shares_cells else memory.length(source)
+                _note(source not in lost and memory.copy(source, target, length), target, lost)
+            case Save(seq_id, key):
+                moved = memory.length(seq_id)
+                self._keep(key, memory.save(seq_id), kept)
+            case Restore(key, seq_id, moved):
+                state = self._kept.get(key)
+                _note(state is not None and memory.restore(state, seq_id), seq_id, lost)
+            case Rewind(seq_id, key, length):
+                state = self._kept.get(key)
+                _note(state is not None and memory.rewind(seq_id, state, length), seq_id, lost)
+            case Drop(key):
+                self._kept.pop(key, None)
+            case _:
+                assert_never(edit)
+        return moved
+
+    def _keep(self, key: int, state: SavedState, kept: list[tuple[int, int]]) -> None:
+        if state.nbytes:
+            self._kept[key] = state
+            kept.append((key, state.nbytes))
+
+
+_OUTCOMES: Final = {DecodeStatus.OK: Outcome.COMPUTED, DecodeStatus.NO_CELLS: Outcome.NO_CELLS}
+
+
+def _note(is_done: bool, seq_id: int, lost: set[int]) -> None:  # noqa: FBT001 - what has just been returned
+    if not is_done:
+        lost.add(seq_id)

@@ -1,83 +1,119 @@
-"""One prompt being generated: how far it is, and its text so far. Pure."""
+"""One reply being generated: how far it is, and its text so far. Pure."""
 
 import codecs
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent
 from neuron_lib.text.stop_strings import StopStrings
-from neuron_lib.types import FinishReason, Sampling
+from neuron_lib.types import FinishReason, TokenLogprob
 
-__all__ = ("Sequence",)
+if TYPE_CHECKING:  # it brings numpy, which a sequence does not need
+    from neuron_lib.llama.sampler import Sampler
+
+__all__ = ("Sampled", "Sequence")
+
+
+@dataclass(slots=True, frozen=True)
+class Sampled:
+    """The next token of a sequence; `piece` are its bytes, empty for control tokens.
+
+    `is_eog` ends the reply before this token, `is_last` after it, because a grammar allows nothing more.
+    """
+
+    token: int
+    piece: bytes
+    is_eog: bool = False
+    is_last: bool = False
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A request inside the engine.
+    """One choice of a request, inside the engine.
 
-    The native cache lags one token behind: a sampled token is computed only when it is fed back. So the known tokens
-    are `prompt` plus `generated`, of which the first `computed` have their cells.
+    The native cache lags one token behind: a sampled token is computed only when it is fed back. So of the `tokens`,
+    the prompt's and then the reply's, the first `computed` have their cells. `cached` of the prompt's were never
+    computed for this sequence. `checkpoint_at` are lengths at which a memory that cannot be cut is to be kept.
+    `sampler` is None only where a runner makes up its tokens.
     """
 
     request: int
     prompt: list[int]
-    sampling: Sampling
     max_tokens: int
+    sampler: "Sampler | None" = None
     stop: tuple[str, ...] = ()
+    choice: int = 0
+    cache_key: str = ""
+    checkpoint_at: tuple[int, ...] = ()
     seq_id: int | None = None
     computed: int = 0
-    generated: list[int] = field(default_factory=list)
+    cached: int | None = None
+    tokens: list[int] = field(init=False)
     prefill_s: float = 0.0
     decode_s: float = 0.0
     _decoder: codecs.IncrementalDecoder = field(init=False, repr=False)
     _stops: StopStrings = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.tokens = self.prompt.copy()
         # Bytes that never become a code point turn into U+FFFD instead of an error.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopStrings(self.stop)
 
     @property
-    def known_tokens(self) -> int:
-        """Tokens of the prompt and of the reply so far."""
-        return len(self.prompt) + len(self.generated)
+    def generated(self) -> int:
+        """Tokens of the reply so far."""
+        return len(self.tokens) - len(self.prompt)
 
     @property
-    def is_prefilling(self) -> bool:
-        """Whether part of the prompt is still to be computed."""
-        return self.computed < len(self.prompt)
+    def remaining(self) -> int:
+        """Known tokens without cells; a sequence that decodes has exactly one."""
+        return len(self.tokens) - self.computed
 
-    def tokens_to_compute(self, limit: int) -> list[int]:
-        """The next known tokens without cells, at most `limit`."""
-        if self.is_prefilling:
-            return self.prompt[self.computed : self.computed + limit]
-        return self.generated[self.computed - len(self.prompt) :][:limit]
+    def begin(self, *, reused: int) -> None:
+        """Start, or start again after a preemption, with cells for the first `reused` tokens."""
+        self.computed = reused
+        self.cached = reused if self.cached is None else min(self.cached, reused)
 
-    def accept(self, token: int, piece: bytes, *, is_eog: bool, n_ctx: int) -> SequenceEvent:
-        """Take the next token; the answer is the one event this step has for the reader."""
-        if is_eog:
-            return self._done(FinishReason.STOP, "")
-        self.generated.append(token)
-        text = self._stops.feed(self._decoder.decode(piece))
-        if self._stops.hit:
-            return self._done(FinishReason.STOP, text, flush=False)
-        if len(self.generated) >= self.max_tokens or self.known_tokens >= n_ctx:
-            return self._done(FinishReason.LENGTH, text)
-        return Delta(self.request, text)
+    def accept(self, sampled: Iterable[Sampled], *, n_ctx: int) -> SequenceEvent:
+        """Take the next tokens; the answer is the one event this step has for the reader."""
+        text, count = "", 0
+        logprobs: list[TokenLogprob] = []
+        for new in sampled:
+            if new.is_eog:
+                return self._done(FinishReason.STOP, text, logprobs)
+            self.tokens.append(new.token)
+            count += 1
+            if new.logprob is not None:
+                logprobs.append(new.logprob)
+            text += self._stops.feed(self._decoder.decode(new.piece))
+            if self._stops.hit:
+                return self._done(FinishReason.STOP, text, logprobs, flush=False)
+            if new.is_last:
+                return self._done(FinishReason.STOP, text, logprobs)
+            if self.generated >= self.max_tokens or len(self.tokens) >= n_ctx:
+                return self._done(FinishReason.LENGTH, text, logprobs)
+        return Delta(self.request, text, count, self.choice, tuple(logprobs))
 
     def broken(self, message: str) -> Broken:
         """The event that ends it without a reply."""
         return Broken(request=self.request, message=message)
 
-    def _done(self, reason: FinishReason, text: str, *, flush: bool = True) -> Done:
+    def _done(self, reason: FinishReason, text: str, logprobs: list[TokenLogprob], *, flush: bool = True) -> Done:
         if flush:
             text += self._stops.feed(self._decoder.decode(b"", final=True))
             text += "" if self._stops.hit else self._stops.finish()
         return Done(
             request=self.request,
+            choice=self.choice,
             reason=reason,
             text=text,
+            logprobs=tuple(logprobs),
             prompt_tokens=len(self.prompt),
-            completion_tokens=len(self.generated),
+            cached_tokens=self.cached or 0,
+            completion_tokens=self.generated,
             prefill_s=self.prefill_s,
             decode_s=self.decode_s,
         )

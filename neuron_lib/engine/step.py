@@ -1,17 +1,87 @@
-"""One turn of the engine as data: what to compute, and what came of it. Pure."""
+"""One turn of the engine as data: what to do to the memory, what to compute, and what came of it. Pure."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TypeAlias
 
-from neuron_lib.engine.sequence import Sequence
+from neuron_lib.engine.sequence import Sampled, Sequence
 
-__all__ = ("Sampled", "SequenceChunk", "StepPlan", "StepResult")
+__all__ = (
+    "Copy",
+    "Drop",
+    "Edit",
+    "Outcome",
+    "Restore",
+    "Rewind",
+    "Save",
+    "SequenceChunk",
+    "StepPlan",
+    "StepResult",
+    "Truncate",
+)
+
+
+@dataclass(slots=True, frozen=True)
+class Truncate:
+    """Forget what a sequence holds behind its first `length` tokens."""
+
+    seq_id: int
+    length: int
+
+
+@dataclass(slots=True, frozen=True)
+class Copy:
+    """Give the first `length` tokens of `source` to `target`, which is empty."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(slots=True, frozen=True)
+class Save:
+    """Keep a copy of a whole sequence in host memory under the number `key`."""
+
+    seq_id: int
+    key: int
+
+
+@dataclass(slots=True, frozen=True)
+class Restore:
+    """Bring a saved sequence of `length` tokens back into `seq_id`, which is empty; the copy in host memory stays."""
+
+    key: int
+    seq_id: int
+    length: int
+
+
+@dataclass(slots=True, frozen=True)
+class Rewind:
+    """Take a sequence back to its first `length` tokens, where the checkpoint `key` was taken."""
+
+    seq_id: int
+    key: int
+    length: int
+
+
+@dataclass(slots=True, frozen=True)
+class Drop:
+    """Free what is kept in host memory under `key`, a saved sequence or a checkpoint."""
+
+    key: int
+
+
+Edit: TypeAlias = Truncate | Copy | Save | Restore | Rewind | Drop
+"""A change of the native memory, in the order given and before anything is computed."""
 
 
 @dataclass(slots=True, frozen=True)
 class SequenceChunk:
     """A sequence's share of the batch: consecutive tokens from `position` on.
 
-    `wants_logits` is set when the chunk ends the sequence's known tokens, so that the next one can be sampled.
+    With `wants_logits` the chunk ends the sequence's known tokens, so that the next one can be sampled; the last
+    `drafted` tokens are guesses that are sampled, too, as long as they turn out right. `checkpoint` is the number under
+    which the state after the chunk is to be kept.
     """
 
     sequence: Sequence
@@ -19,13 +89,15 @@ class SequenceChunk:
     tokens: list[int]
     position: int
     wants_logits: bool
+    drafted: int = 0
+    checkpoint: int | None = None
 
 
 @dataclass(slots=True, frozen=True)
 class StepPlan:
-    """Free the cells of `vacated` slots first, then compute `chunks` in one batch."""
+    """Do the `edits` first, then compute `chunks` in one batch."""
 
-    vacated: tuple[int, ...]
+    edits: tuple[Edit, ...]
     chunks: tuple[SequenceChunk, ...]
 
     @property
@@ -34,19 +106,33 @@ class StepPlan:
         return sum(len(chunk.tokens) for chunk in self.chunks)
 
 
-@dataclass(slots=True, frozen=True)
-class Sampled:
-    """The next token of a sequence; `piece` are its bytes, empty for control tokens."""
+class Outcome(Enum):
+    """What became of a batch."""
 
-    token: int
-    piece: bytes
-    is_eog: bool
+    COMPUTED = auto()
+    NO_CELLS = auto()
+    """Nothing was computed, because libllama found no room for it; a smaller batch may do."""
+    FAILED = auto()
+    """Nothing was computed, and nothing would be the next time."""
 
 
 @dataclass(slots=True, frozen=True)
 class StepResult:
-    """What a plan brought: one `Sampled` per chunk that wanted logits, in order, or `failure` and nothing."""
+    """What a plan brought.
 
-    sampled: tuple[Sampled, ...]
+    `sampled` holds, for each computed chunk that wanted logits and in their order, the next tokens: one, and one more
+    for each drafted token that was right. `kept` are the bytes that saved sequences and checkpoints take, by key; a key
+    that is missing could not be kept. `lost` are the sequences whose edits failed: they hold nothing now, and their
+    chunks were not computed. `broken` says of sequences why they cannot go on (they have nothing in `sampled`).
+    `moved` tokens were copied in `move_s`; `duration_s` is the time of everything else.
+    """
+
+    sampled: tuple[tuple[Sampled, ...], ...]
     duration_s: float
-    failure: str | None = None
+    outcome: Outcome = Outcome.COMPUTED
+    message: str = ""
+    kept: tuple[tuple[int, int], ...] = ()
+    lost: frozenset[int] = frozenset()
+    broken: tuple[tuple[int, str], ...] = ()
+    moved: int = 0
+    move_s: float = 0.0

@@ -89,6 +89,7 @@ class Context:
                 n_ctx=n_ctx,
                 cells=cells,
             )
+        self.is_unified: Final = kv_unified
         self.memory = Memory(self._pointer, model, seats=seats, unified=kv_unified)
         self._longest = n_ctx if kv_unified else int(lib.llama_n_ctx_seq(self._pointer))
         self._n_vocab = model.vocab.n_tokens

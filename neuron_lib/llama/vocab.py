@@ -121,3 +121,8 @@ class Vocab:
     def eos(self) -> str:
         """The text of the end-of-sequence token, "" if there is none."""
         return self.spell(lib.llama_vocab_eos(self._pointer), special=True).decode("utf-8", "replace")
+
+    @property
+    def pointer(self) -> Any:
+        """The native handle, for `GrammarCompiler`."""
+        return self._pointer

@@ -1,0 +1,185 @@
+"""Who holds which part of the KV cache, counted exactly as libllama does. Pure; moves nothing itself.
+
+A cell is the attention state of one token. Per-sequence streams give every seat cells of its own; a unified cache is
+one pool, in which a copied prefix is shared and counted once.
+"""
+
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ("CellAccount", "PooledCells", "StreamCells")
+
+
+class CellAccount(Protocol):
+    """The cells of one context. Sequences are named by their `seq_id`; all lengths are in tokens."""
+
+    capacity: int
+    """Cells one sequence can have when it is alone."""
+    shares: bool
+    """Whether a copy uses the cells of the original."""
+
+    def length(self, seq_id: int) -> int:
+        """Cells the sequence holds, shared ones included."""
+        ...
+
+    def room(self, seq_id: int) -> int:
+        """Tokens the sequence could grow by now, if no other did."""
+        ...
+
+    def fits(self, seq_ids: Collection[int]) -> bool:
+        """Whether each of the sequences can grow by one token, all of them together."""
+        ...
+
+    def room_without(self, idle: Collection[int]) -> int:
+        """Tokens for which a newcomer would find cells if the idle sequences were cleared."""
+        ...
+
+    def extend(self, seq_id: int, count: int) -> None:
+        """Take cells for `count` more tokens. Raises ValueError if there are not so many."""
+        ...
+
+    def truncate(self, seq_id: int, length: int) -> None:
+        """Give back what lies behind the first `length` tokens; nothing happens to a shorter sequence."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give the first `length` tokens of `source` to `target`, which must be empty."""
+        ...
+
+
+class StreamCells:
+    """Every seat owns `capacity` cells; a copy is a copy."""
+
+    shares = False
+
+    def __init__(self, seats: int, capacity: int) -> None:
+        self.capacity = capacity
+        self._lengths = [0] * seats
+
+    def __repr__(self) -> str:
+        return f"<StreamCells {self._lengths} of {self.capacity} each>"
+
+    def length(self, seq_id: int) -> int:
+        return self._lengths[seq_id]
+
+    def room(self, seq_id: int) -> int:
+        return self.capacity - self._lengths[seq_id]
+
+    def fits(self, seq_ids: Collection[int]) -> bool:
+        return all(self._lengths[seq_id] < self.capacity for seq_id in seq_ids)
+
+    def room_without(self, idle: Collection[int]) -> int:
+        del idle
+        return sys.maxsize  # the cells of its own seat are always there
+
+    def extend(self, seq_id: int, count: int) -> None:
+        if count > self.room(seq_id):
+            raise ValueError(f"{count} tokens do not fit the {self.room(seq_id)} cells that seat {seq_id} has left")
+        self._lengths[seq_id] += count
+
+    def truncate(self, seq_id: int, length: int) -> None:
+        self._lengths[seq_id] = min(length, self._lengths[seq_id])
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        _check_copy(self, source, target, length)
+        self._lengths[target] = length
+
+
+@dataclass(slots=True, eq=False)
+class _Span:
+    """Consecutive cells with the same owners. A sequence is the path from its last span up to the first."""
+
+    parent: "_Span | None"
+    length: int
+    owners: int
+
+
+class PooledCells:
+    """All sequences take from one pool of `capacity` cells."""
+
+    def __init__(self, seats: int, capacity: int, *, shares: bool = True) -> None:
+        self.capacity = capacity
+        self.shares = shares
+        self.used = 0
+        self._lengths = [0] * seats
+        self._tails: list[_Span | None] = [None] * seats
+
+    def __repr__(self) -> str:
+        return f"<PooledCells {self.used} of {self.capacity} used, {self._lengths}>"
+
+    def length(self, seq_id: int) -> int:
+        return self._lengths[seq_id]
+
+    def room(self, seq_id: int) -> int:
+        del seq_id
+        return self.capacity - self.used
+
+    def fits(self, seq_ids: Collection[int]) -> bool:
+        return self.used + len(seq_ids) <= self.capacity
+
+    def room_without(self, idle: Collection[int]) -> int:
+        seen: dict[_Span, int] = {}
+        for seq_id in idle:
+            span = self._tails[seq_id]
+            while span is not None:
+                seen[span] = seen.get(span, 0) + 1
+                span = span.parent
+        freed = sum(span.length for span, owners in seen.items() if owners == span.owners)
+        return self.capacity - self.used + freed
+
+    def extend(self, seq_id: int, count: int) -> None:
+        if count > self.room(seq_id):
+            raise ValueError(f"{count} tokens do not fit the {self.room(seq_id)} cells that are left")
+        tail = self._tails[seq_id]
+        if tail is not None and tail.owners == 1:
+            tail.length += count
+        else:
+            self._tails[seq_id] = _Span(parent=tail, length=count, owners=1)
+        self.used += count
+        self._lengths[seq_id] += count
+
+    def truncate(self, seq_id: int, length: int) -> None:
+        if length >= self._lengths[seq_id]:
+            return
+        kept = self._cut(seq_id, length)
+        span = self._tails[seq_id]
+        while span is not kept:
+            assert span is not None  # `kept` lies on the path
+            span.owners -= 1
+            if span.owners == 0:
+                self.used -= span.length
+            span = span.parent
+        self._tails[seq_id], self._lengths[seq_id] = kept, length
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        _check_copy(self, source, target, length)
+        if not self.shares:
+            self.extend(target, length)
+            return
+        span = self._tails[target] = self._cut(source, length)
+        self._lengths[target] = length
+        while span is not None:
+            span.owners += 1
+            span = span.parent
+
+    def _cut(self, seq_id: int, length: int) -> _Span | None:
+        """The span that ends at `length`, made by cutting one in two if need be; None at 0."""
+        span, end = self._tails[seq_id], self._lengths[seq_id]
+        while span is not None and end - span.length >= length:
+            end -= span.length
+            span = span.parent
+        if span is None or end == length:
+            return span
+        # The lower part stays the same object, so that whatever hangs on it need not know.
+        upper = _Span(parent=span.parent, length=span.length - (end - length), owners=span.owners)
+        span.parent, span.length = upper, end - length
+        return upper
+
+
+def _check_copy(cells: CellAccount, source: int, target: int, length: int) -> None:
+    if cells.length(target):
+        raise ValueError(f"sequence {target} still holds {cells.length(target)} tokens")
+    if length > cells.length(source):
+        raise ValueError(f"sequence {source} holds {cells.length(source)} tokens, not {length}")

@@ -1,0 +1,67 @@
+"""How fast this machine computes this model, learnt from the steps themselves, and what follows for the next. Pure."""
+
+from typing import Final
+
+from neuron_lib.metrics import smooth
+
+__all__ = ("Pace",)
+
+_SMALLEST_CHUNK: Final = 16
+"""Prompt tokens a mixed step always gets, so that a prompt arrives however slow the machine is."""
+_LARGEST_DECODE: Final = 64
+"""Steps of more tokens are not told apart any more."""
+
+
+class Pace:
+    """Seconds that steps take. `target_step_s` is what a step beside running replies should take."""
+
+    def __init__(self, *, target_step_s: float) -> None:
+        self.target_step_s = target_step_s
+        self.prefill_token_s: float | None = None
+        self.move_token_s: float | None = None
+        self._decode_s: dict[int, float] = {}  # by number of tokens in the step
+
+    def __repr__(self) -> str:
+        return f"<Pace prefill {self.prefill_token_s} s per token, decode {self._decode_s}>"
+
+    def observe(self, *, decoded: int, prefilled: int, duration_s: float) -> None:
+        """Take in a step of so many tokens, of replies and of prompts."""
+        if prefilled == 0:
+            count = min(decoded, _LARGEST_DECODE)
+            self._decode_s[count] = smooth(self._decode_s.get(count), duration_s)
+        elif prefilled >= _SMALLEST_CHUNK:
+            reading_s = duration_s - (self.decode_s(decoded) or 0.0)
+            if reading_s > 0:
+                self.prefill_token_s = smooth(self.prefill_token_s, reading_s / prefilled)
+
+    def observe_move(self, *, tokens: int, duration_s: float) -> None:
+        """Take in that the state of so many tokens was copied, between sequences or from host memory."""
+        if tokens > 0:
+            self.move_token_s = smooth(self.move_token_s, duration_s / tokens)
+
+    def decode_s(self, tokens: int) -> float | None:
+        """A step of `tokens` tokens, as measured or between those measured around it; None if there are none."""
+        if tokens == 0:
+            return 0.0
+        tokens = min(tokens, _LARGEST_DECODE)
+        if tokens in self._decode_s or not self._decode_s:
+            return self._decode_s.get(tokens)
+        below = max((n for n in self._decode_s if n < tokens), default=min(self._decode_s))
+        above = min((n for n in self._decode_s if n > tokens), default=below)
+        low_s, high_s = self._decode_s[below], self._decode_s[above]
+        return low_s if above == below else low_s + (high_s - low_s) * (tokens - below) / (above - below)
+
+    def prefill_budget(self, *, decoding: int, room: int) -> int:
+        """Prompt tokens that the next step should read beside `decoding` replies; at most `room`."""
+        if decoding == 0:
+            return room  # nobody waits for this step
+        if self.prefill_token_s is None:
+            return min(room, _SMALLEST_CHUNK)  # which finds out how long a token takes
+        spare_s = self.target_step_s - (self.decode_s(decoding) or 0.0)
+        return min(room, max(_SMALLEST_CHUNK, int(spare_s / self.prefill_token_s)))
+
+    def is_worth_moving(self, tokens: int, *, instead_of: int) -> bool:
+        """Whether copying the state of `tokens` tokens is faster than computing `instead_of` tokens."""
+        if self.prefill_token_s is None or self.move_token_s is None:
+            return True  # to be found out
+        return tokens * self.move_token_s < instead_of * self.prefill_token_s

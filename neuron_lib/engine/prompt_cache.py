@@ -1,0 +1,416 @@
+"""Which sequence sits in which slot, what the slots and host memory remember, and how a new prompt can begin. Pure.
+
+A slot is one of the context's `seq_id`s. When its sequence ends, the tokens stay until the place is needed, and then
+go to host memory if there is a budget. Decides by token ids alone; what must be done to the native memory leaves here
+as `Edit`s, in order, with the next plan.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from neuron_lib.engine.cells import CellAccount
+from neuron_lib.engine.pace import Pace
+from neuron_lib.engine.sequence import Sequence
+from neuron_lib.engine.step import Copy, Drop, Edit, Restore, Rewind, Save, Truncate
+
+__all__ = ("Awaited", "Placement", "PromptCache", "Slot", "common_prefix")
+
+_SMALLEST_SHARE: Final = 16
+"""Tokens below which copying a prefix, or waiting for one, is not worth the trouble."""
+_SMALLEST_SAVE: Final = 64
+_MOST_CHECKPOINTS: Final = 4
+_MOST_SAVED: Final = 128
+"""Each new prompt is compared with all of them."""
+
+
+@dataclass(slots=True, frozen=True)
+class Checkpoint:
+    """The state after the first `length` tokens, kept in host memory under `key`."""
+
+    length: int
+    key: int
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place for one sequence. `tokens` has what it held last, for as long as nobody sits in it."""
+
+    seq_id: int
+    sequence: Sequence | None = None
+    tokens: list[int] = field(default_factory=list)
+    cache_key: str = ""
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    released: int = 0  # when it was given back, in releases
+
+    @property
+    def content(self) -> list[int]:
+        """The tokens of which it has the cells, maybe with some behind them that have none yet; see `length`."""
+        return self.tokens if self.sequence is None else self.sequence.tokens
+
+    @property
+    def length(self) -> int:
+        """Tokens of `content` that have cells."""
+        return len(self.tokens) if self.sequence is None else self.sequence.computed
+
+
+@dataclass(slots=True)
+class _Saved:
+    """A sequence in host memory."""
+
+    tokens: list[int]
+    cache_key: str
+    checkpoints: list[Checkpoint]
+
+
+@dataclass(slots=True, frozen=True)
+class _Beginning:
+    """Where the first `length` tokens of a prompt can come from, by way of `checkpoint` if that is not None."""
+
+    length: int = 0
+    checkpoint: Checkpoint | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Placement:
+    """A slot for a sequence, and where its first tokens come from: another slot, a key in host memory, or (None) the
+    slot itself. It takes at most `cells` more than there are now until its known tokens are computed.
+    """
+
+    slot: Slot
+    beginning: _Beginning
+    source: Slot | int | None
+    cells: int
+
+
+@dataclass(slots=True, frozen=True)
+class Awaited:
+    """`sequence` is computing a prefix right now that is worth waiting for, until it has come to `length`."""
+
+    sequence: Sequence
+    length: int
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether it still pays to wait."""
+        return self.sequence.seq_id is not None and self.sequence.computed < self.length
+
+
+class PromptCache:
+    """The slots of one context and what they remember.
+
+    `can_truncate` says whether the memory can be cut anywhere; if not, prefixes are reused whole or from checkpoints.
+    """
+
+    def __init__(
+        self,
+        *,
+        seats: int,
+        cells: CellAccount,
+        pace: Pace,
+        is_enabled: bool = True,
+        can_truncate: bool = True,
+        host_budget_bytes: int = 0,
+    ) -> None:
+        self.slots: Final = tuple(Slot(seq_id) for seq_id in range(seats))
+        self.cells: Final = cells
+        self._pace: Final = pace
+        self._is_enabled: Final = is_enabled
+        self._can_truncate: Final = can_truncate
+        self._host_budget_bytes: Final = host_budget_bytes
+        self._saved: OrderedDict[int, _Saved] = OrderedDict()  # least recently used first
+        self._sizes: dict[int, int] = {}  # bytes in host memory by key; those of saves under way are estimates
+        self._bytes_per_token = 0.0  # of the last saved sequence
+        self._checkpoint_bytes = 0  # of the last checkpoint
+        self._edits: list[Edit] = []
+        self._copied_from: set[int] = set()
+        self._next_key = 1
+        self._releases = 0
+
+    def __repr__(self) -> str:
+        taken = {slot.seq_id: slot.sequence.request for slot in self.slots if slot.sequence is not None}
+        return f"<PromptCache {taken} of {len(self.slots)}, {len(self._saved)} saved, {self.host_bytes} B>"
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes kept in host memory."""
+        return sum(self._sizes.values())
+
+    @property
+    def idle(self) -> list[Slot]:
+        """The slots nobody sits in, the longest unused first, empty ones before all."""
+        idle = [slot for slot in self.slots if slot.sequence is None]
+        return sorted(idle, key=lambda slot: (bool(slot.tokens), slot.released))
+
+    def take_edits(self) -> tuple[Edit, ...]:
+        """What must be done to the native memory, since the last call."""
+        edits, self._edits = tuple(self._edits), []
+        self._copied_from.clear()
+        return edits
+
+    # ------------------------------------------------------------------------------------------------------ finding
+
+    def find(self, sequence: Sequence) -> Placement | Awaited | None:
+        """The best place for a sequence, a prefix worth waiting for, or None while every slot is taken."""
+        idle = [slot for slot in self.idle if slot.seq_id not in self._copied_from]
+        if not idle:
+            return None
+        found = {slot: self._beginning(sequence, slot) for slot in self.slots}
+        best = max(self.slots, key=lambda slot: found[slot].length)
+        coming = self._coming(sequence)
+        if coming is not None and self._pays(coming.length - found[best].length, moved=coming.length):
+            return coming
+        key, saved = self._find_saved(sequence)
+        if key and self._pays(saved.length - found[best].length, moved=len(self._saved[key].tokens)):
+            return Placement(idle[0], saved, key, max(len(self._saved[key].tokens), len(sequence.tokens)))
+        # Taking a slot over costs nothing but the part that is cut off.
+        if best in idle and 2 * found[best].length >= best.length:
+            return self._placement(sequence, best, found[best], None)
+        target = next((slot for slot in idle if slot is not best), best)
+        moved = 0 if self.cells.shares else best.length
+        if target is best or not self._pays(found[best].length - found[target].length, moved=moved):
+            return self._placement(sequence, target, found[target], None)
+        return self._placement(sequence, target, found[best], best)
+
+    def _placement(self, sequence: Sequence, slot: Slot, beginning: _Beginning, source: Slot | None) -> Placement:
+        known = len(sequence.tokens)
+        if source is None or self.cells.shares:
+            return Placement(slot, beginning, source, known - beginning.length)
+        return Placement(slot, beginning, source, max(known, _copied(source, beginning)))
+
+    def _beginning(self, sequence: Sequence, slot: Slot) -> _Beginning:
+        if not self._is_enabled or slot.cache_key != sequence.cache_key:
+            return _Beginning()
+        return self._reusable(slot.content, slot.length, slot.checkpoints, sequence)
+
+    def _reusable(
+        self, tokens: list[int], length: int, checkpoints: list[Checkpoint], sequence: Sequence
+    ) -> _Beginning:
+        """How much of the first `length` of `tokens` the sequence can begin with; one token is left to compute."""
+        common = common_prefix(tokens, sequence.tokens, min(length, len(sequence.tokens) - 1))
+        if self._can_truncate or common == length:
+            return _Beginning(common)
+        usable = [point for point in checkpoints if point.length <= common]
+        if not usable:
+            return _Beginning()
+        last = max(usable, key=lambda point: point.length)
+        return _Beginning(last.length, last)
+
+    def _coming(self, sequence: Sequence) -> Awaited | None:
+        """The longest prefix that a live sequence is computing now."""
+        best: Awaited | None = None
+        for slot in self.slots:
+            other = slot.sequence
+            if other is None or other.remaining <= 1 or not self._is_enabled or slot.cache_key != sequence.cache_key:
+                continue
+            reach = common_prefix(other.tokens, sequence.tokens, len(sequence.tokens) - 1)
+            if not self._can_truncate:
+                reach = max((at for at in other.checkpoint_at if other.computed < at <= reach), default=0)
+            if reach > other.computed and (best is None or reach > best.length):
+                best = Awaited(other, reach)
+        return best
+
+    def _find_saved(self, sequence: Sequence) -> tuple[int, _Beginning]:
+        """The saved sequence with the longest beginning, by key; 0 if there is none."""
+        best, beginning = 0, _Beginning()
+        for key, saved in self._saved.items():
+            if saved.cache_key == sequence.cache_key:
+                found = self._reusable(saved.tokens, len(saved.tokens), saved.checkpoints, sequence)
+                if found.length > beginning.length:
+                    best, beginning = key, found
+        return best, beginning
+
+    def _pays(self, gained: int, *, moved: int) -> bool:
+        """Whether it is worth the trouble of moving the state of `moved` tokens not to compute `gained` tokens."""
+        return gained >= _SMALLEST_SHARE and self._pace.is_worth_moving(moved, instead_of=gained)
+
+    # ------------------------------------------------------------------------------------------------------- seating
+
+    def seat(self, sequence: Sequence, placement: Placement) -> None:
+        """Give the sequence its slot, with what can be reused in it."""
+        slot, source, beginning = placement.slot, placement.source, placement.beginning
+        if source is None:
+            self._cut(slot, beginning)
+        else:
+            checkpoints = []
+            self._empty(slot, needed=source if isinstance(source, int) else None)
+            if isinstance(source, Slot):
+                copied = _copied(source, beginning)
+                self._edits.append(Copy(source.seq_id, slot.seq_id, copied))
+                self.cells.copy(source.seq_id, slot.seq_id, copied)
+                self._copied_from.add(source.seq_id)
+            else:
+                saved = self._saved[source]
+                self._saved.move_to_end(source)
+                checkpoints, saved.checkpoints = saved.checkpoints, []
+                self._edits.append(Restore(source, slot.seq_id, len(saved.tokens)))
+                self.cells.extend(slot.seq_id, len(saved.tokens))
+            self._shorten(slot.seq_id, beginning)
+            slot.checkpoints = self._up_to(beginning.length, checkpoints)
+        slot.sequence, slot.cache_key, slot.tokens = sequence, sequence.cache_key, []
+        sequence.seq_id = slot.seq_id
+        sequence.begin(reused=beginning.length)
+
+    def release(self, sequence: Sequence) -> None:
+        """The sequence leaves its slot; what it has computed stays in it."""
+        assert sequence.seq_id is not None  # it has a slot
+        slot = self.slots[sequence.seq_id]
+        slot.tokens = sequence.tokens[: sequence.computed]
+        slot.sequence = sequence.seq_id = None
+        self._releases += 1
+        slot.released = self._releases
+        self.trim(slot.seq_id, len(slot.tokens))
+        if not self._is_enabled:
+            self.forget(slot.seq_id)
+
+    def trim(self, seq_id: int, length: int) -> None:
+        """Forget cells that were computed for guesses that turned out wrong."""
+        if self.cells.length(seq_id) > length:
+            self.cells.truncate(seq_id, length)
+            self._edits.append(Truncate(seq_id, length))
+
+    def evict(self, slot: Slot, *, needed: int | None = None) -> None:
+        """Empty an idle slot, to host memory if there is a budget for it; what is saved under `needed` stays there."""
+        self._empty(slot, needed=needed)
+
+    def forget(self, seq_id: int) -> None:
+        """Leave nothing in a slot."""
+        slot = self.slots[seq_id]
+        self._drop_checkpoints(slot.checkpoints)
+        slot.checkpoints, slot.tokens = [], []
+        if self.cells.length(seq_id):
+            self.cells.truncate(seq_id, 0)
+            self._edits.append(Truncate(seq_id, 0))
+
+    def _cut(self, slot: Slot, beginning: _Beginning) -> None:
+        """Leave only the beginning in an idle slot."""
+        if beginning.length < len(slot.tokens):
+            if len(slot.tokens) - beginning.length >= _SMALLEST_SAVE:
+                self._save(slot)
+            self._shorten(slot.seq_id, beginning)
+            slot.checkpoints = self._up_to(beginning.length, slot.checkpoints)
+
+    def _empty(self, slot: Slot, *, needed: int | None = None) -> None:
+        if len(slot.tokens) >= _SMALLEST_SAVE:
+            self._save(slot, needed=needed)
+        self.forget(slot.seq_id)
+
+    def _shorten(self, seq_id: int, beginning: _Beginning) -> None:
+        if self.cells.length(seq_id) == beginning.length:
+            return
+        self.cells.truncate(seq_id, beginning.length)
+        if beginning.checkpoint is not None:
+            self._edits.append(Rewind(seq_id, beginning.checkpoint.key, beginning.length))
+        else:
+            self._edits.append(Truncate(seq_id, beginning.length))
+
+    # --------------------------------------------------------------------------------------------------- host memory
+
+    def checkpoint(self, sequence: Sequence, length: int) -> int | None:
+        """The number under which the state at `length` is to be kept; None where there is no budget for it."""
+        assert sequence.seq_id is not None  # it has a slot
+        slot = self.slots[sequence.seq_id]
+        if not self._is_enabled or self._host_budget_bytes == 0 or not self._make_room(self._checkpoint_bytes):
+            return None
+        key = self._new_key(self._checkpoint_bytes)
+        slot.checkpoints.append(Checkpoint(length, key))
+        if len(slot.checkpoints) > _MOST_CHECKPOINTS:
+            # The first one is most likely the end of a system prompt that others have, too.
+            self._drop_checkpoints([slot.checkpoints.pop(1)])
+        return key
+
+    def note_kept(self, kept: Iterable[tuple[int, int]], expected: Iterable[int]) -> None:
+        """Take in how many bytes saved sequences and checkpoints take. Of `expected` keys, those missing failed."""
+        sizes = dict(kept)
+        for key in expected:
+            if key not in self._sizes:
+                continue  # dropped meanwhile
+            if key not in sizes:
+                self._discard(key)
+                continue
+            self._sizes[key] = sizes[key]
+            if key in self._saved:
+                self._bytes_per_token = sizes[key] / len(self._saved[key].tokens)
+            else:
+                self._checkpoint_bytes = sizes[key]
+        self._make_room(0)
+
+    def _save(self, slot: Slot, *, needed: int | None = None) -> None:
+        """Keep an idle slot's content in host memory, unless something there or in another slot begins with it.
+
+        What is saved under the key `needed` stays, whatever the budget.
+        """
+        others = [other for other in self.slots if other is not slot and other.cache_key == slot.cache_key]
+        if any(common_prefix(other.content, slot.tokens, other.length) == len(slot.tokens) for other in others):
+            return
+        for key, saved in list(self._saved.items()):
+            if saved.cache_key != slot.cache_key:
+                continue
+            common = common_prefix(saved.tokens, slot.tokens, len(slot.tokens))
+            if common == len(slot.tokens):
+                self._saved.move_to_end(key)
+                return
+            if common == len(saved.tokens) and key != needed:
+                self._discard(key)
+        size = int(self._bytes_per_token * len(slot.tokens))
+        if self._host_budget_bytes == 0 or not self._make_room(size, needed=needed):
+            return
+        key = self._new_key(size)
+        self._saved[key] = _Saved(slot.tokens, slot.cache_key, [])
+        if not self._can_truncate:
+            self._saved[key].checkpoints, slot.checkpoints = slot.checkpoints, []
+        self._edits.append(Save(slot.seq_id, key))
+
+    def _make_room(self, size: int, *, needed: int | None = None) -> bool:
+        """Drop the least recently used saved sequences, but `needed`, until `size` more bytes fit the budget."""
+        for key in [key for key in self._saved if key != needed]:
+            if self.host_bytes + size <= self._host_budget_bytes and len(self._saved) < _MOST_SAVED:
+                return True
+            self._discard(key)
+        return self.host_bytes + size <= self._host_budget_bytes
+
+    def _discard(self, key: int) -> None:
+        saved = self._saved.pop(key, None)
+        if saved is not None:
+            self._drop_checkpoints(saved.checkpoints)
+        else:
+            for slot in self.slots:
+                slot.checkpoints = [point for point in slot.checkpoints if point.key != key]
+        del self._sizes[key]
+        self._edits.append(Drop(key))
+
+    def _up_to(self, length: int, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+        """The checkpoints that still lie within the first `length` tokens; the others are dropped."""
+        self._drop_checkpoints([point for point in checkpoints if point.length > length])
+        return [point for point in checkpoints if point.length <= length]
+
+    def _drop_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
+        for point in checkpoints:
+            del self._sizes[point.key]
+            self._edits.append(Drop(point.key))
+
+    def _new_key(self, size: int) -> int:
+        key, self._next_key = self._next_key, self._next_key + 1
+        self._sizes[key] = size
+        return key
+
+
+def _copied(source: Slot, beginning: _Beginning) -> int:
+    """Tokens that must be copied to get at the beginning: a checkpoint only helps a whole copy back."""
+    return beginning.length if beginning.checkpoint is None else source.length
+
+
+def common_prefix(left: list[int], right: list[int], limit: int) -> int:
+    """How many tokens, at most `limit`, both begin with."""
+    low, high = 0, min(len(left), len(right), limit)
+    # Slices compare at the speed of memory; halving finds the place without a loop over tokens.
+    if left[:high] == right[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

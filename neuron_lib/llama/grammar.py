@@ -1,0 +1,169 @@
+"""What a reply may look like, token by token: JSON schemas, regular expressions and Lark grammars, by llguidance.
+
+A client's grammar never reaches libllama, whose own parser can be made to end the process. What llguidance does not
+survive is found out in a process of its own; what takes it too long for one token fails that reply alone.
+"""
+
+import logging
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.llama.vocab import Vocab
+from neuron_lib.types import Grammar
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+__all__ = ("MAX_SOURCE_BYTES", "Constraint", "ConstraintFailed", "GrammarCompiler")
+
+logger = logging.getLogger(__name__)
+
+MAX_SOURCE_BYTES: Final = 256 * 1024
+
+_PARAMS: Final = {"json_schema": "response_format", "regex": "regex", "lark": "grammar"}
+_LONGEST_REASON: Final = 500
+_JSON_STYLE: Final = {
+    "whitespace_flexible": False,
+    "whitespace_pattern": None,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""One way to write it, whatever the schema's `x-guidance` says: with free whitespace a model may write nothing else
+until it is cut off. These separators are the ones a small model is least at odds with (measured).
+"""
+_TRIAL: Final = (sys.executable, "-P", str(Path(__file__).with_name("grammar_trial.py")))
+_TRIAL_LIMIT_S: Final = 5.0
+"""Far beyond the processor time that a trial allows itself: for a machine that has none to give."""
+
+
+class ConstraintFailed(Exception):
+    """A reply cannot go on in its grammar: it became too complex, or got a token that was not allowed."""
+
+
+class Constraint:
+    """How far one reply has come in its grammar. One thread at a time.
+
+    All but `copy` and `is_complete` raise `ConstraintFailed`, and whatever has raised it once will raise it always.
+    """
+
+    def __init__(self, matcher: "LLMatcher") -> None:
+        self._matcher: Final = matcher
+
+    def copy(self) -> Self:
+        """Another one that has come as far as this and goes its own way."""
+        return type(self)(self._matcher.deep_copy())
+
+    def allows(self, token: int) -> bool:
+        """Whether the token may come next. Those that end a reply may where the grammar is fulfilled."""
+        is_allowed = self._matcher.validate_tokens([token]) == 1
+        self._check()
+        return is_allowed
+
+    def mask(self, row: npt.NDArray[np.float32]) -> None:
+        """Write minus infinity over the scores of all tokens that may not come next; `row` is the whole vocabulary.
+
+        Where the grammar leaves no choice of text, only the first of the tokens that usually spell it remains, though
+        `allows` takes any that spell it.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        row[np.unpackbits(bits, count=len(row), bitorder="little") == 0] = -np.inf
+
+    def accept(self, token: int) -> None:
+        """Go on behind `token`, which is allowed."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow but the end. True behind the last token of the text already."""
+        return self._matcher.is_stopped()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise ConstraintFailed(_reason(self._matcher.get_error()))
+
+
+class GrammarCompiler:
+    """Compiles for one model's vocabulary. Blocking; one thread at a time, with a stack of 8 MiB."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab: Final = vocab
+
+    def compile(self, grammar: Grammar) -> Constraint:
+        """The beginning of a reply. Raises `InvalidRequest` in llguidance's words; `param` is the request's field."""
+        param = _PARAMS[grammar.kind]
+        try:
+            source = _serialized(grammar)
+            _try_out(source)
+            matcher = self._matcher(source)
+            matcher.compute_bitmask()
+            if matcher.is_error():  # nothing is allowed, or finding out what is takes too long
+                raise ValueError(f"no first token can be chosen: {matcher.get_error()}")
+        except ValueError as error:
+            raise InvalidRequest(f"{param}: {_reason(str(error))}", param=param) from error
+        return Constraint(matcher)
+
+    def _matcher(self, source: str) -> "LLMatcher":
+        from neuron_lib.llama.grammar_trial import compile_grammar  # noqa: PLC0415 - see `_tokenizer`
+
+        matcher = compile_grammar(self._tokenizer, source)
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
+        return matcher
+
+    @cached_property
+    def _tokenizer(self) -> "LLTokenizer":
+        # Takes 0.2 s and 20 MB for 49k tokens, 1.1 s and 110 MB for 262k (measured), so only who needs it pays.
+        from llguidance.llamacpp import lltokenizer_from_vocab  # noqa: PLC0415
+
+        return lltokenizer_from_vocab(self._vocab.pointer, eos_token=sorted(self._vocab.eog))
+
+
+def _serialized(grammar: Grammar) -> str:
+    """The grammar in llguidance's own notation. Raises `ValueError` for a schema that is no JSON object, and for size.
+
+    Where it is not JSON, nothing in it is looked at yet.
+    """
+    from llguidance import LLMatcher  # noqa: PLC0415 - see `_tokenizer`
+
+    size = len(grammar.source.encode())  # half a surrogate pair raises a ValueError too
+    if size > MAX_SOURCE_BYTES:
+        raise ValueError(f"{size} bytes are too long, {MAX_SOURCE_BYTES} are allowed")
+    match grammar.kind:
+        case "json_schema":
+            return LLMatcher.grammar_from_json_schema(grammar.source, overrides=_JSON_STYLE)
+        case "regex":
+            return LLMatcher.grammar_from_regex(grammar.source)
+        case "lark":
+            return msgspec.json.encode({"grammars": [{"lark_grammar": grammar.source}]}).decode()
+
+
+def _try_out(source: str) -> None:
+    """Raise `ValueError` if compiling this goes wrong, takes too long or too much."""
+    try:
+        trial = subprocess.run(  # noqa: S603 - our own command; the grammar is its input
+            _TRIAL, input=source.encode(), capture_output=True, timeout=_TRIAL_LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError("it takes too long to compile") from error
+    if trial.returncode:
+        logger.warning("a grammar of %d bytes ended its trial: status %d", len(source), trial.returncode)
+        raise ValueError("it is too complex: compiling it takes too much time or memory")
+    if trial.stdout:
+        raise ValueError(trial.stdout.decode())
+
+
+def _reason(words: str) -> str:
+    """The first line of llguidance's words, and the line in which its regex parser comes to the point."""
+    first, *rest = words.splitlines()
+    point = next((line for line in rest if line.startswith("error: ")), "")
+    return f"{first} {point}".strip()[:_LONGEST_REASON]
