@@ -7,7 +7,7 @@ survive is found out in a process of its own; what takes it too long for one tok
 import logging
 import subprocess
 import sys
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -21,6 +21,7 @@ from neuron_lib.types import Grammar
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
 
 __all__ = ("MAX_SOURCE_BYTES", "Constraint", "ConstraintFailed", "GrammarCompiler")
 
@@ -30,7 +31,7 @@ MAX_SOURCE_BYTES: Final = 256 * 1024
 
 _PARAMS: Final = {"json_schema": "response_format", "regex": "regex", "lark": "grammar"}
 _LONGEST_REASON: Final = 500
-_JSON_STYLE: Final = {
+_JSON_STYLE: "Final[JsonCompileOptions]" = {
     "whitespace_flexible": False,
     "whitespace_pattern": None,
     "item_separator": ", ",
@@ -54,18 +55,19 @@ class Constraint:
     All but `copy` and `is_complete` raise `ConstraintFailed`, and whatever has raised it once will raise it always.
     """
 
-    def __init__(self, matcher: "LLMatcher") -> None:
+    def __init__(self, matcher: "LLMatcher", *, eog: frozenset[int]) -> None:
         self._matcher: Final = matcher
+        self._eog: Final = eog
 
     def copy(self) -> Self:
         """Another one that has come as far as this and goes its own way."""
-        return type(self)(self._matcher.deep_copy())
+        return type(self)(self._matcher.deep_copy(), eog=self._eog)
 
     def allows(self, token: int) -> bool:
         """Whether the token may come next. Those that end a reply may where the grammar is fulfilled."""
         is_allowed = self._matcher.validate_tokens([token]) == 1
         self._check()
-        return is_allowed
+        return is_allowed or (self.is_complete and token in self._eog)
 
     def mask(self, row: npt.NDArray[np.float32]) -> None:
         """Write minus infinity over the scores of all tokens that may not come next; `row` is the whole vocabulary.
@@ -105,19 +107,20 @@ class GrammarCompiler:
             source = _serialized(grammar)
             _try_out(source)
             matcher = self._matcher(source)
-            matcher.compute_bitmask()
-            if matcher.is_error():  # nothing is allowed, or finding out what is takes too long
-                raise ValueError(f"no first token can be chosen: {matcher.get_error()}")
         except ValueError as error:
             raise InvalidRequest(f"{param}: {_reason(str(error))}", param=param) from error
-        return Constraint(matcher)
+        return Constraint(matcher, eog=self._vocab.eog)
 
     def _matcher(self, source: str) -> "LLMatcher":
+        """A matcher that has a first token to offer. Raises `ValueError`."""
         from neuron_lib.llama.grammar_trial import compile_grammar  # noqa: PLC0415 - see `_tokenizer`
 
         matcher = compile_grammar(self._tokenizer, source)
         if matcher.is_error():
             raise ValueError(matcher.get_error())
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            raise ValueError(f"no first token can be chosen: {matcher.get_error()}")
         return matcher
 
     @cached_property
@@ -147,6 +150,7 @@ def _serialized(grammar: Grammar) -> str:
             return msgspec.json.encode({"grammars": [{"lark_grammar": grammar.source}]}).decode()
 
 
+@lru_cache(maxsize=32)  # of what went well: a client sends the same schema again and again, and this takes 60 ms
 def _try_out(source: str) -> None:
     """Raise `ValueError` if compiling this goes wrong, takes too long or too much."""
     try:
@@ -165,5 +169,5 @@ def _try_out(source: str) -> None:
 def _reason(words: str) -> str:
     """The first line of llguidance's words, and the line in which its regex parser comes to the point."""
     first, *rest = words.splitlines()
-    point = next((line for line in rest if line.startswith("error: ")), "")
-    return f"{first} {point}".strip()[:_LONGEST_REASON]
+    point = next((line for line in rest if line.startswith("error: ")), "").removeprefix("error:")
+    return f"{first}{point}"[:_LONGEST_REASON]
