@@ -1,8 +1,8 @@
 """The other end of a connection: how long it is there, how long it may take to read, how it may send."""
 
 import math
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 import anyio
 from litestar.types import Receive
@@ -21,8 +21,14 @@ MAX_HEAD_BYTES: Final = 64 << 10
 Result = TypeVar("Result")
 
 
-async def while_connected(receive: Receive, work: Callable[[], Awaitable[Result]]) -> Result | None:
-    """Do `work`, but only as long as the client stays; None if it left first.
+async def while_connected(
+    receive: Receive,
+    work: Callable[[], Awaitable[Result]],
+    *,
+    beside: Callable[[], Coroutine[Any, Any, object]] | None = None,
+) -> Result | None:
+    """Do `work`, but only as long as the client stays; None if it left first. `beside` runs for just as long, and what
+    it raises ends the work.
 
     Needed around every long answer: no ASGI server cancels a handler whose client has gone. The request's body must
     have been read, because this eats what `receive` still has to say.
@@ -37,6 +43,8 @@ async def while_connected(receive: Receive, work: Callable[[], Awaitable[Result]
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(watch)
+            if beside is not None:
+                tasks.start_soon(beside)
             result.append(await work())
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:

@@ -1,6 +1,7 @@
 """The replies to a chat as an HTTP answer, streamed or whole. Owns the generation from entering to leaving it."""
 
 import logging
+import math
 import secrets
 import time
 from typing import Final
@@ -61,42 +62,29 @@ class ChatStream:
         self._is_open = False
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        outlet = _Outlet(send, silence_limit_s=self._silence_limit_s)
         try:
-            await while_connected(receive, lambda: self._answer(send))
+            await while_connected(receive, lambda: self._answer(send, outlet), beside=outlet.watch)
         except _ClientStalled:
             logger.info("client stopped reading, its reply was given up")
 
-    async def _answer(self, send: Send) -> None:
+    async def _answer(self, send: Send, outlet: "_Outlet") -> None:
         try:
             async with self._generation as events:
-                await self._open(send)
-                while (chunk := await self._next_chunk(events)) is not None:
-                    await _send_chunk(send, chunk)
+                headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                self._is_open = True
+                await outlet.send(self._encoder.roles(self._choices))
+                async for event in events:
+                    if isinstance(event, Finished):
+                        await outlet.send(self._encoder.finish(event.reasons) + self._encoder.usage(event.usage) + DONE)
+                    elif not isinstance(event, Started):
+                        await outlet.send(self._encoder.event(event))
         except Exception as error:
-            if not self._is_open or isinstance(error, _ClientStalled):
+            if not self._is_open:
                 raise
-            await _send_chunk(send, self._encoder.error(envelope(_log_lost_reply(error))))
-        await _send_chunk(send, b"", more=False)
-
-    async def _open(self, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        self._is_open = True
-        await _send_chunk(send, self._encoder.roles(self._choices))
-
-    async def _next_chunk(self, events: Generation) -> bytes | None:
-        """The bytes of the next event, a comment if there is none for too long, None at the end."""
-        with anyio.move_on_after(self._silence_limit_s):
-            try:
-                event = await anext(events)
-            except StopAsyncIteration:
-                return None
-            if isinstance(event, Started):
-                return b""
-            if isinstance(event, Finished):
-                return self._encoder.finish(event.reasons) + self._encoder.usage(event.usage) + DONE
-            return self._encoder.event(event)
-        return KEEP_ALIVE
+            await outlet.send(self._encoder.error(envelope(_log_lost_reply(error))))
+        await outlet.send(b"", more=False)
 
 
 def _log_lost_reply(error: Exception) -> NeuronError:
@@ -112,12 +100,43 @@ class _ClientStalled(Exception):
     """The client has not taken anything for too long."""
 
 
-async def _send_chunk(send: Send, chunk: bytes, *, more: bool = True) -> None:
-    if chunk or not more:
-        with anyio.move_on_after(SEND_LIMIT_S) as patience:
-            await send({"type": "http.response.body", "body": chunk, "more_body": more})
-        if patience.cancelled_caught:
-            raise _ClientStalled
+class _Outlet:
+    """The way to one client, once its answer has begun: one chunk at a time, and something at least each
+    `silence_limit_s`.
+
+    The clock is watched beside the chunks: a time limit around each would cost more than the chunk itself.
+    """
+
+    def __init__(self, send: Send, *, silence_limit_s: float) -> None:
+        self._send = send
+        self._silence_limit_s = silence_limit_s
+        self._turn = anyio.Lock(fast_acquire=True)
+        self._sent_at = math.inf
+
+    async def send(self, chunk: bytes, *, more: bool = True) -> None:
+        """Send a chunk of the body; waits as long as the client does not read."""
+        async with self._turn:
+            if self._sent_at == math.inf:
+                self._sent_at = anyio.current_time()  # the clock runs from the first chunk on
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+            self._sent_at = anyio.current_time()
+
+    async def watch(self) -> None:
+        """Send a comment whenever there was nothing else for too long. Raises `_ClientStalled` for a client that has
+        not taken anything for `SEND_LIMIT_S`.
+        """
+        while True:
+            idle_s = anyio.current_time() - self._sent_at
+            if self._turn.locked() and idle_s >= SEND_LIMIT_S:
+                raise _ClientStalled
+            if idle_s >= self._silence_limit_s and not self._turn.locked():
+                with anyio.move_on_after(SEND_LIMIT_S) as patience:
+                    await self.send(KEEP_ALIVE)
+                if patience.cancelled_caught:
+                    raise _ClientStalled
+            else:
+                wait_s = self._silence_limit_s - idle_s
+                await anyio.sleep(wait_s if 0 < wait_s < self._silence_limit_s else self._silence_limit_s)
 
 
 def _completion_id() -> str:

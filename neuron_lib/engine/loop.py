@@ -1,10 +1,13 @@
 """The engine thread: take commands, plan, run, apply, report. The only place where a scheduler meets a runner."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from neuron_lib.engine.protocol import SequenceEvent, StepEvents
+from msgspec.structs import replace
+
+from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent, StepEvents
 from neuron_lib.engine.runner import Runner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
@@ -15,15 +18,33 @@ Instruction = Sequence | int
 """What the loop is told between steps: a new sequence, or the number of a request to cancel."""
 
 
+_REPORT_INTERVAL_S: Final = 0.01
+"""Deltas are reported no more often, because each costs the daemon as much CPU time as a step of a small model, and no
+reader can see the difference. First tokens and ends go at once."""
+
+
 class EngineLoop:
     """Runs until its thread ends with the process. `steps` and `in_flight` may be read from any thread, to show."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, *, report: Callable[[StepEvents], None]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        *,
+        report: Callable[[StepEvents], None],
+        report_interval_s: float = _REPORT_INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.inbox: Final[SimpleQueue[Instruction]] = SimpleQueue()
         self.steps = 0
         self._scheduler: Final = scheduler
         self._runner: Final = runner
         self._report: Final = report
+        self._report_interval_s: Final = report_interval_s
+        self._clock: Final = clock
+        self._reported_at = clock()
+        self._unreported: dict[tuple[int, int], Delta] = {}  # by request and choice
+        self._begun: set[tuple[int, int]] = set()  # whose first token has been reported
 
     @property
     def in_flight(self) -> int:
@@ -43,8 +64,36 @@ class EngineLoop:
             return
         events = self._scheduler.apply(plan, self._runner.run(plan))
         self.steps += 1
-        if events:
-            self._report(StepEvents(self.steps, tuple(events)))
+        self._tell(events)
+
+    def _tell(self, events: Iterable[SequenceEvent]) -> None:
+        """Report what cannot wait, and with it all that has waited; at most one event for each sequence."""
+        urgent: list[SequenceEvent] = []
+        for event in events:
+            if isinstance(event, Broken):
+                self._forget(event.request)
+                urgent.append(event)
+                continue
+            key = event.request, event.choice
+            joined = _joined(self._unreported.pop(key, None), event)
+            if isinstance(joined, Delta) and key in self._begun:
+                self._unreported[key] = joined
+                continue
+            urgent.append(joined)
+            if isinstance(joined, Delta):
+                self._begun.add(key)
+            else:
+                self._begun.discard(key)
+        now = self._clock()
+        if urgent or (self._unreported and now - self._reported_at >= self._report_interval_s):
+            self._report(StepEvents(self.steps, (*self._unreported.values(), *urgent)))
+            self._unreported.clear()
+            self._reported_at = now
+
+    def _forget(self, request: int) -> None:
+        for key in [key for key in self._begun if key[0] == request]:
+            self._begun.discard(key)
+            self._unreported.pop(key, None)
 
     def _take_instructions(self, *, block: bool) -> None:
         try:
@@ -57,9 +106,19 @@ class EngineLoop:
     def _obey(self, instruction: Instruction) -> None:
         if isinstance(instruction, int):
             self._scheduler.cancel(instruction)
+            self._forget(instruction)
             return
         try:
             self._scheduler.submit(instruction)
         except ValueError as error:
-            refused: tuple[SequenceEvent, ...] = (instruction.broken(str(error)),)
-            self._report(StepEvents(self.steps, refused))
+            self._tell([instruction.broken(str(error))])
+
+
+def _joined(earlier: Delta | None, event: Delta | Done) -> Delta | Done:
+    """Two events of a sequence as one."""
+    if earlier is None:
+        return event
+    text, logprobs = earlier.text + event.text, earlier.logprobs + event.logprobs
+    if isinstance(event, Done):
+        return replace(event, text=text, logprobs=logprobs)
+    return Delta(event.request, text, earlier.tokens + event.tokens, event.choice, logprobs)

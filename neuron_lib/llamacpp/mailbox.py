@@ -54,10 +54,11 @@ class Mailbox:
 
     async def get(self) -> Mail:
         """The next mail; always a checkpoint, so a reader that never has to wait still lets others run."""
+        if self._mail:
+            await checkpoint()
         while not self._mail:
             if self._failure is not None:
                 raise self._failure
             self._news = anyio.Event()
             await self._news.wait()
-        await checkpoint()
         return self._mail.popleft()
