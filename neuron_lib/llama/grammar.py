@@ -4,6 +4,7 @@ A client's grammar never reaches libllama, whose own parser can be made to end t
 survive is found out in a process of its own; what takes it too long for one token fails that reply alone.
 """
 
+import ctypes
 import logging
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuron_lib.errors import InvalidRequest
+from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import Grammar
 
@@ -126,9 +128,23 @@ class GrammarCompiler:
     @cached_property
     def _tokenizer(self) -> "LLTokenizer":
         # Takes 0.2 s and 20 MB for 49k tokens, 1.1 s and 110 MB for 262k (measured), so only who needs it pays.
-        from llguidance.llamacpp import lltokenizer_from_vocab  # noqa: PLC0415
+        from llguidance import LLTokenizer  # noqa: PLC0415
 
-        return lltokenizer_from_vocab(self._vocab.pointer, eos_token=sorted(self._vocab.eog))
+        # llguidance has a function for all this, but it asks libllama for each token's kind under a deprecated name.
+        tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # not in its stub
+            tokens=[self._bytes(token) for token in range(self._vocab.n_tokens)],
+            vocab_ptr=self._vocab.pointer,
+            tokenize_fptr=ctypes.cast(lib.llama_tokenize, ctypes.c_void_p).value,
+            eos_token=sorted(self._vocab.eog),
+        )
+        return tokenizer
+
+    def _bytes(self, token: int) -> bytes:
+        """How the token is spelled, with llguidance's mark before those that are no text, such as `<|im_end|>`."""
+        spelled = self._vocab.spell(token, special=True)
+        kind = lib.llama_vocab_get_attr(self._vocab.pointer, token)
+        is_marker = kind & lib.LLAMA_TOKEN_ATTR_USER_DEFINED and spelled[:1] == b"<" and spelled[-1:] == b">"
+        return b"\xff" + spelled if kind & lib.LLAMA_TOKEN_ATTR_CONTROL or is_marker else spelled
 
 
 def _serialized(grammar: Grammar) -> str:
