@@ -48,6 +48,7 @@ class Scheduler:
         self.n_ctx: Final = n_ctx
         self._speculation: Final = speculation
         self._batch_limit = n_batch  # less for a while after libllama found no cells for a batch
+        self._live_limit = len(cache.slots)  # less after one had to leave, until another is done
         self._waiting: deque[Sequence] = deque()
         self._live: list[Sequence] = []  # in order of arrival
         self._arrivals: dict[Sequence, int] = {}
@@ -156,11 +157,14 @@ class Scheduler:
             self.cache.evict(used[0])
             return
         youngest = self._live.pop()
+        self._live_limit = len(self._live)
         self.cache.release(youngest)
         self._waiting.appendleft(youngest)
 
     def _admit(self) -> None:
         for sequence in list(self._waiting):
+            if len(self._live) >= self._live_limit:
+                return
             awaited = self._awaited.get(sequence)
             if awaited is not None and awaited.is_coming:
                 continue
@@ -271,6 +275,7 @@ class Scheduler:
 
     def _retire(self, sequence: Sequence) -> None:
         self._live.remove(sequence)
+        self._live_limit = len(self.cache.slots)
         self.cache.release(sequence)
         self._forget(sequence)
 
