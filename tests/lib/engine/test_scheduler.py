@@ -1,66 +1,55 @@
+"""What the next step computes, told request by request. Any order of everything is in `test_scheduler_machine`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent
-from neuron_lib.engine.scheduler import Scheduler
-from neuron_lib.engine.sequence import Sequence
-from neuron_lib.engine.step import StepPlan, StepResult
-from neuron_lib.testing import ScriptedRunner
-from neuron_lib.types import FinishReason, Sampling
+from neuron_lib.engine.protocol import Broken, Delta, Done
+from neuron_lib.engine.step import Copy, Restore, Save, Truncate
+from neuron_lib.types import FinishReason
+from tests.fakes.model_memory import EOG
+from tests.fakes.small_engine import SmallEngine, shares
 
 
-def sequence(request: int, *, prompt: int = 4, max_tokens: int = 100) -> Sequence:
-    return Sequence(
-        request=request, prompt=list(range(prompt)), sampling=Sampling(temperature=0, seed=0), max_tokens=max_tokens
-    )
-
-
-def scheduler(*, seats: int = 4, n_batch: int = 64, n_ctx: int = 512, target_step_s: float = 0.1) -> Scheduler:
-    return Scheduler(seats=seats, n_batch=n_batch, n_ctx=n_ctx, target_step_s=target_step_s)
-
-
-def step(sched: Scheduler, runner: ScriptedRunner) -> list[SequenceEvent]:
-    plan = sched.plan()
-    assert plan is not None
-    return sched.apply(plan, runner.run(plan))
-
-
-def shares(plan: StepPlan | None) -> dict[int, int]:
-    assert plan is not None
-    return {chunk.sequence.request: len(chunk.tokens) for chunk in plan.chunks}
+def text(length: int, *, seed: int = 1) -> list[int]:
+    """A prompt that has nothing in common with one of another seed."""
+    return [seed, *((seed * i + i * i) % 11 for i in range(1, length))]
 
 
 def test_nothing_to_do_is_no_plan() -> None:
-    assert scheduler().plan() is None
+    assert SmallEngine().scheduler.plan() is None
 
 
 def test_more_seats_than_a_batch_holds_are_refused() -> None:
     with pytest.raises(ValueError, match="9 seats"):
-        scheduler(seats=9, n_batch=8)
+        SmallEngine(seats=9, n_batch=8)
 
 
 @pytest.mark.parametrize("length", [0, 513])
 def test_a_prompt_that_can_never_run_is_refused(length: int) -> None:
-    sched = scheduler()
+    engine = SmallEngine(n_ctx=512)
     with pytest.raises(ValueError, match="does not fit"):
-        sched.submit(sequence(1, prompt=length))
-    assert sched.in_flight == 0
+        engine.submit(1, [1] * length)
+    assert engine.scheduler.in_flight == 0
+
+
+# ------------------------------------------------------------------------------------------------------- mixed steps
 
 
 def test_the_whole_batch_reads_prompts_while_nobody_decodes_oldest_first() -> None:
-    sched = scheduler()
+    engine = SmallEngine(n_batch=64)
     for request in (1, 2, 3):
-        sched.submit(sequence(request, prompt=40))
-    assert shares(sched.plan()) == {1: 40, 2: 24}
+        engine.submit(request, text(40, seed=request))
+    assert shares(engine.plan()) == {1: 40, 2: 24}
 
 
 def test_only_the_chunk_that_ends_a_prompt_wants_logits() -> None:
-    sched, runner = scheduler(), ScriptedRunner()
-    sched.submit(sequence(1, prompt=100))
-    while sched.in_flight and len(runner.plans) < 3:
-        step(sched, runner)
-    chunks = [plan.chunks[0] for plan in runner.plans]
+    engine = SmallEngine(n_batch=64)
+    engine.submit(1, text(100))
+    for _ in range(3):
+        engine.step()
+    chunks = [plan.chunks[0] for plan in engine.plans]
     assert [(c.position, len(c.tokens), c.wants_logits) for c in chunks] == [
         (0, 64, False),
         (64, 36, True),
@@ -69,199 +58,476 @@ def test_only_the_chunk_that_ends_a_prompt_wants_logits() -> None:
 
 
 def test_beside_a_running_reply_a_prompt_of_unknown_speed_gets_the_smallest_chunk() -> None:
-    sched, runner = scheduler(), ScriptedRunner()
-    sched.submit(sequence(1, prompt=1))
-    step(sched, runner)
-    sched.submit(sequence(2, prompt=60))
-    assert shares(sched.plan()) == {1: 1, 2: 16}
+    engine = SmallEngine()
+    engine.submit(1, [1])
+    engine.step()
+    engine.submit(2, text(60))
+    assert shares(engine.plan()) == {1: 1, 2: 16}
 
 
 @pytest.mark.parametrize(
     ("target_step_s", "chunk"),
-    # A decode step takes 1 ms, every prompt token 1 ms: what is left of the target is what may be read.
-    [(0.021, 20), (0.041, 40), (0.005, 16), (10.0, 63)],
+    # A decode step takes 11 ms; the prompt of 40 tokens took 50, which makes 1.25 ms a token.
+    [(0.036, 20), (0.061, 40), (0.005, 16), (10.0, 63)],
 )
 def test_beside_a_running_reply_prompts_are_read_for_the_rest_of_the_target_time(
     target_step_s: float, chunk: int
 ) -> None:
-    sched, runner = scheduler(target_step_s=target_step_s), ScriptedRunner()
-    sched.submit(sequence(1, prompt=32))
+    engine = SmallEngine(n_batch=64, target_step_s=target_step_s + 1e-9)
+    engine.submit(1, text(40))
     for _ in range(5):
-        step(sched, runner)
-    sched.submit(sequence(2, prompt=500))
-    assert shares(sched.plan()) == {1: 1, 2: chunk}
+        engine.step()
+    engine.submit(2, text(500, seed=2))
+    assert shares(engine.plan()) == {1: 1, 2: chunk}
 
 
 def test_a_running_reply_is_in_every_step_while_another_prompt_is_read() -> None:
-    sched, runner = scheduler(), ScriptedRunner()
-    sched.submit(sequence(1))
-    step(sched, runner)
-    sched.submit(sequence(2, prompt=300))
-    events = [step(sched, runner) for _ in range(10)]
-    assert all(any(isinstance(e, Delta) and e.request == 1 for e in told) for told in events)
-
-
-def test_who_waits_for_a_slot_gets_the_first_that_is_vacated_and_it_is_cleared_first() -> None:
-    sched, runner = scheduler(seats=1), ScriptedRunner(eog_after={1: 0})
-    sched.submit(sequence(1))
-    sched.submit(sequence(2))
-    assert [type(event) for event in step(sched, runner)] == [Done]
-    plan = sched.plan()
-    assert plan is not None
-    assert (plan.vacated, plan.chunks[0].seq_id, plan.chunks[0].sequence.request) == ((0,), 0, 2)
-
-
-def test_a_failed_step_breaks_those_in_it_and_no_others() -> None:
-    sched, runner = scheduler(n_batch=8), ScriptedRunner(failures={0: "no cells left"})
-    sched.submit(sequence(1, prompt=8))
-    sched.submit(sequence(2, prompt=4))
-    assert step(sched, runner) == [Broken(request=1, message="no cells left")]
-    assert shares(sched.plan()) == {2: 4}
-
-
-@pytest.mark.parametrize("when", ["waiting", "live"])
-def test_a_cancelled_sequence_is_never_heard_of_again(when: str) -> None:
-    sched, runner = scheduler(seats=1), ScriptedRunner()
-    sched.submit(sequence(1))
-    sched.submit(sequence(2))
-    step(sched, runner)
-    sched.cancel(1 if when == "live" else 2)
-    sched.cancel(99)  # a number that nobody has
-    left = 2 if when == "live" else 1
-    assert shares(sched.plan()).keys() == {left}
-    assert sched.in_flight == 1
-
-
-def test_a_prompt_cancelled_half_read_frees_its_slot() -> None:
-    sched, runner = scheduler(seats=1, n_batch=8), ScriptedRunner()
-    sched.submit(sequence(1, prompt=100))
-    step(sched, runner)
-    sched.cancel(1)
-    assert sched.slots.owners == {}
-    sched.submit(sequence(2))
-    plan = sched.plan()
-    assert plan is not None
-    assert plan.vacated == (0,)
+    engine = SmallEngine()
+    engine.submit(1, text(4), max_tokens=100)
+    engine.step()
+    engine.submit(2, text(300, seed=2))
+    told = [engine.step() for _ in range(10)]
+    assert all(any(isinstance(event, Delta) and event.request == 1 for event in events) for events in told)
 
 
 def test_times_are_split_between_reading_and_writing() -> None:
-    sched, runner = scheduler(), ScriptedRunner(duration_s=lambda _plan: 0.5)
-    sched.submit(sequence(1, prompt=100, max_tokens=3))
-    events = [event for _ in range(4) for event in step(sched, runner)]
-    done = events[-1]
-    assert isinstance(done, Done)
+    engine = SmallEngine(n_batch=64)
+    engine.submit(1, text(100), max_tokens=3)
+    while engine.scheduler.in_flight:
+        plan = engine.plan()
+        engine.events += engine.scheduler.apply(plan, replace(engine.memory.run(plan), duration_s=0.5))
+    done = engine.done(1)
     assert (done.prefill_s, done.decode_s, done.reason) == (1.0, 1.0, FinishReason.LENGTH)
 
 
-class AnyTraffic(RuleBasedStateMachine):
-    """Any order of submits, cancels, steps and failures, checked against what a caller may rely on."""
+# ------------------------------------------------------------------------------------------------- seats and prompts
 
-    @initialize(
-        seats=st.integers(1, 4),
-        n_batch=st.integers(4, 40),
-        n_ctx=st.integers(8, 60),
-        target_step_s=st.sampled_from([0.001, 0.02, 1.0]),
-    )
-    def begin(self, seats: int, n_batch: int, n_ctx: int, target_step_s: float) -> None:
-        self.scheduler = scheduler(seats=seats, n_batch=n_batch, n_ctx=n_ctx, target_step_s=target_step_s)
-        self.sequences: dict[int, Sequence] = {}
-        self.open: set[int] = set()
-        self.computed: dict[int, int] = {}
-        self.owners: dict[int, int] = {}
-        self.dirty: set[int] = set()  # slots with cells that belong to nobody
-        self.decoding: set[int] = set()
-        self.eog_after: dict[int, int] = {}
 
-    @rule(prompt=st.integers(1, 60), max_tokens=st.integers(1, 12), eog_after=st.integers(0, 15))
-    def submit(self, prompt: int, max_tokens: int, eog_after: int) -> None:
-        request = len(self.sequences) + 1
-        new = sequence(request, prompt=min(prompt, self.scheduler.n_ctx), max_tokens=max_tokens)
-        self.scheduler.submit(new)
-        self.sequences[request] = new
-        self.open.add(request)
-        self.computed[request] = 0
-        self.eog_after[request] = eog_after
+def test_who_waits_for_a_slot_gets_the_first_that_is_vacated() -> None:
+    engine = SmallEngine(seats=1)
+    engine.submit(1, text(20), max_tokens=1)
+    engine.submit(2, text(20, seed=2))
+    assert [type(event) for event in engine.step()] == [Done]
+    plan = engine.plan()
+    assert (plan.edits, shares(plan)) == ((Truncate(0, 0),), {2: 20})
 
-    @precondition(lambda self: self.sequences)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        request = data.draw(st.sampled_from(sorted(self.sequences)))
-        self.owners = self.scheduler.slots.owners
-        self.forget(request)
-        self.scheduler.cancel(request)
 
-    @rule(fails=st.integers(0, 9).map(lambda roll: roll == 0))
-    def step(self, fails: bool) -> None:  # noqa: FBT001 - hypothesis passes by name
-        plan = self.scheduler.plan()
-        if plan is None:
-            assert not self.open
-            return
-        self.owners = self.scheduler.slots.owners
-        self.check(plan)
-        if fails:
-            events = self.scheduler.apply(plan, StepResult((), 0.01, "broken"))
-            assert [type(event) for event in events] == [Broken] * len(plan.chunks)
-        else:
-            events = self.scheduler.apply(plan, ScriptedRunner(eog_after=self.eog_after).run(plan))
-            for chunk in plan.chunks:
-                self.computed[chunk.sequence.request] += len(chunk.tokens)
-        requests = [event.request for event in events]
-        assert len(set(requests)) == len(requests)
-        assert self.open.issuperset(requests)
-        for event in events:
-            if isinstance(event, Delta):
-                self.decoding.add(event.request)
-            else:
-                self.forget(event.request)
+def test_a_second_turn_reads_only_what_is_new() -> None:
+    engine = SmallEngine()
+    first = engine.submit(1, text(100))
+    engine.finish()
+    before = engine.computed
+    done = engine.answer(2, [*first.tokens, 7, 7, 7], max_tokens=5)
+    # The last token of the reply was never fed back, so it is as new as the three behind it.
+    assert done.cached_tokens == len(first.tokens) - 1
+    assert engine.computed - before == 4 + 4
+    assert engine.is_alone(2)
 
-    def check(self, plan: StepPlan) -> None:
-        requests = [chunk.sequence.request for chunk in plan.chunks]
-        seq_ids = [chunk.seq_id for chunk in plan.chunks]
-        assert 0 < plan.token_count <= self.scheduler.n_batch
-        assert all(chunk.tokens for chunk in plan.chunks)
-        assert self.open.issuperset(requests)
-        assert self.decoding.issubset(requests)
-        assert len(set(seq_ids)) == len(seq_ids)
-        assert all(0 <= seq_id < self.scheduler.slots.size for seq_id in seq_ids)
-        for seq_id in plan.vacated:
-            assert seq_id in self.dirty
-            self.dirty.remove(seq_id)
-        assert self.dirty.isdisjoint(seq_ids)
+
+def test_the_same_prompt_again_computes_its_last_token_only() -> None:
+    engine = SmallEngine()
+    engine.answer(1, text(100), max_tokens=1)
+    assert engine.answer(2, text(100), max_tokens=1).cached_tokens == 99
+
+
+def test_requests_that_come_together_read_their_common_beginning_once() -> None:
+    engine = SmallEngine(seats=8, n_batch=64)
+    beginning = text(200)
+    for request in range(8):
+        engine.submit(request, [*beginning, request, request], max_tokens=1)
+    engine.finish()
+    assert engine.computed == 200 + 8 * 2
+    assert [engine.done(request).cached_tokens for request in range(8)] == [0] + [200] * 7
+    assert all(engine.is_alone(request) for request in range(8))
+
+
+@pytest.mark.parametrize(("pool", "can_truncate"), [(None, True), (300, True), (300, False), (None, False)])
+def test_choices_share_their_prompt(pool: int | None, can_truncate: bool) -> None:  # noqa: FBT001 - a parameter
+    engine = SmallEngine(pool=pool, can_truncate=can_truncate, n_batch=64, n_ctx=300)
+    engine.submit(1, text(100), max_tokens=1, choices=3, checkpoint_at=() if can_truncate else (99,))
+    engine.finish()
+    assert engine.computed == 100 + 2
+    assert [engine.done(1, choice=choice).cached_tokens for choice in range(3)] == [0, 99, 99]
+    assert engine.is_alone(1)
+
+
+def test_a_prompt_that_waits_for_another_is_read_when_the_other_is_cancelled() -> None:
+    engine = SmallEngine(n_batch=32)
+    beginning = text(120)
+    engine.submit(1, [*beginning, 1])
+    engine.submit(2, [*beginning, 2])
+    assert shares(engine.plan()) == {1: 32}
+    engine.run(engine.plans[0])
+    engine.scheduler.cancel(1)
+    engine.finish()
+    assert engine.told(1) == []
+    assert engine.done(2).cached_tokens == 32  # what the other had come to
+    assert engine.computed == 121 + 9
+    assert engine.is_alone(2)
+
+
+def test_who_waits_for_a_prefix_lets_others_pass() -> None:
+    engine = SmallEngine(n_batch=64)
+    for request, prompt in enumerate([[*text(100), 1], [*text(100), 2], text(30, seed=2)]):
+        engine.submit(request, prompt)
+    engine.step()
+    assert shares(engine.plan()) == {0: 37, 2: 27}
+
+
+def test_without_a_prompt_cache_nothing_is_reused_and_no_cell_stays() -> None:
+    engine = SmallEngine(is_enabled=False, host_budget_bytes=1000)
+    engine.submit(1, text(100), choices=2, max_tokens=1)
+    engine.finish()
+    assert engine.done(1, choice=1).cached_tokens == 0
+    assert engine.answer(2, text(100), max_tokens=1).cached_tokens == 0
+    assert engine.computed == 3 * 100
+    assert [engine.cells.length(seq_id) for seq_id in range(4)] == [0] * 4
+    assert not engine.memory.kept
+
+
+# -------------------------------------------------------------------------------------------- when cells are scarce
+
+
+def crowded() -> SmallEngine:
+    """Two replies in a pool that has not enough cells for both of them."""
+    engine = SmallEngine(seats=2, pool=256, n_ctx=250, n_batch=64, host_budget_bytes=10_000)
+    engine.submit(1, text(60), max_tokens=150)
+    engine.submit(2, text(60, seed=2), max_tokens=150)
+    return engine
+
+
+def test_when_cells_run_out_the_youngest_leaves_and_resumes_and_nobody_notices() -> None:
+    engine = crowded()
+    engine.finish()
+    present = [tuple(sorted(shares(plan))) for plan in engine.plans]
+    together, first, second = (present.index(who) for who in ((1, 2), (1,), (2,)))
+    assert present == [(1, 2)] * first + [(1,)] * (second - first) + [(2,)] * (len(present) - second)
+    assert together < first < second
+    assert engine.is_alone(1)
+    assert engine.is_alone(2)
+    assert [name for name in engine.told(2) if name != "Delta"] == ["Done"]
+
+
+def test_what_the_youngest_had_computed_comes_back_from_host_memory_and_was_not_cached() -> None:
+    engine = crowded()
+    engine.finish()
+    edits = [edit for plan in engine.plans for edit in plan.edits]
+    assert [type(edit) for edit in edits if isinstance(edit, Save | Restore)] == [Save, Save, Restore]
+    assert engine.done(2).cached_tokens == 0
+    assert engine.computed == 2 * (60 + 149)
+
+
+def test_without_host_memory_it_is_computed_again() -> None:
+    engine = SmallEngine(seats=2, pool=256, n_ctx=250, n_batch=64)
+    engine.submit(1, text(60), max_tokens=150)
+    engine.submit(2, text(60, seed=2), max_tokens=150)
+    engine.finish()
+    assert engine.computed > 2 * (60 + 149)
+    assert engine.is_alone(2)
+
+
+def test_what_a_resumed_sequence_was_given_at_first_and_had_to_compute_after_all_is_not_cached() -> None:
+    engine = SmallEngine(seats=2, pool=256, n_ctx=250, n_batch=64)
+    engine.answer(1, text(60), max_tokens=1)
+    engine.submit(2, text(60, seed=2), max_tokens=150)
+    young = engine.submit(3, text(60), max_tokens=150)
+    engine.step()
+    assert young.cached == 59
+    engine.finish()
+    assert engine.done(3).cached_tokens == 0
+    assert engine.is_alone(3)
+
+
+def test_idle_prompts_go_before_anybody_has_to_leave_the_oldest_first() -> None:
+    engine = SmallEngine(seats=3, pool=256, n_ctx=250)
+    engine.answer(1, text(50), max_tokens=1)
+    engine.answer(2, text(50, seed=2), max_tokens=1)
+    engine.answer(3, text(60, seed=3), max_tokens=140)
+    assert [e for plan in engine.plans for e in plan.edits] == [Truncate(0, 0)]
+    assert engine.answer(4, text(50, seed=2), max_tokens=1).cached_tokens == 49
+
+
+def test_a_newcomer_waits_until_everybody_has_cells_for_a_while() -> None:
+    engine = SmallEngine(seats=2, pool=256, n_ctx=250, n_batch=64)
+    engine.submit(1, text(60), max_tokens=20)
+    engine.step()
+    engine.submit(2, text(200, seed=2), max_tokens=10)
+    assert shares(engine.plan()) == {1: 1}
+    engine.run(engine.plans[-1])
+    engine.finish()
+    assert engine.is_alone(2)
+
+
+def test_a_saved_prompt_that_is_longer_than_the_request_needs_room_for_all_of_it() -> None:
+    engine = SmallEngine(seats=2, pool=256, n_ctx=256, host_budget_bytes=10_000)
+    engine.answer(1, text(200), max_tokens=1)
+    engine.answer(2, text(250, seed=2), max_tokens=1)
+    assert engine.answer(3, [*text(100), 9], max_tokens=1).cached_tokens == 100
+
+
+def refused(engine: SmallEngine) -> dict[int, int]:
+    """What is asked for next; libllama finds no cells for it."""
+    plan = engine.plan()
+    engine.run(plan, fault="no cells")
+    return shares(plan)
+
+
+def test_for_want_of_cells_idle_prompts_go_then_the_youngest_then_the_batch_shrinks_then_the_request_breaks() -> None:
+    engine = SmallEngine(seats=3, n_batch=8)
+    engine.answer(1, text(5, seed=3), max_tokens=1)
+    engine.submit(2, text(30))
+    engine.submit(3, text(4, seed=2))
+    assert [refused(engine) for _ in range(2)] == [{2: 8}, {2: 8}]  # the idle prompt went, then 3, which had no cells
+    assert engine.cells.length(0) == 0
+    assert [refused(engine) for _ in range(4)] == [{2: 8}, {2: 4}, {2: 2}, {2: 1}]
+    assert engine.told(2) == ["Broken"]
+    engine.finish()
+    assert engine.is_alone(3)
+
+
+def test_a_batch_that_had_to_shrink_grows_again_step_by_step() -> None:
+    engine = SmallEngine(n_batch=8)
+    engine.submit(1, text(40))
+    assert [refused(engine) for _ in range(3)] == [{1: 8}, {1: 4}, {1: 2}]
+    engine.finish()
+    assert [shares(plan)[1] for plan in engine.plans[3:9]] == [1, 2, 4, 8, 8, 8]
+    assert engine.is_alone(1)
+
+
+def test_who_left_for_want_of_cells_waits_until_somebody_is_done() -> None:
+    # By its own account there is room, so it would come back at once, and be in the way again, for ever.
+    engine = SmallEngine(seats=2)
+    engine.submit(1, text(4), max_tokens=6)
+    engine.submit(2, text(4, seed=2), max_tokens=6)
+    engine.step()
+    assert refused(engine) == {1: 1, 2: 1}
+    engine.finish()
+    assert [shares(plan) for plan in engine.plans[2:]] == [{1: 1}] * 5 + [{2: 1}] * 5
+    assert engine.is_alone(1)
+    assert engine.is_alone(2)
+
+
+def test_sequences_decode_in_order_of_arrival_also_after_one_had_to_leave() -> None:
+    engine = SmallEngine(seats=3)
+    for request in (1, 2, 3):
+        engine.submit(request, text(4, seed=request), max_tokens=4 + request)
+    engine.step()
+    refused(engine)
+    engine.finish()
+    assert [list(shares(plan)) for plan in engine.plans if len(plan.chunks) > 1] == [[1, 2, 3]] * 2 + [[1, 2]] * 4 + [
+        [2, 3]
+    ]
+
+
+# ------------------------------------------------------------------------------------------------- what can go wrong
+
+
+def test_a_failed_step_breaks_those_in_it_and_no_others() -> None:
+    engine = SmallEngine(n_batch=8)
+    engine.submit(1, text(8))
+    engine.submit(2, text(4, seed=2))
+    assert engine.step(fault="failed") == [Broken(request=1, message="failed")]
+    engine.finish()
+    assert engine.told(1) == ["Broken"]
+    assert engine.is_alone(2)
+
+
+def test_a_request_breaks_with_all_its_choices_at_once() -> None:
+    engine = SmallEngine()
+    engine.submit(1, text(4), choices=3)
+    engine.step()
+    assert engine.step(fault="failed") == [Broken(request=1, message="failed")]
+    assert engine.scheduler.plan() is None
+
+
+@pytest.mark.parametrize("can_truncate", [True, False])
+def test_what_host_memory_has_lost_is_computed_again(can_truncate: bool) -> None:  # noqa: FBT001 - a parameter
+    engine = SmallEngine(seats=1, can_truncate=can_truncate, host_budget_bytes=1000)
+    engine.answer(1, text(100), max_tokens=1)
+    engine.answer(2, text(100, seed=2), max_tokens=1)
+    again = engine.submit(3, [*text(100), 7, 7], max_tokens=3)
+    plan = engine.plan()
+    assert (plan.edits[-1], shares(plan)) == (Restore(1, 0, 100), {3: 2})
+    engine.run(plan, fault="lost")
+    assert again.computed == 0
+    engine.finish()
+    assert engine.done(3).cached_tokens == 0
+    assert engine.is_alone(3)
+
+
+def test_a_copy_of_what_was_lost_is_lost_too() -> None:
+    engine = SmallEngine(seats=2, host_budget_bytes=1000)
+    engine.answer(1, text(100), max_tokens=1)
+    engine.submit(2, text(100, seed=2), max_tokens=2)
+    engine.submit(3, text(100, seed=3), max_tokens=2)
+    engine.finish()
+    engine.submit(4, [*text(100), 7], max_tokens=3)
+    engine.submit(5, [*text(100), 8], max_tokens=3)
+    plan = engine.plan()
+    assert [type(edit) for edit in plan.edits if isinstance(edit, Restore | Copy)] == [Restore, Copy]
+    engine.run(plan, fault="lost")
+    engine.finish()
+    assert [engine.done(request).cached_tokens for request in (4, 5)] == [0, 0]
+    assert engine.is_alone(4)
+    assert engine.is_alone(5)
+
+
+def test_a_grammar_that_cannot_go_on_ends_its_request_alone() -> None:
+    engine = SmallEngine()
+    for request in (1, 2):
+        engine.submit(request, text(4, seed=request), choices=2)
+    engine.step()
+    plan = engine.plan()
+    result = engine.memory.run(plan)
+    index = [(chunk.sequence.request, chunk.sequence.choice) for chunk in plan.chunks].index((1, 1))
+    sampled = [() if at == index else new for at, new in enumerate(result.sampled)]
+    broken = ((plan.chunks[index].seq_id, "no way on"),)
+    told = engine.scheduler.apply(plan, replace(result, sampled=tuple(sampled), broken=broken))
+    assert told[-1] == Broken(request=1, message="no way on")
+    assert {event.request for event in told[:-1]} == {1, 2}
+    engine.events.clear()
+    engine.finish()
+    assert engine.told(1) == []
+    assert engine.is_alone(2)
+
+
+# ------------------------------------------------------------------------------------------------------------ cancel
+
+
+def queued(engine: SmallEngine) -> None:
+    for request in range(10, 10 + len(engine.cache.slots)):
+        engine.submit(request, text(50, seed=request), max_tokens=3)
+    engine.step()
+    engine.submit(1, text(90), max_tokens=5)
+
+
+def chunks_read(count: int) -> Callable[[SmallEngine], None]:
+    def stage(engine: SmallEngine) -> None:
+        sequence = engine.submit(1, text(90), max_tokens=5)
+        for number in range(count):
+            assert sequence.computed == 32 * number
+            engine.step()
+
+    return stage
+
+
+def tokens_written(count: int) -> Callable[[SmallEngine], None]:
+    def stage(engine: SmallEngine) -> None:
+        sequence = engine.submit(1, text(90), max_tokens=5)
+        while sequence.generated < count:
+            engine.step()
+
+    return stage
+
+
+def awaiting(engine: SmallEngine) -> None:
+    engine.submit(2, [*text(90), 1], max_tokens=3)
+    engine.submit(1, [*text(90), 2], max_tokens=3)
+    engine.step()
+
+
+STAGES = {
+    "just submitted": chunks_read(0),
+    "queued": queued,
+    "awaiting a prefix": awaiting,
+    "first chunk read": chunks_read(1),
+    "second chunk read": chunks_read(2),
+    "first token": tokens_written(1),
+    "last but one token": tokens_written(4),
+    "last token": tokens_written(5),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("pool", [None, 400])
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_a_cancelled_request_leaves_nothing_behind_and_is_never_heard_of_again(
+    stage: str,
+    pool: int | None,
+    is_enabled: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    engine = SmallEngine(seats=2, n_batch=32, pool=pool, n_ctx=200, is_enabled=is_enabled)
+    STAGES[stage](engine)
+    engine.submit(3, text(40, seed=3), max_tokens=12)
+    engine.events.clear()
+    engine.scheduler.cancel(1)
+    engine.scheduler.cancel(99)  # a number that nobody has
+    engine.finish()
+    assert engine.told(1) == []
+    assert all(engine.is_alone(request) for request in engine.sequences if request != 1)
+    assert all(slot.sequence is None for slot in engine.cache.slots)
+    assert [slot.length for slot in engine.cache.slots] == [engine.cells.length(s.seq_id) for s in engine.cache.slots]
+    for slot in engine.cache.slots:
+        engine.cache.forget(slot.seq_id)
+    assert [engine.cells.room(slot.seq_id) for slot in engine.cache.slots] == [pool or 200] * 2
+
+
+def test_one_choice_s_end_is_not_the_others() -> None:
+    engine = SmallEngine()
+    engine.submit(1, text(30), choices=2, max_tokens=9)
+    first, second = engine.sequences[1]
+    second.max_tokens = 2
+    engine.finish()
+    assert (first.generated, second.generated) == (9, 2)
+    assert engine.told(1).count("Done") == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ drafts
+
+
+def test_drafts_change_the_text_in_nothing_but_the_number_of_steps() -> None:
+    # What `ModelMemory` writes repeats itself, so that its last tokens have always been seen before.
+    steps = {}
+    for speculation in ("off", "on"):
+        engine = SmallEngine(speculation=speculation, n_ctx=400)
+        engine.submit(1, text(60), max_tokens=200)
+        engine.submit(2, text(60, seed=2), max_tokens=200)
+        engine.finish()
+        assert engine.is_alone(1)
+        assert engine.is_alone(2)
+        assert engine.done(1).completion_tokens == 200
+        assert [engine.memory.tokens(slot.seq_id)[: slot.length] for slot in engine.cache.slots] == [
+            slot.tokens for slot in engine.cache.slots
+        ]
+        steps[speculation] = len(engine.plans)
+    assert steps["on"] < steps["off"] / 3
+
+
+@pytest.mark.parametrize("n_ctx", range(70, 80))
+def test_drafts_never_reach_beyond_the_context_or_the_length_asked_for(n_ctx: int) -> None:
+    engine = SmallEngine(speculation="on", n_ctx=n_ctx)
+    engine.submit(1, text(40), max_tokens=35)
+    engine.finish()
+    assert engine.done(1).completion_tokens == min(35, n_ctx - 40)
+    for plan in engine.plans:
         for chunk in plan.chunks:
-            known = chunk.sequence.prompt + chunk.sequence.generated
-            end = chunk.position + len(chunk.tokens)
-            assert chunk.position == self.computed[chunk.sequence.request]
-            assert chunk.tokens == known[chunk.position : end]
-            assert chunk.wants_logits == (end == len(known))
-            assert end <= self.scheduler.n_ctx
-
-    def forget(self, request: int) -> None:
-        """Note that it is over, and that its slot, if it had one, is dirty until a plan vacates it."""
-        if request not in self.open:
-            return
-        self.open.remove(request)
-        self.decoding.discard(request)
-        self.dirty.update(seq_id for seq_id, owner in self.owners.items() if owner == request)
-
-    @invariant()
-    def slots_have_one_owner_who_is_open(self) -> None:
-        if not hasattr(self, "scheduler"):
-            return
-        owners = self.scheduler.slots.owners
-        assert self.open.issuperset(owners.values())
-        assert len(set(owners.values())) == len(owners)
-        assert self.scheduler.in_flight == len(self.open)
-
-    def teardown(self) -> None:
-        if not hasattr(self, "scheduler"):
-            return
-        # Fair stepping ends everything: each step reads a prompt token or writes one.
-        most = sum(len(s.prompt) + s.max_tokens for s in self.sequences.values()) + 1
-        for _ in range(most):
-            self.step(fails=False)
-        assert self.scheduler.in_flight == 0
-        assert self.scheduler.slots.owners == {}
-        assert self.scheduler.plan() is None
+            assert chunk.position + len(chunk.tokens) <= n_ctx
 
 
-TestAnyTraffic = AnyTraffic.TestCase
+def test_drafts_find_cells_beside_everybody_s_next_token() -> None:
+    engine = SmallEngine(seats=2, speculation="on", pool=256, n_ctx=250, n_batch=64)
+    engine.submit(1, text(60), max_tokens=150)
+    engine.submit(2, text(60, seed=2), max_tokens=150)
+    engine.finish()
+    assert engine.is_alone(1)
+    assert engine.is_alone(2)
+
+
+def test_a_reply_that_ends_among_its_drafts_leaves_only_its_own_tokens() -> None:
+    engine = SmallEngine(speculation="on", length=101)
+    sequence = engine.submit(1, text(60), max_tokens=200)
+    engine.finish()
+    assert engine.done(1).reason is FinishReason.STOP
+    assert len(sequence.tokens) == 101
+    assert EOG not in sequence.tokens
+    assert [slot.tokens for slot in engine.cache.slots if slot.tokens] == [sequence.tokens[: sequence.computed]]
+    assert engine.cells.length(0) <= 101
+
+
+def test_while_a_prompt_is_read_nobody_guesses() -> None:
+    engine = SmallEngine(speculation="on", n_batch=32)
+    engine.submit(1, text(30), max_tokens=100)
+    for _ in range(20):
+        engine.step()
+    engine.submit(2, text(200, seed=2))
+    assert shares(engine.plan())[1] == 1
