@@ -342,16 +342,6 @@ def test_a_grammar_that_is_costly_to_follow_goes_on_or_fails_its_own_reply(
     assert read(compiler.compile(EVERY_KIND[0]), vocab, '{"name": "Zoe", "age": 7}')
 
 
-def test_a_grammar_that_takes_ever_more_work_fails_its_reply_before_anybody_notices(
-    compiler: GrammarCompiler, vocab: Vocab
-) -> None:
-    ambiguous = compiler.compile(HOSTILE_AND_BOUNDED["ambiguity"])
-    (letter,) = vocab.tokenize("a", add_special=False)
-    with pytest.raises(ConstraintFailed, match="item"):
-        for _ in range(100):
-            ambiguous.accept(letter)
-
-
 def test_a_trial_that_hangs_is_given_up(compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammar_module, "_TRIAL", ("sleep", "30"))
     monkeypatch.setattr(grammar_module, "_TRIAL_LIMIT_S", 0.01)
