@@ -26,6 +26,8 @@ class Pace:
 
     def observe(self, *, decoded: int, prefilled: int, duration_s: float) -> None:
         """Take in a step of so many tokens, of replies and of prompts."""
+        if prefilled == decoded == 0:
+            return  # all that was planned had lost its memory
         if prefilled == 0:
             count = min(decoded, _LARGEST_DECODE)
             self._decode_s[count] = smooth(self._decode_s.get(count), duration_s)
