@@ -167,7 +167,8 @@ class PromptCache:
         # Taking a slot over costs nothing but the part that is cut off.
         if best in idle and 2 * found[best].length >= best.length:
             return self._placement(sequence, best, found[best], None)
-        target = next((slot for slot in idle if slot is not best), best)
+        is_worth_keeping = found[best].length >= _SMALLEST_SHARE
+        target = next((slot for slot in idle if slot is not best or not is_worth_keeping), best)
         moved = 0 if self.cells.shares else best.length
         if target is best or not self._pays(found[best].length - found[target].length, moved=moved):
             return self._placement(sequence, target, found[target], None)
