@@ -186,8 +186,9 @@ class Scheduler:
     def _find_cells(self, place: Placement) -> Placement | None:
         """Evict idle prompts until the newcomer finds its cells; None, and nothing done, if that would not do."""
         needed = place.source if isinstance(place.source, int) else None
-        kept = {place.source, place.slot} if place.source is None else {place.source}
-        idle = [slot for slot in self.cache.idle if slot not in kept]
+        # A slot of which nothing will be used is as good as any to find cells in.
+        kept = place.slot if place.source is None and place.beginning.length else place.source
+        idle = [slot for slot in self.cache.idle if slot is not kept]
         cells = place.cells + _HEADROOM * (len(self._live) + 1)
         if self._live and self.cells.room_without([slot.seq_id for slot in idle]) < cells:
             return None
