@@ -90,6 +90,7 @@ class SmallEngine:
         self.memory.fault = fault
         events = self.scheduler.apply(plan, self.memory.run(plan))
         self.events += events
+        assert [slot.length for slot in self.cache.slots] == [self.cells.length(s.seq_id) for s in self.cache.slots]
         return events
 
     def step(self, *, fault: str | None = None) -> list[SequenceEvent]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from neuron_lib.engine.drafting import MAX_DRAFT
 from neuron_lib.engine.protocol import Broken, Delta, Done
 from neuron_lib.engine.step import Copy, Restore, Save, Truncate
 from neuron_lib.types import FinishReason
@@ -32,6 +33,11 @@ def test_a_prompt_that_can_never_run_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         engine.submit(1, [1] * length)
     assert engine.scheduler.in_flight == 0
+
+
+def test_a_prompt_that_fills_the_context_is_read_and_gets_a_token() -> None:
+    engine = SmallEngine(n_ctx=100)
+    assert engine.answer(1, text(100)).completion_tokens == 1
 
 
 # ------------------------------------------------------------------------------------------------------- mixed steps
@@ -172,6 +178,8 @@ def test_who_waits_for_a_prefix_lets_others_pass() -> None:
         engine.submit(request, prompt)
     engine.step()
     assert shares(engine.plan()) == {0: 37, 2: 27}
+    engine.run(engine.plans[-1])
+    assert list(shares(engine.plan())) == [0, 1, 2]  # but it is still the older one
 
 
 def test_without_a_prompt_cache_nothing_is_reused_and_no_cell_stays() -> None:
@@ -247,15 +255,46 @@ def test_idle_prompts_go_before_anybody_has_to_leave_the_oldest_first() -> None:
     assert engine.answer(4, text(50, seed=2), max_tokens=1).cached_tokens == 49
 
 
-def test_a_newcomer_waits_until_everybody_has_cells_for_a_while() -> None:
+@pytest.mark.parametrize(("length", "request_count"), [(164, 2), (165, 1)])
+def test_a_newcomer_waits_until_everybody_has_cells_for_a_while(length: int, request_count: int) -> None:
+    # 256 - 60 for the first, and 16 for each of the two: more than the next token, so that it need not leave at once.
     engine = SmallEngine(seats=2, pool=256, n_ctx=250, n_batch=64)
     engine.submit(1, text(60), max_tokens=20)
     engine.step()
-    engine.submit(2, text(200, seed=2), max_tokens=10)
-    assert shares(engine.plan()) == {1: 1}
-    engine.run(engine.plans[-1])
+    engine.submit(2, text(length, seed=2), max_tokens=10)
+    assert len(shares(engine.plan())) == request_count
+
+
+def test_a_newcomer_displaces_only_as_many_idle_prompts_as_it_must_the_oldest_first() -> None:
+    engine = SmallEngine(seats=3, pool=256, n_ctx=250)
+    engine.answer(1, text(100), max_tokens=1)
+    engine.answer(2, text(100, seed=2), max_tokens=1)
+    engine.answer(3, text(60, seed=3), max_tokens=1)
+    assert [slot.length for slot in engine.cache.slots] == [0, 100, 60]
+
+
+def test_prompts_that_come_together_and_do_not_fit_together_are_read_one_after_the_other() -> None:
+    engine = SmallEngine(seats=2, pool=256, n_ctx=250, n_batch=64)
+    engine.submit(1, text(200))
+    engine.submit(2, text(200, seed=2))
     engine.finish()
+    assert engine.is_alone(1)
     assert engine.is_alone(2)
+
+
+def test_what_is_needed_from_host_memory_is_not_displaced_by_what_must_go_there() -> None:
+    engine = SmallEngine(seats=2, pool=256, n_ctx=250, host_budget_bytes=150)
+    engine.answer(1, text(100), max_tokens=1)
+    engine.answer(2, text(100, seed=2), max_tokens=1)
+    engine.answer(3, text(70, seed=3), max_tokens=1)
+    assert engine.answer(4, [*text(100), 9], max_tokens=1).cached_tokens == 100
+
+
+def test_a_prefix_without_room_for_a_copy_is_taken_from_its_owner() -> None:
+    engine = SmallEngine(seats=2, pool=256, n_ctx=250, shares=False)
+    engine.answer(1, text(200), max_tokens=1)
+    assert engine.answer(2, [*text(60), *text(60, seed=2)], max_tokens=1).cached_tokens == 60
+    assert [slot.length for slot in engine.cache.slots] == [120, 0]
 
 
 def test_a_saved_prompt_that_is_longer_than_the_request_needs_room_for_all_of_it() -> None:
@@ -307,6 +346,16 @@ def test_who_left_for_want_of_cells_waits_until_somebody_is_done() -> None:
     assert engine.is_alone(2)
 
 
+def test_when_another_is_done_all_seats_are_there_again() -> None:
+    engine = SmallEngine(seats=2)
+    for request, max_tokens in ((1, 3), (2, 9), (3, 9)):
+        engine.submit(request, text(4, seed=request), max_tokens=max_tokens)
+    engine.step()
+    refused(engine)
+    engine.finish()
+    assert [list(shares(plan)) for plan in engine.plans[2:]] == [[1]] * 2 + [[2, 3]] * 8 + [[3]]
+
+
 def test_sequences_decode_in_order_of_arrival_also_after_one_had_to_leave() -> None:
     engine = SmallEngine(seats=3)
     for request in (1, 2, 3):
@@ -350,6 +399,7 @@ def test_what_host_memory_has_lost_is_computed_again(can_truncate: bool) -> None
     assert (plan.edits[-1], shares(plan)) == (Restore(1, 0, 100), {3: 2})
     engine.run(plan, fault="lost")
     assert again.computed == 0
+    assert engine.cells.length(0) == 0
     engine.finish()
     assert engine.done(3).cached_tokens == 0
     assert engine.is_alone(3)
@@ -446,7 +496,7 @@ def test_a_cancelled_request_leaves_nothing_behind_and_is_never_heard_of_again(
     pool: int | None,
     is_enabled: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    engine = SmallEngine(seats=2, n_batch=32, pool=pool, n_ctx=200, is_enabled=is_enabled)
+    engine = SmallEngine(seats=2, n_batch=32, pool=pool, n_ctx=200, is_enabled=is_enabled, speculation="on")
     STAGES[stage](engine)
     engine.submit(3, text(40, seed=3), max_tokens=12)
     engine.events.clear()
@@ -456,7 +506,7 @@ def test_a_cancelled_request_leaves_nothing_behind_and_is_never_heard_of_again(
     assert engine.told(1) == []
     assert all(engine.is_alone(request) for request in engine.sequences if request != 1)
     assert all(slot.sequence is None for slot in engine.cache.slots)
-    assert [slot.length for slot in engine.cache.slots] == [engine.cells.length(s.seq_id) for s in engine.cache.slots]
+    assert not (engine.scheduler._arrivals or engine.scheduler._awaited or engine.scheduler._guesses)
     for slot in engine.cache.slots:
         engine.cache.forget(slot.seq_id)
     assert [engine.cells.room(slot.seq_id) for slot in engine.cache.slots] == [pool or 200] * 2
@@ -494,14 +544,24 @@ def test_drafts_change_the_text_in_nothing_but_the_number_of_steps() -> None:
 
 
 @pytest.mark.parametrize("n_ctx", range(70, 80))
-def test_drafts_never_reach_beyond_the_context_or_the_length_asked_for(n_ctx: int) -> None:
-    engine = SmallEngine(speculation="on", n_ctx=n_ctx)
+@pytest.mark.parametrize("pool", [None, 1000])
+def test_drafts_never_reach_beyond_the_context_or_the_length_asked_for(n_ctx: int, pool: int | None) -> None:
+    engine = SmallEngine(speculation="on", n_ctx=n_ctx, pool=pool)
     engine.submit(1, text(40), max_tokens=35)
     engine.finish()
     assert engine.done(1).completion_tokens == min(35, n_ctx - 40)
     for plan in engine.plans:
         for chunk in plan.chunks:
-            assert chunk.position + len(chunk.tokens) <= n_ctx
+            assert chunk.position + len(chunk.tokens) < min(n_ctx, 40 + 35)  # the last token is never fed back
+
+
+def test_drafts_get_longer_as_they_turn_out_right() -> None:
+    engine = SmallEngine(speculation="auto")
+    engine.submit(1, text(60), max_tokens=300)
+    engine.finish()
+    lengths = [chunk.drafted for plan in engine.plans for chunk in plan.chunks]
+    assert lengths.count(MAX_DRAFT) > len(lengths) / 2
+    assert engine.is_alone(1)
 
 
 def test_drafts_find_cells_beside_everybody_s_next_token() -> None:
