@@ -110,7 +110,7 @@ class GrammarCompiler:
             _try_out(source)
             matcher = self._matcher(source)
         except ValueError as error:
-            raise InvalidRequest(f"{param}: {_reason(str(error))}", param=param) from error
+            raise InvalidRequest(f"{param}: {_reason(str(error))}", param=param) from None  # that is all it says
         return Constraint(matcher, eog=self._vocab.eog)
 
     def _matcher(self, source: str) -> "LLMatcher":
