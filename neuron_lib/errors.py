@@ -3,6 +3,7 @@
 NeuronError                     catch this one to catch them all
 ├── RequestRejected             this request, now; `retry_after_s` says whether trying again can help
 │   ├── InvalidRequest          fix the request (`param` names the field)
+│   │   └── InvalidGrammar      simplify what the reply must look like
 │   ├── PromptTooLong           shorten the prompt
 │   ├── TemplateFailed          the model's chat template cannot render these messages
 │   ├── UnsupportedCapability   ask a model that can do it
@@ -29,6 +30,7 @@ __all__ = (
     "ConfigError",
     "EngineDead",
     "EngineFailed",
+    "InvalidGrammar",
     "InvalidModelId",
     "InvalidRequest",
     "LoadCancelled",
@@ -83,6 +85,12 @@ class InvalidRequest(RequestRejected):
     def __init__(self, message: str, *, param: str | None = None, **fields: Any) -> None:
         super().__init__(message, **fields)
         self.param = param
+
+
+class InvalidGrammar(InvalidRequest):
+    """A schema, regular expression or grammar for the reply does not compile, or is too complex."""
+
+    code = "invalid_grammar"
 
 
 class PromptTooLong(RequestRejected):

@@ -1,9 +1,10 @@
 """`python -m neuron_lib.engine --fd N`: one model behind one socket.
 
 The main thread reads commands, prepares prompts and beats once a second; a second thread loads the model and steps; a
-third waits for nothing but the daemon's death. The process ends on `Close`, when the socket closes (the daemon is
-gone), on a broken protocol, or when one of its threads fails. It never tries to go on, and never by way of the
-interpreter's shutdown: the other thread may be inside native code.
+third compiles the grammars of requests, which may take half a second each; a fourth waits for nothing but the daemon's
+death. The process ends on `Close`, when the socket closes (the daemon is gone), on a broken protocol, or when one of
+its threads fails. It never tries to go on, and never by way of the interpreter's shutdown: another thread may be
+inside native code.
 """
 
 import argparse
@@ -18,7 +19,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final, NoReturn, assert_never
 
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
@@ -59,6 +62,7 @@ from neuron_lib.llama.vocab import Vocab
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
+from neuron_lib.types import Grammar
 
 logger = logging.getLogger("neuron_lib.engine")
 
@@ -70,18 +74,25 @@ _PAGE_BYTES: Final = resource.getpagesize()
 _SWITCH_INTERVAL_S: Final = 0.0005
 """How long the main thread, say in a template, may keep the engine thread from the interpreter, several times a step.
 Python's own 5 ms made steps of running replies twice as long while a prompt was rendered (measured)."""
+_STACK_BYTES: Final = 8 << 20
+"""Of every thread, whatever the shell's limit: `GrammarCompiler` needs it."""
 _OOM_SCORE: Final = "500"
 _GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 """libllama calls its load chatter "info"; for an operator it is debugging."""
 
 
 class Engine:
-    """The process's state. `_prompts` belongs to the main thread, everything native to the engine thread."""
+    """The process's state. Everything native belongs to the engine thread; `_prompts` and `_compiling` (the requests
+    whose grammar is not ready) to the others, one at a time.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket: Final = sock
         self._send_lock: Final = threading.Lock()
         self._prompts: dict[int, PreparedPrompt] = {}
+        self._compiling: set[int] = set()
+        self._prompts_lock: Final = threading.Lock()
+        self._grammars: Final[SimpleQueue[tuple[int, Grammar, PreparedPrompt]]] = SimpleQueue()
         self._preparer: Preparer | None = None
         self._loop: EngineLoop | None = None
 
@@ -131,8 +142,7 @@ class Engine:
             case Start():
                 self._start(command)
             case Cancel(request):
-                if self._prompts.pop(request, None) is None and self._loop is not None:
-                    self._loop.inbox.put(request)
+                self._cancel(request)
             case Close():
                 os._exit(0)
             case _:
@@ -144,20 +154,60 @@ class Engine:
         try:
             prompt = self._preparer.prepare(chat)
         except RequestRejected as error:
-            param = error.param if isinstance(error, InvalidRequest) else None
-            self.send(Refused(request=chat.request, code=error.code, message=_message(error), param=param))
+            self._refuse(chat.request, error)
             return
-        self._prompts[chat.request] = prompt
+        if chat.grammar is None or prompt.too_many:
+            self._offer(chat.request, prompt)
+            return
+        with self._prompts_lock:
+            self._compiling.add(chat.request)
+        self._grammars.put((chat.request, chat.grammar, prompt))
+
+    def _compile(self, compiler: GrammarCompiler) -> NoReturn:
+        """The grammar thread's life."""
+        while True:
+            request, grammar, prompt = self._grammars.get()
+            try:
+                constraint = compiler.compile(grammar)
+            except RequestRejected as error:
+                self._refuse(request, error)
+                continue
+            except Exception as error:  # noqa: BLE001 - the last handler of this thread
+                self._die(error)
+            with self._prompts_lock:
+                is_wanted = request in self._compiling
+                self._compiling.discard(request)
+            if is_wanted:
+                self._offer(request, replace(prompt, constraint=constraint))
+
+    def _offer(self, request: int, prompt: PreparedPrompt) -> None:
+        """Keep a prompt for its start, and say that it is there."""
+        with self._prompts_lock:
+            self._prompts[request] = prompt
         self.send(
             Prepared(
-                request=chat.request,
+                request=request,
                 prompt_tokens=prompt.too_many or len(prompt.tokens),
                 prompt_end=prompt.text[-_PROMPT_END_CHARS:],
             )
         )
 
+    def _refuse(self, request: int, error: RequestRejected) -> None:
+        with self._prompts_lock:
+            self._compiling.discard(request)
+        param = error.param if isinstance(error, InvalidRequest) else None
+        self.send(Refused(request=request, code=error.code, message=_message(error), param=param))
+
+    def _cancel(self, request: int) -> None:
+        with self._prompts_lock:
+            self._compiling.discard(request)
+            was_waiting = self._prompts.pop(request, None) is not None
+        if not was_waiting and self._loop is not None:
+            self._loop.inbox.put(request)
+
     def _start(self, start: Start) -> None:
-        prompt = self._prompts.pop(start.request, None)
+        with self._prompts_lock:
+            prompt = self._prompts.pop(start.request, None)
         if prompt is None or self._loop is None or self._preparer is None:
             raise ProtocolError(f"request {start.request} was started without a prepared prompt")
         for sequence in self._preparer.sequences(start, prompt):
@@ -205,9 +255,11 @@ class Engine:
                 model.vocab,
                 template=template,
                 n_ctx=context.n_ctx,
-                grammars=GrammarCompiler(model.vocab),
                 needs_checkpoints=not context.memory.can_truncate,
             )
+            threading.Thread(
+                target=self._compile, args=(GrammarCompiler(model.vocab),), name="grammars", daemon=True
+            ).start()
             self.send(Ready(facts))
             self._loop.run_forever()
 
@@ -378,6 +430,7 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.engine", description="one model behind one socket")
     parser.add_argument("--fd", type=int, required=True, help="number of an inherited, connected stream socket")
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    threading.stack_size(_STACK_BYTES)
     faulthandler.enable()
     _log_to_stderr()
     _shield_the_daemon()

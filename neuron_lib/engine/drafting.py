@@ -16,6 +16,8 @@ _MATCH: Final = 3
 """Tokens that must be the same before a continuation is copied."""
 _TRUST: Final = 0.5
 """How often a guessed token is right, for a sequence that has not tried yet."""
+_GAIN: Final = 1.05
+"""Times as many tokens per second as without guesses must be in sight."""
 _PROBE_EVERY: Final = 64
 """Chances let pass after which a sequence that has guessed badly tries one token again."""
 
@@ -57,7 +59,7 @@ class DraftPolicy:
         base_s = pace.decode_s(decoding)
         if base_s is None:
             return 0
-        best, best_rate = 0, decoding / base_s
+        best, best_rate = 0, _GAIN * decoding / base_s
         expected, chance = float(decoding), 1.0
         for length in range(1, MAX_DRAFT + 1):
             chance *= self.accuracy

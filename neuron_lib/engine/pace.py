@@ -42,16 +42,20 @@ class Pace:
             self.move_token_s = smooth(self.move_token_s, duration_s / tokens)
 
     def decode_s(self, tokens: int) -> float | None:
-        """A step of `tokens` tokens, as measured or between those measured around it; None if there are none."""
-        if tokens == 0:
-            return 0.0
+        """A step of `tokens` tokens, as measured or judged by those measured; None if there are none.
+
+        Between two measured sizes, and beyond them, lies a straight line. Where one size is all there is, twice the
+        tokens take twice the time.
+        """
         tokens = min(tokens, _LARGEST_DECODE)
-        if tokens in self._decode_s or not self._decode_s:
-            return self._decode_s.get(tokens)
-        below = max((n for n in self._decode_s if n < tokens), default=min(self._decode_s))
-        above = min((n for n in self._decode_s if n > tokens), default=below)
-        low_s, high_s = self._decode_s[below], self._decode_s[above]
-        return low_s if above == below else low_s + (high_s - low_s) * (tokens - below) / (above - below)
+        if tokens in self._decode_s or not self._decode_s or tokens == 0:
+            return self._decode_s.get(tokens, None if tokens else 0.0)
+        below = [0, *(n for n in self._decode_s if n < tokens)]
+        above = [n for n in self._decode_s if n > tokens]
+        # The two nearest sizes around it, or else the two largest below it; no tokens take no time.
+        low, high = (max(below), min(above)) if above else sorted(below)[-2:]
+        low_s = self._decode_s.get(low, 0.0)
+        return low_s + (self._decode_s[high] - low_s) * (tokens - low) / (high - low)
 
     def prefill_budget(self, *, decoding: int, room: int) -> int:
         """Prompt tokens that the next step should read beside `decoding` replies; at most `room`."""

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from neuron_lib.engine.protocol import Prepare, Start
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.errors import InvalidRequest, TemplateFailed, cause_chain
-from neuron_lib.llama.grammar import Constraint, GrammarCompiler
+from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.sampler import SamplerChain
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.text.chat_template import CHATML, ChatTemplate
@@ -48,7 +48,6 @@ class Preparer:
         *,
         template: str | None,
         n_ctx: int,
-        grammars: GrammarCompiler,
         needs_checkpoints: bool = False,
     ) -> None:
         """`template` is the model's Jinja source; one that does not compile is dropped with a warning. A prompt of
@@ -56,7 +55,6 @@ class Preparer:
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
-        self._grammars: Final = grammars
         self._needs_checkpoints: Final = needs_checkpoints
         self._chatml: Final = ChatTemplate(CHATML, bos_token=vocab.bos, eos_token=vocab.eos)
         self._own: ChatTemplate | None = None
@@ -69,7 +67,7 @@ class Preparer:
             logger.warning("the model's chat template is unusable, ChatML is used: %s", cause_chain(error))
 
     def prepare(self, chat: Prepare) -> PreparedPrompt:
-        """The chat as a prompt. Raises `RequestRejected` for a template or a grammar that cannot be used."""
+        """The chat as a prompt, without its grammar. Raises `RequestRejected` for a template that cannot be used."""
         text = self.render(chat)
         too_many = self.count_beyond_use(text)
         if too_many is not None:
@@ -77,8 +75,7 @@ class Preparer:
         tokens = self.tokenize(text)
         if not tokens:
             raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
-        constraint = None if chat.grammar is None else self._grammars.compile(chat.grammar)
-        return PreparedPrompt(text, tokens, constraint)
+        return PreparedPrompt(text, tokens)
 
     def sequences(self, start: Start, prompt: PreparedPrompt) -> Iterator[Sequence]:
         """One sequence for each choice. They begin alike, so all but the first will find their prompt read."""

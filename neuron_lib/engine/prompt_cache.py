@@ -26,7 +26,7 @@ _MOST_SAVED: Final = 128
 
 
 @dataclass(slots=True, frozen=True)
-class Checkpoint:
+class _Checkpoint:
     """The state after the first `length` tokens, kept in host memory under `key`."""
 
     length: int
@@ -41,7 +41,7 @@ class Slot:
     sequence: Sequence | None = None
     tokens: list[int] = field(default_factory=list)
     cache_key: str = ""
-    checkpoints: list[Checkpoint] = field(default_factory=list)
+    checkpoints: list[_Checkpoint] = field(default_factory=list)
     released: int = 0  # when it was given back, in releases
 
     @property
@@ -61,7 +61,7 @@ class _Saved:
 
     tokens: list[int]
     cache_key: str
-    checkpoints: list[Checkpoint]
+    checkpoints: list[_Checkpoint]
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,7 +69,7 @@ class _Beginning:
     """Where the first `length` tokens of a prompt can come from, by way of `checkpoint` if that is not None."""
 
     length: int = 0
-    checkpoint: Checkpoint | None = None
+    checkpoint: _Checkpoint | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -186,7 +186,7 @@ class PromptCache:
         return self._reusable(slot.content, slot.length, slot.checkpoints, sequence)
 
     def _reusable(
-        self, tokens: list[int], length: int, checkpoints: list[Checkpoint], sequence: Sequence
+        self, tokens: list[int], length: int, checkpoints: list[_Checkpoint], sequence: Sequence
     ) -> _Beginning:
         """How much of the first `length` of `tokens` the sequence can begin with; one token is left to compute."""
         common = common_prefix(tokens, sequence.tokens, min(length, len(sequence.tokens) - 1))
@@ -315,7 +315,7 @@ class PromptCache:
         if not self._is_enabled or self._host_budget_bytes == 0 or not self._make_room(self._checkpoint_bytes):
             return None
         key = self._new_key(self._checkpoint_bytes)
-        slot.checkpoints.append(Checkpoint(length, key))
+        slot.checkpoints.append(_Checkpoint(length, key))
         if len(slot.checkpoints) > _MOST_CHECKPOINTS:
             # The first one is most likely the end of a system prompt that others have, too.
             self._drop_checkpoints([slot.checkpoints.pop(1)])
@@ -381,12 +381,12 @@ class PromptCache:
         del self._sizes[key]
         self._edits.append(Drop(key))
 
-    def _up_to(self, length: int, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    def _up_to(self, length: int, checkpoints: list[_Checkpoint]) -> list[_Checkpoint]:
         """The checkpoints that still lie within the first `length` tokens; the others are dropped."""
         self._drop_checkpoints([point for point in checkpoints if point.length > length])
         return [point for point in checkpoints if point.length <= length]
 
-    def _drop_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
+    def _drop_checkpoints(self, checkpoints: list[_Checkpoint]) -> None:
         for point in checkpoints:
             del self._sizes[point.key]
             self._edits.append(Drop(point.key))

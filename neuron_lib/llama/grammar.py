@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.errors import InvalidGrammar
 from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import Grammar
@@ -103,14 +103,14 @@ class GrammarCompiler:
         self._vocab: Final = vocab
 
     def compile(self, grammar: Grammar) -> Constraint:
-        """The beginning of a reply. Raises `InvalidRequest` in llguidance's words; `param` is the request's field."""
+        """The beginning of a reply. Raises `InvalidGrammar` in llguidance's words; `param` is the request's field."""
         param = _PARAMS[grammar.kind]
         try:
             source = _serialized(grammar)
             _try_out(source)
             matcher = self._matcher(source)
         except ValueError as error:
-            raise InvalidRequest(f"{param}: {_reason(str(error))}", param=param) from None  # that is all it says
+            raise InvalidGrammar(f"{param}: {_reason(str(error))}", param=param) from None  # that is all it says
         return Constraint(matcher, eog=self._vocab.eog)
 
     def _matcher(self, source: str) -> "LLMatcher":

@@ -38,6 +38,7 @@ from neuron_lib.engine.protocol import (
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
+    InvalidGrammar,
     InvalidRequest,
     LoadFailed,
     NeuronError,
@@ -352,4 +353,6 @@ def _refusal(refused: Refused) -> NeuronError:
     """An error that the engine met while preparing a prompt, as the exception it was there."""
     if refused.code == TemplateFailed.code:
         return TemplateFailed(refused.message)
+    if refused.code == InvalidGrammar.code:
+        return InvalidGrammar(refused.message, param=refused.param)
     return InvalidRequest(refused.message, param=refused.param or "messages")

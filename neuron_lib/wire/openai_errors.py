@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from neuron_lib.errors import (
     AlreadyLoaded,
+    InvalidGrammar,
     InvalidRequest,
     ModelNotLoaded,
     NeuronError,
@@ -49,6 +50,7 @@ _API: Final = "api_error"
 _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (UnsupportedMediaType, 415, _INVALID),
     (MalformedJson, 400, _INVALID),
+    (InvalidGrammar, 400, _INVALID),
     (InvalidRequest, 422, _INVALID),
     (PromptTooLong, 400, _INVALID),
     (TemplateFailed, 422, _INVALID),

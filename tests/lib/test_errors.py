@@ -9,6 +9,7 @@ from neuron_lib.errors import (
     AlreadyLoaded,
     EngineDead,
     InvalidModelId,
+    InvalidGrammar,
     InvalidRequest,
     LoadCancelled,
     LoadFailed,
@@ -66,6 +67,7 @@ def test_every_error_stands_in_the_tree_that_the_module_draws(error: type[Neuron
             {
                 NoHarness,
                 InvalidRequest,
+                InvalidGrammar,
                 PromptTooLong,
                 TemplateFailed,
                 UnsupportedCapability,

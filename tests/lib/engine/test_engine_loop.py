@@ -1,14 +1,15 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent, StepEvents
-from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan, StepResult
 from neuron_lib.testing import ScriptedRunner
-from neuron_lib.types import Sampling
+from neuron_lib.types import TokenLogprob
+from tests.fakes.small_engine import SmallEngine
 
 
 class NoMoreSteps(Exception):
@@ -32,15 +33,25 @@ class ScriptedSteps(ScriptedRunner):
 
 
 def sequence(request: int, *, prompt: int = 3, max_tokens: int = 99) -> Sequence:
-    return Sequence(
-        request=request, prompt=[0] * prompt, sampling=Sampling(temperature=0, seed=0), max_tokens=max_tokens
-    )
+    return Sequence(request=request, prompt=[0] * prompt, max_tokens=max_tokens)
 
 
-def loop_over(runner: ScriptedRunner) -> tuple[EngineLoop, list[StepEvents]]:
+def loop_over(
+    runner: ScriptedRunner, *, n_batch: int = 64, report_interval_s: float = 0, clock: Callable[[], float] = lambda: 0.0
+) -> tuple[EngineLoop, list[StepEvents]]:
+    """A loop that reports each step at once, unless it is given an interval and a clock to measure it with."""
     told: list[StepEvents] = []
-    scheduler = Scheduler(seats=4, n_batch=64, n_ctx=64, target_step_s=0.1)
-    return EngineLoop(scheduler, runner, report=told.append), told
+    scheduler = SmallEngine(n_batch=n_batch, n_ctx=64).scheduler
+    loop = EngineLoop(scheduler, runner, report=told.append, report_interval_s=report_interval_s, clock=clock)
+    return loop, told
+
+
+def run(loop: EngineLoop, *sequences: Sequence) -> None:
+    """Run until the script ends."""
+    for each in sequences:
+        loop.inbox.put(each)
+    with pytest.raises(NoMoreSteps):
+        loop.run_forever()
 
 
 def events_of(told: list[StepEvents], request: int) -> list[SequenceEvent]:
@@ -57,20 +68,13 @@ def test_a_step_without_work_runs_nothing_and_says_nothing() -> None:
 def test_one_frame_carries_the_events_of_all_sequences_of_a_step() -> None:
     runner = ScriptedSteps(1)
     loop, told = loop_over(runner)
-    loop.inbox.put(sequence(1))
-    loop.inbox.put(sequence(2))
-    with pytest.raises(NoMoreSteps):
-        loop.run_forever()
+    run(loop, sequence(1), sequence(2))
     assert told == [StepEvents(1, (Delta(1, "a "), Delta(2, "a ")))]
 
 
 def test_a_step_that_only_reads_a_prompt_counts_and_says_nothing() -> None:
-    runner = ScriptedRunner()
-    scheduler = Scheduler(seats=1, n_batch=2, n_ctx=64, target_step_s=0.1)
-    told: list[StepEvents] = []
-    loop = EngineLoop(scheduler, runner, report=told.append)
-    scheduler.submit(sequence(1, prompt=5))
-    loop.step()
+    loop, told = loop_over(ScriptedSteps(1), n_batch=4)
+    run(loop, sequence(1, prompt=5))
     assert (loop.steps, told) == (1, [])
 
 
@@ -84,9 +88,7 @@ def test_instructions_take_effect_between_steps() -> None:
         },
     )
     loop, told = loop_over(runner)
-    loop.inbox.put(sequence(1))
-    with pytest.raises(NoMoreSteps):
-        loop.run_forever()
+    run(loop, sequence(1))
     assert [sorted(c.sequence.request for c in plan.chunks) for plan in runner.plans] == [[1], [1], [1, 2], [2]]
     assert len(events_of(told, 1)) == 3
     assert [type(event) for event in events_of(told, 2)] == [Delta, Done]
@@ -95,10 +97,7 @@ def test_instructions_take_effect_between_steps() -> None:
 def test_a_sequence_that_can_never_run_is_broken_and_harms_nobody() -> None:
     runner = ScriptedSteps(1)
     loop, told = loop_over(runner)
-    loop.inbox.put(sequence(1, prompt=65))
-    loop.inbox.put(sequence(3))
-    with pytest.raises(NoMoreSteps):
-        loop.run_forever()
+    run(loop, sequence(1, prompt=65), sequence(3))
     assert [type(event) for event in events_of(told, 1)] == [Broken]
     assert [type(event) for event in events_of(told, 3)] == [Delta]
 
@@ -107,3 +106,53 @@ def test_what_waits_in_the_inbox_is_in_flight() -> None:
     loop, _ = loop_over(ScriptedRunner())
     loop.inbox.put(sequence(1))
     assert loop.in_flight == 1
+
+
+def test_between_two_reports_deltas_are_joined_and_the_first_token_and_the_end_never_wait() -> None:
+    runner, now = ScriptedSteps(9), iter([0.0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+    loop, told = loop_over(runner, report_interval_s=3, clock=lambda: next(now))
+    run(loop, sequence(1, max_tokens=6), sequence(3, max_tokens=9))
+    assert [
+        (step.step, event.request, event.text) for step in told for event in step.events if isinstance(event, Delta)
+    ] == [
+        (1, 1, "a "),
+        (1, 3, "a "),
+        (4, 1, "a a a "),
+        (4, 3, "a a a "),
+        (6, 3, "a a "),  # with the end of the other, which would not have waited either
+    ]
+    assert [(step.step, event.request, event.text) for step in told for event in step.events if isinstance(event, Done)]
+    assert [(step.step, done.text) for step in told for done in step.events if isinstance(done, Done)] == [
+        (6, "a a "),
+        (9, "a a a "),
+    ]
+
+
+def test_joined_deltas_keep_the_number_of_tokens_and_their_log_probabilities() -> None:
+    class Certain(ScriptedSteps):
+        def run(self, plan: StepPlan) -> StepResult:
+            result = super().run(plan)
+            logprob = TokenLogprob(b"a ", float(len(self.plans)))
+            sampled = tuple(tuple(replace(new, logprob=logprob) for new in each) for each in result.sampled)
+            return replace(result, sampled=sampled)
+
+    now = iter([0.0, 0, 1, 2, 3])
+    loop, told = loop_over(Certain(4), report_interval_s=3, clock=lambda: next(now))
+    run(loop, sequence(1))
+    joined = told[-1].events[0]
+    assert isinstance(joined, Delta)
+    assert (joined.tokens, [each.logprob for each in joined.logprobs]) == (3, [2.0, 3.0, 4.0])
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "broken"])
+def test_what_was_not_yet_told_of_a_request_that_is_gone_is_never_told(ends: str) -> None:
+    before = {2: lambda: loop.inbox.put(1)} if ends == "cancelled" else {}
+    failures = {2: "it broke"} if ends == "broken" else {}
+    runner = ScriptedSteps(4, before)
+    runner._failures = failures
+    loop, told = loop_over(runner, report_interval_s=99)
+    run(loop, sequence(1))
+    assert [(type(event), step.step) for step in told for event in step.events if isinstance(event, Delta)] == [
+        (Delta, 1)
+    ]
+    assert [type(event) for step in told[1:] for event in step.events] == ([Broken] if ends == "broken" else [])

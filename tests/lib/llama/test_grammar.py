@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.errors import InvalidGrammar
 from neuron_lib.llama import grammar as grammar_module
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.grammar import MAX_SOURCE_BYTES, Constraint, ConstraintFailed, GrammarCompiler
@@ -237,7 +237,7 @@ REFUSED: Final = {
 def test_what_is_no_grammar_is_refused_in_words_that_help(
     compiler: GrammarCompiler, grammar: Grammar, param: str, words: str
 ) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
+    with pytest.raises(InvalidGrammar) as refusal:
         compiler.compile(grammar)
     assert refusal.value.param == param
     assert refusal.value.message.startswith(f"{param}: ")
@@ -304,7 +304,7 @@ HOSTILE_REFUSED: Final = {
 
 @pytest.mark.parametrize(("grammar", "words"), HOSTILE_REFUSED.values(), ids=HOSTILE_REFUSED)
 def test_a_grammar_that_would_do_harm_is_refused(compiler: GrammarCompiler, grammar: Grammar, words: str) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
+    with pytest.raises(InvalidGrammar) as refusal:
         compiler.compile(grammar)
     assert words in refusal.value.message
 
@@ -345,7 +345,7 @@ def test_a_grammar_that_is_costly_to_follow_goes_on_or_fails_its_own_reply(
 def test_a_trial_that_hangs_is_given_up(compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammar_module, "_TRIAL", ("sleep", "30"))
     monkeypatch.setattr(grammar_module, "_TRIAL_LIMIT_S", 0.01)
-    with pytest.raises(InvalidRequest, match="takes too long to compile"):
+    with pytest.raises(InvalidGrammar, match="takes too long to compile"):
         compiler.compile(Grammar("regex", "a grammar that nobody has tried"))
 
 
