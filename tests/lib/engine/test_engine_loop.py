@@ -19,8 +19,14 @@ class NoMoreSteps(Exception):
 class ScriptedSteps(ScriptedRunner):
     """Calls `before[n]` when it is given plan n, and ends the loop by raising instead of running the last one."""
 
-    def __init__(self, steps: int, before: dict[int, Callable[[], object]] | None = None) -> None:
-        super().__init__(eog_after={2: 1})
+    def __init__(
+        self,
+        steps: int,
+        before: dict[int, Callable[[], object]] | None = None,
+        *,
+        failures: dict[int, str] | None = None,
+    ) -> None:
+        super().__init__(eog_after={2: 1}, failures=failures)
         self._steps = steps
         self._before = before or {}
 
@@ -109,9 +115,9 @@ def test_what_waits_in_the_inbox_is_in_flight() -> None:
 
 
 def test_between_two_reports_deltas_are_joined_and_the_first_token_and_the_end_never_wait() -> None:
-    runner, now = ScriptedSteps(9), iter([0.0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+    runner, now = ScriptedSteps(9), iter(range(10))
     loop, told = loop_over(runner, report_interval_s=3, clock=lambda: next(now))
-    run(loop, sequence(1, max_tokens=6), sequence(3, max_tokens=9))
+    run(loop, sequence(1, max_tokens=6), sequence(3))
     assert [
         (step.step, event.request, event.text) for step in told for event in step.events if isinstance(event, Delta)
     ] == [
@@ -119,13 +125,10 @@ def test_between_two_reports_deltas_are_joined_and_the_first_token_and_the_end_n
         (1, 3, "a "),
         (4, 1, "a a a "),
         (4, 3, "a a a "),
-        (6, 3, "a a "),  # with the end of the other, which would not have waited either
+        (6, 3, "a a "),  # with the other's end, so that one frame carries both
+        (9, 3, "a a a "),
     ]
-    assert [(step.step, event.request, event.text) for step in told for event in step.events if isinstance(event, Done)]
-    assert [(step.step, done.text) for step in told for done in step.events if isinstance(done, Done)] == [
-        (6, "a a "),
-        (9, "a a a "),
-    ]
+    assert [(step.step, done.text) for step in told for done in step.events if isinstance(done, Done)] == [(6, "a a ")]
 
 
 def test_joined_deltas_keep_the_number_of_tokens_and_their_log_probabilities() -> None:
@@ -136,7 +139,7 @@ def test_joined_deltas_keep_the_number_of_tokens_and_their_log_probabilities() -
             sampled = tuple(tuple(replace(new, logprob=logprob) for new in each) for each in result.sampled)
             return replace(result, sampled=sampled)
 
-    now = iter([0.0, 0, 1, 2, 3])
+    now = iter(range(9))
     loop, told = loop_over(Certain(4), report_interval_s=3, clock=lambda: next(now))
     run(loop, sequence(1))
     joined = told[-1].events[0]
@@ -144,15 +147,17 @@ def test_joined_deltas_keep_the_number_of_tokens_and_their_log_probabilities() -
     assert (joined.tokens, [each.logprob for each in joined.logprobs]) == (3, [2.0, 3.0, 4.0])
 
 
-@pytest.mark.parametrize("ends", ["cancelled", "broken"])
-def test_what_was_not_yet_told_of_a_request_that_is_gone_is_never_told(ends: str) -> None:
-    before = {2: lambda: loop.inbox.put(1)} if ends == "cancelled" else {}
-    failures = {2: "it broke"} if ends == "broken" else {}
-    runner = ScriptedSteps(4, before)
-    runner._failures = failures
+@pytest.mark.parametrize(("is_broken", "last_words"), [(False, []), (True, [Broken])])
+def test_what_was_not_yet_told_of_a_request_that_is_gone_is_never_told(
+    is_broken: bool,  # noqa: FBT001 - a parameter
+    last_words: list[type],
+) -> None:
+    def cancel_and_go_on() -> None:
+        loop.inbox.put(1)
+        loop.inbox.put(sequence(3))
+
+    runner = ScriptedSteps(5, {2: cancel_and_go_on}, failures={2: "it broke"} if is_broken else {})
     loop, told = loop_over(runner, report_interval_s=99)
     run(loop, sequence(1))
-    assert [(type(event), step.step) for step in told for event in step.events if isinstance(event, Delta)] == [
-        (Delta, 1)
-    ]
-    assert [type(event) for step in told[1:] for event in step.events] == ([Broken] if ends == "broken" else [])
+    assert [type(event) for event in events_of(told, 1)] == [Delta, *last_words]
+    assert [type(event) for event in events_of(told, 3)] == [Delta]
