@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.subject import circumstances, cpu_count, model_path
+from neuron_lib.engine.cells import StreamCells
 from neuron_lib.engine.loop import EngineLoop
+from neuron_lib.engine.pace import Pace
+from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import StepEvents, encode_frame
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
@@ -24,6 +27,7 @@ from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.model import Model
+from neuron_lib.llama.sampler import SamplerChain
 from neuron_lib.types import Sampling
 
 SEATS: Final = 8
@@ -69,7 +73,11 @@ def engine_steps(
     context: Context, model: Model, prompt: list[int], *, sequences: int, sampling: Sampling
 ) -> Iterator[None]:
     """The engine's own loop, up to the bytes of its frames; one step for each `next`."""
-    scheduler = Scheduler(seats=SEATS, n_batch=context.n_batch, n_ctx=context.n_ctx, target_step_s=0.1)
+    cells, pace = StreamCells(SEATS, context.n_ctx), Pace(target_step_s=0.1)
+    cache = PromptCache(
+        seats=SEATS, cells=cells, pace=pace, is_enabled=False
+    )  # all read their prompt in the first step
+    scheduler = Scheduler(cache=cache, cells=cells, pace=pace, n_batch=context.n_batch, n_ctx=context.n_ctx)
 
     def report(events: StepEvents) -> None:
         encode_frame(events)
@@ -77,7 +85,8 @@ def engine_steps(
     loop = EngineLoop(scheduler, LlamaRunner(context, model.vocab), report=report)
     for seq_id in range(sequences):
         context.clear_sequence(seq_id)
-        scheduler.submit(Sequence(request=seq_id, prompt=prompt, sampling=sampling, max_tokens=N_CTX))
+        sampler = SamplerChain(sampling, history=prompt, vocab=model.vocab)
+        scheduler.submit(Sequence(request=seq_id, prompt=prompt, max_tokens=N_CTX, sampler=sampler))
     while True:
         loop.step()
         yield

@@ -1,12 +1,16 @@
 import logging
 import signal
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
-from neuron_lib.engine.prepare import Preparer
-from neuron_lib.engine.protocol import Prepare
-from neuron_lib.errors import TemplateFailed
+from neuron_lib.engine.prepare import Preparer, checkpoints_of
+from neuron_lib.engine.protocol import Prepare, Start
+from neuron_lib.errors import InvalidRequest, TemplateFailed
+from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.types import Sampling
 
 HELLO = Prepare(request=1, messages=({"role": "user", "content": "hello"},))
 CHATML = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -14,14 +18,15 @@ WITH_TOOLS = Prepare(request=1, messages=HELLO.messages, tools=({"type": "functi
 
 
 class WordVocab(Vocab):
-    """Every word is a token; the beginning is `<s>` and is added on request."""
+    """Every word is a token; the beginning is `<s>` and is added on request, token 2 ends a message."""
 
     def __init__(self, bos: str = "<s>") -> None:
         self._bos = bos
+        self.eog = frozenset({2})  # type: ignore[misc]  # the real one asks libllama
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         assert parse_special
-        return [0] * (len(text.split()) + add_special)
+        return [0] * add_special + [2 if word.endswith("</s>") else 1 for word in text.split()]
 
     @property
     def bos(self) -> str:
@@ -32,8 +37,26 @@ class WordVocab(Vocab):
         return "</s>"
 
 
-def preparer(template: str | None) -> Preparer:
-    return Preparer(WordVocab(), template=template, n_ctx=64)
+class SilentVocab(WordVocab):
+    """Adds nothing to a text."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        del add_special
+        return super().tokenize(text, add_special=False, parse_special=parse_special)
+
+
+class OneOfMany:
+    """A constraint that remembers which one it is a copy of."""
+
+    def __init__(self, source: "OneOfMany | None" = None) -> None:
+        self.source = source
+
+    def copy(self) -> "OneOfMany":
+        return OneOfMany(self)
+
+
+def preparer(template: str | None, *, vocab: Vocab | None = None, needs_checkpoints: bool = False) -> Preparer:
+    return Preparer(vocab or WordVocab(), template=template, n_ctx=64, needs_checkpoints=needs_checkpoints)
 
 
 def test_the_model_s_own_template_is_used() -> None:
@@ -76,7 +99,7 @@ def test_a_prompt_begins_with_one_bos(prompt: str, tokens: int) -> None:
 
 
 def test_a_model_without_bos_leaves_the_beginning_to_the_tokenizer() -> None:
-    assert len(Preparer(WordVocab(bos=""), template=None, n_ctx=64).tokenize("one")) == 2
+    assert len(preparer(None, vocab=WordVocab(bos="")).tokenize("one")) == 2
 
 
 def test_of_a_prompt_that_is_far_too_long_only_the_beginning_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +111,7 @@ def test_of_a_prompt_that_is_far_too_long_only_the_beginning_is_tokenized(monkey
             return super().tokenize(text, add_special=add_special, parse_special=parse_special)
 
     monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 100)
-    own = Preparer(CountingVocab(), template=None, n_ctx=64)
+    own = preparer(None, vocab=CountingVocab())
     assert own.count_beyond_use("a " * 50_000) == 50_000
     assert read == [100, 200, 400]
 
@@ -97,3 +120,81 @@ def test_of_a_prompt_that_is_far_too_long_only_the_beginning_is_tokenized(monkey
 def test_a_prompt_that_may_fit_is_never_judged_by_its_beginning(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
     monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 4)
     assert preparer(None).count_beyond_use(prompt) is None
+
+
+def test_a_chat_becomes_the_prompt_s_text_and_tokens() -> None:
+    prompt = preparer("{{ messages[0].content }} </s> go on").prepare(HELLO)
+    assert (prompt.text, prompt.tokens, prompt.constraint, prompt.too_many) == (
+        "hello </s> go on",
+        [0, 1, 2, 1, 1],
+        None,
+        None,
+    )
+
+
+def test_a_prompt_that_is_far_too_long_is_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 400)
+    prompt = preparer("{{ 'a ' * 5000 }}").prepare(HELLO)
+    assert (prompt.tokens, prompt.too_many) == ([], 5000)
+
+
+def test_a_template_that_writes_nothing_is_the_request_s_fault() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        preparer("{{ '' }}", vocab=SilentVocab()).prepare(HELLO)
+    assert caught.value.param == "messages"
+
+
+def start(**fields: Any) -> Start:
+    return Start(request=7, sampling=Sampling(temperature=1, seed=40), max_tokens=9, **fields)
+
+
+def test_each_choice_is_a_sequence_with_a_seed_and_a_grammar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, Any, int | None]] = []
+
+    def chain(sampling: Sampling, *, constraint: Any, top_logprobs: int | None, **_fields: Any) -> None:
+        made.append((sampling.seed, constraint, top_logprobs))
+
+    monkeypatch.setattr("neuron_lib.engine.prepare.SamplerChain", chain)
+    own, constraint = preparer(None), OneOfMany()
+    prompt = replace(own.prepare(HELLO), constraint=cast("Constraint", constraint))
+    first, second = own.sequences(start(choices=2, top_logprobs=3, stop=("x",), cache_key="me"), prompt)
+    assert [(s.request, s.choice, s.max_tokens, s.stop, s.cache_key) for s in (first, second)] == [
+        (7, 0, 9, ("x",), "me"),
+        (7, 1, 9, ("x",), "me"),
+    ]
+    assert first.prompt == second.prompt == prompt.tokens
+    assert [(seed, top) for seed, _, top in made] == [(40, 3), (41, 3)]
+    assert made[0][1] is not made[1][1]
+    assert all(copy.source is constraint for _, copy, _ in made)
+
+
+@pytest.mark.parametrize(("needs_checkpoints", "lengths"), [(False, ()), (True, (3,))])
+def test_only_a_memory_that_cannot_be_cut_is_kept_at_the_ends_of_messages(
+    needs_checkpoints: bool,  # noqa: FBT001 - a parameter
+    lengths: tuple[int, ...],
+) -> None:
+    own = preparer("{{ messages[0].content }} </s> go on", needs_checkpoints=needs_checkpoints)
+    (sequence,) = own.sequences(start(), own.prepare(HELLO))
+    assert sequence.checkpoint_at == lengths
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_shared", "lengths"),
+    [
+        ([1, 2, 1, 2, 1, 2, 1], False, (2, 6)),
+        ([1, 1, 2, 1], False, (3,)),
+        ([1, 2, 1, 1, 2], False, (2,)),  # all of it is no beginning: a token is left to compute
+        ([1, 2], False, ()),
+        ([1, 1, 1], False, (2,)),  # no message ends, so the whole prompt may be repeated
+        ([1], False, ()),
+        ([1, 2, 1, 2, 1, 1], True, (2, 5)),
+        ([1, 2, 1], True, (2,)),
+        ([1], True, ()),
+    ],
+)
+def test_checkpoints_are_where_other_prompts_may_go_another_way(
+    prompt: list[int],
+    is_shared: bool,  # noqa: FBT001 - a parameter
+    lengths: tuple[int, ...],
+) -> None:
+    assert checkpoints_of(prompt, frozenset({2}), is_shared=is_shared) == lengths
