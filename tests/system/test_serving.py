@@ -69,7 +69,7 @@ def test_the_bytes_of_a_stream_have_no_carriage_return_and_end_with_usage_and_do
     assert frames[-2:] == [b"data: [DONE]", b""]
     usage = json.loads(frames[-3].removeprefix(b"data: "))
     assert usage["choices"] == []
-    assert usage["usage"]["completion_tokens"] == len([frame for frame in frames if b'"content":' in frame])
+    assert usage["usage"]["completion_tokens"] >= len([frame for frame in frames if b'"content":' in frame]) > 0
 
 
 def test_the_same_greedy_chat_gives_the_same_text_streamed_and_whole(daemon: Daemon) -> None:
