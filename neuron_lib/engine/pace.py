@@ -54,8 +54,9 @@ class Pace:
         above = [n for n in self._decode_s if n > tokens]
         # The two nearest sizes around it, or else the two largest below it; no tokens take no time.
         low, high = (max(below), min(above)) if above else sorted(below)[-2:]
-        low_s = self._decode_s.get(low, 0.0)
-        return low_s + (self._decode_s[high] - low_s) * (tokens - low) / (high - low)
+        low_s, high_s = self._decode_s.get(low, 0.0), self._decode_s[high]
+        line_s = low_s + (high_s - low_s) * (tokens - low) / (high - low)
+        return line_s if above else max(line_s, high_s)  # a hiccup must not make more tokens take less than no time
 
     def prefill_budget(self, *, decoding: int, room: int) -> int:
         """Prompt tokens that the next step should read beside `decoding` replies; at most `room`."""
