@@ -46,26 +46,27 @@ class CountedCells(RuleBasedStateMachine):
         self.account.extend(seq_id, count)
         self.sequences[seq_id] += self.new(count)
 
-    @rule(seq_id=st.integers(0, SEATS - 1), length=st.integers(0, 60))
-    def truncate(self, seq_id: int, length: int) -> None:
+    @rule(seq_id=st.integers(0, SEATS - 1), share=st.floats(0, 2))
+    def truncate(self, seq_id: int, share: float) -> None:
+        length = int(len(self.sequences[seq_id]) * share)
         self.account.truncate(seq_id, length)
         del self.sequences[seq_id][length:]
 
-    @rule(source=st.integers(0, SEATS - 1), step=st.integers(1, SEATS - 1), length=st.integers(0, 60))
-    def copy(self, source: int, step: int, length: int) -> None:
-        target = (source + step) % SEATS
+    @rule(source=st.integers(0, SEATS - 1), step=st.integers(1, SEATS - 1), share=st.floats(0, 1) | st.just(1.0))
+    def copy(self, source: int, step: int, share: float) -> None:
+        target, length = (source + step) % SEATS, int(len(self.sequences[source]) * share)
         if self.sequences[target]:
             with pytest.raises(ValueError, match="still holds"):
                 self.account.copy(source, target, length)
-        elif length > len(self.sequences[source]):
-            with pytest.raises(ValueError, match=f"sequence {source} holds"):
-                self.account.copy(source, target, length)
-        elif not self.shares and length > self.room(target):
+            self.truncate(target, 0)
+        with pytest.raises(ValueError, match=f"sequence {source} holds"):
+            self.account.copy(source, target, len(self.sequences[source]) + 1)
+        if not self.shares and length > self.room(target):
             with pytest.raises(ValueError, match="do not fit"):
                 self.account.copy(source, target, length)
-        else:
-            self.account.copy(source, target, length)
-            self.sequences[target] = self.sequences[source][:length] if self.shares else self.new(length)
+            return
+        self.account.copy(source, target, length)
+        self.sequences[target] = self.sequences[source][:length] if self.shares else self.new(length)
 
     @rule(seq_ids=st.sets(st.integers(0, SEATS - 1)))
     def the_future_is_known(self, seq_ids: Collection[int]) -> None:
