@@ -321,7 +321,7 @@ class PromptCache:
             self._drop_checkpoints([slot.checkpoints.pop(1)])
         return key
 
-    def note_kept(self, kept: Iterable[tuple[int, int]], expected: Iterable[int]) -> None:
+    def note_kept(self, kept: Iterable[tuple[int, int]], expected: list[int]) -> None:
         """Take in how many bytes saved sequences and checkpoints take. Of `expected` keys, those missing failed."""
         sizes = dict(kept)
         for key in expected:
@@ -335,7 +335,12 @@ class PromptCache:
                 self._bytes_per_token = sizes[key] / len(self._saved[key].tokens)
             else:
                 self._checkpoint_bytes = sizes[key]
-        self._make_room(0)
+        # What came last and turned out too large goes first, if what was saved before cannot make room for it.
+        for key in reversed(expected):
+            if self._make_room(0):
+                break
+            if key in self._sizes:
+                self._discard(key)
 
     def _save(self, slot: Slot, *, needed: int | None = None) -> None:
         """Keep an idle slot's content in host memory, unless something there or in another slot begins with it.
@@ -364,12 +369,21 @@ class PromptCache:
         self._edits.append(Save(slot.seq_id, key))
 
     def _make_room(self, size: int, *, needed: int | None = None) -> bool:
-        """Drop the least recently used saved sequences, but `needed`, until `size` more bytes fit the budget."""
-        for key in [key for key in self._saved if key != needed]:
+        """Drop the least recently used saved sequences, but `needed`, until `size` more bytes fit the budget.
+
+        False, and none is dropped, where dropping all of them would not do.
+        """
+        others = [key for key in self._saved if key != needed]
+        if self.host_bytes - sum(map(self._size_of_saved, others)) + size > self._host_budget_bytes:
+            return False
+        for key in others:
             if self.host_bytes + size <= self._host_budget_bytes and len(self._saved) < _MOST_SAVED:
-                return True
+                break
             self._discard(key)
-        return self.host_bytes + size <= self._host_budget_bytes
+        return True
+
+    def _size_of_saved(self, key: int) -> int:
+        return self._sizes[key] + sum(self._sizes[point.key] for point in self._saved[key].checkpoints)
 
     def _discard(self, key: int) -> None:
         saved = self._saved.pop(key, None)
