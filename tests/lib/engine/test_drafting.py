@@ -103,6 +103,15 @@ def test_who_has_guessed_badly_tries_one_token_again_after_a_while() -> None:
     assert set(lengths) == {0, 1}
 
 
+def test_after_a_good_time_the_wait_begins_anew() -> None:
+    experienced = policy(*BAD)
+    assert not any(experienced.length(BETWEEN, decoding=1) for _ in range(60))
+    experienced.accuracy = 1.0
+    assert experienced.length(BETWEEN, decoding=1) == MAX_DRAFT
+    experienced.accuracy = 0.0
+    assert not any(experienced.length(BETWEEN, decoding=1) for _ in range(64))
+
+
 def test_and_guesses_more_when_that_turned_out_right_a_few_times() -> None:
     experienced = policy(*BAD)
     for _ in range(40):

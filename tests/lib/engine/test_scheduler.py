@@ -561,7 +561,7 @@ def test_drafts_get_longer_as_they_turn_out_right() -> None:
     engine.submit(1, text(60), max_tokens=300)
     engine.finish()
     lengths = [chunk.drafted for plan in engine.plans for chunk in plan.chunks]
-    assert lengths.count(MAX_DRAFT) > len(lengths) / 2
+    assert lengths[-20:].count(MAX_DRAFT) > 15
     assert engine.is_alone(1)
 
 

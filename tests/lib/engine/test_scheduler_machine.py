@@ -1,7 +1,7 @@
 """Any traffic, on any memory: what the scheduler plans is what libllama can do, and nobody notices the others."""
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -14,7 +14,8 @@ from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan
 from tests.fakes.model_memory import ModelMemory, text_alone
 
-# Prompts are made of a few beginnings that many share, so that prefixes meet.
+# Prompts are made of a few beginnings that many share, so that prefixes meet; a few numbers, so that one that fails is
+# small enough to be made smaller.
 BEGINNINGS = tuple([(seed * (i + 1) + i * i) % 7 for i in range(120)] for seed in range(1, 4))
 
 
@@ -30,7 +31,7 @@ class AnyTraffic(RuleBasedStateMachine):
         pool=st.floats(1.0, 3.0),
         can_truncate=st.booleans(),
         is_enabled=st.sampled_from([True, True, True, False]),
-        host_budget=st.sampled_from([0, 150, 1000]),
+        host_budget=st.sampled_from([0, 40, 150, 1000]),
         target_step_s=st.sampled_from([0.001, 0.05, 1.0]),
         length=st.sampled_from([7, 50, 10_000]),
         shares=st.booleans(),
@@ -86,9 +87,10 @@ class AnyTraffic(RuleBasedStateMachine):
         self.requests = 0
 
     @rule(
-        beginning=st.sampled_from(BEGINNINGS),
+        beginning=st.integers(0, len(BEGINNINGS) - 1),
         shared=st.integers(0, 120),
-        tail=st.lists(st.integers(0, 4), max_size=20),
+        tail=st.integers(0, 20),
+        variant=st.integers(0, 2),
         max_tokens=st.integers(1, 30),
         choices=st.sampled_from([1, 1, 1, 3]),
         cache_key=st.sampled_from(["", "", "other"]),
@@ -97,16 +99,18 @@ class AnyTraffic(RuleBasedStateMachine):
     def submit(
         self,
         *,
-        beginning: list[int],
+        beginning: int,
         shared: int,
-        tail: list[int],
+        tail: int,
+        variant: int,
         max_tokens: int,
         choices: int,
         cache_key: str,
         marks: list[int],
     ) -> None:
         self.requests += 1
-        prompt = (beginning[:shared] + tail)[: self.scheduler.n_ctx] or [1]
+        ending = [(variant + i * i) % 5 for i in range(tail)]
+        prompt = (BEGINNINGS[beginning][:shared] + ending)[: self.scheduler.n_ctx] or [1]
         for choice in range(choices):
             sequence = Sequence(
                 request=self.requests,
@@ -191,7 +195,7 @@ class AnyTraffic(RuleBasedStateMachine):
         assert {(s.request, s.choice) for s in seated}.issubset(self.open)
         assert self.scheduler.in_flight == len(self.open)
         assert all(slot.length == self.cells.length(slot.seq_id) for slot in self.cache.slots)
-        assert self.cache.host_bytes <= max(self.host_budget, 0) + 200  # at most one entry of unknown size too much
+        assert self.cache.host_bytes <= self.host_budget
 
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
@@ -227,4 +231,9 @@ class AnyTrafficInAPool(AnyTraffic):
 
 TestStreams = pytest.mark.timeout(300)(AnyTraffic.TestCase)
 TestPool = pytest.mark.timeout(300)(AnyTrafficInAPool.TestCase)
-TestStreams.settings = TestPool.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestStreams.settings = TestPool.settings = settings(
+    max_examples=200,
+    stateful_step_count=60,
+    deadline=None,
+    phases=(Phase.reuse, Phase.generate, Phase.shrink),  # to explain a failure would take minutes
+)
