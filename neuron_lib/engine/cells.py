@@ -19,6 +19,8 @@ class CellAccount(Protocol):
     """Cells one sequence can have when it is alone."""
     shares: bool
     """Whether a copy uses the cells of the original."""
+    has_neighbours: bool
+    """Whether sequences are computed together only if their `seq_id`s follow each other without a gap."""
 
     def length(self, seq_id: int) -> int:
         """Cells the sequence holds, shared ones included."""
@@ -48,11 +50,16 @@ class CellAccount(Protocol):
         """Give the first `length` tokens of `source` to `target`, which must be empty."""
         ...
 
+    def swap(self, first: int, second: int) -> None:
+        """Let two sequences change places."""
+        ...
+
 
 class StreamCells:
     """Every seat owns `capacity` cells; a copy is a copy."""
 
     shares = False
+    has_neighbours = True
 
     def __init__(self, seats: int, capacity: int) -> None:
         self.capacity = capacity
@@ -86,6 +93,10 @@ class StreamCells:
         _check_copy(self, source, target, length)
         self._lengths[target] = length
 
+    def swap(self, first: int, second: int) -> None:
+        lengths = self._lengths
+        lengths[first], lengths[second] = lengths[second], lengths[first]
+
 
 @dataclass(slots=True, eq=False)
 class _Span:
@@ -98,6 +109,8 @@ class _Span:
 
 class PooledCells:
     """All sequences take from one pool of `capacity` cells."""
+
+    has_neighbours = False
 
     def __init__(self, seats: int, capacity: int, *, shares: bool = True) -> None:
         self.capacity = capacity
@@ -163,6 +176,11 @@ class PooledCells:
         while span is not None:
             span.owners += 1
             span = span.parent
+
+    def swap(self, first: int, second: int) -> None:
+        lengths, tails = self._lengths, self._tails
+        lengths[first], lengths[second] = lengths[second], lengths[first]
+        tails[first], tails[second] = tails[second], tails[first]
 
     def _cut(self, seq_id: int, length: int) -> _Span | None:
         """The span that ends at `length`, made by cutting one in two if need be; None at 0."""

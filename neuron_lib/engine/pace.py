@@ -8,6 +8,7 @@ __all__ = ("Pace",)
 
 _SMALLEST_CHUNK: Final = 16
 """Prompt tokens a mixed step always gets, so that a prompt arrives however slow the machine is."""
+_GATHERING_STEPS: Final = 4
 _LARGEST_DECODE: Final = 64
 """Steps of more tokens are not told apart any more."""
 
@@ -72,3 +73,11 @@ class Pace:
         if self.prefill_token_s is None or self.move_token_s is None:
             return True  # to be found out
         return tokens * self.move_token_s < instead_of * self.prefill_token_s
+
+    def is_worth_gathering(self, tokens: int, *, sequences: int) -> bool:
+        """Whether copying the state of `tokens` tokens pays, to compute `sequences` in one piece from then on.
+
+        A reply is taken to last for some dozens of steps, of which a gap makes each longer by a part.
+        """
+        step_s = self.decode_s(sequences)
+        return self.move_token_s is None or step_s is None or tokens * self.move_token_s < _GATHERING_STEPS * step_s

@@ -1,6 +1,6 @@
 """Which sequence sits in which slot, what the slots and host memory remember, and how a new prompt can begin. Pure.
 
-A slot is one of the context's `seq_id`s. When its sequence ends, the tokens stay until the place is needed, and then
+A slot has one of the context's `seq_id`s. When its sequence ends, the tokens stay until the place is needed, and then
 go to host memory if there is a budget. Decides by token ids alone; what must be done to the native memory leaves here
 as `Edit`s, in order, with the next plan.
 """
@@ -13,7 +13,7 @@ from typing import Final
 from neuron_lib.engine.cells import CellAccount
 from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.sequence import Sequence
-from neuron_lib.engine.step import Copy, Drop, Edit, Restore, Rewind, Save, Truncate
+from neuron_lib.engine.step import Copy, Drop, Edit, Restore, Rewind, Save, Swap, Truncate
 
 __all__ = ("Awaited", "Placement", "PromptCache", "Slot", "common_prefix")
 
@@ -35,7 +35,10 @@ class _Checkpoint:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A place for one sequence. `tokens` has what it held last, for as long as nobody sits in it."""
+    """A place for one sequence. `tokens` has what it held last, for as long as nobody sits in it.
+
+    Its `seq_id` is where that lies in the native memory, and may change.
+    """
 
     seq_id: int
     sequence: Sequence | None = None
@@ -114,6 +117,7 @@ class PromptCache:
         host_budget_bytes: int = 0,
     ) -> None:
         self.slots: Final = tuple(Slot(seq_id) for seq_id in range(seats))
+        self._places: Final = list(self.slots)  # by seq_id
         self.cells: Final = cells
         self._pace: Final = pace
         self._is_enabled: Final = is_enabled
@@ -124,7 +128,6 @@ class PromptCache:
         self._bytes_per_token = 0.0  # of the last saved sequence
         self._checkpoint_bytes = 0  # of the last checkpoint
         self._edits: list[Edit] = []
-        self._copied_from: set[int] = set()
         self._next_key = 1
         self._releases = 0
 
@@ -146,14 +149,13 @@ class PromptCache:
     def take_edits(self) -> tuple[Edit, ...]:
         """What must be done to the native memory, since the last call."""
         edits, self._edits = tuple(self._edits), []
-        self._copied_from.clear()
         return edits
 
     # ------------------------------------------------------------------------------------------------------ finding
 
     def find(self, sequence: Sequence) -> Placement | Awaited | None:
         """The best place for a sequence, a prefix worth waiting for, or None while every slot is taken."""
-        idle = [slot for slot in self.idle if slot.seq_id not in self._copied_from]
+        idle = self.idle
         if not idle:
             return None
         found = {slot: self._beginning(sequence, slot) for slot in self.slots}
@@ -240,7 +242,6 @@ class PromptCache:
                 copied = _copied(source, beginning)
                 self._edits.append(Copy(source.seq_id, slot.seq_id, copied))
                 self.cells.copy(source.seq_id, slot.seq_id, copied)
-                self._copied_from.add(source.seq_id)
             else:
                 saved = self._saved[source]
                 self._saved.move_to_end(source)
@@ -253,10 +254,50 @@ class PromptCache:
         sequence.seq_id = slot.seq_id
         sequence.begin(reused=beginning.length)
 
+    @property
+    def is_gathered(self) -> bool:
+        """Whether the seated sequences are computed in one piece."""
+        seated = self._seated()
+        return not self.cells.has_neighbours or not seated or seated[-1] - seated[0] < len(seated)
+
+    def _seated(self) -> list[int]:
+        return [seq_id for seq_id, slot in enumerate(self._places) if slot.sequence is not None]
+
+    def gather(self) -> None:
+        """Make the seated sequences neighbours, if that is worth the moves: a batch is computed in as many pieces as
+        there are gaps between them, and every piece reads all the weights.
+        """
+        seated = self._seated()
+        count, length = len(seated), self.cells.length
+        best: tuple[int, list[tuple[int, int]]] | None = None
+        for first in range(len(self.slots) - count + 1):
+            window = range(first, first + count)
+            strays = [seq_id for seq_id in seated if seq_id not in window]
+            holes = [seq_id for seq_id in window if self._places[seq_id].sequence is None]
+            moved = sum(map(length, strays)) + sum(map(length, holes))
+            if best is None or moved < best[0]:
+                best = moved, list(zip(strays, holes, strict=True))
+        assert best is not None  # there is one window at least
+        moved, pairs = best
+        if self._pace.is_worth_gathering(moved, sequences=count):
+            for stray, hole in pairs:
+                self._swap(stray, hole)
+
+    def _swap(self, first: int, second: int) -> None:
+        places = self._places
+        places[first], places[second] = places[second], places[first]
+        for seq_id in (first, second):
+            slot = places[seq_id]
+            slot.seq_id = seq_id
+            if slot.sequence is not None:
+                slot.sequence.seq_id = seq_id
+        self.cells.swap(first, second)
+        self._edits.append(Swap(first, second))
+
     def release(self, sequence: Sequence) -> None:
         """The sequence leaves its slot; what it has computed stays in it."""
         assert sequence.seq_id is not None  # it has a slot
-        slot = self.slots[sequence.seq_id]
+        slot = self._places[sequence.seq_id]
         slot.tokens = sequence.tokens[: sequence.computed]
         slot.sequence = sequence.seq_id = None
         self._releases += 1
@@ -277,7 +318,7 @@ class PromptCache:
 
     def forget(self, seq_id: int) -> None:
         """Leave nothing in a slot."""
-        slot = self.slots[seq_id]
+        slot = self._places[seq_id]
         self._drop_checkpoints(slot.checkpoints)
         slot.checkpoints, slot.tokens = [], []
         if self.cells.length(seq_id):
@@ -311,7 +352,7 @@ class PromptCache:
     def checkpoint(self, sequence: Sequence, length: int) -> int | None:
         """The number under which the state at `length` is to be kept; None where there is no budget for it."""
         assert sequence.seq_id is not None  # it has a slot
-        slot = self.slots[sequence.seq_id]
+        slot = self._places[sequence.seq_id]
         if not self._is_enabled or self._host_budget_bytes == 0 or not self._make_room(self._checkpoint_bytes):
             return None
         key = self._new_key(self._checkpoint_bytes)

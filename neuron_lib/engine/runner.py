@@ -16,6 +16,7 @@ from neuron_lib.engine.step import (
     SequenceChunk,
     StepPlan,
     StepResult,
+    Swap,
     Truncate,
 )
 from neuron_lib.llama.batch import Batch
@@ -125,8 +126,6 @@ class LlamaRunner:
         """Change the memory; the number of tokens whose state was copied. Adds to `lost` and `kept`."""
         memory, moved = self._memory, 0
         match edit:
-            case Truncate(seq_id, 0):
-                memory.clear(seq_id)
             case Truncate(seq_id, length):
                 _note(memory.truncate(seq_id, length), seq_id, lost)
             case Copy(source, target, length):
@@ -143,6 +142,12 @@ class LlamaRunner:
                 _note(state is not None and memory.rewind(seq_id, state, length), seq_id, lost)
             case Drop(key):
                 self._kept.pop(key, None)
+            case Swap(first, second):
+                moved = memory.length(first) + memory.length(second)
+                if not memory.swap(first, second):
+                    lost |= {first, second}
+                elif (first in lost) != (second in lost):
+                    lost ^= {first, second}
             case _:
                 assert_never(edit)
         return moved

@@ -21,6 +21,9 @@ __all__ = ("Scheduler",)
 _HEADROOM: Final = 16
 """Cells that every live sequence should find before another one joins, so that it need not leave again at once."""
 
+_GATHER_EVERY: Final = 8
+"""Steps after which a gap between live sequences is closed. Whoever takes the next turn is mostly there by then."""
+
 
 class Scheduler:
     """The sequences of one context: waiting ones in order of arrival, live ones each in a slot of the prompt cache.
@@ -48,6 +51,7 @@ class Scheduler:
         self.n_ctx: Final = n_ctx
         self._speculation: Final = speculation
         self._batch_limit = n_batch  # less for a while after libllama found no cells for a batch
+        self._steps_apart = 0  # since the live sequences had a gap between them
         self._live_limit = len(cache.slots)  # less after one had to leave, until another is done
         self._waiting: deque[Sequence] = deque()
         self._live: list[Sequence] = []  # in order of arrival
@@ -87,14 +91,21 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """The next step, or None when there is nothing to compute."""
         self._make_room()
-        self._admit()
+        has_joined = self._admit()
         if not self._live:
             return None
+        self._gather(at_once=has_joined)
         chunks = self._chunks()
         while not chunks:  # prompts that are half read hold all the cells
             self._give_way()
             chunks = self._chunks()
         return StepPlan(edits=self.cache.take_edits(), chunks=tuple(chunks))
+
+    def _gather(self, *, at_once: bool) -> None:
+        """Close the gaps between live sequences. One that somebody has just left is kept for a newcomer for a while."""
+        self._steps_apart = 0 if self.cache.is_gathered else self._steps_apart + 1
+        if self._steps_apart and (at_once or self._steps_apart % _GATHER_EVERY == 0):
+            self.cache.gather()
 
     def _chunks(self) -> list[SequenceChunk]:
         decoding = [s for s in self._live if s.remaining == 1]
@@ -113,6 +124,7 @@ class Scheduler:
             chunk = self._chunk(sequence, limit, [])
             budget -= len(chunk.tokens)
             chunks.append(chunk)
+        chunks.sort(key=lambda chunk: chunk.seq_id)  # neighbours are computed in one piece, if they come in order
         return chunks
 
     def _chunk(self, sequence: Sequence, limit: int, guesses: list[int]) -> SequenceChunk:
@@ -161,27 +173,31 @@ class Scheduler:
         self.cache.release(youngest)
         self._waiting.appendleft(youngest)
 
-    def _admit(self) -> None:
+    def _admit(self) -> bool:
+        """Seat who waits, as far as there are places and cells; whether anybody was."""
+        has_joined = False
         for sequence in list(self._waiting):
             if len(self._live) >= self._live_limit:
-                return
+                return has_joined
             awaited = self._awaited.get(sequence)
             if awaited is not None and awaited.is_coming:
                 continue
             place = self.cache.find(sequence)
             if place is None:
-                return
+                return has_joined
             if isinstance(place, Awaited):
                 self._awaited[sequence] = place
                 continue
             place = self._find_cells(place)
             if place is None:
-                return
+                return has_joined
             self._awaited.pop(sequence, None)
             self._waiting.remove(sequence)
             self.cache.seat(sequence, place)
             self._live.append(sequence)
             self._live.sort(key=self._arrivals.__getitem__)
+            has_joined = True
+        return has_joined
 
     def _find_cells(self, place: Placement) -> Placement | None:
         """Evict idle prompts until the newcomer finds its cells; None, and nothing done, if that would not do."""

@@ -17,6 +17,7 @@ __all__ = (
     "SequenceChunk",
     "StepPlan",
     "StepResult",
+    "Swap",
     "Truncate",
 )
 
@@ -71,7 +72,15 @@ class Drop:
     key: int
 
 
-Edit: TypeAlias = Truncate | Copy | Save | Restore | Rewind | Drop
+@dataclass(slots=True, frozen=True)
+class Swap:
+    """Let two sequences change places."""
+
+    first: int
+    second: int
+
+
+Edit: TypeAlias = Truncate | Copy | Save | Restore | Rewind | Drop | Swap
 """A change of the native memory, in the order given and before anything is computed."""
 
 

@@ -117,6 +117,12 @@ class Memory:
         self.clear(seq_id)  # an empty state would leave what is there
         return self._write(state, seq_id, _WHOLE)
 
+    def swap(self, first: int, second: int) -> bool:
+        """Let two sequences change places; False, and either may be empty, without enough free cells."""
+        states = self.save(first), self.save(second)
+        self.clear(second)
+        return self.restore(states[1], first) & self.restore(states[0], second)
+
     def checkpoint(self, seq_id: int) -> SavedState:
         """What `rewind` needs to come back to the present length: nothing for a memory that can be cut anyway."""
         self._check(seq_id)

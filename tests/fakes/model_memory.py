@@ -16,6 +16,7 @@ from neuron_lib.engine.step import (
     SequenceChunk,
     StepPlan,
     StepResult,
+    Swap,
     Truncate,
 )
 
@@ -146,6 +147,11 @@ class ModelMemory:
                 del held[length:]
             case Drop(key):
                 self.kept.pop(key, None)
+            case Swap(first, second):
+                places = self.sequences
+                places[first], places[second] = places[second], places[first]
+                if (first in lost) != (second in lost):
+                    lost ^= {first, second}
         return None
 
     def _check_capacity(self) -> None:

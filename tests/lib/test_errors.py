@@ -8,8 +8,8 @@ from neuron_lib import errors
 from neuron_lib.errors import (
     AlreadyLoaded,
     EngineDead,
-    InvalidModelId,
     InvalidGrammar,
+    InvalidModelId,
     InvalidRequest,
     LoadCancelled,
     LoadFailed,
