@@ -144,6 +144,12 @@ def test_what_is_cheaper_to_compute_is_not_copied_but_shared_cells_cost_nothing(
         assert found(engine, forked(80, 99)) == expected
 
 
+def test_a_slot_that_was_emptied_comes_first_however_lately_it_was_used() -> None:
+    engine = with_slots(Idle(text(90)), Idle(text(90, seed=3)))
+    engine.cache.evict(engine.cache.slots[1])
+    assert found(engine, text(50, seed=2)) == (1, 0, None)
+
+
 def test_without_a_cache_no_slot_offers_anything() -> None:
     assert found(with_slots(Live(text(90), 20), Live(text(90), 80), None, is_enabled=False), text(99)) == (2, 0, None)
 
@@ -177,6 +183,21 @@ def test_a_saved_prompt_can_come_back_again_and_in_part() -> None:
         assert engine.answer(request, forked(80, 120, seed=request), max_tokens=1).cached_tokens == 80
 
 
+def test_of_saved_prompts_the_one_with_the_longest_beginning_comes_back() -> None:
+    engine = one_slot(host_budget_bytes=10_000)
+    for request, at in enumerate((70, 90, 80)):
+        engine.answer(request, forked(at, 150, seed=request + 3), max_tokens=1)
+        engine.answer(10 + request, text(70, seed=2), max_tokens=1)
+    assert engine.answer(20, text(150), max_tokens=1).cached_tokens == 90
+
+
+@pytest.mark.parametrize(("length", "saves"), [(63, 0), (64, 1)])
+def test_a_short_prompt_that_is_evicted_is_not_saved(length: int, saves: int) -> None:
+    engine = with_slots(Idle(text(length)), host_budget_bytes=1000)
+    engine.cache.evict(engine.cache.slots[0])
+    assert [type(edit) for edit in engine.cache.take_edits()] == [Save] * saves + [Truncate]
+
+
 @pytest.mark.parametrize(("length", "cached"), [(63, 0), (64, 64)])
 def test_what_is_quickly_computed_again_is_not_saved(length: int, cached: int) -> None:
     engine = one_slot()
@@ -198,10 +219,12 @@ def test_what_is_cut_off_a_slot_is_saved_first_unless_it_is_short() -> None:
 
 def test_the_beginning_of_something_that_stays_is_not_saved() -> None:
     engine = with_slots(Idle(text(100)), Idle(text(150)), Idle(text(100), "other"), host_budget_bytes=1000)
-    for slot in engine.cache.slots:
+    for slot in reversed(engine.cache.slots):
         engine.cache.evict(slot)
-        engine.cache.note_kept([], [])
-    assert [e for e in engine.cache.take_edits() if isinstance(e, Save)] == [Save(1, 1), Save(2, 2)]
+    assert [e for e in engine.cache.take_edits() if isinstance(e, Save)] == [Save(2, 1), Save(1, 2)]
+    again = with_slots(Idle(text(100)), Idle(text(150)), host_budget_bytes=1000)
+    again.cache.evict(again.cache.slots[0])
+    assert again.cache.take_edits() == (Truncate(0, 0),)
 
 
 def test_what_is_saved_is_saved_once_and_its_beginnings_are_dropped() -> None:
@@ -226,6 +249,15 @@ def test_the_least_recently_used_is_dropped_for_what_is_new() -> None:
     assert edits(engine, Save, Drop) == [Save(0, 1), Save(0, 2), Drop(1), Save(0, 3), Drop(2), Save(0, 4)]
     assert engine.cache.host_bytes == 220
     assert set(engine.memory.kept) == {3, 4}
+
+
+def test_what_came_back_from_host_memory_was_used() -> None:
+    engine = one_slot(host_budget_bytes=250)
+    for request in (1, 2):
+        engine.answer(request, text(100, seed=request), max_tokens=1)
+    engine.answer(3, forked(80, 90), max_tokens=1)  # 2 is saved, 1 comes back in part
+    engine.answer(4, text(100, seed=4), max_tokens=1)  # 3 is saved, there is room for one of the others
+    assert edits(engine, Drop) == [Drop(2)]
 
 
 def test_what_alone_exceeds_the_budget_costs_nobody_his_place() -> None:
@@ -277,7 +309,7 @@ def test_host_memory_that_is_dearer_than_computing_is_left_alone() -> None:
     engine = one_slot()
     engine.answer(1, text(100), max_tokens=1)
     engine.answer(2, text(100, seed=2), max_tokens=1)
-    engine.pace.prefill_token_s, engine.pace.move_token_s = 0.001, 0.001
+    engine.pace.prefill_token_s, engine.pace.move_token_s = 0.001, 0.0009  # all hundred must come to have eighty
     assert engine.answer(3, forked(80, 120), max_tokens=1).cached_tokens == 0
 
 
@@ -339,10 +371,11 @@ def test_a_checkpoint_serves_many_who_copy_it() -> None:
     assert all(engine.is_alone(request) for request in (1, 2, 3))
 
 
-def test_who_waits_for_a_checkpoint_finds_it() -> None:
-    engine = uncuttable(host_budget_bytes=1000)
+@pytest.mark.parametrize("host_budget_bytes", [0, 1000])
+def test_who_waits_for_a_checkpoint_finds_it_also_where_none_can_be_kept(host_budget_bytes: int) -> None:
+    engine = uncuttable(host_budget_bytes=host_budget_bytes)
     engine.submit(1, text(150), checkpoint_at=(100,))
-    engine.submit(2, forked(100, 150), checkpoint_at=(100,))
+    engine.submit(2, forked(120, 150), checkpoint_at=(100,))
     engine.finish()
     assert engine.computed == 150 + 50 + 2 * 9
     assert engine.done(2).cached_tokens == 100
@@ -364,6 +397,24 @@ def test_checkpoints_go_with_their_sequence_to_host_memory_and_back() -> None:
     assert [point.length for point in engine.cache.slots[0].checkpoints] == [30, 80]
 
 
+def test_of_a_sequence_that_comes_back_in_part_the_checkpoints_behind_are_dropped() -> None:
+    engine = uncuttable(seats=1, host_budget_bytes=1000)
+    engine.answer(1, text(100), max_tokens=1, checkpoint_at=(30, 80))
+    engine.answer(2, text(90, seed=2), max_tokens=1)
+    assert engine.answer(3, forked(50, 120), max_tokens=1).cached_tokens == 30
+    assert edits(engine, Drop) == [Drop(2)]
+    assert [point.length for point in engine.cache.slots[0].checkpoints] == [30]
+
+
+def test_what_is_needed_now_is_not_dropped_as_the_beginning_of_what_is_saved() -> None:
+    engine = uncuttable(seats=1, host_budget_bytes=1000)
+    engine.answer(1, text(100), max_tokens=1)
+    engine.answer(2, text(100, seed=2), max_tokens=1)
+    engine.answer(3, text(150), max_tokens=1)
+    assert engine.answer(4, forked(100, 130), max_tokens=1).cached_tokens == 100
+    assert edits(engine, Restore) == [Restore(1, 0, 100)] * 2
+
+
 def test_checkpoints_go_with_what_is_not_saved() -> None:
     engine = uncuttable(seats=1, host_budget_bytes=1000)
     engine.answer(1, text(50), max_tokens=1, checkpoint_at=(30,))
@@ -383,18 +434,27 @@ def test_dropping_a_saved_sequence_drops_its_checkpoints() -> None:
     assert engine.cache.host_bytes == 220
 
 
-def test_without_a_budget_no_checkpoint_is_taken() -> None:
-    engine = uncuttable(host_budget_bytes=0)
+@pytest.mark.parametrize("fields", [{"host_budget_bytes": 0}, {"host_budget_bytes": 1000, "is_enabled": False}])
+def test_without_a_budget_or_a_cache_no_checkpoint_is_taken(fields: dict[str, int]) -> None:
+    engine = uncuttable(**fields)
     engine.answer(1, text(50), max_tokens=1, checkpoint_at=(30,))
     assert not engine.memory.kept
     assert engine.answer(2, forked(40, 60)).cached_tokens == 0
 
 
 def test_a_checkpoint_of_unknown_size_that_turns_out_too_large_is_dropped_at_once() -> None:
+    engine = uncuttable(host_budget_bytes=20)
+    engine.answer(1, text(100), max_tokens=2, checkpoint_at=(30,))
+    assert edits(engine, Drop) == [Drop(1)]
+    assert engine.cache.host_bytes == 0
+    assert engine.cache.slots[0].checkpoints == []
+
+
+def test_a_checkpoint_that_will_not_fit_is_not_taken() -> None:
     engine = uncuttable(host_budget_bytes=50)
     engine.answer(1, text(100), max_tokens=2, checkpoint_at=(30, 60))
-    assert engine.cache.host_bytes == 30
     assert set(engine.memory.kept) == {1}
+    assert edits(engine, Drop) == []
     assert engine.answer(2, forked(70, 100)).cached_tokens == 30
 
 
