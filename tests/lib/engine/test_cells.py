@@ -68,6 +68,11 @@ class CountedCells(RuleBasedStateMachine):
         self.account.copy(source, target, length)
         self.sequences[target] = self.sequences[source][:length] if self.shares else self.new(length)
 
+    @rule(first=st.integers(0, SEATS - 1), second=st.integers(0, SEATS - 1))
+    def swap(self, first: int, second: int) -> None:
+        self.account.swap(first, second)
+        self.sequences[first], self.sequences[second] = self.sequences[second], self.sequences[first]
+
     @rule(seq_ids=st.sets(st.integers(0, SEATS - 1)))
     def the_future_is_known(self, seq_ids: Collection[int]) -> None:
         if self.is_pooled:

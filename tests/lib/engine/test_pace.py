@@ -117,3 +117,13 @@ def test_a_step_that_moved_nothing_teaches_nothing_about_moving() -> None:
     seen = pace()
     seen.observe_move(tokens=0, duration_s=0.0)
     assert seen.move_token_s is None
+
+
+def test_gathering_is_worth_a_few_steps_once_both_prices_are_known() -> None:
+    seen = pace()
+    assert seen.is_worth_gathering(10_000, sequences=2)
+    seen.observe(decoded=2, prefilled=0, duration_s=0.02)
+    assert seen.is_worth_gathering(10_000, sequences=2)
+    seen.observe_move(tokens=100, duration_s=0.01)
+    assert seen.is_worth_gathering(799, sequences=2)
+    assert not seen.is_worth_gathering(800, sequences=2)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from neuron_lib.engine.prompt_cache import Awaited, Placement, common_prefix
 from neuron_lib.engine.sequence import Sequence
-from neuron_lib.engine.step import Copy, Drop, Edit, Restore, Rewind, Save, Truncate
+from neuron_lib.engine.step import Copy, Drop, Edit, Restore, Rewind, Save, Swap, Truncate
 from tests.fakes.small_engine import SmallEngine
 
 
@@ -152,6 +152,51 @@ def test_a_slot_that_was_emptied_comes_first_however_lately_it_was_used() -> Non
 
 def test_without_a_cache_no_slot_offers_anything() -> None:
     assert found(with_slots(Live(text(90), 20), Live(text(90), 80), None, is_enabled=False), text(99)) == (2, 0, None)
+
+
+# --------------------------------------------------------------------------------------------------------- gathering
+
+
+def live(length: int) -> Live:
+    """A sequence that has computed all but one of so many tokens."""
+    return Live(text(length + 1), length)
+
+
+GATHERINGS = {
+    "one piece already": ((live(9), live(9), Idle(text(5))), ()),
+    "nobody is seated": ((Idle(text(5)), None), ()),
+    "the shorter one moves": ((live(90), None, live(10)), (Swap(2, 1),)),
+    "or the other": ((live(10), None, live(90)), (Swap(0, 1),)),
+    "round an idle prompt, if that is less to move": ((live(30), Idle(text(90)), live(30), None), (Swap(0, 3),)),
+    "over it, if not": ((live(30), Idle(text(9)), live(90)), (Swap(0, 1),)),
+    "several holes": ((live(9), None, live(9), None, live(9)), (Swap(4, 1),)),
+}
+
+
+@pytest.mark.parametrize("name", GATHERINGS)
+def test_live_sequences_are_brought_together_with_the_fewest_tokens_moved(name: str) -> None:
+    contents, swaps = GATHERINGS[name]
+    engine = with_slots(*contents)
+    assert engine.cache.is_gathered == (not swaps)
+    engine.cache.gather()
+    assert set(engine.cache.take_edits()) == set(swaps)
+    assert engine.cache.is_gathered
+    for slot in engine.cache.slots:
+        assert slot.length == engine.cells.length(slot.seq_id)
+        assert slot.sequence is None or slot.sequence.seq_id == slot.seq_id
+    assert sorted(slot.seq_id for slot in engine.cache.slots) == list(range(len(contents)))
+
+
+def test_what_is_dearer_than_the_gap_stays_where_it_is() -> None:
+    engine = with_slots(live(90), None, live(90))
+    engine.pace.move_token_s = 1.0
+    engine.pace.observe(decoded=2, prefilled=0, duration_s=0.02)
+    engine.cache.gather()
+    assert engine.cache.take_edits() == ()
+
+
+def test_in_a_pool_everybody_is_together() -> None:
+    assert with_slots(live(90), None, live(90), pool=1000).cache.is_gathered
 
 
 # ------------------------------------------------------------------------------------------------------- host memory

@@ -7,7 +7,7 @@ import pytest
 
 from neuron_lib.engine.drafting import MAX_DRAFT
 from neuron_lib.engine.protocol import Broken, Delta, Done
-from neuron_lib.engine.step import Copy, Restore, Save, Truncate
+from neuron_lib.engine.step import Copy, Restore, Save, StepPlan, Swap, Truncate
 from neuron_lib.types import FinishReason
 from tests.fakes.model_memory import EOG
 from tests.fakes.small_engine import SmallEngine, shares
@@ -174,12 +174,14 @@ def test_a_prompt_that_waits_for_another_is_read_when_the_other_is_cancelled() -
 
 def test_who_waits_for_a_prefix_lets_others_pass() -> None:
     engine = SmallEngine(n_batch=64)
-    for request, prompt in enumerate([[*text(100), 1], [*text(100), 2, 2], text(30, seed=2)]):
+    for request, prompt in enumerate([[*text(100), 1], [*text(100), 2, 2], text(300, seed=2)]):
         engine.submit(request, prompt)
     engine.step()
     assert shares(engine.plan()) == {0: 37, 2: 27}
     engine.run(engine.plans[-1])
-    assert list(shares(engine.plan())) == [0, 1, 2]  # but it is still the older one
+    assert shares(engine.plan()) == {0: 1, 1: 2, 2: 61}  # but it is still the older one, so it is served first
+    engine.run(engine.plans[-1], fault="no cells")
+    assert shares(engine.plan()).keys() == {0, 1}  # and leaves last
 
 
 def test_without_a_prompt_cache_nothing_is_reused_and_no_cell_stays() -> None:
@@ -354,19 +356,7 @@ def test_when_another_is_done_all_seats_are_there_again() -> None:
     refused(engine)
     engine.finish()
     # Who has left is older than who has not yet begun.
-    assert [list(shares(plan)) for plan in engine.plans[2:]] == [[1]] * 2 + [[2, 3]] * 8 + [[3, 4]] + [[4]] * 8
-
-
-def test_sequences_decode_in_order_of_arrival_also_after_one_had_to_leave() -> None:
-    engine = SmallEngine(seats=3)
-    for request in (1, 2, 3):
-        engine.submit(request, text(4, seed=request), max_tokens=4 + request)
-    engine.step()
-    refused(engine)
-    engine.finish()
-    assert [list(shares(plan)) for plan in engine.plans if len(plan.chunks) > 1] == [[1, 2, 3]] * 2 + [[1, 2]] * 4 + [
-        [2, 3]
-    ]
+    assert [sorted(shares(plan)) for plan in engine.plans[2:]] == [[1]] * 2 + [[2, 3]] * 8 + [[3, 4]] + [[4]] * 8
 
 
 # ------------------------------------------------------------------------------------------------- what can go wrong
@@ -521,6 +511,80 @@ def test_one_choice_s_end_is_not_the_others() -> None:
     engine.finish()
     assert (first.generated, second.generated) == (9, 2)
     assert engine.told(1).count("Done") == 2
+
+
+# -------------------------------------------------------------------------------------------------------- neighbours
+
+
+def seats(plan: StepPlan) -> list[int]:
+    """The places of a batch, in its order."""
+    return [chunk.seq_id for chunk in plan.chunks]
+
+
+def apart(pool: int | None = None) -> SmallEngine:
+    """Three replies, of which the one in the middle is about to end."""
+    engine = SmallEngine(seats=3, pool=pool, n_batch=128)
+    for request, max_tokens in ((1, 40), (2, 3), (3, 40)):
+        engine.submit(request, text(30, seed=request), max_tokens=max_tokens)
+    return engine
+
+
+def test_a_gap_between_live_streams_is_closed_after_a_while() -> None:
+    engine = apart()
+    engine.finish()
+    assert [seats(plan) for plan in engine.plans[1:]] == [[0, 1, 2]] * 2 + [[0, 2]] * 7 + [[0, 1]] * 30
+    assert [edit for plan in engine.plans for edit in plan.edits] == [Swap(2, 1)]
+    assert all(engine.is_alone(request) for request in (1, 2, 3))
+
+
+def test_a_newcomer_gets_the_gap_if_it_comes_soon_enough() -> None:
+    engine = apart()
+    while len(shares(engine.plan())) != 2:
+        engine.run(engine.plans[-1])
+    engine.run(engine.plans[-1])
+    second = engine.sequences[2][0]
+    engine.submit(4, [*second.tokens, 7], max_tokens=40)
+    engine.finish()
+    assert [edit for plan in engine.plans for edit in plan.edits] == []
+
+
+def test_a_newcomer_that_makes_a_gap_is_brought_to_the_others_at_once() -> None:
+    engine = SmallEngine(seats=3)
+    for request in (1, 2, 3):
+        engine.submit(request, text(30, seed=request), max_tokens=1)
+    engine.finish()
+    engine.submit(4, text(40, seed=1), max_tokens=9)
+    engine.submit(5, text(40, seed=3), max_tokens=9)
+    plan = engine.plan()
+    assert plan.edits == (Swap(2, 1),)
+    assert seats(plan) == [0, 1]
+    engine.run(plan)
+    engine.finish()
+    assert all(engine.is_alone(request) for request in (4, 5))
+
+
+def test_in_a_pool_there_are_no_neighbours() -> None:
+    engine = apart(pool=1000)
+    engine.finish()
+    assert [seats(plan) for plan in engine.plans[3:]] == [[0, 2]] * 37
+    assert [edit for plan in engine.plans for edit in plan.edits] == []
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_is_lost_stays_lost_where_it_was_brought(is_lost: bool) -> None:  # noqa: FBT001 - a parameter
+    engine = SmallEngine(seats=3, host_budget_bytes=10_000)
+    for request in (1, 2, 3):
+        engine.submit(request, text(100, seed=request), max_tokens=1)
+    engine.finish()
+    for request in (4, 5, 6):
+        engine.submit(request, text(100, seed=request), max_tokens=1)
+    engine.finish()
+    engine.submit(7, text(120, seed=3), max_tokens=9)
+    engine.submit(8, text(120, seed=6), max_tokens=9)
+    engine.step(fault="lost" if is_lost else None)
+    engine.finish()
+    assert [engine.done(request).cached_tokens for request in (7, 8)] == [0 if is_lost else 100, 100]
+    assert all(engine.is_alone(request) for request in (7, 8))
 
 
 # ------------------------------------------------------------------------------------------------------------ drafts
