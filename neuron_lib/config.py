@@ -175,7 +175,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kv_cells: Tokens = 0
     swa_full: bool = False
     speculation: Literal["auto", "on", "off"] = "auto"
-    target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100
+    target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()

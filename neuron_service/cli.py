@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         logging.shutdown()
         os._exit(0)
 
-    anyio.run(live)
+    anyio.run(live, backend_options={"use_uvloop": True})
     raise AssertionError("live() does not return")
 
 

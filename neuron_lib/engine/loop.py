@@ -18,7 +18,7 @@ Instruction = Sequence | int
 """What the loop is told between steps: a new sequence, or the number of a request to cancel."""
 
 
-_REPORT_INTERVAL_S: Final = 0.01
+_REPORT_INTERVAL_S: Final = 0.02
 """Deltas are reported no more often, because each costs the daemon as much CPU time as a step of a small model, and no
 reader can see the difference. First tokens and ends go at once."""
 

@@ -66,7 +66,9 @@ class Pace:
         if self.prefill_token_s is None:
             return min(room, _SMALLEST_CHUNK)  # which finds out how long a token takes
         spare_s = self.target_step_s - (self.decode_s(decoding) or 0.0)
-        return min(room, max(_SMALLEST_CHUNK, int(spare_s / self.prefill_token_s)))
+        # Whole multiples: a few tokens more than that cost as much as the next multiple (measured on a CPU).
+        chunks = int(spare_s / self.prefill_token_s) // _SMALLEST_CHUNK
+        return min(room, max(1, chunks) * _SMALLEST_CHUNK)
 
     def is_worth_moving(self, tokens: int, *, instead_of: int) -> bool:
         """Whether copying the state of `tokens` tokens is faster than computing `instead_of` tokens."""

@@ -1,8 +1,11 @@
 """Executes plans on libllama, in the engine thread. Owns the batch, and what is kept in host memory, by key."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, assert_never
+
+import numpy as np
+import numpy.typing as npt
 
 from neuron_lib.engine.sequence import Sampled
 from neuron_lib.engine.step import (
@@ -61,12 +64,14 @@ class LlamaRunner:
         status, rows = self._decode(chunks)
         sampled, broken = [], list[tuple[int, str]]()
         if status == DecodeStatus.OK:
-            for chunk, row in zip(chunks, rows, strict=True):
+            scores = iter(self._context.all_logits(rows)) if rows else iter(())
+            for chunk in chunks:
                 if chunk.checkpoint is not None:
                     self._keep(chunk.checkpoint, self._memory.checkpoint(chunk.seq_id), kept)
                 if chunk.wants_logits:
+                    own = [next(scores) for _ in range(1 + chunk.drafted)]
                     try:
-                        sampled.append(self._sample(chunk, row))
+                        sampled.append(self._sample(chunk, own))
                     except ConstraintFailed as error:
                         sampled.append(())
                         broken.append((chunk.seq_id, f"the grammar cannot be followed any further: {error}"))
@@ -82,32 +87,28 @@ class LlamaRunner:
             move_s=computing - started if moved else 0.0,
         )
 
-    def _decode(self, chunks: tuple[SequenceChunk, ...] | list[SequenceChunk]) -> tuple[DecodeStatus, list[int]]:
-        """Compute the chunks in one batch; the first row of scores of each that wanted any."""
-        self._batch.clear()
-        rows = [
-            self._batch.add(
-                chunk.seq_id,
-                chunk.tokens,
-                position=chunk.position,
-                wants_logits=1 + chunk.drafted if chunk.wants_logits else 0,
-            )
-            for chunk in chunks
-        ]
-        if not rows:
-            return DecodeStatus.OK, rows  # everything was lost
-        status = self._context.decode(self._batch)
+    def _decode(self, chunks: Sequence[SequenceChunk]) -> tuple[DecodeStatus, int]:
+        """Compute the chunks in one batch; the number of rows of scores there are now."""
+        if not chunks:
+            return DecodeStatus.OK, 0  # everything was lost
+        batch, rows = self._batch, 0
+        batch.clear()
+        for chunk in chunks:
+            wanted = 1 + chunk.drafted if chunk.wants_logits else 0
+            batch.add(chunk.seq_id, chunk.tokens, position=chunk.position, wants_logits=wanted)
+            rows += wanted
+        status = self._context.decode(batch)
         if status <= DecodeStatus.FATAL:
             raise ContextBroken("llama_decode reported a fatal error")
         return status, rows
 
-    def _sample(self, chunk: SequenceChunk, row: int) -> tuple[Sampled, ...]:
+    def _sample(self, chunk: SequenceChunk, rows: list[npt.NDArray[np.float32]]) -> tuple[Sampled, ...]:
         """The next token, and as many more as the drafted ones were right."""
         sampler = chunk.sequence.sampler
         assert sampler is not None  # this runner makes up no tokens
         sampled: list[Sampled] = []
-        for draft in [*chunk.tokens[len(chunk.tokens) - chunk.drafted :], None]:
-            choice = sampler.sample(self._context.logits(row + len(sampled)))
+        for row, draft in zip(rows, [*chunk.tokens[len(chunk.tokens) - chunk.drafted :], None], strict=True):
+            choice = sampler.sample(row)
             token, is_last = choice.token, sampler.is_complete
             sampled.append(
                 Sampled(

@@ -147,15 +147,20 @@ class Scheduler:
         """Tokens that may come next, if guessing them pays."""
         if self._speculation == "off":
             return []
-        lookup, policy = self._guesses.setdefault(sequence, (PromptLookup(), DraftPolicy()))
+        if sequence not in self._guesses:
+            self._guesses[sequence] = PromptLookup(), DraftPolicy()
+        lookup, policy = self._guesses[sequence]
         limit = min(
             room,
-            MAX_DRAFT if self._speculation == "on" else policy.length(self.pace, decoding=decoding),
+            MAX_DRAFT,
             self.cells.room(_seat(sequence)) - decoding,
             sequence.max_tokens - sequence.generated - 1,
             self.n_ctx - len(sequence.tokens) - 1,
         )
-        return lookup.draft(sequence.tokens, limit) if limit > 0 else []
+        guesses = lookup.draft(sequence.tokens, limit) if limit > 0 else []
+        if guesses and self._speculation == "auto":
+            del guesses[policy.length(self.pace, decoding=decoding) :]
+        return guesses
 
     def _make_room(self) -> None:
         """See that every decoding sequence finds a cell for its next token."""

@@ -139,6 +139,10 @@ class Context:
         """The scores of the batch index `row`, which asked for them; a view, valid until the next `decode`."""
         return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._pointer, row), (self._n_vocab,))
 
+    def all_logits(self, count: int) -> npt.NDArray[np.float32]:
+        """The `count` rows of scores that the last batch asked for, in its order; a view until the next `decode`."""
+        return np.ctypeslib.as_array(lib.llama_get_logits(self._pointer), (count, self._n_vocab))
+
     def clear_sequence(self, seq_id: int) -> None:
         """Free all cells of a sequence."""
         self.memory.clear(seq_id)
