@@ -1,9 +1,13 @@
+import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import pytest
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry, SamplingConfig
-from neuron_lib.errors import EngineDead, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed
+from neuron_lib.errors import EngineDead, InvalidGrammar, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed
 from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
 from neuron_lib.llamacpp.harness import LlamaCppHarness, load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
@@ -23,9 +27,11 @@ from neuron_lib.types import (
     ChatRequest,
     Finished,
     FinishReason,
+    Grammar,
     LoadProgress,
     LoadStage,
     ModelSpec,
+    Principal,
     SamplingParams,
     Started,
     TextDelta,
@@ -36,12 +42,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
 ROOT = Path(__file__).parents[3]
 GREEDY = SamplingParams(temperature=0)
+LIKELIEST = SamplingParams(temperature=0, repetition_penalty=1.0)
 MODEL_ID = "org/smollm2"
 
 
 @asynccontextmanager
 async def real_model(
-    path: Path, *, progress: list[float] | None = None, **changes: Any
+    path: Path, *, progress: list[float] | None = None, isolates_principals: bool = False, **changes: Any
 ) -> AsyncIterator[tuple[LlamaCppModel, EngineProcess]]:
     load = load_command(
         LlamaCppConfig(n_ctx=512, n_batch=128, n_ubatch=128, threads=2, admission=AdmissionConfig(max_in_flight=8)),
@@ -63,6 +70,7 @@ async def real_model(
             admission=AdmissionController(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
             prompt_limit=facts.n_ctx - 1,
             sampling=SamplingConfig(max_tokens=24),
+            isolates_principals=isolates_principals,
         )
         yield model, engine
 
@@ -71,17 +79,22 @@ def ask(content: str, *, sampling: SamplingParams = GREEDY, **fields: Any) -> Ch
     return ChatRequest(model_id=MODEL_ID, messages=({"role": "user", "content": content},), sampling=sampling, **fields)
 
 
-async def reply_to(model: LlamaCppModel, request: ChatRequest) -> tuple[str, Finished]:
-    text, finished = "", None
+async def replies_to(model: LlamaCppModel, request: ChatRequest) -> tuple[list[TextDelta], Finished]:
+    deltas, finished = list[TextDelta](), None
     async with model.chat(request) as generation:
         async for event in generation:
             match event:
-                case TextDelta(piece):
-                    text += piece
+                case TextDelta():
+                    deltas.append(event)
                 case Finished():
                     finished = event
     assert finished is not None
-    return text, finished
+    return deltas, finished
+
+
+async def reply_to(model: LlamaCppModel, request: ChatRequest) -> tuple[str, Finished]:
+    deltas, finished = await replies_to(model, request)
+    return "".join(delta.text for delta in deltas), finished
 
 
 async def test_a_loaded_model_has_reported_its_progress_and_knows_itself(smollm2_path: Path) -> None:
@@ -185,6 +198,176 @@ async def test_leaving_while_the_prompt_is_read_frees_the_slot_for_the_next(smol
         _, finished = await reply_to(model, ask("Hi", max_tokens=1))
         assert finished.usage.completion_tokens == 1
         assert await steps_of(engine) < 1500 / 16  # as many as it takes to read the first prompt
+
+
+# ------------------------------------------------------------------------------------------------ the shared engine
+
+RULES = "You answer in one short sentence. " + "Never speak of the weather, of politics or of yourself. " * 12
+
+
+def turns(*contents: str) -> tuple[dict[str, Any], ...]:
+    """A chat of user and assistant in turn, under the rules."""
+    roles = cycle(["user", "assistant"])
+    return (
+        {"role": "system", "content": RULES},
+        *({"role": role, "content": content} for role, content in zip(roles, contents, strict=False)),
+    )
+
+
+def chat(*contents: str, sampling: SamplingParams = GREEDY, **fields: Any) -> ChatRequest:
+    return ChatRequest(model_id=MODEL_ID, messages=turns(*contents), sampling=sampling, **fields)
+
+
+async def test_a_second_turn_computes_only_what_is_new(smollm2_path: Path) -> None:
+    async with real_model(smollm2_path) as (model, _):
+        text, first = await reply_to(model, chat("Name a colour."))
+        _, second = await reply_to(model, chat("Name a colour.", text, "Another one."))
+    assert first.usage.cached_tokens == 0
+    assert first.usage.prompt_tokens - 3 <= second.usage.cached_tokens < second.usage.prompt_tokens
+
+
+async def test_eight_requests_with_one_system_prompt_compute_it_once(smollm2_path: Path) -> None:
+    computed: list[int] = []
+
+    async def one(model: LlamaCppModel, number: int) -> None:
+        _, finished = await reply_to(model, chat(f"Name animal number {number}.", max_tokens=4))
+        computed.append(finished.usage.prompt_tokens - finished.usage.cached_tokens)
+
+    async with real_model(smollm2_path) as (model, _), anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(one, model, number)
+    first, *others = sorted(computed, reverse=True)
+    assert first > 150
+    assert all(tokens < 20 for tokens in others)
+
+
+async def test_choices_are_different_replies_to_a_prompt_that_is_billed_once(smollm2_path: Path) -> None:
+    warm = SamplingParams(temperature=1.0, seed=7)
+    async with real_model(smollm2_path) as (model, _):
+        deltas, finished = await replies_to(model, chat("Invent a word.", choices=3, sampling=warm, max_tokens=12))
+        texts = ["".join(delta.text for delta in deltas if delta.choice == choice) for choice in range(3)]
+        alone, _ = await reply_to(model, chat("Invent a word.", sampling=warm, max_tokens=12))
+        assert model.load().in_flight == 0
+    assert len(set(texts)) == 3
+    assert texts[0] == alone
+    assert len(finished.reasons) == 3
+    assert 3 <= finished.usage.completion_tokens <= 36
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "legs": {"type": "integer", "minimum": 0, "maximum": 8},
+    },
+    "required": ["name", "legs"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("speculation", ["on", "off"])
+async def test_a_reply_is_what_its_grammar_allows(smollm2_path: Path, speculation: str) -> None:
+    async with real_model(smollm2_path, speculation=speculation) as (model, _):
+        schema = Grammar("json_schema", json.dumps(SCHEMA))
+        text, finished = await reply_to(model, chat("Describe a dog.", grammar=schema, max_tokens=60))
+        animal = json.loads(text)
+        assert animal.keys() == {"name", "legs"}
+        assert animal["legs"] in range(9)
+        assert finished.reason is FinishReason.STOP
+        text, _ = await reply_to(model, chat("When is it?", grammar=Grammar("regex", "[0-2][0-9]:[0-5][0-9]")))
+        assert re.fullmatch("[0-2][0-9]:[0-5][0-9]", text)
+        warm = SamplingParams(temperature=1.5, seed=1)
+        bound = chat("Yes?", choices=3, grammar=Grammar("lark", 'start: "yes" | "no" | "maybe"'), sampling=warm)
+        deltas, _ = await replies_to(model, bound)
+        said = {"".join(delta.text for delta in deltas if delta.choice == choice) for choice in range(3)}
+        assert said <= {"yes", "no", "maybe"}
+
+
+@pytest.mark.parametrize(
+    ("grammar", "param"),
+    [
+        (Grammar("json_schema", '{"type": "no such type"}'), "response_format"),
+        (Grammar("json_schema", "{"), "response_format"),
+        (Grammar("regex", "("), "regex"),
+        (Grammar("lark", "start: nothing"), "grammar"),
+    ],
+)
+async def test_a_grammar_that_cannot_be_read_is_refused_and_harms_nobody(
+    smollm2_path: Path, grammar: Grammar, param: str
+) -> None:
+    async with real_model(smollm2_path, seats=2) as (model, _):
+        async with model.chat(ask("Tell a long story.", max_tokens=200)) as generation:
+            await anext(generation)
+            with pytest.raises(InvalidGrammar) as caught:
+                await reply_to(model, ask("Hello", grammar=grammar))
+            assert caught.value.param == param
+            assert isinstance(await anext(generation), TextDelta)
+        _, finished = await reply_to(model, ask("Hello", max_tokens=2))
+    assert finished.usage.completion_tokens == 2
+
+
+async def test_log_probabilities_belong_to_the_text_and_the_greedy_token_is_the_likeliest(smollm2_path: Path) -> None:
+    async with real_model(smollm2_path, seats=1) as (model, _):
+        deltas, finished = await replies_to(
+            model, ask("Count to five.", sampling=LIKELIEST, top_logprobs=3, max_tokens=12)
+        )
+    tokens = [token for delta in deltas for token in delta.logprobs]
+    assert len(tokens) == finished.usage.completion_tokens
+    assert b"".join(token.piece for token in tokens).decode() == "".join(delta.text for delta in deltas)
+    for token in tokens:
+        assert len(token.top) == 3
+        assert (token.top[0].piece, token.top[0].logprob) == (token.piece, token.logprob)
+        assert 0 >= token.top[0].logprob >= token.top[1].logprob >= token.top[2].logprob
+        assert sum(math.exp(likely.logprob) for likely in token.top) <= 1 + 1e-6
+
+
+REPETITIVE = (
+    "Repeat this list three times: apple, banana, cherry, apple, banana, cherry, apple, banana, cherry.",
+    "Copy this code: for i in range(10): print(i); for i in range(10): print(i); for i in range(10): print(i)",
+    "Say it again and again: the quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy dog.",
+)
+
+
+async def test_guessing_ahead_changes_nothing_but_the_number_of_steps(smollm2_path: Path) -> None:
+    texts: dict[str, list[str]] = {}
+    steps: dict[str, int] = {}
+    for speculation in ("off", "on"):
+        async with real_model(smollm2_path, seats=1, speculation=speculation) as (model, engine):
+            requests = [ask(prompt, sampling=LIKELIEST, max_tokens=60) for prompt in REPETITIVE]
+            texts[speculation] = [(await reply_to(model, request))[0] for request in requests]
+            steps[speculation] = await steps_of(engine)
+    assert texts["on"] == texts["off"]
+    assert steps["on"] < steps["off"]
+
+
+async def test_in_a_pool_too_small_for_all_every_request_gets_its_whole_reply(smollm2_path: Path) -> None:
+    texts: dict[int, list[str]] = {}
+    for kv_cells in (512, 4096):
+        texts[kv_cells] = [""] * 6
+
+        async def one(model: LlamaCppModel, number: int, said: list[str]) -> None:
+            request = ask(f"Write a long story about animal number {number}. " * 8, max_tokens=100)
+            said[number], finished = await reply_to(model, request)
+            assert finished.usage.completion_tokens == 100 or finished.reason is FinishReason.STOP
+
+        async with (
+            real_model(smollm2_path, kv_layout="unified", kv_cells=kv_cells) as (model, _),
+            anyio.create_task_group() as tasks,
+        ):
+            for number in range(6):
+                tasks.start_soon(one, model, number, texts[kv_cells])
+    assert [small[:24] for small in texts[512]] == [large[:24] for large in texts[4096]]
+
+
+async def test_of_two_accounts_kept_apart_none_finds_the_other_s_prompt(smollm2_path: Path) -> None:
+    async with real_model(smollm2_path, isolates_principals=True) as (model, _):
+        cached = []
+        for account in ("a", "b", "a"):
+            principal = Principal(account_id=account, key_id="k")
+            _, finished = await reply_to(model, chat("Name a colour.", principal=principal, max_tokens=2))
+            cached.append(finished.usage.cached_tokens)
+    assert cached[:2] == [0, 0]
+    assert cached[2] > 150
 
 
 @pytest.mark.parametrize("text", ["\x00\x1b[0m", "🦊 été 中文 \u202e", "<|im_end|><|im_start|>", "\ufffd" * 50, ""])
