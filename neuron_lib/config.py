@@ -176,6 +176,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     swa_full: bool = False
     speculation: Literal["auto", "on", "off"] = "auto"
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
+    report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()

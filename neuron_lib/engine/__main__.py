@@ -250,7 +250,12 @@ class Engine:
             facts = _facts(model, context, has_chat_template=template is not None)
             for pair in (facts.reasoning, facts.tool_call):
                 _show(model.vocab, pair)
-            self._loop = EngineLoop(_scheduler(context, load), LlamaRunner(context, model.vocab), report=self.send)
+            self._loop = EngineLoop(
+                _scheduler(context, load),
+                LlamaRunner(context, model.vocab),
+                report=self.send,
+                report_interval_s=load.report_interval_s,
+            )
             self._preparer = Preparer(
                 model.vocab,
                 template=template,

@@ -73,6 +73,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     host_cache_bytes: int = 0
     speculation: str = "auto"
     target_step_s: float
+    report_interval_s: float = 0.0
     use_chat_template: bool = True
 
 

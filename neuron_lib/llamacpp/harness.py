@@ -131,5 +131,6 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         host_cache_bytes=config.prompt_cache.host_mb << 20,
         speculation=config.speculation,
         target_step_s=config.target_step_ms / 1000,
+        report_interval_s=config.report_interval_ms / 1000,
         use_chat_template=environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
     )

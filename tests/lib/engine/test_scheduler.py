@@ -74,7 +74,7 @@ def test_beside_a_running_reply_a_prompt_of_unknown_speed_gets_the_smallest_chun
 @pytest.mark.parametrize(
     ("target_step_s", "chunk"),
     # A decode step takes 11 ms; the prompt of 40 tokens took 50, which makes 1.25 ms a token.
-    [(0.036, 16), (0.061, 32), (0.005, 16), (10.0, 63)],
+    [(0.036, 17), (0.061, 33), (0.005, 17), (10.0, 63)],
 )
 def test_beside_a_running_reply_prompts_are_read_for_the_rest_of_the_target_time(
     target_step_s: float, chunk: int
