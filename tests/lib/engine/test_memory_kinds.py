@@ -11,10 +11,12 @@ from msgspec.structs import replace
 from neuron_lib.engine.__main__ import _scheduler
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
-from neuron_lib.engine.protocol import Done, Load, Prepare, SequenceEvent, Start, StepEvents
+from neuron_lib.engine.protocol import Broken, Done, Load, Prepare, SequenceEvent, Start, StepEvents
 from neuron_lib.engine.runner import LlamaRunner
+from neuron_lib.engine.sequence import Sequence
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
+from neuron_lib.llama.grammar import ConstraintFailed
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.sampler import Choice, Sampler
 from neuron_lib.llama.truncation import Scores
@@ -232,3 +234,56 @@ def test_in_a_pool_too_small_for_all_everybody_has_the_scores_of_a_large_one(
         for request in range(5):
             assert small.done(request).completion_tokens == 120
             assert_same_scores(small.replies[request, 0], large.replies[request, 0])
+
+
+@CASES
+def test_a_reply_that_changes_its_place_while_it_is_written_goes_on(
+    models: Mapping[str, Model], kind: str, fields: dict[str, Any]
+) -> None:
+    questions = [{"role": "user", "content": f"{request} is the question"} for request in range(3)]
+    with conversation(models[kind], **fields) as chat, conversation(models[kind], seats=1, **fields) as alone:
+        for request, max_tokens in enumerate((40, 2, 40)):
+            chat.ask(request, questions[request], max_tokens=max_tokens)
+        chat.finish()
+        for request in (0, 2):
+            alone.ask(request, questions[request], max_tokens=40)
+            alone.finish()
+            assert_same_scores(chat.replies[request, 0], alone.replies[request, 0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_guesses_that_are_verified_in_one_batch_have_the_scores_of_single_steps(
+    models: Mapping[str, Model], layout: str
+) -> None:
+    with ExitStack() as stack:
+        plain, guessing = (
+            stack.enter_context(conversation(models["full"], kv_layout=layout, speculation=speculation))
+            for speculation in ("off", "on")
+        )
+        for chat in (plain, guessing):
+            for request in range(2):
+                chat.ask(request, {"role": "user", "content": f"{request} question"}, max_tokens=200)
+            chat.finish()
+        for request in range(2):
+            assert_same_scores(plain.replies[request, 0], guessing.replies[request, 0])
+        assert guessing.loop.steps < plain.loop.steps
+
+
+class Stuck:
+    """A sampler whose grammar allows nothing any more."""
+
+    is_complete = False
+
+    def sample(self, row: Scores) -> Choice:
+        raise ConstraintFailed(f"none of {row.size} tokens")
+
+
+def test_a_grammar_that_cannot_go_on_breaks_its_request_and_no_other(models: Mapping[str, Model]) -> None:
+    with conversation(models["full"]) as chat:
+        chat.scheduler.submit(Sequence(request=1, prompt=[5, 6, 7], max_tokens=9, sampler=Stuck()))
+        chat.ask(2, SYSTEM)
+        chat.finish()
+        (broken,) = [event for event in chat.events if event.request == 1]
+        assert isinstance(broken, Broken)
+        assert "none of" in broken.message
+        assert chat.done(2).completion_tokens == 16

@@ -563,6 +563,18 @@ def test_a_newcomer_that_makes_a_gap_is_brought_to_the_others_at_once() -> None:
     assert all(engine.is_alone(request) for request in (4, 5))
 
 
+def test_a_batch_is_in_the_order_of_its_places_whoever_came_first() -> None:
+    engine = SmallEngine(seats=2)
+    engine.submit(1, text(30), max_tokens=2)
+    engine.submit(2, text(30, seed=2), max_tokens=9)
+    engine.step()
+    engine.step()
+    engine.submit(3, text(4, seed=3), max_tokens=9)
+    engine.step()
+    plan = engine.plan()
+    assert [(chunk.seq_id, chunk.sequence.request) for chunk in plan.chunks] == [(0, 3), (1, 2)]
+
+
 def test_in_a_pool_there_are_no_neighbours() -> None:
     engine = apart(pool=1000)
     engine.finish()
@@ -618,6 +630,17 @@ def test_drafts_never_reach_beyond_the_context_or_the_length_asked_for(n_ctx: in
     for plan in engine.plans:
         for chunk in plan.chunks:
             assert chunk.position + len(chunk.tokens) < min(n_ctx, 40 + 35)  # the last token is never fed back
+
+
+@pytest.mark.parametrize(("speculation", "drafted"), [("on", 5), ("auto", 0), ("off", 0)])
+def test_where_guesses_cost_as_much_as_tokens_none_are_made_by_itself(speculation: str, drafted: int) -> None:
+    engine = SmallEngine(speculation=speculation)
+    for tokens in range(1, 20):
+        engine.pace.observe(decoded=tokens, prefilled=0, duration_s=0.1 * tokens)
+    engine.submit(1, [1, 2, 3, 4, 5] * 8)
+    engine.step()
+    engine.sequences[1][0].tokens[-1] = 1  # as the text would go on
+    assert [chunk.drafted for chunk in engine.plan().chunks] == [drafted]
 
 
 def test_drafts_get_longer_as_they_turn_out_right() -> None:
