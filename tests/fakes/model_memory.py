@@ -111,7 +111,7 @@ class ModelMemory:
                 break
         return tuple(sampled)
 
-    def _edit(self, edit: Edit, lost: set[int]) -> int | None:
+    def _edit(self, edit: Edit, lost: set[int]) -> int | None:  # noqa: C901 - one case for each edit
         """Do it; the sequence that has nothing now because of it, if any. What is lost already can only be cleared."""
         match edit:
             case Truncate(seq_id, length):
