@@ -1,9 +1,9 @@
 """One stream of cells for each sequence, or one pool for all: what each costs, and what moving a prefix costs.
 
-`python -m benchmarks.kv_layout [--model FILE] [--threads N] [--quick]` prints JSON lines of two kinds. `kv_layout`: the
-tokens per second of decoding with so many sequences of so many tokens, and of reading into the last of them, in both
-layouts; rounds alternate between the two. `kv_moves`: the milliseconds to copy, save and restore a sequence of so many
-tokens, and those of libllama's own copy of a whole stream, which `Memory.copy` does without.
+`python -m benchmarks.kv_layout [--model FILE] [--threads N] [--rounds N] [--quick]` prints JSON lines of two kinds.
+`kv_layout`: the tokens per second of decoding with so many sequences of so many tokens, and of reading into the last of
+them, in both layouts; rounds alternate between the two. `kv_moves`: the milliseconds to copy, save and restore a
+sequence of so many tokens, and those of libllama's own copy of a whole stream, which `Memory.copy` does without.
 """
 
 import argparse
@@ -173,10 +173,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=model_path(), help="a GGUF file (default: the demo model)")
     parser.add_argument("--threads", type=int, default=cpu_count())
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="only prove that it works")
     options = parser.parse_args()
     sequences, lengths = ((1, 2), (20, 40)) if options.quick else (SEQUENCES, LENGTHS)
-    rounds, steps = (1, 2) if options.quick else (5, 8)
+    rounds, steps = (1, 2) if options.quick else (options.rounds, 8)
     about = circumstances(options.threads) | {"model": options.model.name}
     route_logs(lambda _level, _text: None)
     init_backend()

@@ -384,21 +384,22 @@ class PromptCache:
                 self._discard(key)
 
     def _save(self, slot: Slot, *, needed: int | None = None) -> None:
-        """Keep an idle slot's content in host memory, unless something there or in another slot begins with it.
+        """Keep an idle slot's content in host memory, unless something there or in another slot can stand for it: what
+        begins with it, or the same where the memory cannot be cut.
 
         What is saved under the key `needed` stays, whatever the budget.
         """
+        tokens = slot.tokens
         others = [other for other in self.slots if other is not slot and other.cache_key == slot.cache_key]
-        if any(common_prefix(other.content, slot.tokens, other.length) == len(slot.tokens) for other in others):
+        if any(self._stands_for(other.content, other.length, tokens) for other in others):
             return
         for key, saved in list(self._saved.items()):
             if saved.cache_key != slot.cache_key:
                 continue
-            common = common_prefix(saved.tokens, slot.tokens, len(slot.tokens))
-            if common == len(slot.tokens):
+            if self._stands_for(saved.tokens, len(saved.tokens), tokens):
                 self._saved.move_to_end(key)
                 return
-            if common == len(saved.tokens) and key != needed:
+            if key != needed and self._stands_for(tokens, len(tokens), saved.tokens):
                 self._discard(key)
         size = int(self._bytes_per_token * len(slot.tokens))
         if self._host_budget_bytes == 0 or not self._make_room(size, needed=needed):
@@ -408,6 +409,12 @@ class PromptCache:
         if not self._can_truncate:
             self._saved[key].checkpoints, slot.checkpoints = slot.checkpoints, []
         self._edits.append(Save(slot.seq_id, key))
+
+    def _stands_for(self, tokens: list[int], length: int, wanted: list[int]) -> bool:
+        """Whether the first `length` of `tokens` are as good as `wanted`."""
+        if length != len(wanted) and not self._can_truncate:
+            return False
+        return common_prefix(tokens, wanted, length) == len(wanted)
 
     def _make_room(self, size: int, *, needed: int | None = None) -> bool:
         """Drop the least recently used saved sequences, but `needed`, until `size` more bytes fit the budget.
