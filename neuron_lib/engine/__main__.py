@@ -51,7 +51,15 @@ from neuron_lib.engine.protocol import (
 )
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
-from neuron_lib.errors import InvalidRequest, LoadFailed, NeuronError, RequestRejected, cause_chain
+from neuron_lib.errors import (
+    InvalidRequest,
+    LoadFailed,
+    NeuronError,
+    Overloaded,
+    OverloadReason,
+    RequestRejected,
+    cause_chain,
+)
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
@@ -76,6 +84,8 @@ _SWITCH_INTERVAL_S: Final = 0.0005
 Python's own 5 ms made steps of running replies twice as long while a prompt was rendered (measured)."""
 _STACK_BYTES: Final = 8 << 20
 """Of every thread, whatever the shell's limit: `GrammarCompiler` needs it."""
+_MOST_GRAMMARS: Final = 8
+"""Requests whose grammar may wait to be compiled. A hostile one takes 0.4 s."""
 _OOM_SCORE: Final = "500"
 _GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 """libllama calls its load chatter "info"; for an operator it is debugging."""
@@ -109,7 +119,7 @@ class Engine:
         """The main thread's life."""
         try:
             self._serve()
-        except Exception as error:  # noqa: BLE001 - the last handler of this thread
+        except BaseException as error:  # noqa: BLE001 - the last handler of this thread
             self._die(error)
 
     def _serve(self) -> NoReturn:
@@ -159,6 +169,10 @@ class Engine:
         if chat.grammar is None or prompt.too_many:
             self._offer(chat.request, prompt)
             return
+        if self._grammars.qsize() >= _MOST_GRAMMARS:
+            text = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
+            self._refuse(chat.request, Overloaded(text, reason=OverloadReason.QUEUE_FULL, retry_after_s=1))
+            return
         with self._prompts_lock:
             self._compiling.add(chat.request)
         self._grammars.put((chat.request, chat.grammar, prompt))
@@ -167,22 +181,24 @@ class Engine:
         """The grammar thread's life."""
         while True:
             request, grammar, prompt = self._grammars.get()
+            with self._prompts_lock:
+                if request not in self._compiling:
+                    continue  # cancelled
             try:
                 constraint = compiler.compile(grammar)
             except RequestRejected as error:
                 self._refuse(request, error)
                 continue
-            except Exception as error:  # noqa: BLE001 - the last handler of this thread
+            except BaseException as error:  # noqa: BLE001 - the last handler of this thread; a panic is no Exception
                 self._die(error)
-            with self._prompts_lock:
-                is_wanted = request in self._compiling
-                self._compiling.discard(request)
-            if is_wanted:
-                self._offer(request, replace(prompt, constraint=constraint))
+            self._offer(request, replace(prompt, constraint=constraint))
 
     def _offer(self, request: int, prompt: PreparedPrompt) -> None:
-        """Keep a prompt for its start, and say that it is there."""
+        """Keep a prompt for its start, and say that it is there; nothing, if it was cancelled while it was compiled."""
         with self._prompts_lock:
+            if prompt.constraint is not None and request not in self._compiling:
+                return
+            self._compiling.discard(request)
             self._prompts[request] = prompt
         self.send(
             Prepared(
@@ -228,10 +244,10 @@ class Engine:
         """The engine thread's life."""
         try:
             self._load_and_step(load)
-        except Exception as error:  # noqa: BLE001 - the last handler of this thread
+        except BaseException as error:  # noqa: BLE001 - the last handler of this thread
             self._die(error)
 
-    def _die(self, error: Exception) -> NoReturn:
+    def _die(self, error: BaseException) -> NoReturn:
         """End the process after saying why."""
         if not isinstance(error, NeuronError):
             # A warning: the daemon takes the last *error* that llama.cpp logged for the reason behind this.
@@ -283,7 +299,7 @@ class Engine:
         return report
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     """What happened, fit for a frame even where a hostile template has chosen the words."""
     return cause_chain(error)[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
 

@@ -161,7 +161,9 @@ class PromptCache:
         found = {slot: self._beginning(sequence, slot) for slot in self.slots}
         best = max(self.slots, key=lambda slot: found[slot].length)
         coming = self._coming(sequence)
-        if coming is not None and self._pays(coming.length - found[best].length, moved=coming.length):
+        if coming is not None and self._pays(
+            coming.length - found[best].length, moved=0 if self.cells.shares else coming.length
+        ):
             return coming
         key, saved = self._find_saved(sequence)
         if key and self._pays(saved.length - found[best].length, moved=len(self._saved[key].tokens)):

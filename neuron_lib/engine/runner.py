@@ -1,5 +1,6 @@
 """Executes plans on libllama, in the engine thread. Owns the batch, and what is kept in host memory, by key."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, assert_never
@@ -27,6 +28,8 @@ from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.grammar import ConstraintFailed
 from neuron_lib.llama.memory import SavedState
 from neuron_lib.llama.vocab import Vocab
+
+logger = logging.getLogger(__name__)
 
 __all__ = ("ContextBroken", "LlamaRunner", "Runner")
 
@@ -75,6 +78,10 @@ class LlamaRunner:
                     except ConstraintFailed as error:
                         sampled.append(())
                         broken.append((chunk.seq_id, f"the grammar cannot be followed any further: {error}"))
+                    except Exception:  # one request's parameters must not end everybody's engine
+                        logger.exception("bug in sampling")
+                        sampled.append(())
+                        broken.append((chunk.seq_id, "no token could be chosen; this is a bug, please report it"))
         return StepResult(
             sampled=tuple(sampled),
             duration_s=self._clock() - computing,
@@ -135,9 +142,11 @@ class LlamaRunner:
             case Save(seq_id, key):
                 moved = memory.length(seq_id)
                 self._keep(key, memory.save(seq_id), kept)
-            case Restore(key, seq_id, moved):
+            case Restore(key, seq_id, length):
+                moved = length
                 state = self._kept.get(key)
-                _note(state is not None and memory.restore(state, seq_id), seq_id, lost)
+                is_back = state is not None and memory.restore(state, seq_id) and memory.length(seq_id) == length
+                _note(is_back, seq_id, lost)
             case Rewind(seq_id, key, length):
                 state = self._kept.get(key)
                 _note(state is not None and memory.rewind(seq_id, state, length), seq_id, lost)

@@ -113,7 +113,7 @@ class Scheduler:
         room = self._batch_limit - len(decoding)
         chunks = []
         for sequence in decoding:
-            guesses = [] if reading else self._guess(sequence, decoding=len(decoding), room=room)
+            guesses = [] if reading else self._guess(sequence, decoding=self._batch_limit - room, room=room)
             room -= len(guesses)
             chunks.append(self._chunk(sequence, 1, guesses))
         budget = self.pace.prefill_budget(decoding=len(decoding), room=room)
@@ -210,7 +210,8 @@ class Scheduler:
         # A slot of which nothing will be used is as good as any to find cells in.
         kept = place.slot if place.source is None and place.beginning.length else place.source
         idle = [slot for slot in self.cache.idle if slot is not kept]
-        cells = place.cells + _HEADROOM * (len(self._live) + 1)
+        unread = sum(sequence.remaining - 1 for sequence in self._live)
+        cells = place.cells + unread + _HEADROOM * (len(self._live) + 1)
         if self._live and self.cells.room_without([slot.seq_id for slot in idle]) < cells:
             return None
         while idle and self.cells.room_without(()) < cells:

@@ -106,9 +106,7 @@ class GrammarCompiler:
         """The beginning of a reply. Raises `InvalidGrammar` in llguidance's words; `param` is the request's field."""
         param = _PARAMS[grammar.kind]
         try:
-            source = _serialized(grammar)
-            _try_out(source)
-            matcher = self._matcher(source)
+            matcher = self._matcher(_serialized(grammar))
         except ValueError as error:
             raise InvalidGrammar(f"{param}: {_reason(str(error))}", param=param) from None  # that is all it says
         return Constraint(matcher, eog=self._vocab.eog)
@@ -117,6 +115,8 @@ class GrammarCompiler:
         """A matcher that has a first token to offer. Raises `ValueError`."""
         from neuron_lib.llama.grammar_trial import compile_grammar  # noqa: PLC0415 - see `_tokenizer`
 
+        if verdict := _try_out(source):
+            raise ValueError(verdict)
         matcher = compile_grammar(self._tokenizer, source)
         if matcher.is_error():
             raise ValueError(matcher.get_error())
@@ -166,20 +166,21 @@ def _serialized(grammar: Grammar) -> str:
             return msgspec.json.encode({"grammars": [{"lark_grammar": grammar.source}]}).decode()
 
 
-@lru_cache(maxsize=32)  # of what went well: a client sends the same schema again and again, and this takes 60 ms
-def _try_out(source: str) -> None:
-    """Raise `ValueError` if compiling this goes wrong, takes too long or too much."""
+@lru_cache(maxsize=32)  # a client sends the same schema again and again, and this takes 60 ms, or 0.4 s to fail
+def _try_out(source: str) -> str | None:
+    """What goes wrong when this is compiled, if anything. Raises `ValueError` where that could not be found out."""
     try:
         trial = subprocess.run(  # noqa: S603 - our own command; the grammar is its input
             _TRIAL, input=source.encode(), capture_output=True, timeout=_TRIAL_LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise ValueError("it takes too long to compile") from error
+    except OSError as error:
+        raise ValueError(f"it cannot be tried out now: {error}") from error
     if trial.returncode:
         logger.warning("a grammar of %d bytes ended its trial: status %d", len(source), trial.returncode)
-        raise ValueError("it is too complex: compiling it takes too much time or memory")
-    if trial.stdout:
-        raise ValueError(trial.stdout.decode())
+        return "it is too complex: compiling it takes too much time or memory"
+    return trial.stdout.decode() or None
 
 
 def _reason(words: str) -> str:

@@ -86,7 +86,8 @@ def _xtc(scores: Scores, *, threshold: float, probability: float, random: Random
     if random.random() >= probability:
         return None
     weights = np.exp(scores)
-    is_top = weights >= threshold * float(weights.sum(dtype=np.float64))
+    # What a mask has forbidden is no candidate, however low the threshold.
+    is_top = (weights >= threshold * float(weights.sum(dtype=np.float64))) & (scores > -math.inf)
     top = np.flatnonzero(is_top)
     if top.size < 2:
         return None

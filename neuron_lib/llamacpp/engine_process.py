@@ -42,6 +42,8 @@ from neuron_lib.errors import (
     InvalidRequest,
     LoadFailed,
     NeuronError,
+    Overloaded,
+    OverloadReason,
     TemplateFailed,
     first_leaf,
 )
@@ -60,6 +62,8 @@ _STALL_LIMIT_S: Final = 300.0
 """An engine that has work and does not get on with it for this long is killed. One step of a large model that reads a
 prompt on a CPU may well take a minute or two, and busy is not dead."""
 _STALL_LOOKS: Final = 10
+_BUSY_RETRY_S: Final = 4
+"""What a request is told whose grammar the engine has no time for: eight others wait, of at most half a second each."""
 _LAST_WORDS_LIMIT_S: Final = 2.0
 _LONGEST_LOG_LINE: Final = 8192
 _DEATH_MARKS: Final = ("GGML_ASSERT", "what():")
@@ -355,4 +359,6 @@ def _refusal(refused: Refused) -> NeuronError:
         return TemplateFailed(refused.message)
     if refused.code == InvalidGrammar.code:
         return InvalidGrammar(refused.message, param=refused.param)
+    if refused.code == Overloaded.code:
+        return Overloaded(refused.message, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S)
     return InvalidRequest(refused.message, param=refused.param or "messages")

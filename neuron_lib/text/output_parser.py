@@ -155,7 +155,7 @@ class OutputParser:
 
 
 def _append_text(events: list[OutputEvent], text: str) -> None:
-    """Add to the answer; neighbours become one event, because readers count one event per token."""
+    """Add to the answer; neighbours become one event, because each costs its reader a message."""
     match events:
         case [*_, TextDelta(text=earlier)]:
             events[-1] = TextDelta(earlier + text)

@@ -224,6 +224,12 @@ def test_xtc_takes_the_likeliest_away_as_often_as_it_is_told(probability: float,
     assert shares(sampler(sampling), scores)[0] == pytest.approx(tops, abs=0.03)
 
 
+@pytest.mark.parametrize("threshold", [0.0, 1e-60])
+def test_xtc_never_leaves_only_what_is_forbidden(threshold: float) -> None:
+    chain = sampler(Sampling(temperature=1, seed=1, xtc_probability=1, xtc_threshold=threshold))
+    assert chain.sample(row(1.0, -math.inf, 0.5, -math.inf)).token == 2
+
+
 def test_xtc_leaves_a_single_likely_token_alone() -> None:
     sampling = Sampling(temperature=1, seed=1, xtc_probability=1.0, xtc_threshold=0.5)
     assert shares(sampler(sampling), np.log(row(0.6, 0.3, 0.1)))[0] == pytest.approx(0.6, abs=0.03)
