@@ -49,7 +49,7 @@ def test_a_host_goes_from_pre_warming_to_ready_with_every_default_model_in_order
         ready = daemon.wait_ready()
         assert ready["activation"]["completed"] == ["test/two", "test/one"]
         assert [model["id"] for model in ready["models"]] == ["test/two", "test/one"]
-        assert daemon.log.count("loaded default model") == 2
+        eventually(lambda: daemon.log.count("loaded default model") == 2)
 
 
 def test_each_broken_default_model_is_told_in_full_and_takes_no_other_with_it(tmp_path: Path) -> None:
