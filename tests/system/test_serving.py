@@ -143,7 +143,8 @@ def test_a_client_that_sends_ahead_and_hangs_up_frees_its_seat(daemon: Daemon, s
         connection.sendall(raw_chat(stream=stream, max_tokens=900) + b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
         eventually(lambda: not idle(daemon))
     eventually(lambda: idle(daemon))
-    eventually(lambda: daemon.log.count("reply ended early") == given_up + 1)  # the log is written in the background
+    # The log is written in the background, so a line of the test before may come late, too.
+    eventually(lambda: daemon.log.count("reply ended early") > given_up)
 
 
 def test_what_is_sent_ahead_of_an_answer_closes_the_connection_behind_that_answer(daemon: Daemon) -> None:
