@@ -113,7 +113,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - only the bench extra has it
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - as above, and after the choice of what draws
 
     short = [name for name in _names(lines, "traffic") if name.startswith("chat-")]
     long = [name for name in _names(lines, "traffic") if name in {"shared-prompt", "distinct-prompts"}]

@@ -143,5 +143,5 @@ def _long(number: int, use: str, n: int, *, words: int) -> Conversation:
 
 
 def _notes(number: int, use: str, n: int, *, words: int) -> str:
-    chosen = random.Random(f"{number} {use} {n}").choices(_WORDS.split(), k=words)  # noqa: S311
+    chosen = random.Random(f"{number} {use} {n}").choices(_WORDS.split(), k=words)  # noqa: S311 - words to read, no secret
     return f"{number}.{n} {use} notes: {' '.join(chosen)}."

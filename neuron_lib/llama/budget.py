@@ -90,7 +90,7 @@ def _free_on_device(device: Any) -> int:
     return free.value
 
 
-# llama_cpp binds nothing of ggml's device list, though its library brings it along.
+# llama_cpp binds nothing of ggml's device list, though its library brings it along. Its decorator has no types.
 @lib.ctypes_function("ggml_backend_dev_count", [], ctypes.c_size_t)  # type: ignore[untyped-decorator]
 def _device_count() -> Any: ...
 

@@ -138,13 +138,16 @@ def test_a_client_that_resets_its_connection_before_the_answer_frees_its_seat(da
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_sends_ahead_and_hangs_up_frees_its_seat(daemon: Daemon, stream: bool) -> None:  # noqa: FBT001
+    # The log is written in the background, in order: once this line is there, those of earlier tests are.
+    marker = f"test/marker-{stream}"
+    daemon.client.post(CHAT, json=chat(marker))
+    eventually(lambda: marker in daemon.log)
     given_up = daemon.log.count("reply ended early")
     with socket.create_connection(("127.0.0.1", daemon.port)) as connection:
         connection.sendall(raw_chat(stream=stream, max_tokens=900) + b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
         eventually(lambda: not idle(daemon))
     eventually(lambda: idle(daemon))
-    # The log is written in the background, so a line of the test before may come late, too.
-    eventually(lambda: daemon.log.count("reply ended early") > given_up)
+    eventually(lambda: daemon.log.count("reply ended early") == given_up + 1)
 
 
 def test_what_is_sent_ahead_of_an_answer_closes_the_connection_behind_that_answer(daemon: Daemon) -> None:
