@@ -178,7 +178,8 @@ class Engine:
         self._grammars.put((chat.request, chat.grammar, prompt))
 
     def _compile(self, compiler: GrammarCompiler) -> NoReturn:
-        """The grammar thread's life."""
+        """The grammar thread's life. The engine thread, which starts it, may be bound to a core; this one is not."""
+        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
         while True:
             request, grammar, prompt = self._grammars.get()
             with self._prompts_lock:

@@ -17,8 +17,10 @@ from neuron_lib.engine.step import Copy, Drop, Edit, Restore, Rewind, Save, Swap
 
 __all__ = ("Awaited", "Placement", "PromptCache", "Slot", "common_prefix")
 
-_SMALLEST_SHARE: Final = 16
-"""Tokens below which copying a prefix, or waiting for one, is not worth the trouble."""
+_SMALLEST_MOVE: Final = 4
+"""Tokens below which nothing is moved that has them; from there on it is a matter of time measured."""
+_SMALLEST_WAIT: Final = 16
+"""Tokens below which nobody waits for another to have computed them."""
 _SMALLEST_SAVE: Final = 64
 _MOST_CHECKPOINTS: Final = 4
 _MOST_SAVED: Final = 128
@@ -161,9 +163,8 @@ class PromptCache:
         found = {slot: self._beginning(sequence, slot) for slot in self.slots}
         best = max(self.slots, key=lambda slot: found[slot].length)
         coming = self._coming(sequence)
-        if coming is not None and self._pays(
-            coming.length - found[best].length, moved=0 if self.cells.shares else coming.length
-        ):
+        gained = 0 if coming is None else coming.length - found[best].length
+        if coming is not None and gained >= _SMALLEST_WAIT and self._pays(gained, moved=self._moved(coming.length)):
             return coming
         key, saved = self._find_saved(sequence)
         if key and self._pays(saved.length - found[best].length, moved=len(self._saved[key].tokens)):
@@ -171,10 +172,10 @@ class PromptCache:
         # Taking a slot over costs nothing but the part that is cut off.
         if best in idle and 2 * found[best].length >= best.length:
             return self._placement(sequence, best, found[best], None)
-        is_worth_keeping = found[best].length >= _SMALLEST_SHARE
+        is_worth_keeping = found[best].length >= _SMALLEST_MOVE
         target = next((slot for slot in idle if slot is not best or not is_worth_keeping), best)
-        moved = 0 if self.cells.shares else best.length
-        if target is best or not self._pays(found[best].length - found[target].length, moved=moved):
+        gained = found[best].length - found[target].length
+        if target is best or not self._pays(gained, moved=self._moved(best.length)):
             return self._placement(sequence, target, found[target], None)
         return self._placement(sequence, target, found[best], best)
 
@@ -226,9 +227,13 @@ class PromptCache:
                     best, beginning = key, found
         return best, beginning
 
+    def _moved(self, tokens: int) -> int:
+        """Tokens whose state goes somewhere when a sequence of so many is copied."""
+        return 0 if self.cells.shares else tokens
+
     def _pays(self, gained: int, *, moved: int) -> bool:
         """Whether it is worth the trouble of moving the state of `moved` tokens not to compute `gained` tokens."""
-        return gained >= _SMALLEST_SHARE and self._pace.is_worth_moving(moved, instead_of=gained)
+        return gained >= _SMALLEST_MOVE and self._pace.is_worth_moving(moved, instead_of=gained)
 
     # ------------------------------------------------------------------------------------------------------- seating
 

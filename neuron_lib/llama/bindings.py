@@ -1,14 +1,25 @@
 """The only door to llama_cpp. ctypes functions are untyped, so they leave here as `lib: Any` and stop one module up."""
 
 import ctypes
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from llama_cpp import llama_cpp as _low_level
-
 __all__ = ("ProgressCallback", "init_backend", "lib", "progress_callback", "route_logs")
 
-lib: Final[Any] = _low_level
+
+def _import_low_level() -> Any:
+    """llama_cpp's C functions. Where threads are bound, OpenMP binds the one that loads it; this undoes it."""
+    cpus = os.sched_getaffinity(0)
+    try:
+        from llama_cpp import llama_cpp  # noqa: PLC0415 - between two looks at the thread's affinity
+
+        return llama_cpp
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
+lib: Final[Any] = _import_low_level()
 
 ProgressCallback = Callable[[float], bool]
 

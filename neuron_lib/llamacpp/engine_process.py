@@ -87,10 +87,6 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
         # Even harmless families have black sheep, such as NVIDIA_API_KEY.
         or (name.startswith(_KEPT_PREFIXES) and not any(word in name for word in _SECRET_WORDS))
     }
-    if "OMP_WAIT_POLICY" not in kept:
-        # OpenMP's own 300,000 turns of busy waiting at every barrier make a step ten times as long as soon as anybody
-        # else needs a core; with few turns it is three times, and an idle machine loses 2 % at most (measured).
-        kept.setdefault("GOMP_SPINCOUNT", "1000")
     return kept | {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), environ.get("PYTHONPATH")))),
         # Without it an assertion in ggml forks a debugger that is installed, and hangs in it.

@@ -12,7 +12,7 @@ from neuron_lib.engine.protocol import Load
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.llamacpp.placement import device_indices, physical_cores, visible_devices
+from neuron_lib.llamacpp.placement import device_indices, openmp_environment, physical_cores, visible_devices
 from neuron_lib.sources.store import LocalModel, ModelStore
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
@@ -74,7 +74,11 @@ class LlamaCppHarness:
 
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
         load = load_command(config, local, environ=self._environ)
-        environment = engine_environment(self._environ) | visible_devices(spec, gpu_count=self._gpu_count)
+        environment = {
+            **engine_environment(self._environ),
+            **openmp_environment(self._environ, threads=load.threads, cores=physical_cores()),
+            **visible_devices(spec, gpu_count=self._gpu_count),
+        }
         async with open_engine(load, model_id=model_id, environment=environment, on_progress=report_fraction) as engine:
             facts = await engine.wait_ready()
             logger.info(
@@ -119,7 +123,7 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
         n_batch=config.n_batch,
         n_ubatch=config.n_ubatch,
-        threads=config.threads or physical_cores(),
+        threads=config.threads or len(physical_cores()),
         gpu_layers=config.gpu_layers,
         flash_attn=config.flash_attn,
         kv_type_k=config.kv_type_k,

@@ -96,17 +96,18 @@ PLACES = {
     "most of a slot is taken over": ((Idle(text(90)), None), forked(45, 60), (0, 45, None)),
     "less of it is copied": ((Idle(text(90)), None), forked(44, 60), (1, 44, 0)),
     "from a live slot it is copied": ((Live(text(90), 90), None), forked(80, 99), (1, 80, 0)),
-    "a few common tokens are not worth it": ((Live(text(90), 90), None), forked(15, 99), (1, 0, None)),
+    "a few common tokens are not worth it": ((Live(text(90), 90), None), forked(3, 99), (1, 0, None)),
+    "some are": ((Live(text(90), 90), None), forked(4, 99), (1, 4, 0)),
     "what is common with the slot itself counts": (
-        (Idle(text(90)), Idle(forked(30, 99, seed=3))),
+        (Idle(text(90)), Idle(forked(41, 99, seed=3))),
         forked(44, 60),
-        (1, 30, None),  # 14 more would have to be copied
+        (1, 41, None),  # 3 more would have to be copied
     ),
     "the longest of several": ((Idle(text(40)), Idle(text(90)), Idle(text(60))), text(120), (1, 90, None)),
     "a few common tokens do not save a slot its turn": (
-        (Idle(forked(5, 90, seed=3)), Idle(forked(5, 90, seed=4))),
-        forked(5, 90),
-        (0, 5, None),
+        (Idle(forked(3, 90, seed=3)), Idle(forked(3, 90, seed=4))),
+        forked(3, 90),
+        (0, 3, None),
     ),
     "a long beginning does": ((Idle(text(200)), Idle(text(90, seed=3))), forked(60, 90), (1, 60, 0)),
     "without another place it is taken after all": (

@@ -253,16 +253,5 @@ def test_an_engine_gets_no_secret_and_no_stray_variable() -> None:
         }
     )
     assert sorted(environment) == [
-        "CUDA_VISIBLE_DEVICES", "GGML_CUDA_FORCE_MMQ", "GGML_NO_BACKTRACE", "GOMP_SPINCOUNT", "LC_ALL", "PATH",
-        "PYTHONPATH",
+        "CUDA_VISIBLE_DEVICES", "GGML_CUDA_FORCE_MMQ", "GGML_NO_BACKTRACE", "LC_ALL", "PATH", "PYTHONPATH",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("environ", "spins"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)],
-)
-def test_threads_do_not_wait_busily_for_long_unless_the_operator_says_so(
-    environ: dict[str, str], spins: str | None
-) -> None:
-    assert engine_environment(environ).get("GOMP_SPINCOUNT") == spins

@@ -37,7 +37,7 @@ def test_an_engine_is_told_what_is_configured() -> None:
 
 
 def test_no_threads_means_one_for_each_core() -> None:
-    assert load_command(LlamaCppConfig(threads=0), MODEL, environ={}).threads == physical_cores()
+    assert load_command(LlamaCppConfig(threads=0), MODEL, environ={}).threads == len(physical_cores())
 
 
 @pytest.mark.parametrize("n_ctx", [0, 512])

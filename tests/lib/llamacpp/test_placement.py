@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 
 from neuron_lib.errors import LoadFailed
-from neuron_lib.llamacpp.placement import device_indices, physical_cores, visible_devices
+from neuron_lib.llamacpp.placement import (
+    Core,
+    device_indices,
+    openmp_environment,
+    physical_cores,
+    visible_devices,
+)
 from neuron_lib.types import ModelSpec
 
 
@@ -54,12 +60,49 @@ def test_devices_that_cannot_be_are_refused(
 
 
 def test_hyper_threads_of_one_core_count_once(tmp_path: Path) -> None:
-    for cpu in os.sched_getaffinity(0):
+    usable = sorted(os.sched_getaffinity(0))
+    for cpu in usable:
         topology = tmp_path / f"cpu{cpu}/topology"
         topology.mkdir(parents=True)
         (topology / "thread_siblings_list").write_text("0-1\n", encoding="ascii")
-    assert physical_cores(tmp_path) == 1
+    assert physical_cores(tmp_path) == (tuple(usable),)
 
 
 def test_a_kernel_that_does_not_say_counts_every_cpu(tmp_path: Path) -> None:
-    assert physical_cores(tmp_path) == len(os.sched_getaffinity(0))
+    assert physical_cores(tmp_path) == tuple((cpu,) for cpu in sorted(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "places", "spins"),
+    [
+        (2, ((0,), (1,)), "{0},{1}", "20000"),
+        (2, ((0, 4), (1, 5)), "{0,4},{1,5}", "20000"),
+        (1, ((3,),), "{3}", "20000"),
+        (1, ((0,), (1,)), None, "1000"),
+        (3, ((0,), (1,)), None, "1000"),
+    ],
+)
+def test_threads_are_bound_to_cores_where_each_has_one_and_else_soon_sleep_while_they_wait(
+    threads: int, cores: tuple[Core, ...], places: str | None, spins: str
+) -> None:
+    environment = openmp_environment({}, threads=threads, cores=cores)
+    assert environment.get("OMP_PLACES") == places
+    assert environment.get("OMP_PROC_BIND") == (None if places is None else "true")
+    assert environment["GOMP_SPINCOUNT"] == spins
+
+
+@pytest.mark.parametrize(
+    ("environ", "set_by_neuron"),
+    [
+        ({"GOMP_SPINCOUNT": "5"}, {"OMP_PLACES", "OMP_PROC_BIND"}),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, {"OMP_PLACES", "OMP_PROC_BIND"}),
+        ({"OMP_PROC_BIND": "false"}, {"GOMP_SPINCOUNT"}),
+        ({"OMP_PLACES": "cores"}, {"GOMP_SPINCOUNT"}),
+        ({"GOMP_CPU_AFFINITY": "1 0"}, {"GOMP_SPINCOUNT"}),
+        ({"GOMP_CPU_AFFINITY": "1 0", "GOMP_SPINCOUNT": "5"}, set()),
+    ],
+)
+def test_what_the_operator_says_about_openmp_goes_before(environ: dict[str, str], set_by_neuron: set[str]) -> None:
+    environment = openmp_environment(environ, threads=2, cores=((0,), (1,)))
+    assert environment.keys() == set_by_neuron
+    assert environment.get("GOMP_SPINCOUNT") != "20000" or "OMP_PLACES" in environment

@@ -22,6 +22,7 @@ from neuron_lib.errors import EngineDead, InvalidGrammar, InvalidRequest, LoadFa
 from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
 from neuron_lib.llamacpp.harness import LlamaCppHarness, load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
+from neuron_lib.llamacpp.placement import openmp_environment, physical_cores
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
@@ -59,7 +60,8 @@ async def real_model(
     async with open_engine(
         msgspec.structs.replace(load, **changes),
         model_id=MODEL_ID,
-        environment=engine_environment(os.environ),
+        environment=engine_environment(os.environ)
+        | openmp_environment(os.environ, threads=load.threads, cores=physical_cores()),
         on_progress=(progress if progress is not None else list[float]()).append,
     ) as engine:
         facts = await engine.wait_ready()
