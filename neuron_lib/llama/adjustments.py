@@ -45,6 +45,10 @@ class Adjustment(Protocol):
         """Write the change into `scores`."""
         ...
 
+    def spares(self, token: int) -> bool:
+        """Whether `token`, if it has the highest score, is certain to keep it: no other is raised, and it stays."""
+        ...
+
     def remember(self, token: int) -> None:
         """Take note of the next token of the sequence."""
         ...
@@ -76,6 +80,9 @@ class _LogitBias:
         exists = self._tokens < scores.size
         scores[self._tokens[exists]] += self._biases[exists]
 
+    def spares(self, token: int) -> bool:  # noqa: ARG002 - any may be overtaken
+        return False
+
     def remember(self, token: int) -> None:
         pass
 
@@ -87,6 +94,9 @@ class _Penalties:
         self._sampling: Final = sampling
         self._recent: Final[deque[int]] = deque(maxlen=_window(sampling.repeat_last_n))
         self._counts: Final[Counter[int]] = Counter()
+        self._only_lowers: Final = (
+            sampling.repetition_penalty >= 1 and sampling.frequency_penalty >= 0 and sampling.presence_penalty >= 0
+        )
         for token in _latest(history, sampling.repeat_last_n):
             self.remember(token)
 
@@ -97,6 +107,9 @@ class _Penalties:
         seen = scores[tokens]
         seen = np.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
         scores[tokens] = seen - times * sampling.frequency_penalty - sampling.presence_penalty
+
+    def spares(self, token: int) -> bool:
+        return self._only_lowers and token not in self._counts
 
     def remember(self, token: int) -> None:
         if len(self._recent) == self._recent.maxlen:
@@ -147,6 +160,9 @@ class _Dry:
         tokens = self._tokens[first + 1 + found]
         scores[tokens] = scores[tokens] - penalty.astype(np.float32)
 
+    def spares(self, token: int) -> bool:
+        return token in self._breakers
+
     def remember(self, token: int) -> None:
         first, end = self._first, self._size
         if end == self._tokens.size:
@@ -172,12 +188,16 @@ class _NoEnd:
     """Lets no token that ends the reply be chosen before so many others are."""
 
     def __init__(self, eog: frozenset[int], *, tokens: float) -> None:
+        self._ends: Final = eog
         self._eog: Final = np.fromiter(eog, np.intp, len(eog))
         self._missing = tokens
 
     def apply(self, scores: Scores) -> None:
         if self._missing > 0:
             scores[self._eog] = -math.inf
+
+    def spares(self, token: int) -> bool:
+        return self._missing <= 0 or token not in self._ends
 
     def remember(self, token: int) -> None:  # noqa: ARG002 - whatever it is, it counts
         self._missing -= 1

@@ -104,7 +104,9 @@ class SamplerChain:
         if self._scratch.size < row.size:
             self._scratch = np.empty(-(-row.size // _BLOCK) * _BLOCK, np.float32)
         with np.errstate(all="ignore"):  # absurd numbers in a request may overflow; any token is a fair answer to them
-            token = self._choose(self._adjusted(row))
+            token = self._unadjusted(row)
+            if token is None:
+                token = self._choose(self._adjusted(row))
             if self._constraint is not None:
                 token = self._constrained(self._constraint, row, token)
             logprob = None if self._top_logprobs is None else self._logprob(row, token, self._top_logprobs)
@@ -116,6 +118,13 @@ class SamplerChain:
     def is_complete(self) -> bool:
         """Whether the constraint lets nothing follow but the end."""
         return self._constraint is not None and self._constraint.is_complete
+
+    def _unadjusted(self, row: Scores) -> int | None:
+        """The choice of the greedy where no adjustment can change it, so that none need be made."""
+        if self._temperature >= _COLDEST:
+            return None
+        best = int(row.argmax())
+        return best if all(adjustment.spares(best) for adjustment in self._adjustments) else None
 
     def _adjusted(self, row: Scores) -> Scores:
         """`row` itself where nothing changes, else changed scores in the scratch."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuron_lib.llama.adjustments import adjustments
 from neuron_lib.llama.sampler import Choice, Constraint, SamplerChain, _pick
 from neuron_lib.types import Likely, Sampling, TokenLogprob
 
@@ -164,6 +165,39 @@ def test_tokens_it_chose_itself_are_penalised_too_until_they_leave_the_window() 
 def test_the_window_reaches_back_into_the_prompt(repeat_last_n: int, token: int) -> None:
     sampling = Sampling(temperature=0, seed=1, presence_penalty=10.0, repeat_last_n=repeat_last_n)
     assert sampler(sampling, history=(0, 2, 2)).sample(row(3, 2, 1)).token == token
+
+
+@given(
+    steps=st.lists(
+        st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0, math.nan]), min_size=5, max_size=5), min_size=1, max_size=9
+    ),
+    changes=st.sampled_from(
+        [
+            {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.5},
+            {"repetition_penalty": 0.5},
+            {"frequency_penalty": -0.5},
+            {"presence_penalty": -0.5},
+            {"dry_multiplier": 2.5, "dry_allowed_length": 0, "dry_sequence_breakers": ("b",)},
+            {"logit_bias": {2: 1.5}},
+            {"min_tokens": 3},
+            {"min_tokens": 3, "repetition_penalty": 1.5},
+        ]
+    ),
+)
+def test_greedy_is_the_highest_adjusted_score_although_adjusting_is_avoided(
+    steps: list[list[float]], changes: dict[str, Any]
+) -> None:
+    sampling = Sampling(temperature=0, seed=1, **{"repetition_penalty": 1, "repeat_last_n": 4} | changes)
+    chain = sampler(sampling, history=(0, 2, 0, 2), eog="e")
+    rules = adjustments(sampling, history=(0, 2, 0, 2), vocab=Letters("e"))
+    for scores in steps:
+        adjusted = row(*scores)
+        for rule in rules:
+            rule.apply(adjusted)
+        token = chain.sample(row(*scores)).token
+        assert token == adjusted.argmax()
+        for rule in rules:
+            rule.remember(token)
 
 
 def test_the_same_seed_draws_the_same_tokens_and_another_seed_others() -> None:
