@@ -10,6 +10,7 @@ inside native code.
 import argparse
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import resource
@@ -283,6 +284,7 @@ class Engine:
                 target=self._compile, args=(GrammarCompiler(model.vocab),), name="grammars", daemon=True
             ).start()
             self.send(Ready(facts))
+            gc.freeze()  # what is there now stays; looking through it again and again would take steps their time
             self._loop.run_forever()
 
     def _progress(self) -> Callable[[float], bool]:

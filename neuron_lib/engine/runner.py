@@ -114,7 +114,8 @@ class LlamaRunner:
         sampler = chunk.sequence.sampler
         assert sampler is not None  # this runner makes up no tokens
         sampled: list[Sampled] = []
-        for row, draft in zip(rows, [*chunk.tokens[len(chunk.tokens) - chunk.drafted :], None], strict=True):
+        drafts = (*chunk.tokens[len(chunk.tokens) - chunk.drafted :], None) if chunk.drafted else (None,)
+        for row, draft in zip(rows, drafts, strict=True):
             choice = sampler.sample(row)
             token, is_last = choice.token, sampler.is_complete
             sampled.append(

@@ -291,10 +291,11 @@ class Scheduler:
         return [sequence.broken(message) for sequence in broken.values()]
 
     def _note_memory(self, plan: StepPlan, result: StepResult) -> None:
-        saves = [edit.key for edit in plan.edits if isinstance(edit, Save)]
-        checkpoints = [chunk.checkpoint for chunk in plan.chunks if chunk.checkpoint is not None]
-        self.cache.note_kept(result.kept, saves + checkpoints)
         self.pace.observe_move(tokens=result.moved, duration_s=result.move_s)
+        asked_for = [edit.key for edit in plan.edits if isinstance(edit, Save)]
+        asked_for += [chunk.checkpoint for chunk in plan.chunks if chunk.checkpoint is not None]
+        if asked_for:
+            self.cache.note_kept(result.kept, asked_for)
 
     def _retire(self, sequence: Sequence) -> None:
         self._live.remove(sequence)

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent
 from neuron_lib.text.stop_strings import StopStrings
 from neuron_lib.types import FinishReason, TokenLogprob
@@ -15,8 +17,7 @@ if TYPE_CHECKING:  # it brings numpy, which a sequence does not need
 __all__ = ("Sampled", "Sequence")
 
 
-@dataclass(slots=True, frozen=True)
-class Sampled:
+class Sampled(Struct, frozen=True):
     """The next token of a sequence; `piece` are its bytes, empty for control tokens.
 
     `is_eog` ends the reply before this token, `is_last` after it, because a grammar allows nothing more.

@@ -1,8 +1,13 @@
-"""One turn of the engine as data: what to do to the memory, what to compute, and what came of it. Pure."""
+"""One turn of the engine as data: what to do to the memory, what to compute, and what came of it. Pure.
+
+What is made anew in each step is a Struct: to make one takes a tenth of the time of a frozen dataclass.
+"""
 
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from neuron_lib.engine.sequence import Sampled, Sequence
 
@@ -84,8 +89,7 @@ Edit: TypeAlias = Truncate | Copy | Save | Restore | Rewind | Drop | Swap
 """A change of the native memory, in the order given and before anything is computed."""
 
 
-@dataclass(slots=True, frozen=True)
-class SequenceChunk:
+class SequenceChunk(Struct, frozen=True):
     """A sequence's share of the batch: consecutive tokens from `position` on.
 
     With `wants_logits` the chunk ends the sequence's known tokens, so that the next one can be sampled; the last
@@ -102,8 +106,7 @@ class SequenceChunk:
     checkpoint: int | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class StepPlan:
+class StepPlan(Struct, frozen=True):
     """Do the `edits` first, then compute `chunks` in one batch."""
 
     edits: tuple[Edit, ...]
@@ -125,8 +128,7 @@ class Outcome(Enum):
     """Nothing was computed, and nothing would be the next time."""
 
 
-@dataclass(slots=True, frozen=True)
-class StepResult:
+class StepResult(Struct, frozen=True):
     """What a plan brought.
 
     `sampled` holds, for each computed chunk that wanted logits and in their order, the next tokens: one, and one more

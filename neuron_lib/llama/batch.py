@@ -48,6 +48,11 @@ class Batch:
             raise ValueError(f"batch of {end} tokens exceeds its capacity of {self.capacity}")
         if wants_logits > len(tokens):
             raise ValueError(f"{len(tokens)} tokens have no {wants_logits} rows")
+        if end == start + 1:  # what a step mostly is, and single items cost a quarter of slices
+            self._tokens[start], self._positions[start] = tokens[0], position
+            self._seq_ids[start], self._wants_logits[start] = seq_id, wants_logits
+            self.size = end
+            return start
         self._tokens[start:end] = tokens
         self._positions[start:end] = range(position, position + len(tokens))
         self._seq_ids[start:end] = seq_id

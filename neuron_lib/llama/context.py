@@ -1,5 +1,6 @@
 """The attention state of many sequences over one model, and the decode call that advances them."""
 
+import ctypes
 from enum import IntEnum
 from types import TracebackType
 from typing import Any, Final, Self
@@ -93,6 +94,8 @@ class Context:
         self.memory = Memory(self._pointer, model, seats=seats, unified=kv_unified)
         self._longest = n_ctx if kv_unified else int(lib.llama_n_ctx_seq(self._pointer))
         self._n_vocab = model.vocab.n_tokens
+        self._rows_at = (0, 0)  # address and number of the rows of scores that `_rows` shows
+        self._rows: npt.NDArray[np.float32] = np.empty((0, self._n_vocab), np.float32)
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +144,11 @@ class Context:
 
     def all_logits(self, count: int) -> npt.NDArray[np.float32]:
         """The `count` rows of scores that the last batch asked for, in its order; a view until the next `decode`."""
-        return np.ctypeslib.as_array(lib.llama_get_logits(self._pointer), (count, self._n_vocab))
+        pointer = lib.llama_get_logits(self._pointer)
+        where = ctypes.addressof(pointer.contents), count
+        if where != self._rows_at:  # to make a view takes as long as to choose a token from it
+            self._rows_at, self._rows = where, np.ctypeslib.as_array(pointer, (count, self._n_vocab))
+        return self._rows
 
     def clear_sequence(self, seq_id: int) -> None:
         """Free all cells of a sequence."""

@@ -7,18 +7,21 @@ are NaN. Knows no native pointer.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from neuron_lib.llama.adjustments import SamplingVocab, adjustments
 from neuron_lib.llama.truncation import Indices, Scores, reached_by, truncations
 from neuron_lib.types import Likely, Sampling, TokenLogprob
 
 __all__ = ("Choice", "Constraint", "Sampler", "SamplerChain", "SamplingVocab")
+
+_quietly: Final = np.errstate(all="ignore")
+"""Absurd numbers in a request may overflow; any token is a fair answer to them."""
 
 _BLOCK: Final = 256
 _COLDEST: Final = 1e-6
@@ -31,8 +34,7 @@ _LEAST_LOGPROB: Final = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
 
 
-@dataclass(slots=True, frozen=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """The next token of a sequence, and its log-probability where somebody wants to know it."""
 
     token: int
@@ -103,13 +105,12 @@ class SamplerChain:
         """The next token, as an index into `row`, which is only read. Scores that are NaN give a token all the same."""
         if self._scratch.size < row.size:
             self._scratch = np.empty(-(-row.size // _BLOCK) * _BLOCK, np.float32)
-        with np.errstate(all="ignore"):  # absurd numbers in a request may overflow; any token is a fair answer to them
-            token = self._unadjusted(row)
-            if token is None:
-                token = self._choose(self._adjusted(row))
-            if self._constraint is not None:
-                token = self._constrained(self._constraint, row, token)
-            logprob = None if self._top_logprobs is None else self._logprob(row, token, self._top_logprobs)
+        token = self._certain(row)
+        if token is None:
+            token = self._uncertain(row)
+        if self._constraint is not None:
+            token = self._constrained(self._constraint, row, token)
+        logprob = None if self._top_logprobs is None else self._logprob(row, token, self._top_logprobs)
         for adjustment in self._adjustments:
             adjustment.remember(token)
         return Choice(token, logprob)
@@ -119,12 +120,16 @@ class SamplerChain:
         """Whether the constraint lets nothing follow but the end."""
         return self._constraint is not None and self._constraint.is_complete
 
-    def _unadjusted(self, row: Scores) -> int | None:
+    def _certain(self, row: Scores) -> int | None:
         """The choice of the greedy where no adjustment can change it, so that none need be made."""
         if self._temperature >= _COLDEST:
             return None
         best = int(row.argmax())
         return best if all(adjustment.spares(best) for adjustment in self._adjustments) else None
+
+    @_quietly
+    def _uncertain(self, row: Scores) -> int:
+        return self._choose(self._adjusted(row))
 
     def _adjusted(self, row: Scores) -> Scores:
         """`row` itself where nothing changes, else changed scores in the scratch."""
@@ -158,6 +163,7 @@ class SamplerChain:
         chosen = _pick(weights, self._random.random())
         return chosen if kept is None else int(kept[chosen])
 
+    @_quietly
     def _constrained(self, constraint: Constraint, row: Scores, token: int) -> int:
         """`token` if it may come next, else one chosen among those that may; the constraint moves on behind it."""
         # Most tokens are allowed as they come, and to ask about one is far cheaper than to mask a vocabulary.
@@ -170,6 +176,7 @@ class SamplerChain:
         constraint.accept(token)
         return token
 
+    @_quietly
     def _logprob(self, row: Scores, token: int, top: int) -> TokenLogprob:
         scores = np.where(np.isnan(row), np.float32(-math.inf), row)
         best = scores.max()

@@ -1,7 +1,7 @@
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent, StepEvents

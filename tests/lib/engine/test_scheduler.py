@@ -1,9 +1,9 @@
 """What the next step computes, told request by request. Any order of everything is in `test_scheduler_machine`."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from neuron_lib.engine.drafting import MAX_DRAFT
 from neuron_lib.engine.protocol import Broken, Delta, Done
