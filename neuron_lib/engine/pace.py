@@ -8,6 +8,9 @@ __all__ = ("Pace",)
 
 _SMALLEST_CHUNK: Final = 16
 """Prompt tokens a mixed step always gets, so that a prompt arrives however slow the machine is."""
+_TILE: Final = 64
+_NEARLY_A_TILE: Final = 56
+"""On a CPU, attention takes 64 tokens of a prompt at once, or else each by itself: 56 take as long as 64 (measured)."""
 _GATHERING_STEPS: Final = 4
 _LARGEST_DECODE: Final = 64
 """Steps of more tokens are not told apart any more."""
@@ -66,10 +69,11 @@ class Pace:
         if self.prefill_token_s is None:
             return min(room, _SMALLEST_CHUNK)  # which finds out how long a token takes
         spare_s = self.target_step_s - (self.decode_s(decoding) or 0.0)
-        # Whole multiples, because the last few tokens cost as much as a whole one does, and one more, which libllama
-        # computes together with the replies' (63 tokens instead of 64 beside it cost 6 % more each, measured on a CPU).
-        chunks = int(spare_s / self.prefill_token_s) // _SMALLEST_CHUNK
-        return min(room, max(1, chunks) * _SMALLEST_CHUNK + 1)
+        tokens = int(spare_s / self.prefill_token_s)
+        if _NEARLY_A_TILE <= tokens < _TILE:
+            tokens = _TILE
+        # One more, because libllama computes it together with the replies' and the others after it.
+        return min(room, max(tokens, _SMALLEST_CHUNK) + 1)
 
     def is_worth_moving(self, tokens: int, *, instead_of: int) -> bool:
         """Whether copying the state of `tokens` tokens is faster than computing `instead_of` tokens."""

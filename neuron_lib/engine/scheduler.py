@@ -21,6 +21,10 @@ __all__ = ("Scheduler",)
 _HEADROOM: Final = 16
 """Cells that every live sequence should find before another one joins, so that it need not leave again at once."""
 
+_SMALLEST_SHARE: Final = 16
+"""Tokens of a step beside replies below which no further prompt is begun: it would be computed in a piece of its own,
+which takes long for few tokens."""
+
 _GATHER_EVERY: Final = 8
 """Steps after which a gap between live sequences is closed. Whoever takes the next turn is mostly there by then."""
 
@@ -119,7 +123,7 @@ class Scheduler:
         budget = self.pace.prefill_budget(decoding=len(decoding), room=room)
         for sequence in reading:
             limit = min(budget, self.cells.room(_seat(sequence)))
-            if limit <= 0:
+            if limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
                 break
             chunk = self._chunk(sequence, limit, [])
             budget -= len(chunk.tokens)

@@ -86,7 +86,7 @@ def test_steps_that_say_nothing_about_prompts_teach_nothing(decoded: int, prefil
     ("decoding", "room", "budget"),
     [
         (0, 500, 500),  # nobody waits
-        (2, 500, 33),  # what is left of 100 ms beside 20, at 2 ms a token, in whole chunks of 16 and one more
+        (2, 500, 41),  # what is left of 100 ms beside 20, at 2 ms a token, and one more
         (2, 30, 30),
         (8, 500, 17),  # nothing is left, but prompts arrive all the same
         (8, 10, 10),
@@ -96,6 +96,15 @@ def test_beside_replies_prompts_get_the_rest_of_the_target_time(decoding: int, r
     seen = pace((2, 0.020), (8, 0.120), target_step_s=0.1000001)
     seen.observe(decoded=0, prefilled=100, duration_s=0.2)
     assert seen.prefill_budget(decoding=decoding, room=room) == budget
+
+
+@pytest.mark.parametrize(
+    ("spare_s", "budget"), [(0.0555, 56), (0.0565, 65), (0.0635, 65), (0.0645, 65), (0.0655, 66), (0.3, 301)]
+)
+def test_what_is_nearly_a_tile_of_attention_becomes_one(spare_s: float, budget: int) -> None:
+    seen = pace((1, 0.020), target_step_s=0.020 + spare_s)
+    seen.observe(decoded=0, prefilled=100, duration_s=0.1)
+    assert seen.prefill_budget(decoding=1, room=500) == budget
 
 
 @pytest.mark.parametrize(("decoding", "budget"), [(0, 500), (1, 16)])

@@ -74,7 +74,7 @@ def test_beside_a_running_reply_a_prompt_of_unknown_speed_gets_the_smallest_chun
 @pytest.mark.parametrize(
     ("target_step_s", "chunk"),
     # A decode step takes 11 ms; the prompt of 40 tokens took 50, which makes 1.25 ms a token.
-    [(0.036, 17), (0.061, 33), (0.005, 17), (10.0, 63)],
+    [(0.036, 21), (0.061, 41), (0.005, 17), (10.0, 63)],
 )
 def test_beside_a_running_reply_prompts_are_read_for_the_rest_of_the_target_time(
     target_step_s: float, chunk: int
@@ -85,6 +85,19 @@ def test_beside_a_running_reply_prompts_are_read_for_the_rest_of_the_target_time
         engine.step()
     engine.submit(2, text(500, seed=2))
     assert shares(engine.plan()) == {1: 1, 2: chunk}
+
+
+@pytest.mark.parametrize(("first", "shares_of"), [(26, {1: 1, 2: 26}), (25, {1: 1, 2: 25, 3: 16})])
+def test_what_is_left_of_a_step_beside_replies_goes_to_the_next_prompt_unless_it_is_too_little(
+    first: int, shares_of: dict[int, int]
+) -> None:
+    engine = SmallEngine(n_batch=64, target_step_s=0.061 + 1e-9)  # 41 tokens, as above
+    engine.submit(1, text(40))
+    for _ in range(5):
+        engine.step()
+    engine.submit(2, text(first, seed=2))
+    engine.submit(3, text(500, seed=3))
+    assert shares(engine.plan()) == shares_of
 
 
 def test_a_running_reply_is_in_every_step_while_another_prompt_is_read() -> None:
