@@ -57,7 +57,7 @@ def bare_steps(context: Context, prompt: list[int], *, sequences: int) -> Iterat
     """Greedy decoding with nothing around it; one step for each `next`, the first of which reads the prompts."""
     batch = Batch(N_BATCH)
     for seq_id in range(sequences):
-        context.clear_sequence(seq_id)
+        context.memory.clear(seq_id)
     rows = [batch.add(seq_id, prompt, position=0, wants_logits=True) for seq_id in range(sequences)]
     position = len(prompt)
     while True:
@@ -84,7 +84,7 @@ def engine_steps(
 
     loop = EngineLoop(scheduler, LlamaRunner(context, model.vocab), report=report)
     for seq_id in range(sequences):
-        context.clear_sequence(seq_id)
+        context.memory.clear(seq_id)
         sampler = SamplerChain(sampling, history=prompt, vocab=model.vocab)
         scheduler.submit(Sequence(request=seq_id, prompt=prompt, max_tokens=N_CTX, sampler=sampler))
     while True:

@@ -122,7 +122,7 @@ class LlamaRunner:
                 Sampled(
                     token,
                     self._vocab.piece(token),
-                    is_eog=self._vocab.is_eog(token),
+                    is_eog=token in self._vocab.eog,
                     is_last=is_last,
                     logprob=choice.logprob,
                 )

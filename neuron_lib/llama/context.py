@@ -136,7 +136,7 @@ class Context:
         status = self.decode(batch)
         if status != DecodeStatus.OK or not np.isfinite(self.logits(row)).all():
             raise LoadFailed(f"the model does not compute: the first token gave {status.name}, or scores that are NaN")
-        self.clear_sequence(0)
+        self.memory.clear(0)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The scores of the batch index `row`, which asked for them; a view, valid until the next `decode`."""
@@ -149,7 +149,3 @@ class Context:
         if where != self._rows_at:  # to make a view takes as long as to choose a token from it
             self._rows_at, self._rows = where, np.ctypeslib.as_array(pointer, (count, self._n_vocab))
         return self._rows
-
-    def clear_sequence(self, seq_id: int) -> None:
-        """Free all cells of a sequence."""
-        self.memory.clear(seq_id)

@@ -96,10 +96,6 @@ class Vocab:
         """From now on `piece` spells this control token out, because it is a marker that text parsers look for."""
         self._pieces[token] = self.spell(token, special=True)
 
-    def is_eog(self, token: int) -> bool:
-        """Whether the token ends a generation (there may be several such tokens)."""
-        return token in self.eog
-
     def single_token(self, text: str) -> int | None:
         """The token that stands for exactly this marker, or None if the vocabulary has no such token."""
         tokens = self.tokenize(text, add_special=False)

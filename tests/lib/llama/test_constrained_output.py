@@ -68,7 +68,7 @@ def write(model: Model, grammar: Grammar, question: str) -> str:
                 constraint.mask(scores)
                 token = int(scores.argmax())
             constraint.accept(token)
-            if vocab.is_eog(token):
+            if token in vocab.eog:
                 return reply.decode()
             reply += vocab.piece(token)
             if constraint.is_complete:

@@ -162,7 +162,7 @@ def test_tokens_spell_the_text_they_were_made_of(vocab: Vocab, text: str) -> Non
 def test_special_tokens_are_read_but_not_spelled_until_they_are_shown(model: Model, vocab: Vocab) -> None:
     token = vocab.single_token("<|im_end|>")
     assert token is not None
-    assert vocab.is_eog(token)
+    assert token in vocab.eog
     assert (vocab.piece(token), vocab.spell(token, special=True)) == (b"", b"<|im_end|>")
     own = Vocab(lib.llama_model_get_vocab(model.pointer))
     own.show(token)
@@ -215,7 +215,7 @@ def test_cells_that_are_not_there_are_a_status_and_not_a_crash(context: Context,
         batch.add(0, [vocab.any_token] * 64, position=position, wants_logits=False)
         statuses.append(context.decode(batch))
     assert statuses == [DecodeStatus.OK] * 4 + [DecodeStatus.NO_CELLS]
-    context.clear_sequence(0)
+    context.memory.clear(0)
     assert scores_after(context, [vocab.any_token]).size == vocab.n_tokens
 
 
@@ -224,7 +224,7 @@ def test_sequences_in_one_batch_do_not_read_each_other(context: Context, vocab: 
     other = vocab.tokenize("Something else entirely, with other words.", add_special=True)
     alone = scores_after(context, tokens)
     for seq_id in (0, 1):
-        context.clear_sequence(seq_id)
+        context.memory.clear(seq_id)
     together = scores_after(context, tokens, beside=other)
     # Rounding differs with the shape of the batch; a leak between sequences changes scores by whole units.
     assert np.abs(alone - together).max() < 0.5
@@ -234,7 +234,7 @@ def test_sequences_in_one_batch_do_not_read_each_other(context: Context, vocab: 
 def test_a_cleared_sequence_starts_anew(context: Context, vocab: Vocab) -> None:
     tokens = vocab.tokenize(PROMPT, add_special=True)
     first = scores_after(context, tokens)
-    context.clear_sequence(0)
+    context.memory.clear(0)
     assert (scores_after(context, tokens) == first).all()
 
 

@@ -51,7 +51,7 @@ def test_the_kind_is_what_libllama_reports(synthetic_models: Mapping[str, Model]
     model = synthetic_models[kind]
     assert memory_kind(model) is MemoryKind(kind)
     tokens = model.vocab.tokenize("the cat<|im_end|>", add_special=True)
-    assert model.vocab.is_eog(tokens[-1])
+    assert tokens[-1] in model.vocab.eog
     assert "<|im_start|>" in (model.chat_template or "")
     with opened(model) as context:
         context.warm_up(model.vocab)
