@@ -134,9 +134,11 @@ def _decode_rate(replies: Sequence[Reply]) -> float | None:
     end_s = min(reply.arrivals_s[-1] for reply in replies)
     if end_s <= begin_s:
         return None
-    # An event may bring more than one token, so each counts for the average of its reply.
+    # The first event brings the first token; a later one may bring several, so each counts for their average.
     tokens = sum(
-        sum(begin_s < at_s <= end_s for at_s in reply.arrivals_s) * reply.completion_tokens / len(reply.arrivals_s)
+        sum(begin_s < at_s <= end_s for at_s in reply.arrivals_s[1:])
+        * (reply.completion_tokens - 1)
+        / max(1, len(reply.arrivals_s) - 1)
         for reply in replies
     )
     return round(tokens / (end_s - begin_s), 1)

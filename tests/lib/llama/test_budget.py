@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from neuron_lib.llama import budget
 from neuron_lib.llama.budget import allowed_by_cgroups
 
 MIB = 1 << 20
@@ -58,3 +59,11 @@ def test_without_groups_of_this_kind_there_is_no_limit(mount: Path, own: str) ->
     assert allowed(mount) is None
     (mount.parent / "own").unlink()
     assert allowed(mount) is None
+
+
+@pytest.mark.parametrize(("allowed_bytes", "is_limit"), [(5, True), (1 << 62, False), (None, False)])
+def test_what_is_available_is_no_more_than_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, allowed_bytes: int | None, *, is_limit: bool
+) -> None:
+    monkeypatch.setattr(budget, "allowed_by_cgroups", lambda: allowed_bytes)
+    assert (budget._available_on_host() == allowed_bytes) is is_limit
