@@ -76,7 +76,10 @@ class LlamaCppHarness:
         load = load_command(config, local, environ=self._environ)
         environment = {
             **engine_environment(self._environ),
-            **openmp_environment(self._environ, threads=load.threads, cores=physical_cores()),
+            # Engines of several GPUs, each bound from the first core on, would all wait for that one.
+            **openmp_environment(
+                self._environ, threads=load.threads, cores=() if self._gpu_count else physical_cores()
+            ),
             **visible_devices(spec, gpu_count=self._gpu_count),
         }
         async with open_engine(load, model_id=model_id, environment=environment, on_progress=report_fraction) as engine:

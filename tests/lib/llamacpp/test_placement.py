@@ -80,6 +80,7 @@ def test_a_kernel_that_does_not_say_counts_every_cpu(tmp_path: Path) -> None:
         (1, ((3,),), "{3}", "20000"),
         (1, ((0,), (1,)), None, "1000"),
         (3, ((0,), (1,)), None, "1000"),
+        (2, (), None, "1000"),
     ],
 )
 def test_threads_are_bound_to_cores_where_each_has_one_and_else_soon_sleep_while_they_wait(
