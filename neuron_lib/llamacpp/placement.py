@@ -67,8 +67,8 @@ def openmp_environment(environ: Mapping[str, str], *, threads: int, cores: tuple
 
     They meet after every operation, hundreds of times a token. If two of them share a core while something else keeps
     the others busy, each meeting takes a slice of the scheduler's time: 300 ms a token instead of 6. So where there is
-    a thread for each of `cores`, each is bound to its own. Elsewhere the kernel has the choice, and threads that wait go to
-    sleep early instead (measured, see docs/explanation/engine.md).
+    a thread for each of `cores`, each is bound to its own. Elsewhere the kernel has the choice, and who waits soon
+    sleeps (measured, see docs/explanation/engine.md).
     """
     settings: dict[str, str] = {}
     is_bound = threads == len(cores) and not any(name in environ for name in _BINDING_VARIABLES)
