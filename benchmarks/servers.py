@@ -95,7 +95,7 @@ def _ours(start: Start) -> list[str]:
     config.write_text(
         f"""
 default_models = [{{ model_id = "bench/model", harness = "llamacpp" }}]
-models = [{{ id = "bench/model", source = "file:{start.gguf}" }}]
+models = [{{ id = "bench/model", path = "{start.gguf}" }}]
 
 [harness.llamacpp]
 local_roots = ["{start.folder}"]

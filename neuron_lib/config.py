@@ -25,6 +25,7 @@ __all__ = (
     "HARNESS_ALIASES",
     "AdmissionConfig",
     "Config",
+    "DownloadConfig",
     "HarnessEntry",
     "HarnessSection",
     "LlamaCppConfig",
@@ -85,15 +86,29 @@ class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[models]]` entry: where a public id `org/name` really comes from, and how to load it.
 
-    `source` is `package:pkg/file.gguf`, `file:/path/file.gguf` or `[scheme:]org/name`; None asks the default source
-    for the id itself. `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none.
+    At most one place: `repo` is `[source:]org/name` on a hub, `path` a GGUF file on this machine, `package` one inside
+    an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id itself.
+    `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none. `chat_template` is a
+    file with a Jinja template to use instead of the model's own.
     """
 
     id: PublicId
-    source: Annotated[str, Meta(min_length=1)] | None = None
+    repo: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]*:)?[^/:\s]+/[^:\s]+$")] | None = None
+    path: Path | None = None
+    package: Annotated[str, Meta(min_length=1)] | None = None
     quant: str | None = None
     revision: Revision | None = None
     n_ctx: Tokens | None = None
+    chat_template: Path | None = None
+
+    def __post_init__(self) -> None:
+        places = [name for name in ("repo", "path", "package") if getattr(self, name) is not None]
+        if len(places) > 1:
+            msg = f"`{self.id}` has {' and '.join(f'`{name}`' for name in places)}; a model comes from one place"
+            raise ValueError(msg)
+        if self.revision is not None and places not in ([], ["repo"]):
+            msg = f"`{self.id}` has a `revision`, which means nothing beside `{places[0]}`"
+            raise ValueError(msg)
 
 
 class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,6 +117,19 @@ class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     endpoint: Endpoint
     auth_env: EnvName | None = None
     cache_dir: Path | None = None
+
+
+class DownloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a download may take. One of less than `min_kb_per_s` for `min_rate_window_secs` has failed, for now.
+
+    `deadline_secs` bounds everything from the first question to a hub to the last checksum. `parallel` is how many
+    files of one model are read at the same time.
+    """
+
+    deadline_secs: Annotated[float, Meta(ge=1, le=604_800)] = 43_200.0
+    min_kb_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 10.0
+    min_rate_window_secs: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    parallel: Annotated[int, Meta(ge=1, le=32)] = 4
 
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,6 +191,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hf_cache: Path | None = None
     default_source: Scheme = "huggingface"
     sources: dict[Scheme, SourceConfig] = {}
+    download: DownloadConfig = DownloadConfig()
     local_roots: tuple[Path, ...] = ()
     n_ctx: Tokens = 4096
     n_batch: SomeTokens = 512

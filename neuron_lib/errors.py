@@ -208,17 +208,20 @@ class UnknownSource(LoadFailed):
 
 
 class PreflightKind(StrEnum):
-    """What is wrong with a model's files (wire contract §3.4, and our own below the line).
-
-    All but `INVALID_GGUF`, which takes a look into the file, are found before anything is downloaded.
-    """
+    """What is wrong with a model's files (wire contract §3.4, and our own below the line)."""
 
     REPO_FETCH_FAILED = "repo_fetch_failed"
     EMPTY_REPO = "empty_repo"
     QUANT_NOT_FOUND = "quant_not_found"
     # ours
+    REPO_NOT_FOUND = "repo_not_found"
+    REVISION_NOT_FOUND = "revision_not_found"
+    GATED_REPO = "gated_repo"
     GGUF_REQUIRED = "gguf_required"
     FILE_NOT_FOUND = "file_not_found"
+    INSUFFICIENT_STORAGE = "insufficient_storage"
+    CACHE_NOT_WRITABLE = "cache_not_writable"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
     INVALID_GGUF = "invalid_gguf"
 
 
@@ -234,13 +237,17 @@ class PreflightFailed(LoadFailed):
 
 
 class SourceUnavailable(NeuronError):
-    """A model source did not answer as it should; the same load may succeed later."""
+    """A model source did not answer as it should; the same load may succeed later.
+
+    `retry_after_s` is when the source itself says so, None if it does not.
+    """
 
     code = "source_unavailable"
 
-    def __init__(self, message: str, *, model_id: str, **fields: Any) -> None:
+    def __init__(self, message: str, *, model_id: str, retry_after_s: int | None = None, **fields: Any) -> None:
         super().__init__(message, model_id=model_id, **fields)
         self.model_id = model_id
+        self.retry_after_s = retry_after_s
 
 
 class EngineDead(NeuronError):

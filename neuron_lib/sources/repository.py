@@ -1,0 +1,70 @@
+"""A repository on a hub as data: where it is, and what files it holds at one commit. Asks nobody and opens nothing."""
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from msgspec import Struct
+
+__all__ = ("HubRepository", "Listing", "RepoFile", "is_commit", "is_safe_path")
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+_LONGEST_PATH: Final = 1024
+_LONGEST_PART: Final = 255
+
+
+class RepoFile(Struct, frozen=True):
+    """One file of a repository. `size` is in bytes, None where the listing does not say.
+
+    `blob` names the content: the SHA-256 of a file in large file storage, the git object id of any other, None where
+    the listing does not say.
+    """
+
+    path: str
+    size: int | None = None
+    blob: str | None = None
+
+    @property
+    def sha256(self) -> str | None:
+        """What the content must hash to, for a file in large file storage."""
+        return self.blob if self.blob is not None and _SHA256.fullmatch(self.blob) else None
+
+
+class Listing(Struct, frozen=True):
+    """The files of a repository at one commit."""
+
+    commit: str
+    files: tuple[RepoFile, ...]
+
+
+class HubRepository(Struct, frozen=True, kw_only=True):
+    """One repository at one hub. `model_id` names it in errors; `auth_env` tells where the `token` came from."""
+
+    endpoint: str
+    repo_id: str
+    model_id: str
+    cache_dir: Path
+    revision: str = "main"
+    auth_env: str | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<HubRepository {self.model_id} at {self.endpoint}, revision {self.revision}>"
+
+
+def is_commit(revision: str) -> bool:
+    """Tell a commit, which never changes, from a branch or a tag, which may."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def is_safe_path(path: str) -> bool:
+    """Tell whether a path that a hub names stays below the directory it is joined to, on any file system."""
+    parts = path.split("/")
+    return (
+        len(path) <= _LONGEST_PATH
+        and not _UNSAFE.search(path)
+        and all(part not in {"", ".", ".."} and len(part.encode(errors="replace")) <= _LONGEST_PART for part in parts)
+        and not PurePosixPath(path).is_absolute()
+    )
