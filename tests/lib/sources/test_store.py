@@ -21,7 +21,7 @@ from neuron_lib.errors import (
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources import ModelStore, huggingface, parse_reference
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
-from tests.fakes.fake_hub import FakeHub, fake_hub
+from tests.fakehub import FakeHub, fake_hub
 
 pytestmark = pytest.mark.anyio
 
