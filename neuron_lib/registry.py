@@ -7,8 +7,8 @@ one `async with`.
 
 import logging
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,25 +17,24 @@ from anyio.abc import TaskGroup
 
 from neuron_lib.errors import (
     AlreadyLoaded,
-    LoadCancelled,
     LoadFailed,
     ModelNotLoaded,
     NeuronError,
     Overloaded,
     OverloadReason,
-    RequestRejected,
     ShuttingDown,
     UnknownHarness,
     cause_chain,
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
+from neuron_lib.progress import advance, describe
+from neuron_lib.residence import Residence
 from neuron_lib.types import (
     ChatRequest,
     FailedLoad,
     GenerationEvent,
     LoadingModel,
     LoadProgress,
-    LoadStage,
     ModelInfo,
     ModelLoad,
     ModelSpec,
@@ -45,66 +44,6 @@ from neuron_lib.types import (
 __all__ = ("Registry",)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Residence:
-    """One model from the start of its load until its memory is back.
-
-    Loading while `settled` is not set; resident once `model` is; leaving once `leave` is set; over with `gone`.
-    Cancelling `scope` ends all of it; cancelling `drain` ends the patience with running requests, now or later.
-    """
-
-    spec: ModelSpec
-    model_id: str
-    model: LoadedModel | None = None
-    failure: NeuronError | None = None
-    progress: LoadProgress = field(default_factory=lambda: LoadProgress(stage=LoadStage.RESOLVING))
-    started_s: float = field(default_factory=time.monotonic)
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    settled: anyio.Event = field(default_factory=anyio.Event)
-    leave: anyio.Event = field(default_factory=anyio.Event)
-    drain: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    gone: anyio.Event = field(default_factory=anyio.Event)
-    leases: int = 0
-    idle: anyio.Event = field(default_factory=anyio.Event)
-
-    @property
-    def is_serving(self) -> bool:
-        return self.model is not None and not self.leave.is_set()
-
-    def report(self, progress: LoadProgress) -> None:
-        self.progress = progress
-
-    async def outcome(self) -> LoadedModel:
-        """Wait for the end of the load: the model, or the error that it ended with."""
-        await self.settled.wait()
-        if self.model is None:
-            raise self.failure or LoadCancelled(f"the load of {self.model_id!r} was cancelled", model_id=self.model_id)
-        return self.model
-
-    def dismiss(self, refusal: Callable[[], RequestRejected], *, draining: bool = False) -> None:
-        """Make it go: a load is cancelled, a model leaves now or after `draining`; `refusal` is for queued requests."""
-        self.leave.set()
-        if not draining:
-            self.drain.cancel()
-        if self.model is None:
-            self.scope.cancel()
-        else:
-            self.model.close_admission(refusal)
-
-    def lease(self) -> None:
-        self.leases += 1
-
-    def release(self) -> None:
-        self.leases -= 1
-        if self.leases == 0:
-            self.idle.set()
-            self.idle = anyio.Event()
-
-    async def drained(self) -> None:
-        while self.leases:
-            await self.idle.wait()
 
 
 class Registry:
@@ -120,15 +59,21 @@ class Registry:
         *,
         endpoint_url: str = "http://localhost:13131",
         drain_timeout_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`endpoint_url` is what `endpoint` answers; an unload waits up to `drain_timeout_s` for running requests."""
+        """`endpoint_url` is what `endpoint` answers; an unload waits up to `drain_timeout_s` for running requests.
+
+        `clock` gives the seconds by which the time of loads is told.
+        """
         self.endpoint_url = endpoint_url
         self.drain_timeout_s = drain_timeout_s
         self._harnesses: dict[str, Harness] = {}
-        self._residences: dict[str, _Residence] = {}
+        self._residences: dict[str, Residence] = {}
         self._lost: dict[str, FailedLoad] = {}
         self._tasks: TaskGroup | None = None
         self._is_closed = False
+        self._clock = clock
+        self._loading_changed = anyio.Event()
         for harness in harnesses:
             self.register(harness)
 
@@ -150,6 +95,7 @@ class Registry:
         self._is_closed = True
         for residence in self._residences.values():
             residence.dismiss(ShuttingDown)
+        self._wake_followers()
         tasks, self._tasks = self._tasks, None
         # Not told of `exc`: it would wrap it in a group, and cancel the models before they are unloaded.
         await tasks.__aexit__(None, None, None)
@@ -191,7 +137,10 @@ class Registry:
         residence = self._residences.get(public_id(model_id))
         if residence is None:
             raise ModelNotLoaded(model_id)
+        was_loading = residence.is_loading
         residence.dismiss(lambda: ModelNotLoaded(model_id), draining=True)
+        if was_loading:
+            self._wake_followers()
         await residence.gone.wait()
         if residence.model is not None and residence.failure is not None:
             raise residence.failure
@@ -209,17 +158,24 @@ class Registry:
         return tuple(model.load() for model in self._serving())
 
     def loading(self) -> tuple[LoadingModel, ...]:
-        """The loads that run now."""
-        now_s = time.monotonic()
+        """The loads that run now; one that was cancelled is none, though what it held may still be on its way back."""
         return tuple(
-            LoadingModel(
-                model_id=residence.model_id,
-                progress=residence.progress,
-                elapsed_ms=round((now_s - residence.started_s) * 1000),
-            )
-            for residence in self._residences.values()
-            if not residence.settled.is_set()
+            LoadingModel(model_id=r.model_id, progress=r.progress, elapsed_ms=self._elapsed_ms(r))
+            for r in self._residences.values()
+            if r.is_loading
         )
+
+    async def loading_changes(self) -> AsyncGenerator[tuple[LoadingModel, ...], None]:
+        """What `loading` says now and after every change of it; changes nobody awaited in between are merged.
+
+        Ends when no more models are admitted, with nothing loading as its last word.
+        """
+        while True:
+            changed, is_last = self._loading_changed, self._is_closed
+            yield self.loading()
+            if is_last:
+                return
+            await changed.wait()
 
     def lost(self) -> tuple[FailedLoad, ...]:
         """The models that died by themselves and were not loaded again, with the reason."""
@@ -249,6 +205,7 @@ class Registry:
                 residence.dismiss(ShuttingDown)
             else:
                 residence.model.close_admission(ShuttingDown)
+        self._wake_followers()
 
     async def wait_idle(self) -> None:
         """Wait until no request runs or waits. Without `close_admission` before it, that may never be."""
@@ -258,13 +215,13 @@ class Registry:
     def _serving(self) -> list[LoadedModel]:
         return [r.model for r in self._residences.values() if r.model is not None and r.is_serving]
 
-    def _find(self, model_id: str) -> tuple[_Residence, LoadedModel]:
+    def _find(self, model_id: str) -> tuple[Residence, LoadedModel]:
         residence = self._residences.get(public_id(model_id))
         if residence is None or residence.model is None or not residence.is_serving:
             raise ModelNotLoaded(model_id)
         return residence, residence.model
 
-    def _take_in(self, spec: ModelSpec, model_id: str) -> _Residence:
+    def _take_in(self, spec: ModelSpec, model_id: str) -> Residence:
         if self._is_closed:
             raise ShuttingDown
         if self._tasks is None:
@@ -273,28 +230,67 @@ class Registry:
         if harness is None:
             known = ", ".join(sorted(self._harnesses)) or "none"
             raise UnknownHarness(f"unknown harness {spec.harness!r}; registered: {known}", model_id=model_id)
-        residence = self._residences[model_id] = _Residence(spec, model_id)
+        residence = self._residences[model_id] = Residence(spec, model_id, started_s=self._clock())
+        self._log_progress(residence)
+        self._wake_followers()
         self._tasks.start_soon(self._host, harness, residence, name=f"model {model_id}")
         return residence
 
-    async def _host(self, harness: Harness, residence: _Residence) -> None:
+    async def _host(self, harness: Harness, residence: Residence) -> None:
         """The task a model lives in."""
         try:
             with residence.scope:
-                async with harness.open(residence.spec, model_id=residence.model_id, report=residence.report) as model:
+                report = partial(self._report, residence)
+                async with harness.open(residence.spec, model_id=residence.model_id, report=report) as model:
                     residence.model = model
                     self._lost.pop(residence.model_id, None)
                     residence.settled.set()
+                    self._wake_followers()
                     await self._serve(residence, model)
         except Exception as error:  # noqa: BLE001 - a harness with a bug must not take the other models with it
             self._fail(residence, harness, error)
         finally:
+            was_loading = residence.is_loading
             residence.leave.set()
             residence.settled.set()
             del self._residences[residence.model_id]
             residence.gone.set()
+            if was_loading:
+                self._wake_followers()
+            if residence.model is None and residence.failure is None:
+                logger.info(
+                    "load cancelled: %s",
+                    describe(residence.progress),
+                    extra={"model_id": residence.model_id, "elapsed_ms": self._elapsed_ms(residence)},
+                )
 
-    async def _serve(self, residence: _Residence, model: LoadedModel) -> None:
+    def _report(self, residence: Residence, reported: LoadProgress) -> None:
+        """Take a harness's word for how far a load has come, as far as it is news."""
+        progress = advance(residence.progress, reported)
+        if residence.is_loading and progress != residence.progress:
+            residence.progress = progress
+            self._log_progress(residence)
+            self._wake_followers()
+
+    def _log_progress(self, residence: Residence) -> None:
+        progress = residence.progress
+        line = residence.progress_log.line(progress, now_s=self._clock())
+        if line is not None:
+            fields: dict[str, str | int] = {"model_id": residence.model_id}
+            if progress.file is not None:
+                fields["file"] = progress.file
+            if progress.total_bytes is not None:
+                fields["total_mb"] = progress.total_bytes >> 20
+            logger.info("%s", line, extra=fields)
+
+    def _elapsed_ms(self, residence: Residence) -> int:
+        return round((self._clock() - residence.started_s) * 1000)
+
+    def _wake_followers(self) -> None:
+        self._loading_changed.set()
+        self._loading_changed = anyio.Event()
+
+    async def _serve(self, residence: Residence, model: LoadedModel) -> None:
         """Wait for the order to leave, or for the model's own death; then drain."""
 
         async def watch() -> None:
@@ -316,7 +312,7 @@ class Registry:
                 extra={"model_id": residence.model_id, "running_requests": residence.leases},
             )
 
-    def _fail(self, residence: _Residence, harness: Harness, error: Exception) -> None:
+    def _fail(self, residence: Residence, harness: Harness, error: Exception) -> None:
         """Record how a harness failed to load a model, to keep it, or to let it go."""
         model_id, was_resident = residence.model_id, residence.model is not None
         if isinstance(error, NeuronError):
@@ -347,7 +343,7 @@ class _LeasedGeneration:
     def __init__(self, registry: Registry, request: ChatRequest) -> None:
         self._registry = registry
         self._request = request
-        self._residence: _Residence | None = None
+        self._residence: Residence | None = None
         self._inner: Generation | None = None
 
     async def __aenter__(self) -> Self:

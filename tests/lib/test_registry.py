@@ -236,7 +236,7 @@ async def test_a_caller_that_goes_away_does_not_stop_the_load(leaver: int) -> No
 
 async def test_a_load_shows_how_far_it_is_and_vanishes_when_it_ends() -> None:
     may_load = anyio.Event()
-    progress = LoadProgress(stage=LoadStage.DOWNLOADING, file="a.gguf", bytes=10, total_bytes=40)
+    progress = LoadProgress(stage=LoadStage.DOWNLOADING, file="a.gguf", bytes=10, total_bytes=40, fraction=0.25)
     async with (
         Registry([ScriptedHarness({"o/a": ScriptedModel(stages=[progress], may_load=may_load)})]) as registry,
         anyio.create_task_group() as tasks,
