@@ -55,12 +55,28 @@ KvType: TypeAlias = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
 Tokens: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 24)]
 SomeTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
-PublicId: TypeAlias = Annotated[str, Meta(pattern=r"^[^/:\s]+/[^:\s]+$", max_length=256)]
-Scheme: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
-Revision: TypeAlias = Annotated[str, Meta(pattern=r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=256)]
+
+# Their descriptions stand in for the patterns in errors.
+_SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
+_ORG_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+"
+PublicId: TypeAlias = Annotated[
+    str, Meta(pattern=f"^{_ORG_NAME}$", max_length=256, description="org/name, without a source")
+]
+Repository: TypeAlias = Annotated[
+    str, Meta(pattern=f"^({_SCHEME}:)?{_ORG_NAME}$", max_length=256, description="[source:]org/name")
+]
+Scheme: TypeAlias = Annotated[str, Meta(pattern=f"^{_SCHEME}$", description="a name of letters, digits and . _ + -")]
+Revision: TypeAlias = Annotated[
+    str,
+    Meta(pattern=r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=256, description="a branch, a tag or a commit"),
+]
 # No user:password@ in an endpoint: it would reach logs. Tokens travel by `auth_env`.
-Endpoint: TypeAlias = Annotated[str, Meta(pattern=r"^https?://[^\s@]+$")]
-EnvName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Endpoint: TypeAlias = Annotated[
+    str, Meta(pattern=r"^https?://[^\s@]+$", description="an http or https address without user or password")
+]
+EnvName: TypeAlias = Annotated[
+    str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of an environment variable")
+]
 
 # What a sampling parameter may be, whether a file, a request or a model's publisher says it.
 _I32_MAX: Final = 2**31 - 1
@@ -89,11 +105,12 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     At most one place: `repo` is `[source:]org/name` on a hub, `path` a GGUF file on this machine, `package` one inside
     an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id itself.
     `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none. `chat_template` is a
-    file with a Jinja template to use instead of the model's own.
+    file with a Jinja template to use instead of the model's own; it is read when the model loads. Both paths are
+    absolute: a daemon's working directory is an accident.
     """
 
     id: PublicId
-    repo: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]*:)?[^/:\s]+/[^:\s]+$")] | None = None
+    repo: Repository | None = None
     path: Path | None = None
     package: Annotated[str, Meta(min_length=1)] | None = None
     quant: str | None = None
@@ -106,9 +123,15 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if len(places) > 1:
             msg = f"`{self.id}` has {' and '.join(f'`{name}`' for name in places)}; a model comes from one place"
             raise ValueError(msg)
-        if self.revision is not None and places not in ([], ["repo"]):
-            msg = f"`{self.id}` has a `revision`, which means nothing beside `{places[0]}`"
-            raise ValueError(msg)
+        for name in ("quant", "revision"):
+            if getattr(self, name) is not None and places not in ([], ["repo"]):
+                msg = f"`{self.id}` has a `{name}`, which means nothing beside `{places[0]}`"
+                raise ValueError(msg)
+        for name in ("path", "chat_template"):
+            file: Path | None = getattr(self, name)
+            if file is not None and not file.is_absolute():
+                msg = f"`{self.id}` has the relative `{name}` '{file}', which must be absolute"
+                raise ValueError(msg)
 
 
 class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,8 +143,9 @@ class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class DownloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long a download may take. One of less than `min_kb_per_s` for `min_rate_window_secs` has failed, for now.
+    """How long a download may take.
 
+    One of less than `min_kb_per_s`, in KiB, for `min_rate_window_secs` has failed, for now; 0 allows any rate.
     `deadline_secs` bounds everything from the first question to a hub to the last checksum. `parallel` is how many
     files of one model are read at the same time.
     """
@@ -180,7 +204,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The `[harness.llamacpp]` section.
 
     `n_ctx` is the context of one request in tokens, 0 the model's own. `threads` 0 means one per physical core.
-    `gpu_layers` -1 puts every layer on the GPU. `local_roots` are the only directories `file:` sources may be in.
+    `gpu_layers` -1 puts every layer on the GPU. `local_roots` are the only directories a `path` may be in.
     `target_step_ms` is how long one step may take while a prompt is read beside running replies, `report_interval_ms`
     how often at most running replies send what they have; first tokens and ends never wait. A layout `per_sequence`
     gives each request `n_ctx` cells of its own, `unified` shares `kv_cells` among all of them (0: as many as all could
@@ -219,6 +243,11 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             msg = f"n_batch is {self.n_batch}, too small for one token of each of {seats} requests"
             raise ValueError(msg)
 
+    @property
+    def schemes(self) -> frozenset[str]:
+        """The sources a model id may name: those configured, and the one there is always (contract §3.2)."""
+        return frozenset({"huggingface", *self.sources})
+
 
 class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[harness]` section: one table per harness."""
@@ -243,6 +272,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if twice := sorted({id_ for id_ in ids if ids.count(id_) > 1}):
             msg = f"`models` gives {', '.join(twice)} more than one place"
             raise ValueError(msg)
+        known = self.harness.llamacpp.schemes
+        for index, entry in enumerate(self.models):
+            scheme, colon, _ = (entry.repo or "").partition(":")
+            if colon and scheme not in known:
+                msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
+                raise ValueError(msg)
 
 
 _NOT_YET: Final = frozenset(
@@ -275,7 +310,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     if layers.ignored:
         logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(layers.ignored))
     llamacpp = config.harness.llamacpp
-    if llamacpp.default_source not in {"huggingface", *llamacpp.sources}:
+    if llamacpp.default_source not in llamacpp.schemes:
         logger.warning("default_source %r has no entry under sources", llamacpp.default_source)
     return msgspec.structs.replace(config, harnesses=tuple(_known_harnesses(config.harnesses)))
 
@@ -410,8 +445,17 @@ class _Layers:
             return _convert(value, annotation)
         except msgspec.ValidationError as error:
             problem, _, inner = str(error).partition(" - at `$")
-            where = self.spell(place) + inner.rstrip("`")
+            where, problem = self.spell(place) + inner.rstrip("`"), _in_words(problem, annotation)
             raise self.error(place, f"`{where}`: {problem[:1].lower()}{problem[1:]}") from error
+
+
+def _in_words(problem: str, annotation: Any) -> str:
+    """`problem` with what a pattern is for in its place, where the type says it."""
+    for part in (annotation, *get_args(annotation)):
+        for meta in getattr(part, "__metadata__", ()):
+            if meta.pattern and meta.description:
+                return problem.replace(f"`str` matching regex {meta.pattern!r}", meta.description)
+    return problem
 
 
 def _is_struct(annotation: Any) -> bool:
@@ -449,7 +493,11 @@ def _convert(value: Any, annotation: Any) -> Any:
 
 
 def _decode_path(annotation: type, value: Any) -> Path:
-    if annotation is not Path or not isinstance(value, str) or not value:
+    if annotation is not Path or not isinstance(value, str) or not value or "\0" in value:
         msg = "expected a path"
         raise ValueError(msg)
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # ~somebody who does not exist, or ~ of a service user
+        msg = f"there is no home directory for {value!r}"
+        raise ValueError(msg) from error

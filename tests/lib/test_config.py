@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.config import (
+    AdmissionConfig,
     Config,
     HarnessEntry,
+    HarnessSection,
     LlamaCppConfig,
     ModelEntry,
     PromptCacheConfig,
@@ -144,6 +146,51 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             "neuron.toml: `harness.llamacpp.kv_layout`: invalid enum value 'paged'",
         ),
         ('[[models]]\nid="a/b"\n[[models]]\nid="a/b"', "neuron.toml: `models` gives a/b more than one place"),
+        ('[[models]]\nid="m:a/b"', "neuron.toml: `models[0].id`: expected org/name, without a source"),
+        ('[[models]]\nid="b"', "neuron.toml: `models[0].id`: expected org/name, without a source"),
+        ('[[models]]\nid="a/b"\nrepo="b"', "neuron.toml: `models[0].repo`: expected [source:]org/name"),
+        ('[[models]]\nid="a/b"\nrepo="a/../b"', "neuron.toml: `models[0].repo`: expected [source:]org/name"),
+        ('[[models]]\nid="a/b"\nrepo="file:/srv/b.gguf"', "neuron.toml: `models[0].repo`: expected [source:]org/name"),
+        (
+            '[[models]]\nid="a/b"\n[[models]]\nid="a/c"\nrepo="hlx:a/c"\n[harness.candle.sources.helexa]\nendpoint="https://h"',
+            "neuron.toml: `models[1].repo` names the source `hlx`; configured: helexa, huggingface",
+        ),
+        (
+            '[[models]]\nid="a/b"\npath="b.gguf"',
+            "neuron.toml: `a/b` has the relative `path` 'b.gguf', which must be absolute in `models[0]`",
+        ),
+        (
+            '[[models]]\nid="a/b"\nchat_template="b.jinja"',
+            "neuron.toml: `a/b` has the relative `chat_template` 'b.jinja', which must be absolute in `models[0]`",
+        ),
+        (
+            '[[models]]\nid="a/b"\npath="~nobody-of-this-name/b.gguf"',
+            "neuron.toml: `models[0].path`: there is no home directory for '~nobody-of-this-name/b.gguf'",
+        ),
+        ('[[models]]\nid="a/b"\npath="/b\\u0000"', "neuron.toml: `models[0].path`: expected a path"),
+        (
+            '[[models]]\nid="a/b"\nrepo="a/c"\npath="/b.gguf"',
+            "neuron.toml: `a/b` has `repo` and `path`; a model comes from one place in `models[0]`",
+        ),
+        (
+            '[[models]]\nid="a/b"\npath="/b.gguf"\nrevision="v1"',
+            "neuron.toml: `a/b` has a `revision`, which means nothing beside `path` in `models[0]`",
+        ),
+        (
+            '[[models]]\nid="a/b"\npackage="c/b.gguf"\nquant="q8_0"',
+            "neuron.toml: `a/b` has a `quant`, which means nothing beside `package` in `models[0]`",
+        ),
+        (
+            '[[models]]\nid="a/b"\nsource="a/c"',
+            (
+                "neuron.toml: unknown key `models[0].source`;"
+                " known here: id, repo, path, package, quant, revision, n_ctx, chat_template"
+            ),
+        ),
+        (
+            "[harness.llamacpp.download]\nparallel = 0",
+            "neuron.toml: `harness.llamacpp.download.parallel`: expected `int` >= 1",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
@@ -234,47 +281,116 @@ def test_a_variable_below_something_that_is_no_table_does_not_hide_the_files_mis
     assert message == "neuron.toml: `harness`: expected a table"
 
 
-def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_default_model_of_an_unknown_source_is_no_mistake_of_the_file(tmp_path: Path) -> None:
+    # It fails when it is loaded, and takes no other model with it.
+    config = load(tmp_path, '[[default_models]]\nmodel_id = "nowhere:org/name"\nharness = "llamacpp"')
+    assert [spec.model_id for spec in config.default_models] == ["nowhere:org/name"]
+
+
+def test_a_source_of_a_models_entry_may_be_configured_or_the_one_there_is_always(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         """
-        port = 13131
-        [[harnesses]]
-        name = "candle"
-        [[default_models]]
-        model_id = "helexa:org/name"
-        harness = "candle"
-        quant = "q5k"
-        tensor_parallel = 2
-        [harness.candle]
-        hf_cache = "/srv/hub"
-        [harness.candle.sources.helexa]
+        models = [{ id = "a/b", repo = "huggingface:a/b-GGUF" }, { id = "a/c", repo = "mirror:a/c" }]
+        [harness.llamacpp.sources.mirror]
         endpoint = "https://hub.example.org"
-        auth_env = "HELEXA_TOKEN"
-        [harness.candle.prefix_cache]
-        enabled = false
-        budget_mb = 512
-        max_entries = 8
-        [harness.candle.context_limit]
-        bootstrap_prefill_tok_per_sec = 800.0
-        [harness.candle.admission]
-        max_in_flight = 4
-        max_per_principal = 2
-        [harness.candle.image]
-        te_device = "cpu"
         """,
     )
-    assert config.harnesses == (HarnessEntry("llamacpp"),)
-    assert config.default_models[0].harness == "candle"
-    assert config.harness.llamacpp.hf_cache == Path("/srv/hub")
-    assert config.harness.llamacpp.admission.max_in_flight == 4
-    assert config.harness.llamacpp.prompt_cache == PromptCacheConfig(enabled=False, host_mb=512)
+    assert [entry.repo for entry in config.models] == ["huggingface:a/b-GGUF", "mirror:a/c"]
+
+
+FLEET_FILE = """
+port = 13131
+
+[[harnesses]]
+name = "candle"
+
+[[default_models]]
+model_id = "helexa:org/sharded"
+harness = "candle"
+quant = "q5k"
+tensor_parallel = 2
+devices = [0, 1]
+
+[[default_models]]
+model_id = "org/small-GGUF"
+harness = "candle"
+quant = "q8_0"
+
+[harness.candle]
+hf_cache = "/srv/hub"
+default_source = "huggingface"
+
+[harness.candle.sources.helexa]
+endpoint = "https://hub.example.org"
+auth_env = "HELEXA_TOKEN"
+cache_dir = "/srv/helexa"
+
+[harness.candle.prefix_cache]
+enabled = true
+budget_mb = 512
+max_entries = 8
+
+[harness.candle.context_limit]
+enabled = true
+target_prefill_latency_secs = 120.0
+bootstrap_prefill_tok_per_sec = 800.0
+activation_headroom_mb = 2048
+min_free_floor_mb = 1500
+output_reserve_tokens = 8192
+
+[harness.candle.admission]
+max_in_flight = 1
+max_queue_depth = 8
+max_wait_secs = 30
+kv_max_wait_secs = 240
+max_per_principal = 2
+anon_max_in_flight = 1
+anon_max_pending = 8
+
+[harness.candle.image]
+te_device = "cpu"
+te_resident = false
+max_dim = 2048
+"""
+"""Every key an existing host can have (wire contract §4)."""
+
+
+def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load(tmp_path, FLEET_FILE)
+    assert config == Config(
+        harnesses=(HarnessEntry("llamacpp"),),
+        default_models=(
+            ModelSpec(model_id="helexa:org/sharded", harness="candle", quant="q5k", tensor_parallel=2, devices=(0, 1)),
+            ModelSpec(model_id="org/small-GGUF", harness="candle", quant="q8_0"),
+        ),
+        harness=HarnessSection(
+            llamacpp=LlamaCppConfig(
+                hf_cache=Path("/srv/hub"),
+                sources={
+                    "helexa": SourceConfig(
+                        endpoint="https://hub.example.org", auth_env="HELEXA_TOKEN", cache_dir=Path("/srv/helexa")
+                    )
+                },
+                prompt_cache=PromptCacheConfig(host_mb=512),
+                admission=AdmissionConfig(max_in_flight=1, max_queue_depth=8, max_wait_secs=30),
+            )
+        ),
+    )
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    for key in ("prefix_cache.max_entries", "context_limit", "admission.max_per_principal", "image"):
-        assert f"harness.candle.{key}" in record.getMessage()
+    _, _, ignored = record.getMessage().partition(": ")
+    assert set(ignored.split(", ")) == {
+        "harness.candle.prefix_cache.max_entries",
+        "harness.candle.context_limit",
+        "harness.candle.admission.kv_max_wait_secs",
+        "harness.candle.admission.max_per_principal",
+        "harness.candle.admission.anon_max_in_flight",
+        "harness.candle.admission.anon_max_pending",
+        "harness.candle.image",
+    }
 
 
 def test_an_unknown_harness_is_skipped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -383,5 +499,4 @@ def test_the_demo_loads_a_model_that_needs_no_hub() -> None:
     (spec,) = config.default_models
     (entry,) = config.models
     assert spec.model_id == entry.id
-    assert entry.source is not None
-    assert entry.source.startswith("package:")
+    assert entry.package is not None
