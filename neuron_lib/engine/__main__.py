@@ -264,8 +264,9 @@ class Engine:
             _open_context(model, load) as context,
         ):
             context.warm_up(model.vocab)
-            template = model.chat_template if load.use_chat_template else None
-            facts = _facts(model, context, has_chat_template=template is not None)
+            own_template = model.chat_template if load.use_chat_template else None
+            has_chat_template = own_template is not None or load.chat_template is not None
+            facts = _facts(model, context, has_chat_template=has_chat_template)
             for pair in (facts.reasoning, facts.tool_call):
                 _show(model.vocab, pair)
             self._loop = EngineLoop(
@@ -276,7 +277,8 @@ class Engine:
             )
             self._preparer = Preparer(
                 model.vocab,
-                template=template,
+                template=own_template,
+                override=load.chat_template,
                 n_ctx=context.n_ctx,
                 needs_checkpoints=not context.memory.can_truncate,
             )

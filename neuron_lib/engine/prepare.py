@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from neuron_lib.engine.protocol import Prepare, Start
 from neuron_lib.engine.sequence import Sequence
-from neuron_lib.errors import InvalidRequest, TemplateFailed, cause_chain
+from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_chain
 from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.sampler import SamplerChain
 from neuron_lib.llama.vocab import Vocab
@@ -40,24 +40,33 @@ class PreparedPrompt:
 
 
 class Preparer:
-    """Renders with the model's own template, or with ChatML where the model has none that works."""
+    """Renders with the operator's template; without one, with the model's own, or ChatML where that does not work."""
 
     def __init__(
         self,
         vocab: Vocab,
         *,
         template: str | None,
+        override: str | None = None,
         n_ctx: int,
         needs_checkpoints: bool = False,
     ) -> None:
-        """`template` is the model's Jinja source; one that does not compile is dropped with a warning. A prompt of
-        more than `n_ctx` tokens cannot be used. `needs_checkpoints` says that the model's memory cannot be cut.
+        """`template` is the model's Jinja source; one that does not compile is dropped with a warning. `override` is
+        the operator's; `LoadFailed` is raised if that does not compile. A prompt of more than `n_ctx` tokens cannot be
+        used. `needs_checkpoints` says that the model's memory cannot be cut.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
         self._needs_checkpoints: Final = needs_checkpoints
         self._chatml: Final = ChatTemplate(CHATML, bos_token=vocab.bos, eos_token=vocab.eos)
         self._own: ChatTemplate | None = None
+        self._override: ChatTemplate | None = None
+        if override is not None:
+            try:
+                self._override = ChatTemplate(override, bos_token=vocab.bos, eos_token=vocab.eos)
+            except TemplateFailed as error:
+                raise LoadFailed("the configured `chat_template` is unusable") from error
+            return
         if template is None:
             logger.warning("the model has no chat template; ChatML is used")
             return
@@ -101,7 +110,12 @@ class Preparer:
             )
 
     def render(self, chat: Prepare) -> str:
-        """The prompt as text. Raises `TemplateFailed`: with tools always, without them only if ChatML fails too."""
+        """The prompt as text.
+
+        Raises `TemplateFailed`: with tools or an operator's template always, without them only if ChatML fails too.
+        """
+        if self._override is not None:
+            return _render(self._override, chat)
         if self._own is not None:
             try:
                 return _render(self._own, chat)

@@ -54,6 +54,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 
     `n_ctx` is the context of one request in tokens, 0 the model's own. `kv_cells` is the size of the pool that a
     unified layout shares, 0 as many as all seats could fill. `host_cache_bytes` bounds the prompts kept in host memory.
+    `chat_template` is an operator's Jinja source to use instead of the file's, which `use_chat_template` is about.
     """
 
     path: str
@@ -75,6 +76,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     target_step_s: float
     report_interval_s: float = 0.0
     use_chat_template: bool = True
+    chat_template: str | None = None
 
 
 class Prepare(Struct, frozen=True, kw_only=True, tag="prepare"):

@@ -4,7 +4,10 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final
+
+import anyio.to_thread
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import LlamaCppConfig, ModelEntry
@@ -14,6 +17,7 @@ from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import device_indices, openmp_environment, physical_cores, visible_devices
 from neuron_lib.sources.store import LocalModel, ModelStore
+from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("LlamaCppHarness", "load_command")
@@ -65,6 +69,7 @@ class LlamaCppHarness:
         config = self._config
         devices = device_indices(spec, gpu_count=self._gpu_count)
         local = await self._store.fetch(spec, report=report)
+        chat_template = await _read(local.chat_template, model_id=model_id)
 
         def report_fraction(fraction: float) -> None:
             if fraction < 1.0:
@@ -73,7 +78,7 @@ class LlamaCppHarness:
                 report(LoadProgress(stage=LoadStage.WARMING))
 
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
-        load = load_command(config, local, environ=self._environ)
+        load = load_command(config, local, chat_template=chat_template, environ=self._environ)
         environment = {
             **engine_environment(self._environ),
             # Engines of several GPUs, each bound from the first core on, would all wait for that one.
@@ -118,8 +123,19 @@ class LlamaCppHarness:
             )
 
 
-def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:
-    """What an engine is told to load, settled: the model's own entry goes before the configuration of all."""
+async def _read(chat_template: Path | None, *, model_id: str) -> str | None:
+    if chat_template is None:
+        return None
+    return await anyio.to_thread.run_sync(lambda: read_chat_template(chat_template, model_id=model_id))
+
+
+def load_command(
+    config: LlamaCppConfig, local: LocalModel, *, chat_template: str | None = None, environ: Mapping[str, str]
+) -> Load:
+    """What an engine is told to load, settled: the model's own entry goes before the configuration of all.
+
+    `chat_template` is the text of the file that the entry names.
+    """
     return Load(
         path=str(local.path),
         seats=config.admission.max_in_flight,
@@ -140,4 +156,5 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         target_step_s=config.target_step_ms / 1000,
         report_interval_s=config.report_interval_ms / 1000,
         use_chat_template=environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
+        chat_template=chat_template,
     )

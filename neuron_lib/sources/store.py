@@ -33,10 +33,14 @@ _HUB: Final = "huggingface"
 
 
 class LocalModel(Struct, frozen=True, kw_only=True):
-    """A model on disk: the GGUF to give to the engine, and the context its `[[models]]` entry asks for, in tokens."""
+    """A model on disk: the GGUF to give to the engine, and what its `[[models]]` entry asks for.
+
+    `n_ctx` is the context in tokens, `chat_template` a file with a Jinja template to use instead of the model's own.
+    """
 
     path: Path
     n_ctx: int | None = None
+    chat_template: Path | None = None
 
 
 class ModelStore:
@@ -80,7 +84,7 @@ class ModelStore:
             path = await _in_thread(lambda: download(repository, commit, selection.files))
         report(LoadProgress(stage=LoadStage.VERIFYING, file=path.name))
         await _in_thread(lambda: check_gguf(path, model_id=entry.id))
-        return LocalModel(path=path, n_ctx=entry.n_ctx)
+        return LocalModel(path=path, n_ctx=entry.n_ctx, chat_template=entry.chat_template)
 
     async def is_cached(self, model_id: str) -> bool:
         """Tell whether a load could do without any hub; False also for ids that mean nothing here. Asks nobody."""

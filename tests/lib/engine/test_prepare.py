@@ -7,7 +7,7 @@ import pytest
 
 from neuron_lib.engine.prepare import Preparer, checkpoints_of
 from neuron_lib.engine.protocol import Prepare, Start
-from neuron_lib.errors import InvalidRequest, TemplateFailed
+from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_chain
 from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import Sampling
@@ -55,8 +55,16 @@ class OneOfMany:
         return OneOfMany(self)
 
 
-def preparer(template: str | None, *, vocab: Vocab | None = None, needs_checkpoints: bool = False) -> Preparer:
-    return Preparer(vocab or WordVocab(), template=template, n_ctx=64, needs_checkpoints=needs_checkpoints)
+def preparer(
+    template: str | None,
+    *,
+    override: str | None = None,
+    vocab: Vocab | None = None,
+    needs_checkpoints: bool = False,
+) -> Preparer:
+    return Preparer(
+        vocab or WordVocab(), template=template, override=override, n_ctx=64, needs_checkpoints=needs_checkpoints
+    )
 
 
 def test_the_model_s_own_template_is_used() -> None:
@@ -77,6 +85,22 @@ def test_without_a_template_that_works_chatml_is_used_and_it_is_said(
     with caplog.at_level(logging.WARNING):
         assert preparer(template).render(HELLO) == CHATML
     assert "ChatML is used" in caplog.text
+
+
+def test_an_operator_s_template_is_used_instead_of_the_model_s_own() -> None:
+    overridden = preparer("{{ 'own' }}", override="{{ bos_token }}[{{ messages[0].content }}]")
+    assert overridden.render(HELLO) == "<s>[hello]"
+
+
+def test_an_operator_s_template_that_does_not_compile_is_an_error_and_never_replaced() -> None:
+    with pytest.raises(LoadFailed, match="configured `chat_template`") as caught:
+        preparer("{{ 'own' }}", override="{% for")
+    assert "cannot be compiled: TemplateSyntaxError" in cause_chain(caught.value)
+
+
+def test_what_an_operator_s_template_refuses_is_refused() -> None:
+    with pytest.raises(TemplateFailed):
+        preparer("{{ 'own' }}", override="{{ raise_exception('no') }}").render(HELLO)
 
 
 def test_a_prompt_is_never_made_without_its_tools() -> None:

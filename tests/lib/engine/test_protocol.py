@@ -48,6 +48,7 @@ COMMANDS: list[Command] = [
         kv_type_v="q8_0",
         target_step_s=0.1,
         use_chat_template=False,
+        chat_template="{{ messages[0].content }} 🦊",
     ),
     Prepare(
         request=1,

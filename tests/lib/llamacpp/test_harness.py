@@ -1,11 +1,14 @@
 import os
+from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
+from neuron_lib.errors import LoadFailed, PreflightFailed, TemplateFailed
 from neuron_lib.llamacpp import LlamaCppHarness
-from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
+from neuron_lib.types import ChatRequest, LoadProgress, LoadStage, ModelSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
@@ -26,3 +29,38 @@ async def test_an_engine_sees_only_the_devices_of_its_spec_and_none_of_the_secre
     assert not engine.is_running()
     stages = list(dict.fromkeys(step.stage for step in progress))
     assert stages == [LoadStage.RESOLVING, LoadStage.VERIFYING, LoadStage.LOADING, LoadStage.WARMING]
+
+
+def with_template(path: Path) -> LlamaCppHarness:
+    return LlamaCppHarness(SMALL, models=(msgspec.structs.replace(PLACE, chat_template=path),), environ=os.environ)
+
+
+async def test_a_chat_template_is_read_at_each_load_and_its_words_reach_the_client(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jinja"
+    harness = with_template(path)
+    spec = ModelSpec(model_id="org/demo", harness="llamacpp")
+    for word in ("first", "second"):
+        path.write_text(f"{{{{ raise_exception('the {word} template') }}}}")
+        async with harness.open(spec, model_id="org/demo", report=lambda _: None) as model:
+            chat = ChatRequest(model_id="org/demo", messages=({"role": "user", "content": "Hello"},))
+            with pytest.raises(TemplateFailed, match=f"the {word} template"):
+                async with model.chat(chat) as generation:
+                    await anext(generation)
+
+
+async def test_a_chat_template_that_is_not_there_fails_the_load_before_an_engine_is_started(tmp_path: Path) -> None:
+    spec = ModelSpec(model_id="org/demo", harness="llamacpp")
+    progress: list[LoadProgress] = []
+    with pytest.raises(PreflightFailed, match=r"`chat_template` of 'org/demo' cannot be read: .*/absent.jinja"):
+        async with with_template(tmp_path / "absent.jinja").open(spec, model_id="org/demo", report=progress.append):
+            pytest.fail("it loaded")
+    assert all(step.stage is not LoadStage.LOADING for step in progress)
+
+
+async def test_a_chat_template_that_does_not_compile_fails_the_load_with_its_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_text("{% for message in messages %}")
+    spec = ModelSpec(model_id="org/demo", harness="llamacpp")
+    with pytest.raises(LoadFailed, match=r"configured `chat_template` is unusable: .* TemplateSyntaxError: .*endfor"):
+        async with with_template(path).open(spec, model_id="org/demo", report=lambda _: None):
+            pytest.fail("it loaded")

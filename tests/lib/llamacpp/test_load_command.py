@@ -52,3 +52,9 @@ def test_the_context_of_a_models_own_entry_goes_before_that_of_all(n_ctx: int) -
 def test_a_switch_in_the_environment_turns_the_models_chat_template_off(switch: str | None, uses: bool) -> None:  # noqa: FBT001
     environ = {} if switch is None else {"NEURON_USE_CHAT_TEMPLATE": switch}
     assert load_command(LlamaCppConfig(), MODEL, environ=environ).use_chat_template is uses
+
+
+def test_an_operator_s_chat_template_goes_to_the_engine_as_text_whatever_the_switch_says() -> None:
+    assert load_command(LlamaCppConfig(), MODEL, environ={}).chat_template is None
+    environ = {"NEURON_USE_CHAT_TEMPLATE": "0"}
+    assert load_command(LlamaCppConfig(), MODEL, chat_template="{{ 1 }}", environ=environ).chat_template == "{{ 1 }}"

@@ -446,6 +446,13 @@ async def test_a_template_that_writes_nothing_is_a_refusal_and_no_failure(smollm
         assert model.load().in_flight == 0
 
 
+async def test_an_operator_s_template_makes_the_prompt_instead_of_the_model_s(smollm2_path: Path) -> None:
+    template = "{% for message in messages %}{{ bos_token }}{{ message.content }}{% endfor %}"
+    async with real_model(smollm2_path, seats=1, chat_template=template) as (model, _):
+        _, finished = await reply_to(model, ask("one two three", max_tokens=1))
+    assert finished.usage.prompt_tokens == 4  # the beginning and three words; ChatML takes twenty more
+
+
 async def test_a_prompt_of_nothing_but_special_tokens_is_refused_by_its_beginning(smollm2_path: Path) -> None:
     async with real_model(smollm2_path, seats=1) as (model, _):
         with pytest.raises(PromptTooLong) as caught:
