@@ -7,7 +7,15 @@ from neuron_service.errors import EXCEPTION_HANDLERS
 from neuron_service.node import Node
 from neuron_service.routes.chat import chat_completions
 from neuron_service.routes.host import discovery, health, version
-from neuron_service.routes.models import about_model, list_models, list_openai_models, load_model, unload_model
+from neuron_service.routes.models import (
+    about_model,
+    follow_loading,
+    list_loading,
+    list_models,
+    list_openai_models,
+    load_model,
+    unload_model,
+)
 
 __all__ = ("create_app",)
 
@@ -23,6 +31,8 @@ def create_app(node: Node) -> Litestar:
             health,
             list_models,
             list_openai_models,
+            list_loading,
+            follow_loading,
             load_model,
             unload_model,
             about_model,

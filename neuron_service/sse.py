@@ -1,7 +1,6 @@
 """The replies to a chat as an HTTP answer, streamed or whole. Owns the generation from entering to leaving it."""
 
 import logging
-import math
 import secrets
 import time
 from typing import Final
@@ -11,10 +10,11 @@ from litestar.types import Receive, Scope, Send
 
 from neuron_lib import Finished, Generation, NeuronError, Started
 from neuron_lib.errors import cause_chain
-from neuron_lib.wire.openai_chat_reply import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder
+from neuron_lib.wire.openai_chat_reply import DONE, ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.openai_errors import envelope
 from neuron_service.client import SEND_LIMIT_S, while_connected
 from neuron_service.errors import error_fields, internal_error
+from neuron_service.outlet import ClientStalled, EventOutlet
 
 __all__ = ("SILENCE_LIMIT_S", "ChatCompletion", "ChatStream")
 
@@ -62,17 +62,16 @@ class ChatStream:
         self._is_open = False
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        outlet = _Outlet(send, silence_limit_s=self._silence_limit_s)
+        outlet = EventOutlet(send, silence_limit_s=self._silence_limit_s)
         try:
-            await while_connected(receive, lambda: self._answer(send, outlet), beside=outlet.watch)
-        except _ClientStalled:
+            await while_connected(receive, lambda: self._answer(outlet), beside=outlet.watch)
+        except ClientStalled:
             logger.info("client stopped reading, its reply was given up")
 
-    async def _answer(self, send: Send, outlet: "_Outlet") -> None:
+    async def _answer(self, outlet: EventOutlet) -> None:
         try:
             async with self._generation as events:
-                headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await outlet.open()
                 self._is_open = True
                 await outlet.send(self._encoder.roles(self._choices))
                 async for event in events:
@@ -94,49 +93,6 @@ def _log_lost_reply(error: Exception) -> NeuronError:
         return error
     logger.error("bug in a stream", exc_info=error)
     return internal_error(error)
-
-
-class _ClientStalled(Exception):
-    """The client has not taken anything for too long."""
-
-
-class _Outlet:
-    """The way to one client, once its answer has begun: one chunk at a time, and something at least each
-    `silence_limit_s`.
-
-    The clock is watched beside the chunks: a time limit around each would cost more than the chunk itself.
-    """
-
-    def __init__(self, send: Send, *, silence_limit_s: float) -> None:
-        self._send = send
-        self._silence_limit_s = silence_limit_s
-        self._turn = anyio.Lock(fast_acquire=True)
-        self._sent_at = math.inf
-
-    async def send(self, chunk: bytes, *, more: bool = True) -> None:
-        """Send a chunk of the body; waits as long as the client does not read."""
-        async with self._turn:
-            if self._sent_at == math.inf:
-                self._sent_at = anyio.current_time()  # the clock runs from the first chunk on
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
-            self._sent_at = anyio.current_time()
-
-    async def watch(self) -> None:
-        """Send a comment whenever there was nothing else for too long. Raises `_ClientStalled` for a client that has
-        not taken anything for `SEND_LIMIT_S`.
-        """
-        while True:
-            idle_s = anyio.current_time() - self._sent_at
-            if self._turn.locked() and idle_s >= SEND_LIMIT_S:
-                raise _ClientStalled
-            if idle_s >= self._silence_limit_s and not self._turn.locked():
-                with anyio.move_on_after(SEND_LIMIT_S) as patience:
-                    await self.send(KEEP_ALIVE)
-                if patience.cancelled_caught:
-                    raise _ClientStalled
-            else:
-                wait_s = self._silence_limit_s - idle_s
-                await anyio.sleep(wait_s if 0 < wait_s < self._silence_limit_s else self._silence_limit_s)
 
 
 def _completion_id() -> str:

@@ -1,4 +1,4 @@
-"""Listing, loading and unloading models, and the two questions the gateway asks about one of them."""
+"""Listing, loading and unloading models, how far loads are, and what the gateway asks about one model."""
 
 import logging
 import time
@@ -7,8 +7,9 @@ from urllib.parse import unquote
 
 from litestar import MediaType, Request, Response, get, post
 from litestar.exceptions import NotFoundException
+from litestar.types import ASGIApp
 
-from neuron_lib import LoadFailed, ModelInfo, NeuronError
+from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
 from neuron_lib.wire.management import decode_load_request, decode_unload_request
 from neuron_lib.wire.openai_errors import (
     capabilities_unknown,
@@ -19,9 +20,18 @@ from neuron_lib.wire.openai_errors import (
 )
 from neuron_lib.wire.openai_models import encode_model_list
 from neuron_service.errors import answer, respond
+from neuron_service.loading_events import LoadingEvents
 from neuron_service.node import HostNode
 
-__all__ = ("about_model", "list_models", "list_openai_models", "load_model", "unload_model")
+__all__ = (
+    "about_model",
+    "follow_loading",
+    "list_loading",
+    "list_models",
+    "list_openai_models",
+    "load_model",
+    "unload_model",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +48,18 @@ async def list_models(node: HostNode) -> tuple[ModelInfo, ...]:
 async def list_openai_models(node: HostNode) -> bytes:
     """The resident models in OpenAI's shape."""
     return encode_model_list(node.registry.list_models(), created=int(time.time()))
+
+
+@get("/models/loading")
+async def list_loading(node: HostNode) -> tuple[LoadingModel, ...]:
+    """The loads that run now, as in `/health`. Not of the contract."""
+    return node.registry.loading()
+
+
+@get("/models/loading/events")
+async def follow_loading(node: HostNode) -> ASGIApp:
+    """The same as server-sent events, now and whenever it changes."""
+    return LoadingEvents(node.registry)
 
 
 @post("/models/load", status_code=200)

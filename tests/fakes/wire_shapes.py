@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-__all__ = ("read_discovery", "read_health", "read_models", "read_version")
+__all__ = ("read_discovery", "read_health", "read_loading", "read_models", "read_version")
 
 Unsigned: TypeAlias = Annotated[int, Meta(ge=0)]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -94,6 +94,8 @@ class Progress(Strict):
     file: str | UnsetType = UNSET
     bytes: Unsigned | UnsetType = UNSET
     total_bytes: Unsigned | UnsetType = UNSET
+    bytes_per_s: Unsigned | UnsetType = UNSET
+    eta_s: Unsigned | UnsetType = UNSET
 
 
 class LoadingModel(Strict):
@@ -132,4 +134,5 @@ class Model(Strict):
 read_version = msgspec.json.Decoder(Version).decode
 read_discovery = msgspec.json.Decoder(Discovery).decode
 read_health = msgspec.json.Decoder(Health).decode
+read_loading = msgspec.json.Decoder(list[LoadingModel]).decode
 read_models = msgspec.json.Decoder(list[Model]).decode

@@ -370,7 +370,7 @@ def endless() -> ScriptedModel:
 async def test_a_client_that_stops_reading_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("neuron_service.sse.SEND_LIMIT_S", 0.01)
+    monkeypatch.setattr("neuron_service.outlet.SEND_LIMIT_S", 0.01)
     caplog.set_level(logging.INFO)
     async with scripted_host(resident=[A]) as host:
         async with host.client.open("POST", CHAT, chat_body(A, stream=True)) as exchange:
