@@ -114,10 +114,31 @@ async def test_a_requester_that_hangs_up_does_not_stop_the_load() -> None:
 
 async def test_a_scheme_qualified_model_is_published_and_found_under_its_bare_id() -> None:
     async with scripted_host() as host:
-        assert (await load(host, f"helexa:{A}")).status == 200
-        assert [model["id"] for model in (await host.client.get("/models")).json()] == [A]
-        assert (await host.client.post("/v1/chat/completions", chat_body(f"helexa:{A}"))).status == 200
-        assert (await host.client.post("/models/unload", {"model_id": f"helexa:{A}"})).status == 200
+        for spelling in (A, f"helexa:{A}", f"huggingface:{A}"):
+            assert (await load(host, f"helexa:{A}")).status == 200
+            assert [model["id"] for model in (await host.client.get("/models")).json()] == [A]
+            assert (await host.client.post("/v1/chat/completions", chat_body(spelling))).status == 200
+            assert (await host.client.post("/models/unload", {"model_id": spelling})).status == 200
+            assert (await host.client.get("/models")).json() == []
+
+
+@pytest.mark.parametrize("spelling", [A, f"helexa:{A}", f"huggingface:{A}"])
+@pytest.mark.parametrize("resident", [A, f"helexa:{A}"])
+async def test_a_resident_model_is_already_loaded_whatever_source_is_named_for_it(resident: str, spelling: str) -> None:
+    async with scripted_host() as host:
+        await load(host, resident)
+        reply = await load(host, spelling)
+        assert (reply.status, reply.json()) == (400, {"error": f"model {A!r} is already loaded"})
+        assert host.harness.log.count(f"open {A}") == 1
+
+
+async def test_an_unload_under_another_spelling_cancels_the_load() -> None:
+    async with scripted_host({A: ScriptedModel(may_load=anyio.Event())}) as host:
+        body = {"model_id": f"helexa:{A}", "harness": "scripted"}
+        async with host.client.open("POST", "/models/load", body) as exchange:
+            await wait_all_tasks_blocked()
+            assert (await host.client.post("/models/unload", {"model_id": A})).status == 200
+            assert (await exchange.reply()).status == 400
 
 
 PREFLIGHT = PreflightFailed(
