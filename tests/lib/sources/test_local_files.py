@@ -1,20 +1,14 @@
-"""Models that are on this machine: below the roots, inside packages, and never anything that is no GGUF."""
+"""Models that are on this machine: below the roots, and inside packages."""
 
 import os
-import struct
 import sys
 from pathlib import Path
 
 import pytest
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
-from neuron_lib.sources.gguf_header import check_gguf
 from neuron_lib.sources.local import find_local_file
 from neuron_lib.sources.package import find_package_file
-
-
-def header(magic: bytes = b"GGUF", version: int = 3, tensors: int = 0, metadata: int = 0) -> bytes:
-    return struct.pack("<4sIQQ", magic, version, tensors, metadata)
 
 
 def test_a_file_below_a_root_is_found_by_its_real_path(tmp_path: Path) -> None:
@@ -86,44 +80,4 @@ def test_the_model_of_the_demo_is_found(smollm2_path: Path) -> None:
 def test_a_package_place_that_leads_nowhere_is_refused(place: str) -> None:
     with pytest.raises(PreflightFailed) as raised:
         find_package_file(place, model_id="o/n")
-    assert raised.value.kind is PreflightKind.FILE_NOT_FOUND
-
-
-def test_a_gguf_passes_the_look_at_its_header(tmp_path: Path, smollm2_path: Path) -> None:
-    check_gguf(smollm2_path, model_id="o/n")
-    for version in (2, 3):
-        (tmp_path / "m.gguf").write_bytes(header(version=version, tensors=1, metadata=1) + bytes(24 + 13))
-        check_gguf(tmp_path / "m.gguf", model_id="o/n")
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"", "it ends after 0 bytes"),
-        (header()[:23], "it ends after 23 bytes"),
-        (b"<!doctype html><html></html>", "it begins with b'<!do'"),
-        (header(magic=b"GGJT"), "it begins with b'GGJT'"),
-        (header(version=1), "its version is 1"),
-        (header(version=4), "its version is 4"),
-        (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), "it is big-endian"),
-        (header(tensors=2**63), "it announces 9223372036854775808 tensors"),
-        (header(metadata=2**64 - 1), "it announces 0 tensors and 18446744073709551615 metadata entries"),
-        (header(tensors=1) + bytes(23), "it announces 1 tensors"),
-    ],
-)
-def test_what_cannot_be_a_gguf_is_refused_with_the_reason(tmp_path: Path, content: bytes, problem: str) -> None:
-    (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(PreflightFailed) as raised:
-        check_gguf(tmp_path / "m.gguf", model_id="o/n")
-    assert raised.value.kind is PreflightKind.INVALID_GGUF
-    assert problem in raised.value.message
-
-
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path):
-        with pytest.raises(PreflightFailed, match="not a regular file"):
-            check_gguf(path, model_id="o/n")
-    with pytest.raises(PreflightFailed) as raised:
-        check_gguf(tmp_path / "absent", model_id="o/n")
     assert raised.value.kind is PreflightKind.FILE_NOT_FOUND
