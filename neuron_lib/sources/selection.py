@@ -1,107 +1,314 @@
-"""Picks the GGUF files to load from the listing of a repository. Pure: names in, names or a refusal out."""
+"""Picks the GGUF files to load from the listing of a repository. Pure: files in, files or a refusal out.
+
+Reads names and sizes only. What a file really holds is for the header reader to say.
+"""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
+from neuron_lib.sources.repository import RepoFile, is_safe_path
+from neuron_lib.types import public_id
 
-__all__ = ("Selection", "select_gguf")
+__all__ = ("Selection", "quant_of", "select_gguf")
 
-_DEFAULTS: Final = ("q4_k_m", "q5_k_m", "q6_k", "q8_0", "q4_k_s", "q5_k_s", "q3_k_m", "q2_k", "q4_0", "bf16", "f16")
-"""What to take first where several files would do; the rest follow by length, then alphabetically."""
+_FORMATS: Final = (
+    *("q4", "iq4", "mxfp4", "nvfp4", "q5", "q6", "q8"),
+    *("q3", "iq3", "q2", "iq2", "tq2", "iq1", "q1", "tq1"),
+    *("bf16", "f16", "f32"),
+)
+"""What to take first where nothing is asked for. Four bits, because Q4_K_M is what llama.cpp, Ollama and LM Studio take
+and what most repositories have; then more bits, which cost memory, before fewer, which cost quality. Sixteen come
+last: twice the memory of Q8_0 for a difference that hardly shows."""
 
-_PART: Final = re.compile(r"-(?P<number>\d{5})-of-(?P<count>(?!00000)\d{5})(?=\.gguf$)", re.IGNORECASE)
-_LONGEST: Final = 256  # no file system has longer names, so no longer quant can match one
-_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f\\]|^/|(^|/)\.\.?(/|$)")
+_VARIANTS: Final = ("k", "m", "", "s", "l", "xl", "xxl", "xs", "xxs", "nl", "0", "1", "moe", "p", "t", "ss")
+"""Which member of a family to take first: K before the older 0 and 1, and of the sizes the middle one, which is what
+llama.cpp makes when a name ends without one (`""`): its Q4_K is Q4_K_M."""
+
+_TAG: Final = re.compile(
+    r"(?<![a-z0-9])"  # or `f16` would find `bf16`, and `q4_0` would find `iq4_0`
+    r"(?:(?P<prefix>ud|i1)[-_. ]?)?"
+    r"(?:(?P<format>i?q[1-8]|tq[12]|mxfp4|nvfp4)"
+    r"(?P<variant>(?:[-_. ]?[k01])?(?:[-_. ]?(?:xxs|xs|ss|s|m|l|xl|xxl|nl|p|t|moe))?)"
+    r"(?P<layout>[-_. ]?(?:[48][-_. ]?[48]|r[48]))?"
+    r"|(?P<float>bf16|fp?(?:16|32)))"
+    r"(?![a-z0-9])",
+    re.IGNORECASE | re.ASCII,
+)
+_VARIANT: Final = re.compile(r"xxs|xxl|xs|xl|ss|nl|moe|[klmpst01]")
+
+_PART: Final = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf$", re.IGNORECASE)
+
+_NEVER: Final = re.compile(
+    r"mmproj|imatrix|ggml-vocab-|control[-_]?vector"
+    r"|(?<![a-z0-9])(?:lora|adapter)s?(?![a-z0-9])(?!.*merged)"
+    r"|(?<![a-z0-9])(?:eagle3|dflash|dspark)(?![a-z0-9])"
+    r"|(?:^|/)(?:draft|mtp)s?[-_./]"
+)
+"""Image projectors, quantisation statistics, vocabularies, adapters and drafting heads, by path in lower case."""
+
+_PERHAPS: Final = re.compile(r"(?<![a-z0-9])(?:draft|eagle|mtp|embeddings?|heads?)(?![a-z0-9])")
+"""Words of helper files that are also in the names of whole models, so they count only beside something better."""
+
+_OTHER_WEIGHTS: Final = tuple(
+    (re.compile(pattern, re.IGNORECASE), words)
+    for pattern, words in (
+        (r"\.gguf(?:\.part[0-9]+of[0-9]+|[-.]split-[a-z]+)$", "has its GGUF cut into pieces that must be joined first"),
+        (r"(?<!adapter_model)\.safetensors$", "has only safetensors weights"),
+        (r"(?:^|/)adapter_model\.(?:safetensors|bin)$", "has only an adapter for another model"),
+        (r"ggml[^/]*\.bin$", "has only GGML weights, the format before GGUF"),
+        (r"(?:^|/)(?:pytorch_model|consolidated)[^/]*\.bin$|\.(?:pth|pt)$", "has only PyTorch weights"),
+        (r"\.onnx$", "has only ONNX weights"),
+        (r"\.npz$|\.mlx$", "has only MLX weights"),
+        (r"\.(?:h5|msgpack)$", "has only TensorFlow or Flax weights"),
+    )
+)
+_REPACKED: Final = re.compile(r"(?:-(?:gguf|awq|gptq|int[48]|fp8|mlx|onnx|[0-9]-?bit|bnb|unsloth))+$", re.IGNORECASE)
+_USUAL_NAMES: Final = (
+    "{org}/{name}-GGUF",
+    "ggml-org/{name}-GGUF",
+    "unsloth/{name}-GGUF",
+    "bartowski/{org}_{name}-GGUF",
+    "bartowski/{name}-GGUF",
+    "lmstudio-community/{name}-GGUF",
+    "mradermacher/{name}-GGUF",
+)
+
+_LONGEST_QUANT: Final = 256  # no file name is longer, so no longer quant can match one
+_MOST_NAMED: Final = 12
 
 
 class Selection(Struct, frozen=True):
-    """The files of one model: one GGUF, or every part of a split one in order; the engine is given the first."""
+    """The files of one model: one GGUF, or every part of a split one in order; the engine is given the first.
 
-    files: tuple[str, ...]
+    `quant` is the tag as the name spells it (`Q4_K_M`, `UD-Q4_K_XL`), None where the name has none.
+    """
+
+    files: tuple[RepoFile, ...]
+    quant: str | None
 
 
-def select_gguf(files: Sequence[str], *, quant: str | None, model_id: str) -> Selection:
-    """Choose among the `files` of a repository by `quant`, or by a default preference if that is None or empty.
+class _Tag(Struct, frozen=True):
+    """A quantisation as names spell it: `UD-Q4_K_XL` is (`ud`, `q4`, (`k`, `xl`)).
+
+    `prefix` tells who chose the bits and how: unsloth per layer (`ud`), mradermacher by measured importance (`i1`).
+    `layout` is an order of weights made for one kind of CPU (`Q4_0_4_8`, `IQ4_K_R4`), which llama.cpp does not load.
+    """
+
+    text: str | None = None
+    prefix: str = ""
+    format: str = ""
+    variant: tuple[str, ...] = ()
+    layout: str = ""
+
+
+class _Name(Struct, frozen=True):
+    """A file name or a request, taken apart: its tag, and all other words in lower case between blanks."""
+
+    tag: _Tag
+    words: str
+
+
+class _Candidate(Struct, frozen=True):
+    """One model of a repository; `missing` is the first part of a split one that is not listed."""
+
+    name: _Name
+    files: tuple[RepoFile, ...]
+    missing: str | None
+
+    @property
+    def size(self) -> int | None:
+        """All bytes to load, None where a size is not known."""
+        sizes = [file.size for file in self.files if file.size is not None]
+        return sum(sizes) if len(sizes) == len(self.files) else None
+
+
+def select_gguf(
+    files: Sequence[RepoFile], *, quant: str | None, model_id: str, room_bytes: int | None = None
+) -> Selection:
+    """Choose among the `files` of a repository by `quant`: a tag, words of a file name, or both (`7b-q4_k_m`).
 
     Case and the separators `_ - .` do not matter (`q4km` finds `Q4_K_M`); a tag must be whole (`f16` does not find
-    `bf16`) or name a family (`q4k` finds `Q4_K_M`, then `Q4_K_S`). Raises `PreflightFailed` (contract §3.4, §3.6).
+    `bf16`) or name a family (`q4k` finds `Q4_K_M`, then `Q4_K_S`). Without a tag the best default is chosen that fits
+    into `room_bytes` of memory, or else the smallest file. Raises `PreflightFailed` (contract §3.4, §3.6).
     """
-    names = [name for name in files if _is_model(name)]
-    if not names:
+    candidates = _candidates(files)
+    if not candidates:
         raise _nothing_to_load(files, model_id)
-    wanted = _stem((quant or "").strip())[:_LONGEST]
-    matches = _matching(names, wanted) if wanted else names
+    request = (quant or "").strip()[:_LONGEST_QUANT]
+    wanted = _read(request)
+    matches = [each for each in candidates if not request or _matches(each.name, wanted)]
     if not matches:
-        available = tuple(name.lower() for name in names)
-        nearest = min((_last_token(name) for name in available), key=lambda tag: (_edit_distance(tag, wanted), tag))
-        raise PreflightFailed(
-            PreflightKind.QUANT_NOT_FOUND,
-            f"{model_id} has no file for quant {quant!r}; nearest: {nearest!r}; available: {', '.join(available)}",
-            model_id=model_id,
-            requested=quant,
-            available=available,
-            nearest=nearest,
-        )
-    return Selection(_parts(min(matches, key=_preference), frozenset(files), model_id))
+        raise _not_found(candidates, request, model_id)
+    chosen = _nearest_member(matches, wanted.tag) if wanted.tag.text else _best_default(matches, room_bytes)
+    if chosen.missing is not None:
+        message = f"{model_id}: a part of the model is missing: {chosen.missing}"
+        raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, message, model_id=model_id, file=chosen.missing)
+    return Selection(chosen.files, chosen.name.tag.text)
 
 
-def _is_model(name: str) -> bool:
-    """Tell a candidate from image projectors, quantisation statistics, later parts and traps for a path join."""
-    file = name.lower().rpartition("/")[2]
-    part = _PART.search(file)
-    is_later_part = part is not None and int(part["number"]) != 1
-    is_other = is_later_part or "mmproj" in file or "imatrix" in file
-    return file.endswith(".gguf") and not is_other and not _UNSAFE.search(name)
+def quant_of(path: str) -> str | None:
+    """The quantisation that a path names, as it spells it (`UD-Q4_K_XL`); None where it names none."""
+    return _read(path).tag.text
 
 
-def _nothing_to_load(files: Iterable[str], model_id: str) -> PreflightFailed:
-    if any(name.lower().endswith(".safetensors") for name in files):
-        message = f"{model_id} has only safetensors weights; this engine needs a GGUF file"
-        return PreflightFailed(PreflightKind.GGUF_REQUIRED, message, model_id=model_id)
-    return PreflightFailed(PreflightKind.EMPTY_REPO, f"{model_id} has no weights this engine knows", model_id=model_id)
+def _candidates(files: Sequence[RepoFile]) -> list[_Candidate]:
+    """The models among the files; a split one is one model, and never found by a later part alone."""
+    models: dict[tuple[str, int], dict[int, RepoFile]] = {}
+    for file in sorted(files, key=lambda each: each.path):
+        if not _is_gguf_model(file.path):
+            continue
+        part = _PART.search(file.path)
+        stem, number, count = (file.path[: part.start()], int(part[1]), int(part[2])) if part else (file.path, 1, 1)
+        if 1 <= number <= count:
+            models.setdefault((stem, count), {})[number] = file
+    found = [_candidate(parts, count) for (_, count), parts in sorted(models.items())]
+    return [each for each in found if not _PERHAPS.search(each.files[0].path.lower())] or found
 
 
-def _matching(names: list[str], wanted: str) -> list[str]:
-    whole, family = _tag_pattern(wanted, end=r"(?![a-z0-9]|_[a-z0-9])"), _tag_pattern(wanted, end=r"(?=_[a-z])")
-    return [n for n in names if whole.search(_stem(n))] or [n for n in names if family.search(_stem(n))]
+def _candidate(parts: dict[int, RepoFile], count: int) -> _Candidate:
+    files = tuple(parts[number] for number in sorted(parts))
+    missing = next((number for number in range(1, count + 1) if number not in parts), None)
+    absent = None if missing is None else re.sub(r"[0-9]{5}(?=-of-[0-9]{5}\.\w+$)", f"{missing:05}", files[0].path)
+    return _Candidate(_read(files[0].path), files, absent)
 
 
-def _tag_pattern(tag: str, *, end: str) -> re.Pattern[str]:
-    # No letter or digit in front, or `f16` would find `bf16`, and `q4_0` would find `iq4_0`.
-    letters = [re.escape(c) for c in tag if c not in "_-."]
-    return re.compile(r"(?<![a-z0-9])" + r"[_.-]*".join(letters) + end) if letters else re.compile(r"(?!)")
+def _is_gguf_model(path: str) -> bool:
+    lower = path.lower()
+    return lower.endswith(".gguf") and is_safe_path(path) and not _NEVER.search(lower)
 
 
-def _preference(name: str) -> tuple[int, int, str]:
-    stem = _stem(name)
-    rank = next((i for i, tag in enumerate(_DEFAULTS) if _matching([stem], tag) == [stem]), len(_DEFAULTS))
-    return rank, len(name), name
+def _read(text: str) -> _Name:
+    stem = re.sub(r"\.gguf$", "", _PART.sub("", text), flags=re.IGNORECASE)
+    tags = list(_TAG.finditer(stem))
+    # `m-Q4_K_M-f16` and `m.f16.q5` keep some tensors in 16 bits: the other tag is what the file is.
+    tag = next((each for each in reversed(tags) if each["format"]), tags[-1] if tags else None)
+    rest = f"{stem[: tag.start()]} {stem[tag.end() :]}" if tag else stem
+    return _Name(_tag(tag) if tag else _Tag(), "".join(f" {word}" for word in _words(rest)) + " ")
 
 
-def _stem(name: str) -> str:
-    return _PART.sub("", name.lower()).removesuffix(".gguf")
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"[\W_]+", text.lower()) if word]
 
 
-def _last_token(name: str) -> str:
-    return re.split(r"[-./]", _stem(name))[-1]
+def _tag(match: re.Match[str]) -> _Tag:
+    return _Tag(
+        text=match[0],
+        prefix=(match["prefix"] or "").lower(),
+        format=(match["format"] or match["float"].replace("p", "").replace("P", "")).lower(),
+        variant=tuple(_VARIANT.findall((match["variant"] or "").lower())),
+        layout=re.sub(r"[\W_]", "", match["layout"] or "").lower(),
+    )
 
 
-def _parts(name: str, listed: frozenset[str], model_id: str) -> tuple[str, ...]:
-    """Return the files behind a candidate: itself, or all parts of the split model it begins."""
-    part = _PART.search(name)
-    if part is None:
-        return (name,)
-    count = int(part["count"])
-    names = tuple(f"{name[: part.start('number')]}{i:05}{name[part.end('number') :]}" for i in range(1, count + 1))
-    for number, each in enumerate(names, 1):
-        if each not in listed:
-            message = f"{model_id}: part {number} of {count} is missing: {each}"
-            raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, message, model_id=model_id, file=each)
-    return names
+def _matches(name: _Name, wanted: _Name) -> bool:
+    if wanted.words not in name.words:
+        return False
+    asked, tag = wanted.tag, name.tag
+    if asked.text is None:
+        return wanted.words != " "
+    return (
+        asked.format == tag.format
+        and asked.variant == tag.variant[: len(asked.variant)]
+        and asked.layout == tag.layout
+        and asked.prefix in {"", tag.prefix}
+    )
+
+
+def _nearest_member(matches: list[_Candidate], asked: _Tag) -> _Candidate:
+    """Return the very quant that is asked for, or the first of its family; plain before `UD-`.
+
+    Of two with the same tag the complete one, then the one with the shorter name.
+    """
+
+    def order(each: _Candidate) -> tuple[object, ...]:
+        tag, rest = each.name.tag, each.name.tag.variant[len(asked.variant) :]
+        return bool(rest), each.missing is not None, tag.prefix, _variant_order(rest), *_tie_break(each)
+
+    return min(matches, key=order)
+
+
+def _best_default(matches: list[_Candidate], room_bytes: int | None) -> _Candidate:
+    """Return the first in the order of preference that fits, or the smallest.
+
+    What is behind a `UD-` name differs from model to model, so the plain file of the same tag goes first.
+    """
+
+    def order(each: _Candidate) -> tuple[object, ...]:
+        tag = each.name.tag
+        return _rank(_FORMATS, tag.format), _variant_order(tag.variant), tag.prefix, *_tie_break(each)
+
+    usable = [each for each in matches if each.missing is None and not each.name.tag.layout] or matches
+    ranked = sorted(usable, key=order)
+    fitting = (each for each in ranked if room_bytes is None or each.size is None or _fits(each.size, room_bytes))
+    return next(fitting, None) or min(ranked, key=lambda each: each.size or 0)
+
+
+def _fits(weights_bytes: int, room_bytes: int) -> bool:
+    # A fifth stays free for the KV cache and the compute buffers. Llama 3.1 8B at Q4_K_M is the measure: beside 4.6 GiB
+    # of weights, 8192 tokens of context take 1 GiB (32 layers, 8 heads of 128, K and V in 16 bits), the buffers 0.3.
+    return weights_bytes * 5 <= room_bytes * 4
+
+
+def _variant_order(variant: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(_rank(_VARIANTS, each) for each in (*variant, ""))
+
+
+def _rank(order: tuple[str, ...], item: str) -> int:
+    return order.index(item) if item in order else len(order)
+
+
+def _tie_break(candidate: _Candidate) -> tuple[object, ...]:
+    path = candidate.files[0].path
+    return path.count("/"), len(path), path
+
+
+def _nothing_to_load(files: Sequence[RepoFile], model_id: str) -> PreflightFailed:
+    paths = sorted(file.path for file in files)
+    if "model_index.json" in paths:
+        message = f"{model_id} is a diffusion pipeline; this engine needs a language model as a GGUF file"
+        return PreflightFailed(PreflightKind.GGUF_REQUIRED, message, model_id=model_id, suggestions=())
+    found = next((words for pattern, words in _OTHER_WEIGHTS if any(map(pattern.search, paths))), None)
+    if found is not None:
+        suggestions = _suggestions(model_id)
+        message = f"{model_id} {found}; this engine needs a GGUF file, often to be found in {', '.join(suggestions)}"
+        return PreflightFailed(PreflightKind.GGUF_REQUIRED, message, model_id=model_id, suggestions=suggestions)
+    message = f"{model_id} has no weights this engine knows"
+    if others := [path for path in paths if path.lower().endswith(".gguf")]:
+        message = f"{model_id} has GGUF files, but no model among them: {_shortened(others)}"
+    return PreflightFailed(PreflightKind.EMPTY_REPO, message, model_id=model_id)
+
+
+def _suggestions(model_id: str) -> tuple[str, ...]:
+    """Where GGUF files of a model usually are, its own publisher first."""
+    org, _, name = public_id(model_id).partition("/")
+    name = _REPACKED.sub("", name)
+    return tuple(dict.fromkeys(usual.format(org=org, name=name) for usual in _USUAL_NAMES))
+
+
+def _not_found(candidates: list[_Candidate], request: str, model_id: str) -> PreflightFailed:
+    available = tuple(sorted(each.files[0].path.lower() for each in candidates))
+    tags = sorted({each.name.tag.text.lower() for each in candidates if each.name.tag.text})
+    asked = (quant_of(request) or request).lower()
+    nearest = min(tags, key=lambda tag: _edit_distance(tag, asked), default=None)
+    hint = f"; nearest: {nearest!r}" if nearest else ""
+    message = f"{model_id} has no file for quant {request!r}{hint}; available: {_shortened(available)}"
+    return PreflightFailed(
+        PreflightKind.QUANT_NOT_FOUND,
+        message,
+        model_id=model_id,
+        requested=request,
+        available=available,
+        nearest=nearest,
+    )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _edit_distance(left: str, right: str) -> int:

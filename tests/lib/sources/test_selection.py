@@ -1,24 +1,44 @@
 """Which GGUF files of a repository a quant means."""
 
+import re
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
-from neuron_lib.sources.selection import Selection, select_gguf
+from neuron_lib.sources.repository import RepoFile
+from neuron_lib.sources.selection import Selection, quant_of, select_gguf
 
 
-def choose(quant: str | None, *files: str) -> tuple[str, ...]:
-    return select_gguf(files, quant=quant, model_id="org/name").files
+def listing(names: Sequence[str]) -> list[RepoFile]:
+    return [RepoFile(name) for name in names]
 
 
-def refusal(quant: str | None, *files: str) -> PreflightFailed:
+def choose(quant: str | None, *names: str) -> tuple[str, ...]:
+    return tuple(file.path for file in select_gguf(listing(names), quant=quant, model_id="org/name").files)
+
+
+def refusal(quant: str | None, *names: str, model_id: str = "org/name") -> PreflightFailed:
     with pytest.raises(PreflightFailed) as raised:
-        choose(quant, *files)
+        select_gguf(listing(names), quant=quant, model_id=model_id)
     return raised.value
 
 
-MANY = ("m-Q2_K.gguf", "m-Q4_0.gguf", "m-Q4_K_S.gguf", "m-Q4_K_M.gguf", "m-Q5_K_M.gguf", "m-Q8_0.gguf", "m-BF16.gguf")
+def outcome(files: Sequence[RepoFile], quant: str | None, room_bytes: int | None = None) -> Selection | PreflightKind:
+    try:
+        return select_gguf(files, quant=quant, model_id="org/name", room_bytes=room_bytes)
+    except PreflightFailed as error:
+        return error.kind
+
+
+MANY: Final = (
+    *("m-Q2_K.gguf", "m-Q4_0.gguf", "m-Q4_K_S.gguf", "m-Q4_K_M.gguf"),
+    *("m-Q5_K_M.gguf", "m-Q8_0.gguf", "m-BF16.gguf"),
+)
 
 
 @pytest.mark.parametrize(
@@ -35,16 +55,26 @@ MANY = ("m-Q2_K.gguf", "m-Q4_0.gguf", "m-Q4_K_S.gguf", "m-Q4_K_M.gguf", "m-Q5_K_
         (" Q8_0 ", MANY, "m-Q8_0.gguf"),
         ("m-Q8_0.gguf", MANY, "m-Q8_0.gguf"),
         ("q4k", ("m-Q4_K_S.gguf", "m-IQ4_K_M.gguf"), "m-Q4_K_S.gguf"),
+        ("q4k", ("m-Q4_K_XL.gguf", "m-Q4_K_L.gguf", "m-Q4_K_S.gguf"), "m-Q4_K_S.gguf"),
+        ("q4k", ("m-Q4_K_XL.gguf", "m-Q4_K_L.gguf"), "m-Q4_K_L.gguf"),
         ("q6k", ("m-Q6_K_P.gguf", "m-Q4_K_M.gguf"), "m-Q6_K_P.gguf"),
         ("f16", ("m-BF16.gguf", "m-F16.gguf"), "m-F16.gguf"),
+        ("f16", ("m-bf16.gguf", "m-fp16.gguf"), "m-fp16.gguf"),
+        ("f16", ("m-Q4_K_M-f16.gguf", "m-f16.gguf"), "m-f16.gguf"),
         ("q4_0", ("m-IQ4_0.gguf", "m-Q4_0_8_8.gguf", "m-Q4_0.gguf"), "m-Q4_0.gguf"),
-        ("q4_k_m", ("m-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"), "m-Q4_K_M.gguf"),
+        ("q8_0", ("m-Q8_0_L.gguf", "m-Q8_0.gguf"), "m-Q8_0.gguf"),
+        ("q8_0", ("m-Q8_0_L.gguf",), "m-Q8_0_L.gguf"),
         ("q4_k_m", ("A-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"), "m-Q4_K_M.gguf"),
-        ("ud-q4_k_m", ("m-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"), "m-UD-Q4_K_M.gguf"),
         ("q4_k_m", ("m-UD-Q4_K_M.gguf",), "m-UD-Q4_K_M.gguf"),
+        ("q2k", ("m-UD-Q2_K.gguf", "m-Q2_K_L.gguf"), "m-UD-Q2_K.gguf"),
+        ("ud-q4_k_m", ("m-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"), "m-UD-Q4_K_M.gguf"),
+        ("ud-q4k", ("m-UD-Q4_K_XL.gguf", "m-Q4_K_M.gguf"), "m-UD-Q4_K_XL.gguf"),
         ("q4_1", ("SmolLM2-135M-Instruct.Q4_1.gguf",), "SmolLM2-135M-Instruct.Q4_1.gguf"),
         ("q8_0", ("model_q8_0.GGUF",), "model_q8_0.GGUF"),
         ("q8_0", ("Q8_0/model.gguf", "Q4_0/model.gguf"), "Q8_0/model.gguf"),
+        ("q4_k_m", ("m-Q4_K_M-mtp.gguf", "m-Q4_K_M.gguf"), "m-Q4_K_M.gguf"),
+        ("13b-q4_0", ("m-7b-Q4_0.gguf", "m-13b-Q4_0.gguf"), "m-13b-Q4_0.gguf"),
+        ("13B", ("m-7b-Q4_0.gguf", "m-13b-Q8_0.gguf", "m-13b-Q4_0.gguf"), "m-13b-Q4_0.gguf"),
     ],
 )
 def test_a_quant_finds_the_file_that_carries_it(quant: str, files: tuple[str, ...], chosen: str) -> None:
@@ -56,30 +86,111 @@ def test_a_quant_finds_the_file_that_carries_it(quant: str, files: tuple[str, ..
     ("quant", "file"),
     [
         ("f16", "m-bf16.gguf"),
+        ("f16", "m-Q4_K_M-f16.gguf"),
         ("q4_0", "m-iq4_0.gguf"),
         ("q4_0", "m-q4_0_8_8.gguf"),
-        ("q4", "m-q40.gguf"),
+        ("q4", "m-q4_0_4_4.gguf"),
+        ("q4k", "m-q4_0.gguf"),
+        ("q8_0", "m-q8_k_xl.gguf"),
+        ("q4_k_m", "m-q4_k.gguf"),
+        ("ud-q4_k_m", "m-q4_k_m.gguf"),
+        ("13b-q4_0", "m-3b-q4_0.gguf"),
         ("4", "m-q4_k.gguf"),
         ("__", "m-q4_k.gguf"),
         (".*", "m-q4_k.gguf"),
         ("q" * 100_000, "m-q4_k.gguf"),
+        ("q4" * 100_000, "m-q4_k.gguf"),
     ],
 )
 def test_a_quant_does_not_find_what_merely_contains_it(quant: str, file: str) -> None:
     assert refusal(quant, file).kind is PreflightKind.QUANT_NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    ("path", "quant"),
+    [
+        ("m-Q4_K_M.gguf", "Q4_K_M"),
+        ("m.q4_k_m.gguf", "q4_k_m"),
+        ("UD-Q4_K_XL/m-UD-Q4_K_XL-00001-of-00002.gguf", "UD-Q4_K_XL"),
+        ("BF16/m-00001-of-00002.gguf", "BF16"),
+        ("m.i1-IQ2_XXS.gguf", "i1-IQ2_XXS"),
+        ("m-IQ4_XS.gguf", "IQ4_XS"),
+        ("m-Q4_0_4_8.gguf", "Q4_0_4_8"),
+        ("m-IQ4_K_R4.gguf", "IQ4_K_R4"),
+        ("m-MXFP4_MOE.gguf", "MXFP4_MOE"),
+        ("m-UD-TQ1_0.gguf", "UD-TQ1_0"),
+        ("m-BF16-abliterated.i1-IQ4_XS.gguf", "i1-IQ4_XS"),
+        ("m.f16.q5.gguf", "q5"),
+        ("cloud-fp16.gguf", "fp16"),
+        ("m.Q6_K.gguf-00001-of-00006.gguf", "Q6_K"),
+        ("Qwen2.5-7B-Instruct.gguf", None),
+        ("m-IQ\u0664_XS.gguf", None),  # an Arabic digit
+        ("m-Q4_K_\u017f.gguf", "Q4_K"),  # a letter whose capital is S
+        ("", None),
+    ],
+)
+def test_a_path_names_its_quant(path: str, quant: str | None) -> None:
+    assert quant_of(path) == quant
+
+
 @pytest.mark.parametrize("quant", [None, "", "  "])
 def test_without_a_quant_the_default_preference_decides(quant: str | None) -> None:
     assert choose(quant, *MANY) == ("m-Q4_K_M.gguf",)
+    assert choose(quant, "m-UD-Q4_K_M.gguf", "longer-Q4_K_M.gguf") == ("longer-Q4_K_M.gguf",)
+    assert choose(quant, "m-UD-Q4_K_M.gguf", "m-Q4_K_S.gguf") == ("m-UD-Q4_K_M.gguf",)
     assert choose(quant, "m-IQ1_S.gguf", "m-Q8_0.gguf") == ("m-Q8_0.gguf",)
+    assert choose(quant, "m-F16.gguf", "m-Q2_K.gguf") == ("m-Q2_K.gguf",)
+    assert choose(quant, "m-Q4_0_4_4.gguf", "m-Q2_K.gguf") == ("m-Q2_K.gguf",)
     assert choose(quant, "b.gguf", "a.gguf") == ("a.gguf",)
 
 
-def test_files_that_are_no_language_model_are_never_chosen() -> None:
-    others = ("mmproj-m-Q4_K_M.gguf", "m-imatrix.gguf", "m.imatrix.Q4_K_M.gguf", "README.md", "config.json")
-    assert choose("q4_k_m", *others, "x/mmproj.gguf", "z-Q4_K_M.gguf") == ("z-Q4_K_M.gguf",)
-    assert refusal(None, *others).kind is PreflightKind.EMPTY_REPO
+def test_a_size_that_is_not_known_counts_as_fitting() -> None:
+    files = [RepoFile("m-Q4_K_M.gguf"), RepoFile("m-Q2_K.gguf", 10)]
+    assert outcome(files, None, room_bytes=100) == Selection((files[0],), "Q4_K_M")
+
+
+def test_a_fifth_of_the_room_is_left_for_context_and_buffers() -> None:
+    files = [RepoFile("m-Q4_K_M.gguf", 81), RepoFile("m-Q4_K_S.gguf", 80), RepoFile("m-Q2_K.gguf", 40)]
+    assert outcome(files, None, room_bytes=100) == Selection((files[1],), "Q4_K_S")
+
+
+def test_a_quant_that_is_asked_for_is_given_even_if_it_does_not_fit() -> None:
+    files = [RepoFile("m-Q8_0.gguf", 1000), RepoFile("m-Q2_K.gguf", 10)]
+    assert outcome(files, "q8_0", room_bytes=100) == Selection((files[0],), "Q8_0")
+
+
+HELPERS: Final = (
+    "mmproj-m-Q4_K_M.gguf",
+    "x/mmproj.gguf",
+    "m-imatrix.gguf",
+    "m.imatrix.Q4_K_M.gguf",
+    "ggml-vocab-llama-bpe.gguf",
+    "ggml-adapter-Q4_K_M.gguf",
+    "m-lora-Q4_K_M.gguf",
+    "loras/m-Q4_K_M.gguf",
+    "mtp-m-Q4_K_M.gguf",
+    "MTP/m-Q4_K_M.gguf",
+    "draft/m-Q4_K_M.gguf",
+    "m-Eagle3-Q4_K_M.gguf",
+    "m-DFlash-b16-Q4_K_M.gguf",
+    "m-Q4_K_M-00002-of-00001.gguf",
+    "m-Q4_K_M-00000-of-00003.gguf",
+    "m-Q4_K_M.gguf.part1of2",
+)
+
+
+@pytest.mark.parametrize("helper", HELPERS)
+def test_a_helper_file_is_never_chosen(helper: str) -> None:
+    assert choose("q4_k_m", helper, "a/longer/z-Q4_K_M.gguf") == ("a/longer/z-Q4_K_M.gguf",)
+    assert refusal(None, helper).kind in {PreflightKind.EMPTY_REPO, PreflightKind.GGUF_REQUIRED}
+
+
+@pytest.mark.parametrize("word", ["draft", "EAGLE", "mtp", "embeddings", "head"])
+def test_a_word_of_helpers_in_a_name_counts_only_beside_other_models(word: str) -> None:
+    file = f"m-{word}-Q8_0.gguf"
+    assert choose("q8_0", file) == (file,)
+    assert choose(None, file, "m-Q2_K.gguf") == ("m-Q2_K.gguf",)
+    assert refusal("q8_0", file, "m-Q2_K.gguf").kind is PreflightKind.QUANT_NOT_FOUND
 
 
 @pytest.mark.parametrize("name", ["../m.gguf", "a/../m.gguf", "/m.gguf", "a\\m.gguf", "a\x00.gguf", "./m.gguf"])
@@ -99,44 +210,148 @@ def test_a_quant_that_is_not_there_is_refused_with_what_is() -> None:
     assert "m-q6_l.gguf" in error.message
 
 
-def test_a_repository_without_weights_and_one_without_gguf_are_told_apart() -> None:
+def test_a_quant_of_any_length_makes_a_short_refusal() -> None:
+    assert len(refusal("q" * 100_000, "m-Q8_0.gguf").message) < 500
+
+
+def test_there_is_no_nearest_quant_where_no_name_has_one() -> None:
+    assert refusal("q4_k_m", "model.gguf").fields["nearest"] is None
+
+
+def test_of_hundreds_of_files_the_field_has_all_and_the_text_a_few() -> None:
+    error = refusal("q4_k_m", *(f"m{number}-Q8_0.gguf" for number in range(300)))
+    assert len(error.fields["available"]) == 300
+    assert error.message.endswith("and 288 more")
+    assert len(error.message) < 500
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("model.safetensors",), "safetensors"),
+        (("model_index.json", "unet/model.safetensors"), "diffusion"),
+        (("adapter_config.json", "adapter_model.safetensors"), "adapter"),
+        (("pytorch_model.bin",), "PyTorch"),
+        (("consolidated.00.pth",), "PyTorch"),
+        (("onnx/model.onnx",), "ONNX"),
+        (("weights.npz",), "MLX"),
+        (("llama.ggmlv3.q4_0.bin",), "GGML"),
+        (("tf_model.h5",), "TensorFlow"),
+        (("m.Q8_0.gguf.part1of2", "m.Q8_0.gguf.part2of2"), "pieces"),
+    ],
+)
+def test_weights_of_another_kind_are_refused_in_words_of_their_own(files: tuple[str, ...], words: str) -> None:
+    error = refusal("q4_0", "README.md", *files)
+    assert error.kind is PreflightKind.GGUF_REQUIRED
+    assert words in error.message
+    assert "GGUF" in error.message
+
+
+@pytest.mark.parametrize("name", ["name", "name-AWQ", "name-GPTQ-Int4", "name-4bit", "name-unsloth-bnb-4bit"])
+def test_a_repository_without_gguf_is_refused_with_the_usual_names_of_those_that_have_one(name: str) -> None:
+    error = refusal(None, "model.safetensors", model_id=f"huggingface:org/{name}")
+    usual = ("org/name-GGUF", "unsloth/name-GGUF", "bartowski/name-GGUF", "bartowski/org_name-GGUF")
+    assert set(usual) <= set(error.fields["suggestions"])
+    assert all(each in error.message for each in usual)
+
+
+def test_a_repository_without_any_weights_is_empty() -> None:
     assert refusal("q4_0").kind is PreflightKind.EMPTY_REPO
     assert refusal("q4_0", "README.md").kind is PreflightKind.EMPTY_REPO
-    assert refusal("q4_0", "model.safetensors").kind is PreflightKind.GGUF_REQUIRED
+    error = refusal("q4_0", "mmproj-m.gguf")
+    assert error.kind is PreflightKind.EMPTY_REPO
+    assert "mmproj-m.gguf" in error.message
+
+
+def test_gguf_files_go_before_weights_of_another_kind() -> None:
     assert choose("q4_0", "model.safetensors", "m-q4_0.gguf") == ("m-q4_0.gguf",)
+    assert choose(None, "model_index.json", "m-q4_0.gguf") == ("m-q4_0.gguf",)
+
+
+def parts(stem: str, count: int) -> list[str]:
+    return [f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
 
 
 def test_a_split_model_is_one_candidate_with_all_its_parts_in_order() -> None:
-    parts = tuple(f"q8/m-Q8_0-{i:05}-of-00003.gguf" for i in (1, 2, 3))
-    assert choose("q8_0", *reversed(parts)) == parts
-    assert choose("q4", *parts, "m-Q4_K_M.gguf") == ("m-Q4_K_M.gguf",)
+    names = parts("q8/m-Q8_0", 3)
+    assert choose("q8_0", *reversed(names)) == tuple(names)
+    assert choose("q4", *names, "m-Q4_K_M.gguf") == ("m-Q4_K_M.gguf",)
 
 
-def test_a_split_model_with_a_missing_part_is_refused_naming_it() -> None:
-    error = refusal("q8_0", "m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf")
+def test_the_sizes_of_all_parts_count_when_a_split_model_must_fit() -> None:
+    split = [RepoFile(name, 30) for name in parts("m-Q4_K_M", 3)]
+    small = RepoFile("m-Q2_K.gguf", 80)
+    assert outcome([*split, small], None, room_bytes=100) == Selection((small,), "Q2_K")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("quant", ["q8_0", None])
+def test_a_split_model_with_a_missing_part_is_refused_naming_it(quant: str | None, number: int) -> None:
+    names = parts("Q8_0/m-Q8_0", 3)
+    missing = names.pop(number - 1)
+    error = refusal(quant, *names)
     assert error.kind is PreflightKind.FILE_NOT_FOUND
-    assert "m-Q8_0-00002-of-00003.gguf" in error.message
+    assert error.fields["file"] == missing
+    assert missing in error.message
 
 
-NAMES = st.lists(
-    st.from_regex(
-        r"[a-z]{0,3}[-.]?(Q4_K_M|q8_0|iq4_xs|bf16|F16|mmproj)?(-0000[0-3]-of-0000[0-3])?\.gguf", fullmatch=True
-    ),
-    max_size=6,
-    unique=True,
+def test_of_two_split_models_of_one_quant_the_complete_one_is_chosen() -> None:
+    assert choose("q8_0", *parts("m-Q8_0", 2)[:1], *parts("m-Q8_0", 3)) == tuple(parts("m-Q8_0", 3))
+    assert choose("q8_0", *parts("m-Q8_0", 2), *parts("m-Q8_0", 3)) == tuple(parts("m-Q8_0", 2))
+
+
+def test_parts_that_differ_in_the_case_of_their_ending_are_chosen_alike_in_any_order() -> None:
+    names = ("m-Q8_0-00001-of-00001.gguf", "m-Q8_0-00001-of-00001.GGUF")
+    assert choose("q8_0", *names) == choose("q8_0", *reversed(names))
+
+
+def test_without_a_quant_an_incomplete_model_is_passed_over() -> None:
+    assert choose(None, *parts("m-Q4_K_M", 2)[:1], "m-Q8_0.gguf") == ("m-Q8_0.gguf",)
+
+
+TAGS: Final = (
+    *("Q2_K", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q6_K_L", "Q8_0", "IQ1_S", "IQ2_XXS"),
+    *("IQ3_M", "IQ4_XS", "IQ4_NL", "UD-Q4_K_XL", "UD-Q4_K_M", "UD-IQ1_S", "i1-Q4_K_M", "TQ1_0", "MXFP4_MOE", "BF16"),
+    *("F16", "F32", "Q4_0_4_4", "Q4_0_8_8"),
 )
+NAMES = st.from_regex(
+    r"([a-z]{0,3}|UD|Q8_0|mtp|draft)[-./]?(Q4_K_M|q8_0|iq4_xs|bf16|F16|Q4_0_4_4|mmproj|lora)?"
+    r"(-0000[0-3]-of-0000[0-3])?\.(gguf|GGUF|safetensors)",
+    fullmatch=True,
+)
+FILES = st.lists(
+    st.builds(RepoFile, NAMES | st.text(max_size=12), st.none() | st.integers(0, 100)),
+    max_size=8,
+    unique_by=lambda file: file.path,
+)
+QUANTS = st.none() | st.sampled_from([*TAGS, "q4k", "q4", "iq4", "", "zz"]) | st.text(max_size=12)
 
 
-@given(NAMES, st.none() | st.sampled_from(["q4k", "Q8_0", "f16", "iq4", "", "zz"]) | st.text(max_size=8))
-def test_the_choice_is_from_the_listing_and_does_not_depend_on_its_order(files: list[str], quant: str | None) -> None:
-    def outcome(names: list[str]) -> Selection | PreflightKind:
-        try:
-            return select_gguf(names, quant=quant, model_id="org/name")
-        except PreflightFailed as error:
-            return error.kind
-
-    result = outcome(files)
-    assert result == outcome(files[::-1])
+@given(FILES, QUANTS, st.none() | st.integers(0, 200), st.randoms(use_true_random=False))
+def test_the_choice_is_from_the_listing_in_any_order_and_never_a_helper(
+    files: list[RepoFile], quant: str | None, room_bytes: int | None, shuffler: Random
+) -> None:
+    result = outcome(files, quant, room_bytes)
+    shuffled = shuffler.sample(files, len(files))
+    assert result == outcome(shuffled, quant, room_bytes)
     if isinstance(result, Selection):
         assert result.files
         assert set(result.files) <= set(files)
+        assert all(file.path.lower().endswith(".gguf") for file in result.files)
+        assert not any(re.search(r"mmproj|imatrix|\blora\b|^mtp-|^draft/", file.path) for file in result.files)
+
+
+@st.composite
+def spellings(draw: st.DrawFn, tag: str) -> str:
+    """The tag with the case of each letter and each separator changed at will."""
+    pieces = re.split("[_-]", tag)
+    separators = [draw(st.sampled_from(["", "_", "-", ".", " "])) for _ in pieces[1:]]
+    text = "".join(piece + separator for piece, separator in zip(pieces, [*separators, ""], strict=True))
+    return "".join(draw(st.sampled_from([letter.lower(), letter.upper()])) for letter in text)
+
+
+@given(st.sampled_from(TAGS).flatmap(lambda tag: st.tuples(st.just(tag), spellings(tag), spellings(tag))))
+def test_every_spelling_of_a_tag_finds_the_same_file_however_that_spells_it(case: tuple[str, str, str]) -> None:
+    tag, asked, named = case
+    others = [f"m-{other}.gguf" for other in TAGS if other != tag]
+    assert choose(asked, *others, f"m-{named}.gguf") == (f"m-{named}.gguf",)
