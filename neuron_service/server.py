@@ -107,7 +107,7 @@ async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> N
             config.harness.llamacpp,
             models=config.models,
             environ=environ,
-            gpu_count=len(discovery.devices),
+            gpu_memory_mb=[device.vram_total_mb for device in discovery.devices],
             max_prompt_tokens=config.max_prompt_tokens,
         )
         aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]

@@ -2,12 +2,9 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final
-
-import anyio.to_thread
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import LlamaCppConfig, ModelEntry
@@ -15,9 +12,14 @@ from neuron_lib.engine.protocol import Load
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.llamacpp.placement import device_indices, openmp_environment, physical_cores, visible_devices
+from neuron_lib.llamacpp.placement import (
+    device_indices,
+    memory_bytes,
+    openmp_environment,
+    physical_cores,
+    visible_devices,
+)
 from neuron_lib.sources.store import LocalModel, ModelStore
-from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("LlamaCppHarness", "load_command")
@@ -31,8 +33,8 @@ class LlamaCppHarness:
     """The harness `llamacpp`. One engine process per loaded model, started by `open` and ended with its block.
 
     `models` gives public ids a place to load from. `environ` is where tokens, hub caches and the runtime switch
-    `NEURON_USE_CHAT_TEMPLATE` are looked up; the engines get only the harmless part of it. `gpu_count` is how many
-    GPUs this host has, as `neuron_lib.discovery` finds it.
+    `NEURON_USE_CHAT_TEMPLATE` are looked up; the engines get only the harmless part of it. `gpu_memory_mb` is the
+    memory of each GPU of this host, as `neuron_lib.discovery` finds them.
     """
 
     def __init__(
@@ -41,12 +43,12 @@ class LlamaCppHarness:
         *,
         models: tuple[ModelEntry, ...] = (),
         environ: Mapping[str, str] | None = None,
-        gpu_count: int = 0,
+        gpu_memory_mb: Sequence[int] = (),
         max_prompt_tokens: int = 16384,
     ) -> None:
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
-        self._gpu_count: Final = gpu_count
+        self._gpu_memory_mb: Final = tuple(gpu_memory_mb)
         self._max_prompt_tokens: Final = max_prompt_tokens
         self._store: Final = ModelStore(
             entries=models,
@@ -54,6 +56,7 @@ class LlamaCppHarness:
             default_source=self._config.default_source,
             local_roots=self._config.local_roots,
             hf_cache=self._config.hf_cache,
+            download=self._config.download,
             environ=self._environ,
         )
 
@@ -67,9 +70,10 @@ class LlamaCppHarness:
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
-        devices = device_indices(spec, gpu_count=self._gpu_count)
-        local = await self._store.fetch(spec, report=report)
-        chat_template = await _read(local.chat_template, model_id=model_id)
+        gpu_count = len(self._gpu_memory_mb)
+        devices = device_indices(spec, gpu_count=gpu_count)
+        room_bytes = memory_bytes(spec, gpu_memory_mb=self._gpu_memory_mb)
+        local = await self._store.fetch(spec, report=report, room_bytes=room_bytes)
 
         def report_fraction(fraction: float) -> None:
             if fraction < 1.0:
@@ -78,14 +82,12 @@ class LlamaCppHarness:
                 report(LoadProgress(stage=LoadStage.WARMING))
 
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
-        load = load_command(config, local, chat_template=chat_template, environ=self._environ)
+        load = load_command(config, local, environ=self._environ)
         environment = {
             **engine_environment(self._environ),
             # Engines of several GPUs, each bound from the first core on, would all wait for that one.
-            **openmp_environment(
-                self._environ, threads=load.threads, cores=() if self._gpu_count else physical_cores()
-            ),
-            **visible_devices(spec, gpu_count=self._gpu_count),
+            **openmp_environment(self._environ, threads=load.threads, cores=() if gpu_count else physical_cores()),
+            **visible_devices(spec, gpu_count=gpu_count),
         }
         async with open_engine(load, model_id=model_id, environment=environment, on_progress=report_fraction) as engine:
             facts = await engine.wait_ready()
@@ -123,15 +125,7 @@ class LlamaCppHarness:
             )
 
 
-async def _read(chat_template: Path | None, *, model_id: str) -> str | None:
-    if chat_template is None:
-        return None
-    return await anyio.to_thread.run_sync(lambda: read_chat_template(chat_template, model_id=model_id))
-
-
-def load_command(
-    config: LlamaCppConfig, local: LocalModel, *, chat_template: str | None = None, environ: Mapping[str, str]
-) -> Load:
+def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:
     """What an engine is told to load, settled: the model's own entry goes before the configuration of all.
 
     `chat_template` is the text of the file that the entry names.
@@ -156,5 +150,5 @@ def load_command(
         target_step_s=config.target_step_ms / 1000,
         report_interval_s=config.report_interval_ms / 1000,
         use_chat_template=environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
-        chat_template=chat_template,
+        chat_template=local.chat_template,
     )

@@ -1,14 +1,14 @@
 """Where a model runs: which devices its process sees, which cores its threads take. Pure but for one look at /sys."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from neuron_lib.errors import LoadFailed
 from neuron_lib.types import ModelSpec
 
-__all__ = ("Core", "device_indices", "openmp_environment", "physical_cores", "visible_devices")
+__all__ = ("Core", "device_indices", "memory_bytes", "openmp_environment", "physical_cores", "visible_devices")
 
 Core = tuple[int, ...]
 """The CPUs of one physical core: one, or its hyper-threads."""
@@ -35,6 +35,15 @@ def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
     if max(devices) >= gpu_count and (gpu_count > 0 or split > 1):
         raise LoadFailed(f"devices {devices} are asked for, this host has {gpu_count}", devices=devices, gpus=gpu_count)
     return devices
+
+
+def memory_bytes(spec: ModelSpec, *, gpu_memory_mb: Sequence[int]) -> int:
+    """All the memory of the devices a spec means, of the host where it means the CPU. What others use of it changes
+    from hour to hour and must not change which file is the default. Raises what `device_indices` raises.
+    """
+    if spec.devices == () or not gpu_memory_mb:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sum(gpu_memory_mb[index] for index in device_indices(spec, gpu_count=len(gpu_memory_mb))) << 20
 
 
 def visible_devices(spec: ModelSpec, *, gpu_count: int) -> dict[str, str]:

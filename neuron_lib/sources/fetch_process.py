@@ -1,0 +1,201 @@
+"""A fetch process seen from the daemon: one order, its progress, its end. Decides nothing about what is fetched."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import anyio
+import msgspec
+from anyio.abc import ByteReceiveStream, Process
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from neuron_lib.errors import SourceUnavailable
+from neuron_lib.harness import ProgressReporter
+from neuron_lib.sources.fetch_protocol import (
+    Advance,
+    Failed,
+    Fetched,
+    FetchOrder,
+    Frame,
+    decode_frame,
+    encode_line,
+    to_error,
+)
+from neuron_lib.types import LoadProgress
+
+__all__ = ("RateMeter", "fetch_environment", "run_fetch")
+
+logger = logging.getLogger(__name__)
+worker_logger = logging.getLogger("neuron_lib.sources.fetch_worker")
+
+_COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.sources.fetch_worker")
+_ROOT: Final = Path(__file__).parents[2]
+"""The directory this package was found in, which need not be on the path of a new interpreter."""
+_KILL_LIMIT_S: Final = 5.0
+_LAST_WORDS_LIMIT_S: Final = 2.0
+_LONGEST_LINE: Final = 1 << 20
+_RATE_WINDOW_S: Final = 10.0
+_LEVELS: Final = logging.getLevelNamesMapping()
+_KEPT_VARIABLES: Final = frozenset(
+    {"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+    | {"SSL_CERT_FILE", "SSL_CERT_DIR"}
+    | {name for proxy in ("http", "https", "all", "no") for name in (f"{proxy}_proxy", f"{proxy}_proxy".upper())}
+)
+
+
+class RateMeter:
+    """Bytes per second over the last seconds, and what is left at that rate."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def progress(self, now_s: float, advance: Advance) -> LoadProgress:
+        """What the child said last, with what follows from what it said before."""
+        self._samples.append((now_s, advance.bytes))
+        while self._samples[0][0] < now_s - _RATE_WINDOW_S:
+            self._samples.popleft()
+        began_s, began_bytes = self._samples[0]
+        elapsed_s, done = now_s - began_s, advance.bytes - began_bytes
+        rate = round(done / elapsed_s) if elapsed_s > 0 and done > 0 else None
+        total = advance.total_bytes
+        return LoadProgress(
+            stage=advance.stage,
+            file=advance.file,
+            bytes=advance.bytes,
+            total_bytes=total,
+            fraction=min(1.0, advance.bytes / total) if total else None,
+            bytes_per_s=rate,
+            eta_s=None if not rate else max(0, total - advance.bytes) // rate,
+        )
+
+
+def fetch_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of `environ` a fetch needs: how to reach the network. Tokens travel with the order."""
+    return {name: value for name, value in environ.items() if name in _KEPT_VARIABLES or name.startswith("LC_")} | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), environ.get("PYTHONPATH")))),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    }
+
+
+async def run_fetch(
+    order: FetchOrder,
+    *,
+    environment: Mapping[str, str],
+    report: ProgressReporter,
+    command: Sequence[str] = _COMMAND,
+) -> Fetched:
+    """Have an order carried out by a process of its own; returns where the files are.
+
+    Cancelling kills the process; what it had fetched is where the next one goes on. Raises `SourceUnavailable` also
+    for a process that dies or takes longer than the order's deadline, else what the child reports.
+    """
+    model_id, deadline_s = order.repository.model_id, order.limits.deadline_secs
+    with anyio.move_on_after(deadline_s):
+        return await _attend(order, environment=environment, report=report, command=command)
+    message = f"{model_id}: fetching took longer than {deadline_s:g} s; the next try goes on where it ended"
+    raise SourceUnavailable(message, model_id=model_id)
+
+
+async def _attend(
+    order: FetchOrder, *, environment: Mapping[str, str], report: ProgressReporter, command: Sequence[str]
+) -> Fetched:
+    model_id = order.repository.model_id
+    meter, last_words = RateMeter(), _LastWords(model_id)
+    async with _open(command, environment=environment, model_id=model_id) as process:
+        assert process.stdin is not None  # piped, as the others
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(last_words.read, process.stderr)
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # dead already: its end says so
+                await process.stdin.send(encode_line(order))
+            lines = BufferedByteReceiveStream(process.stdout)
+            while isinstance(last := await _next_frame(lines), Advance):
+                report(meter.progress(anyio.current_time(), last))
+            tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
+    match last:
+        case Fetched():
+            return last
+        case Failed():
+            raise to_error(last, model_id=model_id)
+        case _:
+            ended = f"the fetch process ended without an answer, with status {process.returncode}"
+            raise SourceUnavailable(f"{model_id}: {ended}{last_words.quote()}", model_id=model_id)
+
+
+@asynccontextmanager
+async def _open(command: Sequence[str], *, environment: Mapping[str, str], model_id: str) -> AsyncIterator[Process]:
+    """A process that is gone when the block has ended."""
+    try:
+        process = await anyio.open_process(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise SourceUnavailable(f"{model_id}: a fetch process cannot be started", model_id=model_id) from error
+    try:
+        yield process
+    finally:
+        with anyio.CancelScope(shield=True):
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+            with anyio.move_on_after(_KILL_LIMIT_S):
+                await process.wait()
+            if process.returncode is None:
+                logger.error("a fetch process cannot be killed; it hangs in a disk", extra={"pid": process.pid})
+            else:
+                await process.aclose()
+
+
+async def _next_frame(lines: BufferedByteReceiveStream) -> Frame | None:
+    """What the child says next; None when it has nothing more to say, or nothing that makes sense."""
+    try:
+        return decode_frame(await lines.receive_until(b"\n", _LONGEST_LINE))
+    except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        return None
+    except (msgspec.DecodeError, anyio.DelimiterNotFound) as error:
+        logger.error("a fetch process talks nonsense: %s", error)  # noqa: TRY400 - where it was read says nothing
+        return None
+
+
+class _LastWords:
+    """The child's log, put into ours; remembers the last line for the case that it dies."""
+
+    def __init__(self, model_id: str) -> None:
+        self._model_id: Final = model_id
+        self._line: str | None = None
+
+    def quote(self) -> str:
+        return f" ({self._line})" if self._line else ""
+
+    async def read(self, stderr: ByteReceiveStream) -> None:
+        pending = b""
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while True:
+                *lines, pending = (pending + await stderr.receive()).split(b"\n")
+                for line in lines:
+                    self._log(line.decode("utf-8", "replace")[:_LONGEST_LINE])
+                pending = pending[-_LONGEST_LINE:]
+
+    def _log(self, line: str) -> None:
+        """One line of the child's stderr: `LEVEL message`, or a part of a traceback."""
+        name, _, message = line.partition(" ")
+        level = _LEVELS.get(name)
+        if level is None:
+            level, message = logging.WARNING, line
+        if message.strip():
+            self._line = message.strip()
+            worker_logger.log(level, "%s", message, extra={"model_id": self._model_id})

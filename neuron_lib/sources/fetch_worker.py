@@ -1,0 +1,246 @@
+"""The fetch process: `python -m neuron_lib.sources.fetch_worker`. Takes one order on stdin, reports on stdout, ends.
+
+A process of its own, because nothing else can be ended for certain while it waits for a hub. It may be killed at any
+moment: what it has written so far is where the next one goes on.
+"""
+
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from neuron_lib.config import DownloadConfig
+from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable, cause_chain
+from neuron_lib.sources.download import Body, Transfer, disk_error, fetch_blob
+from neuron_lib.sources.fetch_protocol import (
+    Advance,
+    Failed,
+    Fetched,
+    FetchOrder,
+    Frame,
+    decode_order,
+    encode_line,
+    from_error,
+)
+from neuron_lib.sources.hub_cache import (
+    blob_path,
+    link_snapshot,
+    partials_of,
+    remember_commit,
+    repository_folder,
+    sweep_partials,
+)
+from neuron_lib.sources.repository import HubRepository, KnownFile, Listing, RepoFile, known
+from neuron_lib.sources.selection import select_gguf
+from neuron_lib.types import LoadStage
+
+if TYPE_CHECKING:
+    from neuron_lib.sources.hub_client import HubClient
+
+__all__ = ("RateWatch", "fetch", "main")
+
+logger = logging.getLogger(__name__)
+
+_REPORT_INTERVAL_S: Final = 0.2
+_LISTING_PAUSES_S: Final = (0.5, 1.5)
+_DISK_MARGIN: Final = 1.05
+"""A disk is not filled to its last block."""
+
+
+class RateWatch:
+    """Notices when a transfer has become slower than `min_bytes_per_s` over `window_s`."""
+
+    def __init__(self, *, min_bytes_per_s: float, window_s: float) -> None:
+        self._min_bytes_per_s: Final = min_bytes_per_s
+        self._window_s: Final = window_s
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def is_slow(self, now_s: float, done_bytes: int) -> bool:
+        """Take the state of this moment; true if the whole window before it was slow."""
+        self._samples.append((now_s, done_bytes))
+        while len(self._samples) > 1 and self._samples[1][0] <= now_s - self._window_s:
+            self._samples.popleft()
+        began_s, began_bytes = self._samples[0]
+        elapsed_s = now_s - began_s
+        return elapsed_s >= self._window_s and done_bytes - began_bytes < self._min_bytes_per_s * elapsed_s
+
+
+def main() -> None:
+    """Do the one order; the exit status is 0 even for a failure that could be reported."""
+    # Whatever prints to stdout must not get between the frames.
+    frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+    def emit(frame: Frame) -> None:
+        frames.write(encode_line(frame))
+
+    order = decode_order(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_daemon, daemon=True).start()
+    try:
+        last: Frame = fetch(order, emit)
+    except NeuronError as error:
+        last = from_error(error)
+    except Exception as error:
+        logger.exception("bug while fetching")
+        last = Failed(code=LoadFailed.code, message=f"a bug while fetching {order.repository.model_id}: {error!r}")
+    emit(last)
+    os._exit(0)  # not waiting for threads that wait for a hub
+
+
+def _end_with_daemon() -> None:
+    """Stdin ends when the daemon does, however it does."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def fetch(order: FetchOrder, emit: Callable[[Frame], None]) -> Fetched:
+    """Carry out `order`. Raises `SourceUnavailable` or `PreflightFailed`; threads may still run then."""
+    repository = order.repository
+    hub = _Hub(repository)
+    for swept in sweep_partials(repository.cache_dir, now_s=time.time()):
+        logger.info("cleared away a download that nobody finished: %s, %d bytes", swept.path.name, swept.size)
+    listing = order.listing or _choose(hub, order)
+    files = tuple(hub.know(listing.commit, file) for file in listing.files)
+    folder = repository_folder(repository)
+    try:
+        _require_room(folder, files, model_id=repository.model_id)
+        _fetch_all(
+            hub,
+            listing.commit,
+            files,
+            folder=folder,
+            limits=order.limits,
+            model_id=repository.model_id,
+            emit=emit,
+        )
+        paths = tuple(link_snapshot(folder, listing.commit, file) for file in files)
+        if order.listing is None:
+            remember_commit(repository, listing.commit)
+    except OSError as error:
+        raise disk_error(error, repository.cache_dir, model_id=repository.model_id) from error
+    return Fetched(commit=listing.commit, paths=paths)
+
+
+def _choose(hub: "_Hub", order: FetchOrder) -> Listing:
+    listing = hub.list_files()
+    selection = select_gguf(
+        listing.files, quant=order.quant, model_id=order.repository.model_id, room_bytes=order.room_bytes
+    )
+    return Listing(listing.commit, selection.files)
+
+
+def _require_room(folder: Path, files: Sequence[KnownFile], *, model_id: str) -> None:
+    """Refuse, before the first byte, what the disk has no room for."""
+    missing = [file for file in files if not blob_path(folder, file.blob).exists()]
+    required = sum(max(0, file.size - max([0, *partials_of(folder, file.blob)])) for file in missing)
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if required * _DISK_MARGIN > free:
+        raise PreflightFailed(
+            PreflightKind.INSUFFICIENT_STORAGE,
+            f"{model_id}: {required} bytes are still to be fetched and {place} has {free} free",
+            model_id=model_id,
+            directory=str(place),
+            required_bytes=required,
+            free_bytes=free,
+        )
+
+
+def _fetch_all(
+    hub: "_Hub",
+    commit: str,
+    files: Sequence[KnownFile],
+    *,
+    folder: Path,
+    limits: DownloadConfig,
+    model_id: str,
+    emit: Callable[[Frame], None],
+) -> None:
+    """Fetch and check several files at a time; report, and give up on a transfer that does not get on."""
+    are_here = all(blob_path(folder, file.blob).exists() for file in files)
+    stage = LoadStage.VERIFYING if are_here else LoadStage.DOWNLOADING
+    transfers = [Transfer(file) for file in files]
+    total = sum(file.size for file in files)
+    if not are_here:
+        logger.info("fetching %d files, %d bytes, of %s at commit %s", len(files), total, model_id, commit)
+    watch = RateWatch(min_bytes_per_s=limits.min_kb_per_s * 1024, window_s=limits.min_rate_window_secs)
+    pool = ThreadPoolExecutor(limits.parallel)
+    waiting = {
+        pool.submit(fetch_blob, hub.opener(commit, file), transfer=transfer, folder=folder, model_id=model_id)
+        for file, transfer in zip(files, transfers, strict=True)
+    }
+    while waiting:
+        done, waiting = wait(waiting, timeout=_REPORT_INTERVAL_S, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+        done_bytes = sum(transfer.bytes for transfer in transfers)
+        current = next((t.file for t in transfers if t.bytes < t.file.size), files[-1])
+        emit(Advance(stage=stage, file=current.path, bytes=done_bytes, total_bytes=total))
+        if waiting and watch.is_slow(time.monotonic(), done_bytes):
+            trouble = next(
+                (t.trouble for t in transfers if t.bytes < t.file.size and t.trouble), "the hub sends too little"
+            )
+            message = (
+                f"{model_id}: less than {limits.min_kb_per_s:g} KiB/s for {limits.min_rate_window_secs:g} s, "
+                f"{done_bytes} of {total} bytes are here: {trouble}"
+            )
+            raise SourceUnavailable(message, model_id=model_id)
+    pool.shutdown()
+
+
+class _Hub:
+    """The hub of a repository. Its client is loaded for the first question; files that are here ask none."""
+
+    def __init__(self, repository: HubRepository) -> None:
+        self._repository: Final = repository
+
+    @cached_property
+    def _client(self) -> "HubClient":
+        from neuron_lib.sources.hub_client import HubClient  # noqa: PLC0415 - slow to import, often not needed
+
+        return HubClient(self._repository)
+
+    def list_files(self) -> Listing:
+        """Ask for the listing, again after a moment if the hub has a hiccup."""
+        for pause_s in _LISTING_PAUSES_S:
+            try:
+                return self._client.list_files()
+            except SourceUnavailable as failure:
+                if failure.retry_after_s is not None and failure.retry_after_s > pause_s:
+                    raise
+                logger.warning("%s; asking again", cause_chain(failure))
+                time.sleep(pause_s)
+        return self._client.list_files()
+
+    def know(self, commit: str, file: RepoFile) -> KnownFile:
+        """The file with everything that is needed to fetch it, asked for if the listing left it out."""
+        complete = known(file) or known(self._client.complete(commit, file))
+        if complete is None:
+            model_id = self._repository.model_id
+            raise PreflightFailed(
+                PreflightKind.REPO_FETCH_FAILED,
+                f"{model_id}: the hub has no usable name for the content of {file.path}",
+                model_id=model_id,
+                cause="unusable ETag",
+            )
+        return complete
+
+    def opener(self, commit: str, file: KnownFile) -> Callable[[int], AbstractContextManager[Body]]:
+        """What begins to read a file at an offset."""
+        return lambda offset: self._client.open_file(commit, file.path, offset=offset)
+
+
+if __name__ == "__main__":
+    main()
