@@ -43,6 +43,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@scripts/build_rivals
 	@$(BIN)/python -m benchmarks.step_overhead $(ARGS)
 	@$(BIN)/python -m benchmarks.responsiveness $(ARGS)
+	@$(BIN)/python -m benchmarks.fetch $(ARGS)
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
 
 clean: ## remove .venv, caches and build results

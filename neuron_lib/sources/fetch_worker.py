@@ -172,32 +172,46 @@ def _fetch_all(
     are_here = all(blob_path(folder, file.blob).exists() for file in files)
     stage = LoadStage.VERIFYING if are_here else LoadStage.DOWNLOADING
     transfers = [Transfer(file) for file in files]
-    total = sum(file.size for file in files)
     if not are_here:
-        logger.info("fetching %d files, %d bytes, of %s at commit %s", len(files), total, model_id, commit)
+        total_mb = sum(file.size for file in files) >> 20
+        logger.info("fetching %d files, %d MB, of %s at commit %s", len(files), total_mb, model_id, commit)
     watch = RateWatch(min_bytes_per_s=limits.min_kb_per_s * 1024, window_s=limits.min_rate_window_secs)
     pool = ThreadPoolExecutor(limits.parallel)
     waiting = {
         pool.submit(fetch_blob, hub.opener(commit, file), transfer=transfer, folder=folder, model_id=model_id)
         for file, transfer in zip(files, transfers, strict=True)
     }
+    emit(_advance(stage, transfers))
     while waiting:
         done, waiting = wait(waiting, timeout=_REPORT_INTERVAL_S, return_when=FIRST_EXCEPTION)
         for future in done:
             future.result()
-        done_bytes = sum(transfer.bytes for transfer in transfers)
-        current = next((t.file for t in transfers if t.bytes < t.file.size), files[-1])
-        emit(Advance(stage=stage, file=current.path, bytes=done_bytes, total_bytes=total))
-        if waiting and watch.is_slow(time.monotonic(), done_bytes):
-            trouble = next(
-                (t.trouble for t in transfers if t.bytes < t.file.size and t.trouble), "the hub sends too little"
-            )
-            message = (
-                f"{model_id}: less than {limits.min_kb_per_s:g} KiB/s for {limits.min_rate_window_secs:g} s, "
-                f"{done_bytes} of {total} bytes are here: {trouble}"
-            )
-            raise SourceUnavailable(message, model_id=model_id)
+        now = _advance(stage, transfers)
+        emit(now)
+        if waiting and watch.is_slow(time.monotonic(), now.bytes):
+            raise _too_slow(now, transfers, limits=limits, model_id=model_id)
     pool.shutdown()
+
+
+def _advance(stage: LoadStage, transfers: Sequence[Transfer]) -> Advance:
+    unfinished = [transfer.file for transfer in transfers if transfer.bytes < transfer.file.size]
+    return Advance(
+        stage=stage,
+        file=(unfinished[0] if unfinished else transfers[-1].file).path,
+        bytes=sum(transfer.bytes for transfer in transfers),
+        total_bytes=sum(transfer.file.size for transfer in transfers),
+    )
+
+
+def _too_slow(
+    now: Advance, transfers: Sequence[Transfer], *, limits: DownloadConfig, model_id: str
+) -> SourceUnavailable:
+    troubles = [t.trouble for t in transfers if t.trouble is not None and t.bytes < t.file.size]
+    return SourceUnavailable(
+        f"{model_id}: less than {limits.min_kb_per_s:g} KiB/s for {limits.min_rate_window_secs:g} s, "
+        f"{now.bytes} of {now.total_bytes} bytes are here: {troubles[0] if troubles else 'the hub sends too little'}",
+        model_id=model_id,
+    )
 
 
 class _Hub:
