@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -37,8 +36,6 @@ _LONGEST_PAUSE_S: Final = 30.0
 """A hub that wants more time than this gets it between loads, not while one is waiting."""
 _LOCK_LOOK_S: Final = 0.2
 _READ_BYTES: Final = 1 << 20
-_TRIES: Final = 2
-"""How often content may turn out not to be what it is named for."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -73,18 +70,20 @@ def fetch_blob(
     transfer: Transfer,
     folder: Path,
     model_id: str,
-    pause: Callable[[float], None] = time.sleep,
+    pause: Callable[[float], None],
+    tries: int = 2,
 ) -> None:
     """Make the blob of `transfer.file` be in `folder`, whole and with the hash it is named for.
 
     `open_file(offset)` begins to read the file. Only one process fetches a blob at a time, the others wait for it.
-    Content that is wrong is deleted and fetched once more. Raises `SourceUnavailable`, or `PreflightFailed`
-    (`CHECKSUM_MISMATCH`, `INSUFFICIENT_STORAGE`, `CACHE_NOT_WRITABLE`, or what `open_file` raises).
+    Content that is wrong is deleted, and fetched again until it was wrong `tries` times. Raises `SourceUnavailable`,
+    or `PreflightFailed` (`CHECKSUM_MISMATCH`, `INSUFFICIENT_STORAGE`, `CACHE_NOT_WRITABLE`, or what `open_file`
+    raises).
     """
     file = transfer.file
     try:
         with _turn(lock_path(folder, file.blob), while_waiting=lambda: _watch_other(folder, transfer), pause=pause):
-            for tries_left in reversed(range(_TRIES)):
+            for tries_left in reversed(range(tries)):
                 if not blob_path(folder, file.blob).exists():
                     _download(open_file, transfer=transfer, folder=folder, model_id=model_id, pause=pause)
                 problem = _find_fault(transfer, folder)
@@ -127,14 +126,15 @@ def _download(
     partial = partial_path(folder, file.blob)
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("ab") as out:
-        digest = _Digest(partial)
+        digest = _Digest(partial, transfer)
+        if digest.bytes > file.size:
+            digest.restart(out)
         pauses = iter(_PAUSES_S)
-        while True:
-            before = transfer.bytes = digest.bytes
+        while digest.bytes < file.size:
+            before = digest.bytes
             try:
                 with open_file(digest.bytes) as body:
-                    _copy(body, out, digest, transfer, model_id)
-                break
+                    _copy(body, out, digest, file, model_id)
             except SourceUnavailable as failure:
                 transfer.trouble = failure.message
                 if digest.bytes > before:
@@ -152,9 +152,9 @@ def _download(
         mark_verified(folder, file.sha256)
 
 
-def _copy(body: Body, out: IO[bytes], digest: "_Digest", transfer: Transfer, model_id: str) -> None:
+def _copy(body: Body, out: IO[bytes], digest: "_Digest", file: KnownFile, model_id: str) -> None:
     """Write what comes until the file is whole. Raises `SourceUnavailable` if it ends before that."""
-    path, size = transfer.file.path, transfer.file.size
+    path, size = file.path, file.size
     if body.size and body.size != size:
         message = f"{model_id}: {path} has {body.size} bytes now, but {size} in the listing of its commit"
         raise PreflightFailed(PreflightKind.CHECKSUM_MISMATCH, message, model_id=model_id, file=path)
@@ -163,7 +163,6 @@ def _copy(body: Body, out: IO[bytes], digest: "_Digest", transfer: Transfer, mod
     for chunk in body.chunks if body.offset == digest.bytes else ():
         out.write(chunk)
         digest.update(chunk)
-        transfer.bytes = digest.bytes
         if digest.bytes > size:
             return  # the look at the whole will find it
     if digest.bytes < size:
@@ -171,11 +170,15 @@ def _copy(body: Body, out: IO[bytes], digest: "_Digest", transfer: Transfer, mod
 
 
 class _Digest:
-    """The hash of what a partial file holds, which is read first if an earlier try has left something."""
+    """The hash of what a partial file holds, which is read first if an earlier try has left something.
 
-    def __init__(self, partial: Path) -> None:
+    Reading much of it takes longer than a hub may be silent, so it counts as getting on.
+    """
+
+    def __init__(self, partial: Path, transfer: Transfer) -> None:
+        self._transfer: Final = transfer
         self._hash = hashlib.sha256()
-        self.bytes = 0
+        self.bytes = transfer.bytes = 0
         with partial.open("rb") as done:
             while chunk := done.read(_READ_BYTES):
                 self.update(chunk)
@@ -183,11 +186,13 @@ class _Digest:
     def update(self, chunk: bytes) -> None:
         self._hash.update(chunk)
         self.bytes += len(chunk)
+        self._transfer.bytes = self.bytes
 
     def restart(self, out: IO[bytes]) -> None:
         """Forget everything: the hub does not go on where we wanted."""
         out.truncate(0)
         self._hash, self.bytes = hashlib.sha256(), 0
+        self._transfer.bytes = 0
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()

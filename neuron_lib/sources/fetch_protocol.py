@@ -32,8 +32,9 @@ __all__ = (
 class FetchOrder(Struct, frozen=True, kw_only=True):
     """Bring a model's files into the cache, whole and hashed.
 
-    With `listing` it names exactly these files, and the hub is asked only for those that are not in the cache. Without
-    it the hub is asked what there is, and `quant` and `room_bytes` choose (`select_gguf`).
+    With `listing` it is about exactly these files, which are in the cache: they are hashed, and one that is wrong is
+    deleted and fails as `CHECKSUM_MISMATCH`; no hub is asked. Without it the hub is asked what there is, and `quant`
+    and `room_bytes` choose (`select_gguf`).
     """
 
     repository: HubRepository

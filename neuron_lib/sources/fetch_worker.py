@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from neuron_lib.config import DownloadConfig
-from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable, cause_chain
+from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
 from neuron_lib.sources.download import Body, Transfer, disk_error, fetch_blob
 from neuron_lib.sources.fetch_protocol import (
     Advance,
@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S: Final = 0.2
 _LISTING_PAUSES_S: Final = (0.5, 1.5)
+_LONGEST_LISTING_PAUSE_S: Final = 10.0
 _DISK_MARGIN: Final = 1.05
 """A disk is not filled to its last block."""
 
@@ -65,7 +66,12 @@ class RateWatch:
         self._samples: deque[tuple[float, int]] = deque()
 
     def is_slow(self, now_s: float, done_bytes: int) -> bool:
-        """Take the state of this moment; true if the whole window before it was slow."""
+        """Take the state of this moment; true if the whole window before it was slow.
+
+        Bytes that become fewer are those of a file that is read again, and begin a new window.
+        """
+        if self._samples and done_bytes < self._samples[-1][1]:
+            self._samples.clear()
         self._samples.append((now_s, done_bytes))
         while len(self._samples) > 1 and self._samples[1][0] <= now_s - self._window_s:
             self._samples.popleft()
@@ -105,10 +111,13 @@ def _end_with_daemon() -> None:
     os._exit(0)
 
 
-def fetch(order: FetchOrder, emit: Callable[[Frame], None]) -> Fetched:
-    """Carry out `order`. Raises `SourceUnavailable` or `PreflightFailed`; threads may still run then."""
+def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[float], None] = time.sleep) -> Fetched:
+    """Carry out `order`. Raises `SourceUnavailable` or `PreflightFailed`; threads may still run then.
+
+    `pause` waits so many seconds before it asks a hub, or looks at a lock, once more.
+    """
     repository = order.repository
-    hub = _Hub(repository)
+    hub = _Hub(repository, pause)
     for swept in sweep_partials(repository.cache_dir, now_s=time.time()):
         logger.info("cleared away a download that nobody finished: %s, %d bytes", swept.path.name, swept.size)
     listing = order.listing or _choose(hub, order)
@@ -121,9 +130,11 @@ def fetch(order: FetchOrder, emit: Callable[[Frame], None]) -> Fetched:
             listing.commit,
             files,
             folder=folder,
+            tries=2 if order.listing is None else 1,
             limits=order.limits,
             model_id=repository.model_id,
             emit=emit,
+            pause=pause,
         )
         paths = tuple(link_snapshot(folder, listing.commit, file) for file in files)
         if order.listing is None:
@@ -164,9 +175,11 @@ def _fetch_all(
     files: Sequence[KnownFile],
     *,
     folder: Path,
+    tries: int,
     limits: DownloadConfig,
     model_id: str,
     emit: Callable[[Frame], None],
+    pause: Callable[[float], None],
 ) -> None:
     """Fetch and check several files at a time; report, and give up on a transfer that does not get on."""
     are_here = all(blob_path(folder, file.blob).exists() for file in files)
@@ -178,7 +191,15 @@ def _fetch_all(
     watch = RateWatch(min_bytes_per_s=limits.min_kb_per_s * 1024, window_s=limits.min_rate_window_secs)
     pool = ThreadPoolExecutor(limits.parallel)
     waiting = {
-        pool.submit(fetch_blob, hub.opener(commit, file), transfer=transfer, folder=folder, model_id=model_id)
+        pool.submit(
+            fetch_blob,
+            hub.opener(commit, file),
+            transfer=transfer,
+            folder=folder,
+            model_id=model_id,
+            pause=pause,
+            tries=tries,
+        )
         for file, transfer in zip(files, transfers, strict=True)
     }
     emit(_advance(stage, transfers))
@@ -188,7 +209,8 @@ def _fetch_all(
             future.result()
         now = _advance(stage, transfers)
         emit(now)
-        if waiting and watch.is_slow(time.monotonic(), now.bytes):
+        is_slow = watch.is_slow(time.monotonic(), now.bytes)
+        if waiting and is_slow and now.bytes < now.total_bytes:  # else a disk is slow to take what is here
             raise _too_slow(now, transfers, limits=limits, model_id=model_id)
     pool.shutdown()
 
@@ -217,8 +239,9 @@ def _too_slow(
 class _Hub:
     """The hub of a repository. Its client is loaded for the first question; files that are here ask none."""
 
-    def __init__(self, repository: HubRepository) -> None:
+    def __init__(self, repository: HubRepository, pause: Callable[[float], None]) -> None:
         self._repository: Final = repository
+        self._pause: Final = pause
 
     @cached_property
     def _client(self) -> "HubClient":
@@ -232,10 +255,11 @@ class _Hub:
             try:
                 return self._client.list_files()
             except SourceUnavailable as failure:
-                if failure.retry_after_s is not None and failure.retry_after_s > pause_s:
+                wait_s = max(pause_s, failure.retry_after_s or 0)
+                if wait_s > _LONGEST_LISTING_PAUSE_S:
                     raise
-                logger.warning("%s; asking again", cause_chain(failure))
-                time.sleep(pause_s)
+                logger.warning("%s; asking again in %g s", failure.message, wait_s)
+                self._pause(wait_s)
         return self._client.list_files()
 
     def know(self, commit: str, file: RepoFile) -> KnownFile:

@@ -151,13 +151,13 @@ def link_snapshot(folder: Path, commit: str, file: KnownFile) -> Path:
     On a file system without symbolic links the blob itself gets the name, as other tools do it.
     """
     link = snapshot_path(folder, commit, file.path)
-    if link.exists():
+    if link.exists() and _linked_blob(link) in {file.blob, None}:
         return link
     link.parent.mkdir(parents=True, exist_ok=True)
     # The file may be below directories of the repository, so the way back up varies.
     target = os.path.relpath(blob_path(folder, file.blob), link.parent)
     with contextlib.suppress(FileNotFoundError):
-        link.unlink()  # it led nowhere
+        link.unlink()  # it led nowhere, or to something else
     try:
         link.symlink_to(target)
     except FileExistsError:  # another process was quicker, with the same link

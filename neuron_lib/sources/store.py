@@ -176,27 +176,34 @@ class ModelStore:
             cached = list_snapshots(repository_folder(repository)) if anywhere else [list_cached(repository)]
             return _first_fit(cached, quant, room_bytes, repository.model_id)
 
+        context = {"model_id": repository.model_id}
         listing = None if refresh and not self._is_offline else await _in_thread(find)
-        if listing is None:
-            order = FetchOrder(repository=repository, limits=self._limits, quant=quant, room_bytes=room_bytes)
+        if listing is not None:
             try:
-                self._require_network(repository)
-                return (await run_fetch(order, environment=self._environment, report=report)).paths
-            except (SourceUnavailable, PreflightFailed) as failure:
-                if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
+                return await self._verify(repository, listing, report=report)
+            except PreflightFailed as failure:
+                if failure.kind is not PreflightKind.CHECKSUM_MISMATCH:
                     raise
-                # A revision that was asked for by name is that one or none.
-                listing = await _in_thread(lambda: find(anywhere=repository.revision == "main"))
-                if listing is None:
-                    raise
-                text = "%s; going on with commit %s from the cache"
-                logger.warning(text, failure.message, listing.commit, extra={"model_id": repository.model_id})
+                logger.warning("%s; deleted, fetching it again", failure.message, extra=context)
+        order = FetchOrder(repository=repository, limits=self._limits, quant=quant, room_bytes=room_bytes)
+        try:
+            self._require_network(repository)
+            return (await run_fetch(order, environment=self._environment, report=report)).paths
+        except (SourceUnavailable, PreflightFailed) as failure:
+            if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
+                raise
+            # A revision that was asked for by name is that one or none.
+            listing = await _in_thread(lambda: find(anywhere=repository.revision == "main"))
+            if listing is None:
+                raise
+            text = "%s; going on with commit %s from the cache"
+            logger.warning(text, failure.message, listing.commit, extra=context)
         return await self._verify(repository, listing, report=report)
 
     async def _verify(
         self, repository: HubRepository, listing: Listing, *, report: ProgressReporter
     ) -> tuple[Path, ...]:
-        """Have hashed what was not hashed since it was written; a file that is wrong is fetched again."""
+        """Have hashed what was not hashed since it was written; a file that is wrong is deleted, and refused."""
         folder = repository_folder(repository)
         doubtful = await _in_thread(lambda: tuple(f for f in listing.files if not is_verified(folder, f)))
         if doubtful:
