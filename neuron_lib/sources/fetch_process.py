@@ -121,8 +121,8 @@ async def _attend(
             while isinstance(last := await _next_frame(lines), Advance):
                 report(meter.progress(anyio.current_time(), last))
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
-            if last is None:  # how it ended is known a moment after its last word
-                await process.wait()
+            # It ends by itself a moment after its last word; killing it now would race with whoever reaps it.
+            await process.wait()
     match last:
         case Fetched():
             return last
