@@ -11,7 +11,7 @@ __all__ = ("HubRepository", "KnownFile", "Listing", "RepoFile", "is_commit", "is
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _BLOB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:")
 _LONGEST_PATH: Final = 1024
 _LONGEST_PART: Final = 255
 
