@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 
 from neuron_lib.activation import ActivationTracker
-from neuron_lib.errors import AlreadyLoaded, SourceUnavailable, cause_chain
+from neuron_lib.errors import AlreadyLoaded, PreflightFailed, SourceUnavailable, cause_chain
 from neuron_lib.registry import Registry
 from neuron_lib.types import ModelSpec, public_id
 
@@ -79,10 +79,11 @@ async def _settle(
             )
             return False
         tracker.fail_loading(model_id, reason)
+        kind = {"kind": error.kind} if isinstance(error, PreflightFailed) else {}
         logger.warning(
             "failed to load default model, continuing: %s",
             reason,
-            extra={"model_id": model_id, "elapsed_ms": _elapsed_ms(started_s)},
+            extra={"model_id": model_id, "elapsed_ms": _elapsed_ms(started_s)} | kind,
         )
     else:
         tracker.complete_loading(model_id)

@@ -9,7 +9,7 @@ from litestar.enums import MediaType
 from litestar.exceptions import HTTPException, InternalServerException
 from msgspec.structs import replace
 
-from neuron_lib.errors import InvalidRequest, NeuronError, cause_chain
+from neuron_lib.errors import InvalidRequest, NeuronError, PreflightFailed, cause_chain
 from neuron_lib.wire.openai_errors import HttpError, to_http_error
 
 __all__ = ("EXCEPTION_HANDLERS", "answer", "error_fields", "internal_error", "respond")
@@ -32,8 +32,9 @@ def answer(error: HttpError) -> Response[bytes]:
 
 
 def error_fields(error: NeuronError) -> dict[str, Any]:
-    """The numbers behind an error for a log record, which has attributes of its own that they must not touch."""
-    return {f"error_{name}": value for name, value in error.fields.items()}
+    """What is behind an error for a log record, which has attributes of its own that it must not touch."""
+    kind = {"kind": error.kind} if isinstance(error, PreflightFailed) else {}
+    return {f"error_{name}": value for name, value in (kind | error.fields).items()}
 
 
 def internal_error(bug: Exception) -> NeuronError:
@@ -44,10 +45,10 @@ def internal_error(bug: Exception) -> NeuronError:
 
 
 def respond(
-    request: Request[Any, Any, Any], error: NeuronError, mapping: Callable[[NeuronError], HttpError]
+    request: Request[Any, Any, Any], error: NeuronError, mapping: Callable[[NeuronError], HttpError], **fields: str
 ) -> Response[bytes]:
     """Answer `error` as `mapping` says, and log it: one WARNING with what was refused, why, and the numbers behind it,
-    never with a message of a chat.
+    never with a message of a chat. `fields` are for the log alone.
     """
     http = mapping(error)
     logger.warning(
@@ -60,6 +61,7 @@ def respond(
             "type": http.type,
             "code": http.code,
         }
+        | fields
         | error_fields(error),
     )
     return answer(http)

@@ -10,6 +10,7 @@ from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
+from neuron_lib.types import public_id
 from neuron_lib.wire.management import decode_load_request, decode_unload_request
 from neuron_lib.wire.openai_errors import (
     capabilities_unknown,
@@ -73,7 +74,8 @@ async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Respons
         node.require_harness()
         info = await node.registry.load(spec)
     except NeuronError as error:
-        return respond(request, error, load_error)
+        # The public id, because the error may name the repository behind it.
+        return respond(request, error, load_error, model_id=public_id(spec.model_id))
     elapsed_ms = round((time.monotonic() - started_s) * 1000)
     logger.info("loaded model", extra={"model_id": info.id, "elapsed_ms": elapsed_ms})
     return Response({"status": "loaded"}, status_code=200)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,10 @@ class Daemon:
     def log(self) -> str:
         return self.log_path.read_text()
 
+    @property
+    def config_path(self) -> Path:
+        return self.log_path.with_name("neuron.toml")
+
     def health(self) -> Any:
         reply = self.client.get("/health")
         assert reply.status_code == httpx.codes.OK
@@ -86,7 +90,7 @@ class Daemon:
         return eventually(lambda: (health := self.health())["activation"]["state"] == "ready" and health)
 
     def engine_pids(self) -> list[int]:
-        """Oldest first, which is the order in which the models were loaded."""
+        """Oldest first, which is the order in which the models were loaded. Fetch processes are among them."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [child.pid for child in sorted(children, key=psutil.Process.create_time)]
 
@@ -99,14 +103,30 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(folder: Path, config: str = "", *, arguments: Sequence[str] = ()) -> Iterator[Daemon]:
-    """Start a daemon with `config` and keep its files in `folder`. It is told to stop at the end, and then made to."""
+def running_daemon(
+    folder: Path,
+    config: str = "",
+    *,
+    arguments: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
+) -> Iterator[Daemon]:
+    """Start a daemon with `config` and keep its files in `folder`. It is told to stop at the end, and then made to.
+
+    `environ` goes over our own environment; `prefix` is a command that becomes the daemon.
+    """
+    folder.mkdir(exist_ok=True)
     config_path, log_path = folder / "neuron.toml", folder / "log"
     config_path.write_text(config)
-    command = [*COMMAND, "serve", "--config", str(config_path), "--port", "0", *arguments]
+    command = [*prefix, *COMMAND, "serve", "--config", str(config_path), "--port", "0", *arguments]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=os.environ
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=ROOT,
+            env=os.environ | (environ or {}),
         )
     family: list[psutil.Process] = []
     try:
@@ -140,7 +160,7 @@ def black_hole() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def run_neuron(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_neuron(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself."""
     return subprocess.run(
         [*COMMAND, *arguments],
