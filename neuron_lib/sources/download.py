@@ -89,8 +89,12 @@ def fetch_blob(
                 problem = _find_fault(transfer, folder)
                 if problem is None:
                     return
-                discard_blob(folder, file.blob)
                 message = f"{model_id}: {file.path} is not what its hub says it is: {problem}"
+                try:
+                    discard_blob(folder, file.blob)
+                except OSError:
+                    logger.warning("%s; it cannot be deleted", message)
+                    raise
                 if tries_left == 0:
                     raise PreflightFailed(PreflightKind.CHECKSUM_MISMATCH, message, model_id=model_id, file=file.path)
                 logger.warning("%s; deleted, fetching it again", message)

@@ -271,8 +271,10 @@ def test_the_parts_of_a_model_are_fetched_at_the_same_time(attempt: Fetches) -> 
     with ThreadPoolExecutor() as pool:
         fetched = pool.submit(attempt)
         attempt.hub.wait_held(3)
+        places = {asked.path for asked in attempt.hub.log if "/resolve/" in asked.path}
         attempt.hub.release()
         paths = fetched.result().paths
+    assert len(places) == 3
     assert {path.name: path.read_bytes() for path in paths} == PARTS
     total = sum(map(len, PARTS.values()))
     assert {frame.total_bytes for frame in attempt.frames if isinstance(frame, Advance)} == {total}

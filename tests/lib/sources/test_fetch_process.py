@@ -195,11 +195,6 @@ async def test_a_report_that_raises_ends_the_process() -> None:
     assert raised.group_contains(ZeroDivisionError)
 
 
-@pytest.mark.anyio
-async def test_the_real_process_ends_when_its_daemon_has(tmp_path: Path) -> None:
-    """It is waiting for a lock that nobody gives it."""
-
-
 class TestDeadline:
     """In virtual time, so on trio alone."""
 
