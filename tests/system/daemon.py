@@ -191,9 +191,9 @@ def stream_payloads(lines: Iterator[str]) -> Iterator[Any]:
             yield payload if payload == "[DONE]" else json.loads(payload)
 
 
-def eventually(look: Callable[[], T]) -> T:
+def eventually(look: Callable[[], T], *, within_s: float = PATIENCE_S) -> T:
     """What `look` returns, as soon as it is true; an AssertionError if it never is."""
-    deadline_s = time.monotonic() + PATIENCE_S
+    deadline_s = time.monotonic() + within_s
     while not (seen := look()):
         assert time.monotonic() < deadline_s, f"never came to be; last seen: {seen!r}"
         time.sleep(0.02)
