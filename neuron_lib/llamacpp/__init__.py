@@ -1,5 +1,5 @@
 """The llama.cpp harness, daemon side: one engine process per loaded model. Never imports llama_cpp itself."""
 
-from neuron_lib.llamacpp.harness import LlamaCppHarness
+from neuron_lib.llamacpp.harness import LlamaCppHarness, model_store
 
-__all__ = ("LlamaCppHarness",)
+__all__ = ("LlamaCppHarness", "model_store")

@@ -22,7 +22,7 @@ from neuron_lib.llamacpp.placement import (
 from neuron_lib.sources.store import LocalModel, ModelStore
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
-__all__ = ("LlamaCppHarness", "load_command")
+__all__ = ("LlamaCppHarness", "load_command", "model_store")
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +50,7 @@ class LlamaCppHarness:
         self._environ: Final = os.environ if environ is None else environ
         self._gpu_memory_mb: Final = tuple(gpu_memory_mb)
         self._max_prompt_tokens: Final = max_prompt_tokens
-        self._store: Final = ModelStore(
-            entries=models,
-            sources=self._config.sources,
-            default_source=self._config.default_source,
-            local_roots=self._config.local_roots,
-            hf_cache=self._config.hf_cache,
-            download=self._config.download,
-            environ=self._environ,
-        )
+        self._store: Final = model_store(self._config, models=models, environ=self._environ)
 
     @property
     def name(self) -> str:
@@ -123,6 +115,19 @@ class LlamaCppHarness:
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
             )
+
+
+def model_store(config: LlamaCppConfig, *, models: tuple[ModelEntry, ...], environ: Mapping[str, str]) -> ModelStore:
+    """The store that a harness of this configuration loads from."""
+    return ModelStore(
+        entries=models,
+        sources=config.sources,
+        default_source=config.default_source,
+        local_roots=config.local_roots,
+        hf_cache=config.hf_cache,
+        download=config.download,
+        environ=environ,
+    )
 
 
 def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:

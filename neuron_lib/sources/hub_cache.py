@@ -11,6 +11,7 @@ import errno
 import fcntl
 import glob
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ __all__ = (
     "Partial",
     "blob_path",
     "discard_blob",
+    "forget_empty",
     "forget_snapshot_file",
     "is_verified",
     "link_snapshot",
@@ -221,6 +223,21 @@ def forget_snapshot_file(folder: Path, commit: str, file: RepoFile) -> int:
         return 0
     discard_blob(folder, file.blob)
     return file.size or 0
+
+
+def forget_empty(folder: Path) -> None:
+    """Delete the directories of commits of which nothing is left, and the whole folder once nothing is left in it."""
+    for snapshot in _directories(folder / "snapshots"):
+        # From the innermost out; a directory that holds something stays.
+        for directory in (*sorted(_all_directories(snapshot), reverse=True), snapshot):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+    if not _directories(folder / "snapshots") and not any((folder / "blobs").glob("*")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _all_directories(parent: Path) -> list[Path]:
+    return [path for path in parent.rglob("*") if path.is_dir() and not path.is_symlink()]
 
 
 def list_partials(cache_dir: Path, *, now_s: float) -> Iterator[Partial]:

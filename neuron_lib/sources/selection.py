@@ -13,7 +13,7 @@ from neuron_lib.errors import PreflightFailed, PreflightKind
 from neuron_lib.sources.repository import RepoFile, is_safe_path
 from neuron_lib.types import public_id
 
-__all__ = ("Selection", "quant_of", "select_gguf")
+__all__ = ("Selection", "list_models", "quant_of", "select_gguf")
 
 _FORMATS: Final = (
     *("q4", "iq4", "mxfp4", "nvfp4", "q5", "q6", "q8"),
@@ -84,11 +84,13 @@ _MOST_NAMED: Final = 12
 class Selection(Struct, frozen=True):
     """The files of one model: one GGUF, or every part of a split one in order; the engine is given the first.
 
-    `quant` is the tag as the name spells it (`Q4_K_M`, `UD-Q4_K_XL`), None where the name has none.
+    `quant` is the tag as the name spells it (`Q4_K_M`, `UD-Q4_K_XL`), None where the name has none. `missing` is the
+    first part that is not there, which only `list_models` lets through.
     """
 
     files: tuple[RepoFile, ...]
     quant: str | None
+    missing: str | None = None
 
 
 class _Tag(Struct, frozen=True):
@@ -153,6 +155,11 @@ def select_gguf(
 def quant_of(path: str) -> str | None:
     """The quantisation that a path names, as it spells it (`UD-Q4_K_XL`); None where it names none."""
     return _read(path).tag.text
+
+
+def list_models(files: Sequence[RepoFile]) -> tuple[Selection, ...]:
+    """Every model among the files, also those that lack a part."""
+    return tuple(Selection(each.files, each.name.tag.text, each.missing) for each in _candidates(files))
 
 
 def _candidates(files: Sequence[RepoFile]) -> list[_Candidate]:
