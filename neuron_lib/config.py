@@ -56,26 +56,32 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
 Tokens: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 24)]
 SomeTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
 
-# Their descriptions stand in for the patterns in errors.
+# Their descriptions stand in for the patterns in errors. `$` would let a line feed follow.
 _SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _ORG_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+"
 PublicId: TypeAlias = Annotated[
-    str, Meta(pattern=f"^{_ORG_NAME}$", max_length=256, description="org/name, without a source")
+    str, Meta(pattern=rf"^{_ORG_NAME}\Z", max_length=256, description="org/name, without a source")
 ]
 Repository: TypeAlias = Annotated[
-    str, Meta(pattern=f"^({_SCHEME}:)?{_ORG_NAME}$", max_length=256, description="[source:]org/name")
+    str, Meta(pattern=rf"^({_SCHEME}:)?{_ORG_NAME}\Z", max_length=256, description="[source:]org/name")
 ]
-Scheme: TypeAlias = Annotated[str, Meta(pattern=f"^{_SCHEME}$", description="a name of letters, digits and . _ + -")]
+Scheme: TypeAlias = Annotated[str, Meta(pattern=rf"^{_SCHEME}\Z", description="a name of letters, digits and . _ + -")]
 Revision: TypeAlias = Annotated[
     str,
-    Meta(pattern=r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=256, description="a branch, a tag or a commit"),
+    Meta(
+        pattern=r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*\Z", max_length=256, description="a branch, a tag or a commit"
+    ),
 ]
 # No user:password@ in an endpoint: it would reach logs. Tokens travel by `auth_env`.
 Endpoint: TypeAlias = Annotated[
-    str, Meta(pattern=r"^https?://[^\s@]+$", description="an http or https address without user or password")
+    str,
+    Meta(
+        pattern=r"^https?://[^\s@/?#]+(/[^\s@?#]*)?\Z",
+        description="an http or https address without user, password or query",
+    ),
 ]
 EnvName: TypeAlias = Annotated[
-    str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of an environment variable")
+    str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
 ]
 
 # What a sampling parameter may be, whether a file, a request or a model's publisher says it.

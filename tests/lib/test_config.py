@@ -421,6 +421,28 @@ def test_a_revision_cannot_leave_the_cache(tmp_path: Path, revision: str) -> Non
     assert "models[0].revision" in complaint(tmp_path, f'[[models]]\nid = "a/b"\nrevision = "{revision}"')
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[models]]\nid = "a/b\\n"',
+        '[[models]]\nid = "a/b"\nrepo = "huggingface:a/b\\n"',
+        '[[models]]\nid = "a/b"\nrevision = "main\\n"',
+        '[harness.llamacpp]\ndefault_source = "huggingface\\n"',
+        '[harness.llamacpp.sources."m\\n"]\nendpoint = "https://h"',
+        '[harness.llamacpp.sources.m]\nendpoint = "https://h\\n"',
+        '[harness.llamacpp.sources.m]\nendpoint = "https://h"\nauth_env = "TOKEN\\n"',
+    ],
+)
+def test_no_name_may_end_with_a_line_feed(tmp_path: Path, text: str) -> None:
+    assert ": expected " in complaint(tmp_path, text)
+
+
+@pytest.mark.parametrize("endpoint", ["https://", "https:///x", "https://h?token=x", "https://h/x#y", "ftp://h", "h"])
+def test_an_endpoint_is_an_address_that_paths_can_be_appended_to(tmp_path: Path, endpoint: str) -> None:
+    error = complaint(tmp_path, f'[harness.llamacpp.sources.m]\nendpoint = "{endpoint}"')
+    assert error.endswith("`: expected an http or https address without user, password or query")
+
+
 @given(
     st.dictionaries(
         st.text(max_size=5) | st.just("harness"),
