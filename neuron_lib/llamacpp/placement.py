@@ -1,4 +1,4 @@
-"""Where a model runs: which devices its process sees, which cores its threads take. Pure but for one look at /sys."""
+"""Where a model runs: which devices its process sees, which cores its threads take. Pure but for asking the kernel."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -38,12 +38,13 @@ def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
 
 
 def memory_bytes(spec: ModelSpec, *, gpu_memory_mb: Sequence[int]) -> int:
-    """All the memory of the devices a spec means, of the host where it means the CPU. What others use of it changes
-    from hour to hour and must not change which file is the default. Raises what `device_indices` raises.
+    """All the memory of the devices a spec means: the host's for the CPU, and for a GPU without memory of its own (0).
+    What others use of it changes from hour to hour and must not change which file is the default. Raises what
+    `device_indices` raises.
     """
-    if spec.devices == () or not gpu_memory_mb:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return sum(gpu_memory_mb[index] for index in device_indices(spec, gpu_count=len(gpu_memory_mb))) << 20
+    gpus = () if spec.devices == () or not gpu_memory_mb else device_indices(spec, gpu_count=len(gpu_memory_mb))
+    own_bytes = sum(gpu_memory_mb[index] for index in gpus) << 20
+    return own_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def visible_devices(spec: ModelSpec, *, gpu_count: int) -> dict[str, str]:

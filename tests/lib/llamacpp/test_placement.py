@@ -1,12 +1,14 @@
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llamacpp.placement import (
     Core,
     device_indices,
+    memory_bytes,
     openmp_environment,
     physical_cores,
     visible_devices,
@@ -57,6 +59,26 @@ def test_devices_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(LoadFailed, match=complaint):
         device_indices(spec(devices, split), gpu_count=gpus)
+
+
+@pytest.mark.parametrize(
+    ("devices", "split", "gpu_memory_mb", "memory_mb"),
+    [
+        (None, None, [24, 16], 24),
+        ((1,), None, [24, 16], 16),
+        (None, 2, [24, 16], 40),
+        ((), None, [24], None),
+        (None, None, [], None),
+        ((3,), None, [], None),
+        (None, None, [0], None),  # such as a GB10, whose nvidia-smi says [N/A]
+    ],
+)
+def test_the_memory_for_a_model_is_that_of_its_gpus_else_that_of_the_host(
+    devices: tuple[int, ...] | None, split: int | None, gpu_memory_mb: list[int], memory_mb: int | None
+) -> None:
+    host = psutil.virtual_memory().total
+    expected = host if memory_mb is None else memory_mb << 20
+    assert memory_bytes(spec(devices, split), gpu_memory_mb=gpu_memory_mb) == expected
 
 
 def test_hyper_threads_of_one_core_count_once(tmp_path: Path) -> None:
