@@ -19,7 +19,7 @@ def find_local_file(path: str, *, roots: Sequence[Path], model_id: str) -> Path:
         problem = "is not an absolute path"
     elif not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         problem = "is not below any of local_roots"
-    elif not real.is_file():
+    elif not os.path.isfile(real):  # noqa: PTH113 - Path.is_file raises where a directory may not be entered
         problem = "is not there, or is no regular file"
     else:
         return real

@@ -1,5 +1,6 @@
 """Model files that come inside an installed Python package. Blocking. Runs none of the package's code."""
 
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,11 +20,11 @@ def find_package_file(place: str, *, model_id: str) -> Path:
     """
     match = _PLACE.fullmatch(place)
     if match is None:
-        problem = f"package:{place} is not of the form package:name/path/to/file.gguf"
+        problem = f"{place!r} is not of the form package/path/to/file.gguf"
         raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, problem, model_id=model_id)
     for directory in _directories(match["package"]):
         path = directory / match["inner"]
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
             return path
     problem = f"no installed Python package {match['package']!r} has a file {match['inner']!r}"
     raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, problem, model_id=model_id)

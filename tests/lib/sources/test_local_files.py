@@ -41,6 +41,8 @@ def test_whatever_is_outside_the_roots_is_refused_whether_it_exists_or_not(tmp_p
             find_local_file(text, roots=[root], model_id="o/n")
     with pytest.raises(PreflightFailed, match="not below any"):
         find_local_file(str(outside), roots=[], model_id="o/n")
+    with pytest.raises(PreflightFailed, match="is not there, or is no regular file"):
+        find_local_file(str(root / ("n" * 256)), roots=[root], model_id="o/n")
 
 
 def test_a_package_file_is_found_without_running_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +77,15 @@ def test_the_model_of_the_demo_is_found(smollm2_path: Path) -> None:
         "__main__/m.gguf",
         "json/m\0.gguf",
         "json//m.gguf",
+        "json/" + "n" * 256,
     ],
 )
 def test_a_package_place_that_leads_nowhere_is_refused(place: str) -> None:
     with pytest.raises(PreflightFailed) as raised:
         find_package_file(place, model_id="o/n")
     assert raised.value.kind is PreflightKind.FILE_NOT_FOUND
+
+
+def test_a_package_place_is_explained_as_the_configuration_wants_it() -> None:
+    with pytest.raises(PreflightFailed, match=r"^'m\.gguf' is not of the form package/path/to/file\.gguf$"):
+        find_package_file("m.gguf", model_id="o/n")
