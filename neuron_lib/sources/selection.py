@@ -122,10 +122,8 @@ class _Candidate(Struct, frozen=True):
     missing: str | None
 
     @property
-    def size(self) -> int | None:
-        """All bytes to load, None where a size is not known."""
-        sizes = [file.size for file in self.files if file.size is not None]
-        return sum(sizes) if len(sizes) == len(self.files) else None
+    def known_bytes(self) -> int:
+        return sum(file.size or 0 for file in self.files)
 
 
 def select_gguf(
@@ -135,7 +133,8 @@ def select_gguf(
 
     Case and the separators `_ - .` do not matter (`q4km` finds `Q4_K_M`); a tag must be whole (`f16` does not find
     `bf16`) or name a family (`q4k` finds `Q4_K_M`, then `Q4_K_S`). Without a tag the best default is chosen that fits
-    into `room_bytes` of memory, or else the smallest file. Raises `PreflightFailed` (contract §3.4, §3.6).
+    into `room_bytes` of memory, or else the smallest file; a size that is not known counts as nothing.
+    Raises `PreflightFailed` (contract §3.4, §3.6).
     """
     candidates = _candidates(files)
     if not candidates:
@@ -172,15 +171,14 @@ def _candidates(files: Sequence[RepoFile]) -> list[_Candidate]:
         stem, number, count = (file.path[: part.start()], int(part[1]), int(part[2])) if part else (file.path, 1, 1)
         if 1 <= number <= count:
             models.setdefault((stem, count), {})[number] = file
-    found = [_candidate(parts, count) for (_, count), parts in sorted(models.items())]
+    found = [_candidate(stem, count, parts) for (stem, count), parts in sorted(models.items())]
     return [each for each in found if not _PERHAPS.search(each.files[0].path.lower())] or found
 
 
-def _candidate(parts: dict[int, RepoFile], count: int) -> _Candidate:
+def _candidate(stem: str, count: int, parts: dict[int, RepoFile]) -> _Candidate:
     files = tuple(parts[number] for number in sorted(parts))
-    missing = next((number for number in range(1, count + 1) if number not in parts), None)
-    absent = None if missing is None else re.sub(r"[0-9]{5}(?=-of-[0-9]{5}\.\w+$)", f"{missing:05}", files[0].path)
-    return _Candidate(_read(files[0].path), files, absent)
+    absent = (f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1) if number not in parts)
+    return _Candidate(_read(files[0].path), files, missing=next(absent, None))
 
 
 def _is_gguf_model(path: str) -> bool:
@@ -250,8 +248,8 @@ def _best_default(matches: list[_Candidate], room_bytes: int | None) -> _Candida
 
     usable = [each for each in matches if each.missing is None and not each.name.tag.layout] or matches
     ranked = sorted(usable, key=order)
-    fitting = (each for each in ranked if room_bytes is None or each.size is None or _fits(each.size, room_bytes))
-    return next(fitting, None) or min(ranked, key=lambda each: each.size or 0)
+    fitting = (each for each in ranked if room_bytes is None or _fits(each.known_bytes, room_bytes))
+    return next(fitting, None) or min(ranked, key=lambda each: each.known_bytes)
 
 
 def _fits(weights_bytes: int, room_bytes: int) -> bool:
@@ -274,7 +272,8 @@ def _tie_break(candidate: _Candidate) -> tuple[object, ...]:
 
 
 def _nothing_to_load(files: Sequence[RepoFile], model_id: str) -> PreflightFailed:
-    paths = sorted(file.path for file in files)
+    # A path that is not safe may be as long as a hub likes, and hold whatever moves a terminal.
+    paths = sorted(file.path for file in files if is_safe_path(file.path))
     if "model_index.json" in paths:
         message = f"{model_id} is a diffusion pipeline; this engine needs a language model as a GGUF file"
         return PreflightFailed(PreflightKind.GGUF_REQUIRED, message, model_id=model_id, suggestions=())

@@ -198,6 +198,11 @@ def test_a_file_name_that_could_leave_its_directory_is_never_chosen(name: str) -
     assert refusal(None, name).kind is PreflightKind.EMPTY_REPO
 
 
+def test_a_refusal_repeats_no_unsafe_name_and_takes_no_time_for_one() -> None:
+    error = refusal(None, "mmproj.gguf", "mmproj\x1b[2J.gguf", "a\nb.gguf", "ggml" * 1_000_000)
+    assert error.message.endswith("no model among them: mmproj.gguf")
+
+
 def test_a_quant_that_is_not_there_is_refused_with_what_is() -> None:
     error = refusal("Q6_K", "README.md", "M-Q6_L.gguf", "M.Q8_0.gguf")
     assert error.kind is PreflightKind.QUANT_NOT_FOUND
