@@ -198,12 +198,14 @@ def worker(order: FetchOrder) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_process_ends_when_its_daemon_has(hub: FakeHub, order: FetchOrder) -> None:
-    hub.fail(Stall(HALF))
+    hub.fail(NeverAnswers())
     with worker(order) as process:
         hub.wait_held()
         assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
-        assert process.wait(30) == 0
+        assert process.stdout.read() == b""  # else it had waited for the hub
+        assert process.wait() == 0
 
 
 # ------------------------------------------------------------------------------------------------------- two at once
