@@ -322,6 +322,7 @@ class _Tensors:
 def _read_tensors(cursor: Cursor, count: int, alignment: int) -> _Tensors:
     names: set[bytes] = set()
     size_bytes: int | None = 0
+    begin: int | None = 0  # where the next tensor must begin; not known behind a type we do not know
     parameter_count, end, last = 0, 0, ""
     for number in range(count):
         cursor.place = f"tensor {number}"
@@ -334,7 +335,10 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> _Tensors:
         kind, offset = cursor.scalar(U32), cursor.scalar(U64)
         if offset % alignment:
             raise cursor.error(f"begins at {offset} of the data, which is no multiple of {alignment}")
+        if begin is not None and offset != begin:
+            raise cursor.error(f"begins at {offset} of the data instead of at {begin}, where libllama wants it")
         tensor_bytes = _tensor_bytes(cursor, shape, kind)
+        begin = None if begin is None or tensor_bytes is None else offset + -(-tensor_bytes // alignment) * alignment
         size_bytes = None if size_bytes is None or tensor_bytes is None else size_bytes + tensor_bytes
         parameter_count += math.prod(shape)
         if offset + (tensor_bytes or 0) >= end:

@@ -146,12 +146,18 @@ TENSORS = {
     "half a block": (weighed(tensor("a", [48], 2)), "has rows of 48 elements, which are no whole blocks of 32"),
     "a scalar of blocks": (weighed(tensor("a", [], 2)), "has rows of 1 elements"),
     "an odd offset": (weighed(tensor("a", [1], 0, 4)), "begins at 4 of the data, which is no multiple of 32"),
-    "an offset beyond the end": (
-        weighed(tensor("a", [1], 0, 96)),
-        "it is cut short: tensor 'a' needs 228 bytes of it, but it has 192",
+    "a gap before the first": (weighed(tensor("a", [1], 0, 32)), "begins at 32 of the data instead of at 0"),
+    "a gap": (weighed(tensor("a", [1]), tensor("b", [1], 0, 64)), "'b' (near byte 135) begins at 64 of the data inst"),
+    "an overlap": (weighed(tensor("a", [9]), tensor("b", [1], 0, 32)), "begins at 32 of the data instead of at 64"),
+    "the largest offset": (weighed(tensor("a", [1], 0, 2**64 - 32)), "begins at 18446744073709551584 of the data inst"),
+    "an offset beyond the end behind an unknown type": (
+        weighed(tensor("a", [1], 99), tensor("b", [1], 0, 96)),
+        "it is cut short: tensor 'b' needs 260 bytes of it, but it has 224",
     ),
-    "an unknown type beyond the end": (weighed(tensor("a", [1], 99, 2**63)), "needs 9223372036854775"),
-    "the largest offset": (weighed(tensor("a", [1], 0, 2**64 - 32)), "needs 18446744073709551"),
+    "an unknown type beyond the end": (
+        weighed(tensor("a", [1], 99), tensor("b", [1], 99, 2**63)),
+        "needs 9223372036854775",
+    ),
     "more data than there is": (weighed(tensor("a", [17])), "tensor 'a' needs 196 bytes of it, but it has 192"),
     "no data at all": (weighed(tensor("a", [1]), data_bytes=0), "tensor 'a' needs 132 bytes of it, but it has 128"),
     "a table that ends with the file": (gguf([ARCHITECTURE], [text("a" * 24)]), "needs "),
