@@ -27,7 +27,7 @@ from neuron_lib.sources.fetch_protocol import (
     encode_line,
     to_error,
 )
-from neuron_lib.types import LoadProgress
+from neuron_lib.types import LoadProgress, public_id
 
 __all__ = ("RateMeter", "fetch_environment", "run_fetch")
 
@@ -200,4 +200,4 @@ class _LastWords:
             level, message = logging.WARNING, line
         if message.strip():
             self._line = message.strip()
-            worker_logger.log(level, "%s", message, extra={"model_id": self._model_id})
+            worker_logger.log(level, "%s", message, extra={"model_id": public_id(self._model_id)})

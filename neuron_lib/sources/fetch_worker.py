@@ -187,7 +187,7 @@ def _fetch_all(
     transfers = [Transfer(file) for file in files]
     if not are_here:
         total_mb = sum(file.size for file in files) >> 20
-        logger.info("fetching %d files, %d MB, of %s at commit %s", len(files), total_mb, model_id, commit)
+        logger.info("fetching %s at commit %s, files: %d, MB: %d", model_id, commit, len(files), total_mb)
     watch = RateWatch(min_bytes_per_s=limits.min_kb_per_s * 1024, window_s=limits.min_rate_window_secs)
     pool = ThreadPoolExecutor(limits.parallel)
     waiting = {

@@ -8,6 +8,7 @@ file kills its reader.
 import math
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,15 @@ from neuron_lib.errors import PreflightFailed, PreflightKind
 from neuron_lib.sources.gguf_cursor import Cursor, MalformedGguf, ReadAt
 from neuron_lib.sources.gguf_types import ARRAY, FILE_TYPES, INTEGERS, SCALARS, STRING, TENSOR_BLOCKS, U32, U64
 
-__all__ = ("GgufHeader", "MalformedGguf", "ReadAt", "check_gguf", "parse_gguf_header", "read_gguf_header")
+__all__ = (
+    "GgufHeader",
+    "MalformedGguf",
+    "ReadAt",
+    "check_gguf",
+    "check_model",
+    "parse_gguf_header",
+    "read_gguf_header",
+)
 
 _VERSIONS: Final = frozenset({2, 3})
 _PREAMBLE_BYTES: Final = 4 + 4 + 8 + 8  # magic, version, tensor count, metadata count
@@ -99,6 +108,30 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
         """What `key_length` and `value_length` are where they are not said."""
         heads = self.head_count[:1] if isinstance(self.head_count, tuple) else (self.head_count,)
         return self.embedding_length // heads[0] if self.embedding_length and heads and heads[0] else None
+
+
+def check_model(paths: Sequence[Path], *, model_id: str) -> GgufHeader:
+    """Return the header of a model's first file, once all its files are checked. Raises what `check_gguf` raises.
+
+    Where only the first file of a split model is given, the others are beside it under the usual names, as libllama
+    will look for them.
+    """
+    first, *others = paths
+    header = check_gguf(first, model_id=model_id)
+    for path in others or _parts_beside(first, header, model_id):
+        check_gguf(path, model_id=model_id)
+    return header
+
+
+def _parts_beside(first: Path, header: GgufHeader, model_id: str) -> list[Path]:
+    count = header.split_count or 1
+    if count == 1:
+        return []
+    stem = first.name.removesuffix(f"-00001-of-{count:05}.gguf")
+    if header.split_no or stem == first.name:
+        message = f"{first} is part {(header.split_no or 0) + 1} of {count}, but not named …-00001-of-{count:05}.gguf"
+        raise PreflightFailed(PreflightKind.INVALID_GGUF, message, model_id=model_id)
+    return [first.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1)]
 
 
 def check_gguf(path: Path, *, model_id: str) -> GgufHeader:

@@ -19,7 +19,7 @@ from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, Source
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import FetchOrder
-from neuron_lib.sources.gguf_header import check_gguf
+from neuron_lib.sources.gguf_header import check_model
 from neuron_lib.sources.hub_cache import is_verified, list_cached, list_snapshots, repository_folder, snapshot_path
 from neuron_lib.sources.local import find_local_file
 from neuron_lib.sources.package import find_package_file
@@ -27,7 +27,7 @@ from neuron_lib.sources.reference import ModelReference, parse_reference
 from neuron_lib.sources.repository import HubRepository, Listing
 from neuron_lib.sources.selection import select_gguf
 from neuron_lib.sources.template_file import read_chat_template
-from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
+from neuron_lib.types import LoadProgress, LoadStage, ModelSpec, public_id
 
 __all__ = ("LocalModel", "ModelStore")
 
@@ -103,7 +103,7 @@ class ModelStore:
         else:
             paths = (path,)
         report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
-        await _in_thread(lambda: [check_gguf(path, model_id=entry.id) for path in paths])
+        await _in_thread(lambda: check_model(paths, model_id=entry.id))
         return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template)
 
     async def is_cached(self, model_id: str) -> bool:
@@ -176,7 +176,7 @@ class ModelStore:
             cached = list_snapshots(repository_folder(repository)) if anywhere else [list_cached(repository)]
             return _first_fit(cached, quant, room_bytes, repository.model_id)
 
-        context = {"model_id": repository.model_id}
+        context = {"model_id": public_id(repository.model_id)}
         listing = None if refresh and not self._is_offline else await _in_thread(find)
         if listing is not None:
             try:

@@ -17,7 +17,9 @@ SMALL = LlamaCppConfig(n_ctx=256, threads=1, admission=AdmissionConfig(max_in_fl
 
 
 async def test_an_engine_sees_only_the_devices_of_its_spec_and_none_of_the_secrets() -> None:
-    harness = LlamaCppHarness(SMALL, models=(PLACE,), environ={**os.environ, "HF_TOKEN": "secret"}, gpu_memory_mb=(8192, 8192))
+    harness = LlamaCppHarness(
+        SMALL, models=(PLACE,), environ={**os.environ, "HF_TOKEN": "secret"}, gpu_memory_mb=(8192, 8192)
+    )
     spec = ModelSpec(model_id="org/demo", harness="llamacpp", devices=(1,))
     progress: list[LoadProgress] = []
     async with harness.open(spec, model_id="org/demo", report=progress.append) as model:

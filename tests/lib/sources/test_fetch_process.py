@@ -34,7 +34,7 @@ from neuron_lib.sources.fetch_protocol import (
 )
 from neuron_lib.sources.fetch_worker import RateWatch
 from neuron_lib.sources.repository import Listing, RepoFile
-from neuron_lib.types import LoadProgress, LoadStage
+from neuron_lib.types import LoadProgress, LoadStage, public_id
 from tests.fakes.model_cache import children, order_for, repository_in
 
 TOKEN = "hf_secret"  # noqa: S105
@@ -114,7 +114,7 @@ async def test_the_log_of_the_process_goes_into_ours_with_its_levels(caplog: pyt
         ("WARNING", "Traceback of something"),
     ]
     assert {record.name for record in caplog.records} == {"neuron_lib.sources.fetch_worker"}
-    assert {vars(record)["model_id"] for record in caplog.records} == {ORDER.repository.model_id}
+    assert {vars(record)["model_id"] for record in caplog.records} == {public_id(ORDER.repository.model_id)}
 
 
 # ------------------------------------------------------------------------------------------------------ how it ends
