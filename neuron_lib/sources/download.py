@@ -166,6 +166,7 @@ def _copy(body: Body, out: IO[bytes], digest: "_Digest", file: KnownFile, model_
         digest.restart(out)
     for chunk in body.chunks if body.offset == digest.bytes else ():
         out.write(chunk)
+        out.flush()  # what counts as here must be here even after a kill
         digest.update(chunk)
         if digest.bytes > size:
             return  # the look at the whole will find it

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -300,6 +301,21 @@ def test_a_file_that_another_process_fetches_is_waited_for_and_watched(folder: P
     trouble = "another process is fetching the same file"
     assert seen == [(50, trouble), (200, trouble)]
     assert is_verified(folder, FILE)
+
+
+def test_a_lock_that_was_deleted_before_it_was_taken_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, taken = lock_path(folder, FILE.blob), []
+
+    def take(file: Any, how: int) -> None:
+        taken.append(how)
+        if len(taken) == 1:
+            lock.unlink()  # by a tool that was done with it a moment after we opened it
+        fcntl_flock(file, how)
+
+    fcntl_flock = fcntl.flock
+    monkeypatch.setattr("neuron_lib.sources.download.fcntl.flock", take)
+    fetch(folder, lambda offset: Piece(offset) if lock.exists() else nothing(offset))
+    assert len(taken) == 2
 
 
 def test_a_lock_is_held_while_a_file_is_fetched(folder: Path) -> None:

@@ -148,7 +148,7 @@ async def test_a_process_that_talks_nonsense_is_ended(line: str, caplog: pytest.
 
 @pytest.mark.anyio
 async def test_a_line_without_an_end_is_not_read_for_ever(caplog: pytest.LogCaptureFixture) -> None:
-    assert isinstance(await failure(child("head -c 3000000 /dev/zero")), SourceUnavailable)
+    assert isinstance(await failure(child("head -c 1100000 /dev/zero")), SourceUnavailable)
     assert "talks nonsense" in caplog.text
 
 
