@@ -8,7 +8,7 @@ file kills its reader.
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -123,15 +123,17 @@ def check_model(paths: Sequence[Path], *, model_id: str) -> GgufHeader:
     return header
 
 
-def _parts_beside(first: Path, header: GgufHeader, model_id: str) -> list[Path]:
+def _parts_beside(first: Path, header: GgufHeader, model_id: str) -> Iterator[Path]:
+    """One by one: a file may say that it has more parts than there is memory for their names."""
     count = header.split_count or 1
     if count == 1:
-        return []
+        return
     stem = first.name.removesuffix(f"-00001-of-{count:05}.gguf")
     if header.split_no or stem == first.name:
         message = f"{first} is part {(header.split_no or 0) + 1} of {count}, but not named …-00001-of-{count:05}.gguf"
         raise PreflightFailed(PreflightKind.INVALID_GGUF, message, model_id=model_id)
-    return [first.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1)]
+    for number in range(2, count + 1):
+        yield first.with_name(f"{stem}-{number:05}-of-{count:05}.gguf")
 
 
 def check_gguf(path: Path, *, model_id: str) -> GgufHeader:

@@ -6,7 +6,7 @@ import pytest
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
 from neuron_lib.sources.gguf_header import check_model
-from tests.fakes.gguf_bytes import entry, gguf, u16
+from tests.fakes.gguf_bytes import entry, gguf, u16, u64
 
 
 def write_part(folder: Path, number: int, *, name: str | None = None) -> Path:
@@ -38,6 +38,12 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     assert error.kind is PreflightKind.FILE_NOT_FOUND
     assert "m-00002-of-00003.gguf" in error.message
     assert check_model([first, third], model_id="org/name").split_no == 0  # all are named
+
+
+def test_parts_without_number_end_at_the_first_that_is_missing(tmp_path: Path) -> None:
+    first = tmp_path / f"m-00001-of-{2**63}.gguf"
+    first.write_bytes(gguf([entry("general.architecture", "llama"), entry("split.count", u64(2**63), 10)]))
+    assert f"m-00002-of-{2**63}.gguf" in refusal(first).message
 
 
 @pytest.mark.parametrize(("number", "name"), [(2, None), (1, "model.gguf"), (1, "m-00001-of-00004.gguf")])
