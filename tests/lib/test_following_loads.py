@@ -163,6 +163,23 @@ async def test_changes_end_with_nothing_loading_when_no_more_is_admitted(loads: 
     assert [loading async for loading in loads.registry.loading_changes()] == [()]
 
 
+async def test_changes_end_when_the_registry_is_left(loads: Loads) -> None:
+    seen: list[int] = []
+
+    async def follow() -> None:
+        seen.extend([len(loading) async for loading in loads.registry.loading_changes()])
+
+    async with anyio.create_task_group() as tasks:
+        async with loads.registry:
+            tasks.start_soon(loads.load, A)
+            await let_others_run()
+            tasks.start_soon(follow)
+            await let_others_run()
+        await let_others_run()
+        tasks.cancel_scope.cancel()
+    assert seen == [1, 0]
+
+
 # ------------------------------------------------------------------------------------------------------------- log
 
 

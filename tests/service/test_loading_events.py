@@ -179,6 +179,16 @@ async def test_who_reads_nothing_for_a_minute_is_told_no_more(
         assert "client stopped reading, it is told of loads no more" in caplog.messages
 
 
+async def test_who_does_not_even_take_a_comment_is_told_no_more(watcher: Watcher) -> None:
+    async with watched_load(watcher):
+        watcher.can_read = anyio.Event()
+        await watcher.after(14.0)
+        await watcher.after(59.0)
+        assert not watcher.returned.is_set()
+        await watcher.after(1.0)
+        assert watcher.returned.is_set()
+
+
 async def test_who_reads_again_in_time_is_told_the_latest(watcher: Watcher) -> None:
     async with watched_load(watcher):
         watcher.can_read = anyio.Event()

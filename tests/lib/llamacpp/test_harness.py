@@ -9,6 +9,7 @@ from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.errors import LoadFailed, PreflightFailed, TemplateFailed
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_lib.types import ChatRequest, LoadProgress, LoadStage, ModelSpec
+from tests.fakes.model_cache import REPOSITORY, put
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
@@ -31,6 +32,20 @@ async def test_an_engine_sees_only_the_devices_of_its_spec_and_none_of_the_secre
     assert not engine.is_running()
     stages = list(dict.fromkeys(step.stage for step in progress))
     assert stages == [LoadStage.RESOLVING, LoadStage.VERIFYING, LoadStage.LOADING, LoadStage.WARMING]
+
+
+@pytest.mark.parametrize(("gpu_memory_mb", "chosen"), [((1,), "Q2_K"), ((4,), "Q4_K_M"), ((), "Q4_K_M")])
+async def test_the_default_quant_fits_into_the_memory_of_the_devices(
+    tmp_path: Path, gpu_memory_mb: tuple[int, ...], chosen: str
+) -> None:
+    put(tmp_path, {"m-Q4_K_M.gguf": b"no GGUF!" * (1 << 17), "m-Q2_K.gguf": b"no GGUF either"})
+    config = LlamaCppConfig(hf_cache=tmp_path)
+    harness = LlamaCppHarness(config, environ=os.environ, gpu_memory_mb=gpu_memory_mb)
+    with pytest.raises(PreflightFailed, match=f"m-{chosen}.gguf is no usable GGUF"):
+        async with harness.open(
+            ModelSpec(model_id=REPOSITORY, harness="llamacpp"), model_id=REPOSITORY, report=lambda _: None
+        ):
+            pytest.fail("it loaded")
 
 
 def with_template(path: Path) -> LlamaCppHarness:

@@ -73,6 +73,7 @@ MANY: Final = (
         ("q8_0", ("model_q8_0.GGUF",), "model_q8_0.GGUF"),
         ("q8_0", ("Q8_0/model.gguf", "Q4_0/model.gguf"), "Q8_0/model.gguf"),
         ("q4_k_m", ("m-Q4_K_M-mtp.gguf", "m-Q4_K_M.gguf"), "m-Q4_K_M.gguf"),
+        ("q4_k_m", ("x/m-Q4_K_M.gguf", "longer-Q4_K_M.gguf"), "longer-Q4_K_M.gguf"),
         ("13b-q4_0", ("m-7b-Q4_0.gguf", "m-13b-Q4_0.gguf"), "m-13b-Q4_0.gguf"),
         ("13B", ("m-7b-Q4_0.gguf", "m-13b-Q8_0.gguf", "m-13b-Q4_0.gguf"), "m-13b-Q4_0.gguf"),
     ],
@@ -258,6 +259,11 @@ def test_a_repository_without_gguf_is_refused_with_the_usual_names_of_those_that
     usual = ("org/name-GGUF", "unsloth/name-GGUF", "bartowski/name-GGUF", "bartowski/org_name-GGUF")
     assert set(usual) <= set(error.fields["suggestions"])
     assert all(each in error.message for each in usual)
+
+
+def test_a_repository_is_suggested_once() -> None:
+    suggestions = refusal(None, "model.safetensors", model_id="unsloth/name").fields["suggestions"]
+    assert suggestions.count("unsloth/name-GGUF") == 1
 
 
 def test_a_repository_without_any_weights_is_empty() -> None:
