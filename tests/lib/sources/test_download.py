@@ -160,6 +160,14 @@ def test_what_an_earlier_process_has_left_wrong_is_fetched_from_the_start(folder
     assert fetch(folder, rest).offsets == [0]
 
 
+def test_what_an_earlier_process_has_left_too_long_is_not_held_against_the_hub(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(folder, CONTENT + b"?")
+    assert fetch(folder, rest, tries=1).offsets == [0]
+    assert not caplog.records
+
+
 def test_a_body_that_ends_early_is_gone_on_with_after_a_moment(folder: Path) -> None:
     hub = fetch(folder, lambda _: Piece(0, 50), lambda _: Piece(50, 120), rest)
     assert (hub.offsets, hub.pauses) == ([0, 50, 120], [1.0, 1.0])
