@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from neuron_lib.cgroups import allowed_by_cgroups
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.model import Model
 
-__all__ = ("KvCost", "allowed_by_cgroups", "free_bytes", "measure_kv")
+__all__ = ("KvCost", "free_bytes", "measure_kv")
 
 _GPU: Final = 1
 """GGML_BACKEND_DEVICE_TYPE_GPU. An integrated one uses the host's memory."""
@@ -79,30 +80,6 @@ def _available_on_host() -> int:
             allowed = allowed_by_cgroups()
             return available if allowed is None else min(available, allowed)
     raise LoadFailed("the kernel does not say how much memory is available")
-
-
-def allowed_by_cgroups(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process may still take by the limits of its control groups (version 2), such as systemd's
-    MemoryMax or a container's; cached files do not count, because they give way. None without a limit.
-    """
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    names = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    group = mount.joinpath(*names)
-    levels = [level for level in (group, *group.parents) if level.is_relative_to(mount)]
-    return min((room for room in map(_room_in, levels) if room is not None), default=None)
-
-
-def _room_in(group: Path) -> int | None:
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        return max(0, limit - used + int(stat["active_file"]) + int(stat["inactive_file"]))
-    except (OSError, ValueError, KeyError):  # "max", no such file, or another version's words
-        return None
 
 
 def _gpu_devices() -> list[Any]:

@@ -64,7 +64,7 @@ class LlamaCppHarness:
         config = self._config
         gpu_count = len(self._gpu_memory_mb)
         devices = device_indices(spec, gpu_count=gpu_count)
-        room_bytes = memory_bytes(spec, gpu_memory_mb=self._gpu_memory_mb)
+        room_bytes = memory_bytes(spec, gpu_memory_mb=self._gpu_memory_mb if config.gpu_layers else ())
         local = await self._store.fetch(spec, report=report, room_bytes=room_bytes)
 
         def report_fraction(fraction: float) -> None:

@@ -41,6 +41,8 @@ _KILL_LIMIT_S: Final = 5.0
 _LAST_WORDS_LIMIT_S: Final = 2.0
 _LONGEST_LINE: Final = 1 << 20
 _RATE_WINDOW_S: Final = 10.0
+_SHORTEST_RATE_S: Final = 0.001
+"""Over less than this a rate says nothing, and may be too large for any number."""
 _LEVELS: Final = logging.getLevelNamesMapping()
 _KEPT_VARIABLES: Final = frozenset(
     {"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
@@ -62,7 +64,7 @@ class RateMeter:
             self._samples.popleft()
         began_s, began_bytes = self._samples[0]
         elapsed_s, done = now_s - began_s, advance.bytes - began_bytes
-        rate = round(done / elapsed_s) if elapsed_s > 0 and done > 0 else None
+        rate = round(done / elapsed_s) if elapsed_s >= _SHORTEST_RATE_S and done > 0 else None
         total = advance.total_bytes
         return LoadProgress(
             stage=advance.stage,

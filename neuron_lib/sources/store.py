@@ -21,7 +21,7 @@ from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import FetchOrder
 from neuron_lib.sources.gguf_header import check_model
 from neuron_lib.sources.hub_cache import is_verified, list_cached, list_snapshots, repository_folder, snapshot_path
-from neuron_lib.sources.local import find_local_file
+from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.reference import ModelReference, parse_reference
 from neuron_lib.sources.repository import HubRepository, Listing
@@ -94,14 +94,12 @@ class ModelStore:
         reference = parse_reference(spec.model_id)
         entry = self._entry(reference)
         chat_template = await _in_thread(lambda: _read_template(entry))
-        path = await _in_thread(lambda: self._find_here(entry))
-        if path is None:
+        paths = await _in_thread(lambda: self._find_here(entry))
+        if paths is None:
             repository = self._repository(reference, entry)
             paths = await self._fetch_from_hub(
                 repository, spec.quant or entry.quant, room_bytes=room_bytes, refresh=refresh, report=report
             )
-        else:
-            paths = (path,)
         report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
         await _in_thread(lambda: check_model(paths, model_id=entry.id))
         return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template)
@@ -135,12 +133,12 @@ class ModelStore:
     def _entry(self, reference: ModelReference) -> ModelEntry:
         return self._entries.get(reference.public_id) or ModelEntry(id=reference.public_id)
 
-    def _find_here(self, entry: ModelEntry) -> Path | None:
-        """Return the file of an entry whose place is on this machine; None for one that is on a hub."""
+    def _find_here(self, entry: ModelEntry) -> tuple[Path, ...] | None:
+        """Return the files of an entry whose place is on this machine; None for one that is on a hub."""
         if entry.package is not None:
-            return find_package_file(entry.package, model_id=entry.id)
+            return (find_package_file(entry.package, model_id=entry.id),)
         if entry.path is not None:
-            return find_local_file(str(entry.path), roots=self._local_roots, model_id=entry.id)
+            return find_local_model(str(entry.path), roots=self._local_roots, model_id=entry.id)
         return None
 
     def _repository(self, reference: ModelReference, entry: ModelEntry) -> HubRepository:

@@ -110,7 +110,8 @@ class Fault(Struct, frozen=True, array_like=True, tag=_kind):
         return True
 
     def spoil(self, answer: Answer) -> None:
-        raise NotImplementedError
+        """What the fault does to an answer it touches."""
+        raise NotImplementedError  # the base does no harm of its own; every kind says which
 
 
 class Status(Fault, frozen=True):

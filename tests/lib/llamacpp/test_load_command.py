@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from neuron_lib.config import AdmissionConfig, LlamaCppConfig, PromptCacheConfig
-from neuron_lib.llamacpp.harness import load_command
+from neuron_lib.config import AdmissionConfig, DownloadConfig, LlamaCppConfig, PromptCacheConfig
+from neuron_lib.llamacpp.harness import load_command, model_store
 from neuron_lib.llamacpp.placement import physical_cores
 from neuron_lib.sources.store import LocalModel
 
@@ -59,3 +59,8 @@ def test_an_operator_s_chat_template_goes_to_the_engine_as_text_whatever_the_swi
     environ = {"NEURON_USE_CHAT_TEMPLATE": "0"}
     local = LocalModel(path=MODEL.path, chat_template="{{ 1 }}")
     assert load_command(LlamaCppConfig(), local, environ=environ).chat_template == "{{ 1 }}"
+
+
+def test_a_store_keeps_to_the_limits_of_the_configuration() -> None:
+    limits = DownloadConfig(deadline_secs=7, parallel=2)
+    assert model_store(LlamaCppConfig(download=limits), models=(), environ={})._limits == limits

@@ -74,11 +74,24 @@ def test_devices_that_cannot_be_are_refused(
     ],
 )
 def test_the_memory_for_a_model_is_that_of_its_gpus_else_that_of_the_host(
-    devices: tuple[int, ...] | None, split: int | None, gpu_memory_mb: list[int], memory_mb: int | None
+    devices: tuple[int, ...] | None,
+    split: int | None,
+    gpu_memory_mb: list[int],
+    memory_mb: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("neuron_lib.llamacpp.placement.limit_of_cgroups", lambda: None)
     host = psutil.virtual_memory().total
     expected = host if memory_mb is None else memory_mb << 20
     assert memory_bytes(spec(devices, split), gpu_memory_mb=gpu_memory_mb) == expected
+
+
+@pytest.mark.parametrize(("limit", "counts"), [(1 << 30, True), (1 << 62, False)])
+def test_a_container_has_the_memory_that_its_limit_leaves_it(
+    monkeypatch: pytest.MonkeyPatch, limit: int, *, counts: bool
+) -> None:
+    monkeypatch.setattr("neuron_lib.llamacpp.placement.limit_of_cgroups", lambda: limit)
+    assert memory_bytes(spec(None), gpu_memory_mb=()) == (limit if counts else psutil.virtual_memory().total)
 
 
 def test_hyper_threads_of_one_core_count_once(tmp_path: Path) -> None:

@@ -7,17 +7,42 @@ from pathlib import Path
 import pytest
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
-from neuron_lib.sources.local import find_local_file
+from neuron_lib.sources.local import find_local_file, find_local_model
 from neuron_lib.sources.package import find_package_file
+from neuron_lib.sources.repository import is_safe_path
 
 
-def test_a_file_below_a_root_is_found_by_its_real_path(tmp_path: Path) -> None:
+def test_a_file_below_a_root_is_found_and_keeps_its_name(tmp_path: Path) -> None:
     file = tmp_path / "models" / "m.gguf"
     file.parent.mkdir()
     file.touch()
     (tmp_path / "link.gguf").symlink_to(file)
     for path in (file, tmp_path / "link.gguf", f"{tmp_path}/models/../models/m.gguf"):
-        assert find_local_file(str(path), roots=[Path("/nowhere"), tmp_path], model_id="o/n") == file
+        assert find_local_file(str(path), roots=[Path("/nowhere"), tmp_path], model_id="o/n") == Path(path)
+
+
+def test_the_parts_of_a_split_model_are_found_beside_its_first_by_their_names_not_by_what_they_link_to(
+    tmp_path: Path,
+) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / f"blob{number}").touch()
+        (tmp_path / f"m-0000{number}-of-00003.gguf").symlink_to(tmp_path / f"blob{number}")
+    parts = tuple(tmp_path / f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3))
+    assert find_local_model(str(parts[0]), roots=[tmp_path], model_id="o/n") == parts
+    assert find_local_model(str(tmp_path / "blob1"), roots=[tmp_path], model_id="o/n") == (tmp_path / "blob1",)
+    parts[2].unlink()
+    with pytest.raises(PreflightFailed, match=r"m-00003-of-00003\.gguf is not there"):
+        find_local_model(str(parts[0]), roots=[tmp_path], model_id="o/n")
+
+
+def test_no_part_of_a_split_model_may_be_outside_the_roots(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "secret").touch()
+    first = tmp_path / "root" / "m-00001-of-00002.gguf"
+    first.touch()
+    (tmp_path / "root" / "m-00002-of-00002.gguf").symlink_to(tmp_path / "secret")
+    with pytest.raises(PreflightFailed, match=r"m-00002-of-00002\.gguf is not below any of local_roots"):
+        find_local_model(str(first), roots=[tmp_path / "root"], model_id="o/n")
 
 
 def test_whatever_is_outside_the_roots_is_refused_whether_it_exists_or_not(tmp_path: Path) -> None:
@@ -89,3 +114,11 @@ def test_a_package_place_that_leads_nowhere_is_refused(place: str) -> None:
 def test_a_package_place_is_explained_as_the_configuration_wants_it() -> None:
     with pytest.raises(PreflightFailed, match=r"^'m\.gguf' is not of the form package/path/to/file\.gguf$"):
         find_package_file("m.gguf", model_id="o/n")
+
+
+@pytest.mark.parametrize(
+    "path", ["m\x9bJ.gguf", "m\x85.gguf", "fugg.\u202egguf", "\u2066m.gguf", "C:m.gguf", "a\\m.gguf"]
+)
+def test_a_path_that_a_terminal_or_another_system_reads_otherwise_is_not_safe(path: str) -> None:
+    assert not is_safe_path(path)
+    assert is_safe_path("modèle-日本.gguf")
