@@ -59,10 +59,13 @@ class _Weights:
         return self._random.normal(mean, 0.1, shape).astype(np.float32)
 
 
-def write_synthetic(path: Path, kind: str) -> None:
-    """Write the model of `kind`, one of `KINDS`, to `path`. Always the same bytes."""
+def write_synthetic(path: Path, kind: str, *, tensors_per_part: int = 0) -> None:
+    """Write the model of `kind`, one of `KINDS`, to `path`. Always the same bytes.
+
+    With `tensors_per_part` it is split into files of so many tensors, which have the usual names.
+    """
     architecture, metadata, layers = KINDS[kind]
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_per_part)
     writer.add_name(f"synthetic {kind}")
     writer.add_context_length(_CONTEXT)
     writer.add_embedding_length(_WIDTH)

@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.system.daemon import Daemon
 
-__all__ = ("FETCH_PROCESS", "defaults", "fetch_pids", "large_model", "mounted", "source")
+__all__ = ("FETCH_PROCESS", "defaults", "fetch_pids", "large_model", "mounted", "source", "split_model")
 
 FETCH_PROCESS = "neuron_lib.sources.fetch_worker"
 
@@ -26,6 +26,14 @@ def large_model() -> bytes:
         path = Path(folder, "model.gguf")
         write_synthetic(path, "full")
         return path.read_bytes() + bytes(4 << 20)
+
+
+@cache
+def split_model() -> dict[str, bytes]:
+    """The same model in three files, by their names."""
+    with TemporaryDirectory() as folder:
+        write_synthetic(Path(folder, "m-Q8_0.gguf"), "full", tensors_per_part=14)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 def source(endpoint: str, cache_dir: Path, *, name: str = "huggingface", more: str = "") -> str:

@@ -2,6 +2,7 @@
 `neuron pull`. The same words everywhere, and no other model suffers.
 """
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -13,10 +14,10 @@ import pytest
 from msgspec import Struct
 
 from tests.fakehub import fake_hub
-from tests.fakes.hub_faults import Corrupt, Status
+from tests.fakes.hub_faults import Corrupt, Cut, Drip, EtagChange, Fault, Moves, Redirect, Status
 from tests.fakes.wire_shapes import read_health
 from tests.system.daemon import Daemon, chat, eventually, run_neuron, running_daemon
-from tests.system.fetches import defaults, large_model, mounted, source
+from tests.system.fetches import defaults, large_model, mounted, source, split_model
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -208,3 +209,78 @@ def test_no_other_model_suffers(daemon: Daemon) -> None:
 def test_a_quant_asked_for_with_the_load_is_refused_with_those_there_are(daemon: Daemon) -> None:
     error = load(daemon, "org/gated", quant="q2_k").json()["error"]
     assert (error["kind"], error["available"]) == ("quant_not_found", ["m-q8_0.gguf"])
+
+
+# ------------------------------------------------------------------------------------- what a load gets over by itself
+
+TROUBLES: dict[str, tuple[Fault, str, str]] = {
+    "org/hiccup": (Status(503), "*/api/models/org/hiccup*", "asking again in"),
+    "org/breath": (Status(429, {"Retry-After": "1"}), "*/org/breath/resolve/*", "going on from byte 0 in 1 s"),
+    "org/cut": (Cut(3_000_000), "*/org/cut/resolve/*", "going on from byte"),
+    "org/once-wrong": (Corrupt(), "*/org/once-wrong/resolve/*", "deleted, fetching it again"),
+    "org/other-tag": (EtagChange(), "*/org/other-tag/resolve/*", ""),
+    "org/moving": (Moves(), "*/org/moving/*", ""),
+}
+"""By model: what happens to it once, where, and what the log says of it, in a warning with its name."""
+
+
+def test_what_passes_is_got_over_and_told_in_the_log_alone(tmp_path: Path) -> None:
+    repositories = {model_id: {"m-Q8_0.gguf": large_model()} for model_id in TROUBLES}
+    with fake_hub(repositories) as hub:
+        for fault, path, _ in TROUBLES.values():
+            hub.fail(fault, path=path, times=1)
+        with running_daemon(tmp_path, defaults(*TROUBLES) + source(hub.url, tmp_path / "cache")) as daemon:
+            daemon.wait_ready()
+            health = daemon.health()
+            assert health["activation"]["completed"] == list(TROUBLES)
+            assert health["activation"]["failed"] == []
+            for model_id, (_, _, words) in TROUBLES.items():
+                assert daemon.client.post("/v1/chat/completions", json=chat(model_id)).status_code == httpx.codes.OK
+                assert "already loaded" in load(daemon, model_id).json()["error"]
+                if words:
+                    assert any(words in line for line in warnings(daemon, "lib.sources.fetch_worker", model_id))
+                if model_id != "org/moving":  # whose branch has moved to something that is no model
+                    assert run_neuron("pull", model_id, "--config", str(daemon.config_path)).returncode == 0
+            assert "ERROR" not in daemon.log
+
+
+def test_the_parts_of_a_split_model_are_fetched_and_loaded_as_one(tmp_path: Path) -> None:
+    parts = split_model()
+    assert len(parts) == 3
+    with (
+        fake_hub({"org/split": parts}) as hub,
+        running_daemon(tmp_path, defaults("org/split") + source(hub.url, tmp_path / "cache")) as daemon,
+    ):
+        daemon.wait_ready()
+        assert daemon.health()["activation"]["completed"] == ["org/split"]
+        assert daemon.client.post("/v1/chat/completions", json=chat("org/split")).status_code == httpx.codes.OK
+        listed = run_neuron("ls", "--json", "--config", str(daemon.config_path)).stdout
+        (model,) = json.loads(listed)["models"]
+        assert (model["files"], model["is_verified"]) == (sorted(parts), True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        pytest.param(Cut(1000), "received 1000 bytes", id="cut off every time"),
+        pytest.param(Drip(500), "less than 1000 KiB/s for 1 s", id="too slow"),
+        pytest.param(Redirect("{path}"), "redirect", id="sent in circles"),
+        pytest.param(Redirect("file:///etc/passwd"), "file", id="sent to a file"),
+    ],
+)
+def test_a_hub_that_does_not_get_a_file_across_is_given_up_for_now(tmp_path: Path, fault: Fault, words: str) -> None:
+    slow = "[harness.llamacpp.download]\nmin_kb_per_s = 1000\nmin_rate_window_secs = 1\n"
+    with fake_hub({"org/name": {"m-Q8_0.gguf": large_model()}}) as hub:
+        hub.fail(fault, path="*/resolve/*")
+        with running_daemon(tmp_path, defaults("org/name") + source(hub.url, tmp_path / "cache") + slow) as daemon:
+            (later,) = warnings(daemon, "lib.preload: source of default model unavailable, will retry", "org/name")
+            assert words in later
+            assert daemon.health()["activation"]["pending"] == ["org/name"]
+            error = load(daemon, "org/name").json()["error"]
+            assert error["kind"] == "repo_fetch_failed"
+            assert words in error["message"]
+            status, line = pull(daemon, "org/name")
+            assert status == os.EX_TEMPFAIL
+            assert words in line
+            assert daemon.client.get("/models").json() == []
+            assert "Traceback" not in daemon.log

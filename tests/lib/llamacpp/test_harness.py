@@ -81,3 +81,22 @@ async def test_a_chat_template_that_does_not_compile_fails_the_load_with_its_mis
     with pytest.raises(LoadFailed, match=r"configured `chat_template` is unusable: .* TemplateSyntaxError: .*endfor"):
         async with with_template(path).open(spec, model_id="org/demo", report=lambda _: None):
             pytest.fail("it loaded")
+
+
+@pytest.mark.parametrize(("gpu_layers", "expected"), [(-1, (8192,)), (0, ())])
+async def test_an_engine_without_layers_on_the_gpu_has_the_memory_of_the_host(
+    gpu_layers: int, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def note(_: ModelSpec, *, gpu_memory_mb: tuple[int, ...]) -> int:
+        asked.append(gpu_memory_mb)
+        raise LoadFailed("seen enough")
+
+    monkeypatch.setattr("neuron_lib.llamacpp.harness.memory_bytes", note)
+    harness = LlamaCppHarness(LlamaCppConfig(gpu_layers=gpu_layers), environ={}, gpu_memory_mb=(8192,))
+    spec = ModelSpec(model_id="org/demo", harness="llamacpp")
+    with pytest.raises(LoadFailed, match="seen enough"):
+        async with harness.open(spec, model_id="org/demo", report=lambda _: None):
+            raise AssertionError("nothing is to be loaded")
+    assert asked == [expected]

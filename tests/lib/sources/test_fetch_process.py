@@ -12,7 +12,7 @@ import anyio
 import msgspec
 import pytest
 from anyio.abc import TaskStatus
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -301,6 +301,7 @@ def test_a_rate_is_that_of_the_last_ten_seconds_and_the_time_left_follows_from_i
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(-100, 2 * 10**9)), max_size=20), st.integers(0, 10**9))
+@example([(0.0, 0), (1e-311, 10**9)], 10**9)
 def test_nothing_a_process_says_makes_a_rate_impossible(steps: list[tuple[float, int]], total: int) -> None:
     meter, now_s = RateMeter(), 0.0
     for passed_s, done in steps:
