@@ -100,8 +100,9 @@ $(STAMPS)/bench: $(STAMPS)/dev requirements/bench.txt
 
 # ---------------------------------------------------------------------------------------------------------- locks
 # Versions and hashes without addresses, so that any index serves them. ARGS=--upgrade takes the newest versions.
+# Extras stay in, or pip looks past the pin of `coverage` for `coverage[toml]` as soon as there is a newer release.
 
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras \
 	--no-emit-index-url $(ARGS)
 
 lock: $(STAMPS)/venv ## resolve requirements/*.txt again
