@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -45,6 +45,8 @@ __all__ = ("Registry",)
 
 logger = logging.getLogger(__name__)
 
+_TICK_S: Final = 1.0
+
 
 class Registry:
     """The models of one host. Use it as `async with Registry([harness]) as registry`.
@@ -73,6 +75,8 @@ class Registry:
         self._tasks: TaskGroup | None = None
         self._is_closed = False
         self._clock = clock
+        self._ticked_s = clock()
+        self._over = anyio.Event()
         self._loading_changed = anyio.Event()
         for harness in harnesses:
             self.register(harness)
@@ -86,6 +90,7 @@ class Registry:
 
     async def __aenter__(self) -> Self:
         self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks.start_soon(self._tick, name="registry tick")
         return self
 
     async def __aexit__(
@@ -97,6 +102,7 @@ class Registry:
             residence.dismiss(ShuttingDown)
         self._wake_followers()
         tasks, self._tasks = self._tasks, None
+        tasks.start_soon(self._stop_ticking)
         # Not told of `exc`: it would wrap it in a group, and cancel the models before they are unloaded.
         await tasks.__aexit__(None, None, None)
 
@@ -206,6 +212,22 @@ class Registry:
             else:
                 residence.model.close_admission(ShuttingDown)
         self._wake_followers()
+
+    def tick_age_s(self) -> float:
+        """Seconds since the supervision of the models last moved; far more than one means that it hangs."""
+        return self._clock() - self._ticked_s
+
+    async def _tick(self) -> None:
+        while not self._over.is_set():
+            self._ticked_s = self._clock()
+            with anyio.move_on_after(_TICK_S):
+                await self._over.wait()
+
+    async def _stop_ticking(self) -> None:
+        """The tick goes on until the last model is gone."""
+        while self._residences:
+            await next(iter(self._residences.values())).gone.wait()
+        self._over.set()
 
     async def wait_idle(self) -> None:
         """Wait until no request runs or waits. Without `close_admission` before it, that may never be."""

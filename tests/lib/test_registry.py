@@ -739,3 +739,16 @@ async def test_two_registries_in_one_program_do_not_know_each_other() -> None:
         await other.load(spec())
         await one.unload("o/a")
         assert await reply_text(other) == "Hello, world!"
+
+
+async def test_the_supervision_ticks_until_the_last_model_is_gone() -> None:
+    now_s = 0.0
+    registry = Registry([ScriptedHarness()], clock=lambda: now_s)
+    async with registry:
+        await registry.load(spec())
+        now_s = 100.0
+        assert registry.tick_age_s() == 100.0
+        while registry.tick_age_s():
+            await anyio.sleep(0.01)
+    now_s = 200.0
+    assert registry.tick_age_s() == 100.0
