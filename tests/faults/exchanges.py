@@ -117,6 +117,7 @@ class Exchange:
         self.has_text = Event()
         self._headers = {"content-type": "application/json", "connection": "close", **(headers or {})}
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SILENCE_LIMIT_S)
+        self._socket: socket.socket | None = None  # the connection forgets its own when the answer begins
         self._hung_up = False
         self._outcome: Outcome | None = None
         self._thread = Thread(target=self._run, name="client", daemon=True)
@@ -138,10 +139,9 @@ class Exchange:
     def hang_up(self) -> None:
         """Be gone, as a client whose user has lost patience."""
         self._hung_up = True
-        sock = self._connection.sock
-        if sock is not None:
+        if self._socket is not None:
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         try:
@@ -153,6 +153,8 @@ class Exchange:
         self._outcome = Outcome(Ending.HUNG_UP, status=outcome.status) if self._hung_up else outcome
 
     def _ask(self) -> Outcome:
+        self._connection.connect()
+        self._socket = self._connection.sock
         self._connection.request("POST", CHAT_PATH, json.dumps(self.body), self._headers)
         with self._connection.getresponse() as answer:
             headers = {name.lower(): value for name, value in answer.getheaders()}

@@ -25,12 +25,17 @@ LONG_PROMPT_WORDS = 500
 
 @dataclass(slots=True)
 class Rig:
-    """What a fault is done to. `exchanges` are all requests so far, `baseline` is what the daemon held before a fault."""
+    """`exchanges` are all requests so far, `baseline` what the daemon held before the first fault.
+
+    What was promised may take `patience_s`. The promises speak of two seconds for most of it, on an idle machine; a
+    busy one must not fail the tests.
+    """
 
     daemon: Daemon
     gateway: Gateway
     exchanges: list[Exchange] = field(default_factory=list)
     baseline: Footprint | None = None
+    patience_s: float = 30
 
     @property
     def pid(self) -> int:
@@ -57,9 +62,9 @@ class Rig:
         """Send a chat and wait for its end."""
         return self.ask(model, **more).outcome()
 
-    def decoding(self, model: str = REAL, **more: Any) -> Exchange:
+    def decoding(self, model: str = REAL, *, max_tokens: int = 900) -> Exchange:
         """A stream that has begun and is far from its end."""
-        exchange = self.ask(model, max_tokens=900, ignore_eos=True, **more)
+        exchange = self.ask(model, max_tokens=max_tokens, ignore_eos=True)
         assert exchange.has_text.wait(60), f"no text: {exchange!r}"
         return exchange
 
