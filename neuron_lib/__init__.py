@@ -25,6 +25,7 @@ from neuron_lib.errors import (
     RequestRejected,
     ShuttingDown,
     SourceUnavailable,
+    SuspectRequest,
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.preload import load_default_models
@@ -89,6 +90,7 @@ __all__ = (
     "ShuttingDown",
     "SourceUnavailable",
     "Started",
+    "SuspectRequest",
     "TextDelta",
     "ToolCall",
     "Usage",

@@ -237,6 +237,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     speculation: Literal["auto", "on", "off"] = "auto"
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
     report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40
+    stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()

@@ -7,6 +7,7 @@ NeuronError                     catch this one to catch them all
 │   ├── PromptTooLong           shorten the prompt
 │   ├── TemplateFailed          the model's chat template cannot render these messages
 │   ├── UnsupportedCapability   ask a model that can do it
+│   ├── SuspectRequest          change it: two engines died with this request in them
 │   ├── ModelNotLoaded          load the model first
 │   ├── Overloaded              wait and retry
 │   ├── NoHarness               this host will never answer; go to another one
@@ -46,6 +47,7 @@ __all__ = (
     "RequestRejected",
     "ShuttingDown",
     "SourceUnavailable",
+    "SuspectRequest",
     "TemplateFailed",
     "UnknownHarness",
     "UnknownSource",
@@ -118,6 +120,19 @@ class UnsupportedCapability(RequestRejected):
     """The model cannot do what the request asks for (for example read an image)."""
 
     code = "vision_unsupported"
+
+
+class SuspectRequest(RequestRejected):
+    """The request was present when the engine died, and again when it was tried once more; it is not tried again."""
+
+    code = "suspect_request"
+
+    def __init__(self, model_id: str, first_death: str, second_death: str) -> None:
+        super().__init__(
+            f"the engine of model {model_id!r} died twice with this request in it, so it is suspected of the crash and "
+            f"not tried again: {first_death}; then {second_death}",
+            model_id=model_id,
+        )
 
 
 class ModelNotLoaded(RequestRejected):

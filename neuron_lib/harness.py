@@ -20,8 +20,13 @@ class Generation(Protocol):
     Entering renders the prompt, checks the limits and waits for room; every refusal (`RequestRejected`) is raised
     there, before anything was generated. Iterating yields `Started`, deltas, then `Finished`, and ends. Leaving the
     block, by whatever way, frees what the request held. Iterating raises `EngineDead` or `EngineFailed` when the
-    reply is lost half-way.
+    reply is lost half-way, `SuspectRequest` when it was lost twice before it began.
     """
+
+    @property
+    def retried(self) -> bool:
+        """Whether it was begun once more because what made it had died before it said anything."""
+        ...
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(

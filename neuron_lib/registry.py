@@ -368,6 +368,10 @@ class _LeasedGeneration:
         self._residence: Residence | None = None
         self._inner: Generation | None = None
 
+    @property
+    def retried(self) -> bool:
+        return self._inner is not None and self._inner.retried
+
     async def __aenter__(self) -> Self:
         if self._registry._is_closed:
             raise ShuttingDown

@@ -52,7 +52,8 @@ class ScriptedModel:
     raises `unload_error`. Entering a reply waits for `may_prepare`, refuses a prompt that does not fit into `n_ctx`,
     then waits for a seat. It is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
     exception is raised in its place. A request for several choices gets the same as each of them, item by item; one for
-    log-probabilities gets each text as a token that was certain. Setting `dies` kills the resident model with `death`;
+    log-probabilities gets each text as a token that was certain. Replies say of themselves whether they were `retried`.
+    Setting `dies` kills the resident model with `death`;
     give the harness a new script before it is loaded again.
     """
 
@@ -69,6 +70,7 @@ class ScriptedModel:
     max_in_flight: int = 8
     max_queue_depth: int = 32
     max_wait_s: float = 30.0
+    retried: bool = False
     dies: anyio.Event = field(default_factory=anyio.Event)
     death: str = "killed by the script"
 
@@ -188,6 +190,10 @@ class _ScriptedGeneration:
         self._request = request
         self._held = AsyncExitStack()
         self._events: list[GenerationEvent | NeuronError] = []
+
+    @property
+    def retried(self) -> bool:
+        return self._model.script.retried
 
     async def __aenter__(self) -> Self:
         script = self._model.script

@@ -32,6 +32,7 @@ from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import (
+    Abort,
     Beat,
     Cancel,
     Close,
@@ -93,8 +94,8 @@ _GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4
 
 
 class Engine:
-    """The process's state. Everything native belongs to the engine thread; `_prompts` and `_compiling` (the requests
-    whose grammar is not ready) to the others, one at a time.
+    """The process's state. Everything native but `Context.abort` belongs to the engine thread; `_prompts` and
+    `_compiling` (the requests whose grammar is not ready) to the others, one at a time.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -105,6 +106,7 @@ class Engine:
         self._prompts_lock: Final = threading.Lock()
         self._grammars: Final[SimpleQueue[tuple[int, Grammar, PreparedPrompt]]] = SimpleQueue()
         self._preparer: Preparer | None = None
+        self._context: Context | None = None
         self._loop: EngineLoop | None = None
 
     def send(self, report: Report) -> None:
@@ -156,6 +158,10 @@ class Engine:
                 self._cancel(request)
             case Close():
                 os._exit(0)
+            case Abort():
+                faulthandler.dump_traceback()
+                if self._context is not None:
+                    self._context.abort()
             case _:
                 assert_never(command)
 
@@ -263,6 +269,7 @@ class Engine:
             Model(Path(load.path), gpu_layers=load.gpu_layers, on_progress=self._progress()) as model,
             _open_context(model, load) as context,
         ):
+            self._context = context
             context.warm_up(model.vocab)
             own_template = model.chat_template if load.use_chat_template else None
             has_chat_template = own_template is not None or load.chat_template is not None

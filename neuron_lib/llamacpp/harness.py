@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from neuron_lib.admission import AdmissionController
@@ -19,6 +20,7 @@ from neuron_lib.llamacpp.placement import (
     physical_cores,
     visible_devices,
 )
+from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel, ModelStore
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
@@ -81,8 +83,16 @@ class LlamaCppHarness:
             **openmp_environment(self._environ, threads=load.threads, cores=() if gpu_count else physical_cores()),
             **visible_devices(spec, gpu_count=gpu_count),
         }
-        async with open_engine(load, model_id=model_id, environment=environment, on_progress=report_fraction) as engine:
-            facts = await engine.wait_ready()
+        start = partial(
+            open_engine,
+            load,
+            model_id=model_id,
+            environment=environment,
+            on_progress=report_fraction,
+            stall_limit_s=config.stall_timeout_secs,
+        )
+        async with supervise(start, model_id=model_id) as supervisor:
+            facts = supervisor.facts
             logger.info(
                 "engine ready",
                 extra={
@@ -97,12 +107,10 @@ class LlamaCppHarness:
                     "seats": load.seats,
                     "threads": load.threads,
                     "has_chat_template": facts.has_chat_template,
-                    "pid": engine.pid,
                 },
             )
             yield LlamaCppModel(
-                engine,
-                facts,
+                supervisor,
                 harness_name=self.name,
                 devices=devices,
                 admission=AdmissionController(

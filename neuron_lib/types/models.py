@@ -122,7 +122,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ModelLoad(Struct, frozen=True, kw_only=True):
     """How busy a resident model is, as in `/health` `models[]` (wire contract §1.3).
 
-    `queue_depth` excludes running requests. `engine_rss_mb` is ours: the resident memory of its process, 0 unknown.
+    `queue_depth` excludes running requests. The last three are ours: the resident memory of the engine's process (0
+    unknown), how often it was started again, and how the last one died ("" none did).
     """
 
     id: str
@@ -143,6 +144,8 @@ class ModelLoad(Struct, frozen=True, kw_only=True):
     tok_s_prefill: float = 0.0
     tok_s_decode: float = 0.0
     engine_rss_mb: int = 0
+    engine_restarts: int = 0
+    last_engine_death: str = ""
 
 
 class FailedLoad(Struct, frozen=True, kw_only=True):

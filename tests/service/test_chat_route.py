@@ -266,6 +266,8 @@ async def test_a_whole_reply_that_is_lost_is_a_500_with_the_full_chain() -> None
 class BuggyGeneration:
     """Breaks in a way nobody planned, on entering or after the first event."""
 
+    retried = False
+
     def __init__(self, *, on_entering: bool) -> None:
         self.on_entering = on_entering
 
