@@ -86,6 +86,8 @@ class ModelLoad(Strict):
     tok_s_prefill: Rate
     tok_s_decode: Rate
     engine_rss_mb: Unsigned
+    engine_restarts: Unsigned
+    last_engine_death: str
 
 
 class Progress(Strict):
@@ -119,6 +121,12 @@ class Limit(Strict):
     input: Positive | UnsetType = UNSET
 
 
+class Servable(Strict):
+    ok: bool
+    reason: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
+
+
 class Model(Strict):
     id: str
     harness: str
@@ -129,6 +137,7 @@ class Model(Strict):
     limit: Limit | UnsetType = UNSET
     tool_call: bool | UnsetType = UNSET
     reasoning: bool | UnsetType = UNSET
+    servable: Servable | UnsetType = UNSET
 
 
 read_version = msgspec.json.Decoder(Version).decode
