@@ -109,6 +109,7 @@ async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> N
             environ=environ,
             gpu_memory_mb=[device.vram_total_mb for device in discovery.devices],
             max_prompt_tokens=config.max_prompt_tokens,
+            ends_with_thread=True,
         )
         aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
         node.registry.register(harness, aliases=aliases)

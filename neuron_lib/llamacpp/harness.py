@@ -47,11 +47,17 @@ class LlamaCppHarness:
         environ: Mapping[str, str] | None = None,
         gpu_memory_mb: Sequence[int] = (),
         max_prompt_tokens: int = 16384,
+        ends_with_thread: bool = False,
     ) -> None:
+        """Engines end by themselves when the daemon does. With `ends_with_thread` the kernel kills them when the thread
+        ends that started them, even those that are stopped. For asyncio in the main thread only: trio starts processes
+        from threads that come and go.
+        """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
         self._gpu_memory_mb: Final = tuple(gpu_memory_mb)
         self._max_prompt_tokens: Final = max_prompt_tokens
+        self._ends_with_thread: Final = ends_with_thread
         self._store: Final = model_store(self._config, models=models, environ=self._environ)
 
     @property
@@ -90,6 +96,7 @@ class LlamaCppHarness:
             environment=environment,
             on_progress=report_fraction,
             stall_limit_s=config.stall_timeout_secs,
+            ends_with_thread=self._ends_with_thread,
         )
         async with supervise(start, model_id=model_id) as supervisor:
             facts = supervisor.facts
