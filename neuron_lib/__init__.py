@@ -25,6 +25,7 @@ from neuron_lib.errors import (
     RequestRejected,
     ShuttingDown,
     SourceUnavailable,
+    UnloadFailed,
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.preload import load_default_models
@@ -51,6 +52,7 @@ from neuron_lib.types import (
     Started,
     TextDelta,
     ToolCall,
+    UnloadingModel,
     Usage,
 )
 
@@ -91,6 +93,8 @@ __all__ = (
     "Started",
     "TextDelta",
     "ToolCall",
+    "UnloadFailed",
+    "UnloadingModel",
     "Usage",
     "load_default_models",
 )
