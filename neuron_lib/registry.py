@@ -1,8 +1,8 @@
 """Harnesses by name and models by id. Owns every load, lease and unload; knows backends only through `harness`.
 
-Each model lives in one task of the registry: the task enters `Harness.open`, waits until the model is to go, drains
-it and leaves. So a caller that goes away stops waiting and nothing else, and whatever a model holds is released by
-one `async with`.
+Each model lives in one task of the registry (`hosting`): the task enters `Harness.open`, waits until the model is to
+go, drains it and leaves. So a caller that goes away stops waiting and nothing else, and whatever a model holds is
+released by one `async with`.
 """
 
 import logging
@@ -17,17 +17,12 @@ from anyio.abc import TaskGroup
 
 from neuron_lib.errors import (
     AlreadyLoaded,
-    LoadFailed,
     ModelNotLoaded,
-    NeuronError,
-    Overloaded,
-    OverloadReason,
     ShuttingDown,
     UnknownHarness,
-    UnloadFailed,
-    cause_chain,
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
+from neuron_lib.hosting import ModelTask, supervise
 from neuron_lib.progress import advance, describe
 from neuron_lib.residence import Residence
 from neuron_lib.types import (
@@ -39,7 +34,6 @@ from neuron_lib.types import (
     ModelInfo,
     ModelLoad,
     ModelSpec,
-    ModelStatus,
     UnloadingModel,
     public_id,
 )
@@ -253,35 +247,11 @@ class Registry:
             self._ticked_s = self._clock()
             for residence in tuple(self._residences.values()):
                 try:
-                    self._supervise(residence)
+                    supervise(residence, now_s=self._ticked_s, unload_timeout_s=self.unload_timeout_s)
                 except Exception:  # a harness with a bug must not take the other models with it
                     logger.exception("supervision of a model failed", extra={"model_id": residence.model_id})
             with anyio.move_on_after(_TICK_S):
                 await self._over.wait()
-
-    def _supervise(self, residence: Residence) -> None:
-        """Cut short what leads nowhere: a drain of requests that cannot run, a close that does not end."""
-        if residence.is_draining and residence.model is not None and _is_recovering(residence.model):
-            residence.drain.cancel()
-        closing_s = self._since_s(residence.closing_s)
-        if residence.closing_s is not None and residence.overdue is None and closing_s > self.unload_timeout_s:
-            self._give_up(
-                residence, closing_s=round(closing_s, 1), leaving_s=round(self._since_s(residence.leaving_s), 1)
-            )
-
-    def _give_up(self, residence: Residence, *, closing_s: float, leaving_s: float) -> None:
-        """Keep nobody waiting for a harness that does not let a model go, and cancel what it does instead."""
-        model_id = residence.model_id
-        residence.overdue = UnloadFailed(
-            f"model {model_id!r} is not gone after {leaving_s:g} s, {closing_s:g} s of them after its last request "
-            f"(limit {self.unload_timeout_s:g} s); its memory may still be taken",
-            model_id=model_id,
-            leaving_s=leaving_s,
-            closing_s=closing_s,
-        )
-        logger.error("unload is overdue: %s", residence.overdue.message, extra=residence.overdue.fields)
-        residence.has_answer.set()
-        residence.scope.cancel()
 
     async def _stop_ticking(self) -> None:
         """The tick goes on until the last model is gone."""
@@ -315,40 +285,34 @@ class Registry:
         residence = self._residences[model_id] = Residence(spec, model_id, started_s=self._clock())
         self._log_progress(residence)
         self._wake_followers()
-        self._tasks.start_soon(self._host, harness, residence, name=f"model {model_id}")
+        task = ModelTask(
+            harness=harness,
+            residence=residence,
+            drain_timeout_s=self.drain_timeout_s,
+            clock=self._clock,
+            report=partial(self._report, residence),
+            on_resident=partial(self._note_resident, residence),
+            on_lost=partial(self._note_loss, residence),
+        )
+        self._tasks.start_soon(self._live, task, name=f"model {model_id}")
         return residence
 
-    async def _host(self, harness: Harness, residence: Residence) -> None:
-        """The task a model lives in."""
+    async def _live(self, task: ModelTask) -> None:
+        """The task a model lives in, and what others are told at its end."""
+        residence = task.residence
         try:
-            try:
-                with residence.scope:
-                    await self._keep(harness, residence)
-            except Exception as error:  # noqa: BLE001 - a harness with a bug must not take the other models with it
-                self._fail(residence, harness, error)
-            residence.closing_s = None
+            await task.run()
             if residence.leave.is_set() and not self._is_closed:
                 await self._tell_of_unload(residence)
         finally:
             self._see_off(residence)
 
-    async def _keep(self, harness: Harness, residence: Residence) -> None:
-        """Load it, let it serve until it is to leave, and let it go."""
-        report = partial(self._report, residence)
-        async with harness.open(residence.spec, model_id=residence.model_id, report=report) as model:
-            if residence.leave.is_set():
-                return  # cancelled in the very moment in which the load ended
-            residence.model = model
-            self._lost.pop(residence.model_id, None)
-            residence.settled.set()
-            self._wake_followers()
-            try:
-                await self._serve(residence, model)
-            finally:
-                if not residence.leave.is_set():
-                    residence.left_unasked = True
-                    self._dismiss_lost(residence, model)
-                residence.closing_s = self._clock()
+    def _note_resident(self, residence: Residence) -> None:
+        self._lost.pop(residence.model_id, None)
+        self._wake_followers()
+
+    def _note_loss(self, residence: Residence, reason: str) -> None:
+        self._lost[residence.model_id] = FailedLoad(model_id=residence.model_id, error=reason)
 
     async def _tell_of_unload(self, residence: Residence) -> None:
         if self._on_unloaded is None:
@@ -403,68 +367,6 @@ class Registry:
     def _wake_followers(self) -> None:
         self._loading_changed.set()
         self._loading_changed = anyio.Event()
-
-    async def _serve(self, residence: Residence, model: LoadedModel) -> None:
-        """Wait for the order to leave, or for the model's own death; then drain, as long as that can lead to an end."""
-
-        async def watch() -> None:
-            reason = await model.wait_lost()
-            was_asked_to_leave = residence.leave.is_set()
-            logger.error("model lost", extra={"model_id": residence.model_id, "reason": reason})
-            if not was_asked_to_leave:
-                self._lost[residence.model_id] = FailedLoad(model_id=residence.model_id, error=reason)
-            self._dismiss_lost(residence, model)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            await residence.leave.wait()
-            if _is_recovering(model):
-                residence.drain.cancel()
-            residence.drain.deadline = anyio.current_time() + self.drain_timeout_s
-            with residence.drain:
-                await residence.drained()
-            tasks.cancel_scope.cancel()
-        if residence.leases:
-            logger.warning(
-                "unloading under running requests",
-                extra={"model_id": residence.model_id, "running_requests": residence.leases},
-            )
-
-    def _dismiss_lost(self, residence: Residence, model: LoadedModel) -> None:
-        """What runs and what is being prepared hears of the loss from the harness, which knows more."""
-        model.close_admission(lambda: _engine_lost(residence.model_id))
-        residence.dismiss(now_s=self._clock())
-
-    def _fail(self, residence: Residence, harness: Harness, error: Exception) -> None:
-        """Record how a harness failed to load a model, to keep it, or to let it go."""
-        model_id, was_resident = residence.model_id, residence.model is not None
-        if isinstance(error, NeuronError):
-            failure = error
-        else:
-            kind = UnloadFailed if residence.leave.is_set() and not residence.left_unasked else LoadFailed
-            failure = kind(f"harness {harness.name!r} failed with a bug", model_id=model_id)
-            failure.__cause__ = error
-        residence.failure = failure
-        if residence.left_unasked:
-            self._lost[model_id] = FailedLoad(model_id=model_id, error=cause_chain(failure))
-        # Whoever asks for a load logs its failure, but sees no traceback.
-        if was_resident or failure is not error or residence.unload_failure is not None:
-            text = "a resident model failed" if was_resident else "a load failed with a bug"
-            logger.error(text, exc_info=failure, extra={"model_id": model_id})
-
-
-def _is_recovering(model: LoadedModel) -> bool:
-    """Nothing can run while it does, so nothing comes to its end."""
-    return model.info().status is ModelStatus.RECOVERING
-
-
-def _engine_lost(model_id: str) -> Overloaded:
-    return Overloaded(
-        f"the engine of model {model_id!r} was lost while the request waited",
-        reason=OverloadReason.ENGINE_LOST,
-        retry_after_s=2,
-        model_id=model_id,
-    )
 
 
 class _LeasedGeneration:
