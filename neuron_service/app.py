@@ -6,7 +6,7 @@ from litestar.di import Provide
 from neuron_service.errors import EXCEPTION_HANDLERS
 from neuron_service.node import Node
 from neuron_service.routes.chat import chat_completions
-from neuron_service.routes.host import discovery, health, version
+from neuron_service.routes.host import discovery, health, liveness, readiness, version
 from neuron_service.routes.models import (
     about_model,
     follow_loading,
@@ -29,6 +29,8 @@ def create_app(node: Node) -> Litestar:
             version,
             discovery,
             health,
+            liveness,
+            readiness,
             list_models,
             list_openai_models,
             list_loading,
