@@ -264,7 +264,10 @@ class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop."""
+    """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop.
+
+    Unloading and the last answers get 25 s more, and a whole stop must be over in less than 120 s (wire contract §6).
+    """
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
@@ -272,7 +275,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()
     harness: HarnessSection = HarnessSection()
-    drain_timeout_secs: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+    drain_timeout_secs: Annotated[float, Meta(ge=0, le=90)] = 60.0
     max_prompt_tokens: SomeTokens = 16384
 
     def __post_init__(self) -> None:

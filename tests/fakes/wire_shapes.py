@@ -86,6 +86,8 @@ class ModelLoad(Strict):
     tok_s_prefill: Rate
     tok_s_decode: Rate
     engine_rss_mb: Unsigned
+    engine_restarts: Unsigned
+    last_engine_death: str
 
 
 class Progress(Strict):
