@@ -64,7 +64,11 @@ async def serve(
     """
     host, port = sock.getsockname()[:2]
     monitor = DeviceMonitor()
-    registry = Registry(endpoint_url=f"http://localhost:{port}", drain_timeout_s=config.drain_timeout_secs)
+    registry = Registry(
+        endpoint_url=f"http://localhost:{port}",
+        drain_timeout_s=config.drain_timeout_secs,
+        on_unloaded=monitor.refresh,
+    )
     tracker = ActivationTracker(config.default_models)
     node = Node(
         harnesses=tuple(entry.name for entry in config.harnesses),
