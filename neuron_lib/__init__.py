@@ -26,6 +26,7 @@ from neuron_lib.errors import (
     ShuttingDown,
     SourceUnavailable,
     SuspectRequest,
+    UnloadFailed,
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.preload import load_default_models
@@ -52,6 +53,7 @@ from neuron_lib.types import (
     Started,
     TextDelta,
     ToolCall,
+    UnloadingModel,
     Usage,
 )
 
@@ -93,6 +95,8 @@ __all__ = (
     "SuspectRequest",
     "TextDelta",
     "ToolCall",
+    "UnloadFailed",
+    "UnloadingModel",
     "Usage",
     "load_default_models",
 )

@@ -17,6 +17,7 @@ NeuronError                     catch this one to catch them all
 │   ├── LoadCancelled           somebody unloaded it meanwhile
 │   ├── UnknownHarness · InvalidModelId · UnknownSource
 │   └── PreflightFailed         its files cannot be what is asked for: PreflightKind says why
+├── UnloadFailed                a model does not go and may keep its memory; look at the host
 ├── SourceUnavailable           transient: the hub or the network; worth a retry
 ├── EngineDead                  the engine process is gone; what it was doing is lost
 ├── EngineFailed                the engine reported a failure of this one request
@@ -51,6 +52,7 @@ __all__ = (
     "TemplateFailed",
     "UnknownHarness",
     "UnknownSource",
+    "UnloadFailed",
     "UnsupportedCapability",
     "cause_chain",
     "first_leaf",
@@ -248,6 +250,16 @@ class PreflightFailed(LoadFailed):
     def __init__(self, kind: PreflightKind, message: str, *, model_id: str, **fields: Any) -> None:
         super().__init__(message, model_id=model_id, **fields)
         self.kind = kind
+        self.model_id = model_id
+
+
+class UnloadFailed(NeuronError):
+    """A model was told to go, and its harness failed to let it go or takes too long: its memory may still be taken."""
+
+    code = "unload_failed"
+
+    def __init__(self, message: str, *, model_id: str, **fields: Any) -> None:
+        super().__init__(message, model_id=model_id, **fields)
         self.model_id = model_id
 
 

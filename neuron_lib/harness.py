@@ -75,7 +75,11 @@ class Harness(Protocol):
 
         `model_id` is the public id to publish (`spec.model_id` without its scheme). Entering takes as long as the
         load and raises `LoadFailed` or `SourceUnavailable`; cancelling it aborts the load. When leaving has
-        returned, all memory of the model has been given back. The registry enters and leaves it in one task.
+        returned, all memory of the model has been given back, and reading on in a reply of it raises `EngineDead`. The
+        registry enters and leaves it in one task.
+
+        Leaving must come to an end. What takes longer than the registry's `unload_timeout_s` is reported as
+        `UnloadFailed` and cancelled, so shield only what has a limit of its own.
         """
         ...
 

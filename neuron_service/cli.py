@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +14,13 @@ from typing import NoReturn
 import anyio
 import msgspec
 
-from neuron_lib.config import Config, Revision, load_config
-from neuron_lib.errors import ConfigError
+from neuron_lib.config import Config, Revision, SourceConfig, load_config
+from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import public_id
 from neuron_service import models_cli
 from neuron_service.log_config import configure_logging
 from neuron_service.server import bind, serve
+from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket, take_environment
 from neuron_service.version import find_version
 
 __all__ = ("main",)
@@ -37,35 +40,87 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit, with the statuses of sysexits.h where one fits (docs/reference/cli.md)."""
+    manager = take_environment(os.environ, pid=os.getpid())
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in _MODEL_COMMANDS:
         sys.exit(_run_model_command(_model_parser(arguments[0]).parse_args(arguments[1:]), arguments[0]))
     options = _parser().parse_args(arguments)
+    with Notifier(manager.notify_address) as notifier:
+        _run_service(options, notifier, manager)
+
+
+def _run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
+    """Read the configuration, listen, serve, and end the process."""
     try:
         configure_logging(_log_level(options, os.environ))
         config = _configure(options, os.environ)
+        environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
+        inherited = inherited_socket(manager.socket_count)
     except ConfigError as error:
-        print(f"neuron: {error}", file=sys.stderr)
-        sys.exit(os.EX_CONFIG)
+        _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
     if options.check_config:
         print("configuration is valid")
         sys.exit(0)
     try:
-        sock = bind(config.host, config.port)
+        sock = bind(config.host, config.port) if inherited is None else inherited
     except OSError as error:
-        print(f"neuron: cannot listen on {config.host}:{config.port}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(os.EX_OSERR)
-    _greet(config, sock.getsockname()[1])
+        reason = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
+        _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
+    _greet(sock, config)
     version = find_version(os.environ)
 
     async def live() -> NoReturn:
-        await serve(config, sock=sock, version=version, environ=os.environ)
+        status = 0
+        try:
+            await serve(
+                config,
+                sock=sock,
+                version=version,
+                environ=environ,
+                notifier=notifier,
+                watchdog_s=manager.watchdog_s,
+            )
+        except Exception as error:
+            logger.critical("the service failed", exc_info=True)
+            notifier.fail(f"failed: {cause_chain(error)}", number=0)
+            status = os.EX_SOFTWARE
         # A thread that hangs in a download or a driver must not keep a drained process alive.
         logging.shutdown()
-        os._exit(0)
+        os._exit(status)
 
     anyio.run(live, backend_options={"use_uvloop": True})
     raise AssertionError("live() does not return")
+
+
+def _give_up(reason: str, notifier: Notifier, *, status: int, number: int) -> NoReturn:
+    """End before anything was served, and say why to whoever started us."""
+    notifier.fail(reason, number=number)
+    print(f"neuron: {reason}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _with_credentials(sources: Mapping[str, SourceConfig], environ: Mapping[str, str]) -> Mapping[str, str]:
+    """`environ`, and for each token that it lacks the credential that systemd passed under the variable's name in small
+    letters: `hf_token` becomes `HF_TOKEN`. Raises `ConfigError` for a credential that cannot be read.
+    """
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if folder is None:
+        return environ
+    wanted = {"HF_TOKEN", *(source.auth_env for source in sources.values() if source.auth_env)} - environ.keys()
+    tokens = {name: _credential(Path(folder, name.lower())) for name in wanted}
+    return {**environ, **{name: token for name, token in tokens.items() if token is not None}}
+
+
+def _credential(path: Path) -> str | None:
+    """The text of a file without what surrounds it; None if there is no such file. No error tells what is in it."""
+    try:
+        return path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"credential {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"credential {path}: not UTF-8") from None
 
 
 def _run_model_command(options: argparse.Namespace, command: str) -> int:
@@ -73,18 +128,19 @@ def _run_model_command(options: argparse.Namespace, command: str) -> int:
     try:
         configure_logging(_log_level(options, os.environ, default="warning"))
         config = load_config(_config_path(options), os.environ)
+        environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
     except ConfigError as error:
         print(f"neuron: {error}", file=sys.stderr)
         return os.EX_CONFIG
     match command:
         case "pull":
-            return models_cli.pull(config, os.environ, options.ids, quant=options.quant, revision=options.revision)
+            return models_cli.pull(config, environ, options.ids, quant=options.quant, revision=options.revision)
         case "ls":
-            return models_cli.show(config, os.environ, as_json=options.json)
+            return models_cli.show(config, environ, as_json=options.json)
         case _ if options.partials:
-            return models_cli.remove_unfinished(config, os.environ)
+            return models_cli.remove_unfinished(config, environ)
         case _:
-            return models_cli.remove(config, os.environ, options.id, quant=options.quant, confirmed=options.yes)
+            return models_cli.remove(config, environ, options.id, quant=options.quant, confirmed=options.yes)
 
 
 def _model_parser(command: str) -> argparse.ArgumentParser:
@@ -181,9 +237,10 @@ def _config_path(options: argparse.Namespace) -> Path | None:
     return _DEFAULT_CONFIG if named is None and _DEFAULT_CONFIG.exists() else named
 
 
-def _greet(config: Config, port: int) -> None:
+def _greet(sock: socket.socket, config: Config) -> None:
     """Where we listen, and a line to paste that shows it works."""
-    host = "127.0.0.1" if config.host in {"0.0.0.0", "::"} else config.host  # noqa: S104 - compared, not bound
+    host, port = sock.getsockname()[:2]
+    host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
     host = f"[{host}]" if ":" in host else host
     model_id = public_id(config.default_models[0].model_id) if config.default_models else "ORG/NAME"
     body = f'{{"model":"{model_id}","stream":true,"messages":[{{"role":"user","content":"Why is the sky blue?"}}]}}'

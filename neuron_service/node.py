@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import anyio
 from litestar.di import NamedDependency
@@ -11,9 +11,13 @@ from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.errors import NoHarness
 from neuron_lib.types import Discovery, Health
+from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.version import Version
 
 __all__ = ("HostNode", "Node")
+
+_TICK_LIMIT_S: Final = 10.0
+"""Supervision moves each second; a loop that a large request kept for a moment is no reason to call it stuck."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -30,6 +34,7 @@ class Node:
     _started_s: float = field(default_factory=time.monotonic)
     _discovery: Discovery | None = None
     _discovered: anyio.Event = field(default_factory=anyio.Event)
+    _is_draining: bool = False
 
     def set_discovery(self, discovery: Discovery) -> None:
         """Publish what was found; once."""
@@ -47,6 +52,31 @@ class Node:
         assert self._discovery is not None  # set before the event
         return self._discovery
 
+    def start_draining(self) -> None:
+        """First step of a shutdown: not ready any more, and nothing more is admitted; what runs goes on."""
+        self._is_draining = True
+        self.registry.close_admission()
+
+    def is_moving(self) -> bool:
+        """Whether the supervision of the models gets on; asked from the event loop, it says the same of that."""
+        return self.registry.tick_age_s() < _TICK_LIMIT_S
+
+    def why_not_ready(self) -> NotReady | None:
+        """None while requests are welcome."""
+        models = self.registry.list_models()
+        return why_not_ready(self.tracker.snapshot(), models=models, is_draining=self._is_draining)
+
+    def status_line(self) -> str:
+        """What the host does now, in one line for people."""
+        if self._is_draining:
+            return draining_line(self.registry.loads())
+        return status_line(
+            self.tracker.snapshot(),
+            loading=self.registry.loading(),
+            models=self.registry.list_models(),
+            lost=self.registry.lost(),
+        )
+
     def health(self) -> Health:
         """How this host is; memory only."""
         return Health(
@@ -55,6 +85,7 @@ class Node:
             activation=self.tracker.snapshot(),
             models=self.registry.loads(),
             loading=self.registry.loading(),
+            unloading=self.registry.unloading(),
             lost=self.registry.lost(),
         )
 

@@ -17,22 +17,22 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import discover
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_service.app import create_app
-from neuron_service.client import BoundedConnection
+from neuron_service.connection import BACKLOG, uvicorn_config
+from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.node import Node
+from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
 from neuron_service.version import Version
 
-__all__ = ("IDLE_CONNECTION_LIMIT_S", "bind", "serve")
+__all__ = ("bind", "serve")
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG: Final = 2048
-IDLE_CONNECTION_LIMIT_S: Final = 150
-"""Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """When everything has been unloaded, the answers that are still on their way get this long."""
 _UNLOAD_LIMIT_S: Final = 20.0
-"""Beyond the time to drain, a shutdown takes no longer than this (wire contract §6): a process that hangs in a driver
-cannot be ended, and nobody must wait for it."""
+"""All models go at once, and after this long without them (wire contract §6): a process that hangs in a driver cannot
+be ended, and nobody must wait for it."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -42,18 +42,33 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-async def serve(config: Config, *, sock: socket.socket, version: Version, environ: Mapping[str, str]) -> None:
-    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once."""
+async def serve(
+    config: Config,
+    *,
+    sock: socket.socket,
+    version: Version,
+    environ: Mapping[str, str],
+    notifier: Notifier,
+    watchdog_s: float | None,
+) -> None:
+    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+
+    `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well.
+    """
     host, port = sock.getsockname()[:2]
     monitor = DeviceMonitor()
-    registry = Registry(endpoint_url=f"http://localhost:{port}", drain_timeout_s=config.drain_timeout_secs)
+    registry = Registry(
+        endpoint_url=f"http://localhost:{port}",
+        drain_timeout_s=config.drain_timeout_secs,
+        on_unloaded=monitor.refresh,
+    )
     tracker = ActivationTracker(config.default_models)
     node = Node(
         harnesses=tuple(entry.name for entry in config.harnesses),
@@ -63,33 +78,31 @@ async def serve(config: Config, *, sock: socket.socket, version: Version, enviro
         version=version,
     )
     server = _Server(
-        uvicorn.Config(
+        uvicorn_config(
             create_app(node),
-            http=BoundedConnection,
-            ws="none",
-            loop="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=IDLE_CONNECTION_LIMIT_S,
-            timeout_graceful_shutdown=_LAST_ANSWERS_LIMIT_S,
+            cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
+            shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
         )
     )
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
         async with anyio.create_task_group() as tasks:
+            stop = anyio.Event()
+            tasks.start_soon(_obey, signals, stop)
             tasks.start_soon(server.run_on, sock)
+            await server.accepting.wait()
             logger.info("listening on http://%s:%s", host, port)
+            tasks.start_soon(keep_status, notifier, node.status_line)
+            if watchdog_s is not None:
+                tasks.start_soon(feed_watchdog, notifier, watchdog_s, node.is_moving)
             async with registry:
                 async with anyio.create_task_group() as background:
                     background.start_soon(_activate, node, config, environ)
                     background.start_soon(monitor.run)
-                    logger.info("%s received, draining", signal.Signals(await anext(signals)).name)
-                    tasks.start_soon(_end_at_once, signals)
-                    tasks.start_soon(_end_without_unloading, registry, config.drain_timeout_secs + _UNLOAD_LIMIT_S)
-                    registry.close_admission()
+                    await stop.wait()
+                    node.start_draining()
+                    tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(config.drain_timeout_secs))
+                    notifier.send("STOPPING=1", status=node.status_line())
+                    tasks.start_soon(extend_timeout, notifier)
                     background.cancel_scope.cancel()
                 with anyio.move_on_after(config.drain_timeout_secs):
                     await registry.wait_idle()
@@ -97,6 +110,11 @@ async def serve(config: Config, *, sock: socket.socket, version: Version, enviro
             await server.stopped.wait()
             tasks.cancel_scope.cancel()
     logger.info("shutdown complete")
+
+
+def _stop_limit_s(drain_timeout_s: float) -> float:
+    """The longest a whole stop may take: 85 s with the default, less than the unit's `TimeoutStopSec`."""
+    return drain_timeout_s + _UNLOAD_LIMIT_S + _LAST_ANSWERS_LIMIT_S
 
 
 async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> None:
@@ -109,6 +127,7 @@ async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> N
             environ=environ,
             gpu_memory_mb=[device.vram_total_mb for device in discovery.devices],
             max_prompt_tokens=config.max_prompt_tokens,
+            ends_with_thread=True,
         )
         aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
         node.registry.register(harness, aliases=aliases)
@@ -126,12 +145,20 @@ def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
     tracker.mark_ready()
 
 
-async def _end_at_once(signals: AsyncIterator[signal.Signals]) -> None:
-    """Wait for the second signal. Engines see their socket close and end by themselves."""
-    signum = await anext(signals)
-    logger.warning("%s received again, exiting at once", signal.Signals(signum).name)
-    logging.shutdown()
-    os._exit(128 + signum)
+async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> None:
+    """The first signal to stop sets `stop`, the second ends the process; engines see their socket close and end too."""
+    async for signum in signals:
+        name = signal.Signals(signum).name
+        if signum == signal.SIGHUP:
+            # A terminal that was closed, or somebody who hopes for a reload: no reason to drop what runs.
+            logger.warning("%s ignored: the configuration is read at the start only", name)
+        elif stop.is_set():
+            logger.warning("%s received again, exiting at once", name)
+            logging.shutdown()
+            os._exit(128 + signum)
+        else:
+            logger.info("%s received, draining", name)
+            stop.set()
 
 
 async def _end_without_unloading(registry: Registry, limit_s: float) -> None:
@@ -147,12 +174,18 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.accepting = anyio.Event()
         self.stopped = anyio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone: uvicorn would raise them again at its end, and the exit status would be -15."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        self.accepting.set()
 
     async def run_on(self, sock: socket.socket) -> None:
         """Serve on `sock` until `should_exit`."""

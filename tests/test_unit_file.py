@@ -1,4 +1,6 @@
+import os
 import shutil
+import stat
 import subprocess
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,24 +10,29 @@ import pytest
 
 DATA = Path(__file__).parents[1] / "data"
 
-# Wire contract §6, and a restart rule of our own: 78 means that the configuration is wrong.
+# Wire contract §6, and what is ours: the type and its watchdog, since READY comes before any model, and which exit
+# statuses no restart can help.
 CONTRACT = [
     ("Unit", "After", "network-online.target"),
     ("Unit", "Wants", "network-online.target"),
     ("Unit", "StartLimitIntervalSec", "600"),
     ("Unit", "StartLimitBurst", "4"),
-    ("Service", "Type", "simple"),
+    ("Service", "Type", "notify"),
+    ("Service", "NotifyAccess", "main"),
+    ("Service", "WatchdogSec", "30"),
     ("Service", "Restart", "on-failure"),
     ("Service", "RestartSec", "5"),
-    ("Service", "RestartPreventExitStatus", "78"),
+    ("Service", "RestartPreventExitStatus", "2 78"),
     ("Service", "User", "neuron"),
     ("Service", "Group", "neuron"),
     ("Service", "StateDirectory", "neuron"),
     ("Service", "StateDirectoryMode", "0755"),
+    ("Service", "CacheDirectory", "neuron"),
     ("Service", "TimeoutStartSec", "1800s"),
     ("Service", "TimeoutStopSec", "120s"),
     ("Service", "KillSignal", "SIGTERM"),
     ("Service", "KillMode", "mixed"),
+    ("Service", "OOMPolicy", "continue"),
     ("Service", "ExecStart", "/usr/bin/neuron serve --config /etc/neuron/neuron.toml --host 0.0.0.0"),
     ("Install", "WantedBy", "multi-user.target"),
 ]
@@ -85,6 +92,12 @@ def test_systemd_accepts_every_line_of_the_unit(runnable_unit: Path) -> None:
 
 
 @pytest.mark.system
+def test_systemd_accepts_every_line_of_the_socket_unit(runnable_unit: Path) -> None:
+    socket_unit = shutil.copy(DATA / "neuron.socket", runnable_unit.parent)
+    check("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", socket_unit)
+
+
+@pytest.mark.system
 def test_systemd_rates_the_exposure_of_the_unit_as_ok(runnable_unit: Path) -> None:
     check("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=25", runnable_unit)
 
@@ -95,3 +108,21 @@ def test_sysusers_creates_the_user_of_the_unit(tmp_path: Path) -> None:
     check("systemd-sysusers", f"--root={tmp_path}", DATA / "neuron.sysusers")
     name, _, _, _, _, home, _ = (tmp_path / "etc/passwd").read_text().strip().split(":")
     assert (name, home) == ("neuron", "/var/lib/neuron")
+
+
+@pytest.mark.system
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to the group of the service")
+def test_tmpfiles_keeps_the_configuration_readable_for_the_service_and_the_token_for_nobody(tmp_path: Path) -> None:
+    etc = tmp_path / "etc/neuron"
+    etc.mkdir(parents=True, mode=0o755)
+    for name in ("neuron.toml", "hf_token"):
+        (etc / name).touch(mode=0o644)
+    check("systemd-sysusers", f"--root={tmp_path}", DATA / "neuron.sysusers")
+    check("systemd-tmpfiles", f"--root={tmp_path}", "--create", DATA / "neuron.tmpfiles")
+    group = next(
+        int(line.split(":")[2])
+        for line in (tmp_path / "etc/group").read_text().splitlines()
+        if line.startswith("neuron:")
+    )
+    found = {path.name: (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) for path in (etc, *etc.iterdir())}
+    assert found == {"neuron": (0o750, group), "neuron.toml": (0o640, group), "hf_token": (0o600, 0)}

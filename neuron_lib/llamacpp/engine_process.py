@@ -107,6 +107,7 @@ async def open_engine(
     environment: Mapping[str, str],
     on_progress: Callable[[float], None],
     command: Sequence[str] = _COMMAND,
+    ends_with_thread: bool = False,
     close_limit_s: float = _CLOSE_LIMIT_S,
     stall_limit_s: float = _STALL_LIMIT_S,
     silence_limit_s: float = _SILENCE_LIMIT_S,
@@ -115,9 +116,11 @@ async def open_engine(
     """An engine process that is loading `load` when the block begins and is gone when the block has ended.
 
     Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended. An engine
+    ends when the daemon does; with `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An engine
     that has work and takes no step for `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort, then
     sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each.
     """
+    parent = ("--parent", str(os.getpid())) if ends_with_thread else ()
     ours, theirs = socket.socketpair()
     async with AsyncExitStack() as held:
         held.enter_context(ours)  # until the stream owns it; closing it twice does no harm
@@ -126,7 +129,7 @@ async def open_engine(
             held.push_async_callback(stream.aclose)
             try:
                 process = await anyio.open_process(
-                    [*command, "--fd", str(theirs.fileno())],
+                    [*command, "--fd", str(theirs.fileno()), *parent],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -62,10 +63,9 @@ class LlamaCppGeneration:
         self._on_done = on_done
         self._permit: AsyncExitStack | None = None  # until it is admitted
         self._number = 0
-        self._prompt_tokens = 0
         self._mailbox = Mailbox()
         self._choices: tuple[Choice, ...] = ()
-        self._events: list[GenerationEvent] = []
+        self._events: deque[GenerationEvent] = deque()
         self._finished: Finished | None = None
         self._first_death: str | None = None
 
@@ -79,7 +79,6 @@ class LlamaCppGeneration:
             engine = self._supervisor.require_engine()
             self._admission.refuse_if_hopeless(self._request.choices)
             await self._begin(engine)
-            self._events.append(Started(prompt_tokens=self._prompt_tokens))
         except BaseException:
             await self._let_go()
             raise
@@ -115,16 +114,16 @@ class LlamaCppGeneration:
         return self
 
     async def __anext__(self) -> GenerationEvent:
-        while not self._events:
-            if self._finished is not None:
-                raise StopAsyncIteration
+        while self._finished is None and (self._request.whole or not self._events):
             try:
                 self._take(await self._mailbox.get())
             except EngineDead as death:
-                if any(choice.has_begun for choice in self._choices):
+                if not self._request.whole and any(choice.has_begun for choice in self._choices):
                     raise
                 await self._begin(await self._survivor(death))
-        return self._events.pop(0)
+        if not self._events:
+            raise StopAsyncIteration
+        return self._events.popleft()
 
     async def _begin(self, engine: EngineProcess) -> None:
         """Prepare the prompt, get a seat, start; all of it once more on another engine if this one dies of it."""
@@ -168,7 +167,8 @@ class LlamaCppGeneration:
 
     def _start(self, engine: EngineProcess, prepared: Prepared) -> None:
         request = self._request
-        self._prompt_tokens = prepared.prompt_tokens
+        if request.whole or not self._choices:  # else it has been said
+            self._events = deque([Started(prompt_tokens=prepared.prompt_tokens)])
         self._choices = tuple(Choice(i, self._parser(prepared.prompt_end)) for i in range(request.choices))
         engine.post(
             Start(

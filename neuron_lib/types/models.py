@@ -16,6 +16,7 @@ __all__ = (
     "ModelSpec",
     "ModelStatus",
     "Servable",
+    "UnloadingModel",
     "public_id",
 )
 
@@ -79,6 +80,19 @@ class LoadingModel(Struct, frozen=True, kw_only=True):
     model_id: str
     progress: LoadProgress
     elapsed_ms: int
+
+
+class UnloadingModel(Struct, frozen=True, kw_only=True):
+    """One model that is on its way out, as `/health` shows it, or a load that was cancelled.
+
+    `is_overdue`: its harness takes too long to let it go, so nobody is kept waiting for it any more, and its memory
+    may still be taken.
+    """
+
+    model_id: str
+    elapsed_ms: int
+    running_requests: int
+    is_overdue: bool
 
 
 class ModelStatus(StrEnum):

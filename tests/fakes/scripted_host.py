@@ -1,6 +1,7 @@
 """The service without a process, a socket or a model: its routes over a registry whose models follow scripts."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -37,11 +38,12 @@ async def scripted_host(
     default_models: Sequence[ModelSpec] = (),
     discovery: Discovery | None = CPU_HOST,
     harnesses: tuple[str, ...] = ("scripted",),
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[ScriptedHost]:
     """A host with the models `resident` loaded; `default_models` are known to its tracker, and not loaded."""
     harness = ScriptedHarness(scripts)
     tracker = ActivationTracker(default_models)
-    async with Registry([harness]) as registry:
+    async with Registry([harness], clock=clock) as registry:
         node = Node(
             harnesses=harnesses,
             registry=registry,

@@ -106,12 +106,20 @@ class LoadingModel(Strict):
     elapsed_ms: Unsigned
 
 
+class UnloadingModel(Strict):
+    model_id: str
+    elapsed_ms: Unsigned
+    running_requests: Unsigned
+    is_overdue: bool
+
+
 class Health(Strict):
     uptime_secs: Unsigned
     devices: list[DeviceHealth]
     activation: Activation
     models: list[ModelLoad]
     loading: list[LoadingModel]
+    unloading: list[UnloadingModel]
     lost: list[FailedLoad]
 
 

@@ -1,11 +1,21 @@
+import errno
 import logging
 import os
 import socket
+import traceback
 from pathlib import Path
 
 import pytest
 
-from neuron_service.cli import main
+from neuron_lib.config import SourceConfig
+from neuron_lib.errors import ConfigError
+from neuron_service.cli import _with_credentials, main
+from tests.fakes.notify_socket import notify_socket
+
+SOURCES = {
+    "mirror": SourceConfig(endpoint="https://hub.example.org", auth_env="MIRROR_TOKEN"),
+    "open": SourceConfig(endpoint="https://open.example.org"),
+}
 
 
 def run(*arguments: str) -> int:
@@ -108,3 +118,56 @@ def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
 def test_a_host_that_is_not_ours_is_exit_71(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--demo", "--host", "192.0.2.1", "--port", "0") == os.EX_OSERR
     assert "cannot listen on 192.0.2.1:0" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- under systemd
+
+
+def test_systemd_is_told_why_a_service_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with notify_socket(str(tmp_path / "notify")) as manager, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for arguments, status in ((["-c", "nowhere.toml"], os.EX_CONFIG), (["--demo", f"--port={port}"], os.EX_OSERR)):
+            monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+            assert run(*arguments) == status
+        assert manager.told() == [
+            {"STATUS": "nowhere.toml: No such file or directory", "ERRNO": str(errno.EINVAL)},
+            {"STATUS": f"cannot listen on 127.0.0.1:{port}: Address already in use", "ERRNO": str(errno.EADDRINUSE)},
+        ]
+    assert "NOTIFY_SOCKET" not in os.environ
+
+
+def test_several_sockets_from_systemd_are_exit_78(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    assert run("--demo") == os.EX_CONFIG
+    assert capsys.readouterr().err == ("neuron: systemd passed 2 sockets, and there must be one: see the socket unit\n")
+
+
+def test_a_credential_is_the_token_whose_name_it_has_in_small_letters(tmp_path: Path) -> None:
+    (tmp_path / "hf_token").write_text("hf_secret\n")
+    (tmp_path / "mirror_token").write_text("mirror_secret")
+    (tmp_path / "neuron_port").write_text("1")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HOME": "/home"}
+    assert _with_credentials(SOURCES, environ) == environ | {"HF_TOKEN": "hf_secret", "MIRROR_TOKEN": "mirror_secret"}
+
+
+def test_a_variable_goes_before_a_credential(tmp_path: Path) -> None:
+    (tmp_path / "hf_token").write_text("hf_secret")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HF_TOKEN": "mine"}
+    assert _with_credentials(SOURCES, environ) == environ
+
+
+@pytest.mark.parametrize("folder", [{}, {"CREDENTIALS_DIRECTORY": "/nowhere"}])
+def test_without_credentials_the_environment_is_as_it_was(folder: dict[str, str]) -> None:
+    assert _with_credentials(SOURCES, folder) == folder
+
+
+def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_tell_it(tmp_path: Path) -> None:
+    (tmp_path / "hf_token").write_bytes(b"hf_secret\xff")
+    with pytest.raises(ConfigError, match="hf_token: not UTF-8") as caught:
+        _with_credentials(SOURCES, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert "secret" not in "".join(traceback.format_exception(caught.value))

@@ -382,6 +382,17 @@ async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once
         assert model.load().in_flight == 0
 
 
+async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end() -> None:
+    async with model_of("segv-after-delta") as model:
+        generation = model.chat(msgspec.structs.replace(ask("one two"), whole=True))
+        async with generation:
+            events = [event async for event in generation]
+        assert generation.retried
+        assert [event.text for event in events if isinstance(event, TextDelta)] == ["one ", "two ", "!"]
+        assert [type(event) for event in (events[0], events[-1])] == [Started, Finished]
+        assert [type(event) for event in events].count(Started) == 1
+
+
 @pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
 async def test_a_request_that_was_there_when_two_engines_died_is_suspect(mode: str) -> None:
     policy = RecoveryPolicy(most_deaths=9, first_pause_s=0.01)

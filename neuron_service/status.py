@@ -1,0 +1,108 @@
+"""What a host does now, in one line for people, and whether it is ready to serve. Pure: everything is an argument."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from msgspec import Struct
+
+from neuron_lib.progress import describe
+from neuron_lib.types import (
+    ActivationSnapshot,
+    ActivationState,
+    FailedLoad,
+    LoadingModel,
+    ModelInfo,
+    ModelLoad,
+    ModelStatus,
+)
+
+__all__ = ("Liveness", "NotReady", "Readiness", "draining_line", "status_line", "why_not_ready")
+
+
+class Liveness(Struct, frozen=True, kw_only=True):
+    """The body of `GET /healthz`: "ok" or "stuck"."""
+
+    status: str
+
+
+class NotReady(StrEnum):
+    """Why a host should get no requests now."""
+
+    DRAINING = "draining"
+    LOADING = "loading"
+    NO_SERVABLE_MODEL = "no_servable_model"
+
+
+class Readiness(Struct, frozen=True, kw_only=True):
+    """The body of `GET /readyz`: `reason` is null when ready, `detail` is for people."""
+
+    status: str
+    reason: NotReady | None
+    detail: str
+
+
+def why_not_ready(activation: ActivationSnapshot, *, models: Sequence[ModelInfo], is_draining: bool) -> NotReady | None:
+    """None for a host that is ready: start-up loading is over, and of the configured models at least one can serve.
+
+    A host for which none is configured gets its models on demand, and so is ready at once.
+    """
+    if is_draining:
+        return NotReady.DRAINING
+    if activation.state is not ActivationState.READY:
+        return NotReady.LOADING
+    configured = {*activation.completed, *(failed.model_id for failed in activation.failed)}
+    if configured and configured.isdisjoint(model.id for model in models if _can_serve(model)):
+        return NotReady.NO_SERVABLE_MODEL
+    return None
+
+
+def status_line(
+    activation: ActivationSnapshot,
+    *,
+    loading: Sequence[LoadingModel],
+    models: Sequence[ModelInfo],
+    lost: Sequence[FailedLoad],
+) -> str:
+    """While start-up loading is under way `loading org/model 42 %, 1 of 3`; after it `serving 2 models, 1 failed`."""
+    if activation.state is not ActivationState.READY:
+        return _activation_line(activation, {load.model_id: load for load in loading})
+    resident = {model.id for model in models}
+    gone = {entry.model_id for entry in lost}
+    serving = sum(_can_serve(model) for model in models)
+    counts = {
+        "recovering": sum(model.status is ModelStatus.RECOVERING for model in models),
+        "failed": sum(entry.model_id not in resident | gone for entry in activation.failed),
+        "lost": len(gone),
+    }
+    told = [f"{count} {word}" for word, count in counts.items() if count]
+    return ", ".join([f"serving {_counted(serving, 'model')}", *told, *map(_load_line, loading)])
+
+
+def draining_line(loads: Sequence[ModelLoad]) -> str:
+    """`draining 4 requests`, and `stopping` once nothing runs any more."""
+    requests = sum(load.in_flight for load in loads)
+    return f"draining {_counted(requests, 'request')}" if requests else "stopping"
+
+
+def _activation_line(activation: ActivationSnapshot, loads: dict[str, LoadingModel]) -> str:
+    model_id = activation.in_progress
+    settled = len(activation.completed) + len(activation.failed)
+    total = settled + len(activation.pending) + (model_id is not None)
+    if model_id is None:
+        return f"{len(activation.pending)} of {_counted(total, 'model')} still to load"
+    load = loads.get(model_id)
+    return f"{f'loading {model_id}' if load is None else _load_line(load)}, {settled + 1} of {total}"
+
+
+def _load_line(load: LoadingModel) -> str:
+    """`downloading org/model 42 %, 1.2 of 2.9 GB`: the model's id goes behind the stage."""
+    stage = load.progress.stage
+    return f"{stage} {load.model_id}{describe(load.progress).removeprefix(stage)}"
+
+
+def _can_serve(model: ModelInfo) -> bool:
+    return model.status is ModelStatus.LOADED and (model.servable is None or model.servable.ok)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,169 @@
+"""The protocol between systemd and a service: what is handed over in the environment, what is told by datagrams.
+
+Knows nothing of models or requests; what to say, and whether all is well, it is told by callables.
+"""
+
+import errno
+import socket
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+import anyio
+
+from neuron_lib.errors import ConfigError
+
+__all__ = (
+    "Notifier",
+    "SystemdEnvironment",
+    "extend_timeout",
+    "feed_watchdog",
+    "inherited_socket",
+    "keep_status",
+    "take_environment",
+)
+
+_FIRST_FD: Final = 3
+_LONGEST_STATUS_BYTES: Final = 1024
+"""systemd ignores a message beyond 4096 bytes as a whole."""
+_STATUS_PAUSE_S: Final = 1.0
+_LONGEST_RECHECK_S: Final = 1.0
+_EXTENSION_S: Final = 15.0
+_EXTENSION_PAUSE_S: Final = 5.0
+_VARIABLES: Final = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class SystemdEnvironment:
+    """What systemd handed to this process; the defaults are those of a process that it did not start.
+
+    `notify_address` is where to tell it how the service is. It expects a sign of life each `watchdog_s` seconds.
+    `socket_count` listening sockets are open from descriptor 3 on.
+    """
+
+    notify_address: str | None = None
+    watchdog_s: float | None = None
+    socket_count: int = 0
+
+
+def take_environment(environ: MutableMapping[str, str], *, pid: int) -> SystemdEnvironment:
+    """Read systemd's variables and remove them from `environ`, because they are not meant for any child.
+
+    What is addressed to another process than `pid`, or cannot be read, counts as absent.
+    """
+    taken = {name: environ.pop(name, "") for name in _VARIABLES}
+    address = taken["NOTIFY_SOCKET"]
+    watchdog_us = _count(taken["WATCHDOG_USEC"]) if taken["WATCHDOG_PID"] in {"", str(pid)} else 0
+    return SystemdEnvironment(
+        notify_address=address if address.startswith(("/", "@")) else None,
+        watchdog_s=watchdog_us / 1e6 if watchdog_us else None,
+        socket_count=_count(taken["LISTEN_FDS"]) if taken["LISTEN_PID"] == str(pid) else 0,
+    )
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def inherited_socket(socket_count: int, *, first_fd: int = _FIRST_FD) -> socket.socket | None:
+    """The listening TCP socket that systemd opened for us; None if it opened none.
+
+    Raises `ConfigError` for several sockets, and for one that nobody could connect to by HTTP.
+    """
+    if socket_count == 0:
+        return None
+    if socket_count > 1:
+        raise ConfigError(f"systemd passed {socket_count} sockets, and there must be one: see the socket unit")
+    try:
+        sock = socket.socket(fileno=first_fd)
+    except OSError as error:
+        raise ConfigError(f"systemd passed no socket as descriptor {first_fd}: {error.strerror}") from error
+    is_tcp = sock.family in {socket.AF_INET, socket.AF_INET6} and sock.type == socket.SOCK_STREAM
+    if not is_tcp or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise ConfigError("systemd passed a socket that does not listen for TCP connections: see the socket unit")
+    sock.set_inheritable(False)
+    return sock
+
+
+class Notifier:
+    """Tells systemd how the service is, by one datagram each. Never waits, never raises; without an address, mute.
+
+    Use it as `with Notifier(address) as notifier`.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._sock: socket.socket | None = None
+        self._address = ""
+        if address is not None:
+            self._address = f"\0{address[1:]}" if address.startswith("@") else address
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._sock.setblocking(False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._sock is not None:
+            self._sock.close()
+
+    @property
+    def is_mute(self) -> bool:
+        return self._sock is None
+
+    def send(self, *assignments: str, status: str | None = None) -> bool:
+        """Send `NAME=value` assignments, and a line for people. False: there was no room, the same may go later."""
+        if self._sock is None:
+            return True
+        lines = [line.encode("utf-8", "replace") for line in assignments]
+        if status is not None:
+            # Cut in bytes, perhaps within a character; systemd takes none but valid UTF-8.
+            text = " ".join(status.split()).encode("utf-8", "replace")[:_LONGEST_STATUS_BYTES]
+            lines.append(b"STATUS=" + text.decode("utf-8", "ignore").encode())
+        try:
+            self._sock.sendto(b"\n".join(lines), self._address)
+        except OSError as error:
+            return error.errno not in {errno.EAGAIN, errno.ENOBUFS}
+        return True
+
+    def fail(self, reason: str, *, number: int) -> None:
+        """Why the process is about to end without having been asked to; `number` is an errno, 0 if none fits."""
+        self.send(*([f"ERRNO={number}"] if number else []), status=reason)
+
+
+async def keep_status(notifier: Notifier, line: Callable[[], str]) -> None:
+    """Report the service as ready, with its `line`, and `line` again whenever it has changed, at most once a second.
+
+    A message that systemd has no room for goes again a second later: a service whose READY is lost would be killed.
+    """
+    said: str | None = None
+    while not notifier.is_mute:
+        status = line()
+        if status != said and notifier.send(*([] if said is not None else ["READY=1"]), status=status):
+            said = status
+        await anyio.sleep(_STATUS_PAUSE_S)
+
+
+async def feed_watchdog(notifier: Notifier, watchdog_s: float, is_well: Callable[[], bool]) -> None:
+    """Give a sign of life three times in `watchdog_s`, from the event loop and only while `is_well`.
+
+    After a bad moment it looks again soon: the pause between two signs is not to become longer than it was anyway.
+    """
+    pause_s = watchdog_s / 3
+    while True:
+        sent = is_well() and notifier.send("WATCHDOG=1")
+        await anyio.sleep(pause_s if sent else min(pause_s, _LONGEST_RECHECK_S))
+
+
+async def extend_timeout(notifier: Notifier) -> None:
+    """Ask for patience, for as long as this runs: a stop may take longer than the unit says."""
+    while not notifier.is_mute:
+        notifier.send(f"EXTEND_TIMEOUT_USEC={round(_EXTENSION_S * 1e6)}")
+        await anyio.sleep(_EXTENSION_PAUSE_S)

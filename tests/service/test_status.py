@@ -1,0 +1,156 @@
+import pytest
+
+from neuron_lib.types import (
+    ActivationSnapshot,
+    ActivationState,
+    FailedLoad,
+    LoadingModel,
+    LoadProgress,
+    LoadStage,
+    ModelInfo,
+    ModelLoad,
+    ModelStatus,
+    Servable,
+)
+from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
+
+A, B, C = "org/a", "org/b", "org/c"
+READY, PRE_WARMING = ActivationState.READY, ActivationState.PRE_WARMING
+
+
+def model(model_id: str, *, status: ModelStatus = ModelStatus.LOADED, servable: Servable | None = None) -> ModelInfo:
+    return ModelInfo(id=model_id, harness="llamacpp", status=status, devices=(), servable=servable)
+
+
+def failed(model_id: str) -> FailedLoad:
+    return FailedLoad(model_id=model_id, error="weights are cursed")
+
+
+def loading(model_id: str, progress: LoadProgress) -> LoadingModel:
+    return LoadingModel(model_id=model_id, progress=progress, elapsed_ms=1)
+
+
+# ------------------------------------------------------------------------------------------------------ status line
+
+WEIGHTS = LoadProgress(stage=LoadStage.LOADING, fraction=0.42)
+FETCH = LoadProgress(
+    stage=LoadStage.DOWNLOADING, fraction=0.41, bytes=1288490189, total_bytes=3113851290, bytes_per_s=39845888, eta_s=45
+)
+
+
+@pytest.mark.parametrize(
+    ("activation", "loads", "line"),
+    [
+        (ActivationSnapshot(state=PRE_WARMING, pending=(A,)), (), "1 of 1 model still to load"),
+        (ActivationSnapshot(state=PRE_WARMING, pending=(A, B), completed=(C,)), (), "2 of 3 models still to load"),
+        (ActivationSnapshot(state=PRE_WARMING, in_progress=A, pending=(B, C)), (), "loading org/a, 1 of 3"),
+        (
+            ActivationSnapshot(state=PRE_WARMING, in_progress=B, pending=(C,), failed=(failed(A),)),
+            (loading(C, FETCH), loading(B, WEIGHTS)),
+            "loading org/b 42 %, 2 of 3",
+        ),
+        (
+            ActivationSnapshot(state=PRE_WARMING, in_progress=A),
+            (loading(A, FETCH),),
+            "downloading org/a 41 %, 1.2 of 2.9 GB, 38 MB/s, 45 s left, 1 of 1",
+        ),
+    ],
+)
+def test_while_start_up_loading_runs_the_line_says_what_loads_and_how_many_there_are(
+    activation: ActivationSnapshot, loads: tuple[LoadingModel, ...], line: str
+) -> None:
+    assert status_line(activation, loading=loads, models=(), lost=()) == line
+
+
+@pytest.mark.parametrize(
+    ("activation", "models", "lost", "loads", "line"),
+    [
+        (ActivationSnapshot(state=READY), (), (), (), "serving no models"),
+        (ActivationSnapshot(state=READY, completed=(A,)), (model(A),), (), (), "serving 1 model"),
+        (
+            ActivationSnapshot(state=READY, completed=(A, B), failed=(failed(C),)),
+            (model(A), model(B)),
+            (),
+            (),
+            "serving 2 models, 1 failed",
+        ),
+        (
+            ActivationSnapshot(state=READY, completed=(A, B)),
+            (model(A), model(B, status=ModelStatus.RECOVERING)),
+            (),
+            (),
+            "serving 1 model, 1 recovering",
+        ),
+        (ActivationSnapshot(state=READY, completed=(A,)), (), (failed(A),), (), "serving no models, 1 lost"),
+        (
+            ActivationSnapshot(state=READY, failed=(failed(A), failed(B))),
+            (model(A),),
+            (failed(B),),
+            (),
+            "serving 1 model, 1 lost",
+        ),
+        (
+            ActivationSnapshot(state=READY, completed=(A,)),
+            (model(A),),
+            (),
+            (loading(B, WEIGHTS),),
+            "serving 1 model, loading org/b 42 %",
+        ),
+    ],
+    ids=["nothing", "one", "one failed", "recovering", "lost", "failed once", "on demand"],
+)
+def test_once_that_is_over_the_line_counts_the_models_and_names_what_loads_on_demand(
+    activation: ActivationSnapshot,
+    models: tuple[ModelInfo, ...],
+    lost: tuple[FailedLoad, ...],
+    loads: tuple[LoadingModel, ...],
+    line: str,
+) -> None:
+    assert status_line(activation, loading=loads, models=models, lost=lost) == line
+
+
+@pytest.mark.parametrize(
+    ("running", "line"), [((3, 1), "draining 4 requests"), ((1, 0), "draining 1 request"), ((), "stopping")]
+)
+def test_a_host_that_drains_counts_the_requests_it_waits_for(running: tuple[int, ...], line: str) -> None:
+    loads = [ModelLoad(id=str(index), in_flight=count, queue_depth=7) for index, count in enumerate(running)]
+    assert draining_line(loads) == line
+
+
+# -------------------------------------------------------------------------------------------------------- readiness
+
+NO_ROOM = Servable(ok=False, reason="insufficient_vram")
+
+
+@pytest.mark.parametrize(
+    ("activation", "models", "reason"),
+    [
+        (ActivationSnapshot(state=READY), (), None),
+        (ActivationSnapshot(state=READY, completed=(A,), failed=(failed(B),)), (model(A),), None),
+        (ActivationSnapshot(state=READY, completed=(A,)), (model(A, servable=Servable(ok=True)),), None),
+        (ActivationSnapshot(state=READY, failed=(failed(A),)), (model(A),), None),
+        (ActivationSnapshot(state=PRE_WARMING, completed=(A,), pending=(B,)), (model(A),), NotReady.LOADING),
+        (ActivationSnapshot(state=READY, failed=(failed(A),)), (), NotReady.NO_SERVABLE_MODEL),
+        (ActivationSnapshot(state=READY, completed=(A,)), (), NotReady.NO_SERVABLE_MODEL),
+        (ActivationSnapshot(state=READY, completed=(A,)), (model(B),), NotReady.NO_SERVABLE_MODEL),
+        (ActivationSnapshot(state=READY, completed=(A,)), (model(A, servable=NO_ROOM),), NotReady.NO_SERVABLE_MODEL),
+        (
+            ActivationSnapshot(state=READY, completed=(A,)),
+            (model(A, status=ModelStatus.RECOVERING),),
+            NotReady.NO_SERVABLE_MODEL,
+        ),
+    ],
+    ids=[
+        "none configured", "one of two", "servable", "loaded later", "loading", "all failed", "unloaded", "another one",
+        "no room", "recovering",
+    ],
+)  # fmt: skip
+def test_a_host_is_ready_once_start_up_loading_is_over_and_a_configured_model_can_serve(
+    activation: ActivationSnapshot, models: tuple[ModelInfo, ...], reason: NotReady | None
+) -> None:
+    assert why_not_ready(activation, models=models, is_draining=False) is reason
+
+
+def test_a_host_that_drains_is_not_ready_whatever_it_has() -> None:
+    activation = ActivationSnapshot(state=READY, completed=(A,))
+    assert why_not_ready(activation, models=[model(A)], is_draining=True) is NotReady.DRAINING
