@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.fakehub import fake_hub
 from tests.fakes.notify_socket import Message, NotifySocket, notify_socket
 from tests.system.daemon import (
     MODELS,
@@ -26,12 +27,14 @@ from tests.system.daemon import (
     running_daemon,
     stream_payloads,
 )
+from tests.system.fetches import defaults, large_model, source
 from tests.system.user_manager import UserManager, user_manager, why_no_user_manager
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 ONE = 'default_models = [{ model_id = "test/one", harness = "llamacpp" }]\n' + MODELS
 CHAT = "/v1/chat/completions"
+SECRET = "t0p-secret"  # noqa: S105 - of a hub that this test makes up
 WATCHDOG_S = 0.3
 FOREIGN = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
 
@@ -113,6 +116,21 @@ endpoint = "{hub}"
             manager.wait_for("STATUS", "resolving test/far, 1 of 2")
             assert daemon.client.get("/readyz").json()["reason"] == "loading"
             assert daemon.client.get("/healthz").status_code == httpx.codes.OK
+
+
+def test_a_credential_opens_a_hub_and_is_seen_by_no_log_and_no_engine(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "mirror_token").write_text(f"{SECRET}\n")
+    with fake_hub({"org/closed": {"m-Q8_0.gguf": large_model()}}, token=SECRET, private=["org/closed"]) as hub:
+        mirror = source(hub.url, tmp_path / "cache", name="mirror", more='auth_env = "MIRROR_TOKEN"')
+        config = f"{defaults('mirror:org/closed')}{mirror}"
+        environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+        with running_daemon(tmp_path / "run", config, environ=environ, arguments=["--log-level", "debug"]) as daemon:
+            assert daemon.wait_ready()["activation"]["completed"] == ["org/closed"]
+            (engine,) = daemon.engine_pids()
+            assert SECRET not in str(psutil.Process(engine).environ())
+            assert SECRET not in daemon.log
 
 
 def test_no_child_of_the_daemon_can_speak_to_systemd(tmp_path: Path, manager: Manager) -> None:
