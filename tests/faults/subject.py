@@ -1,5 +1,6 @@
 """What faults are done to: a real daemon, its clients and its gateway. Knows how to bring it into any phase."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +11,14 @@ from tests.faults.footprint import Footprint, footprint
 from tests.faults.gateway import Gateway
 from tests.system.daemon import Daemon, chat, eventually
 
-__all__ = ("KEY", "REAL", "SECRET", "TINY", "Rig")
+__all__ = ("KEY", "REAL", "REAL_TOO", "SECRET", "TINY", "TINY_TOO", "Rig")
 
 REAL = "test/real"
 """The small real model."""
 TINY = "test/tiny"
 """A model of random weights that loads and runs in no time."""
+REAL_TOO, TINY_TOO = "test/real-too", "test/tiny-too"
+"""The same files under other ids."""
 SECRET = "xyzzy-4711"  # noqa: S105 - not a password, but what no log may hold
 """Part of every prompt."""
 KEY = "sk-plugh-0815"
@@ -68,12 +71,13 @@ class Rig:
         assert exchange.has_text.wait(60), f"no text: {exchange!r}"
         return exchange
 
-    def prefilling(self, model: str = REAL) -> Exchange:
+    def prefilling(self, model: str = REAL, *, stream: bool = True) -> Exchange:
         """A request whose prompt is being read, which takes a second or more."""
         before = self.load_of(model)["in_flight"]
-        exchange = self.ask(model, content="word " * LONG_PROMPT_WORDS, max_tokens=2)
+        exchange = self.ask(model, content="word " * LONG_PROMPT_WORDS, max_tokens=2, stream=stream)
         eventually(lambda: self.load_of(model)["in_flight"] > before or exchange.is_over)
-        assert not exchange.has_text.is_set(), "the prompt was read too fast to be caught at it"
+        was_caught = not exchange.has_text.is_set() and not exchange.is_over
+        assert was_caught, f"the prompt was read before anybody could look: {exchange!r}"
         return exchange
 
     def models(self) -> dict[str, str]:
@@ -98,13 +102,12 @@ class Rig:
         assert self.load(model).is_success
 
     def engine_of(self, model: str) -> int:
-        """The process id of the engine that serves the model, as the log tells it."""
-        ready = [
-            line for line in self.daemon.log.splitlines() if "engine ready" in line and f"model_id={model} " in line
-        ]
-        pid = int(ready[-1].rpartition("pid=")[2].split()[0])
-        assert pid in self.daemon.engine_pids(), f"the engine of {model} is gone"
-        return pid
+        """The process id of the latest engine of the model that has said something, as the log tells it."""
+        return int(re.findall(rf"model_id={model} pid=(\d+)", self.daemon.log)[-1])
+
+    def wait_recovered(self, model: str, *, dead: int) -> None:
+        """Until an engine after the `dead` one serves the model."""
+        eventually(lambda: self.models().get(model) == "loaded" and self.engine_of(model) != dead)
 
     def settle(self) -> None:
         """Take what the daemon holds now, with nobody asking anything, as what it may hold."""

@@ -95,9 +95,16 @@ def test_the_slope_is_the_rise_for_each_step_of_the_best_line() -> None:
 
 def lose_an_engine(rig: Rig) -> None:
     """In mid-reply."""
-    reply = rig.decoding(TINY)
-    os.kill(rig.engine_of(TINY), signal.SIGKILL)
+    reply, engine = rig.decoding(TINY), rig.engine_of(TINY)
+    os.kill(engine, signal.SIGKILL)
     reply.outcome()
+    rig.wait_recovered(TINY, dead=engine)
+
+
+def lose_a_model(rig: Rig) -> None:
+    """Its file is gone when the engine is to be started again."""
+    (rig.daemon.log_path.parent / "tiny.gguf").unlink()
+    os.kill(rig.engine_of(TINY), signal.SIGKILL)
     eventually(lambda: rig.daemon.health()["lost"])
 
 
@@ -118,7 +125,7 @@ def nothing(_rig: Rig) -> None:
         (sabotaged.keep_seats, nothing, "I4:"),
         (sabotaged.leak_descriptors, load_again, "I5:"),
         (sabotaged.leave_zombies, nothing, "I5:"),
-        (sabotaged.list_the_dead, lose_an_engine, "I8:"),
+        (sabotaged.list_the_dead, lose_a_model, "I8:"),
         (sabotaged.tell_the_log, nothing, "I9:"),
         (sabotaged.end_badly, nothing, "I10:"),
         (sabotaged.fail_on_nonsense, nothing, "I11:"),

@@ -1,5 +1,6 @@
 """A daemon that is told to end, or is ended, in every phase of its life."""
 
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,13 @@ def test_sigterm_while_a_model_is_fetched(tmp_path: Path) -> None:
             hub.wait_held()
             end(rig)
             assert load.result().is_error
+
+
+def test_sigterm_while_a_model_recovers(tmp_path: Path) -> None:
+    with running_rig(tmp_path, config(tmp_path, REAL, TINY)) as rig:
+        os.kill(rig.engine_of(REAL), signal.SIGKILL)
+        eventually(lambda: rig.models()[REAL] == "recovering")
+        end(rig)
 
 
 def test_a_second_sigterm_waits_for_nobody(tmp_path: Path) -> None:
