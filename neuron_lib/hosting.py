@@ -114,7 +114,7 @@ def supervise(residence: Residence, *, now_s: float, unload_timeout_s: float) ->
     if residence.closing_s is None or residence.leaving_s is None or residence.overdue is not None:
         return
     closing_s, leaving_s = (round(now_s - since_s, 1) for since_s in (residence.closing_s, residence.leaving_s))
-    if closing_s <= unload_timeout_s:
+    if closing_s < unload_timeout_s:
         return
     model_id = residence.model_id
     residence.overdue = UnloadFailed(

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-DATA = Path(__file__).parents[1] / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "data"
+HOW_TO = ROOT / "docs/how-to/run-under-systemd.md"
 
 # Wire contract §6, and what is ours: the type and its watchdog, since READY comes before any model, and which exit
 # statuses no restart can help.
@@ -88,6 +91,13 @@ def test_no_hardening_takes_the_gpu_away(unit: Mapping[tuple[str, str], Sequence
 @pytest.mark.system
 def test_systemd_accepts_every_line_of_the_unit(runnable_unit: Path) -> None:
     # Without --recursive-errors systemd 252 only warns of unknown keys and bad values.
+    check("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", runnable_unit)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("drop_in", re.findall(r"^```ini\n(.*?)^```$", HOW_TO.read_text(), re.MULTILINE | re.DOTALL))
+def test_systemd_accepts_the_drop_ins_of_the_documentation(drop_in: str, runnable_unit: Path) -> None:
+    runnable_unit.write_text(f"{runnable_unit.read_text()}\n{drop_in}")
     check("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", runnable_unit)
 
 

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 import pytest
@@ -287,9 +288,19 @@ class TestPatience:
         return "trio", {"clock": MockClock(autojump_threshold=0)}
 
     @asynccontextmanager
-    async def registry_of(self, harness: ScriptedHarness, *, drain_timeout_s: float = 60.0) -> AsyncIterator[Registry]:
+    async def registry_of(
+        self,
+        harness: ScriptedHarness,
+        *,
+        drain_timeout_s: float = 60.0,
+        on_unloaded: Callable[[], Awaitable[None]] | None = None,
+    ) -> AsyncIterator[Registry]:
         async with Registry(
-            [harness], drain_timeout_s=drain_timeout_s, unload_timeout_s=20.0, clock=anyio.current_time
+            [harness],
+            drain_timeout_s=drain_timeout_s,
+            unload_timeout_s=20.0,
+            on_unloaded=on_unloaded,
+            clock=anyio.current_time,
         ) as registry:
             await registry.load(spec())
             try:
@@ -324,6 +335,7 @@ class TestPatience:
             assert failure.fields["closing_s"] == pytest.approx(20, abs=1.5)
             (leaving,) = registry.unloading()
             assert (leaving.model_id, leaving.is_overdue) == ("o/a", True)
+            await anyio.sleep(5)
             with pytest.raises(UnloadFailed):
                 await registry.unload("o/a")
         errors = [record for record in caplog.records if record.levelno == logging.ERROR]
@@ -331,9 +343,10 @@ class TestPatience:
             ("o/a", failure.fields["leaving_s"])
         ]
 
-    async def test_an_unload_that_takes_its_time_is_left_to_its_end(self) -> None:
+    async def test_an_unload_that_takes_its_time_is_left_to_its_end_and_so_are_those_who_hear_of_it(self) -> None:
         may_unload = anyio.Event()
-        async with self.registry_of(ScriptedHarness({"o/a": ScriptedModel(may_unload=may_unload)})) as registry:
+        harness = ScriptedHarness({"o/a": ScriptedModel(may_unload=may_unload)})
+        async with self.registry_of(harness, on_unloaded=partial(anyio.sleep, 4)) as registry:
             async with anyio.create_task_group() as tasks:
                 unloader = Caller(registry)
                 tasks.start_soon(unloader.unload)
@@ -388,10 +401,8 @@ class TestPatience:
             assert unloader.done.is_set()
 
     async def test_whoever_hears_the_news_and_does_not_come_to_an_end_holds_nobody_up(self) -> None:
-        harness = ScriptedHarness()
         started_s = anyio.current_time()
-        async with Registry([harness], on_unloaded=anyio.sleep_forever) as registry:
-            await registry.load(spec())
+        async with self.registry_of(ScriptedHarness(), on_unloaded=anyio.sleep_forever) as registry:
             await registry.unload("o/a")
             assert anyio.current_time() - started_s == pytest.approx(5)
 

@@ -1,5 +1,11 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+from neuron_lib.config import Config
+from neuron_service.server import _stop_limit_s
+from tests.fakes.notify_socket import notify_socket
 
 STUCK = """
 import anyio
@@ -15,3 +21,30 @@ def test_a_shutdown_that_is_stuck_ends_all_the_same_and_says_so() -> None:
     done = subprocess.run([sys.executable, "-c", STUCK], check=False, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0
     assert "ERROR   neuron_service.server: shutdown is stuck" in done.stderr
+
+
+FAILING = """
+import neuron_service.cli
+async def serve(*_, **__):
+    raise RuntimeError("a bug")
+neuron_service.cli.serve = serve
+neuron_service.cli.main(["--demo", "--port", "0"])
+"""
+
+
+def test_a_bug_that_ends_the_service_is_exit_70_and_is_told_to_the_log_and_to_systemd(tmp_path: Path) -> None:
+    with notify_socket(str(tmp_path / "notify")) as manager:
+        environ = os.environ | {"NOTIFY_SOCKET": manager.address}
+        done = subprocess.run(
+            [sys.executable, "-c", FAILING], check=False, capture_output=True, text=True, timeout=30, env=environ
+        )
+        assert manager.told() == [{"STATUS": "failed: RuntimeError: a bug"}]
+    assert done.returncode == os.EX_SOFTWARE
+    assert "CRITICAL neuron_service.cli: the service failed" in done.stderr
+    assert "RuntimeError: a bug" in done.stderr
+
+
+def test_a_stop_with_the_default_drain_is_over_before_the_unit_loses_patience() -> None:
+    unit = (Path(__file__).parents[2] / "data/neuron.service").read_text()
+    assert "\nTimeoutStopSec=120s\n" in unit
+    assert _stop_limit_s(Config().drain_timeout_secs) < 120

@@ -76,6 +76,10 @@ def test_sigterm_in_mid_stream_lets_the_stream_end_and_turns_newcomers_away(tmp_
                 assert refused.headers["retry-after"] == "15"
             assert daemon.client.post("/models/load", json={"model_id": "test/two", "harness": "llamacpp"}).is_error
             assert daemon.health()["models"][0]["in_flight"] == 1
+            not_ready = daemon.client.get("/readyz")
+            assert not_ready.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            assert not_ready.json()["reason"] == "draining"
+            assert daemon.client.get("/healthz").status_code == httpx.codes.OK
             let_go(engine)
             *_, finish, usage, done = payloads
         assert finish["choices"][0]["finish_reason"] in {"stop", "length"}
@@ -83,6 +87,22 @@ def test_sigterm_in_mid_stream_lets_the_stream_end_and_turns_newcomers_away(tmp_
         assert done == "[DONE]"
         assert daemon.wait() == 0
         assert "ERROR" not in daemon.log
+
+
+def test_a_terminal_that_is_closed_ends_no_reply_and_no_daemon(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, ONE) as daemon:
+        daemon.wait_ready()
+        with daemon.client.stream("POST", CHAT, json=chat("test/one", stream=True, max_tokens=24)) as reply:
+            payloads = stream_payloads(reply.iter_lines())
+            next(payloads)
+            daemon.signal(signal.SIGHUP)
+            wait_for_log(daemon, "SIGHUP ignored")
+            assert [*payloads][-1] == "[DONE]"
+        assert daemon.client.get("/readyz").status_code == httpx.codes.OK
+        daemon.signal(signal.SIGTERM)
+        wait_for_log(daemon, "SIGTERM received, draining")
+        daemon.signal(signal.SIGHUP)
+        assert daemon.wait() == 0
 
 
 def test_a_stream_that_outlasts_the_drain_ends_in_an_error_event(tmp_path: Path) -> None:

@@ -1,0 +1,317 @@
+"""The daemon as a service: what it tells systemd, and what a real systemd makes of it."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.fakehub import fake_hub
+from tests.fakes.notify_socket import Message, NotifySocket, notify_socket
+from tests.system.daemon import (
+    MODELS,
+    PATIENCE_S,
+    ROOT,
+    black_hole,
+    chat,
+    eventually,
+    hold,
+    let_go,
+    running_daemon,
+    stream_payloads,
+)
+from tests.system.fetches import defaults, large_model, source
+from tests.system.user_manager import UserManager, user_manager, why_no_user_manager
+
+pytestmark = [pytest.mark.system, pytest.mark.model]
+
+ONE = 'default_models = [{ model_id = "test/one", harness = "llamacpp" }]\n' + MODELS
+CHAT = "/v1/chat/completions"
+SECRET = "t0p-secret"  # noqa: S105 - of a hub that this test makes up
+WATCHDOG_S = 0.3
+FOREIGN = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
+
+
+class Manager:
+    """What systemd has heard so far."""
+
+    def __init__(self, sock: NotifySocket) -> None:
+        self._sock = sock
+        self._heard: list[Message] = []
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"NOTIFY_SOCKET": self._sock.address, "WATCHDOG_USEC": f"{WATCHDOG_S * 1e6:.0f}"}
+
+    def heard(self) -> list[Message]:
+        self._heard += self._sock.new()
+        return self._heard
+
+    def wait_for(self, name: str, value: str) -> None:
+        eventually(lambda: any(message.assignments.get(name) == value for message in self.heard()))
+
+    def told(self, name: str) -> list[str]:
+        return [message.assignments[name] for message in self.heard() if name in message.assignments]
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    with notify_socket(str(tmp_path / "notify")) as sock:
+        yield Manager(sock)
+
+
+# ------------------------------------------------------------------------------------------------------ what it is told
+
+
+def test_systemd_hears_of_a_whole_life_in_order_and_from_the_daemon_alone(tmp_path: Path, manager: Manager) -> None:
+    with running_daemon(tmp_path / "run", ONE, environ=manager.environ) as daemon:
+        daemon.wait_ready()
+        manager.wait_for("STATUS", "serving 1 model")
+        (engine,) = daemon.engine_pids()
+        with daemon.client.stream("POST", CHAT, json=chat("test/one", stream=True, max_tokens=24)) as reply:
+            payloads = stream_payloads(reply.iter_lines())
+            next(payloads)
+            hold(engine)
+            fed = len(manager.told("WATCHDOG"))
+            daemon.signal(signal.SIGTERM)
+            manager.wait_for("STATUS", "draining 1 request")
+            eventually(lambda: len(manager.told("WATCHDOG")) > fed + 1)
+            let_go(engine)
+            assert [*payloads][-1] == "[DONE]"
+        assert daemon.wait() == 0
+        pid = daemon.process.pid
+
+    heard = manager.heard()
+    assert {message.pid for message in heard} == {pid}
+    first, *_ = (message.assignments for message in heard)
+    assert first.keys() == {"READY", "STATUS"}
+    assert manager.told("READY") == ["1"]
+    statuses = manager.told("STATUS")
+    assert statuses[0] != "serving 1 model"
+    assert statuses.index("serving 1 model") < statuses.index("draining 1 request")
+    stopping = next(message.assignments for message in heard if "STOPPING" in message.assignments)
+    assert stopping == {"STOPPING": "1", "STATUS": "draining 1 request"}
+    assert manager.told("STOPPING") == ["1"]
+    assert manager.told("EXTEND_TIMEOUT_USEC")
+    names = [name for message in heard for name in message.assignments]
+    assert names.index("WATCHDOG") < names.index("STOPPING") < names.index("EXTEND_TIMEOUT_USEC")
+
+
+def test_a_host_is_started_before_its_models_and_says_which_one_it_waits_for(tmp_path: Path, manager: Manager) -> None:
+    with black_hole() as hub:
+        config = f"""
+default_models = [{{ model_id = "slow:test/far", harness = "llamacpp" }}, {{ model_id = "a/b", harness = "steam" }}]
+[harness.llamacpp.sources.slow]
+endpoint = "{hub}"
+"""
+        with running_daemon(tmp_path / "run", config, environ=manager.environ) as daemon:
+            manager.wait_for("READY", "1")
+            manager.wait_for("STATUS", "resolving test/far, 1 of 2")
+            assert daemon.client.get("/readyz").json()["reason"] == "loading"
+            assert daemon.client.get("/healthz").status_code == httpx.codes.OK
+
+
+def test_a_credential_opens_a_hub_and_is_seen_by_no_log_and_no_engine(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "mirror_token").write_text(f"{SECRET}\n")
+    with fake_hub({"org/closed": {"m-Q8_0.gguf": large_model()}}, token=SECRET, private=["org/closed"]) as hub:
+        mirror = source(hub.url, tmp_path / "cache", name="mirror", more='auth_env = "MIRROR_TOKEN"')
+        config = f"{defaults('mirror:org/closed')}{mirror}"
+        environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+        with running_daemon(tmp_path / "run", config, environ=environ, arguments=["--log-level", "debug"]) as daemon:
+            assert daemon.wait_ready()["activation"]["completed"] == ["org/closed"]
+            (engine,) = daemon.engine_pids()
+            assert SECRET not in str(psutil.Process(engine).environ())
+            assert SECRET not in daemon.log
+
+
+def test_no_child_of_the_daemon_can_speak_to_systemd(tmp_path: Path, manager: Manager) -> None:
+    with black_hole() as hub:
+        config = f"""
+default_models = [
+  {{ model_id = "test/one", harness = "llamacpp" }},
+  {{ model_id = "slow:test/far", harness = "llamacpp" }},
+]
+{MODELS}
+[harness.llamacpp.sources.slow]
+endpoint = "{hub}"
+"""
+        environ = manager.environ | {"LISTEN_FDS": "1", "LISTEN_PID": "1", "LISTEN_FDNAMES": "http"}
+        with running_daemon(tmp_path / "run", config, environ=environ) as daemon:
+            eventually(lambda: len(daemon.engine_pids()) == 2)  # an engine and a fetch
+            for pid in daemon.engine_pids():
+                names = psutil.Process(pid).environ()
+                assert names
+                assert [name for name in names if name.startswith(FOREIGN)] == []
+
+
+# -------------------------------------------------------------------------------------------------- what it makes of it
+
+DATA = ROOT / "data"
+UNIT = "neuron.service"
+
+NO_WALLS = """
+ProtectSystem=no
+ProtectControlGroups=no
+ProtectHostname=no
+ProtectKernelModules=no
+ProtectProc=default
+"""
+"""Mounts, which a container may forbid, and which have nothing to do with starting and stopping."""
+
+
+@dataclass(slots=True, frozen=True)
+class Service:
+    """The unit we ship, under a real systemd that has not started it yet."""
+
+    manager: UserManager
+    port: int
+    config_path: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def status(self) -> int:
+        """The HTTP status of its health; 0 for nobody there."""
+        try:
+            return httpx.get(f"{self.url}/health", trust_env=False, timeout=PATIENCE_S).status_code
+        except httpx.TransportError:
+            return 0
+
+    def show(self, *names: str) -> list[str]:
+        properties = self.manager.show(UNIT)
+        return [properties.get(name, "") for name in names]  # what was never said is left out
+
+    def shows(self, **expected: str) -> bool:
+        return self.show(*expected) == [*expected.values()]
+
+    def start(self, *, waits: bool = True) -> None:
+        self.manager.systemctl("start", UNIT, *([] if waits else ["--no-block"]))
+
+
+@contextmanager
+def installed_service(
+    folder: Path,
+    config: str = "",
+    *,
+    walls: str = NO_WALLS,
+    overrides: str = "",
+    arguments: str = "",
+    units: Mapping[str, str] | None = None,
+) -> Iterator[Service]:
+    """The shipped unit with a drop-in for what a test cannot have, and `overrides` for what it does not wait for."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config_path = folder / "neuron.toml"
+    config_path.write_text(f"port = {port}\n{config}")
+    drop_in = f"""
+[Service]
+User=
+Group=
+WorkingDirectory={ROOT}
+Environment=PYTHONPATH={ROOT}
+# Where checkouts, virtual environments and the files of tests may be.
+ProtectHome=no
+PrivateTmp=no
+# Containers mount over the same files, and forbid it to others.
+ProtectKernelLogs=no
+ProtectKernelTunables=no
+{walls}
+StandardOutput=file:{folder}/stdout
+StandardError=append:{folder}/log
+ExecStart=
+ExecStart="{sys.executable}" -m neuron_service serve --config "{config_path}" {arguments}
+RestartSec=100ms
+{overrides}
+"""
+    shipped = {UNIT: (DATA / UNIT).read_text(), f"{UNIT}.d/test.conf": drop_in}
+    with user_manager(folder / "systemd", shipped | dict(units or {})) as manager:
+        yield Service(manager, port, config_path)
+
+
+@pytest.mark.skipif(why_no_user_manager() is not None, reason=f"no systemd here: {why_no_user_manager()}")
+class TestUnderSystemd:
+    def test_a_host_that_is_started_answers_and_serves_behind_its_walls_until_it_is_stopped(
+        self, tmp_path: Path
+    ) -> None:
+        with installed_service(tmp_path, ONE, walls="") as service:
+            service.start()
+            if service.show("ExecMainStatus") == ["226"]:
+                pytest.skip("units may not have mounts of their own here")
+            assert service.status() == httpx.codes.OK
+            eventually(lambda: service.shows(ActiveState="active", StatusText="serving 1 model"))
+            answer = httpx.post(f"{service.url}{CHAT}", json=chat("test/one"), trust_env=False, timeout=PATIENCE_S)
+            assert answer.status_code == httpx.codes.OK
+            service.manager.systemctl("stop", UNIT)
+            assert service.shows(ActiveState="inactive", Result="success", ExecMainStatus="0", NRestarts="0")
+
+    def test_a_daemon_that_stands_still_is_restarted(self, tmp_path: Path) -> None:
+        with installed_service(tmp_path, overrides="WatchdogSec=2") as service:
+            service.start()
+            before = service.manager.main_pid(UNIT)
+            hold(before)
+            eventually(lambda: service.show("NRestarts") == ["1"] and service.status() == httpx.codes.OK)
+            assert service.manager.main_pid(UNIT) != before
+
+    def test_a_daemon_that_dies_at_each_start_is_left_alone_after_four(self, tmp_path: Path) -> None:
+        with installed_service(tmp_path) as service, socket.create_server(("127.0.0.1", service.port)):
+            service.start(waits=False)
+            eventually(lambda: service.shows(ActiveState="failed"))
+            assert (tmp_path / "log").read_text().count("cannot listen on") == 4
+
+    @pytest.mark.parametrize(
+        ("config", "arguments", "status", "says"),
+        [("prot = 1", "", os.EX_CONFIG, "unknown key `prot`"), ("", "--prot=1", 2, "")],
+        ids=["configuration", "command line"],
+    )
+    def test_what_no_restart_can_help_is_not_restarted(
+        self, config: str, arguments: str, status: int, says: str, *, tmp_path: Path
+    ) -> None:
+        with installed_service(tmp_path, config, arguments=arguments) as service:
+            service.start()
+            assert service.shows(ActiveState="failed", ExecMainStatus=str(status), NRestarts="0")
+            assert says in service.show("StatusText")[0]
+
+    def test_a_stop_may_take_longer_than_the_unit_says(self, tmp_path: Path) -> None:
+        config = f"drain_timeout_secs = 2\n{ONE}"
+        with installed_service(tmp_path, config, overrides="TimeoutStopSec=1") as service:
+            service.start()
+            eventually(lambda: service.show("StatusText") == ["serving 1 model"])
+            (engine,) = psutil.Process(service.manager.main_pid(UNIT)).children()
+            with httpx.stream(
+                "POST", f"{service.url}{CHAT}", json=chat("test/one", stream=True), trust_env=False, timeout=PATIENCE_S
+            ) as reply:
+                payloads = stream_payloads(reply.iter_lines())
+                next(payloads)
+                hold(engine.pid)  # it neither gets on with the reply nor closes when it is told to
+                service.manager.systemctl("stop", UNIT)
+                assert "error" in [*payloads][-1]
+            assert service.shows(ActiveState="inactive", Result="success", ExecMainStatus="0")
+
+    def test_a_port_that_systemd_holds_starts_the_host_and_outlives_its_restart(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        shipped = (DATA / "neuron.socket").read_text()
+        address = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
+        units = {"neuron.socket": shipped, "neuron.socket.d/test.conf": address}
+        with installed_service(tmp_path, units=units) as installed:
+            service = replace(installed, port=port)
+            service.manager.systemctl("start", "neuron.socket")
+            assert service.show("ActiveState") == ["inactive"]
+            assert service.status() == httpx.codes.OK
+            eventually(lambda: service.shows(ActiveState="active"))
+            assert f"listens on http://127.0.0.1:{port} " in (tmp_path / "stdout").read_text()
+            before = service.manager.main_pid(UNIT)
+            service.manager.systemctl("restart", UNIT, "--no-block")
+            eventually(lambda: service.show("MainPID")[0] not in {"0", str(before)})
+            assert service.status() == httpx.codes.OK
+            assert installed.status() == 0
