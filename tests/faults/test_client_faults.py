@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.system, pytest.mark.model]
 
 CROWD = 1000
 TINY_TOKENS = 2000
+GIVEN_UP = "reply ended early"
 AT_ONCE = b"\x01\0\0\0\0\0\0\0"
 """For SO_LINGER: a close that resets the connection."""
 
@@ -93,10 +94,12 @@ def test_clients_that_never_come_to_the_end_of_a_request_are_sent_away_and_cost_
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 def test_a_client_that_vanishes_in_mid_reply_leaves_nothing(rig: Rig, stream: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    before = rig.daemon.log.count(GIVEN_UP)
     connection = socket.create_connection(("127.0.0.1", rig.daemon.port))
     connection.sendall(raw_chat(REAL, stream=stream, max_tokens=900, ignore_eos=True))
     eventually(lambda: rig.load_of(REAL)["in_flight"] == 1)
     vanish(connection)
+    eventually(lambda: rig.daemon.log.count(GIVEN_UP) == before + 1)  # and not made to its end for nobody
     check_invariants(rig)
 
 
