@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
@@ -372,6 +373,15 @@ class RegistryMachine(RuleBasedStateMachine):
 
         self.do(load)
 
+    @rule(model_id=a_model, stays=st.sampled_from(["nobody", "a reader", "the harness"]))
+    def serve_and_leave(self, model_id: str, stays: str) -> None:
+        self.do(partial(self.world.start, "load", model_id))
+        if stays == "a reader":
+            self.do(partial(self.world.start, "silent chat", model_id))
+        if stays == "the harness":
+            self.do(lambda: setattr(self.world.script(model_id), "may_unload", anyio.Event()))
+        self.do(partial(self.world.start, "unload", model_id))
+
     @rule(model_id=a_model)
     def unload(self, model_id: str) -> None:
         self.do(lambda: self.world.start("unload", model_id))
@@ -382,7 +392,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(
         model_id=a_model,
-        kinds=st.lists(st.sampled_from(["load", "unload", "chat"]), min_size=2, max_size=4),
+        kinds=st.lists(st.sampled_from(["load", "unload", "chat", "silent chat"]), min_size=2, max_size=4),
         is_dying=st.booleans(),
     )
     def call_all_at_once(self, model_id: str, kinds: list[str], *, is_dying: bool) -> None:
