@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Literal
 
 from msgspec import Struct
 
@@ -20,9 +21,9 @@ __all__ = ("Liveness", "NotReady", "Readiness", "draining_line", "status_line", 
 
 
 class Liveness(Struct, frozen=True, kw_only=True):
-    """The body of `GET /healthz`: "ok" or "stuck"."""
+    """The body of `GET /healthz`."""
 
-    status: str
+    status: Literal["ok", "stuck"]
 
 
 class NotReady(StrEnum):
@@ -36,7 +37,7 @@ class NotReady(StrEnum):
 class Readiness(Struct, frozen=True, kw_only=True):
     """The body of `GET /readyz`: `reason` is null when ready, `detail` is for people."""
 
-    status: str
+    status: Literal["ready", "not_ready"]
     reason: NotReady | None
     detail: str
 
