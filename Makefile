@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PORT   ?= 13131
 ARGS   ?=
+SOAK_MINUTES ?= 20
 # More options for llama.cpp's build, for example CMAKE_ARGS=-DGGML_CUDA=ON. Other options compile it again, none keep it.
 CMAKE_ARGS ?=
 
@@ -14,11 +15,11 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 LOCKED := $(PIP) --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check format bench lock clean
+.PHONY: help run install test test-faults soak check format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: $(STAMPS)/demo ## serve the demo model (PORT=13131, ARGS=… for `neuron serve`)
 	@exec $(BIN)/neuron serve --demo --port $(PORT) $(ARGS)
@@ -27,6 +28,12 @@ install: $(STAMPS)/demo $(STAMPS)/dev ## everything into .venv, without running 
 
 test: check ## all checks and all tests (ARGS=… for pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: install ## the fault suite alone: what docs/explanation/reliability.md promises (ARGS=… for pytest)
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
+	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
 
 # No cache for import-linter: a module that was missing when the cache was written stays missing in it.
 check: install ## format, lint, types and import contracts, nothing run

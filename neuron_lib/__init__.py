@@ -25,6 +25,8 @@ from neuron_lib.errors import (
     RequestRejected,
     ShuttingDown,
     SourceUnavailable,
+    SuspectRequest,
+    UnloadFailed,
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.preload import load_default_models
@@ -51,6 +53,7 @@ from neuron_lib.types import (
     Started,
     TextDelta,
     ToolCall,
+    UnloadingModel,
     Usage,
 )
 
@@ -89,8 +92,11 @@ __all__ = (
     "ShuttingDown",
     "SourceUnavailable",
     "Started",
+    "SuspectRequest",
     "TextDelta",
     "ToolCall",
+    "UnloadFailed",
+    "UnloadingModel",
     "Usage",
     "load_default_models",
 )

@@ -212,7 +212,8 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `n_ctx` is the context of one request in tokens, 0 the model's own. `threads` 0 means one per physical core.
     `gpu_layers` -1 puts every layer on the GPU. `local_roots` are the only directories a `path` may be in.
     `target_step_ms` is how long one step may take while a prompt is read beside running replies, `report_interval_ms`
-    how often at most running replies send what they have; first tokens and ends never wait. A layout `per_sequence`
+    how often at most running replies send what they have; first tokens and ends never wait. An engine that has work and
+    takes no step for `stall_timeout_secs` is replaced. A layout `per_sequence`
     gives each request `n_ctx` cells of its own, `unified` shares `kv_cells` among all of them (0: as many as all could
     fill and memory has room for). `swa_full` keeps the whole context of layers that look at a window of it.
     `speculation` guesses tokens from the prompt and computes several in one step.
@@ -237,6 +238,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     speculation: Literal["auto", "on", "off"] = "auto"
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
     report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40
+    stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -262,7 +264,10 @@ class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop."""
+    """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop.
+
+    Unloading and the last answers get 25 s more, and a whole stop must be over in less than 120 s (wire contract §6).
+    """
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
@@ -270,7 +275,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()
     harness: HarnessSection = HarnessSection()
-    drain_timeout_secs: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+    drain_timeout_secs: Annotated[float, Meta(ge=0, le=90)] = 60.0
     max_prompt_tokens: SomeTokens = 16384
 
     def __post_init__(self) -> None:

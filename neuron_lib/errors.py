@@ -7,6 +7,7 @@ NeuronError                     catch this one to catch them all
 │   ├── PromptTooLong           shorten the prompt
 │   ├── TemplateFailed          the model's chat template cannot render these messages
 │   ├── UnsupportedCapability   ask a model that can do it
+│   ├── SuspectRequest          change it: two engines died with this request in them
 │   ├── ModelNotLoaded          load the model first
 │   ├── Overloaded              wait and retry
 │   ├── NoHarness               this host will never answer; go to another one
@@ -16,6 +17,7 @@ NeuronError                     catch this one to catch them all
 │   ├── LoadCancelled           somebody unloaded it meanwhile
 │   ├── UnknownHarness · InvalidModelId · UnknownSource
 │   └── PreflightFailed         its files cannot be what is asked for: PreflightKind says why
+├── UnloadFailed                a model does not go and may keep its memory; look at the host
 ├── SourceUnavailable           transient: the hub or the network; worth a retry
 ├── EngineDead                  the engine process is gone; what it was doing is lost
 ├── EngineFailed                the engine reported a failure of this one request
@@ -46,9 +48,11 @@ __all__ = (
     "RequestRejected",
     "ShuttingDown",
     "SourceUnavailable",
+    "SuspectRequest",
     "TemplateFailed",
     "UnknownHarness",
     "UnknownSource",
+    "UnloadFailed",
     "UnsupportedCapability",
     "cause_chain",
     "first_leaf",
@@ -118,6 +122,19 @@ class UnsupportedCapability(RequestRejected):
     """The model cannot do what the request asks for (for example read an image)."""
 
     code = "vision_unsupported"
+
+
+class SuspectRequest(RequestRejected):
+    """The request was present when the engine died, and again when it was tried once more; it is not tried again."""
+
+    code = "suspect_request"
+
+    def __init__(self, model_id: str, first_death: str, second_death: str) -> None:
+        super().__init__(
+            f"the engine of model {model_id!r} died twice with this request in it, so it is suspected of the crash and "
+            f"not tried again: {first_death}; then {second_death}",
+            model_id=model_id,
+        )
 
 
 class ModelNotLoaded(RequestRejected):
@@ -233,6 +250,16 @@ class PreflightFailed(LoadFailed):
     def __init__(self, kind: PreflightKind, message: str, *, model_id: str, **fields: Any) -> None:
         super().__init__(message, model_id=model_id, **fields)
         self.kind = kind
+        self.model_id = model_id
+
+
+class UnloadFailed(NeuronError):
+    """A model was told to go, and its harness failed to let it go or takes too long: its memory may still be taken."""
+
+    code = "unload_failed"
+
+    def __init__(self, message: str, *, model_id: str, **fields: Any) -> None:
+        super().__init__(message, model_id=model_id, **fields)
         self.model_id = model_id
 
 

@@ -20,8 +20,13 @@ class Generation(Protocol):
     Entering renders the prompt, checks the limits and waits for room; every refusal (`RequestRejected`) is raised
     there, before anything was generated. Iterating yields `Started`, deltas, then `Finished`, and ends. Leaving the
     block, by whatever way, frees what the request held. Iterating raises `EngineDead` or `EngineFailed` when the
-    reply is lost half-way.
+    reply is lost half-way, `SuspectRequest` when it was lost twice before it began.
     """
+
+    @property
+    def retried(self) -> bool:
+        """Whether it was begun once more because what made it had died before it said anything."""
+        ...
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(
@@ -70,7 +75,11 @@ class Harness(Protocol):
 
         `model_id` is the public id to publish (`spec.model_id` without its scheme). Entering takes as long as the
         load and raises `LoadFailed` or `SourceUnavailable`; cancelling it aborts the load. When leaving has
-        returned, all memory of the model has been given back. The registry enters and leaves it in one task.
+        returned, all memory of the model has been given back, and reading on in a reply of it raises `EngineDead`. The
+        registry enters and leaves it in one task.
+
+        Leaving must come to an end. What takes longer than the registry's `unload_timeout_s` is reported as
+        `UnloadFailed` and cancelled, so shield only what has a limit of its own.
         """
         ...
 

@@ -1,13 +1,13 @@
 """Harnesses by name and models by id. Owns every load, lease and unload; knows backends only through `harness`.
 
-Each model lives in one task of the registry: the task enters `Harness.open`, waits until the model is to go, drains
-it and leaves. So a caller that goes away stops waiting and nothing else, and whatever a model holds is released by
-one `async with`.
+Each model lives in one task of the registry (`hosting`): the task enters `Harness.open`, waits until the model is to
+go, drains it and leaves. So a caller that goes away stops waiting and nothing else, and whatever a model holds is
+released by one `async with`.
 """
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -17,16 +17,12 @@ from anyio.abc import TaskGroup
 
 from neuron_lib.errors import (
     AlreadyLoaded,
-    LoadFailed,
     ModelNotLoaded,
-    NeuronError,
-    Overloaded,
-    OverloadReason,
     ShuttingDown,
     UnknownHarness,
-    cause_chain,
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
+from neuron_lib.hosting import ModelTask, supervise
 from neuron_lib.progress import advance, describe
 from neuron_lib.residence import Residence
 from neuron_lib.types import (
@@ -38,6 +34,7 @@ from neuron_lib.types import (
     ModelInfo,
     ModelLoad,
     ModelSpec,
+    UnloadingModel,
     public_id,
 )
 
@@ -46,13 +43,15 @@ __all__ = ("Registry",)
 logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 1.0
+_ON_UNLOADED_LIMIT_S: Final = 5.0
+"""Whoever waits for an unload waits no longer than this for those who are told of it first."""
 
 
 class Registry:
     """The models of one host. Use it as `async with Registry([harness]) as registry`.
 
-    Everything that only reads (`list_models`, `loads`, `loading`, `lost`, `endpoint`) is memory only and never
-    waits. Leaving the block refuses what is queued, ends what runs, cancels loads and unloads every model.
+    Everything that only reads (`list_models`, `loads`, `loading`, `unloading`, `lost`, `endpoint`) is memory only and
+    never waits. Leaving the block refuses what is queued, ends what runs, cancels loads and unloads every model.
     """
 
     def __init__(
@@ -61,14 +60,21 @@ class Registry:
         *,
         endpoint_url: str = "http://localhost:13131",
         drain_timeout_s: float = 60.0,
+        unload_timeout_s: float = 20.0,
+        on_unloaded: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`endpoint_url` is what `endpoint` answers; an unload waits up to `drain_timeout_s` for running requests.
+        """`endpoint_url` is what `endpoint` answers; an unload waits up to `drain_timeout_s` for running requests, and
+        then up to `unload_timeout_s` for the harness to let the model go.
 
-        `clock` gives the seconds by which the time of loads is told.
+        `on_unloaded` is awaited, for some seconds at most, when a model's memory is back and before the unload
+        returns: the place to read the devices anew. `clock` gives the seconds by which the time of loads and unloads
+        is told.
         """
         self.endpoint_url = endpoint_url
         self.drain_timeout_s = drain_timeout_s
+        self.unload_timeout_s = unload_timeout_s
+        self._on_unloaded = on_unloaded
         self._harnesses: dict[str, Harness] = {}
         self._residences: dict[str, Residence] = {}
         self._lost: dict[str, FailedLoad] = {}
@@ -99,7 +105,8 @@ class Registry:
         assert self._tasks is not None  # entered
         self._is_closed = True
         for residence in self._residences.values():
-            residence.dismiss(ShuttingDown)
+            residence.refuse(ShuttingDown)
+            residence.dismiss(now_s=self._clock())
         self._wake_followers()
         tasks, self._tasks = self._tasks, None
         tasks.start_soon(self._stop_ticking)
@@ -120,14 +127,15 @@ class Registry:
         """Load a model and wait until it serves.
 
         Loads of one id are single-flight: whoever comes second waits for the first and is then told `AlreadyLoaded`,
-        or the same failure. Raises `UnknownHarness`, `AlreadyLoaded`, `ShuttingDown`, whatever `LoadFailed` or
-        `SourceUnavailable` the harness raises, and `LoadCancelled` if the model is unloaded meanwhile. Cancelling
-        the caller does not cancel the load.
+        or the same failure. A load of a model that is on its way out waits until it is gone. Raises `UnknownHarness`,
+        `AlreadyLoaded`, `ShuttingDown`, whatever `LoadFailed` or `SourceUnavailable` the harness raises,
+        `LoadCancelled` if the model is unloaded meanwhile, and `UnloadFailed` if one of this id does not go.
+        Cancelling the caller does not cancel the load.
         """
         model_id = public_id(spec.model_id)
         while (residence := self._residences.get(model_id)) is not None:
             if residence.leave.is_set():
-                await residence.gone.wait()
+                await residence.departure()
                 continue
             await residence.outcome()
             raise AlreadyLoaded(model_id)
@@ -137,19 +145,24 @@ class Registry:
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back; a load that is running is cancelled.
 
-        Requests that still run after `drain_timeout_s` are ended with an error. Raises `ModelNotLoaded`, or what
-        went wrong if the harness could not unload it.
+        From now on it takes no requests: new ones, and those that wait or are being prepared, get `ModelNotLoaded` at
+        once. Those that still run after `drain_timeout_s`, or whose model recovers from a crash, are ended with an
+        error. Whoever unloads a model that is on its way out waits for the same end.
+
+        Raises `ModelNotLoaded`, what went wrong if the harness could not unload it, or `UnloadFailed` if it has not
+        done so after `unload_timeout_s`; its memory may still be taken then.
         """
         residence = self._residences.get(public_id(model_id))
         if residence is None:
             raise ModelNotLoaded(model_id)
         was_loading = residence.is_loading
-        residence.dismiss(lambda: ModelNotLoaded(model_id), draining=True)
+        residence.refuse(lambda: ModelNotLoaded(model_id))
+        residence.dismiss(now_s=self._clock(), draining=True)
         if was_loading:
             self._wake_followers()
-        await residence.gone.wait()
-        if residence.model is not None and residence.failure is not None:
-            raise residence.failure
+        await residence.departure()
+        if residence.unload_failure is not None:
+            raise residence.unload_failure
 
     def chat(self, request: ChatRequest) -> Generation:
         """A reply to `request`; nothing happens, and nothing is refused, until it is entered (see `Generation`)."""
@@ -164,11 +177,24 @@ class Registry:
         return tuple(model.load() for model in self._serving())
 
     def loading(self) -> tuple[LoadingModel, ...]:
-        """The loads that run now; one that was cancelled is none, though what it held may still be on its way back."""
+        """The loads that run now; one that was cancelled is `unloading`, as what it held may be on its way back."""
         return tuple(
             LoadingModel(model_id=r.model_id, progress=r.progress, elapsed_ms=self._elapsed_ms(r))
             for r in self._residences.values()
             if r.is_loading
+        )
+
+    def unloading(self) -> tuple[UnloadingModel, ...]:
+        """The models that are on their way out and whose memory is not back yet."""
+        return tuple(
+            UnloadingModel(
+                model_id=r.model_id,
+                elapsed_ms=round(self._since_s(r.leaving_s) * 1000),
+                running_requests=r.leases,
+                is_overdue=r.overdue is not None,
+            )
+            for r in self._residences.values()
+            if r.leave.is_set()
         )
 
     async def loading_changes(self) -> AsyncGenerator[tuple[LoadingModel, ...], None]:
@@ -207,10 +233,9 @@ class Registry:
         """First step of a shutdown: cancel loads, refuse queued and new requests and loads; what runs goes on."""
         self._is_closed = True
         for residence in self._residences.values():
+            residence.refuse(ShuttingDown)
             if residence.model is None:
-                residence.dismiss(ShuttingDown)
-            else:
-                residence.model.close_admission(ShuttingDown)
+                residence.dismiss(now_s=self._clock())
         self._wake_followers()
 
     def tick_age_s(self) -> float:
@@ -220,6 +245,11 @@ class Registry:
     async def _tick(self) -> None:
         while not self._over.is_set():
             self._ticked_s = self._clock()
+            for residence in tuple(self._residences.values()):
+                try:
+                    supervise(residence, now_s=self._ticked_s, unload_timeout_s=self.unload_timeout_s)
+                except Exception:  # a harness with a bug must not take the other models with it
+                    logger.exception("supervision of a model failed", extra={"model_id": residence.model_id})
             with anyio.move_on_after(_TICK_S):
                 await self._over.wait()
 
@@ -255,36 +285,58 @@ class Registry:
         residence = self._residences[model_id] = Residence(spec, model_id, started_s=self._clock())
         self._log_progress(residence)
         self._wake_followers()
-        self._tasks.start_soon(self._host, harness, residence, name=f"model {model_id}")
+        task = ModelTask(
+            harness=harness,
+            residence=residence,
+            drain_timeout_s=self.drain_timeout_s,
+            clock=self._clock,
+            report=partial(self._report, residence),
+            on_resident=partial(self._note_resident, residence),
+            on_lost=partial(self._note_loss, residence),
+        )
+        self._tasks.start_soon(self._live, task, name=f"model {model_id}")
         return residence
 
-    async def _host(self, harness: Harness, residence: Residence) -> None:
-        """The task a model lives in."""
+    async def _live(self, task: ModelTask) -> None:
+        """The task a model lives in, and what others are told at its end."""
+        residence = task.residence
         try:
-            with residence.scope:
-                report = partial(self._report, residence)
-                async with harness.open(residence.spec, model_id=residence.model_id, report=report) as model:
-                    residence.model = model
-                    self._lost.pop(residence.model_id, None)
-                    residence.settled.set()
-                    self._wake_followers()
-                    await self._serve(residence, model)
-        except Exception as error:  # noqa: BLE001 - a harness with a bug must not take the other models with it
-            self._fail(residence, harness, error)
+            await task.run()
+            if residence.leave.is_set() and not self._is_closed:
+                await self._tell_of_unload(residence)
         finally:
-            was_loading = residence.is_loading
-            residence.leave.set()
-            residence.settled.set()
-            del self._residences[residence.model_id]
-            residence.gone.set()
-            if was_loading:
-                self._wake_followers()
-            if residence.model is None and residence.failure is None:
-                logger.info(
-                    "load cancelled: %s",
-                    describe(residence.progress),
-                    extra={"model_id": residence.model_id, "elapsed_ms": self._elapsed_ms(residence)},
-                )
+            self._see_off(residence)
+
+    def _note_resident(self, residence: Residence) -> None:
+        self._lost.pop(residence.model_id, None)
+        self._wake_followers()
+
+    def _note_loss(self, residence: Residence, reason: str) -> None:
+        self._lost[residence.model_id] = FailedLoad(model_id=residence.model_id, error=reason)
+
+    async def _tell_of_unload(self, residence: Residence) -> None:
+        if self._on_unloaded is None:
+            return
+        try:
+            with anyio.move_on_after(_ON_UNLOADED_LIMIT_S):
+                await self._on_unloaded()
+        except Exception:  # what others do with the news is no failure of the unload
+            logger.exception("whoever is told of unloads failed", extra={"model_id": residence.model_id})
+
+    def _see_off(self, residence: Residence) -> None:
+        was_loading = residence.is_loading
+        residence.leave.set()
+        residence.settled.set()
+        del self._residences[residence.model_id]
+        residence.gone.set()
+        residence.has_answer.set()
+        if was_loading:
+            self._wake_followers()
+        labels = {"model_id": residence.model_id, "elapsed_ms": self._elapsed_ms(residence)}
+        if residence.model is None and residence.failure is None:
+            logger.info("load cancelled: %s", describe(residence.progress), extra=labels)
+        if residence.overdue is not None:
+            logger.warning("overdue unload has ended", extra=labels)
 
     def _report(self, residence: Residence, reported: LoadProgress) -> None:
         """Take a harness's word for how far a load has come, as far as it is news."""
@@ -306,57 +358,15 @@ class Registry:
             logger.info("%s", line, extra=fields)
 
     def _elapsed_ms(self, residence: Residence) -> int:
-        return round((self._clock() - residence.started_s) * 1000)
+        return round(self._since_s(residence.started_s) * 1000)
+
+    def _since_s(self, moment_s: float | None) -> float:
+        """The seconds since a moment of the clock; 0 while it has not come."""
+        return 0.0 if moment_s is None else self._clock() - moment_s
 
     def _wake_followers(self) -> None:
         self._loading_changed.set()
         self._loading_changed = anyio.Event()
-
-    async def _serve(self, residence: Residence, model: LoadedModel) -> None:
-        """Wait for the order to leave, or for the model's own death; then drain."""
-
-        async def watch() -> None:
-            reason = await model.wait_lost()
-            logger.error("model lost", extra={"model_id": residence.model_id, "reason": reason})
-            self._lost[residence.model_id] = FailedLoad(model_id=residence.model_id, error=reason)
-            residence.dismiss(lambda: _engine_lost(residence.model_id))
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            await residence.leave.wait()
-            tasks.cancel_scope.cancel()
-        residence.drain.deadline = anyio.current_time() + self.drain_timeout_s
-        with residence.drain:
-            await residence.drained()
-        if residence.leases:
-            logger.warning(
-                "unloading under running requests",
-                extra={"model_id": residence.model_id, "running_requests": residence.leases},
-            )
-
-    def _fail(self, residence: Residence, harness: Harness, error: Exception) -> None:
-        """Record how a harness failed to load a model, to keep it, or to let it go."""
-        model_id, was_resident = residence.model_id, residence.model is not None
-        if isinstance(error, NeuronError):
-            failure = error
-        else:
-            failure = LoadFailed(f"harness {harness.name!r} failed with a bug", model_id=model_id)
-            failure.__cause__ = error
-        residence.failure = failure
-        if was_resident and not residence.leave.is_set():
-            self._lost[model_id] = FailedLoad(model_id=model_id, error=cause_chain(failure))
-        if was_resident or failure is not error:  # whoever asks for a load logs its failure, but sees no traceback
-            text = "a resident model failed" if was_resident else "a load failed with a bug"
-            logger.error(text, exc_info=failure, extra={"model_id": model_id})
-
-
-def _engine_lost(model_id: str) -> Overloaded:
-    return Overloaded(
-        f"the engine of model {model_id!r} was lost while the request waited",
-        reason=OverloadReason.ENGINE_LOST,
-        retry_after_s=2,
-        model_id=model_id,
-    )
 
 
 class _LeasedGeneration:
@@ -368,13 +378,17 @@ class _LeasedGeneration:
         self._residence: Residence | None = None
         self._inner: Generation | None = None
 
+    @property
+    def retried(self) -> bool:
+        return self._inner is not None and self._inner.retried
+
     async def __aenter__(self) -> Self:
         if self._registry._is_closed:
             raise ShuttingDown
         residence, model = self._registry._find(self._request.model_id)
         residence.lease()
         try:
-            self._inner = await model.chat(self._request).__aenter__()
+            self._inner = await residence.enter(model.chat(self._request))
         except BaseException:
             residence.release()
             raise

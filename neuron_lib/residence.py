@@ -5,8 +5,15 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from neuron_lib.errors import LoadCancelled, NeuronError, RequestRejected
-from neuron_lib.harness import LoadedModel
+from neuron_lib.errors import (
+    LoadCancelled,
+    LoadFailed,
+    NeuronError,
+    RequestRejected,
+    SourceUnavailable,
+    UnloadFailed,
+)
+from neuron_lib.harness import Generation, LoadedModel
 from neuron_lib.progress import ProgressLog
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
@@ -17,7 +24,10 @@ __all__ = ("Residence",)
 class Residence:
     """Loading until `settled` or `leave` is set; resident once `model` is; leaving once `leave` is; over with `gone`.
 
-    Cancelling `scope` ends all of it; cancelling `drain` ends the patience with running requests, now or later.
+    What leaves drains, if it is resident, and then closes: its harness lets it go. `leaving_s` and `closing_s` are the
+    seconds of the registry's clock at which that began, None while it has not. With `overdue` nobody waits any longer
+    for the end of it. Cancelling `scope` ends all of it; cancelling `drain` ends the patience with running requests,
+    now or later.
     """
 
     spec: ModelSpec
@@ -32,6 +42,15 @@ class Residence:
     leave: anyio.Event = field(default_factory=anyio.Event)
     drain: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     gone: anyio.Event = field(default_factory=anyio.Event)
+    leaving_s: float | None = None
+    closing_s: float | None = None
+    left_unasked: bool = False
+    """Its harness failed under it while it served."""
+    overdue: UnloadFailed | None = None
+    has_answer: anyio.Event = field(default_factory=anyio.Event)
+    """Those who wait for its end can be answered: it is gone or overdue."""
+    refusal: Callable[[], RequestRejected] | None = None
+    entering: set[anyio.CancelScope] = field(default_factory=set)
     leases: int = 0
     idle: anyio.Event = field(default_factory=anyio.Event)
 
@@ -50,15 +69,56 @@ class Residence:
             raise self.failure or LoadCancelled(f"the load of {self.model_id!r} was cancelled", model_id=self.model_id)
         return self.model
 
-    def dismiss(self, refusal: Callable[[], RequestRejected], *, draining: bool = False) -> None:
-        """Make it go: a load is cancelled, a model leaves now or after `draining`; `refusal` is for queued requests."""
+    @property
+    def is_draining(self) -> bool:
+        return self.model is not None and self.leave.is_set() and self.closing_s is None and not self.gone.is_set()
+
+    @property
+    def unload_failure(self) -> NeuronError | None:
+        """What kept the harness from letting it go. A load that failed by itself while it was cancelled is none."""
+        if self.model is None and isinstance(self.failure, LoadFailed | SourceUnavailable):
+            return None
+        return self.failure
+
+    async def departure(self) -> None:
+        """Wait until it is gone. Raises `UnloadFailed` as soon as that takes too long."""
+        await self.has_answer.wait()
+        if self.overdue is not None:
+            raise self.overdue
+
+    def dismiss(self, *, now_s: float, draining: bool = False) -> None:
+        """Make it go: a load is cancelled, a model leaves now or after `draining`."""
         self.leave.set()
+        if self.leaving_s is None:
+            self.leaving_s = now_s
         if not draining:
             self.drain.cancel()
         if self.model is None:
+            self.settled.set()
             self.scope.cancel()
-        else:
-            self.model.close_admission(refusal)
+            if self.closing_s is None:
+                self.closing_s = now_s
+
+    def refuse(self, refusal: Callable[[], RequestRejected]) -> None:
+        """Refuse the requests that are not admitted yet, at whatever they wait; what runs goes on. The first counts."""
+        if self.model is None:
+            return
+        if self.refusal is None:
+            self.refusal = refusal
+        self.model.close_admission(refusal)
+        for scope in self.entering:
+            scope.cancel()
+
+    async def enter(self, generation: Generation) -> Generation:
+        """Enter a generation. Raises what `refuse` was told, the moment it is told, and whatever entering raises."""
+        with anyio.CancelScope() as scope:
+            self.entering.add(scope)
+            try:
+                return await generation.__aenter__()
+            finally:
+                self.entering.remove(scope)
+        assert self.refusal is not None  # only `refuse` cancels the scope
+        raise self.refusal()
 
     def lease(self) -> None:
         self.leases += 1

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from neuron_lib.admission import AdmissionController
 from neuron_lib.engine import sequence as engine
 from neuron_lib.engine.step import Outcome, StepPlan, StepResult
-from neuron_lib.errors import EngineDead, NeuronError, PromptTooLong, RequestRejected
+from neuron_lib.errors import EngineDead, NeuronError, Overloaded, OverloadReason, PromptTooLong, RequestRejected
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.types import (
     ChatRequest,
@@ -49,16 +49,18 @@ class ScriptedModel:
     """The script of one model id.
 
     Loading reports `stages` one by one, then waits for `may_load`, then raises `load_error` if there is one. Leaving
-    raises `unload_error`. Entering a reply waits for `may_prepare`, refuses a prompt that does not fit into `n_ctx`,
-    then waits for a seat. It is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
-    exception is raised in its place. A request for several choices gets the same as each of them, item by item; one for
-    log-probabilities gets each text as a token that was certain. Setting `dies` kills the resident model with `death`;
-    give the harness a new script before it is loaded again.
+    ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply waits for `may_prepare`,
+    refuses a prompt that does not fit into `n_ctx`, then waits for a seat. It is `reply`, one delta per item, and
+    waits for `may_speak` before each; an item that is an exception is raised in its place. A request for several
+    choices gets the same as each of them, item by item; one for log-probabilities gets each text as a token that was
+    certain. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident model with
+    `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
     may_load: anyio.Event | None = None
     load_error: Exception | None = None
+    may_unload: anyio.Event | None = None
     unload_error: Exception | None = None
     may_prepare: anyio.Event | None = None
     reply: Sequence[str | GenerationEvent | NeuronError] = ("Hello", ", ", "world", "!")
@@ -69,6 +71,7 @@ class ScriptedModel:
     max_in_flight: int = 8
     max_queue_depth: int = 32
     max_wait_s: float = 30.0
+    retried: bool = False
     dies: anyio.Event = field(default_factory=anyio.Event)
     death: str = "killed by the script"
 
@@ -76,7 +79,8 @@ class ScriptedModel:
 class ScriptedHarness:
     """A harness whose models follow `scripts`, by public id; ids without a script load at once and say hello.
 
-    `log` records what happened, in order, as `"open ID"`, `"loaded ID"`, `"close ID"`, `"chat ID"`, `"end ID"`.
+    `log` records what happened, in order, as `"open ID"`, `"loaded ID"`, `"close ID"`, `"chat ID"`, `"end ID"`,
+    `"crash ID"`, `"recover ID"`.
     """
 
     def __init__(self, scripts: Mapping[str, ScriptedModel] | None = None, *, name: str = "scripted") -> None:
@@ -84,6 +88,21 @@ class ScriptedHarness:
         self.scripts = dict(scripts or {})
         self.log: list[str] = []
         self.requests: list[ChatRequest] = []
+        self._resident: dict[str, _LoadedScript] = {}
+
+    def crash(self, model_id: str) -> None:
+        """The engine of a resident model dies and the harness starts another one, which takes until `recover`.
+
+        Meanwhile the model shows `recovering`, its replies end with `EngineDead`, and new requests are refused with
+        `Overloaded`. Raises KeyError if the model is not resident.
+        """
+        self._resident[model_id].crash()
+        self.log.append(f"crash {model_id}")
+
+    def recover(self, model_id: str) -> None:
+        """A model that crashed serves again. Raises KeyError if it is not resident any more."""
+        self._resident[model_id].is_recovering = False
+        self.log.append(f"recover {model_id}")
 
     @property
     def name(self) -> str:
@@ -106,11 +125,14 @@ class ScriptedHarness:
             if script.load_error is not None:
                 raise script.load_error
             self.log.append(f"loaded {model_id}")
-            model = _LoadedScript(self, spec, model_id, script)
+            model = self._resident[model_id] = _LoadedScript(self, spec, model_id, script)
             try:
                 yield model
             finally:
+                del self._resident[model_id]
                 model.end()
+            if script.may_unload is not None:
+                await script.may_unload.wait()
             if script.unload_error is not None:
                 raise script.unload_error
         finally:
@@ -126,6 +148,8 @@ class _LoadedScript:
         self.admission = AdmissionController(
             max_in_flight=script.max_in_flight, max_queue_depth=script.max_queue_depth, max_wait_s=script.max_wait_s
         )
+        self.is_recovering = False
+        self.engine_number = 0
         self._waits: set[anyio.CancelScope] = set()
         self._has_ended = False
 
@@ -133,7 +157,7 @@ class _LoadedScript:
         return ModelInfo(
             id=self.model_id,
             harness=self.harness.name,
-            status=ModelStatus.LOADED,
+            status=ModelStatus.RECOVERING if self.is_recovering else ModelStatus.LOADED,
             devices=self.spec.devices or (0,),
             capabilities=self.script.capabilities,
             limit=ModelLimit(context=self.script.n_ctx, output=self.script.n_ctx),
@@ -161,9 +185,9 @@ class _LoadedScript:
         await self.script.dies.wait()
         return self.script.death
 
-    async def wait_for(self, event: anyio.Event | None) -> None:
-        """Wait for an event of the script. Raises `EngineDead` once the model is gone, as every backend must."""
-        if event is not None and not self._has_ended:
+    async def wait_for(self, event: anyio.Event | None, *, engine_number: int) -> None:
+        """Wait for an event of the script. Raises `EngineDead` once that engine is gone, as every backend must."""
+        if event is not None and not self._has_ended and engine_number == self.engine_number:
             with anyio.CancelScope() as scope:
                 self._waits.add(scope)
                 try:
@@ -174,10 +198,26 @@ class _LoadedScript:
         if self._has_ended:
             reason = self.script.death if self.script.dies.is_set() else "the model was unloaded"
             raise EngineDead(self.model_id, reason)
+        if engine_number != self.engine_number:
+            raise EngineDead(self.model_id, self.script.death)
+
+    def refuse_if_recovering(self) -> None:
+        if self.is_recovering:
+            text = f"the engine of model {self.model_id!r} died and is being replaced"
+            raise Overloaded(text, reason=OverloadReason.ENGINE_LOST, retry_after_s=2, model_id=self.model_id)
+
+    def crash(self) -> None:
+        """An engine is gone, and with it every reply; another one is on its way."""
+        self.is_recovering = True
+        self.engine_number += 1
+        self._wake()
 
     def end(self) -> None:
         """The model is gone, and with it every reply."""
         self._has_ended = True
+        self._wake()
+
+    def _wake(self) -> None:
         for scope in self._waits:
             scope.cancel()
 
@@ -187,16 +227,27 @@ class _ScriptedGeneration:
         self._model = model
         self._request = request
         self._held = AsyncExitStack()
+        self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
+
+    @property
+    def retried(self) -> bool:
+        return self._model.script.retried
 
     async def __aenter__(self) -> Self:
         script = self._model.script
         self._model.harness.requests.append(self._request)
-        await self._model.wait_for(script.may_prepare)
+        self._model.refuse_if_recovering()
+        self._engine_number = self._model.engine_number
+        await self._model.wait_for(script.may_prepare, engine_number=self._engine_number)
         if script.prompt_tokens >= script.n_ctx:
             raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
         choices = self._request.choices
-        await self._held.enter_async_context(self._model.admission.admit(choices))
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self._model.admission.admit(choices))
+            self._model.refuse_if_recovering()
+            self._held = held.pop_all()
+        self._engine_number = self._model.engine_number  # whoever waited for a seat may have outlived one
         self._model.harness.log.append(f"chat {self._model.model_id}")
         said = [event for item in script.reply for event in self._say(item)]
         usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(said))
@@ -232,12 +283,13 @@ class _ScriptedGeneration:
         if not self._events:
             raise StopAsyncIteration
         is_first = isinstance(self._events[0], Started)
-        await self._model.wait_for(None if is_first else self._model.script.may_speak)
-        event = self._events.pop(0)
-        if isinstance(event, NeuronError):
+        event = None if is_first else self._model.script.may_speak
+        await self._model.wait_for(event, engine_number=self._engine_number)
+        said = self._events.pop(0)
+        if isinstance(said, NeuronError):
             self._events.clear()
-            raise event
-        return event
+            raise said
+        return said
 
 
 class ScriptedRunner:

@@ -4,6 +4,7 @@ from litestar import Litestar
 from litestar.di import Provide
 
 from neuron_service.errors import EXCEPTION_HANDLERS
+from neuron_service.http_rules import HttpRules
 from neuron_service.node import Node
 from neuron_service.routes.chat import chat_completions
 from neuron_service.routes.host import discovery, health, liveness, readiness, version
@@ -22,9 +23,9 @@ __all__ = ("create_app",)
 _MAX_BODY_BYTES = 2 << 20  # what the gateway lets through; a hostile body of that size is decoded in under 0.2 s
 
 
-def create_app(node: Node) -> Litestar:
+def create_app(node: Node) -> HttpRules:
     """The application over `node`; it has no lifespan of its own, because `server` owns the order of life."""
-    return Litestar(
+    routes = Litestar(
         route_handlers=[
             version,
             discovery,
@@ -46,3 +47,4 @@ def create_app(node: Node) -> Litestar:
         openapi_config=None,
         logging_config=None,
     )
+    return HttpRules(routes)

@@ -12,16 +12,30 @@ from msgspec.structs import replace
 from neuron_lib.errors import InvalidRequest, NeuronError, PreflightFailed, cause_chain
 from neuron_lib.wire.openai_errors import HttpError, to_http_error
 
-__all__ = ("EXCEPTION_HANDLERS", "answer", "error_fields", "internal_error", "respond")
+__all__ = (
+    "EXCEPTION_HANDLERS",
+    "UnknownMethod",
+    "UnknownPath",
+    "allowed_methods",
+    "answer",
+    "error_fields",
+    "internal_error",
+    "log_refusal",
+    "respond",
+)
 
 logger = logging.getLogger(__name__)
 
 
-class _UnknownPath(InvalidRequest):
+class UnknownPath(InvalidRequest):
+    """There is no such path."""
+
     code = "not_found"
 
 
-class _UnknownMethod(InvalidRequest):
+class UnknownMethod(InvalidRequest):
+    """There is such a path, for other methods."""
+
     code = "method_not_allowed"
 
 
@@ -51,20 +65,19 @@ def respond(
     never with a message of a chat. `fields` are for the log alone.
     """
     http = mapping(error)
+    log_refusal(error, http, method=request.method, path=request.url.path, **fields)
+    return answer(http)
+
+
+def log_refusal(error: NeuronError, http: HttpError, *, method: str, path: str, **fields: str) -> None:
+    """The WARNING of `respond`, for what is refused before it reaches a route."""
     logger.warning(
         "request refused: %s",
         cause_chain(error),
-        extra={
-            "method": request.method,
-            "path": request.url.path,
-            "status": http.status,
-            "type": http.type,
-            "code": http.code,
-        }
+        extra={"method": method, "path": path, "status": http.status, "type": http.type, "code": http.code}
         | fields
         | error_fields(error),
     )
-    return answer(http)
 
 
 def _answer_neuron_error(request: Request[Any, Any, Any], error: NeuronError) -> Response[bytes]:
@@ -78,12 +91,19 @@ def _answer_http_exception(request: Request[Any, Any, Any], error: HTTPException
     status = 400
     refusal = InvalidRequest(f"the request cannot be read: {error.detail}")
     if error.status_code == 404:
-        status, refusal = 404, _UnknownPath("there is nothing at this path")
+        status, refusal = 404, UnknownPath("there is nothing at this path")
     elif error.status_code == 405:
-        status, refusal = 405, _UnknownMethod(f"this path does not answer {request.method}")
+        status, refusal = 405, UnknownMethod(f"this path does not answer {request.method}")
     response = respond(request, refusal, lambda refusal: replace(to_http_error(refusal), status=status))
-    response.headers.update(error.headers or {})  # of a 405: which methods there are
+    if status == 405:
+        response.headers["allow"] = allowed_methods((error.headers or {}).get("allow", ""))
     return response
+
+
+def allowed_methods(litestars: str) -> str:
+    """The methods of a path, of which Litestar lists one too many and one too few."""
+    methods = set(litestars.split(", ")) - {"OPTIONS", ""}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def _answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -85,6 +85,7 @@ class Node:
             activation=self.tracker.snapshot(),
             models=self.registry.loads(),
             loading=self.registry.loading(),
+            unloading=self.registry.unloading(),
             lost=self.registry.lost(),
         )
 

@@ -4,6 +4,7 @@ What the events say is the business of `sse` and `loading_events`.
 """
 
 import math
+from collections.abc import Iterable
 
 import anyio
 from litestar.types import Send
@@ -30,9 +31,9 @@ class EventOutlet:
         self._turn = anyio.Lock(fast_acquire=True)
         self._sent_at = math.inf
 
-    async def open(self) -> None:
+    async def open(self, own_headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Begin the answer; after this nothing but events can be said."""
-        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"), *own_headers]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def send(self, chunk: bytes, *, more: bool = True) -> None:

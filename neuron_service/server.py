@@ -17,19 +17,17 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import discover
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_service.app import create_app
-from neuron_service.client import BoundedConnection
+from neuron_service.connection import BACKLOG, uvicorn_config
+from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.node import Node
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
 from neuron_service.version import Version
 
-__all__ = ("IDLE_CONNECTION_LIMIT_S", "bind", "serve")
+__all__ = ("bind", "serve")
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG: Final = 2048
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-IDLE_CONNECTION_LIMIT_S: Final = 150
-"""Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """When everything has been unloaded, the answers that are still on their way get this long."""
 _UNLOAD_LIMIT_S: Final = 20.0
@@ -44,7 +42,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
@@ -66,7 +64,11 @@ async def serve(
     """
     host, port = sock.getsockname()[:2]
     monitor = DeviceMonitor()
-    registry = Registry(endpoint_url=f"http://localhost:{port}", drain_timeout_s=config.drain_timeout_secs)
+    registry = Registry(
+        endpoint_url=f"http://localhost:{port}",
+        drain_timeout_s=config.drain_timeout_secs,
+        on_unloaded=monitor.refresh,
+    )
     tracker = ActivationTracker(config.default_models)
     node = Node(
         harnesses=tuple(entry.name for entry in config.harnesses),
@@ -76,19 +78,10 @@ async def serve(
         version=version,
     )
     server = _Server(
-        uvicorn.Config(
+        uvicorn_config(
             create_app(node),
-            http=BoundedConnection,
-            ws="none",
-            loop="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=IDLE_CONNECTION_LIMIT_S,
-            timeout_graceful_shutdown=_LAST_ANSWERS_LIMIT_S,
+            cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
+            shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
         )
     )
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
@@ -134,6 +127,7 @@ async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> N
             environ=environ,
             gpu_memory_mb=[device.vram_total_mb for device in discovery.devices],
             max_prompt_tokens=config.max_prompt_tokens,
+            ends_with_thread=True,
         )
         aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
         node.registry.register(harness, aliases=aliases)

@@ -35,7 +35,11 @@ class ChatCompletion:
         body = await while_connected(receive, self._collect)
         if body is None:
             return
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            *_own_headers(self._generation),
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         with anyio.move_on_after(SEND_LIMIT_S):
             await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -71,7 +75,7 @@ class ChatStream:
     async def _answer(self, outlet: EventOutlet) -> None:
         try:
             async with self._generation as events:
-                await outlet.open()
+                await outlet.open(_own_headers(events))
                 self._is_open = True
                 await outlet.send(self._encoder.roles(self._choices))
                 async for event in events:
@@ -84,6 +88,11 @@ class ChatStream:
                 raise
             await outlet.send(self._encoder.error(envelope(_log_lost_reply(error))))
         await outlet.send(b"", more=False)
+
+
+def _own_headers(generation: Generation) -> list[tuple[bytes, bytes]]:
+    """A stream says what was known when it began; a later retry is only in the log."""
+    return [(b"x-neuron-retried", b"1")] if generation.retried else []
 
 
 def _log_lost_reply(error: Exception) -> NeuronError:

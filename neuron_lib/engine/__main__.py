@@ -9,12 +9,14 @@ inside native code.
 
 import argparse
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import logging
 import os
 import resource
 import select
+import signal
 import socket
 import sys
 import threading
@@ -32,6 +34,7 @@ from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import (
+    Abort,
     Beat,
     Cancel,
     Close,
@@ -88,13 +91,14 @@ _STACK_BYTES: Final = 8 << 20
 _MOST_GRAMMARS: Final = 8
 """Requests whose grammar may wait to be compiled. A hostile one takes 0.4 s."""
 _OOM_SCORE: Final = "500"
+_PR_SET_PDEATHSIG: Final = 1
 _GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 """libllama calls its load chatter "info"; for an operator it is debugging."""
 
 
 class Engine:
-    """The process's state. Everything native belongs to the engine thread; `_prompts` and `_compiling` (the requests
-    whose grammar is not ready) to the others, one at a time.
+    """The process's state. Everything native but `Context.abort` belongs to the engine thread; `_prompts` and
+    `_compiling` (the requests whose grammar is not ready) to the others, one at a time.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -105,6 +109,7 @@ class Engine:
         self._prompts_lock: Final = threading.Lock()
         self._grammars: Final[SimpleQueue[tuple[int, Grammar, PreparedPrompt]]] = SimpleQueue()
         self._preparer: Preparer | None = None
+        self._context: Context | None = None
         self._loop: EngineLoop | None = None
 
     def send(self, report: Report) -> None:
@@ -156,6 +161,10 @@ class Engine:
                 self._cancel(request)
             case Close():
                 os._exit(0)
+            case Abort():
+                faulthandler.dump_traceback()
+                if self._context is not None:
+                    self._context.abort()
             case _:
                 assert_never(command)
 
@@ -263,6 +272,7 @@ class Engine:
             Model(Path(load.path), gpu_layers=load.gpu_layers, on_progress=self._progress()) as model,
             _open_context(model, load) as context,
         ):
+            self._context = context
             context.warm_up(model.vocab)
             own_template = model.chat_template if load.use_chat_template else None
             has_chat_template = own_template is not None or load.chat_template is not None
@@ -444,6 +454,13 @@ def _end_with_daemon(sock: socket.socket) -> None:
     os._exit(0)
 
 
+def _end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process with the thread that started it, even if it is stopped or holds the GIL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was too late for that
+        os._exit(0)
+
+
 def _shield_the_daemon() -> None:
     """Make this process the one that the kernel ends when memory runs out, and keep its crashes small."""
     with contextlib.suppress(OSError):  # not on every kernel, and never worth failing for
@@ -455,12 +472,16 @@ def main() -> NoReturn:
     """Serve one model on the inherited socket `--fd`."""
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.engine", description="one model behind one socket")
     parser.add_argument("--fd", type=int, required=True, help="number of an inherited, connected stream socket")
+    parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
+    options = parser.parse_args()
+    if options.parent is not None:
+        _end_with_parent(options.parent)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     threading.stack_size(_STACK_BYTES)
     faulthandler.enable()
     _log_to_stderr()
     _shield_the_daemon()
-    sock = socket.socket(fileno=parser.parse_args().fd)
+    sock = socket.socket(fileno=options.fd)
     threading.Thread(target=_end_with_daemon, args=(sock,), name="daemon watch", daemon=True).start()
     Engine(sock).serve()
 

@@ -16,6 +16,7 @@ from neuron_lib.types import FinishReason, Grammar, Sampling, SamplingParams, To
 
 __all__ = (
     "MAX_FRAME_BYTES",
+    "Abort",
     "Beat",
     "Broken",
     "Cancel",
@@ -115,7 +116,11 @@ class Close(Struct, frozen=True, tag="close"):
     """End the process."""
 
 
-Command: TypeAlias = Load | Prepare | Start | Cancel | Close
+class Abort(Struct, frozen=True, tag="abort"):
+    """The engine is taken for stuck: say where every thread is, break off what is computed, end the process."""
+
+
+Command: TypeAlias = Load | Prepare | Start | Cancel | Close | Abort
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):

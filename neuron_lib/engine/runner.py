@@ -107,6 +107,8 @@ class LlamaRunner:
         status = self._context.decode(batch)
         if status <= DecodeStatus.FATAL:
             raise ContextBroken("llama_decode reported a fatal error")
+        if status == DecodeStatus.ABORTED:
+            raise ContextBroken("the computation was broken off")
         return status, rows
 
     def _sample(self, chunk: SequenceChunk, rows: list[npt.NDArray[np.float32]]) -> tuple[Sampled, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuron_lib.errors import LoadFailed
+from neuron_lib.llama.abort_flag import AbortFlag
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.memory import Memory
@@ -90,6 +91,8 @@ class Context:
                 n_ctx=n_ctx,
                 cells=cells,
             )
+        self._abort_flag: Final = AbortFlag()
+        lib.llama_set_abort_callback(self._pointer, self._abort_flag.callback, self._abort_flag.data)
         self.is_unified: Final = kv_unified
         self.memory = Memory(self._pointer, model, seats=seats, unified=kv_unified)
         self._longest = n_ctx if kv_unified else int(lib.llama_n_ctx_seq(self._pointer))
@@ -126,6 +129,10 @@ class Context:
         status = lib.llama_decode(self._pointer, batch.native())
         lib.llama_synchronize(self._pointer)
         return DecodeStatus(max(status, DecodeStatus.FATAL))
+
+    def abort(self) -> None:
+        """Break off the `decode` that runs, and every later one: they return `ABORTED`. From any thread."""
+        self._abort_flag.set()
 
     def warm_up(self, vocab: Vocab) -> None:
         """Decode one token and forget it: the weights are read from disk now, and a device that cannot compute says

@@ -35,6 +35,11 @@ class Choice:
         return f"<Choice {self._index} {'running' if self.done is None else self.reason} {self._tokens_seen} tokens>"
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the engine has said anything of it."""
+        return self._tokens_seen > 0 or self.done is not None
+
+    @property
     def reason(self) -> FinishReason:
         """Why it ended; must not be asked before."""
         assert self.done is not None

@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import ByteReceiveStream, Process, SocketStream, UNIXSocketStream
 
 from neuron_lib.engine.protocol import (
+    Abort,
     Beat,
     Broken,
     Close,
@@ -48,6 +49,7 @@ from neuron_lib.errors import (
     first_leaf,
 )
 from neuron_lib.llamacpp.mailbox import Mailbox
+from neuron_lib.llamacpp.standstill import Standstill
 
 __all__ = ("EngineProcess", "engine_environment", "open_engine")
 
@@ -59,9 +61,12 @@ _CLOSE_LIMIT_S: Final = 5.0
 _KILL_LIMIT_S: Final = 10.0
 """One that was killed gets this long to be gone; what hangs in a driver may never be."""
 _STALL_LIMIT_S: Final = 300.0
-"""An engine that has work and does not get on with it for this long is killed. One step of a large model that reads a
+"""An engine that has work and does not get on with it for this long is ended. One step of a large model that reads a
 prompt on a CPU may well take a minute or two, and busy is not dead."""
-_STALL_LOOKS: Final = 10
+_SILENCE_LIMIT_S: Final = 30.0
+"""One that does not even beat, which it does each second whatever it computes, is ended after this."""
+_ABORT_LIMIT_S: Final = 5.0
+"""How long an engine that is to be ended has for each of the gentler ways."""
 _BUSY_RETRY_S: Final = 4
 """What a request is told whose grammar the engine has no time for: eight others wait, of at most half a second each."""
 _LAST_WORDS_LIMIT_S: Final = 2.0
@@ -102,13 +107,20 @@ async def open_engine(
     environment: Mapping[str, str],
     on_progress: Callable[[float], None],
     command: Sequence[str] = _COMMAND,
+    ends_with_thread: bool = False,
     close_limit_s: float = _CLOSE_LIMIT_S,
     stall_limit_s: float = _STALL_LIMIT_S,
+    silence_limit_s: float = _SILENCE_LIMIT_S,
+    abort_limit_s: float = _ABORT_LIMIT_S,
 ) -> AsyncIterator["EngineProcess"]:
     """An engine process that is loading `load` when the block begins and is gone when the block has ended.
 
-    Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended.
+    Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended. An engine
+    ends when the daemon does; with `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An engine
+    that has work and takes no step for `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort, then
+    sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each.
     """
+    parent = ("--parent", str(os.getpid())) if ends_with_thread else ()
     ours, theirs = socket.socketpair()
     async with AsyncExitStack() as held:
         held.enter_context(ours)  # until the stream owns it; closing it twice does no harm
@@ -117,7 +129,7 @@ async def open_engine(
             held.push_async_callback(stream.aclose)
             try:
                 process = await anyio.open_process(
-                    [*command, "--fd", str(theirs.fileno())],
+                    [*command, "--fd", str(theirs.fileno()), *parent],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -129,13 +141,18 @@ async def open_engine(
             except OSError as error:
                 raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
         held.push_async_callback(_end, process, stream, limit_s=close_limit_s)
-        engine = EngineProcess(process, model_id=model_id, on_progress=on_progress)
+        engine = EngineProcess(
+            process,
+            model_id=model_id,
+            on_progress=on_progress,
+            standstill=Standstill(stall_limit_s=stall_limit_s, silence_limit_s=silence_limit_s),
+        )
         held.callback(engine._bury, "the model was unloaded")
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(engine._write_commands, stream)
                 tasks.start_soon(engine._read_reports, stream)
-                tasks.start_soon(engine._watch_progress, stall_limit_s)
+                tasks.start_soon(engine._watch_progress, abort_limit_s)
                 engine.post(load)
                 try:
                     yield engine
@@ -157,7 +174,7 @@ async def _end(process: Process, stream: SocketStream, *, limit_s: float, kill_l
             await process.wait()
         if process.returncode is None:
             logger.warning("engine did not close, killing it", extra={"pid": process.pid})
-            process.kill()
+            _send_signal(process, signal.SIGKILL)
             with anyio.move_on_after(kill_limit_s):
                 await process.wait()
         if process.returncode is None:
@@ -168,14 +185,23 @@ async def _end(process: Process, stream: SocketStream, *, limit_s: float, kill_l
         await process.aclose()
 
 
+def _send_signal(process: Process, number: signal.Signals) -> None:
+    """Unlike the methods of the event loops this reaps nothing, so the exit status stays for whoever waits for it."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+
 class EngineProcess:
     """A running engine. Commands go out by `post`, which never waits; answers arrive in a request's `Mailbox`."""
 
-    def __init__(self, process: Process, *, model_id: str, on_progress: Callable[[float], None]) -> None:
+    def __init__(
+        self, process: Process, *, model_id: str, on_progress: Callable[[float], None], standstill: Standstill
+    ) -> None:
         self.model_id: Final = model_id
         self.pid: Final = process.pid
         self.last_beat: Beat | None = None
-        self._progress = 0  # counts what shows that the engine gets on
+        self._standstill: Final = standstill
         self._process: Final = process
         self._on_progress: Final = on_progress
         self._outbox, self._to_send = anyio.create_memory_object_stream[bytes](math.inf)
@@ -191,6 +217,21 @@ class EngineProcess:
     def __repr__(self) -> str:
         state = "dead" if self._death else "ready" if self._facts else "loading"
         return f"<EngineProcess {self.pid} {state} {self.model_id} with {len(self._mailboxes)} requests>"
+
+    @property
+    def death(self) -> str | None:
+        """How the process ended; None as long as it has not."""
+        return self._death
+
+    @property
+    def exit_status(self) -> int | None:
+        """As of `subprocess`: negative for a signal; None as long as the process has not been reaped."""
+        return self._process.returncode
+
+    @property
+    def standstill(self) -> str | None:
+        """What is wrong with an engine that will be ended unless it gets on soon; None if nothing is."""
+        return self._standstill.suspicion
 
     async def wait_ready(self) -> ModelFacts:
         """Wait for the end of the load. Raises `LoadFailed` with the engine's own words."""
@@ -244,26 +285,28 @@ class EngineProcess:
                 pass
             except ProtocolError as error:
                 self._fatal = str(error)
-                self._process.kill()
+                _send_signal(self._process, signal.SIGKILL)
             with anyio.move_on_after(_LAST_WORDS_LIMIT_S):
                 await self._process.wait()
             if self._process.returncode is None:
                 # It has hung up without ending: of no use to anybody.
-                self._process.kill()
+                _send_signal(self._process, signal.SIGKILL)
                 await self._process.wait()
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
         self._bury(self._epitaph())
 
-    async def _watch_progress(self, limit_s: float) -> None:
-        """Kill an engine that has work and takes no step, or has fallen silent."""
-        # Looks are counted, not seconds: a daemon that was stopped itself must not blame its engines when it goes on.
-        seen, idle_looks = self._progress, 0
-        while idle_looks < _STALL_LOOKS:
-            await anyio.sleep(limit_s / _STALL_LOOKS)
-            idle_looks = idle_looks + 1 if self._progress == seen else 0
-            seen = self._progress
-        self._fatal = self._fatal or f"no progress for {limit_s:g} s"
-        self._process.kill()
+    async def _watch_progress(self, abort_limit_s: float) -> None:
+        """End an engine that stands still: politely, then so that it shows where it is, then for certain."""
+        while (verdict := self._standstill.verdict) is None:
+            await anyio.sleep(self._standstill.look_s)
+            self._standstill.look()
+        self._fatal = self._fatal or verdict
+        logger.error("engine stands still, ending it", extra={"model_id": self.model_id, "reason": verdict})
+        self.post(Abort())
+        for number in (signal.SIGABRT, signal.SIGKILL):
+            with anyio.move_on_after(abort_limit_s):
+                await self._process.wait()
+            _send_signal(self._process, number)
 
     async def _read_log(self, stderr: ByteReceiveStream) -> None:
         pending = b""
@@ -289,21 +332,16 @@ class EngineProcess:
         engine_logger.log(level, "%s", message, extra={"model_id": self.model_id, "pid": self.pid})
 
     def _take(self, report: Report) -> None:
+        self._standstill.hear(report)
         match report:
             case StepEvents(_, events):
-                self._progress += 1
                 for event in events:
                     self._deliver(event)
             case Beat():
-                # A prompt that is being read brings steps without events, and who has nothing to do may rest.
-                if report.in_flight == 0 or self.last_beat is None or report.step != self.last_beat.step:
-                    self._progress += 1
                 self.last_beat = report
             case Prepared():
-                self._progress += 1
                 self._deliver(report)
             case Refused():
-                self._progress += 1
                 self._fail(report.request, _refusal(report))
             case Progress(fraction):
                 self._on_progress(fraction)
@@ -312,7 +350,7 @@ class EngineProcess:
                 self._last_words = None
                 self._settled.set()
             case Fatal(message):
-                self._fatal = message
+                self._fatal = self._fatal or message
             case _:
                 assert_never(report)
 

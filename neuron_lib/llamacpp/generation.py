@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -11,12 +12,13 @@ import anyio
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import SamplingConfig
-from neuron_lib.engine.protocol import Cancel, Delta, Done, ModelFacts, Prepare, Prepared, Start
-from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
+from neuron_lib.engine.protocol import Cancel, Delta, Done, Prepare, Prepared, Start
+from neuron_lib.errors import EngineDead, InvalidRequest, PromptTooLong, SuspectRequest, UnsupportedCapability
 from neuron_lib.llamacpp.choice import Choice
 from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.llamacpp.sampling import resolve_sampling
+from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.types import ChatRequest, Finished, GenerationEvent, Started, Usage
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 _SEED_BITS: Final = 32
 _MOST_TOP_LOGPROBS: Final = 20
 """OpenAI's bound."""
+_SUCCESSOR_LIMIT_S: Final = 120.0
+"""A request whose engine died waits no longer than this for the next one."""
 
 
 class LlamaCppGeneration:
@@ -37,8 +41,7 @@ class LlamaCppGeneration:
         self,
         request: ChatRequest,
         *,
-        engine: EngineProcess,
-        facts: ModelFacts,
+        supervisor: EngineSupervisor,
         admission: AdmissionController,
         prompt_limit: int,
         sampling: SamplingConfig,
@@ -51,23 +54,31 @@ class LlamaCppGeneration:
         account of each reply that comes to its end.
         """
         self._request = request
-        self._engine = engine
-        self._facts = facts
+        self._supervisor = supervisor
+        self._engine: EngineProcess | None = None  # that knows of this request
         self._admission = admission
         self._prompt_limit = prompt_limit
         self._sampling = sampling
         self._cache_key = cache_key
         self._on_done = on_done
-        self._permit = AsyncExitStack()
-        self._number = 0  # until the engine knows of it
+        self._permit: AsyncExitStack | None = None  # until it is admitted
+        self._number = 0
         self._mailbox = Mailbox()
         self._choices: tuple[Choice, ...] = ()
-        self._events: list[GenerationEvent] = []
+        self._events: deque[GenerationEvent] = deque()
         self._finished: Finished | None = None
+        self._first_death: str | None = None
+
+    @property
+    def retried(self) -> bool:
+        return self._first_death is not None
 
     async def __aenter__(self) -> Self:
         try:
-            await self._begin()
+            self._refuse_if_impossible()
+            engine = self._supervisor.require_engine()
+            self._admission.refuse_if_hopeless(self._request.choices)
+            await self._begin(engine)
         except BaseException:
             await self._let_go()
             raise
@@ -103,18 +114,38 @@ class LlamaCppGeneration:
         return self
 
     async def __anext__(self) -> GenerationEvent:
-        while not self._events:
-            if self._finished is not None:
-                raise StopAsyncIteration
-            self._take(await self._mailbox.get())
-        return self._events.pop(0)
+        while self._finished is None and (self._request.whole or not self._events):
+            try:
+                self._take(await self._mailbox.get())
+            except EngineDead as death:
+                if not self._request.whole and any(choice.has_begun for choice in self._choices):
+                    raise
+                await self._begin(await self._survivor(death))
+        if not self._events:
+            raise StopAsyncIteration
+        return self._events.popleft()
 
-    async def _begin(self) -> None:
+    async def _begin(self, engine: EngineProcess) -> None:
+        """Prepare the prompt, get a seat, start; all of it once more on another engine if this one dies of it."""
+        while True:
+            try:
+                prepared = await self._prepare(engine)
+            except EngineDead as death:
+                engine = await self._survivor(death)
+                continue
+            if self._permit is None:
+                await self._take_seat()
+            if engine.death is None:
+                self._start(engine, prepared)
+                return
+            # It died while this one only waited for a seat, which makes nobody suspect.
+            engine = await self._successor(engine)
+
+    async def _prepare(self, engine: EngineProcess) -> Prepared:
         request = self._request
-        self._refuse_if_impossible()
-        self._admission.refuse_if_hopeless(request.choices)
-        self._number, self._mailbox = self._engine.open_mailbox()
-        self._engine.post(
+        self._engine = engine
+        self._number, self._mailbox = engine.open_mailbox()
+        engine.post(
             Prepare(
                 request=self._number,
                 messages=request.messages,
@@ -127,14 +158,24 @@ class LlamaCppGeneration:
         assert isinstance(prepared, Prepared)  # the engine answers Prepare with this or a refusal
         if prepared.prompt_tokens > self._prompt_limit:
             raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=self._prompt_limit)
-        await self._permit.enter_async_context(self._admission.admit(request.choices))
+        return prepared
+
+    async def _take_seat(self) -> None:
+        async with AsyncExitStack() as permit:
+            await permit.enter_async_context(self._admission.admit(self._request.choices))
+            self._permit = permit.pop_all()
+
+    def _start(self, engine: EngineProcess, prepared: Prepared) -> None:
+        request = self._request
+        if request.whole or not self._choices:  # else it has been said
+            self._events = deque([Started(prompt_tokens=prepared.prompt_tokens)])
         self._choices = tuple(Choice(i, self._parser(prepared.prompt_end)) for i in range(request.choices))
-        self._engine.post(
+        engine.post(
             Start(
                 request=self._number,
                 sampling=resolve_sampling(
                     request.sampling,
-                    recommended=self._facts.recommended,
+                    recommended=self._supervisor.facts.recommended,
                     defaults=self._sampling,
                     fresh_seed=secrets.randbits(_SEED_BITS),
                 ),
@@ -145,11 +186,24 @@ class LlamaCppGeneration:
                 cache_key=self._cache_key,
             )
         )
-        self._events.append(Started(prompt_tokens=prepared.prompt_tokens))
+
+    async def _survivor(self, death: EngineDead) -> EngineProcess:
+        """The engine to try once more on. Raises `SuspectRequest` for whoever was there when two of them died."""
+        assert self._engine is not None  # dead now
+        if self._first_death is not None:
+            raise SuspectRequest(self._supervisor.model_id, self._first_death, death.reason) from death
+        self._first_death = death.reason
+        logger.warning("engine died, the request is tried once more", extra=self._labels() | {"reason": death.reason})
+        return await self._successor(self._engine)
+
+    async def _successor(self, dead: EngineProcess) -> EngineProcess:
+        with anyio.move_on_after(_SUCCESSOR_LIMIT_S):
+            return await self._supervisor.successor(dead)
+        raise EngineDead(self._supervisor.model_id, f"{dead.death}; none has come since for {_SUCCESSOR_LIMIT_S:g} s")
 
     def _refuse_if_impossible(self) -> None:
         """Raise for what no engine needs to be asked about."""
-        request, model_id = self._request, self._engine.model_id
+        request, model_id = self._request, self._supervisor.model_id
         if any(isinstance(message.get("content"), list) for message in request.messages):
             # Text-only part lists became text at the edge, so what is left shows pictures.
             raise UnsupportedCapability(
@@ -168,7 +222,7 @@ class LlamaCppGeneration:
 
     def _parser(self, prompt_end: str) -> OutputParser:
         """A parser for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
-        request, facts = self._request, self._facts
+        request, facts = self._request, self._supervisor.facts
         reasoning = facts.reasoning if request.grammar is None else None
         return OutputParser(
             reasoning=reasoning,
@@ -180,11 +234,12 @@ class LlamaCppGeneration:
 
     async def _let_go(self) -> None:
         """Free what is held for this request: in the engine first, which must not hear of the next one before."""
-        if self._number:
+        if self._engine is not None:
             if self._finished is None:
                 self._engine.post(Cancel(self._number))
             self._engine.close_mailbox(self._number)
-        await self._permit.aclose()
+        if self._permit is not None:
+            await self._permit.aclose()
 
     def _take(self, mail: Mail) -> None:
         match mail:
@@ -215,4 +270,4 @@ class LlamaCppGeneration:
         )
 
     def _labels(self) -> dict[str, object]:
-        return {"model_id": self._engine.model_id, "request": self._number}
+        return {"model_id": self._supervisor.model_id, "request": self._number}

@@ -2,14 +2,17 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import LlamaCppConfig, ModelEntry
+from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.llamacpp.device_memory import DeviceMemory
 from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import (
@@ -19,6 +22,7 @@ from neuron_lib.llamacpp.placement import (
     physical_cores,
     visible_devices,
 )
+from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel, ModelStore
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
@@ -45,11 +49,19 @@ class LlamaCppHarness:
         environ: Mapping[str, str] | None = None,
         gpu_memory_mb: Sequence[int] = (),
         max_prompt_tokens: int = 16384,
+        ends_with_thread: bool = False,
+        read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
     ) -> None:
+        """Engines end by themselves when the daemon does. With `ends_with_thread` the kernel kills them when the thread
+        ends that started them, even those that are stopped. For asyncio in the main thread only: trio starts processes
+        from threads that come and go. `read_memory` says how much of the given GPUs is taken, in MiB.
+        """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
         self._gpu_memory_mb: Final = tuple(gpu_memory_mb)
         self._max_prompt_tokens: Final = max_prompt_tokens
+        self._ends_with_thread: Final = ends_with_thread
+        self._read_memory: Final = read_memory
         self._store: Final = model_store(self._config, models=models, environ=self._environ)
 
     @property
@@ -58,6 +70,9 @@ class LlamaCppHarness:
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         return ("text",) if await self._store.is_cached(model_id) else None
+
+    def _is_on_gpu(self, spec: ModelSpec) -> bool:
+        return bool(self._gpu_memory_mb) and self._config.gpu_layers != 0 and spec.devices != ()
 
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
@@ -81,8 +96,18 @@ class LlamaCppHarness:
             **openmp_environment(self._environ, threads=load.threads, cores=() if gpu_count else physical_cores()),
             **visible_devices(spec, gpu_count=gpu_count),
         }
-        async with open_engine(load, model_id=model_id, environment=environment, on_progress=report_fraction) as engine:
-            facts = await engine.wait_ready()
+        start = partial(
+            open_engine,
+            load,
+            model_id=model_id,
+            environment=environment,
+            on_progress=report_fraction,
+            stall_limit_s=config.stall_timeout_secs,
+            ends_with_thread=self._ends_with_thread,
+        )
+        memory = DeviceMemory(partial(self._read_memory, devices) if self._is_on_gpu(spec) else _no_reading)
+        async with memory.returned(), supervise(start, model_id=model_id) as supervisor, memory.taken():
+            facts = supervisor.facts
             logger.info(
                 "engine ready",
                 extra={
@@ -97,12 +122,10 @@ class LlamaCppHarness:
                     "seats": load.seats,
                     "threads": load.threads,
                     "has_chat_template": facts.has_chat_template,
-                    "pid": engine.pid,
                 },
             )
             yield LlamaCppModel(
-                engine,
-                facts,
+                supervisor,
                 harness_name=self.name,
                 devices=devices,
                 admission=AdmissionController(
@@ -115,6 +138,10 @@ class LlamaCppHarness:
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
             )
+
+
+async def _no_reading() -> None:
+    """Of a model that is on no GPU."""
 
 
 def model_store(config: LlamaCppConfig, *, models: tuple[ModelEntry, ...], environ: Mapping[str, str]) -> ModelStore:

@@ -1,15 +1,15 @@
-"""A model in its engine process, as the registry sees it: facts, limits, admission, rates."""
+"""A model and whatever engine serves it, as the registry sees it: facts, limits, admission, rates."""
 
 from collections.abc import Callable
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import SamplingConfig
-from neuron_lib.engine.protocol import Done, ModelFacts
+from neuron_lib.engine.protocol import Done
 from neuron_lib.errors import RequestRejected
-from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.generation import LlamaCppGeneration
+from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.metrics import Rate
-from neuron_lib.types import ChatRequest, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal
+from neuron_lib.types import ChatRequest, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Servable
 
 __all__ = ("LlamaCppModel",)
 
@@ -19,8 +19,7 @@ class LlamaCppModel:
 
     def __init__(
         self,
-        engine: EngineProcess,
-        facts: ModelFacts,
+        supervisor: EngineSupervisor,
         *,
         harness_name: str,
         devices: tuple[int, ...],
@@ -30,8 +29,7 @@ class LlamaCppModel:
         isolates_principals: bool = False,
     ) -> None:
         """With `isolates_principals` the prompts of one account are never reused for another."""
-        self._engine = engine
-        self._facts = facts
+        self._supervisor = supervisor
         self._admission = admission
         self._prompt_limit = prompt_limit
         self._sampling = sampling
@@ -42,14 +40,15 @@ class LlamaCppModel:
         self._decode = Rate()
 
     def __repr__(self) -> str:
-        return f"<LlamaCppModel {self._engine!r} {self._admission!r}>"
+        return f"<LlamaCppModel {self._supervisor!r} {self._admission!r}>"
 
     def info(self) -> ModelInfo:
-        facts = self._facts
+        facts = self._supervisor.facts
+        engine = self._supervisor.engine
         return ModelInfo(
-            id=self._engine.model_id,
+            id=self._supervisor.model_id,
             harness=self._harness_name,
-            status=ModelStatus.LOADED,
+            status=ModelStatus.RECOVERING if engine is None else ModelStatus.LOADED,
             devices=self._devices,
             capabilities=("text",),
             limit=ModelLimit(
@@ -57,12 +56,15 @@ class LlamaCppModel:
             ),
             tool_call=facts.tool_call is not None,
             reasoning=facts.reasoning is not None,
+            # Of a model that recovers the status says it. Not servable, it would be loaded elsewhere (contract §2.8).
+            servable=None if engine is None else _servable(engine.standstill),
         )
 
     def load(self) -> ModelLoad:
-        counts, beat = self._admission.snapshot(), self._engine.last_beat
+        counts, engine = self._admission.snapshot(), self._supervisor.engine
+        beat = None if engine is None else engine.last_beat
         return ModelLoad(
-            id=self._engine.model_id,
+            id=self._supervisor.model_id,
             in_flight=counts.in_flight,
             queue_depth=counts.queue_depth,
             max_in_flight=self._admission.max_in_flight,
@@ -72,6 +74,8 @@ class LlamaCppModel:
             tok_s_prefill=round(self._prefill.per_s, 1),
             tok_s_decode=round(self._decode.per_s, 1),
             engine_rss_mb=0 if beat is None else beat.rss_bytes >> 20,
+            engine_restarts=self._supervisor.restarts,
+            last_engine_death=self._supervisor.last_death or "",
         )
 
     def _count(self, done: Done) -> None:
@@ -82,8 +86,7 @@ class LlamaCppModel:
     def chat(self, request: ChatRequest) -> LlamaCppGeneration:
         return LlamaCppGeneration(
             request,
-            engine=self._engine,
-            facts=self._facts,
+            supervisor=self._supervisor,
             admission=self._admission,
             prompt_limit=self._prompt_limit,
             sampling=self._sampling,
@@ -99,4 +102,9 @@ class LlamaCppModel:
         self._admission.close(refusal)
 
     async def wait_lost(self) -> str:
-        return await self._engine.wait_dead()
+        return await self._supervisor.wait_lost()
+
+
+def _servable(standstill: str | None) -> Servable:
+    """A busy engine is servable, one that has stopped getting on is not."""
+    return Servable(ok=True) if standstill is None else Servable(ok=False, reason="stalled", detail=standstill)

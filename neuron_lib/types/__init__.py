@@ -24,6 +24,7 @@ from neuron_lib.types.models import (
     ModelSpec,
     ModelStatus,
     Servable,
+    UnloadingModel,
     public_id,
 )
 from neuron_lib.types.node import (
@@ -66,6 +67,7 @@ __all__ = (
     "TextDelta",
     "TokenLogprob",
     "ToolCall",
+    "UnloadingModel",
     "Usage",
     "public_id",
 )

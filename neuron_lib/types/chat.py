@@ -102,6 +102,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     takes the service default. `template_kwargs` are merged into the template's context. With `include_thinking` the
     reasoning is part of the text, inside its literal markers. `choices` replies are made of one prompt, each with a
     seed of its own. `top_logprobs` asks for the log-probability of every token and of that many likeliest alternatives.
+    With `whole` nothing is given out before the end, so that until then the reply can be made again by another engine.
     """
 
     model_id: str
@@ -116,3 +117,4 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     top_logprobs: int | None = None
     grammar: Grammar | None = None
     principal: Principal | None = None
+    whole: bool = False

@@ -16,6 +16,7 @@ __all__ = (
     "ModelSpec",
     "ModelStatus",
     "Servable",
+    "UnloadingModel",
     "public_id",
 )
 
@@ -81,6 +82,19 @@ class LoadingModel(Struct, frozen=True, kw_only=True):
     elapsed_ms: int
 
 
+class UnloadingModel(Struct, frozen=True, kw_only=True):
+    """One model that is on its way out, as `/health` shows it, or a load that was cancelled.
+
+    `is_overdue`: its harness takes too long to let it go, so nobody is kept waiting for it any more, and its memory
+    may still be taken.
+    """
+
+    model_id: str
+    elapsed_ms: int
+    running_requests: int
+    is_overdue: bool
+
+
 class ModelStatus(StrEnum):
     """The states of a listed model. The gateway reads any other word as `loaded`, so there are no others."""
 
@@ -122,7 +136,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ModelLoad(Struct, frozen=True, kw_only=True):
     """How busy a resident model is, as in `/health` `models[]` (wire contract §1.3).
 
-    `queue_depth` excludes running requests. `engine_rss_mb` is ours: the resident memory of its process, 0 unknown.
+    `queue_depth` excludes running requests. The last three are ours: the resident memory of the engine's process (0
+    unknown), how often it was started again, and how the last one died ("" none did).
     """
 
     id: str
@@ -143,6 +158,8 @@ class ModelLoad(Struct, frozen=True, kw_only=True):
     tok_s_prefill: float = 0.0
     tok_s_decode: float = 0.0
     engine_rss_mb: int = 0
+    engine_restarts: int = 0
+    last_engine_death: str = ""
 
 
 class FailedLoad(Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from neuron_lib.types.models import FailedLoad, LoadingModel, ModelLoad
+from neuron_lib.types.models import FailedLoad, LoadingModel, ModelLoad, UnloadingModel
 
 __all__ = ("ActivationSnapshot", "ActivationState", "Device", "DeviceHealth", "Discovery", "Health")
 
@@ -60,9 +60,10 @@ class ActivationSnapshot(Struct, frozen=True, kw_only=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """The body of `GET /health` (wire contract §1.3). `loading` and `lost` are ours, beyond the contract.
+    """The body of `GET /health` (wire contract §1.3). `loading`, `unloading` and `lost` are ours, beyond it.
 
-    `loading` lists every load that runs now, default or on demand. `lost` lists models whose engine died, with the
+    `loading` lists every load that runs now, default or on demand, `unloading` every model that is on its way out and
+    whose memory is not back yet. `lost` lists models whose engine died, with the
     reason, until they are loaded again.
     """
 
@@ -71,4 +72,5 @@ class Health(Struct, frozen=True, kw_only=True):
     activation: ActivationSnapshot
     models: tuple[ModelLoad, ...]
     loading: tuple[LoadingModel, ...] = ()
+    unloading: tuple[UnloadingModel, ...] = ()
     lost: tuple[FailedLoad, ...] = ()

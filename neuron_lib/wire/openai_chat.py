@@ -160,6 +160,7 @@ def decode_chat_request(
         top_logprobs=_top_logprobs(call),
         grammar=_grammar(call),
         principal=principal,
+        whole=not call.stream,
     )
     return ChatCompletionCall(request=request, stream=bool(call.stream))
 

@@ -25,6 +25,7 @@ from neuron_lib.errors import (
     RequestRejected,
     ShuttingDown,
     SourceUnavailable,
+    SuspectRequest,
     TemplateFailed,
     UnsupportedCapability,
     cause_chain,
@@ -55,6 +56,7 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (PromptTooLong, 400, _INVALID),
     (TemplateFailed, 422, _INVALID),
     (UnsupportedCapability, 400, _INVALID),
+    (SuspectRequest, 400, _INVALID),  # with any 5xx the gateway would try it on the next host
     (ModelNotLoaded, 404, _INVALID),
     (Overloaded, 503, _RATE_LIMIT),
     (ShuttingDown, 503, _API),

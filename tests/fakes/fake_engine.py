@@ -4,16 +4,19 @@ It loads nothing. A prompt has as many tokens as its first message has words, an
 in turn. The first word was cached. Refusals name what they were given: the word of a grammar.
 """
 
+import faulthandler
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 from typing import NoReturn
 
 from msgspec.structs import replace
 
 from neuron_lib.engine.protocol import (
+    Abort,
     Beat,
     Broken,
     Cancel,
@@ -73,12 +76,15 @@ class FakeEngine:
                 match command:
                     case Load():
                         self.load()
+                        self.get_ready()
                     case Prepare():
                         self.prepare(command)
                     case Start():
                         self.start(command)
                     case Cancel():
                         self.words.pop(command.request, None)
+                    case Abort():
+                        os._exit(3)
                     case Close():
                         return
 
@@ -108,12 +114,18 @@ class FakeEngine:
             case "assert-at-load":
                 log("ggml.c:7: GGML_ASSERT(a < b) failed")
                 die_of(signal.SIGABRT)
+
+    def get_ready(self) -> None:
         self.send(Ready(FACTS if not self.mode.startswith("markers") else replace(FACTS, **MARKERS)))
         if self.mode == "silent":
             sleep_for_ever()
+        if self.mode == "beating":
+            threading.Thread(target=self.beat, daemon=True).start()
 
     def prepare(self, chat: Prepare) -> None:
         words = str(chat.messages[0]["content"]).split()
+        if self.mode == "segv-at-prepare":
+            die_of(signal.SIGSEGV)
         if words == ["refuse"]:
             self.send(Refused(request=chat.request, code="template_render_failed", message="the template said no"))
             return
@@ -130,6 +142,8 @@ class FakeEngine:
         request, words = start.request, self.words.pop(start.request)
         if words == ["echo-start"]:
             words = [f"{start.cache_key or '-'}", f"{start.choices}", f"{start.top_logprobs}"]
+        if self.mode == "segv-at-start":
+            die_of(signal.SIGSEGV)
         self.say(start, words[0])
         match self.mode:
             case "segv-after-delta":
@@ -137,9 +151,11 @@ class FakeEngine:
             case "exit-0-after-delta":
                 os._exit(0)
             case "stuck-after-delta":
-                while True:  # alive, and not getting on
-                    self.send(Beat(step=self.steps, in_flight=1, rss_bytes=1))
-                    time.sleep(0.01)
+                threading.Thread(target=self.beat, daemon=True).start()
+                return
+            case "deaf-after-delta":
+                faulthandler.enable()
+                self.beat()
             case "broken-after-delta":
                 self.events(Broken(request=request, message="no cells left"))
                 return
@@ -160,6 +176,12 @@ class FakeEngine:
                     decode_s=0.5 * (1 + choice),
                 )
             )
+
+    def beat(self) -> NoReturn:
+        """Alive, and not getting on."""
+        while True:
+            self.send(Beat(step=self.steps, in_flight=int(self.mode != "beating"), rss_bytes=1))
+            time.sleep(0.01)
 
     def say(self, start: Start, word: str) -> None:
         token = TokenLogprob(f"{word} ".encode(), -0.5, (Likely(b"x", -0.25),) * (start.top_logprobs or 0))

@@ -86,6 +86,8 @@ class ModelLoad(Strict):
     tok_s_prefill: Rate
     tok_s_decode: Rate
     engine_rss_mb: Unsigned
+    engine_restarts: Unsigned
+    last_engine_death: str
 
 
 class Progress(Strict):
@@ -104,12 +106,20 @@ class LoadingModel(Strict):
     elapsed_ms: Unsigned
 
 
+class UnloadingModel(Strict):
+    model_id: str
+    elapsed_ms: Unsigned
+    running_requests: Unsigned
+    is_overdue: bool
+
+
 class Health(Strict):
     uptime_secs: Unsigned
     devices: list[DeviceHealth]
     activation: Activation
     models: list[ModelLoad]
     loading: list[LoadingModel]
+    unloading: list[UnloadingModel]
     lost: list[FailedLoad]
 
 
@@ -117,6 +127,12 @@ class Limit(Strict):
     context: Positive
     output: Positive
     input: Positive | UnsetType = UNSET
+
+
+class Servable(Strict):
+    ok: bool
+    reason: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
 
 
 class Model(Strict):
@@ -129,6 +145,7 @@ class Model(Strict):
     limit: Limit | UnsetType = UNSET
     tool_call: bool | UnsetType = UNSET
     reasoning: bool | UnsetType = UNSET
+    servable: Servable | UnsetType = UNSET
 
 
 read_version = msgspec.json.Decoder(Version).decode

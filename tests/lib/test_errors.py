@@ -24,6 +24,7 @@ from neuron_lib.errors import (
     RequestRejected,
     ShuttingDown,
     SourceUnavailable,
+    SuspectRequest,
     TemplateFailed,
     UnknownHarness,
     UnknownSource,
@@ -45,6 +46,7 @@ ALL_ERRORS: list[NeuronError] = [
     PreflightFailed(PreflightKind.QUANT_NOT_FOUND, "no such quant", model_id="o/a", available=["q4_0"]),
     SourceUnavailable("the hub is silent", model_id="o/a"),
     EngineDead("o/a", "killed by SIGKILL"),
+    SuspectRequest("o/a", "killed by SIGSEGV", "killed by SIGABRT"),
 ]
 
 
@@ -69,6 +71,7 @@ def test_every_error_stands_in_the_tree_that_the_module_draws(error: type[Neuron
                 InvalidRequest,
                 InvalidGrammar,
                 PromptTooLong,
+                SuspectRequest,
                 TemplateFailed,
                 UnsupportedCapability,
                 ModelNotLoaded,

@@ -2,26 +2,21 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import anyio
 import pytest
 
 from neuron_lib import (
     AlreadyLoaded,
-    ChatRequest,
     EngineDead,
-    GenerationEvent,
     LoadFailed,
     LoadProgress,
     LoadStage,
     ModelNotLoaded,
     ModelSpec,
-    NeuronError,
     Registry,
     SourceUnavailable,
     Started,
-    TextDelta,
 )
 from neuron_lib.errors import (
     EngineFailed,
@@ -35,63 +30,13 @@ from neuron_lib.errors import (
 from neuron_lib.harness import LoadedModel, ProgressReporter
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import FailedLoad
+from tests.fakes.registry_callers import Caller, reply_text, request, spec
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
 
 HANG_S = 10.0
 """A guard against waiting for ever where a rule is broken; nothing takes that long."""
-
-
-def spec(model_id: str = "o/a", *, harness: str = "scripted") -> ModelSpec:
-    return ModelSpec(model_id=model_id, harness=harness)
-
-
-def request(model_id: str = "o/a") -> ChatRequest:
-    return ChatRequest(model_id=model_id, messages=({"role": "user", "content": "Hi"},))
-
-
-async def reply_text(registry: Registry, model_id: str = "o/a") -> str:
-    async with registry.chat(request(model_id)) as generation:
-        return "".join([event.text async for event in generation if isinstance(event, TextDelta)])
-
-
-@dataclass
-class Caller:
-    """Somebody who calls the registry in a task of its own: what came of it."""
-
-    registry: Registry
-    loaded: list[str] = field(default_factory=list)
-    events: list[GenerationEvent] = field(default_factory=list)
-    errors: list[NeuronError] = field(default_factory=list)
-    done: anyio.Event = field(default_factory=anyio.Event)
-
-    async def load(self, model_id: str = "o/a") -> None:
-        try:
-            self.loaded.append((await self.registry.load(spec(model_id))).id)
-        except NeuronError as error:
-            self.errors.append(error)
-        self.done.set()
-
-    async def unload(self, model_id: str = "o/a") -> None:
-        try:
-            await self.registry.unload(model_id)
-        except NeuronError as error:
-            self.errors.append(error)
-        self.done.set()
-
-    async def chat(self, model_id: str = "o/a") -> None:
-        try:
-            async with self.registry.chat(request(model_id)) as generation:
-                async for event in generation:
-                    self.events.append(event)
-        except NeuronError as error:
-            self.errors.append(error)
-        self.done.set()
-
-    async def wait_idle(self) -> None:
-        await self.registry.wait_idle()
-        self.done.set()
 
 
 # ------------------------------------------------------------------------------------------------ loading, listing

@@ -153,6 +153,11 @@ async def test_a_load_body_that_is_nested_200_000_deep_is_a_400() -> None:
         ("GET", "/models/org/a/"),
         ("GET", "/models/org/a/weights"),
         ("GET", "/schema"),
+        ("GET", "/health/"),
+        ("GET", "//models"),
+        ("GET", "/v1//models"),
+        ("POST", "/v1/chat/completions/"),
+        ("OPTIONS", "/nothing"),
     ],
 )
 async def test_an_unknown_path_is_a_nested_404(method: str, path: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -170,7 +175,8 @@ async def test_an_unknown_path_is_a_nested_404(method: str, path: str, caplog: p
         ("GET", "/models/load"),
         ("GET", "/models/unload"),
         ("POST", "/health"),
-        ("HEAD", "/health"),
+        ("OPTIONS", "/health"),
+        ("OPTIONS", CHAT),
         ("PUT", "/models"),
         ("POST", "/models/org/a/endpoint"),
         ("TRACE", "/health"),
@@ -184,6 +190,34 @@ async def test_an_unknown_method_is_a_nested_405_that_names_the_known_ones(
     assert (reply.status, reply.json()["error"]["code"]) == (405, "method_not_allowed")
     assert reply.headers["allow"]
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+
+@pytest.mark.parametrize(("path", "methods"), [("/health", "GET, HEAD"), (CHAT, "POST")])
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "DELETE"])
+async def test_the_methods_that_are_named_are_those_that_are_answered(path: str, methods: str, method: str) -> None:
+    async with scripted_host() as host:
+        assert (await host.client.request(method, path)).headers["allow"] == methods
+
+
+@pytest.mark.parametrize("path", ["/health", "/models", "/v1/models", "/discovery", "/version", "/models/loading"])
+async def test_head_is_answered_as_get_is_but_without_the_body(path: str) -> None:
+    async with scripted_host(resident=[A]) as host:
+        head, get = await host.client.request("HEAD", path), await host.client.get(path)
+    assert (head.status, head.headers, head.body) == (200, get.headers, b"")
+    assert get.body
+
+
+@pytest.mark.parametrize(("path", "status"), [("/nothing", 404), (CHAT, 405)])
+async def test_head_is_refused_where_get_is(path: str, status: int) -> None:
+    async with scripted_host() as host:
+        head = await host.client.request("HEAD", path)
+    assert (head.status, head.body) == (status, b"")
+
+
+async def test_head_of_a_stream_ends_at_once() -> None:
+    async with scripted_host() as host:
+        head = await host.client.request("HEAD", "/models/loading/events")
+    assert (head.status, head.headers["content-type"], head.body) == (200, "text/event-stream", b"")
 
 
 async def test_no_answer_is_ever_compressed_or_opened_to_other_origins() -> None:

@@ -11,7 +11,7 @@ from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolC
 from neuron_lib.errors import EngineFailed
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Principal
-from neuron_service.server import IDLE_CONNECTION_LIMIT_S
+from neuron_service.connection import IDLE_CONNECTION_LIMIT_S
 from neuron_service.sse import SILENCE_LIMIT_S, ChatStream
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
@@ -265,6 +265,8 @@ async def test_a_whole_reply_that_is_lost_is_a_500_with_the_full_chain() -> None
 
 class BuggyGeneration:
     """Breaks in a way nobody planned, on entering or after the first event."""
+
+    retried = False
 
     def __init__(self, *, on_entering: bool) -> None:
         self.on_entering = on_entering

@@ -66,6 +66,7 @@ async def test_health_of_an_empty_host_is_ready() -> None:
         "activation": {"state": "ready", "pending": [], "in_progress": None, "completed": [], "failed": []},
         "models": [],
         "loading": [],
+        "unloading": [],
         "lost": [],
     }
     read_health(reply.body)
@@ -127,6 +128,23 @@ async def test_health_counts_running_and_waiting_requests_of_a_model_in_mid_stre
                 (load,) = read_health((await host.client.get("/health")).body).models
                 assert (load.in_flight, load.queue_depth, load.max_in_flight) == (1, 1, 1)
                 read_models((await host.client.get("/models")).body)
+
+
+async def test_a_model_on_its_way_out_shows_in_health_with_its_requests_and_nowhere_else() -> None:
+    may_speak = anyio.Event()
+    async with scripted_host({A: ScriptedModel(may_speak=may_speak)}, resident=[A]) as host:
+        async with host.client.open("POST", "/v1/chat/completions", chat_body(A, stream=True)) as running:
+            await running.chunk()
+            async with host.client.open("POST", "/models/unload", {"model_id": A}) as unload:
+                await wait_all_tasks_blocked()
+                health = read_health((await host.client.get("/health")).body)
+                (leaving,) = health.unloading
+                assert (leaving.model_id, leaving.running_requests, leaving.is_overdue) == (A, 1, False)
+                assert health.models == []
+                assert (await host.client.post("/v1/chat/completions", chat_body(A))).status == 404
+                may_speak.set()
+                assert await unload.head() == 200
+        assert read_health((await host.client.get("/health")).body).unloading == []
 
 
 async def test_a_model_that_died_is_gone_from_models_and_stays_in_lost_until_it_is_loaded_again(

@@ -110,18 +110,18 @@ def running_daemon(
     arguments: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
+    command: Sequence[str] = COMMAND,
 ) -> Iterator[Daemon]:
     """Start a daemon with `config` and keep its files in `folder`. It is told to stop at the end, and then made to.
 
-    `environ` goes over our own environment; `prefix` is a command that becomes the daemon.
+    `environ` goes over our own environment; `prefix` is a command that becomes `command`, the daemon.
     """
     folder.mkdir(exist_ok=True)
     config_path, log_path = folder / "neuron.toml", folder / "log"
     config_path.write_text(config)
-    command = [*prefix, *COMMAND, "serve", "--config", str(config_path), "--port", "0", *arguments]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command,
+            [*prefix, *command, "serve", "--config", str(config_path), "--port", "0", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -164,24 +165,78 @@ def test_no_engine_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
             eventually(lambda pid=pid: is_gone(pid))  # type: ignore[misc]
 
 
-def test_an_engine_that_crashes_takes_its_own_replies_and_nothing_else(tmp_path: Path) -> None:
+def test_not_even_an_engine_that_is_stopped_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, ONE) as daemon:
+        daemon.wait_ready()
+        (engine,) = daemon.engine_pids()
+        hold(engine)
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+        eventually(lambda: is_gone(engine))
+
+
+def test_an_engine_that_crashes_takes_its_own_replies_and_nothing_else_and_comes_back(tmp_path: Path) -> None:
     with running_daemon(tmp_path, BOTH) as daemon:
         daemon.wait_ready()
-        first, _second = daemon.engine_pids()
+        first, second = daemon.engine_pids()
         with daemon.client.stream("POST", CHAT, json=chat("test/one", stream=True, max_tokens=900)) as reply:
             payloads = stream_payloads(reply.iter_lines())
-            next(payloads)
+            for _ in range(2):  # its role, and its first words
+                next(payloads)
             os.kill(first, signal.SIGSEGV)
             *chunks, last = payloads
         assert "[DONE]" not in chunks
         assert last["error"]["type"] == "api_error"
         assert "SIGSEGV" in last["error"]["message"]
 
-        health = eventually(lambda: (health := daemon.health())["lost"] and health)
-        assert [lost["model_id"] for lost in health["lost"]] == ["test/one"]
-        assert "SIGSEGV" in health["lost"][0]["error"]
-        assert [model["id"] for model in daemon.client.get("/models").json()] == ["test/two"]
-        assert daemon.client.get("/models/test%2Fone/endpoint").status_code == httpx.codes.NOT_FOUND
+        assert statuses(daemon) == {"test/one": "recovering", "test/two": "loaded"}
+        refused = daemon.client.post(CHAT, json=chat("test/one"))
+        assert (refused.status_code, refused.headers["retry-after"]) == (httpx.codes.SERVICE_UNAVAILABLE, "2")
+        assert daemon.client.get("/models/test%2Fone/endpoint").status_code == httpx.codes.OK
+        assert daemon.client.post(CHAT, json=chat("test/two")).status_code == httpx.codes.OK
+
+        eventually(lambda: statuses(daemon)["test/one"] == "loaded")
+        assert daemon.client.post(CHAT, json=chat("test/one")).status_code == httpx.codes.OK
+        one, two = daemon.health()["models"]
+        assert (one["engine_restarts"], two["engine_restarts"]) == (1, 0)
+        assert "SIGSEGV" in one["last_engine_death"]
+        assert daemon.health()["lost"] == []
+        assert second in daemon.engine_pids()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_whose_prompt_is_being_read_when_the_engine_dies_is_answered_by_the_next(
+    tmp_path: Path, *, stream: bool
+) -> None:
+    with running_daemon(tmp_path, ONE) as daemon, ThreadPoolExecutor() as pool:
+        daemon.wait_ready()
+        (engine,) = daemon.engine_pids()
+        long_story = chat("test/one", stream=stream, content="word " * 900)
+        waiting = pool.submit(daemon.client.post, CHAT, json=long_story)
+        eventually(lambda: daemon.health()["models"][0]["in_flight"])
+        os.kill(engine, signal.SIGKILL)
+        reply = waiting.result()
+        assert reply.status_code == httpx.codes.OK
+        assert reply.text.rstrip().endswith("data: [DONE]" if stream else "}")
+        # The head of a stream is gone by then; what was known when the answer began is in it.
+        assert reply.headers.get("x-neuron-retried") == (None if stream else "1")
+        assert "tried once more" in daemon.log
+
+
+def test_a_model_whose_engines_die_again_and_again_is_given_up_with_the_reason(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, BOTH) as daemon:
+        daemon.wait_ready()
+        _first, second = daemon.engine_pids()
+        for count in range(3):
+            eventually(lambda: statuses(daemon)["test/one"] == "loaded")
+            (engine,) = set(daemon.engine_pids()) - {second}
+            os.kill(engine, signal.SIGABRT)
+            eventually(lambda count=count: (daemon.log.count("engine died") > count) or daemon.health()["lost"])  # type: ignore[misc]
+        (lost,) = eventually(lambda: daemon.health()["lost"])
+        assert lost["model_id"] == "test/one"
+        assert "3 times within 10 minutes" in lost["error"]
+        assert "SIGABRT" in lost["error"]
+        assert statuses(daemon) == {"test/two": "loaded"}
         assert daemon.client.post(CHAT, json=chat("test/one")).status_code == httpx.codes.NOT_FOUND
         assert daemon.client.post(CHAT, json=chat("test/two")).status_code == httpx.codes.OK
 
@@ -189,3 +244,7 @@ def test_an_engine_that_crashes_takes_its_own_replies_and_nothing_else(tmp_path:
         assert daemon.client.post("/models/load", json=spec).status_code == httpx.codes.OK
         assert daemon.client.post(CHAT, json=chat("test/one")).status_code == httpx.codes.OK
         assert daemon.health()["lost"] == []
+
+
+def statuses(daemon: Daemon) -> dict[str, str]:
+    return {model["id"]: model["status"] for model in daemon.client.get("/models").json()}

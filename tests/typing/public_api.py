@@ -26,7 +26,7 @@ from neuron_lib.admission import AdmissionController, AdmissionSnapshot
 from neuron_lib.errors import RequestRejected, cause_chain
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_lib.testing import ScriptedHarness
-from neuron_lib.types import FailedLoad, LoadingModel, ModelLoad, public_id
+from neuron_lib.types import FailedLoad, LoadingModel, ModelLoad, UnloadingModel, public_id
 
 scripted: Harness = ScriptedHarness()
 llamacpp: Harness = LlamaCppHarness()
@@ -41,6 +41,7 @@ async def a_registry(spec: ModelSpec, request: ChatRequest) -> None:
         assert_type(registry.list_models(), tuple[ModelInfo, ...])
         assert_type(registry.loads(), tuple[ModelLoad, ...])
         assert_type(registry.loading(), tuple[LoadingModel, ...])
+        assert_type(registry.unloading(), tuple[UnloadingModel, ...])
         assert_type(registry.lost(), tuple[FailedLoad, ...])
         assert_type(registry.endpoint("o/a"), str)
         assert_type(await registry.capabilities("o/a"), tuple[str, ...] | None)

@@ -10,6 +10,7 @@ from neuron_lib.discovery import DeviceMonitor
 from neuron_lib.discovery.nvidia import HEALTH_QUERY
 from neuron_lib.discovery.tool import ToolOutput
 from neuron_lib.types import DeviceHealth
+from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
 
@@ -69,3 +70,86 @@ async def test_a_host_without_the_tool_is_asked_once() -> None:
     await monitor.run()
     assert monitor.readings() == ()
     assert len(tool.commands) == 1
+
+
+class HeldTool:
+    """Every answer waits for `may_answer` and has the number of the poll as the memory that is taken."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+        self.is_asked = anyio.Event()
+        self.may_answer = anyio.Event()
+
+    async def __call__(self, _command: Sequence[str]) -> ToolOutput | None:
+        self.polls += 1
+        self.is_asked.set()
+        number = self.polls
+        await self.may_answer.wait()
+        return ToolOutput(f"0, {number}, 2, 3, 40\n")
+
+
+def memory_used(monitor: DeviceMonitor) -> int:
+    return monitor.readings()[0].vram_used_mb
+
+
+async def test_a_refresh_reads_at_once() -> None:
+    tool = ScriptedTool(HOT_ROW)
+    monitor = DeviceMonitor(run=tool)
+    await monitor.refresh()
+    assert monitor.readings() == (HOT,)
+
+
+@pytest.mark.parametrize("bad", [FAILED, EMPTY, None])
+async def test_a_refresh_that_fails_keeps_the_last_readings(bad: ToolOutput | None) -> None:
+    monitor = DeviceMonitor(run=ScriptedTool(COOL_ROW, bad))
+    await monitor.refresh()
+    await monitor.refresh()
+    assert monitor.readings() == (COOL,)
+
+
+async def test_refreshes_share_the_poll_that_begins_after_all_of_them_and_trust_no_earlier_one() -> None:
+    tool = HeldTool()
+    monitor = DeviceMonitor(interval_s=0, run=tool)
+    seen: list[int] = []
+
+    async def refresh() -> None:
+        await monitor.refresh()
+        seen.append(memory_used(monitor))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(refresh)
+        await let_others_run()
+        for _ in range(3):
+            tasks.start_soon(refresh)
+        await let_others_run()
+        assert tool.polls == 1
+        tool.may_answer.set()
+    assert seen == [1, 2, 2, 2]
+    assert tool.polls == 2
+
+
+async def test_a_refresh_waits_for_the_periodic_poll_and_then_reads_anew() -> None:
+    tool = HeldTool()
+    monitor = DeviceMonitor(interval_s=0, run=tool)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(monitor.run)
+        await tool.is_asked.wait()
+        tasks.start_soon(monitor.refresh)
+        await let_others_run()
+        assert tool.polls == 1
+        tool.may_answer.set()
+        await monitor.refresh()
+        assert memory_used(monitor) >= 2
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_refresh_that_is_given_up_leaves_the_next_one_free_to_read() -> None:
+    tool = HeldTool()
+    monitor = DeviceMonitor(run=tool)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(monitor.refresh)
+        await let_others_run()
+        tasks.cancel_scope.cancel()
+    tool.may_answer.set()
+    await monitor.refresh()
+    assert memory_used(monitor) == 2

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.errors import InvalidRequest, LoadFailed
+from neuron_lib.llama.abort_flag import AbortFlag
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import init_backend, lib, route_logs
 from neuron_lib.llama.context import Context, DecodeStatus
@@ -217,6 +218,24 @@ def test_cells_that_are_not_there_are_a_status_and_not_a_crash(context: Context,
     assert statuses == [DecodeStatus.OK] * 4 + [DecodeStatus.NO_CELLS]
     context.memory.clear(0)
     assert scores_after(context, [vocab.any_token]).size == vocab.n_tokens
+
+
+def test_an_aborted_context_computes_nothing_any_more(model: Model, vocab: Vocab) -> None:
+    with Context(model, seats=1, n_ctx=256, n_batch=64, n_ubatch=64, threads=1) as context:
+        batch = Batch(1)
+        batch.add(0, [vocab.any_token], position=0, wants_logits=True)
+        context.abort()
+        assert context.decode(batch) is DecodeStatus.ABORTED
+
+
+@pytest.mark.parametrize("callback", ["strlen", "python"])
+def test_an_abort_flag_is_false_until_it_is_set(callback: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if callback == "python":  # as on a machine where a length does not arrive as a truth value
+        monkeypatch.setattr(AbortFlag, "_strlen", lambda _self: None)
+    flag = AbortFlag()
+    heard = [flag.callback(flag.data)]
+    flag.set()
+    assert [*heard, flag.callback(flag.data)] == [False, True]
 
 
 def test_sequences_in_one_batch_do_not_read_each_other(context: Context, vocab: Vocab) -> None:

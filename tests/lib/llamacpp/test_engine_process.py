@@ -1,6 +1,7 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,9 +21,11 @@ from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import Sampling
+from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
 
+ENGINE_LOG = "neuron_lib.engine"
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
 LOAD = load_command(
     LlamaCppConfig(n_ctx=64, n_batch=64, n_ubatch=64, threads=1, admission=AdmissionConfig(max_in_flight=2)),
@@ -33,7 +36,13 @@ LOAD = load_command(
 
 @asynccontextmanager
 async def fake_engine(
-    mode: str, *, progress: list[float] | None = None, close_limit_s: float = 5.0, stall_limit_s: float = 300.0
+    mode: str,
+    *,
+    progress: list[float] | None = None,
+    close_limit_s: float = 5.0,
+    stall_limit_s: float = 300.0,
+    silence_limit_s: float = 300.0,
+    abort_limit_s: float = 5.0,
 ) -> AsyncIterator[EngineProcess]:
     pid = None
     try:
@@ -45,6 +54,8 @@ async def fake_engine(
             command=(sys.executable, str(FAKE_ENGINE), mode),
             close_limit_s=close_limit_s,
             stall_limit_s=stall_limit_s,
+            silence_limit_s=silence_limit_s,
+            abort_limit_s=abort_limit_s,
         ) as engine:
             pid = engine.pid
             yield engine
@@ -140,15 +151,36 @@ async def test_an_engine_that_dies_gives_up_what_it_said_then_the_death(mode: st
         engine.post(Cancel(request))  # too late, and no error
 
 
-async def test_an_engine_that_beats_without_getting_on_is_killed() -> None:
-    async with fake_engine("stuck-after-delta", stall_limit_s=2) as engine:
+async def test_an_engine_that_beats_without_getting_on_is_told_to_abort() -> None:
+    async with fake_engine("stuck-after-delta", stall_limit_s=2, abort_limit_s=60) as engine:
         await engine.wait_ready()
         await say(engine, "one two")
         assert await engine.wait_dead() == "no progress for 2 s"
+        assert engine.exit_status == 3
 
 
-async def test_an_engine_that_falls_silent_is_killed() -> None:
-    async with fake_engine("silent", stall_limit_s=2) as engine:
+async def test_an_engine_that_does_not_abort_shows_where_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    async with fake_engine("deaf-after-delta", stall_limit_s=2, abort_limit_s=0.05) as engine:
+        await engine.wait_ready()
+        await say(engine, "one two")
+        assert (await engine.wait_dead()).startswith("no progress for 2 s")
+        assert engine.exit_status == -signal.SIGABRT
+    assert any("fake_engine.py" in record.getMessage() for record in caplog.records if record.name == ENGINE_LOG)
+
+
+async def test_an_engine_that_is_stopped_is_killed_for_its_silence() -> None:
+    async with fake_engine("beating", silence_limit_s=2, abort_limit_s=0.05) as engine:
+        await engine.wait_ready()
+        while engine.last_beat is None:
+            await let_others_run()
+        assert engine.standstill is None
+        os.kill(engine.pid, signal.SIGSTOP)
+        assert await engine.wait_dead() == "silent for 2 s"
+        assert engine.exit_status == -signal.SIGKILL
+
+
+async def test_an_engine_that_never_beats_has_the_longer_limit() -> None:
+    async with fake_engine("silent", stall_limit_s=2, silence_limit_s=1, abort_limit_s=0.05) as engine:
         assert await engine.wait_dead() == "no progress for 2 s"
 
 

@@ -1,8 +1,10 @@
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,19 @@ from neuron_lib.errors import (
     EngineFailed,
     InvalidRequest,
     Overloaded,
+    OverloadReason,
     PromptTooLong,
     ShuttingDown,
+    SuspectRequest,
     TemplateFailed,
     UnsupportedCapability,
 )
-from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
+from neuron_lib.harness import Generation
+from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
+from neuron_lib.llamacpp.recovery import RecoveryPolicy
+from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
@@ -33,8 +40,10 @@ from neuron_lib.types import (
     GenerationEvent,
     Grammar,
     Likely,
+    ModelStatus,
     Principal,
     ReasoningDelta,
+    Servable,
     Started,
     TextDelta,
     TokenLogprob,
@@ -57,18 +66,30 @@ TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 
 @asynccontextmanager
 async def model_of(
-    mode: str = "normal", *, seats: int = 1, queue: int = 4, isolates_principals: bool = False
+    mode: str = "normal",
+    *,
+    then: str = "normal",
+    seats: int = 1,
+    queue: int = 4,
+    isolates_principals: bool = False,
+    policy: RecoveryPolicy | None = None,
 ) -> AsyncIterator[LlamaCppModel]:
-    async with open_engine(
-        LOAD,
-        model_id="org/fake",
-        environment=engine_environment(os.environ),
-        on_progress=lambda _fraction: None,
-        command=(sys.executable, str(FAKE_ENGINE), mode),
-    ) as engine:
+    """A model whose first engine is a fake in `mode`; each later one is in the mode `then`."""
+    modes = chain([mode], repeat(then))
+
+    def start() -> AbstractAsyncContextManager[EngineProcess]:
+        return open_engine(
+            LOAD,
+            model_id="org/fake",
+            environment=engine_environment(os.environ),
+            on_progress=lambda _fraction: None,
+            command=(sys.executable, str(FAKE_ENGINE), next(modes)),
+        )
+
+    policy = policy or RecoveryPolicy(first_pause_s=0.01)
+    async with supervise(start, model_id="org/fake", policy=policy) as supervisor:
         yield LlamaCppModel(
-            engine,
-            await engine.wait_ready(),
+            supervisor,
             harness_name="llamacpp",
             devices=(0,),
             admission=AdmissionController(max_in_flight=seats, max_queue_depth=queue, max_wait_s=60),
@@ -80,6 +101,17 @@ async def model_of(
 
 def ask(content: Any, *, stop: Sequence[str] = ()) -> ChatRequest:
     return ChatRequest(model_id="org/fake", messages=({"role": "user", "content": content},), stop=tuple(stop))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process brings about."""
+    while not condition():  # noqa: ASYNC110 - nobody tells when a condition of a test comes true
+        await anyio.sleep(0.005)
+
+
+async def read_to_end(generation: Generation) -> None:
+    async for _event in generation:
+        pass
 
 
 async def reply_to(model: LlamaCppModel, text: str) -> list[GenerationEvent]:
@@ -325,16 +357,109 @@ async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -
         assert "with 1 requests" in repr(model)
 
 
-async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave() -> None:
+async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_the_next_one_serves() -> None:
     async with model_of("segv-after-delta") as model:
-        async with model.chat(ask("one two")) as generation:
+        generation = model.chat(ask("one two"))
+        async with generation:
             assert [await anext(generation) for _ in range(2)] == [Started(prompt_tokens=2), TextDelta("one ")]
             with pytest.raises(EngineDead, match="SIGSEGV"):
                 await anext(generation)
-        assert await model.wait_lost() == "killed by SIGSEGV"
-        with pytest.raises(EngineDead):
-            await reply_to(model, "again")
+        assert not generation.retried
+        await until(lambda: model.info().status is ModelStatus.LOADED)
+        assert isinstance((await reply_to(model, "again"))[-1], Finished)
+        load = model.load()
+        assert (load.in_flight, load.engine_restarts, load.last_engine_death) == (0, 1, "killed by SIGSEGV")
+
+
+@pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
+async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once_more(mode: str) -> None:
+    async with model_of(mode) as model:
+        generation = model.chat(ask("one two"))
+        async with generation:
+            events = [event async for event in generation]
+        assert generation.retried
+        assert [type(event) for event in events] == [Started, TextDelta, TextDelta, TextDelta, Finished]
         assert model.load().in_flight == 0
+
+
+async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end() -> None:
+    async with model_of("segv-after-delta") as model:
+        generation = model.chat(msgspec.structs.replace(ask("one two"), whole=True))
+        async with generation:
+            events = [event async for event in generation]
+        assert generation.retried
+        assert [event.text for event in events if isinstance(event, TextDelta)] == ["one ", "two ", "!"]
+        assert [type(event) for event in (events[0], events[-1])] == [Started, Finished]
+        assert [type(event) for event in events].count(Started) == 1
+
+
+@pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
+async def test_a_request_that_was_there_when_two_engines_died_is_suspect(mode: str) -> None:
+    policy = RecoveryPolicy(most_deaths=9, first_pause_s=0.01)
+    async with model_of(mode, then=mode, policy=policy) as model:
+        with pytest.raises(SuspectRequest, match="SIGSEGV; then killed by SIGSEGV"):
+            await reply_to(model, "one two")
+        assert model.load().in_flight == 0
+
+
+async def test_a_request_that_waits_for_its_seat_outlives_an_engine_and_is_not_suspected() -> None:
+    replies: list[list[GenerationEvent]] = []
+
+    async def wait() -> None:
+        async with model.chat(ask("four five")) as generation:
+            replies.append([event async for event in generation])
+            assert not generation.retried
+
+    async with (
+        model_of("stuck-after-delta") as model,
+        anyio.create_task_group() as tasks,
+        model.chat(ask("one two")) as running,
+    ):
+        tasks.start_soon(wait)
+        await until(lambda: model.load().queue_depth == 1)
+        os.kill(model._supervisor.require_engine().pid, signal.SIGKILL)
+        with pytest.raises(EngineDead):
+            await read_to_end(running)
+        await until(lambda: model.info().status is ModelStatus.LOADED)
+    assert isinstance(replies[0][-1], Finished)
+
+
+async def test_while_the_next_engine_is_awaited_a_newcomer_is_told_when_to_come_back() -> None:
+    async with model_of("segv-after-delta", policy=RecoveryPolicy(first_pause_s=60)) as model:
+        assert (model.info().status, model.info().servable) == (ModelStatus.LOADED, Servable(ok=True))
+        with pytest.raises(EngineDead):
+            await reply_to(model, "one two")
+        assert (model.info().status, model.info().servable) == (ModelStatus.RECOVERING, None)
+        with pytest.raises(Overloaded, match="started again") as caught:
+            await reply_to(model, "three")
+        assert (caught.value.reason, caught.value.retry_after_s) == (OverloadReason.ENGINE_LOST, 2)
+
+
+async def test_a_model_whose_engines_die_three_times_is_lost_and_nobody_waits_for_it_any_more() -> None:
+    async with model_of("segv-at-start", then="fatal-at-load") as model:
+        with pytest.raises(
+            EngineDead,
+            match="died 3 times within 10 minutes, the last time so: the engine could not load the model: not a",
+        ):
+            await reply_to(model, "one two")
+        assert "3 times" in await model.wait_lost()
+        assert model.load().in_flight == 0
+
+
+async def test_unloading_does_not_wait_for_a_pause_and_tells_those_who_do() -> None:
+    told: list[str] = []
+
+    async def wait(model: LlamaCppModel) -> None:
+        with pytest.raises(EngineDead) as caught:
+            await reply_to(model, "one two")
+        told.append(caught.value.reason)
+
+    policy = RecoveryPolicy(first_pause_s=3600)
+    async with anyio.create_task_group() as tasks, model_of("segv-at-start", policy=policy) as model:
+        tasks.start_soon(wait, model)
+        await until(lambda: model.info().status is ModelStatus.RECOVERING)
+        await let_others_run()
+    assert told == ["the model was unloaded"]
 
 
 async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served() -> None:

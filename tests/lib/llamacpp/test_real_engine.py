@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ import pytest
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry, SamplingConfig
+from neuron_lib.engine.protocol import Abort
 from neuron_lib.errors import EngineDead, InvalidGrammar, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed
 from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
 from neuron_lib.llamacpp.harness import LlamaCppHarness, load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import openmp_environment, physical_cores
+from neuron_lib.llamacpp.recovery import RecoveryPolicy
+from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
@@ -57,25 +61,25 @@ async def real_model(
         LocalModel(path=path),
         environ={},
     )
-    async with open_engine(
+    start = partial(
+        open_engine,
         msgspec.structs.replace(load, **changes),
         model_id=MODEL_ID,
         environment=engine_environment(os.environ)
         | openmp_environment(os.environ, threads=load.threads, cores=physical_cores()),
         on_progress=(progress if progress is not None else list[float]()).append,
-    ) as engine:
-        facts = await engine.wait_ready()
+    )
+    async with supervise(start, model_id=MODEL_ID, policy=RecoveryPolicy(first_pause_s=0.01)) as supervisor:
         model = LlamaCppModel(
-            engine,
-            facts,
+            supervisor,
             harness_name="llamacpp",
             devices=(0,),
             admission=AdmissionController(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
-            prompt_limit=facts.n_ctx - 1,
+            prompt_limit=supervisor.facts.n_ctx - 1,
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,
         )
-        yield model, engine
+        yield model, supervisor.require_engine()
 
 
 def ask(content: str, *, sampling: SamplingParams = GREEDY, **fields: Any) -> ChatRequest:
@@ -399,10 +403,41 @@ async def test_a_killed_engine_is_told_by_the_name_of_its_signal(smollm2_path: P
         real_model(smollm2_path, seats=1) as (model, engine),
         model.chat(ask("Tell a story.", max_tokens=400)) as generation,
     ):
-        await anext(generation)
+        for _ in range(2):  # that it started, and its first words
+            await anext(generation)
         os.kill(engine.pid, signal.SIGSEGV)
         with pytest.raises(EngineDead, match="killed by SIGSEGV"):
             _ = [event async for event in generation]
+
+
+async def test_a_request_whose_engine_was_killed_while_it_read_the_prompt_gets_the_same_reply_from_the_next(
+    smollm2_path: Path,
+) -> None:
+    story = ask("Tell a story.")
+    async with real_model(smollm2_path, seats=1) as (model, engine):
+        expected, _ = await reply_to(model, story)
+        generation = model.chat(story)
+        async with generation:
+            os.kill(engine.pid, signal.SIGSTOP)  # before it can have said anything
+            os.kill(engine.pid, signal.SIGKILL)
+            texts = [event.text async for event in generation if isinstance(event, TextDelta)]
+        assert generation.retried
+        assert "".join(texts) == expected
+
+
+async def test_an_engine_that_is_told_to_abort_shows_its_threads_and_breaks_off_what_it_computes(
+    smollm2_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        real_model(smollm2_path, seats=1) as (model, engine),
+        model.chat(ask("Tell a story.", max_tokens=400)) as generation,
+    ):
+        for _ in range(2):
+            await anext(generation)
+        engine.post(Abort())
+        assert "the computation was broken off" in await engine.wait_dead()
+    lines = [record.getMessage() for record in caplog.records if record.name == "neuron_lib.engine"]
+    assert any("loop.py" in line for line in lines)
 
 
 @pytest.mark.parametrize(

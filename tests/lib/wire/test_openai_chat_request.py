@@ -37,7 +37,9 @@ def contents(*messages: dict[str, Any]) -> list[Any]:
 
 def test_the_smallest_request_leaves_every_choice_open() -> None:
     call = decode()
-    assert call.request == ChatRequest(model_id="a/b", messages=(HELLO,), template_kwargs={"enable_thinking": False})
+    assert call.request == ChatRequest(
+        model_id="a/b", messages=(HELLO,), template_kwargs={"enable_thinking": False}, whole=True
+    )
     assert (call.model, call.stream) == ("a/b", False)
 
 
@@ -86,6 +88,7 @@ def test_every_field_arrives() -> None:
         principal=Principal("acc", "key"),
     )
     assert call.stream
+    assert not call.request.whole
     assert call.request == ChatRequest(
         model_id="a/b",
         messages=(HELLO,),

@@ -1,0 +1,47 @@
+"""What one model takes of its GPUs' memory, and the wait until all of it is back."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from neuron_lib.discovery.memory import ReadMemory, wait_memory_back
+
+__all__ = ("DeviceMemory",)
+
+_RETURN_LIMIT_S: Final = 5.0
+"""The driver takes back what a process had within moments of its end."""
+
+
+class DeviceMemory:
+    """Wrap `returned` around the engine's life and, inside, `taken` around the time in which the model is loaded.
+
+    Whatever else loads or unloads in those moments is counted as this model's. Where nothing can be read, as on a host
+    without GPUs, nothing is waited for: there the end of the process is the proof.
+    """
+
+    def __init__(self, read: ReadMemory, *, return_limit_s: float = _RETURN_LIMIT_S) -> None:
+        self._read = read
+        self._return_limit_s = return_limit_s
+        self._empty_mb: int | None = None
+        self._loaded_mb: int | None = None
+        self._full_mb: int | None = None
+
+    @asynccontextmanager
+    async def returned(self) -> AsyncIterator[None]:
+        """The memory is visibly back when the block has ended, unless it ended by an error."""
+        self._empty_mb = await self._read()
+        yield
+        if self._empty_mb is not None and self._loaded_mb is not None and self._full_mb is not None:
+            await wait_memory_back(
+                self._read,
+                before_mb=self._full_mb,
+                expected_mb=self._loaded_mb - self._empty_mb,
+                limit_s=self._return_limit_s,
+            )
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """The model is loaded during the block."""
+        self._loaded_mb = await self._read()
+        yield
+        self._full_mb = await self._read()

@@ -1,0 +1,69 @@
+"""Whether an engine gets on. Pure: whoever owns it looks at it again and again, and tells it what the engine says."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from neuron_lib.engine.protocol import Beat, Report
+
+__all__ = ("Standstill",)
+
+_LONGEST_LOOK_S: Final = 1.0
+_LOOKS: Final = 10
+
+
+@dataclass(slots=True)
+class Standstill:
+    """Call `hear` with every report and `look` each `look_s`.
+
+    Looks are counted, not seconds: a daemon that was stopped itself must not blame its engines when it goes on. Steps,
+    answers, and beats of an engine that has nothing to do are progress; a beat that tells of the same step is none. An
+    engine beats from when it has read its own code on, so before the first beat only `stall_limit_s` counts.
+    """
+
+    stall_limit_s: float
+    silence_limit_s: float
+    _step: int = -1
+    _has_beaten: bool = False
+    _still_looks: int = 0
+    _silent_looks: int = 0
+
+    @property
+    def look_s(self) -> float:
+        """Seconds between two looks."""
+        return min(_LONGEST_LOOK_S, self.stall_limit_s / _LOOKS, self.silence_limit_s / _LOOKS)
+
+    @property
+    def verdict(self) -> str | None:
+        """What is wrong with an engine that has reached a limit."""
+        return self._exceeding(1.0)
+
+    @property
+    def suspicion(self) -> str | None:
+        """What is wrong with one that is half-way there."""
+        return self._exceeding(0.5)
+
+    def hear(self, report: Report) -> None:
+        """Take a report of the engine."""
+        self._silent_looks = 0
+        if isinstance(report, Beat):
+            self._has_beaten = True
+            # A prompt that is being read brings steps without events.
+            gets_on = report.in_flight == 0 or report.step != self._step
+            self._step = report.step
+        else:
+            gets_on = True
+        if gets_on:
+            self._still_looks = 0
+
+    def look(self) -> None:
+        """Count the time since the last look."""
+        self._still_looks += 1
+        self._silent_looks += 1
+
+    def _exceeding(self, share: float) -> str | None:
+        silent_s, still_s = self._silent_looks * self.look_s, self._still_looks * self.look_s
+        if self._has_beaten and silent_s >= share * self.silence_limit_s:
+            return f"silent for {silent_s:g} s"
+        if still_s >= share * self.stall_limit_s:
+            return f"no progress for {still_s:g} s"
+        return None

@@ -1,0 +1,142 @@
+"""One model's engines, one after another: who serves now, what comes after a death, when nothing comes any more.
+
+Owns the engine of a model and knows nothing of requests; `recovery` decides, `engine_process` acts.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+import anyio
+from anyio.abc import TaskStatus
+
+from neuron_lib.engine.protocol import ModelFacts
+from neuron_lib.errors import EngineDead, LoadFailed, Overloaded, OverloadReason, cause_chain, first_leaf
+from neuron_lib.llamacpp.engine_process import EngineProcess
+from neuron_lib.llamacpp.recovery import RecoveryPolicy
+
+__all__ = ("EngineSupervisor", "supervise")
+
+logger = logging.getLogger(__name__)
+
+_RETRY_AFTER_S: Final = 2
+"""What the gateway tells its own clients about a model that recovers (wire contract §2.3)."""
+
+EngineStarter = Callable[[], AbstractAsyncContextManager[EngineProcess]]
+
+
+@asynccontextmanager
+async def supervise(
+    start: EngineStarter, *, model_id: str, policy: RecoveryPolicy | None = None
+) -> AsyncIterator["EngineSupervisor"]:
+    """Keep an engine alive for the length of the block; it has loaded its model when the block begins.
+
+    `start` opens a new engine, the same each time. Raises `LoadFailed` if the first one does not load; a later one that
+    does not has died, which is for `policy` to judge.
+    """
+    supervisor = EngineSupervisor(start, model_id=model_id, policy=policy or RecoveryPolicy())
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(supervisor._run)
+            try:
+                yield supervisor
+            finally:
+                supervisor._lose("the model was unloaded")
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        leaf = first_leaf(group)
+        raise leaf from leaf.__cause__
+
+
+class EngineSupervisor:
+    """The engine of a model now, or the wait for the next one."""
+
+    def __init__(self, start: EngineStarter, *, model_id: str, policy: RecoveryPolicy) -> None:
+        self.model_id: Final = model_id
+        self.restarts = 0
+        self.last_death: str | None = None
+        self._start: Final = start
+        self._policy: Final = policy
+        self._engine: EngineProcess | None = None
+        self._facts: ModelFacts | None = None
+        self._loss: str | None = None
+        self._changed = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"<EngineSupervisor {self.model_id} {self._loss or self.engine or 'recovering'}>"
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is, as the latest engine found it."""
+        assert self._facts is not None  # the first engine was ready before anybody could ask
+        return self._facts
+
+    @property
+    def engine(self) -> EngineProcess | None:
+        """The engine that serves; None while there is none."""
+        return self._engine if self._engine is not None and self._engine.death is None else None
+
+    def require_engine(self) -> EngineProcess:
+        """The engine that serves. Raises `Overloaded` while there is none: the next one comes soon."""
+        engine = self.engine
+        if engine is None:
+            raise Overloaded(
+                f"the engine of model {self.model_id!r} has died and is started again",
+                reason=OverloadReason.ENGINE_LOST,
+                retry_after_s=_RETRY_AFTER_S,
+                model_id=self.model_id,
+            )
+        return engine
+
+    async def successor(self, dead: EngineProcess) -> EngineProcess:
+        """Wait for the engine after `dead`. Raises `EngineDead` if none comes."""
+        while True:
+            if self._loss is not None:
+                raise EngineDead(self.model_id, self._loss)
+            engine = self.engine
+            if engine is not None and engine is not dead:
+                return engine
+            await self._changed.wait()
+
+    async def wait_lost(self) -> str:
+        """Wait until the model is given up; returns why."""
+        while self._loss is None:
+            await self._changed.wait()
+        return self._loss
+
+    async def _run(self, *, task_status: TaskStatus[None]) -> None:
+        death = await self._live(task_status.started)
+        while (pause_s := self._policy.pause_after_death(anyio.current_time())) is not None:
+            fields = {"model_id": self.model_id, "reason": death, "restart_in_s": pause_s}
+            logger.error("engine died, starting it again", extra=fields)
+            await anyio.sleep(pause_s)
+            self.restarts += 1
+            try:
+                death = await self._live(self._log_recovery)
+            except LoadFailed as error:
+                death = self.last_death = cause_chain(error)
+        most, minutes = self._policy.most_deaths, self._policy.window_s / 60
+        self._lose(f"its engine died {most} times within {minutes:g} minutes, the last time so: {death}")
+
+    async def _live(self, on_ready: Callable[[], None]) -> str:
+        """The life of one engine; returns how it ended."""
+        async with self._start() as engine:
+            self._facts = await engine.wait_ready()
+            self._engine = engine
+            self._wake()
+            on_ready()
+            self.last_death = await engine.wait_dead()
+            return self.last_death
+
+    def _log_recovery(self) -> None:
+        logger.info("engine recovered", extra={"model_id": self.model_id, "restarts": self.restarts})
+
+    def _lose(self, reason: str) -> None:
+        if self._loss is None:
+            self._loss = reason
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

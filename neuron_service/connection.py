@@ -1,0 +1,349 @@
+"""One connection of uvicorn's, with bounds: how long a request may take to arrive, how large its head may be, how long
+a client may take to read, how many clients there are. Refuses in our envelope what never becomes a request.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from math import inf
+from typing import Any, Final
+
+import uvicorn
+from msgspec.structs import replace
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from neuron_lib.errors import InvalidRequest, Overloaded, OverloadReason
+from neuron_lib.wire.openai_errors import HttpError, to_http_error
+from neuron_service.client import SEND_LIMIT_S
+from neuron_service.connection_cap import ConnectionCap, Welcome
+from neuron_service.errors import log_refusal
+
+__all__ = ("BACKLOG", "IDLE_CONNECTION_LIMIT_S", "BoundedConnection", "ConnectionLimits", "uvicorn_config")
+
+BACKLOG: Final = 2048
+"""So many connections may wait to be accepted."""
+IDLE_CONNECTION_LIMIT_S: Final = 150
+"""Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
+
+_TCP_CLOSED: Final = 7  # TCP_CLOSE of linux/tcp_states.h, the first byte of TCP_INFO
+_KEEP_ALIVE_PROBES: Final = 3
+_PROBE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TOO_MANY_RETRY_AFTER_S: Final = 5
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class ConnectionLimits:
+    """How long a client may take, in seconds, and how much it may say."""
+
+    head_s: float = 10.0
+    """From the first byte of a request, or from the connection's begin, to the end of the headers."""
+    body_s: float = 30.0
+    """From there to the end of the body."""
+    idle_s: int = IDLE_CONNECTION_LIMIT_S
+    """Between an answer and the next request."""
+    taking_s: float = SEND_LIMIT_S
+    """Without the client's system confirming anything that we sent."""
+    last_words_s: float = 2.0
+    """To read why a connection ends, while it may still be sending."""
+    half_closed_check_s: float = 0.1
+    """Between two looks whether a client that sends no more is still there."""
+    head_bytes: int = 64 << 10
+    """The request line and the headers together, give or take one read of the socket."""
+
+
+class _MalformedHttp(InvalidRequest):
+    code = "malformed_http"
+
+
+class _RequestTimeout(InvalidRequest):
+    code = "request_timeout"
+
+
+class _Stage(Enum):
+    """What a connection receives. Between two requests it has received a whole one."""
+
+    HEAD = auto()
+    BODY = auto()
+    WHOLE = auto()
+    DEAF = auto()
+    """Nothing that comes counts any more: the connection ends with the answer that is under way."""
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """uvicorn's protocol, with deadlines and with one request at a time.
+
+    uvicorn stops reading while a second request waits behind the first, and then never learns that the client has
+    gone: the first reply would be generated to its end for nobody. So what is sent ahead of an answer is ignored, and
+    the connection closed behind that answer, as HTTP allows; clients send the rest again.
+
+    A client that only stops sending gets its answer. Since one that has gone looks the same until something is sent
+    to it, it is sent an interim response, which every client ignores and the system of a vanished one resets.
+    """
+
+    def __init__(self, *args: Any, limits: ConnectionLimits, cap: ConnectionCap, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._cap = cap
+        self._welcome = Welcome.FULL
+        self._stage = _Stage.HEAD
+        self._head_bytes = 0
+        self._deadline_s = inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------------------------------- the connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self._bound_silence(transport.get_extra_info("socket"))
+        self._welcome = self._cap.welcome(len(self.connections))
+        if self._welcome is Welcome.NONE:
+            transport.write(self._as_bytes(self._too_many()))
+            transport.close()
+            self._stage = _Stage.DEAF
+        self._set_deadline(self._limits.head_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._unset_keepalive_if_required()
+        self._cap.note_closed(len(self.connections))
+
+    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn has no use for the result
+        """The client sends no more; returns whether it may still read."""
+        if not self._is_answering:
+            return False
+        if not self.cycle.response_started:
+            if self.cycle.scope["http_version"] != "1.1":  # older ones know no interim responses
+                return False
+            self.transport.write(_PROBE)
+        self._close_behind_answer()
+        self._set_deadline(self._limits.half_closed_check_s)
+        return True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._set_deadline(self._limits.taking_s)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came for too long after an answer; who did not even read that gets no more of it."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _bound_silence(self, sock: socket.socket) -> None:
+        """Have the system end a connection whose other end confirms nothing, whether data or a mere sign of life."""
+        if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+            return
+        taking_s = self._limits.taking_s
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(taking_s * 1000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(taking_s / 2)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, round(taking_s / 2 / _KEEP_ALIVE_PROBES)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEP_ALIVE_PROBES)
+
+    # ------------------------------------------------------------------------------------------------- receiving
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a whole request is here whose answer is not."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not (cycle.response_complete or cycle.more_body or cycle.disconnected)
+
+    def data_received(self, data: bytes) -> None:
+        if self._stage is _Stage.WHOLE:
+            if not data.strip(b"\r\n"):  # some clients end a body with an empty line that is no part of it
+                return
+            if self._is_answering:
+                self._close_behind_answer()
+            else:
+                self._begin(_Stage.HEAD)
+        if self._stage is _Stage.DEAF:
+            return
+        super().data_received(data)
+        if self._stage is _Stage.HEAD:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
+                text = f"The request line and the headers exceed {self._limits.head_bytes} bytes."
+                self.send_400_response(text)
+        self._keep_time()
+
+    def on_message_begin(self) -> None:
+        if self._stage is _Stage.WHOLE:  # two requests in one read
+            if self._is_answering:
+                self._close_behind_answer()
+            else:
+                self._begin(_Stage.HEAD)
+        if self._stage is not _Stage.DEAF:
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self._stage is not _Stage.DEAF:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._stage is not _Stage.DEAF:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._stage is _Stage.DEAF:
+            return
+        self._begin(_Stage.BODY)
+        if self.parser.get_http_version() not in _VERSIONS:  # the parser also knows one that has no headers
+            self.send_400_response("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+            return
+        if self._welcome is not Welcome.FULL and self.parser.get_method().decode("ascii") not in _BODILESS:
+            self._end_with(self._too_many())
+            return
+        super().on_headers_complete()
+        if self._welcome is not Welcome.FULL:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        if self._stage is not _Stage.DEAF:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._stage is not _Stage.DEAF:
+            super().on_message_complete()
+            self.cycle.more_body = False  # uvicorn leaves that open where the answer was faster than the body
+            self._begin(_Stage.WHOLE)
+
+    def _begin(self, stage: _Stage) -> None:
+        self._stage = stage
+        match stage:
+            case _Stage.HEAD:
+                self._head_bytes = 0
+                self._deadline_s = self.loop.time() + self._limits.head_s
+            case _Stage.BODY:
+                self._deadline_s = self.loop.time() + self._limits.body_s
+            case _:
+                self._deadline_s = inf
+
+    # ------------------------------------------------------------------------------------------------------ time
+
+    def _set_deadline(self, delay_s: float) -> None:
+        self._deadline_s = self.loop.time() + delay_s
+        self._keep_time()
+
+    def _keep_time(self) -> None:
+        """See to it that the timer wakes us by the deadline. It may wake us earlier: most requests are whole long
+        before, and starting no timer for them costs less than one too many for the connection.
+        """
+        if self._deadline_s == inf:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= self._deadline_s:
+                return
+            self._timer.cancel()
+        self._timer = self.loop.call_at(self._deadline_s, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        self._timer = None
+        if self._deadline_s <= self.loop.time():
+            self._deadline_s = inf
+            self._expire()
+        self._keep_time()
+
+    def _expire(self) -> None:
+        if self._is_answering:
+            self._look_after_half_closed()
+        elif self._stage is _Stage.DEAF or self.transport.is_closing():
+            self.transport.abort()
+        elif self._stage is _Stage.HEAD and not self._head_bytes:
+            self.transport.close()
+        else:
+            limits = self._limits
+            what, limit_s = ("head", limits.head_s) if self._stage is _Stage.HEAD else ("body", limits.body_s)
+            self._refuse(_RequestTimeout(f"the {what} of the request did not arrive within {limit_s:g} s"), status=408)
+
+    def _look_after_half_closed(self) -> None:
+        info: bytes = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        if info[0] == _TCP_CLOSED:
+            self.transport.abort()
+        else:
+            self._deadline_s = self.loop.time() + self._limits.half_closed_check_s
+
+    # -------------------------------------------------------------------------------------------------- refusing
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP, in our envelope instead of uvicorn's plain text."""
+        if self._is_answering:
+            self._close_behind_answer()
+        else:
+            self._refuse(_MalformedHttp(msg), status=400)
+
+    def _refuse(self, error: InvalidRequest, *, status: int) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.more_body and cycle.response_started:
+            self.transport.close()  # its answer came early, and another one would be one too many
+            return
+        scope: Mapping[str, Any] = self.scope if self._stage is _Stage.BODY else {}
+        answer = replace(to_http_error(error), status=status)
+        log_refusal(error, answer, method=scope.get("method", "-"), path=scope.get("path", "-"))
+        self._end_with(answer)
+
+    def _too_many(self) -> HttpError:
+        """Not logged for each: the cap does that."""
+        limit = self._cap.limit
+        text = f"this host serves {limit} connections at a time, and all are taken"
+        return to_http_error(Overloaded(text, reason=OverloadReason.QUEUE_FULL, retry_after_s=_TOO_MANY_RETRY_AFTER_S))
+
+    def _close_behind_answer(self) -> None:
+        self.cycle.keep_alive = False
+        self._stage = _Stage.DEAF
+
+    def _end_with(self, answer: HttpError) -> None:
+        """Send `answer` as the last thing on this connection."""
+        self._stage = _Stage.DEAF
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # its application waits for a body that never comes
+            cycle.message_event.set()
+        self.transport.write(self._as_bytes(answer))
+        # Were it closed at once, what the client still sends would reset the connection, and the answer be lost.
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._set_deadline(self._limits.last_words_s)
+
+    def _as_bytes(self, answer: HttpError) -> bytes:
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(answer.body)),
+            (b"connection", b"close"),
+        ]
+        if answer.retry_after is not None:
+            headers.append((b"retry-after", answer.retry_after.encode()))
+        head = b"".join(b"%s: %s\r\n" % header for header in headers)
+        return STATUS_LINE[answer.status] + head + b"\r\n" + answer.body
+
+
+def uvicorn_config(
+    app: Callable[..., Any], *, cap: ConnectionCap, shutdown_limit_s: int, limits: ConnectionLimits | None = None
+) -> uvicorn.Config:
+    """How uvicorn serves `app`: over `BoundedConnection`, and with nothing of its own around it. When asked to stop, it
+    waits for open answers for `shutdown_limit_s`.
+    """
+    limits = limits or ConnectionLimits()
+    return uvicorn.Config(
+        app,
+        http=partial(BoundedConnection, limits=limits, cap=cap),  # type: ignore[arg-type] # it is only ever called
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=limits.idle_s,
+        timeout_graceful_shutdown=shutdown_limit_s,
+    )

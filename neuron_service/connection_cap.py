@@ -1,0 +1,75 @@
+"""How many connections there may be: decides it from the file descriptors, and says in the log when it is reached."""
+
+import logging
+import resource
+from enum import Enum, auto
+from typing import Final, Self
+
+__all__ = ("ConnectionCap", "Welcome", "raise_descriptor_limit")
+
+logger = logging.getLogger(__name__)
+
+_MOST_DESCRIPTORS: Final = 65536
+_MOST_CONNECTIONS: Final = 4096
+_RESERVED_DESCRIPTORS: Final = 256
+"""For the listener, engines, downloads, files and the log: these must not fail because many clients came."""
+
+
+class Welcome(Enum):
+    """What a new connection may expect."""
+
+    FULL = auto()
+    QUESTIONS = auto()
+    """Requests without a body, such as for `/health`, are answered; others are refused."""
+    NONE = auto()
+
+
+class ConnectionCap:
+    """Judges new connections by how many are open. Who is in stays in.
+
+    Beyond `limit` there are `spare` places, so that those who are refused can be told so, and those who ask how the
+    host is get their answer.
+    """
+
+    def __init__(self, limit: int, *, spare: int) -> None:
+        self.limit = limit
+        self.spare = spare
+        self._refused_connections = 0
+
+    @classmethod
+    def for_descriptors(cls, descriptors: int) -> Self:
+        """As many as a process with that many file descriptors can have without running out of them."""
+        places = max(descriptors - _RESERVED_DESCRIPTORS, descriptors // 2)
+        limit = min(_MOST_CONNECTIONS, places * 3 // 4)
+        return cls(limit, spare=min(_MOST_CONNECTIONS // 4, places - limit))
+
+    def welcome(self, open_connections: int) -> Welcome:
+        """Judge the newest of `open_connections`. The first one beyond the limit is logged, the others are counted."""
+        if open_connections <= self.limit:
+            return Welcome.FULL
+        if not self._refused_connections:
+            logger.warning(
+                "too many connections, new ones are refused",
+                extra={"open_connections": open_connections, "max_connections": self.limit},
+            )
+        self._refused_connections += 1
+        return Welcome.QUESTIONS if open_connections <= self.limit + self.spare else Welcome.NONE
+
+    def note_closed(self, open_connections: int) -> None:
+        """One has ended. Ends the burst when there is some room again; at the very limit each one would be a burst."""
+        if self._refused_connections and open_connections <= self.limit * 7 // 8:
+            logger.info(
+                "connections are welcome again",
+                extra={"open_connections": open_connections, "refused_connections": self._refused_connections},
+            )
+            self._refused_connections = 0
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many files as it may, within reason; returns how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft

@@ -1,0 +1,73 @@
+"""What holds for every path alike: HEAD is GET without the body, OPTIONS is not answered, a path has one spelling."""
+
+from typing import Any, Final
+
+from anyio import CancelScope
+from litestar.types import ASGIApp, HTTPScope, Receive, Send
+from msgspec.structs import replace
+
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.wire.openai_errors import to_http_error
+from neuron_service.errors import UnknownMethod, UnknownPath, allowed_methods, log_refusal
+
+__all__ = ("HttpRules",)
+
+_NO_CONTENT: Final = 204
+
+
+class HttpRules:
+    """An ASGI application around another one, whose routes name GET and POST only. There is nothing but HTTP."""
+
+    def __init__(self, routes: ASGIApp) -> None:
+        self._routes = routes
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        raw_path: bytes = scope["raw_path"]
+        if b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
+            # Litestar would overlook the surplus slash.
+            await _refuse(UnknownPath("there is nothing at this path"), scope, send, status=404)
+        elif scope["method"] == "HEAD":
+            await self._answer_head(scope, receive, send)
+        elif scope["method"] == "OPTIONS":
+            await self._answer_options(scope, receive, send)
+        else:
+            await self._routes(scope, receive, send)
+
+    async def _answer_head(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        with CancelScope() as enough:  # a stream would go on for as long as somebody listens
+
+            async def send_head(message: Any) -> None:
+                if enough.cancel_called:
+                    return
+                if message["type"] == "http.response.body":
+                    message = {"type": "http.response.body", "body": b"", "more_body": False}
+                    enough.cancel()
+                await send(message)
+
+            get: Any = dict(scope) | {"method": "GET"}
+            await self._routes(get, receive, send_head)
+
+    async def _answer_options(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Litestar answers by itself, with a 204, which the contract does not know; an unknown path stays unknown."""
+        allow = ""
+
+        async def send_unless_granted(message: Any) -> None:
+            nonlocal allow
+            if message["type"] == "http.response.start" and message["status"] == _NO_CONTENT:
+                allow = allowed_methods(dict(message["headers"])[b"allow"].decode())
+            elif not allow:
+                await send(message)
+
+        await self._routes(scope, receive, send_unless_granted)
+        if allow:
+            await _refuse(UnknownMethod("this path does not answer OPTIONS"), scope, send, status=405, allow=allow)
+
+
+async def _refuse(error: InvalidRequest, scope: HTTPScope, send: Send, *, status: int, allow: str = "") -> None:
+    answer = replace(to_http_error(error), status=status)
+    log_refusal(error, answer, method=scope["method"], path=scope["path"])
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer.body))]
+    if allow:
+        headers.append((b"allow", allow.encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": False})

@@ -1,0 +1,63 @@
+"""What can happen to an engine process, done to a real one at any moment of its life."""
+
+import ctypes
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+import psutil
+import pytest
+
+__all__ = ("EngineFault", "inflict")
+
+PIDFD_GETFD = 438
+"""The system call's number on every architecture."""
+NO_FRAME = b"\x05\x00\x00\x00hello"
+
+
+class EngineFault(StrEnum):
+    """How an engine goes wrong."""
+
+    SEGV = "SIGSEGV"
+    ABRT = "SIGABRT"
+    KILL = "SIGKILL"
+    STOP = "SIGSTOP"
+    EXIT_0 = "exit 0"
+    GARBAGE = "garbage frames"
+    HANG_UP = "hang up"
+
+
+def inflict(fault: EngineFault, pid: int) -> None:
+    """Do it to the engine `pid`. Skips the test where nobody may reach into another process."""
+    match fault:
+        case EngineFault.EXIT_0:
+            with borrowed_socket(pid) as sock:
+                sock.shutdown(socket.SHUT_RD)  # what it sees when the daemon is gone, upon which it exits with 0
+        case EngineFault.GARBAGE:
+            with borrowed_socket(pid) as sock:
+                sock.sendall(NO_FRAME)
+        case EngineFault.HANG_UP:
+            with borrowed_socket(pid) as sock:
+                sock.shutdown(socket.SHUT_WR)
+        case _:
+            os.kill(pid, signal.Signals[fault])
+
+
+@contextmanager
+def borrowed_socket(pid: int) -> Iterator[socket.socket]:
+    """The engine's own end of the connection to its daemon, shared with us for a moment."""
+    command = psutil.Process(pid).cmdline()
+    number = int(command[command.index("--fd") + 1])
+    process = os.pidfd_open(pid)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        borrowed = libc.syscall(PIDFD_GETFD, process, number, 0)
+    finally:
+        os.close(process)
+    if borrowed < 0:
+        pytest.skip(f"the socket of another process cannot be had here: {os.strerror(ctypes.get_errno())}")
+    with socket.socket(fileno=borrowed) as sock:
+        yield sock

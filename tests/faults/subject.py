@@ -1,0 +1,114 @@
+"""What faults are done to: a real daemon, its clients and its gateway. Knows how to bring it into any phase."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.faults.exchanges import Exchange, Outcome
+from tests.faults.footprint import Footprint, footprint
+from tests.faults.gateway import Gateway
+from tests.system.daemon import Daemon, chat, eventually
+
+__all__ = ("KEY", "REAL", "REAL_TOO", "SECRET", "TINY", "TINY_TOO", "Rig")
+
+REAL = "test/real"
+"""The small real model."""
+TINY = "test/tiny"
+"""A model of random weights that loads and runs in no time."""
+REAL_TOO, TINY_TOO = "test/real-too", "test/tiny-too"
+"""The same files under other ids."""
+SECRET = "xyzzy-4711"  # noqa: S105 - not a password, but what no log may hold
+"""Part of every prompt."""
+KEY = "sk-plugh-0815"
+"""Part of every request's head."""
+LONG_PROMPT_WORDS = 500
+
+
+@dataclass(slots=True)
+class Rig:
+    """`exchanges` are all requests so far, `baseline` what the daemon held before the first fault.
+
+    What was promised may take `patience_s`. The promises speak of two seconds for most of it, on an idle machine; a
+    busy one must not fail the tests.
+    """
+
+    daemon: Daemon
+    gateway: Gateway
+    exchanges: list[Exchange] = field(default_factory=list)
+    baseline: Footprint | None = None
+    patience_s: float = 30
+
+    @property
+    def pid(self) -> int:
+        return self.daemon.process.pid
+
+    def ask(
+        self,
+        model: str = REAL,
+        *,
+        stream: bool = True,
+        max_tokens: int = 8,
+        content: str = "Tell me a story.",
+        **more: Any,
+    ) -> Exchange:
+        """Send a chat and do not wait."""
+        # A number in front, so that no prompt is in the prompt cache.
+        content = f"{len(self.exchanges)} {SECRET} {content}"
+        body = chat(model, stream=stream, max_tokens=max_tokens, content=content) | more
+        exchange = Exchange(self.daemon.port, body, headers={"authorization": f"Bearer {KEY}"})
+        self.exchanges.append(exchange)
+        return exchange
+
+    def answer(self, model: str = REAL, **more: Any) -> Outcome:
+        """Send a chat and wait for its end."""
+        return self.ask(model, **more).outcome()
+
+    def decoding(self, model: str = REAL, *, max_tokens: int = 900) -> Exchange:
+        """A stream that has begun and is far from its end."""
+        exchange = self.ask(model, max_tokens=max_tokens, ignore_eos=True)
+        assert exchange.has_text.wait(60), f"no text: {exchange!r}"
+        return exchange
+
+    def prefilling(self, model: str = REAL, *, stream: bool = True) -> Exchange:
+        """A request whose prompt is being read, which takes a second or more."""
+        before = self.load_of(model)["in_flight"]
+        exchange = self.ask(model, content="word " * LONG_PROMPT_WORDS, max_tokens=2, stream=stream)
+        eventually(lambda: self.load_of(model)["in_flight"] > before or exchange.is_over)
+        was_caught = not exchange.has_text.is_set() and not exchange.is_over
+        assert was_caught, f"the prompt was read before anybody could look: {exchange!r}"
+        return exchange
+
+    def models(self) -> dict[str, str]:
+        """The status of each listed model."""
+        return {model["id"]: model["status"] for model in self.daemon.client.get("/models").json()}
+
+    def load_of(self, model: str) -> dict[str, Any]:
+        """How busy the model is."""
+        return next(load for load in self.daemon.health()["models"] if load["id"] == model)
+
+    def load(self, model: str) -> httpx.Response:
+        """Ask for a load and wait for its end."""
+        return self.daemon.client.post("/models/load", json={"model_id": model, "harness": "llamacpp"}, timeout=60)
+
+    def unload(self, model: str) -> httpx.Response:
+        return self.daemon.client.post("/models/unload", json={"model_id": model}, timeout=60)
+
+    def load_anew(self, model: str) -> None:
+        """The model in an engine that has not died yet."""
+        if model in self.models():
+            assert self.unload(model).is_success
+        assert self.load(model).is_success
+
+    def engine_of(self, model: str) -> int:
+        """The process id of the latest engine of the model that has said something, as the log tells it."""
+        return int(re.findall(rf"model_id={model} pid=(\d+)", self.daemon.log)[-1])
+
+    def wait_recovered(self, model: str, *, dead: int) -> None:
+        """Until an engine after the `dead` one serves the model."""
+        eventually(lambda: self.models().get(model) == "loaded" and self.engine_of(model) != dead)
+
+    def settle(self) -> None:
+        """Take what the daemon holds now, with nobody asking anything, as what it may hold."""
+        self.baseline = footprint(self.pid)

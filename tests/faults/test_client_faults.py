@@ -1,0 +1,105 @@
+"""Clients in numbers, clients that are slow, and clients that vanish: what they cost is their own."""
+
+import json
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.faults.exchanges import CHAT_PATH, Ending
+from tests.faults.footprint import anonymous_bytes
+from tests.faults.invariants import check_invariants
+from tests.faults.rig import config, running_rig
+from tests.faults.subject import KEY, REAL, SECRET, TINY, Rig
+from tests.system.daemon import chat, eventually
+
+pytestmark = [pytest.mark.faults, pytest.mark.system, pytest.mark.model]
+
+CROWD = 1000
+SLOW_READERS = 8
+MOST_KEPT_BYTES = 4 << 20
+"""For one client that does not read; what is generated for it is several times that."""
+AT_ONCE = b"\x01\0\0\0\0\0\0\0"
+"""For SO_LINGER: a close that resets the connection."""
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp("clients")
+    with running_rig(folder, config(folder, REAL, TINY)) as rig:
+        yield rig
+
+
+def raw_chat(model: str, *, stream: bool, max_tokens: int, **more: object) -> bytes:
+    body = json.dumps(chat(model, stream=stream, max_tokens=max_tokens, content=f"{SECRET} Go on.") | more).encode()
+    head = f"POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def vanish(connection: socket.socket) -> None:
+    """Close as a host that has crashed: with a reset, whatever is on its way."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+    connection.close()
+
+
+def test_a_thousand_clients_at_once_are_each_answered_or_told_when_to_come_back(rig: Rig) -> None:
+    crowd = [rig.ask(TINY, stream=number % 2 == 0, max_tokens=2) for number in range(CROWD)]
+    endings = Counter(exchange.outcome().ending for exchange in crowd)
+    assert endings.keys() <= {Ending.COMPLETE, Ending.REFUSED}, endings
+    assert endings[Ending.COMPLETE] > 0
+    assert {exchange.outcome().status for exchange in crowd} <= {200, 503}
+    check_invariants(rig)
+
+
+def test_clients_that_never_read_cost_little_memory_and_no_time_of_others(rig: Rig) -> None:
+    before = anonymous_bytes(rig.pid)
+    with ExitStack() as held:
+        for _ in range(SLOW_READERS):
+            reader = held.enter_context(socket.socket())
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            reader.connect(("127.0.0.1", rig.daemon.port))
+            more = {"logprobs": True, "top_logprobs": 20, "ignore_eos": True}
+            reader.sendall(raw_chat(TINY, stream=True, max_tokens=900, **more))
+            held.callback(vanish, reader)
+        assert rig.answer(REAL).ending is Ending.COMPLETE
+        assert rig.answer(TINY).ending is Ending.COMPLETE
+        kept = anonymous_bytes(rig.pid) - before
+        assert kept < SLOW_READERS * MOST_KEPT_BYTES, f"{kept >> 20} MiB for {SLOW_READERS} slow readers"
+    check_invariants(rig)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_a_client_that_vanishes_in_mid_reply_leaves_nothing(rig: Rig, stream: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    connection = socket.create_connection(("127.0.0.1", rig.daemon.port))
+    connection.sendall(raw_chat(REAL, stream=stream, max_tokens=900, ignore_eos=True))
+    eventually(lambda: rig.load_of(REAL)["in_flight"] == 1)
+    vanish(connection)
+    check_invariants(rig)
+
+
+def test_clients_that_vanish_while_they_wait_leave_nothing(rig: Rig) -> None:
+    running = [rig.decoding() for _ in range(4)]
+    connections = [socket.create_connection(("127.0.0.1", rig.daemon.port)) for _ in range(4)]
+    for number, connection in enumerate(connections):
+        connection.sendall(raw_chat(REAL, stream=number % 2 == 0, max_tokens=900))
+    eventually(lambda: rig.load_of(REAL)["queue_depth"] == 4)
+    for connection in connections:
+        vanish(connection)
+    eventually(lambda: rig.load_of(REAL)["queue_depth"] == 0)
+    for exchange in running:
+        exchange.hang_up()
+    check_invariants(rig)
+
+
+def test_a_client_that_vanishes_while_its_prompt_is_read_leaves_nothing(rig: Rig) -> None:
+    rig.prefilling().hang_up()
+    check_invariants(rig)
+
+
+def test_a_client_that_vanishes_before_its_body_has_ended_leaves_nothing(rig: Rig) -> None:
+    connection = socket.create_connection(("127.0.0.1", rig.daemon.port))
+    connection.sendall(raw_chat(REAL, stream=True, max_tokens=8)[:-10])
+    vanish(connection)
+    check_invariants(rig)

@@ -1,0 +1,54 @@
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from neuron_lib.llamacpp.device_memory import DeviceMemory
+
+pytestmark = pytest.mark.anyio
+
+
+class Readings:
+    """Gives out readings one by one, the last of them for ever."""
+
+    def __init__(self, readings: Sequence[int | None]) -> None:
+        self.left = list(readings)
+        self.taken = 0
+
+    async def __call__(self) -> int | None:
+        self.taken += 1
+        return self.left.pop(0) if len(self.left) > 1 else self.left[0]
+
+
+async def live(readings: Readings, *, return_limit_s: float = 60) -> None:
+    memory = DeviceMemory(readings, return_limit_s=return_limit_s)
+    async with memory.returned(), memory.taken():
+        pass
+
+
+async def test_an_unload_ends_when_what_the_load_took_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    # empty, loaded, then another model came, then ours goes: not yet, not all of it, gone
+    readings = Readings([1000, 9000, 12_000, 12_000, 8000, 4000])
+    await live(readings)
+    assert readings.taken == 6
+    assert caplog.records == []
+
+
+async def test_what_does_not_come_back_is_not_waited_for_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    await live(Readings([1000, 9000, 9000]), return_limit_s=0.01)
+    assert [(record.levelno, vars(record)["expected_mb"]) for record in caplog.records] == [(logging.WARNING, 8000)]
+
+
+@pytest.mark.parametrize("readings", [[None], [1000, None, 9000], [1000, 9000, None]])
+async def test_where_the_driver_says_nothing_nothing_is_waited_for(readings: list[int | None]) -> None:
+    asked = Readings(readings)
+    await live(asked)
+    assert asked.taken == 3
+
+
+async def test_a_load_that_fails_has_taken_nothing() -> None:
+    readings = Readings([1000])
+    with pytest.raises(KeyError, match="boom"):
+        async with DeviceMemory(readings).returned():
+            raise KeyError("boom")
+    assert readings.taken == 1

@@ -1,0 +1,65 @@
+import pytest
+
+from neuron_lib.engine.protocol import Beat, Delta, Progress, StepEvents
+from neuron_lib.llamacpp.standstill import Standstill
+
+BUSY = Beat(step=7, in_flight=1, rss_bytes=1)
+IDLE = Beat(step=7, in_flight=0, rss_bytes=1)
+
+
+def looked(times: int, *, beat: Beat | None) -> Standstill:
+    """One that was looked at each second, with a beat before every look."""
+    standstill = Standstill(stall_limit_s=100, silence_limit_s=30)
+    assert standstill.look_s == 1
+    standstill.hear(BUSY)
+    for _ in range(times):
+        if beat is not None:
+            standstill.hear(beat)
+        standstill.look()
+    return standstill
+
+
+def test_an_engine_with_nothing_to_do_may_rest() -> None:
+    assert looked(1000, beat=IDLE).suspicion is None
+
+
+@pytest.mark.parametrize(
+    ("looks", "suspicion", "verdict"),
+    [
+        (49, None, None),
+        (50, "no progress for 50 s", None),
+        (99, "no progress for 99 s", None),
+        (100, "no progress for 100 s", "no progress for 100 s"),
+    ],
+)
+def test_an_engine_with_work_must_take_steps(looks: int, suspicion: str | None, verdict: str | None) -> None:
+    standstill = looked(looks, beat=BUSY)
+    assert (standstill.suspicion, standstill.verdict) == (suspicion, verdict)
+
+
+@pytest.mark.parametrize(
+    ("looks", "suspicion", "verdict"),
+    [(14, None, None), (15, "silent for 15 s", None), (30, "silent for 30 s", "silent for 30 s")],
+)
+def test_an_engine_must_beat_whatever_it_does(looks: int, suspicion: str | None, verdict: str | None) -> None:
+    standstill = looked(looks, beat=None)
+    assert (standstill.suspicion, standstill.verdict) == (suspicion, verdict)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [StepEvents(8, (Delta(1, "a"),)), Beat(step=8, in_flight=1, rss_bytes=1), IDLE, Progress(0.1)],
+    ids=["events", "step", "nothing to do", "load"],
+)
+def test_one_sign_of_progress_is_enough(report: StepEvents | Beat | Progress) -> None:
+    standstill = looked(29, beat=None)
+    standstill.hear(report)
+    assert standstill.suspicion is None
+
+
+def test_before_its_first_beat_an_engine_may_be_silent_for_longer() -> None:
+    standstill = Standstill(stall_limit_s=100, silence_limit_s=30)
+    standstill.hear(Progress(0.1))
+    for _ in range(49):
+        standstill.look()
+    assert standstill.suspicion is None

@@ -1,0 +1,421 @@
+"""Clients that are slow, many, rude or gone, over real sockets and uvicorn's real protocol."""
+
+import logging
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import anyio
+import pytest
+
+from neuron_lib.testing import ScriptedModel
+from neuron_service.connection import ConnectionLimits
+from neuron_service.connection_cap import ConnectionCap
+from tests.fakes.listening_host import ListeningHost, listening_host, raw_chat, raw_head
+from tests.system.daemon import eventually
+
+A = "org/a"
+CHAT = "/v1/chat/completions"
+GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+LIMITS = ConnectionLimits(head_s=0.15, body_s=0.15, last_words_s=5)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[ListeningHost]:
+    """A host whose receive deadlines are short."""
+    with listening_host(resident=[A], limits=LIMITS) as host:
+        yield host
+
+
+def outlast_a_head(host: ListeningHost) -> None:
+    """Returns when a connection that was opened now has been closed for its silence."""
+    with host.connect() as silent:
+        assert silent.is_closed()
+
+
+# ------------------------------------------------------------------------------------------------------ deadlines
+
+
+def test_a_connection_that_never_says_anything_is_closed_without_a_word(host: ListeningHost) -> None:
+    outlast_a_head(host)
+
+
+@pytest.mark.parametrize("start", [b"G", b"GET /health HTTP/1.1\r\nhost: x\r\n", b"\r\n"])
+def test_a_head_that_does_not_end_is_a_408_and_the_end_of_the_connection(host: ListeningHost, start: bytes) -> None:
+    with host.connect() as client:
+        client.send(start)
+        reply = client.reply()
+        assert (reply.status, reply.error()["code"]) == (408, "request_timeout")
+        assert reply.headers["connection"] == "close"
+        assert client.is_closed()
+
+
+def test_a_head_that_trickles_gets_no_more_time_than_one_that_stops(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(b"GET /health HTTP/1.1\r\nx: ")
+        client.sock.settimeout(0.01)
+        for _ in range(2000):
+            client.send(b"y")
+            try:
+                assert client.head().status == 408
+                break
+            except TimeoutError:
+                continue
+        else:
+            pytest.fail("it went on and on")
+
+
+def test_a_body_that_does_not_end_is_a_408_and_is_never_looked_at(
+    host: ListeningHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    with host.connect() as client:
+        client.send(raw_head("POST", CHAT, content_length=100) + b'{"model":')
+        reply = client.reply()
+        assert (reply.status, reply.error()["code"]) == (408, "request_timeout")
+        assert client.is_closed()
+    eventually(host.is_idle)
+    assert any(record.__dict__.get("status") == 408 and record.__dict__["path"] == CHAT for record in caplog.records)
+
+
+def test_a_body_that_nobody_waits_for_has_the_same_deadline(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(raw_head("POST", "/nothing", content_length=100))
+        assert client.reply().status == 404
+        assert client.is_closed()
+
+
+def test_the_head_of_a_later_request_has_the_same_deadline(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(GET_HEALTH)
+        assert client.reply().status == 200
+        client.send(b"GET")
+        assert client.reply().status == 408
+        assert client.is_closed()
+
+
+def test_a_connection_between_two_requests_may_be_silent_for_longer(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(GET_HEALTH)
+        assert client.reply().status == 200
+        outlast_a_head(host)
+        client.send(b"\r\n" + GET_HEALTH)
+        assert client.reply().status == 200
+
+
+def test_no_deadline_runs_while_an_answer_is_made() -> None:
+    script = ScriptedModel(may_speak=anyio.Event())
+    with listening_host({A: script}, resident=[A], limits=LIMITS) as host, host.connect() as client:
+        client.send(raw_chat(A))
+        outlast_a_head(host)
+        assert script.may_speak is not None
+        host.set(script.may_speak)
+        assert client.reply().status == 200
+
+
+def test_a_deadline_that_is_nearer_than_the_last_one_is_kept_all_the_same() -> None:
+    with listening_host(limits=ConnectionLimits(head_s=0.1, body_s=3600)) as host, host.connect() as client:
+        client.send(raw_head("POST", CHAT, content_length=2))
+        outlast_a_head(host)
+        client.send(b"{}")
+        assert client.reply().status == 422
+        client.send(b"GET")
+        assert client.reply().status == 408
+
+
+def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
+    with listening_host(limits=ConnectionLimits(idle_s=1)) as host, host.connect() as client:
+        client.send(GET_HEALTH)
+        assert client.reply().status == 200
+        assert client.is_closed()
+
+
+# ---------------------------------------------------------------------------------------------------- many clients
+
+
+def test_beyond_the_limit_questions_are_answered_and_work_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with listening_host(resident=[A], cap=ConnectionCap(2, spare=8)) as host, ExitStack() as held:
+        seated = [held.enter_context(host.connect()) for _ in range(2)]
+        for client in seated:
+            client.send(GET_HEALTH)
+            assert client.reply().status == 200
+        for _ in range(3):
+            with host.connect() as late:
+                late.send(raw_chat(A))
+                reply = late.reply()
+                assert (reply.status, reply.error()["type"]) == (503, "rate_limit_error")
+                assert (reply.headers["retry-after"], reply.headers["connection"]) == ("5", "close")
+                assert late.is_closed()
+        with host.connect() as late:
+            late.send(GET_HEALTH)
+            reply = late.reply()
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+        for client in seated:
+            client.send(raw_chat(A))
+            assert client.reply().status == 200
+        seated[0].sock.close()
+        eventually(lambda: host.open_connections == 1)
+        with host.connect() as next_one:
+            next_one.send(raw_chat(A))
+            assert next_one.reply().status == 200
+    told = [record for record in caplog.records if record.name.endswith("connection_cap")]
+    assert [record.levelname for record in told] == ["WARNING", "INFO"]
+    assert told[0].__dict__["max_connections"] == 2
+    assert told[1].__dict__["refused_connections"] == 4
+
+
+def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
+    with listening_host(cap=ConnectionCap(0, spare=8)) as host, host.connect() as client:
+        client.send(raw_head("POST", CHAT, content_length=1 << 20))
+        client.send(b" " * (1 << 20))
+        assert client.reply().status == 503
+        assert client.is_closed()
+
+
+def test_beyond_the_spare_places_nobody_is_listened_to() -> None:
+    with listening_host(cap=ConnectionCap(0, spare=0)) as host, host.connect() as client:
+        assert client.reply().status == 503
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize("descriptors", [16, 64, 256, 1024, 8192, 65536])
+def test_connections_leave_descriptors_to_the_rest_of_the_process(descriptors: int) -> None:
+    cap = ConnectionCap.for_descriptors(descriptors)
+    assert 4 <= cap.limit <= 4096
+    assert cap.limit < cap.limit + cap.spare <= descriptors - min(256, descriptors // 2)
+
+
+def test_a_process_takes_all_the_descriptors_that_it_may_have() -> None:
+    program = """
+import resource
+from neuron_service.connection_cap import raise_descriptor_limit
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200))
+print(raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30)
+    assert done.stdout.split() == ["200", "200", "200"]
+
+
+def test_of_a_thousand_clients_at_a_small_queue_each_is_served_or_told_when_to_come_back() -> None:
+    script = ScriptedModel(max_in_flight=2, max_queue_depth=30)
+    replies: list[bytes] = []
+    health: list[int] = []
+
+    async def ask(port: int) -> None:
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(raw_chat(A).replace(b"host: x", b"connection: close"))
+            replies.append(b"".join([chunk async for chunk in stream]))
+
+    async def ask_all(host: ListeningHost) -> None:
+        async def poll() -> None:
+            while True:
+                health.append((await anyio.to_thread.run_sync(host.get, "/health")).status)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(poll)
+            async with anyio.create_task_group() as clients:
+                for _ in range(1000):
+                    clients.start_soon(ask, host.port)
+            tasks.cancel_scope.cancel()
+
+    with listening_host({A: script}, resident=[A]) as host:
+        anyio.run(ask_all, host)
+        eventually(host.is_idle)
+    served = [reply for reply in replies if reply.startswith(b"HTTP/1.1 200 ")]
+    refused = [
+        reply
+        for reply in replies
+        if reply.startswith(b"HTTP/1.1 503 ") and re.search(rb"\r\nretry-after: \d+\r", reply)
+    ]
+    assert len(served) + len(refused) == 1000
+    assert len(served) >= 32
+    assert set(health) == {200}
+
+
+# ---------------------------------------------------------------------------------------------- clients that leave
+
+
+@pytest.mark.parametrize("leave", ["reset", "close"])
+@pytest.mark.parametrize(
+    ("phase", "stream"),
+    [
+        ("sending", False),
+        ("prefill", True),
+        ("prefill", False),
+        ("queued", True),
+        ("queued", False),
+        ("speaking", False),
+        ("speaking", True),
+        ("reading", True),
+    ],
+)
+def test_a_client_that_leaves_in_any_phase_frees_all_that_it_held(phase: str, leave: str, *, stream: bool) -> None:
+    script = ScriptedModel(max_in_flight=1)
+    match phase:
+        case "prefill":
+            script.may_prepare = anyio.Event()
+        case "reading":
+            script.reply = ("word ",) * 1_000_000
+        case _:
+            script.may_speak = anyio.Event()
+    others = 1 if phase == "queued" else 0
+    with listening_host({A: script}, resident=[A]) as host, host.connect() as first, host.connect() as client:
+        if others:
+            first.send(raw_chat(A))
+            eventually(lambda: host.requests_under_way == 1)
+        request = raw_chat(A, stream=stream)
+        client.send(request[:-1] if phase == "sending" else request)
+        eventually(lambda: host.requests_under_way == others + 1)
+        if phase == "reading":
+            client.read_until(b"word")
+        if leave == "reset":
+            client.reset()
+        else:
+            client.sock.close()
+        eventually(lambda: host.requests_under_way == others)
+        first.sock.close()
+        eventually(host.is_idle)
+
+
+# ----------------------------------------------------------------------------------------------------- half-closing
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_only_stops_sending_gets_its_whole_answer(*, stream: bool) -> None:
+    script = ScriptedModel(may_speak=anyio.Event())
+    limits = ConnectionLimits(head_s=0.3, half_closed_check_s=0.02)
+    with listening_host({A: script}, resident=[A], limits=limits) as host, host.connect() as client:
+        client.send(raw_chat(A, stream=stream))
+        client.sock.shutdown(socket.SHUT_WR)
+        outlast_a_head(host)  # so it has been looked after a few times
+        assert script.may_speak is not None
+        host.set(script.may_speak)
+        assert client.head().status == 200
+        assert b"world" in client.rest()
+
+
+def test_half_a_request_and_then_no_more_is_forgotten(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(raw_chat(A)[:-1])
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.is_closed()
+    eventually(host.is_idle)
+
+
+# ------------------------------------------------------------------------------------------------- ahead of answers
+
+
+@pytest.mark.parametrize("ahead", [raw_chat(A), GET_HEALTH, b"GET", b"\x16\x03\x01 garbage", b"x" * 100_000])
+@pytest.mark.parametrize("in_one_piece", [True, False])
+def test_what_is_sent_ahead_of_an_answer_does_not_touch_it_and_is_not_answered(
+    ahead: bytes, *, in_one_piece: bool
+) -> None:
+    script = ScriptedModel(may_speak=anyio.Event())
+    with listening_host({A: script}, resident=[A], limits=LIMITS) as host, host.connect() as client:
+        if in_one_piece:
+            client.send(raw_chat(A, stream=True) + ahead)
+        else:
+            client.send(raw_chat(A, stream=True))
+            client.read_until(b"assistant")
+            client.send(ahead)
+        outlast_a_head(host)
+        assert script.may_speak is not None
+        host.set(script.may_speak)
+        answer = client.rest()
+        assert answer.count(b"HTTP/1.1") == (1 if in_one_piece else 0)
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        assert len(host.scripted.harness.requests) == 1
+
+
+def test_an_empty_line_behind_a_body_is_no_request(host: ListeningHost) -> None:
+    with host.connect() as client:
+        for _ in range(2):
+            client.send(raw_chat(A) + b"\r\n")
+            reply = client.reply()
+            assert (reply.status, "connection" in reply.headers) == (200, False)
+
+
+# -------------------------------------------------------------------------------------------------- what is no HTTP
+
+
+BAD = {
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64,
+    "HTTP/0.9": b"GET /health\r\n\r\n",
+    "HTTP/9.9": b"GET / HTTP/9.9\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a chunk that is none": b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    "a negative length": b"GET /health HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
+    "two lengths": b"POST /models/load HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+    "a length and chunks": (
+        b"POST /models/load HTTP/1.1\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /x"
+    ),
+    "an encoding that is none": b"POST /models/load HTTP/1.1\r\ntransfer-encoding: identity, x\r\n\r\n0\r\n\r\n",
+    "a name with a blank": b"GET /health HTTP/1.1\r\nx y: z\r\n\r\n",
+    "a value with NUL": b"GET /health HTTP/1.1\r\nx: \0\r\n\r\n",
+    "a bare line feed": b"GET /health HTTP/1.1\nx: y\n\n",
+    "prose": b"hello there, is anybody in?\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in BAD.items()])
+def test_what_is_no_http_is_a_400_in_our_envelope(host: ListeningHost, data: bytes) -> None:
+    with host.connect() as client:
+        client.send(data)
+        reply = client.reply()
+        assert (reply.status, reply.error()["code"]) == (400, "malformed_http")
+        assert client.is_closed()
+    eventually(host.is_idle)
+    assert host.get("/health").status == 200
+
+
+@pytest.mark.parametrize("headers", [b"x: " + b"a" * (1 << 20), b"x: y\r\n" * 50_000])
+def test_a_head_beyond_the_bound_is_a_400_that_arrives(host: ListeningHost, headers: bytes) -> None:
+    with host.connect() as client:
+        client.send(b"GET /health HTTP/1.1\r\n" + headers)
+        assert client.reply().status == 400
+        assert client.is_closed()
+
+
+def test_head_has_the_headers_of_get_and_no_body(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(b"HEAD /models HTTP/1.1\r\nhost: x\r\n\r\n")
+        head = client.head()
+        client.send(b"GET /models HTTP/1.1\r\nhost: x\r\n\r\n")
+        get = client.reply()
+    assert (head.status, get.status) == (200, 200)
+    assert {**head.headers, "date": ""} == {**get.headers, "date": ""}
+    assert get.body
+
+
+def test_head_of_a_stream_does_not_follow_it(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(b"HEAD /models/loading/events HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.head().headers["content-type"] == "text/event-stream"
+        eventually(host.is_idle)
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket"])
+def test_an_upgrade_is_not_taken_and_the_request_answered(host: ListeningHost, upgrade: bytes) -> None:
+    with host.connect() as client:
+        client.send(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: " + upgrade + b"\r\n\r\n")
+        assert client.reply().status == 200
+        assert host.get("/health").status == 200
+
+
+# ------------------------------------------------------------------------------------------------- who does not read
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_does_not_read_is_given_up(*, stream: bool) -> None:
+    script = ScriptedModel(reply=("word " * 1000,) * 2000)
+    with (
+        listening_host({A: script}, resident=[A], limits=ConnectionLimits(taking_s=0.5)) as host,
+        host.connect(receive_buffer=4096) as client,
+    ):
+        client.send(raw_chat(A, stream=stream))
+        client.sock.recv(1)
+        eventually(lambda: host.open_connections == 0)
+        eventually(host.is_idle)
