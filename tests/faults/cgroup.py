@@ -20,17 +20,12 @@ class MemoryGroup:
 
     folder: Path
     limit_file: str
-    usage_file: str
 
     def add(self, pid: int) -> None:
         (self.folder / "cgroup.procs").write_text(str(pid))
 
     def limit(self, limit_bytes: int) -> None:
         (self.folder / self.limit_file).write_text(str(limit_bytes))
-
-    @property
-    def usage_bytes(self) -> int:
-        return int((self.folder / self.usage_file).read_text())
 
 
 @contextmanager
@@ -39,18 +34,18 @@ def memory_group(name: str) -> Iterator[MemoryGroup]:
     is_legacy = (LEGACY / "cgroup.procs").exists()
     home = LEGACY if is_legacy else UNIFIED
     folder = home / f"{name}-{os.getpid()}"
-    files = ("memory.limit_in_bytes", "memory.usage_in_bytes") if is_legacy else ("memory.max", "memory.current")
+    limit_file = "memory.limit_in_bytes" if is_legacy else "memory.max"
     try:
         folder.mkdir()
     except OSError as error:
         pytest.skip(f"no memory cgroup can be made here: {error}")
     try:
-        if not (folder / files[0]).exists():
+        if not (folder / limit_file).exists():
             pytest.skip("the memory controller is not for us here")
         no_swap, value = ("memory.swappiness", "0") if is_legacy else ("memory.swap.max", "0")
         if (folder / no_swap).exists():
             (folder / no_swap).write_text(value)
-        yield MemoryGroup(folder, *files)
+        yield MemoryGroup(folder, limit_file)
     finally:
         for pid in (folder / "cgroup.procs").read_text().split():
             (home / "cgroup.procs").write_text(pid)

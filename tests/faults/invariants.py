@@ -5,6 +5,7 @@ A violation is an AssertionError whose message begins with the promise's number.
 
 import re
 import signal
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,13 +19,18 @@ from tests.system.daemon import eventually, is_gone
 
 __all__ = ("check_end", "check_invariants", "overlapping_loads", "told_secrets")
 
+DRAIN_S = 60
+"""Unless it is configured."""
 STOP_LIMIT_S = 20 + 2
 """Beyond the time to drain: unloading, and the rest."""
 LONG_TEXT = 12
 """Characters from which on a reply is in a log by no accident."""
 
 LOAD_BEGINS = re.compile(r"loading model: resolving .*model_id=(\S+)")
-LOAD_ENDS = re.compile(r"(?:engine ready|load cancelled|load failed|could not be loaded|WARNING|ERROR).*model_id=(\S+)")
+LOAD_ENDS = re.compile(
+    r"(?:engine ready|load cancelled:|a load failed|failed to load default model|source of default model unavailable"
+    r"|path=/models/load ).*model_id=(\S+)"
+)
 
 BAD_REQUESTS: dict[str, tuple[str, bytes]] = {
     "not JSON": ("/v1/chat/completions", b'{"model": '),
@@ -56,7 +62,7 @@ def check_invariants(rig: Rig) -> None:
 def check_end(rig: Rig) -> None:
     """Stop the daemon if nobody has, and see that it ends in time, with everybody told and nothing left."""
     family = [] if rig.daemon.process.poll() is not None else psutil.Process(rig.pid).children(recursive=True)
-    drain_s = float((re.search(r"drain_timeout_secs = (\S+)", rig.daemon.config_path.read_text()) or ["", "60"])[1])
+    drain_s = tomllib.loads(rig.daemon.config_path.read_text()).get("drain_timeout_secs", DRAIN_S)
     if rig.daemon.process.poll() is None:
         rig.gateway.stop()
         rig.daemon.signal(signal.SIGTERM)
@@ -94,7 +100,6 @@ def check_idle(rig: Rig) -> None:
 
 def check_nothing_left_behind(rig: Rig) -> None:
     expect(rig, "I5: there are zombies", lambda: not zombies(rig.pid))
-    # A process of more than a moment's life for each model that is there, and no other.
     expect(rig, "I5: there are processes of no model", lambda: len(rig.daemon.engine_pids()) <= len(rig.models()))
     baseline = rig.baseline
     assert baseline is not None, "the rig has not settled"

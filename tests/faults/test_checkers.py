@@ -71,7 +71,7 @@ def test_two_loads_of_an_id_overlap_only_if_the_first_has_no_end_yet() -> None:
     begin, ready = "INFO r: loading model: resolving model_id={}", "INFO h: engine ready model_id={} description=x"
     cancelled, failed = (
         "INFO r: load cancelled: x model_id={} elapsed_ms=1",
-        "WARNING e: request refused: x model_id={}",
+        "WARNING e: refused: x path=/models/load model_id={}",
     )
     for end in (ready, cancelled, failed):
         assert overlapping_loads("\n".join(line.format("a/b") for line in (begin, end, begin))) == set()

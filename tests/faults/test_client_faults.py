@@ -1,10 +1,11 @@
 """Clients in numbers, clients that are slow, and clients that vanish: what they cost is their own."""
 
 import json
+import select
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -67,6 +68,28 @@ def test_clients_that_never_read_cost_little_memory_and_no_time_of_others(rig: R
         assert rig.answer(TINY).ending is Ending.COMPLETE
         kept = anonymous_bytes(rig.pid) - before
         assert kept < SLOW_READERS * MOST_KEPT_BYTES, f"{kept >> 20} MiB for {SLOW_READERS} slow readers"
+    check_invariants(rig)
+
+
+def test_clients_that_never_come_to_the_end_of_a_request_are_sent_away_and_cost_nobody_time(rig: Rig) -> None:
+    with ExitStack() as held:
+        mute = [held.enter_context(socket.create_connection(("127.0.0.1", rig.daemon.port))) for _ in range(10)]
+        slow = [held.enter_context(socket.create_connection(("127.0.0.1", rig.daemon.port))) for _ in range(40)]
+        for connection in slow:
+            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nx-slow: ")
+
+        def outlast() -> bool:
+            """One byte more from each; whether the daemon has answered or closed all of them."""
+            for connection in slow:
+                with suppress(ConnectionError):
+                    connection.send(b"a")
+            ended, _, _ = select.select([*mute, *slow], [], [], 0.2)
+            for connections in (mute, slow):
+                connections[:] = [connection for connection in connections if connection not in ended]
+            return not mute and not slow
+
+        assert rig.answer(TINY).ending is Ending.COMPLETE
+        eventually(outlast)
     check_invariants(rig)
 
 
