@@ -158,12 +158,19 @@ def listening_host(
                 )
             )
             port = sock.getsockname()[1]
+            stopped = anyio.Event()
+
+            async def serve() -> None:
+                await server.serve([sock])
+                stopped.set()
+
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(server.serve, [sock])
+                tasks.start_soon(serve)
                 try:
                     yield ListeningHost(port=port, scripted=scripted, _portal=portal, _server=server)
-                finally:
+                finally:  # also of a test that fails: uvloop does not end before its sockets are closed
                     server.should_exit = True
+                    await stopped.wait()
 
     with (
         start_blocking_portal("asyncio", {"use_uvloop": True}) as portal,
