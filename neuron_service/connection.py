@@ -3,6 +3,7 @@ a client may take to read, how many clients there are. Refuses in our envelope w
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ BACKLOG: Final = 2048
 IDLE_CONNECTION_LIMIT_S: Final = 150
 """Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
 
+logger = logging.getLogger(__name__)
+
 _TCP_CLOSED: Final = 7  # TCP_CLOSE of linux/tcp_states.h, the first byte of TCP_INFO
 _KEEP_ALIVE_PROBES: Final = 3
 _PROBE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -47,7 +50,7 @@ class ConnectionLimits:
     idle_s: int = IDLE_CONNECTION_LIMIT_S
     """Between an answer and the next request."""
     taking_s: float = SEND_LIMIT_S
-    """Without the client's system confirming anything that we sent."""
+    """To take what is in the buffer when that is full; and without its system confirming anything that we sent."""
     last_words_s: float = 2.0
     """To read why a connection ends, while it may still be sending."""
     half_closed_check_s: float = 0.1
@@ -94,6 +97,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._deadline_s = inf
         self._timer: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------------------- the connection
 
@@ -109,8 +113,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._stall):
+            if timer is not None:
+                timer.cancel()
         self._unset_keepalive_if_required()
         self._cap.note_closed(len(self.connections))
 
@@ -126,10 +131,19 @@ class BoundedConnection(HttpToolsProtocol):
         self._set_deadline(self._limits.half_closed_check_s)
         return True
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._set_deadline(self._limits.taking_s)
+    def pause_writing(self) -> None:
+        """The buffer is full. It must have been taken in time, or most of it: a drop now and then is not reading."""
+        super().pause_writing()
+        self._stall = self.loop.call_later(self._limits.taking_s, self._give_up)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall is not None:
+            self._stall.cancel()
+
+    def _give_up(self) -> None:
+        logger.info("client stopped reading, its connection was given up")
+        self.transport.abort()
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing came for too long after an answer; who did not even read that gets no more of it."""
@@ -255,7 +269,7 @@ class BoundedConnection(HttpToolsProtocol):
     def _expire(self) -> None:
         if self._is_answering:
             self._look_after_half_closed()
-        elif self._stage is _Stage.DEAF or self.transport.is_closing():
+        elif self._stage is _Stage.DEAF:
             self.transport.abort()
         elif self._stage is _Stage.HEAD and not self._head_bytes:
             self.transport.close()

@@ -65,6 +65,12 @@ class ListeningHost:
     def open_connections(self) -> int:
         return len(self._server.server_state.connections)
 
+    def socket_option(self, level: int, option: int) -> int:
+        """An option of the host's end of its only connection."""
+        (connection,) = self._server.server_state.connections
+        value: int = connection.transport.get_extra_info("socket").getsockopt(level, option)
+        return value
+
 
 @dataclass(slots=True, frozen=True)
 class RawReply:

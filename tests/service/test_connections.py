@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import anyio
 import pytest
@@ -330,12 +330,19 @@ def test_what_is_sent_ahead_of_an_answer_does_not_touch_it_and_is_not_answered(
         assert len(host.scripted.harness.requests) == 1
 
 
-def test_an_empty_line_behind_a_body_is_no_request(host: ListeningHost) -> None:
-    with host.connect() as client:
+def test_an_empty_line_behind_a_body_is_no_request() -> None:
+    script = ScriptedModel(may_speak=anyio.Event())
+    with listening_host({A: script}, resident=[A]) as host, host.connect() as client:
+        client.send(raw_chat(A))
+        eventually(lambda: host.requests_under_way == 1)
+        client.send(b"\r\n")
+        host.get("/health")  # so the line has arrived
+        assert script.may_speak is not None
+        host.set(script.may_speak)
         for _ in range(2):
-            client.send(raw_chat(A) + b"\r\n")
             reply = client.reply()
             assert (reply.status, "connection" in reply.headers) == (200, False)
+            client.send(raw_chat(A) + b"\r\n")
 
 
 # -------------------------------------------------------------------------------------------------- what is no HTTP
@@ -419,3 +426,30 @@ def test_a_client_that_does_not_read_is_given_up(*, stream: bool) -> None:
         client.sock.recv(1)
         eventually(lambda: host.open_connections == 0)
         eventually(host.is_idle)
+
+
+@pytest.mark.parametrize("close", [b"", b"connection: close\r\n"], ids=["open", "closing"])
+def test_a_client_that_reads_drop_by_drop_is_given_up(close: bytes) -> None:
+    script = ScriptedModel(reply=("word " * 1000,) * 4000)
+    with (
+        listening_host({A: script}, resident=[A], limits=ConnectionLimits(taking_s=1)) as host,
+        host.connect(receive_buffer=4096) as client,
+    ):
+        client.send(raw_chat(A).replace(b"host", close + b"host"))
+        expected = int(client.head().headers["content-length"])
+        taken = 0
+        with suppress(ConnectionResetError):
+            while drop := client.sock.recv(2048):
+                taken += len(drop)
+                host.get("/health")  # so it is no stream of drops
+        assert taken < expected
+        eventually(lambda: host.open_connections == 0)
+
+
+def test_the_system_itself_looks_for_clients_that_vanished_without_a_word() -> None:
+    # What it then does cannot be staged on loopback, where somebody always answers.
+    with listening_host(limits=ConnectionLimits(taking_s=12)) as host, host.connect():
+        eventually(lambda: host.open_connections == 1)
+        assert host.socket_option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_000
+        assert host.socket_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert host.socket_option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 6
