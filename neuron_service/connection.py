@@ -12,6 +12,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
+import httptools
 import uvicorn
 from msgspec.structs import replace
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -95,6 +96,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._welcome = Welcome.FULL
         self._stage = _Stage.HEAD
         self._head_bytes = 0
+        self._wants_upgrade = False
         self._deadline_s = inf
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
@@ -181,13 +183,37 @@ class BoundedConnection(HttpToolsProtocol):
                 self._begin(_Stage.HEAD)
         if self._stage is _Stage.DEAF:
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._stage is _Stage.HEAD:
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.head_bytes:
                 text = f"The request line and the headers exceed {self._limits.head_bytes} bytes."
                 self.send_400_response(text)
         self._keep_time()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("The request is not valid HTTP.")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_without_upgrade(data[upgrade.args[0] :])
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Read the request again as if it had not asked for another protocol, which it must put up with: the parser
+        does not read the body of one that asks. Java's own client asks for HTTP/2 each time.
+        """
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.lower().split(b",")]
+                head.append(b"connection: " + b", ".join(option for option in options if option == b"close"))
+            elif name != b"upgrade":
+                head.append(b"%s: %s" % (name, value))
+        self._wants_upgrade = False
+        self.parser = httptools.HttpRequestParser(self)
+        self._parse(b"\r\n".join([*head, b"", rest]))
 
     def on_message_begin(self) -> None:
         if self._stage is _Stage.WHOLE:  # two requests in one read
@@ -207,7 +233,8 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._stage is _Stage.DEAF:
+        self._wants_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._wants_upgrade or self._stage is _Stage.DEAF:
             return
         self._begin(_Stage.BODY)
         if self.parser.get_http_version() not in _VERSIONS:  # the parser also knows one that has no headers
@@ -225,7 +252,7 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._stage is not _Stage.DEAF:
+        if not self._wants_upgrade and self._stage is not _Stage.DEAF:
             super().on_message_complete()
             self.cycle.more_body = False  # uvicorn leaves that open where the answer was faster than the body
             self._begin(_Stage.WHOLE)

@@ -362,6 +362,7 @@ BAD = {
     "an encoding that is none": b"POST /models/load HTTP/1.1\r\ntransfer-encoding: identity, x\r\n\r\n0\r\n\r\n",
     "a name with a blank": b"GET /health HTTP/1.1\r\nx y: z\r\n\r\n",
     "a value with NUL": b"GET /health HTTP/1.1\r\nx: \0\r\n\r\n",
+    "a tunnel": b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n",
     "a bare line feed": b"GET /health HTTP/1.1\nx: y\n\n",
     "prose": b"hello there, is anybody in?\r\n\r\n",
 }
@@ -405,11 +406,31 @@ def test_head_of_a_stream_does_not_follow_it(host: ListeningHost) -> None:
 
 
 @pytest.mark.parametrize("upgrade", [b"h2c", b"websocket"])
-def test_an_upgrade_is_not_taken_and_the_request_answered(host: ListeningHost, upgrade: bytes) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_upgrade_is_not_taken_and_the_request_is_answered(
+    host: ListeningHost, upgrade: bytes, *, at_once: bool
+) -> None:
+    asking = b"connection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEA\r\nupgrade: " + upgrade + b"\r\nhost"
     with host.connect() as client:
-        client.send(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: " + upgrade + b"\r\n\r\n")
-        assert client.reply().status == 200
-        assert host.get("/health").status == 200
+        for _ in range(2):
+            request = raw_chat(A).replace(b"host", asking)
+            if at_once:
+                client.send(request)
+            else:
+                client.send(request[:-10])
+                host.get("/health")  # so that was a read of its own
+                client.send(request[-10:])
+            reply = client.reply()
+            assert (reply.status, "connection" in reply.headers) == (200, False)
+            client.send(GET_HEALTH.replace(b"host", asking))
+            assert client.reply().status == 200
+
+
+def test_a_request_that_asks_for_an_upgrade_and_an_end_gets_the_end(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(b"GET /health HTTP/1.1\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n")
+        assert client.reply().headers["connection"] == "close"
+        assert client.is_closed()
 
 
 # ------------------------------------------------------------------------------------------------- who does not read
