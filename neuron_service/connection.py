@@ -147,13 +147,6 @@ class BoundedConnection(HttpToolsProtocol):
         logger.info("client stopped reading, its connection was given up")
         self.transport.abort()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Nothing came for too long after an answer; who did not even read that gets no more of it."""
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-        else:
-            super().timeout_keep_alive_handler()
-
     def _bound_silence(self, sock: socket.socket) -> None:
         """Have the system end a connection whose other end confirms nothing, whether data or a mere sign of life."""
         if sock.family not in {socket.AF_INET, socket.AF_INET6}:

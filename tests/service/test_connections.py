@@ -20,7 +20,7 @@ from tests.system.daemon import eventually
 A = "org/a"
 CHAT = "/v1/chat/completions"
 GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
-LIMITS = ConnectionLimits(head_s=0.15, body_s=0.15, last_words_s=5)
+LIMITS = ConnectionLimits(head_s=0.15, body_s=0.15, last_words_s=3600)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_body_that_does_not_end_is_a_408_and_is_never_looked_at(
         reply = client.reply()
         assert (reply.status, reply.error()["code"]) == (408, "request_timeout")
         assert client.is_closed()
-    eventually(host.is_idle)
+        eventually(host.is_idle)
     assert any(record.__dict__.get("status") == 408 and record.__dict__["path"] == CHAT for record in caplog.records)
 
 
@@ -130,6 +130,14 @@ def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
         client.send(GET_HEALTH)
         assert client.reply().status == 200
         assert client.is_closed()
+
+
+def test_a_client_that_stays_after_the_last_words_is_not_waited_for() -> None:
+    limits = ConnectionLimits(head_s=0.1, last_words_s=0.1)
+    with listening_host(limits=limits) as host, host.connect() as client:
+        client.send(b"GET")
+        assert client.reply().status == 408
+        eventually(lambda: host.open_connections == 0)
 
 
 # ---------------------------------------------------------------------------------------------------- many clients
@@ -295,6 +303,16 @@ def test_a_client_that_only_stops_sending_gets_its_whole_answer(*, stream: bool)
         host.set(script.may_speak)
         assert client.head().status == 200
         assert b"world" in client.rest()
+
+
+def test_a_client_that_knows_no_interim_responses_has_gone_when_it_stops_sending() -> None:
+    script = ScriptedModel(may_speak=anyio.Event())
+    with listening_host({A: script}, resident=[A]) as host, host.connect() as client:
+        client.send(raw_chat(A).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        eventually(lambda: host.requests_under_way == 1)
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.is_closed()
+        eventually(host.is_idle)
 
 
 def test_half_a_request_and_then_no_more_is_forgotten(host: ListeningHost) -> None:
