@@ -191,7 +191,8 @@ class BoundedConnection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.send_400_response("The request is not valid HTTP.")
         except httptools.HttpParserUpgrade as upgrade:
-            self._parse_without_upgrade(data[upgrade.args[0] :])
+            if self._stage is not _Stage.DEAF:
+                self._parse_without_upgrade(data[upgrade.args[0] :])
 
     def _parse_without_upgrade(self, rest: bytes) -> None:
         """Read the request again as if it had not asked for another protocol, which it must put up with: the parser
@@ -289,6 +290,8 @@ class BoundedConnection(HttpToolsProtocol):
     def _expire(self) -> None:
         if self._is_answering:
             self._look_after_half_closed()
+        elif self.transport.is_closing():
+            return  # what is left of the answer is on its way
         elif self._stage is _Stage.DEAF:
             self.transport.abort()
         elif self._stage is _Stage.HEAD and not self._head_bytes:

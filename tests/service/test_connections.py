@@ -305,6 +305,17 @@ def test_a_client_that_only_stops_sending_gets_its_whole_answer(*, stream: bool)
         assert b"world" in client.rest()
 
 
+def test_an_answer_to_a_half_closed_connection_may_take_its_time() -> None:
+    script = ScriptedModel(reply=("word " * 1000,) * 2000)
+    limits = ConnectionLimits(half_closed_check_s=0.001)
+    with listening_host({A: script}, resident=[A], limits=limits) as host, host.connect(receive_buffer=4096) as client:
+        client.send(raw_chat(A))
+        client.sock.shutdown(socket.SHUT_WR)
+        expected = int(client.head().headers["content-length"])
+        host.get("/health")  # so it has been looked after in the middle of the answer
+        assert len(client.rest()) == expected
+
+
 def test_a_client_that_knows_no_interim_responses_has_gone_when_it_stops_sending() -> None:
     script = ScriptedModel(may_speak=anyio.Event())
     with listening_host({A: script}, resident=[A]) as host, host.connect() as client:
@@ -442,6 +453,13 @@ def test_an_upgrade_is_not_taken_and_the_request_is_answered(
             assert (reply.status, "connection" in reply.headers) == (200, False)
             client.send(GET_HEALTH.replace(b"host", asking))
             assert client.reply().status == 200
+
+
+def test_a_thousand_upgrades_in_one_read_are_one(host: ListeningHost, caplog: pytest.LogCaptureFixture) -> None:
+    with host.connect() as client:
+        client.send(1000 * b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
+        assert client.rest().startswith(b"HTTP/1.1 200")
+    assert "Fatal" not in caplog.text
 
 
 def test_a_request_that_asks_for_an_upgrade_and_an_end_gets_the_end(host: ListeningHost) -> None:
