@@ -163,12 +163,12 @@ class World:
         client.is_over = True
 
     async def load(self, client: Client) -> None:
-        met_leaving = client.residence is not None and client.residence.leave.is_set()
+        met_serving = client.residence is not None and client.residence.is_serving
         loaded_before = self.counts("loaded", client.model_id)
         try:
             await self.registry.load(spec(client.model_id))
         except AlreadyLoaded:
-            assert not met_leaving or self.counts("loaded", client.model_id) > loaded_before, "it was on its way out"
+            assert met_serving or self.counts("loaded", client.model_id) > loaded_before, "it was never loaded"
             raise
 
     async def unload(self, client: Client) -> None:
@@ -381,6 +381,16 @@ class RegistryMachine(RuleBasedStateMachine):
         if stays == "the harness":
             self.do(lambda: setattr(self.world.script(model_id), "may_unload", anyio.Event()))
         self.do(partial(self.world.start, "unload", model_id))
+
+    @rule(model_id=a_model, at=st.sampled_from(["its preparation", "the queue", "its reply"]))
+    def give_up(self, model_id: str, at: str) -> None:
+        self.do(partial(self.world.start, "load", model_id))
+        if at == "its preparation":
+            self.do(lambda: setattr(self.world.script(model_id), "may_prepare", anyio.Event()))
+        for _ in range(SEATS if at == "the queue" else 0):
+            self.do(partial(self.world.start, "silent chat", model_id))
+        self.do(partial(self.world.start, "silent chat", model_id))
+        self.do(self.world.clients[-1].scope.cancel)
 
     @rule(model_id=a_model)
     def unload(self, model_id: str) -> None:
