@@ -87,6 +87,15 @@ def test_a_body_that_nobody_waits_for_has_the_same_deadline(host: ListeningHost)
         assert client.is_closed()
 
 
+def test_an_answer_that_was_faster_than_the_body_does_not_answer_the_next_request(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(raw_head("POST", "/nothing", content_length=2))
+        assert client.reply().status == 404
+        client.send(b"{}GET")
+        assert client.reply().status == 408
+        assert client.is_closed()
+
+
 def test_the_head_of_a_later_request_has_the_same_deadline(host: ListeningHost) -> None:
     with host.connect() as client:
         client.send(GET_HEALTH)
