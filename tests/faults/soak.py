@@ -41,6 +41,7 @@ class Report:
 
     endings: Counter[str] = field(default_factory=Counter)
     broken: list[Outcome] = field(default_factory=list)
+    idle_recovery_s: float = 0.0
     recoveries_s: list[float] = field(default_factory=list)
     given_up: int = 0
     changes: int = 0
@@ -57,8 +58,9 @@ class Report:
             f"p99 {waits_s[len(waits_s) * 99 // 100] * 1000:.0f} ms, slowest {waits_s[-1] * 1000:.0f} ms",
             "engines killed": f"{len(self.recoveries_s)}, of which {self.given_up} times the model was given up and "
             "loaded again by hand",
-            "seconds until the model answered again": f"{recoveries}; median "
-            f"{statistics.median(self.recoveries_s or [0]):.2f}",
+            "seconds until the model was back": f"{recoveries}; median "
+            f"{statistics.median(self.recoveries_s or [0]):.2f}; before the traffic {self.idle_recovery_s:.2f}, "
+            "with an answer",
             "loads and unloads": f"{self.changes}",
             "memory of the daemon": f"{self.anonymous[0] >> 20} MiB at first, {self.anonymous[-1] >> 20} MiB at last, "
             f"{rate / 1000:+.1f} kB a minute over the second half",
@@ -102,28 +104,28 @@ class Client:
         return exchange.outcome()
 
 
+def measure_recovery(rig: Rig) -> float:
+    """Seconds from the death of an idle engine to the end of the first answer of the next one."""
+    engine = rig.engine_of(REAL)
+    started_s = time.monotonic()
+    os.kill(engine, signal.SIGKILL)
+    rig.wait_recovered(REAL, dead=engine)
+    assert rig.answer(REAL, max_tokens=1).ending is Ending.COMPLETE
+    return time.monotonic() - started_s
+
+
 def kill_engines(rig: Rig, report: Report, over: Event) -> None:
-    """Once a minute, and see how long nobody is answered."""
+    """Once a minute, and see how long the model is away. One that was given up is loaded again."""
     ends = cycle(ENDS)
     while not over.wait(KILL_PERIOD_S):
         engine = rig.engine_of(REAL)
         started_s = time.monotonic()
         os.kill(engine, next(ends))
-        eventually(lambda engine=engine: REAL not in rig.models() or has_recovered(rig, engine))  # type: ignore[misc]
+        eventually(lambda engine=engine: REAL not in rig.models() or rig.has_recovered(REAL, dead=engine))  # type: ignore[misc]
         if REAL not in rig.models():
             report.given_up += 1
             assert rig.load(REAL).is_success
-        eventually(lambda: answers(rig))
         report.recoveries_s.append(time.monotonic() - started_s)
-
-
-def has_recovered(rig: Rig, dead: int) -> bool:
-    return rig.models().get(REAL) == "loaded" and rig.engine_of(REAL) != dead
-
-
-def answers(rig: Rig) -> bool:
-    exchange = Exchange(rig.daemon.port, chat(REAL, max_tokens=1))
-    return exchange.outcome().ending is Ending.COMPLETE
 
 
 def change_models(rig: Rig, report: Report, over: Event) -> None:
@@ -184,7 +186,9 @@ def main() -> None:
     with TemporaryDirectory() as place:
         folder = Path(place)
         with running_rig(folder, config(folder, REAL, TINY)) as rig:
+            idle_recovery_s = measure_recovery(rig)
             report = soak(rig, minutes=minutes)
+            report.idle_recovery_s = idle_recovery_s
             sys.stdout.write(report.text(rig, minutes=minutes))
             sys.stdout.flush()
             assert not report.broken, f"I3: {report.broken[0]}"

@@ -107,9 +107,13 @@ class Rig:
         """The process id of the latest engine of the model that has said something, as the log tells it."""
         return int(re.findall(rf"model_id={model} pid=(\d+)", self.daemon.log)[-1])
 
+    def has_recovered(self, model: str, *, dead: int) -> bool:
+        """Whether an engine after the `dead` one serves the model."""
+        return self.models().get(model) == "loaded" and self.engine_of(model) != dead
+
     def wait_recovered(self, model: str, *, dead: int) -> None:
-        """Until an engine after the `dead` one serves the model."""
-        eventually(lambda: self.models().get(model) == "loaded" and self.engine_of(model) != dead)
+        """Until `has_recovered`."""
+        eventually(lambda: self.has_recovered(model, dead=dead))
 
     def settle(self) -> None:
         """Take what the daemon holds now, with nobody asking anything, as what it may hold."""
