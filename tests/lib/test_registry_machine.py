@@ -54,7 +54,7 @@ STAGES = ("open", "loaded", "close")
 a_model = st.sampled_from(IDS)
 
 LOADS: tuple[type[NeuronError], ...] = (LoadFailed, SourceUnavailable, UnloadFailed, ShuttingDown)
-UNLOADS: tuple[type[NeuronError], ...] = (ModelNotLoaded, UnloadFailed, EngineFailed)
+UNLOADS: tuple[type[NeuronError], ...] = (ModelNotLoaded, UnloadFailed)
 CHATS: tuple[type[NeuronError], ...] = (ModelNotLoaded, EngineDead, EngineFailed, Overloaded, ShuttingDown)
 
 MakeError: TypeAlias = Callable[[], Exception | None]
@@ -304,7 +304,7 @@ LOAD_ERRORS: dict[str, MakeError] = {
 }
 UNLOAD_ERRORS: dict[str, MakeError] = {
     "goes": lambda: None,
-    "cannot go": lambda: EngineFailed("process 7 cannot be killed"),
+    "cannot go": lambda: UnloadFailed("process 7 cannot be killed", model_id="o/a"),
     "has a bug": lambda: ZeroDivisionError("oops"),
 }
 
