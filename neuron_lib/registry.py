@@ -17,6 +17,8 @@ from anyio.abc import TaskGroup
 
 from neuron_lib.errors import (
     AlreadyLoaded,
+    EngineDead,
+    LoadCancelled,
     ModelNotLoaded,
     ShuttingDown,
     UnknownHarness,
@@ -137,10 +139,18 @@ class Registry:
             if residence.leave.is_set():
                 await residence.departure()
                 continue
-            await residence.outcome()
+            await self._outcome(residence)
             raise AlreadyLoaded(model_id)
-        model = await self._take_in(spec, model_id).outcome()
+        model = await self._outcome(self._take_in(spec, model_id))
         return model.info()
+
+    async def _outcome(self, residence: Residence) -> LoadedModel:
+        try:
+            return await residence.outcome()
+        except LoadCancelled as error:
+            if self._is_closed:
+                raise ShuttingDown from error  # which says where to go instead
+            raise
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back; a load that is running is cancelled.
@@ -411,4 +421,10 @@ class _LeasedGeneration:
     async def __anext__(self) -> GenerationEvent:
         if self._inner is None:
             raise RuntimeError("a Generation must be entered with `async with` before it is read")
-        return await self._inner.__anext__()
+        try:
+            return await self._inner.__anext__()
+        except EngineDead as error:
+            assert self._residence is not None  # entered
+            if self._registry._is_closed and self._residence.leave.is_set():
+                raise ShuttingDown from error  # its time to come to an end was over
+            raise

@@ -16,7 +16,7 @@ import msgspec
 
 from neuron_lib.config import Config, Revision, SourceConfig, load_config
 from neuron_lib.errors import ConfigError, cause_chain
-from neuron_lib.types import public_id
+from neuron_lib.types import ModelSpec, public_id
 from neuron_service import models_cli
 from neuron_service.log_config import configure_logging
 from neuron_service.server import bind, serve
@@ -66,7 +66,7 @@ def _run_service(options: argparse.Namespace, notifier: Notifier, manager: Syste
     except OSError as error:
         reason = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
-    _greet(sock, config)
+    _greet(sock, config.default_models)
     version = find_version(os.environ)
 
     async def live() -> NoReturn:
@@ -237,12 +237,12 @@ def _config_path(options: argparse.Namespace) -> Path | None:
     return _DEFAULT_CONFIG if named is None and _DEFAULT_CONFIG.exists() else named
 
 
-def _greet(sock: socket.socket, config: Config) -> None:
+def _greet(sock: socket.socket, default_models: Sequence[ModelSpec]) -> None:
     """Where we listen, and a line to paste that shows it works."""
     host, port = sock.getsockname()[:2]
     host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
     host = f"[{host}]" if ":" in host else host
-    model_id = public_id(config.default_models[0].model_id) if config.default_models else "ORG/NAME"
+    model_id = public_id(default_models[0].model_id) if default_models else "ORG/NAME"
     body = f'{{"model":"{model_id}","stream":true,"messages":[{{"role":"user","content":"Why is the sky blue?"}}]}}'
     with contextlib.suppress(OSError):  # nobody has to read it
         print(

@@ -3,6 +3,7 @@ a client may take to read, how many clients there are. Refuses in our envelope w
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
+import httptools
 import uvicorn
 from msgspec.structs import replace
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -27,6 +29,8 @@ BACKLOG: Final = 2048
 """So many connections may wait to be accepted."""
 IDLE_CONNECTION_LIMIT_S: Final = 150
 """Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
+
+logger = logging.getLogger(__name__)
 
 _TCP_CLOSED: Final = 7  # TCP_CLOSE of linux/tcp_states.h, the first byte of TCP_INFO
 _KEEP_ALIVE_PROBES: Final = 3
@@ -47,7 +51,7 @@ class ConnectionLimits:
     idle_s: int = IDLE_CONNECTION_LIMIT_S
     """Between an answer and the next request."""
     taking_s: float = SEND_LIMIT_S
-    """Without the client's system confirming anything that we sent."""
+    """To take what is in the buffer when that is full; and without its system confirming anything that we sent."""
     last_words_s: float = 2.0
     """To read why a connection ends, while it may still be sending."""
     half_closed_check_s: float = 0.1
@@ -92,8 +96,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._welcome = Welcome.FULL
         self._stage = _Stage.HEAD
         self._head_bytes = 0
+        self._wants_upgrade = False
         self._deadline_s = inf
         self._timer: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------------------- the connection
 
@@ -109,8 +115,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._stall):
+            if timer is not None:
+                timer.cancel()
         self._unset_keepalive_if_required()
         self._cap.note_closed(len(self.connections))
 
@@ -126,17 +133,19 @@ class BoundedConnection(HttpToolsProtocol):
         self._set_deadline(self._limits.half_closed_check_s)
         return True
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._set_deadline(self._limits.taking_s)
+    def pause_writing(self) -> None:
+        """The buffer is full. It must have been taken in time, or most of it: a drop now and then is not reading."""
+        super().pause_writing()
+        self._stall = self.loop.call_later(self._limits.taking_s, self._give_up)
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Nothing came for too long after an answer; who did not even read that gets no more of it."""
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-        else:
-            super().timeout_keep_alive_handler()
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall is not None:
+            self._stall.cancel()
+
+    def _give_up(self) -> None:
+        logger.info("client stopped reading, its connection was given up")
+        self.transport.abort()
 
     def _bound_silence(self, sock: socket.socket) -> None:
         """Have the system end a connection whose other end confirms nothing, whether data or a mere sign of life."""
@@ -167,13 +176,38 @@ class BoundedConnection(HttpToolsProtocol):
                 self._begin(_Stage.HEAD)
         if self._stage is _Stage.DEAF:
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._stage is _Stage.HEAD:
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.head_bytes:
                 text = f"The request line and the headers exceed {self._limits.head_bytes} bytes."
                 self.send_400_response(text)
         self._keep_time()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("The request is not valid HTTP.")
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._stage is not _Stage.DEAF:
+                self._parse_without_upgrade(data[upgrade.args[0] :])
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Read the request again as if it had not asked for another protocol, which it must put up with: the parser
+        does not read the body of one that asks. Java's own client asks for HTTP/2 each time.
+        """
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.lower().split(b",")]
+                head.append(b"connection: " + b", ".join(option for option in options if option == b"close"))
+            elif name != b"upgrade":
+                head.append(b"%s: %s" % (name, value))
+        self._wants_upgrade = False
+        self.parser = httptools.HttpRequestParser(self)
+        self._parse(b"\r\n".join([*head, b"", rest]))
 
     def on_message_begin(self) -> None:
         if self._stage is _Stage.WHOLE:  # two requests in one read
@@ -193,7 +227,8 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._stage is _Stage.DEAF:
+        self._wants_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._wants_upgrade or self._stage is _Stage.DEAF:
             return
         self._begin(_Stage.BODY)
         if self.parser.get_http_version() not in _VERSIONS:  # the parser also knows one that has no headers
@@ -211,7 +246,7 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._stage is not _Stage.DEAF:
+        if not self._wants_upgrade and self._stage is not _Stage.DEAF:
             super().on_message_complete()
             self.cycle.more_body = False  # uvicorn leaves that open where the answer was faster than the body
             self._begin(_Stage.WHOLE)
@@ -255,7 +290,9 @@ class BoundedConnection(HttpToolsProtocol):
     def _expire(self) -> None:
         if self._is_answering:
             self._look_after_half_closed()
-        elif self._stage is _Stage.DEAF or self.transport.is_closing():
+        elif self.transport.is_closing():
+            return  # what is left of the answer is on its way
+        elif self._stage is _Stage.DEAF:
             self.transport.abort()
         elif self._stage is _Stage.HEAD and not self._head_bytes:
             self.transport.close()

@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-from anyio import CancelScope
 from litestar.types import ASGIApp, HTTPScope, Receive, Send
 from msgspec.structs import replace
 
@@ -34,18 +33,20 @@ class HttpRules:
             await self._routes(scope, receive, send)
 
     async def _answer_head(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        with CancelScope() as enough:  # a stream would go on for as long as somebody listens
+        is_answered = False
 
-            async def send_head(message: Any) -> None:
-                if enough.cancel_called:
-                    return
-                if message["type"] == "http.response.body":
-                    message = {"type": "http.response.body", "body": b"", "more_body": False}
-                    enough.cancel()
-                await send(message)
+        async def send_head(message: Any) -> None:
+            nonlocal is_answered
+            if is_answered:
+                return
+            if message["type"] == "http.response.body":
+                # A stream would go on; now it hears that its client has gone.
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
+                is_answered = True
+            await send(message)
 
-            get: Any = dict(scope) | {"method": "GET"}
-            await self._routes(get, receive, send_head)
+        get: Any = dict(scope) | {"method": "GET"}
+        await self._routes(get, receive, send_head)
 
     async def _answer_options(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Litestar answers by itself, with a 204, which the contract does not know; an unknown path stays unknown."""

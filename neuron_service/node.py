@@ -69,11 +69,12 @@ class Node:
     def status_line(self) -> str:
         """What the host does now, in one line for people."""
         if self._is_draining:
-            return draining_line(self.registry.loads())
+            return draining_line(self.registry.loads(), unloading=self.registry.unloading())
         return status_line(
             self.tracker.snapshot(),
             loading=self.registry.loading(),
             models=self.registry.list_models(),
+            unloading=self.registry.unloading(),
             lost=self.registry.lost(),
         )
 

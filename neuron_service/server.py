@@ -113,7 +113,7 @@ async def serve(
 
 
 def _stop_limit_s(drain_timeout_s: float) -> float:
-    """The longest a whole stop may take: 85 s with the default, less than the unit's `TimeoutStopSec`."""
+    """The longest a whole stop may take: 85 s with the default, and never as long as the unit's `TimeoutStopSec`."""
     return drain_timeout_s + _UNLOAD_LIMIT_S + _LAST_ANSWERS_LIMIT_S
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Literal
 
 from msgspec import Struct
 
@@ -14,15 +15,16 @@ from neuron_lib.types import (
     ModelInfo,
     ModelLoad,
     ModelStatus,
+    UnloadingModel,
 )
 
 __all__ = ("Liveness", "NotReady", "Readiness", "draining_line", "status_line", "why_not_ready")
 
 
 class Liveness(Struct, frozen=True, kw_only=True):
-    """The body of `GET /healthz`: "ok" or "stuck"."""
+    """The body of `GET /healthz`."""
 
-    status: str
+    status: Literal["ok", "stuck"]
 
 
 class NotReady(StrEnum):
@@ -36,7 +38,7 @@ class NotReady(StrEnum):
 class Readiness(Struct, frozen=True, kw_only=True):
     """The body of `GET /readyz`: `reason` is null when ready, `detail` is for people."""
 
-    status: str
+    status: Literal["ready", "not_ready"]
     reason: NotReady | None
     detail: str
 
@@ -61,6 +63,7 @@ def status_line(
     *,
     loading: Sequence[LoadingModel],
     models: Sequence[ModelInfo],
+    unloading: Sequence[UnloadingModel],
     lost: Sequence[FailedLoad],
 ) -> str:
     """While start-up loading is under way `loading org/model 42 %, 1 of 3`; after it `serving 2 models, 1 failed`."""
@@ -73,15 +76,18 @@ def status_line(
         "recovering": sum(model.status is ModelStatus.RECOVERING for model in models),
         "failed": sum(entry.model_id not in resident | gone for entry in activation.failed),
         "lost": len(gone),
+        "unloading": len(unloading),
     }
     told = [f"{count} {word}" for word, count in counts.items() if count]
     return ", ".join([f"serving {_counted(serving, 'model')}", *told, *map(_load_line, loading)])
 
 
-def draining_line(loads: Sequence[ModelLoad]) -> str:
-    """`draining 4 requests`, and `stopping` once nothing runs any more."""
-    requests = sum(load.in_flight for load in loads)
-    return f"draining {_counted(requests, 'request')}" if requests else "stopping"
+def draining_line(loads: Sequence[ModelLoad], *, unloading: Sequence[UnloadingModel]) -> str:
+    """`draining 4 requests`, then `unloading 2 models`, then `stopping`."""
+    requests = sum(load.in_flight for load in loads) + sum(model.running_requests for model in unloading)
+    if requests:
+        return f"draining {_counted(requests, 'request')}"
+    return f"unloading {_counted(len(unloading), 'model')}" if unloading else "stopping"
 
 
 def _activation_line(activation: ActivationSnapshot, loads: dict[str, LoadingModel]) -> str:

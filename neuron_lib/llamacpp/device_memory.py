@@ -8,8 +8,8 @@ from neuron_lib.discovery.memory import ReadMemory, wait_memory_back
 
 __all__ = ("DeviceMemory",)
 
-_RETURN_LIMIT_S: Final = 5.0
-"""The driver takes back what a process had within moments of its end."""
+_RETURN_LIMIT_S: Final = 4.0
+"""The driver takes back what a process had within moments of its end; the registry waits for 20 s in all."""
 
 
 class DeviceMemory:

@@ -46,6 +46,7 @@ from neuron_lib.errors import (
     Overloaded,
     OverloadReason,
     TemplateFailed,
+    UnloadFailed,
     first_leaf,
 )
 from neuron_lib.llamacpp.mailbox import Mailbox
@@ -140,7 +141,7 @@ async def open_engine(
                 )
             except OSError as error:
                 raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
-        held.push_async_callback(_end, process, stream, limit_s=close_limit_s)
+        held.push_async_callback(_end, process, stream, model_id=model_id, limit_s=close_limit_s)
         engine = EngineProcess(
             process,
             model_id=model_id,
@@ -162,10 +163,12 @@ async def open_engine(
             raise first_leaf(group) from None
 
 
-async def _end(process: Process, stream: SocketStream, *, limit_s: float, kill_limit_s: float = _KILL_LIMIT_S) -> None:
+async def _end(
+    process: Process, stream: SocketStream, *, model_id: str, limit_s: float, kill_limit_s: float = _KILL_LIMIT_S
+) -> None:
     """Close politely, then kill; returns when the process is reaped, so its memory is back.
 
-    Raises `EngineFailed` for a process that even a kill does not end.
+    Raises `UnloadFailed` for a process that even a kill does not end.
     """
     with anyio.CancelScope(shield=True):
         with anyio.move_on_after(limit_s):
@@ -178,8 +181,9 @@ async def _end(process: Process, stream: SocketStream, *, limit_s: float, kill_l
             with anyio.move_on_after(kill_limit_s):
                 await process.wait()
         if process.returncode is None:
-            raise EngineFailed(
+            raise UnloadFailed(
                 f"engine process {process.pid} cannot be killed and keeps its memory; it hangs in a driver",
+                model_id=model_id,
                 pid=process.pid,
             )
         await process.aclose()

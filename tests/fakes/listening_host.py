@@ -65,6 +65,12 @@ class ListeningHost:
     def open_connections(self) -> int:
         return len(self._server.server_state.connections)
 
+    def socket_option(self, level: int, option: int) -> int:
+        """An option of the host's end of its only connection."""
+        (connection,) = self._server.server_state.connections
+        value: int = connection.transport.get_extra_info("socket").getsockopt(level, option)
+        return value
+
 
 @dataclass(slots=True, frozen=True)
 class RawReply:
@@ -158,12 +164,19 @@ def listening_host(
                 )
             )
             port = sock.getsockname()[1]
+            stopped = anyio.Event()
+
+            async def serve() -> None:
+                await server.serve([sock])
+                stopped.set()
+
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(server.serve, [sock])
+                tasks.start_soon(serve)
                 try:
                     yield ListeningHost(port=port, scripted=scripted, _portal=portal, _server=server)
-                finally:
+                finally:  # also of a test that fails: uvloop does not end before its sockets are closed
                     server.should_exit = True
+                    await stopped.wait()
 
     with (
         start_blocking_portal("asyncio", {"use_uvloop": True}) as portal,

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from neuron_lib import LoadFailed, LoadProgress, LoadStage, ModelSpec, NeuronError, Registry
-from neuron_lib.errors import LoadCancelled
+from neuron_lib.errors import LoadCancelled, ShuttingDown
 from tests.fakes.driven_harness import DrivenHarness
 from tests.fakes.turns import let_others_run
 
@@ -223,9 +223,12 @@ async def drain(registry: Registry) -> None:
     registry.close_admission()
 
 
-@pytest.mark.parametrize("end", [unload, drain])
+@pytest.mark.parametrize(("end", "error"), [(unload, LoadCancelled), (drain, ShuttingDown)])
 async def test_a_cancelled_load_is_no_load_at_once_and_one_line_says_how_far_it_was(
-    end: Callable[[Registry], Coroutine[Any, Any, None]], loads: Loads, caplog: pytest.LogCaptureFixture
+    end: Callable[[Registry], Coroutine[Any, Any, None]],
+    error: type[NeuronError],
+    loads: Loads,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     loads.harness.may_close = anyio.Event()
     async with loads.registry, anyio.create_task_group() as tasks:
@@ -241,7 +244,7 @@ async def test_a_cancelled_load_is_no_load_at_once_and_one_line_says_how_far_it_
         loads.report(downloading(50))
         assert loads.registry.loading() == ()
         loads.harness.may_close.set()
-    assert [type(error) for error in loads.errors] == [LoadCancelled]
+    assert [type(error) for error in loads.errors] == [error]
     (line,) = caplog.records[2:]
     assert (line.levelname, line.getMessage()) == ("INFO", "load cancelled: downloading 42 %, 42 of 100 MB")
     assert fields(line) == {"model_id": A, "elapsed_ms": 3000}

@@ -579,8 +579,8 @@ async def test_leaving_the_block_cancels_loads_ends_replies_and_unloads_everythi
             await let_others_run()
         assert sorted(entry for entry in harness.log if "close" in entry) == ["close o/a", "close o/b", "close o/c"]
         assert (registry.list_models(), registry.loading()) == ((), ())
-    assert [type(error) for error in loader.errors] == [LoadCancelled]
-    assert [type(error) for error in running.errors] == [EngineDead]
+    assert [type(error) for error in loader.errors] == [ShuttingDown]
+    assert [type(error) for error in running.errors] == [ShuttingDown]
     assert [type(error) for error in queued.errors] == [ShuttingDown]
 
 
@@ -595,7 +595,7 @@ async def test_leaving_the_block_ends_the_patience_of_an_unload_that_drains() ->
                 await let_others_run()
                 tasks.start_soon(unloader.unload)
                 await let_others_run()
-    assert [type(error) for error in reader.errors] == [EngineDead]
+    assert [type(error) for error in reader.errors] == [ShuttingDown]
     assert unloader.errors == []
 
 
@@ -650,7 +650,7 @@ async def test_closed_admission_refuses_all_but_what_runs() -> None:
         tasks.start_soon(waiter.wait_idle)
         await let_others_run()
         assert [type(error) for error in queued.errors] == [ShuttingDown]
-        assert [type(error) for error in loader.errors] == [LoadCancelled]
+        assert [type(error) for error in loader.errors] == [ShuttingDown]
         with pytest.raises(ShuttingDown):
             await reply_text(registry)
         with pytest.raises(ShuttingDown):

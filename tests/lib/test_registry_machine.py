@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
@@ -19,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from trio.testing import MockClock
 
 from neuron_lib import (
+    AlreadyLoaded,
     EngineDead,
     Finished,
     GenerationEvent,
@@ -33,6 +35,7 @@ from neuron_lib import (
     UnloadFailed,
 )
 from neuron_lib.errors import EngineFailed
+from neuron_lib.residence import Residence
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from tests.fakes.registry_callers import request, spec
 from tests.fakes.turns import let_others_run
@@ -44,13 +47,14 @@ NEWS_S = 5.0
 TICK_S = 1.0
 LONGEST_UNLOAD_S = DRAIN_S + UNLOAD_S + NEWS_S + 2 * TICK_S
 SEATS = 2
-TURNS = 60
+TURNS = 40
+TICK_TURNS = 8
 STAGES = ("open", "loaded", "close")
 
 a_model = st.sampled_from(IDS)
 
 LOADS: tuple[type[NeuronError], ...] = (LoadFailed, SourceUnavailable, UnloadFailed, ShuttingDown)
-UNLOADS: tuple[type[NeuronError], ...] = (ModelNotLoaded, UnloadFailed, EngineFailed)
+UNLOADS: tuple[type[NeuronError], ...] = (ModelNotLoaded, UnloadFailed)
 CHATS: tuple[type[NeuronError], ...] = (ModelNotLoaded, EngineDead, EngineFailed, Overloaded, ShuttingDown)
 
 MakeError: TypeAlias = Callable[[], Exception | None]
@@ -78,8 +82,9 @@ class Client:
     model_id: str
     asked_s: float
     may_fail_with: tuple[type[NeuronError], ...]
-    opened_before: int = 0
-    closed_at_success: int = 0
+    residence: Residence | None = None
+    """What it met when it asked."""
+    has_entered: bool = False
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     events: list[GenerationEvent] = field(default_factory=list)
     error: BaseException | None = None
@@ -125,7 +130,8 @@ class World:
         """In steps, because a clock that jumps shows only the last of the things that were due."""
         for _ in range(round(seconds / TICK_S)):
             self.jump(TICK_S)
-            await self.settle()
+            await let_others_run(TICK_TURNS)
+        await self.settle()
 
     # --- the calls
 
@@ -142,12 +148,13 @@ class World:
             "chat": (self.chat, CHATS),
             "silent chat": (self.chat_silently, CHATS),
         }[kind]
-        client = Client(kind, model_id, anyio.current_time(), errors, self.counts("open", model_id))
+        client = Client(kind, model_id, anyio.current_time(), errors)
         self.clients.append(client)
         assert self.tasks is not None  # alive
         self.tasks.start_soon(self.call, client, acts(client))
 
     async def call(self, client: Client, act: Coroutine[Any, Any, None]) -> None:
+        client.residence = self.registry._residences.get(client.model_id)
         try:
             with client.scope:
                 await act
@@ -156,20 +163,29 @@ class World:
         client.is_over = True
 
     async def load(self, client: Client) -> None:
-        await self.registry.load(spec(client.model_id))
+        met_serving = client.residence is not None and client.residence.is_serving
+        loaded_before = self.counts("loaded", client.model_id)
+        try:
+            await self.registry.load(spec(client.model_id))
+        except AlreadyLoaded:
+            assert met_serving or self.counts("loaded", client.model_id) > loaded_before, "it was never loaded"
+            raise
 
     async def unload(self, client: Client) -> None:
+        opened_before = self.counts("open", client.model_id)
         await self.registry.unload(client.model_id)
-        client.closed_at_success = self.counts("close", client.model_id)
+        assert self.counts("close", client.model_id) >= opened_before, "an unload returned before its model was closed"
 
     async def chat(self, client: Client) -> None:
         async with self.registry.chat(request(client.model_id)) as generation:
+            client.has_entered = True
             async for event in generation:
                 client.events.append(event)
 
     async def chat_silently(self, client: Client) -> None:
         """Hold a reply and read nothing until cancelled."""
         async with self.registry.chat(request(client.model_id)):
+            client.has_entered = True
             await anyio.sleep_forever()
 
     def waiting(self, *kinds: str) -> list[Client]:
@@ -214,10 +230,13 @@ class World:
                 assert isinstance(client.error, client.may_fail_with), client
             elif client.succeeded and client.kind == "chat":
                 assert isinstance(client.events[-1], Finished)
-            elif client.succeeded and client.kind == "unload":
-                assert client.closed_at_success >= client.opened_before, (
-                    "an unload returned before its model was closed"
+        answers: dict[int, set[type | None]] = {}
+        for client in self.clients:
+            if client.kind == "unload" and client.residence is not None and client.is_over and not client.was_cancelled:
+                answers.setdefault(id(client.residence), set()).add(
+                    None if client.error is None else type(client.error)
                 )
+        assert all(len(said) == 1 for said in answers.values()), "two unloads of one model were answered differently"
 
     def check_bounds(self) -> None:
         now_s = anyio.current_time()
@@ -225,6 +244,11 @@ class World:
             assert now_s - client.asked_s <= LONGEST_UNLOAD_S, client
         for leaving in self.registry.unloading():
             assert leaving.elapsed_ms <= LONGEST_UNLOAD_S * 1000, leaving
+            may_unload = self.script(leaving.model_id).may_unload
+            is_held = may_unload is not None and not may_unload.is_set()
+            assert leaving.running_requests or is_held, f"nothing holds {leaving}"
+            for client in self.waiting("chat", "silent chat"):
+                assert client.has_entered or client.model_id != leaving.model_id, "a request waits for what is leaving"
         assert self.registry.tick_age_s() <= TICK_S
 
     def check_lists(self) -> None:
@@ -280,7 +304,7 @@ LOAD_ERRORS: dict[str, MakeError] = {
 }
 UNLOAD_ERRORS: dict[str, MakeError] = {
     "goes": lambda: None,
-    "cannot go": lambda: EngineFailed("process 7 cannot be killed"),
+    "cannot go": lambda: UnloadFailed("process 7 cannot be killed", model_id="o/a"),
     "has a bug": lambda: ZeroDivisionError("oops"),
 }
 
@@ -349,6 +373,25 @@ class RegistryMachine(RuleBasedStateMachine):
 
         self.do(load)
 
+    @rule(model_id=a_model, stays=st.sampled_from(["nobody", "a reader", "the harness"]))
+    def serve_and_leave(self, model_id: str, stays: str) -> None:
+        self.do(partial(self.world.start, "load", model_id))
+        if stays == "a reader":
+            self.do(partial(self.world.start, "silent chat", model_id))
+        if stays == "the harness":
+            self.do(lambda: setattr(self.world.script(model_id), "may_unload", anyio.Event()))
+        self.do(partial(self.world.start, "unload", model_id))
+
+    @rule(model_id=a_model, at=st.sampled_from(["its preparation", "the queue", "its reply"]))
+    def give_up(self, model_id: str, at: str) -> None:
+        self.do(partial(self.world.start, "load", model_id))
+        if at == "its preparation":
+            self.do(lambda: setattr(self.world.script(model_id), "may_prepare", anyio.Event()))
+        for _ in range(SEATS if at == "the queue" else 0):
+            self.do(partial(self.world.start, "silent chat", model_id))
+        self.do(partial(self.world.start, "silent chat", model_id))
+        self.do(self.world.clients[-1].scope.cancel)
+
     @rule(model_id=a_model)
     def unload(self, model_id: str) -> None:
         self.do(lambda: self.world.start("unload", model_id))
@@ -359,7 +402,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(
         model_id=a_model,
-        kinds=st.lists(st.sampled_from(["load", "unload", "chat"]), min_size=2, max_size=4),
+        kinds=st.lists(st.sampled_from(["load", "unload", "chat", "silent chat"]), min_size=2, max_size=4),
         is_dying=st.booleans(),
     )
     def call_all_at_once(self, model_id: str, kinds: list[str], *, is_dying: bool) -> None:
@@ -392,17 +435,21 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(model_id=a_model)
     def die(self, model_id: str) -> None:
-        def die_and_forget() -> None:
-            script = self.world.script(model_id)
-            script.dies.set()
+        was_resident = model_id in self.world.harness._resident
 
-        self.do(die_and_forget)
-        self.do(lambda: self.renew(model_id))
+        def die() -> None:
+            if was_resident:
+                self.world.harness._resident[model_id].script.dies.set()
 
-    def renew(self, model_id: str) -> None:
-        """A script is for one life."""
+        self.do(die)
+        if was_resident:
+            assert model_id not in [info.id for info in self.world.registry.list_models()], "a dead model is listed"
+        self.do(lambda: self.revive(model_id))
+
+    def revive(self, model_id: str) -> None:
+        """Whoever loads it next gets one that lives."""
         if self.world.script(model_id).dies.is_set():
-            self.world.harness.scripts[model_id] = ScriptedModel(max_in_flight=SEATS, max_queue_depth=1)
+            self.world.script(model_id).dies = anyio.Event()
 
     @rule(model_id=a_model)
     def crash(self, model_id: str) -> None:
@@ -414,7 +461,7 @@ class RegistryMachine(RuleBasedStateMachine):
         if model_id in self.world.harness._resident:
             self.do(lambda: self.world.harness.recover(model_id))
 
-    @rule(seconds=st.sampled_from([1, 10, 25, 61, 100]))
+    @rule(seconds=st.sampled_from([1, 25, 90]))
     def wait(self, seconds: int) -> None:
         self.portal.call(self.world.pass_time, seconds)
 
@@ -438,6 +485,8 @@ class RegistryMachine(RuleBasedStateMachine):
             return
         world = self.world
         try:
+            self.portal.call(world.pass_time, LONGEST_UNLOAD_S)
+            assert world.waiting("unload") == []
             self.do(world.over.set)
             self.portal.call(world.pass_time, LONGEST_UNLOAD_S)
             assert repr(world.registry) == "<Registry []>"
@@ -448,7 +497,7 @@ class RegistryMachine(RuleBasedStateMachine):
         finally:
             self.do(world.give_up)
             try:
-                self.life.result(timeout=10)
+                self.life.result(timeout=1)
             finally:
                 self.life.cancel()
                 self.held.close()
@@ -462,6 +511,6 @@ class OnTrio(RegistryMachine):
     backend = "trio"
 
 
-OnAsyncio.TestCase.settings = OnTrio.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+OnAsyncio.TestCase.settings = OnTrio.TestCase.settings = settings(max_examples=50, stateful_step_count=25)
 TestOnAsyncio = OnAsyncio.TestCase
 TestOnTrio = OnTrio.TestCase

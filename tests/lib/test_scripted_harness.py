@@ -11,13 +11,15 @@ from neuron_lib import (
     LoadProgress,
     LoadStage,
     ModelSpec,
+    ModelStatus,
     NeuronError,
+    Overloaded,
     ReasoningDelta,
     Registry,
     Started,
     TextDelta,
 )
-from neuron_lib.errors import EngineFailed, InvalidRequest, PromptTooLong
+from neuron_lib.errors import EngineFailed, InvalidRequest, OverloadReason, PromptTooLong
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import Likely, TokenLogprob
 from tests.fakes.turns import let_others_run
@@ -124,3 +126,89 @@ async def test_what_is_known_of_an_unloaded_model_is_what_its_script_says() -> N
     harness = ScriptedHarness({"o/a": ScriptedModel(capabilities=("text", "vision"))})
     assert await harness.known_capabilities("helexa:o/a") == ("text", "vision")
     assert await harness.known_capabilities("o/b") is None
+
+
+async def test_a_crash_ends_replies_shows_recovering_and_refuses_requests_until_it_is_over() -> None:
+    script = ScriptedModel(may_speak=anyio.Event(), death="killed by SIGSEGV")
+    harness = ScriptedHarness({"o/a": script})
+    async with Registry([harness]) as registry:
+        await registry.load(SPEC)
+        async with registry.chat(REQUEST) as generation:
+            events = aiter(generation)
+            await anext(events)
+            harness.crash("o/a")
+            assert [info.status for info in registry.list_models()] == [ModelStatus.RECOVERING]
+            with pytest.raises(Overloaded) as refused:
+                await registry.chat(REQUEST).__aenter__()
+            assert (refused.value.reason, refused.value.retry_after_s) == (OverloadReason.ENGINE_LOST, 2)
+            harness.recover("o/a")
+            with pytest.raises(EngineDead, match="killed by SIGSEGV"):  # the new engine does not know it
+                await anext(events)
+        script.may_speak = None
+        assert [info.status for info in registry.list_models()] == [ModelStatus.LOADED]
+        async with registry.chat(REQUEST) as generation:
+            assert isinstance([event async for event in generation][-1], Finished)
+    assert harness.log[2:] == ["chat o/a", "crash o/a", "recover o/a", "end o/a", "chat o/a", "end o/a", "close o/a"]
+
+
+async def test_a_reply_that_waits_for_its_script_ends_with_a_crash() -> None:
+    harness = ScriptedHarness({"o/a": ScriptedModel(may_prepare=anyio.Event())})
+    errors: list[NeuronError] = []
+
+    async def chat(registry: Registry) -> None:
+        try:
+            await registry.chat(REQUEST).__aenter__()
+        except EngineDead as error:
+            errors.append(error)
+
+    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
+        await registry.load(SPEC)
+        tasks.start_soon(chat, registry)
+        await let_others_run()
+        harness.crash("o/a")
+        await let_others_run()
+        assert len(errors) == 1
+
+
+async def test_a_request_that_gets_its_seat_from_a_crash_is_refused_and_frees_it() -> None:
+    harness = ScriptedHarness({"o/a": ScriptedModel(max_in_flight=1)})
+    errors: list[NeuronError] = []
+
+    async def chat(registry: Registry) -> None:
+        try:
+            await registry.chat(REQUEST).__aenter__()
+        except Overloaded as error:
+            errors.append(error)
+
+    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
+        await registry.load(SPEC)
+        async with registry.chat(REQUEST):
+            tasks.start_soon(chat, registry)
+            await let_others_run()
+            harness.crash("o/a")
+        await let_others_run()
+        assert [error.fields["model_id"] for error in errors] == ["o/a"]
+        (load,) = registry.loads()
+        assert (load.in_flight, load.queue_depth) == (0, 0)
+
+
+async def test_leaving_waits_for_the_script() -> None:
+    may_unload = anyio.Event()
+    harness = ScriptedHarness({"o/a": ScriptedModel(may_unload=may_unload)})
+    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
+        await registry.load(SPEC)
+        tasks.start_soon(registry.unload, "o/a")
+        await let_others_run()
+        assert "close o/a" not in harness.log
+        may_unload.set()
+        await let_others_run()
+        assert harness.log[-1] == "close o/a"
+
+
+async def test_only_a_resident_model_can_crash_or_recover() -> None:
+    harness = ScriptedHarness()
+    with pytest.raises(KeyError):
+        harness.crash("o/a")
+    with pytest.raises(KeyError):
+        harness.recover("o/a")
+    assert harness.log == []

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import anyio
 import pytest
@@ -20,7 +20,7 @@ from tests.system.daemon import eventually
 A = "org/a"
 CHAT = "/v1/chat/completions"
 GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
-LIMITS = ConnectionLimits(head_s=0.15, body_s=0.15, last_words_s=5)
+LIMITS = ConnectionLimits(head_s=0.15, body_s=0.15, last_words_s=3600)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_body_that_does_not_end_is_a_408_and_is_never_looked_at(
         reply = client.reply()
         assert (reply.status, reply.error()["code"]) == (408, "request_timeout")
         assert client.is_closed()
-    eventually(host.is_idle)
+        eventually(host.is_idle)
     assert any(record.__dict__.get("status") == 408 and record.__dict__["path"] == CHAT for record in caplog.records)
 
 
@@ -84,6 +84,15 @@ def test_a_body_that_nobody_waits_for_has_the_same_deadline(host: ListeningHost)
     with host.connect() as client:
         client.send(raw_head("POST", "/nothing", content_length=100))
         assert client.reply().status == 404
+        assert client.is_closed()
+
+
+def test_an_answer_that_was_faster_than_the_body_does_not_answer_the_next_request(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(raw_head("POST", "/nothing", content_length=2))
+        assert client.reply().status == 404
+        client.send(b"{}GET")
+        assert client.reply().status == 408
         assert client.is_closed()
 
 
@@ -130,6 +139,14 @@ def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
         client.send(GET_HEALTH)
         assert client.reply().status == 200
         assert client.is_closed()
+
+
+def test_a_client_that_stays_after_the_last_words_is_not_waited_for() -> None:
+    limits = ConnectionLimits(head_s=0.1, last_words_s=0.1)
+    with listening_host(limits=limits) as host, host.connect() as client:
+        client.send(b"GET")
+        assert client.reply().status == 408
+        eventually(lambda: host.open_connections == 0)
 
 
 # ---------------------------------------------------------------------------------------------------- many clients
@@ -297,6 +314,27 @@ def test_a_client_that_only_stops_sending_gets_its_whole_answer(*, stream: bool)
         assert b"world" in client.rest()
 
 
+def test_an_answer_to_a_half_closed_connection_may_take_its_time() -> None:
+    script = ScriptedModel(reply=("word " * 1000,) * 2000)
+    limits = ConnectionLimits(half_closed_check_s=0.001)
+    with listening_host({A: script}, resident=[A], limits=limits) as host, host.connect(receive_buffer=4096) as client:
+        client.send(raw_chat(A))
+        client.sock.shutdown(socket.SHUT_WR)
+        expected = int(client.head().headers["content-length"])
+        host.get("/health")  # so it has been looked after in the middle of the answer
+        assert len(client.rest()) == expected
+
+
+def test_a_client_that_knows_no_interim_responses_has_gone_when_it_stops_sending() -> None:
+    script = ScriptedModel(may_speak=anyio.Event())
+    with listening_host({A: script}, resident=[A]) as host, host.connect() as client:
+        client.send(raw_chat(A).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        eventually(lambda: host.requests_under_way == 1)
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.is_closed()
+        eventually(host.is_idle)
+
+
 def test_half_a_request_and_then_no_more_is_forgotten(host: ListeningHost) -> None:
     with host.connect() as client:
         client.send(raw_chat(A)[:-1])
@@ -330,12 +368,19 @@ def test_what_is_sent_ahead_of_an_answer_does_not_touch_it_and_is_not_answered(
         assert len(host.scripted.harness.requests) == 1
 
 
-def test_an_empty_line_behind_a_body_is_no_request(host: ListeningHost) -> None:
-    with host.connect() as client:
+def test_an_empty_line_behind_a_body_is_no_request() -> None:
+    script = ScriptedModel(may_speak=anyio.Event())
+    with listening_host({A: script}, resident=[A]) as host, host.connect() as client:
+        client.send(raw_chat(A))
+        eventually(lambda: host.requests_under_way == 1)
+        client.send(b"\r\n")
+        host.get("/health")  # so the line has arrived
+        assert script.may_speak is not None
+        host.set(script.may_speak)
         for _ in range(2):
-            client.send(raw_chat(A) + b"\r\n")
             reply = client.reply()
             assert (reply.status, "connection" in reply.headers) == (200, False)
+            client.send(raw_chat(A) + b"\r\n")
 
 
 # -------------------------------------------------------------------------------------------------- what is no HTTP
@@ -355,6 +400,7 @@ BAD = {
     "an encoding that is none": b"POST /models/load HTTP/1.1\r\ntransfer-encoding: identity, x\r\n\r\n0\r\n\r\n",
     "a name with a blank": b"GET /health HTTP/1.1\r\nx y: z\r\n\r\n",
     "a value with NUL": b"GET /health HTTP/1.1\r\nx: \0\r\n\r\n",
+    "a tunnel": b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n",
     "a bare line feed": b"GET /health HTTP/1.1\nx: y\n\n",
     "prose": b"hello there, is anybody in?\r\n\r\n",
 }
@@ -398,11 +444,38 @@ def test_head_of_a_stream_does_not_follow_it(host: ListeningHost) -> None:
 
 
 @pytest.mark.parametrize("upgrade", [b"h2c", b"websocket"])
-def test_an_upgrade_is_not_taken_and_the_request_answered(host: ListeningHost, upgrade: bytes) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_upgrade_is_not_taken_and_the_request_is_answered(
+    host: ListeningHost, upgrade: bytes, *, at_once: bool
+) -> None:
+    asking = b"connection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEA\r\nupgrade: " + upgrade + b"\r\nhost"
     with host.connect() as client:
-        client.send(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: " + upgrade + b"\r\n\r\n")
-        assert client.reply().status == 200
-        assert host.get("/health").status == 200
+        for _ in range(2):
+            request = raw_chat(A).replace(b"host", asking)
+            if at_once:
+                client.send(request)
+            else:
+                client.send(request[:-10])
+                host.get("/health")  # so that was a read of its own
+                client.send(request[-10:])
+            reply = client.reply()
+            assert (reply.status, "connection" in reply.headers) == (200, False)
+            client.send(GET_HEALTH.replace(b"host", asking))
+            assert client.reply().status == 200
+
+
+def test_a_thousand_upgrades_in_one_read_are_one(host: ListeningHost, caplog: pytest.LogCaptureFixture) -> None:
+    with host.connect() as client:
+        client.send(1000 * b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
+        assert client.rest().startswith(b"HTTP/1.1 200")
+    assert "Fatal" not in caplog.text
+
+
+def test_a_request_that_asks_for_an_upgrade_and_an_end_gets_the_end(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(b"GET /health HTTP/1.1\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n")
+        assert client.reply().headers["connection"] == "close"
+        assert client.is_closed()
 
 
 # ------------------------------------------------------------------------------------------------- who does not read
@@ -419,3 +492,30 @@ def test_a_client_that_does_not_read_is_given_up(*, stream: bool) -> None:
         client.sock.recv(1)
         eventually(lambda: host.open_connections == 0)
         eventually(host.is_idle)
+
+
+@pytest.mark.parametrize("close", [b"", b"connection: close\r\n"], ids=["open", "closing"])
+def test_a_client_that_reads_drop_by_drop_is_given_up(close: bytes) -> None:
+    script = ScriptedModel(reply=("word " * 1000,) * 4000)
+    with (
+        listening_host({A: script}, resident=[A], limits=ConnectionLimits(taking_s=1)) as host,
+        host.connect(receive_buffer=4096) as client,
+    ):
+        client.send(raw_chat(A).replace(b"host", close + b"host"))
+        expected = int(client.head().headers["content-length"])
+        taken = 0
+        with suppress(ConnectionResetError):
+            while drop := client.sock.recv(2048):
+                taken += len(drop)
+                host.get("/health")  # so it is no stream of drops
+        assert taken < expected
+        eventually(lambda: host.open_connections == 0)
+
+
+def test_the_system_itself_looks_for_clients_that_vanished_without_a_word() -> None:
+    # What it then does cannot be staged on loopback, where somebody always answers.
+    with listening_host(limits=ConnectionLimits(taking_s=12)) as host, host.connect():
+        eventually(lambda: host.open_connections == 1)
+        assert host.socket_option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_000
+        assert host.socket_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert host.socket_option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 6

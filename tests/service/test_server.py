@@ -3,6 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+import pytest
+
 from neuron_lib.config import Config
 from neuron_service.server import _stop_limit_s
 from tests.fakes.notify_socket import notify_socket
@@ -44,7 +47,9 @@ def test_a_bug_that_ends_the_service_is_exit_70_and_is_told_to_the_log_and_to_sy
     assert "RuntimeError: a bug" in done.stderr
 
 
-def test_a_stop_with_the_default_drain_is_over_before_the_unit_loses_patience() -> None:
+def test_a_stop_with_the_longest_drain_is_over_before_the_unit_loses_patience() -> None:
     unit = (Path(__file__).parents[2] / "data/neuron.service").read_text()
     assert "\nTimeoutStopSec=120s\n" in unit
-    assert _stop_limit_s(Config().drain_timeout_secs) < 120
+    assert _stop_limit_s(msgspec.convert({"drain_timeout_secs": 90}, Config).drain_timeout_secs) < 120
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"drain_timeout_secs": 90.1}, Config)

@@ -11,6 +11,7 @@ from neuron_lib.types import (
     ModelLoad,
     ModelStatus,
     Servable,
+    UnloadingModel,
 )
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 
@@ -28,6 +29,10 @@ def failed(model_id: str) -> FailedLoad:
 
 def loading(model_id: str, progress: LoadProgress) -> LoadingModel:
     return LoadingModel(model_id=model_id, progress=progress, elapsed_ms=1)
+
+
+def leaving(model_id: str, *, running_requests: int = 0) -> UnloadingModel:
+    return UnloadingModel(model_id=model_id, elapsed_ms=1, running_requests=running_requests, is_overdue=False)
 
 
 # ------------------------------------------------------------------------------------------------------ status line
@@ -59,17 +64,18 @@ FETCH = LoadProgress(
 def test_while_start_up_loading_runs_the_line_says_what_loads_and_how_many_there_are(
     activation: ActivationSnapshot, loads: tuple[LoadingModel, ...], line: str
 ) -> None:
-    assert status_line(activation, loading=loads, models=(), lost=()) == line
+    assert status_line(activation, loading=loads, models=(), unloading=(), lost=()) == line
 
 
 @pytest.mark.parametrize(
-    ("activation", "models", "lost", "loads", "line"),
+    ("activation", "models", "lost", "loads", "leaving", "line"),
     [
-        (ActivationSnapshot(state=READY), (), (), (), "serving no models"),
-        (ActivationSnapshot(state=READY, completed=(A,)), (model(A),), (), (), "serving 1 model"),
+        (ActivationSnapshot(state=READY), (), (), (), (), "serving no models"),
+        (ActivationSnapshot(state=READY, completed=(A,)), (model(A),), (), (), (), "serving 1 model"),
         (
             ActivationSnapshot(state=READY, completed=(A, B), failed=(failed(C),)),
             (model(A), model(B)),
+            (),
             (),
             (),
             "serving 2 models, 1 failed",
@@ -79,13 +85,15 @@ def test_while_start_up_loading_runs_the_line_says_what_loads_and_how_many_there
             (model(A), model(B, status=ModelStatus.RECOVERING)),
             (),
             (),
+            (),
             "serving 1 model, 1 recovering",
         ),
-        (ActivationSnapshot(state=READY, completed=(A,)), (), (failed(A),), (), "serving no models, 1 lost"),
+        (ActivationSnapshot(state=READY, completed=(A,)), (), (failed(A),), (), (), "serving no models, 1 lost"),
         (
             ActivationSnapshot(state=READY, failed=(failed(A), failed(B))),
             (model(A),),
             (failed(B),),
+            (),
             (),
             "serving 1 model, 1 lost",
         ),
@@ -94,27 +102,47 @@ def test_while_start_up_loading_runs_the_line_says_what_loads_and_how_many_there
             (model(A),),
             (),
             (loading(B, WEIGHTS),),
+            (),
             "serving 1 model, loading org/b 42 %",
         ),
+        (
+            ActivationSnapshot(state=READY, completed=(A, B)),
+            (model(A),),
+            (),
+            (),
+            (leaving(B),),
+            "serving 1 model, 1 unloading",
+        ),
     ],
-    ids=["nothing", "one", "one failed", "recovering", "lost", "failed once", "on demand"],
+    ids=["nothing", "one", "one failed", "recovering", "lost", "failed once", "on demand", "on its way out"],
 )
 def test_once_that_is_over_the_line_counts_the_models_and_names_what_loads_on_demand(
+    *,
     activation: ActivationSnapshot,
     models: tuple[ModelInfo, ...],
     lost: tuple[FailedLoad, ...],
     loads: tuple[LoadingModel, ...],
+    leaving: tuple[UnloadingModel, ...],
     line: str,
 ) -> None:
-    assert status_line(activation, loading=loads, models=models, lost=lost) == line
+    assert status_line(activation, loading=loads, models=models, unloading=leaving, lost=lost) == line
 
 
 @pytest.mark.parametrize(
-    ("running", "line"), [((3, 1), "draining 4 requests"), ((1, 0), "draining 1 request"), ((), "stopping")]
+    ("running", "unloading", "line"),
+    [
+        ((3, 1), (), "draining 4 requests"),
+        ((1, 0), (), "draining 1 request"),
+        ((0,), (leaving(B, running_requests=2),), "draining 2 requests"),
+        ((), (leaving(A), leaving(B)), "unloading 2 models"),
+        ((), (), "stopping"),
+    ],
 )
-def test_a_host_that_drains_counts_the_requests_it_waits_for(running: tuple[int, ...], line: str) -> None:
+def test_a_host_that_drains_counts_the_requests_and_then_the_models_it_waits_for(
+    running: tuple[int, ...], unloading: tuple[UnloadingModel, ...], line: str
+) -> None:
     loads = [ModelLoad(id=str(index), in_flight=count, queue_depth=7) for index, count in enumerate(running)]
-    assert draining_line(loads) == line
+    assert draining_line(loads, unloading=unloading) == line
 
 
 # -------------------------------------------------------------------------------------------------------- readiness

@@ -113,7 +113,7 @@ def test_a_stream_that_outlasts_the_drain_ends_in_an_error_event(tmp_path: Path)
             next(payloads)
             daemon.signal(signal.SIGTERM)
             *_, last = payloads
-        assert "error" in last
+        assert (last["error"]["type"], last["error"]["code"]) == ("api_error", "shutting_down")
         assert daemon.wait() == 0
 
 

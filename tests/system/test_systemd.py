@@ -115,6 +115,8 @@ endpoint = "{hub}"
             manager.wait_for("READY", "1")
             manager.wait_for("STATUS", "resolving test/far, 1 of 2")
             assert daemon.client.get("/readyz").json()["reason"] == "loading"
+            head = daemon.client.head("/readyz")
+            assert (head.status_code, head.content) == (httpx.codes.SERVICE_UNAVAILABLE, b"")
             assert daemon.client.get("/healthz").status_code == httpx.codes.OK
 
 

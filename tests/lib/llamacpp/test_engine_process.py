@@ -15,7 +15,15 @@ from anyio.abc import Process, SocketStream
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.engine.protocol import Cancel, Delta, Done, Prepare, Prepared, Start
-from neuron_lib.errors import EngineDead, EngineFailed, InvalidRequest, LoadFailed, NeuronError, TemplateFailed
+from neuron_lib.errors import (
+    EngineDead,
+    EngineFailed,
+    InvalidRequest,
+    LoadFailed,
+    NeuronError,
+    TemplateFailed,
+    UnloadFailed,
+)
 from neuron_lib.llamacpp.engine_process import EngineProcess, _end, engine_environment, open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
@@ -264,8 +272,10 @@ class UndeadProcess:
 
 async def test_an_engine_that_even_a_kill_does_not_end_is_given_up_and_named() -> None:
     ours, theirs = anyio.create_memory_object_stream[bytes](1)
-    with ours, theirs, pytest.raises(EngineFailed, match="engine process 7 cannot be killed"):
-        await _end(cast("Process", UndeadProcess()), cast("SocketStream", ours), limit_s=0, kill_limit_s=0)
+    with ours, theirs, pytest.raises(UnloadFailed, match="engine process 7 cannot be killed"):
+        await _end(
+            cast("Process", UndeadProcess()), cast("SocketStream", ours), model_id="o/a", limit_s=0, kill_limit_s=0
+        )
 
 
 def test_an_engine_gets_no_secret_and_no_stray_variable() -> None:

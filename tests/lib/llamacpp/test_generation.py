@@ -435,6 +435,20 @@ async def test_while_the_next_engine_is_awaited_a_newcomer_is_told_when_to_come_
         assert (caught.value.reason, caught.value.retry_after_s) == (OverloadReason.ENGINE_LOST, 2)
 
 
+async def test_a_model_whose_engine_stands_still_is_not_servable_long_before_the_engine_is_ended() -> None:
+    async with model_of("stuck-after-delta") as model, model.chat(ask("one two")):
+        standstill = model._supervisor.require_engine()._standstill
+        await until(lambda: model._supervisor.require_engine().last_beat is not None)
+        while standstill.suspicion is None:
+            standstill.look()
+        assert standstill.verdict is None
+        stalled = model.info()
+        assert stalled.status is ModelStatus.LOADED
+        assert stalled.servable is not None
+        assert (stalled.servable.ok, stalled.servable.reason) == (False, "stalled")
+        assert "silent for" in str(stalled.servable.detail)
+
+
 async def test_a_model_whose_engines_die_three_times_is_lost_and_nobody_waits_for_it_any_more() -> None:
     async with model_of("segv-at-start", then="fatal-at-load") as model:
         with pytest.raises(
