@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -113,22 +113,25 @@ async def open_engine(
     stall_limit_s: float = _STALL_LIMIT_S,
     silence_limit_s: float = _SILENCE_LIMIT_S,
     abort_limit_s: float = _ABORT_LIMIT_S,
+    kill_limit_s: float = _KILL_LIMIT_S,
 ) -> AsyncIterator["EngineProcess"]:
     """An engine process that is loading `load` when the block begins and is gone when the block has ended.
 
     Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended. An engine
     ends when the daemon does; with `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An engine
     that has work and takes no step for `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort, then
-    sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each.
+    sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each. Raises `UnloadFailed` for one that is still there
+    `kill_limit_s` after its SIGKILL.
     """
     parent = ("--parent", str(os.getpid())) if ends_with_thread else ()
-    ours, theirs = socket.socketpair()
+    with _starting(model_id):
+        ours, theirs = socket.socketpair()
     async with AsyncExitStack() as held:
         held.enter_context(ours)  # until the stream owns it; closing it twice does no harm
         with theirs:
             stream = await UNIXSocketStream.from_socket(ours)
-            held.push_async_callback(stream.aclose)
-            try:
+            held.push_async_callback(_close, stream)
+            with _starting(model_id):
                 process = await anyio.open_process(
                     [*command, "--fd", str(theirs.fileno()), *parent],
                     stdin=subprocess.DEVNULL,
@@ -139,9 +142,9 @@ async def open_engine(
                     start_new_session=True,
                     pass_fds=[theirs.fileno()],
                 )
-            except OSError as error:
-                raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
-        held.push_async_callback(_end, process, stream, model_id=model_id, limit_s=close_limit_s)
+        held.push_async_callback(
+            _end, process, stream, model_id=model_id, limit_s=close_limit_s, kill_limit_s=kill_limit_s
+        )
         engine = EngineProcess(
             process,
             model_id=model_id,
@@ -152,7 +155,7 @@ async def open_engine(
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(engine._write_commands, stream)
-                tasks.start_soon(engine._read_reports, stream)
+                tasks.start_soon(engine._read_reports, stream, kill_limit_s)
                 tasks.start_soon(engine._watch_progress, abort_limit_s)
                 engine.post(load)
                 try:
@@ -163,9 +166,22 @@ async def open_engine(
             raise first_leaf(group) from None
 
 
-async def _end(
-    process: Process, stream: SocketStream, *, model_id: str, limit_s: float, kill_limit_s: float = _KILL_LIMIT_S
-) -> None:
+@contextmanager
+def _starting(model_id: str) -> Iterator[None]:
+    """No descriptors, no processes, no such program: all the same to whoever wants the model."""
+    try:
+        yield
+    except OSError as error:
+        raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
+
+
+async def _close(stream: SocketStream) -> None:
+    """Shielded, because a cancellation here would take the place of an error that is on its way."""
+    with anyio.CancelScope(shield=True):
+        await stream.aclose()
+
+
+async def _end(process: Process, stream: SocketStream, *, model_id: str, limit_s: float, kill_limit_s: float) -> None:
     """Close politely, then kill; returns when the process is reaped, so its memory is back.
 
     Raises `UnloadFailed` for a process that even a kill does not end.
@@ -181,6 +197,8 @@ async def _end(
             with anyio.move_on_after(kill_limit_s):
                 await process.wait()
         if process.returncode is None:
+            if process.stderr is not None:
+                await process.stderr.aclose()
             raise UnloadFailed(
                 f"engine process {process.pid} cannot be killed and keeps its memory; it hangs in a driver",
                 model_id=model_id,
@@ -276,7 +294,7 @@ class EngineProcess:
             async for frame in self._to_send:
                 await stream.send(frame)
 
-    async def _read_reports(self, stream: SocketStream) -> None:
+    async def _read_reports(self, stream: SocketStream, kill_limit_s: float) -> None:
         assert self._process.stderr is not None  # piped
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._read_log, self._process.stderr)
@@ -295,7 +313,8 @@ class EngineProcess:
             if self._process.returncode is None:
                 # It has hung up without ending: of no use to anybody.
                 _send_signal(self._process, signal.SIGKILL)
-                await self._process.wait()
+                with anyio.move_on_after(kill_limit_s):
+                    await self._process.wait()
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
         self._bury(self._epitaph())
 
@@ -311,6 +330,10 @@ class EngineProcess:
             with anyio.move_on_after(abort_limit_s):
                 await self._process.wait()
             _send_signal(self._process, number)
+        with anyio.move_on_after(abort_limit_s):
+            await self._process.wait()
+        if self._process.returncode is None:
+            self._bury(f"{verdict}, and cannot be killed")
 
     async def _read_log(self, stderr: ByteReceiveStream) -> None:
         pending = b""
@@ -385,7 +408,9 @@ class EngineProcess:
 
 
 def _describe_exit(code: int | None) -> str:
-    if code is None or code >= 0:
+    if code is None:
+        return "hung up, and cannot be killed"
+    if code >= 0:
         return f"exit status {code}"
     names = {number.value: number.name for number in signal.Signals}
     return f"killed by {names.get(-code, f'signal {-code}')}"

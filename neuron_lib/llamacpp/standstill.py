@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Final
 
-from neuron_lib.engine.protocol import Beat, Report
+from neuron_lib.engine.protocol import Beat, Ready, Report
 
 __all__ = ("Standstill",)
 
 _LONGEST_LOOK_S: Final = 1.0
 _LOOKS: Final = 10
+_GROWTH_BYTES: Final = 1 << 20
 
 
 @dataclass(slots=True)
@@ -16,13 +17,17 @@ class Standstill:
     """Call `hear` with every report and `look` each `look_s`.
 
     Looks are counted, not seconds: a daemon that was stopped itself must not blame its engines when it goes on. Steps,
-    answers, and beats of an engine that has nothing to do are progress; a beat that tells of the same step is none. An
-    engine beats from when it has read its own code on, so before the first beat only `stall_limit_s` counts.
+    answers, and beats of an engine that has nothing to do are progress; a beat that tells of the same step is none.
+    While the model is loaded a beat is progress if the process has grown since, because the first computation reads
+    weights from the disk without a word. An engine beats from when it has read its own code on, so before the first
+    beat only `stall_limit_s` counts.
     """
 
     stall_limit_s: float
     silence_limit_s: float
+    _is_ready: bool = False
     _step: int = -1
+    _rss_bytes: int = 0
     _has_beaten: bool = False
     _still_looks: int = 0
     _silent_looks: int = 0
@@ -45,15 +50,20 @@ class Standstill:
     def hear(self, report: Report) -> None:
         """Take a report of the engine."""
         self._silent_looks = 0
-        if isinstance(report, Beat):
-            self._has_beaten = True
-            # A prompt that is being read brings steps without events.
-            gets_on = report.in_flight == 0 or report.step != self._step
-            self._step = report.step
-        else:
-            gets_on = True
-        if gets_on:
+        if isinstance(report, Ready):
+            self._is_ready = True
+        if not isinstance(report, Beat) or self._tells_of_progress(report):
             self._still_looks = 0
+
+    def _tells_of_progress(self, beat: Beat) -> bool:
+        self._has_beaten = True
+        # A prompt that is being read brings steps without events.
+        gets_on = beat.in_flight == 0 or beat.step != self._step
+        if not self._is_ready:
+            gets_on = beat.rss_bytes - self._rss_bytes >= _GROWTH_BYTES
+        if gets_on:
+            self._step, self._rss_bytes = beat.step, beat.rss_bytes
+        return gets_on
 
     def look(self) -> None:
         """Count the time since the last look."""

@@ -6,12 +6,10 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
 
 import anyio
 import psutil
 import pytest
-from anyio.abc import Process, SocketStream
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.engine.protocol import Cancel, Delta, Done, Prepare, Prepared, Start
@@ -24,7 +22,8 @@ from neuron_lib.errors import (
     TemplateFailed,
     UnloadFailed,
 )
-from neuron_lib.llamacpp.engine_process import EngineProcess, _end, engine_environment, open_engine
+from neuron_lib.llamacpp import engine_process
+from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.sources.store import LocalModel
@@ -51,6 +50,7 @@ async def fake_engine(
     stall_limit_s: float = 300.0,
     silence_limit_s: float = 300.0,
     abort_limit_s: float = 5.0,
+    kill_limit_s: float = 10.0,
 ) -> AsyncIterator[EngineProcess]:
     pid = None
     try:
@@ -64,9 +64,13 @@ async def fake_engine(
             stall_limit_s=stall_limit_s,
             silence_limit_s=silence_limit_s,
             abort_limit_s=abort_limit_s,
+            kill_limit_s=kill_limit_s,
         ) as engine:
             pid = engine.pid
             yield engine
+    except UnloadFailed:
+        pid = None  # which says that it is still there
+        raise
     finally:
         assert pid is None or not psutil.pid_exists(pid)  # reaped, whatever happened
 
@@ -187,6 +191,51 @@ async def test_an_engine_that_is_stopped_is_killed_for_its_silence() -> None:
         assert engine.exit_status == -signal.SIGKILL
 
 
+@asynccontextmanager
+async def undead_engine(mode: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EngineProcess]:
+    """One that no signal ends, as if it hung in a driver; it stands still from its first delta on."""
+    monkeypatch.setattr(engine_process, "_send_signal", lambda *_: None)
+    engine = None
+    try:
+        async with fake_engine(
+            mode, close_limit_s=0.05, stall_limit_s=1, abort_limit_s=0.05, kill_limit_s=0.05
+        ) as engine:
+            yield engine
+    finally:
+        assert engine is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        with anyio.CancelScope(shield=True):
+            await engine._process.aclose()
+
+
+async def test_an_engine_that_cannot_be_killed_is_told_as_that_even_to_a_cancelled_unload(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = "cannot be killed and keeps its memory"
+    with pytest.raises(UnloadFailed, match=words), anyio.CancelScope() as scope:  # noqa: PT012 - the end of the block
+        async with undead_engine("silent", monkeypatch) as engine:
+            await engine.wait_ready()
+            scope.cancel()
+
+
+async def test_nobody_waits_for_the_reply_of_an_engine_that_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnloadFailed, match="cannot be killed"):  # noqa: PT012 - the end of the block raises it
+        async with undead_engine("deaf-after-delta", monkeypatch) as engine:
+            await engine.wait_ready()
+            _, mailbox = await say(engine, "one two")
+            with pytest.raises(EngineDead, match="no progress for 1 s, and cannot be killed"):
+                await read_all(mailbox)
+
+
+async def test_nobody_waits_for_the_load_of_one_that_hung_up_and_cannot_be_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(UnloadFailed, match="cannot be killed"):  # noqa: PT012 - the end of the block raises it
+        async with undead_engine("hang-up-at-load", monkeypatch) as engine:
+            with pytest.raises(LoadFailed, match="hung up, and cannot be killed"):
+                await engine.wait_ready()
+
+
 async def test_an_engine_that_never_beats_has_the_longer_limit() -> None:
     async with fake_engine("silent", stall_limit_s=2, silence_limit_s=1, abort_limit_s=0.05) as engine:
         assert await engine.wait_dead() == "no progress for 2 s"
@@ -254,28 +303,6 @@ async def test_lines_of_the_engine_become_log_records(caplog: pytest.LogCaptureF
         ("ERROR", "magic is missing"),
         ("ERROR", "failed to load model"),
     ]
-
-
-class UndeadProcess:
-    """What hangs in a driver: a kill changes nothing."""
-
-    pid = 7
-    returncode = None
-
-    def kill(self) -> None:
-        pass
-
-    async def wait(self) -> int:
-        await anyio.sleep_forever()
-        raise AssertionError
-
-
-async def test_an_engine_that_even_a_kill_does_not_end_is_given_up_and_named() -> None:
-    ours, theirs = anyio.create_memory_object_stream[bytes](1)
-    with ours, theirs, pytest.raises(UnloadFailed, match="engine process 7 cannot be killed"):
-        await _end(
-            cast("Process", UndeadProcess()), cast("SocketStream", ours), model_id="o/a", limit_s=0, kill_limit_s=0
-        )
 
 
 def test_an_engine_gets_no_secret_and_no_stray_variable() -> None:

@@ -1,8 +1,10 @@
 import pytest
 
-from neuron_lib.engine.protocol import Beat, Delta, Progress, StepEvents
+from neuron_lib.engine.protocol import Beat, Delta, Progress, Ready, StepEvents
 from neuron_lib.llamacpp.standstill import Standstill
+from tests.fakes.fake_engine import FACTS
 
+READY = Ready(FACTS)
 BUSY = Beat(step=7, in_flight=1, rss_bytes=1)
 IDLE = Beat(step=7, in_flight=0, rss_bytes=1)
 
@@ -11,6 +13,7 @@ def looked(times: int, *, beat: Beat | None) -> Standstill:
     """One that was looked at each second, with a beat before every look."""
     standstill = Standstill(stall_limit_s=100, silence_limit_s=30)
     assert standstill.look_s == 1
+    standstill.hear(READY)
     standstill.hear(BUSY)
     for _ in range(times):
         if beat is not None:
@@ -55,6 +58,18 @@ def test_one_sign_of_progress_is_enough(report: StepEvents | Beat | Progress) ->
     standstill = looked(29, beat=None)
     standstill.hear(report)
     assert standstill.suspicion is None
+
+
+def test_a_load_gets_on_as_long_as_the_process_grows() -> None:
+    standstill = Standstill(stall_limit_s=100, silence_limit_s=30)
+    rss_bytes = 0
+    for growth in [1 << 20] * 200 + [1] * 99:
+        rss_bytes += growth
+        standstill.look()
+        standstill.hear(Beat(step=0, in_flight=0, rss_bytes=rss_bytes))
+    assert standstill.verdict is None
+    standstill.look()
+    assert standstill.verdict == "no progress for 100 s"
 
 
 def test_before_its_first_beat_an_engine_may_be_silent_for_longer() -> None:
