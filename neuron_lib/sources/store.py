@@ -126,7 +126,7 @@ class ModelStore:
             if self._find_here(entry) is not None:
                 return True
             repository = self._repository(reference, entry)
-        except LoadFailed:
+        except (LoadFailed, SourceUnavailable):  # the latter: it cannot be said now
             return False
         return _first_fit([list_cached(repository)], entry.quant, None, repository.model_id) is not None
 
