@@ -18,7 +18,7 @@ NeuronError                     catch this one to catch them all
 │   ├── UnknownHarness · InvalidModelId · UnknownSource
 │   └── PreflightFailed         its files cannot be what is asked for: PreflightKind says why
 ├── UnloadFailed                a model does not go and may keep its memory; look at the host
-├── SourceUnavailable           transient: the hub or the network; worth a retry
+├── SourceUnavailable           transient: the hub, the network, or a host out of descriptors; worth a retry
 ├── EngineDead                  the engine process is gone; what it was doing is lost
 ├── EngineFailed                the engine reported a failure of this one request
 └── ConfigError                 fix the configuration file
@@ -264,7 +264,7 @@ class UnloadFailed(NeuronError):
 
 
 class SourceUnavailable(NeuronError):
-    """A model source did not answer as it should; the same load may succeed later.
+    """A model source did not answer as it should, or this host could not open a file; the same load may succeed later.
 
     `retry_after_s` is when the source itself says so, None if it does not.
     """

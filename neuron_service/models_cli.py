@@ -297,7 +297,7 @@ def _local_model(entry: ModelEntry, roots: Sequence[Path], claims: Sequence[tupl
         else:
             path = find_local_file(place, roots=roots, model_id=entry.id)
         size_bytes = path.stat().st_size
-    except (PreflightFailed, OSError):
+    except (PreflightFailed, SourceUnavailable, OSError):
         missing = place
     return ModelHere(
         id=entry.id,

@@ -88,6 +88,16 @@ def test_no_hardening_takes_the_gpu_away(unit: Mapping[tuple[str, str], Sequence
     assert ("Service", key) not in unit
 
 
+def test_no_filter_takes_the_engines_threads_off_their_cores(unit: Mapping[tuple[str, str], Sequence[str]]) -> None:
+    assert not [value for value in unit["Service", "SystemCallFilter"] if "@resources" in value]
+
+
+def test_no_limit_of_memory_counts_the_weights_that_are_mapped(
+    unit: Mapping[tuple[str, str], Sequence[str]],
+) -> None:
+    assert not {("Service", "MemoryMax"), ("Service", "MemoryHigh")} & unit.keys()
+
+
 @pytest.mark.system
 def test_systemd_accepts_every_line_of_the_unit(runnable_unit: Path) -> None:
     # Without --recursive-errors systemd 252 only warns of unknown keys and bad values.

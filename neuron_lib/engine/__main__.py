@@ -9,14 +9,12 @@ inside native code.
 
 import argparse
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import logging
 import os
 import resource
 import select
-import signal
 import socket
 import sys
 import threading
@@ -71,6 +69,7 @@ from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.memory import MemoryKind
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.parent import end_with_parent
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
@@ -91,7 +90,6 @@ _STACK_BYTES: Final = 8 << 20
 _MOST_GRAMMARS: Final = 8
 """Requests whose grammar may wait to be compiled. A hostile one takes 0.4 s."""
 _OOM_SCORE: Final = "500"
-_PR_SET_PDEATHSIG: Final = 1
 _GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 """libllama calls its load chatter "info"; for an operator it is debugging."""
 
@@ -454,13 +452,6 @@ def _end_with_daemon(sock: socket.socket) -> None:
     os._exit(0)
 
 
-def _end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process with the thread that started it, even if it is stopped or holds the GIL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was too late for that
-        os._exit(0)
-
-
 def _shield_the_daemon() -> None:
     """Make this process the one that the kernel ends when memory runs out, and keep its crashes small."""
     with contextlib.suppress(OSError):  # not on every kernel, and never worth failing for
@@ -475,7 +466,7 @@ def main() -> NoReturn:
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
     options = parser.parse_args()
     if options.parent is not None:
-        _end_with_parent(options.parent)
+        end_with_parent(options.parent)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     threading.stack_size(_STACK_BYTES)
     faulthandler.enable()

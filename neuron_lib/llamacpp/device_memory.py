@@ -4,19 +4,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+import anyio
+
 from neuron_lib.discovery.memory import ReadMemory, wait_memory_back
 
 __all__ = ("DeviceMemory",)
 
 _RETURN_LIMIT_S: Final = 4.0
 """The driver takes back what a process had within moments of its end; the registry waits for 20 s in all."""
+_READING_LIMIT_S: Final = 2.0
+"""For one reading while a model loads or goes: a tool that hangs in a driver must leave the engine's end its time."""
 
 
 class DeviceMemory:
     """Wrap `returned` around the engine's life and, inside, `taken` around the time in which the model is loaded.
 
-    Whatever else loads or unloads in those moments is counted as this model's. Where nothing can be read, as on a host
-    without GPUs, nothing is waited for: there the end of the process is the proof.
+    Whatever else loads or unloads in those moments is counted as this model's. Where nothing can be read in time, as on
+    a host without GPUs, nothing is waited for: there the end of the process is the proof.
     """
 
     def __init__(self, read: ReadMemory, *, return_limit_s: float = _RETURN_LIMIT_S) -> None:
@@ -29,7 +33,7 @@ class DeviceMemory:
     @asynccontextmanager
     async def returned(self) -> AsyncIterator[None]:
         """The memory is visibly back when the block has ended, unless it ended by an error."""
-        self._empty_mb = await self._read()
+        self._empty_mb = await self._reading()
         yield
         if self._empty_mb is not None and self._loaded_mb is not None and self._full_mb is not None:
             await wait_memory_back(
@@ -42,6 +46,11 @@ class DeviceMemory:
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
         """The model is loaded during the block."""
-        self._loaded_mb = await self._read()
+        self._loaded_mb = await self._reading()
         yield
-        self._full_mb = await self._read()
+        self._full_mb = await self._reading()
+
+    async def _reading(self) -> int | None:
+        with anyio.move_on_after(_READING_LIMIT_S):
+            return await self._read()
+        return None

@@ -52,9 +52,10 @@ class LlamaCppHarness:
         ends_with_thread: bool = False,
         read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
     ) -> None:
-        """Engines end by themselves when the daemon does. With `ends_with_thread` the kernel kills them when the thread
-        ends that started them, even those that are stopped. For asyncio in the main thread only: trio starts processes
-        from threads that come and go. `read_memory` says how much of the given GPUs is taken, in MiB.
+        """Engines and fetch processes end by themselves when the daemon does. With `ends_with_thread` the kernel kills
+        them when the thread ends that started them, even those that are stopped. For asyncio in the main thread only:
+        trio starts processes from threads that come and go. `read_memory` says how much of the given GPUs is taken, in
+        MiB.
         """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
@@ -62,7 +63,9 @@ class LlamaCppHarness:
         self._max_prompt_tokens: Final = max_prompt_tokens
         self._ends_with_thread: Final = ends_with_thread
         self._read_memory: Final = read_memory
-        self._store: Final = model_store(self._config, models=models, environ=self._environ)
+        self._store: Final = model_store(
+            self._config, models=models, environ=self._environ, ends_with_thread=ends_with_thread
+        )
 
     @property
     def name(self) -> str:
@@ -144,8 +147,14 @@ async def _no_reading() -> None:
     """Of a model that is on no GPU."""
 
 
-def model_store(config: LlamaCppConfig, *, models: tuple[ModelEntry, ...], environ: Mapping[str, str]) -> ModelStore:
-    """The store that a harness of this configuration loads from."""
+def model_store(
+    config: LlamaCppConfig,
+    *,
+    models: tuple[ModelEntry, ...],
+    environ: Mapping[str, str],
+    ends_with_thread: bool = False,
+) -> ModelStore:
+    """The store that a harness of this configuration loads from. `ends_with_thread`: see `LlamaCppHarness`."""
     return ModelStore(
         entries=models,
         sources=config.sources,
@@ -154,6 +163,7 @@ def model_store(config: LlamaCppConfig, *, models: tuple[ModelEntry, ...], envir
         hf_cache=config.hf_cache,
         download=config.download,
         environ=environ,
+        ends_with_thread=ends_with_thread,
     )
 
 

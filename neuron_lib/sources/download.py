@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from typing import IO, Final, Protocol
 
-from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable
+from neuron_lib.errors import PreflightFailed, PreflightKind, SourceUnavailable
+from neuron_lib.sources.file_errors import is_exhausted
 from neuron_lib.sources.hub_cache import (
     blob_path,
     discard_blob,
@@ -105,8 +106,10 @@ def fetch_blob(
         raise disk_error(error, folder.parent, model_id=model_id) from error
 
 
-def disk_error(error: OSError, cache_dir: Path, *, model_id: str) -> LoadFailed:
+def disk_error(error: OSError, cache_dir: Path, *, model_id: str) -> PreflightFailed | SourceUnavailable:
     """Say what a failure of the cache's disk means."""
+    if is_exhausted(error):
+        return SourceUnavailable(f"{model_id}: {cache_dir}: {error.strerror or error}", model_id=model_id)
     is_full = error.errno in _FULL
     problem = "the disk is full" if is_full else "cannot write"
     return PreflightFailed(

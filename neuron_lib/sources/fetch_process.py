@@ -93,13 +93,17 @@ async def run_fetch(
     environment: Mapping[str, str],
     report: ProgressReporter,
     command: Sequence[str] = _COMMAND,
+    ends_with_thread: bool = False,
 ) -> Fetched:
     """Have an order carried out by a process of its own; returns where the files are.
 
-    Cancelling kills the process; what it had fetched is where the next one goes on. Raises `SourceUnavailable` also
-    for a process that dies or takes longer than the order's deadline, else what the child reports.
+    Cancelling kills the process; what it had fetched is where the next one goes on. It ends when the daemon does; with
+    `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. Raises `SourceUnavailable` also for a process
+    that dies or takes longer than the order's deadline, else what the child reports.
     """
     model_id, deadline_s = order.repository.model_id, order.limits.deadline_secs
+    if ends_with_thread:
+        command = (*command, "--parent", str(os.getpid()))
     with anyio.move_on_after(deadline_s):
         return await _attend(order, environment=environment, report=report, command=command)
     message = f"{model_id}: fetching took longer than {deadline_s:g} s; the next try goes on where it ended"

@@ -4,6 +4,7 @@ A process of its own, because nothing else can be ended for certain while it wai
 moment: what it has written so far is where the next one goes on.
 """
 
+import argparse
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from neuron_lib.config import DownloadConfig
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
+from neuron_lib.parent import end_with_parent
 from neuron_lib.sources.download import Body, Transfer, disk_error, fetch_blob
 from neuron_lib.sources.fetch_protocol import (
     Advance,
@@ -82,6 +84,11 @@ class RateWatch:
 
 def main() -> None:
     """Do the one order; the exit status is 0 even for a failure that could be reported."""
+    parser = argparse.ArgumentParser(prog="python -m neuron_lib.sources.fetch_worker", description="one order, one end")
+    parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
+    options = parser.parse_args()
+    if options.parent is not None:
+        end_with_parent(options.parent)
     # Whatever prints to stdout must not get between the frames.
     frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

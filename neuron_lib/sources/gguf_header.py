@@ -16,6 +16,7 @@ from typing import Final
 from msgspec import Struct
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
+from neuron_lib.sources.file_errors import file_error
 from neuron_lib.sources.gguf_cursor import Cursor, MalformedGguf, ReadAt
 from neuron_lib.sources.gguf_types import ARRAY, FILE_TYPES, INTEGERS, SCALARS, STRING, TENSOR_BLOCKS, U32, U64
 
@@ -140,13 +141,12 @@ def check_gguf(path: Path, *, model_id: str) -> GgufHeader:
     """Return the header of the model file `path`.
 
     Raises `PreflightFailed`: `FILE_NOT_FOUND` if it cannot be opened or read, `INVALID_GGUF` if it is no GGUF, is
-    malformed, or ends before its weights do.
+    malformed, or ends before its weights do. Raises `SourceUnavailable` while the host is out of descriptors or memory.
     """
     try:
         return read_gguf_header(path)
     except OSError as error:
-        message = f"{path}: {error.strerror or error}"
-        raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, message, model_id=model_id) from error
+        raise file_error(error, f"{path}: {error.strerror or error}", model_id=model_id) from error
     except MalformedGguf as error:
         message = f"{path} is no usable GGUF: {error}"
         raise PreflightFailed(PreflightKind.INVALID_GGUF, message, model_id=model_id) from error

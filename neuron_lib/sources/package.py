@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
+from neuron_lib.sources.file_errors import file_error
 
 __all__ = ("find_package_file",)
 
@@ -16,13 +17,19 @@ _PLACE: Final = re.compile(r"(?P<package>[A-Za-z_][A-Za-z0-9_]*)/(?P<inner>[A-Za
 def find_package_file(place: str, *, model_id: str) -> Path:
     """Return the path of the file `package/inner/path.gguf`, `package` being a top-level package.
 
-    Raises `PreflightFailed` if the package is not installed or has no such file.
+    Raises `PreflightFailed` if the package is not installed or has no such file, `SourceUnavailable` while the host is
+    out of descriptors or memory.
     """
     match = _PLACE.fullmatch(place)
     if match is None:
         problem = f"{place!r} is not of the form package/path/to/file.gguf"
         raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, problem, model_id=model_id)
-    for directory in _directories(match["package"]):
+    try:
+        directories = _directories(match["package"])
+    except OSError as error:  # from reading a directory of `sys.path`
+        message = f"installed Python packages cannot be looked through: {error.strerror or error}"
+        raise file_error(error, message, model_id=model_id) from error
+    for directory in directories:
         path = directory / match["inner"]
         if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
             return path

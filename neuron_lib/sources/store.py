@@ -18,7 +18,7 @@ from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig
 from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
-from neuron_lib.sources.fetch_protocol import FetchOrder
+from neuron_lib.sources.fetch_protocol import Fetched, FetchOrder
 from neuron_lib.sources.gguf_header import check_model
 from neuron_lib.sources.hub_cache import is_verified, list_cached, list_snapshots, repository_folder, snapshot_path
 from neuron_lib.sources.local import find_local_model
@@ -66,8 +66,12 @@ class ModelStore:
         hf_cache: Path | None = None,
         download: DownloadConfig | None = None,
         environ: Mapping[str, str],
+        ends_with_thread: bool = False,
     ) -> None:
-        """Read cache directories and tokens from `environ`, once (contract §3.2)."""
+        """Read cache directories and tokens from `environ`, once (contract §3.2).
+
+        `ends_with_thread` is that of `run_fetch`.
+        """
         self._entries = {entry.id: entry for entry in entries}
         self._default_source = default_source
         self._local_roots = tuple(local_roots)
@@ -79,6 +83,7 @@ class ModelStore:
         self._tokens = {name: environ.get(source.auth_env or "") for name, source in sources.items()}
         self._caches = {name: _cache_dir(name, source, environ) for name, source in sources.items()}
         self._environment = fetch_environment(environ)
+        self._ends_with_thread = ends_with_thread
         self._is_offline = environ.get("HF_HUB_OFFLINE", "").lower() in _ON
 
     async def fetch(
@@ -126,7 +131,7 @@ class ModelStore:
             if self._find_here(entry) is not None:
                 return True
             repository = self._repository(reference, entry)
-        except LoadFailed:
+        except (LoadFailed, SourceUnavailable):  # the latter: it cannot be said now
             return False
         return _first_fit([list_cached(repository)], entry.quant, None, repository.model_id) is not None
 
@@ -186,7 +191,7 @@ class ModelStore:
         order = FetchOrder(repository=repository, limits=self._limits, quant=quant, room_bytes=room_bytes)
         try:
             self._require_network(repository)
-            return (await run_fetch(order, environment=self._environment, report=report)).paths
+            return (await self._run_fetch(order, report)).paths
         except (SourceUnavailable, PreflightFailed) as failure:
             if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
                 raise
@@ -210,8 +215,13 @@ class ModelStore:
                 limits=self._limits,
                 listing=msgspec.structs.replace(listing, files=doubtful),
             )
-            await run_fetch(order, environment=self._environment, report=report)
+            await self._run_fetch(order, report)
         return tuple(snapshot_path(folder, listing.commit, file.path) for file in listing.files)
+
+    async def _run_fetch(self, order: FetchOrder, report: ProgressReporter) -> Fetched:
+        return await run_fetch(
+            order, environment=self._environment, report=report, ends_with_thread=self._ends_with_thread
+        )
 
     def _require_network(self, repository: HubRepository) -> None:
         if self._is_offline:

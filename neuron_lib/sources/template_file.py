@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
+from neuron_lib.sources.file_errors import file_error
 
 __all__ = ("MAX_TEMPLATE_BYTES", "read_chat_template")
 
@@ -14,27 +15,33 @@ MAX_TEMPLATE_BYTES: Final = 1 << 20
 
 
 def read_chat_template(path: Path, *, model_id: str) -> str:
-    """Return the text of `path`, the `chat_template` of that model. Raises `PreflightFailed`, which names the key."""
+    """Return the text of `path`, the `chat_template` of that model.
+
+    Raises `PreflightFailed`, which names the key; `SourceUnavailable` while the host is out of descriptors or memory.
+    """
     try:
         with open(path, "rb", opener=_open) as file:
             is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
             content = file.read(MAX_TEMPLATE_BYTES + 1) if is_regular else b""
     except OSError as error:
-        raise _unusable(path, error.strerror or str(error), model_id) from error
+        raise file_error(error, _describe(path, error.strerror or str(error), model_id), model_id=model_id) from error
     if not is_regular:
-        raise _unusable(path, "not a regular file", model_id)
+        raise _refusal(path, "not a regular file", model_id)
     if len(content) > MAX_TEMPLATE_BYTES:
-        raise _unusable(path, f"longer than {MAX_TEMPLATE_BYTES} bytes", model_id)
+        raise _refusal(path, f"longer than {MAX_TEMPLATE_BYTES} bytes", model_id)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _unusable(path, f"not UTF-8 text (byte {error.start})", model_id) from error
+        raise _refusal(path, f"not UTF-8 text (byte {error.start})", model_id) from error
 
 
 def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # without which opening a named pipe would wait for a writer
 
 
-def _unusable(path: Path, problem: str, model_id: str) -> PreflightFailed:
-    message = f"the `chat_template` of {model_id!r} cannot be read: {path}: {problem}"
-    return PreflightFailed(PreflightKind.FILE_NOT_FOUND, message, model_id=model_id)
+def _refusal(path: Path, problem: str, model_id: str) -> PreflightFailed:
+    return PreflightFailed(PreflightKind.FILE_NOT_FOUND, _describe(path, problem, model_id), model_id=model_id)
+
+
+def _describe(path: Path, problem: str, model_id: str) -> str:
+    return f"the `chat_template` of {model_id!r} cannot be read: {path}: {problem}"

@@ -25,8 +25,10 @@ from neuron_lib.sources.fetch_worker import fetch
 __all__ = ("fetch_in_thread",)
 
 
-async def fetch_in_thread(order: FetchOrder, *, environment: Mapping[str, str], report: ProgressReporter) -> Fetched:
-    """Take the place of `run_fetch`. Cannot be cancelled."""
+async def fetch_in_thread(
+    order: FetchOrder, *, environment: Mapping[str, str], report: ProgressReporter, ends_with_thread: bool
+) -> Fetched:
+    """Take the place of `run_fetch`. Cannot be cancelled, and has no process that could outlive anybody."""
     meter = RateMeter()
 
     def emit(frame: Frame) -> None:

@@ -12,7 +12,7 @@ from anyio import wait_all_tasks_blocked
 from trio.testing import MockClock
 
 from neuron_lib import LoadProgress, LoadStage, ModelSpec, Registry
-from neuron_lib.errors import LoadCancelled
+from neuron_lib.errors import LoadCancelled, ShuttingDown
 from neuron_service.loading_events import LoadingEvents
 from tests.fakes.driven_harness import DrivenHarness
 from tests.fakes.wire_shapes import read_loading
@@ -45,7 +45,7 @@ class Watcher:
         self.returned = anyio.Event()
 
     async def load(self) -> None:
-        with contextlib.suppress(LoadCancelled):
+        with contextlib.suppress(LoadCancelled, ShuttingDown):
             await self.registry.load(ModelSpec(model_id=A, harness="driven"))
 
     async def watch(self) -> None:

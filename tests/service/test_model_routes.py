@@ -270,6 +270,19 @@ async def test_every_spelling_of_an_id_finds_the_model(spelling: str) -> None:
     assert (capabilities.status, capabilities.json()) == (200, {"capabilities": ["text"]})
 
 
+async def test_a_model_that_recovers_keeps_its_endpoint_and_its_place_in_the_list_and_tells_chats_to_come_back() -> (
+    None
+):
+    async with scripted_host(resident=[A]) as host:
+        host.harness.crash(A)
+        endpoint = await host.client.get(f"/models/{A}/endpoint")
+        (listed,) = (await host.client.get("/models")).json()
+        chat = await host.client.post("/v1/chat/completions", chat_body(A))
+    assert (endpoint.status, endpoint.json()) == (200, {"url": "http://localhost:13131"})
+    assert (listed["id"], listed["status"]) == (A, "recovering")
+    assert (chat.status, chat.headers["retry-after"]) == (503, "2")
+
+
 @pytest.mark.parametrize("question", ["endpoint", "capabilities"])
 @pytest.mark.parametrize(
     "model_id",

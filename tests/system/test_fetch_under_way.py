@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.fakehub import FakeHub, fake_hub
 from tests.fakes.hub_faults import Stall
 from tests.fakes.wire_shapes import read_health, read_loading
-from tests.system.daemon import Daemon, chat, eventually, is_gone, run_neuron, running_daemon, stream_payloads
+from tests.system.daemon import Daemon, chat, eventually, hold, is_gone, run_neuron, running_daemon, stream_payloads
 from tests.system.fetches import defaults, fetch_pids, large_model, source
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -139,6 +140,20 @@ def test_an_unload_ends_the_download_and_the_fetch_process(hub: FakeHub, tmp_pat
         assert daemon.client.get("/models").json() == []
         assert partial(tmp_path / "cache").stat().st_size == HELD_BYTES
         assert "ERROR" not in daemon.log
+
+
+def test_a_fetch_process_that_is_stopped_ends_with_a_daemon_that_is_killed(hub: FakeHub, tmp_path: Path) -> None:
+    with running_daemon(tmp_path, defaults("org/name") + source(hub.url, tmp_path / "cache")) as daemon:
+        wait_for_the_beginning(daemon)
+        (fetch,) = map(psutil.Process, fetch_pids(daemon))
+        hold(fetch.pid)
+        try:
+            daemon.signal(signal.SIGKILL)
+            assert daemon.wait() == -signal.SIGKILL
+            eventually(lambda: is_gone(fetch.pid))
+        finally:
+            if fetch.is_running():
+                fetch.kill()
 
 
 def test_sigterm_in_a_download_is_exit_0_and_takes_the_fetch_process_along(hub: FakeHub, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
+"""What a model took of its GPUs is waited for when it goes, as far as the driver tells it in time."""
+
 import logging
 from collections.abc import Sequence
 
+import anyio
 import pytest
+from trio.testing import MockClock
 
 from neuron_lib.llamacpp.device_memory import DeviceMemory
 
@@ -52,3 +56,36 @@ async def test_a_load_that_fails_has_taken_nothing() -> None:
         async with DeviceMemory(readings).returned():
             raise KeyError("boom")
     assert readings.taken == 1
+
+
+class TestToolThatHangs:
+    """In virtual time, which one of the event loops has."""
+
+    @pytest.fixture
+    def anyio_backend(self) -> tuple[str, dict[str, MockClock]]:
+        return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+    @pytest.mark.parametrize(
+        ("readings", "load_s", "unload_s"),
+        [
+            ((), 4, 2),  # it hangs always
+            ((1000, 9000), 0, 2),  # only since the unload began
+            ((1000, 9000, 12_000), 0, 4),  # while the memory was to come back
+        ],
+    )
+    async def test_a_tool_that_hangs_holds_up_a_load_and_an_unload_for_seconds_only(
+        self, readings: tuple[int, ...], load_s: float, unload_s: float
+    ) -> None:
+        left = list(readings)
+
+        async def read() -> int | None:
+            if not left:
+                await anyio.sleep_forever()
+            return left.pop(0)
+
+        memory = DeviceMemory(read)
+        began_s = anyio.current_time()
+        async with memory.returned(), memory.taken():
+            loaded_s = anyio.current_time()
+        assert loaded_s - began_s == pytest.approx(load_s)
+        assert anyio.current_time() - loaded_s == pytest.approx(unload_s)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -83,7 +84,7 @@ async def run(order: FetchOrder, report: Callable[[LoadProgress], None] = ignore
 async def failure(
     order: FetchOrder, report: Callable[[LoadProgress], None] = ignore, command: Sequence[str] | None = None
 ) -> NeuronError:
-    options = {} if command is None else {"command": command}
+    options: dict[str, Any] = {} if command is None else {"command": command}
     with pytest.raises(NeuronError) as raised:
         await run_fetch(order, environment=ENVIRONMENT, report=report, **options)
     assert list_cached(order.repository) is None

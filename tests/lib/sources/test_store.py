@@ -1,5 +1,6 @@
 """From a spec to a file on disk, over a real hub client and a hub on loopback. `test_fetch_faults` has the process."""
 
+import errno
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from neuron_lib.errors import (
     UnknownSource,
 )
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.sources import ModelStore
+from neuron_lib.sources import ModelStore, package
 from neuron_lib.sources.fetch_protocol import Fetched
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 from tests.fakehub import FakeHub, fake_hub
@@ -452,3 +453,14 @@ async def test_each_source_caches_where_the_contract_says(
     sources = {scheme: source} if source else {}
     store = ModelStore(sources=sources, hf_cache=Path(hf_cache) if hf_cache else None, environ=environ)
     assert store.cache_dirs[scheme] == Path(expected)
+
+
+async def test_a_host_without_descriptors_cannot_say_whether_a_model_is_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(package, "find_spec", fail)
+    store = ModelStore(entries=[ModelEntry(id="org/name", package="carrier/m.gguf")], sources={}, environ={})
+    assert not await store.is_cached("org/name")
