@@ -51,10 +51,10 @@ class ScriptedModel:
     Loading reports `stages` one by one, then waits for `may_load`, then raises `load_error` if there is one. Leaving
     ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply takes a place in the line,
     waits for `may_prepare`, refuses a prompt that does not fit into `n_ctx`, then waits for a seat. It is `reply`, one
-    delta per item, and waits for `may_speak` before each; an item that is an exception is raised in its place. A request
-    for several choices gets the same as each of them, item by item; one for log-probabilities gets each text as a token
-    that was certain. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident model
-    with `death`; give the harness a new script before it is loaded again.
+    delta per item, and waits for `may_speak` before each; an item that is an exception is raised in its place. A
+    request for several choices gets the same as each of them, item by item; one for log-probabilities gets each text as
+    a token that was certain. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident
+    model with `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)

@@ -56,11 +56,8 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (PromptTooLong, 400, _INVALID),
     (TemplateFailed, 422, _INVALID),
     (UnsupportedCapability, 400, _INVALID),
-    (
-        SuspectRequest,
-        400,
-        _INVALID,
-    ),  # clients repeat 5xx, 429 and 409 by themselves, each time at the cost of an engine
+    # OpenAI's clients repeat 5xx, 429 and 409 by themselves, and each repetition would cost a life.
+    (SuspectRequest, 400, _INVALID),
     (ModelNotLoaded, 404, _INVALID),
     (Overloaded, 503, _RATE_LIMIT),
     (ShuttingDown, 503, _API),
