@@ -125,14 +125,14 @@ class UnsupportedCapability(RequestRejected):
 
 
 class SuspectRequest(RequestRejected):
-    """The request was present when the engine died, and again when it was tried once more; it is not tried again."""
+    """Two engines died while they worked on the request, or lately on one like it alone; it is not tried again."""
 
     code = "suspect_request"
 
     def __init__(self, model_id: str, first_death: str, second_death: str) -> None:
         super().__init__(
-            f"the engine of model {model_id!r} died twice with this request in it, so it is suspected of the crash and "
-            f"not tried again: {first_death}; then {second_death}",
+            f"the engine of model {model_id!r} died twice while it worked on this request, which is suspected of the "
+            f"crash and not tried again: {first_death}; then {second_death}",
             model_id=model_id,
         )
 

@@ -5,7 +5,7 @@ engine's scheduler. Neither sleeps: scripts wait for events that the test sets.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -49,12 +49,12 @@ class ScriptedModel:
     """The script of one model id.
 
     Loading reports `stages` one by one, then waits for `may_load`, then raises `load_error` if there is one. Leaving
-    ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply waits for `may_prepare`,
-    refuses a prompt that does not fit into `n_ctx`, then waits for a seat. It is `reply`, one delta per item, and
-    waits for `may_speak` before each; an item that is an exception is raised in its place. A request for several
-    choices gets the same as each of them, item by item; one for log-probabilities gets each text as a token that was
-    certain. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident model with
-    `death`; give the harness a new script before it is loaded again.
+    ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply takes a place in the line,
+    waits for `may_prepare`, refuses a prompt that does not fit into `n_ctx`, then waits for a seat. It is `reply`, one
+    delta per item, and waits for `may_speak` before each; an item that is an exception is raised in its place. A
+    request for several choices gets the same as each of them, item by item; one for log-probabilities gets each text as
+    a token that was certain. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident
+    model with `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -226,7 +226,7 @@ class _ScriptedGeneration:
     def __init__(self, model: _LoadedScript, request: ChatRequest) -> None:
         self._model = model
         self._request = request
-        self._held = AsyncExitStack()
+        self._held = ExitStack()
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
 
@@ -239,12 +239,13 @@ class _ScriptedGeneration:
         self._model.harness.requests.append(self._request)
         self._model.refuse_if_recovering()
         self._engine_number = self._model.engine_number
-        await self._model.wait_for(script.may_prepare, engine_number=self._engine_number)
-        if script.prompt_tokens >= script.n_ctx:
-            raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
         choices = self._request.choices
-        async with AsyncExitStack() as held:
-            await held.enter_async_context(self._model.admission.admit(choices))
+        with ExitStack() as held:
+            place = held.enter_context(self._model.admission.place(choices))
+            await self._model.wait_for(script.may_prepare, engine_number=self._engine_number)
+            if script.prompt_tokens >= script.n_ctx:
+                raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
+            await place.take_seat()
             self._model.refuse_if_recovering()
             self._held = held.pop_all()
         self._engine_number = self._model.engine_number  # whoever waited for a seat may have outlived one
@@ -274,7 +275,7 @@ class _ScriptedGeneration:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._model.harness.log.append(f"end {self._model.model_id}")
-        await self._held.aclose()
+        self._held.close()
 
     def __aiter__(self) -> Self:
         return self

@@ -49,6 +49,7 @@ from neuron_lib.errors import (
     UnloadFailed,
     first_leaf,
 )
+from neuron_lib.llamacpp.in_hand import InHand
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.standstill import Standstill
 
@@ -223,11 +224,14 @@ class EngineProcess:
         self.model_id: Final = model_id
         self.pid: Final = process.pid
         self.last_beat: Beat | None = None
+        self.died_with: frozenset[int] = frozenset()
+        """The requests it worked on when it died."""
         self._standstill: Final = standstill
         self._process: Final = process
         self._on_progress: Final = on_progress
         self._outbox, self._to_send = anyio.create_memory_object_stream[bytes](math.inf)
         self._mailboxes: dict[int, Mailbox] = {}
+        self._in_hand = InHand()
         self._next_request = 1
         self._facts: ModelFacts | None = None
         self._fatal: str | None = None
@@ -286,6 +290,7 @@ class EngineProcess:
             frame = encode_frame(command)
         except ProtocolError as error:
             raise InvalidRequest(f"the request cannot be given to the engine: {error}") from error
+        self._in_hand.tell(command)
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             self._outbox.send_nowait(frame)
 
@@ -360,6 +365,7 @@ class EngineProcess:
 
     def _take(self, report: Report) -> None:
         self._standstill.hear(report)
+        self._in_hand.hear(report)
         match report:
             case StepEvents(_, events):
                 for event in events:
@@ -400,6 +406,7 @@ class EngineProcess:
         if self._death is not None:
             return
         self._death = reason
+        self.died_with = self._in_hand.requests
         self._outbox.close()
         for mailbox in self._mailboxes.values():
             mailbox.fail(EngineDead(self.model_id, reason))

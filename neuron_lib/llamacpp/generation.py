@@ -1,16 +1,16 @@
-"""The replies to one request: prepared, admitted, started, read, and given up when their reader leaves."""
+"""The replies to one request: admitted, prepared, started, read, and given up when their reader leaves."""
 
 import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
 
 import anyio
 
-from neuron_lib.admission import AdmissionController
+from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Cancel, Delta, Done, Prepare, Prepared, Start
 from neuron_lib.errors import EngineDead, InvalidRequest, PromptTooLong, SuspectRequest, UnsupportedCapability
@@ -19,6 +19,7 @@ from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
+from neuron_lib.llamacpp.suspects import Suspects
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.types import ChatRequest, Finished, GenerationEvent, Started, Usage
@@ -32,6 +33,8 @@ _MOST_TOP_LOGPROBS: Final = 20
 """OpenAI's bound."""
 _SUCCESSOR_LIMIT_S: Final = 120.0
 """A request whose engine died waits no longer than this for the next one."""
+_PREPARE_LIMIT_S: Final = 30.0
+"""One waits at least this long for its prompt to be read, and longer where it may wait longer for its seat."""
 
 
 class LlamaCppGeneration:
@@ -43,12 +46,13 @@ class LlamaCppGeneration:
         *,
         supervisor: EngineSupervisor,
         admission: AdmissionController,
+        suspects: Suspects,
         prompt_limit: int,
         sampling: SamplingConfig,
         cache_key: str,
         on_done: Callable[[Done], None],
     ) -> None:
-        """`prompt_limit` is in tokens, `sampling` holds where the request says nothing.
+        """`prompt_limit` is in tokens, `sampling` holds where the request says nothing, `suspects` are the model's.
 
         Requests of one `cache_key` may share what was computed of their prompts. `on_done` is told the engine's
         account of each reply that comes to its end.
@@ -57,11 +61,13 @@ class LlamaCppGeneration:
         self._supervisor = supervisor
         self._engine: EngineProcess | None = None  # that knows of this request
         self._admission = admission
+        self._suspects = suspects
         self._prompt_limit = prompt_limit
         self._sampling = sampling
         self._cache_key = cache_key
         self._on_done = on_done
-        self._permit: AsyncExitStack | None = None  # until it is admitted
+        self._held = ExitStack()
+        self._place: Place | None = None  # in the line, and then on its seats
         self._number = 0
         self._mailbox = Mailbox()
         self._choices: tuple[Choice, ...] = ()
@@ -76,18 +82,19 @@ class LlamaCppGeneration:
     async def __aenter__(self) -> Self:
         try:
             self._refuse_if_impossible()
+            self._refuse_if_suspect()
             engine = self._supervisor.require_engine()
-            self._admission.refuse_if_hopeless(self._request.choices)
+            self._place = self._held.enter_context(self._admission.place(self._request.choices))
             await self._begin(engine)
         except BaseException:
-            await self._let_go()
+            self._let_go()
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._let_go()
+        self._let_go()
         finished = self._finished
         if finished is None:
             outcome = "abandoned"
@@ -118,8 +125,6 @@ class LlamaCppGeneration:
             try:
                 self._take(await self._mailbox.get())
             except EngineDead as death:
-                if not self._request.whole and any(choice.has_begun for choice in self._choices):
-                    raise
                 await self._begin(await self._survivor(death))
         if not self._events:
             raise StopAsyncIteration
@@ -133,18 +138,18 @@ class LlamaCppGeneration:
             except EngineDead as death:
                 engine = await self._survivor(death)
                 continue
-            if self._permit is None:
-                await self._take_seat()
+            assert self._place is not None  # taken on entering
+            await self._place.take_seat()
             if engine.death is None:
                 self._start(engine, prepared)
                 return
-            # It died while this one only waited for a seat, which makes nobody suspect.
+            # It died while this one only waited for a seat.
             engine = await self._successor(engine)
 
     async def _prepare(self, engine: EngineProcess) -> Prepared:
         request = self._request
-        self._engine = engine
         self._number, self._mailbox = engine.open_mailbox()
+        self._engine = engine
         engine.post(
             Prepare(
                 request=self._number,
@@ -154,16 +159,19 @@ class LlamaCppGeneration:
                 grammar=request.grammar,
             )
         )
-        prepared = await self._mailbox.get()
-        assert isinstance(prepared, Prepared)  # the engine answers Prepare with this or a refusal
+        prepared = await self._prepared()
         if prepared.prompt_tokens > self._prompt_limit:
             raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=self._prompt_limit)
         return prepared
 
-    async def _take_seat(self) -> None:
-        async with AsyncExitStack() as permit:
-            await permit.enter_async_context(self._admission.admit(self._request.choices))
-            self._permit = permit.pop_all()
+    async def _prepared(self) -> Prepared:
+        assert self._place is not None  # taken on entering
+        limit_s = max(self._admission.max_wait_s, _PREPARE_LIMIT_S)
+        with anyio.move_on_after(limit_s):
+            prepared = await self._mailbox.get()
+            assert isinstance(prepared, Prepared)  # the engine answers Prepare with this or a refusal
+            return prepared
+        raise self._place.expired(f"the prompt was not read within {limit_s:g} s, others come first")
 
     def _start(self, engine: EngineProcess, prepared: Prepared) -> None:
         request = self._request
@@ -188,18 +196,38 @@ class LlamaCppGeneration:
         )
 
     async def _survivor(self, death: EngineDead) -> EngineProcess:
-        """The engine to try once more on. Raises `SuspectRequest` for whoever was there when two of them died."""
-        assert self._engine is not None  # dead now
-        if self._first_death is not None:
-            raise SuspectRequest(self._supervisor.model_id, self._first_death, death.reason) from death
-        self._first_death = death.reason
-        logger.warning("engine died, the request is tried once more", extra=self._labels() | {"reason": death.reason})
-        return await self._successor(self._engine)
+        """The engine to go on with after a death.
+
+        Raises the death if no engine comes or something was given out already, and `SuspectRequest` for whom two
+        engines had in hand when they died. Whoever only waited goes on waiting, as often as it takes.
+        """
+        dead, request = self._engine, self._request
+        assert dead is not None  # it has said so
+        if self._supervisor.loss is not None:
+            raise death
+        if dead.died_with == {self._number}:
+            self._suspects.accuse(request, death.reason, now_s=anyio.current_time())
+        if not request.whole and any(choice.has_begun for choice in self._choices):
+            raise death
+        if self._number in dead.died_with:
+            self._refuse_if_suspect()
+            if self._first_death is not None:
+                raise SuspectRequest(self._supervisor.model_id, self._first_death, death.reason) from death
+            self._first_death = death.reason
+            fields = self._labels() | {"reason": death.reason}
+            logger.warning("engine died, the request is tried once more", extra=fields)
+        return await self._successor(dead)
 
     async def _successor(self, dead: EngineProcess) -> EngineProcess:
         with anyio.move_on_after(_SUCCESSOR_LIMIT_S):
             return await self._supervisor.successor(dead)
         raise EngineDead(self._supervisor.model_id, f"{dead.death}; none has come since for {_SUCCESSOR_LIMIT_S:g} s")
+
+    def _refuse_if_suspect(self) -> None:
+        """Raise for what was alone in two engines that died, before it takes a third one along."""
+        deaths = self._suspects.verdict(self._request, now_s=anyio.current_time())
+        if deaths is not None:
+            raise SuspectRequest(self._supervisor.model_id, *deaths)
 
     def _refuse_if_impossible(self) -> None:
         """Raise for what no engine needs to be asked about."""
@@ -232,14 +260,13 @@ class LlamaCppGeneration:
             tools=request.tools,
         )
 
-    async def _let_go(self) -> None:
+    def _let_go(self) -> None:
         """Free what is held for this request: in the engine first, which must not hear of the next one before."""
         if self._engine is not None:
             if self._finished is None:
                 self._engine.post(Cancel(self._number))
             self._engine.close_mailbox(self._number)
-        if self._permit is not None:
-            await self._permit.aclose()
+        self._held.close()
 
     def _take(self, mail: Mail) -> None:
         match mail:

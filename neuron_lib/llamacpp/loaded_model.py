@@ -8,6 +8,7 @@ from neuron_lib.engine.protocol import Done
 from neuron_lib.errors import RequestRejected
 from neuron_lib.llamacpp.generation import LlamaCppGeneration
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
+from neuron_lib.llamacpp.suspects import Suspects
 from neuron_lib.metrics import Rate
 from neuron_lib.types import ChatRequest, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Servable
 
@@ -36,6 +37,7 @@ class LlamaCppModel:
         self._isolates_principals = isolates_principals
         self._harness_name = harness_name
         self._devices = devices
+        self._suspects = Suspects()
         self._prefill = Rate()
         self._decode = Rate()
 
@@ -88,6 +90,7 @@ class LlamaCppModel:
             request,
             supervisor=self._supervisor,
             admission=self._admission,
+            suspects=self._suspects,
             prompt_limit=self._prompt_limit,
             sampling=self._sampling,
             cache_key=self._cache_key(request.principal),

@@ -77,6 +77,11 @@ class EngineSupervisor:
         """The engine that serves; None while there is none."""
         return self._engine if self._engine is not None and self._engine.death is None else None
 
+    @property
+    def loss(self) -> str | None:
+        """Why no engine comes any more; None as long as one serves or will."""
+        return self._loss
+
     def require_engine(self) -> EngineProcess:
         """The engine that serves. Raises `Overloaded` while there is none: the next one comes soon."""
         engine = self.engine

@@ -136,8 +136,9 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ModelLoad(Struct, frozen=True, kw_only=True):
     """How busy a resident model is, as in `/health` `models[]` (wire contract §1.3).
 
-    `queue_depth` excludes running requests. The last three are ours: the resident memory of the engine's process (0
-    unknown), how often it was started again, and how the last one died ("" none did).
+    `queue_depth` counts requests that wait for a seat or are being prepared. The last three are ours: the
+    resident memory of the engine's process (0 unknown), how often it was started again, and how the last one died (""
+    none did).
     """
 
     id: str

@@ -56,7 +56,8 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (PromptTooLong, 400, _INVALID),
     (TemplateFailed, 422, _INVALID),
     (UnsupportedCapability, 400, _INVALID),
-    (SuspectRequest, 400, _INVALID),  # with any 5xx the gateway would try it on the next host
+    # OpenAI's clients repeat 5xx, 429 and 409 by themselves, and each repetition would cost a life.
+    (SuspectRequest, 400, _INVALID),
     (ModelNotLoaded, 404, _INVALID),
     (Overloaded, 503, _RATE_LIMIT),
     (ShuttingDown, 503, _API),

@@ -1,4 +1,6 @@
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -16,21 +18,36 @@ pytestmark = pytest.mark.anyio
 
 @dataclass(eq=False)
 class Guest:
-    """A request that asks for seats, keeps them until it is told to leave, and can be cancelled at any time."""
+    """A request that asks for seats, keeps them until it is told to leave, and can be cancelled at any time.
+
+    With `is_ready` it is prepared in the line until that is set.
+    """
 
     number: int
     controller: AdmissionController
     arrivals: list[int]
     seats: int = 1
+    is_ready: anyio.Event | None = None
     leave: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     is_seated: bool = False
     refusal: RequestRejected | None = None
 
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        if self.is_ready is None:
+            async with self.controller.admit(self.seats):
+                yield
+        else:
+            with self.controller.place(self.seats) as place:
+                await self.is_ready.wait()
+                await place.take_seat()
+                yield
+
     async def come(self) -> None:
         with self.scope:
             try:
-                async with self.controller.admit(self.seats):
+                async with self.admitted():
                     self.arrivals.append(self.number)
                     self.is_seated = True
                     try:
@@ -63,6 +80,20 @@ class House:
             self.guests.append(guest)
             self.tasks.start_soon(guest.come)
             await let_others_run(turns)
+
+    async def prepare(self, count: int = 1, *, needs: int = 1, turns: int = 20) -> None:
+        """Let guests come that are not ready before `get_ready`."""
+        for _ in range(count):
+            guest = Guest(len(self.guests), self.controller, self.arrivals, needs, anyio.Event())
+            self.guests.append(guest)
+            self.tasks.start_soon(guest.come)
+            await let_others_run(turns)
+
+    async def get_ready(self, number: int, *, turns: int = 20) -> None:
+        is_ready = self.guests[number].is_ready
+        assert is_ready is not None
+        is_ready.set()
+        await let_others_run(turns)
 
     async def apply(self, step: str, number: int) -> None:
         """One step of a history: somebody comes, or something happens to one of those who came."""
@@ -345,6 +376,132 @@ async def test_a_block_that_fails_gives_its_seat_back(error: type[BaseException]
         async with controller.admit():
             raise error
     assert controller.snapshot().in_flight == 0
+
+
+# ------------------------------------------------------------------------------------------------- still being prepared
+
+
+async def test_an_idle_host_lets_in_as_many_as_it_can_seat_and_queue_before_any_of_them_is_prepared() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, seats=2, queue=1)
+        await house.prepare(4)
+        assert (house.refused, house.counts) == ({3: Overloaded}, (0, 3))
+        refusal = house.guests[3].refusal
+        assert isinstance(refusal, Overloaded)
+        assert (refusal.reason, refusal.retry_after_s) == (OverloadReason.QUEUE_FULL, 4)
+        for number in range(3):
+            await house.get_ready(number)
+        assert (house.seated, house.counts) == ([0, 1], (2, 1))
+        tasks.cancel_scope.cancel()
+
+
+async def test_the_seats_that_those_in_the_line_will_take_are_not_there_for_a_newcomer() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, seats=3, queue=0)
+        await house.prepare(needs=2)
+        await house.add(needs=2)
+        await house.add()
+        assert (house.seated, house.refused) == ([2], {1: Overloaded})
+        tasks.cancel_scope.cancel()
+
+
+async def test_whoever_is_being_prepared_keeps_nobody_waiting() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        await house.prepare()
+        await house.add()
+        assert (house.seated, house.counts) == ([1], (1, 1))
+        tasks.cancel_scope.cancel()
+
+
+async def test_those_who_are_ready_are_seated_in_the_order_in_which_they_came() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        await house.add()
+        await house.prepare(2)
+        await house.get_ready(2)
+        await house.get_ready(1)
+        for number in (0, 1):
+            house.guests[number].leave.set()
+            await let_others_run()
+        assert house.arrivals == [0, 1, 2]
+        tasks.cancel_scope.cancel()
+
+
+async def test_whoever_is_cancelled_while_it_is_prepared_makes_room() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, queue=0)
+        await house.prepare()
+        house.guests[0].scope.cancel()
+        await let_others_run()
+        assert house.counts == (0, 0)
+        await house.add()
+        assert house.seated == [1]
+        tasks.cancel_scope.cancel()
+
+
+async def test_closing_refuses_those_who_are_being_prepared_once_they_are_ready() -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks)
+        await house.prepare()
+        house.controller.close(ShuttingDown)
+        await let_others_run()
+        assert (house.refused, house.counts) == ({}, (0, 1))
+        await house.get_ready(0)
+        assert (house.refused, house.counts) == ({0: ShuttingDown}, (0, 0))
+
+
+async def test_whoever_has_its_seat_keeps_it_however_often_it_asks_for_it() -> None:
+    controller = AdmissionController(max_in_flight=1, max_queue_depth=0, max_wait_s=0)
+    with controller.place() as place:
+        await place.take_seat()
+        controller.close(ShuttingDown)
+        await place.take_seat()
+        assert controller.snapshot().in_flight == 1
+    assert controller.snapshot().in_flight == 0
+
+
+async def test_whoever_waited_too_long_to_be_prepared_is_refused_like_one_who_waited_for_a_seat() -> None:
+    controller = AdmissionController(max_in_flight=2, max_queue_depth=3, max_wait_s=60)
+    with controller.place() as place:
+        refusal = place.expired("not prepared")
+    assert (refusal.message, refusal.reason, refusal.retry_after_s) == ("not prepared", OverloadReason.WAIT_EXPIRED, 8)
+    assert controller.snapshot() == AdmissionSnapshot(
+        in_flight=0, queue_depth=0, rejected_queue_full=0, rejected_timeout=1
+    )
+
+
+@given(
+    history=st.lists(
+        st.tuples(st.sampled_from(["come", "get ready", "leave", "cancel"]), st.integers(0, 7)), max_size=40
+    ),
+    seats=st.integers(1, 3),
+    queue=st.integers(0, 3),
+)
+async def test_however_long_preparing_takes_as_many_are_let_in_as_seats_and_queue_hold_and_no_seat_is_left_empty(
+    history: list[tuple[str, int]], seats: int, queue: int
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        house = House(tasks, seats=seats, queue=queue)
+        for step, number in history:
+            if step == "come":
+                is_full = sum(house.counts) == seats + queue
+                await house.prepare()
+                assert (house.guests[-1].refusal is not None) is is_full
+            elif house.guests:
+                guest = house.guests[number % len(house.guests)]
+                if step == "get ready":
+                    await house.get_ready(guest.number)
+                else:
+                    await house.apply(step, number)
+                    await let_others_run()
+            ready = [guest for guest in house.waiting if guest.is_ready is not None and guest.is_ready.is_set()]
+            assert house.counts == (len(house.seated), len(house.waiting))
+            assert not ready or len(house.seated) == seats
+        for guest in house.guests:
+            await house.get_ready(guest.number)
+            guest.leave.set()
+    assert house.counts == (0, 0)
 
 
 SETTLED = ("wait", 20)

@@ -22,7 +22,7 @@ from neuron_lib import (
     ToolCall,
     load_default_models,
 )
-from neuron_lib.admission import AdmissionController, AdmissionSnapshot
+from neuron_lib.admission import AdmissionController, AdmissionSnapshot, Place
 from neuron_lib.errors import RequestRejected, cause_chain
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_lib.testing import ScriptedHarness
@@ -83,6 +83,9 @@ async def an_admission(refusal: type[RequestRejected]) -> None:
     controller = AdmissionController(max_in_flight=1, max_queue_depth=1, max_wait_s=1)
     async with controller.admit() as seat:
         assert_type(seat, None)
+    with controller.place(1) as place:
+        assert_type(place, Place)
+        assert_type(await place.take_seat(), None)
     assert_type(controller.snapshot(), AdmissionSnapshot)
     controller.close(lambda: refusal("no"))
 

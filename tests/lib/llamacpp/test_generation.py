@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from anyio.abc import TaskGroup
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
@@ -18,6 +19,7 @@ from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
     InvalidRequest,
+    NeuronError,
     Overloaded,
     OverloadReason,
     PromptTooLong,
@@ -68,14 +70,16 @@ TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 async def model_of(
     mode: str = "normal",
     *,
+    between: Sequence[str] = (),
     then: str = "normal",
     seats: int = 1,
     queue: int = 4,
+    max_wait_s: float = 60.0,
     isolates_principals: bool = False,
     policy: RecoveryPolicy | None = None,
 ) -> AsyncIterator[LlamaCppModel]:
-    """A model whose first engine is a fake in `mode`; each later one is in the mode `then`."""
-    modes = chain([mode], repeat(then))
+    """A model whose first engine is a fake in `mode`; those after the ones `between` are all in the mode `then`."""
+    modes = chain([mode, *between], repeat(then))
 
     def start() -> AbstractAsyncContextManager[EngineProcess]:
         return open_engine(
@@ -92,7 +96,7 @@ async def model_of(
             supervisor,
             harness_name="llamacpp",
             devices=(0,),
-            admission=AdmissionController(max_in_flight=seats, max_queue_depth=queue, max_wait_s=60),
+            admission=AdmissionController(max_in_flight=seats, max_queue_depth=queue, max_wait_s=max_wait_s),
             prompt_limit=5,
             sampling=SamplingConfig(max_tokens=100),
             isolates_principals=isolates_principals,
@@ -422,6 +426,126 @@ async def test_a_request_that_waits_for_its_seat_outlives_an_engine_and_is_not_s
             await read_to_end(running)
         await until(lambda: model.info().status is ModelStatus.LOADED)
     assert isinstance(replies[0][-1], Finished)
+
+
+async def kill_engine(model: LlamaCppModel, *, requests: int) -> None:
+    """End the engine that serves, once it knows of that many requests."""
+
+    def knows_them() -> bool:
+        engine = model._supervisor.engine
+        return engine is not None and f"with {requests} requests" in repr(engine)
+
+    await until(knows_them)
+    engine = model._supervisor.require_engine()
+    os.kill(engine.pid, signal.SIGKILL)
+    await engine.wait_dead()
+
+
+class Askers:
+    """Clients that want a whole reply each, and what became of them."""
+
+    def __init__(self, tasks: TaskGroup, model: LlamaCppModel, *texts: str) -> None:
+        self.model = model
+        self.refusals: list[Exception] = []
+        self.generations: list[Generation] = []
+        for text in texts:
+            tasks.start_soon(self.ask, text)
+
+    async def ask(self, text: str) -> None:
+        generation = self.model.chat(msgspec.structs.replace(ask(text), whole=True))
+        self.generations.append(generation)
+        try:
+            async with generation:
+                await read_to_end(generation)
+        except NeuronError as error:
+            self.refusals.append(error)
+
+
+def patient() -> RecoveryPolicy:
+    return RecoveryPolicy(most_deaths=9, first_pause_s=0.01, longest_pause_s=0.01)
+
+
+async def test_a_request_counts_from_before_its_prompt_is_read_and_does_not_when_its_client_leaves() -> None:
+    async with model_of("silent", queue=1) as model, anyio.create_task_group() as tasks:
+        Askers(tasks, model, "one", "two")
+        await until(lambda: model.load().queue_depth == 2)
+        with pytest.raises(Overloaded) as caught:
+            await reply_to(model, "three")
+        assert caught.value.reason is OverloadReason.QUEUE_FULL
+        tasks.cancel_scope.cancel()
+    assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+
+
+async def test_a_prompt_that_is_not_read_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuron_lib.llamacpp.generation._PREPARE_LIMIT_S", 0.01)
+    async with model_of("silent", max_wait_s=0.01) as model:
+        with pytest.raises(Overloaded, match=r"was not read within 0\.01 s") as caught:
+            await reply_to(model, "one")
+        assert caught.value.reason is OverloadReason.WAIT_EXPIRED
+        assert (model.load().rejected_timeout, model.load().queue_depth) == (1, 0)
+
+
+async def test_of_the_requests_that_wait_to_be_prepared_when_an_engine_dies_only_the_first_is_tried_again() -> None:
+    async with model_of("silent", then="silent", policy=patient()) as model, anyio.create_task_group() as tasks:
+        askers = Askers(tasks, model, "one", "two", "three")
+        await kill_engine(model, requests=3)
+        await until(lambda: model.load().engine_restarts == 1)
+        await kill_engine(model, requests=3)
+        await let_others_run()
+        # Which one comes first the second time is up to the scheduler.
+        assert len(askers.refusals) <= 1
+        assert 3 - len(askers.refusals) == model.load().queue_depth
+        assert 1 <= sum(generation.retried for generation in askers.generations) <= 2
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_request_that_was_alone_in_two_engines_that_died_takes_no_third_one_along() -> None:
+    async with model_of("segv-at-start", between=["segv-at-start"], policy=patient()) as model:
+        poison = ask("one two")
+        for _ in range(3):
+            for request in (poison, msgspec.structs.replace(poison, whole=True, principal=Principal("other", "key"))):
+                with pytest.raises(SuspectRequest, match="SIGSEGV; then killed by SIGSEGV"):
+                    async with model.chat(request) as generation:
+                        await read_to_end(generation)
+                await until(lambda: model.info().status is ModelStatus.LOADED)
+        assert isinstance((await reply_to(model, "another"))[-1], Finished)
+        assert model.load().engine_restarts == 2
+
+
+async def test_a_stream_that_broke_with_two_engines_it_was_alone_in_is_not_begun_a_third_time() -> None:
+    async with model_of("segv-after-delta", then="segv-after-delta", policy=patient()) as model:
+        for error in (EngineDead, EngineDead, SuspectRequest):
+            with pytest.raises(error):
+                await reply_to(model, "one two")
+            await until(lambda: model.info().status is ModelStatus.LOADED)
+        assert model.load().engine_restarts == 2
+
+
+async def test_of_requests_that_were_together_in_engines_that_died_none_is_remembered() -> None:
+    async with (
+        model_of("stuck-after-delta", between=["stuck-after-delta"], seats=2, policy=patient()) as model,
+        anyio.create_task_group() as tasks,
+    ):
+        askers = Askers(tasks, model, "one two", "three four")
+        for _ in range(2):
+            await until(lambda: model.load().in_flight == 2)
+            await kill_engine(model, requests=2)
+        await until(lambda: len(askers.refusals) == 2)
+        assert [type(error) for error in askers.refusals] == [SuspectRequest] * 2
+        await until(lambda: model.info().status is ModelStatus.LOADED)
+        for text in ("one two", "three four"):
+            assert isinstance((await reply_to(model, text))[-1], Finished)
+
+
+async def test_a_reply_that_an_unload_ends_is_not_said_to_be_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    async with anyio.create_task_group() as tasks, model_of("stuck-after-delta") as model:
+        askers = Askers(tasks, model, "one two")
+        await until(lambda: model.load().in_flight == 1)
+    (refusal,) = askers.refusals
+    assert isinstance(refusal, EngineDead)
+    assert refusal.reason == "the model was unloaded"
+    assert not askers.generations[0].retried
+    assert "once more" not in caplog.text
 
 
 async def test_while_the_next_engine_is_awaited_a_newcomer_is_told_when_to_come_back() -> None:
