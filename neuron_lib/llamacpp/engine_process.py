@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -19,6 +20,7 @@ from neuron_lib.engine.protocol import (
     Abort,
     Beat,
     Broken,
+    Cancel,
     Close,
     Command,
     Delta,
@@ -26,6 +28,7 @@ from neuron_lib.engine.protocol import (
     Fatal,
     Load,
     ModelFacts,
+    Prepare,
     Prepared,
     Progress,
     ProtocolError,
@@ -215,6 +218,14 @@ def _send_signal(process: Process, number: signal.Signals) -> None:
             os.kill(process.pid, number)
 
 
+@dataclass(slots=True)
+class _Letter:
+    """A command on its way out; without a frame it has been withdrawn."""
+
+    command: Command
+    frame: bytes
+
+
 class EngineProcess:
     """A running engine. Commands go out by `post`, which never waits; answers arrive in a request's `Mailbox`."""
 
@@ -229,7 +240,8 @@ class EngineProcess:
         self._standstill: Final = standstill
         self._process: Final = process
         self._on_progress: Final = on_progress
-        self._outbox, self._to_send = anyio.create_memory_object_stream[bytes](math.inf)
+        self._outbox, self._to_send = anyio.create_memory_object_stream[_Letter](math.inf)
+        self._unsent: dict[int, _Letter] = {}  # prompts that are still here, by request
         self._mailboxes: dict[int, Mailbox] = {}
         self._in_hand = InHand()
         self._next_request = 1
@@ -290,14 +302,24 @@ class EngineProcess:
             frame = encode_frame(command)
         except ProtocolError as error:
             raise InvalidRequest(f"the request cannot be given to the engine: {error}") from error
-        self._in_hand.tell(command)
+        letter = _Letter(command, frame)
+        if isinstance(command, Prepare):
+            self._unsent[command.request] = letter
+        elif isinstance(command, Cancel) and (unsent := self._unsent.pop(command.request, None)) is not None:
+            # Clients who come and go before an engine that does not read must not pile up their prompts.
+            unsent.frame = letter.frame = b""
+            unsent.command = command
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            self._outbox.send_nowait(frame)
+            self._outbox.send_nowait(letter)
 
     async def _write_commands(self, stream: SocketStream) -> None:
         with self._to_send, suppress(anyio.BrokenResourceError):  # the reader sees the death and says so
-            async for frame in self._to_send:
-                await stream.send(frame)
+            async for letter in self._to_send:
+                if letter.frame:
+                    self._in_hand.tell(letter.command)
+                    if isinstance(letter.command, Prepare):
+                        del self._unsent[letter.command.request]
+                    await stream.send(letter.frame)
 
     async def _read_reports(self, stream: SocketStream, kill_limit_s: float) -> None:
         assert self._process.stderr is not None  # piped

@@ -1,7 +1,9 @@
 import contextlib
+import gc
 import os
 import signal
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import chain, repeat
@@ -474,6 +476,24 @@ async def test_a_request_counts_from_before_its_prompt_is_read_and_does_not_when
         assert caught.value.reason is OverloadReason.QUEUE_FULL
         tasks.cancel_scope.cancel()
     assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+
+
+async def test_prompts_of_clients_who_left_before_the_engine_read_them_are_not_kept() -> None:
+    prompt, prompts = "x" * 1_000_000, [f"client {number}" for number in range(8)]
+    async with model_of("silent", queue=8) as model:
+        await until(lambda: model._supervisor.engine is not None)
+        tracemalloc.start()
+        try:
+            async with anyio.create_task_group() as tasks:
+                Askers(tasks, model, *(f"{name} {prompt}" for name in prompts))
+                await until(lambda: model.load().queue_depth == len(prompts))
+                assert tracemalloc.get_traced_memory()[0] > len(prompts) * len(prompt)
+                tasks.cancel_scope.cancel()
+            gc.collect()
+            # The first one is half sent.
+            assert tracemalloc.get_traced_memory()[0] < 4 * len(prompt)
+        finally:
+            tracemalloc.stop()
 
 
 async def test_a_prompt_that_is_not_read_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

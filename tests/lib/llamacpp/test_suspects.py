@@ -70,12 +70,14 @@ def test_what_no_frame_can_hold_has_no_fingerprint_and_is_never_suspect(content:
     assert suspects.verdict(request, now_s=4) is None
 
 
-def test_the_oldest_is_forgotten_when_there_are_too_many() -> None:
-    suspects = suspects_after(("x", 0), ("x", 1))
-    other = like_poison(max_tokens=0)
+def test_whoever_was_accused_longest_ago_is_forgotten_when_there_are_too_many() -> None:
+    suspects, other = suspects_after(("x", 0)), like_poison(max_tokens=0)
     for _ in range(2):
-        suspects.accuse(other, "x", now_s=2)
-    for number in range(1, suspects.most):
+        suspects.accuse(other, "x", now_s=1)
+    suspects.accuse(POISON, "x", now_s=2)
+    for number in range(1, suspects.most - 1):
         suspects.accuse(like_poison(max_tokens=number), "x", now_s=3)
-    assert suspects.verdict(POISON, now_s=4) is None
     assert suspects.verdict(other, now_s=4) is not None
+    suspects.accuse(like_poison(max_tokens=suspects.most), "x", now_s=3)
+    assert suspects.verdict(other, now_s=4) is None
+    assert suspects.verdict(POISON, now_s=4) is not None
