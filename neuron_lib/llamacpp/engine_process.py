@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 import anyio
-from anyio.abc import ByteReceiveStream, Process, SocketStream, UNIXSocketStream
+from anyio.abc import ByteReceiveStream, Process, SocketAttribute, SocketStream, UNIXSocketStream
 
 from neuron_lib.engine.protocol import (
     Abort,
@@ -284,12 +284,14 @@ class EngineProcess:
         assert self._death is not None  # set before the event
         return self._death
 
-    def open_mailbox(self) -> tuple[int, Mailbox]:
-        """A new request number and the mailbox for what the engine says about it. Raises `EngineDead`."""
+    def open_mailbox(
+        self, *, choices: int = 1, on_complete: Callable[[], object] = lambda: None
+    ) -> tuple[int, Mailbox]:
+        """A new request number and the `Mailbox` for what the engine says about it. Raises `EngineDead`."""
         if self._death is not None:
             raise EngineDead(self.model_id, self._death)
         request, self._next_request = self._next_request, self._next_request + 1
-        mailbox = self._mailboxes[request] = Mailbox()
+        mailbox = self._mailboxes[request] = Mailbox(choices=choices, on_complete=on_complete)
         return request, mailbox
 
     def close_mailbox(self, request: int) -> None:
@@ -326,8 +328,11 @@ class EngineProcess:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._read_log, self._process.stderr)
             decoder = report_decoder()
+            sock = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django here
             try:
                 while True:
+                    # The wait in `receive` itself fails in asyncio's loop if data comes as it is cancelled (anyio 4.16).
+                    await anyio.wait_readable(sock)
                     for report in decoder.feed(await stream.receive(_READ_BYTES)):
                         self._take(report)
             except (anyio.EndOfStream, anyio.BrokenResourceError):

@@ -148,7 +148,8 @@ class LlamaCppGeneration:
 
     async def _prepare(self, engine: EngineProcess) -> Prepared:
         request = self._request
-        self._number, self._mailbox = engine.open_mailbox()
+        # Its seats are free when the engine has finished, however slowly that is read.
+        self._number, self._mailbox = engine.open_mailbox(choices=request.choices, on_complete=self._held.close)
         self._engine = engine
         engine.post(
             Prepare(

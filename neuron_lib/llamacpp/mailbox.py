@@ -1,6 +1,7 @@
 """What one request is told by its engine, between the task that reads frames and the task that reads the reply."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -18,9 +19,14 @@ Mail = Prepared | Delta | Done
 
 
 class Mailbox:
-    """One writer that never waits, one reader. A failure ends it: the reader gets what came before, then the error."""
+    """One writer that never waits, one reader. A failure ends it: the reader gets what came before, then the error.
 
-    def __init__(self) -> None:
+    `on_complete` is called when the ends of all `choices` have been delivered, whether or not anybody reads them.
+    """
+
+    def __init__(self, *, choices: int = 1, on_complete: Callable[[], object] = lambda: None) -> None:
+        self._choices_left = choices
+        self._on_complete = on_complete
         self._mail: deque[Mail] = deque()
         self._failure: NeuronError | None = None
         self._news = anyio.Event()
@@ -31,6 +37,10 @@ class Mailbox:
         if not is_merged:
             self._mail.append(mail)
         self._news.set()
+        if isinstance(mail, Done):
+            self._choices_left -= 1
+            if self._choices_left == 0:
+                self._on_complete()
 
     def _merge(self, new: Delta) -> bool:
         for place in range(len(self._mail) - 1, -1, -1):

@@ -21,8 +21,8 @@ __all__ = ("check_end", "check_invariants", "overlapping_loads", "told_secrets")
 
 DRAIN_S = 60
 """Unless it is configured."""
-STOP_LIMIT_S = 20 + 2
-"""Beyond the time to drain: unloading, and the rest."""
+STOP_LIMIT_S = 20 + 5
+"""Beyond the time to drain: unloading, and the last answers."""
 LONG_TEXT = 12
 """Characters from which on a reply is in a log by no accident."""
 

@@ -188,7 +188,7 @@ async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_a
     async with model_of("markers", seats=3) as model, model.chat(request) as generation:
         assert model.load().in_flight == 3
         started, *events, finished = [event async for event in generation]
-        assert (model.load().tok_s_prefill, model.load().in_flight) == (12.0, 3)  # what was forked was not computed
+        assert (model.load().tok_s_prefill, model.load().in_flight) == (12.0, 0)  # what was forked was not computed
     assert started == Started(prompt_tokens=4)
     for choice in range(3):
         own = [event for event in events if not isinstance(event, Started | Finished) and event.choice == choice]
@@ -352,8 +352,16 @@ async def test_a_seat_goes_to_the_one_who_waits_when_its_holder_leaves_early() -
         assert isinstance(replies[0][-1], Finished)
 
 
+async def test_a_reply_that_nobody_reads_keeps_its_seat_only_as_long_as_it_is_made() -> None:
+    async with model_of() as model, model.chat(ask("one two")) as unread:
+        await until(lambda: model.load().in_flight == 0)
+        assert isinstance((await reply_to(model, "three"))[-1], Finished)
+        *_, last = [event async for event in unread]
+        assert isinstance(last, Finished)
+
+
 async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -> None:
-    async with model_of() as model, model.chat(ask("one")):
+    async with model_of("stuck-after-delta") as model, model.chat(ask("one")):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reply_to, model, "two")
             while model.load().queue_depth == 0:

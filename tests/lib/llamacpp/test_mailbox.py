@@ -133,3 +133,14 @@ async def test_a_cancelled_reader_takes_no_mail_with_it() -> None:
         scope.cancel()
         await mailbox.get()
     assert await mailbox.get() == Delta(1, "a")
+
+
+async def test_the_end_of_the_last_choice_is_told_though_nobody_reads() -> None:
+    told: list[int] = []
+    mailbox = Mailbox(choices=2, on_complete=lambda: told.append(1))
+    mailbox.put(DONE)
+    mailbox.put(Delta(1, "b", choice=1))
+    assert told == []
+    mailbox.put(DONE)
+    mailbox.fail(EngineDead("o/a", "killed by SIGKILL"))
+    assert told == [1]
