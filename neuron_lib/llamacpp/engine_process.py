@@ -331,7 +331,7 @@ class EngineProcess:
             sock = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django here
             try:
                 while True:
-                    # The wait in `receive` itself fails in asyncio's loop if data comes as it is cancelled (anyio 4.16).
+                    # The wait in `receive` itself fails in asyncio if data comes as it is cancelled (anyio 4.16).
                     await anyio.wait_readable(sock)
                     for report in decoder.feed(await stream.receive(_READ_BYTES)):
                         self._take(report)

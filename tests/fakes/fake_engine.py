@@ -1,7 +1,8 @@
 """A program that speaks the engine's protocol and misbehaves as its first argument says.
 
 It loads nothing. A prompt has as many tokens as its first message has words, and is echoed word by word, by each choice
-in turn. The first word was cached. Refusals name what they were given: the word of a grammar.
+in turn. The first word was cached. Refusals name what they were given: the word of a grammar. A prompt whose first word
+is a mode of "after-delta" has that mode for itself.
 """
 
 import faulthandler
@@ -145,7 +146,7 @@ class FakeEngine:
         if self.mode == "segv-at-start":
             die_of(signal.SIGSEGV)
         self.say(start, words[0])
-        match self.mode:
+        match words[0] if words[0].endswith("-after-delta") else self.mode:
             case "segv-after-delta":
                 die_of(signal.SIGSEGV)
             case "exit-0-after-delta":

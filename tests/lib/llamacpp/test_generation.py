@@ -342,11 +342,11 @@ async def test_a_seat_goes_to_the_one_who_waits_when_its_holder_leaves_early() -
         async def wait_in_line() -> None:
             replies.append(await reply_to(model, "two"))
 
-        async with model.chat(ask("one")):
+        async with model.chat(ask("stuck-after-delta")):
             tasks.start_soon(wait_in_line)
             while model.load().queue_depth == 0:
                 await let_others_run()
-        # The first reply was abandoned unread.
+        # The first reply was abandoned in the middle.
         while not replies:
             await let_others_run()
         assert isinstance(replies[0][-1], Finished)
