@@ -55,7 +55,15 @@ def defaults(*model_ids: str) -> str:
 def fetch_pids(daemon: Daemon) -> list[int]:
     """The fetch processes that a daemon has."""
     children = psutil.Process(daemon.process.pid).children(recursive=True)
-    return [child.pid for child in children if FETCH_PROCESS in child.cmdline()]
+    return [child.pid for child in children if FETCH_PROCESS in _command_line(child)]
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    """Nothing for a process that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 @contextmanager
