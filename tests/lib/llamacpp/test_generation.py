@@ -429,9 +429,11 @@ async def test_a_request_that_waits_for_its_seat_outlives_an_engine_and_is_not_s
         anyio.create_task_group() as tasks,
         model.chat(ask("one two")) as running,
     ):
+        engine = model._supervisor.require_engine()
         tasks.start_soon(wait)
-        await until(lambda: model.load().queue_depth == 1)
-        os.kill(model._supervisor.require_engine().pid, signal.SIGKILL)
+        # It is in the line, and not what the engine is working on: not sent yet, or prepared already.
+        await until(lambda: model.load().queue_depth == 1 and len(engine._in_hand.requests) == 1)
+        os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(EngineDead):
             await read_to_end(running)
         await until(lambda: model.info().status is ModelStatus.LOADED)
