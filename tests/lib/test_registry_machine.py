@@ -379,8 +379,14 @@ class RegistryMachine(RuleBasedStateMachine):
         if stays == "a reader":
             self.do(partial(self.world.start, "silent chat", model_id))
         if stays == "the harness":
-            self.do(lambda: setattr(self.world.script(model_id), "may_unload", anyio.Event()))
+            self.do(partial(self.hold_unload, model_id))
         self.do(partial(self.world.start, "unload", model_id))
+
+    def hold_unload(self, model_id: str) -> None:
+        """By the gate at which one may wait already: another one in its place would leave nobody to open that."""
+        script = self.world.script(model_id)
+        if script.may_unload is None or script.may_unload.is_set():
+            script.may_unload = anyio.Event()
 
     @rule(model_id=a_model, at=st.sampled_from(["its preparation", "the queue", "its reply"]))
     def give_up(self, model_id: str, at: str) -> None:
@@ -436,13 +442,15 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(model_id=a_model)
     def die(self, model_id: str) -> None:
         was_resident = model_id in self.world.harness._resident
+        loads_before = self.world.counts("loaded", model_id)
 
         def die() -> None:
             if was_resident:
                 self.world.harness._resident[model_id].script.dies.set()
 
         self.do(die)
-        if was_resident:
+        # Where somebody waits for it to go, the next one may have come.
+        if was_resident and self.world.counts("loaded", model_id) == loads_before:
             assert model_id not in [info.id for info in self.world.registry.list_models()], "a dead model is listed"
         self.do(lambda: self.revive(model_id))
 
