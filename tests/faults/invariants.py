@@ -69,7 +69,7 @@ def check_end(rig: Rig) -> None:
     status = rig.daemon.process.wait(drain_s + STOP_LIMIT_S)
     assert status == 0, f"I10: the daemon ended with status {status}"
     for child in family:
-        eventually(lambda child=child: is_gone(child.pid) or not child.is_running())  # type: ignore[misc]
+        eventually(lambda child=child: is_gone(child.pid) or not child.is_running())  # type: ignore[misc]  # bound now
     check_requests_ended(rig)
     check_polls(rig)
     check_log(rig)

@@ -31,7 +31,7 @@ def every_unload(happen: Callable[[], object]) -> None:
         await unload(self, model_id)
         happen()
 
-    Registry.unload = unload_and_more  # type: ignore[method-assign]
+    Registry.unload = unload_and_more  # type: ignore[method-assign]  # replaced on purpose
 
 
 def every_chat(happen: Callable[[Any], object]) -> None:
@@ -41,7 +41,7 @@ def every_chat(happen: Callable[[Any], object]) -> None:
         happen(request)
         return chat(self, request)
 
-    Registry.chat = chat_and_more  # type: ignore[method-assign]
+    Registry.chat = chat_and_more  # type: ignore[method-assign]  # replaced on purpose
 
 
 def leak_memory() -> None:
@@ -67,38 +67,38 @@ def block_the_loop() -> None:
         time.sleep(1)
         return list_models(self)
 
-    Registry.list_models = list_slowly  # type: ignore[method-assign]
+    Registry.list_models = list_slowly  # type: ignore[method-assign]  # replaced on purpose
 
 
 def end_silently() -> None:
-    ChatStreamEncoder.error = lambda *_: b""  # type: ignore[method-assign]
+    ChatStreamEncoder.error = lambda *_: b""  # type: ignore[method-assign]  # replaced on purpose
 
 
 def keep_seats() -> None:
     loads = Registry.loads
-    Registry.loads = lambda self: tuple(replace(load, in_flight=1) for load in loads(self))  # type: ignore[method-assign]
+    Registry.loads = lambda self: tuple(replace(load, in_flight=1) for load in loads(self))  # type: ignore[method-assign]  # replaced on purpose
 
 
 def list_the_dead() -> None:
     list_models = Registry.list_models
 
     def list_all_ever(self: Registry) -> Any:
-        kept.extend(model for model in list_models(self) if model.id not in {old.id for old in kept})  # type: ignore[attr-defined]
+        kept.extend(model for model in list_models(self) if model.id not in {old.id for old in kept})  # type: ignore[attr-defined]  # only models are kept
         return tuple(kept)
 
-    Registry.list_models = list_all_ever  # type: ignore[method-assign]
+    Registry.list_models = list_all_ever  # type: ignore[method-assign]  # replaced on purpose
 
 
 def fail_on_nonsense() -> None:
     async def unload(self: Registry, model_id: str) -> None:
         raise RuntimeError
 
-    Registry.unload = unload  # type: ignore[method-assign]
+    Registry.unload = unload  # type: ignore[method-assign]  # replaced on purpose
 
 
 def end_badly() -> None:
     leave = os._exit
-    os._exit = lambda _status: leave(3)  # type: ignore[assignment]
+    os._exit = lambda _status: leave(3)  # type: ignore[assignment]  # replaced on purpose
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def kill_engines(rig: Rig, report: Report, over: Event) -> None:
         engine = rig.engine_of(REAL)
         started_s = time.monotonic()
         os.kill(engine, next(ends))
-        eventually(lambda engine=engine: REAL not in rig.models() or rig.has_recovered(REAL, dead=engine))  # type: ignore[misc]
+        eventually(lambda engine=engine: REAL not in rig.models() or rig.has_recovered(REAL, dead=engine))  # type: ignore[misc]  # bound now
         if REAL not in rig.models():
             report.given_up += 1
             assert rig.load(REAL).is_success
@@ -168,9 +168,9 @@ def soak(rig: Rig, *, minutes: float) -> Report:
     clients = [Client(rig, seed=number) for number in range(CLIENTS)]
     with ExitStack() as held:
         for act in (kill_engines, change_models, read_memory):
-            held.enter_context(beside(lambda act=act: act(rig, report, over)))  # type: ignore[misc]
+            held.enter_context(beside(lambda act=act: act(rig, report, over)))  # type: ignore[misc]  # bound now
         for client in clients:
-            held.enter_context(beside(lambda client=client: client.run(over)))  # type: ignore[misc]
+            held.enter_context(beside(lambda client=client: client.run(over)))  # type: ignore[misc]  # bound now
         held.callback(over.set)
         over.wait(minutes * 60)
     for client in clients:

@@ -129,15 +129,15 @@ def test_twenty_kills_and_restarts_leave_nothing_behind_and_nothing_changed(tmp_
                     case 1:
                         eventually(daemon.engine_pids)
                     case 2:
-                        eventually(lambda daemon=daemon: TINY in daemon.health()["activation"]["completed"])  # type: ignore[misc]
+                        eventually(lambda daemon=daemon: TINY in daemon.health()["activation"]["completed"])  # type: ignore[misc]  # bound now
                     case _:
-                        eventually(lambda daemon=daemon: fetch_pids(daemon))  # type: ignore[misc]
+                        eventually(lambda daemon=daemon: fetch_pids(daemon))  # type: ignore[misc]  # bound now
                         hub.wait_held()
                 family = psutil.Process(daemon.process.pid).children(recursive=True)
                 daemon.signal(signal.SIGKILL)
                 assert daemon.wait() == -signal.SIGKILL
                 for child in family:
-                    eventually(lambda child=child: not child.is_running() or is_gone(child.pid))  # type: ignore[misc]
+                    eventually(lambda child=child: not child.is_running() or is_gone(child.pid))  # type: ignore[misc]  # bound now
         hub.heal()
         hub.release()
         with running_rig(folder, text) as rig:

@@ -544,7 +544,7 @@ class UnwatchedHarness:
             raise ZeroDivisionError("oops")
 
         async with ScriptedHarness().open(spec, model_id=model_id, report=report) as model:
-            model.wait_lost = wait_lost  # type: ignore[method-assign]
+            model.wait_lost = wait_lost  # type: ignore[method-assign]  # replaced on purpose
             yield model
 
 

@@ -49,7 +49,7 @@ class StubbornHarness(ScriptedHarness):
         self.may_end = anyio.Event()
 
     @asynccontextmanager
-    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LoadedModel]:  # type: ignore[override]
+    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LoadedModel]:  # type: ignore[override]  # as a generator, before its decorator
         try:
             async with super().open(spec, model_id=model_id, report=report) as model:
                 yield model
@@ -127,7 +127,7 @@ async def test_a_model_whose_harness_fails_under_it_is_not_listed_while_it_is_le
 
     class FailingHarness(ScriptedHarness):
         @asynccontextmanager
-        async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LoadedModel]:  # type: ignore[override]
+        async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LoadedModel]:  # type: ignore[override]  # as a generator, before its decorator
             async def fail() -> None:
                 await fails.wait()
                 raise ZeroDivisionError("oops")
@@ -193,7 +193,7 @@ class UncleanHarness(ScriptedHarness):
         self.error = error
 
     @asynccontextmanager
-    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LoadedModel]:  # type: ignore[override]
+    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LoadedModel]:  # type: ignore[override]  # as a generator, before its decorator
         try:
             async with super().open(spec, model_id=model_id, report=report) as model:
                 yield model

@@ -162,7 +162,7 @@ def test_no_engine_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
         daemon.signal(signal.SIGKILL)
         assert daemon.wait() == -signal.SIGKILL
         for pid in engines:
-            eventually(lambda pid=pid: is_gone(pid))  # type: ignore[misc]
+            eventually(lambda pid=pid: is_gone(pid))  # type: ignore[misc]  # bound now
 
 
 def test_not_even_an_engine_that_is_stopped_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_model_whose_engines_die_again_and_again_is_given_up_with_the_reason(t
             eventually(lambda: statuses(daemon)["test/one"] == "loaded")
             (engine,) = set(daemon.engine_pids()) - {second}
             os.kill(engine, signal.SIGABRT)
-            eventually(lambda count=count: (daemon.log.count("engine died") > count) or daemon.health()["lost"])  # type: ignore[misc]
+            eventually(lambda count=count: (daemon.log.count("engine died") > count) or daemon.health()["lost"])  # type: ignore[misc]  # bound now
         (lost,) = eventually(lambda: daemon.health()["lost"])
         assert lost["model_id"] == "test/one"
         assert "3 times within 10 minutes" in lost["error"]
