@@ -8,12 +8,10 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import partial
 from math import inf
 from typing import Any, Final
 
 import httptools
-import uvicorn
 from msgspec.structs import replace
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -23,10 +21,8 @@ from neuron_service.client import SEND_LIMIT_S
 from neuron_service.connection_cap import ConnectionCap, Welcome
 from neuron_service.errors import log_refusal
 
-__all__ = ("BACKLOG", "IDLE_CONNECTION_LIMIT_S", "BoundedConnection", "ConnectionLimits", "uvicorn_config")
+__all__ = ("IDLE_CONNECTION_LIMIT_S", "BoundedConnection", "ConnectionLimits")
 
-BACKLOG: Final = 2048
-"""So many connections may wait to be accepted."""
 IDLE_CONNECTION_LIMIT_S: Final = 150
 """Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
 
@@ -76,6 +72,24 @@ class _Stage(Enum):
     WHOLE = auto()
     DEAF = auto()
     """Nothing that comes counts any more: the connection ends with the answer that is under way."""
+
+
+class _LingeringTransport(asyncio.Transport):
+    """What a cycle of uvicorn's uses of its transport, with an end of our own."""
+
+    def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._end = end
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._end()
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -171,7 +185,7 @@ class BoundedConnection(HttpToolsProtocol):
             if not data.strip(b"\r\n"):  # some clients end a body with an empty line that is no part of it
                 return
             if self._is_answering:
-                self._close_behind_answer()
+                self._ignore_the_rest()
             else:
                 self._begin(_Stage.HEAD)
         if self._stage is _Stage.DEAF:
@@ -212,7 +226,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._stage is _Stage.WHOLE:  # two requests in one read
             if self._is_answering:
-                self._close_behind_answer()
+                self._ignore_the_rest()
             else:
                 self._begin(_Stage.HEAD)
         if self._stage is not _Stage.DEAF:
@@ -292,9 +306,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._look_after_half_closed()
         elif self.transport.is_closing():
             return  # what is left of the answer is on its way
-        elif self._stage is _Stage.DEAF:
-            self.transport.abort()
-        elif self._stage is _Stage.HEAD and not self._head_bytes:
+        elif self._stage is _Stage.DEAF or (self._stage is _Stage.HEAD and not self._head_bytes):
             self.transport.close()
         else:
             limits = self._limits
@@ -313,7 +325,7 @@ class BoundedConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP, in our envelope instead of uvicorn's plain text."""
         if self._is_answering:
-            self._close_behind_answer()
+            self._ignore_the_rest()
         else:
             self._refuse(_MalformedHttp(msg), status=400)
 
@@ -335,7 +347,21 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _close_behind_answer(self) -> None:
         self.cycle.keep_alive = False
+        self.cycle.transport = self.transport
         self._stage = _Stage.DEAF
+
+    def _ignore_the_rest(self) -> None:
+        """Close behind the answer that is under way, of which a client that still sends must get every byte."""
+        self._close_behind_answer()
+        self.cycle.transport = _LingeringTransport(self.transport, self._linger)
+
+    def _linger(self) -> None:
+        """Close the connection as soon as the client does, or after a while: were it closed at once, what the client
+        still sends would reset it, and what the client has not read yet be lost.
+        """
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._set_deadline(self._limits.last_words_s)
 
     def _end_with(self, answer: HttpError) -> None:
         """Send `answer` as the last thing on this connection."""
@@ -345,10 +371,7 @@ class BoundedConnection(HttpToolsProtocol):
             cycle.disconnected = True  # its application waits for a body that never comes
             cycle.message_event.set()
         self.transport.write(self._as_bytes(answer))
-        # Were it closed at once, what the client still sends would reset the connection, and the answer be lost.
-        self.transport.write_eof()
-        self.flow.resume_reading()
-        self._set_deadline(self._limits.last_words_s)
+        self._linger()
 
     def _as_bytes(self, answer: HttpError) -> bytes:
         headers = [
@@ -361,26 +384,3 @@ class BoundedConnection(HttpToolsProtocol):
             headers.append((b"retry-after", answer.retry_after.encode()))
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         return STATUS_LINE[answer.status] + head + b"\r\n" + answer.body
-
-
-def uvicorn_config(
-    app: Callable[..., Any], *, cap: ConnectionCap, shutdown_limit_s: int, limits: ConnectionLimits | None = None
-) -> uvicorn.Config:
-    """How uvicorn serves `app`: over `BoundedConnection`, and with nothing of its own around it. When asked to stop, it
-    waits for open answers for `shutdown_limit_s`.
-    """
-    limits = limits or ConnectionLimits()
-    return uvicorn.Config(
-        app,
-        http=partial(BoundedConnection, limits=limits, cap=cap),  # type: ignore[arg-type] # it is only ever called
-        ws="none",
-        loop="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=limits.idle_s,
-        timeout_graceful_shutdown=shutdown_limit_s,
-    )

@@ -17,10 +17,10 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import discover
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_service.app import create_app
-from neuron_service.connection import BACKLOG, uvicorn_config
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.node import Node
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
+from neuron_service.uvicorn_config import BACKLOG, uvicorn_config
 from neuron_service.version import Version
 
 __all__ = ("bind", "serve")

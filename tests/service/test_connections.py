@@ -368,6 +368,22 @@ def test_what_is_sent_ahead_of_an_answer_does_not_touch_it_and_is_not_answered(
         assert len(host.scripted.harness.requests) == 1
 
 
+def test_a_client_that_still_sends_as_its_answer_ends_loses_none_of_it(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(2 * GET_HEALTH)
+        assert client.reply().headers["connection"] == "close"
+        assert client.is_closed()
+        for _ in range(2):  # the first would be answered by a reset, and the second raise
+            client.send(GET_HEALTH)
+
+
+def test_a_client_that_never_stops_sending_is_not_waited_for() -> None:
+    with listening_host(limits=ConnectionLimits(last_words_s=0.1)) as host, host.connect() as client:
+        client.send(2 * GET_HEALTH)
+        assert client.reply().status == 200
+        eventually(lambda: host.open_connections == 0)
+
+
 def test_an_empty_line_behind_a_body_is_no_request() -> None:
     script = ScriptedModel(may_speak=anyio.Event())
     with listening_host({A: script}, resident=[A]) as host, host.connect() as client:
