@@ -3,17 +3,19 @@
 A violation is an AssertionError whose message begins with the promise's number.
 """
 
+import hashlib
 import re
 import signal
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.faults.exchanges import Ending
-from tests.faults.footprint import footprint, zombies
+from tests.faults.footprint import anonymous_bytes, footprint, zombies
 from tests.faults.subject import KEY, SECRET, Rig
 from tests.system.daemon import eventually, is_gone
 
@@ -23,6 +25,8 @@ DRAIN_S = 60
 """Unless it is configured."""
 STOP_LIMIT_S = 20 + 5
 """Beyond the time to drain: unloading, and the last answers."""
+MOST_MEMORY = 32 << 20
+"""More than before the first fault: what allocators keep. It is `test_growth` that finds leaks."""
 LONG_TEXT = 12
 """Characters from which on a reply is in a log by no accident."""
 
@@ -54,6 +58,8 @@ def check_invariants(rig: Rig) -> None:
     check_served(rig)
     check_bad_requests_change_nothing(rig)
     check_nothing_left_behind(rig)
+    check_memory(rig)
+    check_caches(rig)
     check_polls(rig)
     check_log(rig)
     check_alive(rig)
@@ -72,6 +78,7 @@ def check_end(rig: Rig) -> None:
         eventually(lambda child=child: is_gone(child.pid) or not child.is_running())  # type: ignore[misc]  # bound now
     check_requests_ended(rig)
     check_polls(rig)
+    check_caches(rig)
     check_log(rig)
 
 
@@ -107,6 +114,25 @@ def check_nothing_left_behind(rig: Rig) -> None:
         eventually(lambda: not footprint(rig.pid).exceeds(baseline), within_s=rig.patience_s)
     except AssertionError:
         raise AssertionError(f"I5: {footprint(rig.pid)} is more than {baseline} at the beginning") from None
+
+
+def check_memory(rig: Rig) -> None:
+    more = anonymous_bytes(rig.pid) - rig.memory
+    assert more <= MOST_MEMORY, f"I7: the daemon has {more >> 20} MiB more than at the beginning, {rig.memory >> 20}"
+
+
+def check_caches(rig: Rig) -> None:
+    """Whatever is there as a file of a model is what it was when it was fetched: its name says so."""
+    for cache in caches(rig):
+        for path in cache.glob("*/snapshots/**/*.gguf"):
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            assert found == path.resolve().name, f"I6: {path} is not what was fetched"
+
+
+def caches(rig: Rig) -> list[Path]:
+    llamacpp = tomllib.loads(rig.daemon.config_path.read_text())["harness"]["llamacpp"]
+    return [Path(source["cache_dir"]) for source in llamacpp["sources"].values()]
 
 
 def check_served(rig: Rig) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from neuron_lib.wire.openai_chat_reply import ChatStreamEncoder
 from neuron_service import cli
 
 LEAKED_BYTES = 100_000
+HOARDED_BYTES = 64 << 20
 
 kept: list[object] = []
 
@@ -50,6 +52,22 @@ def leak_memory() -> None:
 
 def leak_descriptors() -> None:
     every_unload(lambda: os.open(os.devnull, os.O_RDONLY))
+
+
+def hoard_memory() -> None:
+    every_chat(lambda _request: kept.append(os.urandom(HOARDED_BYTES)))
+
+
+def spoil_the_cache() -> None:
+    """Each blob gets a byte too many."""
+    folder = Path(sys.argv[sys.argv.index("--config") + 1]).parent
+
+    def spoil(_request: object) -> None:
+        for blob in folder.glob("*/models--*/blobs/*"):
+            with blob.open("ab") as file:
+                file.write(b"x")
+
+    every_chat(spoil)
 
 
 def leave_zombies() -> None:

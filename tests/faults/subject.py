@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from tests.faults.exchanges import Exchange, Outcome
-from tests.faults.footprint import Footprint, footprint
+from tests.faults.footprint import Footprint, anonymous_bytes, footprint
 from tests.faults.gateway import Gateway
 from tests.system.daemon import Daemon, chat, eventually
 
@@ -19,7 +19,7 @@ REAL = "test/real"
 TINY = "test/tiny"
 """A model of random weights that loads and runs in no time."""
 REAL_TOO, TINY_TOO = "test/real-too", "test/tiny-too"
-"""The same files under other ids."""
+"""The same models from elsewhere."""
 SECRET = "xyzzy-4711"  # noqa: S105 - not a password, but what no log may hold
 """Part of every prompt."""
 KEY = "sk-plugh-0815"
@@ -30,7 +30,7 @@ LOOKS = 10
 
 @dataclass(slots=True)
 class Rig:
-    """`exchanges` are all requests so far, `baseline` what the daemon held before the first fault.
+    """`exchanges` are all requests so far, `baseline` and `memory` what the daemon held before the first fault.
 
     What was promised may take `patience_s`. The promises speak of two seconds for most of it, on an idle machine; a
     busy one must not fail the tests.
@@ -40,6 +40,7 @@ class Rig:
     gateway: Gateway
     exchanges: list[Exchange] = field(default_factory=list)
     baseline: Footprint | None = None
+    memory: int = 0
     patience_s: float = 30
 
     @property
@@ -122,3 +123,4 @@ class Rig:
             looks.append(footprint(self.pid))
             time.sleep(0.02)
         self.baseline = min(looks, key=lambda look: look.fds)
+        self.memory = anonymous_bytes(self.pid)

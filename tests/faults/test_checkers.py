@@ -12,8 +12,8 @@ from tests.faults.exchanges import Ending, judge_stream, judge_whole
 from tests.faults.footprint import slope
 from tests.faults.gateway import Gateway
 from tests.faults.invariants import check_invariants, overlapping_loads, told_secrets
-from tests.faults.rig import config, running_rig
-from tests.faults.subject import SECRET, TINY, Rig
+from tests.faults.rig import TINY_FILE, config, running_rig
+from tests.faults.subject import SECRET, TINY, TINY_TOO, Rig
 from tests.system.daemon import eventually, running_daemon
 
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant"},"finish_reason":null}]}'
@@ -103,8 +103,9 @@ def lose_an_engine(rig: Rig) -> None:
 
 def lose_a_model(rig: Rig) -> None:
     """Its file is gone when the engine is to be started again."""
-    (rig.daemon.log_path.parent / "tiny.gguf").unlink()
-    os.kill(rig.engine_of(TINY), signal.SIGKILL)
+    assert rig.load(TINY_TOO).is_success
+    (rig.daemon.log_path.parent / TINY_FILE).unlink()
+    os.kill(rig.engine_of(TINY_TOO), signal.SIGKILL)
     eventually(lambda: rig.daemon.health()["lost"])
 
 
@@ -125,6 +126,8 @@ def nothing(_rig: Rig) -> None:
         (sabotaged.keep_seats, nothing, "I4:"),
         (sabotaged.leak_descriptors, load_again, "I5:"),
         (sabotaged.leave_zombies, nothing, "I5:"),
+        (sabotaged.spoil_the_cache, nothing, "I6:"),
+        (sabotaged.hoard_memory, nothing, "I7:"),
         (sabotaged.list_the_dead, lose_a_model, "I8:"),
         (sabotaged.tell_the_log, nothing, "I9:"),
         (sabotaged.end_badly, nothing, "I10:"),

@@ -17,8 +17,8 @@ from tests.fakes.synthetic_gguf import write_synthetic
 from tests.faults.cgroup import MemoryGroup, memory_group
 from tests.faults.exchanges import Ending
 from tests.faults.invariants import check_invariants
-from tests.faults.rig import config, running_rig
-from tests.faults.subject import REAL, TINY, Rig
+from tests.faults.rig import TINY_FILE, config, running_rig
+from tests.faults.subject import REAL, TINY, TINY_TOO, Rig
 from tests.system.daemon import eventually
 
 pytestmark = [pytest.mark.faults, pytest.mark.system, pytest.mark.model]
@@ -70,17 +70,17 @@ def oom_score(pid: int) -> int:
 
 
 def test_a_model_file_that_is_cut_under_its_model_is_the_end_of_that_model_alone(tmp_path: Path) -> None:
-    with running_rig(tmp_path, config(tmp_path, REAL, TINY)) as rig:
-        os.truncate(tmp_path / "tiny.gguf", 1 << 16)
-        assert rig.answer(TINY, max_tokens=900).ending is not Ending.COMPLETE
-        eventually(lambda: TINY not in rig.models())
+    with running_rig(tmp_path, config(tmp_path, REAL, TINY_TOO)) as rig:
+        os.truncate(tmp_path / TINY_FILE, 1 << 16)
+        assert rig.answer(TINY_TOO, max_tokens=900).ending is not Ending.COMPLETE
+        eventually(lambda: TINY_TOO not in rig.models())
         (lost,) = rig.daemon.health()["lost"]
-        assert (lost["model_id"], "3 times" in lost["error"]) == (TINY, True)
+        assert (lost["model_id"], "3 times" in lost["error"]) == (TINY_TOO, True)
         assert "SIGBUS" in rig.daemon.log
-        assert rig.load(TINY).is_client_error
+        assert rig.load(TINY_TOO).is_client_error
         check_invariants(rig)
-        write_synthetic(tmp_path / "tiny.gguf", "full")
-        assert rig.load(TINY).is_success
+        write_synthetic(tmp_path / TINY_FILE, "full")
+        assert rig.load(TINY_TOO).is_success
         check_invariants(rig)
 
 
