@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
 from typing import Any, Final
@@ -15,16 +14,13 @@ import httptools
 from msgspec.structs import replace
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from neuron_lib.errors import InvalidRequest, Overloaded, OverloadReason
+from neuron_lib.errors import InvalidRequest, NeuronError, Overloaded, OverloadReason, ShuttingDown
 from neuron_lib.wire.openai_errors import HttpError, to_http_error
-from neuron_service.client import SEND_LIMIT_S
 from neuron_service.connection_cap import ConnectionCap, Welcome
+from neuron_service.connection_limits import ConnectionLimits
 from neuron_service.errors import log_refusal
 
-__all__ = ("IDLE_CONNECTION_LIMIT_S", "BoundedConnection", "ConnectionLimits")
-
-IDLE_CONNECTION_LIMIT_S: Final = 150
-"""Longer than the 90 s for which the gateway keeps idle connections, so that it never writes into one we close."""
+__all__ = ("BoundedConnection",)
 
 logger = logging.getLogger(__name__)
 
@@ -34,26 +30,6 @@ _PROBE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TOO_MANY_RETRY_AFTER_S: Final = 5
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class ConnectionLimits:
-    """How long a client may take, in seconds, and how much it may say."""
-
-    head_s: float = 10.0
-    """From the first byte of a request, or from the connection's begin, to the end of the headers."""
-    body_s: float = 30.0
-    """From there to the end of the body."""
-    idle_s: int = IDLE_CONNECTION_LIMIT_S
-    """Between an answer and the next request."""
-    taking_s: float = SEND_LIMIT_S
-    """To take what is in the buffer when that is full; and without its system confirming anything that we sent."""
-    last_words_s: float = 2.0
-    """To read why a connection ends, while it may still be sending."""
-    half_closed_check_s: float = 0.1
-    """Between two looks whether a client that sends no more is still there."""
-    head_bytes: int = 64 << 10
-    """The request line and the headers together, give or take one read of the socket."""
 
 
 class _MalformedHttp(InvalidRequest):
@@ -74,7 +50,7 @@ class _Stage(Enum):
     """Nothing that comes counts any more: the connection ends with the answer that is under way."""
 
 
-class _LingeringTransport(asyncio.Transport):
+class _CycleTransport(asyncio.Transport):
     """What a cycle of uvicorn's uses of its transport, with an end of our own."""
 
     def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
@@ -109,7 +85,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._cap = cap
         self._welcome = Welcome.FULL
         self._stage = _Stage.HEAD
-        self._head_bytes = 0
+        self._bytes_around_body = 0
         self._wants_upgrade = False
         self._deadline_s = inf
         self._timer: asyncio.TimerHandle | None = None
@@ -143,7 +119,7 @@ class BoundedConnection(HttpToolsProtocol):
             if self.cycle.scope["http_version"] != "1.1":  # older ones know no interim responses
                 return False
             self.transport.write(_PROBE)
-        self._close_behind_answer()
+        self.cycle.keep_alive = False
         self._set_deadline(self._limits.half_closed_check_s)
         return True
 
@@ -180,6 +156,11 @@ class BoundedConnection(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not (cycle.response_complete or cycle.more_body or cycle.disconnected)
 
+    @property
+    def _is_silent(self) -> bool:
+        """Whether the next request has not begun."""
+        return self._stage is _Stage.HEAD and not self._bytes_around_body
+
     def data_received(self, data: bytes) -> None:
         if self._stage is _Stage.WHOLE:
             if not data.strip(b"\r\n"):  # some clients end a body with an empty line that is no part of it
@@ -191,19 +172,19 @@ class BoundedConnection(HttpToolsProtocol):
         if self._stage is _Stage.DEAF:
             return
         self._unset_keepalive_if_required()
+        self._bytes_around_body += len(data)
         self._parse(data)
-        if self._stage is _Stage.HEAD:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes:
-                text = f"The request line and the headers exceed {self._limits.head_bytes} bytes."
-                self.send_400_response(text)
+        if self._bytes_around_body > self._limits.head_bytes and self._stage in {_Stage.HEAD, _Stage.BODY}:
+            what = "request line and the headers" if self._stage is _Stage.HEAD else "trailers or the frame of a chunk"
+            self.send_400_response(f"The {what} exceed {self._limits.head_bytes} bytes.")
         self._keep_time()
 
     def _parse(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
-            self.send_400_response("The request is not valid HTTP.")
+            if self._stage is not _Stage.DEAF:
+                self.send_400_response("The request is not valid HTTP.")
         except httptools.HttpParserUpgrade as upgrade:
             if self._stage is not _Stage.DEAF:
                 self._parse_without_upgrade(data[upgrade.args[0] :])
@@ -229,6 +210,7 @@ class BoundedConnection(HttpToolsProtocol):
                 self._ignore_the_rest()
             else:
                 self._begin(_Stage.HEAD)
+                self._bytes_around_body = 1  # or more: the next one has begun
         if self._stage is not _Stage.DEAF:
             super().on_message_begin()
 
@@ -237,7 +219,7 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._stage is not _Stage.DEAF:
+        if self._stage is _Stage.HEAD:  # nobody reads those behind a body
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -251,25 +233,31 @@ class BoundedConnection(HttpToolsProtocol):
         if self._welcome is not Welcome.FULL and self.parser.get_method().decode("ascii") not in _BODILESS:
             self._end_with(self._too_many())
             return
+        if self.parser.get_http_version() == "1.0":  # it knows no interim responses
+            self.expect_100_continue = False
         super().on_headers_complete()
+        self.cycle.transport = _CycleTransport(self.transport, self._end_cycle)
         if self._welcome is not Welcome.FULL:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         if self._stage is not _Stage.DEAF:
+            self._bytes_around_body = 0
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         if not self._wants_upgrade and self._stage is not _Stage.DEAF:
             super().on_message_complete()
-            self.cycle.more_body = False  # uvicorn leaves that open where the answer was faster than the body
             self._begin(_Stage.WHOLE)
+            if self.cycle.response_complete:  # uvicorn does not expect an answer that is faster than the body
+                self.cycle.more_body = False
+                self._set_deadline(self._limits.idle_s)
 
     def _begin(self, stage: _Stage) -> None:
         self._stage = stage
+        self._bytes_around_body = 0
         match stage:
             case _Stage.HEAD:
-                self._head_bytes = 0
                 self._deadline_s = self.loop.time() + self._limits.head_s
             case _Stage.BODY:
                 self._deadline_s = self.loop.time() + self._limits.body_s
@@ -306,12 +294,13 @@ class BoundedConnection(HttpToolsProtocol):
             self._look_after_half_closed()
         elif self.transport.is_closing():
             return  # what is left of the answer is on its way
-        elif self._stage is _Stage.DEAF or (self._stage is _Stage.HEAD and not self._head_bytes):
+        elif self._stage in {_Stage.DEAF, _Stage.WHOLE} or self._is_silent:
             self.transport.close()
         else:
             limits = self._limits
             what, limit_s = ("head", limits.head_s) if self._stage is _Stage.HEAD else ("body", limits.body_s)
-            self._refuse(_RequestTimeout(f"the {what} of the request did not arrive within {limit_s:g} s"), status=408)
+            error = _RequestTimeout(f"the {what} of the request did not arrive within {limit_s:g} s")
+            self._refuse(error, replace(to_http_error(error), status=408))
 
     def _look_after_half_closed(self) -> None:
         info: bytes = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
@@ -327,15 +316,23 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_answering:
             self._ignore_the_rest()
         else:
-            self._refuse(_MalformedHttp(msg), status=400)
+            error = _MalformedHttp(msg)
+            self._refuse(error, replace(to_http_error(error), status=400))
 
-    def _refuse(self, error: InvalidRequest, *, status: int) -> None:
+    def shutdown(self) -> None:
+        """The host ends as soon as all answers have: whatever is still arriving is refused."""
+        if self._stage not in {_Stage.HEAD, _Stage.BODY} or self._is_silent:
+            super().shutdown()
+        else:
+            error = ShuttingDown()
+            self._refuse(error, to_http_error(error))
+
+    def _refuse(self, error: NeuronError, answer: HttpError) -> None:
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.more_body and cycle.response_started:
             self.transport.close()  # its answer came early, and another one would be one too many
             return
         scope: Mapping[str, Any] = self.scope if self._stage is _Stage.BODY else {}
-        answer = replace(to_http_error(error), status=status)
         log_refusal(error, answer, method=scope.get("method", "-"), path=scope.get("path", "-"))
         self._end_with(answer)
 
@@ -345,33 +342,34 @@ class BoundedConnection(HttpToolsProtocol):
         text = f"this host serves {limit} connections at a time, and all are taken"
         return to_http_error(Overloaded(text, reason=OverloadReason.QUEUE_FULL, retry_after_s=_TOO_MANY_RETRY_AFTER_S))
 
-    def _close_behind_answer(self) -> None:
+    def _ignore_the_rest(self) -> None:
+        """Close behind the answer that is under way."""
         self.cycle.keep_alive = False
-        self.cycle.transport = self.transport
         self._stage = _Stage.DEAF
 
-    def _ignore_the_rest(self) -> None:
-        """Close behind the answer that is under way, of which a client that still sends must get every byte."""
-        self._close_behind_answer()
-        self.cycle.transport = _LingeringTransport(self.transport, self._linger)
+    def _end_cycle(self) -> None:
+        if self._stage is _Stage.WHOLE:
+            self.transport.close()
+        else:
+            self._linger()
+
+    def _end_with(self, answer: HttpError) -> None:
+        """Send `answer` as the last thing on this connection."""
+        self.transport.write(self._as_bytes(answer))
+        self._linger()
 
     def _linger(self) -> None:
         """Close the connection as soon as the client does, or after a while: were it closed at once, what the client
         still sends would reset it, and what the client has not read yet be lost.
         """
-        self.transport.write_eof()
-        self.flow.resume_reading()
-        self._set_deadline(self._limits.last_words_s)
-
-    def _end_with(self, answer: HttpError) -> None:
-        """Send `answer` as the last thing on this connection."""
         self._stage = _Stage.DEAF
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # its application waits for a body that never comes
+            cycle.disconnected = True  # its application may wait for a body that never comes
             cycle.message_event.set()
-        self.transport.write(self._as_bytes(answer))
-        self._linger()
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._set_deadline(self._limits.last_words_s)
 
     def _as_bytes(self, answer: HttpError) -> bytes:
         headers = [

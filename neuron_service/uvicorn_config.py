@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import uvicorn
 
-from neuron_service.connection import BoundedConnection, ConnectionLimits
+from neuron_service.connection import BoundedConnection
 from neuron_service.connection_cap import ConnectionCap
+from neuron_service.connection_limits import ConnectionLimits
 
 __all__ = ("BACKLOG", "uvicorn_config")
 

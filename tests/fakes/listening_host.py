@@ -14,8 +14,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from neuron_lib.testing import ScriptedModel
 from neuron_service.app import create_app
-from neuron_service.connection import ConnectionLimits
 from neuron_service.connection_cap import ConnectionCap
+from neuron_service.connection_limits import ConnectionLimits
 from neuron_service.server import bind
 from neuron_service.uvicorn_config import uvicorn_config
 from tests.fakes.scripted_host import ScriptedHost, chat_body, scripted_host

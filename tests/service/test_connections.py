@@ -12,13 +12,17 @@ import anyio
 import pytest
 
 from neuron_lib.testing import ScriptedModel
-from neuron_service.connection import ConnectionLimits
 from neuron_service.connection_cap import ConnectionCap
+from neuron_service.connection_limits import ConnectionLimits
 from tests.fakes.listening_host import ListeningHost, listening_host, raw_chat, raw_head
 from tests.system.daemon import eventually
 
 A = "org/a"
 CHAT = "/v1/chat/completions"
+CHUNKED_CHAT = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
 GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 LIMITS = ConnectionLimits(head_s=0.15, body_s=0.15, last_words_s=3600)
 
@@ -96,6 +100,58 @@ def test_an_answer_that_was_faster_than_the_body_does_not_answer_the_next_reques
         assert client.is_closed()
 
 
+def test_a_connection_whose_answer_was_faster_than_the_body_is_closed_when_it_is_idle_for_too_long() -> None:
+    with listening_host(limits=ConnectionLimits(idle_s=1)) as host, host.connect() as client:
+        client.send(raw_head("POST", "/nothing", content_length=2))
+        assert client.reply().status == 404
+        client.send(b"{}")
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_an_early_answer_arrives_although_it_is_the_last_and_its_body_still_comes(
+    host: ListeningHost, version: str
+) -> None:
+    with host.connect() as client:
+        client.send(b"POST /nothing HTTP/%s\r\nconnection: close\r\ncontent-length: 9\r\n\r\n" % version.encode())
+        assert client.reply().status == 404
+        assert client.is_closed()
+        for _ in range(2):  # the first would be answered by a reset, and the second raise
+            client.send(b"x")
+
+
+@pytest.mark.parametrize("piece", [b"a: b\r\n", b"a: " + b"b" * 5000, b"0" * 5000])
+def test_what_is_behind_a_body_or_between_its_pieces_is_bounded(piece: bytes) -> None:
+    start = b"2\r\n{}\r\n" + (b"" if piece.startswith(b"0") else b"0\r\n")
+    with listening_host() as host, host.connect() as client:
+        client.send(CHUNKED_CHAT + start)
+        host.get("/health")  # so the body has arrived
+        client.send(piece * (200_000 // len(piece)))
+        reply = client.reply()
+        assert (reply.status, reply.error()["code"]) == (400, "malformed_http")
+        assert client.is_closed()
+        eventually(host.is_idle)
+
+
+@pytest.mark.parametrize("size", [1, 1000], ids=["drops", "pieces"])
+def test_a_body_in_chunks_is_read_and_what_is_behind_it_ignored(host: ListeningHost, size: int) -> None:
+    body = raw_chat(A).partition(b"\r\n\r\n")[2] + b" " * 20_000
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    with host.connect() as client:
+        for _ in range(2):
+            client.send(CHUNKED_CHAT + chunks + b"0\r\nx: y\r\nexpect: 100-continue\r\n\r\n")
+            assert client.reply().status == 200
+
+
+@pytest.mark.parametrize(("version", "first"), [("1.0", "200"), ("1.1", "100")])
+def test_only_a_client_that_knows_interim_responses_gets_one(host: ListeningHost, version: str, first: str) -> None:
+    request = raw_chat(A).replace(b"HTTP/1.1\r\n", f"HTTP/{version}\r\nexpect: 100-continue\r\n".encode())
+    with host.connect() as client:
+        client.send(request.replace(b"host: x", b"connection: close"))
+        assert client.rest().startswith(f"HTTP/1.1 {first}".encode())
+
+
 def test_the_head_of_a_later_request_has_the_same_deadline(host: ListeningHost) -> None:
     with host.connect() as client:
         client.send(GET_HEALTH)
@@ -149,6 +205,21 @@ def test_a_client_that_stays_after_the_last_words_is_not_waited_for() -> None:
         eventually(lambda: host.open_connections == 0)
 
 
+# --------------------------------------------------------------------------------------------------------- the end
+
+
+@pytest.mark.parametrize("start", [b"GET", raw_head("POST", CHAT, content_length=2), raw_chat(A)[:-1], CHUNKED_CHAT])
+def test_who_is_still_sending_when_the_host_ends_is_told_so(start: bytes) -> None:
+    with ExitStack() as clients:
+        with listening_host(resident=[A], limits=ConnectionLimits(last_words_s=0.1)) as host:
+            client = clients.enter_context(host.connect())
+            client.send(start)
+            host.get("/health")  # so that has arrived
+        reply = client.reply()
+        assert (reply.status, reply.error()["code"]) == (503, "shutting_down")
+        assert (reply.headers["retry-after"], reply.headers["connection"]) == ("15", "close")
+
+
 # ---------------------------------------------------------------------------------------------------- many clients
 
 
@@ -182,6 +253,14 @@ def test_beyond_the_limit_questions_are_answered_and_work_is_refused(caplog: pyt
     assert [record.levelname for record in told] == ["WARNING", "INFO"]
     assert told[0].__dict__["max_connections"] == 2
     assert told[1].__dict__["refused_connections"] == 4
+
+
+def test_a_refusal_is_the_last_word_even_if_nonsense_follows(caplog: pytest.LogCaptureFixture) -> None:
+    with listening_host(cap=ConnectionCap(0, spare=8)) as host, host.connect() as client:
+        client.send(CHUNKED_CHAT + b"no chunk")
+        assert client.reply().status == 503
+        assert client.is_closed()
+    assert "Fatal" not in caplog.text
 
 
 def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
