@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import NoReturn
 
 import anyio
@@ -66,7 +67,8 @@ def _run_service(options: argparse.Namespace, notifier: Notifier, manager: Syste
     except OSError as error:
         reason = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
-    _greet(sock, config.default_models)
+    # Nobody has to read stdout, and nobody is to wait for somebody who does not.
+    Thread(target=_say, args=[_greeting(sock, config.default_models)], name="greeting", daemon=True).start()
     version = find_version(os.environ)
 
     async def live() -> NoReturn:
@@ -237,16 +239,19 @@ def _config_path(options: argparse.Namespace) -> Path | None:
     return _DEFAULT_CONFIG if named is None and _DEFAULT_CONFIG.exists() else named
 
 
-def _greet(sock: socket.socket, default_models: Sequence[ModelSpec]) -> None:
+def _greeting(sock: socket.socket, default_models: Sequence[ModelSpec]) -> str:
     """Where we listen, and a line to paste that shows it works."""
     host, port = sock.getsockname()[:2]
     host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
     host = f"[{host}]" if ":" in host else host
     model_id = public_id(default_models[0].model_id) if default_models else "ORG/NAME"
     body = f'{{"model":"{model_id}","stream":true,"messages":[{{"role":"user","content":"Why is the sky blue?"}}]}}'
-    with contextlib.suppress(OSError):  # nobody has to read it
-        print(
-            f"neuron listens on http://{host}:{port} (health: http://{host}:{port}/health). Try:\n\n"
-            f"  curl -N http://{host}:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n",
-            flush=True,
-        )
+    return (
+        f"neuron listens on http://{host}:{port} (health: http://{host}:{port}/health). Try:\n\n"
+        f"  curl -N http://{host}:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n"
+    )
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # its reader is gone
+        print(text, flush=True)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.fakes.wire_shapes import read_health, read_models
-from tests.system.daemon import COMMAND, MODELS, black_hole, chat, eventually, run_neuron, running_daemon
+from tests.system.daemon import COMMAND, MODELS, black_hole, chat, eventually, free_port, run_neuron, running_daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -112,8 +112,7 @@ def test_a_host_without_default_models_is_ready_at_once_and_says_nothing_about_t
 
 
 def test_a_host_whose_output_nobody_reads_serves_all_the_same(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     reader, writer = os.pipe()
     os.close(reader)
     command = [*COMMAND, "--port", str(port)]
