@@ -41,6 +41,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit, with the statuses of sysexits.h where one fits (docs/reference/cli.md)."""
+    _open_missing_streams()
     manager = take_environment(os.environ, pid=os.getpid())
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in _MODEL_COMMANDS:
@@ -48,6 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = _parser().parse_args(arguments)
     with Notifier(manager.notify_address) as notifier:
         _run_service(options, notifier, manager)
+
+
+def _open_missing_streams() -> None:
+    """/dev/null for each standard stream that we were started without: what is opened next would get its number, and a
+    child that is given streams of its own would lose it or die of it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free, which is `fd`
 
 
 def _run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:

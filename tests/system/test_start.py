@@ -1,6 +1,7 @@
 """What a host says of itself while it starts, and after a start that went wrong."""
 
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -124,6 +125,16 @@ def test_a_host_whose_output_nobody_reads_serves_all_the_same(tmp_path: Path) ->
     finally:
         process.terminate()
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "<&- >&-", ">&- 2>&-"])
+def test_a_host_that_is_started_without_standard_streams_loads_and_answers(tmp_path: Path, closed: str) -> None:
+    shell = ("sh", "-c", f'exec "$@" {closed}', "sh")
+    with running_daemon(tmp_path, defaults("test/one") + MODELS, prefix=shell, port=free_port()) as daemon:
+        assert daemon.wait_ready()["activation"]["completed"] == ["test/one"]
+        assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == httpx.codes.OK
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
 
 
 def answers(port: int) -> bool:
