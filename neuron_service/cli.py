@@ -5,6 +5,7 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,9 @@ def _run_service(options: argparse.Namespace, notifier: Notifier, manager: Syste
     if options.check_config:
         print("configuration is valid")
         sys.exit(0)
+    # Until `serve` receives signals there is nothing to drain. A handler, unlike a mask, does not go on to children.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: os._exit(0))
     try:
         sock = bind(config.host, config.port) if inherited is None else inherited
     except OSError as error:
