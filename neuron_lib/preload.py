@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 
 from neuron_lib.activation import ActivationTracker
-from neuron_lib.errors import AlreadyLoaded, PreflightFailed, SourceUnavailable, cause_chain
+from neuron_lib.errors import AlreadyLoaded, PreflightFailed, ShuttingDown, SourceUnavailable, cause_chain
 from neuron_lib.registry import Registry
 from neuron_lib.types import ModelSpec, public_id
 
@@ -33,6 +33,8 @@ async def load_default_models(
     entry gets its turn. Those whose source was unavailable get more turns, after the others and after each of
     `retry_delays_s`, before they count as failed. A model that is resident already counts as completed; of two
     entries for one id the first counts. An empty list logs nothing.
+
+    Raises `ShuttingDown` when the registry admits no more: what was not loaded by then has not failed.
 
     Meant to run in the background, after the service has bound its socket, so that the host answers meanwhile.
     """
@@ -68,6 +70,8 @@ async def _settle(
     except AlreadyLoaded:
         tracker.complete_loading(model_id)
         logger.info("default model was resident already", extra={"model_id": model_id})
+    except ShuttingDown:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not keep the next model or the host from serving
         reason = cause_chain(error)
         if isinstance(error, SourceUnavailable) and retry_in_s is not None:

@@ -5,10 +5,12 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import NoReturn
 
 import anyio
@@ -40,6 +42,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit, with the statuses of sysexits.h where one fits (docs/reference/cli.md)."""
+    _open_missing_streams()
     manager = take_environment(os.environ, pid=os.getpid())
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in _MODEL_COMMANDS:
@@ -47,6 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = _parser().parse_args(arguments)
     with Notifier(manager.notify_address) as notifier:
         _run_service(options, notifier, manager)
+
+
+def _open_missing_streams() -> None:
+    """/dev/null for each standard stream that we were started without: what is opened next would get its number, and a
+    child that is given streams of its own would lose it or die of it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free, which is `fd`
 
 
 def _run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
@@ -61,12 +75,16 @@ def _run_service(options: argparse.Namespace, notifier: Notifier, manager: Syste
     if options.check_config:
         print("configuration is valid")
         sys.exit(0)
+    # Until `serve` receives signals there is nothing to drain. A handler, unlike a mask, does not go on to children.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: os._exit(0))
     try:
         sock = bind(config.host, config.port) if inherited is None else inherited
     except OSError as error:
         reason = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
-    _greet(sock, config.default_models)
+    # Nobody has to read stdout, and nobody is to wait for somebody who does not.
+    Thread(target=_say, args=[_greeting(sock, config.default_models)], name="greeting", daemon=True).start()
     version = find_version(os.environ)
 
     async def live() -> NoReturn:
@@ -237,16 +255,19 @@ def _config_path(options: argparse.Namespace) -> Path | None:
     return _DEFAULT_CONFIG if named is None and _DEFAULT_CONFIG.exists() else named
 
 
-def _greet(sock: socket.socket, default_models: Sequence[ModelSpec]) -> None:
+def _greeting(sock: socket.socket, default_models: Sequence[ModelSpec]) -> str:
     """Where we listen, and a line to paste that shows it works."""
     host, port = sock.getsockname()[:2]
     host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
     host = f"[{host}]" if ":" in host else host
     model_id = public_id(default_models[0].model_id) if default_models else "ORG/NAME"
     body = f'{{"model":"{model_id}","stream":true,"messages":[{{"role":"user","content":"Why is the sky blue?"}}]}}'
-    with contextlib.suppress(OSError):  # nobody has to read it
-        print(
-            f"neuron listens on http://{host}:{port} (health: http://{host}:{port}/health). Try:\n\n"
-            f"  curl -N http://{host}:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n",
-            flush=True,
-        )
+    return (
+        f"neuron listens on http://{host}:{port} (health: http://{host}:{port}/health). Try:\n\n"
+        f"  curl -N http://{host}:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n"
+    )
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # its reader is gone
+        print(text, flush=True)

@@ -9,7 +9,8 @@ from litestar.di import NamedDependency
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
-from neuron_lib.errors import NoHarness
+from neuron_lib.discovery.probe import undiscovered
+from neuron_lib.errors import NoHarness, ShuttingDown
 from neuron_lib.types import Discovery, Health
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.version import Version
@@ -33,13 +34,14 @@ class Node:
     """Held to decode a large body, which may keep the loop for a tenth of a second."""
     _started_s: float = field(default_factory=time.monotonic)
     _discovery: Discovery | None = None
-    _discovered: anyio.Event = field(default_factory=anyio.Event)
+    _looked: anyio.Event = field(default_factory=anyio.Event)
+    """The look at the hardware is over: with `_discovery`, or without it because the host stops."""
     _is_draining: bool = False
 
     def set_discovery(self, discovery: Discovery) -> None:
         """Publish what was found; once."""
         self._discovery = discovery
-        self._discovered.set()
+        self._looked.set()
 
     def require_harness(self) -> None:
         """Raises `NoHarness` on a host that has none and will get none."""
@@ -47,14 +49,25 @@ class Node:
             raise NoHarness
 
     async def discovery(self) -> Discovery:
-        """What this host is; waits for the first look at the hardware, which has a time limit of its own."""
-        await self._discovered.wait()
-        assert self._discovery is not None  # set before the event
+        """What this host is; waits for the first look at the hardware, which has a time limit of its own.
+
+        Raises `ShuttingDown` if the host stops before it knows.
+        """
+        await self._looked.wait()
+        if self._discovery is None:
+            raise ShuttingDown
         return self._discovery
+
+    async def discovery_within(self, limit_s: float) -> Discovery:
+        """The same, but after `limit_s` what is known without that look. Raises `ShuttingDown` as well."""
+        with anyio.move_on_after(limit_s):
+            return await self.discovery()
+        return undiscovered(self.harnesses)
 
     def start_draining(self) -> None:
         """First step of a shutdown: not ready any more, and nothing more is admitted; what runs goes on."""
         self._is_draining = True
+        self._looked.set()
         self.registry.close_admission()
 
     def is_moving(self) -> bool:

@@ -15,6 +15,7 @@ from neuron_lib import ActivationTracker, Registry, load_default_models
 from neuron_lib.config import HARNESS_ALIASES, Config
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import discover
+from neuron_lib.errors import ShuttingDown
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_service.app import create_app
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
@@ -133,7 +134,8 @@ async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> N
         node.registry.register(harness, aliases=aliases)
     node.set_discovery(discovery)
     if discovery.cuda_unavailable_reason is None:
-        await load_default_models(node.registry, config.default_models, node.tracker)
+        with contextlib.suppress(ShuttingDown):  # a stop ends this task, whichever way it hears of it
+            await load_default_models(node.registry, config.default_models, node.tracker)
     else:
         _fail_default_models(node.tracker, discovery.cuda_unavailable_reason)
 

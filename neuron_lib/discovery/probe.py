@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+from msgspec.structs import replace
 
 from neuron_lib.discovery.nvidia import (
     DEVICE_QUERY,
@@ -18,11 +19,27 @@ from neuron_lib.discovery.nvidia import (
 from neuron_lib.discovery.tool import RunTool, ToolOutput, run_tool
 from neuron_lib.types import Discovery
 
-__all__ = ("discover",)
+__all__ = ("discover", "undiscovered")
 
 logger = logging.getLogger(__name__)
 
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
+
+
+def undiscovered(harnesses: Sequence[str]) -> Discovery:
+    """This host as far as it is known without any tool: nothing of its devices.
+
+    A gateway keeps what it is told, an empty device list too, unless `max_prompt_tokens` is missing: then it asks again
+    (wire contract §2.1).
+    """
+    system = os.uname()
+    return Discovery(
+        hostname=system.nodename or "unknown",
+        os=system.sysname or "unknown",
+        kernel=system.release or "unknown",
+        devices=(),
+        harnesses=tuple(harnesses),
+    )
 
 
 async def discover(
@@ -56,13 +73,9 @@ async def discover(
         logger.warning("no GPU is usable: %s", smi.problem or "nvidia-smi lists none", extra={"stderr": smi.stderr})
     elif len(devices) < len(rows.splitlines()):
         logger.warning("nvidia-smi printed rows that name no device: %r", rows)
-    system = os.uname()
-    return Discovery(
-        hostname=system.nodename or "unknown",
-        os=system.sysname or "unknown",
-        kernel=system.release or "unknown",
+    return replace(
+        undiscovered(harnesses),
         devices=devices,
-        harnesses=tuple(harnesses),
         max_prompt_tokens=max_prompt_tokens,
         cuda_version=parse_cuda_version(nvcc.stdout) if nvcc else None,
         driver_version=parse_driver_version(rows),

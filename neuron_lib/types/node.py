@@ -29,14 +29,17 @@ class DeviceHealth(Struct, frozen=True, kw_only=True):
 
 
 class Discovery(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What does not change while the process lives (wire contract §1.2). `max_prompt_tokens` is always > 0."""
+    """What a host is, which does not change while the process lives (wire contract §1.2).
+
+    `max_prompt_tokens` is > 0; without it, nobody has looked at the hardware yet.
+    """
 
     hostname: str
     os: str
     kernel: str
     devices: tuple[Device, ...]
     harnesses: tuple[str, ...]
-    max_prompt_tokens: int
+    max_prompt_tokens: int | None = None
     cuda_version: str | None = None
     driver_version: str | None = None
     cuda_unavailable_reason: str | None = None

@@ -12,6 +12,8 @@ from neuron_service.version import Version
 __all__ = ("discovery", "health", "liveness", "readiness", "version")
 
 _PROBE: Final = (HttpMethod.GET, HttpMethod.HEAD)
+_DISCOVERY_LIMIT_S: Final = 3.0
+"""A gateway gives up after 5 s, and a vendor's tool that hangs is given as long as that."""
 
 
 @get("/version")
@@ -23,7 +25,7 @@ async def version(node: HostNode) -> Version:
 @get("/discovery")
 async def discovery(node: HostNode) -> Discovery:
     """Wire contract §1.2."""
-    return await node.discovery()
+    return await node.discovery_within(_DISCOVERY_LIMIT_S)
 
 
 @get("/health")

@@ -67,10 +67,10 @@ async def follow_loading(node: HostNode) -> ASGIApp:
 async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
     """Wire contract §1.5: the answer is held until the model serves. A client that hangs up stops nothing."""
     spec = decode_load_request(await request.body(), content_type=request.headers.get("content-type"))
-    if reason := (await node.discovery()).cuda_unavailable_reason:
-        return respond(request, LoadFailed(reason, model_id=spec.model_id), lambda _: cuda_unavailable(reason))
     started_s = time.monotonic()
     try:
+        if reason := (await node.discovery()).cuda_unavailable_reason:
+            return respond(request, LoadFailed(reason, model_id=spec.model_id), lambda _: cuda_unavailable(reason))
         node.require_harness()
         info = await node.registry.load(spec)
     except NeuronError as error:

@@ -73,12 +73,13 @@ def running_rig(
     command: Sequence[str] = COMMAND,
     rounds_per_connection: int = 1,
     gateway_limit_s: float = ANSWER_LIMIT_S,
+    port: int = 0,
 ) -> Iterator[Rig]:
     """A daemon that has loaded its default models and serves them, watched by a gateway.
 
     A daemon that is still there at the end must end as it was promised: see `check_end`.
     """
-    with running_daemon(folder, config, environ=environ, prefix=prefix, command=command) as daemon:
+    with running_daemon(folder, config, environ=environ, prefix=prefix, command=command, port=port) as daemon:
         gateway = Gateway(daemon.port, limit_s=gateway_limit_s, rounds_per_connection=rounds_per_connection)
         with gateway:
             rig = Rig(daemon, gateway)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.faults.exchanges import Ending
 from tests.faults.invariants import check_invariants
 from tests.faults.rig import TINY_FILE, config, running_rig
 from tests.faults.subject import REAL, TINY, TINY_TOO, Rig
-from tests.system.daemon import eventually
+from tests.system.daemon import eventually, free_port
 
 pytestmark = [pytest.mark.faults, pytest.mark.system, pytest.mark.model]
 
@@ -127,6 +127,26 @@ def test_nobody_reads_the_log_and_nobody_waits_for_that(tmp_path: Path) -> None:
             while len(rig.exchanges) < UNREAD_LINES:
                 crowd = [rig.ask("no/such", stream=False) for _ in range(100)]
                 assert {exchange.outcome().status for exchange in crowd} == {404}
+            assert rig.answer(TINY).ending is Ending.COMPLETE
+            check_invariants(rig)
+    finally:
+        os.close(unread)
+
+
+def test_nobody_has_ever_read_what_the_daemon_prints_and_it_serves_and_ends_all_the_same(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    unread = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        with suppress(BlockingIOError):
+            while True:
+                os.write(unread, bytes(1 << 12))  # no more than a page, so that not a byte of room is left
+        with running_rig(
+            tmp_path / "daemon",
+            config(tmp_path / "daemon", TINY),
+            prefix=("sh", "-c", f'exec "$@" >{pipe} 2>&1', "sh"),
+            port=free_port(),
+        ) as rig:
             assert rig.answer(TINY).ending is Ending.COMPLETE
             check_invariants(rig)
     finally:

@@ -11,6 +11,7 @@ from neuron_lib import (
     LoadFailed,
     ModelSpec,
     Registry,
+    ShuttingDown,
     SourceUnavailable,
     load_default_models,
 )
@@ -257,6 +258,23 @@ async def test_cancelling_it_does_not_stop_the_load_that_runs() -> None:
         with pytest.raises(AlreadyLoaded):
             await preload.registry.load(spec("o/a"))
         assert "open o/b" not in preload.harness.log
+
+
+async def test_a_host_that_shuts_down_has_no_failed_models_and_is_not_ready(caplog: pytest.LogCaptureFixture) -> None:
+    preload = Preload([spec("o/a"), spec("o/b")], {"o/a": ScriptedModel(may_load=anyio.Event())})
+
+    async def stop() -> None:
+        await let_others_run()
+        preload.registry.close_admission()
+
+    async with preload.registry, anyio.create_task_group() as tasks:
+        tasks.start_soon(stop)
+        with pytest.raises(ShuttingDown):
+            await preload.run()
+    snapshot = preload.tracker.snapshot()
+    assert (snapshot.in_progress, snapshot.pending, snapshot.failed) == ("o/a", ("o/b",), ())
+    assert not preload.is_ready
+    assert warnings_in(caplog) == []
 
 
 def test_the_pauses_before_a_retry_are_those_of_the_contract() -> None:

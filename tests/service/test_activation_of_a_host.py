@@ -51,6 +51,15 @@ async def test_a_host_without_harnesses_fails_every_default_model_and_is_ready(
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == len(default_models)
 
 
+async def test_a_stop_in_the_middle_of_it_is_no_bug_and_leaves_no_failed_model(found: list[Discovery]) -> None:
+    config = Config(default_models=DEFAULTS)
+    async with scripted_host(default_models=DEFAULTS, discovery=None, harnesses=("llamacpp",)) as host:
+        host.node.start_draining()
+        await server._activate(host.node, config, {})
+        activation = host.tracker.snapshot()
+    assert (activation.state, activation.failed) == ("pre_warming", ())
+
+
 async def test_the_name_of_the_other_engine_finds_ours(found: list[Discovery]) -> None:
     async with scripted_host(discovery=None, harnesses=("llamacpp",)) as host:
         await server._activate(host.node, Config(), {})

@@ -1,4 +1,5 @@
 import logging
+import os
 
 import anyio
 import pytest
@@ -7,8 +8,10 @@ from anyio import wait_all_tasks_blocked
 from neuron_lib import LoadFailed, LoadProgress, LoadStage, load_default_models
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Device, Discovery
+from neuron_service.routes import host as host_routes
 from tests.fakes.scripted_host import CPU_HOST, chat_body, scripted_host, spec
 from tests.fakes.wire_shapes import read_discovery, read_health, read_models, read_version
+from tests.faults.gateway import ANSWER_LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +57,42 @@ async def test_discovery_waits_for_the_first_look_at_the_hardware_while_health_d
         assert (await host.client.get("/health")).status == 200
         host.node.set_discovery(CPU_HOST)
         assert read_discovery((await exchange.reply()).body).hostname == "testhost"
+
+
+async def test_discovery_answers_before_a_look_that_takes_too_long_is_over_in_a_way_that_makes_the_gateway_ask_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert host_routes._DISCOVERY_LIMIT_S + 1 <= ANSWER_LIMIT_S
+    async with scripted_host(discovery=None) as host:
+        with monkeypatch.context() as patch:
+            patch.setattr(host_routes, "_DISCOVERY_LIMIT_S", 0.01)
+            reply = await host.client.get("/discovery")
+        assert reply.status == 200
+        system = os.uname()
+        assert reply.json() == {  # the gateway keeps for ever what has a `max_prompt_tokens`
+            "hostname": system.nodename,
+            "os": system.sysname,
+            "kernel": system.release,
+            "devices": [],
+            "harnesses": ["scripted"],
+        }
+        host.node.set_discovery(CPU_HOST)
+        assert read_discovery((await host.client.get("/discovery")).body).max_prompt_tokens == 16384
+
+
+async def test_a_stop_before_the_hardware_was_looked_at_lets_nobody_wait_for_that() -> None:
+    async with scripted_host(discovery=None) as host, host.client.open("GET", "/discovery") as waiting:
+        await wait_all_tasks_blocked()
+        host.node.start_draining()
+        for reply in (await waiting.reply(), await host.client.get("/discovery")):
+            assert (reply.status, reply.headers["retry-after"]) == (503, "15")
+            assert reply.json()["error"]["code"] == "shutting_down"
+
+
+async def test_what_was_discovered_is_told_to_the_end() -> None:
+    async with scripted_host() as host:
+        host.node.start_draining()
+        assert read_discovery((await host.client.get("/discovery")).body).hostname == "testhost"
 
 
 async def test_health_of_an_empty_host_is_ready() -> None:

@@ -220,6 +220,17 @@ async def test_no_model_is_loaded_on_a_host_whose_driver_is_broken(caplog: pytes
     assert [record.__dict__["code"] for record in warnings(caplog)] == ["cuda_unavailable"]
 
 
+async def test_a_stop_before_the_hardware_was_looked_at_refuses_the_loads_that_wait_for_that_and_later_ones() -> None:
+    body = {"model_id": A, "harness": "scripted"}
+    async with scripted_host(discovery=None) as host, host.client.open("POST", "/models/load", body) as waiting:
+        await wait_all_tasks_blocked()
+        host.node.start_draining()
+        for reply in (await waiting.reply(), await load(host, B)):
+            assert (reply.status, reply.headers["retry-after"]) == (503, "15")
+            assert reply.json() == {"error": "this host is shutting down", "code": "shutting_down"}
+        assert host.harness.log == []
+
+
 # -------------------------------------------------------------------------------------------------------- unloading
 
 

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,24 @@ def test_a_bug_that_ends_the_service_is_exit_70_and_is_told_to_the_log_and_to_sy
     assert done.returncode == os.EX_SOFTWARE
     assert "CRITICAL neuron_service.cli: the service failed" in done.stderr
     assert "RuntimeError: a bug" in done.stderr
+
+
+EARLY = """
+import os
+import neuron_service.cli
+async def serve(*_, **__):
+    os.kill(os.getpid(), {signum})
+    raise AssertionError("the signal was not obeyed")
+neuron_service.cli.serve = serve
+neuron_service.cli.main(["--demo", "--port", "0"])
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_port_is_open_and_before_anybody_receives_it_is_exit_0(signum: signal.Signals) -> None:
+    script = EARLY.format(signum=int(signum))
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_stop_with_the_longest_drain_is_over_before_the_unit_loses_patience() -> None:

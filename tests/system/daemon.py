@@ -23,6 +23,7 @@ __all__ = (
     "black_hole",
     "chat",
     "eventually",
+    "free_port",
     "hold",
     "is_gone",
     "let_go",
@@ -111,17 +112,19 @@ def running_daemon(
     environ: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
     command: Sequence[str] = COMMAND,
+    port: int = 0,
 ) -> Iterator[Daemon]:
     """Start a daemon with `config` and keep its files in `folder`. It is told to stop at the end, and then made to.
 
-    `environ` goes over our own environment; `prefix` is a command that becomes `command`, the daemon.
+    `environ` goes over our own environment; `prefix` is a command that becomes `command`, the daemon. With a `port` its
+    greeting need not come through.
     """
     folder.mkdir(exist_ok=True)
     config_path, log_path = folder / "neuron.toml", folder / "log"
     config_path.write_text(config)
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [*prefix, *command, "serve", "--config", str(config_path), "--port", "0", *arguments],
+            [*prefix, *command, "serve", "--config", str(config_path), "--port", str(port), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -130,10 +133,13 @@ def running_daemon(
         )
     family: list[psutil.Process] = []
     try:
-        assert process.stdout is not None
-        greeting = process.stdout.readline().decode()
-        assert greeting.startswith("neuron listens on http://127.0.0.1:"), log_path.read_text()
-        port = int(greeting.split()[3].rpartition(":")[2])
+        if port:
+            eventually(lambda: accepts(port) or process.poll() is not None)
+        else:
+            assert process.stdout is not None
+            greeting = process.stdout.readline().decode()
+            assert greeting.startswith("neuron listens on http://127.0.0.1:"), log_path.read_text()
+            port = int(greeting.split()[3].rpartition(":")[2])
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False) as client:
             yield Daemon(process, client, log_path)
     finally:
@@ -151,6 +157,22 @@ def running_daemon(
                     child.kill()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What a host says of itself while it starts, and after a start that went wrong."""
 
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ import httpx
 import pytest
 
 from tests.fakes.wire_shapes import read_health, read_models
-from tests.system.daemon import COMMAND, MODELS, black_hole, chat, eventually, run_neuron, running_daemon
+from tests.system.daemon import COMMAND, MODELS, black_hole, chat, eventually, free_port, run_neuron, running_daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -112,8 +113,7 @@ def test_a_host_without_default_models_is_ready_at_once_and_says_nothing_about_t
 
 
 def test_a_host_whose_output_nobody_reads_serves_all_the_same(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     reader, writer = os.pipe()
     os.close(reader)
     command = [*COMMAND, "--port", str(port)]
@@ -125,6 +125,16 @@ def test_a_host_whose_output_nobody_reads_serves_all_the_same(tmp_path: Path) ->
     finally:
         process.terminate()
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "<&- >&-", ">&- 2>&-"])
+def test_a_host_that_is_started_without_standard_streams_loads_and_answers(tmp_path: Path, closed: str) -> None:
+    shell = ("sh", "-c", f'exec "$@" {closed}', "sh")
+    with running_daemon(tmp_path, defaults("test/one") + MODELS, prefix=shell, port=free_port()) as daemon:
+        assert daemon.wait_ready()["activation"]["completed"] == ["test/one"]
+        assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == httpx.codes.OK
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
 
 
 def answers(port: int) -> bool:
