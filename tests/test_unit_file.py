@@ -26,6 +26,7 @@ CONTRACT = [
     ("Service", "Restart", "on-failure"),
     ("Service", "RestartSec", "5"),
     ("Service", "RestartPreventExitStatus", "2 78"),
+    ("Service", "SuccessExitStatus", "130 143"),
     ("Service", "User", "neuron"),
     ("Service", "Group", "neuron"),
     ("Service", "StateDirectory", "neuron"),

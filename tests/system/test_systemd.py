@@ -299,6 +299,26 @@ class TestUnderSystemd:
                 assert "error" in [*payloads][-1]
             assert service.shows(ActiveState="inactive", Result="success", ExecMainStatus="0")
 
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_a_second_signal_to_stop_is_no_failure_and_starts_nothing_again(
+        self, tmp_path: Path, signum: signal.Signals
+    ) -> None:
+        with installed_service(tmp_path, ONE) as service:
+            service.start()
+            eventually(lambda: service.show("StatusText") == ["serving 1 model"])
+            main_pid = service.manager.main_pid(UNIT)
+            (engine,) = psutil.Process(main_pid).children()
+            with httpx.stream(
+                "POST", f"{service.url}{CHAT}", json=chat("test/one", stream=True), trust_env=False, timeout=PATIENCE_S
+            ) as reply:
+                next(stream_payloads(reply.iter_lines()))
+                hold(engine.pid)
+                os.kill(main_pid, signum)
+                eventually(lambda: service.show("StatusText") == ["draining 1 request"])
+                os.kill(main_pid, signum)
+                eventually(lambda: service.shows(ActiveState="inactive", Result="success"))
+            assert f"{signum.name} received again" in (tmp_path / "log").read_text()
+
     def test_a_port_that_systemd_holds_starts_the_host_and_outlives_its_restart(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
