@@ -104,7 +104,8 @@ def test_nothing_but_the_configuration_says_where_the_host_listens(
 
 def test_the_configuration_that_is_installed_lets_a_gateway_on_another_machine_in(tmp_path: Path) -> None:
     (edit,) = re.findall(r"^sed -i '(.*)' /etc/neuron/neuron.toml", HOW_TO.read_text(), re.MULTILINE)
-    config = shutil.copy(ROOT / "neuron.example.toml", tmp_path / "neuron.toml")
+    config = tmp_path / "neuron.toml"
+    shutil.copy(ROOT / "neuron.example.toml", config)
     subprocess.run(["sed", "-i", edit, config], check=True)  # noqa: S607 - wherever it is
     assert load_config(config, {}) == Config(host="0.0.0.0")  # noqa: S104 - compared, not bound
 
