@@ -3,7 +3,6 @@
 Knows nothing of models or requests; what to say, and whether all is well, it is told by callables.
 """
 
-import errno
 import socket
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
@@ -119,7 +118,7 @@ class Notifier:
         return self._sock is None
 
     def send(self, *assignments: str, status: str | None = None) -> bool:
-        """Send `NAME=value` assignments, and a line for people. False: there was no room, the same may go later."""
+        """Send `NAME=value` assignments, and a line for people. False: it did not get there, the same may go later."""
         if self._sock is None:
             return True
         lines = [line.encode("utf-8", "replace") for line in assignments]
@@ -129,8 +128,8 @@ class Notifier:
             lines.append(b"STATUS=" + text.decode("utf-8", "ignore").encode())
         try:
             self._sock.sendto(b"\n".join(lines), self._address)
-        except OSError as error:
-            return error.errno not in {errno.EAGAIN, errno.ENOBUFS}
+        except OSError:
+            return False
         return True
 
     def fail(self, reason: str, *, number: int) -> None:
@@ -141,7 +140,8 @@ class Notifier:
 async def keep_status(notifier: Notifier, line: Callable[[], str]) -> None:
     """Report the service as ready, with its `line`, and `line` again whenever it has changed, at most once a second.
 
-    A message that systemd has no room for goes again a second later: a service whose READY is lost would be killed.
+    A message that did not get there goes again a second later: a service whose READY is lost would be killed. There
+    may have been no room for it, or nobody who listened, while systemd executes itself again.
     """
     said: str | None = None
     while not notifier.is_mute:

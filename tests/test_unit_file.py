@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from neuron_lib.config import Config, load_config
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "data"
 HOW_TO = ROOT / "docs/how-to/run-under-systemd.md"
@@ -26,6 +28,7 @@ CONTRACT = [
     ("Service", "Restart", "on-failure"),
     ("Service", "RestartSec", "5"),
     ("Service", "RestartPreventExitStatus", "2 78"),
+    ("Service", "SuccessExitStatus", "130 143"),
     ("Service", "User", "neuron"),
     ("Service", "Group", "neuron"),
     ("Service", "StateDirectory", "neuron"),
@@ -36,7 +39,7 @@ CONTRACT = [
     ("Service", "KillSignal", "SIGTERM"),
     ("Service", "KillMode", "mixed"),
     ("Service", "OOMPolicy", "continue"),
-    ("Service", "ExecStart", "/usr/bin/neuron serve --config /etc/neuron/neuron.toml --host 0.0.0.0"),
+    ("Service", "ExecStart", "/usr/bin/neuron serve --config /etc/neuron/neuron.toml"),
     ("Install", "WantedBy", "multi-user.target"),
 ]
 
@@ -90,6 +93,21 @@ def test_no_hardening_takes_the_gpu_away(unit: Mapping[tuple[str, str], Sequence
 
 def test_no_filter_takes_the_engines_threads_off_their_cores(unit: Mapping[tuple[str, str], Sequence[str]]) -> None:
     assert not [value for value in unit["Service", "SystemCallFilter"] if "@resources" in value]
+
+
+def test_nothing_but_the_configuration_says_where_the_host_listens(
+    unit: Mapping[tuple[str, str], Sequence[str]],
+) -> None:
+    assert not [line for line in unit["Service", "ExecStart"] if "--host" in line or "--port" in line]
+    assert not [line for line in unit["Service", "Environment"] if "NEURON_" in line]
+
+
+def test_the_configuration_that_is_installed_lets_a_gateway_on_another_machine_in(tmp_path: Path) -> None:
+    (edit,) = re.findall(r"^sed -i '(.*)' /etc/neuron/neuron.toml", HOW_TO.read_text(), re.MULTILINE)
+    config = tmp_path / "neuron.toml"
+    shutil.copy(ROOT / "neuron.example.toml", config)
+    subprocess.run(["sed", "-i", edit, config], check=True)  # noqa: S607 - wherever it is
+    assert load_config(config, {}) == Config(host="0.0.0.0")  # noqa: S104 - compared, not bound
 
 
 def test_no_limit_of_memory_counts_the_weights_that_are_mapped(

@@ -166,9 +166,9 @@ def test_without_a_service_manager_nothing_is_said_and_nothing_fails() -> None:
 
 
 @pytest.mark.parametrize("address", ["/nowhere/notify", "/" + "x" * 200])
-def test_a_service_manager_that_is_gone_is_no_error_and_no_reason_to_try_again(address: str) -> None:
+def test_a_service_manager_that_is_gone_is_no_error_and_has_not_heard_us(address: str) -> None:
     with Notifier(address) as notifier:
-        assert notifier.send("READY=1")
+        assert not notifier.send("READY=1")
 
 
 def test_a_service_manager_that_does_not_read_makes_nobody_wait(manager: NotifySocket, notifier: Notifier) -> None:
@@ -216,6 +216,28 @@ async def test_a_ready_that_found_no_room_goes_again_a_second_later(
         await wait_all_tasks_blocked()
         assert manager.told() == [READY]
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_left", [True, False], ids=["nobody listens", "no such socket"])
+async def test_a_ready_that_nobody_heard_goes_again_a_second_later(
+    tmp_path: Path, clock: MockClock, *, is_left: bool
+) -> None:
+    path = tmp_path / "notify"
+    with notify_socket(str(path)):
+        pass
+    if not is_left:
+        path.unlink()
+    with Notifier(str(path)) as notifier:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep_status, notifier, lambda: "serving no models")
+            await wait_all_tasks_blocked()
+            path.unlink(missing_ok=True)
+            with notify_socket(str(path)) as manager:
+                clock.jump(1)
+                await wait_all_tasks_blocked()
+                assert manager.told() == [READY]
+            tasks.cancel_scope.cancel()
 
 
 @pytest.mark.anyio

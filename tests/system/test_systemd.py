@@ -1,6 +1,7 @@
 """The daemon as a service: what it tells systemd, and what a real systemd makes of it."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -158,7 +159,8 @@ endpoint = "{hub}"
 # -------------------------------------------------------------------------------------------------- what it makes of it
 
 DATA = ROOT / "data"
-UNIT = "neuron.service"
+UNIT, SOCKET = "neuron.service", "neuron.socket"
+HOW_TO = ROOT / "docs/how-to/run-under-systemd.md"
 
 NO_WALLS = """
 ProtectSystem=no
@@ -200,6 +202,19 @@ class Service:
         self.manager.systemctl("start", UNIT, *([] if waits else ["--no-block"]))
 
 
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def socket_unit(port: int) -> Mapping[str, str]:
+    """The socket unit we ship, on a port of the test's own."""
+    address = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
+    return {SOCKET: (DATA / SOCKET).read_text(), f"{SOCKET}.d/test.conf": address}
+
+
 @contextmanager
 def installed_service(
     folder: Path,
@@ -211,8 +226,7 @@ def installed_service(
     units: Mapping[str, str] | None = None,
 ) -> Iterator[Service]:
     """The shipped unit with a drop-in for what a test cannot have, and `overrides` for what it does not wait for."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     config_path = folder / "neuron.toml"
     config_path.write_text(f"port = {port}\n{config}")
     drop_in = f"""
@@ -299,15 +313,31 @@ class TestUnderSystemd:
                 assert "error" in [*payloads][-1]
             assert service.shows(ActiveState="inactive", Result="success", ExecMainStatus="0")
 
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_a_second_signal_to_stop_is_no_failure_and_starts_nothing_again(
+        self, tmp_path: Path, signum: signal.Signals
+    ) -> None:
+        with installed_service(tmp_path, ONE) as service:
+            service.start()
+            eventually(lambda: service.show("StatusText") == ["serving 1 model"])
+            main_pid = service.manager.main_pid(UNIT)
+            (engine,) = psutil.Process(main_pid).children()
+            with httpx.stream(
+                "POST", f"{service.url}{CHAT}", json=chat("test/one", stream=True), trust_env=False, timeout=PATIENCE_S
+            ) as reply:
+                next(stream_payloads(reply.iter_lines()))
+                hold(engine.pid)
+                os.kill(main_pid, signum)
+                eventually(lambda: service.show("StatusText") == ["draining 1 request"])
+                os.kill(main_pid, signum)
+                eventually(lambda: service.shows(ActiveState="inactive", Result="success"))
+            assert f"{signum.name} received again" in (tmp_path / "log").read_text()
+
     def test_a_port_that_systemd_holds_starts_the_host_and_outlives_its_restart(self, tmp_path: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        shipped = (DATA / "neuron.socket").read_text()
-        address = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
-        units = {"neuron.socket": shipped, "neuron.socket.d/test.conf": address}
-        with installed_service(tmp_path, units=units) as installed:
+        port = free_port()
+        with installed_service(tmp_path, units=socket_unit(port)) as installed:
             service = replace(installed, port=port)
-            service.manager.systemctl("start", "neuron.socket")
+            service.manager.systemctl("start", SOCKET)
             assert service.show("ActiveState") == ["inactive"]
             assert service.status() == httpx.codes.OK
             eventually(lambda: service.shows(ActiveState="active"))
@@ -317,3 +347,27 @@ class TestUnderSystemd:
             eventually(lambda: service.show("MainPID")[0] not in {"0", str(before)})
             assert service.status() == httpx.codes.OK
             assert installed.status() == 0
+
+    def test_connections_try_a_wrong_configuration_four_times_and_then_a_person_brings_it_back(
+        self, tmp_path: Path
+    ) -> None:
+        ((forget, start),) = re.findall(
+            r"^systemctl (reset-failed neuron.socket .*) && systemctl (start .*)$", HOW_TO.read_text(), re.MULTILINE
+        )
+        port = free_port()
+        with installed_service(tmp_path, "prot = 1", units=socket_unit(port)) as installed:
+            service = replace(installed, port=port)
+            service.manager.systemctl("start", SOCKET)
+            with socket.create_connection(("127.0.0.1", port)):
+                eventually(lambda: service.manager.show(SOCKET)["Result"] == "service-start-limit-hit")
+            assert service.shows(ActiveState="failed", ExecMainStatus=str(os.EX_CONFIG))
+            assert (tmp_path / "log").read_text().count("unknown key `prot`") == 4
+            assert service.status() == 0
+
+            service.config_path.write_text(service.config_path.read_text().replace("prot = 1", ""))
+            service.manager.systemctl(*forget.split())
+            assert service.show("ActiveState") == ["inactive"]
+            service.manager.systemctl(*start.split())
+            assert service.shows(ActiveState="active")
+            assert service.manager.show(SOCKET)["ActiveState"] == "active"
+            assert service.status() == httpx.codes.OK
