@@ -20,6 +20,7 @@ __all__ = (
     "Beat",
     "Broken",
     "Cancel",
+    "Cancelled",
     "Close",
     "Command",
     "Delta",
@@ -107,7 +108,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
-    """Forget the request, whatever its state; nothing more is reported about it."""
+    """Forget the request, whatever its state. Nothing more is reported about it but `Cancelled`."""
 
     request: int
 
@@ -172,6 +173,12 @@ class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
     param: str | None = None
 
 
+class Cancelled(Struct, frozen=True, tag="cancelled"):
+    """The engine worked on a request that was to be forgotten, and has left it: it gets on."""
+
+    request: int
+
+
 class Delta(Struct, frozen=True, array_like=True, tag="delta"):
     """More of a reply. `text` is "" while a code point or a possible stop string is incomplete.
 
@@ -234,7 +241,7 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     rss_bytes: int
 
 
-Report: TypeAlias = Progress | Ready | Prepared | Refused | StepEvents | Fatal | Beat
+Report: TypeAlias = Progress | Ready | Prepared | Refused | Cancelled | StepEvents | Fatal | Beat
 
 Frame = TypeVar("Frame", Command, Report)
 
