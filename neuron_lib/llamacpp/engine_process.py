@@ -49,6 +49,7 @@ from neuron_lib.errors import (
     NeuronError,
     Overloaded,
     OverloadReason,
+    SourceUnavailable,
     TemplateFailed,
     UnloadFailed,
     first_leaf,
@@ -56,6 +57,7 @@ from neuron_lib.errors import (
 from neuron_lib.llamacpp.in_hand import InHand
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.standstill import Standstill
+from neuron_lib.sources.file_errors import is_exhausted
 
 __all__ = ("EngineProcess", "engine_environment", "open_engine")
 
@@ -125,8 +127,9 @@ async def open_engine(
     Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended. An engine
     ends when the daemon does; with `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An engine
     that has work and takes no step for `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort, then
-    sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each. Raises `UnloadFailed` for one that is still there
-    `kill_limit_s` after its SIGKILL.
+    sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each. Raises `SourceUnavailable` while the host is out of
+    descriptors, memory or processes, and `UnloadFailed` for an engine that is still there `kill_limit_s` after its
+    SIGKILL.
     """
     parent = ("--parent", str(os.getpid())) if ends_with_thread else ()
     with _starting(model_id):
@@ -173,10 +176,12 @@ async def open_engine(
 
 @contextmanager
 def _starting(model_id: str) -> Iterator[None]:
-    """No descriptors, no processes, no such program: all the same to whoever wants the model."""
+    """No descriptors and no processes pass; that there is no such program does not."""
     try:
         yield
     except OSError as error:
+        if is_exhausted(error):
+            raise SourceUnavailable(f"{model_id}: an engine process cannot be started", model_id=model_id) from error
         raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
 
 
