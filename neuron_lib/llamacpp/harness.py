@@ -109,7 +109,11 @@ class LlamaCppHarness:
             ends_with_thread=self._ends_with_thread,
         )
         memory = DeviceMemory(partial(self._read_memory, devices) if self._is_on_gpu(spec) else _no_reading)
-        async with memory.returned(), supervise(start, model_id=model_id) as supervisor, memory.taken():
+        async with (
+            memory.returned(),
+            supervise(start, model_id=model_id) as supervisor,
+            memory.taken(is_unchanged=lambda: supervisor.engine is not None and supervisor.restarts == 0),
+        ):
             facts = supervisor.facts
             logger.info(
                 "engine ready",
