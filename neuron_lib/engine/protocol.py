@@ -143,6 +143,10 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     reasoning: Markers | None
     tool_call: Markers | None
 
+    def prompt_limit(self, most: int) -> int:
+        """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one at least."""
+        return min(self.n_ctx - 1, most)
+
 
 class Progress(Struct, frozen=True, tag="progress"):
     """Fraction of the weights that has been read."""

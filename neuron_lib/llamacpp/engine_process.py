@@ -269,6 +269,12 @@ class EngineProcess:
         return self._death
 
     @property
+    def facts(self) -> ModelFacts:
+        """What the model is, as this engine found it."""
+        assert self._facts is not None  # nobody has it before it is ready
+        return self._facts
+
+    @property
     def exit_status(self) -> int | None:
         """As of `subprocess`: negative for a signal; None as long as the process has not been reaped."""
         return self._process.returncode

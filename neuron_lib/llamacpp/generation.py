@@ -48,12 +48,12 @@ class LlamaCppGeneration:
         supervisor: EngineSupervisor,
         admission: AdmissionController,
         suspects: Suspects,
-        prompt_limit: int,
+        max_prompt_tokens: int,
         sampling: SamplingConfig,
         cache_key: str,
         on_done: Callable[[Done], None],
     ) -> None:
-        """`prompt_limit` is in tokens, `sampling` holds where the request says nothing, `suspects` are the model's.
+        """`sampling` holds where the request says nothing, `suspects` are the model's.
 
         Requests of one `cache_key` may share what was computed of their prompts. `on_done` is told the engine's
         account of each reply that comes to its end.
@@ -63,7 +63,7 @@ class LlamaCppGeneration:
         self._engine: EngineProcess | None = None  # that knows of this request
         self._admission = admission
         self._suspects = suspects
-        self._prompt_limit = prompt_limit
+        self._max_prompt_tokens = max_prompt_tokens
         self._sampling = sampling
         self._cache_key = cache_key
         self._on_done = on_done
@@ -163,8 +163,10 @@ class LlamaCppGeneration:
             )
         )
         prepared = await self._prepared()
-        if prepared.prompt_tokens > self._prompt_limit:
-            raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=self._prompt_limit)
+        # Each engine has the context that it found memory for.
+        limit = engine.facts.prompt_limit(self._max_prompt_tokens)
+        if prepared.prompt_tokens > limit:
+            raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=limit)
         return prepared
 
     async def _prepared(self) -> Prepared:

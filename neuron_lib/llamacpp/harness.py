@@ -140,8 +140,7 @@ class LlamaCppHarness:
                     max_queue_depth=config.admission.max_queue_depth,
                     max_wait_s=config.admission.max_wait_secs,
                 ),
-                # A reply needs room for one token at least.
-                prompt_limit=min(facts.n_ctx - 1, self._max_prompt_tokens),
+                max_prompt_tokens=self._max_prompt_tokens,
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
             )

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
@@ -55,7 +55,11 @@ FACTS = ModelFacts(
     reasoning=None,
     tool_call=None,
 )
-MARKERS = {"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0]}
+FOUND: dict[str, dict[str, Any]] = {
+    "markers": {"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0]},
+    "small": {"n_ctx": 4},
+}
+"""What is otherwise, by the first word of the mode."""
 
 
 class FakeEngine:
@@ -121,7 +125,7 @@ class FakeEngine:
                 die_of(signal.SIGABRT)
 
     def get_ready(self) -> None:
-        self.send(Ready(FACTS if not self.mode.startswith("markers") else replace(FACTS, **MARKERS)))
+        self.send(Ready(replace(FACTS, **FOUND.get(self.mode.partition("-")[0], {}))))
         if self.mode == "silent":
             sleep_for_ever()
         if self.mode == "beating":

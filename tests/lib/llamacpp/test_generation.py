@@ -44,6 +44,7 @@ from neuron_lib.types import (
     GenerationEvent,
     Grammar,
     Likely,
+    ModelLimit,
     ModelStatus,
     Principal,
     ReasoningDelta,
@@ -99,7 +100,7 @@ async def model_of(
             harness_name="llamacpp",
             devices=(0,),
             admission=AdmissionController(max_in_flight=seats, max_queue_depth=queue, max_wait_s=max_wait_s),
-            prompt_limit=5,
+            max_prompt_tokens=5,
             sampling=SamplingConfig(max_tokens=100),
             isolates_principals=isolates_principals,
         )
@@ -317,6 +318,26 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
         assert model.load().in_flight == 0
         assert "with 0 requests" in repr(model)
         assert len(await reply_to(model, "one")) == 4
+
+
+async def test_a_prompt_that_fitted_is_too_long_for_the_next_engine_whose_context_is_smaller() -> None:
+    async with model_of(then="small", policy=patient()) as model:
+        assert isinstance((await reply_to(model, "a b c d"))[-1], Finished)
+        await die(model._supervisor.require_engine())
+        await until(lambda: model.info().status is ModelStatus.LOADED)
+        assert model.info().limit == ModelLimit(context=4, input=3, output=4)
+        with pytest.raises(PromptTooLong) as caught:
+            await reply_to(model, "a b c d")
+        assert caught.value.fields == {"prompt_len": 4, "max": 3}
+        assert isinstance((await reply_to(model, "a b c"))[-1], Finished)
+
+
+async def test_a_prompt_that_waited_when_its_engine_died_is_measured_anew() -> None:
+    async with model_of("silent", then="small", policy=patient()) as model:
+        async with anyio.create_task_group() as tasks:
+            askers = Askers(tasks, model, "a b c d")
+            await kill_engine(model, requests=1)
+        assert [type(error) for error in askers.refusals] == [PromptTooLong]
 
 
 async def test_who_finds_the_queue_full_is_refused_before_its_prompt_is_read() -> None:

@@ -75,7 +75,7 @@ async def real_model(
             harness_name="llamacpp",
             devices=(0,),
             admission=AdmissionController(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
-            prompt_limit=supervisor.facts.n_ctx - 1,
+            max_prompt_tokens=supervisor.facts.n_ctx,
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,
         )
