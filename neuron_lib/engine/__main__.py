@@ -54,6 +54,7 @@ from neuron_lib.engine.protocol import (
 )
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
+from neuron_lib.engine.vitals import bytes_read, bytes_resident
 from neuron_lib.errors import (
     InvalidRequest,
     LoadFailed,
@@ -82,7 +83,6 @@ _BEAT_S: Final = 1.0
 _READ_BYTES: Final = 1 << 16
 _PROMPT_END_CHARS: Final = 200
 _LONGEST_MESSAGE: Final = 4096
-_PAGE_BYTES: Final = resource.getpagesize()
 _SWITCH_INTERVAL_S: Final = 0.0005
 """How long the main thread, say in a template, may keep the engine thread from the interpreter, several times a step.
 Python's own 5 ms made steps of running replies twice as long while a prompt was rendered (measured)."""
@@ -248,12 +248,12 @@ class Engine:
 
     def _beat(self) -> None:
         loop = self._loop
-        rss_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         self.send(
             Beat(
                 step=loop.steps if loop else 0,
                 in_flight=loop.in_flight if loop else 0,
-                rss_bytes=rss_pages * _PAGE_BYTES,
+                rss_bytes=bytes_resident(),
+                read_bytes=bytes_read(),
             )
         )
 

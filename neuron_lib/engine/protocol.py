@@ -238,11 +238,12 @@ class Fatal(Struct, frozen=True, tag="fatal"):
 
 
 class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
-    """Sent each second: steps taken so far, sequences in flight, resident memory."""
+    """Sent each second: steps taken so far, sequences in flight, resident memory, what was read from storage so far."""
 
     step: int
     in_flight: int
     rss_bytes: int
+    read_bytes: int = 0
 
 
 Report: TypeAlias = Progress | Ready | Prepared | Refused | Cancelled | StepEvents | Fatal | Beat
