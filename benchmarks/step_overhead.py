@@ -19,7 +19,7 @@ from neuron_lib.engine.cells import StreamCells
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prompt_cache import PromptCache
-from neuron_lib.engine.protocol import StepEvents, encode_frame
+from neuron_lib.engine.protocol import Cancelled, StepEvents, encode_frame
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
@@ -79,7 +79,7 @@ def engine_steps(
     )  # all read their prompt in the first step
     scheduler = Scheduler(cache=cache, cells=cells, pace=pace, n_batch=context.n_batch, n_ctx=context.n_ctx)
 
-    def report(events: StepEvents) -> None:
+    def report(events: StepEvents | Cancelled) -> None:
         encode_frame(events)
 
     loop = EngineLoop(scheduler, LlamaRunner(context, model.vocab), report=report)

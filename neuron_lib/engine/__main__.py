@@ -35,6 +35,7 @@ from neuron_lib.engine.protocol import (
     Abort,
     Beat,
     Cancel,
+    Cancelled,
     Close,
     Command,
     Fatal,
@@ -53,6 +54,7 @@ from neuron_lib.engine.protocol import (
 )
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
+from neuron_lib.engine.vitals import bytes_read, bytes_resident
 from neuron_lib.errors import (
     InvalidRequest,
     LoadFailed,
@@ -81,7 +83,6 @@ _BEAT_S: Final = 1.0
 _READ_BYTES: Final = 1 << 16
 _PROMPT_END_CHARS: Final = 200
 _LONGEST_MESSAGE: Final = 4096
-_PAGE_BYTES: Final = resource.getpagesize()
 _SWITCH_INTERVAL_S: Final = 0.0005
 """How long the main thread, say in a template, may keep the engine thread from the interpreter, several times a step.
 Python's own 5 ms made steps of running replies twice as long while a prompt was rendered (measured)."""
@@ -191,8 +192,10 @@ class Engine:
         while True:
             request, grammar, prompt = self._grammars.get()
             with self._prompts_lock:
-                if request not in self._compiling:
-                    continue  # cancelled
+                is_wanted = request in self._compiling
+            if not is_wanted:
+                self.send(Cancelled(request))
+                continue
             try:
                 constraint = compiler.compile(grammar)
             except RequestRejected as error:
@@ -203,12 +206,15 @@ class Engine:
             self._offer(request, replace(prompt, constraint=constraint))
 
     def _offer(self, request: int, prompt: PreparedPrompt) -> None:
-        """Keep a prompt for its start, and say that it is there; nothing, if it was cancelled while it was compiled."""
+        """Keep a prompt for its start, and say that it is there, unless it was cancelled while it was compiled."""
         with self._prompts_lock:
-            if prompt.constraint is not None and request not in self._compiling:
-                return
-            self._compiling.discard(request)
-            self._prompts[request] = prompt
+            is_wanted = prompt.constraint is None or request in self._compiling
+            if is_wanted:
+                self._compiling.discard(request)
+                self._prompts[request] = prompt
+        if not is_wanted:
+            self.send(Cancelled(request))
+            return
         self.send(
             Prepared(
                 request=request,
@@ -224,10 +230,12 @@ class Engine:
         self.send(Refused(request=request, code=error.code, message=_message(error), param=param))
 
     def _cancel(self, request: int) -> None:
+        """Whichever thread works on it says when it has left it; if none does, there is nothing to be said."""
         with self._prompts_lock:
+            is_compiled = request in self._compiling
             self._compiling.discard(request)
             was_waiting = self._prompts.pop(request, None) is not None
-        if not was_waiting and self._loop is not None:
+        if not was_waiting and not is_compiled and self._loop is not None:
             self._loop.inbox.put(request)
 
     def _start(self, start: Start) -> None:
@@ -240,12 +248,12 @@ class Engine:
 
     def _beat(self) -> None:
         loop = self._loop
-        rss_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         self.send(
             Beat(
                 step=loop.steps if loop else 0,
                 in_flight=loop.in_flight if loop else 0,
-                rss_bytes=rss_pages * _PAGE_BYTES,
+                rss_bytes=bytes_resident(),
+                read_bytes=bytes_read(),
             )
         )
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent, StepEvents
+from neuron_lib.engine.protocol import Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents
 from neuron_lib.engine.runner import Runner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
@@ -30,7 +30,7 @@ class EngineLoop:
         scheduler: Scheduler,
         runner: Runner,
         *,
-        report: Callable[[StepEvents], None],
+        report: Callable[[StepEvents | Cancelled], None],
         report_interval_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -106,6 +106,7 @@ class EngineLoop:
         if isinstance(instruction, int):
             self._scheduler.cancel(instruction)
             self._forget(instruction)
+            self._report(Cancelled(instruction))
             return
         try:
             self._scheduler.submit(instruction)

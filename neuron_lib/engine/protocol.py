@@ -20,6 +20,7 @@ __all__ = (
     "Beat",
     "Broken",
     "Cancel",
+    "Cancelled",
     "Close",
     "Command",
     "Delta",
@@ -107,7 +108,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
-    """Forget the request, whatever its state; nothing more is reported about it."""
+    """Forget the request, whatever its state. Nothing more is reported about it but `Cancelled`."""
 
     request: int
 
@@ -142,6 +143,10 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     reasoning: Markers | None
     tool_call: Markers | None
 
+    def prompt_limit(self, most: int) -> int:
+        """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one at least."""
+        return min(self.n_ctx - 1, most)
+
 
 class Progress(Struct, frozen=True, tag="progress"):
     """Fraction of the weights that has been read."""
@@ -170,6 +175,12 @@ class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
     code: str
     message: str
     param: str | None = None
+
+
+class Cancelled(Struct, frozen=True, tag="cancelled"):
+    """The engine worked on a request that was to be forgotten, and has left it: it gets on."""
+
+    request: int
 
 
 class Delta(Struct, frozen=True, array_like=True, tag="delta"):
@@ -227,14 +238,15 @@ class Fatal(Struct, frozen=True, tag="fatal"):
 
 
 class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
-    """Sent each second: steps taken so far, sequences in flight, resident memory."""
+    """Sent each second: steps taken so far, sequences in flight, resident memory, what was read from storage so far."""
 
     step: int
     in_flight: int
     rss_bytes: int
+    read_bytes: int = 0
 
 
-Report: TypeAlias = Progress | Ready | Prepared | Refused | StepEvents | Fatal | Beat
+Report: TypeAlias = Progress | Ready | Prepared | Refused | Cancelled | StepEvents | Fatal | Beat
 
 Frame = TypeVar("Frame", Command, Report)
 

@@ -1,6 +1,6 @@
 """What one model takes of its GPUs' memory, and the wait until all of it is back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -44,11 +44,15 @@ class DeviceMemory:
             )
 
     @asynccontextmanager
-    async def taken(self) -> AsyncIterator[None]:
-        """The model is loaded during the block."""
+    async def taken(self, *, is_unchanged: Callable[[], bool]) -> AsyncIterator[None]:
+        """The model is loaded during the block; `is_unchanged` says at its end whether by the engine of its begin."""
         self._loaded_mb = await self._reading()
         yield
+        has_died = not is_unchanged()
         self._full_mb = await self._reading()
+        if has_died and self._loaded_mb is not None and self._full_mb is not None:
+            # What that one took is back; whatever came after it has taken no more than this.
+            self._loaded_mb = min(self._loaded_mb, self._full_mb)
 
     async def _reading(self) -> int | None:
         with anyio.move_on_after(_READING_LIMIT_S):

@@ -21,6 +21,7 @@ from neuron_lib.engine.protocol import (
     Beat,
     Broken,
     Cancel,
+    Cancelled,
     Close,
     Command,
     Delta,
@@ -48,6 +49,7 @@ from neuron_lib.errors import (
     NeuronError,
     Overloaded,
     OverloadReason,
+    SourceUnavailable,
     TemplateFailed,
     UnloadFailed,
     first_leaf,
@@ -55,6 +57,7 @@ from neuron_lib.errors import (
 from neuron_lib.llamacpp.in_hand import InHand
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.standstill import Standstill
+from neuron_lib.sources.file_errors import is_exhausted
 
 __all__ = ("EngineProcess", "engine_environment", "open_engine")
 
@@ -124,8 +127,9 @@ async def open_engine(
     Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended. An engine
     ends when the daemon does; with `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An engine
     that has work and takes no step for `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort, then
-    sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each. Raises `UnloadFailed` for one that is still there
-    `kill_limit_s` after its SIGKILL.
+    sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each. Raises `SourceUnavailable` while the host is out of
+    descriptors, memory or processes, and `UnloadFailed` for an engine that is still there `kill_limit_s` after its
+    SIGKILL.
     """
     parent = ("--parent", str(os.getpid())) if ends_with_thread else ()
     with _starting(model_id):
@@ -172,10 +176,12 @@ async def open_engine(
 
 @contextmanager
 def _starting(model_id: str) -> Iterator[None]:
-    """No descriptors, no processes, no such program: all the same to whoever wants the model."""
+    """No descriptors and no processes pass; that there is no such program does not."""
     try:
         yield
     except OSError as error:
+        if is_exhausted(error):
+            raise SourceUnavailable(f"{model_id}: an engine process cannot be started", model_id=model_id) from error
         raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
 
 
@@ -243,6 +249,7 @@ class EngineProcess:
         self._outbox, self._to_send = anyio.create_memory_object_stream[_Letter](math.inf)
         self._unsent: dict[int, _Letter] = {}  # prompts that are still here, by request
         self._mailboxes: dict[int, Mailbox] = {}
+        self._accusers: dict[int, Callable[[str], object]] = {}  # of requests that are open or in hand
         self._in_hand = InHand()
         self._next_request = 1
         self._facts: ModelFacts | None = None
@@ -260,6 +267,12 @@ class EngineProcess:
     def death(self) -> str | None:
         """How the process ended; None as long as it has not."""
         return self._death
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is, as this engine found it."""
+        assert self._facts is not None  # nobody has it before it is ready
+        return self._facts
 
     @property
     def exit_status(self) -> int | None:
@@ -297,6 +310,22 @@ class EngineProcess:
     def close_mailbox(self, request: int) -> None:
         """Drop what still comes for this request."""
         self._mailboxes.pop(request, None)
+        self._forget(request)
+
+    def knows(self, request: int) -> bool:
+        """Whether the engine was told of it and has not left it."""
+        return self._in_hand.knows(request)
+
+    def if_alone(self, request: int, accuse: Callable[[str], object]) -> None:
+        """Have `accuse` called with the death of the engine, if it works on this request then and on no other.
+
+        Also when nobody waits for the reply any more. The latest of a request counts.
+        """
+        self._accusers[request] = accuse
+
+    def _forget(self, request: int) -> None:
+        if request not in self._mailboxes and not self._in_hand.knows(request):
+            self._accusers.pop(request, None)
 
     def post(self, command: Command) -> None:
         """Send a command without waiting; a dead engine loses it. Raises `InvalidRequest` if no frame can hold it."""
@@ -348,7 +377,7 @@ class EngineProcess:
                 with anyio.move_on_after(kill_limit_s):
                     await self._process.wait()
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
-        self._bury(self._epitaph())
+        self._die(self._epitaph())
 
     async def _watch_progress(self, abort_limit_s: float) -> None:
         """End an engine that stands still: politely, then so that it shows where it is, then for certain."""
@@ -365,7 +394,7 @@ class EngineProcess:
         with anyio.move_on_after(abort_limit_s):
             await self._process.wait()
         if self._process.returncode is None:
-            self._bury(f"{verdict}, and cannot be killed")
+            self._die(f"{verdict}, and cannot be killed")
 
     async def _read_log(self, stderr: ByteReceiveStream) -> None:
         pending = b""
@@ -401,8 +430,12 @@ class EngineProcess:
                 self.last_beat = report
             case Prepared():
                 self._deliver(report)
+                self._forget(report.request)
             case Refused():
                 self._fail(report.request, _refusal(report))
+                self._forget(report.request)
+            case Cancelled(request):
+                self._forget(request)
             case Progress(fraction):
                 self._on_progress(fraction)
             case Ready(facts):
@@ -428,12 +461,21 @@ class EngineProcess:
         ended = self._fatal or _describe_exit(self._process.returncode)
         return f"{ended} ({self._last_words})" if self._last_words else ended
 
+    def _die(self, reason: str) -> None:
+        """Find out who may be to blame, then tell everybody. An engine that is unloaded has not died."""
+        if self._death is not None:
+            return
+        self.died_with = self._in_hand.requests
+        match tuple(self.died_with):
+            case (request,) if request in self._accusers:
+                self._accusers[request](reason)
+        self._bury(reason)
+
     def _bury(self, reason: str) -> None:
         """Tell everybody who waits that the process is gone. The first reason counts."""
         if self._death is not None:
             return
         self._death = reason
-        self.died_with = self._in_hand.requests
         self._outbox.close()
         for mailbox in self._mailboxes.values():
             mailbox.fail(EngineDead(self.model_id, reason))

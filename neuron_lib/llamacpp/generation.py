@@ -5,6 +5,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,7 +20,7 @@ from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
-from neuron_lib.llamacpp.suspects import Suspects
+from neuron_lib.llamacpp.suspects import Suspects, fingerprint
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.types import ChatRequest, Finished, GenerationEvent, Started, Usage
@@ -47,12 +48,12 @@ class LlamaCppGeneration:
         supervisor: EngineSupervisor,
         admission: AdmissionController,
         suspects: Suspects,
-        prompt_limit: int,
+        max_prompt_tokens: int,
         sampling: SamplingConfig,
         cache_key: str,
         on_done: Callable[[Done], None],
     ) -> None:
-        """`prompt_limit` is in tokens, `sampling` holds where the request says nothing, `suspects` are the model's.
+        """`sampling` holds where the request says nothing, `suspects` are the model's.
 
         Requests of one `cache_key` may share what was computed of their prompts. `on_done` is told the engine's
         account of each reply that comes to its end.
@@ -62,7 +63,7 @@ class LlamaCppGeneration:
         self._engine: EngineProcess | None = None  # that knows of this request
         self._admission = admission
         self._suspects = suspects
-        self._prompt_limit = prompt_limit
+        self._max_prompt_tokens = max_prompt_tokens
         self._sampling = sampling
         self._cache_key = cache_key
         self._on_done = on_done
@@ -151,6 +152,7 @@ class LlamaCppGeneration:
         # Its seats are free when the engine has finished, however slowly that is read.
         self._number, self._mailbox = engine.open_mailbox(choices=request.choices, on_complete=self._held.close)
         self._engine = engine
+        engine.if_alone(self._number, self._accuse)
         engine.post(
             Prepare(
                 request=self._number,
@@ -161,8 +163,10 @@ class LlamaCppGeneration:
             )
         )
         prepared = await self._prepared()
-        if prepared.prompt_tokens > self._prompt_limit:
-            raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=self._prompt_limit)
+        # Each engine has the context that it found memory for.
+        limit = engine.facts.prompt_limit(self._max_prompt_tokens)
+        if prepared.prompt_tokens > limit:
+            raise PromptTooLong(prompt_tokens=prepared.prompt_tokens, limit=limit)
         return prepared
 
     async def _prepared(self) -> Prepared:
@@ -206,8 +210,6 @@ class LlamaCppGeneration:
         assert dead is not None  # it has said so
         if self._supervisor.loss is not None:
             raise death
-        if dead.died_with == {self._number}:
-            self._suspects.accuse(request, death.reason, now_s=anyio.current_time())
         if not request.whole and any(choice.has_begun for choice in self._choices):
             raise death
         if self._number in dead.died_with:
@@ -223,6 +225,9 @@ class LlamaCppGeneration:
         with anyio.move_on_after(_SUCCESSOR_LIMIT_S):
             return await self._supervisor.successor(dead)
         raise EngineDead(self._supervisor.model_id, f"{dead.death}; none has come since for {_SUCCESSOR_LIMIT_S:g} s")
+
+    def _accuse(self, death: str) -> None:
+        _accuse(self._suspects, fingerprint(self._request), death)
 
     def _refuse_if_suspect(self) -> None:
         """Raise for what was alone in two engines that died, before it takes a third one along."""
@@ -266,6 +271,10 @@ class LlamaCppGeneration:
         if self._engine is not None:
             if self._finished is None:
                 self._engine.post(Cancel(self._number))
+                if self._engine.knows(self._number):
+                    # It may still die of this; the text, of which there may be much, is not kept for that.
+                    key = fingerprint(self._request)
+                    self._engine.if_alone(self._number, partial(_accuse, self._suspects, key))
             self._engine.close_mailbox(self._number)
         self._held.close()
 
@@ -299,3 +308,7 @@ class LlamaCppGeneration:
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._supervisor.model_id, "request": self._number}
+
+
+def _accuse(suspects: Suspects, key: bytes | None, death: str) -> None:
+    suspects.accuse(key, death, now_s=anyio.current_time())

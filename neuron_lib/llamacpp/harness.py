@@ -109,7 +109,11 @@ class LlamaCppHarness:
             ends_with_thread=self._ends_with_thread,
         )
         memory = DeviceMemory(partial(self._read_memory, devices) if self._is_on_gpu(spec) else _no_reading)
-        async with memory.returned(), supervise(start, model_id=model_id) as supervisor, memory.taken():
+        async with (
+            memory.returned(),
+            supervise(start, model_id=model_id) as supervisor,
+            memory.taken(is_unchanged=lambda: supervisor.engine is not None and supervisor.restarts == 0),
+        ):
             facts = supervisor.facts
             logger.info(
                 "engine ready",
@@ -136,8 +140,7 @@ class LlamaCppHarness:
                     max_queue_depth=config.admission.max_queue_depth,
                     max_wait_s=config.admission.max_wait_secs,
                 ),
-                # A reply needs room for one token at least.
-                prompt_limit=min(facts.n_ctx - 1, self._max_prompt_tokens),
+                max_prompt_tokens=self._max_prompt_tokens,
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
             )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from neuron_lib.engine.protocol import (
     Broken,
-    Cancel,
+    Cancelled,
     Command,
     Done,
     Prepare,
@@ -23,7 +23,8 @@ __all__ = ("InHand",)
 class InHand:
     """Requests that were started and have not ended, and the one that is being prepared.
 
-    Others whose preparation was asked for stand in line before the engine, which has not touched them.
+    Others whose preparation was asked for stand in line before the engine, which has not touched them. A cancel ends
+    nothing by itself: the engine may be inside of what is cancelled, and die of it.
     """
 
     _preparing: dict[int, Grammar | None] = field(default_factory=dict)  # the oldest first
@@ -37,6 +38,10 @@ class InHand:
         oldest_unbound = [request for request, grammar in self._preparing.items() if grammar is None][:1]
         return frozenset({*self._choices_left, *oldest, *oldest_unbound})
 
+    def knows(self, request: int) -> bool:
+        """Whether it is or will be in hand, as far as has been told."""
+        return request in self._preparing or request in self._choices_left
+
     def tell(self, command: Command) -> None:
         """Take a command to the engine."""
         match command:
@@ -44,11 +49,6 @@ class InHand:
                 self._preparing[command.request] = command.grammar
             case Start():
                 self._choices_left[command.request] = command.choices
-            case Cancel(request):
-                self._choices_left.pop(request, None)
-                # A prompt is read to its end and answered though nobody waits for it. A grammar is not.
-                if self._preparing.get(request) is not None:
-                    del self._preparing[request]
 
     def hear(self, report: Report) -> None:
         """Take a report of the engine."""
@@ -61,6 +61,9 @@ class InHand:
                         self._choices_left.pop(event.request, None)
             case Prepared() | Refused():
                 self._preparing.pop(report.request, None)
+            case Cancelled(request):
+                self._preparing.pop(request, None)
+                self._choices_left.pop(request, None)
 
     def _end_choice(self, request: int) -> None:
         left = self._choices_left.pop(request, 1) - 1

@@ -25,14 +25,14 @@ class LlamaCppModel:
         harness_name: str,
         devices: tuple[int, ...],
         admission: AdmissionController,
-        prompt_limit: int,
+        max_prompt_tokens: int,
         sampling: SamplingConfig,
         isolates_principals: bool = False,
     ) -> None:
         """With `isolates_principals` the prompts of one account are never reused for another."""
         self._supervisor = supervisor
         self._admission = admission
-        self._prompt_limit = prompt_limit
+        self._max_prompt_tokens = max_prompt_tokens
         self._sampling = sampling
         self._isolates_principals = isolates_principals
         self._harness_name = harness_name
@@ -54,7 +54,9 @@ class LlamaCppModel:
             devices=self._devices,
             capabilities=("text",),
             limit=ModelLimit(
-                context=facts.n_ctx, input=self._prompt_limit, output=min(self._sampling.max_tokens, facts.n_ctx)
+                context=facts.n_ctx,
+                input=facts.prompt_limit(self._max_prompt_tokens),
+                output=min(self._sampling.max_tokens, facts.n_ctx),
             ),
             tool_call=facts.tool_call is not None,
             reasoning=facts.reasoning is not None,
@@ -91,7 +93,7 @@ class LlamaCppModel:
             supervisor=self._supervisor,
             admission=self._admission,
             suspects=self._suspects,
-            prompt_limit=self._prompt_limit,
+            max_prompt_tokens=self._max_prompt_tokens,
             sampling=self._sampling,
             cache_key=self._cache_key(request.principal),
             on_done=self._count,

@@ -25,6 +25,11 @@ class RecoveryPolicy:
         """Count a death; returns the seconds to wait before the next start, None if there shall be none."""
         while self._deaths_s and now_s - self._deaths_s[0] >= self.window_s:
             self._deaths_s.popleft()
-        self._pause_s = min(2 * self._pause_s, self.longest_pause_s) if self._deaths_s else self.first_pause_s
+        self._pause_s = self.pause_after_no_start() if self._deaths_s else self.first_pause_s
         self._deaths_s.append(now_s)
         return None if len(self._deaths_s) >= self.most_deaths else self._pause_s
+
+    def pause_after_no_start(self) -> float:
+        """The seconds to wait after a start that the host had no means for: nothing has died, so it never ends."""
+        self._pause_s = min(2 * self._pause_s, self.longest_pause_s)
+        return self._pause_s

@@ -18,9 +18,10 @@ class Standstill:
 
     Looks are counted, not seconds: a daemon that was stopped itself must not blame its engines when it goes on. Steps,
     answers, and beats of an engine that has nothing to do are progress; a beat that tells of the same step is none.
-    While the model is loaded a beat is progress if the process has grown since, because the first computation reads
-    weights from the disk without a word. An engine beats from when it has read its own code on, so before the first
-    beat only `stall_limit_s` counts.
+    While the model is loaded a beat is progress if the process has grown since, or had more read from storage: the
+    first computation reads weights without a word, and where they exceed the memory the process stays as large as it
+    is. Processor time is none, which a loop without end takes too. An engine beats from when it has read its own code
+    on, so before the first beat only `stall_limit_s` counts.
     """
 
     stall_limit_s: float
@@ -28,6 +29,7 @@ class Standstill:
     _is_ready: bool = False
     _step: int = -1
     _rss_bytes: int = 0
+    _read_bytes: int = 0
     _has_beaten: bool = False
     _still_looks: int = 0
     _silent_looks: int = 0
@@ -60,9 +62,10 @@ class Standstill:
         # A prompt that is being read brings steps without events.
         gets_on = beat.in_flight == 0 or beat.step != self._step
         if not self._is_ready:
-            gets_on = beat.rss_bytes - self._rss_bytes >= _GROWTH_BYTES
+            growth_bytes = max(beat.rss_bytes - self._rss_bytes, beat.read_bytes - self._read_bytes)
+            gets_on = growth_bytes >= _GROWTH_BYTES
         if gets_on:
-            self._step, self._rss_bytes = beat.step, beat.rss_bytes
+            self._step, self._rss_bytes, self._read_bytes = beat.step, beat.rss_bytes, beat.read_bytes
         return gets_on
 
     def look(self) -> None:

@@ -12,7 +12,15 @@ import anyio
 from anyio.abc import TaskStatus
 
 from neuron_lib.engine.protocol import ModelFacts
-from neuron_lib.errors import EngineDead, LoadFailed, Overloaded, OverloadReason, cause_chain, first_leaf
+from neuron_lib.errors import (
+    EngineDead,
+    LoadFailed,
+    Overloaded,
+    OverloadReason,
+    SourceUnavailable,
+    cause_chain,
+    first_leaf,
+)
 from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.recovery import RecoveryPolicy
 
@@ -32,8 +40,9 @@ async def supervise(
 ) -> AsyncIterator["EngineSupervisor"]:
     """Keep an engine alive for the length of the block; it has loaded its model when the block begins.
 
-    `start` opens a new engine, the same each time. Raises `LoadFailed` if the first one does not load; a later one that
-    does not has died, which is for `policy` to judge.
+    `start` opens a new engine, the same each time. Raises `LoadFailed` if the first one does not load, and
+    `SourceUnavailable` if this host has no means to start it now. A later one that does not load has died, which is for
+    `policy` to judge; one that cannot be started is tried again as long as the block lasts.
     """
     supervisor = EngineSupervisor(start, model_id=model_id, policy=policy or RecoveryPolicy())
     try:
@@ -115,14 +124,24 @@ class EngineSupervisor:
         while (pause_s := self._policy.pause_after_death(anyio.current_time())) is not None:
             fields = {"model_id": self.model_id, "reason": death, "restart_in_s": pause_s}
             logger.error("engine died, starting it again", extra=fields)
-            await anyio.sleep(pause_s)
             self.restarts += 1
-            try:
-                death = await self._live(self._log_recovery)
-            except LoadFailed as error:
-                death = self.last_death = cause_chain(error)
+            death = await self._live_after(pause_s)
         most, minutes = self._policy.most_deaths, self._policy.window_s / 60
         self._lose(f"its engine died {most} times within {minutes:g} minutes, the last time so: {death}")
+
+    async def _live_after(self, pause_s: float) -> str:
+        """The life of the next engine, as soon as the host can start one; returns how it ended."""
+        while True:
+            await anyio.sleep(pause_s)
+            try:
+                return await self._live(self._log_recovery)
+            except LoadFailed as error:
+                self.last_death = cause_chain(error)
+                return self.last_death
+            except SourceUnavailable as error:
+                pause_s = self._policy.pause_after_no_start()
+                fields = {"model_id": self.model_id, "reason": cause_chain(error), "restart_in_s": pause_s}
+                logger.warning("engine cannot be started now, trying again", extra=fields)
 
     async def _live(self, on_ready: Callable[[], None]) -> str:
         """The life of one engine; returns how it ended."""

@@ -32,9 +32,8 @@ class Suspects:
     most: int = 64
     _deaths: dict[bytes, deque[tuple[float, str]]] = field(default_factory=dict)
 
-    def accuse(self, request: ChatRequest, death: str, *, now_s: float) -> None:
-        """An engine has died, how is `death`, while it worked on this request and on no other."""
-        key = fingerprint(request)
+    def accuse(self, key: bytes | None, death: str, *, now_s: float) -> None:
+        """An engine has died, how is `death`, while it worked on the request of this fingerprint and on no other."""
         if key is None:
             return
         deaths = self._deaths.pop(key, None) or deque(maxlen=2)

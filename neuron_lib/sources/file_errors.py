@@ -7,11 +7,11 @@ from neuron_lib.errors import PreflightFailed, PreflightKind, SourceUnavailable
 
 __all__ = ("file_error", "is_exhausted")
 
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_EXHAUSTED: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def is_exhausted(error: OSError) -> bool:
-    """Whether this host was out of descriptors or memory, which says nothing about the file and passes."""
+    """Whether this host was out of descriptors, memory or processes, which says nothing about the file and passes."""
     return error.errno in _EXHAUSTED
 
 

@@ -2,7 +2,8 @@
 
 It loads nothing. A prompt has as many tokens as its first message has words, and is echoed word by word, by each choice
 in turn. The first word was cached. Refusals name what they were given: the word of a grammar. A prompt whose first word
-is a mode of "after-delta" has that mode for itself.
+is a mode of "after-delta" has that mode for itself. In "hung-after-delta" the engine is still in the step; prompts are
+prepared meanwhile.
 """
 
 import faulthandler
@@ -12,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
@@ -21,6 +22,7 @@ from neuron_lib.engine.protocol import (
     Beat,
     Broken,
     Cancel,
+    Cancelled,
     Close,
     Delta,
     Done,
@@ -53,7 +55,11 @@ FACTS = ModelFacts(
     reasoning=None,
     tool_call=None,
 )
-MARKERS = {"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0]}
+FOUND: dict[str, dict[str, Any]] = {
+    "markers": {"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0]},
+    "small": {"n_ctx": 4},
+}
+"""What is otherwise, by the first word of the mode."""
 
 
 class FakeEngine:
@@ -62,6 +68,7 @@ class FakeEngine:
         self.mode = mode
         self.words: dict[int, list[str]] = {}
         self.steps = 0
+        self.hangs = False
 
     def send(self, report: Report) -> None:
         self.socket.sendall(encode_frame(report))
@@ -80,10 +87,11 @@ class FakeEngine:
                         self.get_ready()
                     case Prepare():
                         self.prepare(command)
-                    case Start():
+                    case Start() if not self.hangs:
                         self.start(command)
                     case Cancel():
-                        self.words.pop(command.request, None)
+                        if self.words.pop(command.request, None) is None and not self.hangs:
+                            self.send(Cancelled(command.request))
                     case Abort():
                         os._exit(3)
                     case Close():
@@ -117,7 +125,7 @@ class FakeEngine:
                 die_of(signal.SIGABRT)
 
     def get_ready(self) -> None:
-        self.send(Ready(FACTS if not self.mode.startswith("markers") else replace(FACTS, **MARKERS)))
+        self.send(Ready(replace(FACTS, **FOUND.get(self.mode.partition("-")[0], {}))))
         if self.mode == "silent":
             sleep_for_ever()
         if self.mode == "beating":
@@ -151,7 +159,8 @@ class FakeEngine:
                 die_of(signal.SIGSEGV)
             case "exit-0-after-delta":
                 os._exit(0)
-            case "stuck-after-delta":
+            case "stuck-after-delta" | "hung-after-delta" as mode:
+                self.hangs = mode.startswith("hung")
                 threading.Thread(target=self.beat, daemon=True).start()
                 return
             case "deaf-after-delta":

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from neuron_lib.engine.loop import EngineLoop
-from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent, StepEvents
+from neuron_lib.engine.protocol import Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan, StepResult
 from neuron_lib.testing import ScriptedRunner
@@ -43,12 +43,24 @@ def sequence(request: int, *, prompt: int = 3, max_tokens: int = 99) -> Sequence
 
 
 def loop_over(
-    runner: ScriptedRunner, *, n_batch: int = 64, report_interval_s: float = 0, clock: Callable[[], float] = lambda: 0.0
+    runner: ScriptedRunner,
+    *,
+    n_batch: int = 64,
+    report_interval_s: float = 0,
+    clock: Callable[[], float] = lambda: 0.0,
+    on_cancelled: Callable[[int], object] = lambda _request: None,
 ) -> tuple[EngineLoop, list[StepEvents]]:
     """A loop that reports each step at once, unless it is given an interval and a clock to measure it with."""
     told: list[StepEvents] = []
+
+    def hear(report: StepEvents | Cancelled) -> None:
+        if isinstance(report, Cancelled):
+            on_cancelled(report.request)
+        else:
+            told.append(report)
+
     scheduler = SmallEngine(n_batch=n_batch, n_ctx=64).scheduler
-    loop = EngineLoop(scheduler, runner, report=told.append, report_interval_s=report_interval_s, clock=clock)
+    loop = EngineLoop(scheduler, runner, report=hear, report_interval_s=report_interval_s, clock=clock)
     return loop, told
 
 
@@ -161,3 +173,11 @@ def test_what_was_not_yet_told_of_a_request_that_is_gone_is_never_told(
     run(loop, sequence(1))
     assert [type(event) for event in events_of(told, 1)] == [Delta, *last_words]
     assert [type(event) for event in events_of(told, 3)] == [Delta]
+
+
+def test_a_cancelled_request_is_said_to_be_left_only_when_the_step_that_it_was_in_has_ended() -> None:
+    left: list[tuple[int, int]] = []
+    runner = ScriptedSteps(3, {1: lambda: loop.inbox.put(1)})
+    loop, _ = loop_over(runner, on_cancelled=lambda request: left.append((request, loop.steps)))
+    run(loop, sequence(1), sequence(3))
+    assert left == [(1, 2)]

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from neuron_lib.engine.__main__ import _scheduler
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
-from neuron_lib.engine.protocol import Broken, Done, Load, Prepare, SequenceEvent, Start, StepEvents
+from neuron_lib.engine.protocol import Broken, Cancelled, Done, Load, Prepare, SequenceEvent, Start, StepEvents
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.llama.bindings import init_backend, route_logs
@@ -108,8 +108,9 @@ class Conversation:
             needs_checkpoints=not context.memory.can_truncate,
         )
 
-    def _hear(self, step: StepEvents) -> None:
-        self.events += step.events
+    def _hear(self, report: StepEvents | Cancelled) -> None:
+        assert isinstance(report, StepEvents)  # nothing is cancelled here
+        self.events += report.events
 
     def ask(self, request: int, *messages: dict[str, Any], choices: int = 1, max_tokens: int = 16) -> None:
         """Submit a chat, greedy."""

@@ -11,6 +11,7 @@ from neuron_lib.engine.protocol import (
     Beat,
     Broken,
     Cancel,
+    Cancelled,
     Close,
     Command,
     Delta,
@@ -76,6 +77,7 @@ REPORTS: list[Report] = [
     ),
     Prepared(request=1, prompt_tokens=12, prompt_end="assistant\n"),
     Refused(request=1, code="template_render_failed", message="no"),
+    Cancelled(1),
     StepEvents(
         9,
         (
@@ -93,7 +95,7 @@ REPORTS: list[Report] = [
         ),
     ),
     Fatal("no"),
-    Beat(step=1, in_flight=2, rss_bytes=3),
+    Beat(step=1, in_flight=2, rss_bytes=3, read_bytes=4),
 ]
 
 

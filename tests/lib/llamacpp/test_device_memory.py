@@ -24,9 +24,9 @@ class Readings:
         return self.left.pop(0) if len(self.left) > 1 else self.left[0]
 
 
-async def live(readings: Readings, *, return_limit_s: float = 60) -> None:
+async def live(readings: Readings, *, return_limit_s: float = 60, has_died: bool = False) -> None:
     memory = DeviceMemory(readings, return_limit_s=return_limit_s)
-    async with memory.returned(), memory.taken():
+    async with memory.returned(), memory.taken(is_unchanged=lambda: not has_died):
         pass
 
 
@@ -36,6 +36,29 @@ async def test_an_unload_ends_when_what_the_load_took_is_back(caplog: pytest.Log
     await live(readings)
     assert readings.taken == 6
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("readings", "taken"),
+    [
+        ([1000, 9000, 1000], 4),  # nothing came after it
+        ([1000, 9000, 5000, 1000], 4),  # the next engine found less room
+        ([1000, 9000, 9000, 5000, 1000], 5),  # it died only now
+    ],
+)
+async def test_what_an_engine_that_died_gave_back_is_not_waited_for(
+    readings: list[int], taken: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Readings(readings)
+    await live(asked, has_died=True)
+    assert asked.taken == taken
+    assert caplog.records == []
+
+
+async def test_what_another_model_gave_back_meanwhile_is_not_taken_for_ours() -> None:
+    readings = Readings([6000, 9000, 4000, 4000, 1000])
+    await live(readings)
+    assert readings.taken == 5
 
 
 async def test_what_does_not_come_back_is_not_waited_for_for_ever(caplog: pytest.LogCaptureFixture) -> None:
@@ -85,7 +108,7 @@ class TestToolThatHangs:
 
         memory = DeviceMemory(read)
         began_s = anyio.current_time()
-        async with memory.returned(), memory.taken():
+        async with memory.returned(), memory.taken(is_unchanged=lambda: True):
             loaded_s = anyio.current_time()
         assert loaded_s - began_s == pytest.approx(load_s)
         assert anyio.current_time() - loaded_s == pytest.approx(unload_s)

@@ -44,6 +44,7 @@ from neuron_lib.types import (
     GenerationEvent,
     Grammar,
     Likely,
+    ModelLimit,
     ModelStatus,
     Principal,
     ReasoningDelta,
@@ -99,7 +100,7 @@ async def model_of(
             harness_name="llamacpp",
             devices=(0,),
             admission=AdmissionController(max_in_flight=seats, max_queue_depth=queue, max_wait_s=max_wait_s),
-            prompt_limit=5,
+            max_prompt_tokens=5,
             sampling=SamplingConfig(max_tokens=100),
             isolates_principals=isolates_principals,
         )
@@ -317,6 +318,26 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
         assert model.load().in_flight == 0
         assert "with 0 requests" in repr(model)
         assert len(await reply_to(model, "one")) == 4
+
+
+async def test_a_prompt_that_fitted_is_too_long_for_the_next_engine_whose_context_is_smaller() -> None:
+    async with model_of(then="small", policy=patient()) as model:
+        assert isinstance((await reply_to(model, "a b c d"))[-1], Finished)
+        await die(model._supervisor.require_engine())
+        await until(lambda: model.info().status is ModelStatus.LOADED)
+        assert model.info().limit == ModelLimit(context=4, input=3, output=4)
+        with pytest.raises(PromptTooLong) as caught:
+            await reply_to(model, "a b c d")
+        assert caught.value.fields == {"prompt_len": 4, "max": 3}
+        assert isinstance((await reply_to(model, "a b c"))[-1], Finished)
+
+
+async def test_a_prompt_that_waited_when_its_engine_died_is_measured_anew() -> None:
+    async with model_of("silent", then="small", policy=patient()) as model:
+        async with anyio.create_task_group() as tasks:
+            askers = Askers(tasks, model, "a b c d")
+            await kill_engine(model, requests=1)
+        assert [type(error) for error in askers.refusals] == [PromptTooLong]
 
 
 async def test_who_finds_the_queue_full_is_refused_before_its_prompt_is_read() -> None:
@@ -557,14 +578,77 @@ async def test_of_requests_that_were_together_in_engines_that_died_none_is_remem
         anyio.create_task_group() as tasks,
     ):
         askers = Askers(tasks, model, "one two", "three four")
+
+        def both_are_in_hand() -> bool:
+            engine = model._supervisor.engine
+            return engine is not None and len(engine._in_hand.requests) == 2
+
         for _ in range(2):
-            await until(lambda: model.load().in_flight == 2)
+            await until(both_are_in_hand)
             await kill_engine(model, requests=2)
         await until(lambda: len(askers.refusals) == 2)
         assert [type(error) for error in askers.refusals] == [SuspectRequest] * 2
         await until(lambda: model.info().status is ModelStatus.LOADED)
         for text in ("one two", "three four"):
             assert isinstance((await reply_to(model, text))[-1], Finished)
+
+
+async def leave_in_mid_reply(model: LlamaCppModel, text: str) -> EngineProcess:
+    """A client that gives up when the reply has begun; returns the engine that was told."""
+    await until(lambda: model.info().status is ModelStatus.LOADED)
+    engine = model._supervisor.require_engine()
+    async with model.chat(ask(text)) as generation:
+        await anext(generation)
+        assert isinstance(await anext(generation), TextDelta)
+    return engine
+
+
+async def die(engine: EngineProcess) -> None:
+    os.kill(engine.pid, signal.SIGKILL)
+    await engine.wait_dead()
+
+
+async def hang_and_die_with_a_bystander(model: LlamaCppModel) -> list[Exception]:
+    """A client gives up on a step that hangs, another one goes on waiting; returns what the latter was refused with."""
+    engine = await leave_in_mid_reply(model, "hung-after-delta two")
+    before = engine._in_hand.requests
+    async with anyio.create_task_group() as tasks:
+        askers = Askers(tasks, model, "innocent")
+        await until(lambda: bool(engine._in_hand.requests - before))
+        await die(engine)
+    return askers.refusals
+
+
+async def test_a_request_whose_client_gave_up_on_a_step_that_hangs_makes_nobody_else_suspect() -> None:
+    async with model_of(policy=patient()) as model:
+        for _ in range(2):
+            assert await hang_and_die_with_a_bystander(model) == []
+        assert isinstance((await reply_to(model, "innocent"))[-1], Finished)
+        assert model.load().engine_restarts == 2
+
+
+async def test_a_request_that_was_alone_in_two_engines_that_died_is_suspect_though_its_client_had_left() -> None:
+    poison = "hung-after-delta two"
+    async with model_of(policy=patient()) as model:
+        for _ in range(2):
+            await die(await leave_in_mid_reply(model, poison))
+        await until(lambda: model.info().status is ModelStatus.LOADED)
+        with pytest.raises(SuspectRequest, match="SIGKILL; then killed by SIGKILL"):
+            await leave_in_mid_reply(model, poison)
+        assert isinstance((await reply_to(model, "another"))[-1], Finished)
+
+
+async def test_a_request_that_the_engine_has_left_is_not_blamed_for_what_comes_after() -> None:
+    async def leave_and_be_left(model: LlamaCppModel) -> EngineProcess:
+        engine = await leave_in_mid_reply(model, "stuck-after-delta two")
+        await until(lambda: not engine.knows(1))
+        assert engine._accusers == {}
+        return engine
+
+    async with model_of(policy=patient()) as model:
+        for _ in range(2):
+            await die(await leave_and_be_left(model))
+        await leave_and_be_left(model)
 
 
 async def test_a_reply_that_an_unload_ends_is_not_said_to_be_tried_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,8 +9,9 @@ import pytest
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.errors import LoadFailed, PreflightFailed, TemplateFailed
 from neuron_lib.llamacpp import LlamaCppHarness
-from neuron_lib.types import ChatRequest, LoadProgress, LoadStage, ModelSpec
+from neuron_lib.types import ChatRequest, LoadProgress, LoadStage, ModelSpec, ModelStatus
 from tests.fakes.model_cache import REPOSITORY, put
+from tests.fakes.turns import let_others_run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
@@ -35,6 +36,25 @@ async def test_the_memory_of_a_model_on_gpus_is_looked_after_until_it_is_back(
     async with harness.open(spec, model_id="org/demo", report=lambda _progress: None):
         pass
     assert looks == ([asked] * 5 if asked else [])
+
+
+async def test_the_memory_of_an_engine_that_died_is_not_waited_for_a_second_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    used_mb = [100, 600, 100, 100]
+
+    async def read_memory(_gpus: Collection[int]) -> int:
+        return used_mb.pop(0)
+
+    harness = LlamaCppHarness(SMALL, models=(PLACE,), gpu_memory_mb=(8192,), read_memory=read_memory)
+    spec = ModelSpec(model_id="org/demo", harness="llamacpp")
+    async with harness.open(spec, model_id="org/demo", report=lambda _progress: None) as model:
+        (engine,) = psutil.Process().children()
+        engine.kill()
+        while model.info().status is not ModelStatus.RECOVERING:
+            await let_others_run()
+    assert used_mb == []
+    assert "GPU memory" not in caplog.text
 
 
 async def test_an_engine_sees_only_the_devices_of_its_spec_and_none_of_the_secrets() -> None:

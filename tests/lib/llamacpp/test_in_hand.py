@@ -4,6 +4,7 @@ from neuron_lib.engine.protocol import (
     Beat,
     Broken,
     Cancel,
+    Cancelled,
     Command,
     Delta,
     Done,
@@ -65,10 +66,13 @@ BROKEN = StepEvents(1, (Broken(request=1, message="x"),))
         ([start(1), start(2), DELTA, Beat(step=1, in_flight=2, rss_bytes=1)], {1, 2}),
         ([start(1), start(2), done(1)], {2}),
         ([start(1), start(2), BROKEN], {2}),
-        ([start(1), start(2), Cancel(1)], {2}),
+        ([start(1), start(2), Cancel(1)], {1, 2}),
+        ([start(1), start(2), Cancel(1), DELTA, Beat(step=1, in_flight=0, rss_bytes=1)], {1, 2}),
+        ([start(1), start(2), Cancel(1), Cancelled(1)], {2}),
         ([start(1, choices=2), done(1, choice=1)], {1}),
         ([start(1, choices=2), done(1, choice=1), done(1)], set()),
         ([start(1), Cancel(1), done(1)], set()),
+        ([start(1), Cancel(1), done(1), Cancelled(1)], set()),
     ],
 )
 def test_in_hand_is_what_was_started_and_has_not_ended_and_the_oldest_that_is_not_prepared(
@@ -85,8 +89,18 @@ def test_while_a_grammar_is_compiled_the_next_prompt_is_read() -> None:
     assert requests_after([bound(1), bound(2), prepare(3), prepare(4)]) == {1, 3}
 
 
-def test_a_grammar_that_nobody_waits_for_any_more_is_never_answered() -> None:
-    assert requests_after([bound(1), prepare(2), prepare(3), Cancel(1)]) == {2}
+def test_a_grammar_that_nobody_waits_for_any_more_is_compiled_until_the_engine_says_otherwise() -> None:
+    assert requests_after([bound(1), prepare(2), prepare(3), Cancel(1)]) == {1, 2}
+    assert requests_after([bound(1), prepare(2), prepare(3), Cancel(1), Cancelled(1)]) == {2}
+
+
+def test_known_is_also_what_stands_in_line() -> None:
+    in_hand = InHand()
+    for request in (1, 2):
+        in_hand.tell(prepare(request))
+    assert (in_hand.knows(2), in_hand.knows(3)) == (True, False)
+    in_hand.hear(prepared(2))
+    assert not in_hand.knows(2)
 
 
 def requests_after(history: list[Command | Report]) -> frozenset[int]:

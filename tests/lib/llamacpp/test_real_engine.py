@@ -75,7 +75,7 @@ async def real_model(
             harness_name="llamacpp",
             devices=(0,),
             admission=AdmissionController(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
-            prompt_limit=supervisor.facts.n_ctx - 1,
+            max_prompt_tokens=supervisor.facts.n_ctx,
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,
         )
@@ -211,6 +211,23 @@ async def test_leaving_while_the_prompt_is_read_frees_the_slot_for_the_next(smol
 # ------------------------------------------------------------------------------------------------ the shared engine
 
 RULES = "You answer in one short sentence. " + "Never speak of the weather, of politics or of yourself. " * 12
+
+
+async def test_of_every_request_whose_client_left_the_engine_says_that_it_has_left_it(smollm2_path: Path) -> None:
+    bound = ask("Hello", grammar=Grammar("regex", "[a-z]+ [a-z]+"))
+    async with real_model(smollm2_path) as (model, engine):
+        async with model.chat(ask("Hello")) as running:
+            await anext(running)
+            async with anyio.create_task_group() as tasks:
+                for request in (bound, ask("Hello " * 300), bound):
+                    tasks.start_soon(reply_to, model, request)
+                while not engine.knows(4):
+                    await let_others_run()
+                tasks.cancel_scope.cancel()
+        while engine._accusers:
+            await let_others_run()
+        assert not any(engine.knows(request) for request in range(1, 5))
+        assert (await reply_to(model, ask("Hello")))[1].reason is FinishReason.LENGTH
 
 
 def turns(*contents: str) -> tuple[dict[str, Any], ...]:

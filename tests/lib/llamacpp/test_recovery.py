@@ -34,3 +34,10 @@ def test_there_is_no_start_after_the_most_deaths_and_always_one_before(gaps: lis
         if pause_s is not None:
             pauses.append(pause_s)
     assert all(policy.first_pause_s <= pause <= policy.longest_pause_s for pause in pauses)
+
+
+def test_starts_that_the_host_has_no_means_for_are_pauses_apart_that_double_and_count_as_no_death() -> None:
+    policy = RecoveryPolicy()
+    assert policy.pause_after_death(0.0) == 1.0
+    assert [policy.pause_after_no_start() for _ in range(7)] == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert policy.pause_after_death(500.0) == 60.0

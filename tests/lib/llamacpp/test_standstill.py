@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from neuron_lib.engine.protocol import Beat, Delta, Progress, Ready, StepEvents
@@ -60,13 +62,20 @@ def test_one_sign_of_progress_is_enough(report: StepEvents | Beat | Progress) ->
     assert standstill.suspicion is None
 
 
-def test_a_load_gets_on_as_long_as_the_process_grows() -> None:
+def loading(*, rss_bytes: int = 1 << 34, read_bytes: int = 1 << 34) -> Beat:
+    return Beat(step=0, in_flight=0, rss_bytes=rss_bytes, read_bytes=read_bytes)
+
+
+@pytest.mark.parametrize(
+    "beat", [lambda n: loading(rss_bytes=n), lambda n: loading(read_bytes=n)], ids=["grow", "read"]
+)
+def test_a_load_gets_on_as_long_as_the_process_grows_or_reads(beat: Callable[[int], Beat]) -> None:
     standstill = Standstill(stall_limit_s=100, silence_limit_s=30)
-    rss_bytes = 0
+    so_far = 0
     for growth in [1 << 20] * 200 + [1] * 99:
-        rss_bytes += growth
+        so_far += growth
         standstill.look()
-        standstill.hear(Beat(step=0, in_flight=0, rss_bytes=rss_bytes))
+        standstill.hear(beat(so_far))
     assert standstill.verdict is None
     standstill.look()
     assert standstill.verdict == "no progress for 100 s"

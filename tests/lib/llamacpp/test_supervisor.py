@@ -1,11 +1,12 @@
 """What the supervisor makes of engines; that requests get on meanwhile is tested with whole replies."""
 
 import errno
+import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import anyio
 import pytest
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
-from neuron_lib.errors import LoadFailed, UnloadFailed
+from neuron_lib.errors import LoadFailed, SourceUnavailable, UnloadFailed
 from neuron_lib.llamacpp import engine_process
 from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
 from neuron_lib.llamacpp.harness import load_command
@@ -44,7 +45,9 @@ async def supervised(mode: str = "normal", *, limit_s: float = 5.0) -> AsyncIter
         close_limit_s=limit_s,
         kill_limit_s=limit_s,
     )
-    async with supervise(start, model_id="org/fake", policy=RecoveryPolicy(first_pause_s=0.01)) as supervisor:
+    async with supervise(
+        start, model_id="org/fake", policy=RecoveryPolicy(first_pause_s=0.01, longest_pause_s=0.02)
+    ) as supervisor:
         yield supervisor
 
 
@@ -54,16 +57,60 @@ async def test_a_first_engine_that_does_not_load_is_a_failed_load() -> None:
             pytest.fail("it loaded")
 
 
-async def test_an_engine_that_cannot_be_started_again_has_died_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_descriptors() -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+def fail_with(number: int, *, times: int, then: Callable[..., object]) -> Callable[..., object]:
+    """A function that fails for a while as an exhausted host lets it."""
+    left = iter(range(times))
 
+    def failing(*args: object, **kwargs: object) -> object:
+        if next(left, None) is not None:
+            raise OSError(number, os.strerror(number))
+        return then(*args, **kwargs)
+
+    return failing
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+async def test_a_start_that_the_host_has_no_means_for_is_no_death(
+    number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async with supervised() as supervisor:
-        with monkeypatch.context() as patch:
-            patch.setattr(socket, "socketpair", no_descriptors)
-            os.kill(supervisor.require_engine().pid, signal.SIGKILL)
-            assert "died 3 times" in (loss := await supervisor.wait_lost())
-            assert os.strerror(errno.EMFILE) in loss
+        dead = supervisor.require_engine()
+        monkeypatch.setattr(socket, "socketpair", fail_with(number, times=9, then=socket.socketpair))
+        os.kill(dead.pid, signal.SIGKILL)
+        assert (await supervisor.successor(dead)).death is None
+        assert (supervisor.loss, supervisor.restarts) == (None, 1)
+        assert supervisor.last_death == "killed by SIGKILL"
+    records = [vars(record) for record in caplog.records if "cannot be started now" in record.getMessage()]
+    assert len(records) == 9
+    assert all(os.strerror(number) in record["reason"] for record in records)
+    assert {record["levelno"] for record in records} == {logging.WARNING}
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+async def test_a_process_that_the_host_has_no_room_for_is_no_death(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with supervised() as supervisor:
+        dead = supervisor.require_engine()
+        monkeypatch.setattr(anyio, "open_process", fail_with(number, times=9, then=anyio.open_process))
+        os.kill(dead.pid, signal.SIGKILL)
+        assert (await supervisor.successor(dead)).death is None
+        assert supervisor.loss is None
+
+
+async def test_a_program_that_is_gone_when_the_next_engine_is_due_is_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with supervised() as supervisor:
+        monkeypatch.setattr(anyio, "open_process", fail_with(errno.ENOENT, times=9, then=anyio.open_process))
+        os.kill(supervisor.require_engine().pid, signal.SIGKILL)
+        assert os.strerror(errno.ENOENT) in await supervisor.wait_lost()
+
+
+async def test_a_first_engine_that_the_host_cannot_start_now_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anyio, "open_process", fail_with(errno.EAGAIN, times=1, then=anyio.open_process))
+    with pytest.raises(SourceUnavailable, match="org/fake: an engine process cannot be started") as caught:
+        async with supervised():
+            pytest.fail("it was started")
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 async def test_an_engine_that_cannot_be_killed_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ def like_poison(**changes: Any) -> ChatRequest:
 def suspects_after(*deaths: tuple[str, float]) -> Suspects:
     suspects = Suspects(window_s=600)
     for reason, time_s in deaths:
-        suspects.accuse(POISON, reason, now_s=time_s)
+        suspects.accuse(fingerprint(POISON), reason, now_s=time_s)
     return suspects
 
 
@@ -29,7 +29,7 @@ def test_a_death_is_forgotten_after_the_window() -> None:
     suspects = suspects_after(("first", 0), ("second", 300))
     assert suspects.verdict(POISON, now_s=599) == ("first", "second")
     assert suspects.verdict(POISON, now_s=600) is None
-    suspects.accuse(POISON, "third", now_s=601)
+    suspects.accuse(fingerprint(POISON), "third", now_s=601)
     assert suspects.verdict(POISON, now_s=602) == ("second", "third")
 
 
@@ -66,18 +66,18 @@ def test_what_no_frame_can_hold_has_no_fingerprint_and_is_never_suspect(content:
     assert fingerprint(request) is None
     suspects = suspects_after(("x", 0), ("x", 1))
     for now_s in (2, 3):
-        suspects.accuse(request, "x", now_s=now_s)
+        suspects.accuse(fingerprint(request), "x", now_s=now_s)
     assert suspects.verdict(request, now_s=4) is None
 
 
 def test_whoever_was_accused_longest_ago_is_forgotten_when_there_are_too_many() -> None:
     suspects, other = suspects_after(("x", 0)), like_poison(max_tokens=0)
     for _ in range(2):
-        suspects.accuse(other, "x", now_s=1)
-    suspects.accuse(POISON, "x", now_s=2)
+        suspects.accuse(fingerprint(other), "x", now_s=1)
+    suspects.accuse(fingerprint(POISON), "x", now_s=2)
     for number in range(1, suspects.most - 1):
-        suspects.accuse(like_poison(max_tokens=number), "x", now_s=3)
+        suspects.accuse(fingerprint(like_poison(max_tokens=number)), "x", now_s=3)
     assert suspects.verdict(other, now_s=4) is not None
-    suspects.accuse(like_poison(max_tokens=suspects.most), "x", now_s=3)
+    suspects.accuse(fingerprint(like_poison(max_tokens=suspects.most)), "x", now_s=3)
     assert suspects.verdict(other, now_s=4) is None
     assert suspects.verdict(POISON, now_s=4) is not None
