@@ -7,14 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, assert_never
 
 import anyio
-from anyio.abc import ByteReceiveStream, Process, SocketAttribute, SocketStream, UNIXSocketStream
+from anyio.abc import Process, SocketAttribute, SocketStream, UNIXSocketStream
 
 from neuron_lib.engine.protocol import (
     Abort,
@@ -22,7 +21,6 @@ from neuron_lib.engine.protocol import (
     Broken,
     Cancel,
     Cancelled,
-    Close,
     Command,
     Delta,
     Done,
@@ -49,20 +47,18 @@ from neuron_lib.errors import (
     NeuronError,
     Overloaded,
     OverloadReason,
-    SourceUnavailable,
     TemplateFailed,
-    UnloadFailed,
     first_leaf,
 )
+from neuron_lib.llamacpp.child_process import close_stream, describe_exit, end_process, send_signal, starting
+from neuron_lib.llamacpp.engine_log import EngineLog
 from neuron_lib.llamacpp.in_hand import InHand
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.standstill import Standstill
-from neuron_lib.sources.file_errors import is_exhausted
 
-__all__ = ("EngineProcess", "engine_environment", "open_engine")
+__all__ = ("EngineProcess", "open_engine")
 
 logger = logging.getLogger(__name__)
-engine_logger = logging.getLogger("neuron_lib.engine")
 
 _CLOSE_LIMIT_S: Final = 5.0
 """An engine that was told to close gets this long before it is killed."""
@@ -78,33 +74,8 @@ _ABORT_LIMIT_S: Final = 5.0
 _BUSY_RETRY_S: Final = 4
 """What a request is told whose grammar the engine has no time for: eight others wait, of at most half a second each."""
 _LAST_WORDS_LIMIT_S: Final = 2.0
-_LONGEST_LOG_LINE: Final = 8192
-_DEATH_MARKS: Final = ("GGML_ASSERT", "what():")
-"""In lines that native code writes when it ends the process, past every logger."""
 _READ_BYTES: Final = 1 << 16
-_KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
-_KEPT_PREFIXES: Final = ("LC_", "CUDA_", "GGML_", "LLAMA_", "OMP_", "GOMP_", "KMP_", "HIP_", "ROCR_", "NVIDIA_", "VK_")
-_SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASS")
-_ROOT: Final = Path(__file__).parents[2]
-"""The directory this package was found in, which need not be on the path of a new interpreter."""
-_LEVELS: Final = logging.getLevelNamesMapping()
 _COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.engine")
-
-
-def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of `environ` an engine needs. Tokens and keys are not in it: an engine has no business with them."""
-    kept = {
-        name: value
-        for name, value in environ.items()
-        if name in _KEPT_VARIABLES
-        # Even harmless families have black sheep, such as NVIDIA_API_KEY.
-        or (name.startswith(_KEPT_PREFIXES) and not any(word in name for word in _SECRET_WORDS))
-    }
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), environ.get("PYTHONPATH")))),
-        # Without it an assertion in ggml forks a debugger that is installed, and hangs in it.
-        "GGML_NO_BACKTRACE": "1",
-    }
 
 
 @asynccontextmanager
@@ -132,14 +103,14 @@ async def open_engine(
     SIGKILL.
     """
     parent = ("--parent", str(os.getpid())) if ends_with_thread else ()
-    with _starting(model_id):
+    with starting(model_id):
         ours, theirs = socket.socketpair()
     async with AsyncExitStack() as held:
         held.enter_context(ours)  # until the stream owns it; closing it twice does no harm
         with theirs:
             stream = await UNIXSocketStream.from_socket(ours)
-            held.push_async_callback(_close, stream)
-            with _starting(model_id):
+            held.push_async_callback(close_stream, stream)
+            with starting(model_id):
                 process = await anyio.open_process(
                     [*command, "--fd", str(theirs.fileno()), *parent],
                     stdin=subprocess.DEVNULL,
@@ -151,7 +122,7 @@ async def open_engine(
                     pass_fds=[theirs.fileno()],
                 )
         held.push_async_callback(
-            _end, process, stream, model_id=model_id, limit_s=close_limit_s, kill_limit_s=kill_limit_s
+            end_process, process, stream, model_id=model_id, limit_s=close_limit_s, kill_limit_s=kill_limit_s
         )
         engine = EngineProcess(
             process,
@@ -174,56 +145,6 @@ async def open_engine(
             raise first_leaf(group) from None
 
 
-@contextmanager
-def _starting(model_id: str) -> Iterator[None]:
-    """No descriptors and no processes pass; that there is no such program does not."""
-    try:
-        yield
-    except OSError as error:
-        if is_exhausted(error):
-            raise SourceUnavailable(f"{model_id}: an engine process cannot be started", model_id=model_id) from error
-        raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
-
-
-async def _close(stream: SocketStream) -> None:
-    """Shielded, because a cancellation here would take the place of an error that is on its way."""
-    with anyio.CancelScope(shield=True):
-        await stream.aclose()
-
-
-async def _end(process: Process, stream: SocketStream, *, model_id: str, limit_s: float, kill_limit_s: float) -> None:
-    """Close politely, then kill; returns when the process is reaped, so its memory is back.
-
-    Raises `UnloadFailed` for a process that even a kill does not end.
-    """
-    with anyio.CancelScope(shield=True):
-        with anyio.move_on_after(limit_s):
-            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await stream.send(encode_frame(Close()))
-            await process.wait()
-        if process.returncode is None:
-            logger.warning("engine did not close, killing it", extra={"pid": process.pid})
-            _send_signal(process, signal.SIGKILL)
-            with anyio.move_on_after(kill_limit_s):
-                await process.wait()
-        if process.returncode is None:
-            if process.stderr is not None:
-                await process.stderr.aclose()
-            raise UnloadFailed(
-                f"engine process {process.pid} cannot be killed and keeps its memory; it hangs in a driver",
-                model_id=model_id,
-                pid=process.pid,
-            )
-        await process.aclose()
-
-
-def _send_signal(process: Process, number: signal.Signals) -> None:
-    """Unlike the methods of the event loops this reaps nothing, so the exit status stays for whoever waits for it."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, number)
-
-
 @dataclass(slots=True)
 class _Letter:
     """A command on its way out; without a frame it has been withdrawn."""
@@ -244,6 +165,7 @@ class EngineProcess:
         self.died_with: frozenset[int] = frozenset()
         """The requests it worked on when it died."""
         self._standstill: Final = standstill
+        self._log: Final = EngineLog(model_id=model_id, pid=process.pid)
         self._process: Final = process
         self._on_progress: Final = on_progress
         self._outbox, self._to_send = anyio.create_memory_object_stream[_Letter](math.inf)
@@ -255,7 +177,6 @@ class EngineProcess:
         self._facts: ModelFacts | None = None
         self._fatal: str | None = None
         self._death: str | None = None
-        self._last_words: str | None = None
         self._settled = anyio.Event()  # ready or dead
         self._dead = anyio.Event()
 
@@ -355,7 +276,7 @@ class EngineProcess:
     async def _read_reports(self, stream: SocketStream, kill_limit_s: float) -> None:
         assert self._process.stderr is not None  # piped
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._read_log, self._process.stderr)
+            tasks.start_soon(self._log.read, self._process.stderr)
             decoder = report_decoder()
             sock = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django here
             try:
@@ -368,12 +289,12 @@ class EngineProcess:
                 pass
             except ProtocolError as error:
                 self._fatal = str(error)
-                _send_signal(self._process, signal.SIGKILL)
+                send_signal(self._process, signal.SIGKILL)
             with anyio.move_on_after(_LAST_WORDS_LIMIT_S):
                 await self._process.wait()
             if self._process.returncode is None:
                 # It has hung up without ending: of no use to anybody.
-                _send_signal(self._process, signal.SIGKILL)
+                send_signal(self._process, signal.SIGKILL)
                 with anyio.move_on_after(kill_limit_s):
                     await self._process.wait()
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
@@ -390,34 +311,11 @@ class EngineProcess:
         for number in (signal.SIGABRT, signal.SIGKILL):
             with anyio.move_on_after(abort_limit_s):
                 await self._process.wait()
-            _send_signal(self._process, number)
+            send_signal(self._process, number)
         with anyio.move_on_after(abort_limit_s):
             await self._process.wait()
         if self._process.returncode is None:
             self._die(f"{verdict}, and cannot be killed")
-
-    async def _read_log(self, stderr: ByteReceiveStream) -> None:
-        pending = b""
-        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            while True:
-                *lines, pending = (pending + await stderr.receive()).split(b"\n")
-                for line in lines:
-                    self._log(line.decode("utf-8", "replace")[:_LONGEST_LOG_LINE])
-                pending = pending[-_LONGEST_LOG_LINE:]
-
-    def _log(self, line: str) -> None:
-        """One line of the engine's stderr: `LEVEL message`, or anything at all from native code."""
-        name, _, message = line.partition(" ")
-        level = _LEVELS.get(name)
-        if level is None:
-            level, message = logging.WARNING, line
-        if not message.strip():
-            return
-        is_grave = level >= logging.ERROR or any(mark in line for mark in _DEATH_MARKS)
-        # While loading, the first error names the cause and the others are its consequences.
-        if is_grave and (self._facts is not None or self._last_words is None):
-            self._last_words = message.strip()
-        engine_logger.log(level, "%s", message, extra={"model_id": self.model_id, "pid": self.pid})
 
     def _take(self, report: Report) -> None:
         self._standstill.hear(report)
@@ -440,7 +338,7 @@ class EngineProcess:
                 self._on_progress(fraction)
             case Ready(facts):
                 self._facts = facts
-                self._last_words = None
+                self._log.mark_loaded()
                 self._settled.set()
             case Fatal(message):
                 self._fatal = self._fatal or message
@@ -458,8 +356,8 @@ class EngineProcess:
             mailbox.fail(error)
 
     def _epitaph(self) -> str:
-        ended = self._fatal or _describe_exit(self._process.returncode)
-        return f"{ended} ({self._last_words})" if self._last_words else ended
+        ended = self._fatal or describe_exit(self._process.returncode)
+        return f"{ended} ({self._log.last_words})" if self._log.last_words else ended
 
     def _die(self, reason: str) -> None:
         """Find out who may be to blame, then tell everybody. An engine that is unloaded has not died."""
@@ -481,15 +379,6 @@ class EngineProcess:
             mailbox.fail(EngineDead(self.model_id, reason))
         self._settled.set()
         self._dead.set()
-
-
-def _describe_exit(code: int | None) -> str:
-    if code is None:
-        return "hung up, and cannot be killed"
-    if code >= 0:
-        return f"exit status {code}"
-    names = {number.value: number.name for number in signal.Signals}
-    return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 def _refusal(refused: Refused) -> NeuronError:

@@ -13,7 +13,8 @@ from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.device_memory import DeviceMemory
-from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
+from neuron_lib.llamacpp.engine_environment import engine_environment
+from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import (
     device_indices,

@@ -7,7 +7,8 @@ from pathlib import Path
 import anyio
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
-from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
+from neuron_lib.llamacpp.engine_environment import engine_environment
+from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
 

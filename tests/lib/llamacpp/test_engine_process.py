@@ -22,8 +22,9 @@ from neuron_lib.errors import (
     TemplateFailed,
     UnloadFailed,
 )
-from neuron_lib.llamacpp import engine_process
-from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
+from neuron_lib.llamacpp import child_process, engine_process
+from neuron_lib.llamacpp.engine_environment import engine_environment
+from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.sources.store import LocalModel
@@ -194,7 +195,8 @@ async def test_an_engine_that_is_stopped_is_killed_for_its_silence() -> None:
 @asynccontextmanager
 async def undead_engine(mode: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EngineProcess]:
     """One that no signal ends, as if it hung in a driver; it stands still from its first delta on."""
-    monkeypatch.setattr(engine_process, "_send_signal", lambda *_: None)
+    for module in (child_process, engine_process):
+        monkeypatch.setattr(module, "send_signal", lambda *_: None)
     engine = None
     try:
         async with fake_engine(

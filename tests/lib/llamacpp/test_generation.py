@@ -31,7 +31,8 @@ from neuron_lib.errors import (
     UnsupportedCapability,
 )
 from neuron_lib.harness import Generation
-from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
+from neuron_lib.llamacpp.engine_environment import engine_environment
+from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.recovery import RecoveryPolicy

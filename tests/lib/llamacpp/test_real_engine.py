@@ -21,7 +21,8 @@ from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry, SamplingConfig
 from neuron_lib.engine.protocol import Abort
 from neuron_lib.errors import EngineDead, InvalidGrammar, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed
-from neuron_lib.llamacpp.engine_process import EngineProcess, engine_environment, open_engine
+from neuron_lib.llamacpp.engine_environment import engine_environment
+from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import LlamaCppHarness, load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import openmp_environment, physical_cores

@@ -16,8 +16,9 @@ import pytest
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.errors import LoadFailed, SourceUnavailable, UnloadFailed
-from neuron_lib.llamacpp import engine_process
-from neuron_lib.llamacpp.engine_process import engine_environment, open_engine
+from neuron_lib.llamacpp import child_process, engine_process
+from neuron_lib.llamacpp.engine_environment import engine_environment
+from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.recovery import RecoveryPolicy
 from neuron_lib.llamacpp.supervisor import EngineSupervisor, supervise
@@ -114,7 +115,8 @@ async def test_a_first_engine_that_the_host_cannot_start_now_is_worth_a_retry(mo
 
 
 async def test_an_engine_that_cannot_be_killed_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_process, "_send_signal", lambda *_: None)
+    for module in (child_process, engine_process):
+        monkeypatch.setattr(module, "send_signal", lambda *_: None)
     with pytest.raises(UnloadFailed, match="cannot be killed"):
         async with supervised("silent", limit_s=0.05) as supervisor:
             engine = supervisor.require_engine()

@@ -1,0 +1,56 @@
+"""What an engine process writes to its stderr, as records of this process."""
+
+import logging
+from contextlib import suppress
+from typing import Final
+
+import anyio
+from anyio.abc import ByteReceiveStream
+
+__all__ = ("EngineLog",)
+
+engine_logger = logging.getLogger("neuron_lib.engine")
+
+_LONGEST_LOG_LINE: Final = 8192
+_DEATH_MARKS: Final = ("GGML_ASSERT", "what():")
+"""In lines that native code writes when it ends the process, past every logger."""
+_LEVELS: Final = logging.getLevelNamesMapping()
+
+
+class EngineLog:
+    """Passes each line on to the logger `neuron_lib.engine`, and keeps the one that may tell of a death."""
+
+    def __init__(self, *, model_id: str, pid: int) -> None:
+        self.last_words: str | None = None
+        """The last grave line; of those while the model is loaded, the first."""
+        self._fields: Final = {"model_id": model_id, "pid": pid}
+        self._is_loading = True
+
+    def mark_loaded(self) -> None:
+        """What was grave until now was none the less survived."""
+        self._is_loading = False
+        self.last_words = None
+
+    async def read(self, stderr: ByteReceiveStream) -> None:
+        """All of it, until its other end is closed."""
+        pending = b""
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while True:
+                *lines, pending = (pending + await stderr.receive()).split(b"\n")
+                for line in lines:
+                    self._take(line.decode("utf-8", "replace")[:_LONGEST_LOG_LINE])
+                pending = pending[-_LONGEST_LOG_LINE:]
+
+    def _take(self, line: str) -> None:
+        """One line of the engine's stderr: `LEVEL message`, or anything at all from native code."""
+        name, _, message = line.partition(" ")
+        level = _LEVELS.get(name)
+        if level is None:
+            level, message = logging.WARNING, line
+        if not message.strip():
+            return
+        is_grave = level >= logging.ERROR or any(mark in line for mark in _DEATH_MARKS)
+        # While loading, the first error names the cause and the others are its consequences.
+        if is_grave and (not self._is_loading or self.last_words is None):
+            self.last_words = message.strip()
+        engine_logger.log(level, "%s", message, extra=self._fields)
