@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
@@ -307,14 +308,17 @@ _NOT_YET: Final = frozenset(
 """Keys an existing file may hold that change nothing here: accepted, and named in one warning."""
 
 
-def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """Lay the file at `path` (if any) over the defaults, and `NEURON_*` variables of `environ` over both.
+def load_config(
+    path: Path | None, environ: Mapping[str, str], *, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Config:
+    """Lay the file at `path` (if any) over the defaults, and `NEURON_*` variables of `environ` over both. `defaults`
+    are keys of the file's highest level for which this host has a default of its own.
 
     `__` separates levels: `NEURON_HARNESS__LLAMACPP__N_CTX=8192`. Values are TOML, or bare text where text is meant.
     Variables that name no key are ignored, because run-time switches share the prefix (contract §4). Raises
     `ConfigError` naming the file or variable, the key, and what was expected.
     """
-    layers = _Layers(file=str(path or "environment"), tree={} if path is None else _read_toml(path))
+    layers = _Layers(file=str(path or "environment"), tree={**defaults, **({} if path is None else _read_toml(path))})
     layers.adopt_older_names()
     layers.overlay(environ)
     config: Config = layers.build(layers.tree, Config, "")

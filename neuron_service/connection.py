@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _TCP_CLOSED: Final = 7  # TCP_CLOSE of linux/tcp_states.h, the first byte of TCP_INFO
 _KEEP_ALIVE_PROBES: Final = 3
+_SHORT_LAST_WORDS_S: Final = 0.5
+"""To read why a connection ends when the host does, which must not take much longer than without any connection."""
 _PROBE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TOO_MANY_RETRY_AFTER_S: Final = 5
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
@@ -249,9 +251,12 @@ class BoundedConnection(HttpToolsProtocol):
         if not self._wants_upgrade and self._stage is not _Stage.DEAF:
             super().on_message_complete()
             self._begin(_Stage.WHOLE)
+            is_last = not self.parser.should_keep_alive()  # trailers may say so as well
+            if is_last:
+                self.cycle.keep_alive = False
             if self.cycle.response_complete:  # uvicorn does not expect an answer that is faster than the body
                 self.cycle.more_body = False
-                self._set_deadline(self._limits.idle_s)
+                self._set_deadline(0 if is_last else self._limits.idle_s)
 
     def _begin(self, stage: _Stage) -> None:
         self._stage = stage
@@ -326,11 +331,12 @@ class BoundedConnection(HttpToolsProtocol):
         else:
             error = ShuttingDown()
             self._refuse(error, to_http_error(error))
+            self._set_deadline(min(self._limits.last_words_s, _SHORT_LAST_WORDS_S))
 
     def _refuse(self, error: NeuronError, answer: HttpError) -> None:
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.more_body and cycle.response_started:
-            self.transport.close()  # its answer came early, and another one would be one too many
+            self._linger()  # its answer came early, and another one would be one too many
             return
         scope: Mapping[str, Any] = self.scope if self._stage is _Stage.BODY else {}
         log_refusal(error, answer, method=scope.get("method", "-"), path=scope.get("path", "-"))
@@ -365,6 +371,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._stage = _Stage.DEAF
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
+            cycle.waiting_for_100_continue = False
             cycle.disconnected = True  # its application may wait for a body that never comes
             cycle.message_event.set()
         self.transport.write_eof()

@@ -236,15 +236,14 @@ class Engine:
             self._compiling.discard(request)
             was_waiting = self._prompts.pop(request, None) is not None
         if not was_waiting and not is_compiled and self._loop is not None:
-            self._loop.inbox.put(request)
+            self._loop.cancel(request)
 
     def _start(self, start: Start) -> None:
         with self._prompts_lock:
             prompt = self._prompts.pop(start.request, None)
         if prompt is None or self._loop is None or self._preparer is None:
             raise ProtocolError(f"request {start.request} was started without a prepared prompt")
-        for sequence in self._preparer.sequences(start, prompt):
-            self._loop.inbox.put(sequence)
+        self._loop.start(tuple(self._preparer.sequences(start, prompt)))
 
     def _beat(self) -> None:
         loop = self._loop

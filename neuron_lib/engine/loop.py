@@ -7,19 +7,20 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from neuron_lib.engine.protocol import Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents
+from neuron_lib.engine.protocol import Broken, Cancel, Cancelled, Delta, Done, SequenceEvent, StepEvents
 from neuron_lib.engine.runner import Runner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
 
-__all__ = ("EngineLoop", "Instruction")
+__all__ = ("EngineLoop",)
 
-Instruction = Sequence | int
-"""What the loop is told between steps: a new sequence, or the number of a request to cancel."""
+_Instruction = int | Cancel
+"""What the loop is told between steps: the number of a request that waits to be taken, or one to be left."""
 
 
 class EngineLoop:
-    """Runs until its thread ends with the process. `steps` and `in_flight` may be read from any thread, to show.
+    """Runs until its thread ends with the process. `start` and `cancel` are for any thread; `steps` and `in_flight` may
+    be read from any, to show.
 
     Deltas are reported no more often than each `report_interval_s`, because a report takes the daemon, its clients and
     whatever they displace as much time as a fifth of a step of a small model; first tokens and ends go at once.
@@ -34,7 +35,8 @@ class EngineLoop:
         report_interval_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.inbox: Final[SimpleQueue[Instruction]] = SimpleQueue()
+        self._inbox: Final[SimpleQueue[_Instruction]] = SimpleQueue()
+        self._waiting: dict[int, tuple[Sequence, ...]] = {}  # who pops a request from it, and only it, has it
         self.steps = 0
         self._scheduler: Final = scheduler
         self._runner: Final = runner
@@ -47,8 +49,23 @@ class EngineLoop:
 
     @property
     def in_flight(self) -> int:
-        """Sequences not finished, those still in the inbox included."""
-        return self._scheduler.in_flight + self.inbox.qsize()
+        """Sequences not finished, and requests not begun."""
+        return self._scheduler.in_flight + len(self._waiting)
+
+    def start(self, sequences: tuple[Sequence, ...]) -> None:
+        """Take up all sequences of one request before the next step."""
+        request = sequences[0].request
+        self._waiting[request] = sequences
+        self._inbox.put(request)
+
+    def cancel(self, request: int) -> None:
+        """Leave a request before the next step, and say so then; at once, if it was never taken up: a step that never
+        ends must not lay its end at the door of what waited behind it.
+        """
+        if self._waiting.pop(request, None) is None:
+            self._inbox.put(Cancel(request))
+        else:
+            self._report(Cancelled(request))
 
     def run_forever(self) -> None:
         """Step as long as there is work, sleep in the inbox when there is none. Ends by raising `ContextBroken`."""
@@ -97,21 +114,22 @@ class EngineLoop:
     def _take_instructions(self, *, block: bool) -> None:
         try:
             while True:
-                self._obey(self.inbox.get(block=block))
+                self._obey(self._inbox.get(block=block))
                 block = False
         except Empty:
             return
 
-    def _obey(self, instruction: Instruction) -> None:
-        if isinstance(instruction, int):
-            self._scheduler.cancel(instruction)
-            self._forget(instruction)
-            self._report(Cancelled(instruction))
+    def _obey(self, instruction: _Instruction) -> None:
+        if isinstance(instruction, Cancel):
+            self._scheduler.cancel(instruction.request)
+            self._forget(instruction.request)
+            self._report(Cancelled(instruction.request))
             return
-        try:
-            self._scheduler.submit(instruction)
-        except ValueError as error:
-            self._tell([instruction.broken(str(error))])
+        for sequence in self._waiting.pop(instruction, ()):
+            try:
+                self._scheduler.submit(sequence)
+            except ValueError as error:
+                self._tell([sequence.broken(str(error))])
 
 
 def _joined(earlier: Delta | None, event: Delta | Done) -> Delta | Done:

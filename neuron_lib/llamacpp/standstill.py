@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from neuron_lib.engine.protocol import Beat, Ready, Report
+from neuron_lib.engine.protocol import Beat, Progress, Ready, Report, StepEvents
 
 __all__ = ("Standstill",)
 
@@ -17,7 +17,8 @@ class Standstill:
     """Call `hear` with every report and `look` each `look_s`.
 
     Looks are counted, not seconds: a daemon that was stopped itself must not blame its engines when it goes on. Steps,
-    answers, and beats of an engine that has nothing to do are progress; a beat that tells of the same step is none.
+    and beats of an engine that has nothing to do, are progress. A beat that tells of the same step is none, and neither
+    is an answer: prompts are prepared, and refused, by a thread that goes on while a step hangs.
     While the model is loaded a beat is progress if the process has grown since, or had more read from storage: the
     first computation reads weights without a word, and where they exceed the memory the process stays as large as it
     is. Processor time is none, which a loop without end takes too. An engine beats from when it has read its own code
@@ -54,10 +55,12 @@ class Standstill:
         self._silent_looks = 0
         if isinstance(report, Ready):
             self._is_ready = True
-        if not isinstance(report, Beat) or self._tells_of_progress(report):
+        if isinstance(report, Ready | Progress | StepEvents) or self._is_good_beat(report):
             self._still_looks = 0
 
-    def _tells_of_progress(self, beat: Beat) -> bool:
+    def _is_good_beat(self, beat: Report) -> bool:
+        if not isinstance(beat, Beat):
+            return False
         self._has_beaten = True
         # A prompt that is being read brings steps without events.
         gets_on = beat.in_flight == 0 or beat.step != self._step

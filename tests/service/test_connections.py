@@ -144,6 +144,31 @@ def test_a_body_in_chunks_is_read_and_what_is_behind_it_ignored(host: ListeningH
             assert client.reply().status == 200
 
 
+@pytest.mark.parametrize(("path", "status"), [(CHAT, 200), ("/nothing", 404)])
+def test_a_trailer_may_say_that_the_request_was_the_last(host: ListeningHost, path: str, status: int) -> None:
+    body = raw_chat(A).partition(b"\r\n\r\n")[2]
+    head = CHUNKED_CHAT.replace(CHAT.encode(), path.encode())
+    with host.connect() as client:
+        client.send(head + b"%x\r\n%b\r\n" % (len(body), body))
+        if status == 404:
+            assert client.reply().status == 404
+        client.send(b"0\r\nconnection: close\r\n\r\n")
+        if status == 200:
+            assert client.reply().headers["connection"] == "close"
+        assert client.is_closed()
+
+
+def test_nonsense_instead_of_a_body_that_was_to_be_asked_for_is_no_bug(
+    host: ListeningHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    with host.connect() as client:
+        client.send(CHUNKED_CHAT.replace(b"host: x", b"expect: 100-continue") + b"ZZ\r\n")
+        assert client.reply().status == 400
+        assert client.is_closed()
+    eventually(host.is_idle)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 @pytest.mark.parametrize(("version", "first"), [("1.0", "200"), ("1.1", "100")])
 def test_only_a_client_that_knows_interim_responses_gets_one(host: ListeningHost, version: str, first: str) -> None:
     request = raw_chat(A).replace(b"HTTP/1.1\r\n", f"HTTP/{version}\r\nexpect: 100-continue\r\n".encode())
@@ -211,13 +236,22 @@ def test_a_client_that_stays_after_the_last_words_is_not_waited_for() -> None:
 @pytest.mark.parametrize("start", [b"GET", raw_head("POST", CHAT, content_length=2), raw_chat(A)[:-1], CHUNKED_CHAT])
 def test_who_is_still_sending_when_the_host_ends_is_told_so(start: bytes) -> None:
     with ExitStack() as clients:
-        with listening_host(resident=[A], limits=ConnectionLimits(last_words_s=0.1)) as host:
+        with listening_host(resident=[A]) as host:
             client = clients.enter_context(host.connect())
             client.send(start)
             host.get("/health")  # so that has arrived
         reply = client.reply()
         assert (reply.status, reply.error()["code"]) == (503, "shutting_down")
         assert (reply.headers["retry-after"], reply.headers["connection"]) == ("15", "close")
+
+
+def test_who_takes_too_long_for_a_body_whose_answer_was_faster_is_not_reset() -> None:
+    with listening_host(limits=ConnectionLimits(body_s=0.1)) as host, host.connect() as client:
+        client.send(raw_head("POST", "/nothing", content_length=10))
+        assert client.reply().status == 404
+        assert client.is_closed()  # its time is over
+        for _ in range(2):  # the first would be answered by a reset, and the second raise
+            client.send(b"x")
 
 
 # ---------------------------------------------------------------------------------------------------- many clients

@@ -67,7 +67,7 @@ def loop_over(
 def run(loop: EngineLoop, *sequences: Sequence) -> None:
     """Run until the script ends."""
     for each in sequences:
-        loop.inbox.put(each)
+        loop.start((each,))
     with pytest.raises(NoMoreSteps):
         loop.run_forever()
 
@@ -100,9 +100,9 @@ def test_instructions_take_effect_between_steps() -> None:
     runner = ScriptedSteps(
         4,
         {
-            1: lambda: loop.inbox.put(sequence(2)),
-            2: lambda: loop.inbox.put(1),
-            3: lambda: loop.inbox.put(sequence(3)),
+            1: lambda: loop.start((sequence(2),)),
+            2: lambda: loop.cancel(1),
+            3: lambda: loop.start((sequence(3),)),
         },
     )
     loop, told = loop_over(runner)
@@ -122,7 +122,7 @@ def test_a_sequence_that_can_never_run_is_broken_and_harms_nobody() -> None:
 
 def test_what_waits_in_the_inbox_is_in_flight() -> None:
     loop, _ = loop_over(ScriptedRunner())
-    loop.inbox.put(sequence(1))
+    loop.start((sequence(1),))
     assert loop.in_flight == 1
 
 
@@ -165,8 +165,8 @@ def test_what_was_not_yet_told_of_a_request_that_is_gone_is_never_told(
     last_words: list[type],
 ) -> None:
     def cancel_and_go_on() -> None:
-        loop.inbox.put(1)
-        loop.inbox.put(sequence(3))
+        loop.cancel(1)
+        loop.start((sequence(3),))
 
     runner = ScriptedSteps(5, {2: cancel_and_go_on}, failures={2: "it broke"} if is_broken else {})
     loop, told = loop_over(runner, report_interval_s=99)
@@ -177,7 +177,23 @@ def test_what_was_not_yet_told_of_a_request_that_is_gone_is_never_told(
 
 def test_a_cancelled_request_is_said_to_be_left_only_when_the_step_that_it_was_in_has_ended() -> None:
     left: list[tuple[int, int]] = []
-    runner = ScriptedSteps(3, {1: lambda: loop.inbox.put(1)})
+    runner = ScriptedSteps(3, {1: lambda: loop.cancel(1)})
     loop, _ = loop_over(runner, on_cancelled=lambda request: left.append((request, loop.steps)))
     run(loop, sequence(1), sequence(3))
     assert left == [(1, 2)]
+
+
+def test_a_request_that_waits_behind_a_step_is_left_at_once() -> None:
+    left: list[tuple[int, int]] = []
+
+    def come_and_go() -> None:
+        loop.start((sequence(3), sequence(3)))
+        assert loop.in_flight == 2
+        loop.cancel(3)
+        assert loop.in_flight == 1
+
+    runner = ScriptedSteps(3, {1: come_and_go})
+    loop, told = loop_over(runner, on_cancelled=lambda request: left.append((request, loop.steps)))
+    run(loop, sequence(1))
+    assert left == [(3, 1)]
+    assert events_of(told, 3) == []

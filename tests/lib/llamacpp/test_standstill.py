@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from neuron_lib.engine.protocol import Beat, Delta, Progress, Ready, StepEvents
+from neuron_lib.engine.protocol import Beat, Cancelled, Delta, Prepared, Progress, Ready, Refused, Report, StepEvents
 from neuron_lib.llamacpp.standstill import Standstill
 from tests.fakes.fake_engine import FACTS
 
@@ -40,6 +40,24 @@ def test_an_engine_with_nothing_to_do_may_rest() -> None:
 def test_an_engine_with_work_must_take_steps(looks: int, suspicion: str | None, verdict: str | None) -> None:
     standstill = looked(looks, beat=BUSY)
     assert (standstill.suspicion, standstill.verdict) == (suspicion, verdict)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Prepared(request=2, prompt_tokens=1, prompt_end=""),
+        Refused(request=2, code="invalid_request", message="no"),
+        Cancelled(2),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_what_is_said_of_requests_that_wait_behind_a_step_is_no_progress(answer: Report) -> None:
+    standstill = looked(0, beat=None)
+    for _ in range(100):
+        standstill.hear(BUSY)
+        standstill.hear(answer)
+        standstill.look()
+    assert standstill.verdict == "no progress for 100 s"
 
 
 @pytest.mark.parametrize(
