@@ -1,0 +1,83 @@
+"""The engine as a program: what it makes of its surroundings, and how it ends. No model is loaded."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from neuron_lib.engine.protocol import Beat, Report, report_decoder
+
+ROOT = Path(__file__).parents[3]
+ENGINE = ("-m", "neuron_lib.engine")
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """A Python of our own with `--fd N` appended, and our end of its socket; killed at the end."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.settimeout(30)
+        with theirs:
+            engine = subprocess.Popen(
+                [sys.executable, *command, "--fd", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.DEVNULL,
+                cwd=ROOT,
+            )
+        try:
+            yield engine, ours
+        finally:
+            engine.kill()
+            engine.wait()
+
+
+def reports(sock: socket.socket) -> Iterator[Report]:
+    decoder = report_decoder()
+    while data := sock.recv(1 << 16):
+        yield from decoder.feed(data)
+
+
+@pytest.fixture
+def _deaf_host() -> Iterator[None]:
+    """A program that blocks and ignores the signals that an engine needs, as its children will."""
+    needed = (signal.SIGABRT, signal.SIGALRM, signal.SIGCHLD, signal.SIGPROF)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in needed}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, needed)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_deaf_host")
+def test_an_engine_hears_signals_whatever_the_host_blocks_and_ignores() -> None:
+    with started(ENGINE) as (engine, sock):
+        assert any(isinstance(report, Beat) for report in reports(sock))
+        status = Path(f"/proc/{engine.pid}/status").read_text(encoding="ascii")
+    sets = {name: int(value, 16) for name, value in re.findall(r"^Sig(Blk|Ign):\s+(\w+)$", status, re.MULTILINE)}
+    assert sets["Blk"] == 0
+    for number in (signal.SIGABRT, signal.SIGALRM, signal.SIGCHLD, signal.SIGPROF):
+        assert not sets["Ign"] >> (number - 1) & 1, number.name
+
+
+SPEECHLESS_ENGINE = """
+from neuron_lib.engine import __main__ as program
+def fail(*_):
+    raise MemoryError
+program._message = program.bytes_resident = fail
+program.main()
+"""
+
+
+def test_an_engine_that_cannot_even_say_why_it_fails_ends_all_the_same() -> None:
+    with started(("-c", SPEECHLESS_ENGINE)) as (engine, sock):
+        assert list(reports(sock)) == []
+        assert engine.wait(timeout=30) == 70
