@@ -63,6 +63,7 @@ from neuron_lib.errors import (
     RequestRejected,
     cause_chain,
 )
+from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.llama.bindings import init_backend
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
@@ -271,7 +272,7 @@ class Engine:
                 logger.warning("engine failed", exc_info=error)
             self.send(Fatal(_message(error)))
         finally:
-            os._exit(os.EX_SOFTWARE)
+            os._exit(os.EX_TEMPFAIL if is_exhausted(error) else os.EX_SOFTWARE)
 
     def _load_and_step(self, load: Load) -> None:
         init_backend()

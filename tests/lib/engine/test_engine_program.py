@@ -1,5 +1,6 @@
 """The engine as a program: what it makes of its surroundings, and how it ends. No model is loaded."""
 
+import os
 import re
 import signal
 import socket
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from neuron_lib.engine.protocol import Beat, Report, report_decoder
+from neuron_lib.config import LlamaCppConfig
+from neuron_lib.engine.protocol import Beat, Fatal, Report, encode_frame, report_decoder
+from neuron_lib.llamacpp.harness import load_command
+from neuron_lib.sources.store import LocalModel
 
 ROOT = Path(__file__).parents[3]
 ENGINE = ("-m", "neuron_lib.engine")
@@ -80,4 +84,26 @@ program.main()
 def test_an_engine_that_cannot_even_say_why_it_fails_ends_all_the_same() -> None:
     with started(("-c", SPEECHLESS_ENGINE)) as (engine, sock):
         assert list(reports(sock)) == []
-        assert engine.wait(timeout=30) == 70
+        assert engine.wait(timeout=30) == os.EX_SOFTWARE
+
+
+THREADLESS_ENGINE = """
+import sys, threading
+from neuron_lib.engine.__main__ import main
+name, start = sys.argv.pop(1), threading.Thread.start
+def start_or_fail(self):
+    if self.name == name:
+        raise RuntimeError("can't start new thread")  # as of CPython
+    start(self)
+threading.Thread.start = start_or_fail
+main()
+"""
+
+
+@pytest.mark.parametrize("thread", ["daemon watch", "engine"])
+def test_an_engine_that_the_host_has_no_thread_for_ends_as_one_to_be_tried_again(thread: str) -> None:
+    load = load_command(LlamaCppConfig(), LocalModel(path=Path("/nowhere.gguf")), environ={})
+    with started(("-c", THREADLESS_ENGINE, thread)) as (engine, sock):
+        sock.sendall(encode_frame(load))
+        assert Fatal("RuntimeError: can't start new thread") in reports(sock)
+        assert engine.wait(timeout=30) == os.EX_TEMPFAIL
