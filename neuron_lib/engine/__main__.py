@@ -8,6 +8,7 @@ inside native code.
 """
 
 import argparse
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -103,6 +104,8 @@ class Engine:
         self._prompts: dict[int, PreparedPrompt] = {}
         self._compiling: set[int] = set()
         self._prompts_lock: Final = threading.Lock()
+        self._ordered = 0  # grammars, by the main thread
+        self._compiled = 0  # of them the grammar thread is done with, one way or another
         self._grammars: Final[SimpleQueue[tuple[int, Grammar, PreparedPrompt]]] = SimpleQueue()
         self._preparer: Preparer | None = None
         self._context: Context | None = None
@@ -185,26 +188,32 @@ class Engine:
             return
         with self._prompts_lock:
             self._compiling.add(chat.request)
+        self._ordered += 1
         self._grammars.put((chat.request, chat.grammar, prompt))
 
     def _compile(self, compiler: GrammarCompiler) -> NoReturn:
         """The grammar thread's life. The engine thread, which starts it, may be bound to a core; this one is not."""
-        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
-        while True:
-            request, grammar, prompt = self._grammars.get()
-            with self._prompts_lock:
-                is_wanted = request in self._compiling
-            if not is_wanted:
-                self.send(Cancelled(request))
-                continue
-            try:
-                constraint = compiler.compile(grammar)
-            except RequestRejected as error:
-                self._refuse(request, error)
-                continue
-            except BaseException as error:  # noqa: BLE001 - the last handler of this thread; a panic is no Exception
-                self._die(error)
-            self._offer(request, replace(prompt, constraint=constraint))
+        try:
+            with contextlib.suppress(OSError):  # slower is better than none
+                os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
+            while True:
+                self._compile_for(*self._grammars.get(), compiler)
+                self._compiled += 1
+        except BaseException as error:  # noqa: BLE001 - the last handler of this thread; a panic is no Exception
+            self._die(error)
+
+    def _compile_for(self, request: int, grammar: Grammar, prompt: PreparedPrompt, compiler: GrammarCompiler) -> None:
+        with self._prompts_lock:
+            is_wanted = request in self._compiling
+        if not is_wanted:
+            self.send(Cancelled(request))
+            return
+        try:
+            constraint = compiler.compile(grammar)
+        except RequestRejected as error:
+            self._refuse(request, error)
+            return
+        self._offer(request, replace(prompt, constraint=constraint))
 
     def _offer(self, request: int, prompt: PreparedPrompt) -> None:
         """Keep a prompt for its start, and say that it is there, unless it was cancelled while it was compiled."""
@@ -247,13 +256,16 @@ class Engine:
         self._loop.start(tuple(self._preparer.sequences(start, prompt)))
 
     def _beat(self) -> None:
-        loop = self._loop
+        loop, compiled = self._loop, self._compiled
         self.send(
             Beat(
                 step=loop.steps if loop else 0,
                 in_flight=loop.in_flight if loop else 0,
                 rss_bytes=bytes_resident(),
                 read_bytes=bytes_read(),
+                compiled=compiled,
+                # Also what was cancelled meanwhile: the thread may hang in it.
+                compiling=self._ordered - compiled,
             )
         )
 

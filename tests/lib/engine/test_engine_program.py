@@ -1,4 +1,4 @@
-"""The engine as a program: what it makes of its surroundings, and how it ends. No model is loaded."""
+"""The engine as a program: what it makes of its surroundings, and how it ends."""
 
 import os
 import re
@@ -8,14 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from neuron_lib.config import LlamaCppConfig
-from neuron_lib.engine.protocol import Beat, Fatal, Report, encode_frame, report_decoder
+from neuron_lib.engine.protocol import Beat, Cancel, Fatal, Prepare, Ready, Report, encode_frame, report_decoder
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
+from neuron_lib.types import Grammar
+from tests.fakes.synthetic_gguf import write_synthetic
 
 ROOT = Path(__file__).parents[3]
 ENGINE = ("-m", "neuron_lib.engine")
@@ -107,3 +110,51 @@ def test_an_engine_that_the_host_has_no_thread_for_ends_as_one_to_be_tried_again
         sock.sendall(encode_frame(load))
         assert Fatal("RuntimeError: can't start new thread") in reports(sock)
         assert engine.wait(timeout=30) == os.EX_TEMPFAIL
+
+
+HANGING_COMPILER = """
+import time
+from neuron_lib.engine import __main__ as program
+program.GrammarCompiler.compile = lambda *_: time.sleep(1000)
+program.main()
+"""
+BROKEN_GRAMMAR_THREAD = """
+from neuron_lib.engine import __main__ as program
+def fail(*_):
+    raise ZeroDivisionError("in the grammar thread")
+program.GrammarCompiler.compile, program.Engine._offer = (lambda *_: None), fail
+program.main()
+"""
+
+
+@contextmanager
+def given_a_grammar(
+    script: str, folder: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket, Iterator[Report]]]:
+    """An engine with a small model and a request that must be in a grammar, and what it says from then on."""
+    write_synthetic(folder / "m.gguf", "full")
+    load = load_command(LlamaCppConfig(n_ctx=256), LocalModel(path=folder / "m.gguf"), environ={})
+    messages = ({"role": "user", "content": "hello"},)
+    with started(("-c", script)) as (engine, sock):
+        inbox = reports(sock)
+        sock.sendall(encode_frame(load))
+        assert any(isinstance(report, Ready) for report in inbox)
+        sock.sendall(encode_frame(Prepare(request=1, messages=messages, grammar=Grammar("regex", "a+"))))
+        yield engine, sock, islice(inbox, 30)  # it beats for ever
+
+
+@pytest.mark.model
+def test_a_grammar_that_hangs_is_in_the_beats_though_its_request_was_cancelled(tmp_path: Path) -> None:
+    with given_a_grammar(HANGING_COMPILER, tmp_path) as (_, sock, inbox):
+        assert any(isinstance(report, Beat) and report.compiling == 1 for report in inbox)
+        sock.sendall(encode_frame(Cancel(1)))
+        for report in islice(inbox, 2):
+            assert isinstance(report, Beat)
+            assert (report.compiled, report.compiling) == (0, 1)
+
+
+@pytest.mark.model
+def test_an_engine_ends_with_its_grammar_thread(tmp_path: Path) -> None:
+    with given_a_grammar(BROKEN_GRAMMAR_THREAD, tmp_path) as (engine, _, inbox):
+        assert Fatal("ZeroDivisionError: in the grammar thread") in inbox
+        assert engine.wait(timeout=30) == os.EX_SOFTWARE
