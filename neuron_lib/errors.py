@@ -264,8 +264,8 @@ class UnloadFailed(NeuronError):
 
 
 class SourceUnavailable(NeuronError):
-    """A model source did not answer as it should, or this host could not open a file or start a process; the same load
-    may succeed later.
+    """A model source did not answer as it should, or this host could not open a file, start a process or a thread; the
+    same load may succeed later.
 
     `retry_after_s` is when the source itself says so, None if it does not.
     """

@@ -13,7 +13,6 @@ import faulthandler
 import gc
 import logging
 import os
-import resource
 import select
 import socket
 import sys
@@ -30,6 +29,7 @@ from neuron_lib.engine.kv_plan import KvPlan, choose_layout
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer
+from neuron_lib.engine.process import clear_signals, end_with_daemon, log_to_stderr, shield_the_daemon
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import (
     Abort,
@@ -64,7 +64,8 @@ from neuron_lib.errors import (
     RequestRejected,
     cause_chain,
 )
-from neuron_lib.llama.bindings import init_backend, route_logs
+from neuron_lib.exhaustion import is_exhausted
+from neuron_lib.llama.bindings import init_backend
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.grammar import GrammarCompiler
@@ -90,9 +91,6 @@ _STACK_BYTES: Final = 8 << 20
 """Of every thread, whatever the shell's limit: `GrammarCompiler` needs it."""
 _MOST_GRAMMARS: Final = 8
 """Requests whose grammar may wait to be compiled. A hostile one takes 0.4 s."""
-_OOM_SCORE: Final = "500"
-_GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
-"""libllama calls its load chatter "info"; for an operator it is debugging."""
 
 
 class Engine:
@@ -106,6 +104,8 @@ class Engine:
         self._prompts: dict[int, PreparedPrompt] = {}
         self._compiling: set[int] = set()
         self._prompts_lock: Final = threading.Lock()
+        self._ordered = 0  # grammars, by the main thread
+        self._compiled = 0  # of them the grammar thread is done with, one way or another
         self._grammars: Final[SimpleQueue[tuple[int, Grammar, PreparedPrompt]]] = SimpleQueue()
         self._preparer: Preparer | None = None
         self._context: Context | None = None
@@ -120,9 +120,13 @@ class Engine:
             except OSError:
                 os._exit(0)
 
-    def serve(self) -> NoReturn:
-        """The main thread's life."""
+    def serve(self, daemon: int) -> NoReturn:
+        """The main thread's life, which ends no later than that of the process `daemon`."""
         try:
+            watch = threading.Thread(
+                target=end_with_daemon, args=(self._socket, daemon), name="daemon watch", daemon=True
+            )
+            watch.start()
             self._serve()
         except BaseException as error:  # noqa: BLE001 - the last handler of this thread
             self._die(error)
@@ -184,26 +188,32 @@ class Engine:
             return
         with self._prompts_lock:
             self._compiling.add(chat.request)
+        self._ordered += 1
         self._grammars.put((chat.request, chat.grammar, prompt))
 
     def _compile(self, compiler: GrammarCompiler) -> NoReturn:
         """The grammar thread's life. The engine thread, which starts it, may be bound to a core; this one is not."""
-        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
-        while True:
-            request, grammar, prompt = self._grammars.get()
-            with self._prompts_lock:
-                is_wanted = request in self._compiling
-            if not is_wanted:
-                self.send(Cancelled(request))
-                continue
-            try:
-                constraint = compiler.compile(grammar)
-            except RequestRejected as error:
-                self._refuse(request, error)
-                continue
-            except BaseException as error:  # noqa: BLE001 - the last handler of this thread; a panic is no Exception
-                self._die(error)
-            self._offer(request, replace(prompt, constraint=constraint))
+        try:
+            with contextlib.suppress(OSError):  # slower is better than none
+                os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
+            while True:
+                self._compile_for(*self._grammars.get(), compiler)
+                self._compiled += 1
+        except BaseException as error:  # noqa: BLE001 - the last handler of this thread; a panic is no Exception
+            self._die(error)
+
+    def _compile_for(self, request: int, grammar: Grammar, prompt: PreparedPrompt, compiler: GrammarCompiler) -> None:
+        with self._prompts_lock:
+            is_wanted = request in self._compiling
+        if not is_wanted:
+            self.send(Cancelled(request))
+            return
+        try:
+            constraint = compiler.compile(grammar)
+        except RequestRejected as error:
+            self._refuse(request, error)
+            return
+        self._offer(request, replace(prompt, constraint=constraint))
 
     def _offer(self, request: int, prompt: PreparedPrompt) -> None:
         """Keep a prompt for its start, and say that it is there, unless it was cancelled while it was compiled."""
@@ -246,13 +256,16 @@ class Engine:
         self._loop.start(tuple(self._preparer.sequences(start, prompt)))
 
     def _beat(self) -> None:
-        loop = self._loop
+        loop, compiled = self._loop, self._compiled
         self.send(
             Beat(
                 step=loop.steps if loop else 0,
                 in_flight=loop.in_flight if loop else 0,
                 rss_bytes=bytes_resident(),
                 read_bytes=bytes_read(),
+                compiled=compiled,
+                # Also what was cancelled meanwhile: the thread may hang in it.
+                compiling=self._ordered - compiled,
             )
         )
 
@@ -264,12 +277,14 @@ class Engine:
             self._die(error)
 
     def _die(self, error: BaseException) -> NoReturn:
-        """End the process after saying why."""
-        if not isinstance(error, NeuronError):
-            # A warning: the daemon takes the last *error* that llama.cpp logged for the reason behind this.
-            logger.warning("engine failed", exc_info=error)
-        self.send(Fatal(_message(error)))
-        os._exit(os.EX_SOFTWARE)
+        """End the process after saying why, or without where even that fails, as it may without memory."""
+        try:
+            if not isinstance(error, NeuronError):
+                # A warning: the daemon takes the last *error* that llama.cpp logged for the reason behind this.
+                logger.warning("engine failed", exc_info=error)
+            self.send(Fatal(_message(error)))
+        finally:
+            os._exit(os.EX_TEMPFAIL if is_exhausted(error) else os.EX_SOFTWARE)
 
     def _load_and_step(self, load: Load) -> None:
         init_backend()
@@ -432,56 +447,22 @@ def _show(vocab: Vocab, pair: Markers | None) -> None:
             vocab.show(token)
 
 
-def _log_to_stderr() -> None:
-    """One record a line, `LEVEL message`, which the daemon turns back into log records."""
-    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(levelname)s %(message)s")
-    native = logging.getLogger("llama.cpp")
-    line: list[str] = []
-    level = logging.DEBUG
-
-    def sink(ggml_level: int, text: str) -> None:
-        # A message may come in fragments; only a line break ends it.
-        nonlocal level
-        level = _GGML_LEVELS.get(ggml_level, level)
-        line.append(text)
-        if text.endswith("\n"):
-            native.log(level, "%s", "".join(line).rstrip())
-            line.clear()
-
-    route_logs(sink)
-
-
-def _end_with_daemon(sock: socket.socket) -> None:
-    """A thread's life: the daemon's death ends this process even while the main thread is inside a tokenizer."""
-    hang_up = select.poll()
-    hang_up.register(sock, 0)  # a hang-up is reported without being asked for
-    hang_up.poll()
-    os._exit(0)
-
-
-def _shield_the_daemon() -> None:
-    """Make this process the one that the kernel ends when memory runs out, and keep its crashes small."""
-    with contextlib.suppress(OSError):  # not on every kernel, and never worth failing for
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def main() -> NoReturn:
     """Serve one model on the inherited socket `--fd`."""
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.engine", description="one model behind one socket")
     parser.add_argument("--fd", type=int, required=True, help="number of an inherited, connected stream socket")
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
     options = parser.parse_args()
+    clear_signals()
     if options.parent is not None:
         end_with_parent(options.parent)
+    daemon = os.getppid()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     threading.stack_size(_STACK_BYTES)
     faulthandler.enable()
-    _log_to_stderr()
-    _shield_the_daemon()
-    sock = socket.socket(fileno=options.fd)
-    threading.Thread(target=_end_with_daemon, args=(sock,), name="daemon watch", daemon=True).start()
-    Engine(sock).serve()
+    log_to_stderr()
+    shield_the_daemon()
+    Engine(socket.socket(fileno=options.fd)).serve(daemon)
 
 
 if __name__ == "__main__":

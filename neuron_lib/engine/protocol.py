@@ -238,12 +238,17 @@ class Fatal(Struct, frozen=True, tag="fatal"):
 
 
 class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
-    """Sent each second: steps taken so far, sequences in flight, resident memory, what was read from storage so far."""
+    """Sent each second: steps taken so far, sequences in flight, resident memory, what was read from storage so far.
+
+    Beside the steps a thread compiles grammars: how many it is done with so far, and how many it is not.
+    """
 
     step: int
     in_flight: int
     rss_bytes: int
     read_bytes: int = 0
+    compiled: int = 0
+    compiling: int = 0
 
 
 Report: TypeAlias = Progress | Ready | Prepared | Refused | Cancelled | StepEvents | Fatal | Beat

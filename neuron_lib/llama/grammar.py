@@ -6,17 +6,19 @@ survive is found out in a process of its own; what takes it too long for one tok
 
 import ctypes
 import logging
+import os
 import subprocess
 import sys
 from functools import cached_property, lru_cache
 from pathlib import Path
+from signal import SIGABRT, SIGFPE, SIGILL, SIGPROF, SIGSEGV
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from neuron_lib.errors import InvalidGrammar
+from neuron_lib.errors import InvalidGrammar, Overloaded, OverloadReason
 from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import Grammar
@@ -45,6 +47,11 @@ until it is cut off. These separators are the ones a small model is least at odd
 _TRIAL: Final = (sys.executable, "-P", str(Path(__file__).with_name("grammar_trial.py")))
 _TRIAL_LIMIT_S: Final = 5.0
 """Far beyond the processor time that a trial allows itself: for a machine that has none to give."""
+_VERDICTS: Final = frozenset(
+    {os.EX_DATAERR, *(-number for number in (SIGABRT, SIGFPE, SIGILL, SIGPROF, SIGSEGV))}  # as of `subprocess`
+)
+"""How a trial ends of its grammar: at one of its own limits, or by what it has done itself."""
+_RETRY_AFTER_S: Final = 4
 
 
 class ConstraintFailed(Exception):
@@ -103,7 +110,10 @@ class GrammarCompiler:
         self._vocab: Final = vocab
 
     def compile(self, grammar: Grammar) -> Constraint:
-        """The beginning of a reply. Raises `InvalidGrammar` in llguidance's words; `param` is the request's field."""
+        """The beginning of a reply. Raises `InvalidGrammar` in llguidance's words; `param` is the request's field.
+
+        Raises `Overloaded` where this host did not let the grammar be tried out.
+        """
         param = _PARAMS[grammar.kind]
         try:
             matcher = self._matcher(_serialized(grammar))
@@ -168,7 +178,11 @@ def _serialized(grammar: Grammar) -> str:
 
 @lru_cache(maxsize=32)  # a client sends the same schema again and again, and this takes 60 ms, or 0.4 s to fail
 def _try_out(source: str) -> str | None:
-    """What goes wrong when this is compiled, if anything. Raises `ValueError` where that could not be found out."""
+    """What goes wrong when this is compiled, if anything.
+
+    Raises, and so does not remember, what was not found out: `ValueError` for what took too long, `Overloaded` where
+    the trial could not begin or was ended from outside, say by a kernel without memory.
+    """
     try:
         trial = subprocess.run(  # noqa: S603 - our own command; the grammar is its input
             _TRIAL, input=source.encode(), capture_output=True, timeout=_TRIAL_LIMIT_S, check=False
@@ -176,11 +190,18 @@ def _try_out(source: str) -> str | None:
     except subprocess.TimeoutExpired as error:
         raise ValueError("it takes too long to compile") from error
     except OSError as error:
-        raise ValueError(f"it cannot be tried out now: {error}") from error
+        raise _not_now(f"the grammar cannot be tried out now: {error}") from error
+    if trial.returncode and trial.returncode not in _VERDICTS:
+        raise _not_now(f"the trial of the grammar was ended, with status {trial.returncode}")
     if trial.returncode:
         logger.warning("a grammar of %d bytes ended its trial: status %d", len(source), trial.returncode)
         return "it is too complex: compiling it takes too much time or memory"
     return trial.stdout.decode() or None
+
+
+def _not_now(text: str) -> Overloaded:
+    logger.warning("%s", text)
+    return Overloaded(text, reason=OverloadReason.QUEUE_FULL, retry_after_s=_RETRY_AFTER_S)
 
 
 def _reason(words: str) -> str:

@@ -4,6 +4,7 @@ llguidance bounds its work, but for two holes: rules that lead to rules overflow
 memory there is (both measured). A file to be run by its path, because importing the package would take far longer.
 """
 
+import os
 import resource
 import signal
 import sys
@@ -42,7 +43,10 @@ def _main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_LIMIT_BYTES, _STACK_LIMIT_BYTES))
     signal.setitimer(signal.ITIMER_PROF, _CPU_LIMIT_S)  # its signal ends the process
-    sys.stdout.buffer.write(compile_grammar(LLTokenizer("byte"), grammar).get_error().encode())
+    try:
+        sys.stdout.buffer.write(compile_grammar(LLTokenizer("byte"), grammar).get_error().encode())
+    except BaseException:  # noqa: BLE001 - a panic is no Exception
+        os._exit(os.EX_DATAERR)  # only this is the grammar's fault: all before would fail with any
 
 
 if __name__ == "__main__":

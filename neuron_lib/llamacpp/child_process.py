@@ -11,7 +11,7 @@ from anyio.abc import Process, SocketStream
 
 from neuron_lib.engine.protocol import Close, encode_frame
 from neuron_lib.errors import LoadFailed, SourceUnavailable, UnloadFailed
-from neuron_lib.sources.file_errors import is_exhausted
+from neuron_lib.exhaustion import is_exhausted
 
 __all__ = ("close_stream", "describe_exit", "end_process", "send_signal", "starting")
 
@@ -20,13 +20,15 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def starting(model_id: str) -> Iterator[None]:
-    """No descriptors and no processes pass; that there is no such program does not."""
+    """No descriptors, no processes and no threads pass; that there is no such program does not."""
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # trio starts a process from a thread
         if is_exhausted(error):
             raise SourceUnavailable(f"{model_id}: an engine process cannot be started", model_id=model_id) from error
-        raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
+        if isinstance(error, OSError):
+            raise LoadFailed("an engine process cannot be started", model_id=model_id) from error
+        raise
 
 
 async def close_stream(stream: SocketStream) -> None:

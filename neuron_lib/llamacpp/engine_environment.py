@@ -7,7 +7,7 @@ from typing import Final
 
 __all__ = ("engine_environment",)
 
-_KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
+_KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "OPENBLAS_NUM_THREADS")
 _KEPT_PREFIXES: Final = ("LC_", "CUDA_", "GGML_", "LLAMA_", "OMP_", "GOMP_", "KMP_", "HIP_", "ROCR_", "NVIDIA_", "VK_")
 _SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASS")
 _ROOT: Final = Path(__file__).parents[2]
@@ -23,8 +23,13 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
         # Even harmless families have black sheep, such as NVIDIA_API_KEY.
         or (name.startswith(_KEPT_PREFIXES) and not any(word in name for word in _SECRET_WORDS))
     }
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), environ.get("PYTHONPATH")))),
-        # Without it an assertion in ggml forks a debugger that is installed, and hangs in it.
-        "GGML_NO_BACKTRACE": "1",
-    }
+    # NumPy's library for matrices, of which there are none here, starts a thread for each core as it is loaded.
+    return (
+        {"OPENBLAS_NUM_THREADS": "1"}
+        | kept
+        | {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), environ.get("PYTHONPATH")))),
+            # Without it an assertion in ggml forks a debugger that is installed, and hangs in it.
+            "GGML_NO_BACKTRACE": "1",
+        }
+    )

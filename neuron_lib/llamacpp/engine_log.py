@@ -1,6 +1,8 @@
 """What an engine process writes to its stderr, as records of this process."""
 
+import errno
 import logging
+import os
 from contextlib import suppress
 from typing import Final
 
@@ -12,8 +14,10 @@ __all__ = ("EngineLog",)
 engine_logger = logging.getLogger("neuron_lib.engine")
 
 _LONGEST_LOG_LINE: Final = 8192
-_DEATH_MARKS: Final = ("GGML_ASSERT", "what():")
+_DEATH_MARKS: Final = ("GGML_ASSERT", "what():", "libgomp: ")
 """In lines that native code writes when it ends the process, past every logger."""
+_NO_THREAD: Final = os.strerror(errno.EAGAIN)
+"""The reason that both libgomp and C++ give before they end a process for want of a thread."""
 _LEVELS: Final = logging.getLevelNamesMapping()
 
 
@@ -25,6 +29,11 @@ class EngineLog:
         """The last grave line; of those while the model is loaded, the first."""
         self._fields: Final = {"model_id": model_id, "pid": pid}
         self._is_loading = True
+
+    @property
+    def tells_of_no_thread(self) -> bool:
+        """Whether native code ended the process because this host had no thread for it."""
+        return self.last_words is not None and _NO_THREAD in self.last_words
 
     def mark_loaded(self) -> None:
         """What was grave until now was none the less survived."""

@@ -47,6 +47,7 @@ from neuron_lib.errors import (
     NeuronError,
     Overloaded,
     OverloadReason,
+    SourceUnavailable,
     TemplateFailed,
     first_leaf,
 )
@@ -206,9 +207,12 @@ class EngineProcess:
         return self._standstill.suspicion
 
     async def wait_ready(self) -> ModelFacts:
-        """Wait for the end of the load. Raises `LoadFailed` with the engine's own words."""
+        """Wait for the end of the load. Raises `LoadFailed` with the engine's own words, or `SourceUnavailable`."""
         await self._settled.wait()
         if self._facts is None:
+            if self.exit_status == os.EX_TEMPFAIL or self._log.tells_of_no_thread:  # which is not about the model
+                text = f"{self.model_id}: the engine could not begin: {self._death}"
+                raise SourceUnavailable(text, model_id=self.model_id)
             raise LoadFailed(f"the engine could not load the model: {self._death}", model_id=self.model_id)
         return self._facts
 

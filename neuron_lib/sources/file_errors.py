@@ -1,18 +1,9 @@
 """What an error of the operating system about a file means for a load. Raises nothing itself."""
 
-import errno
-from typing import Final
-
 from neuron_lib.errors import PreflightFailed, PreflightKind, SourceUnavailable
+from neuron_lib.exhaustion import is_exhausted
 
-__all__ = ("file_error", "is_exhausted")
-
-_EXHAUSTED: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-
-
-def is_exhausted(error: OSError) -> bool:
-    """Whether this host was out of descriptors, memory or processes, which says nothing about the file and passes."""
-    return error.errno in _EXHAUSTED
+__all__ = ("file_error",)
 
 
 def file_error(error: OSError, message: str, *, model_id: str) -> PreflightFailed | SourceUnavailable:

@@ -7,6 +7,7 @@ used as it is: with everything there, no hub is asked and no socket opened.
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig
 from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
+from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import Fetched, FetchOrder
@@ -98,20 +100,23 @@ class ModelStore:
         report(LoadProgress(stage=LoadStage.RESOLVING))
         reference = parse_reference(spec.model_id)
         entry = self._entry(reference)
-        chat_template = await _in_thread(lambda: _read_template(entry))
-        paths = await _in_thread(lambda: self._find_here(entry))
+        chat_template = await _in_thread(lambda: _read_template(entry), entry.id)
+        paths = await _in_thread(lambda: self._find_here(entry), entry.id)
         if paths is None:
             repository = self._repository(reference, entry)
             paths = await self._fetch_from_hub(
                 repository, spec.quant or entry.quant, room_bytes=room_bytes, refresh=refresh, report=report
             )
         report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
-        await _in_thread(lambda: check_model(paths, model_id=entry.id))
+        await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
         return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template)
 
     async def is_cached(self, model_id: str) -> bool:
         """Tell whether a load could do without any hub; False also for ids that mean nothing here. Asks nobody."""
-        return await _in_thread(lambda: self._is_here(model_id))
+        try:
+            return await _in_thread(lambda: self._is_here(model_id), model_id)
+        except SourceUnavailable:  # it cannot be said now
+            return False
 
     @property
     def cache_dirs(self) -> Mapping[str, Path]:
@@ -180,7 +185,7 @@ class ModelStore:
             return _first_fit(cached, quant, room_bytes, repository.model_id)
 
         context = {"model_id": public_id(repository.model_id)}
-        listing = None if refresh and not self._is_offline else await _in_thread(find)
+        listing = None if refresh and not self._is_offline else await _in_thread(find, repository.model_id)
         if listing is not None:
             try:
                 return await self._verify(repository, listing, report=report)
@@ -196,7 +201,7 @@ class ModelStore:
             if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
                 raise
             # A revision that was asked for by name is that one or none.
-            listing = await _in_thread(lambda: find(anywhere=repository.revision == "main"))
+            listing = await _in_thread(partial(find, anywhere=repository.revision == "main"), repository.model_id)
             if listing is None:
                 raise
             text = "%s; going on with commit %s from the cache"
@@ -208,7 +213,9 @@ class ModelStore:
     ) -> tuple[Path, ...]:
         """Have hashed what was not hashed since it was written; a file that is wrong is deleted, and refused."""
         folder = repository_folder(repository)
-        doubtful = await _in_thread(lambda: tuple(f for f in listing.files if not is_verified(folder, f)))
+        doubtful = await _in_thread(
+            lambda: tuple(f for f in listing.files if not is_verified(folder, f)), repository.model_id
+        )
         if doubtful:
             order = FetchOrder(
                 repository=repository,
@@ -272,5 +279,11 @@ def _user_cache(environ: Mapping[str, str]) -> Path:
     return Path(os.path.expanduser("~/.cache"))  # noqa: PTH111 - Path.expanduser raises for a user without a home
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
-    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+async def _in_thread(work: Callable[[], T], model_id: str) -> T:
+    """Raises `SourceUnavailable`, about `model_id`, while this host is out of threads."""
+    try:
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+    except RuntimeError as error:
+        if not is_exhausted(error):
+            raise
+        raise SourceUnavailable(f"{model_id}: no thread to look at its files", model_id=model_id) from error

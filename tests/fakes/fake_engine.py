@@ -109,6 +109,8 @@ class FakeEngine:
                 log("ERROR magic is missing\nERROR failed to load model")
                 self.send(Fatal("not a model"))
                 os._exit(70)
+            case "exhausted-at-load" | "exhausted-in-native-code-at-load":
+                self.end_without_threads()
             case "garbage-at-load":
                 self.socket.sendall(b"\x05\x00\x00\x00hello")
                 sleep_for_ever()
@@ -123,6 +125,13 @@ class FakeEngine:
             case "assert-at-load":
                 log("ggml.c:7: GGML_ASSERT(a < b) failed")
                 die_of(signal.SIGABRT)
+
+    def end_without_threads(self) -> NoReturn:
+        if self.mode == "exhausted-at-load":
+            self.send(Fatal("RuntimeError: can't start new thread"))
+            os._exit(os.EX_TEMPFAIL)
+        log("libgomp: Thread creation failed: Resource temporarily unavailable")
+        os._exit(1)
 
     def get_ready(self) -> None:
         self.send(Ready(replace(FACTS, **FOUND.get(self.mode.partition("-")[0], {}))))

@@ -95,7 +95,7 @@ REPORTS: list[Report] = [
         ),
     ),
     Fatal("no"),
-    Beat(step=1, in_flight=2, rss_bytes=3, read_bytes=4),
+    Beat(step=1, in_flight=2, rss_bytes=3, read_bytes=4, compiled=5, compiling=6),
 ]
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuron_lib.errors import InvalidGrammar
+from neuron_lib.errors import InvalidGrammar, Overloaded
 from neuron_lib.llama import grammar as grammar_module
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.grammar import MAX_SOURCE_BYTES, Constraint, ConstraintFailed, GrammarCompiler
@@ -356,3 +357,39 @@ def test_what_survived_a_trial_is_not_tried_again(
     compiler.compile(grammar)
     monkeypatch.setattr(grammar_module, "_TRIAL", (str(tmp_path / "nothing"),))
     compiler.compile(grammar)
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "kill -15 $$", "exit 1"])
+def test_a_trial_that_something_else_has_ended_says_nothing_about_its_grammar(
+    end: str, compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar = Grammar("regex", f"a grammar whose trial ended with {end.split()[1].strip('-')}")
+    with monkeypatch.context() as patch:
+        patch.setattr(grammar_module, "_TRIAL", ("sh", "-c", end))
+        with pytest.raises(Overloaded, match="was ended, with status"):
+            compiler.compile(grammar)
+    compiler.compile(grammar)
+
+
+def test_a_trial_that_cannot_begin_says_nothing_about_its_grammar(
+    compiler: GrammarCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar = Grammar("regex", "a grammar whose trial did not begin")
+    with monkeypatch.context() as patch:
+        patch.setattr(grammar_module, "_TRIAL", (str(tmp_path / "nothing"),))
+        with pytest.raises(Overloaded, match="cannot be tried out now"):
+            compiler.compile(grammar)
+    compiler.compile(grammar)
+
+
+@pytest.mark.parametrize("end", ["kill -SEGV $$", "kill -ABRT $$", "kill -PROF $$", f"exit {os.EX_DATAERR}"])
+def test_a_trial_that_ended_of_its_grammar_is_a_verdict_that_is_kept(
+    end: str, compiler: GrammarCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar = Grammar("regex", f"a grammar that ends its trial with {end.split()[1].strip('-')}")
+    monkeypatch.setattr(grammar_module, "_TRIAL", ("sh", "-c", end))
+    with pytest.raises(InvalidGrammar, match="too complex"):
+        compiler.compile(grammar)
+    monkeypatch.setattr(grammar_module, "_TRIAL", (str(tmp_path / "nothing"),))
+    with pytest.raises(InvalidGrammar, match="too complex"):
+        compiler.compile(grammar)

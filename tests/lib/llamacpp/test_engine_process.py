@@ -324,5 +324,13 @@ def test_an_engine_gets_no_secret_and_no_stray_variable() -> None:
         }
     )
     assert sorted(environment) == [
-        "CUDA_VISIBLE_DEVICES", "GGML_CUDA_FORCE_MMQ", "GGML_NO_BACKTRACE", "LC_ALL", "PATH", "PYTHONPATH",
+        "CUDA_VISIBLE_DEVICES", "GGML_CUDA_FORCE_MMQ", "GGML_NO_BACKTRACE", "LC_ALL", "OPENBLAS_NUM_THREADS", "PATH",
+        "PYTHONPATH",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("environ", "threads"), [({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")])
+def test_an_engine_has_no_threads_for_matrices_unless_the_operator_wants_them(
+    environ: dict[str, str], threads: str
+) -> None:
+    assert engine_environment(environ)["OPENBLAS_NUM_THREADS"] == threads

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -105,3 +105,40 @@ def test_before_its_first_beat_an_engine_may_be_silent_for_longer() -> None:
     for _ in range(49):
         standstill.look()
     assert standstill.suspicion is None
+
+
+def compiling(number: int, *, step: int = 7, in_flight: int = 0) -> Beat:
+    """While that many grammars are done and one is not."""
+    return Beat(step=step, in_flight=in_flight, rss_bytes=1, compiled=number, compiling=1)
+
+
+def watched(beats: Iterable[Beat]) -> Standstill:
+    standstill = looked(0, beat=None)
+    for beat in beats:
+        standstill.hear(beat)
+        standstill.hear(StepEvents(beat.step, ()))
+        standstill.look()
+    return standstill
+
+
+def test_a_grammar_that_hangs_is_found_though_steps_go_on() -> None:
+    beats = [compiling(0, step=step, in_flight=1) for step in range(100)]
+    assert watched(beats[:49]).suspicion is None
+    assert watched(beats[:50]).suspicion == "no progress with a grammar for 50 s"
+    assert watched(beats).verdict == "no progress with a grammar for 100 s"
+
+
+def test_a_step_that_hangs_is_found_though_grammars_go_on() -> None:
+    standstill = looked(0, beat=None)
+    for number in range(100):
+        standstill.hear(compiling(number, in_flight=1))
+        standstill.look()
+    assert standstill.verdict == "no progress for 100 s"
+
+
+def test_an_engine_that_compiles_one_grammar_after_another_gets_on() -> None:
+    assert watched(compiling(number // 40) for number in range(1000)).suspicion is None
+
+
+def test_a_grammar_that_was_done_at_last_is_forgotten() -> None:
+    assert watched([compiling(0)] * 99 + [IDLE] * 99).suspicion is None

@@ -7,8 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -18,7 +17,7 @@ from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.errors import LoadFailed, SourceUnavailable, UnloadFailed
 from neuron_lib.llamacpp import child_process, engine_process
 from neuron_lib.llamacpp.engine_environment import engine_environment
-from neuron_lib.llamacpp.engine_process import open_engine
+from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.recovery import RecoveryPolicy
 from neuron_lib.llamacpp.supervisor import EngineSupervisor, supervise
@@ -35,17 +34,21 @@ LOAD = load_command(
 
 
 @asynccontextmanager
-async def supervised(mode: str = "normal", *, limit_s: float = 5.0) -> AsyncIterator[EngineSupervisor]:
-    start = partial(
-        open_engine,
-        LOAD,
-        model_id="org/fake",
-        environment=engine_environment(os.environ),
-        on_progress=lambda _fraction: None,
-        command=(sys.executable, str(FAKE_ENGINE), mode),
-        close_limit_s=limit_s,
-        kill_limit_s=limit_s,
-    )
+async def supervised(*modes: str, limit_s: float = 5.0) -> AsyncIterator[EngineSupervisor]:
+    """The first engines have these modes, one after another; all others are normal."""
+    left = iter(modes)
+
+    def start() -> AbstractAsyncContextManager[EngineProcess]:
+        return open_engine(
+            LOAD,
+            model_id="org/fake",
+            environment=engine_environment(os.environ),
+            on_progress=lambda _fraction: None,
+            command=(sys.executable, str(FAKE_ENGINE), next(left, "normal")),
+            close_limit_s=limit_s,
+            kill_limit_s=limit_s,
+        )
+
     async with supervise(
         start, model_id="org/fake", policy=RecoveryPolicy(first_pause_s=0.01, longest_pause_s=0.02)
     ) as supervisor:
@@ -112,6 +115,39 @@ async def test_a_first_engine_that_the_host_cannot_start_now_is_worth_a_retry(mo
         async with supervised():
             pytest.fail("it was started")
     assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("exhausted-at-load", "RuntimeError: can't start new thread"),
+        ("exhausted-in-native-code-at-load", "exit status 1 .libgomp: Thread creation failed"),
+    ],
+)
+async def test_a_first_engine_without_threads_for_its_work_is_worth_a_retry(mode: str, words: str) -> None:
+    with pytest.raises(SourceUnavailable, match=f"org/fake: the engine could not begin: {words}"):
+        async with supervised(mode):
+            pytest.fail("it loaded")
+
+
+@pytest.mark.parametrize("mode", ["exhausted-at-load", "exhausted-in-native-code-at-load"])
+async def test_an_engine_without_threads_for_its_work_has_not_died(mode: str) -> None:
+    async with supervised("normal", *[mode] * 3) as supervisor:
+        dead = supervisor.require_engine()
+        os.kill(dead.pid, signal.SIGKILL)
+        assert (await supervisor.successor(dead)).death is None
+        assert (supervisor.loss, supervisor.restarts) == (None, 1)
+        assert supervisor.last_death == "killed by SIGKILL"
+
+
+async def test_a_start_that_the_host_has_no_thread_for_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("can't start new thread")  # as of CPython
+
+    monkeypatch.setattr(anyio, "open_process", fail)
+    with pytest.raises(SourceUnavailable, match="org/fake: an engine process cannot be started"):
+        async with supervised():
+            pytest.fail("it was started")
 
 
 async def test_an_engine_that_cannot_be_killed_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:

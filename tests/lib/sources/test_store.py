@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
 from neuron_lib.config import ModelEntry, SourceConfig
@@ -463,4 +464,16 @@ async def test_a_host_without_descriptors_cannot_say_whether_a_model_is_cached(
 
     monkeypatch.setattr(package, "find_spec", fail)
     store = ModelStore(entries=[ModelEntry(id="org/name", package="carrier/m.gguf")], sources={}, environ={})
+    assert not await store.is_cached("org/name")
+
+
+async def test_a_host_without_threads_is_worth_a_retry_and_cannot_say_what_is_cached(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("can't start new thread")  # as of CPython
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", fail)
+    with pytest.raises(SourceUnavailable, match="org/name: no thread"):
+        await store.fetch(spec(), report=lambda _: None)
     assert not await store.is_cached("org/name")

@@ -1,0 +1,160 @@
+"""The engine as a program: what it makes of its surroundings, and how it ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from neuron_lib.config import LlamaCppConfig
+from neuron_lib.engine.protocol import Beat, Cancel, Fatal, Prepare, Ready, Report, encode_frame, report_decoder
+from neuron_lib.llamacpp.harness import load_command
+from neuron_lib.sources.store import LocalModel
+from neuron_lib.types import Grammar
+from tests.fakes.synthetic_gguf import write_synthetic
+
+ROOT = Path(__file__).parents[3]
+ENGINE = ("-m", "neuron_lib.engine")
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """A Python of our own with `--fd N` appended, and our end of its socket; killed at the end."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.settimeout(30)
+        with theirs:
+            engine = subprocess.Popen(
+                [sys.executable, *command, "--fd", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.DEVNULL,
+                cwd=ROOT,
+            )
+        try:
+            yield engine, ours
+        finally:
+            engine.kill()
+            engine.wait()
+
+
+def reports(sock: socket.socket) -> Iterator[Report]:
+    decoder = report_decoder()
+    while data := sock.recv(1 << 16):
+        yield from decoder.feed(data)
+
+
+@pytest.fixture
+def _deaf_host() -> Iterator[None]:
+    """A program that blocks and ignores the signals that an engine needs, as its children will."""
+    needed = (signal.SIGABRT, signal.SIGALRM, signal.SIGCHLD, signal.SIGPROF)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in needed}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, needed)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_deaf_host")
+def test_an_engine_hears_signals_whatever_the_host_blocks_and_ignores() -> None:
+    with started(ENGINE) as (engine, sock):
+        assert any(isinstance(report, Beat) for report in reports(sock))
+        status = Path(f"/proc/{engine.pid}/status").read_text(encoding="ascii")
+    sets = {name: int(value, 16) for name, value in re.findall(r"^Sig(Blk|Ign):\s+(\w+)$", status, re.MULTILINE)}
+    assert sets["Blk"] == 0
+    for number in (signal.SIGABRT, signal.SIGALRM, signal.SIGCHLD, signal.SIGPROF):
+        assert not sets["Ign"] >> (number - 1) & 1, number.name
+
+
+SPEECHLESS_ENGINE = """
+from neuron_lib.engine import __main__ as program
+def fail(*_):
+    raise MemoryError
+program._message = program.bytes_resident = fail
+program.main()
+"""
+
+
+def test_an_engine_that_cannot_even_say_why_it_fails_ends_all_the_same() -> None:
+    with started(("-c", SPEECHLESS_ENGINE)) as (engine, sock):
+        assert list(reports(sock)) == []
+        assert engine.wait(timeout=30) == os.EX_SOFTWARE
+
+
+THREADLESS_ENGINE = """
+import sys, threading
+from neuron_lib.engine.__main__ import main
+name, start = sys.argv.pop(1), threading.Thread.start
+def start_or_fail(self):
+    if self.name == name:
+        raise RuntimeError("can't start new thread")  # as of CPython
+    start(self)
+threading.Thread.start = start_or_fail
+main()
+"""
+
+
+@pytest.mark.parametrize("thread", ["daemon watch", "engine"])
+def test_an_engine_that_the_host_has_no_thread_for_ends_as_one_to_be_tried_again(thread: str) -> None:
+    load = load_command(LlamaCppConfig(), LocalModel(path=Path("/nowhere.gguf")), environ={})
+    with started(("-c", THREADLESS_ENGINE, thread)) as (engine, sock):
+        sock.sendall(encode_frame(load))
+        assert Fatal("RuntimeError: can't start new thread") in reports(sock)
+        assert engine.wait(timeout=30) == os.EX_TEMPFAIL
+
+
+HANGING_COMPILER = """
+import time
+from neuron_lib.engine import __main__ as program
+program.GrammarCompiler.compile = lambda *_: time.sleep(1000)
+program.main()
+"""
+BROKEN_GRAMMAR_THREAD = """
+from neuron_lib.engine import __main__ as program
+def fail(*_):
+    raise ZeroDivisionError("in the grammar thread")
+program.GrammarCompiler.compile, program.Engine._offer = (lambda *_: None), fail
+program.main()
+"""
+
+
+@contextmanager
+def given_a_grammar(
+    script: str, folder: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket, Iterator[Report]]]:
+    """An engine with a small model and a request that must be in a grammar, and what it says from then on."""
+    write_synthetic(folder / "m.gguf", "full")
+    load = load_command(LlamaCppConfig(n_ctx=256), LocalModel(path=folder / "m.gguf"), environ={})
+    messages = ({"role": "user", "content": "hello"},)
+    with started(("-c", script)) as (engine, sock):
+        inbox = reports(sock)
+        sock.sendall(encode_frame(load))
+        assert any(isinstance(report, Ready) for report in inbox)
+        sock.sendall(encode_frame(Prepare(request=1, messages=messages, grammar=Grammar("regex", "a+"))))
+        yield engine, sock, islice(inbox, 30)  # it beats for ever
+
+
+@pytest.mark.model
+def test_a_grammar_that_hangs_is_in_the_beats_though_its_request_was_cancelled(tmp_path: Path) -> None:
+    with given_a_grammar(HANGING_COMPILER, tmp_path) as (_, sock, inbox):
+        assert any(isinstance(report, Beat) and report.compiling == 1 for report in inbox)
+        sock.sendall(encode_frame(Cancel(1)))
+        for report in islice(inbox, 2):
+            assert isinstance(report, Beat)
+            assert (report.compiled, report.compiling) == (0, 1)
+
+
+@pytest.mark.model
+def test_an_engine_ends_with_its_grammar_thread(tmp_path: Path) -> None:
+    with given_a_grammar(BROKEN_GRAMMAR_THREAD, tmp_path) as (engine, _, inbox):
+        assert Fatal("ZeroDivisionError: in the grammar thread") in inbox
+        assert engine.wait(timeout=30) == os.EX_SOFTWARE
