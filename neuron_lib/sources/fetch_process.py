@@ -13,6 +13,7 @@ from typing import Final
 import anyio
 import msgspec
 from anyio.abc import ByteReceiveStream, Process
+from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from neuron_lib.errors import SourceUnavailable
@@ -143,17 +144,20 @@ async def _attend(
 async def _open(command: Sequence[str], *, environment: Mapping[str, str], model_id: str) -> AsyncIterator[Process]:
     """A process that is gone when the block has ended."""
     try:
-        process = await anyio.open_process(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
+        # A cancellation that got in between would leave a process that nobody waits for.
+        with anyio.CancelScope(shield=True):
+            process = await anyio.open_process(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
     except OSError as error:
         raise SourceUnavailable(f"{model_id}: a fetch process cannot be started", model_id=model_id) from error
     try:
+        await checkpoint_if_cancelled()
         yield process
     finally:
         with anyio.CancelScope(shield=True):

@@ -35,6 +35,7 @@ from neuron_lib.sources.fetch_protocol import (
 from neuron_lib.sources.fetch_worker import RateWatch
 from neuron_lib.sources.repository import Listing, RepoFile
 from neuron_lib.types import LoadProgress, LoadStage, public_id
+from tests.fakes.cancelled_spawn import cancel_in_the_spawn
 from tests.fakes.model_cache import children, order_for, repository_in
 
 TOKEN = "hf_secret"  # noqa: S105
@@ -183,6 +184,14 @@ async def test_cancelling_ends_a_process_that_does_not_want_to() -> None:
         assert len(children()) == 1
         tasks.cancel_scope.cancel()
     assert not children()
+
+
+@pytest.mark.anyio
+async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with anyio.CancelScope() as scope:
+        cancel_in_the_spawn(monkeypatch, scope)
+        await run(child("exec sleep 600"))
+    assert scope.cancelled_caught
 
 
 @pytest.mark.anyio
