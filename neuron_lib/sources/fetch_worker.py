@@ -25,6 +25,7 @@ from neuron_lib.parent import end_with_parent
 from neuron_lib.sources.download import Body, Transfer, disk_error, fetch_blob
 from neuron_lib.sources.fetch_protocol import (
     Advance,
+    Alive,
     Failed,
     Fetched,
     FetchOrder,
@@ -124,7 +125,7 @@ def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[
     `pause` waits so many seconds before it asks a hub, or looks at a lock, once more.
     """
     repository = order.repository
-    hub = _Hub(repository, pause)
+    hub = _Hub(repository, emit, pause)
     for swept in sweep_partials(repository.cache_dir, now_s=time.time()):
         logger.info("cleared away a download that nobody finished: %s, %d bytes", swept.path.name, swept.size)
     listing = order.listing or _choose(hub, order)
@@ -244,10 +245,16 @@ def _too_slow(
 
 
 class _Hub:
-    """The hub of a repository. Its client is loaded for the first question; files that are here ask none."""
+    """The hub of a repository. Its client is loaded for the first question; files that are here ask none.
 
-    def __init__(self, repository: HubRepository, pause: Callable[[float], None]) -> None:
+    A frame after each question, since a slow hub that is asked many must not look like a process that hangs.
+    """
+
+    def __init__(
+        self, repository: HubRepository, emit: Callable[[Frame], None], pause: Callable[[float], None]
+    ) -> None:
         self._repository: Final = repository
+        self._emit: Final = emit
         self._pause: Final = pause
 
     @cached_property
@@ -266,12 +273,16 @@ class _Hub:
                 if wait_s > _LONGEST_LISTING_PAUSE_S:
                     raise
                 logger.warning("%s; asking again in %g s", failure.message, wait_s)
+                self._emit(Alive())
                 self._pause(wait_s)
         return self._client.list_files()
 
     def know(self, commit: str, file: RepoFile) -> KnownFile:
         """The file with everything that is needed to fetch it, asked for if the listing left it out."""
-        complete = known(file) or known(self._client.complete(commit, file))
+        complete = known(file)
+        if complete is None:
+            complete = known(self._client.complete(commit, file))
+            self._emit(Alive())
         if complete is None:
             model_id = self._repository.model_id
             raise PreflightFailed(
