@@ -54,6 +54,7 @@ __all__ = ("RateWatch", "fetch", "main")
 logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S: Final = 0.2
+_PARENT_LOOK_S: Final = 1.0
 _LISTING_PAUSES_S: Final = (0.5, 1.5)
 _LONGEST_LISTING_PAUSE_S: Final = 10.0
 _DISK_MARGIN: Final = 1.05
@@ -85,11 +86,13 @@ class RateWatch:
 
 def main() -> None:
     """Do the one order; the exit status is 0 even for a failure that could be reported."""
+    parent = os.getppid()
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.sources.fetch_worker", description="one order, one end")
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
     options = parser.parse_args()
     if options.parent is not None:
         end_with_parent(options.parent)
+    threading.Thread(target=_end_without, args=(parent,), daemon=True).start()
     # Whatever prints to stdout must not get between the frames.
     frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -114,8 +117,15 @@ def main() -> None:
 
 
 def _end_with_daemon() -> None:
-    """Stdin ends when the daemon does, however it does."""
+    """Stdin ends when the daemon does, however it does, and at once."""
     sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def _end_without(parent: int) -> None:
+    """Who embeds the daemon may have forked a process that holds the other end of stdin; it is not our parent."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_LOOK_S)
     os._exit(0)
 
 
