@@ -43,6 +43,8 @@ from tests.fakes.turns import let_others_run
 TOKEN = "hf_secret"  # noqa: S105
 ORDER = order_for(repository_in(Path("/cache"), token=TOKEN), quant="q8_0")
 ADVANCE = Advance(stage=LoadStage.DOWNLOADING, file="m.gguf", bytes=5, total_bytes=10)
+BRIEF = order_for(ORDER.repository, limits=DownloadConfig(min_rate_window_secs=1))
+LONG = Listing("c" * 40, (RepoFile("x" * 1_000_000),))
 FETCHED = Fetched(commit="c" * 40, paths=(Path("/cache/m.gguf"),))
 
 
@@ -59,9 +61,9 @@ def says(*frames: Frame, then: str = "") -> Sequence[str]:
 async def run(
     command: Sequence[str], *, order: FetchOrder = ORDER, report: ProgressReporter = lambda _: None, **options: Any
 ) -> Fetched:
-    environment = fetch_environment(os.environ)
+    options |= {"environment": fetch_environment(os.environ), "report": report, "command": command}
     try:
-        return await run_fetch(order, environment=environment, report=report, command=command, **options)
+        return await run_fetch(order, **options)
     finally:
         assert not children()
 
@@ -164,8 +166,8 @@ async def test_much_on_stderr_without_an_end_of_line_does_not_stop_anything() ->
 
 @pytest.mark.anyio
 async def test_a_process_that_does_not_read_its_order_says_so_by_its_end() -> None:
-    order = order_for(ORDER.repository, listing=Listing("c" * 40, (RepoFile("x" * 1_000_000),)))
-    assert "with status 5" in (await failure(("sh", "-c", "exit 5"), order=order)).message
+    command, order = ("sh", "-c", "exit 5"), order_for(ORDER.repository, listing=LONG)
+    assert "with status 5" in (await failure(command, order=order)).message
 
 
 @pytest.mark.anyio
@@ -210,18 +212,15 @@ async def test_a_report_that_raises_ends_the_process() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("then", ["kill -STOP $$", "exec sleep 600"])
 async def test_a_process_that_says_nothing_any_more_is_ended_and_worth_a_retry(then: str) -> None:
-    order = order_for(ORDER.repository, limits=DownloadConfig(min_rate_window_secs=1))
-    error = await failure(says(Alive(), ADVANCE, then=then), order=order, silence_limit_s=0)
+    error = await failure(says(Alive(), ADVANCE, then=then), order=BRIEF, silence_limit_s=0)
     assert isinstance(error, SourceUnavailable)
     assert "said nothing for 1 s" in error.message
 
 
 @pytest.mark.anyio
 async def test_a_process_that_does_not_even_take_its_order_is_ended() -> None:
-    listing = Listing("c" * 40, (RepoFile("x" * 1_000_000),))
-    order = order_for(ORDER.repository, limits=DownloadConfig(min_rate_window_secs=1), listing=listing)
-    error = await failure(("sh", "-c", "kill -STOP $$"), order=order, silence_limit_s=0)
-    assert "said nothing for 1 s" in error.message
+    order = order_for(ORDER.repository, limits=BRIEF.limits, listing=LONG)
+    assert "said nothing" in (await failure(("sh", "-c", "kill -STOP $$"), order=order, silence_limit_s=0)).message
 
 
 class TestDeadline:
@@ -260,14 +259,13 @@ class TestDeadline:
 
         lines = (encode_line(frame).decode() for frame in (ADVANCE, FETCHED))
         command = child('for _ in 1 2 3; do printf %s "$1"; read -r _ < "$3"; done; printf %s "$2"', *lines, str(path))
-        order = order_for(ORDER.repository, limits=DownloadConfig(min_rate_window_secs=1))
         with os.fdopen(go_on):
             async with anyio.create_task_group() as tasks:
 
                 def report(_: LoadProgress) -> None:
                     tasks.start_soon(be_stopped)
 
-                assert await run(command, order=order, report=report, silence_limit_s=1) == FETCHED
+                assert await run(command, order=BRIEF, report=report, silence_limit_s=1) == FETCHED
 
 
 # --------------------------------------------------------------------------------------------------- what it is given
