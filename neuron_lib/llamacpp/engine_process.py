@@ -14,6 +14,7 @@ from typing import Final, assert_never
 
 import anyio
 from anyio.abc import Process, SocketAttribute, SocketStream, UNIXSocketStream
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from neuron_lib.engine.protocol import (
     Abort,
@@ -111,7 +112,8 @@ async def open_engine(
         with theirs:
             stream = await UNIXSocketStream.from_socket(ours)
             held.push_async_callback(close_stream, stream)
-            with starting(model_id):
+            # A cancellation that got in between would leave a process that nobody waits for.
+            with starting(model_id), anyio.CancelScope(shield=True):
                 process = await anyio.open_process(
                     [*command, "--fd", str(theirs.fileno()), *parent],
                     stdin=subprocess.DEVNULL,
@@ -125,6 +127,7 @@ async def open_engine(
         held.push_async_callback(
             end_process, process, stream, model_id=model_id, limit_s=close_limit_s, kill_limit_s=kill_limit_s
         )
+        await checkpoint_if_cancelled()
         engine = EngineProcess(
             process,
             model_id=model_id,

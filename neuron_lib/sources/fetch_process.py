@@ -12,13 +12,15 @@ from typing import Final
 
 import anyio
 import msgspec
-from anyio.abc import ByteReceiveStream, Process
+from anyio.abc import ByteReceiveStream, ByteSendStream, Process
+from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from neuron_lib.errors import SourceUnavailable
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_protocol import (
     Advance,
+    Alive,
     Failed,
     Fetched,
     FetchOrder,
@@ -39,6 +41,10 @@ _ROOT: Final = Path(__file__).parents[2]
 """The directory this package was found in, which need not be on the path of a new interpreter."""
 _KILL_LIMIT_S: Final = 5.0
 _LAST_WORDS_LIMIT_S: Final = 2.0
+_SILENCE_LIMIT_S: Final = 120.0
+"""Beyond `min_rate_window_secs`: it says something five times a second, and after each question to a hub, which takes
+that long where every address of the hub is dead."""
+_LOOK_S: Final = 1.0
 _LONGEST_LINE: Final = 1 << 20
 _RATE_WINDOW_S: Final = 10.0
 _SHORTEST_RATE_S: Final = 0.001
@@ -94,38 +100,67 @@ async def run_fetch(
     report: ProgressReporter,
     command: Sequence[str] = _COMMAND,
     ends_with_thread: bool = False,
+    silence_limit_s: float = _SILENCE_LIMIT_S,
 ) -> Fetched:
     """Have an order carried out by a process of its own; returns where the files are.
 
     Cancelling kills the process; what it had fetched is where the next one goes on. It ends when the daemon does; with
     `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. Raises `SourceUnavailable` also for a process
-    that dies or takes longer than the order's deadline, else what the child reports.
+    that dies, takes longer than the order's deadline, or says nothing for `silence_limit_s` more than the time for
+    which it may be slow; else what the child reports.
     """
     model_id, deadline_s = order.repository.model_id, order.limits.deadline_secs
     if ends_with_thread:
         command = (*command, "--parent", str(os.getpid()))
+    silence = _Silence(order.limits.min_rate_window_secs + silence_limit_s)
     with anyio.move_on_after(deadline_s):
-        return await _attend(order, environment=environment, report=report, command=command)
+        return await _attend(order, environment=environment, report=report, command=command, silence=silence)
     message = f"{model_id}: fetching took longer than {deadline_s:g} s; the next try goes on where it ended"
     raise SourceUnavailable(message, model_id=model_id)
 
 
+class _Silence:
+    """For how long the child has said nothing, in looks: a daemon that was stopped itself must not blame its child."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s: Final = limit_s
+        self._looks = 0
+
+    @property
+    def verdict(self) -> str | None:
+        """What is wrong with a child that has reached the limit."""
+        silent_s = self._looks * _LOOK_S
+        return f"said nothing for {silent_s:g} s" if silent_s >= self._limit_s else None
+
+    def end(self) -> None:
+        """Take that the child has said something."""
+        self._looks = 0
+
+    async def watch(self, listening: anyio.CancelScope) -> None:
+        """Give up listening at the limit."""
+        while self.verdict is None:
+            await anyio.sleep(_LOOK_S)
+            self._looks += 1
+        listening.cancel()
+
+
 async def _attend(
-    order: FetchOrder, *, environment: Mapping[str, str], report: ProgressReporter, command: Sequence[str]
+    order: FetchOrder,
+    *,
+    environment: Mapping[str, str],
+    report: ProgressReporter,
+    command: Sequence[str],
+    silence: _Silence,
 ) -> Fetched:
     model_id = order.repository.model_id
-    meter, last_words = RateMeter(), _LastWords(model_id)
+    last_words = _LastWords(model_id)
     async with _open(command, environment=environment, model_id=model_id) as process:
         assert process.stdin is not None  # piped, as the others
         assert process.stdout is not None
         assert process.stderr is not None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(last_words.read, process.stderr)
-            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # dead already: its end says so
-                await process.stdin.send(encode_line(order))
-            lines = BufferedByteReceiveStream(process.stdout)
-            while isinstance(last := await _next_frame(lines), Advance):
-                report(meter.progress(anyio.current_time(), last))
+            last = await _converse(order, process.stdin, process.stdout, report=report, silence=silence)
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
             # It ends by itself a moment after its last word; killing it now would race with whoever reaps it.
             await process.wait()
@@ -135,25 +170,47 @@ async def _attend(
         case Failed():
             raise to_error(last, model_id=model_id)
         case _:
-            ended = f"the fetch process ended without an answer, with status {process.returncode}"
-            raise SourceUnavailable(f"{model_id}: {ended}{last_words.quote()}", model_id=model_id)
+            ended = silence.verdict or f"ended without an answer, with status {process.returncode}"
+            message = f"{model_id}: the fetch process {ended}{last_words.quote()}"
+            raise SourceUnavailable(message, model_id=model_id)
+
+
+async def _converse(
+    order: FetchOrder, stdin: ByteSendStream, stdout: ByteReceiveStream, *, report: ProgressReporter, silence: _Silence
+) -> Frame | None:
+    """Give the order and report what comes; returns the child's last word, None for one that does not say any."""
+    meter, lines = RateMeter(), BufferedByteReceiveStream(stdout)
+    last: Frame | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(silence.watch, tasks.cancel_scope)
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # dead already: its end says so
+            await stdin.send(encode_line(order))
+        while isinstance(last := await _next_frame(lines), Advance | Alive):
+            silence.end()
+            if isinstance(last, Advance):
+                report(meter.progress(anyio.current_time(), last))
+        tasks.cancel_scope.cancel()
+    return last
 
 
 @asynccontextmanager
 async def _open(command: Sequence[str], *, environment: Mapping[str, str], model_id: str) -> AsyncIterator[Process]:
     """A process that is gone when the block has ended."""
     try:
-        process = await anyio.open_process(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
+        # A cancellation that got in between would leave a process that nobody waits for.
+        with anyio.CancelScope(shield=True):
+            process = await anyio.open_process(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
     except OSError as error:
         raise SourceUnavailable(f"{model_id}: a fetch process cannot be started", model_id=model_id) from error
     try:
+        await checkpoint_if_cancelled()
         yield process
     finally:
         with anyio.CancelScope(shield=True):

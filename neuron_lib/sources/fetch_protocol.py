@@ -17,6 +17,7 @@ from neuron_lib.types import LoadStage
 
 __all__ = (
     "Advance",
+    "Alive",
     "Failed",
     "FetchOrder",
     "Fetched",
@@ -53,6 +54,10 @@ class Advance(Struct, frozen=True, kw_only=True, tag="advance"):
     total_bytes: int
 
 
+class Alive(Struct, frozen=True, tag="alive"):
+    """A hub has been asked something, with or without success; there are no bytes to count yet."""
+
+
 class Fetched(Struct, frozen=True, kw_only=True, tag="fetched"):
     """The last frame of a success: where the files are, in the order in which the engine counts them."""
 
@@ -70,7 +75,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
     fields: dict[str, Any] = {}
 
 
-Frame: TypeAlias = Advance | Fetched | Failed
+Frame: TypeAlias = Advance | Alive | Fetched | Failed
 
 
 def _decode_path(target: type, value: object) -> object:

@@ -25,6 +25,7 @@ from neuron_lib.parent import end_with_parent
 from neuron_lib.sources.download import Body, Transfer, disk_error, fetch_blob
 from neuron_lib.sources.fetch_protocol import (
     Advance,
+    Alive,
     Failed,
     Fetched,
     FetchOrder,
@@ -53,6 +54,7 @@ __all__ = ("RateWatch", "fetch", "main")
 logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S: Final = 0.2
+_PARENT_LOOK_S: Final = 1.0
 _LISTING_PAUSES_S: Final = (0.5, 1.5)
 _LONGEST_LISTING_PAUSE_S: Final = 10.0
 _DISK_MARGIN: Final = 1.05
@@ -84,11 +86,13 @@ class RateWatch:
 
 def main() -> None:
     """Do the one order; the exit status is 0 even for a failure that could be reported."""
+    parent = os.getppid()
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.sources.fetch_worker", description="one order, one end")
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
     options = parser.parse_args()
     if options.parent is not None:
         end_with_parent(options.parent)
+    threading.Thread(target=_end_without, args=(parent,), daemon=True).start()
     # Whatever prints to stdout must not get between the frames.
     frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -113,8 +117,15 @@ def main() -> None:
 
 
 def _end_with_daemon() -> None:
-    """Stdin ends when the daemon does, however it does."""
+    """Stdin ends when the daemon does, however it does, and at once."""
     sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def _end_without(parent: int) -> None:
+    """Who embeds the daemon may have forked a process that holds the other end of stdin; it is not our parent."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_LOOK_S)
     os._exit(0)
 
 
@@ -124,7 +135,7 @@ def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[
     `pause` waits so many seconds before it asks a hub, or looks at a lock, once more.
     """
     repository = order.repository
-    hub = _Hub(repository, pause)
+    hub = _Hub(repository, emit, pause)
     for swept in sweep_partials(repository.cache_dir, now_s=time.time()):
         logger.info("cleared away a download that nobody finished: %s, %d bytes", swept.path.name, swept.size)
     listing = order.listing or _choose(hub, order)
@@ -244,10 +255,16 @@ def _too_slow(
 
 
 class _Hub:
-    """The hub of a repository. Its client is loaded for the first question; files that are here ask none."""
+    """The hub of a repository. Its client is loaded for the first question; files that are here ask none.
 
-    def __init__(self, repository: HubRepository, pause: Callable[[float], None]) -> None:
+    A frame after each question, since a slow hub that is asked many must not look like a process that hangs.
+    """
+
+    def __init__(
+        self, repository: HubRepository, emit: Callable[[Frame], None], pause: Callable[[float], None]
+    ) -> None:
         self._repository: Final = repository
+        self._emit: Final = emit
         self._pause: Final = pause
 
     @cached_property
@@ -266,12 +283,16 @@ class _Hub:
                 if wait_s > _LONGEST_LISTING_PAUSE_S:
                     raise
                 logger.warning("%s; asking again in %g s", failure.message, wait_s)
+                self._emit(Alive())
                 self._pause(wait_s)
         return self._client.list_files()
 
     def know(self, commit: str, file: RepoFile) -> KnownFile:
         """The file with everything that is needed to fetch it, asked for if the listing left it out."""
-        complete = known(file) or known(self._client.complete(commit, file))
+        complete = known(file)
+        if complete is None:
+            complete = known(self._client.complete(commit, file))
+            self._emit(Alive())
         if complete is None:
             model_id = self._repository.model_id
             raise PreflightFailed(

@@ -10,6 +10,7 @@ from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_process import RateMeter
 from neuron_lib.sources.fetch_protocol import (
     Advance,
+    Alive,
     Failed,
     Fetched,
     FetchOrder,
@@ -33,6 +34,8 @@ async def fetch_in_thread(
 
     def emit(frame: Frame) -> None:
         seen = decode_frame(encode_line(frame))
+        if isinstance(seen, Alive):
+            return
         assert isinstance(seen, Advance)
         anyio.from_thread.run_sync(lambda: report(meter.progress(anyio.current_time(), seen)))
 

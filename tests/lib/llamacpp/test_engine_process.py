@@ -29,6 +29,8 @@ from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import Sampling
+from tests.fakes.cancelled_spawn import cancel_in_the_spawn
+from tests.fakes.model_cache import children
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -136,6 +138,15 @@ async def test_cancelling_the_block_ends_the_process() -> None:
             scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
+
+
+async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with anyio.CancelScope() as scope:
+        cancel_in_the_spawn(monkeypatch, scope)
+        async with fake_engine("normal"):
+            pytest.fail("nobody wants this engine any more")
+    assert scope.cancelled_caught
+    assert not children()
 
 
 async def test_an_error_in_the_block_arrives_as_it_is() -> None:

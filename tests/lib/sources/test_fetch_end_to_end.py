@@ -184,10 +184,10 @@ async def test_cancelling_does_not_wait_for_a_hub_that_does_not_answer(hub: Fake
 
 
 @contextmanager
-def worker(order: FetchOrder) -> Iterator[subprocess.Popen[bytes]]:
+def worker(order: FetchOrder, *, command: Sequence[str] = WORKER) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has its order, with all that it says in pipes."""
     with subprocess.Popen(
-        WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     ) as process:
         assert process.stdin is not None
         process.stdin.write(encode_line(order))
@@ -207,6 +207,15 @@ def test_a_process_ends_when_its_daemon_has(hub: FakeHub, order: FetchOrder) -> 
         process.stdin.close()
         assert process.stdout.read() == b""  # else it had waited for the hub
         assert process.wait() == 0
+
+
+def test_a_process_ends_with_its_daemon_even_if_its_stdin_does_not(hub: FakeHub, order: FetchOrder) -> None:
+    hub.fail(NeverAnswers())
+    with worker(order, command=("sh", "-c", 'exec 3<&0; "$@" <&3 & wait', "sh", *WORKER)) as daemon:
+        hub.wait_held()
+        assert daemon.stdout is not None
+        daemon.kill()
+        assert daemon.stdout.read() == b""  # else it had waited for the hub
 
 
 # ------------------------------------------------------------------------------------------------------- two at once

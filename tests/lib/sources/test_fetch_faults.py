@@ -14,7 +14,7 @@ import pytest
 
 from neuron_lib.errors import NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
 from neuron_lib.sources import hub_client
-from neuron_lib.sources.fetch_protocol import Advance, Fetched, Frame
+from neuron_lib.sources.fetch_protocol import Advance, Alive, Fetched, Frame
 from neuron_lib.sources.fetch_worker import fetch
 from neuron_lib.sources.hub_cache import list_cached, partial_path, repository_folder
 from neuron_lib.types import LoadStage
@@ -154,6 +154,7 @@ def test_a_hub_with_a_hiccup_is_asked_again_for_its_listing(
     attempt.hub.fail(fault, path=LISTING, times=times)
     attempt()
     assert attempt.pauses == pauses
+    assert attempt.frames.count(Alive()) == times  # a slow hub is not to be taken for a process that hangs
 
 
 def test_a_hub_that_falls_silent_is_asked_for_the_rest(attempt: Fetches, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +168,7 @@ def test_a_listing_that_says_too_little_is_completed(attempt: Fetches, monkeypat
     monkeypatch.setattr("tests.fakehub.sibling", lambda name, _: {"rfilename": name})
     assert attempt().paths[0].read_bytes() == MODEL
     assert attempt.hub.requests[1].startswith("HEAD ")
+    assert attempt.frames[0] == Alive()
 
 
 # --------------------------------------------------------------------------------------------------- what is refused

@@ -22,6 +22,7 @@ from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_process import RateMeter, fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import (
     Advance,
+    Alive,
     Failed,
     Fetched,
     FetchOrder,
@@ -35,11 +36,15 @@ from neuron_lib.sources.fetch_protocol import (
 from neuron_lib.sources.fetch_worker import RateWatch
 from neuron_lib.sources.repository import Listing, RepoFile
 from neuron_lib.types import LoadProgress, LoadStage, public_id
+from tests.fakes.cancelled_spawn import cancel_in_the_spawn
 from tests.fakes.model_cache import children, order_for, repository_in
+from tests.fakes.turns import let_others_run
 
 TOKEN = "hf_secret"  # noqa: S105
 ORDER = order_for(repository_in(Path("/cache"), token=TOKEN), quant="q8_0")
 ADVANCE = Advance(stage=LoadStage.DOWNLOADING, file="m.gguf", bytes=5, total_bytes=10)
+BRIEF = order_for(ORDER.repository, limits=DownloadConfig(min_rate_window_secs=1))
+LONG = Listing("c" * 40, (RepoFile("x" * 1_000_000),))
 FETCHED = Fetched(commit="c" * 40, paths=(Path("/cache/m.gguf"),))
 
 
@@ -54,10 +59,11 @@ def says(*frames: Frame, then: str = "") -> Sequence[str]:
 
 
 async def run(
-    command: Sequence[str], *, order: FetchOrder = ORDER, report: ProgressReporter = lambda _: None
+    command: Sequence[str], *, order: FetchOrder = ORDER, report: ProgressReporter = lambda _: None, **options: Any
 ) -> Fetched:
+    options |= {"environment": fetch_environment(os.environ), "report": report, "command": command}
     try:
-        return await run_fetch(order, environment=fetch_environment(os.environ), report=report, command=command)
+        return await run_fetch(order, **options)
     finally:
         assert not children()
 
@@ -160,8 +166,8 @@ async def test_much_on_stderr_without_an_end_of_line_does_not_stop_anything() ->
 
 @pytest.mark.anyio
 async def test_a_process_that_does_not_read_its_order_says_so_by_its_end() -> None:
-    order = order_for(ORDER.repository, listing=Listing("c" * 40, (RepoFile("x" * 1_000_000),)))
-    assert "with status 5" in (await failure(("sh", "-c", "exit 5"), order=order)).message
+    command, order = ("sh", "-c", "exit 5"), order_for(ORDER.repository, listing=LONG)
+    assert "with status 5" in (await failure(command, order=order)).message
 
 
 @pytest.mark.anyio
@@ -186,6 +192,14 @@ async def test_cancelling_ends_a_process_that_does_not_want_to() -> None:
 
 
 @pytest.mark.anyio
+async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with anyio.CancelScope() as scope:
+        cancel_in_the_spawn(monkeypatch, scope)
+        await run(child("exec sleep 600"))
+    assert scope.cancelled_caught
+
+
+@pytest.mark.anyio
 async def test_a_report_that_raises_ends_the_process() -> None:
     def refuse(_: LoadProgress) -> None:
         raise ZeroDivisionError
@@ -193,6 +207,20 @@ async def test_a_report_that_raises_ends_the_process() -> None:
     with pytest.raises(ExceptionGroup) as raised:
         await run(says(ADVANCE, then="exec sleep 600"), report=refuse)
     assert raised.group_contains(ZeroDivisionError)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("then", ["kill -STOP $$", "exec sleep 600"])
+async def test_a_process_that_says_nothing_any_more_is_ended_and_worth_a_retry(then: str) -> None:
+    error = await failure(says(Alive(), ADVANCE, then=then), order=BRIEF, silence_limit_s=0)
+    assert isinstance(error, SourceUnavailable)
+    assert "said nothing for 1 s" in error.message
+
+
+@pytest.mark.anyio
+async def test_a_process_that_does_not_even_take_its_order_is_ended() -> None:
+    order = order_for(ORDER.repository, limits=BRIEF.limits, listing=LONG)
+    assert "said nothing" in (await failure(("sh", "-c", "kill -STOP $$"), order=order, silence_limit_s=0)).message
 
 
 class TestDeadline:
@@ -215,6 +243,29 @@ class TestDeadline:
         assert isinstance(error, SourceUnavailable)
         assert "longer than 7200 s" in error.message
         assert not list(jumps)
+
+    @pytest.mark.anyio
+    async def test_a_daemon_that_is_stopped_again_and_again_does_not_blame_the_process(
+        self, clock: MockClock, tmp_path: Path
+    ) -> None:
+        os.mkfifo(path := tmp_path / "go on")
+        go_on = os.open(path, os.O_RDWR)  # for both sides, so that opening it waits for nobody
+        clock.rate = 1  # or a failure would wait for ever
+
+        async def be_stopped() -> None:
+            clock.jump(10_000)
+            await let_others_run()
+            os.write(go_on, b"\n")
+
+        lines = (encode_line(frame).decode() for frame in (ADVANCE, FETCHED))
+        command = child('for _ in 1 2 3; do printf %s "$1"; read -r _ < "$3"; done; printf %s "$2"', *lines, str(path))
+        with os.fdopen(go_on):
+            async with anyio.create_task_group() as tasks:
+
+                def report(_: LoadProgress) -> None:
+                    tasks.start_soon(be_stopped)
+
+                assert await run(command, order=BRIEF, report=report, silence_limit_s=1) == FETCHED
 
 
 # --------------------------------------------------------------------------------------------------- what it is given
@@ -248,6 +299,7 @@ FRAMES = st.one_of(
         bytes=st.integers(0, 2**53),
         total_bytes=st.integers(0, 2**53),
     ),
+    st.just(Alive()),
     st.builds(Fetched, commit=st.text(), paths=st.lists(st.sampled_from([Path("/a b"), Path("/ü\n")])).map(tuple)),
     st.builds(
         Failed, code=st.text(), message=st.text(), kind=st.none() | st.sampled_from(PreflightKind), fields=FIELDS
