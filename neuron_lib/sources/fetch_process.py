@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from neuron_lib.errors import SourceUnavailable
+from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_protocol import (
     Advance,
@@ -207,7 +208,9 @@ async def _open(command: Sequence[str], *, environment: Mapping[str, str], model
                 env=environment,
                 start_new_session=True,
             )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # trio starts a process from a thread
+        if isinstance(error, RuntimeError) and not is_exhausted(error):
+            raise
         raise SourceUnavailable(f"{model_id}: a fetch process cannot be started", model_id=model_id) from error
     try:
         await checkpoint_if_cancelled()

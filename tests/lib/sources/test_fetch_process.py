@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import msgspec
@@ -174,6 +174,17 @@ async def test_a_process_that_does_not_read_its_order_says_so_by_its_end() -> No
 @pytest.mark.parametrize("command", ["/nonexistent/python", "/"])
 async def test_a_process_that_cannot_be_started_is_worth_a_retry(command: str) -> None:
     error = await failure((command,))
+    assert isinstance(error, SourceUnavailable)
+    assert "cannot be started" in error.message
+
+
+@pytest.mark.anyio
+async def test_so_is_one_for_which_the_host_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def open_process(*_: object, **__: object) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(anyio, "open_process", open_process)
+    error = await failure(("true",))
     assert isinstance(error, SourceUnavailable)
     assert "cannot be started" in error.message
 
