@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.system, pytest.mark.model]
 
 RESTARTS = 20
 SHORT_DRAIN = "drain_timeout_secs = 1"
+DRAINING = "SIGTERM received, draining"
 FAR = "org/name"
 HELD_BYTES = 1_000_000
 
@@ -53,12 +54,15 @@ def test_sigterm_while_idle(tmp_path: Path) -> None:
 
 
 def test_sigterm_while_a_model_loads(tmp_path: Path) -> None:
-    with running_rig(tmp_path, config(tmp_path, TINY)) as rig, ThreadPoolExecutor(1) as threads:
-        before = rig.daemon.engine_pids()
-        load = threads.submit(rig.load, REAL)
-        eventually(lambda: set(rig.daemon.engine_pids()) - set(before))
-        end(rig)
+    with running_rig(tmp_path, config(tmp_path, TINY)) as rig, ThreadPoolExecutor(2) as threads:
+        load, engine = rig.load_under_way(REAL, threads)
+        hold(engine)  # so that it still loads when the signal arrives
+        ending = threads.submit(end, rig)
+        eventually(lambda: DRAINING in rig.daemon.log)
+        let_go(engine)
+        ending.result()
         assert load.result().is_error
+        assert "load cancelled" in rig.daemon.log
 
 
 def test_sigterm_while_a_prompt_is_read(tmp_path: Path) -> None:
@@ -105,7 +109,7 @@ def test_a_second_sigterm_waits_for_nobody(tmp_path: Path) -> None:
         hold(engine)
         rig.gateway.stop()
         rig.daemon.signal(signal.SIGTERM)
-        eventually(lambda: "SIGTERM received, draining" in rig.daemon.log)
+        eventually(lambda: DRAINING in rig.daemon.log)
         rig.daemon.signal(signal.SIGTERM)
         assert rig.daemon.wait() == 128 + signal.SIGTERM
         let_go(engine)
