@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.system, pytest.mark.model]
 
 RESTARTS = 20
 SHORT_DRAIN = "drain_timeout_secs = 1"
+ANSWERED = "reply finished"
 DRAINING = "SIGTERM received, draining"
 FAR = "org/name"
 HELD_BYTES = 1_000_000
@@ -47,6 +48,11 @@ def end(rig: Rig) -> None:
     assert all(is_gone(pid) for pid in family)
 
 
+def before_the_end(rig: Rig) -> str:
+    """The log up to the signal."""
+    return rig.daemon.log.partition(DRAINING)[0]
+
+
 def test_sigterm_while_idle(tmp_path: Path) -> None:
     with running_rig(tmp_path, config(tmp_path, REAL, TINY)) as rig:
         check_invariants(rig)
@@ -67,9 +73,11 @@ def test_sigterm_while_a_model_loads(tmp_path: Path) -> None:
 
 def test_sigterm_while_a_prompt_is_read(tmp_path: Path) -> None:
     with running_rig(tmp_path, config(tmp_path, REAL)) as rig:
+        before = rig.daemon.log.count(ANSWERED)
         prompt = rig.prefilling()
         end(rig)
         assert prompt.outcome().ending is Ending.COMPLETE
+        assert before_the_end(rig).count(ANSWERED) == before
 
 
 def test_sigterm_while_replies_run_and_others_wait(tmp_path: Path) -> None:
@@ -97,9 +105,16 @@ def test_sigterm_while_a_model_is_fetched(tmp_path: Path) -> None:
 
 def test_sigterm_while_a_model_recovers(tmp_path: Path) -> None:
     with running_rig(tmp_path, config(tmp_path, REAL, TINY)) as rig:
+        known = rig.daemon.engine_pids()
         os.kill(rig.engine_of(REAL), signal.SIGKILL)
-        eventually(lambda: rig.models()[REAL] == "recovering")
-        end(rig)
+        engine = rig.wait_reading(beside=known)
+        hold(engine)  # so that its model still recovers when the signal arrives
+        with ThreadPoolExecutor(1) as threads:
+            ending = threads.submit(end, rig)
+            eventually(lambda: DRAINING in rig.daemon.log)
+            let_go(engine)
+            ending.result()
+        assert "engine recovered" not in before_the_end(rig)
 
 
 def test_a_second_sigterm_waits_for_nobody(tmp_path: Path) -> None:
@@ -142,6 +157,7 @@ def test_twenty_kills_and_restarts_leave_nothing_behind_and_nothing_changed(tmp_
                 assert daemon.wait() == -signal.SIGKILL
                 for child in family:
                     eventually(lambda child=child: not child.is_running() or is_gone(child.pid))  # type: ignore[misc]  # bound now
+        assert list(cache.glob("**/*.incomplete"))
         hub.heal()
         hub.release()
         with running_rig(folder, text) as rig:

@@ -1,6 +1,7 @@
 """A host that has no memory, no descriptors, no sane clock, or nobody who reads what is logged."""
 
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -97,6 +98,7 @@ def test_without_descriptors_nobody_new_is_served_and_nobody_old_is_disturbed(tm
                 held.enter_context(socket.create_connection(("127.0.0.1", rig.daemon.port))) for _ in range(2 * FDS)
             ]
             eventually(lambda: any(map(is_turned_away, crowd)))
+            assert "too many connections" in rig.daemon.log  # and not for their silence
             rig.load(TINY)  # whether there is room for that is not promised, only that it ends
             assert reply.outcome().ending is Ending.COMPLETE
         eventually(lambda: httpx.get(f"{rig.daemon.url}/health", trust_env=False).is_success)
@@ -128,6 +130,7 @@ def test_nobody_reads_the_log_and_nobody_waits_for_that(tmp_path: Path) -> None:
                 crowd = [rig.ask("no/such", stream=False) for _ in range(100)]
                 assert {exchange.outcome().status for exchange in crowd} == {404}
             assert rig.answer(TINY).ending is Ending.COMPLETE
+            assert is_full(unread)
             check_invariants(rig)
     finally:
         os.close(unread)
@@ -148,9 +151,16 @@ def test_nobody_has_ever_read_what_the_daemon_prints_and_it_serves_and_ends_all_
             port=free_port(),
         ) as rig:
             assert rig.answer(TINY).ending is Ending.COMPLETE
+            assert is_full(unread)
             check_invariants(rig)
     finally:
         os.close(unread)
+
+
+def is_full(pipe: int) -> bool:
+    """Whether a writer would wait."""
+    _, writable, _ = select.select([], [pipe], [], 0)
+    return not writable
 
 
 # ------------------------------------------------------------------------------------------------------------ clock
