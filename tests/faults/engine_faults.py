@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.system.daemon import eventually, hold
+from tests.system.daemon import eventually, hold, let_go
 
-__all__ = ("EngineFault", "inflict")
+__all__ = ("EngineFault", "held", "inflict")
 
 PIDFD_GETFD = 438
 """The system call's number on every architecture."""
@@ -64,6 +64,16 @@ def inflict(fault: EngineFault, pid: int) -> None:
                 sock.shutdown(socket.SHUT_WR)
         case _:
             os.kill(pid, signal.Signals[fault])
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """The engine does nothing during the block, so whatever it was doing is not over yet."""
+    hold(pid)
+    try:
+        yield
+    finally:
+        let_go(pid)
 
 
 def stands_still(pid: int) -> bool:
