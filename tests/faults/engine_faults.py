@@ -7,11 +7,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 
 import psutil
 import pytest
 
-__all__ = ("EngineFault", "inflict")
+from tests.system.daemon import eventually, hold, let_go
+
+__all__ = ("EngineFault", "held", "inflict")
 
 PIDFD_GETFD = 438
 """The system call's number on every architecture."""
@@ -29,6 +32,21 @@ class EngineFault(StrEnum):
     GARBAGE = "garbage frames"
     HANG_UP = "hang up"
 
+    @property
+    def epitaph(self) -> str:
+        """What the daemon says of a sudden death that came of it."""
+        return EPITAPHS[self]
+
+
+EPITAPHS = {
+    EngineFault.SEGV: "killed by SIGSEGV",
+    EngineFault.ABRT: "killed by SIGABRT",
+    EngineFault.KILL: "killed by SIGKILL",
+    EngineFault.EXIT_0: "exit status 0",
+    EngineFault.GARBAGE: "does not decode",
+    EngineFault.HANG_UP: "killed by SIGKILL",  # by the daemon: nobody else sends it
+}
+
 
 def inflict(fault: EngineFault, pid: int) -> None:
     """Do it to the engine `pid`. Skips the test where nobody may reach into another process."""
@@ -41,9 +59,27 @@ def inflict(fault: EngineFault, pid: int) -> None:
                 sock.sendall(NO_FRAME)
         case EngineFault.HANG_UP:
             with borrowed_socket(pid) as sock:
+                hold(pid)  # one that can still run finds that it cannot send, and exits with 0
+                eventually(lambda: stands_still(pid))
                 sock.shutdown(socket.SHUT_WR)
         case _:
             os.kill(pid, signal.Signals[fault])
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """The engine does nothing during the block, so whatever it was doing is not over yet."""
+    hold(pid)
+    try:
+        yield
+    finally:
+        let_go(pid)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether a signal has stopped every thread."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return all("State:\tT" in (thread / "status").read_text() for thread in threads)
 
 
 @contextmanager

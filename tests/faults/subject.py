@@ -2,7 +2,10 @@
 
 import re
 import time
+from collections.abc import Collection
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -95,6 +98,25 @@ class Rig:
         """Ask for a load and wait for its end."""
         return self.daemon.client.post("/models/load", json={"model_id": model, "harness": "llamacpp"}, timeout=60)
 
+    def load_under_way(self, model: str, threads: Executor) -> tuple[Future[httpx.Response], int]:
+        """A load whose engine has begun to read its file: how it ends, and the process id of the engine."""
+        others = self.daemon.engine_pids()
+        load = threads.submit(self.load, model)
+        engine = self.wait_reading(beside=others)
+        assert not load.done(), "the model was loaded before anybody could look"
+        return load, engine
+
+    def wait_reading(self, *, beside: Collection[int]) -> int:
+        """Until an engine that is not among these has its file mapped; its process id.
+
+        Until then it is an interpreter that begins. The tiny model is loaded right afterwards, the real one takes its
+        time.
+        """
+        (engine,) = eventually(
+            lambda: [pid for pid in self.daemon.engine_pids() if pid not in beside and maps_a_model(pid)]
+        )
+        return engine
+
     def unload(self, model: str) -> httpx.Response:
         return self.daemon.client.post("/models/unload", json={"model_id": model}, timeout=60)
 
@@ -124,3 +146,11 @@ class Rig:
             time.sleep(0.02)
         self.baseline = min(looks, key=lambda look: look.fds)
         self.memory = anonymous_bytes(self.pid)
+
+
+def maps_a_model(pid: int) -> bool:
+    """False of a process that is gone, such as a tool that the daemon has asked."""
+    try:
+        return ".gguf" in Path(f"/proc/{pid}/maps").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -2,11 +2,15 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.faults import gateway as gateways
 from tests.faults import sabotaged
 from tests.faults.exchanges import Ending, judge_stream, judge_whole
 from tests.faults.footprint import slope
@@ -90,6 +94,47 @@ def test_the_slope_is_the_rise_for_each_step_of_the_best_line() -> None:
     assert slope([0.0, 10.0, 0.0, 10.0, 0.0]) == 0
 
 
+class Broken(BaseHTTPRequestHandler):
+    """A host that has no more than words for a gateway."""
+
+    def do_GET(self) -> None:
+        body = b"Internal Server Error"
+        self.send_response(500)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def broken_host() -> Iterator[int]:
+    """The port that it listens on."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server, ThreadPoolExecutor(1) as threads:
+        threads.submit(server.serve_forever, 0.05)
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+
+
+def test_an_answer_that_is_none_is_missed_at_each_poll() -> None:
+    with broken_host() as port, Gateway(port) as gateway:
+        eventually(lambda: len(gateway.misses) > len(gateways.QUESTIONS))
+    assert gateway.misses[0].startswith("/health after ")
+    assert "DecodeError" in gateway.misses[0]
+
+
+def test_a_gateway_that_breaks_down_has_missed_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_body: bytes) -> None:
+        raise RuntimeError
+
+    monkeypatch.setitem(gateways.QUESTIONS, "/health", fail)
+    with broken_host() as port, Gateway(port) as gateway:
+        assert eventually(lambda: gateway.misses) == ["the gateway itself broke down: RuntimeError()"]
+
+
 # --------------------------------------------------------------------------------------------------- how it is broken
 
 
@@ -113,6 +158,12 @@ def load_again(rig: Rig) -> None:
     rig.load_anew(TINY)
 
 
+def load_at_once(rig: Rig) -> None:
+    """The same model, by two who do not know of each other."""
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(rig.load, [TINY_TOO] * 2))
+
+
 def nothing(_rig: Rig) -> None:
     pass
 
@@ -132,6 +183,7 @@ def nothing(_rig: Rig) -> None:
         (sabotaged.tell_the_log, nothing, "I9:"),
         (sabotaged.end_badly, nothing, "I10:"),
         (sabotaged.fail_on_nonsense, nothing, "I11:"),
+        (sabotaged.load_twice, load_at_once, "I12:"),
     ],
     ids=lambda value: getattr(value, "__name__", None) or value.strip(":"),
 )

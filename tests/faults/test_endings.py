@@ -1,6 +1,7 @@
 """A daemon that is told to end, or is ended, in every phase of its life."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 
 from tests.fakehub import FakeHub, fake_hub
 from tests.fakes.hub_faults import Stall
+from tests.faults.engine_faults import held
 from tests.faults.exchanges import Ending
 from tests.faults.invariants import check_end, check_invariants
 from tests.faults.rig import config, running_rig
@@ -24,6 +26,9 @@ pytestmark = [pytest.mark.faults, pytest.mark.system, pytest.mark.model]
 
 RESTARTS = 20
 SHORT_DRAIN = "drain_timeout_secs = 1"
+ANSWERED = re.compile(r"reply finished .* prompt_tokens=\d{3,} ")
+"""Of the long prompt."""
+DRAINING = "SIGTERM received, draining"
 FAR = "org/name"
 HELD_BYTES = 1_000_000
 
@@ -46,6 +51,11 @@ def end(rig: Rig) -> None:
     assert all(is_gone(pid) for pid in family)
 
 
+def before_the_end(rig: Rig) -> str:
+    """The log up to the signal."""
+    return rig.daemon.log.partition(DRAINING)[0]
+
+
 def test_sigterm_while_idle(tmp_path: Path) -> None:
     with running_rig(tmp_path, config(tmp_path, REAL, TINY)) as rig:
         check_invariants(rig)
@@ -53,12 +63,14 @@ def test_sigterm_while_idle(tmp_path: Path) -> None:
 
 
 def test_sigterm_while_a_model_loads(tmp_path: Path) -> None:
-    with running_rig(tmp_path, config(tmp_path, TINY)) as rig, ThreadPoolExecutor(1) as threads:
-        before = rig.daemon.engine_pids()
-        load = threads.submit(rig.load, REAL)
-        eventually(lambda: set(rig.daemon.engine_pids()) - set(before))
-        end(rig)
+    with running_rig(tmp_path, config(tmp_path, TINY)) as rig, ThreadPoolExecutor(2) as threads:
+        load, engine = rig.load_under_way(REAL, threads)
+        with held(engine):
+            ending = threads.submit(end, rig)
+            eventually(lambda: DRAINING in rig.daemon.log)
+        ending.result()
         assert load.result().is_error
+        assert "load cancelled" in rig.daemon.log
 
 
 def test_sigterm_while_a_prompt_is_read(tmp_path: Path) -> None:
@@ -66,6 +78,8 @@ def test_sigterm_while_a_prompt_is_read(tmp_path: Path) -> None:
         prompt = rig.prefilling()
         end(rig)
         assert prompt.outcome().ending is Ending.COMPLETE
+        assert ANSWERED.search(rig.daemon.log)
+        assert not ANSWERED.search(before_the_end(rig))
 
 
 def test_sigterm_while_replies_run_and_others_wait(tmp_path: Path) -> None:
@@ -93,9 +107,14 @@ def test_sigterm_while_a_model_is_fetched(tmp_path: Path) -> None:
 
 def test_sigterm_while_a_model_recovers(tmp_path: Path) -> None:
     with running_rig(tmp_path, config(tmp_path, REAL, TINY)) as rig:
+        known = rig.daemon.engine_pids()
         os.kill(rig.engine_of(REAL), signal.SIGKILL)
-        eventually(lambda: rig.models()[REAL] == "recovering")
-        end(rig)
+        engine = rig.wait_reading(beside=known)
+        with ThreadPoolExecutor(1) as threads, held(engine):
+            ending = threads.submit(end, rig)
+            eventually(lambda: DRAINING in rig.daemon.log)
+        ending.result()
+        assert "engine recovered" not in before_the_end(rig)
 
 
 def test_a_second_sigterm_waits_for_nobody(tmp_path: Path) -> None:
@@ -105,7 +124,7 @@ def test_a_second_sigterm_waits_for_nobody(tmp_path: Path) -> None:
         hold(engine)
         rig.gateway.stop()
         rig.daemon.signal(signal.SIGTERM)
-        eventually(lambda: "SIGTERM received, draining" in rig.daemon.log)
+        eventually(lambda: DRAINING in rig.daemon.log)
         rig.daemon.signal(signal.SIGTERM)
         assert rig.daemon.wait() == 128 + signal.SIGTERM
         let_go(engine)
@@ -138,6 +157,7 @@ def test_twenty_kills_and_restarts_leave_nothing_behind_and_nothing_changed(tmp_
                 assert daemon.wait() == -signal.SIGKILL
                 for child in family:
                     eventually(lambda child=child: not child.is_running() or is_gone(child.pid))  # type: ignore[misc]  # bound now
+        assert list(cache.glob("**/*.incomplete"))
         hub.heal()
         hub.release()
         with running_rig(folder, text) as rig:

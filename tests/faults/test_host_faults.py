@@ -1,6 +1,7 @@
 """A host that has no memory, no descriptors, no sane clock, or nobody who reads what is logged."""
 
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.faults.cgroup import MemoryGroup, memory_group
+from tests.faults.engine_faults import held
 from tests.faults.exchanges import Ending
 from tests.faults.invariants import check_invariants
 from tests.faults.rig import TINY_FILE, config, running_rig
@@ -92,11 +94,15 @@ def test_without_descriptors_nobody_new_is_served_and_nobody_old_is_disturbed(tm
         tmp_path, config(tmp_path, REAL), prefix=(prlimit, f"--nofile={FDS}:{FDS}"), rounds_per_connection=1 << 30
     ) as rig:
         reply = rig.decoding(max_tokens=120)
-        with ExitStack() as held:
-            crowd = [
-                held.enter_context(socket.create_connection(("127.0.0.1", rig.daemon.port))) for _ in range(2 * FDS)
-            ]
-            eventually(lambda: any(map(is_turned_away, crowd)))
+        with ExitStack() as crowded:
+            with held(rig.engine_of(REAL)):
+                crowd = [
+                    crowded.enter_context(socket.create_connection(("127.0.0.1", rig.daemon.port)))
+                    for _ in range(2 * FDS)
+                ]
+                eventually(lambda: any(map(is_turned_away, crowd)))
+                eventually(lambda: "too many connections" in rig.daemon.log)  # and not for their silence
+                assert not reply.is_over
             rig.load(TINY)  # whether there is room for that is not promised, only that it ends
             assert reply.outcome().ending is Ending.COMPLETE
         eventually(lambda: httpx.get(f"{rig.daemon.url}/health", trust_env=False).is_success)
@@ -128,6 +134,7 @@ def test_nobody_reads_the_log_and_nobody_waits_for_that(tmp_path: Path) -> None:
                 crowd = [rig.ask("no/such", stream=False) for _ in range(100)]
                 assert {exchange.outcome().status for exchange in crowd} == {404}
             assert rig.answer(TINY).ending is Ending.COMPLETE
+            assert is_full(unread)
             check_invariants(rig)
     finally:
         os.close(unread)
@@ -148,9 +155,16 @@ def test_nobody_has_ever_read_what_the_daemon_prints_and_it_serves_and_ends_all_
             port=free_port(),
         ) as rig:
             assert rig.answer(TINY).ending is Ending.COMPLETE
+            assert is_full(unread)
             check_invariants(rig)
     finally:
         os.close(unread)
+
+
+def is_full(pipe: int) -> bool:
+    """Whether a writer would wait."""
+    _, writable, _ = select.select([], [pipe], [], 0)
+    return not writable
 
 
 # ------------------------------------------------------------------------------------------------------------ clock
@@ -177,10 +191,11 @@ def test_a_wall_clock_that_jumps_by_a_day_ends_nothing(tmp_path: Path, shim: Pat
         reply = rig.decoding(max_tokens=100)
         before = told_time(rig)
         uptime_s = rig.daemon.health()["uptime_secs"]
-        shift.write_text(str(shift_s))
-        assert (
-            abs(eventually(lambda: (jump := told_time(rig) - before) and abs(jump) > DAY_S / 2 and jump) - shift_s) < 60
-        )
+        with held(rig.engine_of(REAL)):
+            shift.write_text(str(shift_s))
+            jump_s = eventually(lambda: (jump_s := told_time(rig) - before) and abs(jump_s) > DAY_S / 2 and jump_s)
+            assert not reply.is_over
+        assert abs(jump_s - shift_s) < 60
         assert 0 <= rig.daemon.health()["uptime_secs"] - uptime_s < 60
         assert rig.answer(TINY).ending is Ending.COMPLETE
         assert reply.outcome().ending is Ending.COMPLETE

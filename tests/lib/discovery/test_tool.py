@@ -109,7 +109,7 @@ async def test_a_tool_that_survives_is_the_only_one_and_holds_no_pipe_until_it_e
     install("echo fine")
     assert await answer_in_the_end() == ToolOutput("fine\n")
     assert not left.is_running()  # nor a zombie
-    assert us.num_fds() == descriptors
+    assert us.num_fds() <= descriptors  # fewer, if the garbage collector has closed what tests before this one left
 
 
 async def test_a_tool_that_survives_keeps_no_other_tool_from_running(
