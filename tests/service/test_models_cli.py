@@ -324,7 +324,7 @@ def test_a_model_that_the_service_has_is_not_deleted(
 # ----------------------------------------------------------------------------------------------------------- progress
 
 HALF = LoadProgress(
-    stage=LoadStage.DOWNLOADING, fraction=0.5, bytes=1 << 29, total_bytes=1 << 30, bytes_per_s=1 << 20, eta_s=512
+    stage=LoadStage.DOWNLOADING, fraction=0.5, bytes=5 * 10**8, total_bytes=10**9, bytes_per_s=10**6, eta_s=500
 )
 
 
