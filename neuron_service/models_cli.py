@@ -64,7 +64,8 @@ class ModelHere(Struct, frozen=True, kw_only=True):
     """One model on this machine: a GGUF, or the parts of a split one.
 
     `used_by` has the words `default` and `loaded`, and the `[[models]]` ids that come from its repository. A model
-    from a `path` or a `package` has no `commit` and is not hashed. `missing` is a part, or the file, that is not there.
+    from a `path` or a `package` has no `commit` and is not hashed. `missing` is a part, or the file, that is not there;
+    without any file `size_bytes` is 0.
     """
 
     id: str
@@ -225,7 +226,11 @@ def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"models": to_builtins(models), "unfinished": to_builtins(unfinished)}, indent=2))
         return 0
-    _print_table([("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY"), *map(_row, models)])
+    if models:
+        _print_table([("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY"), *map(_row, models)])
+    else:
+        for cache, scheme in _caches(store, config.harness.llamacpp.default_source).items():
+            print(f"no models in {cache} (the cache of {scheme})")
     for partial in unfinished:
         print(f"unfinished: {format_size(partial.size_bytes)}, last written {partial.age_secs} s ago: {partial.path}")
     for model in models:
@@ -238,7 +243,7 @@ def _row(model: ModelHere) -> tuple[str, ...]:
     return (
         model.id,
         model.quant or "-",
-        format_size(model.size_bytes),
+        format_size(model.size_bytes) if model.files else "missing",
         str(len(model.files)),
         "-" if model.commit is None else model.commit[:12],
         "-" if model.is_verified is None else "yes" if model.is_verified else "no",
@@ -369,7 +374,7 @@ def remove(
         print(f"neuron: cannot delete {error.filename}: {error.strerror or error}", file=sys.stderr)
         return 1
     forget_empty(folder)
-    print(f"deleted, {format_size(freed)} are free again")
+    print(f"deleted; {format_size(freed)} are free again")
     return 0
 
 
@@ -380,7 +385,7 @@ def remove_unfinished(config: Config, environ: Mapping[str, str]) -> int:
         for partial in sweep_partials(cache, now_s=time.time(), older_than_s=0):
             print(f"{format_size(partial.size):>8}  {partial.path}")
             freed += partial.size
-    print(f"deleted, {format_size(freed)} are free again")
+    print(f"deleted; {format_size(freed)} are free again")
     return 0
 
 

