@@ -84,8 +84,7 @@ def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "
     except ConfigError as error:
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
     if options.check_config:
-        print("configuration is valid")
-        sys.exit(0)
+        sys.exit(_report_faults(config, environ))
     # Until `serve` receives signals there is nothing to drain. A handler, unlike a mask, does not go on to children.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: os._exit(0))
@@ -94,9 +93,31 @@ def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "
     except OSError as error:
         reason = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
-    # In a thread, because nobody has to read stdout, and the service must not wait for a reader.
+    # In threads, because the service must wait neither for a reader of stdout nor for a disk.
     Thread(target=_say, args=[_greeting(sock, config)], name="greeting", daemon=True).start()
+    Thread(target=_warn_of_faults, args=[config, environ], name="config check", daemon=True).start()
     _serve(config, sock, environ, notifier, watchdog_s=manager.watchdog_s)
+
+
+def _report_faults(config: "Config", environ: Mapping[str, str]) -> int:
+    """Say whether each model of the configuration can load; returns the exit status."""
+    from neuron_service.config_check import find_model_faults
+
+    faults = list(find_model_faults(config, environ))
+    for fault in faults:
+        print(f"neuron: {fault}", file=sys.stderr)
+    if faults:
+        return os.EX_CONFIG
+    print("configuration is valid")
+    return 0
+
+
+def _warn_of_faults(config: "Config", environ: Mapping[str, str]) -> None:
+    """Log what `--check-config` refuses and a start survives."""
+    from neuron_service.config_check import find_model_faults
+
+    for fault in find_model_faults(config, environ):
+        logger.warning("configuration: %s", fault)
 
 
 def _serve(
@@ -215,13 +236,20 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
     import msgspec
 
     from neuron_lib.config import load_config
+    from neuron_service.config_check import require_absolute_directories
 
     if options.demo:
         _require_demo_package()
     path = _DEMO_CONFIG if options.demo else _config_path(options)
     if path is None:
         logger.warning("there is no %s here and --config names none: using the defaults", _DEFAULT_CONFIG)
-    config = load_config(path, environ, defaults={} if options.default_host is None else {"host": options.default_host})
+    config = load_config(
+        path,
+        environ,
+        defaults={} if options.default_host is None else {"host": options.default_host},
+        strict=options.check_config,
+    )
+    require_absolute_directories(config.harness.llamacpp)
     return msgspec.structs.replace(
         config,
         host=config.host if options.host is None else options.host,

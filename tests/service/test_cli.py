@@ -311,7 +311,7 @@ LIBRARY = {"neuron_lib.registry", "neuron_lib.llamacpp", "neuron_lib.engine", "h
         ("frobnicate", WEB | REST),
         ("ls", WEB | LIBRARY),
         ("rm --partials", WEB | LIBRARY),
-        ("serve --check-config", WEB | LIBRARY),
+        ("serve --check-config", WEB),
     ],
 )
 def test_a_command_imports_only_what_it_needs(arguments: str, unwanted: set[str], tmp_path: Path) -> None:
