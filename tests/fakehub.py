@@ -25,10 +25,10 @@ from urllib.parse import quote, unquote
 
 from tests.fakes.hub_faults import KINDS, REFUSALS, Answer, Drip, Exchange, Fault, Status, hostile_files, parse_fault
 from tests.fakes.hub_files import Content, Files, blob_of, cut_out, sibling, tree_entry
+from tests.patience import PATIENCE_S
 
 __all__ = ("FakeHub", "fake_hub")
 
-PATIENCE_S: Final = 30
 SENT_AT_ONCE_BYTES: Final = 4 << 20
 DRIPS_PER_S: Final = 20
 
