@@ -27,6 +27,7 @@ from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.hosting import ModelTask, supervise
 from neuron_lib.progress import advance, describe
 from neuron_lib.residence import Residence
+from neuron_lib.sizes import MB
 from neuron_lib.types import (
     ChatRequest,
     FailedLoad,
@@ -364,7 +365,7 @@ class Registry:
             if progress.file is not None:
                 fields["file"] = progress.file
             if progress.total_bytes is not None:
-                fields["total_mb"] = progress.total_bytes >> 20
+                fields["total_mb"] = progress.total_bytes // MB
             logger.info("%s", line, extra=fields)
 
     def _elapsed_ms(self, residence: Residence) -> int:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from neuron_lib.config import DownloadConfig
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
 from neuron_lib.parent import end_with_parent
+from neuron_lib.sizes import format_size
 from neuron_lib.sources.download import Body, Transfer, disk_error, fetch_blob
 from neuron_lib.sources.fetch_protocol import (
     Advance,
@@ -179,7 +180,7 @@ def _require_room(folder: Path, files: Sequence[KnownFile], *, model_id: str) ->
     if required * _DISK_MARGIN > free:
         raise PreflightFailed(
             PreflightKind.INSUFFICIENT_STORAGE,
-            f"{model_id}: {required} bytes are still to be fetched and {place} has {free} free",
+            f"{model_id}: {format_size(required)} are still to be fetched and {place} has {format_size(free)} free",
             model_id=model_id,
             directory=str(place),
             required_bytes=required,
@@ -204,8 +205,8 @@ def _fetch_all(
     stage = LoadStage.VERIFYING if are_here else LoadStage.DOWNLOADING
     transfers = [Transfer(file) for file in files]
     if not are_here:
-        total_mb = sum(file.size for file in files) >> 20
-        logger.info("fetching %s at commit %s, files: %d, MB: %d", model_id, commit, len(files), total_mb)
+        total = format_size(sum(file.size for file in files))
+        logger.info("fetching %s at commit %s, files: %d, %s", model_id, commit, len(files), total)
     watch = RateWatch(min_bytes_per_s=limits.min_kb_per_s * 1024, window_s=limits.min_rate_window_secs)
     pool = ThreadPoolExecutor(limits.parallel)
     waiting = {
