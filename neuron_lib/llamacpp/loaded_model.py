@@ -52,7 +52,7 @@ class LlamaCppModel:
             harness=self._harness_name,
             status=ModelStatus.RECOVERING if engine is None else ModelStatus.LOADED,
             devices=self._devices,
-            capabilities=("text",),
+            capabilities=facts.capabilities,
             limit=ModelLimit(
                 context=facts.n_ctx,
                 input=facts.prompt_limit(self._max_prompt_tokens),
