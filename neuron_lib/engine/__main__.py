@@ -78,6 +78,7 @@ from neuron_lib.parent import end_with_parent
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
+from neuron_lib.text.tool_format import asks_for_known_calls
 from neuron_lib.types import Grammar
 
 logger = logging.getLogger("neuron_lib.engine")
@@ -300,7 +301,7 @@ class Engine:
 
     def _hold(self, model: Model, load: Load) -> None:
         """Keep a model that does not chat. It gets no context: nothing is computed with it yet."""
-        self.send(Ready(_facts(model, None, n_ctx=_context_length(model, load), has_chat_template=False)))
+        self.send(Ready(_facts(model, None, n_ctx=_context_length(model, load), template=None)))
         threading.Event().wait()  # nobody sets it: the process ends with the model
 
     def _chat(self, model: Model, load: Load) -> None:
@@ -308,8 +309,8 @@ class Engine:
             self._context = context
             context.warm_up(model.vocab)
             own_template = model.chat_template if load.use_chat_template else None
-            has_chat_template = own_template is not None or load.chat_template is not None
-            facts = _facts(model, context, n_ctx=context.n_ctx, has_chat_template=has_chat_template)
+            template = own_template if load.chat_template is None else load.chat_template
+            facts = _facts(model, context, n_ctx=context.n_ctx, template=template)
             for pair in (facts.reasoning, facts.tool_call):
                 _show(model.vocab, pair)
             self._loop = EngineLoop(
@@ -430,14 +431,14 @@ def _scheduler(context: Context, load: Load) -> Scheduler:
     )
 
 
-def _facts(model: Model, context: Context | None, *, n_ctx: int, has_chat_template: bool) -> ModelFacts:
-    """What the model is; a model that does not chat has no context."""
+def _facts(model: Model, context: Context | None, *, n_ctx: int, template: str | None) -> ModelFacts:
+    """What the model is; `template` is the one in use. A model that does not chat has no context."""
     facts = ModelFacts(
         description=model.description,
         size_bytes=model.size_bytes,
         native_context=model.native_context,
         n_ctx=n_ctx,
-        has_chat_template=has_chat_template,
+        has_chat_template=template is not None,
         recommended=model.recommended_sampling(),
         reasoning=None,
         tool_call=None,
@@ -445,13 +446,15 @@ def _facts(model: Model, context: Context | None, *, n_ctx: int, has_chat_templa
     )
     if context is None:
         return facts
+    tool_call = _first_known(model.vocab, TOOL_MARKERS)
     return structs.replace(
         facts,
         kv_layout="unified" if context.is_unified else "per_sequence",
         kv_cells=context.kv_cells,
         memory=context.memory.kind,
         reasoning=_first_known(model.vocab, REASONING_MARKERS),
-        tool_call=_first_known(model.vocab, TOOL_MARKERS),
+        tool_call=tool_call,
+        calls_are_read=asks_for_known_calls(template, tool_call),
     )
 
 
