@@ -7,6 +7,7 @@ NeuronError                     catch this one to catch them all
 │   ├── PromptTooLong           shorten the prompt
 │   ├── TemplateFailed          the model's chat template cannot render these messages
 │   ├── UnsupportedCapability   ask a model that can do it
+│   ├── WrongModality           ask another model: this one does not chat
 │   ├── SuspectRequest          change it: two engines died with this request in them
 │   ├── ModelNotLoaded          load the model first
 │   ├── Overloaded              wait and retry
@@ -54,6 +55,7 @@ __all__ = (
     "UnknownSource",
     "UnloadFailed",
     "UnsupportedCapability",
+    "WrongModality",
     "cause_chain",
     "first_leaf",
 )
@@ -122,6 +124,21 @@ class UnsupportedCapability(RequestRejected):
     """The model cannot do what the request asks for (for example read an image)."""
 
     code = "vision_unsupported"
+
+
+class WrongModality(RequestRejected):
+    """The model does something else than what it was asked for: a chat was sent to a model that makes embeddings."""
+
+    code = "wrong_modality"
+
+    def __init__(self, model_id: str, capabilities: tuple[str, ...]) -> None:
+        able = " and ".join(capabilities)
+        super().__init__(
+            f"model {model_id!r} cannot chat: its only use is {able}",
+            model_id=model_id,
+            suggestion="choose a model whose capabilities include text",
+        )
+        self.model_id = model_id
 
 
 class SuspectRequest(RequestRejected):
@@ -240,6 +257,7 @@ class PreflightKind(StrEnum):
     CACHE_NOT_WRITABLE = "cache_not_writable"
     CHECKSUM_MISMATCH = "checksum_mismatch"
     INVALID_GGUF = "invalid_gguf"
+    UNSUPPORTED_MODEL = "unsupported_model"
 
 
 class PreflightFailed(LoadFailed):
@@ -318,7 +336,9 @@ def cause_chain(error: BaseException) -> str:
             current = first_leaf(current)
             continue
         name, text = type(current).__name__, " ".join(str(current).split())
-        if isinstance(current, NeuronError):
+        if text and parts and parts[-1].endswith(f": {text}"):
+            pass  # an error that quotes its cause has said it already
+        elif isinstance(current, NeuronError):
             parts.append(text or name)
         else:
             parts.append(f"{name}: {text}" if text else name)

@@ -75,7 +75,7 @@ class LlamaCppHarness:
         return "llamacpp"
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
-        return ("text",) if await self._store.is_cached(model_id) else None
+        return await self._store.capabilities(model_id)
 
     def _is_on_gpu(self, spec: ModelSpec) -> bool:
         return bool(self._gpu_memory_mb) and self._config.gpu_layers != 0 and spec.devices != ()

@@ -21,7 +21,7 @@ from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import Fetched, FetchOrder
-from neuron_lib.sources.gguf_header import check_model
+from neuron_lib.sources.gguf_header import check_gguf, check_model
 from neuron_lib.sources.hub_cache import is_verified, list_cached, list_snapshots, repository_folder, snapshot_path
 from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.package import find_package_file
@@ -118,6 +118,16 @@ class ModelStore:
         except SourceUnavailable:  # it cannot be said now
             return False
 
+    async def capabilities(self, model_id: str) -> tuple[str, ...] | None:
+        """What the files of a model that is here say it can do; nothing for files that are no model. Asks no hub.
+
+        None for a model that is not here, and while it cannot be said.
+        """
+        try:
+            return await _in_thread(lambda: self._capabilities(model_id), model_id)
+        except SourceUnavailable:
+            return None
+
     @property
     def cache_dirs(self) -> Mapping[str, Path]:
         """Where each source caches."""
@@ -130,15 +140,32 @@ class ModelStore:
         return self._repository(reference, entry) if entry.path is None and entry.package is None else None
 
     def _is_here(self, model_id: str) -> bool:
+        return self._first_file(model_id) is not None
+
+    def _capabilities(self, model_id: str) -> tuple[str, ...] | None:
+        first = self._first_file(model_id)
+        if first is None:
+            return None
+        try:
+            return check_gguf(first, model_id=model_id).capabilities
+        except PreflightFailed:
+            return ()
+
+    def _first_file(self, model_id: str) -> Path | None:
+        """The file that a load would begin with, if it could do without any hub."""
         try:
             reference = parse_reference(model_id)
             entry = self._entry(reference)
-            if self._find_here(entry) is not None:
-                return True
+            paths = self._find_here(entry)
+            if paths is not None:
+                return paths[0]
             repository = self._repository(reference, entry)
         except (LoadFailed, SourceUnavailable):  # the latter: it cannot be said now
-            return False
-        return _first_fit([list_cached(repository)], entry.quant, None, repository.model_id) is not None
+            return None
+        listing = _first_fit([list_cached(repository)], entry.quant, None, repository.model_id)
+        if listing is None:
+            return None
+        return snapshot_path(repository_folder(repository), listing.commit, listing.files[0].path)
 
     def _entry(self, reference: ModelReference) -> ModelEntry:
         return self._entries.get(reference.public_id) or ModelEntry(id=reference.public_id)

@@ -28,6 +28,7 @@ from neuron_lib.errors import (
     SuspectRequest,
     TemplateFailed,
     UnsupportedCapability,
+    WrongModality,
     cause_chain,
 )
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
@@ -56,6 +57,7 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (PromptTooLong, 400, _INVALID),
     (TemplateFailed, 422, _INVALID),
     (UnsupportedCapability, 400, _INVALID),
+    (WrongModality, 422, _INVALID),
     # OpenAI's clients repeat 5xx, 429 and 409 by themselves, and each repetition would cost a life.
     (SuspectRequest, 400, _INVALID),
     (ModelNotLoaded, 404, _INVALID),
