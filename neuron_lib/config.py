@@ -34,6 +34,7 @@ __all__ = (
     "PromptCacheConfig",
     "SamplingConfig",
     "SourceConfig",
+    "hub_endpoint",
     "load_config",
 )
 
@@ -44,6 +45,8 @@ HARNESS_ALIASES: Final[Mapping[str, str]] = {"candle": "llamacpp"}
 
 _HARNESSES: Final = frozenset({"llamacpp"})
 _ENV_PREFIX: Final = "NEURON_"
+_HUB: Final = "huggingface"
+"""The source that there is always."""
 
 _OLDER_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     **{("harness", alias): name for alias, name in HARNESS_ALIASES.items()},
@@ -255,7 +258,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def schemes(self) -> frozenset[str]:
         """The sources a model id may name: those configured, and the one there is always (contract §3.2)."""
-        return frozenset({"huggingface", *self.sources})
+        return frozenset({_HUB, *self.sources})
 
 
 class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -325,9 +328,24 @@ def load_config(
     if layers.ignored:
         logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(layers.ignored))
     llamacpp = config.harness.llamacpp
+    if _HUB not in llamacpp.sources:
+        hub_endpoint(environ)  # which refuses what could not be asked
     if llamacpp.default_source not in llamacpp.schemes:
         logger.warning("default_source %r has no entry under sources", llamacpp.default_source)
     return msgspec.structs.replace(config, harnesses=tuple(_known_harnesses(config.harnesses)))
+
+
+def hub_endpoint(environ: Mapping[str, str]) -> str:
+    """The address of the Hugging Face hub: `HF_ENDPOINT`, as all its tools read it, or the public one.
+
+    Raises `ConfigError` for one that is no address, without repeating it, as it may hold a password.
+    """
+    try:
+        endpoint: str = msgspec.convert(environ.get("HF_ENDPOINT") or "https://huggingface.co", Endpoint)
+    except msgspec.ValidationError as error:
+        problem = _in_words(str(error), Endpoint)
+        raise ConfigError(f"HF_ENDPOINT: {problem[:1].lower()}{problem[1:]}", variable="HF_ENDPOINT") from error
+    return endpoint.rstrip("/")
 
 
 def _known_harnesses(entries: tuple[HarnessEntry, ...]) -> Iterator[HarnessEntry]:
