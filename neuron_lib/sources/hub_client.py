@@ -217,7 +217,7 @@ class HubClient:
         place = self._repository.auth_env
         if self._repository.token:
             return f"the token in {place}"
-        return "no token" if place is None else f"no token, as {place} has none"
+        return "no token" if place is None else f"no token (there is none in {place})"
 
     def _final(self, kind: PreflightKind, text: str, *, asked: str = "") -> PreflightFailed:
         cause = self._shown(text)

@@ -352,7 +352,7 @@ async def test_the_hub_of_the_environment_is_asked_with_the_login_of_its_user(hu
     store = ModelStore(sources={}, environ=environ)
     error = await failure(store)
     assert isinstance(error, PreflightFailed)
-    assert "asked with no token, as HF_TOKEN has none" in error.message
+    assert "asked with no token (there is none in HF_TOKEN)" in error.message
     (home / "token").write_text("hf_login\n")  # as `hf auth login` does, while the store is in use
     model = await store.fetch(spec(), report=ignore)
     assert model.path.is_relative_to(tmp_path / "big")
