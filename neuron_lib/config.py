@@ -35,6 +35,7 @@ __all__ = (
     "PromptCacheConfig",
     "SamplingConfig",
     "SourceConfig",
+    "hub_endpoint",
     "load_config",
 )
 
@@ -44,6 +45,8 @@ HARNESS_ALIASES: Final[Mapping[str, str]] = {"candle": "llamacpp"}
 """Other names a harness answers to, so that an existing fleet's files and catalogues keep working (contract §3.6)."""
 
 _HARNESSES: Final = frozenset({"llamacpp"})
+_HUB: Final = "huggingface"
+"""The source that there is always."""
 
 _OLDER_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     **{("harness", alias): name for alias, name in HARNESS_ALIASES.items()},
@@ -275,7 +278,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def schemes(self) -> frozenset[str]:
         """The sources a model id may name: those configured, and the one there is always (contract §3.2)."""
-        return frozenset({"huggingface", *self.sources})
+        return frozenset({_HUB, *self.sources})
 
 
 class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -350,6 +353,8 @@ def load_config(
     config: Config = layers.build(layers.tree, Config, "")
     if layers.ignored:
         logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(layers.ignored))
+    if _HUB not in config.harness.llamacpp.sources:
+        hub_endpoint(environ)  # refuses an address that could not be asked
     for variable, near in find_mistyped(environ.keys() - layers.variables.values(), Config):
         logger.warning("the variable %s names no key%s", variable, f"; did you mean {near}?" if near else "")
     for place, doubt in _doubts(config):
@@ -369,6 +374,19 @@ def _doubts(config: Config) -> Iterator[tuple[str, str]]:
     if llamacpp.default_source not in llamacpp.schemes:
         known = ", ".join(sorted(llamacpp.schemes))
         yield "harness.llamacpp.default_source", f"there is no source {llamacpp.default_source!r}; configured: {known}"
+
+
+def hub_endpoint(environ: Mapping[str, str]) -> str:
+    """The address of the Hugging Face hub: `HF_ENDPOINT`, as all its tools read it, or the public one.
+
+    Raises `ConfigError` for one that is no address, without repeating it, as it may hold a password.
+    """
+    try:
+        endpoint: str = msgspec.convert(environ.get("HF_ENDPOINT") or "https://huggingface.co", Endpoint)
+    except msgspec.ValidationError as error:
+        problem = _in_words(str(error), Endpoint)
+        raise ConfigError(f"HF_ENDPOINT: {problem[:1].lower()}{problem[1:]}", variable="HF_ENDPOINT") from error
+    return endpoint.rstrip("/")
 
 
 def _known_harnesses(entries: tuple[HarnessEntry, ...]) -> tuple[HarnessEntry, ...]:

@@ -286,8 +286,9 @@ def _with_credentials(sources: "Mapping[str, SourceConfig]", environ: Mapping[st
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:
         return environ
-    wanted = {"HF_TOKEN", *(source.auth_env for source in sources.values() if source.auth_env)} - environ.keys()
-    tokens = {name: _credential(Path(folder, name.lower())) for name in wanted}
+    wanted = {"HF_TOKEN", *(source.auth_env for source in sources.values() if source.auth_env)}
+    lacking = {name for name in wanted if not environ.get(name, "").strip()}
+    tokens = {name: _credential(Path(folder, name.lower())) for name in lacking}
     return {**environ, **{name: token for name, token in tokens.items() if token is not None}}
 
 

@@ -341,6 +341,9 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _send_body(self, answer: Answer) -> None:
         """Send the body up to each place where something happens, and let it happen."""
+        while answer.is_endless:  # until the client has gone, which is an OSError
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(answer.body), answer.read()))
+            self.server.hub._note_sent(answer.asked, len(answer.body))
         size, sent = len(answer.body), 0
         for stop in sorted(
             {n for n in (answer.hold_after, answer.cut_after, size) if n is not None and 0 <= n <= size}
