@@ -176,13 +176,15 @@ class DownloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     One of less than `min_kb_per_s`, in KiB, for `min_rate_window_secs` has failed, for now; 0 allows any rate.
     `deadline_secs` bounds everything from the first question to a hub to the last checksum. `parallel` is how many
-    files of one model are read at the same time.
+    files of one model are read at the same time, `max_fetches` of how many models: the others wait in order, and their
+    deadline begins when their turn comes.
     """
 
     deadline_secs: Annotated[float, Meta(ge=1, le=604_800)] = 43_200.0
     min_kb_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 10.0
     min_rate_window_secs: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     parallel: Annotated[int, Meta(ge=1, le=32)] = 4
+    max_fetches: Annotated[int, Meta(ge=1, le=64)] = 2
 
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -170,6 +170,7 @@ class OverloadReason(StrEnum):
     QUEUE_FULL = "queue_full"
     WAIT_EXPIRED = "wait_expired"
     ENGINE_LOST = "engine_lost"
+    TOO_MANY_LOADS = "too_many_loads"
 
 
 class Overloaded(RequestRejected):

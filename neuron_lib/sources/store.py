@@ -18,6 +18,7 @@ from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig, hub_endp
 from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
 from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.sources.fetch_line import FetchLine
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import Fetched, FetchOrder
 from neuron_lib.sources.gguf_header import check_gguf, check_model
@@ -83,6 +84,8 @@ class ModelStore:
         self._has_own_hub = _HUB in sources
         if not self._has_own_hub:
             sources = {_HUB: SourceConfig(endpoint=hub_endpoint(environ)), **sources}
+        self._downloads = FetchLine(self._limits.max_fetches)
+        self._checks = FetchLine(self._limits.max_fetches)
         self._sources = sources
         self._environ = dict(environ)
         shared = hf_cache or hub_cache_dir(environ)
@@ -97,8 +100,10 @@ class ModelStore:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 
         A `[[models]]` entry for the public id goes before every hub. `room_bytes` is the memory that a default quant
-        should fit into. With `refresh` the hub is asked for the newest commit even if an older one is here. Cancelling
-        ends a running fetch. Raises `LoadFailed` kinds, or `SourceUnavailable` when a retry may help.
+        should fit into. With `refresh` the hub is asked for the newest commit even if an older one is here. At most
+        `max_fetches` downloads run at once; the others wait in order and report their `queue_position`. A model that is
+        in the cache does not wait for downloads. Cancelling ends a running fetch. Raises `LoadFailed` kinds, or
+        `SourceUnavailable` when a retry may help.
         """
         report(LoadProgress(stage=LoadStage.RESOLVING))
         reference = parse_reference(spec.model_id)
@@ -270,9 +275,18 @@ class ModelStore:
         return tuple(snapshot_path(folder, listing.commit, file.path) for file in listing.files)
 
     async def _run_fetch(self, order: FetchOrder, report: ProgressReporter) -> Fetched:
-        return await run_fetch(
-            order, environment=self._environment, report=report, ends_with_thread=self._ends_with_thread
-        )
+        """Wait for a place in the line, without a process, then fetch. What is only hashed has a line of its own."""
+        downloads = order.listing is None
+        line = self._downloads if downloads else self._checks
+        stage = LoadStage.RESOLVING if downloads else LoadStage.VERIFYING
+
+        def report_position(position: int) -> None:
+            report(LoadProgress(stage=stage, queue_position=position or None))
+
+        async with line.place(report_position):
+            return await run_fetch(
+                order, environment=self._environment, report=report, ends_with_thread=self._ends_with_thread
+            )
 
     def _require_network(self, repository: HubRepository) -> None:
         if self._offline_variable is not None:

@@ -117,7 +117,7 @@ def load_error(error: NeuronError) -> HttpError:
         case SourceUnavailable():
             verdict = _Verdict(422, _API, error.code)
             body = _kind_tagged(PreflightKind.REPO_FETCH_FAILED, error)
-        case ShuttingDown() | NoHarness():
+        case ShuttingDown() | NoHarness() | Overloaded():
             verdict = _judge(error)
             body = _flat(cause_chain(error), code=verdict.code)
         case InvalidRequest():

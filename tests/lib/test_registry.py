@@ -2,6 +2,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
@@ -30,6 +31,7 @@ from neuron_lib.errors import (
 from neuron_lib.harness import LoadedModel, ProgressReporter
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import FailedLoad
+from tests.fakes.driven_harness import DrivenHarness
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
 from tests.fakes.turns import let_others_run
 from tests.patience import PATIENCE_S
@@ -149,6 +151,43 @@ async def test_different_ids_load_at_the_same_time() -> None:
         await let_others_run()
         assert sorted(harness.log) == ["open o/a", "open o/b"]
         may_load.set()
+
+
+async def test_more_loads_than_the_host_takes_are_refused_at_once_until_one_ends() -> None:
+    harness = ScriptedHarness({name: ScriptedModel(may_load=anyio.Event()) for name in ("o/a", "o/b")})
+    async with Registry([harness], max_loads=2) as registry, anyio.create_task_group() as tasks:
+        await registry.load(spec("o/resident"))
+        loads = {name: Caller(registry) for name in ("o/a", "o/b")}
+        for name, caller in loads.items():
+            tasks.start_soon(caller.load, name)
+        await let_others_run()
+        with pytest.raises(Overloaded, match="2 loads are under way") as raised:
+            await registry.load(spec("o/c"))
+        assert (raised.value.reason, raised.value.retry_after_s) == (OverloadReason.TOO_MANY_LOADS, 30)
+        assert "open o/c" not in harness.log
+        with pytest.raises(AlreadyLoaded):
+            await registry.load(spec("o/resident"))
+        await registry.unload("o/a")
+        assert (await registry.load(spec("o/c"))).id == "o/c"
+        await registry.unload("o/b")
+
+
+async def test_a_load_that_was_cancelled_counts_until_its_harness_has_given_up_what_it_held() -> None:
+    harness = DrivenHarness()
+    harness.may_close = anyio.Event()
+    async with Registry([harness], max_loads=1) as registry, anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(Caller(registry).load, harness="driven"))
+        await let_others_run()
+        tasks.start_soon(Caller(registry).unload)
+        await let_others_run()
+        harness.finish()
+        early, late = Caller(registry), Caller(registry)
+        tasks.start_soon(partial(early.load, "o/b", harness="driven"))
+        await let_others_run()
+        harness.may_close.set()
+        await let_others_run()
+        await late.load("o/b", harness="driven")
+        assert ([type(error) for error in early.errors], late.loaded) == ([Overloaded], ["o/b"])
 
 
 @pytest.mark.parametrize("leaver", [0, 1])
