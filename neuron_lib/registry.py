@@ -5,7 +5,6 @@ go, drains it and leaves. So a caller that goes away stops waiting and nothing e
 released by one `async with`.
 """
 
-import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
@@ -25,8 +24,10 @@ from neuron_lib.errors import (
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.hosting import ModelTask, supervise
+from neuron_lib.logs import get_logger
 from neuron_lib.progress import advance, describe
 from neuron_lib.residence import Residence
+from neuron_lib.shown import clip
 from neuron_lib.types import (
     ChatRequest,
     FailedLoad,
@@ -42,7 +43,7 @@ from neuron_lib.types import (
 
 __all__ = ("Registry",)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _TICK_S: Final = 1.0
 _ON_UNLOADED_LIMIT_S: Final = 5.0
@@ -291,7 +292,7 @@ class Registry:
         harness = self._harnesses.get(spec.harness)
         if harness is None:
             known = ", ".join(sorted(self._harnesses)) or "none"
-            raise UnknownHarness(f"unknown harness {spec.harness!r}; registered: {known}", model_id=model_id)
+            raise UnknownHarness(f"unknown harness {clip(spec.harness)!r}; registered: {known}", model_id=model_id)
         residence = self._residences[model_id] = Residence(spec, model_id, started_s=self._clock())
         self._log_progress(residence)
         self._wake_followers()

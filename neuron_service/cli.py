@@ -66,7 +66,7 @@ def _open_missing_streams() -> None:
 def _run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
     """Read the configuration, listen, serve, and end the process."""
     try:
-        configure_logging(_log_level(options, os.environ))
+        configure_logging(_log_level(options, os.environ), environ=os.environ)
         config = _configure(options, os.environ)
         environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
         inherited = inherited_socket(manager.socket_count)
@@ -144,7 +144,7 @@ def _credential(path: Path) -> str | None:
 def _run_model_command(options: argparse.Namespace, command: str) -> int:
     """`pull`, `ls` and `rm`, which need no service; returns the exit status."""
     try:
-        configure_logging(_log_level(options, os.environ, default="warning"))
+        configure_logging(_log_level(options, os.environ, default="warning"), environ=os.environ)
         config = load_config(_config_path(options), os.environ)
         environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
     except ConfigError as error:
