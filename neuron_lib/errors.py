@@ -26,7 +26,9 @@ NeuronError                     catch this one to catch them all
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar, Final
+
+from neuron_lib.shown import LONGEST_MESSAGE, LONGEST_QUOTE, bounded, clip
 
 __all__ = (
     "AlreadyLoaded",
@@ -61,19 +63,33 @@ __all__ = (
 )
 
 
+_LONGEST_CHAIN: Final = 2 * LONGEST_MESSAGE
+
+
 class NeuronError(Exception):
     """Base of all errors of this library.
 
     `code` is a stable machine-readable name; `fields` holds the numbers and names behind the message, for logs and
     for the wire. The message alone must be enough to act on.
+
+    Message and fields are bounded (`neuron_lib.shown`), whatever they quote. Where a message quotes a string of
+    somebody else, quote `clip(string)`, so that our own words around it stay.
     """
 
     code: str = "internal_error"
+    quotes_request: ClassVar[bool] = False
+    """Whether the message may quote the content of a request: a prompt, a schema, a grammar. A log must not show it."""
 
     def __init__(self, message: str, **fields: Any) -> None:
+        message = clip(message, LONGEST_MESSAGE)
         super().__init__(message)
         self.message = message
-        self.fields: dict[str, Any] = fields
+        self.fields: dict[str, Any] = {name: bounded(value) for name, value in fields.items()}
+
+    @property
+    def log_message(self) -> str:
+        """What a log may show of this error: its `cause_chain`, or for one that may quote a request its code."""
+        return self.code if self.quotes_request else cause_chain(self)
 
 
 class RequestRejected(NeuronError):
@@ -84,13 +100,23 @@ class RequestRejected(NeuronError):
 
 
 class InvalidRequest(RequestRejected):
-    """A value of the request is missing, of the wrong type or out of range; `param` names it, if one is to blame."""
+    """A value of the request is missing, of the wrong type or out of range; `param` names it, if one is to blame.
+
+    `summary` is the message without anything that the client wrote, for the log. Without one the log has the code.
+    """
 
     code = "invalid_request_body"
+    quotes_request = True
 
-    def __init__(self, message: str, *, param: str | None = None, **fields: Any) -> None:
+    def __init__(self, message: str, *, param: str | None = None, summary: str | None = None, **fields: Any) -> None:
         super().__init__(message, **fields)
-        self.param = param
+        self.param = None if param is None else clip(param)
+        self._summary = None if summary is None else clip(summary)
+
+    @property
+    def log_message(self) -> str:
+        """The summary, if there is one."""
+        return super().log_message if self._summary is None else self._summary
 
 
 class InvalidGrammar(InvalidRequest):
@@ -115,9 +141,10 @@ class PromptTooLong(RequestRejected):
 
 
 class TemplateFailed(RequestRejected):
-    """The chat template raised, took too long, or produced too much."""
+    """The chat template raised, took too long, or produced too much. What it raised may quote the messages."""
 
     code = "template_render_failed"
+    quotes_request = True
 
 
 class UnsupportedCapability(RequestRejected):
@@ -148,8 +175,8 @@ class SuspectRequest(RequestRejected):
 
     def __init__(self, model_id: str, first_death: str, second_death: str) -> None:
         super().__init__(
-            f"the engine of model {model_id!r} died twice while it worked on this request, which is suspected of the "
-            f"crash and not tried again: {first_death}; then {second_death}",
+            f"the engine of model {clip(model_id)!r} died twice while it worked on this request, which is suspected of "
+            f"the crash and not tried again: {first_death}; then {second_death}",
             model_id=model_id,
         )
 
@@ -160,7 +187,7 @@ class ModelNotLoaded(RequestRejected):
     code = "model_not_found"
 
     def __init__(self, model_id: str) -> None:
-        super().__init__(f"model {model_id!r} is not loaded on this host", model_id=model_id)
+        super().__init__(f"model {clip(model_id)!r} is not loaded on this host", model_id=model_id)
         self.model_id = model_id
 
 
@@ -215,7 +242,7 @@ class AlreadyLoaded(LoadFailed):
     code = "already_loaded"
 
     def __init__(self, model_id: str) -> None:
-        super().__init__(f"model {model_id!r} is already loaded", model_id=model_id)
+        super().__init__(f"model {clip(model_id)!r} is already loaded", model_id=model_id)
 
 
 class LoadCancelled(LoadFailed):
@@ -305,7 +332,7 @@ class EngineDead(NeuronError):
     code = "engine_dead"
 
     def __init__(self, model_id: str, reason: str) -> None:
-        super().__init__(f"the engine of model {model_id!r} is gone: {reason}", model_id=model_id)
+        super().__init__(f"the engine of model {clip(model_id)!r} is gone: {reason}", model_id=model_id)
         self.model_id = model_id
         self.reason = reason
 
@@ -326,7 +353,8 @@ def cause_chain(error: BaseException) -> str:
     """The error's message followed by those of all its causes, outermost first, joined by `: `.
 
     Operators see this one line; an outermost message without its causes has cost others hours (contract §9).
-    Exception groups are flattened to their first member.
+    Exception groups are flattened to their first member. The text of an exception that is not ours is cut to
+    `LONGEST_QUOTE` characters, and the whole to a few thousand.
     """
     parts: list[str] = []
     seen: set[int] = set()
@@ -336,15 +364,18 @@ def cause_chain(error: BaseException) -> str:
         if isinstance(current, BaseExceptionGroup):
             current = first_leaf(current)
             continue
-        name, text = type(current).__name__, " ".join(str(current).split())
-        if text and parts and parts[-1].endswith(f": {text}"):
-            pass  # an error that quotes its cause has said it already
-        elif isinstance(current, NeuronError):
-            parts.append(text or name)
+        name = type(current).__name__
+        if isinstance(current, NeuronError):
+            text = " ".join(current.message.split())
+            part = text or name
         else:
-            parts.append(f"{name}: {text}" if text else name)
+            text = clip(" ".join(str(current).split()), LONGEST_QUOTE)
+            part = f"{name}: {text}" if text else name
+        if not (text and parts and parts[-1].endswith(f": {text}")):  # else the error before quotes this one
+            parts.append(part)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])
+    chain = ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])
+    return clip(chain, _LONGEST_CHAIN)
 
 
 def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

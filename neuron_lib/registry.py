@@ -5,7 +5,6 @@ go, drains it and leaves. So a caller that goes away stops waiting and nothing e
 released by one `async with`.
 """
 
-import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
@@ -27,8 +26,10 @@ from neuron_lib.errors import (
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.hosting import ModelTask, supervise
+from neuron_lib.logs import get_logger
 from neuron_lib.progress import advance, describe
 from neuron_lib.residence import Residence
+from neuron_lib.shown import clip
 from neuron_lib.sizes import MB
 from neuron_lib.types import (
     ChatRequest,
@@ -45,7 +46,7 @@ from neuron_lib.types import (
 
 __all__ = ("Registry",)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _TICK_S: Final = 1.0
 _TOO_MANY_LOADS_RETRY_S: Final = 30
@@ -299,7 +300,7 @@ class Registry:
         harness = self._harnesses.get(spec.harness)
         if harness is None:
             known = ", ".join(sorted(self._harnesses)) or "none"
-            raise UnknownHarness(f"unknown harness {spec.harness!r}; registered: {known}", model_id=model_id)
+            raise UnknownHarness(f"unknown harness {clip(spec.harness)!r}; registered: {known}", model_id=model_id)
         # Cancelled loads count until their harness has given back what they held.
         if (loads := sum(r.model is None for r in self._residences.values())) >= self.max_loads:
             raise Overloaded(

@@ -1,6 +1,5 @@
 """Hosts GGUF models in engine processes of llama.cpp: fetch the file, start the engine, wait until it serves."""
 
-import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from neuron_lib.llamacpp.placement import (
     visible_devices,
 )
 from neuron_lib.llamacpp.supervisor import supervise
+from neuron_lib.logs import get_logger
 from neuron_lib.sizes import MB
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel
@@ -31,7 +31,7 @@ from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("LlamaCppHarness", "load_command", "model_store")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
 

@@ -19,6 +19,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from neuron_lib.errors import SourceUnavailable
 from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.logs import get_logger
 from neuron_lib.sources.fetch_protocol import (
     Advance,
     Alive,
@@ -36,8 +37,8 @@ from neuron_lib.types import LoadProgress, public_id
 
 __all__ = ("RateMeter", "fetch_environment", "run_fetch")
 
-logger = logging.getLogger(__name__)
-worker_logger = logging.getLogger("neuron_lib.sources.fetch_worker")
+logger = get_logger(__name__)
+worker_logger = get_logger("neuron_lib.sources.fetch_worker")
 
 _COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.sources.fetch_worker")
 _ROOT: Final = Path(__file__).parents[2]

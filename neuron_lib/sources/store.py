@@ -4,7 +4,6 @@ Decides nothing about hardware or engines, and runs everything that blocks in wo
 used as it is: with everything there, no hub is asked and no socket opened.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,8 @@ from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig, hub_endp
 from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
 from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.logs import get_logger
+from neuron_lib.shown import clip
 from neuron_lib.sources.fetch_line import FetchLine
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import Fetched, FetchOrder
@@ -35,7 +36,7 @@ from neuron_lib.types import LoadProgress, LoadStage, ModelSpec, public_id
 
 __all__ = ("LocalModel", "ModelStore")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -192,7 +193,7 @@ class ModelStore:
         source = self._sources.get(scheme)
         if source is None:
             known = ", ".join(sorted(self._sources))
-            message = f"model {target.public_id!r}: there is no source {scheme!r}; configured: {known}"
+            message = f"model {target.public_id!r}: there is no source {clip(scheme)!r}; configured: {known}"
             raise UnknownSource(message, model_id=target.public_id, source=scheme)
         # Read anew for each model: who logs in, or is given another token, needs no other daemon.
         token = source_token(source, self._environ)

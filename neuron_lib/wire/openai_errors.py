@@ -31,6 +31,7 @@ from neuron_lib.errors import (
     WrongModality,
     cause_chain,
 )
+from neuron_lib.shown import LONGEST_MESSAGE, clip
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.management import MissingModelId
 
@@ -149,12 +150,13 @@ def not_resident(model_id: str) -> HttpError:
 def capabilities_unknown(model_id: str) -> HttpError:
     """The answer of a host that cannot say what a model could do, which is not the same as "nothing" (§1.7)."""
     error = ModelNotLoaded(model_id)
-    return _answer(_judge(error), _flat(f"this host does not know what model {model_id!r} can do"), error)
+    return _answer(_judge(error), _flat(f"this host does not know what model {clip(model_id)!r} can do"), error)
 
 
 def cuda_unavailable(reason: str) -> HttpError:
     """The answer to every load on a host whose GPUs cannot be used (wire contract §1.5)."""
     code = "cuda_unavailable"
+    reason = clip(reason, LONGEST_MESSAGE)
     body = _ALREADY_LOADED.sub(b"already resident", _flat(reason, code=code))
     return HttpError(status=503, body=body, retry_after=None, code=code, type=_API)
 

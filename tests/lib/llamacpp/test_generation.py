@@ -56,6 +56,7 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
+from tests.fakes.log_lines import said
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -280,7 +281,7 @@ async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture)
         async for _event in generation:
             pass
     (record,) = caplog.records
-    assert record.getMessage() == "reply finished"
+    assert said(record) == "reply finished"
     logged = vars(record)
     assert (logged["finish_reason"], logged["cached_tokens"], logged["completion_tokens"]) == ("stop,stop", 1, 5)
 
