@@ -1,6 +1,5 @@
 """Loads the configured models when a service activates: in order, one at a time, each failure logged and survived."""
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -9,12 +8,13 @@ import anyio
 
 from neuron_lib.activation import ActivationTracker
 from neuron_lib.errors import AlreadyLoaded, Overloaded, PreflightFailed, ShuttingDown, SourceUnavailable, cause_chain
+from neuron_lib.logs import get_logger
 from neuron_lib.registry import Registry
 from neuron_lib.types import ModelSpec, public_id
 
 __all__ = ("RETRY_DELAYS_S", "load_default_models")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 RETRY_DELAYS_S: Final = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 """Pauses before models whose source did not answer get another turn (wire contract §5)."""

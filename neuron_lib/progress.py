@@ -6,6 +6,7 @@ Pure: times are arguments, in seconds of any one clock. Owns no load (`registry`
 from dataclasses import dataclass
 from typing import Final
 
+from neuron_lib.sizes import format_rounded, format_size, size_unit
 from neuron_lib.types import LoadProgress, LoadStage
 
 __all__ = ("ProgressLog", "advance", "describe", "retry_after_s")
@@ -15,8 +16,6 @@ _LONGEST_RETRY_S: Final = 120
 _UNKNOWN_RETRY_S: Final = 5
 _SHORTEST_PAUSE_S: Final = 10.0
 _LONGEST_PAUSE_S: Final = 60.0
-_MB: Final = 1 << 20
-_GB: Final = 1 << 30
 
 
 def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
@@ -50,7 +49,7 @@ def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
 
 
 def describe(progress: LoadProgress) -> str:
-    """The same for people: `downloading 42 %, 1.2 of 2.9 GB, 38 MB/s, 45 s left`; MB and GB are powers of 1024."""
+    """The same for people: `downloading 42 %, 1.2 of 2.9 GB, 38 MB/s, 45 s left`; MB and GB are decimal."""
     done, total = progress.bytes, progress.total_bytes
     # Rounded down: nothing is at 100 % before its end.
     percent = "" if progress.fraction is None else f" {int(progress.fraction * 100)} %"
@@ -58,11 +57,11 @@ def describe(progress: LoadProgress) -> str:
     if progress.queue_position is not None:
         parts.append(f"number {progress.queue_position} in the line for a fetch")
     if done is not None:
-        unit, name = (_GB, "GB") if max(done, total or 0) >= _GB else (_MB, "MB")
-        of_total = "" if total is None else f" of {_number(total / unit)}"
-        parts.append(f"{_number(done / unit)}{of_total} {name}")
+        unit, name = size_unit(max(done, total or 0))
+        of_total = "" if total is None else f" of {format_rounded(total / unit)}"
+        parts.append(f"{format_rounded(done / unit)}{of_total} {name}")
     if progress.bytes_per_s is not None:
-        parts.append(f"{_number(progress.bytes_per_s / _MB)} MB/s")
+        parts.append(f"{format_size(progress.bytes_per_s)}/s")
     if progress.eta_s is not None:
         parts.append(f"{progress.eta_s} s left" if progress.eta_s < 120 else f"{progress.eta_s // 60} min left")
     return ", ".join(parts)
@@ -115,7 +114,3 @@ def _most(*counts: int | None) -> int | None:
     """The greatest of the known counts, at least 0; None if none is known."""
     known = [count for count in counts if count is not None]
     return max(0, *known) if known else None
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if value < 10 else f"{value:.0f}"

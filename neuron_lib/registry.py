@@ -5,7 +5,6 @@ go, drains it and leaves. So a caller that goes away stops waiting and nothing e
 released by one `async with`.
 """
 
-import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -32,8 +31,11 @@ from neuron_lib.errors import (
 from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.hosting import ModelTask, supervise
 from neuron_lib.leasing import LeasedGeneration
+from neuron_lib.logs import get_logger
 from neuron_lib.progress import advance, describe
 from neuron_lib.residence import Residence
+from neuron_lib.shown import clip
+from neuron_lib.sizes import MB
 from neuron_lib.types import (
     ChatRequest,
     FailedLoad,
@@ -49,7 +51,7 @@ from neuron_lib.types import (
 
 __all__ = ("Registry",)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _TICK_S: Final = 1.0
 _TOO_MANY_LOADS_RETRY_S: Final = 30
@@ -376,7 +378,7 @@ class Registry:
         harness = self._harnesses.get(spec.harness)
         if harness is None:
             known = ", ".join(sorted(self._harnesses)) or "none"
-            raise UnknownHarness(f"unknown harness {spec.harness!r}; registered: {known}", model_id=model_id)
+            raise UnknownHarness(f"unknown harness {clip(spec.harness)!r}; registered: {known}", model_id=model_id)
         # Cancelled loads count until their harness has given back what they held.
         if (loads := sum(r.model is None for r in self._residences.values())) >= self.max_loads:
             raise Overloaded(
@@ -462,7 +464,7 @@ class Registry:
             if progress.file is not None:
                 fields["file"] = progress.file
             if progress.total_bytes is not None:
-                fields["total_mb"] = progress.total_bytes >> 20
+                fields["total_mb"] = progress.total_bytes // MB
             logger.info("%s", line, extra=fields)
 
     def _elapsed_ms(self, residence: Residence) -> int:

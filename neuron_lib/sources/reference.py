@@ -6,6 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from neuron_lib.errors import InvalidModelId
+from neuron_lib.shown import clip
 
 __all__ = ("ModelReference", "parse_reference")
 
@@ -51,6 +52,5 @@ def parse_reference(text: str) -> ModelReference:
     )
     for is_violated, problem in violations:
         if is_violated:
-            shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-            raise InvalidModelId(f"model id {shown!r} {problem}", model_id=shown)
+            raise InvalidModelId(f"model id {clip(text)!r} {problem}", model_id=text)
     return ModelReference(scheme or None, org, name)

@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from neuron_lib.errors import InvalidRequest
+from neuron_lib.shown import clip
 
 __all__ = ("MAX_NESTING", "MalformedJson", "UnsupportedMediaType", "check_free_form", "decode_body", "invalid_shape")
 
@@ -19,19 +20,24 @@ _LARGEST_INT: Final = 2**64 - 1
 
 # msgspec ends its messages with the place, as a path from the root `$`.
 _PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
+_CHARSET: Final = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^";\s]*)')
+_UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+"""Charsets of which every text is UTF-8."""
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body does not claim to be JSON."""
+    """The body does not claim to be JSON in UTF-8."""
 
     code = "unsupported_media_type"
+    quotes_request = False
 
 
 class MalformedJson(InvalidRequest):
     """The body is not JSON, not UTF-8, or too deep to read."""
 
     code = "malformed_json"
+    quotes_request = False
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: str | None) -> T:
@@ -41,8 +47,8 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: 
     the path of the value to blame.
     """
     if not _is_json(content_type):
-        found = "there is none" if content_type is None else f"it is {content_type!r}"
-        raise UnsupportedMediaType(f"the content type must be application/json; {found}")
+        found = "there is none" if content_type is None else f"it is {clip(content_type)!r}"
+        raise UnsupportedMediaType(f"the content type must be application/json, in UTF-8; {found}")
     try:
         # msgspec steps over unknown fields without looking at their bytes.
         body.decode()
@@ -66,7 +72,10 @@ def invalid_shape(error: msgspec.ValidationError, *, within: str = "") -> Invali
     if missing is not None:
         place = f"{place}.{missing['field']}" if place else missing["field"]
         problem = "this field is required"
-    return InvalidRequest(f"{place}: {problem}" if place else problem, param=place or None)
+    # What msgspec quotes of the value begins at its first quotation mark.
+    return InvalidRequest(
+        f"{place}: {problem}" if place else problem, param=place or None, summary=problem.partition(" '")[0]
+    )
 
 
 def check_free_form(value: dict[str, Any] | list[Any], *, param: str) -> None:
@@ -90,5 +99,9 @@ def check_free_form(value: dict[str, Any] | list[Any], *, param: str) -> None:
 
 
 def _is_json(content_type: str | None) -> bool:
-    media_type = (content_type or "").partition(";")[0].strip().lower()
-    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+    media_type, _, parameters = (content_type or "").lower().partition(";")
+    media_type = media_type.strip()
+    is_json = media_type == "application/json" or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
+    return is_json and _UTF8.issuperset(_CHARSET.findall(parameters))

@@ -1,6 +1,5 @@
 """Listing, loading and unloading models, how far loads are, and what the gateway asks about one model."""
 
-import logging
 import time
 from typing import Any
 from urllib.parse import unquote
@@ -10,6 +9,7 @@ from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
+from neuron_lib.logs import get_logger
 from neuron_lib.types import public_id
 from neuron_lib.wire.management import decode_load_request, decode_unload_request
 from neuron_lib.wire.openai_errors import (
@@ -34,7 +34,7 @@ __all__ = (
     "unload_model",
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PREFIX = b"/models/"
 

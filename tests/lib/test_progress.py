@@ -9,7 +9,7 @@ from neuron_lib import LoadProgress, LoadStage
 from neuron_lib.progress import ProgressLog, advance, describe
 
 RESOLVING, DOWNLOADING, VERIFYING, LOADING, WARMING = LoadStage
-MB, GB = 1 << 20, 1 << 30
+MB, GB = 10**6, 10**9
 START = LoadProgress(stage=RESOLVING)
 
 
@@ -126,7 +126,7 @@ def test_whatever_a_harness_reports_nothing_goes_back_and_nothing_is_off_the_sca
         (LoadProgress(stage=RESOLVING, queue_position=3), "resolving, number 3 in the line for a fetch"),
         (LoadProgress(stage=LOADING, fraction=0.999), "loading 99 %"),
         (
-            downloading(0.42, bytes=1259 * MB, total_bytes=2998 * MB, bytes_per_s=38 * MB, eta_s=45),
+            downloading(0.42, bytes=1200 * MB, total_bytes=2900 * MB, bytes_per_s=38 * MB, eta_s=45),
             "downloading 42 %, 1.2 of 2.9 GB, 38 MB/s, 45 s left",
         ),
         (downloading(0.05, bytes=5 * MB, total_bytes=100 * MB), "downloading 5 %, 5.0 of 100 MB"),

@@ -34,11 +34,9 @@ from neuron_lib.types import FailedLoad
 from tests.fakes.driven_harness import DrivenHarness
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
 from tests.fakes.turns import let_others_run
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
-
-HANG_S = 10.0
-"""A guard against waiting for ever where a rule is broken; nothing takes that long."""
 
 
 # ------------------------------------------------------------------------------------------------ loading, listing
@@ -283,7 +281,7 @@ async def test_a_refused_prompt_leaves_nothing_behind() -> None:
         await registry.load(spec())
         with pytest.raises(PromptTooLong):
             await reply_text(registry)
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.unload("o/a")
 
 
@@ -293,7 +291,7 @@ async def test_an_error_in_a_reply_leaves_nothing_behind() -> None:
         await registry.load(spec())
         with pytest.raises(EngineFailed):
             await reply_text(registry)
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.unload("o/a")
 
 
@@ -326,7 +324,7 @@ async def test_a_chat_that_is_cancelled_at_any_moment_leaves_nothing_behind(wait
             assert (load.in_flight, load.queue_depth) == (1 if waits_for == "a seat" else 0, 0)
             if script.may_speak is not None:
                 script.may_speak.set()
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.unload("o/a")
 
 
@@ -344,7 +342,7 @@ async def test_waiting_for_idle_lasts_as_long_as_a_request_runs_or_waits() -> No
         await let_others_run()
         assert not waiter.done.is_set()
         may_speak.set()
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.wait_idle()
         assert (first.done.is_set(), second.done.is_set()) == (True, True)
 
@@ -614,7 +612,7 @@ async def test_leaving_the_block_cancels_loads_ends_replies_and_unloads_everythi
 async def test_leaving_the_block_ends_the_patience_of_an_unload_that_drains() -> None:
     harness = ScriptedHarness({"o/a": ScriptedModel(may_speak=anyio.Event())})
     async with anyio.create_task_group() as tasks:
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             async with Registry([harness], drain_timeout_s=math.inf) as registry:
                 await registry.load(spec())
                 reader, unloader = Caller(registry), Caller(registry)

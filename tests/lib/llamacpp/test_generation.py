@@ -56,6 +56,7 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
+from tests.fakes.log_lines import said
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -280,7 +281,7 @@ async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture)
         async for _event in generation:
             pass
     (record,) = caplog.records
-    assert record.getMessage() == "reply finished"
+    assert said(record) == "reply finished"
     logged = vars(record)
     assert (logged["finish_reason"], logged["cached_tokens"], logged["completion_tokens"]) == ("stop,stop", 1, 5)
 
@@ -290,6 +291,14 @@ async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
         async with model.chat(ask("one")):
             assert model.load().in_flight == 1
         assert model.load().in_flight == 0
+
+
+@pytest.mark.parametrize(("mode", "calls"), [("normal", False), ("markers", True), ("unread", False)])
+async def test_a_model_calls_tools_only_if_its_calls_have_markers_and_a_form_that_is_read(
+    mode: str, *, calls: bool
+) -> None:
+    async with model_of(mode) as model:
+        assert model.info().tool_call is calls
 
 
 async def test_a_generation_does_nothing_until_it_is_entered() -> None:
