@@ -293,6 +293,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop.
 
     Unloading and the last answers get 25 s more, and a whole stop must be over in less than 120 s (wire contract §6).
+    A chat with a model that is being loaded, or will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
     """
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
@@ -302,6 +303,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: tuple[ModelEntry, ...] = ()
     harness: HarnessSection = HarnessSection()
     drain_timeout_secs: Annotated[float, Meta(ge=0, le=90)] = 60.0
+    wait_for_load_secs: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     max_prompt_tokens: SomeTokens = 16384
 
     def __post_init__(self) -> None:

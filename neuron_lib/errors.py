@@ -10,6 +10,7 @@ NeuronError                     catch this one to catch them all
 │   ├── WrongModality           ask another model: this one does not chat
 │   ├── SuspectRequest          change it: two engines died with this request in them
 │   ├── ModelNotLoaded          load the model first
+│   │   └── ModelLoading        wait: it is being loaded, or will be
 │   ├── Overloaded              wait and retry
 │   ├── NoHarness               this host will never answer; go to another one
 │   └── ShuttingDown            go to another host
@@ -40,6 +41,7 @@ __all__ = (
     "InvalidRequest",
     "LoadCancelled",
     "LoadFailed",
+    "ModelLoading",
     "ModelNotLoaded",
     "NeuronError",
     "NoHarness",
@@ -182,13 +184,29 @@ class SuspectRequest(RequestRejected):
 
 
 class ModelNotLoaded(RequestRejected):
-    """No model of this id is resident here."""
+    """No model of this id is resident here; `reason` says why, if its last load failed or its engine was given up."""
 
     code = "model_not_found"
 
-    def __init__(self, model_id: str) -> None:
-        super().__init__(f"model {clip(model_id)!r} is not loaded on this host", model_id=model_id)
+    def __init__(self, model_id: str, reason: str | None = None) -> None:
+        text = f"model {clip(model_id)!r} is not loaded on this host"
+        super().__init__(text if reason is None else f"{text}: {reason}", model_id=model_id)
         self.model_id = model_id
+
+
+class ModelLoading(ModelNotLoaded):
+    """The model does not serve yet, but it is being loaded or will be: the same request can succeed later.
+
+    `stage` is the stage of its load, `pending` before its first try, or `deferred` between two tries.
+    """
+
+    code = "model_loading"
+
+    def __init__(self, model_id: str, text: str, *, stage: str, retry_after_s: int, **fields: Any) -> None:
+        super().__init__(model_id, text)
+        self.stage = stage
+        self.retry_after_s = retry_after_s
+        self.fields |= {"stage": stage, **fields}
 
 
 class OverloadReason(StrEnum):

@@ -9,9 +9,11 @@ from typing import Final
 from neuron_lib.sizes import format_rounded, format_size, size_unit
 from neuron_lib.types import LoadProgress, LoadStage
 
-__all__ = ("ProgressLog", "advance", "describe")
+__all__ = ("ProgressLog", "advance", "describe", "retry_after_s")
 
 _RANK: Final = {stage: rank for rank, stage in enumerate(LoadStage)}
+_LONGEST_RETRY_S: Final = 120
+_UNKNOWN_RETRY_S: Final = 5
 _SHORTEST_PAUSE_S: Final = 10.0
 _LONGEST_PAUSE_S: Final = 60.0
 
@@ -63,6 +65,11 @@ def describe(progress: LoadProgress) -> str:
     if progress.eta_s is not None:
         parts.append(f"{progress.eta_s} s left" if progress.eta_s < 120 else f"{progress.eta_s // 60} min left")
     return ", ".join(parts)
+
+
+def retry_after_s(eta_s: int | None) -> int:
+    """When a client should ask again for a model that needs `eta_s` more seconds: 1 to 120, 5 if nobody knows."""
+    return _UNKNOWN_RETRY_S if eta_s is None else max(1, min(eta_s, _LONGEST_RETRY_S))
 
 
 @dataclass(slots=True)

@@ -30,6 +30,7 @@ from neuron_lib.types.models import (
 from neuron_lib.types.node import (
     ActivationSnapshot,
     ActivationState,
+    DeferredLoad,
     Device,
     DeviceHealth,
     Discovery,
@@ -40,6 +41,7 @@ __all__ = (
     "ActivationSnapshot",
     "ActivationState",
     "ChatRequest",
+    "DeferredLoad",
     "Device",
     "DeviceHealth",
     "Discovery",

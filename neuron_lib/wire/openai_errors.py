@@ -14,6 +14,7 @@ from neuron_lib.errors import (
     AlreadyLoaded,
     InvalidGrammar,
     InvalidRequest,
+    ModelLoading,
     ModelNotLoaded,
     NeuronError,
     NoHarness,
@@ -61,6 +62,7 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (WrongModality, 422, _INVALID),
     # OpenAI's clients repeat 5xx, 429 and 409 by themselves, and each repetition would cost a life.
     (SuspectRequest, 400, _INVALID),
+    (ModelLoading, 503, _API),
     (ModelNotLoaded, 404, _INVALID),
     (Overloaded, 503, _RATE_LIMIT),
     (ShuttingDown, 503, _API),

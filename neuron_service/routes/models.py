@@ -48,7 +48,9 @@ async def list_models(node: HostNode) -> tuple[ModelInfo, ...]:
 @get("/v1/models", media_type=MediaType.JSON)
 async def list_openai_models(node: HostNode) -> bytes:
     """The resident models in OpenAI's shape."""
-    return encode_model_list(node.registry.list_models(), created=int(time.time()))
+    return encode_model_list(
+        node.registry.list_models(), created=int(time.time()), loaded=node.registry.loaded_unix_s()
+    )
 
 
 @get("/models/loading")

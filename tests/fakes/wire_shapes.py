@@ -59,12 +59,20 @@ class FailedLoad(Strict):
     error: str
 
 
+class DeferredLoad(Strict):
+    model_id: str
+    error: str
+    attempt: Positive
+    next_try_secs: Unsigned
+
+
 class Activation(Strict):
     state: Literal["pre_warming", "ready"]
     pending: list[str]
     in_progress: str | None
     completed: list[str]
     failed: list[FailedLoad]
+    deferred: Annotated[list[DeferredLoad], Meta(min_length=1)] | UnsetType = UNSET
 
 
 class ModelLoad(Strict):

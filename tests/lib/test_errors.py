@@ -13,6 +13,7 @@ from neuron_lib.errors import (
     InvalidRequest,
     LoadCancelled,
     LoadFailed,
+    ModelLoading,
     ModelNotLoaded,
     NeuronError,
     NoHarness,
@@ -39,6 +40,7 @@ CLASSES = [value for value in vars(errors).values() if isinstance(value, type) a
 ALL_ERRORS: list[NeuronError] = [
     PromptTooLong(prompt_tokens=5000, limit=4095),
     ModelNotLoaded("o/a"),
+    ModelLoading("o/a", "it is being loaded", stage="loading", retry_after_s=5),
     ShuttingDown(),
     Overloaded("full", reason=OverloadReason.QUEUE_FULL, retry_after_s=4),
     InvalidRequest("too hot", param="temperature"),
@@ -76,6 +78,7 @@ def test_every_error_stands_in_the_tree_that_the_module_draws(error: type[Neuron
                 SuspectRequest,
                 TemplateFailed,
                 UnsupportedCapability,
+                ModelLoading,
                 WrongModality,
                 ModelNotLoaded,
                 Overloaded,
@@ -107,6 +110,7 @@ def test_a_prompt_that_is_too_long_says_so_in_the_words_that_clients_look_for() 
     ("error", "retry_after_s"),
     [
         (ModelNotLoaded("o/a"), None),
+        (ModelLoading("o/a", "it is being loaded", stage="loading", retry_after_s=5), 5),
         (PromptTooLong(prompt_tokens=2, limit=1), None),
         (InvalidRequest("no"), None),
         (ShuttingDown(), 15),
