@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 LOCKED := $(PIP) --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-faults soak check format bench lock clean
+.PHONY: help run install deploy test test-faults soak check format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -25,6 +25,11 @@ run: $(STAMPS)/demo ## serve the demo model (PORT=13131, ARGS=… for `neuron se
 	@exec $(BIN)/neuron serve --demo --port $(PORT) $(ARGS)
 
 install: $(STAMPS)/demo $(STAMPS)/dev ## everything into .venv, without running anything
+
+deploy: $(STAMPS)/runtime ## what a host needs, independent of this checkout: make deploy VENV=/opt/neuron
+	$(if $(filter .venv,$(VENV)),$(error say where to install: make deploy VENV=/opt/neuron))
+	$(PIP) --no-deps --no-build-isolation --force-reinstall .
+	$(LOCKED) --no-deps -r requirements/demo.txt
 
 test: check ## all checks and all tests (ARGS=… for pytest)
 	$(BIN)/python -m pytest $(ARGS)

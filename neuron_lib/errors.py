@@ -7,6 +7,7 @@ NeuronError                     catch this one to catch them all
 │   ├── PromptTooLong           shorten the prompt
 │   ├── TemplateFailed          the model's chat template cannot render these messages
 │   ├── UnsupportedCapability   ask a model that can do it
+│   ├── WrongModality           ask another model: this one does not chat
 │   ├── SuspectRequest          change it: two engines died with this request in them
 │   ├── ModelNotLoaded          load the model first
 │   ├── Overloaded              wait and retry
@@ -56,6 +57,7 @@ __all__ = (
     "UnknownSource",
     "UnloadFailed",
     "UnsupportedCapability",
+    "WrongModality",
     "cause_chain",
     "first_leaf",
 )
@@ -148,6 +150,21 @@ class UnsupportedCapability(RequestRejected):
     code = "vision_unsupported"
 
 
+class WrongModality(RequestRejected):
+    """The model does something else than what it was asked for: a chat was sent to a model that makes embeddings."""
+
+    code = "wrong_modality"
+
+    def __init__(self, model_id: str, capabilities: tuple[str, ...]) -> None:
+        able = " and ".join(capabilities)
+        super().__init__(
+            f"model {model_id!r} cannot chat: its only use is {able}",
+            model_id=model_id,
+            suggestion="choose a model whose capabilities include text",
+        )
+        self.model_id = model_id
+
+
 class SuspectRequest(RequestRejected):
     """Two engines died while they worked on the request, or lately on one like it alone; it is not tried again."""
 
@@ -177,6 +194,7 @@ class OverloadReason(StrEnum):
     QUEUE_FULL = "queue_full"
     WAIT_EXPIRED = "wait_expired"
     ENGINE_LOST = "engine_lost"
+    TOO_MANY_LOADS = "too_many_loads"
 
 
 class Overloaded(RequestRejected):
@@ -264,6 +282,7 @@ class PreflightKind(StrEnum):
     CACHE_NOT_WRITABLE = "cache_not_writable"
     CHECKSUM_MISMATCH = "checksum_mismatch"
     INVALID_GGUF = "invalid_gguf"
+    UNSUPPORTED_MODEL = "unsupported_model"
 
 
 class PreflightFailed(LoadFailed):
@@ -344,10 +363,13 @@ def cause_chain(error: BaseException) -> str:
             continue
         name = type(current).__name__
         if isinstance(current, NeuronError):
-            parts.append(" ".join(current.message.split()) or name)
+            text = " ".join(current.message.split())
+            part = text or name
         else:
             text = clip(" ".join(str(current).split()), LONGEST_QUOTE)
-            parts.append(f"{name}: {text}" if text else name)
+            part = f"{name}: {text}" if text else name
+        if not (text and parts and parts[-1].endswith(f": {text}")):  # else the error before quotes this one
+            parts.append(part)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     chain = ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])
     return clip(chain, LONGEST_CHAIN)

@@ -7,7 +7,7 @@ from typing import Final
 import anyio
 
 from neuron_lib.activation import ActivationTracker
-from neuron_lib.errors import AlreadyLoaded, PreflightFailed, ShuttingDown, SourceUnavailable, cause_chain
+from neuron_lib.errors import AlreadyLoaded, Overloaded, PreflightFailed, ShuttingDown, SourceUnavailable, cause_chain
 from neuron_lib.logs import get_logger
 from neuron_lib.registry import Registry
 from neuron_lib.types import ModelSpec, public_id
@@ -74,7 +74,7 @@ async def _settle(
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not keep the next model or the host from serving
         reason = cause_chain(error)
-        if isinstance(error, SourceUnavailable) and retry_in_s is not None:
+        if isinstance(error, SourceUnavailable | Overloaded) and retry_in_s is not None:
             tracker.defer_loading(model_id)
             logger.warning(
                 "source of default model unavailable, will retry: %s",

@@ -19,6 +19,8 @@ from neuron_lib.errors import (
     EngineDead,
     LoadCancelled,
     ModelNotLoaded,
+    Overloaded,
+    OverloadReason,
     ShuttingDown,
     UnknownHarness,
 )
@@ -28,6 +30,7 @@ from neuron_lib.logs import get_logger
 from neuron_lib.progress import advance, describe
 from neuron_lib.residence import Residence
 from neuron_lib.shown import clip
+from neuron_lib.sizes import MB
 from neuron_lib.types import (
     ChatRequest,
     FailedLoad,
@@ -46,6 +49,7 @@ __all__ = ("Registry",)
 logger = get_logger(__name__)
 
 _TICK_S: Final = 1.0
+_TOO_MANY_LOADS_RETRY_S: Final = 30
 _ON_UNLOADED_LIMIT_S: Final = 5.0
 """Whoever waits for an unload waits no longer than this for those who are told of it first."""
 
@@ -64,11 +68,13 @@ class Registry:
         endpoint_url: str = "http://localhost:13131",
         drain_timeout_s: float = 60.0,
         unload_timeout_s: float = 20.0,
+        max_loads: int = 64,
         on_unloaded: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`endpoint_url` is what `endpoint` answers; an unload waits up to `drain_timeout_s` for running requests, and
-        then up to `unload_timeout_s` for the harness to let the model go.
+        then up to `unload_timeout_s` for the harness to let the model go. At most `max_loads` loads are under way at
+        once, those that wait for something included.
 
         `on_unloaded` is awaited, for some seconds at most, when a model's memory is back and before the unload
         returns: the place to read the devices anew. `clock` gives the seconds by which the time of loads and unloads
@@ -77,6 +83,7 @@ class Registry:
         self.endpoint_url = endpoint_url
         self.drain_timeout_s = drain_timeout_s
         self.unload_timeout_s = unload_timeout_s
+        self.max_loads = max_loads
         self._on_unloaded = on_unloaded
         self._harnesses: dict[str, Harness] = {}
         self._residences: dict[str, Residence] = {}
@@ -131,8 +138,9 @@ class Registry:
 
         Loads of one id are single-flight: whoever comes second waits for the first and is then told `AlreadyLoaded`,
         or the same failure. A load of a model that is on its way out waits until it is gone. Raises `UnknownHarness`,
-        `AlreadyLoaded`, `ShuttingDown`, whatever `LoadFailed` or `SourceUnavailable` the harness raises,
-        `LoadCancelled` if the model is unloaded meanwhile, and `UnloadFailed` if one of this id does not go.
+        `AlreadyLoaded`, `ShuttingDown`, `Overloaded` if too many loads are under way, whatever `LoadFailed` or
+        `SourceUnavailable` the harness raises, `LoadCancelled` if the model is unloaded meanwhile, and `UnloadFailed`
+        if one of this id does not go.
         Cancelling the caller does not cancel the load.
         """
         model_id = public_id(spec.model_id)
@@ -293,6 +301,14 @@ class Registry:
         if harness is None:
             known = ", ".join(sorted(self._harnesses)) or "none"
             raise UnknownHarness(f"unknown harness {clip(spec.harness)!r}; registered: {known}", model_id=model_id)
+        # Cancelled loads count until their harness has given back what they held.
+        if (loads := sum(r.model is None for r in self._residences.values())) >= self.max_loads:
+            raise Overloaded(
+                f"{loads} loads are under way on this host, and it takes no more at once",
+                reason=OverloadReason.TOO_MANY_LOADS,
+                retry_after_s=_TOO_MANY_LOADS_RETRY_S,
+                model_id=model_id,
+            )
         residence = self._residences[model_id] = Residence(spec, model_id, started_s=self._clock())
         self._log_progress(residence)
         self._wake_followers()
@@ -365,7 +381,7 @@ class Registry:
             if progress.file is not None:
                 fields["file"] = progress.file
             if progress.total_bytes is not None:
-                fields["total_mb"] = progress.total_bytes >> 20
+                fields["total_mb"] = progress.total_bytes // MB
             logger.info("%s", line, extra=fields)
 
     def _elapsed_ms(self, residence: Residence) -> int:

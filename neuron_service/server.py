@@ -19,9 +19,10 @@ from neuron_lib.errors import ShuttingDown
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_service.app import create_app
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
+from neuron_service.listening import bind
 from neuron_service.node import Node
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
-from neuron_service.uvicorn_config import BACKLOG, uvicorn_config
+from neuron_service.uvicorn_config import uvicorn_config
 from neuron_service.version import Version
 
 __all__ = ("bind", "serve")
@@ -34,20 +35,6 @@ _LAST_ANSWERS_LIMIT_S: Final = 5
 _UNLOAD_LIMIT_S: Final = 20.0
 """All models go at once, and after this long without them (wire contract §6): a process that hangs in a driver cannot
 be ended, and nobody must wait for it."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; from now on connections wait in its backlog. Raises OSError if the address is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 async def serve(

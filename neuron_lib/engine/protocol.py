@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
+from neuron_lib.modality import CHAT
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.types import FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob
 
@@ -129,6 +130,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
 
     `kv_layout` and `kv_cells` are what the engine chose, `memory` the kind of memory the model has.
     `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
+    `calls_are_read` says that the chat template asks for tool calls in a form that is read from a reply.
+    `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
     """
 
     description: str
@@ -142,6 +145,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     recommended: SamplingParams
     reasoning: Markers | None
     tool_call: Markers | None
+    calls_are_read: bool = True
+    capabilities: tuple[str, ...] = (CHAT,)
 
     def prompt_limit(self, most: int) -> int:
         """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one at least."""

@@ -21,6 +21,7 @@ from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.llamacpp.suspects import Suspects, fingerprint
 from neuron_lib.logs import get_logger
+from neuron_lib.modality import require_chat
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.types import ChatRequest, Finished, GenerationEvent, Started, Usage
@@ -238,6 +239,7 @@ class LlamaCppGeneration:
     def _refuse_if_impossible(self) -> None:
         """Raise for what no engine needs to be asked about."""
         request, model_id = self._request, self._supervisor.model_id
+        require_chat(model_id, self._supervisor.facts.capabilities)
         if any(isinstance(message.get("content"), list) for message in request.messages):
             # Text-only part lists became text at the edge, so what is left shows pictures.
             raise UnsupportedCapability(

@@ -24,7 +24,9 @@ from neuron_lib.llamacpp.placement import (
 )
 from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.logs import get_logger
-from neuron_lib.sources.store import LocalModel, ModelStore
+from neuron_lib.sizes import MB
+from neuron_lib.sources.configured import model_store
+from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("LlamaCppHarness", "load_command", "model_store")
@@ -73,7 +75,7 @@ class LlamaCppHarness:
         return "llamacpp"
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
-        return ("text",) if await self._store.is_cached(model_id) else None
+        return await self._store.capabilities(model_id)
 
     def _is_on_gpu(self, spec: ModelSpec) -> bool:
         return bool(self._gpu_memory_mb) and self._config.gpu_layers != 0 and spec.devices != ()
@@ -121,7 +123,7 @@ class LlamaCppHarness:
                 extra={
                     "model_id": model_id,
                     "description": facts.description,
-                    "size_mb": facts.size_bytes >> 20,
+                    "weights_mb": facts.size_bytes // MB,
                     "n_ctx": facts.n_ctx,
                     "native_context": facts.native_context,
                     "kv_layout": facts.kv_layout,
@@ -149,26 +151,6 @@ class LlamaCppHarness:
 
 async def _no_reading() -> None:
     """Of a model that is on no GPU."""
-
-
-def model_store(
-    config: LlamaCppConfig,
-    *,
-    models: tuple[ModelEntry, ...],
-    environ: Mapping[str, str],
-    ends_with_thread: bool = False,
-) -> ModelStore:
-    """The store that a harness of this configuration loads from. `ends_with_thread`: see `LlamaCppHarness`."""
-    return ModelStore(
-        entries=models,
-        sources=config.sources,
-        default_source=config.default_source,
-        local_roots=config.local_roots,
-        hf_cache=config.hf_cache,
-        download=config.download,
-        environ=environ,
-        ends_with_thread=ends_with_thread,
-    )
 
 
 def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:

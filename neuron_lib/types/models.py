@@ -62,7 +62,7 @@ class LoadProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `fraction` is 0.0–1.0 of this stage. `bytes` of `total_bytes` count all files of the model, `file` is the one that
     is read or written now. `bytes_per_s` is the rate of the last seconds, `eta_s` what is left of the stage at that
-    rate.
+    rate. `queue_position` is there while the load waits for other fetches to end: 1 is the next.
     """
 
     stage: LoadStage
@@ -72,6 +72,7 @@ class LoadProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     total_bytes: int | None = None
     bytes_per_s: int | None = None
     eta_s: int | None = None
+    queue_position: int | None = None
 
 
 class LoadingModel(Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ from neuron_lib.errors import (
     SuspectRequest,
     TemplateFailed,
     UnsupportedCapability,
+    WrongModality,
     cause_chain,
 )
 from neuron_lib.shown import LONGEST_MESSAGE, clip
@@ -57,6 +58,7 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (PromptTooLong, 400, _INVALID),
     (TemplateFailed, 422, _INVALID),
     (UnsupportedCapability, 400, _INVALID),
+    (WrongModality, 422, _INVALID),
     # OpenAI's clients repeat 5xx, 429 and 409 by themselves, and each repetition would cost a life.
     (SuspectRequest, 400, _INVALID),
     (ModelNotLoaded, 404, _INVALID),
@@ -116,7 +118,7 @@ def load_error(error: NeuronError) -> HttpError:
         case SourceUnavailable():
             verdict = _Verdict(422, _API, error.code)
             body = _kind_tagged(PreflightKind.REPO_FETCH_FAILED, error)
-        case ShuttingDown() | NoHarness():
+        case ShuttingDown() | NoHarness() | Overloaded():
             verdict = _judge(error)
             body = _flat(cause_chain(error), code=verdict.code)
         case InvalidRequest():

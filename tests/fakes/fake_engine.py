@@ -58,6 +58,7 @@ FACTS = ModelFacts(
 FOUND: dict[str, dict[str, Any]] = {
     "markers": {"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0]},
     "small": {"n_ctx": 4},
+    "unread": {"tool_call": TOOL_MARKERS[0], "calls_are_read": False},
 }
 """What is otherwise, by the first word of the mode."""
 

@@ -98,6 +98,7 @@ class Progress(Strict):
     total_bytes: Unsigned | UnsetType = UNSET
     bytes_per_s: Unsigned | UnsetType = UNSET
     eta_s: Unsigned | UnsetType = UNSET
+    queue_position: Positive | UnsetType = UNSET
 
 
 class LoadingModel(Strict):

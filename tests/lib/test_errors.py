@@ -29,6 +29,7 @@ from neuron_lib.errors import (
     UnknownHarness,
     UnknownSource,
     UnsupportedCapability,
+    WrongModality,
     cause_chain,
     first_leaf,
 )
@@ -47,6 +48,7 @@ ALL_ERRORS: list[NeuronError] = [
     SourceUnavailable("the hub is silent", model_id="o/a"),
     EngineDead("o/a", "killed by SIGKILL"),
     SuspectRequest("o/a", "killed by SIGSEGV", "killed by SIGABRT"),
+    WrongModality("o/a", ("embeddings",)),
 ]
 
 
@@ -74,6 +76,7 @@ def test_every_error_stands_in_the_tree_that_the_module_draws(error: type[Neuron
                 SuspectRequest,
                 TemplateFailed,
                 UnsupportedCapability,
+                WrongModality,
                 ModelNotLoaded,
                 Overloaded,
                 ShuttingDown,
@@ -155,6 +158,9 @@ def raised_while(earlier: Exception, later: Exception, *, suppressed: bool = Fal
         (raised_while(ValueError("first"), LoadFailed("second")), "second: ValueError: first"),
         (raised_while(ValueError("first"), LoadFailed("second"), suppressed=True), "second"),
         (caused(LoadFailed("same"), LoadFailed("same")), "same"),
+        (caused(LoadFailed("m.gguf: it is cut"), ValueError("it is cut")), "m.gguf: it is cut"),
+        (caused(LoadFailed("it is cut off"), ValueError("it is cut")), "it is cut off: ValueError: it is cut"),
+        (caused(LoadFailed("a: b"), caused(ValueError("b"), OSError("c"))), "a: b: OSError: c"),
         (ExceptionGroup("tasks", [ExceptionGroup("inner", [LoadFailed("a")]), ValueError("b")]), "a"),
         (caused(LoadFailed("a"), ExceptionGroup("tasks", [ValueError("b")])), "a: ValueError: b"),
         (LoadFailed("first line\n\n  second\tline\r\n"), "first line second line"),
@@ -169,6 +175,9 @@ def raised_while(earlier: Exception, later: Exception, *, suppressed: bool = Fal
         "context",
         "suppressed context",
         "repetition",
+        "quotation",
+        "no quotation",
+        "quotation with a cause",
         "groups",
         "group as cause",
         "several lines",

@@ -14,7 +14,7 @@ from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
 
-MB = 1 << 20
+MB = 10**6
 A, B = "o/a", "o/b"
 
 

@@ -2,6 +2,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
@@ -30,13 +31,12 @@ from neuron_lib.errors import (
 from neuron_lib.harness import LoadedModel, ProgressReporter
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import FailedLoad
+from tests.fakes.driven_harness import DrivenHarness
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
 from tests.fakes.turns import let_others_run
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
-
-HANG_S = 10.0
-"""A guard against waiting for ever where a rule is broken; nothing takes that long."""
 
 
 # ------------------------------------------------------------------------------------------------ loading, listing
@@ -153,6 +153,43 @@ async def test_different_ids_load_at_the_same_time() -> None:
         may_load.set()
 
 
+async def test_more_loads_than_the_host_takes_are_refused_at_once_until_one_ends() -> None:
+    harness = ScriptedHarness({name: ScriptedModel(may_load=anyio.Event()) for name in ("o/a", "o/b")})
+    async with Registry([harness], max_loads=2) as registry, anyio.create_task_group() as tasks:
+        await registry.load(spec("o/resident"))
+        loads = {name: Caller(registry) for name in ("o/a", "o/b")}
+        for name, caller in loads.items():
+            tasks.start_soon(caller.load, name)
+        await let_others_run()
+        with pytest.raises(Overloaded, match="2 loads are under way") as raised:
+            await registry.load(spec("o/c"))
+        assert (raised.value.reason, raised.value.retry_after_s) == (OverloadReason.TOO_MANY_LOADS, 30)
+        assert "open o/c" not in harness.log
+        with pytest.raises(AlreadyLoaded):
+            await registry.load(spec("o/resident"))
+        await registry.unload("o/a")
+        assert (await registry.load(spec("o/c"))).id == "o/c"
+        await registry.unload("o/b")
+
+
+async def test_a_load_that_was_cancelled_counts_until_its_harness_has_given_up_what_it_held() -> None:
+    harness = DrivenHarness()
+    harness.may_close = anyio.Event()
+    async with Registry([harness], max_loads=1) as registry, anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(Caller(registry).load, harness="driven"))
+        await let_others_run()
+        tasks.start_soon(Caller(registry).unload)
+        await let_others_run()
+        harness.finish()
+        early, late = Caller(registry), Caller(registry)
+        tasks.start_soon(partial(early.load, "o/b", harness="driven"))
+        await let_others_run()
+        harness.may_close.set()
+        await let_others_run()
+        await late.load("o/b", harness="driven")
+        assert ([type(error) for error in early.errors], late.loaded) == ([Overloaded], ["o/b"])
+
+
 @pytest.mark.parametrize("leaver", [0, 1])
 async def test_a_caller_that_goes_away_does_not_stop_the_load(leaver: int) -> None:
     may_load = anyio.Event()
@@ -256,7 +293,7 @@ async def test_a_refused_prompt_leaves_nothing_behind() -> None:
         await registry.load(spec())
         with pytest.raises(PromptTooLong):
             await reply_text(registry)
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.unload("o/a")
 
 
@@ -266,7 +303,7 @@ async def test_an_error_in_a_reply_leaves_nothing_behind() -> None:
         await registry.load(spec())
         with pytest.raises(EngineFailed):
             await reply_text(registry)
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.unload("o/a")
 
 
@@ -299,7 +336,7 @@ async def test_a_chat_that_is_cancelled_at_any_moment_leaves_nothing_behind(wait
             assert (load.in_flight, load.queue_depth) == (1 if waits_for == "a seat" else 0, 0)
             if script.may_speak is not None:
                 script.may_speak.set()
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.unload("o/a")
 
 
@@ -317,7 +354,7 @@ async def test_waiting_for_idle_lasts_as_long_as_a_request_runs_or_waits() -> No
         await let_others_run()
         assert not waiter.done.is_set()
         may_speak.set()
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.wait_idle()
         assert (first.done.is_set(), second.done.is_set()) == (True, True)
 
@@ -587,7 +624,7 @@ async def test_leaving_the_block_cancels_loads_ends_replies_and_unloads_everythi
 async def test_leaving_the_block_ends_the_patience_of_an_unload_that_drains() -> None:
     harness = ScriptedHarness({"o/a": ScriptedModel(may_speak=anyio.Event())})
     async with anyio.create_task_group() as tasks:
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             async with Registry([harness], drain_timeout_s=math.inf) as registry:
                 await registry.load(spec())
                 reader, unloader = Caller(registry), Caller(registry)

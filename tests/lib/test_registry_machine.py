@@ -39,6 +39,7 @@ from neuron_lib.residence import Residence
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from tests.fakes.registry_callers import request, spec
 from tests.fakes.turns import let_others_run
+from tests.patience import PATIENCE_S
 
 IDS = ("o/a", "o/b")
 DRAIN_S = 60.0
@@ -505,7 +506,7 @@ class RegistryMachine(RuleBasedStateMachine):
         finally:
             self.do(world.give_up)
             try:
-                self.life.result(timeout=1)
+                self.life.result(timeout=PATIENCE_S)
             finally:
                 self.life.cancel()
                 self.held.close()

@@ -39,7 +39,12 @@ def leaving(model_id: str, *, running_requests: int = 0) -> UnloadingModel:
 
 WEIGHTS = LoadProgress(stage=LoadStage.LOADING, fraction=0.42)
 FETCH = LoadProgress(
-    stage=LoadStage.DOWNLOADING, fraction=0.41, bytes=1288490189, total_bytes=3113851290, bytes_per_s=39845888, eta_s=45
+    stage=LoadStage.DOWNLOADING,
+    fraction=0.41,
+    bytes=12 * 10**8,
+    total_bytes=29 * 10**8,
+    bytes_per_s=38 * 10**6,
+    eta_s=45,
 )
 
 

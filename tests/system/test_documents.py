@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,6 @@ def programs(document: str) -> list[str]:
 def test_the_embedding_example_answers(document: str, tmp_path: Path) -> None:
     (program,) = programs(document)
     done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=100, cwd=tmp_path
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path
     )
     assert done.stdout.strip()

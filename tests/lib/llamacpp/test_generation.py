@@ -293,6 +293,14 @@ async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
         assert model.load().in_flight == 0
 
 
+@pytest.mark.parametrize(("mode", "calls"), [("normal", False), ("markers", True), ("unread", False)])
+async def test_a_model_calls_tools_only_if_its_calls_have_markers_and_a_form_that_is_read(
+    mode: str, *, calls: bool
+) -> None:
+    async with model_of(mode) as model:
+        assert model.info().tool_call is calls
+
+
 async def test_a_generation_does_nothing_until_it_is_entered() -> None:
     async with model_of() as model:
         model.chat(ask("one"))

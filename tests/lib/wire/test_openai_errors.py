@@ -25,6 +25,7 @@ from neuron_lib.errors import (
     TemplateFailed,
     UnknownHarness,
     UnsupportedCapability,
+    WrongModality,
 )
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.management import MissingModelId
@@ -74,6 +75,7 @@ def body(error: HttpError) -> Any:
         (TemplateFailed("x"), 422, INVALID, "template_render_failed", None),
         (SuspectRequest("a/b", "SIGSEGV", "SIGABRT"), 400, INVALID, "suspect_request", None),
         (UnsupportedCapability("x"), 400, INVALID, "vision_unsupported", None),
+        (WrongModality("a/b", ("embeddings",)), 422, INVALID, "wrong_modality", None),
         (ModelNotLoaded("a/b"), 404, INVALID, "model_not_found", None),
         (overloaded(OverloadReason.QUEUE_FULL), 503, RATE, "rate_limit_exceeded", "18"),
         (overloaded(OverloadReason.WAIT_EXPIRED), 503, RATE, "rate_limit_exceeded", "18"),
