@@ -13,6 +13,7 @@ from neuron_lib.types.events import (
     ToolCall,
     Usage,
 )
+from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
     FailedLoad,
     LoadingModel,
@@ -25,7 +26,6 @@ from neuron_lib.types.models import (
     ModelStatus,
     Servable,
     UnloadingModel,
-    public_id,
 )
 from neuron_lib.types.node import (
     ActivationSnapshot,
@@ -37,6 +37,7 @@ from neuron_lib.types.node import (
 )
 
 __all__ = (
+    "HUB_SCHEME",
     "ActivationSnapshot",
     "ActivationState",
     "ChatRequest",
@@ -49,6 +50,7 @@ __all__ = (
     "GenerationEvent",
     "Grammar",
     "Health",
+    "IdParts",
     "Likely",
     "LoadProgress",
     "LoadStage",
@@ -69,5 +71,8 @@ __all__ = (
     "ToolCall",
     "UnloadingModel",
     "Usage",
+    "is_same_quant",
+    "names_model",
     "public_id",
+    "take_apart",
 )
