@@ -101,9 +101,9 @@ class HubClient:
         length = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
         blob = etag.removeprefix("W/").strip('"')
         if not blob or not _is_size(length):
-            path = one_line(file.path)
             raise SourceUnavailable(
-                f"{self._where}: the hub tells neither ETag nor size of {path}", model_id=self._repository.model_id
+                f"{self._where}: the hub tells neither ETag nor size of {file.shown}",
+                model_id=self._repository.model_id,
             )
         return RepoFile(file.path, int(length), blob)
 

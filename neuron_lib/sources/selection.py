@@ -125,7 +125,7 @@ def select_gguf(
         raise _not_found(files, candidates, request, model_id) if request else _nothing_loadable(candidates, model_id)
     chosen = _nearest_member(matches, wanted.tag) if wanted.tag.text else _best_default(matches, room_bytes)
     if chosen.missing is not None:
-        message = f"{model_id}: a part of the model is missing: {chosen.missing}"
+        message = f"{model_id}: a part of the model is missing: {one_line(chosen.missing)}"
         raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, message, model_id=model_id, file=chosen.missing)
     return Selection(chosen.files, chosen.name.tag.text)
 
