@@ -21,7 +21,7 @@ from msgspec.structs import fields
 
 from neuron_lib.config_variables import PREFIX, find_mistyped
 from neuron_lib.errors import ConfigError
-from neuron_lib.types import ModelSpec
+from neuron_lib.types import HUB_SCHEME, ModelSpec, take_apart
 
 __all__ = (
     "HARNESS_ALIASES",
@@ -45,8 +45,6 @@ HARNESS_ALIASES: Final[Mapping[str, str]] = {"candle": "llamacpp"}
 """Other names a harness answers to, so that an existing fleet's files and catalogues keep working (contract §3.6)."""
 
 _HARNESSES: Final = frozenset({"llamacpp"})
-_HUB: Final = "huggingface"
-"""The source that there is always."""
 
 _OLDER_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     **{("harness", alias): name for alias, name in HARNESS_ALIASES.items()},
@@ -63,11 +61,18 @@ SomeTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
 # Their descriptions stand in for the patterns in errors. `$` would let a line feed follow.
 _SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _ORG_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+"
+_QUANT: Final = r"(:[A-Za-z0-9][A-Za-z0-9._-]*)?"
+_WEB: Final = r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/"
 PublicId: TypeAlias = Annotated[
-    str, Meta(pattern=rf"^{_ORG_NAME}\Z", max_length=256, description="org/name, without a source")
+    str, Meta(pattern=rf"^{_ORG_NAME}{_QUANT}\Z", max_length=256, description="org/name, without a source")
 ]
 Repository: TypeAlias = Annotated[
-    str, Meta(pattern=rf"^({_SCHEME}:)?{_ORG_NAME}\Z", max_length=256, description="[source:]org/name")
+    str,
+    Meta(
+        pattern=rf"^({_SCHEME}:|{_WEB})?{_ORG_NAME}{_QUANT}\Z",
+        max_length=256,
+        description="[source:]org/name",
+    ),
 ]
 Scheme: TypeAlias = Annotated[str, Meta(pattern=rf"^{_SCHEME}\Z", description="a name of letters, digits and . _ + -")]
 Revision: TypeAlias = Annotated[
@@ -127,11 +132,11 @@ class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[models]]` entry: where a public id `org/name` really comes from, and how to load it.
 
-    At most one place: `repo` is `[source:]org/name` on a hub, `path` a GGUF file on this machine, `package` one inside
-    an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id itself.
-    `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none. `chat_template` is a
-    file with a Jinja template to use instead of the model's own; it is read when the model loads. Both paths are
-    absolute: a daemon's working directory is an accident. A program may give both as text too.
+    At most one place: `repo` is `[source:]org/name[:quant]` on a hub, `path` a GGUF file on this machine, `package` one
+    inside an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id
+    itself. `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none.
+    `chat_template` is a file with a Jinja template to use instead of the model's own; it is read when the model loads.
+    Both paths are absolute: a daemon's working directory is an accident. A program may give both as text too.
     """
 
     id: PublicId
@@ -153,6 +158,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if getattr(self, name) is not None and places not in ([], ["repo"]):
                 msg = f"`{self.id}` has a `{name}`, which means nothing beside `{places[0]}`"
                 raise ValueError(msg)
+        if self.quant is not None and self.repo is not None and take_apart(self.repo).quant is not None:
+            msg = f"`{self.id}` names a quant in `repo` and one in `quant`; keep one"
+            raise ValueError(msg)
         for name in ("path", "chat_template"):
             file: Path | None = getattr(self, name)
             if file is not None and not file.is_absolute():
@@ -280,7 +288,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def schemes(self) -> frozenset[str]:
         """The sources a model id may name: those configured, and the one there is always (contract §3.2)."""
-        return frozenset({_HUB, *self.sources})
+        return frozenset({HUB_SCHEME, *self.sources})
 
 
 class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -313,8 +321,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(msg)
         known = self.harness.llamacpp.schemes
         for index, entry in enumerate(self.models):
-            scheme, colon, _ = (entry.repo or "").partition(":")
-            if colon and scheme not in known:
+            scheme = take_apart(entry.repo or "").scheme
+            if scheme is not None and scheme not in known:
                 msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
                 raise ValueError(msg)
 
@@ -357,7 +365,7 @@ def load_config(
     config: Config = layers.build(layers.tree, Config, "")
     if layers.ignored:
         logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(layers.ignored))
-    if _HUB not in config.harness.llamacpp.sources:
+    if HUB_SCHEME not in config.harness.llamacpp.sources:
         hub_endpoint(environ)  # refuses an address that could not be asked
     for variable, near in find_mistyped(environ.keys() - layers.variables.values(), Config):
         logger.warning("the variable %s names no key%s", variable, f"; did you mean {near}?" if near else "")

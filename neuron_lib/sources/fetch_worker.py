@@ -301,7 +301,7 @@ class _Hub:
             model_id = self._repository.model_id
             raise PreflightFailed(
                 PreflightKind.REPO_FETCH_FAILED,
-                f"{model_id}: the hub has no usable name for the content of {file.path}",
+                f"{model_id}: the hub has no usable name for the content of {file.shown}",
                 model_id=model_id,
                 cause="unusable ETag",
             )

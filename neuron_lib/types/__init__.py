@@ -13,6 +13,7 @@ from neuron_lib.types.events import (
     ToolCall,
     Usage,
 )
+from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
     FailedLoad,
     LoadingModel,
@@ -25,7 +26,6 @@ from neuron_lib.types.models import (
     ModelStatus,
     Servable,
     UnloadingModel,
-    public_id,
 )
 from neuron_lib.types.node import (
     ActivationSnapshot,
@@ -38,6 +38,7 @@ from neuron_lib.types.node import (
 )
 
 __all__ = (
+    "HUB_SCHEME",
     "ActivationSnapshot",
     "ActivationState",
     "ChatRequest",
@@ -51,6 +52,7 @@ __all__ = (
     "GenerationEvent",
     "Grammar",
     "Health",
+    "IdParts",
     "Likely",
     "LoadProgress",
     "LoadStage",
@@ -71,5 +73,8 @@ __all__ = (
     "ToolCall",
     "UnloadingModel",
     "Usage",
+    "is_same_quant",
+    "names_model",
     "public_id",
+    "take_apart",
 )
