@@ -175,7 +175,7 @@ class Engine:
         if self._preparer is None:
             raise ProtocolError("a prompt arrived before the model was ready")
         try:
-            prompt = self._preparer.prepare(chat)
+            prompt = self._preparer.prepare(chat.read())
         except RequestRejected as error:
             self._refuse(chat.request, error)
             return
@@ -428,6 +428,7 @@ def _facts(model: Model, context: Context, *, has_chat_template: bool) -> ModelF
         recommended=model.recommended_sampling(),
         reasoning=_first_known(model.vocab, REASONING_MARKERS),
         tool_call=_first_known(model.vocab, TOOL_MARKERS),
+        n_vocab=model.vocab.n_tokens,
     )
 
 

@@ -1,6 +1,7 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
 from neuron_lib.types.chat import ChatRequest, Grammar, Principal, Sampling, SamplingParams
+from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.events import (
     Finished,
     FinishReason,
@@ -35,8 +36,10 @@ from neuron_lib.types.node import (
     Discovery,
     Health,
 )
+from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
+    "MEDIA_OF_PARTS",
     "ActivationSnapshot",
     "ActivationState",
     "ChatRequest",
@@ -53,6 +56,7 @@ __all__ = (
     "LoadProgress",
     "LoadStage",
     "LoadingModel",
+    "Medium",
     "ModelInfo",
     "ModelLimit",
     "ModelLoad",
@@ -68,6 +72,9 @@ __all__ = (
     "TokenLogprob",
     "ToolCall",
     "UnloadingModel",
+    "UnreadArray",
+    "UnreadObject",
     "Usage",
+    "first_medium",
     "public_id",
 )
