@@ -147,9 +147,13 @@ class TemplateFailed(RequestRejected):
 
 
 class UnsupportedCapability(RequestRejected):
-    """The model cannot do what the request asks for (for example read an image)."""
+    """The model cannot do what the request asks for; `code` says what: to read an image, unless another is given."""
 
     code = "vision_unsupported"
+
+    def __init__(self, message: str, *, code: str = code, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.code = code
 
 
 class WrongModality(RequestRejected):

@@ -178,7 +178,7 @@ class Engine:
         if self._preparer is None:
             raise ProtocolError("a prompt arrived before the model was ready")
         try:
-            prompt = self._preparer.prepare(chat)
+            prompt = self._preparer.prepare(chat.read())
         except RequestRejected as error:
             self._refuse(chat.request, error)
             return
@@ -455,6 +455,7 @@ def _facts(model: Model, context: Context | None, *, n_ctx: int, template: str |
         reasoning=_first_known(model.vocab, REASONING_MARKERS),
         tool_call=tool_call,
         calls_are_read=asks_for_known_calls(template, tool_call),
+        n_vocab=model.vocab.n_tokens,
     )
 
 

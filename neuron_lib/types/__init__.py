@@ -1,6 +1,7 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
 from neuron_lib.types.chat import ChatRequest, Grammar, Principal, Sampling, SamplingParams
+from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.events import (
     Finished,
     FinishReason,
@@ -36,9 +37,11 @@ from neuron_lib.types.node import (
     Discovery,
     Health,
 )
+from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
     "HUB_SCHEME",
+    "MEDIA_OF_PARTS",
     "ActivationSnapshot",
     "ActivationState",
     "ChatRequest",
@@ -57,6 +60,7 @@ __all__ = (
     "LoadProgress",
     "LoadStage",
     "LoadingModel",
+    "Medium",
     "ModelInfo",
     "ModelLimit",
     "ModelLoad",
@@ -72,7 +76,10 @@ __all__ = (
     "TokenLogprob",
     "ToolCall",
     "UnloadingModel",
+    "UnreadArray",
+    "UnreadObject",
     "Usage",
+    "first_medium",
     "is_same_quant",
     "names_model",
     "public_id",
