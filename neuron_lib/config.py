@@ -21,7 +21,7 @@ from msgspec.structs import fields
 
 from neuron_lib.config_variables import PREFIX, find_mistyped
 from neuron_lib.errors import ConfigError
-from neuron_lib.types import ModelSpec
+from neuron_lib.types import HUB_SCHEME, ModelSpec, take_apart
 
 __all__ = (
     "HARNESS_ALIASES",
@@ -35,6 +35,7 @@ __all__ = (
     "PromptCacheConfig",
     "SamplingConfig",
     "SourceConfig",
+    "hub_endpoint",
     "load_config",
 )
 
@@ -60,11 +61,18 @@ SomeTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
 # Their descriptions stand in for the patterns in errors. `$` would let a line feed follow.
 _SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _ORG_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+"
+_QUANT: Final = r"(:[A-Za-z0-9][A-Za-z0-9._-]*)?"
+_WEB: Final = r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/"
 PublicId: TypeAlias = Annotated[
-    str, Meta(pattern=rf"^{_ORG_NAME}\Z", max_length=256, description="org/name, without a source")
+    str, Meta(pattern=rf"^{_ORG_NAME}{_QUANT}\Z", max_length=256, description="org/name, without a source")
 ]
 Repository: TypeAlias = Annotated[
-    str, Meta(pattern=rf"^({_SCHEME}:)?{_ORG_NAME}\Z", max_length=256, description="[source:]org/name")
+    str,
+    Meta(
+        pattern=rf"^({_SCHEME}:|{_WEB})?{_ORG_NAME}{_QUANT}\Z",
+        max_length=256,
+        description="[source:]org/name",
+    ),
 ]
 Scheme: TypeAlias = Annotated[str, Meta(pattern=rf"^{_SCHEME}\Z", description="a name of letters, digits and . _ + -")]
 Revision: TypeAlias = Annotated[
@@ -124,11 +132,11 @@ class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[models]]` entry: where a public id `org/name` really comes from, and how to load it.
 
-    At most one place: `repo` is `[source:]org/name` on a hub, `path` a GGUF file on this machine, `package` one inside
-    an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id itself.
-    `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none. `chat_template` is a
-    file with a Jinja template to use instead of the model's own; it is read when the model loads. Both paths are
-    absolute: a daemon's working directory is an accident. A program may give both as text too.
+    At most one place: `repo` is `[source:]org/name[:quant]` on a hub, `path` a GGUF file on this machine, `package` one
+    inside an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id
+    itself. `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none.
+    `chat_template` is a file with a Jinja template to use instead of the model's own; it is read when the model loads.
+    Both paths are absolute: a daemon's working directory is an accident. A program may give both as text too.
     """
 
     id: PublicId
@@ -150,6 +158,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if getattr(self, name) is not None and places not in ([], ["repo"]):
                 msg = f"`{self.id}` has a `{name}`, which means nothing beside `{places[0]}`"
                 raise ValueError(msg)
+        if self.quant is not None and self.repo is not None and take_apart(self.repo).quant is not None:
+            msg = f"`{self.id}` names a quant in `repo` and one in `quant`; keep one"
+            raise ValueError(msg)
         for name in ("path", "chat_template"):
             file: Path | None = getattr(self, name)
             if file is not None and not file.is_absolute():
@@ -173,13 +184,15 @@ class DownloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     One of less than `min_kb_per_s`, in KiB, for `min_rate_window_secs` has failed, for now; 0 allows any rate.
     `deadline_secs` bounds everything from the first question to a hub to the last checksum. `parallel` is how many
-    files of one model are read at the same time.
+    files of one model are read at the same time, `max_fetches` of how many models: the others wait in order, and their
+    deadline begins when their turn comes.
     """
 
     deadline_secs: Annotated[float, Meta(ge=1, le=604_800)] = 43_200.0
     min_kb_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 10.0
     min_rate_window_secs: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     parallel: Annotated[int, Meta(ge=1, le=32)] = 4
+    max_fetches: Annotated[int, Meta(ge=1, le=64)] = 2
 
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -275,7 +288,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def schemes(self) -> frozenset[str]:
         """The sources a model id may name: those configured, and the one there is always (contract §3.2)."""
-        return frozenset({"huggingface", *self.sources})
+        return frozenset({HUB_SCHEME, *self.sources})
 
 
 class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -288,6 +301,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop.
 
     Unloading and the last answers get 25 s more, and a whole stop must be over in less than 120 s (wire contract §6).
+    A chat with a model that is being loaded, or will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
     """
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
@@ -297,6 +311,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: tuple[ModelEntry, ...] = ()
     harness: HarnessSection = HarnessSection()
     drain_timeout_secs: Annotated[float, Meta(ge=0, le=90)] = 60.0
+    wait_for_load_secs: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     max_prompt_tokens: SomeTokens = 16384
 
     def __post_init__(self) -> None:
@@ -306,8 +321,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(msg)
         known = self.harness.llamacpp.schemes
         for index, entry in enumerate(self.models):
-            scheme, colon, _ = (entry.repo or "").partition(":")
-            if colon and scheme not in known:
+            scheme = take_apart(entry.repo or "").scheme
+            if scheme is not None and scheme not in known:
                 msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
                 raise ValueError(msg)
 
@@ -350,6 +365,8 @@ def load_config(
     config: Config = layers.build(layers.tree, Config, "")
     if layers.ignored:
         logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(layers.ignored))
+    if HUB_SCHEME not in config.harness.llamacpp.sources:
+        hub_endpoint(environ)  # refuses an address that could not be asked
     for variable, near in find_mistyped(environ.keys() - layers.variables.values(), Config):
         logger.warning("the variable %s names no key%s", variable, f"; did you mean {near}?" if near else "")
     for place, doubt in _doubts(config):
@@ -369,6 +386,19 @@ def _doubts(config: Config) -> Iterator[tuple[str, str]]:
     if llamacpp.default_source not in llamacpp.schemes:
         known = ", ".join(sorted(llamacpp.schemes))
         yield "harness.llamacpp.default_source", f"there is no source {llamacpp.default_source!r}; configured: {known}"
+
+
+def hub_endpoint(environ: Mapping[str, str]) -> str:
+    """The address of the Hugging Face hub: `HF_ENDPOINT`, as all its tools read it, or the public one.
+
+    Raises `ConfigError` for one that is no address, without repeating it, as it may hold a password.
+    """
+    try:
+        endpoint: str = msgspec.convert(environ.get("HF_ENDPOINT") or "https://huggingface.co", Endpoint)
+    except msgspec.ValidationError as error:
+        problem = _in_words(str(error), Endpoint)
+        raise ConfigError(f"HF_ENDPOINT: {problem[:1].lower()}{problem[1:]}", variable="HF_ENDPOINT") from error
+    return endpoint.rstrip("/")
 
 
 def _known_harnesses(entries: tuple[HarnessEntry, ...]) -> tuple[HarnessEntry, ...]:

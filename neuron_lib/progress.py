@@ -9,9 +9,11 @@ from typing import Final
 from neuron_lib.sizes import format_rounded, format_size, size_unit
 from neuron_lib.types import LoadProgress, LoadStage
 
-__all__ = ("ProgressLog", "advance", "describe")
+__all__ = ("ProgressLog", "advance", "describe", "retry_after_s")
 
 _RANK: Final = {stage: rank for rank, stage in enumerate(LoadStage)}
+_LONGEST_RETRY_S: Final = 120
+_UNKNOWN_RETRY_S: Final = 5
 _SHORTEST_PAUSE_S: Final = 10.0
 _LONGEST_PAUSE_S: Final = 60.0
 
@@ -20,8 +22,8 @@ def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
     """What is to be shown after `previous` when a harness says `reported`, whatever that is.
 
     A stage that is over does not come back: repeating it counts as no progress. Within a stage the counts and the
-    fraction never fall, none is negative, and what was known stays known; rate and time left are as reported. The
-    fraction follows from the bytes where the harness leaves it out.
+    fraction never fall, none is negative, and what was known stays known; rate, time left and the position in the line
+    of fetches are as reported. The fraction follows from the bytes where the harness leaves it out.
     """
     if _RANK[reported.stage] < _RANK[previous.stage]:
         return previous
@@ -42,6 +44,7 @@ def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
         total_bytes=total,
         bytes_per_s=_most(reported.bytes_per_s),
         eta_s=_most(reported.eta_s),
+        queue_position=_most(reported.queue_position),
     )
 
 
@@ -51,6 +54,8 @@ def describe(progress: LoadProgress) -> str:
     # Rounded down: nothing is at 100 % before its end.
     percent = "" if progress.fraction is None else f" {int(progress.fraction * 100)} %"
     parts = [f"{progress.stage}{percent}"]
+    if progress.queue_position is not None:
+        parts.append(f"number {progress.queue_position} in the line for a fetch")
     if done is not None:
         unit, name = size_unit(max(done, total or 0))
         of_total = "" if total is None else f" of {format_rounded(total / unit)}"
@@ -62,10 +67,16 @@ def describe(progress: LoadProgress) -> str:
     return ", ".join(parts)
 
 
+def retry_after_s(eta_s: int | None) -> int:
+    """When a client should ask again for a model that needs `eta_s` more seconds: 1 to 120, 5 if nobody knows."""
+    return _UNKNOWN_RETRY_S if eta_s is None else max(1, min(eta_s, _LONGEST_RETRY_S))
+
+
 @dataclass(slots=True)
 class ProgressLog:
-    """Decides which steps of one load are worth a line: the first of each stage; then one for each further 10 %, but
-    not within 10 s of the line before; and one whenever something moved and the line before is 60 s old.
+    """Decides which steps of one load are worth a line: the first of each stage; the begin of a wait for other fetches;
+    then one for each further 10 %, but not within 10 s of the line before; and one whenever something moved and the
+    line before is 60 s old.
     """
 
     _logged: LoadProgress | None = None
@@ -75,6 +86,8 @@ class ProgressLog:
         """The line for this step, None if it is worth none. Steps come in the order in which `advance` makes them."""
         if self._logged is None or self._logged.stage is not progress.stage:
             text = f"loading model: {progress.stage}"
+        elif progress.queue_position is not None and self._logged.queue_position is None:
+            text = f"model load waits: {describe(progress)}"
         elif _is_due(progress, logged=self._logged, pause_s=now_s - self._logged_s):
             text = f"model load progress: {describe(progress)}"
         else:
@@ -85,8 +98,12 @@ class ProgressLog:
 
 def _is_due(progress: LoadProgress, *, logged: LoadProgress, pause_s: float) -> bool:
     if pause_s >= _LONGEST_PAUSE_S:
-        return (progress.bytes, progress.fraction) != (logged.bytes, logged.fraction)
+        return _moving(progress) != _moving(logged)
     return pause_s >= _SHORTEST_PAUSE_S and _tenths(progress) > _tenths(logged)
+
+
+def _moving(progress: LoadProgress) -> tuple[float | None, ...]:
+    return progress.bytes, progress.fraction, progress.queue_position
 
 
 def _tenths(progress: LoadProgress) -> int:

@@ -77,7 +77,7 @@ def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "
     from neuron_service.systemd import inherited_socket
 
     try:
-        configure_logging(_log_level(options, os.environ))
+        configure_logging(_log_level(options, os.environ), environ=os.environ)
         config = _configure(options, os.environ)
         environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
         inherited = inherited_socket(manager.socket_count)
@@ -199,7 +199,7 @@ def _run_model_command(options: "argparse.Namespace") -> int:
 
     revision = _revision(options.revision) if options.command == "pull" else None
     try:
-        configure_logging(_log_level(options, os.environ, default="warning"))
+        configure_logging(_log_level(options, os.environ, default="warning"), environ=os.environ)
         config = load_config(_config_path(options), os.environ)
         environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
     except ConfigError as error:
@@ -286,8 +286,9 @@ def _with_credentials(sources: "Mapping[str, SourceConfig]", environ: Mapping[st
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:
         return environ
-    wanted = {"HF_TOKEN", *(source.auth_env for source in sources.values() if source.auth_env)} - environ.keys()
-    tokens = {name: _credential(Path(folder, name.lower())) for name in wanted}
+    wanted = {"HF_TOKEN", *(source.auth_env for source in sources.values() if source.auth_env)}
+    lacking = {name for name in wanted if not environ.get(name, "").strip()}
+    tokens = {name: _credential(Path(folder, name.lower())) for name in lacking}
     return {**environ, **{name: token for name, token in tokens.items() if token is not None}}
 
 

@@ -18,7 +18,7 @@ from neuron_lib.errors import InvalidRequest, NeuronError, Overloaded, OverloadR
 from neuron_lib.wire.openai_errors import HttpError, to_http_error
 from neuron_service.connection_cap import ConnectionCap, Welcome
 from neuron_service.connection_limits import ConnectionLimits
-from neuron_service.errors import log_refusal
+from neuron_service.refusals import log_refusal
 
 __all__ = ("BoundedConnection",)
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.wire.openai_errors import to_http_error
-from neuron_service.errors import UnknownMethod, UnknownPath, allowed_methods, log_refusal
+from neuron_service.refusals import UnknownMethod, UnknownPath, allowed_methods, log_refusal
 
 __all__ = ("HttpRules",)
 

@@ -38,6 +38,9 @@ class Node:
     """The look at the hardware is over: with `_discovery`, or without it because the host stops."""
     _is_draining: bool = False
 
+    def __post_init__(self) -> None:
+        self.registry.follow(self.tracker)
+
     def set_discovery(self, discovery: Discovery) -> None:
         """Publish what was found; once."""
         self._discovery = discovery

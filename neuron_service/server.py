@@ -55,6 +55,7 @@ async def serve(
     registry = Registry(
         endpoint_url=f"http://localhost:{port}",
         drain_timeout_s=config.drain_timeout_secs,
+        wait_for_load_s=config.wait_for_load_secs,
         on_unloaded=monitor.refresh,
     )
     tracker = ActivationTracker(config.default_models)

@@ -1,6 +1,5 @@
 """Finds out, once at start, what this host is. A host without a usable GPU is a normal answer, not an error."""
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,12 @@ from neuron_lib.discovery.nvidia import (
     parse_driver_version,
 )
 from neuron_lib.discovery.tool import RunTool, ToolOutput, run_tool
+from neuron_lib.logs import get_logger
 from neuron_lib.types import Discovery
 
 __all__ = ("discover", "undiscovered")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
 

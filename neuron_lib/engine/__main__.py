@@ -24,6 +24,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NoReturn, assert_never
 
+from msgspec import structs
+
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
 from neuron_lib.engine.kv_plan import KvPlan, choose_layout
 from neuron_lib.engine.loop import EngineLoop
@@ -76,6 +78,7 @@ from neuron_lib.parent import end_with_parent
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
+from neuron_lib.text.tool_format import asks_for_known_calls
 from neuron_lib.types import Grammar
 
 logger = logging.getLogger("neuron_lib.engine")
@@ -175,7 +178,7 @@ class Engine:
         if self._preparer is None:
             raise ProtocolError("a prompt arrived before the model was ready")
         try:
-            prompt = self._preparer.prepare(chat)
+            prompt = self._preparer.prepare(chat.read())
         except RequestRejected as error:
             self._refuse(chat.request, error)
             return
@@ -288,20 +291,31 @@ class Engine:
 
     def _load_and_step(self, load: Load) -> None:
         init_backend()
-        with (
-            Model(Path(load.path), gpu_layers=load.gpu_layers, on_progress=self._progress()) as model,
-            _open_context(model, load) as context,
-        ):
+        with Model(Path(load.path), gpu_layers=load.gpu_layers, on_progress=self._progress()) as model:
+            if model.refusal is not None:
+                raise LoadFailed(f"{model.description} cannot be served: {model.refusal}")
+            if model.can_chat:
+                self._chat(model, load)
+            else:
+                self._hold(model, load)
+
+    def _hold(self, model: Model, load: Load) -> None:
+        """Keep a model that does not chat. It gets no context: nothing is computed with it yet."""
+        self.send(Ready(_facts(model, None, n_ctx=_context_length(model, load), template=None)))
+        threading.Event().wait()  # nobody sets it: the process ends with the model
+
+    def _chat(self, model: Model, load: Load) -> None:
+        with _open_context(model, load) as context:
             self._context = context
             context.warm_up(model.vocab)
             own_template = model.chat_template if load.use_chat_template else None
-            has_chat_template = own_template is not None or load.chat_template is not None
-            facts = _facts(model, context, has_chat_template=has_chat_template)
+            template = own_template if load.chat_template is None else load.chat_template
+            facts = _facts(model, context, n_ctx=context.n_ctx, template=template)
             for pair in (facts.reasoning, facts.tool_call):
                 _show(model.vocab, pair)
             self._loop = EngineLoop(
                 _scheduler(context, load),
-                LlamaRunner(context, model.vocab),
+                LlamaRunner(context, model.vocab, apart=model.needs_batches_apart),
                 report=self.send,
                 report_interval_s=load.report_interval_s,
             )
@@ -341,9 +355,7 @@ def _message(error: BaseException) -> str:
 
 def _open_context(model: Model, load: Load) -> Context:
     """A context as it was asked for, but no longer than the model was trained for. Raises `LoadFailed`."""
-    if not model.can_chat:
-        raise LoadFailed(f"{model.description} does not generate text, so it cannot chat")
-    n_ctx = min(load.n_ctx or model.native_context, model.native_context)
+    n_ctx = _context_length(model, load)
     plan = _kv_plan(model, load, n_ctx=n_ctx)
     return Context(
         model,
@@ -359,6 +371,10 @@ def _open_context(model: Model, load: Load) -> Context:
         kv_cells=plan.cells,
         swa_full=load.swa_full,
     )
+
+
+def _context_length(model: Model, load: Load) -> int:
+    return min(load.n_ctx or model.native_context, model.native_context)
 
 
 def _kv_plan(model: Model, load: Load, *, n_ctx: int) -> KvPlan:
@@ -415,19 +431,31 @@ def _scheduler(context: Context, load: Load) -> Scheduler:
     )
 
 
-def _facts(model: Model, context: Context, *, has_chat_template: bool) -> ModelFacts:
-    return ModelFacts(
+def _facts(model: Model, context: Context | None, *, n_ctx: int, template: str | None) -> ModelFacts:
+    """What the model is; `template` is the one in use. A model that does not chat has no context."""
+    facts = ModelFacts(
         description=model.description,
         size_bytes=model.size_bytes,
         native_context=model.native_context,
-        n_ctx=context.n_ctx,
+        n_ctx=n_ctx,
+        has_chat_template=template is not None,
+        recommended=model.recommended_sampling(),
+        reasoning=None,
+        tool_call=None,
+        capabilities=model.capabilities,
+    )
+    if context is None:
+        return facts
+    tool_call = _first_known(model.vocab, TOOL_MARKERS)
+    return structs.replace(
+        facts,
         kv_layout="unified" if context.is_unified else "per_sequence",
         kv_cells=context.kv_cells,
         memory=context.memory.kind,
-        has_chat_template=has_chat_template,
-        recommended=model.recommended_sampling(),
         reasoning=_first_known(model.vocab, REASONING_MARKERS),
-        tool_call=_first_known(model.vocab, TOOL_MARKERS),
+        tool_call=tool_call,
+        calls_are_read=asks_for_known_calls(template, tool_call),
+        n_vocab=model.vocab.n_tokens,
     )
 
 

@@ -2,11 +2,11 @@
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -159,7 +159,24 @@ def checkpoints_of(prompt: list[int], eog: frozenset[int], *, is_shared: bool) -
 
 def _render(template: ChatTemplate, chat: Prepare) -> str:
     with _time_limit(_RENDER_LIMIT_S):
-        return template.render(chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs, now=datetime.now)
+        return template.render(
+            _as_text(chat.messages), tools=chat.tools, template_kwargs=chat.template_kwargs, now=datetime.now
+        )
+
+
+def _as_text(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with lists of parts as the text that is in them; parts without text are left out."""
+    as_text = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            texts = [part.get("text") for part in content if isinstance(part, dict)]
+            shown = [text for text in texts if isinstance(text, str)]
+            if len(shown) < len(content):
+                logger.debug("%d parts of a message have no text and are left out", len(content) - len(shown))
+            message = message | {"content": "".join(shown)}  # noqa: PLW2901 - the same message, readable
+        as_text.append(message)
+    return as_text
 
 
 @contextmanager

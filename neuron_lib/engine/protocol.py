@@ -6,11 +6,14 @@ strictly is a `ProtocolError`, and the side that meets one ends the conversation
 
 import struct
 from collections.abc import Iterator
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.modality import CHAT
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.types import FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob
 
@@ -82,13 +85,42 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 
 
 class Prepare(Struct, frozen=True, kw_only=True, tag="prepare"):
-    """Render and tokenize a chat, and keep the tokens for the `Start` of the same request number."""
+    """Render and tokenize a chat, and keep the tokens for the `Start` of the same request number.
+
+    `unread` has those of `messages`, `tools` and `template_kwargs` that are still JSON text, by name. They are decoded
+    by `read`, in the engine's process: what a client has put into them may take long.
+    """
 
     request: int
-    messages: tuple[dict[str, Any], ...]
+    messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: dict[str, Any] = {}
     grammar: Grammar | None = None
+    unread: dict[str, bytes] = {}
+
+    def read(self) -> Self:
+        """The same with nothing unread. Raises `InvalidRequest` for text that is not JSON of the right shape."""
+        if not self.unread:
+            return self
+        return replace(self, unread={}, **{name: _read(name, text) for name, text in self.unread.items()})
+
+
+_UNREAD: Final = {
+    "messages": msgspec.json.Decoder(tuple[dict[str, Any], ...]).decode,
+    "tools": msgspec.json.Decoder(tuple[dict[str, Any], ...]).decode,
+    "template_kwargs": msgspec.json.Decoder(dict[str, Any]).decode,
+}
+
+
+def _read(name: str, text: bytes) -> object:
+    if name not in _UNREAD:
+        raise ProtocolError(f"a Prepare frame has no {name}")
+    try:
+        return _UNREAD[name](text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{name}: {error}", param=name) from None
+    except RecursionError:
+        raise InvalidRequest(f"{name}: nested too deeply", param=name) from None
 
 
 class Start(Struct, frozen=True, kw_only=True, tag="start"):
@@ -129,6 +161,9 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
 
     `kv_layout` and `kv_cells` are what the engine chose, `memory` the kind of memory the model has.
     `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
+    `calls_are_read` says that the chat template asks for tool calls in a form that is read from a reply.
+    `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
+    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known.
     """
 
     description: str
@@ -142,6 +177,9 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     recommended: SamplingParams
     reasoning: Markers | None
     tool_call: Markers | None
+    calls_are_read: bool = True
+    capabilities: tuple[str, ...] = (CHAT,)
+    n_vocab: int = 0
 
     def prompt_limit(self, most: int) -> int:
         """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one at least."""

@@ -114,11 +114,13 @@ class GrammarCompiler:
 
         Raises `Overloaded` where this host did not let the grammar be tried out.
         """
-        param = _PARAMS[grammar.kind]
+        param = grammar.param or _PARAMS[grammar.kind]
         try:
             matcher = self._matcher(_serialized(grammar))
         except ValueError as error:
-            raise InvalidGrammar(f"{param}: {_reason(str(error))}", param=param) from None  # that is all it says
+            notation = "; grammars are read in Lark's notation, not as GBNF" if grammar.kind == "lark" else ""
+            text = f"{param}: {_reason(str(error))}{notation}"
+            raise InvalidGrammar(text, param=param) from None  # that is all it says
         return Constraint(matcher, eog=self._vocab.eog)
 
     def _matcher(self, source: str) -> "LLMatcher":

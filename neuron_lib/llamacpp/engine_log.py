@@ -9,9 +9,11 @@ from typing import Final
 import anyio
 from anyio.abc import ByteReceiveStream
 
+from neuron_lib.logs import get_logger
+
 __all__ = ("EngineLog",)
 
-engine_logger = logging.getLogger("neuron_lib.engine")
+engine_logger = get_logger("neuron_lib.engine")
 
 _LONGEST_LOG_LINE: Final = 8192
 _DEATH_MARKS: Final = ("GGML_ASSERT", "what():", "libgomp: ")

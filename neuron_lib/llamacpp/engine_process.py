@@ -1,6 +1,5 @@
 """One engine process seen from the daemon: its frames, its log, its death. Knows nothing of chats or limits."""
 
-import logging
 import math
 import os
 import signal
@@ -57,10 +56,11 @@ from neuron_lib.llamacpp.engine_log import EngineLog
 from neuron_lib.llamacpp.in_hand import InHand
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.standstill import Standstill
+from neuron_lib.logs import get_logger
 
 __all__ = ("EngineProcess", "open_engine")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CLOSE_LIMIT_S: Final = 5.0
 """An engine that was told to close gets this long before it is killed."""

@@ -1,13 +1,12 @@
 """The replies to one request: admitted, prepared, started, read, and given up when their reader leaves."""
 
-import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import anyio
 
@@ -21,13 +20,24 @@ from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.llamacpp.suspects import Suspects, fingerprint
+from neuron_lib.logs import get_logger
+from neuron_lib.modality import require_chat
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
-from neuron_lib.types import ChatRequest, Finished, GenerationEvent, Started, Usage
+from neuron_lib.types import (
+    ChatRequest,
+    Finished,
+    GenerationEvent,
+    Started,
+    UnreadArray,
+    UnreadObject,
+    Usage,
+    first_medium,
+)
 
 __all__ = ("LlamaCppGeneration",)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SEED_BITS: Final = 32
 _MOST_TOP_LOGPROBS: Final = 20
@@ -153,15 +163,7 @@ class LlamaCppGeneration:
         self._number, self._mailbox = engine.open_mailbox(choices=request.choices, on_complete=self._held.close)
         self._engine = engine
         engine.if_alone(self._number, self._accuse)
-        engine.post(
-            Prepare(
-                request=self._number,
-                messages=request.messages,
-                tools=request.tools,
-                template_kwargs=request.template_kwargs,
-                grammar=request.grammar,
-            )
-        )
+        engine.post(_prepare(self._number, request))
         prepared = await self._prepared()
         # Each engine has the context that it found memory for.
         limit = engine.facts.prompt_limit(self._max_prompt_tokens)
@@ -238,18 +240,25 @@ class LlamaCppGeneration:
     def _refuse_if_impossible(self) -> None:
         """Raise for what no engine needs to be asked about."""
         request, model_id = self._request, self._supervisor.model_id
-        if any(isinstance(message.get("content"), list) for message in request.messages):
-            # Text-only part lists became text at the edge, so what is left shows pictures.
+        require_chat(model_id, self._supervisor.facts.capabilities)
+        medium = first_medium(request.messages)
+        if medium is not None:
             raise UnsupportedCapability(
-                f"model {model_id!r} reads text only and cannot see images",
+                f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
+                code="vision_unsupported" if medium == "image" else f"{medium}_unsupported",
                 model_id=model_id,
-                suggestion="send text content, or choose a model with the vision capability",
+                suggestion="send text content, or choose a model with the capability",
             )
         if "" in request.stop:
             raise InvalidRequest("a stop string must not be empty", param="stop")
         if not 0 <= (request.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
             text = f"top_logprobs: {request.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
             raise InvalidRequest(text, param="top_logprobs")
+        n_vocab = self._supervisor.facts.n_vocab
+        beyond = [token for token in request.sampling.logit_bias if n_vocab and not 0 <= token < n_vocab]
+        if beyond:
+            place = f"logit_bias.{beyond[0]}"
+            raise InvalidRequest(f"{place}: the model has tokens 0 to {n_vocab - 1}", param=place)
         if request.grammar is not None and request.tools:
             text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
             raise InvalidRequest(text, param="tools")
@@ -308,6 +317,18 @@ class LlamaCppGeneration:
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._supervisor.model_id, "request": self._number}
+
+
+def _prepare(number: int, request: ChatRequest) -> Prepare:
+    """The command to prepare a request. What came as JSON text is passed on as such."""
+    told: dict[str, Any] = {
+        "messages": request.messages,
+        "tools": request.tools,
+        "template_kwargs": request.template_kwargs,
+    }
+    unread = {name: part.text for name, part in told.items() if isinstance(part, UnreadArray | UnreadObject)}
+    read = {name: part for name, part in told.items() if name not in unread}
+    return Prepare(request=number, grammar=request.grammar, unread=unread, **read)
 
 
 def _accuse(suspects: Suspects, key: bytes | None, death: str) -> None:

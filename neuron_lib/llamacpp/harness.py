@@ -1,6 +1,5 @@
 """Hosts GGUF models in engine processes of llama.cpp: fetch the file, start the engine, wait until it serves."""
 
-import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from neuron_lib.llamacpp.placement import (
     visible_devices,
 )
 from neuron_lib.llamacpp.supervisor import supervise
+from neuron_lib.logs import get_logger
 from neuron_lib.sizes import MB
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel
@@ -31,7 +31,7 @@ from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("LlamaCppHarness", "load_command", "model_store")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
 
@@ -75,7 +75,7 @@ class LlamaCppHarness:
         return "llamacpp"
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
-        return ("text",) if await self._store.is_cached(model_id) else None
+        return await self._store.capabilities(model_id)
 
     def _is_on_gpu(self, spec: ModelSpec) -> bool:
         return bool(self._gpu_memory_mb) and self._config.gpu_layers != 0 and spec.devices != ()

@@ -7,6 +7,7 @@ from typing import Final
 
 from neuron_lib.cgroups import limit_of_cgroups
 from neuron_lib.errors import LoadFailed
+from neuron_lib.shown import brief
 from neuron_lib.types import ModelSpec
 
 __all__ = ("Core", "device_indices", "memory_bytes", "openmp_environment", "physical_cores", "visible_devices")
@@ -32,9 +33,11 @@ def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
     if spec.tensor_parallel and len(devices) != split:
         raise LoadFailed(f"tensor_parallel is {split}, but {len(devices)} devices are given", devices=devices)
     if len(set(devices)) < len(devices):
-        raise LoadFailed(f"a device is named twice: {devices}", devices=devices)
+        raise LoadFailed(f"a device is named twice: {brief(devices)}", devices=devices)
     if max(devices) >= gpu_count and (gpu_count > 0 or split > 1):
-        raise LoadFailed(f"devices {devices} are asked for, this host has {gpu_count}", devices=devices, gpus=gpu_count)
+        raise LoadFailed(
+            f"devices {brief(devices)} are asked for, this host has {gpu_count}", devices=devices, gpus=gpu_count
+        )
     return devices
 
 

@@ -35,6 +35,7 @@ from neuron_lib.sources.fetch_protocol import (
     encode_line,
     from_error,
 )
+from neuron_lib.sources.foreign_text import Redaction, one_line
 from neuron_lib.sources.hub_cache import (
     blob_path,
     link_snapshot,
@@ -105,6 +106,7 @@ def main() -> None:
         frames.write(encode_line(frame))
 
     order = decode_order(sys.stdin.buffer.readline())
+    shown = Redaction(order.repository.token)
     threading.Thread(target=_end_with_daemon, daemon=True).start()
     try:
         last: Frame = fetch(order, emit)
@@ -112,7 +114,8 @@ def main() -> None:
         last = from_error(error)
     except Exception as error:
         logger.exception("bug while fetching")
-        last = Failed(code=LoadFailed.code, message=f"a bug while fetching {order.repository.model_id}: {error!r}")
+        bug = one_line(shown(f"{type(error).__name__}: {error}"))
+        last = Failed(code=LoadFailed.code, message=f"a bug while fetching {order.repository.model_id}: {bug}")
     emit(last)
     os._exit(0)  # not waiting for threads that wait for a hub
 
@@ -298,7 +301,7 @@ class _Hub:
             model_id = self._repository.model_id
             raise PreflightFailed(
                 PreflightKind.REPO_FETCH_FAILED,
-                f"{model_id}: the hub has no usable name for the content of {file.path}",
+                f"{model_id}: the hub has no usable name for the content of {file.shown}",
                 model_id=model_id,
                 cause="unusable ETag",
             )

@@ -5,20 +5,16 @@ with bounds on its size, its output and the operators that make much out of litt
 so render where rendering can be killed.
 """
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgspec
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template
 
 from neuron_lib.errors import TemplateFailed
+from neuron_lib.text.template_limits import Allowance, spending
+from neuron_lib.text.template_sandbox import Sandbox, raise_exception
 
 __all__ = ("CHATML", "MAX_OUTPUT_CHARS", "MAX_SOURCE_CHARS", "ChatTemplate")
 
@@ -41,12 +37,7 @@ CHATML: Final = """\
 MAX_SOURCE_CHARS: Final = 256 * 1024
 MAX_OUTPUT_CHARS: Final = 8 * 1024 * 1024
 
-_MAX_PRODUCT_ITEMS: Final = 1024 * 1024
-_MAX_NUMBER_BITS: Final = 4096
-_MAX_INDENT: Final = 16
-
-_UNUSED_GLOBALS: Final = ("cycler", "joiner", "lipsum")
-_WIDE_FORMAT: Final = re.compile(r"%(\([^)]*\))?[#0\- +]*(\*|\d{4,}|\d*\.(\*|\d{4,}))")
+_MAX_DATE_PATTERN_CHARS: Final = 256
 
 
 class ChatTemplate:
@@ -65,7 +56,7 @@ class ChatTemplate:
                 limit=MAX_SOURCE_CHARS,
             )
         try:
-            self._template: Template = _Sandbox().from_string(source)
+            self._template: Template = Sandbox(is_none=_is_none).from_string(source)
         except Exception as exc:  # the compiler, too, runs foreign text: RecursionError, MemoryError, SyntaxError …
             raise TemplateFailed("the chat template cannot be compiled") from exc
         self._context = {"bos_token": bos_token, "eos_token": eos_token, "add_generation_prompt": True}
@@ -89,20 +80,27 @@ class ChatTemplate:
             **(template_kwargs or {}),
             "messages": [_readable(message) for message in messages],
             "tools": list(tools) or None,
-            "strftime_now": lambda pattern: now().strftime(pattern),
-            "raise_exception": _raise_exception,
+            "strftime_now": lambda pattern: _date(now(), pattern),
+            "raise_exception": raise_exception,
         }
         pieces: list[str] = []
         room = self._max_output_chars
         try:
-            for piece in self._template.generate(context):
-                room -= len(piece)
-                if room < 0:
-                    _raise_exception(f"the prompt has more than {self._max_output_chars} characters")
-                pieces.append(piece)
+            with spending(Allowance()):
+                for piece in self._template.generate(context):
+                    room -= len(piece)
+                    if room < 0:
+                        raise_exception(f"the prompt has more than {self._max_output_chars} characters")
+                    pieces.append(piece)
         except Exception as exc:  # foreign code: it may raise anything, RecursionError and MemoryError included
             raise TemplateFailed("the chat template cannot render these messages") from exc
         return "".join(pieces)
+
+
+def _date(now: datetime, pattern: str) -> str:
+    if len(pattern) > _MAX_DATE_PATTERN_CHARS:
+        raise_exception(f"strftime_now: a pattern has more than {_MAX_DATE_PATTERN_CHARS} characters")
+    return now.strftime(pattern)
 
 
 class _NoContent(str):
@@ -138,69 +136,3 @@ def _with_object_arguments(call: Any) -> Any:
             return {**call, "function": {**function, "arguments": arguments}}
         case _:
             return call
-
-
-def _raise_exception(message: object) -> NoReturn:
-    raise TemplateError(str(message))
-
-
-def _tojson(
-    value: object,
-    *,
-    indent: int | None = None,
-    ensure_ascii: bool = False,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as models were trained on it: Jinja's own filter escapes for HTML."""
-    if indent is not None and not 0 <= indent <= _MAX_INDENT:
-        _raise_exception(f"tojson: an indent of {indent} is not within 0 and {_MAX_INDENT}")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-class _GenerationBlock(Extension):
-    """`{% generation %}` marks what training counts as the reply; for a prompt it is its content."""
-
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=("jinja2.ext.loopcontrols", _GenerationBlock))
-        for name in _UNUSED_GLOBALS:
-            del self.globals[name]
-        del self.filters["format"]  # widths: the same as %, but past the interception
-        self.filters["tojson"] = _tojson
-        self.tests["none"] = _is_none
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if not _is_affordable(operator, left, right):
-            _raise_exception(f"the template computes something too large with {operator}")
-        return super().call_binop(context, operator, left, right)
-
-
-def _is_affordable(operator: str, left: object, right: object) -> bool:
-    """Whether the result of an intercepted operator has a harmless size."""
-    match operator, left, right:
-        case "%", str(), _:
-            return _WIDE_FORMAT.search(left) is None
-        case "%", bytes(), _:
-            return False
-        case "*", int(), int():
-            return left.bit_length() + right.bit_length() <= _MAX_NUMBER_BITS
-        case "**", int(), int():
-            return left.bit_length() * right <= _MAX_NUMBER_BITS
-        case ("*", (str() | bytes() | list() | tuple()) as items, int(times)) | (
-            "*",
-            int(times),
-            (str() | bytes() | list() | tuple()) as items,
-        ):
-            return len(items) * times <= _MAX_PRODUCT_ITEMS
-        case _:
-            return True

@@ -1,6 +1,5 @@
 """Listing, loading and unloading models, how far loads are, and what the gateway asks about one model."""
 
-import logging
 import time
 from typing import Any
 from urllib.parse import unquote
@@ -10,6 +9,8 @@ from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.logs import get_logger
 from neuron_lib.types import public_id
 from neuron_lib.wire.management import decode_load_request, decode_unload_request
 from neuron_lib.wire.openai_errors import (
@@ -34,7 +35,7 @@ __all__ = (
     "unload_model",
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PREFIX = b"/models/"
 
@@ -48,7 +49,9 @@ async def list_models(node: HostNode) -> tuple[ModelInfo, ...]:
 @get("/v1/models", media_type=MediaType.JSON)
 async def list_openai_models(node: HostNode) -> bytes:
     """The resident models in OpenAI's shape."""
-    return encode_model_list(node.registry.list_models(), created=int(time.time()))
+    return encode_model_list(
+        node.registry.list_models(), created=int(time.time()), loaded=node.registry.loaded_unix_s()
+    )
 
 
 @get("/models/loading")
@@ -66,7 +69,10 @@ async def follow_loading(node: HostNode) -> ASGIApp:
 @post("/models/load", status_code=200)
 async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
     """Wire contract §1.5: the answer is held until the model serves. A client that hangs up stops nothing."""
-    spec = decode_load_request(await request.body(), content_type=request.headers.get("content-type"))
+    try:
+        spec = decode_load_request(await request.body(), content_type=request.headers.get("content-type"))
+    except InvalidRequest as error:
+        return respond(request, error, load_error)
     started_s = time.monotonic()
     try:
         if reason := (await node.discovery()).cuda_unavailable_reason:

@@ -58,6 +58,8 @@ FACTS = ModelFacts(
 FOUND: dict[str, dict[str, Any]] = {
     "markers": {"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0]},
     "small": {"n_ctx": 4},
+    "unread": {"tool_call": TOOL_MARKERS[0], "calls_are_read": False},
+    "words": {"n_vocab": 10},
 }
 """What is otherwise, by the first word of the mode."""
 
@@ -86,7 +88,7 @@ class FakeEngine:
                         self.load()
                         self.get_ready()
                     case Prepare():
-                        self.prepare(command)
+                        self.prepare(command.read())
                     case Start() if not self.hangs:
                         self.start(command)
                     case Cancel():

@@ -51,6 +51,21 @@ async def test_a_whole_reply_has_exactly_openai_s_shape() -> None:
     )
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chat_with_a_model_for_embeddings_is_a_422_that_names_its_use(*, stream: bool) -> None:
+    async with scripted_host({A: ScriptedModel(capabilities=("embeddings",))}, resident=[A]) as host:
+        reply = await host.client.post(CHAT, chat_body(A, stream=stream))
+    assert reply.status == 422
+    assert reply.json()["error"] == {
+        "message": "model 'org/a' cannot chat: its only use is embeddings",
+        "type": "invalid_request_error",
+        "code": "wrong_modality",
+        "param": None,
+        "model_id": "org/a",
+        "suggestion": "choose a model whose capabilities include text",
+    }
+
+
 async def test_a_stream_is_role_then_text_then_finish_then_usage_then_done_with_lf_alone() -> None:
     async with scripted_host({A: ScriptedModel(reply=("Hi", " é"))}, resident=[A]) as host:
         reply = await host.client.post(CHAT, chat_body(A, stream=True))

@@ -15,6 +15,7 @@ from neuron_lib.testing import ScriptedModel
 from neuron_service.connection_cap import ConnectionCap
 from neuron_service.connection_limits import ConnectionLimits
 from tests.fakes.listening_host import ListeningHost, listening_host, raw_chat, raw_head
+from tests.patience import PATIENCE_S
 from tests.system.daemon import eventually
 
 A = "org/a"
@@ -325,7 +326,9 @@ from neuron_service.connection_cap import raise_descriptor_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200))
 print(raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.stdout.split() == ["200", "200", "200"]
 
 

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from tests.patience import PATIENCE_S
+
 __all__ = (
     "COMMAND",
     "MODELS",
@@ -35,7 +37,6 @@ __all__ = (
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30
 COMMAND = (sys.executable, "-m", "neuron_service")
 
 MODELS = """

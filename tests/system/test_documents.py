@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.fakehub import fake_hub
+from tests.patience import PATIENCE_S
 from tests.system.daemon import ROOT, chat, run_neuron, running_daemon
 from tests.system.fetches import large_model
 
@@ -40,7 +41,7 @@ def programs(document: str) -> list[str]:
 def test_the_embedding_example_answers(document: str, tmp_path: Path) -> None:
     (program,) = programs(document)
     done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=100, cwd=tmp_path
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path
     )
     assert done.stdout.strip()
 
@@ -93,7 +94,7 @@ def test_the_commands_that_ask_the_demo_model_get_an_answer(document: str, tmp_p
                 check=True,
                 capture_output=True,
                 text=True,
-                timeout=100,
+                timeout=PATIENCE_S,
                 env=os.environ | {"no_proxy": "127.0.0.1"},
             )
             assert '"content":"' in done.stdout

@@ -12,6 +12,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.fakes.wire_shapes import read_discovery, read_health, read_models, read_version
+from tests.patience import PATIENCE_S
 from tests.system.daemon import MODELS, Daemon, chat, eventually, running_daemon, stream_payloads
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -112,7 +113,7 @@ async def test_the_official_async_client_reads_whole_and_streamed_replies(daemon
 def test_eight_chats_at_once_on_four_seats_are_all_answered(daemon: Daemon) -> None:
     def ask(number: int) -> int:
         body = chat("test/two", stream=number % 2 == 0, content=f"Count to {number}.")
-        reply = httpx.post(f"{daemon.url}{CHAT}", json=body, timeout=60, trust_env=False)
+        reply = httpx.post(f"{daemon.url}{CHAT}", json=body, timeout=PATIENCE_S, trust_env=False)
         return len(reply.content) if reply.status_code == httpx.codes.OK else 0
 
     with ThreadPoolExecutor(8) as threads:
@@ -151,7 +152,7 @@ def test_a_client_that_sends_ahead_and_hangs_up_frees_its_seat(daemon: Daemon, s
 
 
 def test_what_is_sent_ahead_of_an_answer_closes_the_connection_behind_that_answer(daemon: Daemon) -> None:
-    with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE_S) as connection:
         connection.sendall(2 * raw_chat(max_tokens=2))
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.count(b"HTTP/1.1 200 OK") == 1
@@ -159,7 +160,7 @@ def test_what_is_sent_ahead_of_an_answer_closes_the_connection_behind_that_answe
 
 
 def test_a_request_head_without_an_end_is_cut_off(daemon: Daemon) -> None:
-    with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE_S) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nx: ")
         with suppress(ConnectionError):
             for _ in range(64):
@@ -239,7 +240,7 @@ def test_a_model_can_be_unloaded_and_loaded_again_by_the_gateway(daemon: Daemon)
         "devices": [],
     }
     with ThreadPoolExecutor(2) as threads:
-        post = lambda _: httpx.post(f"{daemon.url}/models/load", json=spec, timeout=60, trust_env=False)  # noqa: E731
+        post = lambda _: httpx.post(f"{daemon.url}/models/load", json=spec, timeout=PATIENCE_S, trust_env=False)  # noqa: E731
         replies = sorted(threads.map(post, range(2)), key=lambda reply: reply.status_code)
     assert [reply.status_code for reply in replies] == [200, 400]
     assert "already loaded" in replies[1].json()["error"]

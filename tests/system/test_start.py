@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.fakes.wire_shapes import read_health, read_models
+from tests.patience import PATIENCE_S
 from tests.system.daemon import COMMAND, MODELS, black_hole, chat, eventually, free_port, run_neuron, running_daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -124,7 +125,7 @@ def test_a_host_whose_output_nobody_reads_serves_all_the_same(tmp_path: Path) ->
         assert answers(port)
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "<&- >&-", ">&- 2>&-"])

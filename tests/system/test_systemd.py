@@ -16,9 +16,9 @@ import pytest
 
 from tests.fakehub import fake_hub
 from tests.fakes.notify_socket import Message, NotifySocket, notify_socket
+from tests.patience import PATIENCE_S
 from tests.system.daemon import (
     MODELS,
-    PATIENCE_S,
     ROOT,
     black_hole,
     chat,

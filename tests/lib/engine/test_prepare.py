@@ -222,3 +222,13 @@ def test_checkpoints_are_where_other_prompts_may_go_another_way(
     lengths: tuple[int, ...],
 ) -> None:
     assert checkpoints_of(prompt, frozenset({2}), is_shared=is_shared) == lengths
+
+
+def test_parts_are_one_text_and_what_has_none_is_left_out() -> None:
+    parts = [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "hel"},
+        {"type": "document", "source": {"type": "text", "data": "x"}},
+        {"type": "text", "text": "lo"},
+    ]
+    assert preparer(None).render(Prepare(request=1, messages=({"role": "user", "content": parts},))) == CHATML

@@ -30,6 +30,7 @@ from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import Sampling
 from tests.fakes.cancelled_spawn import cancel_in_the_spawn
+from tests.fakes.log_lines import said
 from tests.fakes.model_cache import children
 from tests.fakes.turns import let_others_run
 
@@ -189,7 +190,7 @@ async def test_an_engine_that_does_not_abort_shows_where_it_is(caplog: pytest.Lo
         await say(engine, "one two")
         assert (await engine.wait_dead()).startswith("no progress for 2 s")
         assert engine.exit_status == -signal.SIGABRT
-    assert any("fake_engine.py" in record.getMessage() for record in caplog.records if record.name == ENGINE_LOG)
+    assert any("fake_engine.py" in said(record) for record in caplog.records if record.name == ENGINE_LOG)
 
 
 async def test_an_engine_that_is_stopped_is_killed_for_its_silence() -> None:
@@ -310,7 +311,7 @@ async def test_lines_of_the_engine_become_log_records(caplog: pytest.LogCaptureF
         async with fake_engine("fatal-at-load") as engine:
             with pytest.raises(LoadFailed):
                 await engine.wait_ready()
-    lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "neuron_lib.engine"]
+    lines = [(record.levelname, said(record)) for record in caplog.records if record.name == "neuron_lib.engine"]
     assert lines == [
         ("INFO", "reading weights"),
         ("ERROR", "magic is missing"),

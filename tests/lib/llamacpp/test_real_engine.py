@@ -44,6 +44,7 @@ from neuron_lib.types import (
     TokenLogprob,
 )
 from tests.fakes.turns import let_others_run
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
@@ -530,7 +531,7 @@ def test_an_engine_ends_with_a_daemon_that_is_killed(smollm2_path: Path) -> None
         assert parent.stdout is not None
         engine = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-    engine.wait(timeout=30)
+    engine.wait(timeout=PATIENCE_S)
 
 
 async def test_the_harness_loads_a_package_s_model_stage_by_stage(smollm2_path: Path) -> None:

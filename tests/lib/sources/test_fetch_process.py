@@ -37,6 +37,7 @@ from neuron_lib.sources.fetch_worker import RateWatch
 from neuron_lib.sources.repository import Listing, RepoFile
 from neuron_lib.types import LoadProgress, LoadStage, public_id
 from tests.fakes.cancelled_spawn import cancel_in_the_spawn
+from tests.fakes.log_lines import said
 from tests.fakes.model_cache import children, order_for, repository_in
 from tests.fakes.turns import let_others_run
 
@@ -114,7 +115,7 @@ async def test_an_error_of_the_process_is_raised_as_what_it_was_there(error: Neu
 async def test_the_log_of_the_process_goes_into_ours_with_its_levels(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await run(says(FETCHED, then='printf "WARNING slow\\nINFO fine\\nTraceback of something\\n\\nhalf a line" >&2'))
-    assert [(record.levelname, record.message) for record in caplog.records] == [
+    assert [(record.levelname, said(record)) for record in caplog.records] == [
         ("WARNING", "slow"),
         ("INFO", "fine"),
         ("WARNING", "Traceback of something"),
