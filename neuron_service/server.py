@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 import anyio
@@ -14,9 +15,12 @@ import uvicorn
 from neuron_lib import ActivationTracker, Registry, load_default_models
 from neuron_lib.config import HARNESS_ALIASES, Config
 from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
+from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ShuttingDown
 from neuron_lib.llamacpp import LlamaCppHarness
+from neuron_lib.types import Discovery
 from neuron_service.app import create_app
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.listening import bind
@@ -32,6 +36,8 @@ logger = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """When everything has been unloaded, the answers that are still on their way get this long."""
+_HARDWARE_PATIENCE_S: Final = 20.0
+"""How long loads wait for GPUs where there is a tool that should see some: two looks at a driver that is slow."""
 _UNLOAD_LIMIT_S: Final = 20.0
 """All models go at once, and after this long without them (wire contract §6): a process that hangs in a driver cannot
 be ended, and nobody must wait for it."""
@@ -107,25 +113,40 @@ def _stop_limit_s(drain_timeout_s: float) -> float:
 
 
 async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> None:
-    """Look at the hardware, offer the harnesses, load the default models."""
-    discovery = await discover(harnesses=node.harnesses, max_prompt_tokens=config.max_prompt_tokens)
+    """Offer the harnesses, look at the hardware until it has been seen, load the default models."""
     if "llamacpp" in node.harnesses:
         harness = LlamaCppHarness(
             config.harness.llamacpp,
             models=config.models,
             environ=environ,
-            gpu_memory_mb=[device.vram_total_mb for device in discovery.devices],
+            gpu_memory_mb=node.gpu_memory_mb,
             max_prompt_tokens=config.max_prompt_tokens,
             ends_with_thread=True,
         )
         aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
         node.registry.register(harness, aliases=aliases)
-    node.set_discovery(discovery)
-    if discovery.cuda_unavailable_reason is None:
+
+    async def look(number: int) -> Discovery:
+        return await discover(
+            harnesses=node.harnesses,
+            max_prompt_tokens=config.max_prompt_tokens,
+            run=partial(run_tool, deadline_s=tool_limit_s(number)),
+            look=number,
+        )
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(look_until_seen, look, node.set_discovery)
         with contextlib.suppress(ShuttingDown):  # a stop ends this task, whichever way it hears of it
-            await load_default_models(node.registry, config.default_models, node.tracker)
+            await _load_default_models(node, config)
+
+
+async def _load_default_models(node: Node, config: Config) -> None:
+    """Load them once the hardware has been seen, or has not been seen for too long. Raises `ShuttingDown`."""
+    reason = (await node.hardware_within(_HARDWARE_PATIENCE_S)).cuda_unavailable_reason
+    if reason is None:
+        await load_default_models(node.registry, config.default_models, node.tracker)
     else:
-        _fail_default_models(node.tracker, discovery.cuda_unavailable_reason)
+        _fail_default_models(node.tracker, reason)
 
 
 def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:

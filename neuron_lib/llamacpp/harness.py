@@ -41,7 +41,7 @@ class LlamaCppHarness:
 
     `models` gives public ids a place to load from. `environ` is where tokens, hub caches and the runtime switch
     `NEURON_USE_CHAT_TEMPLATE` are looked up; the engines get only the harmless part of it. `gpu_memory_mb` is the
-    memory of each GPU of this host, as `neuron_lib.discovery` finds them.
+    memory of each GPU of this host, as `neuron_lib.discovery` finds them, or says so anew for each load.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LlamaCppHarness:
         *,
         models: tuple[ModelEntry, ...] = (),
         environ: Mapping[str, str] | None = None,
-        gpu_memory_mb: Sequence[int] = (),
+        gpu_memory_mb: Sequence[int] | Callable[[], Sequence[int]] = (),
         max_prompt_tokens: int = 16384,
         ends_with_thread: bool = False,
         read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
@@ -62,7 +62,7 @@ class LlamaCppHarness:
         """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
-        self._gpu_memory_mb: Final = tuple(gpu_memory_mb)
+        self._gpu_memory_mb: Final = gpu_memory_mb if callable(gpu_memory_mb) else lambda: gpu_memory_mb
         self._max_prompt_tokens: Final = max_prompt_tokens
         self._ends_with_thread: Final = ends_with_thread
         self._read_memory: Final = read_memory
@@ -77,16 +77,16 @@ class LlamaCppHarness:
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         return await self._store.capabilities(model_id)
 
-    def _is_on_gpu(self, spec: ModelSpec) -> bool:
-        return bool(self._gpu_memory_mb) and self._config.gpu_layers != 0 and spec.devices != ()
-
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
-        gpu_count = len(self._gpu_memory_mb)
-        devices = device_indices(spec, gpu_count=gpu_count)
-        room_bytes = memory_bytes(spec, gpu_memory_mb=self._gpu_memory_mb if config.gpu_layers else ())
+        gpu_memory_mb = tuple(self._gpu_memory_mb())
+        device_indices(spec, gpu_count=len(gpu_memory_mb))  # what cannot be is refused before anything is fetched
+        room_bytes = memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if config.gpu_layers else ())
         local = await self._store.fetch(spec, report=report, room_bytes=room_bytes)
+        gpu_count = len(self._gpu_memory_mb())  # GPUs may have been seen meanwhile
+        named = device_indices(spec, gpu_count=gpu_count)
+        devices = named if gpu_count and config.gpu_layers and spec.devices != () else ()
 
         def report_fraction(fraction: float) -> None:
             if fraction < 1.0:
@@ -111,7 +111,7 @@ class LlamaCppHarness:
             stall_limit_s=config.stall_timeout_secs,
             ends_with_thread=self._ends_with_thread,
         )
-        memory = DeviceMemory(partial(self._read_memory, devices) if self._is_on_gpu(spec) else _no_reading)
+        memory = DeviceMemory(partial(self._read_memory, devices) if devices else _no_reading)
         async with (
             memory.returned(),
             supervise(start, model_id=model_id) as supervisor,

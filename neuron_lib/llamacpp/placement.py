@@ -21,8 +21,8 @@ _BINDING_VARIABLES: Final = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 
 
 def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
-    """The devices a spec means, as `/models` lists them: the named ones, else the first `tensor_parallel`, else the
-    first (wire contract §1.5). A CPU counts as device 0, because the gateway wants one.
+    """The devices a spec means: the named ones, else the first `tensor_parallel`, else the first (wire contract §1.5).
+    A CPU counts as device 0 here.
 
     Raises `LoadFailed` for a device that is named twice or is not there, and where `tensor_parallel` and `devices`
     contradict each other: to ignore it would serve a model elsewhere, or far more slowly, than somebody planned. A
