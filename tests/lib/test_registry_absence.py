@@ -366,6 +366,16 @@ async def test_a_chat_that_waits_for_a_pending_model_is_answered_when_the_host_s
         assert patient.errors == [ShuttingDown]
 
 
+async def test_a_chat_that_waits_for_a_pending_model_is_answered_when_that_cannot_even_be_tried() -> None:
+    host = Host("o/a", scripts={}, wait_for_load_s=WAIT_S)
+    async with host.registry, anyio.create_task_group() as tasks:
+        patient = Patient(host.registry, tasks)
+        await let_others_run()
+        host.tracker.fail_loading("o/a", "reboot the host")
+        await let_others_run()
+        assert patient.errors == [ModelNotLoaded]
+
+
 async def test_a_chat_that_is_given_up_while_it_waits_leaves_nothing_behind() -> None:
     script = ScriptedModel(may_load=anyio.Event())
     async with loading(script, wait_for_load_s=WAIT_S) as (registry, loader):
