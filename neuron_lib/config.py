@@ -89,6 +89,22 @@ Endpoint: TypeAlias = Annotated[
         description="an http or https address without user, password or query",
     ),
 ]
+HostName: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?)\Z",
+        max_length=253,
+        description="a name or an address without scheme and port, or *",
+    ),
+]
+Origin: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@]+/?)\Z",
+        max_length=300,
+        description="an origin such as https://app.example.org, or *",
+    ),
+]
 EnvName: TypeAlias = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
 ]
@@ -300,12 +316,18 @@ class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop.
 
+    `allowed_hosts` are the names and addresses that requests may name as their host, beside those of the loopback
+    interface; `*` allows any. Empty: no others on a loopback address, any on another one. `allowed_origins` are those
+    of web pages that may change something, beside the server's own.
+
     Unloading and the last answers get 25 s more, and a whole stop must be over in less than 120 s (wire contract §6).
     A chat with a model that is being loaded, or will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
     """
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
+    allowed_hosts: tuple[HostName, ...] = ()
+    allowed_origins: tuple[Origin, ...] = ()
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()

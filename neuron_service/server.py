@@ -21,6 +21,7 @@ from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ShuttingDown
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_lib.types import Discovery
+from neuron_service.access import AccessRules
 from neuron_service.app import create_app
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.listening import bind
@@ -74,7 +75,15 @@ async def serve(
     )
     server = _Server(
         uvicorn_config(
-            create_app(node),
+            create_app(
+                node,
+                access=AccessRules.for_listener(
+                    sock,
+                    own_name=config.host,
+                    allowed_hosts=config.allowed_hosts,
+                    allowed_origins=config.allowed_origins,
+                ),
+            ),
             cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
             shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
         )

@@ -16,6 +16,12 @@ from neuron_service.sse import SILENCE_LIMIT_S, ChatStream
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
 
+SSE_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
 pytestmark = pytest.mark.anyio
 
 A = "org/a"
@@ -70,7 +76,7 @@ async def test_a_stream_is_role_then_text_then_finish_then_usage_then_done_with_
     async with scripted_host({A: ScriptedModel(reply=("Hi", " é"))}, resident=[A]) as host:
         reply = await host.client.post(CHAT, chat_body(A, stream=True))
     assert reply.status == 200
-    assert reply.headers == {"content-type": "text/event-stream", "cache-control": "no-cache"}
+    assert reply.headers == SSE_HEADERS
     chunk = 'data: {"id":"ID","object":"chat.completion.chunk","created":0,"model":"org/a","choices":'
     assert masked(reply.body) == (
         chunk + '[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}\n\n'
