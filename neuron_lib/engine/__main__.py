@@ -74,7 +74,7 @@ from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.memory import MemoryKind
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
-from neuron_lib.parent import end_with_parent
+from neuron_lib.parent import end_with_parent, leave_signals_to_parent
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
@@ -481,6 +481,7 @@ def main() -> NoReturn:
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
     options = parser.parse_args()
     clear_signals()
+    leave_signals_to_parent()
     if options.parent is not None:
         end_with_parent(options.parent)
     daemon = os.getppid()

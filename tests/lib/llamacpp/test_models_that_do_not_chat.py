@@ -122,6 +122,17 @@ async def test_weights_that_make_no_numbers_are_found_in_the_load_and_called_by_
     assert "OK" not in raised.value.message
 
 
+def test_a_diffusion_model_that_our_table_does_not_know_is_known_by_libllama(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_backend()
+    route_logs(lambda _level, _text: None)
+    write_synthetic(tmp_path / "m.gguf", "dream")
+    monkeypatch.setattr("neuron_lib.llama.model.why_not_servable", lambda **_: None)
+    with Model(tmp_path / "m.gguf", gpu_layers=0, on_progress=lambda _: True) as model:
+        assert model.refusal == "it is a diffusion model, which does not write token by token"
+
+
 def test_a_model_without_memory_gets_no_context_to_write_in(tmp_path: Path) -> None:
     init_backend()
     route_logs(lambda _level, _text: None)
