@@ -315,7 +315,7 @@ class Engine:
                 _show(model.vocab, pair)
             self._loop = EngineLoop(
                 _scheduler(context, load),
-                LlamaRunner(context, model.vocab, apart=model.needs_batches_apart),
+                _runner(model, context),
                 report=self.send,
                 report_interval_s=load.report_interval_s,
             )
@@ -429,6 +429,10 @@ def _scheduler(context: Context, load: Load) -> Scheduler:
         n_ctx=context.n_ctx,
         speculation=load.speculation if memory.can_truncate else "off",
     )
+
+
+def _runner(model: Model, context: Context) -> LlamaRunner:
+    return LlamaRunner(context, model.vocab, apart=model.needs_batches_apart)
 
 
 def _facts(model: Model, context: Context | None, *, n_ctx: int, template: str | None) -> ModelFacts:
