@@ -108,6 +108,12 @@ Origin: TypeAlias = Annotated[
 EnvName: TypeAlias = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
 ]
+ListenHost: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s\0]+\Z", description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address"
+    ),
+]
 
 # What a sampling parameter may be, whether a file, a request or a model's publisher says it.
 _I32_MAX: Final = 2**31 - 1
@@ -324,7 +330,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     A chat with a model that is being loaded, or will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
     """
 
-    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    host: ListenHost = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
     allowed_hosts: tuple[HostName, ...] = ()
     allowed_origins: tuple[Origin, ...] = ()

@@ -26,6 +26,7 @@ from neuron_service.app import create_app
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.listening import bind
 from neuron_service.node import Node
+from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
 from neuron_service.uvicorn_config import uvicorn_config
 from neuron_service.version import Version
@@ -53,7 +54,7 @@ async def serve(
     notifier: Notifier,
     watchdog_s: float | None,
 ) -> None:
-    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a later signal ends the process at once.
 
     `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well.
     """
@@ -166,19 +167,26 @@ def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
 
 
 async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> None:
-    """The first signal to stop sets `stop`, the second ends the process; engines see their socket close and end too."""
+    """The first signal to stop sets `stop`, one that comes later ends the process; engines see their socket close and
+    end too.
+    """
+    stops = StopSignals()
     async for signum in signals:
         name = signal.Signals(signum).name
         if signum == signal.SIGHUP:
             # A terminal that was closed, or somebody who hopes for a reload: no reason to drop what runs.
             logger.warning("%s ignored: the configuration is read at the start only", name)
-        elif stop.is_set():
-            logger.warning("%s received again, exiting at once", name)
-            logging.shutdown()
-            os._exit(128 + signum)
-        else:
-            logger.info("%s received, draining", name)
-            stop.set()
+            continue
+        match stops.hear(now_s=anyio.current_time()):
+            case Meaning.DRAIN:
+                logger.info("%s received, draining", name)
+                stop.set()
+            case Meaning.SAME:
+                logger.info("%s received with the first signal, still draining", name)
+            case Meaning.HURRY:
+                logger.warning("%s received again, exiting at once", name)
+                logging.shutdown()
+                os._exit(128 + signum)
 
 
 async def _end_without_unloading(registry: Registry, limit_s: float) -> None:

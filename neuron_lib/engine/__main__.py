@@ -74,7 +74,7 @@ from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.memory import MemoryKind
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
-from neuron_lib.parent import end_with_parent
+from neuron_lib.parent import end_with_parent, leave_signals_to_parent
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
@@ -315,7 +315,7 @@ class Engine:
                 _show(model.vocab, pair)
             self._loop = EngineLoop(
                 _scheduler(context, load),
-                LlamaRunner(context, model.vocab, apart=model.needs_batches_apart),
+                _runner(model, context),
                 report=self.send,
                 report_interval_s=load.report_interval_s,
             )
@@ -431,6 +431,10 @@ def _scheduler(context: Context, load: Load) -> Scheduler:
     )
 
 
+def _runner(model: Model, context: Context) -> LlamaRunner:
+    return LlamaRunner(context, model.vocab, apart=model.needs_batches_apart)
+
+
 def _facts(model: Model, context: Context | None, *, n_ctx: int, template: str | None) -> ModelFacts:
     """What the model is; `template` is the one in use. A model that does not chat has no context."""
     facts = ModelFacts(
@@ -482,6 +486,7 @@ def main() -> NoReturn:
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
     options = parser.parse_args()
     clear_signals()
+    leave_signals_to_parent()
     if options.parent is not None:
         end_with_parent(options.parent)
     daemon = os.getppid()
