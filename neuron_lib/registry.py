@@ -37,6 +37,7 @@ from neuron_lib.types import (
     ModelLoad,
     ModelSpec,
     UnloadingModel,
+    Usage,
     public_id,
 )
 
@@ -391,6 +392,10 @@ class _LeasedGeneration:
     @property
     def retried(self) -> bool:
         return self._inner is not None and self._inner.retried
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=0, completion_tokens=0) if self._inner is None else self._inner.usage
 
     async def __aenter__(self) -> Self:
         if self._registry._is_closed:

@@ -15,6 +15,7 @@ from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values
 __all__ = ("NOTHING", "ReplyShapeFields", "grammar_of", "is_given")
 
 _MAX_GRAMMAR_BYTES: Final = 256 << 10
+_MAX_CHOICES: Final = 4096
 _ANY_OBJECT: Final = '{"type":"object"}'
 
 NOTHING: Final = msgspec.Raw(b"null")
@@ -190,7 +191,7 @@ def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool =
 def _by_choice(text: msgspec.Raw, field: str) -> tuple[str, Grammar]:
     """The grammar of one of several texts."""
     choices = decode_part(_choices, text, param=field)
-    if not choices:
-        raise InvalidRequest(f"{field}: at least one text is required", param=field)
+    if not 1 <= len(choices) <= _MAX_CHOICES:
+        raise InvalidRequest(f"{field}: Expected `array` of length 1 to {_MAX_CHOICES}", param=field)
     pattern = "|".join(_SPECIAL.sub(r"\\\g<0>", choice) for choice in choices)
     return field, Grammar("regex", f"({pattern})", field)
