@@ -179,13 +179,14 @@ def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool =
     value = decode_part(_schema_or_text if may_be_text else _schema, schema, param=place)
     if isinstance(value, str):
         schema = value.encode()
+    if len(schema) > _MAX_GRAMMAR_BYTES:
+        raise InvalidRequest(f"{place}: longer than {_MAX_GRAMMAR_BYTES} bytes", param=field)
+    if isinstance(value, str):
         check_values(schema, place=place, param=place)
         decode_part(_schema, schema, param=place)
     check_nesting_and_numbers(schema, param=place)
-    if len(schema) <= _MAX_GRAMMAR_BYTES:
-        schema = msgspec.json.format(schema, indent=-1)
-    name = None if field == "response_format" else field
-    return field, Grammar("json_schema", schema.decode(), name)
+    schema = msgspec.json.format(schema, indent=-1)
+    return field, Grammar("json_schema", schema.decode(), None if field == "response_format" else field)
 
 
 def _by_choice(text: msgspec.Raw, field: str) -> tuple[str, Grammar]:
