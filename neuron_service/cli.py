@@ -244,19 +244,6 @@ def _revision(text: str | None) -> str | None:
         usage_error("pull", f"argument --revision: {text!r} is no branch, tag or commit")
 
 
-def _listen_host(option: str, text: str | None) -> str | None:
-    """`text`, if it can be an address to listen on; else the process ends with a usage error."""
-    import msgspec
-
-    from neuron_lib.config import ListenHost
-
-    try:
-        return msgspec.convert(text, ListenHost | None)
-    except msgspec.ValidationError:
-        example = "127.0.0.1, or 0.0.0.0 for every address"
-        usage_error("serve", f"argument {option}: {text!r} is not an address to listen on, such as {example}")
-
-
 # ---------------------------------------------------------------------------------------------------- configuration
 
 
@@ -267,8 +254,6 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
     from neuron_lib.config import load_config
     from neuron_service.config_check import require_absolute_directories
 
-    host = _listen_host("--host", options.host)
-    default_host = _listen_host("--default-host", options.default_host)
     if options.demo:
         _require_demo_package()
     path = _DEMO_CONFIG if options.demo else _config_path(options)
@@ -277,13 +262,13 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
     config = load_config(
         path,
         environ,
-        defaults={} if default_host is None else {"host": default_host},
+        defaults={} if options.default_host is None else {"host": options.default_host},
         strict=options.check_config,
     )
     require_absolute_directories(config.harness.llamacpp)
     return msgspec.structs.replace(
         config,
-        host=config.host if host is None else host,
+        host=config.host if options.host is None else options.host,
         port=config.port if options.port is None else options.port,
     )
 

@@ -34,7 +34,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     harness: str
     quant: str | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    devices: tuple[DeviceIndex, ...] | None = None
+    devices: Annotated[tuple[DeviceIndex, ...], Meta(max_length=256)] | None = None
 
 
 class LoadStage(StrEnum):

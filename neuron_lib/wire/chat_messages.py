@@ -66,21 +66,23 @@ def read_messages(text: msgspec.Raw) -> UnreadArray:
             known = ", ".join(sorted(_ROLES))
             raise InvalidRequest(f"{place}: {message.role[:64]!r} is none of {known}", param=place)
         if isinstance(message.content, list):
-            for j, part in enumerate(message.content):
-                _check_part(part, f"messages[{i}].content[{j}]")
+            _check_parts(message.content, f"messages[{i}].content")
     return UnreadArray(unread)
 
 
-def _check_part(part: _Part, place: str) -> None:
-    if part.type == "text" and part.text is None:
-        raise InvalidRequest(f"{place}.text: this field is required", param=f"{place}.text")
-    if part.image_url is None or MEDIA_OF_PARTS.get(part.type) != "image":
-        return
-    place = f"{place}.image_url"
-    if isinstance(part.image_url, _Url):
-        place, url = f"{place}.url", part.image_url.url
+def _check_parts(parts: list[_Part], place: str) -> None:
+    for i, part in enumerate(parts):
+        if part.type == "text" and part.text is None:
+            raise InvalidRequest(f"{place}[{i}].text: this field is required", param=f"{place}[{i}].text")
+        if part.image_url is not None and MEDIA_OF_PARTS.get(part.type) == "image":
+            _check_image(part.image_url, f"{place}[{i}].image_url")
+
+
+def _check_image(image: str | _Url, place: str) -> None:
+    if isinstance(image, _Url):
+        place, url = f"{place}.url", image.url
     else:
-        url = part.image_url
+        url = image
     if url is not None and url[:5].lower() != "data:":
         raise InvalidRequest(f"{place}: only data: URLs are accepted, nothing is fetched", param=place)
 

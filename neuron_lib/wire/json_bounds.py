@@ -18,8 +18,8 @@ MAX_VALUES: Final = 100_000
 MAX_NESTING: Final = 100
 """How deep the free-form parts of a body may be nested."""
 
-_BRACKETS: Final = b"[]{}"
-_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)
+_FRAME: Final = b'[]{},"'
+_NO_FRAME: Final = bytes(byte for byte in range(256) if byte not in _FRAME)
 _STEPS: Final = bytes({ord("["): 1, ord("{"): 1, ord("]"): 255, ord("}"): 255}.get(byte, 0) for byte in range(256))
 """Of nesting, as signed bytes."""
 
@@ -45,9 +45,9 @@ def check_values(text: bytes, *, most: int = MAX_VALUES, place: str = "the body"
     """
     if _count(text) <= most:
         return  # most texts: even with what their strings hold there are not so many
-    unescaped = _without_escapes(text)
+    frame = _frame(text)
     # A value has two strings at most, itself and its key.
-    if unescaped.count(b'"') > 4 * (most + 1) or _count(_outside_strings(unescaped)) > most:
+    if frame.count(b'"') > 4 * (most + 1) or _count(_outside_strings(frame)) > most:
         raise MalformedJson(f"{place} holds more than {most} values (strings, numbers, arrays, objects)", param=param)
 
 
@@ -57,14 +57,14 @@ def check_nesting_and_numbers(text: bytes, *, param: str) -> None:
     Raises `MalformedJson` for nesting beyond `MAX_NESTING`, `InvalidRequest` for an integer beyond 64 bits.
     """
     may_be_deep = text.count(b"[") + text.count(b"{") > MAX_NESTING
-    if not may_be_deep and _LONG not in text.translate(_DIGITS):
-        return
-    outside = _outside_strings(_without_escapes(text))
-    steps = memoryview(outside.translate(_STEPS, _NO_BRACKETS)).cast("b")
-    if max(accumulate(steps), default=0) > MAX_NESTING:
-        raise MalformedJson(f"{param}: nested deeper than {MAX_NESTING} levels", param=param)
-    if _LONG in outside.translate(_DIGITS) and any(map(_is_too_large, _LONG_INTEGER.findall(outside))):
-        raise InvalidRequest(f"{param}: an integer does not fit in 64 bits", param=param)
+    if may_be_deep:
+        steps = memoryview(_outside_strings(_frame(text)).translate(_STEPS, b",")).cast("b")
+        if max(accumulate(steps), default=0) > MAX_NESTING:
+            raise MalformedJson(f"{param}: nested deeper than {MAX_NESTING} levels", param=param)
+    if _LONG in text.translate(_DIGITS):
+        outside = _outside_strings(_without_escapes(text))
+        if any(map(_is_too_large, _LONG_INTEGER.findall(outside))):
+            raise InvalidRequest(f"{param}: an integer does not fit in 64 bits", param=param)
 
 
 def _count(text: bytes) -> int:
@@ -75,6 +75,12 @@ def _count(text: bytes) -> int:
 def _without_escapes(text: bytes) -> bytes:
     """The text without the escapes that matter to where a string ends."""
     return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
+
+
+def _frame(text: bytes) -> bytes:
+    """Brackets and commas, in strings and outside, and the quotation marks that tell which is which."""
+    # Two quotation marks side by side have nothing between them, and behind them all is as it was before them.
+    return _without_escapes(text).translate(None, _NO_FRAME).replace(b'""', b"")
 
 
 def _outside_strings(unescaped: bytes) -> bytes:

@@ -26,7 +26,7 @@ from neuron_lib.types import ChatRequest, Principal, SamplingParams, UnreadArray
 from neuron_lib.wire.bodies import decode_body, decode_part
 from neuron_lib.wire.chat_messages import read_messages, read_tools
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values
-from neuron_lib.wire.refused_parameters import refuse_unsupported
+from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import NOTHING, ReplyShapeFields, grammar_of, is_given
 
 __all__ = ("ChatCompletionCall", "decode_chat_request")
@@ -100,7 +100,7 @@ class _Body(ReplyShapeFields, kw_only=True):
     documents: msgspec.Raw = NOTHING
 
 
-_decoder: Final = msgspec.json.Decoder(_Body)
+_decoder: Final = decoder_with_refused(_Body)
 _object_decoder: Final = msgspec.json.Decoder(_Object)
 _objects_decoder: Final = msgspec.json.Decoder(list[_Object])
 _biases_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -133,7 +133,7 @@ def decode_chat_request(
     `decode_body` raises, also for values that are out of bounds.
     """
     call = decode_body(_decoder, body, content_type=content_type)
-    refuse_unsupported(body)
+    refuse_unsupported(call)
     request = ChatRequest(
         model_id=call.model,
         messages=read_messages(call.messages),

@@ -15,6 +15,7 @@ from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values
 __all__ = ("NOTHING", "ReplyShapeFields", "grammar_of", "is_given")
 
 _MAX_GRAMMAR_BYTES: Final = 256 << 10
+_MAX_CHOICES: Final = 4096
 _ANY_OBJECT: Final = '{"type":"object"}'
 
 NOTHING: Final = msgspec.Raw(b"null")
@@ -178,19 +179,20 @@ def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool =
     value = decode_part(_schema_or_text if may_be_text else _schema, schema, param=place)
     if isinstance(value, str):
         schema = value.encode()
+    if len(schema) > _MAX_GRAMMAR_BYTES:
+        raise InvalidRequest(f"{place}: longer than {_MAX_GRAMMAR_BYTES} bytes", param=field)
+    if isinstance(value, str):
         check_values(schema, place=place, param=place)
         decode_part(_schema, schema, param=place)
     check_nesting_and_numbers(schema, param=place)
-    if len(schema) <= _MAX_GRAMMAR_BYTES:
-        schema = msgspec.json.format(schema, indent=-1)
-    name = None if field == "response_format" else field
-    return field, Grammar("json_schema", schema.decode(), name)
+    schema = msgspec.json.format(schema, indent=-1)
+    return field, Grammar("json_schema", schema.decode(), None if field == "response_format" else field)
 
 
 def _by_choice(text: msgspec.Raw, field: str) -> tuple[str, Grammar]:
     """The grammar of one of several texts."""
     choices = decode_part(_choices, text, param=field)
-    if not choices:
-        raise InvalidRequest(f"{field}: at least one text is required", param=field)
+    if not 1 <= len(choices) <= _MAX_CHOICES:
+        raise InvalidRequest(f"{field}: Expected `array` of length 1 to {_MAX_CHOICES}", param=field)
     pattern = "|".join(_SPECIAL.sub(r"\\\g<0>", choice) for choice in choices)
     return field, Grammar("regex", f"({pattern})", field)

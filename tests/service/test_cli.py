@@ -242,7 +242,7 @@ def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], caps
         ("rm --partials --quant q4_0", "it cannot be used with --quant"),
         ("--demo --config x", "it cannot be used with --config"),
         ("--demo serve --config x", "it cannot be used with --config"),
-        ("--host= --demo", "argument --host: an empty address"),
+        ("--host= --demo", "argument --host: '' is not an address to listen on"),
         ("serve --log-level loud", "argument --log-level: invalid choice: 'loud'"),
     ],
 )

@@ -65,7 +65,7 @@ def test_sigterm_in_mid_stream_lets_the_stream_end_and_turns_newcomers_away(tmp_
         (engine,) = daemon.engine_pids()
         with daemon.client.stream("POST", CHAT, json=chat("test/one", stream=True, max_tokens=24)) as reply:
             payloads = stream_payloads(reply.iter_lines())
-            assert next(payloads)["choices"][0]["delta"] == {"role": "assistant"}
+            assert next(payloads)["choices"][0]["delta"] == {"role": "assistant", "content": ""}
             hold(engine)
             daemon.signal(signal.SIGTERM)
             wait_for_log(daemon, "SIGTERM received, draining")
@@ -81,9 +81,9 @@ def test_sigterm_in_mid_stream_lets_the_stream_end_and_turns_newcomers_away(tmp_
             assert not_ready.json()["reason"] == "draining"
             assert daemon.client.get("/healthz").status_code == httpx.codes.OK
             let_go(engine)
-            *_, finish, usage, done = payloads
+            *_, finish, done = payloads
         assert finish["choices"][0]["finish_reason"] in {"stop", "length"}
-        assert usage["usage"]["completion_tokens"] >= 1
+        assert finish["usage"]["completion_tokens"] >= 1
         assert done == "[DONE]"
         assert daemon.wait() == 0
         assert "ERROR" not in daemon.log
@@ -211,8 +211,11 @@ def test_an_engine_that_crashes_takes_its_own_replies_and_nothing_else_and_comes
             for _ in range(2):  # its role, and its first words
                 next(payloads)
             os.kill(first, signal.SIGSEGV)
-            *chunks, last = payloads
+            *chunks, end, last = payloads
         assert "[DONE]" not in chunks
+        assert end["choices"][0]["finish_reason"] == "length"
+        assert end["usage"]["prompt_tokens"] > 0
+        assert end["usage"]["completion_tokens"] > 0
         assert last["error"]["type"] == "api_error"
         assert "SIGSEGV" in last["error"]["message"]
 
