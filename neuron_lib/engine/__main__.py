@@ -31,7 +31,7 @@ from neuron_lib.engine.kv_plan import KvPlan, choose_layout
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer
-from neuron_lib.engine.process import clear_signals, end_with_daemon, log_to_stderr, shield_the_daemon
+from neuron_lib.engine.process import clear_signals, deepen_stack, end_with_daemon, log_to_stderr, shield_the_daemon
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import (
     Abort,
@@ -91,7 +91,7 @@ _SWITCH_INTERVAL_S: Final = 0.0005
 """How long the main thread, say in a template, may keep the engine thread from the interpreter, several times a step.
 Python's own 5 ms made steps of running replies twice as long while a prompt was rendered (measured)."""
 _STACK_BYTES: Final = 8 << 20
-"""Of every thread, whatever the shell's limit: `GrammarCompiler` needs it."""
+"""Of every thread, whatever the shell's limit: `GrammarCompiler` needs it. Tokenizing takes 2 MiB, see `text_cuts`."""
 _MOST_GRAMMARS: Final = 8
 """Requests whose grammar may wait to be compiled. A hostile one takes 0.4 s."""
 
@@ -492,6 +492,7 @@ def main() -> NoReturn:
     daemon = os.getppid()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     threading.stack_size(_STACK_BYTES)
+    deepen_stack(_STACK_BYTES)
     faulthandler.enable()
     log_to_stderr()
     shield_the_daemon()

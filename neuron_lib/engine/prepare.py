@@ -23,8 +23,10 @@ __all__ = ("PreparedPrompt", "Preparer", "checkpoints_of")
 logger = logging.getLogger(__name__)
 
 _RENDER_LIMIT_S: Final = 2.0
-_FIRST_LOOK_CHARS: Final = 1 << 16
-"""Prompts up to this length are tokenized at once; of longer ones first the beginning."""
+_LOOK_CHARS: Final = 1 << 15
+"""Prompts are counted in pieces of this length before they are tokenized, the last piece left out."""
+_MOST_TOKENS_OF_CHAR: Final = 4
+"""A character is four bytes at most, and a byte one token at most."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -129,15 +131,16 @@ class Preparer:
     def count_beyond_use(self, prompt: str) -> int | None:
         """About how many tokens a prompt has that is far too long, judged by its beginning; None for any other.
 
-        libllama takes time by the square of the number of special tokens, and nothing can interrupt it: 2 MB of them
-        kept it for a minute (measured).
+        Tokenizing is work that nothing can interrupt, so no more of it is done than the answer needs.
         """
-        size = _FIRST_LOOK_CHARS
-        while size < len(prompt):
-            tokens = len(self._vocab.tokenize(prompt[:size], add_special=False))
-            if tokens > 2 * self._n_ctx:  # so clearly that the cut at the end makes no difference
-                return tokens * len(prompt) // size
-            size *= 2
+        tokens = 0
+        most = 2 * self._n_ctx  # so clearly too many that what the pieces' ends add makes no difference
+        if len(prompt) * _MOST_TOKENS_OF_CHAR <= most:
+            return None
+        for end in range(_LOOK_CHARS, len(prompt), _LOOK_CHARS):
+            tokens += len(self._vocab.tokenize(prompt[end - _LOOK_CHARS : end], add_special=False))
+            if tokens > most:
+                return tokens * len(prompt) // end
         return None
 
     def tokenize(self, prompt: str) -> list[int]:

@@ -61,7 +61,8 @@ class Model:
         self._pointer: Any = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._pointer:
             raise LoadFailed(f"llama.cpp could not load {path.name}", file=str(path))
-        self.vocab = Vocab(lib.llama_model_get_vocab(self._pointer))
+        pre_tokenizer = self.metadata("tokenizer.ggml.pre") or ""
+        self.vocab = Vocab(lib.llama_model_get_vocab(self._pointer), pre_tokenizer=pre_tokenizer)
 
     def __enter__(self) -> Self:
         return self

@@ -134,15 +134,15 @@ def test_of_a_prompt_that_is_far_too_long_only_the_beginning_is_tokenized(monkey
             read.append(len(text))
             return super().tokenize(text, add_special=add_special, parse_special=parse_special)
 
-    monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 100)
+    monkeypatch.setattr("neuron_lib.engine.prepare._LOOK_CHARS", 100)
     own = preparer(None, vocab=CountingVocab())
     assert own.count_beyond_use("a " * 50_000) == 50_000
-    assert read == [100, 200, 400]
+    assert read == [100, 100, 100]
 
 
 @pytest.mark.parametrize("prompt", ["a " * 32, "a " * 64, "a" * 1_000])
 def test_a_prompt_that_may_fit_is_never_judged_by_its_beginning(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
-    monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 4)
+    monkeypatch.setattr("neuron_lib.engine.prepare._LOOK_CHARS", 16)
     assert preparer(None).count_beyond_use(prompt) is None
 
 
@@ -157,7 +157,7 @@ def test_a_chat_becomes_the_prompt_s_text_and_tokens() -> None:
 
 
 def test_a_prompt_that_is_far_too_long_is_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 400)
+    monkeypatch.setattr("neuron_lib.engine.prepare._LOOK_CHARS", 400)
     prompt = preparer("{{ 'a ' * 5000 }}").prepare(HELLO)
     assert (prompt.tokens, prompt.too_many) == ([], 5000)
 
