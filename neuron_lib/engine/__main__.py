@@ -49,6 +49,7 @@ from neuron_lib.engine.protocol import (
     Refused,
     Report,
     Start,
+    TemplateKind,
     command_decoder,
     encode_frame,
 )
@@ -68,6 +69,7 @@ from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.llama.bindings import init_backend
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
+from neuron_lib.llama.control_tokens import control_tokens
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.memory import MemoryKind
 from neuron_lib.llama.model import Model
@@ -294,9 +296,8 @@ class Engine:
         ):
             self._context = context
             context.warm_up(model.vocab)
-            own_template = model.chat_template if load.use_chat_template else None
-            has_chat_template = own_template is not None or load.chat_template is not None
-            facts = _facts(model, context, has_chat_template=has_chat_template)
+            self._preparer = _preparer(model, context, load)
+            facts = _facts(model, context, template=self._preparer.template_kind)
             for pair in (facts.reasoning, facts.tool_call):
                 _show(model.vocab, pair)
             self._loop = EngineLoop(
@@ -304,13 +305,6 @@ class Engine:
                 LlamaRunner(context, model.vocab),
                 report=self.send,
                 report_interval_s=load.report_interval_s,
-            )
-            self._preparer = Preparer(
-                model.vocab,
-                template=own_template,
-                override=load.chat_template,
-                n_ctx=context.n_ctx,
-                needs_checkpoints=not context.memory.can_truncate,
             )
             threading.Thread(
                 target=self._compile, args=(GrammarCompiler(model.vocab),), name="grammars", daemon=True
@@ -415,7 +409,20 @@ def _scheduler(context: Context, load: Load) -> Scheduler:
     )
 
 
-def _facts(model: Model, context: Context, *, has_chat_template: bool) -> ModelFacts:
+def _preparer(model: Model, context: Context, load: Load) -> Preparer:
+    uses_own = load.use_chat_template
+    return Preparer(
+        model.vocab,
+        template=(model.chat_template or model.tool_chat_template) if uses_own else None,
+        tool_template=model.tool_chat_template if uses_own else None,
+        override=load.chat_template,
+        controls=None if load.special_tokens_in_messages else control_tokens(model.vocab),
+        n_ctx=context.n_ctx,
+        needs_checkpoints=not context.memory.can_truncate,
+    )
+
+
+def _facts(model: Model, context: Context, *, template: TemplateKind) -> ModelFacts:
     return ModelFacts(
         description=model.description,
         size_bytes=model.size_bytes,
@@ -424,7 +431,8 @@ def _facts(model: Model, context: Context, *, has_chat_template: bool) -> ModelF
         kv_layout="unified" if context.is_unified else "per_sequence",
         kv_cells=context.kv_cells,
         memory=context.memory.kind,
-        has_chat_template=has_chat_template,
+        has_chat_template=template != "fallback",
+        chat_template=template,
         recommended=model.recommended_sampling(),
         reasoning=_first_known(model.vocab, REASONING_MARKERS),
         tool_call=_first_known(model.vocab, TOOL_MARKERS),
