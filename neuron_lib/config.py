@@ -271,7 +271,8 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     takes no step for `stall_timeout_secs` is replaced. A layout `per_sequence`
     gives each request `n_ctx` cells of its own, `unified` shares `kv_cells` among all of them (0: as many as all could
     fill and memory has room for). `swa_full` keeps the whole context of layers that look at a window of it.
-    `speculation` guesses tokens from the prompt and computes several in one step.
+    `speculation` guesses tokens from the prompt and computes several in one step. With `special_tokens_in_messages`
+    a message that spells a control token (`<|im_end|>`) writes that token; without it, which is safe, it is text.
     """
 
     hf_cache: Path | None = None
@@ -294,6 +295,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
     report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40
     stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
+    special_tokens_in_messages: bool = False
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()

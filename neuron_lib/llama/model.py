@@ -135,6 +135,12 @@ class Model:
         raw = lib.llama_model_chat_template(self._pointer, None)
         return raw.decode("utf-8", "replace") if raw else None
 
+    @property
+    def tool_chat_template(self) -> str | None:
+        """The Jinja source for chats with tools, where the model has one of its own for them."""
+        raw = lib.llama_model_chat_template(self._pointer, b"tool_use")
+        return raw.decode("utf-8", "replace") if raw else None
+
     def metadata(self, key: str) -> str | None:
         """A metadata value as text, or None."""
         return self._text(lambda model, buffer, size: lib.llama_model_meta_val_str(model, key.encode(), buffer, size))

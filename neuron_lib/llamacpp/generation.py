@@ -207,7 +207,7 @@ class LlamaCppGeneration:
                     fresh_seed=secrets.randbits(_SEED_BITS),
                 ),
                 max_tokens=self._sampling.max_tokens if request.max_tokens is None else request.max_tokens,
-                stop=request.stop,
+                stop=(*request.stop, *engine.facts.stop),
                 choices=request.choices,
                 top_logprobs=request.top_logprobs,
                 cache_key=self._cache_key,

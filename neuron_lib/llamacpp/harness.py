@@ -132,7 +132,7 @@ class LlamaCppHarness:
                     "memory": facts.memory,
                     "seats": load.seats,
                     "threads": load.threads,
-                    "has_chat_template": facts.has_chat_template,
+                    "chat_template": facts.chat_template,
                 },
             )
             yield LlamaCppModel(
@@ -180,4 +180,5 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         report_interval_s=config.report_interval_ms / 1000,
         use_chat_template=environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
         chat_template=local.chat_template,
+        special_tokens_in_messages=config.special_tokens_in_messages,
     )

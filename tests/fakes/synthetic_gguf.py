@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ("KINDS", "OTHERS", "WINDOW", "write_synthetic")
+__all__ = ("KINDS", "OTHERS", "WINDOW", "byte_alphabet", "write_synthetic")
 
 WINDOW: Final = 32
 """Tokens that a layer of the windowed model sees."""
@@ -103,7 +103,7 @@ def write_synthetic(
 
 def _add_vocabulary(writer: gguf.GGUFWriter, special: Sequence[str], template: str) -> None:
     """Every byte is a token, so any text can be read; a few words show that merges work."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     merges, pieces = [], list[str]()
     for word in _WORDS:
         for end in range(2, len(word) + 1):
@@ -122,7 +122,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, special: Sequence[str], template: s
     writer.add_chat_template(template)
 
 
-def _byte_alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """One printable character per byte, as byte-level vocabularies spell them: itself, or one from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
     spare = iter(range(0x100, 0x200))
