@@ -21,7 +21,7 @@ from msgspec.structs import fields
 
 from neuron_lib.config_variables import PREFIX, find_mistyped
 from neuron_lib.errors import ConfigError
-from neuron_lib.types import ModelSpec
+from neuron_lib.types import HUB_SCHEME, ModelSpec, take_apart
 
 __all__ = (
     "HARNESS_ALIASES",
@@ -45,8 +45,6 @@ HARNESS_ALIASES: Final[Mapping[str, str]] = {"candle": "llamacpp"}
 """Other names a harness answers to, so that an existing fleet's files and catalogues keep working (contract §3.6)."""
 
 _HARNESSES: Final = frozenset({"llamacpp"})
-_HUB: Final = "huggingface"
-"""The source that there is always."""
 
 _OLDER_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     **{("harness", alias): name for alias, name in HARNESS_ALIASES.items()},
@@ -63,11 +61,18 @@ SomeTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
 # Their descriptions stand in for the patterns in errors. `$` would let a line feed follow.
 _SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _ORG_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+"
+_QUANT: Final = r"(:[A-Za-z0-9][A-Za-z0-9._-]*)?"
+_WEB: Final = r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/"
 PublicId: TypeAlias = Annotated[
-    str, Meta(pattern=rf"^{_ORG_NAME}\Z", max_length=256, description="org/name, without a source")
+    str, Meta(pattern=rf"^{_ORG_NAME}{_QUANT}\Z", max_length=256, description="org/name, without a source")
 ]
 Repository: TypeAlias = Annotated[
-    str, Meta(pattern=rf"^({_SCHEME}:)?{_ORG_NAME}\Z", max_length=256, description="[source:]org/name")
+    str,
+    Meta(
+        pattern=rf"^({_SCHEME}:|{_WEB})?{_ORG_NAME}{_QUANT}\Z",
+        max_length=256,
+        description="[source:]org/name",
+    ),
 ]
 Scheme: TypeAlias = Annotated[str, Meta(pattern=rf"^{_SCHEME}\Z", description="a name of letters, digits and . _ + -")]
 Revision: TypeAlias = Annotated[
@@ -84,8 +89,30 @@ Endpoint: TypeAlias = Annotated[
         description="an http or https address without user, password or query",
     ),
 ]
+HostName: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?)\Z",
+        max_length=253,
+        description="a name or an address without scheme and port, or *",
+    ),
+]
+Origin: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@]+/?)\Z",
+        max_length=300,
+        description="an origin such as https://app.example.org, or *",
+    ),
+]
 EnvName: TypeAlias = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
+]
+ListenHost: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s\0]+\Z", description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address"
+    ),
 ]
 
 # What a sampling parameter may be, whether a file, a request or a model's publisher says it.
@@ -127,11 +154,11 @@ class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[models]]` entry: where a public id `org/name` really comes from, and how to load it.
 
-    At most one place: `repo` is `[source:]org/name` on a hub, `path` a GGUF file on this machine, `package` one inside
-    an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id itself.
-    `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none. `chat_template` is a
-    file with a Jinja template to use instead of the model's own; it is read when the model loads. Both paths are
-    absolute: a daemon's working directory is an accident. A program may give both as text too.
+    At most one place: `repo` is `[source:]org/name[:quant]` on a hub, `path` a GGUF file on this machine, `package` one
+    inside an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id
+    itself. `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none.
+    `chat_template` is a file with a Jinja template to use instead of the model's own; it is read when the model loads.
+    Both paths are absolute: a daemon's working directory is an accident. A program may give both as text too.
     """
 
     id: PublicId
@@ -153,6 +180,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if getattr(self, name) is not None and places not in ([], ["repo"]):
                 msg = f"`{self.id}` has a `{name}`, which means nothing beside `{places[0]}`"
                 raise ValueError(msg)
+        if self.quant is not None and self.repo is not None and take_apart(self.repo).quant is not None:
+            msg = f"`{self.id}` names a quant in `repo` and one in `quant`; keep one"
+            raise ValueError(msg)
         for name in ("path", "chat_template"):
             file: Path | None = getattr(self, name)
             if file is not None and not file.is_absolute():
@@ -241,7 +271,8 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     takes no step for `stall_timeout_secs` is replaced. A layout `per_sequence`
     gives each request `n_ctx` cells of its own, `unified` shares `kv_cells` among all of them (0: as many as all could
     fill and memory has room for). `swa_full` keeps the whole context of layers that look at a window of it.
-    `speculation` guesses tokens from the prompt and computes several in one step.
+    `speculation` guesses tokens from the prompt and computes several in one step. With `special_tokens_in_messages`
+    a message that spells a control token (`<|im_end|>`) writes that token; without it, which is safe, it is text.
     """
 
     hf_cache: Path | None = None
@@ -264,6 +295,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
     report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40
     stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
+    special_tokens_in_messages: bool = False
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -280,7 +312,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def schemes(self) -> frozenset[str]:
         """The sources a model id may name: those configured, and the one there is always (contract §3.2)."""
-        return frozenset({_HUB, *self.sources})
+        return frozenset({HUB_SCHEME, *self.sources})
 
 
 class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -292,12 +324,18 @@ class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop.
 
+    `allowed_hosts` are the names and addresses that requests may name as their host, beside those of the loopback
+    interface; `*` allows any. Empty: no others on a loopback address, any on another one. `allowed_origins` are those
+    of web pages that may change something, beside the server's own.
+
     Unloading and the last answers get 25 s more, and a whole stop must be over in less than 120 s (wire contract §6).
     A chat with a model that is being loaded, or will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
     """
 
-    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    host: ListenHost = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
+    allowed_hosts: tuple[HostName, ...] = ()
+    allowed_origins: tuple[Origin, ...] = ()
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()
@@ -313,8 +351,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(msg)
         known = self.harness.llamacpp.schemes
         for index, entry in enumerate(self.models):
-            scheme, colon, _ = (entry.repo or "").partition(":")
-            if colon and scheme not in known:
+            scheme = take_apart(entry.repo or "").scheme
+            if scheme is not None and scheme not in known:
                 msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
                 raise ValueError(msg)
 
@@ -357,7 +395,7 @@ def load_config(
     config: Config = layers.build(layers.tree, Config, "")
     if layers.ignored:
         logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(layers.ignored))
-    if _HUB not in config.harness.llamacpp.sources:
+    if HUB_SCHEME not in config.harness.llamacpp.sources:
         hub_endpoint(environ)  # refuses an address that could not be asked
     for variable, near in find_mistyped(environ.keys() - layers.variables.values(), Config):
         logger.warning("the variable %s names no key%s", variable, f"; did you mean {near}?" if near else "")

@@ -27,9 +27,9 @@ NeuronError                     catch this one to catch them all
 """
 
 from enum import StrEnum
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-from neuron_lib.shown import LONGEST_MESSAGE, LONGEST_QUOTE, bounded, clip
+from neuron_lib.shown import LONGEST_CHAIN, LONGEST_MESSAGE, LONGEST_QUOTE, bounded, clip
 
 __all__ = (
     "AlreadyLoaded",
@@ -63,9 +63,6 @@ __all__ = (
     "cause_chain",
     "first_leaf",
 )
-
-
-_LONGEST_CHAIN: Final = 2 * LONGEST_MESSAGE
 
 
 class NeuronError(Exception):
@@ -150,9 +147,13 @@ class TemplateFailed(RequestRejected):
 
 
 class UnsupportedCapability(RequestRejected):
-    """The model cannot do what the request asks for (for example read an image)."""
+    """The model cannot do what the request asks for; `code` says what: to read an image, unless another is given."""
 
     code = "vision_unsupported"
+
+    def __init__(self, message: str, *, code: str = code, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.code = code
 
 
 class WrongModality(RequestRejected):
@@ -393,7 +394,7 @@ def cause_chain(error: BaseException) -> str:
             parts.append(part)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     chain = ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])
-    return clip(chain, _LONGEST_CHAIN)
+    return clip(chain, LONGEST_CHAIN)
 
 
 def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -6,14 +6,11 @@ that embeds the library. The fields are attributes of the record as well, for ha
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-from neuron_lib.shown import LONGEST_MESSAGE, clip, fields_line, printable
+from neuron_lib.shown import LONGEST_CHAIN, clip, fields_line, printable
 
 __all__ = ("FieldLogger", "Message", "get_logger")
-
-_LONGEST_TEXT: Final = 2 * LONGEST_MESSAGE
-"""In characters. A line of an engine or a chain of causes is longer than one message."""
 
 
 class Message:
@@ -36,7 +33,7 @@ class Message:
     @property
     def text(self) -> str:
         """The message without its fields."""
-        return printable(clip(self._text % self._args if self._args else self._text, _LONGEST_TEXT))
+        return printable(clip(self._text % self._args if self._args else self._text, LONGEST_CHAIN))
 
 
 class FieldLogger(logging.LoggerAdapter[logging.Logger]):

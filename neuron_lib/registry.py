@@ -46,7 +46,9 @@ from neuron_lib.types import (
     ModelSpec,
     ModelStatus,
     UnloadingModel,
+    names_model,
     public_id,
+    take_apart,
 )
 
 __all__ = ("Registry",)
@@ -165,12 +167,12 @@ class Registry:
         Cancelling the caller does not cancel the load.
         """
         model_id = public_id(spec.model_id)
-        while (residence := self._residences.get(model_id)) is not None:
+        while (residence := self._same_model(spec, model_id)) is not None:
             if residence.leave.is_set():
                 await residence.departure()
                 continue
             await self._outcome(residence)
-            raise AlreadyLoaded(model_id)
+            raise AlreadyLoaded(residence.model_id)
         model = await self._outcome(self._take_in(spec, model_id))
         return model.info()
 
@@ -192,7 +194,7 @@ class Registry:
         Raises `ModelNotLoaded`, what went wrong if the harness could not unload it, or `UnloadFailed` if it has not
         done so after `unload_timeout_s`; its memory may still be taken then.
         """
-        residence = self._residences.get(public_id(model_id))
+        residence = self._residence(model_id)
         if residence is None:
             raise ModelNotLoaded(model_id)
         was_loading = residence.is_loading
@@ -282,7 +284,7 @@ class Registry:
 
     async def capabilities(self, model_id: str) -> tuple[str, ...] | None:
         """What the model can do; of one that is not resident, what local files say. None: this host cannot say."""
-        residence = self._residences.get(public_id(model_id))
+        residence = self._residence(model_id)
         if residence is not None and residence.model is not None and residence.is_serving:
             return residence.model.info().capabilities
         for harness in dict.fromkeys(self._harnesses.values()):
@@ -333,9 +335,24 @@ class Registry:
     def _serving(self) -> list[LoadedModel]:
         return [r.model for r in self._residences.values() if r.model is not None and r.is_serving]
 
+    def _residence(self, model_id: str) -> Residence | None:
+        """The model of that id; else the only one that the id means in other words, such as without the quant."""
+        residence = self._residences.get(public_id(model_id))
+        if residence is not None:
+            return residence
+        meant = [r for r in self._residences.values() if names_model(model_id, r.model_id, quant=r.spec.quant)]
+        return meant[0] if len(meant) == 1 else None
+
+    def _same_model(self, spec: ModelSpec, model_id: str) -> Residence | None:
+        """The residence that makes a load needless: of the same id, or of the same repository and quant."""
+        quant = take_apart(model_id).quant or spec.quant
+        if quant is None or model_id in self._residences:
+            return self._residences.get(model_id)
+        return self._residence(f"{take_apart(model_id).path}:{quant}")
+
     def _find(self, model_id: str) -> tuple[Residence, LoadedModel] | None:
         """The model, if it serves."""
-        residence = self._residences.get(public_id(model_id))
+        residence = self._residence(model_id)
         if residence is None or residence.model is None or not residence.is_serving:
             return None
         return residence, residence.model
@@ -347,7 +364,7 @@ class Registry:
                 while self._find(model_id) is None and not self._is_closed:
                     if not isinstance(self._why_absent(model_id), ModelLoading):
                         break
-                    await self._absence_changes(public_id(model_id))
+                    await self._absence_changes(model_id)
         if self._is_closed:
             raise ShuttingDown
         found = self._find(model_id)
@@ -356,13 +373,13 @@ class Registry:
         return found
 
     def _why_absent(self, model_id: str) -> ModelNotLoaded:
-        residence = self._residences.get(public_id(model_id))
+        residence = self._residence(model_id)
         is_loading = residence is not None and residence.is_loading
         return self._absences.explain(model_id, residence.progress if residence and is_loading else None)
 
     async def _absence_changes(self, model_id: str) -> None:
         """Wait until there may be something else to say of a model that does not serve yet."""
-        residence = self._residences.get(model_id)
+        residence = self._residence(model_id)
         if residence is not None and residence.is_loading:
             await residence.settled.wait()
             return

@@ -7,12 +7,16 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ("LONGEST_MESSAGE", "LONGEST_QUOTE", "bounded", "brief", "clip", "fields_line", "printable")
+__all__ = ("LONGEST_CHAIN", "LONGEST_MESSAGE", "LONGEST_QUOTE", "bounded", "brief", "clip", "fields_line", "printable")
 
 LONGEST_QUOTE: Final = 200
 """The most characters of one foreign string that a message, a field or a log line shows."""
 LONGEST_MESSAGE: Final = 1000
 """The most characters of one whole message."""
+LONGEST_CHAIN: Final = 2000
+"""The most characters of a message and its causes, and of one log message."""
+_CHAIN: Final = "reason"
+"""A log field that holds a chain of causes, which are bounded one by one."""
 
 _MOST_CHARACTERS: Final = 6000
 """Of a list or a mapping. The names of hundreds of files fit."""
@@ -62,7 +66,10 @@ def printable(text: str) -> str:
 
 def fields_line(fields: Mapping[str, object]) -> str:
     """`key=value key="another value"`: a value is quoted where a reader could not tell its end otherwise."""
-    return " ".join(f"{printable(clip(name))}={_quoted(value)}" for name, value in fields.items())
+    return " ".join(
+        f"{printable(clip(name))}={_quoted(value, LONGEST_CHAIN if name == _CHAIN else LONGEST_QUOTE)}"
+        for name, value in fields.items()
+    )
 
 
 def _first_items(items: list[Any] | tuple[Any, ...], *, depth: int) -> list[Any] | tuple[Any, ...]:
@@ -95,7 +102,7 @@ def _spelled(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
-def _quoted(value: object) -> str:
-    text = clip(str(bounded(value)))
+def _quoted(value: object, limit: int) -> str:
+    text = clip(value if isinstance(value, str) else str(bounded(value)), limit)
     plain = text and not set(text) & set(' "=')
     return printable(text) if plain else printable(json.dumps(text, ensure_ascii=False))

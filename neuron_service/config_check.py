@@ -8,11 +8,13 @@ from functools import partial
 from typing import Final
 
 from neuron_lib.config import HARNESS_ALIASES, Config, HarnessEntry, LlamaCppConfig
-from neuron_lib.errors import ConfigError, LoadFailed, SourceUnavailable, UnknownHarness, cause_chain
+from neuron_lib.errors import ConfigError, InvalidModelId, LoadFailed, SourceUnavailable, UnknownHarness, cause_chain
 from neuron_lib.llamacpp.placement import device_indices
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.package import find_package_file
+from neuron_lib.sources.quants import find_tag, why_not_loadable
+from neuron_lib.sources.reference import parse_reference, wanted_quant
 from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import ModelSpec
 
@@ -54,9 +56,11 @@ def _checks(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, C
         place = f"default_models[{index}]"
         yield f"{place}.harness", partial(_check_harness, spec, config.harnesses)
         yield f"{place}.model_id", partial(store.repository, spec.model_id)
+        yield f"{place}.quant", partial(_check_quant, spec)
         yield f"{place}.devices", partial(device_indices, spec, gpu_count=_MORE_THAN_ALL_GPUS)
     for index, entry in enumerate(config.models):
         yield f"models[{index}]", partial(store.repository, entry.id)
+        yield f"models[{index}].quant", partial(_require_loadable, entry.quant)
         if entry.path is not None:
             roots = llamacpp.local_roots
             yield f"models[{index}].path", partial(find_local_model, str(entry.path), roots=roots, model_id=entry.id)
@@ -71,3 +75,17 @@ def _check_harness(spec: ModelSpec, offered: Sequence[HarnessEntry]) -> None:
     names = [entry.name for entry in offered]
     if HARNESS_ALIASES.get(spec.harness, spec.harness) not in names:
         raise UnknownHarness(f"unknown harness {spec.harness!r}; offered here: {', '.join(names) or 'none'}")
+
+
+def _check_quant(spec: ModelSpec) -> None:
+    try:
+        reference = parse_reference(spec.model_id)
+    except InvalidModelId:
+        return  # the check of `model_id` says it
+    _require_loadable(wanted_quant(reference, spec.quant))
+
+
+def _require_loadable(quant: str | None) -> None:
+    problem = why_not_loadable(find_tag(quant or "")[0])
+    if problem is not None:
+        raise LoadFailed(f"{quant} {problem}")

@@ -39,7 +39,7 @@ from neuron_lib.sources.local import find_local_file
 from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.repository import HubRepository, Listing, RepoFile
 from neuron_lib.sources.selection import Selection, list_models, quant_of, select_gguf
-from neuron_lib.types import LoadProgress, ModelSpec, public_id
+from neuron_lib.types import LoadProgress, ModelSpec, public_id, take_apart
 
 __all__ = (
     "ModelHere",
@@ -139,8 +139,9 @@ async def _fetch(store: ModelStore, spec: ModelSpec, line: "ProgressLine") -> Lo
 
 def _at_revision(models: Sequence[ModelEntry], model_id: str, revision: str) -> tuple[ModelEntry, ...]:
     """The entries, with one for `model_id` that has this revision. Raises `LoadFailed`."""
-    id_ = public_id(model_id)
-    entry = next((each for each in models if each.id == id_), ModelEntry(id=id_))
+    ids = (public_id(model_id), take_apart(model_id).path)
+    entry = next((each for id_ in ids for each in models if each.id == id_), ModelEntry(id=ids[0]))
+    id_ = entry.id
     try:
         pinned = msgspec.structs.replace(entry, revision=revision)
     except ValueError as error:  # it comes from a place that has none
@@ -347,11 +348,11 @@ def remove(
 ) -> int:
     """Delete a model from its cache, if nobody has it loaded; returns the exit status.
 
-    Without a `quant` that of the id's `[[models]]` entry counts, else all go.
+    Without a `quant` that of the id counts, or that of its `[[models]]` entry, else all go.
     """
     store = _store(config, environ)
-    quant = quant or next((entry.quant for entry in config.models if entry.id == public_id(model_id)), None)
     try:
+        quant = store.quant(model_id, quant)
         repository, doomed = _plan_removal(store, model_id, quant)
         _refuse_loaded(store, config, repository)
         folder = repository_folder(repository)

@@ -114,11 +114,13 @@ class GrammarCompiler:
 
         Raises `Overloaded` where this host did not let the grammar be tried out.
         """
-        param = _PARAMS[grammar.kind]
+        param = grammar.param or _PARAMS[grammar.kind]
         try:
             matcher = self._matcher(_serialized(grammar))
         except ValueError as error:
-            raise InvalidGrammar(f"{param}: {_reason(str(error))}", param=param) from None  # that is all it says
+            notation = "; grammars are read in Lark's notation, not as GBNF" if grammar.kind == "lark" else ""
+            text = f"{param}: {_reason(str(error))}{notation}"
+            raise InvalidGrammar(text, param=param) from None  # that is all it says
         return Constraint(matcher, eog=self._vocab.eog)
 
     def _matcher(self, source: str) -> "LLMatcher":
@@ -144,7 +146,8 @@ class GrammarCompiler:
         tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # not in its stub
             tokens=[self._bytes(token) for token in range(self._vocab.n_tokens)],
             vocab_ptr=self._vocab.pointer,
-            tokenize_fptr=ctypes.cast(lib.llama_tokenize, ctypes.c_void_p).value,
+            # Text that a grammar forces is a client's text, and may be as long as the grammar.
+            tokenize_fptr=ctypes.cast(self._vocab.tokenize_function, ctypes.c_void_p).value,
             eos_token=sorted(self._vocab.eog),
         )
         return tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import anyio
 
@@ -24,7 +24,16 @@ from neuron_lib.logs import get_logger
 from neuron_lib.modality import require_chat
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
-from neuron_lib.types import ChatRequest, Finished, GenerationEvent, Started, Usage
+from neuron_lib.types import (
+    ChatRequest,
+    Finished,
+    GenerationEvent,
+    Started,
+    UnreadArray,
+    UnreadObject,
+    Usage,
+    first_medium,
+)
 
 __all__ = ("LlamaCppGeneration",)
 
@@ -71,6 +80,7 @@ class LlamaCppGeneration:
         self._held = ExitStack()
         self._place: Place | None = None  # in the line, and then on its seats
         self._number = 0
+        self._prompt_tokens = 0
         self._mailbox = Mailbox()
         self._choices: tuple[Choice, ...] = ()
         self._events: deque[GenerationEvent] = deque()
@@ -80,6 +90,16 @@ class LlamaCppGeneration:
     @property
     def retried(self) -> bool:
         return self._first_death is not None
+
+    @property
+    def usage(self) -> Usage:
+        if self._finished is not None:
+            return self._finished.usage
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=sum(choice.tokens for choice in self._choices),
+            reasoning_tokens=sum(choice.reasoning_tokens for choice in self._choices),
+        )
 
     async def __aenter__(self) -> Self:
         try:
@@ -154,15 +174,7 @@ class LlamaCppGeneration:
         self._number, self._mailbox = engine.open_mailbox(choices=request.choices, on_complete=self._held.close)
         self._engine = engine
         engine.if_alone(self._number, self._accuse)
-        engine.post(
-            Prepare(
-                request=self._number,
-                messages=request.messages,
-                tools=request.tools,
-                template_kwargs=request.template_kwargs,
-                grammar=request.grammar,
-            )
-        )
+        engine.post(_prepare(self._number, request))
         prepared = await self._prepared()
         # Each engine has the context that it found memory for.
         limit = engine.facts.prompt_limit(self._max_prompt_tokens)
@@ -181,6 +193,7 @@ class LlamaCppGeneration:
 
     def _start(self, engine: EngineProcess, prepared: Prepared) -> None:
         request = self._request
+        self._prompt_tokens = prepared.prompt_tokens
         if request.whole or not self._choices:  # else it has been said
             self._events = deque([Started(prompt_tokens=prepared.prompt_tokens)])
         self._choices = tuple(Choice(i, self._parser(prepared.prompt_end)) for i in range(request.choices))
@@ -194,7 +207,7 @@ class LlamaCppGeneration:
                     fresh_seed=secrets.randbits(_SEED_BITS),
                 ),
                 max_tokens=self._sampling.max_tokens if request.max_tokens is None else request.max_tokens,
-                stop=request.stop,
+                stop=(*request.stop, *engine.facts.stop),
                 choices=request.choices,
                 top_logprobs=request.top_logprobs,
                 cache_key=self._cache_key,
@@ -240,18 +253,24 @@ class LlamaCppGeneration:
         """Raise for what no engine needs to be asked about."""
         request, model_id = self._request, self._supervisor.model_id
         require_chat(model_id, self._supervisor.facts.capabilities)
-        if any(isinstance(message.get("content"), list) for message in request.messages):
-            # Text-only part lists became text at the edge, so what is left shows pictures.
+        medium = first_medium(request.messages)
+        if medium is not None:
             raise UnsupportedCapability(
-                f"model {model_id!r} reads text only and cannot see images",
+                f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
+                code="vision_unsupported" if medium == "image" else f"{medium}_unsupported",
                 model_id=model_id,
-                suggestion="send text content, or choose a model with the vision capability",
+                suggestion="send text content, or choose a model with the capability",
             )
         if "" in request.stop:
             raise InvalidRequest("a stop string must not be empty", param="stop")
         if not 0 <= (request.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
             text = f"top_logprobs: {request.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
             raise InvalidRequest(text, param="top_logprobs")
+        n_vocab = self._supervisor.facts.n_vocab
+        beyond = [token for token in request.sampling.logit_bias if n_vocab and not 0 <= token < n_vocab]
+        if beyond:
+            place = f"logit_bias.{beyond[0]}"
+            raise InvalidRequest(f"{place}: the model has tokens 0 to {n_vocab - 1}", param=place)
         if request.grammar is not None and request.tools:
             text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
             raise InvalidRequest(text, param="tools")
@@ -310,6 +329,18 @@ class LlamaCppGeneration:
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._supervisor.model_id, "request": self._number}
+
+
+def _prepare(number: int, request: ChatRequest) -> Prepare:
+    """The command to prepare a request. What came as JSON text is passed on as such."""
+    told: dict[str, Any] = {
+        "messages": request.messages,
+        "tools": request.tools,
+        "template_kwargs": request.template_kwargs,
+    }
+    unread = {name: part.text for name, part in told.items() if isinstance(part, UnreadArray | UnreadObject)}
+    read = {name: part for name, part in told.items() if name not in unread}
+    return Prepare(request=number, grammar=request.grammar, unread=unread, **read)
 
 
 def _accuse(suspects: Suspects, key: bytes | None, death: str) -> None:

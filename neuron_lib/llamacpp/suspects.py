@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from neuron_lib.types import ChatRequest
+from neuron_lib.types import ChatRequest, UnreadArray, UnreadObject
 
 __all__ = ("Suspects", "fingerprint")
 
@@ -19,9 +19,15 @@ def fingerprint(request: ChatRequest) -> bytes | None:
     # Who asks, and how the reply is given out, is not for the engine.
     told = msgspec.structs.replace(request, model_id="", principal=None, whole=False, include_thinking=False)
     try:
-        return blake2b(msgspec.msgpack.encode(told), digest_size=16).digest()
+        return blake2b(msgspec.msgpack.encode(told, enc_hook=_as_text), digest_size=16).digest()
     except (TypeError, ValueError, OverflowError, RecursionError):
         return None
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, UnreadArray | UnreadObject):
+        return value.text
+    raise TypeError(f"{type(value).__name__} has no place in a request")
 
 
 @dataclass(slots=True)

@@ -41,7 +41,7 @@ _TRANSIENT_STATUS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO
 _REFUSALS: Final[Mapping[str, tuple[PreflightKind, str]]] = {
     "GatedRepo": (PreflightKind.GATED_REPO, "the owner of the repository must grant access to it first"),
     "RepoNotFound": (PreflightKind.REPO_NOT_FOUND, "there is no such repository, or it is private"),
-    "RevisionNotFound": (PreflightKind.REVISION_NOT_FOUND, "the repository has no branch, tag or commit of that name"),
+    "RevisionNotFound": (PreflightKind.REVISION_NOT_FOUND, "the repository has no branch, tag or commit"),
     "EntryNotFound": (PreflightKind.FILE_NOT_FOUND, "the repository has no such file"),
 }
 """What the codes of the protocol mean."""
@@ -101,9 +101,9 @@ class HubClient:
         length = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
         blob = etag.removeprefix("W/").strip('"')
         if not blob or not _is_size(length):
-            path = one_line(file.path)
             raise SourceUnavailable(
-                f"{self._where}: the hub tells neither ETag nor size of {path}", model_id=self._repository.model_id
+                f"{self._where}: the hub tells neither ETag nor size of {file.shown}",
+                model_id=self._repository.model_id,
             )
         return RepoFile(file.path, int(length), blob)
 
@@ -198,6 +198,8 @@ class HubClient:
             )
         code = "RepoNotFound" if self._hides_something(refused) else refused.headers.get("X-Error-Code", "")
         kind, meaning = _REFUSALS.get(code, (PreflightKind.REPO_FETCH_FAILED, said))
+        if kind is PreflightKind.REVISION_NOT_FOUND:
+            meaning = f"{meaning} {self._repository.revision!r}"
         return self._final(kind, meaning, asked=f", asked with {self._credentials}")
 
     def _hides_something(self, refused: _Refused) -> bool:

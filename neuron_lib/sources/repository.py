@@ -6,6 +6,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from neuron_lib.sources.foreign_text import one_line
+
 __all__ = ("HubRepository", "KnownFile", "Listing", "RepoFile", "is_commit", "is_safe_path", "known")
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -28,6 +30,11 @@ class RepoFile(Struct, frozen=True):
     path: str
     size: int | None = None
     blob: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The path for messages, cut."""
+        return one_line(self.path)
 
     @property
     def sha256(self) -> str | None:

@@ -15,7 +15,7 @@ from neuron_lib.sources.quants import VARIANTS, Tag, bits_per_weight, find_tag, 
 from neuron_lib.sources.repository import RepoFile, is_safe_path
 from neuron_lib.types import public_id
 
-__all__ = ("Selection", "list_models", "quant_of", "select_gguf")
+__all__ = ("Selection", "has_quant", "list_models", "quant_of", "select_gguf")
 
 _FORMATS: Final = (
     *("q4", "iq4", "mxfp4", "nvfp4", "q5", "q6", "q8"),
@@ -125,7 +125,7 @@ def select_gguf(
         raise _not_found(files, candidates, request, model_id) if request else _nothing_loadable(candidates, model_id)
     chosen = _nearest_member(matches, wanted.tag) if wanted.tag.text else _best_default(matches, room_bytes)
     if chosen.missing is not None:
-        message = f"{model_id}: a part of the model is missing: {chosen.missing}"
+        message = f"{model_id}: a part of the model is missing: {one_line(chosen.missing)}"
         raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, message, model_id=model_id, file=chosen.missing)
     return Selection(chosen.files, chosen.name.tag.text)
 
@@ -133,6 +133,11 @@ def select_gguf(
 def quant_of(path: str) -> str | None:
     """The quantisation that a path names, as it spells it (`UD-Q4_K_XL`); None where it names none."""
     return _read(path).tag.text
+
+
+def has_quant(path: str, quant: str) -> bool:
+    """Tell whether `quant` could choose this file."""
+    return _matches(_read(path), _read(quant))
 
 
 def list_models(files: Sequence[RepoFile]) -> tuple[Selection, ...]:

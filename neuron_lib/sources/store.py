@@ -6,7 +6,7 @@ used as it is: with everything there, no hub is asked and no socket opened.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final, TypeVar
 
 import anyio.to_thread
@@ -28,11 +28,11 @@ from neuron_lib.sources.hub_environment import hub_cache_dir, hub_token, offline
 from neuron_lib.sources.hub_token import usable_token
 from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.package import find_package_file
-from neuron_lib.sources.reference import ModelReference, parse_reference
+from neuron_lib.sources.reference import ModelReference, parse_reference, wanted_quant
 from neuron_lib.sources.repository import HubRepository, Listing
-from neuron_lib.sources.selection import select_gguf
+from neuron_lib.sources.selection import has_quant, quant_of, select_gguf
 from neuron_lib.sources.template_file import read_chat_template
-from neuron_lib.types import LoadProgress, LoadStage, ModelSpec, public_id
+from neuron_lib.types import HUB_SCHEME, LoadProgress, LoadStage, ModelSpec, public_id
 
 __all__ = ("LocalModel", "ModelStore")
 
@@ -40,7 +40,6 @@ logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-_HUB: Final = "huggingface"
 _HUB_CANNOT_SAY: Final = frozenset(
     {PreflightKind.REPO_FETCH_FAILED, PreflightKind.REPO_NOT_FOUND, PreflightKind.GATED_REPO}
 )
@@ -65,7 +64,7 @@ class ModelStore:
         *,
         entries: Sequence[ModelEntry] = (),
         sources: Mapping[str, SourceConfig],
-        default_source: str = _HUB,
+        default_source: str = HUB_SCHEME,
         local_roots: Sequence[Path] = (),
         hf_cache: Path | None = None,
         download: DownloadConfig | None = None,
@@ -78,13 +77,13 @@ class ModelStore:
         token of this user. `hf_cache` is the cache of every source that names none. `ends_with_thread` is that of
         `run_fetch`. Raises `ConfigError` for an `HF_ENDPOINT` that is no address.
         """
-        self._entries = {entry.id: entry for entry in entries}
+        self._entries = {public_id(entry.id): entry for entry in entries}
         self._default_source = default_source
         self._local_roots = tuple(local_roots)
         self._limits = download or DownloadConfig()
-        self._has_own_hub = _HUB in sources
+        self._has_own_hub = HUB_SCHEME in sources
         if not self._has_own_hub:
-            sources = {_HUB: SourceConfig(endpoint=hub_endpoint(environ)), **sources}
+            sources = {HUB_SCHEME: SourceConfig(endpoint=hub_endpoint(environ)), **sources}
         self._downloads = FetchLine(self._limits.max_fetches)
         self._checks = FetchLine(self._limits.max_fetches)
         self._sources = sources
@@ -100,22 +99,22 @@ class ModelStore:
     ) -> LocalModel:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 
-        A `[[models]]` entry for the public id goes before every hub. `room_bytes` is the memory that a default quant
-        should fit into. With `refresh` the hub is asked for the newest commit even if an older one is here. At most
-        `max_fetches` downloads run at once; the others wait in order and report their `queue_position`. A model that is
-        in the cache does not wait for downloads. Cancelling ends a running fetch. Raises `LoadFailed` kinds, or
+        A `[[models]]` entry for the public id, or else for the id without its quant, goes before every hub.
+        `room_bytes` is the memory that a default quant should fit into. With `refresh` the hub is asked for the newest
+        commit even if an older one is here. At most `max_fetches` downloads run at once; the others wait in order and
+        report their `queue_position`. A model that is in the cache does not wait for downloads. Cancelling ends a
+        running fetch. Raises `LoadFailed` kinds, or
         `SourceUnavailable` when a retry may help.
         """
         report(LoadProgress(stage=LoadStage.RESOLVING))
         reference = parse_reference(spec.model_id)
         entry = self._entry(reference)
+        quant = self._quant(reference, entry, spec.quant)
         chat_template = await _in_thread(lambda: _read_template(entry), entry.id)
         paths = await _in_thread(lambda: self._find_here(entry), entry.id)
         if paths is None:
             repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
-            paths = await self._fetch_from_hub(
-                repository, spec.quant or entry.quant, room_bytes=room_bytes, refresh=refresh, report=report
-            )
+            paths = await self._fetch_from_hub(repository, quant, room_bytes=room_bytes, refresh=refresh, report=report)
         report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
         await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
         return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template)
@@ -165,19 +164,35 @@ class ModelStore:
         try:
             reference = parse_reference(model_id)
             entry = self._entry(reference)
+            quant = self._quant(reference, entry, None)
             paths = self._find_here(entry)
             if paths is not None:
                 return paths[0]
             repository = self._repository(reference, entry)
         except (LoadFailed, SourceUnavailable):  # the latter: it cannot be said now
             return None
-        listing = _first_fit([list_cached(repository)], entry.quant, None, repository.model_id)
+        listing = _first_fit([list_cached(repository)], quant, None, repository.model_id)
         if listing is None:
             return None
         return snapshot_path(repository_folder(repository), listing.commit, listing.files[0].path)
 
+    def quant(self, model_id: str, asked: str | None = None) -> str | None:
+        """The quant that an id means, or that is `asked` beside it; None leaves it to the best default.
+
+        Raises `LoadFailed` kinds, also for two that contradict each other.
+        """
+        reference = parse_reference(model_id)
+        return self._quant(reference, self._entry(reference), asked)
+
+    def _quant(self, reference: ModelReference, entry: ModelEntry, asked: str | None) -> str | None:
+        if reference.quant is not None and (place := entry.package or entry.path):
+            _require_quant(PurePath(place).name, reference.quant, model_id=entry.id)
+        stated = parse_reference(entry.repo).quant if entry.repo else None
+        return wanted_quant(reference, asked) or entry.quant or stated
+
     def _entry(self, reference: ModelReference) -> ModelEntry:
-        return self._entries.get(reference.public_id) or ModelEntry(id=reference.public_id)
+        known = self._entries.get(reference.public_id) or self._entries.get(reference.repo_id)
+        return known or ModelEntry(id=reference.repo_id)
 
     def _find_here(self, entry: ModelEntry) -> tuple[Path, ...] | None:
         """Return the files of an entry whose place is on this machine; None for one that is on a hub."""
@@ -193,16 +208,16 @@ class ModelStore:
         source = self._sources.get(scheme)
         if source is None:
             known = ", ".join(sorted(self._sources))
-            message = f"model {target.public_id!r}: there is no source {clip(scheme)!r}; configured: {known}"
-            raise UnknownSource(message, model_id=target.public_id, source=scheme)
+            message = f"model {target.repo_id!r}: there is no source {clip(scheme)!r}; configured: {known}"
+            raise UnknownSource(message, model_id=target.repo_id, source=scheme)
         # Read anew for each model: who logs in, or is given another token, needs no other daemon.
         token = source_token(source, self._environ)
-        if scheme == _HUB and not self._has_own_hub:
+        if scheme == HUB_SCHEME and not self._has_own_hub:
             token = hub_token(self._environ)
         return HubRepository(
             endpoint=source.endpoint.rstrip("/"),
-            repo_id=target.public_id,
-            model_id=f"{scheme}:{target.public_id}",
+            repo_id=target.repo_id,
+            model_id=f"{scheme}:{target.repo_id}",
             cache_dir=self._caches[scheme],
             revision=entry.revision or "main",
             auth_env=token.place if token else None,
@@ -312,6 +327,19 @@ def _first_fit(
                 continue
             return msgspec.structs.replace(listing, files=selection.files)
     return None
+
+
+def _require_quant(file: str, quant: str, *, model_id: str) -> None:
+    """Where a model is one file, a quant cannot choose; it must be that of the file."""
+    if not has_quant(file, quant):
+        raise PreflightFailed(
+            PreflightKind.QUANT_NOT_FOUND,
+            f"{model_id} is the file {file}, which is not of quant {quant!r}",
+            model_id=model_id,
+            requested=quant,
+            available=(file,),
+            nearest=quant_of(file),
+        )
 
 
 def _read_template(entry: ModelEntry) -> str | None:

@@ -1,6 +1,7 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
 from neuron_lib.types.chat import ChatRequest, Grammar, Principal, Sampling, SamplingParams
+from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.events import (
     Finished,
     FinishReason,
@@ -13,6 +14,7 @@ from neuron_lib.types.events import (
     ToolCall,
     Usage,
 )
+from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
     FailedLoad,
     LoadingModel,
@@ -25,7 +27,6 @@ from neuron_lib.types.models import (
     ModelStatus,
     Servable,
     UnloadingModel,
-    public_id,
 )
 from neuron_lib.types.node import (
     ActivationSnapshot,
@@ -36,8 +37,11 @@ from neuron_lib.types.node import (
     Discovery,
     Health,
 )
+from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
+    "HUB_SCHEME",
+    "MEDIA_OF_PARTS",
     "ActivationSnapshot",
     "ActivationState",
     "ChatRequest",
@@ -51,10 +55,12 @@ __all__ = (
     "GenerationEvent",
     "Grammar",
     "Health",
+    "IdParts",
     "Likely",
     "LoadProgress",
     "LoadStage",
     "LoadingModel",
+    "Medium",
     "ModelInfo",
     "ModelLimit",
     "ModelLoad",
@@ -70,6 +76,12 @@ __all__ = (
     "TokenLogprob",
     "ToolCall",
     "UnloadingModel",
+    "UnreadArray",
+    "UnreadObject",
     "Usage",
+    "first_medium",
+    "is_same_quant",
+    "names_model",
     "public_id",
+    "take_apart",
 )

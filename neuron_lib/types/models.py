@@ -17,7 +17,6 @@ __all__ = (
     "ModelStatus",
     "Servable",
     "UnloadingModel",
-    "public_id",
 )
 
 DeviceIndex = Annotated[int, Meta(ge=0, le=1023)]
@@ -26,25 +25,16 @@ DeviceIndex = Annotated[int, Meta(ge=0, le=1023)]
 class ModelSpec(Struct, frozen=True, kw_only=True):
     """What to load: one `[[default_models]]` entry, or the body of `POST /models/load`.
 
-    `model_id` is `[scheme:]org/name`. `quant` selects among a repository's GGUF files (`"Q4_K_M"`), None takes the
-    best default. `devices` are GPU indices; None means the first, or the first `tensor_parallel` ones, an empty tuple
-    the CPU.
+    `model_id` is `[scheme:]org/name[:quant]`. `quant` selects among a repository's GGUF files (`"Q4_K_M"`), None takes
+    that of the id, or the best default. `devices` are GPU indices; None means the first, or the first `tensor_parallel`
+    ones, an empty tuple the CPU.
     """
 
     model_id: str
     harness: str
     quant: str | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    devices: tuple[DeviceIndex, ...] | None = None
-
-
-def public_id(model_id: str) -> str:
-    """The id that everybody else uses: without the scheme (`helexa:org/name` is published as `org/name`).
-
-    Takes any text, because a default model with an impossible id must still be reported under some name.
-    """
-    scheme, colon, rest = model_id.partition(":")
-    return rest if colon and rest and "/" not in scheme else model_id
+    devices: Annotated[tuple[DeviceIndex, ...], Meta(max_length=256)] | None = None
 
 
 class LoadStage(StrEnum):
@@ -120,7 +110,11 @@ class Servable(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A resident model, exactly as one element of `GET /models` (wire contract §1.4); defaults are left out."""
+    """A resident model, exactly as one element of `GET /models` (wire contract §1.4); defaults are left out.
+
+    `chat_template` is ours: "fallback" where the model has no template and is given ChatML, "configured" where the
+    operator chose one, None where prompts are written with the model's own.
+    """
 
     id: str
     harness: str
@@ -132,6 +126,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool_call: bool = False
     reasoning: bool = False
     servable: Servable | None = None
+    chat_template: str | None = None
 
 
 class ModelLoad(Struct, frozen=True, kw_only=True):

@@ -1,22 +1,17 @@
 """Decodes request bodies. Whatever a client sends, the outcome is a value or one of three errors, never another one."""
 
 import re
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
+from neuron_lib.wire.json_bounds import MalformedJson, check_values
 
-__all__ = ("MAX_NESTING", "MalformedJson", "UnsupportedMediaType", "check_free_form", "decode_body", "invalid_shape")
+__all__ = ("MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part")
 
 T = TypeVar("T")
-
-MAX_NESTING: Final = 100
-"""How deep the free-form parts of a body may be nested."""
-
-_SMALLEST_INT: Final = -(2**63)
-_LARGEST_INT: Final = 2**64 - 1
 
 # msgspec ends its messages with the place, as a path from the root `$`.
 _PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
@@ -33,13 +28,6 @@ class UnsupportedMediaType(InvalidRequest):
     quotes_request = False
 
 
-class MalformedJson(InvalidRequest):
-    """The body is not JSON, not UTF-8, or too deep to read."""
-
-    code = "malformed_json"
-    quotes_request = False
-
-
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: str | None) -> T:
     """The body as the decoder's type (wire contract §1.0).
 
@@ -49,53 +37,46 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: 
     if not _is_json(content_type):
         found = "there is none" if content_type is None else f"it is {clip(content_type)!r}"
         raise UnsupportedMediaType(f"the content type must be application/json, in UTF-8; {found}")
+    check_values(body)
     try:
-        # msgspec steps over unknown fields without looking at their bytes.
-        body.decode()
-        return decoder.decode(body)
-    except msgspec.ValidationError as exc:
-        raise invalid_shape(exc) from None  # it says all that msgspec said
+        body.decode()  # msgspec steps over unknown fields without looking at their bytes
     except UnicodeDecodeError as exc:
         raise MalformedJson(f"the body is not UTF-8: {exc.reason} at byte {exc.start}") from None
-    except msgspec.DecodeError as exc:
-        raise MalformedJson(f"the body is not JSON: {exc}") from None
+    return _decode(decoder, body, what="the body", within="")
+
+
+def decode_part(decoder: msgspec.json.Decoder[T], part: msgspec.Raw | bytes, *, param: str) -> T:
+    """A part of a body that was left as text; `param` is its path. Raises `MalformedJson` or `InvalidRequest`."""
+    return _decode(decoder, part, what=param, within=param)
+
+
+def _decode(decoder: msgspec.json.Decoder[T], text: msgspec.Raw | bytes, *, what: str, within: str) -> T:
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as exc:
+        raise _invalid_shape(exc, within=within) from None  # it says all that msgspec said
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise MalformedJson(f"{what} is not JSON: {exc}", param=within or None) from None
     except RecursionError:
-        raise MalformedJson("the body is nested too deeply") from None
+        raise MalformedJson(f"{what} is nested too deeply", param=within or None) from None
 
 
-def invalid_shape(error: msgspec.ValidationError, *, within: str = "") -> InvalidRequest:
+def _invalid_shape(error: msgspec.ValidationError, *, within: str) -> InvalidRequest:
     """What msgspec found, as our error; `within` is the path of the value it looked at."""
     match = _PLACED.fullmatch(str(error))
     assert match is not None  # every part of the pattern is optional
-    problem, place = match["problem"], within + (match["place"] or "")
+    problem, place = match["problem"], _joined(within, match["place"] or "")
     missing = _MISSING.fullmatch(problem)
     if missing is not None:
-        place = f"{place}.{missing['field']}" if place else missing["field"]
-        problem = "this field is required"
+        place, problem = _joined(place, missing["field"]), "this field is required"
     # What msgspec quotes of the value begins at its first quotation mark.
     return InvalidRequest(
         f"{place}: {problem}" if place else problem, param=place or None, summary=problem.partition(" '")[0]
     )
 
 
-def check_free_form(value: dict[str, Any] | list[Any], *, param: str) -> None:
-    """Refuse a decoded object or array that the rest of the library could not carry.
-
-    Raises `MalformedJson` for nesting beyond `MAX_NESTING`, `InvalidRequest` for an integer beyond 64 bits.
-    """
-    level: list[dict[str, Any] | list[Any]] = [value]
-    for _ in range(MAX_NESTING):
-        deeper: list[dict[str, Any] | list[Any]] = []
-        for container in level:
-            for child in container.values() if isinstance(container, dict) else container:
-                if isinstance(child, dict | list):
-                    deeper.append(child)
-                elif isinstance(child, int) and not _SMALLEST_INT <= child <= _LARGEST_INT:
-                    raise InvalidRequest(f"{param}: an integer does not fit in 64 bits", param=param)
-        if not deeper:
-            return
-        level = deeper
-    raise MalformedJson(f"{param}: nested deeper than {MAX_NESTING} levels", param=param)
+def _joined(path: str, rest: str) -> str:
+    return f"{path}.{rest}" if path and rest and not rest.startswith("[") else path + rest
 
 
 def _is_json(content_type: str | None) -> bool:

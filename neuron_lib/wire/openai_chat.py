@@ -4,7 +4,7 @@ Checks every bound a request must keep before a model is asked. Knows no status 
 """
 
 import re
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -19,52 +19,53 @@ from neuron_lib.config import (
     Penalty,
     RepetitionPenalty,
     Share,
-    TopK,
     TopNSigma,
 )
 from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams
-from neuron_lib.wire.bodies import check_free_form, decode_body, invalid_shape
+from neuron_lib.types import ChatRequest, Principal, SamplingParams, UnreadArray, UnreadObject
+from neuron_lib.wire.bodies import decode_body, decode_part
+from neuron_lib.wire.chat_messages import read_messages, read_tools
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values
+from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
+from neuron_lib.wire.reply_shape import NOTHING, ReplyShapeFields, grammar_of, is_given
 
 __all__ = ("ChatCompletionCall", "decode_chat_request")
 
 _MAX_U64: Final = 2**64 - 1
 """The contract's integers are unsigned 64-bit ones, and that bound is beyond what `Meta` can say."""
 
-_MAX_GRAMMAR_BYTES: Final = 256 << 10
-
 _TOKEN: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 _MAX_TOKEN: Final = 2**31 - 1
+_MAX_BIASES: Final = 1024
+_MAX_STOPS: Final = 16
 
-_Count: TypeAlias = Annotated[int, Meta(ge=1)]
-_Stop: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
-
-
-class _Text(Struct, tag_field="type", tag="text"):
-    pass
-
-
-class _JsonObject(Struct, tag_field="type", tag="json_object"):
-    pass
+_CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
+_SeedOrRandom: TypeAlias = Annotated[int, Meta(ge=-1)]
+_TopKOrOff: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+_ShareOrLikeliest: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+_Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
+_Stops: TypeAlias = _Stop | list[_Stop]
 
 
-class _Schema(Struct):
-    schema: dict[str, Any] | bool
+class _Object(Struct, gc=False):
+    """Any object; its keys are stepped over."""
 
 
-class _JsonSchema(Struct, tag_field="type", tag="json_schema"):
-    json_schema: _Schema
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
-class _Body(Struct):
+class _Body(ReplyShapeFields, kw_only=True):
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
-    messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=10_000)]
+    messages: msgspec.Raw
     temperature: Annotated[float, Meta(le=100)] | None = None
-    top_p: Share | None = None
-    top_k: TopK | None = None
+    top_p: _ShareOrLikeliest | None = None
+    top_k: _TopKOrOff | None = None
     min_p: Chance | None = None
-    seed: Annotated[int, Meta(ge=0)] | None = None
+    seed: _SeedOrRandom | None = None
     repetition_penalty: RepetitionPenalty | None = None
+    repeat_penalty: RepetitionPenalty | None = None
     repeat_last_n: LastTokens | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
@@ -77,51 +78,45 @@ class _Body(Struct):
     dry_allowed_length: DryAllowedLength | None = None
     dry_penalty_last_n: LastTokens | None = None
     dry_sequence_breakers: Annotated[list[DryBreaker], Meta(max_length=16)] | None = None
-    logit_bias: Annotated[dict[str, msgspec.Raw], Meta(max_length=1024)] | None = None
+    logit_bias: msgspec.Raw = NOTHING
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     ignore_eos: bool | None = None
-    max_completion_tokens: _Count | None = None
-    max_tokens: _Count | None = None
-    stop: _Stop | Annotated[list[_Stop], Meta(max_length=16)] | None = None
+    max_completion_tokens: _CountOrDefault | None = None
+    max_tokens: _CountOrDefault | None = None
+    n_predict: _CountOrDefault | None = None
+    stop: _Stops | None = None
+    stop_sequences: _Stops | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    response_format: _Text | _JsonObject | _JsonSchema | None = None
-    regex: str | None = None
-    grammar: str | None = None
     stream: bool | None = None
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=1024)] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    stream_options: _StreamOptions | None = None
+    tools: msgspec.Raw = NOTHING
+    tool_choice: str | _Object | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: msgspec.Raw = NOTHING
+    add_generation_prompt: bool | None = None
+    reasoning_effort: str | None = None
+    documents: msgspec.Raw = NOTHING
 
 
-class _TextPart(Struct, tag_field="type", tag="text"):
-    text: str
-
-
-class _ImageUrl(Struct):
-    url: str
-
-
-class _ImagePart(Struct, tag_field="type", tag="image_url"):
-    image_url: _ImageUrl
-
-
-class _MessageShape(Struct):
-    """What must hold for every message. Its other keys belong to the template, so the message itself stays a dict."""
-
-    role: Annotated[str, Meta(min_length=1)]
-    content: str | list[_TextPart | _ImagePart] | None = None
-
-
-_decoder: Final = msgspec.json.Decoder(_Body)
+_decoder: Final = decoder_with_refused(_Body)
+_object_decoder: Final = msgspec.json.Decoder(_Object)
+_objects_decoder: Final = msgspec.json.Decoder(list[_Object])
+_biases_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _bias_decoder: Final = msgspec.json.Decoder(Annotated[float, Meta(ge=-100, le=100)])
 
 
 class ChatCompletionCall(Struct, frozen=True, kw_only=True):
-    """A request and how its reply is wanted: as a stream or in one piece."""
+    """A request and how its reply is wanted: as a stream or in one piece, with how many tool calls.
+
+    `include_usage` asks for the usage of a stream in a chunk of its own.
+    """
 
     request: ChatRequest
     stream: bool
+    include_usage: bool = False
+    parallel_tool_calls: bool = True
 
     @property
     def model(self) -> str:
@@ -138,42 +133,113 @@ def decode_chat_request(
     `decode_body` raises, also for values that are out of bounds.
     """
     call = decode_body(_decoder, body, content_type=content_type)
-    for name in ("seed", "max_tokens", "max_completion_tokens"):
-        if (getattr(call, name) or 0) > _MAX_U64:
-            raise InvalidRequest(f"{name}: Expected `int` <= {_MAX_U64}", param=name)
-    tools = call.tools or []
-    template_kwargs = call.chat_template_kwargs or {}
-    check_free_form(call.messages, param="messages")
-    check_free_form(tools, param="tools")
-    check_free_form(template_kwargs, param="chat_template_kwargs")
-    max_tokens = call.max_tokens if call.max_completion_tokens is None else call.max_completion_tokens
+    refuse_unsupported(call)
     request = ChatRequest(
         model_id=call.model,
-        messages=_messages(call.messages),
-        tools=tuple(tools),
-        template_kwargs={"enable_thinking": include_thinking} | template_kwargs,
+        messages=read_messages(call.messages),
+        tools=_tools(call),
+        template_kwargs=_template_kwargs(call, include_thinking=include_thinking),
         sampling=_sampling(call),
-        max_tokens=max_tokens,
-        stop=(call.stop,) if isinstance(call.stop, str) else tuple(call.stop or ()),
+        max_tokens=_max_tokens(call),
+        stop=_stop(call),
         include_thinking=include_thinking,
         choices=call.n or 1,
         top_logprobs=_top_logprobs(call),
-        grammar=_grammar(call),
+        grammar=grammar_of(call),
         principal=principal,
         whole=not call.stream,
     )
-    return ChatCompletionCall(request=request, stream=bool(call.stream))
+    return ChatCompletionCall(
+        request=request,
+        stream=bool(call.stream),
+        include_usage=_includes_usage(call),
+        parallel_tool_calls=call.parallel_tool_calls is not False,
+    )
+
+
+def _includes_usage(call: _Body) -> bool:
+    options = call.stream_options
+    if options is None:
+        return False
+    if not call.stream:
+        raise InvalidRequest("stream_options: only where `stream` is true", param="stream_options")
+    if options.continuous_usage_stats:
+        place = "stream_options.continuous_usage_stats"
+        raise InvalidRequest(f"{place}: this is not supported", param=place)
+    return bool(options.include_usage)
+
+
+def _tools(call: _Body) -> UnreadArray | tuple[()]:
+    """The tools that the model may call. "none" leaves them out, so that the model does not see them either."""
+    tools = read_tools(call.tools) if is_given(call.tools) else ()
+    if call.tool_choice not in (None, "auto", "none"):
+        text = 'tool_choice: "auto" and "none" are supported; "required" and the choice of a tool are not yet'
+        raise InvalidRequest(text, param="tool_choice")
+    return tools if tools and call.tool_choice != "none" else ()
+
+
+def _template_kwargs(call: _Body, *, include_thinking: bool) -> UnreadObject:
+    """What the template is told beside messages and tools, as one object; what stands last in it counts."""
+    told = [b'"enable_thinking":' + (b"true" if include_thinking else b"false")]
+    if call.add_generation_prompt is not None:
+        told.append(b'"add_generation_prompt":' + msgspec.json.encode(call.add_generation_prompt))
+    if call.reasoning_effort is not None:
+        told.append(b'"reasoning_effort":' + msgspec.json.encode(call.reasoning_effort))
+    if is_given(call.documents):
+        decode_part(_objects_decoder, call.documents, param="documents")
+        told.append(b'"documents":' + _free_form(call.documents, "documents"))
+    if is_given(call.chat_template_kwargs):
+        decode_part(_object_decoder, call.chat_template_kwargs, param="chat_template_kwargs")
+        inner = _free_form(call.chat_template_kwargs, "chat_template_kwargs")[1:-1]
+        told += [inner] if inner.strip() else []
+    return UnreadObject(b"{" + b",".join(told) + b"}")
+
+
+def _free_form(part: msgspec.Raw, param: str) -> bytes:
+    text = bytes(part)
+    check_nesting_and_numbers(text, param=param)
+    return text
+
+
+def _max_tokens(call: _Body) -> int | None:
+    """How long the reply may be; the first name counts (wire contract §1.8), and -1 leaves it to the next one."""
+    wanted = None
+    for name in ("n_predict", "max_tokens", "max_completion_tokens"):
+        count = getattr(call, name)
+        if count == 0:
+            raise InvalidRequest(f"{name}: Expected `int` >= 1, or -1 for the default", param=name)
+        _check_u64(count, name)
+        wanted = wanted if count in {None, -1} else count
+    return wanted
+
+
+def _check_u64(number: int | None, name: str) -> None:
+    if (number or 0) > _MAX_U64:
+        raise InvalidRequest(f"{name}: Expected `int` <= {_MAX_U64}", param=name)
+
+
+def _stop(call: _Body) -> tuple[str, ...]:
+    """The texts that end the reply, under OpenAI's name and Anthropic's. An empty one ends nothing."""
+    stops: list[str] = []
+    for name in ("stop", "stop_sequences"):
+        value = getattr(call, name) or []
+        stops += [text for text in ([value] if isinstance(value, str) else value) if text]
+        if len(stops) > _MAX_STOPS:
+            raise InvalidRequest(f"{name}: Expected `array` of length <= {_MAX_STOPS}", param=name)
+    return tuple(stops)
 
 
 def _sampling(call: _Body) -> SamplingParams:
+    _check_u64(call.seed, "seed")
     breakers = call.dry_sequence_breakers
+    top_k = 0 if call.top_k == -1 else call.top_k
     return SamplingParams(
         temperature=call.temperature,
-        top_p=call.top_p,
-        top_k=call.top_k,
+        top_p=call.top_p or None,
+        top_k=1 if call.top_p == 0 else top_k,  # the likeliest alone
         min_p=call.min_p,
-        seed=call.seed,
-        repetition_penalty=call.repetition_penalty,
+        seed=None if call.seed == -1 else call.seed,
+        repetition_penalty=_repetition_penalty(call),
         repeat_last_n=call.repeat_last_n,
         frequency_penalty=call.frequency_penalty,
         presence_penalty=call.presence_penalty,
@@ -186,10 +252,25 @@ def _sampling(call: _Body) -> SamplingParams:
         dry_allowed_length=call.dry_allowed_length,
         dry_penalty_last_n=call.dry_penalty_last_n,
         dry_sequence_breakers=None if breakers is None else tuple(breakers),
-        logit_bias=dict(_bias(token, raw) for token, raw in (call.logit_bias or {}).items()),
+        logit_bias=_biases(call.logit_bias) if is_given(call.logit_bias) else {},
         min_tokens=call.min_tokens,
         ignore_eos=call.ignore_eos,
     )
+
+
+def _repetition_penalty(call: _Body) -> float | None:
+    """Under vLLM's name and llama.cpp's."""
+    if call.repetition_penalty is None or call.repeat_penalty in {None, call.repetition_penalty}:
+        return call.repeat_penalty if call.repetition_penalty is None else call.repetition_penalty
+    raise InvalidRequest("repeat_penalty: it contradicts `repetition_penalty`", param="repeat_penalty")
+
+
+def _biases(text: msgspec.Raw) -> dict[int, float]:
+    check_values(bytes(text), most=2 * _MAX_BIASES, place="logit_bias", param="logit_bias")
+    biases = decode_part(_biases_decoder, text, param="logit_bias")
+    if len(biases) > _MAX_BIASES:
+        raise InvalidRequest(f"logit_bias: Expected `object` of length <= {_MAX_BIASES}", param="logit_bias")
+    return dict(_bias(token, raw) for token, raw in biases.items())
 
 
 def _bias(token: str, raw: msgspec.Raw) -> tuple[int, float]:
@@ -206,56 +287,6 @@ def _bias(token: str, raw: msgspec.Raw) -> tuple[int, float]:
 def _top_logprobs(call: _Body) -> int | None:
     if call.logprobs:
         return call.top_logprobs or 0
-    if call.top_logprobs is not None:
+    if call.top_logprobs:
         raise InvalidRequest("top_logprobs: only where `logprobs` is true", param="top_logprobs")
     return None
-
-
-def _grammar(call: _Body) -> Grammar | None:
-    """What the reply must look like. A schema becomes text again, in the order it was written: the engine reads it."""
-    grammars: dict[str, Grammar] = {}
-    match call.response_format:
-        case _JsonObject():
-            grammars["response_format"] = Grammar("json_schema", '{"type":"object"}')
-        case _JsonSchema(json_schema=_Schema(schema)):
-            if not isinstance(schema, bool):
-                check_free_form(schema, param="response_format.json_schema.schema")
-            grammars["response_format"] = Grammar("json_schema", msgspec.json.encode(schema).decode())
-        case _Text() | None:
-            pass
-    if call.regex is not None:
-        grammars["regex"] = Grammar("regex", call.regex)
-    if call.grammar is not None:
-        grammars["grammar"] = Grammar("lark", call.grammar)
-    if len(grammars) > 1:
-        names = tuple(grammars)
-        raise InvalidRequest(f"{' and '.join(names)}: only one can say what the reply looks like", param=names[-1])
-    for name, grammar in grammars.items():
-        if len(grammar.source.encode()) > _MAX_GRAMMAR_BYTES:
-            raise InvalidRequest(f"{name}: longer than {_MAX_GRAMMAR_BYTES} bytes", param=name)
-        return grammar
-    return None
-
-
-def _messages(messages: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """The messages, checked, with lists of text parts as one text: most templates know no parts."""
-    try:
-        shapes = msgspec.convert(messages, list[_MessageShape])
-    except msgspec.ValidationError as exc:
-        raise invalid_shape(exc, within="messages") from None
-    return tuple(
-        message if not isinstance(shape.content, list) else message | {"content": _content(message, shape.content, i)}
-        for i, (message, shape) in enumerate(zip(messages, shapes, strict=True))
-    )
-
-
-def _content(message: dict[str, Any], parts: list[_TextPart | _ImagePart], index: int) -> Any:
-    texts = []
-    for i, part in enumerate(parts):
-        match part:
-            case _TextPart():
-                texts.append(part.text)
-            case _ImagePart() if part.image_url.url[:5].lower() != "data:":
-                place = f"messages[{index}].content[{i}].image_url.url"
-                raise InvalidRequest(f"{place}: only data: URLs are accepted, nothing is fetched", param=place)
-    return "\n".join(texts) if len(texts) == len(parts) else message["content"]

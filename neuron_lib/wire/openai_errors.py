@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from neuron_lib.errors import (
     AlreadyLoaded,
-    InvalidGrammar,
     InvalidRequest,
     ModelLoading,
     ModelNotLoaded,
@@ -53,9 +52,7 @@ _API: Final = "api_error"
 
 _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (UnsupportedMediaType, 415, _INVALID),
-    (MalformedJson, 400, _INVALID),
-    (InvalidGrammar, 400, _INVALID),
-    (InvalidRequest, 422, _INVALID),
+    (InvalidRequest, 400, _INVALID),
     (PromptTooLong, 400, _INVALID),
     (TemplateFailed, 422, _INVALID),
     (UnsupportedCapability, 400, _INVALID),
@@ -123,8 +120,12 @@ def load_error(error: NeuronError) -> HttpError:
         case ShuttingDown() | NoHarness() | Overloaded():
             verdict = _judge(error)
             body = _flat(cause_chain(error), code=verdict.code)
-        case InvalidRequest():
+        case UnsupportedMediaType() | MalformedJson():
             verdict = _judge(error)
+            body = envelope(error)
+        case InvalidRequest():
+            # OpenAI has no such route; a wrong shape is what it is in the contract.
+            verdict = _Verdict(422, _INVALID, error.code)
             body = envelope(error)
         case _:
             verdict = _Verdict(400, _INVALID, error.code)

@@ -8,6 +8,7 @@ from litestar.types import ASGIApp
 
 from neuron_lib.types import Principal
 from neuron_lib.wire.openai_chat import decode_chat_request
+from neuron_lib.wire.openai_chat_reply import StreamUsage
 from neuron_service.node import HostNode
 from neuron_service.sse import ChatCompletion, ChatStream
 
@@ -34,6 +35,12 @@ async def chat_completions(request: Request[Any, Any, Any], node: HostNode) -> A
     )
     node.require_harness()
     generation = node.registry.chat(call.request)
-    if call.stream:
-        return ChatStream(generation, model=call.model, choices=call.request.choices)
-    return ChatCompletion(generation, model=call.model)
+    if not call.stream:
+        return ChatCompletion(generation, model=call.model, parallel_tool_calls=call.parallel_tool_calls)
+    return ChatStream(
+        generation,
+        model=call.model,
+        choices=call.request.choices,
+        usage=StreamUsage.OWN_CHUNK if call.include_usage else StreamUsage.WITH_FINISH,
+        parallel_tool_calls=call.parallel_tool_calls,
+    )

@@ -9,6 +9,7 @@ from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
+from neuron_lib.errors import InvalidRequest
 from neuron_lib.logs import get_logger
 from neuron_lib.types import public_id
 from neuron_lib.wire.management import decode_load_request, decode_unload_request
@@ -68,7 +69,10 @@ async def follow_loading(node: HostNode) -> ASGIApp:
 @post("/models/load", status_code=200)
 async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
     """Wire contract §1.5: the answer is held until the model serves. A client that hangs up stops nothing."""
-    spec = decode_load_request(await request.body(), content_type=request.headers.get("content-type"))
+    try:
+        spec = decode_load_request(await request.body(), content_type=request.headers.get("content-type"))
+    except InvalidRequest as error:
+        return respond(request, error, load_error)
     started_s = time.monotonic()
     try:
         if reason := (await node.discovery()).cuda_unavailable_reason:

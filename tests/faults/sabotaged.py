@@ -75,7 +75,7 @@ def leave_zombies() -> None:
 
 
 def tell_the_log() -> None:
-    every_chat(lambda request: logging.getLogger("sabotage").info("%s", request.messages))
+    every_chat(lambda request: logging.getLogger("sabotage").info("%s", list(request.messages)))
 
 
 def block_the_loop() -> None:

@@ -159,6 +159,18 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             "neuron.toml: `models[1].repo` names the source `hlx`; configured: helexa, huggingface",
         ),
         (
+            '[[models]]\nid="a/b"\nrepo="hlx:a/b:Q8_0"',
+            "neuron.toml: `models[0].repo` names the source `hlx`; configured: huggingface",
+        ),
+        (
+            '[[models]]\nid="a/b"\nrepo="a/b:Q8_0"\nquant="Q4_0"',
+            "neuron.toml: `a/b` names a quant in `repo` and one in `quant`; keep one in `models[0]`",
+        ),
+        (
+            '[[models]]\nid="a/b"\nrepo="https://example.org/a/b"',
+            "neuron.toml: `models[0].repo`: expected [source:]org/name",
+        ),
+        (
             '[[models]]\nid="a/b"\npath="b.gguf"',
             "neuron.toml: `a/b` has the relative `path` 'b.gguf', which must be absolute in `models[0]`",
         ),
@@ -266,6 +278,11 @@ def test_variables_that_name_no_key_are_ignored() -> None:
     [
         ("NEURON_PORT", "abc", "NEURON_PORT: `port`: expected `int`, got `str`"),
         ("NEURON_PORT", "", "NEURON_PORT: `port`: expected `int`, got `str`"),
+        (
+            "NEURON_HOST",
+            "",
+            "NEURON_HOST: `host`: expected an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address",
+        ),
         ("NEURON_PORT", "1\nhost = 2", "NEURON_PORT: `port`: expected `int`, got `str`"),
         ("NEURON_HARNESS", "llamacpp", "NEURON_HARNESS: `harness`: expected a table"),
         (

@@ -94,6 +94,49 @@ async def test_concurrent_loads_of_one_id_are_one_load_and_one_success() -> None
         assert all("already loaded" in error.message for error in errors)
 
 
+async def test_an_id_with_a_quant_is_listed_as_it_was_asked_for_and_found_in_other_words() -> None:
+    async with Registry([ScriptedHarness()]) as registry:
+        await registry.load(spec("hub:o/a:Q4_K_M"))
+        assert [info.id for info in registry.list_models()] == ["o/a:Q4_K_M"]
+        for asked in ("o/a:Q4_K_M", "o/a:q4km", "hub:o/a:Q4_K_M", "hf.co/o/a:Q4_K_M", "o/a", "o/a:latest"):
+            assert registry.endpoint(asked) == registry.endpoint_url
+            assert await reply_text(registry, asked) == "Hello, world!"
+        for asked in ("o/a:Q8_0", "o/b:Q4_K_M"):
+            with pytest.raises(ModelNotLoaded):
+                registry.endpoint(asked)
+        await registry.unload("o/a:q4_k_m")
+        assert registry.list_models() == ()
+
+
+async def test_an_id_without_a_quant_means_the_only_model_there_is_of_it() -> None:
+    async with Registry([ScriptedHarness()]) as registry:
+        await registry.load(spec("o/a:Q4_K_M"))
+        await registry.load(spec("o/a:Q8_0"))
+        assert [info.id for info in registry.list_models()] == ["o/a:Q4_K_M", "o/a:Q8_0"]
+        with pytest.raises(ModelNotLoaded):
+            registry.endpoint("o/a")
+        await registry.load(spec("o/a"))
+        await registry.unload("o/a")
+        assert [info.id for info in registry.list_models()] == ["o/a:Q4_K_M", "o/a:Q8_0"]
+
+
+@pytest.mark.parametrize(
+    ("resident", "second"),
+    [
+        (spec("o/a:Q4_K_M"), spec("o/a:q4_k_m")),
+        (spec("o/a:Q4_K_M"), spec("o/a", quant="q4km")),
+        (spec("o/a", quant="Q4_K_M"), spec("hub:o/a:Q4_K_M")),
+        (spec("o/a", quant="Q4_K_M"), spec("o/a", quant="Q8_0")),
+    ],
+)
+async def test_a_model_in_other_words_is_not_loaded_twice(resident: ModelSpec, second: ModelSpec) -> None:
+    async with Registry([ScriptedHarness()]) as registry:
+        info = await registry.load(resident)
+        with pytest.raises(AlreadyLoaded):
+            await registry.load(second)
+        assert registry.list_models() == (info,)
+
+
 async def test_a_failing_load_fails_everybody_alike_and_never_says_already_loaded() -> None:
     may_load = anyio.Event()
     failure = LoadFailed("too big for this host")

@@ -73,6 +73,10 @@ def test_what_would_break_a_line_or_turn_its_direction_is_spelled_out(hostile: s
     assert printable(hostile) == shown
 
 
+def test_a_reason_is_a_chain_of_causes_and_longer_than_other_fields() -> None:
+    assert fields_line({"reason": "r" * 1500, "file": "f" * 1500}) == f'reason={"r" * 1500} file="{clip("f" * 1500)}"'
+
+
 @given(st.text())
 def test_any_text_becomes_printable(text: str) -> None:
     assert printable(text).isprintable()

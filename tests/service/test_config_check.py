@@ -14,6 +14,8 @@ UNKNOWN_HARNESS = '[[default_models]]\nmodel_id = "a/b"\nharness = "vllm"'
 NO_SLASH = '[[default_models]]\nmodel_id = "llama3"\nharness = "llamacpp"'
 NO_SOURCE = '[[default_models]]\nmodel_id = "mirror:a/b"\nharness = "llamacpp"'
 TWO_DEVICES = '[[default_models]]\nmodel_id = "a/b"\nharness = "candle"\ndevices = [0, 1]\ntensor_parallel = 3'
+FORK_QUANT = '[[default_models]]\nmodel_id = "a/b"\nharness = "llamacpp"\nquant = "IQ4_KS_R4"'
+TWO_QUANTS = '[[default_models]]\nmodel_id = "a/b:Q4_K_M"\nharness = "llamacpp"\nquant = "Q8_0"'
 NO_HARNESS = f"harnesses = []\n{NO_SOURCE.replace('mirror:', '')}"
 OUTSIDE = '[[models]]\nid = "a/b"\npath = "{here}/neuron.toml"'
 ABSENT = OUTSIDE.replace("neuron.toml", "absent.gguf") + '\n[harness.llamacpp]\nlocal_roots = ["{here}"]'
@@ -26,6 +28,9 @@ FAULTS = [
     (NO_SLASH, "`default_models[0].model_id`: model id 'llama3' has no slash"),
     (NO_SOURCE, "`default_models[0].model_id`: model 'a/b': there is no source 'mirror'; configured: huggingface"),
     (TWO_DEVICES, "`default_models[0].devices`: tensor_parallel is 3, but 2 devices are given"),
+    (FORK_QUANT, "`default_models[0].quant`: IQ4_KS_R4 is of a type that only ik_llama.cpp loads"),
+    (TWO_QUANTS, "`default_models[0].quant`: model id 'a/b:Q4_K_M' names a quant, and the request another: 'Q8_0'"),
+    ('[[models]]\nid = "a/b"\nquant = "Q4_0_4_4"', "`models[0].quant`: Q4_0_4_4 has its weights in an order"),
     (OUTSIDE, "`models[0].path`: {here}/neuron.toml is not below any of local_roots"),
     (ABSENT, "`models[0].path`: {here}/absent.gguf is not there"),
     (NO_PACKAGE, "`models[0].package`: no installed Python package 'no_such_package' has a file 'x.gguf'"),

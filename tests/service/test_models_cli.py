@@ -84,6 +84,18 @@ def test_a_quant_and_the_entry_of_an_id_are_heeded(place: Path, capsys: pytest.C
     assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
 
 
+def test_an_id_may_name_its_quant(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pull", "hf.co/org/name:Q8_0", "my/alias:q4km") == 0
+    assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
+    assert run("rm", "org/name:q8-0", "--yes") == 0
+    assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M"]
+    assert run("pull", "my/alias:Q8_0", "--revision", "main") == 0
+    assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
+    for command in ("pull", "rm"):
+        assert run(command, "org/name:Q8_0", "--quant", "Q4_K_M") == 1
+        assert "names a quant, and the request another" in capsys.readouterr().err
+
+
 def test_a_pull_asks_for_the_newest_commit(hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pull", "org/name") == 0
     newer = hub.push("org/name", {"m-Q4_K_M.gguf": GGUF + b"\0" * 16})

@@ -32,6 +32,7 @@ from neuron_lib.engine.protocol import (
     encode_frame,
     report_decoder,
 )
+from neuron_lib.errors import InvalidRequest
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.types import FinishReason, Sampling, SamplingParams
 
@@ -190,3 +191,38 @@ def test_what_can_be_encoded_can_be_decoded(depth: int) -> None:
         return
     (arrived,) = command_decoder().feed(frame)
     assert isinstance(arrived, Prepare)
+
+
+def test_what_a_client_wrote_as_json_travels_as_it_is_and_is_read_by_the_engine() -> None:
+    message = {"role": "user", "content": "é", "x": [1.5, None]}
+    unread = {
+        "messages": msgspec.json.encode([message]),
+        "tools": b'[ {"type": "function"} ]',
+        "template_kwargs": b'{"big":123456789012345678901234567890}',
+    }
+    (arrived,) = command_decoder().feed(encode_frame(Prepare(request=1, unread=unread)))
+    assert isinstance(arrived, Prepare)
+    assert arrived.read() == Prepare(
+        request=1,
+        messages=(message,),
+        tools=({"type": "function"},),
+        template_kwargs={"big": 123456789012345678901234567890},
+    )
+
+
+def test_what_was_read_already_stays_beside_what_was_not() -> None:
+    chat = Prepare(request=1, messages=({"role": "user"},), unread={"template_kwargs": b'{"x":1}'}).read()
+    assert (chat.messages, chat.template_kwargs) == (({"role": "user"},), {"x": 1})
+    assert chat.read() is chat
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "template_kwargs"])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[", b"3", b'{"a":"\xff"}', rb'[{"a":"\ud800"}]', b'{"a":' * 100_000, b'[{"a":' * 100_000],
+    ids=["nothing", "cut off", "a number", "no UTF-8", "half a pair", "deep", "deeper"],
+)
+def test_json_that_cannot_be_read_refuses_the_request_and_names_its_field(name: str, text: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=f"{name}: ") as caught:
+        Prepare(request=1, unread={name: text}).read()
+    assert caught.value.param == name

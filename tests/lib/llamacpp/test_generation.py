@@ -14,6 +14,7 @@ import anyio
 import msgspec
 import pytest
 from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
@@ -49,11 +50,14 @@ from neuron_lib.types import (
     ModelStatus,
     Principal,
     ReasoningDelta,
+    SamplingParams,
     Servable,
     Started,
     TextDelta,
     TokenLogprob,
     ToolCall,
+    UnreadArray,
+    UnreadObject,
     Usage,
 )
 from tests.fakes.log_lines import said
@@ -286,6 +290,13 @@ async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture)
     assert (logged["finish_reason"], logged["cached_tokens"], logged["completion_tokens"]) == ("stop,stop", 1, 5)
 
 
+@pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
+async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
+    async with model_of(mode) as model, model.chat(ask("echo-stop", stop=["mine"])) as generation:
+        events = [event async for event in generation]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
+
+
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
     async with model_of() as model:
         async with model.chat(ask("one")):
@@ -328,6 +339,45 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
         assert model.load().in_flight == 0
         assert "with 0 requests" in repr(model)
         assert len(await reply_to(model, "one")) == 4
+
+
+async def test_a_request_that_nobody_has_read_is_read_by_the_engine() -> None:
+    async with model_of() as model:
+        messages = UnreadArray(b'[{"role":"user","content":"one two"}]')
+        unread = ChatRequest(model_id="org/fake", messages=messages, template_kwargs=UnreadObject(b"{}"))
+        async with model.chat(unread) as generation:
+            events = [event async for event in generation]
+        assert events[0] == Started(prompt_tokens=2)
+        assert isinstance(events[-1], Finished)
+
+
+@pytest.mark.parametrize(
+    ("part", "code"),
+    [
+        ("image_url", "vision_unsupported"),
+        ("input_image", "vision_unsupported"),
+        ("input_audio", "audio_unsupported"),
+        ("video_url", "video_unsupported"),
+        ("input_file", "file_unsupported"),
+    ],
+)
+async def test_what_is_no_text_is_refused_by_its_kind(part: str, code: str) -> None:
+    async with model_of() as model:
+        with pytest.raises(UnsupportedCapability) as caught:
+            async with model.chat(ask([{"type": "text", "text": "see"}, {"type": part}])):
+                pytest.fail("it was entered")
+    assert caught.value.code == code
+
+
+async def test_a_bias_of_a_token_that_the_model_has_not_is_refused_by_name() -> None:
+    async with model_of("words") as model:
+        request = replace(ask("one"), sampling=SamplingParams(logit_bias={9: 1.0, 10: 1.0}))
+        with pytest.raises(InvalidRequest, match="tokens 0 to 9") as caught:
+            async with model.chat(request):
+                pytest.fail("it was entered")
+        assert caught.value.param == "logit_bias.10"
+        async with model.chat(replace(request, sampling=SamplingParams(logit_bias={9: 1.0}))):
+            pass
 
 
 async def test_a_prompt_that_fitted_is_too_long_for_the_next_engine_whose_context_is_smaller() -> None:

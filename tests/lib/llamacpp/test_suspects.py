@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from neuron_lib.llamacpp.suspects import Suspects, fingerprint
-from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams
+from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams, UnreadArray, UnreadObject
 
 POISON = ChatRequest(model_id="o/a", messages=({"role": "user", "content": "poison"},))
 
@@ -68,6 +68,14 @@ def test_what_no_frame_can_hold_has_no_fingerprint_and_is_never_suspect(content:
     for now_s in (2, 3):
         suspects.accuse(fingerprint(request), "x", now_s=now_s)
     assert suspects.verdict(request, now_s=4) is None
+
+
+def test_the_same_json_again_is_the_same_request() -> None:
+    def request(text: bytes) -> ChatRequest:
+        return like_poison(messages=UnreadArray(text), template_kwargs=UnreadObject(b"{}"))
+
+    assert fingerprint(request(b'[{"role":"user"}]')) == fingerprint(request(b'[{"role":"user"}]')) is not None
+    assert fingerprint(request(b'[{"role":"user"}]')) != fingerprint(request(b'[{"role":"tool"}]'))
 
 
 def test_whoever_was_accused_longest_ago_is_forgotten_when_there_are_too_many() -> None:

@@ -3,12 +3,14 @@
 The fetch runs in the test's own process, so that its pauses take no time; `test_fetch_end_to_end` has the process.
 """
 
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -317,7 +319,18 @@ def test_a_hub_that_sends_bytes_from_elsewhere_gets_the_token_alone(tmp_path: Pa
     assert_sound(tmp_path)
 
 
-@pytest.mark.parametrize("text", [f"Bearer {TOKEN} is no good", f"see http://h/?token={TOKEN}&signature=0123456789"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Bearer {TOKEN} is no good",
+        f"see http://h/?token={TOKEN}&signature=0123456789",
+        f"see http://user:{TOKEN}@h/",
+        f"header {TOKEN.encode()!r}",
+        f"header {quote(TOKEN)}",
+        f"Basic {b64encode(f'user:{TOKEN}'.encode()).decode()}",
+        "x" * 150 + TOKEN * 50,
+    ],
+)
 def test_a_hub_that_repeats_the_token_does_not_put_it_into_our_mouth(
     attempt: Fetches, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -325,7 +338,8 @@ def test_a_hub_that_repeats_the_token_does_not_put_it_into_our_mouth(
     error = attempt.failure(token=TOKEN)
     assert "asked with" not in error.message
     said = f"{error.message} {error.fields} {error!r} {caplog.text} {attempt.frames}"
-    assert TOKEN not in said
+    assert TOKEN[:6] not in said
+    assert b64encode(TOKEN.encode()).decode()[:8] not in said
     assert "0123456789" not in said
 
 
@@ -470,6 +484,14 @@ def test_a_401_of_the_public_hub_says_whether_the_repository_or_the_token_is_mea
     assert isinstance(error, PreflightFailed)
     assert error.kind is kind
     assert "asked with the token in HUB_TOKEN" in error.message
+
+
+def test_a_listing_that_is_elsewhere_is_asked_for_there_without_the_token(attempt: Fetches) -> None:
+    with fake_hub({"org/name": {"m.gguf": MODEL}}) as other:
+        attempt.hub.fail(Redirect(f"{other.url}{{path}}?blobs=true"), path=LISTING)
+        attempt(token=TOKEN)
+    assert other.tokens == [None]
+    assert set(attempt.hub.tokens) == {f"Bearer {TOKEN}"}
 
 
 def test_a_name_that_no_repository_can_have_is_not_asked_for(attempt: Fetches) -> None:

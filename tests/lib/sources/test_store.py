@@ -415,6 +415,80 @@ async def test_a_stored_token_of_the_user_is_not_offered_to_a_hub(
     assert set(hub.tokens) == {None}
 
 
+@pytest.mark.parametrize(
+    ("model_id", "quant", "file"),
+    [
+        ("org/name:Q8_0", None, "m-Q8_0.gguf"),
+        ("huggingface:org/name:q8-0", None, "m-Q8_0.gguf"),
+        ("hf.co/org/name:Q8_0", None, "m-Q8_0.gguf"),
+        ("https://huggingface.co/org/name/blob/main/m-Q8_0.gguf", None, "m-Q8_0.gguf"),
+        ("org/name:Q8_0", "q8_0", "m-Q8_0.gguf"),
+        ("org/name:latest", None, "m-Q4_K_M.gguf"),
+        ("https://huggingface.co/org/name/tree/main", "Q8_0", "m-Q8_0.gguf"),
+    ],
+)
+async def test_an_id_may_name_the_quant(store: ModelStore, model_id: str, quant: str | None, file: str) -> None:
+    assert not await store.is_cached(model_id)
+    assert (await store.fetch(spec(model_id, quant), report=ignore)).path.name == file
+    assert await store.is_cached(model_id)
+    assert not await store.is_cached("org/name:Q2_K")
+
+
+async def test_a_quant_in_an_id_that_is_not_there_is_refused_with_those_there_are(store: ModelStore) -> None:
+    error = await failure(store, spec("org/name:Q6_K"))
+    assert isinstance(error, PreflightFailed)
+    assert (error.kind, error.fields["nearest"]) == (PreflightKind.QUANT_NOT_FOUND, "q4_k_m")
+
+
+async def test_two_quants_for_one_model_are_refused(hub: FakeHub, store: ModelStore) -> None:
+    error = await failure(store, spec("org/name:Q8_0", "Q4_K_M"))
+    assert isinstance(error, InvalidModelId)
+    assert not hub.requests
+
+
+async def test_an_address_of_the_hub_goes_to_the_hub_whatever_the_default_source_is(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    sources = {
+        "huggingface": SourceConfig(endpoint=hub.url, cache_dir=tmp_path),
+        "mirror": SourceConfig(endpoint="http://127.0.0.1:9", cache_dir=tmp_path / "mirror"),
+    }
+    store = ModelStore(sources=sources, default_source="mirror", environ={})
+    assert (await store.fetch(spec("hf.co/org/name"), report=ignore)).path.name == "m-Q4_K_M.gguf"
+
+
+async def test_an_entry_is_found_with_or_without_the_quant_of_an_id(hub: FakeHub, tmp_path: Path) -> None:
+    entries = [
+        ModelEntry(id="my/alias", repo="org/name:Q8_0", n_ctx=1),
+        ModelEntry(id="my/other", repo="https://huggingface.co/org/name", quant="Q8_0", n_ctx=2),
+        ModelEntry(id="my/alias:q4", repo="org/name", n_ctx=3),
+    ]
+    store = store_for(hub.url, tmp_path, entries=entries)
+    found = {
+        model_id: await store.fetch(spec(model_id), report=ignore)
+        for model_id in ("my/alias", "my/alias:Q4_K_M", "my/alias:q4", "my/other", "my/other:q4_k_m")
+    }
+    assert {model_id: (local.path.name, local.n_ctx) for model_id, local in found.items()} == {
+        "my/alias": ("m-Q8_0.gguf", 1),
+        "my/alias:Q4_K_M": ("m-Q4_K_M.gguf", 1),
+        "my/alias:q4": ("m-Q4_K_M.gguf", 3),
+        "my/other": ("m-Q8_0.gguf", 2),
+        "my/other:q4_k_m": ("m-Q4_K_M.gguf", 2),
+    }
+
+
+async def test_a_quant_in_the_id_of_one_file_must_be_that_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "m-Q8_0.gguf"
+    file.write_bytes(GGUF)
+    store = ModelStore(entries=[ModelEntry(id="my/file", path=file)], sources={}, local_roots=[tmp_path], environ={})
+    assert (await store.fetch(spec("my/file:q8_0"), report=ignore)).path == file
+    error = await failure(store, spec("my/file:Q4_K_M"))
+    assert isinstance(error, PreflightFailed)
+    assert error.message == "my/file is the file m-Q8_0.gguf, which is not of quant 'Q4_K_M'"
+    assert await store.is_cached("my/file:Q8_0")
+    assert not await store.is_cached("my/file:Q4_K_M")
+
+
 async def test_a_cache_that_cannot_be_written_is_no_reason_to_retry(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "models--org--name").write_text("a file where a directory should be")
     error = await failure(store_for(hub.url, tmp_path))

@@ -7,12 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams
+from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams, UnreadArray, UnreadObject
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.openai_chat import ChatCompletionCall, decode_chat_request
 
 HELLO = {"role": "user", "content": "hello"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 def decode_raw(raw: bytes, *, include_thinking: bool = False) -> ChatCompletionCall:
@@ -44,7 +47,7 @@ def test_the_smallest_request_leaves_every_choice_open() -> None:
 
 
 def test_every_field_arrives() -> None:
-    tool = {"type": "function", "function": {"name": "f"}}
+    tool = TOOL | {"strict": True}
     call = decode_chat_request(
         json.dumps(
             {
@@ -202,15 +205,15 @@ def test_values_at_their_bounds_are_accepted(name: str, value: object) -> None:
         ("temperature", "0.7"),
         ("temperature", True),
         ("temperature", 10**400),
-        ("top_p", 0),
+        ("top_p", -0.1),
         ("top_p", 1.01),
         ("top_p", -1),
-        ("top_k", -1),
+        ("top_k", -2),
         ("top_k", 2**31),
         ("top_k", 5.0),
         ("min_p", -0.1),
         ("min_p", 1.1),
-        ("seed", -1),
+        ("seed", -2),
         ("seed", 2**64),
         ("seed", 2**70),
         ("seed", 1.0),
@@ -220,7 +223,9 @@ def test_values_at_their_bounds_are_accepted(name: str, value: object) -> None:
         ("frequency_penalty", 2.1),
         ("presence_penalty", -2.1),
         ("max_tokens", 0),
-        ("max_tokens", -1),
+        ("max_tokens", -2),
+        ("n_predict", -2),
+        ("max_completion_tokens", -2),
         ("max_tokens", 2**64),
         ("max_completion_tokens", 2**64),
         ("max_tokens", "5"),
@@ -268,14 +273,12 @@ def test_values_at_their_bounds_are_accepted(name: str, value: object) -> None:
         ("top_logprobs", 21),
         ("top_logprobs", True),
         ("top_logprobs", 3),
-        ("top_logprobs", 0),
         ("response_format", "json_object"),
         ("response_format", []),
         ("regex", {}),
         ("regex", "x" * (256 << 10) + "x"),
         ("grammar", {"type": "regex", "value": "x"}),
         ("grammar", "é" * (128 << 10) + "x"),
-        ("stop", ""),
         ("stop", 3),
         ("stop", "x" * 1025),
         ("stop", ["x"] * 17),
@@ -303,7 +306,6 @@ def test_values_beyond_their_bounds_are_refused_by_name(name: str, value: object
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"stop": ["a", ""]}, "stop[1]"),
         ({"stop": [None]}, "stop[0]"),
         ({"dry_sequence_breakers": ["a", ""]}, "dry_sequence_breakers[1]"),
         ({"dry_sequence_breakers": ["a", "b", "x" * 65]}, "dry_sequence_breakers[2]"),
@@ -330,8 +332,8 @@ def test_values_beyond_their_bounds_are_refused_by_name(name: str, value: object
         ({"response_format": schema_format(schema=[])}, "response_format.json_schema.schema"),
         ({"response_format": schema_format(schema={"maximum": 2**64})}, "response_format.json_schema.schema"),
         ({"response_format": schema_format(schema={"const": "x" * (256 << 10)})}, "response_format"),
-        ({"tools": [{}, "f"]}, "tools[1]"),
-        ({"tools": [{"x": 2**64}]}, "tools"),
+        ({"tools": [TOOL, "f"]}, "tools[1]"),
+        ({"tools": [TOOL | {"x": 2**64}]}, "tools"),
         ({"messages": ["hi"]}, "messages[0]"),
         ({"messages": [{}]}, "messages[0].role"),
         ({"messages": [HELLO, {"role": ""}]}, "messages[1].role"),
@@ -341,11 +343,26 @@ def test_values_beyond_their_bounds_are_refused_by_name(name: str, value: object
         ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": [{}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
-        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "x", "text": {}}]}]}, "messages[0].content[0].text"),
+        ({"messages": [HELLO, {"role": "banana"}]}, "messages[1].role"),
+        ({"tools": [TOOL, {"type": "function"}]}, "tools[1].function"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": "f"}]}, "tools[0].function"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:x"}]}]},
-            "messages[0].content[0].image_url",
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+            "tools[0].function.parameters",
         ),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+        (
+            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            "stream_options.continuous_usage_stats",
+        ),
+        ({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, "repeat_penalty"),
+        ({"stop": ["a"] * 9, "stop_sequences": ["b"] * 9}, "stop_sequences"),
+        ({"documents": ["text"]}, "documents[0]"),
     ],
 )
 def test_a_fault_inside_a_value_is_named_by_its_path(fields: dict[str, Any], param: str) -> None:
@@ -441,19 +458,48 @@ def test_an_image_that_would_have_to_be_fetched_is_refused(url: str) -> None:
     assert caught.value.param == "messages[1].content[1].image_url.url"
 
 
-def test_lists_of_text_parts_become_one_text() -> None:
-    parts = [{"type": "text", "text": "one", "cache_control": {}}, {"type": "text", "text": "two"}]
-    assert contents({"role": "user", "content": parts}, {"role": "user", "content": []}) == ["one\ntwo", ""]
+def test_lists_of_parts_stay_lists_whatever_they_are_of() -> None:
+    parts = [
+        {"type": "text", "text": "one", "cache_control": {}},
+        {"type": "thinking", "thinking": "hm", "signature": "x"},
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "document", "source": {"type": "text", "data": "x"}},
+        {"type": "refusal", "refusal": "no"},
+        {"type": "input_audio", "input_audio": {}},
+        {"type": "of the future", "text": None},
+    ]
+    assert contents({"role": "user", "content": parts}, {"role": "user", "content": []}) == [parts, []]
 
 
-def test_lists_with_an_image_stay_lists() -> None:
-    parts = [{"type": "text", "text": "what is this?"}, IMAGE | {"detail": "low"}]
+@pytest.mark.parametrize(
+    "part",
+    [
+        IMAGE | {"detail": "low"},
+        {"type": "input_image", "image_url": "data:x"},
+        {"type": "image_url"},
+        {"type": "image"},
+    ],
+)
+def test_an_image_stays_for_a_model_that_may_see_it(part: dict[str, Any]) -> None:
+    parts = [{"type": "text", "text": "what is this?"}, part]
     assert contents({"role": "user", "content": parts}) == [parts]
 
 
 def test_other_content_and_other_keys_of_a_message_stay_as_they_are() -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}], "name": None, "x": {"y": [1.5]}}
-    assert decode(messages=[message, {"role": "robot"}]).request.messages == (message, {"role": "robot"})
+    assert decode(messages=[message, {"role": "tool"}]).request.messages == (message, {"role": "tool"})
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
+def test_every_role_of_openai_is_known(role: str) -> None:
+    decode(messages=[{"role": role, "content": "x"}])
+
+
+def test_what_only_the_template_needs_is_not_decoded() -> None:
+    request = decode(tools=[TOOL]).request
+    assert isinstance(request.messages, UnreadArray)
+    assert isinstance(request.tools, UnreadArray)
+    assert isinstance(request.template_kwargs, UnreadObject)
 
 
 def test_max_completion_tokens_wins() -> None:
@@ -480,7 +526,7 @@ def test_thinking_follows_the_flag_unless_the_request_decides(include_thinking: 
 def test_free_form_fields_have_a_bounded_depth(name: str) -> None:
     deep: Any = {"role": "user"}
     for _ in range(120):
-        deep = {"role": "user", "a": deep}
+        deep = {"role": "user", "a": deep} | TOOL
     with pytest.raises(MalformedJson) as caught:
         decode(**{name: deep if name == "chat_template_kwargs" else [deep]})
     assert caught.value.param == name
@@ -506,6 +552,145 @@ def test_text_is_whole_unicode_or_no_text(text: bytes, accepted: str | None) -> 
         assert decode_raw(raw).request.messages[0]["content"] == accepted
 
 
+def sampling(**fields: Any) -> SamplingParams:
+    return decode(**fields).request.sampling
+
+
+def test_the_sentinels_of_other_servers_mean_here_what_they_mean_there() -> None:
+    assert sampling(seed=-1) == SamplingParams()
+    assert sampling(top_k=-1) == SamplingParams(top_k=0)
+    assert sampling(top_p=0) == sampling(top_p=0.0, top_k=50) == SamplingParams(top_k=1)
+    assert sampling(top_p=1) == SamplingParams(top_p=1.0)
+    assert decode(max_tokens=-1) == decode(max_completion_tokens=-1) == decode(n_predict=-1) == decode()
+    assert decode(max_tokens=7, max_completion_tokens=-1).request.max_tokens == 7
+    assert decode(stop="") == decode(stop=[""]) == decode(stop=[]) == decode(stop_sequences=[""]) == decode()
+    assert decode(stop=["", "a"]).request.stop == ("a",)
+    assert decode(top_logprobs=0) == decode(top_logprobs=0, logprobs=False) == decode()
+
+
+def test_a_parameter_has_the_names_of_other_servers() -> None:
+    assert decode(n_predict=5).request.max_tokens == 5
+    assert decode(n_predict=5, max_tokens=6).request.max_tokens == 6
+    assert sampling(repeat_penalty=1.2) == sampling(repetition_penalty=1.2, repeat_penalty=1.2)
+    assert sampling(repeat_penalty=1.2).repetition_penalty == 1.2
+    assert decode(stop="a", stop_sequences=["b"]).request.stop == ("a", "b")
+
+
+def test_the_template_is_told_what_is_meant_for_it_and_its_own_arguments_count_most() -> None:
+    document = {"title": "t", "text": "x"}
+    call = decode(
+        add_generation_prompt=False,
+        reasoning_effort='hi"gh',
+        documents=[document],
+        chat_template_kwargs={"add_generation_prompt": True, "x": "}"},
+    )
+    assert call.request.template_kwargs == {
+        "enable_thinking": False,
+        "reasoning_effort": 'hi"gh',
+        "documents": [document],
+        "add_generation_prompt": True,
+        "x": "}",
+    }
+    assert decode(chat_template_kwargs={}).request.template_kwargs == {"enable_thinking": False}
+    raw = encoded()[:-1] + b',"chat_template_kwargs":{ }}'
+    assert decode_raw(raw).request.template_kwargs == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize("tool_choice", [None, "auto"])
+def test_tools_are_offered_by_default(tool_choice: str | None) -> None:
+    assert decode(tools=[TOOL], tool_choice=tool_choice).request.tools == (TOOL,)
+    assert not decode(tools=[], tool_choice=tool_choice).request.tools
+
+
+def test_no_tool_choice_leaves_the_tools_out() -> None:
+    assert decode(tools=[TOOL], tool_choice="none") == decode(tool_choice="none") == decode()
+
+
+@pytest.mark.parametrize("tools", [[TOOL], [], None])
+@pytest.mark.parametrize(
+    "tool_choice",
+    [
+        "required",
+        "any",
+        "banana",
+        "",
+        {},
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "function", "function": {"name": "other"}},
+        {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+    ],
+)
+def test_a_tool_choice_that_cannot_be_kept_is_refused(tool_choice: object, tools: object) -> None:
+    with pytest.raises(InvalidRequest, match="not yet") as caught:
+        decode(tools=tools, tool_choice=tool_choice)
+    assert caught.value.param == "tool_choice"
+
+
+def test_one_tool_call_at_a_time_is_known_to_the_reply() -> None:
+    assert decode(tools=[TOOL]).parallel_tool_calls
+    assert decode(tools=[TOOL], parallel_tool_calls=True).parallel_tool_calls
+    assert not decode(tools=[TOOL], parallel_tool_calls=False).parallel_tool_calls
+
+
+def test_the_usage_of_a_stream_has_a_chunk_of_its_own_only_where_it_is_asked_for() -> None:
+    assert decode(stream=True, stream_options={"include_usage": True}).include_usage
+    for options in (None, {}, {"include_usage": False}, {"include_usage": None, "continuous_usage_stats": False}):
+        assert not decode(stream=True, stream_options=options).include_usage
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "accepted"),
+    [
+        ("audio", {"voice": "alloy"}, None),
+        ("function_call", {"name": "f"}, "auto"),
+        ("functions", [{"name": "f"}], []),
+        ("modalities", ["text", "audio"], ["text"]),
+        ("web_search_options", {}, None),
+        ("allowed_token_ids", [1], []),
+        ("bad_words", ["x"], []),
+        ("best_of", 2, 1),
+        ("chat_template", "{{ x }}", None),
+        ("continue_final_message", True, False),
+        ("echo", True, False),
+        ("guided_whitespace_pattern", " *", None),
+        ("include_reasoning", False, True),
+        ("include_stop_str_in_output", True, False),
+        ("logits_processors", ["x"], []),
+        ("prompt_logprobs", 0, None),
+        ("skip_special_tokens", False, True),
+        ("stop_token_ids", [2], []),
+        ("structural_tag", "{}", None),
+        ("truncate_prompt_tokens", 10, None),
+        ("use_beam_search", True, False),
+        ("dynatemp_range", 0.5, 0.0),
+        ("grammar_lazy", True, False),
+        ("lora", [{"id": 0}], []),
+        ("min_keep", 2, 1),
+        ("mirostat", 2, 0),
+        ("n_indent", 1, 0),
+        ("n_probs", 5, 0),
+        ("post_sampling_probs", True, False),
+        ("reasoning_format", "none", "auto"),
+        ("response_fields", ["content"], []),
+        ("samplers", ["top_k" * 20], []),
+        ("t_max_predict_ms", 5, -1),
+        ("tfs_z", 0.9, 1.0),
+    ],
+)
+def test_what_other_servers_can_and_this_one_cannot_is_refused_by_name(
+    name: str, refused: object, accepted: object
+) -> None:
+    assert decode(**{name: accepted}) == decode(**{name: None}) == decode()
+    with pytest.raises(InvalidRequest, match=f"{name}: this is not supported") as caught:
+        decode(**{name: refused})
+    assert caught.value.param == name
+
+
+def test_what_changes_no_answer_is_ignored() -> None:
+    harmless = ("user", "metadata", "store", "service_tier", "length_penalty", "cache_prompt", "priority", "thinking")
+    assert decode(**dict.fromkeys(harmless, "x")) == decode()
+
+
 def test_a_body_that_is_not_declared_as_json_is_refused() -> None:
     with pytest.raises(UnsupportedMediaType):
         decode_chat_request(b"{}", content_type="text/plain", include_thinking=False, principal=None)
@@ -520,7 +705,22 @@ json_values = st.recursive(
 
 @given(
     st.sampled_from(
-        ["model", "messages", "temperature", "seed", "stop", "n", "tools", "logit_bias", "response_format", "regex"]
+        [
+            *(
+                "model",
+                "messages",
+                "temperature",
+                "seed",
+                "stop",
+                "n",
+                "tools",
+                "logit_bias",
+                "response_format",
+                "regex",
+            ),
+            *("structured_outputs", "guided_json", "guided_choice", "json_schema", "tool_choice", "stream_options"),
+            *("chat_template_kwargs", "documents", "echo", "modalities"),
+        ]
     ),
     json_values,
 )

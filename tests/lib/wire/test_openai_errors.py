@@ -69,9 +69,9 @@ def body(error: HttpError) -> Any:
     [
         (UnsupportedMediaType("x"), 415, INVALID, "unsupported_media_type", None),
         (MalformedJson("x"), 400, INVALID, "malformed_json", None),
-        (InvalidRequest("x", param="top_p"), 422, INVALID, "invalid_request_body", None),
+        (InvalidRequest("x", param="top_p"), 400, INVALID, "invalid_request_body", None),
         (InvalidGrammar("x", param="regex"), 400, INVALID, "invalid_grammar", None),
-        (MissingModelId("x"), 422, INVALID, "invalid_request_body", None),
+        (MissingModelId("x"), 400, INVALID, "invalid_request_body", None),
         (PromptTooLong(prompt_tokens=9, limit=8), 400, INVALID, "context_length_exceeded", None),
         (TemplateFailed("x"), 422, INVALID, "template_render_failed", None),
         (SuspectRequest("a/b", "SIGSEGV", "SIGABRT"), 400, INVALID, "suspect_request", None),

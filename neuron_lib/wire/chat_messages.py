@@ -1,0 +1,105 @@
+"""Messages and tools of a chat: checked as far as anybody but the template must know them, and kept as text."""
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
+from neuron_lib.wire.bodies import decode_part
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values
+
+__all__ = ("read_messages", "read_tools")
+
+_ROLES: Final = frozenset({"assistant", "developer", "function", "system", "tool", "user"})
+_MAX_MESSAGES: Final = 10_000
+_MAX_TOOLS: Final = 1024
+_MAX_TOOL_VALUES: Final = 50_000
+"""Where a reply calls a tool, the daemon looks up the types of its parameters, which takes 10 ms for so many values."""
+
+
+class _Url(Struct, gc=False):
+    url: str | None = None
+
+
+class _Part(Struct, gc=False):
+    type: str
+    text: str | None = None
+    image_url: str | _Url | None = None
+
+
+class _Message(Struct, gc=False):
+    role: Annotated[str, Meta(min_length=1)]
+    content: str | list[_Part] | None = None
+
+
+class _Object(Struct, gc=False):
+    """Any object; its keys are stepped over."""
+
+
+class _Function(Struct, gc=False):
+    name: Annotated[str, Meta(min_length=1)]
+    parameters: _Object | None = None
+
+
+class _Tool(Struct, gc=False):
+    type: str | None = None
+    function: _Function | None = None
+
+
+# These are made in great numbers at once, and the collector need not look through them: nothing refers back.
+_messages: Final = msgspec.json.Decoder(list[_Message])
+_tools: Final = msgspec.json.Decoder(list[_Tool])
+
+
+def read_messages(text: msgspec.Raw) -> UnreadArray:
+    """The messages of a request. Raises `MalformedJson` or `InvalidRequest`, whose `param` is the path."""
+    messages = decode_part(_messages, text, param="messages")
+    if not 1 <= len(messages) <= _MAX_MESSAGES:
+        raise InvalidRequest(f"messages: Expected `array` of length 1 to {_MAX_MESSAGES}", param="messages")
+    unread = bytes(text)
+    check_nesting_and_numbers(unread, param="messages")
+    for i, message in enumerate(messages):
+        if message.role not in _ROLES:
+            place = f"messages[{i}].role"
+            known = ", ".join(sorted(_ROLES))
+            raise InvalidRequest(f"{place}: {message.role[:64]!r} is none of {known}", param=place)
+        if isinstance(message.content, list):
+            _check_parts(message.content, f"messages[{i}].content")
+    return UnreadArray(unread)
+
+
+def _check_parts(parts: list[_Part], place: str) -> None:
+    for i, part in enumerate(parts):
+        if part.type == "text" and part.text is None:
+            raise InvalidRequest(f"{place}[{i}].text: this field is required", param=f"{place}[{i}].text")
+        if part.image_url is not None and MEDIA_OF_PARTS.get(part.type) == "image":
+            _check_image(part.image_url, f"{place}[{i}].image_url")
+
+
+def _check_image(image: str | _Url, place: str) -> None:
+    if isinstance(image, _Url):
+        place, url = f"{place}.url", image.url
+    else:
+        url = image
+    if url is not None and url[:5].lower() != "data:":
+        raise InvalidRequest(f"{place}: only data: URLs are accepted, nothing is fetched", param=place)
+
+
+def read_tools(text: msgspec.Raw) -> UnreadArray:
+    """The tools of a request. Raises `MalformedJson` or `InvalidRequest`, whose `param` is the path."""
+    unread = bytes(text)
+    check_values(unread, most=_MAX_TOOL_VALUES, place="tools", param="tools")
+    tools = decode_part(_tools, text, param="tools")
+    if len(tools) > _MAX_TOOLS:
+        raise InvalidRequest(f"tools: Expected `array` of length <= {_MAX_TOOLS}", param="tools")
+    check_nesting_and_numbers(unread, param="tools")
+    for i, tool in enumerate(tools):
+        if tool.type not in {None, "function"}:
+            place = f"tools[{i}].type"
+            raise InvalidRequest(f"{place}: only functions can be offered to a model", param=place)
+        if tool.function is None:
+            place = f"tools[{i}].function"
+            raise InvalidRequest(f"{place}: this field is required", param=place)
+    return UnreadArray(unread)

@@ -1,0 +1,84 @@
+"""Parameters of other servers that would change the answer and have no effect here: refused by name, never ignored."""
+
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from neuron_lib.errors import InvalidRequest
+
+__all__ = ("decoder_with_refused", "refuse_unsupported")
+
+_LONGEST: Final = 64
+"""Bytes of a value that can be without effect; none is longer."""
+
+_WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
+    # OpenAI
+    "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": (),
+    "modalities": (["text"],),
+    "web_search_options": (),
+    # vLLM
+    "allowed_token_ids": (),
+    "bad_words": (),
+    "best_of": (1,),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "echo": (False,),
+    "guided_whitespace_pattern": (),
+    "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,),
+    "logits_processors": (),
+    "prompt_logprobs": (False,),
+    "skip_special_tokens": (True,),
+    "stop_token_ids": (),
+    "structural_tag": (),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    # llama.cpp
+    "dynatemp_range": (0,),
+    "grammar_lazy": (False,),
+    "lora": (),
+    "min_keep": (0, 1),
+    "mirostat": (0,),
+    "n_indent": (0,),
+    "n_probs": (0,),
+    "post_sampling_probs": (False,),
+    "reasoning_format": ("auto", "deepseek"),
+    "response_fields": (),
+    "samplers": (),
+    "t_max_predict_ms": (0, -1),
+    "tfs_z": (1,),
+}
+"""By name, the values beside null and an empty list that ask for what happens anyway."""
+
+_INSTEAD: Final = {
+    "best_of": "; `n` gives several replies",
+    "function_call": "; use `tools`",
+    "functions": "; use `tools`",
+    "n_probs": "; use `logprobs` and `top_logprobs`",
+    "reasoning_format": '; "auto" is what happens, and the header x-include-thinking shows reasoning in the text',
+}
+
+_Body = TypeVar("_Body", bound=Struct)
+
+
+def decoder_with_refused(body: type[_Body]) -> msgspec.json.Decoder[_Body]:
+    """A decoder of `body` that also takes up the parameters that are refused, for `refuse_unsupported`."""
+    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _WITHOUT_EFFECT]
+    return msgspec.json.Decoder(msgspec.defstruct(body.__name__, fields, bases=(body,), kw_only=True))
+
+
+def refuse_unsupported(body: Struct) -> None:
+    """Raise `InvalidRequest` if a body, decoded by such a decoder, asks for what is not done here."""
+    for name, harmless in _WITHOUT_EFFECT.items():
+        text = bytes(getattr(body, name))
+        if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), harmless)):
+            raise InvalidRequest(f"{name}: this is not supported{_INSTEAD.get(name, '')}", param=name)
+
+
+def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:
+    """Whether a value is in the list; false is not 0 here."""
+    return value == [] or any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in harmless)

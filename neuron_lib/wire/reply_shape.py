@@ -1,0 +1,198 @@
+"""What a reply must look like, in every spelling that clients of OpenAI, vLLM, llama.cpp and TGI use."""
+
+import re
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.types import Grammar
+from neuron_lib.wire.bodies import decode_part
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values
+
+__all__ = ("NOTHING", "ReplyShapeFields", "grammar_of", "is_given")
+
+_MAX_GRAMMAR_BYTES: Final = 256 << 10
+_MAX_CHOICES: Final = 4096
+_ANY_OBJECT: Final = '{"type":"object"}'
+
+NOTHING: Final = msgspec.Raw(b"null")
+"""The default of a field that is left as text."""
+
+_SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
+"""What means something in a regular expression of Rust's."""
+
+
+def is_given(part: msgspec.Raw) -> bool:
+    """Whether a field that was left as text is there; null means that it is not."""
+    return bytes(part) != b"null"
+
+
+class ReplyShapeFields(Struct, kw_only=True):
+    """The fields of a body that say what the reply must look like. Schemas stay text: the engine reads them."""
+
+    response_format: msgspec.Raw = NOTHING
+    json_schema: msgspec.Raw = NOTHING
+    regex: str | None = None
+    grammar: str | None = None
+    guided_json: msgspec.Raw = NOTHING
+    guided_regex: str | None = None
+    guided_choice: msgspec.Raw = NOTHING
+    guided_grammar: str | None = None
+    structured_outputs: msgspec.Raw = NOTHING
+
+
+class _Format(Struct):
+    type: str
+    json_schema: msgspec.Raw = NOTHING
+    schema: msgspec.Raw = NOTHING
+    value: msgspec.Raw = NOTHING
+
+
+class _Named(Struct):
+    schema: msgspec.Raw
+
+
+class _Outputs(Struct):
+    json: msgspec.Raw = NOTHING
+    regex: str | None = None
+    choice: msgspec.Raw = NOTHING
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: msgspec.Raw = NOTHING
+    whitespace_pattern: str | None = None
+    disable_additional_properties: bool | None = None
+
+
+class _Object(Struct, gc=False):
+    """Any object; its keys are stepped over."""
+
+
+_format: Final = msgspec.json.Decoder(_Format)
+_named: Final = msgspec.json.Decoder(_Named)
+_outputs: Final = msgspec.json.Decoder(_Outputs)
+_schema: Final = msgspec.json.Decoder(_Object | bool)
+_schema_or_text: Final = msgspec.json.Decoder(_Object | bool | str)
+_text: Final = msgspec.json.Decoder(str)
+_choices: Final = msgspec.json.Decoder(list[str])
+
+_Shapes: TypeAlias = Iterator[tuple[str, Grammar]]
+
+
+def grammar_of(fields: ReplyShapeFields) -> Grammar | None:
+    """What the reply must look like, None for anything.
+
+    Raises `MalformedJson`, or `InvalidRequest` for what is not understood, is too long, or contradicts itself; `param`
+    is the field.
+    """
+    shapes = dict(_shapes(fields))
+    if len(shapes) > 1:
+        names = tuple(shapes)
+        raise InvalidRequest(f"{' and '.join(names)}: only one can say what the reply looks like", param=names[-1])
+    for name, grammar in shapes.items():
+        if len(grammar.source.encode()) > _MAX_GRAMMAR_BYTES:
+            raise InvalidRequest(f"{name}: longer than {_MAX_GRAMMAR_BYTES} bytes", param=name)
+        return grammar
+    return None
+
+
+def _shapes(fields: ReplyShapeFields) -> _Shapes:
+    """Every shape that is asked for, by the name of its field."""
+    if is_given(fields.response_format):
+        yield from _of_format(fields.response_format)
+    if is_given(fields.json_schema):
+        yield _by_schema(fields.json_schema, "json_schema", field="json_schema")
+    if fields.regex is not None:
+        yield "regex", Grammar("regex", fields.regex)
+    if fields.grammar is not None:
+        yield "grammar", Grammar("lark", fields.grammar)
+    if is_given(fields.guided_json):
+        yield _by_schema(fields.guided_json, "guided_json", field="guided_json", may_be_text=True)
+    if fields.guided_regex is not None:
+        yield "guided_regex", Grammar("regex", fields.guided_regex, "guided_regex")
+    if is_given(fields.guided_choice):
+        yield _by_choice(fields.guided_choice, "guided_choice")
+    if fields.guided_grammar is not None:
+        yield "guided_grammar", Grammar("lark", fields.guided_grammar, "guided_grammar")
+    if is_given(fields.structured_outputs):
+        yield from _of_outputs(fields.structured_outputs)
+
+
+def _of_format(text: msgspec.Raw) -> _Shapes:
+    field = "response_format"
+    wanted = decode_part(_format, text, param=field)
+    match wanted.type:
+        case "text":
+            return
+        case "json_object" if not is_given(wanted.schema):
+            yield field, Grammar("json_schema", _ANY_OBJECT)
+        case "json_schema" if is_given(wanted.json_schema) or not is_given(wanted.schema):
+            place = f"{field}.json_schema"
+            if not is_given(wanted.json_schema):
+                raise InvalidRequest(f"{place}: this field is required", param=place)
+            named = decode_part(_named, wanted.json_schema, param=place)
+            yield _by_schema(named.schema, f"{place}.schema", field=field)
+        case "json_object" | "json_schema":
+            yield _by_schema(wanted.schema, f"{field}.schema", field=field)
+        case "json":
+            yield _by_schema(wanted.value, f"{field}.value", field=field)
+        case "regex":
+            yield field, Grammar("regex", decode_part(_text, wanted.value, param=f"{field}.value"), field)
+        case _:
+            known = '"text", "json_object", "json_schema", "json" and "regex" are known'
+            raise InvalidRequest(f"{field}.type: {known}, not {wanted.type[:64]!r}", param=f"{field}.type")
+
+
+def _of_outputs(text: msgspec.Raw) -> _Shapes:
+    field = "structured_outputs"
+    wanted = decode_part(_outputs, text, param=field)
+    for name in ("structural_tag", "whitespace_pattern", "disable_additional_properties"):
+        value = getattr(wanted, name)
+        if value not in (None, False) and (not isinstance(value, msgspec.Raw) or is_given(value)):
+            raise InvalidRequest(f"{field}.{name}: this is not supported", param=f"{field}.{name}")
+    is_empty = True
+    for name, shape in _each_output(wanted, field):
+        is_empty = False
+        yield name, shape
+    if is_empty:
+        raise InvalidRequest(f"{field}: one of json, regex, choice, grammar and json_object is required", param=field)
+
+
+def _each_output(wanted: _Outputs, field: str) -> _Shapes:
+    if is_given(wanted.json):
+        yield _by_schema(wanted.json, f"{field}.json", field=f"{field}.json", may_be_text=True)
+    if wanted.regex is not None:
+        yield f"{field}.regex", Grammar("regex", wanted.regex, f"{field}.regex")
+    if is_given(wanted.choice):
+        yield _by_choice(wanted.choice, f"{field}.choice")
+    if wanted.grammar is not None:
+        yield f"{field}.grammar", Grammar("lark", wanted.grammar, f"{field}.grammar")
+    if wanted.json_object:
+        yield f"{field}.json_object", Grammar("json_schema", _ANY_OBJECT, f"{field}.json_object")
+
+
+def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool = False) -> tuple[str, Grammar]:
+    """The grammar of a JSON schema, which stays as it was written but for the white space."""
+    schema = bytes(text)
+    value = decode_part(_schema_or_text if may_be_text else _schema, schema, param=place)
+    if isinstance(value, str):
+        schema = value.encode()
+    if len(schema) > _MAX_GRAMMAR_BYTES:
+        raise InvalidRequest(f"{place}: longer than {_MAX_GRAMMAR_BYTES} bytes", param=field)
+    if isinstance(value, str):
+        check_values(schema, place=place, param=place)
+        decode_part(_schema, schema, param=place)
+    check_nesting_and_numbers(schema, param=place)
+    schema = msgspec.json.format(schema, indent=-1)
+    return field, Grammar("json_schema", schema.decode(), None if field == "response_format" else field)
+
+
+def _by_choice(text: msgspec.Raw, field: str) -> tuple[str, Grammar]:
+    """The grammar of one of several texts."""
+    choices = decode_part(_choices, text, param=field)
+    if not 1 <= len(choices) <= _MAX_CHOICES:
+        raise InvalidRequest(f"{field}: Expected `array` of length 1 to {_MAX_CHOICES}", param=field)
+    pattern = "|".join(_SPECIAL.sub(r"\\\g<0>", choice) for choice in choices)
+    return field, Grammar("regex", f"({pattern})", field)
