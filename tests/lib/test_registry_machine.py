@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio.testing import MockClock
@@ -576,6 +576,9 @@ class OnTrio(RegistryMachine):
     backend = "trio"
 
 
-OnAsyncio.TestCase.settings = OnTrio.TestCase.settings = settings(max_examples=50, stateful_step_count=25)
+# How fast examples are made up says more about the machine than about the code.
+OnAsyncio.TestCase.settings = OnTrio.TestCase.settings = settings(
+    max_examples=50, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
+)
 TestOnAsyncio = OnAsyncio.TestCase
 TestOnTrio = OnTrio.TestCase
