@@ -253,6 +253,11 @@ def test_what_llama_cpp_loads_is_chosen(tag: str) -> None:
     assert choose(tag, f"m-{tag}.gguf") == choose(None, f"m-{tag}.gguf") == (f"m-{tag}.gguf",)
 
 
+def test_each_reason_is_the_one_of_its_type() -> None:
+    assert "only ik_llama.cpp loads" in refusal(None, "m-IQ4_KS.gguf").message
+    assert "no longer loads" in refusal(None, "m-Q4_0_4_4.gguf").message
+
+
 def test_a_family_does_not_reach_a_type_that_cannot_be_loaded() -> None:
     assert choose("iq4", "m-IQ4_KS.gguf", "m-IQ4_XS.gguf") == ("m-IQ4_XS.gguf",)
     assert "IQ4_KS.gguf is of a type" in refusal("iq4", "m-IQ4_KS.gguf", "m-Q4_K_M.gguf").message
