@@ -229,6 +229,7 @@ UNLOADABLE: Final = (
     *("IQ1_S_R4", "IQ2_K", "IQ2_KS", "IQ2_KL", "IQ2_KT", "IQ2_BN", "IQ3_K", "IQ3_KS", "IQ4_K", "IQ4_KS", "IQ4_KSS"),
     *("IQ4_KS_R4", "IQ4_NL_R4", "IQ5_K", "IQ5_KS", "IQ5_K_R4", "IQ6_K", "IQ1_KT", "Q6_0", "Q8_KV", "Q8_KV_R8"),
     *("Q8_K_R8", "Q4_K_R4", "Q4_0_R8", "BF16_R16", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"),
+    *("I2_S", "TL1", "TL2", "TQ3_0", "TQ4_1", "MXFP8"),
 )
 
 
@@ -254,7 +255,8 @@ def test_what_llama_cpp_loads_is_chosen(tag: str) -> None:
 
 
 def test_each_reason_is_the_one_of_its_type() -> None:
-    assert "only ik_llama.cpp loads" in refusal(None, "m-IQ4_KS.gguf").message
+    assert "does not load; ik_llama.cpp does" in refusal(None, "m-IQ4_KS.gguf").message
+    assert "does not load; bitnet.cpp does" in refusal(None, "ggml-model-i2_s.gguf").message
     assert "no longer loads" in refusal(None, "m-Q4_0_4_4.gguf").message
 
 
