@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 LOCKED := $(PIP) --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-faults soak check format bench lock clean
+.PHONY: help run install deploy test test-faults soak check format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -25,6 +25,14 @@ run: $(STAMPS)/demo ## serve the demo model (PORT=13131, ARGS=… for `neuron se
 	@exec $(BIN)/neuron serve --demo --port $(PORT) $(ARGS)
 
 install: $(STAMPS)/demo $(STAMPS)/dev ## everything into .venv, without running anything
+
+deploy: a-place $(STAMPS)/runtime ## what a host needs, independent of this checkout (VENV=/opt/neuron)
+	$(PIP) --no-deps --no-build-isolation --force-reinstall .
+	$(LOCKED) --no-deps -r requirements/demo.txt
+
+.PHONY: a-place
+a-place:
+	@test '$(VENV)' != .venv || { echo "say where to install: make deploy VENV=/opt/neuron" >&2; exit 1; }
 
 test: check ## all checks and all tests (ARGS=… for pytest)
 	$(BIN)/python -m pytest $(ARGS)
@@ -81,7 +89,7 @@ $(STAMPS)/runtime: $(STAMPS)/cmake-args requirements/build.txt requirements/runt
 	@command -v cmake >/dev/null || { echo "llama.cpp is compiled here: install cmake" >&2; exit 1; }
 	@command -v "$${CXX:-c++}" >/dev/null || \
 		{ echo "llama.cpp is compiled here: install a C++ compiler (g++ or clang++)" >&2; exit 1; }
-	@echo "Installing into $(VENV). The first time this compiles llama.cpp, which takes a minute or more."
+	@echo "Installing into $(VENV). The first time this compiles llama.cpp, which takes some minutes."
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_INCLUDE='$(CURDIR)/scripts/libllama_only.cmake' $(CMAKE_ARGS)" \
 	CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(getconf _NPROCESSORS_ONLN)}" \
 	$(LOCKED) $(if $(CMAKE_ARGS),--no-cache-dir --force-reinstall) -r requirements/build.txt -r requirements/runtime.txt

@@ -10,52 +10,60 @@ Where things are:
     errors       everything that can go wrong, by what to do about it
     testing      ScriptedHarness: a backend that follows a script
 
-Importing this package loads neither llama_cpp, huggingface_hub nor any web framework.
+Importing this package loads neither llama_cpp, huggingface_hub nor any web framework. Its names are imported when
+they are first used: an engine process, or `neuron ls`, loads only the submodules that it needs.
 """
 
-from neuron_lib.activation import ActivationTracker
-from neuron_lib.errors import (
-    AlreadyLoaded,
-    EngineDead,
-    LoadFailed,
-    ModelNotLoaded,
-    NeuronError,
-    Overloaded,
-    PromptTooLong,
-    RequestRejected,
-    ShuttingDown,
-    SourceUnavailable,
-    SuspectRequest,
-    UnloadFailed,
-)
-from neuron_lib.harness import Generation, Harness, LoadedModel
-from neuron_lib.preload import load_default_models
-from neuron_lib.registry import Registry
-from neuron_lib.types import (
-    ActivationSnapshot,
-    ActivationState,
-    ChatRequest,
-    FailedLoad,
-    Finished,
-    FinishReason,
-    GenerationEvent,
-    LoadingModel,
-    LoadProgress,
-    LoadStage,
-    ModelInfo,
-    ModelLimit,
-    ModelLoad,
-    ModelSpec,
-    ModelStatus,
-    Principal,
-    ReasoningDelta,
-    SamplingParams,
-    Started,
-    TextDelta,
-    ToolCall,
-    UnloadingModel,
-    Usage,
-)
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from neuron_lib.activation import ActivationTracker
+    from neuron_lib.errors import (
+        AlreadyLoaded,
+        EngineDead,
+        LoadFailed,
+        ModelLoading,
+        ModelNotLoaded,
+        NeuronError,
+        Overloaded,
+        PromptTooLong,
+        RequestRejected,
+        ShuttingDown,
+        SourceUnavailable,
+        SuspectRequest,
+        UnloadFailed,
+    )
+    from neuron_lib.harness import Generation, Harness, LoadedModel
+    from neuron_lib.preload import load_default_models
+    from neuron_lib.registry import Registry
+    from neuron_lib.types import (
+        ActivationSnapshot,
+        ActivationState,
+        ChatRequest,
+        DeferredLoad,
+        FailedLoad,
+        Finished,
+        FinishReason,
+        GenerationEvent,
+        LoadingModel,
+        LoadProgress,
+        LoadStage,
+        ModelInfo,
+        ModelLimit,
+        ModelLoad,
+        ModelSpec,
+        ModelStatus,
+        Principal,
+        ReasoningDelta,
+        SamplingParams,
+        Started,
+        TextDelta,
+        ToolCall,
+        UnloadingModel,
+        Usage,
+    )
 
 __all__ = (
     "ActivationSnapshot",
@@ -63,6 +71,7 @@ __all__ = (
     "ActivationTracker",
     "AlreadyLoaded",
     "ChatRequest",
+    "DeferredLoad",
     "EngineDead",
     "FailedLoad",
     "FinishReason",
@@ -78,6 +87,7 @@ __all__ = (
     "ModelInfo",
     "ModelLimit",
     "ModelLoad",
+    "ModelLoading",
     "ModelNotLoaded",
     "ModelSpec",
     "ModelStatus",
@@ -100,3 +110,21 @@ __all__ = (
     "Usage",
     "load_default_models",
 )
+
+_HOMES: Final = ("types", "errors", "activation", "harness", "registry", "preload")
+"""The modules that the names above come from. Those that import least come first."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of `__all__` when it is first used."""
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"neuron_lib.{home}")
+            if name in module.__all__:
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

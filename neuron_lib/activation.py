@@ -1,11 +1,14 @@
 """How far the start-up loading has come. Owns that state; loads nothing itself (`preload` does)."""
 
-from collections.abc import AsyncIterator, Sequence
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from enum import Enum
 
 import anyio
+from msgspec import UNSET, Struct
 
-from neuron_lib.types import ActivationSnapshot, ActivationState, FailedLoad, ModelSpec, public_id
+from neuron_lib.types import ActivationSnapshot, ActivationState, DeferredLoad, FailedLoad, ModelSpec, public_id
 
 __all__ = ("ActivationTracker",)
 
@@ -17,16 +20,30 @@ class _Stage(Enum):
     FAILED = "failed"
 
 
+class _Deferral(Struct, frozen=True):
+    """The last failed try, and the clock's time of the next one."""
+
+    error: str
+    attempt: int
+    next_try_s: float
+
+
 class ActivationTracker:
     """Follows the default models from pending to completed or failed (wire contract §5).
 
     Every id is in exactly one of pending, in progress, completed and failed at any moment, and only one is in
-    progress. A tracker without ids is ready from the start. Not thread-safe: use it from the event loop's thread.
+    progress. A tracker without ids is ready from the start. A registry that follows it (`Registry.follow`) completes
+    an id as soon as its model is resident, whoever loaded it. Not thread-safe: use it from the event loop's thread.
     """
 
-    def __init__(self, specs: Sequence[ModelSpec] = ()) -> None:
-        """Start with the public ids of `specs` pending, in their order; an id that is named twice counts once."""
+    def __init__(self, specs: Sequence[ModelSpec] = (), *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with the public ids of `specs` pending, in their order; an id that is named twice counts once.
+
+        `clock` gives the seconds by which the time until a next try is told.
+        """
+        self._clock = clock
         self._stages = {public_id(spec.model_id): _Stage.PENDING for spec in specs}
+        self._deferrals: dict[str, _Deferral] = {}
         self._errors: dict[str, str] = {}
         self._ready = anyio.Event()
         self._changed = anyio.Event()
@@ -47,9 +64,25 @@ class ActivationTracker:
         """The id is resident, loaded just now or found to be. Raises ValueError if it is settled already."""
         self._move(model_id, _Stage.COMPLETED, allowed_from=(_Stage.PENDING, _Stage.IN_PROGRESS))
 
-    def defer_loading(self, model_id: str) -> None:
-        """The load failed for a passing reason; the id is pending again, behind the other pending ones."""
+    def defer_loading(
+        self, model_id: str, error: str | None = None, *, attempt: int = 1, retry_in_s: float = 0.0
+    ) -> None:
+        """The load failed for a passing reason; the id is pending again, behind the other pending ones.
+
+        `error` is the whole reason, `attempt` the number of the try that failed, and `retry_in_s` the time until the
+        next one. Without an `error` nothing of this is shown. Raises ValueError if the id is not in progress.
+        """
         self._move(model_id, _Stage.PENDING, allowed_from=(_Stage.IN_PROGRESS,))
+        if error is not None:
+            self._deferrals[model_id] = _Deferral(error, attempt, self._clock() + retry_in_s)
+
+    def pause_until_retry(self, retry_in_s: float) -> None:
+        """All others have had their turn: the deferred ids get their next try in `retry_in_s` seconds."""
+        next_try_s = self._clock() + retry_in_s
+        self._deferrals = {
+            model_id: _Deferral(deferral.error, deferral.attempt, next_try_s)
+            for model_id, deferral in self._deferrals.items()
+        }
 
     def fail_loading(self, model_id: str, error: str) -> None:
         """The id will not be loaded; `error` is the whole reason. Raises ValueError if it is settled already."""
@@ -65,12 +98,44 @@ class ActivationTracker:
         self._ready.set()
         self._wake_followers()
 
+    @property
+    def changed(self) -> anyio.Event:
+        """Is set with the next change."""
+        return self._changed
+
+    def awaits(self, model_id: str) -> bool:
+        """Whether the id is pending or in progress."""
+        return self._stages.get(model_id) in {_Stage.PENDING, _Stage.IN_PROGRESS}
+
+    def has_completed(self, model_id: str) -> bool:
+        """Whether the id was loaded once since the start."""
+        return self._stages.get(model_id) is _Stage.COMPLETED
+
+    def deferral(self, model_id: str) -> DeferredLoad | None:
+        """The last failed try of an id that gets another one; None for one that does not, or was not tried yet."""
+        deferral = self._deferrals.get(model_id)
+        if deferral is None:
+            return None
+        is_tried_now = self._stages[model_id] is _Stage.IN_PROGRESS
+        left_s = 0.0 if is_tried_now else deferral.next_try_s - self._clock()
+        return DeferredLoad(
+            model_id=model_id,
+            error=deferral.error,
+            attempt=deferral.attempt,
+            next_try_secs=max(0, math.ceil(left_s)),
+        )
+
+    def failure(self, model_id: str) -> str | None:
+        """Why the id will not be loaded; None if it has not failed."""
+        return self._errors.get(model_id)
+
     def snapshot(self) -> ActivationSnapshot:
         """The state now, as `/health` shows it; each list in the order in which its ids got there."""
 
         def ids(stage: _Stage) -> tuple[str, ...]:
             return tuple(model_id for model_id, current in self._stages.items() if current is stage)
 
+        deferred = tuple(entry for model_id in self._deferrals if (entry := self.deferral(model_id)) is not None)
         return ActivationSnapshot(
             state=ActivationState.READY if self._ready.is_set() else ActivationState.PRE_WARMING,
             pending=ids(_Stage.PENDING),
@@ -79,11 +144,17 @@ class ActivationTracker:
             failed=tuple(
                 FailedLoad(model_id=model_id, error=self._errors[model_id]) for model_id in ids(_Stage.FAILED)
             ),
+            deferred=deferred or UNSET,
         )
 
     async def wait_ready(self) -> None:
         """Return when start-up loading is over, failed models included; at once if it is."""
         await self._ready.wait()
+
+    async def wait_settled(self, model_ids: Sequence[str]) -> None:
+        """Return when none of the ids is pending or in progress any more; at once if none is."""
+        while any(map(self.awaits, model_ids)):
+            await self._changed.wait()
 
     async def changes(self) -> AsyncIterator[ActivationSnapshot]:
         """The state now and after every change until ready; changes nobody awaited in between are merged."""
@@ -103,6 +174,8 @@ class ActivationTracker:
             raise ValueError(f"{model_id!r} cannot become {to.value}: it is {current.value}")
         del self._stages[model_id]  # so that it moves behind those that got there earlier
         self._stages[model_id] = to
+        if to in {_Stage.COMPLETED, _Stage.FAILED}:
+            self._deferrals.pop(model_id, None)
         self._wake_followers()
 
     def _wake_followers(self) -> None:

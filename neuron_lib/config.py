@@ -19,8 +19,9 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
+from neuron_lib.config_variables import PREFIX, find_mistyped
 from neuron_lib.errors import ConfigError
-from neuron_lib.types import ModelSpec
+from neuron_lib.types import HUB_SCHEME, ModelSpec, take_apart
 
 __all__ = (
     "HARNESS_ALIASES",
@@ -34,6 +35,7 @@ __all__ = (
     "PromptCacheConfig",
     "SamplingConfig",
     "SourceConfig",
+    "hub_endpoint",
     "load_config",
 )
 
@@ -43,7 +45,6 @@ HARNESS_ALIASES: Final[Mapping[str, str]] = {"candle": "llamacpp"}
 """Other names a harness answers to, so that an existing fleet's files and catalogues keep working (contract §3.6)."""
 
 _HARNESSES: Final = frozenset({"llamacpp"})
-_ENV_PREFIX: Final = "NEURON_"
 
 _OLDER_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     **{("harness", alias): name for alias, name in HARNESS_ALIASES.items()},
@@ -60,11 +61,18 @@ SomeTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
 # Their descriptions stand in for the patterns in errors. `$` would let a line feed follow.
 _SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _ORG_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+"
+_QUANT: Final = r"(:[A-Za-z0-9][A-Za-z0-9._-]*)?"
+_WEB: Final = r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/"
 PublicId: TypeAlias = Annotated[
-    str, Meta(pattern=rf"^{_ORG_NAME}\Z", max_length=256, description="org/name, without a source")
+    str, Meta(pattern=rf"^{_ORG_NAME}{_QUANT}\Z", max_length=256, description="org/name, without a source")
 ]
 Repository: TypeAlias = Annotated[
-    str, Meta(pattern=rf"^({_SCHEME}:)?{_ORG_NAME}\Z", max_length=256, description="[source:]org/name")
+    str,
+    Meta(
+        pattern=rf"^({_SCHEME}:|{_WEB})?{_ORG_NAME}{_QUANT}\Z",
+        max_length=256,
+        description="[source:]org/name",
+    ),
 ]
 Scheme: TypeAlias = Annotated[str, Meta(pattern=rf"^{_SCHEME}\Z", description="a name of letters, digits and . _ + -")]
 Revision: TypeAlias = Annotated[
@@ -81,8 +89,30 @@ Endpoint: TypeAlias = Annotated[
         description="an http or https address without user, password or query",
     ),
 ]
+HostName: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?)\Z",
+        max_length=253,
+        description="a name or an address without scheme and port, or *",
+    ),
+]
+Origin: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@]+/?)\Z",
+        max_length=300,
+        description="an origin such as https://app.example.org, or *",
+    ),
+]
 EnvName: TypeAlias = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
+]
+ListenHost: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s\0]+\Z", description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address"
+    ),
 ]
 
 # What a sampling parameter may be, whether a file, a request or a model's publisher says it.
@@ -100,6 +130,21 @@ DryAllowedLength: TypeAlias = Annotated[int, Meta(ge=0, le=1024)]
 DryBreaker: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
+def _keep_as_paths(struct: Struct, *names: str) -> None:
+    """Turn text that a program gave for these fields into paths. Raises TypeError for anything else."""
+    for name in names:
+        value = getattr(struct, name)
+        if value is None or isinstance(value, Path):
+            continue
+        field_name = f"{type(struct).__name__}.{name}"
+        if isinstance(value, str):
+            msgspec.structs.force_setattr(struct, name, Path(value))
+        elif isinstance(value, list | tuple) and all(isinstance(each, str | Path) for each in value):
+            msgspec.structs.force_setattr(struct, name, tuple(map(Path, value)))
+        else:
+            raise TypeError(f"{field_name} takes paths, not {value!r}")
+
+
 class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """One `[[harnesses]]` entry: a backend to offer, by name."""
 
@@ -109,11 +154,11 @@ class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[models]]` entry: where a public id `org/name` really comes from, and how to load it.
 
-    At most one place: `repo` is `[source:]org/name` on a hub, `path` a GGUF file on this machine, `package` one inside
-    an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id itself.
-    `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none. `chat_template` is a
-    file with a Jinja template to use instead of the model's own; it is read when the model loads. Both paths are
-    absolute: a daemon's working directory is an accident.
+    At most one place: `repo` is `[source:]org/name[:quant]` on a hub, `path` a GGUF file on this machine, `package` one
+    inside an installed Python package (`package/inner/file.gguf`); without any the default source is asked for the id
+    itself. `quant`, `revision` and `n_ctx` (tokens of one request) are used where the load asks for none.
+    `chat_template` is a file with a Jinja template to use instead of the model's own; it is read when the model loads.
+    Both paths are absolute: a daemon's working directory is an accident. A program may give both as text too.
     """
 
     id: PublicId
@@ -126,6 +171,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     chat_template: Path | None = None
 
     def __post_init__(self) -> None:
+        _keep_as_paths(self, "path", "chat_template")
         places = [name for name in ("repo", "path", "package") if getattr(self, name) is not None]
         if len(places) > 1:
             msg = f"`{self.id}` has {' and '.join(f'`{name}`' for name in places)}; a model comes from one place"
@@ -134,6 +180,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if getattr(self, name) is not None and places not in ([], ["repo"]):
                 msg = f"`{self.id}` has a `{name}`, which means nothing beside `{places[0]}`"
                 raise ValueError(msg)
+        if self.quant is not None and self.repo is not None and take_apart(self.repo).quant is not None:
+            msg = f"`{self.id}` names a quant in `repo` and one in `quant`; keep one"
+            raise ValueError(msg)
         for name in ("path", "chat_template"):
             file: Path | None = getattr(self, name)
             if file is not None and not file.is_absolute():
@@ -148,19 +197,24 @@ class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     auth_env: EnvName | None = None
     cache_dir: Path | None = None
 
+    def __post_init__(self) -> None:
+        _keep_as_paths(self, "cache_dir")
+
 
 class DownloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a download may take.
 
     One of less than `min_kb_per_s`, in KiB, for `min_rate_window_secs` has failed, for now; 0 allows any rate.
     `deadline_secs` bounds everything from the first question to a hub to the last checksum. `parallel` is how many
-    files of one model are read at the same time.
+    files of one model are read at the same time, `max_fetches` of how many models: the others wait in order, and their
+    deadline begins when their turn comes.
     """
 
     deadline_secs: Annotated[float, Meta(ge=1, le=604_800)] = 43_200.0
     min_kb_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 10.0
     min_rate_window_secs: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     parallel: Annotated[int, Meta(ge=1, le=32)] = 4
+    max_fetches: Annotated[int, Meta(ge=1, le=64)] = 2
 
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -217,7 +271,8 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     takes no step for `stall_timeout_secs` is replaced. A layout `per_sequence`
     gives each request `n_ctx` cells of its own, `unified` shares `kv_cells` among all of them (0: as many as all could
     fill and memory has room for). `swa_full` keeps the whole context of layers that look at a window of it.
-    `speculation` guesses tokens from the prompt and computes several in one step.
+    `speculation` guesses tokens from the prompt and computes several in one step. With `special_tokens_in_messages`
+    a message that spells a control token (`<|im_end|>`) writes that token; without it, which is safe, it is text.
     """
 
     hf_cache: Path | None = None
@@ -240,11 +295,13 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
     report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40
     stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
+    special_tokens_in_messages: bool = False
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
+        _keep_as_paths(self, "hf_cache", "local_roots")
         if reserved := sorted({"file", "package"} & self.sources.keys()):
             msg = f"the source names {', '.join(reserved)} are built in; choose another"
             raise ValueError(msg)
@@ -255,7 +312,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def schemes(self) -> frozenset[str]:
         """The sources a model id may name: those configured, and the one there is always (contract §3.2)."""
-        return frozenset({"huggingface", *self.sources})
+        return frozenset({HUB_SCHEME, *self.sources})
 
 
 class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -267,16 +324,24 @@ class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop.
 
+    `allowed_hosts` are the names and addresses that requests may name as their host, beside those of the loopback
+    interface; `*` allows any. Empty: no others on a loopback address, any on another one. `allowed_origins` are those
+    of web pages that may change something, beside the server's own.
+
     Unloading and the last answers get 25 s more, and a whole stop must be over in less than 120 s (wire contract §6).
+    A chat with a model that is being loaded, or will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
     """
 
-    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    host: ListenHost = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
+    allowed_hosts: tuple[HostName, ...] = ()
+    allowed_origins: tuple[Origin, ...] = ()
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()
     harness: HarnessSection = HarnessSection()
     drain_timeout_secs: Annotated[float, Meta(ge=0, le=90)] = 60.0
+    wait_for_load_secs: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     max_prompt_tokens: SomeTokens = 16384
 
     def __post_init__(self) -> None:
@@ -286,8 +351,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(msg)
         known = self.harness.llamacpp.schemes
         for index, entry in enumerate(self.models):
-            scheme, colon, _ = (entry.repo or "").partition(":")
-            if colon and scheme not in known:
+            scheme = take_apart(entry.repo or "").scheme
+            if scheme is not None and scheme not in known:
                 msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
                 raise ValueError(msg)
 
@@ -309,14 +374,20 @@ _NOT_YET: Final = frozenset(
 
 
 def load_config(
-    path: Path | None, environ: Mapping[str, str], *, defaults: Mapping[str, Any] = MappingProxyType({})
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    strict: bool = False,
 ) -> Config:
     """Lay the file at `path` (if any) over the defaults, and `NEURON_*` variables of `environ` over both. `defaults`
     are keys of the file's highest level for which this host has a default of its own.
 
     `__` separates levels: `NEURON_HARNESS__LLAMACPP__N_CTX=8192`. Values are TOML, or bare text where text is meant.
-    Variables that name no key are ignored, because run-time switches share the prefix (contract §4). Raises
-    `ConfigError` naming the file or variable, the key, and what was expected.
+    Variables that name no key are ignored, because run-time switches share the prefix (contract §4); one that looks
+    like a mistyped key is warned about. Raises `ConfigError` naming the file or variable, the key, and what was
+    expected. With `strict` a harness that does not exist, and a default source without an entry, are errors too;
+    otherwise they are warned about.
     """
     layers = _Layers(file=str(path or "environment"), tree={**defaults, **({} if path is None else _read_toml(path))})
     layers.adopt_older_names()
@@ -324,21 +395,45 @@ def load_config(
     config: Config = layers.build(layers.tree, Config, "")
     if layers.ignored:
         logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(layers.ignored))
+    if HUB_SCHEME not in config.harness.llamacpp.sources:
+        hub_endpoint(environ)  # refuses an address that could not be asked
+    for variable, near in find_mistyped(environ.keys() - layers.variables.values(), Config):
+        logger.warning("the variable %s names no key%s", variable, f"; did you mean {near}?" if near else "")
+    for place, doubt in _doubts(config):
+        if strict:
+            raise layers.error(place, f"`{layers.spell(place)}`: {doubt}")
+        logger.warning("`%s`: %s", layers.spell(place), doubt)
+    return msgspec.structs.replace(config, harnesses=_known_harnesses(config.harnesses))
+
+
+def _doubts(config: Config) -> Iterator[tuple[str, str]]:
+    """What can never be used but does not keep the rest from working, by its place."""
+    for index, entry in enumerate(config.harnesses):
+        if HARNESS_ALIASES.get(entry.name, entry.name) not in _HARNESSES:
+            known = ", ".join(sorted(_HARNESSES | HARNESS_ALIASES.keys()))
+            yield f"harnesses[{index}].name", f"unknown harness {entry.name!r}; known: {known}"
     llamacpp = config.harness.llamacpp
     if llamacpp.default_source not in llamacpp.schemes:
-        logger.warning("default_source %r has no entry under sources", llamacpp.default_source)
-    return msgspec.structs.replace(config, harnesses=tuple(_known_harnesses(config.harnesses)))
+        known = ", ".join(sorted(llamacpp.schemes))
+        yield "harness.llamacpp.default_source", f"there is no source {llamacpp.default_source!r}; configured: {known}"
 
 
-def _known_harnesses(entries: tuple[HarnessEntry, ...]) -> Iterator[HarnessEntry]:
-    seen: set[str] = set()
-    for entry in entries:
-        name = HARNESS_ALIASES.get(entry.name, entry.name)
-        if name not in _HARNESSES:
-            logger.warning("unknown harness %r skipped; known: %s", entry.name, ", ".join(sorted(_HARNESSES)))
-        elif name not in seen:
-            seen.add(name)
-            yield HarnessEntry(name)
+def hub_endpoint(environ: Mapping[str, str]) -> str:
+    """The address of the Hugging Face hub: `HF_ENDPOINT`, as all its tools read it, or the public one.
+
+    Raises `ConfigError` for one that is no address, without repeating it, as it may hold a password.
+    """
+    try:
+        endpoint: str = msgspec.convert(environ.get("HF_ENDPOINT") or "https://huggingface.co", Endpoint)
+    except msgspec.ValidationError as error:
+        problem = _in_words(str(error), Endpoint)
+        raise ConfigError(f"HF_ENDPOINT: {problem[:1].lower()}{problem[1:]}", variable="HF_ENDPOINT") from error
+    return endpoint.rstrip("/")
+
+
+def _known_harnesses(entries: tuple[HarnessEntry, ...]) -> tuple[HarnessEntry, ...]:
+    names = (HARNESS_ALIASES.get(entry.name, entry.name) for entry in entries)
+    return tuple(HarnessEntry(name) for name in dict.fromkeys(names) if name in _HARNESSES)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -401,9 +496,9 @@ class _Layers:
     def overlay(self, environ: Mapping[str, str]) -> None:
         """Put every variable that names a key over the tree."""
         for variable, text in sorted(environ.items()):
-            if not variable.startswith(_ENV_PREFIX):
+            if not variable.startswith(PREFIX):
                 continue
-            keys = variable.removeprefix(_ENV_PREFIX).lower().split("__")
+            keys = variable.removeprefix(PREFIX).lower().split("__")
             for older, name in _OLDER_NAMES.items():
                 if tuple(keys[: len(older)]) == older:
                     keys[len(older) - 1] = name
@@ -465,7 +560,9 @@ class _Layers:
 
 
 def _in_words(problem: str, annotation: Any) -> str:
-    """`problem` with what a pattern is for in its place, where the type says it."""
+    """`problem` with what a pattern is for in its place, and with the values that an enumeration has."""
+    if get_origin(annotation) is Literal:
+        return f"{problem}; expected one of {', '.join(map(repr, get_args(annotation)))}"
     for part in (annotation, *get_args(annotation)):
         for meta in getattr(part, "__metadata__", ()):
             if meta.pattern and meta.description:

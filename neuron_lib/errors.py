@@ -7,8 +7,10 @@ NeuronError                     catch this one to catch them all
 │   ├── PromptTooLong           shorten the prompt
 │   ├── TemplateFailed          the model's chat template cannot render these messages
 │   ├── UnsupportedCapability   ask a model that can do it
+│   ├── WrongModality           ask another model: this one does not chat
 │   ├── SuspectRequest          change it: two engines died with this request in them
 │   ├── ModelNotLoaded          load the model first
+│   │   └── ModelLoading        wait: it is being loaded, or will be
 │   ├── Overloaded              wait and retry
 │   ├── NoHarness               this host will never answer; go to another one
 │   └── ShuttingDown            go to another host
@@ -25,7 +27,9 @@ NeuronError                     catch this one to catch them all
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
+
+from neuron_lib.shown import LONGEST_CHAIN, LONGEST_MESSAGE, LONGEST_QUOTE, bounded, clip
 
 __all__ = (
     "AlreadyLoaded",
@@ -37,6 +41,7 @@ __all__ = (
     "InvalidRequest",
     "LoadCancelled",
     "LoadFailed",
+    "ModelLoading",
     "ModelNotLoaded",
     "NeuronError",
     "NoHarness",
@@ -54,6 +59,7 @@ __all__ = (
     "UnknownSource",
     "UnloadFailed",
     "UnsupportedCapability",
+    "WrongModality",
     "cause_chain",
     "first_leaf",
 )
@@ -64,14 +70,25 @@ class NeuronError(Exception):
 
     `code` is a stable machine-readable name; `fields` holds the numbers and names behind the message, for logs and
     for the wire. The message alone must be enough to act on.
+
+    Message and fields are bounded (`neuron_lib.shown`), whatever they quote. Where a message quotes a string of
+    somebody else, quote `clip(string)`, so that our own words around it stay.
     """
 
     code: str = "internal_error"
+    quotes_request: ClassVar[bool] = False
+    """Whether the message may quote the content of a request: a prompt, a schema, a grammar. A log must not show it."""
 
     def __init__(self, message: str, **fields: Any) -> None:
+        message = clip(message, LONGEST_MESSAGE)
         super().__init__(message)
         self.message = message
-        self.fields: dict[str, Any] = fields
+        self.fields: dict[str, Any] = {name: bounded(value) for name, value in fields.items()}
+
+    @property
+    def log_message(self) -> str:
+        """What a log may show of this error: its `cause_chain`, or for one that may quote a request its code."""
+        return self.code if self.quotes_request else cause_chain(self)
 
 
 class RequestRejected(NeuronError):
@@ -82,13 +99,23 @@ class RequestRejected(NeuronError):
 
 
 class InvalidRequest(RequestRejected):
-    """A value of the request is missing, of the wrong type or out of range; `param` names it, if one is to blame."""
+    """A value of the request is missing, of the wrong type or out of range; `param` names it, if one is to blame.
+
+    `summary` is the message without anything that the client wrote, for the log. Without one the log has the code.
+    """
 
     code = "invalid_request_body"
+    quotes_request = True
 
-    def __init__(self, message: str, *, param: str | None = None, **fields: Any) -> None:
+    def __init__(self, message: str, *, param: str | None = None, summary: str | None = None, **fields: Any) -> None:
         super().__init__(message, **fields)
-        self.param = param
+        self.param = None if param is None else clip(param)
+        self._summary = None if summary is None else clip(summary)
+
+    @property
+    def log_message(self) -> str:
+        """The summary, if there is one."""
+        return super().log_message if self._summary is None else self._summary
 
 
 class InvalidGrammar(InvalidRequest):
@@ -113,9 +140,10 @@ class PromptTooLong(RequestRejected):
 
 
 class TemplateFailed(RequestRejected):
-    """The chat template raised, took too long, or produced too much."""
+    """The chat template raised, took too long, or produced too much. What it raised may quote the messages."""
 
     code = "template_render_failed"
+    quotes_request = True
 
 
 class UnsupportedCapability(RequestRejected):
@@ -128,6 +156,21 @@ class UnsupportedCapability(RequestRejected):
         self.code = code
 
 
+class WrongModality(RequestRejected):
+    """The model does something else than what it was asked for: a chat was sent to a model that makes embeddings."""
+
+    code = "wrong_modality"
+
+    def __init__(self, model_id: str, capabilities: tuple[str, ...]) -> None:
+        able = " and ".join(capabilities)
+        super().__init__(
+            f"model {model_id!r} cannot chat: its only use is {able}",
+            model_id=model_id,
+            suggestion="choose a model whose capabilities include text",
+        )
+        self.model_id = model_id
+
+
 class SuspectRequest(RequestRejected):
     """Two engines died while they worked on the request, or lately on one like it alone; it is not tried again."""
 
@@ -135,20 +178,36 @@ class SuspectRequest(RequestRejected):
 
     def __init__(self, model_id: str, first_death: str, second_death: str) -> None:
         super().__init__(
-            f"the engine of model {model_id!r} died twice while it worked on this request, which is suspected of the "
-            f"crash and not tried again: {first_death}; then {second_death}",
+            f"the engine of model {clip(model_id)!r} died twice while it worked on this request, which is suspected of "
+            f"the crash and not tried again: {first_death}; then {second_death}",
             model_id=model_id,
         )
 
 
 class ModelNotLoaded(RequestRejected):
-    """No model of this id is resident here."""
+    """No model of this id is resident here; `reason` says why, if its last load failed or its engine was given up."""
 
     code = "model_not_found"
 
-    def __init__(self, model_id: str) -> None:
-        super().__init__(f"model {model_id!r} is not loaded on this host", model_id=model_id)
+    def __init__(self, model_id: str, reason: str | None = None) -> None:
+        text = f"model {clip(model_id)!r} is not loaded on this host"
+        super().__init__(text if reason is None else f"{text}: {reason}", model_id=model_id)
         self.model_id = model_id
+
+
+class ModelLoading(ModelNotLoaded):
+    """The model does not serve yet, but it is being loaded or will be: the same request can succeed later.
+
+    `stage` is the stage of its load, `pending` before its first try, or `deferred` between two tries.
+    """
+
+    code = "model_loading"
+
+    def __init__(self, model_id: str, text: str, *, stage: str, retry_after_s: int, **fields: Any) -> None:
+        super().__init__(model_id, text)
+        self.stage = stage
+        self.retry_after_s = retry_after_s
+        self.fields |= {"stage": stage, **fields}
 
 
 class OverloadReason(StrEnum):
@@ -157,6 +216,7 @@ class OverloadReason(StrEnum):
     QUEUE_FULL = "queue_full"
     WAIT_EXPIRED = "wait_expired"
     ENGINE_LOST = "engine_lost"
+    TOO_MANY_LOADS = "too_many_loads"
 
 
 class Overloaded(RequestRejected):
@@ -201,7 +261,7 @@ class AlreadyLoaded(LoadFailed):
     code = "already_loaded"
 
     def __init__(self, model_id: str) -> None:
-        super().__init__(f"model {model_id!r} is already loaded", model_id=model_id)
+        super().__init__(f"model {clip(model_id)!r} is already loaded", model_id=model_id)
 
 
 class LoadCancelled(LoadFailed):
@@ -244,6 +304,7 @@ class PreflightKind(StrEnum):
     CACHE_NOT_WRITABLE = "cache_not_writable"
     CHECKSUM_MISMATCH = "checksum_mismatch"
     INVALID_GGUF = "invalid_gguf"
+    UNSUPPORTED_MODEL = "unsupported_model"
 
 
 class PreflightFailed(LoadFailed):
@@ -290,7 +351,7 @@ class EngineDead(NeuronError):
     code = "engine_dead"
 
     def __init__(self, model_id: str, reason: str) -> None:
-        super().__init__(f"the engine of model {model_id!r} is gone: {reason}", model_id=model_id)
+        super().__init__(f"the engine of model {clip(model_id)!r} is gone: {reason}", model_id=model_id)
         self.model_id = model_id
         self.reason = reason
 
@@ -311,7 +372,8 @@ def cause_chain(error: BaseException) -> str:
     """The error's message followed by those of all its causes, outermost first, joined by `: `.
 
     Operators see this one line; an outermost message without its causes has cost others hours (contract §9).
-    Exception groups are flattened to their first member.
+    Exception groups are flattened to their first member. The text of an exception that is not ours is cut to
+    `LONGEST_QUOTE` characters, and the whole to a few thousand.
     """
     parts: list[str] = []
     seen: set[int] = set()
@@ -321,13 +383,18 @@ def cause_chain(error: BaseException) -> str:
         if isinstance(current, BaseExceptionGroup):
             current = first_leaf(current)
             continue
-        name, text = type(current).__name__, " ".join(str(current).split())
+        name = type(current).__name__
         if isinstance(current, NeuronError):
-            parts.append(text or name)
+            text = " ".join(current.message.split())
+            part = text or name
         else:
-            parts.append(f"{name}: {text}" if text else name)
+            text = clip(" ".join(str(current).split()), LONGEST_QUOTE)
+            part = f"{name}: {text}" if text else name
+        if not (text and parts and parts[-1].endswith(f": {text}")):  # else the error before quotes this one
+            parts.append(part)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])
+    chain = ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])
+    return clip(chain, LONGEST_CHAIN)
 
 
 def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,6 +1,5 @@
 """The task a model lives in: opened, serving, drained, let go. Moves one `Residence` and knows of no other."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,12 +7,14 @@ import anyio
 
 from neuron_lib.errors import LoadFailed, NeuronError, Overloaded, OverloadReason, UnloadFailed, cause_chain
 from neuron_lib.harness import Harness, LoadedModel, ProgressReporter
+from neuron_lib.logs import get_logger
 from neuron_lib.residence import Residence
+from neuron_lib.shown import clip
 from neuron_lib.types import ModelStatus
 
 __all__ = ("ModelTask", "supervise")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ def supervise(residence: Residence, *, now_s: float, unload_timeout_s: float) ->
         return
     model_id = residence.model_id
     residence.overdue = UnloadFailed(
-        f"model {model_id!r} is not gone after {leaving_s:g} s, {closing_s:g} s of them after its last request "
+        f"model {clip(model_id)!r} is not gone after {leaving_s:g} s, {closing_s:g} s of them after its last request "
         f"(limit {unload_timeout_s:g} s); its memory may still be taken",
         model_id=model_id,
         leaving_s=leaving_s,
@@ -136,7 +137,7 @@ def _is_recovering(model: LoadedModel) -> bool:
 
 def _engine_lost(model_id: str) -> Overloaded:
     return Overloaded(
-        f"the engine of model {model_id!r} was lost while the request waited",
+        f"the engine of model {clip(model_id)!r} was lost while the request waited",
         reason=OverloadReason.ENGINE_LOST,
         retry_after_s=2,
         model_id=model_id,

@@ -6,23 +6,24 @@ Pure: times are arguments, in seconds of any one clock. Owns no load (`registry`
 from dataclasses import dataclass
 from typing import Final
 
+from neuron_lib.sizes import format_rounded, format_size, size_unit
 from neuron_lib.types import LoadProgress, LoadStage
 
-__all__ = ("ProgressLog", "advance", "describe")
+__all__ = ("ProgressLog", "advance", "describe", "retry_after_s")
 
 _RANK: Final = {stage: rank for rank, stage in enumerate(LoadStage)}
+_LONGEST_RETRY_S: Final = 120
+_UNKNOWN_RETRY_S: Final = 5
 _SHORTEST_PAUSE_S: Final = 10.0
 _LONGEST_PAUSE_S: Final = 60.0
-_MB: Final = 1 << 20
-_GB: Final = 1 << 30
 
 
 def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
     """What is to be shown after `previous` when a harness says `reported`, whatever that is.
 
     A stage that is over does not come back: repeating it counts as no progress. Within a stage the counts and the
-    fraction never fall, none is negative, and what was known stays known; rate and time left are as reported. The
-    fraction follows from the bytes where the harness leaves it out.
+    fraction never fall, none is negative, and what was known stays known; rate, time left and the position in the line
+    of fetches are as reported. The fraction follows from the bytes where the harness leaves it out.
     """
     if _RANK[reported.stage] < _RANK[previous.stage]:
         return previous
@@ -43,30 +44,39 @@ def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
         total_bytes=total,
         bytes_per_s=_most(reported.bytes_per_s),
         eta_s=_most(reported.eta_s),
+        queue_position=_most(reported.queue_position),
     )
 
 
 def describe(progress: LoadProgress) -> str:
-    """The same for people: `downloading 42 %, 1.2 of 2.9 GB, 38 MB/s, 45 s left`; MB and GB are powers of 1024."""
+    """The same for people: `downloading 42 %, 1.2 of 2.9 GB, 38 MB/s, 45 s left`; MB and GB are decimal."""
     done, total = progress.bytes, progress.total_bytes
     # Rounded down: nothing is at 100 % before its end.
     percent = "" if progress.fraction is None else f" {int(progress.fraction * 100)} %"
     parts = [f"{progress.stage}{percent}"]
+    if progress.queue_position is not None:
+        parts.append(f"number {progress.queue_position} in the line for a fetch")
     if done is not None:
-        unit, name = (_GB, "GB") if max(done, total or 0) >= _GB else (_MB, "MB")
-        of_total = "" if total is None else f" of {_number(total / unit)}"
-        parts.append(f"{_number(done / unit)}{of_total} {name}")
+        unit, name = size_unit(max(done, total or 0))
+        of_total = "" if total is None else f" of {format_rounded(total / unit)}"
+        parts.append(f"{format_rounded(done / unit)}{of_total} {name}")
     if progress.bytes_per_s is not None:
-        parts.append(f"{_number(progress.bytes_per_s / _MB)} MB/s")
+        parts.append(f"{format_size(progress.bytes_per_s)}/s")
     if progress.eta_s is not None:
         parts.append(f"{progress.eta_s} s left" if progress.eta_s < 120 else f"{progress.eta_s // 60} min left")
     return ", ".join(parts)
 
 
+def retry_after_s(eta_s: int | None) -> int:
+    """When a client should ask again for a model that needs `eta_s` more seconds: 1 to 120, 5 if nobody knows."""
+    return _UNKNOWN_RETRY_S if eta_s is None else max(1, min(eta_s, _LONGEST_RETRY_S))
+
+
 @dataclass(slots=True)
 class ProgressLog:
-    """Decides which steps of one load are worth a line: the first of each stage; then one for each further 10 %, but
-    not within 10 s of the line before; and one whenever something moved and the line before is 60 s old.
+    """Decides which steps of one load are worth a line: the first of each stage; the begin of a wait for other fetches;
+    then one for each further 10 %, but not within 10 s of the line before; and one whenever something moved and the
+    line before is 60 s old.
     """
 
     _logged: LoadProgress | None = None
@@ -76,6 +86,8 @@ class ProgressLog:
         """The line for this step, None if it is worth none. Steps come in the order in which `advance` makes them."""
         if self._logged is None or self._logged.stage is not progress.stage:
             text = f"loading model: {progress.stage}"
+        elif progress.queue_position is not None and self._logged.queue_position is None:
+            text = f"model load waits: {describe(progress)}"
         elif _is_due(progress, logged=self._logged, pause_s=now_s - self._logged_s):
             text = f"model load progress: {describe(progress)}"
         else:
@@ -86,8 +98,12 @@ class ProgressLog:
 
 def _is_due(progress: LoadProgress, *, logged: LoadProgress, pause_s: float) -> bool:
     if pause_s >= _LONGEST_PAUSE_S:
-        return (progress.bytes, progress.fraction) != (logged.bytes, logged.fraction)
+        return _moving(progress) != _moving(logged)
     return pause_s >= _SHORTEST_PAUSE_S and _tenths(progress) > _tenths(logged)
+
+
+def _moving(progress: LoadProgress) -> tuple[float | None, ...]:
+    return progress.bytes, progress.fraction, progress.queue_position
 
 
 def _tenths(progress: LoadProgress) -> int:
@@ -98,7 +114,3 @@ def _most(*counts: int | None) -> int | None:
     """The greatest of the known counts, at least 0; None if none is known."""
     known = [count for count in counts if count is not None]
     return max(0, *known) if known else None
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if value < 10 else f"{value:.0f}"

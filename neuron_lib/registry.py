@@ -5,47 +5,58 @@ go, drains it and leaves. So a caller that goes away stops waiting and nothing e
 released by one `async with`.
 """
 
-import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
+from neuron_lib.absence import Absences
+from neuron_lib.activation import ActivationTracker
 from neuron_lib.errors import (
     AlreadyLoaded,
-    EngineDead,
     LoadCancelled,
+    ModelLoading,
     ModelNotLoaded,
+    Overloaded,
+    OverloadReason,
     ShuttingDown,
     UnknownHarness,
+    cause_chain,
 )
 from neuron_lib.harness import Generation, Harness, LoadedModel
 from neuron_lib.hosting import ModelTask, supervise
+from neuron_lib.leasing import LeasedGeneration
+from neuron_lib.logs import get_logger
 from neuron_lib.progress import advance, describe
 from neuron_lib.residence import Residence
+from neuron_lib.shown import clip
+from neuron_lib.sizes import MB
 from neuron_lib.types import (
     ChatRequest,
     FailedLoad,
-    GenerationEvent,
     LoadingModel,
     LoadProgress,
     ModelInfo,
     ModelLoad,
     ModelSpec,
+    ModelStatus,
     UnloadingModel,
-    Usage,
+    names_model,
     public_id,
+    take_apart,
 )
 
 __all__ = ("Registry",)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _TICK_S: Final = 1.0
+_TOO_MANY_LOADS_RETRY_S: Final = 30
 _ON_UNLOADED_LIMIT_S: Final = 5.0
 """Whoever waits for an unload waits no longer than this for those who are told of it first."""
 
@@ -64,11 +75,15 @@ class Registry:
         endpoint_url: str = "http://localhost:13131",
         drain_timeout_s: float = 60.0,
         unload_timeout_s: float = 20.0,
+        max_loads: int = 64,
+        wait_for_load_s: float = 0.0,
         on_unloaded: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`endpoint_url` is what `endpoint` answers; an unload waits up to `drain_timeout_s` for running requests, and
-        then up to `unload_timeout_s` for the harness to let the model go.
+        then up to `unload_timeout_s` for the harness to let the model go. At most `max_loads` loads are under way at
+        once, those that wait for something included. A chat with a model that is being loaded, or will be, waits up to
+        `wait_for_load_s` for it before it is refused with `ModelLoading`.
 
         `on_unloaded` is awaited, for some seconds at most, when a model's memory is back and before the unload
         returns: the place to read the devices anew. `clock` gives the seconds by which the time of loads and unloads
@@ -77,12 +92,15 @@ class Registry:
         self.endpoint_url = endpoint_url
         self.drain_timeout_s = drain_timeout_s
         self.unload_timeout_s = unload_timeout_s
+        self.max_loads = max_loads
+        self.wait_for_load_s = wait_for_load_s
         self._on_unloaded = on_unloaded
         self._harnesses: dict[str, Harness] = {}
         self._residences: dict[str, Residence] = {}
-        self._lost: dict[str, FailedLoad] = {}
+        self._absences = Absences()
+        self._loaded_unix_s: dict[str, int] = {}
         self._tasks: TaskGroup | None = None
-        self._is_closed = False
+        self._farewell: tuple[ModelInfo, ...] | None = None
         self._clock = clock
         self._ticked_s = clock()
         self._over = anyio.Event()
@@ -106,20 +124,32 @@ class Registry:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         assert self._tasks is not None  # entered
-        self._is_closed = True
+        self.close_admission()
         for residence in self._residences.values():
-            residence.refuse(ShuttingDown)
             residence.dismiss(now_s=self._clock())
-        self._wake_followers()
         tasks, self._tasks = self._tasks, None
         tasks.start_soon(self._stop_ticking)
         # Not told of `exc`: it would wrap it in a group, and cancel the models before they are unloaded.
         await tasks.__aexit__(None, None, None)
+        self._farewell = ()
 
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
         """Make a harness available under its name and `aliases`; the latest registration of a name counts."""
         for name in (harness.name, *aliases):
             self._harnesses[name] = harness
+
+    def follow(self, activation: ActivationTracker) -> None:
+        """Take the models that `activation` awaits for models that will be loaded, and complete each of them there as
+        soon as it is resident, whoever loads it. `load_default_models` calls this.
+        """
+        self._absences.activation = activation
+        for residence in self._residences.values():
+            if residence.is_serving:
+                self._absences.end(residence.model_id)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._farewell is not None
 
     @property
     def harness_names(self) -> tuple[str, ...]:
@@ -131,17 +161,18 @@ class Registry:
 
         Loads of one id are single-flight: whoever comes second waits for the first and is then told `AlreadyLoaded`,
         or the same failure. A load of a model that is on its way out waits until it is gone. Raises `UnknownHarness`,
-        `AlreadyLoaded`, `ShuttingDown`, whatever `LoadFailed` or `SourceUnavailable` the harness raises,
-        `LoadCancelled` if the model is unloaded meanwhile, and `UnloadFailed` if one of this id does not go.
+        `AlreadyLoaded`, `ShuttingDown`, `Overloaded` if too many loads are under way, whatever `LoadFailed` or
+        `SourceUnavailable` the harness raises, `LoadCancelled` if the model is unloaded meanwhile, and `UnloadFailed`
+        if one of this id does not go.
         Cancelling the caller does not cancel the load.
         """
         model_id = public_id(spec.model_id)
-        while (residence := self._residences.get(model_id)) is not None:
+        while (residence := self._same_model(spec, model_id)) is not None:
             if residence.leave.is_set():
                 await residence.departure()
                 continue
             await self._outcome(residence)
-            raise AlreadyLoaded(model_id)
+            raise AlreadyLoaded(residence.model_id)
         model = await self._outcome(self._take_in(spec, model_id))
         return model.info()
 
@@ -163,7 +194,7 @@ class Registry:
         Raises `ModelNotLoaded`, what went wrong if the harness could not unload it, or `UnloadFailed` if it has not
         done so after `unload_timeout_s`; its memory may still be taken then.
         """
-        residence = self._residences.get(public_id(model_id))
+        residence = self._residence(model_id)
         if residence is None:
             raise ModelNotLoaded(model_id)
         was_loading = residence.is_loading
@@ -176,15 +207,29 @@ class Registry:
             raise residence.unload_failure
 
     def chat(self, request: ChatRequest) -> Generation:
-        """A reply to `request`; nothing happens, and nothing is refused, until it is entered (see `Generation`)."""
-        return _LeasedGeneration(self, request)
+        """A reply to `request`; nothing happens, and nothing is refused, until it is entered (see `Generation`).
+
+        Entering raises `ModelLoading` for a model that is being loaded or will be, after `wait_for_load_s`, and
+        `ModelNotLoaded` for one that nobody loads.
+        """
+        return LeasedGeneration(request, find=self._await_serving, is_stopping=lambda: self._is_closed)
 
     def list_models(self) -> tuple[ModelInfo, ...]:
-        """The models that serve."""
+        """The models that serve.
+
+        Once nothing more is admitted: those that served then, as `recovering`, until the registry is left. A gateway
+        takes them out of its rotation, and knows that they are not for others to load.
+        """
+        if self._farewell is not None:
+            return self._farewell
         return tuple(model.info() for model in self._serving())
 
+    def loaded_unix_s(self) -> Mapping[str, int]:
+        """When each of them became resident, by id, in seconds of Unix time."""
+        return MappingProxyType(self._loaded_unix_s)
+
     def loads(self) -> tuple[ModelLoad, ...]:
-        """How busy each of them is."""
+        """How busy each model is that serves."""
         return tuple(model.load() for model in self._serving())
 
     def loading(self) -> tuple[LoadingModel, ...]:
@@ -222,16 +267,24 @@ class Registry:
 
     def lost(self) -> tuple[FailedLoad, ...]:
         """The models that died by themselves and were not loaded again, with the reason."""
-        return tuple(self._lost.values())
+        return self._absences.lost()
 
     def endpoint(self, model_id: str) -> str:
-        """The base URL at which this model answers. Raises `ModelNotLoaded`."""
-        self._find(model_id)
+        """The base URL at which this model answers, or will when its load has ended. Raises `ModelNotLoaded`."""
+        if self._find(model_id) is None and not self._is_leaving_with_the_host(model_id):
+            absence = self._why_absent(model_id)
+            if not isinstance(absence, ModelLoading):
+                raise absence
         return self.endpoint_url
+
+    def _is_leaving_with_the_host(self, model_id: str) -> bool:
+        """A gateway that got a 404 for such a model would not try another host."""
+        id_ = public_id(model_id)
+        return self._farewell is not None and (id_ in self._residences or any(i.id == id_ for i in self._farewell))
 
     async def capabilities(self, model_id: str) -> tuple[str, ...] | None:
         """What the model can do; of one that is not resident, what local files say. None: this host cannot say."""
-        residence = self._residences.get(public_id(model_id))
+        residence = self._residence(model_id)
         if residence is not None and residence.model is not None and residence.is_serving:
             return residence.model.info().capabilities
         for harness in dict.fromkeys(self._harnesses.values()):
@@ -242,7 +295,11 @@ class Registry:
 
     def close_admission(self) -> None:
         """First step of a shutdown: cancel loads, refuse queued and new requests and loads; what runs goes on."""
-        self._is_closed = True
+        if self._farewell is None:
+            # Not servable would mean that another host should load them.
+            self._farewell = tuple(
+                replace(info, status=ModelStatus.RECOVERING, servable=None) for info in self.list_models()
+            )
         for residence in self._residences.values():
             residence.refuse(ShuttingDown)
             if residence.model is None:
@@ -278,11 +335,57 @@ class Registry:
     def _serving(self) -> list[LoadedModel]:
         return [r.model for r in self._residences.values() if r.model is not None and r.is_serving]
 
-    def _find(self, model_id: str) -> tuple[Residence, LoadedModel]:
+    def _residence(self, model_id: str) -> Residence | None:
+        """The model of that id; else the only one that the id means in other words, such as without the quant."""
         residence = self._residences.get(public_id(model_id))
+        if residence is not None:
+            return residence
+        meant = [r for r in self._residences.values() if names_model(model_id, r.model_id, quant=r.spec.quant)]
+        return meant[0] if len(meant) == 1 else None
+
+    def _same_model(self, spec: ModelSpec, model_id: str) -> Residence | None:
+        """The residence that makes a load needless: of the same id, or of the same repository and quant."""
+        quant = take_apart(model_id).quant or spec.quant
+        if quant is None or model_id in self._residences:
+            return self._residences.get(model_id)
+        return self._residence(f"{take_apart(model_id).path}:{quant}")
+
+    def _find(self, model_id: str) -> tuple[Residence, LoadedModel] | None:
+        """The model, if it serves."""
+        residence = self._residence(model_id)
         if residence is None or residence.model is None or not residence.is_serving:
-            raise ModelNotLoaded(model_id)
+            return None
         return residence, residence.model
+
+    async def _await_serving(self, model_id: str) -> tuple[Residence, LoadedModel]:
+        """The model, after up to `wait_for_load_s` for the end of its load; raises why it does not serve."""
+        if self.wait_for_load_s > 0:
+            with anyio.move_on_after(self.wait_for_load_s):
+                while self._find(model_id) is None and not self._is_closed:
+                    if not isinstance(self._why_absent(model_id), ModelLoading):
+                        break
+                    await self._absence_changes(model_id)
+        if self._is_closed:
+            raise ShuttingDown
+        found = self._find(model_id)
+        if found is None:
+            raise self._why_absent(model_id)
+        return found
+
+    def _why_absent(self, model_id: str) -> ModelNotLoaded:
+        residence = self._residence(model_id)
+        is_loading = residence is not None and residence.is_loading
+        return self._absences.explain(model_id, residence.progress if residence and is_loading else None)
+
+    async def _absence_changes(self, model_id: str) -> None:
+        """Wait until there may be something else to say of a model that does not serve yet."""
+        residence = self._residence(model_id)
+        if residence is not None and residence.is_loading:
+            await residence.settled.wait()
+            return
+        async with anyio.create_task_group() as tasks:
+            for event in (self._loading_changed, self._absences.activation.changed):
+                tasks.start_soon(_end_with, event, tasks.cancel_scope)
 
     def _take_in(self, spec: ModelSpec, model_id: str) -> Residence:
         if self._is_closed:
@@ -292,7 +395,15 @@ class Registry:
         harness = self._harnesses.get(spec.harness)
         if harness is None:
             known = ", ".join(sorted(self._harnesses)) or "none"
-            raise UnknownHarness(f"unknown harness {spec.harness!r}; registered: {known}", model_id=model_id)
+            raise UnknownHarness(f"unknown harness {clip(spec.harness)!r}; registered: {known}", model_id=model_id)
+        # Cancelled loads count until their harness has given back what they held.
+        if (loads := sum(r.model is None for r in self._residences.values())) >= self.max_loads:
+            raise Overloaded(
+                f"{loads} loads are under way on this host, and it takes no more at once",
+                reason=OverloadReason.TOO_MANY_LOADS,
+                retry_after_s=_TOO_MANY_LOADS_RETRY_S,
+                model_id=model_id,
+            )
         residence = self._residences[model_id] = Residence(spec, model_id, started_s=self._clock())
         self._log_progress(residence)
         self._wake_followers()
@@ -319,11 +430,12 @@ class Registry:
             self._see_off(residence)
 
     def _note_resident(self, residence: Residence) -> None:
-        self._lost.pop(residence.model_id, None)
+        self._loaded_unix_s[residence.model_id] = int(time.time())
+        self._absences.end(residence.model_id)
         self._wake_followers()
 
     def _note_loss(self, residence: Residence, reason: str) -> None:
-        self._lost[residence.model_id] = FailedLoad(model_id=residence.model_id, error=reason)
+        self._absences.note_loss(residence.model_id, reason)
 
     async def _tell_of_unload(self, residence: Residence) -> None:
         if self._on_unloaded is None:
@@ -341,9 +453,13 @@ class Registry:
         del self._residences[residence.model_id]
         residence.gone.set()
         residence.has_answer.set()
+        if not self._is_closed:
+            self._loaded_unix_s.pop(residence.model_id, None)
         if was_loading:
             self._wake_followers()
         labels = {"model_id": residence.model_id, "elapsed_ms": self._elapsed_ms(residence)}
+        if residence.model is None and residence.failure is not None and not residence.left_unasked:
+            self._absences.note_failure(residence.model_id, cause_chain(residence.failure))
         if residence.model is None and residence.failure is None:
             logger.info("load cancelled: %s", describe(residence.progress), extra=labels)
         if residence.overdue is not None:
@@ -365,7 +481,7 @@ class Registry:
             if progress.file is not None:
                 fields["file"] = progress.file
             if progress.total_bytes is not None:
-                fields["total_mb"] = progress.total_bytes >> 20
+                fields["total_mb"] = progress.total_bytes // MB
             logger.info("%s", line, extra=fields)
 
     def _elapsed_ms(self, residence: Residence) -> int:
@@ -380,56 +496,6 @@ class Registry:
         self._loading_changed = anyio.Event()
 
 
-class _LeasedGeneration:
-    """A model's generation together with the lease that keeps the model from being unloaded under it."""
-
-    def __init__(self, registry: Registry, request: ChatRequest) -> None:
-        self._registry = registry
-        self._request = request
-        self._residence: Residence | None = None
-        self._inner: Generation | None = None
-
-    @property
-    def retried(self) -> bool:
-        return self._inner is not None and self._inner.retried
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(prompt_tokens=0, completion_tokens=0) if self._inner is None else self._inner.usage
-
-    async def __aenter__(self) -> Self:
-        if self._registry._is_closed:
-            raise ShuttingDown
-        residence, model = self._registry._find(self._request.model_id)
-        residence.lease()
-        try:
-            self._inner = await residence.enter(model.chat(self._request))
-        except BaseException:
-            residence.release()
-            raise
-        self._residence = residence
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        assert self._inner is not None  # entered
-        assert self._residence is not None
-        try:
-            await self._inner.__aexit__(exc_type, exc, tb)
-        finally:
-            self._residence.release()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> GenerationEvent:
-        if self._inner is None:
-            raise RuntimeError("a Generation must be entered with `async with` before it is read")
-        try:
-            return await self._inner.__anext__()
-        except EngineDead as error:
-            assert self._residence is not None  # entered
-            if self._registry._is_closed and self._residence.leave.is_set():
-                raise ShuttingDown from error  # its time to come to an end was over
-            raise
+async def _end_with(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

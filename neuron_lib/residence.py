@@ -15,6 +15,7 @@ from neuron_lib.errors import (
 )
 from neuron_lib.harness import Generation, LoadedModel
 from neuron_lib.progress import ProgressLog
+from neuron_lib.shown import clip
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("Residence",)
@@ -66,7 +67,9 @@ class Residence:
         """Wait for the end of the load: the model, or the error that it ended with."""
         await self.settled.wait()
         if self.model is None:
-            raise self.failure or LoadCancelled(f"the load of {self.model_id!r} was cancelled", model_id=self.model_id)
+            raise self.failure or LoadCancelled(
+                f"the load of {clip(self.model_id)!r} was cancelled", model_id=self.model_id
+            )
         return self.model
 
     @property

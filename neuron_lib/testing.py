@@ -19,6 +19,7 @@ from neuron_lib.engine import sequence as engine
 from neuron_lib.engine.step import Outcome, StepPlan, StepResult
 from neuron_lib.errors import EngineDead, NeuronError, Overloaded, OverloadReason, PromptTooLong, RequestRejected
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.modality import require_chat
 from neuron_lib.types import (
     ChatRequest,
     Finished,
@@ -242,6 +243,7 @@ class _ScriptedGeneration:
     async def __aenter__(self) -> Self:
         script = self._model.script
         self._model.harness.requests.append(self._request)
+        require_chat(self._model.model_id, script.capabilities)
         self._model.refuse_if_recovering()
         self._engine_number = self._model.engine_number
         choices = self._request.choices

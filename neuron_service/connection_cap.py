@@ -1,13 +1,14 @@
 """How many connections there may be: decides it from the file descriptors, and says in the log when it is reached."""
 
-import logging
 import resource
 from enum import Enum, auto
 from typing import Final, Self
 
+from neuron_lib.logs import get_logger
+
 __all__ = ("ConnectionCap", "Welcome", "raise_descriptor_limit")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MOST_DESCRIPTORS: Final = 65536
 _MOST_CONNECTIONS: Final = 4096

@@ -1,14 +1,19 @@
-"""Logs for the journal: one line per record on stderr, the fields of a record behind its message."""
+"""Logs for the journal or for a terminal: one line per record on stderr, the fields of a record behind its message."""
 
 import contextlib
-import json
 import logging
+import os
 import sys
+import time
+from collections.abc import Iterator, Mapping
 from queue import Full, Queue
 from threading import Thread
 from typing import Final, TextIO
 
-__all__ = ("configure_logging",)
+from neuron_lib.logs import Message
+from neuron_lib.shown import clip, printable
+
+__all__ = ("configure_logging", "is_journal")
 
 _STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
     "message",
@@ -16,27 +21,66 @@ _STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, No
     "taskName",
     "color_message",  # uvicorn's, for terminals
 }
-_CONTROL: Final = dict.fromkeys(range(32)) | {127: None}
 _MOST_WAITING: Final = 4096
 _FLUSH_LIMIT_S: Final = 1.0
-
-
-def _quoted(value: object) -> str:
-    """A value without spaces as it is, any other in quotes, so that a reader can tell where it ends."""
-    text = str(value)
-    return text if text and not set(text) & set(' "=') else json.dumps(text, ensure_ascii=False)
+_LONGEST_TRACEBACK_LINE: Final = 500
+_LONGEST_TRACEBACK: Final = 16_000
+_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+"""Python's levels as syslog's priorities, which sd-daemon(3) reads in front of a line; lower ones are 7, debug."""
 
 
 class _LineFormatter(logging.Formatter):
-    """`2026-01-31 12:00:00,000 INFO  logger: message key=value`; a record cannot forge a second line."""
+    """`2026-01-31T12:00:00.000+01:00 INFO    logger: message key=value`; a record cannot forge a second line.
+
+    For the journal each line begins with its priority instead, as `<6>`: the journal has a time stamp of its own.
+    """
+
+    def __init__(self, *, for_journal: bool) -> None:
+        super().__init__()
+        self._for_journal = for_journal
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = [f"{name}={_quoted(value)}" for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS]
-        line = f"{self.formatTime(record)} {record.levelname:<7} {record.name}: {record.getMessage()}"
-        text = " ".join([line, *fields]).translate(_CONTROL)
-        if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
-        return text
+        lines = [f"{self._begin(record)}{record.name}: {_message(record)}", *self._traceback(record)]
+        if self._for_journal:
+            priority = f"<{_priority(record.levelno)}>"
+            lines = [priority + line for line in lines]
+        return "\n".join(lines)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """Local time with its distance from UTC, as ISO 8601 has it."""
+        local = time.localtime(record.created)
+        zone = time.strftime("%z", local)
+        return f"{time.strftime(datefmt or '%Y-%m-%dT%H:%M:%S', local)}.{int(record.msecs):03}{zone[:3]}:{zone[3:]}"
+
+    def _begin(self, record: logging.LogRecord) -> str:
+        return "" if self._for_journal else f"{self.formatTime(record)} {record.levelname:<7} "
+
+    def _traceback(self, record: logging.LogRecord) -> Iterator[str]:
+        """The lines of it from the end backwards as far as they fit, because the last ones tell what went wrong."""
+        if not record.exc_info:
+            return iter(())
+        kept: list[str] = []
+        room = _LONGEST_TRACEBACK
+        for line in reversed(self.formatException(record.exc_info).splitlines()):
+            shown = clip(printable(line), _LONGEST_TRACEBACK_LINE)
+            room -= len(shown)
+            if room < 0:
+                kept.append("(the beginning of this traceback is left out)")
+                break
+            kept.append(shown)
+        return reversed(kept)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """A record of our own shows its fields by itself; one of another library gets them here."""
+    if isinstance(record.msg, Message):
+        return record.getMessage()
+    fields = {name: value for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS}
+    return str(Message(record.getMessage(), (), fields))
+
+
+def _priority(level: int) -> int:
+    return next((priority for least, priority in _PRIORITIES if level >= least), 7)
 
 
 class _BackgroundHandler(logging.Handler):
@@ -61,7 +105,9 @@ class _BackgroundHandler(logging.Handler):
         try:
             line = self.format(record)
             if self._dropped:
-                line = f"({self._dropped} records were dropped here: nobody read them)\n{line}"
+                text = "(%d records were dropped here: nobody read them)"
+                notice = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (self._dropped,), None)
+                line = f"{self.format(notice)}\n{line}"
             self._waiting.put_nowait(line)
             self._dropped = 0
         except Full:
@@ -84,10 +130,24 @@ class _BackgroundHandler(logging.Handler):
             self._waiting.task_done()
 
 
-def configure_logging(level: str) -> None:
-    """Send records of `level` and above to stderr. Raises ValueError for a level that logging does not know."""
+def is_journal(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
+    """Whether systemd reads `stream` for the journal: `JOURNAL_STREAM` names the device and inode of the stream that it
+    gave to its service (systemd.exec(5)). A service that has redirected its stderr inherits the variable all the same.
+    """
+    try:
+        device, inode = map(int, environ.get("JOURNAL_STREAM", "").split(":"))
+        status = os.fstat(stream.fileno()) if stream is not None else None
+    except (OSError, ValueError):  # not set, or a stream without a file behind it
+        return False
+    return status is not None and (status.st_dev, status.st_ino) == (device, inode)
+
+
+def configure_logging(level: str, *, environ: Mapping[str, str] | None = None) -> None:
+    """Send records of `level` and above to stderr: as the journal wants them if `environ` says that the journal reads
+    there, else with time stamps. Raises ValueError for a level that logging does not know.
+    """
     handler = _BackgroundHandler(sys.stderr)
-    handler.setFormatter(_LineFormatter())
+    handler.setFormatter(_LineFormatter(for_journal=is_journal(sys.stderr, environ or {})))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

@@ -21,9 +21,10 @@ from msgspec import Struct, to_builtins
 
 from neuron_lib.config import Config, ModelEntry
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, SourceUnavailable, cause_chain
-from neuron_lib.llamacpp import model_store
 from neuron_lib.progress import ProgressLog, describe
+from neuron_lib.sizes import format_size
 from neuron_lib.sources import LocalModel, ModelStore
+from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.hub_cache import (
     forget_empty,
     forget_snapshot_file,
@@ -38,7 +39,7 @@ from neuron_lib.sources.local import find_local_file
 from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.repository import HubRepository, Listing, RepoFile
 from neuron_lib.sources.selection import Selection, list_models, quant_of, select_gguf
-from neuron_lib.types import LoadProgress, ModelSpec, public_id
+from neuron_lib.types import LoadProgress, ModelSpec, public_id, take_apart
 
 __all__ = (
     "ModelHere",
@@ -57,15 +58,14 @@ _DAEMON_LIMIT_S: Final = 2.0
 _SHORTEST_BAR: Final = 8
 _LONGEST_BAR: Final = 40
 _MOST_NAMED: Final = 12
-_GB: Final = 1 << 30
-_MB: Final = 1 << 20
 
 
 class ModelHere(Struct, frozen=True, kw_only=True):
     """One model on this machine: a GGUF, or the parts of a split one.
 
     `used_by` has the words `default` and `loaded`, and the `[[models]]` ids that come from its repository. A model
-    from a `path` or a `package` has no `commit` and is not hashed. `missing` is a part, or the file, that is not there.
+    from a `path` or a `package` has no `commit` and is not hashed. `missing` is a part, or the file, that is not there;
+    without any file `size_bytes` is 0.
     """
 
     id: str
@@ -139,8 +139,9 @@ async def _fetch(store: ModelStore, spec: ModelSpec, line: "ProgressLine") -> Lo
 
 def _at_revision(models: Sequence[ModelEntry], model_id: str, revision: str) -> tuple[ModelEntry, ...]:
     """The entries, with one for `model_id` that has this revision. Raises `LoadFailed`."""
-    id_ = public_id(model_id)
-    entry = next((each for each in models if each.id == id_), ModelEntry(id=id_))
+    ids = (public_id(model_id), take_apart(model_id).path)
+    entry = next((each for id_ in ids for each in models if each.id == id_), ModelEntry(id=ids[0]))
+    id_ = entry.id
     try:
         pinned = msgspec.structs.replace(entry, revision=revision)
     except ValueError as error:  # it comes from a place that has none
@@ -226,9 +227,13 @@ def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"models": to_builtins(models), "unfinished": to_builtins(unfinished)}, indent=2))
         return 0
-    _print_table([("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY"), *map(_row, models)])
+    if models:
+        _print_table([("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY"), *map(_row, models)])
+    else:
+        for cache, scheme in _caches(store, config.harness.llamacpp.default_source).items():
+            print(f"no models in {cache} (the cache of {scheme})")
     for partial in unfinished:
-        print(f"unfinished: {_size(partial.size_bytes)}, last written {partial.age_secs} s ago: {partial.path}")
+        print(f"unfinished: {format_size(partial.size_bytes)}, last written {partial.age_secs} s ago: {partial.path}")
     for model in models:
         if model.missing is not None:
             print(f"incomplete: {model.id} has no {model.missing}")
@@ -239,7 +244,7 @@ def _row(model: ModelHere) -> tuple[str, ...]:
     return (
         model.id,
         model.quant or "-",
-        _size(model.size_bytes),
+        format_size(model.size_bytes) if model.files else "missing",
         str(len(model.files)),
         "-" if model.commit is None else model.commit[:12],
         "-" if model.is_verified is None else "yes" if model.is_verified else "no",
@@ -343,21 +348,21 @@ def remove(
 ) -> int:
     """Delete a model from its cache, if nobody has it loaded; returns the exit status.
 
-    Without a `quant` that of the id's `[[models]]` entry counts, else all go.
+    Without a `quant` that of the id counts, or that of its `[[models]]` entry, else all go.
     """
     store = _store(config, environ)
-    quant = quant or next((entry.quant for entry in config.models if entry.id == public_id(model_id)), None)
     try:
+        quant = store.quant(model_id, quant)
         repository, doomed = _plan_removal(store, model_id, quant)
         _refuse_loaded(store, config, repository)
         folder = repository_folder(repository)
         for commit, file in doomed:
-            print(f"{_size(file.size or 0):>8}  {file.path} (commit {commit[:12]})")
+            print(f"{format_size(file.size or 0):>8}  {file.path} (commit {commit[:12]})")
         if not confirmed:
             if not sys.stdin.isatty():
                 print("neuron: nothing deleted; without a terminal to ask on, say --yes", file=sys.stderr)
                 return os.EX_USAGE
-            if not _agreed(ask, f"Delete {_size(_content_bytes(doomed))}? [y/N] "):
+            if not _agreed(ask, f"Delete {format_size(_content_bytes(doomed))}? [y/N] "):
                 return 1
             _refuse_loaded(store, config, repository)  # it may have been loaded while we waited for the answer
         freed = sum(forget_snapshot_file(folder, commit, file) for commit, file in doomed)
@@ -370,7 +375,7 @@ def remove(
         print(f"neuron: cannot delete {error.filename}: {error.strerror or error}", file=sys.stderr)
         return 1
     forget_empty(folder)
-    print(f"deleted, {_size(freed)} are free again")
+    print(f"deleted; {format_size(freed)} are free again")
     return 0
 
 
@@ -379,9 +384,9 @@ def remove_unfinished(config: Config, environ: Mapping[str, str]) -> int:
     freed = 0
     for cache in dict.fromkeys(_store(config, environ).cache_dirs.values()):
         for partial in sweep_partials(cache, now_s=time.time(), older_than_s=0):
-            print(f"{_size(partial.size):>8}  {partial.path}")
+            print(f"{format_size(partial.size):>8}  {partial.path}")
             freed += partial.size
-    print(f"deleted, {_size(freed)} are free again")
+    print(f"deleted; {format_size(freed)} are free again")
     return 0
 
 
@@ -474,7 +479,3 @@ def _loaded_ids(config: Config) -> frozenset[str]:
 def _say(failure: NeuronError, status: int) -> int:
     print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
     return status
-
-
-def _size(count: int) -> str:
-    return f"{count / _GB:.1f} GB" if count >= _GB else f"{count / _MB:.1f} MB"

@@ -1,5 +1,6 @@
 """What the routes need to know of this host, gathered in one place. Holds references; owns only the discovery."""
 
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -17,13 +18,15 @@ from neuron_service.version import Version
 
 __all__ = ("HostNode", "Node")
 
+logger = logging.getLogger(__name__)
+
 _TICK_LIMIT_S: Final = 10.0
 """Supervision moves each second; a loop that a large request kept for a moment is no reason to call it stuck."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Node:
-    """One per process. The hardware is looked up in the background, so `discovery` may have to be awaited."""
+    """One per process. The hardware is looked at in the background, so `discovery` may have to be awaited."""
 
     harnesses: tuple[str, ...]
     registry: Registry
@@ -35,13 +38,20 @@ class Node:
     _started_s: float = field(default_factory=time.monotonic)
     _discovery: Discovery | None = None
     _looked: anyio.Event = field(default_factory=anyio.Event)
-    """The look at the hardware is over: with `_discovery`, or without it because the host stops."""
+    """There is a `_discovery`, or there will be none because the host stops."""
     _is_draining: bool = False
 
+    def __post_init__(self) -> None:
+        self.registry.follow(self.tracker)
+
     def set_discovery(self, discovery: Discovery) -> None:
-        """Publish what was found; once."""
+        """Publish what is known of the hardware; the last word counts."""
         self._discovery = discovery
         self._looked.set()
+
+    def gpu_memory_mb(self) -> tuple[int, ...]:
+        """The memory of each GPU that has been seen so far."""
+        return () if self._discovery is None else tuple(gpu.vram_total_mb for gpu in self._discovery.devices)
 
     def require_harness(self) -> None:
         """Raises `NoHarness` on a host that has none and will get none."""
@@ -49,7 +59,7 @@ class Node:
             raise NoHarness
 
     async def discovery(self) -> Discovery:
-        """What this host is; waits for the first look at the hardware, which has a time limit of its own.
+        """What this host is; waits until its hardware has been seen, or until nobody waits for that any more.
 
         Raises `ShuttingDown` if the host stops before it knows.
         """
@@ -63,6 +73,17 @@ class Node:
         with anyio.move_on_after(limit_s):
             return await self.discovery()
         return undiscovered(self.harnesses)
+
+    async def hardware_within(self, patience_s: float) -> Discovery:
+        """The same, but after `patience_s` nobody waits any more: what is known without a look is published until one
+        succeeds. Raises `ShuttingDown` as well.
+        """
+        with anyio.move_on_after(patience_s):
+            return await self.discovery()
+        if self._discovery is None:
+            logger.warning("no GPU has been seen after %g s, models load without", patience_s)
+            self.set_discovery(undiscovered(self.harnesses))
+        return await self.discovery()
 
     def start_draining(self) -> None:
         """First step of a shutdown: not ready any more, and nothing more is admitted; what runs goes on."""

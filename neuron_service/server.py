@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 import anyio
@@ -15,14 +16,20 @@ import uvicorn
 from neuron_lib import ActivationTracker, Registry, load_default_models
 from neuron_lib.config import HARNESS_ALIASES, Config
 from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
+from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ShuttingDown
 from neuron_lib.llamacpp import LlamaCppHarness
+from neuron_lib.types import Discovery
+from neuron_service.access import AccessRules
 from neuron_service.app import create_app
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
+from neuron_service.listening import bind
 from neuron_service.node import Node
+from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
-from neuron_service.uvicorn_config import BACKLOG, uvicorn_config
+from neuron_service.uvicorn_config import uvicorn_config
 from neuron_service.version import Version
 
 __all__ = ("bind", "serve")
@@ -32,23 +39,11 @@ logger = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """When everything has been unloaded, the answers that are still on their way get this long."""
+_HARDWARE_PATIENCE_S: Final = 20.0
+"""How long loads wait for GPUs where there is a tool that should see some: two looks at a driver that is slow."""
 _UNLOAD_LIMIT_S: Final = 20.0
 """All models go at once, and after this long without them (wire contract §6): a process that hangs in a driver cannot
 be ended, and nobody must wait for it."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; from now on connections wait in its backlog. Raises OSError if the address is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 async def serve(
@@ -60,7 +55,7 @@ async def serve(
     notifier: Notifier,
     watchdog_s: float | None,
 ) -> None:
-    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a later signal ends the process at once.
 
     `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well.
     """
@@ -69,6 +64,7 @@ async def serve(
     registry = Registry(
         endpoint_url=f"http://localhost:{port}",
         drain_timeout_s=config.drain_timeout_secs,
+        wait_for_load_s=config.wait_for_load_secs,
         on_unloaded=monitor.refresh,
     )
     tracker = ActivationTracker(config.default_models)
@@ -81,7 +77,15 @@ async def serve(
     )
     server = _Server(
         uvicorn_config(
-            create_app(node),
+            create_app(
+                node,
+                access=AccessRules.for_listener(
+                    sock,
+                    own_name=config.host,
+                    allowed_hosts=config.allowed_hosts,
+                    allowed_origins=config.allowed_origins,
+                ),
+            ),
             cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
             shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
         )
@@ -120,26 +124,42 @@ def _stop_limit_s(drain_timeout_s: float) -> float:
 
 
 async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> None:
-    """Look at the hardware, offer the harnesses, load the default models."""
-    discovery = await discover(harnesses=node.harnesses, max_prompt_tokens=config.max_prompt_tokens)
+    """Offer the harnesses, look at the hardware until it has been seen, load the default models."""
     if "llamacpp" in node.harnesses:
         harness = LlamaCppHarness(
             config.harness.llamacpp,
             models=config.models,
             environ=environ,
-            gpu_memory_mb=[device.vram_total_mb for device in discovery.devices],
+            gpu_memory_mb=node.gpu_memory_mb,
             max_prompt_tokens=config.max_prompt_tokens,
             ends_with_thread=True,
         )
         aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
         node.registry.register(harness, aliases=aliases)
-    node.set_discovery(discovery)
-    gc.freeze()  # what is there now stays; looking through it takes 12 ms each time (measured), and nothing else moves
-    if discovery.cuda_unavailable_reason is None:
+
+    async def look(number: int) -> Discovery:
+        return await discover(
+            harnesses=node.harnesses,
+            max_prompt_tokens=config.max_prompt_tokens,
+            run=partial(run_tool, deadline_s=tool_limit_s(number)),
+            look=number,
+        )
+
+    # What exists now stays. The collector needs 12 ms to look through it (measured), and the event loop waits for it.
+    gc.freeze()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(look_until_seen, look, node.set_discovery)
         with contextlib.suppress(ShuttingDown):  # a stop ends this task, whichever way it hears of it
-            await load_default_models(node.registry, config.default_models, node.tracker)
+            await _load_default_models(node, config)
+
+
+async def _load_default_models(node: Node, config: Config) -> None:
+    """Load them once the hardware has been seen, or has not been seen for too long. Raises `ShuttingDown`."""
+    reason = (await node.hardware_within(_HARDWARE_PATIENCE_S)).cuda_unavailable_reason
+    if reason is None:
+        await load_default_models(node.registry, config.default_models, node.tracker)
     else:
-        _fail_default_models(node.tracker, discovery.cuda_unavailable_reason)
+        _fail_default_models(node.tracker, reason)
 
 
 def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
@@ -150,19 +170,26 @@ def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
 
 
 async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> None:
-    """The first signal to stop sets `stop`, the second ends the process; engines see their socket close and end too."""
+    """The first signal to stop sets `stop`, one that comes later ends the process; engines see their socket close and
+    end too.
+    """
+    stops = StopSignals()
     async for signum in signals:
         name = signal.Signals(signum).name
         if signum == signal.SIGHUP:
             # A terminal that was closed, or somebody who hopes for a reload: no reason to drop what runs.
             logger.warning("%s ignored: the configuration is read at the start only", name)
-        elif stop.is_set():
-            logger.warning("%s received again, exiting at once", name)
-            logging.shutdown()
-            os._exit(128 + signum)
-        else:
-            logger.info("%s received, draining", name)
-            stop.set()
+            continue
+        match stops.hear(now_s=anyio.current_time()):
+            case Meaning.DRAIN:
+                logger.info("%s received, draining", name)
+                stop.set()
+            case Meaning.SAME:
+                logger.info("%s received with the first signal, still draining", name)
+            case Meaning.HURRY:
+                logger.warning("%s received again, exiting at once", name)
+                logging.shutdown()
+                os._exit(128 + signum)
 
 
 async def _end_without_unloading(registry: Registry, limit_s: float) -> None:

@@ -1,6 +1,5 @@
 """The replies to a chat as an HTTP answer, streamed or whole. Owns the generation from entering to leaving it."""
 
-import logging
 import secrets
 import time
 from typing import Final
@@ -9,17 +8,17 @@ import anyio
 from litestar.types import Receive, Scope, Send
 
 from neuron_lib import Finished, Generation, GenerationEvent, NeuronError, Started
-from neuron_lib.errors import cause_chain
+from neuron_lib.logs import get_logger
 from neuron_lib.types import FinishReason, ToolCall, Usage
 from neuron_lib.wire.openai_chat_reply import DONE, ChatCollector, ChatStreamEncoder, StreamUsage
 from neuron_lib.wire.openai_errors import envelope
 from neuron_service.client import SEND_LIMIT_S, while_connected
-from neuron_service.errors import error_fields, internal_error
 from neuron_service.outlet import ClientStalled, EventOutlet
+from neuron_service.refusals import error_fields, internal_error
 
 __all__ = ("SILENCE_LIMIT_S", "ChatCompletion", "ChatStream")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SILENCE_LIMIT_S: Final = 1.0
 """After that long without an event a comment is sent (wire contract §1.8): impatient clients hang up on silence."""
@@ -122,7 +121,7 @@ def _own_headers(generation: Generation) -> list[tuple[bytes, bytes]]:
 def _log_lost_reply(error: Exception) -> NeuronError:
     """Log why a reply ends half-way; returns what its reader is told."""
     if isinstance(error, NeuronError):
-        logger.warning("stream ended by an error: %s", cause_chain(error), extra=error_fields(error))
+        logger.warning("stream ended by an error: %s", error.log_message, extra=error_fields(error))
         return error
     logger.error("bug in a stream", exc_info=error)
     return internal_error(error)

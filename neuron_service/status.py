@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from neuron_lib.progress import describe
 from neuron_lib.types import (
     ActivationSnapshot,
     ActivationState,
+    DeferredLoad,
     FailedLoad,
     LoadingModel,
     ModelInfo,
@@ -44,17 +45,20 @@ class Readiness(Struct, frozen=True, kw_only=True):
 
 
 def why_not_ready(activation: ActivationSnapshot, *, models: Sequence[ModelInfo], is_draining: bool) -> NotReady | None:
-    """None for a host that is ready: start-up loading is over, and of the configured models at least one can serve.
+    """None for a host that is ready: each configured model has had its first try to load, and at least one can serve.
 
-    A host for which none is configured gets its models on demand, and so is ready at once.
+    A model that gets further tries, because its source did not answer, holds nothing back: neither while it waits nor
+    during a try. A host for which no model is configured gets its models on demand, and so is ready at once.
     """
     if is_draining:
         return NotReady.DRAINING
-    if activation.state is not ActivationState.READY:
+    is_over = activation.state is ActivationState.READY
+    waiting = {*activation.pending, activation.in_progress} - {None}
+    if waiting - {entry.model_id for entry in _deferred(activation)}:
         return NotReady.LOADING
-    configured = {*activation.completed, *(failed.model_id for failed in activation.failed)}
+    configured = {*activation.completed, *(failed.model_id for failed in activation.failed), *waiting}
     if configured and configured.isdisjoint(model.id for model in models if _can_serve(model)):
-        return NotReady.NO_SERVABLE_MODEL
+        return NotReady.NO_SERVABLE_MODEL if is_over else NotReady.LOADING
     return None
 
 
@@ -67,11 +71,12 @@ def status_line(
     lost: Sequence[FailedLoad],
 ) -> str:
     """While start-up loading is under way `loading org/model 42 %, 1 of 3`; after it `serving 2 models, 1 failed`."""
+    serving = sum(_can_serve(model) for model in models)
     if activation.state is not ActivationState.READY:
-        return _activation_line(activation, {load.model_id: load for load in loading})
+        line = _activation_line(activation, {load.model_id: load for load in loading})
+        return f"serving {_counted(serving, 'model')}, {line}" if serving and not activation.in_progress else line
     resident = {model.id for model in models}
     gone = {entry.model_id for entry in lost}
-    serving = sum(_can_serve(model) for model in models)
     counts = {
         "recovering": sum(model.status is ModelStatus.RECOVERING for model in models),
         "failed": sum(entry.model_id not in resident | gone for entry in activation.failed),
@@ -90,12 +95,18 @@ def draining_line(loads: Sequence[ModelLoad], *, unloading: Sequence[UnloadingMo
     return f"unloading {_counted(len(unloading), 'model')}" if unloading else "stopping"
 
 
+def _deferred(activation: ActivationSnapshot) -> tuple[DeferredLoad, ...]:
+    return () if activation.deferred is UNSET else activation.deferred
+
+
 def _activation_line(activation: ActivationSnapshot, loads: dict[str, LoadingModel]) -> str:
     model_id = activation.in_progress
     settled = len(activation.completed) + len(activation.failed)
     total = settled + len(activation.pending) + (model_id is not None)
     if model_id is None:
-        return f"{len(activation.pending)} of {_counted(total, 'model')} still to load"
+        next_try_secs = min((entry.next_try_secs for entry in _deferred(activation)), default=None)
+        next_try = "" if next_try_secs is None else f", next try in {next_try_secs} s"
+        return f"{len(activation.pending)} of {_counted(total, 'model')} still to load{next_try}"
     load = loads.get(model_id)
     return f"{f'loading {model_id}' if load is None else _load_line(load)}, {settled + 1} of {total}"
 

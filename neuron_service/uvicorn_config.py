@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import uvicorn
 
 from neuron_service.connection import BoundedConnection
 from neuron_service.connection_cap import ConnectionCap
 from neuron_service.connection_limits import ConnectionLimits
+from neuron_service.listening import BACKLOG
 
-__all__ = ("BACKLOG", "uvicorn_config")
-
-BACKLOG: Final = 2048
-"""So many connections may wait to be accepted."""
+__all__ = ("uvicorn_config",)
 
 
 def uvicorn_config(

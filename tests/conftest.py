@@ -7,6 +7,7 @@ smollm2_path    the GGUF file of SmolLM2-135M-Instruct; mark tests that use it `
 import importlib.util
 import ipaddress
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in tuple(os.environ):
         if name.startswith(FOREIGN_PREFIXES) or name.lower() in FOREIGN_NAMES:
             del os.environ[name]
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it for a command in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     empty_home = tempfile.TemporaryDirectory(prefix="neuron-tests-")
     config.add_cleanup(empty_home.cleanup)
     os.environ["HF_HOME"] = empty_home.name

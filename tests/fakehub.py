@@ -25,10 +25,10 @@ from urllib.parse import quote, unquote
 
 from tests.fakes.hub_faults import KINDS, REFUSALS, Answer, Drip, Exchange, Fault, Status, hostile_files, parse_fault
 from tests.fakes.hub_files import Content, Files, blob_of, cut_out, sibling, tree_entry
+from tests.patience import PATIENCE_S
 
 __all__ = ("FakeHub", "fake_hub")
 
-PATIENCE_S: Final = 30
 SENT_AT_ONCE_BYTES: Final = 4 << 20
 DRIPS_PER_S: Final = 20
 
@@ -341,6 +341,9 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _send_body(self, answer: Answer) -> None:
         """Send the body up to each place where something happens, and let it happen."""
+        while answer.is_endless:  # until the client has gone, which is an OSError
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(answer.body), answer.read()))
+            self.server.hub._note_sent(answer.asked, len(answer.body))
         size, sent = len(answer.body), 0
         for stop in sorted(
             {n for n in (answer.hold_after, answer.cut_after, size) if n is not None and 0 <= n <= size}

@@ -1,7 +1,8 @@
-"""What this host is and how its devices feel: asked of the vendor's tools once, then every few seconds."""
+"""What this host is, asked of the vendor's tools until they say it; how its devices feel, asked every few seconds."""
 
 from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.discovery.look import look_until_seen
 from neuron_lib.discovery.memory import read_memory_used_mb, wait_memory_back
 from neuron_lib.discovery.probe import discover
 
-__all__ = ("DeviceMonitor", "discover", "read_memory_used_mb", "wait_memory_back")
+__all__ = ("DeviceMonitor", "discover", "look_until_seen", "read_memory_used_mb", "wait_memory_back")

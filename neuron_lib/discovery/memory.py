@@ -1,6 +1,5 @@
 """Proves that a model's GPU memory is back, by the driver's own numbers. Reads; ends and frees nothing itself."""
 
-import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final, TypeAlias
 
@@ -8,10 +7,11 @@ import anyio
 
 from neuron_lib.discovery.nvidia import HEALTH_QUERY, parse_device_health
 from neuron_lib.discovery.tool import RunTool, run_tool
+from neuron_lib.logs import get_logger
 
 __all__ = ("ReadMemory", "is_memory_back", "read_memory_used_mb", "wait_memory_back")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ReadMemory: TypeAlias = Callable[[], Awaitable[int | None]]
 """Reads how much memory of a model's devices is taken, in MiB, by whomever; None when it cannot be read now."""

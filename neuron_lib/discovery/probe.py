@@ -1,4 +1,4 @@
-"""Finds out, once at start, what this host is. A host without a usable GPU is a normal answer, not an error."""
+"""Looks once at what this host is. A host without a usable GPU is a normal answer, not an error."""
 
 import logging
 import os
@@ -17,11 +17,12 @@ from neuron_lib.discovery.nvidia import (
     parse_driver_version,
 )
 from neuron_lib.discovery.tool import RunTool, ToolOutput, run_tool
+from neuron_lib.logs import get_logger
 from neuron_lib.types import Discovery
 
 __all__ = ("discover", "undiscovered")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
 
@@ -48,10 +49,14 @@ async def discover(
     max_prompt_tokens: int,
     run: RunTool = run_tool,
     kernel_module: Path = _KERNEL_MODULE,
+    look: int = 1,
 ) -> Discovery:
     """Describe this host (contract §1.2, §8). Takes as long as its slowest tool, at most some seconds each.
 
-    A half-updated NVIDIA driver becomes `cuda_unavailable_reason`, which tells the operator to reboot.
+    A half-updated NVIDIA driver becomes `cuda_unavailable_reason`, which tells the operator to reboot. The answer has
+    no `max_prompt_tokens` if there is an `nvidia-smi` that names no device: then the hardware has not been seen, and
+    another look may see it. `look` is the number of this one; the failure of the first is a warning, that of the others
+    a DEBUG line.
     """
     answers: dict[str, ToolOutput | None] = {}
 
@@ -65,18 +70,25 @@ async def discover(
     rows = smi.stdout if smi and not smi.problem else ""
     devices = parse_devices(rows)
     reason = await _cuda_unavailable_reason(smi, kernel_module)
+    is_seen = True
     if smi is None:
         logger.info("no nvidia-smi: this host computes on its CPU")
     elif reason:
         logger.error("%s", reason)
     elif smi.problem or not devices:
-        logger.warning("no GPU is usable: %s", smi.problem or "nvidia-smi lists none", extra={"stderr": smi.stderr})
+        is_seen = False
+        logger.log(
+            logging.WARNING if look == 1 else logging.DEBUG,
+            "no GPU is seen, looking again: %s",
+            smi.problem or "nvidia-smi lists none",
+            extra={"look": look, "stderr": smi.stderr},
+        )
     elif len(devices) < len(rows.splitlines()):
         logger.warning("nvidia-smi printed rows that name no device: %r", rows)
     return replace(
         undiscovered(harnesses),
         devices=devices,
-        max_prompt_tokens=max_prompt_tokens,
+        max_prompt_tokens=max_prompt_tokens if is_seen else None,
         cuda_version=parse_cuda_version(nvcc.stdout) if nvcc else None,
         driver_version=parse_driver_version(rows),
         cuda_unavailable_reason=reason,

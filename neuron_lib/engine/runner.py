@@ -2,11 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol, assert_never
-
-import numpy as np
-import numpy.typing as npt
 
 from neuron_lib.engine.sequence import Sampled
 from neuron_lib.engine.step import (
@@ -27,6 +24,7 @@ from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.grammar import ConstraintFailed
 from neuron_lib.llama.memory import SavedState
+from neuron_lib.llama.truncation import Scores
 from neuron_lib.llama.vocab import Vocab
 
 logger = logging.getLogger(__name__)
@@ -47,10 +45,18 @@ class Runner(Protocol):
 
 
 class LlamaRunner:
-    """The real one. `clock` measures steps, in seconds."""
+    """The real one. `clock` measures steps, in seconds. With `apart` every sequence has a decode call of its own."""
 
-    def __init__(self, context: Context, vocab: Vocab, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        context: Context,
+        vocab: Vocab,
+        *,
+        apart: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._context: Final = context
+        self._apart: Final = apart
         self._memory: Final = context.memory
         self._vocab: Final = vocab
         self._batch: Final = Batch(context.n_batch)
@@ -64,10 +70,9 @@ class LlamaRunner:
             moved += self._edit(edit, lost, kept)
         computing = self._clock()
         chunks = [chunk for chunk in plan.chunks if chunk.seq_id not in lost] if lost else plan.chunks
-        status, rows = self._decode(chunks)
+        status, scores = self._decode_apart(chunks) if self._apart else self._decode(chunks)
         sampled, broken = [], list[tuple[int, str]]()
         if status == DecodeStatus.OK:
-            scores = iter(self._context.all_logits(rows)) if rows else iter(())
             for chunk in chunks:
                 if chunk.checkpoint is not None:
                     self._keep(chunk.checkpoint, self._memory.checkpoint(chunk.seq_id), kept)
@@ -94,10 +99,10 @@ class LlamaRunner:
             move_s=computing - started if moved else 0.0,
         )
 
-    def _decode(self, chunks: Sequence[SequenceChunk]) -> tuple[DecodeStatus, int]:
-        """Compute the chunks in one batch; the number of rows of scores there are now."""
+    def _decode(self, chunks: Sequence[SequenceChunk]) -> tuple[DecodeStatus, Iterator[Scores]]:
+        """Compute the chunks in one batch; the rows of scores they asked for, good until the next batch."""
         if not chunks:
-            return DecodeStatus.OK, 0  # everything was lost
+            return DecodeStatus.OK, iter(())  # everything was lost
         batch, rows = self._batch, 0
         batch.clear()
         for chunk in chunks:
@@ -109,9 +114,19 @@ class LlamaRunner:
             raise ContextBroken("llama_decode reported a fatal error")
         if status == DecodeStatus.ABORTED:
             raise ContextBroken("the computation was broken off")
-        return status, rows
+        return status, iter(self._context.all_logits(rows)) if rows and status == DecodeStatus.OK else iter(())
 
-    def _sample(self, chunk: SequenceChunk, rows: list[npt.NDArray[np.float32]]) -> tuple[Sampled, ...]:
+    def _decode_apart(self, chunks: Sequence[SequenceChunk]) -> tuple[DecodeStatus, Iterator[Scores]]:
+        """Compute each chunk in a batch of its own, up to the first that fails."""
+        scores: list[Scores] = []
+        for chunk in chunks:
+            status, own = self._decode([chunk])
+            if status != DecodeStatus.OK:
+                return status, iter(())
+            scores += [row.copy() for row in own]
+        return DecodeStatus.OK, iter(scores)
+
+    def _sample(self, chunk: SequenceChunk, rows: list[Scores]) -> tuple[Sampled, ...]:
         """The next token, and as many more as the drafted ones were right."""
         sampler = chunk.sequence.sampler
         assert sampler is not None  # this runner makes up no tokens

@@ -66,7 +66,8 @@ class Context:
         kv_cells: int = 0,
         swa_full: bool = False,
     ) -> None:
-        """Allocate the KV cells. Raises `LoadFailed` with the sizes asked for if llama.cpp cannot do it.
+        """Allocate the KV cells. Raises `LoadFailed` with the sizes asked for if llama.cpp cannot do it. Raises it also
+        for a model without memory, which reads a text as a whole and cannot write one.
 
         With `kv_unified` the sequences share `kv_cells` (0: as many as all can fill), else each has `n_ctx`.
         `swa_full` keeps the whole context of layers that see a window of it.
@@ -91,6 +92,9 @@ class Context:
                 n_ctx=n_ctx,
                 cells=cells,
             )
+        if not lib.llama_get_memory(self._pointer):
+            lib.llama_free(self._pointer)
+            raise LoadFailed(f"{model.description} has no memory for a text that grows, so it cannot write one")
         self._abort_flag: Final = AbortFlag()
         lib.llama_set_abort_callback(self._pointer, self._abort_flag.callback, self._abort_flag.data)
         self.is_unified: Final = kv_unified
@@ -136,13 +140,19 @@ class Context:
 
     def warm_up(self, vocab: Vocab) -> None:
         """Decode one token and forget it: the weights are read from disk now, and a device that cannot compute says
-        so now. Raises `LoadFailed`.
+        so now. Raises `LoadFailed`, also for weights that make scores which are no numbers.
         """
         batch = Batch(1)
         row = batch.add(0, [vocab.any_token], position=0, wants_logits=True)
         status = self.decode(batch)
-        if status != DecodeStatus.OK or not np.isfinite(self.logits(row)).all():
-            raise LoadFailed(f"the model does not compute: the first token gave {status.name}, or scores that are NaN")
+        if status != DecodeStatus.OK:
+            raise LoadFailed(f"the model does not compute: the first token gave {status.name}")
+        scores = self.logits(row)
+        if not np.isfinite(scores).all():
+            wrong = "NaN" if np.isnan(scores).any() else "infinite"
+            raise LoadFailed(
+                f"the model does not compute: scores of the first token are {wrong}, so its weights may be damaged"
+            )
         self.memory.clear(0)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ from neuron_lib.config import SamplingConfig
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.bindings import lib, progress_callback
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.modality import CHAT, capabilities_of, why_not_servable
 from neuron_lib.types import SamplingParams
 
 __all__ = ("Model",)
@@ -35,6 +36,16 @@ _RECOMMENDATIONS: Final[Mapping[str, str]] = {
 """The keys below `general.sampling` that mean something here, and our names for them."""
 
 
+_ONE_SEQUENCE_A_BATCH: Final = frozenset(
+    {
+        # `build_plamo2_mamba_layer` exchanges tokens and sequences, which shows where a batch has several of both
+        # (`src/models/plamo2.cpp`, llama.cpp 0c1e57098).
+        "plamo2"
+    }
+)
+"""Architectures of which libllama computes a wrong result for a batch with tokens of several sequences."""
+
+
 class Model:
     """Owns the native model; use it as a context manager, and close every `Context` made from it first."""
 
@@ -50,7 +61,8 @@ class Model:
         self._pointer: Any = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._pointer:
             raise LoadFailed(f"llama.cpp could not load {path.name}", file=str(path))
-        self.vocab = Vocab(lib.llama_model_get_vocab(self._pointer))
+        pre_tokenizer = self.metadata("tokenizer.ggml.pre") or ""
+        self.vocab = Vocab(lib.llama_model_get_vocab(self._pointer), pre_tokenizer=pre_tokenizer)
 
     def __enter__(self) -> Self:
         return self
@@ -82,14 +94,51 @@ class Model:
         return self._text(lib.llama_model_desc) or "unknown"
 
     @property
+    def architecture(self) -> str:
+        """The name of its architecture, such as `llama`."""
+        return self.metadata("general.architecture") or ""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing can be served from it, as a sentence about it; None if something can."""
+        if lib.llama_model_is_diffusion(self._pointer):
+            return "it is a diffusion model, which does not write token by token"
+        if self.can_chat and lib.llama_model_has_encoder(self._pointer):
+            return "it has an encoder beside its decoder, and only models with a decoder alone are served"
+        return why_not_servable(architecture=self.architecture)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What it can do, see `neuron_lib.modality`."""
+        architecture = self.architecture
+        pooling_type = self.metadata(f"{architecture}.pooling_type")
+        causal = self.metadata(f"{architecture}.attention.causal")
+        return capabilities_of(
+            architecture=architecture,
+            pooling_type=None if pooling_type is None else int(pooling_type),
+            is_causal=None if causal is None else causal == "true",
+        )
+
+    @property
     def can_chat(self) -> bool:
-        """Whether it generates text from text: it has a decoder and no encoder that must run before it."""
-        return bool(lib.llama_model_has_decoder(self._pointer)) and not lib.llama_model_has_encoder(self._pointer)
+        """Whether it generates text from text."""
+        return CHAT in self.capabilities
+
+    @property
+    def needs_batches_apart(self) -> bool:
+        """Whether a batch must hold tokens of one sequence only, because libllama would mix up those of several."""
+        return self.architecture in _ONE_SEQUENCE_A_BATCH
 
     @property
     def chat_template(self) -> str | None:
         """The Jinja source of the model's own chat template."""
         raw = lib.llama_model_chat_template(self._pointer, None)
+        return raw.decode("utf-8", "replace") if raw else None
+
+    @property
+    def tool_chat_template(self) -> str | None:
+        """The Jinja source for chats with tools, where the model has one of its own for them."""
+        raw = lib.llama_model_chat_template(self._pointer, b"tool_use")
         return raw.decode("utf-8", "replace") if raw else None
 
     def metadata(self, key: str) -> str | None:

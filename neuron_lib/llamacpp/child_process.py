@@ -1,6 +1,5 @@
 """How the process of an engine begins, and how it ends for certain."""
 
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -12,10 +11,11 @@ from anyio.abc import Process, SocketStream
 from neuron_lib.engine.protocol import Close, encode_frame
 from neuron_lib.errors import LoadFailed, SourceUnavailable, UnloadFailed
 from neuron_lib.exhaustion import is_exhausted
+from neuron_lib.logs import get_logger
 
 __all__ = ("close_stream", "describe_exit", "end_process", "send_signal", "starting")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @contextmanager

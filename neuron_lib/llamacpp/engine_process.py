@@ -1,6 +1,5 @@
 """One engine process seen from the daemon: its frames, its log, its death. Knows nothing of chats or limits."""
 
-import logging
 import math
 import os
 import signal
@@ -57,10 +56,11 @@ from neuron_lib.llamacpp.engine_log import EngineLog
 from neuron_lib.llamacpp.in_hand import InHand
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.standstill import Standstill
+from neuron_lib.logs import get_logger
 
 __all__ = ("EngineProcess", "open_engine")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CLOSE_LIMIT_S: Final = 5.0
 """An engine that was told to close gets this long before it is killed."""
@@ -364,7 +364,8 @@ class EngineProcess:
 
     def _epitaph(self) -> str:
         ended = self._fatal or describe_exit(self._process.returncode)
-        return f"{ended} ({self._log.last_words})" if self._log.last_words else ended
+        words = self._log.last_words if self._fatal else self._log.words_before(self._process.returncode)
+        return f"{ended} ({words})" if words else ended
 
     def _die(self, reason: str) -> None:
         """Find out who may be to blame, then tell everybody. An engine that is unloaded has not died."""

@@ -1,6 +1,5 @@
 """The replies to one request: admitted, prepared, started, read, and given up when their reader leaves."""
 
-import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +20,8 @@ from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.llamacpp.suspects import Suspects, fingerprint
+from neuron_lib.logs import get_logger
+from neuron_lib.modality import require_chat
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.types import (
@@ -36,7 +37,7 @@ from neuron_lib.types import (
 
 __all__ = ("LlamaCppGeneration",)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SEED_BITS: Final = 32
 _MOST_TOP_LOGPROBS: Final = 20
@@ -206,7 +207,7 @@ class LlamaCppGeneration:
                     fresh_seed=secrets.randbits(_SEED_BITS),
                 ),
                 max_tokens=self._sampling.max_tokens if request.max_tokens is None else request.max_tokens,
-                stop=request.stop,
+                stop=(*request.stop, *engine.facts.stop),
                 choices=request.choices,
                 top_logprobs=request.top_logprobs,
                 cache_key=self._cache_key,
@@ -251,6 +252,7 @@ class LlamaCppGeneration:
     def _refuse_if_impossible(self) -> None:
         """Raise for what no engine needs to be asked about."""
         request, model_id = self._request, self._supervisor.model_id
+        require_chat(model_id, self._supervisor.facts.capabilities)
         medium = first_medium(request.messages)
         if medium is not None:
             raise UnsupportedCapability(

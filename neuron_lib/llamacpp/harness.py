@@ -1,6 +1,5 @@
 """Hosts GGUF models in engine processes of llama.cpp: fetch the file, start the engine, wait until it serves."""
 
-import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import (
+    default_threads,
     device_indices,
     memory_bytes,
     openmp_environment,
@@ -24,12 +24,15 @@ from neuron_lib.llamacpp.placement import (
     visible_devices,
 )
 from neuron_lib.llamacpp.supervisor import supervise
-from neuron_lib.sources.store import LocalModel, ModelStore
+from neuron_lib.logs import get_logger
+from neuron_lib.sizes import MB
+from neuron_lib.sources.configured import model_store
+from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("LlamaCppHarness", "load_command", "model_store")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
 
@@ -39,7 +42,7 @@ class LlamaCppHarness:
 
     `models` gives public ids a place to load from. `environ` is where tokens, hub caches and the runtime switch
     `NEURON_USE_CHAT_TEMPLATE` are looked up; the engines get only the harmless part of it. `gpu_memory_mb` is the
-    memory of each GPU of this host, as `neuron_lib.discovery` finds them.
+    memory of each GPU of this host, as `neuron_lib.discovery` finds them, or says so anew for each load.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class LlamaCppHarness:
         *,
         models: tuple[ModelEntry, ...] = (),
         environ: Mapping[str, str] | None = None,
-        gpu_memory_mb: Sequence[int] = (),
+        gpu_memory_mb: Sequence[int] | Callable[[], Sequence[int]] = (),
         max_prompt_tokens: int = 16384,
         ends_with_thread: bool = False,
         read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
@@ -60,7 +63,7 @@ class LlamaCppHarness:
         """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
-        self._gpu_memory_mb: Final = tuple(gpu_memory_mb)
+        self._gpu_memory_mb: Final = gpu_memory_mb if callable(gpu_memory_mb) else lambda: gpu_memory_mb
         self._max_prompt_tokens: Final = max_prompt_tokens
         self._ends_with_thread: Final = ends_with_thread
         self._read_memory: Final = read_memory
@@ -73,18 +76,18 @@ class LlamaCppHarness:
         return "llamacpp"
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
-        return ("text",) if await self._store.is_cached(model_id) else None
-
-    def _is_on_gpu(self, spec: ModelSpec) -> bool:
-        return bool(self._gpu_memory_mb) and self._config.gpu_layers != 0 and spec.devices != ()
+        return await self._store.capabilities(model_id)
 
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
-        gpu_count = len(self._gpu_memory_mb)
-        devices = device_indices(spec, gpu_count=gpu_count)
-        room_bytes = memory_bytes(spec, gpu_memory_mb=self._gpu_memory_mb if config.gpu_layers else ())
+        gpu_memory_mb = tuple(self._gpu_memory_mb())
+        device_indices(spec, gpu_count=len(gpu_memory_mb))  # what cannot be is refused before anything is fetched
+        room_bytes = memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if config.gpu_layers else ())
         local = await self._store.fetch(spec, report=report, room_bytes=room_bytes)
+        gpu_count = len(self._gpu_memory_mb())  # GPUs may have been seen meanwhile
+        named = device_indices(spec, gpu_count=gpu_count)
+        devices = named if gpu_count and config.gpu_layers and spec.devices != () else ()
 
         def report_fraction(fraction: float) -> None:
             if fraction < 1.0:
@@ -109,7 +112,7 @@ class LlamaCppHarness:
             stall_limit_s=config.stall_timeout_secs,
             ends_with_thread=self._ends_with_thread,
         )
-        memory = DeviceMemory(partial(self._read_memory, devices) if self._is_on_gpu(spec) else _no_reading)
+        memory = DeviceMemory(partial(self._read_memory, devices) if devices else _no_reading)
         async with (
             memory.returned(),
             supervise(start, model_id=model_id) as supervisor,
@@ -121,7 +124,7 @@ class LlamaCppHarness:
                 extra={
                     "model_id": model_id,
                     "description": facts.description,
-                    "size_mb": facts.size_bytes >> 20,
+                    "weights_mb": facts.size_bytes // MB,
                     "n_ctx": facts.n_ctx,
                     "native_context": facts.native_context,
                     "kv_layout": facts.kv_layout,
@@ -129,7 +132,7 @@ class LlamaCppHarness:
                     "memory": facts.memory,
                     "seats": load.seats,
                     "threads": load.threads,
-                    "has_chat_template": facts.has_chat_template,
+                    "chat_template": facts.chat_template,
                 },
             )
             yield LlamaCppModel(
@@ -151,26 +154,6 @@ async def _no_reading() -> None:
     """Of a model that is on no GPU."""
 
 
-def model_store(
-    config: LlamaCppConfig,
-    *,
-    models: tuple[ModelEntry, ...],
-    environ: Mapping[str, str],
-    ends_with_thread: bool = False,
-) -> ModelStore:
-    """The store that a harness of this configuration loads from. `ends_with_thread`: see `LlamaCppHarness`."""
-    return ModelStore(
-        entries=models,
-        sources=config.sources,
-        default_source=config.default_source,
-        local_roots=config.local_roots,
-        hf_cache=config.hf_cache,
-        download=config.download,
-        environ=environ,
-        ends_with_thread=ends_with_thread,
-    )
-
-
 def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:
     """What an engine is told to load, settled: the model's own entry goes before the configuration of all.
 
@@ -182,7 +165,7 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
         n_batch=config.n_batch,
         n_ubatch=config.n_ubatch,
-        threads=config.threads or len(physical_cores()),
+        threads=config.threads or default_threads(),
         gpu_layers=config.gpu_layers,
         flash_attn=config.flash_attn,
         kv_type_k=config.kv_type_k,
@@ -197,4 +180,5 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         report_interval_s=config.report_interval_ms / 1000,
         use_chat_template=environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
         chat_template=local.chat_template,
+        special_tokens_in_messages=config.special_tokens_in_messages,
     )

@@ -52,16 +52,17 @@ class LlamaCppModel:
             harness=self._harness_name,
             status=ModelStatus.RECOVERING if engine is None else ModelStatus.LOADED,
             devices=self._devices,
-            capabilities=("text",),
+            capabilities=facts.capabilities,
             limit=ModelLimit(
                 context=facts.n_ctx,
                 input=facts.prompt_limit(self._max_prompt_tokens),
                 output=min(self._sampling.max_tokens, facts.n_ctx),
             ),
-            tool_call=facts.tool_call is not None,
+            tool_call=facts.tool_call is not None and facts.calls_are_read,
             reasoning=facts.reasoning is not None,
             # Of a model that recovers the status says it. Not servable, it would be loaded elsewhere (contract §2.8).
             servable=None if engine is None else _servable(engine.standstill),
+            chat_template=None if facts.chat_template == "model" else facts.chat_template,
         )
 
     def load(self) -> ModelLoad:

@@ -1,15 +1,25 @@
 """Where a model runs: which devices its process sees, which cores its threads take. Pure but for asking the kernel."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from neuron_lib.cgroups import limit_of_cgroups
+from neuron_lib.cgroups import cpus_of_cgroups, limit_of_cgroups
 from neuron_lib.errors import LoadFailed
+from neuron_lib.shown import brief
 from neuron_lib.types import ModelSpec
 
-__all__ = ("Core", "device_indices", "memory_bytes", "openmp_environment", "physical_cores", "visible_devices")
+__all__ = (
+    "Core",
+    "default_threads",
+    "device_indices",
+    "memory_bytes",
+    "openmp_environment",
+    "physical_cores",
+    "visible_devices",
+)
 
 Core = tuple[int, ...]
 """The CPUs of one physical core: one, or its hyper-threads."""
@@ -20,8 +30,8 @@ _BINDING_VARIABLES: Final = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 
 
 def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
-    """The devices a spec means, as `/models` lists them: the named ones, else the first `tensor_parallel`, else the
-    first (wire contract §1.5). A CPU counts as device 0, because the gateway wants one.
+    """The devices a spec means: the named ones, else the first `tensor_parallel`, else the first (wire contract §1.5).
+    A CPU counts as device 0 here.
 
     Raises `LoadFailed` for a device that is named twice or is not there, and where `tensor_parallel` and `devices`
     contradict each other: to ignore it would serve a model elsewhere, or far more slowly, than somebody planned. A
@@ -32,9 +42,11 @@ def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
     if spec.tensor_parallel and len(devices) != split:
         raise LoadFailed(f"tensor_parallel is {split}, but {len(devices)} devices are given", devices=devices)
     if len(set(devices)) < len(devices):
-        raise LoadFailed(f"a device is named twice: {devices}", devices=devices)
+        raise LoadFailed(f"a device is named twice: {brief(devices)}", devices=devices)
     if max(devices) >= gpu_count and (gpu_count > 0 or split > 1):
-        raise LoadFailed(f"devices {devices} are asked for, this host has {gpu_count}", devices=devices, gpus=gpu_count)
+        raise LoadFailed(
+            f"devices {brief(devices)} are asked for, this host has {gpu_count}", devices=devices, gpus=gpu_count
+        )
     return devices
 
 
@@ -76,6 +88,17 @@ def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> tuple[Co
             return tuple((cpu,) for cpu in usable)
         cores.setdefault(siblings, []).append(cpu)
     return tuple(map(tuple, cores.values()))
+
+
+def default_threads() -> int:
+    """A thread for each physical core that this process may use, and no more than its control groups give CPU time for.
+
+    Half a CPU is not worth a thread: threads meet after every operation, so all would wait for the one that the kernel
+    stops when the time of a period is used up.
+    """
+    quota = cpus_of_cgroups()
+    cores = len(physical_cores())
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
 
 
 def openmp_environment(environ: Mapping[str, str], *, threads: int, cores: tuple[Core, ...]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 Owns the engine of a model and knows nothing of requests; `recovery` decides, `engine_process` acts.
 """
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
@@ -23,10 +22,11 @@ from neuron_lib.errors import (
 )
 from neuron_lib.llamacpp.engine_process import EngineProcess
 from neuron_lib.llamacpp.recovery import RecoveryPolicy
+from neuron_lib.logs import get_logger
 
 __all__ = ("EngineSupervisor", "supervise")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _RETRY_AFTER_S: Final = 2
 """What the gateway tells its own clients about a model that recovers (wire contract §2.3)."""

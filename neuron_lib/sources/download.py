@@ -90,7 +90,7 @@ def fetch_blob(
                 problem = _find_fault(transfer, folder)
                 if problem is None:
                     return
-                message = f"{model_id}: {file.path} is not what its hub says it is: {problem}"
+                message = f"{model_id}: {file.shown} is not what its hub says it is: {problem}"
                 try:
                     discard_blob(folder, file.blob)
                 except OSError:
@@ -161,10 +161,10 @@ def _download(
 
 def _copy(body: Body, out: IO[bytes], digest: "_Digest", file: KnownFile, model_id: str) -> None:
     """Write what comes until the file is whole. Raises `SourceUnavailable` if it ends before that."""
-    path, size = file.path, file.size
+    path, size = file.shown, file.size
     if body.size and body.size != size:
         message = f"{model_id}: {path} has {body.size} bytes now, but {size} in the listing of its commit"
-        raise PreflightFailed(PreflightKind.CHECKSUM_MISMATCH, message, model_id=model_id, file=path)
+        raise PreflightFailed(PreflightKind.CHECKSUM_MISMATCH, message, model_id=model_id, file=file.path)
     if body.offset != digest.bytes:
         digest.restart(out)
     for chunk in body.chunks if body.offset == digest.bytes else ():

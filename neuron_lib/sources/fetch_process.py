@@ -19,6 +19,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from neuron_lib.errors import SourceUnavailable
 from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.logs import get_logger
 from neuron_lib.sources.fetch_protocol import (
     Advance,
     Alive,
@@ -30,12 +31,14 @@ from neuron_lib.sources.fetch_protocol import (
     encode_line,
     to_error,
 )
+from neuron_lib.sources.foreign_text import Redaction
+from neuron_lib.sources.repository import HubRepository
 from neuron_lib.types import LoadProgress, public_id
 
 __all__ = ("RateMeter", "fetch_environment", "run_fetch")
 
-logger = logging.getLogger(__name__)
-worker_logger = logging.getLogger("neuron_lib.sources.fetch_worker")
+logger = get_logger(__name__)
+worker_logger = get_logger("neuron_lib.sources.fetch_worker")
 
 _COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.sources.fetch_worker")
 _ROOT: Final = Path(__file__).parents[2]
@@ -47,6 +50,8 @@ _SILENCE_LIMIT_S: Final = 120.0
 that long where every address of the hub is dead."""
 _LOOK_S: Final = 1.0
 _LONGEST_LINE: Final = 1 << 20
+_LONGEST_LOG_LINE: Final = 1000
+"""A warning names a model and a hub, and quotes at most 200 characters of what the hub says."""
 _RATE_WINDOW_S: Final = 10.0
 _SHORTEST_RATE_S: Final = 0.001
 """Over less than this a rate says nothing, and may be too large for any number."""
@@ -154,7 +159,7 @@ async def _attend(
     silence: _Silence,
 ) -> Fetched:
     model_id = order.repository.model_id
-    last_words = _LastWords(model_id)
+    last_words = _LastWords(order.repository)
     async with _open(command, environment=environment, model_id=model_id) as process:
         assert process.stdin is not None  # piped, as the others
         assert process.stdout is not None
@@ -240,10 +245,14 @@ async def _next_frame(lines: BufferedByteReceiveStream) -> Frame | None:
 
 
 class _LastWords:
-    """The child's log, put into ours; remembers the last line for the case that it dies."""
+    """The child's log, put into ours; remembers the last line for the case that it dies.
 
-    def __init__(self, model_id: str) -> None:
-        self._model_id: Final = model_id
+    Its lines are cut, and the token is taken out of them: a traceback, or a library that it uses, may show it.
+    """
+
+    def __init__(self, repository: HubRepository) -> None:
+        self._model_id: Final = repository.model_id
+        self._clean: Final = Redaction(repository.token)
         self._line: str | None = None
 
     def quote(self) -> str:
@@ -255,7 +264,7 @@ class _LastWords:
             while True:
                 *lines, pending = (pending + await stderr.receive()).split(b"\n")
                 for line in lines:
-                    self._log(line.decode("utf-8", "replace")[:_LONGEST_LINE])
+                    self._log(line.decode("utf-8", "replace"))
                 pending = pending[-_LONGEST_LINE:]
 
     def _log(self, line: str) -> None:
@@ -264,6 +273,7 @@ class _LastWords:
         level = _LEVELS.get(name)
         if level is None:
             level, message = logging.WARNING, line
-        if message.strip():
+        message = self._clean(message[:_LONGEST_LINE]).rstrip()[:_LONGEST_LOG_LINE]
+        if message:
             self._line = message.strip()
             worker_logger.log(level, "%s", message, extra={"model_id": public_id(self._model_id)})

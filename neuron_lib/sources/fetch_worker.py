@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from neuron_lib.config import DownloadConfig
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
-from neuron_lib.parent import end_with_parent
+from neuron_lib.parent import end_with_parent, leave_signals_to_parent
+from neuron_lib.sizes import format_size
 from neuron_lib.sources.download import Body, Transfer, disk_error, fetch_blob
 from neuron_lib.sources.fetch_protocol import (
     Advance,
@@ -34,6 +35,7 @@ from neuron_lib.sources.fetch_protocol import (
     encode_line,
     from_error,
 )
+from neuron_lib.sources.foreign_text import Redaction, one_line
 from neuron_lib.sources.hub_cache import (
     blob_path,
     link_snapshot,
@@ -86,6 +88,7 @@ class RateWatch:
 
 def main() -> None:
     """Do the one order; the exit status is 0 even for a failure that could be reported."""
+    leave_signals_to_parent()
     parent = os.getppid()
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.sources.fetch_worker", description="one order, one end")
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
@@ -104,6 +107,7 @@ def main() -> None:
         frames.write(encode_line(frame))
 
     order = decode_order(sys.stdin.buffer.readline())
+    shown = Redaction(order.repository.token)
     threading.Thread(target=_end_with_daemon, daemon=True).start()
     try:
         last: Frame = fetch(order, emit)
@@ -111,7 +115,8 @@ def main() -> None:
         last = from_error(error)
     except Exception as error:
         logger.exception("bug while fetching")
-        last = Failed(code=LoadFailed.code, message=f"a bug while fetching {order.repository.model_id}: {error!r}")
+        bug = one_line(shown(f"{type(error).__name__}: {error}"))
+        last = Failed(code=LoadFailed.code, message=f"a bug while fetching {order.repository.model_id}: {bug}")
     emit(last)
     os._exit(0)  # not waiting for threads that wait for a hub
 
@@ -179,7 +184,7 @@ def _require_room(folder: Path, files: Sequence[KnownFile], *, model_id: str) ->
     if required * _DISK_MARGIN > free:
         raise PreflightFailed(
             PreflightKind.INSUFFICIENT_STORAGE,
-            f"{model_id}: {required} bytes are still to be fetched and {place} has {free} free",
+            f"{model_id}: {format_size(required)} are still to be fetched and {place} has {format_size(free)} free",
             model_id=model_id,
             directory=str(place),
             required_bytes=required,
@@ -204,8 +209,8 @@ def _fetch_all(
     stage = LoadStage.VERIFYING if are_here else LoadStage.DOWNLOADING
     transfers = [Transfer(file) for file in files]
     if not are_here:
-        total_mb = sum(file.size for file in files) >> 20
-        logger.info("fetching %s at commit %s, files: %d, MB: %d", model_id, commit, len(files), total_mb)
+        total = format_size(sum(file.size for file in files))
+        logger.info("fetching %s at commit %s, files: %d, %s", model_id, commit, len(files), total)
     watch = RateWatch(min_bytes_per_s=limits.min_kb_per_s * 1024, window_s=limits.min_rate_window_secs)
     pool = ThreadPoolExecutor(limits.parallel)
     waiting = {
@@ -297,7 +302,7 @@ class _Hub:
             model_id = self._repository.model_id
             raise PreflightFailed(
                 PreflightKind.REPO_FETCH_FAILED,
-                f"{model_id}: the hub has no usable name for the content of {file.path}",
+                f"{model_id}: the hub has no usable name for the content of {file.shown}",
                 model_id=model_id,
                 cause="unusable ETag",
             )

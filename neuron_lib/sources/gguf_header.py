@@ -16,9 +16,10 @@ from typing import Final
 from msgspec import Struct
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
+from neuron_lib.modality import capabilities_of, why_not_servable
 from neuron_lib.sources.file_errors import file_error
 from neuron_lib.sources.gguf_cursor import Cursor, MalformedGguf, ReadAt
-from neuron_lib.sources.gguf_types import ARRAY, FILE_TYPES, INTEGERS, SCALARS, STRING, TENSOR_BLOCKS, U32, U64
+from neuron_lib.sources.gguf_types import ARRAY, BOOL, FILE_TYPES, INTEGERS, SCALARS, STRING, TENSOR_BLOCKS, U32, U64
 
 __all__ = (
     "GgufHeader",
@@ -38,6 +39,8 @@ _DEFAULT_ALIGNMENT: Final = 32
 _MOST_DIMENSIONS: Final = 4
 _LONGEST_TENSOR_NAME: Final = 63  # ggml keeps 64 bytes, the last one for a NUL
 _LARGEST_I64: Final = 2**63 - 1
+_MODEL: Final = "model"
+"""The `general.type` of a file that is a model; older files do not have the key."""
 
 # What no real file comes near, and what bounds the memory and the time that a hostile one can take.
 _LARGEST_ALIGNMENT: Final = 1 << 20
@@ -56,7 +59,8 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
 
     `file_type` is the quant as file names spell it (`Q4_K_M`), None also for one we do not know. `parameter_count` and
     `tensor_bytes` are sums over the file's tensors, without the padding between them; `tensor_bytes` is None if a
-    tensor has a type we do not know. Head counts are one number, or one for each layer.
+    tensor has a type we do not know. Head counts are one number, or one for each layer. `general_type` is what the file
+    is instead of a model, such as "adapter".
     """
 
     version: int
@@ -81,6 +85,24 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
     has_chat_template: bool = False
     split_no: int | None = None
     split_count: int | None = None
+    general_type: str | None = None
+    adapter_type: str | None = None
+    pooling_type: int | None = None
+    is_causal: bool | None = None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the model can do; nothing, if no engine can serve it."""
+        if self.refusal is not None:
+            return ()
+        return capabilities_of(architecture=self.architecture, pooling_type=self.pooling_type, is_causal=self.is_causal)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no engine can serve the file, as a sentence about it; None if one can."""
+        return why_not_servable(
+            architecture=self.architecture, general_type=self.general_type, adapter_type=self.adapter_type
+        )
 
     @property
     def kv_bytes_per_token(self) -> int | None:
@@ -112,13 +134,17 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
 
 
 def check_model(paths: Sequence[Path], *, model_id: str) -> GgufHeader:
-    """Return the header of a model's first file, once all its files are checked. Raises what `check_gguf` raises.
+    """Return the header of a model's first file, once all its files are checked.
 
     Where only the first file of a split model is given, the others are beside it under the usual names, as libllama
-    will look for them.
+    will look for them. Raises what `check_gguf` raises, and `PreflightFailed` with `UNSUPPORTED_MODEL` for a file that
+    no engine can serve, such as an adapter.
     """
     first, *others = paths
     header = check_gguf(first, model_id=model_id)
+    reason = header.refusal
+    if reason is not None:
+        raise PreflightFailed(PreflightKind.UNSUPPORTED_MODEL, f"{first} cannot be served: {reason}", model_id=model_id)
     for path in others or _parts_beside(first, header, model_id):
         check_gguf(path, model_id=model_id)
     return header
@@ -178,10 +204,11 @@ def parse_gguf_header(read_at: ReadAt, size_bytes: int) -> GgufHeader:
     if tensor_count and data_offset + tensors.end > size_bytes:
         needed = f"{tensors.last} needs {data_offset + tensors.end} bytes of it"
         raise MalformedGguf(f"it is cut short: {needed}, but it has {size_bytes}")
-    architecture = metadata.text("general.architecture")
+    architecture, general_type = metadata.text("general.architecture"), metadata.text("general.type")
+    general_type = None if general_type == _MODEL else general_type
     split_no, split_count = _split(metadata)
     file_type = metadata.number("general.file_type")
-    if architecture is None and not split_no:
+    if architecture is None and general_type is None and not split_no:
         raise MalformedGguf("it names no architecture ('general.architecture'), so no engine can tell what it is")
     prefix = architecture or ""
     return GgufHeader(
@@ -207,6 +234,10 @@ def parse_gguf_header(read_at: ReadAt, size_bytes: int) -> GgufHeader:
         has_chat_template=metadata.text("tokenizer.chat_template") is not None,
         split_no=split_no,
         split_count=split_count,
+        general_type=general_type,
+        adapter_type=metadata.text("adapter.type"),
+        pooling_type=metadata.number(f"{prefix}.pooling_type"),
+        is_causal=metadata.flag(f"{prefix}.attention.causal"),
     )
 
 
@@ -287,6 +318,14 @@ class _Metadata:
     def number(self, key: str) -> int | None:
         kind = self._go_to(key)
         return None if kind is None else self._integer(kind)
+
+    def flag(self, key: str) -> bool | None:
+        kind = self._go_to(key)
+        if kind is None:
+            return None
+        if kind != BOOL:
+            raise self._cursor.error("is no boolean")
+        return bool(self._cursor.scalar(SCALARS[BOOL]))
 
     def per_layer(self, key: str) -> int | tuple[int, ...] | None:
         kind = self._go_to(key)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Final
 
-__all__ = ("ARRAY", "FILE_TYPES", "INTEGERS", "SCALARS", "STRING", "TENSOR_BLOCKS", "U32", "U64")
+__all__ = ("ARRAY", "BOOL", "FILE_TYPES", "INTEGERS", "SCALARS", "STRING", "TENSOR_BLOCKS", "U32", "U64")
 
 SCALARS: Final[Mapping[int, Struct]] = {
     0: Struct("<B"),
@@ -23,6 +23,7 @@ SCALARS: Final[Mapping[int, Struct]] = {
 U32: Final = SCALARS[4]
 U64: Final = SCALARS[10]
 INTEGERS: Final = frozenset({0, 1, 2, 3, 4, 5, 10, 11})
+BOOL: Final = 7
 STRING: Final = 8
 ARRAY: Final = 9
 

@@ -1,47 +1,51 @@
 """Questions to a hub that speaks the Hugging Face protocol. Blocking; used in the fetch process only.
 
-The only importer of `huggingface_hub`, whose exceptions end here. What it does not do for us is in `download`: it
-cannot go on with a file that an earlier process began, obeys a `Retry-After` of a day, has no lowest rate and hashes
-nothing.
+The only importer of `huggingface_hub`. It gives us the client with its proxies and certificates, the headers and the
+addresses. Statuses and errors are put into words here, and all that comes from a hub is bounded; its downloader is not
+used (see `download`).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+from urllib.parse import quote, urljoin, urlsplit
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url, hf_raise_for_status
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+import msgspec
+from huggingface_hub import constants, get_session, hf_hub_url
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # imported lazily, which hides them
+    build_hf_headers,
+    validate_repo_id,
 )
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # imported lazily, which hides it
 
 from neuron_lib.errors import NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
-from neuron_lib.sources.repository import HubRepository, Listing, RepoFile, is_commit
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
+from neuron_lib.sources.foreign_text import Redaction, one_line
+from neuron_lib.sources.hub_answer import AnswerTooLong, read_bytes, read_start, read_whole
+from neuron_lib.sources.hub_listing import LONGEST_LISTING_BYTES, MalformedListing, parse_listing
+from neuron_lib.sources.hub_token import usable_token
+from neuron_lib.sources.repository import HubRepository, Listing, RepoFile
 
 __all__ = ("Body", "HubClient")
 
 _ANSWER_LIMIT_S: Final = 10.0
-"""For a listing, and for each wait for more of a file."""
+"""For the head of an answer, and for each wait for more of its body."""
+_LISTING_LIMIT_S: Final = 50.0
+"""For the whole body of a listing. Three tries are over before the daemon takes the process for one that hangs."""
+_LONGEST_ERROR_BYTES: Final = 1 << 14
+_ERROR_LIMIT_S: Final = 5.0
+_MOST_REDIRECTS: Final = 10
 _TRANSIENT_STATUS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-_KINDS: Final[tuple[tuple[type[Exception], PreflightKind], ...]] = (
-    (GatedRepoError, PreflightKind.GATED_REPO),  # before the class it derives from
-    (RepositoryNotFoundError, PreflightKind.REPO_NOT_FOUND),
-    (RevisionNotFoundError, PreflightKind.REVISION_NOT_FOUND),
-    (EntryNotFoundError, PreflightKind.FILE_NOT_FOUND),
-)
-_QUERY: Final = re.compile(r"\?[^\s'\"<>)]+")
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_REFUSALS: Final[Mapping[str, tuple[PreflightKind, str]]] = {
+    "GatedRepo": (PreflightKind.GATED_REPO, "the owner of the repository must grant access to it first"),
+    "RepoNotFound": (PreflightKind.REPO_NOT_FOUND, "there is no such repository, or it is private"),
+    "RevisionNotFound": (PreflightKind.REVISION_NOT_FOUND, "the repository has no branch, tag or commit"),
+    "EntryNotFound": (PreflightKind.FILE_NOT_FOUND, "the repository has no such file"),
+}
+"""What the codes of the protocol mean."""
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,61 +60,96 @@ class Body:
     chunks: Iterator[bytes]
 
 
+class _Refused(Exception):
+    """An answer whose status is that of an error. `words` are the hub's own, as they came."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], words: str) -> None:
+        super().__init__(status)
+        self.status: Final = status
+        self.headers: Final = headers
+        self.words: Final = words
+
+
 class HubClient:
     """One repository at its hub. Thread-safe."""
 
     def __init__(self, repository: HubRepository) -> None:
+        """Raises `PreflightFailed` for a token that cannot be sent."""
         constants.HF_HUB_DISABLE_TELEMETRY = True
         self._repository: Final = repository
+        self._clean: Final = Redaction(repository.token)
+        token = usable_token(repository.token, place=repository.auth_env, model_id=repository.model_id)
         # False, not None: with None the token stored for one hub would be offered to another.
-        self._token: Final = repository.token or False
-        self._api: Final = HfApi(endpoint=repository.endpoint, token=self._token)
-        self._headers: Final = build_hf_headers(token=self._token) | {"Accept-Encoding": "identity"}
+        self._headers: Final = build_hf_headers(token=token or False) | {"Accept-Encoding": "identity"}
 
     def list_files(self) -> Listing:
         """Ask what the repository holds now. Raises `SourceUnavailable` or `PreflightFailed`."""
+        repository = self._repository
+        revision = quote(repository.revision, safe="")
         with self._translated():
-            answer = self._api.model_info(
-                self._repository.repo_id,
-                revision=self._repository.revision,
-                files_metadata=True,
-                timeout=_ANSWER_LIMIT_S,
-            )
-        if answer.sha is None or not is_commit(answer.sha):
-            raise SourceUnavailable(
-                f"{self._where}: the listing names no commit ({answer.sha!r})", model_id=self._repository.model_id
-            )
-        return Listing(answer.sha, tuple(_repo_file(sibling) for sibling in answer.siblings or ()))
+            validate_repo_id(repository.repo_id)
+            url = f"{repository.endpoint}/api/models/{repository.repo_id}/revision/{revision}"
+            with self._asked("GET", url, params={"blobs": "true"}) as response:
+                document = read_whole(response, limit_bytes=LONGEST_LISTING_BYTES, limit_s=_LISTING_LIMIT_S)
+            return parse_listing(document)
 
     def complete(self, commit: str, file: RepoFile) -> RepoFile:
         """Ask for what a listing has left out about one file. Raises `SourceUnavailable` or `PreflightFailed`."""
         with self._translated():
-            about = get_hf_file_metadata(self._url(commit, file.path), token=self._token, timeout=_ANSWER_LIMIT_S)
-        if about.etag is None or about.size is None:
+            headers = self._head(self._url(commit, file.path))
+        etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
+        length = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
+        blob = etag.removeprefix("W/").strip('"')
+        if not blob or not _is_size(length):
             raise SourceUnavailable(
-                f"{self._where}: the hub tells neither ETag nor size of {file.path}", model_id=self._repository.model_id
+                f"{self._where}: the hub tells neither ETag nor size of {file.shown}",
+                model_id=self._repository.model_id,
             )
-        return RepoFile(file.path, about.size, about.etag)
+        return RepoFile(file.path, int(length), blob)
 
     @contextmanager
     def open_file(self, commit: str, path: str, *, offset: int = 0) -> Iterator[Body]:
         """Begin to read a file at `offset`. Raises `SourceUnavailable` or `PreflightFailed`."""
-        headers = self._headers | ({"Range": f"bytes={offset}-"} if offset else {})
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
         with ExitStack() as held:
             with self._translated():
-                response = held.enter_context(
-                    get_session().stream("GET", self._url(commit, path), headers=headers, timeout=_ANSWER_LIMIT_S)
-                )
-                if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    body = Body(0, 0, iter(()))  # the file is shorter than what we have of it
-                else:
-                    hf_raise_for_status(response)
+                try:
+                    response = held.enter_context(self._asked("GET", self._url(commit, path), headers=headers))
                     body = Body(*_extent(response), self._read(response))
+                except _Refused as refused:
+                    if refused.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                        raise
+                    body = Body(0, 0, iter(()))  # the file is shorter than what we have of it
             yield body
 
     def _read(self, response: Any) -> Iterator[bytes]:
         with self._translated():
-            yield from response.iter_bytes()
+            yield from read_bytes(response)
+
+    @contextmanager
+    def _asked(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> Iterator[Any]:
+        """The answer to one request, its body still to be read. Raises `_Refused`."""
+        sent = self._headers | dict(headers or {})
+        with get_session().stream(method, url, headers=sent, timeout=_ANSWER_LIMIT_S, **options) as response:
+            if response.status_code >= HTTPStatus.BAD_REQUEST:
+                raise _Refused(response.status_code, response.headers, _words(response))
+            yield response
+
+    def _head(self, url: str) -> Mapping[str, str]:
+        """What the hub says about a file. It does so in its own answer, also if that sends us elsewhere for the bytes.
+
+        A redirect within the hub, as for a repository that was renamed, is followed; the token goes nowhere else.
+        """
+        for _ in range(_MOST_REDIRECTS):
+            with self._asked("HEAD", url, follow_redirects=False) as response:
+                headers: Mapping[str, str] = response.headers
+            target = urljoin(url, headers.get("Location", ""))
+            if not response.has_redirect_location or "X-Linked-Etag" in headers or _origin(target) != _origin(url):
+                return headers
+            url = target
+        raise ValueError("more redirects than anybody needs")
 
     @property
     def _where(self) -> str:
@@ -125,33 +164,102 @@ class HubClient:
             yield
         except NeuronError:
             raise
-        except Exception as error:
-            raise self._translate(error) from error
+        except Exception as error:  # noqa: BLE001 - whatever a client or a hub's answer raises
+            # Not `from error`: whoever prints a chain would print what the error says of the request.
+            raise self._translate(error) from None
 
     def _translate(self, error: Exception) -> NeuronError:
         """Say what a failure means for the caller: fix something (the `LoadFailed` kinds), or try later."""
-        model_id, text = self._repository.model_id, self._clean(error)
-        if isinstance(error, HFValidationError):
-            kind = PreflightKind.REPO_NOT_FOUND
-            return PreflightFailed(kind, f"{self._where}: {text}", model_id=model_id, cause=text)
-        if isinstance(error, HfHubHTTPError) and not _is_transient(error.response.status_code):
-            token = f"the token in {self._repository.auth_env}" if self._repository.token else "no token"
-            kind = next((k for kinds, k in _KINDS if isinstance(error, kinds)), PreflightKind.REPO_FETCH_FAILED)
-            message = f"{self._where}, asked with {token}: {text}"
-            return PreflightFailed(kind, message, model_id=model_id, cause=text)
-        retry_after_s = _retry_after_s(error.response) if isinstance(error, HfHubHTTPError) else None
-        return SourceUnavailable(f"{self._where}: {text}", model_id=model_id, retry_after_s=retry_after_s)
+        match error:
+            case _Refused():
+                return self._translate_refusal(error)
+            case HFValidationError():
+                return self._final(PreflightKind.REPO_NOT_FOUND, "its name cannot be that of a repository on a hub")
+            case MalformedListing() | AnswerTooLong():
+                return self._final(PreflightKind.REPO_FETCH_FAILED, f"the hub's listing is malformed: {error}")
+            case msgspec.DecodeError():
+                text = f"the hub's listing is no JSON: {error}"
+            case UnicodeError():  # what we wanted to send; the same try would end the same way
+                text = f"a request cannot be written: {type(error).__name__}"
+                return self._final(PreflightKind.REPO_FETCH_FAILED, text)
+            case _:
+                text = f"{type(error).__name__}: {error}"
+        return SourceUnavailable(f"{self._where}: {self._shown(text)}", model_id=self._repository.model_id)
 
-    def _clean(self, error: Exception) -> str:
-        """The error's words on one line, without what must not be in a log: the token, and signatures in URLs."""
-        text = _QUERY.sub("?…", " ".join(f"{type(error).__name__}: {error}".split()))
-        return text.replace(self._repository.token, "…") if self._repository.token else text
+    def _translate_refusal(self, refused: _Refused) -> NeuronError:
+        status = f"status {refused.status} {_phrase(refused.status)}".rstrip()
+        words = self._shown(refused.words)
+        said = f"{status}: {words}" if words else status
+        if refused.status >= HTTPStatus.INTERNAL_SERVER_ERROR or refused.status in _TRANSIENT_STATUS:
+            return SourceUnavailable(
+                f"{self._where}: {said}",
+                model_id=self._repository.model_id,
+                retry_after_s=_retry_after_s(refused.headers),
+            )
+        code = "RepoNotFound" if self._hides_something(refused) else refused.headers.get("X-Error-Code", "")
+        kind, meaning = _REFUSALS.get(code, (PreflightKind.REPO_FETCH_FAILED, said))
+        if kind is PreflightKind.REVISION_NOT_FOUND:
+            meaning = f"{meaning} {self._repository.revision!r}"
+        return self._final(kind, meaning, asked=f", asked with {self._credentials}")
+
+    def _hides_something(self, refused: _Refused) -> bool:
+        """Hugging Face says 401 without a code for what is missing and for what the token may not see."""
+        message = refused.headers.get("X-Error-Message")
+        is_named = message is not None or self._repository.endpoint.startswith("https://")
+        is_about_token = message == "Invalid credentials in Authorization header"
+        return (
+            refused.status == HTTPStatus.UNAUTHORIZED
+            and "X-Error-Code" not in refused.headers
+            and is_named
+            and not is_about_token
+        )
+
+    @property
+    def _credentials(self) -> str:
+        place = self._repository.auth_env
+        if self._repository.token:
+            return f"the token in {place}"
+        return "no token" if place is None else f"no token (there is none in {place})"
+
+    def _final(self, kind: PreflightKind, text: str, *, asked: str = "") -> PreflightFailed:
+        cause = self._shown(text)
+        return PreflightFailed(kind, f"{self._where}{asked}: {cause}", model_id=self._repository.model_id, cause=cause)
+
+    def _shown(self, text: str) -> str:
+        return one_line(self._clean(text))
 
 
-def _repo_file(sibling: "RepoSibling") -> RepoFile:
-    if sibling.lfs is not None:
-        return RepoFile(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256)
-    return RepoFile(sibling.rfilename, sibling.size, sibling.blob_id)
+def _words(response: Any) -> str:
+    """What the hub itself says about an error, if it says it in the protocol's way; no page made for people."""
+    if said := response.headers.get("X-Error-Message"):
+        return str(said)
+    if "html" in response.headers.get("Content-Type", "").lower():
+        return ""
+    try:
+        start = read_start(response, limit_bytes=_LONGEST_ERROR_BYTES, limit_s=_ERROR_LIMIT_S)
+    except Exception:  # noqa: BLE001 - the status says enough
+        return ""
+    try:
+        said = msgspec.json.decode(start, type=dict[str, Any]).get("error")
+    except (ValueError, RecursionError):
+        return start.decode("utf-8", "replace")
+    return said if isinstance(said, str) else ""
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19
 
 
 def _extent(response: Any) -> tuple[int, int | None]:
@@ -162,13 +270,9 @@ def _extent(response: Any) -> tuple[int, int | None]:
             raise ValueError(f"a part of a file comes with Content-Range {response.headers.get('Content-Range')!r}")
         return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
+    return 0, int(length) if _is_size(length) and "Content-Encoding" not in response.headers else None
 
 
-def _is_transient(status: int) -> bool:
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRANSIENT_STATUS
-
-
-def _retry_after_s(response: Any) -> int | None:
-    text = response.headers.get("Retry-After", "")
+def _retry_after_s(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("Retry-After", "")
     return int(text) if text.isdecimal() and len(text) < 9 else None

@@ -1,4 +1,4 @@
-"""Reads model ids. Knows the grammar `[scheme:]org/name` and nothing about which schemes or models exist."""
+"""Reads model ids. Knows the grammar `[scheme:]org/name[:quant]` and nothing about which schemes or models exist."""
 
 import re
 from typing import Final
@@ -6,51 +6,83 @@ from typing import Final
 from msgspec import Struct
 
 from neuron_lib.errors import InvalidModelId
+from neuron_lib.shown import clip
+from neuron_lib.types import is_same_quant, take_apart
 
-__all__ = ("ModelReference", "parse_reference")
+__all__ = ("ModelReference", "parse_reference", "wanted_quant")
 
 _LONGEST: Final = 256
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SCHEME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_WEB_HOSTS: Final = frozenset({"hf.co", "huggingface.co"})
 
 
 class ModelReference(Struct, frozen=True):
-    """A model id taken apart. `scheme` is None where the id leaves the choice to the default source."""
+    """A model id taken apart. `scheme` is None where the id leaves the choice to the default source, `quant` where it
+    leaves it to the request, the `[[models]]` entry, or the best default.
+    """
 
     scheme: str | None
     org: str
     name: str
+    quant: str | None = None
+
+    @property
+    def repo_id(self) -> str:
+        """The repository, whatever source it is on."""
+        return f"{self.org}/{self.name}"
 
     @property
     def public_id(self) -> str:
-        """The id the model is published under, whatever source it comes from (contract §3.1)."""
-        return f"{self.org}/{self.name}"
+        """The id the model is published under: the client's own, without its source (contract §3.1)."""
+        return self.repo_id if self.quant is None else f"{self.repo_id}:{self.quant}"
 
 
 def parse_reference(text: str) -> ModelReference:
-    """Take `[scheme:]org/name` apart. Raises `InvalidModelId` quoting the input (contract §3.1).
+    """Take `[scheme:]org/name[:quant]` apart, or the address of a model on huggingface.co or hf.co.
 
-    Names may have further `/`-separated parts. No part can start with a dot, so none can climb out of a directory.
+    Raises `InvalidModelId` quoting the input (contract §3.1). Names may have further `/`-separated parts. No part can
+    start with a dot, so none can climb out of a directory.
     """
-    scheme, colon, path = text.partition(":") if ":" in text else ("", "", text)
+    parts = take_apart(text)
+    scheme, path, quant = parts.scheme, parts.path, parts.quant
     org, slash, name = path.partition("/")
     violations = (
         (len(text) > _LONGEST, f"is longer than {_LONGEST} characters"),
         (not text, "is empty"),
-        (colon and not scheme, "has nothing before its colon"),
-        ("/" in scheme, "has a slash before its colon"),
+        ("://" in text and not parts.is_web, "is an address, but none of a model on huggingface.co"),
+        (scheme == "", "has nothing before its colon"),
         (scheme and not _SCHEME.fullmatch(scheme), "has a source name that is not letters, digits and . _ + -"),
+        (quant and (":" in quant or "/" in quant), "has a second colon"),
         (not slash, "has no slash: expected org/name"),
         (not org, "has nothing before its slash"),
         (not name, "has nothing after its slash"),
-        (":" in path, "has a second colon"),
+        (org.lower() in _WEB_HOSTS, "names a source and an address; one of them is enough"),
+        (parts.is_web and "/" in name, "is an address, but none of a model on huggingface.co"),
+        (
+            parts.revision not in {None, "main"},
+            "is the address of another revision than main: give it as `revision` of a `[[models]]` entry",
+        ),
+        (quant == "", "has nothing behind its last colon"),
         (
             not all(_SEGMENT.fullmatch(segment) for segment in path.split("/")),
             "has a part that is not letters, digits and . _ - with a letter or digit in front",
         ),
+        (
+            quant and not _SEGMENT.fullmatch(quant),
+            "has a quant that is not letters, digits and . _ - with a letter or digit in front",
+        ),
     )
     for is_violated, problem in violations:
         if is_violated:
-            shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-            raise InvalidModelId(f"model id {shown!r} {problem}", model_id=shown)
-    return ModelReference(scheme or None, org, name)
+            raise InvalidModelId(f"model id {clip(text)!r} {problem}", model_id=text)
+    return ModelReference(scheme or None, org, name, quant)
+
+
+def wanted_quant(reference: ModelReference, asked: str | None) -> str | None:
+    """The quant of an id and of the request beside it. Raises `InvalidModelId` if these are two."""
+    asked = (asked or "").strip() or None
+    if reference.quant is None or asked is None or is_same_quant(reference.quant, asked):
+        return reference.quant or asked
+    message = f"model id {reference.public_id!r} names a quant, and the request another: {clip(asked)!r}"
+    raise InvalidModelId(message, model_id=reference.public_id)

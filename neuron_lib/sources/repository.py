@@ -6,13 +6,16 @@ from typing import Final
 
 from msgspec import Struct
 
+from neuron_lib.sources.foreign_text import one_line
+
 __all__ = ("HubRepository", "KnownFile", "Listing", "RepoFile", "is_commit", "is_safe_path", "known")
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _BLOB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\\]|^[A-Za-z]:")
-"""What would climb out on another system, what terminals obey, and what turns a line of log around."""
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\\]|^[A-Za-z]:")
+"""What would climb out on another system, what terminals obey, what turns a line of log around, and halves of
+characters, which no file name can hold."""
 _LONGEST_PATH: Final = 1024
 _LONGEST_PART: Final = 255
 
@@ -27,6 +30,11 @@ class RepoFile(Struct, frozen=True):
     path: str
     size: int | None = None
     blob: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The path for messages, cut."""
+        return one_line(self.path)
 
     @property
     def sha256(self) -> str | None:

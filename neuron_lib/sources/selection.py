@@ -10,10 +10,12 @@ from typing import Final
 from msgspec import Struct
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
+from neuron_lib.sources.foreign_text import one_line
+from neuron_lib.sources.quants import VARIANTS, Tag, bits_per_weight, find_tag, why_not_loadable
 from neuron_lib.sources.repository import RepoFile, is_safe_path
 from neuron_lib.types import public_id
 
-__all__ = ("Selection", "list_models", "quant_of", "select_gguf")
+__all__ = ("Selection", "has_quant", "list_models", "quant_of", "select_gguf")
 
 _FORMATS: Final = (
     *("q4", "iq4", "mxfp4", "nvfp4", "q5", "q6", "q8"),
@@ -23,22 +25,6 @@ _FORMATS: Final = (
 """What to take first where nothing is asked for. Four bits, because Q4_K_M is what llama.cpp, Ollama and LM Studio take
 and what most repositories have; then more bits, which cost memory, before fewer, which cost quality. Sixteen come
 last: twice the memory of Q8_0 for a difference that hardly shows."""
-
-_VARIANTS: Final = ("k", "m", "", "s", "l", "xl", "xxl", "xs", "xxs", "nl", "0", "1", "moe", "p", "t", "ss")
-"""Which member of a family to take first: K before the older 0 and 1, and of the sizes the middle one, which is what
-llama.cpp makes when a name ends without one (`""`): its Q4_K is Q4_K_M."""
-
-_TAG: Final = re.compile(
-    r"(?<![a-z0-9])"  # or `f16` would find `bf16`, and `q4_0` would find `iq4_0`
-    r"(?:(?P<prefix>ud|i1)[-_. ]?)?"
-    r"(?:(?P<format>i?q[1-8]|tq[12]|mxfp4|nvfp4)"
-    r"(?P<variant>(?:[-_. ]?[k01])?(?:[-_. ]?(?:xxs|xs|ss|s|m|l|xl|xxl|nl|p|t|moe))?)"
-    r"(?P<layout>[-_. ]?(?:[48][-_. ]?[48]|r[48]))?"
-    r"|(?P<float>bf16|fp?(?:16|32)))"
-    r"(?![a-z0-9])",
-    re.IGNORECASE | re.ASCII,
-)
-_VARIANT: Final = re.compile(r"xxs|xxl|xs|xl|ss|nl|moe|[klmpst01]")
 
 _PART: Final = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf$", re.IGNORECASE)
 
@@ -50,13 +36,16 @@ _NEVER: Final = re.compile(
 )
 """Image projectors, quantisation statistics, vocabularies, adapters and drafting heads, by path in lower case."""
 
+_PIECE: Final = r"\.gguf[-._]?(?:split|part|p)?[-._]?(?:a?[a-z]|[0-9]{1,5})(?:[-._]?of[-._]?[0-9]{1,5})?$"
+"""A file that was cut with other tools than llama.cpp's own, whose parts are GGUF files themselves."""
+
 _PERHAPS: Final = re.compile(r"(?<![a-z0-9])(?:draft|eagle|mtp|embeddings?|heads?)(?![a-z0-9])")
 """Words of helper files that are also in the names of whole models, so they count only beside something better."""
 
 _OTHER_WEIGHTS: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), words)
     for pattern, words in (
-        (r"\.gguf(?:\.part[0-9]+of[0-9]+|[-.]split-[a-z]+)$", "has its GGUF cut into pieces that must be joined first"),
+        (_PIECE, "has its GGUF cut into pieces that must be joined first"),
         (r"(?<!adapter_model)\.safetensors$", "has only safetensors weights"),
         (r"(?:^|/)adapter_model\.(?:safetensors|bin)$", "has only an adapter for another model"),
         (r"ggml[^/]*\.bin$", "has only GGML weights, the format before GGUF"),
@@ -79,6 +68,8 @@ _USUAL_NAMES: Final = (
 
 _LONGEST_QUANT: Final = 256  # no file name is longer, so no longer quant can match one
 _MOST_NAMED: Final = 12
+_SHOWN_NAME: Final = 100
+_MOST_AVAILABLE: Final = 500
 
 
 class Selection(Struct, frozen=True):
@@ -93,24 +84,10 @@ class Selection(Struct, frozen=True):
     missing: str | None = None
 
 
-class _Tag(Struct, frozen=True):
-    """A quantisation as names spell it: `UD-Q4_K_XL` is (`ud`, `q4`, (`k`, `xl`)).
-
-    `prefix` tells who chose the bits and how: unsloth per layer (`ud`), mradermacher by measured importance (`i1`).
-    `layout` is an order of weights made for one kind of CPU (`Q4_0_4_8`, `IQ4_K_R4`), which llama.cpp does not load.
-    """
-
-    text: str | None = None
-    prefix: str = ""
-    format: str = ""
-    variant: tuple[str, ...] = ()
-    layout: str = ""
-
-
 class _Name(Struct, frozen=True):
     """A file name or a request, taken apart: its tag, and all other words in lower case between blanks."""
 
-    tag: _Tag
+    tag: Tag
     words: str
 
 
@@ -134,6 +111,7 @@ def select_gguf(
     Case and the separators `_ - .` do not matter (`q4km` finds `Q4_K_M`); a tag must be whole (`f16` does not find
     `bf16`) or name a family (`q4k` finds `Q4_K_M`, then `Q4_K_S`). Without a tag the best default is chosen that fits
     into `room_bytes` of memory, or else the smallest file; a size that is not known counts as nothing.
+    What llama.cpp does not load, by its name, is never chosen.
     Raises `PreflightFailed` (contract §3.4, §3.6).
     """
     candidates = _candidates(files)
@@ -141,12 +119,13 @@ def select_gguf(
         raise _nothing_to_load(files, model_id)
     request = (quant or "").strip()[:_LONGEST_QUANT]
     wanted = _read(request)
-    matches = [each for each in candidates if not request or _matches(each.name, wanted)]
+    loadable = [each for each in candidates if why_not_loadable(each.name.tag) is None]
+    matches = [each for each in loadable if not request or _matches(each.name, wanted)]
     if not matches:
-        raise _not_found(candidates, request, model_id)
+        raise _not_found(files, candidates, request, model_id) if request else _nothing_loadable(candidates, model_id)
     chosen = _nearest_member(matches, wanted.tag) if wanted.tag.text else _best_default(matches, room_bytes)
     if chosen.missing is not None:
-        message = f"{model_id}: a part of the model is missing: {chosen.missing}"
+        message = f"{model_id}: a part of the model is missing: {one_line(chosen.missing)}"
         raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, message, model_id=model_id, file=chosen.missing)
     return Selection(chosen.files, chosen.name.tag.text)
 
@@ -154,6 +133,11 @@ def select_gguf(
 def quant_of(path: str) -> str | None:
     """The quantisation that a path names, as it spells it (`UD-Q4_K_XL`); None where it names none."""
     return _read(path).tag.text
+
+
+def has_quant(path: str, quant: str) -> bool:
+    """Tell whether `quant` could choose this file."""
+    return _matches(_read(path), _read(quant))
 
 
 def list_models(files: Sequence[RepoFile]) -> tuple[Selection, ...]:
@@ -188,25 +172,12 @@ def _is_gguf_model(path: str) -> bool:
 
 def _read(text: str) -> _Name:
     stem = re.sub(r"\.gguf$", "", _PART.sub("", text), flags=re.IGNORECASE)
-    tags = list(_TAG.finditer(stem))
-    # `m-Q4_K_M-f16` and `m.f16.q5` keep some tensors in 16 bits: the other tag is what the file is.
-    tag = next((each for each in reversed(tags) if each["format"]), tags[-1] if tags else None)
-    rest = f"{stem[: tag.start()]} {stem[tag.end() :]}" if tag else stem
-    return _Name(_tag(tag) if tag else _Tag(), "".join(f" {word}" for word in _words(rest)) + " ")
+    tag, rest = find_tag(stem)
+    return _Name(tag, "".join(f" {word}" for word in _words(rest)) + " ")
 
 
 def _words(text: str) -> list[str]:
     return [word for word in re.split(r"[\W_]+", text.lower()) if word]
-
-
-def _tag(match: re.Match[str]) -> _Tag:
-    return _Tag(
-        text=match[0],
-        prefix=(match["prefix"] or "").lower(),
-        format=(match["format"] or match["float"].replace("p", "").replace("P", "")).lower(),
-        variant=tuple(_VARIANT.findall((match["variant"] or "").lower())),
-        layout=re.sub(r"[\W_]", "", match["layout"] or "").lower(),
-    )
 
 
 def _matches(name: _Name, wanted: _Name) -> bool:
@@ -223,7 +194,7 @@ def _matches(name: _Name, wanted: _Name) -> bool:
     )
 
 
-def _nearest_member(matches: list[_Candidate], asked: _Tag) -> _Candidate:
+def _nearest_member(matches: list[_Candidate], asked: Tag) -> _Candidate:
     """Return the very quant that is asked for, or the first of its family; plain before `UD-`.
 
     Of two with the same tag the complete one, then the one with the shorter name.
@@ -246,7 +217,7 @@ def _best_default(matches: list[_Candidate], room_bytes: int | None) -> _Candida
         tag = each.name.tag
         return _rank(_FORMATS, tag.format), _variant_order(tag.variant), tag.prefix, *_tie_break(each)
 
-    usable = [each for each in matches if each.missing is None and not each.name.tag.layout] or matches
+    usable = [each for each in matches if each.missing is None] or matches
     ranked = sorted(usable, key=order)
     fitting = (each for each in ranked if room_bytes is None or _fits(each.known_bytes, room_bytes))
     return next(fitting, None) or min(ranked, key=lambda each: each.known_bytes)
@@ -259,7 +230,7 @@ def _fits(weights_bytes: int, room_bytes: int) -> bool:
 
 
 def _variant_order(variant: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(_rank(_VARIANTS, each) for each in (*variant, ""))
+    return tuple(_rank(VARIANTS, each) for each in (*variant, ""))
 
 
 def _rank(order: tuple[str, ...], item: str) -> int:
@@ -283,9 +254,25 @@ def _nothing_to_load(files: Sequence[RepoFile], model_id: str) -> PreflightFaile
         message = f"{model_id} {found}; this engine needs a GGUF file, often to be found in {', '.join(suggestions)}"
         return PreflightFailed(PreflightKind.GGUF_REQUIRED, message, model_id=model_id, suggestions=suggestions)
     message = f"{model_id} has no weights this engine knows"
+    ggufs = [file.path for file in files if file.path.lower().endswith(".gguf")]
     if others := [path for path in paths if path.lower().endswith(".gguf")]:
         message = f"{model_id} has GGUF files, but no model among them: {_shortened(others)}"
+    elif ggufs:
+        message = f"{model_id} has GGUF files only under names that are not safe, such as {one_line(repr(ggufs[0]))}"
     return PreflightFailed(PreflightKind.EMPTY_REPO, message, model_id=model_id)
+
+
+def _nothing_loadable(candidates: Sequence[_Candidate], model_id: str) -> PreflightFailed:
+    suggestions = _suggestions(model_id)
+    message = (
+        f"{model_id} has no file that llama.cpp loads: {_unloadable(candidates[0])}; "
+        f"a GGUF file that it does load is often to be found in {', '.join(suggestions)}"
+    )
+    return PreflightFailed(PreflightKind.GGUF_REQUIRED, message, model_id=model_id, suggestions=suggestions)
+
+
+def _unloadable(candidate: _Candidate) -> str:
+    return f"{_shown(candidate.files[0].path)} {why_not_loadable(candidate.name.tag)}"
 
 
 def _suggestions(model_id: str) -> tuple[str, ...]:
@@ -295,26 +282,62 @@ def _suggestions(model_id: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(usual.format(org=org, name=name) for usual in _USUAL_NAMES))
 
 
-def _not_found(candidates: list[_Candidate], request: str, model_id: str) -> PreflightFailed:
-    available = tuple(sorted(each.files[0].path.lower() for each in candidates))
-    tags = sorted({each.name.tag.text.lower() for each in candidates if each.name.tag.text})
-    asked = (quant_of(request) or request).lower()
-    nearest = min(tags, key=lambda tag: _edit_distance(tag, asked), default=None)
-    hint = f"; nearest: {nearest!r}" if nearest else ""
-    message = f"{model_id} has no file for quant {request!r}{hint}; available: {_shortened(available)}"
+def _not_found(
+    files: Sequence[RepoFile], candidates: Sequence[_Candidate], request: str, model_id: str
+) -> PreflightFailed:
+    wanted = _read(request)
+    loadable = [each for each in candidates if why_not_loadable(each.name.tag) is None]
+    available = tuple(sorted(each.files[0].path.lower() for each in loadable))
+    nearest = _nearest(loadable, request)
+    reason = _why_unusable(files, candidates, wanted)
+    hint = (f" that can be loaded: {reason}" if reason else "") + (f"; nearest: {nearest!r}" if nearest else "")
+    message = (
+        f"{model_id} has no file for quant {_shown(request)!r}{hint}; available: {_shortened(available) or 'none'}"
+    )
     return PreflightFailed(
         PreflightKind.QUANT_NOT_FOUND,
         message,
         model_id=model_id,
         requested=request,
-        available=available,
+        available=available[:_MOST_AVAILABLE],
         nearest=nearest,
     )
 
 
+def _why_unusable(files: Sequence[RepoFile], candidates: Sequence[_Candidate], wanted: _Name) -> str | None:
+    """Why what is there of the wanted quant is of no use; None if there is nothing of it."""
+    for each in candidates:
+        if why_not_loadable(each.name.tag) and _matches(each.name, wanted):
+            return _unloadable(each)
+    for file in sorted(files, key=lambda each: each.path):
+        piece = re.search(_PIECE, file.path, re.IGNORECASE)
+        if piece and is_safe_path(file.path) and _matches(_read(file.path[: piece.start()]), wanted):
+            return f"{_shown(file.path)} is a piece of a file that must be joined first"
+    return None
+
+
+def _nearest(candidates: Sequence[_Candidate], request: str) -> str | None:
+    """The tag with about as many bits as the request; for a request that is no quant, the one spelled most like it."""
+    tags = {each.name.tag.text.lower(): each.name.tag for each in candidates if each.name.tag.text}
+    bits = bits_per_weight(_read(request).tag)
+
+    def distance(text: str) -> tuple[float, object]:
+        own = bits_per_weight(tags[text])
+        if bits is None or own is None:
+            return _edit_distance(text, request.lower()), text
+        # Of two as near as each other the plain one of a usual kind.
+        return round(abs(own - bits), 1), (tags[text].prefix, _variant_order(tags[text].variant), text)
+
+    return min(tags, key=distance, default=None)
+
+
 def _shortened(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(_shown, names[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(name: str) -> str:
+    return one_line(name, limit=_SHOWN_NAME)
 
 
 def _edit_distance(left: str, right: str) -> int:

@@ -4,41 +4,42 @@ Decides nothing about hardware or engines, and runs everything that blocks in wo
 used as it is: with everything there, no hub is asked and no socket opened.
 """
 
-import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final, TypeVar
 
 import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
-from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig
+from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig, hub_endpoint
 from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
 from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.logs import get_logger
+from neuron_lib.shown import clip
+from neuron_lib.sources.fetch_line import FetchLine
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import Fetched, FetchOrder
-from neuron_lib.sources.gguf_header import check_model
+from neuron_lib.sources.gguf_header import check_gguf, check_model
 from neuron_lib.sources.hub_cache import is_verified, list_cached, list_snapshots, repository_folder, snapshot_path
+from neuron_lib.sources.hub_environment import hub_cache_dir, hub_token, offline_variable, source_token
+from neuron_lib.sources.hub_token import usable_token
 from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.package import find_package_file
-from neuron_lib.sources.reference import ModelReference, parse_reference
+from neuron_lib.sources.reference import ModelReference, parse_reference, wanted_quant
 from neuron_lib.sources.repository import HubRepository, Listing
-from neuron_lib.sources.selection import select_gguf
+from neuron_lib.sources.selection import has_quant, quant_of, select_gguf
 from neuron_lib.sources.template_file import read_chat_template
-from neuron_lib.types import LoadProgress, LoadStage, ModelSpec, public_id
+from neuron_lib.types import HUB_SCHEME, LoadProgress, LoadStage, ModelSpec, public_id
 
 __all__ = ("LocalModel", "ModelStore")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-_HUB: Final = "huggingface"
-_ON: Final = frozenset({"1", "true", "yes", "on"})
 _HUB_CANNOT_SAY: Final = frozenset(
     {PreflightKind.REPO_FETCH_FAILED, PreflightKind.REPO_NOT_FOUND, PreflightKind.GATED_REPO}
 )
@@ -63,50 +64,57 @@ class ModelStore:
         *,
         entries: Sequence[ModelEntry] = (),
         sources: Mapping[str, SourceConfig],
-        default_source: str = _HUB,
+        default_source: str = HUB_SCHEME,
         local_roots: Sequence[Path] = (),
         hf_cache: Path | None = None,
         download: DownloadConfig | None = None,
         environ: Mapping[str, str],
         ends_with_thread: bool = False,
     ) -> None:
-        """Read cache directories and tokens from `environ`, once (contract §3.2).
+        """Take from `environ` what concerns hubs (contract §3.2, `hub_environment`), as it is now.
 
-        `ends_with_thread` is that of `run_fetch`.
+        Where no source is called `huggingface` there is one all the same, at `HF_ENDPOINT` or the public hub, with the
+        token of this user. `hf_cache` is the cache of every source that names none. `ends_with_thread` is that of
+        `run_fetch`. Raises `ConfigError` for an `HF_ENDPOINT` that is no address.
         """
-        self._entries = {entry.id: entry for entry in entries}
+        self._entries = {public_id(entry.id): entry for entry in entries}
         self._default_source = default_source
         self._local_roots = tuple(local_roots)
         self._limits = download or DownloadConfig()
-        if _HUB not in sources:
-            hub = SourceConfig(endpoint="https://huggingface.co", auth_env="HF_TOKEN", cache_dir=hf_cache)
-            sources = {_HUB: hub, **sources}
+        self._has_own_hub = HUB_SCHEME in sources
+        if not self._has_own_hub:
+            sources = {HUB_SCHEME: SourceConfig(endpoint=hub_endpoint(environ)), **sources}
+        self._downloads = FetchLine(self._limits.max_fetches)
+        self._checks = FetchLine(self._limits.max_fetches)
         self._sources = sources
-        self._tokens = {name: environ.get(source.auth_env or "") for name, source in sources.items()}
-        self._caches = {name: _cache_dir(name, source, environ) for name, source in sources.items()}
+        self._environ = dict(environ)
+        shared = hf_cache or hub_cache_dir(environ)
+        self._caches = {name: source.cache_dir or shared for name, source in sources.items()}
         self._environment = fetch_environment(environ)
         self._ends_with_thread = ends_with_thread
-        self._is_offline = environ.get("HF_HUB_OFFLINE", "").lower() in _ON
+        self._offline_variable = offline_variable(environ)
 
     async def fetch(
         self, spec: ModelSpec, *, report: ProgressReporter, room_bytes: int | None = None, refresh: bool = False
     ) -> LocalModel:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 
-        A `[[models]]` entry for the public id goes before every hub. `room_bytes` is the memory that a default quant
-        should fit into. With `refresh` the hub is asked for the newest commit even if an older one is here. Cancelling
-        ends a running fetch. Raises `LoadFailed` kinds, or `SourceUnavailable` when a retry may help.
+        A `[[models]]` entry for the public id, or else for the id without its quant, goes before every hub.
+        `room_bytes` is the memory that a default quant should fit into. With `refresh` the hub is asked for the newest
+        commit even if an older one is here. At most `max_fetches` downloads run at once; the others wait in order and
+        report their `queue_position`. A model that is in the cache does not wait for downloads. Cancelling ends a
+        running fetch. Raises `LoadFailed` kinds, or
+        `SourceUnavailable` when a retry may help.
         """
         report(LoadProgress(stage=LoadStage.RESOLVING))
         reference = parse_reference(spec.model_id)
         entry = self._entry(reference)
+        quant = self._quant(reference, entry, spec.quant)
         chat_template = await _in_thread(lambda: _read_template(entry), entry.id)
         paths = await _in_thread(lambda: self._find_here(entry), entry.id)
         if paths is None:
-            repository = self._repository(reference, entry)
-            paths = await self._fetch_from_hub(
-                repository, spec.quant or entry.quant, room_bytes=room_bytes, refresh=refresh, report=report
-            )
+            repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
+            paths = await self._fetch_from_hub(repository, quant, room_bytes=room_bytes, refresh=refresh, report=report)
         report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
         await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
         return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template)
@@ -117,6 +125,16 @@ class ModelStore:
             return await _in_thread(lambda: self._is_here(model_id), model_id)
         except SourceUnavailable:  # it cannot be said now
             return False
+
+    async def capabilities(self, model_id: str) -> tuple[str, ...] | None:
+        """What the files of a model that is here say it can do; nothing for files that are no model. Asks no hub.
+
+        None for a model that is not here, and while it cannot be said.
+        """
+        try:
+            return await _in_thread(lambda: self._capabilities(model_id), model_id)
+        except SourceUnavailable:
+            return None
 
     @property
     def cache_dirs(self) -> Mapping[str, Path]:
@@ -130,18 +148,51 @@ class ModelStore:
         return self._repository(reference, entry) if entry.path is None and entry.package is None else None
 
     def _is_here(self, model_id: str) -> bool:
+        return self._first_file(model_id) is not None
+
+    def _capabilities(self, model_id: str) -> tuple[str, ...] | None:
+        first = self._first_file(model_id)
+        if first is None:
+            return None
+        try:
+            return check_gguf(first, model_id=model_id).capabilities
+        except PreflightFailed:
+            return ()
+
+    def _first_file(self, model_id: str) -> Path | None:
+        """The file that a load would begin with, if it could do without any hub."""
         try:
             reference = parse_reference(model_id)
             entry = self._entry(reference)
-            if self._find_here(entry) is not None:
-                return True
+            quant = self._quant(reference, entry, None)
+            paths = self._find_here(entry)
+            if paths is not None:
+                return paths[0]
             repository = self._repository(reference, entry)
         except (LoadFailed, SourceUnavailable):  # the latter: it cannot be said now
-            return False
-        return _first_fit([list_cached(repository)], entry.quant, None, repository.model_id) is not None
+            return None
+        listing = _first_fit([list_cached(repository)], quant, None, repository.model_id)
+        if listing is None:
+            return None
+        return snapshot_path(repository_folder(repository), listing.commit, listing.files[0].path)
+
+    def quant(self, model_id: str, asked: str | None = None) -> str | None:
+        """The quant that an id means, or that is `asked` beside it; None leaves it to the best default.
+
+        Raises `LoadFailed` kinds, also for two that contradict each other.
+        """
+        reference = parse_reference(model_id)
+        return self._quant(reference, self._entry(reference), asked)
+
+    def _quant(self, reference: ModelReference, entry: ModelEntry, asked: str | None) -> str | None:
+        if reference.quant is not None and (place := entry.package or entry.path):
+            _require_quant(PurePath(place).name, reference.quant, model_id=entry.id)
+        stated = parse_reference(entry.repo).quant if entry.repo else None
+        return wanted_quant(reference, asked) or entry.quant or stated
 
     def _entry(self, reference: ModelReference) -> ModelEntry:
-        return self._entries.get(reference.public_id) or ModelEntry(id=reference.public_id)
+        known = self._entries.get(reference.public_id) or self._entries.get(reference.repo_id)
+        return known or ModelEntry(id=reference.repo_id)
 
     def _find_here(self, entry: ModelEntry) -> tuple[Path, ...] | None:
         """Return the files of an entry whose place is on this machine; None for one that is on a hub."""
@@ -157,16 +208,20 @@ class ModelStore:
         source = self._sources.get(scheme)
         if source is None:
             known = ", ".join(sorted(self._sources))
-            message = f"model {target.public_id!r}: there is no source {scheme!r}; configured: {known}"
-            raise UnknownSource(message, model_id=target.public_id, source=scheme)
+            message = f"model {target.repo_id!r}: there is no source {clip(scheme)!r}; configured: {known}"
+            raise UnknownSource(message, model_id=target.repo_id, source=scheme)
+        # Read anew for each model: who logs in, or is given another token, needs no other daemon.
+        token = source_token(source, self._environ)
+        if scheme == HUB_SCHEME and not self._has_own_hub:
+            token = hub_token(self._environ)
         return HubRepository(
             endpoint=source.endpoint.rstrip("/"),
-            repo_id=target.public_id,
-            model_id=f"{scheme}:{target.public_id}",
+            repo_id=target.repo_id,
+            model_id=f"{scheme}:{target.repo_id}",
             cache_dir=self._caches[scheme],
             revision=entry.revision or "main",
-            auth_env=source.auth_env,
-            token=self._tokens[scheme],
+            auth_env=token.place if token else None,
+            token=token.value if token else None,
         )
 
     async def _fetch_from_hub(
@@ -185,17 +240,27 @@ class ModelStore:
             return _first_fit(cached, quant, room_bytes, repository.model_id)
 
         context = {"model_id": public_id(repository.model_id)}
-        listing = None if refresh and not self._is_offline else await _in_thread(find, repository.model_id)
+        is_asked = refresh and self._offline_variable is None
+        listing = None if is_asked else await _in_thread(find, repository.model_id)
         if listing is not None:
+            if refresh:
+                text = "%s is set, so no hub is asked for a newer commit"
+                logger.warning(text, self._offline_variable, extra=context)
             try:
                 return await self._verify(repository, listing, report=report)
             except PreflightFailed as failure:
                 if failure.kind is not PreflightKind.CHECKSUM_MISMATCH:
                     raise
                 logger.warning("%s; deleted, fetching it again", failure.message, extra=context)
-        order = FetchOrder(repository=repository, limits=self._limits, quant=quant, room_bytes=room_bytes)
         try:
             self._require_network(repository)
+            token = usable_token(repository.token, place=repository.auth_env, model_id=repository.model_id)
+            order = FetchOrder(
+                repository=msgspec.structs.replace(repository, token=token),
+                limits=self._limits,
+                quant=quant,
+                room_bytes=room_bytes,
+            )
             return (await self._run_fetch(order, report)).paths
         except (SourceUnavailable, PreflightFailed) as failure:
             if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
@@ -218,7 +283,7 @@ class ModelStore:
         )
         if doubtful:
             order = FetchOrder(
-                repository=repository,
+                repository=msgspec.structs.replace(repository, token=None),  # no hub is asked
                 limits=self._limits,
                 listing=msgspec.structs.replace(listing, files=doubtful),
             )
@@ -226,13 +291,22 @@ class ModelStore:
         return tuple(snapshot_path(folder, listing.commit, file.path) for file in listing.files)
 
     async def _run_fetch(self, order: FetchOrder, report: ProgressReporter) -> Fetched:
-        return await run_fetch(
-            order, environment=self._environment, report=report, ends_with_thread=self._ends_with_thread
-        )
+        """Wait for a place in the line, without a process, then fetch. What is only hashed has a line of its own."""
+        downloads = order.listing is None
+        line = self._downloads if downloads else self._checks
+        stage = LoadStage.RESOLVING if downloads else LoadStage.VERIFYING
+
+        def report_position(position: int) -> None:
+            report(LoadProgress(stage=stage, queue_position=position or None))
+
+        async with line.place(report_position):
+            return await run_fetch(
+                order, environment=self._environment, report=report, ends_with_thread=self._ends_with_thread
+            )
 
     def _require_network(self, repository: HubRepository) -> None:
-        if self._is_offline:
-            cause = "HF_HUB_OFFLINE is set, so no hub is asked"
+        if self._offline_variable is not None:
+            cause = f"{self._offline_variable} is set, so no hub is asked"
             raise PreflightFailed(
                 PreflightKind.REPO_FETCH_FAILED,
                 f"{repository.model_id} is not in {repository.cache_dir}; {cause}",
@@ -255,28 +329,21 @@ def _first_fit(
     return None
 
 
+def _require_quant(file: str, quant: str, *, model_id: str) -> None:
+    """Where a model is one file, a quant cannot choose; it must be that of the file."""
+    if not has_quant(file, quant):
+        raise PreflightFailed(
+            PreflightKind.QUANT_NOT_FOUND,
+            f"{model_id} is the file {file}, which is not of quant {quant!r}",
+            model_id=model_id,
+            requested=quant,
+            available=(file,),
+            nearest=quant_of(file),
+        )
+
+
 def _read_template(entry: ModelEntry) -> str | None:
     return None if entry.chat_template is None else read_chat_template(entry.chat_template, model_id=entry.id)
-
-
-def _cache_dir(scheme: str, source: SourceConfig, environ: Mapping[str, str]) -> Path:
-    """Where a source caches (contract §3.2). The two HF variables mean the `huggingface` source only."""
-    if source.cache_dir is not None:
-        return source.cache_dir
-    if scheme == _HUB and (hub := environ.get("HF_HUB_CACHE")):
-        return Path(hub).expanduser()
-    if scheme == _HUB and (home := environ.get("HF_HOME")):
-        return Path(home).expanduser() / "hub"
-    return _user_cache(environ) / "huggingface" / "hub"
-
-
-def _user_cache(environ: Mapping[str, str]) -> Path:
-    if home := environ.get("HOME"):
-        return Path(home) / ".cache"
-    # A service user without a home has the directory systemd made for it, perhaps as the first of several.
-    if made := environ.get("CACHE_DIRECTORY"):
-        return Path(made.partition(":")[0])
-    return Path(os.path.expanduser("~/.cache"))  # noqa: PTH111 - Path.expanduser raises for a user without a home
 
 
 async def _in_thread(work: Callable[[], T], model_id: str) -> T:

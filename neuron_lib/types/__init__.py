@@ -14,6 +14,7 @@ from neuron_lib.types.events import (
     ToolCall,
     Usage,
 )
+from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
     FailedLoad,
     LoadingModel,
@@ -26,11 +27,11 @@ from neuron_lib.types.models import (
     ModelStatus,
     Servable,
     UnloadingModel,
-    public_id,
 )
 from neuron_lib.types.node import (
     ActivationSnapshot,
     ActivationState,
+    DeferredLoad,
     Device,
     DeviceHealth,
     Discovery,
@@ -39,10 +40,12 @@ from neuron_lib.types.node import (
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
+    "HUB_SCHEME",
     "MEDIA_OF_PARTS",
     "ActivationSnapshot",
     "ActivationState",
     "ChatRequest",
+    "DeferredLoad",
     "Device",
     "DeviceHealth",
     "Discovery",
@@ -52,6 +55,7 @@ __all__ = (
     "GenerationEvent",
     "Grammar",
     "Health",
+    "IdParts",
     "Likely",
     "LoadProgress",
     "LoadStage",
@@ -76,5 +80,8 @@ __all__ = (
     "UnreadObject",
     "Usage",
     "first_medium",
+    "is_same_quant",
+    "names_model",
     "public_id",
+    "take_apart",
 )

@@ -17,7 +17,6 @@ __all__ = (
     "ModelStatus",
     "Servable",
     "UnloadingModel",
-    "public_id",
 )
 
 DeviceIndex = Annotated[int, Meta(ge=0, le=1023)]
@@ -26,9 +25,9 @@ DeviceIndex = Annotated[int, Meta(ge=0, le=1023)]
 class ModelSpec(Struct, frozen=True, kw_only=True):
     """What to load: one `[[default_models]]` entry, or the body of `POST /models/load`.
 
-    `model_id` is `[scheme:]org/name`. `quant` selects among a repository's GGUF files (`"Q4_K_M"`), None takes the
-    best default. `devices` are GPU indices; None means the first, or the first `tensor_parallel` ones, an empty tuple
-    the CPU.
+    `model_id` is `[scheme:]org/name[:quant]`. `quant` selects among a repository's GGUF files (`"Q4_K_M"`), None takes
+    that of the id, or the best default. `devices` are GPU indices; None means the first, or the first `tensor_parallel`
+    ones, an empty tuple the CPU.
     """
 
     model_id: str
@@ -36,15 +35,6 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     quant: str | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
     devices: Annotated[tuple[DeviceIndex, ...], Meta(max_length=256)] | None = None
-
-
-def public_id(model_id: str) -> str:
-    """The id that everybody else uses: without the scheme (`helexa:org/name` is published as `org/name`).
-
-    Takes any text, because a default model with an impossible id must still be reported under some name.
-    """
-    scheme, colon, rest = model_id.partition(":")
-    return rest if colon and rest and "/" not in scheme else model_id
 
 
 class LoadStage(StrEnum):
@@ -62,7 +52,7 @@ class LoadProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `fraction` is 0.0–1.0 of this stage. `bytes` of `total_bytes` count all files of the model, `file` is the one that
     is read or written now. `bytes_per_s` is the rate of the last seconds, `eta_s` what is left of the stage at that
-    rate.
+    rate. `queue_position` is there while the load waits for other fetches to end: 1 is the next.
     """
 
     stage: LoadStage
@@ -72,6 +62,7 @@ class LoadProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
     total_bytes: int | None = None
     bytes_per_s: int | None = None
     eta_s: int | None = None
+    queue_position: int | None = None
 
 
 class LoadingModel(Struct, frozen=True, kw_only=True):
@@ -119,7 +110,11 @@ class Servable(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A resident model, exactly as one element of `GET /models` (wire contract §1.4); defaults are left out."""
+    """A resident model, exactly as one element of `GET /models` (wire contract §1.4); defaults are left out.
+
+    `chat_template` is ours: "fallback" where the model has no template and is given ChatML, "configured" where the
+    operator chose one, None where prompts are written with the model's own.
+    """
 
     id: str
     harness: str
@@ -131,6 +126,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool_call: bool = False
     reasoning: bool = False
     servable: Servable | None = None
+    chat_template: str | None = None
 
 
 class ModelLoad(Struct, frozen=True, kw_only=True):

@@ -2,11 +2,11 @@
 
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.types.models import FailedLoad, LoadingModel, ModelLoad, UnloadingModel
 
-__all__ = ("ActivationSnapshot", "ActivationState", "Device", "DeviceHealth", "Discovery", "Health")
+__all__ = ("ActivationSnapshot", "ActivationState", "DeferredLoad", "Device", "DeviceHealth", "Discovery", "Health")
 
 
 class Device(Struct, frozen=True, kw_only=True):
@@ -52,14 +52,32 @@ class ActivationState(StrEnum):
     READY = "ready"
 
 
+class DeferredLoad(Struct, frozen=True, kw_only=True):
+    """A default model whose load failed for a passing reason and that gets another try.
+
+    `error` is the whole reason of the last failure and `attempt` counts the failed tries. `next_try_secs` is the time
+    until the next one, 0 while it runs; other default models that have not had their turn are loaded before.
+    """
+
+    model_id: str
+    error: str
+    attempt: int
+    next_try_secs: int
+
+
 class ActivationSnapshot(Struct, frozen=True, kw_only=True):
-    """How far the loading of the default models has come; every id stands in exactly one place."""
+    """How far the loading of the default models has come; every id stands in exactly one of the first four places.
+
+    `deferred` is ours, beyond the contract: details of those in `pending` or `in_progress` that have been tried before;
+    UNSET while there is none.
+    """
 
     state: ActivationState
     pending: tuple[str, ...] = ()
     in_progress: str | None = None
     completed: tuple[str, ...] = ()
     failed: tuple[FailedLoad, ...] = ()
+    deferred: tuple[DeferredLoad, ...] | UnsetType = UNSET
 
 
 class Health(Struct, frozen=True, kw_only=True):

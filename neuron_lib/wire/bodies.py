@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from neuron_lib.errors import InvalidRequest
+from neuron_lib.shown import clip
 from neuron_lib.wire.json_bounds import MalformedJson, check_values
 
 __all__ = ("MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part")
@@ -14,13 +15,17 @@ T = TypeVar("T")
 
 # msgspec ends its messages with the place, as a path from the root `$`.
 _PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
+_CHARSET: Final = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^";\s]*)')
+_UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+"""Charsets of which every text is UTF-8."""
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body does not claim to be JSON."""
+    """The body does not claim to be JSON in UTF-8."""
 
     code = "unsupported_media_type"
+    quotes_request = False
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: str | None) -> T:
@@ -30,8 +35,8 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: 
     the path of the value to blame.
     """
     if not _is_json(content_type):
-        found = "there is none" if content_type is None else f"it is {content_type!r}"
-        raise UnsupportedMediaType(f"the content type must be application/json; {found}")
+        found = "there is none" if content_type is None else f"it is {clip(content_type)!r}"
+        raise UnsupportedMediaType(f"the content type must be application/json, in UTF-8; {found}")
     check_values(body)
     try:
         body.decode()  # msgspec steps over unknown fields without looking at their bytes
@@ -64,7 +69,10 @@ def _invalid_shape(error: msgspec.ValidationError, *, within: str) -> InvalidReq
     missing = _MISSING.fullmatch(problem)
     if missing is not None:
         place, problem = _joined(place, missing["field"]), "this field is required"
-    return InvalidRequest(f"{place}: {problem}" if place else problem, param=place or None)
+    # What msgspec quotes of the value begins at its first quotation mark.
+    return InvalidRequest(
+        f"{place}: {problem}" if place else problem, param=place or None, summary=problem.partition(" '")[0]
+    )
 
 
 def _joined(path: str, rest: str) -> str:
@@ -72,5 +80,9 @@ def _joined(path: str, rest: str) -> str:
 
 
 def _is_json(content_type: str | None) -> bool:
-    media_type = (content_type or "").partition(";")[0].strip().lower()
-    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+    media_type, _, parameters = (content_type or "").lower().partition(";")
+    media_type = media_type.strip()
+    is_json = media_type == "application/json" or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
+    return is_json and _UTF8.issuperset(_CHARSET.findall(parameters))

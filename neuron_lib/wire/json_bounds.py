@@ -35,6 +35,7 @@ class MalformedJson(InvalidRequest):
     """The body is not JSON, not UTF-8, or holds too much or too deep a structure to be read."""
 
     code = "malformed_json"
+    quotes_request = False
 
 
 def check_values(text: bytes, *, most: int = MAX_VALUES, place: str = "the body", param: str | None = None) -> None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from neuron_lib.errors import (
     AlreadyLoaded,
     InvalidRequest,
+    ModelLoading,
     ModelNotLoaded,
     NeuronError,
     NoHarness,
@@ -27,8 +28,10 @@ from neuron_lib.errors import (
     SuspectRequest,
     TemplateFailed,
     UnsupportedCapability,
+    WrongModality,
     cause_chain,
 )
+from neuron_lib.shown import LONGEST_MESSAGE, clip
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.management import MissingModelId
 
@@ -53,8 +56,10 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (PromptTooLong, 400, _INVALID),
     (TemplateFailed, 422, _INVALID),
     (UnsupportedCapability, 400, _INVALID),
+    (WrongModality, 422, _INVALID),
     # OpenAI's clients repeat 5xx, 429 and 409 by themselves, and each repetition would cost a life.
     (SuspectRequest, 400, _INVALID),
+    (ModelLoading, 503, _API),
     (ModelNotLoaded, 404, _INVALID),
     (Overloaded, 503, _RATE_LIMIT),
     (ShuttingDown, 503, _API),
@@ -112,7 +117,7 @@ def load_error(error: NeuronError) -> HttpError:
         case SourceUnavailable():
             verdict = _Verdict(422, _API, error.code)
             body = _kind_tagged(PreflightKind.REPO_FETCH_FAILED, error)
-        case ShuttingDown() | NoHarness():
+        case ShuttingDown() | NoHarness() | Overloaded():
             verdict = _judge(error)
             body = _flat(cause_chain(error), code=verdict.code)
         case UnsupportedMediaType() | MalformedJson():
@@ -148,12 +153,13 @@ def not_resident(model_id: str) -> HttpError:
 def capabilities_unknown(model_id: str) -> HttpError:
     """The answer of a host that cannot say what a model could do, which is not the same as "nothing" (§1.7)."""
     error = ModelNotLoaded(model_id)
-    return _answer(_judge(error), _flat(f"this host does not know what model {model_id!r} can do"), error)
+    return _answer(_judge(error), _flat(f"this host does not know what model {clip(model_id)!r} can do"), error)
 
 
 def cuda_unavailable(reason: str) -> HttpError:
     """The answer to every load on a host whose GPUs cannot be used (wire contract §1.5)."""
     code = "cuda_unavailable"
+    reason = clip(reason, LONGEST_MESSAGE)
     body = _ALREADY_LOADED.sub(b"already resident", _flat(reason, code=code))
     return HttpError(status=503, body=body, retry_after=None, code=code, type=_API)
 

@@ -1,6 +1,7 @@
 """OpenAI's `GET /v1/models`: the resident models for clients that know no other list."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -24,14 +25,18 @@ class _ModelList(Struct):
     object: Literal["list"] = "list"
 
 
-def encode_model_list(models: Sequence[ModelInfo], *, created: int) -> bytes:
-    """The list as JSON; `created` is a Unix time in seconds. `max_model_len` is there where the context is known."""
+def encode_model_list(
+    models: Sequence[ModelInfo], *, created: int, loaded: Mapping[str, int] = MappingProxyType({})
+) -> bytes:
+    """The list as JSON. `loaded` has the time at which each model was loaded, by id, and `created` is the time of those
+    that it does not have, both in seconds of Unix time. `max_model_len` is there where the context is known.
+    """
     return msgspec.json.encode(
         _ModelList(
             [
                 _Model(
                     id=model.id,
-                    created=created,
+                    created=loaded.get(model.id, created),
                     max_model_len=UNSET if model.limit is None else model.limit.context,
                 )
                 for model in models

@@ -1,6 +1,5 @@
 """Listing, loading and unloading models, how far loads are, and what the gateway asks about one model."""
 
-import logging
 import time
 from typing import Any
 from urllib.parse import unquote
@@ -11,6 +10,7 @@ from litestar.types import ASGIApp
 
 from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
 from neuron_lib.errors import InvalidRequest
+from neuron_lib.logs import get_logger
 from neuron_lib.types import public_id
 from neuron_lib.wire.management import decode_load_request, decode_unload_request
 from neuron_lib.wire.openai_errors import (
@@ -35,7 +35,7 @@ __all__ = (
     "unload_model",
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PREFIX = b"/models/"
 
@@ -49,7 +49,9 @@ async def list_models(node: HostNode) -> tuple[ModelInfo, ...]:
 @get("/v1/models", media_type=MediaType.JSON)
 async def list_openai_models(node: HostNode) -> bytes:
     """The resident models in OpenAI's shape."""
-    return encode_model_list(node.registry.list_models(), created=int(time.time()))
+    return encode_model_list(
+        node.registry.list_models(), created=int(time.time()), loaded=node.registry.loaded_unix_s()
+    )
 
 
 @get("/models/loading")

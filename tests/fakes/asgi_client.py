@@ -14,10 +14,11 @@ from urllib.parse import unquote
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from tests.patience import PATIENCE_S
+
 __all__ = ("AsgiClient", "Exchange", "Reply")
 
 JSON = {"content-type": "application/json"}
-PATIENCE_S = 10
 
 
 @dataclass(slots=True, frozen=True)

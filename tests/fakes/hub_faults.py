@@ -26,14 +26,18 @@ __all__ = (
     "Corrupt",
     "Cut",
     "Drip",
+    "Endless",
     "EtagChange",
     "Exchange",
     "Fault",
     "Gzip",
+    "GzipBomb",
     "Moves",
     "NeverAnswers",
     "NoRange",
+    "Page",
     "Redirect",
+    "Says",
     "Stall",
     "Status",
     "WrongLength",
@@ -79,7 +83,8 @@ class Answer:
     """What is to be sent. `body` may be a part of `whole`; `move_on` gives the repository's `main` another commit.
 
     The connection ends after `cut_after` bytes of the body. After `hold_after` bytes, or before the status line if
-    that is negative, the answer waits for the hub's `release`.
+    that is negative, the answer waits for the hub's `release`. One that `is_endless` repeats its body for as long as
+    somebody reads it.
     """
 
     asked: Exchange
@@ -90,6 +95,7 @@ class Answer:
     cut_after: int | None = None
     hold_after: int | None = None
     bytes_per_s: int | None = None
+    is_endless: bool = False
     move_on: Callable[[], object] = lambda: None
 
     def read(self) -> bytes:
@@ -139,6 +145,49 @@ class Moves(Fault, frozen=True):
 
     def spoil(self, answer: Answer) -> None:
         answer.move_on()
+
+
+class Says(Fault, frozen=True):
+    """Says this instead of what a repository holds."""
+
+    document: str
+    where = "/api/*"
+
+    def spoil(self, answer: Answer) -> None:
+        answer.body = self.document.encode("utf-8", "surrogatepass")
+
+
+class Page(Fault, frozen=True):
+    """A status with a page of HTML of so many bytes."""
+
+    status: int
+    size: int
+
+    def spoil(self, answer: Answer) -> None:
+        answer.status, answer.headers = self.status, {"Content-Type": "text/html"}
+        answer.body = (b"<html>\n   <body>\x1b[2J on demand " * (self.size // 30 + 1))[: self.size]
+
+
+class Endless(Fault, frozen=True):
+    """Lists files without an end."""
+
+    where = "/api/*"
+
+    def spoil(self, answer: Answer) -> None:
+        answer.headers["Transfer-Encoding"] = "chunked"
+        answer.body = b'{"rfilename": "another-one.bin", "size": 1},' * 1000
+        answer.is_endless = True
+
+
+class GzipBomb(Fault, frozen=True):
+    """Sends so many bytes of nothing, compressed to a thousandth."""
+
+    size: int
+    where = "/api/*"
+
+    def spoil(self, answer: Answer) -> None:
+        answer.headers["Content-Encoding"] = "gzip"
+        answer.body = gzip.compress(b" " * self.size, mtime=0)
 
 
 class Redirect(Fault, frozen=True):
@@ -262,8 +311,8 @@ REFUSALS: Final[Mapping[str, Status]] = {
 """What a hub says no with."""
 
 _AnyFault = (
-    BadContentRange | Chunked | Corrupt | Cut | Drip | EtagChange | Gzip | Moves | NeverAnswers | NoRange | Redirect
-    | Stall | WrongLength
+    BadContentRange | Chunked | Corrupt | Cut | Drip | Endless | EtagChange | Gzip | GzipBomb | Moves | NeverAnswers
+    | NoRange | Page | Redirect | Says | Stall | WrongLength
 )  # fmt: skip
 
 KINDS: Final[Mapping[str, type[Fault]]] = {_kind(kind.__name__): kind for kind in _AnyFault.__args__}

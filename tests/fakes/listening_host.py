@@ -19,10 +19,10 @@ from neuron_service.connection_limits import ConnectionLimits
 from neuron_service.server import bind
 from neuron_service.uvicorn_config import uvicorn_config
 from tests.fakes.scripted_host import ScriptedHost, chat_body, scripted_host
+from tests.patience import PATIENCE_S
 
 __all__ = ("ListeningHost", "RawClient", "RawReply", "listening_host", "raw_chat", "raw_head")
 
-PATIENCE_S = 20
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 

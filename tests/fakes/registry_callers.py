@@ -7,8 +7,8 @@ import anyio
 from neuron_lib import ChatRequest, GenerationEvent, ModelSpec, NeuronError, Registry, TextDelta
 
 
-def spec(model_id: str = "o/a", *, harness: str = "scripted") -> ModelSpec:
-    return ModelSpec(model_id=model_id, harness=harness)
+def spec(model_id: str = "o/a", *, harness: str = "scripted", quant: str | None = None) -> ModelSpec:
+    return ModelSpec(model_id=model_id, harness=harness, quant=quant)
 
 
 def request(model_id: str = "o/a") -> ChatRequest:
@@ -30,9 +30,9 @@ class Caller:
     errors: list[NeuronError] = field(default_factory=list)
     done: anyio.Event = field(default_factory=anyio.Event)
 
-    async def load(self, model_id: str = "o/a") -> None:
+    async def load(self, model_id: str = "o/a", *, harness: str = "scripted") -> None:
         try:
-            self.loaded.append((await self.registry.load(spec(model_id))).id)
+            self.loaded.append((await self.registry.load(spec(model_id, harness=harness))).id)
         except NeuronError as error:
             self.errors.append(error)
         self.done.set()

@@ -59,12 +59,20 @@ class FailedLoad(Strict):
     error: str
 
 
+class DeferredLoad(Strict):
+    model_id: str
+    error: str
+    attempt: Positive
+    next_try_secs: Unsigned
+
+
 class Activation(Strict):
     state: Literal["pre_warming", "ready"]
     pending: list[str]
     in_progress: str | None
     completed: list[str]
     failed: list[FailedLoad]
+    deferred: Annotated[list[DeferredLoad], Meta(min_length=1)] | UnsetType = UNSET
 
 
 class ModelLoad(Strict):
@@ -98,6 +106,7 @@ class Progress(Strict):
     total_bytes: Unsigned | UnsetType = UNSET
     bytes_per_s: Unsigned | UnsetType = UNSET
     eta_s: Unsigned | UnsetType = UNSET
+    queue_position: Positive | UnsetType = UNSET
 
 
 class LoadingModel(Strict):

@@ -14,10 +14,12 @@ from enum import StrEnum
 from threading import Event, Thread
 from typing import Any
 
+from tests.patience import PATIENCE_S
+
 __all__ = ("CHAT_PATH", "Ending", "Exchange", "Outcome", "judge_stream", "judge_whole")
 
 CHAT_PATH = "/v1/chat/completions"
-SILENCE_LIMIT_S = 60
+SILENCE_LIMIT_S = PATIENCE_S
 """A stream says something each second, a whole reply waits for its turn; longer than this is a stall."""
 RETRYABLE = frozenset({429, 503})
 

@@ -13,6 +13,7 @@ import httpx
 from tests.faults.exchanges import Exchange, Outcome
 from tests.faults.footprint import Footprint, anonymous_bytes, footprint
 from tests.faults.gateway import Gateway
+from tests.patience import PATIENCE_S, slowness
 from tests.system.daemon import Daemon, chat, eventually
 
 __all__ = ("KEY", "REAL", "REAL_TOO", "SECRET", "TINY", "TINY_TOO", "Rig")
@@ -44,7 +45,7 @@ class Rig:
     exchanges: list[Exchange] = field(default_factory=list)
     baseline: Footprint | None = None
     memory: int = 0
-    patience_s: float = 30
+    patience_s: float = field(default_factory=lambda: 30 * slowness())
 
     @property
     def pid(self) -> int:
@@ -74,7 +75,7 @@ class Rig:
     def decoding(self, model: str = REAL, *, max_tokens: int = 900) -> Exchange:
         """A stream that has begun and is far from its end."""
         exchange = self.ask(model, max_tokens=max_tokens, ignore_eos=True)
-        assert exchange.has_text.wait(60), f"no text: {exchange!r}"
+        assert exchange.has_text.wait(PATIENCE_S), f"no text: {exchange!r}"
         return exchange
 
     def prefilling(self, model: str = REAL, *, stream: bool = True) -> Exchange:
@@ -96,7 +97,9 @@ class Rig:
 
     def load(self, model: str) -> httpx.Response:
         """Ask for a load and wait for its end."""
-        return self.daemon.client.post("/models/load", json={"model_id": model, "harness": "llamacpp"}, timeout=60)
+        return self.daemon.client.post(
+            "/models/load", json={"model_id": model, "harness": "llamacpp"}, timeout=PATIENCE_S
+        )
 
     def load_under_way(self, model: str, threads: Executor) -> tuple[Future[httpx.Response], int]:
         """A load whose engine has begun to read its file: how it ends, and the process id of the engine."""
@@ -118,7 +121,7 @@ class Rig:
         return engine
 
     def unload(self, model: str) -> httpx.Response:
-        return self.daemon.client.post("/models/unload", json={"model_id": model}, timeout=60)
+        return self.daemon.client.post("/models/unload", json={"model_id": model}, timeout=PATIENCE_S)
 
     def load_anew(self, model: str) -> None:
         """The model in an engine that has not died yet."""

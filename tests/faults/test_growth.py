@@ -27,7 +27,6 @@ def growth_of(rig: Rig, *, cycles: int) -> Growth:
     return growth
 
 
-@pytest.mark.timeout(300)
 def test_fifty_loads_chats_and_unloads_leave_no_memory_descriptor_thread_or_process(tmp_path: Path) -> None:
     with running_rig(tmp_path, config(tmp_path)) as rig:
         growth_of(rig, cycles=CYCLES).check()

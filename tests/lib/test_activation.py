@@ -1,14 +1,18 @@
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from neuron_lib import ActivationSnapshot, ActivationTracker, ModelSpec
-from neuron_lib.types import ActivationState, FailedLoad
+from neuron_lib.types import ActivationState, DeferredLoad, FailedLoad
 from tests.fakes.turns import let_others_run
 
+IDS = tuple(f"o/{letter}" for letter in "abcd")
 READY, PRE_WARMING = ActivationState.READY, ActivationState.PRE_WARMING
 
 
@@ -59,6 +63,38 @@ def test_a_deferred_id_waits_behind_the_others() -> None:
     tracker.start_loading("o/a")
     tracker.defer_loading("o/a")
     assert tracker.snapshot() == ActivationSnapshot(state=PRE_WARMING, pending=("o/b", "o/a"))
+
+
+def test_a_deferred_id_says_why_how_often_it_was_tried_and_when_it_is_tried_again() -> None:
+    now_s = 100.0
+    tracker = ActivationTracker([ModelSpec(model_id=name, harness="scripted") for name in IDS[:2]], clock=lambda: now_s)
+    tracker.start_loading("o/a")
+    tracker.defer_loading("o/a", "the hub is silent", attempt=2, retry_in_s=20.0)
+    entry = DeferredLoad(model_id="o/a", error="the hub is silent", attempt=2, next_try_secs=20)
+    assert tracker.snapshot().deferred == (entry,)
+    now_s = 107.5
+    assert tracker.deferral("o/a") == replace(entry, next_try_secs=13)
+    tracker.pause_until_retry(20.0)
+    assert tracker.deferral("o/a") == replace(entry, next_try_secs=20)
+    now_s = 200.0
+    assert tracker.deferral("o/a") == replace(entry, next_try_secs=0)
+    assert tracker.deferral("o/b") is None
+    now_s = 120.0
+    tracker.start_loading("o/a")
+    assert tracker.deferral("o/a") == replace(entry, next_try_secs=0)
+    tracker.complete_loading("o/a")
+    assert (tracker.deferral("o/a"), tracker.snapshot().deferred) == (None, UNSET)
+
+
+def test_an_id_is_awaited_until_it_is_settled_and_a_failed_one_says_why() -> None:
+    tracker = tracker_of("o/a", "o/b")
+    tracker.start_loading("o/a")
+    assert [tracker.awaits(name) for name in IDS[:3]] == [True, True, False]
+    tracker.complete_loading("o/a")
+    tracker.fail_loading("o/b", "broken")
+    assert [tracker.awaits(name) for name in IDS[:3]] == [False, False, False]
+    assert [tracker.failure(name) for name in IDS[:3]] == [None, "broken", None]
+    assert [tracker.has_completed(name) for name in IDS[:3]] == [True, False, False]
 
 
 def test_the_host_is_not_ready_before_it_is_told_so() -> None:
@@ -163,19 +199,18 @@ async def test_a_change_between_two_looks_of_a_follower_is_not_missed() -> None:
     assert [snapshot.state async for snapshot in changes] == [READY]
 
 
-IDS = tuple(f"o/{letter}" for letter in "abcd")
-
-
 class TrackerMachine(RuleBasedStateMachine):
     """Any calls in any order, right or wrong, against a model of four plain lists."""
 
     @initialize(ids=st.lists(st.sampled_from(IDS), max_size=6))
     def start(self, ids: list[str]) -> None:
-        self.tracker = tracker_of(*ids)
+        specs = [ModelSpec(model_id=model_id, harness="scripted") for model_id in ids]
+        self.tracker = ActivationTracker(specs, clock=lambda: 0.0)
         self.pending = list(dict.fromkeys(ids))
         self.in_progress: list[str] = []
         self.completed: list[str] = []
         self.failed: list[str] = []
+        self.deferred: list[str] = []
         self.is_ready = not ids
 
     def attempt(self, step: Callable[[], None], *, is_legal: bool) -> bool:
@@ -208,12 +243,15 @@ class TrackerMachine(RuleBasedStateMachine):
         if self.attempt(step, is_legal=model_id in source):
             source.remove(model_id)
             place.append(model_id)
+            self.deferred = [name for name in self.deferred if name != model_id]
 
     @rule(model_id=st.sampled_from(IDS))
     def defer_loading(self, model_id: str) -> None:
-        if self.attempt(lambda: self.tracker.defer_loading(model_id), is_legal=model_id in self.in_progress):
+        defer = partial(self.tracker.defer_loading, model_id, f"{model_id} is silent", retry_in_s=7)
+        if self.attempt(defer, is_legal=model_id in self.in_progress):
             self.in_progress.remove(model_id)
             self.pending.append(model_id)
+            self.deferred = [*(name for name in self.deferred if name != model_id), model_id]
 
     @rule()
     def mark_ready(self) -> None:
@@ -229,7 +267,19 @@ class TrackerMachine(RuleBasedStateMachine):
             in_progress=next(iter(self.in_progress), None),
             completed=tuple(self.completed),
             failed=tuple(FailedLoad(model_id=model_id, error=f"{model_id} broke") for model_id in self.failed),
+            deferred=tuple(
+                DeferredLoad(
+                    model_id=model_id,
+                    error=f"{model_id} is silent",
+                    attempt=1,
+                    next_try_secs=0 if model_id in self.in_progress else 7,
+                )
+                for model_id in self.deferred
+            )
+            or UNSET,
         )
+        for model_id in IDS:
+            assert self.tracker.awaits(model_id) == (model_id in self.pending + self.in_progress)
 
 
 TestTrackerMachine = TrackerMachine.TestCase

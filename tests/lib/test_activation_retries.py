@@ -10,7 +10,9 @@ from neuron_lib import ActivationTracker, ModelSpec, Registry, load_default_mode
 from neuron_lib.errors import NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
 from neuron_lib.harness import LoadedModel, ProgressReporter
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
-from neuron_lib.types import ActivationState
+from neuron_lib.types import ActivationState, DeferredLoad
+from tests.fakes.registry_callers import Caller
+from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
 
@@ -84,12 +86,54 @@ async def test_what_no_time_will_mend_is_tried_once(kind: PreflightKind) -> None
 
 async def test_a_deferred_model_is_pending_and_the_host_still_pre_warming_while_it_waits() -> None:
     specs = [ModelSpec(model_id="o/a", harness="scripted")]
-    tracker = ActivationTracker(specs)
+    tracker = ActivationTracker(specs, clock=anyio.current_time)
     harness = Timetable({"o/a": [SILENT, None]}, tracker)
     async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
         tasks.start_soon(load_default_models, registry, specs, tracker)
         await anyio.sleep(5)
         waiting = tracker.snapshot()
         assert (waiting.state, waiting.pending, waiting.in_progress) == (ActivationState.PRE_WARMING, ("o/a",), None)
+        assert waiting.deferred == (
+            DeferredLoad(model_id="o/a", error="the hub is silent", attempt=1, next_try_secs=5),
+        )
+        await tracker.wait_ready()
+        assert tracker.snapshot().completed == ("o/a",)
+
+
+async def test_the_time_to_the_next_try_of_a_model_counts_from_the_end_of_the_others_turns() -> None:
+    specs = [ModelSpec(model_id=f"o/{name}", harness="scripted") for name in "ab"]
+    tracker = ActivationTracker(specs, clock=anyio.current_time)
+    gate = anyio.Event()
+    harness = ScriptedHarness({"o/a": ScriptedModel(load_error=SILENT), "o/b": ScriptedModel(may_load=gate)})
+    seen: list[tuple[str | None, int]] = []
+
+    def look() -> None:
+        (entry,) = tracker.snapshot().deferred or ()
+        seen.append((tracker.snapshot().in_progress, entry.next_try_secs))
+
+    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
+        tasks.start_soon(load_default_models, registry, specs, tracker)
+        await anyio.sleep(8)
+        look()
+        await anyio.sleep(92)
+        look()
+        gate.set()
+        await anyio.sleep(3)
+        look()
+        tasks.cancel_scope.cancel()
+    assert seen == [("o/b", 2), ("o/b", 0), (None, 7)]
+
+
+async def test_too_many_loads_at_once_are_a_passing_reason() -> None:
+    specs = [ModelSpec(model_id="o/a", harness="scripted")]
+    tracker = ActivationTracker(specs)
+    harness = ScriptedHarness({"o/other": ScriptedModel(may_load=anyio.Event())})
+    async with Registry([harness], max_loads=1) as registry, anyio.create_task_group() as tasks:
+        tasks.start_soon(Caller(registry).load, "o/other")
+        await let_others_run()
+        tasks.start_soon(load_default_models, registry, specs, tracker)
+        await anyio.sleep(5)
+        assert tracker.snapshot().pending == ("o/a",)
+        await registry.unload("o/other")
         await tracker.wait_ready()
         assert tracker.snapshot().completed == ("o/a",)

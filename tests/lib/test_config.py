@@ -143,7 +143,10 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
         ("[harness.candle]\nprefix_cache = 3", "neuron.toml: `harness.candle.prefix_cache`: expected a table"),
         (
             '[harness.llamacpp]\nkv_layout = "paged"',
-            "neuron.toml: `harness.llamacpp.kv_layout`: invalid enum value 'paged'",
+            (
+                "neuron.toml: `harness.llamacpp.kv_layout`: invalid enum value 'paged';"
+                " expected one of 'auto', 'per_sequence', 'unified'"
+            ),
         ),
         ('[[models]]\nid="a/b"\n[[models]]\nid="a/b"', "neuron.toml: `models` gives a/b more than one place"),
         ('[[models]]\nid="m:a/b"', "neuron.toml: `models[0].id`: expected org/name, without a source"),
@@ -154,6 +157,18 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
         (
             '[[models]]\nid="a/b"\n[[models]]\nid="a/c"\nrepo="hlx:a/c"\n[harness.candle.sources.helexa]\nendpoint="https://h"',
             "neuron.toml: `models[1].repo` names the source `hlx`; configured: helexa, huggingface",
+        ),
+        (
+            '[[models]]\nid="a/b"\nrepo="hlx:a/b:Q8_0"',
+            "neuron.toml: `models[0].repo` names the source `hlx`; configured: huggingface",
+        ),
+        (
+            '[[models]]\nid="a/b"\nrepo="a/b:Q8_0"\nquant="Q4_0"',
+            "neuron.toml: `a/b` names a quant in `repo` and one in `quant`; keep one in `models[0]`",
+        ),
+        (
+            '[[models]]\nid="a/b"\nrepo="https://example.org/a/b"',
+            "neuron.toml: `models[0].repo`: expected [source:]org/name",
         ),
         (
             '[[models]]\nid="a/b"\npath="b.gguf"',
@@ -185,6 +200,13 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             (
                 "neuron.toml: unknown key `models[0].source`;"
                 " known here: id, repo, path, package, quant, revision, n_ctx, chat_template"
+            ),
+        ),
+        (
+            "[harness.llamacpp]\nkv_type_k = 3",
+            (
+                "neuron.toml: `harness.llamacpp.kv_type_k`: expected `str`, got `int`;"
+                " expected one of 'f32', 'f16', 'q8_0', 'q5_1', 'q5_0', 'q4_1', 'q4_0'"
             ),
         ),
         (
@@ -256,6 +278,11 @@ def test_variables_that_name_no_key_are_ignored() -> None:
     [
         ("NEURON_PORT", "abc", "NEURON_PORT: `port`: expected `int`, got `str`"),
         ("NEURON_PORT", "", "NEURON_PORT: `port`: expected `int`, got `str`"),
+        (
+            "NEURON_HOST",
+            "",
+            "NEURON_HOST: `host`: expected an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address",
+        ),
         ("NEURON_PORT", "1\nhost = 2", "NEURON_PORT: `port`: expected `int`, got `str`"),
         ("NEURON_HARNESS", "llamacpp", "NEURON_HARNESS: `harness`: expected a table"),
         (
@@ -397,6 +424,71 @@ def test_an_unknown_harness_is_skipped_with_a_warning(tmp_path: Path, caplog: py
     text = '[[harnesses]]\nname = "vllm"\n[[harnesses]]\nname = "candle"\n[[harnesses]]\nname = "llamacpp"'
     assert load(tmp_path, text).harnesses == (HarnessEntry("llamacpp"),)
     assert "'vllm'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[[harnesses]]\nname = "vllm"', "`harnesses[0].name`: unknown harness 'vllm'; known: candle, llamacpp"),
+        (
+            '[harness.candle]\ndefault_source = "mirror"',
+            "`harness.candle.default_source`: there is no source 'mirror'; configured: huggingface",
+        ),
+    ],
+)
+def test_what_a_start_survives_with_a_warning_is_an_error_if_the_caller_is_strict(
+    tmp_path: Path, text: str, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(tmp_path, text)
+    assert caplog.messages == [expected]
+    with pytest.raises(ConfigError) as raised:
+        load_config(tmp_path / "neuron.toml", {}, strict=True)
+    assert raised.value.message == f"{tmp_path}/neuron.toml: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "near"),
+    [
+        ("NEURON_PROT", "NEURON_PORT"),
+        ("NEURON_HOTS", "NEURON_HOST"),
+        ("NEURON_LGO", "NEURON_LOG"),
+        ("NEURON_DEFAULT_MODLES", "NEURON_DEFAULT_MODELS"),
+        ("NEURON_HARNESS__LLAMACPP__NCTX", "NEURON_HARNESS__LLAMACPP__N_CTX"),
+        ("NEURON_HARNESS_LLAMACPP_N_CTX", "NEURON_HARNESS__LLAMACPP__N_CTX"),
+        ("NEURON_HARNESS__LLAMACPP__ADMISION__MAX_IN_FLIGHT", "NEURON_HARNESS__LLAMACPP__ADMISSION__MAX_IN_FLIGHT"),
+        ("NEURON_USE_CHAT_TEMPLATES", "NEURON_USE_CHAT_TEMPLATE"),
+    ],
+)
+def test_a_variable_that_is_almost_a_key_is_warned_about_with_the_nearest(
+    variable: str, near: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_config(None, {variable: "1"}) == Config()
+    assert caplog.messages == [f"the variable {variable} names no key; did you mean {near}?"]
+
+
+def test_the_variables_of_other_programs_and_those_of_other_purposes_are_not_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = """
+        LOG USE_CHAT_TEMPLATE GIT_SHA PORT MIN_FREE_VRAM_MB PREFILL_CHUNK_TOKENS BATCHING DEBUG_POISON VISION_MIN_PIXELS
+        VISION_MAX_PIXELS VISION_PREFILL_BASE_MB VISION_PREFILL_MB_PER_1K_TOKENS TP_STEP_TIMEOUT_S TP_ABORT_DEADLINE_S
+        SERVICE_HOST SERVICE_PORT PORT_13131_TCP_ADDR HOME API_KEY URL VERSION
+    """
+    load_config(None, {f"NEURON_{name}": "1" for name in names.split()} | {"PROT": "1", "XNEURON_PROT": "1"})
+    assert caplog.messages == []
+
+
+def test_a_program_may_give_paths_as_text() -> None:
+    entry = ModelEntry(id="a/b", path="/x.gguf", chat_template="/x.jinja")  # type: ignore[arg-type]
+    assert entry == ModelEntry(id="a/b", path=Path("/x.gguf"), chat_template=Path("/x.jinja"))
+    config = LlamaCppConfig(hf_cache="/hub", local_roots=["/srv", Path("/opt")])  # type: ignore[arg-type]
+    assert config == LlamaCppConfig(hf_cache=Path("/hub"), local_roots=(Path("/srv"), Path("/opt")))
+    source = SourceConfig(endpoint="https://h", cache_dir="/c")  # type: ignore[arg-type]
+    assert source.cache_dir == Path("/c")
+    with pytest.raises(TypeError, match=re.escape("ModelEntry.path takes paths, not 3")):
+        ModelEntry(id="a/b", path=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be absolute"):
+        ModelEntry(id="a/b", path="x.gguf")  # type: ignore[arg-type]
 
 
 def test_a_default_source_without_an_entry_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from neuron_lib.errors import (
     InvalidRequest,
     LoadCancelled,
     LoadFailed,
+    ModelLoading,
     ModelNotLoaded,
     NeuronError,
     NoHarness,
@@ -29,6 +30,7 @@ from neuron_lib.errors import (
     UnknownHarness,
     UnknownSource,
     UnsupportedCapability,
+    WrongModality,
     cause_chain,
     first_leaf,
 )
@@ -38,6 +40,7 @@ CLASSES = [value for value in vars(errors).values() if isinstance(value, type) a
 ALL_ERRORS: list[NeuronError] = [
     PromptTooLong(prompt_tokens=5000, limit=4095),
     ModelNotLoaded("o/a"),
+    ModelLoading("o/a", "it is being loaded", stage="loading", retry_after_s=5),
     ShuttingDown(),
     Overloaded("full", reason=OverloadReason.QUEUE_FULL, retry_after_s=4),
     InvalidRequest("too hot", param="temperature"),
@@ -47,6 +50,7 @@ ALL_ERRORS: list[NeuronError] = [
     SourceUnavailable("the hub is silent", model_id="o/a"),
     EngineDead("o/a", "killed by SIGKILL"),
     SuspectRequest("o/a", "killed by SIGSEGV", "killed by SIGABRT"),
+    WrongModality("o/a", ("embeddings",)),
 ]
 
 
@@ -74,6 +78,8 @@ def test_every_error_stands_in_the_tree_that_the_module_draws(error: type[Neuron
                 SuspectRequest,
                 TemplateFailed,
                 UnsupportedCapability,
+                ModelLoading,
+                WrongModality,
                 ModelNotLoaded,
                 Overloaded,
                 ShuttingDown,
@@ -104,6 +110,7 @@ def test_a_prompt_that_is_too_long_says_so_in_the_words_that_clients_look_for() 
     ("error", "retry_after_s"),
     [
         (ModelNotLoaded("o/a"), None),
+        (ModelLoading("o/a", "it is being loaded", stage="loading", retry_after_s=5), 5),
         (PromptTooLong(prompt_tokens=2, limit=1), None),
         (InvalidRequest("no"), None),
         (ShuttingDown(), 15),
@@ -155,6 +162,9 @@ def raised_while(earlier: Exception, later: Exception, *, suppressed: bool = Fal
         (raised_while(ValueError("first"), LoadFailed("second")), "second: ValueError: first"),
         (raised_while(ValueError("first"), LoadFailed("second"), suppressed=True), "second"),
         (caused(LoadFailed("same"), LoadFailed("same")), "same"),
+        (caused(LoadFailed("m.gguf: it is cut"), ValueError("it is cut")), "m.gguf: it is cut"),
+        (caused(LoadFailed("it is cut off"), ValueError("it is cut")), "it is cut off: ValueError: it is cut"),
+        (caused(LoadFailed("a: b"), caused(ValueError("b"), OSError("c"))), "a: b: OSError: c"),
         (ExceptionGroup("tasks", [ExceptionGroup("inner", [LoadFailed("a")]), ValueError("b")]), "a"),
         (caused(LoadFailed("a"), ExceptionGroup("tasks", [ValueError("b")])), "a: ValueError: b"),
         (LoadFailed("first line\n\n  second\tline\r\n"), "first line second line"),
@@ -169,6 +179,9 @@ def raised_while(earlier: Exception, later: Exception, *, suppressed: bool = Fal
         "context",
         "suppressed context",
         "repetition",
+        "quotation",
+        "no quotation",
+        "quotation with a cause",
         "groups",
         "group as cause",
         "several lines",

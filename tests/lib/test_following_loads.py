@@ -9,11 +9,12 @@ import pytest
 from neuron_lib import LoadFailed, LoadProgress, LoadStage, ModelSpec, NeuronError, Registry
 from neuron_lib.errors import LoadCancelled, ShuttingDown
 from tests.fakes.driven_harness import DrivenHarness
+from tests.fakes.log_lines import said
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
 
-MB = 1 << 20
+MB = 10**6
 A, B = "o/a", "o/b"
 
 
@@ -198,7 +199,7 @@ async def test_each_stage_of_a_load_is_a_line_and_a_long_one_is_several(
             loads.report(downloading(4 * second, bytes_per_s=4 * MB, eta_s=25 - second))
         loads.report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
         loads.harness.finish()
-    assert [(record.levelname, record.getMessage(), fields(record)) for record in caplog.records] == [
+    assert [(record.levelname, said(record), fields(record)) for record in caplog.records] == [
         ("INFO", "loading model: resolving", {"model_id": A}),
         ("INFO", "loading model: downloading", {"model_id": A, "file": "a.gguf", "total_mb": 100}),
         (
@@ -246,7 +247,7 @@ async def test_a_cancelled_load_is_no_load_at_once_and_one_line_says_how_far_it_
         loads.harness.may_close.set()
     assert [type(error) for error in loads.errors] == [error]
     (line,) = caplog.records[2:]
-    assert (line.levelname, line.getMessage()) == ("INFO", "load cancelled: downloading 42 %, 42 of 100 MB")
+    assert (line.levelname, said(line)) == ("INFO", "load cancelled: downloading 42 %, 42 of 100 MB")
     assert fields(line) == {"model_id": A, "elapsed_ms": 3000}
 
 
@@ -256,7 +257,7 @@ async def test_a_load_that_dies_with_its_registry_is_told_as_cancelled(
     async with anyio.create_task_group() as tasks, loads.registry:
         tasks.start_soon(loads.load, A)
         await let_others_run()
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [said(record) for record in caplog.records] == [
         "loading model: resolving",
         "load cancelled: resolving",
     ]
@@ -267,4 +268,4 @@ async def test_a_load_that_fails_is_not_told_as_cancelled(caplog: pytest.LogCapt
     loads.harness.finish()
     async with loads.registry:
         await loads.load(A)
-    assert [record.getMessage() for record in caplog.records] == ["loading model: resolving"]
+    assert [said(record) for record in caplog.records] == ["loading model: resolving"]

@@ -18,6 +18,7 @@ from neuron_lib import (
 from neuron_lib.preload import RETRY_DELAYS_S
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import ActivationState, FailedLoad
+from tests.fakes.log_lines import said
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -63,7 +64,7 @@ class Preload:
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    return [said(record) for record in caplog.records if record.levelno == logging.WARNING]
 
 
 async def test_models_load_strictly_in_order_one_at_a_time() -> None:
@@ -100,7 +101,7 @@ async def test_a_success_is_logged_with_its_model_and_time(caplog: pytest.LogCap
     preload = Preload([spec("o/a")])
     async with preload.registry:
         await preload.run()
-    assert [record.getMessage() for record in caplog.records] == ["loading default models", "loaded default model"]
+    assert [said(record) for record in caplog.records] == ["loading default models", "loaded default model"]
     start, end = caplog.records
     assert vars(start)["count"] == 1
     assert vars(end)["model_id"] == "o/a"
@@ -214,7 +215,7 @@ async def test_a_silent_source_gets_another_turn_after_the_other_models(caplog: 
         await preload.tracker.wait_ready()
         assert preload.completed == ("o/b", "o/a")
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.getMessage() == "source of default model unavailable, will retry: the hub is silent"
+    assert said(warning) == "source of default model unavailable, will retry: the hub is silent"
     assert (vars(warning)["attempt"], vars(warning)["retry_in_s"]) == (1, 0)
 
 

@@ -9,7 +9,7 @@ from neuron_lib import LoadProgress, LoadStage
 from neuron_lib.progress import ProgressLog, advance, describe
 
 RESOLVING, DOWNLOADING, VERIFYING, LOADING, WARMING = LoadStage
-MB, GB = 1 << 20, 1 << 30
+MB, GB = 10**6, 10**9
 START = LoadProgress(stage=RESOLVING)
 
 
@@ -69,6 +69,13 @@ def downloading(fraction: float, **fields: Any) -> LoadProgress:
             id="nothing is negative",
         ),
         pytest.param(START, downloading(7.0), downloading(1.0), id="nothing is more than whole"),
+        pytest.param(
+            LoadProgress(stage=RESOLVING, queue_position=3),
+            LoadProgress(stage=RESOLVING, queue_position=2),
+            LoadProgress(stage=RESOLVING, queue_position=2),
+            id="a position in the line is as reported",
+        ),
+        pytest.param(LoadProgress(stage=RESOLVING, queue_position=1), START, START, id="a line is left"),
         pytest.param(START, downloading(math.nan), downloading(0.0), id="a fraction is a number"),
     ],
 )
@@ -86,6 +93,7 @@ reports = st.builds(
     total_bytes=counts,
     bytes_per_s=counts,
     eta_s=counts,
+    queue_position=counts,
 )
 
 
@@ -115,9 +123,10 @@ def test_whatever_a_harness_reports_nothing_goes_back_and_nothing_is_off_the_sca
     ("progress", "text"),
     [
         (START, "resolving"),
+        (LoadProgress(stage=RESOLVING, queue_position=3), "resolving, number 3 in the line for a fetch"),
         (LoadProgress(stage=LOADING, fraction=0.999), "loading 99 %"),
         (
-            downloading(0.42, bytes=1259 * MB, total_bytes=2998 * MB, bytes_per_s=38 * MB, eta_s=45),
+            downloading(0.42, bytes=1200 * MB, total_bytes=2900 * MB, bytes_per_s=38 * MB, eta_s=45),
             "downloading 42 %, 1.2 of 2.9 GB, 38 MB/s, 45 s left",
         ),
         (downloading(0.05, bytes=5 * MB, total_bytes=100 * MB), "downloading 5 %, 5.0 of 100 MB"),
@@ -140,6 +149,14 @@ def lines(*steps: tuple[float, LoadProgress]) -> list[tuple[float, str]]:
     log = ProgressLog()
     said = [(now_s, log.line(progress, now_s=now_s)) for now_s, progress in steps]
     return [(now_s, line) for now_s, line in said if line is not None]
+
+
+def test_the_begin_of_a_wait_for_other_fetches_is_logged_once() -> None:
+    positions = [None, 3, 2, 1, None]
+    assert lines(*((0.0, LoadProgress(stage=RESOLVING, queue_position=position)) for position in positions)) == [
+        (0.0, "loading model: resolving"),
+        (0.0, "model load waits: resolving, number 3 in the line for a fetch"),
+    ]
 
 
 def test_each_stage_is_logged_once_however_fast_it_passes() -> None:
@@ -173,11 +190,14 @@ def test_a_stage_that_stands_still_is_not_logged_again() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), reports), max_size=50))
-def test_lines_of_one_stage_are_ten_seconds_apart(waits_and_reports: list[tuple[float, LoadProgress]]) -> None:
+def test_lines_of_one_stage_are_ten_seconds_apart_but_for_the_begin_of_a_wait(
+    waits_and_reports: list[tuple[float, LoadProgress]],
+) -> None:
     log, shown, now_s = ProgressLog(), START, 0.0
-    last_stage, last_s = None, 0.0
+    last_stage, last_s, was_waiting = None, 0.0, False
     for wait_s, report in waits_and_reports:
         now_s, shown = now_s + wait_s, advance(shown, report)
         if log.line(shown, now_s=now_s) is not None:
-            assert shown.stage is not last_stage or now_s - last_s >= 10
-            last_stage, last_s = shown.stage, now_s
+            is_waiting = shown.queue_position is not None
+            assert shown.stage is not last_stage or now_s - last_s >= 10 or (is_waiting and not was_waiting)
+            last_stage, last_s, was_waiting = shown.stage, now_s, is_waiting

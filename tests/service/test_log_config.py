@@ -1,10 +1,18 @@
 import fcntl
 import logging
 import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from neuron_service.log_config import _BackgroundHandler, configure_logging
+from neuron_lib.logs import get_logger
+from neuron_service.log_config import _BackgroundHandler, configure_logging, is_journal
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> str:
@@ -29,13 +37,115 @@ def test_a_value_that_would_blur_is_quoted(capsys: pytest.CaptureFixture[str], v
     assert logged(capsys).endswith(f"m field={written}\n")
 
 
-@pytest.mark.parametrize("forged", ["a\nb", "a\r\nb", "a\x1b[31mb", "a\x00b", "a\x7fb"])
-def test_no_value_can_forge_a_second_line_or_steer_a_terminal(capsys: pytest.CaptureFixture[str], forged: str) -> None:
+@pytest.mark.parametrize(
+    "forged", ["a\nb", "a\r\nb", "a\x1b[31mb", "a\x00b", "a\x7fb", "a\u2028b", "a\u202eb", "a\x9bb", "a\udc80b"]
+)
+@pytest.mark.parametrize("get", [logging.getLogger, get_logger])
+def test_no_value_can_forge_a_second_line_or_steer_a_terminal(
+    capsys: pytest.CaptureFixture[str], forged: str, get: Callable[[str], Any]
+) -> None:
     configure_logging("info")
-    logging.getLogger().info("m %s", forged, extra={"path": forged})
+    get("x").info("m %s", forged, extra={"path": forged})
     (line, end) = logged(capsys).split("\n")
     assert end == ""
     assert line.isprintable()
+    assert line.count(forged[1:-1].encode("unicode_escape").decode()) == 2
+
+
+@pytest.mark.parametrize("get", [logging.getLogger, get_logger])
+def test_fields_are_written_once(capsys: pytest.CaptureFixture[str], get: Callable[[str], Any]) -> None:
+    configure_logging("info")
+    get("x").info("engine ready", extra={"model_id": "org/a"})
+    assert logged(capsys).endswith(" x: engine ready model_id=org/a\n")
+
+
+@pytest.mark.parametrize(("zone", "written"), [("UTC", "+00:00"), ("XXX-5:30", "+05:30"), ("YYY+4", "-04:00")])
+def test_a_time_is_local_and_says_how_far_it_is_from_utc(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, zone: str, written: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        configure_logging("info")
+        before = datetime.now(UTC)
+        logging.getLogger("x").info("m")
+        stamp, _, rest = logged(capsys).partition(" ")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert stamp.endswith(written)
+    assert abs((datetime.fromisoformat(stamp) - before).total_seconds()) < 60
+    assert rest == "INFO    x: m\n"
+
+
+@contextmanager
+def journal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that stands for the journal: our stderr is this file, and `JOURNAL_STREAM` names it."""
+    path = folder / "journal"
+    with path.open("w", buffering=1) as stream, monkeypatch.context() as patch:
+        status = os.fstat(stream.fileno())
+        patch.setattr(sys, "stderr", stream)
+        patch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        yield path
+        flush()
+
+
+def flush() -> None:
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [("DEBUG", 7), ("INFO", 6), ("WARNING", 4), ("ERROR", 3), ("CRITICAL", 2), (25, 6), (35, 4)],
+)
+def test_the_journal_gets_a_priority_and_no_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str | int, priority: int
+) -> None:
+    number = level if isinstance(level, int) else logging.getLevelNamesMapping()[level]
+    with journal(tmp_path, monkeypatch) as path:
+        configure_logging("debug", environ=os.environ)
+        get_logger("x").log(number, "m", extra={"model_id": "org/a"})
+    assert path.read_text() == f"<{priority}>x: m model_id=org/a\n"
+
+
+def test_each_line_of_a_traceback_has_the_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with journal(tmp_path, monkeypatch) as path:
+        configure_logging("info", environ=os.environ)
+        logging.getLogger("x").error("bug", exc_info=ZeroDivisionError("one\nover\n<0>nothing"))
+    lines = path.read_text().splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def test_a_service_whose_stderr_is_redirected_writes_no_priorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    with journal(tmp_path, monkeypatch) as path, elsewhere.open("w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure_logging("info", environ=os.environ)
+        logging.getLogger("x").info("m")
+        flush()
+    assert elsewhere.read_text().endswith(" INFO    x: m\n")
+    assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("value", [None, "", "1", "a:b", "1:2:3", "0:0"])
+def test_a_variable_that_names_no_stream_of_ours_is_no_journal(value: str | None) -> None:
+    assert not is_journal(sys.stdout, {} if value is None else {"JOURNAL_STREAM": value})
+    assert not is_journal(None, {} if value is None else {"JOURNAL_STREAM": value})
+
+
+def test_a_traceback_is_bounded_and_keeps_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info")
+    logging.getLogger("x").error(
+        "bug", exc_info=ZeroDivisionError("\n".join("y" * 100_000 for _ in range(1000)) + "end")
+    )
+    log = logged(capsys)
+    assert len(log) < 20_000
+    assert "the beginning of this traceback is left out" in log
+    assert "y" * 100 in log
 
 
 def test_records_below_the_level_are_dropped(capsys: pytest.CaptureFixture[str]) -> None:

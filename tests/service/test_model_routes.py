@@ -195,6 +195,23 @@ async def test_a_failed_load_is_answered_in_its_own_shape_and_logged_once_with_i
     assert refusals[0].__dict__["status"] == status
 
 
+async def test_a_load_beyond_those_that_the_host_takes_at_once_is_a_flat_503_that_says_when_to_come_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    may_load = anyio.Event()
+    async with scripted_host({A: ScriptedModel(may_load=may_load)}) as host:
+        host.registry.max_loads = 1
+        async with host.client.open("POST", "/models/load", {"model_id": A, "harness": "scripted"}) as exchange:
+            await wait_all_tasks_blocked()
+            reply = await load(host, B)
+            may_load.set()
+            assert (await exchange.reply()).status == 200
+    assert (reply.status, reply.headers["retry-after"]) == (503, "30")
+    assert reply.json()["code"] == "rate_limit_exceeded"
+    assert reply.json()["error"].startswith("1 loads are under way on this host")
+    assert [record.__dict__["model_id"] for record in warnings(caplog)] == [B]
+
+
 async def test_a_load_with_an_unknown_harness_is_a_flat_400_that_names_it() -> None:
     async with scripted_host() as host:
         reply = await host.client.post("/models/load", {"model_id": A, "harness": "steam"})

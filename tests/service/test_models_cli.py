@@ -84,6 +84,18 @@ def test_a_quant_and_the_entry_of_an_id_are_heeded(place: Path, capsys: pytest.C
     assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
 
 
+def test_an_id_may_name_its_quant(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pull", "hf.co/org/name:Q8_0", "my/alias:q4km") == 0
+    assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
+    assert run("rm", "org/name:q8-0", "--yes") == 0
+    assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M"]
+    assert run("pull", "my/alias:Q8_0", "--revision", "main") == 0
+    assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
+    for command in ("pull", "rm"):
+        assert run(command, "org/name:Q8_0", "--quant", "Q4_K_M") == 1
+        assert "names a quant, and the request another" in capsys.readouterr().err
+
+
 def test_a_pull_asks_for_the_newest_commit(hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pull", "org/name") == 0
     newer = hub.push("org/name", {"m-Q4_K_M.gguf": GGUF + b"\0" * 16})
@@ -149,12 +161,25 @@ def test_the_table_has_a_line_for_each_model_and_unfinished_download(
     assert run("ls") == 0
     head, file, row, unfinished, incomplete = capsys.readouterr().out.splitlines()
     assert head.split() == ["MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED", "BY"]
-    assert file.split() == ["my/file", "-", "0.0", "MB", "0", "-", "-", "-"]
+    assert file.split() == ["my/file", "-", "missing", "0", "-", "-", "-"]
     assert row.split()[:2] == ["huggingface:org/name", "Q4_K_M"]
     assert incomplete == "incomplete: my/file has no /m.gguf"
     assert unfinished.startswith("unfinished: 0.0 MB")
     assert run("rm", "--partials") == 0
     assert not partial.exists()
+
+
+def test_a_host_without_models_is_told_where_they_were_looked_for(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("neuron.toml").open("w") as config:
+        config.write(f"""harness.llamacpp.hf_cache = "{place}/a"
+            harness.llamacpp.sources.mirror = {{ endpoint = "http://127.0.0.1:9", cache_dir = "{place}/b" }}""")
+    assert run("ls") == 0
+    out = capsys.readouterr().out
+    assert out == f"no models in {place}/a (the cache of huggingface)\nno models in {place}/b (the cache of mirror)\n"
+    assert run("ls", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"models": [], "unfinished": []}
 
 
 def test_a_removed_model_is_gone_with_its_content(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +349,7 @@ def test_a_model_that_the_service_has_is_not_deleted(
 # ----------------------------------------------------------------------------------------------------------- progress
 
 HALF = LoadProgress(
-    stage=LoadStage.DOWNLOADING, fraction=0.5, bytes=1 << 29, total_bytes=1 << 30, bytes_per_s=1 << 20, eta_s=512
+    stage=LoadStage.DOWNLOADING, fraction=0.5, bytes=5 * 10**8, total_bytes=10**9, bytes_per_s=10**6, eta_s=500
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 from neuron_lib.config import Config
 from neuron_service.server import _stop_limit_s
 from tests.fakes.notify_socket import notify_socket
+from tests.patience import PATIENCE_S
 
 STUCK = """
 import anyio
@@ -22,7 +23,9 @@ anyio.run(_end_without_unloading, Registry(), 0)
 
 
 def test_a_shutdown_that_is_stuck_ends_all_the_same_and_says_so() -> None:
-    done = subprocess.run([sys.executable, "-c", STUCK], check=False, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK], check=False, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0
     assert "ERROR   neuron_service.server: shutdown is stuck" in done.stderr
 
@@ -40,7 +43,12 @@ def test_a_bug_that_ends_the_service_is_exit_70_and_is_told_to_the_log_and_to_sy
     with notify_socket(str(tmp_path / "notify")) as manager:
         environ = os.environ | {"NOTIFY_SOCKET": manager.address}
         done = subprocess.run(
-            [sys.executable, "-c", FAILING], check=False, capture_output=True, text=True, timeout=30, env=environ
+            [sys.executable, "-c", FAILING],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            env=environ,
         )
         assert manager.told() == [{"STATUS": "failed: RuntimeError: a bug"}]
     assert done.returncode == os.EX_SOFTWARE
@@ -62,7 +70,9 @@ neuron_service.cli.main(["--demo", "--port", "0"])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_after_the_port_is_open_and_before_anybody_receives_it_is_exit_0(signum: signal.Signals) -> None:
     script = EARLY.format(signum=int(signum))
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -3,6 +3,7 @@ import pytest
 from neuron_lib.types import (
     ActivationSnapshot,
     ActivationState,
+    DeferredLoad,
     FailedLoad,
     LoadingModel,
     LoadProgress,
@@ -27,6 +28,13 @@ def failed(model_id: str) -> FailedLoad:
     return FailedLoad(model_id=model_id, error="weights are cursed")
 
 
+def deferred(*model_ids: str, next_try_secs: int = 7) -> tuple[DeferredLoad, ...]:
+    return tuple(
+        DeferredLoad(model_id=model_id, error="the hub is silent", attempt=1, next_try_secs=next_try_secs)
+        for model_id in model_ids
+    )
+
+
 def loading(model_id: str, progress: LoadProgress) -> LoadingModel:
     return LoadingModel(model_id=model_id, progress=progress, elapsed_ms=1)
 
@@ -39,7 +47,12 @@ def leaving(model_id: str, *, running_requests: int = 0) -> UnloadingModel:
 
 WEIGHTS = LoadProgress(stage=LoadStage.LOADING, fraction=0.42)
 FETCH = LoadProgress(
-    stage=LoadStage.DOWNLOADING, fraction=0.41, bytes=1288490189, total_bytes=3113851290, bytes_per_s=39845888, eta_s=45
+    stage=LoadStage.DOWNLOADING,
+    fraction=0.41,
+    bytes=12 * 10**8,
+    total_bytes=29 * 10**8,
+    bytes_per_s=38 * 10**6,
+    eta_s=45,
 )
 
 
@@ -48,6 +61,11 @@ FETCH = LoadProgress(
     [
         (ActivationSnapshot(state=PRE_WARMING, pending=(A,)), (), "1 of 1 model still to load"),
         (ActivationSnapshot(state=PRE_WARMING, pending=(A, B), completed=(C,)), (), "2 of 3 models still to load"),
+        (
+            ActivationSnapshot(state=PRE_WARMING, pending=(A, B), completed=(C,), deferred=deferred(B, A)),
+            (),
+            "2 of 3 models still to load, next try in 7 s",
+        ),
         (ActivationSnapshot(state=PRE_WARMING, in_progress=A, pending=(B, C)), (), "loading org/a, 1 of 3"),
         (
             ActivationSnapshot(state=PRE_WARMING, in_progress=B, pending=(C,), failed=(failed(A),)),
@@ -65,6 +83,12 @@ def test_while_start_up_loading_runs_the_line_says_what_loads_and_how_many_there
     activation: ActivationSnapshot, loads: tuple[LoadingModel, ...], line: str
 ) -> None:
     assert status_line(activation, loading=loads, models=(), unloading=(), lost=()) == line
+
+
+def test_while_deferred_models_wait_for_their_next_try_the_line_says_first_what_serves() -> None:
+    activation = ActivationSnapshot(state=PRE_WARMING, pending=(A,), completed=(B,), deferred=deferred(A))
+    line = status_line(activation, loading=(), models=[model(B)], unloading=(), lost=())
+    assert line == "serving 1 model, 1 of 2 models still to load, next try in 7 s"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +182,32 @@ NO_ROOM = Servable(ok=False, reason="insufficient_vram")
         (ActivationSnapshot(state=READY, completed=(A,)), (model(A, servable=Servable(ok=True)),), None),
         (ActivationSnapshot(state=READY, failed=(failed(A),)), (model(A),), None),
         (ActivationSnapshot(state=PRE_WARMING, completed=(A,), pending=(B,)), (model(A),), NotReady.LOADING),
+        (ActivationSnapshot(state=PRE_WARMING, completed=(A,), in_progress=B), (model(A),), NotReady.LOADING),
+        (
+            ActivationSnapshot(state=PRE_WARMING, completed=(A,), pending=(B, C), deferred=deferred(C)),
+            (model(A),),
+            NotReady.LOADING,
+        ),
+        (
+            ActivationSnapshot(state=PRE_WARMING, completed=(A,), pending=(B, C), deferred=deferred(B, C)),
+            (model(A),),
+            None,
+        ),
+        (
+            ActivationSnapshot(state=PRE_WARMING, completed=(A,), in_progress=B, deferred=deferred(B)),
+            (model(A),),
+            None,
+        ),
+        (
+            ActivationSnapshot(state=PRE_WARMING, pending=(A,), failed=(failed(B),), deferred=deferred(A)),
+            (),
+            NotReady.LOADING,
+        ),
+        (
+            ActivationSnapshot(state=PRE_WARMING, completed=(A,), pending=(B,), deferred=deferred(B)),
+            (model(A, status=ModelStatus.RECOVERING), model(C)),
+            NotReady.LOADING,
+        ),
         (ActivationSnapshot(state=READY, failed=(failed(A),)), (), NotReady.NO_SERVABLE_MODEL),
         (ActivationSnapshot(state=READY, completed=(A,)), (), NotReady.NO_SERVABLE_MODEL),
         (ActivationSnapshot(state=READY, completed=(A,)), (model(B),), NotReady.NO_SERVABLE_MODEL),
@@ -169,11 +219,13 @@ NO_ROOM = Servable(ok=False, reason="insufficient_vram")
         ),
     ],
     ids=[
-        "none configured", "one of two", "servable", "loaded later", "loading", "all failed", "unloaded", "another one",
+        "none configured", "one of two", "servable", "loaded later", "one to come", "loading", "one of each",
+        "others deferred", "another try", "deferred or failed", "recovering beside deferred", "all failed", "unloaded",
+        "another one",
         "no room", "recovering",
     ],
 )  # fmt: skip
-def test_a_host_is_ready_once_start_up_loading_is_over_and_a_configured_model_can_serve(
+def test_a_host_is_ready_once_each_configured_model_had_its_first_try_and_one_can_serve(
     activation: ActivationSnapshot, models: tuple[ModelInfo, ...], reason: NotReady | None
 ) -> None:
     assert why_not_ready(activation, models=models, is_draining=False) is reason

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from tests.patience import PATIENCE_S
+
 __all__ = (
     "COMMAND",
     "MODELS",
@@ -35,7 +37,6 @@ __all__ = (
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30
 COMMAND = (sys.executable, "-m", "neuron_service")
 
 MODELS = """
@@ -97,6 +98,19 @@ class Daemon:
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
+
+    def insist(self, number: int) -> int:
+        """Send a signal again and again until the process has ended; returns the exit status.
+
+        One that comes soon after the first signal to stop counts as part of it.
+        """
+
+        def has_ended() -> bool:
+            self.signal(number)
+            return self.process.poll() is not None
+
+        eventually(has_ended)
+        return self.wait()
 
     def wait(self) -> int:
         """Wait for the end; returns the exit status."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 ROOT = Path(__file__).parents[2]
@@ -14,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 def run(name: str, *arguments: str) -> str:
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=110, cwd=ROOT).stdout
+    return subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, timeout=3 * PATIENCE_S, cwd=ROOT
+    ).stdout
 
 
 @pytest.mark.parametrize("name", ["responsiveness", "step_overhead"])

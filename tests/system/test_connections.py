@@ -9,13 +9,14 @@ import httpx
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.system.daemon import MODELS, Daemon, chat, eventually, running_daemon, stream_payloads
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 ONE = 'default_models = [{ model_id = "test/one", harness = "llamacpp" }]\n' + MODELS
 CHAT = "/v1/chat/completions"
-GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def flood(daemon: Daemon, count: int) -> Iterator[list[bytes]]:
         clients = [held.enter_context(socket.create_connection(("127.0.0.1", daemon.port))) for _ in range(count)]
         answers = []
         for client in clients:
-            client.settimeout(30)
+            client.settimeout(PATIENCE_S)
             answer = b""
             with suppress(ConnectionError):
                 client.sendall(GET_HEALTH)
@@ -64,7 +65,7 @@ def test_without_any_descriptor_left_replies_go_on_and_newcomers_come_in_later(t
                 assert answers.count(b"") >= 30
             *_, done = payloads
             assert done == "[DONE]"
-        with httpx.Client(base_url=daemon.url, timeout=30, trust_env=False) as newcomer:
+        with httpx.Client(base_url=daemon.url, timeout=PATIENCE_S, trust_env=False) as newcomer:
 
             def is_let_in() -> bool:
                 with suppress(httpx.TransportError):

@@ -1,28 +1,106 @@
-"""The programs in the documents run as they stand."""
+"""The programs, configurations and commands in the documents work as they stand."""
 
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
+
+from tests.fakehub import fake_hub
+from tests.patience import PATIENCE_S
+from tests.system.daemon import ROOT, chat, run_neuron, running_daemon
+from tests.system.fetches import large_model
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
-ROOT = Path(__file__).parents[2]
+OWN_MODEL = "docs/how-to/serve-your-own-model.md"
+TUTORIAL = "docs/tutorial/first-model.md"
+UNIT_HOW_TO = "docs/how-to/run-under-systemd.md"
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The blocks of that language, without the indentation of a list."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
 
 
 def programs(document: str) -> list[str]:
     """The Python blocks that are whole programs."""
-    text = (ROOT / document).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [block for block in blocks if "anyio.run(" in block]
+    return [block for block in blocks(document, "python") if "anyio.run(" in block]
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/how-to/embed.md"])
 def test_the_embedding_example_answers(document: str, tmp_path: Path) -> None:
     (program,) = programs(document)
     done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=100, cwd=tmp_path
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path
     )
     assert done.stdout.strip()
+
+
+def default_id(config: str) -> str:
+    (spec,) = tomllib.loads(config)["default_models"]
+    model_id: str = spec["model_id"]
+    return model_id
+
+
+def repository_of(config: str) -> str:
+    """The repository on a hub that the model comes from, if it comes from one."""
+    entries: list[dict[str, str]] = tomllib.loads(config).get("models", [{}])
+    return entries[0].get("repo", default_id(config)).rpartition(":")[2]
+
+
+@pytest.mark.parametrize("config", [*blocks(OWN_MODEL, "toml"), *blocks(TUTORIAL, "toml")])
+def test_a_configuration_in_a_how_to_serves_its_model_as_it_stands(config: str, tmp_path: Path) -> None:
+    model = large_model()
+    for name, content in (("assistant-q5_k_m.gguf", model), ("assistant.jinja", TEMPLATE.encode())):
+        (tmp_path / name).write_bytes(content)
+    here = config.replace("/srv/models", str(tmp_path)).replace("/etc/neuron", str(tmp_path))
+    with fake_hub({repository_of(config): {"m-Q4_K_M.gguf": model}}) as hub:
+        environ = {
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "NEURON_HARNESS__LLAMACPP__SOURCES__HUGGINGFACE__ENDPOINT": hub.url,
+            "NEURON_HARNESS__LLAMACPP__SOURCES__HUGGINGFACE__CACHE_DIR": str(tmp_path / "hub"),
+        }
+        if "sources.mirror" in config:
+            environ["NEURON_HARNESS__LLAMACPP__SOURCES__MIRROR__ENDPOINT"] = hub.url
+        with running_daemon(tmp_path / "daemon", here, environ=environ) as daemon:
+            activation = daemon.wait_ready()["activation"]
+            assert (activation["completed"], activation["failed"]) == ([default_id(config)], [])
+            reply = daemon.client.post("/v1/chat/completions", json=chat(default_id(config)))
+            assert reply.status_code == httpx.codes.OK
+            check = run_neuron("serve", "--check-config", "--config", str(daemon.config_path), environ=environ)
+            assert (check.returncode, check.stdout) == (0, "configuration is valid\n"), check.stderr
+
+
+@pytest.mark.parametrize("document", ["README.md", TUTORIAL, UNIT_HOW_TO])
+def test_the_commands_that_ask_the_demo_model_get_an_answer(document: str, tmp_path: Path) -> None:
+    scripts = [block for block in blocks(document, "sh") if block.startswith("curl") and "SmolLM2" in block]
+    assert scripts
+    with running_daemon(tmp_path, (ROOT / "neuron_service/demo.toml").read_text()) as daemon:
+        daemon.wait_ready()
+        for script in scripts:
+            assert "127.0.0.1:13131" in script
+            done = subprocess.run(
+                ["/bin/sh", "-ec", script.replace("127.0.0.1:13131", f"127.0.0.1:{daemon.port}")],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_S,
+                env=os.environ | {"no_proxy": "127.0.0.1"},
+            )
+            assert '"content":"' in done.stdout
+            assert '"error"' not in done.stdout
+
+
+def test_the_tutorial_stops_its_first_service_before_it_starts_the_second_on_the_same_port() -> None:
+    text = (ROOT / TUTORIAL).read_text()
+    assert text.index("make run") < text.index("Ctrl-C") < text.index("neuron serve --config")

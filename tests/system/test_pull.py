@@ -9,6 +9,7 @@ import pytest
 from tests.fakehub import fake_hub
 from tests.fakes.gguf_bytes import gguf
 from tests.fakes.hub_faults import Stall
+from tests.patience import PATIENCE_S
 from tests.system.daemon import COMMAND, ROOT, eventually, run_neuron
 
 pytestmark = pytest.mark.system
@@ -26,7 +27,7 @@ def test_an_interrupted_pull_leaves_no_process_and_the_next_goes_on_where_it_end
                 hub.wait_held()
                 eventually(lambda: sum(unfinished_bytes(tmp_path)))
                 pull.send_signal(signal.SIGINT)
-                _, told = pull.communicate(timeout=30)
+                _, told = pull.communicate(timeout=PATIENCE_S)
             finally:
                 pull.kill()
         assert pull.returncode == 130

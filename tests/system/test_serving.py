@@ -12,6 +12,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.fakes.wire_shapes import read_discovery, read_health, read_models, read_version
+from tests.patience import PATIENCE_S
 from tests.system.daemon import MODELS, Daemon, chat, eventually, running_daemon, stream_payloads
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -113,7 +114,7 @@ async def test_the_official_async_client_reads_whole_and_streamed_replies(daemon
 def test_eight_chats_at_once_on_four_seats_are_all_answered(daemon: Daemon) -> None:
     def ask(number: int) -> int:
         body = chat("test/two", stream=number % 2 == 0, content=f"Count to {number}.")
-        reply = httpx.post(f"{daemon.url}{CHAT}", json=body, timeout=60, trust_env=False)
+        reply = httpx.post(f"{daemon.url}{CHAT}", json=body, timeout=PATIENCE_S, trust_env=False)
         return len(reply.content) if reply.status_code == httpx.codes.OK else 0
 
     with ThreadPoolExecutor(8) as threads:
@@ -145,14 +146,14 @@ def test_a_client_that_sends_ahead_and_hangs_up_frees_its_seat(daemon: Daemon, s
     eventually(lambda: marker in daemon.log)
     given_up = daemon.log.count("reply ended early")
     with socket.create_connection(("127.0.0.1", daemon.port)) as connection:
-        connection.sendall(raw_chat(stream=stream, max_tokens=900) + b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        connection.sendall(raw_chat(stream=stream, max_tokens=900) + b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         eventually(lambda: not idle(daemon))
     eventually(lambda: idle(daemon))
     eventually(lambda: daemon.log.count("reply ended early") == given_up + 1)
 
 
 def test_what_is_sent_ahead_of_an_answer_closes_the_connection_behind_that_answer(daemon: Daemon) -> None:
-    with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE_S) as connection:
         connection.sendall(2 * raw_chat(max_tokens=2))
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.count(b"HTTP/1.1 200 OK") == 1
@@ -160,7 +161,7 @@ def test_what_is_sent_ahead_of_an_answer_closes_the_connection_behind_that_answe
 
 
 def test_a_request_head_without_an_end_is_cut_off(daemon: Daemon) -> None:
-    with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE_S) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nx: ")
         with suppress(ConnectionError):
             for _ in range(64):
@@ -178,8 +179,8 @@ def test_large_bodies_and_heads_below_the_bound_are_taken_on_one_connection(daem
 
 def raw_chat(*, stream: bool = False, max_tokens: int) -> bytes:
     body = json.dumps(chat("test/one", stream=stream, max_tokens=max_tokens)).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def idle(daemon: Daemon) -> bool:
@@ -187,13 +188,15 @@ def idle(daemon: Daemon) -> bool:
 
 
 def test_one_connection_serves_many_requests_refusals_included(daemon: Daemon) -> None:
-    refused = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\r\n{{"
+    refused = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\r\n{{"
+    )
     with socket.create_connection(("127.0.0.1", daemon.port)) as connection, connection.makefile("rb") as answers:
         for request, status in (
-            (b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"200"),
+            (b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", b"200"),
             (refused.encode(), b"400"),
-            (b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n", b"404"),
-            (b"GET /models HTTP/1.1\r\nhost: x\r\n\r\n", b"200"),
+            (b"GET /nothing HTTP/1.1\r\nhost: localhost\r\n\r\n", b"404"),
+            (b"GET /models HTTP/1.1\r\nhost: localhost\r\n\r\n", b"200"),
         ):
             connection.sendall(request)
             assert answers.readline().split()[1] == status
@@ -210,8 +213,8 @@ def test_one_connection_serves_many_requests_refusals_included(daemon: Daemon) -
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64,
         b"GET / HTTP/9.9\r\n\r\n",
         b"\r\n\r\n\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
     ],
     ids=["TLS", "version", "newlines", "chunk", "length"],
 )
@@ -240,7 +243,7 @@ def test_a_model_can_be_unloaded_and_loaded_again_by_the_gateway(daemon: Daemon)
         "devices": [],
     }
     with ThreadPoolExecutor(2) as threads:
-        post = lambda _: httpx.post(f"{daemon.url}/models/load", json=spec, timeout=60, trust_env=False)  # noqa: E731
+        post = lambda _: httpx.post(f"{daemon.url}/models/load", json=spec, timeout=PATIENCE_S, trust_env=False)  # noqa: E731
         replies = sorted(threads.map(post, range(2)), key=lambda reply: reply.status_code)
     assert [reply.status_code for reply in replies] == [200, 400]
     assert "already loaded" in replies[1].json()["error"]

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.fakes.wire_shapes import read_health, read_models
+from tests.patience import PATIENCE_S
 from tests.system.daemon import COMMAND, MODELS, black_hole, chat, eventually, free_port, run_neuron, running_daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -35,11 +36,18 @@ def test_a_host_answers_before_its_first_model_is_loaded_and_says_what_is_to_com
 
             (load,) = eventually(lambda: daemon.health()["loading"])
             assert (load["model_id"], load["progress"]["stage"]) == ("test/far", "resolving")
-            assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == 404
+            for model_id, stage in (("test/one", "pending"), ("test/far", "resolving")):
+                early = daemon.client.post("/v1/chat/completions", json=chat(model_id))
+                assert (early.status_code, early.headers["retry-after"]) == (httpx.codes.SERVICE_UNAVAILABLE, "5")
+                assert (early.json()["error"]["code"], early.json()["error"]["stage"]) == ("model_loading", stage)
+                assert daemon.client.get(f"/models/{model_id}/endpoint").json() == {
+                    "url": f"http://localhost:{daemon.port}"
+                }
             # Somebody who cannot wait for it loads the second one on demand.
             spec = {"model_id": "test/one", "harness": "llamacpp"}
             assert daemon.client.post("/models/load", json=spec).status_code == httpx.codes.OK
-            assert daemon.health()["activation"]["in_progress"] == "test/far"
+            activation = read_health(daemon.client.get("/health").content).activation
+            assert (activation.in_progress, activation.pending, activation.completed) == ("test/far", [], ["test/one"])
             assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == httpx.codes.OK
 
 
@@ -124,7 +132,7 @@ def test_a_host_whose_output_nobody_reads_serves_all_the_same(tmp_path: Path) ->
         assert answers(port)
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "<&- >&-", ">&- 2>&-"])

@@ -148,10 +148,37 @@ def test_a_second_signal_does_not_wait_for_anybody(tmp_path: Path) -> None:
             hold(engine)
             daemon.signal(signal.SIGTERM)
             wait_for_log(daemon, "SIGTERM received, draining")
-            daemon.signal(signal.SIGTERM)
-            assert daemon.wait() == 128 + signal.SIGTERM
+            assert daemon.insist(signal.SIGTERM) == 128 + signal.SIGTERM
         let_go(engine)
         eventually(lambda: is_gone(engine))
+
+
+def test_two_signals_that_come_together_are_one(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, ONE) as daemon:
+        daemon.wait_ready()
+        with daemon.client.stream("POST", CHAT, json=chat("test/one", stream=True, max_tokens=24)) as reply:
+            payloads = stream_payloads(reply.iter_lines())
+            next(payloads)
+            hold(daemon.process.pid)  # so that both have come when it looks
+            daemon.signal(signal.SIGTERM)
+            daemon.signal(signal.SIGINT)
+            let_go(daemon.process.pid)
+            assert [*payloads][-1] == "[DONE]"
+        assert daemon.wait() == 0
+        assert "received with the first signal, still draining" in daemon.log
+
+
+def test_a_hang_up_that_reaches_everybody_ends_no_engine(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, ONE) as daemon:
+        daemon.wait_ready()
+        engines = daemon.engine_pids()
+        for pid in engines:
+            for number in (signal.SIGHUP, signal.SIGINT):
+                os.kill(pid, number)
+        reply = daemon.client.post(CHAT, json=chat("test/one"))
+        assert reply.status_code == httpx.codes.OK
+        assert daemon.engine_pids() == engines
+        assert daemon.health()["models"][0]["engine_restarts"] == 0
 
 
 def test_no_engine_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:

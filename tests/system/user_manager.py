@@ -14,7 +14,8 @@ from typing import Final
 
 import psutil
 
-from tests.system.daemon import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S
+from tests.system.daemon import eventually
 
 __all__ = ("UserManager", "user_manager", "why_no_user_manager")
 

@@ -11,6 +11,7 @@ from neuron_lib.discovery import read_memory_used_mb, wait_memory_back
 from neuron_lib.discovery.memory import is_memory_back
 from neuron_lib.discovery.nvidia import HEALTH_QUERY
 from neuron_lib.discovery.tool import ToolOutput
+from tests.fakes.log_lines import said
 
 
 class Readings:
@@ -93,7 +94,7 @@ class TestPatience:
         assert not await wait_memory_back(Readings(9000, 8000, None), before_mb=9000, expected_mb=5000, limit_s=4)
         assert anyio.current_time() - started_s == pytest.approx(4)
         (record,) = caplog.records
-        assert (record.levelno, record.getMessage()) == (
+        assert (record.levelno, said(record)) == (
             logging.WARNING,
             "GPU memory of an unloaded model is not visibly back after 4 s",
         )

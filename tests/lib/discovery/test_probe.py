@@ -52,7 +52,7 @@ async def test_a_gpu_host_names_its_devices_and_versions(install: Install) -> No
     found = await look()
     assert found.devices == (Device(index=0, name="NVIDIA H100", vram_total_mb=81559, compute_capability="9.0"),)
     assert (found.driver_version, found.cuda_version) == ("580.95.05", "12.4")
-    assert found.cuda_unavailable_reason is None
+    assert (found.cuda_unavailable_reason, found.max_prompt_tokens) == (None, 16384)
 
 
 async def test_a_row_that_names_no_device_is_warned_about_and_the_others_stay(
@@ -73,20 +73,23 @@ async def test_a_half_updated_driver_is_an_error_and_a_reason(
     )
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu\n")
     found = await look(tmp_path / "version")
-    assert found.devices == ()
+    assert (found.devices, found.max_prompt_tokens) == ((), 16384)
     assert found.cuda_unavailable_reason is not None
     assert "library 580.95, kernel module 570.86.15" in found.cuda_unavailable_reason
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 @pytest.mark.parametrize("script", ["echo broken >&2; exit 9", "echo no devices were found", "kill -SEGV $$"])
-async def test_any_other_failure_is_a_warning_and_a_host_without_gpus(
+async def test_any_other_failure_is_a_warning_and_a_host_that_nobody_has_seen_yet(
     install: Install, caplog: pytest.LogCaptureFixture, script: str
 ) -> None:
     install("nvidia-smi", script)
     found = await look()
     assert (found.devices, found.driver_version, found.cuda_unavailable_reason) == ((), None, None)
+    assert found.max_prompt_tokens is None, "a gateway would keep the empty list of devices for good"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+    await discover(harnesses=["llamacpp"], max_prompt_tokens=1, look=2)
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "each further failure is a DEBUG line"
 
 
 async def test_a_tool_that_hangs_is_killed_at_its_deadline(install: Install, tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from neuron_lib.discovery.tool import ToolOutput, run_tool
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
 TOOL = ("nvidia-smi",)
 NOT_ENDED = ToolOutput("", problem="nvidia-smi was killed earlier and has not ended yet")
-PATIENCE_S = 20
 _PR_SET_CHILD_SUBREAPER = 36
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).parents[3]
 BUSY_ENGINE = """
 import os, socket, sys, threading, time
@@ -39,7 +41,7 @@ def test_an_engine_whose_main_thread_is_busy_still_ends_with_its_daemon() -> Non
         assert ours.recv(1) == b"!"
         ours.sendall(b"commands nobody reads")
         assert engine.poll() is None
-    assert engine.wait(timeout=30) == 0
+    assert engine.wait(timeout=PATIENCE_S) == 0
 
 
 def test_an_engine_ends_with_its_daemon_though_a_child_that_this_has_forked_holds_its_socket() -> None:
@@ -50,7 +52,7 @@ def test_an_engine_ends_with_its_daemon_though_a_child_that_this_has_forked_hold
         worker = int(host.stdout.readline())
         try:
             host.kill()
-            host.communicate(timeout=30)  # until the engine, which writes there too, has ended
+            host.communicate(timeout=PATIENCE_S)  # until the engine, which writes there too, has ended
             os.kill(worker, 0)
         finally:
             os.kill(worker, signal.SIGKILL)

@@ -19,6 +19,7 @@ from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import Grammar
 from tests.fakes.synthetic_gguf import write_synthetic
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 ENGINE = ("-m", "neuron_lib.engine")
@@ -29,7 +30,7 @@ def started(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], s
     """A Python of our own with `--fd N` appended, and our end of its socket; killed at the end."""
     ours, theirs = socket.socketpair()
     with ours:
-        ours.settimeout(30)
+        ours.settimeout(PATIENCE_S)
         with theirs:
             engine = subprocess.Popen(
                 [sys.executable, *command, "--fd", str(theirs.fileno())],
@@ -75,6 +76,16 @@ def test_an_engine_hears_signals_whatever_the_host_blocks_and_ignores() -> None:
         assert not sets["Ign"] >> (number - 1) & 1, number.name
 
 
+def test_an_engine_leaves_hang_ups_and_interrupts_to_the_daemon() -> None:
+    with started(ENGINE) as (engine, sock):
+        heard = reports(sock)
+        assert isinstance(next(heard), Beat)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            engine.send_signal(number)
+            assert isinstance(next(heard), Beat)
+        assert engine.poll() is None
+
+
 SPEECHLESS_ENGINE = """
 from neuron_lib.engine import __main__ as program
 def fail(*_):
@@ -87,7 +98,7 @@ program.main()
 def test_an_engine_that_cannot_even_say_why_it_fails_ends_all_the_same() -> None:
     with started(("-c", SPEECHLESS_ENGINE)) as (engine, sock):
         assert list(reports(sock)) == []
-        assert engine.wait(timeout=30) == os.EX_SOFTWARE
+        assert engine.wait(timeout=PATIENCE_S) == os.EX_SOFTWARE
 
 
 THREADLESS_ENGINE = """
@@ -109,7 +120,7 @@ def test_an_engine_that_the_host_has_no_thread_for_ends_as_one_to_be_tried_again
     with started(("-c", THREADLESS_ENGINE, thread)) as (engine, sock):
         sock.sendall(encode_frame(load))
         assert Fatal("RuntimeError: can't start new thread") in reports(sock)
-        assert engine.wait(timeout=30) == os.EX_TEMPFAIL
+        assert engine.wait(timeout=PATIENCE_S) == os.EX_TEMPFAIL
 
 
 HANGING_COMPILER = """
@@ -157,4 +168,4 @@ def test_a_grammar_that_hangs_is_in_the_beats_though_its_request_was_cancelled(t
 def test_an_engine_ends_with_its_grammar_thread(tmp_path: Path) -> None:
     with given_a_grammar(BROKEN_GRAMMAR_THREAD, tmp_path) as (engine, _, inbox):
         assert Fatal("ZeroDivisionError: in the grammar thread") in inbox
-        assert engine.wait(timeout=30) == os.EX_SOFTWARE
+        assert engine.wait(timeout=PATIENCE_S) == os.EX_SOFTWARE

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from neuron_lib.engine.__main__ import _scheduler
+from neuron_lib.engine.__main__ import _runner, _scheduler
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
 from neuron_lib.engine.protocol import Broken, Cancelled, Done, Load, Prepare, SequenceEvent, Start, StepEvents
-from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
@@ -100,7 +100,7 @@ class Conversation:
         self.events: list[SequenceEvent] = []
         self.replies: dict[tuple[int, int], Recorder] = {}
         self.scheduler = _scheduler(context, load)
-        self.loop = EngineLoop(self.scheduler, LlamaRunner(context, model.vocab), report=self._hear)
+        self.loop = EngineLoop(self.scheduler, _runner(model, context), report=self._hear)
         self.preparer = Preparer(
             model.vocab,
             template=model.chat_template,
@@ -248,6 +248,28 @@ def test_a_reply_that_changes_its_place_while_it_is_written_goes_on(
         chat.finish()
         for request in (0, 2):
             alone.ask(request, questions[request], max_tokens=40)
+            alone.finish()
+            assert_same_scores(chat.replies[request, 0], alone.replies[request, 0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_neighbours_change_nothing_for_a_model_of_which_libllama_mixes_up_sequences(
+    tmp_path: Path, layout: str
+) -> None:
+    init_backend()
+    route_logs(lambda _level, _text: None)
+    write_synthetic(tmp_path / "m.gguf", "plamo2")
+    with (
+        Model(tmp_path / "m.gguf", gpu_layers=0, on_progress=lambda _fraction: True) as model,
+        conversation(model, kv_layout=layout) as chat,
+        conversation(model, kv_layout=layout, seats=1) as alone,
+    ):
+        assert model.needs_batches_apart
+        for request in range(3):
+            chat.ask(request, {"role": "user", "content": f"{request} is the question"})
+        chat.finish()
+        for request in range(3):
+            alone.ask(request, {"role": "user", "content": f"{request} is the question"})
             alone.finish()
             assert_same_scores(chat.replies[request, 0], alone.replies[request, 0])
 

@@ -1,6 +1,5 @@
 """Any traffic, on any memory: what the scheduler plans is what libllama can do, and nobody notices the others."""
 
-import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -229,8 +228,8 @@ class AnyTrafficInAPool(AnyTraffic):
     is_pooled = True
 
 
-TestStreams = pytest.mark.timeout(300)(AnyTraffic.TestCase)
-TestPool = pytest.mark.timeout(300)(AnyTrafficInAPool.TestCase)
+TestStreams = AnyTraffic.TestCase
+TestPool = AnyTrafficInAPool.TestCase
 TestStreams.settings = TestPool.settings = settings(
     max_examples=200,
     stateful_step_count=60,

@@ -30,6 +30,7 @@ from neuron_lib.llamacpp.mailbox import Mail, Mailbox
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import Sampling
 from tests.fakes.cancelled_spawn import cancel_in_the_spawn
+from tests.fakes.log_lines import said
 from tests.fakes.model_cache import children
 from tests.fakes.turns import let_others_run
 
@@ -125,6 +126,38 @@ async def test_a_load_that_ends_badly_says_how(mode: str, reason: str) -> None:
     assert caught.value.message == f"the engine could not load the model: {reason}"
 
 
+BROKEN_INSTALLATIONS = {
+    "a package that is missing": ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+    "a library that is missing": (
+        "import ctypes; ctypes.CDLL('libllama_absent.so')",
+        "OSError: libllama_absent.so: cannot open shared object file: No such file or directory",
+    ),
+    "a long story": (
+        "raise ImportError('READ THIS\\n\\n  * the Python version\\nOriginal error was: no x.so')",
+        "ImportError: READ THIS Original error was: no x.so",
+    ),
+    "an error that follows from another": (
+        "try:\n    import no_such_package\nexcept ImportError as error:\n    raise RuntimeError('broken') from error",
+        "RuntimeError: broken",
+    ),
+    "a Python that is too old": ("import sys; sys.exit('neuron needs Python 3.11')", "neuron needs Python 3.11"),
+}
+
+
+@pytest.mark.parametrize(("program", "words"), BROKEN_INSTALLATIONS.values(), ids=BROKEN_INSTALLATIONS)
+async def test_an_engine_that_cannot_be_imported_says_why(program: str, words: str) -> None:
+    async with open_engine(
+        LOAD,
+        model_id="org/fake",
+        environment=engine_environment(os.environ),
+        on_progress=lambda _fraction: None,
+        command=(sys.executable, "-c", program),
+    ) as engine:
+        with pytest.raises(LoadFailed) as caught:
+            await engine.wait_ready()
+    assert caught.value.message == f"the engine could not load the model: exit status 1 ({words})"
+
+
 async def test_a_load_that_hangs_can_be_given_up_and_the_process_is_killed() -> None:
     async with fake_engine("hang-at-load", close_limit_s=0.1) as engine:
         with anyio.move_on_after(0.1):
@@ -189,7 +222,7 @@ async def test_an_engine_that_does_not_abort_shows_where_it_is(caplog: pytest.Lo
         await say(engine, "one two")
         assert (await engine.wait_dead()).startswith("no progress for 2 s")
         assert engine.exit_status == -signal.SIGABRT
-    assert any("fake_engine.py" in record.getMessage() for record in caplog.records if record.name == ENGINE_LOG)
+    assert any("fake_engine.py" in said(record) for record in caplog.records if record.name == ENGINE_LOG)
 
 
 async def test_an_engine_that_is_stopped_is_killed_for_its_silence() -> None:
@@ -310,7 +343,7 @@ async def test_lines_of_the_engine_become_log_records(caplog: pytest.LogCaptureF
         async with fake_engine("fatal-at-load") as engine:
             with pytest.raises(LoadFailed):
                 await engine.wait_ready()
-    lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "neuron_lib.engine"]
+    lines = [(record.levelname, said(record)) for record in caplog.records if record.name == "neuron_lib.engine"]
     assert lines == [
         ("INFO", "reading weights"),
         ("ERROR", "magic is missing"),

@@ -60,6 +60,7 @@ from neuron_lib.types import (
     UnreadObject,
     Usage,
 )
+from tests.fakes.log_lines import said
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -284,9 +285,16 @@ async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture)
         async for _event in generation:
             pass
     (record,) = caplog.records
-    assert record.getMessage() == "reply finished"
+    assert said(record) == "reply finished"
     logged = vars(record)
     assert (logged["finish_reason"], logged["cached_tokens"], logged["completion_tokens"]) == ("stop,stop", 1, 5)
+
+
+@pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
+async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
+    async with model_of(mode) as model, model.chat(ask("echo-stop", stop=["mine"])) as generation:
+        events = [event async for event in generation]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
@@ -294,6 +302,14 @@ async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
         async with model.chat(ask("one")):
             assert model.load().in_flight == 1
         assert model.load().in_flight == 0
+
+
+@pytest.mark.parametrize(("mode", "calls"), [("normal", False), ("markers", True), ("unread", False)])
+async def test_a_model_calls_tools_only_if_its_calls_have_markers_and_a_form_that_is_read(
+    mode: str, *, calls: bool
+) -> None:
+    async with model_of(mode) as model:
+        assert model.info().tool_call is calls
 
 
 async def test_a_generation_does_nothing_until_it_is_entered() -> None:

@@ -74,6 +74,45 @@ async def test_an_engine_sees_only_the_devices_of_its_spec_and_none_of_the_secre
     assert stages == [LoadStage.RESOLVING, LoadStage.VERIFYING, LoadStage.LOADING, LoadStage.WARMING]
 
 
+@pytest.mark.parametrize(
+    ("devices", "gpu_layers", "gpu_memory_mb", "shown"),
+    [
+        (None, -1, (), ()),
+        ((0,), -1, (), ()),  # a gateway names a device also where there is none
+        ((), -1, (8192,), ()),
+        (None, 0, (8192,), ()),
+        (None, -1, (8192,), (0,)),
+    ],
+    ids=["no GPU", "no GPU, one named", "the CPU", "no layer on the GPU", "the first GPU"],
+)
+async def test_a_model_shows_the_gpus_that_it_uses_and_none_on_the_cpu(
+    devices: tuple[int, ...] | None, gpu_layers: int, gpu_memory_mb: tuple[int, ...], shown: tuple[int, ...]
+) -> None:
+    config = msgspec.structs.replace(SMALL, gpu_layers=gpu_layers)
+    harness = LlamaCppHarness(config, models=(PLACE,), gpu_memory_mb=gpu_memory_mb)
+    spec = ModelSpec(model_id="org/demo", harness="llamacpp", devices=devices)
+    async with harness.open(spec, model_id="org/demo", report=lambda _: None) as model:
+        assert model.info().devices == shown
+
+
+async def test_gpus_that_are_seen_later_count_from_the_next_load_on_and_for_a_load_that_is_still_fetching() -> None:
+    seen: list[int] = []
+    harness = LlamaCppHarness(SMALL, models=(PLACE,), gpu_memory_mb=lambda: tuple(seen))
+    spec = ModelSpec(model_id="org/demo", harness="llamacpp")
+
+    def see_a_gpu(progress: LoadProgress) -> None:
+        if progress.stage is LoadStage.VERIFYING:
+            seen[:] = [8192, 8192]
+
+    async with harness.open(spec, model_id="org/demo", report=see_a_gpu) as model:
+        (engine,) = psutil.Process().children()
+        assert model.info().devices == (0,)
+        assert engine.environ()["CUDA_VISIBLE_DEVICES"] == "0"
+    spec = msgspec.structs.replace(spec, devices=(1,))
+    async with harness.open(spec, model_id="org/demo", report=lambda _: None) as model:
+        assert model.info().devices == (1,)
+
+
 @pytest.mark.parametrize(("gpu_memory_mb", "chosen"), [((1,), "Q2_K"), ((4,), "Q4_K_M"), ((), "Q4_K_M")])
 async def test_the_default_quant_fits_into_the_memory_of_the_devices(
     tmp_path: Path, gpu_memory_mb: tuple[int, ...], chosen: str

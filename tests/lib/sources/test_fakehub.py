@@ -43,6 +43,7 @@ from tests.fakes.hub_faults import (
     parse_fault,
 )
 from tests.fakes.hub_files import Content
+from tests.patience import PATIENCE_S
 
 MODEL = b"GGUF" + bytes(range(96))
 FILES: dict[str, Content] = {"README.md": b"hello", "m.gguf": MODEL, "more/big.bin": bytes((1 << 20) + 1)}
@@ -71,7 +72,7 @@ class Asker:
         self.connections: list[HTTPConnection] = []
 
     def send(self, url: str, path: str, *, method: str = "GET", **headers: str) -> HTTPConnection:
-        connection = HTTPConnection(urlsplit(url).netloc, timeout=30)
+        connection = HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE_S)
         self.connections.append(connection)
         target = path.removeprefix(f"http://{connection.host}:{connection.port}")
         connection.request(method, target, headers={name.replace("_", "-"): value for name, value in headers.items()})

@@ -3,12 +3,14 @@
 The fetch runs in the test's own process, so that its pauses take no time; `test_fetch_end_to_end` has the process.
 """
 
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -26,14 +28,18 @@ from tests.fakes.hub_faults import (
     Chunked,
     Corrupt,
     Cut,
+    Endless,
     EtagChange,
     Exchange,
     Fault,
     Gzip,
+    GzipBomb,
     Moves,
     NeverAnswers,
     NoRange,
+    Page,
     Redirect,
+    Says,
     Stall,
     Status,
     WrongLength,
@@ -313,7 +319,18 @@ def test_a_hub_that_sends_bytes_from_elsewhere_gets_the_token_alone(tmp_path: Pa
     assert_sound(tmp_path)
 
 
-@pytest.mark.parametrize("text", [f"Bearer {TOKEN} is no good", f"see http://h/?token={TOKEN}&signature=0123456789"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Bearer {TOKEN} is no good",
+        f"see http://h/?token={TOKEN}&signature=0123456789",
+        f"see http://user:{TOKEN}@h/",
+        f"header {TOKEN.encode()!r}",
+        f"header {quote(TOKEN)}",
+        f"Basic {b64encode(f'user:{TOKEN}'.encode()).decode()}",
+        "x" * 150 + TOKEN * 50,
+    ],
+)
 def test_a_hub_that_repeats_the_token_does_not_put_it_into_our_mouth(
     attempt: Fetches, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -321,8 +338,166 @@ def test_a_hub_that_repeats_the_token_does_not_put_it_into_our_mouth(
     error = attempt.failure(token=TOKEN)
     assert "asked with" not in error.message
     said = f"{error.message} {error.fields} {error!r} {caplog.text} {attempt.frames}"
-    assert TOKEN not in said
+    assert TOKEN[:6] not in said
+    assert b64encode(TOKEN.encode()).decode()[:8] not in said
     assert "0123456789" not in said
+
+
+@pytest.mark.parametrize("path", [LISTING, BYTES])
+@pytest.mark.parametrize("status", [500, 403, 404])
+def test_a_page_of_an_error_is_not_repeated(
+    attempt: Fetches, status: int, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempt.hub.fail(Page(status, 5_000_000), path=path)
+    error = attempt.failure(token=TOKEN)
+    assert f"status {status}" in error.message
+    assert "html" not in error.message
+    assert len(error.message) < 400
+    assert len(str(error.fields)) < 600
+    assert all(len(message) < 500 for message in caplog.messages)
+    assert max(asked.sent_bytes for asked in attempt.hub.log) <= 5_000_000
+
+
+def test_what_a_hub_says_of_an_error_is_one_short_line(attempt: Fetches) -> None:
+    attempt.hub.fail(Status(503, {"X-Error-Message": "a \x1b[2J  b" + " words" * 5000}), path=LISTING)
+    message = attempt.failure().message
+    assert "503 Service Unavailable: a \N{REPLACEMENT CHARACTER}[2J b words words" in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("fault", [Endless(), GzipBomb(200 << 20)])
+def test_a_listing_without_an_end_is_refused_and_not_asked_for_again(attempt: Fetches, fault: Fault) -> None:
+    attempt.hub.fail(fault)
+    error = attempt.failure()
+    assert isinstance(error, PreflightFailed)
+    assert error.kind is PreflightKind.REPO_FETCH_FAILED
+    assert "the hub's listing is malformed: it is longer than 33554432 bytes" in error.message
+    assert len(attempt.hub.log) == 1
+    assert attempt.hub.log[0].sent_bytes < 64 << 20
+
+
+def test_a_listing_that_never_comes_to_its_end_is_given_up(attempt: Fetches, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_client, "_LISTING_LIMIT_S", 0.0)
+    error = attempt.failure()
+    assert isinstance(error, SourceUnavailable)
+    assert "has not ended after 0 s" in error.message
+
+
+def test_a_compressed_listing_is_read(attempt: Fetches) -> None:
+    attempt.hub.fail(Gzip(), path=LISTING)
+    assert attempt().paths[0].read_bytes() == MODEL
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "deflate", "gzip, gzip"])
+def test_a_coding_that_was_not_asked_for_is_refused_by_name(attempt: Fetches, coding: str) -> None:
+    attempt.hub.fail(Status(200, {"Content-Encoding": coding}), path=LISTING)
+    assert coding in attempt.failure().message
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ('{"sha":"%s","siblings":[{"rfilename":"m.gguf","size":"12"}]}', "`size` of 'm.gguf'"),
+        ('{"sha":"%s","siblings":[{"rfilename":"m.gguf","size":-1}]}', "`size` of 'm.gguf'"),
+        ('{"sha":"%s","siblings":[{"rfilename":7}]}', "`rfilename` of entry 1"),
+        ('{"sha":"%s","siblings":"many"}', "`siblings`"),
+        ('{"sha":"%.5s"}', "names no commit"),
+        ("[]", "expected"),
+    ],
+)
+def test_a_malformed_listing_is_refused_with_what_is_wrong_and_no_bug(
+    attempt: Fetches, document: str, words: str
+) -> None:
+    attempt.hub.fail(Says(document % ("c" * 40) if "%" in document else document))
+    error = attempt.failure()
+    assert isinstance(error, PreflightFailed)
+    assert error.kind is PreflightKind.REPO_FETCH_FAILED
+    assert "the hub's listing is malformed: " in error.message
+    assert words in error.message
+    assert "bug" not in error.message
+    assert len(attempt.hub.log) == 1
+
+
+def test_a_listing_that_is_no_json_may_be_one_the_next_time(attempt: Fetches) -> None:
+    attempt.hub.fail(Says("<html>please log in"), times=1)
+    attempt()
+    assert attempt.pauses == [0.5]
+
+
+@pytest.mark.parametrize("target", ["{path}", "/elsewhere"])
+def test_a_listing_that_goes_round_in_circles_is_worth_a_retry(attempt: Fetches, target: str) -> None:
+    attempt.hub.fail(Redirect(target), path="*")
+    error = attempt.failure()
+    assert isinstance(error, SourceUnavailable)
+    assert "redirects" in error.message
+    assert len(attempt.hub.log) < 100
+
+
+@pytest.mark.parametrize(
+    "token", ["hf_SEC\nRET", "hf_SEC\rRET", "hf_SEC\x00RET", "abc\u00e9\u201c", "hf_\ud800SECRET", "x" * 10_000]
+)
+def test_a_token_that_no_header_can_hold_is_refused_by_its_place_and_sent_nowhere(
+    attempt: Fetches, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = attempt.failure(token=token)
+    assert isinstance(error, PreflightFailed)
+    assert "the token in HUB_TOKEN cannot be sent" in error.message
+    assert not attempt.hub.log
+    assert not attempt.pauses
+    said = f"{error.message} {error.fields} {caplog.text}"
+    for part in ("SEC", "RET", "abc", "\u201c", "xxxx"):
+        assert part not in said
+
+
+def test_a_token_is_sent_without_the_white_space_around_it(attempt: Fetches) -> None:
+    attempt(token=f" {TOKEN}\r\n")
+    assert set(attempt.hub.tokens) == {f"Bearer {TOKEN}"}
+
+
+def test_the_token_of_a_listing_that_says_too_little_goes_to_no_other_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.fakehub.sibling", lambda name, _: {"rfilename": name})
+    with fake_hub({"org/name": {"m.gguf": MODEL}}, cdn=True, token=TOKEN, private=["org/name"]) as hub:
+        attempt = Fetches(hub, tmp_path)
+        assert attempt(token=TOKEN).paths[0].read_bytes() == MODEL
+        with fake_hub({"org/name": {"m.gguf": MODEL}}) as other:
+            hub.fail(Redirect(f"{other.url}{{path}}"))
+            Fetches(hub, tmp_path / "anew")(token=TOKEN)
+    assert {(asked.origin, asked.authorization) for asked in hub.log} == {("hub", f"Bearer {TOKEN}"), ("cdn", None)}
+    assert set(other.tokens) == {None}
+
+
+@pytest.mark.parametrize(
+    ("headers", "kind"),
+    [
+        ({"X-Error-Message": "Invalid username or password."}, PreflightKind.REPO_NOT_FOUND),
+        ({"X-Error-Message": "Invalid credentials in Authorization header"}, PreflightKind.REPO_FETCH_FAILED),
+        ({}, PreflightKind.REPO_FETCH_FAILED),
+    ],
+)
+def test_a_401_of_the_public_hub_says_whether_the_repository_or_the_token_is_meant(
+    attempt: Fetches, headers: dict[str, str], kind: PreflightKind
+) -> None:
+    attempt.hub.fail(Status(401, headers), path=LISTING)
+    error = attempt.failure(token=TOKEN)
+    assert isinstance(error, PreflightFailed)
+    assert error.kind is kind
+    assert "asked with the token in HUB_TOKEN" in error.message
+
+
+def test_a_listing_that_is_elsewhere_is_asked_for_there_without_the_token(attempt: Fetches) -> None:
+    with fake_hub({"org/name": {"m.gguf": MODEL}}) as other:
+        attempt.hub.fail(Redirect(f"{other.url}{{path}}?blobs=true"), path=LISTING)
+        attempt(token=TOKEN)
+    assert other.tokens == [None]
+    assert set(attempt.hub.tokens) == {f"Bearer {TOKEN}"}
+
+
+def test_a_name_that_no_repository_can_have_is_not_asked_for(attempt: Fetches) -> None:
+    error = attempt.failure(repo_id="org/name/with/more")
+    assert error.message.endswith(": its name cannot be that of a repository on a hub")
+    assert not attempt.hub.log
 
 
 def test_nothing_of_a_hostile_listing_is_written_outside_its_place(attempt: Fetches, tmp_path: Path) -> None:

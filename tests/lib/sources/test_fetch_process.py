@@ -3,7 +3,10 @@
 import logging
 import math
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,6 +40,7 @@ from neuron_lib.sources.fetch_worker import RateWatch
 from neuron_lib.sources.repository import Listing, RepoFile
 from neuron_lib.types import LoadProgress, LoadStage, public_id
 from tests.fakes.cancelled_spawn import cancel_in_the_spawn
+from tests.fakes.log_lines import said
 from tests.fakes.model_cache import children, order_for, repository_in
 from tests.fakes.turns import let_others_run
 
@@ -114,7 +118,7 @@ async def test_an_error_of_the_process_is_raised_as_what_it_was_there(error: Neu
 async def test_the_log_of_the_process_goes_into_ours_with_its_levels(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await run(says(FETCHED, then='printf "WARNING slow\\nINFO fine\\nTraceback of something\\n\\nhalf a line" >&2'))
-    assert [(record.levelname, record.message) for record in caplog.records] == [
+    assert [(record.levelname, said(record)) for record in caplog.records] == [
         ("WARNING", "slow"),
         ("INFO", "fine"),
         ("WARNING", "Traceback of something"),
@@ -408,3 +412,25 @@ def test_a_file_that_is_read_again_has_a_window_of_its_own() -> None:
 def test_no_least_rate_means_that_nothing_is_slow() -> None:
     watch = RateWatch(min_bytes_per_s=0, window_s=1)
     assert not any(watch.is_slow(float(now_s), 0) for now_s in range(1000))
+
+
+def test_a_fetch_process_leaves_hang_ups_and_interrupts_to_the_daemon() -> None:
+    command = [sys.executable, "-m", "neuron_lib.sources.fetch_worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ) as worker:
+        assert worker.stdin is not None
+        status = Path(f"/proc/{worker.pid}/status")
+        deadline_s = time.monotonic() + 60
+        while not ignored_signals(status) >= {signal.SIGHUP, signal.SIGINT}:
+            assert time.monotonic() < deadline_s
+            os.sched_yield()
+        for number in (signal.SIGHUP, signal.SIGINT):
+            worker.send_signal(number)
+        worker.stdin.close()
+        assert worker.wait(timeout=60) >= 0  # by the end of its input and by no signal
+
+
+def ignored_signals(status: Path) -> set[signal.Signals]:
+    (mask,) = (
+        line.split()[1] for line in status.read_text(encoding="ascii").splitlines() if line.startswith("SigIgn:")
+    )
+    return {number for number in signal.Signals if int(mask, 16) >> (number - 1) & 1}

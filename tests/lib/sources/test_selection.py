@@ -204,6 +204,15 @@ def test_a_refusal_repeats_no_unsafe_name_and_takes_no_time_for_one() -> None:
     assert error.message.endswith("no model among them: mmproj.gguf")
 
 
+@pytest.mark.parametrize("name", ["../m.gguf", "/m.gguf", "m\x1b[2J.gguf", "n" * 5000 + ".gguf", "\ud800.gguf"])
+def test_names_that_are_not_safe_are_told_from_none(name: str) -> None:
+    error = refusal(None, name)
+    assert error.kind is PreflightKind.EMPTY_REPO
+    assert "only under names that are not safe, such as" in error.message
+    assert error.message.isprintable()
+    assert len(error.message) < 400
+
+
 def test_a_quant_that_is_not_there_is_refused_with_what_is() -> None:
     error = refusal("Q6_K", "README.md", "M-Q6_L.gguf", "M.Q8_0.gguf")
     assert error.kind is PreflightKind.QUANT_NOT_FOUND
@@ -214,6 +223,88 @@ def test_a_quant_that_is_not_there_is_refused_with_what_is() -> None:
         "nearest": "q6_l",
     }
     assert "m-q6_l.gguf" in error.message
+
+
+UNLOADABLE: Final = (
+    *("IQ1_S_R4", "IQ2_K", "IQ2_KS", "IQ2_KL", "IQ2_KT", "IQ2_BN", "IQ3_K", "IQ3_KS", "IQ4_K", "IQ4_KS", "IQ4_KSS"),
+    *("IQ4_KS_R4", "IQ4_NL_R4", "IQ5_K", "IQ5_KS", "IQ5_K_R4", "IQ6_K", "IQ1_KT", "Q6_0", "Q8_KV", "Q8_KV_R8"),
+    *("Q8_K_R8", "Q4_K_R4", "Q4_0_R8", "BF16_R16", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"),
+)
+
+
+@pytest.mark.parametrize("tag", UNLOADABLE)
+def test_a_type_that_llama_cpp_does_not_load_is_never_chosen_and_refused_with_the_reason(tag: str) -> None:
+    file = f"m-{tag}.gguf"
+    assert choose(None, file, "m-F32.gguf") == ("m-F32.gguf",)
+    error = refusal(tag.lower(), file, "m-Q8_0.gguf", "m-Q2_K.gguf")
+    assert error.kind is PreflightKind.QUANT_NOT_FOUND
+    assert f"{file} " in error.message
+    assert "llama.cpp" in error.message
+    assert error.fields["available"] == ("m-q2_k.gguf", "m-q8_0.gguf")
+    alone = refusal(None, file)
+    assert alone.kind is PreflightKind.GGUF_REQUIRED
+    assert file in alone.message
+
+
+@pytest.mark.parametrize(
+    "tag", [*("Q8_0", "Q6_K", "Q4_K_M", "Q4_K_S", "Q4_K_XL", "IQ4_NL", "IQ4_XS", "IQ3_M", "IQ3_S")]
+)
+def test_what_llama_cpp_loads_is_chosen(tag: str) -> None:
+    assert choose(tag, f"m-{tag}.gguf") == choose(None, f"m-{tag}.gguf") == (f"m-{tag}.gguf",)
+
+
+def test_a_family_does_not_reach_a_type_that_cannot_be_loaded() -> None:
+    assert choose("iq4", "m-IQ4_KS.gguf", "m-IQ4_XS.gguf") == ("m-IQ4_XS.gguf",)
+    assert "IQ4_KS.gguf is of a type" in refusal("iq4", "m-IQ4_KS.gguf", "m-Q4_K_M.gguf").message
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        *(".part1of2", "-part-a", ".part-aa", ".part1", "-split-a", ".split-b", ".a", ".aa", ".00", ".001", "-p1"),
+        *(".split00", "-00001-of-00002", ".1of2"),
+    ],
+)
+def test_a_quant_that_is_only_there_in_pieces_is_refused_with_the_reason(ending: str) -> None:
+    piece = f"m.Q8_0.gguf{ending}"
+    error = refusal("q8_0", piece, "m.Q2_K.gguf", "m.Q6_K.gguf")
+    assert error.kind is PreflightKind.QUANT_NOT_FOUND
+    assert f"{piece} is a piece of a file that must be joined first" in error.message
+    assert error.fields["nearest"] == "q6_k"
+    assert refusal(None, piece).kind is PreflightKind.GGUF_REQUIRED
+    assert "pieces" not in refusal("q5_0", piece, "m.Q2_K.gguf").message
+
+
+@pytest.mark.parametrize("name", ["m.Q8_0.gguf.md", "m.Q8_0.gguf.sha256", "m.Q8_0.gguf.json", "m.Q8_0.gguf.meta"])
+def test_what_lies_beside_a_file_is_no_piece_of_it(name: str) -> None:
+    assert refusal(None, name).kind is PreflightKind.EMPTY_REPO
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "nearest"),
+    [
+        ("Q8_0", ("Q2_K", "Q6_K", "F16"), "q6_k"),
+        ("Q5_K_M", ("Q4_K_M", "Q6_K", "Q5_0"), "q5_0"),
+        ("Q6_K", ("Q8_0", "Q5_K_M", "Q3_K_M"), "q5_k_m"),
+        ("Q4_K_M", ("IQ4_XS", "Q4_1", "Q8_0"), "q4_1"),
+        ("Q3_K_M", ("IQ3_M", "Q2_K", "Q4_K_M"), "iq3_m"),
+        ("IQ2_XXS", ("Q2_K", "IQ1_M", "Q8_0"), "iq1_m"),
+        ("BF16", ("F32", "F16", "Q8_0"), "f16"),
+        ("q4k", ("Q2_K", "Q5_K_S"), "q5_k_s"),
+        ("IQ4_KS", ("Q2_K", "Q4_K_S", "Q8_0"), "q4_k_s"),
+        ("q8_1", ("BF16", "UD-Q8_K_XL", "Q8_0"), "q8_0"),
+        ("banana", ("Q8_0", "Q2_K"), "q2_k"),
+    ],
+)
+def test_the_nearest_quant_is_the_one_with_about_as_many_bits(asked: str, there: tuple[str, ...], nearest: str) -> None:
+    error = refusal(asked, *(f"m-{tag}.gguf" for tag in there))
+    assert error.fields["nearest"] == nearest
+
+
+def test_a_listing_of_any_size_makes_a_refusal_that_a_line_of_json_holds() -> None:
+    error = refusal("q4_k_m", *(f"{'d' * 250}/{number}-{'n' * 200}-Q8_0.gguf" for number in range(5000)))
+    assert len(str(error.fields)) < 500_000
+    assert len(error.message) < 2000
 
 
 def test_a_quant_of_any_length_makes_a_short_refusal() -> None:
@@ -323,7 +414,7 @@ def test_without_a_quant_an_incomplete_model_is_passed_over() -> None:
 TAGS: Final = (
     *("Q2_K", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q6_K_L", "Q8_0", "IQ1_S", "IQ2_XXS"),
     *("IQ3_M", "IQ4_XS", "IQ4_NL", "UD-Q4_K_XL", "UD-Q4_K_M", "UD-IQ1_S", "i1-Q4_K_M", "TQ1_0", "MXFP4_MOE", "BF16"),
-    *("F16", "F32", "Q4_0_4_4", "Q4_0_8_8"),
+    *("F16", "F32"),
 )
 NAMES = st.from_regex(
     r"([a-z]{0,3}|UD|Q8_0|mtp|draft)[-./]?(Q4_K_M|q8_0|iq4_xs|bf16|F16|Q4_0_4_4|mmproj|lora)?"

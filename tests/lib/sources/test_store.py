@@ -255,7 +255,9 @@ async def test_a_revision_that_was_asked_for_is_that_one_or_none(hub: FakeHub, t
 
 
 @pytest.mark.parametrize("value", ["1", "true", "ON", "yes"])
-async def test_offline_means_that_no_hub_is_asked(hub: FakeHub, tmp_path: Path, value: str) -> None:
+async def test_offline_means_that_no_hub_is_asked(
+    hub: FakeHub, tmp_path: Path, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = store_for(hub.url, tmp_path, environ={"HF_HUB_OFFLINE": value})
     error = await failure(store)
     assert isinstance(error, PreflightFailed)
@@ -264,7 +266,9 @@ async def test_offline_means_that_no_hub_is_asked(hub: FakeHub, tmp_path: Path, 
     assert str(tmp_path) in error.message
     [path] = put(tmp_path, {"m.gguf": GGUF}, is_hashed=False)
     for refresh in (False, True):
+        caplog.clear()
         assert (await store.fetch(spec(), report=ignore, refresh=refresh)).path == path
+        assert ("HF_HUB_OFFLINE is set, so no hub is asked for a newer commit" in caplog.text) is refresh
     assert not hub.requests
 
 
@@ -340,12 +344,149 @@ async def test_the_token_goes_to_the_hub_and_into_no_text(hub: FakeHub, tmp_path
     assert "hf_secret" not in f"{error.message} {error.fields} {repository!r} {store!r}"
 
 
+async def test_the_hub_of_the_environment_is_asked_with_the_login_of_its_user(hub: FakeHub, tmp_path: Path) -> None:
+    hub.token, hub.private = "hf_login", frozenset({"org/name"})
+    home = tmp_path / "home"
+    home.mkdir()
+    environ = {"HF_ENDPOINT": f"{hub.url}/", "HF_HOME": str(home), "HF_HUB_CACHE": str(tmp_path / "big")}
+    store = ModelStore(sources={}, environ=environ)
+    error = await failure(store)
+    assert isinstance(error, PreflightFailed)
+    assert "asked with no token (there is none in HF_TOKEN)" in error.message
+    (home / "token").write_text("hf_login\n")  # as `hf auth login` does, while the store is in use
+    model = await store.fetch(spec(), report=ignore)
+    assert model.path.is_relative_to(tmp_path / "big")
+    hub.fault = "gated"
+    error = await failure(store, spec(quant="q8_0"))
+    assert f"the token in {home / 'token'}" in error.message
+    assert "hf_login" not in error.message
+
+
+async def test_the_token_of_the_hub_goes_to_no_other_source(hub: FakeHub, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "hf").mkdir(parents=True)
+    (home / "hf" / "token").write_text("hf_login")
+    environ = {"HF_TOKEN": "hf_of_the_hub", "HUGGING_FACE_HUB_TOKEN": "hf_b", "HF_HOME": str(home / "hf")}
+    environ |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path)}
+    for source in (SourceConfig(endpoint=hub.url), SourceConfig(endpoint=hub.url, auth_env="MIRROR_TOKEN")):
+        store = ModelStore(sources={"mirror": source}, environ=environ)
+        await store.fetch(spec("mirror:org/name"), report=ignore, refresh=True)
+        store = ModelStore(sources={"huggingface": source}, environ=environ)
+        await store.fetch(spec(), report=ignore, refresh=True)
+    assert set(hub.tokens) == {None}
+
+
+@pytest.mark.parametrize("text", ["hf_secret\n", "\r\n hf_secret\t", "hf_secret\n\n", "\u00a0hf_secret"])
+async def test_white_space_around_a_token_is_not_sent(hub: FakeHub, tmp_path: Path, text: str) -> None:
+    await store_for(hub.url, tmp_path, environ={"HUB_TOKEN": text}).fetch(spec(), report=ignore)
+    assert set(hub.tokens) == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+async def test_an_empty_token_is_none(hub: FakeHub, tmp_path: Path, text: str) -> None:
+    hub.fault = "no_token"
+    error = await failure(store_for(hub.url, tmp_path, environ={"HUB_TOKEN": text}))
+    assert "asked with no token" in error.message
+    assert set(hub.tokens) == {None}
+
+
+@pytest.mark.parametrize("text", ["hf_\nsecret", "hf_secret\x00", "hf_secr\u00e9t\u201c", "hf_\udce9secret"])
+async def test_a_token_that_cannot_be_sent_is_a_final_refusal_that_names_its_variable(
+    hub: FakeHub, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_for(hub.url, tmp_path, environ={"HUB_TOKEN": text})
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{ModelStore.__module__}.run_fetch", refuse_to_fetch)
+        error = await failure(store)
+    assert isinstance(error, PreflightFailed)
+    assert "the token in HUB_TOKEN cannot be sent" in error.message
+    assert "secr" not in f"{error.message} {error.fields} {error!r}"
+    assert not hub.requests
+    # What is here needs no token.
+    [path] = put(tmp_path, {"m.gguf": GGUF}, is_hashed=False)
+    assert (await store.fetch(spec(), report=ignore)).path == path
+
+
 async def test_a_stored_token_of_the_user_is_not_offered_to_a_hub(
     hub: FakeHub, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
     await store.fetch(spec(), report=ignore)
     assert set(hub.tokens) == {None}
+
+
+@pytest.mark.parametrize(
+    ("model_id", "quant", "file"),
+    [
+        ("org/name:Q8_0", None, "m-Q8_0.gguf"),
+        ("huggingface:org/name:q8-0", None, "m-Q8_0.gguf"),
+        ("hf.co/org/name:Q8_0", None, "m-Q8_0.gguf"),
+        ("https://huggingface.co/org/name/blob/main/m-Q8_0.gguf", None, "m-Q8_0.gguf"),
+        ("org/name:Q8_0", "q8_0", "m-Q8_0.gguf"),
+        ("org/name:latest", None, "m-Q4_K_M.gguf"),
+        ("https://huggingface.co/org/name/tree/main", "Q8_0", "m-Q8_0.gguf"),
+    ],
+)
+async def test_an_id_may_name_the_quant(store: ModelStore, model_id: str, quant: str | None, file: str) -> None:
+    assert not await store.is_cached(model_id)
+    assert (await store.fetch(spec(model_id, quant), report=ignore)).path.name == file
+    assert await store.is_cached(model_id)
+    assert not await store.is_cached("org/name:Q2_K")
+
+
+async def test_a_quant_in_an_id_that_is_not_there_is_refused_with_those_there_are(store: ModelStore) -> None:
+    error = await failure(store, spec("org/name:Q6_K"))
+    assert isinstance(error, PreflightFailed)
+    assert (error.kind, error.fields["nearest"]) == (PreflightKind.QUANT_NOT_FOUND, "q4_k_m")
+
+
+async def test_two_quants_for_one_model_are_refused(hub: FakeHub, store: ModelStore) -> None:
+    error = await failure(store, spec("org/name:Q8_0", "Q4_K_M"))
+    assert isinstance(error, InvalidModelId)
+    assert not hub.requests
+
+
+async def test_an_address_of_the_hub_goes_to_the_hub_whatever_the_default_source_is(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    sources = {
+        "huggingface": SourceConfig(endpoint=hub.url, cache_dir=tmp_path),
+        "mirror": SourceConfig(endpoint="http://127.0.0.1:9", cache_dir=tmp_path / "mirror"),
+    }
+    store = ModelStore(sources=sources, default_source="mirror", environ={})
+    assert (await store.fetch(spec("hf.co/org/name"), report=ignore)).path.name == "m-Q4_K_M.gguf"
+
+
+async def test_an_entry_is_found_with_or_without_the_quant_of_an_id(hub: FakeHub, tmp_path: Path) -> None:
+    entries = [
+        ModelEntry(id="my/alias", repo="org/name:Q8_0", n_ctx=1),
+        ModelEntry(id="my/other", repo="https://huggingface.co/org/name", quant="Q8_0", n_ctx=2),
+        ModelEntry(id="my/alias:q4", repo="org/name", n_ctx=3),
+    ]
+    store = store_for(hub.url, tmp_path, entries=entries)
+    found = {
+        model_id: await store.fetch(spec(model_id), report=ignore)
+        for model_id in ("my/alias", "my/alias:Q4_K_M", "my/alias:q4", "my/other", "my/other:q4_k_m")
+    }
+    assert {model_id: (local.path.name, local.n_ctx) for model_id, local in found.items()} == {
+        "my/alias": ("m-Q8_0.gguf", 1),
+        "my/alias:Q4_K_M": ("m-Q4_K_M.gguf", 1),
+        "my/alias:q4": ("m-Q4_K_M.gguf", 3),
+        "my/other": ("m-Q8_0.gguf", 2),
+        "my/other:q4_k_m": ("m-Q4_K_M.gguf", 2),
+    }
+
+
+async def test_a_quant_in_the_id_of_one_file_must_be_that_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "m-Q8_0.gguf"
+    file.write_bytes(GGUF)
+    store = ModelStore(entries=[ModelEntry(id="my/file", path=file)], sources={}, local_roots=[tmp_path], environ={})
+    assert (await store.fetch(spec("my/file:q8_0"), report=ignore)).path == file
+    error = await failure(store, spec("my/file:Q4_K_M"))
+    assert isinstance(error, PreflightFailed)
+    assert error.message == "my/file is the file m-Q8_0.gguf, which is not of quant 'Q4_K_M'"
+    assert await store.is_cached("my/file:Q8_0")
+    assert not await store.is_cached("my/file:Q4_K_M")
 
 
 async def test_a_cache_that_cannot_be_written_is_no_reason_to_retry(hub: FakeHub, tmp_path: Path) -> None:
@@ -443,8 +584,16 @@ HUB = SourceConfig(endpoint="https://huggingface.co")
         ("huggingface", None, None, {"HF_HOME": "/home", "HOME": "/u"}, "/home/hub"),
         ("huggingface", None, None, {"HOME": "/u"}, "/u/.cache/huggingface/hub"),
         ("huggingface", None, None, {"CACHE_DIRECTORY": "/var/cache/neuron:/b"}, "/var/cache/neuron/huggingface/hub"),
-        ("huggingface", HUB, "/hf", {"HF_HOME": "/home"}, "/home/hub"),
-        ("mirror", MIRROR, "/hf", {"HF_HUB_CACHE": "/hub", "HOME": "/u"}, "/u/.cache/huggingface/hub"),
+        ("huggingface", None, None, {"HUGGINGFACE_HUB_CACHE": "/older", "HF_HOME": "/home"}, "/older"),
+        ("huggingface", None, None, {"XDG_CACHE_HOME": "/xdg", "HOME": "/u"}, "/xdg/huggingface/hub"),
+        ("huggingface", None, None, {"HF_HUB_CACHE": "~/big", "HOME": "/u"}, "/u/big"),
+        ("huggingface", None, None, {"HF_HOME": "$DISK/${USER}", "DISK": "/d", "USER": "u"}, "/d/u/hub"),
+        ("huggingface", None, None, {"HF_HUB_CACHE": "", "HF_HOME": "", "HOME": "/u"}, "/u/.cache/huggingface/hub"),
+        ("huggingface", HUB, "/hf", {"HF_HOME": "/home"}, "/hf"),
+        ("huggingface", HUB, None, {"HF_HOME": "/home"}, "/home/hub"),
+        ("mirror", MIRROR, "/hf", {"HF_HUB_CACHE": "/hub", "HOME": "/u"}, "/hf"),
+        ("mirror", MIRROR, None, {"HF_HUB_CACHE": "/hub", "HOME": "/u"}, "/hub"),
+        ("mirror", MIRROR, None, {"HF_HOME": "/home", "HOME": "/u"}, "/home/hub"),
         ("mirror", SourceConfig(endpoint="https://h", cache_dir=Path("/own")), "/hf", {"HF_HOME": "/home"}, "/own"),
     ],
 )

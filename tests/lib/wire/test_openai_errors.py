@@ -12,6 +12,7 @@ from neuron_lib.errors import (
     InvalidRequest,
     LoadCancelled,
     LoadFailed,
+    ModelLoading,
     ModelNotLoaded,
     NeuronError,
     Overloaded,
@@ -25,6 +26,7 @@ from neuron_lib.errors import (
     TemplateFailed,
     UnknownHarness,
     UnsupportedCapability,
+    WrongModality,
 )
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.management import MissingModelId
@@ -74,7 +76,9 @@ def body(error: HttpError) -> Any:
         (TemplateFailed("x"), 422, INVALID, "template_render_failed", None),
         (SuspectRequest("a/b", "SIGSEGV", "SIGABRT"), 400, INVALID, "suspect_request", None),
         (UnsupportedCapability("x"), 400, INVALID, "vision_unsupported", None),
+        (WrongModality("a/b", ("embeddings",)), 422, INVALID, "wrong_modality", None),
         (ModelNotLoaded("a/b"), 404, INVALID, "model_not_found", None),
+        (ModelLoading("a/b", "x", stage="loading", retry_after_s=42), 503, API, "model_loading", "42"),
         (overloaded(OverloadReason.QUEUE_FULL), 503, RATE, "rate_limit_exceeded", "18"),
         (overloaded(OverloadReason.WAIT_EXPIRED), 503, RATE, "rate_limit_exceeded", "18"),
         (overloaded(OverloadReason.ENGINE_LOST), 503, API, "service_unavailable", "18"),

@@ -19,3 +19,8 @@ def test_models_are_listed_as_openai_does_with_the_context_where_it_is_known() -
 
 def test_a_host_without_models_has_an_empty_list() -> None:
     assert json.loads(encode_model_list([], created=7)) == {"object": "list", "data": []}
+
+
+def test_a_model_was_created_when_it_was_loaded_where_that_is_known() -> None:
+    listed = json.loads(encode_model_list([info("a/b"), info("c/d")], created=7, loaded={"c/d": 5}))
+    assert [(model["id"], model["created"]) for model in listed["data"]] == [("a/b", 7), ("c/d", 5)]

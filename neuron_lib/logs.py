@@ -1,0 +1,52 @@
+"""The loggers of this package. A record's message ends with its fields, so that every handler shows them.
+
+`logger.info("model loaded", extra={"model_id": "org/a"})` reads `model loaded model_id=org/a` in the log of any program
+that embeds the library. The fields are attributes of the record as well, for handlers that write JSON.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from neuron_lib.shown import LONGEST_CHAIN, clip, fields_line, printable
+
+__all__ = ("FieldLogger", "Message", "get_logger")
+
+
+class Message:
+    """The message of a record: text, and fields behind it. Formatted only where a handler asks for it.
+
+    As a string it is one line of bounded length without control characters.
+    """
+
+    __slots__ = ("_args", "_fields", "_text")
+
+    def __init__(self, text: str, args: tuple[Any, ...], fields: Mapping[str, object]) -> None:
+        self._text = text
+        self._args = args
+        self._fields = fields
+
+    def __str__(self) -> str:
+        line = self.text
+        return f"{line} {fields_line(self._fields)}" if self._fields else line
+
+    @property
+    def text(self) -> str:
+        """The message without its fields."""
+        return printable(clip(self._text % self._args if self._args else self._text, LONGEST_CHAIN))
+
+
+class FieldLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that writes the fields of `extra` behind the message."""
+
+    def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
+        """Log `msg % args`, as `logging.Logger.log` does."""
+        if self.isEnabledFor(level):
+            message = Message(str(msg), args, options.get("extra") or {})
+            # The caller to name is the one of this method's caller, which is in `logging`.
+            self.logger.log(level, message, stacklevel=options.pop("stacklevel", 1) + 1, **options)
+
+
+def get_logger(name: str) -> FieldLogger:
+    """The logger of a module, by its `__name__`."""
+    return FieldLogger(logging.getLogger(name))

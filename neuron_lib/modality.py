@@ -1,0 +1,105 @@
+"""What a GGUF file can be used for, from what its metadata says. Pure; the names of files and models play no part.
+
+The architectures are those that libllama knows (`src/llama-arch.cpp` of llama.cpp); one that it does not know is for
+libllama to refuse.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from neuron_lib.errors import WrongModality
+
+__all__ = ("CHAT", "EMBEDDINGS", "RERANK", "capabilities_of", "require_chat", "why_not_servable")
+
+CHAT: Final = "text"
+"""The model answers chats (wire contract §1.4)."""
+EMBEDDINGS: Final = "embeddings"
+"""The model turns a text into a vector."""
+RERANK: Final = "rerank"
+"""The model scores how well a text answers a question."""
+
+_ENCODERS: Final = frozenset(
+    {"bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llama-embed", "modern-bert", "neo-bert"}
+    | {"nomic-bert", "nomic-bert-moe", "t5encoder"}
+)
+"""Every token sees the whole text, also the tokens behind it, so none of these can write one."""
+_POOLING_NONE: Final = 0
+_POOLING_RANK: Final = 4
+"""Of libllama's `enum llama_pooling_type`."""
+
+_DIFFUSION: Final = (
+    "it is a diffusion model, which fills in a whole text in several passes; this host only writes token by token"
+)
+_ENCODER_DECODER: Final = (
+    "it is an encoder-decoder model, which needs a second kind of memory; this host serves models with a decoder only"
+)
+_DRAFT: Final = "it is a draft model, which guesses tokens for another model and does not work alone"
+_SPEECH: Final = "it is a speech model, which makes codes of sound and no text"
+_PROJECTOR: Final = (
+    "it is the part of a multimodal model that reads images or sound (mmproj); load the file of the language model"
+)
+_CONTROL_VECTOR: Final = "it is a control vector, which steers another model and is none itself"
+
+_UNSERVABLE: Final[Mapping[str, str]] = {
+    "clip": _PROJECTOR,
+    "cogvlm": (
+        # Its graph computes the scores of all tokens of a batch where libllama expects those that were asked for, so
+        # the scores of the first token are taken for those of the last (`src/models/cogvlm.cpp`, llama.cpp 0c1e57098).
+        "its architecture cogvlm is computed wrongly by libllama: the scores of a prompt are those of another token"
+    ),
+    "controlvector": _CONTROL_VECTOR,
+    "dflash": _DRAFT,
+    "dream": _DIFFUSION,
+    "eagle3": _DRAFT,
+    "gemma4-assistant": _DRAFT,
+    "llada": _DIFFUSION,
+    "llada-moe": _DIFFUSION,
+    "pockettts": _SPEECH,
+    "qwen3tts": _SPEECH,
+    "rnd1": _DIFFUSION,
+    "t5": _ENCODER_DECODER,
+    "wavtokenizer-dec": "it is a vocoder, which turns codes into sound and neither reads nor writes text",
+}
+"""Architectures that nothing on this host can serve, and why."""
+
+
+def why_not_servable(
+    *, architecture: str | None, general_type: str | None = None, adapter_type: str | None = None
+) -> str | None:
+    """Why a file with these values of its metadata cannot be loaded as a model, as a sentence about it; None if it can.
+
+    The keys are `general.architecture`, `general.type` (None also for "model") and `adapter.type`.
+    """
+    match general_type:
+        case "adapter":
+            kind = "a LoRA adapter" if adapter_type in {None, "lora"} else f"an adapter of the type {adapter_type}"
+            base = "another model" if architecture is None else f"a model of the architecture {architecture}"
+            return f"it is {kind} for {base}, and no model itself; load a file with the adapter merged into the model"
+        case "imatrix":
+            return "it is an importance matrix, a note for whoever quantises a model, and has no weights"
+        case "mmproj":
+            return _PROJECTOR
+        case None:
+            return _UNSERVABLE.get(architecture or "")
+        case other:
+            return f"it is a file of the type {other!r} ('general.type'), and no model"
+
+
+def capabilities_of(
+    *, architecture: str | None, pooling_type: int | None = None, is_causal: bool | None = None
+) -> tuple[str, ...]:
+    """What a model with these values of its metadata can do.
+
+    `pooling_type` and `is_causal` are `<architecture>.pooling_type` and `<architecture>.attention.causal`. Only models
+    that were trained to make one vector or score of a whole text say how to pool it.
+    """
+    if pooling_type == _POOLING_RANK:
+        return (RERANK,)
+    makes_vectors = pooling_type not in {None, _POOLING_NONE} or is_causal is False
+    return (EMBEDDINGS,) if makes_vectors or architecture in _ENCODERS else (CHAT,)
+
+
+def require_chat(model_id: str, capabilities: tuple[str, ...]) -> None:
+    """Raise `WrongModality` for a chat with a model that can do other things only; one that says nothing may chat."""
+    if capabilities and CHAT not in capabilities:
+        raise WrongModality(model_id, capabilities)

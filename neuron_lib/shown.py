@@ -1,0 +1,108 @@
+"""How text of unknown origin is shown to people: cut to a length, and without characters that steer a terminal.
+
+Errors and log lines quote what clients, hubs, files and other libraries wrote. All of them cut it here. Pure.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ("LONGEST_CHAIN", "LONGEST_MESSAGE", "LONGEST_QUOTE", "bounded", "brief", "clip", "fields_line", "printable")
+
+LONGEST_QUOTE: Final = 200
+"""The most characters of one foreign string that a message, a field or a log line shows."""
+LONGEST_MESSAGE: Final = 1000
+"""The most characters of one whole message."""
+LONGEST_CHAIN: Final = 2000
+"""The most characters of a message and its causes, and of one log message."""
+_CHAIN: Final = "reason"
+"""A log field that holds a chain of causes, which are bounded one by one."""
+
+_MOST_CHARACTERS: Final = 6000
+"""Of a list or a mapping. The names of hundreds of files fit."""
+_SEPARATOR: Final = 2
+_DEEPEST: Final = 3
+_LARGEST_INT_BITS: Final = 128
+
+
+def clip(text: str, limit: int = LONGEST_QUOTE) -> str:
+    """`text`, or if it has more than `limit` characters, that many of them and how long it is."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def bounded(value: Any, *, depth: int = _DEEPEST) -> Any:
+    """`value` of an error's field as small as a log and an answer can bear: each string is clipped, each list and each
+    mapping keeps its first entries, and what is nested too deeply becomes `…`.
+
+    What is small already keeps its type. An integer of hundreds of digits becomes a string.
+    """
+    match value:
+        case str():
+            return clip(value) if len(value) > LONGEST_QUOTE else value
+        case None | bool() | float():
+            return value
+        case int():
+            bits = value.bit_length()
+            return value if bits <= _LARGEST_INT_BITS else f"an integer of {bits} bits"
+        case dict():
+            return _first_entries(value, depth=depth - 1) if depth else "…"
+        case list() | tuple():
+            return _first_items(value, depth=depth - 1) if depth else "…"
+        case _:
+            return clip(str(value))
+
+
+def brief(value: object) -> str:
+    """`repr(value)` of a few hundred characters at most; of a long list only the first items are looked at."""
+    return clip(repr(bounded(value)))
+
+
+def printable(text: str) -> str:
+    """`text` with each control character, line separator, direction mark and lone surrogate spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _spelled(char) for char in text)
+
+
+def fields_line(fields: Mapping[str, object]) -> str:
+    """`key=value key="another value"`: a value is quoted where a reader could not tell its end otherwise."""
+    return " ".join(
+        f"{printable(clip(name))}={_quoted(value, LONGEST_CHAIN if name == _CHAIN else LONGEST_QUOTE)}"
+        for name, value in fields.items()
+    )
+
+
+def _first_items(items: list[Any] | tuple[Any, ...], *, depth: int) -> list[Any] | tuple[Any, ...]:
+    kept: list[Any] = []
+    room = _MOST_CHARACTERS
+    for item in items:
+        small = bounded(item, depth=depth)
+        room -= len(str(small)) + _SEPARATOR
+        if room < 0:
+            kept.append(f"… ({len(items)} in all)")
+            break
+        kept.append(small)
+    return tuple(kept) if isinstance(items, tuple) else kept
+
+
+def _first_entries(entries: dict[Any, Any], *, depth: int) -> dict[Any, Any]:
+    kept: dict[Any, Any] = {}
+    room = _MOST_CHARACTERS
+    for key, entry in entries.items():
+        name, small = bounded(key, depth=0), bounded(entry, depth=depth)
+        room -= len(str(name)) + len(str(small)) + _SEPARATOR
+        if room < 0:
+            kept["…"] = f"{len(entries)} in all"
+            break
+        kept[name] = small
+    return kept
+
+
+def _spelled(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def _quoted(value: object, limit: int) -> str:
+    text = clip(value if isinstance(value, str) else str(bounded(value)), limit)
+    plain = text and not set(text) & set(' "=')
+    return printable(text) if plain else printable(json.dumps(text, ensure_ascii=False))

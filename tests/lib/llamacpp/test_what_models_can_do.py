@@ -1,0 +1,167 @@
+"""Real engines over small models: what each is found to be able to do, and what is refused."""
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import msgspec
+import pytest
+
+from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
+from neuron_lib.engine.protocol import Load
+from neuron_lib.errors import LoadFailed, PreflightFailed, WrongModality
+from neuron_lib.llama.bindings import init_backend, route_logs
+from neuron_lib.llama.context import Context
+from neuron_lib.llama.model import Model
+from neuron_lib.llamacpp import LlamaCppHarness
+from neuron_lib.llamacpp.engine_environment import engine_environment
+from neuron_lib.llamacpp.engine_process import open_engine
+from neuron_lib.llamacpp.harness import load_command
+from neuron_lib.sources.store import LocalModel
+from neuron_lib.text.tag_splitter import Markers
+from neuron_lib.types import ChatRequest, ModelSpec, ModelStatus
+from tests.fakes.synthetic_gguf import write_synthetic
+
+pytestmark = [pytest.mark.anyio, pytest.mark.model]
+
+MODEL_ID = "org/other"
+SPEC = ModelSpec(model_id=MODEL_ID, harness="llamacpp")
+CONFIG = LlamaCppConfig(
+    n_ctx=256, n_batch=64, n_ubatch=64, threads=1, gpu_layers=0, admission=AdmissionConfig(max_in_flight=2)
+)
+
+
+def nothing_more(_writer: gguf.GGUFWriter) -> None:
+    pass
+
+
+def pooling(kind: gguf.PoolingType) -> Callable[[gguf.GGUFWriter], None]:
+    return lambda writer: writer.add_pooling_type(kind)
+
+
+def harness_of(path: Path) -> LlamaCppHarness:
+    config = msgspec.structs.replace(CONFIG, local_roots=(path.parent,))
+    return LlamaCppHarness(config, models=(ModelEntry(id=MODEL_ID, path=path),), environ=os.environ)
+
+
+def load_of(path: Path) -> Load:
+    return load_command(CONFIG, LocalModel(path=path), environ={})
+
+
+@pytest.mark.parametrize(
+    ("kind", "describe", "capability"),
+    [
+        ("bert", nothing_more, "embeddings"),
+        ("modern-bert", nothing_more, "embeddings"),
+        ("gemma-embedding", nothing_more, "embeddings"),
+        ("full", pooling(gguf.PoolingType.LAST), "embeddings"),
+        ("full", pooling(gguf.PoolingType.RANK), "rerank"),
+    ],
+    ids=["bert", "modern-bert", "gemma-embedding", "decoder with pooling", "reranker"],
+)
+async def test_a_model_for_embeddings_says_so_cold_and_loaded_and_refuses_every_chat(
+    tmp_path: Path, kind: str, describe: Callable[[gguf.GGUFWriter], None], capability: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, kind, describe=describe)
+    harness = harness_of(path)
+    assert await harness.known_capabilities(MODEL_ID) == (capability,)
+    async with harness.open(SPEC, model_id=MODEL_ID, report=lambda _: None) as model:
+        for content in ("Hello", [{"type": "image_url"}]):
+            chat = ChatRequest(model_id=MODEL_ID, messages=({"role": "user", "content": content},))
+            with pytest.raises(WrongModality, match=f"'{MODEL_ID}' cannot chat: its only use is {capability}"):
+                async with model.chat(chat):
+                    pytest.fail("it was admitted")
+        info, load = model.info(), model.load()
+    assert (info.status, info.capabilities) == (ModelStatus.LOADED, (capability,))
+    assert not info.tool_call
+    assert not info.reasoning
+    assert info.limit is not None
+    assert info.limit.context == 256
+    assert (load.in_flight, load.queue_depth, load.engine_restarts, load.last_engine_death) == (0, 0, 0, "")
+
+
+READ_FORM = """{% if tools %}{{ tools | tojson }}<tool_call>{"name": 1, "arguments": {}}</tool_call>{% endif %}"""
+OTHER_FORM = "{% if tools %}{{ tools | tojson }}<tool_call>name<arg_key>a</arg_key></tool_call>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("own", "operators", "calls"),
+    [(READ_FORM, None, True), (OTHER_FORM, None, False), (OTHER_FORM, READ_FORM, True), (READ_FORM, "Hi", False)],
+)
+async def test_a_model_calls_tools_if_the_template_in_use_asks_for_calls_that_are_read(
+    tmp_path: Path, own: str, operators: str | None, *, calls: bool
+) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, "full", markers=("<tool_call>", "</tool_call>"), template=own)
+    load = msgspec.structs.replace(load_of(path), chat_template=operators)
+    async with open_engine(
+        load, model_id=MODEL_ID, environment=engine_environment(os.environ), on_progress=lambda _: None
+    ) as engine:
+        facts = await engine.wait_ready()
+    assert facts.tool_call == Markers("<tool_call>", "</tool_call>")
+    assert facts.calls_are_read is calls
+
+
+async def test_a_model_that_cannot_be_served_is_refused_before_an_engine_is_started(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, "dream")
+    harness = harness_of(path)
+    assert await harness.known_capabilities(MODEL_ID) == ()
+    stages: list[str] = []
+    with pytest.raises(PreflightFailed, match="cannot be served: it is a diffusion model"):
+        async with harness.open(SPEC, model_id=MODEL_ID, report=lambda progress: stages.append(progress.stage)):
+            pytest.fail("it loaded")
+    assert stages == ["resolving", "verifying"]
+
+
+async def load_alone(path: Path) -> None:
+    """Have an engine load a file that nobody has looked into."""
+    async with open_engine(
+        load_of(path),
+        model_id=MODEL_ID,
+        environment=engine_environment(os.environ),
+        on_progress=lambda _: None,
+    ) as engine:
+        await engine.wait_ready()
+
+
+async def test_an_engine_asks_libllama_itself_what_the_model_is(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "m.gguf", "dream")
+    with pytest.raises(LoadFailed, match="cannot be served: it is a diffusion model"):
+        await load_alone(tmp_path / "m.gguf")
+
+
+async def test_weights_that_make_no_numbers_are_found_in_the_load_and_called_by_their_name(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, "full")
+    with path.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(struct.pack("<f", float("nan")))
+    with pytest.raises(LoadFailed, match="scores of the first token are NaN, so its weights may be damaged") as raised:
+        await load_alone(path)
+    assert "OK" not in raised.value.message
+
+
+def test_a_diffusion_model_that_our_table_does_not_know_is_known_by_libllama(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_backend()
+    route_logs(lambda _level, _text: None)
+    write_synthetic(tmp_path / "m.gguf", "dream")
+    monkeypatch.setattr("neuron_lib.llama.model.why_not_servable", lambda **_: None)
+    with Model(tmp_path / "m.gguf", gpu_layers=0, on_progress=lambda _: True) as model:
+        assert model.refusal == "it is a diffusion model, which does not write token by token"
+
+
+def test_a_model_without_memory_gets_no_context_to_write_in(tmp_path: Path) -> None:
+    init_backend()
+    route_logs(lambda _level, _text: None)
+    write_synthetic(tmp_path / "m.gguf", "bert")
+    with (
+        Model(tmp_path / "m.gguf", gpu_layers=0, on_progress=lambda _: True) as model,
+        pytest.raises(LoadFailed, match=r"bert .* has no memory for a text that grows"),
+    ):
+        Context(model, seats=1, n_ctx=64, n_batch=64, n_ubatch=64, threads=1)

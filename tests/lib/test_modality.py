@@ -1,0 +1,99 @@
+"""What a file is follows from its metadata: no name of a file or a model is asked."""
+
+import pytest
+
+from neuron_lib.errors import WrongModality
+from neuron_lib.modality import capabilities_of, require_chat, why_not_servable
+
+DIFFUSION = ("dream", "llada", "llada-moe", "rnd1")
+ENCODERS = (
+    "bert",
+    "modern-bert",
+    "nomic-bert",
+    "jina-bert-v2",
+    "gemma-embedding",
+    "llama-embed",
+    "eurobert",
+    "t5encoder",
+)
+MEAN, LAST, RANK = 1, 3, 4
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_an_encoder_makes_embeddings_whatever_else_its_file_says(architecture: str) -> None:
+    assert why_not_servable(architecture=architecture) is None
+    assert capabilities_of(architecture=architecture) == ("embeddings",)
+    assert capabilities_of(architecture=architecture, pooling_type=0, is_causal=True) == ("embeddings",)
+
+
+@pytest.mark.parametrize(
+    ("pooling_type", "is_causal", "capabilities"),
+    [
+        (None, None, ("text",)),
+        (0, True, ("text",)),
+        (MEAN, None, ("embeddings",)),
+        (LAST, True, ("embeddings",)),
+        (None, False, ("embeddings",)),
+        (0, False, ("embeddings",)),
+        (RANK, None, ("rerank",)),
+        (RANK, False, ("rerank",)),
+    ],
+)
+def test_a_decoder_chats_unless_it_was_made_for_vectors_or_scores(
+    *, pooling_type: int | None, is_causal: bool | None, capabilities: tuple[str, ...]
+) -> None:
+    assert capabilities_of(architecture="qwen3", pooling_type=pooling_type, is_causal=is_causal) == capabilities
+
+
+@pytest.mark.parametrize(
+    ("architecture", "word"),
+    [
+        *((architecture, "diffusion model") for architecture in DIFFUSION),
+        ("wavtokenizer-dec", "vocoder"),
+        ("qwen3tts", "speech model"),
+        ("t5", "encoder-decoder model"),
+        ("clip", "mmproj"),
+        ("controlvector", "control vector"),
+        ("eagle3", "draft model"),
+        ("cogvlm", "computed wrongly by libllama"),
+    ],
+)
+def test_what_cannot_be_served_is_called_by_its_kind(architecture: str, word: str) -> None:
+    reason = why_not_servable(architecture=architecture)
+    assert reason is not None
+    assert word in reason
+
+
+@pytest.mark.parametrize(
+    ("general_type", "architecture", "adapter_type", "words"),
+    [
+        ("adapter", "llama", "lora", "it is a LoRA adapter for a model of the architecture llama"),
+        ("adapter", None, None, "it is a LoRA adapter for another model"),
+        ("adapter", "llama", "control", "it is an adapter of the type control"),
+        ("imatrix", None, None, "it is an importance matrix"),
+        ("mmproj", "clip", None, "mmproj"),
+        ("recipe", "llama", None, "it is a file of the type 'recipe'"),
+    ],
+)
+def test_a_file_that_says_it_is_no_model_is_none_whatever_its_architecture(
+    general_type: str, architecture: str | None, adapter_type: str | None, words: str
+) -> None:
+    reason = why_not_servable(architecture=architecture, general_type=general_type, adapter_type=adapter_type)
+    assert reason is not None
+    assert words in reason
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mamba", "plamo2", "an architecture from the future", None])
+def test_what_is_not_known_to_be_something_else_is_left_to_libllama(architecture: str | None) -> None:
+    assert why_not_servable(architecture=architecture) is None
+
+
+def test_a_chat_with_a_model_that_does_something_else_names_what_that_is() -> None:
+    with pytest.raises(WrongModality, match="'o/a' cannot chat: its only use is rerank") as raised:
+        require_chat("o/a", ("rerank",))
+    assert raised.value.fields.keys() == {"model_id", "suggestion"}
+
+
+@pytest.mark.parametrize("capabilities", [("text",), ("text", "vision"), ("text", "embeddings"), ()])
+def test_a_model_that_can_chat_or_does_not_say_may_be_asked(capabilities: tuple[str, ...]) -> None:
+    require_chat("o/a", capabilities)

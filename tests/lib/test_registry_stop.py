@@ -1,0 +1,83 @@
+"""What a registry lists while its host stops, and when its models were loaded."""
+
+import anyio
+import pytest
+
+from neuron_lib import ModelNotLoaded, ModelStatus, Registry
+from neuron_lib.testing import ScriptedHarness, ScriptedModel
+from tests.fakes.registry_callers import spec
+from tests.fakes.turns import let_others_run
+
+pytestmark = pytest.mark.anyio
+
+# ------------------------------------------------------------------------------------------------ the end of a host
+
+
+async def test_from_the_close_of_admission_to_the_end_every_model_that_served_is_listed_as_recovering() -> None:
+    gates = {name: anyio.Event() for name in ("o/a", "o/b")}
+    harness = ScriptedHarness({name: ScriptedModel(may_unload=gate) for name, gate in gates.items()})
+    registry = Registry([harness])
+
+    def listed() -> list[tuple[str, ModelStatus, object]]:
+        return [(info.id, info.status, info.servable) for info in registry.list_models()]
+
+    async with anyio.create_task_group() as tasks:
+        async with registry:
+            for name in gates:
+                await registry.load(spec(name))
+            loaded = dict(registry.loaded_unix_s())
+            registry.close_admission()
+            expected = [(name, ModelStatus.RECOVERING, None) for name in gates]
+            assert listed() == expected
+            last_answers = anyio.Event()
+
+            async def watch() -> None:
+                """While the models are unloaded, of which one is gone before the other."""
+                await let_others_run()
+                assert len(registry.unloading()) == 2
+                gates["o/a"].set()
+                await let_others_run()
+                assert [leaving.model_id for leaving in registry.unloading()] == ["o/b"]
+                assert listed() == expected
+                assert [registry.endpoint(name) for name in gates] == [registry.endpoint_url] * 2
+                assert dict(registry.loaded_unix_s()) == loaded
+                last_answers.set()
+                gates["o/b"].set()
+
+            tasks.start_soon(watch)
+        assert last_answers.is_set()
+        assert registry.list_models() == ()
+
+
+async def test_a_model_that_is_being_unloaded_when_admission_closes_is_not_listed_and_keeps_its_endpoint() -> None:
+    may_unload = anyio.Event()
+    harness = ScriptedHarness({"o/a": ScriptedModel(may_unload=may_unload)})
+    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
+        await registry.load(spec())
+        tasks.start_soon(registry.unload, "o/a")
+        await let_others_run()
+        assert registry.list_models() == ()
+        registry.close_admission()
+        assert registry.list_models() == ()
+        assert registry.endpoint("o/a") == registry.endpoint_url
+        with pytest.raises(ModelNotLoaded):
+            registry.endpoint("o/other")
+        may_unload.set()
+
+
+async def test_the_time_of_a_load_is_that_of_its_end_and_is_gone_with_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = ScriptedModel(may_load=anyio.Event())
+    async with Registry([ScriptedHarness({"o/a": script})]) as registry, anyio.create_task_group() as tasks:
+        tasks.start_soon(registry.load, spec())
+        await let_others_run()
+        assert dict(registry.loaded_unix_s()) == {}
+        with monkeypatch.context() as patch:
+            patch.setattr("time.time", lambda: 1_800_000_000.9)
+            assert script.may_load is not None
+            script.may_load.set()
+            await let_others_run()
+        assert dict(registry.loaded_unix_s()) == {"o/a": 1_800_000_000}
+        await registry.unload("o/a")
+        assert dict(registry.loaded_unix_s()) == {}

@@ -1,0 +1,49 @@
+"""The reference pages name what there is."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from neuron_lib import Registry
+from neuron_lib.types import (
+    ActivationSnapshot,
+    DeviceHealth,
+    Discovery,
+    Health,
+    LoadingModel,
+    LoadProgress,
+    ModelInfo,
+    ModelLoad,
+    ModelSpec,
+    UnloadingModel,
+)
+from neuron_service import command_line
+
+ROOT = Path(__file__).parents[1]
+SHAPES = (ActivationSnapshot, DeviceHealth, Health, LoadProgress, LoadingModel, ModelInfo, ModelLoad, ModelSpec)
+
+
+def words(*documents: str) -> set[str]:
+    return {word for document in documents for word in re.findall(r"[\w-]+", (ROOT / document).read_text())}
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, Discovery, UnloadingModel])
+def test_every_key_of_an_answer_is_named_in_the_http_api(shape: type[msgspec.Struct]) -> None:
+    assert {field.name for field in msgspec.structs.fields(shape)} - words("docs/reference/http-api.md") == set()
+
+
+@pytest.mark.parametrize("header", ["x-helexa-account-id", "x-helexa-key-id", "x-include-thinking"])
+def test_every_header_that_is_read_is_named_in_the_http_api(header: str) -> None:
+    assert header in words("docs/reference/http-api.md")
+
+
+def test_every_option_of_a_command_is_named_in_the_reference_of_the_command() -> None:
+    top = command_line._top_parser(lambda: None)
+    assert top.option_names - {"-y"} <= words("docs/reference/cli.md")
+
+
+def test_every_method_of_a_registry_is_named_in_the_how_to_or_the_architecture() -> None:
+    methods = {name for name in vars(Registry) if not name.startswith("_")}
+    assert methods <= words("docs/how-to/embed.md")
