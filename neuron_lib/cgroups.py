@@ -1,53 +1,92 @@
-"""How much memory the control groups (version 2) of this process leave it: a container's limit, systemd's MemoryMax.
+"""What the control groups of this process leave it: memory and CPU time. A container's limit, systemd's MemoryMax.
 
-Reads a few small files. Knows nothing of models.
+Reads a few small files of both versions of control groups. Knows nothing of models. Which CPUs a group may use
+(cpuset) is not asked here: the kernel says it in the affinity of each process.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ("allowed_by_cgroups", "limit_of_cgroups")
+__all__ = ("allowed_by_cgroups", "cpus_of_cgroups", "limit_of_cgroups")
 
 _OWN: Final = Path("/proc/self/cgroup")
 _MOUNT: Final = Path("/sys/fs/cgroup")
+_NO_MEMORY_LIMIT: Final = 1 << 62
+"""Version 1 has no word for "no limit", only a number that no machine has."""
 
 
 def limit_of_cgroups(own: Path = _OWN, mount: Path = _MOUNT) -> int | None:
     """Bytes that this process and those beside it in its groups may take in all. None without a limit."""
-    return min((limit for limit in map(_limit_of, _groups(own, mount)) if limit is not None), default=None)
+    limits = map(_limit_of, _groups(own, mount, "memory"))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def allowed_by_cgroups(own: Path = _OWN, mount: Path = _MOUNT) -> int | None:
     """Bytes that this process may still take; cached files give way, so they do not count. None without a limit."""
-    return min((room for room in map(_room_in, _groups(own, mount)) if room is not None), default=None)
+    rooms = map(_room_in, _groups(own, mount, "memory"))
+    return min((room for room in rooms if room is not None), default=None)
 
 
-def _groups(own: Path, mount: Path) -> Iterator[Path]:
-    """The group of this process and those around it."""
+def cpus_of_cgroups(own: Path = _OWN, mount: Path = _MOUNT) -> float | None:
+    """How many CPUs this process and those beside it in its groups may keep busy on average. None without a limit."""
+    quotas = map(_cpus_of, _groups(own, mount, "cpu"))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _groups(own: Path, mount: Path, controller: str) -> Iterator[Path]:
+    """The groups of this process that may limit what `controller` controls, and those around them."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
-    names = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    group = mount.joinpath(*names)
-    yield from (level for level in (group, *group.parents) if level.is_relative_to(mount))
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if not controllers:  # version 2
+            yield from _levels(mount, name)
+        elif controller in controllers.split(","):
+            yield from _levels(mount / controllers, name)
+
+
+def _levels(top: Path, name: str) -> Iterator[Path]:
+    group = top / name.lstrip("/")
+    yield from (level for level in (group, *group.parents) if level.is_relative_to(top))
 
 
 def _limit_of(group: Path) -> int | None:
-    try:
-        return int((group / "memory.max").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # "max", or no such file
-        return None
+    limit = _number(group / "memory.max")
+    if limit is not None:
+        return limit
+    limit = _number(group / "memory.limit_in_bytes")
+    return None if limit is None or limit >= _NO_MEMORY_LIMIT else limit
 
 
 def _room_in(group: Path) -> int | None:
     limit = _limit_of(group)
     if limit is None:
         return None
+    used, prefix = _number(group / "memory.current"), ""
+    if used is None:  # version 1, where the plain names leave out the groups within
+        used, prefix = _number(group / "memory.usage_in_bytes"), "total_"
+    if used is None:
+        return None
     try:
-        used = int((group / "memory.current").read_text(encoding="ascii"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        return max(0, limit - used + int(stat["active_file"]) + int(stat["inactive_file"]))
+        return max(0, limit - used + int(stat[f"{prefix}active_file"]) + int(stat[f"{prefix}inactive_file"]))
     except (OSError, ValueError, KeyError):  # no such file, or another version's words
+        return None
+
+
+def _cpus_of(group: Path) -> float | None:
+    try:
+        quota, period = map(int, (group / "cpu.max").read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # "max", or version 1
+        quota, period = _number(group / "cpu.cfs_quota_us") or 0, _number(group / "cpu.cfs_period_us") or 0
+    return quota / period if quota > 0 and period > 0 else None  # -1 is no limit
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such file, or "max"
         return None

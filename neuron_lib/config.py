@@ -89,8 +89,30 @@ Endpoint: TypeAlias = Annotated[
         description="an http or https address without user, password or query",
     ),
 ]
+HostName: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?)\Z",
+        max_length=253,
+        description="a name or an address without scheme and port, or *",
+    ),
+]
+Origin: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@]+/?)\Z",
+        max_length=300,
+        description="an origin such as https://app.example.org, or *",
+    ),
+]
 EnvName: TypeAlias = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
+]
+ListenHost: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s\0]+\Z", description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address"
+    ),
 ]
 
 # What a sampling parameter may be, whether a file, a request or a model's publisher says it.
@@ -249,7 +271,8 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     takes no step for `stall_timeout_secs` is replaced. A layout `per_sequence`
     gives each request `n_ctx` cells of its own, `unified` shares `kv_cells` among all of them (0: as many as all could
     fill and memory has room for). `swa_full` keeps the whole context of layers that look at a window of it.
-    `speculation` guesses tokens from the prompt and computes several in one step.
+    `speculation` guesses tokens from the prompt and computes several in one step. With `special_tokens_in_messages`
+    a message that spells a control token (`<|im_end|>`) writes that token; without it, which is safe, it is text.
     """
 
     hf_cache: Path | None = None
@@ -272,6 +295,7 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
     report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40
     stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
+    special_tokens_in_messages: bool = False
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -300,12 +324,18 @@ class HarnessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. `port` 0 takes any free port. `drain_timeout_secs` bounds a graceful stop.
 
+    `allowed_hosts` are the names and addresses that requests may name as their host, beside those of the loopback
+    interface; `*` allows any. Empty: no others on a loopback address, any on another one. `allowed_origins` are those
+    of web pages that may change something, beside the server's own.
+
     Unloading and the last answers get 25 s more, and a whole stop must be over in less than 120 s (wire contract §6).
     A chat with a model that is being loaded, or will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
     """
 
-    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    host: ListenHost = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
+    allowed_hosts: tuple[HostName, ...] = ()
+    allowed_origins: tuple[Origin, ...] = ()
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()

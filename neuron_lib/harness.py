@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 from neuron_lib.errors import RequestRejected
-from neuron_lib.types import ChatRequest, GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec
+from neuron_lib.types import ChatRequest, GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec, Usage
 
 __all__ = ("Generation", "Harness", "LoadedModel", "ProgressReporter")
 
@@ -26,6 +26,11 @@ class Generation(Protocol):
     @property
     def retried(self) -> bool:
         """Whether it was begun once more because what made it had died before it said anything."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """What it has cost so far; `Finished` has the same at the end. Asked for when a reply was lost half-way."""
         ...
 
     async def __aenter__(self) -> Self: ...

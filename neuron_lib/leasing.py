@@ -7,7 +7,7 @@ from typing import Self
 from neuron_lib.errors import EngineDead, ShuttingDown
 from neuron_lib.harness import Generation, LoadedModel
 from neuron_lib.residence import Residence
-from neuron_lib.types import ChatRequest, GenerationEvent
+from neuron_lib.types import ChatRequest, GenerationEvent, Usage
 
 __all__ = ("LeasedGeneration",)
 
@@ -35,6 +35,10 @@ class LeasedGeneration:
     @property
     def retried(self) -> bool:
         return self._inner is not None and self._inner.retried
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=0, completion_tokens=0) if self._inner is None else self._inner.usage
 
     async def __aenter__(self) -> Self:
         residence, model = await self._find(self._request.model_id)

@@ -230,10 +230,15 @@ class _ScriptedGeneration:
         self._held = ExitStack()
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
+        self._told = 0
 
     @property
     def retried(self) -> bool:
         return self._model.script.retried
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=self._model.script.prompt_tokens, completion_tokens=self._told)
 
     async def __aenter__(self) -> Self:
         script = self._model.script
@@ -292,6 +297,7 @@ class _ScriptedGeneration:
         if isinstance(said, NeuronError):
             self._events.clear()
             raise said
+        self._told += not isinstance(said, Started | Finished)
         return said
 
 

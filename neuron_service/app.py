@@ -3,6 +3,7 @@
 from litestar import Litestar
 from litestar.di import Provide
 
+from neuron_service.access import AccessRules
 from neuron_service.errors import EXCEPTION_HANDLERS
 from neuron_service.http_rules import HttpRules
 from neuron_service.node import Node
@@ -20,11 +21,14 @@ from neuron_service.routes.models import (
 
 __all__ = ("create_app",)
 
-_MAX_BODY_BYTES = 2 << 20  # what the gateway lets through; a hostile body of that size is decoded in under 0.2 s
+_MAX_BODY_BYTES = 2 << 20  # what the gateway lets through; a hostile body of that size takes 20 ms of the loop
 
 
-def create_app(node: Node) -> HttpRules:
-    """The application over `node`; it has no lifespan of its own, because `server` owns the order of life."""
+def create_app(node: Node, *, access: AccessRules | None = None) -> HttpRules:
+    """The application over `node`; it has no lifespan of its own, because `server` owns the order of life.
+
+    Without `access` any host and any origin may ask: for a server around it that decides that itself.
+    """
     routes = Litestar(
         route_handlers=[
             version,
@@ -47,4 +51,4 @@ def create_app(node: Node) -> HttpRules:
         openapi_config=None,
         logging_config=None,
     )
-    return HttpRules(routes)
+    return HttpRules(routes, access=access)

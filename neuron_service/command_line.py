@@ -221,10 +221,9 @@ def _spell(name: str) -> str:
 
 
 def _host(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError(
-            "an empty address; 0.0.0.0 is every IPv4 address of this host, :: every address"
-        )
+    if not re.fullmatch(r"[^\s\0]+", text):
+        example = "127.0.0.1, or 0.0.0.0 for every address"
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address to listen on, such as {example}")
     return text
 
 

@@ -5,7 +5,7 @@ a client may take to read, how many clients there are. Refuses in our envelope w
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum, auto
 from math import inf
 from typing import Any, Final
@@ -15,9 +15,11 @@ from msgspec.structs import replace
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from neuron_lib.errors import InvalidRequest, NeuronError, Overloaded, OverloadReason, ShuttingDown
+from neuron_lib.shown import clip
 from neuron_lib.wire.openai_errors import HttpError, to_http_error
 from neuron_service.connection_cap import ConnectionCap, Welcome
 from neuron_service.connection_limits import ConnectionLimits
+from neuron_service.framing import CycleTransport, RequestLine, UntilClose, unknown_transfer_coding
 from neuron_service.refusals import log_refusal
 
 __all__ = ("BoundedConnection",)
@@ -36,10 +38,12 @@ _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 class _MalformedHttp(InvalidRequest):
     code = "malformed_http"
+    quotes_request = False
 
 
 class _RequestTimeout(InvalidRequest):
     code = "request_timeout"
+    quotes_request = False
 
 
 class _Stage(Enum):
@@ -50,24 +54,6 @@ class _Stage(Enum):
     WHOLE = auto()
     DEAF = auto()
     """Nothing that comes counts any more: the connection ends with the answer that is under way."""
-
-
-class _CycleTransport(asyncio.Transport):
-    """What a cycle of uvicorn's uses of its transport, with an end of our own."""
-
-    def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
-        super().__init__()
-        self._transport = transport
-        self._end = end
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._transport.write(data)
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        self._end()
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -88,6 +74,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._welcome = Welcome.FULL
         self._stage = _Stage.HEAD
         self._bytes_around_body = 0
+        self._request_line = RequestLine()
         self._wants_upgrade = False
         self._deadline_s = inf
         self._timer: asyncio.TimerHandle | None = None
@@ -175,6 +162,8 @@ class BoundedConnection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._bytes_around_body += len(data)
+        if self._stage is _Stage.HEAD:
+            self._request_line.feed(data)
         self._parse(data)
         if self._bytes_around_body > self._limits.head_bytes and self._stage in {_Stage.HEAD, _Stage.BODY}:
             what = "request line and the headers" if self._stage is _Stage.HEAD else "trailers or the frame of a chunk"
@@ -229,16 +218,22 @@ class BoundedConnection(HttpToolsProtocol):
         if self._wants_upgrade or self._stage is _Stage.DEAF:
             return
         self._begin(_Stage.BODY)
-        if self.parser.get_http_version() not in _VERSIONS:  # the parser also knows one that has no headers
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS or self._request_line.names_other_protocol:
             self.send_400_response("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+            return
+        if (coding := unknown_transfer_coding(self.headers, version=version)) is not None:
+            self.send_400_response(f"The body is sent as {clip(coding)!r}, and only chunks of HTTP/1.1 are understood.")
             return
         if self._welcome is not Welcome.FULL and self.parser.get_method().decode("ascii") not in _BODILESS:
             self._end_with(self._too_many())
             return
-        if self.parser.get_http_version() == "1.0":  # it knows no interim responses
+        if version == "1.0":  # it knows no interim responses
             self.expect_100_continue = False
         super().on_headers_complete()
-        self.cycle.transport = _CycleTransport(self.transport, self._end_cycle)
+        self.cycle.transport = CycleTransport(self.transport, self._end_cycle)
+        if version == "1.0":
+            self.cycle.send = UntilClose(self.cycle)  # type: ignore[method-assign] # uvicorn has no place for it
         if self._welcome is not Welcome.FULL:
             self.cycle.keep_alive = False
 
@@ -263,6 +258,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._bytes_around_body = 0
         match stage:
             case _Stage.HEAD:
+                self._request_line.clear()
                 self._deadline_s = self.loop.time() + self._limits.head_s
             case _Stage.BODY:
                 self._deadline_s = self.loop.time() + self._limits.body_s

@@ -1,12 +1,19 @@
-"""What holds for every path alike: HEAD is GET without the body, OPTIONS is not answered, a path has one spelling."""
+"""What holds for every path alike, before any body is read: who may ask, how a body is encoded, how a path is spelled.
 
+HEAD is GET without the body, OPTIONS is not answered.
+"""
+
+from collections.abc import Iterable
 from typing import Any, Final
 
 from litestar.types import ASGIApp, HTTPScope, Receive, Send
 from msgspec.structs import replace
 
 from neuron_lib.errors import InvalidRequest
+from neuron_lib.shown import clip
+from neuron_lib.wire.bodies import UnsupportedMediaType
 from neuron_lib.wire.openai_errors import to_http_error
+from neuron_service.access import AccessRules
 from neuron_service.refusals import UnknownMethod, UnknownPath, allowed_methods, log_refusal
 
 __all__ = ("HttpRules",)
@@ -17,18 +24,26 @@ _NO_CONTENT: Final = 204
 class HttpRules:
     """An ASGI application around another one, whose routes name GET and POST only. There is nothing but HTTP."""
 
-    def __init__(self, routes: ASGIApp) -> None:
+    def __init__(self, routes: ASGIApp, *, access: AccessRules | None = None) -> None:
+        """Without `access` any host and any origin may ask."""
         self._routes = routes
+        self._access = access
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         raw_path: bytes = scope["raw_path"]
-        if b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
+        method = scope["method"]
+        if refused := self._access and self._access.refusal(method, scope["http_version"], scope["headers"]):
+            await _refuse(refused, scope, send, status=refused.status)
+        elif b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
             # Litestar would overlook the surplus slash.
             await _refuse(UnknownPath("there is nothing at this path"), scope, send, status=404)
-        elif scope["method"] == "HEAD":
+        elif method == "HEAD":
             await self._answer_head(scope, receive, send)
-        elif scope["method"] == "OPTIONS":
+        elif method == "OPTIONS":
             await self._answer_options(scope, receive, send)
+        elif method == "POST" and (coding := _body_coding(scope["headers"])):
+            error = UnsupportedMediaType(f"the body must not be compressed; its content-encoding is {coding!r}")
+            await _refuse(error, scope, send, status=415)
         else:
             await self._routes(scope, receive, send)
 
@@ -62,6 +77,12 @@ class HttpRules:
         await self._routes(scope, receive, send_unless_granted)
         if allow:
             await _refuse(UnknownMethod("this path does not answer OPTIONS"), scope, send, status=405, allow=allow)
+
+
+def _body_coding(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """What a body must be decoded by before it is text; "" for nothing."""
+    codings = b",".join(value for name, value in headers if name == b"content-encoding").decode("latin-1").lower()
+    return clip(codings) if {coding.strip() for coding in codings.split(",")} - {"", "identity"} else ""
 
 
 async def _refuse(error: InvalidRequest, scope: HTTPScope, send: Send, *, status: int, allow: str = "") -> None:

@@ -9,6 +9,7 @@ import msgspec
 from litestar.types import Receive, Scope, Send
 
 from neuron_lib import LoadingModel, Registry
+from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_service.client import while_connected
 from neuron_service.outlet import ClientStalled, EventOutlet
 
@@ -48,4 +49,4 @@ class LoadingEvents:
 
 def _event(loading: tuple[LoadingModel, ...]) -> bytes:
     # By hand, because Litestar separates the lines by CRLF (wire contract §2.8-1).
-    return b"event: loading\ndata: " + msgspec.json.encode(loading) + b"\n\n"
+    return b"event: loading\ndata: " + escape_line_breaks(msgspec.json.encode(loading)) + b"\n\n"

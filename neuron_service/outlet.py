@@ -33,7 +33,12 @@ class EventOutlet:
 
     async def open(self, own_headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Begin the answer; after this nothing but events can be said."""
-        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"), *own_headers]
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),  # without it, some clients decode as Latin-1
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),  # nginx passes each event on at once
+            *own_headers,
+        ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def send(self, chunk: bytes, *, more: bool = True) -> None:

@@ -1,6 +1,7 @@
 """The life of the process: bind, answer, look around, pre-warm, drain, end."""
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -21,10 +22,12 @@ from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ShuttingDown
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_lib.types import Discovery
+from neuron_service.access import AccessRules
 from neuron_service.app import create_app
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.listening import bind
 from neuron_service.node import Node
+from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
 from neuron_service.uvicorn_config import uvicorn_config
 from neuron_service.version import Version
@@ -52,7 +55,7 @@ async def serve(
     notifier: Notifier,
     watchdog_s: float | None,
 ) -> None:
-    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a later signal ends the process at once.
 
     `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well.
     """
@@ -74,7 +77,15 @@ async def serve(
     )
     server = _Server(
         uvicorn_config(
-            create_app(node),
+            create_app(
+                node,
+                access=AccessRules.for_listener(
+                    sock,
+                    own_name=config.host,
+                    allowed_hosts=config.allowed_hosts,
+                    allowed_origins=config.allowed_origins,
+                ),
+            ),
             cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
             shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
         )
@@ -134,6 +145,8 @@ async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> N
             look=number,
         )
 
+    # What exists now stays. The collector needs 12 ms to look through it (measured), and the event loop waits for it.
+    gc.freeze()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_until_seen, look, node.set_discovery)
         with contextlib.suppress(ShuttingDown):  # a stop ends this task, whichever way it hears of it
@@ -157,19 +170,26 @@ def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
 
 
 async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> None:
-    """The first signal to stop sets `stop`, the second ends the process; engines see their socket close and end too."""
+    """The first signal to stop sets `stop`, one that comes later ends the process; engines see their socket close and
+    end too.
+    """
+    stops = StopSignals()
     async for signum in signals:
         name = signal.Signals(signum).name
         if signum == signal.SIGHUP:
             # A terminal that was closed, or somebody who hopes for a reload: no reason to drop what runs.
             logger.warning("%s ignored: the configuration is read at the start only", name)
-        elif stop.is_set():
-            logger.warning("%s received again, exiting at once", name)
-            logging.shutdown()
-            os._exit(128 + signum)
-        else:
-            logger.info("%s received, draining", name)
-            stop.set()
+            continue
+        match stops.hear(now_s=anyio.current_time()):
+            case Meaning.DRAIN:
+                logger.info("%s received, draining", name)
+                stop.set()
+            case Meaning.SAME:
+                logger.info("%s received with the first signal, still draining", name)
+            case Meaning.HURRY:
+                logger.warning("%s received again, exiting at once", name)
+                logging.shutdown()
+                os._exit(128 + signum)
 
 
 async def _end_without_unloading(registry: Registry, limit_s: float) -> None:

@@ -7,9 +7,10 @@ from typing import Final
 import anyio
 from litestar.types import Receive, Scope, Send
 
-from neuron_lib import Finished, Generation, NeuronError, Started
+from neuron_lib import Finished, Generation, GenerationEvent, NeuronError, Started
 from neuron_lib.logs import get_logger
-from neuron_lib.wire.openai_chat_reply import DONE, ChatCollector, ChatStreamEncoder
+from neuron_lib.types import FinishReason, ToolCall, Usage
+from neuron_lib.wire.openai_chat_reply import DONE, ChatCollector, ChatStreamEncoder, StreamUsage
 from neuron_lib.wire.openai_errors import envelope
 from neuron_service.client import SEND_LIMIT_S, while_connected
 from neuron_service.outlet import ClientStalled, EventOutlet
@@ -26,8 +27,10 @@ SILENCE_LIMIT_S: Final = 1.0
 class ChatCompletion:
     """The whole replies in one JSON body, or an exception that says why there is none."""
 
-    def __init__(self, generation: Generation, *, model: str) -> None:
+    def __init__(self, generation: Generation, *, model: str, parallel_tool_calls: bool = True) -> None:
+        """Without `parallel_tool_calls` each reply calls one tool at most: its further calls are left out."""
         self._generation = generation
+        self._parallel_tool_calls = parallel_tool_calls
         self._collector = ChatCollector(id=_completion_id(), created=int(time.time()), model=model)
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,22 +49,32 @@ class ChatCompletion:
     async def _collect(self) -> bytes:
         async with self._generation as events:
             async for event in events:
-                self._collector.add(event)
+                if self._parallel_tool_calls or not _is_further_call(event):
+                    self._collector.add(event)
         return self._collector.body()
 
 
 class ChatStream:
     """`choices` replies as server-sent events. What goes wrong before the first of these is raised, as an ordinary
-    error; what goes wrong later becomes an `error` event, and no `[DONE]` follows it.
+    error; what goes wrong later ends them with `length`, the usage so far and an `error` event, without `[DONE]`.
     """
 
     def __init__(
-        self, generation: Generation, *, model: str, choices: int = 1, silence_limit_s: float = SILENCE_LIMIT_S
+        self,
+        generation: Generation,
+        *,
+        model: str,
+        choices: int = 1,
+        usage: StreamUsage = StreamUsage.WITH_FINISH,
+        parallel_tool_calls: bool = True,
+        silence_limit_s: float = SILENCE_LIMIT_S,
     ) -> None:
+        """Without `parallel_tool_calls` each reply calls one tool at most: its further calls are left out."""
         self._generation = generation
         self._choices = choices
+        self._parallel_tool_calls = parallel_tool_calls
         self._silence_limit_s = silence_limit_s
-        self._encoder = ChatStreamEncoder(id=_completion_id(), created=int(time.time()), model=model)
+        self._encoder = ChatStreamEncoder(id=_completion_id(), created=int(time.time()), model=model, usage=usage)
         self._is_open = False
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,14 +92,25 @@ class ChatStream:
                 await outlet.send(self._encoder.roles(self._choices))
                 async for event in events:
                     if isinstance(event, Finished):
-                        await outlet.send(self._encoder.finish(event.reasons) + self._encoder.usage(event.usage) + DONE)
-                    elif not isinstance(event, Started):
+                        await outlet.send(self._encoder.finish(event.reasons, event.usage) + DONE)
+                    elif not isinstance(event, Started) and (self._parallel_tool_calls or not _is_further_call(event)):
                         await outlet.send(self._encoder.event(event))
         except Exception as error:
             if not self._is_open:
                 raise
-            await outlet.send(self._encoder.error(envelope(_log_lost_reply(error))))
+            await outlet.send(self._lost(_log_lost_reply(error)))
         await outlet.send(b"", more=False)
+
+    def _lost(self, error: NeuronError) -> bytes:
+        """The end of a stream without the end of its replies: what was said was a reply cut short, and is paid for."""
+        # A harness of somebody else may not know yet that it is asked for this.
+        usage = getattr(self._generation, "usage", None) or Usage(prompt_tokens=0, completion_tokens=0)
+        end = self._encoder.finish((FinishReason.LENGTH,) * self._choices, usage)
+        return end + self._encoder.error(envelope(error))
+
+
+def _is_further_call(event: GenerationEvent) -> bool:
+    return isinstance(event, ToolCall) and event.index > 0
 
 
 def _own_headers(generation: Generation) -> list[tuple[bytes, bytes]]:

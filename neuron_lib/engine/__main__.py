@@ -31,7 +31,7 @@ from neuron_lib.engine.kv_plan import KvPlan, choose_layout
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer
-from neuron_lib.engine.process import clear_signals, end_with_daemon, log_to_stderr, shield_the_daemon
+from neuron_lib.engine.process import clear_signals, deepen_stack, end_with_daemon, log_to_stderr, shield_the_daemon
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import (
     Abort,
@@ -51,6 +51,7 @@ from neuron_lib.engine.protocol import (
     Refused,
     Report,
     Start,
+    TemplateKind,
     command_decoder,
     encode_frame,
 )
@@ -70,11 +71,12 @@ from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.llama.bindings import init_backend
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
+from neuron_lib.llama.control_tokens import control_tokens
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.memory import MemoryKind
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
-from neuron_lib.parent import end_with_parent
+from neuron_lib.parent import end_with_parent, leave_signals_to_parent
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
@@ -91,7 +93,7 @@ _SWITCH_INTERVAL_S: Final = 0.0005
 """How long the main thread, say in a template, may keep the engine thread from the interpreter, several times a step.
 Python's own 5 ms made steps of running replies twice as long while a prompt was rendered (measured)."""
 _STACK_BYTES: Final = 8 << 20
-"""Of every thread, whatever the shell's limit: `GrammarCompiler` needs it."""
+"""Of every thread, whatever the shell's limit: `GrammarCompiler` needs it. Tokenizing takes 2 MiB, see `text_cuts`."""
 _MOST_GRAMMARS: Final = 8
 """Requests whose grammar may wait to be compiled. A hostile one takes 0.4 s."""
 
@@ -301,30 +303,28 @@ class Engine:
 
     def _hold(self, model: Model, load: Load) -> None:
         """Keep a model that does not chat. It gets no context: nothing is computed with it yet."""
-        self.send(Ready(_facts(model, None, n_ctx=_context_length(model, load), template=None)))
+        self.send(Ready(_facts(model, None, n_ctx=_context_length(model, load))))
         threading.Event().wait()  # nobody sets it: the process ends with the model
 
     def _chat(self, model: Model, load: Load) -> None:
         with _open_context(model, load) as context:
             self._context = context
             context.warm_up(model.vocab)
-            own_template = model.chat_template if load.use_chat_template else None
-            template = own_template if load.chat_template is None else load.chat_template
-            facts = _facts(model, context, n_ctx=context.n_ctx, template=template)
+            self._preparer = _preparer(model, context, load)
+            facts = _facts(
+                model,
+                context,
+                n_ctx=context.n_ctx,
+                template=self._preparer.template_kind,
+                tool_template=_tool_template(model, load),
+            )
             for pair in (facts.reasoning, facts.tool_call):
                 _show(model.vocab, pair)
             self._loop = EngineLoop(
                 _scheduler(context, load),
-                LlamaRunner(context, model.vocab, apart=model.needs_batches_apart),
+                _runner(model, context),
                 report=self.send,
                 report_interval_s=load.report_interval_s,
-            )
-            self._preparer = Preparer(
-                model.vocab,
-                template=own_template,
-                override=load.chat_template,
-                n_ctx=context.n_ctx,
-                needs_checkpoints=not context.memory.can_truncate,
             )
             threading.Thread(
                 target=self._compile, args=(GrammarCompiler(model.vocab),), name="grammars", daemon=True
@@ -431,14 +431,47 @@ def _scheduler(context: Context, load: Load) -> Scheduler:
     )
 
 
-def _facts(model: Model, context: Context | None, *, n_ctx: int, template: str | None) -> ModelFacts:
-    """What the model is; `template` is the one in use. A model that does not chat has no context."""
+def _runner(model: Model, context: Context) -> LlamaRunner:
+    return LlamaRunner(context, model.vocab, apart=model.needs_batches_apart)
+
+
+def _preparer(model: Model, context: Context, load: Load) -> Preparer:
+    uses_own = load.use_chat_template
+    return Preparer(
+        model.vocab,
+        template=(model.chat_template or model.tool_chat_template) if uses_own else None,
+        tool_template=model.tool_chat_template if uses_own else None,
+        override=load.chat_template,
+        controls=None if load.special_tokens_in_messages else control_tokens(model.vocab),
+        n_ctx=context.n_ctx,
+        needs_checkpoints=not context.memory.can_truncate,
+    )
+
+
+def _tool_template(model: Model, load: Load) -> str | None:
+    """The source of the template that writes chats with tools; None for ChatML, which shows none."""
+    if load.chat_template is not None or not load.use_chat_template:
+        return load.chat_template
+    return model.tool_chat_template or model.chat_template
+
+
+def _facts(
+    model: Model,
+    context: Context | None,
+    *,
+    n_ctx: int,
+    template: TemplateKind = "fallback",
+    tool_template: str | None = None,
+) -> ModelFacts:
+    """What the model is. `tool_template` is the source of the template for chats with tools. A model that does not chat
+    has no context.
+    """
     facts = ModelFacts(
         description=model.description,
         size_bytes=model.size_bytes,
         native_context=model.native_context,
         n_ctx=n_ctx,
-        has_chat_template=template is not None,
+        has_chat_template=template != "fallback",
         recommended=model.recommended_sampling(),
         reasoning=None,
         tool_call=None,
@@ -452,9 +485,10 @@ def _facts(model: Model, context: Context | None, *, n_ctx: int, template: str |
         kv_layout="unified" if context.is_unified else "per_sequence",
         kv_cells=context.kv_cells,
         memory=context.memory.kind,
+        chat_template=template,
         reasoning=_first_known(model.vocab, REASONING_MARKERS),
         tool_call=tool_call,
-        calls_are_read=asks_for_known_calls(template, tool_call),
+        calls_are_read=asks_for_known_calls(tool_template, tool_call),
         n_vocab=model.vocab.n_tokens,
     )
 
@@ -482,11 +516,13 @@ def main() -> NoReturn:
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
     options = parser.parse_args()
     clear_signals()
+    leave_signals_to_parent()
     if options.parent is not None:
         end_with_parent(options.parent)
     daemon = os.getppid()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     threading.stack_size(_STACK_BYTES)
+    deepen_stack(_STACK_BYTES)
     faulthandler.enable()
     log_to_stderr()
     shield_the_daemon()

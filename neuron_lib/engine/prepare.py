@@ -1,30 +1,31 @@
 """From a chat to the sequences that answer it, in the engine process: a hostile template hurts one model at most."""
 
-import logging
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final
+from functools import cached_property
+from typing import Final
 
 from msgspec.structs import replace
 
-from neuron_lib.engine.protocol import Prepare, Start
+from neuron_lib.engine.prompt_writer import Prompt, PromptWriter, Templates
+from neuron_lib.engine.protocol import Prepare, Start, TemplateKind
 from neuron_lib.engine.sequence import Sequence
-from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_chain
+from neuron_lib.errors import InvalidRequest, TemplateFailed
+from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.sampler import SamplerChain
 from neuron_lib.llama.vocab import Vocab
-from neuron_lib.text.chat_template import CHATML, ChatTemplate
+from neuron_lib.text.control_text import ControlTexts, Piece, Strips
 
 __all__ = ("PreparedPrompt", "Preparer", "checkpoints_of")
 
-logger = logging.getLogger(__name__)
-
 _RENDER_LIMIT_S: Final = 2.0
-_FIRST_LOOK_CHARS: Final = 1 << 16
-"""Prompts up to this length are tokenized at once; of longer ones first the beginning."""
+_LOOK_CHARS: Final = 1 << 15
+"""Prompts are counted in pieces of this length before they are tokenized, the last piece left out."""
+_MOST_TOKENS_OF_CHAR: Final = 4
+"""A character is four bytes at most, and a byte one token at most."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,48 +41,51 @@ class PreparedPrompt:
 
 
 class Preparer:
-    """Renders with the operator's template; without one, with the model's own, or ChatML where that does not work."""
+    """Makes prompts of chats and sequences of prompts, for one model."""
 
     def __init__(
         self,
         vocab: Vocab,
         *,
         template: str | None,
+        tool_template: str | None = None,
         override: str | None = None,
+        controls: Mapping[int, ControlToken] | None = None,
         n_ctx: int,
         needs_checkpoints: bool = False,
     ) -> None:
-        """`template` is the model's Jinja source; one that does not compile is dropped with a warning. `override` is
-        the operator's; `LoadFailed` is raised if that does not compile. A prompt of more than `n_ctx` tokens cannot be
-        used. `needs_checkpoints` says that the model's memory cannot be cut.
+        """`template` is the model's Jinja source, `tool_template` the one for chats with tools, `override` the
+        operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
+        that no message can write; None lets it write all of them. A prompt of more than `n_ctx` tokens cannot be used.
+        `needs_checkpoints` says that the model's memory cannot be cut.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
         self._needs_checkpoints: Final = needs_checkpoints
-        self._chatml: Final = ChatTemplate(CHATML, bos_token=vocab.bos, eos_token=vocab.eos)
-        self._own: ChatTemplate | None = None
-        self._override: ChatTemplate | None = None
-        if override is not None:
-            try:
-                self._override = ChatTemplate(override, bos_token=vocab.bos, eos_token=vocab.eos)
-            except TemplateFailed as error:
-                raise LoadFailed("the configured `chat_template` is unusable") from error
-            return
-        if template is None:
-            logger.warning("the model has no chat template; ChatML is used")
-            return
-        try:
-            self._own = ChatTemplate(template, bos_token=vocab.bos, eos_token=vocab.eos)
-        except TemplateFailed as error:
-            logger.warning("the model's chat template is unusable, ChatML is used: %s", cause_chain(error))
+        controls = controls or {}
+        self._forbidden: Final = frozenset(token for token, control in controls.items() if not control.is_unknown)
+        self._writer: Final = PromptWriter(
+            Templates(override, template, tool_template),
+            bos_token=vocab.bos,
+            eos_token=vocab.eos,
+            controls=ControlTexts({c.text: Strips(c.strips_left, c.strips_right) for c in controls.values()}),
+            limited=lambda: _time_limit(_RENDER_LIMIT_S),
+            limit_s=_RENDER_LIMIT_S,
+        )
+
+    @property
+    def template_kind(self) -> TemplateKind:
+        """Whose template it is."""
+        return self._writer.kind
 
     def prepare(self, chat: Prepare) -> PreparedPrompt:
         """The chat as a prompt, without its grammar. Raises `RequestRejected` for a template that cannot be used."""
-        text = self.render(chat)
+        prompt = self._write(chat)
+        text = prompt.text
         too_many = self.count_beyond_use(text)
         if too_many is not None:
             return PreparedPrompt(text, [], too_many=too_many)
-        tokens = self.tokenize(text)
+        tokens = self.tokenize(text) if prompt.pieces is None else self._tokenize_pieces(prompt.pieces)
         if not tokens:
             raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
         return PreparedPrompt(text, tokens)
@@ -110,40 +114,56 @@ class Preparer:
             )
 
     def render(self, chat: Prepare) -> str:
-        """The prompt as text.
+        """The prompt as text. Raises `TemplateFailed`, or `InvalidRequest` for what the template cannot show."""
+        return self._write(chat).text
 
-        Raises `TemplateFailed`: with tools or an operator's template always, without them only if ChatML fails too.
-        """
-        if self._override is not None:
-            return _render(self._override, chat)
-        if self._own is not None:
-            try:
-                return _render(self._own, chat)
-            except TemplateFailed as error:
-                # A prompt without its tools would be answered confidently and wrongly (wire contract §9, 2026-06-15).
-                if chat.tools:
-                    raise
-                logger.warning("chat template failed, ChatML is used: %s", cause_chain(error))
-        return _render(self._chatml, chat)
+    def _write(self, chat: Prepare) -> Prompt:
+        return self._writer.write(chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs)
 
     def count_beyond_use(self, prompt: str) -> int | None:
         """About how many tokens a prompt has that is far too long, judged by its beginning; None for any other.
 
-        libllama takes time by the square of the number of special tokens, and nothing can interrupt it: 2 MB of them
-        kept it for a minute (measured).
+        Tokenizing is work that nothing can interrupt, so no more of it is done than the answer needs.
         """
-        size = _FIRST_LOOK_CHARS
-        while size < len(prompt):
-            tokens = len(self._vocab.tokenize(prompt[:size], add_special=False))
-            if tokens > 2 * self._n_ctx:  # so clearly that the cut at the end makes no difference
-                return tokens * len(prompt) // size
-            size *= 2
+        tokens = 0
+        most = 2 * self._n_ctx  # so clearly too many that what the pieces' ends add makes no difference
+        if len(prompt) * _MOST_TOKENS_OF_CHAR <= most:
+            return None
+        for end in range(_LOOK_CHARS, len(prompt), _LOOK_CHARS):
+            tokens += len(self._vocab.tokenize(prompt[end - _LOOK_CHARS : end], add_special=False))
+            if tokens > most:
+                return tokens * len(prompt) // end
         return None
 
     def tokenize(self, prompt: str) -> list[int]:
         """The prompt as tokens. The tokenizer adds a BOS only where the template has not written one."""
         starts_with_bos = bool(self._vocab.bos) and prompt.startswith(self._vocab.bos)
         return self._vocab.tokenize(prompt, add_special=not starts_with_bos)
+
+    def _tokenize_pieces(self, pieces: Iterable[Piece]) -> list[int]:
+        """As `tokenize` does, but without control tokens in what is foreign. The cuts are where the tokenizer, too,
+        begins anew.
+        """
+        pieces = list(pieces)
+        begins_foreign = not pieces or pieces[0].is_foreign
+        has_bos = bool(self._vocab.bos) and not begins_foreign and pieces[0].text.startswith(self._vocab.bos)
+        before, after = ([], []) if has_bos else self._added
+        tokens = [*before]
+        for piece in pieces:
+            read = self._vocab.tokenize(piece.text, add_special=False, parse_special=not piece.is_foreign)
+            if piece.is_foreign and not self._forbidden.isdisjoint(read):
+                text = "messages: a control token is spelled that this vocabulary cannot write as text"
+                raise InvalidRequest(text, param="messages")
+            tokens += read
+        return tokens + after
+
+    @cached_property
+    def _added(self) -> tuple[list[int], list[int]]:
+        """The tokens that the tokenizer puts before a whole prompt and after it."""
+        alone = self._vocab.tokenize("a", add_special=False)
+        whole = self._vocab.tokenize("a", add_special=True)
+        start = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
+        return whole[:start], whole[start + len(alone) :]
 
 
 def checkpoints_of(prompt: list[int], eog: frozenset[int], *, is_shared: bool) -> tuple[int, ...]:
@@ -155,28 +175,6 @@ def checkpoints_of(prompt: list[int], eog: frozenset[int], *, is_shared: bool) -
     ends = [index + 1 for index, token in enumerate(prompt) if token in eog]
     wanted = {*ends[:1], *ends[-1:]} if ends and not is_shared else {*ends[:1], len(prompt) - 1}
     return tuple(sorted(length for length in wanted if 0 < length < len(prompt)))
-
-
-def _render(template: ChatTemplate, chat: Prepare) -> str:
-    with _time_limit(_RENDER_LIMIT_S):
-        return template.render(
-            _as_text(chat.messages), tools=chat.tools, template_kwargs=chat.template_kwargs, now=datetime.now
-        )
-
-
-def _as_text(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with lists of parts as the text that is in them; parts without text are left out."""
-    as_text = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, list):
-            texts = [part.get("text") for part in content if isinstance(part, dict)]
-            shown = [text for text in texts if isinstance(text, str)]
-            if len(shown) < len(content):
-                logger.debug("%d parts of a message have no text and are left out", len(content) - len(shown))
-            message = message | {"content": "".join(shown)}  # noqa: PLW2901 - the same message, readable
-        as_text.append(message)
-    return as_text
 
 
 @contextmanager

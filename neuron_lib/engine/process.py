@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 from neuron_lib.llama.bindings import route_logs
 
-__all__ = ("clear_signals", "end_with_daemon", "log_to_stderr", "shield_the_daemon")
+__all__ = ("clear_signals", "deepen_stack", "end_with_daemon", "log_to_stderr", "shield_the_daemon")
 
 _OOM_SCORE: Final = "500"
 _GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
@@ -48,6 +48,17 @@ def shield_the_daemon() -> None:
     with contextlib.suppress(OSError):  # not on every kernel, and never worth failing for
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def deepen_stack(size_bytes: int) -> None:
+    """Let the main thread's stack grow to `size_bytes` where the shell's limit is lower, as far as it may be raised.
+
+    The kernel looks at the limit whenever a stack grows, so this holds for a thread that runs already.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft != resource.RLIM_INFINITY and soft < size_bytes:
+        wanted = size_bytes if hard == resource.RLIM_INFINITY else min(size_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
 
 
 def log_to_stderr() -> None:

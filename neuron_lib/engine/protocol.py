@@ -6,7 +6,7 @@ strictly is a `ProtocolError`, and the side that meets one ends the conversation
 
 import struct
 from collections.abc import Iterator
-from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -42,6 +42,7 @@ __all__ = (
     "SequenceEvent",
     "Start",
     "StepEvents",
+    "TemplateKind",
     "command_decoder",
     "encode_frame",
     "report_decoder",
@@ -60,6 +61,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     `n_ctx` is the context of one request in tokens, 0 the model's own. `kv_cells` is the size of the pool that a
     unified layout shares, 0 as many as all seats could fill. `host_cache_bytes` bounds the prompts kept in host memory.
     `chat_template` is an operator's Jinja source to use instead of the file's, which `use_chat_template` is about.
+    With `special_tokens_in_messages` what messages spell of control tokens is read as such.
     """
 
     path: str
@@ -82,6 +84,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     report_interval_s: float = 0.0
     use_chat_template: bool = True
     chat_template: str | None = None
+    special_tokens_in_messages: bool = False
 
 
 class Prepare(Struct, frozen=True, kw_only=True, tag="prepare"):
@@ -156,10 +159,15 @@ class Abort(Struct, frozen=True, tag="abort"):
 Command: TypeAlias = Load | Prepare | Start | Cancel | Close | Abort
 
 
+TemplateKind: TypeAlias = Literal["configured", "model", "fallback"]
+
+
 class ModelFacts(Struct, frozen=True, kw_only=True):
     """What a loaded model turned out to be. `n_ctx` is the context one request really has, in tokens.
 
     `kv_layout` and `kv_cells` are what the engine chose, `memory` the kind of memory the model has.
+    `chat_template` is whose template writes the prompts: the operator's (`configured`), the model's own, or ChatML
+    (`fallback`).
     `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
     `calls_are_read` says that the chat template asks for tool calls in a form that is read from a reply.
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
@@ -174,12 +182,18 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     kv_cells: int = 0
     memory: str = ""
     has_chat_template: bool
+    chat_template: TemplateKind = "model"
     recommended: SamplingParams
     reasoning: Markers | None
     tool_call: Markers | None
     calls_are_read: bool = True
     capabilities: tuple[str, ...] = (CHAT,)
     n_vocab: int = 0
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """What ends a reply beside the request's own stop strings: a model that has to imitate ChatML goes on in it."""
+        return ("<|im_end|>",) if self.chat_template == "fallback" else ()
 
     def prompt_limit(self, most: int) -> int:
         """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one at least."""

@@ -146,7 +146,8 @@ class GrammarCompiler:
         tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # not in its stub
             tokens=[self._bytes(token) for token in range(self._vocab.n_tokens)],
             vocab_ptr=self._vocab.pointer,
-            tokenize_fptr=ctypes.cast(lib.llama_tokenize, ctypes.c_void_p).value,
+            # Text that a grammar forces is a client's text, and may be as long as the grammar.
+            tokenize_fptr=ctypes.cast(self._vocab.tokenize_function, ctypes.c_void_p).value,
             eos_token=sorted(self._vocab.eog),
         )
         return tokenizer

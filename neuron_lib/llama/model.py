@@ -61,7 +61,8 @@ class Model:
         self._pointer: Any = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._pointer:
             raise LoadFailed(f"llama.cpp could not load {path.name}", file=str(path))
-        self.vocab = Vocab(lib.llama_model_get_vocab(self._pointer))
+        pre_tokenizer = self.metadata("tokenizer.ggml.pre") or ""
+        self.vocab = Vocab(lib.llama_model_get_vocab(self._pointer), pre_tokenizer=pre_tokenizer)
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +133,12 @@ class Model:
     def chat_template(self) -> str | None:
         """The Jinja source of the model's own chat template."""
         raw = lib.llama_model_chat_template(self._pointer, None)
+        return raw.decode("utf-8", "replace") if raw else None
+
+    @property
+    def tool_chat_template(self) -> str | None:
+        """The Jinja source for chats with tools, where the model has one of its own for them."""
+        raw = lib.llama_model_chat_template(self._pointer, b"tool_use")
         return raw.decode("utf-8", "replace") if raw else None
 
     def metadata(self, key: str) -> str | None:

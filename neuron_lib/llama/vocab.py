@@ -1,4 +1,8 @@
-"""Text to tokens and back, for one model's vocabulary."""
+"""Text to tokens and back, for one model's vocabulary.
+
+Whatever text of a client is to become tokens takes the way through `Vocab.tokenize`: libllama's own function ends the
+process on some of them, see `text_cuts`.
+"""
 
 import ctypes
 import re
@@ -11,17 +15,34 @@ import numpy.typing as npt
 
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.llama.bindings import lib
+from neuron_lib.llama.text_cuts import LONGEST_STRETCH, Cutter
 
 __all__ = ("Vocab",)
 
 _REMEMBERED_SEARCHES: Final = 64
+_CONTROL: Final = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+_TOKENIZE: Final = ctypes.CFUNCTYPE(
+    ctypes.c_int32,
+    ctypes.c_void_p,  # the vocabulary
+    ctypes.c_void_p,  # the text
+    ctypes.c_int32,  # its bytes
+    ctypes.c_void_p,  # the tokens
+    ctypes.c_int32,  # the most of them
+    ctypes.c_bool,  # add_special
+    ctypes.c_bool,  # parse_special
+)
+_SPACES: Final = re.compile(r"\s{2,}")
 
 
 class Vocab:
     """Reads the native vocabulary, which never changes, so any thread may call it. Belongs to its `Model`."""
 
-    def __init__(self, pointer: Any) -> None:
+    def __init__(self, pointer: Any, *, pre_tokenizer: str = "") -> None:
+        """`pre_tokenizer` is the file's `tokenizer.ggml.pre`."""
         self._pointer = pointer
+        self._type: Final[int] = lib.llama_vocab_type(pointer)
+        self._uses_regex: Final = self._type == lib.LLAMA_VOCAB_TYPE_BPE
+        self._drops_spaces: Final = pre_tokenizer == "whitespace"
         self._pieces: dict[int, bytes] = {}
         self.n_tokens: int = lib.llama_vocab_n_tokens(pointer)
         self.eog: Final = frozenset(t for t in range(self.n_tokens) if lib.llama_vocab_is_eog(pointer, t))
@@ -34,9 +55,78 @@ class Vocab:
         tokens spelled out in the text as such. Raises `InvalidRequest` if the tokenizer refuses the text.
         """
         try:
-            raw = text.encode()
+            text.encode()
         except UnicodeEncodeError as error:  # half a surrogate pair, which some JSON parsers let through
             raise InvalidRequest("the text is not valid Unicode") from error
+        return self._read(text, add_special=add_special, parse_special=parse_special)
+
+    def _read(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The tokens of a text that may hold single bytes, as surrogates in the way of `surrogateescape`."""
+        if self._drops_spaces:
+            # This pre-tokenizer has no tokens for spaces, and libllama asserts that it never meets two of them.
+            text = _SPACES.sub(" ", text)
+        if len(text) <= LONGEST_STRETCH:
+            return self._tokens(text, add_special=add_special, parse_special=parse_special)
+        pieces = tuple((self._cutter if parse_special else self._plain_cutter).pieces(text))
+        if len(pieces) == 1:
+            return self._tokens(text, add_special=add_special, parse_special=parse_special)
+        tokens = self._begin if add_special else []
+        for piece in pieces:
+            tokens += self._tokens(piece, add_special=False, parse_special=parse_special)
+        return tokens + self._end if add_special else tokens
+
+    @cached_property
+    def _cutter(self) -> Cutter:
+        """For text in which all special tokens are read as such."""
+        return self._cutter_around(_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    @cached_property
+    def _plain_cutter(self) -> Cutter:
+        """For text in which control tokens are text."""
+        return self._cutter_around(lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    def _cutter_around(self, attributes: int) -> Cutter:
+        """Takes some 20 ms for 50 000 tokens, so only who needs it pays."""
+        vocab = self._pointer
+        special = (t for t in range(self.n_tokens) if lib.llama_vocab_get_attr(vocab, t) & attributes)
+        texts = [lib.llama_vocab_get_text(vocab, token).decode("utf-8", "replace") for token in special]
+        return Cutter(texts, cuts_stretches=self._uses_regex)
+
+    @property
+    def _begin(self) -> list[int]:
+        """The tokens that the model wants in front of a whole prompt."""
+        around = self._tokens("", add_special=True, parse_special=False)
+        return around[: len(around) - len(self._end)]
+
+    @property
+    def _end(self) -> list[int]:
+        """The tokens that the model wants behind a whole prompt."""
+        around = self._tokens("", add_special=True, parse_special=False)
+        has_end = lib.llama_vocab_get_add_eos(self._pointer) or self._type == lib.LLAMA_VOCAB_TYPE_WPM
+        return around[-1:] if has_end else []
+
+    @cached_property
+    def tokenize_function(self) -> Any:
+        """`tokenize` as a C function of the type of `llama_tokenize`, for whoever calls that by itself."""
+        native = ctypes.cast(lib.llama_tokenize, _TOKENIZE)
+
+        @_TOKENIZE  # type: ignore[untyped-decorator]  # a ctypes function type
+        def tokenize(vocab: int, text: int, size: int, tokens: int, room: int, *flags: bool) -> int:
+            if size <= LONGEST_STRETCH and not self._drops_spaces:
+                return int(native(vocab, text, size, tokens, room, *flags))
+            add_special, parse_special = flags
+            # What is forced may end inside of a code point.
+            readable = ctypes.string_at(text, size).decode("utf-8", "surrogateescape")
+            found = self._read(readable, add_special=add_special, parse_special=parse_special)
+            if len(found) > room:
+                return -len(found)
+            ctypes.memmove(tokens, (ctypes.c_int32 * len(found))(*found), 4 * len(found))
+            return len(found)
+
+        return tokenize
+
+    def _tokens(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        raw = text.encode(errors="surrogateescape")
         # One token per byte and the special ones around it: enough for every tokenizer, so one call does.
         capacity = len(raw) + 8
         buffer = (ctypes.c_int32 * capacity)()

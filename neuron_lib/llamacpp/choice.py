@@ -40,6 +40,11 @@ class Choice:
         return self._tokens_seen > 0 or self.done is not None
 
     @property
+    def tokens(self) -> int:
+        """How many it has so far."""
+        return self._tokens_seen
+
+    @property
     def reason(self) -> FinishReason:
         """Why it ended; must not be asked before."""
         assert self.done is not None

@@ -21,6 +21,9 @@ _DEATH_MARKS: Final = ("GGML_ASSERT", "what():", "libgomp: ")
 _NO_THREAD: Final = os.strerror(errno.EAGAIN)
 """The reason that both libgomp and C++ give before they end a process for want of a thread."""
 _LEVELS: Final = logging.getLevelNamesMapping()
+_TRACEBACK: Final = "Traceback (most recent call last):"
+_MOST_LOOSE_LINES: Final = 8
+_LONGEST_COMPLAINT: Final = 1000
 
 
 class EngineLog:
@@ -31,6 +34,13 @@ class EngineLog:
         """The last grave line; of those while the model is loaded, the first."""
         self._fields: Final = {"model_id": model_id, "pid": pid}
         self._is_loading = True
+        self._loose: list[str] = []  # written past every logger; of a traceback only the error
+
+    def words_before(self, exit_status: int | None) -> str | None:
+        """What was said of an end with that status. An interpreter that could not begin complains past every logger."""
+        if self.last_words is None and exit_status is not None and exit_status > 0:
+            return " ".join(self._loose)[:_LONGEST_COMPLAINT] or None
+        return self.last_words
 
     @property
     def tells_of_no_thread(self) -> bool:
@@ -41,6 +51,7 @@ class EngineLog:
         """What was grave until now was none the less survived."""
         self._is_loading = False
         self.last_words = None
+        self._loose.clear()
 
     async def read(self, stderr: ByteReceiveStream) -> None:
         """All of it, until its other end is closed."""
@@ -58,6 +69,7 @@ class EngineLog:
         level = _LEVELS.get(name)
         if level is None:
             level, message = logging.WARNING, line
+            self._note_loose(line)
         if not message.strip():
             return
         is_grave = level >= logging.ERROR or any(mark in line for mark in _DEATH_MARKS)
@@ -65,3 +77,10 @@ class EngineLog:
         if is_grave and (not self._is_loading or self.last_words is None):
             self.last_words = message.strip()
         engine_logger.log(level, "%s", message, extra=self._fields)
+
+    def _note_loose(self, line: str) -> None:
+        if line.startswith(_TRACEBACK):
+            self._loose.clear()
+        elif self._is_loading and line.strip() and not line.startswith(" "):  # the places of a traceback are indented
+            self._loose.append(line.strip())
+            del self._loose[:-_MOST_LOOSE_LINES]

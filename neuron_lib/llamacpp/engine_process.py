@@ -364,7 +364,8 @@ class EngineProcess:
 
     def _epitaph(self) -> str:
         ended = self._fatal or describe_exit(self._process.returncode)
-        return f"{ended} ({self._log.last_words})" if self._log.last_words else ended
+        words = self._log.last_words if self._fatal else self._log.words_before(self._process.returncode)
+        return f"{ended} ({words})" if words else ended
 
     def _die(self, reason: str) -> None:
         """Find out who may be to blame, then tell everybody. An engine that is unloaded has not died."""

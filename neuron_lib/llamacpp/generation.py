@@ -80,6 +80,7 @@ class LlamaCppGeneration:
         self._held = ExitStack()
         self._place: Place | None = None  # in the line, and then on its seats
         self._number = 0
+        self._prompt_tokens = 0
         self._mailbox = Mailbox()
         self._choices: tuple[Choice, ...] = ()
         self._events: deque[GenerationEvent] = deque()
@@ -89,6 +90,16 @@ class LlamaCppGeneration:
     @property
     def retried(self) -> bool:
         return self._first_death is not None
+
+    @property
+    def usage(self) -> Usage:
+        if self._finished is not None:
+            return self._finished.usage
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=sum(choice.tokens for choice in self._choices),
+            reasoning_tokens=sum(choice.reasoning_tokens for choice in self._choices),
+        )
 
     async def __aenter__(self) -> Self:
         try:
@@ -182,6 +193,7 @@ class LlamaCppGeneration:
 
     def _start(self, engine: EngineProcess, prepared: Prepared) -> None:
         request = self._request
+        self._prompt_tokens = prepared.prompt_tokens
         if request.whole or not self._choices:  # else it has been said
             self._events = deque([Started(prompt_tokens=prepared.prompt_tokens)])
         self._choices = tuple(Choice(i, self._parser(prepared.prompt_end)) for i in range(request.choices))
@@ -195,7 +207,7 @@ class LlamaCppGeneration:
                     fresh_seed=secrets.randbits(_SEED_BITS),
                 ),
                 max_tokens=self._sampling.max_tokens if request.max_tokens is None else request.max_tokens,
-                stop=request.stop,
+                stop=(*request.stop, *engine.facts.stop),
                 choices=request.choices,
                 top_logprobs=request.top_logprobs,
                 cache_key=self._cache_key,

@@ -16,6 +16,7 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import (
+    default_threads,
     device_indices,
     memory_bytes,
     openmp_environment,
@@ -131,7 +132,7 @@ class LlamaCppHarness:
                     "memory": facts.memory,
                     "seats": load.seats,
                     "threads": load.threads,
-                    "has_chat_template": facts.has_chat_template,
+                    "chat_template": facts.chat_template,
                 },
             )
             yield LlamaCppModel(
@@ -164,7 +165,7 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
         n_batch=config.n_batch,
         n_ubatch=config.n_ubatch,
-        threads=config.threads or len(physical_cores()),
+        threads=config.threads or default_threads(),
         gpu_layers=config.gpu_layers,
         flash_attn=config.flash_attn,
         kv_type_k=config.kv_type_k,
@@ -179,4 +180,5 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         report_interval_s=config.report_interval_ms / 1000,
         use_chat_template=environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
         chat_template=local.chat_template,
+        special_tokens_in_messages=config.special_tokens_in_messages,
     )

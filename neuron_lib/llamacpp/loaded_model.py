@@ -62,6 +62,7 @@ class LlamaCppModel:
             reasoning=facts.reasoning is not None,
             # Of a model that recovers the status says it. Not servable, it would be loaded elsewhere (contract §2.8).
             servable=None if engine is None else _servable(engine.standstill),
+            chat_template=None if facts.chat_template == "model" else facts.chat_template,
         )
 
     def load(self) -> ModelLoad:

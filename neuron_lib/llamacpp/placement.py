@@ -1,16 +1,25 @@
 """Where a model runs: which devices its process sees, which cores its threads take. Pure but for asking the kernel."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from neuron_lib.cgroups import limit_of_cgroups
+from neuron_lib.cgroups import cpus_of_cgroups, limit_of_cgroups
 from neuron_lib.errors import LoadFailed
 from neuron_lib.shown import brief
 from neuron_lib.types import ModelSpec
 
-__all__ = ("Core", "device_indices", "memory_bytes", "openmp_environment", "physical_cores", "visible_devices")
+__all__ = (
+    "Core",
+    "default_threads",
+    "device_indices",
+    "memory_bytes",
+    "openmp_environment",
+    "physical_cores",
+    "visible_devices",
+)
 
 Core = tuple[int, ...]
 """The CPUs of one physical core: one, or its hyper-threads."""
@@ -79,6 +88,17 @@ def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> tuple[Co
             return tuple((cpu,) for cpu in usable)
         cores.setdefault(siblings, []).append(cpu)
     return tuple(map(tuple, cores.values()))
+
+
+def default_threads() -> int:
+    """A thread for each physical core that this process may use, and no more than its control groups give CPU time for.
+
+    Half a CPU is not worth a thread: threads meet after every operation, so all would wait for the one that the kernel
+    stops when the time of a period is used up.
+    """
+    quota = cpus_of_cgroups()
+    cores = len(physical_cores())
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
 
 
 def openmp_environment(environ: Mapping[str, str], *, threads: int, cores: tuple[Core, ...]) -> dict[str, str]:

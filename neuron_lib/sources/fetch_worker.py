@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from neuron_lib.config import DownloadConfig
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
-from neuron_lib.parent import end_with_parent
+from neuron_lib.parent import end_with_parent, leave_signals_to_parent
 from neuron_lib.sizes import format_size
 from neuron_lib.sources.download import Body, Transfer, disk_error, fetch_blob
 from neuron_lib.sources.fetch_protocol import (
@@ -88,6 +88,7 @@ class RateWatch:
 
 def main() -> None:
     """Do the one order; the exit status is 0 even for a failure that could be reported."""
+    leave_signals_to_parent()
     parent = os.getppid()
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.sources.fetch_worker", description="one order, one end")
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")

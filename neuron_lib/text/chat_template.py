@@ -5,18 +5,19 @@ with bounds on its size, its output and the operators that make much out of litt
 so render where rendering can be killed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
-from jinja2 import Template
+from jinja2 import Template, nodes
 
 from neuron_lib.errors import TemplateFailed
 from neuron_lib.text.template_limits import Allowance, spending
 from neuron_lib.text.template_sandbox import Sandbox, raise_exception
 
-__all__ = ("CHATML", "MAX_OUTPUT_CHARS", "MAX_SOURCE_CHARS", "ChatTemplate")
+__all__ = ("CHATML", "MAX_OUTPUT_CHARS", "MAX_SOURCE_CHARS", "ChatTemplate", "with_arguments")
 
 CHATML: Final = """\
 {%- for message in messages -%}
@@ -24,7 +25,7 @@ CHATML: Final = """\
     {%- if message.content is string -%}
         {{- message.content -}}
     {%- else -%}
-        {{- message.content | selectattr('text', 'defined') | map(attribute='text') | join('\\n') -}}
+        {{- message.content | selectattr('text', 'defined') | map(attribute='text') | join -}}
     {%- endif -%}
     {{- '<|im_end|>\\n' -}}
 {%- endfor -%}
@@ -32,18 +33,44 @@ CHATML: Final = """\
     {{- '<|im_start|>assistant\\n' -}}
 {%- endif -%}
 """
-"""The fallback for a model whose own template is missing or broken."""
+"""The template of a model that has none."""
 
 MAX_SOURCE_CHARS: Final = 256 * 1024
 MAX_OUTPUT_CHARS: Final = 8 * 1024 * 1024
 
 _MAX_DATE_PATTERN_CHARS: Final = 256
+_DATE_AND_TIME: Final = "%b %d %Y %H:%M:%S"
+"""What the few templates expect that read `datetime`."""
+_SEARCHING: Final = frozenset(
+    ("endswith", "find", "partition", "removeprefix", "removesuffix", "rpartition", "rsplit", "split", "startswith")
+)
+_CUTTING: Final = frozenset(
+    (
+        "partition",
+        "removeprefix",
+        "removesuffix",
+        "replace",
+        "rpartition",
+        "rsplit",
+        "split",
+        "lstrip",
+        "rstrip",
+        "strip",
+    )
+)
 
 
 class ChatTemplate:
     """A compiled template. Immutable; lives as long as its model, and any number of renderings may use it."""
 
-    __slots__ = ("_context", "_max_output_chars", "_template")
+    __slots__ = ("_context", "_max_output_chars", "_template", "cutters", "searched", "words")
+
+    words: Final[frozenset[str]]
+    """The texts and the names of attributes in its source: all keys that it may read of a message are among them."""
+    cutters: Final[tuple[str, ...]]
+    """The texts at which it may cut a content, or which it may take out of one."""
+    searched: Final[tuple[str, ...]]
+    """The texts that it looks for in a content to tell its parts."""
 
     def __init__(
         self, source: str, *, bos_token: str, eos_token: str, max_output_chars: int = MAX_OUTPUT_CHARS
@@ -56,7 +83,12 @@ class ChatTemplate:
                 limit=MAX_SOURCE_CHARS,
             )
         try:
-            self._template: Template = Sandbox(is_none=_is_none).from_string(source)
+            sandbox = Sandbox(is_none=_is_none)
+            syntax = sandbox.parse(source)
+            self.words = frozenset(_words(syntax))
+            self.cutters = tuple(sorted(set(_arguments_of(syntax, _CUTTING))))
+            self.searched = tuple(sorted({*_arguments_of(syntax, _SEARCHING), *_members(syntax)}))
+            self._template = Template.from_code(sandbox, sandbox.compile(syntax), sandbox.make_globals(None))
         except Exception as exc:  # the compiler, too, runs foreign text: RecursionError, MemoryError, SyntaxError …
             raise TemplateFailed("the chat template cannot be compiled") from exc
         self._context = {"bos_token": bos_token, "eos_token": eos_token, "add_generation_prompt": True}
@@ -68,19 +100,23 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         template_kwargs: Mapping[str, Any] | None = None,
+        arguments: Literal["object", "text"] = "object",
         now: Callable[[], datetime],
     ) -> str:
         """The prompt for `messages`, which stay as they are; raises `TemplateFailed` with the cause.
 
         `template_kwargs` go over the defaults (`add_generation_prompt` is true) but not over messages and tools.
-        `now` answers a template that asks for the date.
+        The arguments of earlier tool calls are given as objects or as JSON text. `now` answers a template that asks
+        for the date.
         """
+        today = now()
         context = {
+            "datetime": today.strftime(_DATE_AND_TIME),
             **self._context,
             **(template_kwargs or {}),
-            "messages": [_readable(message) for message in messages],
+            "messages": [_readable(message, arguments) for message in messages],
             "tools": list(tools) or None,
-            "strftime_now": lambda pattern: _date(now(), pattern),
+            "strftime_now": lambda pattern: _date(today, pattern),
             "raise_exception": raise_exception,
         }
         pieces: list[str] = []
@@ -116,13 +152,19 @@ def _is_none(value: object) -> bool:
     return value is None or value is _NO_CONTENT
 
 
-def _readable(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `message` as templates expect it: no nulls, and tool-call arguments as objects."""
+def _readable(message: Mapping[str, Any], arguments: Literal["object", "text"]) -> dict[str, Any]:
+    """A copy of `message` as templates expect it: no nulls, and tool-call arguments in the wanted form."""
     readable = {"content": _NO_CONTENT, **{key: value for key, value in message.items() if value is not None}}
-    calls = readable.get("tool_calls")
-    if isinstance(calls, list):
-        readable["tool_calls"] = [_with_object_arguments(call) for call in calls]
-    return readable
+    return with_arguments(readable, arguments)
+
+
+def with_arguments(message: Mapping[str, Any], form: Literal["object", "text"]) -> dict[str, Any]:
+    """A copy of `message` with the arguments of its tool calls in this form; what cannot have it stays."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return dict(message)
+    change = _with_object_arguments if form == "object" else _with_text_arguments
+    return {**message, "tool_calls": [change(call) for call in calls]}
 
 
 def _with_object_arguments(call: Any) -> Any:
@@ -136,3 +178,39 @@ def _with_object_arguments(call: Any) -> Any:
             return {**call, "function": {**function, "arguments": arguments}}
         case _:
             return call
+
+
+def _with_text_arguments(call: Any) -> Any:
+    """The tool call with `function.arguments` as JSON text; text stays as it was sent."""
+    match call:
+        case {"function": {"arguments": dict(arguments)} as function}:
+            return {**call, "function": {**function, "arguments": json.dumps(arguments, ensure_ascii=False)}}
+        case _:
+            return call
+
+
+def _words(syntax: nodes.Template) -> Iterator[str]:
+    for node in syntax.find_all((nodes.Const, nodes.Getattr)):
+        if isinstance(node, nodes.Getattr):
+            yield node.attr
+        elif isinstance(node, nodes.Const) and isinstance(node.value, str):
+            yield node.value
+
+
+def _arguments_of(syntax: nodes.Template, names: frozenset[str]) -> Iterator[str]:
+    """The texts that methods and filters of these names are given."""
+    for node in syntax.find_all((nodes.Call, nodes.Filter)):
+        match node:
+            case nodes.Call(node=nodes.Getattr(attr=name)) | nodes.Filter(name=name) if name in names:
+                for argument in node.args:
+                    if isinstance(argument, nodes.Const) and isinstance(argument.value, str) and argument.value:
+                        yield argument.value
+            case _:
+                pass
+
+
+def _members(syntax: nodes.Template) -> Iterator[str]:
+    """The texts that it asks of whether they are in something."""
+    for node in syntax.find_all(nodes.Compare):
+        if isinstance(node.expr, nodes.Const) and isinstance(node.expr.value, str) and node.ops[0].op == "in":
+            yield node.expr.value

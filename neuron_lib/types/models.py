@@ -34,7 +34,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     harness: str
     quant: str | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    devices: tuple[DeviceIndex, ...] | None = None
+    devices: Annotated[tuple[DeviceIndex, ...], Meta(max_length=256)] | None = None
 
 
 class LoadStage(StrEnum):
@@ -110,7 +110,11 @@ class Servable(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A resident model, exactly as one element of `GET /models` (wire contract §1.4); defaults are left out."""
+    """A resident model, exactly as one element of `GET /models` (wire contract §1.4); defaults are left out.
+
+    `chat_template` is ours: "fallback" where the model has no template and is given ChatML, "configured" where the
+    operator chose one, None where prompts are written with the model's own.
+    """
 
     id: str
     harness: str
@@ -122,6 +126,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tool_call: bool = False
     reasoning: bool = False
     servable: Servable | None = None
+    chat_template: str | None = None
 
 
 class ModelLoad(Struct, frozen=True, kw_only=True):

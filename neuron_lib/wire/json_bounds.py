@@ -10,7 +10,7 @@ from typing import Final
 
 from neuron_lib.errors import InvalidRequest
 
-__all__ = ("MAX_NESTING", "MAX_VALUES", "MalformedJson", "check_nesting_and_numbers", "check_values")
+__all__ = ("MAX_NESTING", "MAX_VALUES", "MalformedJson", "check_nesting_and_numbers", "check_values", "refusal")
 
 MAX_VALUES: Final = 100_000
 """Values in a body: strings, numbers, arrays, objects and what is in them. A decoder takes up to 30 ms for so many."""
@@ -18,8 +18,8 @@ MAX_VALUES: Final = 100_000
 MAX_NESTING: Final = 100
 """How deep the free-form parts of a body may be nested."""
 
-_BRACKETS: Final = b"[]{}"
-_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)
+_FRAME: Final = b'[]{},"'
+_NO_FRAME: Final = bytes(byte for byte in range(256) if byte not in _FRAME)
 _STEPS: Final = bytes({ord("["): 1, ord("{"): 1, ord("]"): 255, ord("}"): 255}.get(byte, 0) for byte in range(256))
 """Of nesting, as signed bytes."""
 
@@ -38,17 +38,29 @@ class MalformedJson(InvalidRequest):
     quotes_request = False
 
 
-def check_values(text: bytes, *, most: int = MAX_VALUES, place: str = "the body", param: str | None = None) -> None:
-    """Raise `MalformedJson` if `text` has more than `most` values; `place` and `param` say what it is.
+def refusal(
+    place: str, problem: str, *, quoting: str = "", kind: type[InvalidRequest] = InvalidRequest
+) -> InvalidRequest:
+    """The error about the value at `place`. `quoting` is what the client wrote: it is told, and the log is not."""
+    text = f"{place}: {problem}"
+    return kind(text + quoting, param=place, summary=text)
+
+
+def check_values(text: bytes, *, most: int = MAX_VALUES, place: str | None = None) -> None:
+    """Raise `MalformedJson` if `text` has more than `most` values; `place` is its path, None for the whole body.
 
     Takes a few milliseconds for 2 MiB, whatever is in there, and does not mind text that is no JSON.
     """
     if _count(text) <= most:
         return  # most texts: even with what their strings hold there are not so many
-    unescaped = _without_escapes(text)
+    frame = _frame(text)
     # A value has two strings at most, itself and its key.
-    if unescaped.count(b'"') > 4 * (most + 1) or _count(_outside_strings(unescaped)) > most:
-        raise MalformedJson(f"{place} holds more than {most} values (strings, numbers, arrays, objects)", param=param)
+    if frame.count(b'"') > 4 * (most + 1) or _count(_outside_strings(frame)) > most:
+        problem = f"more than {most} values (strings, numbers, arrays, objects)"
+        if place is not None:
+            raise refusal(place, problem, kind=MalformedJson)
+        summary = f"the body holds {problem}"
+        raise MalformedJson(summary, summary=summary)
 
 
 def check_nesting_and_numbers(text: bytes, *, param: str) -> None:
@@ -57,14 +69,14 @@ def check_nesting_and_numbers(text: bytes, *, param: str) -> None:
     Raises `MalformedJson` for nesting beyond `MAX_NESTING`, `InvalidRequest` for an integer beyond 64 bits.
     """
     may_be_deep = text.count(b"[") + text.count(b"{") > MAX_NESTING
-    if not may_be_deep and _LONG not in text.translate(_DIGITS):
-        return
-    outside = _outside_strings(_without_escapes(text))
-    steps = memoryview(outside.translate(_STEPS, _NO_BRACKETS)).cast("b")
-    if max(accumulate(steps), default=0) > MAX_NESTING:
-        raise MalformedJson(f"{param}: nested deeper than {MAX_NESTING} levels", param=param)
-    if _LONG in outside.translate(_DIGITS) and any(map(_is_too_large, _LONG_INTEGER.findall(outside))):
-        raise InvalidRequest(f"{param}: an integer does not fit in 64 bits", param=param)
+    if may_be_deep:
+        steps = memoryview(_outside_strings(_frame(text)).translate(_STEPS, b",")).cast("b")
+        if max(accumulate(steps), default=0) > MAX_NESTING:
+            raise refusal(param, f"nested deeper than {MAX_NESTING} levels", kind=MalformedJson)
+    if _LONG in text.translate(_DIGITS):
+        outside = _outside_strings(_without_escapes(text))
+        if any(map(_is_too_large, _LONG_INTEGER.findall(outside))):
+            raise refusal(param, "an integer does not fit in 64 bits")
 
 
 def _count(text: bytes) -> int:
@@ -75,6 +87,12 @@ def _count(text: bytes) -> int:
 def _without_escapes(text: bytes) -> bytes:
     """The text without the escapes that matter to where a string ends."""
     return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
+
+
+def _frame(text: bytes) -> bytes:
+    """Brackets and commas, in strings and outside, and the quotation marks that tell which is which."""
+    # Two quotation marks side by side have nothing between them, and behind them all is as it was before them.
+    return _without_escapes(text).translate(None, _NO_FRAME).replace(b'""', b"")
 
 
 def _outside_strings(unescaped: bytes) -> bytes:

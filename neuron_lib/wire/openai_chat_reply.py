@@ -6,6 +6,7 @@ Shapes what a generation tells. Knows no status codes and opens no connection.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Final, Literal, assert_never
 
 import msgspec
@@ -23,8 +24,9 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
+from neuron_lib.wire.line_breaks import escape_line_breaks
 
-__all__ = ("DONE", "KEEP_ALIVE", "ChatCollector", "ChatStreamEncoder")
+__all__ = ("DONE", "KEEP_ALIVE", "ChatCollector", "ChatStreamEncoder", "StreamUsage")
 
 DONE: Final = b"data: [DONE]\n\n"
 """The last event of every stream that ended well."""
@@ -36,6 +38,15 @@ _VERY_UNLIKELY: Final = -9999.0
 """OpenAI's word for a probability of nothing, because JSON has no infinity."""
 
 # UNSET leaves a key out, None writes null: before the end `finish_reason` is null and `usage` is not there.
+
+
+class StreamUsage(Enum):
+    """Where a stream has its usage: in the chunk that has the last `finish_reason`, or in one of its own behind it, as
+    `stream_options.include_usage` asks for.
+    """
+
+    WITH_FINISH = auto()
+    OWN_CHUNK = auto()
 
 
 class _Function(Struct):
@@ -96,7 +107,7 @@ class _Usage(Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: _CachedTokens | UnsetType
+    prompt_tokens_details: _CachedTokens
     completion_tokens_details: _ReasoningTokens | UnsetType
     helexa_timing: _Timing
 
@@ -119,6 +130,7 @@ class _Call(Struct, kw_only=True):
 class _Message(Struct):
     role: Literal["assistant"]
     content: str
+    reasoning_content: str | UnsetType
     tool_calls: tuple[_Call, ...] | UnsetType
 
 
@@ -143,20 +155,30 @@ _encode: Final = msgspec.json.Encoder().encode
 
 class ChatStreamEncoder:
     """Writes the replies to one request as whole server-sent events, in the order of the contract (§1.8): `roles`, any
-    `event`s, `finish`, `usage`, then `DONE`. Lines end with LF alone: the gateway finds no event in a stream with CRLF.
+    `event`s, `finish`, then `DONE`. Lines end with LF alone: the gateway finds no event in a stream with CRLF.
+
+    The usage is where `StreamUsage` says. So no event has empty `choices` unless the client has asked for that.
     """
 
-    __slots__ = ("_created", "_id", "_model")
+    __slots__ = ("_created", "_id", "_model", "_usage")
 
-    def __init__(self, *, id: str, created: int, model: str) -> None:  # noqa: A002 - the wire's word
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 - the wire's word
+        created: int,
+        model: str,
+        usage: StreamUsage = StreamUsage.WITH_FINISH,
+    ) -> None:
         """`created` is a Unix time in seconds, `model` the name the client used."""
         self._id = id
         self._created = created
         self._model = model
+        self._usage = usage
 
     def roles(self, choices: int) -> bytes:
         """The opening event of each choice, sent before the first token is there."""
-        return b"".join(self._choice(index, _Delta(role="assistant")) for index in range(choices))
+        return b"".join(self._choice(index, _Delta(role="assistant", content="")) for index in range(choices))
 
     def event(self, event: TextDelta | ReasoningDelta | ToolCall) -> bytes:
         """A piece of a reply."""
@@ -171,13 +193,16 @@ class ChatStreamEncoder:
             case _:
                 assert_never(event)
 
-    def finish(self, reasons: Sequence[FinishReason]) -> bytes:
-        """The end of each choice."""
-        return b"".join(self._choice(i, _Delta(), finish_reason=reason) for i, reason in enumerate(reasons))
-
-    def usage(self, usage: Usage) -> bytes:
-        """The bill. Always sent, with only `DONE` behind it: the gateway looks for it at the end of the stream."""
-        return self._chunk(choices=(), usage=_usage(usage))
+    def finish(self, reasons: Sequence[FinishReason], usage: Usage) -> bytes:
+        """The end of each choice, and the bill, which is for all of them: with the last one's end, or behind it."""
+        *others, last = reasons
+        ends = [self._choice(i, _Delta(), finish_reason=reason) for i, reason in enumerate(others)]
+        index, bill = len(others), _usage(usage)
+        if self._usage is StreamUsage.WITH_FINISH:
+            ends.append(self._choice(index, _Delta(), finish_reason=last, usage=bill))
+        else:
+            ends += [self._choice(index, _Delta(), finish_reason=last), self._chunk(choices=(), usage=bill)]
+        return b"".join(ends)
 
     @staticmethod
     def error(envelope: bytes) -> bytes:
@@ -191,8 +216,9 @@ class ChatStreamEncoder:
         *,
         logprobs: _Logprobs | UnsetType = UNSET,
         finish_reason: FinishReason | None = None,
+        usage: _Usage | UnsetType = UNSET,
     ) -> bytes:
-        return self._chunk(choices=(_ChunkChoice(index, delta, logprobs, finish_reason),))
+        return self._chunk(choices=(_ChunkChoice(index, delta, logprobs, finish_reason),), usage=usage)
 
     def _chunk(self, *, choices: tuple[_ChunkChoice, ...], usage: _Usage | UnsetType = UNSET) -> bytes:
         chunk = _Chunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
@@ -202,6 +228,7 @@ class ChatStreamEncoder:
 @dataclass(slots=True)
 class _Gathered:
     texts: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -220,7 +247,7 @@ class ChatCollector:
         self._finished: Finished | None = None
 
     def add(self, event: GenerationEvent) -> None:
-        """Take the next event. Reasoning is not part of the answer (wire contract §1.8)."""
+        """Take the next event. Reasoning is no part of the answer and stands beside it, as in a stream."""
         match event:
             case TextDelta():
                 self._choices[event.choice].texts.append(event.text)
@@ -230,7 +257,9 @@ class ChatCollector:
                 self._choices[event.choice].calls.append(call)
             case Finished():
                 self._finished = event
-            case Started() | ReasoningDelta():
+            case ReasoningDelta():
+                self._choices[event.choice].reasoning.append(event.text)
+            case Started():
                 pass
             case _:
                 assert_never(event)
@@ -239,19 +268,26 @@ class ChatCollector:
         """The response as JSON; raises `ValueError` if no `Finished` came."""
         if self._finished is None:
             raise ValueError("the reply is not finished")
-        return _encode(
-            _Completion(
-                id=self._id,
-                created=self._created,
-                model=self._model,
-                choices=tuple(self._choice(i, reason) for i, reason in enumerate(self._finished.reasons)),
-                usage=_usage(self._finished.usage),
+        return escape_line_breaks(
+            _encode(
+                _Completion(
+                    id=self._id,
+                    created=self._created,
+                    model=self._model,
+                    choices=tuple(self._choice(i, reason) for i, reason in enumerate(self._finished.reasons)),
+                    usage=_usage(self._finished.usage),
+                )
             )
         )
 
     def _choice(self, index: int, reason: FinishReason) -> _Choice:
         gathered = self._choices[index]
-        message = _Message("assistant", "".join(gathered.texts), tuple(gathered.calls) or UNSET)
+        message = _Message(
+            role="assistant",
+            content="".join(gathered.texts),
+            reasoning_content="".join(gathered.reasoning) or UNSET,
+            tool_calls=tuple(gathered.calls) or UNSET,
+        )
         return _Choice(index, message, _logprobs(gathered.logprobs), reason)
 
 
@@ -269,16 +305,16 @@ def _spelled(token: TokenLogprob | Likely) -> tuple[str, float, tuple[int, ...]]
 
 
 def _usage(usage: Usage) -> _Usage:
-    """Token counts as clients read them; a detail is there only when it says something (wire contract §1.8)."""
+    """Token counts as clients read them."""
     return _Usage(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        prompt_tokens_details=_CachedTokens(usage.cached_tokens) if usage.cached_tokens else UNSET,
+        prompt_tokens_details=_CachedTokens(usage.cached_tokens),
         completion_tokens_details=_ReasoningTokens(usage.reasoning_tokens) if usage.reasoning_tokens else UNSET,
         helexa_timing=_Timing(usage.prefill_ms, usage.decode_ms, usage.prompt_tokens - usage.cached_tokens),
     )
 
 
 def _event(payload: bytes) -> bytes:
-    return b"data: " + payload + b"\n\n"
+    return b"data: " + escape_line_breaks(payload) + b"\n\n"

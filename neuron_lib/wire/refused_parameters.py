@@ -1,14 +1,14 @@
 """Parameters of other servers that would change the answer and have no effect here: refused by name, never ignored."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.wire.json_bounds import refusal
 
-__all__ = ("refuse_unsupported",)
+__all__ = ("decoder_with_refused", "refuse_unsupported")
 
 _LONGEST: Final = 64
 """Bytes of a value that can be without effect; none is longer."""
@@ -62,19 +62,21 @@ _INSTEAD: Final = {
     "reasoning_format": '; "auto" is what happens, and the header x-include-thinking shows reasoning in the text',
 }
 
-_Fields: Final[Any] = msgspec.defstruct(
-    "_Fields", [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _WITHOUT_EFFECT], bases=(Struct,)
-)
-_decoder: Final = msgspec.json.Decoder(_Fields)
+_Body = TypeVar("_Body", bound=Struct)
 
 
-def refuse_unsupported(body: bytes) -> None:
-    """Raise `InvalidRequest` if `body`, a JSON object that can be decoded, asks for what is not done here."""
-    fields = _decoder.decode(body)
+def decoder_with_refused(body: type[_Body]) -> msgspec.json.Decoder[_Body]:
+    """A decoder of `body` that also takes up the parameters that are refused, for `refuse_unsupported`."""
+    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _WITHOUT_EFFECT]
+    return msgspec.json.Decoder(msgspec.defstruct(body.__name__, fields, bases=(body,), kw_only=True))
+
+
+def refuse_unsupported(body: Struct) -> None:
+    """Raise `InvalidRequest` if a body, decoded by such a decoder, asks for what is not done here."""
     for name, harmless in _WITHOUT_EFFECT.items():
-        text = bytes(getattr(fields, name))
+        text = bytes(getattr(body, name))
         if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), harmless)):
-            raise InvalidRequest(f"{name}: this is not supported{_INSTEAD.get(name, '')}", param=name)
+            raise refusal(name, f"this is not supported{_INSTEAD.get(name, '')}")
 
 
 def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:

@@ -2,19 +2,18 @@
 
 from typing import Any
 
-from anyio.lowlevel import checkpoint
 from litestar import Request, post
 from litestar.types import ASGIApp
 
 from neuron_lib.types import Principal
 from neuron_lib.wire.openai_chat import decode_chat_request
+from neuron_lib.wire.openai_chat_reply import StreamUsage
 from neuron_service.node import HostNode
 from neuron_service.sse import ChatCompletion, ChatStream
 
 __all__ = ("chat_completions",)
 
 _TRUTHY = frozenset({"1", "true", "yes"})
-_LARGE_BODY_BYTES = 1 << 17
 
 
 @post("/v1/chat/completions", status_code=200)
@@ -23,9 +22,7 @@ async def chat_completions(request: Request[Any, Any, Any], node: HostNode) -> A
     headers = request.headers
     account, key = headers.get("x-helexa-account-id"), headers.get("x-helexa-key-id")
     body = await request.body()
-    if len(body) > _LARGE_BODY_BYTES:
-        async with node.decode_turn:
-            await checkpoint()  # other requests come in between; what follows comes before the next large body's turn
+    await node.turn_to_decode(body)
     call = decode_chat_request(
         body,
         content_type=headers.get("content-type"),
@@ -34,6 +31,12 @@ async def chat_completions(request: Request[Any, Any, Any], node: HostNode) -> A
     )
     node.require_harness()
     generation = node.registry.chat(call.request)
-    if call.stream:
-        return ChatStream(generation, model=call.model, choices=call.request.choices)
-    return ChatCompletion(generation, model=call.model)
+    if not call.stream:
+        return ChatCompletion(generation, model=call.model, parallel_tool_calls=call.parallel_tool_calls)
+    return ChatStream(
+        generation,
+        model=call.model,
+        choices=call.request.choices,
+        usage=StreamUsage.OWN_CHUNK if call.include_usage else StreamUsage.WITH_FINISH,
+        parallel_tool_calls=call.parallel_tool_calls,
+    )

@@ -60,6 +60,7 @@ FOUND: dict[str, dict[str, Any]] = {
     "small": {"n_ctx": 4},
     "unread": {"tool_call": TOOL_MARKERS[0], "calls_are_read": False},
     "words": {"n_vocab": 10},
+    "fallback": {"chat_template": "fallback"},
 }
 """What is otherwise, by the first word of the mode."""
 
@@ -160,8 +161,11 @@ class FakeEngine:
 
     def start(self, start: Start) -> None:
         request, words = start.request, self.words.pop(start.request)
-        if words == ["echo-start"]:
-            words = [f"{start.cache_key or '-'}", f"{start.choices}", f"{start.top_logprobs}"]
+        told = {
+            "echo-start": [f"{start.cache_key or '-'}", f"{start.choices}", f"{start.top_logprobs}"],
+            "echo-stop": ["stop:", *start.stop],
+        }
+        words = told.get(" ".join(words), words)
         if self.mode == "segv-at-start":
             die_of(signal.SIGSEGV)
         self.say(start, words[0])

@@ -10,7 +10,7 @@ hybrid      jamba    attention layers beside recurrent ones
 `OTHERS` are of no further kind of memory: models that do not chat, or that libllama computes wrongly.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ("KINDS", "OTHERS", "WINDOW", "write_synthetic")
+__all__ = ("KINDS", "OTHERS", "WINDOW", "byte_alphabet", "write_synthetic")
 
 WINDOW: Final = 32
 """Tokens that a layer of the windowed model sees."""
@@ -62,12 +62,18 @@ class _Weights:
 
 
 def write_synthetic(
-    path: Path, kind: str, *, tensors_per_part: int = 0, describe: "_Describe" = lambda _writer: None
+    path: Path,
+    kind: str,
+    *,
+    tensors_per_part: int = 0,
+    describe: "_Describe" = lambda _writer: None,
+    markers: Sequence[str] = (),
+    template: str | None = None,
 ) -> None:
     """Write the model of `kind`, one of `KINDS` or `OTHERS`, to `path`. Always the same bytes.
 
     With `tensors_per_part` it is split into files of so many tensors, which have the usual names. `describe` adds
-    metadata.
+    metadata, `markers` are further control tokens, `template` is a chat template of its own.
     """
     architecture, metadata, layers = {**KINDS, **OTHERS}[kind]
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_per_part)
@@ -79,10 +85,11 @@ def write_synthetic(
     writer.add_layer_norm_rms_eps(1e-5)
     metadata(writer)
     describe(writer)
-    _add_vocabulary(writer)
+    special = (*_SPECIAL, *markers)
+    _add_vocabulary(writer, special, template or _TEMPLATE)
     weights = _Weights()
     # Also the output matrix: its scale makes scores that differ by a few units.
-    writer.add_tensor("token_embd.weight", weights.matrix(_vocabulary_size(), _WIDTH, gain=3.0))
+    writer.add_tensor("token_embd.weight", weights.matrix(_vocabulary_size(special), _WIDTH, gain=3.0))
     for name, array in _outer(weights, architecture):
         writer.add_tensor(name, array)
     for number in range(_LAYERS):
@@ -94,16 +101,16 @@ def write_synthetic(
     writer.close()
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, special: Sequence[str], template: str) -> None:
     """Every byte is a token, so any text can be read; a few words show that merges work."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     merges, pieces = [], list[str]()
     for word in _WORDS:
         for end in range(2, len(word) + 1):
             merges.append(f"{word[: end - 1]} {word[end - 1]}")
             pieces.append(word[:end])
-    tokens = [*_SPECIAL, *alphabet, *pieces]
-    kinds = [gguf.TokenType.CONTROL] * len(_SPECIAL) + [gguf.TokenType.NORMAL] * (len(alphabet) + len(pieces))
+    tokens = [*special, *alphabet, *pieces]
+    kinds = [gguf.TokenType.CONTROL] * len(special) + [gguf.TokenType.NORMAL] * (len(alphabet) + len(pieces))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
@@ -112,18 +119,18 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
-    writer.add_chat_template(_TEMPLATE)
+    writer.add_chat_template(template)
 
 
-def _byte_alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """One printable character per byte, as byte-level vocabularies spell them: itself, or one from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
     spare = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
 
 
-def _vocabulary_size() -> int:
-    return len(_SPECIAL) + 256 + sum(len(word) - 1 for word in _WORDS)
+def _vocabulary_size(special: Sequence[str]) -> int:
+    return len(special) + 256 + sum(len(word) - 1 for word in _WORDS)
 
 
 def _describe_attention(writer: gguf.GGUFWriter, *, kv_heads: int | list[int] = _KV_HEADS) -> None:

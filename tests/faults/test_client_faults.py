@@ -36,7 +36,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 def raw_chat(model: str, *, stream: bool, max_tokens: int, **more: object) -> bytes:
     body = json.dumps(chat(model, stream=stream, max_tokens=max_tokens, content=f"{SECRET} Go on.") | more).encode()
-    head = f"POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
+    head = f"POST {CHAT_PATH} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\n"
+    head += "content-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 

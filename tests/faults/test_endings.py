@@ -125,8 +125,7 @@ def test_a_second_sigterm_waits_for_nobody(tmp_path: Path) -> None:
         rig.gateway.stop()
         rig.daemon.signal(signal.SIGTERM)
         eventually(lambda: DRAINING in rig.daemon.log)
-        rig.daemon.signal(signal.SIGTERM)
-        assert rig.daemon.wait() == 128 + signal.SIGTERM
+        assert rig.daemon.insist(signal.SIGTERM) == 128 + signal.SIGTERM
         let_go(engine)
         eventually(lambda: is_gone(engine))
         assert reply.outcome().ending is Ending.BROKEN  # at once means at once

@@ -278,6 +278,11 @@ def test_variables_that_name_no_key_are_ignored() -> None:
     [
         ("NEURON_PORT", "abc", "NEURON_PORT: `port`: expected `int`, got `str`"),
         ("NEURON_PORT", "", "NEURON_PORT: `port`: expected `int`, got `str`"),
+        (
+            "NEURON_HOST",
+            "",
+            "NEURON_HOST: `host`: expected an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address",
+        ),
         ("NEURON_PORT", "1\nhost = 2", "NEURON_PORT: `port`: expected `int`, got `str`"),
         ("NEURON_HARNESS", "llamacpp", "NEURON_HARNESS: `harness`: expected a table"),
         (

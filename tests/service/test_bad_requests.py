@@ -247,7 +247,7 @@ async def test_head_is_refused_where_get_is(path: str, status: int) -> None:
 async def test_head_of_a_stream_ends_at_once() -> None:
     async with scripted_host() as host:
         head = await host.client.request("HEAD", "/models/loading/events")
-    assert (head.status, head.headers["content-type"], head.body) == (200, "text/event-stream", b"")
+    assert (head.status, head.headers["content-type"], head.body) == (200, "text/event-stream; charset=utf-8", b"")
 
 
 async def test_no_answer_is_ever_compressed_or_opened_to_other_origins() -> None:

@@ -10,11 +10,17 @@ from anyio import wait_all_tasks_blocked
 from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolCall
 from neuron_lib.errors import EngineFailed
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Principal
+from neuron_lib.types import Principal, Usage
 from neuron_service.connection_limits import IDLE_CONNECTION_LIMIT_S
 from neuron_service.sse import SILENCE_LIMIT_S, ChatStream
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
+
+SSE_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +53,8 @@ async def test_a_whole_reply_has_exactly_openai_s_shape() -> None:
     assert masked(reply.body) == (
         '{"id":"ID","object":"chat.completion","created":0,"model":"org/a","choices":[{"index":0,"message":'
         '{"role":"assistant","content":"Hello, world!"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,'
-        '"completion_tokens":4,"total_tokens":11,"helexa_timing":{"prefill_ms":0,"decode_ms":0,"prefill_tokens":7}}}'
+        '"completion_tokens":4,"total_tokens":11,"prompt_tokens_details":{"cached_tokens":0},'
+        '"helexa_timing":{"prefill_ms":0,"decode_ms":0,"prefill_tokens":7}}}'
     )
 
 
@@ -66,18 +73,18 @@ async def test_a_chat_with_a_model_for_embeddings_is_a_422_that_names_its_use(*,
     }
 
 
-async def test_a_stream_is_role_then_text_then_finish_then_usage_then_done_with_lf_alone() -> None:
+async def test_a_stream_is_role_then_text_then_finish_with_usage_then_done_with_lf_alone() -> None:
     async with scripted_host({A: ScriptedModel(reply=("Hi", " é"))}, resident=[A]) as host:
         reply = await host.client.post(CHAT, chat_body(A, stream=True))
     assert reply.status == 200
-    assert reply.headers == {"content-type": "text/event-stream", "cache-control": "no-cache"}
+    assert reply.headers == SSE_HEADERS
     chunk = 'data: {"id":"ID","object":"chat.completion.chunk","created":0,"model":"org/a","choices":'
     assert masked(reply.body) == (
-        chunk + '[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}\n\n'
+        chunk + '[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
         + chunk + '[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
         + chunk + '[{"index":0,"delta":{"content":" é"},"finish_reason":null}]}\n\n'
-        + chunk + '[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
-        + chunk + '[],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9,"helexa_timing":'
+        + chunk + '[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":2,'
+        '"total_tokens":9,"prompt_tokens_details":{"cached_tokens":0},"helexa_timing":'
         '{"prefill_ms":0,"decode_ms":0,"prefill_tokens":7}}}\n\n'
         "data: [DONE]\n\n"
     )  # fmt: skip
@@ -98,8 +105,8 @@ async def test_reasoning_and_tool_calls_have_deltas_of_their_own_in_a_stream() -
     script = ScriptedModel(reply=(ReasoningDelta("hmm"), "so", call))
     async with scripted_host({A: script}, resident=[A]) as host:
         reply = await host.client.post(CHAT, chat_body(A, stream=True))
-    assert [chunk["choices"][0]["delta"] for chunk in events(reply.body)[:-2]] == [
-        {"role": "assistant"},
+    assert [chunk["choices"][0]["delta"] for chunk in events(reply.body)[:-1]] == [
+        {"role": "assistant", "content": ""},
         {"reasoning_content": "hmm"},
         {"content": "so"},
         {
@@ -124,7 +131,7 @@ async def test_the_role_is_sent_before_the_model_has_said_anything() -> None:
     ):
         first = await exchange.chunk()
         assert first is not None
-        assert b'"delta":{"role":"assistant"}' in first
+        assert b'"delta":{"role":"assistant","content":""}' in first
 
 
 async def test_silence_is_filled_with_comments_and_loses_nothing_of_the_reply() -> None:
@@ -137,7 +144,7 @@ async def test_silence_is_filled_with_comments_and_loses_nothing_of_the_reply() 
             assert [await exchange.chunk() for _ in range(3)] == [b":\n\n"] * 3
             assert script.may_speak is not None
             script.may_speak.set()
-            deltas = [event["choices"][0]["delta"] for event in events(await exchange.rest())[:-3]]
+            deltas = [event["choices"][0]["delta"] for event in events(await exchange.rest())[:-1]]
     assert "".join(delta.get("content", "") for delta in deltas) == "Hello, world!"
 
 
@@ -250,8 +257,13 @@ async def test_a_reply_lost_in_mid_stream_ends_in_an_error_event_without_done(
     script = ScriptedModel(reply=("Hel", EngineDead(A, "killed by SIGSEGV")))
     async with scripted_host({A: script}, resident=[A]) as host:
         body = (await host.client.post(CHAT, chat_body(A, stream=True))).body
-    *chunks, last = events(body)
-    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [{"role": "assistant"}, {"content": "Hel"}]
+    *chunks, end, last = events(body)
+    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hel"},
+    ]
+    assert end["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
+    assert (end["usage"]["prompt_tokens"], end["usage"]["completion_tokens"]) == (7, 1)
     assert last == {
         "error": {
             "message": "the engine of model 'org/a' is gone: killed by SIGSEGV",
@@ -262,6 +274,53 @@ async def test_a_reply_lost_in_mid_stream_ends_in_an_error_event_without_done(
         }
     }
     assert [record.levelno for record in caplog.records if record.levelno >= logging.WARNING] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+async def test_every_choice_of_a_lost_stream_ends_and_the_bill_is_where_the_client_wants_it(
+    *, include_usage: bool
+) -> None:
+    script = ScriptedModel(reply=("Hel", EngineDead(A, "killed by SIGSEGV")))
+    options = {"n": 2, "stream_options": {"include_usage": include_usage}}
+    async with scripted_host({A: script}, resident=[A]) as host:
+        body = (await host.client.post(CHAT, chat_body(A, stream=True) | options)).body
+    *_, first, second, last = [event for event in events(body) if event.get("choices") != []]
+    assert [(end["choices"][0]["index"], end["choices"][0]["finish_reason"]) for end in (first, second)] == [
+        (0, "length"),
+        (1, "length"),
+    ]
+    assert "error" in last
+    (bill,) = [event for event in events(body) if "usage" in event]
+    assert (bill["usage"]["prompt_tokens"], bill["usage"]["completion_tokens"]) == (7, 2)
+    assert (bill["choices"] == []) is include_usage
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": False}, {"include_usage": True}])
+async def test_a_chunk_without_choices_comes_only_where_it_is_asked_for(options: dict[str, bool] | None) -> None:
+    async with scripted_host(resident=[A]) as host:
+        body = (await host.client.post(CHAT, chat_body(A, stream=True) | {"stream_options": options})).body
+    *chunks, done = events(body)
+    assert done == "[DONE]"
+    is_asked = options == {"include_usage": True}
+    assert [not chunk["choices"] for chunk in chunks] == [False] * (len(chunks) - 1) + [is_asked]
+    assert ["usage" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    finish = chunks[-2 if is_asked else -1]
+    assert finish["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("parallel", "names"), [(False, ["f"]), (True, ["f", "g"]), (None, ["f", "g"])])
+async def test_a_client_that_takes_one_tool_call_at_a_time_gets_one(
+    *, stream: bool, parallel: bool | None, names: list[str]
+) -> None:
+    calls = [ToolCall(index=i, id=f"call_{i}", name=name, arguments="{}") for i, name in enumerate("fg")]
+    tools = [{"type": "function", "function": {"name": name}} for name in "fg"]
+    asked = chat_body(A, stream=stream) | {"tools": tools, "parallel_tool_calls": parallel}
+    async with scripted_host({A: ScriptedModel(reply=calls)}, resident=[A]) as host:
+        body = (await host.client.post(CHAT, asked)).body
+    choices = [event["choices"][0] for event in (events(body)[:-1] if stream else [json.loads(body)])]
+    told = [call for choice in choices for call in choice["delta" if stream else "message"].get("tool_calls", ())]
+    assert [call["function"]["name"] for call in told] == names
 
 
 async def test_a_whole_reply_that_is_lost_is_a_500_with_the_full_chain() -> None:
@@ -282,6 +341,7 @@ class BuggyGeneration:
     """Breaks in a way nobody planned, on entering or after the first event."""
 
     retried = False
+    usage = Usage(prompt_tokens=5, completion_tokens=0)
 
     def __init__(self, *, on_entering: bool) -> None:
         self.on_entering = on_entering

@@ -117,6 +117,15 @@ def test_a_port_that_is_none_is_refused_in_words(port: str, capsys: pytest.Captu
     assert "is not a port: 0 to 65535" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--host", "--default-host"])
+@pytest.mark.parametrize("host", ["", " ", "127.0.0.1 ", "a\0b"])
+def test_a_host_that_is_none_is_refused_instead_of_listening_everywhere(
+    option: str, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--demo", f"{option}={host}") == 2
+    assert "is not an address to listen on, such as 127.0.0.1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
     family: socket.AddressFamily, host: str, capsys: pytest.CaptureFixture[str]
@@ -233,7 +242,7 @@ def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], caps
         ("rm --partials --quant q4_0", "it cannot be used with --quant"),
         ("--demo --config x", "it cannot be used with --config"),
         ("--demo serve --config x", "it cannot be used with --config"),
-        ("--host= --demo", "argument --host: an empty address"),
+        ("--host= --demo", "argument --host: '' is not an address to listen on"),
         ("serve --log-level loud", "argument --log-level: invalid choice: 'loud'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Clients that are slow, many, rude or gone, over real sockets and uvicorn's real protocol."""
 
+import json
 import logging
 import re
 import socket
@@ -534,6 +535,9 @@ BAD = {
     "a value with NUL": b"GET /health HTTP/1.1\r\nx: \0\r\n\r\n",
     "a tunnel": b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n",
     "a bare line feed": b"GET /health HTTP/1.1\nx: y\n\n",
+    "RTSP": b"GET /health RTSP/1.0\r\n\r\n",
+    "RTSP with a method of its own": b"\r\nDESCRIBE rtsp://x/y RTSP/1.0\r\nCSeq: 1\r\n\r\n",
+    "ICE": b"SOURCE /health ICE/1.0\r\n\r\n",
     "prose": b"hello there, is anybody in?\r\n\r\n",
 }
 
@@ -547,6 +551,94 @@ def test_what_is_no_http_is_a_400_in_our_envelope(host: ListeningHost, data: byt
         assert client.is_closed()
     eventually(host.is_idle)
     assert host.get("/health").status == 200
+
+
+def test_a_protocol_is_recognized_in_the_middle_of_a_read_and_between_two_requests(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(GET_HEALTH)
+        assert client.reply().status == 200
+        client.send(b"GET /health RT")
+        eventually(lambda: host.open_connections == 1)
+        client.send(b"SP/1.0\r\n\r\n")
+        assert (client.reply().status, client.is_closed()) == (400, True)
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"gzip,chunked", b"chunked, chunked", b"deflate, chunked"])
+@pytest.mark.parametrize("split", [b"", b"\r\ntransfer-encoding: "])
+def test_a_body_that_is_compressed_for_the_transfer_is_refused(
+    host: ListeningHost, coding: bytes, split: bytes
+) -> None:
+    value = coding.replace(b",", split) if split else coding
+    with host.connect() as client:
+        client.send(CHUNKED_CHAT.replace(b"transfer-encoding: chunked", b"transfer-encoding: " + value))
+        reply = client.reply()
+        assert (reply.status, reply.error()["code"]) == (400, "malformed_http")
+        assert client.is_closed()
+    eventually(host.is_idle)
+
+
+@pytest.mark.parametrize("coding", [b"chunked", b"Chunked", b" chunked "])
+def test_plain_chunks_are_read_however_they_are_spelled(host: ListeningHost, coding: bytes) -> None:
+    body = raw_chat(A).partition(b"\r\n\r\n")[2]
+    with host.connect() as client:
+        client.send(CHUNKED_CHAT.replace(b"transfer-encoding: chunked", b"transfer-encoding:" + coding))
+        client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        assert client.reply().status == 200
+
+
+# ---------------------------------------------------------------------------------------------------------- HTTP/1.0
+
+
+def old(request: bytes) -> bytes:
+    return request.replace(b"HTTP/1.1", b"HTTP/1.0")
+
+
+@pytest.mark.parametrize("keep_alive", [b"", b"connection: keep-alive\r\n"])
+def test_a_stream_for_http_1_0_has_no_chunks_and_ends_with_its_connection(
+    host: ListeningHost, keep_alive: bytes
+) -> None:
+    with host.connect() as client:
+        client.send(old(raw_chat(A, stream=True)).replace(b"host: x\r\n", b"host: x\r\n" + keep_alive))
+        head = client.head()
+        body = client.rest()
+    assert head.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert head.headers["connection"] == "close"
+    assert not head.headers.keys() & {"transfer-encoding", "content-length"}
+    events = body.split(b"\n\n")
+    assert all(event.startswith((b"data: ", b": ")) for event in events[:-1])
+    assert events[-2:] == [b"data: [DONE]", b""]
+    eventually(host.is_idle)
+
+
+@pytest.mark.parametrize("path", ["/health", "/models", "/nothing"])
+def test_a_whole_answer_for_http_1_0_has_its_length(host: ListeningHost, path: str) -> None:
+    with host.connect() as client:
+        client.send(old(f"GET {path} HTTP/1.1\r\n\r\n".encode()))
+        reply = client.reply()
+        assert client.is_closed()
+    assert json.loads(reply.body) is not None
+    assert "transfer-encoding" not in reply.headers
+
+
+def test_a_whole_chat_for_http_1_0_has_its_length(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(old(raw_chat(A)))
+        reply = client.reply()
+        assert client.is_closed()
+    assert json.loads(reply.body)["choices"]
+
+
+def test_a_request_of_http_1_0_in_chunks_is_refused(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(old(CHUNKED_CHAT))
+        assert (client.reply().status, client.is_closed()) == (400, True)
+
+
+def test_a_stream_for_http_1_1_is_in_chunks_as_ever(host: ListeningHost) -> None:
+    with host.connect() as client:
+        client.send(raw_chat(A, stream=True))
+        assert client.head().headers["transfer-encoding"] == "chunked"
+        assert client.read_until(b"0\r\n\r\n")
 
 
 @pytest.mark.parametrize("headers", [b"x: " + b"a" * (1 << 20), b"x: y\r\n" * 50_000])
@@ -571,7 +663,7 @@ def test_head_has_the_headers_of_get_and_no_body(host: ListeningHost) -> None:
 def test_head_of_a_stream_does_not_follow_it(host: ListeningHost) -> None:
     with host.connect() as client:
         client.send(b"HEAD /models/loading/events HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert client.head().headers["content-type"] == "text/event-stream"
+        assert client.head().headers["content-type"] == "text/event-stream; charset=utf-8"
         eventually(host.is_idle)
 
 

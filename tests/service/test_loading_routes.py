@@ -12,6 +12,12 @@ from neuron_lib.testing import ScriptedModel
 from tests.fakes.scripted_host import ScriptedHost, scripted_host
 from tests.fakes.wire_shapes import read_health, read_loading
 
+SSE_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
 pytestmark = pytest.mark.anyio
 
 A = "org/a"
@@ -82,7 +88,7 @@ async def test_loads_are_told_as_events_from_the_first_moment_with_lf_alone() ->
         host.client.open("GET", "/models/loading/events") as exchange,
     ):
         event = await exchange.chunk()
-        assert exchange.headers == {"content-type": "text/event-stream", "cache-control": "no-cache"}
+        assert exchange.headers == SSE_HEADERS
         assert event is not None
         name, data, end = event.split(b"\n", 2)
         assert (name, data[:6], end) == (b"event: loading", b"data: ", b"\n")

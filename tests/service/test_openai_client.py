@@ -79,12 +79,13 @@ async def test_the_client_reads_a_stream_of_several_choices() -> None:
     told = defaultdict[int, list[str | None]](list)
     tokens = defaultdict[int, list[str]](list)
     with client_of(await reply_to_request(stream=True)) as client:
-        *chunks, last = client.chat.completions.create(model=A, messages=HI, n=2, logprobs=True, stream=True)
+        chunks = list(client.chat.completions.create(model=A, messages=HI, n=2, logprobs=True, stream=True))
+    *others, last = chunks
+    assert [chunk.usage for chunk in others] == [None] * len(others)
     for chunk in chunks:
         (choice,) = chunk.choices
         told[choice.index].append(choice.delta.role or choice.delta.content or choice.finish_reason)
         tokens[choice.index] += [token.token for token in (choice.logprobs and choice.logprobs.content) or ()]
-        assert chunk.usage is None
     assert told == {index: ["assistant", "Hi", " é", "stop"] for index in (0, 1)}
     assert tokens == {index: ["Hi", " é"] for index in (0, 1)}
     assert last.usage is not None

@@ -99,6 +99,19 @@ class Daemon:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
+    def insist(self, number: int) -> int:
+        """Send a signal again and again until the process has ended; returns the exit status.
+
+        One that comes soon after the first signal to stop counts as part of it.
+        """
+
+        def has_ended() -> bool:
+            self.signal(number)
+            return self.process.poll() is not None
+
+        eventually(has_ended)
+        return self.wait()
+
     def wait(self) -> int:
         """Wait for the end; returns the exit status."""
         return self.process.wait(PATIENCE_S)

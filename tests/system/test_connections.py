@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.system, pytest.mark.model]
 
 ONE = 'default_models = [{ model_id = "test/one", harness = "llamacpp" }]\n' + MODELS
 CHAT = "/v1/chat/completions"
-GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def test_a_download_is_followed_by_health_by_the_view_of_loads_and_by_events(hub
 def test_a_client_that_hangs_up_does_not_end_the_load_it_asked_for(hub: FakeHub, tmp_path: Path) -> None:
     with running_daemon(tmp_path, source(hub.url, tmp_path / "cache")) as daemon:
         body = json.dumps(SPEC)
-        headers = f"Host: neuron\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        headers = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         with socket.create_connection(("127.0.0.1", daemon.port)) as client:
             client.sendall(f"POST /models/load HTTP/1.1\r\n{headers}\r\n\r\n{body}".encode())
             wait_for_the_beginning(daemon)

@@ -65,7 +65,7 @@ def test_sigterm_in_mid_stream_lets_the_stream_end_and_turns_newcomers_away(tmp_
         (engine,) = daemon.engine_pids()
         with daemon.client.stream("POST", CHAT, json=chat("test/one", stream=True, max_tokens=24)) as reply:
             payloads = stream_payloads(reply.iter_lines())
-            assert next(payloads)["choices"][0]["delta"] == {"role": "assistant"}
+            assert next(payloads)["choices"][0]["delta"] == {"role": "assistant", "content": ""}
             hold(engine)
             daemon.signal(signal.SIGTERM)
             wait_for_log(daemon, "SIGTERM received, draining")
@@ -81,9 +81,9 @@ def test_sigterm_in_mid_stream_lets_the_stream_end_and_turns_newcomers_away(tmp_
             assert not_ready.json()["reason"] == "draining"
             assert daemon.client.get("/healthz").status_code == httpx.codes.OK
             let_go(engine)
-            *_, finish, usage, done = payloads
+            *_, finish, done = payloads
         assert finish["choices"][0]["finish_reason"] in {"stop", "length"}
-        assert usage["usage"]["completion_tokens"] >= 1
+        assert finish["usage"]["completion_tokens"] >= 1
         assert done == "[DONE]"
         assert daemon.wait() == 0
         assert "ERROR" not in daemon.log
@@ -148,10 +148,37 @@ def test_a_second_signal_does_not_wait_for_anybody(tmp_path: Path) -> None:
             hold(engine)
             daemon.signal(signal.SIGTERM)
             wait_for_log(daemon, "SIGTERM received, draining")
-            daemon.signal(signal.SIGTERM)
-            assert daemon.wait() == 128 + signal.SIGTERM
+            assert daemon.insist(signal.SIGTERM) == 128 + signal.SIGTERM
         let_go(engine)
         eventually(lambda: is_gone(engine))
+
+
+def test_two_signals_that_come_together_are_one(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, ONE) as daemon:
+        daemon.wait_ready()
+        with daemon.client.stream("POST", CHAT, json=chat("test/one", stream=True, max_tokens=24)) as reply:
+            payloads = stream_payloads(reply.iter_lines())
+            next(payloads)
+            hold(daemon.process.pid)  # so that both have come when it looks
+            daemon.signal(signal.SIGTERM)
+            daemon.signal(signal.SIGINT)
+            let_go(daemon.process.pid)
+            assert [*payloads][-1] == "[DONE]"
+        assert daemon.wait() == 0
+        assert "received with the first signal, still draining" in daemon.log
+
+
+def test_a_hang_up_that_reaches_everybody_ends_no_engine(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, ONE) as daemon:
+        daemon.wait_ready()
+        engines = daemon.engine_pids()
+        for pid in engines:
+            for number in (signal.SIGHUP, signal.SIGINT):
+                os.kill(pid, number)
+        reply = daemon.client.post(CHAT, json=chat("test/one"))
+        assert reply.status_code == httpx.codes.OK
+        assert daemon.engine_pids() == engines
+        assert daemon.health()["models"][0]["engine_restarts"] == 0
 
 
 def test_no_engine_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
@@ -184,8 +211,11 @@ def test_an_engine_that_crashes_takes_its_own_replies_and_nothing_else_and_comes
             for _ in range(2):  # its role, and its first words
                 next(payloads)
             os.kill(first, signal.SIGSEGV)
-            *chunks, last = payloads
+            *chunks, end, last = payloads
         assert "[DONE]" not in chunks
+        assert end["choices"][0]["finish_reason"] == "length"
+        assert end["usage"]["prompt_tokens"] > 0
+        assert end["usage"]["completion_tokens"] > 0
         assert last["error"]["type"] == "api_error"
         assert "SIGSEGV" in last["error"]["message"]
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -329,8 +329,13 @@ class TestUnderSystemd:
                 hold(engine.pid)
                 os.kill(main_pid, signum)
                 eventually(lambda: service.show("StatusText") == ["draining 1 request"])
-                os.kill(main_pid, signum)
-                eventually(lambda: service.shows(ActiveState="inactive", Result="success"))
+
+                def has_ended() -> bool:
+                    with suppress(ProcessLookupError):
+                        os.kill(main_pid, signum)  # one that comes soon after the first is part of it
+                    return service.shows(ActiveState="inactive", Result="success")
+
+                eventually(has_ended)
             assert f"{signum.name} received again" in (tmp_path / "log").read_text()
 
     def test_a_port_that_systemd_holds_starts_the_host_and_outlives_its_restart(self, tmp_path: Path) -> None:

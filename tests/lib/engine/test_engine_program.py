@@ -76,6 +76,16 @@ def test_an_engine_hears_signals_whatever_the_host_blocks_and_ignores() -> None:
         assert not sets["Ign"] >> (number - 1) & 1, number.name
 
 
+def test_an_engine_leaves_hang_ups_and_interrupts_to_the_daemon() -> None:
+    with started(ENGINE) as (engine, sock):
+        heard = reports(sock)
+        assert isinstance(next(heard), Beat)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            engine.send_signal(number)
+            assert isinstance(next(heard), Beat)
+        assert engine.poll() is None
+
+
 SPEECHLESS_ENGINE = """
 from neuron_lib.engine import __main__ as program
 def fail(*_):

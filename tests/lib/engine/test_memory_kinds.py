@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from neuron_lib.engine.__main__ import _scheduler
+from neuron_lib.engine.__main__ import _runner, _scheduler
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
 from neuron_lib.engine.protocol import Broken, Cancelled, Done, Load, Prepare, SequenceEvent, Start, StepEvents
-from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
@@ -101,8 +100,7 @@ class Conversation:
         self.events: list[SequenceEvent] = []
         self.replies: dict[tuple[int, int], Recorder] = {}
         self.scheduler = _scheduler(context, load)
-        runner = LlamaRunner(context, model.vocab, apart=model.needs_batches_apart)
-        self.loop = EngineLoop(self.scheduler, runner, report=self._hear)
+        self.loop = EngineLoop(self.scheduler, _runner(model, context), report=self._hear)
         self.preparer = Preparer(
             model.vocab,
             template=model.chat_template,

@@ -78,13 +78,32 @@ def test_arguments_of_the_request_reach_the_template() -> None:
     assert own.render(chat) == "think"
 
 
-@pytest.mark.parametrize("template", [None, "{% for", "{{ raise_exception('no') }}", "{{ messages[7].content.x }}"])
-def test_without_a_template_that_works_chatml_is_used_and_it_is_said(
-    template: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_without_a_template_gets_chatml_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert preparer(template).render(HELLO) == CHATML
+        fallback = preparer(None)
+    assert (fallback.render(HELLO), fallback.template_kind) == (CHATML, "fallback")
     assert "ChatML is used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("template", "cause"),
+    [
+        ("{% for", "TemplateSyntaxError"),
+        ("{{ raise_exception('no') }}", "no"),
+        ("{{ messages[7].content.x }}", "UndefinedError"),
+    ],
+)
+@pytest.mark.parametrize("has_tools", [False, True])
+def test_a_template_that_does_not_work_is_never_replaced(
+    template: str,
+    cause: str,
+    has_tools: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    own = preparer(template)
+    with pytest.raises(TemplateFailed) as caught:
+        own.render(WITH_TOOLS if has_tools else HELLO)
+    assert cause in cause_chain(caught.value)
+    assert own.template_kind == "model"
 
 
 def test_an_operator_s_template_is_used_instead_of_the_model_s_own() -> None:
@@ -103,6 +122,23 @@ def test_what_an_operator_s_template_refuses_is_refused() -> None:
         preparer("{{ 'own' }}", override="{{ raise_exception('no') }}").render(HELLO)
 
 
+@pytest.mark.parametrize("template", [None, "{{ messages[0].content }}"])
+def test_tools_that_no_template_shows_are_refused(template: str | None) -> None:
+    with pytest.raises(InvalidRequest, match="does not show them") as caught:
+        preparer(template).render(WITH_TOOLS)
+    assert caught.value.param == "tools"
+
+
+def test_the_model_s_template_for_tools_is_used_where_there_are_some() -> None:
+    own = Preparer(
+        WordVocab(),
+        template="{{ messages[0].content }}",
+        tool_template="{{ messages[0].content }}{% for t in tools %}+{{ t.function.name }}{% endfor %}",
+        n_ctx=64,
+    )
+    assert [own.render(HELLO), own.render(WITH_TOOLS)] == ["hello", "hello+f"]
+
+
 def test_a_prompt_is_never_made_without_its_tools() -> None:
     with pytest.raises(TemplateFailed):
         preparer("{{ raise_exception('no tools here') }}").render(WITH_TOOLS)
@@ -113,7 +149,8 @@ def test_a_template_that_takes_too_long_is_interrupted(monkeypatch: pytest.Monke
     endless = preparer("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
     with pytest.raises(TemplateFailed):
         endless.render(WITH_TOOLS)
-    assert endless.render(HELLO) == CHATML
+    with pytest.raises(TemplateFailed):
+        endless.render(HELLO)
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
@@ -134,15 +171,15 @@ def test_of_a_prompt_that_is_far_too_long_only_the_beginning_is_tokenized(monkey
             read.append(len(text))
             return super().tokenize(text, add_special=add_special, parse_special=parse_special)
 
-    monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 100)
+    monkeypatch.setattr("neuron_lib.engine.prepare._LOOK_CHARS", 100)
     own = preparer(None, vocab=CountingVocab())
     assert own.count_beyond_use("a " * 50_000) == 50_000
-    assert read == [100, 200, 400]
+    assert read == [100, 100, 100]
 
 
 @pytest.mark.parametrize("prompt", ["a " * 32, "a " * 64, "a" * 1_000])
 def test_a_prompt_that_may_fit_is_never_judged_by_its_beginning(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
-    monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 4)
+    monkeypatch.setattr("neuron_lib.engine.prepare._LOOK_CHARS", 16)
     assert preparer(None).count_beyond_use(prompt) is None
 
 
@@ -157,7 +194,7 @@ def test_a_chat_becomes_the_prompt_s_text_and_tokens() -> None:
 
 
 def test_a_prompt_that_is_far_too_long_is_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuron_lib.engine.prepare._FIRST_LOOK_CHARS", 400)
+    monkeypatch.setattr("neuron_lib.engine.prepare._LOOK_CHARS", 400)
     prompt = preparer("{{ 'a ' * 5000 }}").prepare(HELLO)
     assert (prompt.tokens, prompt.too_many) == ([], 5000)
 

@@ -1,3 +1,4 @@
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,6 +159,30 @@ def test_a_recommendation_that_cannot_be_is_ignored_with_a_warning(
 def test_tokens_spell_the_text_they_were_made_of(vocab: Vocab, text: str) -> None:
     tokens = vocab.tokenize(text, add_special=False, parse_special=False)
     assert b"".join(map(vocab.piece, tokens)).decode("utf-8", "replace") == text
+
+
+@pytest.mark.parametrize("parse_special", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The sea, at 9.30: it's calm.\n" * 2_000,
+        "<|im_start|>user\nAn answer, please.<|im_end|>\n" * 2_000,
+        "<|im_end|>" * 5_000,
+        "-" * 10_240,
+    ],
+)
+def test_a_long_text_has_the_tokens_that_one_call_gives_it(vocab: Vocab, text: str, parse_special: bool) -> None:  # noqa: FBT001
+    whole = vocab._tokens(text, add_special=True, parse_special=parse_special)
+    assert vocab.tokenize(text, add_special=True, parse_special=parse_special) == whole
+
+
+def test_the_tokenizer_of_a_grammar_is_the_same_and_takes_any_bytes(vocab: Vocab) -> None:
+    for text in (b"<|im_end|> word", "é".encode()[:1], b"x" * 100_000, b"x" * 100_000 + "é".encode()[:1]):
+        tokens = (ctypes.c_int32 * len(text))()
+        count = vocab.tokenize_function(vocab.pointer, text, len(text), tokens, len(text), False, True)
+        spelled = b"".join(vocab.spell(token, special=True) for token in tokens[:count])
+        assert spelled == text if text.isascii() else spelled.startswith(text[:-1])
+        assert vocab.tokenize_function(vocab.pointer, text, len(text), tokens, 0, False, True) <= -1
 
 
 def test_special_tokens_are_read_but_not_spelled_until_they_are_shown(model: Model, vocab: Vocab) -> None:

@@ -126,6 +126,38 @@ async def test_a_load_that_ends_badly_says_how(mode: str, reason: str) -> None:
     assert caught.value.message == f"the engine could not load the model: {reason}"
 
 
+BROKEN_INSTALLATIONS = {
+    "a package that is missing": ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+    "a library that is missing": (
+        "import ctypes; ctypes.CDLL('libllama_absent.so')",
+        "OSError: libllama_absent.so: cannot open shared object file: No such file or directory",
+    ),
+    "a long story": (
+        "raise ImportError('READ THIS\\n\\n  * the Python version\\nOriginal error was: no x.so')",
+        "ImportError: READ THIS Original error was: no x.so",
+    ),
+    "an error that follows from another": (
+        "try:\n    import no_such_package\nexcept ImportError as error:\n    raise RuntimeError('broken') from error",
+        "RuntimeError: broken",
+    ),
+    "a Python that is too old": ("import sys; sys.exit('neuron needs Python 3.11')", "neuron needs Python 3.11"),
+}
+
+
+@pytest.mark.parametrize(("program", "words"), BROKEN_INSTALLATIONS.values(), ids=BROKEN_INSTALLATIONS)
+async def test_an_engine_that_cannot_be_imported_says_why(program: str, words: str) -> None:
+    async with open_engine(
+        LOAD,
+        model_id="org/fake",
+        environment=engine_environment(os.environ),
+        on_progress=lambda _fraction: None,
+        command=(sys.executable, "-c", program),
+    ) as engine:
+        with pytest.raises(LoadFailed) as caught:
+            await engine.wait_ready()
+    assert caught.value.message == f"the engine could not load the model: exit status 1 ({words})"
+
+
 async def test_a_load_that_hangs_can_be_given_up_and_the_process_is_killed() -> None:
     async with fake_engine("hang-at-load", close_limit_s=0.1) as engine:
         with anyio.move_on_after(0.1):

@@ -290,6 +290,13 @@ async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture)
     assert (logged["finish_reason"], logged["cached_tokens"], logged["completion_tokens"]) == ("stop,stop", 1, 5)
 
 
+@pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
+async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
+    async with model_of(mode) as model, model.chat(ask("echo-stop", stop=["mine"])) as generation:
+        events = [event async for event in generation]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
+
+
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
     async with model_of() as model:
         async with model.chat(ask("one")):

@@ -4,7 +4,7 @@ import pytest
 
 from neuron_lib.config import AdmissionConfig, DownloadConfig, LlamaCppConfig, PromptCacheConfig
 from neuron_lib.llamacpp.harness import load_command, model_store
-from neuron_lib.llamacpp.placement import physical_cores
+from neuron_lib.llamacpp.placement import default_threads
 from neuron_lib.sources.store import LocalModel
 
 MODEL = LocalModel(path=Path("/models/m.gguf"))
@@ -37,7 +37,7 @@ def test_an_engine_is_told_what_is_configured() -> None:
 
 
 def test_no_threads_means_one_for_each_core() -> None:
-    assert load_command(LlamaCppConfig(threads=0), MODEL, environ={}).threads == len(physical_cores())
+    assert load_command(LlamaCppConfig(threads=0), MODEL, environ={}).threads == default_threads()
 
 
 @pytest.mark.parametrize("n_ctx", [0, 512])

@@ -7,6 +7,7 @@ import pytest
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llamacpp.placement import (
     Core,
+    default_threads,
     device_indices,
     memory_bytes,
     openmp_environment,
@@ -105,6 +106,17 @@ def test_hyper_threads_of_one_core_count_once(tmp_path: Path) -> None:
 
 def test_a_kernel_that_does_not_say_counts_every_cpu(tmp_path: Path) -> None:
     assert physical_cores(tmp_path) == tuple((cpu,) for cpu in sorted(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"), [(None, 4), (16.0, 4), (4.0, 4), (3.9, 3), (2.0, 2), (1.5, 1), (1.0, 1), (0.1, 1)]
+)
+def test_there_is_a_thread_for_each_core_that_the_control_groups_give_time_for(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, threads: int
+) -> None:
+    monkeypatch.setattr("neuron_lib.llamacpp.placement.physical_cores", lambda: ((0,), (1,), (2,), (3,)))
+    monkeypatch.setattr("neuron_lib.llamacpp.placement.cpus_of_cgroups", lambda: quota)
+    assert default_threads() == threads
 
 
 @pytest.mark.parametrize(

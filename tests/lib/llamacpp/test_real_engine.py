@@ -474,19 +474,44 @@ async def test_a_damaged_file_fails_to_load_in_the_words_of_llama_cpp(
             pytest.fail("it loaded")
 
 
-async def test_a_template_that_never_ends_is_given_up_for_chatml_and_the_engine_lives(
-    smollm2_path: Path, tmp_path: Path
-) -> None:
+async def test_a_template_that_never_ends_is_given_up_and_the_engine_lives(smollm2_path: Path, tmp_path: Path) -> None:
     hostile = tmp_path / "hostile.gguf"
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     await anyio.run_process(
         [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", endless, smollm2_path, hostile]
     )
     async with real_model(hostile, seats=1) as (model, _):
-        with pytest.raises(TemplateFailed, match="longer than 2 s"):
-            await reply_to(model, ask("Hello", tools=({"type": "function", "function": {"name": "f"}},)))
+        for tools in ((), ({"type": "function", "function": {"name": "f"}},)):
+            with pytest.raises(TemplateFailed, match="longer than 2 s"):
+                await reply_to(model, ask("Hello", tools=tools))
+        assert (model.load().in_flight, model.load().engine_restarts) == (0, 0)
+
+
+async def test_a_template_that_wants_all_memory_is_refused_and_the_engine_lives(
+    smollm2_path: Path, tmp_path: Path
+) -> None:
+    hostile = tmp_path / "hostile.gguf"
+    greedy = "{{ messages[0].content.ljust(3000000000) }}"
+    await anyio.run_process(
+        [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", greedy, smollm2_path, hostile]
+    )
+    async with real_model(hostile, seats=1) as (model, _):
+        with pytest.raises(TemplateFailed, match="too large with a width"):
+            await reply_to(model, ask("Hello"))
+        assert model.load().engine_restarts == 0
+
+
+async def test_a_model_without_a_template_says_so_and_has_no_tools(smollm2_path: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.gguf"
+    tool = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata"]
+    await anyio.run_process([*tool, "--force", "--remove-metadata", "tokenizer.chat_template", smollm2_path, bare])
+    async with real_model(bare, seats=1) as (model, _):
+        assert model.info().chat_template == "fallback"
         _, finished = await reply_to(model, ask("Hello", max_tokens=2))
-    assert finished.usage.completion_tokens == 2
+        assert finished.usage.completion_tokens == 2
+        with pytest.raises(InvalidRequest, match="does not show them") as caught:
+            await reply_to(model, ask("Hello", tools=({"type": "function", "function": {"name": "f"}},)))
+        assert caught.value.param == "tools"
 
 
 async def test_a_template_that_writes_nothing_is_a_refusal_and_no_failure(smollm2_path: Path, tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 import logging
 import math
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -122,6 +125,16 @@ async def test_the_log_of_the_process_goes_into_ours_with_its_levels(caplog: pyt
     ]
     assert {record.name for record in caplog.records} == {"neuron_lib.sources.fetch_worker"}
     assert {vars(record)["model_id"] for record in caplog.records} == {public_id(ORDER.repository.model_id)}
+
+
+@pytest.mark.anyio
+async def test_a_line_of_the_process_is_cut_and_has_no_token_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    script = f'printf "WARNING refused {TOKEN} %s\\n" "$(printf "%.0sword " $(seq 100000))" >&2; exit 1'
+    error = await failure(child(script))
+    [line] = caplog.messages
+    assert line.startswith("refused … word word")
+    assert len(line) <= 1000
+    assert len(error.message) < 1200
 
 
 # ------------------------------------------------------------------------------------------------------ how it ends
@@ -409,3 +422,25 @@ def test_a_file_that_is_read_again_has_a_window_of_its_own() -> None:
 def test_no_least_rate_means_that_nothing_is_slow() -> None:
     watch = RateWatch(min_bytes_per_s=0, window_s=1)
     assert not any(watch.is_slow(float(now_s), 0) for now_s in range(1000))
+
+
+def test_a_fetch_process_leaves_hang_ups_and_interrupts_to_the_daemon() -> None:
+    command = [sys.executable, "-m", "neuron_lib.sources.fetch_worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ) as worker:
+        assert worker.stdin is not None
+        status = Path(f"/proc/{worker.pid}/status")
+        deadline_s = time.monotonic() + 60
+        while not ignored_signals(status) >= {signal.SIGHUP, signal.SIGINT}:
+            assert time.monotonic() < deadline_s
+            os.sched_yield()
+        for number in (signal.SIGHUP, signal.SIGINT):
+            worker.send_signal(number)
+        worker.stdin.close()
+        assert worker.wait(timeout=60) >= 0  # by the end of its input and by no signal
+
+
+def ignored_signals(status: Path) -> set[signal.Signals]:
+    (mask,) = (
+        line.split()[1] for line in status.read_text(encoding="ascii").splitlines() if line.startswith("SigIgn:")
+    )
+    return {number for number in signal.Signals if int(mask, 16) >> (number - 1) & 1}

@@ -246,7 +246,7 @@ def test_chatml_renders_text_parts_and_missing_content() -> None:
     ]
     assert render(CHATML, messages) == (
         "<|im_start|>system\nbe kind<|im_end|>\n"
-        "<|im_start|>user\na\nb<|im_end|>\n"
+        "<|im_start|>user\nab<|im_end|>\n"
         "<|im_start|>assistant\n<|im_end|>\n"
         "<|im_start|>assistant\n"
     )

@@ -17,7 +17,7 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
-from neuron_lib.wire.openai_chat_reply import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder
+from neuron_lib.wire.openai_chat_reply import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder, StreamUsage
 from neuron_lib.wire.openai_errors import envelope
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, prefill_ms=20, decode_ms=50)
@@ -39,21 +39,24 @@ def collected(*events: GenerationEvent) -> dict[str, Any]:
 
 
 def test_each_event_is_written_byte_for_byte(encoder: ChatStreamEncoder) -> None:
-    def choice(delta: bytes, finish_reason: bytes = b"null") -> bytes:
-        return HEAD + b'{"index":0,"delta":' + delta + b',"finish_reason":' + finish_reason + b"}]}\n\n"
+    def choice(delta: bytes, finish_reason: bytes = b"null", rest: bytes = b"") -> bytes:
+        return HEAD + b'{"index":0,"delta":' + delta + b',"finish_reason":' + finish_reason + b"}]" + rest + b"}\n\n"
 
-    assert encoder.roles(1) == choice(b'{"role":"assistant"}')
+    usage = (
+        b',"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,'
+        b'"prompt_tokens_details":{"cached_tokens":0},'
+        b'"helexa_timing":{"prefill_ms":20,"decode_ms":50,"prefill_tokens":10}}'
+    )
+    assert encoder.roles(1) == choice(b'{"role":"assistant","content":""}')
     assert encoder.event(TextDelta("hi")) == choice(b'{"content":"hi"}')
     assert encoder.event(ReasoningDelta("hm")) == choice(b'{"reasoning_content":"hm"}')
     assert encoder.event(CALL) == choice(
         b'{"tool_calls":[{"index":1,"id":"call_ab_1","type":"function",'
         b'"function":{"name":"f","arguments":"{\\"a\\":1}"}}]}'
     )
-    assert encoder.finish((FinishReason.LENGTH,)) == choice(b"{}", b'"length"')
-    assert encoder.usage(USAGE) == HEAD + (
-        b'],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,'
-        b'"helexa_timing":{"prefill_ms":20,"decode_ms":50,"prefill_tokens":10}}}\n\n'
-    )
+    assert encoder.finish((FinishReason.LENGTH,), USAGE) == choice(b"{}", b'"length"', usage)
+    asked = ChatStreamEncoder(id="chatcmpl-1", created=7, model="a/b", usage=StreamUsage.OWN_CHUNK)
+    assert asked.finish((FinishReason.LENGTH,), USAGE) == choice(b"{}", b'"length"') + HEAD + b"]" + usage + b"}\n\n"
     assert DONE == b"data: [DONE]\n\n"
     assert KEEP_ALIVE == b":\n\n"
 
@@ -61,12 +64,14 @@ def test_each_event_is_written_byte_for_byte(encoder: ChatStreamEncoder) -> None
 def test_several_choices_open_speak_and_end_each_under_its_index(encoder: ChatStreamEncoder) -> None:
     stream = encoder.roles(2) + encoder.event(TextDelta("b", 1)) + encoder.event(ReasoningDelta("r", 1))
     stream += encoder.event(ToolCall(index=0, id="call", name="f", arguments="{}", choice=1))
-    stream += encoder.finish((FinishReason.STOP, FinishReason.TOOL_CALLS))
-    choices = [json.loads(frame.removeprefix(b"data: "))["choices"] for frame in stream.split(b"\n\n")[:-1]]
+    stream += encoder.finish((FinishReason.STOP, FinishReason.TOOL_CALLS), USAGE)
+    chunks = [json.loads(frame.removeprefix(b"data: ")) for frame in stream.split(b"\n\n")[:-1]]
+    choices = [chunk["choices"] for chunk in chunks]
+    assert ["usage" in chunk for chunk in chunks] == [False] * 6 + [True]
     told = [(choice["index"], list(choice["delta"]), choice["finish_reason"]) for (choice,) in choices]
     assert told == [
-        (0, ["role"], None),
-        (1, ["role"], None),
+        (0, ["role", "content"], None),
+        (1, ["role", "content"], None),
         (1, ["content"], None),
         (1, ["reasoning_content"], None),
         (1, ["tool_calls"], None),
@@ -88,18 +93,18 @@ def test_tokens_are_written_with_their_bytes_and_likeliest_rivals(encoder: ChatS
 
 
 def test_no_text_can_break_the_framing(encoder: ChatStreamEncoder) -> None:
-    text = "a\r\n\r\ndata: [DONE]\n\n\u2028\x00 é😀"
+    text = "a\r\n\r\ndata: [DONE]\n\n\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\x00 é😀入✅"
     event = encoder.event(TextDelta(text))
+    assert len(event.decode().splitlines()) == 2
     assert b"\r" not in event
     assert event.count(b"\n") == 2
     assert event.endswith(b"\n\n")
     assert json.loads(event.removeprefix(b"data: "))["choices"][0]["delta"]["content"] == text
 
 
-def test_details_of_the_usage_are_there_only_when_they_say_something(encoder: ChatStreamEncoder) -> None:
+def test_reasoning_is_counted_only_where_there_is_some(encoder: ChatStreamEncoder) -> None:
     usage = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4, reasoning_tokens=3, prefill_ms=1, decode_ms=2)
-    chunk = json.loads(encoder.usage(usage).removeprefix(b"data: "))
-    assert chunk["choices"] == []
+    chunk = json.loads(encoder.finish((FinishReason.STOP,), usage).removeprefix(b"data: "))
     assert chunk["usage"] == {
         "prompt_tokens": 10,
         "completion_tokens": 5,
@@ -117,10 +122,11 @@ def test_a_lost_reply_ends_in_an_error_event_with_the_usual_envelope(encoder: Ch
     assert event.endswith(b"\n\n")
 
 
-def test_a_whole_reply_is_one_body_without_the_reasoning() -> None:
+def test_a_whole_reply_is_one_body_with_the_reasoning_beside_the_answer() -> None:
     reply = collected(
         Started(prompt_tokens=10),
-        ReasoningDelta("hm"),
+        ReasoningDelta("h"),
+        ReasoningDelta("m"),
         TextDelta("one "),
         TextDelta("two"),
         Finished(reasons=(FinishReason.STOP,), usage=USAGE),
@@ -131,12 +137,17 @@ def test_a_whole_reply_is_one_body_without_the_reasoning() -> None:
         "created": 7,
         "model": "a/b",
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "one two"}, "finish_reason": "stop"},
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "one two", "reasoning_content": "hm"},
+                "finish_reason": "stop",
+            },
         ],
         "usage": {
             "prompt_tokens": 10,
             "completion_tokens": 5,
             "total_tokens": 15,
+            "prompt_tokens_details": {"cached_tokens": 0},
             "helexa_timing": {"prefill_ms": 20, "decode_ms": 50, "prefill_tokens": 10},
         },
     }
@@ -161,6 +172,7 @@ def test_a_whole_reply_has_every_choice_with_its_own_text_calls_tokens_and_end()
     reply = collected(
         TextDelta("a", 0, (TokenLogprob(b"a", -1.0),)),
         TextDelta("c", 2),
+        ReasoningDelta("why", 1),
         TextDelta("b", 0, (TokenLogprob(b"b", -2.0),)),
         ToolCall(index=0, id="call", name="f", arguments="{}", choice=2),
         Finished(reasons=(FinishReason.LENGTH, FinishReason.STOP, FinishReason.TOOL_CALLS), usage=USAGE),
@@ -177,7 +189,7 @@ def test_a_whole_reply_has_every_choice_with_its_own_text_calls_tokens_and_end()
             },
             "finish_reason": "length",
         },
-        {"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"},
+        {"message": {"role": "assistant", "content": "", "reasoning_content": "why"}, "finish_reason": "stop"},
         {
             "message": {
                 "role": "assistant",
@@ -187,6 +199,14 @@ def test_a_whole_reply_has_every_choice_with_its_own_text_calls_tokens_and_end()
             "finish_reason": "tool_calls",
         },
     ]
+
+
+def test_a_whole_reply_is_one_line_to_every_reader() -> None:
+    collector = ChatCollector(id="chatcmpl-1", created=7, model="a/b")
+    for event in (TextDelta("a\u2028\u2029\x85\n"), Finished(reasons=(FinishReason.STOP,), usage=USAGE)):
+        collector.add(event)
+    assert len(collector.body().decode().splitlines()) == 1
+    assert json.loads(collector.body())["choices"][0]["message"]["content"] == "a\u2028\u2029\x85\n"
 
 
 def test_an_unfinished_reply_has_no_body() -> None:

@@ -1,4 +1,4 @@
-"""Real engines over small models that do something else than chat, or nothing that this host could serve."""
+"""Real engines over small models: what each is found to be able to do, and what is refused."""
 
 import os
 import struct
@@ -20,6 +20,7 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
+from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.types import ChatRequest, ModelSpec, ModelStatus
 from tests.fakes.synthetic_gguf import write_synthetic
 
@@ -82,6 +83,28 @@ async def test_a_model_for_embeddings_says_so_cold_and_loaded_and_refuses_every_
     assert (load.in_flight, load.queue_depth, load.engine_restarts, load.last_engine_death) == (0, 0, 0, "")
 
 
+READ_FORM = """{% if tools %}{{ tools | tojson }}<tool_call>{"name": 1, "arguments": {}}</tool_call>{% endif %}"""
+OTHER_FORM = "{% if tools %}{{ tools | tojson }}<tool_call>name<arg_key>a</arg_key></tool_call>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("own", "operators", "calls"),
+    [(READ_FORM, None, True), (OTHER_FORM, None, False), (OTHER_FORM, READ_FORM, True), (READ_FORM, "Hi", False)],
+)
+async def test_a_model_calls_tools_if_the_template_in_use_asks_for_calls_that_are_read(
+    tmp_path: Path, own: str, operators: str | None, *, calls: bool
+) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, "full", markers=("<tool_call>", "</tool_call>"), template=own)
+    load = msgspec.structs.replace(load_of(path), chat_template=operators)
+    async with open_engine(
+        load, model_id=MODEL_ID, environment=engine_environment(os.environ), on_progress=lambda _: None
+    ) as engine:
+        facts = await engine.wait_ready()
+    assert facts.tool_call == Markers("<tool_call>", "</tool_call>")
+    assert facts.calls_are_read is calls
+
+
 async def test_a_model_that_cannot_be_served_is_refused_before_an_engine_is_started(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     write_synthetic(path, "dream")
@@ -120,6 +143,17 @@ async def test_weights_that_make_no_numbers_are_found_in_the_load_and_called_by_
     with pytest.raises(LoadFailed, match="scores of the first token are NaN, so its weights may be damaged") as raised:
         await load_alone(path)
     assert "OK" not in raised.value.message
+
+
+def test_a_diffusion_model_that_our_table_does_not_know_is_known_by_libllama(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_backend()
+    route_logs(lambda _level, _text: None)
+    write_synthetic(tmp_path / "m.gguf", "dream")
+    monkeypatch.setattr("neuron_lib.llama.model.why_not_servable", lambda **_: None)
+    with Model(tmp_path / "m.gguf", gpu_layers=0, on_progress=lambda _: True) as model:
+        assert model.refusal == "it is a diffusion model, which does not write token by token"
 
 
 def test_a_model_without_memory_gets_no_context_to_write_in(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""Writes prompts with the template of a model: which one, in which form, and what in them people wrote."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from neuron_lib.engine.protocol import TemplateKind
+from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_chain
+from neuron_lib.text.chat_template import CHATML, ChatTemplate, with_arguments
+from neuron_lib.text.control_text import ControlTexts, Disguise, Piece
+from neuron_lib.text.messages import fit_messages, has_text_arguments
+from neuron_lib.text.template_facts import TemplateFacts, template_facts
+
+__all__ = ("Prompt", "PromptWriter", "Templates")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, frozen=True)
+class Templates:
+    """The sources there are for one model: the operator's, the model's own, and the one it has for chats with tools."""
+
+    configured: str | None = None
+    own: str | None = None
+    own_for_tools: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Prompt:
+    """A written prompt. Of one in which somebody spelled a control token, `pieces` say what is theirs."""
+
+    text: str
+    pieces: Sequence[Piece] | None = None
+
+
+class PromptWriter:
+    """Writes with the operator's template; without one with the model's own, or in ChatML if that has none.
+
+    A template that is there is never replaced by another: one that does not work refuses every chat, with its cause.
+    """
+
+    def __init__(
+        self,
+        templates: Templates,
+        *,
+        bos_token: str,
+        eos_token: str,
+        controls: ControlTexts | None,
+        limited: Callable[[], AbstractContextManager[None]],
+        limit_s: float,
+    ) -> None:
+        """Raises `LoadFailed` if the operator's template does not compile.
+
+        `controls` are what must not be read as control tokens in messages, None to read it so. Templates run within
+        `limited`, which raises `TemplateFailed` after `limit_s` seconds.
+        """
+        self._controls: Final = controls
+        self._limited: Final = limited
+        self._limit_s: Final = limit_s
+        self._facts: Final[dict[ChatTemplate, TemplateFacts]] = {}
+
+        def compiled(source: str) -> ChatTemplate:
+            return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
+
+        self._for_tools: ChatTemplate | TemplateFailed | None = None
+        self._template: ChatTemplate | TemplateFailed
+        self.kind: Final[TemplateKind] = (
+            "configured" if templates.configured is not None else "model" if templates.own is not None else "fallback"
+        )
+        match templates:
+            case Templates(configured=str(source)):
+                try:
+                    self._template = compiled(source)
+                except TemplateFailed as error:
+                    raise LoadFailed("the configured `chat_template` is unusable") from error
+            case Templates(own=str(source)):
+                self._template = _or_failure(compiled, source)
+                if templates.own_for_tools is not None:
+                    self._for_tools = _or_failure(compiled, templates.own_for_tools)
+            case _:
+                logger.warning("the model has no chat template; ChatML is used")
+                self._template = compiled(CHATML)
+
+    def write(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]],
+        template_kwargs: Mapping[str, Any],
+    ) -> Prompt:
+        """The prompt of a chat. Raises `TemplateFailed`, or `InvalidRequest` for tools that it cannot show."""
+        is_for_tools = bool(tools) and self._for_tools is not None
+        template = (self._for_tools if is_for_tools else None) or self._template
+        if isinstance(template, TemplateFailed):
+            raise TemplateFailed(template.message) from template.__cause__
+        facts = self._known(template, is_for_tools=is_for_tools)
+        if tools and not facts.shows_tools:
+            text = "tools: this model cannot be given tools, its chat template does not show them"
+            raise InvalidRequest(text, param="tools")
+        forms: list[Literal["object", "text"]] = [facts.arguments]
+        if has_text_arguments(messages):
+            forms.append("text" if facts.arguments == "object" else "object")
+        failure: TemplateFailed | None = None
+        for form in forms:
+            try:
+                with self._limited():
+                    fitted = [with_arguments(message, form) for message in fit_messages(messages, facts)]
+                    return self._rendered(
+                        template, facts, fitted, tools=tools, template_kwargs=template_kwargs, arguments=form
+                    )
+            except TemplateFailed as error:
+                failure = failure or error
+            except RecursionError as error:
+                raise InvalidRequest("messages: nested too deeply", param="messages") from error
+        assert failure is not None  # there is at least one form
+        raise failure
+
+    def _rendered(
+        self,
+        template: ChatTemplate,
+        facts: TemplateFacts,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]],
+        template_kwargs: Mapping[str, Any],
+        arguments: Literal["object", "text"],
+    ) -> Prompt:
+        chat: list[Any] = [*messages, list(tools), dict(template_kwargs)]
+        disguised = None
+        if self._controls is not None:
+            # What a template searches for in the model's own turns, the end of reasoning perhaps, it must find.
+            allowed = [facts.searched if message.get("role") == "assistant" else () for message in messages]
+            values = list(zip(chat, (*allowed, (), ()), strict=True))
+            disguised = Disguise.of(self._controls, values, cutters=facts.cutters)
+        if disguised is not None:
+            chat = disguised[0]
+        *shown, shown_tools, shown_kwargs = chat
+        text = template.render(
+            shown,
+            tools=shown_tools,
+            template_kwargs=shown_kwargs,
+            arguments=arguments,
+            now=lambda: datetime.now().astimezone(),
+        )
+        if disguised is None:
+            return Prompt(text)
+        return Prompt(disguised[1].reveal(text), disguised[1].pieces(text))
+
+    def _known(self, template: ChatTemplate, *, is_for_tools: bool) -> TemplateFacts:
+        """The facts of `template`, found out when they are first needed: only the thread that renders can be timed."""
+        facts = self._facts.get(template)
+        if facts is None:
+            began = time.monotonic()
+
+            def is_late() -> bool:
+                return time.monotonic() - began >= self._limit_s
+
+            try:
+                with self._limited():
+                    facts = template_facts(template, is_for_tools=is_for_tools, is_late=is_late)
+            except TemplateFailed:  # the time was up outside a rendering
+                facts = TemplateFacts.of_source(template)
+            self._facts[template] = facts
+        return facts
+
+
+def _or_failure(compiled: Callable[[str], ChatTemplate], source: str) -> ChatTemplate | TemplateFailed:
+    """The template, or why it does not compile: a model that cannot chat may still be looked at."""
+    try:
+        return compiled(source)
+    except TemplateFailed as error:
+        logger.warning("the model's chat template is unusable, every chat will be refused: %s", cause_chain(error))
+        return error

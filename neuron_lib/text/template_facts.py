@@ -1,0 +1,182 @@
+"""What a chat template does with the messages it gets, found out by rendering a few short chats with it.
+
+A template says nowhere what it can. What it raises on, or leaves out, it cannot show.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, Self
+
+from neuron_lib.errors import TemplateFailed
+from neuron_lib.text.chat_template import ChatTemplate
+
+__all__ = ("TemplateFacts", "template_facts")
+
+_ROLES: Final = ("system", "user", "assistant", "tool")
+_REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
+
+_ABOUT_REASONING: Final = re.compile("think|thought|reason|channel|response|analysis", re.IGNORECASE)
+
+_MARK: Final = "zqmarkqz"
+_NAME: Final = "zqfunctionqz"
+_KEY: Final = "zqkeyqz"
+_AS_DATA: Final = re.compile(rf"""['"]text['"]: ?['"]{_MARK}""")
+"""A part that is written as an object, where its text was meant."""
+_TOOLS: Final[Sequence[Mapping[str, Any]]] = (
+    {
+        "type": "function",
+        "function": {
+            "name": _NAME,
+            "description": "Finds out.",
+            "parameters": {"type": "object", "properties": {_KEY: {"type": "string", "description": "What."}}},
+        },
+    },
+)
+
+
+@dataclass(slots=True, frozen=True)
+class TemplateFacts:
+    """What messages must look like for one template. Immutable; lives as long as the template.
+
+    `text_roles` and `part_roles` are the roles whose content it shows as one text, and as a list of parts.
+    `reasoning_key` is the name under which it reads the reasoning of earlier turns, None if it reads none.
+    `words` and `cutters` are those of the template; `searched` is what it searches contents for to find reasoning.
+    """
+
+    knows_developer: bool = False
+    takes_system: bool = True
+    text_roles: frozenset[str] = frozenset(_ROLES)
+    part_roles: frozenset[str] = frozenset()
+    arguments: Literal["object", "text"] = "object"
+    shows_tools: bool = True
+    reasoning_key: str | None = None
+    words: frozenset[str] = frozenset()
+    cutters: tuple[str, ...] = ()
+    searched: tuple[str, ...] = ()
+
+    @classmethod
+    def of_source(cls, template: ChatTemplate) -> Self:
+        """What is known without rendering: messages reach the template as they are sent."""
+        searched = tuple(filter(_ABOUT_REASONING.search, template.searched))
+        return cls(words=template.words, cutters=template.cutters, searched=searched)
+
+
+def template_facts(
+    template: ChatTemplate, *, is_for_tools: bool = False, is_late: Callable[[], bool] = lambda: False
+) -> TemplateFacts:
+    """The facts of `template`. One that `is_for_tools` is only ever used with some.
+
+    Renders two dozen chats. The caller may interrupt a rendering that takes too long; once `is_late` says so, what is
+    not known by then stays unknown.
+    """
+    return _Probe(template, _TOOLS if is_for_tools else (), is_late).facts()
+
+
+class _Late(Exception):
+    """No time is left."""
+
+
+class _Probe:
+    """Renders chats with one template."""
+
+    def __init__(self, template: ChatTemplate, tools: Sequence[Mapping[str, Any]], is_late: Callable[[], bool]) -> None:
+        self._template = template
+        self._tools = tools
+        self._is_late = is_late
+        self._wants_parts = False
+        self._arguments: Literal["object", "text"] = "object"
+
+    def facts(self) -> TemplateFacts:
+        unknown = TemplateFacts.of_source(self._template)
+        try:
+            self._wants_parts = not self._shows_text("user") and self._shows_parts("user")
+            if not (self._wants_parts or self._shows_text("user")):
+                return unknown
+            self._arguments = self._form_of_arguments()  # first, for the chats with tool calls below
+            return replace(
+                unknown,
+                knows_developer="developer" in self._template.words and self._shows("developer"),
+                takes_system=self._shows("system"),
+                text_roles=frozenset(filter(self._shows_text, _ROLES)),
+                part_roles=frozenset(filter(self._shows_parts, _ROLES)),
+                arguments=self._arguments,
+                shows_tools=self._shows_tools(),
+                reasoning_key=self._reasoning_key(),
+            )
+        except _Late:
+            return unknown
+
+    def _render(self, *messages: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+        """The prompt; "" if the template cannot render it."""
+        try:
+            return self._template.render(
+                messages,
+                tools=self._tools if tools is None else tools,
+                arguments=self._arguments,
+                now=lambda: datetime(2026, 1, 2, tzinfo=UTC),
+            )
+        except TemplateFailed:
+            if self._is_late():
+                raise _Late from None
+            return ""
+
+    def _say(self, role: str, text: str, **more: Any) -> dict[str, Any]:
+        content = [{"type": "text", "text": text}] if self._wants_parts else text
+        return {"role": role, "content": content, **more}
+
+    def _called(self, arguments: object, **more: Any) -> tuple[Mapping[str, Any], ...]:
+        """A chat with a tool call, up to its result."""
+        call = {"id": "zq1234567", "type": "function", "function": {"name": _NAME, "arguments": arguments}}
+        result = {"tool_call_id": "zq1234567", "name": _NAME}
+        asked = {"role": "assistant", "content": None, "tool_calls": [call], **more}
+        return self._say("user", "Hi"), asked, self._say("tool", "3", **result)
+
+    def _chat_with(self, role: str, content: object) -> tuple[Mapping[str, Any], ...]:
+        """A chat in which one message of `role` has this content."""
+        message = {"role": role, "content": content}
+        match role:
+            case "user":
+                return (message,)
+            case "assistant":
+                return self._say("user", "Hi"), message, self._say("user", "Ho")
+            case "tool":
+                *before, result = self._called({_KEY: "a"})
+                return *before, {**result, "content": content}
+            case _:
+                return message, self._say("user", "Hi")
+
+    def _shows(self, role: str) -> bool:
+        return self._shows_text(role) or self._shows_parts(role)
+
+    def _shows_text(self, role: str) -> bool:
+        return _MARK in self._render(*self._chat_with(role, _MARK))
+
+    def _shows_parts(self, role: str) -> bool:
+        parts = [{"type": "text", "text": _MARK}, {"type": "text", "text": _NAME + _KEY}]
+        prompt = self._render(*self._chat_with(role, parts))
+        return _MARK in prompt and _NAME + _KEY in prompt and _AS_DATA.search(prompt) is None
+
+    def _form_of_arguments(self) -> Literal["object", "text"]:
+        """The form in which arguments are shown as JSON. Objects go first: most templates write them so themselves."""
+        prompt = self._render(*self._called({_KEY: _MARK}))
+        if _MARK in prompt and f"'{_KEY}'" not in prompt:
+            return "object"
+        self._arguments = "text"
+        return "text" if _MARK in self._render(*self._called({_KEY: _MARK})) else "object"
+
+    def _shows_tools(self) -> bool:
+        user = self._say("user", "Hi")
+        chats = ((user,), (self._say("system", "Be kind."), user))
+        return any(_NAME in self._render(*chat, tools=_TOOLS) for chat in chats)
+
+    def _reasoning_key(self) -> str | None:
+        """The first key that the template shows; where it shows none of these chats', the first that it reads."""
+        read = [key for key in _REASONING_KEYS if key in self._template.words]
+        for key in read:
+            thought = {key: _MARK}
+            turn = self._say("user", "Hi"), self._say("assistant", "Ho", **thought), self._say("user", "Hi")
+            if any(_MARK in self._render(*chat) for chat in (self._called({_KEY: "a"}, **thought), turn)):
+                return key
+        return read[0] if read else None

@@ -1,0 +1,198 @@
+"""Who may ask: decides by the `Host` and the `Origin` of a request. Pure but for asking a socket where it listens.
+
+A web page may resolve its own name to this host's address and then talk to it as to its own server (DNS rebinding). The
+page cannot choose what its browser writes into `Host` and `Origin`: the name that the page came from.
+"""
+
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import ClassVar, Final, NamedTuple, Self
+
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.shown import clip
+
+__all__ = ("ANY", "AccessRefused", "AccessRules", "HostNotAllowed", "MalformedHost", "OriginNotAllowed", "is_loopback")
+
+ANY: Final = "*"
+"""An entry of `allowed_hosts` or `allowed_origins` that allows all of them."""
+
+_ANYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+"""What a listener on all interfaces is bound to, and by no name of a server."""
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing."""
+_LONGEST_HOST: Final = 300
+"""In bytes. A name of the DNS has at most 253 of them."""
+_LARGEST_PORT: Final = 65535
+_AUTHORITY: Final = re.compile(
+    r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<v6>[0-9a-f.]*:[0-9a-f:.]*)\])(?::(?P<port>[0-9]{0,5}))?"
+)
+_ORIGIN: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/]*)")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+class AccessRefused(InvalidRequest):
+    """A request that is refused for its `Host` or `Origin`, with `status`."""
+
+    quotes_request = False
+    status: ClassVar[int] = 403
+
+
+class MalformedHost(AccessRefused):
+    """No `Host` where there must be one, several, or one that is no name or address with or without a port."""
+
+    code = "malformed_host"
+    status = 400
+
+
+class HostNotAllowed(AccessRefused):
+    """The request was sent to a name that this host does not go by."""
+
+    code = "host_not_allowed"
+
+
+class OriginNotAllowed(AccessRefused):
+    """A page of another origin wants to change something."""
+
+    code = "origin_not_allowed"
+
+
+class _Authority(NamedTuple):
+    name: str
+    """In lower case, without brackets and without the dot at its end; an address in its usual spelling."""
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRules:
+    """Which hosts and origins requests may name.
+
+    Where `takes_any_host`, a request may name any host. Else it may name `localhost`, a loopback address or one of
+    `hosts`. A request that changes something may have no `Origin`, the server's own, or one of `origins`.
+    """
+
+    takes_any_host: bool
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+
+    @classmethod
+    def for_listener(
+        cls,
+        sock: socket.socket,
+        *,
+        own_name: str = "localhost",
+        allowed_hosts: Sequence[str] = (),
+        allowed_origins: Sequence[str] = (),
+    ) -> Self:
+        """The rules for requests that come through `sock`, wherever that came from. `own_name` is the name or address
+        that it was bound to.
+
+        A listener that other machines can reach takes any host unless `allowed_hosts` names some.
+        """
+        reaches_others = not is_loopback(sock) and not allowed_hosts
+        return cls(
+            takes_any_host=reaches_others or ANY in allowed_hosts,
+            hosts=frozenset(_canonical(host.lower().strip("[]")) for host in (own_name, *allowed_hosts)) - _ANYWHERE,
+            origins=frozenset(origin.lower().rstrip("/") for origin in allowed_origins),
+        )
+
+    def refusal(self, method: str, http_version: str, headers: Iterable[tuple[bytes, bytes]]) -> AccessRefused | None:
+        """Why this request is refused; None if it is not. The names of `headers` are in lower case."""
+        hosts: list[bytes] = []
+        origins: list[bytes] = []
+        for name, value in headers:
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"origin":
+                origins.append(value)
+        if len(hosts) != 1 and (hosts or http_version != "1.0"):
+            return MalformedHost(f"a request has one Host header, this one has {len(hosts)}")
+        authority = _parse(hosts[0]) if hosts else None
+        if hosts and authority is None:
+            return MalformedHost(f"the Host header {_shown(hosts[0])} is no name or address with or without a port")
+        if authority is not None and not self._takes(authority.name):
+            return HostNotAllowed(
+                f"this server does not answer for the host {clip(authority.name)!r}: if it should, add the name to "
+                "`allowed_hosts` in its configuration"
+            )
+        if not origins or method in _READING or ANY in self.origins:
+            return None
+        if len(origins) == 1 and self._trusts(origins[0], authority):
+            return None
+        return OriginNotAllowed(
+            f"a page of the origin {_shown(b', '.join(origins))} may not change anything here: if it should, add the "
+            "origin to `allowed_origins` in the server's configuration"
+        )
+
+    def _takes(self, name: str) -> bool:
+        return self.takes_any_host or name in self.hosts or _is_local(name)
+
+    def _trusts(self, raw_origin: bytes, host: _Authority | None) -> bool:
+        """Whether an origin is one of those allowed, or that of this server.
+
+        The server's own has the very host and port of the request, if no foreign name can lead to them: a page with a
+        foreign name would be of the server's own origin after DNS rebinding.
+        """
+        origin = raw_origin.decode("latin-1").lower()
+        match = _ORIGIN.fullmatch(origin)
+        if match is None:
+            return False
+        if origin in self.origins:
+            return True
+        theirs, default_port = _parse(match["authority"].encode("latin-1")), _DEFAULT_PORTS.get(match["scheme"])
+        if theirs is None or default_port is None or host is None or theirs.name != host.name:
+            return False
+        is_ours = _is_local(host.name) or host.name in self.hosts or _is_address(host.name)
+        return is_ours and (theirs.port or default_port) == (host.port or default_port)
+
+
+def is_loopback(sock: socket.socket) -> bool:
+    """Whether only programs of this machine reach a listening socket, and browsers of it are among them.
+
+    A Unix socket is none: no browser reaches it, and its clients write any host.
+    """
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return False
+    address: str = sock.getsockname()[0]
+    return _is_local(_canonical(address.partition("%")[0]))
+
+
+def _parse(raw: bytes) -> _Authority | None:
+    if len(raw) > _LONGEST_HOST:
+        return None
+    match = _AUTHORITY.fullmatch(raw.decode("latin-1").lower())
+    if match is None:
+        return None
+    port = int(match["port"]) if match["port"] else None
+    name = _canonical(match["name"] or match["v6"])
+    if not name or (port or 0) > _LARGEST_PORT or (match["v6"] and not _is_address(name)):
+        return None
+    return _Authority(name, port)
+
+
+def _canonical(name: str) -> str:
+    name = name.removesuffix(".")
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return name
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_local(name: str) -> bool:
+    return name == "localhost" or (_is_address(name) and ip_address(name).is_loopback)
+
+
+def _shown(raw: bytes) -> str:
+    return repr(clip(raw.decode("latin-1")))

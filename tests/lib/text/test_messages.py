@@ -1,0 +1,306 @@
+"""What a template shows is found out by rendering, and messages are put in the form that it shows."""
+
+import copy
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuron_lib.text.chat_template import ChatTemplate
+from neuron_lib.text.messages import fit_messages, has_text_arguments
+from neuron_lib.text.template_facts import TemplateFacts, template_facts
+
+REAL_TEMPLATES = Path(__file__).parents[4] / "shared" / "templates"
+
+
+def each(body: str) -> str:
+    """A template that writes `body` for each message `m`."""
+    return "{% for m in messages %}" + body + "{% endfor %}"
+
+
+CHATML = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+PARTS = "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+BOTH = (
+    "{% for m in messages %}<{{ m.role }}>"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}"
+    "{% elif p.type == 'thinking' %}({{ p.thinking }}){% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
+CALLS = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}CALL{% endfor %}{% endfor %}"
+
+
+def compiled(source: str) -> ChatTemplate:
+    return ChatTemplate(source, bos_token="<s>", eos_token="</s>")  # noqa: S106
+
+
+def facts_of(source: str) -> TemplateFacts:
+    return template_facts(compiled(source))
+
+
+def shown(source: str, messages: list[dict[str, Any]]) -> str:
+    template = compiled(source)
+    facts = template_facts(template)
+    fitted = fit_messages(messages, facts)
+    return template.render(fitted, arguments=facts.arguments, now=lambda: datetime(2026, 1, 2, tzinfo=UTC))
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def text(*texts: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": each} for each in texts]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (CHATML, "<system>D<user>U"),
+        (
+            each("{% if m.role in ['system', 'user'] %}<{{ m.role }}>{{ m.content }}{% endif %}"),
+            "<system>D<user>U",
+        ),
+        (
+            each("{% if m.role == 'developer' %}[{{ m.content }}]{% else %}{{ m.content }}{% endif %}"),
+            "[D]U",
+        ),
+        (
+            each("{% if m.role == 'developer' %}{% else %}<{{ m.role }}>{{ m.content }}{% endif %}"),
+            "<system>D<user>U",
+        ),
+        ("{{ 'developer' if x else '' }}" + CHATML, "<developer>D<user>U"),
+    ],
+)
+def test_a_developer_is_the_system_unless_the_template_knows_developers(source: str, expected: str) -> None:
+    assert shown(source, [{"role": "developer", "content": "D"}, user("U")]) == expected
+
+
+def test_an_empty_list_of_tool_calls_is_no_key() -> None:
+    source = each("{% if 'tool_calls' in m %}{{ m.tool_calls[0].function.name }}{% endif %}{{ m.content }}")
+    assert shown(source, [user("a"), {"role": "assistant", "content": "b", "tool_calls": []}]) == "ab"
+
+
+def calling(arguments: Any) -> dict[str, Any]:
+    function = {"name": "f"} if arguments is ... else {"name": "f", "arguments": arguments}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+
+
+AS_OBJECT = (
+    "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}"
+    "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }};{% endfor %}{% endfor %}{% endfor %}"
+)
+AS_TEXT = each("{{ m.content }}{% for c in m.tool_calls %}{{ '!' + c.function.arguments }}{% endfor %}")
+AS_TILDE = AS_TEXT.replace("'!' +", "'!' ~")
+AS_JSON = AS_TEXT.replace("'!' + c.function.arguments", "c.function.arguments | tojson")
+
+
+@pytest.mark.parametrize("arguments", ["", " ", "\n", None, "null", " null ", {}, "{}", ...])
+@pytest.mark.parametrize(
+    ("source", "expected"), [(AS_OBJECT, "a"), (AS_TEXT, "a!{}"), (AS_TILDE, "a!{}"), (AS_JSON, "a{}")]
+)
+def test_no_arguments_in_any_spelling_are_an_empty_object(source: str, arguments: Any, expected: str) -> None:
+    assert shown(source, [user("a"), calling(arguments)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "expected"),
+    [
+        (AS_OBJECT, '{"x": 1}', "ax=1;"),
+        (AS_OBJECT, {"x": 1}, "ax=1;"),
+        (AS_TEXT, '{"x":1,  "y": 2}', 'a!{"x":1,  "y": 2}'),
+        (AS_TEXT, {"x": "é"}, 'a!{"x": "é"}'),
+        (AS_TILDE, '{"x": 1}', 'a!{"x": 1}'),
+        (AS_JSON, '{"x":1}', 'a{"x": 1}'),
+        (AS_JSON, "no json", 'a"no json"'),
+    ],
+)
+def test_arguments_reach_a_template_in_the_form_that_it_writes(source: str, arguments: Any, expected: str) -> None:
+    assert shown(source, [user("a"), calling(arguments)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (user("x"), False),
+        (calling({}), False),
+        (calling("{}"), True),
+        (calling(...), False),
+        ({"tool_calls": [3]}, False),
+    ],
+)
+def test_text_arguments_are_noticed(message: dict[str, Any], expected: bool) -> None:  # noqa: FBT001
+    assert has_text_arguments([message]) is expected
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "expected"),
+    [
+        (CHATML, text("one", "two"), "<user>onetwo"),
+        (PARTS, text("one", "two"), "<user>onetwo"),
+        (BOTH, text("one", "two"), "<user>onetwo"),
+        (CHATML, "one", "<user>one"),
+        (PARTS, "one", "<user>one"),
+        (BOTH, "one", "<user>one"),
+        (CHATML, [], "<user>"),
+        (PARTS, [], "<user>"),
+        (BOTH, ["one", *text("two")], "<user>onetwo"),
+        (CHATML, [{"type": "document", "text": "one"}, *text("two")], "<user>onetwo"),
+        (BOTH, [{"type": "document", "text": "one"}, *text("two")], "<user>onetwo"),
+        (CHATML, [{"type": "refusal", "refusal": "no"}], "<user>no"),
+        (CHATML, [{"type": "thinking", "thinking": "hm"}, *text("two")], "<user>two"),
+        (BOTH, [{"type": "thinking", "thinking": "hm"}, *text("two")], "<user>(hm)two"),
+        (CHATML, [{"type": "input_audio", "input_audio": {}}, 7, None, {"text": 3}, *text("two")], "<user>two"),
+    ],
+)
+def test_content_reaches_a_template_as_it_shows_it(source: str, content: Any, expected: str) -> None:
+    assert shown(source, [user(content)]) == expected
+
+
+def test_each_role_has_the_form_that_the_template_shows_of_it() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}{% for p in m.content %}{{ p.text }}{% endfor %}"
+        "{% else %}{{ m.role }}:{{ m.content + '.' }}{% endif %}{% endfor %}"
+    )
+    messages = [
+        {"role": "system", "content": text("a", "b")},
+        user("c"),
+        {"role": "assistant", "content": text("d")},
+        user(text("e")),
+    ]
+    assert shown(source, messages) == "system:ab.cassistant:d.e"
+
+
+def test_what_is_left_out_is_logged_by_its_type_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        shown(CHATML, [user([{"type": "video", "video": "secret"}, *text("x")])])
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
+    assert "video" in line
+    assert "secret" not in line
+
+
+GEMMA = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
+    "{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([{"role": "system", "content": "S"}, user("U")], "<user>S\nU"),
+        ([{"role": "developer", "content": "S"}, user("U")], "<user>S\nU"),
+        ([{"role": "system", "content": "S"}, {"role": "system", "content": "T"}, user("U")], "<user>S\nT\nU"),
+        ([{"role": "system", "content": "S"}, user(text("a", "b"))], "<user>S\nab"),
+        (
+            [user("U"), {"role": "assistant", "content": "A"}, {"role": "system", "content": "S"}, user("V")],
+            "<user>U<assistant>A<user>S\nV",
+        ),
+        ([{"role": "system", "content": "S"}], "<user>S"),
+    ],
+)
+def test_a_system_text_that_a_template_refuses_goes_to_the_next_user(
+    messages: list[dict[str, Any]], expected: str
+) -> None:
+    assert shown(GEMMA, messages) == expected
+    assert (
+        shown(GEMMA.replace("<{{ m.role }}>", "{% if m.role != 'system' %}<{{ m.role }}>{% endif %}"), messages)
+        == expected
+    )
+
+
+def test_a_system_text_goes_to_the_next_user_as_a_part_where_the_template_wants_parts() -> None:
+    source = PARTS.replace("<{{ m.role }}>", "{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}")
+    assert shown(source, [{"role": "system", "content": "S"}, user("U")]) == "S\nU"
+
+
+@pytest.mark.parametrize("sent", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("read", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_of_earlier_turns_has_the_name_that_the_template_reads(sent: str, read: str) -> None:
+    source = "{% for m in messages %}{% if m.READ %}({{ m.READ }}){% endif %}{{ m.content }}{% endfor %}".replace(
+        "READ", read
+    )
+    assert shown(source, [user("a"), {"role": "assistant", "content": "b", sent: "why"}, user("c")]) == "a(why)bc"
+
+
+def test_reasoning_that_is_shown_beside_tool_calls_only_reaches_them() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' and 'thinking' in m and m.tool_calls %}({{ m.thinking }})"
+        "{% endif %}{{ m.content }}{% endfor %}{{ x.reasoning_content }}"
+    )
+    turn = {**calling("{}"), "reasoning_content": "why"}
+    assert shown(source.replace("{{ x.reasoning_content }}", ""), [user("a"), turn]) == "a(why)"
+
+
+def test_a_template_that_reads_no_reasoning_gets_no_other_key() -> None:
+    message = {"role": "assistant", "content": "b", "reasoning_content": "why"}
+    assert fit_messages([message], facts_of(CHATML)) == [message]
+
+
+def test_the_messages_given_stay_as_they_are() -> None:
+    messages = [
+        {"role": "developer", "content": text("a")},
+        user("b"),
+        calling(""),
+        {"role": "assistant", "tool_calls": []},
+    ]
+    before = copy.deepcopy(messages)
+    fit_messages(messages, facts_of(GEMMA))
+    assert messages == before
+
+
+@pytest.mark.parametrize(
+    ("source", "is_shown"),
+    [
+        (CHATML, False),
+        ("{{ tools | tojson if tools else '' }}" + CHATML, True),
+        ("{% if messages[0].role == 'system' %}{{ tools | tojson }}{% endif %}" + CHATML, True),
+        ("{% if tools %}You have tools.{% endif %}" + CHATML, False),
+        ("{% if tools %}{{ raise_exception('no tools') }}{% endif %}" + CHATML, False),
+    ],
+)
+def test_whether_tools_are_shown_is_seen(source: str, is_shown: bool) -> None:  # noqa: FBT001
+    assert facts_of(source).shows_tools is is_shown
+
+
+@pytest.mark.parametrize("source", ["", "{{ 'hello' }}", "{{ raise_exception('no') }}", "{{ messages[9].content.x }}"])
+def test_of_a_template_that_shows_nothing_nothing_is_known_and_messages_stay(source: str) -> None:
+    facts = facts_of(source)
+    messages = [{"role": "system", "content": "S"}, user("U")]
+    assert (facts.takes_system, facts.shows_tools, facts.arguments) == (True, True, "object")
+    assert fit_messages(messages, facts) == messages
+
+
+def test_a_template_that_takes_too_long_is_not_looked_at_further() -> None:
+    looks = iter([False, True])
+    facts = template_facts(compiled("{{ raise_exception('slow') }}"), is_late=lambda: next(looks))
+    assert facts == TemplateFacts.of_source(compiled("{{ raise_exception('slow') }}"))
+    with pytest.raises(StopIteration):
+        next(looks)
+
+
+FACTS_OF_REAL_TEMPLATES: dict[str, dict[str, Any]] = {
+    "Qwen-Qwen2.5-7B-Instruct": {"knows_developer": False, "takes_system": True, "shows_tools": True},
+    "Qwen-Qwen3-0.6B": {"reasoning_key": "reasoning_content", "part_roles": frozenset()},
+    "Qwen3.5-4B": {"part_roles": frozenset({"system", "user", "assistant", "tool"})},
+    "openai-gpt-oss-120b": {"knows_developer": True, "reasoning_key": "thinking"},
+    "google-gemma-2-2b-it": {"takes_system": False, "shows_tools": False},
+    "google-gemma-4-31B-it-interleaved": {"knows_developer": True, "reasoning_key": "reasoning_content"},
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": {"arguments": "text", "shows_tools": False},
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": {"arguments": "object", "shows_tools": False},
+    "deepseek-ai-DeepSeek-V3.2": {"knows_developer": False, "reasoning_key": "reasoning_content"},
+    "meetkai-functionary-medium-v3.2": {"arguments": "text", "shows_tools": True},
+    "microsoft-Phi-3.5-mini-instruct": {"shows_tools": False},
+    "Mistral-Small-3.2-24B-Instruct-2506": {"part_roles": frozenset({"user", "assistant"}), "takes_system": True},
+    "unsloth-mistral-Devstral-Small-2507": {"part_roles": frozenset({"user"})},
+    "meta-llama-Llama-3.2-3B-Instruct": {"shows_tools": True, "knows_developer": False},
+}
+
+
+@pytest.mark.skipif(not REAL_TEMPLATES.is_dir(), reason=f"no templates of real models in {REAL_TEMPLATES}")
+@pytest.mark.parametrize("name", FACTS_OF_REAL_TEMPLATES)
+def test_the_facts_of_real_templates_are_found(name: str) -> None:
+    facts = facts_of((REAL_TEMPLATES / f"{name}.jinja").read_text())
+    expected = FACTS_OF_REAL_TEMPLATES[name]
+    assert {fact: getattr(facts, fact) for fact in expected} == expected
