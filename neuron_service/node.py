@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
@@ -19,6 +20,7 @@ __all__ = ("Node",)
 
 logger = logging.getLogger(__name__)
 
+_LARGE_BODY_BYTES: Final = 1 << 17
 _TICK_LIMIT_S: Final = 10.0
 """Supervision moves each second; a loop that a large request kept for a moment is no reason to call it stuck."""
 
@@ -34,7 +36,7 @@ class Node:
     version: Version | None = None
     """None as long as git is asked for the commit."""
     decode_turn: anyio.Lock = field(default_factory=anyio.Lock)
-    """Held to decode a large body, which may keep the loop for a tenth of a second."""
+    """Held to decode a large body, which may keep the loop for 20 ms."""
     _started_s: float = field(default_factory=time.monotonic)
     _discovery: Discovery | None = None
     _looked: anyio.Event = field(default_factory=anyio.Event)
@@ -66,6 +68,15 @@ class Node:
     def gpu_memory_mb(self) -> tuple[int, ...]:
         """The memory of each GPU that has been seen so far."""
         return () if self._discovery is None else tuple(gpu.vram_total_mb for gpu in self._discovery.devices)
+
+    async def turn_to_decode(self, body: bytes) -> None:
+        """Wait until `body` may be decoded: at once, but large ones one after another, with other requests in between.
+
+        What the caller does before it waits again comes before the next large body's turn.
+        """
+        if len(body) > _LARGE_BODY_BYTES:
+            async with self.decode_turn:
+                await checkpoint()
 
     def require_harness(self) -> None:
         """Raises `NoHarness` on a host that has none and will get none."""

@@ -7,7 +7,7 @@ import msgspec
 
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
-from neuron_lib.wire.json_bounds import MalformedJson, check_values
+from neuron_lib.wire.json_bounds import MalformedJson, check_values, refusal
 
 __all__ = ("MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part")
 
@@ -70,9 +70,10 @@ def _invalid_shape(error: msgspec.ValidationError, *, within: str) -> InvalidReq
     if missing is not None:
         place, problem = _joined(place, missing["field"]), "this field is required"
     # What msgspec quotes of the value begins at its first quotation mark.
-    return InvalidRequest(
-        f"{place}: {problem}" if place else problem, param=place or None, summary=problem.partition(" '")[0]
-    )
+    summary, quotes, quoted = problem.partition(" '")
+    if place:
+        return refusal(place, summary, quoting=quotes + quoted)
+    return InvalidRequest(problem, summary=summary)
 
 
 def _joined(path: str, rest: str) -> str:

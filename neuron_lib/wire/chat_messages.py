@@ -5,10 +5,10 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.shown import clip
 from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
 from neuron_lib.wire.bodies import decode_part
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 
 __all__ = ("read_messages", "read_tools")
 
@@ -57,14 +57,13 @@ def read_messages(text: msgspec.Raw) -> UnreadArray:
     """The messages of a request. Raises `MalformedJson` or `InvalidRequest`, whose `param` is the path."""
     messages = decode_part(_messages, text, param="messages")
     if not 1 <= len(messages) <= _MAX_MESSAGES:
-        raise InvalidRequest(f"messages: Expected `array` of length 1 to {_MAX_MESSAGES}", param="messages")
+        raise refusal("messages", f"Expected `array` of length 1 to {_MAX_MESSAGES}")
     unread = bytes(text)
     check_nesting_and_numbers(unread, param="messages")
     for i, message in enumerate(messages):
         if message.role not in _ROLES:
-            place = f"messages[{i}].role"
-            known = ", ".join(sorted(_ROLES))
-            raise InvalidRequest(f"{place}: {message.role[:64]!r} is none of {known}", param=place)
+            problem = f"expected one of {', '.join(sorted(_ROLES))}"
+            raise refusal(f"messages[{i}].role", problem, quoting=f"; it is {clip(message.role)!r}")
         if isinstance(message.content, list):
             _check_parts(message.content, f"messages[{i}].content")
     return UnreadArray(unread)
@@ -73,7 +72,7 @@ def read_messages(text: msgspec.Raw) -> UnreadArray:
 def _check_parts(parts: list[_Part], place: str) -> None:
     for i, part in enumerate(parts):
         if part.type == "text" and part.text is None:
-            raise InvalidRequest(f"{place}[{i}].text: this field is required", param=f"{place}[{i}].text")
+            raise refusal(f"{place}[{i}].text", "this field is required")
         if part.image_url is not None and MEDIA_OF_PARTS.get(part.type) == "image":
             _check_image(part.image_url, f"{place}[{i}].image_url")
 
@@ -84,22 +83,20 @@ def _check_image(image: str | _Url, place: str) -> None:
     else:
         url = image
     if url is not None and url[:5].lower() != "data:":
-        raise InvalidRequest(f"{place}: only data: URLs are accepted, nothing is fetched", param=place)
+        raise refusal(place, "only data: URLs are accepted, nothing is fetched")
 
 
 def read_tools(text: msgspec.Raw) -> UnreadArray:
     """The tools of a request. Raises `MalformedJson` or `InvalidRequest`, whose `param` is the path."""
     unread = bytes(text)
-    check_values(unread, most=_MAX_TOOL_VALUES, place="tools", param="tools")
+    check_values(unread, most=_MAX_TOOL_VALUES, place="tools")
     tools = decode_part(_tools, text, param="tools")
     if len(tools) > _MAX_TOOLS:
-        raise InvalidRequest(f"tools: Expected `array` of length <= {_MAX_TOOLS}", param="tools")
+        raise refusal("tools", f"Expected `array` of length <= {_MAX_TOOLS}")
     check_nesting_and_numbers(unread, param="tools")
     for i, tool in enumerate(tools):
         if tool.type not in {None, "function"}:
-            place = f"tools[{i}].type"
-            raise InvalidRequest(f"{place}: only functions can be offered to a model", param=place)
+            raise refusal(f"tools[{i}].type", "only functions can be offered to a model")
         if tool.function is None:
-            place = f"tools[{i}].function"
-            raise InvalidRequest(f"{place}: this field is required", param=place)
+            raise refusal(f"tools[{i}].function", "this field is required")
     return UnreadArray(unread)

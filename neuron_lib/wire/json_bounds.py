@@ -10,7 +10,7 @@ from typing import Final
 
 from neuron_lib.errors import InvalidRequest
 
-__all__ = ("MAX_NESTING", "MAX_VALUES", "MalformedJson", "check_nesting_and_numbers", "check_values")
+__all__ = ("MAX_NESTING", "MAX_VALUES", "MalformedJson", "check_nesting_and_numbers", "check_values", "refusal")
 
 MAX_VALUES: Final = 100_000
 """Values in a body: strings, numbers, arrays, objects and what is in them. A decoder takes up to 30 ms for so many."""
@@ -38,8 +38,16 @@ class MalformedJson(InvalidRequest):
     quotes_request = False
 
 
-def check_values(text: bytes, *, most: int = MAX_VALUES, place: str = "the body", param: str | None = None) -> None:
-    """Raise `MalformedJson` if `text` has more than `most` values; `place` and `param` say what it is.
+def refusal(
+    place: str, problem: str, *, quoting: str = "", kind: type[InvalidRequest] = InvalidRequest
+) -> InvalidRequest:
+    """The error about the value at `place`. `quoting` is what the client wrote: it is told, and the log is not."""
+    text = f"{place}: {problem}"
+    return kind(text + quoting, param=place, summary=text)
+
+
+def check_values(text: bytes, *, most: int = MAX_VALUES, place: str | None = None) -> None:
+    """Raise `MalformedJson` if `text` has more than `most` values; `place` is its path, None for the whole body.
 
     Takes a few milliseconds for 2 MiB, whatever is in there, and does not mind text that is no JSON.
     """
@@ -48,7 +56,11 @@ def check_values(text: bytes, *, most: int = MAX_VALUES, place: str = "the body"
     frame = _frame(text)
     # A value has two strings at most, itself and its key.
     if frame.count(b'"') > 4 * (most + 1) or _count(_outside_strings(frame)) > most:
-        raise MalformedJson(f"{place} holds more than {most} values (strings, numbers, arrays, objects)", param=param)
+        problem = f"more than {most} values (strings, numbers, arrays, objects)"
+        if place is not None:
+            raise refusal(place, problem, kind=MalformedJson)
+        summary = f"the body holds {problem}"
+        raise MalformedJson(summary, summary=summary)
 
 
 def check_nesting_and_numbers(text: bytes, *, param: str) -> None:
@@ -60,11 +72,11 @@ def check_nesting_and_numbers(text: bytes, *, param: str) -> None:
     if may_be_deep:
         steps = memoryview(_outside_strings(_frame(text)).translate(_STEPS, b",")).cast("b")
         if max(accumulate(steps), default=0) > MAX_NESTING:
-            raise MalformedJson(f"{param}: nested deeper than {MAX_NESTING} levels", param=param)
+            raise refusal(param, f"nested deeper than {MAX_NESTING} levels", kind=MalformedJson)
     if _LONG in text.translate(_DIGITS):
         outside = _outside_strings(_without_escapes(text))
         if any(map(_is_too_large, _LONG_INTEGER.findall(outside))):
-            raise InvalidRequest(f"{param}: an integer does not fit in 64 bits", param=param)
+            raise refusal(param, "an integer does not fit in 64 bits")
 
 
 def _count(text: bytes) -> int:

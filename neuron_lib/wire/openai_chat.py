@@ -25,7 +25,7 @@ from neuron_lib.errors import InvalidRequest
 from neuron_lib.types import ChatRequest, Principal, SamplingParams, UnreadArray, UnreadObject
 from neuron_lib.wire.bodies import decode_body, decode_part
 from neuron_lib.wire.chat_messages import read_messages, read_tools
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import NOTHING, ReplyShapeFields, grammar_of, is_given
 
@@ -49,6 +49,13 @@ _Stops: TypeAlias = _Stop | list[_Stop]
 
 class _Object(Struct, gc=False):
     """Any object; its keys are stepped over."""
+
+
+class _ToolChoice(Struct):
+    """OpenAI's choice of one tool, or any of Anthropic's choices, which the gateway passes on as they are."""
+
+    type: str | None = None
+    disable_parallel_tool_use: bool | None = None
 
 
 class _StreamOptions(Struct):
@@ -92,7 +99,7 @@ class _Body(ReplyShapeFields, kw_only=True):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     tools: msgspec.Raw = NOTHING
-    tool_choice: str | _Object | None = None
+    tool_choice: str | _ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: msgspec.Raw = NOTHING
     add_generation_prompt: bool | None = None
@@ -153,7 +160,7 @@ def decode_chat_request(
         request=request,
         stream=bool(call.stream),
         include_usage=_includes_usage(call),
-        parallel_tool_calls=call.parallel_tool_calls is not False,
+        parallel_tool_calls=_takes_many_calls(call),
     )
 
 
@@ -162,20 +169,26 @@ def _includes_usage(call: _Body) -> bool:
     if options is None:
         return False
     if not call.stream:
-        raise InvalidRequest("stream_options: only where `stream` is true", param="stream_options")
+        raise refusal("stream_options", "only where `stream` is true")
     if options.continuous_usage_stats:
-        place = "stream_options.continuous_usage_stats"
-        raise InvalidRequest(f"{place}: this is not supported", param=place)
+        raise refusal("stream_options.continuous_usage_stats", "this is not supported")
     return bool(options.include_usage)
 
 
 def _tools(call: _Body) -> UnreadArray | tuple[()]:
     """The tools that the model may call. "none" leaves them out, so that the model does not see them either."""
     tools = read_tools(call.tools) if is_given(call.tools) else ()
-    if call.tool_choice not in (None, "auto", "none"):
-        text = 'tool_choice: "auto" and "none" are supported; "required" and the choice of a tool are not yet'
-        raise InvalidRequest(text, param="tool_choice")
-    return tools if tools and call.tool_choice != "none" else ()
+    choice = call.tool_choice.type or "" if isinstance(call.tool_choice, _ToolChoice) else call.tool_choice
+    if choice not in {None, "auto", "none"}:
+        problem = '"auto" and "none" are supported; "required" and the choice of a tool are not yet'
+        raise refusal("tool_choice", problem)
+    return tools if tools and choice != "none" else ()
+
+
+def _takes_many_calls(call: _Body) -> bool:
+    """Whether a reply may call several tools, as OpenAI and Anthropic have it."""
+    is_one = isinstance(call.tool_choice, _ToolChoice) and call.tool_choice.disable_parallel_tool_use
+    return call.parallel_tool_calls is not False and not is_one
 
 
 def _template_kwargs(call: _Body, *, include_thinking: bool) -> UnreadObject:
@@ -207,7 +220,7 @@ def _max_tokens(call: _Body) -> int | None:
     for name in ("n_predict", "max_tokens", "max_completion_tokens"):
         count = getattr(call, name)
         if count == 0:
-            raise InvalidRequest(f"{name}: Expected `int` >= 1, or -1 for the default", param=name)
+            raise refusal(name, "Expected `int` >= 1, or -1 for the default")
         _check_u64(count, name)
         wanted = wanted if count in {None, -1} else count
     return wanted
@@ -215,7 +228,7 @@ def _max_tokens(call: _Body) -> int | None:
 
 def _check_u64(number: int | None, name: str) -> None:
     if (number or 0) > _MAX_U64:
-        raise InvalidRequest(f"{name}: Expected `int` <= {_MAX_U64}", param=name)
+        raise refusal(name, f"Expected `int` <= {_MAX_U64}")
 
 
 def _stop(call: _Body) -> tuple[str, ...]:
@@ -223,9 +236,9 @@ def _stop(call: _Body) -> tuple[str, ...]:
     stops: list[str] = []
     for name in ("stop", "stop_sequences"):
         value = getattr(call, name) or []
-        stops += [text for text in ([value] if isinstance(value, str) else value) if text]
+        stops += [text for text in ([value] if isinstance(value, str) else value) if text and text not in stops]
         if len(stops) > _MAX_STOPS:
-            raise InvalidRequest(f"{name}: Expected `array` of length <= {_MAX_STOPS}", param=name)
+            raise refusal(name, f"Expected `array` of length <= {_MAX_STOPS}")
     return tuple(stops)
 
 
@@ -262,14 +275,14 @@ def _repetition_penalty(call: _Body) -> float | None:
     """Under vLLM's name and llama.cpp's."""
     if call.repetition_penalty is None or call.repeat_penalty in {None, call.repetition_penalty}:
         return call.repeat_penalty if call.repetition_penalty is None else call.repetition_penalty
-    raise InvalidRequest("repeat_penalty: it contradicts `repetition_penalty`", param="repeat_penalty")
+    raise refusal("repeat_penalty", "it contradicts `repetition_penalty`")
 
 
 def _biases(text: msgspec.Raw) -> dict[int, float]:
-    check_values(bytes(text), most=2 * _MAX_BIASES, place="logit_bias", param="logit_bias")
+    check_values(bytes(text), most=2 * _MAX_BIASES, place="logit_bias")
     biases = decode_part(_biases_decoder, text, param="logit_bias")
     if len(biases) > _MAX_BIASES:
-        raise InvalidRequest(f"logit_bias: Expected `object` of length <= {_MAX_BIASES}", param="logit_bias")
+        raise refusal("logit_bias", f"Expected `object` of length <= {_MAX_BIASES}")
     return dict(_bias(token, raw) for token, raw in biases.items())
 
 
@@ -277,16 +290,17 @@ def _bias(token: str, raw: msgspec.Raw) -> tuple[int, float]:
     """One entry of `logit_bias`. Its values are decoded one by one because msgspec's errors do not tell keys."""
     place = f"logit_bias.{token[:32]}"
     if _TOKEN.fullmatch(token) is None or int(token) > _MAX_TOKEN:
-        raise InvalidRequest(f"{place}: the key is not the id of a token", param=place)
+        text = "the key is not the id of a token"
+        raise InvalidRequest(f"{place}: {text}", param=place, summary="logit_bias: a key is not the id of a token")
     try:
         return int(token), _bias_decoder.decode(raw)
     except msgspec.DecodeError as exc:
-        raise InvalidRequest(f"{place}: {exc}", param=place) from None
+        raise InvalidRequest(f"{place}: {exc}", param=place, summary=f"logit_bias: {exc}") from None
 
 
 def _top_logprobs(call: _Body) -> int | None:
     if call.logprobs:
         return call.top_logprobs or 0
     if call.top_logprobs:
-        raise InvalidRequest("top_logprobs: only where `logprobs` is true", param="top_logprobs")
+        raise refusal("top_logprobs", "only where `logprobs` is true")
     return None

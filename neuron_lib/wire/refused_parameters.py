@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct
 
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.wire.json_bounds import refusal
 
 __all__ = ("decoder_with_refused", "refuse_unsupported")
 
@@ -76,7 +76,7 @@ def refuse_unsupported(body: Struct) -> None:
     for name, harmless in _WITHOUT_EFFECT.items():
         text = bytes(getattr(body, name))
         if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), harmless)):
-            raise InvalidRequest(f"{name}: this is not supported{_INSTEAD.get(name, '')}", param=name)
+            raise refusal(name, f"this is not supported{_INSTEAD.get(name, '')}")
 
 
 def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:

@@ -7,10 +7,10 @@ from typing import Final, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.shown import clip
 from neuron_lib.types import Grammar
 from neuron_lib.wire.bodies import decode_part
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 
 __all__ = ("NOTHING", "ReplyShapeFields", "grammar_of", "is_given")
 
@@ -90,10 +90,10 @@ def grammar_of(fields: ReplyShapeFields) -> Grammar | None:
     shapes = dict(_shapes(fields))
     if len(shapes) > 1:
         names = tuple(shapes)
-        raise InvalidRequest(f"{' and '.join(names)}: only one can say what the reply looks like", param=names[-1])
+        raise refusal(names[-1], f"of {' and '.join(names)} only one can say what the reply looks like")
     for name, grammar in shapes.items():
         if len(grammar.source.encode()) > _MAX_GRAMMAR_BYTES:
-            raise InvalidRequest(f"{name}: longer than {_MAX_GRAMMAR_BYTES} bytes", param=name)
+            raise refusal(name, f"longer than {_MAX_GRAMMAR_BYTES} bytes")
         return grammar
     return None
 
@@ -131,7 +131,7 @@ def _of_format(text: msgspec.Raw) -> _Shapes:
         case "json_schema" if is_given(wanted.json_schema) or not is_given(wanted.schema):
             place = f"{field}.json_schema"
             if not is_given(wanted.json_schema):
-                raise InvalidRequest(f"{place}: this field is required", param=place)
+                raise refusal(place, "this field is required")
             named = decode_part(_named, wanted.json_schema, param=place)
             yield _by_schema(named.schema, f"{place}.schema", field=field)
         case "json_object" | "json_schema":
@@ -141,8 +141,8 @@ def _of_format(text: msgspec.Raw) -> _Shapes:
         case "regex":
             yield field, Grammar("regex", decode_part(_text, wanted.value, param=f"{field}.value"), field)
         case _:
-            known = '"text", "json_object", "json_schema", "json" and "regex" are known'
-            raise InvalidRequest(f"{field}.type: {known}, not {wanted.type[:64]!r}", param=f"{field}.type")
+            known = 'expected one of "text", "json_object", "json_schema", "json" and "regex"'
+            raise refusal(f"{field}.type", known, quoting=f"; it is {clip(wanted.type)!r}")
 
 
 def _of_outputs(text: msgspec.Raw) -> _Shapes:
@@ -151,13 +151,13 @@ def _of_outputs(text: msgspec.Raw) -> _Shapes:
     for name in ("structural_tag", "whitespace_pattern", "disable_additional_properties"):
         value = getattr(wanted, name)
         if value not in (None, False) and (not isinstance(value, msgspec.Raw) or is_given(value)):
-            raise InvalidRequest(f"{field}.{name}: this is not supported", param=f"{field}.{name}")
+            raise refusal(f"{field}.{name}", "this is not supported")
     is_empty = True
     for name, shape in _each_output(wanted, field):
         is_empty = False
         yield name, shape
     if is_empty:
-        raise InvalidRequest(f"{field}: one of json, regex, choice, grammar and json_object is required", param=field)
+        raise refusal(field, "one of json, regex, choice, grammar and json_object is required")
 
 
 def _each_output(wanted: _Outputs, field: str) -> _Shapes:
@@ -180,9 +180,9 @@ def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool =
     if isinstance(value, str):
         schema = value.encode()
     if len(schema) > _MAX_GRAMMAR_BYTES:
-        raise InvalidRequest(f"{place}: longer than {_MAX_GRAMMAR_BYTES} bytes", param=field)
+        raise refusal(field, f"longer than {_MAX_GRAMMAR_BYTES} bytes")
     if isinstance(value, str):
-        check_values(schema, place=place, param=place)
+        check_values(schema, place=place)
         decode_part(_schema, schema, param=place)
     check_nesting_and_numbers(schema, param=place)
     schema = msgspec.json.format(schema, indent=-1)
@@ -193,6 +193,6 @@ def _by_choice(text: msgspec.Raw, field: str) -> tuple[str, Grammar]:
     """The grammar of one of several texts."""
     choices = decode_part(_choices, text, param=field)
     if not 1 <= len(choices) <= _MAX_CHOICES:
-        raise InvalidRequest(f"{field}: Expected `array` of length 1 to {_MAX_CHOICES}", param=field)
+        raise refusal(field, f"Expected `array` of length 1 to {_MAX_CHOICES}")
     pattern = "|".join(_SPECIAL.sub(r"\\\g<0>", choice) for choice in choices)
     return field, Grammar("regex", f"({pattern})", field)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from anyio.lowlevel import checkpoint
 from litestar import Request, post
 from litestar.types import ASGIApp
 
@@ -15,7 +14,6 @@ from neuron_service.sse import ChatCompletion, ChatStream
 __all__ = ("chat_completions",)
 
 _TRUTHY = frozenset({"1", "true", "yes"})
-_LARGE_BODY_BYTES = 1 << 17
 
 
 @post("/v1/chat/completions", status_code=200)
@@ -24,9 +22,7 @@ async def chat_completions(request: Request[Any, Any, Any], node: HostNode) -> A
     headers = request.headers
     account, key = headers.get("x-helexa-account-id"), headers.get("x-helexa-key-id")
     body = await request.body()
-    if len(body) > _LARGE_BODY_BYTES:
-        async with node.decode_turn:
-            await checkpoint()  # other requests come in between; what follows comes before the next large body's turn
+    await node.turn_to_decode(body)
     call = decode_chat_request(
         body,
         content_type=headers.get("content-type"),

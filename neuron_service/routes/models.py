@@ -69,8 +69,10 @@ async def follow_loading(node: HostNode) -> ASGIApp:
 @post("/models/load", status_code=200)
 async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
     """Wire contract §1.5: the answer is held until the model serves. A client that hangs up stops nothing."""
+    body = await request.body()
+    await node.turn_to_decode(body)
     try:
-        spec = decode_load_request(await request.body(), content_type=request.headers.get("content-type"))
+        spec = decode_load_request(body, content_type=request.headers.get("content-type"))
     except InvalidRequest as error:
         return respond(request, error, load_error)
     started_s = time.monotonic()
@@ -90,8 +92,10 @@ async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Respons
 @post("/models/unload", status_code=200)
 async def unload_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
     """Wire contract §1.6: 200 means that the memory is back."""
+    body = await request.body()
+    await node.turn_to_decode(body)
     try:
-        model_id = decode_unload_request(await request.body(), content_type=request.headers.get("content-type"))
+        model_id = decode_unload_request(body, content_type=request.headers.get("content-type"))
         await node.registry.unload(model_id)
     except NeuronError as error:
         return respond(request, error, unload_error)

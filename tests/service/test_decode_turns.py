@@ -8,6 +8,15 @@ pytestmark = pytest.mark.anyio
 CHAT = "/v1/chat/completions"
 
 
+@pytest.mark.parametrize("path", ["/models/load", "/models/unload"])
+async def test_large_bodies_about_models_wait_for_their_turn_as_well(path: str) -> None:
+    body = {"model_id": "org/a", "harness": "scripted", "padding": "x" * 200_000}
+    async with scripted_host() as host, anyio.create_task_group() as tasks, host.node.decode_turn:
+        tasks.start_soon(host.client.post, path, body)
+        await anyio.wait_all_tasks_blocked()
+        assert host.node.decode_turn.statistics().tasks_waiting == 1
+
+
 async def test_large_bodies_are_decoded_in_turns_for_which_small_ones_do_not_wait() -> None:
     small = chat_body("org/a")
     large = small | {"padding": "x" * 200_000}

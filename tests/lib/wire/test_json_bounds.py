@@ -61,8 +61,8 @@ def test_bytes_that_are_no_json_pass_or_are_refused(text: bytes) -> None:
 
 
 def test_a_refusal_names_the_field_and_the_bound() -> None:
-    with pytest.raises(MalformedJson, match="tools holds more than 2 values") as caught:
-        check_values(b"[1,2,3]", most=2, place="tools", param="tools")
+    with pytest.raises(MalformedJson, match="tools: more than 2 values") as caught:
+        check_values(b"[1,2,3]", most=2, place="tools")
     assert caught.value.param == "tools"
 
 

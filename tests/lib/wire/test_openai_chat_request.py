@@ -458,6 +458,25 @@ def test_an_image_that_would_have_to_be_fetched_is_refused(url: str) -> None:
     assert caught.value.param == "messages[1].content[1].image_url.url"
 
 
+@pytest.mark.parametrize(
+    ("fields", "summary"),
+    [
+        ({"messages": [{"role": "secret"}]}, "messages[0].role: expected one of"),
+        ({"response_format": {"type": "secret"}}, "response_format.type: expected one of"),
+        ({"logit_bias": {"secret": 1}}, "logit_bias: a key is not the id of a token"),
+        ({"logit_bias": {"7": "secret"}}, "logit_bias: Expected `float`"),
+        ({"tools": [{"type": "secret"}]}, "tools[0].type: only functions"),
+        ({"temperature": "secret"}, "temperature: Expected `float | null`, got `str`"),
+        ({"tool_choice": "secret"}, "tool_choice: "),
+    ],
+)
+def test_the_log_is_told_the_place_and_nothing_that_the_client_wrote(fields: dict[str, Any], summary: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(**fields)
+    assert caught.value.log_message.startswith(summary)
+    assert "secret" not in caught.value.log_message
+
+
 def test_lists_of_parts_stay_lists_whatever_they_are_of() -> None:
     parts = [
         {"type": "text", "text": "one", "cache_control": {}},
@@ -596,14 +615,15 @@ def test_the_template_is_told_what_is_meant_for_it_and_its_own_arguments_count_m
     assert decode_raw(raw).request.template_kwargs == {"enable_thinking": False}
 
 
-@pytest.mark.parametrize("tool_choice", [None, "auto"])
-def test_tools_are_offered_by_default(tool_choice: str | None) -> None:
+@pytest.mark.parametrize("tool_choice", [None, "auto", {"type": "auto"}])
+def test_tools_are_offered_by_default(tool_choice: object) -> None:
     assert decode(tools=[TOOL], tool_choice=tool_choice).request.tools == (TOOL,)
     assert not decode(tools=[], tool_choice=tool_choice).request.tools
 
 
-def test_no_tool_choice_leaves_the_tools_out() -> None:
-    assert decode(tools=[TOOL], tool_choice="none") == decode(tool_choice="none") == decode()
+@pytest.mark.parametrize("tool_choice", ["none", {"type": "none"}])
+def test_no_tool_choice_leaves_the_tools_out(tool_choice: object) -> None:
+    assert decode(tools=[TOOL], tool_choice=tool_choice) == decode(tool_choice=tool_choice) == decode()
 
 
 @pytest.mark.parametrize("tools", [[TOOL], [], None])
@@ -617,6 +637,8 @@ def test_no_tool_choice_leaves_the_tools_out() -> None:
         {},
         {"type": "function", "function": {"name": "f"}},
         {"type": "function", "function": {"name": "other"}},
+        {"type": "any"},
+        {"type": "tool", "name": "f"},
         {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
     ],
 )
@@ -630,6 +652,8 @@ def test_one_tool_call_at_a_time_is_known_to_the_reply() -> None:
     assert decode(tools=[TOOL]).parallel_tool_calls
     assert decode(tools=[TOOL], parallel_tool_calls=True).parallel_tool_calls
     assert not decode(tools=[TOOL], parallel_tool_calls=False).parallel_tool_calls
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    assert not decode(tools=[TOOL], tool_choice=choice).parallel_tool_calls
 
 
 def test_the_usage_of_a_stream_has_a_chunk_of_its_own_only_where_it_is_asked_for() -> None:
