@@ -1,5 +1,8 @@
 """What to tell those who want a model that does not serve. Owns what is remembered of such models; loads nothing."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from neuron_lib.activation import ActivationTracker
@@ -13,17 +16,32 @@ _REMEMBERED_FAILURES: Final = 64
 
 
 class Absences:
-    """The models that are awaited, whose last load failed, or that were given up. Ids are public ones."""
+    """The models that are awaited, that a load waits for, whose last load failed, or that were given up.
+
+    Ids are public ones.
+    """
 
     def __init__(self) -> None:
         """Await none; `activation` may be replaced by a tracker that awaits some."""
         self.activation = ActivationTracker()
+        self._queued: Counter[str] = Counter()
         self._lost: dict[str, FailedLoad] = {}
         self._failures: dict[str, str] = {}
 
     def lost(self) -> tuple[FailedLoad, ...]:
         """The models that died by themselves and were not loaded again."""
         return tuple(self._lost.values())
+
+    @contextmanager
+    def queued(self, model_id: str) -> Iterator[None]:
+        """A load of the model waits in this block."""
+        self._queued[model_id] += 1
+        try:
+            yield
+        finally:
+            self._queued[model_id] -= 1
+            if not self._queued[model_id]:
+                del self._queued[model_id]
 
     def end(self, model_id: str) -> None:
         """The model is resident, so nothing of the past counts any more."""
@@ -60,7 +78,7 @@ class Absences:
                 retry_after_s=retry_after_s(deferral.next_try_secs),
                 attempt=deferral.attempt,
             )
-        if self.activation.awaits(id_):
+        if id_ in self._queued or self.activation.awaits(id_):
             text = "it waits for its turn to be loaded"
             return ModelLoading(model_id, text, stage="pending", retry_after_s=retry_after_s(None))
         if id_ in self._lost:

@@ -169,12 +169,21 @@ class Registry:
         model_id = public_id(spec.model_id)
         while (residence := self._same_model(spec, model_id)) is not None:
             if residence.leave.is_set():
-                await residence.departure()
+                await self._queue_behind(residence)
                 continue
             await self._outcome(residence)
             raise AlreadyLoaded(residence.model_id)
         model = await self._outcome(self._take_in(spec, model_id))
         return model.info()
+
+    async def _queue_behind(self, residence: Residence) -> None:
+        """A load waits for its model to go; others hear meanwhile that it will be loaded."""
+        try:
+            with self._absences.queued(residence.model_id):
+                await residence.departure()
+        except BaseException:
+            self._wake_followers()  # there will be no load
+            raise
 
     async def _outcome(self, residence: Residence) -> LoadedModel:
         try:

@@ -39,7 +39,7 @@ from neuron_lib.sources.local import find_local_file
 from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.repository import HubRepository, Listing, RepoFile
 from neuron_lib.sources.selection import Selection, list_models, quant_of, select_gguf
-from neuron_lib.types import LoadProgress, ModelSpec, public_id, take_apart
+from neuron_lib.types import LoadProgress, ModelSpec, names_model, public_id, take_apart
 
 __all__ = (
     "ModelHere",
@@ -312,7 +312,9 @@ def _local_model(entry: ModelEntry, roots: Sequence[Path], claims: Sequence[tupl
         commit=None,
         is_verified=None,
         missing=missing,
-        used_by=tuple(dict.fromkeys(word for id_, word in claims if public_id(id_) == entry.id and word != id_)),
+        used_by=tuple(
+            dict.fromkeys(word for id_, word in claims if names_model(entry.id, id_, quant=None) and word != id_)
+        ),
     )
 
 

@@ -15,7 +15,7 @@ llama.cpp makes when a name ends without one (`""`): its Q4_K is Q4_K_M."""
 _TAG: Final = re.compile(
     r"(?<![a-z0-9])"  # or `f16` would find `bf16`, and `q4_0` would find `iq4_0`
     r"(?:(?P<prefix>ud|i1)[-_. ]?)?"
-    r"(?:(?P<format>i?q[1-8]|tq[12]|mxfp4|nvfp4)"
+    r"(?:(?P<format>i?q[1-8]|tq[1-8]|mxfp[468]|nvfp4|i2(?=[-_. ]?s)|tl[12])"
     r"(?P<variant>(?:[-_. ]?(?:kv|bn|[k01]))?(?:[-_. ]?(?:xxs|xs|ss|s|m|l|xl|xxl|nl|p|t|moe))?)"
     r"(?P<layout>[-_. ]?(?:[48][-_. ]?[48]|r(?:16|[48])))?"
     r"|(?P<float>bf16|fp?(?:16|32))(?P<rows>[-_. ]?r16)?)"
@@ -28,18 +28,24 @@ _BITS: Final[Mapping[str, float]] = {
     "f32": 32.0, "bf16": 16.0, "f16": 16.0,
     "q8": 8.5, "q7": 7.5, "q6": 6.6, "q6_0": 6.5, "q5": 5.7, "q5_0": 5.6, "q5_1": 6.1, "q5_k_s": 5.6,
     "q4": 4.9, "q4_0": 4.7, "q4_1": 5.1, "q4_k_s": 4.7, "q4_k_l": 5.0, "q4_k_xl": 5.0,
-    "iq4": 4.5, "iq4_nl": 4.7, "iq5": 5.5, "iq6": 6.6, "mxfp4": 4.3, "nvfp4": 4.5,
+    "iq4": 4.5, "iq4_nl": 4.7, "iq5": 5.5, "iq6": 6.6, "mxfp4": 4.3, "nvfp4": 4.5, "mxfp6": 6.3, "mxfp8": 8.3,
     "q3": 4.0, "q3_k_s": 3.6, "q3_k_l": 4.3, "q3_k_xl": 4.4,
     "iq3": 3.7, "iq3_m": 3.8, "iq3_xs": 3.5, "iq3_xxs": 3.3,
     "q2": 3.2, "q2_0": 2.3, "q2_k_s": 3.0, "q2_k_l": 3.3, "q2_k_xl": 3.4,
     "iq2": 2.7, "iq2_m": 2.9, "iq2_xs": 2.6, "iq2_xxs": 2.4,
-    "tq2": 2.1, "tq1": 1.7, "iq1": 2.0, "iq1_m": 2.2, "q1": 1.1,
+    "tq4": 4.5, "tq3": 3.5, "tq2": 2.1, "tq1": 1.7, "i2": 2.0, "tl1": 1.7, "tl2": 1.7,
+    "iq1": 2.0, "iq1_m": 2.2, "q1": 1.1,
 }  # fmt: skip
 """About how many bits one weight takes in a whole file, by format and as much of the variant as changes something: what
 llama.cpp's quantizer makes of Llama 3.1 8B, whose embeddings and last layer have more bits than the rest."""
 
-_OF_A_FORK: Final = "is of a type that only ik_llama.cpp loads, not llama.cpp"
+_OF_A_FORK: Final = "is of a type that llama.cpp does not load; ik_llama.cpp does"
+_OF_BITNET: Final = "is of a type that llama.cpp does not load; bitnet.cpp does"
+_OF_OTHERS: Final = "is of a type that llama.cpp does not load"
 _OF_THE_PAST: Final = "has its weights in an order that llama.cpp no longer loads; take Q4_0 instead"
+
+
+_UNKNOWN_TO_LLAMA_CPP: Final = frozenset({*(f"tq{bits}" for bits in range(3, 9)), "mxfp6", "mxfp8"})
 
 
 class Tag(Struct, frozen=True):
@@ -85,6 +91,10 @@ def why_not_loadable(tag: Tag) -> str | None:
     """Why llama.cpp does not load what a file of this tag holds, to be read after its name; None if it does."""
     if tag.layout.isdecimal():
         return _OF_THE_PAST
+    if tag.format in {"i2", "tl1", "tl2"}:
+        return _OF_BITNET
+    if tag.format in _UNKNOWN_TO_LLAMA_CPP:
+        return _OF_OTHERS
     is_of_a_fork = (
         tag.layout != ""
         or tag.format in {"iq5", "iq6", "iq7", "iq8"}

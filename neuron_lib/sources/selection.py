@@ -69,7 +69,8 @@ _USUAL_NAMES: Final = (
 _LONGEST_QUANT: Final = 256  # no file name is longer, so no longer quant can match one
 _MOST_NAMED: Final = 12
 _SHOWN_NAME: Final = 100
-_MOST_AVAILABLE: Final = 500
+_MOST_AVAILABLE: Final = 300
+_LONGEST_AVAILABLE: Final = 200
 
 
 class Selection(Struct, frozen=True):
@@ -299,7 +300,7 @@ def _not_found(
         message,
         model_id=model_id,
         requested=request,
-        available=available[:_MOST_AVAILABLE],
+        available=tuple(name for name in available if len(name) <= _LONGEST_AVAILABLE)[:_MOST_AVAILABLE],
         nearest=nearest,
     )
 

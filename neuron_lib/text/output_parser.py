@@ -2,13 +2,16 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from neuron_lib.text.tag_splitter import Markers, cut_at_tag
-from neuron_lib.text.tool_calls import parse_tool_call
+from neuron_lib.text.tool_calls import ParsedCall, ends_inside_value, parse_tool_calls
 from neuron_lib.types import ReasoningDelta, TextDelta, ToolCall
 
 __all__ = ("OutputEvent", "OutputParser")
+
+_MOST_INSIDE: Final = 4
+"""Markers that may be part of a value in one block: each of them has the block looked at once more."""
 
 OutputEvent: TypeAlias = TextDelta | ReasoningDelta | ToolCall
 
@@ -17,21 +20,27 @@ class OutputParser:
     """Reads one reply from its first character to its last: `feed` each piece, then `finish` once.
 
     `reasoning` and `tool_call` are the marker pairs of the model, None where it has none. With `include_thinking`
-    the reasoning is part of the answer, inside its literal markers. A tool-call block that is not understood, or is
-    still open at the end, becomes text, markers included. White space between a removed block and the answer after
-    it is dropped. No event is ever empty (wire contract §1.8).
+    the reasoning is part of the answer, inside its literal markers. A tool-call block that is not understood stays what
+    it is part of, answer or reasoning, markers included; one that is understood ends the reasoning that it is in. Where
+    the reply ends in a block without its end, the block may still be understood. White space between a removed block
+    and the answer after it is dropped. No event is ever empty (wire contract §1.8).
     """
 
     __slots__ = (
         "_block",
         "_body",
+        "_drops_close",
+        "_first_inside",
         "_held",
         "_include_thinking",
+        "_inside",
+        "_is_in_thought",
         "_openers",
         "_owed_marker",
         "_reasoning",
         "_skips_space",
         "_token_hex",
+        "_tool_call",
         "_tool_calls_seen",
         "_tools",
     )
@@ -47,6 +56,7 @@ class OutputParser:
         token_hex: Callable[[int], str] = secrets.token_hex,
     ) -> None:
         self._reasoning = reasoning
+        self._tool_call = tool_call
         self._include_thinking = include_thinking
         self._tools = tools
         self._token_hex = token_hex
@@ -55,6 +65,12 @@ class OutputParser:
         self._held = ""
         self._body = ""
         self._skips_space = False
+        # Of a tool-call block: whether reasoning is around it, and the markers in it that were part of a value.
+        self._is_in_thought = False
+        self._first_inside: tuple[int, str] | None = None
+        self._inside = 0
+        # Whether the end of reasoning is still to come, although a call has ended it.
+        self._drops_close = False
         # The block the reply is in; None is the answer itself.
         self._block = reasoning if starts_in_reasoning else None
         # A prompt that opened the block wrote the marker, so the reader of the reply has not seen it.
@@ -68,8 +84,8 @@ class OutputParser:
     @property
     def may_owe_text(self) -> bool:
         """Whether some of what was fed is held back and may still become part of the answer."""
-        if self.in_reasoning:
-            return self._include_thinking and bool(self._held)
+        if self.in_reasoning or (self._block is not None and self._is_in_thought):
+            return self._include_thinking and bool(self._held or self._body)
         return self._block is not None or bool(self._held)
 
     @property
@@ -83,31 +99,47 @@ class OutputParser:
             return []
         if not self._openers:
             return [TextDelta(text)]
-        events: list[OutputEvent] = []
-        before, tag, rest = cut_at_tag(self._held + text, self._tags())
-        while tag is not None:
-            self._take_text(before, events)
-            self._take_tag(tag, events)
-            before, tag, rest = cut_at_tag(rest, self._tags())
-        self._take_text(before, events)
-        self._held = rest
-        return events
+        return self._read(self._held + text)
 
     def finish(self) -> list[OutputEvent]:
         """The reply is over; returns what was held back."""
         events: list[OutputEvent] = []
-        self._take_text(self._held, events)
-        if self._block is None:
-            return events
-        if not self.in_reasoning:
-            _append_text(events, self._block.open + self._body)
-        elif self._include_thinking and not self._owed_marker:
-            _append_text(events, self._block.close)
+        self._take_held(events)
+        while self._block is not None and self._block is self._tool_call:
+            calls = parse_tool_calls(_without_beginning(self._block.close, self._body), self._tools)
+            if calls:
+                self._take_calls(calls, events)
+            else:
+                events += self._read(self._refuse_block("", events))
+                self._take_held(events)
+        if self.in_reasoning and self._include_thinking and not self._owed_marker:
+            assert self._reasoning is not None  # it is in there
+            _append_text(events, self._reasoning.close)
         return events
+
+    def _read(self, text: str) -> list[OutputEvent]:
+        events: list[OutputEvent] = []
+        before, tag, rest = cut_at_tag(text, self._tags())
+        while tag is not None:
+            self._take_text(before, events)
+            again = self._take_tag(tag, events)
+            before, tag, rest = cut_at_tag(again + rest, self._tags())
+        self._take_text(before, events)
+        self._held = rest
+        return events
+
+    def _take_held(self, events: list[OutputEvent]) -> None:
+        held, self._held = self._held, ""
+        self._take_text(held, events)
 
     def _tags(self) -> Sequence[str]:
         """The tags that mean something at this point of the reply."""
-        return (self._block.close,) if self._block is not None else tuple(self._openers)
+        block, reasoning, tool_call = self._block, self._reasoning, self._tool_call
+        if block is None:
+            return (*self._openers, reasoning.close) if self._drops_close and reasoning else tuple(self._openers)
+        if block is reasoning:
+            return (block.close,) if tool_call is None else (block.close, tool_call.open)
+        return (block.close, reasoning.close) if self._is_in_thought and reasoning else (block.close,)
 
     def _take_text(self, text: str, events: list[OutputEvent]) -> None:
         if not text:
@@ -127,31 +159,90 @@ class OutputParser:
         else:
             events.append(ReasoningDelta(text))
 
-    def _take_tag(self, tag: str, events: list[OutputEvent]) -> None:
+    def _take_tag(self, tag: str, events: list[OutputEvent]) -> str:
+        """Go where the tag leads; returns what must be read again."""
         if self._block is None:
-            self._block = self._openers[tag]
-            if self.in_reasoning and self._include_thinking:
-                self._take_reasoning(tag, events)
+            self._leave_answer(tag, events)
+        elif self._block is self._reasoning:
+            self._leave_reasoning(tag, events)
+        else:
+            return self._leave_call(tag, events)
+        return ""
+
+    def _leave_answer(self, tag: str, events: list[OutputEvent]) -> None:
+        self._block = self._openers.get(tag)  # none for an end that is dropped
+        self._drops_close = self._drops_close and self._block is self._tool_call
+        self._skips_space = self._skips_space or self._block is None
+        if self.in_reasoning and self._include_thinking:
+            self._take_reasoning(tag, events)
+
+    def _leave_reasoning(self, tag: str, events: list[OutputEvent]) -> None:
+        if self._tool_call is not None and tag == self._tool_call.open:
+            self._block, self._is_in_thought = self._tool_call, True
             return
-        ended, self._block = self._block, None
-        if ended is not self._reasoning:
-            self._take_tool_call(ended, events)
-            return
+        self._block = None
         if self._include_thinking:
             self._take_reasoning(tag, events)
         self._skips_space = not self._include_thinking
 
-    def _take_tool_call(self, block: Markers, events: list[OutputEvent]) -> None:
-        body, self._body = self._body, ""
-        call = parse_tool_call(body, self._tools)
-        self._skips_space = call is not None
-        if call is None:
-            _append_text(events, block.open + body + block.close)
-            return
-        index = self._tool_calls_seen
-        call_id = f"call_{self._token_hex(8)}_{index}"
-        events.append(ToolCall(index=index, id=call_id, name=call.name, arguments=call.arguments))
-        self._tool_calls_seen += 1
+    def _leave_call(self, tag: str, events: list[OutputEvent]) -> str:
+        assert self._block is not None  # it is the block that is left
+        if self._inside < _MOST_INSIDE and ends_inside_value(self._body):
+            self._inside += 1
+            self._first_inside = self._first_inside or (len(self._body), tag)
+            self._body += tag
+            return ""
+        calls = parse_tool_calls(self._body, self._tools) if tag == self._block.close else ()
+        if not calls:
+            return self._refuse_block(tag, events)
+        self._take_calls(calls, events)
+        return ""
+
+    def _refuse_block(self, tag: str, events: list[OutputEvent]) -> str:
+        """The block that `tag` ends is no call, so it ends at the first tag in it; returns what is behind that."""
+        assert self._tool_call is not None  # there was such a block
+        body, again = self._body, ""
+        if self._first_inside is not None:
+            place, first = self._first_inside
+            body, again, tag = body[:place], body[place + len(first) :] + tag, first
+        is_in_thought = self._is_in_thought
+        self._reset_block()
+        text = self._tool_call.open + body
+        if tag == self._tool_call.close:
+            text += tag
+        else:
+            again = tag + again
+        if is_in_thought:
+            self._block = self._reasoning
+            self._take_reasoning(text, events)
+        else:
+            self._skips_space = False
+            _append_text(events, text)
+        return again
+
+    def _take_calls(self, calls: Sequence[ParsedCall], events: list[OutputEvent]) -> None:
+        if self._is_in_thought:
+            self._drops_close = True
+            if self._include_thinking and self._reasoning is not None and not self._owed_marker:
+                _append_text(events, self._reasoning.close)
+            self._owed_marker = ""
+        self._reset_block()
+        self._skips_space = True
+        for call in calls:
+            index = self._tool_calls_seen
+            call_id = f"call_{self._token_hex(8)}_{index}"
+            events.append(ToolCall(index=index, id=call_id, name=call.name, arguments=call.arguments))
+            self._tool_calls_seen += 1
+
+    def _reset_block(self) -> None:
+        self._block, self._body, self._is_in_thought = None, "", False
+        self._inside, self._first_inside = 0, None
+
+
+def _without_beginning(tag: str, body: str) -> str:
+    """`body` without the beginning of `tag` that it may end with."""
+    lengths = (length for length in range(len(tag) - 1, 0, -1) if body.endswith(tag[:length]))
+    return body[: len(body) - next(lengths, 0)]
 
 
 def _append_text(events: list[OutputEvent], text: str) -> None:

@@ -1,23 +1,42 @@
-"""Reads the body of one tool-call block, in either form models write. Knows nothing of streams and of markers.
+"""Reads the body of one tool-call block, in the forms that models write. Knows nothing of streams and of markers.
 
-A body that is not understood is no error: the caller shows it to the user as the model wrote it.
+A body that is not understood is no error: the caller shows it to the user as the model wrote it. No call is made of a
+guess: what names a function and says something else that is not understood is no call.
 """
 
+import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
 from neuron_lib.text.tag_splitter import Markers
 
-__all__ = ("TOOL_MARKERS", "ParsedCall", "parse_tool_call")
+__all__ = ("TOOL_MARKERS", "ParsedCall", "ends_inside_value", "parse_tool_calls")
 
 TOOL_MARKERS: Final = (Markers("<tool_call>", "</tool_call>"),)
 """In the order to try, like `REASONING_MARKERS`."""
 
 _FUNCTION: Final = re.compile(r"<function=([^>\s]+)>\s*(.*)</function>", re.DOTALL)
+_BETWEEN_FUNCTIONS: Final = re.compile(r"(?<=</function>)\s*(?=<function=)")
 _PARAMETER: Final = re.compile(r"<parameter=([^>\s]+)>(.*?)</parameter>\s*", re.DOTALL)
+_OPEN_PARAMETER: Final = re.compile(r"<parameter=([^>\s]+)>(.*?)(?:</parameter>\s*|(?=<parameter=)|\Z)", re.DOTALL)
+"""A parameter whose end may be missing."""
+
+_LANGUAGE: Final = re.compile(r"^\w*")
+_SEPARATOR: Final = re.compile(r"(?:[\s,;]|</?tool_call>)*")
+"""What models put between two calls of one block, where they do not begin a new one properly."""
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_PYTHON_WORD: Final = re.compile(r"""'((?:[^'\\]|\\.)*)'|"(?:[^"\\]|\\.)*"|\b(?:True|False|None)\b""", re.DOTALL)
+_PYTHON_QUOTE: Final = re.compile(r"""\\(.)|\"""", re.DOTALL)
+_JSON_WORDS: Final[Mapping[str, str]] = {"True": "true", "False": "false", "None": "null"}
+
+_ARGUMENTS: Final = ("arguments", "parameters", "args")
+"""The names that models give them; the first is the one that they are taught."""
+_COMPANIONS: Final = frozenset({"name", "function", "type", "id", "index"})
+"""Keys of a call that say nothing about its arguments."""
 
 _PYTHON_TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
     "integer": int,
@@ -36,39 +55,147 @@ class ParsedCall(NamedTuple):
     arguments: str
 
 
-class _JsonCall(msgspec.Struct):
-    name: str
-    arguments: dict[str, Any] | str | None = None
-
-
-_decode_json_call: Final = msgspec.json.Decoder(_JsonCall).decode
-_decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
-
-# What msgspec raises on text that is not JSON of the wanted shape: its own errors and UnicodeError are ValueErrors.
+# What is raised on text that is not JSON of the wanted shape, UnicodeError included, or holds what JSON cannot.
 _NOT_UNDERSTOOD: Final = (ValueError, RecursionError)
 
 
-def parse_tool_call(body: str, tools: Sequence[Mapping[str, Any]]) -> ParsedCall | None:
-    """Read a block's `body`; None if it is in neither form. `tools` are the request's, and give parameter types.
+def parse_tool_calls(body: str, tools: Sequence[Mapping[str, Any]]) -> tuple[ParsedCall, ...]:
+    """The calls of a block, or none if any part of its `body` is not understood. `tools` are those of the request.
 
-    The forms are `{"name", "arguments"}` as JSON, and `<function=NAME>` around `<parameter=KEY>VALUE</parameter>`
-    (wire contract §1.8).
+    The forms are JSON objects with `name` and `arguments`, one or several, also in a list, and `<function=NAME>` around
+    `<parameter=KEY>VALUE</parameter>`, whose values get the declared types (wire contract §1.8).
     """
     body = body.strip()
-    if body.startswith("<"):
-        return _parse_tagged(body, tools)
-    try:
-        call = _decode_json_call(body)
-        arguments = call.arguments if call.arguments is not None else {}
-        if isinstance(arguments, str):
-            arguments = _decode_object(arguments)
-    except _NOT_UNDERSTOOD:
-        return None
-    return _call(call.name, arguments)
+    if body.startswith("```") and body.endswith("```"):
+        body = _LANGUAGE.sub("", body[3:-3], count=1).strip()
+    if body.startswith("<function="):
+        return _tagged_calls(body, tools)
+    for text in (body, _with_json_words(body)):
+        try:
+            calls = [_json_call(value) for value in _flat(_json_values(text))]
+            return tuple(ParsedCall(name, msgspec.json.encode(arguments).decode()) for name, arguments in calls)
+        except _NOT_UNDERSTOOD:
+            continue
+    return ()
 
 
-def _parse_tagged(body: str, tools: Sequence[Mapping[str, Any]]) -> ParsedCall | None:
-    function = _FUNCTION.fullmatch(body)
+def ends_inside_value(body: str) -> bool:
+    """Whether the beginning of a block ends inside a string or a parameter, so that a marker there is part of that."""
+    body = body.lstrip()
+    if body.startswith("<function="):
+        is_open = body.rfind("<parameter=") > body.rfind("</parameter>")
+        return is_open and not body.rstrip().endswith("</function>")
+    return body.startswith(("{", "[", "```")) and '"' in _STRING.sub("", body)
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    """The JSON values of a text one after the other."""
+    position = _after(_SEPARATOR, text, 0)
+    while position < len(text):
+        value, position = _decoder.raw_decode(text, position)
+        yield value
+        position = _after(_SEPARATOR, text, position)
+
+
+def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return position if match is None else match.end()
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, with those of a list in its place."""
+    for value in values:
+        yield from value if isinstance(value, list) else (value,)
+
+
+def _json_call(value: Any) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of a call; raises `ValueError` for anything else."""
+    match value:
+        case {"function": dict(function)} if "name" in function:
+            value = {**{key: item for key, item in value.items() if key != "name"}, **function}
+        case {"function": str(name)} if "name" not in value:
+            value = {**value, "name": name}
+        case dict():
+            pass
+        case _:
+            raise ValueError("no object")
+    name = value.get("name")
+    if not isinstance(name, str) or not name:
+        raise ValueError("no name")
+    given = {key: _as_arguments(value[key]) for key in _ARGUMENTS if key in value}
+    other = value.keys() - _COMPANIONS - given.keys()
+    said = {key: arguments for key, arguments in given.items() if arguments} or given
+    if len(said) > 1 and any(arguments != {} for arguments in said.values()):
+        raise ValueError("arguments twice")
+    key, arguments = next(iter(said.items()), ("", {}))
+    if key != "arguments" and (other or _is_schema(arguments)):
+        raise ValueError("perhaps no arguments")
+    return name, arguments
+
+
+def _as_arguments(value: Any) -> dict[str, Any]:
+    """Arguments as an object, also where they are JSON text; raises `ValueError` if they are none."""
+    if isinstance(value, str):
+        text = value.strip()
+        value = _decoder.decode(text) if text else None
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return value
+    raise ValueError("no object")
+
+
+def _is_schema(arguments: Mapping[str, Any]) -> bool:
+    """Whether this looks like the declaration of parameters, which models repeat at times."""
+    return arguments.get("type") == "object" and isinstance(arguments.get("properties"), dict)
+
+
+def _with_json_words(text: str) -> str:
+    """`text` with Python's strings and constants as JSON has them."""
+
+    def quoted(mark: re.Match[str]) -> str:
+        if mark[1] is None:
+            return '\\"'
+        return "'" if mark[1] == "'" else mark[0]
+
+    def as_json(word: re.Match[str]) -> str:
+        if word[1] is None:
+            return _JSON_WORDS.get(word[0], word[0])
+        return f'"{_PYTHON_QUOTE.sub(quoted, word[1])}"'
+
+    return _PYTHON_WORD.sub(as_json, text)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number out of range")
+    return number
+
+
+_decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, strict=False)
+
+
+def _tagged_calls(body: str, tools: Sequence[Mapping[str, Any]]) -> tuple[ParsedCall, ...]:
+    for bodies in ([body], _BETWEEN_FUNCTIONS.split(body)):
+        calls = [_tagged_call(each, tools, _PARAMETER) for each in bodies]
+        understood = tuple(call for call in calls if call is not None)
+        if len(understood) == len(calls):
+            return understood
+    if body.count("<function=") > 1 or body.count("</function>") > 1:
+        return ()
+    call = _tagged_call(body, tools, _OPEN_PARAMETER)
+    return () if call is None else (call,)
+
+
+def _tagged_call(
+    body: str, tools: Sequence[Mapping[str, Any]], parameter_pattern: re.Pattern[str]
+) -> ParsedCall | None:
+    function = _FUNCTION.fullmatch(body.strip())
     if function is None:
         return None
     name, parameters = function.groups()
@@ -77,17 +204,16 @@ def _parse_tagged(body: str, tools: Sequence[Mapping[str, Any]]) -> ParsedCall |
     position = 0
     while position < len(parameters):
         # Anchored matches keep this linear: a search would rescan the rest for every unclosed parameter.
-        parameter = _PARAMETER.match(parameters, position)
+        parameter = parameter_pattern.match(parameters, position)
         if parameter is None:
             return None
         key, value = parameter.groups()
         arguments[key] = _coerce(_without_frame(value), list(_declared_types(schemas.get(key))))
         position = parameter.end()
-    return _call(name, arguments)
-
-
-def _call(name: str, arguments: dict[str, Any]) -> ParsedCall | None:
-    return ParsedCall(name, msgspec.json.encode(arguments).decode()) if name else None
+    try:
+        return ParsedCall(name, msgspec.json.encode(arguments).decode())
+    except _NOT_UNDERSTOOD:  # half a surrogate pair
+        return None
 
 
 def _without_frame(value: str) -> str:

@@ -13,6 +13,8 @@ __all__ = ("HUB_SCHEME", "IdParts", "is_same_quant", "names_model", "public_id",
 HUB_SCHEME: Final = "huggingface"
 """The source that there is always."""
 
+_LONGEST: Final = 1024
+"""What is longer is no id, and not worth the time to look into."""
 _WEB: Final = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 _VIEWS: Final = frozenset({"tree", "blob", "resolve", "raw"})
 """What stands behind a repository in the address of a page: `org/name/blob/main/file`."""
@@ -38,6 +40,8 @@ def take_apart(text: str) -> IdParts:
     begins a quant. An address of huggingface.co or hf.co names the source `huggingface`, and a file of a repository its
     quant.
     """
+    if len(text) > _LONGEST:
+        return IdParts(None, text)
     if (web := _WEB.match(text)) is not None:
         return _from_web(text[web.end() :])
     head, colon, rest = text.partition(":")

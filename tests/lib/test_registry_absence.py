@@ -95,6 +95,49 @@ async def test_a_chat_with_a_model_that_leaves_is_not_told_to_come_back() -> Non
         may_unload.set()
 
 
+async def test_a_chat_with_a_model_that_leaves_only_to_be_loaded_again_is_told_to_come_back() -> None:
+    may_unload = anyio.Event()
+    harness = ScriptedHarness({"o/a": ScriptedModel(may_unload=may_unload)})
+    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
+        await registry.load(spec())
+        tasks.start_soon(registry.unload, "o/a")
+        await let_others_run()
+        tasks.start_soon(registry.load, spec())
+        await let_others_run()
+        error = await refusal_of(registry)
+        assert isinstance(error, ModelLoading)
+        assert error.stage == "pending"
+        assert registry.endpoint("o/a") == registry.endpoint_url
+        registry.wait_for_load_s = 30.0
+        patient = Caller(registry)
+        tasks.start_soon(patient.chat)
+        await let_others_run()
+        assert not patient.done.is_set()
+        may_unload.set()
+        await patient.done.wait()
+        assert (patient.errors, isinstance(patient.events[-1], Finished)) == ([], True)
+
+
+async def test_a_load_that_is_given_up_before_its_model_has_left_leaves_nobody_waiting() -> None:
+    may_unload = anyio.Event()
+    harness = ScriptedHarness({"o/a": ScriptedModel(may_unload=may_unload)})
+    async with Registry([harness], wait_for_load_s=3600) as registry, anyio.create_task_group() as tasks:
+        await registry.load(spec())
+        tasks.start_soon(registry.unload, "o/a")
+        await let_others_run()
+        patient = Caller(registry)
+        async with anyio.create_task_group() as loads:
+            loads.start_soon(registry.load, spec())
+            await let_others_run()
+            tasks.start_soon(patient.chat)
+            await let_others_run()
+            assert not patient.done.is_set()
+            loads.cancel_scope.cancel()
+        await let_others_run()
+        assert [type(error) for error in patient.errors] == [ModelNotLoaded]
+        may_unload.set()
+
+
 # ----------------------------------------------------------------------------------------------- why it does not
 
 
@@ -364,6 +407,16 @@ async def test_a_chat_that_waits_for_a_pending_model_is_answered_when_the_host_s
         host.registry.close_admission()
         await let_others_run()
         assert patient.errors == [ShuttingDown]
+
+
+async def test_a_chat_that_waits_for_a_pending_model_is_answered_when_that_cannot_even_be_tried() -> None:
+    host = Host("o/a", scripts={}, wait_for_load_s=WAIT_S)
+    async with host.registry, anyio.create_task_group() as tasks:
+        patient = Patient(host.registry, tasks)
+        await let_others_run()
+        host.tracker.fail_loading("o/a", "reboot the host")
+        await let_others_run()
+        assert patient.errors == [ModelNotLoaded]
 
 
 async def test_a_chat_that_is_given_up_while_it_waits_leaves_nothing_behind() -> None:

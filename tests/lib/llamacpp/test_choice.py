@@ -202,3 +202,19 @@ def test_a_call_is_the_reason_of_a_reply_that_was_not_cut_off(
         decode_s=0,
     )
     assert read([done])[0].reason is reason
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "calls"),
+    [
+        (f"<tool_call>{CALL}", FinishReason.TOOL_CALLS, 1),
+        (f"<think>hm<tool_call>{CALL}</tool_call>", FinishReason.TOOL_CALLS, 1),
+        (f"<tool_call>[{CALL}, {CALL}]</tool_call>", FinishReason.TOOL_CALLS, 2),
+        ('<tool_call>{"name":"f","city":"Rome"}</tool_call>', FinishReason.STOP, 0),
+        (f"<think>hm<tool_call>{CALL} I could</think>no", FinishReason.STOP, 0),
+    ],
+)
+def test_the_reason_follows_the_calls_that_are_understood(reply: str, reason: FinishReason, calls: int) -> None:
+    choice, events = read(frames([char.encode() for char in reply]))
+    assert choice.reason is reason
+    assert len([event for event in events if isinstance(event, ToolCall)]) == calls

@@ -328,7 +328,7 @@ def test_a_hub_that_sends_bytes_from_elsewhere_gets_the_token_alone(tmp_path: Pa
         f"header {TOKEN.encode()!r}",
         f"header {quote(TOKEN)}",
         f"Basic {b64encode(f'user:{TOKEN}'.encode()).decode()}",
-        "x" * 150 + TOKEN * 50,
+        *("x" * length + TOKEN for length in range(188, 200)),
     ],
 )
 def test_a_hub_that_repeats_the_token_does_not_put_it_into_our_mouth(
@@ -492,6 +492,26 @@ def test_a_listing_that_is_elsewhere_is_asked_for_there_without_the_token(attemp
         attempt(token=TOKEN)
     assert other.tokens == [None]
     assert set(attempt.hub.tokens) == {f"Bearer {TOKEN}"}
+
+
+def test_a_file_that_is_asked_about_elsewhere_is_not_asked_about_with_the_token(
+    attempt: Fetches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.fakehub.sibling", lambda name, _: {"rfilename": name})
+    with fake_hub({"org/name": {"m.gguf": MODEL}}) as other:
+        place = f"{other.url}/org/name/resolve/main/m.gguf"
+        attempt.hub.fail(Status(307, {"Location": place}), path=BYTES)
+        assert "tells neither ETag nor size of m.gguf" in attempt.failure(token=TOKEN).message
+    assert not other.log
+
+
+def test_a_file_of_a_repository_that_was_renamed_is_asked_about_at_its_new_place(
+    attempt: Fetches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.fakehub.sibling", lambda name, _: {"rfilename": name})
+    place = f"/org/name/resolve/{attempt.hub.commit}/m.gguf"
+    attempt.hub.fail(Status(307, {"Location": place}), path=BYTES, times=1)
+    assert attempt(token=TOKEN).paths[0].read_bytes() == MODEL
 
 
 def test_a_name_that_no_repository_can_have_is_not_asked_for(attempt: Fetches) -> None:

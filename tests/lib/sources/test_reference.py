@@ -135,6 +135,14 @@ def test_a_bad_id_is_refused_quoting_it(text: str, problem: str) -> None:
     assert raised.value.message.isprintable()
 
 
+def test_a_text_of_any_length_is_refused_at_once_and_keeps_its_name() -> None:
+    text = "hf.co/o/" + "%41" * 1_000_000
+    with pytest.raises(InvalidModelId, match="is longer than 256") as raised:
+        parse_reference(text)
+    assert len(raised.value.message) < 300
+    assert public_id(text) == text
+
+
 @given(st.text(max_size=300) | st.from_regex(r"[a-z.:/]{0,12}", fullmatch=True))
 def test_any_text_is_a_reference_without_traversal_or_a_refusal(text: str) -> None:
     try:

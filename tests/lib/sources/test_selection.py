@@ -229,6 +229,7 @@ UNLOADABLE: Final = (
     *("IQ1_S_R4", "IQ2_K", "IQ2_KS", "IQ2_KL", "IQ2_KT", "IQ2_BN", "IQ3_K", "IQ3_KS", "IQ4_K", "IQ4_KS", "IQ4_KSS"),
     *("IQ4_KS_R4", "IQ4_NL_R4", "IQ5_K", "IQ5_KS", "IQ5_K_R4", "IQ6_K", "IQ1_KT", "Q6_0", "Q8_KV", "Q8_KV_R8"),
     *("Q8_K_R8", "Q4_K_R4", "Q4_0_R8", "BF16_R16", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"),
+    *("I2_S", "TL1", "TL2", "TQ3_0", "TQ4_1", "MXFP8"),
 )
 
 
@@ -251,6 +252,12 @@ def test_a_type_that_llama_cpp_does_not_load_is_never_chosen_and_refused_with_th
 )
 def test_what_llama_cpp_loads_is_chosen(tag: str) -> None:
     assert choose(tag, f"m-{tag}.gguf") == choose(None, f"m-{tag}.gguf") == (f"m-{tag}.gguf",)
+
+
+def test_each_reason_is_the_one_of_its_type() -> None:
+    assert "does not load; ik_llama.cpp does" in refusal(None, "m-IQ4_KS.gguf").message
+    assert "does not load; bitnet.cpp does" in refusal(None, "ggml-model-i2_s.gguf").message
+    assert "no longer loads" in refusal(None, "m-Q4_0_4_4.gguf").message
 
 
 def test_a_family_does_not_reach_a_type_that_cannot_be_loaded() -> None:
@@ -302,8 +309,10 @@ def test_the_nearest_quant_is_the_one_with_about_as_many_bits(asked: str, there:
 
 
 def test_a_listing_of_any_size_makes_a_refusal_that_a_line_of_json_holds() -> None:
-    error = refusal("q4_k_m", *(f"{'d' * 250}/{number}-{'n' * 200}-Q8_0.gguf" for number in range(5000)))
-    assert len(str(error.fields)) < 500_000
+    long = (f"{'d' * 250}/{number}-{'n' * 200}-Q8_0.gguf" for number in range(5000))
+    error = refusal("q4_k_m", *long, *(f"{number}-Q8_0.gguf" for number in range(5000)))
+    assert len(error.fields["available"]) == 300
+    assert len(str(error.fields)) < 10_000
     assert len(error.message) < 2000
 
 

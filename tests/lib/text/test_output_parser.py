@@ -13,6 +13,8 @@ from neuron_lib.types import ReasoningDelta, TextDelta, ToolCall
 THINK = REASONING_MARKERS[0]
 TOOL = TOOL_MARKERS[0]
 CALL = '{"name":"f","arguments":{"a":1}}'
+ENDS = '{"a":"</tool_call> </think>"}'
+SAYS_END = '{"name":"f","arguments":{"a":"</tool_call> </think>"}}'
 
 
 def fixed_hex(size: int) -> str:
@@ -74,7 +76,43 @@ def read(text: str, **options: Any) -> list[OutputEvent]:
             f"<tool_call>{CALL}</tool_call> <tool_call>x</tool_call> y",
             [called(0), TextDelta("<tool_call>x</tool_call> y")],
         ),
-        (f"<tool_call>{CALL}", [TextDelta(f"<tool_call>{CALL}")]),
+        (f"<tool_call>{CALL}", [called(0)]),
+        (f"<tool_call>\n{CALL}\n</tool_ca", [called(0)]),
+        (f"<tool_call>{CALL} and", [TextDelta(f"<tool_call>{CALL} and")]),
+        (f"<tool_call>{CALL}\n<tool_call>{CALL}", [called(0), called(1)]),
+        (f"<tool_call>[{CALL}, {CALL}]</tool_call>\nx", [called(0), called(1), TextDelta("x")]),
+        (f"<tool_call>{SAYS_END}</tool_call>x", [called(0, arguments=ENDS), TextDelta("x")]),
+        ('<tool_call>{"a": "</tool_call>b', [TextDelta('<tool_call>{"a": "</tool_call>b')]),
+        (
+            f'<tool_call>{{"a": "</tool_call>b<tool_call>{CALL}</tool_call>c',
+            [TextDelta('<tool_call>{"a": "</tool_call>b'), called(0), TextDelta("c")],
+        ),
+        (f"<think>t<tool_call>{CALL}</tool_call>", [ReasoningDelta("t"), called(0)]),
+        (f"<think>t<tool_call>{CALL}", [ReasoningDelta("t"), called(0)]),
+        (
+            f"<think>t<tool_call>{CALL}</tool_call>\n<tool_call>{CALL}</tool_call>\n</think>\na</think>",
+            [ReasoningDelta("t"), called(0), called(1), TextDelta("a</think>")],
+        ),
+        (
+            f"<think>t<tool_call>{SAYS_END}</tool_call>a",
+            [ReasoningDelta("t"), called(0, arguments=ENDS), TextDelta("a")],
+        ),
+        ("<think>a <tool_call> b</think>c", [ReasoningDelta("a <tool_call> b"), TextDelta("c")]),
+        (
+            "<think>a <tool_call>b</tool_call> c</think>d",
+            [ReasoningDelta("a <tool_call>b</tool_call> c"), TextDelta("d")],
+        ),
+        ("<think>a <tool_call> b", [ReasoningDelta("a <tool_call> b")]),
+        ('<think><tool_call>{"a": "</think>b', [ReasoningDelta('<tool_call>{"a": "'), TextDelta("b")]),
+        (
+            f"<think>t<tool_call>{CALL}</tool_call><think>u</think>v",
+            [ReasoningDelta("t"), called(0), ReasoningDelta("u"), TextDelta("v")],
+        ),
+        (
+            '<tool_call>{"name":"f","city":"Rome"}</tool_call>',
+            [TextDelta('<tool_call>{"name":"f","city":"Rome"}</tool_call>')],
+        ),
+        ('<tool_call>{"name":"f","parameters":{"a":1}}</tool_call>', [called(0)]),
         ("<tool_call>{}</tool_ca", [TextDelta("<tool_call>{}</tool_ca")]),
     ],
 )
@@ -106,6 +144,20 @@ def test_without_reasoning_markers_a_reply_cannot_start_in_reasoning() -> None:
 def test_included_thinking_is_text_in_its_markers_closed_once(text: str, opened_by_prompt: bool, expected: str) -> None:  # noqa: FBT001
     events = read(text, include_thinking=True, starts_in_reasoning=opened_by_prompt)
     assert events == ([TextDelta(expected)] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("opened_by_prompt", "text", "before"),
+    [
+        (False, "<think>t", "<think>t</think>"),
+        (True, "t", "<think>t</think>"),
+        (True, "", ""),
+    ],
+)
+def test_included_thinking_that_a_call_ends_is_closed_once(opened_by_prompt: bool, text: str, before: str) -> None:  # noqa: FBT001
+    reply = f"{text}<tool_call>{CALL}</tool_call></think>a"
+    events = read(reply, include_thinking=True, starts_in_reasoning=opened_by_prompt)
+    assert events == [*([TextDelta(before)] if before else []), called(0), TextDelta("a")]
 
 
 def test_space_between_a_call_and_included_thinking_is_dropped_but_none_after_the_thinking() -> None:
@@ -172,7 +224,10 @@ def test_declared_parameter_types_reach_the_call() -> None:
 
 
 fragments = st.sampled_from(
-    ["<think>", "</think>", "<tool_call>", "</tool_call>", CALL, "<", "</", "think>", " ", "\n", "x", "é"]
+    [
+        *("<think>", "</think>", "<tool_call>", "</tool_call>", CALL, SAYS_END, '{"a": "', '"'),
+        *("<function=f><parameter=x>", "</parameter>", "</function>", "<", "</", "think>", " ", "\n", "x", "é"),
+    ]
 )
 
 
