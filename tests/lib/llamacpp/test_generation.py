@@ -341,6 +341,18 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
         assert len(await reply_to(model, "one")) == 4
 
 
+async def test_a_reply_says_what_it_has_cost_so_far_also_when_it_is_lost() -> None:
+    async with model_of("segv-after-delta") as model, model.chat(ask("one two")) as generation:
+        assert generation.usage == Usage(prompt_tokens=2, completion_tokens=0)
+        with pytest.raises(EngineDead):
+            await read_to_end(generation)
+        assert generation.usage == Usage(prompt_tokens=2, completion_tokens=1)
+    async with model_of() as model, model.chat(ask("one two")) as generation:
+        *_, finished = [event async for event in generation]
+        assert isinstance(finished, Finished)
+        assert generation.usage == finished.usage
+
+
 async def test_a_request_that_nobody_has_read_is_read_by_the_engine() -> None:
     async with model_of() as model:
         messages = UnreadArray(b'[{"role":"user","content":"one two"}]')
