@@ -79,7 +79,10 @@ class Preparer:
 
     def prepare(self, chat: Prepare) -> PreparedPrompt:
         """The chat as a prompt, without its grammar. Raises `RequestRejected` for a template that cannot be used."""
-        text = self.render(chat)
+        return self.read(self.render(chat))
+
+    def read(self, text: str) -> PreparedPrompt:
+        """A rendered prompt with its tokens. Raises `InvalidRequest` if it has none. For any thread."""
         too_many = self.count_beyond_use(text)
         if too_many is not None:
             return PreparedPrompt(text, [], too_many=too_many)
