@@ -8,13 +8,14 @@ from typing import Any, Final
 import pytest
 
 from neuron_lib.engine.prepare import PreparedPrompt
+from neuron_lib.engine.prompt_writer import Prompt
 from neuron_lib.engine.prompts import Prompts
 from neuron_lib.engine.protocol import Cancelled, Prepare, Prepared, ProtocolError, Refused, Report, Taken, Work
 from neuron_lib.errors import InvalidRequest, TemplateFailed
 from neuron_lib.types import Grammar
+from tests.patience import PATIENCE_S
 
 LONG: Final = "long " * 10_000
-_LIMIT_S: Final = 60
 
 
 class Gate:
@@ -25,7 +26,7 @@ class Gate:
 
     def pass_through(self) -> None:
         self.reached.set()
-        assert self._opened.wait(_LIMIT_S)
+        assert self._opened.wait(PATIENCE_S)
 
     def open(self) -> None:
         self._opened.set()
@@ -41,16 +42,17 @@ class FakePreparer:
     def gate(self, text: str) -> Gate:
         return self.gates.setdefault(text, Gate())
 
-    def render(self, chat: Prepare) -> str:
+    def write(self, chat: Prepare) -> Prompt:
         text: str = chat.messages[0]["content"]
         self.rendered.append(text)
         if text in self.gates and text != LONG:
             self.gates[text].pass_through()
         if text == "refuse":
             raise TemplateFailed("no")
-        return text
+        return Prompt(text)
 
-    def read(self, text: str) -> PreparedPrompt:
+    def read(self, prompt: Prompt) -> PreparedPrompt:
+        text = prompt.text
         if text == LONG and text in self.gates:
             self.gates[text].pass_through()
         if text == "empty":
@@ -90,7 +92,7 @@ class Desk:
 
     def next(self, *, of: type | tuple[type, ...] = (Prepared, Refused, Cancelled)) -> Report:
         while True:
-            report = self.reports.get(timeout=_LIMIT_S)
+            report = self.reports.get(timeout=PATIENCE_S)
             if isinstance(report, of):
                 return report
 
@@ -123,11 +125,11 @@ def test_a_prompt_before_the_model_is_ready_breaks_the_protocol() -> None:
 def test_what_is_worked_on_is_said_before_it_is_begun(desk: Desk) -> None:
     first = desk.preparer.gate("first")
     desk.prepare(1, "first")
-    assert first.reached.wait(_LIMIT_S)
-    assert desk.reports.get(timeout=_LIMIT_S) == Taken((1,))
+    assert first.reached.wait(PATIENCE_S)
+    assert desk.reports.get(timeout=PATIENCE_S) == Taken((1,))
     desk.prepare(2, "second")
     first.open()
-    assert [desk.reports.get(timeout=_LIMIT_S) for _ in range(3)] == [
+    assert [desk.reports.get(timeout=PATIENCE_S) for _ in range(3)] == [
         Prepared(request=1, prompt_tokens=1, prompt_end="first"),
         Taken((2,)),
         Prepared(request=2, prompt_tokens=1, prompt_end="second"),
@@ -137,7 +139,7 @@ def test_what_is_worked_on_is_said_before_it_is_begun(desk: Desk) -> None:
 def test_small_prompts_are_prepared_before_large_ones_that_came_earlier(desk: Desk) -> None:
     first = desk.preparer.gate("first")
     desk.prepare(1, "first")
-    assert first.reached.wait(_LIMIT_S)
+    assert first.reached.wait(PATIENCE_S)
     for request in range(2, 14):
         desk.prepare(request, "-" * 20_000)
     desk.prepare(99, "Hi")
@@ -148,7 +150,7 @@ def test_small_prompts_are_prepared_before_large_ones_that_came_earlier(desk: De
 def test_a_long_prompt_that_is_tokenized_holds_up_no_short_one(desk: Desk) -> None:
     reading = desk.preparer.gate(LONG)
     desk.prepare(1, LONG)
-    assert reading.reached.wait(_LIMIT_S)
+    assert reading.reached.wait(PATIENCE_S)
     desk.prepare(2, "Hi")
     assert desk.prepared() == 2
     assert Work("a long prompt", 0, 1) in desk.prompts.work
@@ -158,7 +160,7 @@ def test_a_long_prompt_that_is_tokenized_holds_up_no_short_one(desk: Desk) -> No
 
 def test_a_grammar_that_is_compiled_holds_up_no_prompt(desk: Desk) -> None:
     desk.prepare(1, "bound", grammar="slow")
-    assert desk.compiler.gate.reached.wait(_LIMIT_S)
+    assert desk.compiler.gate.reached.wait(PATIENCE_S)
     desk.prepare(2, "Hi")
     assert desk.prepared() == 2
     desk.compiler.gate.open()
@@ -187,7 +189,7 @@ def test_what_is_refused_is_not_kept(desk: Desk, text: str, grammar: str | None)
 def test_a_prompt_cancelled_while_it_waits_is_never_touched_and_that_is_said(desk: Desk) -> None:
     first = desk.preparer.gate("first")
     desk.prepare(1, "first")
-    assert first.reached.wait(_LIMIT_S)
+    assert first.reached.wait(PATIENCE_S)
     desk.prepare(2, "second")
     assert desk.prompts.cancel(2)
     assert desk.next() == Cancelled(2)
@@ -220,7 +222,7 @@ def test_a_request_cancelled_while_it_is_worked_on_leaves_nothing_and_that_is_sa
     desk: Desk, begin: Callable[[Desk], Gate]
 ) -> None:
     gate = begin(desk)
-    assert gate.reached.wait(_LIMIT_S)
+    assert gate.reached.wait(PATIENCE_S)
     assert desk.prompts.cancel(1)
     desk.prepare(2, "Hi") if begin is not slow_render else None
     gate.open()
