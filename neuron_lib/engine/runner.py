@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from neuron_lib.engine.sequence import Sampled
 from neuron_lib.engine.step import (
+    Breach,
     Copy,
     Drop,
     Edit,
@@ -65,7 +66,7 @@ class LlamaRunner:
         computing = self._clock()
         chunks = [chunk for chunk in plan.chunks if chunk.seq_id not in lost] if lost else plan.chunks
         status, rows = self._decode(chunks)
-        sampled, broken = [], list[tuple[int, str]]()
+        sampled, broken = [], list[Breach]()
         if status == DecodeStatus.OK:
             scores = iter(self._context.all_logits(rows)) if rows else iter(())
             for chunk in chunks:
@@ -77,11 +78,11 @@ class LlamaRunner:
                         sampled.append(self._sample(chunk, own))
                     except ConstraintFailed as error:
                         sampled.append(())
-                        broken.append((chunk.seq_id, f"the grammar cannot be followed any further: {error}"))
+                        broken.append(Breach(chunk.seq_id, str(error), error.param))
                     except Exception:  # one request's parameters must not end everybody's engine
                         logger.exception("bug in sampling")
                         sampled.append(())
-                        broken.append((chunk.seq_id, "no token could be chosen; this is a bug, please report it"))
+                        broken.append(Breach(chunk.seq_id, "no token could be chosen; this is a bug, please report it"))
         return StepResult(
             sampled=tuple(sampled),
             duration_s=self._clock() - computing,
