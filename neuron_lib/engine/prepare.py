@@ -81,6 +81,10 @@ class Preparer:
         """The chat as a prompt, without its grammar. Raises `RequestRejected` for a template that cannot be used."""
         return self.read(self.render(chat))
 
+    def effort(self, text: str) -> int:
+        """About how long `read` takes, in characters of prose."""
+        return self._vocab.effort(text)
+
     def read(self, text: str) -> PreparedPrompt:
         """A rendered prompt with its tokens. Raises `InvalidRequest` if it has none. For any thread."""
         too_many = self.count_beyond_use(text)

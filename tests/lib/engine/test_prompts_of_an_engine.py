@@ -50,6 +50,9 @@ class FakePreparer:
             raise TemplateFailed("no")
         return text
 
+    def effort(self, text: str) -> int:
+        return len(text)
+
     def read(self, text: str) -> PreparedPrompt:
         if text == LONG and text in self.gates:
             self.gates[text].pass_through()
