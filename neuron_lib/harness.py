@@ -20,7 +20,8 @@ class Generation(Protocol):
     Entering renders the prompt, checks the limits and waits for room; every refusal (`RequestRejected`) is raised
     there, before anything was generated. Iterating yields `Started`, deltas, then `Finished`, and ends. Leaving the
     block, by whatever way, frees what the request held. Iterating raises `EngineDead` or `EngineFailed` when the
-    reply is lost half-way, `SuspectRequest` when it was lost twice before it began.
+    reply is lost half-way, `SuspectRequest` when it was lost twice before it began, `InvalidGrammar` when the
+    request's grammar becomes too complex on the way.
     """
 
     @property

@@ -82,6 +82,10 @@ class Preparer:
         """The chat as a prompt, without its grammar. Raises `RequestRejected` for a template that cannot be used."""
         return self.read(self.write(chat))
 
+    def effort(self, text: str) -> int:
+        """About how long `read` takes, in characters of prose."""
+        return self._vocab.effort(text)
+
     def read(self, prompt: Prompt) -> PreparedPrompt:
         """A written prompt with its tokens. Raises `InvalidRequest` if it has none. For any thread."""
         text = prompt.text

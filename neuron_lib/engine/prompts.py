@@ -33,7 +33,7 @@ from neuron_lib.types import Grammar
 __all__ = ("Prompts", "message_of")
 
 _LONG_CHARS: Final = 1 << 15
-"""Rendered prompts of more characters are tokenized aside. Shorter ones take 20 ms (measured)."""
+"""Rendered prompts that take longer than so many characters of prose are tokenized aside. These take 20 ms."""
 _MOST_GRAMMARS: Final = 8
 """Requests whose grammar may wait to be compiled. A hostile one takes 0.4 s."""
 _PROMPT_END_CHARS: Final = 200
@@ -112,8 +112,9 @@ class Prompts:
             except RequestRejected as error:
                 self._refuse(self._chats, request, error)
                 continue
-            if len(prompt.text) > _LONG_CHARS:
-                self._pass_on(self._chats, request, self._long, (chat, prompt), size_bytes=len(prompt.text))
+            effort = self._opened.effort(prompt.text)
+            if effort > _LONG_CHARS:
+                self._pass_on(self._chats, request, self._long, (chat, prompt), size_bytes=effort)
             else:
                 self._read(self._chats, chat, prompt)
 

@@ -275,10 +275,14 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
 
 
 class Broken(Struct, frozen=True, kw_only=True, array_like=True, tag="broken"):
-    """A request cannot go on, with none of its choices; the engine can."""
+    """A request cannot go on, with none of its choices; the engine can.
+
+    `param` is the request's field whose grammar is to blame, None where the engine is.
+    """
 
     request: int
     message: str
+    param: str | None = None
 
 
 SequenceEvent: TypeAlias = Delta | Done | Broken

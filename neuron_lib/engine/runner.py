@@ -7,6 +7,7 @@ from typing import Final, Protocol, assert_never
 
 from neuron_lib.engine.sequence import Sampled
 from neuron_lib.engine.step import (
+    Breach,
     Copy,
     Drop,
     Edit,
@@ -71,7 +72,7 @@ class LlamaRunner:
         computing = self._clock()
         chunks = [chunk for chunk in plan.chunks if chunk.seq_id not in lost] if lost else plan.chunks
         status, scores = self._decode_apart(chunks) if self._apart else self._decode(chunks)
-        sampled, broken = [], list[tuple[int, str]]()
+        sampled, broken = [], list[Breach]()
         if status == DecodeStatus.OK:
             for chunk in chunks:
                 if chunk.checkpoint is not None:
@@ -82,11 +83,11 @@ class LlamaRunner:
                         sampled.append(self._sample(chunk, own))
                     except ConstraintFailed as error:
                         sampled.append(())
-                        broken.append((chunk.seq_id, f"the grammar cannot be followed any further: {error}"))
+                        broken.append(Breach(chunk.seq_id, str(error), error.param))
                     except Exception:  # one request's parameters must not end everybody's engine
                         logger.exception("bug in sampling")
                         sampled.append(())
-                        broken.append((chunk.seq_id, "no token could be chosen; this is a bug, please report it"))
+                        broken.append(Breach(chunk.seq_id, "no token could be chosen; this is a bug, please report it"))
         return StepResult(
             sampled=tuple(sampled),
             duration_s=self._clock() - computing,

@@ -273,8 +273,8 @@ class Scheduler:
             if not isinstance(event, Delta):
                 self._retire(sequence)
             events.append(event)
-        for seq_id, message in result.broken:
-            events += self._break([s for s in self._live if s.seq_id == seq_id], message)
+        for breach in result.broken:
+            events += self._break([s for s in self._live if s.seq_id == breach.seq_id], breach.message, breach.param)
         return events
 
     def _shrink(self, message: str) -> list[SequenceEvent]:
@@ -287,12 +287,12 @@ class Scheduler:
             return self._break(self._live.copy(), message)
         return []
 
-    def _break(self, sequences: list[Sequence], message: str) -> list[SequenceEvent]:
+    def _break(self, sequences: list[Sequence], message: str, param: str | None = None) -> list[SequenceEvent]:
         """End their requests, with all choices: one event each."""
         broken = {sequence.request: sequence for sequence in sequences}
         for request in broken:
             self.cancel(request)
-        return [sequence.broken(message) for sequence in broken.values()]
+        return [sequence.broken(message, param=param) for sequence in broken.values()]
 
     def _note_memory(self, plan: StepPlan, result: StepResult) -> None:
         self.pace.observe_move(tokens=result.moved, duration_s=result.move_s)

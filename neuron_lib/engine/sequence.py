@@ -98,9 +98,9 @@ class Sequence:
                 return self._done(FinishReason.LENGTH, text, logprobs)
         return Delta(self.request, text, count, self.choice, tuple(logprobs))
 
-    def broken(self, message: str) -> Broken:
-        """The event that ends it without a reply."""
-        return Broken(request=self.request, message=message)
+    def broken(self, message: str, *, param: str | None = None) -> Broken:
+        """The event that ends it without a reply. `param` is the request's field that is to blame."""
+        return Broken(request=self.request, message=message, param=param)
 
     def _done(self, reason: FinishReason, text: str, logprobs: list[TokenLogprob], *, flush: bool = True) -> Done:
         if flush:

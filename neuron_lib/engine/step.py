@@ -12,6 +12,7 @@ from msgspec import Struct
 from neuron_lib.engine.sequence import Sampled, Sequence
 
 __all__ = (
+    "Breach",
     "Copy",
     "Drop",
     "Edit",
@@ -128,13 +129,21 @@ class Outcome(Enum):
     """Nothing was computed, and nothing would be the next time."""
 
 
+class Breach(Struct, frozen=True):
+    """Why a sequence cannot go on. `param` is the request's field that is to blame, None if none is."""
+
+    seq_id: int
+    message: str
+    param: str | None = None
+
+
 class StepResult(Struct, frozen=True):
     """What a plan brought.
 
     `sampled` holds, for each computed chunk that wanted logits and in their order, the next tokens: one, and one more
     for each drafted token that was right. `kept` are the bytes that saved sequences and checkpoints take, by key; a key
     that is missing could not be kept. `lost` are the sequences whose edits failed: they hold nothing now, and their
-    chunks were not computed. `broken` says of sequences why they cannot go on (they have nothing in `sampled`).
+    chunks were not computed. `broken` are the sequences that cannot go on (they have nothing in `sampled`).
     `moved` tokens were copied in `move_s`; `duration_s` is the time of everything else.
     """
 
@@ -144,6 +153,6 @@ class StepResult(Struct, frozen=True):
     message: str = ""
     kept: tuple[tuple[int, int], ...] = ()
     lost: frozenset[int] = frozenset()
-    broken: tuple[tuple[int, str], ...] = ()
+    broken: tuple[Breach, ...] = ()
     moved: int = 0
     move_s: float = 0.0

@@ -9,10 +9,11 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from signal import SIGABRT, SIGFPE, SIGILL, SIGPROF, SIGSEGV
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -44,6 +45,7 @@ _JSON_STYLE: "Final[JsonCompileOptions]" = {
 """One way to write it, whatever the schema's `x-guidance` says: with free whitespace a model may write nothing else
 until it is cut off. These separators are the ones a small model is least at odds with (measured).
 """
+_PANICKED: Final = "the grammar library fails on it"
 _TRIAL: Final = (sys.executable, "-P", str(Path(__file__).with_name("grammar_trial.py")))
 _TRIAL_LIMIT_S: Final = 5.0
 """Far beyond the processor time that a trial allows itself: for a machine that has none to give."""
@@ -53,9 +55,18 @@ _VERDICTS: Final = frozenset(
 """How a trial ends of its grammar: at one of its own limits, or by what it has done itself."""
 _RETRY_AFTER_S: Final = 4
 
+Answer = TypeVar("Answer")
+
 
 class ConstraintFailed(Exception):
-    """A reply cannot go on in its grammar: it became too complex, or got a token that was not allowed."""
+    """A reply cannot go on in its grammar: it became too complex, or got a token that was not allowed.
+
+    `param` is the request's field that the grammar came in.
+    """
+
+    def __init__(self, reason: str, *, param: str) -> None:
+        super().__init__(f"{param}: the reply cannot go on in its grammar: {reason}")
+        self.param: Final = param
 
 
 class Constraint:
@@ -64,18 +75,18 @@ class Constraint:
     All but `copy` and `is_complete` raise `ConstraintFailed`, and whatever has raised it once will raise it always.
     """
 
-    def __init__(self, matcher: "LLMatcher", *, eog: frozenset[int]) -> None:
+    def __init__(self, matcher: "LLMatcher", *, eog: frozenset[int], param: str) -> None:
         self._matcher: Final = matcher
         self._eog: Final = eog
+        self._param: Final = param
 
     def copy(self) -> Self:
         """Another one that has come as far as this and goes its own way."""
-        return type(self)(self._matcher.deep_copy(), eog=self._eog)
+        return type(self)(self._matcher.deep_copy(), eog=self._eog, param=self._param)
 
     def allows(self, token: int) -> bool:
         """Whether the token may come next. Those that end a reply may where the grammar is fulfilled."""
-        is_allowed = self._matcher.validate_tokens([token]) == 1
-        self._check()
+        is_allowed = self._ask(self._matcher.validate_tokens, [token]) == 1
         return is_allowed or (self.is_complete and token in self._eog)
 
     def mask(self, row: npt.NDArray[np.float32]) -> None:
@@ -84,23 +95,29 @@ class Constraint:
         Where the grammar leaves no choice of text, only the first of the tokens that usually spell it remains, though
         `allows` takes any that spell it.
         """
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        self._check()
+        bits = np.frombuffer(self._ask(self._matcher.compute_bitmask), np.uint8)
         row[np.unpackbits(bits, count=len(row), bitorder="little") == 0] = -np.inf
 
     def accept(self, token: int) -> None:
         """Go on behind `token`, which is allowed."""
-        self._matcher.consume_token(token)
-        self._check()
+        self._ask(self._matcher.consume_token, token)
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing may follow but the end. True behind the last token of the text already."""
         return self._matcher.is_stopped()
 
-    def _check(self) -> None:
+    def _ask(self, question: Callable[..., Answer], *arguments: object) -> Answer:
+        """The answer of the matcher. Raises `ConstraintFailed` if it fails or has failed, and if it panics."""
+        try:
+            answer = question(*arguments)
+        except BaseException as error:
+            if not _is_panic(error):
+                raise
+            raise ConstraintFailed(_PANICKED, param=self._param) from None
         if self._matcher.is_error():
-            raise ConstraintFailed(_reason(self._matcher.get_error()))
+            raise ConstraintFailed(_reason(self._matcher.get_error()), param=self._param)
+        return answer
 
 
 class GrammarCompiler:
@@ -121,7 +138,11 @@ class GrammarCompiler:
             notation = "; grammars are read in Lark's notation, not as GBNF" if grammar.kind == "lark" else ""
             text = f"{param}: {_reason(str(error))}{notation}"
             raise InvalidGrammar(text, param=param) from None  # that is all it says
-        return Constraint(matcher, eog=self._vocab.eog)
+        except BaseException as error:
+            if not _is_panic(error):
+                raise
+            raise InvalidGrammar(f"{param}: {_PANICKED}", param=param) from None
+        return Constraint(matcher, eog=self._vocab.eog, param=param)
 
     def _matcher(self, source: str) -> "LLMatcher":
         """A matcher that has a first token to offer. Raises `ValueError`."""
@@ -200,6 +221,11 @@ def _try_out(source: str) -> str | None:
         logger.warning("a grammar of %d bytes ended its trial: status %d", len(source), trial.returncode)
         return "it is too complex: compiling it takes too much time or memory"
     return trial.stdout.decode() or None
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether llguidance has panicked. Its exception has no name to import, and is no `Exception`."""
+    return type(error).__name__ == "PanicException"
 
 
 def _not_now(text: str) -> Overloaded:

@@ -357,9 +357,14 @@ class EngineProcess:
 
     def _deliver(self, mail: Prepared | Delta | Done | Broken) -> None:
         if isinstance(mail, Broken):
-            self._fail(mail.request, EngineFailed(mail.message, model_id=self.model_id))
+            self._fail(mail.request, self._failure(mail))
         elif (mailbox := self._mailboxes.get(mail.request)) is not None:
             mailbox.put(mail)
+
+    def _failure(self, broken: Broken) -> NeuronError:
+        if broken.param is not None:
+            return InvalidGrammar(broken.message, param=broken.param)
+        return EngineFailed(broken.message, model_id=self.model_id)
 
     def _fail(self, request: int, error: NeuronError) -> None:
         if (mailbox := self._mailboxes.get(request)) is not None:

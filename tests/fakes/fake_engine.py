@@ -65,6 +65,8 @@ FOUND: dict[str, dict[str, Any]] = {
 }
 """What is otherwise, by the first word of the mode."""
 
+BREACHES = {"broken-after-delta": ("no cells left", None), "too-complex-after-delta": ("too complex", "regex")}
+
 
 class FakeEngine:
     def __init__(self, sock: socket.socket, mode: str) -> None:
@@ -185,8 +187,9 @@ class FakeEngine:
             case "deaf-after-delta":
                 faulthandler.enable()
                 self.beat()
-            case "broken-after-delta":
-                self.events(Broken(request=request, message="no cells left"))
+            case "broken-after-delta" | "too-complex-after-delta" as mode:
+                message, param = BREACHES[mode]
+                self.events(Broken(request=request, message=message, param=param))
                 return
         is_cut = self.mode == "markers-cut"
         for word in words[1:-1] if is_cut else words[1:]:

@@ -127,6 +127,20 @@ def test_a_schema_that_is_none_is_a_400_that_names_it_and_harms_nobody(client: o
     assert client.chat.completions.create(model="test/one", messages=asked("Hello."), max_tokens=2).choices
 
 
+def test_a_grammar_that_becomes_too_complex_is_the_client_s_fault_and_harms_nobody(client: openai.OpenAI) -> None:
+    grammar = {"regex": "((((((a{1,99}){1,99}){1,99}){1,99}){1,99}){1,99})"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="test/one", messages=asked("Hello."), max_tokens=500, extra_body=grammar)
+    assert (refused.value.code, refused.value.param) == ("invalid_grammar", "regex")
+    with pytest.raises(openai.APIError) as ended:
+        for _ in client.chat.completions.create(
+            model="test/one", messages=asked("Hello."), max_tokens=500, stream=True, extra_body=grammar
+        ):
+            pass
+    assert (ended.value.code, ended.value.param) == ("invalid_grammar", "regex")
+    assert client.chat.completions.create(model="test/one", messages=asked("Hello."), max_tokens=2).choices
+
+
 def test_a_context_that_is_full_ends_the_reply_with_length(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
         model="test/one", messages=asked("Count."), temperature=0, max_tokens=100_000, extra_body={"ignore_eos": True}

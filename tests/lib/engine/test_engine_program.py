@@ -123,6 +123,28 @@ def test_an_engine_that_the_host_has_no_thread_for_ends_as_one_to_be_tried_again
         assert engine.wait(timeout=PATIENCE_S) == os.EX_TEMPFAIL
 
 
+SHALLOW_ENGINE = """
+import os, sys
+from neuron_lib.engine.process import deepen_stack
+from neuron_lib.llama.bindings import init_backend, route_logs
+from neuron_lib.llama.vocab import Vocab
+from tests.fakes.tokenizer_child import load
+init_backend()
+route_logs(lambda *_: None)
+vocab = Vocab(load(sys.argv[1], "gpt-4o"))
+deepen_stack(8 << 20)
+os._exit(not vocab.tokenize("a" * 100_000, add_special=True))
+"""
+
+
+@pytest.mark.model
+def test_the_main_thread_tokenizes_whatever_the_shell_s_limit_of_its_stack_is(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "m.gguf", "full")
+    command = f'ulimit -Ss 512 && exec "{sys.executable}" -c "$0" "{tmp_path}/m.gguf"'
+    child = subprocess.run(["/bin/sh", "-c", command, SHALLOW_ENGINE], cwd=ROOT, timeout=300, check=False)
+    assert child.returncode == 0
+
+
 HANGING_COMPILER = """
 import time
 from neuron_lib.engine import __main__ as program

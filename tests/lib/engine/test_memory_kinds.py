@@ -298,7 +298,7 @@ class Stuck:
     is_complete = False
 
     def sample(self, row: Scores) -> Choice:
-        raise ConstraintFailed(f"none of {row.size} tokens")
+        raise ConstraintFailed(f"none of {row.size} tokens", param="regex")
 
 
 def test_a_grammar_that_cannot_go_on_breaks_its_request_and_no_other(models: Mapping[str, Model]) -> None:

@@ -51,6 +51,9 @@ class FakePreparer:
             raise TemplateFailed("no")
         return Prompt(text)
 
+    def effort(self, text: str) -> int:
+        return len(text)
+
     def read(self, prompt: Prompt) -> PreparedPrompt:
         text = prompt.text
         if text == LONG and text in self.gates:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from neuron_lib.engine.drafting import MAX_DRAFT
 from neuron_lib.engine.protocol import Broken, Delta, Done
-from neuron_lib.engine.step import Copy, Restore, Save, StepPlan, Swap, Truncate
+from neuron_lib.engine.step import Breach, Copy, Restore, Save, StepPlan, Swap, Truncate
 from neuron_lib.types import FinishReason
 from tests.fakes.model_memory import EOG
 from tests.fakes.small_engine import SmallEngine, shares
@@ -435,9 +435,9 @@ def test_a_grammar_that_cannot_go_on_ends_its_request_alone() -> None:
     result = engine.memory.run(plan)
     index = [(chunk.sequence.request, chunk.sequence.choice) for chunk in plan.chunks].index((1, 1))
     sampled = [() if at == index else new for at, new in enumerate(result.sampled)]
-    broken = ((plan.chunks[index].seq_id, "no way on"),)
+    broken = (Breach(plan.chunks[index].seq_id, "no way on", "regex"),)
     told = engine.scheduler.apply(plan, replace(result, sampled=tuple(sampled), broken=broken))
-    assert told[-1] == Broken(request=1, message="no way on")
+    assert told[-1] == Broken(request=1, message="no way on", param="regex")
     assert {event.request for event in told[:-1]} == {1, 2}
     engine.events.clear()
     engine.finish()

@@ -3,7 +3,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -175,6 +175,65 @@ def test_a_copy_outlives_the_failure_of_the_other(compiler: GrammarCompiler, voc
     with pytest.raises(ConstraintFailed):
         first.accept(vocab.tokenize("no", add_special=False)[0])
     assert read(second, vocab, "yes")
+
+
+LATER_TOO_COMPLEX: Final = {
+    "nested repetitions": Grammar("regex", "((((((a{1,99}){1,99}){1,99}){1,99}){1,99}){1,99})"),
+    "a pattern": schema(type="string", pattern=".*a.{15}b.*", maxLength=500),
+    "a Lark grammar": Grammar("lark", "start: x{1,999}\nx: y{1,99}\ny: /[a-z]{1,99}/"),
+}
+
+
+@pytest.mark.parametrize("name", LATER_TOO_COMPLEX)
+def test_a_grammar_that_becomes_too_complex_fails_and_names_its_field(
+    compiler: GrammarCompiler, vocab: Vocab, name: str
+) -> None:
+    grammar = LATER_TOO_COMPLEX[name]
+    constraint = compiler.compile(grammar)
+    numbers = np.random.default_rng(1)
+    with pytest.raises(ConstraintFailed) as caught:  # noqa: PT012 - which token it is does not matter
+        for _ in range(500):
+            row = numbers.normal(size=vocab.n_tokens).astype(np.float32)
+            row[list(vocab.eog)] = -50
+            constraint.mask(row)
+            constraint.accept(int(row.argmax()))
+    assert caught.value.param == {"regex": "regex", "json_schema": "response_format", "lark": "grammar"}[grammar.kind]
+    assert str(caught.value).startswith(f"{caught.value.param}: ")
+
+
+class PanicException(BaseException):
+    pass
+
+
+class PanickingMatcher:
+    def _panic(self, *_: object) -> None:
+        raise PanicException
+
+    validate_tokens = consume_token = compute_bitmask = _panic
+
+
+def test_a_panic_of_the_grammar_library_fails_the_reply_alone() -> None:
+    matcher: Any = PanickingMatcher()
+    constraint = Constraint(matcher, eog=frozenset(), param="regex")
+    for use in (
+        lambda: constraint.allows(1),
+        lambda: constraint.accept(1),
+        lambda: constraint.mask(np.zeros(8, np.float32)),
+    ):
+        with pytest.raises(ConstraintFailed, match="regex: "):
+            use()
+
+
+def test_a_panic_while_a_grammar_is_compiled_refuses_it(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(*_: object) -> None:
+        raise PanicException
+
+    monkeypatch.setattr(grammar_module, "_try_out", panic)
+    with pytest.raises(InvalidGrammar) as caught:
+        compiler.compile(Grammar("regex", "a"))
+    assert caught.value.param == "regex"
 
 
 def test_a_failed_constraint_says_so_each_time(compiler: GrammarCompiler, vocab: Vocab) -> None:

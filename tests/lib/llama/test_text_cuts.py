@@ -98,3 +98,11 @@ def test_many_special_tokens_are_read_in_parts_that_end_with_one() -> None:
     pieces = list(cutter(cuts_stretches=False).pieces("<|im_end|>word" * 20_000))
     assert len(pieces) > 5
     assert all(piece.endswith("<|im_end|>") for piece in pieces[:-1])
+
+
+def test_places_at_which_special_tokens_might_begin_are_an_effort() -> None:
+    many = Cutter((f"<unused{number}>" for number in range(6_000)), cuts_stretches=False)
+    prose = "The sea the sea. " * 1_000
+    assert many.effort(prose) == len(prose)
+    assert many.effort("<" * 1_000) > 100 * 1_000
+    assert Cutter((), cuts_stretches=True).effort("<" * 1_000) == 1_000

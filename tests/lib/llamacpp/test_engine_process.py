@@ -16,6 +16,7 @@ from neuron_lib.engine.protocol import Cancel, Delta, Done, Prepare, Prepared, S
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
+    InvalidGrammar,
     InvalidRequest,
     LoadFailed,
     NeuronError,
@@ -294,6 +295,17 @@ async def test_a_request_that_fails_alone_leaves_the_engine_alive() -> None:
         await mailbox.get()
         with pytest.raises(EngineFailed, match="no cells left"):
             await mailbox.get()
+        await say(engine, "again")
+
+
+async def test_a_reply_that_its_grammar_ends_is_the_request_s_fault() -> None:
+    async with fake_engine("too-complex-after-delta") as engine:
+        await engine.wait_ready()
+        _, mailbox = await say(engine, "one two")
+        await mailbox.get()
+        with pytest.raises(InvalidGrammar, match="too complex") as caught:
+            await mailbox.get()
+        assert caught.value.param == "regex"
         await say(engine, "again")
 
 

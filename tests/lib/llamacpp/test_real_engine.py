@@ -331,6 +331,16 @@ async def test_a_grammar_that_cannot_be_read_is_refused_and_harms_nobody(
     assert finished.usage.completion_tokens == 2
 
 
+async def test_a_grammar_that_becomes_too_complex_is_the_request_s_fault_and_harms_nobody(smollm2_path: Path) -> None:
+    grammar = Grammar("regex", "((((((a{1,99}){1,99}){1,99}){1,99}){1,99}){1,99})")
+    async with real_model(smollm2_path, seats=2) as (model, _):
+        with pytest.raises(InvalidGrammar, match="too many expressions") as caught:
+            await reply_to(model, ask("Hello", grammar=grammar, max_tokens=500))
+        assert caught.value.param == "regex"
+        _, finished = await reply_to(model, ask("Hello", max_tokens=2))
+    assert finished.usage.completion_tokens == 2
+
+
 async def test_log_probabilities_belong_to_the_text_and_the_greedy_token_is_the_likeliest(smollm2_path: Path) -> None:
     async with real_model(smollm2_path, seats=1) as (model, _):
         deltas, finished = await replies_to(
