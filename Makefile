@@ -58,6 +58,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@scripts/build_rivals
 	@$(BIN)/python -m benchmarks.step_overhead $(ARGS)
 	@$(BIN)/python -m benchmarks.responsiveness $(ARGS)
+	@$(BIN)/python -m benchmarks.first_answer $(ARGS)
 	@$(BIN)/python -m benchmarks.fetch $(ARGS)
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
 

@@ -7,8 +7,9 @@ from neuron_service.access import AccessRules
 from neuron_service.errors import EXCEPTION_HANDLERS
 from neuron_service.http_rules import HttpRules
 from neuron_service.node import Node
+from neuron_service.probes import Probes
 from neuron_service.routes.chat import chat_completions
-from neuron_service.routes.host import discovery, health, liveness, readiness, version
+from neuron_service.routes.host import discovery
 from neuron_service.routes.models import (
     about_model,
     follow_loading,
@@ -19,23 +20,24 @@ from neuron_service.routes.models import (
     unload_model,
 )
 
-__all__ = ("create_app",)
+__all__ = ("create_app", "create_routes")
 
 _MAX_BODY_BYTES = 2 << 20  # what the gateway lets through; a hostile body of that size takes 20 ms of the loop
 
 
 def create_app(node: Node, *, access: AccessRules | None = None) -> HttpRules:
-    """The application over `node`; it has no lifespan of its own, because `server` owns the order of life.
+    """The whole application over `node`; it has no lifespan of its own, because `server` owns the order of life.
 
     Without `access` any host and any origin may ask: for a server around it that decides that itself.
     """
-    routes = Litestar(
+    return HttpRules(Probes(node, create_routes(node)), access=access)
+
+
+def create_routes(node: Node) -> Litestar:
+    """Everything but the probes."""
+    return Litestar(
         route_handlers=[
-            version,
             discovery,
-            health,
-            liveness,
-            readiness,
             list_models,
             list_openai_models,
             list_loading,
@@ -51,4 +53,3 @@ def create_app(node: Node, *, access: AccessRules | None = None) -> HttpRules:
         openapi_config=None,
         logging_config=None,
     )
-    return HttpRules(routes, access=access)

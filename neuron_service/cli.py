@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, NoReturn
@@ -94,9 +95,8 @@ def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "
     except OSError as error:
         reason = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
-    # In threads, because the service must wait neither for a reader of stdout nor for a disk.
+    # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[_greeting(sock, config)], name="greeting", daemon=True).start()
-    Thread(target=_warn_of_faults, args=[config, environ], name="config check", daemon=True).start()
     _serve(config, sock, environ, notifier, watchdog_s=manager.watchdog_s)
 
 
@@ -130,12 +130,18 @@ def _serve(
     from neuron_service.server import serve
     from neuron_service.version import find_version
 
-    version = find_version(os.environ)
-
     async def live() -> NoReturn:
         status = 0
         try:
-            await serve(config, sock=sock, version=version, environ=environ, notifier=notifier, watchdog_s=watchdog_s)
+            await serve(
+                config,
+                sock=sock,
+                version=partial(find_version, dict(os.environ)),
+                environ=environ,
+                notifier=notifier,
+                watchdog_s=watchdog_s,
+                check=partial(_warn_of_faults, config, environ),
+            )
         except Exception as error:
             logger.critical("the service failed", exc_info=True)
             notifier.fail(f"failed: {cause_chain(error)}", number=0)
@@ -252,7 +258,7 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
     import msgspec
 
     from neuron_lib.config import load_config
-    from neuron_service.config_check import require_absolute_directories
+    from neuron_service.directories import require_absolute_directories
 
     if options.demo:
         _require_demo_package()

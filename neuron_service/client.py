@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import anyio
-from litestar.types import Receive
 
 from neuron_lib.errors import first_leaf
+from neuron_service.asgi import Receive
 
 __all__ = ("SEND_LIMIT_S", "while_connected")
 

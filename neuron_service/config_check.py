@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from neuron_lib.config import HARNESS_ALIASES, Config, HarnessEntry, LlamaCppConfig
-from neuron_lib.errors import ConfigError, InvalidModelId, LoadFailed, SourceUnavailable, UnknownHarness, cause_chain
+from neuron_lib.config import HARNESS_ALIASES, Config, HarnessEntry
+from neuron_lib.errors import InvalidModelId, LoadFailed, SourceUnavailable, UnknownHarness, cause_chain
 from neuron_lib.llamacpp.placement import device_indices
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.local import find_local_model
@@ -18,23 +18,10 @@ from neuron_lib.sources.reference import parse_reference, wanted_quant
 from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import ModelSpec
 
-__all__ = ("find_model_faults", "require_absolute_directories")
+__all__ = ("find_model_faults",)
 
 _MORE_THAN_ALL_GPUS: Final = 1025
 """How many GPUs this host has is not known yet, so no index is too high. A spec names at most index 1023."""
-
-
-def require_absolute_directories(config: LlamaCppConfig) -> None:
-    """Raises `ConfigError` for a relative directory, which would change with the place the service is started from."""
-    directories = {
-        "hf_cache": config.hf_cache,
-        **{f"sources.{name}.cache_dir": source.cache_dir for name, source in config.sources.items()},
-        **{f"local_roots[{index}]": root for index, root in enumerate(config.local_roots)},
-    }
-    for key, directory in directories.items():
-        if directory is not None and not directory.is_absolute():
-            place = f"harness.llamacpp.{key}"
-            raise ConfigError(f"`{place}`: the relative path '{directory}' must be absolute", key=place)
 
 
 def find_model_faults(config: Config, environ: Mapping[str, str]) -> Iterator[str]:

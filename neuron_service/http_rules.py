@@ -6,15 +6,11 @@ HEAD is GET without the body, OPTIONS is not answered.
 from collections.abc import Iterable
 from typing import Any, Final
 
-from litestar.types import ASGIApp, HTTPScope, Receive, Send
-from msgspec.structs import replace
-
-from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
 from neuron_lib.wire.bodies import UnsupportedMediaType
-from neuron_lib.wire.openai_errors import to_http_error
 from neuron_service.access import AccessRules
-from neuron_service.refusals import UnknownMethod, UnknownPath, allowed_methods, log_refusal
+from neuron_service.asgi import ASGIApp, Receive, Scope, Send
+from neuron_service.refusals import UnknownMethod, UnknownPath, allowed_methods, refuse
 
 __all__ = ("HttpRules",)
 
@@ -29,25 +25,25 @@ class HttpRules:
         self._routes = routes
         self._access = access
 
-    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw_path: bytes = scope["raw_path"]
         method = scope["method"]
         if refused := self._access and self._access.refusal(method, scope["http_version"], scope["headers"]):
-            await _refuse(refused, scope, send, status=refused.status)
+            await refuse(refused, scope, send, status=refused.status)
         elif b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
             # Litestar would overlook the surplus slash.
-            await _refuse(UnknownPath("there is nothing at this path"), scope, send, status=404)
+            await refuse(UnknownPath("there is nothing at this path"), scope, send, status=404)
         elif method == "HEAD":
             await self._answer_head(scope, receive, send)
         elif method == "OPTIONS":
             await self._answer_options(scope, receive, send)
         elif method == "POST" and (coding := _body_coding(scope["headers"])):
             error = UnsupportedMediaType(f"the body must not be compressed; its content-encoding is {coding!r}")
-            await _refuse(error, scope, send, status=415)
+            await refuse(error, scope, send, status=415)
         else:
             await self._routes(scope, receive, send)
 
-    async def _answer_head(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_answered = False
 
         async def send_head(message: Any) -> None:
@@ -63,7 +59,7 @@ class HttpRules:
         get: Any = dict(scope) | {"method": "GET"}
         await self._routes(get, receive, send_head)
 
-    async def _answer_options(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    async def _answer_options(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Litestar answers by itself, with a 204, which the contract does not know; an unknown path stays unknown."""
         allow = ""
 
@@ -76,20 +72,10 @@ class HttpRules:
 
         await self._routes(scope, receive, send_unless_granted)
         if allow:
-            await _refuse(UnknownMethod("this path does not answer OPTIONS"), scope, send, status=405, allow=allow)
+            await refuse(UnknownMethod("this path does not answer OPTIONS"), scope, send, status=405, allow=allow)
 
 
 def _body_coding(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """What a body must be decoded by before it is text; "" for nothing."""
     codings = b",".join(value for name, value in headers if name == b"content-encoding").decode("latin-1").lower()
     return clip(codings) if {coding.strip() for coding in codings.split(",")} - {"", "identity"} else ""
-
-
-async def _refuse(error: InvalidRequest, scope: HTTPScope, send: Send, *, status: int, allow: str = "") -> None:
-    answer = replace(to_http_error(error), status=status)
-    log_refusal(error, answer, method=scope["method"], path=scope["path"])
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer.body))]
-    if allow:
-        headers.append((b"allow", allow.encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": False})

@@ -6,10 +6,10 @@ from typing import Final
 
 import anyio
 import msgspec
-from litestar.types import Receive, Scope, Send
 
 from neuron_lib import LoadingModel, Registry
 from neuron_lib.wire.line_breaks import escape_line_breaks
+from neuron_service.asgi import Receive, Scope, Send
 from neuron_service.client import while_connected
 from neuron_service.outlet import ClientStalled, EventOutlet
 

@@ -3,11 +3,10 @@
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
-from litestar.di import NamedDependency
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
@@ -17,7 +16,7 @@ from neuron_lib.types import Discovery, Health
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.version import Version
 
-__all__ = ("HostNode", "Node")
+__all__ = ("Node",)
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +33,32 @@ class Node:
     registry: Registry
     tracker: ActivationTracker
     monitor: DeviceMonitor
-    version: Version
+    version: Version | None = None
+    """None as long as git is asked for the commit."""
     decode_turn: anyio.Lock = field(default_factory=anyio.Lock)
     """Held to decode a large body, which may keep the loop for 20 ms."""
     _started_s: float = field(default_factory=time.monotonic)
     _discovery: Discovery | None = None
     _looked: anyio.Event = field(default_factory=anyio.Event)
     """There is a `_discovery`, or there will be none because the host stops."""
+    _version_known: anyio.Event = field(default_factory=anyio.Event)
     _is_draining: bool = False
 
     def __post_init__(self) -> None:
         self.registry.follow(self.tracker)
+
+    def set_version(self, version: Version) -> None:
+        """Publish what is running; once."""
+        self.version = version
+        self._version_known.set()
+
+    async def current_version(self) -> Version:
+        """What is running; waits until that is known. Raises `ShuttingDown` if the host stops before it knows."""
+        if self.version is None:
+            await self._version_known.wait()
+        if self.version is None:
+            raise ShuttingDown
+        return self.version
 
     def set_discovery(self, discovery: Discovery) -> None:
         """Publish what is known of the hardware; the last word counts."""
@@ -100,6 +114,7 @@ class Node:
         """First step of a shutdown: not ready any more, and nothing more is admitted; what runs goes on."""
         self._is_draining = True
         self._looked.set()
+        self._version_known.set()
         self.registry.close_admission()
 
     def is_moving(self) -> bool:
@@ -134,7 +149,3 @@ class Node:
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
         )
-
-
-HostNode: TypeAlias = NamedDependency[Node]
-"""The node as a route's parameter `node`; `app` provides it."""

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable
 
 import anyio
-from litestar.types import Send
 
 from neuron_lib.wire.openai_chat_reply import KEEP_ALIVE
+from neuron_service.asgi import Send
 from neuron_service.client import SEND_LIMIT_S
 
 __all__ = ("ClientStalled", "EventOutlet")

@@ -2,12 +2,16 @@
 
 import logging
 import re
+from collections.abc import Iterable
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from neuron_lib.errors import InvalidRequest, NeuronError, PreflightFailed, cause_chain
 from neuron_lib.logs import get_logger
 from neuron_lib.shown import clip
-from neuron_lib.wire.openai_errors import HttpError
+from neuron_lib.wire.openai_errors import HttpError, to_http_error
+from neuron_service.asgi import Scope, Send
 
 __all__ = (
     "UnknownMethod",
@@ -16,6 +20,8 @@ __all__ = (
     "error_fields",
     "internal_error",
     "log_refusal",
+    "refuse",
+    "send_json",
 )
 
 logger = get_logger(__name__)
@@ -80,3 +86,23 @@ def allowed_methods(litestars: str) -> str:
     """The methods of a path. Litestar's own list has OPTIONS, which is not answered, and lacks HEAD."""
     methods = set(litestars.split(", ")) - {"OPTIONS", ""}
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
+async def refuse(
+    error: NeuronError, scope: Scope, send: Send, *, status: int | None = None, allow: str | None = None
+) -> None:
+    """Answer a request by `error`, and log it. `status` goes before that of the error; `allow` is that header."""
+    answer = to_http_error(error)
+    if status is not None:
+        answer = replace(answer, status=status)
+    log_refusal(error, answer, method=scope["method"], path=scope["path"])
+    headers = {b"retry-after": answer.retry_after, b"allow": allow}
+    own = [(name, value.encode()) for name, value in headers.items() if value is not None]
+    await send_json(send, answer.body, status=answer.status, headers=own)
+
+
+async def send_json(send: Send, body: bytes, *, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """A whole answer."""
+    framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*framing, *headers]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

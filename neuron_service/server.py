@@ -6,12 +6,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
 import anyio
 import uvicorn
+from anyio.lowlevel import checkpoint
 
 from neuron_lib import ActivationTracker, Registry, load_default_models
 from neuron_lib.config import HARNESS_ALIASES, Config
@@ -20,13 +22,15 @@ from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
 from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ShuttingDown
-from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_lib.types import Discovery
 from neuron_service.access import AccessRules
-from neuron_service.app import create_app
+from neuron_service.asgi import ASGIApp
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
+from neuron_service.http_rules import HttpRules
+from neuron_service.late_routes import LateRoutes
 from neuron_service.listening import bind
 from neuron_service.node import Node
+from neuron_service.probes import Probes
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
 from neuron_service.uvicorn_config import uvicorn_config
@@ -39,6 +43,8 @@ logger = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """When everything has been unloaded, the answers that are still on their way get this long."""
+_FIRST_ANSWER_TURNS: Final = 10
+"""So many turns of the event loop answer a probe that was waiting in the backlog, before imports compete with it."""
 _HARDWARE_PATIENCE_S: Final = 20.0
 """How long loads wait for GPUs where there is a tool that should see some: two looks at a driver that is slow."""
 _UNLOAD_LIMIT_S: Final = 20.0
@@ -50,14 +56,16 @@ async def serve(
     config: Config,
     *,
     sock: socket.socket,
-    version: Version,
+    version: Callable[[], Version],
     environ: Mapping[str, str],
     notifier: Notifier,
     watchdog_s: float | None,
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a later signal ends the process at once.
 
-    `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well.
+    `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well. `version` and
+    `check` block, and are called in threads once the host answers.
     """
     host, port = sock.getsockname()[:2]
     monitor = DeviceMonitor()
@@ -73,12 +81,12 @@ async def serve(
         registry=registry,
         tracker=tracker,
         monitor=monitor,
-        version=version,
     )
+    routes = LateRoutes(partial(_build_routes, node))
     server = _Server(
         uvicorn_config(
-            create_app(
-                node,
+            HttpRules(
+                Probes(node, routes),
                 access=AccessRules.for_listener(
                     sock,
                     own_name=config.host,
@@ -102,7 +110,8 @@ async def serve(
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, node.is_moving)
             async with registry:
                 async with anyio.create_task_group() as background:
-                    background.start_soon(_activate, node, config, environ)
+                    background.start_soon(_activate, node, config, environ, routes.load)
+                    tasks.start_soon(_call_in_threads, node, version, check)
                     background.start_soon(monitor.run)
                     await stop.wait()
                     node.start_draining()
@@ -110,6 +119,7 @@ async def serve(
                     notifier.send("STOPPING=1", status=node.status_line())
                     tasks.start_soon(extend_timeout, notifier)
                     background.cancel_scope.cancel()
+                routes.close()
                 with anyio.move_on_after(config.drain_timeout_secs):
                     await registry.wait_idle()
             server.should_exit = True
@@ -123,19 +133,28 @@ def _stop_limit_s(drain_timeout_s: float) -> float:
     return drain_timeout_s + _UNLOAD_LIMIT_S + _LAST_ANSWERS_LIMIT_S
 
 
-async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> None:
-    """Offer the harnesses, look at the hardware until it has been seen, load the default models."""
-    if "llamacpp" in node.harnesses:
-        harness = LlamaCppHarness(
-            config.harness.llamacpp,
-            models=config.models,
-            environ=environ,
-            gpu_memory_mb=node.gpu_memory_mb,
-            max_prompt_tokens=config.max_prompt_tokens,
-            ends_with_thread=True,
-        )
-        aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
-        node.registry.register(harness, aliases=aliases)
+def _build_routes(node: Node) -> ASGIApp:
+    from neuron_service.app import create_routes  # noqa: PLC0415 - takes longer than all that a probe needs
+
+    routes: Any = create_routes(node)  # its own type of a scope is narrower
+    return routes  # type: ignore[no-any-return]
+
+
+async def _call_in_threads(node: Node, version: Callable[[], Version], check: Callable[[], None] | None) -> None:
+    """Nobody waits for these when the host stops."""
+    node.set_version(await anyio.to_thread.run_sync(version, abandon_on_cancel=True))
+    if check is not None:
+        await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
+
+
+async def _activate(
+    node: Node, config: Config, environ: Mapping[str, str], open_routes: Callable[[], Awaitable[None]] = checkpoint
+) -> None:
+    """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models."""
+    for _ in range(_FIRST_ANSWER_TURNS):
+        await checkpoint()
+    await _offer_harnesses(node, config, environ)
+    await open_routes()
 
     async def look(number: int) -> Discovery:
         return await discover(
@@ -151,6 +170,22 @@ async def _activate(node: Node, config: Config, environ: Mapping[str, str]) -> N
         tasks.start_soon(look_until_seen, look, node.set_discovery)
         with contextlib.suppress(ShuttingDown):  # a stop ends this task, whichever way it hears of it
             await _load_default_models(node, config)
+
+
+async def _offer_harnesses(node: Node, config: Config, environ: Mapping[str, str]) -> None:
+    """Register the harnesses, imported in a thread so that probes are answered meanwhile."""
+    if "llamacpp" in node.harnesses:
+        llamacpp = await anyio.to_thread.run_sync(import_module, "neuron_lib.llamacpp")
+        harness = llamacpp.LlamaCppHarness(
+            config.harness.llamacpp,
+            models=config.models,
+            environ=environ,
+            gpu_memory_mb=node.gpu_memory_mb,
+            max_prompt_tokens=config.max_prompt_tokens,
+            ends_with_thread=True,
+        )
+        aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
+        node.registry.register(harness, aliases=aliases)
 
 
 async def _load_default_models(node: Node, config: Config) -> None:

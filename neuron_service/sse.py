@@ -5,13 +5,13 @@ import time
 from typing import Final
 
 import anyio
-from litestar.types import Receive, Scope, Send
 
 from neuron_lib import Finished, Generation, GenerationEvent, NeuronError, Started
 from neuron_lib.logs import get_logger
 from neuron_lib.types import FinishReason, ToolCall, Usage
 from neuron_lib.wire.openai_chat_reply import DONE, ChatCollector, ChatStreamEncoder, StreamUsage
 from neuron_lib.wire.openai_errors import envelope
+from neuron_service.asgi import Receive, Scope, Send
 from neuron_service.client import SEND_LIMIT_S, while_connected
 from neuron_service.outlet import ClientStalled, EventOutlet
 from neuron_service.refusals import error_fields, internal_error

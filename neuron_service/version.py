@@ -1,6 +1,5 @@
 """What is running: the answer of `GET /version` and of `neuron --version`."""
 
-import importlib.metadata
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,8 @@ class Version(Struct, frozen=True, kw_only=True):
 
 def find_version(environ: Mapping[str, str]) -> Version:
     """The installed version, and the commit where one can be told. Blocks for one short git call in a checkout."""
+    import importlib.metadata  # noqa: PLC0415 - it is slow, and nobody needs it for a first answer
+
     package_version = importlib.metadata.version("neuron-node")
     if sha := environ.get("NEURON_GIT_SHA"):
         return Version(package_version=package_version, git_sha=sha[:9], git_sha_long=sha)

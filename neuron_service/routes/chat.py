@@ -8,7 +8,7 @@ from litestar.types import ASGIApp
 from neuron_lib.types import Principal
 from neuron_lib.wire.openai_chat import decode_chat_request
 from neuron_lib.wire.openai_chat_reply import StreamUsage
-from neuron_service.node import HostNode
+from neuron_service.host_node import HostNode
 from neuron_service.sse import ChatCompletion, ChatStream
 
 __all__ = ("chat_completions",)

@@ -22,8 +22,8 @@ from neuron_lib.wire.openai_errors import (
 )
 from neuron_lib.wire.openai_models import encode_model_list
 from neuron_service.errors import answer, respond
+from neuron_service.host_node import HostNode
 from neuron_service.loading_events import LoadingEvents
-from neuron_service.node import HostNode
 
 __all__ = (
     "about_model",

@@ -31,10 +31,10 @@ def test_a_shutdown_that_is_stuck_ends_all_the_same_and_says_so() -> None:
 
 
 FAILING = """
-import neuron_service.cli
+import neuron_service.cli, neuron_service.server
 async def serve(*_, **__):
     raise RuntimeError("a bug")
-neuron_service.cli.serve = serve
+neuron_service.server.serve = serve
 neuron_service.cli.main(["--demo", "--port", "0"])
 """
 
@@ -58,11 +58,11 @@ def test_a_bug_that_ends_the_service_is_exit_70_and_is_told_to_the_log_and_to_sy
 
 EARLY = """
 import os
-import neuron_service.cli
+import neuron_service.cli, neuron_service.server
 async def serve(*_, **__):
     os.kill(os.getpid(), {signum})
     raise AssertionError("the signal was not obeyed")
-neuron_service.cli.serve = serve
+neuron_service.server.serve = serve
 neuron_service.cli.main(["--demo", "--port", "0"])
 """
 

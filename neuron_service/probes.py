@@ -1,0 +1,84 @@
+"""`/health`, `/healthz`, `/readyz` and `/version`, answered from memory without any web framework.
+
+A gateway and a service manager ask for these while the process starts, before the framework is loaded.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from neuron_lib.errors import NeuronError
+from neuron_lib.logs import get_logger
+from neuron_lib.wire.openai_errors import to_http_error
+from neuron_service.asgi import ASGIApp, Receive, Scope, Send
+from neuron_service.node import Node
+from neuron_service.refusals import UnknownMethod, internal_error, refuse, send_json
+from neuron_service.status import Liveness, Readiness
+
+__all__ = ("Probes",)
+
+logger = get_logger(__name__)
+
+_Probe: TypeAlias = Callable[[Node], Awaitable[tuple[int, Struct]]]
+
+
+class Probes:
+    """An ASGI application that answers the probes itself and leaves every other path to `routes`."""
+
+    def __init__(self, node: Node, routes: ASGIApp) -> None:
+        self._node = node
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        probe = _PROBES.get(scope["path"])
+        if probe is None:
+            await self._routes(scope, receive, send)
+        elif scope["method"] != "GET":
+            error = UnknownMethod(f"this path does not answer {scope['method'][:20]}")
+            await refuse(error, scope, send, status=405, allow="GET, HEAD")
+        else:
+            await self._answer(probe, scope, send)
+
+    async def _answer(self, probe: _Probe, scope: Scope, send: Send) -> None:
+        try:
+            status, body = await probe(self._node)
+        except NeuronError as error:
+            await refuse(error, scope, send)
+        except Exception as bug:
+            logger.exception("bug in a probe", extra={"path": scope["path"]})
+            await send_json(send, to_http_error(internal_error(bug)).body, status=500)
+        else:
+            await send_json(send, msgspec.json.encode(body), status=status)
+
+
+async def _health(node: Node) -> tuple[int, Struct]:
+    """Wire contract §1.3: always 200, always at once."""
+    return 200, node.health()
+
+
+async def _liveness(node: Node) -> tuple[int, Struct]:
+    """Whether this process gets on; one that does not should be restarted."""
+    is_moving = node.is_moving()
+    return 200 if is_moving else 503, Liveness(status="ok" if is_moving else "stuck")
+
+
+async def _readiness(node: Node) -> tuple[int, Struct]:
+    """Whether requests should be sent here now."""
+    reason = node.why_not_ready()
+    body = Readiness(status="not_ready" if reason else "ready", reason=reason, detail=node.status_line())
+    return 503 if reason else 200, body
+
+
+async def _version(node: Node) -> tuple[int, Struct]:
+    """Wire contract §1.1; waits for git, which has a time limit."""
+    return 200, await node.current_version()
+
+
+_PROBES: Final[dict[str, _Probe]] = {
+    "/health": _health,
+    "/healthz": _liveness,
+    "/readyz": _readiness,
+    "/version": _version,
+}

@@ -1,0 +1,71 @@
+"""What a daemon has imported when it answers for the first time. No timing: that is what the benchmark is for."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.patience import PATIENCE_S
+
+pytestmark = pytest.mark.system
+
+# Asks while the server has begun to accept and nothing else has been started yet, and says what is imported then.
+FIRST_ANSWER = """
+import asyncio, json, os, sys
+from neuron_service import cli, server
+
+startup = server._Server.startup
+
+async def answer_first(self, sockets=None):
+    await startup(self, sockets)
+    reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
+    writer.write(b"GET /health HTTP/1.1\\r\\nhost: localhost\\r\\nconnection: close\\r\\n\\r\\n")
+    answer = await reader.read()
+    print(json.dumps({"answer": answer.decode(), "modules": sorted(sys.modules)}), file=sys.stderr, flush=True)
+    os._exit(0)
+
+server._Server.startup = answer_first
+cli.main(["serve", "--port", "0", "--log-level", "error"])
+"""
+TOO_EARLY = (
+    "litestar",
+    "jinja2",
+    "numpy",
+    "huggingface_hub",
+    "httpx",
+    "llama_cpp",
+    "llguidance",
+    "importlib.metadata",
+    "neuron_lib.llama",
+    "neuron_lib.llamacpp",
+    "neuron_lib.engine",
+    "neuron_lib.sources",
+    "neuron_lib.text",
+    "neuron_service.app",
+    "neuron_service.config_check",
+    "neuron_service.models_cli",
+    "neuron_service.routes",
+    "neuron_service.sse",
+)
+"""None of these is needed to say how a host is, and together they take longer than everything that is."""
+
+
+def test_the_first_answer_waits_for_no_import_that_it_does_not_need(tmp_path: os.PathLike[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_ANSWER],
+        check=True,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    seen = json.loads(done.stderr.splitlines()[-1])
+    assert seen["answer"].startswith("HTTP/1.1 200 OK\r\n")
+    assert '"uptime_secs":0' in seen["answer"]
+    early = [
+        name for name in seen["modules"] if name in TOO_EARLY or name.startswith(tuple(f"{x}." for x in TOO_EARLY))
+    ]
+    assert early == []
