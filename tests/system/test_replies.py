@@ -89,7 +89,7 @@ def test_the_choices_of_a_stream_arrive_under_their_numbers(client: openai.OpenA
 
 
 def test_more_choices_than_seats_are_refused_by_name(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as refused:
+    with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="test/one", messages=asked("Hello."), n=100)
     assert refused.value.param == "n"
 
