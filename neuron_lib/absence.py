@@ -66,7 +66,7 @@ class Absences:
 
         `ModelLoading` if it will serve without anybody's doing. Takes any spelling of the id.
         """
-        id_ = public_id(model_id)
+        id_ = self.activation.find(model_id) or public_id(model_id)
         if progress is not None:
             return _loading(model_id, progress)
         deferral = self.activation.deferral(id_)

@@ -8,7 +8,15 @@ from enum import Enum
 import anyio
 from msgspec import UNSET, Struct
 
-from neuron_lib.types import ActivationSnapshot, ActivationState, DeferredLoad, FailedLoad, ModelSpec, public_id
+from neuron_lib.types import (
+    ActivationSnapshot,
+    ActivationState,
+    DeferredLoad,
+    FailedLoad,
+    ModelSpec,
+    names_model,
+    public_id,
+)
 
 __all__ = ("ActivationTracker",)
 
@@ -43,6 +51,7 @@ class ActivationTracker:
         """
         self._clock = clock
         self._stages = {public_id(spec.model_id): _Stage.PENDING for spec in specs}
+        self._quants = {public_id(spec.model_id): spec.quant for spec in reversed(specs)}
         self._deferrals: dict[str, _Deferral] = {}
         self._errors: dict[str, str] = {}
         self._ready = anyio.Event()
@@ -106,6 +115,15 @@ class ActivationTracker:
     def awaits(self, model_id: str) -> bool:
         """Whether the id is pending or in progress."""
         return self._stages.get(model_id) in {_Stage.PENDING, _Stage.IN_PROGRESS}
+
+    def find(self, model_id: str) -> str | None:
+        """The followed id that `model_id` means: itself, else the only one that it means in other words, such as
+        without the quant. None if there is none.
+        """
+        if (id_ := public_id(model_id)) in self._stages:
+            return id_
+        meant = [known for known, quant in self._quants.items() if names_model(model_id, known, quant=quant)]
+        return meant[0] if len(meant) == 1 else None
 
     def has_completed(self, model_id: str) -> bool:
         """Whether the id was loaded once since the start."""

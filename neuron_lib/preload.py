@@ -74,6 +74,8 @@ async def _settle(
     try:
         await registry.load(spec)
     except AlreadyLoaded:
+        if not tracker.has_completed(model_id):  # it is resident under another id
+            tracker.complete_loading(model_id)
         logger.info("default model was loaded by somebody else", extra={"model_id": model_id})
     except ShuttingDown:
         raise

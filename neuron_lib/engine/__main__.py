@@ -1,10 +1,10 @@
 """`python -m neuron_lib.engine --fd N`: one model behind one socket.
 
-The main thread reads commands, prepares prompts and beats once a second; a second thread loads the model and steps; a
-third compiles the grammars of requests, which may take half a second each; a fourth waits for nothing but the daemon's
-death. The process ends on `Close`, when the socket closes (the daemon is gone), on a broken protocol, or when one of
-its threads fails. It never tries to go on, and never by way of the interpreter's shutdown: another thread may be
-inside native code.
+One thread reads commands and beats once a second, so that both go on whatever the others do. One loads the model and
+steps. Three prepare prompts, the main thread among them, see `prompts`. One waits for nothing but the daemon's death.
+The process ends on `Close`, when the socket closes (the daemon is gone), on a broken protocol, or when one of its
+threads fails. It never tries to go on, and never by way of the interpreter's shutdown: another thread may be inside
+native code.
 """
 
 import argparse
@@ -19,10 +19,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Final, NoReturn, assert_never
+from typing import Any, Final, NoReturn, assert_never
 
 from msgspec import structs
 
@@ -30,25 +28,23 @@ from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
 from neuron_lib.engine.kv_plan import KvPlan, choose_layout
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.pace import Pace
-from neuron_lib.engine.prepare import PreparedPrompt, Preparer
+from neuron_lib.engine.prepare import Preparer
 from neuron_lib.engine.process import clear_signals, deepen_stack, end_with_daemon, log_to_stderr, shield_the_daemon
 from neuron_lib.engine.prompt_cache import PromptCache
+from neuron_lib.engine.prompts import Prompts, message_of
 from neuron_lib.engine.protocol import (
     Abort,
     Beat,
     Cancel,
-    Cancelled,
     Close,
     Command,
     Fatal,
     Load,
     ModelFacts,
     Prepare,
-    Prepared,
     Progress,
     ProtocolError,
     Ready,
-    Refused,
     Report,
     Start,
     TemplateKind,
@@ -59,13 +55,8 @@ from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.vitals import bytes_read, bytes_resident
 from neuron_lib.errors import (
-    InvalidRequest,
     LoadFailed,
     NeuronError,
-    Overloaded,
-    OverloadReason,
-    RequestRejected,
-    cause_chain,
 )
 from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.llama.bindings import init_backend
@@ -81,43 +72,31 @@ from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.text.tool_format import asks_for_known_calls
-from neuron_lib.types import Grammar
 
 logger = logging.getLogger("neuron_lib.engine")
 
 _BEAT_S: Final = 1.0
 _READ_BYTES: Final = 1 << 16
-_PROMPT_END_CHARS: Final = 200
-_LONGEST_MESSAGE: Final = 4096
 _SWITCH_INTERVAL_S: Final = 0.0005
 """How long the main thread, say in a template, may keep the engine thread from the interpreter, several times a step.
 Python's own 5 ms made steps of running replies twice as long while a prompt was rendered (measured)."""
 _STACK_BYTES: Final = 8 << 20
 """Of every thread, whatever the shell's limit: `GrammarCompiler` needs it. Tokenizing takes 2 MiB, see `text_cuts`."""
-_MOST_GRAMMARS: Final = 8
-"""Requests whose grammar may wait to be compiled. A hostile one takes 0.4 s."""
 
 
 class Engine:
-    """The process's state. Everything native but `Context.abort` belongs to the engine thread; `_prompts` and
-    `_compiling` (the requests whose grammar is not ready) to the others, one at a time.
-    """
+    """The process's state. Everything native but `Context.abort` and the vocabulary belongs to the engine thread."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket: Final = sock
         self._send_lock: Final = threading.Lock()
-        self._prompts: dict[int, PreparedPrompt] = {}
-        self._compiling: set[int] = set()
-        self._prompts_lock: Final = threading.Lock()
-        self._ordered = 0  # grammars, by the main thread
-        self._compiled = 0  # of them the grammar thread is done with, one way or another
-        self._grammars: Final[SimpleQueue[tuple[int, Grammar, PreparedPrompt]]] = SimpleQueue()
+        self._prompts: Final = Prompts(self.send)
         self._preparer: Preparer | None = None
         self._context: Context | None = None
         self._loop: EngineLoop | None = None
 
     def send(self, report: Report) -> None:
-        """Write one frame whole; both threads do. A daemon that is gone ends the process."""
+        """Write one frame whole; all threads do. A daemon that is gone ends the process."""
         frame = encode_frame(report)
         with self._send_lock:
             try:
@@ -125,15 +104,24 @@ class Engine:
             except OSError:
                 os._exit(0)
 
-    def serve(self, daemon: int) -> NoReturn:
+    def serve(self, daemon: int) -> None:
         """The main thread's life, which ends no later than that of the process `daemon`."""
+        self._live(self._serve_as_main, daemon)
+
+    def _serve_as_main(self, daemon: int) -> NoReturn:
+        self._start_thread("daemon watch", end_with_daemon, self._socket, daemon)
+        self._start_thread("long prompts", self._prompts.read_forever)
+        self._start_thread("commands", self._serve)
+        self._prompts.render_forever()
+
+    def _start_thread(self, name: str, life: Callable[..., None], *arguments: Any) -> None:
+        threading.Thread(target=self._live, args=(life, *arguments), name=name, daemon=True).start()
+
+    def _live(self, life: Callable[..., None], *arguments: Any) -> None:
+        """A thread's life. No thread goes on without the others."""
         try:
-            watch = threading.Thread(
-                target=end_with_daemon, args=(self._socket, daemon), name="daemon watch", daemon=True
-            )
-            watch.start()
-            self._serve()
-        except BaseException as error:  # noqa: BLE001 - the last handler of this thread
+            life(*arguments)
+        except BaseException as error:  # noqa: BLE001 - the last handler of this thread; a panic is no Exception
             self._die(error)
 
     def _serve(self) -> NoReturn:
@@ -160,13 +148,15 @@ class Engine:
     def _obey(self, command: Command) -> None:
         match command:
             case Load():
-                threading.Thread(target=self._run, args=(command,), name="engine", daemon=True).start()
+                self._start_thread("engine", self._load_and_step, command)
             case Prepare():
-                self._prepare(command)
+                self._prompts.prepare(command)
             case Start():
                 self._start(command)
             case Cancel(request):
-                self._cancel(request)
+                # Whichever thread works on it says when it has left it; if none does, there is nothing to be said.
+                if not self._prompts.cancel(request) and self._loop is not None:
+                    self._loop.cancel(request)
             case Close():
                 os._exit(0)
             case Abort():
@@ -176,110 +166,29 @@ class Engine:
             case _:
                 assert_never(command)
 
-    def _prepare(self, chat: Prepare) -> None:
-        if self._preparer is None:
-            raise ProtocolError("a prompt arrived before the model was ready")
-        try:
-            prompt = self._preparer.prepare(chat.read())
-        except RequestRejected as error:
-            self._refuse(chat.request, error)
-            return
-        if chat.grammar is None or prompt.too_many:
-            self._offer(chat.request, prompt)
-            return
-        if self._grammars.qsize() >= _MOST_GRAMMARS:
-            text = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
-            self._refuse(chat.request, Overloaded(text, reason=OverloadReason.QUEUE_FULL, retry_after_s=1))
-            return
-        with self._prompts_lock:
-            self._compiling.add(chat.request)
-        self._ordered += 1
-        self._grammars.put((chat.request, chat.grammar, prompt))
-
     def _compile(self, compiler: GrammarCompiler) -> NoReturn:
         """The grammar thread's life. The engine thread, which starts it, may be bound to a core; this one is not."""
-        try:
-            with contextlib.suppress(OSError):  # slower is better than none
-                os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
-            while True:
-                self._compile_for(*self._grammars.get(), compiler)
-                self._compiled += 1
-        except BaseException as error:  # noqa: BLE001 - the last handler of this thread; a panic is no Exception
-            self._die(error)
-
-    def _compile_for(self, request: int, grammar: Grammar, prompt: PreparedPrompt, compiler: GrammarCompiler) -> None:
-        with self._prompts_lock:
-            is_wanted = request in self._compiling
-        if not is_wanted:
-            self.send(Cancelled(request))
-            return
-        try:
-            constraint = compiler.compile(grammar)
-        except RequestRejected as error:
-            self._refuse(request, error)
-            return
-        self._offer(request, replace(prompt, constraint=constraint))
-
-    def _offer(self, request: int, prompt: PreparedPrompt) -> None:
-        """Keep a prompt for its start, and say that it is there, unless it was cancelled while it was compiled."""
-        with self._prompts_lock:
-            is_wanted = prompt.constraint is None or request in self._compiling
-            if is_wanted:
-                self._compiling.discard(request)
-                self._prompts[request] = prompt
-        if not is_wanted:
-            self.send(Cancelled(request))
-            return
-        self.send(
-            Prepared(
-                request=request,
-                prompt_tokens=prompt.too_many or len(prompt.tokens),
-                prompt_end=prompt.text[-_PROMPT_END_CHARS:],
-            )
-        )
-
-    def _refuse(self, request: int, error: RequestRejected) -> None:
-        with self._prompts_lock:
-            self._compiling.discard(request)
-        param = error.param if isinstance(error, InvalidRequest) else None
-        self.send(Refused(request=request, code=error.code, message=_message(error), param=param))
-
-    def _cancel(self, request: int) -> None:
-        """Whichever thread works on it says when it has left it; if none does, there is nothing to be said."""
-        with self._prompts_lock:
-            is_compiled = request in self._compiling
-            self._compiling.discard(request)
-            was_waiting = self._prompts.pop(request, None) is not None
-        if not was_waiting and not is_compiled and self._loop is not None:
-            self._loop.cancel(request)
+        with contextlib.suppress(OSError):  # slower is better than none
+            os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
+        self._prompts.compile_forever(compiler)
 
     def _start(self, start: Start) -> None:
-        with self._prompts_lock:
-            prompt = self._prompts.pop(start.request, None)
+        prompt = self._prompts.take(start.request)
         if prompt is None or self._loop is None or self._preparer is None:
             raise ProtocolError(f"request {start.request} was started without a prepared prompt")
         self._loop.start(tuple(self._preparer.sequences(start, prompt)))
 
     def _beat(self) -> None:
-        loop, compiled = self._loop, self._compiled
+        loop = self._loop
         self.send(
             Beat(
                 step=loop.steps if loop else 0,
                 in_flight=loop.in_flight if loop else 0,
                 rss_bytes=bytes_resident(),
                 read_bytes=bytes_read(),
-                compiled=compiled,
-                # Also what was cancelled meanwhile: the thread may hang in it.
-                compiling=self._ordered - compiled,
+                work=self._prompts.work,
             )
         )
-
-    def _run(self, load: Load) -> None:
-        """The engine thread's life."""
-        try:
-            self._load_and_step(load)
-        except BaseException as error:  # noqa: BLE001 - the last handler of this thread
-            self._die(error)
 
     def _die(self, error: BaseException) -> NoReturn:
         """End the process after saying why, or without where even that fails, as it may without memory."""
@@ -287,11 +196,12 @@ class Engine:
             if not isinstance(error, NeuronError):
                 # A warning: the daemon takes the last *error* that llama.cpp logged for the reason behind this.
                 logger.warning("engine failed", exc_info=error)
-            self.send(Fatal(_message(error)))
+            self.send(Fatal(message_of(error)))
         finally:
             os._exit(os.EX_TEMPFAIL if is_exhausted(error) else os.EX_SOFTWARE)
 
     def _load_and_step(self, load: Load) -> None:
+        """The engine thread's life."""
         init_backend()
         with Model(Path(load.path), gpu_layers=load.gpu_layers, on_progress=self._progress()) as model:
             if model.refusal is not None:
@@ -326,9 +236,8 @@ class Engine:
                 report=self.send,
                 report_interval_s=load.report_interval_s,
             )
-            threading.Thread(
-                target=self._compile, args=(GrammarCompiler(model.vocab),), name="grammars", daemon=True
-            ).start()
+            self._prompts.open(self._preparer)
+            self._start_thread("grammars", self._compile, GrammarCompiler(model.vocab))
             self.send(Ready(facts))
             gc.freeze()  # what is there now stays; looking through it again and again would take steps their time
             self._loop.run_forever()
@@ -346,11 +255,6 @@ class Engine:
             return True
 
         return report
-
-
-def _message(error: BaseException) -> str:
-    """What happened, fit for a frame even where a hostile template has chosen the words."""
-    return cause_chain(error)[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
 
 
 def _open_context(model: Model, load: Load) -> Context:
@@ -509,7 +413,7 @@ def _show(vocab: Vocab, pair: Markers | None) -> None:
             vocab.show(token)
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Serve one model on the inherited socket `--fd`."""
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.engine", description="one model behind one socket")
     parser.add_argument("--fd", type=int, required=True, help="number of an inherited, connected stream socket")

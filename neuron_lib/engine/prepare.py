@@ -80,7 +80,10 @@ class Preparer:
 
     def prepare(self, chat: Prepare) -> PreparedPrompt:
         """The chat as a prompt, without its grammar. Raises `RequestRejected` for a template that cannot be used."""
-        prompt = self._write(chat)
+        return self.read(self.write(chat))
+
+    def read(self, prompt: Prompt) -> PreparedPrompt:
+        """A written prompt with its tokens. Raises `InvalidRequest` if it has none. For any thread."""
         text = prompt.text
         too_many = self.count_beyond_use(text)
         if too_many is not None:
@@ -114,10 +117,14 @@ class Preparer:
             )
 
     def render(self, chat: Prepare) -> str:
-        """The prompt as text. Raises `TemplateFailed`, or `InvalidRequest` for what the template cannot show."""
-        return self._write(chat).text
+        """The prompt as text. Raises what `write` raises."""
+        return self.write(chat).text
 
-    def _write(self, chat: Prepare) -> Prompt:
+    def write(self, chat: Prepare) -> Prompt:
+        """The prompt, not tokenized yet. For the main thread, which alone can interrupt a template.
+
+        Raises `TemplateFailed`, or `InvalidRequest` for what the template cannot show.
+        """
         return self._writer.write(chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs)
 
     def count_beyond_use(self, prompt: str) -> int | None:

@@ -42,7 +42,9 @@ __all__ = (
     "SequenceEvent",
     "Start",
     "StepEvents",
+    "Taken",
     "TemplateKind",
+    "Work",
     "command_decoder",
     "encode_frame",
     "report_decoder",
@@ -212,6 +214,12 @@ class Ready(Struct, frozen=True, tag="ready"):
     facts: ModelFacts
 
 
+class Taken(Struct, frozen=True, tag="taken"):
+    """The prompts of these requests are worked on from now on, and no others. Each is said before it is begun."""
+
+    requests: tuple[int, ...]
+
+
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
     """A prompt is tokenized. `prompt_end` is its last text, for parsers that must know what it left open."""
 
@@ -289,21 +297,25 @@ class Fatal(Struct, frozen=True, tag="fatal"):
     message: str
 
 
-class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
-    """Sent each second: steps taken so far, sequences in flight, resident memory, what was read from storage so far.
+class Work(Struct, frozen=True, array_like=True):
+    """What a thread does beside the steps: how many of `name` it is done with so far, and how many it is not."""
 
-    Beside the steps a thread compiles grammars: how many it is done with so far, and how many it is not.
-    """
+    name: str
+    done: int
+    waiting: int
+
+
+class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
+    """Sent each second: steps taken so far, sequences in flight, resident memory, what was read from storage so far."""
 
     step: int
     in_flight: int
     rss_bytes: int
     read_bytes: int = 0
-    compiled: int = 0
-    compiling: int = 0
+    work: tuple[Work, ...] = ()
 
 
-Report: TypeAlias = Progress | Ready | Prepared | Refused | Cancelled | StepEvents | Fatal | Beat
+Report: TypeAlias = Progress | Ready | Taken | Prepared | Refused | Cancelled | StepEvents | Fatal | Beat
 
 Frame = TypeVar("Frame", Command, Report)
 

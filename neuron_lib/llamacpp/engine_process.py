@@ -35,6 +35,7 @@ from neuron_lib.engine.protocol import (
     Refused,
     Report,
     StepEvents,
+    Taken,
     encode_frame,
     report_decoder,
 )
@@ -324,7 +325,7 @@ class EngineProcess:
         if self._process.returncode is None:
             self._die(f"{verdict}, and cannot be killed")
 
-    def _take(self, report: Report) -> None:
+    def _take(self, report: Report) -> None:  # noqa: C901 - one case for each report
         self._standstill.hear(report)
         self._in_hand.hear(report)
         match report:
@@ -333,6 +334,8 @@ class EngineProcess:
                     self._deliver(event)
             case Beat():
                 self.last_beat = report
+            case Taken():
+                pass  # `InHand` has heard it
             case Prepared():
                 self._deliver(report)
                 self._forget(report.request)

@@ -13,40 +13,38 @@ from neuron_lib.engine.protocol import (
     Report,
     Start,
     StepEvents,
+    Taken,
 )
-from neuron_lib.types import Grammar
 
 __all__ = ("InHand",)
 
 
 @dataclass(slots=True)
 class InHand:
-    """Requests that were started and have not ended, and the one that is being prepared.
+    """Requests that were started and have not ended, and those whose prompts are worked on.
 
-    Others whose preparation was asked for stand in line before the engine, which has not touched them. A cancel ends
-    nothing by itself: the engine may be inside of what is cancelled, and die of it.
+    Others whose preparation was asked for wait in the engine, which has not touched them. A cancel ends nothing by
+    itself: the engine may be inside of what is cancelled, and die of it.
     """
 
-    _preparing: dict[int, Grammar | None] = field(default_factory=dict)  # the oldest first
+    _waiting: set[int] = field(default_factory=set)  # to be prepared, or being prepared
+    _taken: frozenset[int] = frozenset()  # of those, and of some that are prepared by now
     _choices_left: dict[int, int] = field(default_factory=dict)  # of what was started
 
     @property
     def requests(self) -> frozenset[int]:
         """Their numbers. An engine that ends has ended with these."""
-        # Prompts are read one after another, but grammars are compiled aside, while the next prompt is read.
-        oldest = list(self._preparing)[:1]
-        oldest_unbound = [request for request, grammar in self._preparing.items() if grammar is None][:1]
-        return frozenset({*self._choices_left, *oldest, *oldest_unbound})
+        return frozenset({*self._choices_left, *(self._taken & self._waiting)})
 
     def knows(self, request: int) -> bool:
         """Whether it is or will be in hand, as far as has been told."""
-        return request in self._preparing or request in self._choices_left
+        return request in self._waiting or request in self._choices_left
 
     def tell(self, command: Command) -> None:
         """Take a command to the engine."""
         match command:
             case Prepare():
-                self._preparing[command.request] = command.grammar
+                self._waiting.add(command.request)
             case Start():
                 self._choices_left[command.request] = command.choices
 
@@ -59,10 +57,12 @@ class InHand:
                         self._end_choice(event.request)
                     elif isinstance(event, Broken):
                         self._choices_left.pop(event.request, None)
+            case Taken(requests):
+                self._taken = frozenset(requests)
             case Prepared() | Refused():
-                self._preparing.pop(report.request, None)
+                self._waiting.discard(report.request)
             case Cancelled(request):
-                self._preparing.pop(request, None)
+                self._waiting.discard(request)
                 self._choices_left.pop(request, None)
 
     def _end_choice(self, request: int) -> None:

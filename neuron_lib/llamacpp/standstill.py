@@ -1,9 +1,9 @@
 """Whether an engine gets on. Pure: whoever owns it looks at it again and again, and tells it what the engine says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from neuron_lib.engine.protocol import Beat, Progress, Ready, Report, StepEvents
+from neuron_lib.engine.protocol import Beat, Progress, Ready, Report, StepEvents, Work
 
 __all__ = ("Standstill",)
 
@@ -18,12 +18,12 @@ class Standstill:
 
     Looks are counted, not seconds: a daemon that was stopped itself must not blame its engines when it goes on. Steps,
     and beats of an engine that has nothing to do, are progress. A beat that tells of the same step is none, and neither
-    is an answer: prompts are prepared, and refused, by a thread that goes on while a step hangs. The compiling of
-    grammars is judged by itself, as neither it nor the steps stop for a hang of the other; only beats tell of it.
-    While the model is loaded a beat is progress if the process has grown since, or had more read from storage: the
-    first computation reads weights without a word, and where they exceed the memory the process stays as large as it
-    is. Processor time is none, which a loop without end takes too. An engine beats from when it has read its own code
-    on, so before the first beat only `stall_limit_s` counts.
+    is an answer: prompts are prepared, and refused, by threads that go on while a step hangs. What each of these
+    threads does is judged by itself, as it does not stop for a hang of another; only beats tell of it. While the model
+    is loaded a beat is progress if the process has grown since, or had more read from storage: the first computation
+    reads weights without a word, and where they exceed the memory the process stays as large as it is. Processor time
+    is none, which a loop without end takes too. An engine beats from when it has read its own code on, so before the
+    first beat only `stall_limit_s` counts.
     """
 
     stall_limit_s: float
@@ -35,9 +35,8 @@ class Standstill:
     _has_beaten: bool = False
     _still_looks: int = 0
     _silent_looks: int = 0
-    _compiled: int = 0
-    _compiling: int = 0
-    _looks_at_grammar: int = 0
+    _work: tuple[Work, ...] = ()
+    _looks_at_work: dict[str, int] = field(default_factory=dict)  # since it got on, by name
 
     @property
     def look_s(self) -> float:
@@ -66,9 +65,13 @@ class Standstill:
         if not isinstance(beat, Beat):
             return False
         self._has_beaten = True
-        if beat.compiled != self._compiled or beat.compiling == 0:
-            self._looks_at_grammar = 0
-        self._compiled, self._compiling = beat.compiled, beat.compiling
+        done = {work.name: work.done for work in self._work}
+        self._looks_at_work = {
+            work.name: self._looks_at_work.get(work.name, 0)
+            for work in beat.work
+            if work.waiting and work.done == done.get(work.name)
+        }
+        self._work = beat.work
         # A prompt that is being read brings steps without events.
         gets_on = beat.in_flight == 0 or beat.step != self._step
         if not self._is_ready:
@@ -82,8 +85,9 @@ class Standstill:
         """Count the time since the last look."""
         self._still_looks += 1
         self._silent_looks += 1
-        if self._compiling:
-            self._looks_at_grammar += 1
+        for work in self._work:
+            if work.waiting:
+                self._looks_at_work[work.name] = self._looks_at_work.get(work.name, 0) + 1
 
     def _exceeding(self, share: float) -> str | None:
         silent_s, still_s = self._silent_looks * self.look_s, self._still_looks * self.look_s
@@ -91,7 +95,7 @@ class Standstill:
             return f"silent for {silent_s:g} s"
         if still_s >= share * self.stall_limit_s:
             return f"no progress for {still_s:g} s"
-        grammar_s = self._looks_at_grammar * self.look_s
-        if grammar_s >= share * self.stall_limit_s:
-            return f"no progress with a grammar for {grammar_s:g} s"
+        for name, looks in self._looks_at_work.items():
+            if looks * self.look_s >= share * self.stall_limit_s:
+                return f"no progress with {name} for {looks * self.look_s:g} s"
         return None

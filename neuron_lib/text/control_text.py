@@ -18,6 +18,12 @@ __all__ = ("ControlTexts", "Disguise", "Piece", "Strips")
 _Trie: TypeAlias = dict[str, Any]
 _END: Final = ""
 """The key in a trie that says that a text ends there."""
+_NEVER: Final = r"(?!)"
+"""A pattern that nothing matches."""
+_DEEPEST: Final = 64
+"""Characters of a control token that are told apart one by one."""
+_NUMBER: Final = re.compile(r"\d")
+_SHORTEST_NUMBERED: Final = 4
 
 _STAND_INS: Final = tuple(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF8FF))))
 """Characters without a meaning; those that Unicode promises never to give one come first."""
@@ -44,96 +50,77 @@ class Piece(NamedTuple):
 class ControlTexts:
     """How the control tokens of a vocabulary are spelled. Immutable; lives as long as its model."""
 
-    __slots__ = ("_exact", "_exact_start", "_folded", "_folded_start", "_strips")
+    __slots__ = ("_beginnings", "_cores", "_exact", "_strips")
 
     def __init__(self, strips: Mapping[str, Strips]) -> None:
         """`strips` has every text that the vocabulary reads as a control token; none is empty."""
         self._strips: Final = dict(strips)
-        self._exact: Final = _trie(strips)
-        self._exact_start: Final = _any_of(self._exact)
+        self._exact: Final = re.compile(_longest_of(_trie(strips)))
         # What people write is also found in other case and without the space around it: a template may change both.
-        self._folded: Final = _trie(core for text in strips if (core := _fold(text.strip())))
-        self._folded_start: Final = _any_of({*self._folded, *(char.upper() for char in self._folded)})
+        self._cores: Final = _trie(core for text in strips if (core := _core(text)))
+        self._beginnings: Final[dict[tuple[str, ...], re.Pattern[str]]] = {}
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """Where control tokens stand in `text`, as start and end, in order."""
-        end = 0
-        for match in self._exact_start.finditer(text):
-            start = match.start()
-            if start >= end:
-                length, _ = _walk(self._exact, text, start)
-                if length:
-                    end = start + length
-                    yield start, end
+        return (match.span() for match in self._exact.finditer(text))
 
-    def marks(self, text: str, *, allowed: Sequence[str], cutters: Sequence[str]) -> list[int]:
+    def marks(self, text: str, *, allowed: tuple[str, ...], cutters: tuple[str, ...]) -> list[int]:
         """The places in a text of a chat that must not stay as they are.
 
         They are the beginnings of control tokens, and of what becomes one when something behind it is taken away: the
         rest of the text, white space, or one of `cutters`. Where one of `allowed` begins there is none.
         """
-        places = []
-        for match in self._folded_start.finditer(text):
-            start = match.start()
-            if allowed and text.startswith(tuple(allowed), start):
-                continue
-            whole, reach = _walk(self._folded, text, start, folds=True)
-            if whole or _may_be_completed(text, start, reach, cutters):
-                places.append(start)
-        return places
+        pattern = self._beginnings.get(cutters)
+        if pattern is None:
+            pattern = self._beginnings[cutters] = _beginning_of(self._cores, cutters)
+        places = [match.start() for match in pattern.finditer(text)]
+        return [place for place in places if not text.startswith(allowed, place)] if allowed else places
 
     def strips(self, text: str) -> Strips:
         """How the control token spelled `text` treats white space."""
         return self._strips[text]
 
 
-def _fold(text: str) -> str:
-    """`text` in lower case, character by character, so that places stay the same."""
-    return "".join(map(_fold_char, text))
-
-
-def _fold_char(char: str) -> str:
-    lower = char.lower()
-    return lower if len(lower) == 1 else char
+def _core(text: str) -> str:
+    """What of a control token's text must not be written. Of numbered tokens, of which there are thousands, what is
+    before the number.
+    """
+    core = text.strip().lower()[:_DEEPEST]
+    before = _NUMBER.split(core, maxsplit=1)[0]
+    return before if len(before) >= _SHORTEST_NUMBERED else core
 
 
 def _trie(texts: Iterable[str]) -> _Trie:
+    """The texts by their characters; what is behind the first `_DEEPEST` of them counts as one."""
     root: _Trie = {}
     for text in texts:
         node = root
-        for char in text:
+        for char in (*text[:_DEEPEST], *filter(None, [text[_DEEPEST:]])):
             node = node.setdefault(char, {})
-        node[_END] = True
+        node[_END] = {}
     return root
 
 
-def _any_of(chars: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for one of `chars`; for nothing if there are none."""
-    wanted = "".join(re.escape(char) for char in chars)
-    return re.compile(f"[{wanted}]" if wanted else r"(?!)")
+def _longest_of(trie: _Trie) -> str:
+    """A pattern for the longest text of the trie; for nothing if it has none."""
+    longest_first = sorted(trie.items(), key=lambda item: -len(item[0]))
+    branches = [re.escape(char) + _longest_of(below) for char, below in longest_first if char != _END]
+    if not branches:
+        return "" if _END in trie else _NEVER
+    return f"(?:{'|'.join(branches)})" + ("?" if _END in trie else "")
 
 
-def _walk(trie: _Trie, text: str, start: int, *, folds: bool = False) -> tuple[int, int]:
-    """How many characters from `start` on are the longest text of the trie, and how many begin one."""
-    node, whole, reach = trie, 0, 0
-    for position in range(start, len(text)):
-        char = text[position]
-        below = node.get(_fold_char(char) if folds else char)
-        if below is None:
-            break
-        node, reach = below, reach + 1
+def _beginning_of(trie: _Trie, cutters: Iterable[str]) -> re.Pattern[str]:
+    """A pattern for the first character of a text of the trie, or of what may become one: see `ControlTexts.marks`."""
+    cut = "|".join((r"\s", r"\Z", *map(re.escape, cutters)))
+
+    def rest(node: _Trie) -> str:
         if _END in node:
-            whole = reach
-    return whole, reach
+            return ""
+        return f"(?:{'|'.join(re.escape(char) + rest(below) for char, below in node.items())}|(?={cut}))"
 
-
-def _may_be_completed(text: str, start: int, reach: int, cutters: Sequence[str]) -> bool:
-    """Whether one of the beginnings of a token at `start`, the longest of `reach` characters, may get another end."""
-    end = start + reach
-    if end == len(text) or text[end].isspace():
-        return True
-    beginnings = tuple(cutters)
-    return bool(beginnings) and any(text.startswith(beginnings, place) for place in range(start + 1, end + 1))
+    branches = [f"{re.escape(char)}(?={rest(below)})" for char, below in trie.items()]
+    return re.compile("|".join(branches) if branches else _NEVER, re.IGNORECASE)
 
 
 @dataclass(slots=True, frozen=True)
@@ -146,7 +133,7 @@ class Disguise:
 
     @classmethod
     def of(
-        cls, controls: ControlTexts, chat: Sequence[tuple[Any, Sequence[str]]], *, cutters: Sequence[str]
+        cls, controls: ControlTexts, chat: Sequence[tuple[Any, tuple[str, ...]]], *, cutters: tuple[str, ...]
     ) -> "tuple[list[Any], Disguise] | None":
         """The values of `chat` with stand-ins, and what they stand for; None if nothing in them spells a token.
 
@@ -163,7 +150,7 @@ class Disguise:
         disguise = cls(controls, dict(zip(sorted(wanted), free, strict=False)))
         return [disguise._put_on(value, allowed, cutters) for value, allowed in chat], disguise
 
-    def _put_on(self, value: Any, allowed: Sequence[str], cutters: Sequence[str]) -> Any:
+    def _put_on(self, value: Any, allowed: tuple[str, ...], cutters: tuple[str, ...]) -> Any:
         """`value` with a stand-in for every place that must not stay as it is."""
         match value:
             case str():
@@ -186,12 +173,15 @@ class Disguise:
 
     def reveal(self, prompt: str) -> str:
         """The prompt as people wrote it."""
-        return self._decoded(prompt).translate({ord(char): original for original, char in self.stand_ins.items()})
+        prompt = self._decoded(prompt)
+        for original, char in self.stand_ins.items():
+            prompt = prompt.replace(char, original)
+        return prompt
 
     def pieces(self, prompt: str) -> list[Piece]:
         """The prompt in parts, each without stand-ins. What is foreign lies between control tokens of the template."""
         prompt = self._decoded(prompt)
-        worn = _any_of(self.stand_ins.values())
+        worn = re.compile("|".join(self.stand_ins.values()))
         pieces: list[Piece] = []
         begin = settled = 0  # of the plain part that grows, and of the text not yet looked at
         left = Strips()

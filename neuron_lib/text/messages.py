@@ -10,6 +10,7 @@ __all__ = ("fit_messages", "has_text_arguments")
 
 logger = logging.getLogger(__name__)
 
+_SYSTEM: Final = frozenset(("system", "developer"))
 _NO_ARGUMENTS: Final = frozenset(("", "null"))
 _REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 _LONGEST_TYPE: Final = 40
@@ -22,7 +23,7 @@ def fit_messages(messages: Sequence[Mapping[str, Any]], facts: TemplateFacts) ->
     of the arguments of tool calls and of reasoning, and, for a template without system messages, their place.
     """
     fitted = [_fit(message, facts) for message in messages]
-    return fitted if facts.takes_system else list(_without_system(fitted))
+    return list(_with_system_in_place(fitted, facts))
 
 
 def has_text_arguments(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -96,12 +97,24 @@ def _parts(parts: Sequence[Any], *, knows: Callable[[str], bool]) -> Iterator[di
             )
 
 
-def _without_system(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The messages, with system texts at the head of the next user's, or of a user of their own if none comes."""
+def _with_system_in_place(messages: Sequence[dict[str, Any]], facts: TemplateFacts) -> Iterator[dict[str, Any]]:
+    """The messages with system texts where the template takes them.
+
+    Those at the head become one, where it takes no more. Others it does not take go before what the next user says, or
+    to a user of their own if none comes.
+    """
+    count = next((i for i, message in enumerate(messages) if message.get("role") not in _SYSTEM), len(messages))
+    head, rest = messages[:count], messages[count:]
     waiting: list[str] = []
-    for message in messages:
+    if not facts.takes_system:
+        waiting = [_text(message.get("content")) for message in head]
+    elif count > 1 and not facts.takes_two_systems:
+        yield {**head[0], "content": "\n".join(_text(message.get("content")) for message in head)}
+    else:
+        yield from head
+    for message in rest:
         match message.get("role"):
-            case "system":
+            case "system" | "developer" if not (facts.takes_system and facts.takes_later_system):
                 waiting.append(_text(message.get("content")))
             case "user" if waiting:
                 yield {**message, "content": _with_head("\n".join(waiting) + "\n", message.get("content"))}

@@ -40,13 +40,16 @@ _TOOLS: Final[Sequence[Mapping[str, Any]]] = (
 class TemplateFacts:
     """What messages must look like for one template. Immutable; lives as long as the template.
 
-    `text_roles` and `part_roles` are the roles whose content it shows as one text, and as a list of parts.
-    `reasoning_key` is the name under which it reads the reasoning of earlier turns, None if it reads none.
+    It may take system messages, several at the head, and more after other messages; so with a developer's, where it
+    knows developers. `text_roles` and `part_roles` are the roles whose content it shows as one text, and as a list of
+    parts. `reasoning_key` is the name under which it reads the reasoning of earlier turns, None if it reads none.
     `words` and `cutters` are those of the template; `searched` is what it searches contents for to find reasoning.
     """
 
     knows_developer: bool = False
     takes_system: bool = True
+    takes_two_systems: bool = True
+    takes_later_system: bool = True
     text_roles: frozenset[str] = frozenset(_ROLES)
     part_roles: frozenset[str] = frozenset()
     arguments: Literal["object", "text"] = "object"
@@ -95,10 +98,14 @@ class _Probe:
             if not (self._wants_parts or self._shows_text("user")):
                 return unknown
             self._arguments = self._form_of_arguments()  # first, for the chats with tool calls below
+            knows_developer = "developer" in self._template.words and self._shows("developer")
+            others = ("system", "developer") if knows_developer else ("system",)
             return replace(
                 unknown,
-                knows_developer="developer" in self._template.words and self._shows("developer"),
+                knows_developer=knows_developer,
                 takes_system=self._shows("system"),
+                takes_two_systems=all(self._shows_second(other, is_later=False) for other in others),
+                takes_later_system=all(self._shows_second(other, is_later=True) for other in others),
                 text_roles=frozenset(filter(self._shows_text, _ROLES)),
                 part_roles=frozenset(filter(self._shows_parts, _ROLES)),
                 arguments=self._arguments,
@@ -149,6 +156,13 @@ class _Probe:
 
     def _shows(self, role: str) -> bool:
         return self._shows_text(role) or self._shows_parts(role)
+
+    def _shows_second(self, role: str, *, is_later: bool) -> bool:
+        """Whether it shows a message of `role` behind a system message, or behind a turn after that, and both."""
+        before = [self._say("system", _NAME), *(self._chat_with("assistant", "Ho")[:2] if is_later else ())]
+        forms = (_MARK, [{"type": "text", "text": _MARK}])
+        prompts = (self._render(*before, {"role": role, "content": form}, self._say("user", "Hi")) for form in forms)
+        return any(_MARK in prompt and _NAME in prompt for prompt in prompts)
 
     def _shows_text(self, role: str) -> bool:
         return _MARK in self._render(*self._chat_with(role, _MARK))

@@ -38,6 +38,7 @@ from neuron_lib.engine.protocol import (
     SequenceEvent,
     Start,
     StepEvents,
+    Taken,
     command_decoder,
     encode_frame,
 )
@@ -144,7 +145,10 @@ class FakeEngine:
             threading.Thread(target=self.beat, daemon=True).start()
 
     def prepare(self, chat: Prepare) -> None:
+        self.send(Taken((chat.request,)))
         words = str(chat.messages[0]["content"]).split()
+        if self.mode == "stuck-at-prepare":
+            sleep_for_ever()
         if self.mode == "segv-at-prepare":
             die_of(signal.SIGSEGV)
         if words == ["refuse"]:

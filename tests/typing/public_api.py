@@ -1,6 +1,6 @@
 """Types that the public names promise. mypy reads this file; nothing runs it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import assert_type
 
 from neuron_lib import (
@@ -13,6 +13,7 @@ from neuron_lib import (
     Harness,
     LoadedModel,
     ModelInfo,
+    ModelLoading,
     ModelSpec,
     NeuronError,
     ReasoningDelta,
@@ -37,6 +38,9 @@ async def a_registry(spec: ModelSpec, request: ChatRequest) -> None:
         assert_type(registry, Registry)
         assert_type(registry.register(scripted, aliases=["other"]), None)
         assert_type(registry.harness_names, tuple[str, ...])
+        assert_type(registry.follow(ActivationTracker([spec])), None)
+        assert_type(registry.loaded_unix_s(), Mapping[str, int])
+        assert_type(ModelLoading("o/a", "soon", stage="pending", retry_after_s=5).retry_after_s, int | None)
         assert_type(await registry.load(spec), ModelInfo)
         assert_type(registry.list_models(), tuple[ModelInfo, ...])
         assert_type(registry.loads(), tuple[ModelLoad, ...])

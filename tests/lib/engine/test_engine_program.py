@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from neuron_lib.config import LlamaCppConfig
-from neuron_lib.engine.protocol import Beat, Cancel, Fatal, Prepare, Ready, Report, encode_frame, report_decoder
+from neuron_lib.engine.protocol import Beat, Cancel, Fatal, Prepare, Ready, Report, Work, encode_frame, report_decoder
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import Grammar
@@ -90,7 +90,7 @@ SPEECHLESS_ENGINE = """
 from neuron_lib.engine import __main__ as program
 def fail(*_):
     raise MemoryError
-program._message = program.bytes_resident = fail
+program.message_of = program.bytes_resident = fail
 program.main()
 """
 
@@ -133,7 +133,7 @@ BROKEN_GRAMMAR_THREAD = """
 from neuron_lib.engine import __main__ as program
 def fail(*_):
     raise ZeroDivisionError("in the grammar thread")
-program.GrammarCompiler.compile, program.Engine._offer = (lambda *_: None), fail
+program.GrammarCompiler.compile = fail
 program.main()
 """
 
@@ -157,11 +157,11 @@ def given_a_grammar(
 @pytest.mark.model
 def test_a_grammar_that_hangs_is_in_the_beats_though_its_request_was_cancelled(tmp_path: Path) -> None:
     with given_a_grammar(HANGING_COMPILER, tmp_path) as (_, sock, inbox):
-        assert any(isinstance(report, Beat) and report.compiling == 1 for report in inbox)
+        assert any(isinstance(report, Beat) and Work("a grammar", 0, 1) in report.work for report in inbox)
         sock.sendall(encode_frame(Cancel(1)))
         for report in islice(inbox, 2):
             assert isinstance(report, Beat)
-            assert (report.compiled, report.compiling) == (0, 1)
+            assert Work("a grammar", 0, 1) in report.work
 
 
 @pytest.mark.model

@@ -1,57 +1,237 @@
-"""Prompts between preparing and starting: kept for their start, forgotten when nobody wants them any more."""
+"""Prompts between arrival and start: in fair order, kept for their start, forgotten when nobody wants them any more."""
 
-import socket
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any, Final
 
 import pytest
 
-from neuron_lib.engine.__main__ import Engine
 from neuron_lib.engine.prepare import PreparedPrompt
-from neuron_lib.engine.protocol import Cancelled, Prepared, report_decoder
+from neuron_lib.engine.prompts import Prompts
+from neuron_lib.engine.protocol import Cancelled, Prepare, Prepared, ProtocolError, Refused, Report, Taken, Work
+from neuron_lib.errors import InvalidRequest, TemplateFailed
+from neuron_lib.types import Grammar
 
-CONSTRAINED = PreparedPrompt("hello", [1, 2], constraint=object())  # type: ignore[arg-type]  # never looked at here
+LONG: Final = "long " * 10_000
+_LIMIT_S: Final = 60
+
+
+class Gate:
+    """Lets nobody pass before it is opened, and tells that somebody has come."""
+
+    def __init__(self) -> None:
+        self.reached, self._opened = Event(), Event()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        assert self._opened.wait(_LIMIT_S)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+class FakePreparer:
+    """Renders the first message; a text that has a gate waits there, first to be rendered, `LONG` to be read."""
+
+    def __init__(self) -> None:
+        self.gates: dict[str, Gate] = {}
+        self.rendered: list[str] = []
+
+    def gate(self, text: str) -> Gate:
+        return self.gates.setdefault(text, Gate())
+
+    def render(self, chat: Prepare) -> str:
+        text: str = chat.messages[0]["content"]
+        self.rendered.append(text)
+        if text in self.gates and text != LONG:
+            self.gates[text].pass_through()
+        if text == "refuse":
+            raise TemplateFailed("no")
+        return text
+
+    def read(self, text: str) -> PreparedPrompt:
+        if text == LONG and text in self.gates:
+            self.gates[text].pass_through()
+        if text == "empty":
+            raise InvalidRequest("empty", param="messages")
+        return PreparedPrompt(text, [len(text)])
+
+
+class FakeCompiler:
+    def __init__(self) -> None:
+        self.gate = Gate()
+
+    def compile(self, grammar: Grammar) -> Any:
+        if grammar.source == "slow":
+            self.gate.pass_through()
+        if grammar.source == "refuse":
+            raise InvalidRequest("not a grammar", param="regex")
+        return grammar
+
+
+class Desk:
+    """Prompts with all their threads, which end with the test's process, and what was reported."""
+
+    def __init__(self) -> None:
+        self.preparer, self.compiler = FakePreparer(), FakeCompiler()
+        self.reports: SimpleQueue[Report] = SimpleQueue()
+        self.prompts = Prompts(self.reports.put, clock=lambda: 0.0)
+        self.prompts.open(self.preparer)  # type: ignore[arg-type]
+        for life in (self.prompts.render_forever, self.prompts.read_forever, self._compile):
+            Thread(target=life, daemon=True).start()
+
+    def _compile(self) -> None:
+        self.prompts.compile_forever(self.compiler)  # type: ignore[arg-type]
+
+    def prepare(self, request: int, text: str, *, grammar: str | None = None) -> None:
+        bound = None if grammar is None else Grammar("regex", grammar)
+        self.prompts.prepare(Prepare(request=request, messages=({"content": text},), grammar=bound))
+
+    def next(self, *, of: type | tuple[type, ...] = (Prepared, Refused, Cancelled)) -> Report:
+        while True:
+            report = self.reports.get(timeout=_LIMIT_S)
+            if isinstance(report, of):
+                return report
+
+    def prepared(self) -> int:
+        report = self.next()
+        assert isinstance(report, Prepared), report
+        return report.request
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Engine, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.setblocking(False)
-        yield Engine(ours), theirs
+def desk() -> Iterator[Desk]:
+    made = Desk()
+    yield made
+    for gate in (*made.preparer.gates.values(), made.compiler.gate):
+        gate.open()
 
 
-def told(end: socket.socket) -> list[Any]:
-    try:
-        return list(report_decoder().feed(end.recv(1 << 16)))
-    except BlockingIOError:
-        return []
+def test_a_prompt_is_offered_and_kept_until_its_start(desk: Desk) -> None:
+    desk.prepare(7, "hello")
+    assert desk.next() == Prepared(request=7, prompt_tokens=1, prompt_end="hello")
+    assert desk.prompts.take(7) == PreparedPrompt("hello", [5])
+    assert desk.prompts.take(7) is None
 
 
-def test_a_prompt_whose_grammar_is_compiled_is_offered_and_kept(ends: tuple[Engine, socket.socket]) -> None:
-    engine, end = ends
-    engine._compiling.add(7)
-    engine._offer(7, CONSTRAINED)
-    assert told(end) == [Prepared(request=7, prompt_tokens=2, prompt_end="hello")]
-    assert engine._prompts == {7: CONSTRAINED}
-    assert engine._compiling == set()
+def test_a_prompt_before_the_model_is_ready_breaks_the_protocol() -> None:
+    with pytest.raises(ProtocolError):
+        Prompts(print).prepare(Prepare(request=1, messages=()))
 
 
-def test_a_request_cancelled_while_its_grammar_is_compiled_leaves_nothing_and_that_is_said_when_it_is_compiled(
-    ends: tuple[Engine, socket.socket],
+def test_what_is_worked_on_is_said_before_it_is_begun(desk: Desk) -> None:
+    first = desk.preparer.gate("first")
+    desk.prepare(1, "first")
+    assert first.reached.wait(_LIMIT_S)
+    assert desk.reports.get(timeout=_LIMIT_S) == Taken((1,))
+    desk.prepare(2, "second")
+    first.open()
+    assert [desk.reports.get(timeout=_LIMIT_S) for _ in range(3)] == [
+        Prepared(request=1, prompt_tokens=1, prompt_end="first"),
+        Taken((2,)),
+        Prepared(request=2, prompt_tokens=1, prompt_end="second"),
+    ]
+
+
+def test_small_prompts_are_prepared_before_large_ones_that_came_earlier(desk: Desk) -> None:
+    first = desk.preparer.gate("first")
+    desk.prepare(1, "first")
+    assert first.reached.wait(_LIMIT_S)
+    for request in range(2, 14):
+        desk.prepare(request, "-" * 20_000)
+    desk.prepare(99, "Hi")
+    first.open()
+    assert [desk.prepared() for _ in range(3)] == [1, 99, 2]
+
+
+def test_a_long_prompt_that_is_tokenized_holds_up_no_short_one(desk: Desk) -> None:
+    reading = desk.preparer.gate(LONG)
+    desk.prepare(1, LONG)
+    assert reading.reached.wait(_LIMIT_S)
+    desk.prepare(2, "Hi")
+    assert desk.prepared() == 2
+    assert Work("a long prompt", 0, 1) in desk.prompts.work
+    reading.open()
+    assert desk.prepared() == 1
+
+
+def test_a_grammar_that_is_compiled_holds_up_no_prompt(desk: Desk) -> None:
+    desk.prepare(1, "bound", grammar="slow")
+    assert desk.compiler.gate.reached.wait(_LIMIT_S)
+    desk.prepare(2, "Hi")
+    assert desk.prepared() == 2
+    desk.compiler.gate.open()
+    assert desk.prepared() == 1
+    prompt = desk.prompts.take(1)
+    assert prompt is not None
+    assert prompt.constraint == Grammar("regex", "slow")  # type: ignore[comparison-overlap]  # of the fake compiler
+
+
+def test_only_so_many_grammars_wait(desk: Desk) -> None:
+    for request in range(10):
+        desk.prepare(request, "bound", grammar="slow")
+    refused = desk.next()
+    assert isinstance(refused, Refused)
+    assert (refused.request, refused.code) == (9, "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize(("text", "grammar"), [("refuse", None), ("empty", None), ("bound", "refuse")])
+def test_what_is_refused_is_not_kept(desk: Desk, text: str, grammar: str | None) -> None:
+    desk.prepare(1, text, grammar=grammar)
+    assert isinstance(desk.next(), Refused)
+    assert desk.prompts.take(1) is None
+    assert not desk.prompts.cancel(1)
+
+
+def test_a_prompt_cancelled_while_it_waits_is_never_touched_and_that_is_said(desk: Desk) -> None:
+    first = desk.preparer.gate("first")
+    desk.prepare(1, "first")
+    assert first.reached.wait(_LIMIT_S)
+    desk.prepare(2, "second")
+    assert desk.prompts.cancel(2)
+    assert desk.next() == Cancelled(2)
+    first.open()
+    assert desk.prepared() == 1
+    desk.prepare(3, "third")
+    assert desk.prepared() == 3
+    assert desk.preparer.rendered == ["first", "third"]
+
+
+def slow_render(desk: Desk) -> Gate:
+    gate = desk.preparer.gate("first")
+    desk.prepare(1, "first")
+    return gate
+
+
+def slow_read(desk: Desk) -> Gate:
+    gate = desk.preparer.gate(LONG)
+    desk.prepare(1, LONG)
+    return gate
+
+
+def slow_grammar(desk: Desk) -> Gate:
+    desk.prepare(1, "bound", grammar="slow")
+    return desk.compiler.gate
+
+
+@pytest.mark.parametrize("begin", [slow_render, slow_read, slow_grammar])
+def test_a_request_cancelled_while_it_is_worked_on_leaves_nothing_and_that_is_said_then(
+    desk: Desk, begin: Callable[[Desk], Gate]
 ) -> None:
-    engine, end = ends
-    engine._compiling.add(7)
-    engine._cancel(7)
-    assert told(end) == []
-    engine._offer(7, CONSTRAINED)
-    assert told(end) == [Cancelled(7)]
-    assert engine._prompts == {}
+    gate = begin(desk)
+    assert gate.reached.wait(_LIMIT_S)
+    assert desk.prompts.cancel(1)
+    desk.prepare(2, "Hi") if begin is not slow_render else None
+    gate.open()
+    reports = [desk.next()] + ([desk.next()] if begin is not slow_render else [])
+    assert Cancelled(1) in reports
+    assert desk.prompts.take(1) is None
 
 
-def test_a_request_cancelled_before_its_start_leaves_nothing(ends: tuple[Engine, socket.socket]) -> None:
-    engine, end = ends
-    engine._offer(7, PreparedPrompt("hello", [1]))
-    engine._cancel(7)
-    assert engine._prompts == {}
-    assert told(end) == [Prepared(request=7, prompt_tokens=1, prompt_end="hello")]
+def test_a_request_cancelled_before_its_start_leaves_nothing(desk: Desk) -> None:
+    desk.prepare(7, "hello")
+    assert desk.prepared() == 7
+    assert desk.prompts.cancel(7)
+    assert desk.prompts.take(7) is None
+    assert not desk.prompts.cancel(7)

@@ -28,6 +28,8 @@ from neuron_lib.engine.protocol import (
     Report,
     Start,
     StepEvents,
+    Taken,
+    Work,
     command_decoder,
     encode_frame,
     report_decoder,
@@ -96,7 +98,8 @@ REPORTS: list[Report] = [
         ),
     ),
     Fatal("no"),
-    Beat(step=1, in_flight=2, rss_bytes=3, read_bytes=4, compiled=5, compiling=6),
+    Beat(step=1, in_flight=2, rss_bytes=3, read_bytes=4, work=(Work("a prompt", 5, 6),)),
+    Taken((1, 2)),
 ]
 
 

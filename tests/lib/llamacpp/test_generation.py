@@ -341,6 +341,18 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
         assert len(await reply_to(model, "one")) == 4
 
 
+async def test_a_reply_says_what_it_has_cost_so_far_also_when_it_is_lost() -> None:
+    async with model_of("segv-after-delta") as model, model.chat(ask("one two")) as generation:
+        assert generation.usage == Usage(prompt_tokens=2, completion_tokens=0)
+        with pytest.raises(EngineDead):
+            await read_to_end(generation)
+        assert generation.usage == Usage(prompt_tokens=2, completion_tokens=1)
+    async with model_of() as model, model.chat(ask("one two")) as generation:
+        *_, finished = [event async for event in generation]
+        assert isinstance(finished, Finished)
+        assert generation.usage == finished.usage
+
+
 async def test_a_request_that_nobody_has_read_is_read_by_the_engine() -> None:
     async with model_of() as model:
         messages = UnreadArray(b'[{"role":"user","content":"one two"}]')
@@ -521,12 +533,14 @@ async def test_a_request_that_waits_for_its_seat_outlives_an_engine_and_is_not_s
     assert isinstance(replies[0][-1], Finished)
 
 
-async def kill_engine(model: LlamaCppModel, *, requests: int) -> None:
-    """End the engine that serves, once it knows of that many requests."""
+async def kill_engine(model: LlamaCppModel, *, requests: int, in_hand: int = 0) -> None:
+    """End the engine that serves, once it knows of that many requests and works on so many."""
 
     def knows_them() -> bool:
         engine = model._supervisor.engine
-        return engine is not None and f"with {requests} requests" in repr(engine)
+        if engine is None or len(engine._in_hand.requests) < in_hand:
+            return False
+        return f"with {requests} requests" in repr(engine)
 
     await until(knows_them)
     engine = model._supervisor.require_engine()
@@ -596,17 +610,34 @@ async def test_a_prompt_that_is_not_read_in_time_is_refused(monkeypatch: pytest.
         assert (model.load().rejected_timeout, model.load().queue_depth) == (1, 0)
 
 
-async def test_of_the_requests_that_wait_to_be_prepared_when_an_engine_dies_only_the_first_is_tried_again() -> None:
-    async with model_of("silent", then="silent", policy=patient()) as model, anyio.create_task_group() as tasks:
+async def test_of_the_requests_that_wait_to_be_prepared_when_an_engine_dies_only_the_one_in_hand_is_tried_again() -> (
+    None
+):
+    async with (
+        model_of("stuck-at-prepare", then="stuck-at-prepare", policy=patient()) as model,
+        anyio.create_task_group() as tasks,
+    ):
         askers = Askers(tasks, model, "one", "two", "three")
-        await kill_engine(model, requests=3)
+        await kill_engine(model, requests=3, in_hand=1)
         await until(lambda: model.load().engine_restarts == 1)
-        await kill_engine(model, requests=3)
+        await kill_engine(model, requests=3, in_hand=1)
         await let_others_run()
         # Which one comes first the second time is up to the scheduler.
         assert len(askers.refusals) <= 1
         assert 3 - len(askers.refusals) == model.load().queue_depth
         assert 1 <= sum(generation.retried for generation in askers.generations) <= 2
+        tasks.cancel_scope.cancel()
+
+
+async def test_requests_that_an_engine_has_not_touched_are_not_blamed_for_its_death() -> None:
+    async with model_of("silent", then="silent", policy=patient()) as model, anyio.create_task_group() as tasks:
+        askers = Askers(tasks, model, "one", "two", "three")
+        await kill_engine(model, requests=3)
+        await until(lambda: model.load().engine_restarts == 1)
+        await kill_engine(model, requests=3)
+        await until(lambda: model.load().engine_restarts == 2)
+        assert askers.refusals == []
+        assert not any(generation.retried for generation in askers.generations)
         tasks.cancel_scope.cancel()
 
 

@@ -14,17 +14,14 @@ from neuron_lib.engine.protocol import (
     Report,
     Start,
     StepEvents,
+    Taken,
 )
 from neuron_lib.llamacpp.in_hand import InHand
-from neuron_lib.types import FinishReason, Grammar, Sampling
+from neuron_lib.types import FinishReason, Sampling
 
 
-def prepare(request: int, *, grammar: Grammar | None = None) -> Prepare:
-    return Prepare(request=request, messages=(), grammar=grammar)
-
-
-def bound(request: int) -> Prepare:
-    return prepare(request, grammar=Grammar("regex", "x"))
+def prepare(request: int) -> Prepare:
+    return Prepare(request=request, messages=())
 
 
 def start(request: int, *, choices: int = 1) -> Start:
@@ -59,10 +56,15 @@ BROKEN = StepEvents(1, (Broken(request=1, message="x"),))
     ("history", "in_hand"),
     [
         ([], set()),
-        ([prepare(1), prepare(2)], {1}),
-        ([prepare(1), prepare(2), prepared(1)], {2}),
-        ([prepare(1), prepare(2), REFUSED], {2}),
-        ([prepare(1), prepared(1), start(1), prepare(2), prepare(3)], {1, 2}),
+        ([prepare(1), prepare(2)], set()),
+        ([prepare(1), prepare(2), Taken((2,))], {2}),
+        ([prepare(1), prepare(2), Taken((1, 2))], {1, 2}),
+        ([prepare(1), prepare(2), Taken((1,)), Taken((2,))], {2}),
+        ([prepare(1), prepare(2), Taken((1, 2)), prepared(1)], {2}),
+        ([prepare(1), prepare(2), Taken((1, 2)), REFUSED], {2}),
+        ([prepare(1), Taken((1,)), prepared(1), start(1), prepare(2), prepare(3), Taken((3,))], {1, 3}),
+        ([prepare(1), Taken((1,)), Cancel(1)], {1}),
+        ([prepare(1), Taken((1,)), Cancel(1), Cancelled(1)], set()),
         ([start(1), start(2), DELTA, Beat(step=1, in_flight=2, rss_bytes=1)], {1, 2}),
         ([start(1), start(2), done(1)], {2}),
         ([start(1), start(2), BROKEN], {2}),
@@ -75,23 +77,10 @@ BROKEN = StepEvents(1, (Broken(request=1, message="x"),))
         ([start(1), Cancel(1), done(1), Cancelled(1)], set()),
     ],
 )
-def test_in_hand_is_what_was_started_and_has_not_ended_and_the_oldest_that_is_not_prepared(
+def test_in_hand_is_what_was_started_and_has_not_ended_and_what_is_being_prepared(
     history: list[Command | Report], in_hand: set[int]
 ) -> None:
     assert requests_after(history) == in_hand
-
-
-def test_a_prompt_that_nobody_waits_for_any_more_is_read_all_the_same() -> None:
-    assert requests_after([prepare(1), prepare(2), Cancel(1)]) == {1}
-
-
-def test_while_a_grammar_is_compiled_the_next_prompt_is_read() -> None:
-    assert requests_after([bound(1), bound(2), prepare(3), prepare(4)]) == {1, 3}
-
-
-def test_a_grammar_that_nobody_waits_for_any_more_is_compiled_until_the_engine_says_otherwise() -> None:
-    assert requests_after([bound(1), prepare(2), prepare(3), Cancel(1)]) == {1, 2}
-    assert requests_after([bound(1), prepare(2), prepare(3), Cancel(1), Cancelled(1)]) == {2}
 
 
 def test_known_is_also_what_stands_in_line() -> None:

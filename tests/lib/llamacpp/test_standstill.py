@@ -2,7 +2,18 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from neuron_lib.engine.protocol import Beat, Cancelled, Delta, Prepared, Progress, Ready, Refused, Report, StepEvents
+from neuron_lib.engine.protocol import (
+    Beat,
+    Cancelled,
+    Delta,
+    Prepared,
+    Progress,
+    Ready,
+    Refused,
+    Report,
+    StepEvents,
+    Work,
+)
 from neuron_lib.llamacpp.standstill import Standstill
 from tests.fakes.fake_engine import FACTS
 
@@ -109,7 +120,9 @@ def test_before_its_first_beat_an_engine_may_be_silent_for_longer() -> None:
 
 def compiling(number: int, *, step: int = 7, in_flight: int = 0) -> Beat:
     """While that many grammars are done and one is not."""
-    return Beat(step=step, in_flight=in_flight, rss_bytes=1, compiled=number, compiling=1)
+    return Beat(
+        step=step, in_flight=in_flight, rss_bytes=1, work=(Work("a prompt", 3, 0), Work("a grammar", number, 1))
+    )
 
 
 def watched(beats: Iterable[Beat]) -> Standstill:
@@ -138,6 +151,14 @@ def test_a_step_that_hangs_is_found_though_grammars_go_on() -> None:
 
 def test_an_engine_that_compiles_one_grammar_after_another_gets_on() -> None:
     assert watched(compiling(number // 40) for number in range(1000)).suspicion is None
+
+
+def test_a_long_prompt_that_hangs_is_found_though_others_are_read() -> None:
+    beats = [
+        Beat(step=7, in_flight=0, rss_bytes=1, work=(Work("a prompt", number, 1), Work("a long prompt", 3, 1)))
+        for number in range(100)
+    ]
+    assert watched(beats).verdict == "no progress with a long prompt for 100 s"
 
 
 def test_a_grammar_that_was_done_at_last_is_forgotten() -> None:

@@ -210,6 +210,51 @@ def test_a_system_text_that_a_template_refuses_goes_to_the_next_user(
     )
 
 
+SYSTEM = {"role": "system", "content": "S"}
+FIRST_ONLY = (
+    "{% for m in messages %}{% if m.role == 'system' %}{% if loop.first %}[{{ m.content }}]{% else %}LATER{% endif %}"
+    "{% else %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("later", ["", "{{ raise_exception('System message must be at the beginning.') }}"])
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([SYSTEM, user("U")], "[S]<user>U"),
+        ([SYSTEM, {"role": "developer", "content": text("D", "E")}, user("U")], "[S\nDE]<user>U"),
+        ([user("U"), {"role": "assistant", "content": "A"}, SYSTEM, user("V")], "<user>U<assistant>A<user>S\nV"),
+        ([user("U"), SYSTEM], "<user>U<user>S"),
+    ],
+)
+def test_a_second_system_text_that_a_template_drops_or_refuses_goes_where_it_is_shown(
+    messages: list[dict[str, Any]], expected: str, later: str
+) -> None:
+    assert shown(FIRST_ONLY.replace("LATER", later), messages) == expected
+
+
+def test_system_messages_that_a_template_shows_stay_where_they_are() -> None:
+    messages = [SYSTEM, {"role": "system", "content": "T"}, user("U"), SYSTEM]
+    assert shown(CHATML, messages) == "<system>S<system>T<user>U<system>S"
+
+
+def test_of_two_system_texts_none_takes_the_place_of_the_other() -> None:
+    source = (
+        "{% set n = namespace(s='') %}{% for m in messages %}{% if m.role == 'system' %}{% set n.s = m.content %}"
+        "{% endif %}{% endfor %}[{{ n.s }}]" + each("{% if m.role != 'system' %}{{ m.content }}{% endif %}")
+    )
+    assert shown(source, [SYSTEM, {"role": "system", "content": "T"}, user("U"), SYSTEM, user("V")]) == "[S\nT]US\nV"
+
+
+def test_a_developer_whom_a_template_knows_only_at_the_head_is_heard_beside_a_system_message() -> None:
+    source = "[{{ messages[0].content if messages[0].role in ['system', 'developer'] }}]" + each(
+        "{% if m.role not in ['system', 'developer'] %}{{ m.content }}{% endif %}"
+    )
+    developer = {"role": "developer", "content": "D"}
+    assert shown(source, [developer, user("U")]) == "[D]U"
+    assert shown(source, [SYSTEM, developer, user("U"), developer, user("V")]) == "[S\nD]UD\nV"
+
+
 def test_a_system_text_goes_to_the_next_user_as_a_part_where_the_template_wants_parts() -> None:
     source = PARTS.replace("<{{ m.role }}>", "{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}")
     assert shown(source, [{"role": "system", "content": "S"}, user("U")]) == "S\nU"
@@ -294,7 +339,7 @@ FACTS_OF_REAL_TEMPLATES: dict[str, dict[str, Any]] = {
     "microsoft-Phi-3.5-mini-instruct": {"shows_tools": False},
     "Mistral-Small-3.2-24B-Instruct-2506": {"part_roles": frozenset({"user", "assistant"}), "takes_system": True},
     "unsloth-mistral-Devstral-Small-2507": {"part_roles": frozenset({"user"})},
-    "meta-llama-Llama-3.2-3B-Instruct": {"shows_tools": True, "knows_developer": False},
+    "meta-llama-Llama-3.2-3B-Instruct": {"shows_tools": True, "knows_developer": False, "takes_later_system": True},
 }
 
 
@@ -304,3 +349,29 @@ def test_the_facts_of_real_templates_are_found(name: str) -> None:
     facts = facts_of((REAL_TEMPLATES / f"{name}.jinja").read_text())
     expected = FACTS_OF_REAL_TEMPLATES[name]
     assert {fact: getattr(facts, fact) for fact in expected} == expected
+
+
+@pytest.mark.skipif(not REAL_TEMPLATES.is_dir(), reason=f"no templates of real models in {REAL_TEMPLATES}")
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(REAL_TEMPLATES.glob("*.jinja")) if not path.stem.endswith("tool_use")],
+    ids=lambda path: path.stem,
+)
+def test_nothing_of_a_chat_vanishes_in_a_real_template(path: Path) -> None:
+    template = compiled(path.read_text())
+    facts = template_facts(template)
+
+    def prompt(*messages: dict[str, Any]) -> str:
+        fitted = fit_messages(messages, facts)
+        return template.render(fitted, arguments=facts.arguments, now=lambda: datetime(2026, 1, 2, tzinfo=UTC))
+
+    answer = {"role": "assistant", "content": "Ho"}
+    for role in ("system", "developer"):
+        assert "Zork" in prompt({"role": role, "content": "Zork"}, user("Hi"))
+        assert "Zork" in prompt({"role": role, "content": text("Here:", "Zork")}, user("Hi"))
+    both = prompt({"role": "system", "content": "Zork"}, {"role": "developer", "content": "Quux"}, user("Hi"))
+    assert "Zork" in both
+    assert "Quux" in both
+    assert "Zork" in prompt(user("Hi"), answer, {"role": "system", "content": "Zork"}, user("Ha"))
+    assert "Zork" in prompt(user(text("Here:", "Zork")), answer, user("Hi"))
+    assert "Zork" in prompt(user("Hi"), {**answer, "content": text("Here:", "Zork"), "tool_calls": []}, user("Ha"))

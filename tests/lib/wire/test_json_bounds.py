@@ -60,6 +60,11 @@ def test_bytes_that_are_no_json_pass_or_are_refused(text: bytes) -> None:
             check_values(text, most=most)
 
 
+def test_more_strings_than_any_json_of_so_many_values_has_are_too_many() -> None:
+    with pytest.raises(MalformedJson):
+        check_values(b'","]' * 500_000)
+
+
 def test_a_refusal_names_the_field_and_the_bound() -> None:
     with pytest.raises(MalformedJson, match="tools: more than 2 values") as caught:
         check_values(b"[1,2,3]", most=2, place="tools")
