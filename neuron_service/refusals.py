@@ -26,7 +26,8 @@ __all__ = (
 
 logger = get_logger(__name__)
 
-_PATH_OF_A_VALUE: Final = re.compile(r"[A-Za-z_][\w.\[\]-]{0,99}")
+_FIELD: Final = re.compile(r"[A-Za-z_]\w{0,49}(\[\d{1,9}\])?")
+"""The field of a request at the beginning of the path of a value. Further parts of the path may be keys of a client."""
 
 
 class UnknownPath(InvalidRequest):
@@ -53,8 +54,8 @@ def error_fields(error: NeuronError) -> dict[str, Any]:
         fields["kind"] = error.kind
     if error.quotes_request:
         fields = {name: value for name, value in fields.items() if name == "model_id" or isinstance(value, int | float)}
-    if isinstance(error, InvalidRequest) and _PATH_OF_A_VALUE.fullmatch(error.param or ""):
-        fields["param"] = error.param
+    if isinstance(error, InvalidRequest) and (field := _FIELD.match(error.param or "")):
+        fields["param"] = field[0]
     return {f"error_{name}": value for name, value in fields.items()}
 
 

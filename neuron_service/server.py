@@ -104,6 +104,8 @@ async def serve(
             tasks.start_soon(_obey, signals, stop)
             tasks.start_soon(server.run_on, sock)
             await server.accepting.wait()
+            for _ in range(_FIRST_ANSWER_TURNS):
+                await checkpoint()
             logger.info("listening on http://%s:%s", host, port)
             tasks.start_soon(keep_status, notifier, node.status_line)
             if watchdog_s is not None:
@@ -151,8 +153,6 @@ async def _activate(
     node: Node, config: Config, environ: Mapping[str, str], open_routes: Callable[[], Awaitable[None]] = checkpoint
 ) -> None:
     """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models."""
-    for _ in range(_FIRST_ANSWER_TURNS):
-        await checkpoint()
     await _offer_harnesses(node, config, environ)
     await open_routes()
 

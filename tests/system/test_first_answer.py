@@ -11,12 +11,12 @@ from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.system
 
-# Asks while the server has begun to accept and nothing else has been started yet, and says what is imported then.
+# Asks when the server has begun to accept, before anything else is told so, and says what is imported then.
 FIRST_ANSWER = """
 import asyncio, json, os, sys
 from neuron_service import cli, server
 
-startup = server._Server.startup
+startup = server.uvicorn.Server.startup
 
 async def answer_first(self, sockets=None):
     await startup(self, sockets)
@@ -26,7 +26,7 @@ async def answer_first(self, sockets=None):
     print(json.dumps({"answer": answer.decode(), "modules": sorted(sys.modules)}), file=sys.stderr, flush=True)
     os._exit(0)
 
-server._Server.startup = answer_first
+server.uvicorn.Server.startup = answer_first
 cli.main(["serve", "--port", "0", "--log-level", "error"])
 """
 TOO_EARLY = (
