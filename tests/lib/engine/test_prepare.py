@@ -129,6 +129,26 @@ def test_tools_that_no_template_shows_are_refused(template: str | None) -> None:
     assert caught.value.param == "tools"
 
 
+def test_arguments_go_as_text_to_a_template_that_cannot_do_with_objects() -> None:
+    # One that shows nothing of a short chat, so that nothing is known of it beforehand.
+    source = (
+        "{{ raise_exception('no') if messages[0].content != 'go' }}"
+        "{{ '!' + messages[1].tool_calls[0].function.arguments }}"
+    )
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":  1}'}}
+    messages = ({"role": "user", "content": "go"}, {"role": "assistant", "content": None, "tool_calls": [call]})
+    assert preparer(source).render(Prepare(request=1, messages=messages)) == '!{"a":  1}'
+
+
+def test_of_two_failures_the_first_is_told() -> None:
+    source = "{{ raise_exception('text' if messages[1].tool_calls[0].function.arguments is string else 'object') }}"
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = ({"role": "user", "content": "go"}, {"role": "assistant", "content": None, "tool_calls": [call]})
+    with pytest.raises(TemplateFailed) as caught:
+        preparer(source).render(Prepare(request=1, messages=messages))
+    assert "object" in cause_chain(caught.value)
+
+
 def test_the_model_s_template_for_tools_is_used_where_there_are_some() -> None:
     own = Preparer(
         WordVocab(),
