@@ -136,7 +136,7 @@ def assert_told(daemon: Daemon, refusal: Refusal) -> None:
     assert {name: error[name] for name in refusal.beside} == refusal.beside
 
     (at_start,) = warnings(daemon, "lib.preload: failed to load default model", refusal.model_id)
-    (at_load,) = warnings(daemon, "service.errors: request refused", refusal.model_id)
+    (at_load,) = warnings(daemon, "service.refusals: request refused", refusal.model_id)
     assert message in at_start
     assert message in at_load
     assert f" kind={refusal.kind}" in at_start
@@ -191,7 +191,7 @@ def test_a_source_that_is_away_is_asked_again_later_for_a_default_model_and_told
     ]
     assert error["message"] in later
     assert " retry_in_s=10.0" in later
-    assert error["message"] in warnings(daemon, "service.errors: request refused", model_id)[-1]
+    assert error["message"] in warnings(daemon, "service.refusals: request refused", model_id)[-1]
     assert pull(daemon, model_id) == (os.EX_TEMPFAIL, f"neuron: {error['message']}")
 
 

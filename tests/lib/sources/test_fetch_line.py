@@ -109,8 +109,10 @@ def test_whatever_comes_ends_and_leaves_the_places_are_used_and_never_exceeded(
             for step, index in steps:
                 if step == "come":
                     fetches += await start(tasks, line, 1)
-                elif index < len(fetches):
-                    (fetches[index].may_end.set if step == "end" else fetches[index].scope.cancel)()
+                elif index < len(fetches) and step == "leave":
+                    fetches[index].scope.cancel()
+                elif index < len(fetches) and fetches[index].is_running:  # only what runs can end
+                    fetches[index].may_end.set()
                 await let_others_run()
                 alive = [f for f in fetches if not f.may_end.is_set() and not f.scope.cancel_called]
                 assert [f for f in fetches if f.is_running] == alive[:places]

@@ -131,9 +131,9 @@ async def test_the_log_of_the_process_goes_into_ours_with_its_levels(caplog: pyt
 async def test_a_line_of_the_process_is_cut_and_has_no_token_in_it(caplog: pytest.LogCaptureFixture) -> None:
     script = f'printf "WARNING refused {TOKEN} %s\\n" "$(printf "%.0sword " $(seq 100000))" >&2; exit 1'
     error = await failure(child(script))
-    [line] = caplog.messages
-    assert line.startswith("refused … word word")
-    assert len(line) <= 1000
+    [record] = caplog.records
+    assert said(record).startswith("refused … word word")
+    assert len(said(record)) <= 1000
     assert len(error.message) < 1200
 
 
