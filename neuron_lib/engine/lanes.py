@@ -1,14 +1,14 @@
 """The order of work on prompts: what is large does not hold up what is small. Decides, but for its waiting, purely."""
 
 import heapq
-from collections.abc import Callable
+from itertools import count
 from threading import Condition
 from typing import Final, Generic, TypeVar
 
 __all__ = ("Lane",)
 
-_BYTES_PER_S: Final = 1 << 16
-"""A job goes before one that is this much larger and came a second earlier. So nothing waits for ever."""
+_MOST_OVERTAKING: Final = 3
+"""So many smaller jobs may be taken in a row before the oldest. So nothing waits for ever."""
 
 Job = TypeVar("Job")
 
@@ -20,26 +20,35 @@ class Lane(Generic[Job]):
     may be read without it, to show.
     """
 
-    def __init__(self, name: str, changed: Condition, *, clock: Callable[[], float]) -> None:
-        """`name` says what a job is, in the words of an operator. `clock` is in seconds."""
+    def __init__(self, name: str, changed: Condition) -> None:
+        """`name` says what a job is, in the words of an operator."""
         self.name: Final = name
         self.current: int | None = None
         """The request that is worked on."""
         self.done = 0
         self._changed: Final = changed
-        self._clock: Final = clock
-        self._jobs: dict[int, Job] = {}
-        self._order: list[tuple[float, int]] = []  # may hold requests that were dropped
+        self._jobs: dict[int, tuple[int, Job]] = {}  # by request, each with its number; the oldest first
+        self._numbers: Final = count()
+        self._sizes: list[tuple[int, int, int]] = []  # a heap of size, number and request, of jobs that may be gone
+        self._overtaking = 0
 
     @property
     def waiting(self) -> int:
         """Jobs that are not done, and that which is worked on."""
         return len(self._jobs) + (self.current is not None)
 
-    def put(self, request: int, job: Job, *, size_bytes: int) -> None:
+    @property
+    def smallest(self) -> int | None:
+        """The size of the smallest job that waits."""
+        while self._sizes and not self._waits(*self._sizes[0][1:]):
+            heapq.heappop(self._sizes)
+        return self._sizes[0][0] if self._sizes else None
+
+    def put(self, request: int, job: Job, *, size: int) -> None:
         """Let a job wait for its turn."""
-        self._jobs[request] = job
-        heapq.heappush(self._order, (self._clock() + size_bytes / _BYTES_PER_S, request))
+        number = next(self._numbers)
+        self._jobs[request] = number, job
+        heapq.heappush(self._sizes, (size, number, request))
         self._changed.notify_all()
 
     def drop(self, request: int) -> bool:
@@ -54,10 +63,13 @@ class Lane(Generic[Job]):
 
     def take(self) -> tuple[int, Job]:
         """Wait for the next job, which becomes the current one. Gives the lock up while it waits."""
-        while True:
-            while self._order:
-                _, request = heapq.heappop(self._order)
-                if request in self._jobs:
-                    self.current = request
-                    return request, self._jobs.pop(request)
+        while self.smallest is None:
             self._changed.wait()
+        oldest, smallest = next(iter(self._jobs)), self._sizes[0][-1]
+        is_overtaking = smallest != oldest and self._overtaking < _MOST_OVERTAKING
+        self._overtaking = self._overtaking + 1 if is_overtaking else 0
+        request = self.current = smallest if is_overtaking else oldest
+        return request, self._jobs.pop(request)[1]
+
+    def _waits(self, number: int, request: int) -> bool:
+        return request in self._jobs and self._jobs[request][0] == number

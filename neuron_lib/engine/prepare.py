@@ -1,18 +1,17 @@
 """From a chat to the sequences that answer it, in the engine process: a hostile template hurts one model at most."""
 
-import signal
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from msgspec.structs import replace
 
+from neuron_lib.engine.interruption import GivesWay, never_gives_way
 from neuron_lib.engine.prompt_writer import Prompt, PromptWriter, Templates
 from neuron_lib.engine.protocol import Prepare, Start, TemplateKind
 from neuron_lib.engine.sequence import Sequence
-from neuron_lib.errors import InvalidRequest, TemplateFailed
+from neuron_lib.errors import InvalidRequest
 from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.sampler import SamplerChain
@@ -69,7 +68,6 @@ class Preparer:
             bos_token=vocab.bos,
             eos_token=vocab.eos,
             controls=ControlTexts({c.text: Strips(c.strips_left, c.strips_right) for c in controls.values()}),
-            limited=lambda: _time_limit(_RENDER_LIMIT_S),
             limit_s=_RENDER_LIMIT_S,
         )
 
@@ -124,12 +122,14 @@ class Preparer:
         """The prompt as text. Raises what `write` raises."""
         return self.write(chat).text
 
-    def write(self, chat: Prepare) -> Prompt:
+    def write(self, chat: Prepare, *, gives_way: GivesWay = never_gives_way) -> Prompt:
         """The prompt, not tokenized yet. For the main thread, which alone can interrupt a template.
 
-        Raises `TemplateFailed`, or `InvalidRequest` for what the template cannot show.
+        Raises `TemplateFailed`, `InvalidRequest` for what the template cannot show, and `GaveWay`.
         """
-        return self._writer.write(chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs)
+        return self._writer.write(
+            chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs, gives_way=gives_way
+        )
 
     def count_beyond_use(self, prompt: str) -> int | None:
         """About how many tokens a prompt has that is far too long, judged by its beginning; None for any other.
@@ -186,19 +186,3 @@ def checkpoints_of(prompt: list[int], eog: frozenset[int], *, is_shared: bool) -
     ends = [index + 1 for index, token in enumerate(prompt) if token in eog]
     wanted = {*ends[:1], *ends[-1:]} if ends and not is_shared else {*ends[:1], len(prompt) - 1}
     return tuple(sorted(length for length in wanted if 0 < length < len(prompt)))
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt the block with `TemplateFailed` after `seconds`. Main thread only, like every signal handler."""
-
-    def expire(_signum: int, _frame: object) -> None:
-        raise TemplateFailed(f"the chat template ran longer than {seconds:g} s")
-
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)

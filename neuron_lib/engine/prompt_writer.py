@@ -1,13 +1,13 @@
 """Writes prompts with the template of a model: which one, in which form, and what in them people wrote."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Literal
 
+from neuron_lib.engine.interruption import GivesWay, never_gives_way, within
 from neuron_lib.engine.protocol import TemplateKind
 from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_chain
 from neuron_lib.text.chat_template import CHATML, ChatTemplate, with_arguments
@@ -50,16 +50,14 @@ class PromptWriter:
         bos_token: str,
         eos_token: str,
         controls: ControlTexts | None,
-        limited: Callable[[], AbstractContextManager[None]],
         limit_s: float,
     ) -> None:
         """Raises `LoadFailed` if the operator's template does not compile.
 
-        `controls` are what must not be read as control tokens in messages, None to read it so. Templates run within
-        `limited`, which raises `TemplateFailed` after `limit_s` seconds.
+        `controls` are what must not be read as control tokens in messages, None to read it so. A chat is
+        rendered within `limit_s` seconds.
         """
         self._controls: Final = controls
-        self._limited: Final = limited
         self._limit_s: Final = limit_s
         self._facts: Final[dict[ChatTemplate, TemplateFacts]] = {}
 
@@ -91,8 +89,12 @@ class PromptWriter:
         *,
         tools: Sequence[Mapping[str, Any]],
         template_kwargs: Mapping[str, Any],
+        gives_way: GivesWay = never_gives_way,
     ) -> Prompt:
-        """The prompt of a chat. Raises `TemplateFailed`, or `InvalidRequest` for tools that it cannot show."""
+        """The prompt of a chat.
+
+        Raises `TemplateFailed`, `InvalidRequest` for tools that the template cannot show, and `GaveWay`.
+        """
         is_for_tools = bool(tools) and self._for_tools is not None
         template = (self._for_tools if is_for_tools else None) or self._template
         if isinstance(template, TemplateFailed):
@@ -104,20 +106,23 @@ class PromptWriter:
         forms: list[Literal["object", "text"]] = [facts.arguments]
         if has_text_arguments(messages):
             forms.append("text" if facts.arguments == "object" else "object")
-        failure: TemplateFailed | None = None
-        for form in forms:
-            try:
-                with self._limited():
+
+        def rendered() -> Prompt:
+            failure: TemplateFailed | None = None
+            for form in forms:
+                try:
                     fitted = [with_arguments(message, form) for message in fit_messages(messages, facts)]
                     return self._rendered(
                         template, facts, fitted, tools=tools, template_kwargs=template_kwargs, arguments=form
                     )
-            except TemplateFailed as error:
-                failure = failure or error
-            except RecursionError as error:
-                raise InvalidRequest("messages: nested too deeply", param="messages") from error
-        assert failure is not None  # there is at least one form
-        raise failure
+                except TemplateFailed as error:
+                    failure = failure or error
+                except RecursionError as error:
+                    raise InvalidRequest("messages: nested too deeply", param="messages") from error
+            assert failure is not None  # there is at least one form
+            raise failure
+
+        return within(self._limit_s, rendered, gives_way=gives_way)
 
     def _rendered(
         self,
@@ -154,15 +159,9 @@ class PromptWriter:
         """The facts of `template`, found out when they are first needed: only the thread that renders can be timed."""
         facts = self._facts.get(template)
         if facts is None:
-            began = time.monotonic()
-
-            def is_late() -> bool:
-                return time.monotonic() - began >= self._limit_s
-
             try:
-                with self._limited():
-                    facts = template_facts(template, is_for_tools=is_for_tools, is_late=is_late)
-            except TemplateFailed:  # the time was up outside a rendering
+                facts = within(self._limit_s, partial(template_facts, template, is_for_tools=is_for_tools))
+            except TemplateFailed:  # the time was up
                 facts = TemplateFacts.of_source(template)
             self._facts[template] = facts
         return facts

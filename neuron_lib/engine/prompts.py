@@ -5,14 +5,15 @@ because only it can be interrupted, and tokenizes what is short; a second one to
 grammars, which may take half a second each.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Condition
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
+from neuron_lib.engine.interruption import GaveWay
 from neuron_lib.engine.lanes import Lane
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer
 from neuron_lib.engine.prompt_writer import Prompt
@@ -39,7 +40,21 @@ _MOST_GRAMMARS: Final = 8
 _PROMPT_END_CHARS: Final = 200
 _LONGEST_MESSAGE: Final = 4096
 
+_PATIENCE_S: Final = (0.1, 0.3, 0.6)
+"""How long smaller prompts wait while one is rendered, for each of its tries. Rendering may take 2 s, see `prepare`."""
+_FAR_BEHIND: Final = 1 << 40
+"""The size of a prompt that has given way: each that has not goes first."""
+
 Job = TypeVar("Job")
+
+
+@dataclass(slots=True, frozen=True)
+class _Chat:
+    """A chat to be rendered, after `tries` that gave way to others."""
+
+    chat: Prepare
+    size: int
+    tries: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -56,13 +71,13 @@ class Prompts:
     `send` gives a report to the daemon; it is told of every change of what the threads work on.
     """
 
-    def __init__(self, send: Callable[[Report], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, send: Callable[[Report], None]) -> None:
         self._send: Final = send
         self._preparer: Preparer | None = None
         changed = self._changed = Condition()  # its lock guards all that follows
-        self._chats: Final = Lane[Prepare]("a prompt", changed, clock=clock)
-        self._long: Final = Lane[tuple[Prepare, Prompt]]("a long prompt", changed, clock=clock)
-        self._bound: Final = Lane[_Bound]("a grammar", changed, clock=clock)
+        self._chats: Final = Lane[_Chat]("a prompt", changed)
+        self._long: Final = Lane[tuple[Prepare, Prompt]]("a long prompt", changed)
+        self._bound: Final = Lane[_Bound]("a grammar", changed)
         self._lanes: Final = (self._chats, self._long, self._bound)
         self._wanted: set[int] = set()  # neither ready nor refused nor cancelled
         self._ready: dict[int, PreparedPrompt] = {}
@@ -84,7 +99,7 @@ class Prompts:
         size = len(msgspec.msgpack.encode(chat))
         with self._changed:
             self._wanted.add(chat.request)
-            self._chats.put(chat.request, chat, size_bytes=size)
+            self._chats.put(chat.request, _Chat(chat, size), size=size)
 
     def take(self, request: int) -> PreparedPrompt | None:
         """What was prepared, once."""
@@ -106,15 +121,19 @@ class Prompts:
     def render_forever(self) -> NoReturn:
         """The main thread's life."""
         while True:
-            request, chat = self._next(self._chats)
+            request, job = self._next(self._chats)
+            chat = job.chat
             try:
-                prompt = self._opened.write(chat.read())
+                prompt = self._opened.write(chat.read(), gives_way=partial(self._gives_way, job))
+            except GaveWay:
+                self._put_back(job)
+                continue
             except RequestRejected as error:
                 self._refuse(self._chats, request, error)
                 continue
             effort = self._opened.effort(prompt.text)
             if effort > _LONG_CHARS:
-                self._pass_on(self._chats, request, self._long, (chat, prompt), size_bytes=effort)
+                self._pass_on(self._chats, request, self._long, (chat, prompt), size=effort)
             else:
                 self._read(self._chats, chat, prompt)
 
@@ -140,6 +159,24 @@ class Prompts:
         assert self._preparer is not None  # no prompt is taken in before
         return self._preparer
 
+    def _gives_way(self, job: _Chat, took_s: float) -> bool:
+        """Whether `job`, which has been rendered for `took_s` seconds, is to be put back for a smaller one."""
+        if took_s < _PATIENCE_S[job.tries]:
+            return False
+        with self._changed:
+            smallest = self._chats.smallest
+        return smallest is not None and smallest < job.size
+
+    def _put_back(self, job: _Chat) -> None:
+        """Render `job` once more when what is smaller is rendered, unless that was tried too often."""
+        request, tries = job.chat.request, job.tries + 1
+        if tries < len(_PATIENCE_S):
+            later = _Chat(job.chat, _FAR_BEHIND, tries)
+            self._pass_on(self._chats, request, self._chats, later, size=later.size)
+        else:
+            reason = "others come first: the prompt takes too long to be rendered"
+            self._refuse(self._chats, request, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=5))
+
     def _read(self, lane: Lane[Any], chat: Prepare, written: Prompt) -> None:
         try:
             prompt = self._opened.read(written)
@@ -152,7 +189,7 @@ class Prompts:
             reason = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
             self._refuse(lane, chat.request, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=1))
         else:
-            self._pass_on(lane, chat.request, self._bound, _Bound(chat.grammar, prompt), size_bytes=0)
+            self._pass_on(lane, chat.request, self._bound, _Bound(chat.grammar, prompt), size=0)
 
     def _next(self, lane: Lane[Job]) -> tuple[int, Job]:
         with self._changed:
@@ -162,13 +199,13 @@ class Prompts:
             self._tell()
             return request, job
 
-    def _pass_on(self, lane: Lane[Any], request: int, other: Lane[Job], job: Job, *, size_bytes: int) -> None:
+    def _pass_on(self, lane: Lane[Any], request: int, other: Lane[Job], job: Job, *, size: int) -> None:
         """What `lane` has done goes on in another one."""
         with self._changed:
             lane.leave()
             is_wanted = request in self._wanted
             if is_wanted:
-                other.put(request, job, size_bytes=size_bytes)
+                other.put(request, job, size=size)
         if not is_wanted:
             self._send(Cancelled(request))
 

@@ -4,7 +4,7 @@ A template says nowhere what it can. What it raises on, or leaves out, it cannot
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self
@@ -66,54 +66,40 @@ class TemplateFacts:
         return cls(words=template.words, cutters=template.cutters, searched=searched)
 
 
-def template_facts(
-    template: ChatTemplate, *, is_for_tools: bool = False, is_late: Callable[[], bool] = lambda: False
-) -> TemplateFacts:
-    """The facts of `template`. One that `is_for_tools` is only ever used with some.
-
-    Renders two dozen chats. The caller may interrupt a rendering that takes too long; once `is_late` says so, what is
-    not known by then stays unknown.
-    """
-    return _Probe(template, _TOOLS if is_for_tools else (), is_late).facts()
-
-
-class _Late(Exception):
-    """No time is left."""
+def template_facts(template: ChatTemplate, *, is_for_tools: bool = False) -> TemplateFacts:
+    """The facts of `template`. One that `is_for_tools` is only ever used with some. Renders two dozen chats."""
+    return _Probe(template, _TOOLS if is_for_tools else ()).facts()
 
 
 class _Probe:
     """Renders chats with one template."""
 
-    def __init__(self, template: ChatTemplate, tools: Sequence[Mapping[str, Any]], is_late: Callable[[], bool]) -> None:
+    def __init__(self, template: ChatTemplate, tools: Sequence[Mapping[str, Any]]) -> None:
         self._template = template
         self._tools = tools
-        self._is_late = is_late
         self._wants_parts = False
         self._arguments: Literal["object", "text"] = "object"
 
     def facts(self) -> TemplateFacts:
         unknown = TemplateFacts.of_source(self._template)
-        try:
-            self._wants_parts = not self._shows_text("user") and self._shows_parts("user")
-            if not (self._wants_parts or self._shows_text("user")):
-                return unknown
-            self._arguments = self._form_of_arguments()  # first, for the chats with tool calls below
-            knows_developer = "developer" in self._template.words and self._shows("developer")
-            others = ("system", "developer") if knows_developer else ("system",)
-            return replace(
-                unknown,
-                knows_developer=knows_developer,
-                takes_system=self._shows("system"),
-                takes_two_systems=all(self._shows_second(other, is_later=False) for other in others),
-                takes_later_system=all(self._shows_second(other, is_later=True) for other in others),
-                text_roles=frozenset(filter(self._shows_text, _ROLES)),
-                part_roles=frozenset(filter(self._shows_parts, _ROLES)),
-                arguments=self._arguments,
-                shows_tools=self._shows_tools(),
-                reasoning_key=self._reasoning_key(),
-            )
-        except _Late:
+        self._wants_parts = not self._shows_text("user") and self._shows_parts("user")
+        if not (self._wants_parts or self._shows_text("user")):
             return unknown
+        self._arguments = self._form_of_arguments()  # first, for the chats with tool calls below
+        knows_developer = "developer" in self._template.words and self._shows("developer")
+        others = ("system", "developer") if knows_developer else ("system",)
+        return replace(
+            unknown,
+            knows_developer=knows_developer,
+            takes_system=self._shows("system"),
+            takes_two_systems=all(self._shows_second(other, is_later=False) for other in others),
+            takes_later_system=all(self._shows_second(other, is_later=True) for other in others),
+            text_roles=frozenset(filter(self._shows_text, _ROLES)),
+            part_roles=frozenset(filter(self._shows_parts, _ROLES)),
+            arguments=self._arguments,
+            shows_tools=self._shows_tools(),
+            reasoning_key=self._reasoning_key(),
+        )
 
     def _render(self, *messages: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
         """The prompt; "" if the template cannot render it."""
@@ -125,8 +111,6 @@ class _Probe:
                 now=lambda: datetime(2026, 1, 2, tzinfo=UTC),
             )
         except TemplateFailed:
-            if self._is_late():
-                raise _Late from None
             return ""
 
     def _say(self, role: str, text: str, **more: Any) -> dict[str, Any]:

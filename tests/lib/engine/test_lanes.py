@@ -3,16 +3,8 @@ from threading import Condition, Thread
 from neuron_lib.engine.lanes import Lane
 
 
-class Time:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def lane(clock: Time | None = None) -> Lane[str]:
-    return Lane("a job", Condition(), clock=clock or Time())
+def lane() -> Lane[str]:
+    return Lane("a job", Condition())
 
 
 def taken(jobs: Lane[str], count: int) -> list[int]:
@@ -20,9 +12,9 @@ def taken(jobs: Lane[str], count: int) -> list[int]:
         return [jobs.take()[0] for _ in range(count)]
 
 
-def put(jobs: Lane[str], request: int, size_bytes: int) -> None:
+def put(jobs: Lane[str], request: int, size: int) -> None:
     with jobs._changed:
-        jobs.put(request, f"job {request}", size_bytes=size_bytes)
+        jobs.put(request, f"job {request}", size=size)
 
 
 def test_the_smallest_comes_first_and_of_equal_ones_the_oldest() -> None:
@@ -32,15 +24,23 @@ def test_the_smallest_comes_first_and_of_equal_ones_the_oldest() -> None:
     assert taken(jobs, 4) == [2, 1, 3, 0]
 
 
-def test_what_has_waited_long_goes_before_what_is_smaller() -> None:
-    time = Time()
-    jobs = lane(time)
+def test_the_oldest_is_overtaken_only_so_often() -> None:
+    jobs = lane()
     put(jobs, 1, 1 << 20)
-    time.now = 15
-    put(jobs, 2, 10)
-    time.now = 17
-    put(jobs, 3, 10)
-    assert taken(jobs, 3) == [2, 1, 3]
+    put(jobs, 2, 1 << 20)
+    for request in range(3, 13):
+        put(jobs, request, 10)
+    assert taken(jobs, 12) == [3, 4, 5, 1, 6, 7, 8, 2, 9, 10, 11, 12]
+
+
+def test_the_smallest_that_waits_is_known() -> None:
+    jobs = lane()
+    smallest = [jobs.smallest]
+    for request, size in ((1, 30), (2, 20)):
+        put(jobs, request, size)
+        smallest.append(jobs.smallest)
+    jobs.drop(2)
+    assert [*smallest, jobs.smallest] == [None, 30, 20, 30]
 
 
 def test_a_dropped_job_is_never_taken_and_one_of_the_same_number_may_come_again() -> None:
@@ -50,6 +50,16 @@ def test_a_dropped_job_is_never_taken_and_one_of_the_same_number_may_come_again(
     assert jobs.drop(1)
     assert not jobs.drop(1)
     assert taken(jobs, 1) == [2]
+
+
+def test_a_job_that_is_put_back_is_as_large_as_it_is_said_to_be_then() -> None:
+    jobs = lane()
+    put(jobs, 1, 5)
+    taken(jobs, 1)
+    put(jobs, 2, 7)
+    put(jobs, 1, 9)
+    put(jobs, 3, 8)
+    assert taken(jobs, 3) == [2, 3, 1]
 
 
 def test_a_lane_says_what_it_has_done_and_what_not() -> None:

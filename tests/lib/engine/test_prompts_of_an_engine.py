@@ -1,17 +1,19 @@
 """Prompts between arrival and start: in fair order, kept for their start, forgotten when nobody wants them any more."""
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, Final
 
 import pytest
 
+from neuron_lib.engine.interruption import GaveWay, GivesWay
 from neuron_lib.engine.prepare import PreparedPrompt
 from neuron_lib.engine.prompt_writer import Prompt
 from neuron_lib.engine.prompts import Prompts
 from neuron_lib.engine.protocol import Cancelled, Prepare, Prepared, ProtocolError, Refused, Report, Taken, Work
-from neuron_lib.errors import InvalidRequest, TemplateFailed
+from neuron_lib.errors import InvalidRequest, Overloaded, TemplateFailed
 from neuron_lib.types import Grammar
 from tests.patience import PATIENCE_S
 
@@ -33,20 +35,29 @@ class Gate:
 
 
 class FakePreparer:
-    """Renders the first message; a text that has a gate waits there, first to be rendered, `LONG` to be read."""
+    """Renders the first message; a text that has a gate waits there, first to be rendered, `LONG` to be read.
+
+    A text of `slow` ones has been rendered for so many seconds already.
+    """
 
     def __init__(self) -> None:
         self.gates: dict[str, Gate] = {}
         self.rendered: list[str] = []
+        self.slow: dict[str, float] = {}
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def gate(self, text: str) -> Gate:
         return self.gates.setdefault(text, Gate())
 
-    def write(self, chat: Prepare) -> Prompt:
+    def write(self, chat: Prepare, *, gives_way: GivesWay) -> Prompt:
         text: str = chat.messages[0]["content"]
         self.rendered.append(text)
         if text in self.gates and text != LONG:
             self.gates[text].pass_through()
+        if text in self.slow:
+            self.meanwhile()
+        if gives_way(self.slow.get(text, 0)):
+            raise GaveWay
         if text == "refuse":
             raise TemplateFailed("no")
         return Prompt(text)
@@ -81,7 +92,7 @@ class Desk:
     def __init__(self) -> None:
         self.preparer, self.compiler = FakePreparer(), FakeCompiler()
         self.reports: SimpleQueue[Report] = SimpleQueue()
-        self.prompts = Prompts(self.reports.put, clock=lambda: 0.0)
+        self.prompts = Prompts(self.reports.put)
         self.prompts.open(self.preparer)  # type: ignore[arg-type]
         for life in (self.prompts.render_forever, self.prompts.read_forever, self._compile):
             Thread(target=life, daemon=True).start()
@@ -148,6 +159,40 @@ def test_small_prompts_are_prepared_before_large_ones_that_came_earlier(desk: De
     desk.prepare(99, "Hi")
     first.open()
     assert [desk.prepared() for _ in range(3)] == [1, 99, 2]
+
+
+def test_a_rendering_that_takes_long_gives_way_to_smaller_prompts_and_is_done_after_them(desk: Desk) -> None:
+    slow = desk.preparer.gate("s" * 5000)
+    desk.preparer.slow["s" * 5000] = 0.2
+    desk.prepare(1, "s" * 5000)
+    assert slow.reached.wait(PATIENCE_S)
+    desk.prepare(2, "Hi")
+    desk.prepare(3, "-" * 20_000)
+    slow.open()
+    assert [desk.prepared() for _ in range(3)] == [2, 3, 1]
+    assert desk.preparer.rendered.count("s" * 5000) == 2
+
+
+def test_a_rendering_gives_way_to_no_larger_prompt(desk: Desk) -> None:
+    slow = desk.preparer.gate("slow")
+    desk.preparer.slow["slow"] = 2
+    desk.prepare(1, "slow")
+    assert slow.reached.wait(PATIENCE_S)
+    desk.prepare(2, "-" * 20_000)
+    slow.open()
+    assert [desk.prepared() for _ in range(2)] == [1, 2]
+
+
+def test_a_rendering_that_must_give_way_too_often_is_refused(desk: Desk) -> None:
+    text = "s" * 5000
+    desk.preparer.slow[text] = 2
+    numbers = count(2)
+    desk.preparer.meanwhile = lambda: desk.prepare(next(numbers), "Hi")
+    desk.prepare(1, text)
+    refused = desk.next(of=Refused)
+    assert isinstance(refused, Refused)
+    assert (refused.request, refused.code) == (1, Overloaded.code)
+    assert desk.preparer.rendered.count(text) == 3
 
 
 def test_a_long_prompt_that_is_tokenized_holds_up_no_short_one(desk: Desk) -> None:

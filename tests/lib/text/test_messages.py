@@ -317,14 +317,6 @@ def test_of_a_template_that_shows_nothing_nothing_is_known_and_messages_stay(sou
     assert fit_messages(messages, facts) == messages
 
 
-def test_a_template_that_takes_too_long_is_not_looked_at_further() -> None:
-    looks = iter([False, True])
-    facts = template_facts(compiled("{{ raise_exception('slow') }}"), is_late=lambda: next(looks))
-    assert facts == TemplateFacts.of_source(compiled("{{ raise_exception('slow') }}"))
-    with pytest.raises(StopIteration):
-        next(looks)
-
-
 FACTS_OF_REAL_TEMPLATES: dict[str, dict[str, Any]] = {
     "Qwen-Qwen2.5-7B-Instruct": {"knows_developer": False, "takes_system": True, "shows_tools": True},
     "Qwen-Qwen3-0.6B": {"reasoning_key": "reasoning_content", "part_roles": frozenset()},
