@@ -109,9 +109,12 @@ class PromptWriter:
             try:
                 with self._limited():
                     fitted = [with_arguments(message, form) for message in fit_messages(messages, facts)]
-                    return self._rendered(
+                    prompt = self._rendered(
                         template, facts, fitted, tools=tools, template_kwargs=template_kwargs, arguments=form
                     )
+                    if not facts.shows_results:
+                        _refuse_lost_results(fitted, prompt.text)
+                    return prompt
             except TemplateFailed as error:
                 failure = failure or error
             except RecursionError as error:
@@ -166,6 +169,15 @@ class PromptWriter:
                 facts = TemplateFacts.of_source(template)
             self._facts[template] = facts
         return facts
+
+
+def _refuse_lost_results(messages: Sequence[Mapping[str, Any]], prompt: str) -> None:
+    """Raise `InvalidRequest` for the result of a tool that a template has left out of the prompt."""
+    for message in messages:
+        content = message.get("content")
+        if message.get("role") in {"tool", "function"} and isinstance(content, str) and content.strip() not in prompt:
+            text = "messages: the chat template of this model does not show the results of tools"
+            raise InvalidRequest(text, param="messages")
 
 
 def _or_failure(compiled: Callable[[str], ChatTemplate], source: str) -> ChatTemplate | TemplateFailed:
