@@ -151,9 +151,12 @@ class PromptWriter:
             arguments=arguments,
             now=lambda: datetime.now().astimezone(),
         )
-        if disguised is None:
-            return Prompt(text)
-        return Prompt(disguised[1].reveal(text), disguised[1].pieces(text))
+        prompt = Prompt(text)
+        if disguised is not None:
+            prompt = Prompt(disguised[1].reveal(text), disguised[1].pieces(text))
+        if not facts.shows_results:
+            _refuse_lost_results(messages, prompt.text)
+        return prompt
 
     def _known(self, template: ChatTemplate, *, is_for_tools: bool) -> TemplateFacts:
         """The facts of `template`, found out when they are first needed: only the thread that renders can be timed."""
@@ -165,6 +168,15 @@ class PromptWriter:
                 facts = TemplateFacts.of_source(template)
             self._facts[template] = facts
         return facts
+
+
+def _refuse_lost_results(messages: Sequence[Mapping[str, Any]], prompt: str) -> None:
+    """Raise `InvalidRequest` for the result of a tool that a template has left out of the prompt."""
+    for message in messages:
+        content = message.get("content")
+        if message.get("role") in {"tool", "function"} and isinstance(content, str) and content.strip() not in prompt:
+            text = "messages: the chat template of this model does not show the results of tools"
+            raise InvalidRequest(text, param="messages")
 
 
 def _or_failure(compiled: Callable[[str], ChatTemplate], source: str) -> ChatTemplate | TemplateFailed:

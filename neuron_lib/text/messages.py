@@ -23,7 +23,7 @@ def fit_messages(messages: Sequence[Mapping[str, Any]], facts: TemplateFacts) ->
     of the arguments of tool calls and of reasoning, and, for a template without system messages, their place.
     """
     fitted = [_fit(message, facts) for message in messages]
-    return list(_with_system_in_place(fitted, facts))
+    return _with_system_in_place(fitted, facts)
 
 
 def has_text_arguments(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -40,19 +40,40 @@ def _fit(message: Mapping[str, Any], facts: TemplateFacts) -> dict[str, Any]:
     fitted = dict(message)
     if fitted.get("role") == "developer" and not facts.knows_developer:
         fitted["role"] = "system"
+    elif fitted.get("role") == "function" and facts.shows_results:
+        fitted["role"] = "tool"
     if "content" in fitted:
         fitted["content"] = _fit_content(fitted.get("role"), fitted["content"], facts)
+    if isinstance(call := fitted.get("function_call"), Mapping) and "function_call" not in facts.words:
+        del fitted["function_call"]
+        fitted["tool_calls"] = fitted.get("tool_calls") or [{"type": "function", "function": dict(call)}]
     calls = fitted.get("tool_calls")
     if isinstance(calls, Sequence) and not calls:
         del fitted["tool_calls"]  # templates ask whether the key is there
     elif isinstance(calls, list):
         fitted["tool_calls"] = [_fit_call(call) for call in calls]
+    return _with_reasoning(fitted, facts)
+
+
+def _with_reasoning(message: dict[str, Any], facts: TemplateFacts) -> dict[str, Any]:
+    """The message with its reasoning under the name, or as the part, that the template reads.
+
+    Where the template refuses reasoning beside a text and tool calls, the text is put behind the reasoning.
+    """
     key = facts.reasoning_key
-    if key is not None and not fitted.get(key):
-        reasoning = next((fitted[name] for name in _REASONING_KEYS if fitted.get(name)), None)
-        if isinstance(reasoning, str):
-            fitted[key] = reasoning
-    return fitted
+    names = _REASONING_KEYS if key is None else (key, *_REASONING_KEYS)
+    reasoning = next((message[name] for name in names if message.get(name)), None)
+    if not isinstance(reasoning, str):
+        return message
+    content = message.get("content")
+    if facts.reads_thinking_parts and message.get("role") == "assistant":
+        return {**message, "content": [{"type": "thinking", "thinking": reasoning}, *_as_parts(content)]}
+    if key is None:
+        return message
+    text = _text(content)
+    if text and message.get("tool_calls") and not facts.takes_reasoning_beside_text:
+        return {**message, "content": None, key: f"{reasoning}\n{text}"}
+    return {**message, key: reasoning}
 
 
 def _fit_call(call: Any) -> Any:
@@ -97,36 +118,52 @@ def _parts(parts: Sequence[Any], *, knows: Callable[[str], bool]) -> Iterator[di
             )
 
 
-def _with_system_in_place(messages: Sequence[dict[str, Any]], facts: TemplateFacts) -> Iterator[dict[str, Any]]:
+def _with_system_in_place(messages: Sequence[dict[str, Any]], facts: TemplateFacts) -> list[dict[str, Any]]:
     """The messages with system texts where the template takes them.
 
-    Those at the head become one, where it takes no more. Others it does not take go before what the next user says, or
-    to a user of their own if none comes.
+    Those at the head become one, where it takes no more. Others it does not take go before what the next user says. If
+    no user comes they go behind the user's text that is the last message, or to a user of their own.
     """
     count = next((i for i, message in enumerate(messages) if message.get("role") not in _SYSTEM), len(messages))
     head, rest = messages[:count], messages[count:]
+    placed: list[dict[str, Any]] = []
     waiting: list[str] = []
     if not facts.takes_system:
         waiting = [_text(message.get("content")) for message in head]
     elif count > 1 and not facts.takes_two_systems:
-        yield {**head[0], "content": "\n".join(_text(message.get("content")) for message in head)}
+        text = "\n".join(_text(message.get("content")) for message in head)
+        placed.append({**head[0], "content": _fit_content("system", text, facts)})
     else:
-        yield from head
+        placed += head
     for message in rest:
         match message.get("role"):
             case "system" | "developer" if not (facts.takes_system and facts.takes_later_system):
                 waiting.append(_text(message.get("content")))
             case "user" if waiting:
-                yield {**message, "content": _with_head("\n".join(waiting) + "\n", message.get("content"))}
+                content = _joined("\n".join(waiting) + "\n", message.get("content"))
+                placed.append({**message, "content": content})
                 waiting.clear()
             case _:
-                yield message
-    if waiting:
-        yield {"role": "user", "content": "\n".join(waiting)}
+                placed.append(message)
+    if waiting and placed and placed[-1].get("role") == "user":  # some templates refuse two users in a row
+        content = _joined(placed[-1].get("content"), "\n" + "\n".join(waiting))
+        placed[-1] = {**placed[-1], "content": content}
+    elif waiting:
+        placed.append({"role": "user", "content": _fit_content("user", "\n".join(waiting), facts)})
+    return placed
 
 
-def _with_head(head: str, content: Any) -> Any:
-    return [{"type": "text", "text": head}, *content] if isinstance(content, list) else head + _text(content)
+def _joined(*contents: Any) -> Any:
+    """One content of several: a list of parts if one of them is a list."""
+    if any(isinstance(content, list) for content in contents):
+        return [part for content in contents for part in _as_parts(content)]
+    return "".join(map(_text, contents))
+
+
+def _as_parts(content: Any) -> list[Any]:
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}] if content else []
 
 
 def _text(content: Any) -> str:

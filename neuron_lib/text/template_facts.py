@@ -42,8 +42,10 @@ class TemplateFacts:
 
     It may take system messages, several at the head, and more after other messages; so with a developer's, where it
     knows developers. `text_roles` and `part_roles` are the roles whose content it shows as one text, and as a list of
-    parts. `reasoning_key` is the name under which it reads the reasoning of earlier turns, None if it reads none.
-    `words` and `cutters` are those of the template; `searched` is what it searches contents for to find reasoning.
+    parts. `reasoning_key` is the name under which it reads the reasoning of earlier turns, None if it reads none or,
+    with `reads_thinking_parts`, reads it in parts of type `thinking`. In a turn that calls tools it may refuse
+    reasoning beside a text. `words` and `cutters` are those of the template; `searched` is what it searches contents
+    for to find reasoning.
     """
 
     knows_developer: bool = False
@@ -55,9 +57,16 @@ class TemplateFacts:
     arguments: Literal["object", "text"] = "object"
     shows_tools: bool = True
     reasoning_key: str | None = None
+    reads_thinking_parts: bool = False
+    takes_reasoning_beside_text: bool = True
     words: frozenset[str] = frozenset()
     cutters: tuple[str, ...] = ()
     searched: tuple[str, ...] = ()
+
+    @property
+    def shows_results(self) -> bool:
+        """Whether the results of tools are shown."""
+        return "tool" in self.text_roles | self.part_roles
 
     @classmethod
     def of_source(cls, template: ChatTemplate) -> Self:
@@ -88,6 +97,10 @@ class _Probe:
         self._arguments = self._form_of_arguments()  # first, for the chats with tool calls below
         knows_developer = "developer" in self._template.words and self._shows("developer")
         others = ("system", "developer") if knows_developer else ("system",)
+        key = self._shown_reasoning_key()
+        reads_thinking_parts = key is None and self._reads_thinking_parts()
+        if key is None and not reads_thinking_parts:
+            key = next((name for name in _REASONING_KEYS if name in self._template.words), None)
         return replace(
             unknown,
             knows_developer=knows_developer,
@@ -98,7 +111,9 @@ class _Probe:
             part_roles=frozenset(filter(self._shows_parts, _ROLES)),
             arguments=self._arguments,
             shows_tools=self._shows_tools(),
-            reasoning_key=self._reasoning_key(),
+            reasoning_key=key,
+            reads_thinking_parts=reads_thinking_parts,
+            takes_reasoning_beside_text=key is None or self._takes_beside_text(key),
         )
 
     def _render(self, *messages: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
@@ -169,12 +184,24 @@ class _Probe:
         chats = ((user,), (self._say("system", "Be kind."), user))
         return any(_NAME in self._render(*chat, tools=_TOOLS) for chat in chats)
 
-    def _reasoning_key(self) -> str | None:
-        """The first key that the template shows; where it shows none of these chats', the first that it reads."""
-        read = [key for key in _REASONING_KEYS if key in self._template.words]
-        for key in read:
+    def _shown_reasoning_key(self) -> str | None:
+        """The first key that the template shows in one of two chats."""
+        for key in filter(self._template.words.__contains__, _REASONING_KEYS):
             thought = {key: _MARK}
             turn = self._say("user", "Hi"), self._say("assistant", "Ho", **thought), self._say("user", "Hi")
             if any(_MARK in self._render(*chat) for chat in (self._called({_KEY: "a"}, **thought), turn)):
                 return key
-        return read[0] if read else None
+        return None
+
+    def _reads_thinking_parts(self) -> bool:
+        if "thinking" not in self._template.words:
+            return False
+        parts = [{"type": "thinking", "thinking": _MARK}, {"type": "text", "text": _NAME}]
+        prompt = self._render(*self._chat_with("assistant", parts))
+        return _MARK in prompt and _NAME in prompt and "'type'" not in prompt
+
+    def _takes_beside_text(self, reasoning_key: str) -> bool:
+        """Whether a turn with tool calls may have a text and reasoning; also true if it may have no reasoning."""
+        thought = {reasoning_key: _MARK}
+        both = thought | self._say("assistant", "Ho")
+        return bool(self._render(*self._called({_KEY: "a"}, **both)) or not self._render(*self._called({}, **thought)))

@@ -122,6 +122,7 @@ def _json_call(value: Any) -> tuple[str, dict[str, Any]]:
     name = value.get("name")
     if not isinstance(name, str) or not name:
         raise ValueError("no name")
+    name.encode()  # raises for half a surrogate pair, which no reply can carry
     given = {key: _as_arguments(value[key]) for key in _ARGUMENTS if key in value}
     other = value.keys() - _COMPANIONS - given.keys()
     said = {key: arguments for key, arguments in given.items() if arguments} or given
@@ -130,6 +131,8 @@ def _json_call(value: Any) -> tuple[str, dict[str, Any]]:
     key, arguments = next(iter(said.items()), ("", {}))
     if key != "arguments" and (other or _is_schema(arguments)):
         raise ValueError("perhaps no arguments")
+    if not arguments and any(isinstance(value[key], dict | list) for key in other):
+        raise ValueError("perhaps arguments under another name")
     return name, arguments
 
 

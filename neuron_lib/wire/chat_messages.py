@@ -29,9 +29,19 @@ class _Part(Struct, gc=False):
     image_url: str | _Url | None = None
 
 
+class _CalledFunction(Struct, gc=False):
+    name: str
+
+
+class _Call(Struct, gc=False):
+    function: _CalledFunction | None = None
+
+
 class _Message(Struct, gc=False):
     role: Annotated[str, Meta(min_length=1)]
     content: str | list[_Part] | None = None
+    tool_calls: list[_Call] | None = None
+    reasoning_content: str | None = None
 
 
 class _Object(Struct, gc=False):

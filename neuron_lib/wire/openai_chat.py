@@ -103,6 +103,7 @@ class _Body(ReplyShapeFields, kw_only=True):
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: msgspec.Raw = NOTHING
     add_generation_prompt: bool | None = None
+    enable_thinking: bool | None = None
     reasoning_effort: str | None = None
     documents: msgspec.Raw = NOTHING
 
@@ -136,7 +137,7 @@ def decode_chat_request(
 ) -> ChatCompletionCall:
     """Read a request's `body` (wire contract §1.8); null means absent everywhere, unknown fields are ignored.
 
-    `include_thinking` is the client's flag, and the default of the template's `enable_thinking`. Raises what
+    `include_thinking` is the client's flag, and the default of `enable_thinking`. Raises what
     `decode_body` raises, also for values that are out of bounds.
     """
     call = decode_body(_decoder, body, content_type=content_type)
@@ -193,7 +194,8 @@ def _takes_many_calls(call: _Body) -> bool:
 
 def _template_kwargs(call: _Body, *, include_thinking: bool) -> UnreadObject:
     """What the template is told beside messages and tools, as one object; what stands last in it counts."""
-    told = [b'"enable_thinking":' + (b"true" if include_thinking else b"false")]
+    thinks = include_thinking if call.enable_thinking is None else call.enable_thinking
+    told = [b'"enable_thinking":' + (b"true" if thinks else b"false")]
     if call.add_generation_prompt is not None:
         told.append(b'"add_generation_prompt":' + msgspec.json.encode(call.add_generation_prompt))
     if call.reasoning_effort is not None:

@@ -32,11 +32,22 @@ _WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
     "include_stop_str_in_output": (False,),
     "logits_processors": (),
     "prompt_logprobs": (False,),
+    "repetition_detection": (),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "stop_token_ids": (),
     "structural_tag": (),
+    "thinking_token_budget": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
+    # SGLang
+    "custom_logit_processor": (),
+    "ebnf": (),
+    "lora_path": (),
+    "no_stop_trim": (False,),
+    "separate_reasoning": (True,),
+    "stop_regex": (),
     # llama.cpp
     "dynatemp_range": (0,),
     "grammar_lazy": (False,),
@@ -56,6 +67,7 @@ _WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
 
 _INSTEAD: Final = {
     "best_of": "; `n` gives several replies",
+    "ebnf": "; `grammar` takes Lark's notation",
     "function_call": "; use `tools`",
     "functions": "; use `tools`",
     "n_probs": "; use `logprobs` and `top_logprobs`",

@@ -123,23 +123,26 @@ def _shapes(fields: ReplyShapeFields) -> _Shapes:
 def _of_format(text: msgspec.Raw) -> _Shapes:
     field = "response_format"
     wanted = decode_part(_format, text, param=field)
-    match wanted.type:
-        case "text":
+    given = [name for name in ("json_schema", "schema", "value") if is_given(getattr(wanted, name))]
+    match wanted.type, given:
+        case "text", []:
             return
-        case "json_object" if not is_given(wanted.schema):
+        case "json_object", []:
             yield field, Grammar("json_schema", _ANY_OBJECT)
-        case "json_schema" if is_given(wanted.json_schema) or not is_given(wanted.schema):
+        case "json_schema", []:
+            raise refusal(f"{field}.json_schema", "this field is required")
+        case "json_object" | "json_schema", ["json_schema"]:
             place = f"{field}.json_schema"
-            if not is_given(wanted.json_schema):
-                raise refusal(place, "this field is required")
             named = decode_part(_named, wanted.json_schema, param=place)
             yield _by_schema(named.schema, f"{place}.schema", field=field)
-        case "json_object" | "json_schema":
+        case "json_object" | "json_schema", ["schema"]:
             yield _by_schema(wanted.schema, f"{field}.schema", field=field)
-        case "json":
+        case "json", [] | ["value"]:
             yield _by_schema(wanted.value, f"{field}.value", field=field)
-        case "regex":
+        case "regex", [] | ["value"]:
             yield field, Grammar("regex", decode_part(_text, wanted.value, param=f"{field}.value"), field)
+        case "text" | "json_object" | "json_schema" | "json" | "regex", [*_, name]:
+            raise refusal(f"{field}.{name}", "beside the other fields this has no meaning")
         case _:
             known = 'expected one of "text", "json_object", "json_schema", "json" and "regex"'
             raise refusal(f"{field}.type", known, quoting=f"; it is {clip(wanted.type)!r}")

@@ -129,6 +129,30 @@ def test_tools_that_no_template_shows_are_refused(template: str | None) -> None:
     assert caught.value.param == "tools"
 
 
+RESULTS = (
+    {"role": "user", "content": "go"},
+    {
+        "role": "assistant",
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": " 42\n"}]},
+)
+OF_PEOPLE = "{% for m in messages if m.role in ['user', 'assistant'] %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
+    own = preparer(OF_PEOPLE)
+    assert own.render(HELLO) == "<user>hello"
+    with pytest.raises(InvalidRequest, match="does not show the results of tools") as caught:
+        own.render(Prepare(request=1, messages=RESULTS))
+    assert caught.value.param == "messages"
+
+
+def test_results_of_tools_that_the_template_shows_in_this_chat_alone_are_shown() -> None:
+    own = preparer(OF_PEOPLE + "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}")
+    assert own.render(Prepare(request=1, messages=RESULTS)) == "<user>go<assistant>42"
+
+
 def test_arguments_go_as_text_to_a_template_that_cannot_do_with_objects() -> None:
     # One that shows nothing of a short chat, so that nothing is known of it beforehand.
     source = (

@@ -198,6 +198,8 @@ GEMMA = (
             "<user>U<assistant>A<user>S\nV",
         ),
         ([{"role": "system", "content": "S"}], "<user>S"),
+        ([user("U"), {"role": "system", "content": "S"}], "<user>U\nS"),
+        ([user(text("a", "b")), {"role": "system", "content": text("S", "T")}], "<user>ab\nST"),
     ],
 )
 def test_a_system_text_that_a_template_refuses_goes_to_the_next_user(
@@ -224,7 +226,7 @@ FIRST_ONLY = (
         ([SYSTEM, user("U")], "[S]<user>U"),
         ([SYSTEM, {"role": "developer", "content": text("D", "E")}, user("U")], "[S\nDE]<user>U"),
         ([user("U"), {"role": "assistant", "content": "A"}, SYSTEM, user("V")], "<user>U<assistant>A<user>S\nV"),
-        ([user("U"), SYSTEM], "<user>U<user>S"),
+        ([user("U"), SYSTEM], "<user>U\nS"),
     ],
 )
 def test_a_second_system_text_that_a_template_drops_or_refuses_goes_where_it_is_shown(
@@ -258,6 +260,54 @@ def test_a_developer_whom_a_template_knows_only_at_the_head_is_heard_beside_a_sy
 def test_a_system_text_goes_to_the_next_user_as_a_part_where_the_template_wants_parts() -> None:
     source = PARTS.replace("<{{ m.role }}>", "{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}")
     assert shown(source, [{"role": "system", "content": "S"}, user("U")]) == "S\nU"
+
+
+def test_a_system_text_behind_the_last_user_is_a_part_where_the_template_wants_parts() -> None:
+    source = PARTS.replace("<{{ m.role }}>", "{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}|")
+    assert shown(source, [user("U"), SYSTEM]) == "|U\nS"
+    assert shown(source, [SYSTEM]) == "|S"
+
+
+def test_two_system_texts_are_a_part_where_the_template_wants_parts() -> None:
+    source = PARTS.replace(
+        "<{{ m.role }}>", "{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}{% endif %}|"
+    )
+    assert shown(source, [SYSTEM, SYSTEM, user("U")]) == "|S\nS|U"
+
+
+RESULTS = each("{% if m.role in ['user', 'assistant', 'tool'] %}<{{ m.role }}>{{ m.content }}{% endif %}") + each(
+    "{% for c in m.tool_calls %}({{ c.function.name }}{{ c.function.arguments }}){% endfor %}"
+)
+
+
+def test_the_function_calls_of_older_clients_and_their_results_are_those_of_tools() -> None:
+    called = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a":1}'}}
+    result = {"role": "function", "name": "f", "content": "3"}
+    assert shown(RESULTS, [user("U"), called, result]) == '<user>U<assistant><tool>3(f{"a":1})'
+
+
+def test_a_template_that_reads_function_calls_gets_them() -> None:
+    source = RESULTS + each("{% if m.function_call %}[{{ m.function_call.name }}]{% endif %}")
+    called = {"role": "assistant", "content": "A", "function_call": {"name": "f", "arguments": "{}"}}
+    assert shown(source, [user("U"), called]) == "<user>U<assistant>A[f]"
+
+
+def test_reasoning_beside_a_text_and_calls_is_joined_with_the_text_where_the_template_refuses_both() -> None:
+    source = each(
+        "{% if m.tool_calls and m.content and m.thinking %}{{ raise_exception('one or the other') }}{% endif %}"
+        "{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}"
+    )
+    turn = {**calling("{}"), "content": "text", "reasoning_content": "why"}
+    assert shown(source, [user("a"), turn]) == "a(why\ntext)"
+    assert shown(source, [user("a"), {**turn, "content": text("te", "xt")}]) == "a(why\ntext)"
+    assert shown(source, [user("a"), {**turn, "tool_calls": []}]) == "a(why)text"
+
+
+def test_reasoning_is_a_part_where_the_template_reads_it_as_one() -> None:
+    turn = {"role": "assistant", "content": "b", "reasoning_content": "why"}
+    assert shown(BOTH, [user("a"), turn]) == "<user>a<assistant>(why)b"
+    assert shown(BOTH, [user("a"), {**turn, "content": None}]) == "<user>a<assistant>(why)"
+    assert shown(BOTH, [user("a"), {**turn, "content": text("b", "c")}]) == "<user>a<assistant>(why)bc"
 
 
 @pytest.mark.parametrize("sent", ["reasoning_content", "reasoning", "thinking"])
@@ -367,3 +417,9 @@ def test_nothing_of_a_chat_vanishes_in_a_real_template(path: Path) -> None:
     assert "Zork" in prompt(user("Hi"), answer, {"role": "system", "content": "Zork"}, user("Ha"))
     assert "Zork" in prompt(user(text("Here:", "Zork")), answer, user("Hi"))
     assert "Zork" in prompt(user("Hi"), {**answer, "content": text("Here:", "Zork"), "tool_calls": []}, user("Ha"))
+    assert "Zork" in prompt(user("Hi"), {"role": "system", "content": "Zork"})
+    if facts.shows_results:
+        call = {"id": "zq1234567", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        asked = {**answer, "reasoning_content": "Hm", "tool_calls": [call]}
+        result = {"role": "tool", "tool_call_id": "zq1234567", "content": "Zork"}
+        assert "Zork" in prompt(user("Hi"), asked, result)

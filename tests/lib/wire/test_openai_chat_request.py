@@ -345,6 +345,12 @@ def test_values_beyond_their_bounds_are_refused_by_name(name: str, value: object
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
         ({"messages": [{"role": "user", "content": [{"type": "x", "text": {}}]}]}, "messages[0].content[0].text"),
         ({"messages": [HELLO, {"role": "banana"}]}, "messages[1].role"),
+        ({"messages": [HELLO | {"tool_calls": 5}]}, "messages[0].tool_calls"),
+        ({"messages": [HELLO | {"tool_calls": {"a": 1}}]}, "messages[0].tool_calls"),
+        ({"messages": [HELLO | {"tool_calls": [None]}]}, "messages[0].tool_calls[0]"),
+        ({"messages": [HELLO | {"tool_calls": [{"function": "f"}]}]}, "messages[0].tool_calls[0].function"),
+        ({"messages": [HELLO | {"tool_calls": [{"function": {}}]}]}, "messages[0].tool_calls[0].function.name"),
+        ({"messages": [HELLO | {"reasoning_content": ["x"]}]}, "messages[0].reasoning_content"),
         ({"tools": [TOOL, {"type": "function"}]}, "tools[1].function"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
@@ -539,6 +545,12 @@ def test_thinking_follows_the_flag_unless_the_request_decides(include_thinking: 
     assert enabled() is include_thinking
     assert enabled(chat_template_kwargs={"other": 1}) is include_thinking
     assert enabled(chat_template_kwargs={"enable_thinking": not include_thinking}) is not include_thinking
+    assert enabled(enable_thinking=None) is include_thinking
+    assert enabled(enable_thinking=not include_thinking) is not include_thinking
+    assert (
+        enabled(enable_thinking=not include_thinking, chat_template_kwargs={"enable_thinking": include_thinking})
+        is include_thinking
+    )
 
 
 @pytest.mark.parametrize("name", ["messages", "tools", "chat_template_kwargs"])
@@ -699,6 +711,16 @@ def test_the_usage_of_a_stream_has_a_chunk_of_its_own_only_where_it_is_asked_for
         ("samplers", ["top_k" * 20], []),
         ("t_max_predict_ms", 5, -1),
         ("tfs_z", 0.9, 1.0),
+        ("custom_logit_processor", "x", None),
+        ("ebnf", 'root ::= "a"', None),
+        ("lora_path", "/x", None),
+        ("no_stop_trim", True, False),
+        ("repetition_detection", {}, None),
+        ("return_token_ids", True, False),
+        ("return_tokens_as_token_ids", True, False),
+        ("separate_reasoning", False, True),
+        ("stop_regex", "a+", None),
+        ("thinking_token_budget", 9, None),
     ],
 )
 def test_what_other_servers_can_and_this_one_cannot_is_refused_by_name(

@@ -26,6 +26,7 @@ def grammar(**fields: Any) -> Grammar | None:
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}}, Grammar("json_schema", TEXT)),
         ({"response_format": {"type": "json_object", "schema": SCHEMA}}, Grammar("json_schema", TEXT)),
         ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, Grammar("json_schema", TEXT)),
+        ({"response_format": {"type": "json_object", "json_schema": {"schema": SCHEMA}}}, Grammar("json_schema", TEXT)),
         ({"response_format": {"type": "json", "value": SCHEMA}}, Grammar("json_schema", TEXT)),
         ({"response_format": {"type": "json_object", "schema": None}}, Grammar("json_schema", '{"type":"object"}')),
         ({"response_format": {"type": "regex", "value": "a+"}}, Grammar("regex", "a+", "response_format")),
@@ -70,6 +71,18 @@ def test_a_choice_is_what_it_is_letter_by_letter(choice: str) -> None:
     ("fields", "param"),
     [
         ({"response_format": {"type": "json_object", "schema": 123}}, "response_format.schema"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": {"type": "json_object", "value": SCHEMA}}, "response_format.value"),
+        ({"response_format": {"type": "text", "schema": SCHEMA}}, "response_format.schema"),
+        ({"response_format": {"type": "text", "json_schema": {"schema": SCHEMA}}}, "response_format.json_schema"),
+        ({"response_format": {"type": "regex", "value": "a", "schema": SCHEMA}}, "response_format.value"),
+        (
+            {"response_format": {"type": "json_schema", "schema": SCHEMA, "json_schema": {"schema": SCHEMA}}},
+            "response_format.schema",
+        ),
         ({"response_format": {"type": "json"}}, "response_format.value"),
         ({"response_format": {"type": "regex", "value": 1}}, "response_format.value"),
         ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
