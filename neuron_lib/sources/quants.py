@@ -93,7 +93,7 @@ def bits_per_weight(tag: Tag) -> float | None:
 
 
 def bits_in_words(text: str) -> float | None:
-    """The number of bits that a text names which is no quant of GGUF, such as `int4` or `8-bit`; None if it has none."""
+    """The number of bits in a text that is no quant of GGUF, such as `int4` or `8-bit`; None if it names none."""
     named = _BITS_IN_WORDS.search(text)
     return None if named is None else float(named["bits"])
 
