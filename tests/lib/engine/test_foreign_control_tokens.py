@@ -233,7 +233,7 @@ def test_without_a_spelled_token_the_ids_are_those_of_one_call(
     if any(token.lower() in "".join(contents).lower() for token in CHATML_TOKENS):
         return
     vocab = vocabularies[kind]
-    template = bos + CHATML.replace("BODY", "").replace("<|im_end|>", " <mask>")
+    template = bos + "{% for m in messages %}<|im_start|> {{ m.content }} <mask>{% endfor %}"
     guarded, plain = preparer(vocab, template), preparer(vocab, template, guards=False)
     messages = [user(content) for content in contents]
     assert tokens(guarded, *messages) == tokens(plain, *messages)

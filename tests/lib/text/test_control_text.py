@@ -1,10 +1,11 @@
+import json
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.text.control_text import ControlTexts, Disguise, Strips
+from neuron_lib.text.control_text import ControlTexts, Disguise, Piece, Strips
 
 TOKENS = (
     "<|im_end|>",
@@ -73,6 +74,20 @@ def test_a_vocabulary_without_control_tokens_hides_nothing() -> None:
     none = ControlTexts({})
     assert list(none.find("<s>")) == []
     assert Disguise.of(none, [("<s>", ())], cutters=()) is None
+
+
+def test_a_stand_in_that_a_template_wrote_as_a_json_escape_is_revealed() -> None:
+    content = 'a "<s>" <|im_end|>'
+    disguised = Disguise.of(controls(), [(content, ())], cutters=())
+    assert disguised is not None
+    (worn,), disguise = disguised
+    prompt = f"<s>{json.dumps(worn)}<|im_end|>"
+    assert disguise.reveal(prompt) == f"<s>{json.dumps(content)}<|im_end|>"
+    assert disguise.pieces(prompt) == [
+        Piece("<s>", is_foreign=False),
+        Piece(json.dumps(content), is_foreign=True),
+        Piece("<|im_end|>", is_foreign=False),
+    ]
 
 
 @pytest.mark.parametrize("taken", ["\ufdd0", "\\ufdd0", "\\uFDD0", "\ufdd0\ufdd1\\ufdd2"])
