@@ -45,7 +45,10 @@ def _groups(own: Path, mount: Path, controller: str) -> Iterator[Path]:
         if not controllers:  # version 2
             yield from _levels(mount, name)
         elif controller in controllers.split(","):
+            # The directory has the names of all controllers together, perhaps in another order than here (RHEL 7), and
+            # there is a link with the name of each.
             yield from _levels(mount / controllers, name)
+            yield from _levels(mount / controller, name)
 
 
 def _levels(top: Path, name: str) -> Iterator[Path]:

@@ -14,17 +14,20 @@ PREFIX: Final = "NEURON_"
 
 _SWITCHES: Final = frozenset({"git_sha", "log", "use_chat_template"})
 """Variables that are read elsewhere and are no keys, without the prefix and in small letters."""
+_OTHER_NAMES: Final = {"config": "--config", "config_file": "--config", "log_level": "NEURON_LOG"}
+"""What a variable for an option might be called, and what has that meaning instead."""
 _NEAR: Final = 0.66
 """How alike two names must be, by `difflib`, for one to count as the other mistyped."""
 
 
 def find_mistyped(names: Collection[str], config: type[Struct]) -> Iterator[tuple[str, str | None]]:
-    """Each of these variables that seems to be meant for a key of `config`, with the variable of the nearest key.
+    """Each of these variables that seems to be meant for a key of `config`, with the variable of the nearest key, or
+    what else has that meaning.
 
     `names` are variables that name no key. Most of them belong to other programs, so only near misses count, and
     whatever begins like a key below `harness`: no other program has variables of that name.
     """
-    known = {**_variables(config), **{switch: PREFIX + switch.upper() for switch in _SWITCHES}}
+    known = {**_variables(config), **{switch: PREFIX + switch.upper() for switch in _SWITCHES}, **_OTHER_NAMES}
     nested = {name for name in known if name.startswith("harness_")}
     for variable in sorted(names):
         name = re.sub("_+", "_", variable.removeprefix(PREFIX).lower())

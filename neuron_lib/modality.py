@@ -1,7 +1,7 @@
 """What a GGUF file can be used for, from what its metadata says. Pure; the names of files and models play no part.
 
-The architectures are those that libllama knows (`src/llama-arch.cpp` of llama.cpp); one that it does not know is for
-libllama to refuse.
+The architectures are those that libllama knows (`src/llama-arch.cpp` of llama.cpp), and those of image models in GGUF
+(`IMG_ARCH_LIST` of ComfyUI-GGUF). Any other architecture is for libllama to refuse.
 """
 
 from collections.abc import Mapping
@@ -38,9 +38,12 @@ _SPEECH: Final = "it is a speech model, which makes codes of sound and no text"
 _PROJECTOR: Final = (
     "it is the part of a multimodal model that reads images or sound (mmproj); load the file of the language model"
 )
+_IMAGES: Final = "it is a model that makes images or videos, and this host makes text"
 _CONTROL_VECTOR: Final = "it is a control vector, which steers another model and is none itself"
 
 _UNSERVABLE: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("aura", "cosmos", "flux", "hidream", "hyvid", "ltxv"), _IMAGES),
+    **dict.fromkeys(("lumina2", "qwen_image", "sd1", "sd3", "sdxl", "wan"), _IMAGES),
     "clip": _PROJECTOR,
     "cogvlm": (
         # Its graph computes the scores of all tokens of a batch where libllama expects those that were asked for, so
@@ -70,6 +73,8 @@ def why_not_servable(
 
     The keys are `general.architecture`, `general.type` (None also for "model") and `adapter.type`.
     """
+    if general_type is None and adapter_type is not None:
+        general_type = "adapter"
     match general_type:
         case "adapter":
             kind = "a LoRA adapter" if adapter_type in {None, "lora"} else f"an adapter of the type {adapter_type}"

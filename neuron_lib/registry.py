@@ -34,6 +34,7 @@ from neuron_lib.leasing import LeasedGeneration
 from neuron_lib.logs import get_logger
 from neuron_lib.progress import advance, describe
 from neuron_lib.residence import Residence
+from neuron_lib.residences import Residences
 from neuron_lib.shown import clip
 from neuron_lib.sizes import MB
 from neuron_lib.types import (
@@ -46,9 +47,7 @@ from neuron_lib.types import (
     ModelSpec,
     ModelStatus,
     UnloadingModel,
-    names_model,
     public_id,
-    take_apart,
 )
 
 __all__ = ("Registry",)
@@ -96,7 +95,7 @@ class Registry:
         self.wait_for_load_s = wait_for_load_s
         self._on_unloaded = on_unloaded
         self._harnesses: dict[str, Harness] = {}
-        self._residences: dict[str, Residence] = {}
+        self._residences = Residences()
         self._absences = Absences()
         self._loaded_unix_s: dict[str, int] = {}
         self._tasks: TaskGroup | None = None
@@ -167,7 +166,7 @@ class Registry:
         Cancelling the caller does not cancel the load.
         """
         model_id = public_id(spec.model_id)
-        while (residence := self._same_model(spec, model_id)) is not None:
+        while (residence := self._residences.find_same(spec, model_id)) is not None:
             if residence.leave.is_set():
                 await self._queue_behind(residence)
                 continue
@@ -203,7 +202,7 @@ class Registry:
         Raises `ModelNotLoaded`, what went wrong if the harness could not unload it, or `UnloadFailed` if it has not
         done so after `unload_timeout_s`; its memory may still be taken then.
         """
-        residence = self._residence(model_id)
+        residence = self._residences.find(model_id)
         if residence is None:
             raise ModelNotLoaded(model_id)
         was_loading = residence.is_loading
@@ -231,7 +230,7 @@ class Registry:
         """
         if self._farewell is not None:
             return self._farewell
-        return tuple(model.info() for model in self._serving())
+        return tuple(model.info() for model in self._residences.serving())
 
     def loaded_unix_s(self) -> Mapping[str, int]:
         """When each of them became resident, by id, in seconds of Unix time."""
@@ -239,7 +238,7 @@ class Registry:
 
     def loads(self) -> tuple[ModelLoad, ...]:
         """How busy each model is that serves."""
-        return tuple(model.load() for model in self._serving())
+        return tuple(model.load() for model in self._residences.serving())
 
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now; one that was cancelled is `unloading`, as what it held may be on its way back."""
@@ -280,7 +279,7 @@ class Registry:
 
     def endpoint(self, model_id: str) -> str:
         """The base URL at which this model answers, or will when its load has ended. Raises `ModelNotLoaded`."""
-        if self._find(model_id) is None and not self._is_leaving_with_the_host(model_id):
+        if self._residences.find_serving(model_id) is None and not self._is_leaving_with_the_host(model_id):
             absence = self._why_absent(model_id)
             if not isinstance(absence, ModelLoading):
                 raise absence
@@ -293,7 +292,7 @@ class Registry:
 
     async def capabilities(self, model_id: str) -> tuple[str, ...] | None:
         """What the model can do; of one that is not resident, what local files say. None: this host cannot say."""
-        residence = self._residence(model_id)
+        residence = self._residences.find(model_id)
         if residence is not None and residence.model is not None and residence.is_serving:
             return residence.model.info().capabilities
         for harness in dict.fromkeys(self._harnesses.values()):
@@ -341,54 +340,29 @@ class Registry:
         while busy := [residence for residence in self._residences.values() if residence.leases]:
             await busy[0].drained()
 
-    def _serving(self) -> list[LoadedModel]:
-        return [r.model for r in self._residences.values() if r.model is not None and r.is_serving]
-
-    def _residence(self, model_id: str) -> Residence | None:
-        """The model of that id; else the only one that the id means in other words, such as without the quant."""
-        residence = self._residences.get(public_id(model_id))
-        if residence is not None:
-            return residence
-        meant = [r for r in self._residences.values() if names_model(model_id, r.model_id, quant=r.spec.quant)]
-        return meant[0] if len(meant) == 1 else None
-
-    def _same_model(self, spec: ModelSpec, model_id: str) -> Residence | None:
-        """The residence that makes a load needless: of the same id, or of the same repository and quant."""
-        quant = take_apart(model_id).quant or spec.quant
-        if quant is None or model_id in self._residences:
-            return self._residences.get(model_id)
-        return self._residence(f"{take_apart(model_id).path}:{quant}")
-
-    def _find(self, model_id: str) -> tuple[Residence, LoadedModel] | None:
-        """The model, if it serves."""
-        residence = self._residence(model_id)
-        if residence is None or residence.model is None or not residence.is_serving:
-            return None
-        return residence, residence.model
-
     async def _await_serving(self, model_id: str) -> tuple[Residence, LoadedModel]:
         """The model, after up to `wait_for_load_s` for the end of its load; raises why it does not serve."""
         if self.wait_for_load_s > 0:
             with anyio.move_on_after(self.wait_for_load_s):
-                while self._find(model_id) is None and not self._is_closed:
+                while self._residences.find_serving(model_id) is None and not self._is_closed:
                     if not isinstance(self._why_absent(model_id), ModelLoading):
                         break
                     await self._absence_changes(model_id)
         if self._is_closed:
             raise ShuttingDown
-        found = self._find(model_id)
+        found = self._residences.find_serving(model_id)
         if found is None:
             raise self._why_absent(model_id)
         return found
 
     def _why_absent(self, model_id: str) -> ModelNotLoaded:
-        residence = self._residence(model_id)
+        residence = self._residences.find(model_id)
         is_loading = residence is not None and residence.is_loading
         return self._absences.explain(model_id, residence.progress if residence and is_loading else None)
 
     async def _absence_changes(self, model_id: str) -> None:
         """Wait until there may be something else to say of a model that does not serve yet."""
-        residence = self._residence(model_id)
+        residence = self._residences.find(model_id)
         if residence is not None and residence.is_loading:
             await residence.settled.wait()
             return

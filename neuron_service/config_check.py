@@ -5,10 +5,18 @@ Asks the functions that a load asks, so that both say the same. Asks no hub. `fi
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from neuron_lib.config import HARNESS_ALIASES, Config, HarnessEntry
-from neuron_lib.errors import InvalidModelId, LoadFailed, SourceUnavailable, UnknownHarness, cause_chain
+from neuron_lib.errors import (
+    InvalidModelId,
+    LoadFailed,
+    SourceUnavailable,
+    TemplateFailed,
+    UnknownHarness,
+    cause_chain,
+)
 from neuron_lib.llamacpp.placement import device_indices
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.local import find_local_model
@@ -32,7 +40,7 @@ def find_model_faults(config: Config, environ: Mapping[str, str]) -> Iterator[st
     for place, check in _checks(config, environ):
         try:
             check()
-        except (LoadFailed, SourceUnavailable) as failure:
+        except (LoadFailed, SourceUnavailable, TemplateFailed) as failure:
             yield f"`{place}`: {cause_chain(failure)}"
 
 
@@ -54,8 +62,8 @@ def _checks(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, C
         if entry.package is not None:
             yield f"models[{index}].package", partial(find_package_file, entry.package, model_id=entry.id)
         if entry.chat_template is not None:
-            read = partial(read_chat_template, entry.chat_template, model_id=entry.id)
-            yield f"models[{index}].chat_template", read
+            check = partial(_check_template, entry.chat_template, model_id=entry.id)
+            yield f"models[{index}].chat_template", check
 
 
 def _check_harness(spec: ModelSpec, offered: Sequence[HarnessEntry]) -> None:
@@ -70,6 +78,12 @@ def _check_quant(spec: ModelSpec) -> None:
     except InvalidModelId:
         return  # the check of `model_id` says it
     _require_loadable(wanted_quant(reference, spec.quant))
+
+
+def _check_template(path: Path, *, model_id: str) -> None:
+    from neuron_lib.text.chat_template import ChatTemplate  # noqa: PLC0415 - loads Jinja, which few need here
+
+    ChatTemplate(read_chat_template(path, model_id=model_id), bos_token="", eos_token="")
 
 
 def _require_loadable(quant: str | None) -> None:

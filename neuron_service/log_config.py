@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,8 +11,9 @@ from typing import Final, TextIO
 
 from neuron_lib.logs import Message
 from neuron_lib.shown import clip, printable
+from neuron_service.journal import ERROR_PRIORITY, is_journal, with_priority
 
-__all__ = ("configure_logging", "is_journal")
+__all__ = ("configure_logging",)
 
 _STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
     "message",
@@ -25,7 +25,7 @@ _MOST_WAITING: Final = 4096
 _FLUSH_LIMIT_S: Final = 1.0
 _LONGEST_TRACEBACK_LINE: Final = 500
 _LONGEST_TRACEBACK: Final = 16_000
-_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, ERROR_PRIORITY), (logging.WARNING, 4), (logging.INFO, 6))
 """Python's levels as syslog's priorities, which sd-daemon(3) reads in front of a line; lower ones are 7, debug."""
 
 
@@ -42,8 +42,8 @@ class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         lines = [f"{self._begin(record)}{record.name}: {_message(record)}", *self._traceback(record)]
         if self._for_journal:
-            priority = f"<{_priority(record.levelno)}>"
-            lines = [priority + line for line in lines]
+            priority = _priority(record.levelno)
+            lines = [with_priority(line, priority) for line in lines]
         return "\n".join(lines)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
@@ -128,18 +128,6 @@ class _BackgroundHandler(logging.Handler):
                 stream.write(line + "\n")
                 stream.flush()
             self._waiting.task_done()
-
-
-def is_journal(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
-    """Whether systemd reads `stream` for the journal: `JOURNAL_STREAM` names the device and inode of the stream that it
-    gave to its service (systemd.exec(5)). A service that has redirected its stderr inherits the variable all the same.
-    """
-    try:
-        device, inode = map(int, environ.get("JOURNAL_STREAM", "").split(":"))
-        status = os.fstat(stream.fileno()) if stream is not None else None
-    except (OSError, ValueError):  # not set, or a stream without a file behind it
-        return False
-    return status is not None and (status.st_dev, status.st_ino) == (device, inode)
 
 
 def configure_logging(level: str, *, environ: Mapping[str, str] | None = None) -> None:

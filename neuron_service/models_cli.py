@@ -423,7 +423,7 @@ def _matching(listing: Listing, quant: str | None, model_id: str) -> tuple[Selec
 
 def _not_cached(repository: HubRepository, here: Sequence[str]) -> LoadFailed:
     more = f" and {len(here) - _MOST_NAMED} more" if len(here) > _MOST_NAMED else ""
-    there = f"there is {', '.join(here[:_MOST_NAMED])}{more}" if here else "which has no model at all"
+    there = f"there is {', '.join(here[:_MOST_NAMED])}{more}" if here else "there is no model in it"
     return LoadFailed(f"{repository.model_id} is not in {repository.cache_dir}; {there}")
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-__all__ = ("VARIANTS", "Tag", "bits_per_weight", "find_tag", "why_not_loadable")
+__all__ = ("VARIANTS", "Tag", "bits_in_words", "bits_per_weight", "find_tag", "why_not_loadable")
 
 VARIANTS: Final = ("k", "m", "", "s", "l", "xl", "xxl", "xs", "xxs", "nl", "0", "1", "moe", "p", "t", "ss", "kv", "bn")
 """Which member of a family to take first: K before the older 0 and 1, and of the sizes the middle one, which is what
@@ -22,6 +22,11 @@ _TAG: Final = re.compile(
     r"(?![a-z0-9])",
     re.IGNORECASE | re.ASCII,
 )
+_BITS_IN_WORDS: Final = re.compile(
+    r"(?<![a-z0-9])(?:(?:int|fp|nf|w)[-_ ]?)?(?P<bits>[1-8]|16|32)(?:[-_ ]?bits?)?(?![a-z0-9])",
+    re.IGNORECASE | re.ASCII,
+)
+"""As other engines spell their quantisations: `int4`, `8bit`, `fp8`."""
 _VARIANT: Final = re.compile(r"xxs|xxl|xs|xl|ss|nl|moe|kv|bn|[klmpst01]")
 
 _BITS: Final[Mapping[str, float]] = {
@@ -85,6 +90,12 @@ def bits_per_weight(tag: Tag) -> float | None:
         if (bits := _BITS.get("_".join((tag.format, *tag.variant[:length])))) is not None:
             return bits
     return None
+
+
+def bits_in_words(text: str) -> float | None:
+    """The number of bits in a text that is no quant of GGUF, such as `int4` or `8-bit`; None if it names none."""
+    named = _BITS_IN_WORDS.search(text)
+    return None if named is None else float(named["bits"])
 
 
 def why_not_loadable(tag: Tag) -> str | None:

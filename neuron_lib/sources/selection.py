@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
 from neuron_lib.sources.foreign_text import one_line
-from neuron_lib.sources.quants import VARIANTS, Tag, bits_per_weight, find_tag, why_not_loadable
+from neuron_lib.sources.quants import VARIANTS, Tag, bits_in_words, bits_per_weight, find_tag, why_not_loadable
 from neuron_lib.sources.repository import RepoFile, is_safe_path
 from neuron_lib.types import public_id
 
@@ -36,7 +36,10 @@ _NEVER: Final = re.compile(
 )
 """Image projectors, quantisation statistics, vocabularies, adapters and drafting heads, by path in lower case."""
 
-_PIECE: Final = r"\.gguf[-._]?(?:split|part|p)?[-._]?(?:a?[a-z]|[0-9]{1,5})(?:[-._]?of[-._]?[0-9]{1,5})?$"
+_PIECE: Final = (
+    r"\.gguf[-._]?(?:split|part|p)?[-._]?(?:a?[a-z]|[0-9]{1,5})(?:[-._]?of[-._]?[0-9]{1,5})?$"
+    r"|[-._](?:split[-._]?a?[a-z]|part[-._]?[0-9]{1,3}[-._]?of[-._]?[0-9]{1,3})\.gguf$"
+)
 """A file that was cut with other tools than llama.cpp's own, whose parts are GGUF files themselves."""
 
 _PERHAPS: Final = re.compile(r"(?<![a-z0-9])(?:draft|eagle|mtp|embeddings?|heads?)(?![a-z0-9])")
@@ -168,7 +171,7 @@ def _candidate(stem: str, count: int, parts: dict[int, RepoFile]) -> _Candidate:
 
 def _is_gguf_model(path: str) -> bool:
     lower = path.lower()
-    return lower.endswith(".gguf") and is_safe_path(path) and not _NEVER.search(lower)
+    return lower.endswith(".gguf") and is_safe_path(path) and not _NEVER.search(lower) and not re.search(_PIECE, lower)
 
 
 def _read(text: str) -> _Name:
@@ -320,7 +323,7 @@ def _why_unusable(files: Sequence[RepoFile], candidates: Sequence[_Candidate], w
 def _nearest(candidates: Sequence[_Candidate], request: str) -> str | None:
     """The tag with about as many bits as the request; for a request that is no quant, the one spelled most like it."""
     tags = {each.name.tag.text.lower(): each.name.tag for each in candidates if each.name.tag.text}
-    bits = bits_per_weight(_read(request).tag)
+    bits = bits_per_weight(_read(request).tag) or bits_in_words(request)
 
     def distance(text: str) -> tuple[float, object]:
         own = bits_per_weight(tags[text])

@@ -154,6 +154,14 @@ def test_a_container_of_version_1_whose_path_is_the_hosts_has_the_uppermost_grou
     assert cpus(mount_1) == 1.0
 
 
+def test_the_order_of_the_controllers_need_not_be_that_of_the_directory(mount_1: Path) -> None:
+    (mount_1.parent / "own").write_text("1:cpuacct,cpu:/docker/a\n", encoding="ascii")
+    (mount_1 / "cpu").symlink_to("cpu,cpuacct")
+    (mount_1 / "cpu/docker/a/cpu.cfs_quota_us").write_text("150000", encoding="ascii")
+    (mount_1 / "cpu/docker/a/cpu.cfs_period_us").write_text("100000", encoding="ascii")
+    assert cpus(mount_1) == 1.5
+
+
 def test_without_groups_the_cpus_have_no_limit(tmp_path: Path) -> None:
     assert cpus_of_cgroups(tmp_path / "absent", tmp_path) is None
 

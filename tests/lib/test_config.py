@@ -457,6 +457,9 @@ def test_what_a_start_survives_with_a_warning_is_an_error_if_the_caller_is_stric
         ("NEURON_HARNESS_LLAMACPP_N_CTX", "NEURON_HARNESS__LLAMACPP__N_CTX"),
         ("NEURON_HARNESS__LLAMACPP__ADMISION__MAX_IN_FLIGHT", "NEURON_HARNESS__LLAMACPP__ADMISSION__MAX_IN_FLIGHT"),
         ("NEURON_USE_CHAT_TEMPLATES", "NEURON_USE_CHAT_TEMPLATE"),
+        ("NEURON_LOG_LEVEL", "NEURON_LOG"),
+        ("NEURON_LOGLEVEL", "NEURON_LOG"),
+        ("NEURON_CONFIG", "--config"),
     ],
 )
 def test_a_variable_that_is_almost_a_key_is_warned_about_with_the_nearest(

@@ -55,6 +55,9 @@ def test_a_decoder_chats_unless_it_was_made_for_vectors_or_scores(
         ("clip", "mmproj"),
         ("controlvector", "control vector"),
         ("eagle3", "draft model"),
+        ("flux", "makes images"),
+        ("sdxl", "makes images"),
+        ("wan", "makes images or videos"),
         ("cogvlm", "computed wrongly by libllama"),
     ],
 )
@@ -70,13 +73,14 @@ def test_what_cannot_be_served_is_called_by_its_kind(architecture: str, word: st
         ("adapter", "llama", "lora", "it is a LoRA adapter for a model of the architecture llama"),
         ("adapter", None, None, "it is a LoRA adapter for another model"),
         ("adapter", "llama", "control", "it is an adapter of the type control"),
+        (None, "llama", "lora", "it is a LoRA adapter for a model of the architecture llama"),
         ("imatrix", None, None, "it is an importance matrix"),
         ("mmproj", "clip", None, "mmproj"),
         ("recipe", "llama", None, "it is a file of the type 'recipe'"),
     ],
 )
 def test_a_file_that_says_it_is_no_model_is_none_whatever_its_architecture(
-    general_type: str, architecture: str | None, adapter_type: str | None, words: str
+    general_type: str | None, architecture: str | None, adapter_type: str | None, words: str
 ) -> None:
     reason = why_not_servable(architecture=architecture, general_type=general_type, adapter_type=adapter_type)
     assert reason is not None

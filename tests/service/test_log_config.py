@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from neuron_lib.logs import get_logger
-from neuron_service.log_config import _BackgroundHandler, configure_logging, is_journal
+from neuron_service.cli import main
+from neuron_service.journal import is_journal
+from neuron_service.log_config import _BackgroundHandler, configure_logging
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> str:
@@ -116,6 +118,21 @@ def test_each_line_of_a_traceback_has_the_priority(tmp_path: Path, monkeypatch: 
     lines = path.read_text().splitlines()
     assert len(lines) == 4
     assert all(line.startswith("<3>") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [("serve --config /nowhere/neuron.toml", 78), ("serve --port none", 2), ("serve --host 203.0.113.7", 71)],
+)
+def test_the_reason_why_a_service_does_not_start_has_the_priority_of_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, status: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("neuron.toml").write_text("")
+    with journal(tmp_path, monkeypatch) as path, pytest.raises(SystemExit, match=f"^{status}$"):
+        main(arguments.split())
+    (line,) = path.read_text().splitlines()
+    assert line.startswith("<3>neuron: ")
 
 
 def test_a_service_whose_stderr_is_redirected_writes_no_priorities(

@@ -112,7 +112,7 @@ def test_a_pull_asks_for_the_newest_commit(hub: FakeHub, place: Path, capsys: py
         (("pull", "other:org/name"), 1, "configured: huggingface"),
         (("pull", "org/name", "--revision", "v9"), 1, "v9"),
         (("pull", "my/file", "--revision", "v9"), 1, "means nothing beside `path`"),
-        (("rm", "org/name", "--yes"), 1, "which has no model at all"),
+        (("rm", "org/name", "--yes"), 1, "; there is no model in it"),
         (("rm", "my/file", "--yes"), 1, "not ours to delete"),
         (("pull", "org/name", "--revision", "../x"), 2, "is no branch, tag or commit"),
     ],

@@ -282,6 +282,21 @@ def test_a_quant_that_is_only_there_in_pieces_is_refused_with_the_reason(ending:
     assert "pieces" not in refusal("q5_0", piece, "m.Q2_K.gguf").message
 
 
+@pytest.mark.parametrize("piece", ["m.Q8_0.part1of2.gguf", "m-Q8_0-part-01-of-12.gguf", "m-Q8_0.split-a.gguf"])
+def test_a_piece_may_have_the_suffix_of_a_whole_file(piece: str) -> None:
+    error = refusal("q8_0", piece, "m.Q2_K.gguf")
+    assert f"{piece} is a piece of a file that must be joined first" in error.message
+    assert refusal(None, piece).kind is PreflightKind.GGUF_REQUIRED
+    assert choose(None, piece, "m.Q2_K.gguf") == ("m.Q2_K.gguf",)
+
+
+@pytest.mark.parametrize(
+    "name", ["m-part-2.gguf", "my-story-part1.gguf", "m-part-00001-of-00001.gguf", "split-brain.gguf"]
+)
+def test_a_whole_file_may_have_the_name_of_a_part_of_something(name: str) -> None:
+    assert choose(None, name) == (name,)
+
+
 @pytest.mark.parametrize("name", ["m.Q8_0.gguf.md", "m.Q8_0.gguf.sha256", "m.Q8_0.gguf.json", "m.Q8_0.gguf.meta"])
 def test_what_lies_beside_a_file_is_no_piece_of_it(name: str) -> None:
     assert refusal(None, name).kind is PreflightKind.EMPTY_REPO
@@ -300,6 +315,9 @@ def test_what_lies_beside_a_file_is_no_piece_of_it(name: str) -> None:
         ("q4k", ("Q2_K", "Q5_K_S"), "q5_k_s"),
         ("IQ4_KS", ("Q2_K", "Q4_K_S", "Q8_0"), "q4_k_s"),
         ("q8_1", ("BF16", "UD-Q8_K_XL", "Q8_0"), "q8_0"),
+        ("int4", ("F16", "Q4_K_M", "Q8_0"), "q4_k_m"),
+        ("8-bit", ("F16", "Q4_K_M", "Q8_0"), "q8_0"),
+        ("fp8", ("F16", "Q6_K", "Q2_K"), "q6_k"),
         ("banana", ("Q8_0", "Q2_K"), "q2_k"),
     ],
 )
