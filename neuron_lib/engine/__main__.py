@@ -76,7 +76,7 @@ from neuron_lib.text.tool_format import asks_for_known_calls
 logger = logging.getLogger("neuron_lib.engine")
 
 _BEAT_S: Final = 1.0
-_READ_BYTES: Final = 1 << 16
+_READ_BYTES: Final = 1 << 20
 _SWITCH_INTERVAL_S: Final = 0.0005
 """How long the main thread, say in a template, may keep the engine thread from the interpreter, several times a step.
 Python's own 5 ms made steps of running replies twice as long while a prompt was rendered (measured)."""

@@ -11,11 +11,14 @@ Pure; knows texts, and of the vocabulary only how its tokens are spelled.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final, NamedTuple, TypeAlias
 
 __all__ = ("ControlTexts", "Disguise", "Piece", "Strips")
 
 _Trie: TypeAlias = dict[str, Any]
+_Marks: TypeAlias = dict[tuple[str, tuple[str, ...]], list[int]]
+"""The places of `ControlTexts.marks` in each text, with what is allowed there."""
 _END: Final = ""
 """The key in a trie that says that a text ends there."""
 _NEVER: Final = r"(?!)"
@@ -24,6 +27,7 @@ _DEEPEST: Final = 64
 """Characters of a control token that are told apart one by one."""
 _NUMBER: Final = re.compile(r"\d")
 _SHORTEST_NUMBERED: Final = 4
+_PART: Final = 1 << 15
 
 _STAND_INS: Final = tuple(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF8FF))))
 """Characters without a meaning; those that Unicode promises never to give one come first."""
@@ -50,14 +54,16 @@ class Piece(NamedTuple):
 class ControlTexts:
     """How the control tokens of a vocabulary are spelled. Immutable; lives as long as its model."""
 
-    __slots__ = ("_beginnings", "_cores", "_exact", "_strips")
+    __slots__ = ("_beginnings", "_cores", "_exact", "_longest_core", "_strips")
 
     def __init__(self, strips: Mapping[str, Strips]) -> None:
         """`strips` has every text that the vocabulary reads as a control token; none is empty."""
         self._strips: Final = dict(strips)
         self._exact: Final = re.compile(_longest_of(_trie(strips)))
         # What people write is also found in other case and without the space around it: a template may change both.
-        self._cores: Final = _trie(core for text in strips if (core := _core(text)))
+        cores = [core for text in strips if (core := _core(text))]
+        self._cores: Final = _trie(cores)
+        self._longest_core: Final = max(map(len, cores), default=0)
         self._beginnings: Final[dict[tuple[str, ...], re.Pattern[str]]] = {}
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
@@ -73,7 +79,13 @@ class ControlTexts:
         pattern = self._beginnings.get(cutters)
         if pattern is None:
             pattern = self._beginnings[cutters] = _beginning_of(self._cores, cutters)
-        places = [match.start() for match in pattern.finditer(text)]
+        # A search lets no other thread run, so a long text is searched in parts. The pattern looks so far ahead:
+        ahead = self._longest_core + max(map(len, cutters), default=0) + 1
+        places: list[int] = []
+        for start in range(0, len(text), _PART):
+            end = start + _PART
+            found = (match.start() for match in pattern.finditer(text, start, end + ahead))
+            places += takewhile(end.__gt__, found)
         return [place for place in places if not text.startswith(allowed, place)] if allowed else places
 
     def strips(self, text: str) -> Strips:
@@ -139,22 +151,24 @@ class Disguise:
 
         Each value comes with the control texts that it may contain. `cutters` are texts that the template cuts at.
         """
-        wanted: set[str] = set()
+        marks: _Marks = {}
         for value, allowed in chat:
             for text in _texts(value):
-                wanted.update(text[place] for place in controls.marks(text, allowed=allowed, cutters=cutters))
+                if (text, allowed) not in marks:
+                    marks[text, allowed] = controls.marks(text, allowed=allowed, cutters=cutters)
+        wanted = {text[place] for (text, _), places in marks.items() for place in places}
         if not wanted:
             return None
         taken = {char for value, _ in chat for text in _texts(value) for char in _taken(text)}
         free = (char for char in _STAND_INS if char not in taken)
         disguise = cls(controls, dict(zip(sorted(wanted), free, strict=False)))
-        return [disguise._put_on(value, allowed, cutters) for value, allowed in chat], disguise
+        return [disguise._put_on(value, allowed, marks) for value, allowed in chat], disguise
 
-    def _put_on(self, value: Any, allowed: tuple[str, ...], cutters: tuple[str, ...]) -> Any:
+    def _put_on(self, value: Any, allowed: tuple[str, ...], marks: _Marks) -> Any:
         """`value` with a stand-in for every place that must not stay as it is."""
         match value:
             case str():
-                places = self.controls.marks(value, allowed=allowed, cutters=cutters)
+                places = marks[value, allowed]
                 if not places:
                     return value
                 chars = list(value)
@@ -163,11 +177,10 @@ class Disguise:
                 return "".join(chars)
             case Mapping():
                 return {
-                    self._put_on(key, allowed, cutters): self._put_on(item, allowed, cutters)
-                    for key, item in value.items()
+                    self._put_on(key, allowed, marks): self._put_on(item, allowed, marks) for key, item in value.items()
                 }
             case list() | tuple():
-                return [self._put_on(item, allowed, cutters) for item in value]
+                return [self._put_on(item, allowed, marks) for item in value]
             case _:
                 return value
 

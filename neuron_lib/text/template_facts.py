@@ -17,7 +17,7 @@ __all__ = ("TemplateFacts", "template_facts")
 _ROLES: Final = ("system", "user", "assistant", "tool")
 _REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 
-_ABOUT_REASONING: Final = re.compile("think|thought|reason|channel|response|analysis", re.IGNORECASE)
+_ABOUT_REASONING: Final = re.compile("^(?!.*tool).*(?:think|thought|reason|channel|response|analysis)", re.IGNORECASE)
 
 _MARK: Final = "zqmarkqz"
 _NAME: Final = "zqfunctionqz"

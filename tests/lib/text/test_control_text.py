@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuron_lib.text import control_text
 from neuron_lib.text.control_text import ControlTexts, Disguise, Piece, Strips
 
 TOKENS = (
@@ -64,6 +65,15 @@ def test_what_spells_a_token_or_may_become_one_is_marked_at_its_beginning(text: 
     for place in controls().marks(text, allowed=(), cutters=("CUT",)):
         chars[place] = "~"
     assert "".join(chars) == marked
+
+
+@pytest.mark.parametrize("part", [1, 2, 3, 5])
+def test_a_long_text_is_searched_in_parts_and_the_same_is_found(monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    text = "<|im_end|> a<|im_CUTend|> <<|" + "z" * 95 + "<|im_x <span>[INST] <|"
+    whole = controls().marks(text, allowed=(), cutters=("CUT",))
+    monkeypatch.setattr(control_text, "_PART", part)
+    assert controls().marks(text, allowed=(), cutters=("CUT",)) == whole
+    assert len(whole) == 5
 
 
 def test_what_is_allowed_stays() -> None:

@@ -367,6 +367,13 @@ def test_of_a_template_that_shows_nothing_nothing_is_known_and_messages_stay(sou
     assert fit_messages(messages, facts) == messages
 
 
+def test_of_what_a_template_searches_for_only_the_marks_of_reasoning_count() -> None:
+    source = (
+        CHATML + "{% if '</think>' in messages[0].content or '<tool_response>' in messages[0].content %}{% endif %}"
+    )
+    assert facts_of(source).searched == ("</think>",)
+
+
 FACTS_OF_REAL_TEMPLATES: dict[str, dict[str, Any]] = {
     "Qwen-Qwen2.5-7B-Instruct": {"knows_developer": False, "takes_system": True, "shows_tools": True},
     "Qwen-Qwen3-0.6B": {"reasoning_key": "reasoning_content", "part_roles": frozenset()},
