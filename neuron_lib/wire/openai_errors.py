@@ -33,6 +33,7 @@ from neuron_lib.errors import (
 )
 from neuron_lib.shown import LONGEST_MESSAGE, clip
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
+from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.management import MissingModelId
 
 __all__ = (
@@ -197,4 +198,5 @@ def _kind_tagged(kind: PreflightKind, error: NeuronError) -> bytes:
 
 def _encode(body: dict[str, Any]) -> bytes:
     """JSON of whatever an error carries: a path or a log line may hold bytes that are no text, which become `?`."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=str).encode(errors="replace")
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=str)
+    return escape_line_breaks(text.encode(errors="replace"))

@@ -129,6 +129,11 @@ def test_other_errors_tell_the_whole_chain_of_causes() -> None:
     assert body(to_http_error(error))["error"]["message"] == "decode failed: OSError: disk gone"
 
 
+def test_an_error_is_one_line_also_for_readers_that_take_other_characters_for_its_end() -> None:
+    for answer in (to_http_error(ModelNotLoaded("a\u2028b\u2029c\x85")), unload_error(NeuronError("d\u2028e"))):
+        assert len(answer.body.decode().splitlines()) == 1
+
+
 def test_what_is_not_text_in_an_error_does_not_break_the_answer() -> None:
     error = EngineFailed("cannot read /m/\udcff.gguf", path="\udcff", kind={1}, lines=("a\r\nb",))
     inner = body(to_http_error(error))["error"]
