@@ -23,6 +23,7 @@ from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.quants import find_tag, why_not_loadable
 from neuron_lib.sources.reference import parse_reference, wanted_quant
+from neuron_lib.sources.store import ModelStore
 from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import ModelSpec
 
@@ -51,7 +52,7 @@ def _checks(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, C
         place = f"default_models[{index}]"
         yield f"{place}.harness", partial(_check_harness, spec, config.harnesses)
         yield f"{place}.model_id", partial(store.repository, spec.model_id)
-        yield f"{place}.quant", partial(_check_quant, spec)
+        yield f"{place}.quant", partial(_check_quant, spec, store)
         yield f"{place}.devices", partial(device_indices, spec, gpu_count=_MORE_THAN_ALL_GPUS)
     for index, entry in enumerate(config.models):
         yield f"models[{index}]", partial(store.repository, entry.id)
@@ -72,11 +73,12 @@ def _check_harness(spec: ModelSpec, offered: Sequence[HarnessEntry]) -> None:
         raise UnknownHarness(f"unknown harness {spec.harness!r}; offered here: {', '.join(names) or 'none'}")
 
 
-def _check_quant(spec: ModelSpec) -> None:
+def _check_quant(spec: ModelSpec, store: ModelStore) -> None:
     try:
         reference = parse_reference(spec.model_id)
     except InvalidModelId:
         return  # the check of `model_id` says it
+    store.quant(spec.model_id, spec.quant)
     _require_loadable(wanted_quant(reference, spec.quant))
 
 

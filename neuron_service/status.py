@@ -17,6 +17,7 @@ from neuron_lib.types import (
     ModelLoad,
     ModelStatus,
     UnloadingModel,
+    names_model,
 )
 
 __all__ = ("Liveness", "NotReady", "Readiness", "draining_line", "status_line", "why_not_ready")
@@ -53,11 +54,11 @@ def why_not_ready(activation: ActivationSnapshot, *, models: Sequence[ModelInfo]
     if is_draining:
         return NotReady.DRAINING
     is_over = activation.state is ActivationState.READY
-    waiting = {*activation.pending, activation.in_progress} - {None}
+    waiting = {*activation.pending, *([activation.in_progress] if activation.in_progress else [])}
     if waiting - {entry.model_id for entry in _deferred(activation)}:
         return NotReady.LOADING
     configured = {*activation.completed, *(failed.model_id for failed in activation.failed), *waiting}
-    if configured and configured.isdisjoint(model.id for model in models if _can_serve(model)):
+    if configured and not any(_may_be(model.id, id_) for model in models if _can_serve(model) for id_ in configured):
         return NotReady.NO_SERVABLE_MODEL if is_over else NotReady.LOADING
     return None
 
@@ -115,6 +116,14 @@ def _load_line(load: LoadingModel) -> str:
     """`downloading org/model 42 %, 1.2 of 2.9 GB`: the model's id goes behind the stage."""
     stage = load.progress.stage
     return f"{stage} {load.model_id}{describe(load.progress).removeprefix(stage)}"
+
+
+def _may_be(model_id: str, configured_id: str) -> bool:
+    """Whether a model that is resident as `model_id` may be the configured one.
+
+    Somebody may have loaded it on demand, with its quant beside the id instead of in it.
+    """
+    return any(names_model(*ids, quant=None) for ids in ((model_id, configured_id), (configured_id, model_id)))
 
 
 def _can_serve(model: ModelInfo) -> bool:

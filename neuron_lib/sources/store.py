@@ -185,10 +185,11 @@ class ModelStore:
         return self._quant(reference, self._entry(reference), asked)
 
     def _quant(self, reference: ModelReference, entry: ModelEntry, asked: str | None) -> str | None:
-        if reference.quant is not None and (place := entry.package or entry.path):
-            _require_quant(PurePath(place).name, reference.quant, model_id=entry.id)
+        wanted = wanted_quant(reference, asked)
+        if wanted is not None and (place := entry.package or entry.path):
+            _require_quant(PurePath(place).name, wanted, is_in_id=reference.quant is not None, model_id=entry.id)
         stated = parse_reference(entry.repo).quant if entry.repo else None
-        return wanted_quant(reference, asked) or entry.quant or stated
+        return wanted or entry.quant or stated
 
     def _entry(self, reference: ModelReference) -> ModelEntry:
         known = self._entries.get(reference.public_id) or self._entries.get(reference.repo_id)
@@ -329,9 +330,13 @@ def _first_fit(
     return None
 
 
-def _require_quant(file: str, quant: str, *, model_id: str) -> None:
-    """Where a model is one file, a quant cannot choose; it must be that of the file."""
-    if not has_quant(file, quant):
+def _require_quant(file: str, quant: str, *, is_in_id: bool, model_id: str) -> None:
+    """Where a model is one file, a quant cannot choose; it must be that of the file.
+
+    The name of the file may leave open which quant it is. Then a quant beside the id is taken to be the right one, and
+    one in the id is not, because it would be published.
+    """
+    if not has_quant(file, quant) and (is_in_id or quant_of(file) is not None):
         raise PreflightFailed(
             PreflightKind.QUANT_NOT_FOUND,
             f"{model_id} is the file {file}, which is not of quant {quant!r}",

@@ -14,6 +14,7 @@ from neuron_lib import (
     load_default_models,
 )
 from neuron_lib.testing import ScriptedModel
+from neuron_lib.types import ModelSpec
 from tests.fakes.asgi_client import Reply
 from tests.fakes.scripted_host import ScriptedHost, chat_body, scripted_host, spec
 from tests.fakes.wire_shapes import read_health, read_models
@@ -126,6 +127,23 @@ async def test_a_default_model_that_is_loaded_on_demand_is_in_one_place_only() -
         assert (activation.in_progress, activation.pending, activation.completed) == (A, [B], [C])
         assert [model.id for model in read_models((await host.client.get("/models")).body)] == [C]
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("configured", "loaded"),
+    [("org/a:Q8_0", {"model_id": "org/a", "quant": "q8-0"}), ("org/a", {"model_id": "org/a:Q8_0"})],
+)
+async def test_a_default_model_that_was_loaded_under_another_spelling_of_its_id_makes_the_host_ready(
+    configured: str, loaded: dict[str, str]
+) -> None:
+    specs = [ModelSpec(model_id=configured, harness="scripted", quant="Q8_0")]
+    async with scripted_host(default_models=specs) as host:
+        assert (await host.client.post("/models/load", {**loaded, "harness": "scripted"})).status == 200
+        await load_default_models(host.registry, specs, host.tracker)
+        assert [model.id for model in read_models((await host.client.get("/models")).body)] == [loaded["model_id"]]
+        assert (await chat(host, configured)).status == 200
+        reply = await host.client.get("/readyz")
+        assert (reply.status, reply.json()["reason"]) == (200, None)
 
 
 async def test_a_host_that_drains_lists_its_models_as_recovering_from_the_first_moment_and_keeps_their_endpoints() -> (

@@ -19,6 +19,10 @@ TWO_QUANTS = '[[default_models]]\nmodel_id = "a/b:Q4_K_M"\nharness = "llamacpp"\
 NO_HARNESS = f"harnesses = []\n{NO_SOURCE.replace('mirror:', '')}"
 OUTSIDE = '[[models]]\nid = "a/b"\npath = "{here}/neuron.toml"'
 ABSENT = OUTSIDE.replace("neuron.toml", "absent.gguf") + '\n[harness.llamacpp]\nlocal_roots = ["{here}"]'
+OTHER_QUANT = (
+    FORK_QUANT.replace("IQ4_KS_R4", "Q8_0")
+    + '\n[[models]]\nid = "a/b"\npath = "{here}/m-Q4_K_M.gguf"\n[harness.llamacpp]\nlocal_roots = ["{here}"]'
+)
 BAD_TEMPLATE = '[[models]]\nid = "a/b"\nchat_template = "{here}/neuron.toml" # {% for %}'
 NO_PACKAGE = '[[models]]\nid = "a/b"\npackage = "no_such_package/x.gguf"'
 NO_TEMPLATE = '[[models]]\nid = "a/b"\nchat_template = "{here}/absent.jinja"'
@@ -35,6 +39,7 @@ FAULTS = [
     (OUTSIDE, "`models[0].path`: {here}/neuron.toml is not below any of local_roots"),
     (ABSENT, "`models[0].path`: {here}/absent.gguf is not there"),
     (NO_PACKAGE, "`models[0].package`: no installed Python package 'no_such_package' has a file 'x.gguf'"),
+    (OTHER_QUANT, "`default_models[0].quant`: a/b is the file m-Q4_K_M.gguf, which is not of quant 'Q8_0'"),
     (BAD_TEMPLATE, "`models[0].chat_template`: the chat template cannot be compiled: TemplateSyntaxError: "),
     (NO_TEMPLATE, "`models[0].chat_template`: the `chat_template` of 'a/b' cannot be read: {here}/absent.jinja"),
 ]
@@ -70,6 +75,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise Bound
 
     monkeypatch.setattr(cli, "bind", bind)
+    (tmp_path / "m-Q4_K_M.gguf").touch()
     return tmp_path / "neuron.toml"
 
 

@@ -489,6 +489,19 @@ async def test_a_quant_in_the_id_of_one_file_must_be_that_of_the_file(tmp_path: 
     assert not await store.is_cached("my/file:Q4_K_M")
 
 
+async def test_a_quant_beside_the_id_of_one_file_must_not_contradict_the_name_of_the_file(tmp_path: Path) -> None:
+    names = ("m-Q8_0", "m")
+    for name in names:
+        (tmp_path / f"{name}.gguf").write_bytes(GGUF)
+    entries = [ModelEntry(id=f"my/{name}", path=tmp_path / f"{name}.gguf") for name in names]
+    store = ModelStore(entries=entries, sources={}, local_roots=[tmp_path], environ={})
+    error = await failure(store, spec("my/m-Q8_0", quant="Q4_K_M"))
+    assert isinstance(error, PreflightFailed)
+    assert error.message == "my/m-Q8_0 is the file m-Q8_0.gguf, which is not of quant 'Q4_K_M'"
+    for unspoken in (spec("my/m-Q8_0", quant="q8-0"), spec("my/m", quant="Q4_K_M")):
+        assert (await store.fetch(unspoken, report=ignore)).path.is_file()
+
+
 async def test_a_cache_that_cannot_be_written_is_no_reason_to_retry(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "models--org--name").write_text("a file where a directory should be")
     error = await failure(store_for(hub.url, tmp_path))
