@@ -7,7 +7,7 @@ from neuron_lib.errors import PreflightFailed, PreflightKind
 
 __all__ = ("stripped", "usable_token")
 
-_HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{1,4096}")
+_SENDABLE: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
 def stripped(text: str | None) -> str | None:
@@ -16,14 +16,14 @@ def stripped(text: str | None) -> str | None:
 
 
 def usable_token(text: str | None, *, place: str | None, model_id: str) -> str | None:
-    """A token that can be sent in a header; None if there is none.
+    """A token that can be sent in a header, where it is one word; None if there is none.
 
     Raises `PreflightFailed`, which says where the token comes from and never what it is.
     """
     token = stripped(text)
-    if token is None or _HEADER_VALUE.fullmatch(token):
+    if token is None or _SENDABLE.fullmatch(token):
         return token
-    problem = "it has characters that no HTTP header can hold, such as a line break in its middle"
+    problem = "it has white space in its middle, or characters that no HTTP header can hold"
     if len(token) > 4096:
         problem = "it is longer than 4096 characters"
     cause = f"the token in {place or 'its source'} cannot be sent: {problem}"

@@ -434,7 +434,16 @@ def test_a_listing_that_goes_round_in_circles_is_worth_a_retry(attempt: Fetches,
 
 
 @pytest.mark.parametrize(
-    "token", ["hf_SEC\nRET", "hf_SEC\rRET", "hf_SEC\x00RET", "abc\u00e9\u201c", "hf_\ud800SECRET", "x" * 10_000]
+    "token",
+    [
+        "Bearer hf_SECRET",
+        "hf_SEC\nRET",
+        "hf_SEC\rRET",
+        "hf_SEC\x00RET",
+        "abc\u00e9\u201c",
+        "hf_\ud800SECRET",
+        "x" * 10_000,
+    ],
 )
 def test_a_token_that_no_header_can_hold_is_refused_by_its_place_and_sent_nowhere(
     attempt: Fetches, token: str, caplog: pytest.LogCaptureFixture
