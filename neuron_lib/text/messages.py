@@ -52,21 +52,29 @@ def _fit(message: Mapping[str, Any], facts: TemplateFacts) -> dict[str, Any]:
         del fitted["tool_calls"]  # templates ask whether the key is there
     elif isinstance(calls, list):
         fitted["tool_calls"] = [_fit_call(call) for call in calls]
-    return _with_reasoning(fitted, facts)
+    return _with_reasoning(fitted, facts, thoughts=_thoughts(message.get("content")))
 
 
-def _with_reasoning(message: dict[str, Any], facts: TemplateFacts) -> dict[str, Any]:
+def _thoughts(content: Any) -> str:
+    """What the parts of type `thinking` say."""
+    parts = content if isinstance(content, list) else []
+    thoughts = (part for part in parts if isinstance(part, Mapping) and part.get("type") == "thinking")
+    return "\n".join(filter(None, (_text(part.get("thinking")) for part in thoughts)))
+
+
+def _with_reasoning(message: dict[str, Any], facts: TemplateFacts, *, thoughts: str) -> dict[str, Any]:
     """The message with its reasoning under the name, or as the part, that the template reads.
 
-    Where the template refuses reasoning beside a text and tool calls, the text is put behind the reasoning.
+    `thoughts` are the reasoning of a message that has it in parts. Where the template refuses reasoning beside a text
+    and tool calls, the text is put behind the reasoning.
     """
     key = facts.reasoning_key
     names = _REASONING_KEYS if key is None else (key, *_REASONING_KEYS)
-    reasoning = next((message[name] for name in names if message.get(name)), None)
-    if not isinstance(reasoning, str):
+    reasoning = next((message[name] for name in names if message.get(name)), thoughts)
+    if not isinstance(reasoning, str) or not reasoning:
         return message
     content = message.get("content")
-    if facts.reads_thinking_parts and message.get("role") == "assistant":
+    if facts.reads_thinking_parts and message.get("role") == "assistant" and not thoughts:
         return {**message, "content": [{"type": "thinking", "thinking": reasoning}, *_as_parts(content)]}
     if key is None:
         return message
@@ -96,7 +104,8 @@ def _fit_content(role: object, content: Any, facts: TemplateFacts) -> Any:
     if not isinstance(content, list | tuple):
         return content
     if role in facts.part_roles:
-        return list(_parts(content, knows=facts.words.__contains__))
+        words = facts.words if facts.reads_thinking_parts else facts.words - {"thinking"}  # else it is a key's name
+        return list(_parts(content, knows=words.__contains__))
     return "".join(part["text"] for part in _parts(content, knows=lambda _type: False))
 
 

@@ -310,6 +310,25 @@ def test_reasoning_is_a_part_where_the_template_reads_it_as_one() -> None:
     assert shown(BOTH, [user("a"), {**turn, "content": text("b", "c")}]) == "<user>a<assistant>(why)bc"
 
 
+def test_reasoning_in_parts_reaches_a_template_that_reads_it_under_a_name() -> None:
+    source = each("{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{{ m.content }}")
+    thoughts = [{"type": "thinking", "thinking": thought, "signature": "x"} for thought in ("why", "so")]
+    turn = {"role": "assistant", "content": [*thoughts, *text("b")]}
+    assert shown(source, [user("a"), turn]) == "a(why\nso)b"
+    assert shown(source, [user("a"), {**turn, "reasoning_content": "because"}]) == "a(because)b"
+    assert shown(BOTH, [user("a"), turn]) == "<user>a<assistant>(why)(so)b"
+    assert shown(BOTH, [user("a"), {**turn, "reasoning_content": "why\nso"}]) == "<user>a<assistant>(why)(so)b"
+
+
+def test_a_part_of_thoughts_is_no_part_for_a_template_that_knows_thinking_only_as_a_name() -> None:
+    source = each(
+        "{% if m.thinking %}({{ m.thinking }}){% endif %}{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for p in m.content %}{{ p.text if p.type == 'text' else raise_exception('a part') }}{% endfor %}{% endif %}"
+    )
+    turn = {"role": "assistant", "content": [{"type": "thinking", "thinking": "why"}, *text("b", "c")]}
+    assert shown(source, [user("a"), turn]) == "a(why)bc"
+
+
 @pytest.mark.parametrize("sent", ["reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize("read", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_of_earlier_turns_has_the_name_that_the_template_reads(sent: str, read: str) -> None:
