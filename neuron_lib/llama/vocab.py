@@ -111,12 +111,18 @@ class Vocab:
 
     @cached_property
     def tokenize_function(self) -> Any:
-        """`tokenize` as a C function of the type of `llama_tokenize`, for whoever calls that by itself."""
+        """A C function of the type of `llama_tokenize` for whoever needs only the first tokens of a text.
+
+        It reads no more than the first `LONGEST_STRETCH` bytes: a grammar that forces a long text has it tokenized
+        again in each step, and in that thread all replies wait.
+        """
         native = ctypes.cast(lib.llama_tokenize, _TOKENIZE)
 
         @_TOKENIZE  # type: ignore[untyped-decorator]  # a ctypes function type
         def tokenize(vocab: int, text: int, size: int, tokens: int, room: int, *flags: bool) -> int:
-            if size <= LONGEST_STRETCH and not self._drops_spaces:
+            if size > LONGEST_STRETCH:
+                size = _whole_code_points(ctypes.string_at(text, LONGEST_STRETCH + 1), LONGEST_STRETCH)
+            if not self._drops_spaces:
                 return int(native(vocab, text, size, tokens, room, *flags))
             add_special, parse_special = flags
             # What is forced may end inside of a code point.
@@ -216,3 +222,9 @@ class Vocab:
     def pointer(self) -> Any:
         """The native handle, for `GrammarCompiler`."""
         return self._pointer
+
+
+def _whole_code_points(text: bytes, size: int) -> int:
+    """A place at `size` or just before it where a cut through no code point is made. The text is longer than that."""
+    before = range(size, size - 4, -1)
+    return next((place for place in before if text[place] & 0xC0 != 0x80), size)

@@ -386,6 +386,19 @@ HOSTILE_AND_BOUNDED: Final = {
 }
 
 
+@pytest.mark.parametrize("text", ["a" * 4000, "ab c" * 1500, "入é" * 1000, "x" * 3071 + "é" * 100, "\U0001f600" * 1000])
+def test_a_long_text_that_is_forced_begins_with_the_tokens_of_the_tokenizer(
+    compiler: GrammarCompiler, vocab: Vocab, text: str
+) -> None:
+    constraint = compiler.compile(Grammar("lark", f'start: "{text}"'))
+    tokens: list[int] = []
+    for _ in range(20):
+        (token,) = allowed_by_mask(constraint, vocab)
+        constraint.accept(int(token))
+        tokens.append(int(token))
+    assert tokens == vocab.tokenize(text, add_special=False)[:20]
+
+
 @pytest.mark.parametrize("grammar", HOSTILE_AND_BOUNDED.values(), ids=HOSTILE_AND_BOUNDED)
 def test_a_grammar_that_is_costly_to_follow_goes_on_or_fails_its_own_reply(
     compiler: GrammarCompiler, vocab: Vocab, grammar: Grammar

@@ -15,6 +15,7 @@ from neuron_lib.llama.bindings import init_backend, lib, route_logs
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.sampler import SamplerChain
+from neuron_lib.llama.text_cuts import LONGEST_STRETCH
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import Sampling, SamplingParams
 
@@ -176,8 +177,25 @@ def test_a_long_text_has_the_tokens_that_one_call_gives_it(vocab: Vocab, text: s
     assert vocab.tokenize(text, add_special=True, parse_special=parse_special) == whole
 
 
+@pytest.mark.parametrize("length", [3072, 3073, 3074, 100_000])
+@pytest.mark.parametrize("letter", ["x", "é", "入", "\U0001f600", b"\x80"])
+def test_the_tokenizer_of_a_grammar_reads_the_beginning_of_a_long_text(
+    vocab: Vocab, letter: str | bytes, length: int
+) -> None:
+    unit = letter if isinstance(letter, bytes) else letter.encode()
+    text = (b"x" + unit * length)[:length]
+    tokens = (ctypes.c_int32 * length)()
+    count = vocab.tokenize_function(vocab.pointer, text, length, tokens, length, False, True)
+    assert 0 < count <= LONGEST_STRETCH
+    if isinstance(letter, str):
+        spelled = b"".join(vocab.spell(token, special=True) for token in tokens[:count])
+        whole = 1 + (min(length, LONGEST_STRETCH) - 1) // len(unit) * len(unit)
+        assert spelled[:whole] == text[:whole]
+        assert length <= LONGEST_STRETCH or len(spelled) == whole
+
+
 def test_the_tokenizer_of_a_grammar_is_the_same_and_takes_any_bytes(vocab: Vocab) -> None:
-    for text in (b"<|im_end|> word", "é".encode()[:1], b"x" * 100_000, b"x" * 100_000 + "é".encode()[:1]):
+    for text in (b"<|im_end|> word", "é".encode()[:1], b"x" * 3000 + "é".encode()[:1]):
         tokens = (ctypes.c_int32 * len(text))()
         count = vocab.tokenize_function(vocab.pointer, text, len(text), tokens, len(text), False, True)
         spelled = b"".join(vocab.spell(token, special=True) for token in tokens[:count])
