@@ -17,6 +17,7 @@ import psutil
 from tests.faults.exchanges import Ending
 from tests.faults.footprint import anonymous_bytes, footprint, zombies
 from tests.faults.subject import KEY, SECRET, Rig
+from tests.patience import slowness
 from tests.system.daemon import eventually, is_gone
 
 __all__ = ("check_end", "check_invariants", "overlapping_loads", "told_secrets")
@@ -120,7 +121,7 @@ def check_nothing_left_behind(rig: Rig) -> None:
     baseline = rig.baseline
     assert baseline is not None, "the rig has not settled"
     try:
-        eventually(lambda: not footprint(rig.pid).exceeds(baseline), within_s=rig.patience_s)
+        eventually(lambda: not footprint(rig.pid).exceeds(baseline), within_s=rig.patience_s * slowness())
     except AssertionError:
         raise AssertionError(f"I5: {footprint(rig.pid)} is more than {baseline} at the beginning") from None
 
@@ -207,6 +208,6 @@ def state(rig: Rig) -> Any:
 def expect(rig: Rig, promise: str, look: Callable[[], Any]) -> None:
     """Wait for what was promised."""
     try:
-        eventually(look, within_s=rig.patience_s)
+        eventually(look, within_s=rig.patience_s * slowness())
     except AssertionError:
         raise AssertionError(promise) from None
