@@ -3,6 +3,7 @@
 import json
 import select
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from neuron_service.client import SEND_LIMIT_S
 from tests.faults.exchanges import CHAT_PATH, Ending
 from tests.faults.invariants import check_invariants
 from tests.faults.rig import config, running_rig
@@ -56,11 +58,10 @@ def is_connected(rig: Rig, port: int) -> bool:
 
 
 def is_waited_for(reader: socket.socket) -> bool:
-    """Whether the system of the daemon still has something that this client has not taken."""
+    """Whether the system of the daemon still has something that this client has not taken; not if it has hung up."""
     ends = [f"0100007F:{port:04X}" for port in (reader.getpeername()[1], reader.getsockname()[1])]
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    (queues,) = [row[4] for row in rows if row[1:3] == ends]
-    return int(queues.partition(":")[0], 16) > 0
+    return any(int(row[4].partition(":")[0], 16) > 0 for row in rows if row[1:3] == ends)
 
 
 def test_a_thousand_clients_at_once_are_each_answered_or_told_when_to_come_back(rig: Rig) -> None:
@@ -73,6 +74,7 @@ def test_a_thousand_clients_at_once_are_each_answered_or_told_when_to_come_back(
 
 def test_clients_that_never_read_keep_their_seats_no_longer_than_their_replies_are_made(rig: Rig) -> None:
     readers: list[socket.socket] = []
+    began_s = time.monotonic()
     with ExitStack() as held:
         for _ in range(4):  # of four
             reader = held.enter_context(socket.socket())
@@ -89,7 +91,8 @@ def test_clients_that_never_read_keep_their_seats_no_longer_than_their_replies_a
         eventually(lambda: another().ending is Ending.COMPLETE, within_s=2 * PATIENCE_S)
         assert rig.answer(REAL).ending is Ending.COMPLETE
         assert rig.load_of(TINY)["in_flight"] == 0
-        assert all(map(is_waited_for, readers))
+        # On a busy machine the daemon may have given them up by now, which frees their seats as well.
+        assert all(map(is_waited_for, readers)) or time.monotonic() - began_s > SEND_LIMIT_S
     check_invariants(rig)
 
 
