@@ -11,6 +11,7 @@ from tests.faults.exchanges import Ending
 from tests.faults.invariants import check_invariants
 from tests.faults.rig import config, running_rig
 from tests.faults.subject import REAL, REAL_TOO, TINY, TINY_TOO, Rig
+from tests.patience import slowness
 from tests.system.daemon import eventually
 
 pytestmark = [pytest.mark.faults, pytest.mark.system, pytest.mark.model]
@@ -151,9 +152,9 @@ def test_a_request_with_which_two_engines_died_is_refused_as_suspect_and_takes_n
 
 
 def test_engines_that_stand_still_are_ended_and_started_again_whatever_they_did(tmp_path: Path) -> None:
-    """All at once, because each of them is given some time."""
+    """All at once, because each of them is given some time: more than a step takes, also on a busy machine."""
     idle, decoding, prefilling, loading = TINY, TINY_TOO, REAL, REAL_TOO
-    stall_limit = "stall_timeout_secs = 4"
+    stall_limit = f"stall_timeout_secs = {4 * slowness():.0f}"
     with (
         running_rig(tmp_path, config(tmp_path, idle, decoding, prefilling, llamacpp=stall_limit)) as rig,
         ThreadPoolExecutor(1) as threads,
