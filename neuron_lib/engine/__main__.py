@@ -1,10 +1,16 @@
 """`python -m neuron_lib.engine --fd N`: one model behind one socket.
 
-One thread reads commands and beats once a second, so that both go on whatever the others do. One loads the model and
-steps. Three prepare prompts, the main thread among them, see `prompts`. One waits for nothing but the daemon's death.
+| thread | what it does |
+|---|---|
+| main | renders prompts and tokenizes short ones (`intake`) |
+| long prompts, grammars | the other lanes of `intake` |
+| commands | reads commands and beats once a second, whatever the other threads do |
+| engine | loads the model, then steps (`loop`) |
+| daemon watch | waits for the daemon's death |
+
 The process ends on `Close`, when the socket closes (the daemon is gone), on a broken protocol, or when one of its
-threads fails. It never tries to go on, and never by way of the interpreter's shutdown: another thread may be inside
-native code.
+threads fails. It never tries to go on, and never ends by way of the interpreter's shutdown, because another thread may
+be inside native code.
 """
 
 import argparse
@@ -32,11 +38,10 @@ from neuron_lib.engine.build import (
     show_markers,
     tool_template,
 )
+from neuron_lib.engine.intake import Intake, message_of
 from neuron_lib.engine.loop import EngineLoop
-from neuron_lib.engine.prepare import Preparer
 from neuron_lib.engine.process import clear_signals, deepen_stack, end_with_daemon, log_to_stderr, shield_the_daemon
 from neuron_lib.engine.process_stats import bytes_read, bytes_resident
-from neuron_lib.engine.prompts import Prompts, message_of
 from neuron_lib.engine.protocol import (
     Abort,
     Beat,
@@ -45,12 +50,10 @@ from neuron_lib.engine.protocol import (
     Command,
     Fatal,
     Load,
-    Prepare,
     Progress,
-    ProtocolError,
     Ready,
     Report,
-    Start,
+    Submit,
     command_decoder,
     encode_frame,
 )
@@ -82,8 +85,7 @@ class Engine:
     def __init__(self, sock: socket.socket) -> None:
         self._socket: Final = sock
         self._send_lock: Final = threading.Lock()
-        self._prompts: Final = Prompts(self.send)
-        self._preparer: Preparer | None = None
+        self._intake: Final = Intake(self.send)
         self._context: Context | None = None
         self._loop: EngineLoop | None = None
 
@@ -102,9 +104,9 @@ class Engine:
 
     def _serve_as_main(self, daemon: int) -> NoReturn:
         self._start_thread("daemon watch", end_with_daemon, self._socket, daemon)
-        self._start_thread("long prompts", self._prompts.read_forever)
+        self._start_thread("long prompts", self._intake.read_forever)
         self._start_thread("commands", self._serve)
-        self._prompts.render_forever()
+        self._intake.render_forever()
 
     def _start_thread(self, name: str, life: Callable[..., None], *arguments: Any) -> None:
         threading.Thread(target=self._live, args=(life, *arguments), name=name, daemon=True).start()
@@ -141,13 +143,10 @@ class Engine:
         match command:
             case Load():
                 self._start_thread("engine", self._load_and_step, command)
-            case Prepare():
-                self._prompts.prepare(command)
-            case Start():
-                self._start(command)
+            case Submit():
+                self._intake.submit(command)
             case Cancel(request):
-                # Whichever thread works on it says when it has left it; if none does, there is nothing to be said.
-                if not self._prompts.cancel(request) and self._loop is not None:
+                if not self._intake.cancel(request) and self._loop is not None:
                     self._loop.cancel(request)
             case Close():
                 os._exit(0)
@@ -162,13 +161,7 @@ class Engine:
         """The grammar thread's life. The engine thread, which starts it, may be bound to a core; this one is not."""
         with contextlib.suppress(OSError):  # slower is better than none
             os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
-        self._prompts.compile_forever(compiler)
-
-    def _start(self, start: Start) -> None:
-        prompt = self._prompts.take(start.request)
-        if prompt is None or self._loop is None or self._preparer is None:
-            raise ProtocolError(f"request {start.request} was started without a prepared prompt")
-        self._loop.start(tuple(self._preparer.sequences(start, prompt)))
+        self._intake.compile_forever(compiler)
 
     def _beat(self) -> None:
         loop = self._loop
@@ -178,7 +171,7 @@ class Engine:
                 in_flight=loop.in_flight if loop else 0,
                 rss_bytes=bytes_resident(),
                 read_bytes=bytes_read(),
-                work=self._prompts.work,
+                work=self._intake.work,
             )
         )
 
@@ -212,12 +205,12 @@ class Engine:
         with open_context(model, load) as context:
             self._context = context
             context.warm_up(model.vocab)
-            self._preparer = build_preparer(model, context, load)
+            preparer = build_preparer(model, context, load)
             facts = model_facts(
                 model,
                 context,
                 n_ctx=context.n_ctx,
-                template=self._preparer.template_kind,
+                template=preparer.template_kind,
                 tool_template=tool_template(model, load),
             )
             for pair in (facts.reasoning, facts.tool_call):
@@ -228,10 +221,10 @@ class Engine:
                 report=self.send,
                 report_interval_s=load.report_interval_s,
             )
-            self._prompts.open(self._preparer)
+            self._intake.open(preparer, hand_on=self._loop.submit)
             self._start_thread("grammars", self._compile, GrammarCompiler(model.vocab))
             self.send(Ready(facts))
-            gc.freeze()  # what is there now stays; looking through it again and again would take steps their time
+            gc.freeze()  # what is there now stays, so the collector need not look through it during steps
             self._loop.run_forever()
 
     def _progress(self) -> Callable[[float], bool]:

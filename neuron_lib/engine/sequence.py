@@ -34,10 +34,14 @@ class Sampled(Struct, frozen=True):
 class Sequence:
     """One choice of a request, inside the engine.
 
+    A token id below zero stands for one position of a piece of media; two such ids are equal only for equal content.
+    Only the intake and the batch need to know: everything else compares ids.
+
     The native cache lags one token behind: a sampled token is computed only when it is fed back. So of the `tokens`,
-    the prompt's and then the reply's, the first `computed` have their cells. `cached` of the prompt's were never
+    the prompt's and then the reply's, the first `computed` have their cells. `cached` tokens of the prompt were never
     computed for this sequence. `checkpoint_at` are lengths at which a memory that cannot be cut is to be kept.
-    `sampler` is None only where a runner makes up its tokens.
+    `sampler` is None where a runner makes up its tokens.
+    `queue_s` are the seconds between the arrival of its request and the beginning of that.
     """
 
     request: int
@@ -47,11 +51,13 @@ class Sequence:
     stop: tuple[str, ...] = ()
     choice: int = 0
     cache_key: str = ""
+    adapter: str = ""
     checkpoint_at: tuple[int, ...] = ()
     seq_id: int | None = None
     computed: int = 0
     cached: int | None = None
     tokens: list[int] = field(init=False)
+    queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
     _decoder: codecs.IncrementalDecoder = field(init=False, repr=False)
@@ -62,6 +68,11 @@ class Sequence:
         # Bytes that never become a code point turn into U+FFFD instead of an error.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopStrings(self.stop)
+
+    @property
+    def sharing(self) -> tuple[str, str]:
+        """What must be equal for a prompt to be shared with another sequence."""
+        return self.cache_key, self.adapter
 
     @property
     def generated(self) -> int:
@@ -99,7 +110,7 @@ class Sequence:
         return Delta(self.request, text, count, self.choice, tuple(logprobs))
 
     def broken(self, message: str, *, param: str | None = None) -> Broken:
-        """The event that ends it without a reply. `param` is the request's field that is to blame."""
+        """The event that ends its request without a reply. `param` is the field of the request that is to blame."""
         return Broken(request=self.request, message=message, param=param)
 
     def _done(self, reason: FinishReason, text: str, logprobs: list[TokenLogprob], *, flush: bool = True) -> Done:
@@ -115,6 +126,7 @@ class Sequence:
             prompt_tokens=len(self.prompt),
             cached_tokens=self.cached or 0,
             completion_tokens=self.generated,
+            queue_s=self.queue_s,
             prefill_s=self.prefill_s,
             decode_s=self.decode_s,
         )

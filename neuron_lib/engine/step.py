@@ -1,6 +1,6 @@
-"""One turn of the engine as data: what to do to the memory, what to compute, and what came of it. Pure.
+"""One step of the engine as data: what to do to the memory, what to compute, and what came of it. Pure.
 
-What is made anew in each step is a Struct: to make one takes a tenth of the time of a frozen dataclass.
+Structs that are made in each step are msgspec ones: making one takes a tenth of the time of a frozen dataclass.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.sequence import Sampled, Sequence
 
 __all__ = (
@@ -108,10 +109,11 @@ class SequenceChunk(Struct, frozen=True):
 
 
 class StepPlan(Struct, frozen=True):
-    """Do the `edits` first, then compute `chunks` in one batch."""
+    """Do the `edits` first, then compute `chunks` in one batch. `began` are the requests that begin with this step."""
 
     edits: tuple[Edit, ...]
     chunks: tuple[SequenceChunk, ...]
+    began: tuple[Request, ...] = ()
 
     @property
     def token_count(self) -> int:

@@ -19,7 +19,7 @@ def text(length: int, *, seed: int = 1) -> list[int]:
 
 
 def test_nothing_to_do_is_no_plan() -> None:
-    assert SmallEngine().scheduler.plan() is None
+    assert SmallEngine().scheduler.plan(0.0) is None
 
 
 def test_more_seats_than_a_batch_holds_are_refused() -> None:
@@ -390,7 +390,7 @@ def test_a_request_breaks_with_all_its_choices_at_once() -> None:
     engine.submit(1, text(4), choices=3)
     engine.step()
     assert engine.step(fault="failed") == [Broken(request=1, message="failed")]
-    assert engine.scheduler.plan() is None
+    assert engine.scheduler.plan(0.0) is None
 
 
 @pytest.mark.parametrize("can_truncate", [True, False])
@@ -510,7 +510,7 @@ def test_a_cancelled_request_leaves_nothing_behind_and_is_never_heard_of_again(
     assert engine.told(1) == []
     assert all(engine.is_alone(request) for request in engine.sequences if request != 1)
     assert all(slot.sequence is None for slot in engine.cache.slots)
-    assert [engine.scheduler._arrivals, engine.scheduler._awaited, engine.scheduler._guesses] == [{}, {}, {}]
+    assert [engine.scheduler._running, engine.scheduler._awaited, engine.scheduler._guesses] == [{}, {}, {}]
     for slot in engine.cache.slots:
         engine.cache.forget(slot.seq_id)
     assert [engine.cells.room(slot.seq_id) for slot in engine.cache.slots] == [pool or 200] * 2
@@ -524,6 +524,98 @@ def test_one_choice_s_end_is_not_the_others() -> None:
     engine.finish()
     assert (first.generated, second.generated) == (9, 2)
     assert engine.told(1).count("Done") == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- the line
+
+
+def began(engine: SmallEngine) -> list[int]:
+    """The requests that begin with the next step, which is run."""
+    plan = engine.plan()
+    engine.run(plan)
+    return [request.number for request in plan.began]
+
+
+def test_a_request_begins_when_its_seats_are_free_and_nobody_who_came_later_begins_before() -> None:
+    engine = SmallEngine(seats=3)
+    engine.submit(1, text(10), max_tokens=3)
+    engine.submit(2, text(10, seed=2), max_tokens=9)
+    assert began(engine) == [1, 2]
+    engine.submit(3, text(10, seed=3), choices=2, max_tokens=2)
+    engine.submit(4, text(10, seed=4), max_tokens=2)  # there is a free seat, but somebody waits for it
+    assert [began(engine) for _ in range(3)] == [[], [], [3]]
+    assert [began(engine) for _ in range(2)] == [[], [4]]
+    engine.finish()
+    assert all(engine.is_alone(request) for request in (1, 2, 3, 4))
+
+
+def test_who_was_prepared_late_still_begins_before_all_that_came_later_and_still_wait() -> None:
+    engine = SmallEngine(seats=1)
+    engine.submit(1, text(10), max_tokens=2)
+    assert began(engine) == [1]
+    engine.submit(3, text(10, seed=3), max_tokens=1)
+    engine.submit(2, text(10, seed=2), max_tokens=1)
+    assert [began(engine) for _ in range(3)] == [[], [2], [3]]
+
+
+def test_choices_that_wait_for_a_prefix_have_their_seats() -> None:
+    engine = SmallEngine(seats=3, n_batch=16)
+    engine.submit(1, text(100), choices=3, max_tokens=5)
+    engine.submit(2, text(10, seed=2), max_tokens=5)
+    assert began(engine) == [1]
+    while engine.told(1).count("Done") == 0:
+        assert began(engine) == []
+    assert [request.number for request in engine.plan().began] == [2]
+
+
+def test_who_waits_for_a_prefix_that_another_request_reads_has_begun() -> None:
+    engine = SmallEngine(seats=2, n_batch=16)
+    for request in (1, 2, 3):
+        engine.submit(request, [*text(100), request], max_tokens=5)
+    assert began(engine) == [1, 2]
+    assert set(shares(engine.plans[-1])) == {1}
+
+
+def test_in_a_pool_the_line_waits_for_cells_too() -> None:
+    engine = SmallEngine(seats=2, pool=200, n_ctx=150)
+    engine.submit(1, text(120), max_tokens=3)
+    engine.submit(2, text(120, seed=2), max_tokens=3)
+    assert [began(engine) for _ in range(5)] == [[1], [], [], [], [2]]
+
+
+def test_a_request_for_more_seats_than_there_are_can_never_run() -> None:
+    with pytest.raises(ValueError, match="3 seats"):
+        SmallEngine(seats=2).submit(1, text(10), choices=3)
+
+
+def test_a_request_with_another_adapter_waits_until_nobody_runs_and_shares_no_prompt() -> None:
+    engine = SmallEngine(seats=3)
+    engine.submit(1, text(100), max_tokens=3)
+    engine.submit(2, text(100), max_tokens=3, adapter="pirate")
+    engine.submit(3, text(100), max_tokens=3)
+    assert [began(engine) for _ in range(9)] == [[1], [], [], [], [2], [], [], [], [3]]
+    engine.finish()
+    assert [engine.done(request).cached_tokens for request in (1, 2, 3)] == [0, 0, 99]
+
+
+# --------------------------------------------------------------------------------------------------------------- media
+
+
+def test_positions_of_media_are_shared_like_tokens_where_they_are_equal() -> None:
+    picture, other = [-7] * 40, [-8] * 40
+    engine = SmallEngine()
+    engine.answer(1, [*text(20), *picture, 1, 2])
+    assert engine.answer(2, [*text(20), *picture, 3]).cached_tokens == 60
+    assert engine.answer(3, [*text(20), *other, 3]).cached_tokens == 20
+    assert all(engine.is_alone(request) for request in (1, 2, 3))
+
+
+def test_nobody_guesses_a_position_of_media() -> None:
+    engine = SmallEngine(speculation="on")
+    engine.submit(1, [1, 2, 3, -7, -7, 4, 1, 2, 3], max_tokens=3)
+    engine.step()
+    engine.sequences[1][0].tokens[-4:] = [4, 1, 2, 3]
+    assert [chunk.drafted for chunk in engine.plan().chunks] == [0]
 
 
 # -------------------------------------------------------------------------------------------------------- neighbours
