@@ -2,11 +2,11 @@
 
 Where things are:
 
-    registry     Registry: load, unload, list, chat
+    registry     Registry: load, unload, list, run, chat
     activation   ActivationTracker: how far start-up loading has come
     preload      load_default_models: the start-up loading itself
     llamacpp     LlamaCppHarness: the backend (import it from there; it is not loaded with this package)
-    types        frozen structs: ModelSpec, ChatRequest, events, snapshots
+    types        frozen structs: ModelSpec, Chat and other tasks, events, snapshots
     errors       everything that can go wrong, by what to do about it
     testing      ScriptedHarness: a backend that follows a script
 
@@ -35,14 +35,18 @@ if TYPE_CHECKING:
         SuspectRequest,
         UnloadFailed,
     )
-    from neuron_lib.harness import Generation, Harness, LoadedModel
+    from neuron_lib.harness import Generation, Harness, LoadedModel, Reply
     from neuron_lib.preload import load_default_models
     from neuron_lib.registry import Registry
     from neuron_lib.types import (
         ActivationSnapshot,
         ActivationState,
+        Chat,
         ChatRequest,
+        Complete,
         DeferredLoad,
+        Embed,
+        Embedding,
         FailedLoad,
         Finished,
         FinishReason,
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
         ReasoningDelta,
         SamplingParams,
         Started,
+        Task,
         TextDelta,
         ToolCall,
         UnloadingModel,
@@ -70,8 +75,12 @@ __all__ = (
     "ActivationState",
     "ActivationTracker",
     "AlreadyLoaded",
+    "Chat",
     "ChatRequest",
+    "Complete",
     "DeferredLoad",
+    "Embed",
+    "Embedding",
     "EngineDead",
     "FailedLoad",
     "FinishReason",
@@ -97,12 +106,14 @@ __all__ = (
     "PromptTooLong",
     "ReasoningDelta",
     "Registry",
+    "Reply",
     "RequestRejected",
     "SamplingParams",
     "ShuttingDown",
     "SourceUnavailable",
     "Started",
     "SuspectRequest",
+    "Task",
     "TextDelta",
     "ToolCall",
     "UnloadFailed",

@@ -5,15 +5,15 @@ from types import TracebackType
 from typing import Self
 
 from neuron_lib.errors import EngineDead, ShuttingDown
-from neuron_lib.harness import Generation, LoadedModel
+from neuron_lib.harness import LoadedModel, Reply
 from neuron_lib.residence import Residence
-from neuron_lib.types import ChatRequest, GenerationEvent, Usage
+from neuron_lib.types import GenerationEvent, Task, Usage
 
 __all__ = ("LeasedGeneration",)
 
 
 class LeasedGeneration:
-    """See `neuron_lib.harness.Generation`.
+    """See `neuron_lib.harness.Reply`.
 
     `find` returns the serving model, or raises why there is none; `is_stopping` says whether the registry admits no
     more.
@@ -21,16 +21,16 @@ class LeasedGeneration:
 
     def __init__(
         self,
-        request: ChatRequest,
+        task: Task,
         *,
         find: Callable[[str], Awaitable[tuple[Residence, LoadedModel]]],
         is_stopping: Callable[[], bool],
     ) -> None:
-        self._request = request
+        self._task = task
         self._find = find
         self._is_stopping = is_stopping
         self._residence: Residence | None = None
-        self._inner: Generation | None = None
+        self._inner: Reply | None = None
 
     @property
     def retried(self) -> bool:
@@ -41,10 +41,10 @@ class LeasedGeneration:
         return Usage(prompt_tokens=0, completion_tokens=0) if self._inner is None else self._inner.usage
 
     async def __aenter__(self) -> Self:
-        residence, model = await self._find(self._request.model_id)
+        residence, model = await self._find(self._task.model_id)
         residence.lease()
         try:
-            self._inner = await residence.enter(model.chat(self._request))
+            self._inner = await residence.enter(model.run(self._task))
         except BaseException:
             residence.release()
             raise

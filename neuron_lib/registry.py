@@ -28,7 +28,7 @@ from neuron_lib.errors import (
     UnknownHarness,
     cause_chain,
 )
-from neuron_lib.harness import Generation, Harness, LoadedModel
+from neuron_lib.harness import Harness, LoadedModel, Reply
 from neuron_lib.hosting import ModelTask, supervise
 from neuron_lib.leasing import LeasedGeneration
 from neuron_lib.logs import get_logger
@@ -38,7 +38,7 @@ from neuron_lib.residences import Residences
 from neuron_lib.shown import clip
 from neuron_lib.sizes import MB
 from neuron_lib.types import (
-    ChatRequest,
+    Chat,
     FailedLoad,
     LoadingModel,
     LoadProgress,
@@ -46,6 +46,7 @@ from neuron_lib.types import (
     ModelLoad,
     ModelSpec,
     ModelStatus,
+    Task,
     UnloadingModel,
     public_id,
 )
@@ -214,13 +215,17 @@ class Registry:
         if residence.unload_failure is not None:
             raise residence.unload_failure
 
-    def chat(self, request: ChatRequest) -> Generation:
-        """A reply to `request`; nothing happens, and nothing is refused, until it is entered (see `Generation`).
+    def chat(self, request: Chat) -> Reply:
+        """The reply to a chat, as of `run`."""
+        return self.run(request)
+
+    def run(self, task: Task) -> Reply:
+        """The reply to `task`; nothing happens, and nothing is refused, until it is entered (see `Reply`).
 
         Entering raises `ModelLoading` for a model that is being loaded or will be, after `wait_for_load_s`, and
         `ModelNotLoaded` for one that nobody loads.
         """
-        return LeasedGeneration(request, find=self._await_serving, is_stopping=lambda: self._is_closed)
+        return LeasedGeneration(task, find=self._await_serving, is_stopping=lambda: self._is_closed)
 
     def list_models(self) -> tuple[ModelInfo, ...]:
         """The models that serve.

@@ -6,7 +6,7 @@ from typing import Final
 
 import anyio
 
-from neuron_lib import Finished, Generation, GenerationEvent, NeuronError, Started
+from neuron_lib import Embedding, Finished, Generation, GenerationEvent, NeuronError, Started
 from neuron_lib.logs import get_logger
 from neuron_lib.types import FinishReason, ToolCall, Usage
 from neuron_lib.wire.openai_chat_reply import DONE, ChatCollector, ChatStreamEncoder, StreamUsage
@@ -93,7 +93,7 @@ class ChatStream:
                 async for event in events:
                     if isinstance(event, Finished):
                         await outlet.send(self._encoder.finish(event.reasons, event.usage) + DONE)
-                    elif not isinstance(event, Started) and (self._parallel_tool_calls or not _is_further_call(event)):
+                    elif not isinstance(event, Started | Embedding) and (self._parallel_tool_calls or not _is_further_call(event)):
                         await outlet.send(self._encoder.event(event))
         except Exception as error:
             if not self._is_open:

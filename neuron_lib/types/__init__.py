@@ -1,8 +1,9 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
-from neuron_lib.types.chat import ChatRequest, Grammar, Principal, Sampling, SamplingParams
+from neuron_lib.types.chat import Grammar, Principal, Sampling, SamplingParams
 from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.events import (
+    Embedding,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -37,6 +38,7 @@ from neuron_lib.types.models import (
     Servable,
     UnloadingModel,
 )
+from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Embed, Task
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
@@ -44,11 +46,15 @@ __all__ = (
     "MEDIA_OF_PARTS",
     "ActivationSnapshot",
     "ActivationState",
+    "Chat",
     "ChatRequest",
+    "Complete",
     "DeferredLoad",
     "Device",
     "DeviceHealth",
     "Discovery",
+    "Embed",
+    "Embedding",
     "FailedLoad",
     "FinishReason",
     "Finished",
@@ -72,6 +78,7 @@ __all__ = (
     "SamplingParams",
     "Servable",
     "Started",
+    "Task",
     "TextDelta",
     "TokenLogprob",
     "ToolCall",

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.types import (
+    Embedding,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -259,7 +260,7 @@ class ChatCollector:
                 self._finished = event
             case ReasoningDelta():
                 self._choices[event.choice].reasoning.append(event.text)
-            case Started():
+            case Started() | Embedding():
                 pass
             case _:
                 assert_never(event)

@@ -3,7 +3,8 @@ import pytest
 
 from neuron_lib.engine.protocol import Delta, Done
 from neuron_lib.errors import EngineDead, EngineFailed
-from neuron_lib.llamacpp.mailbox import Mail, Mailbox
+from neuron_lib.llamacpp.engine_client import News
+from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.types import FinishReason, TokenLogprob
 from tests.fakes.turns import let_others_run
 
@@ -28,7 +29,7 @@ async def test_mail_comes_out_in_order() -> None:
 
 
 async def test_a_reader_waits_for_mail() -> None:
-    mailbox, got = Mailbox(), list[Mail]()
+    mailbox, got = Mailbox(), list[News]()
 
     async def read() -> None:
         got.append(await mailbox.get())
@@ -85,7 +86,7 @@ async def test_what_a_slow_reader_gets_merged_is_merged_within_its_choice() -> N
     for number in range(1000):
         for choice in range(3):
             mailbox.put(Delta(1, f"{number}:{choice} ", 2, choice, (token,)))
-    mails: list[Mail] = []
+    mails: list[News] = []
     mailbox.put(DONE)
     while DONE not in mails:
         mails.append(await mailbox.get())
@@ -133,14 +134,3 @@ async def test_a_cancelled_reader_takes_no_mail_with_it() -> None:
         scope.cancel()
         await mailbox.get()
     assert await mailbox.get() == Delta(1, "a")
-
-
-async def test_the_end_of_the_last_choice_is_told_though_nobody_reads() -> None:
-    told: list[int] = []
-    mailbox = Mailbox(choices=2, on_complete=lambda: told.append(1))
-    mailbox.put(DONE)
-    mailbox.put(Delta(1, "b", choice=1))
-    assert told == []
-    mailbox.put(DONE)
-    mailbox.fail(EngineDead("o/a", "killed by SIGKILL"))
-    assert told == [1]

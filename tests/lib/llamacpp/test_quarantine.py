@@ -2,8 +2,8 @@ from typing import Any
 
 import msgspec
 import pytest
-
 from neuron_lib.llamacpp.suspects import Suspects, fingerprint
+
 from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams, UnreadArray, UnreadObject
 
 POISON = ChatRequest(model_id="o/a", messages=({"role": "user", "content": "poison"},))

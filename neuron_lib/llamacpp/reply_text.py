@@ -1,4 +1,4 @@
-"""One of the replies to a request, from the engine's frames to its reader's events. Pure; owns no request."""
+"""The text of one reply, from the engine's frames to its reader's events. Pure; owns no request."""
 
 import codecs
 from collections import deque
@@ -10,14 +10,15 @@ from neuron_lib.engine.protocol import Delta, Done
 from neuron_lib.text.output_parser import OutputEvent, OutputParser
 from neuron_lib.types import FinishReason, TextDelta, TokenLogprob
 
-__all__ = ("Choice",)
+__all__ = ("ReplyText",)
 
 
-class Choice:
+class ReplyText:
     """`feed` every delta, then `finish` once. A text carries the log-probabilities of the tokens that it was.
 
-    Where a token's text is held back they wait with it. Those of reasoning that is not shown, of tool calls and of
-    the stop string go with what they were: nowhere. A token that ends a block counts as part of the block.
+    While the text of a token is held back, its log-probability is held back too. Log-probabilities of tokens outside
+    the visible text (hidden reasoning, tool calls, the stop string) are dropped. A token that ends a block counts as
+    part of the block.
     """
 
     __slots__ = ("_index", "_parser", "_pieces", "_tokens_seen", "_unsettled", "done", "reasoning_tokens")
@@ -32,21 +33,21 @@ class Choice:
         self._tokens_seen = 0
 
     def __repr__(self) -> str:
-        return f"<Choice {self._index} {'running' if self.done is None else self.reason} {self._tokens_seen} tokens>"
+        return f"<ReplyText {self._index} {'running' if self.done is None else self.reason} {self._tokens_seen} tokens>"
 
     @property
     def has_begun(self) -> bool:
-        """Whether the engine has said anything of it."""
+        """Whether the engine has said anything of this reply."""
         return self._tokens_seen > 0 or self.done is not None
 
     @property
     def tokens(self) -> int:
-        """How many it has so far."""
+        """How many tokens the reply has so far."""
         return self._tokens_seen
 
     @property
     def reason(self) -> FinishReason:
-        """Why it ended; must not be asked before."""
+        """Why the reply ended; must not be asked before."""
         assert self.done is not None
         has_called = self._parser.tool_calls_seen > 0 and self.done.reason is FinishReason.STOP
         return FinishReason.TOOL_CALLS if has_called else self.done.reason

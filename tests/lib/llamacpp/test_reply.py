@@ -1,7 +1,6 @@
 import contextlib
 import gc
 import os
-import signal
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,9 +30,10 @@ from neuron_lib.errors import (
     TemplateFailed,
     UnsupportedCapability,
 )
-from neuron_lib.harness import Generation
+from neuron_lib.harness import Reply
+from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_environment import engine_environment
-from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
+from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.recovery import RecoveryPolicy
@@ -61,16 +61,12 @@ from neuron_lib.types import (
     Usage,
 )
 from tests.fakes.log_lines import said
+from tests.fakes.memory_engine import MemoryEngine, open_memory_engine
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
-LOAD = load_command(
-    LlamaCppConfig(n_ctx=64, n_batch=64, n_ubatch=64, threads=1, admission=AdmissionConfig(max_in_flight=1)),
-    LocalModel(path=Path("/nowhere.gguf")),
-    environ={},
-)
 
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 
@@ -86,13 +82,22 @@ async def model_of(
     max_wait_s: float = 60.0,
     isolates_principals: bool = False,
     policy: RecoveryPolicy | None = None,
+    in_process: bool = False,
 ) -> AsyncIterator[LlamaCppModel]:
-    """A model whose first engine is a fake in `mode`; those after the ones `between` are all in the mode `then`."""
-    modes = chain([mode, *between], repeat(then))
+    """A model whose first engine is a fake in `mode`; those after the ones `between` are all in the mode `then`.
 
-    def start() -> AbstractAsyncContextManager[EngineProcess]:
+    Engines live in memory, or with `in_process` in a process each.
+    """
+    modes = chain([mode, *between], repeat(then))
+    admission = AdmissionConfig(max_in_flight=seats)
+    config = LlamaCppConfig(n_ctx=64, n_batch=64, n_ubatch=64, threads=1, admission=admission)
+    load = load_command(config, LocalModel(path=Path("/nowhere.gguf")), environ={})
+
+    def start() -> AbstractAsyncContextManager[EngineClient]:
+        if not in_process:
+            return open_memory_engine(load, mode=next(modes))
         return open_engine(
-            LOAD,
+            load,
             model_id="org/fake",
             environment=engine_environment(os.environ),
             on_progress=lambda _fraction: None,
@@ -117,18 +122,18 @@ def ask(content: Any, *, stop: Sequence[str] = ()) -> ChatRequest:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process brings about."""
+    """Wait for what other tasks bring about."""
     while not condition():  # noqa: ASYNC110 - nobody tells when a condition of a test comes true
-        await anyio.sleep(0.005)
+        await anyio.sleep(0.001)
 
 
-async def read_to_end(generation: Generation) -> None:
+async def read_to_end(generation: Reply) -> None:
     async for _event in generation:
         pass
 
 
 async def reply_to(model: LlamaCppModel, text: str) -> list[GenerationEvent]:
-    async with model.chat(ask(text)) as generation:
+    async with model.run(ask(text)) as generation:
         return [event async for event in generation]
 
 
@@ -144,7 +149,9 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
         TextDelta("!"),
         Finished(
             reasons=(FinishReason.STOP,),
-            usage=Usage(prompt_tokens=2, completion_tokens=2, cached_tokens=1, prefill_ms=250, decode_ms=500),
+            usage=Usage(
+                prompt_tokens=2, completion_tokens=2, cached_tokens=1, queue_ms=125, prefill_ms=250, decode_ms=500
+            ),
         ),
     ]
 
@@ -168,7 +175,7 @@ async def test_a_reply_that_is_cut_off_while_reasoning_was_reasoning_to_its_last
 
 async def test_reasoning_that_was_asked_for_is_part_of_the_text() -> None:
     request = msgspec.structs.replace(ask("<think> a </think> b"), include_thinking=True)
-    async with model_of("markers") as model, model.chat(request) as generation:
+    async with model_of("markers") as model, model.run(request) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "<think> a </think> b !"
 
@@ -183,7 +190,7 @@ async def test_a_prompt_that_opens_a_block_of_reasoning_makes_the_reply_start_in
 async def test_a_tool_call_is_one_only_for_a_request_with_tools(tools: tuple[Any, ...], reason: FinishReason) -> None:
     call = '<tool_call> {"name":"now","arguments":{}} </tool_call>'
     request = msgspec.structs.replace(ask(call), tools=tools)
-    async with model_of("markers") as model, model.chat(request) as generation:
+    async with model_of("markers") as model, model.run(request) as generation:
         events = [event async for event in generation]
     assert [event.name for event in events if isinstance(event, ToolCall)] == ["now" for _ in tools]
     assert isinstance(events[-1], Finished)
@@ -192,7 +199,7 @@ async def test_a_tool_call_is_one_only_for_a_request_with_tools(tools: tuple[Any
 
 async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_as_one() -> None:
     request = msgspec.structs.replace(ask("<think> a </think> b"), choices=3)
-    async with model_of("markers", seats=3) as model, model.chat(request) as generation:
+    async with model_of("markers", seats=3) as model, model.run(request) as generation:
         assert model.load().in_flight == 3
         started, *events, finished = [event async for event in generation]
         assert (model.load().tok_s_prefill, model.load().in_flight) == (12.0, 0)  # what was forked was not computed
@@ -207,6 +214,7 @@ async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_a
             completion_tokens=4 + 5 + 6,
             cached_tokens=1,
             reasoning_tokens=3 * 2,
+            queue_ms=125,
             prefill_ms=250,
             decode_ms=1500,
         ),
@@ -215,7 +223,7 @@ async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_a
 
 async def test_a_reply_with_log_probabilities_has_them_at_its_text() -> None:
     request = msgspec.structs.replace(ask("<think> a </think> b"), top_logprobs=1)
-    async with model_of("markers") as model, model.chat(request) as generation:
+    async with model_of("markers") as model, model.run(request) as generation:
         texts = [event async for event in generation if isinstance(event, TextDelta)]
     assert texts == [
         TextDelta("b ", logprobs=(TokenLogprob(b"b ", -0.5, (Likely(b"x", -0.25),)),)),
@@ -238,7 +246,7 @@ async def test_prompts_are_shared_by_all_or_within_an_account(
     request = msgspec.structs.replace(ask("echo-start"), principal=principal, choices=2, top_logprobs=0)
     async with (
         model_of(seats=2, isolates_principals=isolates) as model,
-        model.chat(request) as generation,
+        model.run(request) as generation,
     ):
         told = [event.text async for event in generation if isinstance(event, TextDelta) and event.choice == 0]
     assert told == [f"{cache_key} ", "2 ", "0 ", "!"]
@@ -246,7 +254,7 @@ async def test_prompts_are_shared_by_all_or_within_an_account(
 
 async def test_the_whole_of_a_reply_that_is_bound_by_a_grammar_is_text_even_where_the_prompt_opened_reasoning() -> None:
     request = msgspec.structs.replace(ask("{} </think> <think>"), grammar=Grammar("regex", ".*"))
-    async with model_of("markers") as model, model.chat(request) as generation:
+    async with model_of("markers") as model, model.run(request) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "{} </think> <think> !"
 
@@ -255,7 +263,7 @@ async def test_a_grammar_that_the_engine_refuses_is_named_by_its_field() -> None
     request = msgspec.structs.replace(ask("one"), grammar=Grammar("regex", "refuse"))
     async with model_of() as model:
         with pytest.raises(InvalidRequest, match="not a grammar") as raised:
-            async with model.chat(request):
+            async with model.run(request):
                 pass
     assert raised.value.param == "regex"
 
@@ -273,15 +281,15 @@ async def test_a_grammar_that_the_engine_refuses_is_named_by_its_field() -> None
 async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: dict[str, Any], param: str) -> None:
     async with model_of() as model:
         with pytest.raises(InvalidRequest) as raised:
-            async with model.chat(msgspec.structs.replace(ask("one"), **changes)):
+            async with model.run(msgspec.structs.replace(ask("one"), **changes)):
                 pass
         assert raised.value.param == param
         assert "with 0 requests" in repr(model)
 
 
 async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="neuron_lib.llamacpp.generation")
-    async with model_of(seats=2) as model, model.chat(msgspec.structs.replace(ask("one two"), choices=2)) as generation:
+    caplog.set_level("INFO", logger="neuron_lib.llamacpp.reply")
+    async with model_of(seats=2) as model, model.run(msgspec.structs.replace(ask("one two"), choices=2)) as generation:
         async for _event in generation:
             pass
     (record,) = caplog.records
@@ -292,14 +300,14 @@ async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
 async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
-    async with model_of(mode) as model, model.chat(ask("echo-stop", stop=["mine"])) as generation:
+    async with model_of(mode) as model, model.run(ask("echo-stop", stop=["mine"])) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
-    async with model_of() as model:
-        async with model.chat(ask("one")):
+    async with model_of("stuck-after-delta") as model:
+        async with model.run(ask("one")):
             assert model.load().in_flight == 1
         assert model.load().in_flight == 0
 
@@ -314,7 +322,7 @@ async def test_a_model_calls_tools_only_if_its_calls_have_markers_and_a_form_tha
 
 async def test_a_generation_does_nothing_until_it_is_entered() -> None:
     async with model_of() as model:
-        model.chat(ask("one"))
+        model.run(ask("one"))
         assert model.load().in_flight == 0
 
 
@@ -334,7 +342,7 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
 ) -> None:
     async with model_of() as model:
         with pytest.raises(error):
-            async with model.chat(request_):
+            async with model.run(request_):
                 pytest.fail("it was entered")
         assert model.load().in_flight == 0
         assert "with 0 requests" in repr(model)
@@ -342,12 +350,12 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
 
 
 async def test_a_reply_says_what_it_has_cost_so_far_also_when_it_is_lost() -> None:
-    async with model_of("segv-after-delta") as model, model.chat(ask("one two")) as generation:
+    async with model_of("segv-after-delta") as model, model.run(ask("one two")) as generation:
         assert generation.usage == Usage(prompt_tokens=2, completion_tokens=0)
         with pytest.raises(EngineDead):
             await read_to_end(generation)
         assert generation.usage == Usage(prompt_tokens=2, completion_tokens=1)
-    async with model_of() as model, model.chat(ask("one two")) as generation:
+    async with model_of() as model, model.run(ask("one two")) as generation:
         *_, finished = [event async for event in generation]
         assert isinstance(finished, Finished)
         assert generation.usage == finished.usage
@@ -357,7 +365,7 @@ async def test_a_request_that_nobody_has_read_is_read_by_the_engine() -> None:
     async with model_of() as model:
         messages = UnreadArray(b'[{"role":"user","content":"one two"}]')
         unread = ChatRequest(model_id="org/fake", messages=messages, template_kwargs=UnreadObject(b"{}"))
-        async with model.chat(unread) as generation:
+        async with model.run(unread) as generation:
             events = [event async for event in generation]
         assert events[0] == Started(prompt_tokens=2)
         assert isinstance(events[-1], Finished)
@@ -376,7 +384,7 @@ async def test_a_request_that_nobody_has_read_is_read_by_the_engine() -> None:
 async def test_what_is_no_text_is_refused_by_its_kind(part: str, code: str) -> None:
     async with model_of() as model:
         with pytest.raises(UnsupportedCapability) as caught:
-            async with model.chat(ask([{"type": "text", "text": "see"}, {"type": part}])):
+            async with model.run(ask([{"type": "text", "text": "see"}, {"type": part}])):
                 pytest.fail("it was entered")
     assert caught.value.code == code
 
@@ -385,10 +393,10 @@ async def test_a_bias_of_a_token_that_the_model_has_not_is_refused_by_name() -> 
     async with model_of("words") as model:
         request = replace(ask("one"), sampling=SamplingParams(logit_bias={9: 1.0, 10: 1.0}))
         with pytest.raises(InvalidRequest, match="tokens 0 to 9") as caught:
-            async with model.chat(request):
+            async with model.run(request):
                 pytest.fail("it was entered")
         assert caught.value.param == "logit_bias.10"
-        async with model.chat(replace(request, sampling=SamplingParams(logit_bias={9: 1.0}))):
+        async with model.run(replace(request, sampling=SamplingParams(logit_bias={9: 1.0}))):
             pass
 
 
@@ -413,7 +421,7 @@ async def test_a_prompt_that_waited_when_its_engine_died_is_measured_anew() -> N
 
 
 async def test_who_finds_the_queue_full_is_refused_before_its_prompt_is_read() -> None:
-    async with model_of(queue=0) as model, model.chat(ask("one")):
+    async with model_of("stuck-after-delta", queue=0) as model, model.run(ask("one")):
         for prompt in ("two", "a prompt that is far too long"):  # which reading it would have shown
             with pytest.raises(Overloaded):
                 await reply_to(model, prompt)
@@ -421,7 +429,7 @@ async def test_who_finds_the_queue_full_is_refused_before_its_prompt_is_read() -
 
 
 async def test_closing_admission_refuses_newcomers_and_lets_running_replies_end() -> None:
-    async with model_of() as model, model.chat(ask("one")) as running:
+    async with model_of() as model, model.run(ask("one")) as running:
         model.close_admission(ShuttingDown)
         with pytest.raises(ShuttingDown):
             await reply_to(model, "two")
@@ -435,7 +443,7 @@ async def test_a_seat_goes_to_the_one_who_waits_when_its_holder_leaves_early() -
         async def wait_in_line() -> None:
             replies.append(await reply_to(model, "two"))
 
-        async with model.chat(ask("stuck-after-delta")):
+        async with model.run(ask("stuck-after-delta")):
             tasks.start_soon(wait_in_line)
             while model.load().queue_depth == 0:
                 await let_others_run()
@@ -446,7 +454,7 @@ async def test_a_seat_goes_to_the_one_who_waits_when_its_holder_leaves_early() -
 
 
 async def test_a_reply_that_nobody_reads_keeps_its_seat_only_as_long_as_it_is_made() -> None:
-    async with model_of() as model, model.chat(ask("one two")) as unread:
+    async with model_of() as model, model.run(ask("one two")) as unread:
         await until(lambda: model.load().in_flight == 0)
         assert isinstance((await reply_to(model, "three"))[-1], Finished)
         *_, last = [event async for event in unread]
@@ -454,7 +462,7 @@ async def test_a_reply_that_nobody_reads_keeps_its_seat_only_as_long_as_it_is_ma
 
 
 async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -> None:
-    async with model_of("stuck-after-delta") as model, model.chat(ask("one")):
+    async with model_of("stuck-after-delta") as model, model.run(ask("one")):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reply_to, model, "two")
             while model.load().queue_depth == 0:
@@ -466,7 +474,7 @@ async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -
 
 async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_the_next_one_serves() -> None:
     async with model_of("segv-after-delta") as model:
-        generation = model.chat(ask("one two"))
+        generation = model.run(ask("one two"))
         async with generation:
             assert [await anext(generation) for _ in range(2)] == [Started(prompt_tokens=2), TextDelta("one ")]
             with pytest.raises(EngineDead, match="SIGSEGV"):
@@ -481,7 +489,7 @@ async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_
 @pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
 async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once_more(mode: str) -> None:
     async with model_of(mode) as model:
-        generation = model.chat(ask("one two"))
+        generation = model.run(ask("one two"))
         async with generation:
             events = [event async for event in generation]
         assert generation.retried
@@ -491,7 +499,7 @@ async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once
 
 async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end() -> None:
     async with model_of("segv-after-delta") as model:
-        generation = model.chat(msgspec.structs.replace(ask("one two"), whole=True))
+        generation = model.run(msgspec.structs.replace(ask("one two"), whole=True))
         async with generation:
             events = [event async for event in generation]
         assert generation.retried
@@ -513,20 +521,21 @@ async def test_a_request_that_waits_for_its_seat_outlives_an_engine_and_is_not_s
     replies: list[list[GenerationEvent]] = []
 
     async def wait() -> None:
-        async with model.chat(ask("four five")) as generation:
+        async with model.run(ask("four five")) as generation:
             replies.append([event async for event in generation])
             assert not generation.retried
 
     async with (
         model_of("stuck-after-delta") as model,
         anyio.create_task_group() as tasks,
-        model.chat(ask("one two")) as running,
+        model.run(ask("one two")) as running,
     ):
         engine = model._supervisor.require_engine()
         tasks.start_soon(wait)
         # It is in the line, and not what the engine is working on: not sent yet, or prepared already.
-        await until(lambda: model.load().queue_depth == 1 and len(engine._in_hand.requests) == 1)
-        os.kill(engine.pid, signal.SIGKILL)
+        await until(lambda: model.load().queue_depth == 1 and len(engine.at_work) == 1)
+        assert isinstance(engine, MemoryEngine)
+        engine.kill()
         with pytest.raises(EngineDead):
             await read_to_end(running)
         await until(lambda: model.info().status is ModelStatus.LOADED)
@@ -538,14 +547,12 @@ async def kill_engine(model: LlamaCppModel, *, requests: int, in_hand: int = 0) 
 
     def knows_them() -> bool:
         engine = model._supervisor.engine
-        if engine is None or len(engine._in_hand.requests) < in_hand:
+        if engine is None or len(engine.at_work) < in_hand:
             return False
         return f"with {requests} requests" in repr(engine)
 
     await until(knows_them)
-    engine = model._supervisor.require_engine()
-    os.kill(engine.pid, signal.SIGKILL)
-    await engine.wait_dead()
+    await die(model._supervisor.require_engine())
 
 
 class Askers:
@@ -554,12 +561,12 @@ class Askers:
     def __init__(self, tasks: TaskGroup, model: LlamaCppModel, *texts: str) -> None:
         self.model = model
         self.refusals: list[Exception] = []
-        self.generations: list[Generation] = []
+        self.generations: list[Reply] = []
         for text in texts:
             tasks.start_soon(self.ask, text)
 
     async def ask(self, text: str) -> None:
-        generation = self.model.chat(msgspec.structs.replace(ask(text), whole=True))
+        generation = self.model.run(msgspec.structs.replace(ask(text), whole=True))
         self.generations.append(generation)
         try:
             async with generation:
@@ -602,7 +609,7 @@ async def test_prompts_of_clients_who_left_before_the_engine_read_them_are_not_k
 
 
 async def test_a_prompt_that_is_not_read_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuron_lib.llamacpp.generation._PREPARE_LIMIT_S", 0.01)
+    monkeypatch.setattr("neuron_lib.llamacpp.reply._LEAST_PATIENCE_S", 0.01)
     async with model_of("silent", max_wait_s=0.01) as model:
         with pytest.raises(Overloaded, match=r"was not read within 0\.01 s") as caught:
             await reply_to(model, "one")
@@ -647,7 +654,7 @@ async def test_a_request_that_was_alone_in_two_engines_that_died_takes_no_third_
         for _ in range(3):
             for request in (poison, msgspec.structs.replace(poison, whole=True, principal=Principal("other", "key"))):
                 with pytest.raises(SuspectRequest, match="SIGSEGV; then killed by SIGSEGV"):
-                    async with model.chat(request) as generation:
+                    async with model.run(request) as generation:
                         await read_to_end(generation)
                 await until(lambda: model.info().status is ModelStatus.LOADED)
         assert isinstance((await reply_to(model, "another"))[-1], Finished)
@@ -672,7 +679,7 @@ async def test_of_requests_that_were_together_in_engines_that_died_none_is_remem
 
         def both_are_in_hand() -> bool:
             engine = model._supervisor.engine
-            return engine is not None and len(engine._in_hand.requests) == 2
+            return engine is not None and len(engine.at_work) == 2
 
         for _ in range(2):
             await until(both_are_in_hand)
@@ -684,28 +691,30 @@ async def test_of_requests_that_were_together_in_engines_that_died_none_is_remem
             assert isinstance((await reply_to(model, text))[-1], Finished)
 
 
-async def leave_in_mid_reply(model: LlamaCppModel, text: str) -> EngineProcess:
+async def leave_in_mid_reply(model: LlamaCppModel, text: str) -> EngineClient:
     """A client that gives up when the reply has begun; returns the engine that was told."""
     await until(lambda: model.info().status is ModelStatus.LOADED)
     engine = model._supervisor.require_engine()
-    async with model.chat(ask(text)) as generation:
+    async with model.run(ask(text)) as generation:
         await anext(generation)
         assert isinstance(await anext(generation), TextDelta)
     return engine
 
 
-async def die(engine: EngineProcess) -> None:
-    os.kill(engine.pid, signal.SIGKILL)
+async def die(engine: EngineClient) -> None:
+    assert isinstance(engine, MemoryEngine)
+    engine.kill()
     await engine.wait_dead()
 
 
 async def hang_and_die_with_a_bystander(model: LlamaCppModel) -> list[Exception]:
     """A client gives up on a step that hangs, another one goes on waiting; returns what the latter was refused with."""
     engine = await leave_in_mid_reply(model, "hung-after-delta two")
-    before = engine._in_hand.requests
+    hung = engine.at_work
     async with anyio.create_task_group() as tasks:
         askers = Askers(tasks, model, "innocent")
-        await until(lambda: bool(engine._in_hand.requests - before))
+        await until(lambda: engine.at_work > hung)  # its prompt is being prepared
+        await until(lambda: engine.at_work == hung)
         await die(engine)
     return askers.refusals
 
@@ -730,10 +739,9 @@ async def test_a_request_that_was_alone_in_two_engines_that_died_is_suspect_thou
 
 
 async def test_a_request_that_the_engine_has_left_is_not_blamed_for_what_comes_after() -> None:
-    async def leave_and_be_left(model: LlamaCppModel) -> EngineProcess:
+    async def leave_and_be_left(model: LlamaCppModel) -> EngineClient:
         engine = await leave_in_mid_reply(model, "stuck-after-delta two")
-        await until(lambda: not engine.knows(1))
-        assert engine._accusers == {}
+        await until(lambda: not engine.at_work)
         return engine
 
     async with model_of(policy=patient()) as model:
@@ -765,7 +773,7 @@ async def test_while_the_next_engine_is_awaited_a_newcomer_is_told_when_to_come_
 
 
 async def test_a_model_whose_engine_stands_still_is_not_servable_long_before_the_engine_is_ended() -> None:
-    async with model_of("stuck-after-delta") as model, model.chat(ask("one two")):
+    async with model_of("stuck-after-delta") as model, model.run(ask("one two")):
         standstill = model._supervisor.require_engine()._standstill
         await until(lambda: model._supervisor.require_engine().last_beat is not None)
         while standstill.suspicion is None:
@@ -812,14 +820,16 @@ async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served() -> 
                 await reply_to(model, "one two")
 
 
-@pytest.mark.parametrize("outcome", ["EngineDead", "abandoned"])
+@pytest.mark.parametrize(
+    ("mode", "outcome"), [("segv-after-delta", "EngineDead"), ("stuck-after-delta", "abandoned")]
+)
 async def test_the_log_tells_a_reader_who_left_from_an_engine_that_was_lost(
-    outcome: str, caplog: pytest.LogCaptureFixture
+    mode: str, outcome: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="neuron_lib.llamacpp.generation")
-    async with model_of("segv-after-delta") as model:
+    caplog.set_level("INFO", logger="neuron_lib.llamacpp.reply")
+    async with model_of(mode) as model:
         with contextlib.suppress(EngineDead), anyio.CancelScope() as scope:
-            async with model.chat(ask("one")) as generation:
+            async with model.run(ask("one")) as generation:
                 if outcome == "abandoned":
                     scope.cancel()
                 async for _event in generation:
