@@ -1,4 +1,7 @@
-"""What one request is told by its engine, between the task that reads frames and the task that reads the reply."""
+"""What one request is told by its engine, between the task that reads frames and the task that reads the reply.
+
+A `Mailbox` is a `Listener`.
+"""
 
 from collections import deque
 from typing import Final
@@ -27,8 +30,8 @@ class Mailbox:
         self._failure: NeuronError | None = None
         self._news = anyio.Event()
 
-    def put(self, mail: News) -> None:
-        """Deliver; merges a delta into the last one of its choice when the reader is far behind."""
+    def hear(self, mail: News) -> None:
+        """Deliver. Merges a delta into the last one of its choice when the reader is far behind."""
         is_merged = isinstance(mail, Delta) and len(self._mail) >= _MOST_MAIL and self._merge(mail)
         if not is_merged:
             self._mail.append(mail)

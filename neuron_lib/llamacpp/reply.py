@@ -108,7 +108,7 @@ class LlamaCppReply:
             place.begin()
         elif isinstance(news, Done):
             place.end_reply()
-        self._mailbox.put(news)
+        self._mailbox.hear(news)
 
     def fail(self, error: NeuronError) -> None:
         """See `Listener`."""

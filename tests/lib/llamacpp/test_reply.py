@@ -713,8 +713,9 @@ async def hang_and_die_with_a_bystander(model: LlamaCppModel) -> list[Exception]
     hung = engine.at_work
     async with anyio.create_task_group() as tasks:
         askers = Askers(tasks, model, "innocent")
-        await until(lambda: engine.at_work > hung)  # its prompt is being prepared
-        await until(lambda: engine.at_work == hung)
+        await until(lambda: model.load().queue_depth == 1)
+        await let_others_run(100)
+        assert engine.at_work == hung  # the newcomer is prepared, and waits for the seat
         await die(engine)
     return askers.refusals
 
@@ -820,9 +821,7 @@ async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served() -> 
                 await reply_to(model, "one two")
 
 
-@pytest.mark.parametrize(
-    ("mode", "outcome"), [("segv-after-delta", "EngineDead"), ("stuck-after-delta", "abandoned")]
-)
+@pytest.mark.parametrize(("mode", "outcome"), [("segv-after-delta", "EngineDead"), ("stuck-after-delta", "abandoned")])
 async def test_the_log_tells_a_reader_who_left_from_an_engine_that_was_lost(
     mode: str, outcome: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -72,7 +72,7 @@ async def test_a_model_for_embeddings_says_so_cold_and_loaded_and_refuses_every_
         for content in ("Hello", [{"type": "image_url"}]):
             chat = ChatRequest(model_id=MODEL_ID, messages=({"role": "user", "content": content},))
             with pytest.raises(WrongModality, match=f"'{MODEL_ID}' cannot chat: its only use is {capability}"):
-                async with model.chat(chat):
+                async with model.run(chat):
                     pytest.fail("it was admitted")
         info, load = model.info(), model.load()
     assert (info.status, info.capabilities) == (ModelStatus.LOADED, (capability,))
