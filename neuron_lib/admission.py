@@ -41,14 +41,23 @@ class Place:
         self._held = 0
         self._has_begun = False
         self._on_refused = refuse
-        self.refusal: RequestRejected | None = None
-        """Set when the admission was closed before the request began."""
+        self._refusal: RequestRejected | None = None
 
     def refuse(self, refusal: RequestRejected) -> None:
         """The admission is closed. Whoever has begun is not refused any more, even while it waits once more."""
         if not self._has_begun:
-            self.refusal = refusal
+            self._refusal = refusal
             self._on_refused(refusal)
+
+    @property
+    def refusal(self) -> RequestRejected | None:
+        """Set when the admission was closed before the request began."""
+        return self._refusal
+
+    def raise_if_refused(self) -> None:
+        """Raise the refusal, if the admission was closed before the request began."""
+        if self._refusal is not None:
+            raise self._refusal
 
     @property
     def waits_for_seats(self) -> bool:

@@ -156,8 +156,7 @@ class _Seats:
 
     async def take(self, place: Place, seats: int) -> None:
         """Wait until the seats are this place's. Raises `Overloaded` after `max_wait_s`, and the place's refusal."""
-        if place.refusal is not None:
-            raise place.refusal
+        place.raise_if_refused()
         event = anyio.Event()
         self._called[place.number] = place, event
         self._line.enter(Request(place.number, (), seats))
@@ -172,7 +171,8 @@ class _Seats:
             if not is_seated:
                 self._leave(place, seats)
         if not is_seated:
-            raise place.refusal or place.expired(f"no seat became free within {self._max_wait_s:g} s")
+            place.raise_if_refused()
+            raise place.expired(f"no seat became free within {self._max_wait_s:g} s")
 
     def _leave(self, place: Place, seats: int) -> None:
         self._line.leave(place.number)

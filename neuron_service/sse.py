@@ -93,7 +93,9 @@ class ChatStream:
                 async for event in events:
                     if isinstance(event, Finished):
                         await outlet.send(self._encoder.finish(event.reasons, event.usage) + DONE)
-                    elif not isinstance(event, Started | Embedding) and (self._parallel_tool_calls or not _is_further_call(event)):
+                    elif not isinstance(event, Started | Embedding) and (
+                        self._parallel_tool_calls or not _is_further_call(event)
+                    ):
                         await outlet.send(self._encoder.event(event))
         except Exception as error:
             if not self._is_open:

@@ -183,8 +183,7 @@ class LlamaCppReply:
 
     def _submit(self, engine: EngineClient) -> None:
         place = self._placed
-        if place.refusal is not None:
-            raise place.refusal
+        place.raise_if_refused()
         self._engine, self._mailbox = engine, Mailbox()
         command = submission(
             place.number,

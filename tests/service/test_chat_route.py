@@ -10,7 +10,7 @@ from anyio import wait_all_tasks_blocked
 from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolCall
 from neuron_lib.errors import EngineFailed
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Principal, Usage
+from neuron_lib.types import Chat, Principal, Usage
 from neuron_service.connection_limits import IDLE_CONNECTION_LIMIT_S
 from neuron_service.sse import SILENCE_LIMIT_S, ChatStream
 from tests.fakes.asgi_client import AsgiClient
@@ -172,7 +172,9 @@ async def test_thinking_is_asked_for_by_header(value: str, *, wanted: bool) -> N
     async with scripted_host(resident=[A]) as host:
         headers = {"content-type": "application/json", "x-include-thinking": value}
         await host.client.post(CHAT, chat_body(A), headers=headers)
-        assert host.harness.requests[0].include_thinking is wanted
+        (request,) = host.harness.requests
+        assert isinstance(request, Chat)
+        assert request.include_thinking is wanted
 
 
 # ----------------------------------------------------------------------------------------- refused before the stream

@@ -1,3 +1,5 @@
+from collections.abc import Collection, Sequence
+
 from neuron_lib.engine.line import Line, Request, first_come
 from neuron_lib.engine.protocol import RequestClass
 
@@ -33,10 +35,11 @@ def test_who_came_first_begins_first_once_all_of_its_seats_are_free_and_nobody_o
 def test_the_policy_decides_whose_turn_it_is_and_is_told_who_runs_how_many_seats_are_free_and_what_time_it_is() -> None:
     told: list[object] = []
 
-    def identified_first(waiting: object, running: object, free_seats: int, now_s: float) -> Request | None:
+    def identified_first(
+        waiting: Sequence[Request], running: Collection[Request], free_seats: int, now_s: float
+    ) -> Request | None:
         told.append((running, free_seats, now_s))
-        assert isinstance(waiting, list)
-        return next((each for each in waiting if each.class_.principal), waiting[0])
+        return next((each for each in waiting if each.class_.principal), None)
 
     line, running = Line(identified_first), (request(0),)
     line.enter(request(1))

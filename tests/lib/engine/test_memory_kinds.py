@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from neuron_lib.engine.build import build_runner, build_scheduler
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
 from neuron_lib.engine.protocol import (
@@ -315,7 +316,8 @@ class Stuck:
 
 def test_a_grammar_that_cannot_go_on_breaks_its_request_and_no_other(models: Mapping[str, Model]) -> None:
     with conversation(models["full"]) as chat:
-        chat.scheduler.submit(Sequence(request=1, prompt=[5, 6, 7], max_tokens=9, sampler=Stuck()))
+        stuck = Sequence(request=1, prompt=[5, 6, 7], max_tokens=9, sampler=Stuck())
+        chat.scheduler.submit(Request(1, (stuck,)))
         chat.ask(2, SYSTEM)
         chat.finish()
         (broken,) = [event for event in chat.events if event.request == 1]

@@ -150,5 +150,5 @@ def test_who_left_is_forgotten_with_the_engine_and_when_there_are_too_many() -> 
 
 
 def test_tasks_of_different_kinds_are_never_the_same() -> None:
-    tasks = [POISON, Complete(model_id="o/a", prompt="poison"), Embed(model_id="o/a", inputs=("poison",))]
+    tasks: list[Task] = [POISON, Complete(model_id="o/a", prompt="poison"), Embed(model_id="o/a", inputs=("poison",))]
     assert len({fingerprint(task) for task in tasks}) == 3

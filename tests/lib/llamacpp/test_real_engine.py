@@ -81,7 +81,9 @@ async def real_model(
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,
         )
-        yield model, supervisor.require_engine()
+        engine = supervisor.require_engine()
+        assert isinstance(engine, EngineProcess)
+        yield model, engine
 
 
 def ask(content: str, *, sampling: SamplingParams = GREEDY, **fields: Any) -> ChatRequest:
@@ -464,7 +466,7 @@ async def test_an_engine_that_is_told_to_abort_shows_its_threads_and_breaks_off_
         for _ in range(2):
             await anext(generation)
         engine.post(Abort())
-        assert "the computation was broken off" in await engine.wait_dead()
+        assert "the computation was broken off" in (await engine.wait_dead()).reason
     lines = [record.getMessage() for record in caplog.records if record.name == "neuron_lib.engine"]
     assert any("loop.py" in line for line in lines)
 

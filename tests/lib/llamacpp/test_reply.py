@@ -205,7 +205,7 @@ async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_a
         assert (model.load().tok_s_prefill, model.load().in_flight) == (12.0, 0)  # what was forked was not computed
     assert started == Started(prompt_tokens=4)
     for choice in range(3):
-        own = [event for event in events if not isinstance(event, Started | Finished) and event.choice == choice]
+        own = [event for event in events if isinstance(event, TextDelta | ReasoningDelta) and event.choice == choice]
         assert own[1:] == [ReasoningDelta("a ", choice), TextDelta("b ", choice), TextDelta("!", choice)]
     assert finished == Finished(
         reasons=(FinishReason.STOP,) * 3,
