@@ -21,7 +21,8 @@ from msgspec.structs import fields
 
 from neuron_lib.config_variables import PREFIX, find_mistyped
 from neuron_lib.errors import ConfigError
-from neuron_lib.types import HUB_SCHEME, ModelSpec, take_apart
+from neuron_lib.types import HUB_SCHEME, CommonSampling, ModelSpec, take_apart
+from neuron_lib.types.sampling import LastTokens, RepetitionPenalty
 
 __all__ = (
     "HARNESS_ALIASES",
@@ -114,20 +115,6 @@ ListenHost: TypeAlias = Annotated[
         pattern=r"^[^\s\0]+\Z", description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address"
     ),
 ]
-
-# What a sampling parameter may be, whether a file, a request or a model's publisher says it.
-_I32_MAX: Final = 2**31 - 1
-Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
-Chance: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-TopK: TypeAlias = Annotated[int, Meta(ge=0, le=_I32_MAX)]
-TopNSigma: TypeAlias = Annotated[float, Meta(ge=-1, le=100)]
-Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
-RepetitionPenalty: TypeAlias = Annotated[float, Meta(gt=0, le=100)]
-LastTokens: TypeAlias = Annotated[int, Meta(ge=-1, le=_I32_MAX)]
-DryMultiplier: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
-DryBase: TypeAlias = Annotated[float, Meta(ge=1, le=100)]
-DryAllowedLength: TypeAlias = Annotated[int, Meta(ge=0, le=1024)]
-DryBreaker: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 def _keep_as_paths(struct: Struct, *names: str) -> None:
@@ -225,27 +212,16 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_wait_secs: Seconds = 30.0
 
 
-class SamplingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How tokens are chosen where neither the request nor the model says; None leaves a parameter off."""
+class SamplingConfig(CommonSampling, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How tokens are chosen where neither the request nor the model says so. None leaves a parameter off.
+
+    `max_tokens` bounds the tokens of a reply whose request gives no bound.
+    """
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.7
     repetition_penalty: RepetitionPenalty = 1.1
     repeat_last_n: LastTokens = 64
     max_tokens: SomeTokens = 8192
-    top_k: TopK | None = None
-    top_p: Share | None = None
-    min_p: Chance | None = None
-    typical_p: Share | None = None
-    top_n_sigma: TopNSigma | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    xtc_probability: Chance | None = None
-    xtc_threshold: Chance | None = None
-    dry_multiplier: DryMultiplier | None = None
-    dry_base: DryBase | None = None
-    dry_allowed_length: DryAllowedLength | None = None
-    dry_penalty_last_n: LastTokens | None = None
-    dry_sequence_breakers: Annotated[tuple[DryBreaker, ...], Meta(max_length=16)] | None = None
 
 
 class PromptCacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

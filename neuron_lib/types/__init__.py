@@ -1,6 +1,6 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
-from neuron_lib.types.chat import ChatRequest, Grammar, Principal, Sampling, SamplingParams
+from neuron_lib.types.chat import ChatRequest, Grammar, Principal
 from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.events import (
     Finished,
@@ -37,6 +37,7 @@ from neuron_lib.types.models import (
     Servable,
     UnloadingModel,
 )
+from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
@@ -45,6 +46,7 @@ __all__ = (
     "ActivationSnapshot",
     "ActivationState",
     "ChatRequest",
+    "CommonSampling",
     "DeferredLoad",
     "Device",
     "DeviceHealth",
