@@ -87,12 +87,8 @@ def opened(stack: ExitStack, model: Model, *, seats: int, n_ctx: int, threads: i
             stack.enter_context(
                 Context(
                     model,
+                    ContextParams(n_ctx=n_ctx, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=threads, kv_layout=layout),
                     seats=seats,
-                    n_ctx=n_ctx,
-                    n_batch=N_BATCH,
-                    n_ubatch=N_BATCH,
-                    threads=threads,
-                    kv_unified=layout == "unified",
                 )
             )
         )

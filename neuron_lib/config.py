@@ -22,6 +22,7 @@ from msgspec.structs import fields
 from neuron_lib.config_variables import PREFIX, find_mistyped
 from neuron_lib.errors import ConfigError
 from neuron_lib.types import HUB_SCHEME, CommonSampling, ModelSpec, take_apart
+from neuron_lib.types.context import ContextParams, SomeTokens, Tokens
 from neuron_lib.types.sampling import LastTokens, RepetitionPenalty
 
 __all__ = (
@@ -54,10 +55,7 @@ _OLDER_NAMES: Final[Mapping[tuple[str, ...], str]] = {
 }
 """What a key was called in an existing fleet's file, and what it is called here; renamed in this order."""
 
-KvType: TypeAlias = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
-Tokens: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 24)]
-SomeTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
 
 # Their descriptions stand in for the patterns in errors. `$` would let a line feed follow.
 _SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -237,7 +235,7 @@ class PromptCacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     isolate_principals: bool = False
 
 
-class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[harness.llamacpp]` section.
 
     `n_ctx` is the context of one request in tokens, 0 the model's own. `threads` 0 means one per physical core.
@@ -253,20 +251,9 @@ class LlamaCppConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     hf_cache: Path | None = None
     default_source: Scheme = "huggingface"
-    sources: dict[Scheme, SourceConfig] = {}
+    sources: dict[Scheme, SourceConfig] = msgspec.field(default_factory=dict)
     download: DownloadConfig = DownloadConfig()
     local_roots: tuple[Path, ...] = ()
-    n_ctx: Tokens = 4096
-    n_batch: SomeTokens = 512
-    n_ubatch: SomeTokens = 512
-    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
-    gpu_layers: Annotated[int, Meta(ge=-1, le=100_000)] = -1
-    flash_attn: Literal["auto", "on", "off"] = "auto"
-    kv_type_k: KvType = "f16"
-    kv_type_v: KvType = "f16"
-    kv_layout: Literal["auto", "per_sequence", "unified"] = "auto"
-    kv_cells: Tokens = 0
-    swa_full: bool = False
     speculation: Literal["auto", "on", "off"] = "auto"
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
     report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40

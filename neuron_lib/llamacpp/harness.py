@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
+from msgspec import structs
+
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.memory import read_memory_used_mb
@@ -28,7 +30,7 @@ from neuron_lib.logs import get_logger
 from neuron_lib.sizes import MB
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel
-from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
+from neuron_lib.types import ContextParams, LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("LlamaCppHarness", "load_command", "model_store")
 
@@ -100,7 +102,9 @@ class LlamaCppHarness:
         environment = {
             **engine_environment(self._environ),
             # Engines of several GPUs, each bound from the first core on, would all wait for that one.
-            **openmp_environment(self._environ, threads=load.threads, cores=() if gpu_count else physical_cores()),
+            **openmp_environment(
+                self._environ, threads=load.context.threads, cores=() if gpu_count else physical_cores()
+            ),
             **visible_devices(spec, gpu_count=gpu_count),
         }
         start = partial(
@@ -131,7 +135,7 @@ class LlamaCppHarness:
                     "kv_cells": facts.kv_cells,
                     "memory": facts.memory,
                     "seats": load.seats,
-                    "threads": load.threads,
+                    "threads": load.context.threads,
                     "chat_template": facts.chat_template,
                 },
             )
@@ -155,24 +159,19 @@ async def _no_reading() -> None:
 
 
 def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:
-    """What an engine is told to load, settled: the model's own entry goes before the configuration of all.
+    """The first command of an engine. Nothing in it is left open but an `n_ctx` of 0, which the model decides.
 
-    `chat_template` is the text of the file that the entry names.
+    The `n_ctx` of the model's own entry goes before that of the configuration.
     """
+    context = ContextParams(**{name: getattr(config, name) for name in ContextParams.__struct_fields__})
     return Load(
         path=str(local.path),
         seats=config.admission.max_in_flight,
-        n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
-        n_batch=config.n_batch,
-        n_ubatch=config.n_ubatch,
-        threads=config.threads or default_threads(),
-        gpu_layers=config.gpu_layers,
-        flash_attn=config.flash_attn,
-        kv_type_k=config.kv_type_k,
-        kv_type_v=config.kv_type_v,
-        kv_layout=config.kv_layout,
-        kv_cells=config.kv_cells,
-        swa_full=config.swa_full,
+        context=structs.replace(
+            context,
+            n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
+            threads=config.threads or default_threads(),
+        ),
         prompt_cache=config.prompt_cache.enabled,
         host_cache_bytes=config.prompt_cache.host_mb << 20,
         speculation=config.speculation,

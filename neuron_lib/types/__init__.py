@@ -2,6 +2,7 @@
 
 from neuron_lib.types.chat import ChatRequest, Grammar, Principal
 from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
+from neuron_lib.types.context import ContextParams
 from neuron_lib.types.events import (
     Finished,
     FinishReason,
@@ -47,6 +48,7 @@ __all__ = (
     "ActivationState",
     "ChatRequest",
     "CommonSampling",
+    "ContextParams",
     "DeferredLoad",
     "Device",
     "DeviceHealth",

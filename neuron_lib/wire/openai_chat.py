@@ -9,12 +9,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from neuron_lib.types import ChatRequest, Principal, UnreadArray, UnreadObject
-from neuron_lib.wire.bodies import decode_body, decode_part
+from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given
 from neuron_lib.wire.chat_messages import read_messages, read_tools
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import ReplyShapeFields, grammar_of
-from neuron_lib.wire.sampling_fields import NOTHING, check_u64, is_given, read_sampling
+from neuron_lib.wire.sampling_fields import read_sampling
 
 __all__ = ("ChatCompletionCall", "decode_chat_request")
 

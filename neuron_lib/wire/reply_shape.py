@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.types import Grammar
-from neuron_lib.wire.bodies import decode_part
+from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
-from neuron_lib.wire.sampling_fields import NOTHING, SamplingFields, is_given
+from neuron_lib.wire.sampling_fields import SamplingFields
 
 __all__ = ("ReplyShapeFields", "grammar_of")
 

@@ -9,16 +9,11 @@ from msgspec import Meta
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.types import SamplingParams
 from neuron_lib.types.sampling import RepetitionPenalty
-from neuron_lib.wire.bodies import decode_part
-from neuron_lib.wire.json_bounds import check_values, refusal
+from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
+from neuron_lib.wire.json_bounds import check_u64, check_values, refusal
 
-__all__ = ("NOTHING", "SamplingFields", "check_u64", "is_given", "read_sampling")
+__all__ = ("SamplingFields", "read_sampling")
 
-NOTHING: Final = msgspec.Raw(b"null")
-"""The default of a field that is left as text."""
-
-_MAX_U64: Final = 2**64 - 1
-"""The highest seed and count. `Meta` cannot express a bound above the signed 64-bit integers."""
 _MAX_BIASES: Final = 1024
 _MAX_TOKEN: Final = 2**31 - 1
 _TOKEN: Final = re.compile(r"0|[1-9][0-9]{0,9}")
@@ -43,17 +38,6 @@ class SamplingFields(SamplingParams, frozen=True, kw_only=True):
     repeat_penalty: RepetitionPenalty | None = None
     # Its values are decoded one by one, because msgspec's errors do not name the key.
     logit_bias: msgspec.Raw = NOTHING  # type: ignore[assignment]
-
-
-def is_given(part: msgspec.Raw) -> bool:
-    """Whether a field that was left as text is there; null means that it is not."""
-    return bytes(part) != b"null"
-
-
-def check_u64(number: int | None, name: str) -> None:
-    """Raise `InvalidRequest` about the field `name` if the number is above the unsigned 64-bit integers."""
-    if (number or 0) > _MAX_U64:
-        raise refusal(name, f"Expected `int` <= {_MAX_U64}")
 
 
 def read_sampling(fields: SamplingFields) -> SamplingParams:
