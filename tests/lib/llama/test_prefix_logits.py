@@ -7,6 +7,7 @@ model.
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -81,11 +82,8 @@ def model(request: pytest.FixtureRequest, models: Mapping[str, Model]) -> Model:
 
 @pytest.fixture(scope="module", params=["per_sequence", "unified"])
 def bench(request: pytest.FixtureRequest, model: Model) -> Iterator[Bench]:
-    with Context(
-        model,
-        ContextParams(n_ctx=1024, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=1, kv_layout=request.param),
-        seats=SEATS,
-    ) as context:
+    params = ContextParams(n_ctx=1024, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=1, kv_layout=request.param)
+    with Context(model, params, seats=SEATS) as context:
         yield Bench(model, context)
 
 
