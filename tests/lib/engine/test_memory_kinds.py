@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
 
 from neuron_lib.engine.build import build_runner, build_scheduler
 from neuron_lib.engine.loop import EngineLoop
@@ -21,6 +20,7 @@ from neuron_lib.llama.model import Model
 from neuron_lib.sampling.filters import Scores
 from neuron_lib.sampling.sampler import Draw, Sampler
 from neuron_lib.types import ContextParams, Sampling
+from tests.fakes.loads import changed_load
 from tests.fakes.synthetic_gguf import KINDS, write_synthetic
 
 LAYOUTS = ("per_sequence", "unified")
@@ -133,7 +133,7 @@ class Conversation:
 
 @contextmanager
 def conversation(model: Model, **fields: Any) -> Iterator[Conversation]:
-    load = replace(LOAD, context=replace(LOAD.context, **fields))
+    load = changed_load(LOAD, **fields)
     with Context(model, load.context, seats=load.seats) as context:
         yield Conversation(model, context, load)
 
