@@ -24,7 +24,7 @@ from neuron_service.listening import bind
 if TYPE_CHECKING:
     import argparse
 
-    from neuron_lib.config import Config, SourceConfig
+    from neuron_lib.config import Config
     from neuron_service.systemd import Notifier, SystemdEnvironment
 
 __all__ = ("main",)
@@ -99,7 +99,7 @@ def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "
     try:
         configure_logging(_log_level(options, os.environ), environ=os.environ)
         config = _configure(options, os.environ)
-        environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
+        environ = _with_credentials(config, os.environ)
         inherited = inherited_socket(manager.socket_count)
     except ConfigError as error:
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
@@ -235,15 +235,19 @@ def _run_model_command(options: "argparse.Namespace") -> int:
     """`pull`, `ls` and `rm`, which need no service; returns the exit status."""
     from neuron_lib.config import load_config
     from neuron_service import models_cli
+    from neuron_service.backends import BACKENDS, store_settings
     from neuron_service.log_config import configure_logging
 
     revision = _revision(options.revision) if options.command == "pull" else None
     try:
         configure_logging(_log_level(options, os.environ, default="warning"), environ=os.environ)
-        config = load_config(_config_path(options), os.environ)
-        environ = _with_credentials(config.harness.llamacpp.sources, os.environ)
+        config = load_config(_config_path(options), os.environ, sections=BACKENDS)
+        environ = _with_credentials(config, os.environ)
     except ConfigError as error:
         _complain(str(error))
+        return os.EX_CONFIG
+    if not store_settings(config):
+        _complain("no backend of this service fetches models")
         return os.EX_CONFIG
     match options.command:
         case "pull":
@@ -276,6 +280,7 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
     import msgspec
 
     from neuron_lib.config import load_config
+    from neuron_service.backends import BACKENDS, store_settings
     from neuron_service.directories import require_absolute_directories
 
     if options.demo:
@@ -286,10 +291,11 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
     config = load_config(
         path,
         environ,
+        sections=BACKENDS,
         defaults={} if options.default_host is None else {"host": options.default_host},
         strict=options.check_config,
     )
-    require_absolute_directories(config.harness.llamacpp)
+    require_absolute_directories(store_settings(config))
     return msgspec.structs.replace(
         config,
         host=config.host if options.host is None else options.host,
@@ -319,14 +325,19 @@ def _log_level(options: "argparse.Namespace", environ: Mapping[str, str], *, def
     return level
 
 
-def _with_credentials(sources: "Mapping[str, SourceConfig]", environ: Mapping[str, str]) -> Mapping[str, str]:
-    """`environ`, and for each token that it lacks the credential that systemd passed under the variable's name in small
-    letters: `hf_token` becomes `HF_TOKEN`. Raises `ConfigError` for a credential that cannot be read.
+def _with_credentials(config: "Config", environ: Mapping[str, str]) -> Mapping[str, str]:
+    """`environ`, and for each token of a source that it lacks the credential that systemd passed for the variable.
+
+    A credential has the variable's name in small letters: `hf_token` is `HF_TOKEN`. Raises `ConfigError` for a
+    credential that cannot be read.
     """
+    from neuron_service.backends import store_settings
+
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:
         return environ
-    wanted = {"HF_TOKEN", *(source.auth_env for source in sources.values() if source.auth_env)}
+    sources = [source for store in store_settings(config).values() for source in store.sources.values()]
+    wanted = {"HF_TOKEN", *(source.auth_env for source in sources if source.auth_env)}
     lacking = {name for name in wanted if not environ.get(name, "").strip()}
     tokens = {name: _credential(Path(folder, name.lower())) for name in lacking}
     return {**environ, **{name: token for name, token in tokens.items() if token is not None}}

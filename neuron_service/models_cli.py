@@ -19,7 +19,7 @@ import anyio
 import msgspec
 from msgspec import Struct, to_builtins
 
-from neuron_lib.config import Config, ModelEntry
+from neuron_lib.config import Config, ModelEntry, StoreSettings
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, SourceUnavailable, cause_chain
 from neuron_lib.progress import ProgressLog, describe
 from neuron_lib.sizes import format_size
@@ -40,6 +40,7 @@ from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.repository import HubRepository, Listing, RepoFile
 from neuron_lib.sources.selection import Selection, list_models, quant_of, select_gguf
 from neuron_lib.types import LoadProgress, ModelSpec, names_model, public_id, take_apart
+from neuron_service.backends import store_settings
 
 __all__ = (
     "ModelHere",
@@ -116,10 +117,10 @@ def pull(
     The first that fails ends it. `revision` goes before that of a `[[models]]` entry.
     """
     for model_id in ids:
-        spec = ModelSpec(model_id=model_id, harness="llamacpp", quant=quant)
+        spec = ModelSpec(model_id=model_id, harness=next(iter(store_settings(config))), quant=quant)
         try:
             models = config.models if revision is None else _at_revision(config.models, model_id, revision)
-            store = model_store(config.harness.llamacpp, models=models, environ=environ)
+            store = model_store(_settings(config), models=models, environ=environ)
             with ProgressLine(sys.stderr, label=public_id(model_id)) as line:
                 local = anyio.run(_fetch, store, spec, line)
         except KeyboardInterrupt:
@@ -230,7 +231,7 @@ def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
     if models:
         _print_table([("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY"), *map(_row, models)])
     else:
-        for cache, scheme in _caches(store, config.harness.llamacpp.default_source).items():
+        for cache, scheme in _caches(store, _settings(config).default_source).items():
             print(f"no models in {cache} (the cache of {scheme})")
     for partial in unfinished:
         print(f"unfinished: {format_size(partial.size_bytes)}, last written {partial.age_secs} s ago: {partial.path}")
@@ -262,12 +263,12 @@ def list_models_here(store: ModelStore, config: Config, *, loaded: frozenset[str
     """Every GGUF model in the caches of the configured sources, and those of the entries that need no hub."""
     claims = _claims(config, loaded)
     found = [
-        _local_model(entry, config.harness.llamacpp.local_roots, claims)
+        _local_model(entry, _settings(config), claims)
         for entry in config.models
         if entry.path is not None or entry.package is not None
     ]
     users = _users(store, claims)
-    for cache, scheme in _caches(store, config.harness.llamacpp.default_source).items():
+    for cache, scheme in _caches(store, _settings(config).default_source).items():
         for repository in list_repositories(cache):
             found += [
                 ModelHere(
@@ -294,13 +295,13 @@ def _caches(store: ModelStore, default_source: str) -> dict[Path, str]:
     return caches
 
 
-def _local_model(entry: ModelEntry, roots: Sequence[Path], claims: Sequence[tuple[str, str]]) -> ModelHere:
+def _local_model(entry: ModelEntry, settings: StoreSettings, claims: Sequence[tuple[str, str]]) -> ModelHere:
     place, size_bytes, missing = str(entry.path or entry.package), 0, None
     try:
         if entry.package is not None:
             path = find_package_file(entry.package, model_id=entry.id)
         else:
-            path = find_local_file(place, roots=roots, model_id=entry.id)
+            path = find_local_file(place, roots=settings.local_roots, model_id=entry.id)
         size_bytes = path.stat().st_size
     except (PreflightFailed, SourceUnavailable, OSError):
         missing = place
@@ -449,8 +450,13 @@ def _agreed(ask: Callable[[str], str], question: str) -> bool:
 # ----------------------------------------------------------------------------------------------------------- common
 
 
+def _settings(config: Config) -> StoreSettings:
+    """The settings of the store that the commands work on: those of the first backend that fetches models."""
+    return next(iter(store_settings(config).values()))
+
+
 def _store(config: Config, environ: Mapping[str, str]) -> ModelStore:
-    return model_store(config.harness.llamacpp, models=config.models, environ=environ)
+    return model_store(_settings(config), models=config.models, environ=environ)
 
 
 def _repository(store: ModelStore, model_id: str) -> HubRepository | None:

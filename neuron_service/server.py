@@ -1,4 +1,4 @@
-"""The life of the process: bind, answer, look around, pre-warm, drain, end."""
+"""The life of the process: bind, answer, look at the hardware, load the default models, drain, end."""
 
 import contextlib
 import gc
@@ -6,9 +6,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any, Final
 
 import anyio
@@ -16,7 +15,8 @@ import uvicorn
 from anyio.lowlevel import checkpoint
 
 from neuron_lib import ActivationTracker, Registry, load_default_models
-from neuron_lib.config import HARNESS_ALIASES, Config
+from neuron_lib.backend import Backend, HarnessSetup
+from neuron_lib.config import Config
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
@@ -25,6 +25,7 @@ from neuron_lib.errors import ShuttingDown
 from neuron_lib.types import Discovery
 from neuron_service.access import AccessRules
 from neuron_service.asgi import ASGIApp
+from neuron_service.backends import BACKENDS
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
@@ -61,11 +62,13 @@ async def serve(
     notifier: Notifier,
     watchdog_s: float | None,
     check: Callable[[], None] | None = None,
+    backends: Sequence[Backend[Any]] = BACKENDS,
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a later signal ends the process at once.
 
     `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well. `version` and
-    `check` block, and are called in threads once the host answers.
+    `check` block, and are called in threads once the host answers. Of `backends` those are offered that the
+    configuration names.
     """
     host, port = sock.getsockname()[:2]
     monitor = DeviceMonitor()
@@ -112,7 +115,7 @@ async def serve(
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
             async with registry:
                 async with anyio.create_task_group() as background:
-                    background.start_soon(_activate, host, config, environ, routes.load)
+                    background.start_soon(_activate, host, config, environ, backends, routes.load)
                     tasks.start_soon(_call_in_threads, host, version, check)
                     background.start_soon(monitor.run)
                     await stop.wait()
@@ -150,10 +153,14 @@ async def _call_in_threads(host: Host, version: Callable[[], Version], check: Ca
 
 
 async def _activate(
-    host: Host, config: Config, environ: Mapping[str, str], open_routes: Callable[[], Awaitable[None]] = checkpoint
+    host: Host,
+    config: Config,
+    environ: Mapping[str, str],
+    backends: Sequence[Backend[Any]] = BACKENDS,
+    open_routes: Callable[[], Awaitable[None]] = checkpoint,
 ) -> None:
     """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models."""
-    await _offer_harnesses(host, config, environ)
+    await _offer_harnesses(host, config, environ, backends)
     await open_routes()
 
     async def look(number: int) -> Discovery:
@@ -172,20 +179,21 @@ async def _activate(
             await _load_default_models(host, config)
 
 
-async def _offer_harnesses(host: Host, config: Config, environ: Mapping[str, str]) -> None:
-    """Register the harnesses, imported in a thread so that probes are answered meanwhile."""
-    if "llamacpp" in host.harnesses:
-        llamacpp = await anyio.to_thread.run_sync(import_module, "neuron_lib.llamacpp")
-        harness = llamacpp.LlamaCppHarness(
-            config.harness.llamacpp,
-            models=config.models,
-            environ=environ,
-            gpu_memory_mb=host.gpu_memory_mb,
-            max_prompt_tokens=config.max_prompt_tokens,
-            ends_with_thread=True,
-        )
-        aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
-        host.registry.register(harness, aliases=aliases)
+async def _offer_harnesses(
+    host: Host, config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]
+) -> None:
+    """Register the harnesses. Each is made in a thread, because its imports take long and probes must be answered."""
+    setup = HarnessSetup(
+        models=config.models,
+        environ=environ,
+        gpu_memory_mb=host.gpu_memory_mb,
+        max_prompt_tokens=config.max_prompt_tokens,
+        ends_with_thread=True,
+    )
+    for backend in backends:
+        if backend.name in host.harnesses:
+            harness = await anyio.to_thread.run_sync(backend.make, backend.of(config), setup)
+            host.registry.register(harness, aliases=backend.aliases)
 
 
 async def _load_default_models(host: Host, config: Config) -> None:

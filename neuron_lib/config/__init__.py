@@ -1,0 +1,41 @@
+"""What an operator can set, and how a TOML file and the environment become one checked `Config`.
+
+schema       the structs, their defaults and bounds
+llamacpp     the table of the llama.cpp backend
+load         the file, the environment, and the words of every configuration error
+variables    which variables look like mistyped keys
+"""
+
+from neuron_lib.config.llamacpp import LlamaCppConfig
+from neuron_lib.config.load import Section, hub_endpoint, load_config
+from neuron_lib.config.schema import (
+    AdmissionConfig,
+    Config,
+    DownloadConfig,
+    HarnessEntry,
+    ModelEntry,
+    PromptCacheConfig,
+    Revision,
+    SamplingConfig,
+    SourceConfig,
+    StoreSettings,
+    schemes_of,
+)
+
+__all__ = (
+    "AdmissionConfig",
+    "Config",
+    "DownloadConfig",
+    "HarnessEntry",
+    "LlamaCppConfig",
+    "ModelEntry",
+    "PromptCacheConfig",
+    "Revision",
+    "SamplingConfig",
+    "Section",
+    "SourceConfig",
+    "StoreSettings",
+    "hub_endpoint",
+    "load_config",
+    "schemes_of",
+)
