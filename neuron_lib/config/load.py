@@ -1,7 +1,6 @@
-"""How a TOML file and the environment become one checked `Config`, and the words of every configuration error."""
+"""How a TOML file and the environment become one checked `Config`."""
 
 import contextlib
-import difflib
 import logging
 import re
 import tomllib
@@ -9,14 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict, fields, replace
+from msgspec.structs import asdict, replace
 
 from neuron_lib.config.schema import Config, Endpoint, HarnessEntry, StoreSettings, schemes_of
 from neuron_lib.config.variables import PREFIX, find_mistyped
+from neuron_lib.config.words import convert, explain, in_words, type_at
 from neuron_lib.errors import ConfigError
 from neuron_lib.types import HUB_SCHEME, ModelSpec
 
@@ -25,16 +25,6 @@ __all__ = ("Section", "hub_endpoint", "load_config")
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Struct)
-_Steps: TypeAlias = tuple[str | int, ...]
-"""The way to a value: keys, and the indices of array items."""
-
-# msgspec ends its messages with a path from the root `$`. In it, `[...]` stands for every key of a mapping. An error
-# about such a key itself says "at `key` in".
-_PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`)?", re.DOTALL)
-_STEP: Final = re.compile(r"\[(?P<index>[0-9]+)\]|(?P<key>[A-Za-z0-9_]+|\[\.\.\.\])")
-_SOME_KEY: Final = "[...]"
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<key>.*)`", re.DOTALL)
-_MISSING: Final = re.compile(r"Object missing required field `(?P<key>.*)`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +104,8 @@ def hub_endpoint(environ: Mapping[str, str]) -> str:
     try:
         endpoint: str = msgspec.convert(environ.get("HF_ENDPOINT") or "https://huggingface.co", Endpoint)
     except msgspec.ValidationError as error:
-        problem = _in_words(str(error), Endpoint)
-        raise ConfigError(f"HF_ENDPOINT: {_lower(problem)}", variable="HF_ENDPOINT") from error
+        problem = in_words(str(error), Endpoint)
+        raise ConfigError(f"HF_ENDPOINT: {problem}", variable="HF_ENDPOINT") from error
     return endpoint.rstrip("/")
 
 
@@ -239,7 +229,7 @@ class _Layers:
             for older, name in older_names.items():
                 if tuple(keys[: len(older)]) == older:
                     keys[len(older) - 1] = name
-            annotation = _type_at(self.schema, keys)
+            annotation = type_at(self.schema, keys)
             if annotation is None:
                 continue
             branch: Any = self.tree
@@ -263,9 +253,9 @@ class _Layers:
     def build(self, sections: Sequence[Section[Any]]) -> Config:
         """The tree as a `Config`. Raises `ConfigError`."""
         try:
-            file: Any = _convert(self.tree, self.schema)
+            file: Any = convert(self.tree, self.schema)
         except msgspec.ValidationError as error:
-            raise self._explain(error) from error
+            raise self.error(*explain(error, self.tree, self.schema, spell=self.spell)) from error
         values = {name: getattr(file, name) for name in Config.__struct_fields__}
         values["default_models"] = tuple(ModelSpec(**asdict(model)) for model in file.default_models)
         values["harness"] = {section.name: _restricted(getattr(file.harness, section.name)) for section in sections}
@@ -274,52 +264,12 @@ class _Layers:
         except ValueError as error:
             raise self.error("", str(error)) from error
 
-    def _at(self, steps: Sequence[str | int]) -> Any:
+    def _at(self, keys: Sequence[str]) -> Any:
         """What the tree holds there; None where it holds nothing."""
         value: Any = self.tree
-        for step in steps:
-            if isinstance(value, dict):
-                value = value.get(step)
-            else:
-                value = value[step] if isinstance(value, list) and isinstance(step, int) else None
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
         return value
-
-    def _explain(self, error: msgspec.ValidationError) -> ConfigError:
-        """What msgspec found, in words for the operator."""
-        problem, steps, is_key = _taken_apart(error)
-        if is_key or _SOME_KEY in steps:
-            problem, steps, is_key = self._with_the_key(steps)
-        place, annotation = _spelled(steps), _type_at(self.schema, steps)
-        if is_key:
-            annotation = get_args(_type_at(self.schema, steps[:-1]))[0]
-        where = f" in `{self.spell(place)}`" if steps else ""
-        if unknown := _UNKNOWN.fullmatch(problem):
-            return self._explain_unknown(_spelled((*steps, unknown["key"])), unknown["key"], annotation)
-        if missing := _MISSING.fullmatch(problem):
-            return self.error(place, f"the key `{missing['key']}` is missing{where}")
-        if _is_struct(annotation):
-            if error.__cause__ is not None:  # the struct's own check
-                return self.error(place, f"{problem}{where}")
-            problem = "expected a table"
-        return self.error(place, f"`{self.spell(place)}`: {_lower(_in_words(problem, annotation))}")
-
-    def _explain_unknown(self, place: str, key: str, struct: type[Struct]) -> ConfigError:
-        known = struct.__struct_fields__
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else f"; known here: {', '.join(known)}"
-        return self.error(place, f"unknown key `{self.spell(place)}`{hint}")
-
-    def _with_the_key(self, steps: _Steps) -> tuple[str, _Steps, bool]:
-        """The error of one item of a mapping, with its key, which is found by trying the items one after another."""
-        parents = steps[: steps.index(_SOME_KEY)] if _SOME_KEY in steps else steps
-        annotation = _type_at(self.schema, parents)
-        for key, item in self._at(parents).items():
-            try:
-                _convert({key: item}, annotation)
-            except msgspec.ValidationError as error:
-                problem, below, is_key = _taken_apart(error)
-                return problem, (*parents, key, *below[1:]), is_key
-        raise AssertionError("no item of the mapping is wrong")
 
 
 def _restricted(table: Struct) -> Struct:
@@ -327,54 +277,6 @@ def _restricted(table: Struct) -> Struct:
     if isinstance(table, StoreSettings) and table.local_roots is None:
         return replace(table, local_roots=())
     return table
-
-
-# ------------------------------------------------------------------------------------------- msgspec's types and errors
-
-
-def _taken_apart(error: msgspec.ValidationError) -> tuple[str, _Steps, bool]:
-    """The problem, the way to the value that has it, and whether it is a key of that mapping that has it."""
-    match = _PLACED.fullmatch(str(error))
-    assert match is not None  # every part of the pattern is optional
-    steps = _STEP.finditer(match["path"] or "")
-    way = tuple(int(step["index"]) if step["index"] else step["key"] for step in steps)
-    return match["problem"], way, match["key"] is not None
-
-
-def _spelled(steps: _Steps) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
-
-
-def _lower(problem: str) -> str:
-    return problem[:1].lower() + problem[1:]
-
-
-def _in_words(problem: str, annotation: Any) -> str:
-    """`problem` with the description of a pattern in place of the pattern, and with the values of an enumeration."""
-    if get_origin(annotation) is Literal:
-        return f"{problem}; expected one of {', '.join(map(repr, get_args(annotation)))}"
-    for part in (annotation, *get_args(annotation)):
-        for meta in getattr(part, "__metadata__", ()):
-            if meta.pattern and meta.description:
-                return problem.replace(f"`str` matching regex {meta.pattern!r}", meta.description)
-    return problem
-
-
-def _is_struct(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Struct)
-
-
-def _type_at(annotation: Any, steps: Sequence[str | int]) -> Any:
-    """The type of the value that the steps lead to from a value of type `annotation`; None if they lead nowhere."""
-    for step in steps:
-        parts = [part for part in (annotation, *get_args(annotation)) if get_origin(part) in {tuple, dict}]
-        if _is_struct(annotation):
-            annotation = next((f.type for f in fields(annotation) if f.name == step), None)
-        elif parts and step != "" and isinstance(step, int) is (get_origin(parts[0]) is tuple):
-            annotation = get_args(parts[0])[0 if isinstance(step, int) else 1]
-        else:
-            return None
-    return annotation
 
 
 def _env_value(text: str, annotation: Any) -> Any:
@@ -386,21 +288,6 @@ def _env_value(text: str, annotation: Any) -> Any:
     value = document["value"] if len(document) == 1 else text
     if not isinstance(value, str):
         with contextlib.suppress(msgspec.ValidationError):
-            _convert(text, annotation)
+            convert(text, annotation)
             return text
     return value
-
-
-def _convert(value: Any, annotation: Any) -> Any:
-    return msgspec.convert(value, annotation, dec_hook=_decode_path)
-
-
-def _decode_path(annotation: type, value: Any) -> Path:
-    if annotation is not Path or not isinstance(value, str) or not value or "\0" in value:
-        msg = "expected a path"
-        raise ValueError(msg)
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:  # ~somebody who does not exist, or ~ of a service user
-        msg = f"there is no home directory for {value!r}"
-        raise ValueError(msg) from error
