@@ -90,7 +90,7 @@ class Rig:
             if not exchange.has_text.is_set() and not exchange.is_over:
                 return exchange
             exchange.outcome()
-        raise AssertionError(f"{LOOKS} prompts were read before anybody could look: {exchange!r}")
+        raise AssertionError(f"{LOOKS} prompts were read before anybody could look")
 
     def models(self) -> dict[str, str]:
         """The status of each listed model."""
