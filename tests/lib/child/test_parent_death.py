@@ -10,9 +10,9 @@ from tests.patience import PATIENCE_S
 ROOT = Path(__file__).parents[3]
 BUSY_ENGINE = """
 import os, socket, sys, threading, time
-from neuron_lib.engine.process import end_with_daemon
+from neuron_lib.child.parent_death import end_without_parent
 sock = socket.socket(fileno=int(sys.argv[1]))
-threading.Thread(target=end_with_daemon, args=(sock, os.getppid()), daemon=True).start()
+threading.Thread(target=end_without_parent, args=(os.getppid(), sock.fileno()), daemon=True).start()
 sock.sendall(b"!")
 time.sleep(60)
 """
