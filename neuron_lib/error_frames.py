@@ -5,7 +5,6 @@ error of it on the other side. Causes and tracebacks do not travel.
 """
 
 import math
-from functools import cache
 from typing import Any, ClassVar, Final, get_origin, get_type_hints
 
 import msgspec
@@ -45,7 +44,7 @@ def to_frame(error: NeuronError) -> ErrorFrame:
     What a frame cannot hold becomes text: half a surrogate pair, an integer of more than 64 bits, a number that is not
     finite. A tuple becomes a list.
     """
-    known = next(base for base in type(error).__mro__ if base in _CLASSES.values())
+    known = next(base for base in type(error).__mro__ if issubclass(base, NeuronError) and base in _CLASSES.values())
     return ErrorFrame(
         code=known.code,
         message=_encodable(error.message),
@@ -83,7 +82,6 @@ def _as_unknown(frame: ErrorFrame, error: NeuronError) -> NeuronError:
     return error
 
 
-@cache
 def _attributes(class_: type[NeuronError]) -> dict[str, Any]:
     """The types of the attributes that an error of the class has beside its message and its fields, by name."""
     return {
@@ -94,22 +92,21 @@ def _attributes(class_: type[NeuronError]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    plain: Any
     match value:
-        case dict():
-            return {_encodable(str(key)): _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
         case None | bool():
-            return value
-        case int() | float():
-            return value if _has_number(value) else str(bounded(value))
+            plain = value
+        case int():
+            plain = value if value.bit_length() <= _INT_BITS else str(bounded(value))
+        case float():
+            plain = value if math.isfinite(value) else str(value)
+        case dict():
+            plain = {_encodable(str(key)): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            plain = [_plain(item) for item in value]
         case _:
-            return _encodable(str(value))
-
-
-def _has_number(value: float) -> bool:
-    """Whether both JSON and MessagePack have a number for it."""
-    return math.isfinite(value) if isinstance(value, float) else value.bit_length() <= _INT_BITS
+            plain = _encodable(str(value))
+    return plain
 
 
 def _encodable(text: str) -> str:

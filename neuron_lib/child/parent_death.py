@@ -8,6 +8,9 @@ stopped (SIGSTOP), and only late for one that holds the interpreter lock.
 The kernel kills the child (`end_with_parent`). This works for every child, but the kernel goes by the *thread* that
 started the child, not by the process. The parent asks for it with `--parent` only if that thread lives as long as the
 parent does.
+
+A program of others knows neither way. Run as a script, this file asks the kernel and then becomes that program
+(`bound_to_parent`). The file imports the standard library alone, so that the script needs no package to be found.
 """
 
 import argparse
@@ -15,10 +18,13 @@ import ctypes
 import os
 import select
 import signal
+import sys
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 __all__ = (
     "add_parent_option",
+    "bound_to_parent",
     "end_with_parent",
     "end_without_parent",
     "leave_signals_to_parent",
@@ -41,6 +47,17 @@ def parent_option(*, ends_with_thread: bool) -> tuple[str, ...]:
 def add_parent_option(parser: argparse.ArgumentParser) -> None:
     """Let the program of a child take `--parent`: the process id to give to `end_with_parent`, or None."""
     parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
+
+
+def bound_to_parent(command: Sequence[str], *, ends_with_thread: bool) -> tuple[str, ...]:
+    """The command line that runs a program of others. Called by the parent.
+
+    With `ends_with_thread` the kernel kills the program, though not what it starts, when the calling thread ends.
+    Without, nothing ends a program whose parent was killed.
+    """
+    if not ends_with_thread:
+        return tuple(command)
+    return (sys.executable, "-I", "-S", __file__, *parent_option(ends_with_thread=True), "--", *command)
 
 
 def end_with_parent(parent: int | None) -> None:
@@ -76,3 +93,17 @@ def leave_signals_to_parent() -> None:
     """
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def main() -> None:
+    """Become the program of the command line, which the kernel then kills with its parent."""
+    parser = argparse.ArgumentParser(description="runs a program that ends with its parent")
+    add_parent_option(parser)
+    parser.add_argument("command", nargs="+", help="the program and its arguments")
+    options = parser.parse_args()
+    end_with_parent(options.parent)
+    os.execvp(options.command[0], options.command)  # noqa: S606 - the operator's own command
+
+
+if __name__ == "__main__":
+    main()

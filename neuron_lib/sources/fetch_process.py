@@ -154,8 +154,8 @@ async def _attend(
     match last:
         case Fetched():
             return last
-        case Failed(error):
-            raise from_frame(error, unknown=LoadFailed)
+        case Failed():
+            raise from_frame(last.error, unknown=LoadFailed)
         case _:
             ended = f"ended without an answer, with status {child.returncode}"
             if watchdog.verdict is not None:

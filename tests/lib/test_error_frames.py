@@ -44,8 +44,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SHORT, inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = st.dictionaries(SHORT.filter(lambda name: name not in RESERVED), VALUES, max_size=3)
 RESERVED = {"self", "message", "model_id", "param", "summary", "code", "reason", "retry_after_s", "kind"}
+NAMES = SHORT.filter(lambda name: name not in RESERVED)
+FIELDS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(NAMES, VALUES, max_size=3)
 LONG = st.sampled_from(["", "x" * 990, "x" * 1010, "x" * 5000]).flatmap(lambda end: TEXT.map(lambda text: text + end))
 
 
