@@ -28,6 +28,7 @@ __all__ = (
     "end_with_parent",
     "end_without_parent",
     "leave_signals_to_parent",
+    "main",
     "parent_option",
 )
 
