@@ -14,7 +14,7 @@ from neuron_lib.engine.protocol import (
     StepEvents,
     Work,
 )
-from neuron_lib.llamacpp.standstill import Standstill
+from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 from tests.fakes.fake_engine import FACTS
 
 READY = Ready(FACTS)
@@ -22,17 +22,17 @@ BUSY = Beat(step=7, in_flight=1, rss_bytes=1)
 IDLE = Beat(step=7, in_flight=0, rss_bytes=1)
 
 
-def looked(times: int, *, beat: Beat | None) -> Standstill:
+def looked(times: int, *, beat: Beat | None) -> EngineWatchdog:
     """One that was looked at each second, with a beat before every look."""
-    standstill = Standstill(stall_limit_s=100, silence_limit_s=30)
-    assert standstill.look_s == 1
-    standstill.hear(READY)
-    standstill.hear(BUSY)
+    watchdog = EngineWatchdog(stall_limit_s=100, silence_limit_s=30)
+    assert watchdog.look_s == 1
+    watchdog.hear(READY)
+    watchdog.hear(BUSY)
     for _ in range(times):
         if beat is not None:
-            standstill.hear(beat)
-        standstill.look()
-    return standstill
+            watchdog.hear(beat)
+        watchdog.look()
+    return watchdog
 
 
 def test_an_engine_with_nothing_to_do_may_rest() -> None:
@@ -49,8 +49,8 @@ def test_an_engine_with_nothing_to_do_may_rest() -> None:
     ],
 )
 def test_an_engine_with_work_must_take_steps(looks: int, suspicion: str | None, verdict: str | None) -> None:
-    standstill = looked(looks, beat=BUSY)
-    assert (standstill.suspicion, standstill.verdict) == (suspicion, verdict)
+    watchdog = looked(looks, beat=BUSY)
+    assert (watchdog.suspicion, watchdog.verdict) == (suspicion, verdict)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_an_engine_with_work_must_take_steps(looks: int, suspicion: str | None, 
     ids=lambda answer: type(answer).__name__,
 )
 def test_what_is_said_of_requests_that_wait_behind_a_step_is_no_progress(answer: Report) -> None:
-    standstill = looked(0, beat=None)
+    watchdog = looked(0, beat=None)
     for _ in range(100):
-        standstill.hear(BUSY)
-        standstill.hear(answer)
-        standstill.look()
-    assert standstill.verdict == "no progress for 100 s"
+        watchdog.hear(BUSY)
+        watchdog.hear(answer)
+        watchdog.look()
+    assert watchdog.verdict == "no progress for 100 s"
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_what_is_said_of_requests_that_wait_behind_a_step_is_no_progress(answer:
     [(14, None, None), (15, "silent for 15 s", None), (30, "silent for 30 s", "silent for 30 s")],
 )
 def test_an_engine_must_beat_whatever_it_does(looks: int, suspicion: str | None, verdict: str | None) -> None:
-    standstill = looked(looks, beat=None)
-    assert (standstill.suspicion, standstill.verdict) == (suspicion, verdict)
+    watchdog = looked(looks, beat=None)
+    assert (watchdog.suspicion, watchdog.verdict) == (suspicion, verdict)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_an_engine_must_beat_whatever_it_does(looks: int, suspicion: str | None,
     ids=["events", "step", "nothing to do", "load"],
 )
 def test_one_sign_of_progress_is_enough(report: StepEvents | Beat | Progress) -> None:
-    standstill = looked(29, beat=None)
-    standstill.hear(report)
-    assert standstill.suspicion is None
+    watchdog = looked(29, beat=None)
+    watchdog.hear(report)
+    assert watchdog.suspicion is None
 
 
 def loading(*, rss_bytes: int = 1 << 34, read_bytes: int = 1 << 34) -> Beat:
@@ -99,23 +99,23 @@ def loading(*, rss_bytes: int = 1 << 34, read_bytes: int = 1 << 34) -> Beat:
     "beat", [lambda n: loading(rss_bytes=n), lambda n: loading(read_bytes=n)], ids=["grow", "read"]
 )
 def test_a_load_gets_on_as_long_as_the_process_grows_or_reads(beat: Callable[[int], Beat]) -> None:
-    standstill = Standstill(stall_limit_s=100, silence_limit_s=30)
+    watchdog = EngineWatchdog(stall_limit_s=100, silence_limit_s=30)
     so_far = 0
     for growth in [1 << 20] * 200 + [1] * 99:
         so_far += growth
-        standstill.look()
-        standstill.hear(beat(so_far))
-    assert standstill.verdict is None
-    standstill.look()
-    assert standstill.verdict == "no progress for 100 s"
+        watchdog.look()
+        watchdog.hear(beat(so_far))
+    assert watchdog.verdict is None
+    watchdog.look()
+    assert watchdog.verdict == "no progress for 100 s"
 
 
 def test_before_its_first_beat_an_engine_may_be_silent_for_longer() -> None:
-    standstill = Standstill(stall_limit_s=100, silence_limit_s=30)
-    standstill.hear(Progress(0.1))
+    watchdog = EngineWatchdog(stall_limit_s=100, silence_limit_s=30)
+    watchdog.hear(Progress(0.1))
     for _ in range(49):
-        standstill.look()
-    assert standstill.suspicion is None
+        watchdog.look()
+    assert watchdog.suspicion is None
 
 
 def compiling(number: int, *, step: int = 7, in_flight: int = 0) -> Beat:
@@ -125,13 +125,13 @@ def compiling(number: int, *, step: int = 7, in_flight: int = 0) -> Beat:
     )
 
 
-def watched(beats: Iterable[Beat]) -> Standstill:
-    standstill = looked(0, beat=None)
+def watched(beats: Iterable[Beat]) -> EngineWatchdog:
+    watchdog = looked(0, beat=None)
     for beat in beats:
-        standstill.hear(beat)
-        standstill.hear(StepEvents(beat.step, ()))
-        standstill.look()
-    return standstill
+        watchdog.hear(beat)
+        watchdog.hear(StepEvents(beat.step, ()))
+        watchdog.look()
+    return watchdog
 
 
 def test_a_grammar_that_hangs_is_found_though_steps_go_on() -> None:
@@ -142,11 +142,11 @@ def test_a_grammar_that_hangs_is_found_though_steps_go_on() -> None:
 
 
 def test_a_step_that_hangs_is_found_though_grammars_go_on() -> None:
-    standstill = looked(0, beat=None)
+    watchdog = looked(0, beat=None)
     for number in range(100):
-        standstill.hear(compiling(number, in_flight=1))
-        standstill.look()
-    assert standstill.verdict == "no progress for 100 s"
+        watchdog.hear(compiling(number, in_flight=1))
+        watchdog.look()
+    assert watchdog.verdict == "no progress for 100 s"
 
 
 def test_an_engine_that_compiles_one_grammar_after_another_gets_on() -> None:
