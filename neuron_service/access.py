@@ -9,12 +9,12 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import ClassVar, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
+from neuron_lib.wire.http_errors import AccessRefused, HostNotAllowed, MalformedHost, OriginNotAllowed
 
-__all__ = ("ANY", "AccessRefused", "AccessRules", "HostNotAllowed", "MalformedHost", "OriginNotAllowed", "is_loopback")
+__all__ = ("ANY", "AccessRules", "is_loopback")
 
 ANY: Final = "*"
 """An entry of `allowed_hosts` or `allowed_origins` that allows all of them."""
@@ -31,32 +31,6 @@ _AUTHORITY: Final = re.compile(
 )
 _ORIGIN: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/]*)")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
-
-class AccessRefused(InvalidRequest):
-    """A request that is refused for its `Host` or `Origin`, with `status`."""
-
-    quotes_request = False
-    status: ClassVar[int] = 403
-
-
-class MalformedHost(AccessRefused):
-    """No `Host` where there must be one, several, or one that is no name or address with or without a port."""
-
-    code = "malformed_host"
-    status = 400
-
-
-class HostNotAllowed(AccessRefused):
-    """The request was sent to a name that this host does not go by."""
-
-    code = "host_not_allowed"
-
-
-class OriginNotAllowed(AccessRefused):
-    """A page of another origin wants to change something."""
-
-    code = "origin_not_allowed"
 
 
 class _Authority(NamedTuple):

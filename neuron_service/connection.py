@@ -11,16 +11,15 @@ from math import inf
 from typing import Any, Final
 
 import httptools
-from msgspec.structs import replace
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from neuron_lib.errors import InvalidRequest, NeuronError, Overloaded, OverloadReason, ShuttingDown
+from neuron_lib.errors import NeuronError, Overloaded, OverloadReason, ShuttingDown
 from neuron_lib.shown import clip
-from neuron_lib.wire.openai_errors import HttpError, to_http_error
+from neuron_lib.wire.http_errors import ErrorAnswer, MalformedHttp, RequestTimeout
 from neuron_service.connection_cap import ConnectionCap, Welcome
 from neuron_service.connection_limits import ConnectionLimits
 from neuron_service.framing import CycleTransport, RequestLine, UntilClose, unknown_transfer_coding
-from neuron_service.refusals import log_refusal
+from neuron_service.refusals import log_refusal, render
 
 __all__ = ("BoundedConnection",)
 
@@ -34,16 +33,6 @@ _PROBE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TOO_MANY_RETRY_AFTER_S: Final = 5
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-class _MalformedHttp(InvalidRequest):
-    code = "malformed_http"
-    quotes_request = False
-
-
-class _RequestTimeout(InvalidRequest):
-    code = "request_timeout"
-    quotes_request = False
 
 
 class _Stage(Enum):
@@ -300,8 +289,7 @@ class BoundedConnection(HttpToolsProtocol):
         else:
             limits = self._limits
             what, limit_s = ("head", limits.head_s) if self._stage is _Stage.HEAD else ("body", limits.body_s)
-            error = _RequestTimeout(f"the {what} of the request did not arrive within {limit_s:g} s")
-            self._refuse(error, replace(to_http_error(error), status=408))
+            self._refuse(RequestTimeout(f"the {what} of the request did not arrive within {limit_s:g} s"))
 
     def _look_after_half_closed(self) -> None:
         info: bytes = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
@@ -317,32 +305,32 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_answering:
             self._ignore_the_rest()
         else:
-            error = _MalformedHttp(msg)
-            self._refuse(error, replace(to_http_error(error), status=400))
+            self._refuse(MalformedHttp(msg))
 
     def shutdown(self) -> None:
         """The host ends as soon as all answers have: whatever is still arriving is refused."""
         if self._stage not in {_Stage.HEAD, _Stage.BODY} or self._is_silent:
             super().shutdown()
         else:
-            error = ShuttingDown()
-            self._refuse(error, to_http_error(error))
+            self._refuse(ShuttingDown())
             self._set_deadline(min(self._limits.last_words_s, _SHORT_LAST_WORDS_S))
 
-    def _refuse(self, error: NeuronError, answer: HttpError) -> None:
+    def _refuse(self, error: NeuronError) -> None:
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.more_body and cycle.response_started:
             self._linger()  # its answer came early, and another one would be one too many
             return
         scope: Mapping[str, Any] = self.scope if self._stage is _Stage.BODY else {}
+        answer = render(error, scope.get("path", ""))
         log_refusal(error, answer, method=scope.get("method", "-"), path=scope.get("path", "-"))
         self._end_with(answer)
 
-    def _too_many(self) -> HttpError:
+    def _too_many(self) -> ErrorAnswer:
         """Not logged for each: the cap does that."""
         limit = self._cap.limit
         text = f"this host serves {limit} connections at a time, and all are taken"
-        return to_http_error(Overloaded(text, reason=OverloadReason.QUEUE_FULL, retry_after_s=_TOO_MANY_RETRY_AFTER_S))
+        error = Overloaded(text, reason=OverloadReason.QUEUE_FULL, retry_after_s=_TOO_MANY_RETRY_AFTER_S)
+        return render(error, "")
 
     def _ignore_the_rest(self) -> None:
         """Close behind the answer that is under way."""
@@ -355,7 +343,7 @@ class BoundedConnection(HttpToolsProtocol):
         else:
             self._linger()
 
-    def _end_with(self, answer: HttpError) -> None:
+    def _end_with(self, answer: ErrorAnswer) -> None:
         """Send `answer` as the last thing on this connection."""
         self.transport.write(self._as_bytes(answer))
         self._linger()
@@ -374,14 +362,13 @@ class BoundedConnection(HttpToolsProtocol):
         self.flow.resume_reading()
         self._set_deadline(self._limits.last_words_s)
 
-    def _as_bytes(self, answer: HttpError) -> bytes:
+    def _as_bytes(self, answer: ErrorAnswer) -> bytes:
         headers = [
             *self.server_state.default_headers,
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(answer.body)),
             (b"connection", b"close"),
+            *((name.encode(), value.encode()) for name, value in answer.headers),
         ]
-        if answer.retry_after is not None:
-            headers.append((b"retry-after", answer.retry_after.encode()))
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         return STATUS_LINE[answer.status] + head + b"\r\n" + answer.body
