@@ -3,8 +3,8 @@
 from litestar import Litestar
 from litestar.di import Provide
 
+from neuron_service import dialects
 from neuron_service.access import AccessRules
-from neuron_service.dialects import DIALECTS
 from neuron_service.errors import EXCEPTION_HANDLERS
 from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
@@ -46,7 +46,7 @@ def create_routes(host: Host) -> Litestar:
             load_model,
             unload_model,
             about_model,
-            *map(reply_route, DIALECTS),
+            *map(reply_route, dialects.DIALECTS),
         ],
         dependencies={"host": Provide(lambda: host, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
