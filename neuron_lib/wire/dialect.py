@@ -115,4 +115,6 @@ class Dialect:
     import little.
     """
     load: Callable[[], Decode]
-    """Imports what reads and writes the bodies, and returns it. Called once, when the first probe has been answered."""
+    """Imports what reads and writes the bodies, and returns it. Called when the routes are built, after the first probes
+    could be answered.
+    """

@@ -37,6 +37,7 @@ __all__ = (
     "BodyTooLarge",
     "ErrorAnswer",
     "HostNotAllowed",
+    "HttpRefused",
     "MalformedHost",
     "MalformedHttp",
     "OriginNotAllowed",
