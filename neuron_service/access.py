@@ -1,4 +1,4 @@
-"""Who may ask, decided by the `Host` and the `Origin` of a request. Pure, except that a socket is asked for its address.
+"""Who may ask, decided by the `Host` and the `Origin` of a request. Pure, except that it asks a socket for its address.
 
 The owner of a web page may let the page's name resolve to the address of this host. The page may then talk to this host
 as if to its own server (DNS rebinding). The page cannot choose the `Host` and the `Origin` that its browser sends: both

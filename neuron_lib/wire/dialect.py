@@ -115,6 +115,6 @@ class Dialect:
     import little.
     """
     load: Callable[[], Decode]
-    """Imports what reads and writes the bodies, and returns it. Called when the routes are built, after the first probes
-    could be answered.
+    """Imports what reads and writes the bodies, and returns it. Called when the routes are built. Probes are answered
+    before that, and must not wait for this import.
     """
