@@ -1,8 +1,4 @@
-"""Decodes request bodies.
-
-Whatever a client sends, the result is a value or one of three errors: `UnsupportedMediaType`, `MalformedJson` or
-`InvalidRequest`.
-"""
+"""Decodes request bodies. Whatever a client sends, the outcome is a value or one of three errors, never another one."""
 
 import re
 from typing import Final, TypeVar
@@ -17,40 +13,40 @@ __all__ = ("MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part"
 
 T = TypeVar("T")
 
-# msgspec's messages end with the path of the value, which begins at the root `$`.
+# msgspec ends its messages with the place, as a path from the root `$`.
 _PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
 _CHARSET: Final = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^";\s]*)')
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
-"""A text in one of these charsets is also UTF-8."""
+"""Charsets of which every text is UTF-8."""
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The content type of the body is not JSON in UTF-8, or the body is compressed."""
+    """The body does not claim to be JSON in UTF-8."""
 
     code = "unsupported_media_type"
     quotes_request = False
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: str | None) -> T:
-    """The body as the decoder's type. `content_type` is the header, None if there is none.
+    """The body as the decoder's type (wire contract §1.0).
 
-    Raises `UnsupportedMediaType`, `MalformedJson`, or for JSON of another shape `InvalidRequest`. The `param` of the
-    latter is the path of the wrong value.
+    Raises `UnsupportedMediaType`, `MalformedJson`, or `InvalidRequest` for JSON of another shape, whose `param` is
+    the path of the value to blame.
     """
     if not _is_json(content_type):
         found = "there is none" if content_type is None else f"it is {clip(content_type)!r}"
         raise UnsupportedMediaType(f"the content type must be application/json, in UTF-8; {found}")
     check_values(body)
     try:
-        body.decode()  # msgspec does not look at the bytes of unknown fields
+        body.decode()  # msgspec steps over unknown fields without looking at their bytes
     except UnicodeDecodeError as exc:
         raise MalformedJson(f"the body is not UTF-8: {exc.reason} at byte {exc.start}") from None
     return _decode(decoder, body, what="the body", within="")
 
 
 def decode_part(decoder: msgspec.json.Decoder[T], part: msgspec.Raw | bytes, *, param: str) -> T:
-    """A part of a body that was kept as text. `param` is its path. Raises `MalformedJson` or `InvalidRequest`."""
+    """A part of a body that was left as text; `param` is its path. Raises `MalformedJson` or `InvalidRequest`."""
     return _decode(decoder, part, what=param, within=param)
 
 
@@ -58,7 +54,7 @@ def _decode(decoder: msgspec.json.Decoder[T], text: msgspec.Raw | bytes, *, what
     try:
         return decoder.decode(text)
     except msgspec.ValidationError as exc:
-        raise _invalid_shape(exc, within=within) from None  # our error has the whole text of msgspec's
+        raise _invalid_shape(exc, within=within) from None  # it says all that msgspec said
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise MalformedJson(f"{what} is not JSON: {exc}", param=within or None) from None
     except RecursionError:
@@ -66,14 +62,14 @@ def _decode(decoder: msgspec.json.Decoder[T], text: msgspec.Raw | bytes, *, what
 
 
 def _invalid_shape(error: msgspec.ValidationError, *, within: str) -> InvalidRequest:
-    """The error of msgspec as ours. `within` is the path of the value that msgspec decoded."""
+    """What msgspec found, as our error; `within` is the path of the value it looked at."""
     match = _PLACED.fullmatch(str(error))
     assert match is not None  # every part of the pattern is optional
     problem, place = match["problem"], _joined(within, match["place"] or "")
     missing = _MISSING.fullmatch(problem)
     if missing is not None:
         place, problem = _joined(place, missing["field"]), "this field is required"
-    # A quote of the value begins at the first quotation mark of msgspec's message.
+    # What msgspec quotes of the value begins at its first quotation mark.
     summary, quotes, quoted = problem.partition(" '")
     if place:
         return refusal(place, summary, quoting=quotes + quoted)

@@ -1,7 +1,7 @@
-"""Bounds of a JSON text, checked on its bytes before anybody decodes it. Pure.
+"""How much a JSON text may hold, found out from its bytes alone, before anybody decodes it.
 
-The cost of decoding depends on the number of values and not on the number of bytes. Two million bytes may be one
-string. They may also be a million lists, which take more than a second of processor time and a hundred megabytes.
+What decoding costs is decided by the number of values, not of bytes: two million bytes may be one string, or a million
+lists that take more than a second of processor time and a hundred megabytes.
 """
 
 import re
@@ -13,17 +13,15 @@ from neuron_lib.errors import InvalidRequest
 __all__ = ("MAX_NESTING", "MAX_VALUES", "MalformedJson", "check_nesting_and_numbers", "check_values", "refusal")
 
 MAX_VALUES: Final = 100_000
-"""The most values in one body. Strings, numbers, arrays and objects count, at every depth. A decoder takes up to 30 ms
-for this many.
-"""
+"""Values in a body: strings, numbers, arrays, objects and what is in them. A decoder takes up to 30 ms for so many."""
 
 MAX_NESTING: Final = 100
-"""The deepest nesting of the parts of a body that may have any form."""
+"""How deep the free-form parts of a body may be nested."""
 
 _FRAME: Final = b'[]{},"'
 _NO_FRAME: Final = bytes(byte for byte in range(256) if byte not in _FRAME)
 _STEPS: Final = bytes({ord("["): 1, ord("{"): 1, ord("]"): 255, ord("}"): 255}.get(byte, 0) for byte in range(256))
-"""By how much each byte changes the depth of nesting, as a signed byte."""
+"""Of nesting, as signed bytes."""
 
 _DIGITS: Final = bytes(ord("9") if byte in b"0123456789" else ord(" ") for byte in range(256))
 _LONG: Final = b"9" * 19
@@ -34,7 +32,7 @@ _MOST_DIGITS: Final = 20
 
 
 class MalformedJson(InvalidRequest):
-    """The body is not JSON or not UTF-8, or it has too many values or is nested too deeply."""
+    """The body is not JSON, not UTF-8, or holds too much or too deep a structure to be read."""
 
     code = "malformed_json"
     quotes_request = False
@@ -43,20 +41,20 @@ class MalformedJson(InvalidRequest):
 def refusal(
     place: str, problem: str, *, quoting: str = "", kind: type[InvalidRequest] = InvalidRequest
 ) -> InvalidRequest:
-    """The error about the value at `place`. `quoting` quotes the client: the answer has this text, the log has not."""
+    """The error about the value at `place`. `quoting` is what the client wrote: it is told, and the log is not."""
     text = f"{place}: {problem}"
     return kind(text + quoting, param=place, summary=text)
 
 
 def check_values(text: bytes, *, most: int = MAX_VALUES, place: str | None = None) -> None:
-    """Raise `MalformedJson` if `text` has more than `most` values. `place` is its path, None for the whole body.
+    """Raise `MalformedJson` if `text` has more than `most` values; `place` is its path, None for the whole body.
 
-    Takes a few milliseconds for 2 MiB, whatever the bytes are. The text need not be JSON.
+    Takes a few milliseconds for 2 MiB, whatever is in there, and does not mind text that is no JSON.
     """
     if _count(text) <= most:
-        return  # the usual case: there are few enough even if commas and brackets in strings are counted
+        return  # most texts: even with what their strings hold there are not so many
     frame = _frame(text)
-    # A value has at most two strings: itself and its key.
+    # A value has two strings at most, itself and its key.
     if frame.count(b'"') > 4 * (most + 1) or _count(_outside_strings(frame)) > most:
         problem = f"more than {most} values (strings, numbers, arrays, objects)"
         if place is not None:
@@ -66,10 +64,9 @@ def check_values(text: bytes, *, most: int = MAX_VALUES, place: str | None = Non
 
 
 def check_nesting_and_numbers(text: bytes, *, param: str) -> None:
-    """Check JSON that may have any form. `check_values` has been called for it.
+    """Refuse free-form JSON that the rest of the library could not carry; its values have been counted.
 
-    Raises `MalformedJson` for nesting beyond `MAX_NESTING`, and `InvalidRequest` for an integer beyond 64 bits, which
-    the rest of the library cannot carry.
+    Raises `MalformedJson` for nesting beyond `MAX_NESTING`, `InvalidRequest` for an integer beyond 64 bits.
     """
     may_be_deep = text.count(b"[") + text.count(b"{") > MAX_NESTING
     if may_be_deep:
@@ -83,18 +80,18 @@ def check_nesting_and_numbers(text: bytes, *, param: str) -> None:
 
 
 def _count(text: bytes) -> int:
-    """The number of values in JSON without strings: each bracket begins one value, and each comma begins one more."""
+    """How many values there are in JSON without strings: a bracket opens with the first, a comma leads to the next."""
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _without_escapes(text: bytes) -> bytes:
-    """The text without escaped backslashes and quotation marks. Every quotation mark left begins or ends a string."""
+    """The text without the escapes that matter to where a string ends."""
     return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
 
 
 def _frame(text: bytes) -> bytes:
-    """Only brackets, commas and quotation marks, inside of strings and outside."""
-    # Two adjacent quotation marks are an empty string, or an end and a beginning. Either way both may be removed.
+    """Brackets and commas, in strings and outside, and the quotation marks that tell which is which."""
+    # Two quotation marks side by side have nothing between them, and behind them all is as it was before them.
     return _without_escapes(text).translate(None, _NO_FRAME).replace(b'""', b"")
 
 

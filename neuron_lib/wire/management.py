@@ -12,7 +12,7 @@ __all__ = ("MissingModelId", "decode_load_request", "decode_unload_request")
 
 
 class MissingModelId(InvalidRequest):
-    """An unload whose `model_id` is missing or not a string. Its answer is flat, unlike those of other wrong shapes."""
+    """An unload that does not say, as a string, which model it means; the one wrong shape answered flat (§1.6)."""
 
 
 class _UnloadBody(msgspec.Struct):
@@ -24,7 +24,7 @@ _unload_decoder: Final = msgspec.json.Decoder(_UnloadBody)
 
 
 def decode_load_request(body: bytes, *, content_type: str | None) -> ModelSpec:
-    """What to load. Raises what `decode_body` raises."""
+    """What to load (wire contract §1.5). Raises what `decode_body` raises."""
     return decode_body(_load_decoder, body, content_type=content_type)
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's `GET /v1/models`: the resident models, for clients that know no other list."""
+"""OpenAI's `GET /v1/models`: the resident models for clients that know no other list."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -28,10 +28,8 @@ class _ModelList(Struct):
 def encode_model_list(
     models: Sequence[ModelInfo], *, created: int, loaded: Mapping[str, int] = MappingProxyType({})
 ) -> bytes:
-    """The list as JSON. `max_model_len` is left out if the size of the context is not known.
-
-    `loaded` has the time at which each model was loaded, by id. `created` is the time of the models that `loaded` does
-    not have. Both are Unix times in seconds.
+    """The list as JSON. `loaded` has the time at which each model was loaded, by id, and `created` is the time of those
+    that it does not have, both in seconds of Unix time. `max_model_len` is there where the context is known.
     """
     return msgspec.json.encode(
         _ModelList(
