@@ -37,7 +37,7 @@ _INCLUDE_THINKING: Final = frozenset({"1", "true", "yes"})
 """Values of the header `x-include-thinking` that ask for the reasoning as text."""
 
 _MAX_U64: Final = 2**64 - 1
-"""Seeds and counts are unsigned 64-bit integers. `Meta` cannot have a bound this large."""
+"""The contract's integers are unsigned 64-bit ones, and that bound is beyond what `Meta` can say."""
 
 _TOKEN: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 _MAX_TOKEN: Final = 2**31 - 1
@@ -73,8 +73,6 @@ class _Body(ReplyShapeFields, kw_only=True):
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
     messages: msgspec.Raw
-
-    # How tokens are chosen.
     temperature: Annotated[float, Meta(le=100)] | None = None
     top_p: _ShareOrLikeliest | None = None
     top_k: _TopKOrOff | None = None
@@ -97,8 +95,6 @@ class _Body(ReplyShapeFields, kw_only=True):
     logit_bias: msgspec.Raw = NOTHING
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     ignore_eos: bool | None = None
-
-    # How much of a reply, and what is told of it.
     max_completion_tokens: _CountOrDefault | None = None
     max_tokens: _CountOrDefault | None = None
     n_predict: _CountOrDefault | None = None
@@ -109,8 +105,6 @@ class _Body(ReplyShapeFields, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-
-    # What the template is given beside the messages.
     tools: msgspec.Raw = NOTHING
     tool_choice: str | _ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -291,7 +285,7 @@ def _sampling(call: _Body) -> SamplingParams:
     return SamplingParams(
         temperature=call.temperature,
         top_p=call.top_p or None,
-        top_k=1 if call.top_p == 0 else top_k,  # a `top_p` of 0 means: only the most likely token
+        top_k=1 if call.top_p == 0 else top_k,  # the likeliest alone
         min_p=call.min_p,
         seed=None if call.seed == -1 else call.seed,
         repetition_penalty=_repetition_penalty(call),
@@ -314,7 +308,7 @@ def _sampling(call: _Body) -> SamplingParams:
 
 
 def _repetition_penalty(call: _Body) -> float | None:
-    """`repetition_penalty` is vLLM's name and `repeat_penalty` llama.cpp's. Both may be given if they are equal."""
+    """Under vLLM's name and llama.cpp's."""
     if call.repetition_penalty is None or call.repeat_penalty in {None, call.repetition_penalty}:
         return call.repeat_penalty if call.repetition_penalty is None else call.repetition_penalty
     raise refusal("repeat_penalty", "it contradicts `repetition_penalty`")
@@ -329,7 +323,7 @@ def _biases(text: msgspec.Raw) -> dict[int, float]:
 
 
 def _bias(token: str, raw: msgspec.Raw) -> tuple[int, float]:
-    """One entry of `logit_bias`. Each value is decoded by itself, because msgspec's errors do not name the key."""
+    """One entry of `logit_bias`. Its values are decoded one by one because msgspec's errors do not tell keys."""
     place = f"logit_bias.{token[:32]}"
     if _TOKEN.fullmatch(token) is None or int(token) > _MAX_TOKEN:
         text = "the key is not the id of a token"

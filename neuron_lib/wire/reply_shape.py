@@ -19,21 +19,19 @@ _MAX_CHOICES: Final = 4096
 _ANY_OBJECT: Final = '{"type":"object"}'
 
 NOTHING: Final = msgspec.Raw(b"null")
-"""The default of a field that is kept as text."""
+"""The default of a field that is left as text."""
 
 _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
-"""Characters that have a meaning in a regular expression of Rust's `regex`."""
+"""What means something in a regular expression of Rust's."""
 
 
 def is_given(part: msgspec.Raw) -> bool:
-    """Whether a field that was kept as text has a value. null means that it has none."""
+    """Whether a field that was left as text is there; null means that it is not."""
     return bytes(part) != b"null"
 
 
 class ReplyShapeFields(Struct, kw_only=True):
-    """The fields of a body that say what the reply must look like. Schemas stay text, because only the engine reads
-    them.
-    """
+    """The fields of a body that say what the reply must look like. Schemas stay text: the engine reads them."""
 
     response_format: msgspec.Raw = NOTHING
     json_schema: msgspec.Raw = NOTHING
