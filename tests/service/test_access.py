@@ -17,7 +17,7 @@ from neuron_service.access import (
     is_loopback,
 )
 from neuron_service.app import create_app
-from neuron_service.listening import bind
+from neuron_service.http.listening import bind
 from tests.fakes.asgi_client import JSON, AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
 

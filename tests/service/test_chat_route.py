@@ -11,7 +11,7 @@ from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolC
 from neuron_lib.errors import EngineFailed
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Principal, Usage
-from neuron_service.connection_limits import IDLE_CONNECTION_LIMIT_S
+from neuron_service.http.limits import IDLE_CONNECTION_LIMIT_S
 from neuron_service.sse import SILENCE_LIMIT_S, ChatStream
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host

@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from neuron_lib.testing import ScriptedModel
-from neuron_service.connection_cap import ConnectionCap
-from neuron_service.connection_limits import ConnectionLimits
+from neuron_service.http.cap import ConnectionCap
+from neuron_service.http.limits import ConnectionLimits
 from tests.fakes.listening_host import ListeningHost, listening_host, raw_chat, raw_head
 from tests.patience import PATIENCE_S
 from tests.system.daemon import eventually
@@ -285,7 +285,7 @@ def test_beyond_the_limit_questions_are_answered_and_work_is_refused(caplog: pyt
         with host.connect() as next_one:
             next_one.send(raw_chat(A))
             assert next_one.reply().status == 200
-    told = [record for record in caplog.records if record.name.endswith("connection_cap")]
+    told = [record for record in caplog.records if record.name.endswith("http.cap")]
     assert [record.levelname for record in told] == ["WARNING", "INFO"]
     assert told[0].__dict__["max_connections"] == 2
     assert told[1].__dict__["refused_connections"] == 4
@@ -323,7 +323,7 @@ def test_connections_leave_descriptors_to_the_rest_of_the_process(descriptors: i
 def test_a_process_takes_all_the_descriptors_that_it_may_have() -> None:
     program = """
 import resource
-from neuron_service.connection_cap import raise_descriptor_limit
+from neuron_service.http.cap import raise_descriptor_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200))
 print(raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
