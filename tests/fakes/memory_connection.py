@@ -55,6 +55,8 @@ class MemoryApp:
     """
 
     requests: list[str] = field(default_factory=list)
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Those of the latest request that is whole."""
     hung_up: int = 0
     """How many requests ended by the departure of their client."""
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,6 +75,7 @@ class MemoryApp:
                 return
             size += len(message["body"])
             more_body = message["more_body"]
+        self.headers = list(scope["headers"])
         if path == "/wait":
             await self.may_answer.wait()
         if path == "/stream":

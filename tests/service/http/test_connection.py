@@ -2,7 +2,9 @@
 that passes when the test says so. What needs a kernel is in `tests/service/test_connections.py`.
 """
 
+import asyncio
 import logging
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from neuron_lib.wire.openai_errors import HttpError
 from neuron_service.http.cap import ConnectionCap
 from neuron_service.http.last_words import openai_refusal
 from neuron_service.http.limits import ConnectionLimits
-from tests.fakes.memory_connection import MemoryClient, memory_connection
+from tests.fakes.memory_connection import ManualLoop, MemoryClient, memory_connection
 
 LIMITS = ConnectionLimits(head_s=10, body_s=30, idle_s=150, last_words_s=2, taking_s=60, head_bytes=1000)
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -64,6 +66,14 @@ def test_a_body_in_chunks_is_read_and_what_is_behind_it_ignored(size: int) -> No
         for _ in range(2):
             client.send(CHUNKED + chunks + b"0\r\nx: y\r\nexpect: 100-continue\r\n\r\n")
             assert client.reply().body == {"path": "/a", "size": 5000}
+
+
+def test_trailers_are_no_headers() -> None:
+    with memory_connection() as client:
+        client.send(CHUNKED + b"2\r\n{}\r\n0\r\n")
+        client.send(b"x: y\r\n\r\n")
+        assert client.reply().status == 200
+        assert [name for name, _ in client.app.headers] == [b"host", b"transfer-encoding"]
 
 
 @pytest.mark.parametrize("coding", [b"chunked", b"Chunked", b" chunked "])
@@ -183,6 +193,17 @@ def test_a_connection_that_is_idle_for_too_long_is_closed(*, is_early: bool) -> 
         assert client.is_closed
 
 
+def test_the_idle_time_is_over_with_the_first_byte_of_a_request() -> None:
+    with memory_connection(limits=LIMITS) as client:
+        client.send(GET)
+        client.advance(149)
+        client.take()
+        client.send(b"GET")
+        client.advance(9)
+        client.send(GET[3:])
+        assert client.reply().status == 200
+
+
 def test_no_deadline_runs_while_an_answer_is_made() -> None:
     with memory_connection(limits=LIMITS) as client:
         client.send(post("/wait"))
@@ -204,18 +225,24 @@ def test_a_deadline_that_is_nearer_than_the_last_one_is_kept_all_the_same() -> N
         assert is_refused(client, 408, "request_timeout")
 
 
-def test_many_requests_need_one_timer() -> None:
+def test_many_requests_need_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     set_for: list[float] = []
+    call_at = ManualLoop.call_at
+
+    def count(loop: ManualLoop, when: float, callback: Any, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        if callback.__qualname__.startswith("Alarm."):
+            set_for.append(when)
+        return call_at(loop, when, callback, *args, **kwargs)
+
+    monkeypatch.setattr(ManualLoop, "call_at", count)
     with memory_connection(limits=LIMITS) as client:
-        call_at = client.loop.call_at
-        client.loop.call_at = lambda when, callback, *args, **kwargs: (  # type: ignore[method-assign]
-            set_for.append(when) if getattr(callback, "__name__", "") == "_fire" else None,
-            call_at(when, callback, *args, **kwargs),
-        )[1]
         for _ in range(20):
-            client.send(GET)
-            client.advance(1)
-    assert len(set_for) <= 2  # the one of the connection's begin is over after ten seconds
+            client.send(post("/a")[:-1])
+            client.advance(0.4)
+            client.send(b"}")
+            client.advance(0.4)
+            assert client.reply().status == 200
+    assert len(set_for) == 2  # the first is over after ten seconds
 
 
 def test_a_client_that_stays_after_the_last_words_is_not_waited_for() -> None:
@@ -536,8 +563,10 @@ def test_a_thousand_upgrades_in_one_read_are_one(caplog: pytest.LogCaptureFixtur
     assert not caplog.records
 
 
-def test_a_request_that_asks_for_an_upgrade_and_an_end_gets_the_end() -> None:
+@pytest.mark.parametrize("ahead", [b"", GET, b"garbage"])
+def test_a_request_that_asks_for_an_upgrade_and_an_end_gets_the_end(ahead: bytes) -> None:
     with memory_connection() as client:
-        client.send(GET.replace(b"host: x", b"connection: upgrade, close\r\nupgrade: h2c"))
-        assert client.reply().headers["connection"] == "close"
-        assert client.is_closed
+        client.send(GET.replace(b"host: x", b"connection: upgrade, close\r\nupgrade: h2c") + ahead)
+        reply = client.reply()
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert client.is_ended
