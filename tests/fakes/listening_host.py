@@ -157,7 +157,7 @@ def listening_host(
         async with scripted_host(scripts, resident=resident) as scripted:
             sock = bind("127.0.0.1", 0)
             server = http_server(
-                create_app(scripted.node),
+                create_app(scripted.real),
                 limits=limits,
                 cap=cap or ConnectionCap.for_descriptors(8192),
                 shutdown_limit_s=1,
