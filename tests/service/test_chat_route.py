@@ -13,7 +13,7 @@ from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Principal, Usage
 from neuron_lib.wire.openai_chat_reply import ChatStreamEncoder
 from neuron_service.answers import SILENCE_LIMIT_S, StreamedAnswer
-from neuron_service.connection_limits import IDLE_CONNECTION_LIMIT_S
+from neuron_service.http.limits import IDLE_CONNECTION_LIMIT_S
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
 

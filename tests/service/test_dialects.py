@@ -1,8 +1,6 @@
 """A second API needs its own modules and one row of the table. The rest of the service knows no API."""
 
-import json
 import logging
-from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -19,12 +17,13 @@ from neuron_service import dialects
 from neuron_service.access import AccessRules
 from neuron_service.answers import StreamedAnswer
 from neuron_service.app import create_app
-from neuron_service.connection_limits import ConnectionLimits
 from neuron_service.dialects import DIALECTS
+from neuron_service.http.cap import ConnectionCap
+from neuron_service.http.limits import ConnectionLimits
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
 from tests.fakes.asgi_client import JSON, AsgiClient, Reply
-from tests.fakes.listening_host import listening_host, raw_head
+from tests.fakes.memory_connection import memory_connection
 from tests.fakes.scripted_host import ScriptedHost, chat_body, scripted_host
 from tests.fakes.toy_dialect import TOY, TOY_KEY, ToyEncoder
 
@@ -214,18 +213,27 @@ async def test_a_bug_is_a_500_in_the_shape_of_the_path(monkeypatch: pytest.Monke
     assert (reply.status, reply.json()) == (500, {"oops": "internal error", "number": 500})
 
 
-def test_what_a_connection_refuses_by_itself_has_the_shape_of_the_path_once_the_path_is_known() -> None:
-    limits = ConnectionLimits(body_s=0.15)
-    with listening_host(resident=[A], limits=limits) as host, ExitStack() as clients:
-        slow, broken, nonsense = [clients.enter_context(host.connect()) for _ in range(3)]
-        slow.send(raw_head("POST", SAY, content_length=2))
-        broken.send(f"POST {SAY} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n?".encode())
-        nonsense.send(b"\x16\x03\x01")
-        replies = [client.reply() for client in (slow, broken, nonsense)]
-    assert [reply.status for reply in replies] == [408, 400, 400]
-    bodies = [json.loads(reply.body) for reply in replies]
-    assert [body.get("number") for body in bodies] == [408, 400, None]
-    assert bodies[2]["error"]["code"] == "malformed_http"
+SLOW = f"POST {SAY} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n".encode()
+BROKEN = f"POST {SAY} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n?".encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "cap", "status", "number"),
+    [
+        pytest.param(SLOW, 8, 408, 408, id="a body that does not end"),
+        pytest.param(BROKEN, 8, 400, 400, id="a body that is not HTTP"),
+        pytest.param(SLOW, 0, 529, 529, id="too many connections"),
+        pytest.param(b"\x16\x03\x01", 8, 400, None, id="no path at all"),
+    ],
+)
+def test_what_a_connection_refuses_by_itself_has_the_shape_of_the_path_once_the_path_is_known(
+    sent: bytes, cap: int, status: int, number: int | None
+) -> None:
+    with memory_connection(limits=ConnectionLimits(body_s=30), cap=ConnectionCap(cap, spare=8)) as client:
+        client.send(sent)
+        client.loop.advance(30)
+        reply = client.reply()
+    assert (reply.status, reply.body.get("number")) == (status, number)
 
 
 @pytest.mark.parametrize("path", ["", "/", "/health", "/models/load", "/v1/models", "/toy", "/toy/sayings", CHAT])
