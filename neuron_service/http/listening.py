@@ -6,11 +6,14 @@ from typing import Final
 __all__ = ("BACKLOG", "bind")
 
 BACKLOG: Final = 2048
-"""Connections that may wait while the service starts or is busy."""
+"""How many connections may wait to be accepted while the service starts or is busy."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; from now on connections wait in its backlog. Raises OSError if the address is taken."""
+    """Return a listening socket, in whose backlog connections wait from now on.
+
+    Raises OSError if the address is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

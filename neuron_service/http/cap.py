@@ -1,9 +1,10 @@
-"""How many connections there may be: decides it from the file descriptors, and says in the log when it is reached."""
+"""How many connections there may be: derived from the file descriptors, and logged when the limit is reached."""
 
 import resource
 from enum import Enum, auto
 from typing import Final, Self
 
+from neuron_lib.errors import Overloaded, OverloadReason
 from neuron_lib.logs import get_logger
 
 __all__ = ("ConnectionCap", "Welcome", "raise_descriptor_limit")
@@ -13,7 +14,9 @@ logger = get_logger(__name__)
 _MOST_DESCRIPTORS: Final = 65536
 _MOST_CONNECTIONS: Final = 4096
 _RESERVED_DESCRIPTORS: Final = 256
-"""For the listener, engines, downloads, files and the log: these must not fail because many clients came."""
+"""For the listener, engines, downloads, files and the log. These must not fail because many clients came."""
+_RETRY_AFTER_S: Final = 5
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Welcome(Enum):
@@ -21,14 +24,18 @@ class Welcome(Enum):
 
     FULL = auto()
     QUESTIONS = auto()
-    """Requests without a body, such as for `/health`, are answered; others are refused."""
+    """Requests without a body, such as for `/health`, are answered. Others are refused. One request per connection."""
     NONE = auto()
+
+    def admits(self, method: str) -> bool:
+        """Whether a request with this method is answered."""
+        return self is Welcome.FULL or (self is Welcome.QUESTIONS and method in _BODILESS)
 
 
 class ConnectionCap:
-    """Judges new connections by how many are open. Who is in stays in.
+    """Judges new connections by how many are open. A connection that was accepted stays.
 
-    Beyond `limit` there are `spare` places, so that those who are refused can be told so, and those who ask how the
+    Beyond `limit` there are `spare` places. Clients that are refused are told so on these, and clients that ask how the
     host is get their answer.
     """
 
@@ -56,8 +63,17 @@ class ConnectionCap:
         self._refused_connections += 1
         return Welcome.QUESTIONS if open_connections <= self.limit + self.spare else Welcome.NONE
 
+    def refusal(self) -> Overloaded:
+        """What a client beyond the limit is told. The caller does not log it: `welcome` has."""
+        text = f"this host serves {self.limit} connections at a time, and all are taken"
+        return Overloaded(text, reason=OverloadReason.QUEUE_FULL, retry_after_s=_RETRY_AFTER_S)
+
     def note_closed(self, open_connections: int) -> None:
-        """One has ended. Ends the burst when there is some room again; at the very limit each one would be a burst."""
+        """A connection has ended and `open_connections` are left.
+
+        The burst ends when an eighth of the limit is free again. If it ended at the limit itself, each newcomer would
+        be a burst of its own in the log.
+        """
         if self._refused_connections and open_connections <= self.limit * 7 // 8:
             logger.info(
                 "connections are welcome again",
@@ -67,7 +83,7 @@ class ConnectionCap:
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process open as many files as it may, within reason; returns how many that are."""
+    """Let this process open as many files as it may, at most 65,536; returns how many that are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
