@@ -406,7 +406,7 @@ async def test_an_unload_waits_for_a_running_reply_and_then_closes_the_model() -
         await let_others_run()
         assert not unloader.done.is_set()
         assert registry.list_models() == ()
-        assert repr(registry) == "<Registry [o/a leaving]>"
+        assert repr(registry) == "<Registry [o/a draining]>"
         may_speak.set()
         await let_others_run()
         assert unloader.done.is_set()
