@@ -111,7 +111,7 @@ class HostedModels(dict[str, HostedModel]):
             raise RuntimeError("a Registry must be entered with `async with` before it loads models")
         model_id = public_id(spec.model_id)
         # A cancelled load counts until its harness has given back what the load held.
-        if (loads := sum(model.model is None for model in self.values())) >= self._limits.max_loads:
+        if (loads := sum(not model.has_loaded for model in self.values())) >= self._limits.max_loads:
             raise Overloaded(
                 f"{loads} loads are under way on this host, and it takes no more at once",
                 reason=OverloadReason.TOO_MANY_LOADS,

@@ -291,7 +291,7 @@ class World:
         assert not {lost.model_id for lost in self.registry.lost()} & set(serving)
 
     def leaving_after_service(self) -> list[str]:
-        return [m.model_id for m in self.registry._models.values() if m.model is not None and m.is_leaving]
+        return [m.model_id for m in self.registry._models.values() if m.has_loaded and m.is_leaving]
 
     def check_absences(self) -> None:
         """A chat waits only for a model that will serve without anybody's doing, and not longer than it may."""
