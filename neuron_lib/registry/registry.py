@@ -31,6 +31,7 @@ from neuron_lib.registry.phases import Event
 from neuron_lib.registry.startup import ActivationTracker
 from neuron_lib.types import (
     ChatRequest,
+    EndedReply,
     FailedLoad,
     LoadingModel,
     ModelInfo,
@@ -65,6 +66,7 @@ class Registry:
         max_loads: int = 64,
         wait_for_load_s: float = 0.0,
         on_unloaded: Callable[[], Awaitable[None]] | None = None,
+        on_reply: Callable[[EndedReply], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`endpoint_url` is what `endpoint` answers.
@@ -75,7 +77,9 @@ class Registry:
         chat is refused with `ModelLoading`.
 
         `on_unloaded` is awaited, for 5 s at most, when the memory of a model is back and before the unload returns.
-        The devices can be read anew there. `clock` gives seconds, by which the times of loads and unloads are told.
+        The devices can be read anew there. `on_reply` is called once for each reply that was entered and has ended, at
+        the end of its block. It must not wait; what it raises is logged and does not reach the reply. `clock` gives
+        seconds, by which the times of loads, unloads and replies are told.
         """
         self.endpoint_url = endpoint_url
         self.limits = HostLimits(
@@ -83,6 +87,8 @@ class Registry:
         )
         self.wait_for_load_s = wait_for_load_s
         self._on_unloaded = on_unloaded
+        self._on_reply = on_reply
+        self._clock = clock
         self._harnesses = Harnesses()
         self._absent = AbsentModels()
         self._models = HostedModels(
@@ -219,7 +225,13 @@ class Registry:
         Entering raises `ModelLoading` for a model that is being loaded or will be, after `wait_for_load_s`, and
         `ModelNotLoaded` for a model that nobody loads.
         """
-        return LeasedReply(request, find=self._await_serving, is_stopping=lambda: self._farewell is not None)
+        return LeasedReply(
+            request,
+            find=self._await_serving,
+            is_stopping=lambda: self._farewell is not None,
+            on_end=self._on_reply,
+            clock=self._clock,
+        )
 
     async def _await_serving(self, model_id: str) -> HostedModel:
         """The model, after up to `wait_for_load_s` for the end of its load; raises why it does not serve."""
