@@ -17,17 +17,17 @@ from typing import Final
 from benchmarks.subject import circumstances, cpu_count, model_path
 from neuron_lib.engine.cells import StreamCells
 from neuron_lib.engine.loop import EngineLoop
-from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import Cancelled, StepEvents, encode_frame
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
+from neuron_lib.engine.step_costs import StepCosts
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.model import Model
-from neuron_lib.llama.sampler import SamplerChain
+from neuron_lib.sampling.sampler import SamplerChain
 from neuron_lib.types import Sampling
 
 SEATS: Final = 8
@@ -73,11 +73,11 @@ def engine_steps(
     context: Context, model: Model, prompt: list[int], *, sequences: int, sampling: Sampling
 ) -> Iterator[None]:
     """The engine's own loop, up to the bytes of its frames; one step for each `next`."""
-    cells, pace = StreamCells(SEATS, context.n_ctx), Pace(target_step_s=0.1)
+    cells, costs = StreamCells(SEATS, context.n_ctx), StepCosts(target_step_s=0.1)
     cache = PromptCache(
-        seats=SEATS, cells=cells, pace=pace, is_enabled=False
+        seats=SEATS, cells=cells, costs=costs, is_enabled=False
     )  # all read their prompt in the first step
-    scheduler = Scheduler(cache=cache, cells=cells, pace=pace, n_batch=context.n_batch, n_ctx=context.n_ctx)
+    scheduler = Scheduler(cache=cache, cells=cells, costs=costs, n_batch=context.n_batch, n_ctx=context.n_ctx)
 
     def report(events: StepEvents | Cancelled) -> None:
         encode_frame(events)

@@ -13,7 +13,7 @@ from neuron_lib.errors import NeuronError
 from neuron_lib.logs import get_logger
 from neuron_lib.wire.openai_errors import to_http_error
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
-from neuron_service.node import Node
+from neuron_service.host import Host
 from neuron_service.refusals import UnknownMethod, internal_error, refuse, send_json
 from neuron_service.status import Liveness, Readiness
 
@@ -21,14 +21,14 @@ __all__ = ("Probes",)
 
 logger = get_logger(__name__)
 
-_Probe: TypeAlias = Callable[[Node], Awaitable[tuple[int, Struct]]]
+_Probe: TypeAlias = Callable[[Host], Awaitable[tuple[int, Struct]]]
 
 
 class Probes:
     """An ASGI application that answers the probes itself and leaves every other path to `routes`."""
 
-    def __init__(self, node: Node, routes: ASGIApp) -> None:
-        self._node = node
+    def __init__(self, host: Host, routes: ASGIApp) -> None:
+        self._host = host
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +43,7 @@ class Probes:
 
     async def _answer(self, probe: _Probe, scope: Scope, send: Send) -> None:
         try:
-            status, body = await probe(self._node)
+            status, body = await probe(self._host)
         except NeuronError as error:
             await refuse(error, scope, send)
         except Exception as bug:
@@ -53,27 +53,27 @@ class Probes:
             await send_json(send, msgspec.json.encode(body), status=status)
 
 
-async def _health(node: Node) -> tuple[int, Struct]:
+async def _health(host: Host) -> tuple[int, Struct]:
     """Wire contract §1.3: always 200, always at once."""
-    return 200, node.health()
+    return 200, host.health()
 
 
-async def _liveness(node: Node) -> tuple[int, Struct]:
+async def _liveness(host: Host) -> tuple[int, Struct]:
     """Whether this process gets on; one that does not should be restarted."""
-    is_moving = node.is_moving()
+    is_moving = host.is_moving()
     return 200 if is_moving else 503, Liveness(status="ok" if is_moving else "stuck")
 
 
-async def _readiness(node: Node) -> tuple[int, Struct]:
+async def _readiness(host: Host) -> tuple[int, Struct]:
     """Whether requests should be sent here now."""
-    reason = node.why_not_ready()
-    body = Readiness(status="not_ready" if reason else "ready", reason=reason, detail=node.status_line())
+    reason = host.why_not_ready()
+    body = Readiness(status="not_ready" if reason else "ready", reason=reason, detail=host.status_line())
     return 503 if reason else 200, body
 
 
-async def _version(node: Node) -> tuple[int, Struct]:
+async def _version(host: Host) -> tuple[int, Struct]:
     """Wire contract §1.1; waits for git, which has a time limit."""
-    return 200, await node.current_version()
+    return 200, await host.current_version()
 
 
 _PROBES: Final[dict[str, _Probe]] = {

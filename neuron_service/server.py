@@ -26,10 +26,10 @@ from neuron_lib.types import Discovery
 from neuron_service.access import AccessRules
 from neuron_service.asgi import ASGIApp
 from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
+from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
 from neuron_service.listening import bind
-from neuron_service.node import Node
 from neuron_service.probes import Probes
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
@@ -76,17 +76,17 @@ async def serve(
         on_unloaded=monitor.refresh,
     )
     tracker = ActivationTracker(config.default_models)
-    node = Node(
+    host = Host(
         harnesses=tuple(entry.name for entry in config.harnesses),
         registry=registry,
         tracker=tracker,
         monitor=monitor,
     )
-    routes = LateRoutes(partial(_build_routes, node))
+    routes = LateRoutes(partial(_build_routes, host))
     server = _Server(
         uvicorn_config(
             HttpRules(
-                Probes(node, routes),
+                Probes(host, routes),
                 access=AccessRules.for_listener(
                     sock,
                     own_name=config.host,
@@ -107,18 +107,18 @@ async def serve(
             for _ in range(_FIRST_ANSWER_TURNS):
                 await checkpoint()
             logger.info("listening on http://%s:%s", host, port)
-            tasks.start_soon(keep_status, notifier, node.status_line)
+            tasks.start_soon(keep_status, notifier, host.status_line)
             if watchdog_s is not None:
-                tasks.start_soon(feed_watchdog, notifier, watchdog_s, node.is_moving)
+                tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
             async with registry:
                 async with anyio.create_task_group() as background:
-                    background.start_soon(_activate, node, config, environ, routes.load)
-                    tasks.start_soon(_call_in_threads, node, version, check)
+                    background.start_soon(_activate, host, config, environ, routes.load)
+                    tasks.start_soon(_call_in_threads, host, version, check)
                     background.start_soon(monitor.run)
                     await stop.wait()
-                    node.start_draining()
+                    host.start_draining()
                     tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(config.drain_timeout_secs))
-                    notifier.send("STOPPING=1", status=node.status_line())
+                    notifier.send("STOPPING=1", status=host.status_line())
                     tasks.start_soon(extend_timeout, notifier)
                     background.cancel_scope.cancel()
                 routes.close()
@@ -135,30 +135,30 @@ def _stop_limit_s(drain_timeout_s: float) -> float:
     return drain_timeout_s + _UNLOAD_LIMIT_S + _LAST_ANSWERS_LIMIT_S
 
 
-def _build_routes(node: Node) -> ASGIApp:
+def _build_routes(host: Host) -> ASGIApp:
     from neuron_service.app import create_routes  # noqa: PLC0415 - takes longer than all that a probe needs
 
-    routes: Any = create_routes(node)  # its own type of a scope is narrower
+    routes: Any = create_routes(host)  # its own type of a scope is narrower
     return routes  # type: ignore[no-any-return]
 
 
-async def _call_in_threads(node: Node, version: Callable[[], Version], check: Callable[[], None] | None) -> None:
+async def _call_in_threads(host: Host, version: Callable[[], Version], check: Callable[[], None] | None) -> None:
     """Nobody waits for these when the host stops."""
-    node.set_version(await anyio.to_thread.run_sync(version, abandon_on_cancel=True))
+    host.set_version(await anyio.to_thread.run_sync(version, abandon_on_cancel=True))
     if check is not None:
         await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
 
 
 async def _activate(
-    node: Node, config: Config, environ: Mapping[str, str], open_routes: Callable[[], Awaitable[None]] = checkpoint
+    host: Host, config: Config, environ: Mapping[str, str], open_routes: Callable[[], Awaitable[None]] = checkpoint
 ) -> None:
     """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models."""
-    await _offer_harnesses(node, config, environ)
+    await _offer_harnesses(host, config, environ)
     await open_routes()
 
     async def look(number: int) -> Discovery:
         return await discover(
-            harnesses=node.harnesses,
+            harnesses=host.harnesses,
             max_prompt_tokens=config.max_prompt_tokens,
             run=partial(run_tool, deadline_s=tool_limit_s(number)),
             look=number,
@@ -167,34 +167,34 @@ async def _activate(
     # What exists now stays. The collector needs 12 ms to look through it (measured), and the event loop waits for it.
     gc.freeze()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(look_until_seen, look, node.set_discovery)
+        tasks.start_soon(look_until_seen, look, host.set_discovery)
         with contextlib.suppress(ShuttingDown):  # a stop ends this task, whichever way it hears of it
-            await _load_default_models(node, config)
+            await _load_default_models(host, config)
 
 
-async def _offer_harnesses(node: Node, config: Config, environ: Mapping[str, str]) -> None:
+async def _offer_harnesses(host: Host, config: Config, environ: Mapping[str, str]) -> None:
     """Register the harnesses, imported in a thread so that probes are answered meanwhile."""
-    if "llamacpp" in node.harnesses:
+    if "llamacpp" in host.harnesses:
         llamacpp = await anyio.to_thread.run_sync(import_module, "neuron_lib.llamacpp")
         harness = llamacpp.LlamaCppHarness(
             config.harness.llamacpp,
             models=config.models,
             environ=environ,
-            gpu_memory_mb=node.gpu_memory_mb,
+            gpu_memory_mb=host.gpu_memory_mb,
             max_prompt_tokens=config.max_prompt_tokens,
             ends_with_thread=True,
         )
         aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
-        node.registry.register(harness, aliases=aliases)
+        host.registry.register(harness, aliases=aliases)
 
 
-async def _load_default_models(node: Node, config: Config) -> None:
+async def _load_default_models(host: Host, config: Config) -> None:
     """Load them once the hardware has been seen, or has not been seen for too long. Raises `ShuttingDown`."""
-    reason = (await node.hardware_within(_HARDWARE_PATIENCE_S)).cuda_unavailable_reason
+    reason = (await host.hardware_within(_HARDWARE_PATIENCE_S)).cuda_unavailable_reason
     if reason is None:
-        await load_default_models(node.registry, config.default_models, node.tracker)
+        await load_default_models(host.registry, config.default_models, host.tracker)
     else:
-        _fail_default_models(node.tracker, reason)
+        _fail_default_models(host.tracker, reason)
 
 
 def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:

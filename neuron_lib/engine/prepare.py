@@ -14,8 +14,8 @@ from neuron_lib.engine.sequence import Sequence
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.grammar import Constraint
-from neuron_lib.llama.sampler import SamplerChain
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.sampling.sampler import SamplerChain
 from neuron_lib.text.control_text import ControlTexts, Piece, Strips
 
 __all__ = ("PreparedPrompt", "Preparer", "checkpoints_of")

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from neuron_lib.engine.cells import CellAccount
-from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import Copy, Drop, Edit, Restore, Rewind, Save, Swap, Truncate
+from neuron_lib.engine.step_costs import StepCosts
 
 __all__ = ("Awaited", "Placement", "PromptCache", "Slot", "common_prefix")
 
@@ -113,7 +113,7 @@ class PromptCache:
         *,
         seats: int,
         cells: CellAccount,
-        pace: Pace,
+        costs: StepCosts,
         is_enabled: bool = True,
         can_truncate: bool = True,
         host_budget_bytes: int = 0,
@@ -121,7 +121,7 @@ class PromptCache:
         self.slots: Final = tuple(Slot(seq_id) for seq_id in range(seats))
         self._places: Final = list(self.slots)  # by seq_id
         self.cells: Final = cells
-        self._pace: Final = pace
+        self._pace: Final = costs
         self._is_enabled: Final = is_enabled
         self._can_truncate: Final = can_truncate
         self._host_budget_bytes: Final = host_budget_bytes

@@ -25,8 +25,8 @@ from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.grammar import ConstraintFailed
 from neuron_lib.llama.memory import SavedState
-from neuron_lib.llama.truncation import Scores
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.sampling.filters import Scores
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from collections import deque
 from typing import Final
 
 from neuron_lib.engine.cells import CellAccount
-from neuron_lib.engine.drafting import MAX_DRAFT, DraftPolicy, PromptLookup
-from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prompt_cache import Awaited, Placement, PromptCache, Slot
 from neuron_lib.engine.protocol import Delta, SequenceEvent
 from neuron_lib.engine.sequence import Sequence
+from neuron_lib.engine.speculation import MAX_DRAFT, DraftPolicy, PromptLookup
 from neuron_lib.engine.step import Outcome, Save, SequenceChunk, StepPlan, StepResult
+from neuron_lib.engine.step_costs import StepCosts
 
 __all__ = ("Scheduler",)
 
@@ -41,7 +41,7 @@ class Scheduler:
         *,
         cache: PromptCache,
         cells: CellAccount,
-        pace: Pace,
+        costs: StepCosts,
         n_batch: int,
         n_ctx: int,
         speculation: str = "off",
@@ -50,7 +50,7 @@ class Scheduler:
             raise ValueError(f"{len(cache.slots)} seats cannot decode in one batch of {n_batch} tokens")
         self.cache: Final = cache
         self.cells: Final = cells
-        self.pace: Final = pace
+        self.costs: Final = costs
         self.n_batch: Final = n_batch
         self.n_ctx: Final = n_ctx
         self._speculation: Final = speculation
@@ -120,7 +120,7 @@ class Scheduler:
             guesses = [] if reading else self._guess(sequence, decoding=self._batch_limit - room, room=room)
             room -= len(guesses)
             chunks.append(self._chunk(sequence, 1, guesses))
-        budget = self.pace.prefill_budget(decoding=len(decoding), room=room)
+        budget = self.costs.prefill_budget(decoding=len(decoding), room=room)
         for sequence in reading:
             limit = min(budget, self.cells.room(_seat(sequence)))
             if limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
@@ -163,7 +163,7 @@ class Scheduler:
         )
         guesses = lookup.draft(sequence.tokens, limit) if limit > 0 else []
         if guesses and self._speculation == "auto":
-            del guesses[policy.length(self.pace, decoding=decoding) :]
+            del guesses[policy.length(self.costs, decoding=decoding) :]
         return guesses
 
     def _make_room(self) -> None:
@@ -249,7 +249,7 @@ class Scheduler:
     def _advance(self, chunks: list[SequenceChunk], result: StepResult) -> list[SequenceEvent]:
         read = sum(len(chunk.tokens) for chunk in chunks if chunk.sequence.remaining > 1)
         decoded = sum(len(chunk.tokens) for chunk in chunks) - read
-        self.pace.observe(decoded=decoded, prefilled=read, duration_s=result.duration_s)
+        self.costs.observe(decoded=decoded, prefilled=read, duration_s=result.duration_s)
         events: list[SequenceEvent] = []
         sampled = iter(result.sampled)
         for chunk in chunks:
@@ -295,7 +295,7 @@ class Scheduler:
         return [sequence.broken(message, param=param) for sequence in broken.values()]
 
     def _note_memory(self, plan: StepPlan, result: StepResult) -> None:
-        self.pace.observe_move(tokens=result.moved, duration_s=result.move_s)
+        self.costs.observe_move(tokens=result.moved, duration_s=result.move_s)
         asked_for = [edit.key for edit in plan.edits if isinstance(edit, Save)]
         asked_for += [chunk.checkpoint for chunk in plan.chunks if chunk.checkpoint is not None]
         if asked_for:

@@ -12,7 +12,7 @@ from neuron_lib.text.stop_strings import StopStrings
 from neuron_lib.types import FinishReason, TokenLogprob
 
 if TYPE_CHECKING:  # it brings numpy, which a sequence does not need
-    from neuron_lib.llama.sampler import Sampler
+    from neuron_lib.sampling.sampler import Sampler
 
 __all__ = ("Sampled", "Sequence")
 

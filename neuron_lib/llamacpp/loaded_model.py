@@ -9,7 +9,7 @@ from neuron_lib.errors import RequestRejected
 from neuron_lib.llamacpp.generation import LlamaCppGeneration
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.llamacpp.suspects import Suspects
-from neuron_lib.metrics import Rate
+from neuron_lib.moving_average import Rate
 from neuron_lib.types import ChatRequest, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Servable
 
 __all__ = ("LlamaCppModel",)

@@ -14,6 +14,15 @@ from neuron_lib.types.events import (
     ToolCall,
     Usage,
 )
+from neuron_lib.types.host import (
+    ActivationSnapshot,
+    ActivationState,
+    DeferredLoad,
+    Device,
+    DeviceHealth,
+    Discovery,
+    Health,
+)
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
     FailedLoad,
@@ -27,15 +36,6 @@ from neuron_lib.types.models import (
     ModelStatus,
     Servable,
     UnloadingModel,
-)
-from neuron_lib.types.node import (
-    ActivationSnapshot,
-    ActivationState,
-    DeferredLoad,
-    Device,
-    DeviceHealth,
-    Discovery,
-    Health,
 )
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 

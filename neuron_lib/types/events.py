@@ -61,7 +61,7 @@ class Likely(Struct, frozen=True, array_like=True):
 class TokenLogprob(Struct, frozen=True, array_like=True):
     """The token that was chosen, and the likeliest ones in its place, most likely first.
 
-    Probabilities are the model's own, before any penalty, truncation or temperature.
+    Probabilities are the model's own, before any penalty, filter or temperature.
     """
 
     piece: bytes

@@ -5,7 +5,7 @@ from typing import Final
 from litestar import get
 
 from neuron_lib.types import Discovery
-from neuron_service.host_node import HostNode
+from neuron_service.host_dependency import HostDependency
 
 __all__ = ("discovery",)
 
@@ -14,6 +14,6 @@ _DISCOVERY_LIMIT_S: Final = 3.0
 
 
 @get("/discovery")
-async def discovery(node: HostNode) -> Discovery:
+async def discovery(host: HostDependency) -> Discovery:
     """Wire contract §1.2."""
-    return await node.discovery_within(_DISCOVERY_LIMIT_S)
+    return await host.discovery_within(_DISCOVERY_LIMIT_S)

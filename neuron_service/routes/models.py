@@ -22,7 +22,7 @@ from neuron_lib.wire.openai_errors import (
 )
 from neuron_lib.wire.openai_models import encode_model_list
 from neuron_service.errors import answer, respond
-from neuron_service.host_node import HostNode
+from neuron_service.host_dependency import HostDependency
 from neuron_service.loading_events import LoadingEvents
 
 __all__ = (
@@ -41,46 +41,46 @@ _PREFIX = b"/models/"
 
 
 @get("/models")
-async def list_models(node: HostNode) -> tuple[ModelInfo, ...]:
+async def list_models(host: HostDependency) -> tuple[ModelInfo, ...]:
     """Wire contract §1.4: the resident models, as an array."""
-    return node.registry.list_models()
+    return host.registry.list_models()
 
 
 @get("/v1/models", media_type=MediaType.JSON)
-async def list_openai_models(node: HostNode) -> bytes:
+async def list_openai_models(host: HostDependency) -> bytes:
     """The resident models in OpenAI's shape."""
     return encode_model_list(
-        node.registry.list_models(), created=int(time.time()), loaded=node.registry.loaded_unix_s()
+        host.registry.list_models(), created=int(time.time()), loaded=host.registry.loaded_unix_s()
     )
 
 
 @get("/models/loading")
-async def list_loading(node: HostNode) -> tuple[LoadingModel, ...]:
+async def list_loading(host: HostDependency) -> tuple[LoadingModel, ...]:
     """The loads that run now, as in `/health`. Not of the contract."""
-    return node.registry.loading()
+    return host.registry.loading()
 
 
 @get("/models/loading/events")
-async def follow_loading(node: HostNode) -> ASGIApp:
+async def follow_loading(host: HostDependency) -> ASGIApp:
     """The same as server-sent events, now and whenever it changes."""
-    return LoadingEvents(node.registry)
+    return LoadingEvents(host.registry)
 
 
 @post("/models/load", status_code=200)
-async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
+async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
     """Wire contract §1.5: the answer is held until the model serves. A client that hangs up stops nothing."""
     body = await request.body()
-    await node.turn_to_decode(body)
+    await host.turn_to_decode(body)
     try:
         spec = decode_load_request(body, content_type=request.headers.get("content-type"))
     except InvalidRequest as error:
         return respond(request, error, load_error)
     started_s = time.monotonic()
     try:
-        if reason := (await node.discovery()).cuda_unavailable_reason:
+        if reason := (await host.discovery()).cuda_unavailable_reason:
             return respond(request, LoadFailed(reason, model_id=spec.model_id), lambda _: cuda_unavailable(reason))
-        node.require_harness()
-        info = await node.registry.load(spec)
+        host.require_harness()
+        info = await host.registry.load(spec)
     except NeuronError as error:
         # The public id, because the error may name the repository behind it.
         return respond(request, error, load_error, model_id=public_id(spec.model_id))
@@ -90,13 +90,13 @@ async def load_model(request: Request[Any, Any, Any], node: HostNode) -> Respons
 
 
 @post("/models/unload", status_code=200)
-async def unload_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
+async def unload_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
     """Wire contract §1.6: 200 means that the memory is back."""
     body = await request.body()
-    await node.turn_to_decode(body)
+    await host.turn_to_decode(body)
     try:
         model_id = decode_unload_request(body, content_type=request.headers.get("content-type"))
-        await node.registry.unload(model_id)
+        await host.registry.unload(model_id)
     except NeuronError as error:
         return respond(request, error, unload_error)
     logger.info("unloaded model", extra={"model_id": model_id})
@@ -104,7 +104,7 @@ async def unload_model(request: Request[Any, Any, Any], node: HostNode) -> Respo
 
 
 @get("/models/{rest:path}")
-async def about_model(request: Request[Any, Any, Any], node: HostNode) -> Response[Any]:
+async def about_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
     """`/models/{id}/endpoint` and `/models/{id}/capabilities` (wire contract §1.7).
 
     The id may hold slashes, percent-encoded or not, so it is taken from the raw path instead of the parameter.
@@ -115,11 +115,11 @@ async def about_model(request: Request[Any, Any, Any], node: HostNode) -> Respon
     match question:
         case b"endpoint":
             try:
-                return Response({"url": node.registry.endpoint(model_id)})
+                return Response({"url": host.registry.endpoint(model_id)})
             except NeuronError:
                 return answer(not_resident(model_id))
         case b"capabilities":
-            capabilities = await node.registry.capabilities(model_id)
+            capabilities = await host.registry.capabilities(model_id)
             if capabilities is None:
                 return answer(capabilities_unknown(model_id))
             return Response({"capabilities": capabilities})

@@ -158,7 +158,7 @@ def listening_host(
             sock = bind("127.0.0.1", 0)
             server = uvicorn.Server(
                 uvicorn_config(
-                    create_app(scripted.node),
+                    create_app(scripted.real),
                     limits=limits,
                     cap=cap or ConnectionCap.for_descriptors(8192),
                     shutdown_limit_s=1,

@@ -10,7 +10,7 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import Discovery
 from neuron_service.app import create_app
-from neuron_service.node import Node
+from neuron_service.host import Host
 from neuron_service.version import Version
 from tests.fakes.asgi_client import AsgiClient
 
@@ -26,7 +26,7 @@ class ScriptedHost:
     harness: ScriptedHarness
     registry: Registry
     tracker: ActivationTracker
-    node: Node
+    real: Host
     client: AsgiClient
 
 
@@ -44,7 +44,7 @@ async def scripted_host(
     harness = ScriptedHarness(scripts)
     tracker = ActivationTracker(default_models)
     async with Registry([harness], clock=clock) as registry:
-        node = Node(
+        host = Host(
             harnesses=harnesses,
             registry=registry,
             tracker=tracker,
@@ -52,11 +52,11 @@ async def scripted_host(
             version=Version(package_version="1.2.3", git_sha="abc123def"),
         )
         if discovery is not None:
-            node.set_discovery(discovery)
+            host.set_discovery(discovery)
         for model_id in resident:
             await registry.load(spec(model_id))
-        client = AsgiClient(create_app(node))
-        yield ScriptedHost(harness=harness, registry=registry, tracker=tracker, node=node, client=client)
+        client = AsgiClient(create_app(host))
+        yield ScriptedHost(harness=harness, registry=registry, tracker=tracker, real=host, client=client)
 
 
 def spec(model_id: str, *, harness: str = "scripted") -> ModelSpec:

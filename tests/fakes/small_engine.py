@@ -3,12 +3,12 @@
 from typing import Any
 
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
-from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import Done, SequenceEvent
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan
+from neuron_lib.engine.step_costs import StepCosts
 from tests.fakes.model_memory import ModelMemory, text_alone
 
 
@@ -31,11 +31,11 @@ class SmallEngine:
         length: int = 1 << 30,
     ) -> None:
         self.cells: CellAccount = StreamCells(seats, n_ctx) if pool is None else PooledCells(seats, pool, shares=shares)
-        self.pace = Pace(target_step_s=target_step_s)
+        self.costs = StepCosts(target_step_s=target_step_s)
         self.cache = PromptCache(
             seats=seats,
             cells=self.cells,
-            pace=self.pace,
+            costs=self.costs,
             is_enabled=is_enabled,
             can_truncate=can_truncate,
             host_budget_bytes=host_budget_bytes,
@@ -43,7 +43,7 @@ class SmallEngine:
         self.scheduler = Scheduler(
             cache=self.cache,
             cells=self.cells,
-            pace=self.pace,
+            costs=self.costs,
             n_batch=n_batch,
             n_ctx=n_ctx,
             speculation=speculation,

@@ -154,7 +154,7 @@ async def test_a_host_that_drains_lists_its_models_as_recovering_from_the_first_
         created = (await host.client.get("/v1/models")).json()
         async with host.client.open("POST", "/v1/chat/completions", chat_body(A, stream=True)) as running:
             await running.chunk()
-            host.node.start_draining()
+            host.real.start_draining()
             models = read_models((await host.client.get("/models")).body)
             assert [(model.id, model.status) for model in models] == [(A, "recovering"), (B, "recovering")]
             assert (await host.client.get("/v1/models")).json() == created

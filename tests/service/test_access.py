@@ -241,7 +241,7 @@ async def test_a_refusal_names_the_key_and_touches_nothing(
     path: str, headers: dict[str, str], answer: tuple[int, str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with scripted_host(resident=[A]) as host:
-        client = AsgiClient(create_app(host.node, access=LOCAL))
+        client = AsgiClient(create_app(host.real, access=LOCAL))
         # The body is announced and never comes: nobody waits for it.
         async with client.open("POST", path, {"model_id": A}, headers=JSON | headers, more_body=True) as exchange:
             reply = await exchange.reply()
@@ -258,7 +258,7 @@ async def test_a_refusal_names_the_key_and_touches_nothing(
 @pytest.mark.anyio
 async def test_who_may_ask_is_answered() -> None:
     async with scripted_host(resident=[A]) as host:
-        client = AsgiClient(create_app(host.node, access=LOCAL))
+        client = AsgiClient(create_app(host.real, access=LOCAL))
         own = JSON | {"host": "localhost:13131", "origin": "http://localhost:13131"}
         assert (await client.post(CHAT, chat_body(A), headers=own)).status == 200
         assert (await client.request("GET", "/health", headers={"host": "127.0.0.1"})).status == 200

@@ -35,7 +35,7 @@ async def test_with_a_broken_driver_no_load_is_tried_and_every_default_model_say
     found[0] = replace(CPU_HOST, cuda_unavailable_reason=REASON)
     config = Config(default_models=DEFAULTS)
     async with scripted_host(default_models=DEFAULTS, discovery=None) as host:
-        await server._activate(host.node, config, {})
+        await server._activate(host.real, config, {})
         activation = read_health((await host.client.get("/health")).body).activation
         assert read_discovery((await host.client.get("/discovery")).body).cuda_unavailable_reason == REASON
     assert activation.state == "ready"
@@ -48,7 +48,7 @@ async def test_a_host_without_harnesses_fails_every_default_model_and_is_ready(
 ) -> None:
     config = Config(harnesses=(), default_models=default_models)
     async with scripted_host(default_models=default_models, discovery=None) as host:
-        await server._activate(host.node, config, {})
+        await server._activate(host.real, config, {})
         activation = read_health((await host.client.get("/health")).body).activation
     assert activation.state == "ready"
     assert [failed.model_id for failed in activation.failed] == [spec.model_id for spec in default_models]
@@ -58,15 +58,15 @@ async def test_a_host_without_harnesses_fails_every_default_model_and_is_ready(
 async def test_a_stop_in_the_middle_of_it_is_no_bug_and_leaves_no_failed_model(found: list[Discovery]) -> None:
     config = Config(default_models=DEFAULTS)
     async with scripted_host(default_models=DEFAULTS, discovery=None, harnesses=("llamacpp",)) as host:
-        host.node.start_draining()
-        await server._activate(host.node, config, {})
+        host.real.start_draining()
+        await server._activate(host.real, config, {})
         activation = host.tracker.snapshot()
     assert (activation.state, activation.failed) == ("pre_warming", ())
 
 
 async def test_the_name_of_the_other_engine_finds_ours(found: list[Discovery]) -> None:
     async with scripted_host(discovery=None, harnesses=("llamacpp",)) as host:
-        await server._activate(host.node, Config(), {})
+        await server._activate(host.real, Config(), {})
         assert host.registry.harness_names == ("scripted", "llamacpp")
         body = {"model_id": "no id", "harness": "candle"}
         assert "no id" in (await host.client.post("/models/load", body)).json()["error"]
@@ -104,7 +104,7 @@ class TestSlowHardware:
     async def test_discovery_has_no_cap_until_the_devices_were_seen_and_then_both(self, looks: list[Discovery]) -> None:
         looks[:] = [UNSEEN, UNSEEN, UNSEEN, replace(CPU_HOST, devices=(GPU,))]
         async with scripted_host(discovery=None) as host, anyio.create_task_group() as tasks:
-            tasks.start_soon(server._activate, host.node, Config(), {})
+            tasks.start_soon(server._activate, host.real, Config(), {})
             told: list[Any] = []
             while not told or "max_prompt_tokens" not in told[-1]:
                 told.append(await self.discovery(host))
@@ -114,7 +114,7 @@ class TestSlowHardware:
             assert [entry["devices"] for entry in told[:-1]] == [[]] * (len(told) - 1)
             seen = read_discovery((await host.client.get("/discovery")).body)
             assert ([gpu.name for gpu in seen.devices], seen.max_prompt_tokens) == (["Card"], 16384)
-            assert host.node.gpu_memory_mb() == (8192,)
+            assert host.real.gpu_memory_mb() == (8192,)
 
     async def test_default_models_wait_for_a_second_look(self, looks: list[Discovery]) -> None:
         looks[:] = [UNSEEN, replace(CPU_HOST, devices=(GPU,))]
@@ -124,9 +124,9 @@ class TestSlowHardware:
             memory: list[tuple[int, ...]] = []
             host.harness.scripts["org/a"] = ScriptedModel()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(server._activate, host.node, Config(default_models=specs), {})
+                tasks.start_soon(server._activate, host.real, Config(default_models=specs), {})
                 await host.tracker.wait_ready()
-                memory.append(host.node.gpu_memory_mb())
+                memory.append(host.real.gpu_memory_mb())
             assert anyio.current_time() - began_s == pytest.approx(13)
             assert (memory, host.tracker.snapshot().completed) == ([(8192,)], ("org/a",))
 
@@ -140,7 +140,7 @@ class TestSlowHardware:
             anyio.create_task_group() as tasks,
         ):
             began_s = anyio.current_time()
-            tasks.start_soon(server._activate, host.node, Config(default_models=specs), {})
+            tasks.start_soon(server._activate, host.real, Config(default_models=specs), {})
             reply = await host.client.post("/models/load", {"model_id": "org/b", "harness": "scripted"})
             assert reply.status == 200
             await host.tracker.wait_ready()
@@ -154,7 +154,7 @@ class TestSlowHardware:
     async def test_a_driver_that_turns_out_to_be_broken_stops_later_loads(self, looks: list[Discovery]) -> None:
         looks[:] = [UNSEEN] * 5 + [replace(CPU_HOST, cuda_unavailable_reason=REASON)]
         async with scripted_host(discovery=None) as host, anyio.create_task_group() as tasks:
-            tasks.start_soon(server._activate, host.node, Config(), {})
+            tasks.start_soon(server._activate, host.real, Config(), {})
             await anyio.sleep(600)
             reply = await host.client.post("/models/load", {"model_id": "org/b", "harness": "scripted"})
             assert (reply.status, reply.json()["code"]) == (503, "cuda_unavailable")
@@ -163,9 +163,9 @@ class TestSlowHardware:
     async def test_a_stop_before_the_hardware_was_seen_ends_the_wait(self) -> None:
         specs = (spec("org/a"),)
         async with scripted_host(discovery=None, default_models=specs) as host, anyio.create_task_group() as tasks:
-            tasks.start_soon(server._activate, host.node, Config(default_models=specs), {})
+            tasks.start_soon(server._activate, host.real, Config(default_models=specs), {})
             await anyio.sleep(1)
-            host.node.start_draining()
+            host.real.start_draining()
             await anyio.sleep(100)
             assert (host.harness.log, host.tracker.snapshot().failed) == ([], ())
             tasks.cancel_scope.cancel()

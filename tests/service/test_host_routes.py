@@ -56,7 +56,7 @@ async def test_discovery_waits_for_the_first_look_at_the_hardware_while_health_d
         await wait_all_tasks_blocked()
         assert not exchange.returned.is_set()
         assert (await host.client.get("/health")).status == 200
-        host.node.set_discovery(CPU_HOST)
+        host.real.set_discovery(CPU_HOST)
         assert read_discovery((await exchange.reply()).body).hostname == "testhost"
 
 
@@ -77,14 +77,14 @@ async def test_discovery_answers_before_a_look_that_takes_too_long_is_over_in_a_
             "devices": [],
             "harnesses": ["scripted"],
         }
-        host.node.set_discovery(CPU_HOST)
+        host.real.set_discovery(CPU_HOST)
         assert read_discovery((await host.client.get("/discovery")).body).max_prompt_tokens == 16384
 
 
 async def test_a_stop_before_the_hardware_was_looked_at_lets_nobody_wait_for_that() -> None:
     async with scripted_host(discovery=None) as host, host.client.open("GET", "/discovery") as waiting:
         await wait_all_tasks_blocked()
-        host.node.start_draining()
+        host.real.start_draining()
         for reply in (await waiting.reply(), await host.client.get("/discovery")):
             assert (reply.status, reply.headers["retry-after"]) == (503, "15")
             assert reply.json()["error"]["code"] == "shutting_down"
@@ -92,7 +92,7 @@ async def test_a_stop_before_the_hardware_was_looked_at_lets_nobody_wait_for_tha
 
 async def test_what_was_discovered_is_told_to_the_end() -> None:
     async with scripted_host() as host:
-        host.node.start_draining()
+        host.real.start_draining()
         assert read_discovery((await host.client.get("/discovery")).body).hostname == "testhost"
 
 

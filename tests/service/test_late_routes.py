@@ -5,9 +5,9 @@ import anyio
 import pytest
 
 from neuron_service.app import create_routes
+from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
-from neuron_service.node import Node
 from neuron_service.probes import Probes
 from neuron_service.version import Version
 from tests.fakes.asgi_client import AsgiClient, Reply
@@ -18,16 +18,16 @@ pytestmark = pytest.mark.anyio
 A = "org/a"
 
 
-def early_app(node: Node, routes: LateRoutes) -> AsgiClient:
-    return AsgiClient(HttpRules(Probes(node, routes)))
+def early_app(host: Host, routes: LateRoutes) -> AsgiClient:
+    return AsgiClient(HttpRules(Probes(host, routes)))
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/health", "/healthz", "/readyz", "/version"])
 async def test_probes_are_answered_before_the_routes_are_loaded(method: str, path: str) -> None:
     async with scripted_host() as host:
-        late = LateRoutes(lambda: create_routes(host.node))
-        reply = await early_app(host.node, late).request(method, path)
+        late = LateRoutes(lambda: create_routes(host.real))
+        reply = await early_app(host.real, late).request(method, path)
         assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
         assert reply.headers["content-length"] == str(len((await host.client.get(path)).body))
 
@@ -39,10 +39,10 @@ async def test_other_requests_wait_until_the_routes_are_loaded_in_a_thread() -> 
 
         def build() -> Any:
             assert may_build.wait(60)
-            return create_routes(host.node)
+            return create_routes(host.real)
 
         late = LateRoutes(build)
-        client = early_app(host.node, late)
+        client = early_app(host.real, late)
 
         async def ask(method: str, path: str, body: Any = b"") -> None:
             replies.append(await client.request(method, path, body))
@@ -62,8 +62,8 @@ async def test_other_requests_wait_until_the_routes_are_loaded_in_a_thread() -> 
 async def test_a_host_that_ends_before_its_routes_are_loaded_refuses_who_waits() -> None:
     replies: list[Reply] = []
     async with scripted_host() as host:
-        late = LateRoutes(lambda: create_routes(host.node))
-        client = early_app(host.node, late)
+        late = LateRoutes(lambda: create_routes(host.real))
+        client = early_app(host.real, late)
 
         async def ask() -> None:
             replies.append(await client.get("/models"))
@@ -79,8 +79,7 @@ async def test_a_host_that_ends_before_its_routes_are_loaded_refuses_who_waits()
 
 async def test_the_version_is_waited_for_and_then_remembered() -> None:
     async with scripted_host() as host:
-        node = host.node
-        node.version = None
+        host.real.version = None
         replies: list[Reply] = []
 
         async def ask() -> None:
@@ -90,15 +89,15 @@ async def test_the_version_is_waited_for_and_then_remembered() -> None:
             tasks.start_soon(ask)
             await anyio.wait_all_tasks_blocked()
             assert replies == []
-            node.set_version(Version(package_version="9.9"))
+            host.real.set_version(Version(package_version="9.9"))
         assert replies[0].json()["package_version"] == "9.9"
         assert (await host.client.get("/version")).json()["package_version"] == "9.9"
 
 
 async def test_the_version_of_a_host_that_stops_before_it_knows_is_a_503() -> None:
     async with scripted_host() as host:
-        host.node.version = None
-        host.node.start_draining()
+        host.real.version = None
+        host.real.start_draining()
         reply = await host.client.get("/version")
     assert (reply.status, reply.json()["error"]["code"]) == (503, "shutting_down")
 
@@ -111,7 +110,7 @@ async def test_a_bug_in_a_probe_is_a_500_in_our_envelope(
         def stumble() -> None:
             raise ZeroDivisionError("one over nothing")
 
-        monkeypatch.setattr(type(host.node), "health", lambda _: stumble())
+        monkeypatch.setattr(type(host.real), "health", lambda _: stumble())
         reply = await host.client.get("/health")
     assert (reply.status, reply.json()["error"]["type"]) == (500, "api_error")
     (record,) = [record for record in caplog.records if record.exc_info]

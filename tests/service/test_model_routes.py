@@ -241,7 +241,7 @@ async def test_a_stop_before_the_hardware_was_looked_at_refuses_the_loads_that_w
     body = {"model_id": A, "harness": "scripted"}
     async with scripted_host(discovery=None) as host, host.client.open("POST", "/models/load", body) as waiting:
         await wait_all_tasks_blocked()
-        host.node.start_draining()
+        host.real.start_draining()
         for reply in (await waiting.reply(), await load(host, B)):
             assert (reply.status, reply.headers["retry-after"]) == (503, "15")
             assert reply.json() == {"error": "this host is shutting down", "code": "shutting_down"}

@@ -68,7 +68,7 @@ async def test_a_host_that_drains_is_not_ready_at_once_and_finishes_what_runs() 
     async with scripted_host({A: script}, resident=[A]) as host:
         async with host.client.open("POST", "/v1/chat/completions", chat_body(A, stream=True)) as running:
             await running.chunk()
-            host.node.start_draining()
+            host.real.start_draining()
             reply = await host.client.get("/readyz")
             assert reply.status == 503
             assert reply.json() == {"status": "not_ready", "reason": "draining", "detail": "draining 1 request"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from neuron_lib.engine.__main__ import _runner, _scheduler
+from neuron_lib.engine.build import build_runner, build_scheduler
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
 from neuron_lib.engine.protocol import Broken, Cancelled, Done, Load, Prepare, SequenceEvent, Start, StepEvents
@@ -18,8 +18,8 @@ from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.grammar import ConstraintFailed
 from neuron_lib.llama.model import Model
-from neuron_lib.llama.sampler import Choice, Sampler
-from neuron_lib.llama.truncation import Scores
+from neuron_lib.sampling.filters import Scores
+from neuron_lib.sampling.sampler import Draw, Sampler
 from neuron_lib.types import Sampling
 from tests.fakes.synthetic_gguf import KINDS, write_synthetic
 
@@ -75,7 +75,7 @@ class Recorder:
         self.rows: list[Scores] = []
         self._sampler = sampler
 
-    def sample(self, row: Scores) -> Choice:
+    def sample(self, row: Scores) -> Draw:
         self.rows.append(row.copy())
         return self._sampler.sample(row)
 
@@ -99,8 +99,8 @@ class Conversation:
     def __init__(self, model: Model, context: Context, load: Load) -> None:
         self.events: list[SequenceEvent] = []
         self.replies: dict[tuple[int, int], Recorder] = {}
-        self.scheduler = _scheduler(context, load)
-        self.loop = EngineLoop(self.scheduler, _runner(model, context), report=self._hear)
+        self.scheduler = build_scheduler(context, load)
+        self.loop = EngineLoop(self.scheduler, build_runner(model, context), report=self._hear)
         self.preparer = Preparer(
             model.vocab,
             template=model.chat_template,
@@ -297,7 +297,7 @@ class Stuck:
 
     is_complete = False
 
-    def sample(self, row: Scores) -> Choice:
+    def sample(self, row: Scores) -> Draw:
         raise ConstraintFailed(f"none of {row.size} tokens", param="regex")
 
 

@@ -141,7 +141,7 @@ def test_what_is_cheaper_to_compute_is_not_copied_but_shared_cells_cost_nothing(
     contents = (Live(text(90), 90), None)
     for pool, expected in ((None, (1, 0, None)), (1000, (1, 80, 0))):
         engine = with_slots(*contents, pool=pool)
-        engine.pace.prefill_token_s, engine.pace.move_token_s = 0.001, 0.002
+        engine.costs.prefill_token_s, engine.costs.move_token_s = 0.001, 0.002
         assert found(engine, forked(80, 99)) == expected
 
 
@@ -190,8 +190,8 @@ def test_live_sequences_are_brought_together_with_the_fewest_tokens_moved(name: 
 
 def test_what_is_dearer_than_the_gap_stays_where_it_is() -> None:
     engine = with_slots(live(90), None, live(90))
-    engine.pace.move_token_s = 1.0
-    engine.pace.observe(decoded=2, prefilled=0, duration_s=0.02)
+    engine.costs.move_token_s = 1.0
+    engine.costs.observe(decoded=2, prefilled=0, duration_s=0.02)
     engine.cache.gather()
     assert engine.cache.take_edits() == ()
 
@@ -355,7 +355,7 @@ def test_host_memory_that_is_dearer_than_computing_is_left_alone() -> None:
     engine = one_slot()
     engine.answer(1, text(100), max_tokens=1)
     engine.answer(2, text(100, seed=2), max_tokens=1)
-    engine.pace.prefill_token_s, engine.pace.move_token_s = 0.001, 0.0009  # all hundred must come to have eighty
+    engine.costs.prefill_token_s, engine.costs.move_token_s = 0.001, 0.0009  # all hundred must come to have eighty
     assert engine.answer(3, forked(80, 120), max_tokens=1).cached_tokens == 0
 
 

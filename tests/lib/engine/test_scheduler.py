@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from neuron_lib.engine.drafting import MAX_DRAFT
 from neuron_lib.engine.protocol import Broken, Delta, Done
+from neuron_lib.engine.speculation import MAX_DRAFT
 from neuron_lib.engine.step import Breach, Copy, Restore, Save, StepPlan, Swap, Truncate
 from neuron_lib.types import FinishReason
 from tests.fakes.model_memory import EOG
@@ -649,7 +649,7 @@ def test_drafts_never_reach_beyond_the_context_or_the_length_asked_for(n_ctx: in
 def test_where_guesses_cost_as_much_as_tokens_none_are_made_by_itself(speculation: str, drafted: int) -> None:
     engine = SmallEngine(speculation=speculation)
     for tokens in range(1, 20):
-        engine.pace.observe(decoded=tokens, prefilled=0, duration_s=0.1 * tokens)
+        engine.costs.observe(decoded=tokens, prefilled=0, duration_s=0.1 * tokens)
     engine.submit(1, [1, 2, 3, 4, 5] * 8)
     engine.step()
     engine.sequences[1][0].tokens[-1] = 1  # as the text would go on

@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
-from neuron_lib.engine.pace import Pace
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan
+from neuron_lib.engine.step_costs import StepCosts
 from tests.fakes.model_memory import ModelMemory, text_alone
 
 # Prompts are made of a few beginnings that many share, so that prefixes meet; a few numbers, so that one that fails is
@@ -55,11 +55,11 @@ class AnyTraffic(RuleBasedStateMachine):
         self.cells: CellAccount = StreamCells(seats, capacity)
         if self.is_pooled:
             self.cells = PooledCells(seats, capacity, shares=shares)
-        pace = Pace(target_step_s=target_step_s)
+        costs = StepCosts(target_step_s=target_step_s)
         self.cache = PromptCache(
             seats=seats,
             cells=self.cells,
-            pace=pace,
+            costs=costs,
             is_enabled=is_enabled,
             can_truncate=can_truncate,
             host_budget_bytes=host_budget,
@@ -67,7 +67,7 @@ class AnyTraffic(RuleBasedStateMachine):
         self.scheduler = Scheduler(
             cache=self.cache,
             cells=self.cells,
-            pace=pace,
+            costs=costs,
             n_batch=n_batch,
             n_ctx=n_ctx,
             speculation=speculation if can_truncate else "off",

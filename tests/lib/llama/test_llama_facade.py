@@ -14,9 +14,9 @@ from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import init_backend, lib, route_logs
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.model import Model
-from neuron_lib.llama.sampler import SamplerChain
 from neuron_lib.llama.text_cuts import LONGEST_STRETCH
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.sampling.sampler import SamplerChain
 from neuron_lib.types import Sampling, SamplingParams
 
 pytestmark = pytest.mark.model

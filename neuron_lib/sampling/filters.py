@@ -1,6 +1,6 @@
 """What decides which tokens may be drawn at all: top-n-sigma, top-k, typical-p, top-p, min-p, XTC. Pure.
 
-A truncation reads scores of which the highest is 0 and none is NaN, and answers with the indices to keep, in no order,
+A filter reads scores of which the highest is 0 and none is NaN, and answers with the indices to keep, in no order,
 or with None for all of them. At least one is kept.
 """
 
@@ -15,20 +15,20 @@ import numpy.typing as npt
 
 from neuron_lib.types import Sampling
 
-__all__ = ("Indices", "Scores", "Truncation", "reached_by", "truncations")
+__all__ = ("Filter", "Indices", "Scores", "filters", "reached_by")
 
 Scores: TypeAlias = npt.NDArray[np.float32]
 Indices: TypeAlias = npt.NDArray[np.intp]
-Truncation: TypeAlias = Callable[[Scores], Indices | None]
+Filter: TypeAlias = Callable[[Scores], Indices | None]
 
 _COLUMNS: Final = 1024
 _LIGHTEST: Final = 1e-12
 """Of less than this, compared to the likeliest, no vocabulary has so much that it would count."""
 
 
-def truncations(sampling: Sampling, *, random: Random) -> tuple[Truncation, ...]:
+def filters(sampling: Sampling, *, random: Random) -> tuple[Filter, ...]:
     """Those that `sampling` asks for, in llama.cpp's order. `random` decides when XTC strikes."""
-    chosen: list[Truncation] = []
+    chosen: list[Filter] = []
     if sampling.top_n_sigma > 0:
         chosen.append(partial(_top_n_sigma, n=sampling.top_n_sigma))
     if sampling.top_k > 0:

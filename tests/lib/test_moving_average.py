@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.metrics import Rate
+from neuron_lib.moving_average import Rate
 
 
 def test_without_a_sample_a_rate_is_zero() -> None:

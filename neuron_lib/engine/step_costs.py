@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from neuron_lib.metrics import smooth
+from neuron_lib.moving_average import smooth
 
-__all__ = ("Pace",)
+__all__ = ("StepCosts",)
 
 _SMALLEST_CHUNK: Final = 16
 """Prompt tokens a mixed step always gets, so that a prompt arrives however slow the machine is."""
@@ -16,7 +16,7 @@ _LARGEST_DECODE: Final = 64
 """Steps of more tokens are not told apart any more."""
 
 
-class Pace:
+class StepCosts:
     """Seconds that steps take. `target_step_s` is what a step beside running replies should take."""
 
     def __init__(self, *, target_step_s: float) -> None:
@@ -26,7 +26,7 @@ class Pace:
         self._decode_s: dict[int, float] = {}  # by number of tokens in the step
 
     def __repr__(self) -> str:
-        return f"<Pace prefill {self.prefill_token_s} s per token, decode {self._decode_s}>"
+        return f"<StepCosts prefill {self.prefill_token_s} s per token, decode {self._decode_s}>"
 
     def observe(self, *, decoded: int, prefilled: int, duration_s: float) -> None:
         """Take in a step of so many tokens, of replies and of prompts."""

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from neuron_lib.llama.adjustments import adjustments
 from neuron_lib.llama.bindings import init_backend, lib, route_logs
 from neuron_lib.llama.model import Model
-from neuron_lib.llama.sampler import SamplerChain
-from neuron_lib.llama.truncation import truncations
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.sampling.filters import filters
+from neuron_lib.sampling.penalties import penalties
+from neuron_lib.sampling.sampler import SamplerChain
 from neuron_lib.types import Sampling
 
 pytestmark = pytest.mark.model
@@ -55,17 +55,17 @@ def theirs(sampler: Any, scores: Scores, history: Sequence[int] = ()) -> dict[in
 
 
 def kept(sampling: Sampling, scores: Scores) -> set[int]:
-    """The tokens that the only truncation of `sampling` leaves."""
-    (truncate,) = truncations(sampling, random=Random(1))  # noqa: S311 - for XTC, which always strikes here
+    """The tokens that the only filter of `sampling` leaves."""
+    (truncate,) = filters(sampling, random=Random(1))  # noqa: S311 - for XTC, which always strikes here
     indices = truncate(scores - scores.max())
     return set(range(scores.size)) if indices is None else set(indices.tolist())
 
 
 def adjusted(sampling: Sampling, scores: Scores, vocab: Vocab, history: Sequence[int]) -> Scores:
-    """The scores that the only adjustment of `sampling` makes."""
+    """The scores that the only penalty of `sampling` makes."""
     changed = scores.copy()
-    for adjustment in adjustments(sampling, history=history, vocab=vocab):
-        adjustment.apply(changed)
+    for penalty in penalties(sampling, history=history, vocab=vocab):
+        penalty.apply(changed)
     return changed
 
 
@@ -90,7 +90,7 @@ def adjusted(sampling: Sampling, scores: Scores, vocab: Vocab, history: Sequence
         ("min_p", 0.5, lambda value: lib.llama_sampler_init_min_p(value, 1)),
     ],
 )
-def test_a_truncation_keeps_what_llama_cpp_keeps(
+def test_a_filter_keeps_what_llama_cpp_keeps(
     *, name: str, value: float, native: Callable[[float], Any], seed: int, spread: float, peak: float
 ) -> None:
     scores = scores_of(seed, spread=spread, peak=peak)
@@ -107,7 +107,7 @@ def test_xtc_removes_what_llama_cpp_removes(seed: int, threshold: float) -> None
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_all_truncations_together_keep_what_llama_cpp_keeps_in_its_order(vocab: Vocab, seed: int) -> None:
+def test_all_filters_together_keep_what_llama_cpp_keeps_in_its_order(vocab: Vocab, seed: int) -> None:
     scores = scores_of(seed, size=300)
     sampling = Sampling(
         temperature=1e9,  # whatever is kept is drawn as often as anything else

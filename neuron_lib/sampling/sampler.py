@@ -1,4 +1,4 @@
-"""Choosing the next token from a row of scores: adjust them, truncate the vocabulary, divide by the temperature, draw.
+"""Choosing the next token from a row of scores: adjust them, filter the vocabulary, divide by the temperature, draw.
 
 The order and the arithmetic are llama.cpp's, the code is numpy on the whole row: its own chain builds an array of
 structs of the entire vocabulary for each token, which costs ten times as much, and aborts the process on scores that
@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from neuron_lib.llama.adjustments import SamplingVocab, adjustments
-from neuron_lib.llama.truncation import Indices, Scores, reached_by, truncations
+from neuron_lib.sampling.filters import Indices, Scores, filters, reached_by
+from neuron_lib.sampling.penalties import SamplingVocab, penalties
 from neuron_lib.types import Likely, Sampling, TokenLogprob
 
-__all__ = ("Choice", "Constraint", "Sampler", "SamplerChain", "SamplingVocab")
+__all__ = ("Constraint", "Draw", "Sampler", "SamplerChain", "SamplingVocab")
 
 _quietly: Final = np.errstate(all="ignore")
 """Absurd numbers in a request may overflow; any token is a fair answer to them."""
@@ -34,7 +34,7 @@ _LEAST_LOGPROB: Final = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
 
 
-class Choice(Struct, frozen=True):
+class Draw(Struct, frozen=True):
     """The next token of a sequence, and its log-probability where somebody wants to know it."""
 
     token: int
@@ -65,7 +65,7 @@ class Constraint(Protocol):
 class Sampler(Protocol):
     """Chooses the tokens of one sequence, in order; each is asked for once, when it is certain to be kept."""
 
-    def sample(self, row: Scores) -> Choice:
+    def sample(self, row: Scores) -> Draw:
         """The next token, from the scores that the model gave it."""
         ...
 
@@ -92,8 +92,8 @@ class SamplerChain:
         """
         self._temperature: Final = sampling.temperature
         self._random: Final = Random(sampling.seed)  # noqa: S311 - a client may ask for the same numbers again
-        self._adjustments: Final = adjustments(sampling, history=history, vocab=vocab)
-        self._truncations: Final = truncations(sampling, random=self._random)
+        self._penalties: Final = penalties(sampling, history=history, vocab=vocab)
+        self._filters: Final = filters(sampling, random=self._random)
         self._vocab: Final = vocab
         self._top_logprobs: Final = top_logprobs
         self._constraint: Final = constraint
@@ -101,7 +101,7 @@ class SamplerChain:
         # back, which costs several times the arithmetic.
         self._scratch: Scores = np.empty(0, np.float32)
 
-    def sample(self, row: Scores) -> Choice:
+    def sample(self, row: Scores) -> Draw:
         """The next token, as an index into `row`, which is only read. Scores that are NaN give a token all the same."""
         if self._scratch.size < row.size:
             self._scratch = np.empty(-(-row.size // _BLOCK) * _BLOCK, np.float32)
@@ -111,9 +111,9 @@ class SamplerChain:
         if self._constraint is not None:
             token = self._constrained(self._constraint, row, token)
         logprob = None if self._top_logprobs is None else self._logprob(row, token, self._top_logprobs)
-        for adjustment in self._adjustments:
-            adjustment.remember(token)
-        return Choice(token, logprob)
+        for penalty in self._penalties:
+            penalty.remember(token)
+        return Draw(token, logprob)
 
     @property
     def is_complete(self) -> bool:
@@ -121,11 +121,11 @@ class SamplerChain:
         return self._constraint is not None and self._constraint.is_complete
 
     def _certain(self, row: Scores) -> int | None:
-        """The choice of the greedy where no adjustment can change it, so that none need be made."""
+        """The choice of the greedy where no penalty can change it, so that none need be made."""
         if self._temperature >= _COLDEST:
             return None
         best = int(row.argmax())
-        return best if all(adjustment.spares(best) for adjustment in self._adjustments) else None
+        return best if all(penalty.spares(best) for penalty in self._penalties) else None
 
     @_quietly
     def _uncertain(self, row: Scores) -> int:
@@ -133,12 +133,12 @@ class SamplerChain:
 
     def _adjusted(self, row: Scores) -> Scores:
         """`row` itself where nothing changes, else changed scores in the scratch."""
-        if not self._adjustments:
+        if not self._penalties:
             return row
         scores = self._scratch[: row.size]
         np.copyto(scores, row)
-        for adjustment in self._adjustments:
-            adjustment.apply(scores)
+        for penalty in self._penalties:
+            penalty.apply(scores)
         return scores
 
     def _choose(self, scores: Scores) -> int:
@@ -150,8 +150,8 @@ class SamplerChain:
     def _draw(self, scores: Scores) -> int:
         """A token by chance; the highest of `scores` is 0."""
         kept: Indices | None = None  # None is the whole vocabulary
-        for truncate in self._truncations:
-            indices = truncate(scores)
+        for keep in self._filters:
+            indices = keep(scores)
             if indices is not None:
                 kept = indices if kept is None else kept[indices]
                 scores = scores[indices]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.engine.drafting import MAX_DRAFT, DraftPolicy, PromptLookup
-from neuron_lib.engine.pace import Pace
+from neuron_lib.engine.speculation import MAX_DRAFT, DraftPolicy, PromptLookup
+from neuron_lib.engine.step_costs import StepCosts
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def test_a_text_that_grows_is_searched_as_if_it_were_new_each_time(
         assert lookup.draft(text, limit) == found_by_looking(text, limit)
 
 
-def measured(step_s: Callable[[int], float]) -> Pace:
+def measured(step_s: Callable[[int], float]) -> StepCosts:
     """A machine on which a step of n tokens takes `step_s(n)` seconds."""
-    pace = Pace(target_step_s=0.1)
+    costs = StepCosts(target_step_s=0.1)
     for tokens in range(1, 33):
-        pace.observe(decoded=tokens, prefilled=0, duration_s=step_s(tokens))
-    return pace
+        costs.observe(decoded=tokens, prefilled=0, duration_s=step_s(tokens))
+    return costs
 
 
 FLAT = measured(lambda _tokens: 0.01)
@@ -69,7 +69,7 @@ NAIVE, GOOD, BAD = (), (4,) * 40, (0,) * 40
 
 
 @pytest.mark.parametrize(
-    ("pace", "rights", "length"),
+    ("costs", "rights", "length"),
     [
         (FLAT, NAIVE, MAX_DRAFT),  # guesses are free
         (FLAT, GOOD, MAX_DRAFT),
@@ -81,8 +81,10 @@ NAIVE, GOOD, BAD = (), (4,) * 40, (0,) * 40
         (BETWEEN, BAD, 0),
     ],
 )
-def test_the_length_is_where_tokens_per_second_are_highest(pace: Pace, rights: tuple[int, ...], length: int) -> None:
-    assert policy(*rights).length(pace, decoding=1) == length
+def test_the_length_is_where_tokens_per_second_are_highest(
+    costs: StepCosts, rights: tuple[int, ...], length: int
+) -> None:
+    assert policy(*rights).length(costs, decoding=1) == length
 
 
 def test_a_sequence_among_many_guesses_as_if_only_its_own_tokens_were_at_stake() -> None:
@@ -93,7 +95,7 @@ def test_a_sequence_among_many_guesses_as_if_only_its_own_tokens_were_at_stake()
 
 
 def test_on_a_machine_not_measured_nobody_guesses() -> None:
-    assert DraftPolicy().length(Pace(target_step_s=0.1), decoding=1) == 0
+    assert DraftPolicy().length(StepCosts(target_step_s=0.1), decoding=1) == 0
 
 
 def test_who_has_guessed_badly_tries_one_token_again_after_a_while() -> None:

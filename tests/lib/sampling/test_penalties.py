@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from neuron_lib.llama.adjustments import adjustments
+from neuron_lib.sampling.penalties import penalties
 from neuron_lib.types import Sampling
 
 LETTERS = "abcdefgh"
@@ -41,11 +41,11 @@ def ids(text: str) -> list[int]:
 
 def punished(sampling: Sampling, text: str, *, sampled: Sequence[int] = ()) -> dict[str, float]:
     """By how much each letter is less likely after `text`, the last of which were sampled one by one."""
-    (adjustment,) = adjustments(sampling, history=ids(text), vocab=Letters())
+    (penalty,) = penalties(sampling, history=ids(text), vocab=Letters())
     for token in sampled:
-        adjustment.remember(token)
+        penalty.remember(token)
     scores = np.zeros(len(LETTERS), np.float32)
-    adjustment.apply(scores)
+    penalty.apply(scores)
     return {letter: -float(score) for letter, score in zip(LETTERS, scores, strict=True) if score}
 
 
@@ -121,4 +121,4 @@ def test_a_repetition_without_end_is_punished_with_a_number() -> None:
 
 @pytest.mark.parametrize("sampling", [dry(0.0), dry(last_n=0), Sampling(temperature=1, seed=1)])
 def test_what_is_switched_off_is_not_there(sampling: Sampling) -> None:
-    assert adjustments(sampling, history=ids("abcabc"), vocab=Letters()) == ()
+    assert penalties(sampling, history=ids("abcabc"), vocab=Letters()) == ()

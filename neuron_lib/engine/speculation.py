@@ -6,8 +6,8 @@ earlier are computed along with the next one, and those that sampling confirms a
 
 from typing import Final
 
-from neuron_lib.engine.pace import Pace
-from neuron_lib.metrics import smooth
+from neuron_lib.engine.step_costs import StepCosts
+from neuron_lib.moving_average import smooth
 
 __all__ = ("MAX_DRAFT", "DraftPolicy", "PromptLookup")
 
@@ -50,13 +50,13 @@ class DraftPolicy:
         if drafted:
             self.accuracy = smooth(self.accuracy, right / min(drafted, right + 1))
 
-    def length(self, pace: Pace, *, decoding: int) -> int:
+    def length(self, costs: StepCosts, *, decoding: int) -> int:
         """Tokens worth guessing in a step of `decoding` tokens; 0 for none.
 
         Each guess adds the chance that it and all before it are right to the tokens that the step brings, and a little
         to its time; the best length is where tokens per second are highest.
         """
-        base_s = pace.decode_s(decoding)
+        base_s = costs.decode_s(decoding)
         if base_s is None:
             return 0
         best, best_rate = 0, _GAIN * decoding / base_s
@@ -64,7 +64,7 @@ class DraftPolicy:
         for length in range(1, MAX_DRAFT + 1):
             chance *= self.accuracy
             expected += chance
-            step_s = pace.decode_s(decoding + length)
+            step_s = costs.decode_s(decoding + length)
             if step_s is not None and expected / step_s > best_rate:
                 best, best_rate = length, expected / step_s
         if best:

@@ -1,6 +1,6 @@
 """What changes scores before the choice: logit bias, penalties for tokens seen before, DRY, the ban of an early end.
 
-An adjustment writes into the scores it is given and remembers the tokens of its sequence. Knows no native pointer.
+An penalty writes into the scores it is given and remembers the tokens of its sequence. Knows no native pointer.
 """
 
 import math
@@ -12,10 +12,10 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from neuron_lib.llama.truncation import Scores
+from neuron_lib.sampling.filters import Scores
 from neuron_lib.types import Sampling
 
-__all__ = ("Adjustment", "SamplingVocab", "adjustments")
+__all__ = ("Penalty", "SamplingVocab", "penalties")
 
 _LONGEST_EXCESS: Final = 256
 """DRY counts a repetition no further than this beyond the allowed length; the punishment is total long before."""
@@ -38,7 +38,7 @@ class SamplingVocab(Protocol):
         ...
 
 
-class Adjustment(Protocol):
+class Penalty(Protocol):
     """One change of scores by rule."""
 
     def apply(self, scores: Scores) -> None:
@@ -54,9 +54,9 @@ class Adjustment(Protocol):
         ...
 
 
-def adjustments(sampling: Sampling, *, history: Sequence[int], vocab: SamplingVocab) -> tuple[Adjustment, ...]:
+def penalties(sampling: Sampling, *, history: Sequence[int], vocab: SamplingVocab) -> tuple[Penalty, ...]:
     """Those that `sampling` asks for, in llama.cpp's order. `history` is the prompt, which counts for all of them."""
-    chosen: list[Adjustment] = []
+    chosen: list[Penalty] = []
     if sampling.logit_bias:
         chosen.append(_LogitBias(sampling.logit_bias))
     if sampling.has_penalties:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.engine.kv_plan import KvPlan, choose_layout
+from neuron_lib.engine.kv_layout import KvLayout, choose_layout
 
 GIB = 1 << 30
 
@@ -10,21 +10,21 @@ GIB = 1 << 30
 @pytest.mark.parametrize(
     ("wanted", "kv_cells", "free_bytes", "plan"),
     [
-        ("auto", 0, GIB, KvPlan(unified=False, cells=8192)),
-        ("auto", 0, 8192 * 1000 * 10 // 9 + 1000, KvPlan(unified=False, cells=8192)),
-        ("auto", 0, 8192 * 1000, KvPlan(unified=True, cells=7168)),  # 0.9 of it, in whole steps of 256
-        ("auto", 0, 1000, KvPlan(unified=True, cells=256)),
-        ("auto", 8192, GIB, KvPlan(unified=False, cells=8192)),
-        ("auto", 4096, GIB, KvPlan(unified=True, cells=4096)),
-        ("per_sequence", 0, 1000, KvPlan(unified=False, cells=8192)),
-        ("per_sequence", 4096, GIB, KvPlan(unified=False, cells=8192)),
-        ("unified", 0, GIB, KvPlan(unified=True, cells=8192)),
-        ("unified", 0, 3_000_000, KvPlan(unified=True, cells=2560)),
-        ("unified", 100, GIB, KvPlan(unified=True, cells=100)),
-        ("unified", 1 << 20, 1000, KvPlan(unified=True, cells=1 << 20)),
+        ("auto", 0, GIB, KvLayout(unified=False, cells=8192)),
+        ("auto", 0, 8192 * 1000 * 10 // 9 + 1000, KvLayout(unified=False, cells=8192)),
+        ("auto", 0, 8192 * 1000, KvLayout(unified=True, cells=7168)),  # 0.9 of it, in whole steps of 256
+        ("auto", 0, 1000, KvLayout(unified=True, cells=256)),
+        ("auto", 8192, GIB, KvLayout(unified=False, cells=8192)),
+        ("auto", 4096, GIB, KvLayout(unified=True, cells=4096)),
+        ("per_sequence", 0, 1000, KvLayout(unified=False, cells=8192)),
+        ("per_sequence", 4096, GIB, KvLayout(unified=False, cells=8192)),
+        ("unified", 0, GIB, KvLayout(unified=True, cells=8192)),
+        ("unified", 0, 3_000_000, KvLayout(unified=True, cells=2560)),
+        ("unified", 100, GIB, KvLayout(unified=True, cells=100)),
+        ("unified", 1 << 20, 1000, KvLayout(unified=True, cells=1 << 20)),
     ],
 )
-def test_the_layout_is_the_one_that_fits(wanted: str, kv_cells: int, free_bytes: int, plan: KvPlan) -> None:
+def test_the_layout_is_the_one_that_fits(wanted: str, kv_cells: int, free_bytes: int, plan: KvLayout) -> None:
     chosen = choose_layout(
         wanted=wanted, seats=4, n_ctx=2048, kv_cells=kv_cells, bytes_per_cell=1000, free_bytes=free_bytes
     )
@@ -32,7 +32,7 @@ def test_the_layout_is_the_one_that_fits(wanted: str, kv_cells: int, free_bytes:
 
 
 def test_what_a_seat_costs_beside_its_cells_is_set_aside_first() -> None:
-    def plan(bytes_per_seat: int) -> KvPlan:
+    def plan(bytes_per_seat: int) -> KvLayout:
         return choose_layout(
             wanted="auto",
             seats=2,
@@ -43,13 +43,13 @@ def test_what_a_seat_costs_beside_its_cells_is_set_aside_first() -> None:
             bytes_per_seat=bytes_per_seat,
         )
 
-    assert plan(70_000) == KvPlan(unified=False, cells=2048)
-    assert plan(100_000) == KvPlan(unified=True, cells=1536)
+    assert plan(70_000) == KvLayout(unified=False, cells=2048)
+    assert plan(100_000) == KvLayout(unified=True, cells=1536)
 
 
 def test_a_model_without_cells_gets_streams() -> None:
     plan = choose_layout(wanted="auto", seats=3, n_ctx=512, kv_cells=0, bytes_per_cell=0, free_bytes=0)
-    assert plan == KvPlan(unified=False, cells=1536)
+    assert plan == KvLayout(unified=False, cells=1536)
 
 
 @given(

@@ -7,7 +7,7 @@ is alone, which is what long contexts need where the streams would not fit.
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ("KvPlan", "choose_layout")
+__all__ = ("KvLayout", "choose_layout")
 
 _SHARE_OF_FREE: Final = 0.9
 """The rest is for the buffers of the computation."""
@@ -16,7 +16,7 @@ _STEP: Final = 256
 
 
 @dataclass(slots=True, frozen=True)
-class KvPlan:
+class KvLayout:
     """`cells` is the sum over all streams, or the size of the pool."""
 
     unified: bool
@@ -32,7 +32,7 @@ def choose_layout(
     bytes_per_cell: int,
     free_bytes: int,
     bytes_per_seat: int = 0,
-) -> KvPlan:
+) -> KvLayout:
     """The layout for `seats` sequences of up to `n_ctx` tokens.
 
     `wanted` is `per_sequence`, `unified` or `auto`, which is per-sequence where that fits `free_bytes`, and `kv_cells`
@@ -45,6 +45,6 @@ def choose_layout(
     fitting = spare_bytes // bytes_per_cell if bytes_per_cell else streams
     room = min(fitting, kv_cells) if kv_cells else fitting
     if wanted == "per_sequence" or (wanted == "auto" and streams <= room):
-        return KvPlan(unified=False, cells=streams)
+        return KvLayout(unified=False, cells=streams)
     cells = kv_cells or min(streams, max(_STEP, fitting // _STEP * _STEP))
-    return KvPlan(unified=True, cells=cells)
+    return KvLayout(unified=True, cells=cells)

@@ -16,7 +16,7 @@ from neuron_lib.types import Discovery, Health
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.version import Version
 
-__all__ = ("Node",)
+__all__ = ("Host",)
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _TICK_LIMIT_S: Final = 10.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Node:
+class Host:
     """One per process. The hardware is looked at in the background, so `discovery` may have to be awaited."""
 
     harnesses: tuple[str, ...]

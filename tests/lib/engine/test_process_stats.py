@@ -3,7 +3,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neuron_lib.engine.vitals import bytes_read, bytes_resident
+from neuron_lib.engine.process_stats import bytes_read, bytes_resident
 
 
 def test_the_memory_is_that_of_this_process() -> None:

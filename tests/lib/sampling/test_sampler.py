@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from neuron_lib.llama.adjustments import adjustments
-from neuron_lib.llama.sampler import Choice, Constraint, SamplerChain, _pick
+from neuron_lib.sampling.penalties import penalties
+from neuron_lib.sampling.sampler import Constraint, Draw, SamplerChain, _pick
 from neuron_lib.types import Likely, Sampling, TokenLogprob
 
 Scores = npt.NDArray[np.float32]
@@ -192,7 +192,7 @@ def test_greedy_is_the_highest_adjusted_score_although_adjusting_is_avoided(
 ) -> None:
     sampling = Sampling(temperature=0, seed=1, **{"repetition_penalty": 1, "repeat_last_n": 4} | changes)
     chain = sampler(sampling, history=(0, 2, 0, 2), eog="e")
-    rules = adjustments(sampling, history=(0, 2, 0, 2), vocab=Letters("e"))
+    rules = penalties(sampling, history=(0, 2, 0, 2), vocab=Letters("e"))
     for scores in steps:
         adjusted = row(*scores)
         for rule in rules:
@@ -342,8 +342,8 @@ def test_log_probabilities_are_those_of_the_model_before_anything_is_changed() -
 
 
 def test_log_probabilities_are_there_only_for_those_who_want_them() -> None:
-    assert sampler(GREEDY).sample(row(0)) == Choice(0)
-    assert sampler(GREEDY, top_logprobs=0).sample(row(0)) == Choice(0, TokenLogprob(b"a", 0.0))
+    assert sampler(GREEDY).sample(row(0)) == Draw(0)
+    assert sampler(GREEDY, top_logprobs=0).sample(row(0)) == Draw(0, TokenLogprob(b"a", 0.0))
 
 
 def test_equally_likely_tokens_stand_in_the_order_of_their_ids() -> None:
@@ -362,7 +362,7 @@ def test_the_alternatives_are_the_likeliest_of_a_large_vocabulary(top: int) -> N
 
 def test_what_cannot_come_has_a_log_probability_that_json_can_say() -> None:
     choice = sampler(GREEDY, top_logprobs=9).sample(row(0, -math.inf))
-    assert choice == Choice(0, TokenLogprob(b"a", 0.0, (Likely(b"a", 0.0), Likely(b"b", -9999.0))))
+    assert choice == Draw(0, TokenLogprob(b"a", 0.0, (Likely(b"a", 0.0), Likely(b"b", -9999.0))))
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=5))

@@ -1,0 +1,200 @@
+"""Builds what one engine is made of, from a `Load` command and the loaded model: context, scheduler, runner, preparer.
+
+Nothing here runs after the engine is ready.
+"""
+
+import logging
+
+from msgspec import structs
+
+from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
+from neuron_lib.engine.kv_layout import KvLayout, choose_layout
+from neuron_lib.engine.prepare import Preparer
+from neuron_lib.engine.prompt_cache import PromptCache
+from neuron_lib.engine.protocol import Load, ModelFacts, TemplateKind
+from neuron_lib.engine.runner import LlamaRunner
+from neuron_lib.engine.scheduler import Scheduler
+from neuron_lib.engine.step_costs import StepCosts
+from neuron_lib.llama.budget import free_bytes, measure_kv
+from neuron_lib.llama.context import Context
+from neuron_lib.llama.control_tokens import control_tokens
+from neuron_lib.llama.memory import MemoryKind
+from neuron_lib.llama.model import Model
+from neuron_lib.llama.vocab import Vocab
+from neuron_lib.text.reasoning import REASONING_MARKERS
+from neuron_lib.text.tag_splitter import Markers
+from neuron_lib.text.tool_calls import TOOL_MARKERS
+from neuron_lib.text.tool_format import asks_for_known_calls
+
+__all__ = (
+    "build_preparer",
+    "build_runner",
+    "build_scheduler",
+    "context_length",
+    "model_facts",
+    "open_context",
+    "show_markers",
+    "tool_template",
+)
+
+logger = logging.getLogger("neuron_lib.engine")
+
+
+def open_context(model: Model, load: Load) -> Context:
+    """A context as it was asked for, but no longer than the model was trained for. Raises `LoadFailed`."""
+    n_ctx = context_length(model, load)
+    layout = _kv_layout(model, load, n_ctx=n_ctx)
+    return Context(
+        model,
+        seats=load.seats,
+        n_ctx=n_ctx,
+        n_batch=load.n_batch,
+        n_ubatch=load.n_ubatch,
+        threads=load.threads,
+        flash_attn=load.flash_attn,
+        kv_type_k=load.kv_type_k,
+        kv_type_v=load.kv_type_v,
+        kv_unified=layout.unified,
+        kv_cells=layout.cells,
+        swa_full=load.swa_full,
+    )
+
+
+def context_length(model: Model, load: Load) -> int:
+    """Tokens of one request's context: what was asked for, at most what the model was trained for."""
+    return min(load.n_ctx or model.native_context, model.native_context)
+
+
+def _kv_layout(model: Model, load: Load, *, n_ctx: int) -> KvLayout:
+    cost = measure_kv(
+        model,
+        n_ubatch=load.n_ubatch,
+        flash_attn=load.flash_attn,
+        kv_type_k=load.kv_type_k,
+        kv_type_v=load.kv_type_v,
+    )
+    free = free_bytes(model, gpu_layers=load.gpu_layers)
+    layout = choose_layout(
+        wanted=load.kv_layout,
+        seats=load.seats,
+        n_ctx=n_ctx,
+        kv_cells=load.kv_cells,
+        bytes_per_cell=cost.cell_bytes,
+        bytes_per_seat=cost.seat_bytes,
+        free_bytes=free,
+    )
+    logger.info(
+        "KV layout: %s of %d cells, %d MiB (%d B a cell, %d B a seat) of %d MiB free",
+        "one pool" if layout.unified else "a stream for each sequence, all together",
+        layout.cells,
+        (layout.cells * cost.cell_bytes + load.seats * cost.seat_bytes) >> 20,
+        cost.cell_bytes,
+        cost.seat_bytes,
+        free >> 20,
+    )
+    return layout
+
+
+def build_scheduler(context: Context, load: Load) -> Scheduler:
+    """The scheduler for `context`, with the cell account and the prompt cache that its memory allows."""
+    memory = context.memory
+    cells: CellAccount = StreamCells(load.seats, context.n_ctx)
+    if context.is_unified and memory.kind is not MemoryKind.RECURRENT:  # which needs one cell, whatever it has read
+        cells = PooledCells(load.seats, context.kv_cells, shares=memory.shares_cells)
+    costs = StepCosts(target_step_s=load.target_step_s)
+    cache = PromptCache(
+        seats=load.seats,
+        cells=cells,
+        costs=costs,
+        is_enabled=load.prompt_cache,
+        can_truncate=memory.can_truncate,
+        host_budget_bytes=load.host_cache_bytes,
+    )
+    return Scheduler(
+        cache=cache,
+        cells=cells,
+        costs=costs,
+        n_batch=context.n_batch,
+        n_ctx=context.n_ctx,
+        speculation=load.speculation if memory.can_truncate else "off",
+    )
+
+
+def build_runner(model: Model, context: Context) -> LlamaRunner:
+    """What executes the plans of the scheduler on `context`."""
+    return LlamaRunner(context, model.vocab, apart=model.needs_batches_apart)
+
+
+def build_preparer(model: Model, context: Context, load: Load) -> Preparer:
+    """What makes prompts of chats. Raises `LoadFailed` for an operator's template that does not compile."""
+    uses_own = load.use_chat_template
+    return Preparer(
+        model.vocab,
+        template=(model.chat_template or model.tool_chat_template) if uses_own else None,
+        tool_template=model.tool_chat_template if uses_own else None,
+        override=load.chat_template,
+        controls=None if load.special_tokens_in_messages else control_tokens(model.vocab),
+        n_ctx=context.n_ctx,
+        needs_checkpoints=not context.memory.can_truncate,
+    )
+
+
+def tool_template(model: Model, load: Load) -> str | None:
+    """The source of the template that writes chats with tools; None for ChatML, which shows none."""
+    if load.chat_template is not None or not load.use_chat_template:
+        return load.chat_template
+    return model.tool_chat_template or model.chat_template
+
+
+def model_facts(
+    model: Model,
+    context: Context | None,
+    *,
+    n_ctx: int,
+    template: TemplateKind = "fallback",
+    tool_template: str | None = None,
+) -> ModelFacts:
+    """What the model is. `tool_template` is the source of the template for chats with tools. A model that does not chat
+    has no context.
+    """
+    facts = ModelFacts(
+        description=model.description,
+        size_bytes=model.size_bytes,
+        native_context=model.native_context,
+        n_ctx=n_ctx,
+        has_chat_template=template != "fallback",
+        recommended=model.recommended_sampling(),
+        reasoning=None,
+        tool_call=None,
+        capabilities=model.capabilities,
+    )
+    if context is None:
+        return facts
+    tool_call = _first_known(model.vocab, TOOL_MARKERS)
+    return structs.replace(
+        facts,
+        kv_layout="unified" if context.is_unified else "per_sequence",
+        kv_cells=context.kv_cells,
+        memory=context.memory.kind,
+        chat_template=template,
+        reasoning=_first_known(model.vocab, REASONING_MARKERS),
+        tool_call=tool_call,
+        calls_are_read=asks_for_known_calls(tool_template, tool_call),
+        n_vocab=model.vocab.n_tokens,
+    )
+
+
+def _first_known(vocab: Vocab, candidates: tuple[Markers, ...]) -> Markers | None:
+    """The first pair of which both halves are single tokens."""
+    for pair in candidates:
+        if vocab.single_token(pair.open) is not None and vocab.single_token(pair.close) is not None:
+            return pair
+    return None
+
+
+def show_markers(vocab: Vocab, pair: Markers | None) -> None:
+    """Make a pair of markers part of the generated text, for the parsers that look for them."""
+    for text in () if pair is None else (pair.open, pair.close):
+        token = vocab.single_token(text)
+        if token is not None:
+            vocab.show(token)
