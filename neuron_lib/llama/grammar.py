@@ -177,7 +177,7 @@ class GrammarCompiler:
         return tokenizer
 
     def _bytes(self, token: int) -> bytes:
-        """The spelling of the token, with llguidance's mark in front of those that are not text, such as `<|im_end|>`."""
+        """The spelling of the token, with llguidance's mark in front of non-text tokens such as `<|im_end|>`."""
         spelled = self._vocab.spell(token, special=True)
         kind = lib.llama_vocab_get_attr(self._vocab.pointer, token)
         is_marker = kind & lib.LLAMA_TOKEN_ATTR_USER_DEFINED and spelled[:1] == b"<" and spelled[-1:] == b">"

@@ -1,7 +1,7 @@
-"""What decides which tokens may be drawn at all: top-n-sigma, top-k, typical-p, top-p, min-p, XTC. Pure.
+"""The filters that choose the candidates for a draw: top-n-sigma, top-k, typical-p, top-p, min-p, XTC. Pure.
 
-A filter reads scores of which the highest is 0 and none is NaN, and answers with the indices to keep, in no order,
-or with None for all of them. At least one is kept.
+A filter reads scores, float32 of shape (n,). The highest of them is 0 and none is NaN. It returns the indices that are
+kept, int64 in no order, or None for all of them. At least one index is kept.
 """
 
 import math
@@ -23,11 +23,13 @@ Filter: TypeAlias = Callable[[Scores], Indices | None]
 
 _COLUMNS: Final = 1024
 _LIGHTEST: Final = 1e-12
-"""Of less than this, compared to the likeliest, no vocabulary has so much that it would count."""
+"""Tokens with less than this share of the likeliest token's weight do not count, in a vocabulary of any size."""
 
 
 def filters(sampling: Sampling, *, random: Random) -> tuple[Filter, ...]:
-    """Those that `sampling` asks for, in llama.cpp's order. `random` decides when XTC strikes."""
+    """The filters that `sampling` asks for, in llama.cpp's order. `random` decides whether XTC takes effect for a
+    token.
+    """
     chosen: list[Filter] = []
     if sampling.top_n_sigma > 0:
         chosen.append(partial(_top_n_sigma, n=sampling.top_n_sigma))
@@ -59,9 +61,9 @@ def _top_k(scores: Scores, *, k: int) -> Indices | None:
 
 
 def reached_by(scores: Scores, count: int) -> float:
-    """A score that at least `count` of `scores` reach, and not many more; `count` is at most their number."""
+    """A score that at least `count` of `scores` reach, and not many more. `count` is at most their number."""
     if count < _COLUMNS <= scores.size:
-        # The maxima of that many columns are as many different scores, and a far smaller array to search.
+        # The maxima of so many columns are as many different scores, and a far smaller array to search.
         scores = scores[: scores.size // _COLUMNS * _COLUMNS].reshape(-1, _COLUMNS).max(axis=0)
     return float(np.partition(scores, -count)[-count])
 
@@ -69,7 +71,7 @@ def reached_by(scores: Scores, count: int) -> float:
 def _typical_p(scores: Scores, *, p: float) -> Indices:
     weights = np.exp(scores)
     total = float(weights.sum(dtype=np.float64))
-    # A token that cannot come adds nothing to the entropy; minus infinity times zero would be NaN.
+    # A token that cannot come adds nothing to the entropy. Minus infinity times zero would be NaN.
     mean = float((weights * np.maximum(scores, -1e4)).sum(dtype=np.float64)) / total
     return _fewest(np.abs(scores - mean), weights, share=p)
 
@@ -86,7 +88,7 @@ def _xtc(scores: Scores, *, threshold: float, probability: float, random: Random
     if random.random() >= probability:
         return None
     weights = np.exp(scores)
-    # What a mask has forbidden is no candidate, however low the threshold.
+    # A token that a mask has forbidden is not a candidate, however low the threshold is.
     is_top = (weights >= threshold * float(weights.sum(dtype=np.float64))) & (scores > -math.inf)
     top = np.flatnonzero(is_top)
     if top.size < 2:
@@ -96,7 +98,7 @@ def _xtc(scores: Scores, *, threshold: float, probability: float, random: Random
 
 
 def _fewest(distances: Scores, weights: Scores, *, share: float) -> Indices:
-    """The fewest indices, nearest first, whose weights add up to `share` of all."""
+    """The smallest set of indices, nearest first, whose weights add up to `share` of all weights."""
     wanted = share * float(weights.sum(dtype=np.float64))
     near = np.flatnonzero(distances <= distances[_heavy(weights, wanted)].max())
     near = near[np.argsort(distances[near], kind="stable")]
@@ -105,7 +107,10 @@ def _fewest(distances: Scores, weights: Scores, *, share: float) -> Indices:
 
 
 def _heavy(weights: Scores, wanted: float) -> npt.NDArray[np.bool_]:
-    """Few weights, the heaviest of which is 1, that add up to `wanted`: sorting a vocabulary is dear, these are not."""
+    """A mask of few weights that add up to `wanted`. The heaviest weight is 1.
+
+    Sorting these few is far cheaper than sorting the vocabulary.
+    """
     bound = 1.0
     while True:
         bound /= 64
