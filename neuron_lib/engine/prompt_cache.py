@@ -224,8 +224,7 @@ class PromptCache:
         return best
 
     def _find_saved(self, sequence: Sequence) -> tuple[int, _Beginning]:
-        """The key of the saved sequence with the longest common prefix, and that prefix. The key is 0 if there is none.
-        """
+        """The key of the saved sequence with the longest common prefix, and that prefix. Key 0 if there is none."""
         best, beginning = 0, _Beginning()
         for key, saved in self._saved.items():
             if saved.cache_key == sequence.cache_key:
@@ -328,8 +327,7 @@ class PromptCache:
             self._edits.append(Truncate(seq_id, length))
 
     def evict(self, slot: Slot, *, needed: int | None = None) -> None:
-        """Empty an idle slot, into host memory if there is a budget for it. The entry under the key `needed` is kept.
-        """
+        """Empty an idle slot, into host memory if there is a budget for it. The entry under key `needed` is kept."""
         self._empty(slot, needed=needed)
 
     def forget(self, seq_id: int) -> None:
