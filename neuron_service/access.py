@@ -1,9 +1,7 @@
-"""Decides who may ask, by the `Host` and the `Origin` of a request. Pure, except that a socket is asked where it
-listens.
+"""Who may ask: decides by the `Host` and the `Origin` of a request. Pure but for asking a socket where it listens.
 
-A web page can resolve its own name to this host's address, and then use this host as if it were the page's own server
-(DNS rebinding). The page cannot choose what its browser writes into `Host` and `Origin`: the name that the page came
-from.
+A web page may resolve its own name to this host's address and then talk to it as to its own server (DNS rebinding). The
+page cannot choose what its browser writes into `Host` and `Origin`: the name that the page came from.
 """
 
 import re
@@ -19,14 +17,14 @@ from neuron_lib.shown import clip
 __all__ = ("ANY", "AccessRefused", "AccessRules", "HostNotAllowed", "MalformedHost", "OriginNotAllowed", "is_loopback")
 
 ANY: Final = "*"
-"""The entry of `allowed_hosts` or `allowed_origins` that allows all of them."""
+"""An entry of `allowed_hosts` or `allowed_origins` that allows all of them."""
 
 _ANYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
-"""The addresses of a listener on all interfaces. They are not names of a server."""
+"""What a listener on all interfaces is bound to, and by no name of a server."""
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""The methods that change nothing."""
+"""Methods that change nothing."""
 _LONGEST_HOST: Final = 300
-"""Bytes. A name of the DNS has at most 253."""
+"""In bytes. A name of the DNS has at most 253 of them."""
 _LARGEST_PORT: Final = 65535
 _AUTHORITY: Final = re.compile(
     r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<v6>[0-9a-f.]*:[0-9a-f:.]*)\])(?::(?P<port>[0-9]{0,5}))?"
@@ -36,23 +34,21 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class AccessRefused(InvalidRequest):
-    """A request that is refused because of its `Host` or `Origin`, with `status`."""
+    """A request that is refused for its `Host` or `Origin`, with `status`."""
 
     quotes_request = False
     status: ClassVar[int] = 403
 
 
 class MalformedHost(AccessRefused):
-    """There is no `Host` where there must be one, or there are several, or it is no name or address with or without a
-    port.
-    """
+    """No `Host` where there must be one, several, or one that is no name or address with or without a port."""
 
     code = "malformed_host"
     status = 400
 
 
 class HostNotAllowed(AccessRefused):
-    """The request was sent to a name that this host does not answer for."""
+    """The request was sent to a name that this host does not go by."""
 
     code = "host_not_allowed"
 
@@ -65,15 +61,15 @@ class OriginNotAllowed(AccessRefused):
 
 class _Authority(NamedTuple):
     name: str
-    """In lower case, without brackets and without a dot at the end. An address is in its usual spelling."""
+    """In lower case, without brackets and without the dot at its end; an address in its usual spelling."""
     port: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRules:
-    """The hosts and origins that requests may name. Immutable. Lives as long as the service.
+    """Which hosts and origins requests may name.
 
-    With `takes_any_host` a request may name any host. Otherwise it may name `localhost`, a loopback address or one of
+    Where `takes_any_host`, a request may name any host. Else it may name `localhost`, a loopback address or one of
     `hosts`. A request that changes something may have no `Origin`, the server's own, or one of `origins`.
     """
 
@@ -90,10 +86,10 @@ class AccessRules:
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
     ) -> Self:
-        """The rules for requests that come through the listening socket `sock`. `own_name` is the configured name or
-        address.
+        """The rules for requests that come through `sock`, wherever that came from. `own_name` is the name or address
+        that it was bound to.
 
-        A listener that other machines can reach accepts any host, unless `allowed_hosts` names some.
+        A listener that other machines can reach takes any host unless `allowed_hosts` names some.
         """
         reaches_others = not is_loopback(sock) and not allowed_hosts
         return cls(
@@ -103,7 +99,7 @@ class AccessRules:
         )
 
     def refusal(self, method: str, http_version: str, headers: Iterable[tuple[bytes, bytes]]) -> AccessRefused | None:
-        """Why this request is refused, or None. The names in `headers` are in lower case."""
+        """Why this request is refused; None if it is not. The names of `headers` are in lower case."""
         hosts: list[bytes] = []
         origins: list[bytes] = []
         for name, value in headers:
@@ -134,10 +130,10 @@ class AccessRules:
         return self.takes_any_host or name in self.hosts or _is_local(name)
 
     def _trusts(self, raw_origin: bytes, host: _Authority | None) -> bool:
-        """Whether an origin is allowed, or is that of this server.
+        """Whether an origin is one of those allowed, or that of this server.
 
-        The server's own origin has the host and the port of the request, and no foreign name can lead to this host.
-        After DNS rebinding a page with a foreign name would have the server's own origin.
+        The server's own has the very host and port of the request, if no foreign name can lead to them: a page with a
+        foreign name would be of the server's own origin after DNS rebinding.
         """
         origin = raw_origin.decode("latin-1").lower()
         match = _ORIGIN.fullmatch(origin)
@@ -153,9 +149,9 @@ class AccessRules:
 
 
 def is_loopback(sock: socket.socket) -> bool:
-    """Whether only programs on this machine can reach a listening socket, and browsers are among them.
+    """Whether only programs of this machine reach a listening socket, and browsers of it are among them.
 
-    A Unix socket is not such a socket: no browser reaches it, and its clients write any host.
+    A Unix socket is none: no browser reaches it, and its clients write any host.
     """
     if sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return False

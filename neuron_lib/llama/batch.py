@@ -54,7 +54,7 @@ class Batch:
             raise ValueError(f"batch of {end} tokens exceeds its capacity of {self.capacity}")
         if wants_logits > len(tokens):
             raise ValueError(f"{len(tokens)} tokens have no {wants_logits} rows")
-        if end == start + 1:  # the usual step; assigning items costs a quarter of slices
+        if end == start + 1:  # what a step mostly is, and single items cost a quarter of slices
             self._tokens[start], self._positions[start] = tokens[0], position
             self._seq_ids[start], self._wants_logits[start] = seq_id, wants_logits
             self.size = end

@@ -1,6 +1,4 @@
-"""What a context would cost and how much memory there is for it, so that a layout can be chosen before a context is
-made.
-"""
+"""What a context would cost and what memory there is for it, so that a layout can be chosen before one is made."""
 
 import ctypes
 from dataclasses import dataclass
@@ -17,26 +15,25 @@ from neuron_lib.llama.model import Model
 __all__ = ("KvCost", "free_bytes", "measure_kv")
 
 _GPU: Final = 1
-"""GGML_BACKEND_DEVICE_TYPE_GPU. An integrated GPU uses the host's memory and has another type."""
+"""GGML_BACKEND_DEVICE_TYPE_GPU. An integrated one uses the host's memory."""
 _SIZE_P: Final = ctypes.POINTER(ctypes.c_size_t)
 _WINDOW_STEP: Final = 256
-"""libllama rounds the cells for windows up to a multiple of this."""
+"""libllama rounds the cells for windows up to a multiple."""
 
 
 @dataclass(slots=True, frozen=True)
 class KvCost:
-    """Bytes for each token of context, and bytes for each sequence in addition: its windows and its recurrent state."""
+    """Bytes per token of context, and per sequence beside that: its windows, its recurrent state."""
 
     cell_bytes: int
     seat_bytes: int
 
 
 def measure_kv(model: Model, *, n_ubatch: int, flash_attn: str, kv_type_k: str, kv_type_v: str) -> KvCost:
-    """Decode two tokens in a context of the smallest size and measure what the second one adds.
+    """Decode two tokens in a context of the smallest size and see what the second one added.
 
-    It is measured because layers differ and no public function of libllama says by how much. A saved cell contains its
-    position beside its values, so the result is 12 bytes per cell too high. Raises `LoadFailed` if the model does not
-    compute.
+    Measured, because layers differ and no public function of libllama knows by how much. A saved cell has its position
+    beside its values, so a cell comes out 12 bytes too dear. Raises `LoadFailed` if the model does not compute.
     """
     with Context(
         model,
@@ -52,24 +49,22 @@ def measure_kv(model: Model, *, n_ubatch: int, flash_attn: str, kv_type_k: str, 
         whole_one, part_one = _state_bytes_after_token(context, model.vocab.any_token)
         whole_two, part_two = _state_bytes_after_token(context, model.vocab.any_token)
     whole, windows = whole_two - whole_one, part_two - part_one
-    if windows in {0, whole}:  # no windows, or only windows
+    if windows in {0, whole}:  # no windows, or nothing that is not saved with them
         return KvCost(cell_bytes=whole, seat_bytes=0 if windows else part_one)
     window_cells = -(-(lib.llama_model_n_swa(model.pointer) + n_ubatch) // _WINDOW_STEP) * _WINDOW_STEP
     return KvCost(cell_bytes=whole - windows, seat_bytes=window_cells * windows)
 
 
 def free_bytes(model: Model, *, gpu_layers: int) -> int:
-    """The memory for cells in bytes, after the weights have theirs: of the GPUs if they hold layers, otherwise of the
-    host.
-    """
+    """Memory for cells, once the weights have theirs: of the GPUs if they hold layers, else of the host."""
     if gpu_layers != 0 and (devices := _gpu_devices()):
         return sum(map(_free_on_device, devices))
-    # Weights are mapped files. The kernel counts them as available memory although every step reads all of them.
+    # Weights are mapped files, which the kernel counts as available although every step reads all of them.
     return max(0, _available_on_host() - model.size_bytes)
 
 
 def _state_bytes_after_token(context: Context, token: int) -> tuple[int, int]:
-    """The saved bytes of sequence 0 after one more token, and how many of them are of the part that cannot be cut."""
+    """What sequence 0 remembers after one more token, and the part of it that cannot be cut."""
     batch = Batch(1)
     batch.add(0, [token], position=context.memory.length(0), wants_logits=1)
     status = context.decode(batch)
@@ -98,7 +93,7 @@ def _free_on_device(device: Any) -> int:
     return free.value
 
 
-# llama_cpp has no bindings for ggml's device list, although its library contains it. Its decorator has no types.
+# llama_cpp binds nothing of ggml's device list, though its library brings it along. Its decorator has no types.
 @lib.ctypes_function("ggml_backend_dev_count", [], ctypes.c_size_t)  # type: ignore[untyped-decorator]
 def _device_count() -> Any: ...
 

@@ -35,7 +35,7 @@ _FLASH_ATTN: Final[dict[str, int]] = {
 
 
 class DecodeStatus(IntEnum):
-    """The results of `llama_decode`. After a value below `INVALID_BATCH` the context cannot be used any more."""
+    """What `llama_decode` returns; anything below `INVALID_BATCH` leaves the context unusable."""
 
     OK = 0
     NO_CELLS = 1
@@ -74,7 +74,7 @@ class Context:
         """
         cells = kv_cells if kv_unified and kv_cells else n_ctx * seats
         params = lib.llama_context_default_params()
-        params.n_ctx = cells  # libllama divides them evenly while kv_unified is off
+        params.n_ctx = cells  # libllama shares them out evenly while kv_unified is off
         params.n_seq_max = seats
         params.n_batch = n_batch
         params.n_ubatch = min(n_ubatch, n_batch)
@@ -101,7 +101,7 @@ class Context:
         self.memory = Memory(self._pointer, model, seats=seats, unified=kv_unified)
         self._longest = n_ctx if kv_unified else int(lib.llama_n_ctx_seq(self._pointer))
         self._n_vocab = model.vocab.n_tokens
-        self._rows_at = (0, 0)  # the address and the number of the rows of scores in `_rows`
+        self._rows_at = (0, 0)  # address and number of the rows of scores that `_rows` shows
         self._rows: npt.NDArray[np.float32] = np.empty((0, self._n_vocab), np.float32)
 
     def __enter__(self) -> Self:
@@ -115,34 +115,32 @@ class Context:
 
     @property
     def n_ctx(self) -> int:
-        """The tokens that one sequence can have. libllama rounds up. A pool may have less room than was asked for."""
+        """Tokens one sequence can really have; libllama rounds up, a pool may hold less than what was asked for."""
         return min(self._longest, self.kv_cells)
 
     @property
     def kv_cells(self) -> int:
-        """The cells of all sequences together."""
+        """Cells of all sequences together."""
         return int(lib.llama_n_ctx(self._pointer))
 
     @property
     def n_batch(self) -> int:
-        """The most tokens of one decode call. libllama lowers the number to the size of the whole context."""
+        """Tokens one decode call really takes; libllama lowers it to the size of the whole context."""
         return int(lib.llama_n_batch(self._pointer))
 
     def decode(self, batch: Batch) -> DecodeStatus:
-        """Compute the batch and wait for it. Blocks without the GIL."""
+        """Compute the batch and wait for it; the GIL is free meanwhile."""
         status = lib.llama_decode(self._pointer, batch.native())
         lib.llama_synchronize(self._pointer)
         return DecodeStatus(max(status, DecodeStatus.FATAL))
 
     def abort(self) -> None:
-        """Break off the running `decode` and every later one. They return `ABORTED`. May be called from any thread."""
+        """Break off the `decode` that runs, and every later one: they return `ABORTED`. From any thread."""
         self._abort_flag.set()
 
     def warm_up(self, vocab: Vocab) -> None:
-        """Decode one token and forget it. The weights are read from disk now, and a device that cannot compute fails
-        now.
-
-        Raises `LoadFailed`, also for weights whose scores are not numbers.
+        """Decode one token and forget it: the weights are read from disk now, and a device that cannot compute says
+        so now. Raises `LoadFailed`, also for weights that make scores which are no numbers.
         """
         batch = Batch(1)
         row = batch.add(0, [vocab.any_token], position=0, wants_logits=True)
@@ -158,20 +156,13 @@ class Context:
         self.memory.clear(0)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
-        """The row of scores at the batch index `row`, which must have been asked for.
-
-        float32 of shape (n_vocab,); may contain NaN and -inf. A view into native memory, valid until the next `decode`.
-        """
+        """The scores of the batch index `row`, which asked for them; a view, valid until the next `decode`."""
         return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._pointer, row), (self._n_vocab,))
 
     def all_logits(self, count: int) -> npt.NDArray[np.float32]:
-        """The rows of scores that the last batch asked for, in the order of the batch.
-
-        float32 of shape (count, n_vocab); may contain NaN and -inf. A view into native memory, valid until the next
-        `decode`.
-        """
+        """The `count` rows of scores that the last batch asked for, in its order; a view until the next `decode`."""
         pointer = lib.llama_get_logits(self._pointer)
         where = ctypes.addressof(pointer.contents), count
-        if where != self._rows_at:  # making a view takes as long as choosing a token from it
+        if where != self._rows_at:  # to make a view takes as long as to choose a token from it
             self._rows_at, self._rows = where, np.ctypeslib.as_array(pointer, (count, self._n_vocab))
         return self._rows

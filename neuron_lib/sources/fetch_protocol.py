@@ -1,7 +1,7 @@
-"""The messages between the daemon and its fetch process: one order in, frames out, each one line of JSON. Pure.
+"""What the daemon and its fetch process tell each other: one order in, frames out, each one line of JSON.
 
-The order is sent on the child's stdin and nowhere else, because it may contain a token. The end of stdin tells the
-child that the daemon does not wait any more.
+The order travels on the child's stdin and nowhere else, because it may hold a token, and stdin's end tells the child
+that nobody waits any more. Pure.
 """
 
 from pathlib import Path
@@ -33,9 +33,9 @@ __all__ = (
 class FetchOrder(Struct, frozen=True, kw_only=True):
     """Bring a model's files into the cache, whole and hashed.
 
-    With `listing` exactly these files are meant, and all of them are in the cache. They are hashed. A wrong one is
-    deleted and fails as `CHECKSUM_MISMATCH`, and no hub is asked. Without `listing` the hub is asked for its files, and
-    `quant` and `room_bytes` (bytes of memory) choose among them (`select_gguf`).
+    With `listing` it is about exactly these files, which are in the cache: they are hashed, and one that is wrong is
+    deleted and fails as `CHECKSUM_MISMATCH`; no hub is asked. Without it the hub is asked what there is, and `quant`
+    and `room_bytes` choose (`select_gguf`).
     """
 
     repository: HubRepository
@@ -46,7 +46,7 @@ class FetchOrder(Struct, frozen=True, kw_only=True):
 
 
 class Advance(Struct, frozen=True, kw_only=True, tag="advance"):
-    """The progress: `bytes` of `total_bytes` of all files in this stage."""
+    """How far it has come: `bytes` of `total_bytes` of all files in this stage."""
 
     stage: LoadStage
     file: str
@@ -55,18 +55,18 @@ class Advance(Struct, frozen=True, kw_only=True, tag="advance"):
 
 
 class Alive(Struct, frozen=True, tag="alive"):
-    """A hub has been asked something, with or without success. There are no bytes to count yet."""
+    """A hub has been asked something, with or without success; there are no bytes to count yet."""
 
 
 class Fetched(Struct, frozen=True, kw_only=True, tag="fetched"):
-    """The last frame of a success: the paths of the files, in the order in which the engine counts them."""
+    """The last frame of a success: where the files are, in the order in which the engine counts them."""
 
     commit: str
     paths: tuple[Path, ...]
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
-    """The last frame of a failure: a `PreflightFailed` if it has a `kind`, otherwise an error of this `code`."""
+    """The last frame of a failure: a `PreflightFailed` if it has a `kind`, else an error of that `code`."""
 
     code: str
     message: str
@@ -88,7 +88,7 @@ _orders: Final = msgspec.json.Decoder(FetchOrder, dec_hook=_decode_path)
 
 
 def encode_line(message: FetchOrder | Frame) -> bytes:
-    """One message as a line, with its line feed."""
+    """One message as a line."""
     return _encoder.encode(message) + b"\n"
 
 

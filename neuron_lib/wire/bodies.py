@@ -13,7 +13,7 @@ __all__ = ("MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part"
 
 T = TypeVar("T")
 
-# msgspec writes the path of the value at the end of its messages, from the root `$`.
+# msgspec ends its messages with the place, as a path from the root `$`.
 _PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
 _CHARSET: Final = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^";\s]*)')
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
