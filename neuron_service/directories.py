@@ -1,4 +1,4 @@
-"""What a service demands of the directories in its configuration."""
+"""The rule for directories in the configuration of a service."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ __all__ = ("require_absolute_directories",)
 
 
 def require_absolute_directories(stores: Mapping[str, StoreSettings]) -> None:
-    """Raises `ConfigError` for a relative directory, which would change with the place the service is started from.
+    """Raises `ConfigError` for a relative directory, whose meaning would depend on where the service is started.
 
     `stores` are the settings by the name of their backend.
     """

@@ -3,6 +3,7 @@
 from neuron_lib.types.chat import ChatRequest, Grammar, Principal
 from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.context import ContextParams
+from neuron_lib.types.ended_reply import EndedReply, ReplyOutcome
 from neuron_lib.types.events import (
     Finished,
     FinishReason,
@@ -53,6 +54,7 @@ __all__ = (
     "Device",
     "DeviceHealth",
     "Discovery",
+    "EndedReply",
     "FailedLoad",
     "FinishReason",
     "Finished",
@@ -72,6 +74,7 @@ __all__ = (
     "ModelStatus",
     "Principal",
     "ReasoningDelta",
+    "ReplyOutcome",
     "Sampling",
     "SamplingParams",
     "Servable",

@@ -328,9 +328,9 @@ def test_an_interrupt_is_one_line_and_exit_130(
 # ----------------------------------------------------------------------------------------------------- lazy modules
 
 WEB = {"litestar", "uvicorn", "httptools", "uvloop"}
-REST = {"anyio", "msgspec", "neuron_lib.config", "neuron_lib.registry", "http.client", "socketserver"}
+REST = {"anyio", "msgspec", "neuron_lib.config", "neuron_lib.registry.registry", "http.client", "socketserver"}
 LIBRARY = {
-    "neuron_lib.registry",
+    "neuron_lib.registry.registry",
     "neuron_lib.llamacpp.harness",
     "neuron_lib.engine",
     "huggingface_hub",
