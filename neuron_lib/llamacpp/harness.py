@@ -20,6 +20,7 @@ from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import (
     default_threads,
     device_indices,
+    gpu_indices,
     memory_bytes,
     openmp_environment,
     physical_cores,
@@ -42,26 +43,28 @@ _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
 class LlamaCppHarness:
     """The harness `llamacpp`. One engine process per loaded model, started by `open` and ended with its block.
 
-    `models` gives public ids a place to load from. `environ` is where tokens, hub caches and the runtime switch
-    `NEURON_USE_CHAT_TEMPLATE` are looked up; the engines get only the harmless part of it. `gpu_memory_mb` is the
-    memory of each GPU of this host, as `neuron_lib.discovery` finds them, or says so anew for each load.
+    `models` says where public ids come from; an entry with a `path` may name any file, unless `config` has
+    `local_roots`. `environ` has the tokens and caches of hubs, and the switch `NEURON_USE_CHAT_TEMPLATE`; the engines get
+    only the harmless part of it. `gpu_memory_mb` is the memory of each GPU of this host in MiB, as
+    `neuron_lib.discovery` finds them, or a function that is asked at each load.
     """
 
     def __init__(
         self,
         config: LlamaCppConfig | None = None,
         *,
-        models: tuple[ModelEntry, ...] = (),
+        models: Sequence[ModelEntry] = (),
         environ: Mapping[str, str] | None = None,
         gpu_memory_mb: Sequence[int] | Callable[[], Sequence[int]] = (),
         max_prompt_tokens: int = 16384,
         ends_with_thread: bool = False,
         read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
     ) -> None:
-        """Engines and fetch processes end by themselves when the daemon does. With `ends_with_thread` the kernel kills
-        them when the thread ends that started them, even those that are stopped. For asyncio in the main thread only:
-        trio starts processes from threads that come and go. `read_memory` says how much of the given GPUs is taken, in
-        MiB.
+        """Engines and fetch processes end when the daemon ends.
+
+        With `ends_with_thread` the kernel kills them, even those that are stopped, when the thread ends that started
+        them. That suits only asyncio in the main thread, because trio starts processes from threads that come and go.
+        `read_memory` says how much memory of the given GPUs is taken, in MiB.
         """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
@@ -83,36 +86,17 @@ class LlamaCppHarness:
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
-        gpu_memory_mb = tuple(self._gpu_memory_mb())
-        device_indices(spec, gpu_count=len(gpu_memory_mb))  # what cannot be is refused before anything is fetched
-        room_bytes = memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if config.gpu_layers else ())
-        local = await self._store.fetch(spec, report=report, room_bytes=room_bytes)
-        gpu_count = len(self._gpu_memory_mb())  # GPUs may have been seen meanwhile
-        named = device_indices(spec, gpu_count=gpu_count)
-        devices = named if gpu_count and config.gpu_layers and spec.devices != () else ()
-
-        def report_fraction(fraction: float) -> None:
-            if fraction < 1.0:
-                report(LoadProgress(stage=LoadStage.LOADING, fraction=fraction))
-            else:
-                report(LoadProgress(stage=LoadStage.WARMING))
-
-        report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
+        local = await self._fetch(spec, report)
+        gpu_count = len(self._gpu_memory_mb())  # counted again: GPUs may have been found during the fetch
+        devices = gpu_indices(spec, gpu_count=gpu_count, gpu_layers=config.gpu_layers)
         load = load_command(config, local, environ=self._environ)
-        environment = {
-            **engine_environment(self._environ),
-            # Engines of several GPUs, each bound from the first core on, would all wait for that one.
-            **openmp_environment(
-                self._environ, threads=load.context.threads, cores=() if gpu_count else physical_cores()
-            ),
-            **visible_devices(spec, gpu_count=gpu_count),
-        }
+        report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
         start = partial(
             open_engine,
             load,
             model_id=model_id,
-            environment=environment,
-            on_progress=report_fraction,
+            environment=self._environment(spec, threads=load.context.threads, gpu_count=gpu_count),
+            on_progress=partial(_report_weights, report),
             stall_limit_s=config.stall_timeout_secs,
             ends_with_thread=self._ends_with_thread,
         )
@@ -153,9 +137,32 @@ class LlamaCppHarness:
                 isolates_principals=config.prompt_cache.isolate_principals,
             )
 
+    async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
+        """Bring the model here. What this host cannot have is refused before anything is fetched."""
+        gpu_memory_mb = tuple(self._gpu_memory_mb())
+        device_indices(spec, gpu_count=len(gpu_memory_mb))
+        room_bytes = memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if self._config.gpu_layers else ())
+        return await self._store.fetch(spec, report=report, room_bytes=room_bytes)
+
+    def _environment(self, spec: ModelSpec, *, threads: int, gpu_count: int) -> dict[str, str]:
+        # With GPUs the threads are bound to no core. The engines of several GPUs would all be bound to the first ones.
+        cores = () if gpu_count else physical_cores()
+        return {
+            **engine_environment(self._environ),
+            **openmp_environment(self._environ, threads=threads, cores=cores),
+            **visible_devices(spec, gpu_count=gpu_count),
+        }
+
+
+def _report_weights(report: ProgressReporter, fraction: float) -> None:
+    """Report the fraction of the weights that has been read. What follows the whole is the warm-up."""
+    is_read = fraction >= 1.0
+    stage = LoadStage.WARMING if is_read else LoadStage.LOADING
+    report(LoadProgress(stage=stage, fraction=None if is_read else fraction))
+
 
 async def _no_reading() -> None:
-    """Of a model that is on no GPU."""
+    """The memory taken on GPUs by a model that is on none."""
 
 
 def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:

@@ -1,6 +1,6 @@
 """The model store of a configuration: one function, so that `neuron ls` needs no harness to find the caches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from neuron_lib.config import ModelEntry, StoreSettings
 from neuron_lib.sources.store import ModelStore
@@ -11,7 +11,7 @@ __all__ = ("model_store",)
 def model_store(
     settings: StoreSettings,
     *,
-    models: tuple[ModelEntry, ...],
+    models: Sequence[ModelEntry],
     environ: Mapping[str, str],
     ends_with_thread: bool = False,
 ) -> ModelStore:
