@@ -68,6 +68,7 @@ def test_public_methods_of_what_the_package_offers_are_documented() -> None:
     assert silent == set()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["neuron_lib", "neuron_lib.testing", "neuron_lib.llamacpp", "neuron_lib.config"])
 def test_importing_a_module_loads_no_backend_no_hub_and_no_web_framework(name: str) -> None:
     heavy = {"llama_cpp", "litestar", "uvicorn", "huggingface_hub", "jinja2", "numpy"}

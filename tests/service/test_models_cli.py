@@ -26,7 +26,7 @@ FILES = {"m-Q4_K_M.gguf": GGUF, "m-Q8_0.gguf": GGUF + b"\0" * 8}
 
 
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
+def hub(process: None) -> Iterator[FakeHub]:
     with fake_hub({"org/name": FILES}) as running:
         yield running
 

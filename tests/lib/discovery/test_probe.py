@@ -11,7 +11,7 @@ from neuron_lib.discovery import discover
 from neuron_lib.discovery.tool import ToolOutput, run_tool
 from neuron_lib.types import Device, Discovery
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 Install = Callable[[str, str], None]
 

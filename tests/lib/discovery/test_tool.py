@@ -16,7 +16,7 @@ import pytest
 from neuron_lib.discovery.tool import ToolOutput, run_tool
 from tests.patience import PATIENCE_S
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 TOOL = ("nvidia-smi",)
 NOT_ENDED = ToolOutput("", problem="nvidia-smi was killed earlier and has not ended yet")

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.patience import PATIENCE_S
+
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[3]
 BUSY_ENGINE = """
@@ -18,6 +22,8 @@ time.sleep(60)
 """
 FORKED_HOST = """
 import os, socket, subprocess, sys, time
+
+pytestmark = pytest.mark.process
 ours, theirs = socket.socketpair()
 subprocess.Popen([sys.executable, "-c", sys.argv[1], str(theirs.fileno())], pass_fds=[theirs.fileno()])
 theirs.close()

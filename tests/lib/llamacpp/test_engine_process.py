@@ -35,7 +35,7 @@ from tests.fakes.log_lines import said
 from tests.fakes.model_cache import children
 from tests.fakes.turns import let_others_run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 ENGINE_LOG = "neuron_lib.engine"
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"

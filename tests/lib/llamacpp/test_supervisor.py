@@ -23,7 +23,7 @@ from neuron_lib.llamacpp.recovery import RecoveryPolicy
 from neuron_lib.llamacpp.supervisor import EngineSupervisor, supervise
 from neuron_lib.sources.store import LocalModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
 LOAD = load_command(

@@ -30,6 +30,8 @@ from tests.fakes.gguf_bytes import gguf
 from tests.fakes.hub_faults import Drip, NeverAnswers, Stall, Status
 from tests.fakes.model_cache import assert_sound, children, known_file, order_for, put, repository_in
 
+pytestmark = pytest.mark.process
+
 MODEL = gguf() + Random(1).randbytes(400_000)  # noqa: S311 - not a secret
 FILE = known_file(MODEL)
 HALF = 200_000
