@@ -13,6 +13,7 @@ BIN    := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOCKED := $(PIP) --require-hashes
+PYTEST := $(BIN)/python -m pytest
 TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks)
 DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
@@ -37,11 +38,18 @@ deploy: a-place $(STAMPS)/runtime ## what a host needs, independent of this chec
 a-place:
 	@test '$(VENV)' != .venv || { echo "say where to install: make deploy VENV=/opt/neuron" >&2; exit 1; }
 
+# Tests that start a process run one after another: what they start needs the machine for itself. All others run before
+# them, on all cores. With ARGS there is one run, of what ARGS select.
 test: check ## all checks and all tests (ARGS=… for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@$(PYTEST) -m "not process" -n logical --maxprocesses 8; others=$$?; $(PYTEST) -m process && \
+		{ test $$others -eq 0 || echo "failed: see the first of the two runs of pytest" >&2; exit $$others; }
+else
+	$(PYTEST) $(ARGS)
+endif
 
 test-faults: install ## the fault suite alone: what docs/explanation/reliability.md promises (ARGS=… for pytest)
-	$(BIN)/python -m pytest tests/faults $(ARGS)
+	$(PYTEST) tests/faults $(ARGS)
 
 soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
 	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
@@ -61,7 +69,7 @@ check-fast: install ## format, lint, types and the tests that start no process, 
 	@mkdir -p .mypy_cache
 	$(DMYPY) run --timeout 3600 -- $(TYPED) || { test $$? -ne 1 && \
 		{ $(DMYPY) kill; rm -f $(DMYPY_STATUS); $(BIN)/mypy $(TYPED); }; }
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not process" --fast -n auto $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(PYTEST) -m "not process" --fast -n logical --maxprocesses 8 $(ARGS)
 
 format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
 	$(BIN)/ruff format

@@ -1,6 +1,7 @@
 """What every test gets: both event loops, no operator's environment, no network but loopback, one real model.
 
-anyio_backend   asyncio and trio, for every test marked `anyio`; asyncio alone with --fast
+anyio_backend   asyncio and trio, for every test marked `anyio`; asyncio alone with --fast, and for a test marked
+                `process` unless it is marked `both_loops` as well
 process         for fixtures that start a process or open a socket: marks each test that gets it, also through others
 smollm2_path    the GGUF file of SmolLM2-135M-Instruct; mark tests that use it `model`
 """
@@ -56,15 +57,21 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--fast"):
-        config.hook.pytest_deselected(items=[item for item in items if _is_second_run(item)])
-        items[:] = [item for item in items if not _is_second_run(item)]
+    is_fast = config.getoption("--fast")
+    spared = {item for item in items if _runs_on_trio_too(item) and (is_fast or _is_about_a_process(item))}
+    if spared:
+        config.hook.pytest_deselected(items=list(spared))
+        items[:] = [item for item in items if item not in spared]
 
 
-def _is_second_run(item: pytest.Item) -> bool:
-    """Whether the test runs on asyncio as well as, here, on trio."""
+def _runs_on_trio_too(item: pytest.Item) -> bool:
+    """Whether this is the run on trio of a test that has another one on asyncio."""
     callspec = getattr(item, "callspec", None)
     return callspec is not None and callspec.params.get("anyio_backend") == "trio"
+
+
+def _is_about_a_process(item: pytest.Item) -> bool:
+    return item.get_closest_marker("process") is not None and item.get_closest_marker("both_loops") is None
 
 
 @pytest.hookimpl(wrapper=True)

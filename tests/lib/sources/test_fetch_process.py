@@ -82,6 +82,7 @@ async def failure(command: Sequence[str], **options: Any) -> NeuronError:
 # ----------------------------------------------------------------------------------------------------- what it says
 
 
+@pytest.mark.both_loops
 @pytest.mark.process
 @pytest.mark.anyio
 async def test_a_process_reports_how_far_it_is_and_then_where_the_files_are() -> None:
@@ -214,6 +215,7 @@ async def test_so_is_one_for_which_the_host_has_no_thread(monkeypatch: pytest.Mo
     assert "cannot be started" in error.message
 
 
+@pytest.mark.both_loops
 @pytest.mark.process
 @pytest.mark.anyio
 async def test_cancelling_ends_a_process_that_does_not_want_to() -> None:
@@ -228,6 +230,7 @@ async def test_cancelling_ends_a_process_that_does_not_want_to() -> None:
     assert not children()
 
 
+@pytest.mark.both_loops
 @pytest.mark.process
 @pytest.mark.anyio
 async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +240,7 @@ async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypat
     assert scope.cancelled_caught
 
 
+@pytest.mark.both_loops
 @pytest.mark.process
 @pytest.mark.anyio
 async def test_a_report_that_raises_ends_the_process() -> None:

@@ -28,7 +28,7 @@ from tests.fakes.gguf_bytes import gguf
 from tests.fakes.hub_faults import REFUSALS, Corrupt, Status
 from tests.fakes.model_cache import put
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
 GGUF = gguf()
 REPOSITORY = {"README.md": b"hello", "m-Q4_K_M.gguf": GGUF + b"4", "m-Q8_0.gguf": GGUF + b"8"}
