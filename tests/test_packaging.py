@@ -69,6 +69,7 @@ def test_the_extra_has_the_packages_that_the_command_asks_for_and_the_library_ha
     assert extra.isdisjoint(Requirement(text).name for text in PROJECT["dependencies"])
 
 
+@pytest.mark.process
 def test_every_module_of_the_library_can_be_imported_without_the_extra() -> None:
     program = f"""
 {WITHOUT_THE_EXTRA}
@@ -80,6 +81,7 @@ for found in pkgutil.walk_packages(neuron_lib.__path__, "neuron_lib."):
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.process
 def test_without_the_extra_serve_says_what_to_install_and_listens_nowhere(tmp_path: Path) -> None:
     program = f"{WITHOUT_THE_EXTRA}; from neuron_service.cli import main; main(['serve', '--port', '0'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -89,6 +91,7 @@ def test_without_the_extra_serve_says_what_to_install_and_listens_nowhere(tmp_pa
     assert line.endswith("-m pip install 'neuron-node[service]'")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", ["ls", "serve --check-config", "--version", "--help"])
 def test_without_the_extra_the_other_commands_work(command: str, tmp_path: Path) -> None:
     program = f"{WITHOUT_THE_EXTRA}; from neuron_service.cli import main; main({command.split()!r})"
@@ -96,6 +99,7 @@ def test_without_the_extra_the_other_commands_work(command: str, tmp_path: Path)
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=tmp_path, env=environ)
 
 
+@pytest.mark.process
 def test_importing_the_library_loads_nothing_heavy() -> None:
     heavy = {"llama_cpp", "litestar", "uvicorn", "huggingface_hub", "jinja2", "numpy", "asyncio", "trio"}
     program = f"import sys, neuron_lib; print(*sorted({heavy!r} & sys.modules.keys()))"

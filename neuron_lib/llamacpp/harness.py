@@ -44,7 +44,7 @@ class LlamaCppHarness:
     """The harness `llamacpp`. One engine process per loaded model, started by `open` and ended with its block.
 
     `models` says where public ids come from; an entry with a `path` may name any file, unless `config` has
-    `local_roots`. `environ` has the tokens and caches of hubs, and the switch `NEURON_USE_CHAT_TEMPLATE`; the engines get
+    `local_roots`. `environ` has the tokens and caches of hubs, and the switch `NEURON_USE_CHAT_TEMPLATE`; engines get
     only the harmless part of it. `gpu_memory_mb` is the memory of each GPU of this host in MiB, as
     `neuron_lib.discovery` finds them, or a function that is asked at each load.
     """

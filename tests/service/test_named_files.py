@@ -78,6 +78,7 @@ async def test_a_request_cannot_name_a_file(tmp_path: Path, model: Path) -> None
         assert "a/c is not in" in told
 
 
+@pytest.mark.process
 def test_a_type_checker_takes_a_path_as_text(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     program = tmp_path / "program.py"
