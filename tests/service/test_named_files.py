@@ -2,8 +2,6 @@
 request none.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -76,18 +74,3 @@ async def test_a_request_cannot_name_a_file(tmp_path: Path, model: Path) -> None
         # The keys of a [[models]] entry mean nothing in a request.
         told = await refusal(host, model_id="a/c", path=str(model), local_roots=[str(tmp_path)])
         assert "a/c is not in" in told
-
-
-@pytest.mark.process
-def test_a_type_checker_takes_a_path_as_text(tmp_path: Path) -> None:
-    pytest.importorskip("mypy")
-    program = tmp_path / "program.py"
-    program.write_text(
-        "from pathlib import Path\n"
-        "from neuron_lib.config import LlamaCppConfig, ModelEntry\n"
-        'ModelEntry(id="a/b", path="/m.gguf"), ModelEntry(id="a/b", path=Path("/m.gguf"))\n'
-        'LlamaCppConfig(hf_cache="/hub", local_roots=["/srv"])\n'
-    )
-    check = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(program)]
-    done = subprocess.run(check, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
