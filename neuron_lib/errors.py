@@ -138,7 +138,7 @@ class PromptTooLong(RequestRejected):
 
     def __init__(self, *, prompt_tokens: int, limit: int) -> None:
         super().__init__(
-            # Clients look for this phrase to compact a conversation by themselves (wire contract §1.0).
+            # Clients search for this phrase and then shorten a conversation by themselves.
             f"This model's maximum context length is {limit} tokens, but the prompt has {prompt_tokens} tokens. "
             "Shorten the messages.",
             prompt_len=prompt_tokens,
@@ -300,12 +300,12 @@ class UnknownSource(LoadFailed):
 
 
 class PreflightKind(StrEnum):
-    """What is wrong with a model's files (wire contract §3.4, and our own below the line)."""
+    """What is wrong with a model's files (`docs/reference/wire-contract.md#refused-files`). Part of the wire."""
 
     REPO_FETCH_FAILED = "repo_fetch_failed"
     EMPTY_REPO = "empty_repo"
     QUANT_NOT_FOUND = "quant_not_found"
-    # ours
+    # additions of this project, which the gateway does not know
     REPO_NOT_FOUND = "repo_not_found"
     REVISION_NOT_FOUND = "revision_not_found"
     GATED_REPO = "gated_repo"
@@ -389,7 +389,7 @@ class ConfigError(NeuronError):
 def cause_chain(error: BaseException) -> str:
     """The error's message followed by those of all its causes, outermost first, joined by `: `.
 
-    Operators see this one line; an outermost message without its causes has cost others hours (contract §9).
+    Operators see this one line. An outermost message without its causes once hid a missing home directory for hours.
     Exception groups are flattened to their first member. The text of an exception that is not ours is cut to
     `LONGEST_QUOTE` characters, and the whole to a few thousand.
     """
