@@ -248,9 +248,9 @@ def _run_for_somebody(command: Callable[[], int]) -> int:
 
 def _run_model_command(options: "argparse.Namespace") -> int:
     """Run `pull`, `ls` or `rm`, which need no service. Returns the exit status."""
-    from neuron_lib.config import load_config
+    from neuron_lib.config import load_config, store_settings
     from neuron_service import models_cli
-    from neuron_service.backends import BACKENDS, store_settings
+    from neuron_service.backends import BACKENDS
     from neuron_service.log_config import configure_logging
 
     revision = _revision(options.revision) if options.command == "pull" else None
@@ -294,8 +294,8 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
     """The configuration from the file, then the environment, then the command line. Raises `ConfigError`."""
     import msgspec
 
-    from neuron_lib.config import load_config
-    from neuron_service.backends import BACKENDS, store_settings
+    from neuron_lib.config import load_config, store_settings
+    from neuron_service.backends import BACKENDS
     from neuron_service.directories import require_absolute_directories
 
     if options.demo:
@@ -346,7 +346,7 @@ def _with_credentials(config: "Config", environ: Mapping[str, str]) -> Mapping[s
     The name of a credential is that of the variable in small letters. Raises `ConfigError` for a credential that cannot
     be read.
     """
-    from neuron_service.backends import store_settings
+    from neuron_lib.config import store_settings
 
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:

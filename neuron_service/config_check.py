@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_lib.backend import Backend
-from neuron_lib.config import Config, ModelEntry, StoreSettings
+from neuron_lib.config import Config, ModelEntry, StoreSettings, store_settings
 from neuron_lib.errors import (
     InvalidModelId,
     LoadFailed,
@@ -26,7 +26,7 @@ from neuron_lib.sources.reference import parse_reference, wanted_quant
 from neuron_lib.sources.store import ModelStore
 from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import ModelSpec
-from neuron_service.backends import BACKENDS, find_backend, store_settings
+from neuron_service.backends import BACKENDS
 
 __all__ = ("find_model_faults",)
 
@@ -53,7 +53,7 @@ def _checks(config: Config, environ: Mapping[str, str], backends: Sequence[Backe
     stores = {name: model_store(each, models=config.models, environ=environ) for name, each in settings.items()}
     for index, spec in enumerate(config.default_models):
         place = f"default_models[{index}]"
-        backend = find_backend(spec.harness, backends)
+        backend = next((each for each in backends if each.answers_to(spec.harness)), None)
         yield f"{place}.harness", partial(_check_offered, spec, backend, config)
         if backend is None:
             continue

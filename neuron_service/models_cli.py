@@ -19,7 +19,7 @@ import anyio
 import msgspec
 from msgspec import Struct, to_builtins
 
-from neuron_lib.config import Config, ModelEntry, StoreSettings
+from neuron_lib.config import Config, ModelEntry, StoreSettings, store_settings
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, SourceUnavailable, cause_chain
 from neuron_lib.registry.progress import ProgressLog, describe
 from neuron_lib.sizes import format_size
@@ -40,7 +40,6 @@ from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.repository import HubRepository, Listing, RepoFile
 from neuron_lib.sources.selection import Selection, list_models, quant_of, select_gguf
 from neuron_lib.types import LoadProgress, ModelSpec, names_model, public_id, take_apart
-from neuron_service.backends import store_settings
 
 __all__ = (
     "ModelHere",

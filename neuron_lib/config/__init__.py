@@ -20,6 +20,7 @@ from neuron_lib.config.schema import (
     SourceConfig,
     StoreSettings,
     schemes_of,
+    store_settings,
 )
 
 __all__ = (
@@ -38,4 +39,5 @@ __all__ = (
     "hub_endpoint",
     "load_config",
     "schemes_of",
+    "store_settings",
 )

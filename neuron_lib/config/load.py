@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from neuron_lib.config.schema import Config, Endpoint, HarnessEntry, StoreSettings, schemes_of
+from neuron_lib.config.schema import Config, Endpoint, HarnessEntry, StoreSettings, schemes_of, store_settings
 from neuron_lib.config.variables import PREFIX, find_mistyped
 from neuron_lib.config.words import convert, explain, in_words, type_at
 from neuron_lib.errors import ConfigError
@@ -85,7 +85,7 @@ def load_config(
     config = layers.build(sections)
     if ignored:
         logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(ignored))
-    if any(HUB_SCHEME not in store.sources for _, store in _stores(config)):
+    if any(HUB_SCHEME not in store.sources for store in store_settings(config).values()):
         hub_endpoint(environ)  # raises for an address that could not be asked
     for variable, near in find_mistyped(environ.keys() - layers.variables.values(), layers.schema):
         logger.warning("the variable %s names no key%s", variable, f"; did you mean {near}?" if near else "")
@@ -118,14 +118,10 @@ def _doubts(config: Config, sections: Sequence[Section[Any]]) -> Iterator[tuple[
         if not any(section.answers_to(entry.name) for section in sections):
             known = ", ".join(sorted(name for section in sections for name in (section.name, *section.aliases)))
             yield f"harnesses[{index}].name", f"unknown harness {entry.name!r}; known: {known}"
-    for name, store in _stores(config):
+    for name, store in store_settings(config).items():
         if store.default_source not in (schemes := schemes_of([store])):
             known = ", ".join(sorted(schemes))
             yield f"harness.{name}.default_source", f"there is no source {store.default_source!r}; configured: {known}"
-
-
-def _stores(config: Config) -> list[tuple[str, StoreSettings]]:
-    return [(name, table) for name, table in config.harness.items() if isinstance(table, StoreSettings)]
 
 
 def _known_harnesses(entries: Sequence[HarnessEntry], sections: Sequence[Section[Any]]) -> tuple[HarnessEntry, ...]:

@@ -27,6 +27,7 @@ __all__ = (
     "StoreSettings",
     "keep_as_paths",
     "schemes_of",
+    "store_settings",
 )
 
 # A program may write a path as text, and `keep_as_paths` makes a `Path` of it. msgspec is shown the kept type only.
@@ -284,3 +285,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if scheme is not None and scheme not in known:
                 msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
                 raise ValueError(msg)
+
+
+def store_settings(config: Config) -> dict[str, StoreSettings]:
+    """Where models come from, by the name of the backend that fetches them, in the order of the backends."""
+    return {name: table for name, table in config.harness.items() if isinstance(table, StoreSettings)}

@@ -59,7 +59,7 @@ def in_words(problem: str, annotation: Any) -> str:
     """`problem` as a part of a sentence. It has the meaning of a pattern instead of the pattern, and names the values
     of an enumeration.
     """
-    problem = problem[:1].lower() + problem[1:]
+    problem = (problem[:1].lower() + problem[1:]).replace(" | null`", "`")  # TOML has no null
     if get_origin(annotation) is Literal:
         return f"{problem}; expected one of {', '.join(map(repr, get_args(annotation)))}"
     for part in (annotation, *get_args(annotation)):
