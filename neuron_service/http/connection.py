@@ -31,7 +31,7 @@ that end.
 """
 
 
-class _StopParsingError(Exception):
+class _StopParsing(Exception):
     """Raised in a callback of the parser: what follows in this read has no effect."""
 
 
@@ -79,7 +79,7 @@ class BoundedConnection(UvicornConnection):
         """The first byte of a request was parsed."""
         arrival = self._clock.begin_request(now_s=self.loop.time(), is_answering=self.is_answering)
         if not self._is_read(arrival):
-            raise _StopParsingError
+            raise _StopParsing
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -163,10 +163,10 @@ class BoundedConnection(UvicornConnection):
         fault = fault_of_head(self._clock.line, version=self.http_version, headers=self.request_headers)
         if fault is not None:
             self._refuse_malformed(fault)
-            raise _StopParsingError
+            raise _StopParsing
         if not self._welcome.admits(self.method):
             self._end_with(self._refusals(self._cap.refusal(), self.path))
-            raise _StopParsingError
+            raise _StopParsing
 
     def _wake(self) -> None:
         now_s = self.loop.time()

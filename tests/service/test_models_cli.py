@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from neuron_lib.types import LoadProgress, LoadStage
-from neuron_service import models_cli
-from neuron_service.cli import main
-from neuron_service.models_cli import ProgressLine, render_bar
+from neuron_service.cli import main, models
+from neuron_service.cli.progress_line import ProgressLine, render_bar
 from tests.fakehub import FakeHub, fake_hub
 from tests.fakes.gguf_bytes import gguf
 from tests.fakes.hub_faults import Status
@@ -35,7 +34,7 @@ def hub() -> Iterator[FakeHub]:
 def place(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a `neuron.toml` for that hub, a cache beside it, and no service."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models_cli, "_loaded_ids", lambda _config: frozenset())
+    monkeypatch.setattr(models, "loaded_ids", lambda _config: frozenset())
     Path("neuron.toml").write_text(f"""
         default_models = [{{ model_id = "my/alias", harness = "llamacpp" }}]
         models = [{{ id = "my/alias", repo = "org/name", quant = "q8_0" }}, {{ id = "my/file", path = "/m.gguf" }}]
@@ -250,7 +249,7 @@ def test_a_model_that_was_loaded_while_we_asked_stays(
     answers = iter([frozenset[str](), frozenset({"my/alias"})])
     monkeypatch.setattr("sys.stdin", _Terminal("y\n"))
     with monkeypatch.context() as patch:
-        patch.setattr(models_cli, "_loaded_ids", lambda _config: next(answers))
+        patch.setattr(models, "loaded_ids", lambda _config: next(answers))
         assert run("rm", "org/name") == 1
     assert "my/alias is loaded" in capsys.readouterr().err
     assert len(cached_models(capsys)) == 1

@@ -45,8 +45,8 @@ TOO_EARLY = (
     "neuron_lib.sources",
     "neuron_lib.text",
     "neuron_service.app",
-    "neuron_service.config_check",
-    "neuron_service.models_cli",
+    "neuron_service.cli.config_check",
+    "neuron_service.cli.models",
     "neuron_service.routes",
     "neuron_service.sse",
 )
