@@ -1,4 +1,7 @@
-"""`neuron pull`, `ls` and `rm` as somebody types them, against a hub and a service on loopback."""
+"""`neuron pull`, `ls` and `rm` as somebody types them. What they decide is in `tests/lib/sources/test_inventory.py`.
+
+Only `pull` needs a hub, which listens on loopback. For the others the cache is filled by hand.
+"""
 
 import errno
 import io
@@ -13,34 +16,40 @@ from typing import Any
 
 import pytest
 
-from neuron_lib.types import LoadProgress, LoadStage
 from neuron_service.cli import main, models
-from neuron_service.cli.progress_line import ProgressLine, render_bar
 from tests.fakehub import FakeHub, fake_hub
 from tests.fakes.gguf_bytes import gguf
 from tests.fakes.hub_faults import Status
+from tests.fakes.model_cache import put
 
 GGUF = gguf()
 FILES = {"m-Q4_K_M.gguf": GGUF, "m-Q8_0.gguf": GGUF + b"\0" * 8}
+DEAD_HUB = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a `neuron.toml` for a hub that is never asked, a cache beside it, and no service."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "loaded_ids", lambda _config: frozenset())
+    configure(tmp_path, DEAD_HUB)
+    return tmp_path
+
+
+@pytest.fixture
+def hub(place: Path) -> Iterator[FakeHub]:
+    """A hub that the configuration of `place` names."""
     with fake_hub({"org/name": FILES}) as running:
+        configure(place, running.url)
         yield running
 
 
-@pytest.fixture
-def place(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a `neuron.toml` for that hub, a cache beside it, and no service."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "loaded_ids", lambda _config: frozenset())
-    Path("neuron.toml").write_text(f"""
+def configure(place: Path, endpoint: str) -> None:
+    Path(place, "neuron.toml").write_text(f"""
         default_models = [{{ model_id = "my/alias", harness = "llamacpp" }}]
         models = [{{ id = "my/alias", repo = "org/name", quant = "q8_0" }}, {{ id = "my/file", path = "/m.gguf" }}]
-        harness.llamacpp.sources.huggingface = {{ endpoint = "{hub.url}", cache_dir = "{tmp_path}/cache" }}
+        harness.llamacpp.sources.huggingface = {{ endpoint = "{endpoint}", cache_dir = "{place}/cache" }}
     """)
-    return tmp_path
 
 
 def run(*arguments: str) -> int:
@@ -57,7 +66,12 @@ def cached_models(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [model for model in json.loads(capsys.readouterr().out)["models"] if model["commit"] is not None]
 
 
-def test_a_pulled_model_is_printed_as_a_path_and_then_listed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+# ------------------------------------------------------------------------------------------------------------- pull
+
+
+def test_a_pulled_model_is_printed_as_a_path_and_then_listed(
+    hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("pull", "org/name") == 0
     out, err = capsys.readouterr()
     assert Path(out.strip()).read_bytes() == GGUF
@@ -76,14 +90,16 @@ def test_a_pulled_model_is_printed_as_a_path_and_then_listed(place: Path, capsys
     ]
 
 
-def test_a_quant_and_the_entry_of_an_id_are_heeded(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quant_and_the_entry_of_an_id_are_heeded(
+    hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("pull", "my/alias") == 0
     assert [model["quant"] for model in cached_models(capsys)] == ["Q8_0"]
     assert run("pull", "huggingface:org/name", "--quant", "q4km") == 0
     assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
 
 
-def test_an_id_may_name_its_quant(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_id_may_name_its_quant(hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pull", "hf.co/org/name:Q8_0", "my/alias:q4km") == 0
     assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
     assert run("rm", "org/name:q8-0", "--yes") == 0
@@ -102,27 +118,12 @@ def test_a_pull_asks_for_the_newest_commit(hub: FakeHub, place: Path, capsys: py
     assert {model["commit"] for model in cached_models(capsys)} == {"a" * 40, newer}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "expected"),
-    [
-        (("pull", "org/none"), 1, "no token"),
-        (("pull", "org/name", "--quant", "f16"), 1, "nearest"),
-        (("pull", "nonsense"), 1, "has no slash"),
-        (("pull", "other:org/name"), 1, "configured: huggingface"),
-        (("pull", "org/name", "--revision", "v9"), 1, "v9"),
-        (("pull", "my/file", "--revision", "v9"), 1, "means nothing beside `path`"),
-        (("rm", "org/name", "--yes"), 1, "; there is no model in it"),
-        (("rm", "my/file", "--yes"), 1, "not ours to delete"),
-        (("pull", "org/name", "--revision", "../x"), 2, "is no branch, tag or commit"),
-    ],
-)
-def test_a_refusal_is_one_line_that_says_why(
-    place: Path, arguments: tuple[str, ...], status: int, expected: str, capsys: pytest.CaptureFixture[str]
+def test_a_revision_goes_before_that_of_the_entry(
+    hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*arguments) == status
-    *_, last = capsys.readouterr().err.splitlines()
-    assert last.startswith(("neuron: ", "neuron pull: "))
-    assert expected in last
+    tagged = hub.push("org/name", {"m-Q8_0.gguf": GGUF + b"\0" * 16}, branch="v1")
+    assert run("pull", "my/alias", "--revision", "v1") == 0
+    assert [model["commit"] for model in cached_models(capsys)] == [tagged]
 
 
 def test_a_hub_in_trouble_is_a_status_of_its_own_so_that_scripts_can_try_again(
@@ -144,16 +145,57 @@ def test_an_interrupted_pull_says_that_nothing_is_lost(
     assert "the next pull goes on there" in capsys.readouterr().err
 
 
-def test_a_broken_configuration_is_told_as_for_serve(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "neuron.toml").write_text("prot = 1")
-    assert run("ls") == os.EX_CONFIG
-    assert "did you mean `port`?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("org/none",), "no token"),
+        (("org/name", "--quant", "f16"), "nearest"),
+        (("org/name", "--revision", "v9"), "v9"),
+    ],
+)
+def test_what_a_hub_does_not_have_is_one_line_that_says_why(
+    hub: FakeHub, arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("pull", *arguments) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("neuron: ")
+    assert expected in last
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        (("pull", "nonsense"), 1, "has no slash"),
+        (("pull", "other:org/name"), 1, "configured: huggingface"),
+        (("pull", "my/file", "--revision", "v9"), 1, "means nothing beside `path`"),
+        (("pull", "org/name:Q8_0", "--quant", "Q4_K_M"), 1, "names a quant, and the request another"),
+        (("pull", "org/name", "--revision", "../x"), 2, "is no branch, tag or commit"),
+        (("rm", "org/other", "--yes"), 1, "; there is org/name"),
+        (("rm", "org/name", "--quant", "q2_k", "--yes"), 1, "available: m-q4_k_m.gguf"),
+        (("rm", "org/name:Q8_0", "--quant", "Q4_K_M"), 1, "names a quant, and the request another"),
+        (("rm", "my/file", "--yes"), 1, "not ours to delete"),
+    ],
+)
+def test_a_refusal_is_one_line_that_says_why(
+    place: Path, arguments: tuple[str, ...], status: int, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(place / "cache", FILES)
+    assert run(*arguments) == status
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(("neuron: ", "neuron pull: "))
+    assert expected in last
+
+
+# --------------------------------------------------------------------------------------------------------------- ls
 
 
 def test_the_table_has_a_line_for_each_model_and_unfinished_download(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("pull", "org/name")
+    put(place / "cache", {"m-Q4_K_M.gguf": GGUF})
     partial = place / "cache" / "models--org--name" / "blobs" / f"{'f' * 64}.incomplete"
     partial.write_bytes(b"half")
     capsys.readouterr()
@@ -181,58 +223,48 @@ def test_a_host_without_models_is_told_where_they_were_looked_for(
     assert json.loads(capsys.readouterr().out) == {"models": [], "unfinished": []}
 
 
+def test_a_broken_configuration_is_told_as_for_serve(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "neuron.toml").write_text("prot = 1")
+    assert run("ls") == os.EX_CONFIG
+    assert "did you mean `port`?" in capsys.readouterr().err
+
+
+def test_a_cache_that_two_sources_share_is_listed_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("neuron.toml").open("a") as config:
+        config.write(f'\nharness.llamacpp.sources.a = {{ endpoint = "{DEAD_HUB}", cache_dir = "{place}/cache" }}\n')
+    put(place / "cache", {"m-Q4_K_M.gguf": GGUF})
+    assert [model["id"] for model in cached_models(capsys)] == ["huggingface:org/name"]
+
+
+def test_a_file_that_was_not_hashed_since_it_was_written_is_not_verified(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(place / "cache", {"m-Q4_K_M.gguf": GGUF})
+    put(place / "cache", {"m-Q8_0.gguf": GGUF + b"\0"}, is_hashed=False)
+    assert [(model["quant"], model["is_verified"]) for model in cached_models(capsys)] == [
+        ("Q4_K_M", True),
+        ("Q8_0", False),
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- rm
+
+
 def test_a_removed_model_is_gone_with_its_content(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("pull", "org/name", "my/alias")
+    put(place / "cache", FILES)
     assert run("rm", "my/alias", "--yes") == 0  # whose entry has a quant
     assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M"]
-    run("pull", "my/alias")
+    put(place / "cache", FILES)
     assert run("rm", "org/name", "--quant", "q4_k_m", "--yes") == 0
     assert [model["quant"] for model in cached_models(capsys)] == ["Q8_0"]
     assert run("rm", "org/name", "--yes") == 0
     assert not (place / "cache" / "models--org--name").exists()
 
 
-def test_what_is_there_is_said_when_nothing_matches(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("pull", "org/name")
-    assert run("rm", "org/other", "--yes") == 1
-    assert "; there is org/name\n" in capsys.readouterr().err
-    assert run("rm", "org/name", "--quant", "q2_k", "--yes") == 1
-    assert "available: m-q4_k_m.gguf" in capsys.readouterr().err
-
-
-def test_a_revision_goes_before_that_of_the_entry(
-    hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tagged = hub.push("org/name", {"m-Q8_0.gguf": GGUF + b"\0" * 16}, branch="v1")
-    assert run("pull", "my/alias", "--revision", "v1") == 0
-    assert [model["commit"] for model in cached_models(capsys)] == [tagged]
-
-
-def test_a_split_model_that_lost_a_part_is_told_and_can_be_deleted(
-    hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    hub.push("org/name", {f"m-Q4_K_M-0000{n}-of-00002.gguf": GGUF + bytes(n) for n in (1, 2)})
-    run("pull", "org/name")
-    [lost] = (place / "cache").rglob("snapshots/*/*00002-of*")
-    lost.unlink()
-    assert [model["missing"] for model in cached_models(capsys)] == [lost.name]
-    assert run("rm", "org/name", "--yes") == 0
-    assert cached_models(capsys) == []
-
-
-def test_a_cache_that_two_sources_share_is_listed_once(
-    hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with Path("neuron.toml").open("a") as config:
-        config.write(f'\nharness.llamacpp.sources.a = {{ endpoint = "{hub.url}", cache_dir = "{place}/cache" }}\n')
-    run("pull", "a:org/name")
-    assert [model["id"] for model in cached_models(capsys)] == ["huggingface:org/name"]
-
-
 def test_a_file_that_cannot_be_deleted_is_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("pull", "org/name")
+    put(place / "cache", FILES)
 
     def refuse(path: Path, **_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -245,34 +277,32 @@ def test_a_file_that_cannot_be_deleted_is_named(
 def test_a_model_that_was_loaded_while_we_asked_stays(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("pull", "org/name")
+    put(place / "cache", FILES)
     answers = iter([frozenset[str](), frozenset({"my/alias"})])
     monkeypatch.setattr("sys.stdin", _Terminal("y\n"))
     with monkeypatch.context() as patch:
         patch.setattr(models, "loaded_ids", lambda _config: next(answers))
         assert run("rm", "org/name") == 1
     assert "my/alias is loaded" in capsys.readouterr().err
-    assert len(cached_models(capsys)) == 1
+    assert len(cached_models(capsys)) == 2
 
 
-def test_content_that_another_commit_uses_stays(hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("pull", "org/name")
-    hub.push("org/name", {"renamed-Q4_K_M.gguf": GGUF, "m-Q8_0.gguf": GGUF + b"\0" * 8})
-    run("pull", "org/name")
+def test_content_that_another_commit_uses_stays(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(place / "cache", FILES)
+    put(place / "cache", {"renamed-Q4_K_M.gguf": GGUF}, commit="d" * 40)
     assert run("rm", "org/name", "--quant", "m-q4_k_m", "--yes") == 0
-    [left] = cached_models(capsys)
-    assert left["files"] == ["renamed-Q4_K_M.gguf"]
-    assert left["is_verified"]
+    left = {model["files"][0]: model["is_verified"] for model in cached_models(capsys)}
+    assert left == {"renamed-Q4_K_M.gguf": True, "m-Q8_0.gguf": True}
 
 
 def test_without_a_terminal_nothing_is_deleted_unless_that_is_said(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run("pull", "org/name")
+    put(place / "cache", FILES)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert run("rm", "org/name") == os.EX_USAGE
     assert "--yes" in capsys.readouterr().err
-    assert len(cached_models(capsys)) == 1
+    assert len(cached_models(capsys)) == 2
 
 
 class _Terminal(io.StringIO):
@@ -280,11 +310,11 @@ class _Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("answer", "left"), [("y", 0), ("YES ", 0), ("n", 1), ("", 1)])
+@pytest.mark.parametrize(("answer", "left"), [("y", 0), ("YES ", 0), ("n", 2), ("", 2)])
 def test_on_a_terminal_it_asks(
     place: Path, answer: str, left: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run("pull", "org/name")
+    put(place / "cache", FILES)
     monkeypatch.setattr("sys.stdin", _Terminal(f"{answer}\n"))
     assert run("rm", "org/name") == (1 if left else 0)
     assert len(cached_models(capsys)) == left
@@ -322,7 +352,7 @@ class _Service(BaseHTTPRequestHandler):
     ],
 )
 def test_a_model_that_the_service_has_is_not_deleted(
-    hub: FakeHub, tmp_path: Path, body: object, expected: str | None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, body: object, expected: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service = type("Service", (_Service,), {"body": json.dumps(body).encode()})
     with HTTPServer(("127.0.0.1", 0), service) as server:
@@ -332,63 +362,13 @@ def test_a_model_that_the_service_has_is_not_deleted(
         config.write_text(f"""
             port = {server.server_port}
             models = [{{ id = "my/alias", repo = "org/name" }}]
-            harness.llamacpp.sources.huggingface = {{ endpoint = "{hub.url}", cache_dir = "{tmp_path}/cache" }}
+            harness.llamacpp.sources.huggingface = {{ endpoint = "{DEAD_HUB}", cache_dir = "{tmp_path}/cache" }}
         """)
         try:
-            assert run("pull", "org/name", "-c", str(config)) == 0
-            capsys.readouterr()
+            put(tmp_path / "cache", FILES)
             assert run("rm", "org/name", "--yes", "-c", str(config)) == (1 if expected else 0)
         finally:
             server.shutdown()
             thread.join()
     if expected:
         assert expected in capsys.readouterr().err
-
-
-# ----------------------------------------------------------------------------------------------------------- progress
-
-HALF = LoadProgress(
-    stage=LoadStage.DOWNLOADING, fraction=0.5, bytes=5 * 10**8, total_bytes=10**9, bytes_per_s=10**6, eta_s=500
-)
-
-
-def test_a_bar_shows_how_much_is_done_and_never_wraps() -> None:
-    words = "downloading 50 %, 0.5 of 1.0 GB, 1.0 MB/s, 8 min left"
-    assert render_bar("o/m", HALF, width=90) == f"o/m  {'█' * 14}{'░' * 15}  {words}"
-    assert render_bar("o/m", HALF, width=70) == f"o/m  {'█' * 4}{'░' * 5}  {words}"
-    assert render_bar("o/m", HALF, width=60) == f"o/m  {words}"[:59]
-    for width in range(200):
-        assert len(render_bar("org/model", HALF, width=width)) <= max(0, width - 1)
-
-
-def test_a_log_record_begins_on_a_line_of_its_own_and_the_bar_comes_back_below() -> None:
-    terminal = _Terminal()
-    handler = logging.StreamHandler(terminal)
-    logging.getLogger().handlers = [handler]  # put back by the fixture of all service tests
-    now = [1.0]
-    with ProgressLine(terminal, label="o/m", clock=lambda: now[0]) as line:
-        line.report(HALF)
-        logging.getLogger("x").warning("look")
-        line.report(HALF)  # too early
-        now[0] = 2.0
-        line.report(HALF)
-    bar = terminal.getvalue().partition("\r\033[K")[2].partition("\r")[0]
-    assert terminal.getvalue() == f"\r\033[K{bar}\r\033[Klook\n\r\033[K{bar}\r\033[K"
-    assert not handler.filters
-
-
-def test_on_a_terminal_one_line_is_redrawn_and_cleared_elsewhere_lines_come_now_and_then() -> None:
-    terminal, now = _Terminal(), [0.0]
-    line = ProgressLine(terminal, label="o/m", clock=lambda: now[0])
-    with line:
-        for step in range(100):
-            now[0] = step / 100
-            line.report(HALF)
-    assert terminal.getvalue().count("\r") == 11
-    assert terminal.getvalue().endswith("\r\033[K")
-    pipe = io.StringIO()
-    line = ProgressLine(pipe, label="o/m", clock=lambda: now[0])
-    with line:
-        for _ in range(100):
-            line.report(HALF)
-    assert pipe.getvalue() == "o/m: downloading 50 %, 0.5 of 1.0 GB, 1.0 MB/s, 8 min left\n"
