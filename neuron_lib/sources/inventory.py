@@ -68,9 +68,9 @@ class FoundRepository(Struct, frozen=True, kw_only=True):
 class ModelHere(Struct, frozen=True, kw_only=True):
     """One model on this machine: a GGUF, or the parts of a split one.
 
-    `used_by` has the words `default` and `loaded`, and the `[[models]]` ids that come from its repository. A model
-    from a `path` or a `package` has no `commit` and is not hashed. `missing` is a part, or the file, that is not there;
-    without any file `size_bytes` is 0.
+    `used_by` has the words `default` and `loaded`, and the ids of `[[models]]` entries that come from its repository. A
+    model from a `path` or a `package` has no `commit` and is not hashed. `missing` is the part or the file that is not
+    there. Without any file `size_bytes` is 0.
     """
 
     id: str
@@ -184,7 +184,7 @@ def plan_removal(
     for listing in listings:
         try:
             models = _matching(listing, quant, repository.model_id)
-        except PreflightFailed as refusal:  # another commit may have it
+        except PreflightFailed as refusal:  # another commit may have the file
             failure = refusal
         else:
             doomed += [Doomed(listing.commit, file) for model in models for file in model.files]
@@ -214,5 +214,5 @@ def require_unloaded(repository: HubRepository, claims: Iterable[Claim]) -> None
 
 
 def content_bytes(doomed: Iterable[Doomed]) -> int:
-    """How much the files are. What several commits have in common counts once."""
+    """The size of the files in bytes. Content that several commits share counts once."""
     return sum({each.file.blob or (each.commit, each.file.path): each.file.size or 0 for each in doomed}.values())

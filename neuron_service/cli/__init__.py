@@ -1,4 +1,4 @@
-"""The command `neuron`. The only place that reads the process's arguments and environment.
+"""The command `neuron`. The only package that reads the process's arguments and environment.
 
 program          from the arguments to the exit status
 command_line     what may be typed

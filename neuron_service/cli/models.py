@@ -61,7 +61,10 @@ class Unfinished(Struct, frozen=True, kw_only=True):
 
 
 def run_model_command(options: argparse.Namespace) -> int:
-    """Run `pull`, `ls` or `rm`; returns the exit status. Raises `UsageError` for a revision that cannot be one."""
+    """Run `pull`, `ls` or `rm`, which need no service. Returns the exit status.
+
+    Raises `UsageError` for a revision that cannot be one.
+    """
     revision = _revision(options.revision) if options.command == "pull" else None
     try:
         configure_logging(log_level(options, os.environ, default="warning"), environ=os.environ)
@@ -82,7 +85,7 @@ def run_model_command(options: argparse.Namespace) -> int:
 
 
 def _revision(text: str | None) -> str | None:
-    """`text`, if it can be a branch, a tag or a commit. Raises `UsageError`."""
+    """`text` if it can be a branch, a tag or a commit. Raises `UsageError`."""
     try:
         return msgspec.convert(text, Revision | None)
     except msgspec.ValidationError:
@@ -95,9 +98,9 @@ def _revision(text: str | None) -> str | None:
 def pull(
     config: Config, environ: Mapping[str, str], ids: Sequence[str], *, quant: str | None, revision: str | None = None
 ) -> int:
-    """Fetch models as a load would, but from the newest commit; returns the exit status.
+    """Fetch models as a load does, but from the newest commit. Returns the exit status.
 
-    The first that fails ends it. `revision` goes before that of a `[[models]]` entry.
+    The first model that fails ends the command. `revision` overrides that of a `[[models]]` entry.
     """
     for model_id in ids:
         spec = ModelSpec(model_id=model_id, harness="llamacpp", quant=quant)
@@ -128,7 +131,7 @@ def _at_revision(models: Sequence[ModelEntry], model_id: str, revision: str) -> 
     id_ = entry.id
     try:
         pinned = msgspec.structs.replace(entry, revision=revision)
-    except ValueError as error:  # its place is a path or a package, which has no revisions
+    except ValueError as error:  # its place has no revisions
         raise LoadFailed(str(error)) from error
     return (*(each for each in models if each.id != id_), pinned)
 
@@ -137,7 +140,7 @@ def _at_revision(models: Sequence[ModelEntry], model_id: str, revision: str) -> 
 
 
 def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
-    """Print what is on this machine; returns the exit status."""
+    """Print the models on this machine. Returns the exit status."""
     store = _store(config, environ)
     try:
         loaded = loaded_ids(config)
@@ -202,9 +205,10 @@ def remove(
     confirmed: bool,
     ask: Callable[[str], str] = input,
 ) -> int:
-    """Delete a model from its cache, unless the service has it loaded; returns the exit status.
+    """Delete a model from its cache, unless the service has it loaded. Returns the exit status.
 
-    Without a `quant` that of the id counts, or that of its `[[models]]` entry, else all go.
+    Without `quant` the quant of the id counts, or that of its `[[models]]` entry. If there is none, all quants are
+    deleted.
     """
     store = _store(config, environ)
     try:
@@ -240,7 +244,7 @@ def remove(
 
 
 def remove_unfinished(config: Config, environ: Mapping[str, str]) -> int:
-    """Delete every unfinished download that nobody is writing; returns the exit status."""
+    """Delete every unfinished download that no process writes. Returns the exit status."""
     freed = 0
     for cache in dict.fromkeys(_store(config, environ).cache_dirs.values()):
         for partial in sweep_partials(cache, now_s=time.time(), older_than_s=0):

@@ -1,6 +1,6 @@
 """The program: reads the command line, runs one command, ends with its status.
 
-What a command needs is imported when that command runs. Help, usage errors and `neuron ls` load no web server.
+The modules of a command are imported when the command runs. Help, usage errors and `neuron ls` import no web server.
 """
 
 import os
@@ -19,7 +19,7 @@ _INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit, with the statuses of sysexits.h where one fits (docs/reference/cli.md)."""
+    """Run the command line and exit with its status (docs/reference/cli.md), one of sysexits.h where one fits."""
     _open_missing_streams()
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
@@ -46,14 +46,14 @@ def _run(arguments: Sequence[str]) -> NoReturn:
 def _open_missing_streams() -> None:
     """Open /dev/null for each standard stream that the process was started without.
 
-    Otherwise the next file that is opened gets the number of a standard stream, and a child process that is given
-    streams of its own loses that file.
+    Otherwise the next file that is opened would get the number of a standard stream. A child process that is given
+    streams of its own would then lose that file.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free, which is `fd`
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, `fd`
 
 
 def _print_version() -> None:
@@ -64,7 +64,7 @@ def _print_version() -> None:
 
 
 def _run_for_somebody(command: Callable[[], int]) -> int:
-    """The exit status of a command that may be interrupted, and whose reader may go away before the end."""
+    """The exit status of a command that may be interrupted, and whose reader may go away before its end."""
     try:
         status = command()
         sys.stdout.flush()
@@ -72,7 +72,7 @@ def _run_for_somebody(command: Callable[[], int]) -> int:
         complain("interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
-        # The interpreter writes at its end what is left of the text. It must not fail again.
+        # At its end the interpreter writes the rest of the text. This must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Self, TextIO
 
-from neuron_lib.progress import ProgressLog, describe
+from neuron_lib.registry.progress import ProgressLog, describe
 from neuron_lib.types import LoadProgress
 
 __all__ = ("ProgressLine", "render_bar")
@@ -18,7 +18,7 @@ _LONGEST_BAR: Final = 40
 
 
 class ProgressLine:
-    """How far a download is: on a terminal one line that is redrawn, elsewhere a line now and then."""
+    """Shows the progress of a download: on a terminal one line that is redrawn, elsewhere a line now and then."""
 
     def __init__(self, stream: TextIO, *, label: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -38,7 +38,7 @@ class ProgressLine:
         self._clear()
 
     def _make_way(self, _record: logging.LogRecord) -> bool:
-        """Have a record begin on a line of its own; the bar comes back below it."""
+        """Clear the bar, so that a log record begins on a line of its own. The bar is drawn again below it."""
         self._clear()
         self._drawn_s = self._clock()
         return True
@@ -48,7 +48,7 @@ class ProgressLine:
             self._write("\r\033[K")
 
     def report(self, progress: LoadProgress) -> None:
-        """Show it, unless something was shown a moment ago."""
+        """Show the progress, unless something was shown a moment ago."""
         now_s = self._clock()
         if not self._stream.isatty():
             if self._log.line(progress, now_s=now_s) is not None:
@@ -58,13 +58,13 @@ class ProgressLine:
             self._write(f"\r\033[K{render_bar(self._label, progress, width=shutil.get_terminal_size().columns)}")
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody has to watch
+        with contextlib.suppress(OSError):  # a closed terminal is no error
             self._stream.write(text)
             self._stream.flush()
 
 
 def render_bar(label: str, progress: LoadProgress, *, width: int) -> str:
-    """`label  ████░░░░  downloading 42 %, …` in at most `width - 1` characters; what has no room is left out."""
+    """`label  ████░░░░  downloading 42 %, …` in at most `width - 1` characters. Parts without room are left out."""
     words = describe(progress)
     room = width - 1 - len(label) - len(words) - 4
     bar = ""

@@ -15,7 +15,7 @@ _ANSWER_LIMIT_S: Final = 2.0
 
 
 class ServiceSilent(Exception):
-    """Something listens where the service would, and does not say what it has loaded."""
+    """A program listens at the service's address and does not say which models it has loaded."""
 
 
 class _Resident(Struct, frozen=True):
@@ -27,19 +27,19 @@ class _Load(Struct, frozen=True):
 
 
 class _Health(Struct, frozen=True):
-    """The part of `GET /health` that says which models must stay."""
+    """The part of `GET /health` that names the models in use."""
 
     models: tuple[_Resident, ...]
     loading: tuple[_Load, ...] = ()
 
 
 def loaded_ids(config: Config) -> frozenset[str]:
-    """The ids of what the service of this configuration has loaded or is loading; nothing if no service runs.
+    """The ids that the service of this configuration has loaded or is loading. Empty if no service runs.
 
     Blocks for a few seconds at most. Raises `ServiceSilent`.
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - compared, not bound
-    # Not urllib, which goes through proxies and after redirects: this question is for that address alone.
+    # Not urllib, because it uses proxies and follows redirects. This question is for that address alone.
     connection = http.client.HTTPConnection(host, config.port, timeout=_ANSWER_LIMIT_S)
     try:
         with contextlib.closing(connection):

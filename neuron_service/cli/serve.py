@@ -40,7 +40,8 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
     if options.check_config:
         sys.exit(_report_faults(config, environ))
-    # Until `serve` receives signals there is nothing to drain. A handler, unlike a mask, does not go on to children.
+    # Before `serve` receives signals there is nothing to drain. Child processes do not inherit a handler; they would
+    # inherit a mask.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: os._exit(0))
     try:
@@ -54,7 +55,7 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
 
 
 def _report_faults(config: Config, environ: Mapping[str, str]) -> int:
-    """Say whether each model of the configuration can load; returns the exit status."""
+    """Print whether each model of the configuration can be loaded. Returns the exit status."""
     from neuron_service.cli.config_check import find_model_faults
 
     faults = list(find_model_faults(config, environ))
@@ -67,7 +68,7 @@ def _report_faults(config: Config, environ: Mapping[str, str]) -> int:
 
 
 def _warn_of_faults(config: Config, environ: Mapping[str, str]) -> None:
-    """Log what `--check-config` refuses and a start survives."""
+    """Log the faults that `--check-config` refuses and that do not stop a start."""
     from neuron_service.cli.config_check import find_model_faults
 
     for fault in find_model_faults(config, environ):
@@ -77,7 +78,7 @@ def _warn_of_faults(config: Config, environ: Mapping[str, str]) -> None:
 def _serve(
     config: Config, sock: socket.socket, environ: Mapping[str, str], notifier: Notifier, *, watchdog_s: float | None
 ) -> NoReturn:
-    """Serve until a signal, and end the process. Connections wait in the backlog while the server is imported."""
+    """Serve until a signal comes, and end the process. Connections wait in the backlog while the server is imported."""
     import anyio
 
     from neuron_service.server import serve
@@ -108,14 +109,14 @@ def _serve(
 
 
 def _give_up(reason: str, notifier: Notifier, *, status: int, number: int) -> NoReturn:
-    """End before anything was served, and say why to whoever started us."""
+    """End the process before it served anything, and tell systemd or the terminal why."""
     notifier.fail(reason, number=number)
     complain(reason)
     sys.exit(status)
 
 
 def greeting(sock: socket.socket, config: Config) -> str:
-    """Where the service listens, and a command to paste: a chat with the first default model, or else a load."""
+    """The address of the service, and a command to paste: a chat with the first default model, otherwise a load."""
     host, port = sock.getsockname()[:2]
     host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
     host = f"[{host}]" if ":" in host else host
@@ -142,5 +143,5 @@ def _chat_command(address: str, model_id: str) -> str:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # its reader is gone
+    with contextlib.suppress(OSError):  # the reader of stdout has gone
         print(text, flush=True)

@@ -10,11 +10,11 @@ from typing import Any, Final, assert_never
 import httptools
 
 from neuron_lib.errors import NeuronError, ShuttingDown
-from neuron_lib.wire.openai_errors import HttpError
+from neuron_lib.wire.http_errors import ErrorAnswer, MalformedHttp, RequestTimeout
 from neuron_service.http.alarm import Alarm
 from neuron_service.http.cap import ConnectionCap, Welcome
 from neuron_service.http.framing import fault_of_head
-from neuron_service.http.last_words import CONTINUE, MalformedHttp, Refusals, RequestTimeout, to_bytes
+from neuron_service.http.last_words import CONTINUE, Refusals, to_bytes
 from neuron_service.http.limits import ConnectionLimits
 from neuron_service.http.request_clock import Arrival, Due, RequestClock, Stage, TimedOut
 from neuron_service.http.tcp import bound_silence, has_gone
@@ -229,7 +229,7 @@ class BoundedConnection(UvicornConnection):
         log_refusal(error, answer, method=method or "-", path=path or "-")
         self._end_with(answer)
 
-    def _end_with(self, answer: HttpError) -> None:
+    def _end_with(self, answer: ErrorAnswer) -> None:
         self.transport.write(to_bytes(answer, self.default_headers))
         self._linger()
 

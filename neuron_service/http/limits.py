@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from neuron_service.client import SEND_LIMIT_S
+from neuron_service.streaming import SEND_LIMIT_S
 
 __all__ = ("IDLE_CONNECTION_LIMIT_S", "ConnectionLimits")
 

@@ -5,10 +5,11 @@ from functools import partial
 from neuron_service.asgi import ASGIApp
 from neuron_service.http.cap import ConnectionCap
 from neuron_service.http.connection import BoundedConnection
-from neuron_service.http.last_words import Refusals, openai_refusal
+from neuron_service.http.last_words import Refusals
 from neuron_service.http.limits import ConnectionLimits
 from neuron_service.http.listening import BACKLOG
 from neuron_service.http.uvicorn_parts import Server
+from neuron_service.refusals import render
 
 __all__ = ("http_server",)
 
@@ -19,7 +20,7 @@ def http_server(
     cap: ConnectionCap,
     shutdown_limit_s: int,
     limits: ConnectionLimits | None = None,
-    refusals: Refusals = openai_refusal,
+    refusals: Refusals = render,
 ) -> Server:
     """A server that answers with `app`, on the socket that its `run_on` is given.
 

@@ -15,9 +15,10 @@ from uvicorn.server import ServerState
 from neuron_service.asgi import Receive, Scope, Send
 from neuron_service.http.cap import ConnectionCap
 from neuron_service.http.connection import BoundedConnection
-from neuron_service.http.last_words import CONTINUE, Refusals, openai_refusal
+from neuron_service.http.last_words import CONTINUE, Refusals
 from neuron_service.http.limits import ConnectionLimits
 from neuron_service.http.serving import http_server
+from neuron_service.refusals import render
 
 __all__ = ("ManualLoop", "MemoryApp", "MemoryClient", "MemoryReply", "memory_connection")
 
@@ -235,7 +236,7 @@ class MemoryClient:
 
 @contextmanager
 def memory_connection(
-    *, limits: ConnectionLimits | None = None, cap: ConnectionCap | None = None, refusals: Refusals = openai_refusal
+    *, limits: ConnectionLimits | None = None, cap: ConnectionCap | None = None, refusals: Refusals = render
 ) -> Iterator[MemoryClient]:
     """A client that has connected."""
     loop = ManualLoop()

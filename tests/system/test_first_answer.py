@@ -44,11 +44,13 @@ TOO_EARLY = (
     "neuron_lib.engine",
     "neuron_lib.sources",
     "neuron_lib.text",
+    "neuron_lib.wire.openai_chat",
+    "neuron_lib.wire.openai_chat_reply",
+    "neuron_service.answers",
     "neuron_service.app",
     "neuron_service.cli.config_check",
     "neuron_service.cli.models",
     "neuron_service.routes",
-    "neuron_service.sse",
 )
 """None of these is needed to say how a host is, and together they take longer than everything that is."""
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from neuron_lib.errors import NeuronError
-from neuron_lib.wire.openai_errors import HttpError
+from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_service.http.cap import ConnectionCap
-from neuron_service.http.last_words import openai_refusal
 from neuron_service.http.limits import ConnectionLimits
+from neuron_service.refusals import render
 from tests.fakes.memory_connection import ManualLoop, MemoryClient, memory_connection
 
 LIMITS = ConnectionLimits(head_s=10, body_s=30, idle_s=150, last_words_s=2, taking_s=60, head_bytes=1000)
@@ -475,9 +475,9 @@ def test_what_is_behind_a_body_or_between_its_pieces_is_bounded(piece: bytes) ->
 def test_a_refusal_has_the_form_of_its_path_where_that_is_known(caplog: pytest.LogCaptureFixture) -> None:
     asked: list[str] = []
 
-    def refusals(error: NeuronError, path: str) -> HttpError:
+    def refusals(error: NeuronError, path: str) -> ErrorAnswer:
         asked.append(path)
-        return openai_refusal(error, path)
+        return render(error, path)
 
     for sent in (b"GET", post("/a%20b?c=d", b"", size=2), CHUNKED.replace(b": chunked", b": gzip"), b"OPTIONS *"):
         with memory_connection(limits=LIMITS, refusals=refusals) as client:

@@ -1,8 +1,10 @@
 import pytest
 
 from neuron_lib.errors import NeuronError, ShuttingDown
+from neuron_lib.wire.http_errors import ErrorAnswer, MalformedHttp, RequestTimeout
 from neuron_service.http.cap import ConnectionCap
-from neuron_service.http.last_words import MalformedHttp, RequestTimeout, openai_refusal, to_bytes
+from neuron_service.http.last_words import to_bytes
+from neuron_service.refusals import render
 
 DATE = (b"date", b"Mon, 01 Jan 2024 00:00:00 GMT")
 
@@ -17,12 +19,12 @@ DATE = (b"date", b"Mon, 01 Jan 2024 00:00:00 GMT")
     ],
 )
 def test_each_refusal_has_its_status(error: NeuronError, expected: tuple[int, str, str, str | None]) -> None:
-    answer = openai_refusal(error, "/v1/chat/completions")
-    assert (answer.status, answer.code, answer.type, answer.retry_after) == expected
+    answer = render(error, "/v1/chat/completions")
+    assert (answer.status, answer.code, answer.type, dict(answer.headers).get("retry-after")) == expected
 
 
 def test_a_refusal_is_a_whole_response_and_the_last_one() -> None:
-    answer = openai_refusal(RequestTimeout("late"), "")
+    answer = render(RequestTimeout("late"), "")
     assert to_bytes(answer, [DATE]) == (
         b"HTTP/1.1 408 Request Timeout\r\ndate: Mon, 01 Jan 2024 00:00:00 GMT\r\ncontent-type: application/json\r\n"
         b"content-length: 96\r\nconnection: close\r\n\r\n"
@@ -31,4 +33,9 @@ def test_a_refusal_is_a_whole_response_and_the_last_one() -> None:
 
 
 def test_a_refusal_that_will_pass_says_when() -> None:
-    assert b"\r\nretry-after: 15\r\n\r\n" in to_bytes(openai_refusal(ShuttingDown(), ""), [])
+    assert b"\r\nretry-after: 15\r\n\r\n" in to_bytes(render(ShuttingDown(), ""), [])
+
+
+def test_a_status_that_http_does_not_define_has_no_phrase() -> None:
+    answer = ErrorAnswer(status=529, headers=(), body=b"{}", type="overloaded_error", code=None)
+    assert to_bytes(answer, []).startswith(b"HTTP/1.1 529 \r\n")
