@@ -159,7 +159,7 @@ class BoundedConnection(UvicornConnection):
                 self._refuse_malformed("The request is not valid HTTP.")
 
     def _refuse_unless_answerable(self) -> None:
-        """Raises after a refusal."""
+        """Refuse a request whose body cannot be read or whose connection is one too many, and raise `_StopParsing`."""
         fault = fault_of_head(self._clock.line, version=self.http_version, headers=self.request_headers)
         if fault is not None:
             self._refuse_malformed(fault)
@@ -203,7 +203,10 @@ class BoundedConnection(UvicornConnection):
     # ------------------------------------------------------------------------------------------------------ refusals
 
     def shutdown(self) -> None:
-        """The host ends as soon as all answers have ended. A request that is still arriving is refused."""
+        """The host ends as soon as all answers have ended. A request that is still arriving is refused.
+
+        uvicorn calls this for each connection.
+        """
         if not self._clock.is_receiving:
             super().shutdown()
             return

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from neuron_lib.child.parent_death import bound_to_parent
 from tests.patience import PATIENCE_S
@@ -32,6 +33,8 @@ else:
     os.close(1)
 time.sleep(60)
 """
+
+pytestmark = pytest.mark.process
 
 
 def test_an_engine_whose_main_thread_is_busy_still_ends_with_its_daemon() -> None:

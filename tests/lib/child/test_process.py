@@ -23,7 +23,7 @@ from tests.fakes.log_lines import said
 from tests.fakes.model_cache import children
 from tests.patience import PATIENCE_S
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.both_loops]
 
 
 def sh(script: str) -> Sequence[str]:

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from neuron_lib.sources import ModelStore
 from neuron_service.cli import main, models
 from tests.fakehub import FakeHub, fake_hub
+from tests.fakes.fetch_in_thread import fetch_in_thread
 from tests.fakes.gguf_bytes import gguf
 from tests.fakes.hub_faults import Status
 from tests.fakes.model_cache import put
@@ -37,11 +39,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def hub(place: Path) -> Iterator[FakeHub]:
+def hub(place: Path, process: None) -> Iterator[FakeHub]:
     """A hub that the configuration of `place` names."""
     with fake_hub({"org/name": FILES}) as running:
         configure(place, running.url)
         yield running
+
+
+@pytest.fixture
+def quick_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """The same hub, and models are fetched in a thread of this process, which is quicker."""
+    monkeypatch.setattr(f"{ModelStore.__module__}.run_fetch", fetch_in_thread)
+    return hub
 
 
 def configure(place: Path, endpoint: str) -> None:
@@ -91,7 +100,7 @@ def test_a_pulled_model_is_printed_as_a_path_and_then_listed(
 
 
 def test_a_quant_and_the_entry_of_an_id_are_heeded(
-    hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
+    quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("pull", "my/alias") == 0
     assert [model["quant"] for model in cached_models(capsys)] == ["Q8_0"]
@@ -99,7 +108,7 @@ def test_a_quant_and_the_entry_of_an_id_are_heeded(
     assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
 
 
-def test_an_id_may_name_its_quant(hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_id_may_name_its_quant(quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pull", "hf.co/org/name:Q8_0", "my/alias:q4km") == 0
     assert [model["quant"] for model in cached_models(capsys)] == ["Q4_K_M", "Q8_0"]
     assert run("rm", "org/name:q8-0", "--yes") == 0
@@ -111,25 +120,25 @@ def test_an_id_may_name_its_quant(hub: FakeHub, place: Path, capsys: pytest.Capt
         assert "names a quant, and the request another" in capsys.readouterr().err
 
 
-def test_a_pull_asks_for_the_newest_commit(hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pull_asks_for_the_newest_commit(quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pull", "org/name") == 0
-    newer = hub.push("org/name", {"m-Q4_K_M.gguf": GGUF + b"\0" * 16})
+    newer = quick_hub.push("org/name", {"m-Q4_K_M.gguf": GGUF + b"\0" * 16})
     assert run("pull", "org/name") == 0
     assert {model["commit"] for model in cached_models(capsys)} == {"a" * 40, newer}
 
 
 def test_a_revision_goes_before_that_of_the_entry(
-    hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
+    quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tagged = hub.push("org/name", {"m-Q8_0.gguf": GGUF + b"\0" * 16}, branch="v1")
+    tagged = quick_hub.push("org/name", {"m-Q8_0.gguf": GGUF + b"\0" * 16}, branch="v1")
     assert run("pull", "my/alias", "--revision", "v1") == 0
     assert [model["commit"] for model in cached_models(capsys)] == [tagged]
 
 
 def test_a_hub_in_trouble_is_a_status_of_its_own_so_that_scripts_can_try_again(
-    hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
+    quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub.fail(Status(429, {"Retry-After": "3600"}))
+    quick_hub.fail(Status(429, {"Retry-After": "3600"}))
     assert run("pull", "org/name") == os.EX_TEMPFAIL
     assert "429" in capsys.readouterr().err
 
@@ -154,7 +163,7 @@ def test_an_interrupted_pull_says_that_nothing_is_lost(
     ],
 )
 def test_what_a_hub_does_not_have_is_one_line_that_says_why(
-    hub: FakeHub, arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+    quick_hub: FakeHub, arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("pull", *arguments) == 1
     *_, last = capsys.readouterr().err.splitlines()
@@ -352,7 +361,7 @@ class _Service(BaseHTTPRequestHandler):
     ],
 )
 def test_a_model_that_the_service_has_is_not_deleted(
-    tmp_path: Path, body: object, expected: str | None, capsys: pytest.CaptureFixture[str]
+    process: None, tmp_path: Path, body: object, expected: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service = type("Service", (_Service,), {"body": json.dumps(body).encode()})
     with HTTPServer(("127.0.0.1", 0), service) as server:
