@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_service.command_line import LOG_LEVELS, UsageError, parse_command_line, usage_error
+from neuron_service.http.listening import bind
 from neuron_service.journal import ERROR_PRIORITY, is_journal, with_priority
-from neuron_service.listening import bind
 
 if TYPE_CHECKING:
     import argparse

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from neuron_lib.errors import PreflightFailed, PreflightKind, SourceUnavailable
-from neuron_lib.exhaustion import is_exhausted
+from neuron_lib.os_errors import is_exhausted
 from neuron_lib.sources.hub_cache import (
     blob_path,
     discard_blob,

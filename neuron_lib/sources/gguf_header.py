@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
 from neuron_lib.modality import capabilities_of, why_not_servable
-from neuron_lib.sources.file_errors import file_error
+from neuron_lib.os_errors import file_error
 from neuron_lib.sources.gguf_cursor import Cursor, MalformedGguf, ReadAt
 from neuron_lib.sources.gguf_types import ARRAY, BOOL, FILE_TYPES, INTEGERS, SCALARS, STRING, TENSOR_BLOCKS, U32, U64
 

@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig, hub_endpoint
 from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
-from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.logs import get_logger
+from neuron_lib.os_errors import is_exhausted
 from neuron_lib.shown import clip
 from neuron_lib.sources.fetch_line import FetchLine
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
-from neuron_lib.sources.file_errors import file_error
+from neuron_lib.os_errors import file_error
 
 __all__ = ("MAX_TEMPLATE_BYTES", "read_chat_template")
 
