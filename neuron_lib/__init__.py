@@ -2,9 +2,8 @@
 
 Where things are:
 
-    registry     Registry: load, unload, list, chat
-    activation   ActivationTracker: how far start-up loading has come
-    preload      load_default_models: the start-up loading itself
+    registry     Registry: load, unload, list, chat; ActivationTracker and load_default_models: start-up loading
+    harness      Harness, LoadedModel, Generation: what a backend has to be
     llamacpp     LlamaCppHarness: the backend (import it from there; it is not loaded with this package)
     types        frozen structs: ModelSpec, ChatRequest, events, snapshots
     errors       everything that can go wrong, by what to do about it
@@ -19,7 +18,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from neuron_lib.activation import ActivationTracker
     from neuron_lib.errors import (
         AlreadyLoaded,
         EngineDead,
@@ -36,13 +34,14 @@ if TYPE_CHECKING:
         UnloadFailed,
     )
     from neuron_lib.harness import Generation, Harness, LoadedModel
-    from neuron_lib.preload import load_default_models
-    from neuron_lib.registry import Registry
+    from neuron_lib.registry.registry import Registry
+    from neuron_lib.registry.startup import ActivationTracker, load_default_models
     from neuron_lib.types import (
         ActivationSnapshot,
         ActivationState,
         ChatRequest,
         DeferredLoad,
+        EndedReply,
         FailedLoad,
         Finished,
         FinishReason,
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
         ModelStatus,
         Principal,
         ReasoningDelta,
+        ReplyOutcome,
         SamplingParams,
         Started,
         TextDelta,
@@ -72,6 +72,7 @@ __all__ = (
     "AlreadyLoaded",
     "ChatRequest",
     "DeferredLoad",
+    "EndedReply",
     "EngineDead",
     "FailedLoad",
     "FinishReason",
@@ -97,6 +98,7 @@ __all__ = (
     "PromptTooLong",
     "ReasoningDelta",
     "Registry",
+    "ReplyOutcome",
     "RequestRejected",
     "SamplingParams",
     "ShuttingDown",
@@ -111,7 +113,7 @@ __all__ = (
     "load_default_models",
 )
 
-_HOMES: Final = ("types", "errors", "activation", "harness", "registry", "preload")
+_HOMES: Final = ("types", "errors", "harness", "registry.startup", "registry.registry")
 """The modules that the names above come from. Those that import least come first."""
 
 

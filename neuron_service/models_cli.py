@@ -21,7 +21,7 @@ from msgspec import Struct, to_builtins
 
 from neuron_lib.config import Config, ModelEntry
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, SourceUnavailable, cause_chain
-from neuron_lib.progress import ProgressLog, describe
+from neuron_lib.registry.progress import ProgressLog, describe
 from neuron_lib.sizes import format_size
 from neuron_lib.sources import LocalModel, ModelStore
 from neuron_lib.sources.configured import model_store

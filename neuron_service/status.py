@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct
 
-from neuron_lib.progress import describe
+from neuron_lib.registry.progress import describe
 from neuron_lib.types import (
     ActivationSnapshot,
     ActivationState,

@@ -2,6 +2,7 @@
 
 from neuron_lib.types.chat import ChatRequest, Grammar, Principal, Sampling, SamplingParams
 from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
+from neuron_lib.types.ended_reply import EndedReply, ReplyOutcome
 from neuron_lib.types.events import (
     Finished,
     FinishReason,
@@ -49,6 +50,7 @@ __all__ = (
     "Device",
     "DeviceHealth",
     "Discovery",
+    "EndedReply",
     "FailedLoad",
     "FinishReason",
     "Finished",
@@ -68,6 +70,7 @@ __all__ = (
     "ModelStatus",
     "Principal",
     "ReasoningDelta",
+    "ReplyOutcome",
     "Sampling",
     "SamplingParams",
     "Servable",

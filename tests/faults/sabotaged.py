@@ -119,11 +119,11 @@ def load_twice() -> None:
     load = Registry.load
 
     async def load_blindly(self: Registry, spec: Any) -> Any:
-        first = self._residences.pop(spec.model_id, None)
+        first = self._models.pop(spec.model_id, None)
         info = await load(self, spec)
         if first is not None:
             await self.unload(spec.model_id)
-            self._residences[spec.model_id] = first
+            self._models[spec.model_id] = first
         return info
 
     Registry.load = load_blindly  # type: ignore[method-assign]  # replaced on purpose

@@ -326,8 +326,15 @@ def test_an_interrupt_is_one_line_and_exit_130(
 # ----------------------------------------------------------------------------------------------------- lazy modules
 
 WEB = {"litestar", "uvicorn", "httptools", "uvloop"}
-REST = {"anyio", "msgspec", "neuron_lib.config", "neuron_lib.registry", "http.client", "socketserver"}
-LIBRARY = {"neuron_lib.registry", "neuron_lib.llamacpp", "neuron_lib.engine", "huggingface_hub", "jinja2", "numpy"}
+REST = {"anyio", "msgspec", "neuron_lib.config", "neuron_lib.registry.registry", "http.client", "socketserver"}
+LIBRARY = {
+    "neuron_lib.registry.registry",
+    "neuron_lib.llamacpp",
+    "neuron_lib.engine",
+    "huggingface_hub",
+    "jinja2",
+    "numpy",
+}
 
 
 @pytest.mark.parametrize(

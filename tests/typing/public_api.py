@@ -7,6 +7,7 @@ from neuron_lib import (
     ActivationSnapshot,
     ActivationTracker,
     ChatRequest,
+    EndedReply,
     Finished,
     Generation,
     GenerationEvent,
@@ -18,9 +19,11 @@ from neuron_lib import (
     NeuronError,
     ReasoningDelta,
     Registry,
+    ReplyOutcome,
     Started,
     TextDelta,
     ToolCall,
+    Usage,
     load_default_models,
 )
 from neuron_lib.admission import AdmissionController, AdmissionSnapshot, Place
@@ -33,8 +36,14 @@ scripted: Harness = ScriptedHarness()
 llamacpp: Harness = LlamaCppHarness()
 
 
+def count_reply(ended: EndedReply) -> None:
+    assert_type(ended.outcome, ReplyOutcome)
+    assert_type(ended.first_event_s, float | None)
+    assert_type(ended.usage, Usage)
+
+
 async def a_registry(spec: ModelSpec, request: ChatRequest) -> None:
-    async with Registry([scripted, llamacpp], drain_timeout_s=1.0) as registry:
+    async with Registry([scripted, llamacpp], drain_timeout_s=1.0, on_reply=count_reply) as registry:
         assert_type(registry, Registry)
         assert_type(registry.register(scripted, aliases=["other"]), None)
         assert_type(registry.harness_names, tuple[str, ...])

@@ -81,20 +81,6 @@ async def test_a_chat_with_a_model_that_loads_is_told_how_far_that_is_and_when_t
         assert registry.endpoint(spelling) == registry.endpoint_url
 
 
-async def test_a_chat_with_a_model_that_leaves_is_not_told_to_come_back() -> None:
-    harness = ScriptedHarness({"o/a": ScriptedModel(may_unload=anyio.Event())})
-    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
-        await registry.load(spec())
-        tasks.start_soon(registry.unload, "o/a")
-        await let_others_run()
-        assert type(await refusal_of(registry)) is ModelNotLoaded
-        with pytest.raises(ModelNotLoaded):
-            registry.endpoint("o/a")
-        may_unload = harness.scripts["o/a"].may_unload
-        assert may_unload is not None
-        may_unload.set()
-
-
 async def test_a_chat_with_a_model_that_leaves_only_to_be_loaded_again_is_told_to_come_back() -> None:
     may_unload = anyio.Event()
     harness = ScriptedHarness({"o/a": ScriptedModel(may_unload=may_unload)})

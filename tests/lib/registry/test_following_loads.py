@@ -241,7 +241,7 @@ async def test_a_cancelled_load_is_no_load_at_once_and_one_line_says_how_far_it_
             await anext(changes)
             tasks.start_soon(end, loads.registry)
             assert await anext(changes) == ()
-        assert repr(loads.registry) == "<Registry [o/a leaving]>"
+        assert repr(loads.registry) == "<Registry [o/a closing]>"
         loads.report(downloading(50))
         assert loads.registry.loading() == ()
         loads.harness.may_close.set()

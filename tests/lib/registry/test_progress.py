@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib import LoadProgress, LoadStage
-from neuron_lib.progress import ProgressLog, advance, describe
+from neuron_lib.registry.progress import ProgressLog, advance, describe
 
 RESOLVING, DOWNLOADING, VERIFYING, LOADING, WARMING = LoadStage
 MB, GB = 10**6, 10**9

@@ -15,7 +15,7 @@ from neuron_lib import (
     SourceUnavailable,
     load_default_models,
 )
-from neuron_lib.preload import RETRY_DELAYS_S
+from neuron_lib.registry.startup import RETRY_DELAYS_S
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import ActivationState, FailedLoad
 from tests.fakes.log_lines import said
@@ -97,7 +97,7 @@ async def test_no_default_models_means_ready_and_not_one_log_record(caplog: pyte
 
 
 async def test_a_success_is_logged_with_its_model_and_time(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="neuron_lib.preload")
+    caplog.set_level(logging.INFO, logger="neuron_lib.registry.startup")
     preload = Preload([spec("o/a")])
     async with preload.registry:
         await preload.run()

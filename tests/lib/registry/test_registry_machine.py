@@ -36,7 +36,7 @@ from neuron_lib import (
     UnloadFailed,
 )
 from neuron_lib.errors import EngineFailed
-from neuron_lib.residence import Residence
+from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from tests.fakes.registry_callers import request, spec
 from tests.fakes.turns import let_others_run
@@ -85,7 +85,7 @@ class Client:
     model_id: str
     asked_s: float
     may_fail_with: tuple[type[NeuronError], ...]
-    residence: Residence | None = None
+    met: HostedModel | None = None
     """What it met when it asked."""
     has_entered: bool = False
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -168,7 +168,7 @@ class World:
         self.tasks.start_soon(self.call, client, acts(client))
 
     async def call(self, client: Client, act: Coroutine[Any, Any, None]) -> None:
-        client.residence = self.registry._residences.get(client.model_id)
+        client.met = self.registry._models.get(client.model_id)
         try:
             with client.scope:
                 await act
@@ -177,7 +177,7 @@ class World:
         client.is_over = True
 
     async def load(self, client: Client) -> None:
-        met_serving = client.residence is not None and client.residence.is_serving
+        met_serving = client.met is not None and client.met.serves
         loaded_before = self.counts("loaded", client.model_id)
         try:
             await self.registry.load(spec(client.model_id))
@@ -248,10 +248,8 @@ class World:
                 assert isinstance(client.events[-1], Finished)
         answers: dict[int, set[type | None]] = {}
         for client in self.clients:
-            if client.kind == "unload" and client.residence is not None and client.is_over and not client.was_cancelled:
-                answers.setdefault(id(client.residence), set()).add(
-                    None if client.error is None else type(client.error)
-                )
+            if client.kind == "unload" and client.met is not None and client.is_over and not client.was_cancelled:
+                answers.setdefault(id(client.met), set()).add(None if client.error is None else type(client.error))
         assert all(len(said) == 1 for said in answers.values()), "two unloads of one model were answered differently"
 
     def check_bounds(self) -> None:
@@ -293,14 +291,14 @@ class World:
         assert not {lost.model_id for lost in self.registry.lost()} & set(serving)
 
     def leaving_after_service(self) -> list[str]:
-        return [r.model_id for r in self.registry._residences.values() if r.model is not None and r.leave.is_set()]
+        return [m.model_id for m in self.registry._models.values() if m.has_loaded and m.is_leaving]
 
     def check_absences(self) -> None:
         """A chat waits only for a model that will serve without anybody's doing, and not longer than it may."""
         loading = {load.model_id for load in self.registry.loading()}
         for client in self.waiting("chat", "silent chat"):
-            residence = self.registry._residences.get(client.model_id)
-            if client.has_entered or (residence is not None and residence.is_serving):
+            model = self.registry._models.get(client.model_id)
+            if client.has_entered or (model is not None and model.serves):
                 continue
             assert client.model_id in loading or self.will_load(client.model_id), client
             assert anyio.current_time() - client.asked_s <= self.patience_s, client
@@ -328,8 +326,8 @@ class World:
             return
         for load in self.registry.loads():
             assert (load.in_flight, load.queue_depth) == (0, 0), load
-        for residence in self.registry._residences.values():
-            assert (residence.leases, residence.entering) == (0, set())
+        for model in self.registry._models.values():
+            assert repr(model.leases) == "<Leases 0, 0 of them entering>"
 
     async def check_that_listed_models_serve(self) -> None:
         """I8: a request to a listed model is admitted, waits for room or for a recovery; it is not unknown or dead."""

@@ -1,28 +1,29 @@
-"""What to tell those who want a model that does not serve. Owns what is remembered of such models; loads nothing."""
+"""What a request hears of a model that does not serve: when to come back, or why nobody loads it. Loads nothing."""
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from neuron_lib.activation import ActivationTracker
-from neuron_lib.errors import ModelLoading, ModelNotLoaded
-from neuron_lib.progress import describe, retry_after_s
+from neuron_lib.errors import ModelLoading, ModelNotLoaded, cause_chain
+from neuron_lib.registry.hosted_model import HostedModel
+from neuron_lib.registry.progress import describe, retry_after_s
+from neuron_lib.registry.startup import ActivationTracker
 from neuron_lib.types import FailedLoad, LoadProgress, public_id
 
-__all__ = ("Absences",)
+__all__ = ("AbsentModels",)
 
 _REMEMBERED_FAILURES: Final = 64
 
 
-class Absences:
-    """The models that are awaited, that a load waits for, whose last load failed, or that were given up.
+class AbsentModels:
+    """Remembers the models that were lost, the loads that failed, and the loads that wait for a model to be gone.
 
-    Ids are public ones.
+    Ids are public ones, unless a method says otherwise.
     """
 
     def __init__(self) -> None:
-        """Await none; `activation` may be replaced by a tracker that awaits some."""
+        """Await no default model; `activation` may be replaced by a tracker that awaits some."""
         self.activation = ActivationTracker()
         self._queued: Counter[str] = Counter()
         self._lost: dict[str, FailedLoad] = {}
@@ -43,32 +44,31 @@ class Absences:
             if not self._queued[model_id]:
                 del self._queued[model_id]
 
-    def end(self, model_id: str) -> None:
-        """The model is resident, so nothing of the past counts any more."""
-        self._lost.pop(model_id, None)
-        self._failures.pop(model_id, None)
-        if self.activation.awaits(model_id):
-            self.activation.complete_loading(model_id)
+    def note(self, model: HostedModel) -> None:
+        """Remember how the load of `model` ended, and why the model was lost. Called after each change of the model."""
+        model_id = model.model_id
+        if model.serves:  # what happened before does not count any more
+            self._lost.pop(model_id, None)
+            self._failures.pop(model_id, None)
+            if self.activation.awaits(model_id):
+                self.activation.complete_loading(model_id)
+        elif model.loss is not None:
+            self._lost[model_id] = FailedLoad(model_id=model_id, error=model.loss)
+        elif model.load_failure is not None:
+            self._failures.pop(model_id, None)
+            self._failures[model_id] = cause_chain(model.load_failure)
+            if len(self._failures) > _REMEMBERED_FAILURES:
+                del self._failures[next(iter(self._failures))]
 
-    def note_loss(self, model_id: str, reason: str) -> None:
-        """The model died by itself and is given up."""
-        self._lost[model_id] = FailedLoad(model_id=model_id, error=reason)
+    def explain(self, model_id: str, model: HostedModel | None) -> ModelNotLoaded:
+        """The refusal of a request to a model that does not serve. Takes any spelling of the id.
 
-    def note_failure(self, model_id: str, reason: str) -> None:
-        """A load failed. The last 64 models of which that is true are remembered."""
-        self._failures.pop(model_id, None)
-        self._failures[model_id] = reason
-        if len(self._failures) > _REMEMBERED_FAILURES:
-            del self._failures[next(iter(self._failures))]
-
-    def explain(self, model_id: str, progress: LoadProgress | None) -> ModelNotLoaded:
-        """The refusal of a request to a model that does not serve; `progress` is that of its load, if one runs.
-
-        `ModelLoading` if it will serve without anybody's doing. Takes any spelling of the id.
+        `model` is the hosted model that the id means, if there is one. Returns `ModelLoading` if the model will serve
+        without anybody's doing.
         """
         id_ = self.activation.find(model_id) or public_id(model_id)
-        if progress is not None:
-            return _loading(model_id, progress)
+        if model is not None and model.is_loading:
+            return _loading(model_id, model.progress)
         deferral = self.activation.deferral(id_)
         if deferral is not None:
             return ModelLoading(
