@@ -125,6 +125,7 @@ async def test_an_error_of_a_kind_that_is_not_known_is_a_failure_that_stays() ->
     assert found.message.startswith("m (")
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_the_log_of_the_process_goes_into_ours_with_its_levels(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
