@@ -18,7 +18,7 @@ from neuron_lib.child.parent_death import end_without_parent
 sock = socket.socket(fileno=int(sys.argv[1]))
 threading.Thread(target=end_without_parent, args=(os.getppid(), sock.fileno()), daemon=True).start()
 sock.sendall(b"!")
-time.sleep(60)
+time.sleep(600)
 """
 FORKED_HOST = """
 import os, socket, subprocess, sys, time
@@ -31,7 +31,7 @@ if worker:
     print(worker, flush=True)
 else:
     os.close(1)
-time.sleep(60)
+time.sleep(600)
 """
 
 pytestmark = pytest.mark.process
