@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import neuron_lib
-from neuron_service.cli import _SERVICE_PACKAGES
+from neuron_service.cli.serve import _SERVICE_PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -14,7 +14,7 @@ from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.testing import ScriptedHarness
 from neuron_lib.types import Discovery, ModelSpec
 from neuron_service import server
-from neuron_service.config_check import find_model_faults
+from neuron_service.cli.config_check import find_model_faults
 from tests.fakes.scripted_host import CPU_HOST, scripted_host
 
 FILE = """
