@@ -2,7 +2,8 @@
 
 schema       the structs, their defaults and bounds
 llamacpp     the table of the llama.cpp backend
-load         the file, the environment, and the words of every configuration error
+load         the file and the environment, and which of them said what
+words        the words of the errors
 variables    which variables look like mistyped keys
 """
 
