@@ -1,10 +1,9 @@
 """Serve local language models, one engine process per model, from any anyio program.
 
-Where things are:
+`__version__` is the version of the distribution `neuron-node`. Where things are:
 
-    registry     Registry: load, unload, list, run, chat
-    activation   ActivationTracker: how far start-up loading has come
-    preload      load_default_models: the start-up loading itself
+    registry     Registry: load, unload, list, run, chat; ActivationTracker and load_default_models: start-up loading
+    harness      Harness, LoadedModel, Reply: what a backend has to be
     llamacpp     LlamaCppHarness: the backend (import it from there; it is not loaded with this package)
     types        frozen structs: ModelSpec, Chat and other tasks, events, snapshots
     errors       everything that can go wrong, by what to do about it
@@ -19,7 +18,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from neuron_lib.activation import ActivationTracker
     from neuron_lib.errors import (
         AlreadyLoaded,
         EngineDead,
@@ -36,8 +34,8 @@ if TYPE_CHECKING:
         UnloadFailed,
     )
     from neuron_lib.harness import Generation, Harness, LoadedModel, Reply
-    from neuron_lib.preload import load_default_models
-    from neuron_lib.registry import Registry
+    from neuron_lib.registry.registry import Registry
+    from neuron_lib.registry.startup import ActivationTracker, load_default_models
     from neuron_lib.types import (
         ActivationSnapshot,
         ActivationState,
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
         DeferredLoad,
         Embed,
         Embedding,
+        EndedReply,
         FailedLoad,
         Finished,
         FinishReason,
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
         ModelStatus,
         Principal,
         ReasoningDelta,
+        ReplyOutcome,
         SamplingParams,
         Started,
         Task,
@@ -69,6 +69,9 @@ if TYPE_CHECKING:
         UnloadingModel,
         Usage,
     )
+
+__version__ = "0.1.0.dev0"
+"""The version of the distribution `neuron-node`, which the packaging reads from here."""
 
 __all__ = (
     "ActivationSnapshot",
@@ -81,6 +84,7 @@ __all__ = (
     "DeferredLoad",
     "Embed",
     "Embedding",
+    "EndedReply",
     "EngineDead",
     "FailedLoad",
     "FinishReason",
@@ -107,6 +111,7 @@ __all__ = (
     "ReasoningDelta",
     "Registry",
     "Reply",
+    "ReplyOutcome",
     "RequestRejected",
     "SamplingParams",
     "ShuttingDown",
@@ -122,7 +127,7 @@ __all__ = (
     "load_default_models",
 )
 
-_HOMES: Final = ("types", "errors", "activation", "harness", "registry", "preload")
+_HOMES: Final = ("types", "errors", "harness", "registry.startup", "registry.registry")
 """The modules that the names above come from. Those that import least come first."""
 
 

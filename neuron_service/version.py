@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec import UNSET, Struct, UnsetType
 
+import neuron_lib
 import neuron_service
 
 __all__ = ("Version", "find_version")
@@ -14,7 +15,10 @@ _GIT_LIMIT_S = 0.3
 
 
 class Version(Struct, frozen=True, kw_only=True):
-    """Wire contract §1.1. `git_sha` is "unknown" outside a checkout, unless `NEURON_GIT_SHA` names it."""
+    """The body of `GET /version` (`docs/reference/wire-contract.md#version`).
+
+    `git_sha` has 9 characters. It is "unknown" outside a checkout, unless `NEURON_GIT_SHA` names it.
+    """
 
     package_version: str
     git_sha: str = "unknown"
@@ -24,10 +28,8 @@ class Version(Struct, frozen=True, kw_only=True):
 
 
 def find_version(environ: Mapping[str, str]) -> Version:
-    """The installed version, and the commit where one can be told. Blocks for one short git call in a checkout."""
-    import importlib.metadata  # noqa: PLC0415 - it is slow, and nobody needs it for a first answer
-
-    package_version = importlib.metadata.version("neuron-node")
+    """The installed version, and the commit if it is known. In a checkout this blocks for two short git calls."""
+    package_version = neuron_lib.__version__
     if sha := environ.get("NEURON_GIT_SHA"):
         return Version(package_version=package_version, git_sha=sha[:9], git_sha_long=sha)
     root = Path(neuron_service.__file__).parent.parent

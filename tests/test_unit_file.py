@@ -11,13 +11,13 @@ from typing import NoReturn
 import pytest
 
 from neuron_service import cli
+from neuron_service.cli import serve
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "data"
 HOW_TO = ROOT / "docs/how-to/run-under-systemd.md"
 
-# Wire contract §6, and what is ours: the type and its watchdog, since READY comes before any model, and which exit
-# statuses no restart can help.
+# What docs/reference/wire-contract.md#the-unit says.
 CONTRACT = [
     ("Unit", "After", "network-online.target"),
     ("Unit", "Wants", "network-online.target"),
@@ -113,7 +113,7 @@ def test_a_gateway_gets_in_unless_the_configuration_says_otherwise(
     def bind(host: str, _port: int) -> NoReturn:
         raise Bound(host)
 
-    monkeypatch.setattr(cli, "bind", bind)
+    monkeypatch.setattr(serve, "bind", bind)
     config = tmp_path / "neuron.toml"
     config.write_text(text)
     (command,) = unit["Service", "ExecStart"]

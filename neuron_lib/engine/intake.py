@@ -30,14 +30,8 @@ from neuron_lib.engine.protocol import (
     Taken,
     Work,
 )
-from neuron_lib.errors import (
-    InvalidRequest,
-    Overloaded,
-    OverloadReason,
-    PromptTooLong,
-    RequestRejected,
-    cause_chain,
-)
+from neuron_lib.error_frames import to_frame
+from neuron_lib.errors import Overloaded, OverloadReason, RequestRejected, cause_chain
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.types import Grammar
 
@@ -47,6 +41,8 @@ _LONG_CHARS: Final = 1 << 15
 """Prompts that take longer than so many characters of prose are tokenized by the second thread. These take 20 ms."""
 _MOST_GRAMMARS: Final = 8
 """Requests whose grammar may wait to be compiled. A hostile grammar takes 0.4 s."""
+_BUSY_RETRY_S: Final = 4
+"""After that long a refused request may come again: eight grammars of at most half a second each are done by then."""
 _PROMPT_END_CHARS: Final = 200
 _LONGEST_MESSAGE: Final = 4096
 
@@ -175,7 +171,9 @@ class Intake:
             self._pass_on(self._chats, job, self._chats, later, size=later.size)
         else:
             reason = "others come first: the prompt takes too long to be rendered"
-            self._refuse(self._chats, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=5))
+            self._refuse(
+                self._chats, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S)
+            )
 
     def _read(self, lane: Lane[Any], job: _Job, written: Prompt) -> None:
         submit = job.submit
@@ -189,7 +187,7 @@ class Intake:
             self._finish(lane, job, prompt)
         elif self._bound.waiting > _MOST_GRAMMARS:
             reason = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
-            self._refuse(lane, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=1))
+            self._refuse(lane, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S))
         else:
             self._pass_on(lane, job, self._bound, (job, grammar, prompt), size=0)
 
@@ -233,14 +231,7 @@ class Intake:
         if not is_wanted:
             self._send(Cancelled(request))
             return
-        refused = Refused(request=request, code=error.code, message=message_of(error))
-        match error:
-            case InvalidRequest():
-                refused = msgspec.structs.replace(refused, param=error.param)
-            case PromptTooLong():
-                tokens, limit = error.fields["prompt_len"], error.fields["max"]
-                refused = msgspec.structs.replace(refused, prompt_tokens=tokens, limit=limit)
-        self._send(refused)
+        self._send(Refused(request, msgspec.structs.replace(to_frame(error), message=message_of(error))))
 
     def _leave(self, lane: Lane[Any], request: int) -> bool:
         """Be done with a request, with the lock held; False if nobody wants it any more."""

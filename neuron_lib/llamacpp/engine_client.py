@@ -35,25 +35,12 @@ from neuron_lib.engine.protocol import (
     encode_frame,
     report_decoder,
 )
-from neuron_lib.errors import (
-    EngineDead,
-    EngineFailed,
-    InvalidGrammar,
-    InvalidRequest,
-    LoadFailed,
-    NeuronError,
-    Overloaded,
-    OverloadReason,
-    PromptTooLong,
-    TemplateFailed,
-    UnsupportedCapability,
-)
-from neuron_lib.llamacpp.standstill import Standstill
+from neuron_lib.error_frames import ErrorFrame, from_frame
+from neuron_lib.errors import EngineDead, EngineFailed, InvalidGrammar, InvalidRequest, LoadFailed, NeuronError
+from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 
 __all__ = ("Death", "EngineClient", "Listener", "News")
 
-_BUSY_RETRY_S: Final = 4
-"""`Retry-After` for a request whose grammar the engine has no time for: eight grammars of at most 0.5 s each wait."""
 
 News = Prepared | Began | Delta | Done
 """What is told to the `Listener` of a request, as the engine says it."""
@@ -87,14 +74,14 @@ class EngineClient:
     `write_commands` and `read_reports` must run, each in a task, for as long as the engine is used.
     """
 
-    def __init__(self, *, model_id: str, on_progress: Callable[[float], None], standstill: Standstill) -> None:
+    def __init__(self, *, model_id: str, on_progress: Callable[[float], None], watchdog: EngineWatchdog) -> None:
         self.model_id: Final = model_id
         self.last_beat: Beat | None = None
         self.death: Death | None = None
         """Set once, when the engine has ended."""
         self.on_death: Callable[[Death], object] = lambda _death: None
         """Called with the death of an engine that was not unloaded, before any `Listener` hears of it."""
-        self._standstill: Final = standstill
+        self._watchdog: Final = watchdog
         self._on_progress: Final = on_progress
         self._facts: ModelFacts | None = None
         self._fatal: str | None = None  # the engine's own words, or what is wrong with its frames
@@ -120,7 +107,7 @@ class EngineClient:
     @property
     def standstill(self) -> str | None:
         """What is wrong with an engine that will be ended unless it gets on soon; None if nothing is."""
-        return self._standstill.suspicion
+        return self._watchdog.suspicion
 
     @property
     def at_work(self) -> frozenset[int]:
@@ -206,7 +193,7 @@ class EngineClient:
             pass
 
     def _take(self, report: Report) -> None:  # noqa: C901 - one case for each report
-        self._standstill.hear(report)
+        self._watchdog.hear(report)
         match report:
             case StepEvents(_, events):
                 for event in events:
@@ -218,8 +205,8 @@ class EngineClient:
             case Prepared():
                 self._taken -= {report.request}
                 self._tell(report)
-            case Refused():
-                self._fail(report.request, _refusal(report))
+            case Refused(request, error):
+                self._fail(request, _refusal(error))
             case Began():
                 self._begun[report.request] = report.replies
                 self._tell(report)
@@ -295,18 +282,9 @@ class EngineClient:
             listener.fail(EngineDead(self.model_id, death.reason))
 
 
-def _refusal(refused: Refused) -> NeuronError:
-    """An error that the engine met in preparing a request, as the exception that it was there."""
-    match refused.code:
-        case TemplateFailed.code:
-            return TemplateFailed(refused.message)
-        case InvalidGrammar.code:
-            return InvalidGrammar(refused.message, param=refused.param)
-        case PromptTooLong.code:
-            return PromptTooLong(prompt_tokens=refused.prompt_tokens, limit=refused.limit)
-        case Overloaded.code:
-            return Overloaded(refused.message, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S)
-        case "embeddings_unsupported":
-            return UnsupportedCapability(refused.message, code=refused.code)
-        case _:
-            return InvalidRequest(refused.message, param=refused.param or "messages")
+def _refusal(frame: ErrorFrame) -> NeuronError:
+    """The error that the engine met in preparing a request."""
+    error = from_frame(frame, unknown=EngineFailed)
+    if type(error) is InvalidRequest and error.param is None:
+        error.param = "messages"
+    return error

@@ -1,7 +1,9 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
-from neuron_lib.types.chat import Grammar, Principal, Sampling, SamplingParams
+from neuron_lib.types.chat import Grammar, Principal
 from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
+from neuron_lib.types.context import ContextParams
+from neuron_lib.types.ended_reply import EndedReply, ReplyOutcome
 from neuron_lib.types.events import (
     Embedding,
     Finished,
@@ -38,6 +40,7 @@ from neuron_lib.types.models import (
     Servable,
     UnloadingModel,
 )
+from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
 from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Embed, Task
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
@@ -48,13 +51,16 @@ __all__ = (
     "ActivationState",
     "Chat",
     "ChatRequest",
+    "CommonSampling",
     "Complete",
+    "ContextParams",
     "DeferredLoad",
     "Device",
     "DeviceHealth",
     "Discovery",
     "Embed",
     "Embedding",
+    "EndedReply",
     "FailedLoad",
     "FinishReason",
     "Finished",
@@ -74,6 +80,7 @@ __all__ = (
     "ModelStatus",
     "Principal",
     "ReasoningDelta",
+    "ReplyOutcome",
     "Sampling",
     "SamplingParams",
     "Servable",

@@ -5,7 +5,8 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from neuron_lib.types.chat import Grammar, Principal, SamplingParams
+from neuron_lib.types.chat import Grammar, Principal
+from neuron_lib.types.sampling import SamplingParams
 
 __all__ = ("Chat", "ChatRequest", "Complete", "Embed", "Task")
 

@@ -1,58 +1,41 @@
-"""The body of OpenAI's `POST /v1/chat/completions`, as a `ChatRequest`. The reply is `openai_chat_reply`'s.
+"""Reads the bodies of OpenAI's `POST /v1/chat/completions`. `openai_chat_reply` writes the replies.
 
-Checks every bound a request must keep before a model is asked. Knows no status codes and opens no connection.
+Checks every bound that a request must keep before a model is asked. Knows no status codes and opens no connection.
 """
 
-import re
+from collections.abc import Mapping
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from neuron_lib.config import (
-    Chance,
-    DryAllowedLength,
-    DryBase,
-    DryBreaker,
-    DryMultiplier,
-    LastTokens,
-    Penalty,
-    RepetitionPenalty,
-    Share,
-    TopNSigma,
-)
-from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import ChatRequest, Principal, SamplingParams, UnreadArray, UnreadObject
-from neuron_lib.wire.bodies import decode_body, decode_part
+from neuron_lib.types import ChatRequest, Principal, UnreadArray, UnreadObject
+from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given
 from neuron_lib.wire.chat_messages import read_messages, read_tools
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
+from neuron_lib.wire.openai_chat_reply import ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
-from neuron_lib.wire.reply_shape import NOTHING, ReplyShapeFields, grammar_of, is_given
+from neuron_lib.wire.reply_shape import ReplyShapeFields, grammar_of
+from neuron_lib.wire.sampling_fields import read_sampling
 
-__all__ = ("ChatCompletionCall", "decode_chat_request")
+__all__ = ("ChatCompletionRequest", "decode")
 
-_MAX_U64: Final = 2**64 - 1
-"""The contract's integers are unsigned 64-bit ones, and that bound is beyond what `Meta` can say."""
+_INCLUDE_THINKING: Final = frozenset({"1", "true", "yes"})
+"""Values of the header `x-include-thinking` that ask for the reasoning as text."""
 
-_TOKEN: Final = re.compile(r"0|[1-9][0-9]{0,9}")
-_MAX_TOKEN: Final = 2**31 - 1
-_MAX_BIASES: Final = 1024
 _MAX_STOPS: Final = 16
 
 _CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
-_SeedOrRandom: TypeAlias = Annotated[int, Meta(ge=-1)]
-_TopKOrOff: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
-_ShareOrLikeliest: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 _Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
 _Stops: TypeAlias = _Stop | list[_Stop]
 
 
 class _Object(Struct, gc=False):
-    """Any object; its keys are stepped over."""
+    """Any object. Its keys are not looked at."""
 
 
 class _ToolChoice(Struct):
-    """OpenAI's choice of one tool, or any of Anthropic's choices, which the gateway passes on as they are."""
+    """OpenAI's choice of one tool, or a choice in Anthropic's shape, which the gateway passes on unchanged."""
 
     type: str | None = None
     disable_parallel_tool_use: bool | None = None
@@ -63,31 +46,11 @@ class _StreamOptions(Struct):
     continuous_usage_stats: bool | None = None
 
 
-class _Body(ReplyShapeFields, kw_only=True):
+class _Body(ReplyShapeFields, frozen=True, kw_only=True):
+    """Every field that has an effect. `refused_parameters` has those that would need one and do not."""
+
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
     messages: msgspec.Raw
-    temperature: Annotated[float, Meta(le=100)] | None = None
-    top_p: _ShareOrLikeliest | None = None
-    top_k: _TopKOrOff | None = None
-    min_p: Chance | None = None
-    seed: _SeedOrRandom | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    repeat_penalty: RepetitionPenalty | None = None
-    repeat_last_n: LastTokens | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    typical_p: Share | None = None
-    top_n_sigma: TopNSigma | None = None
-    xtc_probability: Chance | None = None
-    xtc_threshold: Chance | None = None
-    dry_multiplier: DryMultiplier | None = None
-    dry_base: DryBase | None = None
-    dry_allowed_length: DryAllowedLength | None = None
-    dry_penalty_last_n: LastTokens | None = None
-    dry_sequence_breakers: Annotated[list[DryBreaker], Meta(max_length=16)] | None = None
-    logit_bias: msgspec.Raw = NOTHING
-    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    ignore_eos: bool | None = None
     max_completion_tokens: _CountOrDefault | None = None
     max_tokens: _CountOrDefault | None = None
     n_predict: _CountOrDefault | None = None
@@ -111,43 +74,56 @@ class _Body(ReplyShapeFields, kw_only=True):
 _decoder: Final = decoder_with_refused(_Body)
 _object_decoder: Final = msgspec.json.Decoder(_Object)
 _objects_decoder: Final = msgspec.json.Decoder(list[_Object])
-_biases_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_bias_decoder: Final = msgspec.json.Decoder(Annotated[float, Meta(ge=-100, le=100)])
 
 
-class ChatCompletionCall(Struct, frozen=True, kw_only=True):
-    """A request and how its reply is wanted: as a stream or in one piece, with how many tool calls.
+class ChatCompletionRequest(Struct, frozen=True, kw_only=True):
+    """A `neuron_lib.wire.dialect.DecodedRequest`: the task, and how the client wants the reply.
 
-    `include_usage` asks for the usage of a stream in a chunk of its own.
+    `include_usage` asks for the usage of a stream in an event of its own. Without `parallel_tool_calls` each choice
+    calls at most one tool.
     """
 
-    request: ChatRequest
+    task: ChatRequest
     stream: bool
     include_usage: bool = False
     parallel_tool_calls: bool = True
 
-    @property
-    def model(self) -> str:
-        """The model as the client named it, which is how the reply must name it."""
-        return self.request.model_id
+    def encoder(self, *, unique: str, created: int) -> ChatStreamEncoder:
+        """What writes the reply as a stream. The reply has the model's id as the client wrote it."""
+        return ChatStreamEncoder(
+            id=_completion_id(unique),
+            created=created,
+            model=self.task.model_id,
+            choices=self.task.choices,
+            include_usage=self.include_usage,
+            parallel_tool_calls=self.parallel_tool_calls,
+        )
+
+    def collector(self, *, unique: str, created: int) -> ChatCollector:
+        """What writes the reply in one piece. The reply has the model's id as the client wrote it."""
+        return ChatCollector(
+            id=_completion_id(unique),
+            created=created,
+            model=self.task.model_id,
+            parallel_tool_calls=self.parallel_tool_calls,
+        )
 
 
-def decode_chat_request(
-    body: bytes, *, content_type: str | None, include_thinking: bool, principal: Principal | None
-) -> ChatCompletionCall:
-    """Read a request's `body` (wire contract §1.8); null means absent everywhere, unknown fields are ignored.
+def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> ChatCompletionRequest:
+    """The request in `body`. `null` means the same as an absent field, and unknown fields are ignored.
 
-    `include_thinking` is the client's flag, and the default of `enable_thinking`. Raises what
-    `decode_body` raises, also for values that are out of bounds.
+    The header `x-include-thinking` asks for the reasoning as a part of the text. It is also the default of
+    `enable_thinking`. Raises what `decode_body` raises, also for values that are out of bounds.
     """
-    call = decode_body(_decoder, body, content_type=content_type)
+    call = decode_body(_decoder, body, content_type=headers.get("content-type"))
+    include_thinking = headers.get("x-include-thinking", "").strip().lower() in _INCLUDE_THINKING
     refuse_unsupported(call)
-    request = ChatRequest(
+    task = ChatRequest(
         model_id=call.model,
         messages=read_messages(call.messages),
         tools=_tools(call),
         template_kwargs=_template_kwargs(call, include_thinking=include_thinking),
-        sampling=_sampling(call),
+        sampling=read_sampling(call),
         max_tokens=_max_tokens(call),
         stop=_stop(call),
         include_thinking=include_thinking,
@@ -157,12 +133,16 @@ def decode_chat_request(
         principal=principal,
         whole=not call.stream,
     )
-    return ChatCompletionCall(
-        request=request,
+    return ChatCompletionRequest(
+        task=task,
         stream=bool(call.stream),
         include_usage=_includes_usage(call),
         parallel_tool_calls=_takes_many_calls(call),
     )
+
+
+def _completion_id(unique: str) -> str:
+    return f"chatcmpl-{unique}"
 
 
 def _includes_usage(call: _Body) -> bool:
@@ -177,7 +157,7 @@ def _includes_usage(call: _Body) -> bool:
 
 
 def _tools(call: _Body) -> UnreadArray | tuple[()]:
-    """The tools that the model may call. "none" leaves them out, so that the model does not see them either."""
+    """The tools that the model may call. With the choice "none" the model does not see any tool."""
     tools = read_tools(call.tools) if is_given(call.tools) else ()
     choice = call.tool_choice.type or "" if isinstance(call.tool_choice, _ToolChoice) else call.tool_choice
     if choice not in {None, "auto", "none"}:
@@ -187,13 +167,17 @@ def _tools(call: _Body) -> UnreadArray | tuple[()]:
 
 
 def _takes_many_calls(call: _Body) -> bool:
-    """Whether a reply may call several tools, as OpenAI and Anthropic have it."""
+    """Whether a choice may call several tools. OpenAI and Anthropic have different fields for this."""
     is_one = isinstance(call.tool_choice, _ToolChoice) and call.tool_choice.disable_parallel_tool_use
     return call.parallel_tool_calls is not False and not is_one
 
 
 def _template_kwargs(call: _Body, *, include_thinking: bool) -> UnreadObject:
-    """What the template is told beside messages and tools, as one object; what stands last in it counts."""
+    """The arguments of the template beside messages and tools, as one JSON object.
+
+    A name may be in the object twice, for example once of `enable_thinking` and once of `chat_template_kwargs`. The
+    decoder takes the last one.
+    """
     thinks = include_thinking if call.enable_thinking is None else call.enable_thinking
     told = [b'"enable_thinking":' + (b"true" if thinks else b"false")]
     if call.add_generation_prompt is not None:
@@ -217,24 +201,23 @@ def _free_form(part: msgspec.Raw, param: str) -> bytes:
 
 
 def _max_tokens(call: _Body) -> int | None:
-    """How long the reply may be; the first name counts (wire contract §1.8), and -1 leaves it to the next one."""
+    """How many tokens the reply may have; None for the default.
+
+    Three fields say it: `max_completion_tokens` counts before `max_tokens`, and `max_tokens` before `n_predict`. A
+    field that is -1 or absent does not count.
+    """
     wanted = None
     for name in ("n_predict", "max_tokens", "max_completion_tokens"):
         count = getattr(call, name)
         if count == 0:
             raise refusal(name, "Expected `int` >= 1, or -1 for the default")
-        _check_u64(count, name)
+        check_u64(count, name)
         wanted = wanted if count in {None, -1} else count
     return wanted
 
 
-def _check_u64(number: int | None, name: str) -> None:
-    if (number or 0) > _MAX_U64:
-        raise refusal(name, f"Expected `int` <= {_MAX_U64}")
-
-
 def _stop(call: _Body) -> tuple[str, ...]:
-    """The texts that end the reply, under OpenAI's name and Anthropic's. An empty one ends nothing."""
+    """The texts that end the reply. `stop` is OpenAI's field, `stop_sequences` Anthropic's. Empty texts are dropped."""
     stops: list[str] = []
     for name in ("stop", "stop_sequences"):
         value = getattr(call, name) or []
@@ -242,62 +225,6 @@ def _stop(call: _Body) -> tuple[str, ...]:
         if len(stops) > _MAX_STOPS:
             raise refusal(name, f"Expected `array` of length <= {_MAX_STOPS}")
     return tuple(stops)
-
-
-def _sampling(call: _Body) -> SamplingParams:
-    _check_u64(call.seed, "seed")
-    breakers = call.dry_sequence_breakers
-    top_k = 0 if call.top_k == -1 else call.top_k
-    return SamplingParams(
-        temperature=call.temperature,
-        top_p=call.top_p or None,
-        top_k=1 if call.top_p == 0 else top_k,  # the likeliest alone
-        min_p=call.min_p,
-        seed=None if call.seed == -1 else call.seed,
-        repetition_penalty=_repetition_penalty(call),
-        repeat_last_n=call.repeat_last_n,
-        frequency_penalty=call.frequency_penalty,
-        presence_penalty=call.presence_penalty,
-        typical_p=call.typical_p,
-        top_n_sigma=call.top_n_sigma,
-        xtc_probability=call.xtc_probability,
-        xtc_threshold=call.xtc_threshold,
-        dry_multiplier=call.dry_multiplier,
-        dry_base=call.dry_base,
-        dry_allowed_length=call.dry_allowed_length,
-        dry_penalty_last_n=call.dry_penalty_last_n,
-        dry_sequence_breakers=None if breakers is None else tuple(breakers),
-        logit_bias=_biases(call.logit_bias) if is_given(call.logit_bias) else {},
-        min_tokens=call.min_tokens,
-        ignore_eos=call.ignore_eos,
-    )
-
-
-def _repetition_penalty(call: _Body) -> float | None:
-    """Under vLLM's name and llama.cpp's."""
-    if call.repetition_penalty is None or call.repeat_penalty in {None, call.repetition_penalty}:
-        return call.repeat_penalty if call.repetition_penalty is None else call.repetition_penalty
-    raise refusal("repeat_penalty", "it contradicts `repetition_penalty`")
-
-
-def _biases(text: msgspec.Raw) -> dict[int, float]:
-    check_values(bytes(text), most=2 * _MAX_BIASES, place="logit_bias")
-    biases = decode_part(_biases_decoder, text, param="logit_bias")
-    if len(biases) > _MAX_BIASES:
-        raise refusal("logit_bias", f"Expected `object` of length <= {_MAX_BIASES}")
-    return dict(_bias(token, raw) for token, raw in biases.items())
-
-
-def _bias(token: str, raw: msgspec.Raw) -> tuple[int, float]:
-    """One entry of `logit_bias`. Its values are decoded one by one because msgspec's errors do not tell keys."""
-    place = f"logit_bias.{token[:32]}"
-    if _TOKEN.fullmatch(token) is None or int(token) > _MAX_TOKEN:
-        text = "the key is not the id of a token"
-        raise InvalidRequest(f"{place}: {text}", param=place, summary="logit_bias: a key is not the id of a token")
-    try:
-        return int(token), _bias_decoder.decode(raw)
-    except msgspec.DecodeError as exc:
-        raise InvalidRequest(f"{place}: {exc}", param=place, summary=f"logit_bias: {exc}") from None
 
 
 def _top_logprobs(call: _Body) -> int | None:

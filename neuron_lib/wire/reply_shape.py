@@ -1,4 +1,4 @@
-"""What a reply must look like, in every spelling that clients of OpenAI, vLLM, llama.cpp and TGI use."""
+"""Reads what a reply must look like, in all fields that clients of OpenAI, vLLM, llama.cpp and TGI use for this."""
 
 import re
 from collections.abc import Iterator
@@ -9,29 +9,25 @@ from msgspec import Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.types import Grammar
-from neuron_lib.wire.bodies import decode_part
+from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
+from neuron_lib.wire.sampling_fields import SamplingFields
 
-__all__ = ("NOTHING", "ReplyShapeFields", "grammar_of", "is_given")
+__all__ = ("ReplyShapeFields", "grammar_of")
 
 _MAX_GRAMMAR_BYTES: Final = 256 << 10
 _MAX_CHOICES: Final = 4096
 _ANY_OBJECT: Final = '{"type":"object"}'
 
-NOTHING: Final = msgspec.Raw(b"null")
-"""The default of a field that is left as text."""
-
 _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 """What means something in a regular expression of Rust's."""
 
 
-def is_given(part: msgspec.Raw) -> bool:
-    """Whether a field that was left as text is there; null means that it is not."""
-    return bytes(part) != b"null"
+class ReplyShapeFields(SamplingFields, frozen=True, kw_only=True):
+    """The fields of a body that say how the reply is made: its sampling, and what it must look like.
 
-
-class ReplyShapeFields(Struct, kw_only=True):
-    """The fields of a body that say what the reply must look like. Schemas stay text: the engine reads them."""
+    Schemas stay text: the engine reads them. (A struct can have one base with fields only, hence this one.)
+    """
 
     response_format: msgspec.Raw = NOTHING
     json_schema: msgspec.Raw = NOTHING
@@ -67,7 +63,7 @@ class _Outputs(Struct):
 
 
 class _Object(Struct, gc=False):
-    """Any object; its keys are stepped over."""
+    """Any object. Its keys are not looked at."""
 
 
 _format: Final = msgspec.json.Decoder(_Format)
@@ -82,10 +78,10 @@ _Shapes: TypeAlias = Iterator[tuple[str, Grammar]]
 
 
 def grammar_of(fields: ReplyShapeFields) -> Grammar | None:
-    """What the reply must look like, None for anything.
+    """What the reply must look like; None if it may be anything.
 
-    Raises `MalformedJson`, or `InvalidRequest` for what is not understood, is too long, or contradicts itself; `param`
-    is the field.
+    Raises `MalformedJson` or `InvalidRequest`, whose `param` is the field: the field is not understood or too long, or
+    another field says something else.
     """
     shapes = dict(_shapes(fields))
     if len(shapes) > 1:
@@ -99,7 +95,7 @@ def grammar_of(fields: ReplyShapeFields) -> Grammar | None:
 
 
 def _shapes(fields: ReplyShapeFields) -> _Shapes:
-    """Every shape that is asked for, by the name of its field."""
+    """Each shape that the body asks for, with the name of its field."""
     if is_given(fields.response_format):
         yield from _of_format(fields.response_format)
     if is_given(fields.json_schema):
@@ -177,7 +173,7 @@ def _each_output(wanted: _Outputs, field: str) -> _Shapes:
 
 
 def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool = False) -> tuple[str, Grammar]:
-    """The grammar of a JSON schema, which stays as it was written but for the white space."""
+    """The grammar of a JSON schema. The schema stays as the client wrote it, without white space."""
     schema = bytes(text)
     value = decode_part(_schema_or_text if may_be_text else _schema, schema, param=place)
     if isinstance(value, str):
@@ -193,7 +189,7 @@ def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool =
 
 
 def _by_choice(text: msgspec.Raw, field: str) -> tuple[str, Grammar]:
-    """The grammar of one of several texts."""
+    """The grammar of a reply that must be one of several texts."""
     choices = decode_part(_choices, text, param=field)
     if not 1 <= len(choices) <= _MAX_CHOICES:
         raise refusal(field, f"Expected `array` of length 1 to {_MAX_CHOICES}")

@@ -45,6 +45,8 @@ from neuron_lib.engine.protocol import (
     command_decoder,
     encode_frame,
 )
+from neuron_lib.error_frames import to_frame
+from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, TemplateFailed
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.types import FinishReason, Likely, SamplingParams, TokenLogprob
@@ -186,17 +188,15 @@ class FakeEngine:
         if self.mode == "segv-at-prepare":
             self.around.die_of(signal.SIGSEGV)
         limit = min(self.facts.n_ctx - 1, submit.limits.prompt_tokens)
-        refused = None
+        error: NeuronError | None = None
         if words == ["refuse"]:
-            refused = Refused(request=request, code="template_render_failed", message="the template said no")
+            error = TemplateFailed("the template said no")
         elif len(words) > limit:
-            code = "context_length_exceeded"
-            refused = Refused(request=request, code=code, message="", prompt_tokens=len(words), limit=limit)
+            error = PromptTooLong(prompt_tokens=len(words), limit=limit)
         elif task.grammar is not None and task.grammar.source == "refuse":
-            code, kind = "invalid_request_body", task.grammar.kind
-            refused = Refused(request=request, code=code, message="not a grammar", param=kind)
-        if refused is not None:
-            self.send(refused)
+            error = InvalidRequest("not a grammar", param=task.grammar.kind)
+        if error is not None:
+            self.send(Refused(request, to_frame(error)))
             return
         self.send(Prepared(request=request, prompt_tokens=len(words), prompt_end=words[-1]))
         self.submitted[request] = submit

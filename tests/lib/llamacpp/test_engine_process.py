@@ -11,6 +11,7 @@ import anyio
 import psutil
 import pytest
 
+from neuron_lib.child.process import Child
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.engine.protocol import Began, ChatTask, Delta, Done, Limits, Prepared, Submit
 from neuron_lib.errors import (
@@ -23,7 +24,6 @@ from neuron_lib.errors import (
     TemplateFailed,
     UnloadFailed,
 )
-from neuron_lib.llamacpp import child_process, engine_process
 from neuron_lib.llamacpp.engine_client import Death, News
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
@@ -36,7 +36,7 @@ from tests.fakes.log_lines import said
 from tests.fakes.model_cache import children
 from tests.fakes.turns import let_others_run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 ENGINE_LOG = "neuron_lib.engine"
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
@@ -107,6 +107,7 @@ async def read_all(mailbox: Mailbox) -> list[News]:
     return news
 
 
+@pytest.mark.both_loops
 async def test_a_reply_travels_from_submit_to_done() -> None:
     progress: list[float] = []
     async with fake_engine("normal", progress=progress) as engine:
@@ -170,12 +171,14 @@ async def test_an_engine_that_cannot_be_imported_says_why(program: str, words: s
     assert caught.value.message == f"the engine could not load the model: exit status 1 ({words})"
 
 
+@pytest.mark.both_loops
 async def test_a_load_that_hangs_can_be_given_up_and_the_process_is_killed() -> None:
     async with fake_engine("hang-at-load", close_limit_s=0.1) as engine:
         with anyio.move_on_after(0.1):
             await engine.wait_ready()
 
 
+@pytest.mark.both_loops
 async def test_cancelling_the_block_ends_the_process() -> None:
     with anyio.CancelScope() as scope:
         async with fake_engine("normal") as engine:
@@ -185,6 +188,7 @@ async def test_cancelling_the_block_ends_the_process() -> None:
     assert scope.cancelled_caught
 
 
+@pytest.mark.both_loops
 async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with anyio.CancelScope() as scope:
         cancel_in_the_spawn(monkeypatch, scope)
@@ -194,6 +198,7 @@ async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypat
     assert not children()
 
 
+@pytest.mark.both_loops
 async def test_an_error_in_the_block_arrives_as_it_is() -> None:
     with pytest.raises(KeyError, match="mine"):  # noqa: PT012 - the block is what is tested
         async with fake_engine("normal") as engine:
@@ -249,8 +254,8 @@ async def test_an_engine_that_is_stopped_is_killed_for_its_silence() -> None:
 @asynccontextmanager
 async def undead_engine(mode: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EngineProcess]:
     """One that no signal ends, as if it hung in a driver; it stands still from its first delta on."""
-    for module in (child_process, engine_process):
-        monkeypatch.setattr(module, "send_signal", lambda *_: None)
+    for method in ("send_signal", "kill"):
+        monkeypatch.setattr(Child, method, lambda *_: None)
     engine = None
     try:
         async with fake_engine(
@@ -261,9 +266,11 @@ async def undead_engine(mode: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         assert engine is not None
         os.kill(engine.pid, signal.SIGKILL)
         with anyio.CancelScope(shield=True):
-            await engine._process.aclose()
+            await engine._process.wait()
+            await engine._process.close()
 
 
+@pytest.mark.both_loops
 async def test_an_engine_that_cannot_be_killed_is_told_as_that_even_to_a_cancelled_unload(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -64,7 +64,7 @@ from tests.fakes.log_lines import said
 from tests.fakes.memory_engine import MemoryEngine, open_memory_engine
 from tests.fakes.turns import let_others_run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.both_loops]
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
 
@@ -775,7 +775,7 @@ async def test_while_the_next_engine_is_awaited_a_newcomer_is_told_when_to_come_
 
 async def test_a_model_whose_engine_stands_still_is_not_servable_long_before_the_engine_is_ended() -> None:
     async with model_of("stuck-after-delta") as model, model.run(ask("one two")):
-        standstill = model._supervisor.require_engine()._standstill
+        standstill = model._supervisor.require_engine()._watchdog
         await until(lambda: model._supervisor.require_engine().last_beat is not None)
         while standstill.suspicion is None:
             standstill.look()

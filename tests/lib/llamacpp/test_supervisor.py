@@ -13,9 +13,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from neuron_lib.child.process import Child
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.errors import LoadFailed, SourceUnavailable, UnloadFailed
-from neuron_lib.llamacpp import child_process, engine_process
 from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
@@ -24,7 +24,7 @@ from neuron_lib.llamacpp.recovery import RecoveryPolicy
 from neuron_lib.llamacpp.supervisor import EngineSupervisor, supervise
 from neuron_lib.sources.store import LocalModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
 LOAD = load_command(
@@ -63,6 +63,7 @@ def process_of(supervisor: EngineSupervisor) -> EngineProcess:
     return engine
 
 
+@pytest.mark.both_loops
 async def test_a_first_engine_that_does_not_load_is_a_failed_load() -> None:
     with pytest.raises(LoadFailed, match="killed by SIGSEGV"):
         async with supervised("segv-at-load"):
@@ -158,16 +159,19 @@ async def test_a_start_that_the_host_has_no_thread_for_is_worth_a_retry(monkeypa
             pytest.fail("it was started")
 
 
+@pytest.mark.both_loops
 async def test_an_engine_that_cannot_be_killed_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (child_process, engine_process):
-        monkeypatch.setattr(module, "send_signal", lambda *_: None)
+    for method in ("send_signal", "kill"):
+        monkeypatch.setattr(Child, method, lambda *_: None)
     with pytest.raises(UnloadFailed, match="cannot be killed"):
         async with supervised("silent", limit_s=0.05) as supervisor:
             engine = process_of(supervisor)
     os.kill(engine.pid, signal.SIGKILL)
-    await engine._process.aclose()
+    await engine._process.wait()
+    await engine._process.close()
 
 
+@pytest.mark.both_loops
 async def test_there_is_no_successor_after_the_end() -> None:
     async with supervised() as supervisor, anyio.create_task_group() as tasks:
         engine = supervisor.require_engine()

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from neuron_lib.sampling.lottery import _pick
 from neuron_lib.sampling.penalties import penalties
-from neuron_lib.sampling.sampler import Constraint, Draw, SamplerChain, _pick
+from neuron_lib.sampling.sampler import Constraint, Draw, SamplerChain
 from neuron_lib.types import Likely, Sampling, TokenLogprob
 
 Scores = npt.NDArray[np.float32]
 DRAWS = 4000
 GREEDY = Sampling(temperature=0, seed=1)
 
-finite_scores = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=700).map(
+finite_scores = st.lists(st.floats(-30, 30, width=32, allow_subnormal=False), min_size=1, max_size=700).map(
     lambda values: np.array(values, np.float32)
 )
 anything = st.floats(allow_nan=False, width=32)

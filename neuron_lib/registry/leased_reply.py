@@ -1,0 +1,126 @@
+"""A reply, the lease that keeps its model from being unloaded under the reply, and the account of the reply's end."""
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from neuron_lib.errors import EngineDead, NeuronError, ShuttingDown
+from neuron_lib.harness import Reply
+from neuron_lib.logs import get_logger
+from neuron_lib.registry.hosted_model import HostedModel
+from neuron_lib.types import EndedReply, Finished, GenerationEvent, ReplyOutcome, Started, Task, Usage
+
+__all__ = ("LeasedReply",)
+
+logger = get_logger(__name__)
+
+
+class LeasedReply:
+    """See `neuron_lib.harness.Reply`. Lives for one `async with` block, in the task of the caller."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        find: Callable[[str], Awaitable[HostedModel]],
+        is_stopping: Callable[[], bool],
+        on_end: Callable[[EndedReply], None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        """`find` returns the serving model of an id, or raises why none serves.
+
+        `is_stopping` says whether the registry admits no more. `on_end` is told of the end of the reply, once, if the
+        reply was entered. `clock` gives seconds.
+        """
+        self._task = task
+        self._find = find
+        self._is_stopping = is_stopping
+        self._on_end = on_end
+        self._clock = clock
+        self._hosted: HostedModel | None = None  # None until the reply is entered
+        self._inner: Reply | None = None  # None until the reply is entered
+        self._asked_s = 0.0
+        self._admitted_s = 0.0
+        self._first_event_s: float | None = None
+        self._finished: Finished | None = None
+        self._error: str | None = None  # what reading the reply raised
+
+    @property
+    def retried(self) -> bool:
+        return self._inner is not None and self._inner.retried
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=0, completion_tokens=0) if self._inner is None else self._inner.usage
+
+    async def __aenter__(self) -> Self:
+        self._asked_s = self._clock()
+        hosted = await self._find(self._task.model_id)
+        self._inner = await hosted.leases.enter(hosted.loaded.run(self._task))
+        self._hosted = hosted
+        self._admitted_s = self._clock()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        assert self._inner is not None  # entered
+        assert self._hosted is not None
+        try:
+            await self._inner.__aexit__(exc_type, exc, tb)
+        finally:
+            self._hosted.leases.release()
+            self._tell(self._hosted)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> GenerationEvent:
+        if self._inner is None:
+            raise RuntimeError("a Reply must be entered with `async with` before it is read")
+        try:
+            event = await self._inner.__anext__()
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            told = ShuttingDown() if isinstance(error, EngineDead) and self._ends_with_the_host() else error
+            self._error = told.code if isinstance(told, NeuronError) else type(told).__name__
+            if told is error:
+                raise
+            raise told from error
+        if isinstance(event, Finished):
+            self._finished = event
+        elif self._first_event_s is None and not isinstance(event, Started):
+            self._first_event_s = self._clock()
+        return event
+
+    def _ends_with_the_host(self) -> bool:
+        """Whether the model has not died, but was ended because the host stops."""
+        assert self._hosted is not None  # entered
+        return self._is_stopping() and self._hosted.is_leaving
+
+    def _tell(self, hosted: HostedModel) -> None:
+        if self._on_end is None:
+            return
+        try:
+            self._on_end(self._account(hosted))
+        except Exception:  # what others do with the news is no failure of the reply
+            logger.exception("whoever is told of ended replies failed", extra={"model_id": hosted.model_id})
+
+    def _account(self, hosted: HostedModel) -> EndedReply:
+        if self._finished is not None:
+            outcome = ReplyOutcome.FINISHED
+        else:
+            outcome = ReplyOutcome.ABANDONED if self._error is None else ReplyOutcome.FAILED
+        return EndedReply(
+            model_id=hosted.model_id,
+            outcome=outcome,
+            error=self._error if outcome is ReplyOutcome.FAILED else None,
+            finish_reasons=() if self._finished is None else self._finished.reasons,
+            usage=self.usage,
+            retried=self.retried,
+            principal=self._task.principal,
+            queue_s=self._admitted_s - self._asked_s,
+            first_event_s=None if self._first_event_s is None else self._first_event_s - self._asked_s,
+            total_s=self._clock() - self._asked_s,
+        )

@@ -1,0 +1,55 @@
+"""How far one load is by the word of its harness, and the lines of log about that. Owns both; loads nothing."""
+
+from collections.abc import Callable
+
+from neuron_lib.logs import get_logger
+from neuron_lib.registry.progress import ProgressLog, advance, describe
+from neuron_lib.sizes import MB
+from neuron_lib.types import LoadProgress, LoadStage
+
+__all__ = ("LoadLog",)
+
+logger = get_logger(__name__)
+
+
+class LoadLog:
+    """The log of one load. Lives as long as the record of its model."""
+
+    def __init__(self, model_id: str, *, clock: Callable[[], float]) -> None:
+        """A load that resolves its source; `clock` gives seconds."""
+        self.progress = LoadProgress(stage=LoadStage.RESOLVING)
+        self._model_id = model_id
+        self._clock = clock
+        self._lines = ProgressLog()
+        self._started_s = clock()
+        self._log()
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Since the start of the load."""
+        return round((self._clock() - self._started_s) * 1000)
+
+    def take(self, reported: LoadProgress) -> bool:
+        """Take what the harness says. Returns whether that is news; the progress never goes back."""
+        progress = advance(self.progress, reported)
+        if progress == self.progress:
+            return False
+        self.progress = progress
+        self._log()
+        return True
+
+    def log_cancelled(self) -> None:
+        """The load was given up at this point."""
+        labels = {"model_id": self._model_id, "elapsed_ms": self.elapsed_ms}
+        logger.info("load cancelled: %s", describe(self.progress), extra=labels)
+
+    def _log(self) -> None:
+        progress = self.progress
+        line = self._lines.line(progress, now_s=self._clock())
+        if line is not None:
+            fields: dict[str, str | int] = {"model_id": self._model_id}
+            if progress.file is not None:
+                fields["file"] = progress.file
+            if progress.total_bytes is not None:
+                fields["total_mb"] = progress.total_bytes // MB
+            logger.info("%s", line, extra=fields)

@@ -1,0 +1,87 @@
+"""The phases of a hosted model, and which event leads from which phase to which. Pure: a table and questions about it.
+
+What each operation does in each phase (`Registry` and `HostedModel` act accordingly):
+
+|                       | loading            | serving      | recovering   | draining           | closing              |
+|-----------------------|--------------------|--------------|--------------|--------------------|----------------------|
+| load of this model    | waits for the same | AlreadyLoaded| AlreadyLoaded| waits until gone,  | waits until gone,    |
+|                       | outcome            |              |              | then loads         | then loads           |
+| chat                  | ModelLoading       | enters       | enters       | ModelNotLoaded [1] | ModelNotLoaded [1]   |
+| unload                | closing            | draining     | closing [2]  | waits for the end  | waits for the end    |
+| admission closes      | closing            | stays [3]    | stays [3]    | stays [3]          | stays                |
+| tick of supervision   | stays              | stays        | stays        | closing, if the    | overdue, if it lasts |
+|                       |                    |              |              | model recovers [2] | too long             |
+| the model is lost     | -                  | closing      | closing      | closing            | stays                |
+| the registry is left  | closing            | closing      | closing      | closing            | stays                |
+
+Gone is the end: the model's memory is back and the registry has forgotten the model. The next load starts anew.
+
+[1] ModelLoading while a load waits for this model to be gone.
+[2] A request cannot come to its end while the model recovers, so nobody waits for one.
+[3] Running requests go on. Requests that have not entered their reply are refused with ShuttingDown.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, StrEnum
+from typing import Final
+
+__all__ = ("Event", "Phase", "after")
+
+
+class Phase(StrEnum):
+    """Where a hosted model is in its life."""
+
+    LOADING = "loading"
+    """Its harness loads it."""
+    SERVING = "serving"
+    """It takes requests."""
+    RECOVERING = "recovering"
+    """It takes requests, and its harness replaces an engine that died."""
+    DRAINING = "draining"
+    """It takes no more requests, and those that run may come to their end."""
+    CLOSING = "closing"
+    """Its harness lets it go, or gives its load up."""
+    GONE = "gone"
+    """Its memory is back."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it takes requests."""
+        return self in {Phase.SERVING, Phase.RECOVERING}
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it will not serve any more, or never."""
+        return self in {Phase.DRAINING, Phase.CLOSING, Phase.GONE}
+
+
+class Event(Enum):
+    """What can happen to a hosted model. The harness decides whether a model is recovering, so that is no event."""
+
+    OPENED = "its harness has loaded it"
+    UNLOADED = "somebody unloads it"
+    ADMISSION_CLOSED = "the host admits no more requests and loads"
+    LOST = "it died by itself, or its harness failed under it"
+    DRAINED = "no request runs any more, or nobody waits any longer for those that run"
+    REGISTRY_LEFT = "the registry is left, and waits for no request"
+    RELEASED = "its harness has let it go, has given its load up, or could not load it"
+
+
+_AFTER: Final[Mapping[Event, Mapping[Phase, Phase]]] = {
+    Event.OPENED: {Phase.LOADING: Phase.SERVING},
+    Event.UNLOADED: {
+        Phase.LOADING: Phase.CLOSING,
+        Phase.SERVING: Phase.DRAINING,
+        Phase.RECOVERING: Phase.CLOSING,
+    },
+    Event.ADMISSION_CLOSED: {Phase.LOADING: Phase.CLOSING},
+    Event.LOST: dict.fromkeys((Phase.SERVING, Phase.RECOVERING, Phase.DRAINING), Phase.CLOSING),
+    Event.DRAINED: {Phase.DRAINING: Phase.CLOSING},
+    Event.REGISTRY_LEFT: dict.fromkeys((Phase.LOADING, Phase.SERVING, Phase.RECOVERING, Phase.DRAINING), Phase.CLOSING),
+    Event.RELEASED: dict.fromkeys(Phase, Phase.GONE),
+}
+
+
+def after(phase: Phase, event: Event) -> Phase:
+    """The phase that follows `phase` when `event` happens; the same phase if the event changes nothing then."""
+    return _AFTER[event].get(phase, phase)

@@ -1,0 +1,105 @@
+"""What a configuration says that can never work, beyond what its types refuse (`neuron_lib.config`).
+
+Asks the functions that a load asks, so that both say the same. Asks no hub. `find_model_faults` looks at the disk.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from neuron_lib.backend import Backend
+from neuron_lib.config import Config, ModelEntry, StoreSettings, store_settings
+from neuron_lib.errors import (
+    InvalidModelId,
+    LoadFailed,
+    SourceUnavailable,
+    TemplateFailed,
+    UnknownHarness,
+    cause_chain,
+)
+from neuron_lib.sources.configured import model_store
+from neuron_lib.sources.local import find_local_model
+from neuron_lib.sources.package import find_package_file
+from neuron_lib.sources.quants import find_tag, why_not_loadable
+from neuron_lib.sources.reference import parse_reference, wanted_quant
+from neuron_lib.sources.store import ModelStore
+from neuron_lib.sources.template_file import read_chat_template
+from neuron_lib.types import ModelSpec
+from neuron_service.backends import BACKENDS
+
+__all__ = ("find_model_faults",)
+
+_Checks = Iterator[tuple[str, Callable[[], object]]]
+"""Keys, each with a function that raises if what stands there can never work."""
+
+
+def find_model_faults(
+    config: Config, environ: Mapping[str, str], *, backends: Sequence[Backend[Any]] = BACKENDS
+) -> Iterator[str]:
+    """Each reason for which a model of the configuration cannot load on this host, with the key that it is about.
+
+    A start survives them all, because they fail only the loads of these models. Blocking: looks at the disk.
+    """
+    for place, check in _checks(config, environ, backends):
+        try:
+            check()
+        except (LoadFailed, SourceUnavailable, TemplateFailed) as failure:
+            yield f"`{place}`: {cause_chain(failure)}"
+
+
+def _checks(config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]) -> _Checks:
+    settings = store_settings(config)
+    stores = {name: model_store(each, models=config.models, environ=environ) for name, each in settings.items()}
+    for index, spec in enumerate(config.default_models):
+        place = f"default_models[{index}]"
+        backend = next((each for each in backends if each.answers_to(spec.harness)), None)
+        yield f"{place}.harness", partial(_check_offered, spec, backend, config)
+        if backend is None:
+            continue
+        if store := stores.get(backend.name):
+            yield f"{place}.model_id", partial(store.repository, spec.model_id)
+            yield f"{place}.quant", partial(_check_quant, spec, store)
+        yield f"{place}.devices", partial(backend.check_spec, spec)
+    for index, entry in enumerate(config.models):
+        for name, store in stores.items():
+            yield from _entry_checks(f"models[{index}]", entry, settings[name], store)
+
+
+def _entry_checks(place: str, entry: ModelEntry, settings: StoreSettings, store: ModelStore) -> _Checks:
+    yield place, partial(store.repository, entry.id)
+    yield f"{place}.quant", partial(_require_loadable, entry.quant)
+    if entry.path is not None:
+        roots = settings.local_roots
+        yield f"{place}.path", partial(find_local_model, str(entry.path), roots=roots, model_id=entry.id)
+    if entry.package is not None:
+        yield f"{place}.package", partial(find_package_file, entry.package, model_id=entry.id)
+    if entry.chat_template is not None:
+        yield f"{place}.chat_template", partial(_check_template, Path(entry.chat_template), model_id=entry.id)
+
+
+def _check_offered(spec: ModelSpec, backend: Backend[Any] | None, config: Config) -> None:
+    names = [entry.name for entry in config.harnesses]
+    if backend is None or backend.name not in names:
+        raise UnknownHarness(f"unknown harness {spec.harness!r}; offered here: {', '.join(names) or 'none'}")
+
+
+def _check_quant(spec: ModelSpec, store: ModelStore) -> None:
+    try:
+        reference = parse_reference(spec.model_id)
+    except InvalidModelId:
+        return  # the check of `model_id` says it
+    store.quant(spec.model_id, spec.quant)
+    _require_loadable(wanted_quant(reference, spec.quant))
+
+
+def _check_template(path: Path, *, model_id: str) -> None:
+    from neuron_lib.text.chat_template import ChatTemplate  # noqa: PLC0415 - loads Jinja, which few need here
+
+    ChatTemplate(read_chat_template(path, model_id=model_id), bos_token="", eos_token="")
+
+
+def _require_loadable(quant: str | None) -> None:
+    problem = why_not_loadable(find_tag(quant or "")[0])
+    if problem is not None:
+        raise LoadFailed(f"{quant} {problem}")
