@@ -28,8 +28,10 @@ from neuron_lib.engine.protocol import (
     ChatTask,
     Close,
     Command,
+    CompleteTask,
     Delta,
     Done,
+    EmbedTask,
     Fatal,
     Load,
     ModelFacts,
@@ -180,7 +182,7 @@ class FakeEngine:
 
     def prepare(self, submit: Submit) -> None:
         request, task = submit.request, submit.task
-        assert isinstance(task, ChatTask)
+        assert not isinstance(task, EmbedTask)
         self.send(Taken((request,)))
         words = words_of(submit)
         if self.mode == "stuck-at-prepare":
@@ -215,7 +217,7 @@ class FakeEngine:
 
     def start(self, submit: Submit, choices: int) -> None:
         request, task, words = submit.request, submit.task, words_of(submit)
-        assert isinstance(task, ChatTask)
+        assert not isinstance(task, EmbedTask)
         told = {
             "echo-start": [f"{submit.class_.cache_key or '-'}", f"{choices}", f"{task.top_logprobs}"],
             "echo-stop": ["stop:", *task.stop],
@@ -261,15 +263,16 @@ class FakeEngine:
                 )
             )
 
-    def say(self, request: int, task: ChatTask, word: str) -> None:
+    def say(self, request: int, task: ChatTask | CompleteTask, word: str) -> None:
         token = TokenLogprob(f"{word} ".encode(), -0.5, (Likely(b"x", -0.25),) * (task.top_logprobs or 0))
         logprobs = () if task.top_logprobs is None else (token,)
         self.events(*(Delta(request, f"{word} ", 1, choice, logprobs) for choice in range(task.choices)))
 
 
 def words_of(submit: Submit) -> list[str]:
-    assert isinstance(submit.task, ChatTask)
-    return str(submit.task.read().messages[0]["content"]).split()
+    assert not isinstance(submit.task, EmbedTask)
+    prompt = submit.task.prompt if isinstance(submit.task, CompleteTask) else submit.task.read().messages[0]["content"]
+    return str(prompt).split()
 
 
 class Program:

@@ -8,7 +8,7 @@ from typing import NoReturn
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from neuron_lib.engine.protocol import Beat, Load, Report, command_decoder, encode_frame
+from neuron_lib.engine.protocol import Beat, Load, Report, Submit, command_decoder, encode_frame
 from neuron_lib.errors import first_leaf
 from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
@@ -60,6 +60,8 @@ class MemoryEngine(EngineClient):
         limits = EngineWatchdog(stall_limit_s=300, silence_limit_s=300)
         super().__init__(model_id=model_id, on_progress=lambda _fraction: None, watchdog=limits)
         self.killed = anyio.Event()
+        self.submitted: list[int] = []
+        """The requests that the fake was told of, in that order."""
 
     def kill(self) -> None:
         """End the engine, whatever it is doing."""
@@ -76,6 +78,8 @@ class MemoryEngine(EngineClient):
             try:
                 async for data in commands:
                     for command in decoder.feed(data):
+                        if isinstance(command, Submit):
+                            self.submitted.append(command.request)
                         fake.obey(command)
             except _End as ending:
                 end = str(ending)

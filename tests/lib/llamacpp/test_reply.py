@@ -41,6 +41,8 @@ from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
+    Complete,
+    Embed,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -53,6 +55,7 @@ from neuron_lib.types import (
     SamplingParams,
     Servable,
     Started,
+    Task,
     TextDelta,
     TokenLogprob,
     ToolCall,
@@ -119,6 +122,13 @@ async def model_of(
 
 def ask(content: Any, *, stop: Sequence[str] = ()) -> ChatRequest:
     return ChatRequest(model_id="org/fake", messages=({"role": "user", "content": content},), stop=tuple(stop))
+
+
+def engine_of(model: LlamaCppModel) -> MemoryEngine:
+    """The engine that serves."""
+    engine = model._supervisor.engine
+    assert isinstance(engine, MemoryEngine)
+    return engine
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -426,6 +436,97 @@ async def test_who_finds_the_queue_full_is_refused_before_its_prompt_is_read() -
             with pytest.raises(Overloaded):
                 await reply_to(model, prompt)
         assert model.load().rejected_queue_full == 2
+
+
+async def test_closing_admission_refuses_those_who_wait_at_once() -> None:
+    async with (
+        model_of("stuck-after-delta") as model,
+        model.run(ask("one")),
+        anyio.create_task_group() as tasks,
+    ):
+        askers = Askers(tasks, model, "two", "three")
+        await until(lambda: model.load().queue_depth == 2)
+        model.close_admission(ShuttingDown)
+        await until(lambda: len(askers.refusals) == 2)
+        assert [type(error) for error in askers.refusals] == [ShuttingDown] * 2
+        assert (model.load().in_flight, model.load().queue_depth) == (1, 0)
+
+
+async def test_whoever_waits_for_the_next_engine_when_admission_closes_is_refused_and_not_submitted() -> None:
+    async with model_of("silent", policy=RecoveryPolicy(first_pause_s=0.2)) as model:
+        async with anyio.create_task_group() as tasks:
+            askers = Askers(tasks, model, "one")
+            await until(lambda: model.load().queue_depth == 1)
+            await die(model._supervisor.require_engine())
+            await let_others_run()
+            model.close_admission(ShuttingDown)
+        assert [type(error) for error in askers.refusals] == [ShuttingDown]
+        assert engine_of(model).submitted == []
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+async def test_without_patience_a_request_gets_a_free_seat_or_is_refused_at_once(is_free: bool) -> None:  # noqa: FBT001 - a parameter
+    async with model_of("stuck-after-delta", seats=2, max_wait_s=0) as model:
+        request = replace(ask("one"), choices=1 if is_free else 2)
+        async with model.run(request):
+            if is_free:
+                async with model.run(ask("two")) as second:
+                    assert await anext(second) == Started(prompt_tokens=1)
+                return
+            with pytest.raises(Overloaded, match=r"no seat became free within 0 s") as caught:
+                await reply_to(model, "two")
+            assert caught.value.reason is OverloadReason.WAIT_EXPIRED
+            assert (model.load().rejected_timeout, model.load().queue_depth) == (1, 0)
+
+
+async def test_requests_that_waited_when_their_engine_died_are_submitted_again_in_the_order_of_their_arrival() -> None:
+    texts = [f"number {number}" for number in range(8)]
+    async with model_of("silent", then="stuck-after-delta", queue=8) as model, anyio.create_task_group() as tasks:
+        for count, text in enumerate(texts):
+            Askers(tasks, model, text)
+            await until(lambda expected=count + 1: model.load().queue_depth == expected)  # type: ignore[misc]
+        await die(model._supervisor.require_engine())
+        await until(lambda: model.load().in_flight == 1)
+        await let_others_run(100)
+        assert engine_of(model).submitted == [1, 2, 3, 4, 5, 6, 7, 8]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_reply_that_is_tried_again_waits_in_its_old_place_before_all_who_came_later() -> None:
+    async with model_of("stuck-after-delta", then="normal") as model, anyio.create_task_group() as tasks:
+        first = Askers(tasks, model, "one two")
+        await until(lambda: model.load().in_flight == 1)
+        second = Askers(tasks, model, "three four")
+        await until(lambda: model.load().queue_depth == 1)
+        await die(model._supervisor.require_engine())
+        await until(lambda: model.load().in_flight == model.load().queue_depth == 0)
+        assert engine_of(model).submitted == [1, 2]
+        assert [first.generations[0].retried, second.generations[0].retried] == [True, False]
+
+
+async def test_a_text_is_gone_on_with_and_nothing_in_it_is_reasoning_or_a_call() -> None:
+    task = Complete(model_id="org/fake", prompt="<think> a </think> <tool_call>")
+    async with model_of("markers") as model, model.run(task) as reply:
+        events = [event async for event in reply]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "<think> a </think> <tool_call> !"
+
+
+@pytest.mark.parametrize(
+    ("task", "code"),
+    [
+        (Embed(model_id="org/fake", inputs=("one",)), "embeddings_unsupported"),
+        (Complete(model_id="org/fake", prompt="one", adapter="pirate"), "adapter_unsupported"),
+    ],
+)
+async def test_a_task_that_the_model_cannot_do_is_refused_by_name_before_any_engine_hears_of_it(
+    task: Task, code: str
+) -> None:
+    async with model_of() as model:
+        with pytest.raises(UnsupportedCapability) as caught:
+            async with model.run(task):
+                pytest.fail("it was entered")
+        assert caught.value.code == code
+        assert engine_of(model).submitted == []
 
 
 async def test_closing_admission_refuses_newcomers_and_lets_running_replies_end() -> None:
