@@ -97,6 +97,8 @@ class Preparer:
             case CompleteTask():
                 return self._verbatim(task.prompt)
             case EmbedTask():
+                # A chat is prepared in lanes because of its template and its length. Inputs will need a lane of their
+                # own: many prompts, each with a limit of one batch.
                 raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
             case _:
                 assert_never(task)

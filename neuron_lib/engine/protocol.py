@@ -52,6 +52,7 @@ __all__ = (
     "Taken",
     "TaskFrame",
     "TemplateKind",
+    "Vector",
     "Work",
     "command_decoder",
     "encode_frame",
@@ -213,7 +214,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
     `calls_are_read` says that the chat template asks for tool calls in a form that is read from a reply.
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
-    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known.
+    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known. `makes_vectors` says that this engine
+    does an `EmbedTask`.
     """
 
     description: str
@@ -231,6 +233,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     calls_are_read: bool = True
     capabilities: tuple[str, ...] = (CHAT,)
     n_vocab: int = 0
+    makes_vectors: bool = False
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -278,8 +281,8 @@ class Refused(Struct, frozen=True, tag="refused"):
 
 
 class Began(Struct, frozen=True, tag="began"):
-    """The request has its seats, and the next step works on it. It ends with one `Done` for each of its `replies`, or
-    with `Broken` or `Cancelled` for all of them. The engine says so before that step.
+    """The request has its seats, and the next step works on it. It ends with one `Done` or `Vector` for each of its
+    `replies`, or with `Broken` or `Cancelled` for all of them. The engine says so before that step.
     """
 
     request: int
@@ -325,6 +328,20 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     decode_s: float
 
 
+class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
+    """The vector of one input is complete, which ends that input; `choice` counts the inputs from 0.
+
+    `values` are float32, little-endian. The times are those of `Done`.
+    """
+
+    request: int
+    choice: int
+    values: bytes
+    prompt_tokens: int
+    queue_s: float = 0.0
+    prefill_s: float
+
+
 class Broken(Struct, frozen=True, kw_only=True, array_like=True, tag="broken"):
     """A request cannot go on, with none of its choices; the engine can.
 
@@ -336,7 +353,7 @@ class Broken(Struct, frozen=True, kw_only=True, array_like=True, tag="broken"):
     param: str | None = None
 
 
-SequenceEvent: TypeAlias = Delta | Done | Broken
+SequenceEvent: TypeAlias = Delta | Done | Vector | Broken
 
 
 class StepEvents(Struct, frozen=True, tag="events"):

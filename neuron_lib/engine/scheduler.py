@@ -87,8 +87,9 @@ class Scheduler:
         if request.seats > len(self.cache.slots):
             raise ValueError(f"a request for {request.seats} seats, where there are {len(self.cache.slots)}")
         for sequence in request.sequences:
-            if not 0 < len(sequence.prompt) <= self.n_ctx:
-                raise ValueError(f"a prompt of {len(sequence.prompt)} tokens does not fit {self.n_ctx} cells")
+            most = min(self.n_ctx, self.n_batch) if sequence.wants_vector else self.n_ctx
+            if not 0 < len(sequence.prompt) <= most:
+                raise ValueError(f"a prompt of {len(sequence.prompt)} tokens does not fit {most} cells")
         self._line.enter(request)
 
     def cancel(self, number: int) -> None:
@@ -133,10 +134,16 @@ class Scheduler:
             chunks.append(self._chunk(sequence, 1, guesses))
         budget = self.costs.prefill_budget(decoding=len(decoding), room=room)
         for sequence in reading:
-            limit = min(budget, self.cells.room(_seat(sequence)))
-            if limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
+            cells = self.cells.room(_seat(sequence))
+            limit = min(budget, cells)
+            if sequence.wants_vector:  # in one batch, whatever time that takes, and alone if need be
+                limit = sequence.remaining
+                if limit > min(cells, room if chunks else self.n_batch):
+                    break
+            elif limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
                 break
             chunk = self._chunk(sequence, limit, [])
+            room -= len(chunk.tokens)
             budget -= len(chunk.tokens)
             chunks.append(chunk)
         chunks.sort(key=lambda chunk: chunk.seq_id)  # neighbours are computed in one piece, if they come in order
@@ -153,7 +160,8 @@ class Scheduler:
             seq_id=seq_id,
             tokens=tokens,
             position=start,
-            wants_logits=end == len(sequence.tokens),
+            wants_logits=end == len(sequence.tokens) and not sequence.wants_vector,
+            wants_vector=sequence.wants_vector,
             drafted=len(guesses),
             checkpoint=self.cache.checkpoint(sequence, end) if end in sequence.checkpoint_at else None,
         )
@@ -288,7 +296,7 @@ class Scheduler:
         decoded = sum(len(chunk.tokens) for chunk in chunks) - read
         self.costs.observe(decoded=decoded, prefilled=read, duration_s=result.duration_s)
         events: list[SequenceEvent] = []
-        sampled = iter(result.sampled)
+        sampled, vectors = iter(result.sampled), iter(result.vectors)
         for chunk in chunks:
             sequence = chunk.sequence
             if sequence.generated:
@@ -297,6 +305,9 @@ class Scheduler:
                 sequence.prefill_s += result.duration_s
             if not chunk.wants_logits:
                 sequence.computed += len(chunk.tokens)
+                if chunk.wants_vector:
+                    self._retire(sequence)
+                    events.append(sequence.vector(next(vectors)))
                 continue
             new = next(sampled)
             right = max(0, len(new) - 1)
@@ -318,7 +329,7 @@ class Scheduler:
         """Ask for less the next time: fewer idle prompts, fewer sequences, a smaller batch, in this order."""
         if len(self._live) > 1 or any(slot.tokens for slot in self.cache.idle):
             self._give_way()
-        elif self._batch_limit > 1:
+        elif self._batch_limit > 1 and not any(sequence.wants_vector for sequence in self._live):
             self._batch_limit //= 2
         else:
             return self._break(self._live.copy(), message)
@@ -341,7 +352,10 @@ class Scheduler:
     def _retire(self, sequence: Sequence) -> None:
         self._live.remove(sequence)
         self._live_limit = len(self.cache.slots)
+        seq_id = _seat(sequence)
         self.cache.release(sequence)
+        if sequence.wants_vector:
+            self.cache.forget(seq_id)  # the state of a prompt that was pooled is of no use to anybody
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:

@@ -29,6 +29,7 @@ from neuron_lib.errors import (
     SuspectRequest,
     TemplateFailed,
     UnsupportedCapability,
+    WrongModality,
 )
 from neuron_lib.harness import Reply
 from neuron_lib.llamacpp.engine_client import EngineClient
@@ -43,6 +44,7 @@ from neuron_lib.types import (
     ChatRequest,
     Complete,
     Embed,
+    Embedding,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -436,6 +438,31 @@ async def test_who_finds_the_queue_full_is_refused_before_its_prompt_is_read() -
             with pytest.raises(Overloaded):
                 await reply_to(model, prompt)
         assert model.load().rejected_queue_full == 2
+
+
+async def test_vectors_come_one_by_one_and_are_billed_as_one() -> None:
+    task = Embed(model_id="org/fake", inputs=("one", "three", (1, 2)))
+    async with model_of("vectors", seats=2) as model:
+        async with model.run(task) as reply:
+            events = [event async for event in reply]
+            assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+        with pytest.raises(WrongModality):
+            await reply_to(model, "Hello")
+    assert events == [
+        Started(prompt_tokens=3),
+        Embedding(2, (2.0, 0.5)),
+        Embedding(1, (5.0, 0.5)),
+        Embedding(0, (3.0, 0.5)),
+        Finished(reasons=(FinishReason.STOP,) * 3, usage=Usage(prompt_tokens=3, completion_tokens=0, prefill_ms=250)),
+    ]
+
+
+async def test_a_request_for_no_vectors_is_refused_by_name() -> None:
+    async with model_of("vectors") as model:
+        with pytest.raises(InvalidRequest) as caught:
+            async with model.run(Embed(model_id="org/fake", inputs=())):
+                pytest.fail("it was entered")
+        assert caught.value.param == "input"
 
 
 async def test_closing_admission_refuses_those_who_wait_at_once() -> None:
