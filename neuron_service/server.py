@@ -1,4 +1,4 @@
-"""The life of the process: bind, answer, look around, pre-warm, drain, end."""
+"""The life of the process: bind, answer, look at the hardware, load the default models, drain, end."""
 
 import contextlib
 import gc
@@ -41,14 +41,15 @@ logger = logging.getLogger(__name__)
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_ANSWERS_LIMIT_S: Final = 5
-"""When everything has been unloaded, the answers that are still on their way get this long."""
+"""Seconds for the last answers, after all models have been unloaded."""
 _FIRST_ANSWER_TURNS: Final = 10
-"""So many turns of the event loop answer a probe that was waiting in the backlog, before imports compete with it."""
+"""Turns of the event loop before the imports begin. They answer a probe that waited in the backlog of the socket."""
 _HARDWARE_PATIENCE_S: Final = 20.0
-"""How long loads wait for GPUs where there is a tool that should see some: two looks at a driver that is slow."""
+"""Seconds that loads wait for the GPUs of a host that has a tool for GPUs: two looks, in case the driver is slow."""
 _UNLOAD_LIMIT_S: Final = 20.0
-"""All models go at once, and after this long without them (wire contract §6): a process that hangs in a driver cannot
-be ended, and nobody must wait for it."""
+"""Seconds that all models together have to be unloaded (`docs/reference/wire-contract.md#shutdown`). A process that
+hangs in a driver cannot be ended, and the stop must not wait for it.
+"""
 
 
 async def serve(
@@ -61,7 +62,7 @@ async def serve(
     watchdog_s: float | None,
     check: Callable[[], None] | None = None,
 ) -> None:
-    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a later signal ends the process at once.
+    """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A second signal ends the process at once.
 
     `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well. `version` and
     `check` block, and are called in threads once the host answers.
@@ -128,19 +129,19 @@ async def serve(
 
 
 def _stop_limit_s(drain_timeout_s: float) -> float:
-    """The longest a whole stop may take: 85 s with the default, and never as long as the unit's `TimeoutStopSec`."""
+    """Seconds that a whole stop may take. They are 85 by default, and always less than the unit's `TimeoutStopSec`."""
     return drain_timeout_s + _UNLOAD_LIMIT_S + _LAST_ANSWERS_LIMIT_S
 
 
 def _build_routes(host: Host) -> ASGIApp:
-    from neuron_service.app import create_routes  # noqa: PLC0415 - takes longer than all that a probe needs
+    from neuron_service.app import create_routes  # noqa: PLC0415 - a probe must not wait for this import
 
-    routes: Any = create_routes(host)  # its own type of a scope is narrower
+    routes: Any = create_routes(host)  # Litestar's type of a scope is narrower than ours
     return routes  # type: ignore[no-any-return]
 
 
 async def _call_in_threads(host: Host, version: Callable[[], Version], check: Callable[[], None] | None) -> None:
-    """Nobody waits for these when the host stops."""
+    """Find the version and run `check`, each in a thread. A stop of the host does not wait for these threads."""
     host.set_version(await anyio.to_thread.run_sync(version, abandon_on_cancel=True))
     if check is not None:
         await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
@@ -161,11 +162,12 @@ async def _activate(
             look=number,
         )
 
-    # What exists now stays. The collector needs 12 ms to look through it (measured), and the event loop waits for it.
+    # The objects that exist now live as long as the process. A collection that looked through them would hold up the
+    # event loop for 12 ms (measured).
     gc.freeze()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_until_seen, look, host.set_discovery)
-        with contextlib.suppress(ShuttingDown):  # a stop ends this task, whichever way it hears of it
+        with contextlib.suppress(ShuttingDown):  # the host stops, and this task is about to be cancelled
             await _load_default_models(host, config)
 
 
@@ -186,7 +188,10 @@ async def _offer_harnesses(host: Host, config: Config, environ: Mapping[str, str
 
 
 async def _load_default_models(host: Host, config: Config) -> None:
-    """Load them once the hardware has been seen, or has not been seen for too long. Raises `ShuttingDown`."""
+    """Load the default models as soon as the hardware has been seen, or `_HARDWARE_PATIENCE_S` is over.
+
+    Raises `ShuttingDown` if the host stops meanwhile.
+    """
     reason = (await host.hardware_within(_HARDWARE_PATIENCE_S)).cuda_unavailable_reason
     if reason is None:
         await load_default_models(host.registry, config.default_models, host.tracker)
@@ -195,21 +200,22 @@ async def _load_default_models(host: Host, config: Config) -> None:
 
 
 def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
-    """With a broken driver no load can succeed, so none is tried (wire contract §5); discovery has logged why."""
+    """Fail every default model with `reason`. No load can succeed with a broken driver, so none is tried
+    (`docs/reference/wire-contract.md#devices`). Discovery has logged the reason.
+    """
     for model_id in tracker.snapshot().pending:
         tracker.fail_loading(model_id, reason)
     tracker.mark_ready()
 
 
 async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> None:
-    """The first signal to stop sets `stop`, one that comes later ends the process; engines see their socket close and
-    end too.
-    """
+    """Set `stop` at the first signal to stop. Exit at a later one: the engines see their sockets close, and end too."""
     stops = StopSignals()
     async for signum in signals:
         name = signal.Signals(signum).name
         if signum == signal.SIGHUP:
-            # A terminal that was closed, or somebody who hopes for a reload: no reason to drop what runs.
+            # A terminal that closes sends this signal. So does an operator who expects that the configuration is
+            # read again. Running replies must not be lost for either.
             logger.warning("%s ignored: the configuration is read at the start only", name)
             continue
         match stops.hear(now_s=anyio.current_time()):
@@ -225,7 +231,7 @@ async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> No
 
 
 async def _end_without_unloading(registry: Registry, limit_s: float) -> None:
-    """The end of a shutdown that does not come to its end."""
+    """Exit the process when a shutdown takes longer than `limit_s`."""
     await anyio.sleep(limit_s)
     logger.error("shutdown is stuck after %g s, exiting without the rest of it: %r", limit_s, registry)
     logging.shutdown()
