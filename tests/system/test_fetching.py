@@ -135,7 +135,7 @@ def assert_told(daemon: Daemon, refusal: Refusal) -> None:
     assert (error["kind"], error["message"]) == (refusal.kind, message)
     assert {name: error[name] for name in refusal.beside} == refusal.beside
 
-    (at_start,) = warnings(daemon, "lib.preload: failed to load default model", refusal.model_id)
+    (at_start,) = warnings(daemon, "lib.registry.startup: failed to load default model", refusal.model_id)
     (at_load,) = warnings(daemon, "service.refusals: request refused", refusal.model_id)
     assert message in at_start
     assert message in at_load
@@ -186,7 +186,7 @@ def test_a_source_that_is_away_is_asked_again_later_for_a_default_model_and_told
 
     (later,) = [
         line
-        for line in warnings(daemon, "lib.preload: source of default model unavailable, will retry", model_id)
+        for line in warnings(daemon, "lib.registry.startup: source of default model unavailable, will retry", model_id)
         if " attempt=1 " in line
     ]
     assert error["message"] in later
@@ -273,7 +273,7 @@ def test_a_hub_that_does_not_get_a_file_across_is_given_up_for_now(tmp_path: Pat
     with fake_hub({"org/name": {"m-Q8_0.gguf": large_model()}}) as hub:
         hub.fail(fault, path="*/resolve/*")
         with running_daemon(tmp_path, defaults("org/name") + source(hub.url, tmp_path / "cache") + slow) as daemon:
-            (later,) = warnings(daemon, "lib.preload: source of default model unavailable, will retry", "org/name")
+            (later,) = warnings(daemon, "lib.registry.startup: source of default model unavailable, will retry", "org/name")
             assert words in later
             assert daemon.health()["activation"]["pending"] == ["org/name"]
             error = load(daemon, "org/name").json()["error"]
