@@ -71,7 +71,9 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 # ------------------------------------------------------------------------------------------------------ what it is told
 
 
-def test_systemd_hears_of_a_whole_life_in_order_and_from_the_daemon_alone(tmp_path: Path, manager: Manager) -> None:
+def test_only_the_daemon_reports_to_systemd_and_it_reports_its_whole_life_in_order(
+    tmp_path: Path, manager: Manager
+) -> None:
     with running_daemon(tmp_path / "run", ONE, environ=manager.environ) as daemon:
         daemon.wait_ready()
         manager.wait_for("STATUS", "serving 1 model")
@@ -256,9 +258,7 @@ RestartSec=100ms
 
 @pytest.mark.skipif(why_no_user_manager() is not None, reason=f"no systemd here: {why_no_user_manager()}")
 class TestUnderSystemd:
-    def test_a_host_that_is_started_answers_and_serves_behind_its_walls_until_it_is_stopped(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_sandboxed_host_answers_and_serves_until_it_is_stopped(self, tmp_path: Path) -> None:
         with installed_service(tmp_path, ONE, walls="") as service:
             service.start()
             if service.show("ExecMainStatus") == ["226"]:
@@ -289,7 +289,7 @@ class TestUnderSystemd:
         [("prot = 1", "", os.EX_CONFIG, "unknown key `prot`"), ("", "--prot=1", 2, "")],
         ids=["configuration", "command line"],
     )
-    def test_what_no_restart_can_help_is_not_restarted(
+    def test_an_error_that_no_restart_can_fix_is_not_restarted(
         self, config: str, arguments: str, status: int, says: str, *, tmp_path: Path
     ) -> None:
         with installed_service(tmp_path, config, arguments=arguments) as service:
@@ -353,7 +353,7 @@ class TestUnderSystemd:
             assert service.status() == httpx.codes.OK
             assert installed.status() == 0
 
-    def test_connections_try_a_wrong_configuration_four_times_and_then_a_person_brings_it_back(
+    def test_connections_start_a_wrong_configuration_four_times_and_after_that_only_an_operator_does(
         self, tmp_path: Path
     ) -> None:
         ((forget, start),) = re.findall(
