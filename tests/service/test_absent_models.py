@@ -1,4 +1,4 @@
-"""What a gateway and its clients hear of models that do not serve yet, or no more: 503 with a time, 200, or 404."""
+"""The answers about models that do not serve yet or no longer serve: 503 with a time, 200, or 404."""
 
 import anyio
 import pytest
@@ -225,5 +225,5 @@ async def test_a_chat_that_waits_for_its_model_ends_when_its_client_hangs_up() -
 
 
 def test_model_loading_is_a_kind_of_model_not_loaded() -> None:
-    """So that a program that handles `ModelNotLoaded` handles this too."""
+    """A program that handles `ModelNotLoaded` then handles `ModelLoading` too."""
     assert issubclass(ModelLoading, ModelNotLoaded)

@@ -21,7 +21,7 @@ REASON = "the driver does not match its library; reboot the host"
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[Discovery]:
-    """What the look at the hardware finds, one entry."""
+    """The result of the look at the hardware, as a list of one."""
     findings = [CPU_HOST]
 
     async def discover(**_: object) -> Discovery:
@@ -79,7 +79,7 @@ GPU = Device(index=0, name="Card", vram_total_mb=8192, compute_capability="8.0")
 
 
 class TestSlowHardware:
-    """In virtual time, which one of the event loops has."""
+    """In virtual time, which only trio has."""
 
     @pytest.fixture
     def anyio_backend(self) -> tuple[str, dict[str, MockClock]]:
@@ -87,7 +87,7 @@ class TestSlowHardware:
 
     @pytest.fixture
     def looks(self, monkeypatch: pytest.MonkeyPatch) -> list[Discovery]:
-        """What each look finds after 6 s; the last one stays."""
+        """The results of the looks, in order. Each look takes 6 s. The last result is repeated."""
         findings = [UNSEEN]
 
         async def discover(**_: object) -> Discovery:

@@ -1,4 +1,4 @@
-"""A refused request costs a few thousand bytes of log and of answer, and the log holds no content of it."""
+"""A refused request costs a few thousand bytes of log and of answer, and the log has no content of it."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ UNLOAD = "/models/unload"
 A = "org/a"
 CANARY = "the-words-of-a-client"
 HUGE = f"{CANARY}\u202e" * 60_000
-"""A body with it is just small enough to be read."""
+"""A body that contains this text is just small enough to be read."""
 MOST_BYTES = 8000
 
 
@@ -62,7 +62,7 @@ def logged(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def encodable(text: str) -> str:
-    """What a path or a method may hold of it."""
+    """The text without the character that a path or a method cannot have."""
     return text.replace("\u202e", "-")
 
 

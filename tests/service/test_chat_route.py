@@ -338,7 +338,7 @@ async def test_a_whole_reply_that_is_lost_is_a_500_with_the_full_chain() -> None
 
 
 class BuggyGeneration:
-    """Breaks in a way nobody planned, on entering or after the first event."""
+    """A reply with a bug: it raises an unexpected exception when it is entered, or after the first event."""
 
     retried = False
     usage = Usage(prompt_tokens=5, completion_tokens=0)
@@ -440,7 +440,7 @@ async def test_a_client_that_leaves_in_mid_stream_frees_its_seat() -> None:
 
 
 def endless() -> ScriptedModel:
-    """A model that never runs out of words, nor ever has to wait for one."""
+    """A model that makes a very long reply without any pause."""
     return ScriptedModel(reply=("word ",) * 100_000)
 
 

@@ -33,7 +33,7 @@ def anyio_backend(clock: MockClock) -> tuple[str, dict[str, MockClock]]:
 
 
 class Watcher:
-    """Somebody who watches a host on which one model loads: an ASGI server and its client in one."""
+    """A client that follows the loads of a host on which one model loads. Plays the ASGI server as well."""
 
     def __init__(self, clock: MockClock) -> None:
         self.clock = clock
@@ -61,7 +61,7 @@ class Watcher:
         self.sent.append(message)
 
     async def after(self, seconds: float) -> None:
-        """Let time pass, and everybody do what they do then."""
+        """Let time pass, and run all tasks that waited for it."""
         self.clock.jump(seconds)
         await wait_all_tasks_blocked()
 
@@ -69,13 +69,13 @@ class Watcher:
         self.harness.reports[A](LoadProgress(stage=LoadStage.DOWNLOADING, bytes=percent, total_bytes=100))
 
     def chunks(self) -> list[bytes]:
-        """What came since the last look."""
+        """The chunks of the answer since the last call."""
         chunks = [message["body"] for message in self.sent if message["type"] == "http.response.body"]
         self.sent.clear()
         return chunks
 
     def percents(self) -> list[int | None]:
-        """How far the load was in each event since the last look; None where there was no load any more."""
+        """The progress of the load in each event since the last call. None for an event without a load."""
         bodies = [chunk.removeprefix(b"event: loading\ndata: ").removesuffix(b"\n\n") for chunk in self.chunks()]
         return [loads[0].progress.bytes if loads else None for loads in map(read_loading, bodies)]  # type: ignore[misc]
 
@@ -87,7 +87,7 @@ def watcher(clock: MockClock) -> Watcher:
 
 @asynccontextmanager
 async def watched_load(watcher: Watcher) -> AsyncIterator[None]:
-    """A load at 0 % whose first event has been seen, a second ago."""
+    """A load at 0 %. The client has seen its first event, a second ago."""
     async with anyio.create_task_group() as tasks, watcher.registry:
         tasks.start_soon(watcher.load)
         await wait_all_tasks_blocked()

@@ -25,7 +25,7 @@ DOWNLOADING = LoadProgress(stage=LoadStage.DOWNLOADING, file="a.gguf", bytes=10,
 
 
 def shown(body: bytes) -> list[dict[str, Any]]:
-    """The loads, less how long they have been running."""
+    """The loads, without the time for which they have been running."""
     read_loading(body)
     return [{name: value for name, value in load.items() if name != "elapsed_ms"} for load in json.loads(body)]
 

@@ -18,7 +18,7 @@ from neuron_service.log_config import _BackgroundHandler, configure_logging
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> str:
-    """What has been logged to stderr, all of it."""
+    """Everything that has been logged to stderr."""
     for handler in logging.getLogger().handlers:
         handler.flush()
     return capsys.readouterr().err

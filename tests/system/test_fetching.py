@@ -1,5 +1,5 @@
-"""What an operator sees of a model that cannot be fetched: in `/health`, in the answer to a load, in the log, and of
-`neuron pull`. The same words everywhere, and no other model suffers.
+"""What an operator sees if a model cannot be fetched: in `/health`, in the answer to a load, in the log, and in the
+output of `neuron pull`. The words are the same everywhere, and other models are not affected.
 """
 
 import json
@@ -26,7 +26,7 @@ A_DAY_S = 86400
 
 
 class Refusal(Struct, frozen=True):
-    """A load that fails for good: its kind, what its message has in it, and what is beside the message."""
+    """A load that fails for good: its kind, words of its message, and the fields beside the message."""
 
     model_id: str
     kind: str
@@ -106,7 +106,7 @@ def load(daemon: Daemon, model_id: str, quant: str | None = None) -> httpx.Respo
 
 
 def warnings(daemon: Daemon, text: str, model_id: str) -> list[str]:
-    """The warnings about a model, as soon as there are any: the log is written behind the answers."""
+    """Wait for warnings about a model, and return them. The log is written after the answers."""
     return eventually(
         lambda: [
             line
@@ -124,7 +124,7 @@ def pull(daemon: Daemon, model_id: str) -> tuple[int, str]:
 
 
 def assert_told(daemon: Daemon, refusal: Refusal) -> None:
-    """All that there is to see of a default model that was refused."""
+    """Check everything that shows a default model that was refused."""
     failed = {failed["model_id"]: failed["error"] for failed in daemon.health()["activation"]["failed"]}
     message = failed[refusal.model_id]
     assert all(word in message for word in refusal.words)
@@ -223,7 +223,7 @@ TROUBLES: dict[str, tuple[Fault, str, str]] = {
     "org/other-tag": (EtagChange(), "*/org/other-tag/resolve/*", ""),
     "org/moving": (Moves(), "*/org/moving/*", ""),
 }
-"""By model: what happens to it once, where, and what the log says of it, in a warning with its name."""
+"""By model: the fault that happens once, the path that it happens to, and words of the warning about it."""
 
 
 def test_a_passing_fault_is_retried_and_shown_in_the_log_alone(tmp_path: Path) -> None:

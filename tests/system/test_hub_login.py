@@ -1,4 +1,4 @@
-"""The hub of the environment: `HF_ENDPOINT`, the token, the cache, and a token that nobody repeats."""
+"""The hub of the environment: `HF_ENDPOINT`, the token, the cache, and a token that is never quoted."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -220,6 +220,6 @@ def test_sixteen_hostile_bodies_at_once_are_refused_and_cost_little_memory(daemo
 
 
 def most_kb(daemon: Daemon) -> int:
-    """The most memory the daemon has ever had."""
+    """The most memory that the daemon has had so far, in KiB."""
     with open(f"/proc/{daemon.process.pid}/status") as status:  # noqa: PTH123 - no ordinary file
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""What a reply can be asked to be, through the official client, from a real model."""
+"""Replies of a real model with several choices, a schema or other bounds, through the official client."""
 
 import json
 from collections.abc import Iterator

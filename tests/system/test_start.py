@@ -1,4 +1,4 @@
-"""What a host says of itself while it starts, and after a start that went wrong."""
+"""What a host reports while it starts, and after a start that failed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""How the daemon and its engines end: asked to, forced to, or by accident."""
+"""How the daemon and its engines end: by a signal, by a kill, or by a crash."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The daemon as a service: what it tells systemd, and what a real systemd makes of it."""
+"""The daemon as a service: what it reports to systemd, and how a real systemd treats it."""
 
 import os
 import re
@@ -41,7 +41,7 @@ FOREIGN = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
 
 
 class Manager:
-    """What systemd has heard so far."""
+    """A fake systemd that keeps all messages."""
 
     def __init__(self, sock: NotifySocket) -> None:
         self._sock = sock
@@ -171,7 +171,7 @@ ProtectHostname=no
 ProtectKernelModules=no
 ProtectProc=default
 """
-"""Mounts, which a container may forbid, and which have nothing to do with starting and stopping."""
+"""Turns off the parts of the sandbox that need mounts. A container may forbid mounts."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -187,7 +187,7 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
     def status(self) -> int:
-        """The HTTP status of its health; 0 for nobody there."""
+        """The HTTP status of `/health`. 0 if no process answers."""
         try:
             return httpx.get(f"{self.url}/health", trust_env=False, timeout=PATIENCE_S).status_code
         except httpx.TransportError:
@@ -205,7 +205,7 @@ class Service:
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """A port on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -227,7 +227,10 @@ def installed_service(
     arguments: str = "",
     units: Mapping[str, str] | None = None,
 ) -> Iterator[Service]:
-    """The shipped unit with a drop-in for what a test cannot have, and `overrides` for what it does not wait for."""
+    """The shipped unit, with a drop-in for the things that a test cannot have.
+
+    `overrides` are further lines, such as shorter time limits.
+    """
     port = free_port()
     config_path = folder / "neuron.toml"
     config_path.write_text(f"port = {port}\n{config}")
