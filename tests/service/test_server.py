@@ -54,7 +54,7 @@ def test_a_bug_that_ends_the_service_is_exit_70_and_is_told_to_the_log_and_to_sy
         )
         assert manager.told() == [{"STATUS": "failed: RuntimeError: a bug"}]
     assert done.returncode == os.EX_SOFTWARE
-    assert "CRITICAL neuron_service.cli: the service failed" in done.stderr
+    assert "CRITICAL neuron_service.cli.serve: the service failed" in done.stderr
     assert "RuntimeError: a bug" in done.stderr
 
 

@@ -48,8 +48,8 @@ TOO_EARLY = (
     "neuron_lib.wire.openai_chat_reply",
     "neuron_service.answers",
     "neuron_service.app",
-    "neuron_service.config_check",
-    "neuron_service.models_cli",
+    "neuron_service.cli.config_check",
+    "neuron_service.cli.models",
     "neuron_service.routes",
 )
 """Modules that no probe needs. Importing them takes longer than importing everything that a probe needs."""
