@@ -15,13 +15,14 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from benchmarks.subject import circumstances, cpu_count, model_path
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import init_backend, lib, route_logs
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.model import Model
+from neuron_lib.types import ContextParams
 
 N_BATCH: Final = 512
 READ: Final = 256
@@ -29,6 +30,7 @@ READ: Final = 256
 SEQUENCES: Final = (1, 4, 8, 16)
 LENGTHS: Final = (100, 500, 1000, 2000, 4000)
 MOVED_N_CTX: Final = 4096
+LAYOUTS: Final[tuple[Literal["per_sequence", "unified"], ...]] = ("per_sequence", "unified")
 
 
 class Lab:
@@ -87,16 +89,12 @@ def opened(stack: ExitStack, model: Model, *, seats: int, n_ctx: int, threads: i
             stack.enter_context(
                 Context(
                     model,
+                    ContextParams(n_ctx=n_ctx, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=threads, kv_layout=layout),
                     seats=seats,
-                    n_ctx=n_ctx,
-                    n_batch=N_BATCH,
-                    n_ubatch=N_BATCH,
-                    threads=threads,
-                    kv_unified=layout == "unified",
                 )
             )
         )
-        for layout in ("per_sequence", "unified")
+        for layout in LAYOUTS
     }
 
 

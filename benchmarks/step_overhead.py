@@ -28,7 +28,7 @@ from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.model import Model
 from neuron_lib.sampling.sampler import SamplerChain
-from neuron_lib.types import Sampling
+from neuron_lib.types import ContextParams, Sampling
 
 SEATS: Final = 8
 N_CTX: Final = 1024
@@ -110,7 +110,9 @@ def opened(path: Path, *, threads: int) -> Iterator[tuple[Model, TimedContext]]:
     init_backend()
     with (
         Model(path, gpu_layers=-1, on_progress=lambda _fraction: True) as model,
-        TimedContext(model, seats=SEATS, n_ctx=N_CTX, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=threads) as context,
+        TimedContext(
+            model, ContextParams(n_ctx=N_CTX, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=threads), seats=SEATS
+        ) as context,
     ):
         context.warm_up(model.vocab)
         yield model, context

@@ -14,14 +14,14 @@ from neuron_lib.sources.package import find_package_file
 __all__ = ("find_files", "find_repositories")
 
 
-def find_files(entries: Iterable[ModelEntry], *, local_roots: Sequence[Path]) -> Iterator[FoundFile]:
+def find_files(entries: Iterable[ModelEntry], *, local_roots: Sequence[str | Path] | None) -> Iterator[FoundFile]:
     """Look for the file of each entry with a `path` or a `package`; other entries are left out."""
     for entry in entries:
         if (place := entry.path or entry.package) is not None:
             yield FoundFile(entry_id=entry.id, place=str(place), size_bytes=_size_bytes(entry, local_roots))
 
 
-def _size_bytes(entry: ModelEntry, local_roots: Sequence[Path]) -> int | None:
+def _size_bytes(entry: ModelEntry, local_roots: Sequence[str | Path] | None) -> int | None:
     with suppress(PreflightFailed, SourceUnavailable, OSError):
         if entry.package is not None:
             return find_package_file(entry.package, model_id=entry.id).stat().st_size

@@ -10,8 +10,9 @@ from typing import Final
 
 import msgspec
 
-from neuron_lib.config import Config, SourceConfig, load_config
+from neuron_lib.config import Config, load_config, store_settings
 from neuron_lib.errors import ConfigError
+from neuron_service.backends import BACKENDS
 from neuron_service.cli.command_line import LOG_LEVELS
 from neuron_service.cli.directories import require_absolute_directories
 
@@ -37,10 +38,11 @@ def service_config(options: argparse.Namespace, environ: Mapping[str, str]) -> C
     config = load_config(
         path,
         environ,
+        sections=BACKENDS,
         defaults={} if options.default_host is None else {"host": options.default_host},
         strict=options.check_config,
     )
-    require_absolute_directories(config.harness.llamacpp)
+    require_absolute_directories(store_settings(config))
     return msgspec.structs.replace(
         config,
         host=config.host if options.host is None else options.host,
@@ -70,8 +72,8 @@ def log_level(options: argparse.Namespace, environ: Mapping[str, str], *, defaul
     return level
 
 
-def with_credentials(sources: Mapping[str, SourceConfig], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """`environ` with the tokens of `sources` that systemd passed as credentials, where `environ` itself lacks them.
+def with_credentials(config: Config, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """`environ` with the tokens of sources that systemd passed as credentials, where `environ` itself lacks them.
 
     A credential has the name of the variable in small letters: `hf_token` becomes `HF_TOKEN`. Raises `ConfigError` for
     a credential that cannot be read.
@@ -79,7 +81,8 @@ def with_credentials(sources: Mapping[str, SourceConfig], environ: Mapping[str, 
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:
         return environ
-    wanted = {"HF_TOKEN", *(source.auth_env for source in sources.values() if source.auth_env)}
+    sources = [source for store in store_settings(config).values() for source in store.sources.values()]
+    wanted = {"HF_TOKEN", *(source.auth_env for source in sources if source.auth_env)}
     lacking = {name for name in wanted if not environ.get(name, "").strip()}
     tokens = {name: _credential(Path(folder, name.lower())) for name in lacking}
     return {**environ, **{name: token for name, token in tokens.items() if token is not None}}

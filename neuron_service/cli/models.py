@@ -16,7 +16,7 @@ import anyio
 import msgspec
 from msgspec import Struct, to_builtins
 
-from neuron_lib.config import Config, ModelEntry, Revision, load_config
+from neuron_lib.config import Config, ModelEntry, Revision, StoreSettings, load_config, store_settings
 from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, SourceUnavailable, cause_chain
 from neuron_lib.sizes import format_size
 from neuron_lib.sources import LocalModel, ModelStore
@@ -42,6 +42,7 @@ from neuron_lib.sources.inventory import (
 from neuron_lib.sources.repository import HubRepository
 from neuron_lib.sources.survey import find_files, find_repositories
 from neuron_lib.types import ModelSpec, public_id, take_apart
+from neuron_service.backends import BACKENDS
 from neuron_service.cli.command_line import usage_error
 from neuron_service.cli.configuration import config_path, log_level, with_credentials
 from neuron_service.cli.progress_line import ProgressLine
@@ -68,10 +69,13 @@ def run_model_command(options: argparse.Namespace) -> int:
     revision = _revision(options.revision) if options.command == "pull" else None
     try:
         configure_logging(log_level(options, os.environ, default="warning"), environ=os.environ)
-        config = load_config(config_path(options), os.environ)
-        environ = with_credentials(config.harness.llamacpp.sources, os.environ)
+        config = load_config(config_path(options), os.environ, sections=BACKENDS)
+        environ = with_credentials(config, os.environ)
     except ConfigError as error:
         complain(str(error))
+        return os.EX_CONFIG
+    if not store_settings(config):
+        complain("no backend of this service fetches models")
         return os.EX_CONFIG
     match options.command:
         case "pull":
@@ -103,10 +107,10 @@ def pull(
     The first model that fails ends the command. `revision` overrides that of a `[[models]]` entry.
     """
     for model_id in ids:
-        spec = ModelSpec(model_id=model_id, harness="llamacpp", quant=quant)
+        spec = ModelSpec(model_id=model_id, harness=next(iter(store_settings(config))), quant=quant)
         try:
             models = config.models if revision is None else _at_revision(config.models, model_id, revision)
-            store = model_store(config.harness.llamacpp, models=models, environ=environ)
+            store = model_store(_settings(config), models=models, environ=environ)
             with ProgressLine(sys.stderr, label=public_id(model_id)) as line:
                 local = anyio.run(_fetch, store, spec, line)
         except KeyboardInterrupt:
@@ -147,10 +151,10 @@ def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
     except ServiceSilent as silence:
         print(f"neuron: {silence}; what is loaded is not known", file=sys.stderr)
         loaded = frozenset()
-    llamacpp = config.harness.llamacpp
-    sources = shown_sources(store.cache_dirs, default_source=llamacpp.default_source)
+    settings = _settings(config)
+    sources = shown_sources(store.cache_dirs, default_source=settings.default_source)
     models = list_models_here(
-        find_files(config.models, local_roots=llamacpp.local_roots),
+        find_files(config.models, local_roots=settings.local_roots),
         (found for cache, source in sources.items() for found in find_repositories(cache, source=source)),
         _claims(store, entries=config.models, defaults=config.default_models, loaded=loaded),
     )
@@ -263,8 +267,13 @@ def _agreed(ask: Callable[[str], str], question: str) -> bool:
 # ----------------------------------------------------------------------------------------------------------- common
 
 
+def _settings(config: Config) -> StoreSettings:
+    """The settings of the store that the commands work on: those of the first backend that fetches models."""
+    return next(iter(store_settings(config).values()))
+
+
 def _store(config: Config, environ: Mapping[str, str]) -> ModelStore:
-    return model_store(config.harness.llamacpp, models=config.models, environ=environ)
+    return model_store(_settings(config), models=config.models, environ=environ)
 
 
 def _claims(

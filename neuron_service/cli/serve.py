@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import importlib.util
 import logging
 import os
 import signal
@@ -26,6 +27,8 @@ __all__ = ("greeting", "run_service")
 
 logger = logging.getLogger(__name__)
 
+_SERVICE_PACKAGES: Final = ("httptools", "litestar", "uvicorn", "uvloop")
+"""The packages of the extra `service`, which `pip install neuron-node` leaves out."""
 _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 
 
@@ -34,12 +37,13 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     try:
         configure_logging(log_level(options, os.environ), environ=os.environ)
         config = service_config(options, os.environ)
-        environ = with_credentials(config.harness.llamacpp.sources, os.environ)
+        environ = with_credentials(config, os.environ)
         inherited = inherited_socket(manager.socket_count)
     except ConfigError as error:
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
     if options.check_config:
         sys.exit(_report_faults(config, environ))
+    _require_service_packages(notifier)
     # Before `serve` receives signals there is nothing to drain. Child processes do not inherit a handler; they would
     # inherit a mask.
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -52,6 +56,15 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
     _serve(config, sock, environ, notifier, watchdog_s=manager.watchdog_s)
+
+
+def _require_service_packages(notifier: Notifier) -> None:
+    """End with a sentence that says what to install, if a package is missing that only `serve` needs."""
+    missing = [name for name in _SERVICE_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        install = f"{sys.executable} -m pip install 'neuron-node[service]'"
+        reason = f"`neuron serve` needs the Python packages {', '.join(missing)}; install them: {install}"
+        _give_up(reason, notifier, status=os.EX_UNAVAILABLE, number=errno.ENOPKG)
 
 
 def _report_faults(config: Config, environ: Mapping[str, str]) -> int:

@@ -13,4 +13,4 @@ def complain(text: str) -> None:
     line = f"neuron: {text}"
     if is_journal(sys.stderr, os.environ):
         line = with_priority(line, ERROR_PRIORITY)
-    print(line, file=sys.stderr)
+    print(f"{line}\n", end="", file=sys.stderr)  # in one write, so that a log record cannot come before the line's end

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from neuron_lib.config import SourceConfig, load_config
+from neuron_lib.config import Config, LlamaCppConfig, SourceConfig, load_config
 from neuron_lib.errors import ConfigError
+from neuron_service.backends import BACKENDS
 from neuron_service.cli import main
 from neuron_service.cli.configuration import with_credentials
 from neuron_service.cli.serve import greeting
@@ -21,6 +22,7 @@ SOURCES = {
     "mirror": SourceConfig(endpoint="https://hub.example.org", auth_env="MIRROR_TOKEN"),
     "open": SourceConfig(endpoint="https://open.example.org"),
 }
+CONFIG = Config(harness={"llamacpp": LlamaCppConfig(sources=SOURCES)})
 
 
 @pytest.fixture(autouse=True)
@@ -178,24 +180,24 @@ def test_a_credential_is_the_token_whose_name_it_has_in_small_letters(tmp_path: 
     (tmp_path / "mirror_token").write_text("mirror_secret")
     (tmp_path / "neuron_port").write_text("1")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HOME": "/home"}
-    assert with_credentials(SOURCES, environ) == environ | {"HF_TOKEN": "hf_secret", "MIRROR_TOKEN": "mirror_secret"}
+    assert with_credentials(CONFIG, environ) == environ | {"HF_TOKEN": "hf_secret", "MIRROR_TOKEN": "mirror_secret"}
 
 
 def test_a_variable_goes_before_a_credential(tmp_path: Path) -> None:
     (tmp_path / "hf_token").write_text("hf_secret")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HF_TOKEN": "mine"}
-    assert with_credentials(SOURCES, environ) == environ
+    assert with_credentials(CONFIG, environ) == environ
 
 
 @pytest.mark.parametrize("folder", [{}, {"CREDENTIALS_DIRECTORY": "/nowhere"}])
 def test_without_credentials_the_environment_is_as_it_was(folder: dict[str, str]) -> None:
-    assert with_credentials(SOURCES, folder) == folder
+    assert with_credentials(CONFIG, folder) == folder
 
 
 def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_tell_it(tmp_path: Path) -> None:
     (tmp_path / "hf_token").write_bytes(b"hf_secret\xff")
     with pytest.raises(ConfigError, match="hf_token: not UTF-8") as caught:
-        with_credentials(SOURCES, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+        with_credentials(CONFIG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert "secret" not in repr((caught.value, caught.value.__cause__))
 
 
@@ -293,7 +295,7 @@ def test_the_greeting_offers_a_command_that_can_work_on_this_host(text: str, pas
     config = tmp_path / "neuron.toml"
     config.write_text(text)
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        shown = greeting(sock, load_config(config, {}))
+        shown = greeting(sock, load_config(config, {}, sections=BACKENDS))
         assert f"http://127.0.0.1:{sock.getsockname()[1]}/health" in shown
     [command] = [line for line in shown.splitlines() if line.startswith("  curl")]
     assert pasted in command
@@ -337,7 +339,7 @@ WEB = {"litestar", "uvicorn", "httptools", "uvloop"}
 REST = {"anyio", "msgspec", "neuron_lib.config", "neuron_lib.registry.registry", "http.client", "socketserver"}
 LIBRARY = {
     "neuron_lib.registry.registry",
-    "neuron_lib.llamacpp",
+    "neuron_lib.llamacpp.harness",
     "neuron_lib.engine",
     "huggingface_hub",
     "jinja2",

@@ -8,6 +8,7 @@ import pytest
 
 from neuron_lib.config import load_config
 from neuron_service import cli
+from neuron_service.backends import BACKENDS
 from neuron_service.cli import serve
 from neuron_service.cli.config_check import find_model_faults
 
@@ -154,7 +155,7 @@ def test_a_start_logs_the_faults_that_it_survives(
     text: str, expected: str, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config.write_text(text.replace("{here}", str(config.parent)))
-    serve._warn_of_faults(load_config(config, {}), {})
+    serve._warn_of_faults(load_config(config, {}, sections=BACKENDS), {})
     [message] = caplog.messages
     assert message.startswith(f"configuration: {expected.replace('{here}', str(config.parent))}")
 
@@ -162,4 +163,4 @@ def test_a_start_logs_the_faults_that_it_survives(
 def test_no_fault_tells_a_token(config: Path) -> None:
     config.write_text(f'{NO_SLASH}\n[harness.llamacpp.sources.m]\nendpoint = "https://h"\nauth_env = "M_TOKEN"')
     environ = {"HF_TOKEN": "hf_secret", "M_TOKEN": "m_secret"}
-    assert "secret" not in str(list(find_model_faults(load_config(config, environ), environ)))
+    assert "secret" not in str(list(find_model_faults(load_config(config, environ, sections=BACKENDS), environ)))

@@ -40,7 +40,7 @@ TOO_EARLY = (
     "llguidance",
     "importlib.metadata",
     "neuron_lib.llama",
-    "neuron_lib.llamacpp",
+    "neuron_lib.llamacpp.harness",
     "neuron_lib.engine",
     "neuron_lib.sources",
     "neuron_lib.text",
