@@ -179,7 +179,7 @@ class Registry:
             with anyio.move_on_after(_ON_UNLOADED_LIMIT_S):
                 await self._on_unloaded()
         except Exception:  # what others do with the news is no failure of the unload
-            logger.exception("whoever is told of unloads failed", extra={"model_id": model.model_id})
+            logger.exception("bug in the callback `on_unloaded`", extra={"model_id": model.model_id})
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back; a load that runs is cancelled.
