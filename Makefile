@@ -56,6 +56,7 @@ format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
 
 bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is built first (ARGS=--quick: a short round)
 	@scripts/build_rivals
+	@$(BIN)/python -m benchmarks.sampling $(ARGS)
 	@$(BIN)/python -m benchmarks.step_overhead $(ARGS)
 	@$(BIN)/python -m benchmarks.responsiveness $(ARGS)
 	@$(BIN)/python -m benchmarks.first_answer $(ARGS)

@@ -1,7 +1,8 @@
-"""What the control groups of this process leave it: memory and CPU time. A container's limit, systemd's MemoryMax.
+"""How much memory and CPU time the control groups allow this process, such as a container's limit or systemd's
+MemoryMax.
 
-Reads a few small files of both versions of control groups. Knows nothing of models. Which CPUs a group may use
-(cpuset) is not asked here: the kernel says it in the affinity of each process.
+Reads a few small files of both versions of control groups. Knows nothing of models. The CPUs that a group may use
+(cpuset) are not read here: the affinity of each process already follows from them.
 """
 
 from collections.abc import Iterator
@@ -13,29 +14,32 @@ __all__ = ("allowed_by_cgroups", "cpus_of_cgroups", "limit_of_cgroups")
 _OWN: Final = Path("/proc/self/cgroup")
 _MOUNT: Final = Path("/sys/fs/cgroup")
 _NO_MEMORY_LIMIT: Final = 1 << 62
-"""Version 1 has no word for "no limit", only a number that no machine has."""
+"""Bytes. Version 1 writes a number above this if there is no limit."""
 
 
 def limit_of_cgroups(own: Path = _OWN, mount: Path = _MOUNT) -> int | None:
-    """Bytes that this process and those beside it in its groups may take in all. None without a limit."""
+    """The memory in bytes that all processes in the groups of this process may take together. None without a limit."""
     limits = map(_limit_of, _groups(own, mount, "memory"))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def allowed_by_cgroups(own: Path = _OWN, mount: Path = _MOUNT) -> int | None:
-    """Bytes that this process may still take; cached files give way, so they do not count. None without a limit."""
+    """The memory in bytes that is left in the groups of this process. None without a limit.
+
+    Cached files do not count as taken, because the kernel drops them when memory is needed.
+    """
     rooms = map(_room_in, _groups(own, mount, "memory"))
     return min((room for room in rooms if room is not None), default=None)
 
 
 def cpus_of_cgroups(own: Path = _OWN, mount: Path = _MOUNT) -> float | None:
-    """How many CPUs this process and those beside it in its groups may keep busy on average. None without a limit."""
+    """How many CPUs all processes in the groups of this process may use together on average. None without a limit."""
     quotas = map(_cpus_of, _groups(own, mount, "cpu"))
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def _groups(own: Path, mount: Path, controller: str) -> Iterator[Path]:
-    """The groups of this process that may limit what `controller` controls, and those around them."""
+    """The directories that limit `controller`: of the group of this process and of all groups around it."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -45,8 +49,8 @@ def _groups(own: Path, mount: Path, controller: str) -> Iterator[Path]:
         if not controllers:  # version 2
             yield from _levels(mount, name)
         elif controller in controllers.split(","):
-            # The directory has the names of all controllers together, perhaps in another order than here (RHEL 7), and
-            # there is a link with the name of each.
+            # The name of the directory is all controllers joined, perhaps in another order than here (RHEL 7). A link
+            # with the name of each controller leads to it.
             yield from _levels(mount / controllers, name)
             yield from _levels(mount / controller, name)
 
@@ -69,14 +73,14 @@ def _room_in(group: Path) -> int | None:
     if limit is None:
         return None
     used, prefix = _number(group / "memory.current"), ""
-    if used is None:  # version 1, where the plain names leave out the groups within
+    if used is None:  # version 1, whose plain names do not count the groups inside
         used, prefix = _number(group / "memory.usage_in_bytes"), "total_"
     if used is None:
         return None
     try:
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
         return max(0, limit - used + int(stat[f"{prefix}active_file"]) + int(stat[f"{prefix}inactive_file"]))
-    except (OSError, ValueError, KeyError):  # no such file, or another version's words
+    except (OSError, ValueError, KeyError):  # there is no such file, or it has other keys
         return None
 
 

@@ -73,9 +73,14 @@ class NeuronError(Exception):
 
     Message and fields are bounded (`neuron_lib.shown`), whatever they quote. Where a message quotes a string of
     somebody else, quote `clip(string)`, so that our own words around it stay.
+
+    A class declares the attributes that it adds, by their types: `neuron_lib.error_frames` carries them to another
+    process.
     """
 
     code: str = "internal_error"
+    message: str
+    fields: dict[str, Any]
     quotes_request: ClassVar[bool] = False
     """Whether the message may quote the content of a request: a prompt, a schema, a grammar. A log must not show it."""
 
@@ -83,7 +88,7 @@ class NeuronError(Exception):
         message = clip(message, LONGEST_MESSAGE)
         super().__init__(message)
         self.message = message
-        self.fields: dict[str, Any] = {name: bounded(value) for name, value in fields.items()}
+        self.fields = {name: bounded(value) for name, value in fields.items()}
 
     @property
     def log_message(self) -> str:
@@ -106,6 +111,8 @@ class InvalidRequest(RequestRejected):
 
     code = "invalid_request_body"
     quotes_request = True
+    param: str | None
+    _summary: str | None
 
     def __init__(self, message: str, *, param: str | None = None, summary: str | None = None, **fields: Any) -> None:
         super().__init__(message, **fields)
@@ -131,7 +138,7 @@ class PromptTooLong(RequestRejected):
 
     def __init__(self, *, prompt_tokens: int, limit: int) -> None:
         super().__init__(
-            # Clients look for this phrase to compact a conversation by themselves (wire contract §1.0).
+            # Clients search for this phrase and then shorten a conversation by themselves.
             f"This model's maximum context length is {limit} tokens, but the prompt has {prompt_tokens} tokens. "
             "Shorten the messages.",
             prompt_len=prompt_tokens,
@@ -160,6 +167,7 @@ class WrongModality(RequestRejected):
     """The model does something else than what it was asked for: a chat was sent to a model that makes embeddings."""
 
     code = "wrong_modality"
+    model_id: str
 
     def __init__(self, model_id: str, capabilities: tuple[str, ...]) -> None:
         able = " and ".join(capabilities)
@@ -188,6 +196,7 @@ class ModelNotLoaded(RequestRejected):
     """No model of this id is resident here; `reason` says why, if its last load failed or its engine was given up."""
 
     code = "model_not_found"
+    model_id: str
 
     def __init__(self, model_id: str, reason: str | None = None) -> None:
         text = f"model {clip(model_id)!r} is not loaded on this host"
@@ -202,6 +211,7 @@ class ModelLoading(ModelNotLoaded):
     """
 
     code = "model_loading"
+    stage: str
 
     def __init__(self, model_id: str, text: str, *, stage: str, retry_after_s: int, **fields: Any) -> None:
         super().__init__(model_id, text)
@@ -223,6 +233,7 @@ class Overloaded(RequestRejected):
     """There is no room for this request now; `retry_after_s` estimates when there will be."""
 
     code = "rate_limit_exceeded"
+    reason: OverloadReason
 
     def __init__(self, message: str, *, reason: OverloadReason, retry_after_s: int, **fields: Any) -> None:
         super().__init__(message, **fields)
@@ -289,12 +300,12 @@ class UnknownSource(LoadFailed):
 
 
 class PreflightKind(StrEnum):
-    """What is wrong with a model's files (wire contract §3.4, and our own below the line)."""
+    """What is wrong with a model's files (`docs/reference/wire-contract.md#refused-files`). Part of the wire."""
 
     REPO_FETCH_FAILED = "repo_fetch_failed"
     EMPTY_REPO = "empty_repo"
     QUANT_NOT_FOUND = "quant_not_found"
-    # ours
+    # additions of this project, which the gateway does not know
     REPO_NOT_FOUND = "repo_not_found"
     REVISION_NOT_FOUND = "revision_not_found"
     GATED_REPO = "gated_repo"
@@ -311,6 +322,8 @@ class PreflightFailed(LoadFailed):
     """The model's files cannot be what the spec asks for; `fields` become the keys of the wire's `error` object."""
 
     code = "preflight_failed"
+    kind: PreflightKind
+    model_id: str
 
     def __init__(self, kind: PreflightKind, message: str, *, model_id: str, **fields: Any) -> None:
         super().__init__(message, model_id=model_id, **fields)
@@ -322,6 +335,7 @@ class UnloadFailed(NeuronError):
     """A model was told to go, and its harness failed to let it go or takes too long: its memory may still be taken."""
 
     code = "unload_failed"
+    model_id: str
 
     def __init__(self, message: str, *, model_id: str, **fields: Any) -> None:
         super().__init__(message, model_id=model_id, **fields)
@@ -336,6 +350,8 @@ class SourceUnavailable(NeuronError):
     """
 
     code = "source_unavailable"
+    model_id: str
+    retry_after_s: int | None
 
     def __init__(self, message: str, *, model_id: str, retry_after_s: int | None = None, **fields: Any) -> None:
         super().__init__(message, model_id=model_id, **fields)
@@ -349,6 +365,8 @@ class EngineDead(NeuronError):
     """
 
     code = "engine_dead"
+    model_id: str
+    reason: str
 
     def __init__(self, model_id: str, reason: str) -> None:
         super().__init__(f"the engine of model {clip(model_id)!r} is gone: {reason}", model_id=model_id)
@@ -371,7 +389,7 @@ class ConfigError(NeuronError):
 def cause_chain(error: BaseException) -> str:
     """The error's message followed by those of all its causes, outermost first, joined by `: `.
 
-    Operators see this one line; an outermost message without its causes has cost others hours (contract §9).
+    Operators see this one line. An outermost message without its causes once hid a missing home directory for hours.
     Exception groups are flattened to their first member. The text of an exception that is not ours is cut to
     `LONGEST_QUOTE` characters, and the whole to a few thousand.
     """

@@ -1,6 +1,6 @@
-"""The loggers of this package. A record's message ends with its fields, so that every handler shows them.
+"""The loggers of this package. The message of a record ends with the record's fields, so that every handler shows them.
 
-`logger.info("model loaded", extra={"model_id": "org/a"})` reads `model loaded model_id=org/a` in the log of any program
+`logger.info("model loaded", extra={"model_id": "org/a"})` is `model loaded model_id=org/a` in the log of every program
 that embeds the library. The fields are attributes of the record as well, for handlers that write JSON.
 """
 
@@ -14,7 +14,7 @@ __all__ = ("FieldLogger", "Message", "get_logger")
 
 
 class Message:
-    """The message of a record: text, and fields behind it. Formatted only where a handler asks for it.
+    """The message of a record: text, and fields behind it. It is formatted only when a handler asks for it.
 
     As a string it is one line of bounded length without control characters.
     """
@@ -43,10 +43,10 @@ class FieldLogger(logging.LoggerAdapter[logging.Logger]):
         """Log `msg % args`, as `logging.Logger.log` does."""
         if self.isEnabledFor(level):
             message = Message(str(msg), args, options.get("extra") or {})
-            # The caller to name is the one of this method's caller, which is in `logging`.
+            # One level more: `logging` called this method, and the record must name the caller of `logging`.
             self.logger.log(level, message, stacklevel=options.pop("stacklevel", 1) + 1, **options)
 
 
 def get_logger(name: str) -> FieldLogger:
-    """The logger of a module, by its `__name__`."""
+    """The logger of the module `name`, which is its `__name__`."""
     return FieldLogger(logging.getLogger(name))

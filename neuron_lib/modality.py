@@ -1,7 +1,7 @@
-"""What a GGUF file can be used for, from what its metadata says. Pure; the names of files and models play no part.
+"""What a GGUF file can be used for, by its metadata. Pure. The names of files and models are not looked at.
 
 The architectures are those that libllama knows (`src/llama-arch.cpp` of llama.cpp), and those of image models in GGUF
-(`IMG_ARCH_LIST` of ComfyUI-GGUF). Any other architecture is for libllama to refuse.
+(`IMG_ARCH_LIST` of ComfyUI-GGUF). libllama itself refuses any other architecture.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from neuron_lib.errors import WrongModality
 __all__ = ("CHAT", "EMBEDDINGS", "RERANK", "capabilities_of", "require_chat", "why_not_servable")
 
 CHAT: Final = "text"
-"""The model answers chats (wire contract §1.4)."""
+"""The model answers chats. The gateway knows this capability as `text`."""
 EMBEDDINGS: Final = "embeddings"
 """The model turns a text into a vector."""
 RERANK: Final = "rerank"
@@ -22,10 +22,10 @@ _ENCODERS: Final = frozenset(
     {"bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llama-embed", "modern-bert", "neo-bert"}
     | {"nomic-bert", "nomic-bert-moe", "t5encoder"}
 )
-"""Every token sees the whole text, also the tokens behind it, so none of these can write one."""
+"""Architectures that cannot write text: each token depends on the whole text, also on the tokens behind it."""
 _POOLING_NONE: Final = 0
 _POOLING_RANK: Final = 4
-"""Of libllama's `enum llama_pooling_type`."""
+"""Values of libllama's `enum llama_pooling_type`."""
 
 _DIFFUSION: Final = (
     "it is a diffusion model, which fills in a whole text in several passes; this host only writes token by token"
@@ -46,8 +46,8 @@ _UNSERVABLE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("lumina2", "qwen_image", "sd1", "sd3", "sdxl", "wan"), _IMAGES),
     "clip": _PROJECTOR,
     "cogvlm": (
-        # Its graph computes the scores of all tokens of a batch where libllama expects those that were asked for, so
-        # the scores of the first token are taken for those of the last (`src/models/cogvlm.cpp`, llama.cpp 0c1e57098).
+        # Its graph computes the scores of all tokens of a batch, but libllama expects only the wanted ones. So the
+        # scores of the first token are taken for those of the last (`src/models/cogvlm.cpp`, llama.cpp 0c1e57098).
         "its architecture cogvlm is computed wrongly by libllama: the scores of a prompt are those of another token"
     ),
     "controlvector": _CONTROL_VECTOR,
@@ -63,15 +63,15 @@ _UNSERVABLE: Final[Mapping[str, str]] = {
     "t5": _ENCODER_DECODER,
     "wavtokenizer-dec": "it is a vocoder, which turns codes into sound and neither reads nor writes text",
 }
-"""Architectures that nothing on this host can serve, and why."""
+"""Architectures that nothing here can serve, with a sentence that says why."""
 
 
 def why_not_servable(
     *, architecture: str | None, general_type: str | None = None, adapter_type: str | None = None
 ) -> str | None:
-    """Why a file with these values of its metadata cannot be loaded as a model, as a sentence about it; None if it can.
+    """A sentence that says why a file with this metadata cannot be loaded as a model. None if it can be loaded.
 
-    The keys are `general.architecture`, `general.type` (None also for "model") and `adapter.type`.
+    The arguments are the values of `general.architecture`, `general.type` (None also for "model") and `adapter.type`.
     """
     if general_type is None and adapter_type is not None:
         general_type = "adapter"
@@ -93,10 +93,11 @@ def why_not_servable(
 def capabilities_of(
     *, architecture: str | None, pooling_type: int | None = None, is_causal: bool | None = None
 ) -> tuple[str, ...]:
-    """What a model with these values of its metadata can do.
+    """The capabilities of a model with this metadata.
 
-    `pooling_type` and `is_causal` are `<architecture>.pooling_type` and `<architecture>.attention.causal`. Only models
-    that were trained to make one vector or score of a whole text say how to pool it.
+    `pooling_type` and `is_causal` are the values of `<architecture>.pooling_type` and
+    `<architecture>.attention.causal`. Only models that were trained to make one vector or one score of a whole text
+    have a pooling type.
     """
     if pooling_type == _POOLING_RANK:
         return (RERANK,)
@@ -105,6 +106,6 @@ def capabilities_of(
 
 
 def require_chat(model_id: str, capabilities: tuple[str, ...]) -> None:
-    """Raise `WrongModality` for a chat with a model that can do other things only; one that says nothing may chat."""
+    """Raise `WrongModality` if the model has capabilities and none of them is to chat. Without any it may chat."""
     if capabilities and CHAT not in capabilities:
         raise WrongModality(model_id, capabilities)

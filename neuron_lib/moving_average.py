@@ -1,20 +1,20 @@
-"""Running averages that health reports show. Numbers only; nothing is exported from here."""
+"""Moving averages that `/health` shows. Pure numbers: no clock, no export."""
 
 from typing import Final
 
 __all__ = ("Rate", "smooth")
 
 _SMOOTHING: Final = 0.3
-"""Weight of the newest sample (wire contract §4)."""
+"""The weight of the newest sample (`docs/reference/wire-contract.md#health`)."""
 
 
 def smooth(average: float | None, sample: float) -> float:
-    """The moving average after one more sample; None is an average of nothing."""
+    """The moving average after one more sample. `average` is None before the first sample."""
     return sample if average is None else average + _SMOOTHING * (sample - average)
 
 
 class Rate:
-    """Items per second, averaged over finished requests; 0.0 until there was one worth measuring."""
+    """Items per second, as a moving average over finished requests. `per_s` is 0.0 before the first usable sample."""
 
     def __init__(self) -> None:
         self.per_s = 0.0
@@ -23,7 +23,7 @@ class Rate:
         return f"<Rate {self.per_s:.1f}/s>"
 
     def add(self, count: int, seconds: float) -> None:
-        """Take in a sample; one without items or without time says nothing and is ignored."""
+        """Add a sample: `count` items in `seconds`. A sample without items or without time is ignored."""
         if count <= 0 or seconds <= 0:
             return
         self.per_s = smooth(self.per_s or None, count / seconds)

@@ -1,6 +1,6 @@
-"""How text of unknown origin is shown to people: cut to a length, and without characters that steer a terminal.
+"""Makes text of unknown origin safe to show: cut to a length, and without characters that steer a terminal. Pure.
 
-Errors and log lines quote what clients, hubs, files and other libraries wrote. All of them cut it here. Pure.
+Errors and log lines quote texts of clients, hubs, files and other libraries. All of these texts are cut here.
 """
 
 import json
@@ -16,25 +16,25 @@ LONGEST_MESSAGE: Final = 1000
 LONGEST_CHAIN: Final = 2000
 """The most characters of a message and its causes, and of one log message."""
 _CHAIN: Final = "reason"
-"""A log field that holds a chain of causes, which are bounded one by one."""
+"""The log field that holds a chain of causes. Each cause in it is bounded already, so the field may be longer."""
 
 _MOST_CHARACTERS: Final = 6000
-"""Of a list or a mapping. The names of hundreds of files fit."""
+"""The most characters of a list or a mapping. The names of hundreds of files fit."""
 _SEPARATOR: Final = 2
 _DEEPEST: Final = 3
 _LARGEST_INT_BITS: Final = 128
 
 
 def clip(text: str, limit: int = LONGEST_QUOTE) -> str:
-    """`text`, or if it has more than `limit` characters, that many of them and how long it is."""
+    """`text`, or its first `limit` characters followed by `…` and its length if it is longer."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 def bounded(value: Any, *, depth: int = _DEEPEST) -> Any:
-    """`value` of an error's field as small as a log and an answer can bear: each string is clipped, each list and each
-    mapping keeps its first entries, and what is nested too deeply becomes `…`.
+    """The value of an error's field, small enough for a log and an answer.
 
-    What is small already keeps its type. An integer of hundreds of digits becomes a string.
+    Each string is clipped. Each list and each mapping keeps its first entries. A value that is nested too deeply
+    becomes `…`. A small value keeps its type. An integer of hundreds of digits becomes a string.
     """
     match value:
         case str():
@@ -53,7 +53,7 @@ def bounded(value: Any, *, depth: int = _DEEPEST) -> Any:
 
 
 def brief(value: object) -> str:
-    """`repr(value)` of a few hundred characters at most; of a long list only the first items are looked at."""
+    """`repr(value)`, clipped. Only the first items of a long list are read."""
     return clip(repr(bounded(value)))
 
 
@@ -65,7 +65,7 @@ def printable(text: str) -> str:
 
 
 def fields_line(fields: Mapping[str, object]) -> str:
-    """`key=value key="another value"`: a value is quoted where a reader could not tell its end otherwise."""
+    """The fields as `key=value key="another value"`. A value is quoted if its end would not be clear otherwise."""
     return " ".join(
         f"{printable(clip(name))}={_quoted(value, LONGEST_CHAIN if name == _CHAIN else LONGEST_QUOTE)}"
         for name, value in fields.items()

@@ -1,4 +1,4 @@
-"""Sizes in bytes as people read them. MB and GB are decimal (10⁶ and 10⁹ bytes), as on disks and on model pages."""
+"""Sizes as text for people. MB and GB are decimal (10⁶ and 10⁹ bytes), as on disks and on model pages."""
 
 from typing import Final
 
@@ -9,16 +9,16 @@ _GB: Final = 10**9
 
 
 def format_size(size_bytes: float) -> str:
-    """`98 MB`, `4.7 GB`."""
+    """A size as text: `98 MB`, `4.7 GB`."""
     unit, name = size_unit(size_bytes)
     return f"{format_rounded(size_bytes / unit)} {name}"
 
 
 def size_unit(size_bytes: float) -> tuple[int, str]:
-    """The unit for a size, in bytes and by name: GB from 1 GB on, MB below."""
+    """The unit for a size: its bytes and its name. GB from 1 GB on, MB below."""
     return (_GB, "GB") if size_bytes >= _GB else (MB, "MB")
 
 
 def format_rounded(value: float) -> str:
-    """Two significant digits below 10, whole numbers from there on."""
+    """One digit after the point below 10, whole numbers from 10 on."""
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"

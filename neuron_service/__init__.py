@@ -1,1 +1,3 @@
-"""A thin Litestar adapter over `neuron_lib`: routes, streams, errors, the life of the process. Decides nothing else."""
+"""The HTTP service: a thin adapter of Litestar to `neuron_lib`. Owns routes, streams, errors and the life of the
+process.
+"""

@@ -1,7 +1,8 @@
-"""Who may ask: decides by the `Host` and the `Origin` of a request. Pure but for asking a socket where it listens.
+"""Who may ask, decided by the `Host` and the `Origin` of a request. Pure, except that it asks a socket for its address.
 
-A web page may resolve its own name to this host's address and then talk to it as to its own server (DNS rebinding). The
-page cannot choose what its browser writes into `Host` and `Origin`: the name that the page came from.
+The owner of a web page may let the page's name resolve to the address of this host. The page may then talk to this host
+as if to its own server (DNS rebinding). The page cannot choose the `Host` and the `Origin` that its browser sends: both
+have the name that the page came from.
 """
 
 import re
@@ -9,22 +10,22 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import ClassVar, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
+from neuron_lib.wire.http_errors import AccessRefused, HostNotAllowed, MalformedHost, OriginNotAllowed
 
-__all__ = ("ANY", "AccessRefused", "AccessRules", "HostNotAllowed", "MalformedHost", "OriginNotAllowed", "is_loopback")
+__all__ = ("ANY", "AccessRules", "is_loopback")
 
 ANY: Final = "*"
-"""An entry of `allowed_hosts` or `allowed_origins` that allows all of them."""
+"""An entry of `allowed_hosts` or `allowed_origins` that allows every host or every origin."""
 
 _ANYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
-"""What a listener on all interfaces is bound to, and by no name of a server."""
+"""The addresses that a listener on all interfaces is bound to. They are not names of a server."""
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing."""
+"""The methods that change nothing."""
 _LONGEST_HOST: Final = 300
-"""In bytes. A name of the DNS has at most 253 of them."""
+"""In bytes. A name in the DNS has at most 253 bytes."""
 _LARGEST_PORT: Final = 65535
 _AUTHORITY: Final = re.compile(
     r"(?:(?P<name>[a-z0-9._-]+)|\[(?P<v6>[0-9a-f.]*:[0-9a-f:.]*)\])(?::(?P<port>[0-9]{0,5}))?"
@@ -33,43 +34,17 @@ _ORIGIN: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/]
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-class AccessRefused(InvalidRequest):
-    """A request that is refused for its `Host` or `Origin`, with `status`."""
-
-    quotes_request = False
-    status: ClassVar[int] = 403
-
-
-class MalformedHost(AccessRefused):
-    """No `Host` where there must be one, several, or one that is no name or address with or without a port."""
-
-    code = "malformed_host"
-    status = 400
-
-
-class HostNotAllowed(AccessRefused):
-    """The request was sent to a name that this host does not go by."""
-
-    code = "host_not_allowed"
-
-
-class OriginNotAllowed(AccessRefused):
-    """A page of another origin wants to change something."""
-
-    code = "origin_not_allowed"
-
-
 class _Authority(NamedTuple):
     name: str
-    """In lower case, without brackets and without the dot at its end; an address in its usual spelling."""
+    """In lower case, without brackets and without a dot at the end. An address is in its usual spelling."""
     port: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRules:
-    """Which hosts and origins requests may name.
+    """Which hosts and origins requests may name. Lives as long as the listener.
 
-    Where `takes_any_host`, a request may name any host. Else it may name `localhost`, a loopback address or one of
+    With `takes_any_host` a request may name any host. Without, it may name `localhost`, a loopback address or one of
     `hosts`. A request that changes something may have no `Origin`, the server's own, or one of `origins`.
     """
 
@@ -86,10 +61,10 @@ class AccessRules:
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
     ) -> Self:
-        """The rules for requests that come through `sock`, wherever that came from. `own_name` is the name or address
-        that it was bound to.
+        """The rules for requests that come through `sock`, which may come from systemd. `own_name` is the name or
+        address that the configuration binds.
 
-        A listener that other machines can reach takes any host unless `allowed_hosts` names some.
+        A listener that other machines can reach takes any host, unless `allowed_hosts` names some.
         """
         reaches_others = not is_loopback(sock) and not allowed_hosts
         return cls(
@@ -99,7 +74,7 @@ class AccessRules:
         )
 
     def refusal(self, method: str, http_version: str, headers: Iterable[tuple[bytes, bytes]]) -> AccessRefused | None:
-        """Why this request is refused; None if it is not. The names of `headers` are in lower case."""
+        """Why this request is refused, or None if it may be answered. The names of `headers` are in lower case."""
         hosts: list[bytes] = []
         origins: list[bytes] = []
         for name, value in headers:
@@ -130,10 +105,10 @@ class AccessRules:
         return self.takes_any_host or name in self.hosts or _is_local(name)
 
     def _trusts(self, raw_origin: bytes, host: _Authority | None) -> bool:
-        """Whether an origin is one of those allowed, or that of this server.
+        """Whether an origin is one of those allowed, or the server's own.
 
-        The server's own has the very host and port of the request, if no foreign name can lead to them: a page with a
-        foreign name would be of the server's own origin after DNS rebinding.
+        The server's own origin has the host and the port of the request. That host must be an address or a name of this
+        server. If any name would do, a page would have the server's own origin after DNS rebinding.
         """
         origin = raw_origin.decode("latin-1").lower()
         match = _ORIGIN.fullmatch(origin)
@@ -149,9 +124,9 @@ class AccessRules:
 
 
 def is_loopback(sock: socket.socket) -> bool:
-    """Whether only programs of this machine reach a listening socket, and browsers of it are among them.
+    """Whether a listening socket can be reached by programs of this machine only, and by its browsers.
 
-    A Unix socket is none: no browser reaches it, and its clients write any host.
+    False for a Unix socket: no browser reaches it, and its clients may send any `Host`.
     """
     if sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return False

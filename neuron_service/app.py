@@ -1,14 +1,14 @@
-"""The Litestar application: routes, the error table, and nothing of Litestar's own opinions about either."""
+"""The Litestar application: routes and the handlers of exceptions, without Litestar's own documentation and log."""
 
 from litestar import Litestar
 from litestar.di import Provide
 
+from neuron_service import dialects
 from neuron_service.access import AccessRules
 from neuron_service.errors import EXCEPTION_HANDLERS
 from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
 from neuron_service.probes import Probes
-from neuron_service.routes.chat import chat_completions
 from neuron_service.routes.host import discovery
 from neuron_service.routes.models import (
     about_model,
@@ -19,22 +19,23 @@ from neuron_service.routes.models import (
     load_model,
     unload_model,
 )
+from neuron_service.routes.replies import reply_route
 
 __all__ = ("create_app", "create_routes")
 
-_MAX_BODY_BYTES = 2 << 20  # what the gateway lets through; a hostile body of that size takes 20 ms of the loop
+_MAX_BODY_BYTES = 2 << 20  # the gateway's own limit; a hostile body of this size takes 20 ms of the event loop
 
 
 def create_app(host: Host, *, access: AccessRules | None = None) -> HttpRules:
-    """The whole application over `host`; it has no lifespan of its own, because `server` owns the order of life.
+    """The whole application of `host`. It has no lifespan, because `server` owns the order of start and stop.
 
-    Without `access` any host and any origin may ask: for a server around it that decides that itself.
+    Without `access` requests may name any host and any origin. That is for a server around it that checks them itself.
     """
     return HttpRules(Probes(host, create_routes(host)), access=access)
 
 
 def create_routes(host: Host) -> Litestar:
-    """Everything but the probes."""
+    """Everything except the probes."""
     return Litestar(
         route_handlers=[
             discovery,
@@ -45,7 +46,7 @@ def create_routes(host: Host) -> Litestar:
             load_model,
             unload_model,
             about_model,
-            chat_completions,
+            *map(reply_route, dialects.DIALECTS),
         ],
         dependencies={"host": Provide(lambda: host, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,

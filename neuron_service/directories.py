@@ -1,4 +1,4 @@
-"""What a service demands of the directories in its configuration."""
+"""The rule for directories in the configuration of a service."""
 
 from neuron_lib.config import LlamaCppConfig
 from neuron_lib.errors import ConfigError
@@ -7,7 +7,7 @@ __all__ = ("require_absolute_directories",)
 
 
 def require_absolute_directories(config: LlamaCppConfig) -> None:
-    """Raises `ConfigError` for a relative directory, which would change with the place the service is started from."""
+    """Raises `ConfigError` for a relative directory, whose meaning would depend on where the service is started."""
     directories = {
         "hf_cache": config.hf_cache,
         **{f"sources.{name}.cache_dir": source.cache_dir for name, source in config.sources.items()},

@@ -1,4 +1,4 @@
-"""What the routes need to know of this host, gathered in one place. Holds references; owns only the discovery."""
+"""The facts about this host that routes and probes need, in one place. Holds references; owns only the discovery."""
 
 import logging
 import time
@@ -22,25 +22,25 @@ logger = logging.getLogger(__name__)
 
 _LARGE_BODY_BYTES: Final = 1 << 17
 _TICK_LIMIT_S: Final = 10.0
-"""Supervision moves each second; a loop that a large request kept for a moment is no reason to call it stuck."""
+"""Supervision moves each second. A loop that is busy with a large request for a moment must not count as stuck."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Host:
-    """One per process. The hardware is looked at in the background, so `discovery` may have to be awaited."""
+    """This host. One per process, on the event loop. The hardware is looked at in the background."""
 
     harnesses: tuple[str, ...]
     registry: Registry
     tracker: ActivationTracker
     monitor: DeviceMonitor
     version: Version | None = None
-    """None as long as git is asked for the commit."""
+    """None while git is asked for the commit."""
     decode_turn: anyio.Lock = field(default_factory=anyio.Lock)
-    """Held to decode a large body, which may keep the loop for 20 ms."""
+    """Held while a large body is decoded, which may block the loop for 20 ms."""
     _started_s: float = field(default_factory=time.monotonic)
     _discovery: Discovery | None = None
     _looked: anyio.Event = field(default_factory=anyio.Event)
-    """There is a `_discovery`, or there will be none because the host stops."""
+    """Set when `_discovery` is known, or will never be known because the host stops."""
     _version_known: anyio.Event = field(default_factory=anyio.Event)
     _is_draining: bool = False
 
@@ -48,12 +48,12 @@ class Host:
         self.registry.follow(self.tracker)
 
     def set_version(self, version: Version) -> None:
-        """Publish what is running; once."""
+        """Publish the version that is running. Called once."""
         self.version = version
         self._version_known.set()
 
     async def current_version(self) -> Version:
-        """What is running; waits until that is known. Raises `ShuttingDown` if the host stops before it knows."""
+        """The version that is running. Waits until it is known. Raises `ShuttingDown` if the host stops before that."""
         if self.version is None:
             await self._version_known.wait()
         if self.version is None:
@@ -61,18 +61,19 @@ class Host:
         return self.version
 
     def set_discovery(self, discovery: Discovery) -> None:
-        """Publish what is known of the hardware; the last word counts."""
+        """Publish what is known of the hardware. The last call counts."""
         self._discovery = discovery
         self._looked.set()
 
     def gpu_memory_mb(self) -> tuple[int, ...]:
-        """The memory of each GPU that has been seen so far."""
+        """The memory in MiB of each GPU that has been seen so far."""
         return () if self._discovery is None else tuple(gpu.vram_total_mb for gpu in self._discovery.devices)
 
     async def turn_to_decode(self, body: bytes) -> None:
-        """Wait until `body` may be decoded: at once, but large ones one after another, with other requests in between.
+        """Wait until `body` may be decoded. Large bodies are decoded one after another, with other requests in between.
 
-        What the caller does before it waits again comes before the next large body's turn.
+        A small body does not wait. The caller must decode before it awaits anything else: only then does the next large
+        body wait for it.
         """
         if len(body) > _LARGE_BODY_BYTES:
             async with self.decode_turn:
@@ -84,9 +85,9 @@ class Host:
             raise NoHarness
 
     async def discovery(self) -> Discovery:
-        """What this host is; waits until its hardware has been seen, or until nobody waits for that any more.
+        """What this host is. Waits until its hardware has been seen, or until loads no longer wait for it.
 
-        Raises `ShuttingDown` if the host stops before it knows.
+        Raises `ShuttingDown` if the host stops before that.
         """
         await self._looked.wait()
         if self._discovery is None:
@@ -94,14 +95,15 @@ class Host:
         return self._discovery
 
     async def discovery_within(self, limit_s: float) -> Discovery:
-        """The same, but after `limit_s` what is known without that look. Raises `ShuttingDown` as well."""
+        """Like `discovery`, but after `limit_s` the facts without the hardware. Raises `ShuttingDown` as well."""
         with anyio.move_on_after(limit_s):
             return await self.discovery()
         return undiscovered(self.harnesses)
 
     async def hardware_within(self, patience_s: float) -> Discovery:
-        """The same, but after `patience_s` nobody waits any more: what is known without a look is published until one
-        succeeds. Raises `ShuttingDown` as well.
+        """Like `discovery`, but after `patience_s` the facts without the hardware are published until a look succeeds.
+
+        Raises `ShuttingDown` as well.
         """
         with anyio.move_on_after(patience_s):
             return await self.discovery()
@@ -111,18 +113,20 @@ class Host:
         return await self.discovery()
 
     def start_draining(self) -> None:
-        """First step of a shutdown: not ready any more, and nothing more is admitted; what runs goes on."""
+        """The first step of a shutdown: the host is not ready and admits nothing more. Running replies go on."""
         self._is_draining = True
         self._looked.set()
         self._version_known.set()
         self.registry.close_admission()
 
     def is_moving(self) -> bool:
-        """Whether the supervision of the models gets on; asked from the event loop, it says the same of that."""
+        """Whether the supervision of the models makes progress. Called from the event loop, it shows that the loop does
+        too.
+        """
         return self.registry.tick_age_s() < _TICK_LIMIT_S
 
     def why_not_ready(self) -> NotReady | None:
-        """None while requests are welcome."""
+        """Why requests should not be sent here. None if they should."""
         models = self.registry.list_models()
         return why_not_ready(self.tracker.snapshot(), models=models, is_draining=self._is_draining)
 
@@ -139,7 +143,7 @@ class Host:
         )
 
     def health(self) -> Health:
-        """How this host is; memory only."""
+        """The body of `/health`, from memory."""
         return Health(
             uptime_secs=int(time.monotonic() - self._started_s),
             devices=self.monitor.readings(),

@@ -1,4 +1,4 @@
-"""How a route gets the host of its host."""
+"""Gives the routes their host."""
 
 from typing import TypeAlias
 
@@ -9,4 +9,4 @@ from neuron_service.host import Host
 __all__ = ("HostDependency",)
 
 HostDependency: TypeAlias = NamedDependency[Host]
-"""The host as a route's parameter `host`; `app` provides it."""
+"""The type of a route's parameter `host`, which `app` provides."""

@@ -1,6 +1,6 @@
-"""What holds for every path alike, before any body is read: who may ask, how a body is encoded, how a path is spelled.
+"""The rules that hold for every path, checked before a body is read: who may ask, encodings of bodies, slashes.
 
-HEAD is GET without the body, OPTIONS is not answered.
+HEAD is answered as GET without the body. OPTIONS is not answered.
 """
 
 from collections.abc import Iterable
@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from neuron_lib.shown import clip
 from neuron_lib.wire.bodies import UnsupportedMediaType
+from neuron_lib.wire.http_errors import UnknownMethod, UnknownPath
 from neuron_service.access import AccessRules
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
-from neuron_service.refusals import UnknownMethod, UnknownPath, allowed_methods, refuse
+from neuron_service.refusals import allowed_methods, refuse
 
 __all__ = ("HttpRules",)
 
@@ -18,7 +19,7 @@ _NO_CONTENT: Final = 204
 
 
 class HttpRules:
-    """An ASGI application around another one, whose routes name GET and POST only. There is nothing but HTTP."""
+    """An ASGI application around `routes`, whose routes need GET and POST only. Every scope is of the type `http`."""
 
     def __init__(self, routes: ASGIApp, *, access: AccessRules | None = None) -> None:
         """Without `access` any host and any origin may ask."""
@@ -29,17 +30,17 @@ class HttpRules:
         raw_path: bytes = scope["raw_path"]
         method = scope["method"]
         if refused := self._access and self._access.refusal(method, scope["http_version"], scope["headers"]):
-            await refuse(refused, scope, send, status=refused.status)
+            await refuse(refused, scope, send)
         elif b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
-            # Litestar would overlook the surplus slash.
-            await refuse(UnknownPath("there is nothing at this path"), scope, send, status=404)
+            # Litestar would ignore the additional slash.
+            await refuse(UnknownPath(), scope, send)
         elif method == "HEAD":
             await self._answer_head(scope, receive, send)
         elif method == "OPTIONS":
             await self._answer_options(scope, receive, send)
         elif method == "POST" and (coding := _body_coding(scope["headers"])):
             error = UnsupportedMediaType(f"the body must not be compressed; its content-encoding is {coding!r}")
-            await refuse(error, scope, send, status=415)
+            await refuse(error, scope, send)
         else:
             await self._routes(scope, receive, send)
 
@@ -51,7 +52,7 @@ class HttpRules:
             if is_answered:
                 return
             if message["type"] == "http.response.body":
-                # A stream would go on; now it hears that its client has gone.
+                # The answer ends here. A stream that goes on is then told that its client has gone.
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
                 is_answered = True
             await send(message)
@@ -60,7 +61,7 @@ class HttpRules:
         await self._routes(get, receive, send_head)
 
     async def _answer_options(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Litestar answers by itself, with a 204, which the contract does not know; an unknown path stays unknown."""
+        """Litestar answers OPTIONS with a 204, which becomes a 405. Other answers, such as a 404, stay as they are."""
         allow = ""
 
         async def send_unless_granted(message: Any) -> None:
@@ -72,10 +73,10 @@ class HttpRules:
 
         await self._routes(scope, receive, send_unless_granted)
         if allow:
-            await refuse(UnknownMethod("this path does not answer OPTIONS"), scope, send, status=405, allow=allow)
+            await refuse(UnknownMethod("OPTIONS", allow=allow), scope, send)
 
 
 def _body_coding(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """What a body must be decoded by before it is text; "" for nothing."""
+    """The encodings of a body, which is compressed if it has one; "" if it has none."""
     codings = b",".join(value for name, value in headers if name == b"content-encoding").decode("latin-1").lower()
     return clip(codings) if {coding.strip() for coding in codings.split(",")} - {"", "identity"} else ""

@@ -1,4 +1,4 @@
-"""The routes of a process that answers before it has loaded them."""
+"""The routes of a daemon that answers probes before it has imported the web framework."""
 
 from collections.abc import Callable
 
@@ -12,21 +12,23 @@ __all__ = ("LateRoutes",)
 
 
 class LateRoutes:
-    """An ASGI application whose requests wait until `load` has loaded the real one. After `close` they are refused."""
+    """An ASGI application that keeps requests waiting until `load` has built the real one. `close` ends the waiting: if
+    there is no real one by then, requests are refused.
+    """
 
     def __init__(self, build: Callable[[], ASGIApp]) -> None:
-        """`build` imports and makes the application; it blocks."""
+        """`build` imports and makes the real application. It blocks."""
         self._build = build
         self._routes: ASGIApp | None = None
         self._settled = anyio.Event()
 
     async def load(self) -> None:
-        """Build the application in a thread, so that probes are answered meanwhile."""
+        """Build the real application in a thread, so that probes are answered meanwhile."""
         self._routes = await anyio.to_thread.run_sync(self._build)
         self._settled.set()
 
     def close(self) -> None:
-        """Let nobody wait any longer: the process ends."""
+        """Let no request wait any longer, because the daemon stops."""
         self._settled.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

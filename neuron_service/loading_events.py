@@ -1,4 +1,4 @@
-"""The loads of this host as server-sent events, for as long as somebody watches. Ours, beyond the contract."""
+"""The loads of this host as server-sent events, for as long as the client stays. The gateway does not use them."""
 
 import logging
 from contextlib import aclosing
@@ -8,10 +8,9 @@ import anyio
 import msgspec
 
 from neuron_lib import LoadingModel, Registry
-from neuron_lib.wire.line_breaks import escape_line_breaks
+from neuron_lib.wire.sse import server_sent_event
 from neuron_service.asgi import Receive, Scope, Send
-from neuron_service.client import while_connected
-from neuron_service.outlet import ClientStalled, EventOutlet
+from neuron_service.streaming import ClientStalled, EventStream, while_connected
 
 __all__ = ("LoadingEvents",)
 
@@ -19,34 +18,34 @@ logger = logging.getLogger(__name__)
 
 _SHORTEST_INTERVAL_S: Final = 0.25
 _SILENCE_LIMIT_S: Final = 15.0
-"""After that long without an event a comment is sent, or proxies take the connection for dead."""
+"""A comment is sent after this long without an event. Without comments proxies close the connection."""
 
 
 class LoadingEvents:
-    """All loads at once and after every change, at most four times a second; what changes faster is merged.
+    """An event with all loads when the client comes and after every change, at most four times a second. Faster changes
+    are merged.
 
-    Ends when the client leaves, or when the host drains: then nothing loads, as the last event says.
+    Ends when the client leaves or when the host drains. When a host drains nothing loads, as the last event says.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        outlet = EventOutlet(send, silence_limit_s=_SILENCE_LIMIT_S)
+        stream = EventStream(send, silence_limit_s=_SILENCE_LIMIT_S)
         try:
-            await while_connected(receive, lambda: self._follow(outlet), beside=outlet.watch)
+            await while_connected(receive, lambda: self._follow(stream), beside=stream.watch)
         except ClientStalled:
             logger.info("client stopped reading, it is told of loads no more")
 
-    async def _follow(self, outlet: EventOutlet) -> None:
-        await outlet.open()
+    async def _follow(self, stream: EventStream) -> None:
+        await stream.open()
         async with aclosing(self._registry.loading_changes()) as changes:
             async for loading in changes:
-                await outlet.send(_event(loading))
+                await stream.send(_event(loading))
                 await anyio.sleep(_SHORTEST_INTERVAL_S)
-        await outlet.send(b"", more=False)
+        await stream.send(b"", more=False)
 
 
 def _event(loading: tuple[LoadingModel, ...]) -> bytes:
-    # By hand, because Litestar separates the lines by CRLF (wire contract §2.8-1).
-    return b"event: loading\ndata: " + escape_line_breaks(msgspec.json.encode(loading)) + b"\n\n"
+    return server_sent_event(msgspec.json.encode(loading), name="loading")

@@ -1,4 +1,6 @@
-"""Logs for the journal or for a terminal: one line per record on stderr, the fields of a record behind its message."""
+"""Logs for the journal or for a terminal: one line for each record on stderr, with the record's fields behind its
+message.
+"""
 
 import contextlib
 import logging
@@ -19,20 +21,20 @@ _STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, No
     "message",
     "asctime",
     "taskName",
-    "color_message",  # uvicorn's, for terminals
+    "color_message",  # uvicorn's own, for terminals
 }
 _MOST_WAITING: Final = 4096
 _FLUSH_LIMIT_S: Final = 1.0
 _LONGEST_TRACEBACK_LINE: Final = 500
 _LONGEST_TRACEBACK: Final = 16_000
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, ERROR_PRIORITY), (logging.WARNING, 4), (logging.INFO, 6))
-"""Python's levels as syslog's priorities, which sd-daemon(3) reads in front of a line; lower ones are 7, debug."""
+"""Python's levels as syslog's priorities, which sd-daemon(3) reads in front of a line. Lower levels are 7, debug."""
 
 
 class _LineFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.000+01:00 INFO    logger: message key=value`; a record cannot forge a second line.
+    """`2026-01-31T12:00:00.000+01:00 INFO    logger: message key=value`. A record cannot forge a second line.
 
-    For the journal each line begins with its priority instead, as `<6>`: the journal has a time stamp of its own.
+    For the journal each line begins with its priority instead, as `<6>`. The journal has a time stamp of its own.
     """
 
     def __init__(self, *, for_journal: bool) -> None:
@@ -47,7 +49,7 @@ class _LineFormatter(logging.Formatter):
         return "\n".join(lines)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
-        """Local time with its distance from UTC, as ISO 8601 has it."""
+        """Local time with its distance from UTC, in the form of ISO 8601."""
         local = time.localtime(record.created)
         zone = time.strftime("%z", local)
         return f"{time.strftime(datefmt or '%Y-%m-%dT%H:%M:%S', local)}.{int(record.msecs):03}{zone[:3]}:{zone[3:]}"
@@ -56,7 +58,7 @@ class _LineFormatter(logging.Formatter):
         return "" if self._for_journal else f"{self.formatTime(record)} {record.levelname:<7} "
 
     def _traceback(self, record: logging.LogRecord) -> Iterator[str]:
-        """The lines of it from the end backwards as far as they fit, because the last ones tell what went wrong."""
+        """The last lines of a traceback that fit into the limit, because the last lines say what went wrong."""
         if not record.exc_info:
             return iter(())
         kept: list[str] = []
@@ -72,7 +74,9 @@ class _LineFormatter(logging.Formatter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """A record of our own shows its fields by itself; one of another library gets them here."""
+    """The message of a record with its fields. Records of this project contain them already; other records get them
+    here.
+    """
     if isinstance(record.msg, Message):
         return record.getMessage()
     fields = {name: value for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS}
@@ -84,13 +88,13 @@ def _priority(level: int) -> int:
 
 
 class _BackgroundHandler(logging.Handler):
-    """Writes from a thread of its own, so that somebody who stops reading our stderr does not stop us.
+    """Writes records in a thread of its own, so that a reader that stops reading stderr does not stop the process.
 
-    Beyond `most_waiting` records are dropped; how many is said in their place, once there is room again.
+    If more than `most_waiting` records wait, further ones are dropped. As soon as there is room, a line says how many.
     """
 
     def __init__(self, stream: TextIO | None, *, most_waiting: int = _MOST_WAITING) -> None:
-        """`stream` is None where the process was started without one."""
+        """`stream` is None if the process was started without one."""
         super().__init__()
         self._waiting: Queue[str] = Queue(most_waiting)
         self._dropped = 0
@@ -116,7 +120,7 @@ class _BackgroundHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait until what was logged is written, but not for ever."""
+        """Wait until all records so far are written, up to a limit."""
         if self._stream is not None:
             with self._waiting.all_tasks_done:
                 self._waiting.all_tasks_done.wait_for(lambda: not self._waiting.unfinished_tasks, _FLUSH_LIMIT_S)
@@ -124,15 +128,17 @@ class _BackgroundHandler(logging.Handler):
     def _write(self, stream: TextIO) -> None:
         while True:
             line = self._waiting.get()
-            with contextlib.suppress(OSError, ValueError):  # its reader is gone, or it is closed: nobody to tell
+            with contextlib.suppress(OSError, ValueError):  # the stream is closed or its reader has gone
                 stream.write(line + "\n")
                 stream.flush()
             self._waiting.task_done()
 
 
 def configure_logging(level: str, *, environ: Mapping[str, str] | None = None) -> None:
-    """Send records of `level` and above to stderr: as the journal wants them if `environ` says that the journal reads
-    there, else with time stamps. Raises ValueError for a level that logging does not know.
+    """Send records of `level` and above to stderr.
+
+    If `environ` says that the journal reads stderr, lines have priorities, otherwise time stamps. Raises ValueError for
+    an unknown level.
     """
     handler = _BackgroundHandler(sys.stderr)
     handler.setFormatter(_LineFormatter(for_journal=is_journal(sys.stderr, environ or {})))

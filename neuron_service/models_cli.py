@@ -1,6 +1,6 @@
 """`neuron pull`, `ls` and `rm`: models on this machine's disk, without a running service.
 
-Decides what is shown and refused; where things are and what may be deleted is the store's and the cache's business.
+Decides what is shown and what is refused. The store and the cache know where files are and which may be deleted.
 """
 
 import contextlib
@@ -63,9 +63,9 @@ _MOST_NAMED: Final = 12
 class ModelHere(Struct, frozen=True, kw_only=True):
     """One model on this machine: a GGUF, or the parts of a split one.
 
-    `used_by` has the words `default` and `loaded`, and the `[[models]]` ids that come from its repository. A model
-    from a `path` or a `package` has no `commit` and is not hashed. `missing` is a part, or the file, that is not there;
-    without any file `size_bytes` is 0.
+    `used_by` has the words `default` and `loaded`, and the ids of `[[models]]` entries that come from its repository. A
+    model from a `path` or a `package` has no `commit` and is not hashed. `missing` is the part or the file that is not
+    there. Without any file `size_bytes` is 0.
     """
 
     id: str
@@ -87,7 +87,7 @@ class Unfinished(Struct, frozen=True, kw_only=True):
 
 
 class DaemonSilent(Exception):
-    """Something listens where the service would, and does not say what it has loaded."""
+    """A program listens at the service's address and does not say which models it has loaded."""
 
 
 class _Resident(Struct, frozen=True):
@@ -99,7 +99,7 @@ class _Load(Struct, frozen=True):
 
 
 class _Health(Struct, frozen=True):
-    """The part of `GET /health` that says which models must stay."""
+    """The part of `GET /health` that names the models in use."""
 
     models: tuple[_Resident, ...]
     loading: tuple[_Load, ...] = ()
@@ -111,9 +111,9 @@ class _Health(Struct, frozen=True):
 def pull(
     config: Config, environ: Mapping[str, str], ids: Sequence[str], *, quant: str | None, revision: str | None = None
 ) -> int:
-    """Fetch models as a load would, but from the newest commit; returns the exit status.
+    """Fetch models as a load does, but from the newest commit. Returns the exit status.
 
-    The first that fails ends it. `revision` goes before that of a `[[models]]` entry.
+    The first model that fails ends the command. `revision` overrides that of a `[[models]]` entry.
     """
     for model_id in ids:
         spec = ModelSpec(model_id=model_id, harness="llamacpp", quant=quant)
@@ -144,13 +144,13 @@ def _at_revision(models: Sequence[ModelEntry], model_id: str, revision: str) -> 
     id_ = entry.id
     try:
         pinned = msgspec.structs.replace(entry, revision=revision)
-    except ValueError as error:  # it comes from a place that has none
+    except ValueError as error:  # its place has no revisions
         raise LoadFailed(str(error)) from error
     return (*(each for each in models if each.id != id_), pinned)
 
 
 class ProgressLine:
-    """How far a download is: on a terminal one line that is redrawn, elsewhere a line now and then."""
+    """Shows the progress of a download: on a terminal one line that is redrawn, elsewhere a line now and then."""
 
     def __init__(self, stream: TextIO, *, label: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -170,7 +170,7 @@ class ProgressLine:
         self._clear()
 
     def _make_way(self, _record: logging.LogRecord) -> bool:
-        """Have a record begin on a line of its own; the bar comes back below it."""
+        """Clear the bar, so that a log record begins on a line of its own. The bar is drawn again below it."""
         self._clear()
         self._drawn_s = self._clock()
         return True
@@ -180,7 +180,7 @@ class ProgressLine:
             self._write("\r\033[K")
 
     def report(self, progress: LoadProgress) -> None:
-        """Show it, unless something was shown a moment ago."""
+        """Show the progress, unless something was shown a moment ago."""
         now_s = self._clock()
         if not self._stream.isatty():
             if self._log.line(progress, now_s=now_s) is not None:
@@ -190,13 +190,13 @@ class ProgressLine:
             self._write(f"\r\033[K{render_bar(self._label, progress, width=shutil.get_terminal_size().columns)}")
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody has to watch
+        with contextlib.suppress(OSError):  # a closed terminal is no error
             self._stream.write(text)
             self._stream.flush()
 
 
 def render_bar(label: str, progress: LoadProgress, *, width: int) -> str:
-    """`label  ████░░░░  downloading 42 %, …` in at most `width - 1` characters; what has no room is left out."""
+    """`label  ████░░░░  downloading 42 %, …` in at most `width - 1` characters. Parts without room are left out."""
     words = describe(progress)
     room = width - 1 - len(label) - len(words) - 4
     bar = ""
@@ -211,7 +211,7 @@ def render_bar(label: str, progress: LoadProgress, *, width: int) -> str:
 
 
 def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
-    """Print what is on this machine; returns the exit status."""
+    """Print the models on this machine. Returns the exit status."""
     store = _store(config, environ)
     try:
         loaded = _loaded_ids(config)
@@ -287,7 +287,9 @@ def list_models_here(store: ModelStore, config: Config, *, loaded: frozenset[str
 
 
 def _caches(store: ModelStore, default_source: str) -> dict[Path, str]:
-    """Each cache with the source it is shown under: of several that share one the default source, if it does."""
+    """Each cache with the source under which it is shown. If several sources share a cache, the default source is
+    shown.
+    """
     caches: dict[Path, str] = {}
     for scheme in sorted(store.cache_dirs, key=lambda scheme: scheme != default_source):
         caches.setdefault(store.cache_dirs[scheme], scheme)
@@ -319,7 +321,7 @@ def _local_model(entry: ModelEntry, roots: Sequence[Path], claims: Sequence[tupl
 
 
 def _claims(config: Config, loaded: frozenset[str]) -> list[tuple[str, str]]:
-    """Every id that somebody uses, with the word for who does."""
+    """Every id in use, with the word for its user."""
     return [
         *((entry.id, entry.id) for entry in config.models),
         *((spec.model_id, "default") for spec in config.default_models),
@@ -328,7 +330,7 @@ def _claims(config: Config, loaded: frozenset[str]) -> list[tuple[str, str]]:
 
 
 def _users(store: ModelStore, claims: Sequence[tuple[str, str]]) -> dict[Path, tuple[str, ...]]:
-    """By the folder of a repository: who would load from it, or has."""
+    """For the folder of each repository: the ids that would be loaded from it, or have been."""
     users: dict[Path, dict[str, None]] = {}
     for model_id, word in claims:
         if (repository := _repository(store, model_id)) is not None:
@@ -348,9 +350,10 @@ def remove(
     confirmed: bool,
     ask: Callable[[str], str] = input,
 ) -> int:
-    """Delete a model from its cache, if nobody has it loaded; returns the exit status.
+    """Delete a model from its cache, unless the service has it loaded. Returns the exit status.
 
-    Without a `quant` that of the id counts, or that of its `[[models]]` entry, else all go.
+    Without `quant` the quant of the id counts, or that of its `[[models]]` entry. If there is none, all quants are
+    deleted.
     """
     store = _store(config, environ)
     try:
@@ -366,7 +369,7 @@ def remove(
                 return os.EX_USAGE
             if not _agreed(ask, f"Delete {format_size(_content_bytes(doomed))}? [y/N] "):
                 return 1
-            _refuse_loaded(store, config, repository)  # it may have been loaded while we waited for the answer
+            _refuse_loaded(store, config, repository)  # it may have been loaded since the question
         freed = sum(forget_snapshot_file(folder, commit, file) for commit, file in doomed)
     except NeuronError as failure:
         return _say(failure, 1)
@@ -382,7 +385,7 @@ def remove(
 
 
 def remove_unfinished(config: Config, environ: Mapping[str, str]) -> int:
-    """Delete every unfinished download that nobody is writing; returns the exit status."""
+    """Delete every unfinished download that no process writes. Returns the exit status."""
     freed = 0
     for cache in dict.fromkeys(_store(config, environ).cache_dirs.values()):
         for partial in sweep_partials(cache, now_s=time.time(), older_than_s=0):
@@ -395,7 +398,7 @@ def remove_unfinished(config: Config, environ: Mapping[str, str]) -> int:
 def _plan_removal(
     store: ModelStore, model_id: str, quant: str | None
 ) -> tuple[HubRepository, list[tuple[str, RepoFile]]]:
-    """Where, and which files of which commits, to delete. Raises `LoadFailed` kinds."""
+    """The cache, and the files of each commit, that are to be deleted. Raises kinds of `LoadFailed`."""
     repository = store.repository(model_id)
     if repository is None:
         raise LoadFailed(f"{model_id} does not come from a hub: its file is not ours to delete")
@@ -406,7 +409,7 @@ def _plan_removal(
     for listing in list_snapshots(folder):
         try:
             models = _matching(listing, quant, repository.model_id)
-        except PreflightFailed as refusal:  # another commit may have it
+        except PreflightFailed as refusal:  # another commit may have the file
             failure = refusal
         else:
             doomed += [(listing.commit, file) for model in models for file in model.files]
@@ -428,7 +431,7 @@ def _not_cached(repository: HubRepository, here: Sequence[str]) -> LoadFailed:
 
 
 def _refuse_loaded(store: ModelStore, config: Config, repository: HubRepository) -> None:
-    """Raises `LoadFailed`, `DaemonSilent`."""
+    """Raises `LoadFailed` if the service has a model of this repository loaded, and `DaemonSilent`."""
     for user in sorted(_loaded_ids(config)):
         other = _repository(store, user)
         if other is not None and repository_folder(other) == repository_folder(repository):
@@ -436,7 +439,7 @@ def _refuse_loaded(store: ModelStore, config: Config, repository: HubRepository)
 
 
 def _content_bytes(files: Sequence[tuple[str, RepoFile]]) -> int:
-    """How much the files are; what several commits have counts once."""
+    """The size of the files in bytes. Content that several commits share counts once."""
     return sum({file.blob or (commit, file.path): file.size or 0 for commit, file in files}.values())
 
 
@@ -454,16 +457,19 @@ def _store(config: Config, environ: Mapping[str, str]) -> ModelStore:
 
 
 def _repository(store: ModelStore, model_id: str) -> HubRepository | None:
-    """The repository an id means; None for what comes from elsewhere, or means nothing here."""
+    """The repository that an id means. None for an id that means something else or nothing here."""
     with contextlib.suppress(LoadFailed):
         return store.repository(model_id)
     return None
 
 
 def _loaded_ids(config: Config) -> frozenset[str]:
-    """What the service of this configuration has loaded or is loading; nothing if none runs. Raises `DaemonSilent`."""
+    """The ids that the service of this configuration has loaded or is loading. Empty if no service runs.
+
+    Raises `DaemonSilent`.
+    """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - compared, not bound
-    # Not urllib, which goes through proxies and after redirects: this question is for that address alone.
+    # Not urllib, because it uses proxies and follows redirects. This question is for that address alone.
     connection = http.client.HTTPConnection(host, config.port, timeout=_DAEMON_LIMIT_S)
     try:
         with contextlib.closing(connection):

@@ -1,6 +1,6 @@
-"""`/health`, `/healthz`, `/readyz` and `/version`, answered from memory without any web framework.
+"""`/health`, `/healthz`, `/readyz` and `/version`, answered from memory and without the web framework.
 
-A gateway and a service manager ask for these while the process starts, before the framework is loaded.
+A gateway and a service manager ask for these while the daemon starts, before the framework is imported.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.logs import get_logger
-from neuron_lib.wire.openai_errors import to_http_error
+from neuron_lib.wire.http_errors import UnknownMethod
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
 from neuron_service.host import Host
-from neuron_service.refusals import UnknownMethod, internal_error, refuse, send_json
+from neuron_service.refusals import internal_error, refuse, render, send_error, send_json
 from neuron_service.status import Liveness, Readiness
 
 __all__ = ("Probes",)
@@ -25,7 +25,7 @@ _Probe: TypeAlias = Callable[[Host], Awaitable[tuple[int, Struct]]]
 
 
 class Probes:
-    """An ASGI application that answers the probes itself and leaves every other path to `routes`."""
+    """An ASGI application that answers the probes itself and passes every other path on to `routes`."""
 
     def __init__(self, host: Host, routes: ASGIApp) -> None:
         self._host = host
@@ -36,8 +36,7 @@ class Probes:
         if probe is None:
             await self._routes(scope, receive, send)
         elif scope["method"] != "GET":
-            error = UnknownMethod(f"this path does not answer {scope['method'][:20]}")
-            await refuse(error, scope, send, status=405, allow="GET, HEAD")
+            await refuse(UnknownMethod(scope["method"], allow="GET, HEAD"), scope, send)
         else:
             await self._answer(probe, scope, send)
 
@@ -48,31 +47,31 @@ class Probes:
             await refuse(error, scope, send)
         except Exception as bug:
             logger.exception("bug in a probe", extra={"path": scope["path"]})
-            await send_json(send, to_http_error(internal_error(bug)).body, status=500)
+            await send_error(send, render(internal_error(bug), scope["path"]))
         else:
             await send_json(send, msgspec.json.encode(body), status=status)
 
 
 async def _health(host: Host) -> tuple[int, Struct]:
-    """Wire contract §1.3: always 200, always at once."""
+    """How the host is. Always 200, and always at once."""
     return 200, host.health()
 
 
 async def _liveness(host: Host) -> tuple[int, Struct]:
-    """Whether this process gets on; one that does not should be restarted."""
+    """Whether the daemon makes progress. A daemon that makes none should be restarted."""
     is_moving = host.is_moving()
     return 200 if is_moving else 503, Liveness(status="ok" if is_moving else "stuck")
 
 
 async def _readiness(host: Host) -> tuple[int, Struct]:
-    """Whether requests should be sent here now."""
+    """Whether requests should be sent to this host now."""
     reason = host.why_not_ready()
     body = Readiness(status="not_ready" if reason else "ready", reason=reason, detail=host.status_line())
     return 503 if reason else 200, body
 
 
 async def _version(host: Host) -> tuple[int, Struct]:
-    """Wire contract §1.1; waits for git, which has a time limit."""
+    """What is running. Waits until git has named the commit, which has a time limit."""
     return 200, await host.current_version()
 
 

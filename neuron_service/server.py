@@ -6,13 +6,12 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
 import anyio
-import uvicorn
 from anyio.lowlevel import checkpoint
 
 from neuron_lib import ActivationTracker, Registry, load_default_models
@@ -25,15 +24,15 @@ from neuron_lib.errors import ShuttingDown
 from neuron_lib.types import Discovery
 from neuron_service.access import AccessRules
 from neuron_service.asgi import ASGIApp
-from neuron_service.connection_cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.host import Host
+from neuron_service.http.cap import ConnectionCap, raise_descriptor_limit
+from neuron_service.http.listening import bind
+from neuron_service.http.serving import http_server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
-from neuron_service.listening import bind
 from neuron_service.probes import Probes
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
-from neuron_service.uvicorn_config import uvicorn_config
 from neuron_service.version import Version
 
 __all__ = ("bind", "serve")
@@ -67,7 +66,7 @@ async def serve(
     `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well. `version` and
     `check` block, and are called in threads once the host answers.
     """
-    host, port = sock.getsockname()[:2]
+    address, port = sock.getsockname()[:2]
     monitor = DeviceMonitor()
     registry = Registry(
         endpoint_url=f"http://localhost:{port}",
@@ -83,20 +82,18 @@ async def serve(
         monitor=monitor,
     )
     routes = LateRoutes(partial(_build_routes, host))
-    server = _Server(
-        uvicorn_config(
-            HttpRules(
-                Probes(host, routes),
-                access=AccessRules.for_listener(
-                    sock,
-                    own_name=config.host,
-                    allowed_hosts=config.allowed_hosts,
-                    allowed_origins=config.allowed_origins,
-                ),
+    server = http_server(
+        HttpRules(
+            Probes(host, routes),
+            access=AccessRules.for_listener(
+                sock,
+                own_name=config.host,
+                allowed_hosts=config.allowed_hosts,
+                allowed_origins=config.allowed_origins,
             ),
-            cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
-            shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
-        )
+        ),
+        cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
+        shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
     )
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         async with anyio.create_task_group() as tasks:
@@ -106,7 +103,7 @@ async def serve(
             await server.accepting.wait()
             for _ in range(_FIRST_ANSWER_TURNS):
                 await checkpoint()
-            logger.info("listening on http://%s:%s", host, port)
+            logger.info("listening on http://%s:%s", address, port)
             tasks.start_soon(keep_status, notifier, host.status_line)
             if watchdog_s is not None:
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
@@ -233,29 +230,3 @@ async def _end_without_unloading(registry: Registry, limit_s: float) -> None:
     logger.error("shutdown is stuck after %g s, exiting without the rest of it: %r", limit_s, registry)
     logging.shutdown()
     os._exit(0)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its hold on the process: the signals are ours, and so is the socket."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.accepting = anyio.Event()
-        self.stopped = anyio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone: uvicorn would raise them again at its end, and the exit status would be -15."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept connections."""
-        await super().startup(sockets)
-        self.accepting.set()
-
-    async def run_on(self, sock: socket.socket) -> None:
-        """Serve on `sock` until `should_exit`."""
-        try:
-            await self.serve(sockets=[sock])
-        finally:
-            self.stopped.set()

@@ -30,7 +30,7 @@ class Liveness(Struct, frozen=True, kw_only=True):
 
 
 class NotReady(StrEnum):
-    """Why a host should get no requests now."""
+    """Why no requests should be sent to a host now."""
 
     DRAINING = "draining"
     LOADING = "loading"
@@ -38,7 +38,7 @@ class NotReady(StrEnum):
 
 
 class Readiness(Struct, frozen=True, kw_only=True):
-    """The body of `GET /readyz`: `reason` is null when ready, `detail` is for people."""
+    """The body of `GET /readyz`. `reason` is null if the host is ready. `detail` is for people."""
 
     status: Literal["ready", "not_ready"]
     reason: NotReady | None
@@ -46,10 +46,10 @@ class Readiness(Struct, frozen=True, kw_only=True):
 
 
 def why_not_ready(activation: ActivationSnapshot, *, models: Sequence[ModelInfo], is_draining: bool) -> NotReady | None:
-    """None for a host that is ready: each configured model has had its first try to load, and at least one can serve.
+    """None if the host is ready: each default model has had its first try to load, and at least one of them can serve.
 
-    A model that gets further tries, because its source did not answer, holds nothing back: neither while it waits nor
-    during a try. A host for which no model is configured gets its models on demand, and so is ready at once.
+    A model that gets further tries because its source did not answer does not delay this, neither while it waits nor
+    during a try. A host without default models gets its models on demand, so it is ready at once.
     """
     if is_draining:
         return NotReady.DRAINING
@@ -71,7 +71,7 @@ def status_line(
     unloading: Sequence[UnloadingModel],
     lost: Sequence[FailedLoad],
 ) -> str:
-    """While start-up loading is under way `loading org/model 42 %, 1 of 3`; after it `serving 2 models, 1 failed`."""
+    """`loading org/model 42 %, 1 of 3` during start-up loading, and then `serving 2 models, 1 failed`."""
     serving = sum(_can_serve(model) for model in models)
     if activation.state is not ActivationState.READY:
         line = _activation_line(activation, {load.model_id: load for load in loading})
@@ -113,7 +113,7 @@ def _activation_line(activation: ActivationSnapshot, loads: dict[str, LoadingMod
 
 
 def _load_line(load: LoadingModel) -> str:
-    """`downloading org/model 42 %, 1.2 of 2.9 GB`: the model's id goes behind the stage."""
+    """`downloading org/model 42 %, 1.2 of 2.9 GB`: the stage, the id and the progress of a load."""
     stage = load.progress.stage
     return f"{stage} {load.model_id}{describe(load.progress).removeprefix(stage)}"
 
@@ -121,7 +121,7 @@ def _load_line(load: LoadingModel) -> str:
 def _may_be(model_id: str, configured_id: str) -> bool:
     """Whether a model that is resident as `model_id` may be the configured one.
 
-    Somebody may have loaded it on demand, with its quant beside the id instead of in it.
+    It may have been loaded on demand with its quant beside the id and not in it.
     """
     return any(names_model(*ids, quant=None) for ids in ((model_id, configured_id), (configured_id, model_id)))
 

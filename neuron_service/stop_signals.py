@@ -1,4 +1,4 @@
-"""What a signal to stop means, by when it comes. Pure: it is told the time and ends nothing."""
+"""What a signal to stop means, by the time at which it comes. Pure: the time is an argument."""
 
 from enum import Enum, auto
 from typing import Final
@@ -6,29 +6,30 @@ from typing import Final
 __all__ = ("Meaning", "StopSignals")
 
 _ONE_WISH_S: Final = 0.2
-"""A Ctrl-C reaches a whole process group and may be passed on by a wrapper, and a service manager may send two kinds of
-signal, so what comes this soon after the first was sent by the same wish."""
+"""Seconds. Signals within this time of the first belong to the same request to stop: a Ctrl-C reaches a whole process
+group and may also be passed on by a wrapper, and a service manager may send two kinds of signal.
+"""
 
 
 class Meaning(Enum):
     """What to do about a signal to stop."""
 
     DRAIN = auto()
-    """Begin an orderly end."""
+    """Begin an orderly stop."""
     SAME = auto()
-    """Nothing: it belongs to the first."""
+    """Nothing. The signal belongs to the first."""
     HURRY = auto()
-    """End at once: somebody does not want to wait."""
+    """End at once. The sender does not want to wait."""
 
 
 class StopSignals:
-    """The signals to stop that have come, in order."""
+    """The signals to stop that have come so far. Lives as long as the process."""
 
     def __init__(self) -> None:
         self._first_s: float | None = None
 
     def hear(self, *, now_s: float) -> Meaning:
-        """Take one that comes at `now_s`, in seconds of a clock that never goes back."""
+        """The meaning of a signal that comes at `now_s`, in seconds of a monotonic clock."""
         if self._first_s is None:
             self._first_s = now_s
             return Meaning.DRAIN

@@ -1,6 +1,6 @@
-"""The protocol between systemd and a service: what is handed over in the environment, what is told by datagrams.
+"""The protocol between systemd and a service: variables of the environment at the start, and datagrams to systemd.
 
-Knows nothing of models or requests; what to say, and whether all is well, it is told by callables.
+Knows nothing of models or requests. Callables say what to report and whether all is well.
 """
 
 import socket
@@ -24,7 +24,7 @@ __all__ = (
 
 _FIRST_FD: Final = 3
 _LONGEST_STATUS_BYTES: Final = 1024
-"""systemd ignores a message beyond 4096 bytes as a whole."""
+"""systemd ignores a whole message of more than 4096 bytes."""
 _STATUS_PAUSE_S: Final = 1.0
 _LONGEST_RECHECK_S: Final = 1.0
 _EXTENSION_S: Final = 15.0
@@ -41,10 +41,10 @@ _VARIABLES: Final = (
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class SystemdEnvironment:
-    """What systemd handed to this process; the defaults are those of a process that it did not start.
+    """What systemd passed to this process. The defaults are those of a process that systemd did not start.
 
-    `notify_address` is where to tell it how the service is. It expects a sign of life each `watchdog_s` seconds.
-    `socket_count` listening sockets are open from descriptor 3 on.
+    `notify_address` is the address for reports. systemd expects a report each `watchdog_s` seconds. `socket_count`
+    listening sockets are open, from descriptor 3 on.
     """
 
     notify_address: str | None = None
@@ -53,9 +53,9 @@ class SystemdEnvironment:
 
 
 def take_environment(environ: MutableMapping[str, str], *, pid: int) -> SystemdEnvironment:
-    """Read systemd's variables and remove them from `environ`, because they are not meant for any child.
+    """Read systemd's variables and remove them from `environ`, because child processes must not see them.
 
-    What is addressed to another process than `pid`, or cannot be read, counts as absent.
+    A variable for another process than `pid`, or one that cannot be read, counts as absent.
     """
     taken = {name: environ.pop(name, "") for name in _VARIABLES}
     address = taken["NOTIFY_SOCKET"]
@@ -72,9 +72,9 @@ def _count(text: str) -> int:
 
 
 def inherited_socket(socket_count: int, *, first_fd: int = _FIRST_FD) -> socket.socket | None:
-    """The listening TCP socket that systemd opened for us; None if it opened none.
+    """The listening TCP socket that systemd passed to this process. None if it passed none.
 
-    Raises `ConfigError` for several sockets, and for one that nobody could connect to by HTTP.
+    Raises `ConfigError` for several sockets, and for a socket to which no HTTP client can connect.
     """
     if socket_count == 0:
         return None
@@ -93,7 +93,7 @@ def inherited_socket(socket_count: int, *, first_fd: int = _FIRST_FD) -> socket.
 
 
 class Notifier:
-    """Tells systemd how the service is, by one datagram each. Never waits, never raises; without an address, mute.
+    """Reports to systemd, in one datagram each. Never waits and never raises. Without an address it does nothing.
 
     Use it as `with Notifier(address) as notifier`.
     """
@@ -118,12 +118,14 @@ class Notifier:
         return self._sock is None
 
     def send(self, *assignments: str, status: str | None = None) -> bool:
-        """Send `NAME=value` assignments, and a line for people. False: it did not get there, the same may go later."""
+        """Send `NAME=value` assignments and a line for people. False: the message was not delivered, and may be sent
+        again.
+        """
         if self._sock is None:
             return True
         lines = [line.encode("utf-8", "replace") for line in assignments]
         if status is not None:
-            # Cut in bytes, perhaps within a character; systemd takes none but valid UTF-8.
+            # Cut in bytes, perhaps inside a character. systemd accepts only valid UTF-8.
             text = " ".join(status.split()).encode("utf-8", "replace")[:_LONGEST_STATUS_BYTES]
             lines.append(b"STATUS=" + text.decode("utf-8", "ignore").encode())
         try:
@@ -133,15 +135,15 @@ class Notifier:
         return True
 
     def fail(self, reason: str, *, number: int) -> None:
-        """Why the process is about to end without having been asked to; `number` is an errno, 0 if none fits."""
+        """Report why the process is about to fail. `number` is an errno, or 0 if none fits."""
         self.send(*([f"ERRNO={number}"] if number else []), status=reason)
 
 
 async def keep_status(notifier: Notifier, line: Callable[[], str]) -> None:
-    """Report the service as ready, with its `line`, and `line` again whenever it has changed, at most once a second.
+    """Report the service as ready, with its `line`. Report `line` again when it has changed, at most once a second.
 
-    A message that did not get there goes again a second later: a service whose READY is lost would be killed. There
-    may have been no room for it, or nobody who listened, while systemd executes itself again.
+    A message that was not delivered is sent again after a second, because systemd would kill a service whose READY is
+    lost. This happens if the socket is full, or while systemd executes itself again.
     """
     said: str | None = None
     while not notifier.is_mute:
@@ -152,9 +154,9 @@ async def keep_status(notifier: Notifier, line: Callable[[], str]) -> None:
 
 
 async def feed_watchdog(notifier: Notifier, watchdog_s: float, is_well: Callable[[], bool]) -> None:
-    """Give a sign of life three times in `watchdog_s`, from the event loop and only while `is_well`.
+    """Report to the watchdog three times in `watchdog_s`, from the event loop, and only while `is_well`.
 
-    After a bad moment it looks again soon: the pause between two signs is not to become longer than it was anyway.
+    After a moment that was not well the check is repeated soon, so that the pause between two reports does not grow.
     """
     pause_s = watchdog_s / 3
     while True:
@@ -163,7 +165,7 @@ async def feed_watchdog(notifier: Notifier, watchdog_s: float, is_well: Callable
 
 
 async def extend_timeout(notifier: Notifier) -> None:
-    """Ask for patience, for as long as this runs: a stop may take longer than the unit says."""
+    """Ask systemd for more time, as long as this runs. A stop may take longer than the unit allows."""
     while not notifier.is_mute:
         notifier.send(f"EXTEND_TIMEOUT_USEC={round(_EXTENSION_S * 1e6)}")
         await anyio.sleep(_EXTENSION_PAUSE_S)

@@ -14,7 +14,10 @@ _GIT_LIMIT_S = 0.3
 
 
 class Version(Struct, frozen=True, kw_only=True):
-    """Wire contract §1.1. `git_sha` is "unknown" outside a checkout, unless `NEURON_GIT_SHA` names it."""
+    """The body of `GET /version` (`docs/reference/wire-contract.md#version`).
+
+    `git_sha` has 9 characters. It is "unknown" outside a checkout, unless `NEURON_GIT_SHA` names it.
+    """
 
     package_version: str
     git_sha: str = "unknown"
@@ -24,7 +27,7 @@ class Version(Struct, frozen=True, kw_only=True):
 
 
 def find_version(environ: Mapping[str, str]) -> Version:
-    """The installed version, and the commit where one can be told. Blocks for one short git call in a checkout."""
+    """The installed version, and the commit if it is known. In a checkout this blocks for two short git calls."""
     import importlib.metadata  # noqa: PLC0415 - it is slow, and nobody needs it for a first answer
 
     package_version = importlib.metadata.version("neuron-node")

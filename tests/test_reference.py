@@ -47,3 +47,30 @@ def test_every_option_of_a_command_is_named_in_the_reference_of_the_command() ->
 def test_every_method_of_a_registry_is_named_in_the_how_to_or_the_architecture() -> None:
     methods = {name for name in vars(Registry) if not name.startswith("_")}
     assert methods <= words("docs/how-to/embed.md")
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub and most renderers give to the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("docs/**/*.md")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_anchor_in_a_link_is_a_heading_of_the_document_it_leads_to(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text())
+    assert [
+        f"{target}#{anchor}"
+        for target, anchor in links
+        if anchor not in anchors((document.parent / target) if target else document)
+    ] == []
+
+
+def test_every_place_in_the_code_that_names_a_section_of_the_wire_contract_names_one_that_there_is() -> None:
+    known = anchors(ROOT / "docs/reference/wire-contract.md")
+    named = {
+        (str(file.relative_to(ROOT)), anchor)
+        for folder in ("neuron_lib", "neuron_service", "tests", "benchmarks")
+        for file in (ROOT / folder).rglob("*.py")
+        for anchor in re.findall(r"wire-contract\.md#([\w-]+)", file.read_text())
+    }
+    assert {place for place in named if place[1] not in known} == set()

@@ -16,8 +16,7 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT / "data"
 HOW_TO = ROOT / "docs/how-to/run-under-systemd.md"
 
-# Wire contract §6, and what is ours: the type and its watchdog, since READY comes before any model, and which exit
-# statuses no restart can help.
+# What docs/reference/wire-contract.md#the-unit says.
 CONTRACT = [
     ("Unit", "After", "network-online.target"),
     ("Unit", "Wants", "network-online.target"),

@@ -1,4 +1,4 @@
-"""What this host is, asked of the vendor's tools until they say it; how its devices feel, asked every few seconds."""
+"""The hardware of this host, asked of the vendor's tools until they answer, and its readings every few seconds."""
 
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.look import look_until_seen

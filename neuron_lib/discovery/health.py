@@ -1,4 +1,4 @@
-"""Keeps the latest readings of this host's devices in memory, so that nobody waits for a tool to answer `/health`."""
+"""Keeps the latest readings of this host's devices in memory, so that `/health` never waits for a tool."""
 
 import logging
 
@@ -14,7 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class DeviceMonitor:
-    """Polls the devices while `run` runs, and whenever somebody asks for a `refresh`. One poll at a time."""
+    """Polls the devices while `run` runs, and for each `refresh`. There is one poll at a time.
+
+    Lives as long as the service. Belongs to the event loop.
+    """
 
     def __init__(self, *, interval_s: float = 5.0, run: RunTool = run_tool) -> None:
         self._interval_s = interval_s
@@ -25,13 +28,13 @@ class DeviceMonitor:
         self._polls = 0
 
     def readings(self) -> tuple[DeviceHealth, ...]:
-        """Return the last good readings; empty before the first and on a host without GPUs. Memory only."""
+        """The last good readings, from memory. Empty before the first reading and on a host without GPUs."""
         return self._readings
 
     async def run(self) -> None:
-        """Poll until cancelled, the first time after one interval; returns then if there is no tool to ask.
+        """Poll until cancelled, the first time after one interval. Returns early if there is no tool to ask.
 
-        A failed poll keeps the last readings. Only the first of a row of failures is logged, and their end.
+        A failed poll keeps the last readings. Of a row of failures only the first and the end are logged.
         """
         has_tool = True
         while has_tool:
@@ -40,10 +43,10 @@ class DeviceMonitor:
                 has_tool = await self._poll()
 
     async def refresh(self) -> None:
-        """Return when the readings are no older than this call, or when a poll that began after it has failed.
+        """Return when a poll that began after this call has ended, whether it succeeded or not.
 
-        Takes some seconds at most. Whoever asks while a poll runs shares the next one: the one that runs may have
-        looked too early.
+        Takes some seconds at most. Callers that ask while a poll runs share the next poll, because the current one may
+        have read the devices before they asked.
         """
         polls_before = self._polls
         async with self._polling:
@@ -51,7 +54,7 @@ class DeviceMonitor:
                 await self._poll()
 
     async def _poll(self) -> bool:
-        """Read once; False where there is no tool to ask."""
+        """Read the devices once. False: there is no tool to ask."""
         self._polls += 1
         output = await self._run_tool(HEALTH_QUERY)
         if output is None:

@@ -1,4 +1,4 @@
-"""Proves that a model's GPU memory is back, by the driver's own numbers. Reads; ends and frees nothing itself."""
+"""Checks by the driver's own numbers that a model's GPU memory is free again. Only reads: ends and frees nothing."""
 
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final, TypeAlias
@@ -14,14 +14,14 @@ __all__ = ("ReadMemory", "is_memory_back", "read_memory_used_mb", "wait_memory_b
 logger = get_logger(__name__)
 
 ReadMemory: TypeAlias = Callable[[], Awaitable[int | None]]
-"""Reads how much memory of a model's devices is taken, in MiB, by whomever; None when it cannot be read now."""
+"""Reads how much memory of a model's devices is taken by all programs together, in MiB. None: it cannot be read now."""
 
 _SMALL_MB: Final = 64
-"""What the driver keeps or rounds away, and nobody misses."""
+"""The driver may keep or round away this much."""
 
 
 async def read_memory_used_mb(devices: Collection[int], *, run: RunTool = run_tool) -> int | None:
-    """Ask the driver how much memory of `devices` is taken together, in MiB; None if it does not say it of each."""
+    """The memory of all `devices` together that is taken, in MiB, as the driver says. None if a device is not named."""
     output = await run(HEALTH_QUERY)
     if output is None or output.problem is not None:
         return None
@@ -30,18 +30,18 @@ async def read_memory_used_mb(devices: Collection[int], *, run: RunTool = run_to
 
 
 def is_memory_back(*, before_mb: int, now_mb: int, expected_mb: int) -> bool:
-    """Whether the use fell by what a model of `expected_mb` took, up to a tenth of it or 64 MiB."""
+    """Whether the use of memory fell by `expected_mb`. A tenth of that, or 64 MiB, may be missing."""
     return before_mb - now_mb >= expected_mb - max(_SMALL_MB, expected_mb // 10)
 
 
 async def wait_memory_back(
     read: ReadMemory, *, before_mb: int, expected_mb: int, limit_s: float, interval_s: float = 0.25
 ) -> bool:
-    """Read every `interval_s` until the use has fallen by about `expected_mb` from `before_mb`.
+    """Read every `interval_s` until the use has fallen by about `expected_mb` from `before_mb`; then return True.
 
-    Call it when the engine's process has been reaped: the driver takes its memory back some time after that. Returns
-    False, after a warning with the numbers, when `limit_s` passed without it: another program may have taken what
-    came back.
+    Call this after the engine's process has been reaped: the driver frees the memory some time after that. If `limit_s`
+    passes first, a warning with the numbers is logged, and the answer is False. Another program may have taken the
+    memory in the meantime. Cancelling the caller ends the wait.
     """
     now_mb: int | None = None
     with anyio.move_on_after(limit_s):

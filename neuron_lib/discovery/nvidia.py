@@ -1,7 +1,7 @@
-"""Reads what `nvidia-smi`, `nvcc` and the kernel module print. Pure: text in, structs out, nothing raised.
+"""Parses the output of `nvidia-smi`, `nvcc` and the kernel module. Pure: text in, structs out, no errors.
 
-Fields a device does not have (`[N/A]` on parts without their own memory) become 0 or "unknown"; a row is dropped only
-when it is cut short or does not say which device it is.
+A field that a device does not have (`[N/A]` on parts without memory of their own) becomes 0 or "unknown". A row is
+dropped only if it is cut short or does not name a device. `docs/reference/wire-contract.md#devices` has the reasons.
 """
 
 import re
@@ -25,13 +25,13 @@ DEVICE_QUERY: Final = (
     "--query-gpu=index,name,memory.total,compute_cap,driver_version",
     _FORMAT,
 )
-"""Prints one line for each device, for `parse_devices` and `parse_driver_version` (contract §8)."""
+"""The command prints one line for each device, for `parse_devices` and `parse_driver_version`."""
 HEALTH_QUERY: Final = (
     "nvidia-smi",
     "--query-gpu=index,memory.used,memory.free,utilization.gpu,temperature.gpu",
     _FORMAT,
 )
-"""Prints one line for each device, for `parse_device_health` (contract §8)."""
+"""The command prints one line for each device, for `parse_device_health`."""
 
 _DEVICE_FIELDS: Final = 5
 _UNKNOWN: Final = "unknown"
@@ -40,11 +40,11 @@ _MISMATCH: Final = "Driver/library version mismatch"
 
 
 def parse_devices(text: str) -> tuple[Device, ...]:
-    """Read the answer to `DEVICE_QUERY`; memory in MiB."""
+    """The devices in the output of `DEVICE_QUERY`. Memory is in MiB."""
     devices = []
     for row in _rows(text):
         if len(row) >= _DEVICE_FIELDS and (index := _number(row[0])) is not None:
-            # A product name may hold a comma; the fields around it do not.
+            # A product name may contain a comma. The other fields do not.
             name, (vram, capability, _driver) = ", ".join(row[1:-3]), row[-3:]
             devices.append(
                 Device(
@@ -58,13 +58,13 @@ def parse_devices(text: str) -> tuple[Device, ...]:
 
 
 def parse_driver_version(text: str) -> str | None:
-    """Read the driver's version from the first row of the answer to `DEVICE_QUERY`."""
+    """The driver's version, from the first row of the output of `DEVICE_QUERY` that has one, else None."""
     versions = (_text(row[-1]) for row in _rows(text) if len(row) >= _DEVICE_FIELDS)
     return next((version for version in versions if version != _UNKNOWN), None)
 
 
 def parse_device_health(text: str) -> tuple[DeviceHealth, ...]:
-    """Read the answer to `HEALTH_QUERY`."""
+    """The readings in the output of `HEALTH_QUERY`. A row that begins with a number is a device."""
     readings = []
     for row in _rows(text):
         index, *values = (_number(field) for field in row)
@@ -83,15 +83,15 @@ def parse_device_health(text: str) -> tuple[DeviceHealth, ...]:
 
 
 def parse_cuda_version(text: str) -> str | None:
-    """Read the release out of what `nvcc --version` prints, such as `12.4`."""
+    """The release in the output of `nvcc --version`, such as `12.4`. None if the output names none."""
     release = re.search(r"\brelease (\d[\d.]*\d|\d)", text)
     return release[1] if release else None
 
 
 def driver_mismatch(output: str, *, kernel_module: str) -> str | None:
-    """Explain a half-updated driver, or return None for every other failure of `nvidia-smi` (contract §8).
+    """A sentence about a half-updated driver that says what to do. None for every other failure of `nvidia-smi`.
 
-    `output` is everything the tool printed, `kernel_module` the content of `/proc/driver/nvidia/version`.
+    `output` is everything that the tool printed. `kernel_module` is the content of `/proc/driver/nvidia/version`.
     """
     if _MISMATCH not in output:
         return None

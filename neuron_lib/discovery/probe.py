@@ -1,4 +1,4 @@
-"""Looks once at what this host is. A host without a usable GPU is a normal answer, not an error."""
+"""Looks once at the hardware of this host. A host without a usable GPU is a normal result and not an error."""
 
 import logging
 import os
@@ -28,10 +28,10 @@ _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
 
 
 def undiscovered(harnesses: Sequence[str]) -> Discovery:
-    """This host as far as it is known without any tool: nothing of its devices.
+    """This host without its devices: what is known before any tool has answered.
 
-    A gateway keeps what it is told, an empty device list too, unless `max_prompt_tokens` is missing: then it asks again
-    (wire contract §2.1).
+    The result has no `max_prompt_tokens`. A gateway keeps an answer with that key for good, also one with an empty list
+    of devices, and asks again after an answer without it (`docs/reference/wire-contract.md#discovery`).
     """
     system = os.uname()
     return Discovery(
@@ -51,12 +51,12 @@ async def discover(
     kernel_module: Path = _KERNEL_MODULE,
     look: int = 1,
 ) -> Discovery:
-    """Describe this host (contract §1.2, §8). Takes as long as its slowest tool, at most some seconds each.
+    """Look at the hardware once. Takes as long as the slowest tool; `run` bounds each tool to some seconds.
 
-    A half-updated NVIDIA driver becomes `cuda_unavailable_reason`, which tells the operator to reboot. The answer has
-    no `max_prompt_tokens` if there is an `nvidia-smi` that names no device: then the hardware has not been seen, and
-    another look may see it. `look` is the number of this one; the failure of the first is a warning, that of the others
-    a DEBUG line.
+    A half-updated NVIDIA driver becomes `cuda_unavailable_reason`, which tells the operator to reboot. If there is an
+    `nvidia-smi` that names no device, the result has no `max_prompt_tokens`: the hardware has not been seen, and
+    another look may see it. `look` is the number of this look. The failure of the first look is a WARNING, the failure
+    of a later one a DEBUG line. Never raises because of a tool.
     """
     answers: dict[str, ToolOutput | None] = {}
 

@@ -22,6 +22,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn, assert_never
 
+from neuron_lib.child.parent_death import (
+    add_parent_option,
+    end_with_parent,
+    end_without_parent,
+    leave_signals_to_parent,
+)
 from neuron_lib.engine.build import (
     build_preparer,
     build_runner,
@@ -34,7 +40,7 @@ from neuron_lib.engine.build import (
 )
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
-from neuron_lib.engine.process import clear_signals, deepen_stack, end_with_daemon, log_to_stderr, shield_the_daemon
+from neuron_lib.engine.process import clear_signals, deepen_stack, log_to_stderr, shield_the_daemon
 from neuron_lib.engine.process_stats import bytes_read, bytes_resident
 from neuron_lib.engine.prompts import Prompts, message_of
 from neuron_lib.engine.protocol import (
@@ -58,12 +64,11 @@ from neuron_lib.errors import (
     LoadFailed,
     NeuronError,
 )
-from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.llama.bindings import init_backend
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.model import Model
-from neuron_lib.parent import end_with_parent, leave_signals_to_parent
+from neuron_lib.os_errors import is_exhausted
 
 logger = logging.getLogger("neuron_lib.engine")
 
@@ -101,7 +106,7 @@ class Engine:
         self._live(self._serve_as_main, daemon)
 
     def _serve_as_main(self, daemon: int) -> NoReturn:
-        self._start_thread("daemon watch", end_with_daemon, self._socket, daemon)
+        self._start_thread("daemon watch", end_without_parent, daemon, self._socket.fileno())
         self._start_thread("long prompts", self._prompts.read_forever)
         self._start_thread("commands", self._serve)
         self._prompts.render_forever()
@@ -253,12 +258,11 @@ def main() -> None:
     """Serve one model on the inherited socket `--fd`."""
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.engine", description="one model behind one socket")
     parser.add_argument("--fd", type=int, required=True, help="number of an inherited, connected stream socket")
-    parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
+    add_parent_option(parser)
     options = parser.parse_args()
     clear_signals()
     leave_signals_to_parent()
-    if options.parent is not None:
-        end_with_parent(options.parent)
+    end_with_parent(options.parent)
     daemon = os.getppid()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     threading.stack_size(_STACK_BYTES)

@@ -1,7 +1,7 @@
-"""Who holds which part of the KV cache, counted exactly as libllama does. Pure; moves nothing itself.
+"""An exact account of the cells of the context, counted as libllama counts them. Pure; changes no native memory.
 
-A cell is the attention state of one token. Per-sequence streams give every seat cells of its own; a unified cache is
-one pool, in which a copied prefix is shared and counted once.
+A cell is the attention state of one token. In the layout `per_sequence` every slot has cells of its own. In the layout
+`unified` there is one pool, in which a copied prefix is shared and counted once.
 """
 
 import sys
@@ -13,37 +13,39 @@ __all__ = ("CellAccount", "PooledCells", "StreamCells")
 
 
 class CellAccount(Protocol):
-    """The cells of one context. Sequences are named by their `seq_id`; all lengths are in tokens."""
+    """The cells of one context. Lives as long as the context. Sequences are named by their `seq_id`; all lengths are in
+    tokens.
+    """
 
     capacity: int
-    """Cells one sequence can have when it is alone."""
+    """The cells that one sequence can have if it is alone."""
     shares: bool
     """Whether a copy uses the cells of the original."""
     has_neighbours: bool
-    """Whether sequences are computed together only if their `seq_id`s follow each other without a gap."""
+    """Whether sequences are computed together only if their `seq_id`s are consecutive."""
 
     def length(self, seq_id: int) -> int:
-        """Cells the sequence holds, shared ones included."""
+        """The cells that the sequence holds, shared ones included."""
         ...
 
     def room(self, seq_id: int) -> int:
-        """Tokens the sequence could grow by now, if no other did."""
+        """The tokens by which the sequence could grow now if no other sequence grew."""
         ...
 
     def fits(self, seq_ids: Collection[int]) -> bool:
-        """Whether each of the sequences can grow by one token, all of them together."""
+        """Whether all of these sequences together can grow by one token each."""
         ...
 
     def room_without(self, idle: Collection[int]) -> int:
-        """Tokens for which a newcomer would find cells if the idle sequences were cleared."""
+        """The tokens for which a new sequence would find cells if the idle sequences were cleared."""
         ...
 
     def extend(self, seq_id: int, count: int) -> None:
-        """Take cells for `count` more tokens. Raises ValueError if there are not so many."""
+        """Take cells for `count` more tokens. Raises ValueError if there are too few."""
         ...
 
     def truncate(self, seq_id: int, length: int) -> None:
-        """Give back what lies behind the first `length` tokens; nothing happens to a shorter sequence."""
+        """Free the cells behind the first `length` tokens. A shorter sequence does not change."""
         ...
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -51,12 +53,12 @@ class CellAccount(Protocol):
         ...
 
     def swap(self, first: int, second: int) -> None:
-        """Let two sequences change places."""
+        """Exchange two sequences."""
         ...
 
 
 class StreamCells:
-    """Every seat owns `capacity` cells; a copy is a copy."""
+    """The account of the layout `per_sequence`: every slot owns `capacity` cells, and nothing is shared."""
 
     shares = False
     has_neighbours = True
@@ -79,7 +81,7 @@ class StreamCells:
 
     def room_without(self, idle: Collection[int]) -> int:
         del idle
-        return sys.maxsize  # the cells of its own seat are always there
+        return sys.maxsize  # the cells of its own slot are always free
 
     def extend(self, seq_id: int, count: int) -> None:
         if count > self.room(seq_id):
@@ -100,7 +102,7 @@ class StreamCells:
 
 @dataclass(slots=True, eq=False)
 class _Span:
-    """Consecutive cells with the same owners. A sequence is the path from its last span up to the first."""
+    """Consecutive cells with the same owners. A sequence is the path from its last span to the first."""
 
     parent: "_Span | None"
     length: int
@@ -108,7 +110,7 @@ class _Span:
 
 
 class PooledCells:
-    """All sequences take from one pool of `capacity` cells."""
+    """The account of the layout `unified`: all sequences take cells from one pool of `capacity`."""
 
     has_neighbours = False
 
@@ -159,7 +161,7 @@ class PooledCells:
         kept = self._cut(seq_id, length)
         span = self._tails[seq_id]
         while span is not kept:
-            assert span is not None  # `kept` lies on the path
+            assert span is not None  # `kept` is on the path
             span.owners -= 1
             if span.owners == 0:
                 self.used -= span.length
@@ -183,14 +185,14 @@ class PooledCells:
         tails[first], tails[second] = tails[second], tails[first]
 
     def _cut(self, seq_id: int, length: int) -> _Span | None:
-        """The span that ends at `length`, made by cutting one in two if need be; None at 0."""
+        """The span that ends at `length`. A span is cut in two if necessary. None for length 0."""
         span, end = self._tails[seq_id], self._lengths[seq_id]
         while span is not None and end - span.length >= length:
             end -= span.length
             span = span.parent
         if span is None or end == length:
             return span
-        # The lower part stays the same object, so that whatever hangs on it need not know.
+        # The lower part stays the same object, so that the spans behind it need no change.
         upper = _Span(parent=span.parent, length=span.length - (end - length), owners=span.owners)
         span.parent, span.length = upper, end - length
         return upper

@@ -1,7 +1,8 @@
-"""One pool of cells for all sequences, or a stream of its own for each. Pure: decided from numbers, before a context.
+"""Chooses one pool of cells for all sequences, or cells of its own for each. Pure: from numbers, before a context is
+made.
 
-Streams compute faster, because attention walks over no stranger's cells. A pool gives one request all of it while it
-is alone, which is what long contexts need where the streams would not fit.
+`per_sequence` computes faster, because attention does not look at the cells of other sequences. `unified` gives one
+request the whole pool while it is alone. Long contexts need that if the cells for all sequences do not fit.
 """
 
 from dataclasses import dataclass
@@ -10,14 +11,14 @@ from typing import Final
 __all__ = ("KvLayout", "choose_layout")
 
 _SHARE_OF_FREE: Final = 0.9
-"""The rest is for the buffers of the computation."""
+"""The share of the free memory that cells may take. The rest is for the buffers of the computation."""
 _STEP: Final = 256
-"""libllama rounds cells up to a multiple."""
+"""libllama rounds cells up to a multiple of this."""
 
 
 @dataclass(slots=True, frozen=True)
 class KvLayout:
-    """`cells` is the sum over all streams, or the size of the pool."""
+    """`cells` is the sum over all slots, or the size of the pool."""
 
     unified: bool
     cells: int
@@ -35,10 +36,10 @@ def choose_layout(
 ) -> KvLayout:
     """The layout for `seats` sequences of up to `n_ctx` tokens.
 
-    `wanted` is `per_sequence`, `unified` or `auto`, which is per-sequence where that fits `free_bytes`, and `kv_cells`
-    if given. A pool has `kv_cells`, 0 being as many as fit and all seats could fill. `bytes_per_seat` is what a
-    sequence costs beside its cells. A pool smaller than `n_ctx` shortens the context of a request; a number that was
-    asked for is never lowered here, so it fails when the context is made.
+    `wanted` is `per_sequence`, `unified` or `auto`. `auto` is `per_sequence` if that fits into `free_bytes`, and into
+    `kv_cells` if given. A pool has `kv_cells` cells; 0 means as many as fit and as all slots could fill.
+    `bytes_per_seat` is what a sequence costs in addition to its cells. A pool smaller than `n_ctx` shortens the context
+    of a request. A configured number is never lowered here, so it fails when the context is made.
     """
     streams = seats * n_ctx
     spare_bytes = int(free_bytes * _SHARE_OF_FREE) - seats * bytes_per_seat

@@ -1,4 +1,4 @@
-"""What a beat tells of this process: the memory it has, and what was read from disks for it."""
+"""The numbers about this process that a beat reports: its memory, and the bytes that were read from disks for it."""
 
 import resource
 from pathlib import Path
@@ -12,12 +12,14 @@ _IO: Final = Path("/proc/self/io")
 
 
 def bytes_resident() -> int:
-    """Memory that is not swapped out, pages of files included."""
+    """Bytes of memory that are not swapped out, pages of files included."""
     return int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
 
 
 def bytes_read(io: Path = _IO) -> int:
-    """All that was read from storage for this process so far, by page faults too; 0 where the kernel does not count."""
+    """All bytes that were read from storage for this process so far, also by page faults. 0 if the kernel does not
+    count them.
+    """
     try:
         counts = dict(line.split(": ") for line in io.read_text(encoding="ascii").splitlines())
         return int(counts["read_bytes"])

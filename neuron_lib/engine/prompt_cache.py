@@ -1,8 +1,8 @@
-"""Which sequence sits in which slot, what the slots and host memory remember, and how a new prompt can begin. Pure.
+"""Which sequence is in which slot, what slots and host memory remember, and how a new prompt can begin. Pure.
 
-A slot has one of the context's `seq_id`s. When its sequence ends, the tokens stay until the place is needed, and then
-go to host memory if there is a budget. Decides by token ids alone; what must be done to the native memory leaves here
-as `Edit`s, in order, with the next plan.
+A slot is a place in the context with a `seq_id`. When its sequence ends, the tokens stay until the slot is needed. Then
+they go to host memory if there is a budget for it. Prompts are compared by token ids alone. The changes of the native
+memory are returned as `Edit`s, in order, with the next plan.
 """
 
 from collections import OrderedDict
@@ -18,13 +18,15 @@ from neuron_lib.engine.step_costs import StepCosts
 __all__ = ("Awaited", "Placement", "PromptCache", "Slot", "common_prefix")
 
 _SMALLEST_MOVE: Final = 4
-"""Tokens below which nothing is moved that has them; from there on it is a matter of time measured."""
+"""Common prefixes shorter than this many tokens are computed again and never copied. Longer ones are copied if copying
+was measured to be faster.
+"""
 _SMALLEST_WAIT: Final = 16
-"""Tokens below which nobody waits for another to have computed them."""
+"""A sequence does not wait for another one to compute a common prefix shorter than this many tokens."""
 _SMALLEST_SAVE: Final = 64
 _MOST_CHECKPOINTS: Final = 4
 _MOST_SAVED: Final = 128
-"""Each new prompt is compared with all of them."""
+"""The most saved sequences. Each new prompt is compared with all of them."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,9 +39,9 @@ class _Checkpoint:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A place for one sequence. `tokens` has what it held last, for as long as nobody sits in it.
+    """A slot of the context. `tokens` are the tokens of its last sequence while no sequence is in it.
 
-    Its `seq_id` is where that lies in the native memory, and may change.
+    `seq_id` is the number of the slot in the native memory. It may change.
     """
 
     seq_id: int
@@ -47,16 +49,16 @@ class Slot:
     tokens: list[int] = field(default_factory=list)
     cache_key: str = ""
     checkpoints: list[_Checkpoint] = field(default_factory=list)
-    released: int = 0  # when it was given back, in releases
+    released: int = 0  # the number of the release in which it became idle
 
     @property
     def content(self) -> list[int]:
-        """The tokens of which it has the cells, maybe with some behind them that have none yet; see `length`."""
+        """The tokens of the slot. The first `length` of them have cells. There may be more without cells."""
         return self.tokens if self.sequence is None else self.sequence.tokens
 
     @property
     def length(self) -> int:
-        """Tokens of `content` that have cells."""
+        """The number of tokens of `content` that have cells."""
         return len(self.tokens) if self.sequence is None else self.sequence.computed
 
 
@@ -71,7 +73,7 @@ class _Saved:
 
 @dataclass(slots=True, frozen=True)
 class _Beginning:
-    """Where the first `length` tokens of a prompt can come from, by way of `checkpoint` if that is not None."""
+    """The first `length` tokens of a prompt can be reused, by way of `checkpoint` if that is not None."""
 
     length: int = 0
     checkpoint: _Checkpoint | None = None
@@ -79,8 +81,10 @@ class _Beginning:
 
 @dataclass(slots=True, frozen=True)
 class Placement:
-    """A slot for a sequence, and where its first tokens come from: another slot, a key in host memory, or (None) the
-    slot itself. It takes at most `cells` more than there are now until its known tokens are computed.
+    """A slot for a sequence, and the source of its first tokens.
+
+    The source is another slot, a key in host memory, or None for the slot itself. Until the known tokens of the
+    sequence are computed, at most `cells` more cells are taken than now.
     """
 
     slot: Slot
@@ -91,21 +95,21 @@ class Placement:
 
 @dataclass(slots=True, frozen=True)
 class Awaited:
-    """`sequence` is computing a prefix right now that is worth waiting for, until it has come to `length`."""
+    """`sequence` is computing a common prefix now. It is worth waiting until it has computed `length` tokens."""
 
     sequence: Sequence
     length: int
 
     @property
     def is_coming(self) -> bool:
-        """Whether it still pays to wait."""
+        """Whether waiting still makes sense: the sequence has its slot and has not computed the prefix yet."""
         return self.sequence.seq_id is not None and self.sequence.computed < self.length
 
 
 class PromptCache:
-    """The slots of one context and what they remember.
+    """The slots of one context and what they remember. Lives as long as the context.
 
-    `can_truncate` says whether the memory can be cut anywhere; if not, prefixes are reused whole or from checkpoints.
+    `can_truncate` says whether the memory can be cut anywhere. If not, prefixes are reused whole or from checkpoints.
     """
 
     def __init__(
@@ -125,8 +129,8 @@ class PromptCache:
         self._is_enabled: Final = is_enabled
         self._can_truncate: Final = can_truncate
         self._host_budget_bytes: Final = host_budget_bytes
-        self._saved: OrderedDict[int, _Saved] = OrderedDict()  # least recently used first
-        self._sizes: dict[int, int] = {}  # bytes in host memory by key; those of saves under way are estimates
+        self._saved: OrderedDict[int, _Saved] = OrderedDict()  # the least recently used first
+        self._sizes: dict[int, int] = {}  # bytes in host memory by key; estimates for saves that are not finished
         self._bytes_per_token = 0.0  # of the last saved sequence
         self._checkpoint_bytes = 0  # of the last checkpoint
         self._edits: list[Edit] = []
@@ -139,24 +143,24 @@ class PromptCache:
 
     @property
     def host_bytes(self) -> int:
-        """Bytes kept in host memory."""
+        """The bytes that are kept in host memory."""
         return sum(self._sizes.values())
 
     @property
     def idle(self) -> list[Slot]:
-        """The slots nobody sits in, the longest unused first, empty ones before all."""
+        """The slots without a sequence: empty ones first, then the longest unused."""
         idle = [slot for slot in self.slots if slot.sequence is None]
         return sorted(idle, key=lambda slot: (bool(slot.tokens), slot.released))
 
     def take_edits(self) -> tuple[Edit, ...]:
-        """What must be done to the native memory, since the last call."""
+        """The changes of the native memory since the last call, in order."""
         edits, self._edits = tuple(self._edits), []
         return edits
 
     # ------------------------------------------------------------------------------------------------------ finding
 
     def find(self, sequence: Sequence) -> Placement | Awaited | None:
-        """The best place for a sequence, a prefix worth waiting for, or None while every slot is taken."""
+        """The best slot for a sequence, a prefix that is worth waiting for, or None if every slot is taken."""
         idle = self.idle
         if not idle:
             return None
@@ -193,7 +197,9 @@ class PromptCache:
     def _reusable(
         self, tokens: list[int], length: int, checkpoints: list[_Checkpoint], sequence: Sequence
     ) -> _Beginning:
-        """How much of the first `length` of `tokens` the sequence can begin with; one token is left to compute."""
+        """How much of the first `length` of `tokens` the sequence can reuse. At least one of its tokens is left to
+        compute.
+        """
         common = common_prefix(tokens, sequence.tokens, min(length, len(sequence.tokens) - 1))
         if self._can_truncate or common == length:
             return _Beginning(common)
@@ -204,7 +210,7 @@ class PromptCache:
         return _Beginning(last.length, last)
 
     def _coming(self, sequence: Sequence) -> Awaited | None:
-        """The longest prefix that a live sequence is computing now."""
+        """The longest common prefix that a live sequence is computing now."""
         best: Awaited | None = None
         for slot in self.slots:
             other = slot.sequence
@@ -218,7 +224,7 @@ class PromptCache:
         return best
 
     def _find_saved(self, sequence: Sequence) -> tuple[int, _Beginning]:
-        """The saved sequence with the longest beginning, by key; 0 if there is none."""
+        """The key of the saved sequence with the longest common prefix, and that prefix. Key 0 if there is none."""
         best, beginning = 0, _Beginning()
         for key, saved in self._saved.items():
             if saved.cache_key == sequence.cache_key:
@@ -228,17 +234,17 @@ class PromptCache:
         return best, beginning
 
     def _moved(self, tokens: int) -> int:
-        """Tokens whose state goes somewhere when a sequence of so many is copied."""
+        """The number of tokens whose state must be copied to copy a sequence of so many tokens."""
         return 0 if self.cells.shares else tokens
 
     def _pays(self, gained: int, *, moved: int) -> bool:
-        """Whether it is worth the trouble of moving the state of `moved` tokens not to compute `gained` tokens."""
+        """Whether copying the state of `moved` tokens is better than computing `gained` tokens."""
         return gained >= _SMALLEST_MOVE and self._pace.is_worth_moving(moved, instead_of=gained)
 
     # ------------------------------------------------------------------------------------------------------- seating
 
     def seat(self, sequence: Sequence, placement: Placement) -> None:
-        """Give the sequence its slot, with what can be reused in it."""
+        """Give the sequence its slot, with the content that can be reused."""
         slot, source, beginning = placement.slot, placement.source, placement.beginning
         if source is None:
             self._cut(slot, beginning)
@@ -271,8 +277,9 @@ class PromptCache:
         return [seq_id for seq_id, slot in enumerate(self._places) if slot.sequence is not None]
 
     def gather(self) -> None:
-        """Make the seated sequences neighbours, if that is worth the moves: a batch is computed in as many pieces as
-        there are gaps between them, and every piece reads all the weights.
+        """Make the seated sequences neighbours, if the gain is worth the copies.
+
+        A batch is computed in one piece more for each gap between them, and every piece reads all the weights.
         """
         seated = self._seated()
         count, length = len(seated), self.cells.length
@@ -284,7 +291,7 @@ class PromptCache:
             moved = sum(map(length, strays)) + sum(map(length, holes))
             if best is None or moved < best[0]:
                 best = moved, list(zip(strays, holes, strict=True))
-        assert best is not None  # there is one window at least
+        assert best is not None  # there is at least one window
         moved, pairs = best
         if self._pace.is_worth_gathering(moved, sequences=count):
             for stray, hole in pairs:
@@ -302,7 +309,7 @@ class PromptCache:
         self._edits.append(Swap(first, second))
 
     def release(self, sequence: Sequence) -> None:
-        """The sequence leaves its slot; what it has computed stays in it."""
+        """The sequence leaves its slot. Its computed tokens stay there."""
         assert sequence.seq_id is not None  # it has a slot
         slot = self._places[sequence.seq_id]
         slot.tokens = sequence.tokens[: sequence.computed]
@@ -314,17 +321,17 @@ class PromptCache:
             self.forget(slot.seq_id)
 
     def trim(self, seq_id: int, length: int) -> None:
-        """Forget cells that were computed for guesses that turned out wrong."""
+        """Forget the cells of guesses that were wrong."""
         if self.cells.length(seq_id) > length:
             self.cells.truncate(seq_id, length)
             self._edits.append(Truncate(seq_id, length))
 
     def evict(self, slot: Slot, *, needed: int | None = None) -> None:
-        """Empty an idle slot, to host memory if there is a budget for it; what is saved under `needed` stays there."""
+        """Empty an idle slot, into host memory if there is a budget for it. The entry under key `needed` is kept."""
         self._empty(slot, needed=needed)
 
     def forget(self, seq_id: int) -> None:
-        """Leave nothing in a slot."""
+        """Remove everything from a slot."""
         slot = self._places[seq_id]
         self._drop_checkpoints(slot.checkpoints)
         slot.checkpoints, slot.tokens = [], []
@@ -333,7 +340,7 @@ class PromptCache:
             self._edits.append(Truncate(seq_id, 0))
 
     def _cut(self, slot: Slot, beginning: _Beginning) -> None:
-        """Leave only the beginning in an idle slot."""
+        """Keep only the common beginning in an idle slot."""
         if beginning.length < len(slot.tokens):
             if len(slot.tokens) - beginning.length >= _SMALLEST_SAVE:
                 self._save(slot)
@@ -357,7 +364,7 @@ class PromptCache:
     # --------------------------------------------------------------------------------------------------- host memory
 
     def checkpoint(self, sequence: Sequence, length: int) -> int | None:
-        """The number under which the state at `length` is to be kept; None where there is no budget for it."""
+        """The key under which the state at `length` is to be kept. None if there is no budget for it."""
         assert sequence.seq_id is not None  # it has a slot
         slot = self._places[sequence.seq_id]
         if not self._is_enabled or self._host_budget_bytes == 0 or not self._make_room(self._checkpoint_bytes):
@@ -365,16 +372,16 @@ class PromptCache:
         key = self._new_key(self._checkpoint_bytes)
         slot.checkpoints.append(_Checkpoint(length, key))
         if len(slot.checkpoints) > _MOST_CHECKPOINTS:
-            # The first one is most likely the end of a system prompt that others have, too.
+            # The first one is probably the end of a system prompt that other prompts share.
             self._drop_checkpoints([slot.checkpoints.pop(1)])
         return key
 
     def note_kept(self, kept: Iterable[tuple[int, int]], expected: list[int]) -> None:
-        """Take in how many bytes saved sequences and checkpoints take. Of `expected` keys, those missing failed."""
+        """Note the bytes of saved sequences and checkpoints. Keys of `expected` that are missing have failed."""
         sizes = dict(kept)
         for key in expected:
             if key not in self._sizes:
-                continue  # dropped meanwhile
+                continue  # it was dropped meanwhile
             if key not in sizes:
                 self._discard(key)
                 continue
@@ -383,7 +390,7 @@ class PromptCache:
                 self._bytes_per_token = sizes[key] / len(self._saved[key].tokens)
             else:
                 self._checkpoint_bytes = sizes[key]
-        # What came last and turned out too large goes first, if what was saved before cannot make room for it.
+        # The newest entry is dropped first if it is too large and dropping older ones does not make enough room for it.
         for key in reversed(expected):
             if self._make_room(0):
                 break
@@ -391,10 +398,10 @@ class PromptCache:
                 self._discard(key)
 
     def _save(self, slot: Slot, *, needed: int | None = None) -> None:
-        """Keep an idle slot's content in host memory, unless something there or in another slot can stand for it: what
-        begins with it, or the same where the memory cannot be cut.
+        """Keep an idle slot's content in host memory, unless an entry there or another slot can replace it.
 
-        What is saved under the key `needed` stays, whatever the budget.
+        An entry can replace it if it begins with the content, or is equal to it if the memory cannot be cut. The entry
+        under the key `needed` is kept, whatever the budget is.
         """
         tokens = slot.tokens
         others = [other for other in self.slots if other is not slot and other.cache_key == slot.cache_key]
@@ -418,15 +425,16 @@ class PromptCache:
         self._edits.append(Save(slot.seq_id, key))
 
     def _stands_for(self, tokens: list[int], length: int, wanted: list[int]) -> bool:
-        """Whether the first `length` of `tokens` are as good as `wanted`."""
+        """Whether the first `length` of `tokens` can replace `wanted`."""
         if length != len(wanted) and not self._can_truncate:
             return False
         return common_prefix(tokens, wanted, length) == len(wanted)
 
     def _make_room(self, size: int, *, needed: int | None = None) -> bool:
-        """Drop the least recently used saved sequences, but `needed`, until `size` more bytes fit the budget.
+        """Drop the least recently used saved sequences until `size` more bytes fit the budget. The key `needed` is
+        kept.
 
-        False, and none is dropped, where dropping all of them would not do.
+        False if dropping all of them would not be enough. Then none is dropped.
         """
         others = [key for key in self._saved if key != needed]
         if self.host_bytes - sum(map(self._size_of_saved, others)) + size > self._host_budget_bytes:
@@ -451,7 +459,7 @@ class PromptCache:
         self._edits.append(Drop(key))
 
     def _up_to(self, length: int, checkpoints: list[_Checkpoint]) -> list[_Checkpoint]:
-        """The checkpoints that still lie within the first `length` tokens; the others are dropped."""
+        """The checkpoints within the first `length` tokens. The others are dropped."""
         self._drop_checkpoints([point for point in checkpoints if point.length > length])
         return [point for point in checkpoints if point.length <= length]
 
@@ -467,14 +475,16 @@ class PromptCache:
 
 
 def _copied(source: Slot, beginning: _Beginning) -> int:
-    """Tokens that must be copied to get at the beginning: a checkpoint only helps a whole copy back."""
+    """The number of tokens that must be copied to reuse the beginning. A checkpoint can only be applied to a whole
+    copy.
+    """
     return beginning.length if beginning.checkpoint is None else source.length
 
 
 def common_prefix(left: list[int], right: list[int], limit: int) -> int:
-    """How many tokens, at most `limit`, both begin with."""
+    """The number of tokens, at most `limit`, that both begin with."""
     low, high = 0, min(len(left), len(right), limit)
-    # Slices compare at the speed of memory; halving finds the place without a loop over tokens.
+    # Slices are compared at the speed of memory. Halving finds the position without a loop over tokens.
     if left[:high] == right[:high]:
         return high
     while high - low > 1:

@@ -1,4 +1,4 @@
-"""Executes plans on libllama, in the engine thread. Owns the batch, and what is kept in host memory, by key."""
+"""Executes plans on libllama, in the engine thread. Owns the batch, and the saved states in host memory, by key."""
 
 import logging
 import time
@@ -34,19 +34,21 @@ __all__ = ("ContextBroken", "LlamaRunner", "Runner")
 
 
 class ContextBroken(Exception):
-    """The native context is unusable; the process must be replaced."""
+    """The native context cannot be used any more. The process must be replaced."""
 
 
 class Runner(Protocol):
-    """Turns a plan into a result. `neuron_lib.testing.ScriptedRunner` does it without a model."""
+    """Turns a plan into a result. `neuron_lib.testing.ScriptedRunner` does this without a model."""
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Compute the plan; blocks. Raises `ContextBroken` when there can be no next step."""
+        """Compute the plan. Blocks. Raises `ContextBroken` if no further step is possible."""
         ...
 
 
 class LlamaRunner:
-    """The real one. `clock` measures steps, in seconds. With `apart` every sequence has a decode call of its own."""
+    """The runner with a model. `clock` measures steps, in seconds. With `apart` every sequence has a decode call of its
+    own.
+    """
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class LlamaRunner:
                     except ConstraintFailed as error:
                         sampled.append(())
                         broken.append(Breach(chunk.seq_id, str(error), error.param))
-                    except Exception:  # one request's parameters must not end everybody's engine
+                    except Exception:  # the parameters of one request must not end the engine
                         logger.exception("bug in sampling")
                         sampled.append(())
                         broken.append(Breach(chunk.seq_id, "no token could be chosen; this is a bug, please report it"))
@@ -101,9 +103,9 @@ class LlamaRunner:
         )
 
     def _decode(self, chunks: Sequence[SequenceChunk]) -> tuple[DecodeStatus, Iterator[Scores]]:
-        """Compute the chunks in one batch; the rows of scores they asked for, good until the next batch."""
+        """Compute the chunks in one batch. Returns the wanted rows of scores, which are valid until the next batch."""
         if not chunks:
-            return DecodeStatus.OK, iter(())  # everything was lost
+            return DecodeStatus.OK, iter(())  # all chunks were lost
         batch, rows = self._batch, 0
         batch.clear()
         for chunk in chunks:
@@ -118,7 +120,7 @@ class LlamaRunner:
         return status, iter(self._context.all_logits(rows)) if rows and status == DecodeStatus.OK else iter(())
 
     def _decode_apart(self, chunks: Sequence[SequenceChunk]) -> tuple[DecodeStatus, Iterator[Scores]]:
-        """Compute each chunk in a batch of its own, up to the first that fails."""
+        """Compute each chunk in a batch of its own, up to the first one that fails."""
         scores: list[Scores] = []
         for chunk in chunks:
             status, own = self._decode([chunk])
@@ -128,9 +130,9 @@ class LlamaRunner:
         return DecodeStatus.OK, iter(scores)
 
     def _sample(self, chunk: SequenceChunk, rows: list[Scores]) -> tuple[Sampled, ...]:
-        """The next token, and as many more as the drafted ones were right."""
+        """The next token, and further tokens for as many drafted ones as were right."""
         sampler = chunk.sequence.sampler
-        assert sampler is not None  # this runner makes up no tokens
+        assert sampler is not None  # this runner gets sequences with a sampler only
         sampled: list[Sampled] = []
         drafts = (*chunk.tokens[len(chunk.tokens) - chunk.drafted :], None) if chunk.drafted else (None,)
         for row, draft in zip(rows, drafts, strict=True):
@@ -150,7 +152,7 @@ class LlamaRunner:
         return tuple(sampled)
 
     def _edit(self, edit: Edit, lost: set[int], kept: list[tuple[int, int]]) -> int:
-        """Change the memory; the number of tokens whose state was copied. Adds to `lost` and `kept`."""
+        """Change the memory. Returns the number of tokens whose state was copied. Adds to `lost` and `kept`."""
         memory, moved = self._memory, 0
         match edit:
             case Truncate(seq_id, length):

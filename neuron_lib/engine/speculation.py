@@ -1,7 +1,8 @@
-"""Guessing the next tokens from what the text has said before, and whether a guess is worth its price. Pure.
+"""Guesses the next tokens from the earlier text, and decides whether a guess is worth its cost. Pure.
 
-A reply often repeats its prompt: code that is edited, names, quotations. Tokens that followed the same few tokens
-earlier are computed along with the next one, and those that sampling confirms are free.
+A reply often repeats its prompt: edited code, names, quotations. If the last few tokens have occurred before, the
+tokens that followed them there are computed together with the next token. Each guess that sampling confirms saves a
+step.
 """
 
 from typing import Final
@@ -13,24 +14,26 @@ __all__ = ("MAX_DRAFT", "DraftPolicy", "PromptLookup")
 
 MAX_DRAFT: Final = 8
 _MATCH: Final = 3
-"""Tokens that must be the same before a continuation is copied."""
+"""The number of tokens that must be equal before their continuation is guessed."""
 _TRUST: Final = 0.5
-"""How often a guessed token is right, for a sequence that has not tried yet."""
+"""The assumed probability that a guess is right, for a sequence that has not guessed yet."""
 _GAIN: Final = 1.05
-"""Times as many tokens per second as without guesses must be in sight."""
+"""The least factor by which the expected tokens per second must grow."""
 _PROBE_EVERY: Final = 64
-"""Chances let pass after which a sequence that has guessed badly tries one token again."""
+"""After this many opportunities a sequence that has guessed badly tries one token again."""
 
 
 class PromptLookup:
-    """Finds the last place where a growing text has said its present last tokens before."""
+    """Finds the last position at which a growing text had its present last tokens before. Lives as long as its
+    sequence.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[int, ...], int] = {}  # the tokens → where what followed them begins
+        self._seen: dict[tuple[int, ...], int] = {}  # tokens → position behind them
         self._indexed = 0
 
     def draft(self, tokens: list[int], limit: int) -> list[int]:
-        """At most `limit` tokens that may follow; `tokens` is always the same text, longer each time."""
+        """At most `limit` tokens that may follow. `tokens` is always the same text, and longer each time."""
         for end in range(max(self._indexed + 1, _MATCH), len(tokens)):
             self._seen[tuple(tokens[end - _MATCH : end])] = end
         self._indexed = max(self._indexed, len(tokens) - 1)
@@ -39,22 +42,22 @@ class PromptLookup:
 
 
 class DraftPolicy:
-    """How much one sequence should guess, by how well it has guessed and what a larger step costs."""
+    """Decides how many tokens one sequence guesses, by how well it has guessed and what a larger step costs."""
 
     def __init__(self) -> None:
         self.accuracy = _TRUST
         self._passed = 0
 
     def observe(self, *, drafted: int, right: int) -> None:
-        """Take in that of `drafted` guesses the first `right` were confirmed; those behind a wrong one say nothing."""
+        """Of `drafted` guesses the first `right` were confirmed. Guesses behind a wrong one are not counted."""
         if drafted:
             self.accuracy = smooth(self.accuracy, right / min(drafted, right + 1))
 
     def length(self, costs: StepCosts, *, decoding: int) -> int:
-        """Tokens worth guessing in a step of `decoding` tokens; 0 for none.
+        """The number of tokens to guess in a step of `decoding` tokens. 0: none.
 
-        Each guess adds the chance that it and all before it are right to the tokens that the step brings, and a little
-        to its time; the best length is where tokens per second are highest.
+        Each guess adds to the expected tokens of the step the probability that it and all before it are right, and adds
+        a little to the time of the step. The best number gives the most tokens per second.
         """
         base_s = costs.decode_s(decoding)
         if base_s is None:

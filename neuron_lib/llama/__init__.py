@@ -1,4 +1,4 @@
-"""Typed facade over libllama. Everything here blocks, holds native memory, and knows no policy.
+"""Typed access to libllama. Everything here blocks and holds native memory. There is no policy here.
 
-Only `bindings` imports llama_cpp. One thread may use a `Context` at a time; a `Vocab` may be used from any thread.
+Only `bindings` imports llama_cpp. One thread at a time may use a `Context`. Any thread may use a `Vocab`.
 """

@@ -12,7 +12,11 @@ __all__ = ("Batch",)
 
 
 class Batch:
-    """Room for `capacity` tokens. The native struct points into numpy arrays, so filling it is a slice assignment."""
+    """Room for `capacity` tokens. The native struct points into numpy arrays, so filling the batch is a slice
+    assignment.
+
+    Lives as long as its context and is filled anew for each step. One thread at a time.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -34,17 +38,19 @@ class Batch:
         self._native.logits = self._wants_logits.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
 
     def clear(self) -> None:
-        """Forget the tokens of the last call."""
+        """Remove the tokens of the last call."""
         self.size = 0
 
     def add(self, seq_id: int, tokens: Sequence[int], *, position: int, wants_logits: int) -> int:
-        """Append consecutive tokens of one sequence; the last `wants_logits` of them get a logits row each.
+        """Append consecutive tokens of one sequence. Each of the last `wants_logits` tokens gets a row of scores; a
+        number, not a flag.
 
-        Returns the batch index of the first of those rows, the others follow it (of the last token if there is none).
+        Returns the batch index of the first of these rows. The others follow it. Without rows it is the index of the
+        last token.
         """
         start, end = self.size, self.size + len(tokens)
         if end > self.capacity:
-            # libllama aborts the process on a batch that is too large (GGML_ASSERT), so it must not get there.
+            # libllama ends the process if a batch is too large (GGML_ASSERT), so such a batch must not reach it.
             raise ValueError(f"batch of {end} tokens exceeds its capacity of {self.capacity}")
         if wants_logits > len(tokens):
             raise ValueError(f"{len(tokens)} tokens have no {wants_logits} rows")
@@ -62,6 +68,6 @@ class Batch:
         return end - max(wants_logits, 1)
 
     def native(self) -> Any:
-        """The struct for `llama_decode`; valid until the next `add` or `clear`."""
+        """The struct for `llama_decode`. Valid until the next `add` or `clear`."""
         self._native.n_tokens = self.size
         return self._native

@@ -1,4 +1,7 @@
-"""The only door to llama_cpp. ctypes functions are untyped, so they leave here as `lib: Any` and stop one module up."""
+"""The only module that imports llama_cpp. ctypes functions have no types, so they are exported as `lib: Any`.
+
+The modules that use `lib` give everything a type.
+"""
 
 import ctypes
 import os
@@ -9,7 +12,7 @@ __all__ = ("ProgressCallback", "init_backend", "lib", "progress_callback", "rout
 
 
 def _import_low_level() -> Any:
-    """llama_cpp's C functions. Where threads are bound, OpenMP binds the one that loads it; this undoes it."""
+    """llama_cpp's C functions. OpenMP may bind the thread that loads the library to a core; this is undone."""
     cpus = os.sched_getaffinity(0)
     try:
         from llama_cpp import llama_cpp  # noqa: PLC0415 - between two looks at the thread's affinity
@@ -28,12 +31,12 @@ _log_callback: Any = None
 
 
 def init_backend() -> None:
-    """Prepare libllama; once per process, before anything else."""
+    """Prepare libllama. Must be called once in a process, before anything else."""
     lib.llama_backend_init()
 
 
 def route_logs(sink: Callable[[int, str], None]) -> None:
-    """Send every log fragment of libllama to `sink(level, text)` from now on, from whatever thread writes it.
+    """Pass every log fragment of libllama to `sink(level, text)` from now on. Any thread may write one.
 
     Levels are ggml's: 1 debug, 2 info, 3 warning, 4 error, 5 continues the previous fragment. `sink` must not raise.
     """
@@ -48,7 +51,9 @@ def route_logs(sink: Callable[[int, str], None]) -> None:
 
 
 def progress_callback(report: ProgressCallback) -> Any:
-    """Wrap `report(fraction) -> go on?` for llama_model_params; keep the result alive while the load runs."""
+    """Wrap `report(fraction) -> go on?` for llama_model_params. The caller must keep the result alive while the load
+    runs.
+    """
 
     @lib.llama_progress_callback  # type: ignore[untyped-decorator]  # a ctypes function type
     def forward(fraction: float, _user_data: ctypes.c_void_p) -> bool:

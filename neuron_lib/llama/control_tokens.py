@@ -1,4 +1,4 @@
-"""Which tokens of a vocabulary mean something to the model that text cannot say."""
+"""The tokens of a vocabulary with a meaning for the model that text cannot have."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -15,9 +15,9 @@ _STRIPS_RIGHT: Final = lib.LLAMA_TOKEN_ATTR_RSTRIP
 
 
 class ControlToken(NamedTuple):
-    """`text` is how it is spelled. It swallows white space on the sides that it strips.
+    """`text` is the spelling of the token. The token removes white space on the sides that it strips.
 
-    `is_unknown` says that it only stands for what the vocabulary cannot write.
+    `is_unknown` says that the token only replaces text that the vocabulary cannot write.
     """
 
     text: str
@@ -29,7 +29,7 @@ class ControlToken(NamedTuple):
 def control_tokens(vocab: Vocab) -> Mapping[int, ControlToken]:
     """The tokens that `Vocab.tokenize` reads in a text only with `parse_special`, by id.
 
-    Looks at the whole vocabulary: half a second for 260 000 tokens.
+    Reads the whole vocabulary: half a second for 260,000 tokens.
     """
     tokens: dict[int, ControlToken] = {}
     for token in range(vocab.n_tokens):

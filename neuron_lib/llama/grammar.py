@@ -1,7 +1,8 @@
-"""What a reply may look like, token by token: JSON schemas, regular expressions and Lark grammars, by llguidance.
+"""Binds a reply to a grammar, token by token: JSON schemas, regular expressions and Lark grammars, by llguidance.
 
-A client's grammar never reaches libllama, whose own parser can be made to end the process. What llguidance does not
-survive is found out in a process of its own; what takes it too long for one token fails that reply alone.
+A client's grammar never reaches libllama, because some grammars make libllama's parser end the process. Grammars that
+make llguidance end its process are found in a process of their own. If llguidance takes too long for a token, only that
+reply fails.
 """
 
 import ctypes
@@ -42,26 +43,26 @@ _JSON_STYLE: "Final[JsonCompileOptions]" = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
-"""One way to write it, whatever the schema's `x-guidance` says: with free whitespace a model may write nothing else
-until it is cut off. These separators are the ones a small model is least at odds with (measured).
+"""JSON is written in one way, whatever the schema's `x-guidance` says. If white space is free, a model may write
+nothing else until it is cut off. Small models have the least trouble with these separators (measured).
 """
 _PANICKED: Final = "the grammar library fails on it"
 _TRIAL: Final = (sys.executable, "-P", str(Path(__file__).with_name("grammar_trial.py")))
 _TRIAL_LIMIT_S: Final = 5.0
-"""Far beyond the processor time that a trial allows itself: for a machine that has none to give."""
+"""Seconds. Far more than the processor time that a trial allows itself, for a machine that has little time to give."""
 _VERDICTS: Final = frozenset(
-    {os.EX_DATAERR, *(-number for number in (SIGABRT, SIGFPE, SIGILL, SIGPROF, SIGSEGV))}  # as of `subprocess`
+    {os.EX_DATAERR, *(-number for number in (SIGABRT, SIGFPE, SIGILL, SIGPROF, SIGSEGV))}  # as in `subprocess`
 )
-"""How a trial ends of its grammar: at one of its own limits, or by what it has done itself."""
+"""The exit statuses of a trial that say something about its grammar: its own limits, and crashes."""
 _RETRY_AFTER_S: Final = 4
 
 Answer = TypeVar("Answer")
 
 
 class ConstraintFailed(Exception):
-    """A reply cannot go on in its grammar: it became too complex, or got a token that was not allowed.
+    """A reply cannot continue in its grammar. The grammar became too complex, or a token was not allowed.
 
-    `param` is the request's field that the grammar came in.
+    `param` is the field of the request that had the grammar.
     """
 
     def __init__(self, reason: str, *, param: str) -> None:
@@ -70,9 +71,9 @@ class ConstraintFailed(Exception):
 
 
 class Constraint:
-    """How far one reply has come in its grammar. One thread at a time.
+    """The state of one reply in its grammar. Lives as long as its sequence. One thread at a time.
 
-    All but `copy` and `is_complete` raise `ConstraintFailed`, and whatever has raised it once will raise it always.
+    All methods but `copy` and `is_complete` raise `ConstraintFailed`. A constraint that has raised it raises it always.
     """
 
     def __init__(self, matcher: "LLMatcher", *, eog: frozenset[int], param: str) -> None:
@@ -81,34 +82,34 @@ class Constraint:
         self._param: Final = param
 
     def copy(self) -> Self:
-        """Another one that has come as far as this and goes its own way."""
+        """A new constraint in the same state, independent of this one."""
         return type(self)(self._matcher.deep_copy(), eog=self._eog, param=self._param)
 
     def allows(self, token: int) -> bool:
-        """Whether the token may come next. Those that end a reply may where the grammar is fulfilled."""
+        """Whether the token may come next. Tokens that end a reply may come if the grammar is fulfilled."""
         is_allowed = self._ask(self._matcher.validate_tokens, [token]) == 1
         return is_allowed or (self.is_complete and token in self._eog)
 
     def mask(self, row: npt.NDArray[np.float32]) -> None:
-        """Write minus infinity over the scores of all tokens that may not come next; `row` is the whole vocabulary.
+        """Write minus infinity over the scores of all tokens that may not come next.
 
-        Where the grammar leaves no choice of text, only the first of the tokens that usually spell it remains, though
-        `allows` takes any that spell it.
+        `row` is float32 of shape (n_vocab,) and is changed in place. If the grammar allows only one text, only the
+        first of the tokens that usually spell it remains, although `allows` accepts every token that spells it.
         """
         bits = np.frombuffer(self._ask(self._matcher.compute_bitmask), np.uint8)
         row[np.unpackbits(bits, count=len(row), bitorder="little") == 0] = -np.inf
 
     def accept(self, token: int) -> None:
-        """Go on behind `token`, which is allowed."""
+        """Advance by `token`, which must be allowed."""
         self._ask(self._matcher.consume_token, token)
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing may follow but the end. True behind the last token of the text already."""
+        """Whether only the end may follow. True already after the last token of the text."""
         return self._matcher.is_stopped()
 
     def _ask(self, question: Callable[..., Answer], *arguments: object) -> Answer:
-        """The answer of the matcher. Raises `ConstraintFailed` if it fails or has failed, and if it panics."""
+        """The answer of the matcher. Raises `ConstraintFailed` if the matcher fails, has failed before, or panics."""
         try:
             answer = question(*arguments)
         except BaseException as error:
@@ -121,15 +122,16 @@ class Constraint:
 
 
 class GrammarCompiler:
-    """Compiles for one model's vocabulary. Blocking; one thread at a time, with a stack of 8 MiB."""
+    """Compiles grammars for one model's vocabulary. Blocking. One thread at a time, with a stack of 8 MiB."""
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab: Final = vocab
 
     def compile(self, grammar: Grammar) -> Constraint:
-        """The beginning of a reply. Raises `InvalidGrammar` in llguidance's words; `param` is the request's field.
+        """The constraint at the beginning of a reply. Raises `InvalidGrammar` with llguidance's text and the field
+        `param`.
 
-        Raises `Overloaded` where this host did not let the grammar be tried out.
+        Raises `Overloaded` if this host could not try the grammar out.
         """
         param = grammar.param or _PARAMS[grammar.kind]
         try:
@@ -137,7 +139,7 @@ class GrammarCompiler:
         except ValueError as error:
             notation = "; grammars are read in Lark's notation, not as GBNF" if grammar.kind == "lark" else ""
             text = f"{param}: {_reason(str(error))}{notation}"
-            raise InvalidGrammar(text, param=param) from None  # that is all it says
+            raise InvalidGrammar(text, param=param) from None  # the message repeats all of it
         except BaseException as error:
             if not _is_panic(error):
                 raise
@@ -145,7 +147,7 @@ class GrammarCompiler:
         return Constraint(matcher, eog=self._vocab.eog, param=param)
 
     def _matcher(self, source: str) -> "LLMatcher":
-        """A matcher that has a first token to offer. Raises `ValueError`."""
+        """A matcher that allows at least one first token. Raises `ValueError`."""
         from neuron_lib.llama.grammar_trial import compile_grammar  # noqa: PLC0415 - see `_tokenizer`
 
         if verdict := _try_out(source):
@@ -160,21 +162,22 @@ class GrammarCompiler:
 
     @cached_property
     def _tokenizer(self) -> "LLTokenizer":
-        # Takes 0.2 s and 20 MB for 49k tokens, 1.1 s and 110 MB for 262k (measured), so only who needs it pays.
+        # This takes 0.2 s and 20 MB for 49k tokens, 1.1 s and 110 MB for 262k (measured). So it is made for the first
+        # grammar only.
         from llguidance import LLTokenizer  # noqa: PLC0415
 
         # llguidance has a function for all this, but it asks libllama for each token's kind under a deprecated name.
         tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # not in its stub
             tokens=[self._bytes(token) for token in range(self._vocab.n_tokens)],
             vocab_ptr=self._vocab.pointer,
-            # Text that a grammar forces is a client's text, and may be as long as the grammar.
+            # Text that a grammar forces is a client's text. It may be as long as the grammar.
             tokenize_fptr=ctypes.cast(self._vocab.tokenize_function, ctypes.c_void_p).value,
             eos_token=sorted(self._vocab.eog),
         )
         return tokenizer
 
     def _bytes(self, token: int) -> bytes:
-        """How the token is spelled, with llguidance's mark before those that are no text, such as `<|im_end|>`."""
+        """The spelling of the token, with llguidance's mark in front of non-text tokens such as `<|im_end|>`."""
         spelled = self._vocab.spell(token, special=True)
         kind = lib.llama_vocab_get_attr(self._vocab.pointer, token)
         is_marker = kind & lib.LLAMA_TOKEN_ATTR_USER_DEFINED and spelled[:1] == b"<" and spelled[-1:] == b">"
@@ -182,13 +185,14 @@ class GrammarCompiler:
 
 
 def _serialized(grammar: Grammar) -> str:
-    """The grammar in llguidance's own notation. Raises `ValueError` for a schema that is no JSON object, and for size.
+    """The grammar in llguidance's own notation. Raises `ValueError` for its size, and for a schema that is not a JSON
+    object.
 
-    Where it is not JSON, nothing in it is looked at yet.
+    A grammar that is not JSON is not parsed here.
     """
     from llguidance import LLMatcher  # noqa: PLC0415 - see `_tokenizer`
 
-    size = len(grammar.source.encode())  # half a surrogate pair raises a ValueError too
+    size = len(grammar.source.encode())  # half of a surrogate pair raises a ValueError too
     if size > MAX_SOURCE_BYTES:
         raise ValueError(f"{size} bytes are too long, {MAX_SOURCE_BYTES} are allowed")
     match grammar.kind:
@@ -200,12 +204,12 @@ def _serialized(grammar: Grammar) -> str:
             return msgspec.json.encode({"grammars": [{"lark_grammar": grammar.source}]}).decode()
 
 
-@lru_cache(maxsize=32)  # a client sends the same schema again and again, and this takes 60 ms, or 0.4 s to fail
+@lru_cache(maxsize=32)  # clients repeat their schemas, and a trial takes 60 ms, or 0.4 s to fail
 def _try_out(source: str) -> str | None:
-    """What goes wrong when this is compiled, if anything.
+    """The reason why compiling this fails, or None.
 
-    Raises, and so does not remember, what was not found out: `ValueError` for what took too long, `Overloaded` where
-    the trial could not begin or was ended from outside, say by a kernel without memory.
+    Results that are not certain are raised and so not remembered: `ValueError` if the trial took too long, `Overloaded`
+    if the trial could not begin or was ended from outside, for example by a kernel without memory.
     """
     try:
         trial = subprocess.run(  # noqa: S603 - our own command; the grammar is its input
@@ -224,7 +228,7 @@ def _try_out(source: str) -> str | None:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether llguidance has panicked. Its exception has no name to import, and is no `Exception`."""
+    """Whether the error is a panic of llguidance. The class of a panic cannot be imported and is not an `Exception`."""
     return type(error).__name__ == "PanicException"
 
 
@@ -234,7 +238,7 @@ def _not_now(text: str) -> Overloaded:
 
 
 def _reason(words: str) -> str:
-    """The first line of llguidance's words, and the line in which its regex parser comes to the point."""
+    """The first line of llguidance's text, and the line in which its regex parser names the reason."""
     first, *rest = words.splitlines()
     point = next((line for line in rest if line.startswith("error: ")), "").removeprefix("error:")
     return f"{first}{point}"[:_LONGEST_REASON]

@@ -1,4 +1,4 @@
-"""A GGUF file loaded by libllama: its weights, its vocabulary and what its metadata says."""
+"""A GGUF file loaded by libllama: its weights, its vocabulary and its metadata."""
 
 import ctypes
 import logging
@@ -33,26 +33,27 @@ _RECOMMENDATIONS: Final[Mapping[str, str]] = {
     "penalty_repeat": "repetition_penalty",
     "penalty_last_n": "repeat_last_n",
 }
-"""The keys below `general.sampling` that mean something here, and our names for them."""
+"""The keys below `general.sampling` that have a meaning here, and the names of the parameters."""
 
 
 _ONE_SEQUENCE_A_BATCH: Final = frozenset(
     {
-        # `build_plamo2_mamba_layer` exchanges tokens and sequences, which shows where a batch has several of both
+        # `build_plamo2_mamba_layer` exchanges tokens and sequences. This is visible if a batch has several of both
         # (`src/models/plamo2.cpp`, llama.cpp 0c1e57098).
         "plamo2"
     }
 )
-"""Architectures of which libllama computes a wrong result for a batch with tokens of several sequences."""
+"""Architectures for which libllama computes a wrong result if a batch has tokens of several sequences."""
 
 
 class Model:
-    """Owns the native model; use it as a context manager, and close every `Context` made from it first."""
+    """Owns the native model. Use it as a context manager, and close every `Context` of the model first."""
 
     def __init__(self, path: Path, *, gpu_layers: int, on_progress: Callable[[float], bool]) -> None:
-        """Load `path`; blocks for as long as that takes. `gpu_layers` < 0 offloads all layers.
+        """Load `path`. Blocks until the model is loaded. A negative `gpu_layers` puts all layers on the GPU.
 
-        `on_progress(fraction)` is called often and stops the load by returning False. Raises `LoadFailed`.
+        `on_progress(fraction)` is called often, with 0.0 to 1.0; it stops the load by returning False. Raises
+        `LoadFailed`.
         """
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
@@ -80,12 +81,12 @@ class Model:
 
     @property
     def native_context(self) -> int:
-        """Tokens of context the model was trained for."""
+        """The number of tokens that the model was trained for."""
         return int(lib.llama_model_n_ctx_train(self._pointer))
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """The bytes of all tensors."""
         return int(lib.llama_model_size(self._pointer))
 
     @property
@@ -95,12 +96,12 @@ class Model:
 
     @property
     def architecture(self) -> str:
-        """The name of its architecture, such as `llama`."""
+        """The name of the architecture, such as `llama`."""
         return self.metadata("general.architecture") or ""
 
     @property
     def refusal(self) -> str | None:
-        """Why nothing can be served from it, as a sentence about it; None if something can."""
+        """A sentence that says why the model cannot be served. None if it can."""
         if lib.llama_model_is_diffusion(self._pointer):
             return "it is a diffusion model, which does not write token by token"
         if self.can_chat and lib.llama_model_has_encoder(self._pointer):
@@ -109,7 +110,7 @@ class Model:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What it can do, see `neuron_lib.modality`."""
+        """What the model can do (see `neuron_lib.modality`)."""
         architecture = self.architecture
         pooling_type = self.metadata(f"{architecture}.pooling_type")
         causal = self.metadata(f"{architecture}.attention.causal")
@@ -121,12 +122,12 @@ class Model:
 
     @property
     def can_chat(self) -> bool:
-        """Whether it generates text from text."""
+        """Whether the model generates text from text."""
         return CHAT in self.capabilities
 
     @property
     def needs_batches_apart(self) -> bool:
-        """Whether a batch must hold tokens of one sequence only, because libllama would mix up those of several."""
+        """Whether a batch may have tokens of one sequence only, because libllama would mix up several sequences."""
         return self.architecture in _ONE_SEQUENCE_A_BATCH
 
     @property
@@ -137,18 +138,18 @@ class Model:
 
     @property
     def tool_chat_template(self) -> str | None:
-        """The Jinja source for chats with tools, where the model has one of its own for them."""
+        """The Jinja source for chats with tools, if the model has a template of its own for them."""
         raw = lib.llama_model_chat_template(self._pointer, b"tool_use")
         return raw.decode("utf-8", "replace") if raw else None
 
     def metadata(self, key: str) -> str | None:
-        """A metadata value as text, or None."""
+        """The metadata value of `key` as text, or None."""
         return self._text(lambda model, buffer, size: lib.llama_model_meta_val_str(model, key.encode(), buffer, size))
 
     def recommended_sampling(self) -> SamplingParams:
-        """What the publisher recommends in the file's `general.sampling.*` keys.
+        """The sampling that the publisher recommends in the file's `general.sampling.*` keys.
 
-        A recommendation that no operator could configure is ignored, with one warning for all.
+        A recommendation that is out of the bounds of the configuration is ignored. One warning names all of them.
         """
         recommended: dict[str, Any] = {}
         ignored: list[str] = []
@@ -167,7 +168,7 @@ class Model:
         return SamplingParams(**recommended)
 
     def _text(self, read: Callable[[Any, Any, int], int]) -> str | None:
-        """Call a native function that fills a buffer and returns the length it would have needed."""
+        """Call a native function that fills a buffer and returns the length that it would have needed."""
         size = 256
         while size <= _LONGEST_METADATA:
             buffer = ctypes.create_string_buffer(size)

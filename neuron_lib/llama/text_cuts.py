@@ -1,11 +1,11 @@
 """Where a text may be cut before libllama's tokenizer reads it. Pure.
 
-Two properties of that tokenizer make this necessary (both measured, libllama of llama-cpp-python 0.3.36):
+Two properties of the tokenizer make this necessary (both measured, libllama of llama-cpp-python 0.3.36):
 
-- It splits text with `std::regex` for a third of its pre-tokenizers. That recurses for each character of one match,
-  takes 330 bytes of stack each time, and ends the process when the stack is full: after 26,000 characters with 8 MiB.
-  Some expressions also take time by the square of such a match.
-- It takes time by the square of the number of special tokens in a text: 2 MB of them took a minute.
+- For a third of its pre-tokenizers it splits text with `std::regex`. That recurses for each character of a match and
+  takes 330 bytes of stack each time. When the stack is full the process ends: after 26,000 characters with 8 MiB. Some
+  expressions also take time that grows with the square of the match.
+- Its time grows with the square of the number of special tokens in a text. 2 MB of them took a minute.
 """
 
 import re
@@ -18,20 +18,25 @@ from unicodedata import category
 __all__ = ("LONGEST_STRETCH", "Cutter")
 
 LONGEST_STRETCH: Final = 3072
-"""Characters without a boundary that reach the tokenizer at once. One match covers two stretches at most, so it needs
-2 MiB of stack. A power of two times three: tokens of equal characters are as long as powers of two, and groups of
-digits are three long, so a cut in a long run of them falls between two tokens.
+"""The most characters without a boundary that the tokenizer gets in one call.
+
+One match covers at most two stretches, so it needs at most 2 MiB of stack. The number is a power of two times three.
+Tokens of equal characters have a length that is a power of two, and groups of digits have three, so a cut in a long run
+of them falls between two tokens.
 """
 
 _PART: Final = 1 << 15
 _WINDOW: Final = 1 << 11
-"""In so many characters a special token is looked for. Where they are rarer, they cost nothing worth a cut."""
+"""A special token is searched for within this many characters. If there is none, special tokens are rare, and no cut is
+needed.
+"""
 _MOST_CANDIDATES: Final = 16
-"""Places that are looked at for one cut, of each kind."""
+"""The most positions of each kind that are checked for one cut."""
 
-# Every pre-tokenizer ends a match in front of these, but for line breaks behind punctuation, which are in the match of
-# that punctuation. `/` is not apart from line breaks (gpt-4o, tekken), nor is one space between letters (exaone-moe).
-# What is not ASCII counts as a letter here, because libllama's tables of letters and spaces are not Python's.
+# Every pre-tokenizer ends a match in front of these, except for line breaks behind punctuation, which belong to the
+# match of that punctuation. `/` is not separated from line breaks (gpt-4o, tekken), and neither is one space between
+# letters (exaone-moe). Characters outside of ASCII count as letters here, because libllama's tables of letters and
+# spaces are not Python's.
 _SPACE: Final = r"\t-\r "
 _PUNCTUATION: Final = r"!-/:-@\[-`{-~"
 _BOUNDARY: Final = re.compile(
@@ -44,15 +49,15 @@ _BETWEEN_WORDS: Final = re.compile(r"(?<=[^\W_])(?= [^\W_])")
 _BEHIND_WORD: Final = re.compile(r"(?<=[^\W_])(?=[^\w\s'’])")
 _BETWEEN_CLASSES: Final = re.compile(r"(?<=\s)(?=\S)|(?<=\S)(?=\s)|(?<=[^\W_])(?=[^\w\s'’])|(?<=[^\w\s])(?=[^\W_])")
 _PLACES: Final = 32
-"""Places at which a special token might begin that take as long as a character of prose."""
+"""So many positions at which a special token might begin take as long as one character of prose."""
 _JOINER: Final = "\u200d"
 
 
 class Cutter:
-    """Cuts texts for one vocabulary.
+    """Cuts texts for one vocabulary. Immutable.
 
-    `specials` are the texts that the tokenizer takes out of a text as whole tokens before it does anything else. They
-    are never cut. `cuts_stretches` says that the rest is split by regular expressions.
+    `specials` are the texts that the tokenizer takes out of a text as whole tokens before anything else. They are never
+    cut. `cuts_stretches` says that the tokenizer splits the other text with regular expressions.
     """
 
     def __init__(self, specials: Iterable[str], *, cuts_stretches: bool) -> None:
@@ -63,19 +68,19 @@ class Cutter:
         self._cuts_stretches: Final = cuts_stretches
 
     def pieces(self, text: str) -> Iterator[str]:
-        """`text` in pieces for one call of the tokenizer each.
+        """`text` in pieces, for one call of the tokenizer each.
 
-        Their tokens are those of the whole, unless it holds a stretch longer than `LONGEST_STRETCH`. That is cut where
-        most pre-tokenizers part words anyway, if there is such a place in its second half.
+        The tokens of the pieces are those of the whole, unless the text has a stretch longer than `LONGEST_STRETCH`.
+        Such a stretch is cut where most pre-tokenizers part words, if its second half has such a position.
         """
         for part in self._parts(text):
             yield from self._stretches(part) if self._cuts_stretches else (part,)
 
     def effort(self, text: str) -> int:
-        """About how long tokenizing takes, in characters of prose.
+        """Approximately how long tokenizing takes, in characters of prose.
 
-        Each special token is looked for by itself, and each place at which it might begin takes time: with 6000 of
-        them 32 kB of `<` took 4 s (measured).
+        The tokenizer searches for each special token separately, and each position at which one might begin takes time:
+        with 6000 special tokens 32 kB of `<` took 4 s (measured).
         """
         return len(text) + sum(text.count(first) * count for first, count in self._firsts.items()) // _PLACES
 
@@ -94,13 +99,13 @@ class Cutter:
             yield text[start:]
 
     def _end_of_special(self, first: re.Pattern[str], text: str, start: int) -> int | None:
-        """A place in the window from `start` on at which a special token ends, whatever the others are."""
+        """A position in the window from `start` on at which a special token ends, whatever the other tokens are."""
         candidates = 0
         for match in first.finditer(text, start, start + _WINDOW):
             end = self._longest_special(text, match.start())
             if end is None:
                 continue
-            # Some special tokens swallow the spaces behind them.
+            # Some special tokens remove the spaces behind them.
             if not (self._is_inside(text, match.start()) or self._is_inside(text, end) or text[end].isspace()):
                 return end
             candidates += 1
@@ -109,12 +114,12 @@ class Cutter:
         return None
 
     def _longest_special(self, text: str, start: int) -> int | None:
-        """The end of the longest special token that begins at `start`, if the text goes on behind it."""
+        """The end of the longest special token that begins at `start`, or None if the text ends there."""
         ends = (start + length for length in self._lengths if text[start : start + length] in self._specials)
         return next((end for end in ends if end < len(text)), None)
 
     def _is_inside(self, text: str, place: int) -> bool:
-        """Whether the text of a special token is on both sides of `place`."""
+        """Whether a special token lies on both sides of `place`."""
         longest = self._lengths[0] if self._lengths else 0
         return any(
             text[start : start + length] in self._specials
@@ -125,7 +130,7 @@ class Cutter:
         )
 
     def _stretches(self, text: str) -> Iterator[str]:
-        piece = start = 0  # the stretch begins at `start`
+        piece = start = 0  # the piece begins at `piece`, the stretch at `start`
         while len(text) - start > LONGEST_STRETCH:
             middle, limit = start + LONGEST_STRETCH // 2, start + LONGEST_STRETCH
             boundary = _BOUNDARY.search(text, middle, limit) or _last_boundary(text, start + 1, middle)
@@ -139,12 +144,12 @@ class Cutter:
             yield text[piece:]
 
     def _cut_of_stretch(self, text: str, start: int, end: int) -> int:
-        """The best place for a cut from `start` to `end`."""
+        """The best position for a cut between `start` and `end`."""
         for expression in (_BETWEEN_WORDS, _BEHIND_WORD, _BETWEEN_CLASSES):
             for match in islice(expression.finditer(text, start, end), _MOST_CANDIDATES):
                 if not (_joins(text, match.start()) or self._is_inside(text, match.start())):
                     return match.start()
-        # In a run of equal characters the last place of all is the best.
+        # In a run of equal characters the last position is the best.
         near = range(end, start, -1)
         return next((place for place in near if not (_joins(text, place) or self._is_inside(text, place))), end)
 
@@ -157,6 +162,6 @@ def _last_boundary(text: str, start: int, end: int) -> re.Match[str] | None:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Whether the character behind `place` belongs to the one in front of it, as marks and joiners do."""
+    """Whether the character behind `place` belongs to the one in front of it, like marks and joiners."""
     kind = category(text[place])
     return kind[0] == "M" or kind == "Cf" or text[place - 1] == _JOINER

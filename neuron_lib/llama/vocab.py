@@ -1,7 +1,7 @@
 """Text to tokens and back, for one model's vocabulary.
 
-Whatever text of a client is to become tokens takes the way through `Vocab.tokenize`: libllama's own function ends the
-process on some of them, see `text_cuts`.
+Every text of a client becomes tokens through `Vocab.tokenize`. libllama's own function ends the process for some texts
+(see `text_cuts`).
 """
 
 import ctypes
@@ -35,10 +35,10 @@ _SPACES: Final = re.compile(r"\s{2,}")
 
 
 class Vocab:
-    """Reads the native vocabulary, which never changes, so any thread may call it. Belongs to its `Model`."""
+    """The native vocabulary of a model. It never changes, so any thread may use it. Lives as long as its `Model`."""
 
     def __init__(self, pointer: Any, *, pre_tokenizer: str = "") -> None:
-        """`pre_tokenizer` is the file's `tokenizer.ggml.pre`."""
+        """`pre_tokenizer` is the value of `tokenizer.ggml.pre` in the file."""
         self._pointer = pointer
         self._type: Final[int] = lib.llama_vocab_type(pointer)
         self._uses_regex: Final = self._type == lib.LLAMA_VOCAB_TYPE_BPE
@@ -49,21 +49,21 @@ class Vocab:
         self._searches: dict[str, frozenset[int]] = {}
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
-        """The tokens of `text`.
+        """The tokens of `text`. Blocks; `effort` says for how long.
 
-        `add_special` adds the tokens the model wants around a whole prompt (BOS); `parse_special` reads special
-        tokens spelled out in the text as such. Raises `InvalidRequest` if the tokenizer refuses the text.
+        `add_special` adds the tokens that the model wants around a whole prompt (BOS). With `parse_special` spellings
+        of special tokens in the text become these tokens. Raises `InvalidRequest` if the tokenizer refuses the text.
         """
         try:
             text.encode()
-        except UnicodeEncodeError as error:  # half a surrogate pair, which some JSON parsers let through
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which some JSON parsers accept
             raise InvalidRequest("the text is not valid Unicode") from error
         return self._read(text, add_special=add_special, parse_special=parse_special)
 
     def _read(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """The tokens of a text that may hold single bytes, as surrogates in the way of `surrogateescape`."""
+        """The tokens of a text that may contain single bytes as surrogates, in the way of `surrogateescape`."""
         if self._drops_spaces:
-            # This pre-tokenizer has no tokens for spaces, and libllama asserts that it never meets two of them.
+            # This pre-tokenizer has no tokens for spaces. libllama has an assertion that it never meets two of them.
             text = _SPACES.sub(" ", text)
         if len(text) <= LONGEST_STRETCH:
             return self._tokens(text, add_special=add_special, parse_special=parse_special)
@@ -76,12 +76,12 @@ class Vocab:
         return tokens + self._end if add_special else tokens
 
     def effort(self, text: str) -> int:
-        """About how long it takes to tokenize, in characters of prose, of which a million take half a second."""
+        """Approximately how long tokenizing takes, in characters of prose. A million of them take half a second."""
         return self._cutter.effort(text)
 
     @cached_property
     def _cutter(self) -> Cutter:
-        """For text in which all special tokens are read as such."""
+        """For text in which all special tokens are read as tokens."""
         return self._cutter_around(_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
 
     @cached_property
@@ -90,7 +90,7 @@ class Vocab:
         return self._cutter_around(lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
 
     def _cutter_around(self, attributes: int) -> Cutter:
-        """Takes some 20 ms for 50 000 tokens, so only who needs it pays."""
+        """Takes about 20 ms for 50,000 tokens, so a cutter is made at its first use."""
         vocab = self._pointer
         special = (t for t in range(self.n_tokens) if lib.llama_vocab_get_attr(vocab, t) & attributes)
         texts = [lib.llama_vocab_get_text(vocab, token).decode("utf-8", "replace") for token in special]
@@ -111,10 +111,10 @@ class Vocab:
 
     @cached_property
     def tokenize_function(self) -> Any:
-        """A C function of the type of `llama_tokenize` for whoever needs only the first tokens of a text.
+        """A C function of the type of `llama_tokenize`, for a caller that needs only the first tokens of a text.
 
-        It reads no more than the first `LONGEST_STRETCH` bytes: a grammar that forces a long text has it tokenized
-        again in each step, and in that thread all replies wait.
+        It reads only the first `LONGEST_STRETCH` bytes. A grammar that forces a long text has it tokenized again in
+        each step, in the thread in which all replies wait.
         """
         native = ctypes.cast(lib.llama_tokenize, _TOKENIZE)
 
@@ -125,7 +125,7 @@ class Vocab:
             if not self._drops_spaces:
                 return int(native(vocab, text, size, tokens, room, *flags))
             add_special, parse_special = flags
-            # What is forced may end inside of a code point.
+            # Forced text may end inside a code point.
             readable = ctypes.string_at(text, size).decode("utf-8", "surrogateescape")
             found = self._read(readable, add_special=add_special, parse_special=parse_special)
             if len(found) > room:
@@ -137,7 +137,8 @@ class Vocab:
 
     def _tokens(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         raw = text.encode(errors="surrogateescape")
-        # One token per byte and the special ones around it: enough for every tokenizer, so one call does.
+        # One token for each byte, and the special tokens around them, are enough for every tokenizer. So one call is
+        # enough.
         capacity = len(raw) + 8
         buffer = (ctypes.c_int32 * capacity)()
         count = lib.llama_tokenize(self._pointer, raw, len(raw), buffer, capacity, add_special, parse_special)
@@ -146,7 +147,7 @@ class Vocab:
         return buffer[:count]
 
     def piece(self, token: int) -> bytes:
-        """The bytes a generated token stands for; nothing for control tokens. May be part of a code point."""
+        """The bytes of a generated token; empty for control tokens. May be a part of a code point."""
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self.spell(token, special=False)
@@ -165,13 +166,13 @@ class Vocab:
             size = -written
 
     def text(self, token: int) -> bytes:
-        """The bytes of a token, control tokens spelled out."""
+        """The bytes of a token, those of control tokens included."""
         return self.piece(token) or self.spell(token, special=True)
 
     def tokens_containing(self, text: str) -> frozenset[int]:
         """The tokens whose text contains `text`, control tokens included.
 
-        The first search of all reads the whole vocabulary, which takes some 60 ms for 50 000 tokens.
+        The first search reads the whole vocabulary. This takes about 60 ms for 50,000 tokens.
         """
         tokens = self._searches.get(text)
         if tokens is None:
@@ -188,16 +189,20 @@ class Vocab:
 
     @cached_property
     def _all_texts(self) -> tuple[bytes, npt.NDArray[np.intp]]:
-        """The texts of all tokens one after the other, each closed by a byte that UTF-8 does not have; their ends."""
+        """The texts of all tokens one after the other, each followed by a byte that UTF-8 does not have; and the ends
+        of the texts.
+        """
         texts = [self.text(token) + b"\xff" for token in range(self.n_tokens)]
         return b"".join(texts), np.fromiter(accumulate(map(len, texts)), np.intp, len(texts))
 
     def show(self, token: int) -> None:
-        """From now on `piece` spells this control token out, because it is a marker that text parsers look for."""
+        """From now on `piece` returns the spelling of this control token, because it is a marker that parsers of text
+        look for.
+        """
         self._pieces[token] = self.spell(token, special=True)
 
     def single_token(self, text: str) -> int | None:
-        """The token that stands for exactly this marker, or None if the vocabulary has no such token."""
+        """The token that stands for exactly this marker, or None if the vocabulary has none."""
         tokens = self.tokenize(text, add_special=False)
         if len(tokens) == 1 and self.spell(tokens[0], special=True) == text.encode():
             return tokens[0]
@@ -205,7 +210,7 @@ class Vocab:
 
     @property
     def any_token(self) -> int:
-        """A token that every model can read: BOS, or the first of the vocabulary."""
+        """A token that every model can read: BOS, or the first token of the vocabulary."""
         return max(0, int(lib.llama_vocab_bos(self._pointer)))
 
     @property
@@ -225,6 +230,6 @@ class Vocab:
 
 
 def _whole_code_points(text: bytes, size: int) -> int:
-    """A place at `size` or just before it where a cut through no code point is made. The text is longer than that."""
+    """The largest position up to `size` that is not inside a code point. The text must be longer than `size`."""
     before = range(size, size - 4, -1)
     return next((place for place in before if text[place] & 0xC0 != 0x80), size)

@@ -1,4 +1,6 @@
-"""The llama.cpp harness, daemon side: one engine process per loaded model. Never imports llama_cpp itself."""
+"""The llama.cpp harness on the daemon's side: one engine process for each loaded model. Does not import llama_cpp
+itself.
+"""
 
 from neuron_lib.llamacpp.harness import LlamaCppHarness
 from neuron_lib.sources.configured import model_store

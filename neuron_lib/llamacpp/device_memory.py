@@ -1,4 +1,4 @@
-"""What one model takes of its GPUs' memory, and the wait until all of it is back."""
+"""Measures how much GPU memory one model takes, and waits until all of it is free again."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,16 +11,18 @@ from neuron_lib.discovery.memory import ReadMemory, wait_memory_back
 __all__ = ("DeviceMemory",)
 
 _RETURN_LIMIT_S: Final = 4.0
-"""The driver takes back what a process had within moments of its end; the registry waits for 20 s in all."""
+"""Seconds. The driver frees the memory of a process soon after its end. The registry waits for 20 s in all."""
 _READING_LIMIT_S: Final = 2.0
-"""For one reading while a model loads or goes: a tool that hangs in a driver must leave the engine's end its time."""
+"""Seconds for one reading while a model loads or ends. A tool that hangs in a driver must leave time for the engine's
+end.
+"""
 
 
 class DeviceMemory:
-    """Wrap `returned` around the engine's life and, inside, `taken` around the time in which the model is loaded.
+    """Wrap `returned` around the engine's life, and inside it `taken` around the time in which the model is loaded.
 
-    Whatever else loads or unloads in those moments is counted as this model's. Where nothing can be read in time, as on
-    a host without GPUs, nothing is waited for: there the end of the process is the proof.
+    Memory that other models take or free in these moments counts as this model's. If no reading succeeds in time, as on
+    a host without GPUs, there is no wait: then the end of the process is the proof.
     """
 
     def __init__(self, read: ReadMemory, *, return_limit_s: float = _RETURN_LIMIT_S) -> None:
@@ -32,7 +34,9 @@ class DeviceMemory:
 
     @asynccontextmanager
     async def returned(self) -> AsyncIterator[None]:
-        """The memory is visibly back when the block has ended, unless it ended by an error."""
+        """At the end of the block, wait until the driver shows the memory as free. No wait if the block ends by an
+        error.
+        """
         self._empty_mb = await self._reading()
         yield
         if self._empty_mb is not None and self._loaded_mb is not None and self._full_mb is not None:
@@ -45,13 +49,15 @@ class DeviceMemory:
 
     @asynccontextmanager
     async def taken(self, *, is_unchanged: Callable[[], bool]) -> AsyncIterator[None]:
-        """The model is loaded during the block; `is_unchanged` says at its end whether by the engine of its begin."""
+        """The model is loaded during the block. At its end `is_unchanged` says whether the engine is still the one of
+        the beginning.
+        """
         self._loaded_mb = await self._reading()
         yield
         has_died = not is_unchanged()
         self._full_mb = await self._reading()
         if has_died and self._loaded_mb is not None and self._full_mb is not None:
-            # What that one took is back; whatever came after it has taken no more than this.
+            # The memory of that engine is free again. Its successor has taken no more than this.
             self._loaded_mb = min(self._loaded_mb, self._full_mb)
 
     async def _reading(self) -> int | None:

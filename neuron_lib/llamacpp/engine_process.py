@@ -3,18 +3,17 @@
 import math
 import os
 import signal
-import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, assert_never
 
 import anyio
-from anyio.abc import Process, SocketAttribute, SocketStream, UNIXSocketStream
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.abc import SocketAttribute, SocketStream
 
+from neuron_lib.child.process import Child, describe_exit, watch
 from neuron_lib.engine.protocol import (
     Abort,
     Beat,
@@ -52,11 +51,10 @@ from neuron_lib.errors import (
     TemplateFailed,
     first_leaf,
 )
-from neuron_lib.llamacpp.child_process import close_stream, describe_exit, end_process, send_signal, starting
-from neuron_lib.llamacpp.engine_log import EngineLog
+from neuron_lib.llamacpp.engine_child import engine_log, open_engine_child
+from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 from neuron_lib.llamacpp.in_hand import InHand
 from neuron_lib.llamacpp.mailbox import Mailbox
-from neuron_lib.llamacpp.standstill import Standstill
 from neuron_lib.logs import get_logger
 
 __all__ = ("EngineProcess", "open_engine")
@@ -105,37 +103,20 @@ async def open_engine(
     descriptors, memory or processes, and `UnloadFailed` for an engine that is still there `kill_limit_s` after its
     SIGKILL.
     """
-    parent = ("--parent", str(os.getpid())) if ends_with_thread else ()
-    with starting(model_id):
-        ours, theirs = socket.socketpair()
-    async with AsyncExitStack() as held:
-        held.enter_context(ours)  # until the stream owns it; closing it twice does no harm
-        with theirs:
-            stream = await UNIXSocketStream.from_socket(ours)
-            held.push_async_callback(close_stream, stream)
-            # A cancellation that got in between would leave a process that nobody waits for.
-            with starting(model_id), anyio.CancelScope(shield=True):
-                process = await anyio.open_process(
-                    [*command, "--fd", str(theirs.fileno()), *parent],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    env=environment,
-                    # A Ctrl-C in the daemon's terminal is for the daemon, which drains before it ends its engines.
-                    start_new_session=True,
-                    pass_fds=[theirs.fileno()],
-                )
-        held.push_async_callback(
-            end_process, process, stream, model_id=model_id, limit_s=close_limit_s, kill_limit_s=kill_limit_s
-        )
-        await checkpoint_if_cancelled()
+    async with open_engine_child(
+        command,
+        model_id=model_id,
+        environment=environment,
+        ends_with_thread=ends_with_thread,
+        close_limit_s=close_limit_s,
+        kill_limit_s=kill_limit_s,
+    ) as (process, stream):
         engine = EngineProcess(
             process,
             model_id=model_id,
             on_progress=on_progress,
-            standstill=Standstill(stall_limit_s=stall_limit_s, silence_limit_s=silence_limit_s),
+            standstill=EngineWatchdog(stall_limit_s=stall_limit_s, silence_limit_s=silence_limit_s),
         )
-        held.callback(engine._bury, "the model was unloaded")
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(engine._write_commands, stream)
@@ -148,6 +129,8 @@ async def open_engine(
                     tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise first_leaf(group) from None
+        finally:
+            engine._bury("the model was unloaded")
 
 
 @dataclass(slots=True)
@@ -162,7 +145,7 @@ class EngineProcess:
     """A running engine. Commands go out by `post`, which never waits; answers arrive in a request's `Mailbox`."""
 
     def __init__(
-        self, process: Process, *, model_id: str, on_progress: Callable[[float], None], standstill: Standstill
+        self, process: Child, *, model_id: str, on_progress: Callable[[float], None], standstill: EngineWatchdog
     ) -> None:
         self.model_id: Final = model_id
         self.pid: Final = process.pid
@@ -170,7 +153,7 @@ class EngineProcess:
         self.died_with: frozenset[int] = frozenset()
         """The requests it worked on when it died."""
         self._standstill: Final = standstill
-        self._log: Final = EngineLog(model_id=model_id, pid=process.pid)
+        self._log: Final = engine_log(model_id=model_id, pid=process.pid)
         self._process: Final = process
         self._on_progress: Final = on_progress
         self._outbox, self._to_send = anyio.create_memory_object_stream[_Letter](math.inf)
@@ -282,7 +265,6 @@ class EngineProcess:
                     await stream.send(letter.frame)
 
     async def _read_reports(self, stream: SocketStream, kill_limit_s: float) -> None:
-        assert self._process.stderr is not None  # piped
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._log.read, self._process.stderr)
             decoder = report_decoder()
@@ -297,32 +279,24 @@ class EngineProcess:
                 pass
             except ProtocolError as error:
                 self._fatal = str(error)
-                send_signal(self._process, signal.SIGKILL)
-            with anyio.move_on_after(_LAST_WORDS_LIMIT_S):
-                await self._process.wait()
-            if self._process.returncode is None:
+                self._process.kill()
+            if await self._process.wait(_LAST_WORDS_LIMIT_S) is None:
                 # It has hung up without ending: of no use to anybody.
-                send_signal(self._process, signal.SIGKILL)
-                with anyio.move_on_after(kill_limit_s):
-                    await self._process.wait()
+                self._process.kill()
+                await self._process.wait(kill_limit_s)
             tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
         self._die(self._epitaph())
 
     async def _watch_progress(self, abort_limit_s: float) -> None:
         """End an engine that stands still: politely, then so that it shows where it is, then for certain."""
-        while (verdict := self._standstill.verdict) is None:
-            await anyio.sleep(self._standstill.look_s)
-            self._standstill.look()
+        verdict = await watch(self._standstill)
         self._fatal = self._fatal or verdict
         logger.error("engine stands still, ending it", extra={"model_id": self.model_id, "reason": verdict})
         self.post(Abort())
-        for number in (signal.SIGABRT, signal.SIGKILL):
-            with anyio.move_on_after(abort_limit_s):
-                await self._process.wait()
-            send_signal(self._process, number)
-        with anyio.move_on_after(abort_limit_s):
-            await self._process.wait()
-        if self._process.returncode is None:
+        for end in (partial(self._process.send_signal, signal.SIGABRT), self._process.kill):
+            if await self._process.wait(abort_limit_s) is None:
+                end()
+        if await self._process.wait(abort_limit_s) is None:
             self._die(f"{verdict}, and cannot be killed")
 
     def _take(self, report: Report) -> None:  # noqa: C901 - one case for each report

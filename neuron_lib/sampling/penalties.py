@@ -1,6 +1,6 @@
-"""What changes scores before the choice: logit bias, penalties for tokens seen before, DRY, the ban of an early end.
+"""Changes of scores before the choice: logit bias, penalties for earlier tokens, DRY, and no early end.
 
-An penalty writes into the scores it is given and remembers the tokens of its sequence. Knows no native pointer.
+A penalty writes into the scores that it is given, and remembers the tokens of its sequence. Knows no native pointer.
 """
 
 import math
@@ -18,19 +18,19 @@ from neuron_lib.types import Sampling
 __all__ = ("Penalty", "SamplingVocab", "penalties")
 
 _LONGEST_EXCESS: Final = 256
-"""DRY counts a repetition no further than this beyond the allowed length; the punishment is total long before."""
+"""DRY counts a repetition up to this many tokens beyond the allowed length. The penalty is total long before that."""
 
 _HEAVIEST: Final = float(np.finfo(np.float32).max)
 
 
 class SamplingVocab(Protocol):
-    """What choosing tokens must know of a vocabulary. `eog` are the tokens that end a reply."""
+    """What sampling needs of a vocabulary. `eog` are the tokens that end a reply."""
 
     @property
     def eog(self) -> frozenset[int]: ...
 
     def text(self, token: int) -> bytes:
-        """The bytes of a token, control tokens spelled out."""
+        """The bytes of a token, those of control tokens included."""
         ...
 
     def tokens_containing(self, text: str) -> frozenset[int]:
@@ -39,23 +39,27 @@ class SamplingVocab(Protocol):
 
 
 class Penalty(Protocol):
-    """One change of scores by rule."""
+    """One rule that changes scores. Lives as long as its sequence."""
 
     def apply(self, scores: Scores) -> None:
-        """Write the change into `scores`."""
+        """Change `scores` in place, float32 of shape (n_vocab,)."""
         ...
 
     def spares(self, token: int) -> bool:
-        """Whether `token`, if it has the highest score, is certain to keep it: no other is raised, and it stays."""
+        """Whether `token` certainly stays the highest if it is the highest: no other score is raised, and its own is
+        not lowered.
+        """
         ...
 
     def remember(self, token: int) -> None:
-        """Take note of the next token of the sequence."""
+        """Note the next token of the sequence."""
         ...
 
 
 def penalties(sampling: Sampling, *, history: Sequence[int], vocab: SamplingVocab) -> tuple[Penalty, ...]:
-    """Those that `sampling` asks for, in llama.cpp's order. `history` is the prompt, which counts for all of them."""
+    """The penalties that `sampling` asks for, in llama.cpp's order. `history` is the prompt, which counts for all of
+    them.
+    """
     chosen: list[Penalty] = []
     if sampling.logit_bias:
         chosen.append(_LogitBias(sampling.logit_bias))
@@ -69,7 +73,7 @@ def penalties(sampling: Sampling, *, history: Sequence[int], vocab: SamplingVoca
 
 
 class _LogitBias:
-    """Adds to the scores of single tokens; those that the vocabulary does not have are nobody's concern."""
+    """Adds to the scores of single tokens. Ids that the vocabulary does not have are ignored."""
 
     def __init__(self, biases: Mapping[int, float]) -> None:
         known = {token: bias for token, bias in biases.items() if 0 <= token < 1 << 31}
@@ -122,11 +126,11 @@ class _Penalties:
 
 
 class _Dry:
-    """Punishes the tokens that would prolong a repetition, the more the longer it is already.
+    """Lowers the scores of tokens that would prolong a repetition, the more the longer the repetition is.
 
-    A token that contains a breaker ends every repetition, and is never punished itself. One pass over the tokens
-    for each new one: `_runs[i]` is how many tokens just before position i equal the newest ones, so that the token at
-    i would prolong a repetition of that length.
+    A token that contains a breaker ends every repetition, and its own score is never lowered. For each new token there
+    is one pass over the tokens. `_runs[i]` says how many tokens just before position i equal the newest tokens. So the
+    token at position i would prolong a repetition of that length.
     """
 
     def __init__(self, sampling: Sampling, *, history: Sequence[int], vocab: SamplingVocab) -> None:
@@ -135,7 +139,7 @@ class _Dry:
             chain.from_iterable(map(vocab.tokens_containing, sampling.dry_sequence_breakers))
         )
         known = _latest(history, sampling.dry_penalty_last_n)
-        # Only the tokens since the last breaker can be the end of a repetition, and of those only so many count.
+        # Only the tokens since the last breaker can be the end of a repetition. Of these only a bounded number counts.
         longest = sampling.dry_allowed_length + _LONGEST_EXCESS
         current = sum(1 for _ in takewhile(lambda token: token not in self._breakers, reversed(known[-longest:])))
         self._size = len(known) - current
@@ -150,10 +154,10 @@ class _Dry:
 
     def apply(self, scores: Scores) -> None:
         sampling, first, end = self._sampling, self._first, self._size
-        # A repetition reaches back no further than the window does.
+        # A repetition reaches back no further than the window.
         runs = np.minimum(self._runs[first + 1 : end], np.arange(1, end - first, dtype=np.int32))
         found = np.flatnonzero((runs >= sampling.dry_allowed_length) & ~self._is_breaker[first + 1 : end])
-        # The longest last: of several values for one token numpy keeps the last one.
+        # The longest is last, because numpy keeps the last of several values for one token.
         found = found[np.argsort(runs[found], kind="stable")]
         excess = np.minimum(runs[found] - sampling.dry_allowed_length, _LONGEST_EXCESS)
         penalty = np.minimum(sampling.dry_multiplier * np.power(sampling.dry_base, excess), _HEAVIEST)
@@ -179,13 +183,13 @@ class _Dry:
 
     @property
     def _first(self) -> int:
-        """Where the window begins."""
+        """The position at which the window begins."""
         window = _window(self._sampling.dry_penalty_last_n)
         return 0 if window is None else max(0, self._size - window)
 
 
 class _NoEnd:
-    """Lets no token that ends the reply be chosen before so many others are."""
+    """Forbids the tokens that end the reply until there are enough other tokens."""
 
     def __init__(self, eog: frozenset[int], *, tokens: float) -> None:
         self._ends: Final = eog
@@ -204,10 +208,10 @@ class _NoEnd:
 
 
 def _window(last_n: int) -> int | None:
-    """The size of a window of `last_n` tokens, None where it is unlimited."""
+    """The size of a window of `last_n` tokens. None if it is unlimited."""
     return None if last_n < 0 else last_n
 
 
 def _latest(history: Sequence[int], last_n: int) -> Sequence[int]:
-    """The part of `history` that a window of `last_n` tokens, not 0, begins with."""
+    """The part of `history` with which a window of `last_n` tokens begins. `last_n` is not 0."""
     return history if last_n < 0 else history[-last_n:]

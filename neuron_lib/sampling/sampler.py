@@ -7,14 +7,13 @@ are NaN. Knows no native pointer.
 
 import math
 from collections.abc import Sequence
-from random import Random
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
-from neuron_lib.sampling.filters import Indices, Scores, filters, reached_by
+from neuron_lib.sampling.filters import Scores, top_k
+from neuron_lib.sampling.lottery import Lottery
 from neuron_lib.sampling.penalties import SamplingVocab, penalties
 from neuron_lib.types import Likely, Sampling, TokenLogprob
 
@@ -26,9 +25,6 @@ _quietly: Final = np.errstate(all="ignore")
 _BLOCK: Final = 256
 _COLDEST: Final = 1e-6
 """Temperatures below are greedy: nothing but the highest score would have a chance, and dividing would overflow."""
-
-_HOTTEST: Final = 1e30
-"""Temperatures above are no different: every token that is possible is as likely as any other."""
 
 _LEAST_LOGPROB: Final = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
@@ -91,9 +87,8 @@ class SamplerChain:
         log-probabilities, else how many alternatives are wanted with each.
         """
         self._temperature: Final = sampling.temperature
-        self._random: Final = Random(sampling.seed)  # noqa: S311 - a client may ask for the same numbers again
+        self._lottery: Final = Lottery(sampling)
         self._penalties: Final = penalties(sampling, history=history, vocab=vocab)
-        self._filters: Final = filters(sampling, random=self._random)
         self._vocab: Final = vocab
         self._top_logprobs: Final = top_logprobs
         self._constraint: Final = constraint
@@ -145,23 +140,7 @@ class SamplerChain:
         best = int(scores.argmax())  # a NaN counts as the highest
         if self._temperature < _COLDEST or not math.isfinite(scores[best]):
             return best
-        return self._draw(np.subtract(scores, scores[best], out=self._scratch[: scores.size]))
-
-    def _draw(self, scores: Scores) -> int:
-        """A token by chance; the highest of `scores` is 0."""
-        kept: Indices | None = None  # None is the whole vocabulary
-        for keep in self._filters:
-            indices = keep(scores)
-            if indices is not None:
-                kept = indices if kept is None else kept[indices]
-                scores = scores[indices]
-                scores -= scores.max()
-        weights = self._scratch[: -(-scores.size // _BLOCK) * _BLOCK]
-        np.multiply(scores, 1 / min(self._temperature, _HOTTEST), out=weights[: scores.size])
-        np.exp(weights[: scores.size], out=weights[: scores.size])
-        weights[scores.size :] = 0
-        chosen = _pick(weights, self._random.random())
-        return chosen if kept is None else int(kept[chosen])
+        return self._lottery.draw(scores, float(scores[best]))
 
     @_quietly
     def _constrained(self, constraint: Constraint, row: Scores, token: int) -> int:
@@ -178,9 +157,12 @@ class SamplerChain:
 
     @_quietly
     def _logprob(self, row: Scores, token: int, top: int) -> TokenLogprob:
-        scores = np.where(np.isnan(row), np.float32(-math.inf), row)
-        best = scores.max()
-        total = float(np.log(np.exp(scores - best).sum(dtype=np.float64)))
+        scores, best = row, row[row.argmax()]  # a NaN counts as the highest
+        if math.isnan(best):
+            scores = np.where(np.isnan(row), np.float32(-math.inf), row)
+            best = scores.max()
+        weights = np.subtract(scores, best, out=self._scratch[: row.size])
+        total = float(np.log(np.exp(weights, out=weights).sum(dtype=np.float64)))
 
         def likely(token: int) -> Likely:
             logprob = float(scores[token] - best) - total
@@ -188,31 +170,5 @@ class SamplerChain:
             return Likely(self._vocab.text(token), max(_LEAST_LOGPROB, logprob))
 
         chosen = likely(token)
-        return TokenLogprob(chosen.piece, chosen.logprob, tuple(map(likely, _highest(scores, top))))
-
-
-def _highest(scores: Scores, count: int) -> list[int]:
-    """The indices of the `count` highest scores, the highest first, of equal ones the lower index first."""
-    count = min(count, scores.size)
-    if count == 0:
-        return []
-    candidates = np.flatnonzero(scores >= reached_by(scores, count))
-    order = candidates[np.argsort(-scores[candidates], kind="stable")]
-    indices: list[int] = order[:count].tolist()
-    return indices
-
-
-def _pick(weights: Scores, chance: float) -> int:
-    """The index at which the running sum of `weights`, whole blocks, passes `chance` (0 to 1) of their total."""
-    # Sums of blocks first, then inside one block: a running sum over a vocabulary is the dearest part of all this.
-    blocks = weights.reshape(-1, _BLOCK).sum(axis=1).cumsum(dtype=np.float64)
-    wanted = chance * float(blocks[-1])
-    block = _passes(blocks, wanted)
-    inside = weights[block * _BLOCK : (block + 1) * _BLOCK].cumsum(dtype=np.float64)
-    return block * _BLOCK + _passes(inside, wanted - (float(blocks[block - 1]) if block else 0.0))
-
-
-def _passes(running: npt.NDArray[np.float64], wanted: float) -> int:
-    """The first index at which the `running` sum is above `wanted`; it is one that added to the sum."""
-    # The two levels round differently, so `wanted` may lie a hair beyond the end.
-    return int(np.searchsorted(running, min(wanted, np.nextafter(running[-1], 0.0)), side="right"))
+        highest = top_k(scores, min(top, scores.size)).tolist() if top else []
+        return TokenLogprob(chosen.piece, chosen.logprob, tuple(map(likely, highest)))

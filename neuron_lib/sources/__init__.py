@@ -1,4 +1,4 @@
-"""Where models come from: from an id in a request to a checked GGUF file on this machine's disk."""
+"""The way from a model id in a request to a checked GGUF file on this machine's disk."""
 
 from neuron_lib.sources.reference import ModelReference, parse_reference
 from neuron_lib.sources.store import LocalModel, ModelStore

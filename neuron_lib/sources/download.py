@@ -1,7 +1,8 @@
-"""Brings one file of a repository into the cache: goes on where an earlier try ended, hashes what it reads. Blocking.
+"""Brings one file of a repository into the cache. Continues where an earlier try ended, and hashes what it reads.
+Blocking.
 
-What is here under a blob's name is always whole and hashed; until then it grows under another name. Bounds nothing by
-time: whoever runs it watches `Transfer` and ends the process.
+A file under a blob's name is always whole and hashed. Until then it grows under another name. There is no limit of time
+here: the caller watches `Transfer` and ends the process.
 """
 
 import errno
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from neuron_lib.errors import PreflightFailed, PreflightKind, SourceUnavailable
-from neuron_lib.exhaustion import is_exhausted
+from neuron_lib.os_errors import is_exhausted
 from neuron_lib.sources.hub_cache import (
     blob_path,
     discard_blob,
@@ -32,9 +33,9 @@ __all__ = ("Body", "Transfer", "disk_error", "fetch_blob")
 logger = logging.getLogger(__name__)
 
 _PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0)
-"""Between tries that brought nothing; one that brought something begins at the first again."""
+"""Seconds between tries that brought nothing. After a try that brought something the first pause comes again."""
 _LONGEST_PAUSE_S: Final = 30.0
-"""A hub that wants more time than this gets it between loads, not while one is waiting."""
+"""Seconds. If a hub asks for a longer pause, the load fails for now and may be tried again."""
 _LOCK_LOOK_S: Final = 0.2
 _READ_BYTES: Final = 1 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -42,7 +43,7 @@ _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class Body(Protocol):
-    """A file on its way, see `hub_client.Body`."""
+    """A file that is being received (see `hub_client.Body`)."""
 
     @property
     def offset(self) -> int: ...
@@ -53,16 +54,16 @@ class Body(Protocol):
 
 
 class Transfer:
-    """How far one file has come. Written by the thread that fetches it, read by another.
+    """How far one file has come. Written by the thread that fetches it, read by another thread.
 
-    `bytes` counts what is on disk and hashed, or what another process has of the file while we wait for it.
+    `bytes` counts what is on disk and hashed. While another process fetches the file, it counts what that process has.
     """
 
     def __init__(self, file: KnownFile) -> None:
         self.file: Final = file
         self.bytes = 0
         self.trouble: str | None = None
-        """Why the last try ended; what a rate of nothing is due to."""
+        """Why the last try ended. This is the reason to report if the rate is zero."""
 
 
 def fetch_blob(
@@ -74,11 +75,12 @@ def fetch_blob(
     pause: Callable[[float], None],
     tries: int = 2,
 ) -> None:
-    """Make the blob of `transfer.file` be in `folder`, whole and with the hash it is named for.
+    """Put the blob of `transfer.file` into `folder`, whole and with the hash that is its name. Blocks until that is
+    done.
 
-    `open_file(offset)` begins to read the file. Only one process fetches a blob at a time, the others wait for it.
-    Content that is wrong is deleted, and fetched again until it was wrong `tries` times. Raises `SourceUnavailable`,
-    or `PreflightFailed` (`CHECKSUM_MISMATCH`, `INSUFFICIENT_STORAGE`, `CACHE_NOT_WRITABLE`, or what `open_file`
+    `open_file(offset)` begins to read the file. Only one process fetches a blob at a time; the others wait for it.
+    Wrong content is deleted and fetched again, until it was wrong `tries` times. Raises `SourceUnavailable`, or
+    `PreflightFailed` (`CHECKSUM_MISMATCH`, `INSUFFICIENT_STORAGE`, `CACHE_NOT_WRITABLE`, or whatever `open_file`
     raises).
     """
     file = transfer.file
@@ -100,14 +102,14 @@ def fetch_blob(
                     raise PreflightFailed(PreflightKind.CHECKSUM_MISMATCH, message, model_id=model_id, file=file.path)
                 logger.warning("%s; deleted, fetching it again", message)
     except OSError as error:
-        if error.errno in _FULL:  # leave the room to others
+        if error.errno in _FULL:  # free the room for other programs
             with suppress(OSError):
                 partial_path(folder, file.blob).unlink(missing_ok=True)
         raise disk_error(error, folder.parent, model_id=model_id) from error
 
 
 def disk_error(error: OSError, cache_dir: Path, *, model_id: str) -> PreflightFailed | SourceUnavailable:
-    """Say what a failure of the cache's disk means."""
+    """The error that a failure of the cache's disk means for a load."""
     if is_exhausted(error):
         return SourceUnavailable(f"{model_id}: {cache_dir}: {error.strerror or error}", model_id=model_id)
     is_full = error.errno in _FULL
@@ -160,7 +162,7 @@ def _download(
 
 
 def _copy(body: Body, out: IO[bytes], digest: "_Digest", file: KnownFile, model_id: str) -> None:
-    """Write what comes until the file is whole. Raises `SourceUnavailable` if it ends before that."""
+    """Write the received bytes until the file is whole. Raises `SourceUnavailable` if they end before that."""
     path, size = file.shown, file.size
     if body.size and body.size != size:
         message = f"{model_id}: {path} has {body.size} bytes now, but {size} in the listing of its commit"
@@ -169,18 +171,18 @@ def _copy(body: Body, out: IO[bytes], digest: "_Digest", file: KnownFile, model_
         digest.restart(out)
     for chunk in body.chunks if body.offset == digest.bytes else ():
         out.write(chunk)
-        out.flush()  # what counts as here must be here even after a kill
+        out.flush()  # counted bytes must be in the file even after a kill
         digest.update(chunk)
         if digest.bytes > size:
-            return  # the look at the whole will find it
+            return  # the check of the whole file will find it
     if digest.bytes < size:
         raise SourceUnavailable(f"{model_id}: {path} ended after {digest.bytes} of {size} bytes", model_id=model_id)
 
 
 class _Digest:
-    """The hash of what a partial file holds, which is read first if an earlier try has left something.
+    """The hash of a partial file. Bytes of an earlier try are read first.
 
-    Reading much of it takes longer than a hub may be silent, so it counts as getting on.
+    Reading many of them takes longer than a hub may be silent, so this reading counts as progress.
     """
 
     def __init__(self, partial: Path, transfer: Transfer) -> None:
@@ -197,7 +199,7 @@ class _Digest:
         self._transfer.bytes = self.bytes
 
     def restart(self, out: IO[bytes]) -> None:
-        """Forget everything: the hub does not go on where we wanted."""
+        """Forget everything, because the hub does not continue at our offset."""
         out.truncate(0)
         self._hash, self.bytes = hashlib.sha256(), 0
         self._transfer.bytes = 0
@@ -207,7 +209,7 @@ class _Digest:
 
 
 def _find_fault(transfer: Transfer, folder: Path) -> str | None:
-    """What is wrong with a blob that is here; None if nothing is, or if it was looked at since it was written."""
+    """What is wrong with a blob in the cache. None if it is right, or if it was checked after it was last written."""
     file = transfer.file
     path = blob_path(folder, file.blob)
     size = path.stat().st_size
@@ -229,9 +231,10 @@ def _find_fault(transfer: Transfer, folder: Path) -> str | None:
 
 @contextmanager
 def _turn(path: Path, *, while_waiting: Callable[[], None], pause: Callable[[float], None]) -> Iterator[None]:
-    """Hold a lock file that other tools lock too. Some of them delete it when they are done, so look again.
+    """Hold a lock file that other tools lock too. Some tools delete the file afterwards, so it is checked again after
+    locking.
 
-    Where nothing can be written there is nothing to take turns at.
+    In a cache that cannot be written no lock is needed.
     """
     while True:
         with ExitStack() as held:
@@ -254,6 +257,6 @@ def _turn(path: Path, *, while_waiting: Callable[[], None], pause: Callable[[flo
 
 
 def _watch_other(folder: Path, transfer: Transfer) -> None:
-    """Count what the process has that fetches this file now."""
+    """Count the bytes of the process that fetches this file now."""
     transfer.trouble = "another process is fetching the same file"
     transfer.bytes = max([transfer.bytes, *partials_of(folder, transfer.file.blob)])

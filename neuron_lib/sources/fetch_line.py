@@ -1,4 +1,4 @@
-"""How many fetches run at once; the others wait in the order in which they came. Owns the line; fetches nothing."""
+"""Bounds how many fetches run at once. The others wait in the order in which they came. Fetches nothing itself."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,9 +9,9 @@ __all__ = ("FetchLine",)
 
 
 class FetchLine:
-    """A number of places for fetches, and a first-come line for those that find none free.
+    """A number of places for fetches, and a first-come line for those that find no free place.
 
-    Use it as `async with line.place(on_wait):`. Lives as long as its store, for one event loop.
+    Use it as `async with line.place(on_wait):`. Lives as long as its store, on one event loop.
     """
 
     def __init__(self, places: int) -> None:
@@ -23,10 +23,10 @@ class FetchLine:
 
     @asynccontextmanager
     async def place(self, on_wait: Callable[[int], None]) -> AsyncIterator[None]:
-        """Hold a place in the block.
+        """Hold a place within the block.
 
-        If none is free, `on_wait` is told the position in the line, at once and after each change: 1 for the next, 0
-        when the place is taken. A caller that is cancelled leaves the line.
+        If no place is free, `on_wait` is called with the position in the line, at once and after each change: 1 for the
+        next, 0 when the place is taken. A caller that is cancelled leaves the line.
         """
         await self._take(on_wait)
         try:
@@ -47,13 +47,13 @@ class FetchLine:
             if turn in self._waiting:
                 del self._waiting[turn]
                 self._tell_positions()
-            else:  # the cancellation came together with the turn
+            else:  # cancelled at the moment in which it got the place
                 self._give_back()
             raise
         on_wait(0)
 
     def _give_back(self) -> None:
-        """Hand the place to the next in line, so that nobody who comes now is served before."""
+        """Give the place to the next in the line at once, so that no newcomer is served before."""
         if not self._waiting:
             self._free += 1
             return

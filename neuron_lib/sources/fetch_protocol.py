@@ -1,17 +1,17 @@
-"""What the daemon and its fetch process tell each other: one order in, frames out, each one line of JSON.
+"""The messages between the daemon and its fetch process: one order in, frames out, each one line of JSON. Pure.
 
-The order travels on the child's stdin and nowhere else, because it may hold a token, and stdin's end tells the child
-that nobody waits any more. Pure.
+The order travels on the child's stdin alone, because it may hold a token. The end of stdin tells the child that nobody
+waits for it any more.
 """
 
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from neuron_lib.config import DownloadConfig
-from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
+from neuron_lib.error_frames import ErrorFrame
 from neuron_lib.sources.repository import HubRepository, Listing
 from neuron_lib.types import LoadStage
 
@@ -25,17 +25,15 @@ __all__ = (
     "decode_frame",
     "decode_order",
     "encode_line",
-    "from_error",
-    "to_error",
 )
 
 
 class FetchOrder(Struct, frozen=True, kw_only=True):
     """Bring a model's files into the cache, whole and hashed.
 
-    With `listing` it is about exactly these files, which are in the cache: they are hashed, and one that is wrong is
-    deleted and fails as `CHECKSUM_MISMATCH`; no hub is asked. Without it the hub is asked what there is, and `quant`
-    and `room_bytes` choose (`select_gguf`).
+    With `listing` the order is about exactly these files, which are in the cache. They are hashed; a file whose hash is
+    wrong is deleted, and the order fails as `CHECKSUM_MISMATCH`. No hub is asked. Without `listing` the hub is asked
+    what there is, and `quant` and `room_bytes` choose (`select_gguf`).
     """
 
     repository: HubRepository
@@ -46,7 +44,7 @@ class FetchOrder(Struct, frozen=True, kw_only=True):
 
 
 class Advance(Struct, frozen=True, kw_only=True, tag="advance"):
-    """How far it has come: `bytes` of `total_bytes` of all files in this stage."""
+    """How far the fetch has come: `bytes` of `total_bytes`, of all files in this stage. `file` is one of them."""
 
     stage: LoadStage
     file: str
@@ -65,14 +63,10 @@ class Fetched(Struct, frozen=True, kw_only=True, tag="fetched"):
     paths: tuple[Path, ...]
 
 
-class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
-    """The last frame of a failure: a `PreflightFailed` if it has a `kind`, else an error of that `code`."""
+class Failed(Struct, frozen=True, tag="failed"):
+    """The last frame of a failure."""
 
-    code: str
-    message: str
-    kind: PreflightKind | None = None
-    retry_after_s: int | None = None
-    fields: dict[str, Any] = {}
+    error: ErrorFrame
 
 
 Frame: TypeAlias = Advance | Alive | Fetched | Failed
@@ -100,23 +94,3 @@ def decode_frame(line: bytes) -> Frame:
 def decode_order(line: bytes) -> FetchOrder:
     """Read the daemon's line. Raises `msgspec.DecodeError`."""
     return _orders.decode(line)
-
-
-def from_error(error: NeuronError) -> Failed:
-    """An error as a frame."""
-    return Failed(
-        code=error.code,
-        message=error.message,
-        kind=error.kind if isinstance(error, PreflightFailed) else None,
-        retry_after_s=error.retry_after_s if isinstance(error, SourceUnavailable) else None,
-        fields={name: value for name, value in error.fields.items() if name != "model_id"},
-    )
-
-
-def to_error(failed: Failed, *, model_id: str) -> NeuronError:
-    """The error that the child met, as the exception it was there."""
-    if failed.kind is not None:
-        return PreflightFailed(failed.kind, failed.message, model_id=model_id, **failed.fields)
-    if failed.code == SourceUnavailable.code:
-        return SourceUnavailable(failed.message, model_id=model_id, retry_after_s=failed.retry_after_s, **failed.fields)
-    return LoadFailed(failed.message, model_id=model_id, **failed.fields)

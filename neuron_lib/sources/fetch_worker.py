@@ -1,7 +1,7 @@
 """The fetch process: `python -m neuron_lib.sources.fetch_worker`. Takes one order on stdin, reports on stdout, ends.
 
-A process of its own, because nothing else can be ended for certain while it waits for a hub. It may be killed at any
-moment: what it has written so far is where the next one goes on.
+Fetching needs a process of its own, because a thread that waits for a hub cannot be ended. The process may be killed at
+any moment: the next one goes on with what is written so far.
 """
 
 import argparse
@@ -19,9 +19,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from neuron_lib.child.parent_death import (
+    add_parent_option,
+    end_with_parent,
+    end_without_parent,
+    leave_signals_to_parent,
+)
 from neuron_lib.config import DownloadConfig
+from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
-from neuron_lib.parent import end_with_parent, leave_signals_to_parent
 from neuron_lib.sizes import format_size
 from neuron_lib.sources.download import Body, Transfer, disk_error, fetch_blob
 from neuron_lib.sources.fetch_protocol import (
@@ -33,7 +39,6 @@ from neuron_lib.sources.fetch_protocol import (
     Frame,
     decode_order,
     encode_line,
-    from_error,
 )
 from neuron_lib.sources.foreign_text import Redaction, one_line
 from neuron_lib.sources.hub_cache import (
@@ -56,7 +61,6 @@ __all__ = ("RateWatch", "fetch", "main")
 logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S: Final = 0.2
-_PARENT_LOOK_S: Final = 1.0
 _LISTING_PAUSES_S: Final = (0.5, 1.5)
 _LONGEST_LISTING_PAUSE_S: Final = 10.0
 _DISK_MARGIN: Final = 1.05
@@ -64,7 +68,7 @@ _DISK_MARGIN: Final = 1.05
 
 
 class RateWatch:
-    """Notices when a transfer has become slower than `min_bytes_per_s` over `window_s`."""
+    """Notices when a transfer was slower than `min_bytes_per_s` for `window_s` seconds."""
 
     def __init__(self, *, min_bytes_per_s: float, window_s: float) -> None:
         self._min_bytes_per_s: Final = min_bytes_per_s
@@ -72,9 +76,9 @@ class RateWatch:
         self._samples: deque[tuple[float, int]] = deque()
 
     def is_slow(self, now_s: float, done_bytes: int) -> bool:
-        """Take the state of this moment; true if the whole window before it was slow.
+        """Take the state at `now_s`; returns whether the transfer was slow for the whole window before.
 
-        Bytes that become fewer are those of a file that is read again, and begin a new window.
+        Fewer bytes than before mean that a file is read again; the window begins anew.
         """
         if self._samples and done_bytes < self._samples[-1][1]:
             self._samples.clear()
@@ -87,16 +91,14 @@ class RateWatch:
 
 
 def main() -> None:
-    """Do the one order; the exit status is 0 even for a failure that could be reported."""
+    """Carry out one order. The exit status is 0 also for a failure that was reported."""
     leave_signals_to_parent()
-    parent = os.getppid()
+    daemon = os.getppid()
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.sources.fetch_worker", description="one order, one end")
-    parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
-    options = parser.parse_args()
-    if options.parent is not None:
-        end_with_parent(options.parent)
-    threading.Thread(target=_end_without, args=(parent,), daemon=True).start()
-    # Whatever prints to stdout must not get between the frames.
+    add_parent_option(parser)
+    end_with_parent(parser.parse_args().parent)
+    threading.Thread(target=end_without_parent, args=(daemon, sys.stdin.fileno()), daemon=True).start()
+    # What libraries print to stdout goes to stderr: it must not get between the frames.
     frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
@@ -108,36 +110,23 @@ def main() -> None:
 
     order = decode_order(sys.stdin.buffer.readline())
     shown = Redaction(order.repository.token)
-    threading.Thread(target=_end_with_daemon, daemon=True).start()
+    model_id = order.repository.model_id
     try:
         last: Frame = fetch(order, emit)
     except NeuronError as error:
-        last = from_error(error)
+        last = Failed(to_frame(error))
     except Exception as error:
         logger.exception("bug while fetching")
         bug = one_line(shown(f"{type(error).__name__}: {error}"))
-        last = Failed(code=LoadFailed.code, message=f"a bug while fetching {order.repository.model_id}: {bug}")
+        last = Failed(to_frame(LoadFailed(f"a bug while fetching {model_id}: {bug}", model_id=model_id)))
     emit(last)
-    os._exit(0)  # not waiting for threads that wait for a hub
-
-
-def _end_with_daemon() -> None:
-    """Stdin ends when the daemon does, however it does, and at once."""
-    sys.stdin.buffer.read()
-    os._exit(0)
-
-
-def _end_without(parent: int) -> None:
-    """Who embeds the daemon may have forked a process that holds the other end of stdin; it is not our parent."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_LOOK_S)
-    os._exit(0)
+    os._exit(0)  # without waiting for threads that wait for a hub
 
 
 def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[float], None] = time.sleep) -> Fetched:
     """Carry out `order`. Raises `SourceUnavailable` or `PreflightFailed`; threads may still run then.
 
-    `pause` waits so many seconds before it asks a hub, or looks at a lock, once more.
+    `pause` waits that many seconds, before a hub is asked or a lock is looked at once more.
     """
     repository = order.repository
     hub = _Hub(repository, emit, pause)
@@ -176,7 +165,7 @@ def _choose(hub: "_Hub", order: FetchOrder) -> Listing:
 
 
 def _require_room(folder: Path, files: Sequence[KnownFile], *, model_id: str) -> None:
-    """Refuse, before the first byte, what the disk has no room for."""
+    """Refuse an order for which the disk has no room, before the first byte is fetched."""
     missing = [file for file in files if not blob_path(folder, file.blob).exists()]
     required = sum(max(0, file.size - max([0, *partials_of(folder, file.blob)])) for file in missing)
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -204,7 +193,7 @@ def _fetch_all(
     emit: Callable[[Frame], None],
     pause: Callable[[float], None],
 ) -> None:
-    """Fetch and check several files at a time; report, and give up on a transfer that does not get on."""
+    """Fetch and check several files at a time; report, and give up when the transfer is too slow."""
     are_here = all(blob_path(folder, file.blob).exists() for file in files)
     stage = LoadStage.VERIFYING if are_here else LoadStage.DOWNLOADING
     transfers = [Transfer(file) for file in files]
@@ -233,7 +222,8 @@ def _fetch_all(
         now = _advance(stage, transfers)
         emit(now)
         is_slow = watch.is_slow(time.monotonic(), now.bytes)
-        if waiting and is_slow and now.bytes < now.total_bytes:  # else a disk is slow to take what is here
+        # With all bytes here, it is the disk that is slow.
+        if waiting and is_slow and now.bytes < now.total_bytes:
             raise _too_slow(now, transfers, limits=limits, model_id=model_id)
     pool.shutdown()
 
@@ -260,9 +250,9 @@ def _too_slow(
 
 
 class _Hub:
-    """The hub of a repository. Its client is loaded for the first question; files that are here ask none.
+    """The hub of a repository. The hub's client is imported for the first question: files that are here need none.
 
-    A frame after each question, since a slow hub that is asked many must not look like a process that hangs.
+    Each question is followed by a frame, so that many questions to a slow hub do not look like a process that hangs.
     """
 
     def __init__(
@@ -279,7 +269,7 @@ class _Hub:
         return HubClient(self._repository)
 
     def list_files(self) -> Listing:
-        """Ask for the listing, again after a moment if the hub has a hiccup."""
+        """Ask for the listing, and again after a moment if the hub does not answer."""
         for pause_s in _LISTING_PAUSES_S:
             try:
                 return self._client.list_files()
@@ -293,7 +283,7 @@ class _Hub:
         return self._client.list_files()
 
     def know(self, commit: str, file: RepoFile) -> KnownFile:
-        """The file with everything that is needed to fetch it, asked for if the listing left it out."""
+        """The file with all that is needed to fetch it. The hub is asked for what the listing left out."""
         complete = known(file)
         if complete is None:
             complete = known(self._client.complete(commit, file))
@@ -309,7 +299,7 @@ class _Hub:
         return complete
 
     def opener(self, commit: str, file: KnownFile) -> Callable[[int], AbstractContextManager[Body]]:
-        """What begins to read a file at an offset."""
+        """A function that begins to read the file at an offset."""
         return lambda offset: self._client.open_file(commit, file.path, offset=offset)
 
 

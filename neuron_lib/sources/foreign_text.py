@@ -1,4 +1,4 @@
-"""Text that others wrote, made fit for an error or a log: one line, short, and without our token. Pure."""
+"""Makes text of others fit for an error or a log: one line, short, and without our token. Pure."""
 
 import base64
 import html
@@ -12,27 +12,27 @@ __all__ = ("Redaction", "one_line")
 
 _LONGEST: Final = 200
 _SHORTEST_TO_ENCODE: Final = 8
-"""The encodings of a shorter token would be found in ordinary words."""
+"""Characters. The encodings of a shorter token would be found in ordinary words."""
 _QUERY: Final = re.compile(r"\?[^\s'\"<>)]+")
 _USER_INFO: Final = re.compile(r"://[^\s/@'\"<>]*@")
 
 
 def one_line(text: str, *, limit: int = _LONGEST) -> str:
-    """`text` in one line of at most `limit` characters that all can be printed; what was cut ends in `…`."""
-    start = " ".join(text[: 20 * limit].split())  # a page of HTML begins with much white space
+    """`text` in one line of at most `limit` printable characters. A text that was cut ends in `…`."""
+    start = " ".join(text[: 20 * limit].split())  # HTML pages begin with much white space
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in start)
     return shown if len(shown) <= limit and len(text) <= 20 * limit else f"{shown[: limit - 1]}…"
 
 
 class Redaction:
-    """Takes a secret out of texts in every spelling in which other people's errors may show it.
+    """Removes a secret from texts, in every spelling in which errors of other libraries may show it.
 
-    Queries of addresses, which may hold a signature, and users and passwords in them go too.
+    It also removes the queries of addresses, which may contain a signature, and users and passwords in addresses.
     """
 
     def __init__(self, secret: str | None) -> None:
         spellings = {spelling for spelling in _spellings(secret or "") if spelling}
-        # The longest first, or what is left of it would stay.
+        # The longest first. Otherwise a part of it would be left.
         alternatives = "|".join(map(re.escape, sorted(spellings, key=len, reverse=True)))
         self._secret: Final = re.compile(alternatives, re.IGNORECASE) if alternatives else None
 
@@ -65,7 +65,9 @@ def _spellings(secret: str) -> Iterator[str]:
 
 
 def _base64_spellings(raw: bytes) -> Iterator[str]:
-    """The characters that stay the same whatever stands before and behind, for each place in a group of three bytes."""
+    """The characters of the secret in base64 that do not depend on its neighbours, for each position in a group of
+    three bytes.
+    """
     for skipped in range(3):
         encoded = base64.b64encode(bytes(skipped) + raw)
         first = -(-skipped * 4 // 3)

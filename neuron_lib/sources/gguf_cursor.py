@@ -1,4 +1,4 @@
-"""Walks forward over a header whose counts and lengths may lie. Pure: it asks for bytes, a window at a time."""
+"""Walks forward over a header whose counts and lengths may be wrong. Pure: it asks for bytes, a window at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,27 +10,27 @@ from neuron_lib.sources.gguf_types import U64
 __all__ = ("Cursor", "MalformedGguf", "ReadAt")
 
 ReadAt: TypeAlias = Callable[[int, int], bytes]
-"""`read_at(offset, count)` returns `count` bytes from `offset` on, fewer only where the file ends."""
+"""`read_at(offset, count)` returns `count` bytes from `offset` on. It returns fewer only where the file ends."""
 
 _LARGEST_HEADER_BYTES: Final = 128 << 20
-"""Several times what the largest vocabularies take; bounds the time that a hostile file can take."""
+"""Several times the size of the largest vocabularies. Bounds the time that a hostile file can take."""
 _WINDOW_BYTES: Final = 64 << 10
 
 
 class MalformedGguf(ValueError):
-    """The file cannot be loaded as a GGUF; the message says where and what is wrong."""
+    """The file cannot be loaded as a GGUF. The message says where and what is wrong."""
 
 
 @dataclass(slots=True)
 class Cursor:
-    """Walks over a header through a window of its bytes; `place` is what an error will name."""
+    """Walks over a header through a window of its bytes. `place` is the part that an error will name."""
 
     read_at: ReadAt
     size_bytes: int
     place: str = "the header"
     _window: bytes = field(default=b"", init=False)
     _window_offset: int = field(default=0, init=False)
-    _at: int = field(default=0, init=False)  # from the start of the window, perhaps outside of it
+    _at: int = field(default=0, init=False)  # relative to the window, perhaps outside of it
 
     @property
     def offset(self) -> int:
@@ -40,7 +40,7 @@ class Cursor:
         return MalformedGguf(f"{self.place} (near byte {min(self.offset, self.size_bytes)}) {problem}")
 
     def require(self, count: int) -> None:
-        """Raise unless the header may have `count` more bytes."""
+        """Raise `MalformedGguf` unless the header may have `count` more bytes."""
         end = self.offset + count
         if end > self.size_bytes:
             raise self.error(f"needs {end} bytes of the file, but it has {self.size_bytes}")
@@ -55,7 +55,7 @@ class Cursor:
         self._at += count
 
     def skip_texts(self, count: int) -> None:
-        """Skip `count` strings. A vocabulary has some 100,000 of them, so this is the loop that takes the time."""
+        """Skip `count` strings. A vocabulary has about 100,000 of them, so this loop takes most of the time."""
         self.require(count * U64.size)
         length_at = U64.unpack_from
         window, at, last = self._window, self._at, len(self._window) - U64.size
@@ -78,14 +78,14 @@ class Cursor:
         return value
 
     def name(self, *, longest: int) -> bytes:
-        """Take a string that the format wants short."""
+        """Read a string for which the format sets a short limit."""
         count: int = self.scalar(U64)
         if count > longest:
             raise self.error(f"has a name of {count} bytes; {longest} are allowed")
         return self.take(count)
 
     def _fill(self, count: int) -> None:
-        """Make the window hold `count` bytes from here on."""
+        """Make the window contain `count` bytes from the current position on."""
         if 0 <= self._at <= len(self._window) - count:
             return
         self.require(count)

@@ -1,8 +1,8 @@
-"""Reads what a GGUF file says about itself, and refuses what is malformed or cut short before native code sees it.
+"""Reads the header of a GGUF file, and refuses a malformed or truncated file before native code sees it. Blocking.
 
-Blocking. Follows the specification of GGUF 2 and 3, and libllama where that is stricter. Reads the header only, through
-a small window, never the weights; trusts no count, length or offset; maps nothing, because whoever truncates a mapped
-file kills its reader.
+Follows the specification of GGUF 2 and 3, and libllama where libllama is stricter. Reads only the header, through a
+small window, and never the weights. Trusts no count, length or offset. Maps nothing: if a mapped file is truncated, its
+reader is killed.
 """
 
 import math
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
 from neuron_lib.modality import capabilities_of, why_not_servable
-from neuron_lib.sources.file_errors import file_error
+from neuron_lib.os_errors import file_error
 from neuron_lib.sources.gguf_cursor import Cursor, MalformedGguf, ReadAt
 from neuron_lib.sources.gguf_types import ARRAY, BOOL, FILE_TYPES, INTEGERS, SCALARS, STRING, TENSOR_BLOCKS, U32, U64
 
@@ -37,12 +37,12 @@ _SMALLEST_TENSOR_BYTES: Final = 8 + 4 + 4 + 8  # empty name, no dimensions, type
 _SMALLEST_METADATA_BYTES: Final = 8 + 4 + 1  # empty key, type, one byte
 _DEFAULT_ALIGNMENT: Final = 32
 _MOST_DIMENSIONS: Final = 4
-_LONGEST_TENSOR_NAME: Final = 63  # ggml keeps 64 bytes, the last one for a NUL
+_LONGEST_TENSOR_NAME: Final = 63  # ggml has 64 bytes, the last one for a NUL
 _LARGEST_I64: Final = 2**63 - 1
 _MODEL: Final = "model"
-"""The `general.type` of a file that is a model; older files do not have the key."""
+"""The `general.type` of a file that is a model. Older files do not have the key."""
 
-# What no real file comes near, and what bounds the memory and the time that a hostile one can take.
+# Far beyond every real file. These bound the memory and the time that a hostile file can take.
 _LARGEST_ALIGNMENT: Final = 1 << 20
 _MOST_METADATA: Final = 8192
 _MOST_TENSORS: Final = 65536
@@ -52,15 +52,15 @@ _LONGEST_TEXT: Final = 128
 
 
 class GgufHeader(Struct, frozen=True, kw_only=True):
-    """What a GGUF file says about itself; None is what it does not say.
+    """The facts in the header of a GGUF file. A value that the file does not have is None.
 
-    Of a split model only the first file describes the model: later ones have a `split_no` above 0, no architecture,
+    Of a split model only the first file describes the model. Later files have a `split_no` above 0, no architecture,
     and count their own tensors. Texts have no control characters and at most 128 characters.
 
-    `file_type` is the quant as file names spell it (`Q4_K_M`), None also for one we do not know. `parameter_count` and
-    `tensor_bytes` are sums over the file's tensors, without the padding between them; `tensor_bytes` is None if a
-    tensor has a type we do not know. Head counts are one number, or one for each layer. `general_type` is what the file
-    is instead of a model, such as "adapter".
+    `file_type` is the quant in the spelling of file names (`Q4_K_M`). It is None for an unknown type too.
+    `parameter_count` and `tensor_bytes` are sums over the file's tensors, without the padding between them.
+    `tensor_bytes` is None if a tensor has an unknown type. Head counts are one number, or one for each layer.
+    `general_type` is what the file is instead of a model, such as "adapter".
     """
 
     version: int
@@ -92,24 +92,24 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What the model can do; nothing, if no engine can serve it."""
+        """What the model can do. Empty if no engine can serve it."""
         if self.refusal is not None:
             return ()
         return capabilities_of(architecture=self.architecture, pooling_type=self.pooling_type, is_causal=self.is_causal)
 
     @property
     def refusal(self) -> str | None:
-        """Why no engine can serve the file, as a sentence about it; None if one can."""
+        """A sentence that says why no engine can serve the file. None if one can."""
         return why_not_servable(
             architecture=self.architecture, general_type=self.general_type, adapter_type=self.adapter_type
         )
 
     @property
     def kv_bytes_per_token(self) -> int | None:
-        """Bytes of context memory for one token, keys and values being f16.
+        """Bytes of context memory for one token, with keys and values in f16.
 
         None if the file lacks the numbers, or compresses keys and values together (`kv_lora_rank`). An upper bound:
-        layers that see a window only, keep a recurrent state instead or share their cells take less.
+        layers with a window, with a recurrent state, or with shared cells take less.
         """
         heads, layers = self.head_count if self.head_count_kv is None else self.head_count_kv, self.block_count
         if heads is None or layers is None or self.kv_lora_rank is not None:
@@ -128,17 +128,17 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
 
     @property
     def _head_length(self) -> int | None:
-        """What `key_length` and `value_length` are where they are not said."""
+        """The value of `key_length` and `value_length` if the file does not have them."""
         heads = self.head_count[:1] if isinstance(self.head_count, tuple) else (self.head_count,)
         return self.embedding_length // heads[0] if self.embedding_length and heads and heads[0] else None
 
 
 def check_model(paths: Sequence[Path], *, model_id: str) -> GgufHeader:
-    """Return the header of a model's first file, once all its files are checked.
+    """Check all files of a model, and return the header of the first.
 
-    Where only the first file of a split model is given, the others are beside it under the usual names, as libllama
-    will look for them. Raises what `check_gguf` raises, and `PreflightFailed` with `UNSUPPORTED_MODEL` for a file that
-    no engine can serve, such as an adapter.
+    If only the first file of a split model is given, the others must be beside it under the usual names, because
+    libllama looks for them there. Raises the errors of `check_gguf`, and `PreflightFailed` with `UNSUPPORTED_MODEL` for
+    a file that no engine can serve, such as an adapter.
     """
     first, *others = paths
     header = check_gguf(first, model_id=model_id)
@@ -151,7 +151,7 @@ def check_model(paths: Sequence[Path], *, model_id: str) -> GgufHeader:
 
 
 def _parts_beside(first: Path, header: GgufHeader, model_id: str) -> Iterator[Path]:
-    """One by one: a file may say that it has more parts than there is memory for their names."""
+    """The paths of the other parts, one by one. A file may name more parts than there is memory for their names."""
     count = header.split_count or 1
     if count == 1:
         return
@@ -164,10 +164,11 @@ def _parts_beside(first: Path, header: GgufHeader, model_id: str) -> Iterator[Pa
 
 
 def check_gguf(path: Path, *, model_id: str) -> GgufHeader:
-    """Return the header of the model file `path`.
+    """Check the model file `path`, and return its header.
 
-    Raises `PreflightFailed`: `FILE_NOT_FOUND` if it cannot be opened or read, `INVALID_GGUF` if it is no GGUF, is
-    malformed, or ends before its weights do. Raises `SourceUnavailable` while the host is out of descriptors or memory.
+    Raises `PreflightFailed`: `FILE_NOT_FOUND` if the file cannot be opened or read, `INVALID_GGUF` if it is not a GGUF,
+    is malformed, or ends before its weights end. Raises `SourceUnavailable` while the host is out of descriptors or
+    memory.
     """
     try:
         return read_gguf_header(path)
@@ -180,7 +181,7 @@ def check_gguf(path: Path, *, model_id: str) -> GgufHeader:
 
 def read_gguf_header(path: Path) -> GgufHeader:
     """Read and check the header of the regular file `path`. Raises `OSError` and `MalformedGguf`."""
-    # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+    # Without O_NONBLOCK opening a named pipe would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -192,7 +193,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
 
 
 def parse_gguf_header(read_at: ReadAt, size_bytes: int) -> GgufHeader:
-    """Say what the header of a file of `size_bytes` says. Raises `MalformedGguf`, and what `read_at` raises."""
+    """Read and check the header of a file of `size_bytes`. Raises `MalformedGguf`, and whatever `read_at` raises."""
     cursor = Cursor(read_at, size_bytes)
     version, tensor_count, metadata_count = _read_preamble(cursor)
     metadata = _Metadata(cursor, _index_metadata(cursor, metadata_count))
@@ -242,7 +243,9 @@ def parse_gguf_header(read_at: ReadAt, size_bytes: int) -> GgufHeader:
 
 
 def _read_preamble(cursor: Cursor) -> tuple[int, int, int]:
-    """Return the version and the counts of tensors and of metadata entries, once they are credible."""
+    """Read the version and the counts of tensors and of metadata entries. Raises `MalformedGguf` if they are not
+    plausible.
+    """
     size_bytes = cursor.size_bytes
     if size_bytes < _PREAMBLE_BYTES:
         raise MalformedGguf(f"it ends after {size_bytes} bytes")
@@ -264,7 +267,7 @@ def _read_preamble(cursor: Cursor) -> tuple[int, int, int]:
 
 
 def _index_metadata(cursor: Cursor, count: int) -> dict[str, tuple[int, int]]:
-    """Walk over all entries; return the type of each value and the offset where it begins."""
+    """Walk over all entries. Returns the type of each value and the offset at which the value begins."""
     places: dict[str, tuple[int, int]] = {}
     for number in range(count):
         cursor.place = f"metadata entry {number}"
@@ -285,7 +288,7 @@ def _index_metadata(cursor: Cursor, count: int) -> dict[str, tuple[int, int]]:
 def _skip_value(cursor: Cursor, kind: int) -> None:
     count = 1
     if kind == ARRAY:
-        kind, count = cursor.scalar(U32), cursor.scalar(U64)  # of arrays there are no arrays in libllama
+        kind, count = cursor.scalar(U32), cursor.scalar(U64)  # libllama has no arrays of arrays
     if kind == STRING:
         cursor.skip_texts(count)
     elif kind in SCALARS:
@@ -298,20 +301,20 @@ def _skip_value(cursor: Cursor, kind: int) -> None:
 
 @dataclass(slots=True, frozen=True)
 class _Metadata:
-    """Looks values up in a header that has been walked over once. A key that is absent gives None."""
+    """Looks up values in a header that has been walked over once. The value of an absent key is None."""
 
     _cursor: Cursor
     _places: dict[str, tuple[int, int]]
 
     def text(self, key: str) -> str | None:
-        """The beginning of a string, made fit for a log line; None also if nothing is left of it."""
+        """The beginning of a string, fit for a log line. None also if nothing is left of it."""
         kind = self._go_to(key)
         if kind is None:
             return None
         if kind != STRING:
             raise self._cursor.error("is no string")
         count: int = self._cursor.scalar(U64)
-        # A character has 4 bytes at most, and one that is cut in two is ignored.
+        # A character has at most 4 bytes. One that is cut in two is ignored.
         text = self._cursor.take(min(count, 4 * _LONGEST_TEXT)).decode(errors="ignore")
         return "".join(c for c in " ".join(text.split()) if c.isprintable())[:_LONGEST_TEXT] or None
 
@@ -347,7 +350,7 @@ class _Metadata:
         return count
 
     def error(self, problem: str) -> MalformedGguf:
-        """About the key that was asked for last."""
+        """An error about the key that was asked for last."""
         return self._cursor.error(problem)
 
     def _go_to(self, key: str) -> int | None:
@@ -376,7 +379,7 @@ def _alignment(metadata: _Metadata) -> int:
 
 
 def _split(metadata: _Metadata) -> tuple[int | None, int | None]:
-    """Return the number of this part, from 0 on, and how many there are."""
+    """The number of this part, from 0 on, and the number of all parts."""
     count, number = metadata.number("split.count"), metadata.number("split.no")
     if number is not None and count is not None and number >= max(count, 1):
         raise metadata.error(f"is {number}, but there are {count} parts")
@@ -385,7 +388,7 @@ def _split(metadata: _Metadata) -> tuple[int | None, int | None]:
 
 @dataclass(slots=True, frozen=True)
 class _Tensors:
-    """The sums over a tensor table. `end` is where the data of `last` ends, which no other tensor exceeds."""
+    """The sums over a tensor table. `end` is where the data of `last` ends. No other tensor ends after it."""
 
     size_bytes: int | None
     parameter_count: int
@@ -396,7 +399,7 @@ class _Tensors:
 def _read_tensors(cursor: Cursor, count: int, alignment: int) -> _Tensors:
     names: set[bytes] = set()
     size_bytes: int | None = 0
-    begin: int | None = 0  # where the next tensor must begin; not known behind a type we do not know
+    begin: int | None = 0  # where the next tensor must begin; None after an unknown type
     parameter_count, end, last = 0, 0, ""
     for number in range(count):
         cursor.place = f"tensor {number}"
@@ -441,5 +444,5 @@ def _tensor_bytes(cursor: Cursor, shape: tuple[int, ...], kind: int) -> int | No
 
 
 def _shown(name: bytes) -> str:
-    """A name as an error shows it: in quotes, without control characters, not too long."""
+    """A name for an error: in quotes, without control characters, not too long."""
     return repr(name[:_LONGEST_TENSOR_NAME].decode(errors="replace"))

@@ -19,7 +19,7 @@ SCALARS: Final[Mapping[int, Struct]] = {
     11: Struct("<q"),
     12: Struct("<d"),
 }
-"""Types of metadata values that have a fixed size."""
+"""The types of metadata values with a fixed size."""
 U32: Final = SCALARS[4]
 U64: Final = SCALARS[10]
 INTEGERS: Final = frozenset({0, 1, 2, 3, 4, 5, 10, 11})
@@ -64,7 +64,7 @@ TENSOR_BLOCKS: Final[Mapping[int, tuple[int, int]]] = {
     41: (128, 18),  # Q1_0
     42: (64, 18),  # Q2_0
 }
-"""Tensor type to the elements and the bytes of one block; the types that ggml has removed are unknown here, too."""
+"""For each tensor type the elements and the bytes of one block. Types that ggml has removed are unknown here too."""
 
 FILE_TYPES: Final[Mapping[int, str]] = {
     0: "F32",
@@ -103,4 +103,4 @@ FILE_TYPES: Final[Mapping[int, str]] = {
     39: "NVFP4",
     40: "Q1_0",
 }
-"""`general.file_type` to the quant that most of the tensors have."""
+"""For each `general.file_type` the quant of most of the tensors."""

@@ -1,4 +1,4 @@
-"""Reads the body of a hub's answer in bounded pieces, however it is coded and however long it is. Blocking."""
+"""Reads the body of a hub's answer in bounded pieces, whatever its coding and its length are. Blocking."""
 
 import time
 import zlib
@@ -12,14 +12,14 @@ _GZIP: Final = zlib.MAX_WBITS | 16
 
 
 class AnswerTooLong(ValueError):
-    """The body does not end where it should have."""
+    """The body does not end within its limit."""
 
 
 def read_bytes(response: Any) -> Iterator[bytes]:
-    """The content of a streamed `response`, decoded.
+    """The content of a streamed `response`, decoded, in pieces.
 
-    Nothing but plain bytes is asked for, so a hub that compresses all the same is served piece by piece: the little
-    that it sends may be gigabytes. Raises `ValueError` for a coding other than gzip, and for gzip that is broken.
+    Only plain bytes are asked for. If a hub compresses all the same, its answer is decoded piece by piece, because a
+    few bytes may expand to gigabytes. Raises `ValueError` for a coding other than gzip and for broken gzip.
     """
     coding = response.headers.get("Content-Encoding", "").strip().lower()
     if coding in {"", "identity"}:
@@ -42,7 +42,7 @@ def read_bytes(response: Any) -> Iterator[bytes]:
 def read_whole(
     response: Any, *, limit_bytes: int, limit_s: float, clock: Callable[[], float] = time.monotonic
 ) -> bytes:
-    """The whole content. Raises `AnswerTooLong` beyond `limit_bytes`, `TimeoutError` beyond `limit_s`."""
+    """The whole content. Raises `AnswerTooLong` beyond `limit_bytes` and `TimeoutError` beyond `limit_s`."""
     ends_s = clock() + limit_s
     content = bytearray()
     for piece in read_bytes(response):

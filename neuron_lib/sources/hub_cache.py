@@ -1,9 +1,15 @@
-"""The cache that every Hugging Face tool shares, as files on disk: what is there, what is whole, what to clear away.
+"""The cache that all Hugging Face tools share, as files on disk: what it holds, what is whole, what can be deleted.
+Blocking.
 
-Blocking, and without any hub: a host whose models are all here opens no socket. Knows the layout (contract §3.2):
-`models--org--name/` holds `blobs/` by the hash of their content, `snapshots/<commit>/` with links to them by name,
-and `refs/` that say which commit a branch was at. Ours beside them: `verified/` has, under a blob's name, its size and
-time when it was last hashed, and a blob that is on its way is `blobs/<name>.incomplete`.
+No hub is asked here, so a host whose models are all cached opens no socket. The layout
+(`docs/reference/wire-contract.md#sources-and-caches`) of `models--org--name/`:
+
+- `blobs/` has the contents, named by their hash.
+- `snapshots/<commit>/` has links to the blobs, by file name.
+- `refs/` says at which commit a branch was.
+- `verified/` is an addition of this project: under a blob's name the size and the time of the blob when it was last
+  hashed.
+- `blobs/<name>.incomplete` is another addition: a blob that is being fetched.
 """
 
 import contextlib
@@ -47,11 +53,11 @@ _PREFIX: Final = "models--"
 _PARTIAL: Final = ".incomplete"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 _STALE_PARTIAL_S: Final = 24 * 3600.0
-"""Younger ones may be resumed, or belong to another tool that is still writing them."""
+"""Seconds. A younger partial file may be continued, or another tool may still write it."""
 
 
 class CachedRepository(Struct, frozen=True, kw_only=True):
-    """One repository of a cache. `listings` has every snapshot that holds files, the newest first."""
+    """One repository of a cache. `listings` has every snapshot with files, the newest first."""
 
     repo_id: str
     folder: Path
@@ -59,7 +65,7 @@ class CachedRepository(Struct, frozen=True, kw_only=True):
 
 
 class Partial(Struct, frozen=True):
-    """A blob that was begun and not finished. `age_s` counts from the last byte written."""
+    """A blob that was begun and not finished. `age_s` is the time since the last byte was written."""
 
     path: Path
     size: int
@@ -67,43 +73,43 @@ class Partial(Struct, frozen=True):
 
 
 def repository_folder(repository: HubRepository) -> Path:
-    """Where the cache keeps a repository."""
+    """The folder of a repository in the cache."""
     return repository.cache_dir / f"{_PREFIX}{repository.repo_id.replace('/', '--')}"
 
 
 def blob_path(folder: Path, blob: str) -> Path:
-    """Where the content named `blob` is, or will be."""
+    """The path of the content named `blob`, whether or not it exists."""
     return folder / "blobs" / blob
 
 
 def partial_path(folder: Path, blob: str) -> Path:
-    """Where a blob grows, under the one name by which a later try finds it."""
+    """The path at which a blob grows. The name is always the same, so that a later try finds the file."""
     return folder / "blobs" / f"{blob}{_PARTIAL}"
 
 
 def partials_of(folder: Path, blob: str) -> list[int]:
-    """How many bytes of a blob each process has that is fetching it; other tools add a number to the name."""
+    """The number of bytes that each process has of a blob that it is fetching. Other tools add a number to the name."""
     sizes = []
     for path in (folder / "blobs").glob(f"{glob.escape(blob)}*{_PARTIAL}"):
-        with contextlib.suppress(OSError):  # finished meanwhile
+        with contextlib.suppress(OSError):  # it was finished meanwhile
             sizes.append(path.stat().st_size)
     return sizes
 
 
 def lock_path(folder: Path, blob: str) -> Path:
-    """The file that everybody locks who writes this blob, other tools included."""
+    """The file that every tool locks before it writes this blob."""
     return folder.parent / ".locks" / folder.name / f"{blob}.lock"
 
 
 def snapshot_path(folder: Path, commit: str, path: str) -> Path:
-    """Where a file of a commit is found by name. `path` must be safe (`is_safe_path`)."""
+    """The path of a file of a commit, by its name. `path` must be safe (`is_safe_path`)."""
     return folder / "snapshots" / commit / path
 
 
 def list_cached(repository: HubRepository) -> Listing | None:
-    """List what is here of the commit that the repository's revision was last known to mean; None if that is nothing.
+    """The cached files of the commit that the repository's revision last meant. None if there are none.
 
-    A link without its blob counts as missing (contract §3.2).
+    A link without its blob counts as a missing file.
     """
     folder, commit = repository_folder(repository), repository.revision
     if not is_commit(commit):
@@ -115,14 +121,14 @@ def list_cached(repository: HubRepository) -> Listing | None:
 
 
 def list_snapshots(folder: Path) -> Iterator[Listing]:
-    """List every commit of which something is here, the one written last first."""
+    """Every commit with cached files, the one written last first."""
     for directory in sorted(_directories(folder / "snapshots"), key=_changed_s, reverse=True):
         if is_commit(directory.name) and (listing := _list_snapshot(folder, directory.name)) is not None:
             yield listing
 
 
 def list_repositories(cache_dir: Path) -> Iterator[CachedRepository]:
-    """List the repositories of a cache, by name."""
+    """The repositories of a cache, by name."""
     for folder in sorted(_directories(cache_dir)):
         if folder.name.startswith(_PREFIX):
             repo_id = folder.name.removeprefix(_PREFIX).replace("--", "/", 1)
@@ -142,27 +148,27 @@ def _list_snapshot(folder: Path, commit: str) -> Listing | None:
 
 
 def _linked_blob(path: Path) -> str | None:
-    """The blob behind a file of a snapshot; None where it is a file of its own, as on file systems without links."""
+    """The blob behind a file of a snapshot. None if the file is no link, as on file systems without links."""
     target = path.readlink() if path.is_symlink() else path
     return target.name if target.parent.name == "blobs" else None
 
 
 def link_snapshot(folder: Path, commit: str, file: KnownFile) -> Path:
-    """Make a finished blob reachable by its name in a commit; returns that path. Doing it again changes nothing.
+    """Make a finished blob available by its name in a commit. Returns that path. May be called again.
 
-    On a file system without symbolic links the blob itself gets the name, as other tools do it.
+    On a file system without symbolic links the blob itself gets the name, as with other tools.
     """
     link = snapshot_path(folder, commit, file.path)
     if link.exists() and _linked_blob(link) in {file.blob, None}:
         return link
     link.parent.mkdir(parents=True, exist_ok=True)
-    # The file may be below directories of the repository, so the way back up varies.
+    # The file may be inside directories of the repository, so the way back up varies.
     target = os.path.relpath(blob_path(folder, file.blob), link.parent)
     with contextlib.suppress(FileNotFoundError):
-        link.unlink()  # it led nowhere, or to something else
+        link.unlink()  # the link led nowhere or to something else
     try:
         link.symlink_to(target)
-    except FileExistsError:  # another process was quicker, with the same link
+    except FileExistsError:  # another process made the same link first
         pass
     except OSError as error:
         if error.errno not in _NO_LINKS:
@@ -172,7 +178,7 @@ def link_snapshot(folder: Path, commit: str, file: KnownFile) -> Path:
 
 
 def remember_commit(repository: HubRepository, commit: str) -> None:
-    """Note which commit a branch means, for the time without a hub. To be called when its files are here."""
+    """Note which commit a branch means, for times without a hub. Call it when the commit's files are in the cache."""
     if is_commit(repository.revision):
         return
     ref = repository_folder(repository) / "refs" / repository.revision
@@ -183,7 +189,7 @@ def remember_commit(repository: HubRepository, commit: str) -> None:
 
 
 def is_verified(folder: Path, file: RepoFile) -> bool:
-    """Tell whether the content was hashed since it last changed. What has no SHA-256 for a name cannot be."""
+    """Whether the content was hashed after it was last changed. Never true for a blob whose name is not a SHA-256."""
     if file.sha256 is None:
         return True
     with contextlib.suppress(OSError):
@@ -192,7 +198,7 @@ def is_verified(folder: Path, file: RepoFile) -> bool:
 
 
 def mark_verified(folder: Path, blob: str) -> None:
-    """Note that the content of `blob` has the hash it is named for, if the cache can be written to."""
+    """Note that the content of `blob` has the hash in its name, if the cache can be written."""
     with contextlib.suppress(OSError):
         mark = _mark_path(folder, blob)
         mark.parent.mkdir(exist_ok=True)
@@ -209,13 +215,13 @@ def _fingerprint(path: Path) -> str:
 
 
 def discard_blob(folder: Path, blob: str) -> None:
-    """Delete a content that is not what it is named for. Links to it lead nowhere until it is fetched again."""
+    """Delete a content with a wrong hash. Links to it lead nowhere until it is fetched again."""
     for path in (_mark_path(folder, blob), partial_path(folder, blob), blob_path(folder, blob)):
         path.unlink(missing_ok=True)
 
 
 def forget_snapshot_file(folder: Path, commit: str, file: RepoFile) -> int:
-    """Delete a file of a commit, and its content unless another name leads to it; returns the bytes set free."""
+    """Delete a file of a commit, and its content unless another name leads to it. Returns the number of freed bytes."""
     snapshot_path(folder, commit, file.path).unlink(missing_ok=True)
     if file.blob is None:
         return file.size or 0
@@ -226,9 +232,9 @@ def forget_snapshot_file(folder: Path, commit: str, file: RepoFile) -> int:
 
 
 def forget_empty(folder: Path) -> None:
-    """Delete the directories of commits of which nothing is left, and the whole folder once nothing is left in it."""
+    """Delete the directories of commits without files, and the whole folder if nothing is left in it."""
     for snapshot in _directories(folder / "snapshots"):
-        # From the innermost out; a directory that holds something stays.
+        # From the inside out. A directory with content stays.
         for directory in (*sorted(_all_directories(snapshot), reverse=True), snapshot):
             with contextlib.suppress(OSError):
                 directory.rmdir()
@@ -241,17 +247,17 @@ def _all_directories(parent: Path) -> list[Path]:
 
 
 def list_partials(cache_dir: Path, *, now_s: float) -> Iterator[Partial]:
-    """List the blobs of all repositories that were begun and not finished, ours and those of other tools."""
+    """The unfinished blobs of all repositories, those of other tools included."""
     for folder in _directories(cache_dir):
         if folder.name.startswith(_PREFIX):
             for path in sorted((folder / "blobs").glob(f"*{_PARTIAL}")):
-                with contextlib.suppress(OSError):  # finished or cleared away meanwhile
+                with contextlib.suppress(OSError):  # it was finished or deleted meanwhile
                     status = path.stat()
                     yield Partial(path, status.st_size, now_s - status.st_mtime)
 
 
 def sweep_partials(cache_dir: Path, *, now_s: float, older_than_s: float = _STALE_PARTIAL_S) -> tuple[Partial, ...]:
-    """Delete partial blobs that nobody writes any more; returns them. What cannot be deleted stays."""
+    """Delete partial blobs that no process writes any more, and return them. A file that cannot be deleted stays."""
     swept = []
     for partial in list_partials(cache_dir, now_s=now_s):
         if partial.age_s > older_than_s and not _is_locked(partial.path):
@@ -268,7 +274,7 @@ def _is_locked(partial: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # there is no lock file, or none that we may open
+    except OSError:  # no lock file, or none that may be opened
         return False
     return False
 

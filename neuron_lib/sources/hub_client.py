@@ -1,8 +1,8 @@
-"""Questions to a hub that speaks the Hugging Face protocol. Blocking; used in the fetch process only.
+"""Asks a hub that speaks the Hugging Face protocol. Blocking. Used in the fetch process only.
 
-The only importer of `huggingface_hub`. It gives us the client with its proxies and certificates, the headers and the
-addresses. Statuses and errors are put into words here, and all that comes from a hub is bounded; its downloader is not
-used (see `download`).
+The only module that imports `huggingface_hub`. It uses the client of that library with its proxies and certificates,
+the headers and the addresses. It does not use the downloader (see `download`). Statuses and errors are put into words
+here, and every answer of a hub is bounded.
 """
 
 import re
@@ -31,9 +31,9 @@ from neuron_lib.sources.repository import HubRepository, Listing, RepoFile
 __all__ = ("Body", "HubClient")
 
 _ANSWER_LIMIT_S: Final = 10.0
-"""For the head of an answer, and for each wait for more of its body."""
+"""Seconds for the head of an answer, and for each wait for more of its body."""
 _LISTING_LIMIT_S: Final = 50.0
-"""For the whole body of a listing. Three tries are over before the daemon takes the process for one that hangs."""
+"""Seconds for the whole body of a listing. Three tries end before the daemon takes the process for one that hangs."""
 _LONGEST_ERROR_BYTES: Final = 1 << 14
 _ERROR_LIMIT_S: Final = 5.0
 _MOST_REDIRECTS: Final = 10
@@ -44,15 +44,17 @@ _REFUSALS: Final[Mapping[str, tuple[PreflightKind, str]]] = {
     "RevisionNotFound": (PreflightKind.REVISION_NOT_FOUND, "the repository has no branch, tag or commit"),
     "EntryNotFound": (PreflightKind.FILE_NOT_FOUND, "the repository has no such file"),
 }
-"""What the codes of the protocol mean."""
+"""The meaning of the protocol's error codes."""
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A file on its way. It begins at `offset`, which is 0 for a hub that has ignored where we wanted to begin.
+    """A file that is being received. It begins at `offset`, which is 0 if the hub has ignored the offset that was asked
+    for.
 
-    `size` is that of the whole file, None where the hub does not say. Iterating `chunks` raises `SourceUnavailable`.
+    `size` is the size of the whole file in bytes, None if the hub does not say it. Iterating `chunks` raises
+    `SourceUnavailable`.
     """
 
     offset: int
@@ -61,7 +63,7 @@ class Body:
 
 
 class _Refused(Exception):
-    """An answer whose status is that of an error. `words` are the hub's own, as they came."""
+    """An answer with the status of an error. `words` is the hub's own text, unchanged."""
 
     def __init__(self, status: int, headers: Mapping[str, str], words: str) -> None:
         super().__init__(status)
@@ -71,7 +73,7 @@ class _Refused(Exception):
 
 
 class HubClient:
-    """One repository at its hub. Thread-safe."""
+    """One repository at its hub. Thread-safe. Blocking."""
 
     def __init__(self, repository: HubRepository) -> None:
         """Raises `PreflightFailed` for a token that cannot be sent."""
@@ -79,11 +81,11 @@ class HubClient:
         self._repository: Final = repository
         self._clean: Final = Redaction(repository.token)
         token = usable_token(repository.token, place=repository.auth_env, model_id=repository.model_id)
-        # False, not None: with None the token stored for one hub would be offered to another.
+        # False and not None: with None the token stored for one hub would be sent to another.
         self._headers: Final = build_hf_headers(token=token or False) | {"Accept-Encoding": "identity"}
 
     def list_files(self) -> Listing:
-        """Ask what the repository holds now. Raises `SourceUnavailable` or `PreflightFailed`."""
+        """Ask for the files of the repository at this moment. Raises `SourceUnavailable` or `PreflightFailed`."""
         repository = self._repository
         revision = quote(repository.revision, safe="")
         with self._translated():
@@ -94,7 +96,9 @@ class HubClient:
             return parse_listing(document)
 
     def complete(self, commit: str, file: RepoFile) -> RepoFile:
-        """Ask for what a listing has left out about one file. Raises `SourceUnavailable` or `PreflightFailed`."""
+        """Ask for the size and the blob of one file that a listing has left out. Raises `SourceUnavailable` or
+        `PreflightFailed`.
+        """
         with self._translated():
             headers = self._head(self._url(commit, file.path))
         etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
@@ -119,7 +123,7 @@ class HubClient:
                 except _Refused as refused:
                     if refused.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                         raise
-                    body = Body(0, 0, iter(()))  # the file is shorter than what we have of it
+                    body = Body(0, 0, iter(()))  # the file is shorter than `offset`
             yield body
 
     def _read(self, response: Any) -> Iterator[bytes]:
@@ -130,7 +134,7 @@ class HubClient:
     def _asked(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any
     ) -> Iterator[Any]:
-        """The answer to one request, its body still to be read. Raises `_Refused`."""
+        """The answer to one request. Its body has not been read yet. Raises `_Refused`."""
         sent = self._headers | dict(headers or {})
         with get_session().stream(method, url, headers=sent, timeout=_ANSWER_LIMIT_S, **options) as response:
             if response.status_code >= HTTPStatus.BAD_REQUEST:
@@ -138,9 +142,10 @@ class HubClient:
             yield response
 
     def _head(self, url: str) -> Mapping[str, str]:
-        """What the hub says about a file. It does so in its own answer, also if that sends us elsewhere for the bytes.
+        """The hub's facts about a file. They are in the hub's own answer, also if that redirects to another place for
+        the bytes.
 
-        A redirect within the hub, as for a repository that was renamed, is followed; the token goes nowhere else.
+        A redirect within the hub, as for a repository that was renamed, is followed. The token is sent nowhere else.
         """
         for _ in range(_MOST_REDIRECTS):
             with self._asked("HEAD", url, follow_redirects=False) as response:
@@ -165,11 +170,13 @@ class HubClient:
         except NeuronError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a client or a hub's answer raises
-            # Not `from error`: whoever prints a chain would print what the error says of the request.
+            # Not `from error`: a printed chain would show what the error says about the request.
             raise self._translate(error) from None
 
     def _translate(self, error: Exception) -> NeuronError:
-        """Say what a failure means for the caller: fix something (the `LoadFailed` kinds), or try later."""
+        """The error that a failure means for the caller: something to fix (a kind of `LoadFailed`), or something to try
+        later.
+        """
         match error:
             case _Refused():
                 return self._translate_refusal(error)
@@ -179,7 +186,7 @@ class HubClient:
                 return self._final(PreflightKind.REPO_FETCH_FAILED, f"the hub's listing is malformed: {error}")
             case msgspec.DecodeError():
                 text = f"the hub's listing is no JSON: {error}"
-            case UnicodeError():  # what we wanted to send; the same try would end the same way
+            case UnicodeError():  # our own request; another try would end in the same way
                 text = f"a request cannot be written: {type(error).__name__}"
                 return self._final(PreflightKind.REPO_FETCH_FAILED, text)
             case _:
@@ -203,7 +210,9 @@ class HubClient:
         return self._final(kind, meaning, asked=f", asked with {self._credentials}")
 
     def _hides_something(self, refused: _Refused) -> bool:
-        """Hugging Face says 401 without a code for what is missing and for what the token may not see."""
+        """Whether this is a 401 without a code. Hugging Face sends it for missing things and for things hidden from the
+        token.
+        """
         message = refused.headers.get("X-Error-Message")
         is_named = message is not None or self._repository.endpoint.startswith("https://")
         is_about_token = message == "Invalid credentials in Authorization header"
@@ -230,7 +239,7 @@ class HubClient:
 
 
 def _words(response: Any) -> str:
-    """What the hub itself says about an error, if it says it in the protocol's way; no page made for people."""
+    """The hub's own text about an error, if it is in the protocol's form. A page made for people is not taken."""
     if said := response.headers.get("X-Error-Message"):
         return str(said)
     if "html" in response.headers.get("Content-Type", "").lower():
@@ -263,7 +272,7 @@ def _is_size(text: str) -> bool:
 
 
 def _extent(response: Any) -> tuple[int, int | None]:
-    """Where a body begins, and how long the whole file is."""
+    """The offset at which a body begins, and the size of the whole file."""
     if response.status_code == HTTPStatus.PARTIAL_CONTENT:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if match is None:

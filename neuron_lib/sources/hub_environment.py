@@ -27,7 +27,7 @@ _LONGEST_TOKEN_BYTES: Final = 1 << 16
 
 
 class Token(Struct, frozen=True):
-    """A token and the variable or the file that it comes from. `value` is None if there is none at that place."""
+    """A token, and the variable or the file that it comes from. `value` is None if there is no token at that place."""
 
     place: str
     value: str | None
@@ -37,7 +37,7 @@ class Token(Struct, frozen=True):
 
 
 def hub_cache_dir(environ: Mapping[str, str]) -> Path:
-    """Where all tools cache what they have from hubs: `HF_HUB_CACHE`, or `hub` in the hub's home."""
+    """The cache that all tools use for hubs: `HF_HUB_CACHE`, or `hub` in the hub's home."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if text := environ.get(variable):
             return _path(text, environ)
@@ -45,9 +45,9 @@ def hub_cache_dir(environ: Mapping[str, str]) -> Path:
 
 
 def hub_token(environ: Mapping[str, str]) -> Token:
-    """The token for the hub: `HF_TOKEN`, or else what `hf auth login` has stored.
+    """The token for the hub: `HF_TOKEN`, otherwise the one that `hf auth login` has stored.
 
-    A file that cannot be read counts as none, with a WARNING: models that everybody may read need no token.
+    A file that cannot be read counts as no token, with a WARNING, because public models need no token.
     """
     if environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() in _ON:
         return Token("HF_TOKEN", None)
@@ -58,29 +58,29 @@ def hub_token(environ: Mapping[str, str]) -> Token:
         path = _path(stored, environ)
     elif any(environ.get(variable) for variable in _HOME_VARIABLES):
         path = _hub_home(environ) / "token"
-    else:  # whoever embeds us without an environment is nobody who has logged in
+    else:  # without an environment there is no login
         return Token("HF_TOKEN", None)
     token = stripped(_read(path))
     return Token("HF_TOKEN", None) if token is None else Token(str(path), token)
 
 
 def source_token(source: SourceConfig, environ: Mapping[str, str]) -> Token | None:
-    """The token for a source of the configuration, which names the variable; None if it names none."""
+    """The token for a source of the configuration, which names the variable. None if it names none."""
     return None if source.auth_env is None else Token(source.auth_env, stripped(environ.get(source.auth_env)))
 
 
 def offline_variable(environ: Mapping[str, str]) -> str | None:
-    """The variable that forbids to ask any hub; None if none does."""
+    """The variable that forbids to ask any hub. None if none does."""
     variable = "HF_HUB_OFFLINE" if environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
     return variable if environ.get(variable, "").lower() in _ON else None
 
 
 def _read(path: Path) -> str | None:
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would wait
             return None
         with path.open("rb") as file:
-            # Not UTF-8, and the token is refused by name when it is needed.
+            # A text that is not UTF-8 stays; the token is refused by name when it is needed.
             return file.read(_LONGEST_TOKEN_BYTES).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         logger.warning("the hub token in %s cannot be read: %s", one_line(str(path)), error.strerror or "no file")
@@ -96,7 +96,7 @@ def _hub_home(environ: Mapping[str, str]) -> Path:
 
 
 def _path(text: str, environ: Mapping[str, str]) -> Path:
-    """A path of the environment, in which `~` and `$NAME` have the meaning that they have for the other tools."""
+    """A path of the environment, in which `~` and `$NAME` have the same meaning as for other tools."""
     text = string.Template(text).safe_substitute(environ)
     if text == "~" or text.startswith("~/"):
         return _user_home(environ) / text[2:]
@@ -108,7 +108,7 @@ def _user_home(environ: Mapping[str, str]) -> Path:
 
 
 def _user_cache(environ: Mapping[str, str]) -> Path:
-    # A service user without a home has the directory systemd made for it, perhaps as the first of several.
+    # A service user without a home has the directory that systemd made for it, perhaps as the first of several.
     if not environ.get("HOME") and (made := environ.get("CACHE_DIRECTORY")):
         return Path(made.partition(":")[0])
     return _user_home(environ) / ".cache"

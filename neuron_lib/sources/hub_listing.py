@@ -1,6 +1,6 @@
-"""Reads what a hub says a repository holds. Pure: bytes in, a `Listing` or a `MalformedListing` out.
+"""Reads what a hub says about the files of a repository. Pure: bytes in, a `Listing` or a `MalformedListing` out.
 
-A hub is a stranger: its numbers may be texts, its names may be anything, and its lists may be long.
+A hub is not trusted: its numbers may be texts, its names may be anything, and its lists may be long.
 """
 
 import re
@@ -15,10 +15,10 @@ from neuron_lib.sources.repository import Listing, RepoFile, is_commit
 __all__ = ("LONGEST_LISTING_BYTES", "MalformedListing", "parse_listing")
 
 LONGEST_LISTING_BYTES: Final = 32 << 20
-"""A repository of 100,000 files is listed in less."""
+"""A listing of 100,000 files is smaller."""
 _MOST_FILES: Final = 100_000
 _MOST_OBJECTS: Final = 4 * _MOST_FILES
-"""A file is two JSON objects at most; the rest is for what else the hub says about a model."""
+"""A file has at most two JSON objects. The rest is for other facts of the hub about a model."""
 _SHOWN_NAME: Final = 100
 _PLACE: Final = re.compile(r" - at `\$(?:\.siblings\[(?P<index>\d+)\])?\.?(?P<key>[^`]*)`$")
 
@@ -26,7 +26,7 @@ _Size = Annotated[int, Meta(ge=0, le=1 << 60)]
 
 
 class MalformedListing(ValueError):
-    """The hub's listing cannot be read; the message says what is wrong with it, without quoting at length."""
+    """The hub's listing cannot be read. The message says what is wrong and quotes only a little."""
 
 
 class _LargeFile(Struct):
@@ -60,7 +60,7 @@ _repositories: Final = msgspec.json.Decoder(_Repository)
 def parse_listing(document: bytes) -> Listing:
     """Read the answer to `/api/models/…?blobs=true`.
 
-    Raises `MalformedListing` for JSON that means no listing, and `msgspec.DecodeError` for what is no JSON.
+    Raises `MalformedListing` for JSON that is not a listing, and `msgspec.DecodeError` for text that is not JSON.
     """
     if document.count(b"{") > _MOST_OBJECTS:
         raise MalformedListing("it has too many entries")
@@ -92,7 +92,7 @@ def _repo_file(entry: _File) -> RepoFile:
 
 
 def _in_words(error: msgspec.ValidationError, document: bytes) -> str:
-    """What is wrong, and with which file, if it is one."""
+    """A text that says what is wrong, and with which file, if it is one."""
     text = str(error)
     match = _PLACE.search(text)
     if match is None:

@@ -1,4 +1,4 @@
-"""What a token for a hub must be. Pure."""
+"""Checks a token for a hub. Pure."""
 
 import re
 from typing import Final
@@ -11,12 +11,12 @@ _SENDABLE: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
 def stripped(text: str | None) -> str | None:
-    """A token as it was meant: secrets that come from files often end in a line break. None for one that is empty."""
+    """A token without white space around it, because files often end in a line break. None if it is empty."""
     return (text or "").strip() or None
 
 
 def usable_token(text: str | None, *, place: str | None, model_id: str) -> str | None:
-    """A token that can be sent in a header, where it is one word; None if there is none.
+    """A token that can be sent in a header, where it is one word. None if there is none.
 
     Raises `PreflightFailed`, which says where the token comes from and never what it is.
     """

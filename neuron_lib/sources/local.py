@@ -1,4 +1,4 @@
-"""Model files that are already on this machine's disk. Blocking. Opens nothing outside the configured roots."""
+"""Model files on this machine's disk. Blocking. Opens nothing outside the configured roots."""
 
 import os
 import re
@@ -14,9 +14,9 @@ _FIRST_PART: Final = re.compile(r"(?P<stem>.*)-00001-of-(?P<count>[0-9]{5})\.ggu
 
 
 def find_local_model(path: str, *, roots: Sequence[Path], model_id: str) -> tuple[Path, ...]:
-    """Return the file `path`, and if its name is that of the first part of a split model, those of the other parts.
+    """The file `path`. If its name is that of the first part of a split model, the files of the other parts as well.
 
-    Raises `PreflightFailed` as `find_local_file` does, for each of them.
+    Raises `PreflightFailed` for each of them, like `find_local_file`.
     """
     first = find_local_file(path, roots=roots, model_id=model_id)
     match = _FIRST_PART.fullmatch(first.name)
@@ -26,10 +26,10 @@ def find_local_model(path: str, *, roots: Sequence[Path], model_id: str) -> tupl
 
 
 def find_local_file(path: str, *, roots: Sequence[Path], model_id: str) -> Path:
-    """Return the path of the regular file `path`, which must lie below one of `roots` once links are followed.
+    """The path of the regular file `path`. After all links it must be below one of `roots`.
 
-    The path stays as given: parts of a split model are found by their names, and the real ones may be hashes. Raises
-    `PreflightFailed`; outside the roots it does not tell whether the file exists.
+    The path itself is returned, because parts of a split model are found by their names, and the names behind links may
+    be hashes. Raises `PreflightFailed`. For a path outside the roots the error does not tell whether the file exists.
     """
     real = Path(os.path.realpath(path.replace("\0", "")))
     if not path.startswith("/") or "\0" in path:

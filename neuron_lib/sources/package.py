@@ -1,4 +1,4 @@
-"""Model files that come inside an installed Python package. Blocking. Runs none of the package's code."""
+"""Model files inside an installed Python package. Blocking. Runs none of the package's code."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
-from neuron_lib.sources.file_errors import file_error
+from neuron_lib.os_errors import file_error
 
 __all__ = ("find_package_file",)
 
@@ -15,7 +15,7 @@ _PLACE: Final = re.compile(r"(?P<package>[A-Za-z_][A-Za-z0-9_]*)/(?P<inner>[A-Za
 
 
 def find_package_file(place: str, *, model_id: str) -> Path:
-    """Return the path of the file `package/inner/path.gguf`, `package` being a top-level package.
+    """The path of the file `package/inner/path.gguf`. `package` is a top-level package.
 
     Raises `PreflightFailed` if the package is not installed or has no such file, `SourceUnavailable` while the host is
     out of descriptors or memory.
@@ -26,7 +26,7 @@ def find_package_file(place: str, *, model_id: str) -> Path:
         raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, problem, model_id=model_id)
     try:
         directories = _directories(match["package"])
-    except OSError as error:  # from reading a directory of `sys.path`
+    except OSError as error:  # a directory of `sys.path` cannot be read
         message = f"installed Python packages cannot be looked through: {error.strerror or error}"
         raise file_error(error, message, model_id=model_id) from error
     for directory in directories:
@@ -39,7 +39,7 @@ def find_package_file(place: str, *, model_id: str) -> Path:
 
 def _directories(package: str) -> list[Path]:
     try:
-        spec = find_spec(package)  # of a top-level name this finds, and does not import
+        spec = find_spec(package)  # a top-level package is found without being imported
     except (ImportError, ValueError):  # ValueError: a module that is loaded but has no spec, such as __main__
         return []
     return [Path(place) for place in (spec and spec.submodule_search_locations) or ()]

@@ -9,11 +9,13 @@ from msgspec import Struct
 __all__ = ("VARIANTS", "Tag", "bits_in_words", "bits_per_weight", "find_tag", "why_not_loadable")
 
 VARIANTS: Final = ("k", "m", "", "s", "l", "xl", "xxl", "xs", "xxs", "nl", "0", "1", "moe", "p", "t", "ss", "kv", "bn")
-"""Which member of a family to take first: K before the older 0 and 1, and of the sizes the middle one, which is what
-llama.cpp makes when a name ends without one (`""`): its Q4_K is Q4_K_M."""
+"""The order in which members of a family are taken: K before the older 0 and 1, and of the sizes the middle one first.
+
+llama.cpp makes the middle one if a name has no size (`""`): its Q4_K is Q4_K_M.
+"""
 
 _TAG: Final = re.compile(
-    r"(?<![a-z0-9])"  # or `f16` would find `bf16`, and `q4_0` would find `iq4_0`
+    r"(?<![a-z0-9])"  # otherwise `f16` would find `bf16`, and `q4_0` would find `iq4_0`
     r"(?:(?P<prefix>ud|i1)[-_. ]?)?"
     r"(?:(?P<format>i?q[1-8]|tq[1-8]|mxfp[468]|nvfp4|i2(?=[-_. ]?s)|tl[12])"
     r"(?P<variant>(?:[-_. ]?(?:kv|bn|[k01]))?(?:[-_. ]?(?:xxs|xs|ss|s|m|l|xl|xxl|nl|p|t|moe))?)"
@@ -26,7 +28,7 @@ _BITS_IN_WORDS: Final = re.compile(
     r"(?<![a-z0-9])(?:(?:int|fp|nf|w)[-_ ]?)?(?P<bits>[1-8]|16|32)(?:[-_ ]?bits?)?(?![a-z0-9])",
     re.IGNORECASE | re.ASCII,
 )
-"""As other engines spell their quantisations: `int4`, `8bit`, `fp8`."""
+"""The spelling of quantisations in other engines: `int4`, `8bit`, `fp8`."""
 _VARIANT: Final = re.compile(r"xxs|xxl|xs|xl|ss|nl|moe|kv|bn|[klmpst01]")
 
 _BITS: Final[Mapping[str, float]] = {
@@ -41,8 +43,10 @@ _BITS: Final[Mapping[str, float]] = {
     "tq4": 4.5, "tq3": 3.5, "tq2": 2.1, "tq1": 1.7, "i2": 2.0, "tl1": 1.7, "tl2": 1.7,
     "iq1": 2.0, "iq1_m": 2.2, "q1": 1.1,
 }  # fmt: skip
-"""About how many bits one weight takes in a whole file, by format and as much of the variant as changes something: what
-llama.cpp's quantizer makes of Llama 3.1 8B, whose embeddings and last layer have more bits than the rest."""
+"""Approximate bits of one weight in a whole file, by format and the part of the variant that matters.
+
+These are the numbers of llama.cpp's quantizer for Llama 3.1 8B, whose embeddings and last layer have more bits.
+"""
 
 _OF_A_FORK: Final = "is of a type that llama.cpp does not load; ik_llama.cpp does"
 _OF_BITNET: Final = "is of a type that llama.cpp does not load; bitnet.cpp does"
@@ -56,8 +60,8 @@ _UNKNOWN_TO_LLAMA_CPP: Final = frozenset({*(f"tq{bits}" for bits in range(3, 9))
 class Tag(Struct, frozen=True):
     """A quantisation as names spell it: `UD-Q4_K_XL` is (`ud`, `q4`, (`k`, `xl`)).
 
-    `prefix` tells who chose the bits and how: unsloth per layer (`ud`), mradermacher by measured importance (`i1`).
-    `layout` is an order of weights made for one kind of CPU (`Q4_0_4_8`, `IQ4_K_R4`).
+    `prefix` says who chose the bits and how: unsloth for each layer (`ud`), mradermacher by measured importance (`i1`).
+    `layout` is an order of weights for one kind of CPU (`Q4_0_4_8`, `IQ4_K_R4`).
     """
 
     text: str | None = None
@@ -68,9 +72,9 @@ class Tag(Struct, frozen=True):
 
 
 def find_tag(stem: str) -> tuple[Tag, str]:
-    """The quantisation that a name or a request means, and what else is in it."""
+    """The quantisation that a name or a request means, and the rest of the text."""
     tags = list(_TAG.finditer(stem))
-    # `m-Q4_K_M-f16` and `m.f16.q5` keep some tensors in 16 bits: the other tag is what the file is.
+    # `m-Q4_K_M-f16` and `m.f16.q5` keep some tensors in 16 bits. The other tag says what the file is.
     match = next((each for each in reversed(tags) if each["format"]), tags[-1] if tags else None)
     if match is None:
         return Tag(), stem
@@ -85,7 +89,7 @@ def find_tag(stem: str) -> tuple[Tag, str]:
 
 
 def bits_per_weight(tag: Tag) -> float | None:
-    """About how many bits the weights have; None for a tag that says nothing."""
+    """The approximate bits of a weight. None for a tag that does not say it."""
     for length in range(len(tag.variant), -1, -1):
         if (bits := _BITS.get("_".join((tag.format, *tag.variant[:length])))) is not None:
             return bits
@@ -93,13 +97,13 @@ def bits_per_weight(tag: Tag) -> float | None:
 
 
 def bits_in_words(text: str) -> float | None:
-    """The number of bits in a text that is no quant of GGUF, such as `int4` or `8-bit`; None if it names none."""
+    """The number of bits in a text that is no quant of GGUF, such as `int4` or `8-bit`. None if the text names none."""
     named = _BITS_IN_WORDS.search(text)
     return None if named is None else float(named["bits"])
 
 
 def why_not_loadable(tag: Tag) -> str | None:
-    """Why llama.cpp does not load what a file of this tag holds, to be read after its name; None if it does."""
+    """Why llama.cpp does not load a file with this tag, as a phrase to follow the file's name. None if it does."""
     if tag.layout.isdecimal():
         return _OF_THE_PAST
     if tag.format in {"i2", "tl1", "tl2"}:

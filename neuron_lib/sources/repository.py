@@ -1,4 +1,4 @@
-"""A repository on a hub as data: where it is, and what files it holds at one commit. Asks nobody and opens nothing."""
+"""A repository on a hub as data: where it is, and its files at one commit. Asks no hub and opens no file."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -14,17 +14,18 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _BLOB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\\]|^[A-Za-z]:")
-"""What would climb out on another system, what terminals obey, what turns a line of log around, and halves of
-characters, which no file name can hold."""
+"""Characters that leave a directory on another system, that control terminals, that change the direction of a line of
+the log, and halves of characters, which no file name can contain.
+"""
 _LONGEST_PATH: Final = 1024
 _LONGEST_PART: Final = 255
 
 
 class RepoFile(Struct, frozen=True):
-    """One file of a repository. `size` is in bytes, None where the listing does not say.
+    """One file of a repository. `size` is in bytes, None if the listing does not say it.
 
-    `blob` names the content: the SHA-256 of a file in large file storage, the git object id of any other, None where
-    the listing does not say.
+    `blob` is the name of the content: the SHA-256 of a file in large file storage, the git object id of any other file.
+    None if the listing does not say it.
     """
 
     path: str
@@ -33,24 +34,24 @@ class RepoFile(Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """The path for messages, cut."""
+        """The path for messages, cut to a length."""
         return one_line(self.path)
 
     @property
     def sha256(self) -> str | None:
-        """What the content must hash to, for a file in large file storage."""
+        """The hash that the content must have. None for a file outside large file storage."""
         return self.blob if self.blob is not None and _SHA256.fullmatch(self.blob) else None
 
 
 class KnownFile(RepoFile, frozen=True):
-    """A file of which size and blob are known, so that it can be fetched and checked."""
+    """A file with known size and blob, so that it can be fetched and checked."""
 
     size: int
     blob: str
 
 
 def known(file: RepoFile) -> KnownFile | None:
-    """The file as one that can be fetched; None unless the listing says everything, with a name fit for a blob."""
+    """The file as one that can be fetched. None unless the listing says everything, with a usable name of the blob."""
     if file.size is None or file.size < 0 or file.blob is None or not _BLOB.fullmatch(file.blob):
         return None
     return KnownFile(file.path, file.size, file.blob)
@@ -64,7 +65,7 @@ class Listing(Struct, frozen=True):
 
 
 class HubRepository(Struct, frozen=True, kw_only=True):
-    """One repository at one hub. `model_id` names it in errors; `auth_env` tells where the `token` came from."""
+    """One repository at one hub. `model_id` is its name in errors. `auth_env` says where the `token` comes from."""
 
     endpoint: str
     repo_id: str
@@ -79,12 +80,12 @@ class HubRepository(Struct, frozen=True, kw_only=True):
 
 
 def is_commit(revision: str) -> bool:
-    """Tell a commit, which never changes, from a branch or a tag, which may."""
+    """Whether a revision is a commit, which never changes. A branch or a tag may change."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def is_safe_path(path: str) -> bool:
-    """Tell whether a path that a hub names stays below the directory it is joined to, on any file system."""
+    """Whether a path from a hub stays below the directory that it is joined to, on every file system."""
     parts = path.split("/")
     return (
         len(path) <= _LONGEST_PATH

@@ -1,6 +1,6 @@
-"""Picks the GGUF files to load from the listing of a repository. Pure: files in, files or a refusal out.
+"""Chooses the GGUF files to load from the listing of a repository. Pure: files in, files or a refusal out.
 
-Reads names and sizes only. What a file really holds is for the header reader to say.
+Reads names and sizes only. The header reader checks the content of a file.
 """
 
 import re
@@ -22,9 +22,12 @@ _FORMATS: Final = (
     *("q3", "iq3", "q2", "iq2", "tq2", "iq1", "q1", "tq1"),
     *("bf16", "f16", "f32"),
 )
-"""What to take first where nothing is asked for. Four bits, because Q4_K_M is what llama.cpp, Ollama and LM Studio take
-and what most repositories have; then more bits, which cost memory, before fewer, which cost quality. Sixteen come
-last: twice the memory of Q8_0 for a difference that hardly shows."""
+"""The order in which formats are taken if none is asked for.
+
+Four bits come first: llama.cpp, Ollama and LM Studio take Q4_K_M, and most repositories have it. Then come more bits,
+which cost memory, and then fewer, which cost quality. Sixteen bits come last: twice the memory of Q8_0 for a difference
+that is hardly visible.
+"""
 
 _PART: Final = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf$", re.IGNORECASE)
 
@@ -40,10 +43,10 @@ _PIECE: Final = (
     r"\.gguf[-._]?(?:split|part|p)?[-._]?(?:a?[a-z]|[0-9]{1,5})(?:[-._]?of[-._]?[0-9]{1,5})?$"
     r"|[-._](?:split[-._]?a?[a-z]|part[-._]?[0-9]{1,3}[-._]?of[-._]?[0-9]{1,3})\.gguf$"
 )
-"""A file that was cut with other tools than llama.cpp's own, whose parts are GGUF files themselves."""
+"""A file that was cut with a tool other than llama.cpp's own, whose parts would be GGUF files themselves."""
 
 _PERHAPS: Final = re.compile(r"(?<![a-z0-9])(?:draft|eagle|mtp|embeddings?|heads?)(?![a-z0-9])")
-"""Words of helper files that are also in the names of whole models, so they count only beside something better."""
+"""Words of helper files that also occur in names of whole models. So they count only if there is something better."""
 
 _OTHER_WEIGHTS: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), words)
@@ -69,7 +72,7 @@ _USUAL_NAMES: Final = (
     "mradermacher/{name}-GGUF",
 )
 
-_LONGEST_QUANT: Final = 256  # no file name is longer, so no longer quant can match one
+_LONGEST_QUANT: Final = 256  # no file name is longer
 _MOST_NAMED: Final = 12
 _SHOWN_NAME: Final = 100
 _MOST_AVAILABLE: Final = 300
@@ -77,10 +80,10 @@ _LONGEST_AVAILABLE: Final = 200
 
 
 class Selection(Struct, frozen=True):
-    """The files of one model: one GGUF, or every part of a split one in order; the engine is given the first.
+    """The files of one model: one GGUF, or every part of a split one in order. The engine is given the first.
 
-    `quant` is the tag as the name spells it (`Q4_K_M`, `UD-Q4_K_XL`), None where the name has none. `missing` is the
-    first part that is not there, which only `list_models` lets through.
+    `quant` is the tag in the spelling of the name (`Q4_K_M`, `UD-Q4_K_XL`), None if the name has none. `missing` is the
+    first part that is not there. Only `list_models` returns models with a missing part.
     """
 
     files: tuple[RepoFile, ...]
@@ -89,14 +92,14 @@ class Selection(Struct, frozen=True):
 
 
 class _Name(Struct, frozen=True):
-    """A file name or a request, taken apart: its tag, and all other words in lower case between blanks."""
+    """A file name or a request, taken apart: its tag, and all other words in lower case with a blank around each."""
 
     tag: Tag
     words: str
 
 
 class _Candidate(Struct, frozen=True):
-    """One model of a repository; `missing` is the first part of a split one that is not listed."""
+    """One model of a repository. `missing` is the first part of a split model that is not listed."""
 
     name: _Name
     files: tuple[RepoFile, ...]
@@ -112,11 +115,11 @@ def select_gguf(
 ) -> Selection:
     """Choose among the `files` of a repository by `quant`: a tag, words of a file name, or both (`7b-q4_k_m`).
 
-    Case and the separators `_ - .` do not matter (`q4km` finds `Q4_K_M`); a tag must be whole (`f16` does not find
-    `bf16`) or name a family (`q4k` finds `Q4_K_M`, then `Q4_K_S`). Without a tag the best default is chosen that fits
-    into `room_bytes` of memory, or else the smallest file; a size that is not known counts as nothing.
-    What llama.cpp does not load, by its name, is never chosen.
-    Raises `PreflightFailed` (contract §3.4, §3.6).
+    Case and the separators `_ - .` do not matter (`q4km` finds `Q4_K_M`). A tag must be whole (`f16` does not find
+    `bf16`) or name a family (`q4k` finds `Q4_K_M`, then `Q4_K_S`). Without a tag the best default that fits into
+    `room_bytes` of memory is chosen, otherwise the smallest file. An unknown size counts as nothing. A file that
+    llama.cpp does not load, by its name, is never chosen. Raises `PreflightFailed`
+    (`docs/reference/wire-contract.md#choose-a-file`).
     """
     candidates = _candidates(files)
     if not candidates:
@@ -135,22 +138,22 @@ def select_gguf(
 
 
 def quant_of(path: str) -> str | None:
-    """The quantisation that a path names, as it spells it (`UD-Q4_K_XL`); None where it names none."""
+    """The quantisation in a path, in the spelling of the path (`UD-Q4_K_XL`). None if the path names none."""
     return _read(path).tag.text
 
 
 def has_quant(path: str, quant: str) -> bool:
-    """Tell whether `quant` could choose this file."""
+    """Whether `quant` could choose this file."""
     return _matches(_read(path), _read(quant))
 
 
 def list_models(files: Sequence[RepoFile]) -> tuple[Selection, ...]:
-    """Every model among the files, also those that lack a part."""
+    """Every model among the files, also models that lack a part."""
     return tuple(Selection(each.files, each.name.tag.text, each.missing) for each in _candidates(files))
 
 
 def _candidates(files: Sequence[RepoFile]) -> list[_Candidate]:
-    """The models among the files; a split one is one model, and never found by a later part alone."""
+    """The models among the files. A split model is one model, and a later part alone is none."""
     models: dict[tuple[str, int], dict[int, RepoFile]] = {}
     for file in sorted(files, key=lambda each: each.path):
         if not _is_gguf_model(file.path):
@@ -199,9 +202,9 @@ def _matches(name: _Name, wanted: _Name) -> bool:
 
 
 def _nearest_member(matches: list[_Candidate], asked: Tag) -> _Candidate:
-    """Return the very quant that is asked for, or the first of its family; plain before `UD-`.
+    """The quant that is asked for, otherwise the first of its family; plain before `UD-`.
 
-    Of two with the same tag the complete one, then the one with the shorter name.
+    Of two with the same tag the complete one is taken, then the one with the shorter name.
     """
 
     def order(each: _Candidate) -> tuple[object, ...]:
@@ -212,9 +215,9 @@ def _nearest_member(matches: list[_Candidate], asked: Tag) -> _Candidate:
 
 
 def _best_default(matches: list[_Candidate], room_bytes: int | None) -> _Candidate:
-    """Return the first in the order of preference that fits, or the smallest.
+    """The first in the order of preference that fits, otherwise the smallest.
 
-    What is behind a `UD-` name differs from model to model, so the plain file of the same tag goes first.
+    Files named `UD-` differ from model to model, so the plain file of the same tag goes first.
     """
 
     def order(each: _Candidate) -> tuple[object, ...]:
@@ -228,8 +231,9 @@ def _best_default(matches: list[_Candidate], room_bytes: int | None) -> _Candida
 
 
 def _fits(weights_bytes: int, room_bytes: int) -> bool:
-    # A fifth stays free for the KV cache and the compute buffers. Llama 3.1 8B at Q4_K_M is the measure: beside 4.6 GiB
-    # of weights, 8192 tokens of context take 1 GiB (32 layers, 8 heads of 128, K and V in 16 bits), the buffers 0.3.
+    # A fifth stays free for the KV cache and the compute buffers. This was measured for Llama 3.1 8B at Q4_K_M: beside
+    # 4.6 GiB of weights, 8192 tokens of context take 1 GiB (32 layers, 8 heads of 128, K and V in 16 bits), and the
+    # buffers 0.3.
     return weights_bytes * 5 <= room_bytes * 4
 
 
@@ -247,7 +251,7 @@ def _tie_break(candidate: _Candidate) -> tuple[object, ...]:
 
 
 def _nothing_to_load(files: Sequence[RepoFile], model_id: str) -> PreflightFailed:
-    # A path that is not safe may be as long as a hub likes, and hold whatever moves a terminal.
+    # An unsafe path may be as long as a hub likes, and may control a terminal.
     paths = sorted(file.path for file in files if is_safe_path(file.path))
     if "model_index.json" in paths:
         message = f"{model_id} is a diffusion pipeline; this engine needs a language model as a GGUF file"
@@ -280,7 +284,7 @@ def _unloadable(candidate: _Candidate) -> str:
 
 
 def _suggestions(model_id: str) -> tuple[str, ...]:
-    """Where GGUF files of a model usually are, its own publisher first."""
+    """The usual names of repositories with GGUF files of a model, its own publisher first."""
     org, _, name = public_id(model_id).partition("/")
     name = _REPACKED.sub("", name)
     return tuple(dict.fromkeys(usual.format(org=org, name=name) for usual in _USUAL_NAMES))
@@ -309,7 +313,7 @@ def _not_found(
 
 
 def _why_unusable(files: Sequence[RepoFile], candidates: Sequence[_Candidate], wanted: _Name) -> str | None:
-    """Why what is there of the wanted quant is of no use; None if there is nothing of it."""
+    """Why the existing files of the wanted quant cannot be used. None if there are no such files."""
     for each in candidates:
         if why_not_loadable(each.name.tag) and _matches(each.name, wanted):
             return _unloadable(each)
@@ -321,7 +325,9 @@ def _why_unusable(files: Sequence[RepoFile], candidates: Sequence[_Candidate], w
 
 
 def _nearest(candidates: Sequence[_Candidate], request: str) -> str | None:
-    """The tag with about as many bits as the request; for a request that is no quant, the one spelled most like it."""
+    """The tag with about as many bits as the request. If the request is not a quant, the tag with the most similar
+    spelling.
+    """
     tags = {each.name.tag.text.lower(): each.name.tag for each in candidates if each.name.tag.text}
     bits = bits_per_weight(_read(request).tag) or bits_in_words(request)
 
@@ -329,7 +335,7 @@ def _nearest(candidates: Sequence[_Candidate], request: str) -> str | None:
         own = bits_per_weight(tags[text])
         if bits is None or own is None:
             return _edit_distance(text, request.lower()), text
-        # Of two as near as each other the plain one of a usual kind.
+        # Of two equally near tags the plain one of a usual kind is taken.
         return round(abs(own - bits), 1), (tags[text].prefix, _variant_order(tags[text].variant), text)
 
     return min(tags, key=distance, default=None)
@@ -345,7 +351,7 @@ def _shown(name: str) -> str:
 
 
 def _edit_distance(left: str, right: str) -> int:
-    """How many insertions, deletions and replacements of single characters turn one into the other."""
+    """The number of insertions, deletions and replacements of single characters that turn one text into the other."""
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
         previous, row = row, [i]

@@ -1,7 +1,7 @@
 """Turns a `ModelSpec` into checked files on disk: finds the place, looks into the cache, has the rest fetched.
 
-Decides nothing about hardware or engines, and runs everything that blocks in worker threads. What is in the cache is
-used as it is: with everything there, no hub is asked and no socket opened.
+Decides nothing about hardware or engines. Runs everything that blocks in worker threads. Cached files are used as they
+are: if all files are cached, no hub is asked and no socket is opened.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig, hub_endpoint
 from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
-from neuron_lib.exhaustion import is_exhausted
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.logs import get_logger
+from neuron_lib.os_errors import is_exhausted
 from neuron_lib.shown import clip
 from neuron_lib.sources.fetch_line import FetchLine
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
@@ -43,7 +43,7 @@ T = TypeVar("T")
 _HUB_CANNOT_SAY: Final = frozenset(
     {PreflightKind.REPO_FETCH_FAILED, PreflightKind.REPO_NOT_FOUND, PreflightKind.GATED_REPO}
 )
-"""Refusals after which an older copy in the cache is better than nothing."""
+"""Refusals of a hub after which an older copy in the cache is used."""
 
 
 class LocalModel(Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class LocalModel(Struct, frozen=True, kw_only=True):
 
 
 class ModelStore:
-    """Everything models can be fetched from. Lives as long as the process; holds no open resource."""
+    """Finds and fetches models from all sources. Lives as long as the process. Holds no open resource."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class ModelStore:
         environ: Mapping[str, str],
         ends_with_thread: bool = False,
     ) -> None:
-        """Take from `environ` what concerns hubs (contract §3.2, `hub_environment`), as it is now.
+        """Take the variables about hubs from `environ`, as they are now (`hub_environment`).
 
-        Where no source is called `huggingface` there is one all the same, at `HF_ENDPOINT` or the public hub, with the
-        token of this user. `hf_cache` is the cache of every source that names none. `ends_with_thread` is that of
-        `run_fetch`. Raises `ConfigError` for an `HF_ENDPOINT` that is no address.
+        If no source is called `huggingface`, one is added, at `HF_ENDPOINT` or the public hub, with the token of this
+        user. `hf_cache` is the cache of every source that names none. `ends_with_thread` is passed to `run_fetch`.
+        Raises `ConfigError` for an `HF_ENDPOINT` that is no address.
         """
         self._entries = {public_id(entry.id): entry for entry in entries}
         self._default_source = default_source
@@ -99,12 +99,11 @@ class ModelStore:
     ) -> LocalModel:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 
-        A `[[models]]` entry for the public id, or else for the id without its quant, goes before every hub.
+        A `[[models]]` entry for the public id, or otherwise for the id without its quant, overrides every hub.
         `room_bytes` is the memory that a default quant should fit into. With `refresh` the hub is asked for the newest
-        commit even if an older one is here. At most `max_fetches` downloads run at once; the others wait in order and
-        report their `queue_position`. A model that is in the cache does not wait for downloads. Cancelling ends a
-        running fetch. Raises `LoadFailed` kinds, or
-        `SourceUnavailable` when a retry may help.
+        commit even if an older one is cached. At most `max_fetches` downloads run at once. The others wait in order and
+        report their `queue_position`. A model that is cached does not wait for downloads. Cancelling ends a running
+        fetch. Raises kinds of `LoadFailed`, or `SourceUnavailable` if another try may help.
         """
         report(LoadProgress(stage=LoadStage.RESOLVING))
         reference = parse_reference(spec.model_id)
@@ -120,16 +119,16 @@ class ModelStore:
         return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template)
 
     async def is_cached(self, model_id: str) -> bool:
-        """Tell whether a load could do without any hub; False also for ids that mean nothing here. Asks nobody."""
+        """Whether a load would need no hub. False also for ids without a meaning here. Asks no hub."""
         try:
             return await _in_thread(lambda: self._is_here(model_id), model_id)
-        except SourceUnavailable:  # it cannot be said now
+        except SourceUnavailable:  # this is not known now
             return False
 
     async def capabilities(self, model_id: str) -> tuple[str, ...] | None:
-        """What the files of a model that is here say it can do; nothing for files that are no model. Asks no hub.
+        """What a cached model can do, by its files. Empty for files that are not a model. Asks no hub.
 
-        None for a model that is not here, and while it cannot be said.
+        None for a model that is not cached, and while this cannot be found out.
         """
         try:
             return await _in_thread(lambda: self._capabilities(model_id), model_id)
@@ -138,11 +137,11 @@ class ModelStore:
 
     @property
     def cache_dirs(self) -> Mapping[str, Path]:
-        """Where each source caches."""
+        """The cache of each source."""
         return self._caches
 
     def repository(self, model_id: str) -> HubRepository | None:
-        """The repository behind an id; None for a model whose place is on this machine. Raises `LoadFailed` kinds."""
+        """The repository behind an id. None for a model from this machine. Raises kinds of `LoadFailed`."""
         reference = parse_reference(model_id)
         entry = self._entry(reference)
         return self._repository(reference, entry) if entry.path is None and entry.package is None else None
@@ -160,7 +159,7 @@ class ModelStore:
             return ()
 
     def _first_file(self, model_id: str) -> Path | None:
-        """The file that a load would begin with, if it could do without any hub."""
+        """The file with which a load would begin, if the load would need no hub."""
         try:
             reference = parse_reference(model_id)
             entry = self._entry(reference)
@@ -169,7 +168,7 @@ class ModelStore:
             if paths is not None:
                 return paths[0]
             repository = self._repository(reference, entry)
-        except (LoadFailed, SourceUnavailable):  # the latter: it cannot be said now
+        except (LoadFailed, SourceUnavailable):  # the latter: not known now
             return None
         listing = _first_fit([list_cached(repository)], quant, None, repository.model_id)
         if listing is None:
@@ -177,9 +176,9 @@ class ModelStore:
         return snapshot_path(repository_folder(repository), listing.commit, listing.files[0].path)
 
     def quant(self, model_id: str, asked: str | None = None) -> str | None:
-        """The quant that an id means, or that is `asked` beside it; None leaves it to the best default.
+        """The quant that an id means, or the one `asked` for beside it. None leaves the choice to the best default.
 
-        Raises `LoadFailed` kinds, also for two that contradict each other.
+        Raises kinds of `LoadFailed`, also if the two contradict each other.
         """
         reference = parse_reference(model_id)
         return self._quant(reference, self._entry(reference), asked)
@@ -196,7 +195,7 @@ class ModelStore:
         return known or ModelEntry(id=reference.repo_id)
 
     def _find_here(self, entry: ModelEntry) -> tuple[Path, ...] | None:
-        """Return the files of an entry whose place is on this machine; None for one that is on a hub."""
+        """The files of an entry with a place on this machine. None for an entry on a hub."""
         if entry.package is not None:
             return (find_package_file(entry.package, model_id=entry.id),)
         if entry.path is not None:
@@ -211,7 +210,7 @@ class ModelStore:
             known = ", ".join(sorted(self._sources))
             message = f"model {target.repo_id!r}: there is no source {clip(scheme)!r}; configured: {known}"
             raise UnknownSource(message, model_id=target.repo_id, source=scheme)
-        # Read anew for each model: who logs in, or is given another token, needs no other daemon.
+        # Read for each model, so that a new login or another token needs no restart.
         token = source_token(source, self._environ)
         if scheme == HUB_SCHEME and not self._has_own_hub:
             token = hub_token(self._environ)
@@ -234,7 +233,7 @@ class ModelStore:
         refresh: bool,
         report: ProgressReporter,
     ) -> tuple[Path, ...]:
-        """Use what the cache has, else ask the hub, else use what the cache has of an earlier commit."""
+        """Use the cache, otherwise ask the hub, otherwise use an earlier commit from the cache."""
 
         def find(*, anywhere: bool = False) -> Listing | None:
             cached = list_snapshots(repository_folder(repository)) if anywhere else [list_cached(repository)]
@@ -266,7 +265,7 @@ class ModelStore:
         except (SourceUnavailable, PreflightFailed) as failure:
             if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
                 raise
-            # A revision that was asked for by name is that one or none.
+            # A revision that was asked for by name is never replaced.
             listing = await _in_thread(partial(find, anywhere=repository.revision == "main"), repository.model_id)
             if listing is None:
                 raise
@@ -277,14 +276,16 @@ class ModelStore:
     async def _verify(
         self, repository: HubRepository, listing: Listing, *, report: ProgressReporter
     ) -> tuple[Path, ...]:
-        """Have hashed what was not hashed since it was written; a file that is wrong is deleted, and refused."""
+        """Hash the files that were not hashed since they were written. A wrong file is deleted, and the load is
+        refused.
+        """
         folder = repository_folder(repository)
         doubtful = await _in_thread(
             lambda: tuple(f for f in listing.files if not is_verified(folder, f)), repository.model_id
         )
         if doubtful:
             order = FetchOrder(
-                repository=msgspec.structs.replace(repository, token=None),  # no hub is asked
+                repository=msgspec.structs.replace(repository, token=None),  # no hub is asked, so no token is needed
                 limits=self._limits,
                 listing=msgspec.structs.replace(listing, files=doubtful),
             )
@@ -292,7 +293,9 @@ class ModelStore:
         return tuple(snapshot_path(folder, listing.commit, file.path) for file in listing.files)
 
     async def _run_fetch(self, order: FetchOrder, report: ProgressReporter) -> Fetched:
-        """Wait for a place in the line, without a process, then fetch. What is only hashed has a line of its own."""
+        """Wait for a place in the line, without a process, and then fetch. Files that are only hashed have a line of
+        their own.
+        """
         downloads = order.listing is None
         line = self._downloads if downloads else self._checks
         stage = LoadStage.RESOLVING if downloads else LoadStage.VERIFYING
@@ -319,22 +322,22 @@ class ModelStore:
 def _first_fit(
     listings: Iterable[Listing | None], quant: str | None, room_bytes: int | None, model_id: str
 ) -> Listing | None:
-    """The files to load from the first of `listings` that has them all; None if none has."""
+    """The files to load from the first of `listings` that has all of them. None if none has."""
     for listing in listings:
         if listing is not None:
             try:
                 selection = select_gguf(listing.files, quant=quant, model_id=model_id, room_bytes=room_bytes)
-            except PreflightFailed:  # the hub may know more, or say better what is wrong
+            except PreflightFailed:  # the hub may know more, or give a better reason
                 continue
             return msgspec.structs.replace(listing, files=selection.files)
     return None
 
 
 def _require_quant(file: str, quant: str, *, is_in_id: bool, model_id: str) -> None:
-    """Where a model is one file, a quant cannot choose; it must be that of the file.
+    """Check the quant of a model that is one file. It cannot choose, so it must be that of the file.
 
-    The name of the file may leave open which quant it is. Then a quant beside the id is taken to be the right one, and
-    one in the id is not, because it would be published.
+    The name of the file may not say which quant it is. Then a quant beside the id is believed. A quant in the id is
+    not, because it would be published.
     """
     if not has_quant(file, quant) and (is_in_id or quant_of(file) is not None):
         raise PreflightFailed(
@@ -352,7 +355,9 @@ def _read_template(entry: ModelEntry) -> str | None:
 
 
 async def _in_thread(work: Callable[[], T], model_id: str) -> T:
-    """Raises `SourceUnavailable`, about `model_id`, while this host is out of threads."""
+    """Run a blocking function in a worker thread. Raises `SourceUnavailable`, about `model_id`, while this host has no
+    threads.
+    """
     try:
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Reads the chat template that an operator keeps in a file. Blocking. Does not look at what the text means."""
+"""Reads the chat template that an operator keeps in a file. Blocking. Does not parse the text."""
 
 import os
 import stat
@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Final
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
-from neuron_lib.sources.file_errors import file_error
+from neuron_lib.os_errors import file_error
 
 __all__ = ("MAX_TEMPLATE_BYTES", "read_chat_template")
 
 MAX_TEMPLATE_BYTES: Final = 1 << 20
-"""Room for all the characters a template may have, whatever they are."""
+"""Enough bytes for the most characters that a template may have, whatever they are."""
 
 
 def read_chat_template(path: Path, *, model_id: str) -> str:
-    """Return the text of `path`, the `chat_template` of that model.
+    """The text of `path`, the `chat_template` of that model.
 
-    Raises `PreflightFailed`, which names the key; `SourceUnavailable` while the host is out of descriptors or memory.
+    Raises `PreflightFailed`, which names the key, and `SourceUnavailable` while the host is out of descriptors or
+    memory.
     """
     try:
         with open(path, "rb", opener=_open) as file:
@@ -36,7 +37,7 @@ def read_chat_template(path: Path, *, model_id: str) -> str:
 
 
 def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # without which opening a named pipe would wait for a writer
+    return os.open(path, flags | os.O_NONBLOCK)  # or opening a named pipe would wait
 
 
 def _refusal(path: Path, problem: str, model_id: str) -> PreflightFailed:

@@ -1,4 +1,5 @@
-"""Pure text machines: prompt templates on the way in, stop strings, reasoning and tool calls on the way out.
+"""Text in, text out: prompt templates on the way in; stop strings, reasoning and tool calls on the way out.
 
-Nothing here knows a model, a clock or a wire format. Import the modules by name: only `chat_template` costs Jinja.
+All modules are pure: they know no model, no clock and no wire format. Import them by name, because only `chat_template`
+imports Jinja, which is slow.
 """

@@ -1,8 +1,8 @@
-"""Renders a model's own chat template. The only door to Jinja.
+"""Renders a model's own chat template. The only module that imports Jinja's templates.
 
-A template comes with the model file and is foreign code: it runs in Jinja's immutable sandbox, without a loader,
-with bounds on its size, its output and the operators that make much out of little. It can still burn time and memory,
-so render where rendering can be killed.
+A template comes with the model file and is foreign code. It runs in Jinja's immutable sandbox, without a loader. Its
+size, its output and the operators that make large values from small ones are bounded. It can still take time and
+memory, so it must be rendered where a rendering can be killed.
 """
 
 import json
@@ -33,14 +33,14 @@ CHATML: Final = """\
     {{- '<|im_start|>assistant\\n' -}}
 {%- endif -%}
 """
-"""The template of a model that has none."""
+"""The template that replaces the missing template of a model without one."""
 
 MAX_SOURCE_CHARS: Final = 256 * 1024
 MAX_OUTPUT_CHARS: Final = 8 * 1024 * 1024
 
 _MAX_DATE_PATTERN_CHARS: Final = 256
 _DATE_AND_TIME: Final = "%b %d %Y %H:%M:%S"
-"""What the few templates expect that read `datetime`."""
+"""The format of `datetime`, which a few templates read."""
 _SEARCHING: Final = frozenset(
     ("endswith", "find", "partition", "removeprefix", "removesuffix", "rpartition", "rsplit", "split", "startswith")
 )
@@ -61,21 +61,29 @@ _CUTTING: Final = frozenset(
 
 
 class ChatTemplate:
-    """A compiled template. Immutable; lives as long as its model, and any number of renderings may use it."""
+    """A compiled template. Immutable. Lives as long as its model. Any number of renderings may use it, one after
+    another.
+    """
 
     __slots__ = ("_context", "_max_output_chars", "_template", "cutters", "searched", "words")
 
     words: Final[frozenset[str]]
-    """The texts and the names of attributes in its source: all keys that it may read of a message are among them."""
+    """The texts and the names of attributes in the source. All keys of a message that the template may read are among
+    them.
+    """
     cutters: Final[tuple[str, ...]]
-    """The texts at which it may cut a content, or which it may take out of one."""
+    """The texts at which the template may cut a content, or which it may remove from one."""
     searched: Final[tuple[str, ...]]
-    """The texts that it looks for in a content to tell its parts."""
+    """The texts that the template searches for in a content to find the parts of the content."""
 
     def __init__(
         self, source: str, *, bos_token: str, eos_token: str, max_output_chars: int = MAX_OUTPUT_CHARS
     ) -> None:
-        """Compile `source`; raises `TemplateFailed` if it is too long or is no template."""
+        """Compile `source`. Raises `TemplateFailed` if it is longer than `MAX_SOURCE_CHARS` or is not a template.
+
+        `bos_token` and `eos_token` are the texts of these tokens, which templates read. A prompt may have
+        `max_output_chars`.
+        """
         if len(source) > MAX_SOURCE_CHARS:
             raise TemplateFailed(
                 f"the chat template has {len(source)} characters; {MAX_SOURCE_CHARS} are allowed",
@@ -89,7 +97,7 @@ class ChatTemplate:
             self.cutters = tuple(sorted(set(_arguments_of(syntax, _CUTTING))))
             self.searched = tuple(sorted({*_arguments_of(syntax, _SEARCHING), *_members(syntax)}))
             self._template = Template.from_code(sandbox, sandbox.compile(syntax), sandbox.make_globals(None))
-        except Exception as exc:  # the compiler, too, runs foreign text: RecursionError, MemoryError, SyntaxError …
+        except Exception as exc:  # foreign text can fail anywhere here: RecursionError, MemoryError, SyntaxError …
             raise TemplateFailed("the chat template cannot be compiled") from exc
         self._context = {"bos_token": bos_token, "eos_token": eos_token, "add_generation_prompt": True}
         self._max_output_chars = max_output_chars
@@ -103,11 +111,12 @@ class ChatTemplate:
         arguments: Literal["object", "text"] = "object",
         now: Callable[[], datetime],
     ) -> str:
-        """The prompt for `messages`, which stay as they are; raises `TemplateFailed` with the cause.
+        """The prompt for `messages`. The messages are not changed. Raises `TemplateFailed` with the cause.
 
-        `template_kwargs` go over the defaults (`add_generation_prompt` is true) but not over messages and tools.
-        The arguments of earlier tool calls are given as objects or as JSON text. `now` answers a template that asks
-        for the date.
+        `template_kwargs` override the defaults (`add_generation_prompt` is true), but not the messages and the tools.
+        The arguments of earlier tool calls are given to the template as objects or as JSON text. `now` is called for a
+        template that asks for the date. Blocks: a rendering may take seconds, and only a signal or the end of the
+        process stops it.
         """
         today = now()
         context = {
@@ -140,7 +149,9 @@ def _date(now: datetime, pattern: str) -> str:
 
 
 class _NoContent(str):
-    """The content of a message that has none: empty text to a template that writes it, null to one that asks."""
+    """The content of a message without one. Templates that write it get an empty text. The test `is none` is true for
+    it.
+    """
 
     __slots__ = ()
 
@@ -153,13 +164,15 @@ def _is_none(value: object) -> bool:
 
 
 def _readable(message: Mapping[str, Any], arguments: Literal["object", "text"]) -> dict[str, Any]:
-    """A copy of `message` as templates expect it: no nulls, and tool-call arguments in the wanted form."""
+    """A copy of `message` as templates expect it: without nulls, and with tool-call arguments in the wanted form."""
     readable = {"content": _NO_CONTENT, **{key: value for key, value in message.items() if value is not None}}
     return with_arguments(readable, arguments)
 
 
 def with_arguments(message: Mapping[str, Any], form: Literal["object", "text"]) -> dict[str, Any]:
-    """A copy of `message` with the arguments of its tool calls in this form; what cannot have it stays."""
+    """A copy of `message` with the arguments of its tool calls in this form. Arguments that cannot have the form are
+    kept.
+    """
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return dict(message)
@@ -168,7 +181,9 @@ def with_arguments(message: Mapping[str, Any], form: Literal["object", "text"]) 
 
 
 def _with_object_arguments(call: Any) -> Any:
-    """The tool call with `function.arguments` parsed from JSON text; anything else stays (wire contract §1.8)."""
+    """The tool call with `function.arguments` parsed from JSON text. Templates read objects; the text of OpenAI's
+    clients made them fail. A text that is not a JSON object is kept.
+    """
     match call:
         case {"function": {"arguments": str(text)} as function}:
             try:
@@ -181,7 +196,7 @@ def _with_object_arguments(call: Any) -> Any:
 
 
 def _with_text_arguments(call: Any) -> Any:
-    """The tool call with `function.arguments` as JSON text; text stays as it was sent."""
+    """The tool call with `function.arguments` as JSON text. A text is kept as it was sent."""
     match call:
         case {"function": {"arguments": dict(arguments)} as function}:
             return {**call, "function": {**function, "arguments": json.dumps(arguments, ensure_ascii=False)}}
@@ -198,7 +213,7 @@ def _words(syntax: nodes.Template) -> Iterator[str]:
 
 
 def _arguments_of(syntax: nodes.Template, names: frozenset[str]) -> Iterator[str]:
-    """The texts that methods and filters of these names are given."""
+    """The constant texts that are passed to methods and filters of these names."""
     for node in syntax.find_all((nodes.Call, nodes.Filter)):
         match node:
             case nodes.Call(node=nodes.Getattr(attr=name)) | nodes.Filter(name=name) if name in names:
@@ -210,7 +225,7 @@ def _arguments_of(syntax: nodes.Template, names: frozenset[str]) -> Iterator[str
 
 
 def _members(syntax: nodes.Template) -> Iterator[str]:
-    """The texts that it asks of whether they are in something."""
+    """The constant texts on the left side of `in`."""
     for node in syntax.find_all(nodes.Compare):
         if isinstance(node.expr, nodes.Const) and isinstance(node.expr.value, str) and node.ops[0].op == "in":
             yield node.expr.value

@@ -1,11 +1,11 @@
-"""Keeps control tokens out of what people write: their spelling in a message stays text, whatever the template does.
+"""Keeps control tokens out of messages: the spelling of a token in a message stays text, whatever the template does.
 
-Before a chat is rendered, one character of each spelling in it is replaced by a stand-in, a character that the chat
-does not have. The template trims, cuts and joins such texts like any others, but what it makes of them spells no
-token. In the prompt the real control tokens are those that the template wrote. They are where the prompt may be cut,
-so that the parts with stand-ins can be read without control tokens, and the others as ever.
+Before a chat is rendered, one character of each such spelling is replaced by a stand-in. A stand-in is a character that
+the chat does not contain. The template trims, cuts and joins such texts like any others, but the results spell no
+token. So all control tokens in the prompt were written by the template. The prompt is cut at them. The parts that
+contain stand-ins are tokenized without control tokens, and the other parts in the usual way.
 
-Pure; knows texts, and of the vocabulary only how its tokens are spelled.
+Pure. Knows texts, and of the vocabulary only the spelling of its tokens.
 """
 
 import re
@@ -18,68 +18,71 @@ __all__ = ("ControlTexts", "Disguise", "Piece", "Strips")
 
 _Trie: TypeAlias = dict[str, Any]
 _Marks: TypeAlias = dict[tuple[str, tuple[str, ...]], list[int]]
-"""The places of `ControlTexts.marks` in each text, with what is allowed there."""
+"""For each text and its allowed control texts: the positions that `ControlTexts.marks` found."""
 _END: Final = ""
-"""The key in a trie that says that a text ends there."""
+"""The key in a trie that says that a text ends at this node."""
 _NEVER: Final = r"(?!)"
 """A pattern that nothing matches."""
 _DEEPEST: Final = 64
-"""Characters of a control token that are told apart one by one."""
+"""The number of first characters of a control token for which the trie has a level each."""
 _NUMBER: Final = re.compile(r"\d")
 _SHORTEST_NUMBERED: Final = 4
 _PART: Final = 1 << 15
 
 _STAND_INS: Final = tuple(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF8FF))))
-"""Characters without a meaning; those that Unicode promises never to give one come first."""
+"""Characters without a meaning. The first ones will never get a meaning, as Unicode promises."""
 _ANY_STAND_IN: Final = re.compile("[\ufdd0-\ufdef\ue000-\uf8ff]|\\\\u(?:fd|[ef])", re.IGNORECASE)
 
 _C_SPACE: Final = " \t\n\v\f\r"
-"""What the tokenizer takes for white space beside a token that strips it."""
+"""The characters that the tokenizer takes for white space beside a token that strips white space."""
 
 
 class Strips(NamedTuple):
-    """On which sides a token swallows white space."""
+    """On which sides a control token removes white space."""
 
     left: bool = False
     right: bool = False
 
 
 class Piece(NamedTuple):
-    """A part of a prompt. In one that `is_foreign` nothing spells a control token of the template."""
+    """A part of a prompt. If `is_foreign`, no control token is in it, whatever it spells."""
 
     text: str
     is_foreign: bool
 
 
 class ControlTexts:
-    """How the control tokens of a vocabulary are spelled. Immutable; lives as long as its model."""
+    """The spellings of the control tokens of a vocabulary. Immutable. Lives as long as its model."""
 
     __slots__ = ("_beginnings", "_cores", "_exact", "_longest_core", "_strips")
 
     def __init__(self, strips: Mapping[str, Strips]) -> None:
-        """`strips` has every text that the vocabulary reads as a control token; none is empty."""
+        """`strips` has every text that the vocabulary reads as a control token. None of the texts is empty."""
         self._strips: Final = dict(strips)
         self._exact: Final = re.compile(_longest_of(_trie(strips)))
-        # What people write is also found in other case and without the space around it: a template may change both.
+        # Spellings are also found in another case and without the white space around them, because a template may
+        # change both.
         cores = [core for text in strips if (core := _core(text))]
         self._cores: Final = _trie(cores)
         self._longest_core: Final = max(map(len, cores), default=0)
         self._beginnings: Final[dict[tuple[str, ...], re.Pattern[str]]] = {}
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where control tokens stand in `text`, as start and end, in order."""
+        """The start and the end of each control token in `text`, in order."""
         return (match.span() for match in self._exact.finditer(text))
 
     def marks(self, text: str, *, allowed: tuple[str, ...], cutters: tuple[str, ...]) -> list[int]:
-        """The places in a text of a chat that must not stay as they are.
+        """The positions in a text of a chat at which a character must be replaced.
 
-        They are the beginnings of control tokens, and of what becomes one when something behind it is taken away: the
-        rest of the text, white space, or one of `cutters`. Where one of `allowed` begins there is none.
+        They are the beginnings of control tokens. They are also the beginnings of texts that become a control token if
+        something behind them is removed: the rest of the text, white space, or one of `cutters`. A position at which
+        one of `allowed` begins is not marked.
         """
         pattern = self._beginnings.get(cutters)
         if pattern is None:
             pattern = self._beginnings[cutters] = _beginning_of(self._cores, cutters)
-        # A search lets no other thread run, so a long text is searched in parts. The pattern looks so far ahead:
+        # A search holds the interpreter lock, so a long text is searched in parts. The pattern looks `ahead` characters
+        # beyond a part.
         ahead = self._longest_core + max(map(len, cutters), default=0) + 1
         places: list[int] = []
         for start in range(0, len(text), _PART):
@@ -89,13 +92,14 @@ class ControlTexts:
         return [place for place in places if not text.startswith(allowed, place)] if allowed else places
 
     def strips(self, text: str) -> Strips:
-        """How the control token spelled `text` treats white space."""
+        """On which sides the control token spelled `text` removes white space. Raises `KeyError` for another text."""
         return self._strips[text]
 
 
 def _core(text: str) -> str:
-    """What of a control token's text must not be written. Of numbered tokens, of which there are thousands, what is
-    before the number.
+    """The part of a control token's text that must not be written: in small letters, without white space around it.
+
+    There are thousands of numbered tokens. Of these it is the part before the number.
     """
     core = text.strip().lower()[:_DEEPEST]
     before = _NUMBER.split(core, maxsplit=1)[0]
@@ -103,7 +107,7 @@ def _core(text: str) -> str:
 
 
 def _trie(texts: Iterable[str]) -> _Trie:
-    """The texts by their characters; what is behind the first `_DEEPEST` of them counts as one."""
+    """The texts by their characters. Everything behind the first `_DEEPEST` characters is one key."""
     root: _Trie = {}
     for text in texts:
         node = root
@@ -114,7 +118,7 @@ def _trie(texts: Iterable[str]) -> _Trie:
 
 
 def _longest_of(trie: _Trie) -> str:
-    """A pattern for the longest text of the trie; for nothing if it has none."""
+    """A pattern for the longest text of the trie. A trie without texts gives a pattern that nothing matches."""
     longest_first = sorted(trie.items(), key=lambda item: -len(item[0]))
     branches = [re.escape(char) + _longest_of(below) for char, below in longest_first if char != _END]
     if not branches:
@@ -123,7 +127,7 @@ def _longest_of(trie: _Trie) -> str:
 
 
 def _beginning_of(trie: _Trie, cutters: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for the first character of a text of the trie, or of what may become one: see `ControlTexts.marks`."""
+    """A pattern for the first character of each text that `ControlTexts.marks` must find."""
     cut = "|".join((r"\s", r"\Z", *map(re.escape, cutters)))
 
     def rest(node: _Trie) -> str:
@@ -137,19 +141,20 @@ def _beginning_of(trie: _Trie, cutters: Iterable[str]) -> re.Pattern[str]:
 
 @dataclass(slots=True, frozen=True)
 class Disguise:
-    """The stand-ins of one chat. Lives as long as its request."""
+    """The stand-ins of one chat. Immutable. Lives as long as the request."""
 
     controls: ControlTexts
     stand_ins: Mapping[str, str]
-    """Character to what stands for it."""
+    """For each replaced character its stand-in."""
 
     @classmethod
     def of(
         cls, controls: ControlTexts, chat: Sequence[tuple[Any, tuple[str, ...]]], *, cutters: tuple[str, ...]
     ) -> "tuple[list[Any], Disguise] | None":
-        """The values of `chat` with stand-ins, and what they stand for; None if nothing in them spells a token.
+        """The values of `chat` with stand-ins, and the disguise. None if no value spells a control token.
 
-        Each value comes with the control texts that it may contain. `cutters` are texts that the template cuts at.
+        Each value comes with the control texts that it may contain. `cutters` are texts at which the template cuts
+        contents.
         """
         marks: _Marks = {}
         for value, allowed in chat:
@@ -165,7 +170,7 @@ class Disguise:
         return [disguise._put_on(value, allowed, marks) for value, allowed in chat], disguise
 
     def _put_on(self, value: Any, allowed: tuple[str, ...], marks: _Marks) -> Any:
-        """`value` with a stand-in for every place that must not stay as it is."""
+        """A copy of `value` with a stand-in at every marked position."""
         match value:
             case str():
                 places = marks[value, allowed]
@@ -185,18 +190,20 @@ class Disguise:
                 return value
 
     def reveal(self, prompt: str) -> str:
-        """The prompt as people wrote it."""
+        """The prompt with the original characters."""
         prompt = self._decoded(prompt)
         for original, char in self.stand_ins.items():
             prompt = prompt.replace(char, original)
         return prompt
 
     def pieces(self, prompt: str) -> list[Piece]:
-        """The prompt in parts, each without stand-ins. What is foreign lies between control tokens of the template."""
+        """The prompt in parts, with the original characters. A foreign part lies between two control tokens of the
+        template.
+        """
         prompt = self._decoded(prompt)
         worn = re.compile("|".join(self.stand_ins.values()))
         pieces: list[Piece] = []
-        begin = settled = 0  # of the plain part that grows, and of the text not yet looked at
+        begin = settled = 0  # `begin` of the current plain part; everything before `settled` has been searched
         left = Strips()
         for start, end in (*self.controls.find(prompt), (len(prompt), len(prompt))):
             right = self.controls.strips(prompt[start:end]) if end > start else Strips()
@@ -214,7 +221,7 @@ class Disguise:
         return pieces
 
     def _decoded(self, prompt: str) -> str:
-        """The prompt with its stand-ins as characters, where the template has written some as JSON escapes."""
+        """The prompt in which stand-ins are characters again if the template has written them as JSON escapes."""
         for char in self.stand_ins.values():
             prompt = prompt.replace(f"\\u{ord(char):04x}", char)
         return prompt
@@ -237,7 +244,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _taken(text: str) -> Iterator[str]:
-    """The stand-ins that must not be used beside `text`: those in it, and those that it spells as JSON escapes."""
+    """The characters that must not be stand-ins beside `text`: those in it and those that it spells as JSON escapes."""
     if _ANY_STAND_IN.search(text) is None:
         return
     yield from text

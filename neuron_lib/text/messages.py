@@ -1,4 +1,4 @@
-"""Messages as clients send them, in the form that a chat template shows. Pure: the facts decide."""
+"""Brings messages of clients into the form that a chat template can show. Pure: the template's facts decide."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,17 +17,17 @@ _LONGEST_TYPE: Final = 40
 
 
 def fit_messages(messages: Sequence[Mapping[str, Any]], facts: TemplateFacts) -> list[dict[str, Any]]:
-    """The messages for a template with these facts; those given stay as they are.
+    """The messages for a template with these facts. The given messages are not changed.
 
-    Nothing is added that nobody sent. What changes is a role that the template does not know, the form of a content,
-    of the arguments of tool calls and of reasoning, and, for a template without system messages, their place.
+    No text is added that no client sent. These things may change: a role that the template does not know; the form of a
+    content, of tool-call arguments and of reasoning; and the place of system messages that the template does not take.
     """
     fitted = [_fit(message, facts) for message in messages]
     return _with_system_in_place(fitted, facts)
 
 
 def has_text_arguments(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether some tool call carries its arguments as text, as OpenAI's clients do."""
+    """Whether some tool call has its arguments as text, as OpenAI's clients send them."""
     return any(
         isinstance(function.get("arguments"), str)
         for message in messages
@@ -49,24 +49,24 @@ def _fit(message: Mapping[str, Any], facts: TemplateFacts) -> dict[str, Any]:
         fitted["tool_calls"] = fitted.get("tool_calls") or [{"type": "function", "function": dict(call)}]
     calls = fitted.get("tool_calls")
     if isinstance(calls, Sequence) and not calls:
-        del fitted["tool_calls"]  # templates ask whether the key is there
+        del fitted["tool_calls"]  # templates test whether the key exists
     elif isinstance(calls, list):
         fitted["tool_calls"] = [_fit_call(call) for call in calls]
     return _with_reasoning(fitted, facts, thoughts=_thoughts(message.get("content")))
 
 
 def _thoughts(content: Any) -> str:
-    """What the parts of type `thinking` say."""
+    """The texts of the parts of type `thinking`, joined."""
     parts = content if isinstance(content, list) else []
     thoughts = (part for part in parts if isinstance(part, Mapping) and part.get("type") == "thinking")
     return "\n".join(filter(None, (_text(part.get("thinking")) for part in thoughts)))
 
 
 def _with_reasoning(message: dict[str, Any], facts: TemplateFacts, *, thoughts: str) -> dict[str, Any]:
-    """The message with its reasoning under the name, or as the part, that the template reads.
+    """The message with its reasoning under the key, or in the part, that the template reads.
 
-    `thoughts` are the reasoning of a message that has it in parts. Where the template refuses reasoning beside a text
-    and tool calls, the text is put behind the reasoning.
+    `thoughts` is the reasoning of a message that has it in parts. If the template refuses reasoning beside a text and
+    tool calls, the text is appended to the reasoning.
     """
     key = facts.reasoning_key
     names = _REASONING_KEYS if key is None else (key, *_REASONING_KEYS)
@@ -85,7 +85,7 @@ def _with_reasoning(message: dict[str, Any], facts: TemplateFacts, *, thoughts: 
 
 
 def _fit_call(call: Any) -> Any:
-    """The tool call with arguments for a function that takes none, where it has none that say anything."""
+    """The tool call with `{}` as arguments if its arguments are empty or missing."""
     match call:
         case {"function": {"name": _, **function}}:
             arguments = function.get("arguments")
@@ -104,13 +104,13 @@ def _fit_content(role: object, content: Any, facts: TemplateFacts) -> Any:
     if not isinstance(content, list | tuple):
         return content
     if role in facts.part_roles:
-        words = facts.words if facts.reads_thinking_parts else facts.words - {"thinking"}  # else it is a key's name
+        words = facts.words if facts.reads_thinking_parts else facts.words - {"thinking"}  # it is only a key's name
         return list(_parts(content, knows=words.__contains__))
     return "".join(part["text"] for part in _parts(content, knows=lambda _type: False))
 
 
 def _parts(parts: Sequence[Any], *, knows: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
-    """The parts that a template can show: texts, whatever has a text, and the types that it knows."""
+    """The parts that a template can show: texts, parts with a text, and parts of a type that the template knows."""
     for part in parts:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if isinstance(part, str):
@@ -130,8 +130,9 @@ def _parts(parts: Sequence[Any], *, knows: Callable[[str], bool]) -> Iterator[di
 def _with_system_in_place(messages: Sequence[dict[str, Any]], facts: TemplateFacts) -> list[dict[str, Any]]:
     """The messages with system texts where the template takes them.
 
-    Those at the head become one, where it takes no more. Others it does not take go before what the next user says. If
-    no user comes they go behind the user's text that is the last message, or to a user of their own.
+    If the template takes one system message only, those at the beginning become one. A system text that the template
+    does not take is put before the text of the next user message. If no user message follows, it is put behind the last
+    user message, or becomes a user message of its own.
     """
     count = next((i for i, message in enumerate(messages) if message.get("role") not in _SYSTEM), len(messages))
     head, rest = messages[:count], messages[count:]
@@ -154,7 +155,7 @@ def _with_system_in_place(messages: Sequence[dict[str, Any]], facts: TemplateFac
                 waiting.clear()
             case _:
                 placed.append(message)
-    if waiting and placed and placed[-1].get("role") == "user":  # some templates refuse two users in a row
+    if waiting and placed and placed[-1].get("role") == "user":  # some templates refuse two user messages in a row
         content = _joined(placed[-1].get("content"), "\n" + "\n".join(waiting))
         placed[-1] = {**placed[-1], "content": content}
     elif waiting:
@@ -163,7 +164,7 @@ def _with_system_in_place(messages: Sequence[dict[str, Any]], facts: TemplateFac
 
 
 def _joined(*contents: Any) -> Any:
-    """One content of several: a list of parts if one of them is a list."""
+    """One content made of several: a list of parts if one of them is a list, otherwise a text."""
     if any(isinstance(content, list) for content in contents):
         return [part for content in contents for part in _as_parts(content)]
     return "".join(map(_text, contents))

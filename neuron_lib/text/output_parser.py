@@ -1,4 +1,4 @@
-"""Turns the text a model writes into answer, reasoning and tool calls. Owns the state of one reply; does no I/O."""
+"""Splits the text of a reply into answer, reasoning and tool calls. Owns the state of one reply; does no I/O."""
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -11,19 +11,20 @@ from neuron_lib.types import ReasoningDelta, TextDelta, ToolCall
 __all__ = ("OutputEvent", "OutputParser")
 
 _MOST_INSIDE: Final = 4
-"""Markers that may be part of a value in one block: each of them has the block looked at once more."""
+"""The most markers in one block that are taken for a part of a value. For each the block is parsed once more."""
 
 OutputEvent: TypeAlias = TextDelta | ReasoningDelta | ToolCall
 
 
 class OutputParser:
-    """Reads one reply from its first character to its last: `feed` each piece, then `finish` once.
+    """Reads one reply from its first character to its last: `feed` each piece, then `finish` once. Lives as long as the
+    reply.
 
-    `reasoning` and `tool_call` are the marker pairs of the model, None where it has none. With `include_thinking`
-    the reasoning is part of the answer, inside its literal markers. A tool-call block that is not understood stays what
-    it is part of, answer or reasoning, markers included; one that is understood ends the reasoning that it is in. Where
-    the reply ends in a block without its end, the block may still be understood. White space between a removed block
-    and the answer after it is dropped. No event is ever empty (wire contract §1.8).
+    `reasoning` and `tool_call` are the marker pairs of the model, None if it has none. With `include_thinking` the
+    reasoning is part of the answer, inside its markers. A tool-call block that is not understood stays text of the
+    answer or the reasoning around it, with its markers. A block that is understood ends the reasoning around it. If the
+    reply ends inside a block, the block may still be understood. White space between a removed block and the answer
+    after it is dropped. No event is empty.
     """
 
     __slots__ = (
@@ -65,36 +66,37 @@ class OutputParser:
         self._held = ""
         self._body = ""
         self._skips_space = False
-        # Of a tool-call block: whether reasoning is around it, and the markers in it that were part of a value.
+        # Of a tool-call block: whether it is inside reasoning; the first marker in it that was taken for a part of a
+        # value; and the number of such markers.
         self._is_in_thought = False
         self._first_inside: tuple[int, str] | None = None
         self._inside = 0
-        # Whether the end of reasoning is still to come, although a call has ended it.
+        # A call has ended the reasoning, and the closing marker of the reasoning may still come.
         self._drops_close = False
-        # The block the reply is in; None is the answer itself.
+        # The block in which the reply is now. None is the answer itself.
         self._block = reasoning if starts_in_reasoning else None
-        # A prompt that opened the block wrote the marker, so the reader of the reply has not seen it.
+        # The prompt may have opened the reasoning. Then the reader of the reply has not seen the opening marker yet.
         self._owed_marker = self._block.open if self._block is not None else ""
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether what was fed so far ends inside a reasoning block."""
+        """Whether the text so far ends inside a reasoning block."""
         return self._block is not None and self._block is self._reasoning
 
     @property
     def may_owe_text(self) -> bool:
-        """Whether some of what was fed is held back and may still become part of the answer."""
+        """Whether some text is held back that may still become part of the answer."""
         if self.in_reasoning or (self._block is not None and self._is_in_thought):
             return self._include_thinking and bool(self._held or self._body)
         return self._block is not None or bool(self._held)
 
     @property
     def tool_calls_seen(self) -> int:
-        """How many tool calls were understood."""
+        """The number of tool calls that were understood."""
         return self._tool_calls_seen
 
     def feed(self, text: str) -> list[OutputEvent]:
-        """Take more of the reply; returns what it settles, in order."""
+        """Add more text of the reply. Returns the events that are certain now, in order."""
         if not text:
             return []
         if not self._openers:
@@ -102,7 +104,7 @@ class OutputParser:
         return self._read(self._held + text)
 
     def finish(self) -> list[OutputEvent]:
-        """The reply is over; returns what was held back."""
+        """End the reply. Returns the events for all text that was held back."""
         events: list[OutputEvent] = []
         self._take_held(events)
         while self._block is not None and self._block is self._tool_call:
@@ -113,7 +115,7 @@ class OutputParser:
                 events += self._read(self._refuse_block("", events))
                 self._take_held(events)
         if self.in_reasoning and self._include_thinking and not self._owed_marker:
-            assert self._reasoning is not None  # it is in there
+            assert self._reasoning is not None  # `in_reasoning` says so
             _append_text(events, self._reasoning.close)
         return events
 
@@ -133,7 +135,7 @@ class OutputParser:
         self._take_text(held, events)
 
     def _tags(self) -> Sequence[str]:
-        """The tags that mean something at this point of the reply."""
+        """The tags that have a meaning at this point of the reply."""
         block, reasoning, tool_call = self._block, self._reasoning, self._tool_call
         if block is None:
             return (*self._openers, reasoning.close) if self._drops_close and reasoning else tuple(self._openers)
@@ -160,7 +162,7 @@ class OutputParser:
             events.append(ReasoningDelta(text))
 
     def _take_tag(self, tag: str, events: list[OutputEvent]) -> str:
-        """Go where the tag leads; returns what must be read again."""
+        """Process a tag. Returns the text that must be read again."""
         if self._block is None:
             self._leave_answer(tag, events)
         elif self._block is self._reasoning:
@@ -170,7 +172,7 @@ class OutputParser:
         return ""
 
     def _leave_answer(self, tag: str, events: list[OutputEvent]) -> None:
-        self._block = self._openers.get(tag)  # none for an end that is dropped
+        self._block = self._openers.get(tag)  # None if the tag is a closing marker that is dropped
         self._drops_close = self._drops_close and self._block is self._tool_call
         self._skips_space = self._skips_space or self._block is None
         if self.in_reasoning and self._include_thinking:
@@ -186,7 +188,7 @@ class OutputParser:
         self._skips_space = not self._include_thinking
 
     def _leave_call(self, tag: str, events: list[OutputEvent]) -> str:
-        assert self._block is not None  # it is the block that is left
+        assert self._block is not None  # the caller has checked this
         if self._inside < _MOST_INSIDE and ends_inside_value(self._body):
             self._inside += 1
             self._first_inside = self._first_inside or (len(self._body), tag)
@@ -199,8 +201,8 @@ class OutputParser:
         return ""
 
     def _refuse_block(self, tag: str, events: list[OutputEvent]) -> str:
-        """The block that `tag` ends is no call, so it ends at the first tag in it; returns what is behind that."""
-        assert self._tool_call is not None  # there was such a block
+        """The block that `tag` ends is not a call. It ends at the first tag in it. Returns the text behind that tag."""
+        assert self._tool_call is not None  # a block was open
         body, again = self._body, ""
         if self._first_inside is not None:
             place, first = self._first_inside
@@ -240,13 +242,13 @@ class OutputParser:
 
 
 def _without_beginning(tag: str, body: str) -> str:
-    """`body` without the beginning of `tag` that it may end with."""
+    """`body` without the beginning of `tag` at its end."""
     lengths = (length for length in range(len(tag) - 1, 0, -1) if body.endswith(tag[:length]))
     return body[: len(body) - next(lengths, 0)]
 
 
 def _append_text(events: list[OutputEvent], text: str) -> None:
-    """Add to the answer; neighbours become one event, because each costs its reader a message."""
+    """Add text to the answer. Adjacent texts become one event, because each event costs its reader a message."""
     match events:
         case [*_, TextDelta(text=earlier)]:
             events[-1] = TextDelta(earlier + text)

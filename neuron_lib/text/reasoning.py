@@ -1,4 +1,4 @@
-"""The marker pairs models put around their reasoning, and whether a prompt leaves such a block open."""
+"""The pairs of markers around reasoning, and whether a prompt leaves a block of reasoning open. Pure."""
 
 from typing import Final
 
@@ -12,13 +12,15 @@ REASONING_MARKERS: Final = (
     Markers("<thought>", "</thought>"),
     Markers("<reasoning>", "</reasoning>"),
 )
-"""In the order to try (wire contract §1.8): a model has the first pair whose halves are both single tokens."""
+"""In the order in which they are tried. A model has the first pair of which both halves are single tokens of its
+vocabulary. The gateway's clients rely on these pairs (`docs/reference/wire-contract.md#reasoning-and-tool-calls`).
+"""
 
 
 def prompt_opens_reasoning(prompt: str, markers: Markers) -> bool:
     """Whether the rendered `prompt` makes the reply start inside a reasoning block.
 
-    Only a marker at the very end counts, white space aside. Searching further back would let a user who merely
-    writes about the marker turn the whole answer into reasoning.
+    Only a marker at the very end counts, without white space behind it. If the whole prompt were searched, a user who
+    writes about the marker would turn the whole answer into reasoning.
     """
     return prompt.rstrip().endswith(markers.open)

@@ -1,4 +1,6 @@
-"""Ends a reply at the first stop string, wherever the tokens cut it. Lets text go as soon as no stop can claim it."""
+"""Ends a reply at the first stop string, however the text is cut into tokens. Holds back text that may begin a stop
+string.
+"""
 
 from collections.abc import Sequence
 
@@ -8,10 +10,10 @@ __all__ = ("StopStrings",)
 
 
 class StopStrings:
-    """Watches one reply. Lives as long as that reply; `stops` must not contain an empty string.
+    """Watches the text of one reply. Lives as long as that reply. `stops` must not contain an empty string.
 
-    The stop string completed first ends the reply, and of those completed by the same character the longest. What
-    comes out is the same however the text was cut into pieces.
+    The reply ends at the stop string that is completed first. If one character completes several, the longest counts.
+    The result does not depend on how the text was cut into pieces.
     """
 
     __slots__ = ("_held", "_stops")
@@ -24,11 +26,11 @@ class StopStrings:
 
     @property
     def hit(self) -> bool:
-        """Whether a stop string was found; all text after it is dropped."""
+        """Whether a stop string was found. All text after it is dropped."""
         return self._held is None
 
     def feed(self, text: str) -> str:
-        """Take more of the reply; returns the part that is safe to show now, which may be empty."""
+        """Add more text of the reply. Returns the part that is certain to be shown, which may be empty."""
         if self._held is None:
             return ""
         if not self._stops:
@@ -38,7 +40,7 @@ class StopStrings:
         return before
 
     def finish(self) -> str:
-        """The reply is over; returns what was held back in case a stop string had begun in it."""
+        """End the reply. Returns the text that was held back because a stop string might have begun in it."""
         held = self._held or ""
         if not self.hit:
             self._held = ""

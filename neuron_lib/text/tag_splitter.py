@@ -1,7 +1,7 @@
-"""Finds literal tags in text that arrives in pieces. Decides only where to cut; what a tag means is its caller's.
+"""Finds literal tags in text that arrives in pieces. Decides only where to cut. The caller knows what a tag means.
 
-The rule that makes every caller independent of how the text was cut up on its way: the tag whose *last* character
-comes first wins, and no character that may still become part of a tag is let go.
+Two rules make the result independent of how the text was cut into pieces. The tag whose *last* character comes first
+wins. Characters that may still become part of a tag are held back.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,17 @@ __all__ = ("Cut", "Markers", "cut_at_tag")
 
 
 class Markers(Struct, frozen=True):
-    """The two tags around a block; both are non-empty and differ."""
+    """The two tags around a block. Both are non-empty, and they differ."""
 
     open: str
     close: str
 
 
 class Cut(NamedTuple):
-    """`before` is settled text, `tag` the tag found behind it, `rest` what follows and has not been looked at.
+    """`before` is the text in front of the tag, `tag` the tag that was found, `rest` the text behind it, which is not
+    searched yet.
 
-    Without a tag, `rest` is the shortest end of the text that must wait because a tag may have begun in it.
+    Without a tag, `rest` is the shortest end of the text that must be held back because a tag may begin in it.
     """
 
     before: str
@@ -31,10 +32,10 @@ class Cut(NamedTuple):
 
 
 def cut_at_tag(text: str, tags: Sequence[str]) -> Cut:
-    """Cut `text` at the first complete one of `tags` (non-empty strings, at least one)."""
+    """Cut `text` at the first complete one of `tags`. There must be at least one tag, and none may be empty."""
     found = [(start + len(tag), start) for tag in tags if (start := text.find(tag)) >= 0]
     if found:
-        # Of tags completed by the same character the longest has the smallest start.
+        # If several tags are completed by the same character, the longest has the smallest start.
         end, start = min(found)
         return Cut(text[:start], text[start:end], text[end:])
     settled = len(text) - _unsettled_chars(text, tags)

@@ -1,6 +1,6 @@
-"""What a chat template does with the messages it gets, found out by rendering a few short chats with it.
+"""What a chat template does with messages, found out by rendering a few short chats with it.
 
-A template says nowhere what it can. What it raises on, or leaves out, it cannot show.
+A template does not declare what it can show. If it raises on a message, or leaves it out, it cannot show it.
 """
 
 import re
@@ -23,7 +23,7 @@ _MARK: Final = "zqmarkqz"
 _NAME: Final = "zqfunctionqz"
 _KEY: Final = "zqkeyqz"
 _AS_DATA: Final = re.compile(rf"""['"]text['"]: ?['"]{_MARK}""")
-"""A part that is written as an object, where its text was meant."""
+"""Matches a part that was written as an object although its text was meant."""
 _TOOLS: Final[Sequence[Mapping[str, Any]]] = (
     {
         "type": "function",
@@ -38,14 +38,15 @@ _TOOLS: Final[Sequence[Mapping[str, Any]]] = (
 
 @dataclass(slots=True, frozen=True)
 class TemplateFacts:
-    """What messages must look like for one template. Immutable; lives as long as the template.
+    """The form that messages must have for one template. Immutable. Lives as long as the template.
 
-    It may take system messages, several at the head, and more after other messages; so with a developer's, where it
-    knows developers. `text_roles` and `part_roles` are the roles whose content it shows as one text, and as a list of
-    parts. `reasoning_key` is the name under which it reads the reasoning of earlier turns, None if it reads none or,
-    with `reads_thinking_parts`, reads it in parts of type `thinking`. In a turn that calls tools it may refuse
-    reasoning beside a text. `words` and `cutters` are those of the template; `searched` is what it searches contents
-    for to find reasoning.
+    - `takes_system`, `takes_two_systems`, `takes_later_system`: whether the template takes a system message, several at
+      the beginning, and more after other messages. The same holds for developer messages if it knows developers.
+    - `text_roles`, `part_roles`: the roles whose content it shows as one text, and as a list of parts.
+    - `reasoning_key`: the key under which it reads the reasoning of earlier turns. None if it reads none, or if it
+      reads reasoning in parts of type `thinking` (`reads_thinking_parts`).
+    - `takes_reasoning_beside_text`: whether a turn with tool calls may have both.
+    - `words`, `cutters`: those of the template. `searched`: what it searches contents for to find reasoning.
     """
 
     knows_developer: bool = False
@@ -65,18 +66,21 @@ class TemplateFacts:
 
     @property
     def shows_results(self) -> bool:
-        """Whether the results of tools are shown."""
+        """Whether the template shows the results of tools."""
         return "tool" in self.text_roles | self.part_roles
 
     @classmethod
     def of_source(cls, template: ChatTemplate) -> Self:
-        """What is known without rendering: messages reach the template as they are sent."""
+        """The facts without a rendering. With these, messages reach the template as they are sent."""
         searched = tuple(filter(_ABOUT_REASONING.search, template.searched))
         return cls(words=template.words, cutters=template.cutters, searched=searched)
 
 
 def template_facts(template: ChatTemplate, *, is_for_tools: bool = False) -> TemplateFacts:
-    """The facts of `template`. One that `is_for_tools` is only ever used with some. Renders two dozen chats."""
+    """The facts of `template`. Renders about two dozen chats, so it blocks for some time.
+
+    With `is_for_tools` all chats have tools, for a template that is used only for requests with tools.
+    """
     return _Probe(template, _TOOLS if is_for_tools else ()).facts()
 
 
@@ -94,7 +98,7 @@ class _Probe:
         self._wants_parts = not self._shows_text("user") and self._shows_parts("user")
         if not (self._wants_parts or self._shows_text("user")):
             return unknown
-        self._arguments = self._form_of_arguments()  # first, for the chats with tool calls below
+        self._arguments = self._form_of_arguments()  # first, because the chats below have tool calls
         knows_developer = "developer" in self._template.words and self._shows("developer")
         others = ("system", "developer") if knows_developer else ("system",)
         key = self._shown_reasoning_key()
@@ -117,7 +121,7 @@ class _Probe:
         )
 
     def _render(self, *messages: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
-        """The prompt; "" if the template cannot render it."""
+        """The prompt, or "" if the template cannot render it."""
         try:
             return self._template.render(
                 messages,
@@ -133,7 +137,7 @@ class _Probe:
         return {"role": role, "content": content, **more}
 
     def _called(self, arguments: object, **more: Any) -> tuple[Mapping[str, Any], ...]:
-        """A chat with a tool call, up to its result."""
+        """A chat with a tool call, up to the result of the call."""
         call = {"id": "zq1234567", "type": "function", "function": {"name": _NAME, "arguments": arguments}}
         result = {"tool_call_id": "zq1234567", "name": _NAME}
         asked = {"role": "assistant", "content": None, "tool_calls": [call], **more}
@@ -157,7 +161,9 @@ class _Probe:
         return self._shows_text(role) or self._shows_parts(role)
 
     def _shows_second(self, role: str, *, is_later: bool) -> bool:
-        """Whether it shows a message of `role` behind a system message, or behind a turn after that, and both."""
+        """Whether both are shown: a system message, and a message of `role` after it, or after one more turn if
+        `is_later`.
+        """
         before = [self._say("system", _NAME), *(self._chat_with("assistant", "Ho")[:2] if is_later else ())]
         forms = (_MARK, [{"type": "text", "text": _MARK}])
         prompts = (self._render(*before, {"role": role, "content": form}, self._say("user", "Hi")) for form in forms)
@@ -172,7 +178,9 @@ class _Probe:
         return _MARK in prompt and _NAME + _KEY in prompt and _AS_DATA.search(prompt) is None
 
     def _form_of_arguments(self) -> Literal["object", "text"]:
-        """The form in which arguments are shown as JSON. Objects go first: most templates write them so themselves."""
+        """The form in which arguments are shown as JSON. Objects are tried first, because most templates write them as
+        JSON.
+        """
         prompt = self._render(*self._called({_KEY: _MARK}))
         if _MARK in prompt and f"'{_KEY}'" not in prompt:
             return "object"
@@ -201,7 +209,9 @@ class _Probe:
         return _MARK in prompt and _NAME in prompt and "'type'" not in prompt
 
     def _takes_beside_text(self, reasoning_key: str) -> bool:
-        """Whether a turn with tool calls may have a text and reasoning; also true if it may have no reasoning."""
+        """Whether a turn with tool calls may have a text and reasoning. Also true if such a turn may have no reasoning
+        at all.
+        """
         thought = {reasoning_key: _MARK}
         both = thought | self._say("assistant", "Ho")
         return bool(self._render(*self._called({_KEY: "a"}, **both)) or not self._render(*self._called({}, **thought)))

@@ -1,6 +1,7 @@
-"""How much a chat template may make: each operation is checked before it runs, the memory of all watched.
+"""Bounds what a chat template may make. Each operation is checked before it runs, and the memory of all together is
+watched.
 
-Knows values, and nothing of templates but that they call methods, filters and operators.
+Knows values and that templates call methods, filters and operators. Knows nothing else of templates.
 """
 
 import re
@@ -34,37 +35,37 @@ __all__ = (
 )
 
 MAX_TEXT_CHARS: Final = 8 << 20
-"""Of one text that a template makes."""
+"""The most characters of one text that a template makes."""
 MAX_ITEMS: Final = 2 << 20
-"""Of one list that a template makes."""
+"""The most items of one list that a template makes."""
 _MAX_INSIDE: Final = 1 << 20
-"""Items inside a value that is written or compared, at all levels."""
+"""The most items, at all levels, inside a value that is written or compared."""
 _MAX_PRODUCT_ITEMS: Final = 1 << 20
 _MAX_GROWTH_BYTES: Final = 512 << 20
-"""Of the memory of this process while it renders, beyond the most that it had before."""
+"""How much the memory of this process may grow during a rendering, beyond the most that it had before."""
 _LOOK_AFTER_BYTES: Final = 16 << 20
-"""Made by the template, after which the memory is looked at."""
+"""After the template has made this much, the memory of the process is read."""
 _MAX_NUMBER_BITS: Final = 4096
 _MAX_DIGITS: Final = 4096
 _MAX_PRECISION: Final = 100
 _BYTES_OF_A_PIECE: Final = 64
-"""Of what a list holds, beside the text itself; also the length assumed for what is no text."""
+"""Estimated bytes of an item of a list, without the text itself. Also the assumed length of a value without text."""
 
 _WIDE_PERCENT: Final = re.compile(r"%(\([^)]*\))?[#0\- +]*(\*|\d{4,}|\d*\.(\*|\d{4,}))")
 _WIDE_BRACE: Final = re.compile(r":[^{}]*(\d{4,}|\{)")
 
 
 class TooLarge(Exception):
-    """A template makes too much out of what it has."""
+    """A template makes too much of its input."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the template computes something too large with {what}")
 
 
 class Allowance:
-    """The memory that one rendering may take; lives as long as that.
+    """The memory that one rendering may take. Lives as long as the rendering.
 
-    Most of what a template makes it drops at once, so what counts is how much this process grows meanwhile.
+    A template drops most of what it makes at once. So the growth of the process counts, and not the sum of all values.
     """
 
     __slots__ = ("_most_before", "_unseen")
@@ -74,7 +75,7 @@ class Allowance:
         self._unseen = 0
 
     def take(self, size: int) -> None:
-        """Count `size` bytes that the template makes. Raises `TooLarge` once it has filled too much memory."""
+        """Count `size` bytes that the template makes. Raises `TooLarge` once the process has grown too much."""
         self._unseen += size
         if self._unseen < _LOOK_AFTER_BYTES:
             return
@@ -84,7 +85,7 @@ class Allowance:
 
 
 def _most_resident_bytes() -> int:
-    """The most memory that this process ever had."""
+    """The most memory that this process has had so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
@@ -93,7 +94,7 @@ _allowance: Final[ContextVar[Allowance | None]] = ContextVar("allowance", defaul
 
 @contextmanager
 def spending(allowance: Allowance) -> Iterator[None]:
-    """What templates make within the block is taken from `allowance`."""
+    """Values that templates make within the block count for `allowance`."""
     token = _allowance.set(allowance)
     try:
         yield
@@ -102,9 +103,9 @@ def spending(allowance: Allowance) -> Iterator[None]:
 
 
 def weigh(value: object, *, what: str = "a value", chars_per_level: int = 0) -> None:
-    """Raise if `value` is too much to be written or compared, with everything inside it counted each time it is there.
+    """Raise `TooLarge` if `value` is too large to be written or compared. Every occurrence of an inner value counts.
 
-    `chars_per_level` is what writing an item costs for each level that it is below the top.
+    `chars_per_level` is the number of characters that an item costs for each level that it is below the top.
     """
     if isinstance(value, str) or not isinstance(value, Collection):
         return
@@ -128,7 +129,7 @@ def weigh(value: object, *, what: str = "a value", chars_per_level: int = 0) -> 
 
 
 def charge(value: Any) -> Any:
-    """`value`, after its size is taken from the allowance of this rendering."""
+    """Return `value` after its size was taken from the allowance of this rendering. Raises `TooLarge`."""
     if isinstance(value, str):
         if len(value) > MAX_TEXT_CHARS:
             raise TooLarge("a text")
@@ -145,12 +146,12 @@ def charge(value: Any) -> Any:
 
 
 def joined_chars(pieces: Iterable[object]) -> int:
-    """About how long the pieces are together."""
+    """The approximate length of all pieces together, in characters."""
     return sum(len(piece) if isinstance(piece, str) else _BYTES_OF_A_PIECE for piece in pieces)
 
 
 def is_affordable(operator: str, left: object, right: object) -> bool:
-    """Whether the result of an intercepted operator has a harmless size."""
+    """Whether the result of an intercepted operator has an acceptable size."""
     match operator, left, right:
         case "%", str(), _:
             _check_fields(left, _WIDE_PERCENT, "%", right)
@@ -169,12 +170,12 @@ def is_affordable(operator: str, left: object, right: object) -> bool:
 
 
 def check_format(pattern: str, values: object) -> None:
-    """Refuse what `str.format` would make too much of."""
+    """Raise `TooLarge` for a `str.format` whose result would be too large."""
     _check_fields(pattern, _WIDE_BRACE, "{", values)
 
 
 def _check_fields(pattern: str, too_wide: re.Pattern[str], opener: str, values: object) -> None:
-    """Refuse to fill `values` into `pattern` where a width, or all fields together, make too much of it."""
+    """Raise `TooLarge` if a width in `pattern`, or all `values` together, would make a too large text."""
     weigh(values, what="a format")
     longest = joined_chars(_leaves(values))
     if too_wide.search(pattern) or len(pattern) + pattern.count(opener) * longest > MAX_TEXT_CHARS:
@@ -182,7 +183,7 @@ def _check_fields(pattern: str, too_wide: re.Pattern[str], opener: str, values: 
 
 
 def _leaves(values: object) -> Iterator[object]:
-    """The values inside lists and objects; keys count as values."""
+    """The values inside lists and objects. Keys count as values."""
     if isinstance(values, Mapping):
         yield from values
         values = tuple(values.values())
@@ -194,19 +195,19 @@ def _leaves(values: object) -> Iterator[object]:
 
 
 def check_width(_text: str, width: object = 0, *_rest: object, **_named: object) -> None:
-    """Refuse a text padded to more than a template can need."""
+    """Raise `TooLarge` for a padding that no template needs."""
     if isinstance(width, int) and width > _MAX_PRODUCT_ITEMS:
         raise TooLarge("a width")
 
 
 def check_tabs(text: str, tabsize: object = 8) -> None:
-    """Refuse tabs that become too many spaces."""
+    """Raise `TooLarge` if tabs become too many spaces."""
     if isinstance(tabsize, int) and text.count("\t") * tabsize > MAX_TEXT_CHARS:
         raise TooLarge("tabs")
 
 
 def check_replacement(text: str, old: object = "", new: object = "", count: object = -1) -> None:
-    """Refuse replacing `old` by `new` where the text grows too much."""
+    """Raise `TooLarge` if replacing `old` by `new` makes the text too long."""
     if not (isinstance(old, str) and isinstance(new, str)):
         return
     times = text.count(old)
@@ -217,41 +218,41 @@ def check_replacement(text: str, old: object = "", new: object = "", count: obje
 
 
 def check_join(separator: str, pieces: object = ()) -> None:
-    """Refuse a text of all pieces that is too long."""
+    """Raise `TooLarge` if the joined text is too long."""
     if isinstance(pieces, Collection) and joined_chars(pieces) + len(pieces) * len(separator) > MAX_TEXT_CHARS:
         raise TooLarge("join")
 
 
 def check_indent(s: object, width: object = 4, *_rest: object, **_named: object) -> None:
-    """Refuse lines that are too long with their indent."""
+    """Raise `TooLarge` if the text is too long with its indent."""
     columns = len(width) if isinstance(width, str) else width
     if isinstance(s, str) and isinstance(columns, int) and len(s) + (s.count("\n") + 2) * columns > MAX_TEXT_CHARS:
         raise TooLarge("indent")
 
 
 def check_group(_value: object, linecount: object = 0, fill_with: object = None, slices: object = 0) -> None:
-    """Refuse groups that are filled up with too many items."""
+    """Raise `TooLarge` for groups that are filled up with too many items."""
     del fill_with
     if any(isinstance(size, int) and size > _MAX_PRODUCT_ITEMS for size in (linecount, slices)):
         raise TooLarge("batch or slice")
 
 
 def check_precision(_value: object, precision: object = 0, method: object = "") -> None:
-    """Refuse digits beyond those that a number has: their power of ten may take for ever."""
+    """Raise `TooLarge` for more digits than a number has: the power of ten for them may take very long."""
     del method
     if isinstance(precision, int) and abs(precision) > _MAX_PRECISION:
         raise TooLarge("round")
 
 
 def check_number(value: object, default: object = 0, base: object = 10) -> None:
-    """Refuse a number of too many digits."""
+    """Raise `TooLarge` for a number of too many digits."""
     del default
     if isinstance(value, str) and base != 10 and len(value) > _MAX_DIGITS:
         raise TooLarge("int")
 
 
 def check_start(_iterable: object, attribute: object = None, start: object = 0) -> None:
-    """Refuse sums of anything but numbers: lists are copied with every one that is added."""
+    """Raise `TooLarge` for a sum of anything but numbers: each addition of lists copies the whole list."""
     del attribute
     if not isinstance(start, int | float):
         raise TooLarge("sum: it adds up numbers only")

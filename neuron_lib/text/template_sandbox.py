@@ -1,9 +1,9 @@
-"""The Jinja environment of chat templates: what a template may call, and how much it may make.
+"""The Jinja environment of chat templates: what a template may call, and how large its values may be.
 
-A template is foreign code. Whoever renders one can stop it after some time, but only between two of Python's own
-steps, and one call into C may fill the memory before that. So every operation that can make much out of little, or
-that takes long on a value that contains itself many times over, is checked before it runs, and what all of them
-make is taken from the `Allowance` of the rendering.
+A template is foreign code. The caller can stop a rendering after some time, but only between two steps of Python. One
+call into C may fill the memory before that. So every operation is checked before it runs if it can make a large value
+from small ones, or takes long on a value that contains itself many times. The size of all values is taken from the
+`Allowance` of the rendering.
 """
 
 import json
@@ -59,7 +59,7 @@ _REMOVED_FILTERS: Final = (
     "wordwrap",
     "xmlattr",
 )
-"""No chat template needs them, and their time or their output can grow far beyond their input."""
+"""No chat template needs these. Their time or their output can grow far beyond their input."""
 
 _SHALLOW_FILTERS: Final = frozenset(
     """
@@ -67,7 +67,7 @@ _SHALLOW_FILTERS: Final = frozenset(
     selectattr slice tojson
     """.split()  # noqa: SIM905 - easier to read than one line for each
 )
-"""They look at no more than the outermost items, or check by themselves."""
+"""These look only at the outermost items, or check their input themselves."""
 
 _TEXT_METHODS: Final = frozenset(
     """
@@ -84,24 +84,24 @@ _COMPARING_TESTS: Final = frozenset(
 )
 
 _JINJA_ARGUMENTS: Final = frozenset(("_block_vars", "_loop_vars"))
-"""What Jinja adds to the calls of a template for itself."""
+"""The arguments that Jinja itself adds to the calls of a template."""
 
 
 def raise_exception(message: object) -> NoReturn:
-    """Fail with `message`; a template's own way to refuse messages."""
+    """Fail with `message`. Templates call this to refuse messages."""
     weigh(message)
     raise TemplateError(str(message))
 
 
 class _Namespace(Namespace):
-    """A namespace that does not write what it holds, which may be much."""
+    """A namespace whose `repr` does not write its values, which may be large."""
 
     def __repr__(self) -> str:
         return "<Namespace>"
 
 
 def _concat(pieces: Iterable[str]) -> str:
-    """What Jinja does with the pieces of a macro, a call block or a `set` block."""
+    """Joins the pieces of a macro, a call block or a `set` block, with the length checked first."""
     pieces = list(pieces)
     if sum(map(len, pieces)) > MAX_TEXT_CHARS:
         raise TooLarge("a block")
@@ -111,8 +111,9 @@ def _concat(pieces: Iterable[str]) -> str:
 
 @pass_context
 def _finalize(_context: Context, value: Any) -> Any:
-    """Every value that a template writes passes here. It wants the context so that nothing is written beforehand, when
-    the template is compiled.
+    """Checks every value that a template writes.
+
+    It takes the context so that Jinja does not call it for constants while the template is compiled.
     """
     if type(value) is not str:
         weigh(value)
@@ -120,7 +121,7 @@ def _finalize(_context: Context, value: Any) -> Any:
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %}` marks what training counts as the reply; for a prompt it is its content."""
+    """`{% generation %}` marks the part that training counts as the reply. For a prompt the block is its content."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
@@ -130,7 +131,7 @@ class _GenerationBlock(Extension):
 
 
 class _Code(CodeGenerator):
-    """Python code for a template, with the checks that Jinja's sandbox has no hook for."""
+    """Generates Python code for a template, with checks where Jinja's sandbox has no hook."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's name
         self.write("environment.join_texts(context.eval_ctx, (")
@@ -141,7 +142,7 @@ class _Code(CodeGenerator):
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802 - Jinja's name
         sides = (node.expr, *(operand.expr for operand in node.ops))
-        # Beside a constant of one word nothing can take long.
+        # A comparison with a constant of one word cannot take long.
         check = "(" if any(isinstance(side, nodes.Const) for side in sides) else "environment.weighed("
         self.write("(" + check)
         self.visit(node.expr, frame)
@@ -158,7 +159,7 @@ class _Code(CodeGenerator):
         self.write(")")
 
     def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802 - Jinja's name
-        is_value = node.ctx == "load"  # else the names that something is assigned to
+        is_value = node.ctx == "load"  # in the other cases these are the targets of an assignment
         self.write("environment.charged(" if is_value else "")
         super().visit_Tuple(node, frame)
         self.write(")" if is_value else "")
@@ -181,7 +182,7 @@ class _Code(CodeGenerator):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """See the module. Without a loader, so a template has no other one to include."""
+    """The environment of one template (see the module). It has no loader, so a template cannot include another one."""
 
     code_generator_class = _Code
     concat = staticmethod(_concat)
@@ -189,13 +190,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, *, is_none: Callable[[object], bool]) -> None:
-        """`is_none` is the test of that name."""
+        """`is_none` implements the test of that name."""
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=("jinja2.ext.loopcontrols", _GenerationBlock),
             finalize=_finalize,
-            optimized=False,  # what is computed beforehand nobody bounds
+            optimized=False,  # constants that are computed during compilation are not checked
         )
         for name in _REMOVED_GLOBALS:
             del self.globals[name]
@@ -214,13 +215,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def weighed(value: Any) -> Any:
-        """`value`, if it is not too much to be compared."""
+        """Return `value` if it is not too large to be compared. Raises `TooLarge`."""
         weigh(value, what="a comparison")
         return value
 
     @staticmethod
     def join_texts(context: EvalContext, parts: tuple[Any, ...]) -> str:
-        """What `~` does."""
+        """The operator `~`."""
         weigh(parts)
         if joined_chars(parts) > MAX_TEXT_CHARS:
             raise TooLarge("~")
@@ -267,7 +268,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _check_method(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Refuse a call that makes too much of a text, or compares values that are too large."""
+    """Raise `TooLarge` for a call that makes a too large text or compares too large values."""
     owner = method.__self__
     if isinstance(owner, str):
         check = _METHOD_CHECKS.get(method.__name__)
@@ -289,17 +290,18 @@ _METHOD_CHECKS: Final[Mapping[str, Callable[..., None]]] = {
     "rjust": check_width,
     "zfill": check_width,
 }
-"""The methods of a text whose result can be much longer than what it is made of."""
+"""The methods of a text whose result can be much longer than their input."""
 
 
 def _counted(
     function: Callable[..., Any], *, is_deep: bool, check: Callable[..., None] | None = None
 ) -> Callable[..., Any]:
-    """The filter or test, with its arguments weighed first if it `is_deep`, and its result charged.
+    """The filter or test, with its result charged to the allowance, and with its arguments weighed first if it
+    `is_deep`.
 
-    `check` has the arguments of the filter and raises if they make too much of it.
+    `check` gets the arguments of the filter and raises `TooLarge` if the result would be too large.
     """
-    first = 1 if hasattr(function, "jinja_pass_arg") else 0  # what Jinja itself passes
+    first = 1 if hasattr(function, "jinja_pass_arg") else 0  # Jinja itself passes the first argument
 
     @wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -345,7 +347,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as models were trained on it: Jinja's own filter escapes for HTML."""
+    """JSON as models were trained on it. Jinja's own filter escapes characters for HTML."""
     if indent is not None and not 0 <= indent <= _MAX_INDENT:
         raise_exception(f"tojson: an indent of {indent} is not within 0 and {_MAX_INDENT}")
     if separators is not None and any(len(separator) > _MAX_SEPARATOR_CHARS for separator in separators):

@@ -1,7 +1,7 @@
-"""Reads the body of one tool-call block, in the forms that models write. Knows nothing of streams and of markers.
+"""Parses the body of one tool-call block, in the forms that models write. Knows nothing of streams and of markers.
 
-A body that is not understood is no error: the caller shows it to the user as the model wrote it. No call is made of a
-guess: what names a function and says something else that is not understood is no call.
+A body that is not understood is no error: the caller shows it as text. No guess becomes a call. If a body names a
+function and also has a part that is not understood, it is not a call.
 """
 
 import json
@@ -17,7 +17,7 @@ from neuron_lib.text.tag_splitter import Markers
 __all__ = ("TOOL_MARKERS", "ParsedCall", "ends_inside_value", "parse_tool_calls")
 
 TOOL_MARKERS: Final = (Markers("<tool_call>", "</tool_call>"),)
-"""In the order to try, like `REASONING_MARKERS`."""
+"""In the order in which they are tried, like `REASONING_MARKERS`."""
 
 _FUNCTION: Final = re.compile(r"<function=([^>\s]+)>\s*(.*)</function>", re.DOTALL)
 _BETWEEN_FUNCTIONS: Final = re.compile(r"(?<=</function>)\s*(?=<function=)")
@@ -27,16 +27,16 @@ _OPEN_PARAMETER: Final = re.compile(r"<parameter=([^>\s]+)>(.*?)(?:</parameter>\
 
 _LANGUAGE: Final = re.compile(r"^\w*")
 _SEPARATOR: Final = re.compile(r"(?:[\s,;]|</?tool_call>)*")
-"""What models put between two calls of one block, where they do not begin a new one properly."""
+"""What models write between two calls of one block if they do not begin a new block."""
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _PYTHON_WORD: Final = re.compile(r"""'((?:[^'\\]|\\.)*)'|"(?:[^"\\]|\\.)*"|\b(?:True|False|None)\b""", re.DOTALL)
 _PYTHON_QUOTE: Final = re.compile(r"""\\(.)|\"""", re.DOTALL)
 _JSON_WORDS: Final[Mapping[str, str]] = {"True": "true", "False": "false", "None": "null"}
 
 _ARGUMENTS: Final = ("arguments", "parameters", "args")
-"""The names that models give them; the first is the one that they are taught."""
+"""The names that models use for the arguments. Models are trained on the first."""
 _COMPANIONS: Final = frozenset({"name", "function", "type", "id", "index"})
-"""Keys of a call that say nothing about its arguments."""
+"""Keys of a call that are not arguments."""
 
 _PYTHON_TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
     "integer": int,
@@ -49,21 +49,22 @@ _PYTHON_TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
 
 
 class ParsedCall(NamedTuple):
-    """What a block asks for; `arguments` is the text of a JSON object."""
+    """The name of the called function, and its arguments as the text of a JSON object."""
 
     name: str
     arguments: str
 
 
-# What is raised on text that is not JSON of the wanted shape, UnicodeError included, or holds what JSON cannot.
+# The errors for text that is not JSON of the wanted shape (UnicodeError included), or that contains what JSON cannot.
 _NOT_UNDERSTOOD: Final = (ValueError, RecursionError)
 
 
 def parse_tool_calls(body: str, tools: Sequence[Mapping[str, Any]]) -> tuple[ParsedCall, ...]:
-    """The calls of a block, or none if any part of its `body` is not understood. `tools` are those of the request.
+    """The calls of a block. Empty if any part of its `body` is not understood. `tools` are those of the request.
 
-    The forms are JSON objects with `name` and `arguments`, one or several, also in a list, and `<function=NAME>` around
-    `<parameter=KEY>VALUE</parameter>`, whose values get the declared types (wire contract §1.8).
+    Two forms are understood. The first is JSON objects with `name` and `arguments`, one or several, also in a list. The
+    second is `<function=NAME>` around `<parameter=KEY>VALUE</parameter>`; such values get the types that the tools
+    declare.
     """
     body = body.strip()
     if body.startswith("```") and body.endswith("```"):
@@ -80,7 +81,9 @@ def parse_tool_calls(body: str, tools: Sequence[Mapping[str, Any]]) -> tuple[Par
 
 
 def ends_inside_value(body: str) -> bool:
-    """Whether the beginning of a block ends inside a string or a parameter, so that a marker there is part of that."""
+    """Whether `body`, the beginning of a block, ends inside a string or a parameter. A marker there is part of that
+    value.
+    """
     body = body.lstrip()
     if body.startswith("<function="):
         is_open = body.rfind("<parameter=") > body.rfind("</parameter>")
@@ -89,7 +92,7 @@ def ends_inside_value(body: str) -> bool:
 
 
 def _json_values(text: str) -> Iterator[Any]:
-    """The JSON values of a text one after the other."""
+    """The JSON values of a text, one after the other."""
     position = _after(_SEPARATOR, text, 0)
     while position < len(text):
         value, position = _decoder.raw_decode(text, position)
@@ -103,13 +106,13 @@ def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    """The values, with those of a list in its place."""
+    """The values. A list is replaced by its items."""
     for value in values:
         yield from value if isinstance(value, list) else (value,)
 
 
 def _json_call(value: Any) -> tuple[str, dict[str, Any]]:
-    """The name and the arguments of a call; raises `ValueError` for anything else."""
+    """The name and the arguments of a call. Raises `ValueError` for any other value."""
     match value:
         case {"function": dict(function)} if "name" in function:
             value = {**{key: item for key, item in value.items() if key != "name"}, **function}
@@ -122,7 +125,7 @@ def _json_call(value: Any) -> tuple[str, dict[str, Any]]:
     name = value.get("name")
     if not isinstance(name, str) or not name:
         raise ValueError("no name")
-    name.encode()  # raises for half a surrogate pair, which no reply can carry
+    name.encode()  # raises for half a surrogate pair, which a reply cannot contain
     given = {key: _as_arguments(value[key]) for key in _ARGUMENTS if key in value}
     other = value.keys() - _COMPANIONS - given.keys()
     said = {key: arguments for key, arguments in given.items() if arguments} or given
@@ -137,7 +140,7 @@ def _json_call(value: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _as_arguments(value: Any) -> dict[str, Any]:
-    """Arguments as an object, also where they are JSON text; raises `ValueError` if they are none."""
+    """Arguments as an object, also if they are JSON text. Raises `ValueError` if they are neither."""
     if isinstance(value, str):
         text = value.strip()
         value = _decoder.decode(text) if text else None
@@ -149,12 +152,12 @@ def _as_arguments(value: Any) -> dict[str, Any]:
 
 
 def _is_schema(arguments: Mapping[str, Any]) -> bool:
-    """Whether this looks like the declaration of parameters, which models repeat at times."""
+    """Whether this looks like a declaration of parameters. Models repeat such declarations at times."""
     return arguments.get("type") == "object" and isinstance(arguments.get("properties"), dict)
 
 
 def _with_json_words(text: str) -> str:
-    """`text` with Python's strings and constants as JSON has them."""
+    """`text` with Python's strings and constants written as in JSON."""
 
     def quoted(mark: re.Match[str]) -> str:
         if mark[1] is None:
@@ -206,7 +209,8 @@ def _tagged_call(
     arguments: dict[str, Any] = {}
     position = 0
     while position < len(parameters):
-        # Anchored matches keep this linear: a search would rescan the rest for every unclosed parameter.
+        # Anchored matches keep the time linear. A search would read the rest again for every parameter that is not
+        # closed.
         parameter = parameter_pattern.match(parameters, position)
         if parameter is None:
             return None
@@ -220,12 +224,12 @@ def _tagged_call(
 
 
 def _without_frame(value: str) -> str:
-    """Models set a value on lines of its own: one line break at either end belongs to the tags."""
+    """`value` without one line break at each end. Models put a value on lines of its own."""
     return value.removeprefix("\n").removesuffix("\n")
 
 
 def _parameter_schemas(name: str, tools: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The declared parameters of function `name`; empty if the request declares none, or nothing sensible."""
+    """The declared parameters of function `name`. Empty if the request declares none, or no usable ones."""
     for tool in tools:
         function = _mapping(tool.get("function"))
         if function.get("name") == name:
@@ -238,7 +242,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _declared_types(schema: object) -> Iterable[str]:
-    """The type names of a JSON schema, those of its alternatives included."""
+    """The type names of a JSON schema, including those of its alternatives."""
     schema = _mapping(schema)
     declared = schema.get("type")
     yield from (name for name in (declared if isinstance(declared, list) else [declared]) if isinstance(name, str))
@@ -249,11 +253,13 @@ def _declared_types(schema: object) -> Iterable[str]:
 
 
 def _coerce(text: str, types: Sequence[str]) -> Any:
-    """The value `text` stands for: of one of `types` if it can be, else the text itself; any JSON if there are none."""
+    """The value that `text` stands for. Of one of `types` if possible, otherwise the text itself. Without types any
+    JSON.
+    """
     if not types:
         return _json_or_text(text)
     for name in types:
-        # Models trained on Python write True where JSON has true.
+        # Models that were trained on Python write True where JSON has true.
         value = _json_or_text(text.strip().lower() if name in {"boolean", "null"} else text)
         wanted = _PYTHON_TYPES.get(name, ())
         if isinstance(value, wanted) and (name == "boolean" or not isinstance(value, bool)):

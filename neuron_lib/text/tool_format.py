@@ -1,4 +1,6 @@
-"""Whether a chat template asks for tool calls in a form that `tool_calls` reads. Pure; looks at its source only."""
+"""Whether a chat template asks for tool calls in a form that `tool_calls` reads. Pure. Reads only the source of the
+template.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ __all__ = ("asks_for_known_calls",)
 
 _BEGIN: Final = re.compile(r"\{[%{]")
 _END: Final = re.compile(r"[%}]\}")
-# A literal that is not closed goes on to the end, which keeps the search linear for any source.
+# A literal that is not closed extends to the end of the source. So the search is linear for every source.
 _LITERAL: Final = re.compile(r"""'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?""", re.DOTALL)
 _TOOLS: Final = re.compile(r"(?<![.\w])tools\b")
 _JSON_KEYS: Final = tuple(re.compile(rf"""\\?["']{key}\\?["']""") for key in ("name", "arguments"))
@@ -19,8 +21,7 @@ _JSON_KEYS: Final = tuple(re.compile(rf"""\\?["']{key}\\?["']""") for key in ("n
 def asks_for_known_calls(template: str | None, markers: Markers | None) -> bool:
     """Whether the Jinja source `template` shows tools, and shows calls between `markers` in a form that is read.
 
-    Both forms of `parse_tool_call` count: JSON with a name and arguments, and `<function=…>`. A model without template
-    or without markers is asked for none.
+    Both forms of `parse_tool_calls` count. A model without template or without markers is asked for no calls.
     """
     if template is None or markers is None or markers.open not in template:
         return False
@@ -33,6 +34,6 @@ def asks_for_known_calls(template: str | None, markers: Markers | None) -> bool:
 
 
 def _code(template: str) -> Iterator[str]:
-    """What is between Jinja's braces, without the texts in quotes."""
+    """The text between Jinja's braces, without the quoted texts."""
     for piece in _BEGIN.split(template)[1:]:
         yield _END.split(_LITERAL.sub("", piece), maxsplit=1)[0]

@@ -1,4 +1,6 @@
-"""The parts that a message's content may be made of, as far as anybody but the template must know them."""
+"""The parts that a message's content may have. Knows only what code other than the template needs: which media they
+show.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
@@ -27,8 +29,10 @@ MEDIA_OF_PARTS: Final[Mapping[str, Medium]] = {
     "file_url": "file",
     "input_file": "file",
 }
-"""What a part shows, by its `type`, under the names that clients of OpenAI, vLLM and others use. A reply to the rest of
-the message would be a reply to another question. Parts of every other type have text or can be left out.
+"""The medium that a part shows, by the part's `type`. Clients of OpenAI, vLLM and others use these names.
+
+A request with such a part is refused: a reply to the rest of the message would answer another question. Parts of every
+other type have text or can be left out.
 """
 
 
@@ -44,7 +48,11 @@ _decode: Final = msgspec.json.Decoder(list[_Message]).decode
 
 
 def first_medium(messages: Iterable[Mapping[str, Any]]) -> Medium | None:
-    """What the first part shows that is no text; None if there is none. Of an `UnreadArray` only the parts are read."""
+    """The medium of the first part that shows one; None if all parts are text. In an `UnreadArray` only parts are
+    decoded.
+
+    Raises `ValueError` for an `UnreadArray` whose text is not an array of messages.
+    """
     if isinstance(messages, UnreadArray):
         kinds = (part.type for message in _decode(messages.text) for part in _list(message.content))
     else:

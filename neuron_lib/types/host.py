@@ -1,4 +1,4 @@
-"""What a host says about itself: devices, health readings, start-up loading."""
+"""What a host reports about itself: devices, health readings, start-up loading."""
 
 from enum import StrEnum
 
@@ -10,7 +10,7 @@ __all__ = ("ActivationSnapshot", "ActivationState", "DeferredLoad", "Device", "D
 
 
 class Device(Struct, frozen=True, kw_only=True):
-    """A GPU as it is; `compute_capability` is text such as `"8.9"`."""
+    """The constant facts of a GPU. `vram_total_mb` is in MiB, `compute_capability` is text such as `"8.9"`."""
 
     index: int
     name: str
@@ -19,7 +19,7 @@ class Device(Struct, frozen=True, kw_only=True):
 
 
 class DeviceHealth(Struct, frozen=True, kw_only=True):
-    """A GPU as it feels now; all unsigned."""
+    """A reading of a GPU: memory in MiB, utilization in percent, temperature in °C. All numbers are 0 or more."""
 
     index: int
     vram_used_mb: int
@@ -29,9 +29,10 @@ class DeviceHealth(Struct, frozen=True, kw_only=True):
 
 
 class Discovery(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a host is, which does not change while the process lives (wire contract §1.2).
+    """The body of `GET /discovery` (`docs/reference/wire-contract.md#discovery`): what a host is.
 
-    `max_prompt_tokens` is > 0; without it, nobody has looked at the hardware yet.
+    `max_prompt_tokens` is above 0. None means that the hardware has not been seen yet. Once it has been seen, nothing
+    here changes while the process lives.
     """
 
     hostname: str
@@ -46,7 +47,7 @@ class Discovery(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ActivationState(StrEnum):
-    """Whether start-up loading is over. The gateway knows exactly these two words."""
+    """Whether start-up loading is over. The gateway knows exactly these two values."""
 
     PRE_WARMING = "pre_warming"
     READY = "ready"
@@ -55,8 +56,9 @@ class ActivationState(StrEnum):
 class DeferredLoad(Struct, frozen=True, kw_only=True):
     """A default model whose load failed for a passing reason and that gets another try.
 
-    `error` is the whole reason of the last failure and `attempt` counts the failed tries. `next_try_secs` is the time
-    until the next one, 0 while it runs; other default models that have not had their turn are loaded before.
+    `error` is the whole reason of the last failure, and `attempt` the number of failed tries. `next_try_secs` is the
+    time until the next try in seconds, 0 while the try runs. Default models without a try so far are loaded before
+    that.
     """
 
     model_id: str
@@ -66,10 +68,10 @@ class DeferredLoad(Struct, frozen=True, kw_only=True):
 
 
 class ActivationSnapshot(Struct, frozen=True, kw_only=True):
-    """How far the loading of the default models has come; every id stands in exactly one of the first four places.
+    """The loading of the default models (`docs/reference/wire-contract.md#activation`).
 
-    `deferred` is ours, beyond the contract: details of those in `pending` or `in_progress` that have been tried before;
-    UNSET while there is none.
+    Every id is in exactly one of `pending`, `in_progress`, `completed` and `failed`. `deferred` has details of the ids
+    in `pending` or `in_progress` that have been tried before. It is UNSET while there are none. The gateway ignores it.
     """
 
     state: ActivationState
@@ -81,11 +83,11 @@ class ActivationSnapshot(Struct, frozen=True, kw_only=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """The body of `GET /health` (wire contract §1.3). `loading`, `unloading` and `lost` are ours, beyond it.
+    """The body of `GET /health` (`docs/reference/wire-contract.md#health`).
 
-    `loading` lists every load that runs now, default or on demand, `unloading` every model that is on its way out and
-    whose memory is not back yet. `lost` lists models whose engine died, with the
-    reason, until they are loaded again.
+    `loading` lists every load that runs now, at start-up or on demand. `unloading` lists every model that is being
+    unloaded, until its memory is back. `lost` lists models that were given up after their engines had died, with the
+    reason, until they are loaded again. The gateway ignores these three.
     """
 
     uptime_secs: int

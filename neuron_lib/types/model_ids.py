@@ -1,5 +1,6 @@
-"""How the ids of models are written, and which of them mean the same model. Takes any text and refuses nothing:
-`sources.reference` does.
+"""How the ids of models are written, and which ids mean the same model.
+
+The functions here accept any text and refuse nothing. `sources.reference` refuses impossible ids.
 """
 
 import re
@@ -11,21 +12,21 @@ from msgspec import Struct
 __all__ = ("HUB_SCHEME", "IdParts", "is_same_quant", "names_model", "public_id", "take_apart")
 
 HUB_SCHEME: Final = "huggingface"
-"""The source that there is always."""
+"""The source that is always there, whatever is configured."""
 
 _LONGEST: Final = 1024
-"""What is longer is no id, and not worth the time to look into."""
+"""Characters. A longer text is not an id and is not taken apart."""
 _WEB: Final = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 _VIEWS: Final = frozenset({"tree", "blob", "resolve", "raw"})
-"""What stands behind a repository in the address of a page: `org/name/blob/main/file`."""
+"""The words that may follow a repository in the address of a page: `org/name/blob/main/file`."""
 _DEFAULT_QUANT: Final = "latest"
-"""What clients of Ollama add to an id that names no quant."""
+"""Clients of Ollama add this word to an id without a quant."""
 
 
 class IdParts(Struct, frozen=True):
-    """`[scheme:]path[:quant]`, where `path` is meant to be `org/name`.
+    """The parts of `[scheme:]path[:quant]`. A correct `path` is `org/name`, which is not checked here.
 
-    `is_web` tells an address of the hub's own pages, which may name a `revision`.
+    `is_web` says that the id was an address of the hub's pages. Such an address may name a `revision`.
     """
 
     scheme: str | None
@@ -36,9 +37,10 @@ class IdParts(Struct, frozen=True):
 
 
 def take_apart(text: str) -> IdParts:
-    """Tell the parts of an id by their places: a colon before the first slash ends the name of a source, one behind it
-    begins a quant. An address of huggingface.co or hf.co names the source `huggingface`, and a file of a repository its
-    quant.
+    """Split an id into its parts.
+
+    A colon before the first slash ends the name of a source. A colon after it begins a quant. An address of
+    huggingface.co or hf.co means the source `huggingface`, and a file in such an address is the quant.
     """
     if len(text) > _LONGEST:
         return IdParts(None, text)
@@ -58,7 +60,7 @@ def _from_web(place: str) -> IdParts:
         path, inner = "/".join(parts[:2]), parts[3:]
         revision = inner[0] if inner else None
         if not colon and inner[1:]:
-            colon, quant = ":", "-".join(inner[1:])  # words of a path are found whatever is between them
+            colon, quant = ":", "-".join(inner[1:])  # the selection of files ignores what is between the words
     return IdParts(HUB_SCHEME, path, _quant(quant) if colon else None, revision, is_web=True)
 
 
@@ -67,9 +69,9 @@ def _quant(text: str) -> str | None:
 
 
 def public_id(model_id: str) -> str:
-    """The id that everybody else uses: without the source and without an address, and with the quant if one is named.
+    """The id that lists and answers show: without source and address, and with the quant if the id has one.
 
-    `helexa:org/name` is published as `org/name`, and `hf.co/org/name:Q4_K_M` as `org/name:Q4_K_M`. Takes any text,
+    `helexa:org/name` is published as `org/name`, and `hf.co/org/name:Q4_K_M` as `org/name:Q4_K_M`. Accepts any text,
     because a default model with an impossible id must still be reported under some name.
     """
     parts = take_apart(model_id)
@@ -79,8 +81,9 @@ def public_id(model_id: str) -> str:
 
 
 def names_model(asked: str, model_id: str, *, quant: str | None) -> bool:
-    """Tell whether `asked` means the model that was loaded as `model_id` with `quant`: the repository is the same, and
-    so is the quant unless none is asked for.
+    """Whether `asked` means the model that was loaded as `model_id` with `quant`.
+
+    The repository must be the same. The quant must be the same if `asked` has one.
     """
     wanted, there = take_apart(asked), take_apart(model_id)
     if wanted.path != there.path:
@@ -89,7 +92,7 @@ def names_model(asked: str, model_id: str, *, quant: str | None) -> bool:
 
 
 def is_same_quant(one: str, other: str) -> bool:
-    """Compare as the selection of files does: case and separators do not matter."""
+    """Whether two texts name the same quant. Case and separators do not matter, as in the selection of files."""
     return _squashed(one) == _squashed(other)
 
 

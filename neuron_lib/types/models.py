@@ -1,4 +1,4 @@
-"""What to load, what is loaded, and how far a load has come."""
+"""What to load, what is loaded, and the progress of a load."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -23,11 +23,11 @@ DeviceIndex = Annotated[int, Meta(ge=0, le=1023)]
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
-    """What to load: one `[[default_models]]` entry, or the body of `POST /models/load`.
+    """What to load: an entry of `[[default_models]]`, or the body of `POST /models/load`.
 
-    `model_id` is `[scheme:]org/name[:quant]`. `quant` selects among a repository's GGUF files (`"Q4_K_M"`), None takes
-    that of the id, or the best default. `devices` are GPU indices; None means the first, or the first `tensor_parallel`
-    ones, an empty tuple the CPU.
+    `model_id` is `[scheme:]org/name[:quant]`. `quant` chooses among a repository's GGUF files (`"Q4_K_M"`). None means
+    the quant of the id, or else the best default. `devices` are GPU indices. None means the first GPU, or the first
+    `tensor_parallel` GPUs. An empty tuple means the CPU.
     """
 
     model_id: str
@@ -48,11 +48,11 @@ class LoadStage(StrEnum):
 
 
 class LoadProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far one load has come; what the stage cannot say is None. Within one load nothing of it ever goes back.
+    """The progress of one load. A value that the stage does not know is None. Within a load no value goes back.
 
-    `fraction` is 0.0–1.0 of this stage. `bytes` of `total_bytes` count all files of the model, `file` is the one that
-    is read or written now. `bytes_per_s` is the rate of the last seconds, `eta_s` what is left of the stage at that
-    rate. `queue_position` is there while the load waits for other fetches to end: 1 is the next.
+    `fraction` is 0.0 to 1.0 of this stage. `bytes` and `total_bytes` count all files of the model. `file` is the file
+    that is read or written now. `bytes_per_s` is the rate of the last seconds. `eta_s` is the time that the stage still
+    takes at that rate. `queue_position` is the place of a load that waits for other fetches to end: 1 is the next.
     """
 
     stage: LoadStage
@@ -66,7 +66,7 @@ class LoadProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LoadingModel(Struct, frozen=True, kw_only=True):
-    """One load that is running now, as `/health` shows it."""
+    """One load that runs now, as `/health` shows it. `elapsed_ms` counts from the begin of the load."""
 
     model_id: str
     progress: LoadProgress
@@ -74,10 +74,10 @@ class LoadingModel(Struct, frozen=True, kw_only=True):
 
 
 class UnloadingModel(Struct, frozen=True, kw_only=True):
-    """One model that is on its way out, as `/health` shows it, or a load that was cancelled.
+    """One model that is being unloaded, or a load that was cancelled, as `/health` shows it.
 
-    `is_overdue`: its harness takes too long to let it go, so nobody is kept waiting for it any more, and its memory
-    may still be taken.
+    `elapsed_ms` counts from the begin of the unload. `is_overdue` means that the harness takes too long to release the
+    model. Then no caller waits for it any more, and its memory may still be taken.
     """
 
     model_id: str
@@ -87,14 +87,14 @@ class UnloadingModel(Struct, frozen=True, kw_only=True):
 
 
 class ModelStatus(StrEnum):
-    """The states of a listed model. The gateway reads any other word as `loaded`, so there are no others."""
+    """The states of a listed model. There are no others, because the gateway takes an unknown word for `loaded`."""
 
     LOADED = "loaded"
     RECOVERING = "recovering"
 
 
 class ModelLimit(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Token limits of one request: `context` for prompt and reply together; never 0."""
+    """Limits of one request in tokens: `context` for prompt and reply together, `input`, `output`. Never 0."""
 
     context: int
     output: int
@@ -110,10 +110,10 @@ class Servable(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A resident model, exactly as one element of `GET /models` (wire contract §1.4); defaults are left out.
+    """A resident model: one element of `GET /models` (`docs/reference/wire-contract.md#models`). Defaults are left out.
 
-    `chat_template` is ours: "fallback" where the model has no template and is given ChatML, "configured" where the
-    operator chose one, None where prompts are written with the model's own.
+    `vram_used_mb` is in MiB. `chat_template` is "fallback" if the model has no template and gets ChatML, "configured"
+    if the operator chose one, and None if prompts are written with the model's own template.
     """
 
     id: str
@@ -130,11 +130,13 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelLoad(Struct, frozen=True, kw_only=True):
-    """How busy a resident model is, as in `/health` `models[]` (wire contract §1.3).
+    """How busy a resident model is: one element of `models` in `/health` (`docs/reference/wire-contract.md#health`).
 
-    `queue_depth` counts requests that wait for a seat or are being prepared. The last three are ours: the
-    resident memory of the engine's process (0 unknown), how often it was started again, and how the last one died (""
-    none did).
+    `queue_depth` counts requests that wait for a seat or are being prepared. `rejected_*` count since the model was
+    loaded. `tok_s_*` are tokens per second. `engine_rss_mb` is the resident memory of the engine's process in MiB, 0 if
+    unknown. `engine_restarts` says how often the engine was started again, and `last_engine_death` how the last engine
+    died, "" if none did. Fields that are not set here stay 0: there are no limits for each principal and no budget of
+    the KV cache.
     """
 
     id: str
@@ -160,7 +162,7 @@ class ModelLoad(Struct, frozen=True, kw_only=True):
 
 
 class FailedLoad(Struct, frozen=True, kw_only=True):
-    """A model that did not load, and why: the whole cause chain in one line."""
+    """A model that did not load or was given up. `error` is the whole chain of causes in one line."""
 
     model_id: str
     error: str

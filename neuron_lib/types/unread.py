@@ -1,4 +1,4 @@
-"""JSON that came with a request and is kept as text, because only the model's template has a use for it."""
+"""JSON of a request, kept as text. Only the model's template needs the values, so only the engine decodes them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +15,9 @@ _decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class UnreadArray(Sequence[dict[str, Any]]):
-    """A JSON array of objects. It is decoded when somebody first looks into it, and `text` can be passed on as it is.
+    """A JSON array of objects as text. It is decoded once, at the first access; `text` can be passed on without that.
 
-    It equals any sequence of the same objects. Looking into a text that is not such an array raises `ValueError`.
+    It equals any sequence of the same objects. An access raises `ValueError` if the text is not an array of objects.
     """
 
     __slots__ = ("_items", "text")
@@ -40,7 +40,7 @@ class UnreadArray(Sequence[dict[str, Any]]):
         return len(self._read())
 
     def __bool__(self) -> bool:
-        """Whether there is anything in it, which can be seen without decoding it."""
+        """Whether the array has an element. Does not decode the text."""
         return _EMPTY_ARRAY.match(self.text) is None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -58,7 +58,10 @@ class UnreadArray(Sequence[dict[str, Any]]):
 
 
 class UnreadObject(Mapping[str, Any]):
-    """A JSON object, in the same manner; it equals any mapping of the same content."""
+    """A JSON object as text. It is decoded once, at the first access, and equals any mapping with the same content.
+
+    An access raises `ValueError` if the text is not a JSON object.
+    """
 
     __slots__ = ("_items", "text")
 

@@ -1,1 +1,1 @@
-"""Wire shapes ↔ the library's own types: bytes in, bytes out. Pure; owns no connection and no status but its tables."""
+"""Converts between the shapes of the wire and the library's own types: bytes in, bytes out. Pure."""

@@ -1,4 +1,4 @@
-"""Decodes request bodies. Whatever a client sends, the outcome is a value or one of three errors, never another one."""
+"""Decodes request bodies. For every input the result is a value or one of three errors."""
 
 import re
 from typing import Final, TypeVar
@@ -17,36 +17,39 @@ T = TypeVar("T")
 _PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
 _CHARSET: Final = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^";\s]*)')
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
-"""Charsets of which every text is UTF-8."""
+"""Charsets whose texts are always UTF-8 too."""
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body does not claim to be JSON in UTF-8."""
+    """The content type does not say JSON, or names another charset than UTF-8."""
 
     code = "unsupported_media_type"
     quotes_request = False
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, content_type: str | None) -> T:
-    """The body as the decoder's type (wire contract §1.0).
+    """The body as the decoder's type (`docs/reference/wire-contract.md#bodies-that-cannot-be-read`).
 
-    Raises `UnsupportedMediaType`, `MalformedJson`, or `InvalidRequest` for JSON of another shape, whose `param` is
-    the path of the value to blame.
+    Raises `UnsupportedMediaType`, `MalformedJson`, or `InvalidRequest` for JSON of another shape. The `param` of the
+    latter is the path of the wrong value. Blocks for up to 30 ms with a large body.
     """
     if not _is_json(content_type):
         found = "there is none" if content_type is None else f"it is {clip(content_type)!r}"
         raise UnsupportedMediaType(f"the content type must be application/json, in UTF-8; {found}")
     check_values(body)
     try:
-        body.decode()  # msgspec steps over unknown fields without looking at their bytes
+        body.decode()  # msgspec skips unknown fields without checking their bytes
     except UnicodeDecodeError as exc:
         raise MalformedJson(f"the body is not UTF-8: {exc.reason} at byte {exc.start}") from None
     return _decode(decoder, body, what="the body", within="")
 
 
 def decode_part(decoder: msgspec.json.Decoder[T], part: msgspec.Raw | bytes, *, param: str) -> T:
-    """A part of a body that was left as text; `param` is its path. Raises `MalformedJson` or `InvalidRequest`."""
+    """A part of a body that was left as text, as the decoder's type. `param` is the path of the part.
+
+    Raises `MalformedJson` or `InvalidRequest`.
+    """
     return _decode(decoder, part, what=param, within=param)
 
 
@@ -54,7 +57,7 @@ def _decode(decoder: msgspec.json.Decoder[T], text: msgspec.Raw | bytes, *, what
     try:
         return decoder.decode(text)
     except msgspec.ValidationError as exc:
-        raise _invalid_shape(exc, within=within) from None  # it says all that msgspec said
+        raise _invalid_shape(exc, within=within) from None  # the new error repeats the whole message of msgspec
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise MalformedJson(f"{what} is not JSON: {exc}", param=within or None) from None
     except RecursionError:
@@ -62,14 +65,14 @@ def _decode(decoder: msgspec.json.Decoder[T], text: msgspec.Raw | bytes, *, what
 
 
 def _invalid_shape(error: msgspec.ValidationError, *, within: str) -> InvalidRequest:
-    """What msgspec found, as our error; `within` is the path of the value it looked at."""
+    """An error of msgspec as an error of this library. `within` is the path of the value that was decoded."""
     match = _PLACED.fullmatch(str(error))
     assert match is not None  # every part of the pattern is optional
     problem, place = match["problem"], _joined(within, match["place"] or "")
     missing = _MISSING.fullmatch(problem)
     if missing is not None:
         place, problem = _joined(place, missing["field"]), "this field is required"
-    # What msgspec quotes of the value begins at its first quotation mark.
+    # From the first quotation mark on msgspec quotes the client's value, which must not be in the log.
     summary, quotes, quoted = problem.partition(" '")
     if place:
         return refusal(place, summary, quoting=quotes + quoted)

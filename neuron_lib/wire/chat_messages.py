@@ -1,4 +1,4 @@
-"""Messages and tools of a chat: checked as far as anybody but the template must know them, and kept as text."""
+"""Messages and tools of a chat. They are checked here as far as anybody but the template reads them, and stay text."""
 
 from typing import Annotated, Final
 
@@ -16,7 +16,9 @@ _ROLES: Final = frozenset({"assistant", "developer", "function", "system", "tool
 _MAX_MESSAGES: Final = 10_000
 _MAX_TOOLS: Final = 1024
 _MAX_TOOL_VALUES: Final = 50_000
-"""Where a reply calls a tool, the daemon looks up the types of its parameters, which takes 10 ms for so many values."""
+"""When a reply calls a tool, the daemon reads the types of the tool's parameters. That takes 10 ms for this many
+values.
+"""
 
 
 class _Url(Struct, gc=False):
@@ -45,7 +47,7 @@ class _Message(Struct, gc=False):
 
 
 class _Object(Struct, gc=False):
-    """Any object; its keys are stepped over."""
+    """Any object. Its keys are not looked at."""
 
 
 class _Function(Struct, gc=False):
@@ -58,13 +60,13 @@ class _Tool(Struct, gc=False):
     function: _Function | None = None
 
 
-# These are made in great numbers at once, and the collector need not look through them: nothing refers back.
+# The structs above have no cycles, and one body may make many of them. So the garbage collector does not track them.
 _messages: Final = msgspec.json.Decoder(list[_Message])
 _tools: Final = msgspec.json.Decoder(list[_Tool])
 
 
 def read_messages(text: msgspec.Raw) -> UnreadArray:
-    """The messages of a request. Raises `MalformedJson` or `InvalidRequest`, whose `param` is the path."""
+    """The messages of a request. Raises `MalformedJson` or `InvalidRequest`; `param` is the path of the wrong value."""
     messages = decode_part(_messages, text, param="messages")
     if not 1 <= len(messages) <= _MAX_MESSAGES:
         raise refusal("messages", f"Expected `array` of length 1 to {_MAX_MESSAGES}")
@@ -97,7 +99,7 @@ def _check_image(image: str | _Url, place: str) -> None:
 
 
 def read_tools(text: msgspec.Raw) -> UnreadArray:
-    """The tools of a request. Raises `MalformedJson` or `InvalidRequest`, whose `param` is the path."""
+    """The tools of a request. Raises `MalformedJson` or `InvalidRequest`; `param` is the path of the wrong value."""
     unread = bytes(text)
     check_values(unread, most=_MAX_TOOL_VALUES, place="tools")
     tools = decode_part(_tools, text, param="tools")

@@ -1,6 +1,6 @@
-"""How much a JSON text may hold, found out from its bytes alone, before anybody decodes it.
+"""Bounds the number of values and the depth of a JSON text, from its bytes alone, before the text is decoded.
 
-What decoding costs is decided by the number of values, not of bytes: two million bytes may be one string, or a million
+The cost of decoding depends on the number of values and not of bytes. Two million bytes may be one string, or a million
 lists that take more than a second of processor time and a hundred megabytes.
 """
 
@@ -13,15 +13,15 @@ from neuron_lib.errors import InvalidRequest
 __all__ = ("MAX_NESTING", "MAX_VALUES", "MalformedJson", "check_nesting_and_numbers", "check_values", "refusal")
 
 MAX_VALUES: Final = 100_000
-"""Values in a body: strings, numbers, arrays, objects and what is in them. A decoder takes up to 30 ms for so many."""
+"""The most values in a body: strings, numbers, arrays and objects, at any depth. Decoding so many takes up to 30 ms."""
 
 MAX_NESTING: Final = 100
-"""How deep the free-form parts of a body may be nested."""
+"""The deepest nesting of a part that may have any form."""
 
 _FRAME: Final = b'[]{},"'
 _NO_FRAME: Final = bytes(byte for byte in range(256) if byte not in _FRAME)
 _STEPS: Final = bytes({ord("["): 1, ord("{"): 1, ord("]"): 255, ord("}"): 255}.get(byte, 0) for byte in range(256))
-"""Of nesting, as signed bytes."""
+"""The change of depth at each bracket, as signed bytes."""
 
 _DIGITS: Final = bytes(ord("9") if byte in b"0123456789" else ord(" ") for byte in range(256))
 _LONG: Final = b"9" * 19
@@ -32,7 +32,7 @@ _MOST_DIGITS: Final = 20
 
 
 class MalformedJson(InvalidRequest):
-    """The body is not JSON, not UTF-8, or holds too much or too deep a structure to be read."""
+    """The body is not JSON or not UTF-8, has too many values, or is nested too deeply."""
 
     code = "malformed_json"
     quotes_request = False
@@ -41,20 +41,20 @@ class MalformedJson(InvalidRequest):
 def refusal(
     place: str, problem: str, *, quoting: str = "", kind: type[InvalidRequest] = InvalidRequest
 ) -> InvalidRequest:
-    """The error about the value at `place`. `quoting` is what the client wrote: it is told, and the log is not."""
+    """The error about the value at the path `place`. The client gets `quoting`, which it wrote; the log does not."""
     text = f"{place}: {problem}"
     return kind(text + quoting, param=place, summary=text)
 
 
 def check_values(text: bytes, *, most: int = MAX_VALUES, place: str | None = None) -> None:
-    """Raise `MalformedJson` if `text` has more than `most` values; `place` is its path, None for the whole body.
+    """Raise `MalformedJson` if `text` has more than `most` values. `place` is its path, None for the whole body.
 
-    Takes a few milliseconds for 2 MiB, whatever is in there, and does not mind text that is no JSON.
+    Takes a few milliseconds for 2 MiB of any content. The text need not be JSON.
     """
     if _count(text) <= most:
-        return  # most texts: even with what their strings hold there are not so many
+        return  # the usual case: even with the commas and brackets inside strings there are not too many
     frame = _frame(text)
-    # A value has two strings at most, itself and its key.
+    # A value has at most two strings, the value itself and its key, so at most four quotation marks.
     if frame.count(b'"') > 4 * (most + 1) or _count(_outside_strings(frame)) > most:
         problem = f"more than {most} values (strings, numbers, arrays, objects)"
         if place is not None:
@@ -64,9 +64,10 @@ def check_values(text: bytes, *, most: int = MAX_VALUES, place: str | None = Non
 
 
 def check_nesting_and_numbers(text: bytes, *, param: str) -> None:
-    """Refuse free-form JSON that the rest of the library could not carry; its values have been counted.
+    """Check a part that may have any form, after its values have been counted. `param` is its path.
 
-    Raises `MalformedJson` for nesting beyond `MAX_NESTING`, `InvalidRequest` for an integer beyond 64 bits.
+    Raises `MalformedJson` if it is nested deeper than `MAX_NESTING`, and `InvalidRequest` for an integer beyond 64
+    bits. The rest of the library could not process either.
     """
     may_be_deep = text.count(b"[") + text.count(b"{") > MAX_NESTING
     if may_be_deep:
@@ -80,18 +81,18 @@ def check_nesting_and_numbers(text: bytes, *, param: str) -> None:
 
 
 def _count(text: bytes) -> int:
-    """How many values there are in JSON without strings: a bracket opens with the first, a comma leads to the next."""
+    """The number of values in JSON without strings. An opening bracket has a first value, a comma has a next one."""
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _without_escapes(text: bytes) -> bytes:
-    """The text without the escapes that matter to where a string ends."""
+    """The text without escaped backslashes and quotation marks, so that each quotation mark begins or ends a string."""
     return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
 
 
 def _frame(text: bytes) -> bytes:
-    """Brackets and commas, in strings and outside, and the quotation marks that tell which is which."""
-    # Two quotation marks side by side have nothing between them, and behind them all is as it was before them.
+    """The brackets, commas and quotation marks of a text. The quotation marks say what is inside a string."""
+    # Two adjacent quotation marks enclose nothing and change nothing for what follows.
     return _without_escapes(text).translate(None, _NO_FRAME).replace(b'""', b"")
 
 

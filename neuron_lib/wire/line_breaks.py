@@ -1,4 +1,4 @@
-"""JSON that stays one line whatever a reader takes for the end of a line."""
+"""Keeps JSON on one line for every reader, whatever the reader takes for the end of a line."""
 
 from typing import Final
 
@@ -11,8 +11,8 @@ _ESCAPES: Final = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"),
 def escape_line_breaks(json_text: bytes) -> bytes:
     """The same JSON with U+2028, U+2029 and U+0085 as escapes.
 
-    They may stand in strings as they are, but Python's `splitlines`, and clients that use it, cut an event there. All
-    other line breaks are control characters, which JSON escapes anyway.
+    JSON allows these characters in strings. But Python's `splitlines`, and clients that use it, would cut an event
+    there. All other line breaks are control characters, which JSON escapes anyway.
     """
     if _FIRST_OF_SEPARATORS in json_text or b"\xc2\x85" in json_text:
         for character, escape in _ESCAPES:

@@ -12,7 +12,7 @@ __all__ = ("MissingModelId", "decode_load_request", "decode_unload_request")
 
 
 class MissingModelId(InvalidRequest):
-    """An unload that does not say, as a string, which model it means; the one wrong shape answered flat (§1.6)."""
+    """An unload without `model_id` as a string. It is the only wrong shape with a flat error body."""
 
 
 class _UnloadBody(msgspec.Struct):
@@ -24,7 +24,7 @@ _unload_decoder: Final = msgspec.json.Decoder(_UnloadBody)
 
 
 def decode_load_request(body: bytes, *, content_type: str | None) -> ModelSpec:
-    """What to load (wire contract §1.5). Raises what `decode_body` raises."""
+    """What to load (`docs/reference/wire-contract.md#load-a-model`). Raises the errors of `decode_body`."""
     return decode_body(_load_decoder, body, content_type=content_type)
 
 

@@ -1,9 +1,10 @@
-"""The body of OpenAI's `POST /v1/chat/completions`, as a `ChatRequest`. The reply is `openai_chat_reply`'s.
+"""Reads the bodies of OpenAI's `POST /v1/chat/completions`. `openai_chat_reply` writes the replies.
 
-Checks every bound a request must keep before a model is asked. Knows no status codes and opens no connection.
+Checks every bound that a request must keep before a model is asked. Knows no status codes and opens no connection.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -26,10 +27,14 @@ from neuron_lib.types import ChatRequest, Principal, SamplingParams, UnreadArray
 from neuron_lib.wire.bodies import decode_body, decode_part
 from neuron_lib.wire.chat_messages import read_messages, read_tools
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
+from neuron_lib.wire.openai_chat_reply import ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import NOTHING, ReplyShapeFields, grammar_of, is_given
 
-__all__ = ("ChatCompletionCall", "decode_chat_request")
+__all__ = ("ChatCompletionRequest", "decode")
+
+_INCLUDE_THINKING: Final = frozenset({"1", "true", "yes"})
+"""Values of the header `x-include-thinking` that ask for the reasoning as text."""
 
 _MAX_U64: Final = 2**64 - 1
 """The contract's integers are unsigned 64-bit ones, and that bound is beyond what `Meta` can say."""
@@ -48,11 +53,11 @@ _Stops: TypeAlias = _Stop | list[_Stop]
 
 
 class _Object(Struct, gc=False):
-    """Any object; its keys are stepped over."""
+    """Any object. Its keys are not looked at."""
 
 
 class _ToolChoice(Struct):
-    """OpenAI's choice of one tool, or any of Anthropic's choices, which the gateway passes on as they are."""
+    """OpenAI's choice of one tool, or a choice in Anthropic's shape, which the gateway passes on unchanged."""
 
     type: str | None = None
     disable_parallel_tool_use: bool | None = None
@@ -64,6 +69,8 @@ class _StreamOptions(Struct):
 
 
 class _Body(ReplyShapeFields, kw_only=True):
+    """Every field that has an effect. `refused_parameters` has those that would need one and do not."""
+
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
     messages: msgspec.Raw
     temperature: Annotated[float, Meta(le=100)] | None = None
@@ -115,34 +122,49 @@ _biases_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _bias_decoder: Final = msgspec.json.Decoder(Annotated[float, Meta(ge=-100, le=100)])
 
 
-class ChatCompletionCall(Struct, frozen=True, kw_only=True):
-    """A request and how its reply is wanted: as a stream or in one piece, with how many tool calls.
+class ChatCompletionRequest(Struct, frozen=True, kw_only=True):
+    """A `neuron_lib.wire.dialect.DecodedRequest`: the task, and how the client wants the reply.
 
-    `include_usage` asks for the usage of a stream in a chunk of its own.
+    `include_usage` asks for the usage of a stream in an event of its own. Without `parallel_tool_calls` each choice
+    calls at most one tool.
     """
 
-    request: ChatRequest
+    task: ChatRequest
     stream: bool
     include_usage: bool = False
     parallel_tool_calls: bool = True
 
-    @property
-    def model(self) -> str:
-        """The model as the client named it, which is how the reply must name it."""
-        return self.request.model_id
+    def encoder(self, *, unique: str, created: int) -> ChatStreamEncoder:
+        """What writes the reply as a stream. The reply has the model's id as the client wrote it."""
+        return ChatStreamEncoder(
+            id=_completion_id(unique),
+            created=created,
+            model=self.task.model_id,
+            choices=self.task.choices,
+            include_usage=self.include_usage,
+            parallel_tool_calls=self.parallel_tool_calls,
+        )
+
+    def collector(self, *, unique: str, created: int) -> ChatCollector:
+        """What writes the reply in one piece. The reply has the model's id as the client wrote it."""
+        return ChatCollector(
+            id=_completion_id(unique),
+            created=created,
+            model=self.task.model_id,
+            parallel_tool_calls=self.parallel_tool_calls,
+        )
 
 
-def decode_chat_request(
-    body: bytes, *, content_type: str | None, include_thinking: bool, principal: Principal | None
-) -> ChatCompletionCall:
-    """Read a request's `body` (wire contract §1.8); null means absent everywhere, unknown fields are ignored.
+def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> ChatCompletionRequest:
+    """The request in `body`. `null` means the same as an absent field, and unknown fields are ignored.
 
-    `include_thinking` is the client's flag, and the default of `enable_thinking`. Raises what
-    `decode_body` raises, also for values that are out of bounds.
+    The header `x-include-thinking` asks for the reasoning as a part of the text. It is also the default of
+    `enable_thinking`. Raises what `decode_body` raises, also for values that are out of bounds.
     """
-    call = decode_body(_decoder, body, content_type=content_type)
+    call = decode_body(_decoder, body, content_type=headers.get("content-type"))
+    include_thinking = headers.get("x-include-thinking", "").strip().lower() in _INCLUDE_THINKING
     refuse_unsupported(call)
-    request = ChatRequest(
+    task = ChatRequest(
         model_id=call.model,
         messages=read_messages(call.messages),
         tools=_tools(call),
@@ -157,12 +179,16 @@ def decode_chat_request(
         principal=principal,
         whole=not call.stream,
     )
-    return ChatCompletionCall(
-        request=request,
+    return ChatCompletionRequest(
+        task=task,
         stream=bool(call.stream),
         include_usage=_includes_usage(call),
         parallel_tool_calls=_takes_many_calls(call),
     )
+
+
+def _completion_id(unique: str) -> str:
+    return f"chatcmpl-{unique}"
 
 
 def _includes_usage(call: _Body) -> bool:
@@ -177,7 +203,7 @@ def _includes_usage(call: _Body) -> bool:
 
 
 def _tools(call: _Body) -> UnreadArray | tuple[()]:
-    """The tools that the model may call. "none" leaves them out, so that the model does not see them either."""
+    """The tools that the model may call. With the choice "none" the model does not see any tool."""
     tools = read_tools(call.tools) if is_given(call.tools) else ()
     choice = call.tool_choice.type or "" if isinstance(call.tool_choice, _ToolChoice) else call.tool_choice
     if choice not in {None, "auto", "none"}:
@@ -187,13 +213,17 @@ def _tools(call: _Body) -> UnreadArray | tuple[()]:
 
 
 def _takes_many_calls(call: _Body) -> bool:
-    """Whether a reply may call several tools, as OpenAI and Anthropic have it."""
+    """Whether a choice may call several tools. OpenAI and Anthropic have different fields for this."""
     is_one = isinstance(call.tool_choice, _ToolChoice) and call.tool_choice.disable_parallel_tool_use
     return call.parallel_tool_calls is not False and not is_one
 
 
 def _template_kwargs(call: _Body, *, include_thinking: bool) -> UnreadObject:
-    """What the template is told beside messages and tools, as one object; what stands last in it counts."""
+    """The arguments of the template beside messages and tools, as one JSON object.
+
+    A name may be in the object twice, for example once of `enable_thinking` and once of `chat_template_kwargs`. The
+    decoder takes the last one.
+    """
     thinks = include_thinking if call.enable_thinking is None else call.enable_thinking
     told = [b'"enable_thinking":' + (b"true" if thinks else b"false")]
     if call.add_generation_prompt is not None:
@@ -217,7 +247,11 @@ def _free_form(part: msgspec.Raw, param: str) -> bytes:
 
 
 def _max_tokens(call: _Body) -> int | None:
-    """How long the reply may be; the first name counts (wire contract §1.8), and -1 leaves it to the next one."""
+    """How many tokens the reply may have; None for the default.
+
+    Three fields say it: `max_completion_tokens` counts before `max_tokens`, and `max_tokens` before `n_predict`. A
+    field that is -1 or absent does not count.
+    """
     wanted = None
     for name in ("n_predict", "max_tokens", "max_completion_tokens"):
         count = getattr(call, name)
@@ -234,7 +268,7 @@ def _check_u64(number: int | None, name: str) -> None:
 
 
 def _stop(call: _Body) -> tuple[str, ...]:
-    """The texts that end the reply, under OpenAI's name and Anthropic's. An empty one ends nothing."""
+    """The texts that end the reply. `stop` is OpenAI's field, `stop_sequences` Anthropic's. Empty texts are dropped."""
     stops: list[str] = []
     for name in ("stop", "stop_sequences"):
         value = getattr(call, name) or []

@@ -1,17 +1,17 @@
-"""The replies to OpenAI's `POST /v1/chat/completions`, as one body or as the bytes of server-sent events.
+"""Writes the replies of OpenAI's `POST /v1/chat/completions`, as server-sent events or as one body.
 
-Shapes what a generation tells. Knows no status codes and opens no connection.
+Pure. Knows no status codes and opens no connection.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Final, Literal, assert_never
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from neuron_lib.errors import NeuronError
 from neuron_lib.types import (
     Finished,
     FinishReason,
@@ -24,29 +24,20 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
+from neuron_lib.wire.dialect import EventBeforeEnd
 from neuron_lib.wire.line_breaks import escape_line_breaks
+from neuron_lib.wire.openai_errors import envelope
+from neuron_lib.wire.sse import server_sent_event
 
-__all__ = ("DONE", "KEEP_ALIVE", "ChatCollector", "ChatStreamEncoder", "StreamUsage")
+__all__ = ("DONE", "ChatCollector", "ChatStreamEncoder")
 
 DONE: Final = b"data: [DONE]\n\n"
 """The last event of every stream that ended well."""
 
-KEEP_ALIVE: Final = b":\n\n"
-"""A comment, for a stream that would otherwise be silent."""
-
 _VERY_UNLIKELY: Final = -9999.0
-"""OpenAI's word for a probability of nothing, because JSON has no infinity."""
+"""The log-probability that OpenAI writes for a probability of 0, because JSON has no infinity."""
 
-# UNSET leaves a key out, None writes null: before the end `finish_reason` is null and `usage` is not there.
-
-
-class StreamUsage(Enum):
-    """Where a stream has its usage: in the chunk that has the last `finish_reason`, or in one of its own behind it, as
-    `stream_options.include_usage` asks for.
-    """
-
-    WITH_FINISH = auto()
-    OWN_CHUNK = auto()
+# UNSET leaves a key out and None writes null. Before the end `finish_reason` is null and `usage` is left out.
 
 
 class _Function(Struct):
@@ -154,13 +145,13 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class ChatStreamEncoder:
-    """Writes the replies to one request as whole server-sent events, in the order of the contract (§1.8): `roles`, any
-    `event`s, `finish`, then `DONE`. Lines end with LF alone: the gateway finds no event in a stream with CRLF.
+    """Writes the choices of one reply as one stream; see `neuron_lib.wire.dialect.StreamEncoder`.
 
-    The usage is where `StreamUsage` says. So no event has empty `choices` unless the client has asked for that.
+    The usage is in the event with the last `finish_reason`. With `include_usage` it is in an event of its own behind
+    that one, whose `choices` are empty. No other event has empty `choices`.
     """
 
-    __slots__ = ("_created", "_id", "_model", "_usage")
+    __slots__ = ("_choices", "_created", "_id", "_include_usage", "_model", "_parallel_tool_calls")
 
     def __init__(
         self,
@@ -168,46 +159,62 @@ class ChatStreamEncoder:
         id: str,  # noqa: A002 - the wire's word
         created: int,
         model: str,
-        usage: StreamUsage = StreamUsage.WITH_FINISH,
+        choices: int = 1,
+        include_usage: bool = False,
+        parallel_tool_calls: bool = True,
     ) -> None:
-        """`created` is a Unix time in seconds, `model` the name the client used."""
+        """`created` is a Unix time in seconds and `model` the id that the client wrote.
+
+        Without `parallel_tool_calls` only the first tool call of each choice is written.
+        """
         self._id = id
         self._created = created
         self._model = model
-        self._usage = usage
+        self._choices = choices
+        self._include_usage = include_usage
+        self._parallel_tool_calls = parallel_tool_calls
 
-    def roles(self, choices: int) -> bytes:
-        """The opening event of each choice, sent before the first token is there."""
-        return b"".join(self._choice(index, _Delta(role="assistant", content="")) for index in range(choices))
+    def opening(self) -> bytes:
+        """The role of each choice."""
+        return b"".join(self._choice(index, _Delta(role="assistant", content="")) for index in range(self._choices))
 
-    def event(self, event: TextDelta | ReasoningDelta | ToolCall) -> bytes:
-        """A piece of a reply."""
+    def event(self, event: EventBeforeEnd) -> bytes:
+        """A piece of a choice."""
         match event:
             case TextDelta():
                 return self._choice(event.choice, _Delta(content=event.text), logprobs=_logprobs(event.logprobs))
             case ReasoningDelta():
                 return self._choice(event.choice, _Delta(reasoning_content=event.text))
             case ToolCall():
+                if event.index and not self._parallel_tool_calls:
+                    return b""
                 call = _CallDelta(index=event.index, id=event.id, function=_Function(event.name, event.arguments))
                 return self._choice(event.choice, _Delta(tool_calls=(call,)))
+            case Started():
+                return b""
             case _:
                 assert_never(event)
 
-    def finish(self, reasons: Sequence[FinishReason], usage: Usage) -> bytes:
-        """The end of each choice, and the bill, which is for all of them: with the last one's end, or behind it."""
-        *others, last = reasons
-        ends = [self._choice(i, _Delta(), finish_reason=reason) for i, reason in enumerate(others)]
-        index, bill = len(others), _usage(usage)
-        if self._usage is StreamUsage.WITH_FINISH:
-            ends.append(self._choice(index, _Delta(), finish_reason=last, usage=bill))
-        else:
-            ends += [self._choice(index, _Delta(), finish_reason=last), self._chunk(choices=(), usage=bill)]
-        return b"".join(ends)
+    def ending(self, finished: Finished) -> bytes:
+        """The `finish_reason` of each choice, the usage of all of them, and `[DONE]`."""
+        return self._ends(finished.reasons, finished.usage) + DONE
 
-    @staticmethod
-    def error(envelope: bytes) -> bytes:
-        """The event for a reply that was lost half-way; `envelope` is the JSON that an HTTP answer would have."""
-        return _event(envelope)
+    def error(self, error: NeuronError, usage: Usage) -> bytes:
+        """The end of each choice as if it had become too long, then an event with the error, and no `[DONE]`.
+
+        The gateway takes a stream that just stops for one that ended well, and bills a wrong number of tokens.
+        """
+        return self._ends((FinishReason.LENGTH,) * self._choices, usage) + server_sent_event(envelope(error))
+
+    def _ends(self, reasons: Sequence[FinishReason], usage: Usage) -> bytes:
+        *others, last = reasons
+        ends = [self._choice(index, _Delta(), finish_reason=reason) for index, reason in enumerate(others)]
+        if self._include_usage:
+            ends.append(self._choice(len(others), _Delta(), finish_reason=last))
+            ends.append(self._chunk(choices=(), usage=_usage(usage)))
+        else:
+            ends.append(self._choice(len(others), _Delta(), finish_reason=last, usage=_usage(usage)))
+        return b"".join(ends)
 
     def _choice(
         self,
@@ -222,7 +229,7 @@ class ChatStreamEncoder:
 
     def _chunk(self, *, choices: tuple[_ChunkChoice, ...], usage: _Usage | UnsetType = UNSET) -> bytes:
         chunk = _Chunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
-        return _event(_encode(chunk))
+        return server_sent_event(_encode(chunk))
 
 
 @dataclass(slots=True)
@@ -234,27 +241,36 @@ class _Gathered:
 
 
 class ChatCollector:
-    """Gathers the replies for a client that wants them whole: `add` every event, then take the `body`."""
+    """Collects the choices of one reply into one body; see `neuron_lib.wire.dialect.Collector`."""
 
-    __slots__ = ("_choices", "_created", "_finished", "_id", "_model")
+    __slots__ = ("_choices", "_created", "_finished", "_id", "_model", "_parallel_tool_calls")
 
-    def __init__(self, *, id: str, created: int, model: str) -> None:  # noqa: A002 - the wire's word
-        """`created` is a Unix time in seconds, `model` the name the client used."""
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 - the wire's word
+        created: int,
+        model: str,
+        parallel_tool_calls: bool = True,
+    ) -> None:
+        """The arguments are those of `ChatStreamEncoder`."""
         self._id = id
         self._created = created
         self._model = model
+        self._parallel_tool_calls = parallel_tool_calls
         self._choices: defaultdict[int, _Gathered] = defaultdict(_Gathered)
         self._finished: Finished | None = None
 
     def add(self, event: GenerationEvent) -> None:
-        """Take the next event. Reasoning is no part of the answer and stands beside it, as in a stream."""
+        """Take the next event. Reasoning is written beside the text, not as a part of the text."""
         match event:
             case TextDelta():
                 self._choices[event.choice].texts.append(event.text)
                 self._choices[event.choice].logprobs += event.logprobs
             case ToolCall():
-                call = _Call(id=event.id, function=_Function(event.name, event.arguments))
-                self._choices[event.choice].calls.append(call)
+                if self._parallel_tool_calls or not event.index:
+                    call = _Call(id=event.id, function=_Function(event.name, event.arguments))
+                    self._choices[event.choice].calls.append(call)
             case Finished():
                 self._finished = event
             case ReasoningDelta():
@@ -265,7 +281,7 @@ class ChatCollector:
                 assert_never(event)
 
     def body(self) -> bytes:
-        """The response as JSON; raises `ValueError` if no `Finished` came."""
+        """The body as JSON. Raises `ValueError` before `Finished` has been added."""
         if self._finished is None:
             raise ValueError("the reply is not finished")
         return escape_line_breaks(
@@ -292,7 +308,7 @@ class ChatCollector:
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> _Logprobs | UnsetType:
-    """There only when tokens have some, which is when they were asked for."""
+    """UNSET unless tokens have log-probabilities. They have some only if the client asked for them."""
     if not tokens:
         return UNSET
     return _Logprobs(
@@ -305,7 +321,7 @@ def _spelled(token: TokenLogprob | Likely) -> tuple[str, float, tuple[int, ...]]
 
 
 def _usage(usage: Usage) -> _Usage:
-    """Token counts as clients read them."""
+    """The usage in OpenAI's shape, with `helexa_timing` beside it, which the gateway reads."""
     return _Usage(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
@@ -314,7 +330,3 @@ def _usage(usage: Usage) -> _Usage:
         completion_tokens_details=_ReasoningTokens(usage.reasoning_tokens) if usage.reasoning_tokens else UNSET,
         helexa_timing=_Timing(usage.prefill_ms, usage.decode_ms, usage.prompt_tokens - usage.cached_tokens),
     )
-
-
-def _event(payload: bytes) -> bytes:
-    return b"data: " + escape_line_breaks(payload) + b"\n\n"

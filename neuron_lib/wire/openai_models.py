@@ -1,4 +1,4 @@
-"""OpenAI's `GET /v1/models`: the resident models for clients that know no other list."""
+"""The body of OpenAI's `GET /v1/models`: the resident models, for clients that know no other list."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -28,8 +28,10 @@ class _ModelList(Struct):
 def encode_model_list(
     models: Sequence[ModelInfo], *, created: int, loaded: Mapping[str, int] = MappingProxyType({})
 ) -> bytes:
-    """The list as JSON. `loaded` has the time at which each model was loaded, by id, and `created` is the time of those
-    that it does not have, both in seconds of Unix time. `max_model_len` is there where the context is known.
+    """The list as JSON.
+
+    `loaded` has the time of each model's load, by id. `created` is used for models without such a time. Both are in
+    seconds of Unix time. `max_model_len` is the context in tokens and is left out if it is not known.
     """
     return msgspec.json.encode(
         _ModelList(

@@ -1,4 +1,4 @@
-"""Parameters of other servers that would change the answer and have no effect here: refused by name, never ignored."""
+"""Parameters of other servers that would change the reply and have no effect here. They are refused, never ignored."""
 
 from collections.abc import Mapping
 from typing import Final, TypeVar
@@ -11,7 +11,7 @@ from neuron_lib.wire.json_bounds import refusal
 __all__ = ("decoder_with_refused", "refuse_unsupported")
 
 _LONGEST: Final = 64
-"""Bytes of a value that can be without effect; none is longer."""
+"""The most bytes of a value that is accepted. Every value in the table below is shorter."""
 
 _WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
     # OpenAI
@@ -63,7 +63,7 @@ _WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
     "t_max_predict_ms": (0, -1),
     "tfs_z": (1,),
 }
-"""By name, the values beside null and an empty list that ask for what happens anyway."""
+"""By name, the values that are accepted because they ask for what happens anyway. null and `[]` are always accepted."""
 
 _INSTEAD: Final = {
     "best_of": "; `n` gives several replies",
@@ -78,13 +78,16 @@ _Body = TypeVar("_Body", bound=Struct)
 
 
 def decoder_with_refused(body: type[_Body]) -> msgspec.json.Decoder[_Body]:
-    """A decoder of `body` that also takes up the parameters that are refused, for `refuse_unsupported`."""
+    """A decoder of `body` that also keeps the parameters of the table, for `refuse_unsupported`."""
     fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _WITHOUT_EFFECT]
     return msgspec.json.Decoder(msgspec.defstruct(body.__name__, fields, bases=(body,), kw_only=True))
 
 
 def refuse_unsupported(body: Struct) -> None:
-    """Raise `InvalidRequest` if a body, decoded by such a decoder, asks for what is not done here."""
+    """Raise `InvalidRequest` if `body` has a parameter of the table with a value that is not accepted.
+
+    `body` was decoded by a decoder from `decoder_with_refused`.
+    """
     for name, harmless in _WITHOUT_EFFECT.items():
         text = bytes(getattr(body, name))
         if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), harmless)):
@@ -92,5 +95,5 @@ def refuse_unsupported(body: Struct) -> None:
 
 
 def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:
-    """Whether a value is in the list; false is not 0 here."""
+    """Whether `value` is `[]` or in `harmless`. Unlike in Python, false is not 0."""
     return value == [] or any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in harmless)

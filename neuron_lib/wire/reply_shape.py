@@ -1,4 +1,4 @@
-"""What a reply must look like, in every spelling that clients of OpenAI, vLLM, llama.cpp and TGI use."""
+"""Reads what a reply must look like, in all fields that clients of OpenAI, vLLM, llama.cpp and TGI use for this."""
 
 import re
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ class _Outputs(Struct):
 
 
 class _Object(Struct, gc=False):
-    """Any object; its keys are stepped over."""
+    """Any object. Its keys are not looked at."""
 
 
 _format: Final = msgspec.json.Decoder(_Format)
@@ -82,10 +82,10 @@ _Shapes: TypeAlias = Iterator[tuple[str, Grammar]]
 
 
 def grammar_of(fields: ReplyShapeFields) -> Grammar | None:
-    """What the reply must look like, None for anything.
+    """What the reply must look like; None if it may be anything.
 
-    Raises `MalformedJson`, or `InvalidRequest` for what is not understood, is too long, or contradicts itself; `param`
-    is the field.
+    Raises `MalformedJson` or `InvalidRequest`, whose `param` is the field: the field is not understood or too long, or
+    another field says something else.
     """
     shapes = dict(_shapes(fields))
     if len(shapes) > 1:
@@ -99,7 +99,7 @@ def grammar_of(fields: ReplyShapeFields) -> Grammar | None:
 
 
 def _shapes(fields: ReplyShapeFields) -> _Shapes:
-    """Every shape that is asked for, by the name of its field."""
+    """Each shape that the body asks for, with the name of its field."""
     if is_given(fields.response_format):
         yield from _of_format(fields.response_format)
     if is_given(fields.json_schema):
@@ -177,7 +177,7 @@ def _each_output(wanted: _Outputs, field: str) -> _Shapes:
 
 
 def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool = False) -> tuple[str, Grammar]:
-    """The grammar of a JSON schema, which stays as it was written but for the white space."""
+    """The grammar of a JSON schema. The schema stays as the client wrote it, without white space."""
     schema = bytes(text)
     value = decode_part(_schema_or_text if may_be_text else _schema, schema, param=place)
     if isinstance(value, str):
@@ -193,7 +193,7 @@ def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool =
 
 
 def _by_choice(text: msgspec.Raw, field: str) -> tuple[str, Grammar]:
-    """The grammar of one of several texts."""
+    """The grammar of a reply that must be one of several texts."""
     choices = decode_part(_choices, text, param=field)
     if not 1 <= len(choices) <= _MAX_CHOICES:
         raise refusal(field, f"Expected `array` of length 1 to {_MAX_CHOICES}")

@@ -1,1 +1,1 @@
-"""One module per group of endpoints. A route decodes, makes one library call, encodes."""
+"""One module for each group of endpoints. A route decodes, makes one call of the library, and encodes."""

@@ -1,4 +1,4 @@
-"""What the host is: `/discovery`. What is asked before the routes are loaded is in `probes`."""
+"""What the host is: `/discovery`. `probes` has the endpoints that are answered before the routes are imported."""
 
 from typing import Final
 
@@ -10,10 +10,10 @@ from neuron_service.host_dependency import HostDependency
 __all__ = ("discovery",)
 
 _DISCOVERY_LIMIT_S: Final = 3.0
-"""A gateway gives up after 5 s, and a vendor's tool that hangs is given as long as that."""
+"""The gateway gives up after 5 s. A vendor's tool that hangs is ended after 5 s, so the answer cannot wait for it."""
 
 
 @get("/discovery")
 async def discovery(host: HostDependency) -> Discovery:
-    """Wire contract §1.2."""
+    """The hardware and the harnesses. Without `max_prompt_tokens` the hardware has not been seen yet."""
     return await host.discovery_within(_DISCOVERY_LIMIT_S)

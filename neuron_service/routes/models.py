@@ -1,4 +1,4 @@
-"""Listing, loading and unloading models, how far loads are, and what the gateway asks about one model."""
+"""Models: their lists, loads and unloads, the progress of loads, and the gateway's questions about one model."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ from neuron_lib.errors import InvalidRequest
 from neuron_lib.logs import get_logger
 from neuron_lib.types import public_id
 from neuron_lib.wire.management import decode_load_request, decode_unload_request
-from neuron_lib.wire.openai_errors import (
+from neuron_lib.wire.management_errors import (
     capabilities_unknown,
     cuda_unavailable,
     load_error,
@@ -21,7 +21,7 @@ from neuron_lib.wire.openai_errors import (
     unload_error,
 )
 from neuron_lib.wire.openai_models import encode_model_list
-from neuron_service.errors import answer, respond
+from neuron_service.errors import respond, response
 from neuron_service.host_dependency import HostDependency
 from neuron_service.loading_events import LoadingEvents
 
@@ -42,7 +42,7 @@ _PREFIX = b"/models/"
 
 @get("/models")
 async def list_models(host: HostDependency) -> tuple[ModelInfo, ...]:
-    """Wire contract §1.4: the resident models, as an array."""
+    """The resident models, as an array."""
     return host.registry.list_models()
 
 
@@ -56,7 +56,7 @@ async def list_openai_models(host: HostDependency) -> bytes:
 
 @get("/models/loading")
 async def list_loading(host: HostDependency) -> tuple[LoadingModel, ...]:
-    """The loads that run now, as in `/health`. Not of the contract."""
+    """The loads that run now, as in `/health`. The gateway does not ask for them."""
     return host.registry.loading()
 
 
@@ -68,7 +68,7 @@ async def follow_loading(host: HostDependency) -> ASGIApp:
 
 @post("/models/load", status_code=200)
 async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
-    """Wire contract §1.5: the answer is held until the model serves. A client that hangs up stops nothing."""
+    """Load a model, and answer when the model serves. The load goes on if the client hangs up."""
     body = await request.body()
     await host.turn_to_decode(body)
     try:
@@ -82,7 +82,7 @@ async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> R
         host.require_harness()
         info = await host.registry.load(spec)
     except NeuronError as error:
-        # The public id, because the error may name the repository behind it.
+        # The log has the public id, because the error may name the repository behind the model.
         return respond(request, error, load_error, model_id=public_id(spec.model_id))
     elapsed_ms = round((time.monotonic() - started_s) * 1000)
     logger.info("loaded model", extra={"model_id": info.id, "elapsed_ms": elapsed_ms})
@@ -91,7 +91,7 @@ async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> R
 
 @post("/models/unload", status_code=200)
 async def unload_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
-    """Wire contract §1.6: 200 means that the memory is back."""
+    """Unload a model. 200 means that its memory has been given back."""
     body = await request.body()
     await host.turn_to_decode(body)
     try:
@@ -105,9 +105,9 @@ async def unload_model(request: Request[Any, Any, Any], host: HostDependency) ->
 
 @get("/models/{rest:path}")
 async def about_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
-    """`/models/{id}/endpoint` and `/models/{id}/capabilities` (wire contract §1.7).
+    """`/models/{id}/endpoint` and `/models/{id}/capabilities`.
 
-    The id may hold slashes, percent-encoded or not, so it is taken from the raw path instead of the parameter.
+    The id may have slashes, percent-encoded or not. So it is read from the raw path and not from the parameter.
     """
     raw_path: bytes = request.scope["raw_path"]
     raw_id, _, question = raw_path.removeprefix(_PREFIX).rpartition(b"/")
@@ -117,11 +117,11 @@ async def about_model(request: Request[Any, Any, Any], host: HostDependency) -> 
             try:
                 return Response({"url": host.registry.endpoint(model_id)})
             except NeuronError:
-                return answer(not_resident(model_id))
+                return response(not_resident(model_id))
         case b"capabilities":
             capabilities = await host.registry.capabilities(model_id)
             if capabilities is None:
-                return answer(capabilities_unknown(model_id))
+                return response(capabilities_unknown(model_id))
             return Response({"capabilities": capabilities})
         case _:
             raise NotFoundException

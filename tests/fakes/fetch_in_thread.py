@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import anyio.from_thread
 import anyio.to_thread
 
-from neuron_lib.errors import NeuronError
+from neuron_lib.error_frames import from_frame, to_frame
+from neuron_lib.errors import LoadFailed, NeuronError
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_process import RateMeter
 from neuron_lib.sources.fetch_protocol import (
@@ -18,8 +19,6 @@ from neuron_lib.sources.fetch_protocol import (
     decode_frame,
     decode_order,
     encode_line,
-    from_error,
-    to_error,
 )
 from neuron_lib.sources.fetch_worker import fetch
 
@@ -43,10 +42,10 @@ async def fetch_in_thread(
         try:
             return fetch(decode_order(encode_line(order)), emit, pause=lambda _: None)
         except NeuronError as error:
-            return from_error(error)
+            return Failed(to_frame(error))
 
     last = decode_frame(encode_line(await anyio.to_thread.run_sync(work)))
     if isinstance(last, Failed):
-        raise to_error(last, model_id=order.repository.model_id)
+        raise from_frame(last.error, unknown=LoadFailed)
     assert isinstance(last, Fetched)
     return last

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from neuron_lib.testing import ScriptedModel
 from neuron_service.app import create_app
-from neuron_service.connection_cap import ConnectionCap
-from neuron_service.connection_limits import ConnectionLimits
-from neuron_service.server import bind
-from neuron_service.uvicorn_config import uvicorn_config
+from neuron_service.http.cap import ConnectionCap
+from neuron_service.http.limits import ConnectionLimits
+from neuron_service.http.listening import bind
+from neuron_service.http.serving import http_server
+from neuron_service.http.uvicorn_parts import Server
 from tests.fakes.scripted_host import ScriptedHost, chat_body, scripted_host
 from tests.patience import PATIENCE_S
 
@@ -31,7 +31,7 @@ class ListeningHost:
     port: int
     scripted: ScriptedHost
     _portal: BlockingPortal
-    _server: uvicorn.Server
+    _server: Server
 
     @contextmanager
     def connect(self, *, receive_buffer: int | None = None) -> Iterator["RawClient"]:
@@ -156,28 +156,20 @@ def listening_host(
     async def serving(portal: BlockingPortal) -> AsyncIterator[ListeningHost]:
         async with scripted_host(scripts, resident=resident) as scripted:
             sock = bind("127.0.0.1", 0)
-            server = uvicorn.Server(
-                uvicorn_config(
-                    create_app(scripted.real),
-                    limits=limits,
-                    cap=cap or ConnectionCap.for_descriptors(8192),
-                    shutdown_limit_s=1,
-                )
+            server = http_server(
+                create_app(scripted.real),
+                limits=limits,
+                cap=cap or ConnectionCap.for_descriptors(8192),
+                shutdown_limit_s=1,
             )
             port = sock.getsockname()[1]
-            stopped = anyio.Event()
-
-            async def serve() -> None:
-                await server.serve([sock])
-                stopped.set()
-
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(serve)
+                tasks.start_soon(server.run_on, sock)
                 try:
                     yield ListeningHost(port=port, scripted=scripted, _portal=portal, _server=server)
                 finally:  # also of a test that fails: uvloop does not end before its sockets are closed
                     server.should_exit = True
-                    await stopped.wait()
+                    await server.stopped.wait()
 
     with (
         start_blocking_portal("asyncio", {"use_uvloop": True}) as portal,

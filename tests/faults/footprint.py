@@ -24,9 +24,14 @@ class Footprint:
 def footprint(pid: int) -> Footprint:
     """What the process holds now. A connection that its peer has left behind counts, one in use does not."""
     process = psutil.Process(pid)
-    in_use = sum(connection.status == psutil.CONN_ESTABLISHED for connection in process.net_connections("tcp"))
+    fds, fds_before = process.num_fds(), -1
+    in_use = 0
+    while fds != fds_before:  # a connection that is closed between the two counts would be subtracted without being in
+        fds_before = fds
+        in_use = sum(connection.status == psutil.CONN_ESTABLISHED for connection in process.net_connections("tcp"))
+        fds = process.num_fds()
     return Footprint(
-        fds=process.num_fds() - in_use,
+        fds=fds - in_use,
         threads=process.num_threads(),
         children=len(process.children(recursive=True)),
     )

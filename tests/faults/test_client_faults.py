@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neuron_service.client import SEND_LIMIT_S
+from neuron_service.streaming import SEND_LIMIT_S
 from tests.faults.exchanges import CHAT_PATH, Ending
 from tests.faults.invariants import check_invariants
 from tests.faults.rig import config, running_rig

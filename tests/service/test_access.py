@@ -8,16 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_service.access import (
-    AccessRefused,
-    AccessRules,
-    HostNotAllowed,
-    MalformedHost,
-    OriginNotAllowed,
-    is_loopback,
-)
+from neuron_lib.wire.http_errors import AccessRefused, HostNotAllowed, MalformedHost, OriginNotAllowed
+from neuron_service.access import AccessRules, is_loopback
 from neuron_service.app import create_app
-from neuron_service.listening import bind
+from neuron_service.http.listening import bind
 from tests.fakes.asgi_client import JSON, AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
 

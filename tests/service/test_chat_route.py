@@ -11,8 +11,9 @@ from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolC
 from neuron_lib.errors import EngineFailed
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Principal, Usage
-from neuron_service.connection_limits import IDLE_CONNECTION_LIMIT_S
-from neuron_service.sse import SILENCE_LIMIT_S, ChatStream
+from neuron_lib.wire.openai_chat_reply import ChatStreamEncoder
+from neuron_service.answers import SILENCE_LIMIT_S, StreamedAnswer
+from neuron_service.http.limits import IDLE_CONNECTION_LIMIT_S
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 A = "org/a"
 CHAT = "/v1/chat/completions"
+ENCODER = ChatStreamEncoder(id="chatcmpl-1", created=7, model=A)
 
 
 def masked(body: bytes) -> str:
@@ -138,7 +140,7 @@ async def test_silence_is_filled_with_comments_and_loses_nothing_of_the_reply() 
     script = ScriptedModel(may_speak=anyio.Event())
     async with scripted_host({A: script}, resident=[A]) as host:
         request = ChatRequest(model_id=A, messages=({"role": "user", "content": "hi"},))
-        stream = ChatStream(host.registry.chat(request), model=A, silence_limit_s=0.01)
+        stream = StreamedAnswer(host.registry.chat(request), ENCODER, silence_limit_s=0.01)
         async with AsgiClient(stream).open("POST", CHAT) as exchange:
             await exchange.chunk()
             assert [await exchange.chunk() for _ in range(3)] == [b":\n\n"] * 3
@@ -364,7 +366,7 @@ class BuggyGeneration:
 async def test_a_bug_in_mid_stream_is_an_error_event_and_a_traceback_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stream = ChatStream(BuggyGeneration(on_entering=False), model=A)
+    stream = StreamedAnswer(BuggyGeneration(on_entering=False), ENCODER)
     async with AsgiClient(stream).open("POST", CHAT) as exchange:
         *_, last = events(await exchange.rest())
         await exchange.returned.wait()
@@ -447,7 +449,7 @@ def endless() -> ScriptedModel:
 async def test_a_client_that_stops_reading_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("neuron_service.outlet.SEND_LIMIT_S", 0.01)
+    monkeypatch.setattr("neuron_service.streaming.SEND_LIMIT_S", 0.01)
     caplog.set_level(logging.INFO)
     async with scripted_host(resident=[A]) as host:
         async with host.client.open("POST", CHAT, chat_body(A, stream=True)) as exchange:
@@ -470,5 +472,5 @@ async def test_a_client_that_leaves_before_its_body_is_complete_costs_nothing() 
 
 
 def test_the_limits_that_other_programs_rely_on() -> None:
-    assert SILENCE_LIMIT_S == 1.0, "clients have hung up after little more (wire contract §1.8)"
-    assert IDLE_CONNECTION_LIMIT_S >= 120, "the gateway keeps idle connections for 90 s (wire contract §2.8-10)"
+    assert SILENCE_LIMIT_S == 1.0, "clients have hung up after little more"
+    assert IDLE_CONNECTION_LIMIT_S >= 120, "the gateway keeps idle connections for 90 s"

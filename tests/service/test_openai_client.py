@@ -12,7 +12,8 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from neuron_lib import ChatRequest, Generation
 from neuron_lib.testing import ScriptedModel
-from neuron_service.sse import ChatCompletion, ChatStream
+from neuron_lib.wire.openai_chat import ChatCompletionRequest
+from neuron_service.answers import StreamedAnswer, WholeAnswer
 from tests.fakes.asgi_client import AsgiClient, Reply
 from tests.fakes.scripted_host import scripted_host
 
@@ -49,10 +50,11 @@ def client_of(reply: Reply) -> Iterator[openai.OpenAI]:
 
 
 async def reply_to_request(*, stream: bool) -> Reply:
-    def answer(generation: Generation) -> ChatStream | ChatCompletion:
+    def answer(reply: Generation) -> StreamedAnswer | WholeAnswer:
+        request = ChatCompletionRequest(task=REQUEST, stream=stream)
         if stream:
-            return ChatStream(generation, model=A, choices=REQUEST.choices)
-        return ChatCompletion(generation, model=A)
+            return StreamedAnswer(reply, request.encoder(unique="1", created=7))
+        return WholeAnswer(reply, request.collector(unique="1", created=7))
 
     async with scripted_host({A: ScriptedModel(reply=("Hi", " é"))}, resident=[A]) as host:
         return await AsgiClient(answer(host.registry.chat(REQUEST))).post(CHAT, {})

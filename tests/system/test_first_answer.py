@@ -14,9 +14,10 @@ pytestmark = pytest.mark.system
 # Asks when the server has begun to accept, before anything else is told so, and says what is imported then.
 FIRST_ANSWER = """
 import asyncio, json, os, sys
-from neuron_service import cli, server
+import uvicorn
+from neuron_service import cli
 
-startup = server.uvicorn.Server.startup
+startup = uvicorn.Server.startup
 
 async def answer_first(self, sockets=None):
     await startup(self, sockets)
@@ -26,7 +27,7 @@ async def answer_first(self, sockets=None):
     print(json.dumps({"answer": answer.decode(), "modules": sorted(sys.modules)}), file=sys.stderr, flush=True)
     os._exit(0)
 
-server.uvicorn.Server.startup = answer_first
+uvicorn.Server.startup = answer_first
 cli.main(["serve", "--port", "0", "--log-level", "error"])
 """
 TOO_EARLY = (
@@ -43,11 +44,13 @@ TOO_EARLY = (
     "neuron_lib.engine",
     "neuron_lib.sources",
     "neuron_lib.text",
+    "neuron_lib.wire.openai_chat",
+    "neuron_lib.wire.openai_chat_reply",
+    "neuron_service.answers",
     "neuron_service.app",
     "neuron_service.config_check",
     "neuron_service.models_cli",
     "neuron_service.routes",
-    "neuron_service.sse",
 )
 """None of these is needed to say how a host is, and together they take longer than everything that is."""
 

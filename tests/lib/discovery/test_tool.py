@@ -13,6 +13,7 @@ import anyio
 import psutil
 import pytest
 
+from neuron_lib.child.process import Child
 from neuron_lib.discovery.tool import ToolOutput, run_tool
 from tests.patience import PATIENCE_S
 
@@ -44,12 +45,12 @@ def _first_process() -> Iterator[None]:
     assert prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
 
 
-def survive(_group: int) -> None:
+def survive(_child: Child) -> None:
     pass
 
 
-def kill_the_script_alone(group: int) -> None:
-    os.kill(group, signal.SIGKILL)
+def kill_the_script_alone(child: Child) -> None:
+    child.send_signal(signal.SIGKILL)
 
 
 def read_pid(path: Path) -> int:
@@ -91,12 +92,13 @@ async def give_up_once_it_waits(pid_path: Path, ask: Callable[[], Coroutine[Any,
 
 
 async def test_a_tool_that_survives_is_the_only_one_and_holds_no_pipe_until_it_ends(
-    install: Callable[[str], None],
+    install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("exec /bin/sleep 600")
+    monkeypatch.setattr(Child, "kill", survive)
     us = psutil.Process()
     others, descriptors = set(us.children()), us.num_fds()
-    output = await run_tool(TOOL, deadline_s=0, kill=survive)
+    output = await run_tool(TOOL, deadline_s=0)
     assert output == ToolOutput("", problem="nvidia-smi did not end within 0 s and was killed")
     (left,) = set(us.children()) - others
     try:
@@ -113,14 +115,15 @@ async def test_a_tool_that_survives_is_the_only_one_and_holds_no_pipe_until_it_e
 
 
 async def test_a_tool_that_survives_keeps_no_other_tool_from_running(
-    install: Callable[[str], None], tmp_path: Path
+    install: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("exec /bin/sleep 600")
+    monkeypatch.setattr(Child, "kill", survive)
     (tmp_path / "nvcc").write_text("#!/bin/sh\necho 12.4\n")
     (tmp_path / "nvcc").chmod(0o755)
     us = psutil.Process()
     others = set(us.children())
-    await run_tool(TOOL, deadline_s=0, kill=survive)
+    await run_tool(TOOL, deadline_s=0)
     (left,) = set(us.children()) - others
     try:
         assert await run_tool(("nvcc",)) == ToolOutput("12.4\n")
@@ -141,10 +144,11 @@ async def test_what_a_script_has_started_is_killed_with_it(install: Callable[[st
 
 @pytest.mark.usefixtures("_first_process")
 async def test_a_script_counts_as_alive_while_what_it_started_is(
-    install: Callable[[str], None], tmp_path: Path
+    install: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(f"/bin/sleep 600 & echo $! > {tmp_path}/pid; wait")
-    ask = partial(run_tool, TOOL, deadline_s=600, kill=kill_the_script_alone)
+    monkeypatch.setattr(Child, "kill", kill_the_script_alone)
+    ask = partial(run_tool, TOOL, deadline_s=600)
     started = await give_up_once_it_waits(tmp_path / "pid", ask)
     try:
         install("echo fine")

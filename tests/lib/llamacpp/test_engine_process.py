@@ -11,6 +11,7 @@ import anyio
 import psutil
 import pytest
 
+from neuron_lib.child.process import Child
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.engine.protocol import Cancel, Delta, Done, Prepare, Prepared, Start
 from neuron_lib.errors import (
@@ -23,7 +24,6 @@ from neuron_lib.errors import (
     TemplateFailed,
     UnloadFailed,
 )
-from neuron_lib.llamacpp import child_process, engine_process
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
@@ -240,8 +240,8 @@ async def test_an_engine_that_is_stopped_is_killed_for_its_silence() -> None:
 @asynccontextmanager
 async def undead_engine(mode: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EngineProcess]:
     """One that no signal ends, as if it hung in a driver; it stands still from its first delta on."""
-    for module in (child_process, engine_process):
-        monkeypatch.setattr(module, "send_signal", lambda *_: None)
+    for method in ("send_signal", "kill"):
+        monkeypatch.setattr(Child, method, lambda *_: None)
     engine = None
     try:
         async with fake_engine(
@@ -252,7 +252,8 @@ async def undead_engine(mode: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         assert engine is not None
         os.kill(engine.pid, signal.SIGKILL)
         with anyio.CancelScope(shield=True):
-            await engine._process.aclose()
+            await engine._process.wait()
+            await engine._process.close()
 
 
 async def test_an_engine_that_cannot_be_killed_is_told_as_that_even_to_a_cancelled_unload(

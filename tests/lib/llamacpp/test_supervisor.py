@@ -13,9 +13,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from neuron_lib.child.process import Child
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.errors import LoadFailed, SourceUnavailable, UnloadFailed
-from neuron_lib.llamacpp import child_process, engine_process
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
@@ -151,13 +151,14 @@ async def test_a_start_that_the_host_has_no_thread_for_is_worth_a_retry(monkeypa
 
 
 async def test_an_engine_that_cannot_be_killed_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (child_process, engine_process):
-        monkeypatch.setattr(module, "send_signal", lambda *_: None)
+    for method in ("send_signal", "kill"):
+        monkeypatch.setattr(Child, method, lambda *_: None)
     with pytest.raises(UnloadFailed, match="cannot be killed"):
         async with supervised("silent", limit_s=0.05) as supervisor:
             engine = supervisor.require_engine()
     os.kill(engine.pid, signal.SIGKILL)
-    await engine._process.aclose()
+    await engine._process.wait()
+    await engine._process.close()
 
 
 async def test_there_is_no_successor_after_the_end() -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from neuron_lib.sampling.lottery import _pick
 from neuron_lib.sampling.penalties import penalties
-from neuron_lib.sampling.sampler import Constraint, Draw, SamplerChain, _pick
+from neuron_lib.sampling.sampler import Constraint, Draw, SamplerChain
 from neuron_lib.types import Likely, Sampling, TokenLogprob
 
 Scores = npt.NDArray[np.float32]

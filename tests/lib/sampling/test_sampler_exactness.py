@@ -1,9 +1,9 @@
 """Our arithmetic against that of libllama's own samplers, on the same scores."""
 
 import ctypes
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import pytest
 from neuron_lib.llama.bindings import init_backend, lib, route_logs
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
-from neuron_lib.sampling.filters import filters
+from neuron_lib.sampling.filters import Unsure, filters
+from neuron_lib.sampling.lottery import Lottery
 from neuron_lib.sampling.penalties import penalties
 from neuron_lib.sampling.sampler import SamplerChain
 from neuron_lib.types import Sampling
@@ -55,10 +56,22 @@ def theirs(sampler: Any, scores: Scores, history: Sequence[int] = ()) -> dict[in
 
 
 def kept(sampling: Sampling, scores: Scores) -> set[int]:
-    """The tokens that the only filter of `sampling` leaves."""
-    (truncate,) = filters(sampling, random=Random(1))  # noqa: S311 - for XTC, which always strikes here
-    indices = truncate(scores - scores.max())
-    return set(range(scores.size)) if indices is None else set(indices.tolist())
+    """The tokens that the only filter of `sampling` leaves; XTC always strikes. Raises `Unsure`."""
+    lottery = Lottery(sampling)
+    few = lottery._few(scores, float(scores.max()))
+    assert few is not None
+    ids = lottery._filtered(few, strikes=sampling.xtc_probability > 0).ids
+    return set(range(scores.size)) if ids is None else set(ids.tolist())
+
+
+def kept_of_all(sampling: Sampling, scores: Scores) -> set[int]:
+    """The same for a filter that adds up the row, one token after the other."""
+    lottery = Lottery(sampling)
+    best = float(scores.max())
+    weights = lottery._weights(scores, best, 1.0, -math.inf, buffer=0)[: scores.size]
+    wanted = float(weights.sum()) * min(sampling.top_p, sampling.typical_p)
+    share = lottery._share(scores, weights, wanted)
+    return {token for token in range(scores.size) if share.holds(token)}
 
 
 def adjusted(sampling: Sampling, scores: Scores, vocab: Vocab, history: Sequence[int]) -> Scores:
@@ -94,8 +107,49 @@ def test_a_filter_keeps_what_llama_cpp_keeps(
     *, name: str, value: float, native: Callable[[float], Any], seed: int, spread: float, peak: float
 ) -> None:
     scores = scores_of(seed, spread=spread, peak=peak)
-    ours = kept(Sampling(temperature=1, seed=1, **{name: value}), scores)  # type: ignore[arg-type]
-    assert ours == set(theirs(native(value), scores))
+    sampling = Sampling(temperature=1, seed=1, **{name: value})  # type: ignore[arg-type]
+    expected = set(theirs(native(value), scores))
+    assert kept(sampling, scores) == expected
+    if name in {"top_p", "typical_p"}:
+        assert kept_of_all(sampling, scores) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_a_large_flat_row_is_cut_where_llama_cpp_cuts_it(seed: int, spread: float, share: float) -> None:
+    scores = scores_of(seed, spread=spread, size=20_000)
+    expected = theirs(lib.llama_sampler_init_top_p(share, 1), scores)
+    lowest = min(expected.values())
+    indices = filters(Sampling(temperature=1, seed=1, top_p=share))[0](scores - scores.max(), 0.0)
+    assert scores[indices].min() == pytest.approx(lowest, abs=spread / 100)  # their sums have 32 bits
+    assert len(indices) == pytest.approx(len(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    ("name", "value", "native"),
+    [
+        ("top_p", 0.5, lib.llama_sampler_init_top_p),
+        ("top_p", 0.9, lib.llama_sampler_init_top_p),
+        ("min_p", 0.05, lib.llama_sampler_init_min_p),
+        ("xtc_threshold", 0.05, lambda value, _keep: lib.llama_sampler_init_xtc(1.0, value, 1, 1)),
+    ],
+)
+def test_of_a_large_peaked_row_the_likeliest_tokens_say_what_is_kept_or_that_they_do_not_know(
+    name: str, value: float, native: Callable[[float, int], Any], seed: int
+) -> None:
+    scores = scores_of(seed, size=20_000)
+    scores[np.random.default_rng(seed).integers(0, 20_000, 40)] += 20
+    options: dict[str, Any] = {name: value, "xtc_probability": float(name == "xtc_threshold")}
+    sampling = Sampling(temperature=1, seed=1, **options)
+    expected = set(theirs(native(value, 1), scores))
+    try:
+        ours = kept(sampling, scores)
+    except Unsure:
+        return
+    likeliest = set(np.flatnonzero(scores > scores.max() - 15).tolist())
+    assert ours & likeliest == expected & likeliest
 
 
 @pytest.mark.parametrize("threshold", [0.001, 0.02, 0.1, 0.4, 0.6])

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from neuron_lib.config import DownloadConfig
+from neuron_lib.error_frames import ErrorFrame, to_frame
 from neuron_lib.errors import LoadFailed, NeuronError, PreflightFailed, PreflightKind, SourceUnavailable
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.sources.fetch_process import RateMeter, fetch_environment, run_fetch
@@ -33,8 +34,6 @@ from neuron_lib.sources.fetch_protocol import (
     decode_frame,
     decode_order,
     encode_line,
-    from_error,
-    to_error,
 )
 from neuron_lib.sources.fetch_worker import RateWatch
 from neuron_lib.sources.repository import Listing, RepoFile
@@ -109,9 +108,16 @@ async def test_the_order_is_one_line_on_stdin(tmp_path: Path) -> None:
     ],
 )
 async def test_an_error_of_the_process_is_raised_as_what_it_was_there(error: NeuronError) -> None:
-    found = await failure(says(ADVANCE, from_error(error)))
+    found = await failure(says(ADVANCE, Failed(to_frame(error))))
     assert type(found) is type(error)
     assert vars(found) == vars(error)
+
+
+@pytest.mark.anyio
+async def test_an_error_of_a_kind_that_is_not_known_is_a_failure_that_stays() -> None:
+    found = await failure(says(Failed(ErrorFrame(code="of_a_newer_process", message="m"))))
+    assert type(found) is LoadFailed
+    assert found.message.startswith("m (")
 
 
 @pytest.mark.anyio
@@ -239,13 +245,13 @@ async def test_a_report_that_raises_ends_the_process() -> None:
 async def test_a_process_that_says_nothing_any_more_is_ended_and_worth_a_retry(then: str) -> None:
     error = await failure(says(Alive(), ADVANCE, then=then), order=BRIEF, silence_limit_s=0)
     assert isinstance(error, SourceUnavailable)
-    assert "said nothing for 1 s" in error.message
+    assert "was silent for 1 s" in error.message
 
 
 @pytest.mark.anyio
 async def test_a_process_that_does_not_even_take_its_order_is_ended() -> None:
     order = order_for(ORDER.repository, limits=BRIEF.limits, listing=LONG)
-    assert "said nothing" in (await failure(("sh", "-c", "kill -STOP $$"), order=order, silence_limit_s=0)).message
+    assert "was silent" in (await failure(("sh", "-c", "kill -STOP $$"), order=order, silence_limit_s=0)).message
 
 
 class TestDeadline:
@@ -326,9 +332,7 @@ FRAMES = st.one_of(
     ),
     st.just(Alive()),
     st.builds(Fetched, commit=st.text(), paths=st.lists(st.sampled_from([Path("/a b"), Path("/ü\n")])).map(tuple)),
-    st.builds(
-        Failed, code=st.text(), message=st.text(), kind=st.none() | st.sampled_from(PreflightKind), fields=FIELDS
-    ),
+    st.builds(Failed, st.builds(ErrorFrame, code=st.text(), message=st.text(), fields=FIELDS, attributes=FIELDS)),
 )
 
 
@@ -345,10 +349,6 @@ def test_any_other_line_is_refused_as_one_kind_of_error(line: bytes) -> None:
         with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)) as raised:
             decode(line)
         assert raised.type is not UnicodeDecodeError
-
-
-def test_a_code_that_is_not_known_is_a_failure_that_stays() -> None:
-    assert type(to_error(Failed(code="of_a_newer_process", message="m"), model_id="o/n")) is LoadFailed
 
 
 # ------------------------------------------------------------------------------------------------------------ rates

@@ -17,8 +17,9 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
-from neuron_lib.wire.openai_chat_reply import DONE, KEEP_ALIVE, ChatCollector, ChatStreamEncoder, StreamUsage
+from neuron_lib.wire.openai_chat_reply import DONE, ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.openai_errors import envelope
+from neuron_lib.wire.sse import KEEP_ALIVE
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, prefill_ms=20, decode_ms=50)
 CALL = ToolCall(index=1, id="call_ab_1", name="f", arguments='{"a":1}')
@@ -47,25 +48,30 @@ def test_each_event_is_written_byte_for_byte(encoder: ChatStreamEncoder) -> None
         b'"prompt_tokens_details":{"cached_tokens":0},'
         b'"helexa_timing":{"prefill_ms":20,"decode_ms":50,"prefill_tokens":10}}'
     )
-    assert encoder.roles(1) == choice(b'{"role":"assistant","content":""}')
+    assert encoder.opening() == choice(b'{"role":"assistant","content":""}')
     assert encoder.event(TextDelta("hi")) == choice(b'{"content":"hi"}')
     assert encoder.event(ReasoningDelta("hm")) == choice(b'{"reasoning_content":"hm"}')
     assert encoder.event(CALL) == choice(
         b'{"tool_calls":[{"index":1,"id":"call_ab_1","type":"function",'
         b'"function":{"name":"f","arguments":"{\\"a\\":1}"}}]}'
     )
-    assert encoder.finish((FinishReason.LENGTH,), USAGE) == choice(b"{}", b'"length"', usage)
-    asked = ChatStreamEncoder(id="chatcmpl-1", created=7, model="a/b", usage=StreamUsage.OWN_CHUNK)
-    assert asked.finish((FinishReason.LENGTH,), USAGE) == choice(b"{}", b'"length"') + HEAD + b"]" + usage + b"}\n\n"
+    too_long = Finished(reasons=(FinishReason.LENGTH,), usage=USAGE)
+    assert encoder.ending(too_long) == choice(b"{}", b'"length"', usage) + DONE
+    asked = ChatStreamEncoder(id="chatcmpl-1", created=7, model="a/b", include_usage=True)
+    assert asked.ending(too_long) == choice(b"{}", b'"length"') + HEAD + b"]" + usage + b"}\n\n" + DONE
+    assert encoder.event(Started(prompt_tokens=7)) == b""
     assert DONE == b"data: [DONE]\n\n"
     assert KEEP_ALIVE == b":\n\n"
 
 
-def test_several_choices_open_speak_and_end_each_under_its_index(encoder: ChatStreamEncoder) -> None:
-    stream = encoder.roles(2) + encoder.event(TextDelta("b", 1)) + encoder.event(ReasoningDelta("r", 1))
+def test_several_choices_open_speak_and_end_each_under_its_index() -> None:
+    encoder = ChatStreamEncoder(id="chatcmpl-1", created=7, model="a/b", choices=2)
+    stream = encoder.opening() + encoder.event(TextDelta("b", 1)) + encoder.event(ReasoningDelta("r", 1))
     stream += encoder.event(ToolCall(index=0, id="call", name="f", arguments="{}", choice=1))
-    stream += encoder.finish((FinishReason.STOP, FinishReason.TOOL_CALLS), USAGE)
-    chunks = [json.loads(frame.removeprefix(b"data: ")) for frame in stream.split(b"\n\n")[:-1]]
+    stream += encoder.ending(Finished(reasons=(FinishReason.STOP, FinishReason.TOOL_CALLS), usage=USAGE))
+    *frames, done, end = stream.split(b"\n\n")
+    assert (done, end) == (b"data: [DONE]", b"")
+    chunks = [json.loads(frame.removeprefix(b"data: ")) for frame in frames]
     choices = [chunk["choices"] for chunk in chunks]
     assert ["usage" in chunk for chunk in chunks] == [False] * 6 + [True]
     told = [(choice["index"], list(choice["delta"]), choice["finish_reason"]) for (choice,) in choices]
@@ -104,7 +110,8 @@ def test_no_text_can_break_the_framing(encoder: ChatStreamEncoder) -> None:
 
 def test_reasoning_is_counted_only_where_there_is_some(encoder: ChatStreamEncoder) -> None:
     usage = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4, reasoning_tokens=3, prefill_ms=1, decode_ms=2)
-    chunk = json.loads(encoder.finish((FinishReason.STOP,), usage).removeprefix(b"data: "))
+    ending = encoder.ending(Finished(reasons=(FinishReason.STOP,), usage=usage))
+    chunk = json.loads(ending.removesuffix(DONE).removeprefix(b"data: "))
     assert chunk["usage"] == {
         "prompt_tokens": 10,
         "completion_tokens": 5,
@@ -115,11 +122,18 @@ def test_reasoning_is_counted_only_where_there_is_some(encoder: ChatStreamEncode
     }
 
 
-def test_a_lost_reply_ends_in_an_error_event_with_the_usual_envelope(encoder: ChatStreamEncoder) -> None:
-    event = encoder.error(envelope(EngineDead("a/b", "SIGSEGV\nlast line")))
-    assert event.startswith(b'data: {"error":{"message":')
-    assert event.count(b"\n") == 2
-    assert event.endswith(b"\n\n")
+@pytest.mark.parametrize("include_usage", [True, False])
+def test_a_lost_reply_ends_too_long_with_its_usage_then_the_usual_envelope_and_no_done(*, include_usage: bool) -> None:
+    encoder = ChatStreamEncoder(id="chatcmpl-1", created=7, model="a/b", choices=2, include_usage=include_usage)
+    error = EngineDead("a/b", "SIGSEGV\nlast line")
+    *frames, last, end = encoder.error(error, USAGE).split(b"\n\n")
+    assert (last, end) == (b"data: " + envelope(error), b"")
+    chunks = [json.loads(frame.removeprefix(b"data: ")) for frame in frames]
+    ends = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]]
+    assert ends == ["length", "length"]
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks if "usage" in chunk] == [5]
+    assert "usage" in chunks[-1]
+    assert (chunks[-1]["choices"] == []) is include_usage
 
 
 def test_a_whole_reply_is_one_body_with_the_reasoning_beside_the_answer() -> None:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams, UnreadArray, UnreadObject
+from neuron_lib.wire import openai_chat
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
-from neuron_lib.wire.openai_chat import ChatCompletionCall, decode_chat_request
+from neuron_lib.wire.openai_chat import ChatCompletionRequest
 
 HELLO = {"role": "user", "content": "hello"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -18,15 +19,16 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-def decode_raw(raw: bytes, *, include_thinking: bool = False) -> ChatCompletionCall:
-    return decode_chat_request(raw, content_type="application/json", include_thinking=include_thinking, principal=None)
+def decode_raw(raw: bytes, *, include_thinking: bool = False) -> ChatCompletionRequest:
+    headers = {"content-type": "application/json"} | ({"x-include-thinking": "1"} if include_thinking else {})
+    return openai_chat.decode(raw, headers=headers, principal=None)
 
 
 def encoded(**fields: Any) -> bytes:
     return json.dumps({"model": "a/b", "messages": [HELLO]} | fields).encode()
 
 
-def decode(**fields: Any) -> ChatCompletionCall:
+def decode(**fields: Any) -> ChatCompletionRequest:
     return decode_raw(encoded(**fields))
 
 
@@ -35,20 +37,20 @@ def schema_format(**json_schema: Any) -> dict[str, Any]:
 
 
 def contents(*messages: dict[str, Any]) -> list[Any]:
-    return [message.get("content", "absent") for message in decode(messages=messages).request.messages]
+    return [message.get("content", "absent") for message in decode(messages=messages).task.messages]
 
 
 def test_the_smallest_request_leaves_every_choice_open() -> None:
     call = decode()
-    assert call.request == ChatRequest(
+    assert call.task == ChatRequest(
         model_id="a/b", messages=(HELLO,), template_kwargs={"enable_thinking": False}, whole=True
     )
-    assert (call.model, call.stream) == ("a/b", False)
+    assert (call.task.model_id, call.stream) == ("a/b", False)
 
 
 def test_every_field_arrives() -> None:
     tool = TOOL | {"strict": True}
-    call = decode_chat_request(
+    call = openai_chat.decode(
         json.dumps(
             {
                 "model": "a/b",
@@ -86,13 +88,12 @@ def test_every_field_arrives() -> None:
                 "some_future_field": [None],
             }
         ).encode(),
-        content_type="application/json; charset=utf-8",
-        include_thinking=True,
+        headers={"content-type": "application/json; charset=utf-8", "x-include-thinking": "yes"},
         principal=Principal("acc", "key"),
     )
     assert call.stream
-    assert not call.request.whole
-    assert call.request == ChatRequest(
+    assert not call.task.whole
+    assert call.task == ChatRequest(
         model_id="a/b",
         messages=(HELLO,),
         tools=(tool,),
@@ -394,7 +395,7 @@ def test_a_fault_inside_a_value_is_named_by_its_path(fields: dict[str, Any], par
     ],
 )
 def test_the_shape_of_a_reply_is_asked_for_in_three_ways(fields: dict[str, Any], grammar: Grammar | None) -> None:
-    assert decode(**fields).request.grammar == grammar
+    assert decode(**fields).task.grammar == grammar
 
 
 @pytest.mark.parametrize(
@@ -433,7 +434,7 @@ def test_a_schema_has_a_bounded_depth() -> None:
 def test_alternatives_are_counted_only_where_log_probabilities_are_wanted(
     fields: dict[str, Any], top_logprobs: int | None
 ) -> None:
-    assert decode(**fields).request.top_logprobs == top_logprobs
+    assert decode(**fields).task.top_logprobs == top_logprobs
 
 
 NUMBERS = (
@@ -512,7 +513,7 @@ def test_an_image_stays_for_a_model_that_may_see_it(part: dict[str, Any]) -> Non
 
 def test_other_content_and_other_keys_of_a_message_stay_as_they_are() -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}], "name": None, "x": {"y": [1.5]}}
-    assert decode(messages=[message, {"role": "tool"}]).request.messages == (message, {"role": "tool"})
+    assert decode(messages=[message, {"role": "tool"}]).task.messages == (message, {"role": "tool"})
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
@@ -521,26 +522,26 @@ def test_every_role_of_openai_is_known(role: str) -> None:
 
 
 def test_what_only_the_template_needs_is_not_decoded() -> None:
-    request = decode(tools=[TOOL]).request
+    request = decode(tools=[TOOL]).task
     assert isinstance(request.messages, UnreadArray)
     assert isinstance(request.tools, UnreadArray)
     assert isinstance(request.template_kwargs, UnreadObject)
 
 
 def test_max_completion_tokens_wins() -> None:
-    assert decode(max_tokens=5, max_completion_tokens=6).request.max_tokens == 6
-    assert decode(max_completion_tokens=6).request.max_tokens == 6
+    assert decode(max_tokens=5, max_completion_tokens=6).task.max_tokens == 6
+    assert decode(max_completion_tokens=6).task.max_tokens == 6
 
 
 def test_one_stop_string_is_a_list_of_one() -> None:
-    assert decode(stop="END").request.stop == ("END",)
+    assert decode(stop="END").task.stop == ("END",)
 
 
 @pytest.mark.parametrize("include_thinking", [True, False])
 def test_thinking_follows_the_flag_unless_the_request_decides(include_thinking: bool) -> None:  # noqa: FBT001
     def enabled(**fields: Any) -> Any:
         call = decode_raw(encoded(**fields), include_thinking=include_thinking)
-        return call.request.template_kwargs["enable_thinking"]
+        return call.task.template_kwargs["enable_thinking"]
 
     assert enabled() is include_thinking
     assert enabled(chat_template_kwargs={"other": 1}) is include_thinking
@@ -580,11 +581,11 @@ def test_text_is_whole_unicode_or_no_text(text: bytes, accepted: str | None) -> 
         with pytest.raises(MalformedJson):
             decode_raw(raw)
     else:
-        assert decode_raw(raw).request.messages[0]["content"] == accepted
+        assert decode_raw(raw).task.messages[0]["content"] == accepted
 
 
 def sampling(**fields: Any) -> SamplingParams:
-    return decode(**fields).request.sampling
+    return decode(**fields).task.sampling
 
 
 def test_the_sentinels_of_other_servers_mean_here_what_they_mean_there() -> None:
@@ -593,18 +594,18 @@ def test_the_sentinels_of_other_servers_mean_here_what_they_mean_there() -> None
     assert sampling(top_p=0) == sampling(top_p=0.0, top_k=50) == SamplingParams(top_k=1)
     assert sampling(top_p=1) == SamplingParams(top_p=1.0)
     assert decode(max_tokens=-1) == decode(max_completion_tokens=-1) == decode(n_predict=-1) == decode()
-    assert decode(max_tokens=7, max_completion_tokens=-1).request.max_tokens == 7
+    assert decode(max_tokens=7, max_completion_tokens=-1).task.max_tokens == 7
     assert decode(stop="") == decode(stop=[""]) == decode(stop=[]) == decode(stop_sequences=[""]) == decode()
-    assert decode(stop=["", "a"]).request.stop == ("a",)
+    assert decode(stop=["", "a"]).task.stop == ("a",)
     assert decode(top_logprobs=0) == decode(top_logprobs=0, logprobs=False) == decode()
 
 
 def test_a_parameter_has_the_names_of_other_servers() -> None:
-    assert decode(n_predict=5).request.max_tokens == 5
-    assert decode(n_predict=5, max_tokens=6).request.max_tokens == 6
+    assert decode(n_predict=5).task.max_tokens == 5
+    assert decode(n_predict=5, max_tokens=6).task.max_tokens == 6
     assert sampling(repeat_penalty=1.2) == sampling(repetition_penalty=1.2, repeat_penalty=1.2)
     assert sampling(repeat_penalty=1.2).repetition_penalty == 1.2
-    assert decode(stop="a", stop_sequences=["b"]).request.stop == ("a", "b")
+    assert decode(stop="a", stop_sequences=["b"]).task.stop == ("a", "b")
 
 
 def test_the_template_is_told_what_is_meant_for_it_and_its_own_arguments_count_most() -> None:
@@ -615,22 +616,22 @@ def test_the_template_is_told_what_is_meant_for_it_and_its_own_arguments_count_m
         documents=[document],
         chat_template_kwargs={"add_generation_prompt": True, "x": "}"},
     )
-    assert call.request.template_kwargs == {
+    assert call.task.template_kwargs == {
         "enable_thinking": False,
         "reasoning_effort": 'hi"gh',
         "documents": [document],
         "add_generation_prompt": True,
         "x": "}",
     }
-    assert decode(chat_template_kwargs={}).request.template_kwargs == {"enable_thinking": False}
+    assert decode(chat_template_kwargs={}).task.template_kwargs == {"enable_thinking": False}
     raw = encoded()[:-1] + b',"chat_template_kwargs":{ }}'
-    assert decode_raw(raw).request.template_kwargs == {"enable_thinking": False}
+    assert decode_raw(raw).task.template_kwargs == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize("tool_choice", [None, "auto", {"type": "auto"}])
 def test_tools_are_offered_by_default(tool_choice: object) -> None:
-    assert decode(tools=[TOOL], tool_choice=tool_choice).request.tools == (TOOL,)
-    assert not decode(tools=[], tool_choice=tool_choice).request.tools
+    assert decode(tools=[TOOL], tool_choice=tool_choice).task.tools == (TOOL,)
+    assert not decode(tools=[], tool_choice=tool_choice).task.tools
 
 
 @pytest.mark.parametrize("tool_choice", ["none", {"type": "none"}])
@@ -739,7 +740,7 @@ def test_what_changes_no_answer_is_ignored() -> None:
 
 def test_a_body_that_is_not_declared_as_json_is_refused() -> None:
     with pytest.raises(UnsupportedMediaType):
-        decode_chat_request(b"{}", content_type="text/plain", include_thinking=False, principal=None)
+        openai_chat.decode(b"{}", headers={"content-type": "text/plain"}, principal=None)
 
 
 json_values = st.recursive(

@@ -7,7 +7,7 @@ import pytest
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.types import Grammar
 from neuron_lib.wire.bodies import MalformedJson
-from neuron_lib.wire.openai_chat import decode_chat_request
+from neuron_lib.wire.openai_chat import decode
 
 SCHEMA = {"type": "object", "required": ["zz"]}
 TEXT = '{"type":"object","required":["zz"]}'
@@ -16,8 +16,7 @@ LARK = 'start: "a"'
 
 def grammar(**fields: Any) -> Grammar | None:
     body = json.dumps({"model": "a/b", "messages": [{"role": "user", "content": "x"}]} | fields).encode()
-    call = decode_chat_request(body, content_type="application/json", include_thinking=False, principal=None)
-    return call.request.grammar
+    return decode(body, headers={"content-type": "application/json"}, principal=None).task.grammar
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,114 @@
+"""What a child process writes, line by line, as log records of this process."""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+import anyio
+from anyio.abc import ByteReceiveStream
+
+from neuron_lib.logs import FieldLogger
+from neuron_lib.os_errors import NO_THREAD
+
+__all__ = ("ChildLog",)
+
+_LONGEST_LINE_BYTES: Final = 1 << 20
+"""The part of a line that is kept until its end is read; the rest of the line is dropped."""
+_LEVELS: Final = logging.getLevelNamesMapping()
+_TRACEBACK: Final = "Traceback (most recent call last):"
+_MOST_LOOSE_LINES: Final = 8
+_LONGEST_COMPLAINT: Final = 1000
+
+
+class ChildLog:
+    """Passes each line on to a logger, and remembers the lines that may tell why the process ended.
+
+    A line that begins with the name of a level is `LEVEL message`, as the processes of this library write it. Every
+    other line is *loose*, written past the child's logger by native code or by the interpreter, and gets `loose_level`.
+    Each record has the `fields`. `clean` takes secrets out of a line, before the line is cut to `longest_line`
+    characters. `death_marks` are words that native code writes when it ends the process.
+    """
+
+    def __init__(
+        self,
+        logger: FieldLogger,
+        *,
+        fields: Mapping[str, object],
+        clean: Callable[[str], str] = str,
+        longest_line: int = 8192,
+        loose_level: int = logging.WARNING,
+        death_marks: tuple[str, ...] = (),
+    ) -> None:
+        self.last_line: str | None = None
+        """The last line that is not blank, of any level."""
+        self.last_words: str | None = None
+        """The last grave line: an error, or a line with a death mark. While the child is loading, the first one: it
+        names the cause, and the others are consequences."""
+        self._logger: Final = logger
+        self._fields: Final = dict(fields)
+        self._clean: Final = clean
+        self._longest_line: Final = longest_line
+        self._loose_level: Final = loose_level
+        self._death_marks: Final = death_marks
+        self._is_loading = True
+        self._loose: list[str] = []  # while loading; of a traceback only the error
+
+    def words_before(self, returncode: int | None) -> str | None:
+        """The words that explain an end with this `returncode`; None if there are none.
+
+        Without a grave line, and after an exit status above 0, these are the last loose lines: an interpreter that
+        cannot begin complains past every logger.
+        """
+        if self.last_words is None and returncode is not None and returncode > 0:
+            return " ".join(self._loose)[:_LONGEST_COMPLAINT] or None
+        return self.last_words
+
+    @property
+    def tells_of_no_thread(self) -> bool:
+        """Whether native code ended the process because this host had no thread for it."""
+        return self.last_words is not None and NO_THREAD in self.last_words
+
+    def mark_loaded(self) -> None:
+        """Forget the grave lines so far: the child has loaded in spite of them."""
+        self._is_loading = False
+        self.last_words = None
+        self._loose.clear()
+
+    async def read(self, output: ByteReceiveStream) -> None:
+        """Read an output of the child until its other end is closed. Several outputs may be read at the same time."""
+        pending = b""
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while True:
+                first, *others = (await output.receive()).split(b"\n")
+                pending += first[: _LONGEST_LINE_BYTES - len(pending)]
+                for start in others:
+                    self.take(pending.decode("utf-8", "replace"))
+                    pending = start
+
+    def take(self, line: str) -> None:
+        """Take one line, without its end."""
+        name, _, message = line.partition(" ")
+        level = _LEVELS.get(name)
+        if level is None:
+            message = line
+        message = self._clean(message).rstrip()[: self._longest_line]
+        if not message.strip():
+            return
+        self._note(level, message)
+        self._logger.log(self._loose_level if level is None else level, "%s", message, extra=self._fields)
+
+    def _note(self, level: int | None, message: str) -> None:
+        self.last_line = message.strip()
+        if level is None:
+            self._note_loose(message)
+        is_grave = (level or 0) >= logging.ERROR or any(mark in message for mark in self._death_marks)
+        if is_grave and (not self._is_loading or self.last_words is None):
+            self.last_words = message.strip()
+
+    def _note_loose(self, line: str) -> None:
+        if line.startswith(_TRACEBACK):
+            self._loose.clear()
+        elif self._is_loading and not line.startswith(" "):  # the places of a traceback are indented
+            self._loose.append(line.strip())
+            del self._loose[:-_MOST_LOOSE_LINES]

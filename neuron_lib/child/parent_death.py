@@ -1,0 +1,110 @@
+"""Runs inside a child process: the child ends with its parent, and leaves the signals of a terminal to its parent.
+
+There are two ways to notice the end of the parent, and a child of ours uses both.
+
+A thread of the child waits for it (`end_without_parent`). This works for every parent, but not for a child that is
+stopped (SIGSTOP), and only late for one that holds the interpreter lock.
+
+The kernel kills the child (`end_with_parent`). This works for every child, but the kernel goes by the *thread* that
+started the child, not by the process. The parent asks for it with `--parent` only if that thread lives as long as the
+parent does.
+
+A program of others knows neither way. Run as a script, this file asks the kernel and then becomes that program
+(`bound_to_parent`). The file imports the standard library alone, so that the script needs no package to be found.
+"""
+
+import argparse
+import ctypes
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+__all__ = (
+    "add_parent_option",
+    "bound_to_parent",
+    "end_with_parent",
+    "end_without_parent",
+    "leave_signals_to_parent",
+    "main",
+    "parent_option",
+)
+
+_PR_SET_PDEATHSIG: Final = 1
+_LOOK_S: Final = 1.0
+"""Seconds between two looks at who the parent is. A closed link is noticed at once."""
+
+
+def parent_option(*, ends_with_thread: bool) -> tuple[str, ...]:
+    """The arguments to append to a child's command line. Called by the parent.
+
+    With `ends_with_thread` the kernel kills the child when the calling thread ends.
+    """
+    return ("--parent", str(os.getpid())) if ends_with_thread else ()
+
+
+def add_parent_option(parser: argparse.ArgumentParser) -> None:
+    """Let the program of a child take `--parent`: the process id to give to `end_with_parent`, or None."""
+    parser.add_argument("--parent", type=int, help="pid of the daemon, if the thread that starts this lives as long")
+
+
+def bound_to_parent(command: Sequence[str], *, ends_with_thread: bool) -> tuple[str, ...]:
+    """The command line that runs a program of others. Called by the parent.
+
+    With `ends_with_thread` the kernel kills the program, though not what it starts, when the calling thread ends.
+    Without, nothing ends a program whose parent was killed.
+    """
+    if not ends_with_thread:
+        return tuple(command)
+    return (sys.executable, "-I", "-S", __file__, *parent_option(ends_with_thread=True), "--", *command)
+
+
+def end_with_parent(parent: int | None) -> None:
+    """Have the kernel kill this process when the thread that started it ends. Does nothing if `parent` is None.
+
+    `parent` is the process id of that thread's process. If that process has ended already, this process exits here.
+    """
+    if parent is None:
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        os._exit(0)
+
+
+def end_without_parent(parent: int, link: int) -> NoReturn:
+    """Exit, with status 0, when the parent has ended. The life of a thread; ends the process whatever others do.
+
+    `parent` is the parent's process id. `link` is a descriptor, a pipe or a socket, whose other end the parent holds.
+    When the other end is closed, the process exits at once. That is not enough: a process that the parent has forked
+    may hold the other end too. So the process exits within a second also when it has got another parent.
+    """
+    hang_up = select.poll()
+    hang_up.register(link, 0)  # a hang-up is reported without being asked for, and data is not
+    while not hang_up.poll(_LOOK_S * 1000) and os.getppid() == parent:
+        pass
+    os._exit(0)
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore SIGHUP and SIGINT, which a terminal or a service manager sends to all processes of a service at once.
+
+    The parent decides what these signals mean, and ends this process when the time has come.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main() -> None:
+    """Become the program of the command line, which the kernel then kills with its parent."""
+    parser = argparse.ArgumentParser(description="runs a program that ends with its parent")
+    add_parent_option(parser)
+    parser.add_argument("command", nargs="+", help="the program and its arguments")
+    options = parser.parse_args()
+    end_with_parent(options.parent)
+    os.execvp(options.command[0], options.command)  # noqa: S606 - the operator's own command
+
+
+if __name__ == "__main__":
+    main()

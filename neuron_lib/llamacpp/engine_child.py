@@ -1,0 +1,100 @@
+"""The process of an engine: started with one end of a socket pair, ended by a `Close` frame or by a kill.
+
+Knows nothing of what is said on the socket otherwise.
+"""
+
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Final, NoReturn
+
+import anyio
+from anyio.abc import SocketStream, UNIXSocketStream
+
+from neuron_lib.child.log import ChildLog
+from neuron_lib.child.parent_death import parent_option
+from neuron_lib.child.process import Child, open_child
+from neuron_lib.engine.protocol import Close, encode_frame
+from neuron_lib.errors import UnloadFailed
+from neuron_lib.logs import get_logger
+from neuron_lib.os_errors import start_error
+
+__all__ = ("engine_log", "open_engine_child")
+
+engine_logger = get_logger("neuron_lib.engine")
+
+_DEATH_MARKS: Final = ("GGML_ASSERT", "what():", "libgomp: ")
+"""In lines that native code writes when it ends the process."""
+
+
+def engine_log(*, model_id: str, pid: int) -> ChildLog:
+    """What an engine writes, as records of the logger `neuron_lib.engine`."""
+    return ChildLog(engine_logger, fields={"model_id": model_id, "pid": pid}, death_marks=_DEATH_MARKS)
+
+
+@asynccontextmanager
+async def open_engine_child(
+    command: Sequence[str],
+    *,
+    model_id: str,
+    environment: Mapping[str, str],
+    ends_with_thread: bool,
+    close_limit_s: float,
+    kill_limit_s: float,
+) -> AsyncIterator[tuple[Child, SocketStream]]:
+    """An engine process and our end of its socket. Both are gone when the block has ended.
+
+    `command` gets `--fd N` appended, and `--parent` with `ends_with_thread` (`neuron_lib.child.parent_death`). At the
+    end of the block the engine has `close_limit_s` to close. Raises `SourceUnavailable` while the host is out of
+    descriptors, memory or processes, `LoadFailed` for a program that cannot be started, and `UnloadFailed` for an
+    engine that is still there `kill_limit_s` after its kill.
+    """
+    async with AsyncExitStack() as held:
+        with _starting(model_id):
+            ours, theirs = socket.socketpair()
+        held.enter_context(ours)  # until the stream owns it; closing it twice does no harm
+        with theirs:
+            stream = await UNIXSocketStream.from_socket(ours)
+            held.push_async_callback(_close, stream)
+
+            async def ask_to_close(_engine: Child) -> None:
+                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    await stream.send(encode_frame(Close()))
+
+            def give_up(engine: Child) -> NoReturn:
+                raise UnloadFailed(
+                    f"engine process {engine.pid} cannot be killed and keeps its memory; it hangs in a driver",
+                    model_id=model_id,
+                    pid=engine.pid,
+                )
+
+            with _starting(model_id):
+                engine = await held.enter_async_context(
+                    open_child(
+                        [*command, "--fd", str(theirs.fileno()), *parent_option(ends_with_thread=ends_with_thread)],
+                        name="engine",
+                        environment=environment,
+                        stderr=subprocess.PIPE,
+                        pass_fds=[theirs.fileno()],
+                        ask=ask_to_close,
+                        ask_limit_s=close_limit_s,
+                        kill_limit_s=kill_limit_s,
+                        on_left=give_up,
+                    )
+                )
+        yield engine, stream
+
+
+@contextmanager
+def _starting(model_id: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise start_error(error, "an engine process", model_id=model_id) from error
+
+
+async def _close(stream: SocketStream) -> None:
+    """Close the stream. Shielded: a cancellation here would take the place of an error that is on its way."""
+    with anyio.CancelScope(shield=True):
+        await stream.aclose()

@@ -1,0 +1,120 @@
+"""What an HTTP API must provide so that the service can answer it: a `Dialect`. Pure; knows no HTTP server.
+
+An API is one pair of modules. One decodes a body into a task and says how its reply is wanted. The other turns the
+events of the reply into bytes. An API whose errors do not have OpenAI's shape brings a third module for its errors. The
+table of all dialects is `neuron_service.dialects`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from neuron_lib.errors import NeuronError
+from neuron_lib.types import (
+    ChatRequest,
+    Finished,
+    GenerationEvent,
+    Principal,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCall,
+    Usage,
+)
+from neuron_lib.wire.http_errors import ErrorAnswer
+
+__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "EventBeforeEnd", "StreamEncoder", "Task")
+
+Task: TypeAlias = ChatRequest
+"""What a model is asked for, free of any API."""
+
+EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall
+"""Every event of a reply except its last one."""
+
+
+class StreamEncoder(Protocol):
+    """Writes one reply as a stream. Lives as long as the reply; used by one task.
+
+    No method waits, so any task may call it. The bytes go to the client in the order of the calls: `opening`, then an
+    `event` for each event, then either `ending` or `error`. Empty bytes mean that there is nothing to send.
+    """
+
+    def opening(self) -> bytes:
+        """The first events, sent when the reply has its seat and the model has not said anything yet."""
+        ...
+
+    def event(self, event: EventBeforeEnd) -> bytes:
+        """One event of the reply."""
+        ...
+
+    def ending(self, finished: Finished) -> bytes:
+        """The last events of a reply that ended well."""
+        ...
+
+    def error(self, error: NeuronError, usage: Usage) -> bytes:
+        """The last events of a reply that was lost half-way. `usage` is what the reply has cost until then."""
+        ...
+
+
+class Collector(Protocol):
+    """Collects one reply for a client that wants it in one piece. Lives as long as the reply; used by one task."""
+
+    def add(self, event: GenerationEvent) -> None:
+        """Take the next event of the reply."""
+        ...
+
+    def body(self) -> bytes:
+        """The body of the answer, which is JSON. Raises `ValueError` before `Finished` has been added."""
+        ...
+
+
+class DecodedRequest(Protocol):
+    """One request of an API: the task for a model, and how the client wants the reply."""
+
+    @property
+    def task(self) -> Task:
+        """What the model is asked for."""
+        ...
+
+    @property
+    def stream(self) -> bool:
+        """Whether the client wants a stream: if so `encoder` is called, if not `collector`."""
+        ...
+
+    def encoder(self, *, unique: str, created: int) -> StreamEncoder:
+        """What writes the stream. `unique` is text for the id of the reply, and no two replies have the same. `created`
+        is the Unix time in seconds.
+        """
+        ...
+
+    def collector(self, *, unique: str, created: int) -> Collector:
+        """What writes the whole reply; the arguments are those of `encoder`."""
+        ...
+
+
+class Decode(Protocol):
+    """Reads the body of a request."""
+
+    def __call__(self, body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> DecodedRequest:
+        """The request in `body`. Names in `headers` are found in lower case. `principal` is who asks, if that is known.
+
+        Raises `InvalidRequest`, or a class below it, for a body that cannot be read or has a value out of bounds.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One HTTP API, answered to `POST path`. Lives as long as the program."""
+
+    path: str
+    """The path of the API. All paths below it have the same shape of errors."""
+    error: Callable[[NeuronError], ErrorAnswer]
+    """The answer to a request of this API that is refused. Also called for unknown methods, for bodies that are too
+    large and for all other requests that never reach `decode`. Needed before the first request, so its module must
+    import little.
+    """
+    load: Callable[[], Decode]
+    """Imports what reads and writes the bodies, and returns it. Called when the routes are built. Probes are answered
+    before that, and must not wait for this import.
+    """

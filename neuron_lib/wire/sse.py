@@ -1,0 +1,20 @@
+"""The format of server-sent events (`text/event-stream`). Pure; knows no API."""
+
+from typing import Final
+
+from neuron_lib.wire.line_breaks import escape_line_breaks
+
+__all__ = ("KEEP_ALIVE", "server_sent_event")
+
+KEEP_ALIVE: Final = b":\n\n"
+"""A comment. Clients ignore it. A stream sends it when it would otherwise be silent for too long."""
+
+
+def server_sent_event(json_text: bytes, *, name: str | None = None) -> bytes:
+    """One event whose data is `json_text`, which must be JSON in UTF-8. `name` is its `event:` line, if it has one.
+
+    Lines end with LF alone. A gateway splits a stream at two LF in a row and would find no event in a stream with CRLF
+    (`docs/reference/wire-contract.md#rules-for-every-answer`).
+    """
+    data = b"data: " + escape_line_breaks(json_text) + b"\n\n"
+    return data if name is None else b"event: " + name.encode() + b"\n" + data

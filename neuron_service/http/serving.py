@@ -1,0 +1,37 @@
+"""A server for an application, over connections with bounds."""
+
+from functools import partial
+
+from neuron_service.asgi import ASGIApp
+from neuron_service.http.cap import ConnectionCap
+from neuron_service.http.connection import BoundedConnection
+from neuron_service.http.last_words import Refusals
+from neuron_service.http.limits import ConnectionLimits
+from neuron_service.http.listening import BACKLOG
+from neuron_service.http.uvicorn_parts import Server
+from neuron_service.refusals import render
+
+__all__ = ("http_server",)
+
+
+def http_server(
+    app: ASGIApp,
+    *,
+    cap: ConnectionCap,
+    shutdown_limit_s: int,
+    limits: ConnectionLimits | None = None,
+    refusals: Refusals = render,
+) -> Server:
+    """A server that answers with `app`, on the socket that its `run_on` is given.
+
+    `refusals` gives what a connection refuses by itself the form of the request's path. When asked to stop, the server
+    waits `shutdown_limit_s` for answers that are under way.
+    """
+    limits = limits or ConnectionLimits()
+    return Server(
+        app,
+        partial(BoundedConnection, limits=limits, cap=cap, refusals=refusals),
+        backlog=BACKLOG,
+        idle_s=limits.idle_s,
+        shutdown_limit_s=shutdown_limit_s,
+    )

@@ -1,0 +1,30 @@
+"""What the kernel is asked to do for one TCP connection, and what it knows about its other end."""
+
+import socket
+from typing import Final
+
+__all__ = ("bound_silence", "has_gone")
+
+_TCP_CLOSED: Final = 7  # TCP_CLOSE of linux/tcp_states.h, the first byte of TCP_INFO
+_PROBES: Final = 3
+
+
+def bound_silence(sock: socket.socket, limit_s: float) -> None:
+    """Have the kernel end a connection whose other end confirms nothing for about `limit_s` seconds.
+
+    This covers data that was sent as well as keep-alive probes of an idle connection. Does nothing for a socket that is
+    not TCP.
+    """
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(limit_s * 1000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(limit_s / 2)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, round(limit_s / 2 / _PROBES)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+
+
+def has_gone(sock: socket.socket) -> bool:
+    """Whether the other end has reset the connection. A half-closed connection is not reset."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    return info[0] == _TCP_CLOSED

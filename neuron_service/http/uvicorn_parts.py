@@ -1,0 +1,254 @@
+"""Every use of uvicorn, of which most is not documented.
+
+`UvicornConnection` names what `BoundedConnection` asks of uvicorn's protocol and does to it; `Server` leaves the
+process alone. pyproject.toml bounds uvicorn's version, and `tests/service/http/test_uvicorn_parts.py` lists what this
+file relies on. For a newer uvicorn: read its `httptools_impl.py`, adapt this file and that list, raise the bound.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import unquote
+
+import anyio
+import httptools
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from neuron_service.asgi import ASGIApp
+from neuron_service.http.framing import without_upgrade
+
+__all__ = ("Server", "UvicornConnection")
+
+
+class UvicornConnection(HttpToolsProtocol):
+    """uvicorn's protocol for one connection, with a name for each of its parts that is used.
+
+    A cycle is uvicorn's word for one request together with its answer. The cycle runs the application in a task. The
+    callbacks `on_…` are called by httptools while `feed` parses.
+    """
+
+    cycle: RequestResponseCycle | None  # type: ignore[assignment] # uvicorn has None there before the first request
+
+    # -------------------------------------------------------------------------------------------------- questions
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections the server has, this one among them until `connection_lost`."""
+        return len(self.connections)
+
+    @property
+    def default_headers(self) -> Iterable[tuple[bytes, bytes]]:
+        """The headers of every answer: the date."""
+        return self.server_state.default_headers
+
+    @property
+    def method(self) -> str:
+        """The method of the request whose head was parsed last."""
+        return self.parser.get_method().decode("ascii")
+
+    @property
+    def http_version(self) -> str:
+        """The version of the request whose head was parsed last, such as "1.1"."""
+        return self.parser.get_http_version()
+
+    @property
+    def request_headers(self) -> Iterable[tuple[bytes, bytes]]:
+        """The headers of the request whose head was parsed last, names in lower case."""
+        return self.headers
+
+    @property
+    def path(self) -> str:
+        """The path of the request whose head was parsed last; "" for a target that has none."""
+        try:
+            raw_path = httptools.parse_url(self.url).path or b""
+        except httptools.HttpParserInvalidURLError:
+            return ""
+        return unquote(raw_path.decode("latin-1"))
+
+    @property
+    def asks_for_upgrade(self) -> bool:
+        """Whether the request that is parsed would like another protocol. CONNECT is no such wish."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a complete request is here whose answer is not."""
+        cycle = self.cycle
+        return cycle is not None and not (cycle.response_complete or cycle.more_body or cycle.disconnected)
+
+    @property
+    def has_begun_answer(self) -> bool:
+        """Whether the latest request's answer has begun."""
+        return self.cycle is not None and self.cycle.response_started
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the latest request's answer is complete."""
+        return self.cycle is not None and self.cycle.response_complete
+
+    @property
+    def is_receiving_body(self) -> bool:
+        """Whether the latest request's body is not complete."""
+        return self.cycle is not None and self.cycle.more_body
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the connection ends behind the answer to the latest request."""
+        return self.cycle is not None and not self.cycle.keep_alive
+
+    @property
+    def knows_interim_responses(self) -> bool:
+        """Whether the latest request's version has responses such as 100. HTTP/1.0 has none."""
+        return self.cycle is not None and self.cycle.scope["http_version"] == "1.1"
+
+    # ----------------------------------------------------------------------------------------------------- orders
+
+    def feed(self, data: bytes) -> None:
+        """Parse what has arrived. Raises the errors of httptools; a callback that raises ends the parsing."""
+        self._unset_keepalive_if_required()
+        self.parser.feed_data(data)
+
+    def restart_without_upgrade(self) -> bytes:
+        """Forget the current request, and return its head as if it asked for no other protocol: feed that instead."""
+        parser, self.parser = self.parser, httptools.HttpRequestParser(self)
+        return without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
+
+    def start_cycle(self, end: Callable[[], None]) -> None:
+        """Begin to answer the request whose head is complete. `end` is called instead of closing the connection."""
+        is_old = self.http_version == "1.0"
+        if is_old:
+            self.expect_100_continue = False  # HTTP/1.0 knows no interim responses
+        super().on_headers_complete()
+        assert self.cycle is not None
+        self.cycle.transport = _CycleTransport(self.transport, end)
+        if is_old:
+            self.cycle.send = _UntilClose(self.cycle)  # type: ignore[method-assign] # uvicorn has no place for it
+
+    def end_body(self) -> None:
+        """Tell the application that the request is complete. uvicorn does not expect that its answer was faster."""
+        super().on_message_complete()
+        assert self.cycle is not None
+        if not self.parser.should_keep_alive():  # trailers may say so as well
+            self.cycle.keep_alive = False
+        if self.cycle.response_complete:
+            self.cycle.more_body = False
+
+    def make_last(self) -> None:
+        """Have the connection end behind the answer to the latest request."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def abandon_cycle(self) -> None:
+        """Tell the application that its client has gone, unless it has answered. It may wait for a body."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.waiting_for_100_continue = False
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def resume_reading(self) -> None:
+        """Read from the socket again if uvicorn had paused that."""
+        self.flow.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it running behind an error
+
+
+class _CycleTransport(asyncio.Transport):
+    """What a cycle uses of its transport, with an end of our own."""
+
+    def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._end = end
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._end()
+
+
+class _UntilClose:
+    """The `send` of a cycle for a client of HTTP/1.0: an answer of unknown length ends with the connection.
+
+    uvicorn would send chunks, which HTTP/1.0 does not know. uvicorn compares each piece with a length that was
+    announced, so each piece is announced just before it is sent.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send = cycle.send
+        self._has_length = False
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._has_length = any(name.lower() == b"content-length" for name, _ in message["headers"])
+            if not self._has_length:
+                self._cycle.chunked_encoding = False
+        elif not self._has_length:
+            self._cycle.expected_content_length = len(message["body"])
+        await self._send(message)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its hold on the process: signals are left alone, and the socket is given.
+
+    `accepting` is set when connections are accepted, `stopped` when the server has ended.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        connect: Callable[..., asyncio.Protocol],
+        *,
+        backlog: int,
+        idle_s: int,
+        shutdown_limit_s: int,
+    ) -> None:
+        """Serve `app` over the connections that `connect` makes; it gets uvicorn's arguments for a protocol.
+
+        An idle connection is closed after `idle_s`. When `should_exit` is set, the server waits `shutdown_limit_s` for
+        answers that are under way.
+        """
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=connect,  # type: ignore[arg-type] # it is only ever called
+                ws="none",
+                loop="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=backlog,
+                timeout_keep_alive=idle_s,
+                timeout_graceful_shutdown=shutdown_limit_s,
+            )
+        )
+        self.accepting = anyio.Event()
+        self.stopped = anyio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone: uvicorn would raise them again at its end, and the exit status would be -15."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        self.accepting.set()
+
+    async def run_on(self, sock: socket.socket) -> None:
+        """Serve on `sock` until `should_exit` is set."""
+        try:
+            await self.serve(sockets=[sock])
+        finally:
+            self.stopped.set()

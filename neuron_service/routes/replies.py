@@ -1,0 +1,42 @@
+"""The routes of all APIs that models are asked through: one `POST` for each dialect."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from litestar import Request, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
+
+from neuron_lib.types import Principal
+from neuron_lib.wire.dialect import Dialect
+from neuron_service.answers import StreamedAnswer, WholeAnswer
+from neuron_service.host_dependency import HostDependency
+
+__all__ = ("reply_route",)
+
+
+def reply_route(dialect: Dialect) -> HTTPRouteHandler:
+    """The route of `dialect`. Imports what reads and writes its bodies."""
+    decode = dialect.load()
+
+    @post(dialect.path, status_code=200)
+    async def answer_reply(request: Request[Any, Any, Any], host: HostDependency) -> ASGIApp:
+        body = await request.body()
+        await host.turn_to_decode(body)
+        decoded = decode(body, headers=request.headers, principal=_principal(request.headers))
+        host.require_harness()
+        reply = host.registry.chat(decoded.task)
+        unique, created = secrets.token_hex(12), int(time.time())
+        if decoded.stream:
+            return StreamedAnswer(reply, decoded.encoder(unique=unique, created=created))
+        return WholeAnswer(reply, decoded.collector(unique=unique, created=created))
+
+    return answer_reply
+
+
+def _principal(headers: Mapping[str, str]) -> Principal | None:
+    """Who asks, as the gateway says it. A request without one of the headers, or with an empty one, is anonymous."""
+    account, key = headers.get("x-helexa-account-id"), headers.get("x-helexa-key-id")
+    return Principal(account, key) if account and key else None
