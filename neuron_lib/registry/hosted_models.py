@@ -26,7 +26,7 @@ _TOO_MANY_LOADS_RETRY_S: Final = 30
 
 @dataclass(slots=True, kw_only=True)
 class HostLimits:
-    """What a host allows its models. May be changed at any time; a model keeps the drain time of the start of its load."""
+    """What a host allows its models. May be changed at any time. A load takes its drain time when it starts."""
 
     drain_timeout_s: float
     """How long an unload waits for running requests."""
