@@ -238,7 +238,7 @@ class Registry:
         """The model, after waiting up to `wait_for_load_s` for the end of its load. Raises why it does not serve."""
         with anyio.move_on_after(self.wait_for_load_s):
             while self._farewell is None and isinstance(self._serving_or_why_not(model_id), ModelLoading):
-                await self._next_change(model_id)
+                await self._absent.next_change(self._models.find(model_id), self._models.changes)
         if self._farewell is not None:
             raise ShuttingDown
         found = self._serving_or_why_not(model_id)
@@ -249,17 +249,6 @@ class Registry:
     def _serving_or_why_not(self, model_id: str) -> HostedModel | ModelNotLoaded:
         model = self._models.find(model_id)
         return model if model is not None and model.serves else self._absent.explain(model_id, model)
-
-    async def _next_change(self, model_id: str) -> None:
-        """Wait until `_serving_or_why_not` may have another answer for this model."""
-        model = self._models.find(model_id)
-        if model is not None and model.is_loading:
-            await model.changes.until(lambda: not model.is_loading)
-            return
-        events = (self._models.changes.next, self._absent.activation.changed)
-        async with anyio.create_task_group() as tasks:
-            for event in events:
-                tasks.start_soon(_end_with, event, tasks.cancel_scope)
 
     # ---------------------------------------------------------------------------------------------------- looking
 
@@ -339,8 +328,3 @@ class _Farewell:
         # Not servable would mean that another host should load them.
         self.models = tuple(replace(info, status=ModelStatus.RECOVERING, servable=None) for info in models)
         self.loaded_unix_s = loaded_unix_s
-
-
-async def _end_with(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
