@@ -112,8 +112,10 @@ class Registry:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.close_admission()
-        await self._models.__aexit__(exc_type, exc, tb)
+        try:
+            self.close_admission()
+        finally:
+            await self._models.__aexit__(exc_type, exc, tb)
         self._farewell = _Farewell((), {})
 
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
