@@ -13,9 +13,13 @@ BIN    := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOCKED := $(PIP) --require-hashes
+PYTEST := $(BIN)/python -m pytest
+TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks)
+DMYPY_STATUS := .mypy_cache/daemon.json
+DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy test test-faults soak check format bench lock clean
+.PHONY: help run install deploy test test-faults soak check check-fast format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -34,11 +38,18 @@ deploy: a-place $(STAMPS)/runtime ## what a host needs, independent of this chec
 a-place:
 	@test '$(VENV)' != .venv || { echo "say where to install: make deploy VENV=/opt/neuron" >&2; exit 1; }
 
+# Tests that start a process run one after another: what they start needs the machine for itself. All others run before
+# them, on all cores. With ARGS there is one run, of what ARGS select.
 test: check ## all checks and all tests (ARGS=… for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@$(PYTEST) -m "not process" -n logical --maxprocesses 8; others=$$?; $(PYTEST) -m process && \
+		{ test $$others -eq 0 || echo "failed: see the first of the two runs of pytest" >&2; exit $$others; }
+else
+	$(PYTEST) $(ARGS)
+endif
 
 test-faults: install ## the fault suite alone: what docs/explanation/reliability.md promises (ARGS=… for pytest)
-	$(BIN)/python -m pytest tests/faults $(ARGS)
+	$(PYTEST) tests/faults $(ARGS)
 
 soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
 	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
@@ -47,8 +58,18 @@ soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; n
 check: install ## format, lint, types and import contracts, nothing run
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy $(wildcard neuron_lib neuron_service tests benchmarks)
+	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports --no-logo --no-cache
+
+# The daemon of mypy keeps the types in memory for an hour. It exits with 1 if a type is wrong; with any other code the
+# daemon itself has failed, and mypy checks without it. An environment without bytecode files would cost pytest 6 s.
+check-fast: install ## format, lint, types and the tests that start no process, on all cores (ARGS=… for pytest)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	@mkdir -p .mypy_cache
+	$(DMYPY) run --timeout 3600 -- $(TYPED) || { test $$? -ne 1 && \
+		{ $(DMYPY) kill; rm -f $(DMYPY_STATUS); $(BIN)/mypy $(TYPED); }; }
+	PYTHONDONTWRITEBYTECODE= $(PYTEST) -m "not process" --fast -n logical --maxprocesses 8 $(ARGS)
 
 format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
 	$(BIN)/ruff format
@@ -64,6 +85,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
 
 clean: ## remove .venv, caches and build results
+	-test ! -e $(DMYPY_STATUS) || $(DMYPY) stop
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

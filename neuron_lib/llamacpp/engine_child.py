@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Final, NoReturn
 
 import anyio
@@ -14,7 +15,7 @@ from anyio.abc import SocketStream, UNIXSocketStream
 
 from neuron_lib.child.log import ChildLog
 from neuron_lib.child.parent_death import parent_option
-from neuron_lib.child.process import Child, open_child
+from neuron_lib.child.process import Child, ending, start_child
 from neuron_lib.engine.protocol import Close, encode_frame
 from neuron_lib.errors import UnloadFailed
 from neuron_lib.logs import get_logger
@@ -50,40 +51,43 @@ async def open_engine_child(
     descriptors, memory or processes, `LoadFailed` for a program that cannot be started, and `UnloadFailed` for an
     engine that is still there `kill_limit_s` after its kill.
     """
+    with _starting(model_id):
+        ours, theirs = socket.socketpair()
     async with AsyncExitStack() as held:
-        with _starting(model_id):
-            ours, theirs = socket.socketpair()
         held.enter_context(ours)  # until the stream owns it; closing it twice does no harm
         with theirs:
             stream = await UNIXSocketStream.from_socket(ours)
             held.push_async_callback(_close, stream)
-
-            async def ask_to_close(_engine: Child) -> None:
-                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    await stream.send(encode_frame(Close()))
-
-            def give_up(engine: Child) -> NoReturn:
-                raise UnloadFailed(
-                    f"engine process {engine.pid} cannot be killed and keeps its memory; it hangs in a driver",
-                    model_id=model_id,
-                    pid=engine.pid,
-                )
-
+            options = ("--fd", str(theirs.fileno()), *parent_option(ends_with_thread=ends_with_thread))
             with _starting(model_id):
-                engine = await held.enter_async_context(
-                    open_child(
-                        [*command, "--fd", str(theirs.fileno()), *parent_option(ends_with_thread=ends_with_thread)],
-                        name="engine",
-                        environment=environment,
-                        stderr=subprocess.PIPE,
-                        pass_fds=[theirs.fileno()],
-                        ask=ask_to_close,
-                        ask_limit_s=close_limit_s,
-                        kill_limit_s=kill_limit_s,
-                        on_left=give_up,
-                    )
+                engine = await start_child(
+                    [*command, *options],
+                    name="engine",
+                    environment=environment,
+                    stderr=subprocess.PIPE,
+                    pass_fds=[theirs.fileno()],
                 )
-        yield engine, stream
+
+        async def ask_to_close(_engine: Child) -> None:
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await stream.send(encode_frame(Close()))
+
+        async with ending(
+            engine,
+            ask=ask_to_close,
+            ask_limit_s=close_limit_s,
+            kill_limit_s=kill_limit_s,
+            on_left=partial(_give_up, model_id),
+        ):
+            yield engine, stream
+
+
+def _give_up(model_id: str, engine: Child) -> NoReturn:
+    raise UnloadFailed(
+        f"engine process {engine.pid} cannot be killed and keeps its memory; it hangs in a driver",
+        model_id=model_id,
+        pid=engine.pid,
+    )
 
 
 @contextmanager

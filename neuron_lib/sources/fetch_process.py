@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -15,7 +15,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from neuron_lib.child.environment import chosen_variables, own_modules
 from neuron_lib.child.log import ChildLog
 from neuron_lib.child.parent_death import parent_option
-from neuron_lib.child.process import Child, open_child, watch
+from neuron_lib.child.process import Child, ending, start_child, watch
 from neuron_lib.child.watchdog import Watchdog
 from neuron_lib.error_frames import from_frame
 from neuron_lib.errors import LoadFailed, SourceUnavailable
@@ -131,26 +131,23 @@ async def _attend(
 ) -> Fetched:
     model_id = order.repository.model_id
     log = _worker_log(order.repository)
-    async with AsyncExitStack() as held:
-        try:
-            child = await held.enter_async_context(
-                open_child(
-                    command,
-                    name="a fetch process",
-                    environment=environment,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    kill_limit_s=_KILL_LIMIT_S,
-                )
-            )
-        except OSError as error:
-            raise SourceUnavailable(f"{model_id}: a fetch process cannot be started", model_id=model_id) from error
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(log.read, child.stderr)
-            last = await _converse(order, child, report=report, watchdog=watchdog)
-            tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
-            # It ends by itself a moment after its last word; killing it now would race with whoever reaps it.
-            await child.wait()
+    try:
+        child = await start_child(
+            command,
+            name="a fetch process",
+            environment=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        raise SourceUnavailable(f"{model_id}: a fetch process cannot be started", model_id=model_id) from error
+    async with ending(child, kill_limit_s=_KILL_LIMIT_S), anyio.create_task_group() as tasks:
+        tasks.start_soon(log.read, child.stderr)
+        last = await _converse(order, child, report=report, watchdog=watchdog)
+        tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
+        # It ends by itself a moment after its last word; killing it now would race with whoever reaps it.
+        await child.wait()
     match last:
         case Fetched():
             return last

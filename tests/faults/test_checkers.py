@@ -119,6 +119,7 @@ def broken_host() -> Iterator[int]:
             server.shutdown()
 
 
+@pytest.mark.process
 def test_an_answer_that_is_none_is_missed_at_each_poll() -> None:
     with broken_host() as port, Gateway(port) as gateway:
         eventually(lambda: len(gateway.misses) > len(gateways.QUESTIONS))
@@ -126,6 +127,7 @@ def test_an_answer_that_is_none_is_missed_at_each_poll() -> None:
     assert "DecodeError" in gateway.misses[0]
 
 
+@pytest.mark.process
 def test_a_gateway_that_breaks_down_has_missed_something(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_body: bytes) -> None:
         raise RuntimeError

@@ -166,6 +166,7 @@ def test_without_groups_the_cpus_have_no_limit(tmp_path: Path) -> None:
     assert cpus_of_cgroups(tmp_path / "absent", tmp_path) is None
 
 
+@pytest.mark.process
 def test_a_process_finds_the_quota_that_the_kernel_holds_it_to() -> None:
     legacy = Path("/sys/fs/cgroup/cpu")
     home = legacy if (legacy / "cgroup.procs").exists() else Path("/sys/fs/cgroup")

@@ -44,6 +44,7 @@ def rules_for(*hosts: str, origins: Sequence[str] = (), listens_on: str = "127.0
 # -------------------------------------------------------------------------------------------------------------- Host
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "host",
     [
@@ -92,6 +93,7 @@ def test_a_request_has_one_host_and_only_one_of_http_1_0_may_have_none(rules: Ac
         assert judge(rules, ("host", "localhost"), ("host", "localhost"), version=version) is MalformedHost
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("listens_on", ["127.0.0.1", ANYWHERE])
 def test_a_host_that_is_listed_may_be_asked_for_in_any_spelling(listens_on: str) -> None:
     rules = rules_for("Neuron.Example", "10.0.0.5", "fd00:0::5", "[fd00::6]", listens_on=listens_on)
@@ -101,12 +103,14 @@ def test_a_host_that_is_listed_may_be_asked_for_in_any_spelling(listens_on: str)
         assert asks_for(host, rules) is HostNotAllowed
 
 
+@pytest.mark.process
 def test_a_server_goes_by_the_name_that_it_was_bound_to_but_not_by_that_of_all_interfaces() -> None:
     with bind("127.0.1.1", 0) as sock:
         assert asks_for("my-machine:1", AccessRules.for_listener(sock, own_name="my-machine")) is None
         assert asks_for(ANYWHERE, AccessRules.for_listener(sock, own_name=ANYWHERE)) is HostNotAllowed
 
 
+@pytest.mark.process
 def test_a_star_allows_any_host() -> None:
     assert asks_for("evil.example", rules_for("*")) is None
 
@@ -127,6 +131,7 @@ def unix_socket(folder: Path) -> Iterator[socket.socket]:
         yield sock
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("address", "expected"),
     [("127.0.0.1", True), ("127.0.0.5", True), (ANYWHERE, False), ("::1", True), ("::", False)],
@@ -194,6 +199,7 @@ def test_a_page_whose_name_was_pointed_at_us_is_of_our_origin_and_refused_all_th
     assert writes_from(origin, REMOTE, host=host) is OriginNotAllowed
 
 
+@pytest.mark.process
 def test_a_page_at_a_name_that_is_listed_is_one_of_ours() -> None:
     rules = rules_for("neuron.example")
     assert writes_from("https://neuron.example", rules, host="neuron.example") is None
@@ -206,6 +212,7 @@ def test_an_address_cannot_be_pointed_at_us_so_its_pages_are_ours() -> None:
     assert writes_from("http://10.0.0.6:13131", REMOTE, host="10.0.0.5:13131") is OriginNotAllowed
 
 
+@pytest.mark.process
 def test_an_origin_that_is_listed_may_change_something() -> None:
     rules = rules_for(origins=["https://App.example", "tauri://localhost"])
     for origin in ("https://app.example", "tauri://localhost"):
@@ -214,6 +221,7 @@ def test_an_origin_that_is_listed_may_change_something() -> None:
         assert writes_from(origin, rules) is OriginNotAllowed
 
 
+@pytest.mark.process
 def test_a_star_allows_any_origin() -> None:
     assert writes_from("null", rules_for(origins=["*"])) is None
 

@@ -12,67 +12,30 @@ PROMPT = "the-secret-recipe"
 DEEP = 200_000
 
 
-def with_content(content: bytes) -> bytes:
-    return b'{"model":"org/a","messages":[{"role":"user","content":%s}]}' % content
-
-
 def with_field(field: bytes) -> bytes:
     return b'{"model":"org/a","messages":[{"role":"user","content":"%s"}],%s}' % (PROMPT.encode(), field)
 
 
+# One body of each way to be bad; `tests/lib/wire/test_openai_chat_request.py` has all the others.
 MALFORMED = {
     "empty": b"",
-    "truncated": b"{",
-    "prose": b"not json",
     "trailing garbage": with_field(b'"top_p":0.5') + b" trailing",
-    "byte order mark": b"\xef\xbb\xbf{}",
     "UTF-16": '{"model":"org/a"}'.encode("utf-16"),
-    "content that is not UTF-8": with_content(b'"\xff\xfe"'),
     "unknown field that is not UTF-8": with_field(b'"unknown":"\xff"'),
-    "content nested 5000 deep": with_content(b"[" * 5000 + b"]" * 5000),
-    "content nested 200000 deep": with_content(b"[" * DEEP + b"]" * DEEP),
     "unknown field nested 200000 deep": with_field(b'"unknown":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP),
-    "template argument nested 200 deep": with_field(b'"chat_template_kwargs":{"x":' + b"[" * 200 + b"]" * 200 + b"}"),
-    "700000 lists in a content": with_content(b"[" + b"[]," * 690_000 + b"[]]"),
     "700000 lists in an unknown field": with_field(b'"unknown":[' + b"[]," * 690_000 + b"[]]"),
-    "150000 keys": with_field(b'"chat_template_kwargs":{' + b'"k":0,' * 150_000 + b'"k":0}'),
-    "half a surrogate pair in an unknown field": with_field(rb'"unknown":"\ud800"'),
-    "NaN": with_field(b'"temperature":NaN'),
     "Infinity": with_field(b'"temperature":Infinity'),
 }
 MISSHAPEN = {
-    "null": b"null",
     "array": b"[]",
-    "no model": b'{"messages":[{"role":"user","content":"x"}]}',
     "no messages": b'{"model":"org/a"}',
-    "zero messages": b'{"model":"org/a","messages":[]}',
-    "numeric model": b'{"model":7,"messages":[{"role":"user"}]}',
-    "message without role": b'{"model":"org/a","messages":[{"content":"x"}]}',
-    "textual message": b'{"model":"org/a","messages":["x"]}',
-    "numeric content": with_content(b"7"),
-    "remote picture": with_content(b'[{"type":"image_url","image_url":{"url":"http://example.com/x.png"}}]'),
-    "picture from disk": with_content(b'[{"type":"image_url","image_url":{"url":"file:///etc/passwd"}}]'),
+    "remote picture": b'{"model":"org/a","messages":[{"role":"user","content":%s}]}'
+    % b'[{"type":"text","text":"the-secret-recipe"},{"type":"image_url","image_url":{"url":"http://example.com/x.png"}}]',
     "textual temperature": with_field(b'"temperature":"hot"'),
-    "temperature beyond a float": with_field(b'"temperature":1e400'),
-    "zero max_tokens": with_field(b'"max_tokens":0'),
-    "negative max_tokens": with_field(b'"max_tokens":-2'),
     "max_tokens of 2^64": with_field(b'"max_tokens":18446744073709551616'),
-    "textual max_tokens": with_field(b'"max_tokens":"5"'),
-    "boolean max_tokens": with_field(b'"max_tokens":true'),
-    "a million choices": with_field(b'"n":1000000'),
-    "seed of 2^70": with_field(b'"seed":1180591620717411303424'),
-    "negative seed": with_field(b'"seed":-2'),
-    "unknown role": b'{"model":"org/a","messages":[{"role":"banana","content":"x"}]}',
-    "tool without a function": with_field(b'"tools":[{"type":"function"}]'),
-    "forced tool": with_field(b'"tools":[],"tool_choice":"required"'),
-    "two beams": with_field(b'"best_of":2'),
     "ten thousand stop strings": with_field(b'"stop":[' + b'"x",' * 10_000 + b'"x"]'),
-    "bias beyond a float": with_field(b'"logit_bias":{"1":1e400}'),
-    "bias of no token": with_field(b'"logit_bias":{"the":1}'),
-    "schema that is a text": with_field(b'"response_format":{"type":"json_schema","json_schema":{"schema":"x"}}'),
     "two shapes of one reply": with_field(b'"regex":"a","grammar":"start: A"'),
     "textual stream": with_field(b'"stream":"yes"'),
-    "template argument of 2^70": with_field(b'"chat_template_kwargs":{"x":1180591620717411303424}'),
 }
 
 
@@ -101,20 +64,7 @@ async def test_a_bad_body_is_told_apart_answered_and_forgotten(
 
 
 @pytest.mark.parametrize("path", [CHAT, "/models/load", "/models/unload"])
-@pytest.mark.parametrize(
-    "content_type",
-    [
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=x",
-        "application/json; charset=utf-16",
-        "application/json;charset=ISO-8859-1",
-        'application/json; profile=x; CHARSET="utf-16le"',
-        "application/json; charset=utf-8; charset=utf-7",
-        "",
-        None,
-    ],
-)
+@pytest.mark.parametrize("content_type", ["text/plain", "application/json; charset=utf-16", None])
 async def test_a_body_that_does_not_claim_to_be_json_is_a_415(path: str, content_type: str | None) -> None:
     async with scripted_host(resident=[A]) as host:
         headers = {} if content_type is None else {"content-type": content_type}
@@ -122,21 +72,10 @@ async def test_a_body_that_does_not_claim_to_be_json_is_a_415(path: str, content
     assert (reply.status, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize(
-    "content_type",
-    [
-        "application/json; charset=utf-8",
-        'application/json;charset="UTF-8"',
-        "application/json; charset=us-ascii",
-        "application/json; profile=charset",
-        "application/vnd.api+json",
-        "APPLICATION/JSON",
-    ],
-)
-async def test_every_spelling_of_json_is_read(content_type: str) -> None:
+async def test_every_spelling_of_json_is_read() -> None:
     async with scripted_host(resident=[A]) as host:
-        reply = await host.client.post(CHAT, chat_body(A), headers={"content-type": content_type})
-    assert reply.status == 200
+        headers = {"content-type": 'APPLICATION/json;charset="UTF-8"'}
+        assert (await host.client.post(CHAT, chat_body(A), headers=headers)).status == 200
 
 
 @pytest.mark.parametrize("says_its_length", [True, False])

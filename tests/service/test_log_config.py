@@ -120,6 +120,7 @@ def test_each_line_of_a_traceback_has_the_priority(tmp_path: Path, monkeypatch: 
     assert all(line.startswith("<3>") for line in lines)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [("serve --config /nowhere/neuron.toml", 78), ("serve --port none", 2), ("serve --host 203.0.113.7", 71)],

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from neuron_lib.sources import ModelStore
 from neuron_lib.types import LoadProgress, LoadStage
 from neuron_service import models_cli
 from neuron_service.cli import main
 from neuron_service.models_cli import ProgressLine, render_bar
 from tests.fakehub import FakeHub, fake_hub
+from tests.fakes.fetch_in_thread import fetch_in_thread
 from tests.fakes.gguf_bytes import gguf
 from tests.fakes.hub_faults import Status
 
@@ -26,13 +28,13 @@ FILES = {"m-Q4_K_M.gguf": GGUF, "m-Q8_0.gguf": GGUF + b"\0" * 8}
 
 
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
+def hub(process: None) -> Iterator[FakeHub]:
     with fake_hub({"org/name": FILES}) as running:
         yield running
 
 
 @pytest.fixture
-def place(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a `neuron.toml` for that hub, a cache beside it, and no service."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models_cli, "_loaded_ids", lambda _config: frozenset())
@@ -42,6 +44,17 @@ def place(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         harness.llamacpp.sources.huggingface = {{ endpoint = "{hub.url}", cache_dir = "{tmp_path}/cache" }}
     """)
     return tmp_path
+
+
+@pytest.fixture
+def _no_fetch_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{ModelStore.__module__}.run_fetch", fetch_in_thread)
+
+
+@pytest.fixture
+def place(directory: Path, _no_fetch_process: None) -> Path:
+    """The same directory, and models are fetched in a thread of this process, which is quicker."""
+    return directory
 
 
 def run(*arguments: str) -> int:
@@ -58,7 +71,9 @@ def cached_models(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [model for model in json.loads(capsys.readouterr().out)["models"] if model["commit"] is not None]
 
 
-def test_a_pulled_model_is_printed_as_a_path_and_then_listed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pulled_model_is_printed_as_a_path_and_then_listed(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("pull", "org/name") == 0
     out, err = capsys.readouterr()
     assert Path(out.strip()).read_bytes() == GGUF
@@ -312,6 +327,7 @@ class _Service(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.usefixtures("_no_fetch_process")
 @pytest.mark.parametrize(
     ("body", "expected"),
     [

@@ -17,7 +17,7 @@ from neuron_service.answers import StreamedAnswer, WholeAnswer
 from tests.fakes.asgi_client import AsgiClient, Reply
 from tests.fakes.scripted_host import scripted_host
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 A = "org/a"
 CHAT = "/v1/chat/completions"

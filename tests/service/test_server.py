@@ -22,6 +22,7 @@ anyio.run(_end_without_unloading, Registry(), 0)
 """
 
 
+@pytest.mark.process
 def test_a_shutdown_that_is_stuck_ends_all_the_same_and_says_so() -> None:
     done = subprocess.run(
         [sys.executable, "-c", STUCK], check=False, capture_output=True, text=True, timeout=PATIENCE_S
@@ -39,6 +40,7 @@ neuron_service.cli.main(["--demo", "--port", "0"])
 """
 
 
+@pytest.mark.process
 def test_a_bug_that_ends_the_service_is_exit_70_and_is_told_to_the_log_and_to_systemd(tmp_path: Path) -> None:
     with notify_socket(str(tmp_path / "notify")) as manager:
         environ = os.environ | {"NOTIFY_SOCKET": manager.address}
@@ -67,6 +69,7 @@ neuron_service.cli.main(["--demo", "--port", "0"])
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_after_the_port_is_open_and_before_anybody_receives_it_is_exit_0(signum: signal.Signals) -> None:
     script = EARLY.format(signum=int(signum))

@@ -91,6 +91,7 @@ def test_without_a_socket_from_systemd_there_is_none() -> None:
     assert inherited_socket(0) is None
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_a_listening_socket_is_taken_over_and_kept_from_children(family: socket.AddressFamily, host: str) -> None:
     with socket.create_server((host, 0), family=family) as theirs:

@@ -19,12 +19,14 @@ def test_outside_a_checkout_the_commit_is_unknown(tmp_path: Path, monkeypatch: p
     assert find_version({}).git_sha == "unknown"
 
 
+@pytest.mark.process
 def test_a_broken_checkout_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".git").mkdir()
     monkeypatch.setattr(neuron_service, "__file__", str(tmp_path / "neuron_service" / "__init__.py"))
     assert find_version({}).git_sha == "unknown"
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_in_a_checkout_git_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from neuron_lib.child.environment import chosen_variables, own_modules
 
 ENVIRON = {
@@ -27,6 +29,7 @@ def test_a_variable_that_is_named_is_no_guess_and_so_may_be_a_secret() -> None:
     assert chosen_variables(ENVIRON, names=("HF_TOKEN",))["HF_TOKEN"] == "hf"  # noqa: S105 - no password
 
 
+@pytest.mark.process
 def test_a_python_process_of_ours_finds_this_library_wherever_it_is(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-c", "import neuron_lib; print(neuron_lib.__file__)"]
     environment = own_modules({"PYTHONPATH": "/more"})

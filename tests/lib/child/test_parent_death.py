@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from neuron_lib.child.parent_death import bound_to_parent
 from tests.patience import PATIENCE_S
@@ -17,7 +18,7 @@ from neuron_lib.child.parent_death import end_without_parent
 sock = socket.socket(fileno=int(sys.argv[1]))
 threading.Thread(target=end_without_parent, args=(os.getppid(), sock.fileno()), daemon=True).start()
 sock.sendall(b"!")
-time.sleep(60)
+time.sleep(600)
 """
 FORKED_HOST = """
 import os, socket, subprocess, sys, time
@@ -30,8 +31,10 @@ if worker:
     print(worker, flush=True)
 else:
     os.close(1)
-time.sleep(60)
+time.sleep(600)
 """
+
+pytestmark = pytest.mark.process
 
 
 def test_an_engine_whose_main_thread_is_busy_still_ends_with_its_daemon() -> None:

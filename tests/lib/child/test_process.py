@@ -6,7 +6,8 @@ import math
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import anyio
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from neuron_lib.child.log import ChildLog
-from neuron_lib.child.process import Child, ask_by_sigterm, describe_exit, open_child, start_child, watch
+from neuron_lib.child.process import Child, ask_by_sigterm, describe_exit, ending, start_child, watch
 from neuron_lib.child.watchdog import Watchdog
 from neuron_lib.logs import get_logger
 from neuron_lib.os_errors import is_exhausted
@@ -23,16 +24,19 @@ from tests.fakes.log_lines import said
 from tests.fakes.model_cache import children
 from tests.patience import PATIENCE_S
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.both_loops]
 
 
 def sh(script: str) -> Sequence[str]:
     return ("sh", "-c", script)
 
 
-def quick(script: str, **options: Any) -> Any:
-    """A child that is killed at the end of its block, without a question."""
-    return open_child(sh(script), name="it", **options)
+@asynccontextmanager
+async def running(script: str, **end: Any) -> AsyncIterator[Child]:
+    """A child that has started when the block begins, and is ended like that. It is asked for nothing otherwise."""
+    child = await start_child(sh(script), name="it")
+    async with ending(child, **end):
+        yield child
 
 
 async def hear(child: Child, line: bytes = b"up\n") -> None:
@@ -42,34 +46,34 @@ async def hear(child: Child, line: bytes = b"up\n") -> None:
 
 
 async def test_a_child_is_gone_when_its_block_has_ended() -> None:
-    async with quick("exec sleep 600") as child:
+    async with running("exec sleep 600") as child:
         assert children() == {child.pid}
     assert child.returncode == -signal.SIGKILL
     assert not children()
 
 
 async def test_a_child_that_ends_by_itself_keeps_its_exit_status() -> None:
-    async with quick("exit 3") as child:
+    async with running("exit 3") as child:
         assert await child.wait() == 3
     assert child.returncode == 3
 
 
 async def test_a_wait_with_a_limit_leaves_the_child_as_it_is() -> None:
-    async with quick("exec sleep 600") as child:
+    async with running("exec sleep 600") as child:
         assert await child.wait(0) is None
         assert psutil.pid_exists(child.pid)
 
 
 async def test_a_child_that_ends_when_asked_is_not_killed(caplog: pytest.LogCaptureFixture) -> None:
     script = "trap 'exit 7' TERM; echo up >&2; while :; do sleep 0.01; done"
-    async with quick(script, ask=ask_by_sigterm, ask_limit_s=PATIENCE_S) as child:
+    async with running(script, ask=ask_by_sigterm, ask_limit_s=PATIENCE_S) as child:
         await hear(child)
     assert child.returncode == 7
     assert not caplog.records
 
 
 async def test_a_child_that_does_not_end_when_asked_is_killed(caplog: pytest.LogCaptureFixture) -> None:
-    async with quick("trap '' TERM; echo up >&2; exec sleep 600", ask=ask_by_sigterm, ask_limit_s=0.05) as child:
+    async with running("trap '' TERM; echo up >&2; exec sleep 600", ask=ask_by_sigterm, ask_limit_s=0.05) as child:
         await hear(child)
     assert child.returncode == -signal.SIGKILL
     [record] = caplog.records
@@ -79,7 +83,7 @@ async def test_a_child_that_does_not_end_when_asked_is_killed(caplog: pytest.Log
 
 @pytest.mark.parametrize("end", ["exit 0", "wait"], ids=["one that has ended", "one that is killed"])
 async def test_what_a_child_has_started_ends_with_it(end: str) -> None:
-    async with quick(f"sleep 600 & echo $! >&2; {end}") as child:
+    async with running(f"sleep 600 & echo $! >&2; {end}") as child:
         started = psutil.Process(int(await child.stderr.receive()))
         if end == "exit 0":
             await child.wait()
@@ -92,7 +96,7 @@ async def test_what_a_child_has_started_ends_with_it(end: str) -> None:
 
 async def test_cancelling_the_block_ends_the_child() -> None:
     with anyio.CancelScope() as scope:
-        async with quick("exec sleep 600"):
+        async with running("exec sleep 600"):
             scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
@@ -102,7 +106,7 @@ async def test_cancelling_the_block_ends_the_child() -> None:
 async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with anyio.CancelScope() as scope:
         cancel_in_the_spawn(monkeypatch, scope)
-        async with quick("exec sleep 600"):
+        async with running("exec sleep 600"):
             pytest.fail("nobody wants this child any more")
     assert scope.cancelled_caught
     assert not children()
@@ -125,7 +129,7 @@ async def really_end(child: Child) -> None:
 async def test_a_child_that_cannot_be_killed_is_left_behind_and_an_error_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with quick("exec sleep 600", kill_limit_s=0) as child:
+    async with running("exec sleep 600", kill_limit_s=0) as child:
         pass
     assert child.returncode is None
     [record] = caplog.records
@@ -140,24 +144,26 @@ async def test_the_owner_of_a_child_that_cannot_be_killed_may_raise_even_when_ca
         raise KeyError(child)
 
     with pytest.raises(KeyError) as caught, anyio.CancelScope() as scope:
-        async with quick("exec sleep 600", kill_limit_s=0, on_left=refuse):
+        async with running("exec sleep 600", kill_limit_s=0, on_left=refuse):
             scope.cancel()
     (child,) = caught.value.args
     await really_end(child)
 
 
 async def test_a_child_has_a_session_of_its_own() -> None:
-    async with quick("exec sleep 600") as child:
+    async with running("exec sleep 600") as child:
         assert os.getsid(child.pid) == child.pid
 
 
 async def test_a_child_has_no_input_unless_it_is_given_some() -> None:
-    async with quick("read -r line; echo $? >&2") as child:
+    async with running("read -r line; echo $? >&2") as child:
         await hear(child, b"1\n")
 
 
 async def test_a_child_is_given_its_environment_and_no_other() -> None:
-    async with quick("env >&2", environment={"PATH": os.environ["PATH"], "ONLY": "this"}) as child:
+    environment = {"PATH": os.environ["PATH"], "ONLY": "this"}
+    child = await start_child(sh("env >&2"), name="it", environment=environment)
+    async with ending(child):
         seen = (await child.stderr.receive()).decode().splitlines()
     assert "ONLY=this" in seen
     assert {line.partition("=")[0] for line in seen} <= {"ONLY", "PATH", "PWD", "OLDPWD", "SHLVL", "_"}
@@ -201,17 +207,8 @@ async def test_a_program_that_knows_nothing_of_us_is_logged_watched_and_ended(
     log = ChildLog(get_logger("backend"), fields={"model_id": "o/n"}, loose_level=logging.INFO)
     watchdog = Watchdog(stall_limit_s=math.inf, silence_limit_s=0.1)
     script = "trap 'echo bye; exit 0' TERM; echo listening; echo slow >&2; while :; do sleep 0.01; done"
-    async with (
-        anyio.create_task_group() as tasks,
-        open_child(
-            sh(script),
-            name="server",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            ask=ask_by_sigterm,
-            ask_limit_s=PATIENCE_S,
-        ) as child,
-    ):
+    child = await start_child(sh(script), name="server", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    async with anyio.create_task_group() as tasks, ending(child, ask=ask_by_sigterm, ask_limit_s=PATIENCE_S):
         tasks.start_soon(log.read, child.stdout)
         with anyio.fail_after(PATIENCE_S):
             while log.last_line != "slow":  # noqa: ASYNC110 - of another process

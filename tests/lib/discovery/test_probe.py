@@ -11,7 +11,7 @@ from neuron_lib.discovery import discover
 from neuron_lib.discovery.tool import ToolOutput, run_tool
 from neuron_lib.types import Device, Discovery
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 Install = Callable[[str, str], None]
 
@@ -92,6 +92,7 @@ async def test_any_other_failure_is_a_warning_and_a_host_that_nobody_has_seen_ye
     assert [record.levelname for record in caplog.records] == ["WARNING"], "each further failure is a DEBUG line"
 
 
+@pytest.mark.both_loops
 async def test_a_tool_that_hangs_is_killed_at_its_deadline(install: Install, tmp_path: Path) -> None:
     install("nvidia-smi", f"echo $$ > {tmp_path}/pid; exec /bin/sleep 600")
     output = await run_tool(("nvidia-smi",), deadline_s=1.0)

@@ -17,7 +17,7 @@ from neuron_lib.child.process import Child
 from neuron_lib.discovery.tool import ToolOutput, run_tool
 from tests.patience import PATIENCE_S
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 TOOL = ("nvidia-smi",)
 NOT_ENDED = ToolOutput("", problem="nvidia-smi was killed earlier and has not ended yet")
@@ -91,6 +91,7 @@ async def give_up_once_it_waits(pid_path: Path, ask: Callable[[], Coroutine[Any,
     return read_pid(pid_path)
 
 
+@pytest.mark.both_loops
 async def test_a_tool_that_survives_is_the_only_one_and_holds_no_pipe_until_it_ends(
     install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +134,7 @@ async def test_a_tool_that_survives_keeps_no_other_tool_from_running(
     await answer_in_the_end()
 
 
+@pytest.mark.both_loops
 async def test_what_a_script_has_started_is_killed_with_it(install: Callable[[str], None], tmp_path: Path) -> None:
     install(f"/bin/sleep 600 & echo $! > {tmp_path}/pid; wait")
     started = await give_up_once_it_waits(tmp_path / "pid", partial(run_tool, TOOL, deadline_s=600))

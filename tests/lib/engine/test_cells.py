@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
+from tests.examples import examples
 
 SEATS = 4
 
@@ -102,7 +103,7 @@ class CountedStreams(CountedCells):
 
 TestPool = CountedCells.TestCase
 TestStreams = CountedStreams.TestCase
-TestPool.settings = TestStreams.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPool.settings = TestStreams.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 
 
 def test_shared_cells_are_free_when_their_last_owner_is_gone() -> None:

@@ -21,6 +21,8 @@ from neuron_lib.types import Grammar
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[3]
 ENGINE = ("-m", "neuron_lib.engine")
 

@@ -16,6 +16,7 @@ from neuron_lib.errors import RequestRejected
 from neuron_lib.llama.control_tokens import control_tokens
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
+from tests.examples import examples
 from tests.fakes.vocabularies import open_vocabulary
 
 REAL_TEMPLATES = Path(__file__).parents[4] / "shared" / "templates"
@@ -224,7 +225,7 @@ texts = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(kind=st.sampled_from(KINDS), contents=st.lists(texts, min_size=1, max_size=3))
 @pytest.mark.parametrize("bos", ["", "{{ bos_token }}"])
 def test_without_a_spelled_token_the_ids_are_those_of_one_call(

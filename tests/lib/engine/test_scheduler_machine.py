@@ -11,6 +11,7 @@ from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan
 from neuron_lib.engine.step_costs import StepCosts
+from tests.examples import examples
 from tests.fakes.model_memory import ModelMemory, text_alone
 
 # Prompts are made of a few beginnings that many share, so that prefixes meet; a few numbers, so that one that fails is
@@ -231,7 +232,7 @@ class AnyTrafficInAPool(AnyTraffic):
 TestStreams = AnyTraffic.TestCase
 TestPool = AnyTrafficInAPool.TestCase
 TestStreams.settings = TestPool.settings = settings(
-    max_examples=200,
+    max_examples=examples(200),
     stateful_step_count=60,
     deadline=None,
     phases=(Phase.reuse, Phase.generate, Phase.shrink),  # to explain a failure would take minutes

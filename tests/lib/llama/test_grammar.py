@@ -18,6 +18,7 @@ from neuron_lib.llama.grammar import MAX_SOURCE_BYTES, Constraint, ConstraintFai
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import Grammar
+from tests.examples import examples
 
 pytestmark = pytest.mark.model
 
@@ -247,7 +248,7 @@ def test_a_failed_constraint_says_so_each_time(compiler: GrammarCompiler, vocab:
         constraint.mask(np.zeros(vocab.n_tokens, np.float32))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), grammar=st.sampled_from(EVERY_KIND))
 def test_for_every_token_the_mask_and_the_question_agree(
     compiler: GrammarCompiler, vocab: Vocab, data: st.DataObject, grammar: Grammar

@@ -13,6 +13,8 @@ import pytest
 
 from tests.fakes.tokenizer_child import KINDS, PRE_TOKENIZERS
 
+pytestmark = pytest.mark.process
+
 _STACK_BYTES: Final = 2 << 20
 _LENGTH: Final = 12_000
 """Characters of one kind. Uncut they need 4 MB of stack wherever `std::regex` reads them as one match."""

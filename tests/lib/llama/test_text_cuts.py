@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron_lib.llama.text_cuts import LONGEST_STRETCH, Cutter
+from tests.examples import examples
 
 SPECIALS: Final = ("<|im_start|>", "<|im_end|>", "<think>", "\n\n", "\n\n\n", "<|im_end|><think>")
 UNITS: Final = ("a", "word", "é", " ", "\n", "/", "-", "7", "中", "😀", "\u0301", "'", '{"a":1}')
@@ -24,7 +25,7 @@ def cuts_of(pieces: list[str]) -> list[int]:
 
 
 @given(text=TEXTS, cuts_stretches=st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_pieces_are_the_text_and_no_special_token_is_cut(text: str, cuts_stretches: bool) -> None:  # noqa: FBT001
     pieces = list(cutter(cuts_stretches=cuts_stretches).pieces(text))
     assert "".join(pieces) == text

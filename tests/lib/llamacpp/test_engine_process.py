@@ -35,7 +35,7 @@ from tests.fakes.log_lines import said
 from tests.fakes.model_cache import children
 from tests.fakes.turns import let_others_run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 ENGINE_LOG = "neuron_lib.engine"
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
@@ -96,6 +96,7 @@ async def read_all(mailbox: Mailbox) -> list[Mail]:
     return mails
 
 
+@pytest.mark.both_loops
 async def test_a_reply_travels_from_prepare_to_done() -> None:
     progress: list[float] = []
     async with fake_engine("normal", progress=progress) as engine:
@@ -159,12 +160,14 @@ async def test_an_engine_that_cannot_be_imported_says_why(program: str, words: s
     assert caught.value.message == f"the engine could not load the model: exit status 1 ({words})"
 
 
+@pytest.mark.both_loops
 async def test_a_load_that_hangs_can_be_given_up_and_the_process_is_killed() -> None:
     async with fake_engine("hang-at-load", close_limit_s=0.1) as engine:
         with anyio.move_on_after(0.1):
             await engine.wait_ready()
 
 
+@pytest.mark.both_loops
 async def test_cancelling_the_block_ends_the_process() -> None:
     with anyio.CancelScope() as scope:
         async with fake_engine("normal") as engine:
@@ -174,6 +177,7 @@ async def test_cancelling_the_block_ends_the_process() -> None:
     assert scope.cancelled_caught
 
 
+@pytest.mark.both_loops
 async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with anyio.CancelScope() as scope:
         cancel_in_the_spawn(monkeypatch, scope)
@@ -183,6 +187,7 @@ async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypat
     assert not children()
 
 
+@pytest.mark.both_loops
 async def test_an_error_in_the_block_arrives_as_it_is() -> None:
     with pytest.raises(KeyError, match="mine"):  # noqa: PT012 - the block is what is tested
         async with fake_engine("normal") as engine:
@@ -256,6 +261,7 @@ async def undead_engine(mode: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
             await engine._process.close()
 
 
+@pytest.mark.both_loops
 async def test_an_engine_that_cannot_be_killed_is_told_as_that_even_to_a_cancelled_unload(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -330,6 +336,7 @@ async def test_what_no_frame_can_hold_is_an_invalid_request(unsendable: object) 
         assert len(await read_all(mailbox)) == 3
 
 
+@pytest.mark.both_loops
 async def test_mail_for_a_closed_mailbox_is_dropped() -> None:
     async with fake_engine("normal") as engine:
         await engine.wait_ready()

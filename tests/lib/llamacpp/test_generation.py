@@ -63,7 +63,7 @@ from neuron_lib.types import (
 from tests.fakes.log_lines import said
 from tests.fakes.turns import let_others_run
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.both_loops]
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
 LOAD = load_command(

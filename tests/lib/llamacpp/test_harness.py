@@ -95,6 +95,7 @@ async def test_a_model_shows_the_gpus_that_it_uses_and_none_on_the_cpu(
         assert model.info().devices == shown
 
 
+@pytest.mark.both_loops
 async def test_gpus_that_are_seen_later_count_from_the_next_load_on_and_for_a_load_that_is_still_fetching() -> None:
     seen: list[int] = []
     harness = LlamaCppHarness(SMALL, models=(PLACE,), gpu_memory_mb=lambda: tuple(seen))
@@ -131,6 +132,7 @@ def with_template(path: Path) -> LlamaCppHarness:
     return LlamaCppHarness(SMALL, models=(msgspec.structs.replace(PLACE, chat_template=path),), environ=os.environ)
 
 
+@pytest.mark.both_loops
 async def test_a_chat_template_is_read_at_each_load_and_its_words_reach_the_client(tmp_path: Path) -> None:
     path = tmp_path / "chat.jinja"
     harness = with_template(path)

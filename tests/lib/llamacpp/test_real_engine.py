@@ -106,6 +106,7 @@ async def reply_to(model: LlamaCppModel, request: ChatRequest) -> tuple[str, Fin
     return "".join(delta.text for delta in deltas), finished
 
 
+@pytest.mark.both_loops
 async def test_a_loaded_model_has_reported_its_progress_and_knows_itself(smollm2_path: Path) -> None:
     progress: list[float] = []
     async with real_model(smollm2_path, progress=progress) as (model, engine):
@@ -201,6 +202,7 @@ async def test_a_context_smaller_than_the_batch_can_be_filled_to_its_last_cell(s
         assert usage.prompt_tokens + usage.completion_tokens <= limit.context
 
 
+@pytest.mark.both_loops
 async def test_leaving_while_the_prompt_is_read_frees_the_slot_for_the_next(smollm2_path: Path) -> None:
     async with real_model(smollm2_path, seats=1, n_batch=16, n_ubatch=16, n_ctx=2048) as (model, engine):
         async with model.chat(ask("word " * 1500)) as generation:
@@ -428,6 +430,7 @@ async def test_any_text_gets_a_reply(smollm2_path: Path, text: str) -> None:
         reply.encode()
 
 
+@pytest.mark.both_loops
 async def test_a_killed_engine_is_told_by_the_name_of_its_signal(smollm2_path: Path) -> None:
     async with (
         real_model(smollm2_path, seats=1) as (model, engine),

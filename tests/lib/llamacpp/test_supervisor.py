@@ -23,7 +23,7 @@ from neuron_lib.llamacpp.recovery import RecoveryPolicy
 from neuron_lib.llamacpp.supervisor import EngineSupervisor, supervise
 from neuron_lib.sources.store import LocalModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
 LOAD = load_command(
@@ -55,6 +55,7 @@ async def supervised(*modes: str, limit_s: float = 5.0) -> AsyncIterator[EngineS
         yield supervisor
 
 
+@pytest.mark.both_loops
 async def test_a_first_engine_that_does_not_load_is_a_failed_load() -> None:
     with pytest.raises(LoadFailed, match="killed by SIGSEGV"):
         async with supervised("segv-at-load"):
@@ -150,6 +151,7 @@ async def test_a_start_that_the_host_has_no_thread_for_is_worth_a_retry(monkeypa
             pytest.fail("it was started")
 
 
+@pytest.mark.both_loops
 async def test_an_engine_that_cannot_be_killed_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
     for method in ("send_signal", "kill"):
         monkeypatch.setattr(Child, method, lambda *_: None)
@@ -161,6 +163,7 @@ async def test_an_engine_that_cannot_be_killed_is_no_success(monkeypatch: pytest
     await engine._process.close()
 
 
+@pytest.mark.both_loops
 async def test_there_is_no_successor_after_the_end() -> None:
     async with supervised() as supervisor, anyio.create_task_group() as tasks:
         engine = supervisor.require_engine()

@@ -105,6 +105,7 @@ async def test_a_model_calls_tools_if_the_template_in_use_asks_for_calls_that_ar
     assert facts.calls_are_read is calls
 
 
+@pytest.mark.both_loops
 async def test_a_model_that_cannot_be_served_is_refused_before_an_engine_is_started(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     write_synthetic(path, "dream")

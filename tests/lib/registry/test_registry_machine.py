@@ -38,6 +38,7 @@ from neuron_lib import (
 from neuron_lib.errors import EngineFailed
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
+from tests.examples import examples
 from tests.fakes.registry_callers import request, spec
 from tests.fakes.turns import let_others_run
 from tests.patience import PATIENCE_S
@@ -580,7 +581,7 @@ class OnTrio(RegistryMachine):
 
 # How fast examples are made up says more about the machine than about the code.
 OnAsyncio.TestCase.settings = OnTrio.TestCase.settings = settings(
-    max_examples=50, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(50), stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
 )
 TestOnAsyncio = OnAsyncio.TestCase
 TestOnTrio = OnTrio.TestCase

@@ -45,6 +45,8 @@ from tests.fakes.hub_faults import (
 from tests.fakes.hub_files import Content
 from tests.patience import PATIENCE_S
 
+pytestmark = pytest.mark.process
+
 MODEL = b"GGUF" + bytes(range(96))
 FILES: dict[str, Content] = {"README.md": b"hello", "m.gguf": MODEL, "more/big.bin": bytes((1 << 20) + 1)}
 LISTING = "/api/models/org/name"

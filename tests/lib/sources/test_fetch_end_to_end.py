@@ -30,6 +30,8 @@ from tests.fakes.gguf_bytes import gguf
 from tests.fakes.hub_faults import Drip, NeverAnswers, Stall, Status
 from tests.fakes.model_cache import assert_sound, children, known_file, order_for, put, repository_in
 
+pytestmark = pytest.mark.process
+
 MODEL = gguf() + Random(1).randbytes(400_000)  # noqa: S311 - not a secret
 FILE = known_file(MODEL)
 HALF = 200_000
@@ -129,6 +131,7 @@ async def test_a_process_that_was_killed_is_gone_on_from(hub: FakeHub, order: Fe
     await assert_the_rest_is_fetched(order, hub)
 
 
+@pytest.mark.both_loops
 @pytest.mark.anyio
 async def test_a_fetch_that_was_cancelled_is_gone_on_from(hub: FakeHub, order: FetchOrder) -> None:
     hub.fail(Stall(HALF))
@@ -173,6 +176,7 @@ async def test_a_hub_that_is_too_slow_is_given_up(hub: FakeHub, order: FetchOrde
     assert "the hub sends too little" in error.message
 
 
+@pytest.mark.both_loops
 @pytest.mark.anyio
 async def test_cancelling_does_not_wait_for_a_hub_that_does_not_answer(hub: FakeHub, store: ModelStore) -> None:
     hub.fail(NeverAnswers())

@@ -47,6 +47,8 @@ from tests.fakes.hub_faults import (
 )
 from tests.fakes.model_cache import assert_sound, known_file, order_for, repository_in
 
+pytestmark = pytest.mark.process
+
 MODEL = gguf() + Random(1).randbytes(100_000)  # noqa: S311 - not a secret
 """Bytes that do not become fewer when they are compressed."""
 FILE = known_file(MODEL)

@@ -81,6 +81,8 @@ async def failure(command: Sequence[str], **options: Any) -> NeuronError:
 # ----------------------------------------------------------------------------------------------------- what it says
 
 
+@pytest.mark.both_loops
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_a_process_reports_how_far_it_is_and_then_where_the_files_are() -> None:
     seen: list[LoadProgress] = []
@@ -90,6 +92,7 @@ async def test_a_process_reports_how_far_it_is_and_then_where_the_files_are() ->
     ]
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_the_order_is_one_line_on_stdin(tmp_path: Path) -> None:
     await run(
@@ -98,6 +101,7 @@ async def test_the_order_is_one_line_on_stdin(tmp_path: Path) -> None:
     assert decode_order((tmp_path / "o").read_bytes()) == ORDER
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "error",
@@ -113,6 +117,7 @@ async def test_an_error_of_the_process_is_raised_as_what_it_was_there(error: Neu
     assert vars(found) == vars(error)
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_an_error_of_a_kind_that_is_not_known_is_a_failure_that_stays() -> None:
     found = await failure(says(Failed(ErrorFrame(code="of_a_newer_process", message="m"))))
@@ -120,6 +125,7 @@ async def test_an_error_of_a_kind_that_is_not_known_is_a_failure_that_stays() ->
     assert found.message.startswith("m (")
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_the_log_of_the_process_goes_into_ours_with_its_levels(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
@@ -133,6 +139,7 @@ async def test_the_log_of_the_process_goes_into_ours_with_its_levels(caplog: pyt
     assert {vars(record)["model_id"] for record in caplog.records} == {public_id(ORDER.repository.model_id)}
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_a_line_of_the_process_is_cut_and_has_no_token_in_it(caplog: pytest.LogCaptureFixture) -> None:
     script = f'printf "WARNING refused {TOKEN} %s\\n" "$(printf "%.0sword " $(seq 100000))" >&2; exit 1'
@@ -146,6 +153,7 @@ async def test_a_line_of_the_process_is_cut_and_has_no_token_in_it(caplog: pytes
 # ------------------------------------------------------------------------------------------------------ how it ends
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("script", "expected"),
@@ -162,6 +170,7 @@ async def test_a_process_that_dies_is_worth_a_retry_and_its_last_words_are_told(
     assert expected in error.message
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "line", ["nonsense", "{}", '{"type":"other"}', '{"type":"advance"}', "[" * 1000, "\\377", ""], ids=range(7)
@@ -172,24 +181,28 @@ async def test_a_process_that_talks_nonsense_is_ended(line: str, caplog: pytest.
     assert "talks nonsense" in caplog.text
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_a_line_without_an_end_is_not_read_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(await failure(child("head -c 1100000 /dev/zero")), SourceUnavailable)
     assert "talks nonsense" in caplog.text
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_much_on_stderr_without_an_end_of_line_does_not_stop_anything() -> None:
     script = 'head -c 3000000 /dev/zero >&2; printf "%s\\n" "$1"'
     assert await run(child(script, encode_line(FETCHED).decode())) == FETCHED
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_a_process_that_does_not_read_its_order_says_so_by_its_end() -> None:
     command, order = ("sh", "-c", "exit 5"), order_for(ORDER.repository, listing=LONG)
     assert "with status 5" in (await failure(command, order=order)).message
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 @pytest.mark.parametrize("command", ["/nonexistent/python", "/"])
 async def test_a_process_that_cannot_be_started_is_worth_a_retry(command: str) -> None:
@@ -209,6 +222,8 @@ async def test_so_is_one_for_which_the_host_has_no_thread(monkeypatch: pytest.Mo
     assert "cannot be started" in error.message
 
 
+@pytest.mark.both_loops
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_cancelling_ends_a_process_that_does_not_want_to() -> None:
     async def start(task_status: TaskStatus[None]) -> None:
@@ -222,6 +237,8 @@ async def test_cancelling_ends_a_process_that_does_not_want_to() -> None:
     assert not children()
 
 
+@pytest.mark.both_loops
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with anyio.CancelScope() as scope:
@@ -230,6 +247,8 @@ async def test_cancelling_in_the_middle_of_the_spawn_leaves_no_process(monkeypat
     assert scope.cancelled_caught
 
 
+@pytest.mark.both_loops
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_a_report_that_raises_ends_the_process() -> None:
     def refuse(_: LoadProgress) -> None:
@@ -240,6 +259,7 @@ async def test_a_report_that_raises_ends_the_process() -> None:
     assert raised.group_contains(ZeroDivisionError)
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 @pytest.mark.parametrize("then", ["kill -STOP $$", "exec sleep 600"])
 async def test_a_process_that_says_nothing_any_more_is_ended_and_worth_a_retry(then: str) -> None:
@@ -248,12 +268,14 @@ async def test_a_process_that_says_nothing_any_more_is_ended_and_worth_a_retry(t
     assert "was silent for 1 s" in error.message
 
 
+@pytest.mark.process
 @pytest.mark.anyio
 async def test_a_process_that_does_not_even_take_its_order_is_ended() -> None:
     order = order_for(ORDER.repository, limits=BRIEF.limits, listing=LONG)
     assert "was silent" in (await failure(("sh", "-c", "kill -STOP $$"), order=order, silence_limit_s=0)).message
 
 
+@pytest.mark.process
 class TestDeadline:
     """In virtual time, so on trio alone."""
 
@@ -424,6 +446,7 @@ def test_no_least_rate_means_that_nothing_is_slow() -> None:
     assert not any(watch.is_slow(float(now_s), 0) for now_s in range(1000))
 
 
+@pytest.mark.process
 def test_a_fetch_process_leaves_hang_ups_and_interrupts_to_the_daemon() -> None:
     command = [sys.executable, "-m", "neuron_lib.sources.fetch_worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ) as worker:

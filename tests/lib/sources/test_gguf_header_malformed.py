@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from neuron_lib.errors import PreflightFailed, PreflightKind
 from neuron_lib.sources.gguf_cursor import MalformedGguf
 from neuron_lib.sources.gguf_header import GgufHeader, check_gguf, parse_gguf_header
+from tests.examples import examples
 from tests.fakes.gguf_bytes import array, entry, gguf, tensor, text, u16, u32, u64
 from tests.fakes.synthetic_gguf import write_synthetic
 
@@ -205,7 +206,7 @@ def flipped(content: bytes, bits: Sequence[int]) -> bytes:
     return bytes(changed)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(bits=st.lists(st.integers(0, len(SMALL) * 8 - 1), min_size=1, max_size=8), cut=st.integers(0, 64))
 def test_flipped_bits_give_a_header_or_the_one_error(bits: Sequence[int], cut: int) -> None:
     content = flipped(SMALL, bits)[: len(SMALL) - cut]

@@ -53,6 +53,7 @@ print(json.dumps([constants.ENDPOINT, constants.HF_HUB_CACHE, get_token(), const
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("named", ENVIRONMENTS, ids=str)
 def test_each_variable_means_what_it_means_to_the_hubs_own_library(home: Path, named: dict[str, str]) -> None:
     for place, token in {"other/token": "hf_other", "xdg/huggingface/token": "hf_xdg", "secret": "hf_path\n"}.items():

@@ -28,7 +28,7 @@ from tests.fakes.gguf_bytes import gguf
 from tests.fakes.hub_faults import REFUSALS, Corrupt, Status
 from tests.fakes.model_cache import put
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
 GGUF = gguf()
 REPOSITORY = {"README.md": b"hello", "m-Q4_K_M.gguf": GGUF + b"4", "m-Q8_0.gguf": GGUF + b"8"}
@@ -41,7 +41,7 @@ def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
+def hub(process: None) -> Iterator[FakeHub]:
     with fake_hub({"org/name": REPOSITORY}) as running:
         yield running
 
@@ -187,6 +187,7 @@ async def test_an_older_copy_is_used_though_main_is_known_to_have_moved(
     assert f"going on with commit {'1' * 40}" in caplog.text
 
 
+@pytest.mark.process
 async def test_an_older_copy_loads_while_the_hub_is_gone(tmp_path: Path) -> None:
     with fake_hub({"org/name": REPOSITORY}) as hub:
         first = await store_for(hub.url, tmp_path).fetch(spec(), report=ignore)
@@ -317,6 +318,7 @@ async def test_a_hub_in_trouble_is_worth_a_retry(hub: FakeHub, store: ModelStore
     assert len(hub.requests) == 3
 
 
+@pytest.mark.process
 async def test_a_hub_that_cannot_be_reached_is_worth_a_retry(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed_soon:
         endpoint = f"http://127.0.0.1:{closed_soon.getsockname()[1]}"

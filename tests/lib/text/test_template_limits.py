@@ -49,6 +49,13 @@ def _little_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+@pytest.fixture(autouse=True)
+def _limit_of_a_walk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --fast a nested value is walked for a few thousand items, and not for a million, before it is refused."""
+    if request.config.getoption("--fast"):
+        monkeypatch.setattr("neuron_lib.text.template_limits._MAX_INSIDE", 1 << 12)
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -34,8 +34,12 @@ def decode(body: bytes, content_type: str | None = "application/json") -> Shape:
         "application/json",
         "Application/JSON",
         "application/json; charset=utf-8",
+        'application/json;charset="UTF-8"',
+        "application/json; charset=us-ascii",
+        "application/json; profile=charset",
         " application/json ",
         "application/a+json",
+        "application/vnd.api+json",
     ],
 )
 def test_json_types_are_accepted(content_type: str) -> None:
@@ -51,6 +55,11 @@ def test_json_types_are_accepted(content_type: str) -> None:
         "application/jsonx",
         "text/json",
         "multipart/form-data; boundary=application/json",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=utf-16",
+        "application/json;charset=ISO-8859-1",
+        'application/json; profile=x; CHARSET="utf-16le"',
+        "application/json; charset=utf-8; charset=utf-7",
         "+json",
     ],
 )

@@ -738,6 +738,86 @@ def test_what_changes_no_answer_is_ignored() -> None:
     assert decode(**dict.fromkeys(harmless, "x")) == decode()
 
 
+PROMPT = b"the-secret-recipe"
+DEEP = 200_000
+
+
+def with_content(content: bytes) -> bytes:
+    return b'{"model":"org/a","messages":[{"role":"user","content":%s}]}' % content
+
+
+def with_field(field: bytes) -> bytes:
+    return b'{"model":"org/a","messages":[{"role":"user","content":"%s"}],%s}' % (PROMPT, field)
+
+
+MALFORMED = {
+    "empty": b"",
+    "truncated": b"{",
+    "prose": b"not json",
+    "trailing garbage": with_field(b'"top_p":0.5') + b" trailing",
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "UTF-16": '{"model":"org/a"}'.encode("utf-16"),
+    "content that is not UTF-8": with_content(b'"\xff\xfe"'),
+    "unknown field that is not UTF-8": with_field(b'"unknown":"\xff"'),
+    "content nested 5000 deep": with_content(b"[" * 5000 + b"]" * 5000),
+    "content nested 200000 deep": with_content(b"[" * DEEP + b"]" * DEEP),
+    "unknown field nested 200000 deep": with_field(b'"unknown":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP),
+    "template argument nested 200 deep": with_field(b'"chat_template_kwargs":{"x":' + b"[" * 200 + b"]" * 200 + b"}"),
+    "700000 lists in a content": with_content(b"[" + b"[]," * 690_000 + b"[]]"),
+    "700000 lists in an unknown field": with_field(b'"unknown":[' + b"[]," * 690_000 + b"[]]"),
+    "150000 keys": with_field(b'"chat_template_kwargs":{' + b'"k":0,' * 150_000 + b'"k":0}'),
+    "half a surrogate pair in an unknown field": with_field(rb'"unknown":"\ud800"'),
+    "NaN": with_field(b'"temperature":NaN'),
+    "Infinity": with_field(b'"temperature":Infinity'),
+}
+MISSHAPEN = {
+    "null": b"null",
+    "array": b"[]",
+    "no model": b'{"messages":[{"role":"user","content":"x"}]}',
+    "no messages": b'{"model":"org/a"}',
+    "zero messages": b'{"model":"org/a","messages":[]}',
+    "numeric model": b'{"model":7,"messages":[{"role":"user"}]}',
+    "message without role": b'{"model":"org/a","messages":[{"content":"x"}]}',
+    "textual message": b'{"model":"org/a","messages":["x"]}',
+    "numeric content": with_content(b"7"),
+    "remote picture": with_content(b'[{"type":"image_url","image_url":{"url":"http://example.com/x.png"}}]'),
+    "picture from disk": with_content(b'[{"type":"image_url","image_url":{"url":"file:///etc/passwd"}}]'),
+    "textual temperature": with_field(b'"temperature":"hot"'),
+    "temperature beyond a float": with_field(b'"temperature":1e400'),
+    "zero max_tokens": with_field(b'"max_tokens":0'),
+    "negative max_tokens": with_field(b'"max_tokens":-2'),
+    "max_tokens of 2^64": with_field(b'"max_tokens":18446744073709551616'),
+    "textual max_tokens": with_field(b'"max_tokens":"5"'),
+    "boolean max_tokens": with_field(b'"max_tokens":true'),
+    "a million choices": with_field(b'"n":1000000'),
+    "seed of 2^70": with_field(b'"seed":1180591620717411303424'),
+    "negative seed": with_field(b'"seed":-2'),
+    "unknown role": b'{"model":"org/a","messages":[{"role":"banana","content":"x"}]}',
+    "tool without a function": with_field(b'"tools":[{"type":"function"}]'),
+    "forced tool": with_field(b'"tools":[],"tool_choice":"required"'),
+    "two beams": with_field(b'"best_of":2'),
+    "ten thousand stop strings": with_field(b'"stop":[' + b'"x",' * 10_000 + b'"x"]'),
+    "bias beyond a float": with_field(b'"logit_bias":{"1":1e400}'),
+    "bias of no token": with_field(b'"logit_bias":{"the":1}'),
+    "schema that is a text": with_field(b'"response_format":{"type":"json_schema","json_schema":{"schema":"x"}}'),
+    "two shapes of one reply": with_field(b'"regex":"a","grammar":"start: A"'),
+    "textual stream": with_field(b'"stream":"yes"'),
+    "template argument of 2^70": with_field(b'"chat_template_kwargs":{"x":1180591620717411303424}'),
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [pytest.param(body, MalformedJson, id=name) for name, body in MALFORMED.items()]
+    + [pytest.param(body, InvalidRequest, id=name) for name, body in MISSHAPEN.items()],
+)
+def test_a_bad_body_is_told_apart_and_nothing_of_its_prompt_is_logged(body: bytes, error: type[InvalidRequest]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode_raw(body)
+    assert type(caught.value) is error
+    assert PROMPT.decode() not in caught.value.log_message
+
+
 def test_a_body_that_is_not_declared_as_json_is_refused() -> None:
     with pytest.raises(UnsupportedMediaType):
         openai_chat.decode(b"{}", headers={"content-type": "text/plain"}, principal=None)
