@@ -63,7 +63,7 @@ class EngineLoop:
     def run_forever(self) -> None:
         """Step as long as there is work, sleep in the inbox when there is none. Ends by raising `ContextBroken`."""
         while True:
-            self._take_instructions(block=self._scheduler.in_flight == 0)
+            self._take_instructions(block=self._scheduler.is_idle)
             self.step()
 
     def step(self) -> None:

@@ -77,6 +77,11 @@ class Scheduler:
         return f"<Scheduler {counts}, {self.cache!r}>"
 
     @property
+    def is_idle(self) -> bool:
+        """Whether there is nobody, neither waiting nor begun."""
+        return not (self._live or self._pending or len(self._line))
+
+    @property
     def in_flight(self) -> int:
         """Sequences that are not finished, those of waiting requests included."""
         waiting = sum(len(request.sequences) for request in self._line)

@@ -519,6 +519,18 @@ async def test_requests_that_waited_when_their_engine_died_are_submitted_again_i
         tasks.cancel_scope.cancel()
 
 
+async def test_a_reply_whose_engine_died_holds_no_seat_until_the_next_engine_has_begun_it() -> None:
+    async with (
+        model_of("stuck-after-delta", policy=RecoveryPolicy(first_pause_s=60)) as model,
+        anyio.create_task_group() as tasks,
+    ):
+        Askers(tasks, model, "one two")
+        await until(lambda: model.load().in_flight == 1)
+        await die(model._supervisor.require_engine())
+        await until(lambda: (model.load().in_flight, model.load().queue_depth) == (0, 1))
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_reply_that_is_tried_again_waits_in_its_old_place_before_all_who_came_later() -> None:
     async with model_of("stuck-after-delta", then="normal") as model, anyio.create_task_group() as tasks:
         first = Askers(tasks, model, "one two")
