@@ -104,7 +104,7 @@ class LeasedReply:
             return
         try:
             self._on_end(self._account(hosted))
-        except Exception:  # what others do with the news is no failure of the reply
+        except Exception:  # a failure of `on_end` is no failure of the reply
             logger.exception("bug in the callback `on_reply`", extra={"model_id": hosted.model_id})
 
     def _account(self, hosted: HostedModel) -> EndedReply:
