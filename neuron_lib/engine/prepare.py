@@ -65,6 +65,7 @@ class Preparer:
         self._vector_tokens: Final = vector_tokens
         self._seats: Final = seats
         controls = controls or {}
+        self._has_controls: Final = bool(controls)
         self._forbidden: Final = frozenset(token for token, control in controls.items() if not control.is_unknown)
         self._writer: Final = PromptWriter(
             Templates(override, template, tool_template),
@@ -107,17 +108,18 @@ class Preparer:
             case EmbedTask(inputs=()):
                 raise InvalidRequest("input: there is nothing to make a vector of", param="input")
             case EmbedTask() if self._vector_tokens:
-                return tuple(self._verbatim(text, param="input") for text in task.inputs)
+                return tuple(self._verbatim(text, param="input", is_foreign=self._has_controls) for text in task.inputs)
             case EmbedTask():
                 raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
             case _:
                 assert_never(task)
 
-    def _verbatim(self, prompt: str | tuple[int, ...], *, param: str) -> Prompt:
+    def _verbatim(self, prompt: str | tuple[int, ...], *, param: str, is_foreign: bool = False) -> Prompt:
+        """A prompt that no template changes. In a text that `is_foreign` nothing is a control token."""
         if not prompt:
             raise InvalidRequest(f"{param}: there is nothing to read", param=param)
         if isinstance(prompt, str):
-            return Prompt(prompt)
+            return Prompt(prompt, (Piece(prompt, is_foreign=True),) if is_foreign else None)
         beyond = next((token for token in prompt if not 0 <= token < self._vocab.n_tokens), None)
         if beyond is not None:
             text = f"{param}: there is no token {beyond}, the model has tokens 0 to {self._vocab.n_tokens - 1}"

@@ -214,8 +214,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
     `calls_are_read` says that the chat template asks for tool calls in a form that is read from a reply.
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
-    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known. `makes_vectors` says that this engine
-    does an `EmbedTask`.
+    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known.
     """
 
     description: str
@@ -233,7 +232,6 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     calls_are_read: bool = True
     capabilities: tuple[str, ...] = (CHAT,)
     n_vocab: int = 0
-    makes_vectors: bool = False
 
     @property
     def stop(self) -> tuple[str, ...]:

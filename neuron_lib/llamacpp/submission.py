@@ -95,9 +95,6 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             model_id=model_id,
         )
     if isinstance(task, Embed):
-        if not facts.makes_vectors:
-            text = "this host makes no embeddings yet"
-            raise UnsupportedCapability(text, code="embeddings_unsupported", model_id=model_id)
         if not task.inputs:
             raise InvalidRequest("input: there is nothing to make a vector of", param="input")
         return

@@ -72,7 +72,7 @@ FOUND: dict[str, dict[str, Any]] = {
     "unread": {"tool_call": TOOL_MARKERS[0], "calls_are_read": False},
     "words": {"n_vocab": 10},
     "fallback": {"chat_template": "fallback"},
-    "vectors": {"capabilities": (EMBEDDINGS,), "makes_vectors": True},
+    "vectors": {"capabilities": (EMBEDDINGS,)},
 }
 """What is otherwise, by the first word of the mode."""
 
