@@ -18,9 +18,9 @@ __all__ = ("Sampled", "Sequence")
 
 
 class Sampled(Struct, frozen=True):
-    """The next token of a sequence; `piece` are its bytes, empty for control tokens.
+    """The next token of a sequence. `piece` are its bytes, empty for control tokens.
 
-    `is_eog` ends the reply before this token, `is_last` after it, because a grammar allows nothing more.
+    `is_eog` ends the reply before this token. `is_last` ends it after this token, because a grammar allows no other.
     """
 
     token: int
@@ -83,7 +83,7 @@ class Sequence:
 
     @property
     def remaining(self) -> int:
-        """Known tokens without cells; a sequence that decodes has exactly one."""
+        """Known tokens that have no cells yet. A sequence that decodes has exactly one."""
         return len(self.tokens) - self.computed
 
     def begin(self, *, reused: int) -> None:
@@ -92,7 +92,7 @@ class Sequence:
         self.cached = reused if self.cached is None else min(self.cached, reused)
 
     def accept(self, sampled: Iterable[Sampled], *, n_ctx: int) -> SequenceEvent:
-        """Take the next tokens; the answer is the one event this step has for the reader."""
+        """Take the next tokens. Returns the one event of this step for the reader."""
         text, count = "", 0
         logprobs: list[TokenLogprob] = []
         for new in sampled:
