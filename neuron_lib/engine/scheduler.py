@@ -259,7 +259,7 @@ class Scheduler:
         return True
 
     def _find_cells(self, place: Placement) -> Placement | None:
-        """Evict idle prompts until the newcomer has its cells. None, and nothing evicted, if that would not be enough."""
+        """Evict idle prompts until the newcomer has its cells. None, and nothing is evicted, if that is not enough."""
         needed = place.source if isinstance(place.source, int) else None
         # If nothing of the target slot is reused, the slot may be evicted like any other idle slot.
         kept = place.slot if place.source is None and place.beginning.length else place.source
@@ -278,7 +278,7 @@ class Scheduler:
     # ------------------------------------------------------------------------------------------------------- applying
 
     def apply(self, plan: StepPlan, result: StepResult) -> list[SequenceEvent]:
-        """Take in what a plan brought. Returns at most one event for each sequence; those that have ended leave their slot."""
+        """Take in what a plan brought. Returns at most one event for each sequence; ended ones leave their slot."""
         self._note_memory(plan, result)
         for seq_id in result.lost:
             self.cache.forget(seq_id)
