@@ -95,8 +95,8 @@ class ReplyText:
 
 
 class _TokenTexts:
-    """Finds the tokens that a text was made of. The text arrives later than its tokens, because it is decoded and searched
-    for stop strings.
+    """Finds the tokens that a text was made of. The text arrives later than its tokens, because it is decoded and
+    searched for stop strings.
 
     A token without text belongs to the next token that has text. Such a token completes no character, or is a control
     token.
