@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
+from neuron_lib.engine.protocol import Load, Submit
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -72,6 +73,9 @@ from tests.fakes.turns import let_others_run
 pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.both_loops]
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
+
+EITHER = pytest.mark.parametrize("in_process", [False, pytest.param(True, marks=pytest.mark.process)])
+"""With the engine in memory, and with an engine that is a process."""
 
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 
@@ -149,8 +153,9 @@ async def reply_to(model: LlamaCppModel, text: str) -> list[GenerationEvent]:
         return [event async for event in generation]
 
 
-async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
-    async with model_of() as model:
+@EITHER
+async def test_a_reply_starts_speaks_and_finishes_with_its_usage(*, in_process: bool) -> None:
+    async with model_of(in_process=in_process) as model:
         events = await reply_to(model, "one two")
         assert model.load().in_flight == 0
         assert (model.load().tok_s_prefill, model.load().tok_s_decode) == (4.0, 2.0)  # one of two was cached
@@ -166,6 +171,12 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
             ),
         ),
     ]
+
+
+async def test_all_that_the_engine_is_told_of_a_request_is_one_submit() -> None:
+    async with model_of() as model:
+        await reply_to(model, "one two")
+        assert [type(command) for command in engine_of(model).told] == [Load, Submit]
 
 
 async def test_reasoning_is_told_apart_and_its_tokens_are_counted() -> None:
@@ -612,8 +623,11 @@ async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -
         assert "with 1 requests" in repr(model)
 
 
-async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_the_next_one_serves() -> None:
-    async with model_of("segv-after-delta") as model:
+@EITHER
+async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_the_next_one_serves(
+    *, in_process: bool
+) -> None:
+    async with model_of("segv-after-delta", in_process=in_process) as model:
         generation = model.run(ask("one two"))
         async with generation:
             assert [await anext(generation) for _ in range(2)] == [Started(prompt_tokens=2), TextDelta("one ")]
@@ -626,9 +640,12 @@ async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_
         assert (load.in_flight, load.engine_restarts, load.last_engine_death) == (0, 1, "killed by SIGSEGV")
 
 
+@EITHER
 @pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
-async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once_more(mode: str) -> None:
-    async with model_of(mode) as model:
+async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once_more(
+    mode: str, *, in_process: bool
+) -> None:
+    async with model_of(mode, in_process=in_process) as model:
         generation = model.run(ask("one two"))
         async with generation:
             events = [event async for event in generation]
@@ -637,8 +654,9 @@ async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once
         assert model.load().in_flight == 0
 
 
-async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end() -> None:
-    async with model_of("segv-after-delta") as model:
+@EITHER
+async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end(*, in_process: bool) -> None:
+    async with model_of("segv-after-delta", in_process=in_process) as model:
         generation = model.run(msgspec.structs.replace(ask("one two"), whole=True))
         async with generation:
             events = [event async for event in generation]
@@ -954,8 +972,9 @@ async def test_unloading_does_not_wait_for_a_pause_and_tells_those_who_do() -> N
     assert told == ["the model was unloaded"]
 
 
-async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served() -> None:
-    async with model_of("broken-after-delta") as model:
+@EITHER
+async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served(*, in_process: bool) -> None:
+    async with model_of("broken-after-delta", in_process=in_process) as model:
         for _ in range(2):
             with pytest.raises(EngineFailed, match="no cells left"):
                 await reply_to(model, "one two")
