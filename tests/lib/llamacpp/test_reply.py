@@ -70,7 +70,7 @@ from tests.fakes.log_lines import said
 from tests.fakes.memory_engine import MemoryEngine, open_memory_engine
 from tests.fakes.turns import let_others_run
 
-pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.both_loops]
+pytestmark = pytest.mark.anyio
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
 
