@@ -44,8 +44,12 @@ _SEED_BITS: Final = 32
 _FLOAT_BYTES: Final = 4
 _SUCCESSOR_LIMIT_S: Final = 120.0
 """A request whose engine died waits no longer than this for the next one."""
-_LEAST_PATIENCE_S: Final = 30.0
-"""A request waits at least this long for an engine that has a seat for it, and for its prompt to be read."""
+_PREPARE_LIMIT_S: Final = 30.0
+"""A request waits at least this long for its prompt to be prepared."""
+_BEGIN_LIMIT_S: Final = 120.0
+"""A request for which a seat is free waits at least this long for the engine to begin it. An engine begins requests
+between steps, and a step that reads a prompt with a large model on a CPU may take a minute or two.
+"""
 
 
 class LlamaCppReply:
@@ -219,14 +223,16 @@ class LlamaCppReply:
     async def _until_begun(self) -> None:
         """Wait until the engine has begun the request, for as long as a request may wait."""
         place, max_wait_s = self._placed, self._admission.max_wait_s
-        patience_s = max(max_wait_s, _LEAST_PATIENCE_S)
-        prepared = await self._news_within(patience_s)
+        limit_s = max(max_wait_s, _PREPARE_LIMIT_S)
+        prepared = await self._news_within(limit_s)
         if prepared is None:
-            raise place.expired(f"the prompt was not read within {patience_s:g} s, others come first")
+            raise place.expired(f"the prompt was not read within {limit_s:g} s, others come first")
         assert isinstance(prepared, Prepared)  # a request is prepared or refused first
         began = await self._news_within(max_wait_s)
         if began is None and not place.waits_for_seats:
-            began = await self._news_within(patience_s - max_wait_s)  # a step takes long, or cells are missing
+            began = await self._news_within(
+                max(0.0, _BEGIN_LIMIT_S - max_wait_s)
+            )  # a step takes long, or cells are missing
         if began is None:
             seats = "no seat" if self._seats == 1 else f"not {self._seats} seats"
             raise place.expired(f"{seats} became free within {max_wait_s:g} s")

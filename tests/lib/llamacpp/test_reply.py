@@ -767,7 +767,7 @@ async def test_prompts_of_clients_who_left_before_the_engine_read_them_are_not_k
 
 
 async def test_a_prompt_that_is_not_read_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuron_lib.llamacpp.reply._LEAST_PATIENCE_S", 0.01)
+    monkeypatch.setattr("neuron_lib.llamacpp.reply._PREPARE_LIMIT_S", 0.01)
     async with model_of("silent", max_wait_s=0.01) as model:
         with pytest.raises(Overloaded, match=r"was not read within 0\.01 s") as caught:
             await reply_to(model, "one")
