@@ -229,10 +229,8 @@ class LlamaCppReply:
             raise place.expired(f"the prompt was not read within {limit_s:g} s, others come first")
         assert isinstance(prepared, Prepared)  # a request is prepared or refused first
         began = await self._news_within(max_wait_s)
-        if began is None and not place.waits_for_seats:
-            began = await self._news_within(
-                max(0.0, _BEGIN_LIMIT_S - max_wait_s)
-            )  # a step takes long, or cells are missing
+        if began is None and not place.waits_for_seats:  # a step takes long, or cells are missing
+            began = await self._news_within(max(0.0, _BEGIN_LIMIT_S - max_wait_s))
         if began is None:
             seats = "no seat" if self._seats == 1 else f"not {self._seats} seats"
             raise place.expired(f"{seats} became free within {max_wait_s:g} s")
