@@ -16,9 +16,10 @@ from typing import Final
 
 from benchmarks.subject import circumstances, cpu_count, model_path
 from neuron_lib.engine.cells import StreamCells
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prompt_cache import PromptCache
-from neuron_lib.engine.protocol import Cancelled, StepEvents, encode_frame
+from neuron_lib.engine.protocol import Began, Cancelled, StepEvents, encode_frame
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
@@ -79,14 +80,15 @@ def engine_steps(
     )  # all prompts are read in the first step
     scheduler = Scheduler(cache=cache, cells=cells, costs=costs, n_batch=context.n_batch, n_ctx=context.n_ctx)
 
-    def report(events: StepEvents | Cancelled) -> None:
-        encode_frame(events)
+    def report(report: StepEvents | Began | Cancelled) -> None:
+        encode_frame(report)
 
     loop = EngineLoop(scheduler, LlamaRunner(context, model.vocab), report=report)
     for seq_id in range(sequences):
         context.memory.clear(seq_id)
         sampler = SamplerChain(sampling, history=prompt, vocab=model.vocab)
-        scheduler.submit(Sequence(request=seq_id, prompt=prompt, max_tokens=N_CTX, sampler=sampler))
+        sequence = Sequence(request=seq_id, prompt=prompt, max_tokens=N_CTX, sampler=sampler)
+        scheduler.submit(Request(seq_id, (sequence,)))
     while True:
         loop.step()
         yield

@@ -2,10 +2,10 @@
 
 `__version__` is the version of the distribution `neuron-node`. Where things are:
 
-    registry     Registry: load, unload, list, chat; ActivationTracker and load_default_models: start-up loading
-    harness      Harness, LoadedModel, Generation: what a backend has to be
+    registry     Registry: load, unload, list, run, chat; ActivationTracker and load_default_models: start-up loading
+    harness      Harness, LoadedModel, Reply: what a backend has to be
     llamacpp     LlamaCppHarness: the backend (import it from there; it is not loaded with this package)
-    types        frozen structs: ModelSpec, ChatRequest, events, snapshots
+    types        frozen structs: ModelSpec, Chat and other tasks, events, snapshots
     errors       everything that can go wrong, by what to do about it
     testing      ScriptedHarness: a backend that follows a script
 
@@ -33,14 +33,18 @@ if TYPE_CHECKING:
         SuspectRequest,
         UnloadFailed,
     )
-    from neuron_lib.harness import Generation, Harness, LoadedModel
+    from neuron_lib.harness import Generation, Harness, LoadedModel, Reply
     from neuron_lib.registry.registry import Registry
     from neuron_lib.registry.startup import ActivationTracker, load_default_models
     from neuron_lib.types import (
         ActivationSnapshot,
         ActivationState,
+        Chat,
         ChatRequest,
+        Complete,
         DeferredLoad,
+        Embed,
+        Embedding,
         EndedReply,
         FailedLoad,
         Finished,
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
         ReplyOutcome,
         SamplingParams,
         Started,
+        Task,
         TextDelta,
         ToolCall,
         UnloadingModel,
@@ -73,8 +78,12 @@ __all__ = (
     "ActivationState",
     "ActivationTracker",
     "AlreadyLoaded",
+    "Chat",
     "ChatRequest",
+    "Complete",
     "DeferredLoad",
+    "Embed",
+    "Embedding",
     "EndedReply",
     "EngineDead",
     "FailedLoad",
@@ -101,6 +110,7 @@ __all__ = (
     "PromptTooLong",
     "ReasoningDelta",
     "Registry",
+    "Reply",
     "ReplyOutcome",
     "RequestRejected",
     "SamplingParams",
@@ -108,6 +118,7 @@ __all__ = (
     "SourceUnavailable",
     "Started",
     "SuspectRequest",
+    "Task",
     "TextDelta",
     "ToolCall",
     "UnloadFailed",

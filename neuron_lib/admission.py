@@ -1,10 +1,14 @@
-"""Who may run now, who waits, who is refused: one controller per loaded model. Owns the counts; knows no engine."""
+"""How many requests a model takes in, and how many wait and run: one controller for each loaded model.
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+The controller counts and refuses. Who begins when is decided by the engine, which owns the waiting line; the owner of a
+`Place` tells the controller what the engine says. Nothing here waits.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
+from typing import Final
 
-import anyio
 from msgspec import Struct
 
 from neuron_lib.errors import InvalidRequest, Overloaded, OverloadReason, RequestRejected
@@ -15,7 +19,7 @@ __all__ = ("AdmissionController", "AdmissionSnapshot", "Place")
 class AdmissionSnapshot(Struct, frozen=True, kw_only=True):
     """The counts at one moment: seats taken, and `rejected_*` requests since the model was loaded.
 
-    `queue_depth` are those who have no seat yet, be it that they wait for one or are still being prepared.
+    `queue_depth` counts the requests that have not begun: they wait, or their prompts are being prepared.
     """
 
     in_flight: int
@@ -25,92 +29,131 @@ class AdmissionSnapshot(Struct, frozen=True, kw_only=True):
 
 
 class Place:
-    """One request's place in the line, from `AdmissionController.place`."""
+    """One request from its arrival to its end, from `AdmissionController.place`: it waits, then holds its seats."""
 
-    def __init__(self, controller: "AdmissionController", seats: int) -> None:
+    def __init__(
+        self, controller: "AdmissionController", *, number: int, seats: int, refuse: Callable[[RequestRejected], object]
+    ) -> None:
+        self.number: Final = number
+        """Greater the later the request came."""
         self._controller = controller
         self._seats = seats
-        self._call: anyio.Event | None = None  # from when it is ready for its seats
+        self._held = 0
+        self._has_begun = False
+        self._on_refused = refuse
+        self._refusal: RequestRejected | None = None
 
-    async def take_seat(self) -> None:
-        """Wait until the seats are this request's, which they stay until the place is left; it is ready to run.
+    def refuse(self, refusal: RequestRejected) -> None:
+        """The admission is closed. Whoever has begun is not refused any more, even while it waits once more."""
+        if not self._has_begun:
+            self._refusal = refusal
+            self._on_refused(refusal)
 
-        Raises `Overloaded` after `max_wait_s`, or what `AdmissionController.close` was told to raise.
-        """
-        await self._controller._seat(self)
+    @property
+    def refusal(self) -> RequestRejected | None:
+        """Set when the admission was closed before the request began."""
+        return self._refusal
+
+    def raise_if_refused(self) -> None:
+        """Raise the refusal, if the admission was closed before the request began."""
+        if self._refusal is not None:
+            raise self._refusal
+
+    @property
+    def waits_for_seats(self) -> bool:
+        """Whether it waits, and the seats of all who run and came before it leave too few for it."""
+        return not self._held and self._controller._is_full_before(self)
+
+    def begin(self) -> None:
+        """The request has begun: it holds its seats."""
+        self._held, self._has_begun = self._seats, True
+
+    def wait_again(self) -> None:
+        """The engine that had begun the request is gone. It waits once more, in its old place."""
+        self._held = 0
+
+    def end_reply(self) -> None:
+        """One reply is complete, and its seat is free, whether or not anybody has read the reply."""
+        if self._held > 1:
+            self._held -= 1
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """The request is complete: all its seats are free."""
+        self._held = 0
+        self._controller._forget(self)
 
     def expired(self, text: str) -> Overloaded:
-        """The refusal, which is counted, of a request that waited too long for anything before its seats."""
+        """The refusal of a request that has waited too long, which this counts."""
         return self._controller._expired(text)
 
 
 class AdmissionController:
-    """`max_in_flight` seats and a first-come line in which at most `max_queue_depth` requests wait for one, none of
-    them longer than `max_wait_s` (wire contract §7).
+    """Lets at most `max_queue_depth` requests wait while `max_in_flight` seats are taken.
 
-    A request takes its place in the line as it arrives, is prepared there, and then takes one seat for each reply it
-    wants. Whoever needs several waits until that many are free, and nobody who came later is seated before; but whoever
-    is still being prepared keeps nobody waiting. A newcomer is let in if it would find a seat, or room to wait, once
-    all before it are prepared.
+    A request takes one seat for each reply. A newcomer is let in if it would find its seats, or room to wait, were all
+    before it ready to begin. `max_wait_s` is how long a request may wait for its seats; its owner looks at the clock.
     """
 
     def __init__(self, *, max_in_flight: int, max_queue_depth: int, max_wait_s: float) -> None:
         self.max_in_flight = max_in_flight
         self.max_queue_depth = max_queue_depth
         self.max_wait_s = max_wait_s
-        self._in_flight = 0
-        self._line: dict[Place, None] = {}  # who has no seats yet, in the order of arrival
+        self._places: dict[Place, None] = {}  # of those that wait or run, in the order of arrival
+        self._arrived = 0
         self._refusal: Callable[[], RequestRejected] | None = None
         self._rejected_queue_full = 0
         self._rejected_timeout = 0
 
     def __repr__(self) -> str:
-        return f"<AdmissionController {self._in_flight}/{self.max_in_flight} running, {len(self._line)} waiting>"
+        return f"<AdmissionController {self._in_flight}/{self.max_in_flight} running, {len(self._waiting())} waiting>"
 
     def snapshot(self) -> AdmissionSnapshot:
         """The counts now."""
         return AdmissionSnapshot(
             in_flight=self._in_flight,
-            queue_depth=len(self._line),
+            queue_depth=len(self._waiting()),
             rejected_queue_full=self._rejected_queue_full,
             rejected_timeout=self._rejected_timeout,
         )
 
     def close(self, refusal: Callable[[], RequestRejected]) -> None:
-        """Refuse everybody who waits or still comes with `refusal()`, and who is being prepared once it wants a seat;
-        what runs goes on. The first close counts.
+        """Refuse with `refusal()` everybody who has not begun, and everybody who comes; what has begun goes on.
+
+        The first close counts.
         """
-        if self._refusal is None:
-            self._refusal = refusal
-        for place in self._line:
-            if place._call is not None:
-                place._call.set()
+        if self._refusal is not None:
+            return
+        self._refusal = refusal
+        for place in self._waiting():
+            place.refuse(refusal())
 
     @contextmanager
-    def place(self, seats: int = 1) -> Iterator[Place]:
-        """Stand in the line, and then hold that many seats, until the block ends.
+    def place(self, seats: int = 1, *, refuse: Callable[[RequestRejected], object]) -> Iterator[Place]:
+        """Take a request in until the block ends. `refuse` is called if the admission is closed before it has begun.
 
-        Raises at once: `InvalidRequest` for more seats than there are, `Overloaded` if too many are in the line, or
-        what `close` was told to raise.
+        Raises at once: `InvalidRequest` for more seats than there are, `Overloaded` if too many wait, or what `close`
+        was told to raise.
         """
         self._refuse_if_hopeless(seats)
-        place = Place(self, seats)
-        self._line[place] = None
+        self._arrived += 1
+        place = Place(self, number=self._arrived, seats=seats, refuse=refuse)
+        self._places[place] = None
         try:
             yield place
         finally:
-            if place in self._line:
-                del self._line[place]
-            else:
-                self._in_flight -= seats
-            self._seat_next()
+            self._forget(place)
 
-    @asynccontextmanager
-    async def admit(self, seats: int = 1) -> AsyncIterator[None]:
-        """`place` and `Place.take_seat` in one, for a request with nothing to prepare: hold the seats in the block."""
-        with self.place(seats) as place:
-            await place.take_seat()
-            yield
+    def _forget(self, place: Place) -> None:
+        self._places.pop(place, None)
+
+    @property
+    def _in_flight(self) -> int:
+        return sum(place._held for place in self._places)
+
+    def _waiting(self) -> list[Place]:
+        return [place for place in self._places if not place._held]
 
     def _refuse_if_hopeless(self, seats: int) -> None:
         if not 1 <= seats <= self.max_in_flight:
@@ -118,48 +161,17 @@ class AdmissionController:
             raise InvalidRequest(text, param="n")
         if self._refusal is not None:
             raise self._refusal()
-        if self._waiting_with(seats) > self.max_queue_depth:
+        in_flight, waiting = self._in_flight, self._waiting()
+        free = self.max_in_flight - in_flight
+        needs = accumulate([*(place._seats for place in waiting), seats])
+        if sum(seats_so_far > free for seats_so_far in needs) > self.max_queue_depth:
             self._rejected_queue_full += 1
-            pending = self._in_flight + len(self._line)
-            text = (
-                f"{self._in_flight} of {self.max_in_flight} seats are taken and {len(self._line)} requests wait already"
-            )
-            raise self._overloaded(text, OverloadReason.QUEUE_FULL, pending=pending)
+            text = f"{in_flight} of {self.max_in_flight} seats are taken and {len(waiting)} requests wait already"
+            raise self._overloaded(text, OverloadReason.QUEUE_FULL, pending=in_flight + len(waiting))
 
-    def _waiting_with(self, seats: int) -> int:
-        """How many will wait with a newcomer for `seats` when all are prepared and nobody has left."""
-        free = self.max_in_flight - self._in_flight
-        needs = [*(place._seats for place in self._line), seats]
-        return sum(seats_so_far > free for seats_so_far in accumulate(needs))
-
-    async def _seat(self, place: Place) -> None:
-        if place not in self._line:
-            return
-        if self._refusal is not None:
-            raise self._refusal()
-        place._call = anyio.Event()
-        self._seat_next()
-        if place in self._line:
-            with anyio.move_on_after(self.max_wait_s):
-                await place._call.wait()
-        if place not in self._line:
-            return
-        if self._refusal is not None:
-            raise self._refusal()
-        seats = place._seats
-        raise self._expired(
-            f"{'no seat' if seats == 1 else f'not {seats} seats'} became free within {self.max_wait_s:g} s"
-        )
-
-    def _seat_next(self) -> None:
-        """Hand free seats to those who are ready for them at once, so that no newcomer can jump the queue."""
-        ready = [(place, place._call) for place in self._line if place._call is not None]
-        for place, call in ready:
-            if self._refusal is not None or self._in_flight + place._seats > self.max_in_flight:
-                return
-            del self._line[place]
-            self._in_flight += place._seats
-            call.set()
+    def _is_full_before(self, place: Place) -> bool:
+        before = sum(other._seats for other in self._waiting() if other.number < place.number)
+        return self._in_flight + before + place._seats > self.max_in_flight
 
     def _expired(self, text: str) -> Overloaded:
         self._rejected_timeout += 1
@@ -167,8 +179,12 @@ class AdmissionController:
         return self._overloaded(text, OverloadReason.WAIT_EXPIRED, pending=pending)
 
     def _overloaded(self, text: str, reason: OverloadReason, *, pending: int) -> Overloaded:
-        # Twice the requests in front of a newcomer, in seconds, two minutes at most (wire contract §7).
+        # Two seconds for each request in front of a newcomer, two minutes at most.
         retry_after_s = min(2 * (max(0, pending - self.max_in_flight) + 1), 120)
         return Overloaded(
-            text, reason=reason, retry_after_s=retry_after_s, in_flight=self._in_flight, queue_depth=len(self._line)
+            text,
+            reason=reason,
+            retry_after_s=retry_after_s,
+            in_flight=self._in_flight,
+            queue_depth=len(self._waiting()),
         )

@@ -6,32 +6,32 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 from neuron_lib.errors import RequestRejected
-from neuron_lib.types import ChatRequest, GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec, Usage
+from neuron_lib.types import GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec, Task, Usage
 
-__all__ = ("Generation", "Harness", "LoadedModel", "ProgressReporter")
+__all__ = ("Generation", "Harness", "LoadedModel", "ProgressReporter", "Reply")
 
 ProgressReporter: TypeAlias = Callable[[LoadProgress], None]
 """Called with every step of a load; cheap, never blocks, never raises."""
 
 
-class Generation(Protocol):
-    """One reply being made. Lives for one `async with` block.
+class Reply(Protocol):
+    """What becomes of one task. Lives for one `async with` block.
 
-    Entering renders the prompt, checks the limits and waits for room; every refusal (`RequestRejected`) is raised
-    there, before anything was generated. Iterating yields `Started`, deltas, then `Finished`, and ends. Leaving the
-    block, by whatever way, frees what the request held. Iterating raises `EngineDead` or `EngineFailed` when the
-    reply is lost half-way, `SuspectRequest` when it was lost twice before it began, `InvalidGrammar` when the
-    request's grammar becomes too complex on the way.
+    Entering prepares the task, checks the limits and waits for room. Every refusal (`RequestRejected`) is raised there,
+    before anything was made, and first of all for a task that the model cannot do. Iterating yields `Started`, deltas
+    or vectors, then `Finished`, and ends. Leaving the block, by whatever way, frees what the request held. Iterating
+    raises `EngineDead` or `EngineFailed` when the reply is lost half-way, `SuspectRequest` when it was lost twice
+    before it began, `InvalidGrammar` when the request's grammar becomes too complex on the way.
     """
 
     @property
     def retried(self) -> bool:
-        """Whether it was begun once more because what made it had died before it said anything."""
+        """Whether it was begun once more, because the engine that made it died before anything was given out."""
         ...
 
     @property
     def usage(self) -> Usage:
-        """What it has cost so far; `Finished` has the same at the end. Asked for when a reply was lost half-way."""
+        """What it has cost so far; `Finished` says the same at the end. This is for a reply that was lost half-way."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -40,6 +40,10 @@ class Generation(Protocol):
     ) -> None: ...
     def __aiter__(self) -> AsyncIterator[GenerationEvent]: ...
     async def __anext__(self) -> GenerationEvent: ...
+
+
+Generation: TypeAlias = Reply
+"""The older name of `Reply`."""
 
 
 class LoadedModel(Protocol):
@@ -53,12 +57,12 @@ class LoadedModel(Protocol):
         """How busy it is; memory only, never blocks."""
         ...
 
-    def chat(self, request: ChatRequest) -> Generation:
-        """A reply to `request`, not yet started; does nothing until it is entered."""
+    def run(self, task: Task) -> Reply:
+        """The reply to `task`, not yet started; nothing happens, and nothing is refused, until it is entered."""
         ...
 
     def close_admission(self, refusal: Callable[[], RequestRejected]) -> None:
-        """Refuse every request that is queued or still to come with `refusal()`; what runs goes on."""
+        """Refuse every request that has not begun, or is still to come, with `refusal()`; what runs goes on."""
         ...
 
     async def wait_lost(self) -> str:

@@ -7,12 +7,13 @@ The architectures are those that libllama knows (`src/llama-arch.cpp` of llama.c
 from collections.abc import Mapping
 from typing import Final
 
-from neuron_lib.errors import WrongModality
+from neuron_lib.errors import UnsupportedCapability, WrongModality
+from neuron_lib.types import Embed, Task
 
-__all__ = ("CHAT", "EMBEDDINGS", "RERANK", "capabilities_of", "require_chat", "why_not_servable")
+__all__ = ("CHAT", "EMBEDDINGS", "RERANK", "capabilities_of", "require_able", "why_not_servable")
 
 CHAT: Final = "text"
-"""The model answers chats. The gateway knows this capability as `text`."""
+"""The model writes text: it answers chats and goes on with prompts. The gateway knows this capability as `text`."""
 EMBEDDINGS: Final = "embeddings"
 """The model turns a text into a vector."""
 RERANK: Final = "rerank"
@@ -105,7 +106,19 @@ def capabilities_of(
     return (EMBEDDINGS,) if makes_vectors or architecture in _ENCODERS else (CHAT,)
 
 
-def require_chat(model_id: str, capabilities: tuple[str, ...]) -> None:
-    """Raise `WrongModality` if the model has capabilities and none of them is to chat. Without any it may chat."""
-    if capabilities and CHAT not in capabilities:
+def require_able(task: Task, model_id: str, capabilities: tuple[str, ...]) -> None:
+    """Raise for a task that a model with these capabilities cannot do; of a model that says nothing all is believed.
+
+    `WrongModality` for a text from a model that writes none, `UnsupportedCapability` for vectors from one that makes
+    none.
+    """
+    if isinstance(task, Embed):
+        if capabilities and EMBEDDINGS not in capabilities:
+            raise UnsupportedCapability(
+                f"model {model_id!r} makes no embeddings",
+                code="embeddings_unsupported",
+                model_id=model_id,
+                suggestion="choose a model whose capabilities include embeddings",
+            )
+    elif capabilities and CHAT not in capabilities:
         raise WrongModality(model_id, capabilities)

@@ -14,14 +14,16 @@ import anyio
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
-from neuron_lib.admission import AdmissionController
+from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.engine import sequence as engine
+from neuron_lib.engine.line import Line, Request
 from neuron_lib.engine.step import Outcome, StepPlan, StepResult
 from neuron_lib.errors import EngineDead, NeuronError, Overloaded, OverloadReason, PromptTooLong, RequestRejected
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.modality import require_chat
+from neuron_lib.modality import require_able
 from neuron_lib.types import (
-    ChatRequest,
+    Embed,
+    Embedding,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -35,6 +37,7 @@ from neuron_lib.types import (
     ModelStatus,
     ReasoningDelta,
     Started,
+    Task,
     TextDelta,
     TokenLogprob,
     ToolCall,
@@ -50,12 +53,13 @@ class ScriptedModel:
     """The script of one model id.
 
     Loading reports `stages` one by one, then waits for `may_load`, then raises `load_error` if there is one. Leaving
-    ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply takes a place in the line,
-    waits for `may_prepare`, refuses a prompt that does not fit into `n_ctx`, then waits for a seat. It is `reply`, one
-    delta per item, and waits for `may_speak` before each; an item that is an exception is raised in its place. A
-    request for several choices gets the same as each of them, item by item; one for log-probabilities gets each text as
-    a token that was certain. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident
-    model with `death`; give the harness a new script before it is loaded again.
+    ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply waits for `may_prepare`,
+    refuses a prompt that does not fit into `n_ctx`, then waits for its seats, first come, first served. The reply to a
+    `Chat` or a `Complete` is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
+    exception is raised in its place. A request for several choices gets the same as each of them, item by item. A
+    request for log-probabilities gets each text as a token that was certain. The reply to an `Embed` is `vector` for
+    each input; `capabilities` must have "embeddings". Replies say of themselves whether they were `retried`. Setting
+    `dies` kills the resident model with `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -66,6 +70,7 @@ class ScriptedModel:
     may_prepare: anyio.Event | None = None
     reply: Sequence[str | GenerationEvent | NeuronError] = ("Hello", ", ", "world", "!")
     may_speak: anyio.Event | None = None
+    vector: tuple[float, ...] = (1.0, 0.0)
     prompt_tokens: int = 7
     n_ctx: int = 1024
     capabilities: tuple[str, ...] = ("text",)
@@ -80,15 +85,15 @@ class ScriptedModel:
 class ScriptedHarness:
     """A harness whose models follow `scripts`, by public id; ids without a script load at once and say hello.
 
-    `log` records what happened, in order, as `"open ID"`, `"loaded ID"`, `"close ID"`, `"chat ID"`, `"end ID"`,
-    `"crash ID"`, `"recover ID"`.
+    `requests` has every task that was entered. `log` records what happened, in order, as `"open ID"`, `"loaded ID"`,
+    `"close ID"`, `"chat ID"`, `"end ID"`, `"crash ID"`, `"recover ID"`.
     """
 
     def __init__(self, scripts: Mapping[str, ScriptedModel] | None = None, *, name: str = "scripted") -> None:
         self._name = name
         self.scripts = dict(scripts or {})
         self.log: list[str] = []
-        self.requests: list[ChatRequest] = []
+        self.requests: list[Task] = []
         self._resident: dict[str, _LoadedScript] = {}
 
     def crash(self, model_id: str) -> None:
@@ -140,6 +145,60 @@ class ScriptedHarness:
             self.log.append(f"close {model_id}")
 
 
+class _Seats:
+    """The seats of a model without an engine, and the line of those that wait for them."""
+
+    def __init__(self, count: int, *, max_wait_s: float) -> None:
+        self._free = count
+        self._max_wait_s = max_wait_s
+        self._line = Line()
+        self._called: dict[int, tuple[Place, anyio.Event]] = {}  # those in the line, by number
+
+    async def take(self, place: Place, seats: int) -> None:
+        """Wait until the seats are this place's. Raises `Overloaded` after `max_wait_s`, and the place's refusal."""
+        place.raise_if_refused()
+        event = anyio.Event()
+        self._called[place.number] = place, event
+        self._line.enter(Request(place.number, (), seats))
+        self._call_next()
+        is_seated = False
+        try:
+            if not event.is_set():
+                with anyio.move_on_after(self._max_wait_s):
+                    await event.wait()
+            is_seated = event.is_set() and place.refusal is None
+        finally:
+            if not is_seated:
+                self._leave(place, seats)
+        if not is_seated:
+            place.raise_if_refused()
+            raise place.expired(f"no seat became free within {self._max_wait_s:g} s")
+
+    def _leave(self, place: Place, seats: int) -> None:
+        self._line.leave(place.number)
+        if self._called.pop(place.number, None) is None:  # it had its seats already
+            self._free += seats
+        self._call_next()
+
+    def wake(self, number: int) -> None:
+        """Let somebody in the line look whether it is refused."""
+        if number in self._called:
+            self._called[number][1].set()
+
+    def give_back(self, seats: int) -> None:
+        """A reply has ended; its seats go to whoever is next."""
+        self._free += seats
+        self._call_next()
+
+    def _call_next(self) -> None:
+        while (request := self._line.next((), free_seats=self._free, now_s=0.0)) is not None:
+            self._line.leave(request.number)
+            place, event = self._called.pop(request.number)
+            self._free -= request.seats
+            place.begin()
+            event.set()
+
+
 class _LoadedScript:
     def __init__(self, harness: ScriptedHarness, spec: ModelSpec, model_id: str, script: ScriptedModel) -> None:
         self.harness = harness
@@ -151,6 +210,7 @@ class _LoadedScript:
         )
         self.is_recovering = False
         self.engine_number = 0
+        self.seats = _Seats(script.max_in_flight, max_wait_s=script.max_wait_s)
         self._waits: set[anyio.CancelScope] = set()
         self._has_ended = False
 
@@ -176,8 +236,8 @@ class _LoadedScript:
             rejected_timeout=counts.rejected_timeout,
         )
 
-    def chat(self, request: ChatRequest) -> "_ScriptedGeneration":
-        return _ScriptedGeneration(self, request)
+    def run(self, task: Task) -> "_ScriptedReply":
+        return _ScriptedReply(self, task)
 
     def close_admission(self, refusal: Callable[[], RequestRejected]) -> None:
         self.admission.close(refusal)
@@ -223,10 +283,11 @@ class _LoadedScript:
             scope.cancel()
 
 
-class _ScriptedGeneration:
-    def __init__(self, model: _LoadedScript, request: ChatRequest) -> None:
+class _ScriptedReply:
+    def __init__(self, model: _LoadedScript, task: Task) -> None:
         self._model = model
-        self._request = request
+        self._task = task
+        self._choices = 1 if isinstance(task, Embed) else task.choices
         self._held = ExitStack()
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
@@ -241,40 +302,51 @@ class _ScriptedGeneration:
         return Usage(prompt_tokens=self._model.script.prompt_tokens, completion_tokens=self._told)
 
     async def __aenter__(self) -> Self:
-        script = self._model.script
-        self._model.harness.requests.append(self._request)
-        require_chat(self._model.model_id, script.capabilities)
-        self._model.refuse_if_recovering()
-        self._engine_number = self._model.engine_number
-        choices = self._request.choices
+        model, script = self._model, self._model.script
+        model.harness.requests.append(self._task)
+        require_able(self._task, model.model_id, script.capabilities)
+        model.refuse_if_recovering()
+        self._engine_number = model.engine_number
         with ExitStack() as held:
-            place = held.enter_context(self._model.admission.place(choices))
-            await self._model.wait_for(script.may_prepare, engine_number=self._engine_number)
+            place = held.enter_context(
+                model.admission.place(self._choices, refuse=lambda _refusal: model.seats.wake(place.number))
+            )
+            await model.wait_for(script.may_prepare, engine_number=self._engine_number)
             if script.prompt_tokens >= script.n_ctx:
                 raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
-            await place.take_seat()
-            self._model.refuse_if_recovering()
+            await model.seats.take(place, self._choices)
+            held.callback(model.seats.give_back, self._choices)
+            model.refuse_if_recovering()
             self._held = held.pop_all()
-        self._engine_number = self._model.engine_number  # whoever waited for a seat may have outlived one
-        self._model.harness.log.append(f"chat {self._model.model_id}")
-        said = [event for item in script.reply for event in self._say(item)]
+        self._engine_number = model.engine_number  # whoever waited for a seat may have outlived one
+        model.harness.log.append(f"chat {model.model_id}")
+        said = self._vectors() if isinstance(self._task, Embed) else self._texts()
         usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(said))
         self._events = [
             Started(prompt_tokens=script.prompt_tokens),
             *said,
-            Finished(reasons=(FinishReason.STOP,) * choices, usage=usage),
+            Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage),
         ]
         return self
 
+    def _vectors(self) -> list[GenerationEvent | NeuronError]:
+        assert isinstance(self._task, Embed)
+        return [Embedding(index, self._model.script.vector) for index in range(len(self._task.inputs))]
+
+    def _texts(self) -> list[GenerationEvent | NeuronError]:
+        return [event for item in self._model.script.reply for event in self._say(item)]
+
     def _say(self, item: str | GenerationEvent | NeuronError) -> list[GenerationEvent | NeuronError]:
         """One item of the script, as every choice says it."""
+        assert not isinstance(self._task, Embed)
+        top_logprobs = self._task.top_logprobs
         match item:
             case str():
-                certain = TokenLogprob(item.encode(), 0.0, (Likely(item.encode(), 0.0),)[: self._request.top_logprobs])
-                logprobs = () if self._request.top_logprobs is None else (certain,)
-                return [TextDelta(item, choice, logprobs) for choice in range(self._request.choices)]
+                certain = TokenLogprob(item.encode(), 0.0, (Likely(item.encode(), 0.0),)[:top_logprobs])
+                logprobs = () if top_logprobs is None else (certain,)
+                return [TextDelta(item, choice, logprobs) for choice in range(self._choices)]
             case TextDelta() | ReasoningDelta() | ToolCall():
-                return [replace(item, choice=choice) for choice in range(self._request.choices)]
+                return [replace(item, choice=choice) for choice in range(self._choices)]
             case _:
                 return [item]
 

@@ -1,10 +1,16 @@
 """`python -m neuron_lib.engine --fd N`: one model behind one socket.
 
-One thread reads commands and beats once a second, so that both go on whatever the others do. One loads the model and
-steps. Three prepare prompts, the main thread among them, see `prompts`. One waits for nothing but the daemon's death.
+| thread | what it does |
+|---|---|
+| main | renders prompts and tokenizes short ones (`intake`) |
+| long prompts, grammars | the other lanes of `intake` |
+| commands | reads commands and beats once a second, whatever the other threads do |
+| engine | loads the model, then steps (`loop`) |
+| daemon watch | waits for the daemon's death |
+
 The process ends on `Close`, when the socket closes (the daemon is gone), on a broken protocol, or when one of its
-threads fails. It never tries to go on, and never by way of the interpreter's shutdown: another thread may be inside
-native code.
+threads fails. It never tries to go on, and never ends by way of the interpreter's shutdown, because another thread may
+be inside native code.
 """
 
 import argparse
@@ -32,17 +38,20 @@ from neuron_lib.engine.build import (
     build_preparer,
     build_runner,
     build_scheduler,
+    build_vector_preparer,
+    build_vector_scheduler,
     context_length,
     model_facts,
     open_context,
+    open_vector_context,
     show_markers,
     tool_template,
 )
+from neuron_lib.engine.intake import Intake, message_of
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
 from neuron_lib.engine.process import clear_signals, deepen_stack, log_to_stderr, shield_the_daemon
 from neuron_lib.engine.process_stats import bytes_read, bytes_resident
-from neuron_lib.engine.prompts import Prompts, message_of
 from neuron_lib.engine.protocol import (
     Abort,
     Beat,
@@ -51,15 +60,16 @@ from neuron_lib.engine.protocol import (
     Command,
     Fatal,
     Load,
-    Prepare,
+    ModelFacts,
     Progress,
-    ProtocolError,
     Ready,
     Report,
-    Start,
+    Submit,
     command_decoder,
     encode_frame,
 )
+from neuron_lib.engine.runner import Runner, VectorRunner
+from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.errors import (
     LoadFailed,
     NeuronError,
@@ -68,6 +78,8 @@ from neuron_lib.llama.bindings import init_backend
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.model import Model
+from neuron_lib.llama.vector_context import VectorContext
+from neuron_lib.modality import EMBEDDINGS
 from neuron_lib.os_errors import is_exhausted
 
 logger = logging.getLogger("neuron_lib.engine")
@@ -87,9 +99,8 @@ class Engine:
     def __init__(self, sock: socket.socket) -> None:
         self._socket: Final = sock
         self._send_lock: Final = threading.Lock()
-        self._prompts: Final = Prompts(self.send)
-        self._preparer: Preparer | None = None
-        self._context: Context | None = None
+        self._intake: Final = Intake(self.send)
+        self._context: Context | VectorContext | None = None
         self._loop: EngineLoop | None = None
 
     def send(self, report: Report) -> None:
@@ -107,9 +118,9 @@ class Engine:
 
     def _serve_as_main(self, daemon: int) -> NoReturn:
         self._start_thread("daemon watch", end_without_parent, daemon, self._socket.fileno())
-        self._start_thread("long prompts", self._prompts.read_forever)
+        self._start_thread("long prompts", self._intake.read_forever)
         self._start_thread("commands", self._serve)
-        self._prompts.render_forever()
+        self._intake.render_forever()
 
     def _start_thread(self, name: str, life: Callable[..., None], *arguments: Any) -> None:
         threading.Thread(target=self._live, args=(life, *arguments), name=name, daemon=True).start()
@@ -146,13 +157,10 @@ class Engine:
         match command:
             case Load():
                 self._start_thread("engine", self._load_and_step, command)
-            case Prepare():
-                self._prompts.prepare(command)
-            case Start():
-                self._start(command)
+            case Submit():
+                self._intake.submit(command)
             case Cancel(request):
-                # Whichever thread works on it says when it has left it; if none does, there is nothing to be said.
-                if not self._prompts.cancel(request) and self._loop is not None:
+                if not self._intake.cancel(request) and self._loop is not None:
                     self._loop.cancel(request)
             case Close():
                 os._exit(0)
@@ -167,13 +175,7 @@ class Engine:
         """The grammar thread's life. The engine thread, which starts it, may be bound to a core; this one is not."""
         with contextlib.suppress(OSError):  # slower is better than none
             os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
-        self._prompts.compile_forever(compiler)
-
-    def _start(self, start: Start) -> None:
-        prompt = self._prompts.take(start.request)
-        if prompt is None or self._loop is None or self._preparer is None:
-            raise ProtocolError(f"request {start.request} was started without a prepared prompt")
-        self._loop.start(tuple(self._preparer.sequences(start, prompt)))
+        self._intake.compile_forever(compiler)
 
     def _beat(self) -> None:
         loop = self._loop
@@ -183,7 +185,7 @@ class Engine:
                 in_flight=loop.in_flight if loop else 0,
                 rss_bytes=bytes_resident(),
                 read_bytes=bytes_read(),
-                work=self._prompts.work,
+                work=self._intake.work,
             )
         )
 
@@ -205,39 +207,53 @@ class Engine:
                 raise LoadFailed(f"{model.description} cannot be served: {model.refusal}")
             if model.can_chat:
                 self._chat(model, load)
+            elif EMBEDDINGS in model.capabilities:
+                self._embed(model, load)
             else:
                 self._hold(model, load)
 
     def _hold(self, model: Model, load: Load) -> None:
-        """Keep a model that does not chat. It gets no context: nothing is computed with it yet."""
+        """Keep a model that nothing is computed with yet, without a context."""
         self.send(Ready(model_facts(model, None, n_ctx=context_length(model, load))))
         threading.Event().wait()  # nobody sets it: the process ends with the model
+
+    def _embed(self, model: Model, load: Load) -> None:
+        with open_vector_context(model, load) as context:
+            self._context = context
+            facts = model_facts(model, None, n_ctx=context.n_batch)
+            self._step(
+                build_vector_scheduler(context, load),
+                VectorRunner(context),
+                load,
+                facts,
+                preparer=build_vector_preparer(model, context, load),
+            )
 
     def _chat(self, model: Model, load: Load) -> None:
         with open_context(model, load) as context:
             self._context = context
             context.warm_up(model.vocab)
-            self._preparer = build_preparer(model, context, load)
+            preparer = build_preparer(model, context, load)
             facts = model_facts(
                 model,
                 context,
                 n_ctx=context.n_ctx,
-                template=self._preparer.template_kind,
+                template=preparer.template_kind,
                 tool_template=tool_template(model, load),
             )
             for pair in (facts.reasoning, facts.tool_call):
                 show_markers(model.vocab, pair)
-            self._loop = EngineLoop(
-                build_scheduler(context, load),
-                build_runner(model, context),
-                report=self.send,
-                report_interval_s=load.report_interval_s,
-            )
-            self._prompts.open(self._preparer)
             self._start_thread("grammars", self._compile, GrammarCompiler(model.vocab))
-            self.send(Ready(facts))
-            gc.freeze()  # what is there now stays; looking through it again and again would take steps their time
-            self._loop.run_forever()
+            self._step(build_scheduler(context, load), build_runner(model, context), load, facts, preparer=preparer)
+
+    def _step(self, scheduler: Scheduler, runner: Runner, load: Load, facts: ModelFacts, *, preparer: Preparer) -> None:
+        """Take requests in, and step until the process ends."""
+        interval_s = load.report_interval_s
+        loop = self._loop = EngineLoop(scheduler, runner, report=self.send, report_interval_s=interval_s)
+        self._intake.open(preparer, hand_on=loop.submit)
+        self.send(Ready(facts))
+        gc.freeze()  # what is there now stays, so the collector need not look through it during steps
+        loop.run_forever()
 
     def _progress(self) -> Callable[[float], bool]:
         """Reports each whole percent once; libllama calls back far more often than anybody looks."""

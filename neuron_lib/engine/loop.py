@@ -1,29 +1,29 @@
-"""The engine thread: take commands, plan, run, apply, report. The only place where a scheduler meets a runner."""
+"""The engine thread: take requests, plan, run, apply, report. The only place where a scheduler meets a runner."""
 
 import time
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
-from neuron_lib.engine.protocol import Broken, Cancel, Cancelled, Delta, Done, SequenceEvent, StepEvents
+from neuron_lib.engine.line import Request
+from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents, Vector
 from neuron_lib.engine.runner import Runner
 from neuron_lib.engine.scheduler import Scheduler
-from neuron_lib.engine.sequence import Sequence
 
 __all__ = ("EngineLoop",)
 
-_Instruction = int | Cancel
-"""What the loop is told between steps: the number of a request that waits to be taken, or one to be left."""
+_Instruction: TypeAlias = Request | int
+"""What the loop is told between steps: a request that is prepared, or the number of one to be given up."""
 
 
 class EngineLoop:
-    """Runs until its thread ends with the process. `start` and `cancel` are for any thread; `steps` and `in_flight` may
-    be read from any, to show.
+    """Runs until its thread ends with the process. Any thread may call `submit` and `cancel`, and read `steps` and
+    `in_flight` to show them.
 
-    Deltas are reported no more often than each `report_interval_s`, because a report takes the daemon, its clients and
-    whatever they displace as much time as a fifth of a step of a small model; first tokens and ends go at once.
+    Deltas are reported at most once in `report_interval_s`, because a report takes the daemon, its clients and what
+    these displace as much time as a fifth of a step of a small model. First tokens and ends are reported at once.
     """
 
     def __init__(
@@ -31,12 +31,12 @@ class EngineLoop:
         scheduler: Scheduler,
         runner: Runner,
         *,
-        report: Callable[[StepEvents | Cancelled], None],
+        report: Callable[[StepEvents | Began | Cancelled], None],
         report_interval_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` is the clock of `Request.arrived_s`, in seconds."""
         self._inbox: Final[SimpleQueue[_Instruction]] = SimpleQueue()
-        self._waiting: dict[int, tuple[Sequence, ...]] = {}  # who pops a request from it, and only it, has it
         self.steps = 0
         self._scheduler: Final = scheduler
         self._runner: Final = runner
@@ -49,45 +49,43 @@ class EngineLoop:
 
     @property
     def in_flight(self) -> int:
-        """Sequences not finished, and requests not begun."""
-        return self._scheduler.in_flight + len(self._waiting)
+        """Sequences that are not finished, and instructions that are not taken in yet."""
+        return self._scheduler.in_flight + self._inbox.qsize()
 
-    def start(self, sequences: tuple[Sequence, ...]) -> None:
-        """Take up all sequences of one request before the next step."""
-        request = sequences[0].request
-        self._waiting[request] = sequences
+    def submit(self, request: Request) -> None:
+        """Let a request enter the line before the next step."""
         self._inbox.put(request)
 
-    def cancel(self, request: int) -> None:
-        """Leave a request before the next step, and say so then; at once, if it was never taken up: a step that never
-        ends must not lay its end at the door of what waited behind it.
-        """
-        if self._waiting.pop(request, None) is None:
-            self._inbox.put(Cancel(request))
-        else:
-            self._report(Cancelled(request))
+    def cancel(self, number: int) -> None:
+        """Give a request up before the next step, and report then that the engine has left it."""
+        self._inbox.put(number)
 
     def run_forever(self) -> None:
         """Step as long as there is work, sleep in the inbox when there is none. Ends by raising `ContextBroken`."""
         while True:
-            self._take_instructions(block=self._scheduler.in_flight == 0)
+            self._take_instructions(block=self._scheduler.is_idle)
             self.step()
 
     def step(self) -> None:
         """One plan, run and apply; does nothing when there is nothing to compute."""
-        plan = self._scheduler.plan()
+        plan = self._scheduler.plan(self._clock())
         if plan is None:
             return
+        for request in plan.began:
+            self._report(Began(request.number, replies=len(request.sequences)))
         events = self._scheduler.apply(plan, self._runner.run(plan))
         self.steps += 1
         self._tell(events)
 
     def _tell(self, events: Iterable[SequenceEvent]) -> None:
-        """Report what cannot wait, and with it all that has waited; at most one event for each sequence."""
+        """Report what is urgent, and with it all deltas that were held back; at most one event for each sequence."""
         urgent: list[SequenceEvent] = []
         for event in events:
             if isinstance(event, Broken):
                 self._forget(event.request)
+                urgent.append(event)
+                continue
+            if isinstance(event, Vector):
                 urgent.append(event)
                 continue
             key = event.request, event.choice
@@ -120,20 +118,19 @@ class EngineLoop:
             return
 
     def _obey(self, instruction: _Instruction) -> None:
-        if isinstance(instruction, Cancel):
-            self._scheduler.cancel(instruction.request)
-            self._forget(instruction.request)
-            self._report(Cancelled(instruction.request))
+        if isinstance(instruction, int):
+            self._scheduler.cancel(instruction)
+            self._forget(instruction)
+            self._report(Cancelled(instruction))
             return
-        for sequence in self._waiting.pop(instruction, ()):
-            try:
-                self._scheduler.submit(sequence)
-            except ValueError as error:
-                self._tell([sequence.broken(str(error))])
+        try:
+            self._scheduler.submit(instruction)
+        except ValueError as error:
+            self._tell([instruction.sequences[0].broken(str(error))])
 
 
 def _joined(earlier: Delta | None, event: Delta | Done) -> Delta | Done:
-    """Two events of a sequence as one."""
+    """Two events of one sequence as one event."""
     if earlier is None:
         return event
     text, logprobs = earlier.text + event.text, earlier.logprobs + event.logprobs

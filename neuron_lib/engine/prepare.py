@@ -1,17 +1,18 @@
-"""From a chat to the sequences that answer it, in the engine process: a hostile template hurts one model at most."""
+"""From a task to the sequences that do it, in the engine's process: a hostile template hurts one model at most."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, assert_never
 
 from msgspec.structs import replace
 
 from neuron_lib.engine.interruption import GivesWay, never_gives_way
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.prompt_writer import Prompt, PromptWriter, Templates
-from neuron_lib.engine.protocol import Prepare, Start, TemplateKind
+from neuron_lib.engine.protocol import ChatTask, CompleteTask, EmbedTask, Submit, TaskFrame, TemplateKind
 from neuron_lib.engine.sequence import Sequence
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
 from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.vocab import Vocab
@@ -29,18 +30,15 @@ _MOST_TOKENS_OF_CHAR: Final = 4
 
 @dataclass(slots=True, frozen=True)
 class PreparedPrompt:
-    """A rendered chat: its text and tokens, what replies must look like, or (`too_many`) about how many tokens it would
-    have been, had it not been far too long to count them.
-    """
+    """A prompt: its text ("" if it came as token ids), its tokens, and what replies must look like."""
 
     text: str
     tokens: list[int]
     constraint: Constraint | None = None
-    too_many: int | None = None
 
 
 class Preparer:
-    """Makes prompts of chats and sequences of prompts, for one model."""
+    """Makes prompts of tasks and requests of prompts, for one model."""
 
     def __init__(
         self,
@@ -52,16 +50,22 @@ class Preparer:
         controls: Mapping[int, ControlToken] | None = None,
         n_ctx: int,
         needs_checkpoints: bool = False,
+        vector_tokens: int = 0,
+        seats: int = 1,
     ) -> None:
         """`template` is the model's Jinja source, `tool_template` the one for chats with tools, `override` the
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
-        that no message can write; None lets it write all of them. A prompt of more than `n_ctx` tokens cannot be used.
-        `needs_checkpoints` says that the model's memory cannot be cut.
+        that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
+        `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
+        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
         self._needs_checkpoints: Final = needs_checkpoints
+        self._vector_tokens: Final = vector_tokens
+        self._seats: Final = seats
         controls = controls or {}
+        self._has_controls: Final = bool(controls)
         self._forbidden: Final = frozenset(token for token, control in controls.items() if not control.is_unknown)
         self._writer: Final = PromptWriter(
             Templates(override, template, tool_template),
@@ -76,60 +80,122 @@ class Preparer:
         """Whose template it is."""
         return self._writer.kind
 
-    def prepare(self, chat: Prepare) -> PreparedPrompt:
-        """The chat as a prompt, without its grammar. Raises `RequestRejected` for a template that cannot be used."""
-        return self.read(self.write(chat))
+    def prepare(self, task: TaskFrame) -> PreparedPrompt:
+        """The prompt of a task for one with its tokens, without its grammar. Raises what `write` and `read` raise."""
+        (prompt,) = self.write(task)
+        return self.read(prompt, limit=self._n_ctx - 1)
 
-    def effort(self, text: str) -> int:
-        """About how long `read` takes, in characters of prose."""
-        return self._vocab.effort(text)
+    def effort(self, prompts: Iterable[Prompt]) -> int:
+        """About how long it takes to `read` them all, in characters of prose."""
+        return sum(self._vocab.effort(prompt.text) for prompt in prompts)
 
-    def read(self, prompt: Prompt) -> PreparedPrompt:
-        """A written prompt with its tokens. Raises `InvalidRequest` if it has none. For any thread."""
+    def write(self, task: TaskFrame, *, gives_way: GivesWay = never_gives_way) -> tuple[Prompt, ...]:
+        """The prompt of a task, or those of its inputs, not tokenized yet. For the main thread, which alone can
+        interrupt a template.
+
+        Raises `TemplateFailed`, `InvalidRequest` for what the template cannot show, `UnsupportedCapability` for a task
+        that this engine cannot do, and `GaveWay`.
+        """
+        match task:
+            case ChatTask():
+                chat = task.read()
+                prompt = self._writer.write(
+                    chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs, gives_way=gives_way
+                )
+                return (prompt,)
+            case CompleteTask():
+                return (self._verbatim(task.prompt, param="prompt"),)
+            case EmbedTask(inputs=()):
+                raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+            case EmbedTask() if self._vector_tokens:
+                return tuple(self._verbatim(text, param="input", is_foreign=self._has_controls) for text in task.inputs)
+            case EmbedTask():
+                raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
+            case _:
+                assert_never(task)
+
+    def _verbatim(self, prompt: str | tuple[int, ...], *, param: str, is_foreign: bool = False) -> Prompt:
+        """A prompt that no template changes. In a text that `is_foreign` nothing is a control token."""
+        if not prompt:
+            raise InvalidRequest(f"{param}: there is nothing to read", param=param)
+        if isinstance(prompt, str):
+            return Prompt(prompt, (Piece(prompt, is_foreign=True),) if is_foreign else None)
+        beyond = next((token for token in prompt if not 0 <= token < self._vocab.n_tokens), None)
+        if beyond is not None:
+            text = f"{param}: there is no token {beyond}, the model has tokens 0 to {self._vocab.n_tokens - 1}"
+            raise InvalidRequest(text, param=param)
+        return Prompt("", tokens=prompt)
+
+    def limit(self, submit: Submit) -> int:
+        """How many tokens a prompt of this request may have: a reply needs room for one at least, a vector for none."""
+        most = self._vector_tokens if isinstance(submit.task, EmbedTask) else self._n_ctx - 1
+        return min(most, submit.limits.prompt_tokens)
+
+    def read(self, prompt: Prompt, *, limit: int) -> PreparedPrompt:
+        """A written prompt with its tokens. For any thread.
+
+        Raises `PromptTooLong` if it has more than `limit`, and `InvalidRequest` if it has none.
+        """
         text = prompt.text
         too_many = self.count_beyond_use(text)
         if too_many is not None:
-            return PreparedPrompt(text, [], too_many=too_many)
-        tokens = self.tokenize(text) if prompt.pieces is None else self._tokenize_pieces(prompt.pieces)
+            raise PromptTooLong(prompt_tokens=too_many, limit=limit)
+        if prompt.tokens is not None:
+            tokens = [*prompt.tokens]
+        else:
+            tokens = self.tokenize(text) if prompt.pieces is None else self._tokenize_pieces(prompt.pieces)
         if not tokens:
             raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
+        if len(tokens) > limit:
+            raise PromptTooLong(prompt_tokens=len(tokens), limit=limit)
         return PreparedPrompt(text, tokens)
 
-    def sequences(self, start: Start, prompt: PreparedPrompt) -> Iterator[Sequence]:
-        """One sequence for each choice. They begin alike, so all but the first will find their prompt read."""
-        checkpoint_at: tuple[int, ...] = ()
-        if self._needs_checkpoints:
-            checkpoint_at = checkpoints_of(prompt.tokens, self._vocab.eog, is_shared=start.choices > 1)
-        for choice in range(start.choices):
+    def request(self, submit: Submit, prompts: Iterable[PreparedPrompt], *, arrived_s: float = 0.0) -> Request:
+        """What enters the line: a sequence, and as far as there are seats a seat, for each choice or input."""
+        if isinstance(submit.task, EmbedTask):
+            sequences = tuple(self._inputs(submit, prompts))
+        else:
+            (prompt,) = prompts
+            sequences = tuple(self._choices(submit, submit.task, prompt))
+        seats = min(len(sequences), self._seats) if isinstance(submit.task, EmbedTask) else len(sequences)
+        return Request(submit.request, sequences, seats, submit.class_, arrived_s)
+
+    def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
+        for choice, prompt in enumerate(prompts):
             yield Sequence(
-                request=start.request,
+                request=submit.request,
                 choice=choice,
                 prompt=prompt.tokens,
-                max_tokens=start.max_tokens,
-                sampler=SamplerChain(
-                    replace(start.sampling, seed=start.sampling.seed + choice),
-                    history=prompt.tokens,
-                    vocab=self._vocab,
-                    top_logprobs=start.top_logprobs,
-                    constraint=None if prompt.constraint is None else prompt.constraint.copy(),
-                ),
-                stop=start.stop,
-                cache_key=start.cache_key,
-                checkpoint_at=checkpoint_at,
+                max_tokens=0,
+                wants_vector=True,
+                adapter=submit.class_.adapter,
             )
 
-    def render(self, chat: Prepare) -> str:
-        """The prompt as text. Raises what `write` raises."""
-        return self.write(chat).text
-
-    def write(self, chat: Prepare, *, gives_way: GivesWay = never_gives_way) -> Prompt:
-        """The prompt, not tokenized yet. For the main thread, which alone can interrupt a template.
-
-        Raises `TemplateFailed`, `InvalidRequest` for what the template cannot show, and `GaveWay`.
-        """
-        return self._writer.write(
-            chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs, gives_way=gives_way
-        )
+    def _choices(self, submit: Submit, task: ChatTask | CompleteTask, prompt: PreparedPrompt) -> Iterator[Sequence]:
+        """One for each choice. They begin alike, so all but the first will find their prompt read."""
+        sampling = submit.sampling
+        checkpoint_at: tuple[int, ...] = ()
+        if self._needs_checkpoints:
+            checkpoint_at = checkpoints_of(prompt.tokens, self._vocab.eog, is_shared=task.choices > 1)
+        history = [token for token in prompt.tokens if token >= 0]  # media cannot be repeated
+        for choice in range(task.choices):
+            yield Sequence(
+                request=submit.request,
+                choice=choice,
+                prompt=prompt.tokens,
+                max_tokens=submit.limits.reply_tokens,
+                sampler=SamplerChain(
+                    replace(sampling, seed=sampling.seed + choice),
+                    history=history,
+                    vocab=self._vocab,
+                    top_logprobs=task.top_logprobs,
+                    constraint=None if prompt.constraint is None else prompt.constraint.copy(),
+                ),
+                stop=task.stop,
+                cache_key=submit.class_.cache_key,
+                adapter=submit.class_.adapter,
+                checkpoint_at=checkpoint_at,
+            )
 
     def count_beyond_use(self, prompt: str) -> int | None:
         """About how many tokens a prompt has that is far too long, judged by its beginning; None for any other.
@@ -152,8 +218,8 @@ class Preparer:
         return self._vocab.tokenize(prompt, add_special=not starts_with_bos)
 
     def _tokenize_pieces(self, pieces: Iterable[Piece]) -> list[int]:
-        """As `tokenize` does, but without control tokens in what is foreign. The cuts are where the tokenizer, too,
-        begins anew.
+        """Like `tokenize`, but without control tokens in the foreign pieces. The tokenizer itself begins anew where the
+        pieces are cut.
         """
         pieces = list(pieces)
         begins_foreign = not pieces or pieces[0].is_foreign

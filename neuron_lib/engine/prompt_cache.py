@@ -47,7 +47,7 @@ class Slot:
     seq_id: int
     sequence: Sequence | None = None
     tokens: list[int] = field(default_factory=list)
-    cache_key: str = ""
+    sharing: tuple[str, str] = ("", "")  # of the sequence that has the content, see `Sequence.sharing`
     checkpoints: list[_Checkpoint] = field(default_factory=list)
     released: int = 0  # the number of the release in which it became idle
 
@@ -67,7 +67,7 @@ class _Saved:
     """A sequence in host memory."""
 
     tokens: list[int]
-    cache_key: str
+    sharing: tuple[str, str]
     checkpoints: list[_Checkpoint]
 
 
@@ -190,7 +190,7 @@ class PromptCache:
         return Placement(slot, beginning, source, max(known, _copied(source, beginning)))
 
     def _beginning(self, sequence: Sequence, slot: Slot) -> _Beginning:
-        if not self._is_enabled or slot.cache_key != sequence.cache_key:
+        if not self._is_enabled or slot.sharing != sequence.sharing:
             return _Beginning()
         return self._reusable(slot.content, slot.length, slot.checkpoints, sequence)
 
@@ -214,7 +214,7 @@ class PromptCache:
         best: Awaited | None = None
         for slot in self.slots:
             other = slot.sequence
-            if other is None or other.remaining <= 1 or not self._is_enabled or slot.cache_key != sequence.cache_key:
+            if other is None or other.remaining <= 1 or not self._is_enabled or slot.sharing != sequence.sharing:
                 continue
             reach = common_prefix(other.tokens, sequence.tokens, len(sequence.tokens) - 1)
             if not self._can_truncate:
@@ -227,7 +227,7 @@ class PromptCache:
         """The key of the saved sequence with the longest common prefix, and that prefix. Key 0 if there is none."""
         best, beginning = 0, _Beginning()
         for key, saved in self._saved.items():
-            if saved.cache_key == sequence.cache_key:
+            if saved.sharing == sequence.sharing:
                 found = self._reusable(saved.tokens, len(saved.tokens), saved.checkpoints, sequence)
                 if found.length > beginning.length:
                     best, beginning = key, found
@@ -263,7 +263,7 @@ class PromptCache:
                 self.cells.extend(slot.seq_id, len(saved.tokens))
             self._shorten(slot.seq_id, beginning)
             slot.checkpoints = self._up_to(beginning.length, checkpoints)
-        slot.sequence, slot.cache_key, slot.tokens = sequence, sequence.cache_key, []
+        slot.sequence, slot.sharing, slot.tokens = sequence, sequence.sharing, []
         sequence.seq_id = slot.seq_id
         sequence.begin(reused=beginning.length)
 
@@ -404,11 +404,11 @@ class PromptCache:
         under the key `needed` is kept, whatever the budget is.
         """
         tokens = slot.tokens
-        others = [other for other in self.slots if other is not slot and other.cache_key == slot.cache_key]
+        others = [other for other in self.slots if other is not slot and other.sharing == slot.sharing]
         if any(self._stands_for(other.content, other.length, tokens) for other in others):
             return
         for key, saved in list(self._saved.items()):
-            if saved.cache_key != slot.cache_key:
+            if saved.sharing != slot.sharing:
                 continue
             if self._stands_for(saved.tokens, len(saved.tokens), tokens):
                 self._saved.move_to_end(key)
@@ -419,7 +419,7 @@ class PromptCache:
         if self._host_budget_bytes == 0 or not self._make_room(size, needed=needed):
             return
         key = self._new_key(size)
-        self._saved[key] = _Saved(slot.tokens, slot.cache_key, [])
+        self._saved[key] = _Saved(slot.tokens, slot.sharing, [])
         if not self._can_truncate:
             self._saved[key].checkpoints, slot.checkpoints = slot.checkpoints, []
         self._edits.append(Save(slot.seq_id, key))

@@ -31,10 +31,13 @@ class Templates:
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """A written prompt. Of one in which somebody spelled a control token, `pieces` say what is theirs."""
+    """A written prompt. `pieces` tell foreign text apart, in a prompt in which somebody has spelled a control token.
+    `tokens` are set for a prompt that came as token ids; its `text` is "".
+    """
 
     text: str
     pieces: Sequence[Piece] | None = None
+    tokens: Sequence[int] | None = None
 
 
 class PromptWriter:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from neuron_lib.error_frames import ErrorFrame
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.modality import CHAT
 from neuron_lib.text.tag_splitter import Markers
@@ -21,29 +22,37 @@ __all__ = (
     "MAX_FRAME_BYTES",
     "Abort",
     "Beat",
+    "Began",
     "Broken",
     "Cancel",
     "Cancelled",
+    "ChatTask",
     "Close",
     "Command",
+    "CompleteTask",
     "Delta",
     "Done",
+    "EmbedTask",
     "Fatal",
     "FrameDecoder",
+    "Limits",
     "Load",
     "ModelFacts",
-    "Prepare",
     "Prepared",
     "Progress",
     "ProtocolError",
     "Ready",
     "Refused",
     "Report",
+    "RequestClass",
+    "RequestReport",
     "SequenceEvent",
-    "Start",
     "StepEvents",
+    "Submit",
     "Taken",
+    "TaskFrame",
     "TemplateKind",
+    "Vector",
     "Work",
     "command_decoder",
     "encode_frame",
@@ -79,18 +88,28 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     special_tokens_in_messages: bool = False
 
 
-class Prepare(Struct, frozen=True, kw_only=True, tag="prepare"):
-    """Render and tokenize a chat, and keep the tokens for the `Start` of the same request number.
+class _Writing(Struct, frozen=True, kw_only=True):
+    """How a text is to be written: `choices` times, up to one of the texts in `stop`, in the form of `grammar`.
 
-    `unread` has those of `messages`, `tools` and `template_kwargs` that are still JSON text, by name. They are decoded
-    by `read`, in the engine's process: what a client has put into them may take long.
+    `top_logprobs` None means that nobody wants probabilities.
     """
 
-    request: int
+    choices: int = 1
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    grammar: Grammar | None = None
+
+
+class ChatTask(_Writing, frozen=True, kw_only=True, tag="chat"):
+    """Write the next message of a chat, which the model's template makes a prompt of.
+
+    `unread` has those of `messages`, `tools` and `template_kwargs` that are still JSON text, by name. They are decoded
+    by `read`, in the engine's process, because a client may have made them slow to decode.
+    """
+
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: dict[str, Any] = {}
-    grammar: Grammar | None = None
     unread: dict[str, bytes] = {}
 
     def read(self) -> Self:
@@ -109,7 +128,7 @@ _UNREAD: Final = {
 
 def _read(name: str, text: bytes) -> object:
     if name not in _UNREAD:
-        raise ProtocolError(f"a Prepare frame has no {name}")
+        raise ProtocolError(f"a chat has no {name}")
     try:
         return _UNREAD[name](text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -118,24 +137,56 @@ def _read(name: str, text: bytes) -> object:
         raise InvalidRequest(f"{name}: nested too deeply", param=name) from None
 
 
-class Start(Struct, frozen=True, kw_only=True, tag="start"):
-    """Generate `choices` replies from the prepared prompt.
+class CompleteTask(_Writing, frozen=True, kw_only=True, tag="complete"):
+    """Go on with a text, which no template changes: a string, or token ids."""
 
-    The sampling's seed is the first one's, each further choice takes the next number. `top_logprobs` None means that
-    nobody wants probabilities. Prompts are only shared between requests of the same `cache_key`.
+    prompt: str | tuple[int, ...]
+
+
+class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
+    """Make a vector of each input: a string, or token ids."""
+
+    inputs: tuple[str | tuple[int, ...], ...]
+
+
+TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How many tokens a prompt may have, whatever the context could hold, and how many each reply."""
+
+    prompt_tokens: int
+    reply_tokens: int
+
+
+class RequestClass(Struct, frozen=True, kw_only=True):
+    """Whose request it is, and with which others it may share.
+
+    `principal` names who asks, "" for nobody in particular. Prompts are shared only between requests of the same
+    `cache_key` and `adapter`. Sequences are computed in one batch only if they have the same `adapter` ("" is none).
+    """
+
+    principal: str = ""
+    cache_key: str = ""
+    adapter: str = ""
+
+
+class Submit(Struct, frozen=True, kw_only=True, tag="submit", rename={"class_": "class"}):
+    """Do this task: prepare its prompt, let it wait in the line for its seats, and make its replies.
+
+    `request` is greater the later the request came, also if it is submitted again to the next engine. The seed of
+    `sampling` is that of the first choice, and each further choice takes the next number.
     """
 
     request: int
+    task: TaskFrame
     sampling: Sampling
-    max_tokens: int
-    stop: tuple[str, ...] = ()
-    choices: int = 1
-    top_logprobs: int | None = None
-    cache_key: str = ""
+    limits: Limits
+    class_: RequestClass = RequestClass()
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
-    """Forget the request, whatever its state. Nothing more is reported about it but `Cancelled`."""
+    """Give the request up, whatever its state. The engine answers with `Cancelled` once it has left the request."""
 
     request: int
 
@@ -148,7 +199,7 @@ class Abort(Struct, frozen=True, tag="abort"):
     """The engine is taken for stuck: say where every thread is, break off what is computed, end the process."""
 
 
-Command: TypeAlias = Load | Prepare | Start | Cancel | Close | Abort
+Command: TypeAlias = Load | Submit | Cancel | Close | Abort
 
 
 TemplateKind: TypeAlias = Literal["configured", "model", "fallback"]
@@ -205,30 +256,39 @@ class Ready(Struct, frozen=True, tag="ready"):
 
 
 class Taken(Struct, frozen=True, tag="taken"):
-    """The prompts of these requests are worked on from now on, and no others. Each is said before it is begun."""
+    """The prompts of these requests, and no others, are worked on from now on. The engine says so before it begins."""
 
     requests: tuple[int, ...]
 
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
-    """A prompt is tokenized. `prompt_end` is its last text, for parsers that must know what it left open."""
+    """The request is in the line. `prompt_end` is the last text of its prompt, because a reply may go on in a block
+    that the prompt has opened.
+    """
 
     request: int
     prompt_tokens: int
-    prompt_end: str
+    prompt_end: str = ""
 
 
-class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
-    """A prompt could not be prepared. `code` is that of the `NeuronError` to raise, `param` what it is about."""
+class Refused(Struct, frozen=True, tag="refused"):
+    """The request cannot be done, for the reason in `error`."""
 
     request: int
-    code: str
-    message: str
-    param: str | None = None
+    error: ErrorFrame
+
+
+class Began(Struct, frozen=True, tag="began"):
+    """The request has its seats, and the next step works on it. It ends with one `Done` or `Vector` for each of its
+    `replies`, or with `Broken` or `Cancelled` for all of them. The engine says so before that step.
+    """
+
+    request: int
+    replies: int = 1
 
 
 class Cancelled(Struct, frozen=True, tag="cancelled"):
-    """The engine worked on a request that was to be forgotten, and has left it: it gets on."""
+    """The engine has left a request that was cancelled: it neither works on it nor will."""
 
     request: int
 
@@ -247,9 +307,10 @@ class Delta(Struct, frozen=True, array_like=True, tag="delta"):
 
 
 class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
-    """One choice is complete; `text` is what was still held back. Times are seconds of computing that it lived through.
+    """One choice is complete; `text` is what was still held back.
 
-    `cached_tokens` of the prompt were not computed for this choice.
+    `queue_s` are the seconds from the arrival of the request to its beginning. `prefill_s` and `decode_s` are the
+    seconds of the steps that the choice was in. `cached_tokens` of the prompt were not computed for this choice.
     """
 
     request: int
@@ -260,8 +321,23 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     prompt_tokens: int
     cached_tokens: int = 0
     completion_tokens: int
+    queue_s: float = 0.0
     prefill_s: float
     decode_s: float
+
+
+class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
+    """The vector of one input is complete, which ends that input; `choice` counts the inputs from 0.
+
+    `values` are float32, little-endian. The times are those of `Done`.
+    """
+
+    request: int
+    choice: int
+    values: bytes
+    prompt_tokens: int
+    queue_s: float = 0.0
+    prefill_s: float
 
 
 class Broken(Struct, frozen=True, kw_only=True, array_like=True, tag="broken"):
@@ -275,7 +351,7 @@ class Broken(Struct, frozen=True, kw_only=True, array_like=True, tag="broken"):
     param: str | None = None
 
 
-SequenceEvent: TypeAlias = Delta | Done | Broken
+SequenceEvent: TypeAlias = Delta | Done | Vector | Broken
 
 
 class StepEvents(Struct, frozen=True, tag="events"):
@@ -309,7 +385,10 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     work: tuple[Work, ...] = ()
 
 
-Report: TypeAlias = Progress | Ready | Taken | Prepared | Refused | Cancelled | StepEvents | Fatal | Beat
+RequestReport: TypeAlias = Prepared | Refused | Began | Cancelled | SequenceEvent
+"""What the engine says about one request; events of a step come together in `StepEvents`."""
+
+Report: TypeAlias = Progress | Ready | Taken | Prepared | Refused | Began | Cancelled | StepEvents | Fatal | Beat
 
 Frame = TypeVar("Frame", Command, Report)
 

@@ -1,14 +1,17 @@
-"""Decides what the next step computes. Holds no clock, no task and no pointer; `loop` acts on its plans.
+"""Decides who begins and what the next step computes. Has no clock, no task and no pointer; `loop` acts on its plans.
 
-Every decoding sequence is in every plan. Prefill fills the rest of the batch, oldest request first; while somebody is
-decoding, only as much of it as keeps the step near the target time, measured from the steps themselves. When cells run
-out, idle prompts go first, then the youngest sequence goes back to waiting.
+A request waits in the `Line` until its seats are free, and its cells if all share a pool. Every decoding sequence is in
+every plan. Prefill fills the rest of the batch, oldest request first; while somebody is decoding, only as much of it as
+keeps the step near the target time, measured from the steps themselves. When cells run out, idle prompts go first, then
+the youngest sequence loses its slot until another one has ended.
 """
 
 from collections import deque
+from itertools import chain
 from typing import Final
 
 from neuron_lib.engine.cells import CellAccount
+from neuron_lib.engine.line import Line, Policy, Request, first_come
 from neuron_lib.engine.prompt_cache import Awaited, Placement, PromptCache, Slot
 from neuron_lib.engine.protocol import Delta, SequenceEvent
 from neuron_lib.engine.sequence import Sequence
@@ -19,21 +22,25 @@ from neuron_lib.engine.step_costs import StepCosts
 __all__ = ("Scheduler",)
 
 _HEADROOM: Final = 16
-"""Cells that every live sequence should find before another one joins, so that it need not leave again at once."""
+"""Cells that each live sequence should find free before another one joins, so that none loses its slot at once."""
 
 _SMALLEST_SHARE: Final = 16
-"""Tokens of a step beside replies below which no further prompt is begun: it would be computed in a piece of its own,
-which takes long for few tokens."""
+"""Beside replies no further prompt is begun if fewer tokens than this are left in the step. It would be computed in a
+piece of its own, which takes long for few tokens."""
 
 _GATHER_EVERY: Final = 8
-"""Steps after which a gap between live sequences is closed. Whoever takes the next turn is mostly there by then."""
+"""Steps after which a gap between live sequences is closed. A newcomer has mostly taken the free slot by then."""
 
 
 class Scheduler:
-    """The sequences of one context: waiting ones in order of arrival, live ones each in a slot of the prompt cache.
+    """The requests of one context, and their sequences once they have begun: each live one has a slot of the cache.
 
-    `n_ctx` bounds a sequence, prompt and reply together; a prompt must fit, which the daemon has checked. `speculation`
-    is "auto" to guess ahead where it pays, "on" to do so always, "off" also where the memory cannot take guesses back.
+    There are as many seats as slots. A request that begins takes a seat for each of its sequences, at most all seats.
+    A sequence keeps its seat while it waits for a slot, be it for a prefix that another one computes, or because cells
+    ran out. All live sequences have the same adapter.
+
+    `n_ctx` bounds a sequence, prompt and reply together, in tokens. `speculation` is "auto" to guess ahead where that
+    pays, "on" to do so always, "off" also where the memory cannot take guesses back.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class Scheduler:
         n_batch: int,
         n_ctx: int,
         speculation: str = "off",
+        policy: Policy = first_come,
     ) -> None:
         if len(cache.slots) > n_batch:
             raise ValueError(f"{len(cache.slots)} seats cannot decode in one batch of {n_batch} tokens")
@@ -54,59 +62,68 @@ class Scheduler:
         self.n_batch: Final = n_batch
         self.n_ctx: Final = n_ctx
         self._speculation: Final = speculation
-        self._batch_limit = n_batch  # less for a while after libllama found no cells for a batch
-        self._steps_apart = 0  # since the live sequences had a gap between them
-        self._live_limit = len(cache.slots)  # less after one had to leave, until another is done
-        self._waiting: deque[Sequence] = deque()
+        self._batch_limit = n_batch  # smaller for a while after libllama found no cells for a batch
+        self._steps_apart = 0  # steps since the live sequences have a gap between them
+        self._live_limit = len(cache.slots)  # smaller after one had to give way, until another one has ended
+        self._line: Final = Line(policy)
+        self._running: dict[int, Request] = {}  # by number: begun, and not ended
+        self._pending: deque[Sequence] = deque()  # of running requests, without a slot; those that lost it come first
         self._live: list[Sequence] = []  # in order of arrival
-        self._arrivals: dict[Sequence, int] = {}
-        self._arrived = 0
         self._awaited: dict[Sequence, Awaited] = {}
         self._guesses: dict[Sequence, tuple[PromptLookup, DraftPolicy]] = {}
 
     def __repr__(self) -> str:
-        return f"<Scheduler {len(self._waiting)} waiting, {len(self._live)} live, {self.cache!r}>"
+        counts = f"{len(self._line)} waiting, {len(self._pending)} pending, {len(self._live)} live"
+        return f"<Scheduler {counts}, {self.cache!r}>"
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nobody, neither waiting nor begun."""
+        return not (self._live or self._pending or len(self._line))
 
     @property
     def in_flight(self) -> int:
-        """Sequences that are not finished, waiting ones included."""
-        return len(self._waiting) + len(self._live)
+        """Sequences that are not finished, those of waiting requests included."""
+        waiting = sum(len(request.sequences) for request in self._line)
+        return waiting + len(self._pending) + len(self._live)
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queue a new sequence. Raises ValueError for one that can never run."""
-        if not 0 < len(sequence.prompt) <= self.n_ctx:
-            raise ValueError(f"a prompt of {len(sequence.prompt)} tokens does not fit {self.n_ctx} cells")
-        self._arrived += 1
-        self._arrivals[sequence] = self._arrived
-        self._waiting.append(sequence)
+    def submit(self, request: Request) -> None:
+        """Let a request wait in the line. Raises ValueError for one that can never run."""
+        if request.seats > len(self.cache.slots):
+            raise ValueError(f"a request for {request.seats} seats, where there are {len(self.cache.slots)}")
+        for sequence in request.sequences:
+            most = min(self.n_ctx, self.n_batch) if sequence.wants_vector else self.n_ctx
+            if not 0 < len(sequence.prompt) <= most:
+                raise ValueError(f"a prompt of {len(sequence.prompt)} tokens does not fit {most} cells")
+        self._line.enter(request)
 
-    def cancel(self, request: int) -> None:
-        """Drop all sequences of a request wherever they are; unknown numbers are ignored, because a cancel may cross a
-        finish.
-        """
-        for sequence in [s for s in self._live if s.request == request]:
+    def cancel(self, number: int) -> None:
+        """Drop a request wherever it is. An unknown number is ignored, because a cancel may cross the end."""
+        self._line.leave(number)
+        for sequence in [s for s in self._live if s.request == number]:
             self._retire(sequence)
-        for sequence in [s for s in self._waiting if s.request == request]:
-            self._waiting.remove(sequence)
+        for sequence in [s for s in self._pending if s.request == number]:
+            self._pending.remove(sequence)
             self._forget(sequence)
 
     # ------------------------------------------------------------------------------------------------------- planning
 
-    def plan(self) -> StepPlan | None:
-        """The next step, or None when there is nothing to compute."""
+    def plan(self, now_s: float) -> StepPlan | None:
+        """The next step, or None when there is nothing to compute. `now_s` is the time by the engine's clock."""
         self._make_room()
-        has_joined = self._admit()
+        live = len(self._live)
+        began = self._admit(now_s)
         if not self._live:
             return None
-        self._gather(at_once=has_joined)
+        self._gather(at_once=len(self._live) > live)
         chunks = self._chunks()
         while not chunks:  # prompts that are half read hold all the cells
             self._give_way()
             chunks = self._chunks()
-        return StepPlan(edits=self.cache.take_edits(), chunks=tuple(chunks))
+        return StepPlan(edits=self.cache.take_edits(), chunks=tuple(chunks), began=tuple(began))
 
     def _gather(self, *, at_once: bool) -> None:
-        """Close the gaps between live sequences. One that somebody has just left is kept for a newcomer for a while."""
+        """Close the gaps between live sequences. A new gap waits a while, because a newcomer may take the free slot."""
         self._steps_apart = 0 if self.cache.is_gathered else self._steps_apart + 1
         if self._steps_apart and (at_once or self._steps_apart % _GATHER_EVERY == 0):
             self.cache.gather()
@@ -122,13 +139,19 @@ class Scheduler:
             chunks.append(self._chunk(sequence, 1, guesses))
         budget = self.costs.prefill_budget(decoding=len(decoding), room=room)
         for sequence in reading:
-            limit = min(budget, self.cells.room(_seat(sequence)))
-            if limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
+            cells = self.cells.room(_seat(sequence))
+            limit = min(budget, cells)
+            if sequence.wants_vector:  # the whole of it in one batch, however long that takes
+                limit = sequence.remaining
+                if limit > min(cells, room if chunks else self.n_batch):
+                    break
+            elif limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
                 break
             chunk = self._chunk(sequence, limit, [])
+            room -= len(chunk.tokens)
             budget -= len(chunk.tokens)
             chunks.append(chunk)
-        chunks.sort(key=lambda chunk: chunk.seq_id)  # neighbours are computed in one piece, if they come in order
+        chunks.sort(key=lambda chunk: chunk.seq_id)  # in this order neighbours are computed in one piece
         return chunks
 
     def _chunk(self, sequence: Sequence, limit: int, guesses: list[int]) -> SequenceChunk:
@@ -142,7 +165,8 @@ class Scheduler:
             seq_id=seq_id,
             tokens=tokens,
             position=start,
-            wants_logits=end == len(sequence.tokens),
+            wants_logits=end == len(sequence.tokens) and not sequence.wants_vector,
+            wants_vector=sequence.wants_vector,
             drafted=len(guesses),
             checkpoint=self.cache.checkpoint(sequence, end) if end in sequence.checkpoint_at else None,
         )
@@ -167,12 +191,12 @@ class Scheduler:
         return guesses
 
     def _make_room(self) -> None:
-        """See that every decoding sequence finds a cell for its next token."""
+        """Free cells until every decoding sequence has one for its next token."""
         while not self.cells.fits([_seat(s) for s in self._live if s.remaining == 1]):
             self._give_way()
 
     def _give_way(self) -> None:
-        """Free cells: those of the prompt unused for longest, or else those of the youngest sequence."""
+        """Free the cells of the prompt that was unused for longest, or else those of the youngest sequence."""
         used = [slot for slot in self.cache.idle if slot.tokens]
         if used:
             self.cache.evict(used[0])
@@ -180,38 +204,64 @@ class Scheduler:
         youngest = self._live.pop()
         self._live_limit = len(self._live)
         self.cache.release(youngest)
-        self._waiting.appendleft(youngest)
+        self._pending.appendleft(youngest)
 
-    def _admit(self) -> bool:
-        """Seat who waits, as far as there are places and cells; whether anybody was."""
-        has_joined = False
-        for sequence in list(self._waiting):
-            if len(self._live) >= self._live_limit:
-                return has_joined
-            awaited = self._awaited.get(sequence)
-            if awaited is not None and awaited.is_coming:
-                continue
-            place = self.cache.find(sequence)
-            if place is None:
-                return has_joined
-            if isinstance(place, Awaited):
-                self._awaited[sequence] = place
-                continue
-            place = self._find_cells(place)
-            if place is None:
-                return has_joined
-            self._awaited.pop(sequence, None)
-            self._waiting.remove(sequence)
-            self.cache.seat(sequence, place)
-            self._live.append(sequence)
-            self._live.sort(key=self._arrivals.__getitem__)
-            has_joined = True
-        return has_joined
+    def _admit(self, now_s: float) -> list[Request]:
+        """Give slots to those that have begun, then let others begin as far as there are seats and cells for them."""
+        began: list[Request] = []
+        while self._place_pending():
+            free_seats = len(self.cache.slots) - len(self._live) - len(self._pending)
+            request = self._line.next(self._running.values(), free_seats=free_seats, now_s=now_s)
+            if request is None or not self._fits_batch(request) or not self._place(request.sequences[0]):
+                break
+            self._line.leave(request.number)
+            self._running[request.number] = request
+            for sequence in request.sequences:
+                sequence.queue_s = now_s - request.arrived_s
+                if sequence.seq_id is None:
+                    self._pending.append(sequence)
+            began.append(request)
+        return began
+
+    def _fits_batch(self, request: Request) -> bool:
+        """Whether the request can be computed together with those that run: a batch has one adapter."""
+        return all(running.class_.adapter == request.class_.adapter for running in self._running.values())
+
+    def _place_pending(self) -> bool:
+        """Give slots to pending sequences, in order. False if one finds none, so that nobody may overtake it."""
+        for sequence in list(self._pending):
+            if not self._place(sequence):
+                return False
+            if sequence.seq_id is not None:
+                self._pending.remove(sequence)
+        return True
+
+    def _place(self, sequence: Sequence) -> bool:
+        """Give a sequence a slot, unless it waits for a prefix that another one computes. False if there is no slot or
+        no cell for it.
+        """
+        if len(self._live) >= self._live_limit:
+            return False
+        awaited = self._awaited.get(sequence)
+        if awaited is not None and awaited.is_coming:
+            return True
+        place = self.cache.find(sequence)
+        if isinstance(place, Awaited):
+            self._awaited[sequence] = place
+            return True
+        place = None if place is None else self._find_cells(place)
+        if place is None:
+            return False
+        self._awaited.pop(sequence, None)
+        self.cache.seat(sequence, place)
+        self._live.append(sequence)
+        self._live.sort(key=lambda live: (live.request, live.choice))
+        return True
 
     def _find_cells(self, place: Placement) -> Placement | None:
-        """Evict idle prompts until the newcomer finds its cells; None, and nothing done, if that would not do."""
+        """Evict idle prompts until the newcomer has its cells. None, and nothing is evicted, if that is not enough."""
         needed = place.source if isinstance(place.source, int) else None
-        # A slot of which nothing will be used is as good as any to find cells in.
+        # If nothing of the target slot is reused, the slot may be evicted like any other idle slot.
         kept = place.slot if place.source is None and place.beginning.length else place.source
         idle = [slot for slot in self.cache.idle if slot is not kept]
         unread = sum(sequence.remaining - 1 for sequence in self._live)
@@ -228,7 +278,7 @@ class Scheduler:
     # ------------------------------------------------------------------------------------------------------- applying
 
     def apply(self, plan: StepPlan, result: StepResult) -> list[SequenceEvent]:
-        """Take in what a plan brought: at most one event per sequence, finished ones leave their slot."""
+        """Take in what a plan brought. Returns at most one event for each sequence; ended ones leave their slot."""
         self._note_memory(plan, result)
         for seq_id in result.lost:
             self.cache.forget(seq_id)
@@ -251,7 +301,7 @@ class Scheduler:
         decoded = sum(len(chunk.tokens) for chunk in chunks) - read
         self.costs.observe(decoded=decoded, prefilled=read, duration_s=result.duration_s)
         events: list[SequenceEvent] = []
-        sampled = iter(result.sampled)
+        sampled, vectors = iter(result.sampled), iter(result.vectors)
         for chunk in chunks:
             sequence = chunk.sequence
             if sequence.generated:
@@ -260,6 +310,9 @@ class Scheduler:
                 sequence.prefill_s += result.duration_s
             if not chunk.wants_logits:
                 sequence.computed += len(chunk.tokens)
+                if chunk.wants_vector:
+                    self._retire(sequence)
+                    events.append(sequence.vector(next(vectors)))
                 continue
             new = next(sampled)
             right = max(0, len(new) - 1)
@@ -278,10 +331,10 @@ class Scheduler:
         return events
 
     def _shrink(self, message: str) -> list[SequenceEvent]:
-        """Ask for less the next time: fewer idle prompts, fewer sequences, a smaller batch, in this order."""
+        """Ask for less the next time: drop an idle prompt, else a sequence, else halve the batch."""
         if len(self._live) > 1 or any(slot.tokens for slot in self.cache.idle):
             self._give_way()
-        elif self._batch_limit > 1:
+        elif self._batch_limit > 1 and not any(sequence.wants_vector for sequence in self._live):
             self._batch_limit //= 2
         else:
             return self._break(self._live.copy(), message)
@@ -304,15 +357,19 @@ class Scheduler:
     def _retire(self, sequence: Sequence) -> None:
         self._live.remove(sequence)
         self._live_limit = len(self.cache.slots)
+        seq_id = _seat(sequence)
         self.cache.release(sequence)
+        if sequence.wants_vector:
+            self.cache.forget(seq_id)  # the state of a prompt that was pooled is of no use to anybody
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
-        del self._arrivals[sequence]
         self._awaited.pop(sequence, None)
         self._guesses.pop(sequence, None)
+        if not any(other.request == sequence.request for other in chain(self._live, self._pending)):
+            self._running.pop(sequence.request, None)
 
 
 def _seat(sequence: Sequence) -> int:
-    assert sequence.seq_id is not None  # live sequences have a slot
+    assert sequence.seq_id is not None  # a live sequence has a slot
     return sequence.seq_id

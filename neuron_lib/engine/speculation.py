@@ -38,7 +38,11 @@ class PromptLookup:
             self._seen[tuple(tokens[end - _MATCH : end])] = end
         self._indexed = max(self._indexed, len(tokens) - 1)
         start = self._seen.get(tuple(tokens[-_MATCH:]))
-        return [] if start is None else tokens[start : start + limit]
+        if start is None:
+            return []
+        draft = tokens[start : start + limit]
+        media = next((place for place, token in enumerate(draft) if token < 0), None)  # which nobody can sample
+        return draft[:media]
 
 
 class DraftPolicy:

@@ -1,6 +1,6 @@
-"""One turn of the engine as data: what to do to the memory, what to compute, and what came of it. Pure.
+"""One step of the engine as data: what to do to the memory, what to compute, and what came of it. Pure.
 
-What is made anew in each step is a Struct: to make one takes a tenth of the time of a frozen dataclass.
+Structs that are made in each step are msgspec ones: making one takes a tenth of the time of a frozen dataclass.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.sequence import Sampled, Sequence
 
 __all__ = (
@@ -94,8 +95,9 @@ class SequenceChunk(Struct, frozen=True):
     """A sequence's share of the batch: consecutive tokens from `position` on.
 
     With `wants_logits` the chunk ends the sequence's known tokens, so that the next one can be sampled; the last
-    `drafted` tokens are guesses that are sampled, too, as long as they turn out right. `checkpoint` is the number under
-    which the state after the chunk is to be kept.
+    `drafted` tokens are guesses that are sampled, too, as long as they turn out right. With `wants_vector` the chunk is
+    a whole prompt, of which the vector is wanted. `checkpoint` is the number under which the state after the chunk is
+    to be kept.
     """
 
     sequence: Sequence
@@ -103,15 +105,17 @@ class SequenceChunk(Struct, frozen=True):
     tokens: list[int]
     position: int
     wants_logits: bool
+    wants_vector: bool = False
     drafted: int = 0
     checkpoint: int | None = None
 
 
 class StepPlan(Struct, frozen=True):
-    """Do the `edits` first, then compute `chunks` in one batch."""
+    """Do the `edits` first, then compute `chunks` in one batch. `began` are the requests that begin with this step."""
 
     edits: tuple[Edit, ...]
     chunks: tuple[SequenceChunk, ...]
+    began: tuple[Request, ...] = ()
 
     @property
     def token_count(self) -> int:
@@ -141,7 +145,8 @@ class StepResult(Struct, frozen=True):
     """What a plan brought.
 
     `sampled` holds, for each computed chunk that wanted logits and in their order, the next tokens: one, and one more
-    for each drafted token that was right. `kept` are the bytes that saved sequences and checkpoints take, by key; a key
+    for each drafted token that was right. `vectors` holds those of the computed chunks that wanted one, in their order,
+    as float32, little-endian. `kept` are the bytes that saved sequences and checkpoints take, by key; a key
     that is missing could not be kept. `lost` are the sequences whose edits failed: they hold nothing now, and their
     chunks were not computed. `broken` are the sequences that cannot go on (they have nothing in `sampled`).
     `moved` tokens were copied in `move_s`; `duration_s` is the time of everything else.
@@ -153,6 +158,7 @@ class StepResult(Struct, frozen=True):
     message: str = ""
     kept: tuple[tuple[int, int], ...] = ()
     lost: frozenset[int] = frozenset()
+    vectors: tuple[bytes, ...] = ()
     broken: tuple[Breach, ...] = ()
     moved: int = 0
     move_s: float = 0.0

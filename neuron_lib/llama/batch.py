@@ -54,6 +54,8 @@ class Batch:
             raise ValueError(f"batch of {end} tokens exceeds its capacity of {self.capacity}")
         if wants_logits > len(tokens):
             raise ValueError(f"{len(tokens)} tokens have no {wants_logits} rows")
+        if min(tokens, default=0) < 0:
+            raise ValueError(f"token {min(tokens)} stands for media, which this batch cannot hold yet")
         if end == start + 1:  # what a step mostly is, and single items cost a quarter of slices
             self._tokens[start], self._positions[start] = tokens[0], position
             self._seq_ids[start], self._wants_logits[start] = seq_id, wants_logits

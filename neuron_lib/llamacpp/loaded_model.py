@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 
+import anyio
+
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Done
 from neuron_lib.errors import RequestRejected
-from neuron_lib.llamacpp.generation import LlamaCppGeneration
+from neuron_lib.llamacpp.engine_client import Death
+from neuron_lib.llamacpp.quarantine import Quarantine
+from neuron_lib.llamacpp.reply import LlamaCppReply
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
-from neuron_lib.llamacpp.suspects import Suspects
 from neuron_lib.moving_average import Rate
-from neuron_lib.types import ChatRequest, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Servable
+from neuron_lib.types import ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Servable, Task
 
 __all__ = ("LlamaCppModel",)
 
@@ -37,7 +40,8 @@ class LlamaCppModel:
         self._isolates_principals = isolates_principals
         self._harness_name = harness_name
         self._devices = devices
-        self._suspects = Suspects()
+        self._quarantine = Quarantine()
+        supervisor.on_death = self._take_in
         self._prefill = Rate()
         self._decode = Rate()
 
@@ -60,7 +64,7 @@ class LlamaCppModel:
             ),
             tool_call=facts.tool_call is not None and facts.calls_are_read,
             reasoning=facts.reasoning is not None,
-            # Of a model that recovers the status says it. Not servable, it would be loaded elsewhere (contract §2.8).
+            # The status says that a model recovers. Were it not servable, a gateway would load it elsewhere.
             servable=None if engine is None else _servable(engine.standstill),
             chat_template=None if facts.chat_template == "model" else facts.chat_template,
         )
@@ -83,25 +87,28 @@ class LlamaCppModel:
             last_engine_death=self._supervisor.last_death or "",
         )
 
+    def _take_in(self, death: Death) -> None:
+        self._quarantine.take_in(death, now_s=anyio.current_time())
+
     def _count(self, done: Done) -> None:
         """Take a finished reply into the rates. The first token comes out of prefill, hence the one less."""
         self._prefill.add(done.prompt_tokens - done.cached_tokens, done.prefill_s)
         self._decode.add(done.completion_tokens - 1, done.decode_s)
 
-    def chat(self, request: ChatRequest) -> LlamaCppGeneration:
-        return LlamaCppGeneration(
-            request,
+    def run(self, task: Task) -> LlamaCppReply:
+        return LlamaCppReply(
+            task,
             supervisor=self._supervisor,
             admission=self._admission,
-            suspects=self._suspects,
+            quarantine=self._quarantine,
             max_prompt_tokens=self._max_prompt_tokens,
             sampling=self._sampling,
-            cache_key=self._cache_key(request.principal),
+            cache_key=self._cache_key(task.principal),
             on_done=self._count,
         )
 
     def _cache_key(self, principal: Principal | None) -> str:
-        """The border is the account: its keys share, and so do all anonymous requests."""
+        """Requests of one account share prompts, whichever of its keys they use, and so do all anonymous requests."""
         return principal.account_id if self._isolates_principals and principal is not None else ""
 
     def close_admission(self, refusal: Callable[[], RequestRejected]) -> None:

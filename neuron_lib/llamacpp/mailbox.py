@@ -1,46 +1,41 @@
-"""What one request is told by its engine, between the task that reads frames and the task that reads the reply."""
+"""What one request is told by its engine, between the task that reads frames and the task that reads the reply.
+
+A `Mailbox` is a `Listener`.
+"""
 
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from neuron_lib.engine.protocol import Delta, Done, Prepared
+from neuron_lib.engine.protocol import Delta
 from neuron_lib.errors import NeuronError
+from neuron_lib.llamacpp.engine_client import News
 
-__all__ = ("Mail", "Mailbox")
+__all__ = ("Mailbox",)
 
 _MOST_MAIL: Final = 64
-"""Mail kept apart for a reader that lags; more deltas are merged, so a slow reader costs text, not memory per token."""
-
-Mail = Prepared | Delta | Done
+"""Mail that is kept apart for a slow reader. Further deltas are merged, so they take the memory of their text alone."""
 
 
 class Mailbox:
-    """One writer that never waits, one reader. A failure ends it: the reader gets what came before, then the error.
+    """One writer that never waits, one reader. Lives as long as the request is with one engine.
 
-    `on_complete` is called when the ends of all `choices` have been delivered, whether or not anybody reads them.
+    A failure is the last thing that the reader gets: first all that was delivered before, then the error, each time.
     """
 
-    def __init__(self, *, choices: int = 1, on_complete: Callable[[], object] = lambda: None) -> None:
-        self._choices_left = choices
-        self._on_complete = on_complete
-        self._mail: deque[Mail] = deque()
+    def __init__(self) -> None:
+        self._mail: deque[News] = deque()
         self._failure: NeuronError | None = None
         self._news = anyio.Event()
 
-    def put(self, mail: Mail) -> None:
-        """Deliver; merges a delta into the last one of its choice when the reader is far behind."""
+    def hear(self, mail: News) -> None:
+        """Deliver. Merges a delta into the last one of its choice when the reader is far behind."""
         is_merged = isinstance(mail, Delta) and len(self._mail) >= _MOST_MAIL and self._merge(mail)
         if not is_merged:
             self._mail.append(mail)
         self._news.set()
-        if isinstance(mail, Done):
-            self._choices_left -= 1
-            if self._choices_left == 0:
-                self._on_complete()
 
     def _merge(self, new: Delta) -> bool:
         for place in range(len(self._mail) - 1, -1, -1):
@@ -62,8 +57,12 @@ class Mailbox:
             self._failure = error
         self._news.set()
 
-    async def get(self) -> Mail:
-        """The next mail; always a checkpoint, so a reader that never has to wait still lets others run."""
+    async def get(self) -> News:
+        """Wait for the next mail. Raises what `fail` was told once there is none left.
+
+        Always a checkpoint, so a reader that never has to wait still lets others run. A reader that is cancelled takes
+        no mail out.
+        """
         if self._mail:
             await checkpoint()
         while not self._mail:

@@ -1,6 +1,6 @@
-"""One model's engines, one after another: who serves now, what comes after a death, when nothing comes any more.
+"""The engines of one model, one after another: which one serves, and what comes after a death.
 
-Owns the engine of a model and knows nothing of requests; `recovery` decides, `engine_process` acts.
+Owns the engine of a model and knows nothing of requests. `recovery` decides when the next engine is started.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ from neuron_lib.errors import (
     cause_chain,
     first_leaf,
 )
-from neuron_lib.llamacpp.engine_process import EngineProcess
+from neuron_lib.llamacpp.engine_client import Death, EngineClient
 from neuron_lib.llamacpp.recovery import RecoveryPolicy
 from neuron_lib.logs import get_logger
 
@@ -29,9 +29,9 @@ __all__ = ("EngineSupervisor", "supervise")
 logger = get_logger(__name__)
 
 _RETRY_AFTER_S: Final = 2
-"""What the gateway tells its own clients about a model that recovers (wire contract §2.3)."""
+"""The gateway tells its own clients the same about a model that recovers."""
 
-EngineStarter = Callable[[], AbstractAsyncContextManager[EngineProcess]]
+EngineStarter = Callable[[], AbstractAsyncContextManager[EngineClient]]
 
 
 @asynccontextmanager
@@ -65,9 +65,11 @@ class EngineSupervisor:
         self.model_id: Final = model_id
         self.restarts = 0
         self.last_death: str | None = None
+        self.on_death: Callable[[Death], object] = lambda _death: None
+        """Called with the death of an engine that has served, before the requests in it hear of it."""
         self._start: Final = start
         self._policy: Final = policy
-        self._engine: EngineProcess | None = None
+        self._engine: EngineClient | None = None
         self._facts: ModelFacts | None = None
         self._loss: str | None = None
         self._changed = anyio.Event()
@@ -82,7 +84,7 @@ class EngineSupervisor:
         return self._facts
 
     @property
-    def engine(self) -> EngineProcess | None:
+    def engine(self) -> EngineClient | None:
         """The engine that serves; None while there is none."""
         return self._engine if self._engine is not None and self._engine.death is None else None
 
@@ -91,7 +93,7 @@ class EngineSupervisor:
         """Why no engine comes any more; None as long as one serves or will."""
         return self._loss
 
-    def require_engine(self) -> EngineProcess:
+    def require_engine(self) -> EngineClient:
         """The engine that serves. Raises `Overloaded` while there is none: the next one comes soon."""
         engine = self.engine
         if engine is None:
@@ -103,7 +105,7 @@ class EngineSupervisor:
             )
         return engine
 
-    async def successor(self, dead: EngineProcess) -> EngineProcess:
+    async def successor(self, dead: EngineClient) -> EngineClient:
         """Wait for the engine after `dead`. Raises `EngineDead` if none comes."""
         while True:
             if self._loss is not None:
@@ -147,11 +149,15 @@ class EngineSupervisor:
         """The life of one engine; returns how it ended."""
         async with self._start() as engine:
             self._facts = await engine.wait_ready()
+            engine.on_death = self._note_death
             self._engine = engine
             self._wake()
             on_ready()
-            self.last_death = await engine.wait_dead()
+            self.last_death = (await engine.wait_dead()).reason
             return self.last_death
+
+    def _note_death(self, death: Death) -> None:
+        self.on_death(death)
 
     def _log_recovery(self) -> None:
         logger.info("engine recovered", extra={"model_id": self.model_id, "restarts": self.restarts})

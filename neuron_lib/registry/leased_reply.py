@@ -5,10 +5,10 @@ from types import TracebackType
 from typing import Self
 
 from neuron_lib.errors import EngineDead, NeuronError, ShuttingDown
-from neuron_lib.harness import Generation
+from neuron_lib.harness import Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.hosted_model import HostedModel
-from neuron_lib.types import ChatRequest, EndedReply, Finished, GenerationEvent, ReplyOutcome, Started, Usage
+from neuron_lib.types import EndedReply, Finished, GenerationEvent, ReplyOutcome, Started, Task, Usage
 
 __all__ = ("LeasedReply",)
 
@@ -16,11 +16,11 @@ logger = get_logger(__name__)
 
 
 class LeasedReply:
-    """See `neuron_lib.harness.Generation`. Lives for one `async with` block, in the task of the caller."""
+    """See `neuron_lib.harness.Reply`. Lives for one `async with` block, in the task of the caller."""
 
     def __init__(
         self,
-        request: ChatRequest,
+        task: Task,
         *,
         find: Callable[[str], Awaitable[HostedModel]],
         is_stopping: Callable[[], bool],
@@ -32,13 +32,13 @@ class LeasedReply:
         `is_stopping` says whether the registry admits no more requests. `on_end` is called once, at the end of a reply
         that was entered. `clock` gives seconds.
         """
-        self._request = request
+        self._task = task
         self._find = find
         self._is_stopping = is_stopping
         self._on_end = on_end
         self._clock = clock
         self._hosted: HostedModel | None = None  # None until the reply is entered
-        self._inner: Generation | None = None  # None until the reply is entered
+        self._inner: Reply | None = None  # None until the reply is entered
         self._asked_s = 0.0
         self._admitted_s = 0.0
         self._first_event_s: float | None = None
@@ -55,8 +55,8 @@ class LeasedReply:
 
     async def __aenter__(self) -> Self:
         self._asked_s = self._clock()
-        hosted = await self._find(self._request.model_id)
-        self._inner = await hosted.leases.enter(hosted.loaded.chat(self._request))
+        hosted = await self._find(self._task.model_id)
+        self._inner = await hosted.leases.enter(hosted.loaded.run(self._task))
         self._hosted = hosted
         self._admitted_s = self._clock()
         return self
@@ -77,7 +77,7 @@ class LeasedReply:
 
     async def __anext__(self) -> GenerationEvent:
         if self._inner is None:
-            raise RuntimeError("a Generation must be entered with `async with` before it is read")
+            raise RuntimeError("a Reply must be entered with `async with` before it is read")
         try:
             event = await self._inner.__anext__()
         except StopAsyncIteration:
@@ -119,7 +119,7 @@ class LeasedReply:
             finish_reasons=() if self._finished is None else self._finished.reasons,
             usage=self.usage,
             retried=self.retried,
-            principal=self._request.principal,
+            principal=self._task.principal,
             queue_s=self._admitted_s - self._asked_s,
             first_event_s=None if self._first_event_s is None else self._first_event_s - self._asked_s,
             total_s=self._clock() - self._asked_s,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import anyio
 
 from neuron_lib.errors import RequestRejected
-from neuron_lib.harness import Generation
+from neuron_lib.harness import Reply
 
 __all__ = ("Leases",)
 
@@ -23,7 +23,7 @@ class Leases:
     def __repr__(self) -> str:
         return f"<Leases {self.count}, {len(self._entering)} of them entering>"
 
-    async def enter(self, reply: Generation) -> Generation:
+    async def enter(self, reply: Reply) -> Reply:
         """Take a lease and enter `reply`. If entering fails, the lease ends.
 
         Raises the errors of entering, and the refusal as soon as `refuse` is called.
@@ -35,7 +35,7 @@ class Leases:
             self.release()
             raise
 
-    async def _enter(self, reply: Generation) -> Generation:
+    async def _enter(self, reply: Reply) -> Reply:
         with anyio.CancelScope() as scope:
             self._entering.add(scope)
             try:

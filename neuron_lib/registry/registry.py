@@ -20,7 +20,7 @@ from neuron_lib.errors import (
     ModelNotLoaded,
     ShuttingDown,
 )
-from neuron_lib.harness import Generation, Harness, LoadedModel
+from neuron_lib.harness import Harness, LoadedModel, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.harnesses import Harnesses
@@ -30,7 +30,7 @@ from neuron_lib.registry.leased_reply import LeasedReply
 from neuron_lib.registry.phases import Event
 from neuron_lib.registry.startup import ActivationTracker
 from neuron_lib.types import (
-    ChatRequest,
+    Chat,
     EndedReply,
     FailedLoad,
     LoadingModel,
@@ -38,6 +38,7 @@ from neuron_lib.types import (
     ModelLoad,
     ModelSpec,
     ModelStatus,
+    Task,
     UnloadingModel,
     public_id,
 )
@@ -222,14 +223,18 @@ class Registry:
 
     # --------------------------------------------------------------------------------------------------- chatting
 
-    def chat(self, request: ChatRequest) -> Generation:
-        """A reply to `request`. Nothing happens, and nothing is refused, until the reply is entered (see `Generation`).
+    def chat(self, request: Chat) -> Reply:
+        """The reply to a chat: `run` for the most usual task."""
+        return self.run(request)
+
+    def run(self, task: Task) -> Reply:
+        """The reply to `task`. Nothing happens, and nothing is refused, until the reply is entered (see `Reply`).
 
         Entering raises `ModelLoading` after `wait_for_load_s` for a model that is being loaded or will be. It raises
         `ModelNotLoaded` for a model that is not being loaded.
         """
         return LeasedReply(
-            request,
+            task,
             find=self._await_serving,
             is_stopping=lambda: self._farewell is not None,
             on_end=self._on_reply,

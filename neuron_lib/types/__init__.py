@@ -1,10 +1,11 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
-from neuron_lib.types.chat import ChatRequest, Grammar, Principal
+from neuron_lib.types.chat import Grammar, Principal
 from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.context import ContextParams
 from neuron_lib.types.ended_reply import EndedReply, ReplyOutcome
 from neuron_lib.types.events import (
+    Embedding,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -40,6 +41,7 @@ from neuron_lib.types.models import (
     UnloadingModel,
 )
 from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
+from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Embed, Task
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
@@ -47,13 +49,17 @@ __all__ = (
     "MEDIA_OF_PARTS",
     "ActivationSnapshot",
     "ActivationState",
+    "Chat",
     "ChatRequest",
     "CommonSampling",
+    "Complete",
     "ContextParams",
     "DeferredLoad",
     "Device",
     "DeviceHealth",
     "Discovery",
+    "Embed",
+    "Embedding",
     "EndedReply",
     "FailedLoad",
     "FinishReason",
@@ -79,6 +85,7 @@ __all__ = (
     "SamplingParams",
     "Servable",
     "Started",
+    "Task",
     "TextDelta",
     "TokenLogprob",
     "ToolCall",

@@ -1,4 +1,4 @@
-"""The events of a reply, in order: one `Started`, any number of deltas and tool calls, one `Finished`.
+"""The events of a reply, in order: one `Started`, any number of deltas, tool calls or vectors, one `Finished`.
 
 `choice` is the number of the choice, from 0. It is always 0 unless the request asks for several choices.
 """
@@ -9,6 +9,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 __all__ = (
+    "Embedding",
     "FinishReason",
     "Finished",
     "GenerationEvent",
@@ -34,19 +35,21 @@ class Usage(Struct, frozen=True, kw_only=True):
     """Token counts and timings of one finished request.
 
     `completion_tokens` counts every generated token, reasoning included, the end-of-generation token excluded.
-    `cached_tokens` is the part of `prompt_tokens` that was not computed. Times are whole milliseconds.
+    `cached_tokens` is the part of `prompt_tokens` that was not computed. Times are whole milliseconds: `queue_ms` from
+    the request's arrival at the engine to its beginning, the others of the steps that it was in.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    queue_ms: int = 0
     prefill_ms: int = 0
     decode_ms: int = 0
 
 
 class Started(Struct, frozen=True, kw_only=True, tag=True):
-    """The request was admitted; prefill begins."""
+    """The request has its seats, and its prompt is read from now on."""
 
     prompt_tokens: int
 
@@ -94,6 +97,13 @@ class ToolCall(Struct, frozen=True, kw_only=True, tag=True):
     choice: int = 0
 
 
+class Embedding(Struct, frozen=True, tag=True):
+    """The vector of one input. `index` is the number of the input, from 0."""
+
+    index: int
+    vector: tuple[float, ...]
+
+
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
     """All choices are complete. There is one reason for each choice."""
 
@@ -106,4 +116,4 @@ class Finished(Struct, frozen=True, kw_only=True, tag=True):
         return self.reasons[0]
 
 
-GenerationEvent: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Finished
+GenerationEvent: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Finished

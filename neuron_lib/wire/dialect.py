@@ -11,24 +11,22 @@ from typing import Protocol, TypeAlias
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import (
-    ChatRequest,
+    Embedding,
     Finished,
     GenerationEvent,
     Principal,
     ReasoningDelta,
     Started,
+    Task,
     TextDelta,
     ToolCall,
     Usage,
 )
 from neuron_lib.wire.http_errors import ErrorAnswer
 
-__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "EventBeforeEnd", "StreamEncoder", "Task")
+__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "EventBeforeEnd", "StreamEncoder")
 
-Task: TypeAlias = ChatRequest
-"""What a model is asked for, free of any API."""
-
-EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall
+EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding
 """Every event of a reply except its last one."""
 
 

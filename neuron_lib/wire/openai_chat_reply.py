@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import (
+    Embedding,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -190,7 +191,7 @@ class ChatStreamEncoder:
                     return b""
                 call = _CallDelta(index=event.index, id=event.id, function=_Function(event.name, event.arguments))
                 return self._choice(event.choice, _Delta(tool_calls=(call,)))
-            case Started():
+            case Started() | Embedding():
                 return b""
             case _:
                 assert_never(event)
@@ -275,7 +276,7 @@ class ChatCollector:
                 self._finished = event
             case ReasoningDelta():
                 self._choices[event.choice].reasoning.append(event.text)
-            case Started():
+            case Started() | Embedding():
                 pass
             case _:
                 assert_never(event)

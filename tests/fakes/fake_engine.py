@@ -1,47 +1,57 @@
-"""A program that speaks the engine's protocol and misbehaves as its first argument says.
+"""An engine that speaks the protocol and misbehaves as its mode says: as a program, or in memory (`memory_engine`).
 
 It loads nothing. A prompt has as many tokens as its first message has words, and is echoed word by word, by each choice
 in turn. The first word was cached. Refusals name what they were given: the word of a grammar. A prompt whose first word
 is a mode of "after-delta" has that mode for itself. In "hung-after-delta" the engine is still in the step; prompts are
-prepared meanwhile.
+prepared meanwhile, and nobody begins.
 """
 
 import faulthandler
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from msgspec.structs import replace
 
+from neuron_lib.engine.line import Line, Request
 from neuron_lib.engine.protocol import (
     Abort,
     Beat,
+    Began,
     Broken,
     Cancel,
     Cancelled,
+    ChatTask,
     Close,
+    Command,
+    CompleteTask,
     Delta,
     Done,
+    EmbedTask,
     Fatal,
     Load,
     ModelFacts,
-    Prepare,
     Prepared,
     Progress,
     Ready,
     Refused,
     Report,
     SequenceEvent,
-    Start,
     StepEvents,
+    Submit,
     Taken,
+    Vector,
     command_decoder,
     encode_frame,
 )
+from neuron_lib.error_frames import to_frame
+from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, TemplateFailed
+from neuron_lib.modality import EMBEDDINGS
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.types import FinishReason, Likely, SamplingParams, TokenLogprob
@@ -62,139 +72,202 @@ FOUND: dict[str, dict[str, Any]] = {
     "unread": {"tool_call": TOOL_MARKERS[0], "calls_are_read": False},
     "words": {"n_vocab": 10},
     "fallback": {"chat_template": "fallback"},
+    "vectors": {"capabilities": (EMBEDDINGS,)},
 }
 """What is otherwise, by the first word of the mode."""
 
 BREACHES = {"broken-after-delta": ("no cells left", None), "too-complex-after-delta": ("too complex", "regex")}
 
 
+class Surroundings(Protocol):
+    """What a fake engine can do to whoever runs it. All but `send` and `beat` never return."""
+
+    def send(self, report: Report) -> None: ...
+    def send_bytes(self, data: bytes) -> None: ...
+    def beat(self, engine: "FakeEngine", *, forever: bool = False) -> None:
+        """Beat from now on, in the background unless `forever`."""
+
+    def hang(self) -> NoReturn: ...
+    def hang_up(self) -> NoReturn: ...
+    def die_of(self, number: signal.Signals) -> NoReturn: ...
+    def exit(self, status: int) -> NoReturn: ...
+
+
 class FakeEngine:
-    def __init__(self, sock: socket.socket, mode: str) -> None:
-        self.socket = sock
+    """Obeys one command after another."""
+
+    def __init__(self, mode: str, around: Surroundings) -> None:
         self.mode = mode
-        self.words: dict[int, list[str]] = {}
+        self.around = around
+        self.seats = 1
+        self.line = Line()
+        self.submitted: dict[int, Submit] = {}  # what waits in the line
+        self.running: dict[int, int] = {}  # seats, by request
         self.steps = 0
         self.hangs = False
 
+    @property
+    def facts(self) -> ModelFacts:
+        return replace(FACTS, **FOUND.get(self.mode.partition("-")[0], {}))
+
     def send(self, report: Report) -> None:
-        self.socket.sendall(encode_frame(report))
+        self.around.send(report)
 
     def events(self, *events: SequenceEvent) -> None:
         self.steps += 1
         self.send(StepEvents(self.steps, events))
 
-    def serve(self) -> None:
-        decoder = command_decoder()
-        while data := self.socket.recv(1 << 16):
-            for command in decoder.feed(data):
-                match command:
-                    case Load():
-                        self.load()
-                        self.get_ready()
-                    case Prepare():
-                        self.prepare(command.read())
-                    case Start() if not self.hangs:
-                        self.start(command)
-                    case Cancel():
-                        if self.words.pop(command.request, None) is None and not self.hangs:
-                            self.send(Cancelled(command.request))
-                    case Abort():
-                        os._exit(3)
-                    case Close():
-                        return
+    def obey(self, command: Command) -> None:
+        match command:
+            case Load():
+                self.seats = command.seats
+                self.load()
+                self.get_ready()
+            case Submit():
+                self.prepare(command)
+                self.begin_next()
+            case Cancel(request):
+                self.cancel(request)
+            case Abort():
+                self.around.exit(3)
+            case Close():
+                self.around.exit(0)
+
+    def cancel(self, request: int) -> None:
+        if request in self.running and self.hangs:
+            return
+        self.running.pop(request, None)
+        self.submitted.pop(request, None)
+        self.line.leave(request)
+        self.send(Cancelled(request))
+        self.begin_next()
 
     def load(self) -> None:
         log("INFO reading weights")
         self.send(Progress(0.5))
         match self.mode:
             case "segv-at-load":
-                die_of(signal.SIGSEGV)
+                self.around.die_of(signal.SIGSEGV)
             case "exit-0-at-load":
-                os._exit(0)
+                self.around.exit(0)
             case "fatal-at-load":
                 log("ERROR magic is missing\nERROR failed to load model")
                 self.send(Fatal("not a model"))
-                os._exit(70)
+                self.around.exit(70)
             case "exhausted-at-load" | "exhausted-in-native-code-at-load":
                 self.end_without_threads()
             case "garbage-at-load":
-                self.socket.sendall(b"\x05\x00\x00\x00hello")
-                sleep_for_ever()
+                self.around.send_bytes(b"\x05\x00\x00\x00hello")
+                self.around.hang()
             case "oversize-at-load":
-                self.socket.sendall(b"\xff\xff\xff\xff")
-                sleep_for_ever()
+                self.around.send_bytes(b"\xff\xff\xff\xff")
+                self.around.hang()
             case "hang-at-load":
-                sleep_for_ever()
+                self.around.hang()
             case "hang-up-at-load":
-                self.socket.close()
-                sleep_for_ever()
+                self.around.hang_up()
             case "assert-at-load":
                 log("ggml.c:7: GGML_ASSERT(a < b) failed")
-                die_of(signal.SIGABRT)
+                self.around.die_of(signal.SIGABRT)
 
     def end_without_threads(self) -> NoReturn:
         if self.mode == "exhausted-at-load":
             self.send(Fatal("RuntimeError: can't start new thread"))
-            os._exit(os.EX_TEMPFAIL)
+            self.around.exit(os.EX_TEMPFAIL)
         log("libgomp: Thread creation failed: Resource temporarily unavailable")
-        os._exit(1)
+        self.around.exit(1)
 
     def get_ready(self) -> None:
-        self.send(Ready(replace(FACTS, **FOUND.get(self.mode.partition("-")[0], {}))))
+        self.send(Ready(self.facts))
         if self.mode == "silent":
-            sleep_for_ever()
+            self.around.hang()
         if self.mode == "beating":
-            threading.Thread(target=self.beat, daemon=True).start()
+            self.around.beat(self)
 
-    def prepare(self, chat: Prepare) -> None:
-        self.send(Taken((chat.request,)))
-        words = str(chat.messages[0]["content"]).split()
+    def prepare(self, submit: Submit) -> None:
+        request, task = submit.request, submit.task
+        self.send(Taken((request,)))
+        if isinstance(task, EmbedTask):
+            self.send(Prepared(request=request, prompt_tokens=len(task.inputs)))
+            self.submitted[request] = submit
+            self.line.enter(Request(request, (), min(len(task.inputs), self.seats)))
+            return
+        words = words_of(submit)
         if self.mode == "stuck-at-prepare":
-            sleep_for_ever()
+            self.around.hang()
         if self.mode == "segv-at-prepare":
-            die_of(signal.SIGSEGV)
+            self.around.die_of(signal.SIGSEGV)
+        limit = min(self.facts.n_ctx - 1, submit.limits.prompt_tokens)
+        error: NeuronError | None = None
         if words == ["refuse"]:
-            self.send(Refused(request=chat.request, code="template_render_failed", message="the template said no"))
+            error = TemplateFailed("the template said no")
+        elif len(words) > limit:
+            error = PromptTooLong(prompt_tokens=len(words), limit=limit)
+        elif task.grammar is not None and task.grammar.source == "refuse":
+            error = InvalidRequest("not a grammar", param=task.grammar.kind)
+        if error is not None:
+            self.send(Refused(request, to_frame(error)))
             return
-        if chat.grammar is not None and chat.grammar.source == "refuse":
-            refused = Refused(
-                request=chat.request, code="invalid_request_body", message="not a grammar", param=chat.grammar.kind
-            )
-            self.send(refused)
-            return
-        self.words[chat.request] = words
-        self.send(Prepared(request=chat.request, prompt_tokens=len(words), prompt_end=words[-1]))
+        self.send(Prepared(request=request, prompt_tokens=len(words), prompt_end=words[-1]))
+        self.submitted[request] = submit
+        self.line.enter(Request(request, (), task.choices))
 
-    def start(self, start: Start) -> None:
-        request, words = start.request, self.words.pop(start.request)
+    def begin_next(self) -> None:
+        while not self.hangs:
+            free_seats = self.seats - sum(self.running.values())
+            request = self.line.next((), free_seats=free_seats, now_s=0.0)
+            if request is None:
+                return
+            self.line.leave(request.number)
+            self.running[request.number] = request.seats
+            submit = self.submitted.pop(request.number)
+            if isinstance(submit.task, EmbedTask):
+                self.send(Began(request.number, replies=len(submit.task.inputs)))
+                self.embed(request.number, submit.task)
+            else:
+                self.send(Began(request.number, replies=request.seats))
+                self.start(submit, request.seats)
+
+    def embed(self, request: int, task: EmbedTask) -> None:
+        """Make the vector of each input, which is its length; the last one first."""
+        for choice, text in reversed([*enumerate(task.inputs)]):
+            values = struct.pack("<2f", len(text), 0.5)
+            self.events(Vector(request=request, choice=choice, values=values, prompt_tokens=1, prefill_s=0.25))
+        del self.running[request]
+
+    def start(self, submit: Submit, choices: int) -> None:
+        request, task, words = submit.request, submit.task, words_of(submit)
+        assert not isinstance(task, EmbedTask)
         told = {
-            "echo-start": [f"{start.cache_key or '-'}", f"{start.choices}", f"{start.top_logprobs}"],
-            "echo-stop": ["stop:", *start.stop],
+            "echo-start": [f"{submit.class_.cache_key or '-'}", f"{choices}", f"{task.top_logprobs}"],
+            "echo-stop": ["stop:", *task.stop],
         }
         words = told.get(" ".join(words), words)
         if self.mode == "segv-at-start":
-            die_of(signal.SIGSEGV)
-        self.say(start, words[0])
+            self.around.die_of(signal.SIGSEGV)
+        self.say(request, task, words[0])
         match words[0] if words[0].endswith("-after-delta") else self.mode:
             case "segv-after-delta":
-                die_of(signal.SIGSEGV)
+                self.around.die_of(signal.SIGSEGV)
             case "exit-0-after-delta":
-                os._exit(0)
+                self.around.exit(0)
             case "stuck-after-delta" | "hung-after-delta" as mode:
                 self.hangs = mode.startswith("hung")
-                threading.Thread(target=self.beat, daemon=True).start()
+                self.around.beat(self)
                 return
             case "deaf-after-delta":
                 faulthandler.enable()
-                self.beat()
+                self.around.beat(self, forever=True)
             case "broken-after-delta" | "too-complex-after-delta" as mode:
                 message, param = BREACHES[mode]
+                del self.running[request]
                 self.events(Broken(request=request, message=message, param=param))
                 return
         is_cut = self.mode == "markers-cut"
         for word in words[1:-1] if is_cut else words[1:]:
-            self.say(start, word)
-        for choice in reversed(range(start.choices)):
+            self.say(request, task, word)
+        del self.running[request]
+        for choice in reversed(range(choices)):
             self.events(
                 Done(
                     request=request,
@@ -204,21 +277,68 @@ class FakeEngine:
                     prompt_tokens=len(words),
                     cached_tokens=len(words) if choice else 1,
                     completion_tokens=len(words) + choice,
+                    queue_s=0.125,
                     prefill_s=0.25,
                     decode_s=0.5 * (1 + choice),
                 )
             )
 
-    def beat(self) -> NoReturn:
+    def say(self, request: int, task: ChatTask | CompleteTask, word: str) -> None:
+        token = TokenLogprob(f"{word} ".encode(), -0.5, (Likely(b"x", -0.25),) * (task.top_logprobs or 0))
+        logprobs = () if task.top_logprobs is None else (token,)
+        self.events(*(Delta(request, f"{word} ", 1, choice, logprobs) for choice in range(task.choices)))
+
+
+def words_of(submit: Submit) -> list[str]:
+    assert not isinstance(submit.task, EmbedTask)
+    prompt = submit.task.prompt if isinstance(submit.task, CompleteTask) else submit.task.read().messages[0]["content"]
+    return str(prompt).split()
+
+
+class Program:
+    """The surroundings of an engine that is a process."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    def send(self, report: Report) -> None:
+        self.socket.sendall(encode_frame(report))
+
+    def send_bytes(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def beat(self, engine: FakeEngine, *, forever: bool = False) -> None:
+        if forever:
+            self._beat(engine)
+        threading.Thread(target=self._beat, args=(engine,), daemon=True).start()
+
+    def _beat(self, engine: FakeEngine) -> NoReturn:
         """Alive, and not getting on."""
         while True:
-            self.send(Beat(step=self.steps, in_flight=int(self.mode != "beating"), rss_bytes=1))
+            self.send(Beat(step=engine.steps, in_flight=int(engine.mode != "beating"), rss_bytes=1))
             time.sleep(0.01)
 
-    def say(self, start: Start, word: str) -> None:
-        token = TokenLogprob(f"{word} ".encode(), -0.5, (Likely(b"x", -0.25),) * (start.top_logprobs or 0))
-        logprobs = () if start.top_logprobs is None else (token,)
-        self.events(*(Delta(start.request, f"{word} ", 1, choice, logprobs) for choice in range(start.choices)))
+    def hang(self) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            signal.pause()
+
+    def hang_up(self) -> NoReturn:
+        self.socket.close()
+        self.hang()
+
+    def die_of(self, number: signal.Signals) -> NoReturn:
+        os.kill(os.getpid(), number)
+        self.hang()
+
+    def exit(self, status: int) -> NoReturn:
+        os._exit(status)
+
+    def serve(self, mode: str) -> None:
+        engine, decoder = FakeEngine(mode, self), command_decoder()
+        while data := self.socket.recv(1 << 16):
+            for command in decoder.feed(data):
+                engine.obey(command)
 
 
 def log(lines: str) -> None:
@@ -226,17 +346,6 @@ def log(lines: str) -> None:
     sys.stderr.flush()
 
 
-def die_of(number: signal.Signals) -> NoReturn:
-    os.kill(os.getpid(), number)
-    sleep_for_ever()
-
-
-def sleep_for_ever() -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    while True:
-        signal.pause()
-
-
 if __name__ == "__main__":
     mode, fd_option, fd = sys.argv[1:]
-    FakeEngine(socket.socket(fileno=int(fd)), mode).serve()
+    Program(socket.socket(fileno=int(fd))).serve(mode)

@@ -3,8 +3,9 @@
 from typing import Any
 
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.prompt_cache import PromptCache
-from neuron_lib.engine.protocol import Done, SequenceEvent
+from neuron_lib.engine.protocol import Done, RequestClass, SequenceEvent
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan
@@ -56,6 +57,7 @@ class SmallEngine:
             can_truncate=can_truncate,
             length=length,
         )
+        self.now_s = 0.0
         self.plans: list[StepPlan] = []
         self.events: list[SequenceEvent] = []
         self.sequences: dict[int, list[Sequence]] = {}
@@ -74,13 +76,17 @@ class SmallEngine:
             Sequence(request=request, choice=choice, prompt=prompt, max_tokens=max_tokens, **fields)
             for choice in range(choices)
         ]
-        for sequence in self.sequences[request]:
-            self.scheduler.submit(sequence)
+        adapter = self.sequences[request][0].adapter
+        self.scheduler.submit(
+            Request(
+                request, tuple(self.sequences[request]), choices, RequestClass(adapter=adapter), arrived_s=self.now_s
+            )
+        )
         return self.sequences[request][0]
 
     def plan(self) -> StepPlan:
         """The next plan, which must be there; whoever asks for it must `run` it."""
-        plan = self.scheduler.plan()
+        plan = self.scheduler.plan(self.now_s)
         assert plan is not None
         self.plans.append(plan)
         return plan

@@ -9,6 +9,7 @@ from msgspec import Struct
 from neuron_lib.errors import NeuronError, Overloaded
 from neuron_lib.types import (
     ChatRequest,
+    Embedding,
     Finished,
     GenerationEvent,
     Principal,
@@ -61,7 +62,7 @@ class ToyEncoder:
                 return server_sent_event(b'{"prompt":%d}' % event.prompt_tokens, name="reading")
             case TextDelta():
                 return server_sent_event(msgspec.json.encode({"text": event.text}), name="said")
-            case ReasoningDelta() | ToolCall():
+            case ReasoningDelta() | ToolCall() | Embedding():
                 return b""
 
     def ending(self, finished: Finished) -> bytes:

@@ -37,13 +37,13 @@ def every_unload(happen: Callable[[], object]) -> None:
 
 
 def every_chat(happen: Callable[[Any], object]) -> None:
-    chat = Registry.chat
+    run = Registry.run
 
-    def chat_and_more(self: Registry, request: Any) -> Any:
-        happen(request)
-        return chat(self, request)
+    def run_and_more(self: Registry, task: Any) -> Any:
+        happen(task)
+        return run(self, task)
 
-    Registry.chat = chat_and_more  # type: ignore[method-assign]  # replaced on purpose
+    Registry.run = run_and_more  # type: ignore[method-assign]  # replaced on purpose
 
 
 def leak_memory() -> None:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from neuron_lib.errors import WrongModality
-from neuron_lib.modality import capabilities_of, require_chat, why_not_servable
+from neuron_lib.errors import UnsupportedCapability, WrongModality
+from neuron_lib.modality import capabilities_of, require_able, why_not_servable
+from neuron_lib.types import Chat, Complete, Embed, Task
 
 DIFFUSION = ("dream", "llada", "llada-moe", "rnd1")
 ENCODERS = (
@@ -92,12 +93,30 @@ def test_what_is_not_known_to_be_something_else_is_left_to_libllama(architecture
     assert why_not_servable(architecture=architecture) is None
 
 
-def test_a_chat_with_a_model_that_does_something_else_names_what_that_is() -> None:
+WRITING = (Chat(model_id="o/a", messages=()), Complete(model_id="o/a", prompt="once"))
+EMBED = Embed(model_id="o/a", inputs=("one",))
+
+
+@pytest.mark.parametrize("task", WRITING, ids=lambda task: type(task).__name__)
+def test_a_text_from_a_model_that_does_something_else_is_refused_by_what_that_is(task: Task) -> None:
     with pytest.raises(WrongModality, match="'o/a' cannot chat: its only use is rerank") as raised:
-        require_chat("o/a", ("rerank",))
+        require_able(task, "o/a", ("rerank",))
     assert raised.value.fields.keys() == {"model_id", "suggestion"}
 
 
 @pytest.mark.parametrize("capabilities", [("text",), ("text", "vision"), ("text", "embeddings"), ()])
 def test_a_model_that_can_chat_or_does_not_say_may_be_asked(capabilities: tuple[str, ...]) -> None:
-    require_chat("o/a", capabilities)
+    for task in WRITING:
+        require_able(task, "o/a", capabilities)
+
+
+@pytest.mark.parametrize("capabilities", [("text",), ("rerank",)])
+def test_vectors_are_refused_by_name_by_a_model_that_makes_none(capabilities: tuple[str, ...]) -> None:
+    with pytest.raises(UnsupportedCapability, match="'o/a' makes no embeddings") as raised:
+        require_able(EMBED, "o/a", capabilities)
+    assert raised.value.code == "embeddings_unsupported"
+
+
+@pytest.mark.parametrize("capabilities", [("embeddings",), ("text", "embeddings"), ()])
+def test_a_model_that_makes_vectors_or_does_not_say_may_be_asked_for_them(capabilities: tuple[str, ...]) -> None:
+    require_able(EMBED, "o/a", capabilities)

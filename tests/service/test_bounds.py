@@ -126,7 +126,7 @@ async def test_the_message_of_a_template_or_a_grammar_is_sent_to_the_client_and_
 
     configure_logging("info")
     async with scripted_host(resident=[A]) as host:
-        monkeypatch.setattr(host.registry, "chat", refuse)
+        monkeypatch.setattr(host.registry, "run", refuse)
         reply = await host.client.post(CHAT, chat(stream=stream))
     log = logged(capsys)
     assert CANARY in reply.body.decode()
@@ -142,7 +142,7 @@ async def test_at_debug_the_log_has_the_refusal_in_full_and_still_bounded(
 
     configure_logging("debug")
     async with scripted_host(resident=[A]) as host:
-        monkeypatch.setattr(host.registry, "chat", refuse)
+        monkeypatch.setattr(host.registry, "run", refuse)
         await host.client.post(CHAT, chat())
     log = logged(capsys)
     assert CANARY in log
@@ -170,7 +170,7 @@ async def test_a_bug_logs_its_traceback_and_not_much_more(
     configure_logging("info")
     async with scripted_host(resident=[A]) as host:
         logged(capsys)
-        monkeypatch.setattr(host.registry, "chat", stumble)
+        monkeypatch.setattr(host.registry, "run", stumble)
         reply = await host.client.post(CHAT, chat())
     assert (reply.status, len(reply.body) < MOST_BYTES) == (500, True)
     assert len(logged(capsys)) < 20_000

@@ -10,7 +10,7 @@ from anyio import wait_all_tasks_blocked
 from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolCall
 from neuron_lib.errors import EngineFailed
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Principal, Usage
+from neuron_lib.types import Chat, Principal, Usage
 from neuron_lib.wire.openai_chat_reply import ChatStreamEncoder
 from neuron_service.answers import SILENCE_LIMIT_S, StreamedAnswer
 from neuron_service.http.limits import IDLE_CONNECTION_LIMIT_S
@@ -174,7 +174,9 @@ async def test_thinking_is_asked_for_by_header(value: str, *, wanted: bool) -> N
     async with scripted_host(resident=[A]) as host:
         headers = {"content-type": "application/json", "x-include-thinking": value}
         await host.client.post(CHAT, chat_body(A), headers=headers)
-        assert host.harness.requests[0].include_thinking is wanted
+        (request,) = host.harness.requests
+        assert isinstance(request, Chat)
+        assert request.include_thinking is wanted
 
 
 # ----------------------------------------------------------------------------------------- refused before the stream
@@ -378,7 +380,7 @@ async def test_a_bug_before_the_stream_is_a_500_and_a_traceback_in_the_log(
 ) -> None:
     async with scripted_host(resident=[A]) as host:
         with monkeypatch.context() as patch:
-            patch.setattr(host.registry, "chat", lambda _: BuggyGeneration(on_entering=True))
+            patch.setattr(host.registry, "run", lambda _: BuggyGeneration(on_entering=True))
             reply = await host.client.post(CHAT, chat_body(A, stream=True))
         assert (await host.client.post(CHAT, chat_body(A))).status == 200
     assert reply.status == 500

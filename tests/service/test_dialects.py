@@ -10,7 +10,7 @@ from anyio import wait_all_tasks_blocked
 from neuron_lib import EngineDead, ReasoningDelta
 from neuron_lib.errors import ModelNotLoaded, NeuronError
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Principal
+from neuron_lib.types import Chat, Principal
 from neuron_lib.wire.dialect import Dialect
 from neuron_lib.wire.http_errors import RequestTimeout
 from neuron_service import dialects
@@ -83,6 +83,7 @@ async def test_the_dialect_decides_what_the_model_is_asked_and_is_told_who_asks(
     async with scripted_host(resident=[A]) as host:
         await ask(host, **{"x-helexa-account-id": "acc", "x-helexa-key-id": "key"})
         (request,) = host.harness.requests
+    assert isinstance(request, Chat)
     assert list(request.messages) == [{"role": "user", "content": "hi"}]
     assert request.principal == Principal("acc", "key")
 
@@ -208,7 +209,7 @@ async def test_a_bug_is_a_500_in_the_shape_of_the_path(monkeypatch: pytest.Monke
         raise ZeroDivisionError("one over nothing")
 
     async with scripted_host(resident=[A]) as host:
-        monkeypatch.setattr(host.registry, "chat", stumble)
+        monkeypatch.setattr(host.registry, "run", stumble)
         reply = await ask(host)
     assert (reply.status, reply.json()) == (500, {"oops": "internal error", "number": 500})
 

@@ -8,6 +8,9 @@ from neuron_lib import (
     ActivationSnapshot,
     ActivationTracker,
     ChatRequest,
+    Complete,
+    Embed,
+    Embedding,
     EndedReply,
     Finished,
     Generation,
@@ -20,6 +23,7 @@ from neuron_lib import (
     NeuronError,
     ReasoningDelta,
     Registry,
+    Reply,
     ReplyOutcome,
     Started,
     TextDelta,
@@ -67,18 +71,21 @@ async def a_registry(spec: ModelSpec, request: ChatRequest) -> None:
         assert_type(registry.lost(), tuple[FailedLoad, ...])
         assert_type(registry.endpoint("o/a"), str)
         assert_type(await registry.capabilities("o/a"), tuple[str, ...] | None)
-        assert_type(registry.chat(request), Generation)
+        assert_type(registry.chat(request), Reply)
+        for task in (request, Complete(model_id="o/a", prompt="once"), Embed(model_id="o/a", inputs=("one", (1, 2)))):
+            assert_type(registry.run(task), Reply)
         assert_type(await registry.unload("o/a"), None)
         assert_type(registry.close_admission(), None)
         assert_type(await registry.wait_idle(), None)
 
 
-async def a_generation(generation: Generation) -> None:
-    async with generation as entered:
-        assert_type(entered, Generation)
+async def a_reply(reply: Reply) -> None:
+    assert_type(reply, Generation)
+    async with reply as entered:
+        assert_type(entered, Reply)
         assert_type(aiter(entered), AsyncIterator[GenerationEvent])
         async for event in entered:
-            assert_type(event, Started | TextDelta | ReasoningDelta | ToolCall | Finished)
+            assert_type(event, Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Finished)
 
 
 async def a_harness(harness: Harness, spec: ModelSpec) -> None:
@@ -101,13 +108,11 @@ async def an_activation(registry: Registry, specs: list[ModelSpec]) -> None:
         assert_type(snapshot.failed, tuple[FailedLoad, ...])
 
 
-async def an_admission(refusal: type[RequestRejected]) -> None:
+def an_admission(refusal: type[RequestRejected]) -> None:
     controller = AdmissionController(max_in_flight=1, max_queue_depth=1, max_wait_s=1)
-    async with controller.admit() as seat:
-        assert_type(seat, None)
-    with controller.place(1) as place:
+    with controller.place(1, refuse=print) as place:
         assert_type(place, Place)
-        assert_type(await place.take_seat(), None)
+        assert_type(place.begin(), None)
     assert_type(controller.snapshot(), AdmissionSnapshot)
     controller.close(lambda: refusal("no"))
 

@@ -3,8 +3,9 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.loop import EngineLoop
-from neuron_lib.engine.protocol import Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents
+from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents, Vector
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan, StepResult
 from neuron_lib.testing import ScriptedRunner
@@ -42,22 +43,27 @@ def sequence(request: int, *, prompt: int = 3, max_tokens: int = 99) -> Sequence
     return Sequence(request=request, prompt=[0] * prompt, max_tokens=max_tokens)
 
 
+def alone(sequence: Sequence, *, arrived_s: float = 0.0) -> Request:
+    """A request for one choice."""
+    return Request(sequence.request, (sequence,), arrived_s=arrived_s)
+
+
 def loop_over(
     runner: ScriptedRunner,
     *,
     n_batch: int = 64,
     report_interval_s: float = 0,
     clock: Callable[[], float] = lambda: 0.0,
-    on_cancelled: Callable[[int], object] = lambda _request: None,
+    on_other: Callable[[Began | Cancelled], object] = lambda _report: None,
 ) -> tuple[EngineLoop, list[StepEvents]]:
     """A loop that reports each step at once, unless it is given an interval and a clock to measure it with."""
     told: list[StepEvents] = []
 
-    def hear(report: StepEvents | Cancelled) -> None:
-        if isinstance(report, Cancelled):
-            on_cancelled(report.request)
-        else:
+    def hear(report: StepEvents | Began | Cancelled) -> None:
+        if isinstance(report, StepEvents):
             told.append(report)
+        else:
+            on_other(report)
 
     scheduler = SmallEngine(n_batch=n_batch, n_ctx=64).scheduler
     loop = EngineLoop(scheduler, runner, report=hear, report_interval_s=report_interval_s, clock=clock)
@@ -67,7 +73,7 @@ def loop_over(
 def run(loop: EngineLoop, *sequences: Sequence) -> None:
     """Run until the script ends."""
     for each in sequences:
-        loop.start((each,))
+        loop.submit(alone(each))
     with pytest.raises(NoMoreSteps):
         loop.run_forever()
 
@@ -100,9 +106,9 @@ def test_instructions_take_effect_between_steps() -> None:
     runner = ScriptedSteps(
         4,
         {
-            1: lambda: loop.start((sequence(2),)),
+            1: lambda: loop.submit(alone(sequence(2))),
             2: lambda: loop.cancel(1),
-            3: lambda: loop.start((sequence(3),)),
+            3: lambda: loop.submit(alone(sequence(3))),
         },
     )
     loop, told = loop_over(runner)
@@ -122,13 +128,13 @@ def test_a_sequence_that_can_never_run_is_broken_and_harms_nobody() -> None:
 
 def test_what_waits_in_the_inbox_is_in_flight() -> None:
     loop, _ = loop_over(ScriptedRunner())
-    loop.start((sequence(1),))
+    loop.submit(alone(sequence(1)))
     assert loop.in_flight == 1
 
 
 def test_between_two_reports_deltas_are_joined_and_the_first_token_and_the_end_never_wait() -> None:
-    runner, now = ScriptedSteps(9), iter(range(10))
-    loop, told = loop_over(runner, report_interval_s=3, clock=lambda: next(now))
+    runner = ScriptedSteps(9)
+    loop, told = loop_over(runner, report_interval_s=3, clock=lambda: len(runner.plans))
     run(loop, sequence(1, max_tokens=6), sequence(3))
     assert [
         (step.step, event.request, event.text) for step in told for event in step.events if isinstance(event, Delta)
@@ -151,8 +157,8 @@ def test_joined_deltas_keep_the_number_of_tokens_and_their_log_probabilities() -
             sampled = tuple(tuple(replace(new, logprob=logprob) for new in each) for each in result.sampled)
             return replace(result, sampled=sampled)
 
-    now = iter(range(9))
-    loop, told = loop_over(Certain(4), report_interval_s=3, clock=lambda: next(now))
+    runner = Certain(4)
+    loop, told = loop_over(runner, report_interval_s=3, clock=lambda: len(runner.plans))
     run(loop, sequence(1))
     joined = told[-1].events[0]
     assert isinstance(joined, Delta)
@@ -166,7 +172,7 @@ def test_what_was_not_yet_told_of_a_request_that_is_gone_is_never_told(
 ) -> None:
     def cancel_and_go_on() -> None:
         loop.cancel(1)
-        loop.start((sequence(3),))
+        loop.submit(alone(sequence(3)))
 
     runner = ScriptedSteps(5, {2: cancel_and_go_on}, failures={2: "it broke"} if is_broken else {})
     loop, told = loop_over(runner, report_interval_s=99)
@@ -176,24 +182,53 @@ def test_what_was_not_yet_told_of_a_request_that_is_gone_is_never_told(
 
 
 def test_a_cancelled_request_is_said_to_be_left_only_when_the_step_that_it_was_in_has_ended() -> None:
-    left: list[tuple[int, int]] = []
+    left: list[tuple[Began | Cancelled, int]] = []
     runner = ScriptedSteps(3, {1: lambda: loop.cancel(1)})
-    loop, _ = loop_over(runner, on_cancelled=lambda request: left.append((request, loop.steps)))
+    loop, _ = loop_over(runner, on_other=lambda report: left.append((report, loop.steps)))
     run(loop, sequence(1), sequence(3))
-    assert left == [(1, 2)]
+    assert left == [(Began(1), 0), (Began(3), 0), (Cancelled(1), 2)]
 
 
-def test_a_request_that_waits_behind_a_step_is_left_at_once() -> None:
-    left: list[tuple[int, int]] = []
+def test_a_request_that_waits_behind_a_step_and_is_cancelled_never_begins() -> None:
+    heard: list[Began | Cancelled] = []
 
     def come_and_go() -> None:
-        loop.start((sequence(3), sequence(3)))
-        assert loop.in_flight == 2
+        loop.submit(Request(3, (sequence(3), sequence(3)), seats=2))
         loop.cancel(3)
-        assert loop.in_flight == 1
 
-    runner = ScriptedSteps(3, {1: come_and_go})
-    loop, told = loop_over(runner, on_cancelled=lambda request: left.append((request, loop.steps)))
+    loop, told = loop_over(ScriptedSteps(3, {1: come_and_go}), on_other=heard.append)
     run(loop, sequence(1))
-    assert left == [(3, 1)]
+    assert heard == [Began(1), Cancelled(3)]
     assert events_of(told, 3) == []
+
+
+def test_a_beginning_is_told_before_the_step_that_it_begins_with_is_run() -> None:
+    heard: list[Began | Cancelled] = []
+    before_the_first_step: list[Began | Cancelled] = []
+    runner = ScriptedSteps(2, {0: lambda: before_the_first_step.extend(heard)})
+    loop, _ = loop_over(runner, on_other=heard.append)
+    loop.submit(Request(5, (sequence(5), sequence(5)), seats=2))
+    run(loop)
+    assert before_the_first_step == heard == [Began(5, replies=2)]
+
+
+def test_a_vector_is_reported_at_once() -> None:
+    class Pooling(ScriptedSteps):
+        def run(self, plan: StepPlan) -> StepResult:
+            result = super().run(plan)
+            return replace(result, vectors=tuple(b"v" for chunk in plan.chunks if chunk.wants_vector))
+
+    loop, told = loop_over(Pooling(2), report_interval_s=99)
+    wanted = Sequence(request=5, prompt=[1, 2, 3], max_tokens=0, wants_vector=True)
+    loop.submit(alone(wanted))
+    run(loop, sequence(6))
+    assert events_of(told, 5) == [Vector(request=5, choice=0, values=b"v", prompt_tokens=3, prefill_s=0.006)]
+
+
+def test_a_reply_says_how_long_its_request_waited_to_begin() -> None:
+    runner = ScriptedSteps(3)
+    loop, told = loop_over(runner, clock=lambda: 5.0 + len(runner.plans))
+    loop.submit(alone(sequence(2), arrived_s=1.0))
+    run(loop, sequence(3))
+    (done,) = [event for event in events_of(told, 2) if isinstance(event, Done)]
+    assert done.queue_s == 4.0

@@ -14,10 +14,22 @@ from pathlib import Path
 import pytest
 
 from neuron_lib.config import LlamaCppConfig
-from neuron_lib.engine.protocol import Beat, Cancel, Fatal, Prepare, Ready, Report, Work, encode_frame, report_decoder
+from neuron_lib.engine.protocol import (
+    Beat,
+    Cancel,
+    ChatTask,
+    Fatal,
+    Limits,
+    Ready,
+    Report,
+    Submit,
+    Work,
+    encode_frame,
+    report_decoder,
+)
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
-from neuron_lib.types import Grammar
+from neuron_lib.types import Grammar, Sampling
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
 
@@ -169,12 +181,17 @@ def given_a_grammar(
     """An engine with a small model and a request that must be in a grammar, and what it says from then on."""
     write_synthetic(folder / "m.gguf", "full")
     load = load_command(LlamaCppConfig(n_ctx=256), LocalModel(path=folder / "m.gguf"), environ={})
-    messages = ({"role": "user", "content": "hello"},)
+    bound = Submit(
+        request=1,
+        task=ChatTask(messages=({"role": "user", "content": "hello"},), grammar=Grammar("regex", "a+")),
+        sampling=Sampling(temperature=0, seed=0),
+        limits=Limits(prompt_tokens=100, reply_tokens=9),
+    )
     with started(("-c", script)) as (engine, sock):
         inbox = reports(sock)
         sock.sendall(encode_frame(load))
         assert any(isinstance(report, Ready) for report in inbox)
-        sock.sendall(encode_frame(Prepare(request=1, messages=messages, grammar=Grammar("regex", "a+"))))
+        sock.sendall(encode_frame(bound))
         yield engine, sock, islice(inbox, 30)  # it beats for ever
 
 

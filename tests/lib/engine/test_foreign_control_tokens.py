@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron_lib.engine.prepare import Preparer
-from neuron_lib.engine.protocol import Prepare
+from neuron_lib.engine.protocol import ChatTask
 from neuron_lib.errors import RequestRejected
 from neuron_lib.llama.control_tokens import control_tokens
 from neuron_lib.llama.model import Model
@@ -53,7 +53,7 @@ def preparer(vocab: Vocab, template: str, *, guards: bool = True) -> Preparer:
 
 
 def tokens(maker: Preparer, *messages: dict[str, Any], **fields: Any) -> list[int]:
-    return maker.prepare(Prepare(request=1, messages=messages, **fields)).tokens
+    return maker.prepare(ChatTask(messages=messages, **fields)).tokens
 
 
 def control_of(vocab: Vocab, ids: Sequence[int]) -> list[str]:
@@ -110,7 +110,7 @@ def test_no_template_makes_a_control_token_of_a_content(
 
 def test_what_a_content_spells_stays_what_it_says(vocabularies: dict[str, Vocab]) -> None:
     vocab = vocabularies["bytes"]
-    prompt = preparer(vocab, CHATML.replace("BODY", "")).prepare(Prepare(request=1, messages=(user(ATTACK),)))
+    prompt = preparer(vocab, CHATML.replace("BODY", "")).prepare(ChatTask(messages=(user(ATTACK),)))
     assert prompt.text == f"<|im_start|>user\n{ATTACK}<|im_end|>\n<|im_start|>assistant"
     assert b"".join(vocab.spell(token, special=True) for token in prompt.tokens).decode() == "<s>" + prompt.text
     assert prompt.tokens == (
@@ -168,7 +168,7 @@ def test_no_part_of_a_request_makes_a_control_token(
     head = "{{ tools | tojson(ensure_ascii=ASCII) }}{{ more }}{{ bos_token }}".replace("ASCII", ascii_only)
     vocab = vocabularies["bytes"]
     maker = preparer(vocab, head + CHATML.replace("BODY", body.replace("ASCII", ascii_only)))
-    ids = maker.prepare(Prepare(request=1, **fields)).tokens
+    ids = maker.prepare(ChatTask(**fields)).tokens
     turns = len(fields["messages"])
     expected = ["<|im_start|>", "<|im_end|>"] * turns + ["<|im_start|>"]
     assert [text for text in control_of(vocab, ids) if text != "<s>"] == expected
@@ -181,9 +181,7 @@ def test_a_template_finds_its_markers_in_the_model_s_own_turns_and_only_there(vo
     )
     vocab = vocabularies["bytes"]
     thought = {"role": "assistant", "content": "<think>why</think>because"}
-    prompt = preparer(vocab, template).prepare(
-        Prepare(request=1, messages=(user("a<think>b</think>c"), thought, user("d")))
-    )
+    prompt = preparer(vocab, template).prepare(ChatTask(messages=(user("a<think>b</think>c"), thought, user("d"))))
     assert prompt.text == "user:a<think>b</think>c<|im_end|>assistant:because<|im_end|>user:d<|im_end|>"
     assert control_of(vocab, prompt.tokens) == ["<s>", *["<|im_end|>"] * 3]
 
@@ -278,7 +276,7 @@ def test_control_tokens_of_real_templates_are_text_in_every_message(path: Path, 
 
         def control(fields: dict[str, Any]) -> list[str] | None:
             try:
-                return control_of(vocab, maker.prepare(Prepare(request=1, **fields)).tokens)
+                return control_of(vocab, maker.prepare(ChatTask(**fields)).tokens)
             except RequestRejected:
                 return None
 

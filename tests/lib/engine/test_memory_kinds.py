@@ -9,9 +9,21 @@ import numpy as np
 import pytest
 
 from neuron_lib.engine.build import build_runner, build_scheduler
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.prepare import Preparer
-from neuron_lib.engine.protocol import Broken, Cancelled, Done, Load, Prepare, SequenceEvent, Start, StepEvents
+from neuron_lib.engine.protocol import (
+    Began,
+    Broken,
+    Cancelled,
+    ChatTask,
+    Done,
+    Limits,
+    Load,
+    SequenceEvent,
+    StepEvents,
+    Submit,
+)
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
@@ -101,24 +113,25 @@ class Conversation:
             needs_checkpoints=not context.memory.can_truncate,
         )
 
-    def _hear(self, report: StepEvents | Cancelled) -> None:
-        assert isinstance(report, StepEvents)  # nothing is cancelled here
-        self.events += report.events
+    def _hear(self, report: StepEvents | Began | Cancelled) -> None:
+        if isinstance(report, StepEvents):
+            self.events += report.events
 
     def ask(self, request: int, *messages: dict[str, Any], choices: int = 1, max_tokens: int = 16) -> None:
         """Submit a chat, greedy."""
-        prompt = self.preparer.prepare(Prepare(request=request, messages=messages))
-        start = Start(
+        task = ChatTask(messages=messages, choices=choices)
+        submit = Submit(
             request=request,
+            task=task,
             sampling=Sampling(temperature=0, seed=0, ignore_eos=True),
-            max_tokens=max_tokens,
-            choices=choices,
+            limits=Limits(prompt_tokens=1 << 20, reply_tokens=max_tokens),
         )
-        for sequence in self.preparer.sequences(start, prompt):
+        entrant = self.preparer.request(submit, [self.preparer.prepare(task)])
+        for sequence in entrant.sequences:
             assert sequence.sampler is not None
             recorder = self.replies[request, sequence.choice] = Recorder(sequence.sampler)
             sequence.sampler = recorder
-            self.scheduler.submit(sequence)
+        self.scheduler.submit(entrant)
 
     def finish(self) -> None:
         """Step until nobody is left."""
@@ -286,7 +299,8 @@ class Stuck:
 
 def test_a_grammar_that_cannot_go_on_breaks_its_request_and_no_other(models: Mapping[str, Model]) -> None:
     with conversation(models["full"]) as chat:
-        chat.scheduler.submit(Sequence(request=1, prompt=[5, 6, 7], max_tokens=9, sampler=Stuck()))
+        stuck = Sequence(request=1, prompt=[5, 6, 7], max_tokens=9, sampler=Stuck())
+        chat.scheduler.submit(Request(1, (stuck,)))
         chat.ask(2, SYSTEM)
         chat.finish()
         (broken,) = [event for event in chat.events if event.request == 1]

@@ -3,18 +3,26 @@ import signal
 from dataclasses import replace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from neuron_lib.engine.prepare import Preparer, checkpoints_of
-from neuron_lib.engine.protocol import Prepare, Start
-from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_chain
+from neuron_lib.engine.prepare import PreparedPrompt, Preparer, checkpoints_of
+from neuron_lib.engine.protocol import ChatTask, CompleteTask, EmbedTask, Limits, RequestClass, Submit
+from neuron_lib.errors import (
+    InvalidRequest,
+    LoadFailed,
+    PromptTooLong,
+    TemplateFailed,
+    UnsupportedCapability,
+    cause_chain,
+)
 from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import Sampling
 
-HELLO = Prepare(request=1, messages=({"role": "user", "content": "hello"},))
+HELLO = ChatTask(messages=({"role": "user", "content": "hello"},))
 CHATML = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-WITH_TOOLS = Prepare(request=1, messages=HELLO.messages, tools=({"type": "function", "function": {"name": "f"}},))
+WITH_TOOLS = ChatTask(messages=HELLO.messages, tools=({"type": "function", "function": {"name": "f"}},))
 
 
 class WordVocab(Vocab):
@@ -22,6 +30,7 @@ class WordVocab(Vocab):
 
     def __init__(self, bos: str = "<s>") -> None:
         self._bos = bos
+        self.n_tokens = 3
         self.eog = frozenset({2})  # type: ignore[misc]  # the real one asks libllama
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
@@ -69,19 +78,19 @@ def preparer(
 
 def test_the_model_s_own_template_is_used() -> None:
     own = preparer("{{ bos_token }}[{{ messages[0].content }}]{{ eos_token }}")
-    assert own.render(HELLO) == "<s>[hello]</s>"
+    assert own.write(HELLO)[0].text == "<s>[hello]</s>"
 
 
 def test_arguments_of_the_request_reach_the_template() -> None:
     own = preparer("{{ 'think' if enable_thinking else 'do not' }}")
-    chat = Prepare(request=1, messages=HELLO.messages, template_kwargs={"enable_thinking": True})
-    assert own.render(chat) == "think"
+    chat = ChatTask(messages=HELLO.messages, template_kwargs={"enable_thinking": True})
+    assert own.write(chat)[0].text == "think"
 
 
 def test_a_model_without_a_template_gets_chatml_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         fallback = preparer(None)
-    assert (fallback.render(HELLO), fallback.template_kind) == (CHATML, "fallback")
+    assert (fallback.write(HELLO)[0].text, fallback.template_kind) == (CHATML, "fallback")
     assert "ChatML is used" in caplog.text
 
 
@@ -101,14 +110,14 @@ def test_a_template_that_does_not_work_is_never_replaced(
 ) -> None:
     own = preparer(template)
     with pytest.raises(TemplateFailed) as caught:
-        own.render(WITH_TOOLS if has_tools else HELLO)
+        own.write(WITH_TOOLS if has_tools else HELLO)
     assert cause in cause_chain(caught.value)
     assert own.template_kind == "model"
 
 
 def test_an_operator_s_template_is_used_instead_of_the_model_s_own() -> None:
     overridden = preparer("{{ 'own' }}", override="{{ bos_token }}[{{ messages[0].content }}]")
-    assert overridden.render(HELLO) == "<s>[hello]"
+    assert overridden.write(HELLO)[0].text == "<s>[hello]"
 
 
 def test_an_operator_s_template_that_does_not_compile_is_an_error_and_never_replaced() -> None:
@@ -119,13 +128,13 @@ def test_an_operator_s_template_that_does_not_compile_is_an_error_and_never_repl
 
 def test_what_an_operator_s_template_refuses_is_refused() -> None:
     with pytest.raises(TemplateFailed):
-        preparer("{{ 'own' }}", override="{{ raise_exception('no') }}").render(HELLO)
+        preparer("{{ 'own' }}", override="{{ raise_exception('no') }}").write(HELLO)
 
 
 @pytest.mark.parametrize("template", [None, "{{ messages[0].content }}"])
 def test_tools_that_no_template_shows_are_refused(template: str | None) -> None:
     with pytest.raises(InvalidRequest, match="does not show them") as caught:
-        preparer(template).render(WITH_TOOLS)
+        preparer(template).write(WITH_TOOLS)
     assert caught.value.param == "tools"
 
 
@@ -142,15 +151,15 @@ OF_PEOPLE = "{% for m in messages if m.role in ['user', 'assistant'] %}<{{ m.rol
 
 def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
     own = preparer(OF_PEOPLE)
-    assert own.render(HELLO) == "<user>hello"
+    assert own.write(HELLO)[0].text == "<user>hello"
     with pytest.raises(InvalidRequest, match="does not show the results of tools") as caught:
-        own.render(Prepare(request=1, messages=RESULTS))
+        own.write(ChatTask(messages=RESULTS))
     assert caught.value.param == "messages"
 
 
 def test_results_of_tools_that_the_template_shows_in_this_chat_alone_are_shown() -> None:
     own = preparer(OF_PEOPLE + "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}")
-    assert own.render(Prepare(request=1, messages=RESULTS)) == "<user>go<assistant>42"
+    assert own.write(ChatTask(messages=RESULTS))[0].text == "<user>go<assistant>42"
 
 
 def test_arguments_go_as_text_to_a_template_that_cannot_do_with_objects() -> None:
@@ -161,7 +170,7 @@ def test_arguments_go_as_text_to_a_template_that_cannot_do_with_objects() -> Non
     )
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":  1}'}}
     messages = ({"role": "user", "content": "go"}, {"role": "assistant", "content": None, "tool_calls": [call]})
-    assert preparer(source).render(Prepare(request=1, messages=messages)) == '!{"a":  1}'
+    assert preparer(source).write(ChatTask(messages=messages))[0].text == '!{"a":  1}'
 
 
 def test_of_two_failures_the_first_is_told() -> None:
@@ -169,7 +178,7 @@ def test_of_two_failures_the_first_is_told() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = ({"role": "user", "content": "go"}, {"role": "assistant", "content": None, "tool_calls": [call]})
     with pytest.raises(TemplateFailed) as caught:
-        preparer(source).render(Prepare(request=1, messages=messages))
+        preparer(source).write(ChatTask(messages=messages))
     assert "object" in cause_chain(caught.value)
 
 
@@ -180,21 +189,21 @@ def test_the_model_s_template_for_tools_is_used_where_there_are_some() -> None:
         tool_template="{{ messages[0].content }}{% for t in tools %}+{{ t.function.name }}{% endfor %}",
         n_ctx=64,
     )
-    assert [own.render(HELLO), own.render(WITH_TOOLS)] == ["hello", "hello+f"]
+    assert [own.write(chat)[0].text for chat in (HELLO, WITH_TOOLS)] == ["hello", "hello+f"]
 
 
 def test_a_prompt_is_never_made_without_its_tools() -> None:
     with pytest.raises(TemplateFailed):
-        preparer("{{ raise_exception('no tools here') }}").render(WITH_TOOLS)
+        preparer("{{ raise_exception('no tools here') }}").write(WITH_TOOLS)
 
 
 def test_a_template_that_takes_too_long_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neuron_lib.engine.prepare._RENDER_LIMIT_S", 0.05)
     endless = preparer("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
     with pytest.raises(TemplateFailed):
-        endless.render(WITH_TOOLS)
+        endless.write(WITH_TOOLS)
     with pytest.raises(TemplateFailed):
-        endless.render(HELLO)
+        endless.write(HELLO)
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
@@ -229,18 +238,70 @@ def test_a_prompt_that_may_fit_is_never_judged_by_its_beginning(monkeypatch: pyt
 
 def test_a_chat_becomes_the_prompt_s_text_and_tokens() -> None:
     prompt = preparer("{{ messages[0].content }} </s> go on").prepare(HELLO)
-    assert (prompt.text, prompt.tokens, prompt.constraint, prompt.too_many) == (
-        "hello </s> go on",
-        [0, 1, 2, 1, 1],
-        None,
-        None,
-    )
+    assert (prompt.text, prompt.tokens, prompt.constraint) == ("hello </s> go on", [0, 1, 2, 1, 1], None)
+
+
+@pytest.mark.parametrize(("most", "limit"), [(100, 63), (50, 50)])
+def test_a_prompt_that_leaves_no_room_for_a_reply_or_exceeds_the_host_s_limit_is_refused_with_the_numbers(
+    most: int, limit: int
+) -> None:
+    own = preparer("{{ 'a ' * 63 }}")  # and a BOS, in a context of 64 tokens
+    with pytest.raises(PromptTooLong) as caught:
+        own.read(*own.write(HELLO), limit=own.limit(submit(most=most)))
+    assert caught.value.fields == {"prompt_len": 64, "max": limit}
+
+
+def test_a_prompt_that_fills_its_limit_is_taken() -> None:
+    own = preparer("{{ 'a ' * 62 }}")
+    assert len(own.read(*own.write(HELLO), limit=63).tokens) == 63
 
 
 def test_a_prompt_that_is_far_too_long_is_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neuron_lib.engine.prepare._LOOK_CHARS", 400)
-    prompt = preparer("{{ 'a ' * 5000 }}").prepare(HELLO)
-    assert (prompt.tokens, prompt.too_many) == ([], 5000)
+    with pytest.raises(PromptTooLong) as caught:
+        preparer("{{ 'a ' * 5000 }}").prepare(HELLO)
+    assert caught.value.fields == {"prompt_len": 5000, "max": 63}
+
+
+def test_a_text_to_go_on_with_is_a_prompt_that_no_template_changes() -> None:
+    own = preparer("{{ 'never' }}")
+    assert own.prepare(CompleteTask(prompt="one two")) == PreparedPrompt("one two", [0, 1, 1])
+    assert own.prepare(CompleteTask(prompt=(2, 1, 2))) == PreparedPrompt("", [2, 1, 2])
+
+
+@pytest.mark.parametrize("prompt", ["", (), (3,), (-1,)])
+def test_a_prompt_of_nothing_or_of_tokens_that_there_are_not_is_refused_by_name(prompt: str | tuple[int, ...]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        preparer(None).prepare(CompleteTask(prompt=prompt))
+    assert caught.value.param == "prompt"
+
+
+def test_each_input_becomes_a_sequence_that_wants_a_vector_and_more_than_there_are_seats_take_turns() -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5, seats=2)
+    task = EmbedTask(inputs=("one two", (2, 1), "three"))
+    embed = msgspec.structs.replace(submit(class_=RequestClass(adapter="pirate")), task=task)
+    assert own.limit(embed) == 5
+    request = own.request(embed, [own.read(prompt, limit=own.limit(embed)) for prompt in own.write(task)])
+    assert request.seats == 2
+    assert [(s.choice, s.prompt, s.wants_vector, s.adapter) for s in request.sequences] == [
+        (0, [0, 1, 1], True, "pirate"),
+        (1, [2, 1], True, "pirate"),
+        (2, [0, 1], True, "pirate"),
+    ]
+
+
+@pytest.mark.parametrize("inputs", [(), ("one", ""), ("one", ())])
+def test_no_input_and_an_input_of_nothing_are_refused_by_name(inputs: tuple[str | tuple[int, ...], ...]) -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
+    with pytest.raises(InvalidRequest) as caught:
+        own.write(EmbedTask(inputs=inputs))
+    assert caught.value.param == "input"
+
+
+def test_vectors_are_refused_by_name() -> None:
+    with pytest.raises(UnsupportedCapability) as caught:
+        preparer(None).prepare(EmbedTask(inputs=("one",)))
+    assert caught.value.code == "embeddings_unsupported"
 
 
 def test_a_template_that_writes_nothing_is_the_request_s_fault() -> None:
@@ -249,8 +310,14 @@ def test_a_template_that_writes_nothing_is_the_request_s_fault() -> None:
     assert caught.value.param == "messages"
 
 
-def start(**fields: Any) -> Start:
-    return Start(request=7, sampling=Sampling(temperature=1, seed=40), max_tokens=9, **fields)
+def submit(*, class_: RequestClass | None = None, most: int = 64, **fields: Any) -> Submit:
+    return Submit(
+        request=7,
+        task=ChatTask(**fields),
+        sampling=Sampling(temperature=1, seed=40),
+        limits=Limits(prompt_tokens=most, reply_tokens=9),
+        class_=class_ or RequestClass(),
+    )
 
 
 def test_each_choice_is_a_sequence_with_a_seed_and_a_grammar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,10 +329,13 @@ def test_each_choice_is_a_sequence_with_a_seed_and_a_grammar_of_its_own(monkeypa
     monkeypatch.setattr("neuron_lib.engine.prepare.SamplerChain", chain)
     own, constraint = preparer(None), OneOfMany()
     prompt = replace(own.prepare(HELLO), constraint=cast("Constraint", constraint))
-    first, second = own.sequences(start(choices=2, top_logprobs=3, stop=("x",), cache_key="me"), prompt)
-    assert [(s.request, s.choice, s.max_tokens, s.stop, s.cache_key) for s in (first, second)] == [
-        (7, 0, 9, ("x",), "me"),
-        (7, 1, 9, ("x",), "me"),
+    class_ = RequestClass(cache_key="me", adapter="pirate")
+    request = own.request(submit(class_=class_, choices=2, top_logprobs=3, stop=("x",)), [prompt], arrived_s=1.5)
+    assert (request.number, request.seats, request.class_, request.arrived_s) == (7, 2, class_, 1.5)
+    first, second = request.sequences
+    assert [(s.request, s.choice, s.max_tokens, s.stop, s.sharing) for s in (first, second)] == [
+        (7, 0, 9, ("x",), ("me", "pirate")),
+        (7, 1, 9, ("x",), ("me", "pirate")),
     ]
     assert first.prompt == second.prompt == prompt.tokens
     assert [(seed, top) for seed, _, top in made] == [(40, 3), (41, 3)]
@@ -279,7 +349,7 @@ def test_only_a_memory_that_cannot_be_cut_is_kept_at_the_ends_of_messages(
     lengths: tuple[int, ...],
 ) -> None:
     own = preparer("{{ messages[0].content }} </s> go on", needs_checkpoints=needs_checkpoints)
-    (sequence,) = own.sequences(start(), own.prepare(HELLO))
+    (sequence,) = own.request(submit(), [own.prepare(HELLO)]).sequences
     assert sequence.checkpoint_at == lengths
 
 
@@ -312,4 +382,4 @@ def test_parts_are_one_text_and_what_has_none_is_left_out() -> None:
         {"type": "document", "source": {"type": "text", "data": "x"}},
         {"type": "text", "text": "lo"},
     ]
-    assert preparer(None).render(Prepare(request=1, messages=({"role": "user", "content": parts},))) == CHATML
+    assert preparer(None).write(ChatTask(messages=({"role": "user", "content": parts},)))[0].text == CHATML

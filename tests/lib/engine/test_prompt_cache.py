@@ -60,7 +60,7 @@ def with_slots(*contents: Idle | Live | None, **fields: object) -> SmallEngine:
             continue
         length = content.computed if isinstance(content, Live) else len(content.tokens)
         engine.cells.extend(slot.seq_id, length)
-        slot.cache_key = content.cache_key
+        slot.sharing = (content.cache_key, "")
         if isinstance(content, Live):
             slot.sequence = Sequence(request=slot.seq_id, prompt=content.tokens, max_tokens=9)
             slot.sequence.seq_id, slot.sequence.computed = slot.seq_id, length

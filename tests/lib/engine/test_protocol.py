@@ -1,5 +1,6 @@
 import struct
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,34 +10,48 @@ from hypothesis import strategies as st
 from neuron_lib.engine.protocol import (
     MAX_FRAME_BYTES,
     Beat,
+    Began,
     Broken,
     Cancel,
     Cancelled,
+    ChatTask,
     Close,
     Command,
+    CompleteTask,
     Delta,
     Done,
+    EmbedTask,
     Fatal,
+    Limits,
     Load,
     ModelFacts,
-    Prepare,
     Prepared,
     Progress,
     ProtocolError,
     Ready,
     Refused,
     Report,
-    Start,
+    RequestClass,
     StepEvents,
+    Submit,
     Taken,
+    TaskFrame,
+    Vector,
     Work,
     command_decoder,
     encode_frame,
     report_decoder,
 )
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.error_frames import to_frame
+from neuron_lib.errors import InvalidRequest, PromptTooLong, TemplateFailed
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import ContextParams, FinishReason, Sampling, SamplingParams
+from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams
+
+
+def submit(task: TaskFrame, **fields: Any) -> Submit:
+    limits, sampling = Limits(prompt_tokens=16384, reply_tokens=7), Sampling(temperature=0, seed=0)
+    return msgspec.structs.replace(Submit(request=2**40, task=task, sampling=sampling, limits=limits), **fields)
+
 
 COMMANDS: list[Command] = [
     Load(
@@ -47,13 +62,20 @@ COMMANDS: list[Command] = [
         use_chat_template=False,
         chat_template="{{ messages[0].content }} 🦊",
     ),
-    Prepare(
-        request=1,
-        messages=({"role": "user", "content": "höi"}, {"role": "assistant", "content": None}),
-        tools=({"type": "function", "function": {"name": "f", "parameters": {}}},),
-        template_kwargs={"enable_thinking": True, "n": 1.5},
+    submit(
+        ChatTask(
+            messages=({"role": "user", "content": "höi"}, {"role": "assistant", "content": None}),
+            tools=({"type": "function", "function": {"name": "f", "parameters": {}}},),
+            template_kwargs={"enable_thinking": True, "n": 1.5},
+            choices=2,
+            stop=("\n\n", "END"),
+            top_logprobs=0,
+            grammar=Grammar("regex", "a+"),
+        )
     ),
-    Start(request=2**40, sampling=Sampling(temperature=0.7, seed=2**63), max_tokens=7, stop=("\n\n", "END")),
+    submit(CompleteTask(prompt="once"), sampling=Sampling(temperature=0.7, seed=2**63)),
+    submit(CompleteTask(prompt=(1, 2, 3)), class_=RequestClass(principal="a/k", cache_key="a", adapter="pirate")),
+    submit(EmbedTask(inputs=("one", (4, 5)))),
     Cancel(3),
     Close(),
 ]
@@ -72,7 +94,9 @@ REPORTS: list[Report] = [
         )
     ),
     Prepared(request=1, prompt_tokens=12, prompt_end="assistant\n"),
-    Refused(request=1, code="template_render_failed", message="no"),
+    Refused(1, to_frame(TemplateFailed("no"))),
+    Refused(1, to_frame(PromptTooLong(prompt_tokens=9, limit=8))),
+    Began(1, replies=3),
     Cancelled(1),
     StepEvents(
         9,
@@ -87,6 +111,7 @@ REPORTS: list[Report] = [
                 prefill_s=0.5,
                 decode_s=1.0,
             ),
+            Vector(request=4, choice=1, values=b"\x00\x00\x80?", prompt_tokens=2, prefill_s=0.5),
             Broken(request=3, message="no cells"),
         ),
     ),
@@ -96,12 +121,24 @@ REPORTS: list[Report] = [
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def name_of(frame: Command | Report) -> str:
+    """Its type, and what tells it apart from others of that type."""
+    match frame:
+        case Submit(task=CompleteTask(prompt=prompt)):
+            return f"Submit of {prompt}"
+        case Submit(task=task):
+            return f"Submit of {type(task).__name__}"
+        case Refused(error=error):
+            return f"Refused for {error.code}"
+    return type(frame).__name__
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
 def test_a_command_arrives_as_it_was_sent(command: Command) -> None:
     assert list(command_decoder().feed(encode_frame(command))) == [command]
 
 
-@pytest.mark.parametrize("report", REPORTS, ids=lambda report: type(report).__name__)
+@pytest.mark.parametrize("report", REPORTS, ids=name_of)
 def test_a_report_arrives_as_it_was_sent(report: Report) -> None:
     assert list(report_decoder().feed(encode_frame(report))) == [report]
 
@@ -138,7 +175,10 @@ def test_garbage_is_a_protocol_error_or_a_frame_and_nothing_else(body: bytes) ->
         msgspec.msgpack.encode({"request": 1}),
         msgspec.msgpack.encode({"type": "cancel", "request": "one"}),
         msgspec.msgpack.encode({"type": "cancel"}),
-        msgspec.msgpack.encode({"type": "start", "request": 1, "sampling": None, "max_tokens": 1}),
+        msgspec.msgpack.encode(
+            {"type": "submit", "request": 1, "task": {"type": "dance"}, "sampling": {}, "limits": {}}
+        ),
+        msgspec.msgpack.encode({"type": "submit", "request": 1, "task": None}),
         msgspec.msgpack.encode({"type": "progress", "fraction": 0.5}),  # of the other direction
         encode_frame(Close())[4:] + b"\x00",
         b"\xa4type" * 3,
@@ -157,8 +197,8 @@ def test_a_frame_that_announces_too_much_is_refused_before_it_has_arrived() -> N
 
 
 def test_a_frame_that_would_be_too_long_is_not_sent() -> None:
-    with pytest.raises(ProtocolError, match="Prepare frame"):
-        encode_frame(Prepare(request=1, messages=({"content": "x" * MAX_FRAME_BYTES},)))
+    with pytest.raises(ProtocolError, match="Submit frame"):
+        encode_frame(submit(ChatTask(messages=({"content": "x" * MAX_FRAME_BYTES},))))
 
 
 def nested(depth: int) -> object:
@@ -175,18 +215,18 @@ def nested(depth: int) -> object:
 )
 def test_what_msgpack_cannot_hold_is_a_protocol_error(value: object) -> None:
     with pytest.raises(ProtocolError, match="cannot be encoded"):
-        encode_frame(Prepare(request=1, messages=(), template_kwargs={"x": value}))
+        encode_frame(submit(ChatTask(template_kwargs={"x": value})))
 
 
 @pytest.mark.parametrize("depth", range(0, 1000, 37))
 def test_what_can_be_encoded_can_be_decoded(depth: int) -> None:
-    command = Prepare(request=1, messages=(), template_kwargs={"x": nested(depth)})
+    command = submit(ChatTask(template_kwargs={"x": nested(depth)}))
     try:
         frame = encode_frame(command)
     except ProtocolError:
         return
     (arrived,) = command_decoder().feed(frame)
-    assert isinstance(arrived, Prepare)
+    assert isinstance(arrived, Submit)
 
 
 def test_what_a_client_wrote_as_json_travels_as_it_is_and_is_read_by_the_engine() -> None:
@@ -196,10 +236,10 @@ def test_what_a_client_wrote_as_json_travels_as_it_is_and_is_read_by_the_engine(
         "tools": b'[ {"type": "function"} ]',
         "template_kwargs": b'{"big":123456789012345678901234567890}',
     }
-    (arrived,) = command_decoder().feed(encode_frame(Prepare(request=1, unread=unread)))
-    assert isinstance(arrived, Prepare)
-    assert arrived.read() == Prepare(
-        request=1,
+    (arrived,) = command_decoder().feed(encode_frame(submit(ChatTask(unread=unread))))
+    assert isinstance(arrived, Submit)
+    assert isinstance(arrived.task, ChatTask)
+    assert arrived.task.read() == ChatTask(
         messages=(message,),
         tools=({"type": "function"},),
         template_kwargs={"big": 123456789012345678901234567890},
@@ -207,7 +247,7 @@ def test_what_a_client_wrote_as_json_travels_as_it_is_and_is_read_by_the_engine(
 
 
 def test_what_was_read_already_stays_beside_what_was_not() -> None:
-    chat = Prepare(request=1, messages=({"role": "user"},), unread={"template_kwargs": b'{"x":1}'}).read()
+    chat = ChatTask(messages=({"role": "user"},), unread={"template_kwargs": b'{"x":1}'}).read()
     assert (chat.messages, chat.template_kwargs) == (({"role": "user"},), {"x": 1})
     assert chat.read() is chat
 
@@ -220,5 +260,5 @@ def test_what_was_read_already_stays_beside_what_was_not() -> None:
 )
 def test_json_that_cannot_be_read_refuses_the_request_and_names_its_field(name: str, text: bytes) -> None:
     with pytest.raises(InvalidRequest, match=f"{name}: ") as caught:
-        Prepare(request=1, unread={name: text}).read()
+        ChatTask(unread={name: text}).read()
     assert caught.value.param == name

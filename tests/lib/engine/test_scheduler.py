@@ -5,11 +5,13 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from neuron_lib.engine.protocol import Broken, Delta, Done
+from neuron_lib.engine.line import Request
+from neuron_lib.engine.protocol import Broken, Delta, Done, Vector
+from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.speculation import MAX_DRAFT
 from neuron_lib.engine.step import Breach, Copy, Restore, Save, StepPlan, Swap, Truncate
 from neuron_lib.types import FinishReason
-from tests.fakes.model_memory import EOG
+from tests.fakes.model_memory import EOG, vector_of
 from tests.fakes.small_engine import SmallEngine, shares
 
 
@@ -19,7 +21,7 @@ def text(length: int, *, seed: int = 1) -> list[int]:
 
 
 def test_nothing_to_do_is_no_plan() -> None:
-    assert SmallEngine().scheduler.plan() is None
+    assert SmallEngine().scheduler.plan(0.0) is None
 
 
 def test_more_seats_than_a_batch_holds_are_refused() -> None:
@@ -390,7 +392,7 @@ def test_a_request_breaks_with_all_its_choices_at_once() -> None:
     engine.submit(1, text(4), choices=3)
     engine.step()
     assert engine.step(fault="failed") == [Broken(request=1, message="failed")]
-    assert engine.scheduler.plan() is None
+    assert engine.scheduler.plan(0.0) is None
 
 
 @pytest.mark.parametrize("can_truncate", [True, False])
@@ -510,7 +512,7 @@ def test_a_cancelled_request_leaves_nothing_behind_and_is_never_heard_of_again(
     assert engine.told(1) == []
     assert all(engine.is_alone(request) for request in engine.sequences if request != 1)
     assert all(slot.sequence is None for slot in engine.cache.slots)
-    assert [engine.scheduler._arrivals, engine.scheduler._awaited, engine.scheduler._guesses] == [{}, {}, {}]
+    assert [engine.scheduler._running, engine.scheduler._awaited, engine.scheduler._guesses] == [{}, {}, {}]
     for slot in engine.cache.slots:
         engine.cache.forget(slot.seq_id)
     assert [engine.cells.room(slot.seq_id) for slot in engine.cache.slots] == [pool or 200] * 2
@@ -524,6 +526,177 @@ def test_one_choice_s_end_is_not_the_others() -> None:
     engine.finish()
     assert (first.generated, second.generated) == (9, 2)
     assert engine.told(1).count("Done") == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- the line
+
+
+def began(engine: SmallEngine) -> list[int]:
+    """The requests that begin with the next step, which is run."""
+    plan = engine.plan()
+    engine.run(plan)
+    return [request.number for request in plan.began]
+
+
+def test_a_request_begins_when_its_seats_are_free_and_nobody_who_came_later_begins_before() -> None:
+    engine = SmallEngine(seats=3)
+    engine.submit(1, text(10), max_tokens=3)
+    engine.submit(2, text(10, seed=2), max_tokens=9)
+    assert began(engine) == [1, 2]
+    engine.submit(3, text(10, seed=3), choices=2, max_tokens=2)
+    engine.submit(4, text(10, seed=4), max_tokens=2)  # there is a free seat, but somebody waits for it
+    assert [began(engine) for _ in range(3)] == [[], [], [3]]
+    assert [began(engine) for _ in range(2)] == [[], [4]]
+    engine.finish()
+    assert all(engine.is_alone(request) for request in (1, 2, 3, 4))
+
+
+def test_who_was_prepared_late_still_begins_before_all_that_came_later_and_still_wait() -> None:
+    engine = SmallEngine(seats=1)
+    engine.submit(1, text(10), max_tokens=2)
+    assert began(engine) == [1]
+    engine.submit(3, text(10, seed=3), max_tokens=1)
+    engine.submit(2, text(10, seed=2), max_tokens=1)
+    assert [began(engine) for _ in range(3)] == [[], [2], [3]]
+
+
+def test_choices_that_wait_for_a_prefix_have_their_seats() -> None:
+    engine = SmallEngine(seats=3, n_batch=16)
+    engine.submit(1, text(100), choices=3, max_tokens=5)
+    engine.submit(2, text(10, seed=2), max_tokens=5)
+    assert began(engine) == [1]
+    while engine.told(1).count("Done") == 0:
+        assert began(engine) == []
+    assert [request.number for request in engine.plan().began] == [2]
+
+
+def test_who_waits_for_a_prefix_that_another_request_reads_has_begun() -> None:
+    engine = SmallEngine(seats=2, n_batch=16)
+    for request in (1, 2, 3):
+        engine.submit(request, [*text(100), request], max_tokens=5)
+    assert began(engine) == [1, 2]
+    assert set(shares(engine.plans[-1])) == {1}
+
+
+def test_in_a_pool_the_line_waits_for_cells_too() -> None:
+    engine = SmallEngine(seats=2, pool=200, n_ctx=150)
+    engine.submit(1, text(120), max_tokens=3)
+    engine.submit(2, text(120, seed=2), max_tokens=3)
+    assert [began(engine) for _ in range(5)] == [[1], [], [], [], [2]]
+
+
+def test_a_request_for_more_seats_than_there_are_can_never_run() -> None:
+    with pytest.raises(ValueError, match="3 seats"):
+        SmallEngine(seats=2).submit(1, text(10), choices=3)
+
+
+def test_a_request_with_another_adapter_waits_until_nobody_runs_and_shares_no_prompt() -> None:
+    engine = SmallEngine(seats=3)
+    engine.submit(1, text(100), max_tokens=3)
+    engine.submit(2, text(100), max_tokens=3, adapter="pirate")
+    engine.submit(3, text(100), max_tokens=3)
+    assert [began(engine) for _ in range(9)] == [[1], [], [], [], [2], [], [], [], [3]]
+    engine.finish()
+    assert [engine.done(request).cached_tokens for request in (1, 2, 3)] == [0, 0, 99]
+
+
+# ------------------------------------------------------------------------------------------------------------- vectors
+
+
+def embed(engine: SmallEngine, request: int, *prompts: list[int], seats: int = 1) -> None:
+    """Submit a request for the vectors of prompts."""
+    sequences = tuple(
+        Sequence(request=request, choice=index, prompt=prompt, max_tokens=0, wants_vector=True)
+        for index, prompt in enumerate(prompts)
+    )
+    engine.sequences[request] = list(sequences)
+    engine.scheduler.submit(Request(request, sequences, seats))
+
+
+def vectors(engine: SmallEngine, request: int) -> list[bytes]:
+    found = {event.choice: event for event in engine.events if isinstance(event, Vector) and event.request == request}
+    assert len(found) == len(engine.told(request))  # each ends with its vector, and says nothing else
+    assert all(event.prompt_tokens == len(engine.sequences[request][choice].prompt) for choice, event in found.items())
+    return [found[choice].values for choice in sorted(found)]
+
+
+@pytest.mark.parametrize("pool", [None, 1000])
+def test_vectors_are_planned_like_prompts_and_share_steps_with_replies(pool: int | None) -> None:
+    engine = SmallEngine(seats=3, pool=pool)
+    engine.submit(1, text(30), max_tokens=20)
+    for _ in range(3):
+        engine.step()
+    embed(engine, 2, text(40, seed=2), [5], seats=2)
+    plan = engine.plan()
+    assert shares(plan) == {1: 1, 2: 1}
+    assert [(len(c.tokens), c.wants_logits, c.wants_vector) for c in plan.chunks] == [
+        (1, True, False),
+        (40, False, True),
+        (1, False, True),
+    ]
+    engine.run(plan)
+    engine.finish()
+    assert vectors(engine, 2) == [vector_of(text(40, seed=2)), vector_of([5])]
+    assert engine.is_alone(1)
+    assert sum(slot.length for slot in engine.cache.slots) == 49  # of the reply; a pooled prompt leaves nothing
+
+
+def test_a_vector_is_made_in_one_batch_the_next_one_if_this_one_is_full() -> None:
+    engine = SmallEngine(n_batch=64)
+    embed(engine, 1, text(40), text(40, seed=2), text(64, seed=3), seats=3)
+    engine.finish()
+    assert [[len(chunk.tokens) for chunk in plan.chunks] for plan in engine.plans] == [[40], [40], [64]]
+    assert len(vectors(engine, 1)) == 3
+
+
+def test_equal_prompts_are_computed_each_by_itself_where_vectors_are_wanted() -> None:
+    engine = SmallEngine(host_budget_bytes=10_000)
+    engine.answer(1, text(60), max_tokens=1)
+    embed(engine, 2, text(60), text(60), seats=2)
+    engine.finish()
+    assert vectors(engine, 2) == [vector_of(text(60))] * 2
+    assert engine.answer(3, text(60)).cached_tokens == 59
+
+
+def test_more_inputs_than_seats_take_turns() -> None:
+    engine = SmallEngine(seats=2)
+    embed(engine, 1, *[text(10, seed=seed) for seed in range(5)], seats=2)
+    engine.submit(2, text(10), max_tokens=1)
+    engine.finish()
+    assert len(vectors(engine, 1)) == 5
+    assert engine.is_alone(2)
+
+
+def test_a_prompt_that_no_batch_holds_can_never_become_a_vector() -> None:
+    with pytest.raises(ValueError, match="65 tokens does not fit 64"):
+        embed(SmallEngine(n_batch=64), 1, text(65))
+
+
+def test_a_vector_for_which_there_are_no_cells_breaks_its_request_and_no_other() -> None:
+    engine = SmallEngine()
+    embed(engine, 1, text(40))
+    assert [type(event) for event in engine.step(fault="no cells")] == [Broken]
+    assert engine.answer(2, text(40)).completion_tokens == 10
+
+
+# --------------------------------------------------------------------------------------------------------------- media
+
+
+def test_positions_of_media_are_shared_like_tokens_where_they_are_equal() -> None:
+    picture, other = [-7] * 40, [-8] * 40
+    engine = SmallEngine()
+    engine.answer(1, [*text(20), *picture, 1, 2])
+    assert engine.answer(2, [*text(20), *picture, 3]).cached_tokens == 60
+    assert engine.answer(3, [*text(20), *other, 3]).cached_tokens == 20
+    assert all(engine.is_alone(request) for request in (1, 2, 3))
+
+
+def test_nobody_guesses_a_position_of_media() -> None:
+    engine = SmallEngine(speculation="on")
+    engine.submit(1, [1, 2, 3, -7, -7, 4, 1, 2, 3], max_tokens=3)
+    engine.step()
+    engine.sequences[1][0].tokens[-4:] = [4, 1, 2, 3]
+    assert [chunk.drafted for chunk in engine.plan().chunks] == [0]
 
 
 # -------------------------------------------------------------------------------------------------------- neighbours

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent
 from neuron_lib.engine.scheduler import Scheduler
@@ -84,7 +85,9 @@ class AnyTraffic(RuleBasedStateMachine):
         self.is_enabled, self.length, self.host_budget = is_enabled, length, host_budget
         self.sequences: dict[tuple[int, int], Sequence] = {}
         self.open: set[tuple[int, int]] = set()
+        self.submitted: dict[int, int] = {}  # seats of those that have not begun, by request, in order of arrival
         self.requests = 0
+        self.was_shrunk = False
 
     @rule(
         beginning=st.integers(0, len(BEGINNINGS) - 1),
@@ -111,8 +114,9 @@ class AnyTraffic(RuleBasedStateMachine):
         self.requests += 1
         ending = [(variant + i * i) % 5 for i in range(tail)]
         prompt = (BEGINNINGS[beginning][:shared] + ending)[: self.scheduler.n_ctx] or [1]
-        for choice in range(choices):
-            sequence = Sequence(
+        choices = min(choices, len(self.cache.slots))
+        sequences = tuple(
+            Sequence(
                 request=self.requests,
                 choice=choice,
                 prompt=prompt,
@@ -120,9 +124,13 @@ class AnyTraffic(RuleBasedStateMachine):
                 cache_key=cache_key,
                 checkpoint_at=tuple(sorted({at for at in marks if at < len(prompt)})),
             )
-            self.scheduler.submit(sequence)
-            self.sequences[self.requests, choice] = sequence
-            self.open.add((self.requests, choice))
+            for choice in range(choices)
+        )
+        self.submitted[self.requests] = choices
+        self.scheduler.submit(Request(self.requests, sequences, choices))
+        for sequence in sequences:
+            self.sequences[self.requests, sequence.choice] = sequence
+            self.open.add((self.requests, sequence.choice))
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -133,16 +141,32 @@ class AnyTraffic(RuleBasedStateMachine):
 
     @rule(fault=st.sampled_from([None, None, None, None, None, "no cells", "failed", "lost", "full"]))
     def step(self, fault: str | None) -> None:
-        plan = self.scheduler.plan()
+        plan = self.scheduler.plan(0.0)
         if plan is None:
             assert not self.open
             return
         self.check(plan)
         self.memory.fault = fault
+        self.was_shrunk |= fault == "no cells"
         result = self.memory.run(plan)
         self.take(self.scheduler.apply(plan, result))
 
+    def check_beginnings(self, plan: StepPlan) -> None:
+        waiting = [request for request in self.submitted if any(key[0] == request for key in self.open)]
+        began = [request.number for request in plan.began]
+        assert began == waiting[: len(began)], "somebody was overtaken"
+        for request in began:
+            del self.submitted[request]
+        running = [key for key in self.open if key[0] not in self.submitted]
+        assert len(running) <= len(self.cache.slots), "more seats than there are were given"
+        assert {(chunk.sequence.request, chunk.sequence.choice) for chunk in plan.chunks}.issubset(running)
+        if not self.is_pooled and not self.was_shrunk:  # else cells may be what keeps somebody waiting
+            left = len(self.cache.slots) - len(running)
+            after = [request for request in waiting if request in self.submitted]
+            assert not after or self.submitted[after[0]] > left, "a seat is left empty"
+
     def check(self, plan: StepPlan) -> None:
+        self.check_beginnings(plan)
         owners = {sequence.seq_id: key for key, sequence in self.sequences.items() if sequence.seq_id is not None}
         planned = [(chunk.sequence.request, chunk.sequence.choice) for chunk in plan.chunks]
         decoding = {key for key in owners.values() if self.sequences[key].remaining == 1}
@@ -207,12 +231,13 @@ class AnyTraffic(RuleBasedStateMachine):
             if not self.open:
                 break
         assert self.scheduler.in_flight == 0
-        assert self.scheduler.plan() is None
+        assert self.scheduler.plan(0.0) is None
         # One more sequence makes the runner do what is still to be done; then memory and accounts must agree.
         last = Sequence(request=self.requests + 1, prompt=[9], max_tokens=1)
         self.sequences[self.requests + 1, 0] = last
         self.open.add((self.requests + 1, 0))
-        self.scheduler.submit(last)
+        self.submitted[self.requests + 1] = 1
+        self.scheduler.submit(Request(self.requests + 1, (last,)))
         self.step(fault=None)
         for slot in self.cache.slots:
             assert self.memory.tokens(slot.seq_id)[: slot.length] == slot.tokens

@@ -13,7 +13,7 @@ import pytest
 
 from neuron_lib.child.process import Child
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
-from neuron_lib.engine.protocol import Cancel, Delta, Done, Prepare, Prepared, Start
+from neuron_lib.engine.protocol import Began, ChatTask, Delta, Done, Limits, Prepared, Submit
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -24,10 +24,11 @@ from neuron_lib.errors import (
     TemplateFailed,
     UnloadFailed,
 )
+from neuron_lib.llamacpp.engine_client import Death, News
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
-from neuron_lib.llamacpp.mailbox import Mail, Mailbox
+from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import Sampling
 from tests.fakes.cancelled_spawn import cancel_in_the_spawn
@@ -80,28 +81,38 @@ async def fake_engine(
         assert pid is None or not psutil.pid_exists(pid)  # reaped, whatever happened
 
 
-async def say(engine: EngineProcess, text: str) -> tuple[int, Mailbox]:
-    request, mailbox = engine.open_mailbox()
-    engine.post(Prepare(request=request, messages=({"role": "user", "content": text},)))
+def submit(text: str, *, request: int = 1, **fields: object) -> Submit:
+    return Submit(
+        request=request,
+        task=ChatTask(messages=({"role": "user", "content": text},), template_kwargs=fields),
+        sampling=Sampling(temperature=0, seed=0),
+        limits=Limits(prompt_tokens=9, reply_tokens=9),
+    )
+
+
+async def say(engine: EngineProcess, text: str, *, request: int = 1) -> Mailbox:
+    """Submit a chat; returns what the engine says once it has begun."""
+    mailbox = Mailbox()
+    engine.submit(submit(text, request=request), mailbox)
     assert isinstance(await mailbox.get(), Prepared)
-    engine.post(Start(request=request, sampling=Sampling(temperature=0, seed=0), max_tokens=9))
-    return request, mailbox
+    assert await mailbox.get() == Began(request)
+    return mailbox
 
 
-async def read_all(mailbox: Mailbox) -> list[Mail]:
-    mails: list[Mail] = []
+async def read_all(mailbox: Mailbox) -> list[News]:
+    news: list[News] = []
     with contextlib.suppress(NeuronError):
-        while not mails or not isinstance(mails[-1], Done):
-            mails.append(await mailbox.get())
-    return mails
+        while not news or not isinstance(news[-1], Done):
+            news.append(await mailbox.get())
+    return news
 
 
 @pytest.mark.both_loops
-async def test_a_reply_travels_from_prepare_to_done() -> None:
+async def test_a_reply_travels_from_submit_to_done() -> None:
     progress: list[float] = []
     async with fake_engine("normal", progress=progress) as engine:
         facts = await engine.wait_ready()
-        _, mailbox = await say(engine, "one two")
+        mailbox = await say(engine, "one two")
         *deltas, done = await read_all(mailbox)
     assert facts.n_ctx == 64
     assert progress == [0.5]
@@ -201,24 +212,22 @@ async def test_an_error_in_the_block_arrives_as_it_is() -> None:
 async def test_an_engine_that_dies_gives_up_what_it_said_then_the_death(mode: str, reason: str) -> None:
     async with fake_engine(mode) as engine:
         await engine.wait_ready()
-        request, mailbox = await say(engine, "one two")
-        _, bystander = engine.open_mailbox()
-        assert await mailbox.get() == Delta(request, "one ")
-        for lost in (mailbox, bystander):
-            with pytest.raises(EngineDead) as caught:
-                await lost.get()
-            assert caught.value.reason == reason
-        assert await engine.wait_dead() == reason
+        mailbox = await say(engine, "one two")
+        assert await mailbox.get() == Delta(1, "one ")
+        with pytest.raises(EngineDead) as caught:
+            await mailbox.get()
+        assert caught.value.reason == reason
+        assert await engine.wait_dead() == Death(reason, frozenset({1}))
         with pytest.raises(EngineDead):
-            engine.open_mailbox()
-        engine.post(Cancel(request))  # too late, and no error
+            engine.submit(submit("too late", request=2), Mailbox())
+        engine.leave(1)  # too late, and no error
 
 
 async def test_an_engine_that_beats_without_getting_on_is_told_to_abort() -> None:
     async with fake_engine("stuck-after-delta", stall_limit_s=2, abort_limit_s=60) as engine:
         await engine.wait_ready()
         await say(engine, "one two")
-        assert await engine.wait_dead() == "no progress for 2 s"
+        assert (await engine.wait_dead()).reason == "no progress for 2 s"
         assert engine.exit_status == 3
 
 
@@ -226,7 +235,7 @@ async def test_an_engine_that_does_not_abort_shows_where_it_is(caplog: pytest.Lo
     async with fake_engine("deaf-after-delta", stall_limit_s=2, abort_limit_s=0.05) as engine:
         await engine.wait_ready()
         await say(engine, "one two")
-        assert (await engine.wait_dead()).startswith("no progress for 2 s")
+        assert (await engine.wait_dead()).reason.startswith("no progress for 2 s")
         assert engine.exit_status == -signal.SIGABRT
     assert any("fake_engine.py" in said(record) for record in caplog.records if record.name == ENGINE_LOG)
 
@@ -238,7 +247,7 @@ async def test_an_engine_that_is_stopped_is_killed_for_its_silence() -> None:
             await let_others_run()
         assert engine.standstill is None
         os.kill(engine.pid, signal.SIGSTOP)
-        assert await engine.wait_dead() == "silent for 2 s"
+        assert (await engine.wait_dead()).reason == "silent for 2 s"
         assert engine.exit_status == -signal.SIGKILL
 
 
@@ -276,7 +285,7 @@ async def test_nobody_waits_for_the_reply_of_an_engine_that_cannot_be_killed(mon
     with pytest.raises(UnloadFailed, match="cannot be killed"):  # noqa: PT012 - the end of the block raises it
         async with undead_engine("deaf-after-delta", monkeypatch) as engine:
             await engine.wait_ready()
-            _, mailbox = await say(engine, "one two")
+            mailbox = await say(engine, "one two")
             with pytest.raises(EngineDead, match="no progress for 1 s, and cannot be killed"):
                 await read_all(mailbox)
 
@@ -292,35 +301,35 @@ async def test_nobody_waits_for_the_load_of_one_that_hung_up_and_cannot_be_kille
 
 async def test_an_engine_that_never_beats_has_the_longer_limit() -> None:
     async with fake_engine("silent", stall_limit_s=2, silence_limit_s=1, abort_limit_s=0.05) as engine:
-        assert await engine.wait_dead() == "no progress for 2 s"
+        assert (await engine.wait_dead()).reason == "no progress for 2 s"
 
 
 async def test_a_request_that_fails_alone_leaves_the_engine_alive() -> None:
     async with fake_engine("broken-after-delta") as engine:
         await engine.wait_ready()
-        _, mailbox = await say(engine, "one two")
+        mailbox = await say(engine, "one two")
         await mailbox.get()
         with pytest.raises(EngineFailed, match="no cells left"):
             await mailbox.get()
-        await say(engine, "again")
+        await say(engine, "again", request=2)
 
 
 async def test_a_reply_that_its_grammar_ends_is_the_request_s_fault() -> None:
     async with fake_engine("too-complex-after-delta") as engine:
         await engine.wait_ready()
-        _, mailbox = await say(engine, "one two")
+        mailbox = await say(engine, "one two")
         await mailbox.get()
         with pytest.raises(InvalidGrammar, match="too complex") as caught:
             await mailbox.get()
         assert caught.value.param == "regex"
-        await say(engine, "again")
+        await say(engine, "again", request=2)
 
 
 async def test_a_prompt_that_is_refused_raises_the_error_it_was() -> None:
     async with fake_engine("normal") as engine:
         await engine.wait_ready()
-        request, mailbox = engine.open_mailbox()
-        engine.post(Prepare(request=request, messages=({"role": "user", "content": "refuse"},)))
+        mailbox = Mailbox()
+        engine.submit(submit("refuse"), mailbox)
         with pytest.raises(TemplateFailed, match="the template said no"):
             await mailbox.get()
 
@@ -329,21 +338,10 @@ async def test_a_prompt_that_is_refused_raises_the_error_it_was() -> None:
 async def test_what_no_frame_can_hold_is_an_invalid_request(unsendable: object) -> None:
     async with fake_engine("normal") as engine:
         await engine.wait_ready()
-        request, _ = engine.open_mailbox()
         with pytest.raises(InvalidRequest):
-            engine.post(Prepare(request=request, messages=(), template_kwargs={"x": unsendable}))
-        _, mailbox = await say(engine, "still here")
+            engine.submit(submit("one", x=unsendable), Mailbox())
+        mailbox = await say(engine, "still here", request=2)
         assert len(await read_all(mailbox)) == 3
-
-
-@pytest.mark.both_loops
-async def test_mail_for_a_closed_mailbox_is_dropped() -> None:
-    async with fake_engine("normal") as engine:
-        await engine.wait_ready()
-        request, _ = await say(engine, "one two")
-        engine.close_mailbox(request)
-        _, mailbox = await say(engine, "three")
-        assert await mailbox.get() == Delta(request + 1, "three ")
 
 
 async def test_a_program_that_does_not_exist_is_a_failed_load() -> None:

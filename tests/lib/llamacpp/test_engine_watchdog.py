@@ -12,8 +12,11 @@ from neuron_lib.engine.protocol import (
     Refused,
     Report,
     StepEvents,
+    Taken,
     Work,
 )
+from neuron_lib.error_frames import to_frame
+from neuron_lib.errors import InvalidRequest
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 from tests.fakes.fake_engine import FACTS
 
@@ -57,7 +60,8 @@ def test_an_engine_with_work_must_take_steps(looks: int, suspicion: str | None, 
     "answer",
     [
         Prepared(request=2, prompt_tokens=1, prompt_end=""),
-        Refused(request=2, code="invalid_request", message="no"),
+        Refused(2, to_frame(InvalidRequest("no"))),
+        Taken((2,)),
         Cancelled(2),
     ],
     ids=lambda answer: type(answer).__name__,

@@ -142,7 +142,7 @@ async def test_a_chat_template_is_read_at_each_load_and_its_words_reach_the_clie
         async with harness.open(spec, model_id="org/demo", report=lambda _: None) as model:
             chat = ChatRequest(model_id="org/demo", messages=({"role": "user", "content": "Hello"},))
             with pytest.raises(TemplateFailed, match=f"the {word} template"):
-                async with model.chat(chat) as generation:
+                async with model.run(chat) as generation:
                     await anext(generation)
 
 

@@ -3,7 +3,8 @@ import pytest
 
 from neuron_lib.engine.protocol import Delta, Done
 from neuron_lib.errors import EngineDead, EngineFailed
-from neuron_lib.llamacpp.mailbox import Mail, Mailbox
+from neuron_lib.llamacpp.engine_client import News
+from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.types import FinishReason, TokenLogprob
 from tests.fakes.turns import let_others_run
 
@@ -22,13 +23,13 @@ DONE = Done(
 
 async def test_mail_comes_out_in_order() -> None:
     mailbox = Mailbox()
-    mailbox.put(Delta(1, "a"))
-    mailbox.put(DONE)
+    mailbox.hear(Delta(1, "a"))
+    mailbox.hear(DONE)
     assert [await mailbox.get(), await mailbox.get()] == [Delta(1, "a"), DONE]
 
 
 async def test_a_reader_waits_for_mail() -> None:
-    mailbox, got = Mailbox(), list[Mail]()
+    mailbox, got = Mailbox(), list[News]()
 
     async def read() -> None:
         got.append(await mailbox.get())
@@ -37,13 +38,13 @@ async def test_a_reader_waits_for_mail() -> None:
         tasks.start_soon(read)
         await let_others_run()
         assert got == []
-        mailbox.put(DONE)
+        mailbox.hear(DONE)
     assert got == [DONE]
 
 
 async def test_a_failure_comes_after_what_was_delivered_and_the_first_one_counts() -> None:
     mailbox = Mailbox()
-    mailbox.put(Delta(1, "a"))
+    mailbox.hear(Delta(1, "a"))
     mailbox.fail(EngineFailed("first"))
     mailbox.fail(EngineDead("m", "second"))
     assert await mailbox.get() == Delta(1, "a")
@@ -69,8 +70,8 @@ async def fail_later(mailbox: Mailbox) -> None:
 async def test_a_slow_reader_costs_no_memory_per_token_and_loses_no_text() -> None:
     mailbox = Mailbox()
     for number in range(1000):
-        mailbox.put(Delta(1, f"{number} "))
-    mailbox.put(DONE)
+        mailbox.hear(Delta(1, f"{number} "))
+    mailbox.hear(DONE)
     mails = [await mailbox.get()]
     while mails[-1] is not DONE:
         mails.append(await mailbox.get())
@@ -84,9 +85,9 @@ async def test_what_a_slow_reader_gets_merged_is_merged_within_its_choice() -> N
     mailbox, token = Mailbox(), TokenLogprob(b"x", -0.5)
     for number in range(1000):
         for choice in range(3):
-            mailbox.put(Delta(1, f"{number}:{choice} ", 2, choice, (token,)))
-    mails: list[Mail] = []
-    mailbox.put(DONE)
+            mailbox.hear(Delta(1, f"{number}:{choice} ", 2, choice, (token,)))
+    mails: list[News] = []
+    mailbox.hear(DONE)
     while DONE not in mails:
         mails.append(await mailbox.get())
     assert len(mails) <= 64 + 3
@@ -100,9 +101,9 @@ async def test_what_a_slow_reader_gets_merged_is_merged_within_its_choice() -> N
 async def test_a_choice_that_speaks_late_to_a_slow_reader_is_heard() -> None:
     mailbox = Mailbox()
     for number in range(100):
-        mailbox.put(Delta(1, f"{number} "))
-    mailbox.put(Delta(1, "late", choice=1))
-    mailbox.put(DONE)
+        mailbox.hear(Delta(1, f"{number} "))
+    mailbox.hear(Delta(1, "late", choice=1))
+    mailbox.hear(DONE)
     mails = [await mailbox.get() for _ in range(66)]
     assert mails[-2:] == [Delta(1, "late", choice=1), DONE]
 
@@ -119,7 +120,7 @@ async def test_a_full_mailbox_lets_other_tasks_run() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(others)
         for _ in range(50):
-            mailbox.put(Delta(1, "a"))
+            mailbox.hear(Delta(1, "a"))
         for _ in range(50):
             await mailbox.get()
         tasks.cancel_scope.cancel()
@@ -128,19 +129,8 @@ async def test_a_full_mailbox_lets_other_tasks_run() -> None:
 
 async def test_a_cancelled_reader_takes_no_mail_with_it() -> None:
     mailbox = Mailbox()
-    mailbox.put(Delta(1, "a"))
+    mailbox.hear(Delta(1, "a"))
     with anyio.CancelScope() as scope:
         scope.cancel()
         await mailbox.get()
     assert await mailbox.get() == Delta(1, "a")
-
-
-async def test_the_end_of_the_last_choice_is_told_though_nobody_reads() -> None:
-    told: list[int] = []
-    mailbox = Mailbox(choices=2, on_complete=lambda: told.append(1))
-    mailbox.put(DONE)
-    mailbox.put(Delta(1, "b", choice=1))
-    assert told == []
-    mailbox.put(DONE)
-    mailbox.fail(EngineDead("o/a", "killed by SIGKILL"))
-    assert told == [1]

@@ -81,7 +81,9 @@ async def real_model(
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,
         )
-        yield model, supervisor.require_engine()
+        engine = supervisor.require_engine()
+        assert isinstance(engine, EngineProcess)
+        yield model, engine
 
 
 def ask(content: str, *, sampling: SamplingParams = GREEDY, **fields: Any) -> ChatRequest:
@@ -90,7 +92,7 @@ def ask(content: str, *, sampling: SamplingParams = GREEDY, **fields: Any) -> Ch
 
 async def replies_to(model: LlamaCppModel, request: ChatRequest) -> tuple[list[TextDelta], Finished]:
     deltas, finished = list[TextDelta](), None
-    async with model.chat(request) as generation:
+    async with model.run(request) as generation:
         async for event in generation:
             match event:
                 case TextDelta():
@@ -132,7 +134,7 @@ async def test_eight_chats_run_in_one_batch_and_two_that_leave_change_nothing_fo
             replies[number] = text
 
         async def leave_after_three_events(number: int) -> None:
-            async with model.chat(ask(prompts[number])) as generation:
+            async with model.run(ask(prompts[number])) as generation:
                 for _ in range(3):
                     await anext(generation)
 
@@ -205,7 +207,7 @@ async def test_a_context_smaller_than_the_batch_can_be_filled_to_its_last_cell(s
 @pytest.mark.both_loops
 async def test_leaving_while_the_prompt_is_read_frees_the_slot_for_the_next(smollm2_path: Path) -> None:
     async with real_model(smollm2_path, seats=1, n_batch=16, n_ubatch=16, n_ctx=2048) as (model, engine):
-        async with model.chat(ask("word " * 1500)) as generation:
+        async with model.run(ask("word " * 1500)) as generation:
             assert isinstance(await anext(generation), Started)
         _, finished = await reply_to(model, ask("Hi", max_tokens=1))
         assert finished.usage.completion_tokens == 1
@@ -220,17 +222,16 @@ RULES = "You answer in one short sentence. " + "Never speak of the weather, of p
 async def test_of_every_request_whose_client_left_the_engine_says_that_it_has_left_it(smollm2_path: Path) -> None:
     bound = ask("Hello", grammar=Grammar("regex", "[a-z]+ [a-z]+"))
     async with real_model(smollm2_path) as (model, engine):
-        async with model.chat(ask("Hello")) as running:
+        async with model.run(ask("Hello")) as running:
             await anext(running)
             async with anyio.create_task_group() as tasks:
                 for request in (bound, ask("Hello " * 300), bound):
                     tasks.start_soon(reply_to, model, request)
-                while not engine.knows(4):
+                while not engine.may_work_on(4):
                     await let_others_run()
                 tasks.cancel_scope.cancel()
-        while engine._accusers:
+        while engine.at_work:
             await let_others_run()
-        assert not any(engine.knows(request) for request in range(1, 5))
         assert (await reply_to(model, ask("Hello")))[1].reason is FinishReason.LENGTH
 
 
@@ -323,7 +324,7 @@ async def test_a_grammar_that_cannot_be_read_is_refused_and_harms_nobody(
     smollm2_path: Path, grammar: Grammar, param: str
 ) -> None:
     async with real_model(smollm2_path, seats=2) as (model, _):
-        async with model.chat(ask("Tell a long story.", max_tokens=200)) as generation:
+        async with model.run(ask("Tell a long story.", max_tokens=200)) as generation:
             await anext(generation)
             with pytest.raises(InvalidGrammar) as caught:
                 await reply_to(model, ask("Hello", grammar=grammar))
@@ -434,7 +435,7 @@ async def test_any_text_gets_a_reply(smollm2_path: Path, text: str) -> None:
 async def test_a_killed_engine_is_told_by_the_name_of_its_signal(smollm2_path: Path) -> None:
     async with (
         real_model(smollm2_path, seats=1) as (model, engine),
-        model.chat(ask("Tell a story.", max_tokens=400)) as generation,
+        model.run(ask("Tell a story.", max_tokens=400)) as generation,
     ):
         for _ in range(2):  # that it started, and its first words
             await anext(generation)
@@ -449,7 +450,7 @@ async def test_a_request_whose_engine_was_killed_while_it_read_the_prompt_gets_t
     story = ask("Tell a story.")
     async with real_model(smollm2_path, seats=1) as (model, engine):
         expected, _ = await reply_to(model, story)
-        generation = model.chat(story)
+        generation = model.run(story)
         async with generation:
             os.kill(engine.pid, signal.SIGSTOP)  # before it can have said anything
             os.kill(engine.pid, signal.SIGKILL)
@@ -463,12 +464,12 @@ async def test_an_engine_that_is_told_to_abort_shows_its_threads_and_breaks_off_
 ) -> None:
     async with (
         real_model(smollm2_path, seats=1) as (model, engine),
-        model.chat(ask("Tell a story.", max_tokens=400)) as generation,
+        model.run(ask("Tell a story.", max_tokens=400)) as generation,
     ):
         for _ in range(2):
             await anext(generation)
         engine.post(Abort())
-        assert "the computation was broken off" in await engine.wait_dead()
+        assert "the computation was broken off" in (await engine.wait_dead()).reason
     lines = [record.getMessage() for record in caplog.records if record.name == "neuron_lib.engine"]
     assert any("loop.py" in line for line in lines)
 

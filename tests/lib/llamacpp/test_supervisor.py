@@ -16,6 +16,7 @@ import pytest
 from neuron_lib.child.process import Child
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.errors import LoadFailed, SourceUnavailable, UnloadFailed
+from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
@@ -38,7 +39,7 @@ async def supervised(*modes: str, limit_s: float = 5.0) -> AsyncIterator[EngineS
     """The first engines have these modes, one after another; all others are normal."""
     left = iter(modes)
 
-    def start() -> AbstractAsyncContextManager[EngineProcess]:
+    def start() -> AbstractAsyncContextManager[EngineClient]:
         return open_engine(
             LOAD,
             model_id="org/fake",
@@ -53,6 +54,13 @@ async def supervised(*modes: str, limit_s: float = 5.0) -> AsyncIterator[EngineS
         start, model_id="org/fake", policy=RecoveryPolicy(first_pause_s=0.01, longest_pause_s=0.02)
     ) as supervisor:
         yield supervisor
+
+
+def process_of(supervisor: EngineSupervisor) -> EngineProcess:
+    """The engine that serves."""
+    engine = supervisor.require_engine()
+    assert isinstance(engine, EngineProcess)
+    return engine
 
 
 @pytest.mark.both_loops
@@ -79,7 +87,7 @@ async def test_a_start_that_the_host_has_no_means_for_is_no_death(
     number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with supervised() as supervisor:
-        dead = supervisor.require_engine()
+        dead = process_of(supervisor)
         monkeypatch.setattr(socket, "socketpair", fail_with(number, times=9, then=socket.socketpair))
         os.kill(dead.pid, signal.SIGKILL)
         assert (await supervisor.successor(dead)).death is None
@@ -96,7 +104,7 @@ async def test_a_process_that_the_host_has_no_room_for_is_no_death(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with supervised() as supervisor:
-        dead = supervisor.require_engine()
+        dead = process_of(supervisor)
         monkeypatch.setattr(anyio, "open_process", fail_with(number, times=9, then=anyio.open_process))
         os.kill(dead.pid, signal.SIGKILL)
         assert (await supervisor.successor(dead)).death is None
@@ -106,7 +114,7 @@ async def test_a_process_that_the_host_has_no_room_for_is_no_death(
 async def test_a_program_that_is_gone_when_the_next_engine_is_due_is_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
     async with supervised() as supervisor:
         monkeypatch.setattr(anyio, "open_process", fail_with(errno.ENOENT, times=9, then=anyio.open_process))
-        os.kill(supervisor.require_engine().pid, signal.SIGKILL)
+        os.kill(process_of(supervisor).pid, signal.SIGKILL)
         assert os.strerror(errno.ENOENT) in await supervisor.wait_lost()
 
 
@@ -134,7 +142,7 @@ async def test_a_first_engine_without_threads_for_its_work_is_worth_a_retry(mode
 @pytest.mark.parametrize("mode", ["exhausted-at-load", "exhausted-in-native-code-at-load"])
 async def test_an_engine_without_threads_for_its_work_has_not_died(mode: str) -> None:
     async with supervised("normal", *[mode] * 3) as supervisor:
-        dead = supervisor.require_engine()
+        dead = process_of(supervisor)
         os.kill(dead.pid, signal.SIGKILL)
         assert (await supervisor.successor(dead)).death is None
         assert (supervisor.loss, supervisor.restarts) == (None, 1)
@@ -157,7 +165,7 @@ async def test_an_engine_that_cannot_be_killed_is_no_success(monkeypatch: pytest
         monkeypatch.setattr(Child, method, lambda *_: None)
     with pytest.raises(UnloadFailed, match="cannot be killed"):
         async with supervised("silent", limit_s=0.05) as supervisor:
-            engine = supervisor.require_engine()
+            engine = process_of(supervisor)
     os.kill(engine.pid, signal.SIGKILL)
     await engine._process.wait()
     await engine._process.close()

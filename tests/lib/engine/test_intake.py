@@ -1,4 +1,4 @@
-"""Prompts between arrival and start: in fair order, kept for their start, forgotten when nobody wants them any more."""
+"""Requests on their way to the line: prepared in fair order, handed on once, dropped when nobody wants them."""
 
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -8,13 +8,27 @@ from typing import Any, Final
 
 import pytest
 
+from neuron_lib.engine.intake import Intake
 from neuron_lib.engine.interruption import GaveWay, GivesWay
+from neuron_lib.engine.line import Request
 from neuron_lib.engine.prepare import PreparedPrompt
 from neuron_lib.engine.prompt_writer import Prompt
-from neuron_lib.engine.prompts import Prompts
-from neuron_lib.engine.protocol import Cancelled, Prepare, Prepared, ProtocolError, Refused, Report, Taken, Work
-from neuron_lib.errors import InvalidRequest, Overloaded, TemplateFailed
-from neuron_lib.types import Grammar
+from neuron_lib.engine.protocol import (
+    Cancelled,
+    ChatTask,
+    Limits,
+    Prepared,
+    ProtocolError,
+    Refused,
+    Report,
+    Submit,
+    Taken,
+    TaskFrame,
+    Work,
+)
+from neuron_lib.engine.sequence import Sequence
+from neuron_lib.errors import InvalidRequest, Overloaded, PromptTooLong, TemplateFailed
+from neuron_lib.types import Grammar, Sampling
 from tests.patience import PATIENCE_S
 
 LONG: Final = "long " * 10_000
@@ -43,14 +57,16 @@ class FakePreparer:
     def __init__(self) -> None:
         self.gates: dict[str, Gate] = {}
         self.rendered: list[str] = []
+        self.prepared: list[PreparedPrompt] = []
         self.slow: dict[str, float] = {}
         self.meanwhile: Callable[[], None] = lambda: None
 
     def gate(self, text: str) -> Gate:
         return self.gates.setdefault(text, Gate())
 
-    def write(self, chat: Prepare, *, gives_way: GivesWay) -> Prompt:
-        text: str = chat.messages[0]["content"]
+    def write(self, task: TaskFrame, *, gives_way: GivesWay) -> tuple[Prompt, ...]:
+        assert isinstance(task, ChatTask)
+        text: str = task.messages[0]["content"]
         self.rendered.append(text)
         if text in self.gates and text != LONG:
             self.gates[text].pass_through()
@@ -60,18 +76,28 @@ class FakePreparer:
             raise GaveWay
         if text == "refuse":
             raise TemplateFailed("no")
-        return Prompt(text)
+        return (Prompt(text),)
 
-    def effort(self, text: str) -> int:
-        return len(text)
+    def effort(self, prompts: tuple[Prompt, ...]) -> int:
+        return sum(len(prompt.text) for prompt in prompts)
 
-    def read(self, prompt: Prompt) -> PreparedPrompt:
+    def limit(self, submit: Submit) -> int:
+        return submit.limits.prompt_tokens
+
+    def read(self, prompt: Prompt, *, limit: int) -> PreparedPrompt:
         text = prompt.text
+        if limit == 0:
+            raise PromptTooLong(prompt_tokens=5, limit=0)
         if text == LONG and text in self.gates:
             self.gates[text].pass_through()
         if text == "empty":
             raise InvalidRequest("empty", param="messages")
         return PreparedPrompt(text, [len(text)])
+
+    def request(self, submit: Submit, prompts: list[PreparedPrompt], *, arrived_s: float) -> Request:
+        (prompt,) = prompts
+        self.prepared.append(prompt)
+        return Request(submit.request, (Sequence(submit.request, prompt.tokens, max_tokens=1),), arrived_s=arrived_s)
 
 
 class FakeCompiler:
@@ -86,23 +112,29 @@ class FakeCompiler:
         return grammar
 
 
+def submit(request: int, task: TaskFrame, *, most: int = 64) -> Submit:
+    limits, sampling = Limits(prompt_tokens=most, reply_tokens=1), Sampling(temperature=0, seed=0)
+    return Submit(request=request, task=task, sampling=sampling, limits=limits)
+
+
 class Desk:
-    """Prompts with all their threads, which end with the test's process, and what was reported."""
+    """An intake with all its threads, which end with the test's process, what was reported, and what was handed on."""
 
     def __init__(self) -> None:
         self.preparer, self.compiler = FakePreparer(), FakeCompiler()
         self.reports: SimpleQueue[Report] = SimpleQueue()
-        self.prompts = Prompts(self.reports.put)
-        self.prompts.open(self.preparer)  # type: ignore[arg-type]
-        for life in (self.prompts.render_forever, self.prompts.read_forever, self._compile):
+        self.line: SimpleQueue[Request] = SimpleQueue()
+        self.intake = Intake(self.reports.put, clock=lambda: 9.0)
+        self.intake.open(self.preparer, hand_on=self.line.put)  # type: ignore[arg-type]
+        for life in (self.intake.render_forever, self.intake.read_forever, self._compile):
             Thread(target=life, daemon=True).start()
 
     def _compile(self) -> None:
-        self.prompts.compile_forever(self.compiler)  # type: ignore[arg-type]
+        self.intake.compile_forever(self.compiler)  # type: ignore[arg-type]
 
-    def prepare(self, request: int, text: str, *, grammar: str | None = None) -> None:
+    def prepare(self, request: int, text: str, *, grammar: str | None = None, most_tokens: int = 64) -> None:
         bound = None if grammar is None else Grammar("regex", grammar)
-        self.prompts.prepare(Prepare(request=request, messages=({"content": text},), grammar=bound))
+        self.intake.submit(submit(request, ChatTask(messages=({"content": text},), grammar=bound), most=most_tokens))
 
     def next(self, *, of: type | tuple[type, ...] = (Prepared, Refused, Cancelled)) -> Report:
         while True:
@@ -124,16 +156,25 @@ def desk() -> Iterator[Desk]:
         gate.open()
 
 
-def test_a_prompt_is_offered_and_kept_until_its_start(desk: Desk) -> None:
+def test_a_request_is_said_to_be_prepared_and_then_handed_on_with_the_time_of_its_arrival(desk: Desk) -> None:
     desk.prepare(7, "hello")
     assert desk.next() == Prepared(request=7, prompt_tokens=1, prompt_end="hello")
-    assert desk.prompts.take(7) == PreparedPrompt("hello", [5])
-    assert desk.prompts.take(7) is None
+    request = desk.line.get(timeout=PATIENCE_S)
+    assert (request.number, request.arrived_s) == (7, 9.0)
+    assert desk.preparer.prepared == [PreparedPrompt("hello", [5])]
 
 
-def test_a_prompt_before_the_model_is_ready_breaks_the_protocol() -> None:
+def test_a_prompt_that_is_too_long_is_refused_with_its_numbers(desk: Desk) -> None:
+    desk.prepare(7, "hello", grammar="slow", most_tokens=0)  # and its grammar is not compiled before
+    refused = desk.next()
+    assert isinstance(refused, Refused)
+    assert (refused.error.code, refused.error.fields) == ("context_length_exceeded", {"prompt_len": 5, "max": 0})
+    assert desk.line.empty()
+
+
+def test_a_request_before_the_model_is_ready_breaks_the_protocol() -> None:
     with pytest.raises(ProtocolError):
-        Prompts(print).prepare(Prepare(request=1, messages=()))
+        Intake(print).submit(submit(1, ChatTask()))
 
 
 def test_what_is_worked_on_is_said_before_it_is_begun(desk: Desk) -> None:
@@ -191,7 +232,7 @@ def test_a_rendering_that_must_give_way_too_often_is_refused(desk: Desk) -> None
     desk.prepare(1, text)
     refused = desk.next(of=Refused)
     assert isinstance(refused, Refused)
-    assert (refused.request, refused.code) == (1, Overloaded.code)
+    assert (refused.request, refused.error.code) == (1, Overloaded.code)
     assert desk.preparer.rendered.count(text) == 3
 
 
@@ -201,7 +242,7 @@ def test_a_long_prompt_that_is_tokenized_holds_up_no_short_one(desk: Desk) -> No
     assert reading.reached.wait(PATIENCE_S)
     desk.prepare(2, "Hi")
     assert desk.prepared() == 2
-    assert Work("a long prompt", 0, 1) in desk.prompts.work
+    assert Work("a long prompt", 0, 1) in desk.intake.work
     reading.open()
     assert desk.prepared() == 1
 
@@ -213,9 +254,8 @@ def test_a_grammar_that_is_compiled_holds_up_no_prompt(desk: Desk) -> None:
     assert desk.prepared() == 2
     desk.compiler.gate.open()
     assert desk.prepared() == 1
-    prompt = desk.prompts.take(1)
-    assert prompt is not None
-    assert prompt.constraint == Grammar("regex", "slow")  # type: ignore[comparison-overlap]  # of the fake compiler
+    constraint = desk.preparer.prepared[-1].constraint
+    assert constraint == Grammar("regex", "slow")  # type: ignore[comparison-overlap]  # of the fake compiler
 
 
 def test_only_so_many_grammars_wait(desk: Desk) -> None:
@@ -223,15 +263,15 @@ def test_only_so_many_grammars_wait(desk: Desk) -> None:
         desk.prepare(request, "bound", grammar="slow")
     refused = desk.next()
     assert isinstance(refused, Refused)
-    assert (refused.request, refused.code) == (9, "rate_limit_exceeded")
+    assert (refused.request, refused.error.code) == (9, "rate_limit_exceeded")
 
 
 @pytest.mark.parametrize(("text", "grammar"), [("refuse", None), ("empty", None), ("bound", "refuse")])
-def test_what_is_refused_is_not_kept(desk: Desk, text: str, grammar: str | None) -> None:
+def test_what_is_refused_is_not_handed_on(desk: Desk, text: str, grammar: str | None) -> None:
     desk.prepare(1, text, grammar=grammar)
     assert isinstance(desk.next(), Refused)
-    assert desk.prompts.take(1) is None
-    assert not desk.prompts.cancel(1)
+    assert desk.line.empty()
+    assert not desk.intake.cancel(1)
 
 
 def test_a_prompt_cancelled_while_it_waits_is_never_touched_and_that_is_said(desk: Desk) -> None:
@@ -239,7 +279,7 @@ def test_a_prompt_cancelled_while_it_waits_is_never_touched_and_that_is_said(des
     desk.prepare(1, "first")
     assert first.reached.wait(PATIENCE_S)
     desk.prepare(2, "second")
-    assert desk.prompts.cancel(2)
+    assert desk.intake.cancel(2)
     assert desk.next() == Cancelled(2)
     first.open()
     assert desk.prepared() == 1
@@ -271,17 +311,17 @@ def test_a_request_cancelled_while_it_is_worked_on_leaves_nothing_and_that_is_sa
 ) -> None:
     gate = begin(desk)
     assert gate.reached.wait(PATIENCE_S)
-    assert desk.prompts.cancel(1)
+    assert desk.intake.cancel(1)
     desk.prepare(2, "Hi") if begin is not slow_render else None
     gate.open()
     reports = [desk.next()] + ([desk.next()] if begin is not slow_render else [])
     assert Cancelled(1) in reports
-    assert desk.prompts.take(1) is None
+    while not desk.line.empty():
+        assert desk.line.get().number == 2
 
 
-def test_a_request_cancelled_before_its_start_leaves_nothing(desk: Desk) -> None:
+def test_a_request_that_was_handed_on_is_for_the_line_to_cancel(desk: Desk) -> None:
     desk.prepare(7, "hello")
     assert desk.prepared() == 7
-    assert desk.prompts.cancel(7)
-    assert desk.prompts.take(7) is None
-    assert not desk.prompts.cancel(7)
+    assert desk.line.get(timeout=PATIENCE_S).number == 7
+    assert not desk.intake.cancel(7)

@@ -1,7 +1,6 @@
 import contextlib
 import gc
 import os
-import signal
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,6 +17,7 @@ from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
+from neuron_lib.engine.protocol import Load, Submit
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -30,10 +30,12 @@ from neuron_lib.errors import (
     SuspectRequest,
     TemplateFailed,
     UnsupportedCapability,
+    WrongModality,
 )
-from neuron_lib.harness import Generation
+from neuron_lib.harness import Reply
+from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_environment import engine_environment
-from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
+from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.recovery import RecoveryPolicy
@@ -41,6 +43,9 @@ from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
+    Complete,
+    Embed,
+    Embedding,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -53,6 +58,7 @@ from neuron_lib.types import (
     SamplingParams,
     Servable,
     Started,
+    Task,
     TextDelta,
     TokenLogprob,
     ToolCall,
@@ -61,16 +67,15 @@ from neuron_lib.types import (
     Usage,
 )
 from tests.fakes.log_lines import said
+from tests.fakes.memory_engine import MemoryEngine, open_memory_engine
 from tests.fakes.turns import let_others_run
 
-pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.both_loops]
+pytestmark = pytest.mark.anyio
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
-LOAD = load_command(
-    LlamaCppConfig(n_ctx=64, n_batch=64, n_ubatch=64, threads=1, admission=AdmissionConfig(max_in_flight=1)),
-    LocalModel(path=Path("/nowhere.gguf")),
-    environ={},
-)
+
+EITHER = pytest.mark.parametrize("in_process", [False, pytest.param(True, marks=pytest.mark.process)])
+"""With the engine in memory, and with an engine that is a process."""
 
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 
@@ -86,13 +91,22 @@ async def model_of(
     max_wait_s: float = 60.0,
     isolates_principals: bool = False,
     policy: RecoveryPolicy | None = None,
+    in_process: bool = False,
 ) -> AsyncIterator[LlamaCppModel]:
-    """A model whose first engine is a fake in `mode`; those after the ones `between` are all in the mode `then`."""
-    modes = chain([mode, *between], repeat(then))
+    """A model whose first engine is a fake in `mode`; those after the ones `between` are all in the mode `then`.
 
-    def start() -> AbstractAsyncContextManager[EngineProcess]:
+    Engines live in memory, or with `in_process` in a process each.
+    """
+    modes = chain([mode, *between], repeat(then))
+    admission = AdmissionConfig(max_in_flight=seats)
+    config = LlamaCppConfig(n_ctx=64, n_batch=64, n_ubatch=64, threads=1, admission=admission)
+    load = load_command(config, LocalModel(path=Path("/nowhere.gguf")), environ={})
+
+    def start() -> AbstractAsyncContextManager[EngineClient]:
+        if not in_process:
+            return open_memory_engine(load, mode=next(modes))
         return open_engine(
-            LOAD,
+            load,
             model_id="org/fake",
             environment=engine_environment(os.environ),
             on_progress=lambda _fraction: None,
@@ -116,24 +130,32 @@ def ask(content: Any, *, stop: Sequence[str] = ()) -> ChatRequest:
     return ChatRequest(model_id="org/fake", messages=({"role": "user", "content": content},), stop=tuple(stop))
 
 
+def engine_of(model: LlamaCppModel) -> MemoryEngine:
+    """The engine that serves."""
+    engine = model._supervisor.engine
+    assert isinstance(engine, MemoryEngine)
+    return engine
+
+
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process brings about."""
+    """Wait for what other tasks bring about."""
     while not condition():  # noqa: ASYNC110 - nobody tells when a condition of a test comes true
-        await anyio.sleep(0.005)
+        await anyio.sleep(0.001)
 
 
-async def read_to_end(generation: Generation) -> None:
+async def read_to_end(generation: Reply) -> None:
     async for _event in generation:
         pass
 
 
 async def reply_to(model: LlamaCppModel, text: str) -> list[GenerationEvent]:
-    async with model.chat(ask(text)) as generation:
+    async with model.run(ask(text)) as generation:
         return [event async for event in generation]
 
 
-async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
-    async with model_of() as model:
+@EITHER
+async def test_a_reply_starts_speaks_and_finishes_with_its_usage(*, in_process: bool) -> None:
+    async with model_of(in_process=in_process) as model:
         events = await reply_to(model, "one two")
         assert model.load().in_flight == 0
         assert (model.load().tok_s_prefill, model.load().tok_s_decode) == (4.0, 2.0)  # one of two was cached
@@ -144,9 +166,17 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
         TextDelta("!"),
         Finished(
             reasons=(FinishReason.STOP,),
-            usage=Usage(prompt_tokens=2, completion_tokens=2, cached_tokens=1, prefill_ms=250, decode_ms=500),
+            usage=Usage(
+                prompt_tokens=2, completion_tokens=2, cached_tokens=1, queue_ms=125, prefill_ms=250, decode_ms=500
+            ),
         ),
     ]
+
+
+async def test_all_that_the_engine_is_told_of_a_request_is_one_submit() -> None:
+    async with model_of() as model:
+        await reply_to(model, "one two")
+        assert [type(command) for command in engine_of(model).told] == [Load, Submit]
 
 
 async def test_reasoning_is_told_apart_and_its_tokens_are_counted() -> None:
@@ -168,7 +198,7 @@ async def test_a_reply_that_is_cut_off_while_reasoning_was_reasoning_to_its_last
 
 async def test_reasoning_that_was_asked_for_is_part_of_the_text() -> None:
     request = msgspec.structs.replace(ask("<think> a </think> b"), include_thinking=True)
-    async with model_of("markers") as model, model.chat(request) as generation:
+    async with model_of("markers") as model, model.run(request) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "<think> a </think> b !"
 
@@ -183,7 +213,7 @@ async def test_a_prompt_that_opens_a_block_of_reasoning_makes_the_reply_start_in
 async def test_a_tool_call_is_one_only_for_a_request_with_tools(tools: tuple[Any, ...], reason: FinishReason) -> None:
     call = '<tool_call> {"name":"now","arguments":{}} </tool_call>'
     request = msgspec.structs.replace(ask(call), tools=tools)
-    async with model_of("markers") as model, model.chat(request) as generation:
+    async with model_of("markers") as model, model.run(request) as generation:
         events = [event async for event in generation]
     assert [event.name for event in events if isinstance(event, ToolCall)] == ["now" for _ in tools]
     assert isinstance(events[-1], Finished)
@@ -192,13 +222,13 @@ async def test_a_tool_call_is_one_only_for_a_request_with_tools(tools: tuple[Any
 
 async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_as_one() -> None:
     request = msgspec.structs.replace(ask("<think> a </think> b"), choices=3)
-    async with model_of("markers", seats=3) as model, model.chat(request) as generation:
+    async with model_of("markers", seats=3) as model, model.run(request) as generation:
         assert model.load().in_flight == 3
         started, *events, finished = [event async for event in generation]
         assert (model.load().tok_s_prefill, model.load().in_flight) == (12.0, 0)  # what was forked was not computed
     assert started == Started(prompt_tokens=4)
     for choice in range(3):
-        own = [event for event in events if not isinstance(event, Started | Finished) and event.choice == choice]
+        own = [event for event in events if isinstance(event, TextDelta | ReasoningDelta) and event.choice == choice]
         assert own[1:] == [ReasoningDelta("a ", choice), TextDelta("b ", choice), TextDelta("!", choice)]
     assert finished == Finished(
         reasons=(FinishReason.STOP,) * 3,
@@ -207,6 +237,7 @@ async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_a
             completion_tokens=4 + 5 + 6,
             cached_tokens=1,
             reasoning_tokens=3 * 2,
+            queue_ms=125,
             prefill_ms=250,
             decode_ms=1500,
         ),
@@ -215,7 +246,7 @@ async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_a
 
 async def test_a_reply_with_log_probabilities_has_them_at_its_text() -> None:
     request = msgspec.structs.replace(ask("<think> a </think> b"), top_logprobs=1)
-    async with model_of("markers") as model, model.chat(request) as generation:
+    async with model_of("markers") as model, model.run(request) as generation:
         texts = [event async for event in generation if isinstance(event, TextDelta)]
     assert texts == [
         TextDelta("b ", logprobs=(TokenLogprob(b"b ", -0.5, (Likely(b"x", -0.25),)),)),
@@ -238,7 +269,7 @@ async def test_prompts_are_shared_by_all_or_within_an_account(
     request = msgspec.structs.replace(ask("echo-start"), principal=principal, choices=2, top_logprobs=0)
     async with (
         model_of(seats=2, isolates_principals=isolates) as model,
-        model.chat(request) as generation,
+        model.run(request) as generation,
     ):
         told = [event.text async for event in generation if isinstance(event, TextDelta) and event.choice == 0]
     assert told == [f"{cache_key} ", "2 ", "0 ", "!"]
@@ -246,7 +277,7 @@ async def test_prompts_are_shared_by_all_or_within_an_account(
 
 async def test_the_whole_of_a_reply_that_is_bound_by_a_grammar_is_text_even_where_the_prompt_opened_reasoning() -> None:
     request = msgspec.structs.replace(ask("{} </think> <think>"), grammar=Grammar("regex", ".*"))
-    async with model_of("markers") as model, model.chat(request) as generation:
+    async with model_of("markers") as model, model.run(request) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "{} </think> <think> !"
 
@@ -255,7 +286,7 @@ async def test_a_grammar_that_the_engine_refuses_is_named_by_its_field() -> None
     request = msgspec.structs.replace(ask("one"), grammar=Grammar("regex", "refuse"))
     async with model_of() as model:
         with pytest.raises(InvalidRequest, match="not a grammar") as raised:
-            async with model.chat(request):
+            async with model.run(request):
                 pass
     assert raised.value.param == "regex"
 
@@ -273,15 +304,15 @@ async def test_a_grammar_that_the_engine_refuses_is_named_by_its_field() -> None
 async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: dict[str, Any], param: str) -> None:
     async with model_of() as model:
         with pytest.raises(InvalidRequest) as raised:
-            async with model.chat(msgspec.structs.replace(ask("one"), **changes)):
+            async with model.run(msgspec.structs.replace(ask("one"), **changes)):
                 pass
         assert raised.value.param == param
         assert "with 0 requests" in repr(model)
 
 
 async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="neuron_lib.llamacpp.generation")
-    async with model_of(seats=2) as model, model.chat(msgspec.structs.replace(ask("one two"), choices=2)) as generation:
+    caplog.set_level("INFO", logger="neuron_lib.llamacpp.reply")
+    async with model_of(seats=2) as model, model.run(msgspec.structs.replace(ask("one two"), choices=2)) as generation:
         async for _event in generation:
             pass
     (record,) = caplog.records
@@ -292,14 +323,14 @@ async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
 async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
-    async with model_of(mode) as model, model.chat(ask("echo-stop", stop=["mine"])) as generation:
+    async with model_of(mode) as model, model.run(ask("echo-stop", stop=["mine"])) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
-    async with model_of() as model:
-        async with model.chat(ask("one")):
+    async with model_of("stuck-after-delta") as model:
+        async with model.run(ask("one")):
             assert model.load().in_flight == 1
         assert model.load().in_flight == 0
 
@@ -314,7 +345,7 @@ async def test_a_model_calls_tools_only_if_its_calls_have_markers_and_a_form_tha
 
 async def test_a_generation_does_nothing_until_it_is_entered() -> None:
     async with model_of() as model:
-        model.chat(ask("one"))
+        model.run(ask("one"))
         assert model.load().in_flight == 0
 
 
@@ -334,7 +365,7 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
 ) -> None:
     async with model_of() as model:
         with pytest.raises(error):
-            async with model.chat(request_):
+            async with model.run(request_):
                 pytest.fail("it was entered")
         assert model.load().in_flight == 0
         assert "with 0 requests" in repr(model)
@@ -342,12 +373,12 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
 
 
 async def test_a_reply_says_what_it_has_cost_so_far_also_when_it_is_lost() -> None:
-    async with model_of("segv-after-delta") as model, model.chat(ask("one two")) as generation:
+    async with model_of("segv-after-delta") as model, model.run(ask("one two")) as generation:
         assert generation.usage == Usage(prompt_tokens=2, completion_tokens=0)
         with pytest.raises(EngineDead):
             await read_to_end(generation)
         assert generation.usage == Usage(prompt_tokens=2, completion_tokens=1)
-    async with model_of() as model, model.chat(ask("one two")) as generation:
+    async with model_of() as model, model.run(ask("one two")) as generation:
         *_, finished = [event async for event in generation]
         assert isinstance(finished, Finished)
         assert generation.usage == finished.usage
@@ -357,7 +388,7 @@ async def test_a_request_that_nobody_has_read_is_read_by_the_engine() -> None:
     async with model_of() as model:
         messages = UnreadArray(b'[{"role":"user","content":"one two"}]')
         unread = ChatRequest(model_id="org/fake", messages=messages, template_kwargs=UnreadObject(b"{}"))
-        async with model.chat(unread) as generation:
+        async with model.run(unread) as generation:
             events = [event async for event in generation]
         assert events[0] == Started(prompt_tokens=2)
         assert isinstance(events[-1], Finished)
@@ -376,7 +407,7 @@ async def test_a_request_that_nobody_has_read_is_read_by_the_engine() -> None:
 async def test_what_is_no_text_is_refused_by_its_kind(part: str, code: str) -> None:
     async with model_of() as model:
         with pytest.raises(UnsupportedCapability) as caught:
-            async with model.chat(ask([{"type": "text", "text": "see"}, {"type": part}])):
+            async with model.run(ask([{"type": "text", "text": "see"}, {"type": part}])):
                 pytest.fail("it was entered")
     assert caught.value.code == code
 
@@ -385,10 +416,10 @@ async def test_a_bias_of_a_token_that_the_model_has_not_is_refused_by_name() -> 
     async with model_of("words") as model:
         request = replace(ask("one"), sampling=SamplingParams(logit_bias={9: 1.0, 10: 1.0}))
         with pytest.raises(InvalidRequest, match="tokens 0 to 9") as caught:
-            async with model.chat(request):
+            async with model.run(request):
                 pytest.fail("it was entered")
         assert caught.value.param == "logit_bias.10"
-        async with model.chat(replace(request, sampling=SamplingParams(logit_bias={9: 1.0}))):
+        async with model.run(replace(request, sampling=SamplingParams(logit_bias={9: 1.0}))):
             pass
 
 
@@ -413,15 +444,143 @@ async def test_a_prompt_that_waited_when_its_engine_died_is_measured_anew() -> N
 
 
 async def test_who_finds_the_queue_full_is_refused_before_its_prompt_is_read() -> None:
-    async with model_of(queue=0) as model, model.chat(ask("one")):
+    async with model_of("stuck-after-delta", queue=0) as model, model.run(ask("one")):
         for prompt in ("two", "a prompt that is far too long"):  # which reading it would have shown
             with pytest.raises(Overloaded):
                 await reply_to(model, prompt)
         assert model.load().rejected_queue_full == 2
 
 
+async def test_vectors_come_one_by_one_and_are_billed_as_one() -> None:
+    task = Embed(model_id="org/fake", inputs=("one", "three", (1, 2)))
+    async with model_of("vectors", seats=2) as model:
+        async with model.run(task) as reply:
+            events = [event async for event in reply]
+            assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+        with pytest.raises(WrongModality):
+            await reply_to(model, "Hello")
+    assert events == [
+        Started(prompt_tokens=3),
+        Embedding(2, (2.0, 0.5)),
+        Embedding(1, (5.0, 0.5)),
+        Embedding(0, (3.0, 0.5)),
+        Finished(reasons=(FinishReason.STOP,) * 3, usage=Usage(prompt_tokens=3, completion_tokens=0, prefill_ms=250)),
+    ]
+
+
+async def test_a_request_for_no_vectors_is_refused_by_name() -> None:
+    async with model_of("vectors") as model:
+        with pytest.raises(InvalidRequest) as caught:
+            async with model.run(Embed(model_id="org/fake", inputs=())):
+                pytest.fail("it was entered")
+        assert caught.value.param == "input"
+
+
+async def test_closing_admission_refuses_those_who_wait_at_once() -> None:
+    async with (
+        model_of("stuck-after-delta") as model,
+        model.run(ask("one")),
+        anyio.create_task_group() as tasks,
+    ):
+        askers = Askers(tasks, model, "two", "three")
+        await until(lambda: model.load().queue_depth == 2)
+        model.close_admission(ShuttingDown)
+        await until(lambda: len(askers.refusals) == 2)
+        assert [type(error) for error in askers.refusals] == [ShuttingDown] * 2
+        assert (model.load().in_flight, model.load().queue_depth) == (1, 0)
+
+
+async def test_whoever_waits_for_the_next_engine_when_admission_closes_is_refused_and_not_submitted() -> None:
+    async with model_of("silent", policy=RecoveryPolicy(first_pause_s=0.2)) as model:
+        async with anyio.create_task_group() as tasks:
+            askers = Askers(tasks, model, "one")
+            await until(lambda: model.load().queue_depth == 1)
+            await die(model._supervisor.require_engine())
+            await let_others_run()
+            model.close_admission(ShuttingDown)
+        assert [type(error) for error in askers.refusals] == [ShuttingDown]
+        assert engine_of(model).submitted == []
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+async def test_without_patience_a_request_gets_a_free_seat_or_is_refused_at_once(is_free: bool) -> None:  # noqa: FBT001 - a parameter
+    async with model_of("stuck-after-delta", seats=2, max_wait_s=0) as model:
+        request = replace(ask("one"), choices=1 if is_free else 2)
+        async with model.run(request):
+            if is_free:
+                async with model.run(ask("two")) as second:
+                    assert await anext(second) == Started(prompt_tokens=1)
+                return
+            with pytest.raises(Overloaded, match=r"no seat became free within 0 s") as caught:
+                await reply_to(model, "two")
+            assert caught.value.reason is OverloadReason.WAIT_EXPIRED
+            assert (model.load().rejected_timeout, model.load().queue_depth) == (1, 0)
+
+
+async def test_requests_that_waited_when_their_engine_died_are_submitted_again_in_the_order_of_their_arrival() -> None:
+    texts = [f"number {number}" for number in range(8)]
+    async with model_of("silent", then="stuck-after-delta", queue=8) as model, anyio.create_task_group() as tasks:
+        for count, text in enumerate(texts):
+            Askers(tasks, model, text)
+            await until(lambda expected=count + 1: model.load().queue_depth == expected)  # type: ignore[misc]
+        await die(model._supervisor.require_engine())
+        await until(lambda: model.load().in_flight == 1)
+        await let_others_run(100)
+        assert engine_of(model).submitted == [1, 2, 3, 4, 5, 6, 7, 8]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_reply_whose_engine_died_holds_no_seat_until_the_next_engine_has_begun_it() -> None:
+    async with (
+        model_of("stuck-after-delta", policy=RecoveryPolicy(first_pause_s=60)) as model,
+        anyio.create_task_group() as tasks,
+    ):
+        Askers(tasks, model, "one two")
+        await until(lambda: model.load().in_flight == 1)
+        await die(model._supervisor.require_engine())
+        await until(lambda: (model.load().in_flight, model.load().queue_depth) == (0, 1))
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_reply_that_is_tried_again_waits_in_its_old_place_before_all_who_came_later() -> None:
+    async with model_of("stuck-after-delta", then="normal") as model, anyio.create_task_group() as tasks:
+        first = Askers(tasks, model, "one two")
+        await until(lambda: model.load().in_flight == 1)
+        second = Askers(tasks, model, "three four")
+        await until(lambda: model.load().queue_depth == 1)
+        await die(model._supervisor.require_engine())
+        await until(lambda: model.load().in_flight == model.load().queue_depth == 0)
+        assert engine_of(model).submitted == [1, 2]
+        assert [first.generations[0].retried, second.generations[0].retried] == [True, False]
+
+
+async def test_a_text_is_gone_on_with_and_nothing_in_it_is_reasoning_or_a_call() -> None:
+    task = Complete(model_id="org/fake", prompt="<think> a </think> <tool_call>")
+    async with model_of("markers") as model, model.run(task) as reply:
+        events = [event async for event in reply]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "<think> a </think> <tool_call> !"
+
+
+@pytest.mark.parametrize(
+    ("task", "code"),
+    [
+        (Embed(model_id="org/fake", inputs=("one",)), "embeddings_unsupported"),
+        (Complete(model_id="org/fake", prompt="one", adapter="pirate"), "adapter_unsupported"),
+    ],
+)
+async def test_a_task_that_the_model_cannot_do_is_refused_by_name_before_any_engine_hears_of_it(
+    task: Task, code: str
+) -> None:
+    async with model_of() as model:
+        with pytest.raises(UnsupportedCapability) as caught:
+            async with model.run(task):
+                pytest.fail("it was entered")
+        assert caught.value.code == code
+        assert engine_of(model).submitted == []
+
+
 async def test_closing_admission_refuses_newcomers_and_lets_running_replies_end() -> None:
-    async with model_of() as model, model.chat(ask("one")) as running:
+    async with model_of() as model, model.run(ask("one")) as running:
         model.close_admission(ShuttingDown)
         with pytest.raises(ShuttingDown):
             await reply_to(model, "two")
@@ -435,7 +594,7 @@ async def test_a_seat_goes_to_the_one_who_waits_when_its_holder_leaves_early() -
         async def wait_in_line() -> None:
             replies.append(await reply_to(model, "two"))
 
-        async with model.chat(ask("stuck-after-delta")):
+        async with model.run(ask("stuck-after-delta")):
             tasks.start_soon(wait_in_line)
             while model.load().queue_depth == 0:
                 await let_others_run()
@@ -446,7 +605,7 @@ async def test_a_seat_goes_to_the_one_who_waits_when_its_holder_leaves_early() -
 
 
 async def test_a_reply_that_nobody_reads_keeps_its_seat_only_as_long_as_it_is_made() -> None:
-    async with model_of() as model, model.chat(ask("one two")) as unread:
+    async with model_of() as model, model.run(ask("one two")) as unread:
         await until(lambda: model.load().in_flight == 0)
         assert isinstance((await reply_to(model, "three"))[-1], Finished)
         *_, last = [event async for event in unread]
@@ -454,7 +613,7 @@ async def test_a_reply_that_nobody_reads_keeps_its_seat_only_as_long_as_it_is_ma
 
 
 async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -> None:
-    async with model_of("stuck-after-delta") as model, model.chat(ask("one")):
+    async with model_of("stuck-after-delta") as model, model.run(ask("one")):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reply_to, model, "two")
             while model.load().queue_depth == 0:
@@ -464,9 +623,12 @@ async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -
         assert "with 1 requests" in repr(model)
 
 
-async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_the_next_one_serves() -> None:
-    async with model_of("segv-after-delta") as model:
-        generation = model.chat(ask("one two"))
+@EITHER
+async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_the_next_one_serves(
+    *, in_process: bool
+) -> None:
+    async with model_of("segv-after-delta", in_process=in_process) as model:
+        generation = model.run(ask("one two"))
         async with generation:
             assert [await anext(generation) for _ in range(2)] == [Started(prompt_tokens=2), TextDelta("one ")]
             with pytest.raises(EngineDead, match="SIGSEGV"):
@@ -478,10 +640,13 @@ async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_
         assert (load.in_flight, load.engine_restarts, load.last_engine_death) == (0, 1, "killed by SIGSEGV")
 
 
+@EITHER
 @pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
-async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once_more(mode: str) -> None:
-    async with model_of(mode) as model:
-        generation = model.chat(ask("one two"))
+async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once_more(
+    mode: str, *, in_process: bool
+) -> None:
+    async with model_of(mode, in_process=in_process) as model:
+        generation = model.run(ask("one two"))
         async with generation:
             events = [event async for event in generation]
         assert generation.retried
@@ -489,9 +654,10 @@ async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once
         assert model.load().in_flight == 0
 
 
-async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end() -> None:
-    async with model_of("segv-after-delta") as model:
-        generation = model.chat(msgspec.structs.replace(ask("one two"), whole=True))
+@EITHER
+async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end(*, in_process: bool) -> None:
+    async with model_of("segv-after-delta", in_process=in_process) as model:
+        generation = model.run(msgspec.structs.replace(ask("one two"), whole=True))
         async with generation:
             events = [event async for event in generation]
         assert generation.retried
@@ -513,20 +679,21 @@ async def test_a_request_that_waits_for_its_seat_outlives_an_engine_and_is_not_s
     replies: list[list[GenerationEvent]] = []
 
     async def wait() -> None:
-        async with model.chat(ask("four five")) as generation:
+        async with model.run(ask("four five")) as generation:
             replies.append([event async for event in generation])
             assert not generation.retried
 
     async with (
         model_of("stuck-after-delta") as model,
         anyio.create_task_group() as tasks,
-        model.chat(ask("one two")) as running,
+        model.run(ask("one two")) as running,
     ):
         engine = model._supervisor.require_engine()
         tasks.start_soon(wait)
         # It is in the line, and not what the engine is working on: not sent yet, or prepared already.
-        await until(lambda: model.load().queue_depth == 1 and len(engine._in_hand.requests) == 1)
-        os.kill(engine.pid, signal.SIGKILL)
+        await until(lambda: model.load().queue_depth == 1 and len(engine.at_work) == 1)
+        assert isinstance(engine, MemoryEngine)
+        engine.kill()
         with pytest.raises(EngineDead):
             await read_to_end(running)
         await until(lambda: model.info().status is ModelStatus.LOADED)
@@ -538,14 +705,12 @@ async def kill_engine(model: LlamaCppModel, *, requests: int, in_hand: int = 0) 
 
     def knows_them() -> bool:
         engine = model._supervisor.engine
-        if engine is None or len(engine._in_hand.requests) < in_hand:
+        if engine is None or len(engine.at_work) < in_hand:
             return False
         return f"with {requests} requests" in repr(engine)
 
     await until(knows_them)
-    engine = model._supervisor.require_engine()
-    os.kill(engine.pid, signal.SIGKILL)
-    await engine.wait_dead()
+    await die(model._supervisor.require_engine())
 
 
 class Askers:
@@ -554,12 +719,12 @@ class Askers:
     def __init__(self, tasks: TaskGroup, model: LlamaCppModel, *texts: str) -> None:
         self.model = model
         self.refusals: list[Exception] = []
-        self.generations: list[Generation] = []
+        self.generations: list[Reply] = []
         for text in texts:
             tasks.start_soon(self.ask, text)
 
     async def ask(self, text: str) -> None:
-        generation = self.model.chat(msgspec.structs.replace(ask(text), whole=True))
+        generation = self.model.run(msgspec.structs.replace(ask(text), whole=True))
         self.generations.append(generation)
         try:
             async with generation:
@@ -602,7 +767,7 @@ async def test_prompts_of_clients_who_left_before_the_engine_read_them_are_not_k
 
 
 async def test_a_prompt_that_is_not_read_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuron_lib.llamacpp.generation._PREPARE_LIMIT_S", 0.01)
+    monkeypatch.setattr("neuron_lib.llamacpp.reply._PREPARE_LIMIT_S", 0.01)
     async with model_of("silent", max_wait_s=0.01) as model:
         with pytest.raises(Overloaded, match=r"was not read within 0\.01 s") as caught:
             await reply_to(model, "one")
@@ -647,7 +812,7 @@ async def test_a_request_that_was_alone_in_two_engines_that_died_takes_no_third_
         for _ in range(3):
             for request in (poison, msgspec.structs.replace(poison, whole=True, principal=Principal("other", "key"))):
                 with pytest.raises(SuspectRequest, match="SIGSEGV; then killed by SIGSEGV"):
-                    async with model.chat(request) as generation:
+                    async with model.run(request) as generation:
                         await read_to_end(generation)
                 await until(lambda: model.info().status is ModelStatus.LOADED)
         assert isinstance((await reply_to(model, "another"))[-1], Finished)
@@ -672,7 +837,7 @@ async def test_of_requests_that_were_together_in_engines_that_died_none_is_remem
 
         def both_are_in_hand() -> bool:
             engine = model._supervisor.engine
-            return engine is not None and len(engine._in_hand.requests) == 2
+            return engine is not None and len(engine.at_work) == 2
 
         for _ in range(2):
             await until(both_are_in_hand)
@@ -684,28 +849,31 @@ async def test_of_requests_that_were_together_in_engines_that_died_none_is_remem
             assert isinstance((await reply_to(model, text))[-1], Finished)
 
 
-async def leave_in_mid_reply(model: LlamaCppModel, text: str) -> EngineProcess:
+async def leave_in_mid_reply(model: LlamaCppModel, text: str) -> EngineClient:
     """A client that gives up when the reply has begun; returns the engine that was told."""
     await until(lambda: model.info().status is ModelStatus.LOADED)
     engine = model._supervisor.require_engine()
-    async with model.chat(ask(text)) as generation:
+    async with model.run(ask(text)) as generation:
         await anext(generation)
         assert isinstance(await anext(generation), TextDelta)
     return engine
 
 
-async def die(engine: EngineProcess) -> None:
-    os.kill(engine.pid, signal.SIGKILL)
+async def die(engine: EngineClient) -> None:
+    assert isinstance(engine, MemoryEngine)
+    engine.kill()
     await engine.wait_dead()
 
 
 async def hang_and_die_with_a_bystander(model: LlamaCppModel) -> list[Exception]:
     """A client gives up on a step that hangs, another one goes on waiting; returns what the latter was refused with."""
     engine = await leave_in_mid_reply(model, "hung-after-delta two")
-    before = engine._in_hand.requests
+    hung = engine.at_work
     async with anyio.create_task_group() as tasks:
         askers = Askers(tasks, model, "innocent")
-        await until(lambda: bool(engine._in_hand.requests - before))
+        await until(lambda: model.load().queue_depth == 1)
+        await let_others_run(100)
+        assert engine.at_work == hung  # the newcomer is prepared, and waits for the seat
         await die(engine)
     return askers.refusals
 
@@ -730,10 +898,9 @@ async def test_a_request_that_was_alone_in_two_engines_that_died_is_suspect_thou
 
 
 async def test_a_request_that_the_engine_has_left_is_not_blamed_for_what_comes_after() -> None:
-    async def leave_and_be_left(model: LlamaCppModel) -> EngineProcess:
+    async def leave_and_be_left(model: LlamaCppModel) -> EngineClient:
         engine = await leave_in_mid_reply(model, "stuck-after-delta two")
-        await until(lambda: not engine.knows(1))
-        assert engine._accusers == {}
+        await until(lambda: not engine.at_work)
         return engine
 
     async with model_of(policy=patient()) as model:
@@ -765,8 +932,8 @@ async def test_while_the_next_engine_is_awaited_a_newcomer_is_told_when_to_come_
 
 
 async def test_a_model_whose_engine_stands_still_is_not_servable_long_before_the_engine_is_ended() -> None:
-    async with model_of("stuck-after-delta") as model, model.chat(ask("one two")):
-        standstill = model._supervisor.require_engine()._standstill
+    async with model_of("stuck-after-delta") as model, model.run(ask("one two")):
+        standstill = model._supervisor.require_engine()._watchdog
         await until(lambda: model._supervisor.require_engine().last_beat is not None)
         while standstill.suspicion is None:
             standstill.look()
@@ -805,21 +972,22 @@ async def test_unloading_does_not_wait_for_a_pause_and_tells_those_who_do() -> N
     assert told == ["the model was unloaded"]
 
 
-async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served() -> None:
-    async with model_of("broken-after-delta") as model:
+@EITHER
+async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served(*, in_process: bool) -> None:
+    async with model_of("broken-after-delta", in_process=in_process) as model:
         for _ in range(2):
             with pytest.raises(EngineFailed, match="no cells left"):
                 await reply_to(model, "one two")
 
 
-@pytest.mark.parametrize("outcome", ["EngineDead", "abandoned"])
+@pytest.mark.parametrize(("mode", "outcome"), [("segv-after-delta", "EngineDead"), ("stuck-after-delta", "abandoned")])
 async def test_the_log_tells_a_reader_who_left_from_an_engine_that_was_lost(
-    outcome: str, caplog: pytest.LogCaptureFixture
+    mode: str, outcome: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="neuron_lib.llamacpp.generation")
-    async with model_of("segv-after-delta") as model:
+    caplog.set_level("INFO", logger="neuron_lib.llamacpp.reply")
+    async with model_of(mode) as model:
         with contextlib.suppress(EngineDead), anyio.CancelScope() as scope:
-            async with model.chat(ask("one")) as generation:
+            async with model.run(ask("one")) as generation:
                 if outcome == "abandoned":
                     scope.cancel()
                 async for _event in generation:

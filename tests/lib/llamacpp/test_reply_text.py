@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from neuron_lib.engine.protocol import Delta, Done, SequenceEvent
 from neuron_lib.engine.sequence import Sampled, Sequence
-from neuron_lib.llamacpp.choice import Choice
+from neuron_lib.llamacpp.reply_text import ReplyText
 from neuron_lib.text.output_parser import OutputEvent, OutputParser
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tool_calls import TOOL_MARKERS
@@ -32,9 +32,9 @@ def frames(pieces: list[bytes], *, stop: tuple[str, ...] = (), drafted: int = 1)
     return said
 
 
-def read(frames: Iterable[SequenceEvent], *, index: int = 0, **options: Any) -> tuple[Choice, list[OutputEvent]]:
+def read(frames: Iterable[SequenceEvent], *, index: int = 0, **options: Any) -> tuple[ReplyText, list[OutputEvent]]:
     parser = OutputParser(**{"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0], **options})
-    choice, events = Choice(index, parser), list[OutputEvent]()
+    choice, events = ReplyText(index, parser), list[OutputEvent]()
     for frame in frames:
         match frame:
             case Delta():
@@ -178,7 +178,7 @@ def test_every_event_says_of_which_choice_it_is() -> None:
     choice, events = read(frames(pieces), index=3)
     assert [type(event) for event in events] == [ReasoningDelta, TextDelta, ToolCall, TextDelta]
     assert {event.choice for event in events} == {3}
-    assert repr(choice) == "<Choice 3 tool_calls 8 tokens>"
+    assert repr(choice) == "<ReplyText 3 tool_calls 8 tokens>"
 
 
 @pytest.mark.parametrize(

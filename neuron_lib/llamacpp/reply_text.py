@@ -1,4 +1,4 @@
-"""One of the replies to a request, from the engine's frames to its reader's events. Pure; owns no request."""
+"""The text of one reply, from the engine's frames to its reader's events. Pure; owns no request."""
 
 import codecs
 from collections import deque
@@ -10,14 +10,15 @@ from neuron_lib.engine.protocol import Delta, Done
 from neuron_lib.text.output_parser import OutputEvent, OutputParser
 from neuron_lib.types import FinishReason, TextDelta, TokenLogprob
 
-__all__ = ("Choice",)
+__all__ = ("ReplyText",)
 
 
-class Choice:
+class ReplyText:
     """`feed` every delta, then `finish` once. A text carries the log-probabilities of the tokens that it was.
 
-    Where a token's text is held back they wait with it. Those of reasoning that is not shown, of tool calls and of
-    the stop string go with what they were: nowhere. A token that ends a block counts as part of the block.
+    While the text of a token is held back, its log-probability is held back too. Log-probabilities of tokens outside
+    the visible text (hidden reasoning, tool calls, the stop string) are dropped. A token that ends a block counts as
+    part of the block.
     """
 
     __slots__ = ("_index", "_parser", "_pieces", "_tokens_seen", "_unsettled", "done", "reasoning_tokens")
@@ -32,21 +33,21 @@ class Choice:
         self._tokens_seen = 0
 
     def __repr__(self) -> str:
-        return f"<Choice {self._index} {'running' if self.done is None else self.reason} {self._tokens_seen} tokens>"
+        return f"<ReplyText {self._index} {'running' if self.done is None else self.reason} {self._tokens_seen} tokens>"
 
     @property
     def has_begun(self) -> bool:
-        """Whether the engine has said anything of it."""
+        """Whether the engine has said anything of this reply."""
         return self._tokens_seen > 0 or self.done is not None
 
     @property
     def tokens(self) -> int:
-        """How many it has so far."""
+        """How many tokens the reply has so far."""
         return self._tokens_seen
 
     @property
     def reason(self) -> FinishReason:
-        """Why it ended; must not be asked before."""
+        """Why the reply ended; must not be asked before."""
         assert self.done is not None
         has_called = self._parser.tool_calls_seen > 0 and self.done.reason is FinishReason.STOP
         return FinishReason.TOOL_CALLS if has_called else self.done.reason
@@ -94,10 +95,11 @@ class Choice:
 
 
 class _TokenTexts:
-    """Finds the tokens of a text that arrives later than they do, because it is decoded and searched for stop strings.
+    """Finds the tokens that a text was made of. The text arrives later than its tokens, because it is decoded and
+    searched for stop strings.
 
-    A token without text belongs to the next one that has some: one that completes no character, or a control token,
-    whose piece is its name.
+    A token without text belongs to the next token that has text. Such a token completes no character, or is a control
+    token.
     """
 
     __slots__ = ("_decoder", "_incomplete", "_owed")
@@ -105,7 +107,7 @@ class _TokenTexts:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # decodes as the engine does
         self._incomplete: list[TokenLogprob] = []
-        self._owed: deque[tuple[str, tuple[TokenLogprob, ...]]] = deque()  # text to come, and whose it is
+        self._owed: deque[tuple[str, tuple[TokenLogprob, ...]]] = deque()  # text that has not come yet, with its tokens
 
     def add(self, tokens: Iterable[TokenLogprob]) -> None:
         for token in tokens:
@@ -113,11 +115,11 @@ class _TokenTexts:
             self._owe(self._decoder.decode(token.piece))
 
     def end(self) -> None:
-        """No more tokens come; a cut-off character is shown as U+FFFD."""
+        """No more tokens come. A character that was cut off is shown as U+FFFD."""
         self._owe(self._decoder.decode(b"", final=True))
 
     def cut(self, text: str) -> Iterator[tuple[str, tuple[TokenLogprob, ...]]]:
-        """The next piece of the reply, cut where tokens begin, each part with the tokens that begin there."""
+        """Cut the next piece of the reply where tokens begin. Each part comes with the tokens that begin there."""
         silent: tuple[TokenLogprob, ...] = ()
         while text:
             owed, tokens = self._owed.popleft() if self._owed else (text, ())

@@ -1,0 +1,292 @@
+"""The daemon's side of one engine: requests go out, what the engine says about each of them comes in.
+
+Knows frames and nothing of processes: `EngineProcess` gives it the socket of a real engine, tests give it streams in
+memory. Knows nothing of chats or limits either.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol, assert_never
+
+import anyio
+from anyio.abc import AnyByteReceiveStream, AnyByteSendStream, SocketAttribute
+from msgspec import Struct
+
+from neuron_lib.engine.protocol import (
+    Beat,
+    Began,
+    Broken,
+    Cancel,
+    Cancelled,
+    Command,
+    Delta,
+    Done,
+    Fatal,
+    ModelFacts,
+    Prepared,
+    Progress,
+    ProtocolError,
+    Ready,
+    Refused,
+    Report,
+    SequenceEvent,
+    StepEvents,
+    Submit,
+    Taken,
+    Vector,
+    encode_frame,
+    report_decoder,
+)
+from neuron_lib.error_frames import ErrorFrame, from_frame
+from neuron_lib.errors import EngineDead, EngineFailed, InvalidGrammar, InvalidRequest, LoadFailed, NeuronError
+from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
+
+__all__ = ("Death", "EngineClient", "Listener", "News")
+
+
+News = Prepared | Began | Delta | Done | Vector
+"""What is told to the `Listener` of a request, as the engine says it."""
+
+
+class Death(Struct, frozen=True):
+    """How an engine ended: `reason` in words, and the numbers of the `requests` that it said it was working on.
+
+    An engine that was unloaded has worked on none: nobody is to blame for its end.
+    """
+
+    reason: str
+    requests: frozenset[int]
+
+
+class Listener(Protocol):
+    """Whoever submitted a request. The client calls it from its reading task; neither method waits or raises."""
+
+    def hear(self, news: News) -> None:
+        """Take what the engine says, in the engine's order."""
+        ...
+
+    def fail(self, error: NeuronError) -> None:
+        """The request ends here, refused, broken, or lost with its engine. Nothing else is heard of it."""
+        ...
+
+
+class EngineClient:
+    """One engine, from its start to its death. Everything that sends only queues, and never waits.
+
+    `write_commands` and `read_reports` must run, each in a task, for as long as the engine is used.
+    """
+
+    def __init__(self, *, model_id: str, on_progress: Callable[[float], None], watchdog: EngineWatchdog) -> None:
+        self.model_id: Final = model_id
+        self.last_beat: Beat | None = None
+        self.death: Death | None = None
+        """Set once, when the engine has ended."""
+        self.on_death: Callable[[Death], object] = lambda _death: None
+        """Called with the death of an engine that was not unloaded, before any `Listener` hears of it."""
+        self._watchdog: Final = watchdog
+        self._on_progress: Final = on_progress
+        self._facts: ModelFacts | None = None
+        self._fatal: str | None = None  # the engine's own words, or what is wrong with its frames
+        self._listeners: dict[int, Listener] = {}  # of requests that were submitted and have neither ended nor left
+        self._unsent: dict[int, bytes] = {}  # frames of submitted requests, by number
+        self._controls: deque[bytes] = deque()  # frames of other commands
+        self._taken: frozenset[int] = frozenset()  # requests whose prompts are being prepared, as the engine says
+        self._begun: dict[int, int] = {}  # replies that have not ended, of requests that have begun, as the engine says
+        self._something_to_send = anyio.Event()
+        self._settled = anyio.Event()  # ready or dead
+        self._dead = anyio.Event()
+
+    def __repr__(self) -> str:
+        state = "dead" if self.death else "ready" if self._facts else "loading"
+        return f"<{type(self).__name__} {state} {self.model_id} with {len(self._listeners)} requests>"
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is, as this engine found it. Must not be asked before the engine is ready."""
+        assert self._facts is not None
+        return self._facts
+
+    @property
+    def standstill(self) -> str | None:
+        """What is wrong with an engine that will be ended unless it gets on soon; None if nothing is."""
+        return self._watchdog.suspicion
+
+    @property
+    def at_work(self) -> frozenset[int]:
+        """The requests that the engine says it works on: prompts that it prepares, and what has begun and not ended."""
+        return self._taken | frozenset(self._begun)
+
+    async def wait_ready(self) -> ModelFacts:
+        """Wait for the end of the load. Raises `LoadFailed` with the engine's own words."""
+        await self._settled.wait()
+        if self._facts is None:
+            raise self._load_failure()
+        return self._facts
+
+    def _load_failure(self) -> NeuronError:
+        assert self.death is not None  # it is settled without being ready
+        return LoadFailed(f"the engine could not load the model: {self.death.reason}", model_id=self.model_id)
+
+    async def wait_dead(self) -> Death:
+        """Wait until the engine ends; returns how."""
+        await self._dead.wait()
+        assert self.death is not None  # set before the event
+        return self.death
+
+    # ------------------------------------------------------------------------------------------------------- requests
+
+    def submit(self, submit: Submit, listener: Listener) -> None:
+        """Have the engine do a request, and `listener` hear of it.
+
+        Requests that cannot be sent at once are sent in the order of their numbers. Raises `EngineDead`, and
+        `InvalidRequest` if no frame can hold the request.
+        """
+        if self.death is not None:
+            raise EngineDead(self.model_id, self.death.reason)
+        try:
+            self._unsent[submit.request] = encode_frame(submit)
+        except ProtocolError as error:
+            raise InvalidRequest(f"the request cannot be given to the engine: {error}") from error
+        self._listeners[submit.request] = listener
+        self._something_to_send.set()
+
+    def leave(self, request: int) -> None:
+        """Hear no more of a request, and have the engine give it up unless it has ended. May be called twice."""
+        if self._listeners.pop(request, None) is not None and self._unsent.pop(request, None) is None:
+            self.post(Cancel(request))
+
+    def may_work_on(self, request: int) -> bool:
+        """Whether the engine may be working on a request, as far as is known here."""
+        return request in self.at_work or (request in self._listeners and request not in self._unsent)
+
+    def post(self, command: Command) -> None:
+        """Send a command that is no request. A dead engine does not get it."""
+        self._controls.append(encode_frame(command))
+        self._something_to_send.set()
+
+    # ---------------------------------------------------------------------------------------------------------- tasks
+
+    async def write_commands(self, stream: AnyByteSendStream) -> None:
+        """Send what there is to send, until the engine has hung up."""
+        try:
+            while True:
+                if self._controls:
+                    await stream.send(self._controls.popleft())
+                elif self._unsent:
+                    await stream.send(self._unsent.pop(min(self._unsent)))
+                else:
+                    self._something_to_send = anyio.Event()
+                    await self._something_to_send.wait()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # the reader sees the end and says how it came
+
+    async def read_reports(self, stream: AnyByteReceiveStream) -> None:
+        """Take in what the engine says, until it has hung up. Raises `ProtocolError` for what is no report."""
+        decoder = report_decoder()
+        sock = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - no Django here
+        try:
+            while True:
+                if sock is not None:
+                    # The wait in `receive` itself fails in asyncio if data comes as it is cancelled (anyio 4.16).
+                    await anyio.wait_readable(sock)
+                for report in decoder.feed(await stream.receive()):
+                    self._take(report)
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            pass
+
+    def _take(self, report: Report) -> None:  # noqa: C901 - one case for each report
+        self._watchdog.hear(report)
+        match report:
+            case StepEvents(_, events):
+                for event in events:
+                    self._take_event(event)
+            case Beat():
+                self.last_beat = report
+            case Taken(requests):
+                self._taken = frozenset(requests)
+            case Prepared():
+                self._taken -= {report.request}
+                self._tell(report)
+            case Refused(request, error):
+                self._fail(request, _refusal(error))
+            case Began():
+                self._begun[report.request] = report.replies
+                self._tell(report)
+            case Cancelled(request):
+                self._end(request)
+            case Progress(fraction):
+                self._on_progress(fraction)
+            case Ready(facts):
+                self._facts = facts
+                self._note_ready()
+                self._settled.set()
+            case Fatal(message):
+                self._fatal = self._fatal or message
+            case _:
+                assert_never(report)
+
+    def _note_ready(self) -> None:
+        """The model is loaded."""
+
+    def _take_event(self, event: SequenceEvent) -> None:
+        match event:
+            case Delta():
+                self._tell(event)
+            case Done() | Vector():
+                self._tell(event)
+                left = self._begun.get(event.request, 1) - 1
+                if left:
+                    self._begun[event.request] = left
+                else:
+                    self._end(event.request)
+            case Broken(param=None):
+                self._fail(event.request, EngineFailed(event.message, model_id=self.model_id))
+            case Broken():
+                self._fail(event.request, InvalidGrammar(event.message, param=event.param))
+
+    def _tell(self, news: News) -> None:
+        listener = self._listeners.get(news.request)
+        if listener is not None:
+            listener.hear(news)
+
+    def _fail(self, request: int, error: NeuronError) -> None:
+        listener = self._end(request)
+        if listener is not None:
+            listener.fail(error)
+
+    def _end(self, request: int) -> Listener | None:
+        """The engine is done with a request; returns who listens to it."""
+        self._taken -= {request}
+        self._begun.pop(request, None)
+        return self._listeners.pop(request, None)
+
+    # ------------------------------------------------------------------------------------------------------------ end
+
+    def die(self, reason: str) -> None:
+        """The engine has ended by itself. Tells `on_death` first, then all who listen. The first end counts."""
+        if self.death is None:
+            death = Death(reason, self.at_work)
+            self.on_death(death)
+            self._bury(death)
+
+    def bury(self, reason: str) -> None:
+        """The engine is ended on purpose, which is nobody's fault. Tells all who listen. The first end counts."""
+        if self.death is None:
+            self._bury(Death(reason, frozenset()))
+
+    def _bury(self, death: Death) -> None:
+        self.death = death
+        listeners, self._listeners = self._listeners, {}
+        self._unsent.clear()
+        self._settled.set()
+        self._dead.set()
+        for listener in listeners.values():
+            listener.fail(EngineDead(self.model_id, death.reason))
+
+
+def _refusal(frame: ErrorFrame) -> NeuronError:
+    """The error that the engine met in preparing a request."""
+    error = from_frame(frame, unknown=EngineFailed)
+    if type(error) is InvalidRequest and error.param is None:
+        error.param = "messages"
+    return error

@@ -1,0 +1,372 @@
+"""The replies to one request: submitted, begun, read, and given up when their reader leaves."""
+
+import secrets
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+
+from neuron_lib.admission import AdmissionController, Place
+from neuron_lib.config import SamplingConfig
+from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Vector
+from neuron_lib.errors import EngineDead, NeuronError, SuspectRequest
+from neuron_lib.llamacpp.engine_client import EngineClient, News
+from neuron_lib.llamacpp.mailbox import Mailbox
+from neuron_lib.llamacpp.quarantine import Quarantine
+from neuron_lib.llamacpp.reply_text import ReplyText
+from neuron_lib.llamacpp.submission import refuse_if_impossible, submission
+from neuron_lib.llamacpp.supervisor import EngineSupervisor
+from neuron_lib.logs import get_logger
+from neuron_lib.text.output_parser import OutputParser
+from neuron_lib.text.reasoning import prompt_opens_reasoning
+from neuron_lib.types import (
+    Chat,
+    Complete,
+    Embed,
+    Embedding,
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    Started,
+    Task,
+    Usage,
+)
+
+__all__ = ("LlamaCppReply",)
+
+logger = get_logger(__name__)
+
+_SEED_BITS: Final = 32
+_FLOAT_BYTES: Final = 4
+_SUCCESSOR_LIMIT_S: Final = 120.0
+"""A request whose engine died waits no longer than this for the next one."""
+_PREPARE_LIMIT_S: Final = 30.0
+"""A request waits at least this long for its prompt to be prepared."""
+_BEGIN_LIMIT_S: Final = 120.0
+"""A request for which a seat is free waits at least this long for the engine to begin it. An engine begins requests
+between steps, and a step that reads a prompt with a large model on a CPU may take a minute or two.
+"""
+
+
+class LlamaCppReply:
+    """See `neuron_lib.harness.Reply`.
+
+    A reply is made by one engine. If that dies, another one makes it from the beginning, as long as nothing was given
+    out: as often as it takes while the engines had not touched the request, and once if one had.
+
+    | what the engine says | what the reply does |
+    |---|---|
+    | `Prepared` | goes on waiting |
+    | `Began` | holds its seats; entering ends |
+    | `Delta`, `Done`, `Vector` | become events, and free seats whether or not anybody reads |
+    | a refusal | is raised |
+    | nothing more, because it died | see `_survivor` |
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        supervisor: EngineSupervisor,
+        admission: AdmissionController,
+        quarantine: Quarantine,
+        max_prompt_tokens: int,
+        sampling: SamplingConfig,
+        cache_key: str,
+        on_done: Callable[[Done], None],
+    ) -> None:
+        """`sampling` holds where the request says nothing, `quarantine` is the model's.
+
+        Requests of one `cache_key` may share what was computed of their prompts. `on_done` is told the engine's
+        account of each reply that comes to its end.
+        """
+        self._task = task
+        self._supervisor = supervisor
+        self._admission = admission
+        self._quarantine = quarantine
+        self._max_prompt_tokens = max_prompt_tokens
+        self._sampling = sampling
+        self._cache_key = cache_key
+        self._on_done = on_done
+        self._held = ExitStack()
+        self._place: Place | None = None  # from entering on
+        self._engine: EngineClient | None = None  # that was told of this request
+        self._mailbox = Mailbox()  # of what that engine says
+        self._prompt_tokens = 0
+        self._texts: tuple[ReplyText, ...] = ()
+        self._vectors: list[Vector] = []
+        self._vectors_left = 0  # which the engine has not made yet
+        self._events: deque[GenerationEvent] = deque()
+        self._finished: Finished | None = None
+        self._first_death: str | None = None
+
+    @property
+    def retried(self) -> bool:
+        return self._first_death is not None
+
+    @property
+    def usage(self) -> Usage:
+        if self._finished is not None:
+            return self._finished.usage
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=sum(text.tokens for text in self._texts),
+            reasoning_tokens=sum(text.reasoning_tokens for text in self._texts),
+        )
+
+    # ------------------------------------------------------------------------------------------- what the engine says
+
+    def hear(self, news: News) -> None:
+        """See `Listener`."""
+        place = self._placed
+        if isinstance(news, Began):
+            place.begin()
+            self._vectors_left = self._sequences
+        elif isinstance(news, Done):
+            place.end_reply()
+        elif isinstance(news, Vector):
+            self._vectors_left -= 1
+            if not self._vectors_left:
+                place.end()
+        self._mailbox.hear(news)
+
+    def fail(self, error: NeuronError) -> None:
+        """See `Listener`."""
+        self._mailbox.fail(error)
+
+    # -------------------------------------------------------------------------------------------- what the reader does
+
+    async def __aenter__(self) -> Self:
+        try:
+            refuse_if_impossible(self._task, model_id=self._supervisor.model_id, facts=self._supervisor.facts)
+            self._refuse_if_suspect()
+            engine = self._supervisor.require_engine()
+            self._place = self._held.enter_context(self._admission.place(self._seats, refuse=self.fail))
+            self._quarantine.enter(self._place.number, self._task)
+            await self._begin(engine)
+        except BaseException:
+            self._let_go()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._let_go()
+        finished = self._finished
+        if finished is None:
+            outcome = "abandoned"
+            if exc_type is not None and not issubclass(exc_type, anyio.get_cancelled_exc_class()):
+                outcome = exc_type.__name__
+            logger.info("reply ended early", extra=self._labels() | {"outcome": outcome})
+            return
+        usage = finished.usage
+        logger.info(
+            "reply finished",
+            extra=self._labels()
+            | {
+                "finish_reason": ",".join(finished.reasons),
+                "prompt_tokens": usage.prompt_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "reasoning_tokens": usage.reasoning_tokens,
+                "prefill_ms": usage.prefill_ms,
+                "decode_ms": usage.decode_ms,
+            },
+        )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> GenerationEvent:
+        while self._finished is None and (self._is_whole or not self._events):
+            try:
+                self._take(await self._mailbox.get())
+            except EngineDead as dead:
+                await self._begin(await self._survivor(dead))
+        if not self._events:
+            raise StopAsyncIteration
+        return self._events.popleft()
+
+    # ------------------------------------------------------------------------------------------------- up to the start
+
+    async def _begin(self, engine: EngineClient) -> None:
+        """Submit the request to one engine after another, as they die, until one has begun it."""
+        while True:
+            self._submit(engine)
+            try:
+                await self._until_begun()
+            except EngineDead as dead:
+                engine = await self._survivor(dead)
+            else:
+                return
+
+    def _submit(self, engine: EngineClient) -> None:
+        place = self._placed
+        place.raise_if_refused()
+        self._engine, self._mailbox = engine, Mailbox()
+        command = submission(
+            place.number,
+            self._task,
+            facts=engine.facts,
+            defaults=self._sampling,
+            max_prompt_tokens=self._max_prompt_tokens,
+            cache_key=self._cache_key,
+            seed=secrets.randbits(_SEED_BITS),
+        )
+        engine.submit(command, self)
+
+    async def _until_begun(self) -> None:
+        """Wait until the engine has begun the request, for as long as a request may wait."""
+        place, max_wait_s = self._placed, self._admission.max_wait_s
+        limit_s = max(max_wait_s, _PREPARE_LIMIT_S)
+        prepared = await self._news_within(limit_s)
+        if prepared is None:
+            raise place.expired(f"the prompt was not read within {limit_s:g} s, others come first")
+        assert isinstance(prepared, Prepared)  # a request is prepared or refused first
+        began = await self._news_within(max_wait_s)
+        if began is None and not place.waits_for_seats:  # a step takes long, or cells are missing
+            began = await self._news_within(max(0.0, _BEGIN_LIMIT_S - max_wait_s))
+        if began is None:
+            seats = "no seat" if self._seats == 1 else f"not {self._seats} seats"
+            raise place.expired(f"{seats} became free within {max_wait_s:g} s")
+        self._prompt_tokens = prepared.prompt_tokens
+        if self._is_whole or not self._texts:  # else the reader has been told
+            self._events = deque([Started(prompt_tokens=prepared.prompt_tokens)])
+        self._vectors = []
+        if isinstance(self._task, Chat | Complete):
+            self._texts = tuple(ReplyText(i, self._parser(prepared.prompt_end)) for i in range(self._sequences))
+
+    async def _news_within(self, limit_s: float) -> News | None:
+        with anyio.move_on_after(limit_s):
+            return await self._mailbox.get()
+        return None
+
+    async def _survivor(self, dead: EngineDead) -> EngineClient:
+        """The engine to go on with after a death.
+
+        Raises `dead` if no engine comes or something was given out already, and `SuspectRequest` for a request that two
+        engines were working on when they died. A request that only waited goes on waiting, as often as it takes.
+        """
+        engine, place = self._engine, self._placed
+        assert engine is not None  # it has died
+        if self._supervisor.loss is not None:
+            raise dead
+        if not self._is_whole and any(text.has_begun for text in self._texts):
+            raise dead
+        death = engine.death
+        assert death is not None  # as it has just said
+        if place.number in death.requests:
+            self._refuse_if_suspect()
+            if self._first_death is not None:
+                raise SuspectRequest(self._supervisor.model_id, self._first_death, death.reason) from dead
+            self._first_death = death.reason
+            fields = self._labels() | {"reason": death.reason}
+            logger.warning("engine died, the request is tried once more", extra=fields)
+        place.wait_again()
+        with anyio.move_on_after(_SUCCESSOR_LIMIT_S):
+            return await self._supervisor.successor(engine)
+        text = f"{death.reason}; none has come since for {_SUCCESSOR_LIMIT_S:g} s"
+        raise EngineDead(self._supervisor.model_id, text)
+
+    def _refuse_if_suspect(self) -> None:
+        """Raise for a request that was alone in two engines that died, before it kills a third one."""
+        deaths = self._quarantine.verdict(self._task, now_s=anyio.current_time())
+        if deaths is not None:
+            raise SuspectRequest(self._supervisor.model_id, *deaths)
+
+    # --------------------------------------------------------------------------------------------- from then on
+
+    def _let_go(self) -> None:
+        """Free what is held for this request, in the engine and in the counts."""
+        if self._place is not None:
+            number, engine = self._place.number, self._engine
+            may_be_at_work = engine is not None and engine.may_work_on(number)
+            if engine is not None:
+                engine.leave(number)
+            self._quarantine.leave(number, may_be_at_work=may_be_at_work)
+        self._held.close()
+
+    def _take(self, news: News) -> None:
+        match news:
+            case Delta():
+                self._events += self._texts[news.choice].feed(news)
+            case Done():
+                self._events += self._texts[news.choice].finish(news)
+                self._on_done(news)
+                done = [text.done for text in self._texts if text.done is not None]
+                if len(done) == len(self._texts):
+                    self._finish([text.reason for text in self._texts], self._usage(done))
+            case Vector():
+                self._vectors.append(news)
+                vector = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
+                self._events.append(Embedding(news.choice, vector))
+                if len(self._vectors) == self._sequences:
+                    usage = Usage(
+                        prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
+                        completion_tokens=0,
+                        queue_ms=round(news.queue_s * 1000),
+                        prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
+                    )
+                    self._finish([FinishReason.STOP] * self._sequences, usage)
+            case Prepared() | Began():
+                raise AssertionError("a request is prepared once, and begins once")
+
+    def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
+        self._finished = Finished(reasons=tuple(reasons), usage=usage)
+        self._events.append(self._finished)
+
+    def _usage(self, done: Sequence[Done]) -> Usage:
+        """The bill: the prompt once, as the first choice found it, and every token of every choice."""
+        return Usage(
+            prompt_tokens=done[0].prompt_tokens,
+            completion_tokens=sum(each.completion_tokens for each in done),
+            cached_tokens=done[0].cached_tokens,
+            reasoning_tokens=sum(text.reasoning_tokens for text in self._texts),
+            queue_ms=round(done[0].queue_s * 1000),
+            # Choices live through the same steps side by side.
+            prefill_ms=round(max(each.prefill_s for each in done) * 1000),
+            decode_ms=round(max(each.decode_s for each in done) * 1000),
+        )
+
+    def _parser(self, prompt_end: str) -> OutputParser:
+        """A parser for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
+        task, facts = self._task, self._supervisor.facts
+        assert not isinstance(task, Embed)  # it has no text
+        if isinstance(task, Complete):
+            return OutputParser(reasoning=None, tool_call=None)
+        reasoning = facts.reasoning if task.grammar is None else None
+        return OutputParser(
+            reasoning=reasoning,
+            tool_call=facts.tool_call if task.tools else None,
+            starts_in_reasoning=reasoning is not None and prompt_opens_reasoning(prompt_end, reasoning),
+            include_thinking=task.include_thinking,
+            tools=task.tools,
+        )
+
+    @property
+    def _placed(self) -> Place:
+        assert self._place is not None  # taken on entering
+        return self._place
+
+    @property
+    def _sequences(self) -> int:
+        """How many replies or vectors are wanted."""
+        return len(self._task.inputs) if isinstance(self._task, Embed) else self._task.choices
+
+    @property
+    def _seats(self) -> int:
+        """More inputs than there are seats take turns; choices do not."""
+        return min(self._sequences, self._admission.max_in_flight) if isinstance(self._task, Embed) else self._sequences
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether nothing is given out before the end."""
+        return isinstance(self._task, Embed) or self._task.whole
+
+    def _labels(self) -> dict[str, object]:
+        return {"model_id": self._supervisor.model_id, "request": 0 if self._place is None else self._place.number}

@@ -1,0 +1,121 @@
+"""What an engine is told of a task, and what no engine needs to be asked about. Pure."""
+
+from typing import Any, Final
+
+from neuron_lib.config import SamplingConfig
+from neuron_lib.engine.protocol import (
+    ChatTask,
+    CompleteTask,
+    EmbedTask,
+    Limits,
+    ModelFacts,
+    RequestClass,
+    Submit,
+    TaskFrame,
+)
+from neuron_lib.errors import InvalidRequest, UnsupportedCapability
+from neuron_lib.llamacpp.sampling import resolve_sampling
+from neuron_lib.modality import require_able
+from neuron_lib.types import (
+    Chat,
+    Complete,
+    Embed,
+    SamplingParams,
+    Task,
+    UnreadArray,
+    UnreadObject,
+    first_medium,
+)
+
+__all__ = ("refuse_if_impossible", "submission")
+
+_MOST_TOP_LOGPROBS: Final = 20
+"""OpenAI's bound."""
+
+
+def submission(
+    number: int,
+    task: Task,
+    *,
+    facts: ModelFacts,
+    defaults: SamplingConfig,
+    max_prompt_tokens: int,
+    cache_key: str,
+    seed: int,
+) -> Submit:
+    """The command to do `task` under this number. `defaults` and `seed` hold where the request says nothing."""
+    asked = SamplingParams() if isinstance(task, Embed) else task.sampling
+    most_tokens = None if isinstance(task, Embed) else task.max_tokens
+    principal = task.principal
+    return Submit(
+        request=number,
+        task=_frame(task, facts),
+        sampling=resolve_sampling(asked, recommended=facts.recommended, defaults=defaults, fresh_seed=seed),
+        limits=Limits(
+            prompt_tokens=max_prompt_tokens,
+            reply_tokens=defaults.max_tokens if most_tokens is None else most_tokens,
+        ),
+        class_=RequestClass(
+            principal="" if principal is None else f"{principal.account_id}/{principal.key_id}",
+            cache_key=cache_key,
+            adapter=task.adapter,
+        ),
+    )
+
+
+def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
+    """The task as it travels. What came as JSON text is passed on as such."""
+    if isinstance(task, Embed):
+        return EmbedTask(inputs=task.inputs)
+    writing: dict[str, Any] = {
+        "choices": task.choices,
+        "stop": (*task.stop, *facts.stop),
+        "top_logprobs": task.top_logprobs,
+        "grammar": task.grammar,
+    }
+    if isinstance(task, Complete):
+        return CompleteTask(prompt=task.prompt, **writing)
+    told: dict[str, Any] = {
+        "messages": task.messages,
+        "tools": task.tools,
+        "template_kwargs": task.template_kwargs,
+    }
+    unread = {name: part.text for name, part in told.items() if isinstance(part, UnreadArray | UnreadObject)}
+    read = {name: part for name, part in told.items() if name not in unread}
+    return ChatTask(unread=unread, **read, **writing)
+
+
+def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> None:
+    """Raise the `RequestRejected` for what no engine needs to be asked about."""
+    require_able(task, model_id, facts.capabilities)
+    if task.adapter:
+        raise UnsupportedCapability(
+            f"model {model_id!r} has no adapter {task.adapter!r}: this host loads none",
+            code="adapter_unsupported",
+            model_id=model_id,
+        )
+    if isinstance(task, Embed):
+        if not task.inputs:
+            raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+        return
+    medium = first_medium(task.messages) if isinstance(task, Chat) else None
+    if medium is not None:
+        raise UnsupportedCapability(
+            f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
+            code="vision_unsupported" if medium == "image" else f"{medium}_unsupported",
+            model_id=model_id,
+            suggestion="send text content, or choose a model with the capability",
+        )
+    if "" in task.stop:
+        raise InvalidRequest("a stop string must not be empty", param="stop")
+    if not 0 <= (task.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
+        text = f"top_logprobs: {task.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
+        raise InvalidRequest(text, param="top_logprobs")
+    n_vocab = facts.n_vocab
+    beyond = [token for token in task.sampling.logit_bias if n_vocab and not 0 <= token < n_vocab]
+    if beyond:
+        place = f"logit_bias.{beyond[0]}"
+        raise InvalidRequest(f"{place}: the model has tokens 0 to {n_vocab - 1}", param=place)
+    if task.grammar is not None and isinstance(task, Chat) and task.tools:
+        text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
+        raise InvalidRequest(text, param="tools")

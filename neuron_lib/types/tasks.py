@@ -1,0 +1,71 @@
+"""What a model can be asked to do, free of any wire format: a `Task` is a `Chat`, a `Complete` or an `Embed`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+
+from neuron_lib.types.chat import Grammar, Principal
+from neuron_lib.types.sampling import SamplingParams
+
+__all__ = ("Chat", "ChatRequest", "Complete", "Embed", "Task")
+
+
+class _Written(Struct, frozen=True, kw_only=True):
+    """What all tasks have that write a text; `Chat` says what the fields mean."""
+
+    model_id: str
+    sampling: SamplingParams = SamplingParams()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    top_logprobs: int | None = None
+    grammar: Grammar | None = None
+    principal: Principal | None = None
+    whole: bool = False
+    adapter: str = ""
+
+
+class Chat(_Written, frozen=True, kw_only=True):
+    """Write the next message of a chat.
+
+    `messages` and `tools` go to the model's chat template. Every message has a string `role`. Its `content` is a
+    string, None, or a list of parts, which are objects with a string `type`. Both may be an `UnreadArray`, and
+    `template_kwargs`, which are merged into the template's context, an `UnreadObject`: JSON text that the engine
+    decodes. With `include_thinking` the reasoning is part of the text, inside its literal markers.
+
+    `max_tokens` bounds each reply; None takes the default of the service. `choices` replies are made of one prompt,
+    each with a seed of its own. `top_logprobs` asks for the log-probability of every token and of that many likeliest
+    alternatives. With `whole` nothing is given out before the end, so that until then another engine can make the
+    reply again. `adapter` names the LoRA adapter to write with, "" none.
+    """
+
+    messages: Sequence[dict[str, Any]]
+    tools: Sequence[dict[str, Any]] = ()
+    template_kwargs: Mapping[str, Any] = {}
+    include_thinking: bool = False
+
+
+ChatRequest: TypeAlias = Chat
+"""The older name of `Chat`."""
+
+
+class Complete(_Written, frozen=True, kw_only=True):
+    """Go on with a text. `prompt` is a string, or token ids of the model's vocabulary; no template changes it.
+
+    The other fields are those of `Chat`.
+    """
+
+    prompt: str | tuple[int, ...]
+
+
+class Embed(Struct, frozen=True, kw_only=True):
+    """Make a vector of each of the `inputs`: a string, or token ids of the model's vocabulary."""
+
+    model_id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    principal: Principal | None = None
+    adapter: str = ""
+
+
+Task: TypeAlias = Chat | Complete | Embed
