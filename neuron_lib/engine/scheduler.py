@@ -9,9 +9,12 @@ from collections import deque
 from typing import Final
 
 from neuron_lib.engine.cells import CellAccount
-from neuron_lib.engine.prompt_cache import Awaited, Placement, PromptCache, Slot
+from neuron_lib.engine.host_store import Saved
+from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import Delta, SequenceEvent
+from neuron_lib.engine.reuse import Awaited, Placement
 from neuron_lib.engine.sequence import Sequence
+from neuron_lib.engine.slots import Slot
 from neuron_lib.engine.speculation import MAX_DRAFT, DraftPolicy, PromptLookup
 from neuron_lib.engine.step import Outcome, Save, SequenceChunk, StepPlan, StepResult
 from neuron_lib.engine.step_costs import StepCosts
@@ -210,7 +213,7 @@ class Scheduler:
 
     def _find_cells(self, place: Placement) -> Placement | None:
         """Evict idle prompts until the newcomer finds its cells; None, and nothing done, if that would not do."""
-        needed = place.source if isinstance(place.source, int) else None
+        needed = place.source if isinstance(place.source, Saved) else None
         # A slot of which nothing will be used is as good as any to find cells in.
         kept = place.slot if place.source is None and place.beginning.length else place.source
         idle = [slot for slot in self.cache.idle if slot is not kept]
