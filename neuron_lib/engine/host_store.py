@@ -10,7 +10,7 @@ discarded    it has no key any more, and the next plan asks the runner to free t
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import count
 from typing import Final
 
 from neuron_lib.engine.remembered import Checkpoint, Remembered, common_prefix
@@ -65,7 +65,7 @@ class HostStore:
     @property
     def nbytes(self) -> int:
         """The bytes of all entries."""
-        return sum(entry.nbytes for entry in chain(self._saved.values(), self._checkpoints.values()))
+        return sum(saved.nbytes for saved in self._saved.values()) + _bytes_of(self._checkpoints.values())
 
     @property
     def saved(self) -> Collection[Saved]:
@@ -179,7 +179,7 @@ class HostStore:
         False if discarding all of them would not be enough. Then none is discarded.
         """
         others = [saved for saved in self._saved.values() if saved is not needed]
-        least = self.nbytes - sum(saved.nbytes + sum(point.nbytes for point in saved.checkpoints) for saved in others)
+        least = self.nbytes - sum(saved.nbytes + _bytes_of(saved.checkpoints) for saved in others)
         if self._budget_bytes == 0 or least + nbytes > self._budget_bytes:
             return False
         for saved in others:
@@ -187,3 +187,7 @@ class HostStore:
                 break
             self._discard(saved)
         return True
+
+
+def _bytes_of(checkpoints: Iterable[Checkpoint]) -> int:
+    return sum(point.nbytes for point in checkpoints)

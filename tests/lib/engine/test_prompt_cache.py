@@ -84,6 +84,14 @@ def test_the_beginning_of_something_that_stays_is_not_saved() -> None:
     assert again.cache.take_edits() == (Truncate(0, 0),)
 
 
+def test_what_is_brought_back_is_not_dropped_for_what_has_to_leave_the_slot() -> None:
+    engine = one_slot(host_budget_bytes=250)
+    engine.answer(1, text(100), max_tokens=1)
+    engine.answer(2, text(160, seed=2), max_tokens=1)
+    assert engine.answer(3, text(120), max_tokens=1).cached_tokens == 100
+    assert edits(engine, Save, Restore, Drop) == [Save(0, 1), Restore(1, 0, 100)]
+
+
 def test_what_could_not_be_saved_is_computed_again() -> None:
     engine = one_slot()
     engine.answer(1, text(100), max_tokens=1)
@@ -213,6 +221,14 @@ def test_checkpoints_go_with_what_is_not_saved() -> None:
     engine.answer(1, text(50), max_tokens=1, checkpoint_at=(30,))
     engine.answer(2, text(90, seed=2), max_tokens=1)
     assert edits(engine, Save, Drop) == [Drop(1)]
+    assert engine.cache.host_bytes == 0
+
+
+def test_a_slot_that_is_emptied_gives_its_checkpoints_up() -> None:
+    engine = uncuttable(seats=1, host_budget_bytes=1000)
+    engine.answer(1, text(50), max_tokens=1, checkpoint_at=(30,))
+    engine.cache.evict(engine.cache.slots[0])
+    assert engine.cache.take_edits() == (Drop(1), Truncate(0, 0))
     assert engine.cache.host_bytes == 0
 
 

@@ -84,7 +84,8 @@ PLACES = {
     ),
     "a prefix that is being computed is awaited": ((Live(text(90), 20), None), forked(80, 99), 80),
     "it is, however far it is": ((Live(text(90), 0), None), text(99), 90),
-    "but not for a few tokens more": ((Live(text(90), 70), None), forked(80, 99), (1, 70, "slot 0")),
+    "for sixteen tokens more": ((Live(text(90), 64), None), forked(80, 99), 80),
+    "but not for fewer": ((Live(text(90), 65), None), forked(80, 99), (1, 65, "slot 0")),
     "and not if another has it already": ((Live(text(90), 20), Idle(text(85)), None), text(99), (1, 85, None)),
     "who decodes computes no prefix": ((Live(text(90), 89), None), text(99), (1, 89, "slot 0")),
     "all slots are taken": ((Live(text(90), 90), Live(text(90), 90)), text(50), None),
@@ -196,11 +197,14 @@ def test_a_memory_that_cannot_be_cut_is_reused_whole_or_from_its_last_checkpoint
         assert (at and at.length) == (None if reused in {0, 50} else reused)
 
 
-@pytest.mark.parametrize(("marks", "awaited"), [((100,), 100), ((60, 100), 100), ((130,), None), ((), None)])
+@pytest.mark.parametrize(
+    ("marks", "computed", "awaited"),
+    [((100,), 20, 100), ((60, 100), 20, 100), ((100,), 110, None), ((130,), 20, None), ((), 20, None)],
+)
 def test_where_memory_cannot_be_cut_only_checkpoints_that_are_still_to_come_are_awaited(
-    marks: tuple[int, ...], awaited: int | None
+    marks: tuple[int, ...], computed: int, awaited: int | None
 ) -> None:
-    slots = FilledSlots(Live(text(150), 20, checkpoint_at=marks), None)
+    slots = FilledSlots(Live(text(150), computed, checkpoint_at=marks), None)
     place = placed(slots, forked(120, 150), reuse=rules(can_truncate=False))
     assert (place.length if isinstance(place, Awaited) else None) == awaited
 
