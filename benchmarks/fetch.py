@@ -1,8 +1,9 @@
 """How fast a model comes from a hub on loopback into an empty cache, beside `curl` followed by `sha256sum`.
 
 `python -m benchmarks.fetch [--rounds N] [--quick]` prints one JSON line. Both sides write the same file to the same
-disk and know its SHA-256 at the end. `transfer` is the time of the bytes, their hash and the flush to the disk; `whole`
-has the start of the fetch process, TLS's certificates and the hub's listing before it, which are the same for any size.
+disk and know its SHA-256 at the end. `transfer` is the time of the bytes, their hash and the flush to the disk. `whole`
+also includes the start of the fetch process, TLS's certificates and the hub's listing, which take the same time for any
+size.
 """
 
 import argparse
@@ -33,7 +34,7 @@ QUICK_ROUNDS: Final = 3
 
 @contextmanager
 def hub() -> Iterator[str]:
-    """A hub in a process of its own; yields its address."""
+    """A hub in a process of its own. Yields its address."""
     command = [sys.executable, "-m", "tests.fakehub", f"{REPOSITORY}={model_path()}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
@@ -48,7 +49,7 @@ def hub() -> Iterator[str]:
 
 
 def fetch_by_curl(endpoint: str, folder: Path) -> float:
-    """Seconds that curl and sha256sum take, one after the other."""
+    """The seconds that curl and sha256sum take, one after the other."""
     target = folder / GGUF
     started_s = time.perf_counter()
     subprocess.run(["curl", "-sSfL", "-o", target, f"{endpoint}/{REPOSITORY}/resolve/main/{GGUF}"], check=True)  # noqa: S607 - whichever curl is installed
@@ -57,7 +58,7 @@ def fetch_by_curl(endpoint: str, folder: Path) -> float:
 
 
 def fetch_by_neuron(endpoint: str, folder: Path) -> tuple[float, float]:
-    """Seconds that a `ModelStore` with an empty cache takes: for the transfer alone, and in all."""
+    """The seconds that a `ModelStore` with an empty cache takes, for the transfer alone and in all."""
     source = SourceConfig(endpoint=endpoint, cache_dir=folder)
     store = ModelStore(sources={"huggingface": source}, environ=os.environ)
     seen_s: dict[LoadStage, float] = {}
@@ -71,7 +72,7 @@ def fetch_by_neuron(endpoint: str, folder: Path) -> tuple[float, float]:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Let both sides take turns."""
+    """Measure both sides in turns."""
     size = model_path().stat().st_size
     curl_s, transfer_s, whole_s = [], [], []
     with hub() as endpoint:

@@ -1,8 +1,8 @@
-"""How soon after the start of its process a daemon answers `/health`, and how much CPU it has used until then.
+"""How soon after the start of its process a daemon answers `/health`, and how much CPU time it has used until then.
 
-`python -m benchmarks.first_answer [--rounds N] [--beside CHECKOUT]` prints one JSON line per subject. The clock runs
-from just before the process is started; the first request is sent as soon as the port accepts it. With another checkout
-the two take turns, so that a busy machine slows both alike.
+`python -m benchmarks.first_answer [--rounds N] [--beside CHECKOUT]` prints one JSON line per subject. The clock starts
+just before the process is started. The first request is sent as soon as the port accepts it. With another checkout the
+two are measured in turns, so that a busy machine slows both alike.
 """
 
 import argparse
@@ -28,14 +28,14 @@ _REQUEST: Final = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port on which no program listens now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
 
 
 def is_answered(port: int) -> bool:
-    """Whether a daemon there answers; waits for the answer once the port accepts."""
+    """Whether a daemon at this port answers. Waits for the answer once the port accepts."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=_LIMIT_S) as client:
             client.sendall(_REQUEST)
@@ -65,7 +65,7 @@ def first_answer(checkout: Path) -> tuple[float, float]:
 
 
 def measure(checkouts: Sequence[Path], *, rounds: int) -> list[dict[str, Any]]:
-    """All rounds of all checkouts, taking turns; one result for each checkout."""
+    """All rounds of all checkouts, in turns. One result for each checkout."""
     seen: list[list[tuple[float, float]]] = [[] for _ in checkouts]
     for _ in range(rounds):
         for index, checkout in enumerate(checkouts):

@@ -1,9 +1,9 @@
-"""One stream of cells for each sequence, or one pool for all: what each costs, and what moving a prefix costs.
+"""Cells of its own for each sequence, or one pool for all: the cost of each, and the cost of moving a prefix.
 
 `python -m benchmarks.kv_layout [--model FILE] [--threads N] [--rounds N] [--quick]` prints JSON lines of two kinds.
-`kv_layout`: the tokens per second of decoding with so many sequences of so many tokens, and of reading into the last of
-them, in both layouts; rounds alternate between the two. `kv_moves`: the milliseconds to copy, save and restore a
-sequence of so many tokens, and those of libllama's own copy of a whole stream, which `Memory.copy` does without.
+`kv_layout` has the tokens per second of decoding with so many sequences of so many tokens, and of reading into the last
+of them, in both layouts, which are measured in turns. `kv_moves` has the milliseconds to copy, save and restore a
+sequence of so many tokens, and those of libllama's own copy of a whole KV stream, which `Memory.copy` does not use.
 """
 
 import argparse
@@ -15,24 +15,26 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from benchmarks.subject import circumstances, cpu_count, model_path
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import init_backend, lib, route_logs
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.model import Model
+from neuron_lib.types import ContextParams
 
 N_BATCH: Final = 512
 READ: Final = 256
-"""Tokens whose reading is timed, at the end of the last sequence."""
+"""The number of tokens whose reading is timed, at the end of the last sequence."""
 SEQUENCES: Final = (1, 4, 8, 16)
 LENGTHS: Final = (100, 500, 1000, 2000, 4000)
 MOVED_N_CTX: Final = 4096
+LAYOUTS: Final[tuple[Literal["per_sequence", "unified"], ...]] = ("per_sequence", "unified")
 
 
 class Lab:
-    """A context whose sequences are filled, timed and put back to where they were."""
+    """A context whose sequences are filled, timed and reset to their former length."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -40,7 +42,7 @@ class Lab:
         self._batch = Batch(N_BATCH)
 
     def read(self, seq_id: int, count: int) -> float:
-        """Append so many tokens to a sequence; the seconds it took."""
+        """Append so many tokens to a sequence. Returns the seconds that it took."""
         started = time.perf_counter()
         for first in range(0, count, N_BATCH):
             self._batch.clear()
@@ -51,7 +53,7 @@ class Lab:
         return time.perf_counter() - started
 
     def step(self, seq_ids: range) -> float:
-        """Decode one token on each sequence; the seconds it took."""
+        """Decode one token of each sequence. Returns the seconds that it took."""
         self._batch.clear()
         for seq_id in seq_ids:
             self._batch.add(seq_id, [1000], position=self.memory.length(seq_id), wants_logits=1)
@@ -60,7 +62,7 @@ class Lab:
         return time.perf_counter() - started
 
     def fill(self, sequences: int, length: int) -> None:
-        """Give each sequence its own cells, with the same tokens, which only one has to compute."""
+        """Give each sequence its own cells with the same tokens. Only one sequence computes them."""
         self.read(0, length)
         state = self.memory.save(0)
         for seq_id in range(1, sequences):
@@ -81,22 +83,18 @@ class Lab:
 
 
 def opened(stack: ExitStack, model: Model, *, seats: int, n_ctx: int, threads: int) -> Mapping[str, Lab]:
-    """One lab for each layout, of the same number of cells."""
+    """One lab for each layout, with the same number of cells."""
     return {
         layout: Lab(
             stack.enter_context(
                 Context(
                     model,
+                    ContextParams(n_ctx=n_ctx, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=threads, kv_layout=layout),
                     seats=seats,
-                    n_ctx=n_ctx,
-                    n_batch=N_BATCH,
-                    n_ubatch=N_BATCH,
-                    threads=threads,
-                    kv_unified=layout == "unified",
                 )
             )
         )
-        for layout in ("per_sequence", "unified")
+        for layout in LAYOUTS
     }
 
 
@@ -157,7 +155,7 @@ def _median_ms(act: Callable[[], object], rounds: int) -> float:
 
 
 def _whole_stream_ms(lab: Lab, rounds: int) -> float:
-    """How much longer a step takes that copies stream 0 to stream 1 first, as llama_memory_seq_cp has asked it to."""
+    """How much longer a step takes that first copies KV stream 0 to KV stream 1, as llama_memory_seq_cp asked."""
     memory = lib.llama_get_memory(lab.context._pointer)
     plain, copying = [], []
     for _ in range(rounds):
@@ -169,7 +167,7 @@ def _whole_stream_ms(lab: Lab, rounds: int) -> float:
 
 
 def main() -> None:
-    """Measure everything once loaded, smallest first."""
+    """Measure everything with one loaded model, the smallest first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=model_path(), help="a GGUF file (default: the demo model)")
     parser.add_argument("--threads", type=int, default=cpu_count())

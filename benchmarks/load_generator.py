@@ -1,8 +1,8 @@
-"""Chat clients in a process of their own: on a small machine their time is taken from the servers they measure.
+"""Chat clients in a process of their own. On a small machine their time is taken from the servers that they measure.
 
-Reads one job from standard input, `{"port", "streams", "bodies"}`, sends every body over a connection of its own,
-`streams` at a time, and only notes what came when; `replies.py` makes sense of it afterwards. Writes one JSON object:
-`{"cpu_s", "logs": [[sent_s, [[arrived_s, bytes as Latin-1], …]], …]}`, all times on one clock.
+Reads one job from standard input, `{"port", "streams", "bodies"}`. Sends every body over a connection of its own,
+`streams` at a time, and only records what arrived when. `replies.py` reads the records afterwards. Writes one JSON
+object: `{"cpu_s", "logs": [[sent_s, [[arrived_s, bytes as Latin-1], …]], …]}`, all times on one clock.
 """
 
 import gc
@@ -18,13 +18,13 @@ from typing import TypeAlias
 __all__ = ("Log", "exchange")
 
 Log: TypeAlias = tuple[float, list[tuple[float, bytes]]]
-"""When a request was sent, and what arrived when; an empty arrival is the end."""
+"""The time at which a request was sent, and what arrived when. An empty arrival is the end."""
 
 _PATIENCE_S = 300
 
 
 def request_bytes(body: str) -> bytes:
-    """The one request a connection carries."""
+    """The one request of a connection."""
     payload = body.encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
@@ -68,7 +68,7 @@ def main() -> None:
     """Do the job on standard input."""
     job = json.load(sys.stdin)
     requests = [request_bytes(body) for body in job["bodies"]]
-    gc.disable()  # its pauses would be somebody's gap
+    gc.disable()  # its pauses would look like gaps of a server
     before_s = time.process_time()
     logs = exchange(job["port"], requests, streams=job["streams"])
     cpu_s = time.process_time() - before_s

@@ -1,4 +1,4 @@
-"""From what a load generator logged to numbers. Pure: no socket, no clock, no file."""
+"""Turns the log of a load generator into numbers. Pure: no socket, no clock, no file."""
 
 import json
 import math
@@ -13,11 +13,11 @@ __all__ = ("BenchmarkError", "Reply", "bare_numbers", "numbers", "parse_reply", 
 
 
 class BenchmarkError(Exception):
-    """A server did not do what is measured, so that a number would mean nothing."""
+    """A server did not do what is measured, so a number would mean nothing."""
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """One streamed reply. `arrivals_s` are the times of the events that brought text, never none."""
+    """One streamed reply. `arrivals_s` are the times of the events with text. There is at least one."""
 
     sent_s: float
     arrivals_s: tuple[float, ...]
@@ -28,15 +28,16 @@ class Reply(Struct, frozen=True, kw_only=True):
 
     @property
     def first_token_s(self) -> float:
-        """How long the first text took."""
+        """Seconds until the first text."""
         return self.arrivals_s[0] - self.sent_s
 
 
 def parse_reply(sent_s: float, arrivals: Iterable[tuple[float, bytes]], *, max_tokens: int) -> Reply:
     """Read one HTTP response with an event stream in it.
 
-    Tokens are counted by the server's usage; of a server that gives none, a reply cut at `max_tokens` has as many, and
-    any other as many as events brought text. Raises `BenchmarkError` for a refusal and for a reply without its end.
+    Tokens are counted by the server's usage. If a server gives none, a reply that was cut at `max_tokens` has that many
+    tokens, and any other as many as there were events with text. Raises `BenchmarkError` for a refusal and for a reply
+    without its end.
     """
     times, texts, usage, finish_reason, last_s = [], [], None, None, sent_s
     for at_s, event in _events(arrivals):
@@ -63,7 +64,7 @@ def parse_reply(sent_s: float, arrivals: Iterable[tuple[float, bytes]], *, max_t
 
 
 def _events(arrivals: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Each JSON event, with the time its line was complete."""
+    """Each JSON event, with the time at which its line was complete."""
     pending = b""
     for at_s, piece in _body(arrivals):
         *lines, pending = (pending + piece).split(b"\n")
@@ -74,7 +75,7 @@ def _events(arrivals: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, di
 
 
 def _body(arrivals: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
-    """The pieces of the response's body, transfer coding removed, with the time each was complete."""
+    """The pieces of the response's body without transfer coding, with the time at which each was complete."""
     head, buffer = b"", b""
     for at_s, data in arrivals:
         buffer += data
@@ -103,10 +104,10 @@ def percentile(values: Sequence[float], fraction: float) -> float:
 
 
 def numbers(replies: Sequence[Reply], *, streams: int) -> dict[str, Any]:
-    """What all clients of one measurement saw; times in ms, rates in tokens per second of wall time.
+    """The numbers of all clients of one measurement. Times are in ms, rates in tokens per second of wall time.
 
     `decode_tok_per_s` counts only while all streams were receiving text: from the last first text to the first last
-    one. That is comparable to the bare limit's generation rate; None where requests queued or never overlapped.
+    text. It is comparable with the bare limit's generation rate. None if requests waited or never overlapped.
     """
     tokens = sum(reply.completion_tokens for reply in replies)
     seconds = max(reply.arrivals_s[-1] for reply in replies) - min(reply.sent_s for reply in replies)
@@ -134,7 +135,7 @@ def _decode_rate(replies: Sequence[Reply]) -> float | None:
     end_s = min(reply.arrivals_s[-1] for reply in replies)
     if end_s <= begin_s:
         return None
-    # The first event brings the first token; a later one may bring several, so each counts for their average.
+    # The first event has the first token. A later event may have several, so each counts as their average.
     tokens = sum(
         sum(begin_s < at_s <= end_s for at_s in reply.arrivals_s[1:])
         * (reply.completion_tokens - 1)
@@ -147,8 +148,8 @@ def _decode_rate(replies: Sequence[Reply]) -> float | None:
 def bare_numbers(output: str, *, requests: int, prompts_read: int) -> dict[str, Any]:
     """The speed of `requests` replies in waves as wide as the one that `llama-batched-bench` measured.
 
-    `output` is what it printed, in its JSON format. `prompts_read` is how many of the waves read their prompts; a
-    prompt shared by all is read in one. Raises `BenchmarkError` if there is no result.
+    `output` is its output in JSON. `prompts_read` is the number of waves that read their prompts; a prompt that all
+    share is read in one. Raises `BenchmarkError` if there is no result.
     """
     line = next((line for line in output.splitlines() if line.startswith("{")), None)
     if line is None:

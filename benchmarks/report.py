@@ -1,6 +1,7 @@
 """The lines of `side_by_side.py` as a table and a plot: `python -m benchmarks.report RESULTS.jsonl` writes both again.
 
-Medians over rounds. A ratio is neuron's number by the other's in the same round; the median of these, and their range.
+Numbers are medians over rounds. A ratio is neuron's number divided by the other's in the same round. Tables have the
+median of these ratios, and their range.
 """
 
 import json
@@ -33,7 +34,7 @@ RATIOS: Final = ("tok_per_s", "decode_tok_per_s", "first_token_p50_ms", "first_t
 
 
 def write(lines: Sequence[Line], results: Path) -> None:
-    """Put the table, and the plot where matplotlib is installed, beside `results`; print the table."""
+    """Write the table beside `results`, and the plot if matplotlib is installed. Print the table."""
     text = markdown(lines)
     results.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
@@ -71,13 +72,13 @@ def markdown(lines: Sequence[Line]) -> str:
 
 
 def median(lines: Iterable[Line], traffic: str, subject: str, key: str) -> float | None:
-    """Over all rounds; None where the subject has no such number."""
+    """The median over all rounds. None if the subject has no such number."""
     values = _by_round(lines, traffic, subject, key).values()
     return statistics.median(values) if values else None
 
 
 def ratios(lines: Sequence[Line], traffic: str, rival: str, key: str) -> list[float]:
-    """Our number by the rival's, for each round that has both."""
+    """Our number divided by the rival's, for each round with both."""
     ours, theirs = _by_round(lines, traffic, OURS, key), _by_round(lines, traffic, rival, key)
     return [ours[number] / theirs[number] for number in sorted(ours.keys() & theirs.keys()) if theirs[number]]
 
@@ -109,7 +110,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:
-    """Four panels of bars: speed of short chats, speed of long prompts, slowest first token, longest waits between."""
+    """Four panels of bars: speed of short chats, speed of long prompts, slowest first token, longest waits between
+    texts.
+    """
     import matplotlib as mpl  # noqa: PLC0415 - only the bench extra has it
 
     mpl.use("Agg")
@@ -127,7 +130,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     for axes, (title, traffics, key) in zip(grid.flat, panels, strict=True):
         axes.set_title(title, fontsize=11, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(y=0.1)  # room for the numbers on the bars
+        axes.margins(y=0.1)  # room for the numbers above the bars
         axes.set_xticks(range(len(traffics)), [_caption(name) for name in traffics])
         for subject, shift, width in _bars(_names(lines, "subject")):
             values = [median(lines, traffic, subject, key) or 0 for traffic in traffics]

@@ -42,7 +42,7 @@ def call(port: int, method: str, path: str, body: object = None) -> Any:
 
 @contextmanager
 def starting_daemon(threads: int) -> Iterator[Server]:
-    """A `neuron serve` that has bound its socket and is loading the model."""
+    """A `neuron serve` that listens and is loading the model."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "neuron.toml"
         config.write_text(f"{CONFIG}harness.llamacpp.threads = {threads}\n", encoding="utf-8")
@@ -60,13 +60,13 @@ def starting_daemon(threads: int) -> Iterator[Server]:
 
 
 def wait_ready(port: int) -> None:
-    """Until start-up loading is over."""
+    """Wait until start-up loading is over."""
     while call(port, "GET", "/health")["activation"]["state"] != "ready":
         time.sleep(0.05)
 
 
 def measure_start(threads: int, *, rounds: int) -> dict[str, Any]:
-    """From the start of the process to the first answer of `/health`, and to the end of start-up loading."""
+    """The time from the start of the process to the first answer of `/health`, and to the end of start-up loading."""
     first, ready, states = [], [], []
     for _ in range(rounds):
         started = time.perf_counter()

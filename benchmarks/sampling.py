@@ -1,7 +1,7 @@
-"""What choosing a token costs: every mix of options on rows of several shapes and sizes.
+"""The cost of choosing a token, for every mix of options, on rows of several shapes and sizes.
 
 `python -m benchmarks.sampling [--quick]` prints one JSON line for each shape and mix. Times are milliseconds for one
-token: the median, and the shortest, which says most on a busy machine.
+token: the median, and the shortest, which is the better number on a busy machine.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class Letters:
 
 
 def rows(size: int) -> dict[str, Scores]:
-    """Rows like those of a model, sure and unsure, and rows that no model makes."""
+    """Rows like those of a model, with sure and unsure choices, and rows that no model makes."""
     random = np.random.default_rng(1)
     bulk = random.normal(0, 2.5, size).astype(np.float32)
     peaked, spread = bulk.copy(), bulk.copy()

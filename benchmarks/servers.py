@@ -1,6 +1,7 @@
-"""The servers that are compared, each a process of its own: how it is started, spoken to, and what it uses.
+"""The compared servers, each a process of its own: how it is started, what it is asked in, and what it uses.
 
-All get the same model, threads, seats, context and memory for old prompts; whatever else differs is each one's default.
+All get the same model, threads, seats, context and memory for old prompts. Everything else has the default of each
+server.
 """
 
 import json
@@ -32,7 +33,7 @@ SEATS: Final = 16
 N_CTX: Final = 2048
 """Tokens of one request."""
 HOST_CACHE_MB: Final = 512
-"""Memory for prompts that lost their seat."""
+"""MiB of memory for prompts that lost their slot."""
 BARE: Final = "llama-batched-bench"
 _START_LIMIT_S: Final = 60
 _STOP_LIMIT_S: Final = 30
@@ -48,7 +49,9 @@ class Start(Struct, frozen=True, kw_only=True):
 
 
 class Kind(Struct, frozen=True, kw_only=True):
-    """One server program. `spelling` asks in its words for the highest score, unpenalised, beyond any end of text."""
+    """One server program. `spelling` has its parameters for the highest score, without penalties and without an end of
+    text.
+    """
 
     command: Callable[[Start], list[str]]
     spelling: Mapping[str, Any]
@@ -63,12 +66,12 @@ class Server:
     process: psutil.Process
 
     def cpu_s(self) -> float:
-        """CPU time since its start, of all its processes."""
+        """CPU time in seconds of all its processes since its start."""
         times = [process.cpu_times() for process in self._family()]
         return sum(t.user + t.system for t in times)
 
     def memory_mb(self) -> float:
-        """Resident memory of all its processes in MiB, what they share counted once."""
+        """Resident memory of all its processes in MiB. Shared memory counts once."""
         return sum(process.memory_full_info().pss for process in self._family()) / (1 << 20)
 
     def _family(self) -> list[psutil.Process]:
@@ -84,7 +87,7 @@ def rival(program: str) -> Path:
 
 
 def built_version() -> str:
-    """Which llama.cpp the rivals are."""
+    """The version of llama.cpp of the rivals."""
     done = subprocess.run([rival("llama-server"), "--version"], check=True, capture_output=True, text=True)
     found = re.search(r"version: (.+)", done.stdout + done.stderr)
     return found[1] if found else "unknown"
@@ -131,7 +134,7 @@ def _llama_cpp_python(start: Start) -> list[str]:
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(start.gguf), "--port", str(start.port)]
     command += ["--host", "127.0.0.1", "--n_threads", str(start.threads), "--n_threads_batch", str(start.threads)]
     command += ["--n_ctx", str(N_CTX), "--model_alias", "bench/model", "--verbose", "false"]
-    # As it comes, it drops a stream when the next request arrives, and keeps scores that nobody asks for.
+    # By default it drops a stream when the next request arrives, and keeps scores that nobody asks for.
     return [*command, "--interrupt_requests", "false", "--logits_all", "false", "--flash_attn", "true"]
 
 
@@ -145,7 +148,7 @@ SERVERS: Final[Mapping[str, Kind]] = {
 
 @contextmanager
 def running(name: str, *, gguf: Path, threads: int) -> Iterator[Server]:
-    """The server `name`, loaded, on a copy of the model of its own, so that its memory counts the weights in full."""
+    """The server `name`, loaded from a copy of the model of its own, so that its memory includes all weights."""
     with tempfile.TemporaryDirectory(prefix="neuron-bench-") as home:
         folder = Path(home)
         start = Start(folder=folder, gguf=folder / gguf.name, port=_free_port(), threads=threads)
@@ -170,9 +173,10 @@ def running(name: str, *, gguf: Path, threads: int) -> Iterator[Server]:
 def drive(
     server: Server, conversations: tuple[Conversation, ...], *, max_tokens: int, streams: int
 ) -> tuple[list[Reply], float]:
-    """Let a load generator send `conversations`; their replies, and the seconds of CPU it took from the servers.
+    """Let a load generator send `conversations`. Returns their replies and the CPU seconds that it took from the
+    servers.
 
-    Raises `BenchmarkError` if one of them was not answered to its end.
+    Raises `BenchmarkError` if a conversation was not answered to its end.
     """
     extra = {"model": "bench/model", **SERVERS[server.name].spelling}
     bodies = [json.dumps(request_body(conversation, max_tokens=max_tokens) | extra) for conversation in conversations]
@@ -191,7 +195,7 @@ def drive(
 
 
 def run_bare(load: Load, *, gguf: Path, threads: int, prompt_tokens: int) -> dict[str, Any]:
-    """The speed limit of `load` with prompts of `prompt_tokens`: libllama alone, no text, no sampling, no sockets."""
+    """The bare limit of `load` with prompts of `prompt_tokens`: libllama alone, without text, sampling and sockets."""
     waves = len(load.conversations) // load.streams
     command = [str(rival(BARE)), "-m", str(gguf), "-t", str(threads), "-tb", str(threads), "--output-format", "jsonl"]
     command += ["-c", str(load.streams * N_CTX), "-npl", str(load.streams)]
@@ -210,7 +214,7 @@ def _free_port() -> int:
 
 
 def _wait_answering(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    """Until a chat of one token is answered, which takes a loaded model."""
+    """Wait until a chat of one token is answered, which needs a loaded model."""
     body = {"model": "bench/model", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     deadline_s = time.monotonic() + _START_LIMIT_S
     while time.monotonic() < deadline_s and process.poll() is None:

@@ -1,11 +1,11 @@
-"""neuron beside llama-server, llama-cpp-python's own server and the bare limit, in one run, alternating round by round.
+"""neuron beside llama-server, llama-cpp-python's own server and the bare limit, in one run, in turns.
 
     python -m benchmarks.side_by_side                             # five rounds of everything
     python -m benchmarks.side_by_side --quick --subjects neuron   # proves that it works, with nothing else built
 
-Writes one JSON line for each round, traffic and subject, then a table and a plot beside them (`report.py`). All
-servers stay loaded; who is first in a round changes with the round, and ratios are taken within a round, because a
-machine's speed drifts.
+Writes one JSON line for each round, traffic and subject, and then a table and a plot beside them (`report.py`). All
+servers stay loaded. The order within a round changes with the round, and ratios are taken within a round, because the
+speed of a machine drifts.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Bench:
     prompt_tokens: dict[str, int] = field(default_factory=dict)
 
     def measure(self, name: str, traffic: Traffic) -> dict[str, Any]:
-        """One traffic at one subject. Raises `BenchmarkError` where it is not served to its end."""
+        """One traffic at one subject. Raises `BenchmarkError` if it is not served to its end."""
         if name == BARE:
             return self._measure_bare(traffic)
         server = self.servers[name]
@@ -80,13 +80,13 @@ class Bench:
 
 
 def measure_load(server: Server, load: Load) -> dict[str, Any]:
-    """What the clients of `load` saw."""
+    """The numbers of the clients of `load`."""
     replies, client_cpu_s = drive(server, load.conversations, max_tokens=load.max_tokens, streams=load.streams)
     return numbers(replies, streams=load.streams) | {"client_cpu_s": round(client_cpu_s, 3)}
 
 
 def measure_second_turn(server: Server, traffic: SecondTurn) -> dict[str, Any]:
-    """First token of second turns, beside that of prompts as long that the server has not seen."""
+    """The first token of second turns, beside that of equally long prompts that are new to the server."""
     second, cold = [], []
     for first, fresh in traffic.chats:
         [opening], _ = drive(server, (first,), max_tokens=traffic.max_tokens, streams=1)
@@ -105,7 +105,7 @@ def measure_second_turn(server: Server, traffic: SecondTurn) -> dict[str, Any]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--quick", action="store_true", help="one round of little, only to see that it works")
@@ -118,8 +118,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, write, and show the table. A measurement that failed is a line with `error`, and the exit status 1."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives it
+    """Measure, write, and show the table. A failed measurement is a line with `error`, and the exit status is 1."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end too
     options = parse_arguments()
     subjects = [name for name in SUBJECTS if name in options.subjects]
     size, rounds = (QUICK, options.rounds or 1) if options.quick else (FULL, options.rounds or 5)

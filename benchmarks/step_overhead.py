@@ -1,8 +1,8 @@
-"""What the engine costs on top of libllama: its loop beside the shortest loop there is, over the same context.
+"""The cost of the engine in addition to libllama: its loop beside the shortest possible loop, over the same context.
 
 `python -m benchmarks.step_overhead [--model FILE] [--threads N] [--quick]` prints one JSON line for each number of
-sequences and each kind of sampling. `outside_decode_ms` is the time of a step that is not `llama_decode`, which is
-what this project can be blamed for; `ratio` compares whole steps and is as noisy as the machine.
+sequences and each kind of sampling. `outside_decode_ms` is the time of a step outside `llama_decode`, which is this
+project's own cost. `ratio` compares whole steps and is as noisy as the machine.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.model import Model
 from neuron_lib.sampling.sampler import SamplerChain
-from neuron_lib.types import Sampling
+from neuron_lib.types import ContextParams, Sampling
 
 SEATS: Final = 8
 N_CTX: Final = 1024
@@ -42,7 +42,7 @@ SAMPLINGS: Final = {
 
 
 class TimedContext(Context):
-    """Adds up the seconds that are spent in `llama_decode`."""
+    """Adds up the seconds in `llama_decode`."""
 
     decode_s = 0.0
 
@@ -54,7 +54,7 @@ class TimedContext(Context):
 
 
 def bare_steps(context: Context, prompt: list[int], *, sequences: int) -> Iterator[None]:
-    """Greedy decoding with nothing around it; one step for each `next`, the first of which reads the prompts."""
+    """Greedy decoding with nothing around it. One step for each `next`. The first step reads the prompts."""
     batch = Batch(N_BATCH)
     for seq_id in range(sequences):
         context.memory.clear(seq_id)
@@ -72,11 +72,11 @@ def bare_steps(context: Context, prompt: list[int], *, sequences: int) -> Iterat
 def engine_steps(
     context: Context, model: Model, prompt: list[int], *, sequences: int, sampling: Sampling
 ) -> Iterator[None]:
-    """The engine's own loop, up to the bytes of its frames; one step for each `next`."""
+    """The engine's own loop, up to the bytes of its frames. One step for each `next`."""
     cells, costs = StreamCells(SEATS, context.n_ctx), StepCosts(target_step_s=0.1)
     cache = PromptCache(
         seats=SEATS, cells=cells, costs=costs, is_enabled=False
-    )  # all read their prompt in the first step
+    )  # all prompts are read in the first step
     scheduler = Scheduler(cache=cache, cells=cells, costs=costs, n_batch=context.n_batch, n_ctx=context.n_ctx)
 
     def report(events: StepEvents | Cancelled) -> None:
@@ -93,7 +93,7 @@ def engine_steps(
 
 
 def measure(context: TimedContext, steps: Iterator[None], count: int) -> tuple[float, float]:
-    """Milliseconds of a step, and those of them outside `llama_decode`; the prompts are read before."""
+    """Milliseconds of a step, and those of them outside `llama_decode`. The prompts are read before."""
     next(steps)
     context.decode_s = 0.0
     started = time.perf_counter()
@@ -105,19 +105,21 @@ def measure(context: TimedContext, steps: Iterator[None], count: int) -> tuple[f
 
 @contextmanager
 def opened(path: Path, *, threads: int) -> Iterator[tuple[Model, TimedContext]]:
-    """The model and a context that keeps time."""
+    """The model and a context that measures its time."""
     route_logs(lambda _level, _text: None)
     init_backend()
     with (
         Model(path, gpu_layers=-1, on_progress=lambda _fraction: True) as model,
-        TimedContext(model, seats=SEATS, n_ctx=N_CTX, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=threads) as context,
+        TimedContext(
+            model, ContextParams(n_ctx=N_CTX, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=threads), seats=SEATS
+        ) as context,
     ):
         context.warm_up(model.vocab)
         yield model, context
 
 
 def main() -> None:
-    """Alternate the two loops, so that both meet the same machine, and print the medians."""
+    """Run the two loops in turns, so that both meet the same conditions, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=model_path(), help="a GGUF file (default: the demo model)")
     parser.add_argument("--threads", type=int, default=cpu_count())

@@ -1,4 +1,4 @@
-"""What every benchmark measures, and on what: the demo model, this machine, the versions."""
+"""The model, the machine and the versions that every benchmark measures."""
 
 import datetime as dt
 import os
@@ -22,12 +22,12 @@ def model_path() -> Path:
 
 
 def cpu_count() -> int:
-    """CPUs this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def circumstances(threads: int) -> dict[str, object]:
-    """What a number means nothing without."""
+    """The facts without which a number has no meaning."""
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": platform.machine(),

@@ -1,6 +1,6 @@
-"""What is sent: every conversation of every round, the same to each server. Pure.
+"""The conversations of every round, the same for each server. Pure.
 
-A round's texts hold its number and its own words, so that no server has them cached from the round before.
+The texts of a round contain its number and words of its own, so that no server has them cached from an earlier round.
 """
 
 import random
@@ -23,7 +23,7 @@ __all__ = (
 )
 
 Conversation: TypeAlias = tuple[dict[str, str], ...]
-"""Messages as OpenAI spells them."""
+"""Messages in OpenAI's form."""
 
 _TOPICS: Final = ("a fox", "the sea", "a clock", "bread", "a bridge", "snow", "a violin", "the moon")
 _WORDS: Final = (
@@ -34,7 +34,7 @@ _WORDS: Final = (
 
 
 class Size(Struct, frozen=True, kw_only=True):
-    """How much of everything; replies in tokens, prompts in words."""
+    """How much is sent: replies in tokens, prompts in words."""
 
     streams: tuple[int, ...] = (1, 4, 8, 16)
     reply: int = 96
@@ -53,7 +53,7 @@ QUICK: Final = Size(streams=(1, 4), reply=8, words=40, long_streams=2, long_repl
 class Load(Struct, frozen=True, kw_only=True):
     """Conversations in a closed loop: `streams` at a time, each reply exactly `max_tokens` long.
 
-    `distinct_prompts` says how many of their prompts differ in more than the question at their end.
+    `distinct_prompts` is the number of prompts that differ in more than the question at their end.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Load(Struct, frozen=True, kw_only=True):
 
 
 class SecondTurn(Struct, frozen=True, kw_only=True):
-    """Chats that go on: a long first turn, then the reply to it and a question.
+    """Chats that continue: a long first turn, then the reply to it and a question.
 
-    Each of `chats` is a pair: the first turn, and one as long in other words, of which no server knows anything.
+    Each of `chats` is a pair: the first turn, and an equally long turn in other words that is new to every server.
     """
 
     name: str
@@ -114,12 +114,12 @@ def traffics(number: int, size: Size) -> Iterator[Traffic]:
 
 
 def second_turn(first: Conversation, reply: str) -> Conversation:
-    """The chat goes on after `reply`."""
+    """The chat continued after `reply`."""
     return (*first, {"role": "assistant", "content": reply}, *_question(0))
 
 
 def request_body(conversation: Conversation, *, max_tokens: int) -> dict[str, Any]:
-    """What every server reads alike: the reply is streamed, greedy, and its tokens are counted at the end."""
+    """A body that every server reads alike: the reply is streamed and greedy, and its tokens are counted at the end."""
     return {
         "messages": conversation,
         "max_tokens": max_tokens,

@@ -1,6 +1,6 @@
 """Serve local language models, one engine process per model, from any anyio program.
 
-Where things are:
+`__version__` is the version of the distribution `neuron-node`. Where things are:
 
     registry     Registry: load, unload, list, chat; ActivationTracker and load_default_models: start-up loading
     harness      Harness, LoadedModel, Generation: what a backend has to be
@@ -64,6 +64,9 @@ if TYPE_CHECKING:
         UnloadingModel,
         Usage,
     )
+
+__version__ = "0.1.0.dev0"
+"""The version of the distribution `neuron-node`, which the packaging reads from here."""
 
 __all__ = (
     "ActivationSnapshot",

@@ -68,11 +68,11 @@ __all__ = (
 class NeuronError(Exception):
     """Base of all errors of this library.
 
-    `code` is a stable machine-readable name; `fields` holds the numbers and names behind the message, for logs and
-    for the wire. The message alone must be enough to act on.
+    `code` is a stable machine-readable name. `fields` has the numbers and names behind the message, for logs and for
+    the wire. The message alone must be enough to act on.
 
-    Message and fields are bounded (`neuron_lib.shown`), whatever they quote. Where a message quotes a string of
-    somebody else, quote `clip(string)`, so that our own words around it stay.
+    Message and fields are bounded (`neuron_lib.shown`), whatever they quote. If a message quotes a string of a client,
+    a hub or a file, quote `clip(string)`, so that the rest of the message is not cut off.
 
     A class declares the attributes that it adds, by their types: `neuron_lib.error_frames` carries them to another
     process.
@@ -82,7 +82,9 @@ class NeuronError(Exception):
     message: str
     fields: dict[str, Any]
     quotes_request: ClassVar[bool] = False
-    """Whether the message may quote the content of a request: a prompt, a schema, a grammar. A log must not show it."""
+    """Whether the message may quote the content of a request: a prompt, a schema, a grammar. A log must not show such a
+    message.
+    """
 
     def __init__(self, message: str, **fields: Any) -> None:
         message = clip(message, LONGEST_MESSAGE)
@@ -92,21 +94,23 @@ class NeuronError(Exception):
 
     @property
     def log_message(self) -> str:
-        """What a log may show of this error: its `cause_chain`, or for one that may quote a request its code."""
+        """The text for a log: the `cause_chain`, or the code of an error that may quote a request."""
         return self.code if self.quotes_request else cause_chain(self)
 
 
 class RequestRejected(NeuronError):
-    """One request was refused; nothing changed. `retry_after_s` is None when repeating it cannot help."""
+    """One request was refused, and nothing changed. `retry_after_s` is in seconds, None if repeating the request cannot
+    help.
+    """
 
     code = "request_rejected"
     retry_after_s: int | None = None
 
 
 class InvalidRequest(RequestRejected):
-    """A value of the request is missing, of the wrong type or out of range; `param` names it, if one is to blame.
+    """A value of the request is missing, of the wrong type or out of range. `param` names it, if one value is wrong.
 
-    `summary` is the message without anything that the client wrote, for the log. Without one the log has the code.
+    `summary` is the message for the log, without any text of the client. Without a summary the log has the code.
     """
 
     code = "invalid_request_body"
@@ -132,7 +136,7 @@ class InvalidGrammar(InvalidRequest):
 
 
 class PromptTooLong(RequestRejected):
-    """The rendered prompt has more tokens than the model may read."""
+    """The rendered prompt has more tokens than the model may read. Both numbers are tokens."""
 
     code = "context_length_exceeded"
 
@@ -147,14 +151,14 @@ class PromptTooLong(RequestRejected):
 
 
 class TemplateFailed(RequestRejected):
-    """The chat template raised, took too long, or produced too much. What it raised may quote the messages."""
+    """The chat template raised, took too long, or produced too much. Its own message may quote the chat."""
 
     code = "template_render_failed"
     quotes_request = True
 
 
 class UnsupportedCapability(RequestRejected):
-    """The model cannot do what the request asks for; `code` says what: to read an image, unless another is given."""
+    """The model cannot do what the request asks for. `code` says what: by default, to read an image."""
 
     code = "vision_unsupported"
 
@@ -164,7 +168,7 @@ class UnsupportedCapability(RequestRejected):
 
 
 class WrongModality(RequestRejected):
-    """The model does something else than what it was asked for: a chat was sent to a model that makes embeddings."""
+    """The model cannot do this task. For example, a chat was sent to a model that makes embeddings."""
 
     code = "wrong_modality"
     model_id: str
@@ -180,7 +184,7 @@ class WrongModality(RequestRejected):
 
 
 class SuspectRequest(RequestRejected):
-    """Two engines died while they worked on the request, or lately on one like it alone; it is not tried again."""
+    """Two engines died while they worked on this request, or lately on an equal one alone. It is not tried again."""
 
     code = "suspect_request"
 
@@ -193,7 +197,7 @@ class SuspectRequest(RequestRejected):
 
 
 class ModelNotLoaded(RequestRejected):
-    """No model of this id is resident here; `reason` says why, if its last load failed or its engine was given up."""
+    """No model of this id is resident here. `reason` says why, if its last load failed or it was given up."""
 
     code = "model_not_found"
     model_id: str
@@ -205,7 +209,7 @@ class ModelNotLoaded(RequestRejected):
 
 
 class ModelLoading(ModelNotLoaded):
-    """The model does not serve yet, but it is being loaded or will be: the same request can succeed later.
+    """The model does not serve yet, but it is being loaded or will be. The same request can succeed later.
 
     `stage` is the stage of its load, `pending` before its first try, or `deferred` between two tries.
     """
@@ -221,7 +225,7 @@ class ModelLoading(ModelNotLoaded):
 
 
 class OverloadReason(StrEnum):
-    """Why admission refused."""
+    """Why there was no room for a request."""
 
     QUEUE_FULL = "queue_full"
     WAIT_EXPIRED = "wait_expired"
@@ -230,7 +234,7 @@ class OverloadReason(StrEnum):
 
 
 class Overloaded(RequestRejected):
-    """There is no room for this request now; `retry_after_s` estimates when there will be."""
+    """There is no room for this request now. `retry_after_s` estimates in seconds when there will be."""
 
     code = "rate_limit_exceeded"
     reason: OverloadReason
@@ -261,13 +265,13 @@ class NoHarness(RequestRejected):
 
 
 class LoadFailed(NeuronError):
-    """A model could not be loaded; the same spec will fail again until somebody changes something."""
+    """A model could not be loaded. The same spec will fail again until somebody changes something."""
 
     code = "load_failed"
 
 
 class AlreadyLoaded(LoadFailed):
-    """The model is resident. The gateway looks for the words "already loaded", so no other error may use them."""
+    """The model is resident. The gateway takes the words "already loaded" for success. No other error may use them."""
 
     code = "already_loaded"
 
@@ -319,7 +323,7 @@ class PreflightKind(StrEnum):
 
 
 class PreflightFailed(LoadFailed):
-    """The model's files cannot be what the spec asks for; `fields` become the keys of the wire's `error` object."""
+    """The model's files cannot be what the spec asks for. `fields` become the keys of the wire's `error` object."""
 
     code = "preflight_failed"
     kind: PreflightKind
@@ -332,7 +336,7 @@ class PreflightFailed(LoadFailed):
 
 
 class UnloadFailed(NeuronError):
-    """A model was told to go, and its harness failed to let it go or takes too long: its memory may still be taken."""
+    """A model was to be unloaded, and its harness failed or takes too long. Its memory may still be taken."""
 
     code = "unload_failed"
     model_id: str
@@ -343,10 +347,10 @@ class UnloadFailed(NeuronError):
 
 
 class SourceUnavailable(NeuronError):
-    """A model source did not answer as it should, or this host could not open a file, start a process or a thread; the
-    same load may succeed later.
+    """A model source did not answer as it should, or this host could not open a file or start a process or a thread.
 
-    `retry_after_s` is when the source itself says so, None if it does not.
+    The same load may succeed later. `retry_after_s` is the time in seconds that the source names, None if it names
+    none.
     """
 
     code = "source_unavailable"
@@ -360,8 +364,8 @@ class SourceUnavailable(NeuronError):
 
 
 class EngineDead(NeuronError):
-    """The engine process of a model is gone: it died, and `reason` has the signal's name and its last words, or the
-    model was unloaded.
+    """The engine process of a model is gone. `reason` has the signal's name and its last words, or says that it was
+    unloaded.
     """
 
     code = "engine_dead"
@@ -375,22 +379,22 @@ class EngineDead(NeuronError):
 
 
 class EngineFailed(NeuronError):
-    """The engine could not finish this request, and goes on serving others."""
+    """The engine could not finish this request. It goes on serving others."""
 
     code = "engine_failed"
 
 
 class ConfigError(NeuronError):
-    """The configuration cannot be used; the message names the file, the key and, for a typo, the nearest key."""
+    """The configuration cannot be used. The message names the file, the key and, for a typo, the nearest key."""
 
     code = "invalid_config"
 
 
 def cause_chain(error: BaseException) -> str:
-    """The error's message followed by those of all its causes, outermost first, joined by `: `.
+    """The error's message followed by the messages of all its causes, outermost first, joined by `: `.
 
     Operators see this one line. An outermost message without its causes once hid a missing home directory for hours.
-    Exception groups are flattened to their first member. The text of an exception that is not ours is cut to
+    Exception groups are replaced by their first member. The text of another library's exception is cut to
     `LONGEST_QUOTE` characters, and the whole to a few thousand.
     """
     parts: list[str] = []
@@ -408,7 +412,7 @@ def cause_chain(error: BaseException) -> str:
         else:
             text = clip(" ".join(str(current).split()), LONGEST_QUOTE)
             part = f"{name}: {text}" if text else name
-        if not (text and parts and parts[-1].endswith(f": {text}")):  # else the error before quotes this one
+        if not (text and parts and parts[-1].endswith(f": {text}")):  # otherwise the last part quotes this text
             parts.append(part)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     chain = ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])
@@ -416,7 +420,7 @@ def cause_chain(error: BaseException) -> str:
 
 
 def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception in a group that is no group: what a task group's body raised, if only that went wrong."""
+    """The first exception in a group that is not a group itself. If only one thing went wrong, this is it."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

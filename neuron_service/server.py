@@ -1,4 +1,4 @@
-"""The life of the process: bind, answer, look around, pre-warm, drain, end."""
+"""The life of the process: bind, answer, look at the hardware, load the default models, drain, end."""
 
 import contextlib
 import gc
@@ -6,16 +6,16 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any, Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from neuron_lib import ActivationTracker, Registry, load_default_models
-from neuron_lib.config import HARNESS_ALIASES, Config
+from neuron_lib.backend import Backend, HarnessSetup
+from neuron_lib.config import Config
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
@@ -24,6 +24,7 @@ from neuron_lib.errors import ShuttingDown
 from neuron_lib.types import Discovery
 from neuron_service.access import AccessRules
 from neuron_service.asgi import ASGIApp
+from neuron_service.backends import BACKENDS
 from neuron_service.host import Host
 from neuron_service.http.cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.http.listening import bind
@@ -41,14 +42,14 @@ logger = logging.getLogger(__name__)
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_ANSWERS_LIMIT_S: Final = 5
-"""When everything has been unloaded, the answers that are still on their way get this long."""
+"""How long answers that are still on their way may take once everything has been unloaded."""
 _FIRST_ANSWER_TURNS: Final = 10
-"""So many turns of the event loop answer a probe that was waiting in the backlog, before imports compete with it."""
+"""Turns of the event loop before imports begin. A probe that waits in the backlog is answered in these turns."""
 _HARDWARE_PATIENCE_S: Final = 20.0
-"""How long loads wait for GPUs where there is a tool that should see some: two looks at a driver that is slow."""
+"""How long loads wait for GPUs on a host with a tool that should see some. A slow driver is asked twice meanwhile."""
 _UNLOAD_LIMIT_S: Final = 20.0
-"""All models go at once, and after this long without them (wire contract §6): a process that hangs in a driver cannot
-be ended, and nobody must wait for it."""
+"""How long the unloading of all models may take together. After that the daemon ends without waiting for them, because
+a process that hangs in a driver cannot be ended."""
 
 
 async def serve(
@@ -60,11 +61,13 @@ async def serve(
     notifier: Notifier,
     watchdog_s: float | None,
     check: Callable[[], None] | None = None,
+    backends: Sequence[Backend[Any]] = BACKENDS,
 ) -> None:
-    """Serve on `sock` until SIGTERM or SIGINT, then drain and return; a later signal ends the process at once.
+    """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A later signal ends the process at once.
 
-    `notifier` is told what happens, and each `watchdog_s`, if there is such a limit, that all is well. `version` and
-    `check` block, and are called in threads once the host answers.
+    systemd is told by `notifier` what happens. If `watchdog_s` is given, systemd is also told in this interval that the
+    daemon is alive. `version` and `check` block, and are called in threads once the host answers. `backends` are those
+    that the configuration may name; those that it names are offered.
     """
     address, port = sock.getsockname()[:2]
     monitor = DeviceMonitor()
@@ -109,7 +112,7 @@ async def serve(
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
             async with registry:
                 async with anyio.create_task_group() as background:
-                    background.start_soon(_activate, host, config, environ, routes.load)
+                    background.start_soon(_activate, host, config, environ, backends, routes.load)
                     tasks.start_soon(_call_in_threads, host, version, check)
                     background.start_soon(monitor.run)
                     await stop.wait()
@@ -128,7 +131,7 @@ async def serve(
 
 
 def _stop_limit_s(drain_timeout_s: float) -> float:
-    """The longest a whole stop may take: 85 s with the default, and never as long as the unit's `TimeoutStopSec`."""
+    """How long a whole stop may take: 85 s with the default, and always less than the unit's `TimeoutStopSec`."""
     return drain_timeout_s + _UNLOAD_LIMIT_S + _LAST_ANSWERS_LIMIT_S
 
 
@@ -140,17 +143,21 @@ def _build_routes(host: Host) -> ASGIApp:
 
 
 async def _call_in_threads(host: Host, version: Callable[[], Version], check: Callable[[], None] | None) -> None:
-    """Nobody waits for these when the host stops."""
+    """Call both in threads. A host that stops does not wait for them."""
     host.set_version(await anyio.to_thread.run_sync(version, abandon_on_cancel=True))
     if check is not None:
         await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
 
 
 async def _activate(
-    host: Host, config: Config, environ: Mapping[str, str], open_routes: Callable[[], Awaitable[None]] = checkpoint
+    host: Host,
+    config: Config,
+    environ: Mapping[str, str],
+    backends: Sequence[Backend[Any]] = BACKENDS,
+    open_routes: Callable[[], Awaitable[None]] = checkpoint,
 ) -> None:
     """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models."""
-    await _offer_harnesses(host, config, environ)
+    await _offer_harnesses(host, config, environ, backends)
     await open_routes()
 
     async def look(number: int) -> Discovery:
@@ -161,32 +168,34 @@ async def _activate(
             look=number,
         )
 
-    # What exists now stays. The collector needs 12 ms to look through it (measured), and the event loop waits for it.
+    # The objects that exist now stay. Looking through them takes the garbage collector 12 ms (measured), and the event
+    # loop would wait for that.
     gc.freeze()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_until_seen, look, host.set_discovery)
-        with contextlib.suppress(ShuttingDown):  # a stop ends this task, whichever way it hears of it
+        with contextlib.suppress(ShuttingDown):  # a stop ends this task, and may be noticed in a load first
             await _load_default_models(host, config)
 
 
-async def _offer_harnesses(host: Host, config: Config, environ: Mapping[str, str]) -> None:
-    """Register the harnesses, imported in a thread so that probes are answered meanwhile."""
-    if "llamacpp" in host.harnesses:
-        llamacpp = await anyio.to_thread.run_sync(import_module, "neuron_lib.llamacpp")
-        harness = llamacpp.LlamaCppHarness(
-            config.harness.llamacpp,
-            models=config.models,
-            environ=environ,
-            gpu_memory_mb=host.gpu_memory_mb,
-            max_prompt_tokens=config.max_prompt_tokens,
-            ends_with_thread=True,
-        )
-        aliases = [alias for alias, name in HARNESS_ALIASES.items() if name == harness.name]
-        host.registry.register(harness, aliases=aliases)
+async def _offer_harnesses(
+    host: Host, config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]
+) -> None:
+    """Register the harnesses. Each is made in a thread, because its imports take long and probes must be answered."""
+    setup = HarnessSetup(
+        models=config.models,
+        environ=environ,
+        gpu_memory_mb=host.gpu_memory_mb,
+        max_prompt_tokens=config.max_prompt_tokens,
+        ends_with_thread=True,
+    )
+    for backend in backends:
+        if backend.name in host.harnesses:
+            harness = await anyio.to_thread.run_sync(backend.make, backend.of(config), setup)
+            host.registry.register(harness, aliases=backend.aliases)
 
 
 async def _load_default_models(host: Host, config: Config) -> None:
-    """Load them once the hardware has been seen, or has not been seen for too long. Raises `ShuttingDown`."""
+    """Load them once the hardware has been seen, or after waiting for that too long. Raises `ShuttingDown`."""
     reason = (await host.hardware_within(_HARDWARE_PATIENCE_S)).cuda_unavailable_reason
     if reason is None:
         await load_default_models(host.registry, config.default_models, host.tracker)
@@ -195,21 +204,22 @@ async def _load_default_models(host: Host, config: Config) -> None:
 
 
 def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
-    """With a broken driver no load can succeed, so none is tried (wire contract §5); discovery has logged why."""
+    """Give up all default models: with a broken driver no load can succeed. Discovery has logged why."""
     for model_id in tracker.snapshot().pending:
         tracker.fail_loading(model_id, reason)
     tracker.mark_ready()
 
 
 async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> None:
-    """The first signal to stop sets `stop`, one that comes later ends the process; engines see their socket close and
-    end too.
+    """Set `stop` at the first signal to stop, and end the process at a later one.
+
+    Engines whose daemon has ended see their socket close and end too.
     """
     stops = StopSignals()
     async for signum in signals:
         name = signal.Signals(signum).name
         if signum == signal.SIGHUP:
-            # A terminal that was closed, or somebody who hopes for a reload: no reason to drop what runs.
+            # A terminal was closed, or somebody expects a reload. Neither is a reason to end replies.
             logger.warning("%s ignored: the configuration is read at the start only", name)
             continue
         match stops.hear(now_s=anyio.current_time()):
@@ -225,7 +235,7 @@ async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> No
 
 
 async def _end_without_unloading(registry: Registry, limit_s: float) -> None:
-    """The end of a shutdown that does not come to its end."""
+    """Exit the process when a shutdown takes longer than `limit_s`."""
     await anyio.sleep(limit_s)
     logger.error("shutdown is stuck after %g s, exiting without the rest of it: %r", limit_s, registry)
     logging.shutdown()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec import UNSET, Struct, UnsetType
 
+import neuron_lib
 import neuron_service
 
 __all__ = ("Version", "find_version")
@@ -28,9 +29,7 @@ class Version(Struct, frozen=True, kw_only=True):
 
 def find_version(environ: Mapping[str, str]) -> Version:
     """The installed version, and the commit if it is known. In a checkout this blocks for two short git calls."""
-    import importlib.metadata  # noqa: PLC0415 - it is slow, and nobody needs it for a first answer
-
-    package_version = importlib.metadata.version("neuron-node")
+    package_version = neuron_lib.__version__
     if sha := environ.get("NEURON_GIT_SHA"):
         return Version(package_version=package_version, git_sha=sha[:9], git_sha_long=sha)
     root = Path(neuron_service.__file__).parent.parent

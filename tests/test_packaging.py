@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 import subprocess
@@ -13,13 +14,16 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import neuron_lib
+from neuron_service.cli.serve import _SERVICE_PACKAGES
+
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 # (lock, the groups of pyproject.toml it must satisfy; "" is what everybody gets)
-LOCKED_GROUPS = [("runtime", [""]), ("dev", ["", "test", "lint", "types"])]
+LOCKED_GROUPS = [("runtime", ["", "service"]), ("dev", ["", "service", "test", "lint", "types"])]
 
 
 def locked(path: Path) -> Iterator[tuple[Requirement, list[str]]]:
@@ -39,19 +43,60 @@ def pins(path: Path) -> dict[str, str]:
     }
 
 
-def test_the_installed_version_is_the_one_in_pyproject() -> None:
-    assert metadata.version(PROJECT["name"]) == PROJECT["version"]
+def test_the_installed_version_is_the_one_that_the_library_says() -> None:
+    assert metadata.version(PROJECT["name"]) == neuron_lib.__version__
 
 
 def test_the_changelog_has_an_entry_for_this_version() -> None:
-    released = PROJECT["version"].partition(".dev")[0] == PROJECT["version"]
-    heading = f"## [{PROJECT['version']}]" if released else "## [Unreleased]"
+    version = neuron_lib.__version__
+    released = version.partition(".dev")[0] == version
+    heading = f"## [{version}]" if released else "## [Unreleased]"
     assert heading in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_installing_gives_the_neuron_command() -> None:
     (command,) = metadata.entry_points(group="console_scripts", name="neuron")
     assert command.value == "neuron_service.cli:main"
+
+
+WITHOUT_THE_EXTRA = f"import sys; sys.modules |= dict.fromkeys({_SERVICE_PACKAGES!r})"
+"""Python that finds none of the packages that only the service needs."""
+
+
+def test_the_extra_has_the_packages_that_the_command_asks_for_and_the_library_has_none_of_them() -> None:
+    extra = {Requirement(text).name for text in PROJECT["optional-dependencies"]["service"]}
+    assert extra == set(_SERVICE_PACKAGES)
+    assert extra.isdisjoint(Requirement(text).name for text in PROJECT["dependencies"])
+
+
+@pytest.mark.process
+def test_every_module_of_the_library_can_be_imported_without_the_extra() -> None:
+    program = f"""
+{WITHOUT_THE_EXTRA}
+import importlib, pkgutil, neuron_lib
+for found in pkgutil.walk_packages(neuron_lib.__path__, "neuron_lib."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.process
+def test_without_the_extra_serve_says_what_to_install_and_listens_nowhere(tmp_path: Path) -> None:
+    program = f"{WITHOUT_THE_EXTRA}; from neuron_service.cli import main; main(['serve', '--port', '0'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (os.EX_UNAVAILABLE, "")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("neuron: ")]
+    assert line.startswith("neuron: `neuron serve` needs the Python packages httptools, litestar, uvicorn, uvloop;")
+    assert line.endswith("-m pip install 'neuron-node[service]'")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("command", ["ls", "serve --check-config", "--version", "--help"])
+def test_without_the_extra_the_other_commands_work(command: str, tmp_path: Path) -> None:
+    program = f"{WITHOUT_THE_EXTRA}; from neuron_service.cli import main; main({command.split()!r})"
+    environ = os.environ | {"HF_HUB_CACHE": str(tmp_path), "NEURON_PORT": "1"}
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=tmp_path, env=environ)
 
 
 @pytest.mark.process
@@ -96,7 +141,14 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> No
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    archive = zipfile.ZipFile(wheel)
+    names = archive.namelist()
+    (described,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+    about = archive.read(described).decode()
+    assert f"\nVersion: {neuron_lib.__version__}\n" in about
+    assert "\nProvides-Extra: service\n" in about
+    unconditional = re.findall(r"^Requires-Dist: ([a-z-]+)(?!.*extra ==).*$", about, re.MULTILINE)
+    assert set(_SERVICE_PACKAGES).isdisjoint(unconditional)
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"neuron_lib", "neuron_service"}
     assert {"neuron_lib/py.typed", "neuron_service/py.typed", "neuron_service/demo.toml"} <= set(names)

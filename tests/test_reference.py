@@ -19,7 +19,7 @@ from neuron_lib.types import (
     ModelSpec,
     UnloadingModel,
 )
-from neuron_service import command_line
+from neuron_service.cli import command_line
 
 ROOT = Path(__file__).parents[1]
 SHAPES = (ActivationSnapshot, DeviceHealth, Health, LoadProgress, LoadingModel, ModelInfo, ModelLoad, ModelSpec)

@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 
 from neuron_service import cli
+from neuron_service.cli import serve
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "data"
@@ -112,7 +113,7 @@ def test_a_gateway_gets_in_unless_the_configuration_says_otherwise(
     def bind(host: str, _port: int) -> NoReturn:
         raise Bound(host)
 
-    monkeypatch.setattr(cli, "bind", bind)
+    monkeypatch.setattr(serve, "bind", bind)
     config = tmp_path / "neuron.toml"
     config.write_text(text)
     (command,) = unit["Service", "ExecStart"]

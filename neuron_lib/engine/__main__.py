@@ -200,7 +200,7 @@ class Engine:
     def _load_and_step(self, load: Load) -> None:
         """The engine thread's life."""
         init_backend()
-        with Model(Path(load.path), gpu_layers=load.gpu_layers, on_progress=self._progress()) as model:
+        with Model(Path(load.path), gpu_layers=load.context.gpu_layers, on_progress=self._progress()) as model:
             if model.refusal is not None:
                 raise LoadFailed(f"{model.description} cannot be served: {model.refusal}")
             if model.can_chat:

@@ -25,6 +25,7 @@ from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.text.tool_format import asks_for_known_calls
+from neuron_lib.types import ContextParams
 
 __all__ = (
     "build_preparer",
@@ -41,44 +42,26 @@ logger = logging.getLogger("neuron_lib.engine")
 
 
 def open_context(model: Model, load: Load) -> Context:
-    """A context as it was asked for, but no longer than the model was trained for. Raises `LoadFailed`."""
-    n_ctx = context_length(model, load)
-    layout = _kv_layout(model, load, n_ctx=n_ctx)
-    return Context(
-        model,
-        seats=load.seats,
-        n_ctx=n_ctx,
-        n_batch=load.n_batch,
-        n_ubatch=load.n_ubatch,
-        threads=load.threads,
-        flash_attn=load.flash_attn,
-        kv_type_k=load.kv_type_k,
-        kv_type_v=load.kv_type_v,
-        kv_unified=layout.unified,
-        kv_cells=layout.cells,
-        swa_full=load.swa_full,
-    )
+    """The context that was asked for, but no longer than the model was trained for. Raises `LoadFailed`."""
+    params = structs.replace(load.context, n_ctx=context_length(model, load))
+    layout = _kv_layout(model, params, seats=load.seats)
+    params = structs.replace(params, kv_layout="unified" if layout.unified else "per_sequence", kv_cells=layout.cells)
+    return Context(model, params, seats=load.seats)
 
 
 def context_length(model: Model, load: Load) -> int:
     """Tokens of one request's context: what was asked for, at most what the model was trained for."""
-    return min(load.n_ctx or model.native_context, model.native_context)
+    return min(load.context.n_ctx or model.native_context, model.native_context)
 
 
-def _kv_layout(model: Model, load: Load, *, n_ctx: int) -> KvLayout:
-    cost = measure_kv(
-        model,
-        n_ubatch=load.n_ubatch,
-        flash_attn=load.flash_attn,
-        kv_type_k=load.kv_type_k,
-        kv_type_v=load.kv_type_v,
-    )
-    free = free_bytes(model, gpu_layers=load.gpu_layers)
+def _kv_layout(model: Model, params: ContextParams, *, seats: int) -> KvLayout:
+    cost = measure_kv(model, params)
+    free = free_bytes(model, gpu_layers=params.gpu_layers)
     layout = choose_layout(
-        wanted=load.kv_layout,
-        seats=load.seats,
-        n_ctx=n_ctx,
-        kv_cells=load.kv_cells,
+        wanted=params.kv_layout,
+        seats=seats,
+        n_ctx=params.n_ctx,
+        kv_cells=params.kv_cells,
         bytes_per_cell=cost.cell_bytes,
         bytes_per_seat=cost.seat_bytes,
         free_bytes=free,
@@ -87,7 +70,7 @@ def _kv_layout(model: Model, load: Load, *, n_ctx: int) -> KvLayout:
         "KV layout: %s of %d cells, %d MiB (%d B a cell, %d B a seat) of %d MiB free",
         "one pool" if layout.unified else "a stream for each sequence, all together",
         layout.cells,
-        (layout.cells * cost.cell_bytes + load.seats * cost.seat_bytes) >> 20,
+        (layout.cells * cost.cell_bytes + seats * cost.seat_bytes) >> 20,
         cost.cell_bytes,
         cost.seat_bytes,
         free >> 20,
@@ -99,7 +82,8 @@ def build_scheduler(context: Context, load: Load) -> Scheduler:
     """The scheduler for `context`, with the cell account and the prompt cache that its memory allows."""
     memory = context.memory
     cells: CellAccount = StreamCells(load.seats, context.n_ctx)
-    if context.is_unified and memory.kind is not MemoryKind.RECURRENT:  # which needs one cell, whatever it has read
+    # A recurrent sequence takes one cell, however much it has read.
+    if context.is_unified and memory.kind is not MemoryKind.RECURRENT:
         cells = PooledCells(load.seats, context.kv_cells, shares=memory.shares_cells)
     costs = StepCosts(target_step_s=load.target_step_s)
     cache = PromptCache(
@@ -121,12 +105,12 @@ def build_scheduler(context: Context, load: Load) -> Scheduler:
 
 
 def build_runner(model: Model, context: Context) -> LlamaRunner:
-    """What executes the plans of the scheduler on `context`."""
+    """The runner that executes the scheduler's plans on `context`."""
     return LlamaRunner(context, model.vocab, apart=model.needs_batches_apart)
 
 
 def build_preparer(model: Model, context: Context, load: Load) -> Preparer:
-    """What makes prompts of chats. Raises `LoadFailed` for an operator's template that does not compile."""
+    """The preparer of prompts. Raises `LoadFailed` for an operator's template that does not compile."""
     uses_own = load.use_chat_template
     return Preparer(
         model.vocab,
@@ -154,8 +138,10 @@ def model_facts(
     template: TemplateKind = "fallback",
     tool_template: str | None = None,
 ) -> ModelFacts:
-    """What the model is. `tool_template` is the source of the template for chats with tools. A model that does not chat
-    has no context.
+    """What the daemon is told of the model.
+
+    `context` is None for a model that does not chat. `tool_template` is the source of the template for chats with
+    tools.
     """
     facts = ModelFacts(
         description=model.description,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.modality import CHAT
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob
+from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob
 
 __all__ = (
     "MAX_FRAME_BYTES",
@@ -58,27 +58,17 @@ class ProtocolError(Exception):
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
-    """First command, once: load this file.
+    """The first command, sent once: load the model file at `path`.
 
-    `n_ctx` is the context of one request in tokens, 0 the model's own. `kv_cells` is the size of the pool that a
-    unified layout shares, 0 as many as all seats could fill. `host_cache_bytes` bounds the prompts kept in host memory.
-    `chat_template` is an operator's Jinja source to use instead of the file's, which `use_chat_template` is about.
-    With `special_tokens_in_messages` what messages spell of control tokens is read as such.
+    `seats` is how many requests run at once. `context.threads` is settled, and not 0. `host_cache_bytes` bounds the
+    prompts that are kept in host memory. `chat_template` is an operator's Jinja source, used instead of the file's own;
+    `use_chat_template` False leaves the file's own unused. With `special_tokens_in_messages` a message that spells a
+    control token writes that token.
     """
 
     path: str
     seats: int
-    n_ctx: int
-    n_batch: int
-    n_ubatch: int
-    threads: int
-    gpu_layers: int
-    flash_attn: str
-    kv_type_k: str
-    kv_type_v: str
-    kv_layout: str = "auto"
-    kv_cells: int = 0
-    swa_full: bool = False
+    context: ContextParams
     prompt_cache: bool = True
     host_cache_bytes: int = 0
     speculation: str = "auto"

@@ -1,9 +1,11 @@
-"""What a context would cost and what memory there is for it, so that a layout can be chosen before one is made."""
+"""What the cells of a context cost and how much memory is free for them. Asked before a context is made."""
 
 import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import structs
 
 from neuron_lib.cgroups import allowed_by_cgroups
 from neuron_lib.errors import LoadFailed
@@ -11,6 +13,7 @@ from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.model import Model
+from neuron_lib.types import ContextParams
 
 __all__ = ("KvCost", "free_bytes", "measure_kv")
 
@@ -23,40 +26,34 @@ _WINDOW_STEP: Final = 256
 
 @dataclass(slots=True, frozen=True)
 class KvCost:
-    """Bytes per token of context, and per sequence beside that: its windows, its recurrent state."""
+    """Bytes per token of context, and bytes per sequence beside that: its windows and its recurrent state."""
 
     cell_bytes: int
     seat_bytes: int
 
 
-def measure_kv(model: Model, *, n_ubatch: int, flash_attn: str, kv_type_k: str, kv_type_v: str) -> KvCost:
-    """Decode two tokens in a context of the smallest size and see what the second one added.
+def measure_kv(model: Model, params: ContextParams) -> KvCost:
+    """What a context with these parameters costs, measured: two tokens are decoded in a context of the smallest size.
 
-    Measured, because layers differ and no public function of libllama knows by how much. A saved cell has its position
-    beside its values, so a cell comes out 12 bytes too dear. Raises `LoadFailed` if the model does not compute.
+    The second token shows the cost of a cell. It is measured because layers differ, and no public function of libllama
+    says by how much. A saved cell has its position beside its values, so a cell comes out 12 bytes too dear. Raises
+    `LoadFailed` if the model does not compute.
     """
-    with Context(
-        model,
-        seats=1,
-        n_ctx=1,
-        n_batch=1,
-        n_ubatch=1,
-        threads=1,
-        flash_attn=flash_attn,
-        kv_type_k=kv_type_k,
-        kv_type_v=kv_type_v,
-    ) as context:
+    smallest = structs.replace(
+        params, n_ctx=1, n_batch=1, n_ubatch=1, threads=1, kv_layout="per_sequence", kv_cells=0, swa_full=False
+    )
+    with Context(model, smallest, seats=1) as context:
         whole_one, part_one = _state_bytes_after_token(context, model.vocab.any_token)
         whole_two, part_two = _state_bytes_after_token(context, model.vocab.any_token)
     whole, windows = whole_two - whole_one, part_two - part_one
     if windows in {0, whole}:  # no windows, or nothing that is not saved with them
         return KvCost(cell_bytes=whole, seat_bytes=0 if windows else part_one)
-    window_cells = -(-(lib.llama_model_n_swa(model.pointer) + n_ubatch) // _WINDOW_STEP) * _WINDOW_STEP
+    window_cells = -(-(lib.llama_model_n_swa(model.pointer) + params.n_ubatch) // _WINDOW_STEP) * _WINDOW_STEP
     return KvCost(cell_bytes=whole - windows, seat_bytes=window_cells * windows)
 
 
 def free_bytes(model: Model, *, gpu_layers: int) -> int:
-    """Memory for cells, once the weights have theirs: of the GPUs if they hold layers, else of the host."""
+    """Bytes of memory that the weights leave for cells: of the GPUs if they hold layers, else of the host."""
     if gpu_layers != 0 and (devices := _gpu_devices()):
         return sum(map(_free_on_device, devices))
     # Weights are mapped files, which the kernel counts as available although every step reads all of them.
@@ -64,7 +61,7 @@ def free_bytes(model: Model, *, gpu_layers: int) -> int:
 
 
 def _state_bytes_after_token(context: Context, token: int) -> tuple[int, int]:
-    """What sequence 0 remembers after one more token, and the part of it that cannot be cut."""
+    """The bytes of what sequence 0 remembers after one more token, and of the part that cannot be cut."""
     batch = Batch(1)
     batch.add(0, [token], position=context.memory.length(0), wants_logits=1)
     status = context.decode(batch)

@@ -15,6 +15,7 @@ from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.memory import Memory
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.types import ContextParams
 
 __all__ = ("KV_TYPES", "Context", "DecodeStatus")
 
@@ -45,46 +46,34 @@ class DecodeStatus(IntEnum):
 
 
 class Context:
-    """`seats` sequences, each with a KV stream of its own or all in one pool. Blocking; one thread at a time.
+    """`seats` sequences, each with KV cells of its own or all in one pool. Blocking; one thread at a time.
 
-    `memory` is what the sequences remember.
+    `memory` is what the sequences remember. The context ends with its `with` block, and must not be used after it.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        seats: int,
-        n_ctx: int,
-        n_batch: int,
-        n_ubatch: int,
-        threads: int,
-        flash_attn: str = "auto",
-        kv_type_k: str = "f16",
-        kv_type_v: str = "f16",
-        kv_unified: bool = False,
-        kv_cells: int = 0,
-        swa_full: bool = False,
-    ) -> None:
-        """Allocate the KV cells. Raises `LoadFailed` with the sizes asked for if llama.cpp cannot do it. Raises it also
-        for a model without memory, which reads a text as a whole and cannot write one.
+    def __init__(self, model: Model, params: ContextParams, *, seats: int) -> None:
+        """Allocate the KV cells.
 
-        With `kv_unified` the sequences share `kv_cells` (0: as many as all can fill), else each has `n_ctx`.
-        `swa_full` keeps the whole context of layers that see a window of it.
+        `n_ctx` and `threads` of `params` are settled, and not 0. With the layout `unified` the sequences share
+        `kv_cells` (0: as many as all can fill); with any other each sequence has `n_ctx` cells.
+
+        Raises `LoadFailed`, with the sizes that were asked for, if llama.cpp cannot do it. Raises `LoadFailed` also for
+        a model without memory, which reads a text as a whole and cannot write one.
         """
-        cells = kv_cells if kv_unified and kv_cells else n_ctx * seats
-        params = lib.llama_context_default_params()
-        params.n_ctx = cells  # libllama shares them out evenly while kv_unified is off
-        params.n_seq_max = seats
-        params.n_batch = n_batch
-        params.n_ubatch = min(n_ubatch, n_batch)
-        params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = _FLASH_ATTN[flash_attn]
-        params.type_k, params.type_v = KV_TYPES[kv_type_k], KV_TYPES[kv_type_v]
-        params.kv_unified = kv_unified
-        params.swa_full = swa_full
-        params.no_perf = True
-        self._pointer: Any = lib.llama_init_from_model(model.pointer, params)
+        n_ctx, unified = params.n_ctx, params.kv_layout == "unified"
+        cells = params.kv_cells if unified and params.kv_cells else n_ctx * seats
+        native = lib.llama_context_default_params()
+        native.n_ctx = cells  # libllama shares them out evenly while kv_unified is off
+        native.n_seq_max = seats
+        native.n_batch = params.n_batch
+        native.n_ubatch = min(params.n_ubatch, params.n_batch)
+        native.n_threads = native.n_threads_batch = params.threads
+        native.flash_attn_type = _FLASH_ATTN[params.flash_attn]
+        native.type_k, native.type_v = KV_TYPES[params.kv_type_k], KV_TYPES[params.kv_type_v]
+        native.kv_unified = unified
+        native.swa_full = params.swa_full
+        native.no_perf = True
+        self._pointer: Any = lib.llama_init_from_model(model.pointer, native)
         if not self._pointer:
             raise LoadFailed(
                 f"llama.cpp could not create a context of {seats} sequences of {n_ctx} tokens in {cells} cells",
@@ -97,9 +86,9 @@ class Context:
             raise LoadFailed(f"{model.description} has no memory for a text that grows, so it cannot write one")
         self._abort_flag: Final = AbortFlag()
         lib.llama_set_abort_callback(self._pointer, self._abort_flag.callback, self._abort_flag.data)
-        self.is_unified: Final = kv_unified
-        self.memory = Memory(self._pointer, model, seats=seats, unified=kv_unified)
-        self._longest = n_ctx if kv_unified else int(lib.llama_n_ctx_seq(self._pointer))
+        self.is_unified: Final = unified
+        self.memory = Memory(self._pointer, model, seats=seats, unified=unified)
+        self._longest = n_ctx if unified else int(lib.llama_n_ctx_seq(self._pointer))
         self._n_vocab = model.vocab.n_tokens
         self._rows_at = (0, 0)  # address and number of the rows of scores that `_rows` shows
         self._rows: npt.NDArray[np.float32] = np.empty((0, self._n_vocab), np.float32)
@@ -115,7 +104,7 @@ class Context:
 
     @property
     def n_ctx(self) -> int:
-        """Tokens one sequence can really have; libllama rounds up, a pool may hold less than what was asked for."""
+        """Tokens one sequence can have. libllama rounds up what was asked for; a pool may hold less."""
         return min(self._longest, self.kv_cells)
 
     @property
@@ -125,7 +114,7 @@ class Context:
 
     @property
     def n_batch(self) -> int:
-        """Tokens one decode call really takes; libllama lowers it to the size of the whole context."""
+        """Tokens one decode call takes; libllama lowers it to the size of the whole context."""
         return int(lib.llama_n_batch(self._pointer))
 
     def decode(self, batch: Batch) -> DecodeStatus:
@@ -135,12 +124,13 @@ class Context:
         return DecodeStatus(max(status, DecodeStatus.FATAL))
 
     def abort(self) -> None:
-        """Break off the `decode` that runs, and every later one: they return `ABORTED`. From any thread."""
+        """End the `decode` that runs, and every later one, with `ABORTED`. Any thread may call this."""
         self._abort_flag.set()
 
     def warm_up(self, vocab: Vocab) -> None:
-        """Decode one token and forget it: the weights are read from disk now, and a device that cannot compute says
-        so now. Raises `LoadFailed`, also for weights that make scores which are no numbers.
+        """Decode one token and forget it: the weights are read from disk, and a device that cannot compute fails now.
+
+        Raises `LoadFailed`, also for weights whose scores are NaN or infinite.
         """
         batch = Batch(1)
         row = batch.add(0, [vocab.any_token], position=0, wants_logits=True)
@@ -156,13 +146,19 @@ class Context:
         self.memory.clear(0)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
-        """The scores of the batch index `row`, which asked for them; a view, valid until the next `decode`."""
+        """The scores of the batch index `row`, which asked for them.
+
+        The result is float32[n_vocab], a view that is valid until the next `decode`.
+        """
         return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._pointer, row), (self._n_vocab,))
 
     def all_logits(self, count: int) -> npt.NDArray[np.float32]:
-        """The `count` rows of scores that the last batch asked for, in its order; a view until the next `decode`."""
+        """The `count` rows of scores that the last batch asked for, in its order.
+
+        The result is float32[count, n_vocab], a view that is valid until the next `decode`.
+        """
         pointer = lib.llama_get_logits(self._pointer)
         where = ctypes.addressof(pointer.contents), count
-        if where != self._rows_at:  # to make a view takes as long as to choose a token from it
+        if where != self._rows_at:  # making a view takes as long as choosing a token from it
             self._rows_at, self._rows = where, np.ctypeslib.as_array(pointer, (count, self._n_vocab))
         return self._rows

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
+from msgspec import structs
+
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.memory import read_memory_used_mb
@@ -18,6 +20,7 @@ from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import (
     default_threads,
     device_indices,
+    gpu_indices,
     memory_bytes,
     openmp_environment,
     physical_cores,
@@ -28,7 +31,7 @@ from neuron_lib.logs import get_logger
 from neuron_lib.sizes import MB
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel
-from neuron_lib.types import LoadProgress, LoadStage, ModelSpec
+from neuron_lib.types import ContextParams, LoadProgress, LoadStage, ModelSpec
 
 __all__ = ("LlamaCppHarness", "load_command", "model_store")
 
@@ -40,26 +43,28 @@ _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
 class LlamaCppHarness:
     """The harness `llamacpp`. One engine process per loaded model, started by `open` and ended with its block.
 
-    `models` gives public ids a place to load from. `environ` is where tokens, hub caches and the runtime switch
-    `NEURON_USE_CHAT_TEMPLATE` are looked up; the engines get only the harmless part of it. `gpu_memory_mb` is the
-    memory of each GPU of this host, as `neuron_lib.discovery` finds them, or says so anew for each load.
+    `models` says where public ids come from; an entry with a `path` may name any file, unless `config` has
+    `local_roots`. `environ` has the tokens and caches of hubs, and the switch `NEURON_USE_CHAT_TEMPLATE`; engines get
+    only the harmless part of it. `gpu_memory_mb` is the memory of each GPU of this host in MiB, as
+    `neuron_lib.discovery` finds them, or a function that is asked at each load.
     """
 
     def __init__(
         self,
         config: LlamaCppConfig | None = None,
         *,
-        models: tuple[ModelEntry, ...] = (),
+        models: Sequence[ModelEntry] = (),
         environ: Mapping[str, str] | None = None,
         gpu_memory_mb: Sequence[int] | Callable[[], Sequence[int]] = (),
         max_prompt_tokens: int = 16384,
         ends_with_thread: bool = False,
         read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
     ) -> None:
-        """Engines and fetch processes end by themselves when the daemon does. With `ends_with_thread` the kernel kills
-        them when the thread ends that started them, even those that are stopped. For asyncio in the main thread only:
-        trio starts processes from threads that come and go. `read_memory` says how much of the given GPUs is taken, in
-        MiB.
+        """Engines and fetch processes end when the daemon ends.
+
+        With `ends_with_thread` the kernel kills them, even those that are stopped, when the thread ends that started
+        them. That suits only asyncio in the main thread, because trio starts processes from threads that come and go.
+        `read_memory` says how much memory of the given GPUs is taken, in MiB.
         """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
@@ -81,34 +86,17 @@ class LlamaCppHarness:
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
-        gpu_memory_mb = tuple(self._gpu_memory_mb())
-        device_indices(spec, gpu_count=len(gpu_memory_mb))  # what cannot be is refused before anything is fetched
-        room_bytes = memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if config.gpu_layers else ())
-        local = await self._store.fetch(spec, report=report, room_bytes=room_bytes)
-        gpu_count = len(self._gpu_memory_mb())  # GPUs may have been seen meanwhile
-        named = device_indices(spec, gpu_count=gpu_count)
-        devices = named if gpu_count and config.gpu_layers and spec.devices != () else ()
-
-        def report_fraction(fraction: float) -> None:
-            if fraction < 1.0:
-                report(LoadProgress(stage=LoadStage.LOADING, fraction=fraction))
-            else:
-                report(LoadProgress(stage=LoadStage.WARMING))
-
-        report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
+        local = await self._fetch(spec, report)
+        gpu_count = len(self._gpu_memory_mb())  # counted again: GPUs may have been found during the fetch
+        devices = gpu_indices(spec, gpu_count=gpu_count, gpu_layers=config.gpu_layers)
         load = load_command(config, local, environ=self._environ)
-        environment = {
-            **engine_environment(self._environ),
-            # Engines of several GPUs, each bound from the first core on, would all wait for that one.
-            **openmp_environment(self._environ, threads=load.threads, cores=() if gpu_count else physical_cores()),
-            **visible_devices(spec, gpu_count=gpu_count),
-        }
+        report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
         start = partial(
             open_engine,
             load,
             model_id=model_id,
-            environment=environment,
-            on_progress=report_fraction,
+            environment=self._environment(spec, threads=load.context.threads, gpu_count=gpu_count),
+            on_progress=partial(_report_weights, report),
             stall_limit_s=config.stall_timeout_secs,
             ends_with_thread=self._ends_with_thread,
         )
@@ -131,7 +119,7 @@ class LlamaCppHarness:
                     "kv_cells": facts.kv_cells,
                     "memory": facts.memory,
                     "seats": load.seats,
-                    "threads": load.threads,
+                    "threads": load.context.threads,
                     "chat_template": facts.chat_template,
                 },
             )
@@ -149,30 +137,48 @@ class LlamaCppHarness:
                 isolates_principals=config.prompt_cache.isolate_principals,
             )
 
+    async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
+        """Bring the model here. What this host cannot have is refused before anything is fetched."""
+        gpu_memory_mb = tuple(self._gpu_memory_mb())
+        device_indices(spec, gpu_count=len(gpu_memory_mb))
+        room_bytes = memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if self._config.gpu_layers else ())
+        return await self._store.fetch(spec, report=report, room_bytes=room_bytes)
+
+    def _environment(self, spec: ModelSpec, *, threads: int, gpu_count: int) -> dict[str, str]:
+        # With GPUs the threads are bound to no core. The engines of several GPUs would all be bound to the first ones.
+        cores = () if gpu_count else physical_cores()
+        return {
+            **engine_environment(self._environ),
+            **openmp_environment(self._environ, threads=threads, cores=cores),
+            **visible_devices(spec, gpu_count=gpu_count),
+        }
+
+
+def _report_weights(report: ProgressReporter, fraction: float) -> None:
+    """Report the fraction of the weights that has been read. What follows the whole is the warm-up."""
+    is_read = fraction >= 1.0
+    stage = LoadStage.WARMING if is_read else LoadStage.LOADING
+    report(LoadProgress(stage=stage, fraction=None if is_read else fraction))
+
 
 async def _no_reading() -> None:
-    """Of a model that is on no GPU."""
+    """The memory taken on GPUs by a model that is on none."""
 
 
 def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:
-    """What an engine is told to load, settled: the model's own entry goes before the configuration of all.
+    """The first command of an engine. Nothing in it is left open but an `n_ctx` of 0, which the model decides.
 
-    `chat_template` is the text of the file that the entry names.
+    The `n_ctx` of the model's own entry goes before that of the configuration.
     """
+    context = ContextParams(**{name: getattr(config, name) for name in ContextParams.__struct_fields__})
     return Load(
         path=str(local.path),
         seats=config.admission.max_in_flight,
-        n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
-        n_batch=config.n_batch,
-        n_ubatch=config.n_ubatch,
-        threads=config.threads or default_threads(),
-        gpu_layers=config.gpu_layers,
-        flash_attn=config.flash_attn,
-        kv_type_k=config.kv_type_k,
-        kv_type_v=config.kv_type_v,
-        kv_layout=config.kv_layout,
-        kv_cells=config.kv_cells,
-        swa_full=config.swa_full,
+        context=structs.replace(
+            context,
+            n_ctx=config.n_ctx if local.n_ctx is None else local.n_ctx,
+            threads=config.threads or default_threads(),
+        ),
         prompt_cache=config.prompt_cache.enabled,
         host_cache_bytes=config.prompt_cache.host_mb << 20,
         speculation=config.speculation,

@@ -1,4 +1,4 @@
-"""Where a model runs: which devices its process sees, which cores its threads take. Pure but for asking the kernel."""
+"""Where a model runs: which devices its process sees, and on which cores its threads run. Asks the kernel for facts."""
 
 import math
 import os
@@ -15,6 +15,7 @@ __all__ = (
     "Core",
     "default_threads",
     "device_indices",
+    "gpu_indices",
     "memory_bytes",
     "openmp_environment",
     "physical_cores",
@@ -30,12 +31,11 @@ _BINDING_VARIABLES: Final = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 
 
 def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
-    """The devices a spec means: the named ones, else the first `tensor_parallel`, else the first (wire contract §1.5).
-    A CPU counts as device 0 here.
+    """The devices that a spec means: the named ones, else the first `tensor_parallel`, else the first.
 
-    Raises `LoadFailed` for a device that is named twice or is not there, and where `tensor_parallel` and `devices`
-    contradict each other: to ignore it would serve a model elsewhere, or far more slowly, than somebody planned. A
-    host without GPUs takes any `devices` for its CPU.
+    A CPU counts as device 0. On a host without GPUs any `devices` mean the CPU. Raises `LoadFailed` for a device that
+    is named twice or does not exist, and where `tensor_parallel` and `devices` contradict each other. If such a spec
+    were accepted, the model would run elsewhere, or far more slowly, than somebody planned.
     """
     split = spec.tensor_parallel or 1
     devices = spec.devices or tuple(range(split))
@@ -50,9 +50,17 @@ def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
     return devices
 
 
+def gpu_indices(spec: ModelSpec, *, gpu_count: int, gpu_layers: int) -> tuple[int, ...]:
+    """The GPUs that hold layers of the model; none for a model on the CPU. Raises what `device_indices` raises."""
+    named = device_indices(spec, gpu_count=gpu_count)
+    return named if gpu_count and gpu_layers and spec.devices != () else ()
+
+
 def memory_bytes(spec: ModelSpec, *, gpu_memory_mb: Sequence[int]) -> int:
-    """All the memory of the devices a spec means: the host's for the CPU, and for a GPU without memory of its own (0).
-    What others use of it changes from hour to hour and must not change which file is the default. Raises what
+    """All the memory of the devices that a spec means, in bytes, whether it is free or not.
+
+    For the CPU that is the host's memory, and so it is for a GPU without memory of its own (0). Memory in use is
+    counted, because it changes from hour to hour and must not change which file is the default. Raises what
     `device_indices` raises.
     """
     gpus = () if spec.devices == () or not gpu_memory_mb else device_indices(spec, gpu_count=len(gpu_memory_mb))
@@ -66,19 +74,19 @@ def _host_memory_bytes() -> int:
 
 
 def visible_devices(spec: ModelSpec, *, gpu_count: int) -> dict[str, str]:
-    """Environment that confines an engine to the spec's devices; an empty `devices` list means the CPU."""
+    """The variables that confine an engine to the devices of the spec. Empty `devices` mean the CPU."""
     if spec.devices is None and gpu_count == 0:
         return {}
     devices = () if spec.devices == () else device_indices(spec, gpu_count=gpu_count)
     return {
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
-        # Indices are nvidia-smi's, which counts along the bus; CUDA by itself puts the fastest card first.
+        # The indices are those of nvidia-smi, in the order of the bus. CUDA's own order begins with the fastest card.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
 
 
 def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> tuple[Core, ...]:
-    """The cores this process may use. Hyper-threads share the units that decoding keeps busy, so they count once."""
+    """The cores that this process may use. Hyper-threads of one core count once: they share its arithmetic units."""
     usable = sorted(os.sched_getaffinity(0))
     cores: dict[str, list[int]] = {}
     for cpu in usable:
@@ -91,10 +99,10 @@ def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> tuple[Co
 
 
 def default_threads() -> int:
-    """A thread for each physical core that this process may use, and no more than its control groups give CPU time for.
+    """One thread for each physical core that this process may use, but no more than its control groups have CPUs.
 
-    Half a CPU is not worth a thread: threads meet after every operation, so all would wait for the one that the kernel
-    stops when the time of a period is used up.
+    A fraction of a CPU gets no thread. Threads wait for each other after every operation, so all would wait for the
+    thread that the kernel stops when the time of a period is used up.
     """
     quota = cpus_of_cgroups()
     cores = len(physical_cores())
@@ -102,12 +110,13 @@ def default_threads() -> int:
 
 
 def openmp_environment(environ: Mapping[str, str], *, threads: int, cores: tuple[Core, ...]) -> dict[str, str]:
-    """How an engine's `threads` wait for each other, and where; what `environ` says about it is left alone.
+    """The variables that say where an engine's `threads` run and how they wait for each other.
 
-    They meet after every operation, hundreds of times a token. If two of them share a core while something else keeps
-    the others busy, each meeting takes a slice of the scheduler's time: 300 ms a token instead of 6. So where there is
-    a thread for each of `cores`, each is bound to its own. Elsewhere the kernel has the choice, and who waits soon
-    sleeps (measured, see docs/explanation/engine.md).
+    A variable that `environ` has is left as it is. The threads wait for each other after every operation, hundreds of
+    times a token. If two threads share a core while something else keeps the other cores busy, each wait takes a slice
+    of the kernel's scheduler: 300 ms a token instead of 6. So if there is one thread for each of `cores`, each thread
+    is bound to its core. Otherwise the kernel chooses, and waiting threads sleep early (measured, see
+    docs/explanation/engine.md).
     """
     settings: dict[str, str] = {}
     is_bound = threads == len(cores) and not any(name in environ for name in _BINDING_VARIABLES)

@@ -2,25 +2,21 @@
 
 from typing import Any
 
-from neuron_lib.config import SamplingConfig
-from neuron_lib.types import Sampling, SamplingParams
+from neuron_lib.types import CommonSampling, Sampling, SamplingParams
 
 __all__ = ("resolve_sampling",)
 
 
 def resolve_sampling(
-    asked: SamplingParams, *, recommended: SamplingParams, defaults: SamplingConfig, fresh_seed: int
+    asked: SamplingParams, *, recommended: CommonSampling, defaults: CommonSampling, fresh_seed: int
 ) -> Sampling:
-    """Settle every parameter on its own, in that order; what nobody speaks of stays off.
+    """Settle each parameter by itself, in that order. A parameter that nobody gives is off.
 
-    A temperature ≤ 0 takes the highest score, but of the scores after the penalties: without them small quantised
-    models repeat themselves for ever (wire contract §9, 2026-05-19). Who wants the bare highest score asks for a
-    `repetition_penalty` of 1.
+    A temperature of 0 or below takes the highest score after the penalties. Without penalties small quantised models
+    repeat themselves for ever. A client that wants the highest score itself asks for a `repetition_penalty` of 1.
     """
     settled: dict[str, Any] = {"seed": fresh_seed}
     for opinion in (defaults, recommended, asked):
-        for name in Sampling.__struct_fields__:
-            value = getattr(opinion, name, None)
-            if value is not None:
-                settled[name] = value
+        given = {name: getattr(opinion, name, None) for name in Sampling.__struct_fields__}
+        settled |= {name: value for name, value in given.items() if value is not None}
     return Sampling(**settled)

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import anyio
+
+from neuron_lib.changes import Changes
 from neuron_lib.errors import ModelLoading, ModelNotLoaded, cause_chain
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.progress import describe, retry_after_s
@@ -85,6 +88,21 @@ class AbsentModels:
             return ModelNotLoaded(model_id, f"it was given up: {self._lost[id_].error}")
         reason = self._failures.get(id_) or self.activation.failure(id_)
         return ModelNotLoaded(model_id, None if reason is None else f"its last load failed: {reason}")
+
+    async def next_change(self, model: HostedModel | None, changes: Changes) -> None:
+        """Wait until `explain` may say something else. `changes` are those of all models."""
+        if model is not None and model.is_loading:
+            await model.changes.until(lambda: not model.is_loading)
+            return
+        events = (changes.next, self.activation.changed)
+        async with anyio.create_task_group() as tasks:
+            for event in events:
+                tasks.start_soon(_end_with, event, tasks.cancel_scope)
+
+
+async def _end_with(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _loading(model_id: str, progress: LoadProgress) -> ModelLoading:

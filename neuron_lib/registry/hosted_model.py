@@ -123,7 +123,7 @@ class HostedModel:
         try:
             return self.loaded.info().status is ModelStatus.RECOVERING
         except Exception:  # a harness with a bug must not keep its model from being unloaded
-            logger.exception("a model cannot say how it is", extra={"model_id": self.model_id})
+            logger.exception("a model cannot report its status", extra={"model_id": self.model_id})
             return False
 
     # --------------------------------------------------------------------------------------------------- its task
@@ -162,7 +162,7 @@ class HostedModel:
             tasks.cancel_scope.cancel()
         if self.leases.count:
             fields = {"model_id": self.model_id, "running_requests": self.leases.count}
-            logger.warning("unloading under running requests", extra=fields)
+            logger.warning("unloading a model whose requests still run", extra=fields)
 
     async def _watch(self, model: LoadedModel) -> None:
         reason = await model.wait_lost()

@@ -26,12 +26,12 @@ _TOO_MANY_LOADS_RETRY_S: Final = 30
 
 @dataclass(slots=True, kw_only=True)
 class HostLimits:
-    """What a host allows its models. A limit that is changed holds for the loads and unloads from then on."""
+    """What a host allows its models. May be changed at any time. A load takes its drain time when it starts."""
 
     drain_timeout_s: float
-    """An unload waits this long for running requests,"""
+    """How long an unload waits for running requests."""
     unload_timeout_s: float
-    """and then this long for the harness to let the model go."""
+    """How long an unload then waits for the harness to let the model go."""
     max_loads: int
     """At most this many loads are under way at once, loads that wait for something included."""
 

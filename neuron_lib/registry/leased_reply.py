@@ -104,8 +104,8 @@ class LeasedReply:
             return
         try:
             self._on_end(self._account(hosted))
-        except Exception:  # what others do with the news is no failure of the reply
-            logger.exception("whoever is told of ended replies failed", extra={"model_id": hosted.model_id})
+        except Exception:  # a failure of `on_end` is no failure of the reply
+            logger.exception("bug in the callback `on_reply`", extra={"model_id": hosted.model_id})
 
     def _account(self, hosted: HostedModel) -> EndedReply:
         if self._finished is not None:

@@ -1,4 +1,4 @@
-"""How far one load is by the word of its harness, and the lines of log about that. Owns both; loads nothing."""
+"""How far one load is, as its harness reports it, and the lines of log about that. Loads nothing itself."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ class LoadLog:
     """The log of one load. Lives as long as the record of its model."""
 
     def __init__(self, model_id: str, *, clock: Callable[[], float]) -> None:
-        """A load that resolves its source; `clock` gives seconds."""
+        """Begin with the stage `resolving`, and log it. `clock` gives seconds."""
         self.progress = LoadProgress(stage=LoadStage.RESOLVING)
         self._model_id = model_id
         self._clock = clock

@@ -47,6 +47,7 @@ __all__ = ("Registry",)
 logger = get_logger(__name__)
 
 _ON_UNLOADED_LIMIT_S: Final = 5.0
+"""The unload returns after this time, whatever `on_unloaded` does."""
 
 
 class Registry:
@@ -111,8 +112,10 @@ class Registry:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.close_admission()
-        await self._models.__aexit__(exc_type, exc, tb)
+        try:
+            self.close_admission()
+        finally:
+            await self._models.__aexit__(exc_type, exc, tb)
         self._farewell = _Farewell((), {})
 
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
@@ -154,7 +157,7 @@ class Registry:
                 with self._absent.queued(model.model_id):
                     await model.departure()
             finally:
-                self._models.changes.notify()
+                self._models.changes.notify()  # chats that wait for this load look again, whatever becomes of it
         loaded = await self._outcome(self._start_load(spec))
         return loaded.info()
 
@@ -178,8 +181,8 @@ class Registry:
         try:
             with anyio.move_on_after(_ON_UNLOADED_LIMIT_S):
                 await self._on_unloaded()
-        except Exception:  # what others do with the news is no failure of the unload
-            logger.exception("whoever is told of unloads failed", extra={"model_id": model.model_id})
+        except Exception:  # a failure of `on_unloaded` is no failure of the unload
+            logger.exception("bug in the callback `on_unloaded`", extra={"model_id": model.model_id})
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back; a load that runs is cancelled.
@@ -234,10 +237,10 @@ class Registry:
         )
 
     async def _await_serving(self, model_id: str) -> HostedModel:
-        """The model, after up to `wait_for_load_s` for the end of its load; raises why it does not serve."""
+        """The model, after waiting up to `wait_for_load_s` for the end of its load. Raises why it does not serve."""
         with anyio.move_on_after(self.wait_for_load_s):
             while self._farewell is None and isinstance(self._serving_or_why_not(model_id), ModelLoading):
-                await self._next_change(model_id)
+                await self._absent.next_change(self._models.find(model_id), self._models.changes)
         if self._farewell is not None:
             raise ShuttingDown
         found = self._serving_or_why_not(model_id)
@@ -248,16 +251,6 @@ class Registry:
     def _serving_or_why_not(self, model_id: str) -> HostedModel | ModelNotLoaded:
         model = self._models.find(model_id)
         return model if model is not None and model.serves else self._absent.explain(model_id, model)
-
-    async def _next_change(self, model_id: str) -> None:
-        """Wait until there may be something else to say of a model that does not serve yet."""
-        model = self._models.find(model_id)
-        if model is not None and model.is_loading:
-            await model.changes.until(lambda: not model.is_loading)
-            return
-        async with anyio.create_task_group() as tasks:
-            for event in (self._models.changes.next, self._absent.activation.changed):
-                tasks.start_soon(_end_with, event, tasks.cancel_scope)
 
     # ---------------------------------------------------------------------------------------------------- looking
 
@@ -331,14 +324,9 @@ class Registry:
 
 
 class _Farewell:
-    """What is said of the models that serve when a host stops, until they are gone."""
+    """What is said of the models that served when admission closed, until the registry is left."""
 
     def __init__(self, models: Iterable[ModelInfo], loaded_unix_s: Mapping[str, int]) -> None:
         # Not servable would mean that another host should load them.
         self.models = tuple(replace(info, status=ModelStatus.RECOVERING, servable=None) for info in models)
         self.loaded_unix_s = loaded_unix_s
-
-
-async def _end_with(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()

@@ -35,7 +35,7 @@ __all__ = ("RETRY_DELAYS_S", "ActivationTracker", "load_default_models")
 logger = get_logger(__name__)
 
 RETRY_DELAYS_S: Final = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
-"""Pauses before models whose source did not answer get another turn: six more tries in about ten minutes."""
+"""Pauses before models whose source did not answer get another turn (docs/reference/wire-contract.md#start-up)."""
 
 
 class _Loaded(Struct, frozen=True):

@@ -1,7 +1,8 @@
-"""What decides which tokens may be drawn at all: top-n-sigma, top-k, typical-p, top-p, min-p, XTC. Pure.
+"""The filters that choose the candidates for a draw: top-n-sigma, top-k, typical-p, top-p, min-p, XTC. Pure.
 
-Scores are float32, the highest of a row is 0, none is NaN; a score of minus infinity is a token that cannot come. The
-weight of a token is `exp(score)`. Every filter reads the scores before the temperature, as in llama.cpp.
+Scores are float32 of shape (n,). The highest of a row is 0 and none is NaN. A token with a score of minus infinity
+cannot come. The weight of a token is `exp(score)`. Every filter reads the scores before the temperature, as in
+llama.cpp.
 """
 
 import math
@@ -32,18 +33,18 @@ __all__ = (
 Scores: TypeAlias = npt.NDArray[np.float32]
 Indices: TypeAlias = npt.NDArray[np.intp]
 Filter: TypeAlias = Callable[[Scores, float], Indices]
-"""`(scores, rest)` to the indices to keep, in no order, at least one.
+"""`filter(scores, rest)` returns the indices to keep, in no order, at least one.
 
-`scores` may lack the least likely tokens of the row, which weigh at most `rest` together. Raises `Unsure` where the
+`scores` may lack the least likely tokens of the row. Their weight together is at most `rest`. Raises `Unsure` if the
 answer depends on them.
 """
 
 _COLUMNS: Final = 1024
 _SORTED: Final = 2048
-"""So many scores are sorted faster than looked at."""
+"""So many scores are sorted faster than they are searched."""
 _SAMPLE: Final = 512
 _ROUNDING: Final = 1e-5
-"""Sums of a vocabulary in 32 bits differ by less, relatively."""
+"""The relative error of a sum over a vocabulary in 32 bits is smaller."""
 
 
 class Unsure(Exception):
@@ -53,7 +54,7 @@ class Unsure(Exception):
 def filters(sampling: Sampling) -> tuple[Filter, ...]:
     """The filters of `sampling` between top-k and XTC, in llama.cpp's order, if one of them needs a sum over the row.
 
-    Without such a filter min-p is a floor like top-n-sigma, see `min_p_floor`, and there are none.
+    If none needs a sum, there are none: then min-p is a floor like top-n-sigma (`min_p_floor`).
     """
     chosen: list[Filter] = []
     if sampling.typical_p < 1:
@@ -66,7 +67,7 @@ def filters(sampling: Sampling) -> tuple[Filter, ...]:
 
 
 def sigma_floor(row: Scores, n: float) -> float:
-    """Top-n-sigma: how far below the best score a token may be, `n` standard deviations of the possible scores."""
+    """Top-n-sigma: the lowest kept score, relative to the best: minus `n` standard deviations of possible scores."""
     spread = float(row.std())
     if not math.isfinite(spread):
         spread = float(row[row > -math.inf].std())
@@ -74,7 +75,7 @@ def sigma_floor(row: Scores, n: float) -> float:
 
 
 def top_k(row: Scores, k: int) -> Indices:
-    """The indices of the `k` highest scores of `row`, the highest first, of equal scores the lower index first.
+    """The indices of the `k` highest scores of `row`, highest first. Of equal scores the lower index comes first.
 
     `k` is at least 1 and at most the size of `row`. Tokens that cannot come are left out if another one can.
     """
@@ -82,7 +83,7 @@ def top_k(row: Scores, k: int) -> Indices:
     is_candidate = row >= least
     if np.count_nonzero(is_candidate) <= 2 * (k + _COLUMNS):
         candidates = np.flatnonzero(is_candidate)
-    else:  # many have the very same score, or a mask has left few
+    else:  # many have the same score, or a mask has left few
         candidates = np.flatnonzero(row > least)
         missing = k - candidates.size
         if missing > 0 and (least > -math.inf or missing == k):
@@ -92,16 +93,16 @@ def top_k(row: Scores, k: int) -> Indices:
 
 
 def _reached_by(scores: Scores, count: int) -> np.float32:
-    """A score that at least `count` of `scores` reach, and not many more; `count` is at most their number."""
+    """A score that at least `count` of `scores` reach, and not many more. `count` is at most their number."""
     if count < _COLUMNS <= scores.size:
-        # The maxima of that many columns are as many different scores, and a far smaller array to search.
+        # The maxima of so many columns are as many different scores, and a far smaller array to search.
         scores = scores[: scores.size // _COLUMNS * _COLUMNS].reshape(-1, _COLUMNS).max(axis=0)
     return np.float32(np.partition(scores, -count)[-count])
 
 
 def _typical_p(scores: Scores, rest: float, *, p: float) -> Indices:
     if rest:
-        raise Unsure  # every token counts for the entropy
+        raise Unsure  # the entropy depends on every token
     weights = np.exp(scores)
     return _fewest(typical_distances(scores, weights), weights, share=p, rest=0.0)
 
@@ -115,15 +116,19 @@ def _min_p(scores: Scores, rest: float, *, p: float) -> Indices:  # noqa: ARG001
 
 
 def min_p_floor(p: float) -> float:
-    """Min-p: how far below the best score a token may be."""
+    """Min-p: the lowest kept score, relative to the best."""
     return min(0.0, math.log(p))
 
 
 def xtc(scores: Scores, rest: float, threshold: float) -> Indices | None:
-    """XTC: the indices of all tokens but the likeliest, where several reach `threshold`; None for all."""
+    """XTC: if several tokens reach `threshold`, the indices of all tokens but these; the least likely of these is kept
+    too.
+
+    None: all tokens are kept. Raises `Unsure`.
+    """
     weights = np.exp(scores)
     total = float(weights.sum(dtype=np.float64))
-    # A token that a mask has forbidden is no candidate, however low the threshold.
+    # A token that a mask has forbidden is not a candidate, however low the threshold is.
     is_top = (weights >= threshold * total) & (scores > -math.inf)
     if rest and (threshold * total <= rest or bool((is_top != (weights >= threshold * (total + rest))).any())):
         raise Unsure
@@ -135,7 +140,9 @@ def xtc(scores: Scores, rest: float, threshold: float) -> Indices | None:
 
 
 def _fewest(distances: Scores, weights: Scores, *, share: float, rest: float) -> Indices:
-    """The fewest indices, nearest first, whose weights add up to `share` of all; `rest` is behind the last of them."""
+    """The smallest set of indices, nearest first, whose weights add up to `share` of all. `rest` lies behind the last
+    of them.
+    """
     total = float(weights.sum(dtype=np.float64))
     least, most = share * total, share * (total + rest)
     if rest and most >= total:
@@ -150,9 +157,9 @@ def _fewest(distances: Scores, weights: Scores, *, share: float, rest: float) ->
 
 
 def _bracket(distances: Scores, weights: Scores, least: float, most: float) -> tuple[Indices, Indices]:
-    """The nearest indices, that have less than `least` of the weight, and further ones, with which it is `most`.
+    """The nearest indices with less than `least` of the weight, and further ones with which it reaches `most`.
 
-    Only the further ones must be sorted. To sort a whole vocabulary takes a hundred times longer than to add it up.
+    Only the further ones must be sorted. Sorting a whole vocabulary takes a hundred times longer than adding it up.
     """
     if distances.size <= _SORTED:
         return np.empty(0, np.intp), np.arange(distances.size)
@@ -171,26 +178,26 @@ def _bracket(distances: Scores, weights: Scores, least: float, most: float) -> t
 
 
 class Share:
-    """The tokens that top-p or typical-p keeps of a whole row, without looking for all of them.
+    """The tokens that top-p or typical-p keeps of a whole row, without searching all of them.
 
-    In a flat row, to sort the tokens takes fifty times longer than to draw one and to ask whether that one is kept.
+    In a flat row sorting the tokens takes fifty times longer than drawing one and asking whether it is kept.
     """
 
     def __init__(self, keys: Scores, weights: Scores, wanted: float, *, is_descending: bool, scratch: Scores) -> None:
-        """The kept tokens are the fewest, in the order of `keys`, that weigh `wanted` together.
+        """The kept tokens are the first ones in the order of `keys` whose weights add up to `wanted`.
 
-        `scratch` is a row that nobody else uses.
+        `scratch` is a row that is overwritten. No other code may use it meanwhile.
         """
         self._keys: Final = keys
         self._weights: Final = weights
         self._scratch: Final = scratch
         self._is_before: Final = np.greater if is_descending else np.less
         self._is_not_behind: Final = np.greater_equal if is_descending else np.less_equal
-        # Above zero, so that the first token is kept whatever the share.
+        # Above zero, so that the first token is kept whatever the share is.
         self._wanted: Final = max(wanted, float(np.finfo(np.float32).tiny))
 
     def holds(self, index: int) -> bool:
-        """Whether the token is kept. Of tokens with equal keys those with a lower index come first."""
+        """Whether the token is kept. Of tokens with equal keys the one with the lower index comes first."""
         key, weight = self._keys[index], float(self._weights[index])
         if self._weight_of(self._is_not_behind(self._keys, key)) - weight < self._wanted:
             return True
@@ -199,7 +206,7 @@ class Share:
         return before + float(equal.sum(dtype=np.float64)) < self._wanted
 
     def remove(self, index: int, weights: Scores) -> None:
-        """Set to 0 in `weights` the token at `index`, which is not kept, and all that come after it."""
+        """Set to 0 in `weights` the token at `index`, which is not kept, and all tokens after it."""
         key = self._keys[index]
         weights *= self._is_not_behind(self._keys, key)
         weights[index:][self._keys[index:] == key] = 0
@@ -210,9 +217,9 @@ class Share:
 
 
 def typical_distances(scores: Scores, weights: Scores) -> Scores:
-    """Typical-p: how far each token's information is from the expected information, the entropy.
+    """Typical-p: the distance of each token's information from the expected information, which is the entropy.
 
-    The weights of tokens that filters have taken away are 0.
+    The weights of tokens that filters have removed are 0.
     """
     mean = float(np.dot(weights, scores))
     if not math.isfinite(mean):  # a token that cannot come adds nothing to the entropy

@@ -1,8 +1,8 @@
-"""Choosing the next token from a row of scores: adjust them, filter the vocabulary, divide by the temperature, draw.
+"""Chooses the next token from a row of scores: penalties, filters, division by the temperature, draw.
 
-The order and the arithmetic are llama.cpp's, the code is numpy on the whole row: its own chain builds an array of
-structs of the entire vocabulary for each token, which costs ten times as much, and aborts the process on scores that
-are NaN. Knows no native pointer.
+Order and arithmetic are llama.cpp's. The code is numpy on the whole row. llama.cpp's own chain builds an array of
+structs of the entire vocabulary for each token, which costs ten times as much, and ends the process if scores are NaN.
+Knows no native pointer.
 """
 
 import math
@@ -20,28 +20,28 @@ from neuron_lib.types import Likely, Sampling, TokenLogprob
 __all__ = ("Constraint", "Draw", "Sampler", "SamplerChain", "SamplingVocab")
 
 _quietly: Final = np.errstate(all="ignore")
-"""Absurd numbers in a request may overflow; any token is a fair answer to them."""
+"""Extreme numbers in a request may overflow. Then any token is a valid answer, and no warning is needed."""
 
 _BLOCK: Final = 256
 _COLDEST: Final = 1e-6
-"""Temperatures below are greedy: nothing but the highest score would have a chance, and dividing would overflow."""
+"""Temperatures below this are greedy: only the highest score would have a chance, and the division would overflow."""
 
 _LEAST_LOGPROB: Final = -9999.0
-"""Stands for minus infinity, which JSON cannot say."""
+"""Stands for minus infinity, which JSON cannot express."""
 
 
 class Draw(Struct, frozen=True):
-    """The next token of a sequence, and its log-probability where somebody wants to know it."""
+    """The next token of a sequence, and its log-probability if it is wanted."""
 
     token: int
     logprob: TokenLogprob | None = None
 
 
 class Constraint(Protocol):
-    """What the text of a reply must look like, one token after the other. At least one token is always allowed."""
+    """The rule that the text of a reply must follow, token by token. At least one token is always allowed."""
 
     def allows(self, token: int) -> bool:
-        """Whether the token may come next; the end of the reply is a token as well."""
+        """Whether the token may come next. The end of the reply is a token too."""
         ...
 
     def mask(self, row: Scores) -> None:
@@ -49,30 +49,33 @@ class Constraint(Protocol):
         ...
 
     def accept(self, token: int) -> None:
-        """Go on behind `token`, which is allowed."""
+        """Advance by `token`, which must be allowed."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing may follow but the end."""
+        """Whether only the end may follow."""
         ...
 
 
 class Sampler(Protocol):
-    """Chooses the tokens of one sequence, in order; each is asked for once, when it is certain to be kept."""
+    """Chooses the tokens of one sequence, in order. Each token is asked for once, when it is certain to be kept."""
 
     def sample(self, row: Scores) -> Draw:
-        """The next token, from the scores that the model gave it."""
+        """The next token, from `row`, the model's scores: float32 of shape (n_vocab,), with NaN and -inf allowed."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Whether the reply may not go on."""
+        """Whether the reply must end."""
         ...
 
 
 class SamplerChain:
-    """The sampler of one sequence; remembers its tokens as far as they matter, and its random numbers."""
+    """The sampler of one sequence. Remembers its tokens as far as they matter, and the state of its random numbers.
+
+    Lives as long as its sequence. One thread at a time.
+    """
 
     def __init__(
         self,
@@ -83,8 +86,10 @@ class SamplerChain:
         top_logprobs: int | None = None,
         constraint: Constraint | None = None,
     ) -> None:
-        """`history` is the prompt, which counts for the penalties and for DRY. `top_logprobs` None means no
-        log-probabilities, else how many alternatives are wanted with each.
+        """`history` is the prompt, which counts for the penalties and for DRY.
+
+        `top_logprobs` is the number of alternatives that are wanted with each log-probability. None: no
+        log-probabilities.
         """
         self._temperature: Final = sampling.temperature
         self._lottery: Final = Lottery(sampling)
@@ -92,12 +97,12 @@ class SamplerChain:
         self._vocab: Final = vocab
         self._top_logprobs: Final = top_logprobs
         self._constraint: Final = constraint
-        # Room for a row in whole blocks. Without it the allocator would take fresh pages for each row, and give them
-        # back, which costs several times the arithmetic.
+        # Room for a row in whole blocks. Without it the allocator would take new pages for each row and give them back,
+        # which costs several times the arithmetic.
         self._scratch: Scores = np.empty(0, np.float32)
 
     def sample(self, row: Scores) -> Draw:
-        """The next token, as an index into `row`, which is only read. Scores that are NaN give a token all the same."""
+        """The next token, as an index into `row`, which is only read. Scores that are NaN give some token too."""
         if self._scratch.size < row.size:
             self._scratch = np.empty(-(-row.size // _BLOCK) * _BLOCK, np.float32)
         token = self._certain(row)
@@ -112,11 +117,11 @@ class SamplerChain:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the constraint lets nothing follow but the end."""
+        """Whether the constraint allows only the end."""
         return self._constraint is not None and self._constraint.is_complete
 
     def _certain(self, row: Scores) -> int | None:
-        """The choice of the greedy where no penalty can change it, so that none need be made."""
+        """The greedy choice if no penalty can change it, so that no penalty has to be computed. Otherwise None."""
         if self._temperature >= _COLDEST:
             return None
         best = int(row.argmax())
@@ -127,7 +132,7 @@ class SamplerChain:
         return self._choose(self._adjusted(row))
 
     def _adjusted(self, row: Scores) -> Scores:
-        """`row` itself where nothing changes, else changed scores in the scratch."""
+        """`row` itself if nothing changes, otherwise the changed scores in the scratch array."""
         if not self._penalties:
             return row
         scores = self._scratch[: row.size]
@@ -144,13 +149,13 @@ class SamplerChain:
 
     @_quietly
     def _constrained(self, constraint: Constraint, row: Scores, token: int) -> int:
-        """`token` if it may come next, else one chosen among those that may; the constraint moves on behind it."""
-        # Most tokens are allowed as they come, and to ask about one is far cheaper than to mask a vocabulary.
+        """`token` if it may come next, otherwise one of the allowed tokens. Advances the constraint."""
+        # Most tokens are allowed. Asking about one token is far cheaper than masking a vocabulary.
         if not constraint.allows(token):
             masked = self._adjusted(row).copy()
             constraint.mask(masked)
             token = self._choose(masked)
-            if not constraint.allows(token):  # nothing may follow but an end that comes too early
+            if not constraint.allows(token):  # only an end may follow, and it would come too early
                 token = next((end for end in self._vocab.eog if constraint.allows(end)), token)
         constraint.accept(token)
         return token
@@ -166,7 +171,7 @@ class SamplerChain:
 
         def likely(token: int) -> Likely:
             logprob = float(scores[token] - best) - total
-            # In this order it also takes the place of NaN, which is what infinite scores come to.
+            # In this order it also replaces NaN, which infinite scores lead to.
             return Likely(self._vocab.text(token), max(_LEAST_LOGPROB, logprob))
 
         chosen = likely(token)

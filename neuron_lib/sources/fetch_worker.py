@@ -131,7 +131,7 @@ def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[
     repository = order.repository
     hub = _Hub(repository, emit, pause)
     for swept in sweep_partials(repository.cache_dir, now_s=time.time()):
-        logger.info("cleared away a download that nobody finished: %s, %d bytes", swept.path.name, swept.size)
+        logger.info("deleted an unfinished download: %s, %d bytes", swept.path.name, swept.size)
     listing = order.listing or _choose(hub, order)
     files = tuple(hub.know(listing.commit, file) for file in listing.files)
     folder = repository_folder(repository)

@@ -1,4 +1,4 @@
-"""Model files on this machine's disk. Blocking. Opens nothing outside the configured roots."""
+"""Model files that are already on this machine's disk. Blocking. Opens no file: it only looks where they are."""
 
 import os
 import re
@@ -13,7 +13,7 @@ __all__ = ("find_local_file", "find_local_model")
 _FIRST_PART: Final = re.compile(r"(?P<stem>.*)-00001-of-(?P<count>[0-9]{5})\.gguf")
 
 
-def find_local_model(path: str, *, roots: Sequence[Path], model_id: str) -> tuple[Path, ...]:
+def find_local_model(path: str, *, roots: Sequence[str | Path] | None, model_id: str) -> tuple[Path, ...]:
     """The file `path`. If its name is that of the first part of a split model, the files of the other parts as well.
 
     Raises `PreflightFailed` for each of them, like `find_local_file`.
@@ -25,8 +25,8 @@ def find_local_model(path: str, *, roots: Sequence[Path], model_id: str) -> tupl
     return first, *(find_local_file(str(first.with_name(n)), roots=roots, model_id=model_id) for n in others)
 
 
-def find_local_file(path: str, *, roots: Sequence[Path], model_id: str) -> Path:
-    """The path of the regular file `path`. After all links it must be below one of `roots`.
+def find_local_file(path: str, *, roots: Sequence[str | Path] | None, model_id: str) -> Path:
+    """The path of the regular file `path`. After all links it must be below one of `roots`; None allows every place.
 
     The path itself is returned, because parts of a split model are found by their names, and the names behind links may
     be hashes. Raises `PreflightFailed`. For a path outside the roots the error does not tell whether the file exists.
@@ -34,7 +34,7 @@ def find_local_file(path: str, *, roots: Sequence[Path], model_id: str) -> Path:
     real = Path(os.path.realpath(path.replace("\0", "")))
     if not path.startswith("/") or "\0" in path:
         problem = "is not an absolute path"
-    elif not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+    elif roots is not None and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         problem = "is not below any of local_roots"
     elif not os.path.isfile(real):  # noqa: PTH113 - Path.is_file raises where a directory may not be entered
         problem = "is not there, or is no regular file"

@@ -1,4 +1,4 @@
-"""Reads model ids. Knows the grammar `[scheme:]org/name[:quant]` and nothing about which schemes or models exist."""
+"""Reads model ids. Knows the grammar `[scheme:]org/name[:quant]`, and not which schemes or models exist."""
 
 import re
 from typing import Final
@@ -18,8 +18,10 @@ _WEB_HOSTS: Final = frozenset({"hf.co", "huggingface.co"})
 
 
 class ModelReference(Struct, frozen=True):
-    """A model id taken apart. `scheme` is None where the id leaves the choice to the default source, `quant` where it
-    leaves it to the request, the `[[models]]` entry, or the best default.
+    """A model id taken apart.
+
+    `scheme` is None if the id names no source; the default source is meant then. `quant` is None if the id names no
+    quant; the request, the `[[models]]` entry or the best default decides then.
     """
 
     scheme: str | None
@@ -34,14 +36,14 @@ class ModelReference(Struct, frozen=True):
 
     @property
     def public_id(self) -> str:
-        """The id the model is published under: the client's own, without its source (contract §3.1)."""
+        """The id under which the model is published: that of the client without its source."""
         return self.repo_id if self.quant is None else f"{self.repo_id}:{self.quant}"
 
 
 def parse_reference(text: str) -> ModelReference:
     """Take `[scheme:]org/name[:quant]` apart, or the address of a model on huggingface.co or hf.co.
 
-    Raises `InvalidModelId` quoting the input (contract §3.1). Names may have further `/`-separated parts. No part can
+    Raises `InvalidModelId`, which quotes the input. Names may have further `/`-separated parts. No part can
     start with a dot, so none can climb out of a directory.
     """
     parts = take_apart(text)
@@ -80,7 +82,7 @@ def parse_reference(text: str) -> ModelReference:
 
 
 def wanted_quant(reference: ModelReference, asked: str | None) -> str | None:
-    """The quant of an id and of the request beside it. Raises `InvalidModelId` if these are two."""
+    """The quant that an id or the request beside it names. Raises `InvalidModelId` if they name two."""
     asked = (asked or "").strip() or None
     if reference.quant is None or asked is None or is_same_quant(reference.quant, asked):
         return reference.quant or asked

@@ -65,8 +65,8 @@ class ModelStore:
         entries: Sequence[ModelEntry] = (),
         sources: Mapping[str, SourceConfig],
         default_source: str = HUB_SCHEME,
-        local_roots: Sequence[Path] = (),
-        hf_cache: Path | None = None,
+        local_roots: Sequence[str | Path] | None = (),
+        hf_cache: str | Path | None = None,
         download: DownloadConfig | None = None,
         environ: Mapping[str, str],
         ends_with_thread: bool = False,
@@ -74,12 +74,13 @@ class ModelStore:
         """Take the variables about hubs from `environ`, as they are now (`hub_environment`).
 
         If no source is called `huggingface`, one is added, at `HF_ENDPOINT` or the public hub, with the token of this
-        user. `hf_cache` is the cache of every source that names none. `ends_with_thread` is passed to `run_fetch`.
+        user. `hf_cache` is the cache of every source that names none. The `path` of an entry must be below one of
+        `local_roots`; None allows any path. `ends_with_thread` is passed to `run_fetch`.
         Raises `ConfigError` for an `HF_ENDPOINT` that is no address.
         """
         self._entries = {public_id(entry.id): entry for entry in entries}
         self._default_source = default_source
-        self._local_roots = tuple(local_roots)
+        self._local_roots = local_roots
         self._limits = download or DownloadConfig()
         self._has_own_hub = HUB_SCHEME in sources
         if not self._has_own_hub:
@@ -89,7 +90,7 @@ class ModelStore:
         self._sources = sources
         self._environ = dict(environ)
         shared = hf_cache or hub_cache_dir(environ)
-        self._caches = {name: source.cache_dir or shared for name, source in sources.items()}
+        self._caches = {name: Path(source.cache_dir or shared) for name, source in sources.items()}
         self._environment = fetch_environment(environ)
         self._ends_with_thread = ends_with_thread
         self._offline_variable = offline_variable(environ)
@@ -351,7 +352,7 @@ def _require_quant(file: str, quant: str, *, is_in_id: bool, model_id: str) -> N
 
 
 def _read_template(entry: ModelEntry) -> str | None:
-    return None if entry.chat_template is None else read_chat_template(entry.chat_template, model_id=entry.id)
+    return None if entry.chat_template is None else read_chat_template(Path(entry.chat_template), model_id=entry.id)
 
 
 async def _in_thread(work: Callable[[], T], model_id: str) -> T:

@@ -1,7 +1,8 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
-from neuron_lib.types.chat import ChatRequest, Grammar, Principal, Sampling, SamplingParams
+from neuron_lib.types.chat import ChatRequest, Grammar, Principal
 from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
+from neuron_lib.types.context import ContextParams
 from neuron_lib.types.ended_reply import EndedReply, ReplyOutcome
 from neuron_lib.types.events import (
     Finished,
@@ -38,6 +39,7 @@ from neuron_lib.types.models import (
     Servable,
     UnloadingModel,
 )
+from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
@@ -46,6 +48,8 @@ __all__ = (
     "ActivationSnapshot",
     "ActivationState",
     "ChatRequest",
+    "CommonSampling",
+    "ContextParams",
     "DeferredLoad",
     "Device",
     "DeviceHealth",

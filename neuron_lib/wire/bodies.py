@@ -9,9 +9,12 @@ from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
 from neuron_lib.wire.json_bounds import MalformedJson, check_values, refusal
 
-__all__ = ("MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part")
+__all__ = ("NOTHING", "MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part", "is_given")
 
 T = TypeVar("T")
+
+NOTHING: Final = msgspec.Raw(b"null")
+"""The default of a field that is left as text."""
 
 # msgspec ends its messages with the place, as a path from the root `$`.
 _PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
@@ -51,6 +54,11 @@ def decode_part(decoder: msgspec.json.Decoder[T], part: msgspec.Raw | bytes, *, 
     Raises `MalformedJson` or `InvalidRequest`.
     """
     return _decode(decoder, part, what=param, within=param)
+
+
+def is_given(part: msgspec.Raw) -> bool:
+    """Whether a field that was left as text is there; null means that it is not."""
+    return bytes(part) != b"null"
 
 
 def _decode(decoder: msgspec.json.Decoder[T], text: msgspec.Raw | bytes, *, what: str, within: str) -> T:

@@ -10,7 +10,15 @@ from typing import Final
 
 from neuron_lib.errors import InvalidRequest
 
-__all__ = ("MAX_NESTING", "MAX_VALUES", "MalformedJson", "check_nesting_and_numbers", "check_values", "refusal")
+__all__ = (
+    "MAX_NESTING",
+    "MAX_VALUES",
+    "MalformedJson",
+    "check_nesting_and_numbers",
+    "check_u64",
+    "check_values",
+    "refusal",
+)
 
 MAX_VALUES: Final = 100_000
 """The most values in a body: strings, numbers, arrays and objects, at any depth. Decoding so many takes up to 30 ms."""
@@ -44,6 +52,15 @@ def refusal(
     """The error about the value at the path `place`. The client gets `quoting`, which it wrote; the log does not."""
     text = f"{place}: {problem}"
     return kind(text + quoting, param=place, summary=text)
+
+
+def check_u64(number: int | None, place: str) -> None:
+    """Raise `InvalidRequest` if the number at `place` is above the unsigned 64-bit integers.
+
+    msgspec's `Meta` cannot say so: its bounds are signed 64-bit integers.
+    """
+    if (number or 0) > _LARGEST_INT:
+        raise refusal(place, f"Expected `int` <= {_LARGEST_INT}")
 
 
 def check_values(text: bytes, *, most: int = MAX_VALUES, place: str | None = None) -> None:

@@ -3,51 +3,29 @@
 Checks every bound that a request must keep before a model is asked. Knows no status codes and opens no connection.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from neuron_lib.config import (
-    Chance,
-    DryAllowedLength,
-    DryBase,
-    DryBreaker,
-    DryMultiplier,
-    LastTokens,
-    Penalty,
-    RepetitionPenalty,
-    Share,
-    TopNSigma,
-)
-from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import ChatRequest, Principal, SamplingParams, UnreadArray, UnreadObject
-from neuron_lib.wire.bodies import decode_body, decode_part
+from neuron_lib.types import ChatRequest, Principal, UnreadArray, UnreadObject
+from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given
 from neuron_lib.wire.chat_messages import read_messages, read_tools
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
 from neuron_lib.wire.openai_chat_reply import ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
-from neuron_lib.wire.reply_shape import NOTHING, ReplyShapeFields, grammar_of, is_given
+from neuron_lib.wire.reply_shape import ReplyShapeFields, grammar_of
+from neuron_lib.wire.sampling_fields import read_sampling
 
 __all__ = ("ChatCompletionRequest", "decode")
 
 _INCLUDE_THINKING: Final = frozenset({"1", "true", "yes"})
 """Values of the header `x-include-thinking` that ask for the reasoning as text."""
 
-_MAX_U64: Final = 2**64 - 1
-"""The contract's integers are unsigned 64-bit ones, and that bound is beyond what `Meta` can say."""
-
-_TOKEN: Final = re.compile(r"0|[1-9][0-9]{0,9}")
-_MAX_TOKEN: Final = 2**31 - 1
-_MAX_BIASES: Final = 1024
 _MAX_STOPS: Final = 16
 
 _CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
-_SeedOrRandom: TypeAlias = Annotated[int, Meta(ge=-1)]
-_TopKOrOff: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
-_ShareOrLikeliest: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 _Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
 _Stops: TypeAlias = _Stop | list[_Stop]
 
@@ -68,33 +46,11 @@ class _StreamOptions(Struct):
     continuous_usage_stats: bool | None = None
 
 
-class _Body(ReplyShapeFields, kw_only=True):
+class _Body(ReplyShapeFields, frozen=True, kw_only=True):
     """Every field that has an effect. `refused_parameters` has those that would need one and do not."""
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
     messages: msgspec.Raw
-    temperature: Annotated[float, Meta(le=100)] | None = None
-    top_p: _ShareOrLikeliest | None = None
-    top_k: _TopKOrOff | None = None
-    min_p: Chance | None = None
-    seed: _SeedOrRandom | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    repeat_penalty: RepetitionPenalty | None = None
-    repeat_last_n: LastTokens | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    typical_p: Share | None = None
-    top_n_sigma: TopNSigma | None = None
-    xtc_probability: Chance | None = None
-    xtc_threshold: Chance | None = None
-    dry_multiplier: DryMultiplier | None = None
-    dry_base: DryBase | None = None
-    dry_allowed_length: DryAllowedLength | None = None
-    dry_penalty_last_n: LastTokens | None = None
-    dry_sequence_breakers: Annotated[list[DryBreaker], Meta(max_length=16)] | None = None
-    logit_bias: msgspec.Raw = NOTHING
-    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    ignore_eos: bool | None = None
     max_completion_tokens: _CountOrDefault | None = None
     max_tokens: _CountOrDefault | None = None
     n_predict: _CountOrDefault | None = None
@@ -118,8 +74,6 @@ class _Body(ReplyShapeFields, kw_only=True):
 _decoder: Final = decoder_with_refused(_Body)
 _object_decoder: Final = msgspec.json.Decoder(_Object)
 _objects_decoder: Final = msgspec.json.Decoder(list[_Object])
-_biases_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_bias_decoder: Final = msgspec.json.Decoder(Annotated[float, Meta(ge=-100, le=100)])
 
 
 class ChatCompletionRequest(Struct, frozen=True, kw_only=True):
@@ -169,7 +123,7 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         messages=read_messages(call.messages),
         tools=_tools(call),
         template_kwargs=_template_kwargs(call, include_thinking=include_thinking),
-        sampling=_sampling(call),
+        sampling=read_sampling(call),
         max_tokens=_max_tokens(call),
         stop=_stop(call),
         include_thinking=include_thinking,
@@ -257,14 +211,9 @@ def _max_tokens(call: _Body) -> int | None:
         count = getattr(call, name)
         if count == 0:
             raise refusal(name, "Expected `int` >= 1, or -1 for the default")
-        _check_u64(count, name)
+        check_u64(count, name)
         wanted = wanted if count in {None, -1} else count
     return wanted
-
-
-def _check_u64(number: int | None, name: str) -> None:
-    if (number or 0) > _MAX_U64:
-        raise refusal(name, f"Expected `int` <= {_MAX_U64}")
 
 
 def _stop(call: _Body) -> tuple[str, ...]:
@@ -276,62 +225,6 @@ def _stop(call: _Body) -> tuple[str, ...]:
         if len(stops) > _MAX_STOPS:
             raise refusal(name, f"Expected `array` of length <= {_MAX_STOPS}")
     return tuple(stops)
-
-
-def _sampling(call: _Body) -> SamplingParams:
-    _check_u64(call.seed, "seed")
-    breakers = call.dry_sequence_breakers
-    top_k = 0 if call.top_k == -1 else call.top_k
-    return SamplingParams(
-        temperature=call.temperature,
-        top_p=call.top_p or None,
-        top_k=1 if call.top_p == 0 else top_k,  # the likeliest alone
-        min_p=call.min_p,
-        seed=None if call.seed == -1 else call.seed,
-        repetition_penalty=_repetition_penalty(call),
-        repeat_last_n=call.repeat_last_n,
-        frequency_penalty=call.frequency_penalty,
-        presence_penalty=call.presence_penalty,
-        typical_p=call.typical_p,
-        top_n_sigma=call.top_n_sigma,
-        xtc_probability=call.xtc_probability,
-        xtc_threshold=call.xtc_threshold,
-        dry_multiplier=call.dry_multiplier,
-        dry_base=call.dry_base,
-        dry_allowed_length=call.dry_allowed_length,
-        dry_penalty_last_n=call.dry_penalty_last_n,
-        dry_sequence_breakers=None if breakers is None else tuple(breakers),
-        logit_bias=_biases(call.logit_bias) if is_given(call.logit_bias) else {},
-        min_tokens=call.min_tokens,
-        ignore_eos=call.ignore_eos,
-    )
-
-
-def _repetition_penalty(call: _Body) -> float | None:
-    """Under vLLM's name and llama.cpp's."""
-    if call.repetition_penalty is None or call.repeat_penalty in {None, call.repetition_penalty}:
-        return call.repeat_penalty if call.repetition_penalty is None else call.repetition_penalty
-    raise refusal("repeat_penalty", "it contradicts `repetition_penalty`")
-
-
-def _biases(text: msgspec.Raw) -> dict[int, float]:
-    check_values(bytes(text), most=2 * _MAX_BIASES, place="logit_bias")
-    biases = decode_part(_biases_decoder, text, param="logit_bias")
-    if len(biases) > _MAX_BIASES:
-        raise refusal("logit_bias", f"Expected `object` of length <= {_MAX_BIASES}")
-    return dict(_bias(token, raw) for token, raw in biases.items())
-
-
-def _bias(token: str, raw: msgspec.Raw) -> tuple[int, float]:
-    """One entry of `logit_bias`. Its values are decoded one by one because msgspec's errors do not tell keys."""
-    place = f"logit_bias.{token[:32]}"
-    if _TOKEN.fullmatch(token) is None or int(token) > _MAX_TOKEN:
-        text = "the key is not the id of a token"
-        raise InvalidRequest(f"{place}: {text}", param=place, summary="logit_bias: a key is not the id of a token")
-    try:
-        return int(token), _bias_decoder.decode(raw)
-    except msgspec.DecodeError as exc:
-        raise InvalidRequest(f"{place}: {exc}", param=place, summary=f"logit_bias: {exc}") from None
 
 
 def _top_logprobs(call: _Body) -> int | None:

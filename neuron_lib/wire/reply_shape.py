@@ -9,29 +9,25 @@ from msgspec import Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.types import Grammar
-from neuron_lib.wire.bodies import decode_part
+from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
+from neuron_lib.wire.sampling_fields import SamplingFields
 
-__all__ = ("NOTHING", "ReplyShapeFields", "grammar_of", "is_given")
+__all__ = ("ReplyShapeFields", "grammar_of")
 
 _MAX_GRAMMAR_BYTES: Final = 256 << 10
 _MAX_CHOICES: Final = 4096
 _ANY_OBJECT: Final = '{"type":"object"}'
 
-NOTHING: Final = msgspec.Raw(b"null")
-"""The default of a field that is left as text."""
-
 _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 """What means something in a regular expression of Rust's."""
 
 
-def is_given(part: msgspec.Raw) -> bool:
-    """Whether a field that was left as text is there; null means that it is not."""
-    return bytes(part) != b"null"
+class ReplyShapeFields(SamplingFields, frozen=True, kw_only=True):
+    """The fields of a body that say how the reply is made: its sampling, and what it must look like.
 
-
-class ReplyShapeFields(Struct, kw_only=True):
-    """The fields of a body that say what the reply must look like. Schemas stay text: the engine reads them."""
+    Schemas stay text: the engine reads them. (A struct can have one base with fields only, hence this one.)
+    """
 
     response_format: msgspec.Raw = NOTHING
     json_schema: msgspec.Raw = NOTHING

@@ -31,7 +31,7 @@ that end.
 """
 
 
-class _StopParsingError(Exception):
+class _StopParsing(Exception):
     """Raised in a callback of the parser: what follows in this read has no effect."""
 
 
@@ -79,7 +79,7 @@ class BoundedConnection(UvicornConnection):
         """The first byte of a request was parsed."""
         arrival = self._clock.begin_request(now_s=self.loop.time(), is_answering=self.is_answering)
         if not self._is_read(arrival):
-            raise _StopParsingError
+            raise _StopParsing
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -159,14 +159,14 @@ class BoundedConnection(UvicornConnection):
                 self._refuse_malformed("The request is not valid HTTP.")
 
     def _refuse_unless_answerable(self) -> None:
-        """Raises after a refusal."""
+        """Refuse a request whose body cannot be read or whose connection is one too many, and raise `_StopParsing`."""
         fault = fault_of_head(self._clock.line, version=self.http_version, headers=self.request_headers)
         if fault is not None:
             self._refuse_malformed(fault)
-            raise _StopParsingError
+            raise _StopParsing
         if not self._welcome.admits(self.method):
             self._end_with(self._refusals(self._cap.refusal(), self.path))
-            raise _StopParsingError
+            raise _StopParsing
 
     def _wake(self) -> None:
         now_s = self.loop.time()
@@ -203,7 +203,10 @@ class BoundedConnection(UvicornConnection):
     # ------------------------------------------------------------------------------------------------------ refusals
 
     def shutdown(self) -> None:
-        """The host ends as soon as all answers have ended. A request that is still arriving is refused."""
+        """The host ends as soon as all answers have ended. A request that is still arriving is refused.
+
+        uvicorn calls this for each connection.
+        """
         if not self._clock.is_receiving:
             super().shutdown()
             return

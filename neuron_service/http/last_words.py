@@ -9,7 +9,7 @@ from neuron_lib.wire.http_errors import ErrorAnswer
 
 __all__ = ("CONTINUE", "Refusals", "to_bytes")
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 """By status, its reason phrase. HTTP does not define every status that an API has, for example Anthropic's 529."""

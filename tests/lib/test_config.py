@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +15,6 @@ from neuron_lib.config import (
     AdmissionConfig,
     Config,
     HarnessEntry,
-    HarnessSection,
     LlamaCppConfig,
     ModelEntry,
     PromptCacheConfig,
@@ -22,15 +22,26 @@ from neuron_lib.config import (
     load_config,
 )
 from neuron_lib.errors import ConfigError
+from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.types import ModelSpec
 
 ROOT = Path(__file__).parents[2]
+DEFAULTS = Config(harness={"llamacpp": LlamaCppConfig(local_roots=())})
+"""What comes of nothing. A program's own `LlamaCppConfig` restricts no paths; one that was read from a file does."""
+
+
+def read(path: Path | None, environ: Mapping[str, str], *, strict: bool = False) -> Config:
+    return load_config(path, environ, sections=(LLAMACPP,), strict=strict)
+
+
+def llamacpp_of(config: Config) -> LlamaCppConfig:
+    return LLAMACPP.of(config)
 
 
 def load(tmp_path: Path, text: str, **environ: str) -> Config:
     path = tmp_path / "neuron.toml"
     path.write_text(text)
-    return load_config(path, environ)
+    return read(path, environ)
 
 
 def complaint(tmp_path: Path, text: str, **environ: str) -> str:
@@ -40,7 +51,7 @@ def complaint(tmp_path: Path, text: str, **environ: str) -> str:
 
 
 def test_without_a_file_and_environment_everything_has_its_default() -> None:
-    assert load_config(None, {}) == Config()
+    assert read(None, {}) == DEFAULTS
 
 
 def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
@@ -66,7 +77,7 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
     assert (config.port, config.drain_timeout_secs) == (0, 5.0)
     assert config.default_models == (ModelSpec(model_id="org/name", harness="candle", devices=(0, 1)),)
     assert config.models == (ModelEntry(id="org/name", path=Path("/srv/x.gguf")),)
-    assert config.harness.llamacpp == LlamaCppConfig(
+    assert llamacpp_of(config) == LlamaCppConfig(
         hf_cache=Path("/srv/hub"),
         local_roots=(Path("/srv"),),
         sources={"mirror": SourceConfig(endpoint="http://127.0.0.1:9")},
@@ -233,14 +244,14 @@ def test_a_broken_file_is_named_with_line_and_column(tmp_path: Path, raw: bytes,
     path = tmp_path / "neuron.toml"
     path.write_bytes(raw)
     with pytest.raises(ConfigError) as raised:
-        load_config(path, {})
+        read(path, {})
     assert raised.value.message.startswith(f"{tmp_path}/{start}")
 
 
 def test_a_missing_or_unreadable_file_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.toml", tmp_path):
         with pytest.raises(ConfigError, match=re.escape(str(path))):
-            load_config(path, {})
+            read(path, {})
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
@@ -257,7 +268,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         NEURON_HARNESS__LLAMACPP__SOURCES__MIRROR__ENDPOINT='"https://h"',
         NEURON_DEFAULT_MODELS='[{model_id = "a/b", harness = "llamacpp"}]',
     )
-    llamacpp = config.harness.llamacpp
+    llamacpp = llamacpp_of(config)
     assert (config.port, config.host, config.max_prompt_tokens) == (2, "0.0.0.0", 99)  # noqa: S104
     assert (llamacpp.n_ctx, llamacpp.hf_cache) == (3, Path("2024"))
     assert llamacpp.prompt_cache.host_mb == 7
@@ -270,7 +281,7 @@ def test_variables_that_name_no_key_are_ignored() -> None:
     environ = dict.fromkeys(
         ("NEURON_BATCHING", "NEURON_", "NEURON___", "NEURON_PORT__X", "NEURON_HARNESS__CANDLE__NOPE", "PORT"), "?"
     )
-    assert load_config(None, environ) == Config()
+    assert read(None, environ) == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -299,7 +310,7 @@ def test_variables_that_name_no_key_are_ignored() -> None:
 )
 def test_a_bad_value_in_the_environment_names_the_variable(variable: str, value: str, expected: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        load_config(None, {variable: value})
+        read(None, {variable: value})
     assert raised.value.message == expected
 
 
@@ -380,7 +391,7 @@ te_device = "cpu"
 te_resident = false
 max_dim = 2048
 """
-"""Every key an existing host can have (wire contract §4)."""
+"""Every key that an existing host can have."""
 
 
 def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
@@ -393,8 +404,9 @@ def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
             ModelSpec(model_id="helexa:org/sharded", harness="candle", quant="q5k", tensor_parallel=2, devices=(0, 1)),
             ModelSpec(model_id="org/small-GGUF", harness="candle", quant="q8_0"),
         ),
-        harness=HarnessSection(
-            llamacpp=LlamaCppConfig(
+        harness={
+            "llamacpp": LlamaCppConfig(
+                local_roots=(),
                 hf_cache=Path("/srv/hub"),
                 sources={
                     "helexa": SourceConfig(
@@ -404,7 +416,7 @@ def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
                 prompt_cache=PromptCacheConfig(host_mb=512),
                 admission=AdmissionConfig(max_in_flight=1, max_queue_depth=8, max_wait_secs=30),
             )
-        ),
+        },
     )
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -442,7 +454,7 @@ def test_what_a_start_survives_with_a_warning_is_an_error_if_the_caller_is_stric
     load(tmp_path, text)
     assert caplog.messages == [expected]
     with pytest.raises(ConfigError) as raised:
-        load_config(tmp_path / "neuron.toml", {}, strict=True)
+        read(tmp_path / "neuron.toml", {}, strict=True)
     assert raised.value.message == f"{tmp_path}/neuron.toml: {expected}"
 
 
@@ -465,7 +477,7 @@ def test_what_a_start_survives_with_a_warning_is_an_error_if_the_caller_is_stric
 def test_a_variable_that_is_almost_a_key_is_warned_about_with_the_nearest(
     variable: str, near: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert load_config(None, {variable: "1"}) == Config()
+    assert read(None, {variable: "1"}) == DEFAULTS
     assert caplog.messages == [f"the variable {variable} names no key; did you mean {near}?"]
 
 
@@ -477,21 +489,21 @@ def test_the_variables_of_other_programs_and_those_of_other_purposes_are_not_war
         VISION_MAX_PIXELS VISION_PREFILL_BASE_MB VISION_PREFILL_MB_PER_1K_TOKENS TP_STEP_TIMEOUT_S TP_ABORT_DEADLINE_S
         SERVICE_HOST SERVICE_PORT PORT_13131_TCP_ADDR HOME API_KEY URL VERSION
     """
-    load_config(None, {f"NEURON_{name}": "1" for name in names.split()} | {"PROT": "1", "XNEURON_PROT": "1"})
+    read(None, {f"NEURON_{name}": "1" for name in names.split()} | {"PROT": "1", "XNEURON_PROT": "1"})
     assert caplog.messages == []
 
 
 def test_a_program_may_give_paths_as_text() -> None:
-    entry = ModelEntry(id="a/b", path="/x.gguf", chat_template="/x.jinja")  # type: ignore[arg-type]
+    entry = ModelEntry(id="a/b", path="/x.gguf", chat_template="/x.jinja")
     assert entry == ModelEntry(id="a/b", path=Path("/x.gguf"), chat_template=Path("/x.jinja"))
-    config = LlamaCppConfig(hf_cache="/hub", local_roots=["/srv", Path("/opt")])  # type: ignore[arg-type]
+    config = LlamaCppConfig(hf_cache="/hub", local_roots=["/srv", Path("/opt")])
     assert config == LlamaCppConfig(hf_cache=Path("/hub"), local_roots=(Path("/srv"), Path("/opt")))
-    source = SourceConfig(endpoint="https://h", cache_dir="/c")  # type: ignore[arg-type]
+    source = SourceConfig(endpoint="https://h", cache_dir="/c")
     assert source.cache_dir == Path("/c")
     with pytest.raises(TypeError, match=re.escape("ModelEntry.path takes paths, not 3")):
         ModelEntry(id="a/b", path=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be absolute"):
-        ModelEntry(id="a/b", path="x.gguf")  # type: ignore[arg-type]
+        ModelEntry(id="a/b", path="x.gguf")
 
 
 def test_a_default_source_without_an_entry_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -555,7 +567,7 @@ def test_an_endpoint_is_an_address_that_paths_can_be_appended_to(tmp_path: Path,
 def test_any_environment_is_either_a_config_or_a_config_error(tree: dict[str, Any]) -> None:
     environ = {f"NEURON_{key.upper()}": repr(value) for key, value in tree.items()}
     try:
-        assert isinstance(load_config(None, environ), Config)
+        assert isinstance(read(None, environ), Config)
     except ConfigError as error:
         assert error.message.startswith("NEURON_")  # noqa: PT017
 
@@ -565,14 +577,14 @@ def example_lines() -> list[str]:
 
 
 def test_the_example_changes_nothing_as_it_is() -> None:
-    assert load_config(ROOT / "neuron.example.toml", {}) == Config()
+    assert read(ROOT / "neuron.example.toml", {}) == DEFAULTS
 
 
 def test_the_example_is_valid_with_every_setting_uncommented(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = load(tmp_path, "\n".join(line.removeprefix("# ") for line in example_lines()))
     assert config.default_models
     assert config.models
-    assert config.harness.llamacpp.sources
+    assert llamacpp_of(config).sources
     assert not caplog.records
 
 
@@ -596,7 +608,7 @@ def test_the_example_shows_every_key() -> None:
             table = heading[1]
         elif setting := re.match(r"# (\w+) = ", line):
             shown.add((table, setting[1]))
-    assert shown == keys(Config, "")
+    assert shown == keys(Config, "") - {("", "harness")} | keys(LlamaCppConfig, "harness.llamacpp")
 
 
 def test_every_setting_not_called_an_example_shows_its_default(tmp_path: Path) -> None:
@@ -608,11 +620,11 @@ def test_every_setting_not_called_an_example_shows_its_default(tmp_path: Path) -
             is_example = False
         elif not is_example:
             lines.append(line.removeprefix("# "))
-    assert load(tmp_path, "\n".join(lines)) == Config()
+    assert load(tmp_path, "\n".join(lines)) == DEFAULTS
 
 
 def test_the_demo_loads_a_model_that_needs_no_hub() -> None:
-    config = load_config(ROOT / "neuron_service" / "demo.toml", {})
+    config = read(ROOT / "neuron_service" / "demo.toml", {})
     (spec,) = config.default_models
     (entry,) = config.models
     assert spec.model_id == entry.id

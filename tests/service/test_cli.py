@@ -10,15 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from neuron_lib.config import SourceConfig, load_config
+from neuron_lib.config import Config, LlamaCppConfig, SourceConfig, load_config
 from neuron_lib.errors import ConfigError
-from neuron_service.cli import _greeting, _with_credentials, main
+from neuron_service.backends import BACKENDS
+from neuron_service.cli import main
+from neuron_service.cli.configuration import with_credentials
+from neuron_service.cli.serve import greeting
 from tests.fakes.notify_socket import notify_socket
 
 SOURCES = {
     "mirror": SourceConfig(endpoint="https://hub.example.org", auth_env="MIRROR_TOKEN"),
     "open": SourceConfig(endpoint="https://open.example.org"),
 }
+CONFIG = Config(harness={"llamacpp": LlamaCppConfig(sources=SOURCES)})
 
 
 @pytest.fixture(autouse=True)
@@ -176,24 +180,24 @@ def test_a_credential_is_the_token_whose_name_it_has_in_small_letters(tmp_path: 
     (tmp_path / "mirror_token").write_text("mirror_secret")
     (tmp_path / "neuron_port").write_text("1")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HOME": "/home"}
-    assert _with_credentials(SOURCES, environ) == environ | {"HF_TOKEN": "hf_secret", "MIRROR_TOKEN": "mirror_secret"}
+    assert with_credentials(CONFIG, environ) == environ | {"HF_TOKEN": "hf_secret", "MIRROR_TOKEN": "mirror_secret"}
 
 
 def test_a_variable_goes_before_a_credential(tmp_path: Path) -> None:
     (tmp_path / "hf_token").write_text("hf_secret")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HF_TOKEN": "mine"}
-    assert _with_credentials(SOURCES, environ) == environ
+    assert with_credentials(CONFIG, environ) == environ
 
 
 @pytest.mark.parametrize("folder", [{}, {"CREDENTIALS_DIRECTORY": "/nowhere"}])
 def test_without_credentials_the_environment_is_as_it_was(folder: dict[str, str]) -> None:
-    assert _with_credentials(SOURCES, folder) == folder
+    assert with_credentials(CONFIG, folder) == folder
 
 
 def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_tell_it(tmp_path: Path) -> None:
     (tmp_path / "hf_token").write_bytes(b"hf_secret\xff")
     with pytest.raises(ConfigError, match="hf_token: not UTF-8") as caught:
-        _with_credentials(SOURCES, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+        with_credentials(CONFIG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert "secret" not in repr((caught.value, caught.value.__cause__))
 
 
@@ -268,7 +272,7 @@ def test_options_may_stand_before_or_after_the_command_and_the_last_counts(
 ) -> None:
     config = tmp_path / "own.toml"
     config.write_text(f'[[models]]\nid = "a/b"\npath = "/nowhere.gguf"\n[harness.llamacpp]\nhf_cache = "{tmp_path}"')
-    monkeypatch.setattr("neuron_service.models_cli._loaded_ids", lambda _config: frozenset())
+    monkeypatch.setattr("neuron_service.cli.models.loaded_ids", lambda _config: frozenset())
     assert run(*arguments.format(config).split()) == 0
     assert '"id": "a/b"' in capsys.readouterr().out
 
@@ -291,9 +295,9 @@ def test_the_greeting_offers_a_command_that_can_work_on_this_host(text: str, pas
     config = tmp_path / "neuron.toml"
     config.write_text(text)
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        greeting = _greeting(sock, load_config(config, {}))
-        assert f"http://127.0.0.1:{sock.getsockname()[1]}/health" in greeting
-    [command] = [line for line in greeting.splitlines() if line.startswith("  curl")]
+        shown = greeting(sock, load_config(config, {}, sections=BACKENDS))
+        assert f"http://127.0.0.1:{sock.getsockname()[1]}/health" in shown
+    [command] = [line for line in shown.splitlines() if line.startswith("  curl")]
     assert pasted in command
     assert ("/v1/chat/completions" in command) == ("default_models" in text)
 
@@ -324,7 +328,7 @@ def test_an_interrupt_is_one_line_and_exit_130(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("neuron_service.models_cli._loaded_ids", interrupt)
+    monkeypatch.setattr("neuron_service.cli.models.loaded_ids", interrupt)
     assert run("ls") == 130
     assert capsys.readouterr().err == "neuron: interrupted\n"
 
@@ -335,7 +339,7 @@ WEB = {"litestar", "uvicorn", "httptools", "uvloop"}
 REST = {"anyio", "msgspec", "neuron_lib.config", "neuron_lib.registry.registry", "http.client", "socketserver"}
 LIBRARY = {
     "neuron_lib.registry.registry",
-    "neuron_lib.llamacpp",
+    "neuron_lib.llamacpp.harness",
     "neuron_lib.engine",
     "huggingface_hub",
     "jinja2",

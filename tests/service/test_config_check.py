@@ -8,7 +8,9 @@ import pytest
 
 from neuron_lib.config import load_config
 from neuron_service import cli
-from neuron_service.config_check import find_model_faults
+from neuron_service.backends import BACKENDS
+from neuron_service.cli import serve
+from neuron_service.cli.config_check import find_model_faults
 
 UNKNOWN_HARNESS = '[[default_models]]\nmodel_id = "a/b"\nharness = "vllm"'
 NO_SLASH = '[[default_models]]\nmodel_id = "llama3"\nharness = "llamacpp"'
@@ -74,7 +76,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def bind(_host: str, _port: int) -> None:
         raise Bound
 
-    monkeypatch.setattr(cli, "bind", bind)
+    monkeypatch.setattr(serve, "bind", bind)
     (tmp_path / "m-Q4_K_M.gguf").touch()
     return tmp_path / "neuron.toml"
 
@@ -153,7 +155,7 @@ def test_a_start_logs_the_faults_that_it_survives(
     text: str, expected: str, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config.write_text(text.replace("{here}", str(config.parent)))
-    cli._warn_of_faults(load_config(config, {}), {})
+    serve._warn_of_faults(load_config(config, {}, sections=BACKENDS), {})
     [message] = caplog.messages
     assert message.startswith(f"configuration: {expected.replace('{here}', str(config.parent))}")
 
@@ -161,4 +163,4 @@ def test_a_start_logs_the_faults_that_it_survives(
 def test_no_fault_tells_a_token(config: Path) -> None:
     config.write_text(f'{NO_SLASH}\n[harness.llamacpp.sources.m]\nendpoint = "https://h"\nauth_env = "M_TOKEN"')
     environ = {"HF_TOKEN": "hf_secret", "M_TOKEN": "m_secret"}
-    assert "secret" not in str(list(find_model_faults(load_config(config, environ), environ)))
+    assert "secret" not in str(list(find_model_faults(load_config(config, environ, sections=BACKENDS), environ)))

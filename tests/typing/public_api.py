@@ -1,6 +1,7 @@
 """Types that the public names promise. mypy reads this file; nothing runs it."""
 
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import assert_type
 
 from neuron_lib import (
@@ -27,13 +28,21 @@ from neuron_lib import (
     load_default_models,
 )
 from neuron_lib.admission import AdmissionController, AdmissionSnapshot, Place
+from neuron_lib.backend import Backend
+from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.errors import RequestRejected, cause_chain
 from neuron_lib.llamacpp import LlamaCppHarness
+from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.testing import ScriptedHarness
 from neuron_lib.types import FailedLoad, LoadingModel, ModelLoad, UnloadingModel, public_id
 
 scripted: Harness = ScriptedHarness()
 llamacpp: Harness = LlamaCppHarness()
+with_own_files: Harness = LlamaCppHarness(
+    LlamaCppConfig(hf_cache="/srv/hub", local_roots=[Path("/srv"), "/opt"]),
+    models=[ModelEntry(id="a/b", path="/srv/b.gguf"), ModelEntry(id="a/c", path=Path("/srv/c.gguf"))],
+)
+assert_type(LLAMACPP, Backend[LlamaCppConfig])
 
 
 def count_reply(ended: EndedReply) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
 
 from neuron_lib.engine.build import build_runner, build_scheduler
 from neuron_lib.engine.loop import EngineLoop
@@ -20,7 +19,8 @@ from neuron_lib.llama.grammar import ConstraintFailed
 from neuron_lib.llama.model import Model
 from neuron_lib.sampling.filters import Scores
 from neuron_lib.sampling.sampler import Draw, Sampler
-from neuron_lib.types import Sampling
+from neuron_lib.types import ContextParams, Sampling
+from tests.fakes.loads import changed_load
 from tests.fakes.synthetic_gguf import KINDS, write_synthetic
 
 LAYOUTS = ("per_sequence", "unified")
@@ -37,14 +37,7 @@ CASES = pytest.mark.parametrize(
 LOAD = Load(
     path="",
     seats=3,
-    n_ctx=1024,
-    n_batch=64,
-    n_ubatch=64,
-    threads=1,
-    gpu_layers=0,
-    flash_attn="auto",
-    kv_type_k="f16",
-    kv_type_v="f16",
+    context=ContextParams(n_ctx=1024, n_batch=64, n_ubatch=64, threads=1, gpu_layers=0),
     host_cache_bytes=64 << 20,
     speculation="off",
     target_step_s=0.1,
@@ -140,18 +133,8 @@ class Conversation:
 
 @contextmanager
 def conversation(model: Model, **fields: Any) -> Iterator[Conversation]:
-    load = replace(LOAD, **fields)
-    with Context(
-        model,
-        seats=load.seats,
-        n_ctx=load.n_ctx,
-        n_batch=load.n_batch,
-        n_ubatch=load.n_ubatch,
-        threads=load.threads,
-        kv_unified=load.kv_layout == "unified",
-        kv_cells=load.kv_cells,
-        swa_full=load.swa_full,
-    ) as context:
+    load = changed_load(LOAD, **fields)
+    with Context(model, load.context, seats=load.seats) as context:
         yield Conversation(model, context, load)
 
 

@@ -36,20 +36,13 @@ from neuron_lib.engine.protocol import (
 )
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import FinishReason, Sampling, SamplingParams
+from neuron_lib.types import ContextParams, FinishReason, Sampling, SamplingParams
 
 COMMANDS: list[Command] = [
     Load(
         path="/models/a.gguf",
         seats=8,
-        n_ctx=4096,
-        n_batch=512,
-        n_ubatch=256,
-        threads=2,
-        gpu_layers=-1,
-        flash_attn="auto",
-        kv_type_k="f16",
-        kv_type_v="q8_0",
+        context=ContextParams(n_ctx=4096, n_ubatch=256, threads=2, kv_type_v="q8_0"),
         target_step_s=0.1,
         use_chat_template=False,
         chat_template="{{ messages[0].content }} 🦊",

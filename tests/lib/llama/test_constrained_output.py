@@ -15,7 +15,7 @@ from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.model import Model
-from neuron_lib.types import Grammar
+from neuron_lib.types import ContextParams, Grammar
 
 pytestmark = pytest.mark.model
 
@@ -56,7 +56,7 @@ def write(model: Model, grammar: Grammar, question: str) -> str:
     prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
     pending, position, reply = vocab.tokenize(prompt, add_special=True), 0, b""
     batch = Batch(128)
-    with Context(model, seats=1, n_ctx=256, n_batch=128, n_ubatch=128, threads=2) as context:
+    with Context(model, ContextParams(n_ctx=256, n_batch=128, n_ubatch=128, threads=2), seats=1) as context:
         for _ in range(MAX_TOKENS):
             batch.clear()
             row = batch.add(0, pending, position=position, wants_logits=True)

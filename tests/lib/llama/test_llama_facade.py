@@ -17,7 +17,7 @@ from neuron_lib.llama.model import Model
 from neuron_lib.llama.text_cuts import LONGEST_STRETCH
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import SamplerChain
-from neuron_lib.types import Sampling, SamplingParams
+from neuron_lib.types import ContextParams, Sampling, SamplingParams
 
 pytestmark = pytest.mark.model
 
@@ -39,7 +39,7 @@ def vocab(model: Model) -> Vocab:
 
 @pytest.fixture
 def context(model: Model) -> Iterator[Context]:
-    with Context(model, seats=2, n_ctx=256, n_batch=64, n_ubatch=64, threads=2) as opened:
+    with Context(model, ContextParams(n_ctx=256, n_batch=64, n_ubatch=64, threads=2), seats=2) as opened:
         yield opened
 
 
@@ -236,7 +236,7 @@ def test_half_a_surrogate_pair_is_an_invalid_request(vocab: Vocab) -> None:
 
 
 def test_a_context_computes_with_what_it_really_has(model: Model) -> None:
-    with Context(model, seats=1, n_ctx=100, n_batch=512, n_ubatch=512, threads=1) as small:
+    with Context(model, ContextParams(n_ctx=100, n_batch=512, n_ubatch=512, threads=1), seats=1) as small:
         assert (small.n_ctx, small.n_batch) == (256, 100)
 
 
@@ -248,7 +248,11 @@ def test_a_context_warms_up_and_is_empty_afterwards(context: Context, vocab: Voc
 
 def test_a_context_that_cannot_be_made_is_a_failed_load(model: Model) -> None:
     with pytest.raises(LoadFailed, match="2 sequences of 256 tokens"):
-        Context(model, seats=2, n_ctx=256, n_batch=64, n_ubatch=64, threads=1, flash_attn="off", kv_type_v="q4_0")
+        Context(
+            model,
+            ContextParams(n_ctx=256, n_batch=64, n_ubatch=64, threads=1, flash_attn="off", kv_type_v="q4_0"),
+            seats=2,
+        )
 
 
 def test_cells_that_are_not_there_are_a_status_and_not_a_crash(context: Context, vocab: Vocab) -> None:
@@ -264,7 +268,7 @@ def test_cells_that_are_not_there_are_a_status_and_not_a_crash(context: Context,
 
 
 def test_an_aborted_context_computes_nothing_any_more(model: Model, vocab: Vocab) -> None:
-    with Context(model, seats=1, n_ctx=256, n_batch=64, n_ubatch=64, threads=1) as context:
+    with Context(model, ContextParams(n_ctx=256, n_batch=64, n_ubatch=64, threads=1), seats=1) as context:
         batch = Batch(1)
         batch.add(0, [vocab.any_token], position=0, wants_logits=True)
         context.abort()

@@ -9,6 +9,7 @@ from neuron_lib.llama.budget import KvCost, free_bytes, measure_kv
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.memory import MemoryKind, memory_kind
 from neuron_lib.llama.model import Model
+from neuron_lib.types import ContextParams
 from tests.fakes.synthetic_gguf import KINDS, WINDOW
 
 SEATS = 4
@@ -20,14 +21,16 @@ LAYOUTS = pytest.mark.parametrize("unified", [False, True], ids=["streams", "poo
 def opened(model: Model, *, unified: bool = False, kv_cells: int = 0, swa_full: bool = False) -> Iterator[Context]:
     with Context(
         model,
+        ContextParams(
+            n_ctx=1024,
+            n_batch=N_BATCH,
+            n_ubatch=N_BATCH,
+            threads=1,
+            kv_layout="unified" if unified else "per_sequence",
+            kv_cells=kv_cells,
+            swa_full=swa_full,
+        ),
         seats=SEATS,
-        n_ctx=1024,
-        n_batch=N_BATCH,
-        n_ubatch=N_BATCH,
-        threads=1,
-        kv_unified=unified,
-        kv_cells=kv_cells,
-        swa_full=swa_full,
     ) as context:
         yield context
 
@@ -170,7 +173,7 @@ def test_a_saved_sequence_costs_what_it_holds(
             sizes.append(memory.save(0).nbytes)
         assert memory.length(0) == 300  # which saving has left where it was
         growth = np.diff(sizes)
-        cost = measure_kv(synthetic_models[kind], n_ubatch=N_BATCH, flash_attn="auto", kv_type_k="f16", kv_type_v="f16")
+        cost = measure_kv(synthetic_models[kind], ContextParams(n_ubatch=N_BATCH))
         assert growth.tolist() == [100 * cost.cell_bytes] * 2
 
 
@@ -296,11 +299,11 @@ def test_a_context_says_what_one_sequence_can_have(
 )
 def test_the_cost_of_a_cell_is_measured(synthetic_models: Mapping[str, Model], kind: str, cost: KvCost) -> None:
     model = synthetic_models[kind]
-    assert measure_kv(model, n_ubatch=64, flash_attn="auto", kv_type_k="f16", kv_type_v="f16") == cost
+    assert measure_kv(model, ContextParams(n_ubatch=64)) == cost
 
 
 def test_the_type_of_the_cells_counts(synthetic_models: Mapping[str, Model]) -> None:
-    cost = measure_kv(synthetic_models["full"], n_ubatch=64, flash_attn="on", kv_type_k="f32", kv_type_v="f16")
+    cost = measure_kv(synthetic_models["full"], ContextParams(n_ubatch=64, flash_attn="on", kv_type_k="f32"))
     assert cost.cell_bytes == 4 * (128 + 64) + 12
 
 

@@ -7,6 +7,7 @@ model.
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import pytest
 from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.model import Model
+from neuron_lib.types import ContextParams
 from tests.fakes.synthetic_gguf import KINDS
 
 pytestmark = pytest.mark.model
@@ -78,11 +80,10 @@ def model(request: pytest.FixtureRequest, models: Mapping[str, Model]) -> Model:
     return models[request.param]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["streams", "pool"])
+@pytest.fixture(scope="module", params=["per_sequence", "unified"])
 def bench(request: pytest.FixtureRequest, model: Model) -> Iterator[Bench]:
-    with Context(
-        model, seats=SEATS, n_ctx=1024, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=1, kv_unified=request.param
-    ) as context:
+    params = ContextParams(n_ctx=1024, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=1, kv_layout=request.param)
+    with Context(model, params, seats=SEATS) as context:
         yield Bench(model, context)
 
 
@@ -243,13 +244,13 @@ def test_a_prefix_shared_among_strangers_is_no_worse_than_the_split(bench: Bench
     assert divergence(at_once, bench.read(1, bench.suffix)) <= MOST_DIVERGENCE
 
 
-@pytest.mark.parametrize("unified", [False, True], ids=["streams", "pool"])
+@pytest.mark.parametrize("layout", ["per_sequence", "unified"])
 def test_windows_that_have_gone_round_in_their_cells_are_rewound_to_nearly_the_same_scores(
-    synthetic_models: Mapping[str, Model], *, unified: bool
+    synthetic_models: Mapping[str, Model], layout: Literal["per_sequence", "unified"]
 ) -> None:
     model = synthetic_models["windowed"]
     with Context(
-        model, seats=SEATS, n_ctx=2048, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=1, kv_unified=unified
+        model, ContextParams(n_ctx=2048, n_batch=N_BATCH, n_ubatch=N_BATCH, threads=1, kv_layout=layout), seats=SEATS
     ) as context:
         bench = Bench(model, context)
         bench.prefix *= 5

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -6,44 +7,47 @@ from neuron_lib.config import AdmissionConfig, DownloadConfig, LlamaCppConfig, P
 from neuron_lib.llamacpp.harness import load_command, model_store
 from neuron_lib.llamacpp.placement import default_threads
 from neuron_lib.sources.store import LocalModel
+from neuron_lib.types import ContextParams
 
 MODEL = LocalModel(path=Path("/models/m.gguf"))
+CONTEXT: dict[str, Any] = {
+    "n_ctx": 2048,
+    "n_batch": 256,
+    "n_ubatch": 128,
+    "threads": 3,
+    "gpu_layers": 7,
+    "flash_attn": "off",
+    "kv_type_k": "q8_0",
+    "kv_type_v": "q4_0",
+    "kv_layout": "unified",
+    "kv_cells": 4096,
+    "swa_full": True,
+}
 
 
 def test_an_engine_is_told_what_is_configured() -> None:
+    assert CONTEXT.keys() == set(ContextParams.__struct_fields__)
     config = LlamaCppConfig(
-        n_ctx=2048,
-        n_batch=256,
-        n_ubatch=128,
-        threads=3,
-        gpu_layers=7,
-        flash_attn="off",
-        kv_type_k="q8_0",
-        kv_type_v="q4_0",
-        kv_layout="unified",
-        kv_cells=4096,
-        swa_full=True,
+        **CONTEXT,
         speculation="off",
         prompt_cache=PromptCacheConfig(enabled=False, host_mb=3),
         target_step_ms=50,
         admission=AdmissionConfig(max_in_flight=5),
     )
     load = load_command(config, MODEL, environ={})
-    assert (load.path, load.seats, load.n_ctx, load.n_batch, load.n_ubatch) == ("/models/m.gguf", 5, 2048, 256, 128)
-    assert (load.threads, load.gpu_layers, load.flash_attn) == (3, 7, "off")
-    assert (load.kv_type_k, load.kv_type_v, load.target_step_s) == ("q8_0", "q4_0", 0.05)
-    assert (load.kv_layout, load.kv_cells, load.swa_full, load.speculation) == ("unified", 4096, True, "off")
+    assert (load.path, load.seats, load.speculation, load.target_step_s) == ("/models/m.gguf", 5, "off", 0.05)
+    assert load.context == ContextParams(**CONTEXT)
     assert (load.prompt_cache, load.host_cache_bytes) == (False, 3 << 20)
 
 
 def test_no_threads_means_one_for_each_core() -> None:
-    assert load_command(LlamaCppConfig(threads=0), MODEL, environ={}).threads == default_threads()
+    assert load_command(LlamaCppConfig(threads=0), MODEL, environ={}).context.threads == default_threads()
 
 
 @pytest.mark.parametrize("n_ctx", [0, 512])
 def test_the_context_of_a_models_own_entry_goes_before_that_of_all(n_ctx: int) -> None:
     local = LocalModel(path=MODEL.path, n_ctx=n_ctx)
-    assert load_command(LlamaCppConfig(n_ctx=2048), local, environ={}).n_ctx == n_ctx
+    assert load_command(LlamaCppConfig(n_ctx=2048), local, environ={}).context.n_ctx == n_ctx
 
 
 @pytest.mark.parametrize(

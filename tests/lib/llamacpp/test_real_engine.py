@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import msgspec
 import psutil
 import pytest
 
@@ -43,6 +42,7 @@ from neuron_lib.types import (
     TextDelta,
     TokenLogprob,
 )
+from tests.fakes.loads import changed_load
 from tests.fakes.turns import let_others_run
 from tests.patience import PATIENCE_S
 
@@ -65,10 +65,10 @@ async def real_model(
     )
     start = partial(
         open_engine,
-        msgspec.structs.replace(load, **changes),
+        changed_load(load, **changes),
         model_id=MODEL_ID,
         environment=engine_environment(os.environ)
-        | openmp_environment(os.environ, threads=load.threads, cores=physical_cores()),
+        | openmp_environment(os.environ, threads=load.context.threads, cores=physical_cores()),
         on_progress=(progress if progress is not None else list[float]()).append,
     )
     async with supervise(start, model_id=MODEL_ID, policy=RecoveryPolicy(first_pause_s=0.01)) as supervisor:

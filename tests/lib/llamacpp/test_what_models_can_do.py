@@ -21,7 +21,7 @@ from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import ChatRequest, ModelSpec, ModelStatus
+from neuron_lib.types import ChatRequest, ContextParams, ModelSpec, ModelStatus
 from tests.fakes.synthetic_gguf import write_synthetic
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
@@ -165,4 +165,4 @@ def test_a_model_without_memory_gets_no_context_to_write_in(tmp_path: Path) -> N
         Model(tmp_path / "m.gguf", gpu_layers=0, on_progress=lambda _: True) as model,
         pytest.raises(LoadFailed, match=r"bert .* has no memory for a text that grows"),
     ):
-        Context(model, seats=1, n_ctx=64, n_batch=64, n_ubatch=64, threads=1)
+        Context(model, ContextParams(n_ctx=64, n_batch=64, n_ubatch=64, threads=1), seats=1)

@@ -18,7 +18,7 @@ Scores = npt.NDArray[np.float32]
 DRAWS = 4000
 GREEDY = Sampling(temperature=0, seed=1)
 
-finite_scores = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=700).map(
+finite_scores = st.lists(st.floats(-30, 30, width=32, allow_subnormal=False), min_size=1, max_size=700).map(
     lambda values: np.array(values, np.float32)
 )
 anything = st.floats(allow_nan=False, width=32)

@@ -11,6 +11,7 @@ import pytest
 
 from neuron_lib.config import hub_endpoint, load_config
 from neuron_lib.errors import ConfigError
+from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.sources.hub_environment import hub_cache_dir, hub_token, offline_variable
 
 LOGIN = "hf_of_the_login"
@@ -123,7 +124,7 @@ def test_a_token_file_that_is_no_file_is_not_waited_for(tmp_path: Path, kind: st
 )
 def test_an_endpoint_that_is_no_address_stops_the_start_without_being_repeated(endpoint: str) -> None:
     environ: Mapping[str, str] = {"HF_ENDPOINT": endpoint}
-    for read in (lambda: hub_endpoint(environ), lambda: load_config(None, environ)):
+    for read in (lambda: hub_endpoint(environ), lambda: load_config(None, environ, sections=(LLAMACPP,))):
         with pytest.raises(ConfigError) as raised:
             read()
         assert raised.value.message == "HF_ENDPOINT: expected an http or https address without user, password or query"
@@ -132,5 +133,5 @@ def test_an_endpoint_that_is_no_address_stops_the_start_without_being_repeated(e
 def test_an_endpoint_that_no_source_uses_stops_nothing(tmp_path: Path) -> None:
     file = tmp_path / "neuron.toml"
     file.write_text('[harness.llamacpp.sources.huggingface]\nendpoint = "https://h"\n')
-    sources = load_config(file, {"HF_ENDPOINT": "nonsense"}).harness.llamacpp.sources
+    sources = load_config(file, {"HF_ENDPOINT": "nonsense"}, sections=(LLAMACPP,)).harness["llamacpp"].sources
     assert sources["huggingface"].endpoint == "https://h"

@@ -28,7 +28,7 @@ _NAMES_ELSEWHERE: Final = {
     **dict.fromkeys(("list", "models", "ps"), "ls"),
     **dict.fromkeys(("remove", "delete", "uninstall"), "rm"),
 }
-"""What other programs call the same thing."""
+"""Names of the same commands in other programs."""
 
 _COMMON: Final[Mapping[str, object]] = {"config": None, "log_level": None}
 _DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
@@ -37,8 +37,8 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
     "ls": {"json": False},
     "rm": {"quant": None, "partials": False, "yes": False},
 }
-"""What an option is where nobody names it. The parsers themselves leave such options out, so that what stands before
-the command is told from what does not stand there at all.
+"""The values of options that are not given. The parsers leave such options out of their results, so that an option
+before the command can be told from one that is not given.
 """
 
 
@@ -179,7 +179,7 @@ def _add_serve(parser: _Parser, print_version: Callable[[], None]) -> None:
 def _parse(
     parser: _Parser, arguments: Sequence[str], namespace: argparse.Namespace | None = None
 ) -> argparse.Namespace:
-    """`parse_args`, with the nearest option in the error about an unknown one."""
+    """`parse_args`, but an error about an unknown option names the nearest one."""
     given, unknown = parser.parse_known_args(arguments, namespace)
     if unknown:
         option = unknown[0].partition("=")[0]

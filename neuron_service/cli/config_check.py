@@ -6,9 +6,10 @@ Asks the functions that a load asks, so that both say the same. Asks no hub. `fi
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any
 
-from neuron_lib.config import HARNESS_ALIASES, Config, HarnessEntry
+from neuron_lib.backend import Backend
+from neuron_lib.config import Config, ModelEntry, StoreSettings, store_settings
 from neuron_lib.errors import (
     InvalidModelId,
     LoadFailed,
@@ -17,7 +18,6 @@ from neuron_lib.errors import (
     UnknownHarness,
     cause_chain,
 )
-from neuron_lib.llamacpp.placement import device_indices
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.package import find_package_file
@@ -26,50 +26,61 @@ from neuron_lib.sources.reference import parse_reference, wanted_quant
 from neuron_lib.sources.store import ModelStore
 from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import ModelSpec
+from neuron_service.backends import BACKENDS
 
 __all__ = ("find_model_faults",)
 
-_MORE_THAN_ALL_GPUS: Final = 1025
-"""How many GPUs this host has is not known yet, so no index is too high. A spec names at most index 1023."""
+_Checks = Iterator[tuple[str, Callable[[], object]]]
+"""Keys, each with a function that raises if what stands there can never work."""
 
 
-def find_model_faults(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
+def find_model_faults(
+    config: Config, environ: Mapping[str, str], *, backends: Sequence[Backend[Any]] = BACKENDS
+) -> Iterator[str]:
     """Each reason for which a model of the configuration cannot load on this host, with the key that it is about.
 
     A start survives them all, because they fail only the loads of these models. Blocking: looks at the disk.
     """
-    for place, check in _checks(config, environ):
+    for place, check in _checks(config, environ, backends):
         try:
             check()
         except (LoadFailed, SourceUnavailable, TemplateFailed) as failure:
             yield f"`{place}`: {cause_chain(failure)}"
 
 
-def _checks(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
-    llamacpp = config.harness.llamacpp
-    store = model_store(llamacpp, models=config.models, environ=environ)
+def _checks(config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]) -> _Checks:
+    settings = store_settings(config)
+    stores = {name: model_store(each, models=config.models, environ=environ) for name, each in settings.items()}
     for index, spec in enumerate(config.default_models):
         place = f"default_models[{index}]"
-        yield f"{place}.harness", partial(_check_harness, spec, config.harnesses)
-        yield f"{place}.model_id", partial(store.repository, spec.model_id)
-        yield f"{place}.quant", partial(_check_quant, spec, store)
-        yield f"{place}.devices", partial(device_indices, spec, gpu_count=_MORE_THAN_ALL_GPUS)
+        backend = next((each for each in backends if each.answers_to(spec.harness)), None)
+        yield f"{place}.harness", partial(_check_offered, spec, backend, config)
+        if backend is None:
+            continue
+        if store := stores.get(backend.name):
+            yield f"{place}.model_id", partial(store.repository, spec.model_id)
+            yield f"{place}.quant", partial(_check_quant, spec, store)
+        yield f"{place}.devices", partial(backend.check_spec, spec)
     for index, entry in enumerate(config.models):
-        yield f"models[{index}]", partial(store.repository, entry.id)
-        yield f"models[{index}].quant", partial(_require_loadable, entry.quant)
-        if entry.path is not None:
-            roots = llamacpp.local_roots
-            yield f"models[{index}].path", partial(find_local_model, str(entry.path), roots=roots, model_id=entry.id)
-        if entry.package is not None:
-            yield f"models[{index}].package", partial(find_package_file, entry.package, model_id=entry.id)
-        if entry.chat_template is not None:
-            check = partial(_check_template, entry.chat_template, model_id=entry.id)
-            yield f"models[{index}].chat_template", check
+        for name, store in stores.items():
+            yield from _entry_checks(f"models[{index}]", entry, settings[name], store)
 
 
-def _check_harness(spec: ModelSpec, offered: Sequence[HarnessEntry]) -> None:
-    names = [entry.name for entry in offered]
-    if HARNESS_ALIASES.get(spec.harness, spec.harness) not in names:
+def _entry_checks(place: str, entry: ModelEntry, settings: StoreSettings, store: ModelStore) -> _Checks:
+    yield place, partial(store.repository, entry.id)
+    yield f"{place}.quant", partial(_require_loadable, entry.quant)
+    if entry.path is not None:
+        roots = settings.local_roots
+        yield f"{place}.path", partial(find_local_model, str(entry.path), roots=roots, model_id=entry.id)
+    if entry.package is not None:
+        yield f"{place}.package", partial(find_package_file, entry.package, model_id=entry.id)
+    if entry.chat_template is not None:
+        yield f"{place}.chat_template", partial(_check_template, Path(entry.chat_template), model_id=entry.id)
+
+
+def _check_offered(spec: ModelSpec, backend: Backend[Any] | None, config: Config) -> None:
+    names = [entry.name for entry in config.harnesses]
+    if backend is None or backend.name not in names:
         raise UnknownHarness(f"unknown harness {spec.harness!r}; offered here: {', '.join(names) or 'none'}")
 
 

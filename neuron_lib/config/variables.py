@@ -13,19 +13,19 @@ __all__ = ("PREFIX", "find_mistyped")
 PREFIX: Final = "NEURON_"
 
 _SWITCHES: Final = frozenset({"git_sha", "log", "use_chat_template"})
-"""Variables that are read elsewhere and are no keys, without the prefix and in small letters."""
+"""Variables that are no keys and are read elsewhere, without the prefix and in small letters."""
 _OTHER_NAMES: Final = {"config": "--config", "config_file": "--config", "log_level": "NEURON_LOG"}
-"""What a variable for an option might be called, and what has that meaning instead."""
+"""Names that somebody may give to a variable for an option, and what has that meaning instead."""
 _NEAR: Final = 0.66
-"""How alike two names must be, by `difflib`, for one to count as the other mistyped."""
+"""How alike two names must be, by `difflib`, for one of them to count as the other one mistyped."""
 
 
 def find_mistyped(names: Collection[str], config: type[Struct]) -> Iterator[tuple[str, str | None]]:
-    """Each of these variables that seems to be meant for a key of `config`, with the variable of the nearest key, or
-    what else has that meaning.
+    """Each of these variables that seems to be meant for a key of `config`, with the variable of the nearest key.
 
-    `names` are variables that name no key. Most of them belong to other programs, so only near misses count, and
-    whatever begins like a key below `harness`: no other program has variables of that name.
+    In place of a variable there may be an option of the command line with that meaning, or None where nothing is near.
+    `names` are variables that name no key. Most of them belong to other programs, so only near misses count. A variable
+    that begins like a key below `harness` always counts, because no other program has variables of that name.
     """
     known = {**_variables(config), **{switch: PREFIX + switch.upper() for switch in _SWITCHES}, **_OTHER_NAMES}
     nested = {name for name in known if name.startswith("harness_")}

@@ -1,0 +1,44 @@
+"""What an operator can set, and how a TOML file and the environment become one checked `Config`.
+
+schema       the structs, their defaults and bounds
+llamacpp     the table of the llama.cpp backend
+load         the file and the environment, and which of them said what
+words        the words of the errors
+variables    which variables look like mistyped keys
+"""
+
+from neuron_lib.config.llamacpp import LlamaCppConfig
+from neuron_lib.config.load import Section, hub_endpoint, load_config
+from neuron_lib.config.schema import (
+    AdmissionConfig,
+    Config,
+    DownloadConfig,
+    HarnessEntry,
+    ModelEntry,
+    PromptCacheConfig,
+    Revision,
+    SamplingConfig,
+    SourceConfig,
+    StoreSettings,
+    schemes_of,
+    store_settings,
+)
+
+__all__ = (
+    "AdmissionConfig",
+    "Config",
+    "DownloadConfig",
+    "HarnessEntry",
+    "LlamaCppConfig",
+    "ModelEntry",
+    "PromptCacheConfig",
+    "Revision",
+    "SamplingConfig",
+    "Section",
+    "SourceConfig",
+    "StoreSettings",
+    "hub_endpoint",
+    "load_config",
+    "schemes_of",
+    "store_settings",
+)

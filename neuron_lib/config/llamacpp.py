@@ -1,0 +1,59 @@
+"""The table of the llama.cpp backend, `[harness.llamacpp]`. `neuron_lib.llamacpp.backend` registers it."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from neuron_lib.config.schema import (
+    AdmissionConfig,
+    AnyPath,
+    AnyPaths,
+    DownloadConfig,
+    PromptCacheConfig,
+    SamplingConfig,
+    Scheme,
+    SourceConfig,
+    keep_as_paths,
+)
+from neuron_lib.types import ContextParams
+
+__all__ = ("LlamaCppConfig",)
+
+
+class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[harness.llamacpp]`: the parameters of llama.cpp (`ContextParams`), and what neuron does around them.
+
+    `hf_cache`, `default_source`, `sources`, `download` and `local_roots` are described at `StoreSettings`. A program
+    need not give `local_roots`: without them it decides by itself which files it names. A configuration file must,
+    because `load_config` reads a table without `local_roots` as one that allows no directory.
+
+    `speculation` guesses tokens from the prompt and computes several in one step. `target_step_ms` is how long one step
+    may take while a prompt is read beside running replies. Running replies send what they have at most once in
+    `report_interval_ms`; first tokens and ends are sent at once. An engine that has work and takes no step for
+    `stall_timeout_secs` is replaced. With `special_tokens_in_messages` a message that spells a control token
+    (`<|im_end|>`) writes that token. Without it, which is safe, the spelling is text.
+    """
+
+    hf_cache: AnyPath | None = None
+    default_source: Scheme = "huggingface"
+    sources: dict[Scheme, SourceConfig] = msgspec.field(default_factory=dict)
+    download: DownloadConfig = DownloadConfig()
+    local_roots: AnyPaths | None = None
+    speculation: Literal["auto", "on", "off"] = "auto"
+    target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
+    report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40
+    stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
+    special_tokens_in_messages: bool = False
+    prompt_cache: PromptCacheConfig = PromptCacheConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    def __post_init__(self) -> None:
+        keep_as_paths(self, "hf_cache", "local_roots")
+        if reserved := sorted({"file", "package"} & self.sources.keys()):
+            msg = f"the source names {', '.join(reserved)} are built in; choose another"
+            raise ValueError(msg)
+        if (seats := self.admission.max_in_flight) > self.n_batch:
+            msg = f"n_batch is {self.n_batch}, too small for one token of each of {seats} requests"
+            raise ValueError(msg)

@@ -1,0 +1,292 @@
+"""What an operator can set: names, defaults and bounds.
+
+Knows no backend: the table of a backend below `[harness]` is a struct that the backend brings along (`load.Section`).
+Resolves nothing: no directory is created, no secret is read (only names of variables are kept), no id is looked up.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
+from msgspec import Meta, Struct
+
+from neuron_lib.types import HUB_SCHEME, CommonSampling, ModelSpec, take_apart
+from neuron_lib.types.context import SomeTokens, Tokens
+from neuron_lib.types.sampling import LastTokens, RepetitionPenalty
+
+__all__ = (
+    "AdmissionConfig",
+    "Config",
+    "DownloadConfig",
+    "HarnessEntry",
+    "ModelEntry",
+    "PromptCacheConfig",
+    "SamplingConfig",
+    "SourceConfig",
+    "StoreSettings",
+    "keep_as_paths",
+    "schemes_of",
+    "store_settings",
+)
+
+# A program may write a path as text, and `keep_as_paths` makes a `Path` of it. msgspec is shown the kept type only.
+if TYPE_CHECKING:
+    AnyPath: TypeAlias = Path | str
+    AnyPaths: TypeAlias = Sequence[AnyPath]
+else:
+    AnyPath = Path
+    AnyPaths = tuple[Path, ...]
+
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
+
+# Errors show the description in place of the pattern. A pattern that ended with `$` would let a line feed follow.
+_SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
+_ORG_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+"
+_QUANT: Final = r"(:[A-Za-z0-9][A-Za-z0-9._-]*)?"
+_WEB: Final = r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/"
+PublicId: TypeAlias = Annotated[
+    str, Meta(pattern=rf"^{_ORG_NAME}{_QUANT}\Z", max_length=256, description="org/name, without a source")
+]
+Repository: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=rf"^({_SCHEME}:|{_WEB})?{_ORG_NAME}{_QUANT}\Z",
+        max_length=256,
+        description="[source:]org/name",
+    ),
+]
+Scheme: TypeAlias = Annotated[str, Meta(pattern=rf"^{_SCHEME}\Z", description="a name of letters, digits and . _ + -")]
+Revision: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*\Z", max_length=256, description="a branch, a tag or a commit"
+    ),
+]
+# An endpoint must not hold user:password@, because it is logged. Tokens are given by `auth_env`.
+Endpoint: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^\s@/?#]+(/[^\s@?#]*)?\Z",
+        description="an http or https address without user, password or query",
+    ),
+]
+HostName: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?)\Z",
+        max_length=253,
+        description="a name or an address without scheme and port, or *",
+    ),
+]
+Origin: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@]+/?)\Z",
+        max_length=300,
+        description="an origin such as https://app.example.org, or *",
+    ),
+]
+EnvName: TypeAlias = Annotated[
+    str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
+]
+ListenHost: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s\0]+\Z", description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address"
+    ),
+]
+
+
+def keep_as_paths(struct: Struct, *names: str) -> None:
+    """Turn the text that a program gave for these fields into paths. Raises TypeError for anything else.
+
+    Only for `__post_init__`, while nobody else knows the frozen struct.
+    """
+    for name in names:
+        value = getattr(struct, name)
+        if value is None or isinstance(value, Path):
+            continue
+        field_name = f"{type(struct).__name__}.{name}"
+        if isinstance(value, str):
+            msgspec.structs.force_setattr(struct, name, Path(value))
+        elif isinstance(value, list | tuple) and all(isinstance(each, str | Path) for each in value):
+            msgspec.structs.force_setattr(struct, name, tuple(map(Path, value)))
+        else:
+            raise TypeError(f"{field_name} takes paths, not {value!r}")
+
+
+class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[[harnesses]]` entry: a backend to offer, by name."""
+
+    name: str
+
+
+class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One `[[models]]` entry: where a public id `org/name` really comes from, and how to load it.
+
+    A model comes from one place at most: `repo` is `[source:]org/name[:quant]` on a hub, `path` is a GGUF file on this
+    machine, `package` is a file inside an installed Python package (`package/inner/file.gguf`). Without any of them the
+    default source is asked for the id itself. `quant`, `revision` and `n_ctx` (tokens of one request) are used where
+    the load asks for none. `chat_template` is a file with a Jinja template to use instead of the model's own; the file
+    is read when the model loads.
+
+    `path` and `chat_template` are absolute, because the working directory of a daemon is an accident. A program may
+    give them as text. Raises ValueError where an entry contradicts itself.
+    """
+
+    id: PublicId
+    repo: Repository | None = None
+    path: AnyPath | None = None
+    package: Annotated[str, Meta(min_length=1)] | None = None
+    quant: str | None = None
+    revision: Revision | None = None
+    n_ctx: Tokens | None = None
+    chat_template: AnyPath | None = None
+
+    def __post_init__(self) -> None:
+        keep_as_paths(self, "path", "chat_template")
+        places = [name for name in ("repo", "path", "package") if getattr(self, name) is not None]
+        if len(places) > 1:
+            msg = f"`{self.id}` has {' and '.join(f'`{name}`' for name in places)}; a model comes from one place"
+            raise ValueError(msg)
+        for name in ("quant", "revision"):
+            if getattr(self, name) is not None and places not in ([], ["repo"]):
+                msg = f"`{self.id}` has a `{name}`, which means nothing beside `{places[0]}`"
+                raise ValueError(msg)
+        if self.quant is not None and self.repo is not None and take_apart(self.repo).quant is not None:
+            msg = f"`{self.id}` names a quant in `repo` and one in `quant`; keep one"
+            raise ValueError(msg)
+        for name in ("path", "chat_template"):
+            file = getattr(self, name)
+            if file is not None and not file.is_absolute():
+                msg = f"`{self.id}` has the relative `{name}` '{file}', which must be absolute"
+                raise ValueError(msg)
+
+
+class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A hub that speaks the Hugging Face protocol. `auth_env` names the variable that holds its bearer token."""
+
+    endpoint: Endpoint
+    auth_env: EnvName | None = None
+    cache_dir: AnyPath | None = None
+
+    def __post_init__(self) -> None:
+        keep_as_paths(self, "cache_dir")
+
+
+class DownloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a download may take.
+
+    A download that is slower than `min_kb_per_s` (KiB a second) for `min_rate_window_secs` has failed, and is worth a
+    retry; 0 allows any rate. `deadline_secs` bounds everything from the first question to a hub to the last checksum.
+    `parallel` is how many files of one model are read at the same time. `max_fetches` is how many models are fetched at
+    the same time: other loads wait in order, and their deadline begins when their fetch begins.
+    """
+
+    deadline_secs: Annotated[float, Meta(ge=1, le=604_800)] = 43_200.0
+    min_kb_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 10.0
+    min_rate_window_secs: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    parallel: Annotated[int, Meta(ge=1, le=32)] = 4
+    max_fetches: Annotated[int, Meta(ge=1, le=64)] = 2
+
+
+class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many requests of one model may run, how many may wait, and for how long."""
+
+    max_in_flight: Annotated[int, Meta(ge=1, le=256)] = 8
+    max_queue_depth: Annotated[int, Meta(ge=0, le=100_000)] = 32
+    max_wait_secs: Seconds = 30.0
+
+
+class SamplingConfig(CommonSampling, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How tokens are chosen where neither the request nor the model says so. None leaves a parameter off.
+
+    `max_tokens` bounds the tokens of a reply whose request gives no bound.
+    """
+
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.7
+    repetition_penalty: RepetitionPenalty = 1.1
+    repeat_last_n: LastTokens = 64
+    max_tokens: SomeTokens = 8192
+
+
+class PromptCacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether the tokens of earlier requests are kept, so that a prompt that begins like them is not computed again.
+
+    `host_mb` bounds, in MiB, what is moved to the host's memory when the context is full; 0 moves nothing there. With
+    `isolate_principals` nothing is shared between accounts: the keys of one account share, and so do all anonymous
+    requests.
+    """
+
+    enabled: bool = True
+    host_mb: Annotated[int, Meta(ge=0, le=1 << 24)] = 1024
+    isolate_principals: bool = False
+
+
+@runtime_checkable
+class StoreSettings(Protocol):
+    """The part of a backend's table that says where model files come from. Every backend that fetches models has it.
+
+    `sources` are the hubs by the name that a model id may begin with. `hf_cache` is the cache of the sources that name
+    none. `local_roots` are the only directories that the `path` of a model may be in; None allows every directory.
+    """
+
+    @property
+    def hf_cache(self) -> AnyPath | None: ...
+    @property
+    def default_source(self) -> str: ...
+    @property
+    def sources(self) -> Mapping[str, SourceConfig]: ...
+    @property
+    def download(self) -> DownloadConfig: ...
+    @property
+    def local_roots(self) -> Sequence[AnyPath] | None: ...
+
+
+def schemes_of(sections: Iterable[object]) -> frozenset[str]:
+    """The sources that a model id may name: those of the backends' tables, and the hub, which is always there."""
+    return frozenset({HUB_SCHEME}).union(*(each.sources for each in sections if isinstance(each, StoreSettings)))
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set. `harness` has the table of each backend, by the name of the backend.
+
+    `port` 0 takes any free port. `allowed_hosts` are the names and addresses that requests may name as their host,
+    beside those of the loopback interface; `*` allows any. Where it is empty, a server on a loopback address allows no
+    others, and a server on another address allows any. `allowed_origins` are the origins of web pages that may change
+    something, beside the server's own.
+
+    `drain_timeout_secs` bounds how long a stop waits for replies. Unloading and the last answers get 25 s more, so that
+    a stop is over before the `TimeoutStopSec` of the systemd unit, 120 s. A chat with a model that is being loaded, or
+    will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
+    """
+
+    host: ListenHost = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 13131
+    allowed_hosts: tuple[HostName, ...] = ()
+    allowed_origins: tuple[Origin, ...] = ()
+    harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
+    default_models: tuple[ModelSpec, ...] = ()
+    models: tuple[ModelEntry, ...] = ()
+    harness: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    drain_timeout_secs: Annotated[float, Meta(ge=0, le=90)] = 60.0
+    wait_for_load_secs: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    max_prompt_tokens: SomeTokens = 16384
+
+    def __post_init__(self) -> None:
+        ids = [entry.id for entry in self.models]
+        if twice := sorted({id_ for id_ in ids if ids.count(id_) > 1}):
+            msg = f"`models` gives {', '.join(twice)} more than one place"
+            raise ValueError(msg)
+        known = schemes_of(self.harness.values())
+        for index, entry in enumerate(self.models):
+            scheme = take_apart(entry.repo or "").scheme
+            if scheme is not None and scheme not in known:
+                msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
+                raise ValueError(msg)
+
+
+def store_settings(config: Config) -> dict[str, StoreSettings]:
+    """Where models come from, by the name of the backend that fetches them, in the order of the backends."""
+    return {name: table for name, table in config.harness.items() if isinstance(table, StoreSettings)}

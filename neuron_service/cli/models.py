@@ -1,0 +1,299 @@
+"""`neuron pull`, `ls` and `rm`: models on this machine's disk, without a running service.
+
+Prints and asks. `inventory` decides what is here and what may be deleted, the store knows where models come from.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import anyio
+import msgspec
+from msgspec import Struct, to_builtins
+
+from neuron_lib.config import Config, ModelEntry, Revision, StoreSettings, load_config, store_settings
+from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, SourceUnavailable, cause_chain
+from neuron_lib.sizes import format_size
+from neuron_lib.sources import LocalModel, ModelStore
+from neuron_lib.sources.configured import model_store
+from neuron_lib.sources.hub_cache import (
+    forget_empty,
+    forget_snapshot_file,
+    list_partials,
+    list_repositories,
+    repository_folder,
+    sweep_partials,
+)
+from neuron_lib.sources.inventory import (
+    Claim,
+    ModelHere,
+    content_bytes,
+    list_claims,
+    list_models_here,
+    plan_removal,
+    require_unloaded,
+    shown_sources,
+)
+from neuron_lib.sources.repository import HubRepository
+from neuron_lib.sources.survey import find_files, find_repositories
+from neuron_lib.types import ModelSpec, public_id, take_apart
+from neuron_service.backends import BACKENDS
+from neuron_service.cli.command_line import usage_error
+from neuron_service.cli.configuration import config_path, log_level, with_credentials
+from neuron_service.cli.progress_line import ProgressLine
+from neuron_service.cli.running_service import ServiceSilent, loaded_ids
+from neuron_service.cli.terminal import complain
+from neuron_service.log_config import configure_logging
+
+__all__ = ("Unfinished", "pull", "remove", "remove_unfinished", "run_model_command", "show")
+
+
+class Unfinished(Struct, frozen=True, kw_only=True):
+    """A download that was begun and not finished."""
+
+    path: str
+    size_bytes: int
+    age_secs: int
+
+
+def run_model_command(options: argparse.Namespace) -> int:
+    """Run `pull`, `ls` or `rm`, which need no service. Returns the exit status.
+
+    Raises `UsageError` for a revision that cannot be one.
+    """
+    revision = _revision(options.revision) if options.command == "pull" else None
+    try:
+        configure_logging(log_level(options, os.environ, default="warning"), environ=os.environ)
+        config = load_config(config_path(options), os.environ, sections=BACKENDS)
+        environ = with_credentials(config, os.environ)
+    except ConfigError as error:
+        complain(str(error))
+        return os.EX_CONFIG
+    if not store_settings(config):
+        complain("no backend of this service fetches models")
+        return os.EX_CONFIG
+    match options.command:
+        case "pull":
+            return pull(config, environ, options.ids, quant=options.quant, revision=revision)
+        case "ls":
+            return show(config, environ, as_json=options.json)
+        case _ if options.partials:
+            return remove_unfinished(config, environ)
+        case _:
+            return remove(config, environ, options.id, quant=options.quant, confirmed=options.yes)
+
+
+def _revision(text: str | None) -> str | None:
+    """`text` if it can be a branch, a tag or a commit. Raises `UsageError`."""
+    try:
+        return msgspec.convert(text, Revision | None)
+    except msgspec.ValidationError:
+        usage_error("pull", f"argument --revision: {text!r} is no branch, tag or commit")
+
+
+# ------------------------------------------------------------------------------------------------------------- pull
+
+
+def pull(
+    config: Config, environ: Mapping[str, str], ids: Sequence[str], *, quant: str | None, revision: str | None = None
+) -> int:
+    """Fetch models as a load does, but from the newest commit. Returns the exit status.
+
+    The first model that fails ends the command. `revision` overrides that of a `[[models]]` entry.
+    """
+    for model_id in ids:
+        spec = ModelSpec(model_id=model_id, harness=next(iter(store_settings(config))), quant=quant)
+        try:
+            models = config.models if revision is None else _at_revision(config.models, model_id, revision)
+            store = model_store(_settings(config), models=models, environ=environ)
+            with ProgressLine(sys.stderr, label=public_id(model_id)) as line:
+                local = anyio.run(_fetch, store, spec, line)
+        except KeyboardInterrupt:
+            print("neuron: interrupted; what was fetched is kept, and the next pull goes on there", file=sys.stderr)
+            return 130
+        except SourceUnavailable as failure:
+            return _say(failure, os.EX_TEMPFAIL)
+        except NeuronError as failure:
+            return _say(failure, 1)
+        print(local.path)
+    return 0
+
+
+async def _fetch(store: ModelStore, spec: ModelSpec, line: ProgressLine) -> LocalModel:
+    return await store.fetch(spec, report=line.report, refresh=True)
+
+
+def _at_revision(models: Sequence[ModelEntry], model_id: str, revision: str) -> tuple[ModelEntry, ...]:
+    """The entries, with one for `model_id` that has this revision. Raises `LoadFailed`."""
+    ids = (public_id(model_id), take_apart(model_id).path)
+    entry = next((each for id_ in ids for each in models if each.id == id_), ModelEntry(id=ids[0]))
+    id_ = entry.id
+    try:
+        pinned = msgspec.structs.replace(entry, revision=revision)
+    except ValueError as error:  # its place has no revisions
+        raise LoadFailed(str(error)) from error
+    return (*(each for each in models if each.id != id_), pinned)
+
+
+# --------------------------------------------------------------------------------------------------------------- ls
+
+
+def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
+    """Print the models on this machine. Returns the exit status."""
+    store = _store(config, environ)
+    try:
+        loaded = loaded_ids(config)
+    except ServiceSilent as silence:
+        print(f"neuron: {silence}; what is loaded is not known", file=sys.stderr)
+        loaded = frozenset()
+    settings = _settings(config)
+    sources = shown_sources(store.cache_dirs, default_source=settings.default_source)
+    models = list_models_here(
+        find_files(config.models, local_roots=settings.local_roots),
+        (found for cache, source in sources.items() for found in find_repositories(cache, source=source)),
+        _claims(store, entries=config.models, defaults=config.default_models, loaded=loaded),
+    )
+    unfinished = [
+        Unfinished(path=str(partial.path), size_bytes=partial.size, age_secs=max(0, int(partial.age_s)))
+        for cache in dict.fromkeys(store.cache_dirs.values())
+        for partial in list_partials(cache, now_s=time.time())
+    ]
+    if as_json:
+        print(json.dumps({"models": to_builtins(models), "unfinished": to_builtins(unfinished)}, indent=2))
+        return 0
+    if models:
+        _print_table([("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY"), *map(_row, models)])
+    else:
+        for cache, source in sources.items():
+            print(f"no models in {cache} (the cache of {source})")
+    for partial in unfinished:
+        print(f"unfinished: {format_size(partial.size_bytes)}, last written {partial.age_secs} s ago: {partial.path}")
+    for model in models:
+        if model.missing is not None:
+            print(f"incomplete: {model.id} has no {model.missing}")
+    return 0
+
+
+def _row(model: ModelHere) -> tuple[str, ...]:
+    return (
+        model.id,
+        model.quant or "-",
+        format_size(model.size_bytes) if model.files else "missing",
+        str(len(model.files)),
+        "-" if model.commit is None else model.commit[:12],
+        "-" if model.is_verified is None else "yes" if model.is_verified else "no",
+        ", ".join(model.used_by) or "-",
+    )
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+# --------------------------------------------------------------------------------------------------------------- rm
+
+
+def remove(
+    config: Config,
+    environ: Mapping[str, str],
+    model_id: str,
+    *,
+    quant: str | None,
+    confirmed: bool,
+    ask: Callable[[str], str] = input,
+) -> int:
+    """Delete a model from its cache, unless the service has it loaded. Returns the exit status.
+
+    Without `quant` the quant of the id counts, or that of its `[[models]]` entry. If there is none, all quants are
+    deleted.
+    """
+    store = _store(config, environ)
+    try:
+        quant = store.quant(model_id, quant)
+        repository = store.repository(model_id)
+        if repository is None:
+            raise LoadFailed(f"{model_id} does not come from a hub: its file is not ours to delete")
+        doomed = plan_removal(repository, list(list_repositories(repository.cache_dir)), quant=quant)
+        require_unloaded(repository, _claims(store, loaded=loaded_ids(config)))
+        for each in doomed:
+            print(f"{format_size(each.file.size or 0):>8}  {each.file.path} (commit {each.commit[:12]})")
+        if not confirmed:
+            if not sys.stdin.isatty():
+                print("neuron: nothing deleted; without a terminal to ask on, say --yes", file=sys.stderr)
+                return os.EX_USAGE
+            if not _agreed(ask, f"Delete {format_size(content_bytes(doomed))}? [y/N] "):
+                return 1
+            # The model may have been loaded while we waited for the answer.
+            require_unloaded(repository, _claims(store, loaded=loaded_ids(config)))
+        folder = repository_folder(repository)
+        freed = sum(forget_snapshot_file(folder, each.commit, each.file) for each in doomed)
+    except NeuronError as failure:
+        return _say(failure, 1)
+    except ServiceSilent as silence:
+        print(f"neuron: {silence}; it may have the model loaded, so nothing is deleted", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"neuron: cannot delete {error.filename}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    forget_empty(folder)
+    print(f"deleted; {format_size(freed)} are free again")
+    return 0
+
+
+def remove_unfinished(config: Config, environ: Mapping[str, str]) -> int:
+    """Delete every unfinished download that no process writes. Returns the exit status."""
+    freed = 0
+    for cache in dict.fromkeys(_store(config, environ).cache_dirs.values()):
+        for partial in sweep_partials(cache, now_s=time.time(), older_than_s=0):
+            print(f"{format_size(partial.size):>8}  {partial.path}")
+            freed += partial.size
+    print(f"deleted; {format_size(freed)} are free again")
+    return 0
+
+
+def _agreed(ask: Callable[[str], str], question: str) -> bool:
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        return ask(question).strip().lower() in {"y", "yes"}
+    return False
+
+
+# ----------------------------------------------------------------------------------------------------------- common
+
+
+def _settings(config: Config) -> StoreSettings:
+    """The settings of the store that the commands work on: those of the first backend that fetches models."""
+    return next(iter(store_settings(config).values()))
+
+
+def _store(config: Config, environ: Mapping[str, str]) -> ModelStore:
+    return model_store(_settings(config), models=config.models, environ=environ)
+
+
+def _claims(
+    store: ModelStore,
+    *,
+    entries: Iterable[ModelEntry] = (),
+    defaults: Iterable[ModelSpec] = (),
+    loaded: Iterable[str],
+) -> list[Claim]:
+    return list_claims(entries, defaults, loaded, folder_of=lambda model_id: _folder(store, model_id))
+
+
+def _folder(store: ModelStore, model_id: str) -> Path | None:
+    """Where the cache keeps what an id means; None for a model from elsewhere, and for an id that means nothing."""
+    repository: HubRepository | None = None
+    with contextlib.suppress(LoadFailed):
+        repository = store.repository(model_id)
+    return None if repository is None else repository_folder(repository)
+
+
+def _say(failure: NeuronError, status: int) -> int:
+    print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
+    return status

@@ -1,0 +1,75 @@
+"""How far a download is, for somebody who watches the command."""
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from typing import Final, Self, TextIO
+
+from neuron_lib.registry.progress import ProgressLog, describe
+from neuron_lib.types import LoadProgress
+
+__all__ = ("ProgressLine", "render_bar")
+
+_REDRAW_S: Final = 0.1
+_SHORTEST_BAR: Final = 8
+_LONGEST_BAR: Final = 40
+
+
+class ProgressLine:
+    """Shows the progress of a download: on a terminal one line that is redrawn, elsewhere a line now and then."""
+
+    def __init__(self, stream: TextIO, *, label: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._label = label
+        self._clock = clock
+        self._log = ProgressLog()
+        self._drawn_s = float("-inf")
+
+    def __enter__(self) -> Self:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(self._make_way)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handler in logging.getLogger().handlers:
+            handler.removeFilter(self._make_way)
+        self._clear()
+
+    def _make_way(self, _record: logging.LogRecord) -> bool:
+        """Clear the bar, so that a log record begins on a line of its own. The bar is drawn again below it."""
+        self._clear()
+        self._drawn_s = self._clock()
+        return True
+
+    def _clear(self) -> None:
+        if self._stream.isatty():
+            self._write("\r\033[K")
+
+    def report(self, progress: LoadProgress) -> None:
+        """Show the progress, unless something was shown a moment ago."""
+        now_s = self._clock()
+        if not self._stream.isatty():
+            if self._log.line(progress, now_s=now_s) is not None:
+                self._write(f"{self._label}: {describe(progress)}\n")
+        elif now_s - self._drawn_s >= _REDRAW_S:
+            self._drawn_s = now_s
+            self._write(f"\r\033[K{render_bar(self._label, progress, width=shutil.get_terminal_size().columns)}")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a closed terminal is no error
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def render_bar(label: str, progress: LoadProgress, *, width: int) -> str:
+    """`label  ████░░░░  downloading 42 %, …` in at most `width - 1` characters. Parts without room are left out."""
+    words = describe(progress)
+    room = width - 1 - len(label) - len(words) - 4
+    bar = ""
+    if progress.fraction is not None and room >= _SHORTEST_BAR:
+        length = min(room, _LONGEST_BAR)
+        filled = int(length * progress.fraction)
+        bar = "█" * filled + "░" * (length - filled) + "  "
+    return f"{label}  {bar}{words}"[: max(0, width - 1)]

@@ -1,0 +1,54 @@
+"""What the service of a configuration has loaded, asked over HTTP. Imports no server."""
+
+import contextlib
+import http.client
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from neuron_lib.config import Config
+
+__all__ = ("ServiceSilent", "loaded_ids")
+
+_ANSWER_LIMIT_S: Final = 2.0
+
+
+class ServiceSilent(Exception):
+    """A program listens at the service's address and does not say which models it has loaded."""
+
+
+class _Resident(Struct, frozen=True):
+    id: str
+
+
+class _Load(Struct, frozen=True):
+    model_id: str
+
+
+class _Health(Struct, frozen=True):
+    """The part of `GET /health` that names the models in use."""
+
+    models: tuple[_Resident, ...]
+    loading: tuple[_Load, ...] = ()
+
+
+def loaded_ids(config: Config) -> frozenset[str]:
+    """The ids that the service of this configuration has loaded or is loading. Empty if no service runs.
+
+    Blocks for a few seconds at most. Raises `ServiceSilent`.
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - compared, not bound
+    # Not urllib, because it uses proxies and follows redirects. This question is for that address alone.
+    connection = http.client.HTTPConnection(host, config.port, timeout=_ANSWER_LIMIT_S)
+    try:
+        with contextlib.closing(connection):
+            connection.request("GET", "/health")
+            health = msgspec.json.decode(connection.getresponse().read(), type=_Health)
+    except ConnectionRefusedError:
+        return frozenset()
+    except (OSError, http.client.HTTPException) as error:
+        raise ServiceSilent(f"{host} port {config.port} does not answer: {error!r}") from error
+    except msgspec.MsgspecError as error:
+        raise ServiceSilent(f"what listens on {host} port {config.port} is not neuron") from error
+    return frozenset({model.id for model in health.models} | {load.model_id for load in health.loading})
