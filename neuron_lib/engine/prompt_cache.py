@@ -29,7 +29,7 @@ class PromptCache:
 
     `can_truncate` says whether the memory can be cut anywhere. If not, prefixes are reused whole or from checkpoints.
     Without `is_enabled` a slot is emptied when its sequence leaves. With a host budget of 0 nothing is kept in host
-    memory.
+    memory. `store` is what is kept there, to look at.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class PromptCache:
         self._costs: Final = costs
         self._is_enabled: Final = is_enabled
         self._slots: Final = Slots(seats, cells=cells, edits=self._edits)
-        self._store: Final = HostStore(budget_bytes=host_budget_bytes, can_truncate=can_truncate, edits=self._edits)
+        self.store: Final = HostStore(budget_bytes=host_budget_bytes, can_truncate=can_truncate, edits=self._edits)
         self._reuse: Final = Reuse(
             costs=costs, can_truncate=can_truncate, shares_cells=cells.shares, is_enabled=is_enabled
         )
 
     def __repr__(self) -> str:
-        return f"<PromptCache {self._slots!r}, {self._store!r}>"
+        return f"<PromptCache {self._slots!r}, {self.store!r}>"
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -64,11 +64,6 @@ class PromptCache:
         """The slots without a sequence: empty ones first, then the longest unused."""
         return self._slots.idle
 
-    @property
-    def host_bytes(self) -> int:
-        """The bytes that are kept in host memory."""
-        return self._store.nbytes
-
     def take_edits(self) -> tuple[Edit, ...]:
         """The changes of the native memory since the last call, in order."""
         edits = tuple(self._edits)
@@ -79,7 +74,7 @@ class PromptCache:
 
     def find(self, sequence: Sequence) -> Placement | Awaited | None:
         """The best slot for a sequence, a prefix that is worth waiting for, or None if every slot is taken."""
-        return self._reuse.find(sequence, self._slots, self._store.saved)
+        return self._reuse.find(sequence, self._slots, self.store.saved)
 
     def seat(self, sequence: Sequence, placement: Placement) -> None:
         """Give the sequence its slot, with the content that can be reused."""
@@ -93,9 +88,9 @@ class PromptCache:
             case Saved():
                 self.evict(slot, needed=source)
                 self._slots.restore(source.key, slot, source.length)
-                slot.checkpoints = self._store.take_checkpoints(source)
+                slot.checkpoints = self.store.take_checkpoints(source)
         self._slots.shorten(slot.seq_id, beginning.length, checkpoint=beginning.checkpoint)
-        self._store.discard(point for point in slot.checkpoints if point.length > beginning.length)
+        self.store.discard(point for point in slot.checkpoints if point.length > beginning.length)
         slot.checkpoints = [point for point in slot.checkpoints if point.length <= beginning.length]
         self._slots.seat(sequence, slot, reused=beginning.length)
 
@@ -117,7 +112,7 @@ class PromptCache:
     def forget(self, seq_id: int) -> None:
         """Remove everything from a slot."""
         slot = self._slots.at(seq_id)
-        self._store.discard(slot.checkpoints)
+        self.store.discard(slot.checkpoints)
         slot.checkpoints, slot.tokens = [], []
         self._slots.shorten(seq_id, 0)
 
@@ -134,25 +129,25 @@ class PromptCache:
 
     def checkpoint(self, sequence: Sequence, length: int) -> int | None:
         """The key under which the state at `length` is to be kept. None if there is no budget for it."""
-        point = self._store.reserve_checkpoint(length) if self._is_enabled else None
+        point = self.store.reserve_checkpoint(length) if self._is_enabled else None
         if point is None:
             return None
         checkpoints = self._slots.of(sequence).checkpoints
         checkpoints.append(point)
         if len(checkpoints) > _MOST_CHECKPOINTS:
             # The first one is probably the end of a system prompt that other prompts share.
-            self._store.discard([checkpoints.pop(1)])
+            self.store.discard([checkpoints.pop(1)])
         return point.key
 
     def note_kept(self, kept: Iterable[tuple[int, int]], expected: list[int]) -> None:
         """Note the bytes of saved sequences and checkpoints. Keys of `expected` that are missing have failed."""
-        self._store.confirm(dict(kept), expected=expected)
+        self.store.confirm(dict(kept), expected=expected)
         for slot in self._slots.all:
-            slot.checkpoints = [point for point in slot.checkpoints if self._store.holds(point)]
+            slot.checkpoints = [point for point in slot.checkpoints if self.store.holds(point)]
 
     def _save(self, slot: Slot, *, kept: int = 0, needed: Saved | None = None) -> None:
         """Keep a copy of an idle slot in host memory, if many tokens are lost behind the first `kept`."""
         if len(slot.tokens) - kept >= _SMALLEST_SAVE:
             others = [other for other in self._slots.all if other is not slot]
-            if self._store.save(slot.seq_id, slot, others=others, needed=needed):
+            if self.store.save(slot.seq_id, slot, others=others, needed=needed):
                 slot.checkpoints = []  # they belong to the copy now

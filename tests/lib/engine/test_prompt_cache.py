@@ -98,7 +98,7 @@ def test_what_could_not_be_saved_is_computed_again() -> None:
     engine.submit(2, text(100, seed=2), max_tokens=1)
     engine.step(fault="full")
     engine.finish()
-    assert engine.cache.host_bytes == 0
+    assert engine.cache.store.nbytes == 0
     assert engine.answer(3, text(120), max_tokens=1).cached_tokens == 0
 
 
@@ -221,7 +221,7 @@ def test_checkpoints_go_with_what_is_not_saved() -> None:
     engine.answer(1, text(50), max_tokens=1, checkpoint_at=(30,))
     engine.answer(2, text(90, seed=2), max_tokens=1)
     assert edits(engine, Save, Drop) == [Drop(1)]
-    assert engine.cache.host_bytes == 0
+    assert engine.cache.store.nbytes == 0
 
 
 def test_a_slot_that_is_emptied_gives_its_checkpoints_up() -> None:
@@ -229,7 +229,7 @@ def test_a_slot_that_is_emptied_gives_its_checkpoints_up() -> None:
     engine.answer(1, text(50), max_tokens=1, checkpoint_at=(30,))
     engine.cache.evict(engine.cache.slots[0])
     assert engine.cache.take_edits() == (Drop(1), Truncate(0, 0))
-    assert engine.cache.host_bytes == 0
+    assert engine.cache.store.nbytes == 0
 
 
 @pytest.mark.parametrize("fields", [{"host_budget_bytes": 0}, {"host_budget_bytes": 1000, "is_enabled": False}])
@@ -244,7 +244,7 @@ def test_a_checkpoint_of_unknown_size_that_turns_out_too_large_is_dropped_at_onc
     engine = uncuttable(host_budget_bytes=20)
     engine.answer(1, text(100), max_tokens=2, checkpoint_at=(30,))
     assert edits(engine, Drop) == [Drop(1)]
-    assert engine.cache.host_bytes == 0
+    assert engine.cache.store.nbytes == 0
     assert engine.cache.slots[0].checkpoints == []
 
 
@@ -261,6 +261,6 @@ def test_a_checkpoint_that_could_not_be_kept_is_not_relied_on() -> None:
     engine.submit(1, text(50), max_tokens=1, checkpoint_at=(30,))
     engine.step(fault="full")
     engine.finish()
-    assert engine.cache.host_bytes == 0
+    assert engine.cache.store.nbytes == 0
     assert engine.answer(2, forked(40, 60)).cached_tokens == 0
     assert engine.is_alone(2)

@@ -205,7 +205,7 @@ def test_where_memory_cannot_be_cut_only_checkpoints_that_are_still_to_come_are_
     marks: tuple[int, ...], computed: int, awaited: int | None
 ) -> None:
     slots = FilledSlots(Live(text(150), computed, checkpoint_at=marks), None)
-    place = placed(slots, forked(120, 150), reuse=rules(can_truncate=False))
+    place = placed(slots, forked(105, 150), reuse=rules(can_truncate=False))
     assert (place.length if isinstance(place, Awaited) else None) == awaited
 
 
