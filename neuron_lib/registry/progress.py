@@ -34,7 +34,7 @@ def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
     if fraction is None and done is not None and total:
         fraction = done / total
     if fraction is not None:
-        # In this order a NaN, which JSON cannot say, becomes 0.
+        # In this order a NaN, which JSON cannot express, becomes 0.
         fraction = max(previous.fraction or 0.0, min(fraction, 1.0))
     return LoadProgress(
         stage=reported.stage,

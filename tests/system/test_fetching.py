@@ -1,5 +1,5 @@
-"""What an operator sees if a model cannot be fetched: in `/health`, in the answer to a load, in the log, and in the
-output of `neuron pull`. The words are the same everywhere, and other models are not affected.
+"""What an operator sees if a model cannot be fetched. The words are the same in `/health`, in the answer to a load, in
+the log and in the output of `neuron pull`. Other models are not affected.
 """
 
 import json
