@@ -146,9 +146,9 @@ class StepResult(Struct, frozen=True):
 
     `sampled` has one tuple for each computed chunk with `wants_logits`, in their order: the next token, and one more
     for each drafted token that was right. The tuple of a broken sequence is empty. `vectors` has the vector of each
-    computed chunk with `wants_vector`, in their order, as float32, little-endian. `kept` has key and bytes of each saved
-    sequence and checkpoint; one that is missing could not be kept. `lost` are the `seq_id`s whose edits failed: their
-    slots are empty now, and their chunks were not computed. `broken` are the sequences that cannot go on.
+    computed chunk with `wants_vector`, in their order, as float32, little-endian. `kept` has key and bytes of each
+    saved sequence and checkpoint; one that is missing could not be kept. `lost` are the `seq_id`s whose edits
+    failed: their slots are empty now, and their chunks were not computed. `broken` are the sequences that cannot go on.
     Copying the state of `moved` tokens took `move_s` seconds, and everything else took `duration_s`. `message` says
     why a batch was not computed.
     """
