@@ -38,12 +38,15 @@ deploy: a-place $(STAMPS)/runtime ## what a host needs, independent of this chec
 a-place:
 	@test '$(VENV)' != .venv || { echo "say where to install: make deploy VENV=/opt/neuron" >&2; exit 1; }
 
-# Tests that start a process run one after another: what they start needs the machine for itself. All others run before
-# them, on all cores. With ARGS there is one run, of what ARGS select.
+# Three runs: what starts no process, on all cores; what starts one, two files at a time; the fault suite, one test at a
+# time, because it breaks what it shares the machine with. With ARGS there is one run, of what ARGS select.
 test: check ## all checks and all tests (ARGS=… for pytest)
 ifeq ($(strip $(ARGS)),)
-	@$(PYTEST) -m "not process" -n logical --maxprocesses 8; others=$$?; $(PYTEST) -m process && \
-		{ test $$others -eq 0 || echo "failed: see the first of the two runs of pytest" >&2; exit $$others; }
+	@failed=; \
+	$(PYTEST) -m "not process" -n logical --maxprocesses 8 || failed="$$failed, the tests that start no process"; \
+	$(PYTEST) -m "process and not faults" -n 2 --dist loadfile || failed="$$failed, the tests that start a process"; \
+	$(PYTEST) -m faults || failed="$$failed, the fault suite"; \
+	test -z "$$failed" || { echo "failed: $${failed#, }" >&2; exit 1; }
 else
 	$(PYTEST) $(ARGS)
 endif

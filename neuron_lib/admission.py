@@ -74,9 +74,15 @@ class Place:
 
     def end_reply(self) -> None:
         """One reply is complete, and its seat is free, whether or not anybody has read the reply."""
-        self._held = max(0, self._held - 1)
-        if not self._held:
-            self._controller._forget(self)
+        if self._held > 1:
+            self._held -= 1
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """The request is complete: all its seats are free."""
+        self._held = 0
+        self._controller._forget(self)
 
     def expired(self, text: str) -> Overloaded:
         """The refusal of a request that has waited too long, which this counts."""

@@ -1,7 +1,7 @@
 """One form in which every error of this library crosses the border of a process. Pure.
 
-Put an `ErrorFrame` into a frame of your own protocol: `to_frame` makes it of an error, and `from_frame` makes the same
-error of it on the other side. Causes and tracebacks do not travel.
+Put an `ErrorFrame` into a frame of your own protocol. `to_frame` makes the frame from an error, and `from_frame` makes
+the same error from the frame in the other process. Causes and tracebacks do not travel.
 """
 
 import math

@@ -1,3 +1,1 @@
-"""The HTTP service: a thin adapter of Litestar to `neuron_lib`. Owns routes, streams, errors and the life of the
-process.
-"""
+"""The HTTP service, a thin adapter from HTTP to `neuron_lib`. Owns routes, streams and the life of the process."""

@@ -61,10 +61,10 @@ class AccessRules:
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
     ) -> Self:
-        """The rules for requests that come through `sock`, which may come from systemd. `own_name` is the name or
-        address that the configuration binds.
+        """The rules for requests that come through `sock`.
 
-        A listener that other machines can reach takes any host, unless `allowed_hosts` names some.
+        `own_name` is the name or address in the configuration. It may differ from that of `sock`, which systemd may
+        have opened. A listener that other machines can reach takes any host, unless `allowed_hosts` names some.
         """
         reaches_others = not is_loopback(sock) and not allowed_hosts
         return cls(
@@ -108,7 +108,7 @@ class AccessRules:
         """Whether an origin is one of those allowed, or the server's own.
 
         The server's own origin has the host and the port of the request. That host must be an address or a name of this
-        server. If any name would do, a page would have the server's own origin after DNS rebinding.
+        server. If any name were accepted, a page could have the server's own origin after DNS rebinding.
         """
         origin = raw_origin.decode("latin-1").lower()
         match = _ORIGIN.fullmatch(origin)
@@ -124,7 +124,7 @@ class AccessRules:
 
 
 def is_loopback(sock: socket.socket) -> bool:
-    """Whether a listening socket can be reached by programs of this machine only, and by its browsers.
+    """Whether only programs and browsers of this machine can reach a listening socket.
 
     False for a Unix socket: no browser reaches it, and its clients may send any `Host`.
     """

@@ -1,4 +1,4 @@
-"""A reply as an HTTP answer, streamed or whole. Owns the reply from entering to leaving it. Knows no API.
+"""A reply as an HTTP answer, streamed or whole. Enters and leaves the reply. Knows no API.
 
 The bytes of the answer are those of a `neuron_lib.wire.dialect`.
 """
@@ -101,7 +101,7 @@ def _own_headers(reply: Generation) -> list[tuple[bytes, bytes]]:
 
 
 def _log_lost_reply(error: Exception) -> NeuronError:
-    """Log why a reply ends half-way; returns the error that the client is told."""
+    """Log why a reply ends half-way. Returns the error that is sent to the client."""
     if isinstance(error, NeuronError):
         logger.warning("stream ended by an error: %s", error.log_message, extra=error_fields(error))
         return error

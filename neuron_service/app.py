@@ -23,13 +23,13 @@ from neuron_service.routes.replies import reply_route
 
 __all__ = ("create_app", "create_routes")
 
-_MAX_BODY_BYTES = 2 << 20  # the gateway's own limit; a hostile body of this size takes 20 ms of the event loop
+_MAX_BODY_BYTES = 2 << 20  # also the limit of the gateway; a hostile body of this size blocks the event loop for 20 ms
 
 
 def create_app(host: Host, *, access: AccessRules | None = None) -> HttpRules:
     """The whole application of `host`. It has no lifespan, because `server` owns the order of start and stop.
 
-    Without `access` requests may name any host and any origin. That is for a server around it that checks them itself.
+    Without `access` requests may name any host and any origin. A server around the application then has to check them.
     """
     return HttpRules(Probes(host, create_routes(host)), access=access)
 

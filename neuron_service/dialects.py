@@ -1,4 +1,4 @@
-"""The table of the HTTP APIs that models are asked through.
+"""The table of the HTTP APIs through which clients ask models.
 
 To add an API, write its modules in `neuron_lib.wire` as `neuron_lib.wire.dialect` describes, and add a row here.
 """
@@ -12,8 +12,8 @@ from neuron_lib.wire.openai_errors import openai_error
 
 __all__ = ("DIALECTS", "render")
 
-# Each function imports what reads and writes the bodies of one API. Decoders take 10 ms of processor time to make
-# (measured), and this module is imported before the first probe can be answered.
+# Each function imports the modules that read and write the bodies of one API. To make their decoders takes 10 ms of
+# processor time (measured). This module is imported before the first probe can be answered, so it does not import them.
 
 
 def _openai_chat() -> Decode:
@@ -26,9 +26,10 @@ DIALECTS: Final[tuple[Dialect, ...]] = (Dialect(path="/v1/chat/completions", err
 
 
 def render(error: NeuronError, path: str) -> ErrorAnswer:
-    """The answer to a request for `path` that is refused or failed, in the shape of that path.
+    """`error` as the answer to a request for `path`.
 
-    It has the shape of a dialect if `path` is that of the dialect, or below it. All other paths have OpenAI's shape.
+    The answer has the shape of a dialect if `path` is the path of the dialect or lies below it. Otherwise the answer
+    has OpenAI's shape.
     """
     for dialect in DIALECTS:
         if path == dialect.path or path.startswith(f"{dialect.path}/"):

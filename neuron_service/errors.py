@@ -1,4 +1,4 @@
-"""Exceptions of routes as answers. All of them are made here, in the shape of the path that was asked for."""
+"""Exceptions of routes as answers, in the shape of the path that was asked for."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ def _respond_in_shape_of_path(request: Request[Any, Any, Any], error: NeuronErro
 
 
 def _respond_to_http_exception(request: Request[Any, Any, Any], exception: HTTPException) -> Response[bytes]:
-    """What Litestar itself refuses: unknown paths and methods, and bodies that are too large or end too early."""
+    """Answer what Litestar refuses: unknown paths and methods, and bodies that are too large or end too early."""
     # Litestar raises `InternalServerException` for a client that hangs up before its body is complete.
     if exception.status_code >= 500 and type(exception) is not InternalServerException:
         return _respond_to_bug(request, exception)

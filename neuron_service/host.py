@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 _LARGE_BODY_BYTES: Final = 1 << 17
 _TICK_LIMIT_S: Final = 10.0
-"""Supervision moves each second. A loop that is busy with a large request for a moment must not count as stuck."""
+"""Supervision ticks each second. The limit is longer, because an event loop that a large request keeps busy for a
+moment must not count as stuck.
+"""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -40,7 +42,7 @@ class Host:
     _started_s: float = field(default_factory=time.monotonic)
     _discovery: Discovery | None = None
     _looked: anyio.Event = field(default_factory=anyio.Event)
-    """Set when `_discovery` is known, or will never be known because the host stops."""
+    """Set when `_discovery` is known, and when the host stops, because `_discovery` may then never be known."""
     _version_known: anyio.Event = field(default_factory=anyio.Event)
     _is_draining: bool = False
 
@@ -95,15 +97,15 @@ class Host:
         return self._discovery
 
     async def discovery_within(self, limit_s: float) -> Discovery:
-        """Like `discovery`, but after `limit_s` the facts without the hardware. Raises `ShuttingDown` as well."""
+        """Like `discovery`, but returns the facts without the hardware after `limit_s`. Also raises `ShuttingDown`."""
         with anyio.move_on_after(limit_s):
             return await self.discovery()
         return undiscovered(self.harnesses)
 
     async def hardware_within(self, patience_s: float) -> Discovery:
-        """Like `discovery`, but after `patience_s` the facts without the hardware are published until a look succeeds.
+        """Like `discovery`, but after `patience_s` it publishes the facts without the hardware, and returns them.
 
-        Raises `ShuttingDown` as well.
+        A look that succeeds later replaces these facts. Raises `ShuttingDown` as well.
         """
         with anyio.move_on_after(patience_s):
             return await self.discovery()
@@ -113,15 +115,16 @@ class Host:
         return await self.discovery()
 
     def start_draining(self) -> None:
-        """The first step of a shutdown: the host is not ready and admits nothing more. Running replies go on."""
+        """Begin a shutdown: the host is not ready and admits no more requests. Running replies go on."""
         self._is_draining = True
         self._looked.set()
         self._version_known.set()
         self.registry.close_admission()
 
     def is_moving(self) -> bool:
-        """Whether the supervision of the models makes progress. Called from the event loop, it shows that the loop does
-        too.
+        """Whether the supervision of the models makes progress.
+
+        The caller runs on the event loop. So an answer shows that the event loop makes progress too.
         """
         return self.registry.tick_age_s() < _TICK_LIMIT_S
 

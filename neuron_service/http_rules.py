@@ -1,4 +1,4 @@
-"""The rules that hold for every path, checked before a body is read: who may ask, encodings of bodies, slashes.
+"""The rules for every path, checked before a body is read: who may ask, encodings of bodies, slashes.
 
 HEAD is answered as GET without the body. OPTIONS is not answered.
 """
@@ -52,7 +52,7 @@ class HttpRules:
             if is_answered:
                 return
             if message["type"] == "http.response.body":
-                # The answer ends here. A stream that goes on is then told that its client has gone.
+                # The answer ends here. To a stream that goes on this looks as if its client had left.
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
                 is_answered = True
             await send(message)
@@ -77,6 +77,6 @@ class HttpRules:
 
 
 def _body_coding(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The encodings of a body, which is compressed if it has one; "" if it has none."""
+    """The encodings of a compressed body, as text. "" if the body is not compressed."""
     codings = b",".join(value for name, value in headers if name == b"content-encoding").decode("latin-1").lower()
     return clip(codings) if {coding.strip() for coding in codings.split(",")} - {"", "identity"} else ""

@@ -12,8 +12,9 @@ __all__ = ("LateRoutes",)
 
 
 class LateRoutes:
-    """An ASGI application that keeps requests waiting until `load` has built the real one. `close` ends the waiting: if
-    there is no real one by then, requests are refused.
+    """An ASGI application that lets requests wait until `load` has built the real application.
+
+    `close` ends the waiting. Requests are refused if the real application is not built by then.
     """
 
     def __init__(self, build: Callable[[], ASGIApp]) -> None:

@@ -1,4 +1,4 @@
-"""The loads of this host as server-sent events, for as long as the client stays. The gateway does not use them."""
+"""The loads of this host as server-sent events, as long as the client stays. The gateway does not ask for them."""
 
 import logging
 from contextlib import aclosing
@@ -22,10 +22,10 @@ _SILENCE_LIMIT_S: Final = 15.0
 
 
 class LoadingEvents:
-    """An event with all loads when the client comes and after every change, at most four times a second. Faster changes
-    are merged.
+    """An ASGI application that sends an event with all loads: when the client comes, and after each change.
 
-    Ends when the client leaves or when the host drains. When a host drains nothing loads, as the last event says.
+    Events are sent at most four times a second, and changes between them are merged. The stream ends when the client
+    leaves or when the host drains. The last event of a host that drains says that nothing loads.
     """
 
     def __init__(self, registry: Registry) -> None:

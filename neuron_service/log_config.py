@@ -1,6 +1,4 @@
-"""Logs for the journal or for a terminal: one line for each record on stderr, with the record's fields behind its
-message.
-"""
+"""Logs for the journal or for a terminal. Each record is one line on stderr, with its fields after its message."""
 
 import contextlib
 import logging
@@ -21,7 +19,7 @@ _STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, No
     "message",
     "asctime",
     "taskName",
-    "color_message",  # uvicorn's own, for terminals
+    "color_message",  # uvicorn sets it, for terminals
 }
 _MOST_WAITING: Final = 4096
 _FLUSH_LIMIT_S: Final = 1.0
@@ -74,9 +72,7 @@ class _LineFormatter(logging.Formatter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The message of a record with its fields. Records of this project contain them already; other records get them
-    here.
-    """
+    """The message of a record, with its fields. The messages of this project have their fields already."""
     if isinstance(record.msg, Message):
         return record.getMessage()
     fields = {name: value for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS}
@@ -88,9 +84,9 @@ def _priority(level: int) -> int:
 
 
 class _BackgroundHandler(logging.Handler):
-    """Writes records in a thread of its own, so that a reader that stops reading stderr does not stop the process.
+    """Writes records in a thread of its own, so that the process goes on if the reader of stderr stops reading.
 
-    If more than `most_waiting` records wait, further ones are dropped. As soon as there is room, a line says how many.
+    If `most_waiting` records wait, further records are dropped. As soon as there is room, a line says how many.
     """
 
     def __init__(self, stream: TextIO | None, *, most_waiting: int = _MOST_WAITING) -> None:
@@ -116,11 +112,11 @@ class _BackgroundHandler(logging.Handler):
             self._dropped = 0
         except Full:
             self._dropped += 1
-        except Exception:  # noqa: BLE001 - a record that cannot be formatted is logging's to report
+        except Exception:  # noqa: BLE001 - logging reports a record that cannot be formatted
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait until all records so far are written, up to a limit."""
+        """Wait until all records so far are written, but no longer than `_FLUSH_LIMIT_S`."""
         if self._stream is not None:
             with self._waiting.all_tasks_done:
                 self._waiting.all_tasks_done.wait_for(lambda: not self._waiting.unfinished_tasks, _FLUSH_LIMIT_S)

@@ -1,4 +1,4 @@
-"""Refused requests: their log line and their answer, for everything that is not a route. Knows no web framework."""
+"""Refused requests: the line in the log, and the answer where no route makes it. Knows no web framework."""
 
 import logging
 import re
@@ -30,9 +30,9 @@ _FIELD: Final = re.compile(r"[A-Za-z_]\w{0,49}(\[\d{1,9}\])?")
 
 
 def error_fields(error: NeuronError) -> dict[str, Any]:
-    """The fields of an error for a log record. Their names begin with `error_`, because a record has attributes itself.
+    """The fields of an error for a log record. Their names begin with `error_`, so that no field hides an attribute.
 
-    Of an error that may quote a request only the numbers, the id of the model and the name of the wrong field are kept.
+    If the error may quote a request, only numbers, the id of the model and the name of the wrong field are kept.
     """
     fields = dict(error.fields)
     if isinstance(error, PreflightFailed):
@@ -45,8 +45,8 @@ def error_fields(error: NeuronError) -> dict[str, Any]:
 
 
 def internal_error(bug: Exception) -> NeuronError:
-    """The error that a client is told when there is a bug. It has the cause, because many people look into the log of
-    the gateway first.
+    """The error that is sent to a client when there is a bug. It contains the cause, because the log of the
+    gateway shows the answer, and many people look there first.
     """
     error = NeuronError("internal error")
     error.__cause__ = bug
@@ -56,8 +56,8 @@ def internal_error(bug: Exception) -> NeuronError:
 def log_refusal(error: NeuronError, answer: ErrorAnswer, *, method: str, path: str, **fields: str) -> None:
     """Log one line of bounded length: what was refused and why. The line never has the text of a chat.
 
-    `fields` are further fields of the line, which the answer does not have. The line is a WARNING. It is INFO for an
-    unknown path, because every scanner asks for such paths and nobody has to do anything.
+    `fields` are further fields of the line, which the answer does not have. The level is WARNING. For an unknown path
+    it is INFO, because every scanner asks for such paths and no operator has to act.
     """
     logger.log(
         logging.INFO if isinstance(error, UnknownPath) else logging.WARNING,
@@ -72,11 +72,12 @@ def log_refusal(error: NeuronError, answer: ErrorAnswer, *, method: str, path: s
         logger.debug("the refusal in full: %s", cause_chain(error))
 
 
-def allowed_methods(litestars: str) -> str:
-    """The methods of a path for the header `allow`. Litestar's own list has OPTIONS, which no path answers, and lacks
-    HEAD.
+def allowed_methods(by_litestar: str) -> str:
+    """The methods of a path for the header `allow`.
+
+    The list that Litestar makes contains OPTIONS, which no path answers, and lacks HEAD.
     """
-    methods = set(litestars.split(", ")) - {"OPTIONS", ""}
+    methods = set(by_litestar.split(", ")) - {"OPTIONS", ""}
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
@@ -94,7 +95,7 @@ async def send_error(send: Send, answer: ErrorAnswer) -> None:
 
 
 async def send_json(send: Send, body: bytes, *, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Send `body`, which is JSON, as the whole answer to a request. `headers` are further ones."""
+    """Send `body`, which is JSON, as the whole answer to a request. `headers` are sent besides type and length."""
     framing = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": [*framing, *headers]})
     await send({"type": "http.response.body", "body": body, "more_body": False})

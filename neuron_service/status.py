@@ -48,8 +48,8 @@ class Readiness(Struct, frozen=True, kw_only=True):
 def why_not_ready(activation: ActivationSnapshot, *, models: Sequence[ModelInfo], is_draining: bool) -> NotReady | None:
     """None if the host is ready: each default model has had its first try to load, and at least one of them can serve.
 
-    A model that gets further tries because its source did not answer does not delay this, neither while it waits nor
-    during a try. A host without default models gets its models on demand, so it is ready at once.
+    A model whose source did not answer gets further tries. It does not delay this, neither while it waits nor during a
+    try. A host without default models gets its models on demand, so it is ready at once.
     """
     if is_draining:
         return NotReady.DRAINING
@@ -121,7 +121,7 @@ def _load_line(load: LoadingModel) -> str:
 def _may_be(model_id: str, configured_id: str) -> bool:
     """Whether a model that is resident as `model_id` may be the configured one.
 
-    It may have been loaded on demand with its quant beside the id and not in it.
+    The two ids may differ: a load on demand may name the quant in a field of its own and not in the id.
     """
     return any(names_model(*ids, quant=None) for ids in ((model_id, configured_id), (configured_id, model_id)))
 

@@ -5,9 +5,9 @@ from typing import Final
 
 __all__ = ("Meaning", "StopSignals")
 
-_ONE_WISH_S: Final = 0.2
-"""Seconds. Signals within this time of the first belong to the same request to stop: a Ctrl-C reaches a whole process
-group and may also be passed on by a wrapper, and a service manager may send two kinds of signal.
+_SAME_REQUEST_S: Final = 0.2
+"""Seconds. Signals within this time of the first belong to the same request to stop. A Ctrl-C reaches a whole process
+group, and a wrapper may pass it on as well. A service manager may send two kinds of signal.
 """
 
 
@@ -33,4 +33,4 @@ class StopSignals:
         if self._first_s is None:
             self._first_s = now_s
             return Meaning.DRAIN
-        return Meaning.SAME if now_s - self._first_s < _ONE_WISH_S else Meaning.HURRY
+        return Meaning.SAME if now_s - self._first_s < _SAME_REQUEST_S else Meaning.HURRY

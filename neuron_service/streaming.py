@@ -1,4 +1,7 @@
-"""Long answers: to notice that a client leaves, and to send server-sent events without silence. Knows no API."""
+"""What long answers need: to notice that a client leaves, and to send server-sent events without long silence.
+
+Knows no API.
+"""
 
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -37,7 +40,7 @@ class EventStream:
         self._sent_at = math.inf
 
     async def open(self, own_headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Send the status 200 and the headers. From then on an error can only be told by an event."""
+        """Send the status 200 and the headers. A later error can only be sent as an event."""
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),  # without the charset some clients decode Latin-1
             (b"cache-control", b"no-cache"),
@@ -55,8 +58,9 @@ class EventStream:
             self._sent_at = anyio.current_time()
 
     async def watch(self) -> None:
-        """Send a comment after each silence. Raises `ClientStalled` when the client has not read anything for
-        `SEND_LIMIT_S`. Ends by cancellation only.
+        """Send a comment after each silence. Runs until it is cancelled.
+
+        Raises `ClientStalled` when the client has not read anything for `SEND_LIMIT_S`.
         """
         while True:
             idle_s = anyio.current_time() - self._sent_at

@@ -115,17 +115,19 @@ class Notifier:
 
     @property
     def is_mute(self) -> bool:
+        """Whether there is no address, so that nothing is sent."""
         return self._sock is None
 
     def send(self, *assignments: str, status: str | None = None) -> bool:
-        """Send `NAME=value` assignments and a line for people. False: the message was not delivered, and may be sent
-        again.
+        """Send assignments, each `NAME=value`, and `status`, a line for people.
+
+        Returns False if the message was not delivered. It may then be sent again.
         """
         if self._sock is None:
             return True
         lines = [line.encode("utf-8", "replace") for line in assignments]
         if status is not None:
-            # Cut in bytes, perhaps inside a character. systemd accepts only valid UTF-8.
+            # The limit counts bytes, so it may cut a character in two. systemd accepts only valid UTF-8.
             text = " ".join(status.split()).encode("utf-8", "replace")[:_LONGEST_STATUS_BYTES]
             lines.append(b"STATUS=" + text.decode("utf-8", "ignore").encode())
         try:
@@ -154,9 +156,9 @@ async def keep_status(notifier: Notifier, line: Callable[[], str]) -> None:
 
 
 async def feed_watchdog(notifier: Notifier, watchdog_s: float, is_well: Callable[[], bool]) -> None:
-    """Report to the watchdog three times in `watchdog_s`, from the event loop, and only while `is_well`.
+    """Report to the watchdog three times in `watchdog_s`, but only while `is_well` is true. Runs on the event loop.
 
-    After a moment that was not well the check is repeated soon, so that the pause between two reports does not grow.
+    When `is_well` was false, it is asked again soon, so that the pause between two reports does not grow.
     """
     pause_s = watchdog_s / 3
     while True:
@@ -165,7 +167,7 @@ async def feed_watchdog(notifier: Notifier, watchdog_s: float, is_well: Callable
 
 
 async def extend_timeout(notifier: Notifier) -> None:
-    """Ask systemd for more time, as long as this runs. A stop may take longer than the unit allows."""
+    """Ask systemd for more time again and again. A stop may take longer than the unit allows. Ends by cancellation."""
     while not notifier.is_mute:
         notifier.send(f"EXTEND_TIMEOUT_USEC={round(_EXTENSION_S * 1e6)}")
         await anyio.sleep(_EXTENSION_PAUSE_S)

@@ -1,7 +1,7 @@
 """The environment variables of a child process: only those that it needs. Pure.
 
-The daemon's environment holds tokens and keys, and a child has no business with them. So every variable is left out
-unless it is named here or by the caller.
+The daemon's environment has tokens and keys, which a child must not see. So every variable is left out unless this
+module or the caller names it.
 """
 
 import os
@@ -15,7 +15,7 @@ _NAMES: Final = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH"})
 _PREFIX: Final = "LC_"
 _SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASS")
 _ROOT: Final = Path(__file__).parents[2]
-"""The directory that holds this package. A new interpreter need not have it on its path."""
+"""The directory of this package. It may be missing from the path of a new interpreter."""
 
 
 def chosen_variables(
@@ -35,8 +35,8 @@ def chosen_variables(
 
 
 def own_modules(environ: Mapping[str, str]) -> dict[str, str]:
-    """What lets a Python process of ours import this library: PYTHONPATH, with the one of `environ` behind.
+    """PYTHONPATH for a Python process of ours, so that it can import this library. The path of `environ` comes last.
 
-    Not for programs of others: they may run in another Python installation, which must not see our packages.
+    Not for other programs: they may run in another Python installation, which must not see our packages.
     """
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), environ.get("PYTHONPATH"))))}

@@ -1,4 +1,4 @@
-"""What a child process writes, line by line, as log records of this process."""
+"""Turns the lines that a child process writes into log records of this process."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from neuron_lib.os_errors import NO_THREAD
 __all__ = ("ChildLog",)
 
 _LONGEST_LINE_BYTES: Final = 1 << 20
-"""The part of a line that is kept until its end is read; the rest of the line is dropped."""
+"""The longest part of a line that is kept. The rest of the line is dropped."""
 _LEVELS: Final = logging.getLevelNamesMapping()
 _TRACEBACK: Final = "Traceback (most recent call last):"
 _MOST_LOOSE_LINES: Final = 8
@@ -22,10 +22,10 @@ _LONGEST_COMPLAINT: Final = 1000
 
 
 class ChildLog:
-    """Passes each line on to a logger, and remembers the lines that may tell why the process ended.
+    """Passes each line on to a logger, and remembers the lines that may say why the process ended.
 
-    A line that begins with the name of a level is `LEVEL message`, as the processes of this library write it. Every
-    other line is *loose*, written past the child's logger by native code or by the interpreter, and gets `loose_level`.
+    Processes of this library write `LEVEL message`. Every other line is *loose*: native code or the interpreter wrote
+    it without the child's logger. A loose line gets `loose_level`.
     Each record has the `fields`. `clean` takes secrets out of a line, before the line is cut to `longest_line`
     characters. `death_marks` are words that native code writes when it ends the process.
     """
@@ -43,8 +43,10 @@ class ChildLog:
         self.last_line: str | None = None
         """The last line that is not blank, of any level."""
         self.last_words: str | None = None
-        """The last grave line: an error, or a line with a death mark. While the child is loading, the first one: it
-        names the cause, and the others are consequences."""
+        """The last grave line: an error, or a line with a death mark.
+
+        While the child is loading this is the first grave line. It names the cause, and later ones are consequences.
+        """
         self._logger: Final = logger
         self._fields: Final = dict(fields)
         self._clean: Final = clean
@@ -55,10 +57,10 @@ class ChildLog:
         self._loose: list[str] = []  # while loading; of a traceback only the error
 
     def words_before(self, returncode: int | None) -> str | None:
-        """The words that explain an end with this `returncode`; None if there are none.
+        """The lines that explain an end with this `returncode`. None if there are none.
 
-        Without a grave line, and after an exit status above 0, these are the last loose lines: an interpreter that
-        cannot begin complains past every logger.
+        These are the last loose lines if there is no grave line and the exit status is above 0: an interpreter that
+        cannot start writes its error without any logger.
         """
         if self.last_words is None and returncode is not None and returncode > 0:
             return " ".join(self._loose)[:_LONGEST_COMPLAINT] or None
@@ -70,7 +72,7 @@ class ChildLog:
         return self.last_words is not None and NO_THREAD in self.last_words
 
     def mark_loaded(self) -> None:
-        """Forget the grave lines so far: the child has loaded in spite of them."""
+        """Forget the grave lines so far, because the child has loaded in spite of them."""
         self._is_loading = False
         self.last_words = None
         self._loose.clear()

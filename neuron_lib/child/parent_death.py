@@ -1,16 +1,16 @@
 """Runs inside a child process: the child ends with its parent, and leaves the signals of a terminal to its parent.
 
-There are two ways to notice the end of the parent, and a child of ours uses both.
+There are two ways to notice the end of the parent. A child of ours uses both.
 
-A thread of the child waits for it (`end_without_parent`). This works for every parent, but not for a child that is
-stopped (SIGSTOP), and only late for one that holds the interpreter lock.
+A thread of the child waits for the end of the parent (`end_without_parent`). This works for every parent. It does not
+work in a child that is stopped (SIGSTOP), and it works late in a child that holds the interpreter lock.
 
-The kernel kills the child (`end_with_parent`). This works for every child, but the kernel goes by the *thread* that
-started the child, not by the process. The parent asks for it with `--parent` only if that thread lives as long as the
-parent does.
+The kernel kills the child (`end_with_parent`). This works for every child, but the kernel looks at the *thread* that
+started the child and not at the process. So the parent asks for it, with `--parent`, only if that thread lives as long
+as the parent does.
 
-A program of others knows neither way. Run as a script, this file asks the kernel and then becomes that program
-(`bound_to_parent`). The file imports the standard library alone, so that the script needs no package to be found.
+Other programs have neither of these. For them this file can be run as a script: it asks the kernel and then becomes
+the other program (`bound_to_parent`). The file imports the standard library alone, so the script needs no package.
 """
 
 import argparse
@@ -34,7 +34,7 @@ __all__ = (
 
 _PR_SET_PDEATHSIG: Final = 1
 _LOOK_S: Final = 1.0
-"""Seconds between two looks at who the parent is. A closed link is noticed at once."""
+"""Seconds between two looks at the id of the parent. A closed link is noticed at once."""
 
 
 def parent_option(*, ends_with_thread: bool) -> tuple[str, ...]:
@@ -51,10 +51,10 @@ def add_parent_option(parser: argparse.ArgumentParser) -> None:
 
 
 def bound_to_parent(command: Sequence[str], *, ends_with_thread: bool) -> tuple[str, ...]:
-    """The command line that runs a program of others. Called by the parent.
+    """The command line that runs another program. Called by the parent.
 
-    With `ends_with_thread` the kernel kills the program, though not what it starts, when the calling thread ends.
-    Without, nothing ends a program whose parent was killed.
+    With `ends_with_thread` the kernel kills the program when the calling thread ends, but not the processes that the
+    program has started. Without it, nothing ends a program whose parent was killed.
     """
     if not ends_with_thread:
         return tuple(command)
@@ -74,14 +74,14 @@ def end_with_parent(parent: int | None) -> None:
 
 
 def end_without_parent(parent: int, link: int) -> NoReturn:
-    """Exit, with status 0, when the parent has ended. The life of a thread; ends the process whatever others do.
+    """Exit with status 0 when the parent has ended. Runs in a thread of its own, and ends the process from there.
 
     `parent` is the parent's process id. `link` is a descriptor, a pipe or a socket, whose other end the parent holds.
     When the other end is closed, the process exits at once. That is not enough: a process that the parent has forked
     may hold the other end too. So the process exits within a second also when it has got another parent.
     """
     hang_up = select.poll()
-    hang_up.register(link, 0)  # a hang-up is reported without being asked for, and data is not
+    hang_up.register(link, 0)  # 0: report no data; a hang-up is always reported
     while not hang_up.poll(_LOOK_S * 1000) and os.getppid() == parent:
         pass
     os._exit(0)

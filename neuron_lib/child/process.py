@@ -1,7 +1,7 @@
-"""How a child process begins, how the daemon waits for it, and how it ends for certain.
+"""Starts a child process, waits for it, and makes sure that it ends.
 
-A child gets a session of its own. So a Ctrl-C in the daemon's terminal reaches the daemon alone, which ends its
-children when the time has come; and a kill reaches all processes that the child has started (its group).
+A child gets a session of its own. So a Ctrl-C in the daemon's terminal reaches only the daemon, which ends its children
+later. A kill reaches the whole group of the child: all processes that the child has started.
 """
 
 import errno
@@ -34,8 +34,8 @@ Output: TypeAlias = int | IO[bytes]
 class Child:
     """A process that this one has started. `name` is what log lines call the process.
 
-    Lives from `start_child` until `end`, which must be called also for a process that has ended by itself: a block with
-    `ending` does. All methods are for the event loop that started the process.
+    Lives from `start_child` until `end`. `end` must be called even if the process has ended by itself; a block with
+    `ending` does this. All methods are for the event loop that started the process.
     """
 
     def __init__(self, process: Process, name: str) -> None:
@@ -75,7 +75,7 @@ class Child:
         return self._process.stderr
 
     async def wait(self, limit_s: float = math.inf) -> int | None:
-        """Wait until the process has ended; returns `returncode`, None if the process still runs after `limit_s`.
+        """Wait until the process has ended. Returns `returncode`, or None if the process still runs after `limit_s`.
 
         Cancelling the wait leaves the process as it is.
         """
@@ -86,19 +86,19 @@ class Child:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process alone. Does nothing if the process has ended.
 
-        The methods of the event loops may reap the process; this one leaves the exit status to whoever waits for it.
+        The methods of the event loops may reap the process. This method does not, so that `wait` gets the exit status.
         """
         if self.returncode is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Send SIGKILL to all processes of the group: a program may be a script that waits for the real one.
+        """Send SIGKILL to all processes of the group. A program may be a script that waits for the real program.
 
-        Call it while the process runs, or at once after its end. The system gives the number of a group to another
-        process some time after the last member has ended.
+        Call it while the process runs, or at once after its end. Some time after the last member has ended, the system
+        gives the number of the group to another process.
         """
-        with suppress(ProcessLookupError, PermissionError):  # nobody is left, or only helpers that run as root
+        with suppress(ProcessLookupError, PermissionError):  # the group is empty, or has only helpers that run as root
             os.killpg(self.pid, signal.SIGKILL)
 
     @property
@@ -124,11 +124,12 @@ class Child:
         ask_limit_s: float = 0.0,
         kill_limit_s: float = _KILL_LIMIT_S,
     ) -> bool:
-        """End the process: ask, then kill. Returns whether the process is gone, and so its memory is back.
+        """End the process: ask, then kill. Returns whether the process is gone. Its memory is back then.
 
-        `ask` tells the process to end by itself, for which it has `ask_limit_s`. After that, the whole group is killed,
-        also what a process that has ended left behind. A process that still runs `kill_limit_s` later hangs in the
-        kernel, and no signal reaches it: it is left behind. A cancellation of the caller waits until this is over.
+        `ask` tells the process to end by itself, for which it has `ask_limit_s`. After that the whole group is killed,
+        also if only processes are left that the child had started. A process that still runs `kill_limit_s` later hangs
+        in the kernel. No signal reaches it, so it is left behind. A cancellation of the caller waits until `end` is
+        done.
         """
         with anyio.CancelScope(shield=True):
             if ask is not None and self.returncode is None:
@@ -165,7 +166,7 @@ async def start_child(
     """Start a process; the caller has to end it (`ending`). `environment` None is the one of this process.
 
     Raises `OSError` for a process that cannot be started; `is_exhausted` says whether that may pass. A cancellation
-    during the start takes effect at the caller's next checkpoint: otherwise nobody would know of the process.
+    during the start takes effect at the caller's next checkpoint, so that the caller always gets the process.
     """
     try:
         with anyio.CancelScope(shield=True):
@@ -194,7 +195,7 @@ async def ending(
     kill_limit_s: float = _KILL_LIMIT_S,
     on_left: Callable[[Child], object] | None = None,
 ) -> AsyncIterator[None]:
-    """The child is gone when the block has ended, however it ends: see `Child.end`.
+    """End the child (`Child.end`) at the end of the block, however the block ends.
 
     Enter the block right after `start_child`, without a checkpoint in between. For a process that cannot be killed,
     `on_left` is called, which may raise; without `on_left` an error is logged.
@@ -213,7 +214,10 @@ async def ask_by_sigterm(child: Child) -> None:
 
 
 async def watch(watchdog: Watchdog) -> str:
-    """Look again and again until the watchdog has a verdict; returns it. Whoever hears the child tells the watchdog."""
+    """Call `watchdog.look` again and again until it has a verdict, and return the verdict.
+
+    The task that reads from the child tells the watchdog of its signs.
+    """
     while (verdict := watchdog.verdict) is None:
         await anyio.sleep(watchdog.look_s)
         watchdog.look()
@@ -221,7 +225,7 @@ async def watch(watchdog: Watchdog) -> str:
 
 
 def describe_exit(returncode: int | None) -> str:
-    """How a process with this `returncode` has ended; None is one that has closed its pipes and still runs."""
+    """How a process with this `returncode` has ended. None: it closed its pipes and still runs."""
     if returncode is None:
         return "hung up, and cannot be killed"
     if returncode >= 0:

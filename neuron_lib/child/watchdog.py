@@ -1,6 +1,6 @@
-"""Decides whether a child process gets on. Pure: holds no clock and no process; `child.process.watch` looks again.
+"""Decides whether a child process makes progress. Pure: has no clock and no process. `child.process.watch` calls it.
 
-The owner of a child tells the watchdog of the child's signs. Which sign is which depends on the child:
+The owner of a child reports the child's signs to the watchdog. What counts as which sign depends on the child:
 
 | sign                    | engine, while loading          | engine, while serving           | fetch           |
 |-------------------------|--------------------------------|---------------------------------|-----------------|
@@ -13,8 +13,8 @@ The owner of a child tells the watchdog of the child's signs. Which sign is whic
 | these are no progress   | processor time: an endless     | answers to prompts: other       | bytes: the      |
 |                         | loop takes it too              | threads give them in a hang     | child judges it |
 
-A child that serves a model by itself would give `note_life` for each answer of its health probe, and `note_progress`
-for each token, and for each answer while it has no request.
+For a child that serves a model by itself, each answer of its health probe would be `note_life`. Each token would be
+`note_progress`, and so would each answer of the probe while the child has no request.
 """
 
 from collections.abc import Mapping
@@ -24,17 +24,17 @@ __all__ = ("Watchdog",)
 
 _LONGEST_LOOK_S: Final = 1.0
 _LOOKS: Final = 10
-"""Looks for each limit, at least."""
+"""The least number of looks within a limit."""
 
 
 class Watchdog:
     """Counts the looks since the last sign. Call `look` each `look_s` seconds.
 
-    Looks are counted, not seconds: a daemon that was stopped itself has not looked meanwhile, and so does not blame
-    its children when it goes on.
+    Looks are counted and not seconds. A daemon that was stopped has not looked meanwhile, so it does not blame its
+    children when it goes on.
 
     A child may be without progress for `stall_limit_s` and silent for `silence_limit_s`; infinity is no limit.
-    `silence_counts` is whether silence is counted from the beginning.
+    `silence_counts` says whether silence is counted from the beginning.
     """
 
     def __init__(self, *, stall_limit_s: float, silence_limit_s: float, silence_counts: bool = True) -> None:
@@ -61,18 +61,18 @@ class Watchdog:
         return self._complaint(0.5)
 
     def note_life(self) -> None:
-        """The child has said something, whatever it is."""
+        """The child has sent something."""
         self._silent_looks = 0
 
     def note_progress(self) -> None:
-        """The child has got on with its work, or has none."""
+        """The child has made progress with its work, or has no work."""
         self._still_looks = 0
 
     def note_work(self, done: Mapping[str, int]) -> None:
-        """What the child works on beside its main work, by name, and how much of each is done so far.
+        """The child's work beside its main work, by name, and how much of each is done so far.
 
-        Each name has a stall limit of its own, since each stands for a thread that a hang of another does not stop. A
-        name that is left out has nothing to do.
+        Each name stands for a thread of the child. A thread goes on while another hangs, so each name has a stall limit
+        of its own. A thread that is not named has nothing to do.
         """
         self._work = {name: (so_far, self._looks_at(name, so_far)) for name, so_far in done.items()}
 

@@ -2,9 +2,9 @@
 
 schema       the structs, their defaults and bounds
 llamacpp     the table of the llama.cpp backend
-load         the file and the environment, and which of them said what
-words        the words of the errors
-variables    which variables look like mistyped keys
+load         reads the file and the environment, and knows which of them gave a value
+words        turns errors into sentences for an operator
+variables    finds variables that look like mistyped keys
 """
 
 from neuron_lib.config.llamacpp import LlamaCppConfig

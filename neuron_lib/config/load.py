@@ -86,7 +86,7 @@ def load_config(
     if ignored:
         logger.warning("configuration keys without a meaning here, ignored: %s", ", ".join(ignored))
     if any(HUB_SCHEME not in store.sources for store in store_settings(config).values()):
-        hub_endpoint(environ)  # raises for an address that could not be asked
+        hub_endpoint(environ)  # raises for an address that no request could be sent to
     for variable, near in find_mistyped(environ.keys() - layers.variables.values(), layers.schema):
         logger.warning("the variable %s names no key%s", variable, f"; did you mean {near}?" if near else "")
     for place, doubt in _doubts(config, sections):
@@ -113,7 +113,7 @@ def hub_endpoint(environ: Mapping[str, str]) -> str:
 
 
 def _doubts(config: Config, sections: Sequence[Section[Any]]) -> Iterator[tuple[str, str]]:
-    """What can never be used but does not keep the rest from working, by its place."""
+    """Values that can never be used and do not stop the rest from working, by their places."""
     for index, entry in enumerate(config.harnesses):
         if not any(section.answers_to(entry.name) for section in sections):
             known = ", ".join(sorted(name for section in sections for name in (section.name, *section.aliases)))
@@ -204,7 +204,7 @@ class _Layers:
         return place
 
     def adopt_older_names(self, older_names: Mapping[tuple[str, ...], str]) -> None:
-        """Move what stands under an older name to the name that it has now."""
+        """Move values with an older name to the name that they have now."""
         for (*parents, older), name in older_names.items():
             table = self._at(parents)
             if not isinstance(table, dict) or older not in table:
@@ -261,7 +261,7 @@ class _Layers:
             raise self.error("", str(error)) from error
 
     def _at(self, keys: Sequence[str]) -> Any:
-        """What the tree holds there; None where it holds nothing."""
+        """The value of the tree at this place. None if there is none."""
         value: Any = self.tree
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None

@@ -131,7 +131,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     the load asks for none. `chat_template` is a file with a Jinja template to use instead of the model's own; the file
     is read when the model loads.
 
-    `path` and `chat_template` are absolute, because the working directory of a daemon is an accident. A program may
+    `path` and `chat_template` are absolute, because the working directory of a daemon is arbitrary. A program may
     give them as text. Raises ValueError where an entry contradicts itself.
     """
 

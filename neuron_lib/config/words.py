@@ -1,4 +1,4 @@
-"""What msgspec found wrong in a configuration, in words for an operator: the place, the problem, the nearest name."""
+"""Turns errors of msgspec into sentences for an operator: the place, the problem, the nearest name."""
 
 import difflib
 import re

@@ -38,14 +38,18 @@ from neuron_lib.engine.build import (
     build_preparer,
     build_runner,
     build_scheduler,
+    build_vector_preparer,
+    build_vector_scheduler,
     context_length,
     model_facts,
     open_context,
+    open_vector_context,
     show_markers,
     tool_template,
 )
 from neuron_lib.engine.intake import Intake, message_of
 from neuron_lib.engine.loop import EngineLoop
+from neuron_lib.engine.prepare import Preparer
 from neuron_lib.engine.process import clear_signals, deepen_stack, log_to_stderr, shield_the_daemon
 from neuron_lib.engine.process_stats import bytes_read, bytes_resident
 from neuron_lib.engine.protocol import (
@@ -56,6 +60,7 @@ from neuron_lib.engine.protocol import (
     Command,
     Fatal,
     Load,
+    ModelFacts,
     Progress,
     Ready,
     Report,
@@ -63,6 +68,8 @@ from neuron_lib.engine.protocol import (
     command_decoder,
     encode_frame,
 )
+from neuron_lib.engine.runner import Runner, VectorRunner
+from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.errors import (
     LoadFailed,
     NeuronError,
@@ -71,6 +78,8 @@ from neuron_lib.llama.bindings import init_backend
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.model import Model
+from neuron_lib.llama.vector_context import VectorContext
+from neuron_lib.modality import EMBEDDINGS
 from neuron_lib.os_errors import is_exhausted
 
 logger = logging.getLogger("neuron_lib.engine")
@@ -91,7 +100,7 @@ class Engine:
         self._socket: Final = sock
         self._send_lock: Final = threading.Lock()
         self._intake: Final = Intake(self.send)
-        self._context: Context | None = None
+        self._context: Context | VectorContext | None = None
         self._loop: EngineLoop | None = None
 
     def send(self, report: Report) -> None:
@@ -198,13 +207,27 @@ class Engine:
                 raise LoadFailed(f"{model.description} cannot be served: {model.refusal}")
             if model.can_chat:
                 self._chat(model, load)
+            elif EMBEDDINGS in model.capabilities:
+                self._embed(model, load)
             else:
                 self._hold(model, load)
 
     def _hold(self, model: Model, load: Load) -> None:
-        """Keep a model that does not chat. It gets no context: nothing is computed with it yet."""
+        """Keep a model that nothing is computed with yet, without a context."""
         self.send(Ready(model_facts(model, None, n_ctx=context_length(model, load))))
         threading.Event().wait()  # nobody sets it: the process ends with the model
+
+    def _embed(self, model: Model, load: Load) -> None:
+        with open_vector_context(model, load) as context:
+            self._context = context
+            facts = model_facts(model, None, n_ctx=context.n_batch)
+            self._step(
+                build_vector_scheduler(context, load),
+                VectorRunner(context),
+                load,
+                facts,
+                preparer=build_vector_preparer(model, context, load),
+            )
 
     def _chat(self, model: Model, load: Load) -> None:
         with open_context(model, load) as context:
@@ -220,17 +243,17 @@ class Engine:
             )
             for pair in (facts.reasoning, facts.tool_call):
                 show_markers(model.vocab, pair)
-            self._loop = EngineLoop(
-                build_scheduler(context, load),
-                build_runner(model, context),
-                report=self.send,
-                report_interval_s=load.report_interval_s,
-            )
-            self._intake.open(preparer, hand_on=self._loop.submit)
             self._start_thread("grammars", self._compile, GrammarCompiler(model.vocab))
-            self.send(Ready(facts))
-            gc.freeze()  # what is there now stays, so the collector need not look through it during steps
-            self._loop.run_forever()
+            self._step(build_scheduler(context, load), build_runner(model, context), load, facts, preparer=preparer)
+
+    def _step(self, scheduler: Scheduler, runner: Runner, load: Load, facts: ModelFacts, *, preparer: Preparer) -> None:
+        """Take requests in, and step until the process ends."""
+        interval_s = load.report_interval_s
+        loop = self._loop = EngineLoop(scheduler, runner, report=self.send, report_interval_s=interval_s)
+        self._intake.open(preparer, hand_on=loop.submit)
+        self.send(Ready(facts))
+        gc.freeze()  # what is there now stays, so the collector need not look through it during steps
+        loop.run_forever()
 
     def _progress(self) -> Callable[[float], bool]:
         """Reports each whole percent once; libllama calls back far more often than anybody looks."""

@@ -4,6 +4,7 @@ Nothing here runs after the engine is ready.
 """
 
 import logging
+from typing import Final
 
 from msgspec import structs
 
@@ -20,6 +21,7 @@ from neuron_lib.llama.context import Context
 from neuron_lib.llama.control_tokens import control_tokens
 from neuron_lib.llama.memory import MemoryKind
 from neuron_lib.llama.model import Model
+from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
@@ -31,14 +33,20 @@ __all__ = (
     "build_preparer",
     "build_runner",
     "build_scheduler",
+    "build_vector_preparer",
+    "build_vector_scheduler",
     "context_length",
     "model_facts",
     "open_context",
+    "open_vector_context",
     "show_markers",
     "tool_template",
 )
 
 logger = logging.getLogger("neuron_lib.engine")
+
+_MOST_VECTOR_TOKENS: Final = 2048
+"""Tokens of all texts that vectors are made of at once: attention over them takes about 200 MiB in a small model."""
 
 
 def open_context(model: Model, load: Load) -> Context:
@@ -101,6 +109,36 @@ def build_scheduler(context: Context, load: Load) -> Scheduler:
         n_batch=context.n_batch,
         n_ctx=context.n_ctx,
         speculation=load.speculation if memory.can_truncate else "off",
+    )
+
+
+def open_vector_context(model: Model, load: Load) -> VectorContext:
+    """The context of a model that makes vectors. Raises `LoadFailed`.
+
+    All tokens of a text must be computed at once, which takes memory for each: so no text is longer than a few thousand
+    tokens, unless `n_batch` is larger.
+    """
+    n_batch = min(context_length(model, load), max(load.context.n_batch, _MOST_VECTOR_TOKENS))
+    return VectorContext(model, load.context, seats=min(load.seats, n_batch), n_batch=n_batch)
+
+
+def build_vector_scheduler(context: VectorContext, load: Load) -> Scheduler:
+    """The scheduler for `context`, which reuses nothing."""
+    seats = min(load.seats, context.n_batch)
+    cells, costs = StreamCells(seats, context.n_batch), StepCosts(target_step_s=load.target_step_s)
+    cache = PromptCache(seats=seats, cells=cells, costs=costs, is_enabled=False)
+    return Scheduler(cache=cache, cells=cells, costs=costs, n_batch=context.n_batch, n_ctx=context.n_batch)
+
+
+def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> Preparer:
+    """What makes prompts of inputs, for a model without a template."""
+    return Preparer(
+        model.vocab,
+        template="",
+        controls=None if load.special_tokens_in_messages else control_tokens(model.vocab),
+        n_ctx=context.n_batch,
+        vector_tokens=context.n_batch,
+        seats=min(load.seats, context.n_batch),
     )
 
 

@@ -81,7 +81,7 @@ class Intake:
         self._hand_on: Callable[[Request], None] = lambda _request: None
         changed = self._changed = Condition()  # its lock guards all that follows
         self._chats: Final = Lane[_Job]("a prompt", changed)
-        self._long: Final = Lane[tuple[_Job, Prompt]]("a long prompt", changed)
+        self._long: Final = Lane[tuple[_Job, tuple[Prompt, ...]]]("a long prompt", changed)
         self._bound: Final = Lane[tuple[_Job, Grammar, PreparedPrompt]]("a grammar", changed)
         self._lanes: Final = (self._chats, self._long, self._bound)
         self._wanted: set[int] = set()  # neither handed on nor refused nor cancelled
@@ -120,24 +120,24 @@ class Intake:
         while True:
             job = self._next(self._chats)
             try:
-                prompt = self._opened.write(job.submit.task, gives_way=partial(self._gives_way, job))
+                prompts = self._opened.write(job.submit.task, gives_way=partial(self._gives_way, job))
             except GaveWay:
                 self._put_back(job)
                 continue
             except RequestRejected as error:
                 self._refuse(self._chats, job, error)
                 continue
-            effort = self._opened.effort(prompt)
+            effort = self._opened.effort(prompts)
             if effort > _LONG_CHARS:
-                self._pass_on(self._chats, job, self._long, (job, prompt), size=effort)
+                self._pass_on(self._chats, job, self._long, (job, prompts), size=effort)
             else:
-                self._read(self._chats, job, prompt)
+                self._read(self._chats, job, prompts)
 
     def read_forever(self) -> NoReturn:
         """The life of the thread that tokenizes long prompts."""
         while True:
-            job, prompt = self._next(self._long)
-            self._read(self._long, job, prompt)
+            job, prompts = self._next(self._long)
+            self._read(self._long, job, prompts)
 
     def compile_forever(self, compiler: GrammarCompiler) -> NoReturn:
         """The life of the thread that compiles grammars, which needs a stack of 8 MiB."""
@@ -148,7 +148,7 @@ class Intake:
             except RequestRejected as error:
                 self._refuse(self._bound, job, error)
             else:
-                self._finish(self._bound, job, replace(prompt, constraint=constraint))
+                self._finish(self._bound, job, [replace(prompt, constraint=constraint)])
 
     @property
     def _opened(self) -> Preparer:
@@ -175,21 +175,22 @@ class Intake:
                 self._chats, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S)
             )
 
-    def _read(self, lane: Lane[Any], job: _Job, written: Prompt) -> None:
+    def _read(self, lane: Lane[Any], job: _Job, written: tuple[Prompt, ...]) -> None:
         submit = job.submit
+        limit = self._opened.limit(submit)
         try:
-            prompt = self._opened.read(written, most_tokens=submit.limits.prompt_tokens)
+            prompts = [self._opened.read(prompt, limit=limit) for prompt in written]
         except RequestRejected as error:
             self._refuse(lane, job, error)
             return
         grammar = None if isinstance(submit.task, EmbedTask) else submit.task.grammar
         if grammar is None:
-            self._finish(lane, job, prompt)
+            self._finish(lane, job, prompts)
         elif self._bound.waiting > _MOST_GRAMMARS:
             reason = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
             self._refuse(lane, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S))
         else:
-            self._pass_on(lane, job, self._bound, (job, grammar, prompt), size=0)
+            self._pass_on(lane, job, self._bound, (job, grammar, prompts[0]), size=0)
 
     def _next(self, lane: Lane[Job]) -> Job:
         with self._changed:
@@ -210,12 +211,14 @@ class Intake:
         if not is_wanted:
             self._send(Cancelled(request))
 
-    def _finish(self, lane: Lane[Any], job: _Job, prompt: PreparedPrompt) -> None:
+    def _finish(self, lane: Lane[Any], job: _Job, prompts: list[PreparedPrompt]) -> None:
         """Hand a prepared request on to the line, unless it was cancelled meanwhile."""
         submit = job.submit
-        request = self._opened.request(submit, prompt, arrived_s=job.arrived_s)
+        request = self._opened.request(submit, prompts, arrived_s=job.arrived_s)
         prepared = Prepared(
-            request=submit.request, prompt_tokens=len(prompt.tokens), prompt_end=prompt.text[-_PROMPT_END_CHARS:]
+            request=submit.request,
+            prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
+            prompt_end=prompts[-1].text[-_PROMPT_END_CHARS:],
         )
         # All of it with the lock held: a cancel finds the request either here or in the line, and `Began` comes later.
         with self._changed:

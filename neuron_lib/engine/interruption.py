@@ -1,4 +1,4 @@
-"""Ends work of the main thread that takes too long. Only there can Python code be interrupted, by a signal."""
+"""Ends work that takes too long. Only in the main thread can Python code be interrupted, by a signal."""
 
 import signal
 import time
@@ -14,11 +14,11 @@ _LOOK_S: Final = 0.05
 Result = TypeVar("Result")
 
 GivesWay: TypeAlias = Callable[[float], bool]
-"""Whether work that has taken so many seconds is to give way to other work. It is called from a signal's handler."""
+"""`(seconds that the work has taken)` → whether it is to give way to other work. Called from a signal handler."""
 
 
 class GaveWay(BaseException):
-    """The work was given up for other work, and may be begun again. No template can catch it."""
+    """The work was given up for other work, and may be begun again. A template cannot catch this."""
 
 
 class _TimeIsUp(BaseException):
@@ -33,7 +33,7 @@ def never_gives_way(_took_s: float) -> bool:
 def within(limit_s: float, work: Callable[[], Result], *, gives_way: GivesWay = never_gives_way) -> Result:
     """What `work` returns. Raises `TemplateFailed` once it takes longer than `limit_s`, `GaveWay` once it gives way.
 
-    For the main thread, like every handler of signals.
+    For the main thread only, because only the main thread may set signal handlers.
     """
     began = time.monotonic()
     is_running = True

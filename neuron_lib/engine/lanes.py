@@ -1,4 +1,4 @@
-"""The order of work on prompts: what is large does not hold up what is small. Decides, but for its waiting, purely."""
+"""The order of work on prompts: a large prompt does not hold up small ones. Pure, except that `take` waits."""
 
 import heapq
 from itertools import count
@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 __all__ = ("Lane",)
 
 _MOST_OVERTAKING: Final = 3
-"""So many smaller jobs may be taken in a row before the oldest. So nothing waits for ever."""
+"""At most so many smaller jobs are taken in a row before the oldest, so that no job waits for ever."""
 
 Job = TypeVar("Job")
 
@@ -16,36 +16,36 @@ Job = TypeVar("Job")
 class Lane(Generic[Job]):
     """The jobs of one thread, at most one for each request.
 
-    Its methods are called with the lock of `changed` held, so lanes that share it change together. `done` and `waiting`
-    may be read without it, to show.
+    All methods must be called with the lock of `changed` held; lanes that share the lock change together. `done` and
+    `waiting` may be read without it, to show them.
     """
 
     def __init__(self, name: str, changed: Condition) -> None:
-        """`name` says what a job is, in the words of an operator."""
+        """`name` says to an operator what a job is, such as "a prompt"."""
         self.name: Final = name
         self.current: int | None = None
-        """The request that is worked on."""
+        """The request of the job that is being done; None while there is none."""
         self.done = 0
         self._changed: Final = changed
-        self._jobs: dict[int, tuple[int, Job]] = {}  # by request, each with its number; the oldest first
+        self._jobs: dict[int, tuple[int, Job]] = {}  # by request, each with its number, in the order of arrival
         self._numbers: Final = count()
-        self._sizes: list[tuple[int, int, int]] = []  # a heap of size, number and request, of jobs that may be gone
+        self._sizes: list[tuple[int, int, int]] = []  # a heap of size, number and request; some of its jobs may be gone
         self._overtaking = 0
 
     @property
     def waiting(self) -> int:
-        """Jobs that are not done, and that which is worked on."""
+        """Jobs that are not done, the current one included."""
         return len(self._jobs) + (self.current is not None)
 
     @property
     def smallest(self) -> int | None:
-        """The size of the smallest job that waits."""
+        """The size of the smallest job that waits; None if none does."""
         while self._sizes and not self._waits(*self._sizes[0][1:]):
             heapq.heappop(self._sizes)
         return self._sizes[0][0] if self._sizes else None
 
     def put(self, request: int, job: Job, *, size: int) -> None:
-        """Let a job wait for its turn."""
+        """Let a job wait. The smaller its `size`, the sooner it is taken."""
         number = next(self._numbers)
         self._jobs[request] = number, job
         heapq.heappush(self._sizes, (size, number, request))
@@ -62,7 +62,7 @@ class Lane(Generic[Job]):
             self.done += 1
 
     def take(self) -> tuple[int, Job]:
-        """Wait for the next job, which becomes the current one. Gives the lock up while it waits."""
+        """Wait for the next job, and make it the current one. The lock is free while this waits."""
         while self.smallest is None:
             self._changed.wait()
         oldest, smallest = next(iter(self._jobs)), self._sizes[0][-1]

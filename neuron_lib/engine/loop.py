@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from msgspec.structs import replace
 
 from neuron_lib.engine.line import Request
-from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents
+from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents, Vector
 from neuron_lib.engine.runner import Runner
 from neuron_lib.engine.scheduler import Scheduler
 
@@ -63,7 +63,7 @@ class EngineLoop:
     def run_forever(self) -> None:
         """Step as long as there is work, sleep in the inbox when there is none. Ends by raising `ContextBroken`."""
         while True:
-            self._take_instructions(block=self._scheduler.in_flight == 0)
+            self._take_instructions(block=self._scheduler.is_idle)
             self.step()
 
     def step(self) -> None:
@@ -83,6 +83,9 @@ class EngineLoop:
         for event in events:
             if isinstance(event, Broken):
                 self._forget(event.request)
+                urgent.append(event)
+                continue
+            if isinstance(event, Vector):
                 urgent.append(event)
                 continue
             key = event.request, event.choice

@@ -50,16 +50,22 @@ class Preparer:
         controls: Mapping[int, ControlToken] | None = None,
         n_ctx: int,
         needs_checkpoints: bool = False,
+        vector_tokens: int = 0,
+        seats: int = 1,
     ) -> None:
         """`template` is the model's Jinja source, `tool_template` the one for chats with tools, `override` the
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
-        `needs_checkpoints` says that the model's memory cannot be cut.
+        `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
+        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
         self._needs_checkpoints: Final = needs_checkpoints
+        self._vector_tokens: Final = vector_tokens
+        self._seats: Final = seats
         controls = controls or {}
+        self._has_controls: Final = bool(controls)
         self._forbidden: Final = frozenset(token for token, control in controls.items() if not control.is_unknown)
         self._writer: Final = PromptWriter(
             Templates(override, template, tool_template),
@@ -75,15 +81,17 @@ class Preparer:
         return self._writer.kind
 
     def prepare(self, task: TaskFrame) -> PreparedPrompt:
-        """The prompt of a task with its tokens, without its grammar. Raises what `write` and `read` raise."""
-        return self.read(self.write(task))
+        """The prompt of a task for one with its tokens, without its grammar. Raises what `write` and `read` raise."""
+        (prompt,) = self.write(task)
+        return self.read(prompt, limit=self._n_ctx - 1)
 
-    def effort(self, prompt: Prompt) -> int:
-        """About how long `read` takes, in characters of prose."""
-        return self._vocab.effort(prompt.text)
+    def effort(self, prompts: Iterable[Prompt]) -> int:
+        """About how long it takes to `read` them all, in characters of prose."""
+        return sum(self._vocab.effort(prompt.text) for prompt in prompts)
 
-    def write(self, task: TaskFrame, *, gives_way: GivesWay = never_gives_way) -> Prompt:
-        """The prompt of a task, not tokenized yet. For the main thread, which alone can interrupt a template.
+    def write(self, task: TaskFrame, *, gives_way: GivesWay = never_gives_way) -> tuple[Prompt, ...]:
+        """The prompt of a task, or those of its inputs, not tokenized yet. For the main thread, which alone can
+        interrupt a template.
 
         Raises `TemplateFailed`, `InvalidRequest` for what the template cannot show, `UnsupportedCapability` for a task
         that this engine cannot do, and `GaveWay`.
@@ -91,34 +99,43 @@ class Preparer:
         match task:
             case ChatTask():
                 chat = task.read()
-                return self._writer.write(
+                prompt = self._writer.write(
                     chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs, gives_way=gives_way
                 )
+                return (prompt,)
             case CompleteTask():
-                return self._verbatim(task.prompt)
+                return (self._verbatim(task.prompt, param="prompt"),)
+            case EmbedTask(inputs=()):
+                raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+            case EmbedTask() if self._vector_tokens:
+                return tuple(self._verbatim(text, param="input", is_foreign=self._has_controls) for text in task.inputs)
             case EmbedTask():
                 raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
             case _:
                 assert_never(task)
 
-    def _verbatim(self, prompt: str | tuple[int, ...]) -> Prompt:
+    def _verbatim(self, prompt: str | tuple[int, ...], *, param: str, is_foreign: bool = False) -> Prompt:
+        """A prompt that no template changes. In a text that `is_foreign` nothing is a control token."""
         if not prompt:
-            raise InvalidRequest("prompt: there is nothing to go on with", param="prompt")
+            raise InvalidRequest(f"{param}: there is nothing to read", param=param)
         if isinstance(prompt, str):
-            return Prompt(prompt)
+            return Prompt(prompt, (Piece(prompt, is_foreign=True),) if is_foreign else None)
         beyond = next((token for token in prompt if not 0 <= token < self._vocab.n_tokens), None)
         if beyond is not None:
-            text = f"prompt: there is no token {beyond}, the model has tokens 0 to {self._vocab.n_tokens - 1}"
-            raise InvalidRequest(text, param="prompt")
+            text = f"{param}: there is no token {beyond}, the model has tokens 0 to {self._vocab.n_tokens - 1}"
+            raise InvalidRequest(text, param=param)
         return Prompt("", tokens=prompt)
 
-    def read(self, prompt: Prompt, *, most_tokens: int | None = None) -> PreparedPrompt:
+    def limit(self, submit: Submit) -> int:
+        """How many tokens a prompt of this request may have: a reply needs room for one at least, a vector for none."""
+        most = self._vector_tokens if isinstance(submit.task, EmbedTask) else self._n_ctx - 1
+        return min(most, submit.limits.prompt_tokens)
+
+    def read(self, prompt: Prompt, *, limit: int) -> PreparedPrompt:
         """A written prompt with its tokens. For any thread.
 
-        Raises `PromptTooLong` if it has more than `most_tokens` or leaves no room for a reply, and `InvalidRequest` if
-        it has none.
+        Raises `PromptTooLong` if it has more than `limit`, and `InvalidRequest` if it has none.
         """
-        limit = self._n_ctx - 1 if most_tokens is None else min(self._n_ctx - 1, most_tokens)
         text = prompt.text
         too_many = self.count_beyond_use(text)
         if too_many is not None:
@@ -133,15 +150,30 @@ class Preparer:
             raise PromptTooLong(prompt_tokens=len(tokens), limit=limit)
         return PreparedPrompt(text, tokens)
 
-    def request(self, submit: Submit, prompt: PreparedPrompt, *, arrived_s: float = 0.0) -> Request:
-        """What enters the line: a sequence, and a seat, for each choice."""
-        sequences = tuple(self._sequences(submit, prompt))
-        return Request(submit.request, sequences, len(sequences), submit.class_, arrived_s)
+    def request(self, submit: Submit, prompts: Iterable[PreparedPrompt], *, arrived_s: float = 0.0) -> Request:
+        """What enters the line: a sequence, and as far as there are seats a seat, for each choice or input."""
+        if isinstance(submit.task, EmbedTask):
+            sequences = tuple(self._inputs(submit, prompts))
+        else:
+            (prompt,) = prompts
+            sequences = tuple(self._choices(submit, submit.task, prompt))
+        seats = min(len(sequences), self._seats) if isinstance(submit.task, EmbedTask) else len(sequences)
+        return Request(submit.request, sequences, seats, submit.class_, arrived_s)
 
-    def _sequences(self, submit: Submit, prompt: PreparedPrompt) -> Iterator[Sequence]:
+    def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
+        for choice, prompt in enumerate(prompts):
+            yield Sequence(
+                request=submit.request,
+                choice=choice,
+                prompt=prompt.tokens,
+                max_tokens=0,
+                wants_vector=True,
+                adapter=submit.class_.adapter,
+            )
+
+    def _choices(self, submit: Submit, task: ChatTask | CompleteTask, prompt: PreparedPrompt) -> Iterator[Sequence]:
         """One for each choice. They begin alike, so all but the first will find their prompt read."""
-        task, sampling = submit.task, submit.sampling
-        assert not isinstance(task, EmbedTask)  # it has no prompt
+        sampling = submit.sampling
         checkpoint_at: tuple[int, ...] = ()
         if self._needs_checkpoints:
             checkpoint_at = checkpoints_of(prompt.tokens, self._vocab.eog, is_shared=task.choices > 1)

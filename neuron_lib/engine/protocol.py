@@ -52,6 +52,7 @@ __all__ = (
     "Taken",
     "TaskFrame",
     "TemplateKind",
+    "Vector",
     "Work",
     "command_decoder",
     "encode_frame",
@@ -278,8 +279,8 @@ class Refused(Struct, frozen=True, tag="refused"):
 
 
 class Began(Struct, frozen=True, tag="began"):
-    """The request has its seats, and the next step works on it. It ends with one `Done` for each of its `replies`, or
-    with `Broken` or `Cancelled` for all of them. The engine says so before that step.
+    """The request has its seats, and the next step works on it. It ends with one `Done` or `Vector` for each of its
+    `replies`, or with `Broken` or `Cancelled` for all of them. The engine says so before that step.
     """
 
     request: int
@@ -325,6 +326,20 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     decode_s: float
 
 
+class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
+    """The vector of one input is complete, which ends that input; `choice` counts the inputs from 0.
+
+    `values` are float32, little-endian. The times are those of `Done`.
+    """
+
+    request: int
+    choice: int
+    values: bytes
+    prompt_tokens: int
+    queue_s: float = 0.0
+    prefill_s: float
+
+
 class Broken(Struct, frozen=True, kw_only=True, array_like=True, tag="broken"):
     """A request cannot go on, with none of its choices; the engine can.
 
@@ -336,7 +351,7 @@ class Broken(Struct, frozen=True, kw_only=True, array_like=True, tag="broken"):
     param: str | None = None
 
 
-SequenceEvent: TypeAlias = Delta | Done | Broken
+SequenceEvent: TypeAlias = Delta | Done | Vector | Broken
 
 
 class StepEvents(Struct, frozen=True, tag="events"):

@@ -25,12 +25,13 @@ from neuron_lib.llama.batch import Batch
 from neuron_lib.llama.context import Context, DecodeStatus
 from neuron_lib.llama.grammar import ConstraintFailed
 from neuron_lib.llama.memory import SavedState
+from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.filters import Scores
 
 logger = logging.getLogger(__name__)
 
-__all__ = ("ContextBroken", "LlamaRunner", "Runner")
+__all__ = ("ContextBroken", "LlamaRunner", "Runner", "VectorRunner")
 
 
 class ContextBroken(Exception):
@@ -187,6 +188,32 @@ class LlamaRunner:
         if state.nbytes:
             self._kept[key] = state
             kept.append((key, state.nbytes))
+
+
+class VectorRunner:
+    """Makes vectors, in the engine thread. `clock` measures steps, in seconds."""
+
+    def __init__(self, context: VectorContext, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._context: Final = context
+        self._batch: Final = Batch(context.n_batch)
+        self._clock: Final = clock
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """See `Runner`. The edits are of no use to a context that remembers nothing."""
+        started = self._clock()
+        self._batch.clear()
+        for chunk in plan.chunks:
+            self._batch.add(chunk.seq_id, chunk.tokens, position=chunk.position, wants_logits=len(chunk.tokens))
+        status, vectors = self._context.compute(self._batch, [chunk.seq_id for chunk in plan.chunks])
+        if status <= DecodeStatus.FATAL or status == DecodeStatus.ABORTED:
+            raise ContextBroken(f"the computation of vectors ended with {status.name}")
+        return StepResult(
+            sampled=(),
+            vectors=tuple(vector.astype("<f4").tobytes() for vector in vectors),
+            duration_s=self._clock() - started,
+            outcome=_OUTCOMES.get(status, Outcome.FAILED),
+            message="" if status == DecodeStatus.OK else f"llama_decode could not compute the batch: {status.name}",
+        )
 
 
 _OUTCOMES: Final = {DecodeStatus.OK: Outcome.COMPUTED, DecodeStatus.NO_CELLS: Outcome.NO_CELLS}

@@ -22,14 +22,14 @@ from neuron_lib.engine.step_costs import StepCosts
 __all__ = ("Scheduler",)
 
 _HEADROOM: Final = 16
-"""Cells that every live sequence should find before another one joins, so that it need not leave again at once."""
+"""Cells that each live sequence should find free before another one joins, so that none loses its slot at once."""
 
 _SMALLEST_SHARE: Final = 16
-"""Tokens of a step beside replies below which no further prompt is begun: it would be computed in a piece of its own,
-which takes long for few tokens."""
+"""Beside replies no further prompt is begun if fewer tokens than this are left in the step. It would be computed in a
+piece of its own, which takes long for few tokens."""
 
 _GATHER_EVERY: Final = 8
-"""Steps after which a gap between live sequences is closed. Whoever takes the next turn is mostly there by then."""
+"""Steps after which a gap between live sequences is closed. A newcomer has mostly taken the free slot by then."""
 
 
 class Scheduler:
@@ -62,9 +62,9 @@ class Scheduler:
         self.n_batch: Final = n_batch
         self.n_ctx: Final = n_ctx
         self._speculation: Final = speculation
-        self._batch_limit = n_batch  # less for a while after libllama found no cells for a batch
-        self._steps_apart = 0  # since the live sequences had a gap between them
-        self._live_limit = len(cache.slots)  # less after one had to leave, until another is done
+        self._batch_limit = n_batch  # smaller for a while after libllama found no cells for a batch
+        self._steps_apart = 0  # steps since the live sequences have a gap between them
+        self._live_limit = len(cache.slots)  # smaller after one had to give way, until another one has ended
         self._line: Final = Line(policy)
         self._running: dict[int, Request] = {}  # by number: begun, and not ended
         self._pending: deque[Sequence] = deque()  # of running requests, without a slot; those that lost it come first
@@ -77,6 +77,11 @@ class Scheduler:
         return f"<Scheduler {counts}, {self.cache!r}>"
 
     @property
+    def is_idle(self) -> bool:
+        """Whether there is nobody, neither waiting nor begun."""
+        return not (self._live or self._pending or len(self._line))
+
+    @property
     def in_flight(self) -> int:
         """Sequences that are not finished, those of waiting requests included."""
         waiting = sum(len(request.sequences) for request in self._line)
@@ -87,8 +92,9 @@ class Scheduler:
         if request.seats > len(self.cache.slots):
             raise ValueError(f"a request for {request.seats} seats, where there are {len(self.cache.slots)}")
         for sequence in request.sequences:
-            if not 0 < len(sequence.prompt) <= self.n_ctx:
-                raise ValueError(f"a prompt of {len(sequence.prompt)} tokens does not fit {self.n_ctx} cells")
+            most = min(self.n_ctx, self.n_batch) if sequence.wants_vector else self.n_ctx
+            if not 0 < len(sequence.prompt) <= most:
+                raise ValueError(f"a prompt of {len(sequence.prompt)} tokens does not fit {most} cells")
         self._line.enter(request)
 
     def cancel(self, number: int) -> None:
@@ -117,7 +123,7 @@ class Scheduler:
         return StepPlan(edits=self.cache.take_edits(), chunks=tuple(chunks), began=tuple(began))
 
     def _gather(self, *, at_once: bool) -> None:
-        """Close the gaps between live sequences. One that somebody has just left is kept for a newcomer for a while."""
+        """Close the gaps between live sequences. A new gap waits a while, because a newcomer may take the free slot."""
         self._steps_apart = 0 if self.cache.is_gathered else self._steps_apart + 1
         if self._steps_apart and (at_once or self._steps_apart % _GATHER_EVERY == 0):
             self.cache.gather()
@@ -133,13 +139,19 @@ class Scheduler:
             chunks.append(self._chunk(sequence, 1, guesses))
         budget = self.costs.prefill_budget(decoding=len(decoding), room=room)
         for sequence in reading:
-            limit = min(budget, self.cells.room(_seat(sequence)))
-            if limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
+            cells = self.cells.room(_seat(sequence))
+            limit = min(budget, cells)
+            if sequence.wants_vector:  # the whole of it in one batch, however long that takes
+                limit = sequence.remaining
+                if limit > min(cells, room if chunks else self.n_batch):
+                    break
+            elif limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
                 break
             chunk = self._chunk(sequence, limit, [])
+            room -= len(chunk.tokens)
             budget -= len(chunk.tokens)
             chunks.append(chunk)
-        chunks.sort(key=lambda chunk: chunk.seq_id)  # neighbours are computed in one piece, if they come in order
+        chunks.sort(key=lambda chunk: chunk.seq_id)  # in this order neighbours are computed in one piece
         return chunks
 
     def _chunk(self, sequence: Sequence, limit: int, guesses: list[int]) -> SequenceChunk:
@@ -153,7 +165,8 @@ class Scheduler:
             seq_id=seq_id,
             tokens=tokens,
             position=start,
-            wants_logits=end == len(sequence.tokens),
+            wants_logits=end == len(sequence.tokens) and not sequence.wants_vector,
+            wants_vector=sequence.wants_vector,
             drafted=len(guesses),
             checkpoint=self.cache.checkpoint(sequence, end) if end in sequence.checkpoint_at else None,
         )
@@ -178,12 +191,12 @@ class Scheduler:
         return guesses
 
     def _make_room(self) -> None:
-        """See that every decoding sequence finds a cell for its next token."""
+        """Free cells until every decoding sequence has one for its next token."""
         while not self.cells.fits([_seat(s) for s in self._live if s.remaining == 1]):
             self._give_way()
 
     def _give_way(self) -> None:
-        """Free cells: those of the prompt unused for longest, or else those of the youngest sequence."""
+        """Free the cells of the prompt that was unused for longest, or else those of the youngest sequence."""
         used = [slot for slot in self.cache.idle if slot.tokens]
         if used:
             self.cache.evict(used[0])
@@ -246,7 +259,7 @@ class Scheduler:
         return True
 
     def _find_cells(self, place: Placement) -> Placement | None:
-        """Evict idle prompts until the newcomer finds its cells; None, and nothing done, if that would not do."""
+        """Evict idle prompts until the newcomer has its cells. None, and nothing is evicted, if that is not enough."""
         needed = place.source if isinstance(place.source, int) else None
         # If nothing of the target slot is reused, the slot may be evicted like any other idle slot.
         kept = place.slot if place.source is None and place.beginning.length else place.source
@@ -265,7 +278,7 @@ class Scheduler:
     # ------------------------------------------------------------------------------------------------------- applying
 
     def apply(self, plan: StepPlan, result: StepResult) -> list[SequenceEvent]:
-        """Take in what a plan brought: at most one event per sequence, finished ones leave their slot."""
+        """Take in what a plan brought. Returns at most one event for each sequence; ended ones leave their slot."""
         self._note_memory(plan, result)
         for seq_id in result.lost:
             self.cache.forget(seq_id)
@@ -288,7 +301,7 @@ class Scheduler:
         decoded = sum(len(chunk.tokens) for chunk in chunks) - read
         self.costs.observe(decoded=decoded, prefilled=read, duration_s=result.duration_s)
         events: list[SequenceEvent] = []
-        sampled = iter(result.sampled)
+        sampled, vectors = iter(result.sampled), iter(result.vectors)
         for chunk in chunks:
             sequence = chunk.sequence
             if sequence.generated:
@@ -297,6 +310,9 @@ class Scheduler:
                 sequence.prefill_s += result.duration_s
             if not chunk.wants_logits:
                 sequence.computed += len(chunk.tokens)
+                if chunk.wants_vector:
+                    self._retire(sequence)
+                    events.append(sequence.vector(next(vectors)))
                 continue
             new = next(sampled)
             right = max(0, len(new) - 1)
@@ -315,10 +331,10 @@ class Scheduler:
         return events
 
     def _shrink(self, message: str) -> list[SequenceEvent]:
-        """Ask for less the next time: fewer idle prompts, fewer sequences, a smaller batch, in this order."""
+        """Ask for less the next time: drop an idle prompt, else a sequence, else halve the batch."""
         if len(self._live) > 1 or any(slot.tokens for slot in self.cache.idle):
             self._give_way()
-        elif self._batch_limit > 1:
+        elif self._batch_limit > 1 and not any(sequence.wants_vector for sequence in self._live):
             self._batch_limit //= 2
         else:
             return self._break(self._live.copy(), message)
@@ -341,7 +357,10 @@ class Scheduler:
     def _retire(self, sequence: Sequence) -> None:
         self._live.remove(sequence)
         self._live_limit = len(self.cache.slots)
+        seq_id = _seat(sequence)
         self.cache.release(sequence)
+        if sequence.wants_vector:
+            self.cache.forget(seq_id)  # the state of a prompt that was pooled is of no use to anybody
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
@@ -352,5 +371,5 @@ class Scheduler:
 
 
 def _seat(sequence: Sequence) -> int:
-    assert sequence.seq_id is not None  # live sequences have a slot
+    assert sequence.seq_id is not None  # a live sequence has a slot
     return sequence.seq_id

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent
+from neuron_lib.engine.protocol import Broken, Delta, Done, SequenceEvent, Vector
 from neuron_lib.text.stop_strings import StopStrings
 from neuron_lib.types import FinishReason, TokenLogprob
 
@@ -18,9 +18,9 @@ __all__ = ("Sampled", "Sequence")
 
 
 class Sampled(Struct, frozen=True):
-    """The next token of a sequence; `piece` are its bytes, empty for control tokens.
+    """The next token of a sequence. `piece` are its bytes, empty for control tokens.
 
-    `is_eog` ends the reply before this token, `is_last` after it, because a grammar allows nothing more.
+    `is_eog` ends the reply before this token. `is_last` ends it after this token, because a grammar allows no other.
     """
 
     token: int
@@ -32,7 +32,7 @@ class Sampled(Struct, frozen=True):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One choice of a request, inside the engine.
+    """One choice of a request, inside the engine; or one input of it of which a vector is wanted.
 
     A token id below zero stands for one position of a piece of media; two such ids are equal only for equal content.
     Only the intake and the batch need to know: everything else compares ids.
@@ -40,7 +40,8 @@ class Sequence:
     The native cache lags one token behind: a sampled token is computed only when it is fed back. So of the `tokens`,
     the prompt's and then the reply's, the first `computed` have their cells. `cached` tokens of the prompt were never
     computed for this sequence. `checkpoint_at` are lengths at which a memory that cannot be cut is to be kept.
-    `sampler` is None where a runner makes up its tokens.
+    `sampler` is None where a runner makes up its tokens, and where a vector is wanted. A sequence that `wants_vector`
+    is computed in one batch, shares nothing with others, and ends with that.
     `queue_s` are the seconds between the arrival of its request and the beginning of that.
     """
 
@@ -50,6 +51,7 @@ class Sequence:
     sampler: "Sampler | None" = None
     stop: tuple[str, ...] = ()
     choice: int = 0
+    wants_vector: bool = False
     cache_key: str = ""
     adapter: str = ""
     checkpoint_at: tuple[int, ...] = ()
@@ -72,7 +74,7 @@ class Sequence:
     @property
     def sharing(self) -> tuple[str, str]:
         """What must be equal for a prompt to be shared with another sequence."""
-        return self.cache_key, self.adapter
+        return (f"{self.request}/{self.choice}" if self.wants_vector else self.cache_key), self.adapter
 
     @property
     def generated(self) -> int:
@@ -81,7 +83,7 @@ class Sequence:
 
     @property
     def remaining(self) -> int:
-        """Known tokens without cells; a sequence that decodes has exactly one."""
+        """Known tokens that have no cells yet. A sequence that decodes has exactly one."""
         return len(self.tokens) - self.computed
 
     def begin(self, *, reused: int) -> None:
@@ -90,7 +92,7 @@ class Sequence:
         self.cached = reused if self.cached is None else min(self.cached, reused)
 
     def accept(self, sampled: Iterable[Sampled], *, n_ctx: int) -> SequenceEvent:
-        """Take the next tokens; the answer is the one event this step has for the reader."""
+        """Take the next tokens. Returns the one event of this step for the reader."""
         text, count = "", 0
         logprobs: list[TokenLogprob] = []
         for new in sampled:
@@ -108,6 +110,17 @@ class Sequence:
             if self.generated >= self.max_tokens or len(self.tokens) >= n_ctx:
                 return self._done(FinishReason.LENGTH, text, logprobs)
         return Delta(self.request, text, count, self.choice, tuple(logprobs))
+
+    def vector(self, values: bytes) -> Vector:
+        """The event that ends a sequence that wants a vector."""
+        return Vector(
+            request=self.request,
+            choice=self.choice,
+            values=values,
+            prompt_tokens=len(self.prompt),
+            queue_s=self.queue_s,
+            prefill_s=self.prefill_s,
+        )
 
     def broken(self, message: str, *, param: str | None = None) -> Broken:
         """The event that ends its request without a reply. `param` is the field of the request that is to blame."""

@@ -95,8 +95,9 @@ class SequenceChunk(Struct, frozen=True):
     """A sequence's share of the batch: consecutive tokens from `position` on.
 
     With `wants_logits` the chunk ends the sequence's known tokens, so that the next one can be sampled; the last
-    `drafted` tokens are guesses that are sampled, too, as long as they turn out right. `checkpoint` is the number under
-    which the state after the chunk is to be kept.
+    `drafted` tokens are guesses that are sampled, too, as long as they turn out right. With `wants_vector` the chunk is
+    a whole prompt, of which the vector is wanted. `checkpoint` is the number under which the state after the chunk is
+    to be kept.
     """
 
     sequence: Sequence
@@ -104,6 +105,7 @@ class SequenceChunk(Struct, frozen=True):
     tokens: list[int]
     position: int
     wants_logits: bool
+    wants_vector: bool = False
     drafted: int = 0
     checkpoint: int | None = None
 
@@ -143,7 +145,8 @@ class StepResult(Struct, frozen=True):
     """What a plan brought.
 
     `sampled` holds, for each computed chunk that wanted logits and in their order, the next tokens: one, and one more
-    for each drafted token that was right. `kept` are the bytes that saved sequences and checkpoints take, by key; a key
+    for each drafted token that was right. `vectors` holds those of the computed chunks that wanted one, in their order,
+    as float32, little-endian. `kept` are the bytes that saved sequences and checkpoints take, by key; a key
     that is missing could not be kept. `lost` are the sequences whose edits failed: they hold nothing now, and their
     chunks were not computed. `broken` are the sequences that cannot go on (they have nothing in `sampled`).
     `moved` tokens were copied in `move_s`; `duration_s` is the time of everything else.
@@ -155,6 +158,7 @@ class StepResult(Struct, frozen=True):
     message: str = ""
     kept: tuple[tuple[int, int], ...] = ()
     lost: frozenset[int] = frozenset()
+    vectors: tuple[bytes, ...] = ()
     broken: tuple[Breach, ...] = ()
     moved: int = 0
     move_s: float = 0.0

@@ -222,7 +222,7 @@ def _try_out(source: str) -> str | None:
     if trial.returncode and trial.returncode not in _VERDICTS:
         raise _not_now(f"the trial of the grammar was ended, with status {trial.returncode}")
     if trial.returncode:
-        logger.warning("a grammar of %d bytes ended its trial: status %d", len(source), trial.returncode)
+        logger.warning("compiling a grammar of %d bytes ended the process: status %d", len(source), trial.returncode)
         return "it is too complex: compiling it takes too much time or memory"
     return trial.stdout.decode() or None
 

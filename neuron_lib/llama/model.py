@@ -164,7 +164,7 @@ class Model:
             except (ValueError, msgspec.ValidationError):
                 ignored.append(f"{key} = {text[:40]}")
         if ignored:
-            logger.warning("the model's file recommends a sampling that cannot be, ignored: %s", ", ".join(ignored))
+            logger.warning("impossible sampling parameters in the model's file, ignored: %s", ", ".join(ignored))
         return SamplingParams(**recommended)
 
     def _text(self, read: Callable[[Any, Any, int], int]) -> str | None:

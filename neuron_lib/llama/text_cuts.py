@@ -21,8 +21,8 @@ LONGEST_STRETCH: Final = 3072
 """The most characters without a boundary that the tokenizer gets in one call.
 
 One match covers at most two stretches, so it needs at most 2 MiB of stack. The number is a power of two times three.
-Tokens of equal characters have a length that is a power of two, and groups of digits have three, so a cut in a long run
-of them falls between two tokens.
+Tokens of equal characters have a length that is a power of two. Tokens of digits have three. So a cut in a long run of
+equal characters or digits falls between two tokens.
 """
 
 _PART: Final = 1 << 15

@@ -22,7 +22,7 @@ class DeviceMemory:
     """Wrap `returned` around the engine's life, and inside it `taken` around the time in which the model is loaded.
 
     Memory that other models take or free in these moments counts as this model's. If no reading succeeds in time, as on
-    a host without GPUs, there is no wait: then the end of the process is the proof.
+    a host without GPUs, there is no wait: the end of the process must then be enough.
     """
 
     def __init__(self, read: ReadMemory, *, return_limit_s: float = _RETURN_LIMIT_S) -> None:

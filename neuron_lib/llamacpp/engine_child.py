@@ -1,6 +1,6 @@
 """The process of an engine: started with one end of a socket pair, ended by a `Close` frame or by a kill.
 
-Knows nothing of what is said on the socket otherwise.
+Knows no other frame of the protocol on the socket.
 """
 
 import socket
@@ -26,7 +26,7 @@ __all__ = ("engine_log", "open_engine_child")
 engine_logger = get_logger("neuron_lib.engine")
 
 _DEATH_MARKS: Final = ("GGML_ASSERT", "what():", "libgomp: ")
-"""In lines that native code writes when it ends the process."""
+"""Words in the lines that native code writes when it ends the process."""
 
 
 def engine_log(*, model_id: str, pid: int) -> ChildLog:

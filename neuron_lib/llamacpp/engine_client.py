@@ -29,9 +29,11 @@ from neuron_lib.engine.protocol import (
     Ready,
     Refused,
     Report,
+    SequenceEvent,
     StepEvents,
     Submit,
     Taken,
+    Vector,
     encode_frame,
     report_decoder,
 )
@@ -42,7 +44,7 @@ from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 __all__ = ("Death", "EngineClient", "Listener", "News")
 
 
-News = Prepared | Began | Delta | Done
+News = Prepared | Began | Delta | Done | Vector
 """What is told to the `Listener` of a request, as the engine says it."""
 
 
@@ -226,11 +228,11 @@ class EngineClient:
     def _note_ready(self) -> None:
         """The model is loaded."""
 
-    def _take_event(self, event: Delta | Done | Broken) -> None:
+    def _take_event(self, event: SequenceEvent) -> None:
         match event:
             case Delta():
                 self._tell(event)
-            case Done():
+            case Done() | Vector():
                 self._tell(event)
                 left = self._begun.get(event.request, 1) - 1
                 if left:

@@ -168,7 +168,7 @@ async def _no_reading() -> None:
 def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[str, str]) -> Load:
     """The first command of an engine. Nothing in it is left open but an `n_ctx` of 0, which the model decides.
 
-    The `n_ctx` of the model's own entry goes before that of the configuration.
+    The `n_ctx` of the model's own entry overrides that of the configuration.
     """
     context = ContextParams(**{name: getattr(config, name) for name in ContextParams.__struct_fields__})
     return Load(

@@ -16,7 +16,7 @@ from neuron_lib.llamacpp.engine_client import News
 __all__ = ("Mailbox",)
 
 _MOST_MAIL: Final = 64
-"""Mail kept apart for a reader that lags; more deltas are merged, so a slow reader costs text, not memory per token."""
+"""Mail that is kept apart for a slow reader. Further deltas are merged, so they take the memory of their text alone."""
 
 
 class Mailbox:

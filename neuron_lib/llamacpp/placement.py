@@ -35,7 +35,7 @@ def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
 
     A CPU counts as device 0. On a host without GPUs any `devices` mean the CPU. Raises `LoadFailed` for a device that
     is named twice or does not exist, and where `tensor_parallel` and `devices` contradict each other. If such a spec
-    were accepted, the model would run elsewhere, or far more slowly, than somebody planned.
+    were accepted, the model would run elsewhere, or far more slowly, than the operator planned.
     """
     split = spec.tensor_parallel or 1
     devices = spec.devices or tuple(range(split))

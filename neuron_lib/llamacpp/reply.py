@@ -1,6 +1,7 @@
 """The replies to one request: submitted, begun, read, and given up when their reader leaves."""
 
 import secrets
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ import anyio
 
 from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
-from neuron_lib.engine.protocol import Began, Delta, Done, Prepared
+from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Vector
 from neuron_lib.errors import EngineDead, NeuronError, SuspectRequest
 from neuron_lib.llamacpp.engine_client import EngineClient, News
 from neuron_lib.llamacpp.mailbox import Mailbox
@@ -22,17 +23,33 @@ from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.logs import get_logger
 from neuron_lib.text.output_parser import OutputParser
 from neuron_lib.text.reasoning import prompt_opens_reasoning
-from neuron_lib.types import Chat, Complete, Embed, Finished, GenerationEvent, Started, Task, Usage
+from neuron_lib.types import (
+    Chat,
+    Complete,
+    Embed,
+    Embedding,
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    Started,
+    Task,
+    Usage,
+)
 
 __all__ = ("LlamaCppReply",)
 
 logger = get_logger(__name__)
 
 _SEED_BITS: Final = 32
+_FLOAT_BYTES: Final = 4
 _SUCCESSOR_LIMIT_S: Final = 120.0
 """A request whose engine died waits no longer than this for the next one."""
-_LEAST_PATIENCE_S: Final = 30.0
-"""A request waits at least this long for an engine that has a seat for it, and for its prompt to be read."""
+_PREPARE_LIMIT_S: Final = 30.0
+"""A request waits at least this long for its prompt to be prepared."""
+_BEGIN_LIMIT_S: Final = 120.0
+"""A request for which a seat is free waits at least this long for the engine to begin it. An engine begins requests
+between steps, and a step that reads a prompt with a large model on a CPU may take a minute or two.
+"""
 
 
 class LlamaCppReply:
@@ -45,7 +62,7 @@ class LlamaCppReply:
     |---|---|
     | `Prepared` | goes on waiting |
     | `Began` | holds its seats; entering ends |
-    | `Delta`, `Done` | become events; the seat of a reply is free with its `Done`, whether or not anybody reads |
+    | `Delta`, `Done`, `Vector` | become events, and free seats whether or not anybody reads |
     | a refusal | is raised |
     | nothing more, because it died | see `_survivor` |
     """
@@ -81,6 +98,8 @@ class LlamaCppReply:
         self._mailbox = Mailbox()  # of what that engine says
         self._prompt_tokens = 0
         self._texts: tuple[ReplyText, ...] = ()
+        self._vectors: list[Vector] = []
+        self._vectors_left = 0  # which the engine has not made yet
         self._events: deque[GenerationEvent] = deque()
         self._finished: Finished | None = None
         self._first_death: str | None = None
@@ -106,8 +125,13 @@ class LlamaCppReply:
         place = self._placed
         if isinstance(news, Began):
             place.begin()
+            self._vectors_left = self._sequences
         elif isinstance(news, Done):
             place.end_reply()
+        elif isinstance(news, Vector):
+            self._vectors_left -= 1
+            if not self._vectors_left:
+                place.end()
         self._mailbox.hear(news)
 
     def fail(self, error: NeuronError) -> None:
@@ -199,21 +223,23 @@ class LlamaCppReply:
     async def _until_begun(self) -> None:
         """Wait until the engine has begun the request, for as long as a request may wait."""
         place, max_wait_s = self._placed, self._admission.max_wait_s
-        patience_s = max(max_wait_s, _LEAST_PATIENCE_S)
-        prepared = await self._news_within(patience_s)
+        limit_s = max(max_wait_s, _PREPARE_LIMIT_S)
+        prepared = await self._news_within(limit_s)
         if prepared is None:
-            raise place.expired(f"the prompt was not read within {patience_s:g} s, others come first")
+            raise place.expired(f"the prompt was not read within {limit_s:g} s, others come first")
         assert isinstance(prepared, Prepared)  # a request is prepared or refused first
         began = await self._news_within(max_wait_s)
-        if began is None and not place.waits_for_seats:
-            began = await self._news_within(patience_s - max_wait_s)  # a step takes long, or cells are missing
+        if began is None and not place.waits_for_seats:  # a step takes long, or cells are missing
+            began = await self._news_within(max(0.0, _BEGIN_LIMIT_S - max_wait_s))
         if began is None:
             seats = "no seat" if self._seats == 1 else f"not {self._seats} seats"
             raise place.expired(f"{seats} became free within {max_wait_s:g} s")
         self._prompt_tokens = prepared.prompt_tokens
         if self._is_whole or not self._texts:  # else the reader has been told
             self._events = deque([Started(prompt_tokens=prepared.prompt_tokens)])
-        self._texts = tuple(ReplyText(i, self._parser(prepared.prompt_end)) for i in range(self._seats))
+        self._vectors = []
+        if isinstance(self._task, Chat | Complete):
+            self._texts = tuple(ReplyText(i, self._parser(prepared.prompt_end)) for i in range(self._sequences))
 
     async def _news_within(self, limit_s: float) -> News | None:
         with anyio.move_on_after(limit_s):
@@ -274,12 +300,25 @@ class LlamaCppReply:
                 self._on_done(news)
                 done = [text.done for text in self._texts if text.done is not None]
                 if len(done) == len(self._texts):
-                    self._finished = Finished(
-                        reasons=tuple(text.reason for text in self._texts), usage=self._usage(done)
+                    self._finish([text.reason for text in self._texts], self._usage(done))
+            case Vector():
+                self._vectors.append(news)
+                vector = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
+                self._events.append(Embedding(news.choice, vector))
+                if len(self._vectors) == self._sequences:
+                    usage = Usage(
+                        prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
+                        completion_tokens=0,
+                        queue_ms=round(news.queue_s * 1000),
+                        prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
                     )
-                    self._events.append(self._finished)
+                    self._finish([FinishReason.STOP] * self._sequences, usage)
             case Prepared() | Began():
                 raise AssertionError("a request is prepared once, and begins once")
+
+    def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
+        self._finished = Finished(reasons=tuple(reasons), usage=usage)
+        self._events.append(self._finished)
 
     def _usage(self, done: Sequence[Done]) -> Usage:
         """The bill: the prompt once, as the first choice found it, and every token of every choice."""
@@ -315,13 +354,19 @@ class LlamaCppReply:
         return self._place
 
     @property
+    def _sequences(self) -> int:
+        """How many replies or vectors are wanted."""
+        return len(self._task.inputs) if isinstance(self._task, Embed) else self._task.choices
+
+    @property
     def _seats(self) -> int:
-        return self._task.choices if isinstance(self._task, Chat | Complete) else 1
+        """More inputs than there are seats take turns; choices do not."""
+        return min(self._sequences, self._admission.max_in_flight) if isinstance(self._task, Embed) else self._sequences
 
     @property
     def _is_whole(self) -> bool:
         """Whether nothing is given out before the end."""
-        return self._task.whole if isinstance(self._task, Chat | Complete) else True
+        return isinstance(self._task, Embed) or self._task.whole
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._supervisor.model_id, "request": 0 if self._place is None else self._place.number}

@@ -95,10 +95,11 @@ class ReplyText:
 
 
 class _TokenTexts:
-    """Finds the tokens of a text that arrives later than they do, because it is decoded and searched for stop strings.
+    """Finds the tokens that a text was made of. The text arrives later than its tokens, because it is decoded and
+    searched for stop strings.
 
-    A token without text belongs to the next one that has some: one that completes no character, or a control token,
-    whose piece is its name.
+    A token without text belongs to the next token that has text. Such a token completes no character, or is a control
+    token.
     """
 
     __slots__ = ("_decoder", "_incomplete", "_owed")
@@ -106,7 +107,7 @@ class _TokenTexts:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # decodes as the engine does
         self._incomplete: list[TokenLogprob] = []
-        self._owed: deque[tuple[str, tuple[TokenLogprob, ...]]] = deque()  # text to come, and whose it is
+        self._owed: deque[tuple[str, tuple[TokenLogprob, ...]]] = deque()  # text that has not come yet, with its tokens
 
     def add(self, tokens: Iterable[TokenLogprob]) -> None:
         for token in tokens:
@@ -114,11 +115,11 @@ class _TokenTexts:
             self._owe(self._decoder.decode(token.piece))
 
     def end(self) -> None:
-        """No more tokens come; a cut-off character is shown as U+FFFD."""
+        """No more tokens come. A character that was cut off is shown as U+FFFD."""
         self._owe(self._decoder.decode(b"", final=True))
 
     def cut(self, text: str) -> Iterator[tuple[str, tuple[TokenLogprob, ...]]]:
-        """The next piece of the reply, cut where tokens begin, each part with the tokens that begin there."""
+        """Cut the next piece of the reply where tokens begin. Each part comes with the tokens that begin there."""
         silent: tuple[TokenLogprob, ...] = ()
         while text:
             owed, tokens = self._owed.popleft() if self._owed else (text, ())

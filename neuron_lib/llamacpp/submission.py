@@ -95,9 +95,9 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             model_id=model_id,
         )
     if isinstance(task, Embed):
-        raise UnsupportedCapability(
-            "this host makes no embeddings yet", code="embeddings_unsupported", model_id=model_id
-        )
+        if not task.inputs:
+            raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+        return
     medium = first_medium(task.messages) if isinstance(task, Chat) else None
     if medium is not None:
         raise UnsupportedCapability(

@@ -1,6 +1,6 @@
-"""One model's engines, one after another: who serves now, what comes after a death, when nothing comes any more.
+"""The engines of one model, one after another: which one serves, and what comes after a death.
 
-Owns the engine of a model and knows nothing of requests; `recovery` decides, `engine_process` acts.
+Owns the engine of a model and knows nothing of requests. `recovery` decides when the next engine is started.
 """
 
 from collections.abc import AsyncIterator, Callable

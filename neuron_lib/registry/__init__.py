@@ -3,15 +3,15 @@
     registry        Registry: the harnesses by name, the models by id; load, unload, list, chat
     hosted_model    HostedModel: one model from the start of its load until its memory is back
     phases          the phases of a hosted model, and what each event does in each phase: a table
-    hosted_models   all hosted models: found by id, started, and held to their deadlines
+    hosted_models   all hosted models: finds them by id, starts them, enforces their deadlines
     leased_reply    a reply, and the lease that keeps its model from being unloaded under the reply
-    absent_models   what a request hears of a model that does not serve
+    absent_models   the answer to a request for a model that does not serve
     startup         ActivationTracker and load_default_models: the loading of the configured models
-    progress        how far a load is, in words; what may be said next of it, and when that is worth a line of log
-    load_log        how far one load is, and the lines of log about it
+    progress        the progress of a load: its next value, its words, and when it is worth a line in the log
+    load_log        the progress of one load, and the lines in the log about it
     leases          the leases of one model
     harnesses       the harnesses by their names
 
-A harness is known here only by the protocol in `neuron_lib.harness`. This package imports none of its modules by
-itself, so that a program that shows the progress of a download does not load the registry.
+A harness is known here only by the protocol in `neuron_lib.harness`. This file imports none of the
+modules, so that a program that only shows the progress of a download does not load the registry.
 """

@@ -1,10 +1,16 @@
-"""What a request hears of a model that does not serve: when to come back, or why nobody loads it. Loads nothing."""
+"""The answer to a request for a model that does not serve: when to come back, or why the model is not loaded.
+
+Loads nothing.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import anyio
+
+from neuron_lib.changes import Changes
 from neuron_lib.errors import ModelLoading, ModelNotLoaded, cause_chain
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.progress import describe, retry_after_s
@@ -23,19 +29,19 @@ class AbsentModels:
     """
 
     def __init__(self) -> None:
-        """Await no default model; `activation` may be replaced by a tracker that awaits some."""
+        """Begins without default models. `activation` may be replaced by a tracker that awaits some."""
         self.activation = ActivationTracker()
         self._queued: Counter[str] = Counter()
         self._lost: dict[str, FailedLoad] = {}
         self._failures: dict[str, str] = {}
 
     def lost(self) -> tuple[FailedLoad, ...]:
-        """The models that died by themselves and were not loaded again."""
+        """The models that were given up and were not loaded again."""
         return tuple(self._lost.values())
 
     @contextmanager
     def queued(self, model_id: str) -> Iterator[None]:
-        """A load of the model waits in this block."""
+        """Within the block a load waits for the model to be gone."""
         self._queued[model_id] += 1
         try:
             yield
@@ -47,7 +53,7 @@ class AbsentModels:
     def note(self, model: HostedModel) -> None:
         """Remember how the load of `model` ended, and why the model was lost. Called after each change of the model."""
         model_id = model.model_id
-        if model.serves:  # what happened before does not count any more
+        if model.serves:  # earlier failures no longer count
             self._lost.pop(model_id, None)
             self._failures.pop(model_id, None)
             if self.activation.awaits(model_id):
@@ -64,7 +70,7 @@ class AbsentModels:
         """The refusal of a request to a model that does not serve. Takes any spelling of the id.
 
         `model` is the hosted model that the id means, if there is one. Returns `ModelLoading` if the model will serve
-        without anybody's doing.
+        without another load.
         """
         id_ = self.activation.find(model_id) or public_id(model_id)
         if model is not None and model.is_loading:
@@ -85,6 +91,21 @@ class AbsentModels:
             return ModelNotLoaded(model_id, f"it was given up: {self._lost[id_].error}")
         reason = self._failures.get(id_) or self.activation.failure(id_)
         return ModelNotLoaded(model_id, None if reason is None else f"its last load failed: {reason}")
+
+    async def next_change(self, model: HostedModel | None, changes: Changes) -> None:
+        """Wait until `explain` may say something else. `changes` are those of all models."""
+        if model is not None and model.is_loading:
+            await model.changes.until(lambda: not model.is_loading)
+            return
+        events = (changes.next, self.activation.changed)
+        async with anyio.create_task_group() as tasks:
+            for event in events:
+                tasks.start_soon(_end_with, event, tasks.cancel_scope)
+
+
+async def _end_with(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _loading(model_id: str, progress: LoadProgress) -> ModelLoading:

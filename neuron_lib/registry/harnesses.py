@@ -1,4 +1,4 @@
-"""The harnesses of one host by their names and aliases. Holds them; opens none."""
+"""The harnesses of one host by their names and aliases. Opens no model."""
 
 from collections.abc import Iterable
 
@@ -35,7 +35,7 @@ class Harnesses:
         return harness
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
-        """What a model that does not serve could do: the first harness that can say it does. None if none can."""
+        """The capabilities of a model that does not serve, by the first harness that knows them. None if none does."""
         for harness in dict.fromkeys(self._by_name.values()):
             known = await harness.known_capabilities(model_id)
             if known is not None:

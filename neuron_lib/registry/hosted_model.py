@@ -1,7 +1,7 @@
-"""One model of a host, from the start of its load until its memory is back: its record, and the task that it lives in.
+"""One model of a host, from the start of its load until its memory is back: its record and its task.
 
-`phases` decides which phase follows an event. This module tells it the events, and acts on the new phase. It knows of
-no other model.
+`phases` decides which phase follows an event. This module reports the events to `phases` and acts on the new phase. It
+knows no other model.
 """
 
 import time
@@ -63,20 +63,20 @@ class HostedModel:
         self.loaded_unix_s: int | None = None
         """When its load ended, in seconds of Unix time; None before."""
         self.loss: str | None = None
-        """Why it left although nobody had asked it to."""
+        """Why the model was given up without an unload. None if it was not."""
         self._harness = harness
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
         self._on_change = on_change
         self._phase = Phase.LOADING  # never RECOVERING, see `phase`
-        self._model: LoadedModel | None = None  # None until its load has ended, and for ever if that was no success
+        self._model: LoadedModel | None = None  # None until its load has succeeded
         self._load_log = LoadLog(model_id, clock=clock)
-        self._failure: NeuronError | None = None  # of its harness: to load it, to keep it, or to let it go
+        self._failure: NeuronError | None = None  # how its harness failed to load, keep or release it
         self._left_by: Event | None = None  # the event that made it leave
         self._leaving_s = 0.0  # since when it has been leaving
-        self._closing_s: float | None = None  # since when its harness has been letting it go; None before and after
-        self._overdue: UnloadFailed | None = None  # what is told when that takes too long
-        self._scope = anyio.CancelScope()  # cancelled to give a load up, and to end a harness that is overdue
+        self._closing_s: float | None = None  # when its harness began to release it; None before and after
+        self._overdue: UnloadFailed | None = None  # the error for those who wait, if the release takes too long
+        self._scope = anyio.CancelScope()  # cancelled to give up a load, and to end a harness that takes too long
 
     def __repr__(self) -> str:
         return f"<HostedModel {self.model_id} {self.phase}, {self.leases!r}>"
@@ -85,12 +85,12 @@ class HostedModel:
 
     @property
     def phase(self) -> Phase:
-        """Where it is in its life. Whether it is recovering is what its harness says at this moment."""
+        """The phase now. The harness is asked whether a model that serves is recovering."""
         return Phase.RECOVERING if self.serves and self._is_recovering() else self._phase
 
     @property
     def is_loading(self) -> bool:
-        """Whether its load is under way and was not cancelled."""
+        """Whether its load is running and was not cancelled."""
         return self._phase is Phase.LOADING
 
     @property
@@ -100,7 +100,7 @@ class HostedModel:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it is on its way out, or gone."""
+        """Whether it is draining, closing or gone."""
         return self._phase.is_leaving
 
     def move(self, event: Event) -> None:
@@ -123,15 +123,15 @@ class HostedModel:
         try:
             return self.loaded.info().status is ModelStatus.RECOVERING
         except Exception:  # a harness with a bug must not keep its model from being unloaded
-            logger.exception("a model cannot say how it is", extra={"model_id": self.model_id})
+            logger.exception("a model cannot report its status", extra={"model_id": self.model_id})
             return False
 
     # --------------------------------------------------------------------------------------------------- its task
 
     async def run(self) -> None:
-        """Load the model, keep it until it is to go, drain it and let it go; return when its memory is back.
+        """Load the model, keep it until it must leave, drain it and release it. Returns when its memory is back.
 
-        What its harness does wrong is not raised, but logged and told to those who wait for the load or the unload.
+        Errors of the harness are not raised here. They are logged, and raised to those who wait for the load or unload.
         """
         try:
             with self._scope:
@@ -143,7 +143,7 @@ class HostedModel:
     async def _live(self) -> None:
         async with self._harness.open(self.spec, model_id=self.model_id, report=self._report) as model:
             if self.is_leaving:
-                return  # the load was cancelled in the moment in which it ended
+                return  # the load was cancelled at the moment at which it ended
             self._model, self.loaded_unix_s = model, int(time.time())
             self.move(Event.OPENED)
             try:
@@ -152,7 +152,7 @@ class HostedModel:
                 self._lose(model)  # changes nothing if the model has drained
 
     async def _serve(self, model: LoadedModel) -> None:
-        """Wait until the model is to go, by an order or by its own death, and then until it has drained."""
+        """Wait until the model must leave, by an order or because it was given up, and then until it has drained."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, model)
             await self.changes.until(lambda: self.is_leaving)
@@ -162,7 +162,7 @@ class HostedModel:
             tasks.cancel_scope.cancel()
         if self.leases.count:
             fields = {"model_id": self.model_id, "running_requests": self.leases.count}
-            logger.warning("unloading under running requests", extra=fields)
+            logger.warning("unloading a model whose requests still run", extra=fields)
 
     async def _watch(self, model: LoadedModel) -> None:
         reason = await model.wait_lost()
@@ -172,13 +172,13 @@ class HostedModel:
         self._lose(model)
 
     def _lose(self, model: LoadedModel) -> None:
-        """The model is lost. Running requests hear of it from the harness, which knows more."""
+        """The model was given up. The harness tells the running requests, because it knows more."""
         if self._phase is not Phase.CLOSING:
             model.close_admission(lambda: _engine_lost(self.model_id))
             self.move(Event.LOST)
 
     def _fail(self, error: Exception) -> None:
-        """Record how the harness failed to load the model, to keep it, or to let it go."""
+        """Record how the harness failed to load, keep or release the model."""
         failed_while_serving = self._left_by is Event.LOST and self.loss is None
         if isinstance(error, NeuronError):
             self._failure = error
@@ -189,13 +189,13 @@ class HostedModel:
         if failed_while_serving:
             self.loss = cause_chain(self._failure)
             self._on_change(self)
-        # Whoever asks for a load logs its failure, but sees no traceback.
+        # The caller of a load logs the failure, but has no traceback.
         if self._model is not None or self._failure is not error or self.unload_failure is not None:
             text = "a load failed with a bug" if self._model is None else "a resident model failed"
             logger.error(text, exc_info=self._failure, extra={"model_id": self.model_id})
 
     def forget(self) -> None:
-        """The model is gone. Tell those who wait for that, and the log where nobody else tells it."""
+        """The model is gone. Tell those who wait for that. Log a failure if no caller will log it."""
         if self._model is None and self._failure is None:
             self._load_log.log_cancelled()
         if self._overdue is not None:
@@ -206,7 +206,7 @@ class HostedModel:
     # ------------------------------------------------------------------------------------------ what others do to it
 
     async def outcome(self) -> LoadedModel:
-        """Wait for the end of the load. Returns the model, or raises why there is none."""
+        """Wait for the end of the load. Returns the model, or raises the failure."""
         await self.changes.until(lambda: not self.is_loading)
         if self._model is None:
             raise self._failure or LoadCancelled(
@@ -215,7 +215,7 @@ class HostedModel:
         return self._model
 
     def refuse(self, refusal: Callable[[], RequestRejected]) -> None:
-        """Refuse requests that are not admitted yet with `refusal()`, whatever they wait for; what runs goes on."""
+        """Refuse all requests that are not admitted yet with `refusal()`. Running requests go on."""
         if self._model is not None:
             self._model.close_admission(refusal)
             self.leases.refuse(refusal)
@@ -227,9 +227,9 @@ class HostedModel:
             raise self._overdue
 
     def enforce_deadlines(self, *, unload_timeout_s: float) -> None:
-        """Cut short what leads nowhere: a drain while the model recovers, and a harness that does not let go in time.
+        """End a drain while the model recovers, and a release that takes too long. Called each second.
 
-        Called each second. What an overdue harness does is cancelled, and nobody is kept waiting for it any longer.
+        A harness that takes too long is cancelled, and callers no longer wait for it.
         """
         if self._phase is Phase.DRAINING and self._is_recovering():
             self.move(Event.DRAINED)
@@ -263,17 +263,17 @@ class HostedModel:
 
     @property
     def progress(self) -> LoadProgress:
-        """How far its load is, or was when the load ended."""
+        """The progress of its load, the last one if the load has ended."""
         return self._load_log.progress
 
     @property
     def load_failure(self) -> NeuronError | None:
-        """Why its load failed; None if it has not, or not yet."""
+        """Why its load failed. None if it has not failed so far."""
         return self._failure if self._model is None else None
 
     @property
     def unload_failure(self) -> NeuronError | None:
-        """What kept its harness from letting it go. A load that failed by itself while it was cancelled is none."""
+        """Why its harness could not release it. The failure of a load that was cancelled does not count."""
         if self._model is None and isinstance(self._failure, LoadFailed | SourceUnavailable):
             return None
         return self._failure
@@ -285,7 +285,7 @@ class HostedModel:
         )
 
     def as_unloading(self) -> UnloadingModel:
-        """Its way out, as `/health` shows it."""
+        """Its unload, as `/health` shows it."""
         return UnloadingModel(
             model_id=self.model_id,
             elapsed_ms=round((self._clock() - self._leaving_s) * 1000),

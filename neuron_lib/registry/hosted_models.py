@@ -26,14 +26,14 @@ _TOO_MANY_LOADS_RETRY_S: Final = 30
 
 @dataclass(slots=True, kw_only=True)
 class HostLimits:
-    """What a host allows its models. A limit that is changed holds for the loads and unloads from then on."""
+    """What a host allows its models. May be changed at any time. A load takes its drain time when it starts."""
 
     drain_timeout_s: float
-    """An unload waits this long for running requests,"""
+    """How long an unload waits for running requests."""
     unload_timeout_s: float
-    """and then this long for the harness to let the model go."""
+    """How long an unload then waits for the harness to let the model go."""
     max_loads: int
-    """At most this many loads are under way at once, loads that wait for something included."""
+    """The most loads at the same time, including loads that wait."""
 
 
 class HostedModels(dict[str, HostedModel]):
@@ -54,7 +54,7 @@ class HostedModels(dict[str, HostedModel]):
     ) -> None:
         """`clock` gives seconds. `on_change` is called before those who wait for `changes` wake up.
 
-        `on_released` is awaited when the memory of a model is back, and before those who wait for that are told.
+        `on_released` is awaited when the memory of a model is back. Callers of the unload are told after that.
         """
         super().__init__()
         self.changes = Changes()
@@ -78,13 +78,14 @@ class HostedModels(dict[str, HostedModel]):
         for model in self.values():
             model.move(Event.REGISTRY_LEFT)
         self.changes.notify()
-        # Not told of `exc`: it would wrap it in a group, and cancel the models before they are unloaded.
+        # The task group is not told of `exc`. It would wrap it in a group, and cancel the models before they are
+        # unloaded.
         await tasks.__aexit__(None, None, None)
 
     # ---------------------------------------------------------------------------------------------------- finding
 
     def find(self, model_id: str) -> HostedModel | None:
-        """The model of that id; else the only one that the id means in other words, such as without the quant."""
+        """The model of that id, or the only one that the id means in another spelling, such as without the quant."""
         model = self.get(public_id(model_id))
         if model is not None:
             return model
@@ -92,7 +93,7 @@ class HostedModels(dict[str, HostedModel]):
         return meant[0] if len(meant) == 1 else None
 
     def find_same(self, spec: ModelSpec) -> HostedModel | None:
-        """The model that makes a load of `spec` needless: of the same id, or of the same repository and quant."""
+        """The model that a load of `spec` would load again: it has the same id, or the same repository and quant."""
         model_id = public_id(spec.model_id)
         quant = take_apart(model_id).quant or spec.quant
         if quant is None or model_id in self:
@@ -144,19 +145,19 @@ class HostedModels(dict[str, HostedModel]):
         self.changes.notify()
 
     async def _supervise(self) -> None:
-        """Enforce the deadlines each second, until the block is left and the last model is gone."""
+        """Enforce the deadlines each second. Ends when the block is left and the last model is gone."""
         while self._tasks is not None or self:
             self._ticked_s = self._clock()
             for model in tuple(self.values()):
                 try:
                     model.enforce_deadlines(unload_timeout_s=self._limits.unload_timeout_s)
-                except Exception:  # a harness with a bug must not take the other models with it
+                except Exception:  # a harness with a bug must not stop the supervision of other models
                     logger.exception("supervision of a model failed", extra={"model_id": model.model_id})
             with anyio.move_on_after(_TICK_S):
                 await self.changes.until(lambda: self._tasks is None and not self)
 
     def tick_age_s(self) -> float:
-        """Seconds since the deadlines were last looked at; far more than one means that the supervision hangs."""
+        """Seconds since the deadlines were last enforced. Far more than one means that the supervision hangs."""
         return self._clock() - self._ticked_s
 
     async def wait_idle(self) -> None:

@@ -27,10 +27,10 @@ class LeasedReply:
         on_end: Callable[[EndedReply], None] | None,
         clock: Callable[[], float],
     ) -> None:
-        """`find` returns the serving model of an id, or raises why none serves.
+        """`find` returns the serving model of an id, or raises the refusal.
 
-        `is_stopping` says whether the registry admits no more. `on_end` is told of the end of the reply, once, if the
-        reply was entered. `clock` gives seconds.
+        `is_stopping` says whether the registry admits no more requests. `on_end` is called once, at the end of a reply
+        that was entered. `clock` gives seconds.
         """
         self._task = task
         self._find = find
@@ -43,7 +43,7 @@ class LeasedReply:
         self._admitted_s = 0.0
         self._first_event_s: float | None = None
         self._finished: Finished | None = None
-        self._error: str | None = None  # what reading the reply raised
+        self._error: str | None = None  # the code of the error that reading the reply raised
 
     @property
     def retried(self) -> bool:
@@ -95,7 +95,7 @@ class LeasedReply:
         return event
 
     def _ends_with_the_host(self) -> bool:
-        """Whether the model has not died, but was ended because the host stops."""
+        """Whether the model was ended because the host stops, and has not died by itself."""
         assert self._hosted is not None  # entered
         return self._is_stopping() and self._hosted.is_leaving
 
@@ -104,8 +104,8 @@ class LeasedReply:
             return
         try:
             self._on_end(self._account(hosted))
-        except Exception:  # what others do with the news is no failure of the reply
-            logger.exception("whoever is told of ended replies failed", extra={"model_id": hosted.model_id})
+        except Exception:  # a failure of `on_end` is no failure of the reply
+            logger.exception("bug in the callback `on_reply`", extra={"model_id": hosted.model_id})
 
     def _account(self, hosted: HostedModel) -> EndedReply:
         if self._finished is not None:

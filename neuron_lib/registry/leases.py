@@ -1,4 +1,4 @@
-"""The leases of one model: while a request holds one, the model is not unloaded under the request."""
+"""The leases of one model. While a request has a lease, the model is not unloaded."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ __all__ = ("Leases",)
 
 
 class Leases:
-    """The requests that one model has admitted or is admitting. Counts them, and refuses those not yet admitted."""
+    """The requests that one model has admitted or is admitting. Counts them. Can refuse those not yet admitted."""
 
     def __init__(self, *, on_idle: Callable[[], None]) -> None:
         """`on_idle` is called each time the last lease ends."""
@@ -24,9 +24,9 @@ class Leases:
         return f"<Leases {self.count}, {len(self._entering)} of them entering>"
 
     async def enter(self, reply: Reply) -> Reply:
-        """Take a lease and enter `reply`; a reply that is not entered keeps no lease.
+        """Take a lease and enter `reply`. If entering fails, the lease ends.
 
-        Raises what `refuse` was told as soon as that is told, and whatever entering raises.
+        Raises the errors of entering, and the refusal as soon as `refuse` is called.
         """
         self.count += 1
         try:
@@ -52,7 +52,7 @@ class Leases:
             self._on_idle()
 
     def refuse(self, refusal: Callable[[], RequestRejected]) -> None:
-        """Refuse the requests that have not entered their reply, whatever they wait for. The first refusal counts."""
+        """Refuse the requests that have not entered their reply. The first refusal counts."""
         if self._refusal is None:
             self._refusal = refusal
         for scope in self._entering:

@@ -1,4 +1,4 @@
-"""How far one load is by the word of its harness, and the lines of log about that. Owns both; loads nothing."""
+"""How far one load is, as its harness reports it, and the lines of log about that. Loads nothing itself."""
 
 from collections.abc import Callable
 
@@ -13,10 +13,10 @@ logger = get_logger(__name__)
 
 
 class LoadLog:
-    """The log of one load. Lives as long as the record of its model."""
+    """The progress and the log of one load. Lives as long as the record of its model."""
 
     def __init__(self, model_id: str, *, clock: Callable[[], float]) -> None:
-        """A load that resolves its source; `clock` gives seconds."""
+        """Begin with the stage `resolving`, and log it. `clock` gives seconds."""
         self.progress = LoadProgress(stage=LoadStage.RESOLVING)
         self._model_id = model_id
         self._clock = clock
@@ -26,7 +26,7 @@ class LoadLog:
 
     @property
     def elapsed_ms(self) -> int:
-        """Since the start of the load."""
+        """Milliseconds since the start of the load."""
         return round((self._clock() - self._started_s) * 1000)
 
     def take(self, reported: LoadProgress) -> bool:
@@ -39,7 +39,7 @@ class LoadLog:
         return True
 
     def log_cancelled(self) -> None:
-        """The load was given up at this point."""
+        """Log that the load was cancelled, and how far it had come."""
         labels = {"model_id": self._model_id, "elapsed_ms": self.elapsed_ms}
         logger.info("load cancelled: %s", describe(self.progress), extra=labels)
 

@@ -1,4 +1,4 @@
-"""The phases of a hosted model, and which event leads from which phase to which. Pure: a table and questions about it.
+"""The phases of a hosted model, and the phase that follows each event. Pure: a table and questions about it.
 
 What each operation does in each phase (`Registry` and `HostedModel` act accordingly):
 
@@ -17,7 +17,7 @@ What each operation does in each phase (`Registry` and `HostedModel` act accordi
 Gone is the end: the model's memory is back and the registry has forgotten the model. The next load starts anew.
 
 [1] ModelLoading while a load waits for this model to be gone.
-[2] A request cannot come to its end while the model recovers, so nobody waits for one.
+[2] Running requests cannot end while the model recovers, so the unload does not wait for them.
 [3] Running requests go on. Requests that have not entered their reply are refused with ShuttingDown.
 """
 
@@ -29,7 +29,7 @@ __all__ = ("Event", "Phase", "after")
 
 
 class Phase(StrEnum):
-    """Where a hosted model is in its life."""
+    """The phase of a hosted model."""
 
     LOADING = "loading"
     """Its harness loads it."""
@@ -38,9 +38,9 @@ class Phase(StrEnum):
     RECOVERING = "recovering"
     """It takes requests, and its harness replaces an engine that died."""
     DRAINING = "draining"
-    """It takes no more requests, and those that run may come to their end."""
+    """It takes no more requests. Running requests may end."""
     CLOSING = "closing"
-    """Its harness lets it go, or gives its load up."""
+    """Its harness releases it, or gives up its load."""
     GONE = "gone"
     """Its memory is back."""
 
@@ -51,18 +51,18 @@ class Phase(StrEnum):
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it will not serve any more, or never."""
+        """Whether it no longer serves, or never will."""
         return self in {Phase.DRAINING, Phase.CLOSING, Phase.GONE}
 
 
 class Event(Enum):
-    """What can happen to a hosted model. The harness decides whether a model is recovering, so that is no event."""
+    """What can happen to a hosted model. Recovering is not an event, because the harness decides it."""
 
     OPENED = "its harness has loaded it"
     UNLOADED = "somebody unloads it"
     ADMISSION_CLOSED = "the host admits no more requests and loads"
     LOST = "it died by itself, or its harness failed under it"
-    DRAINED = "no request runs any more, or nobody waits any longer for those that run"
+    DRAINED = "no request runs any more, or the drain has taken too long"
     REGISTRY_LEFT = "the registry is left, and waits for no request"
     RELEASED = "its harness has let it go, has given its load up, or could not load it"
 

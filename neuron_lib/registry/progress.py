@@ -1,6 +1,6 @@
-"""How far a load is: what may be said next, in words, and when that is worth a line of log.
+"""How far a load is: which report may follow which, what a report says in words, and when it is worth a line of log.
 
-Pure: times are arguments, in seconds of any one clock. Owns no load (`registry` does) and prints nothing.
+Pure: times are arguments, in seconds of any one clock. Owns no load and writes no log; `load_log` does.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ _LONGEST_PAUSE_S: Final = 60.0
 
 
 def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
-    """What is to be shown after `previous` when a harness says `reported`, whatever that is.
+    """The progress to show after `previous`, when a harness reports `reported`. Any report is accepted.
 
-    A stage that is over does not come back: repeating it counts as no progress. Within a stage the counts and the
-    fraction never fall, none is negative, and what was known stays known; rate, time left and the position in the line
-    of fetches are as reported. The fraction follows from the bytes where the harness leaves it out.
+    A report of an earlier stage changes nothing. Within a stage the counts and the fraction never fall, no number is
+    negative, and a number that was known stays known. Rate, time left and the position in the line of fetches are as
+    reported. Where the harness leaves out the fraction, it is computed from the bytes.
     """
     if _RANK[reported.stage] < _RANK[previous.stage]:
         return previous
@@ -34,7 +34,7 @@ def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
     if fraction is None and done is not None and total:
         fraction = done / total
     if fraction is not None:
-        # In this order a NaN, which JSON cannot say, becomes 0.
+        # In this order a NaN, which JSON cannot express, becomes 0.
         fraction = max(previous.fraction or 0.0, min(fraction, 1.0))
     return LoadProgress(
         stage=reported.stage,
@@ -49,9 +49,9 @@ def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
 
 
 def describe(progress: LoadProgress) -> str:
-    """The same for people: `downloading 42 %, 1.2 of 2.9 GB, 38 MB/s, 45 s left`; MB and GB are decimal."""
+    """The progress in words, such as `downloading 42 %, 1.2 of 2.9 GB, 38 MB/s, 45 s left`; MB and GB are decimal."""
     done, total = progress.bytes, progress.total_bytes
-    # Rounded down: nothing is at 100 % before its end.
+    # Rounded down, so that 100 % is not shown before the end.
     percent = "" if progress.fraction is None else f" {int(progress.fraction * 100)} %"
     parts = [f"{progress.stage}{percent}"]
     if progress.queue_position is not None:
@@ -68,22 +68,27 @@ def describe(progress: LoadProgress) -> str:
 
 
 def retry_after_s(eta_s: int | None) -> int:
-    """When a client should ask again for a model that needs `eta_s` more seconds: 1 to 120, 5 if nobody knows."""
+    """After how many seconds a client should ask again for a model that needs `eta_s` more seconds.
+
+    1 to 120; 5 if the time is not known.
+    """
     return _UNKNOWN_RETRY_S if eta_s is None else max(1, min(eta_s, _LONGEST_RETRY_S))
 
 
 @dataclass(slots=True)
 class ProgressLog:
-    """Decides which steps of one load are worth a line: the first of each stage; the begin of a wait for other fetches;
-    then one for each further 10 %, but not within 10 s of the line before; and one whenever something moved and the
-    line before is 60 s old.
+    """Decides which reports of one load are worth a line of log.
+
+    These are: the first report of each stage; the first that says that the load waits for other fetches; the first
+    after each further 10 %, but not within 10 s of the last line; and any report of a change when the last line is 60 s
+    old.
     """
 
     _logged: LoadProgress | None = None
     _logged_s: float = 0.0
 
     def line(self, progress: LoadProgress, *, now_s: float) -> str | None:
-        """The line for this step, None if it is worth none. Steps come in the order in which `advance` makes them."""
+        """The line for this report; None if it is worth none. Each `progress` follows the one before by `advance`."""
         if self._logged is None or self._logged.stage is not progress.stage:
             text = f"loading model: {progress.stage}"
         elif progress.queue_position is not None and self._logged.queue_position is None:

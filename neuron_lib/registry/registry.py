@@ -1,8 +1,8 @@
 """The models of one host: loads, unloads and lists them, and leases them to requests.
 
-Each model is one `HostedModel`, which lives in one task of the registry. So a caller that goes away stops waiting and
-changes nothing else, and whatever a model holds is released by one `async with`. The registry knows backends only by
-the protocol in `neuron_lib.harness`.
+Each model is one `HostedModel` in a task of the registry. So a caller that goes away only stops waiting. Everything
+that a model has is released at the end of one `async with`. The registry knows backends only by the protocol in
+`neuron_lib.harness`.
 """
 
 import time
@@ -48,13 +48,14 @@ __all__ = ("Registry",)
 logger = get_logger(__name__)
 
 _ON_UNLOADED_LIMIT_S: Final = 5.0
+"""The unload returns after this time, whatever `on_unloaded` does."""
 
 
 class Registry:
     """The models of one host. Use it as `async with Registry([harness]) as registry`, from one event loop.
 
-    Methods without `async` only look at memory, and never wait. Leaving the block refuses queued requests, ends running
-    ones, cancels loads and unloads every model.
+    Methods without `async` only look at memory, and never wait. Leaving the block refuses requests that wait, ends
+    running replies, cancels loads and unloads every model.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class Registry:
         """`endpoint_url` is what `endpoint` answers.
 
         An unload waits up to `drain_timeout_s` for running requests, and then up to `unload_timeout_s` for the harness
-        to let the model go. At most `max_loads` loads are under way at once, loads that wait for something included.
-        A chat with a model that is being loaded, or will be, waits up to `wait_for_load_s` for the model before the
-        chat is refused with `ModelLoading`.
+        to release the model. At most `max_loads` loads run at the same time, including loads that wait. A chat with a
+        model that is being loaded, or will be, waits up to `wait_for_load_s` for the model. After that it is refused
+        with `ModelLoading`.
 
         `on_unloaded` is awaited, for 5 s at most, when the memory of a model is back and before the unload returns.
-        The devices can be read anew there. `on_reply` is called once for each reply that was entered and has ended, at
-        the end of its block. It must not wait; what it raises is logged and does not reach the reply. `clock` gives
-        seconds, by which the times of loads, unloads and replies are told.
+        It may read the devices again. `on_reply` is called once for each reply that was entered, at the end of its
+        block. It must not wait. An exception of either is logged and goes no further. `clock` gives seconds for the
+        times of loads, unloads and replies.
         """
         self.endpoint_url = endpoint_url
         self.limits = HostLimits(
@@ -112,8 +113,10 @@ class Registry:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.close_admission()
-        await self._models.__aexit__(exc_type, exc, tb)
+        try:
+            self.close_admission()
+        finally:
+            await self._models.__aexit__(exc_type, exc, tb)
         self._farewell = _Farewell((), {})
 
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
@@ -128,7 +131,7 @@ class Registry:
     def follow(self, activation: ActivationTracker) -> None:
         """Count the models that `activation` awaits as models that will be loaded. `load_default_models` calls this.
 
-        As soon as such a model serves, whoever loaded it, it is completed in `activation`.
+        As soon as such a model serves, it is completed in `activation`, even if another caller loaded it.
         """
         self._absent.activation = activation
         for model in self._models.values():
@@ -155,7 +158,7 @@ class Registry:
                 with self._absent.queued(model.model_id):
                     await model.departure()
             finally:
-                self._models.changes.notify()
+                self._models.changes.notify()  # chats that wait for this load look again, also after a failure
         loaded = await self._outcome(self._start_load(spec))
         return loaded.info()
 
@@ -164,7 +167,7 @@ class Registry:
             return await model.outcome()
         except LoadCancelled as error:
             if self._farewell is not None:
-                raise ShuttingDown from error  # which says where to go instead
+                raise ShuttingDown from error  # the client should go to another host
             raise
 
     def _start_load(self, spec: ModelSpec) -> HostedModel:
@@ -179,18 +182,18 @@ class Registry:
         try:
             with anyio.move_on_after(_ON_UNLOADED_LIMIT_S):
                 await self._on_unloaded()
-        except Exception:  # what others do with the news is no failure of the unload
-            logger.exception("whoever is told of unloads failed", extra={"model_id": model.model_id})
+        except Exception:  # a failure of `on_unloaded` is no failure of the unload
+            logger.exception("bug in the callback `on_unloaded`", extra={"model_id": model.model_id})
 
     async def unload(self, model_id: str) -> None:
-        """Drain a model, unload it, and return when its memory is back; a load that runs is cancelled.
+        """Drain a model, unload it, and return when its memory is back. A running load of the model is cancelled.
 
-        From now on the model takes no requests: new requests, and those that wait or are being prepared, are refused
-        with `ModelNotLoaded` at once. Requests that still run after `drain_timeout_s`, or whose model recovers from a
-        crash, end with an error. A second caller waits for the same end.
+        From now on the model takes no requests. New requests, and requests that wait or are being prepared, are refused
+        with `ModelNotLoaded` at once. Running requests end with an error if they still run after `drain_timeout_s`, or
+        if the model recovers from a crash. A second caller waits for the same end.
 
-        Raises `ModelNotLoaded`, what went wrong if the harness could not unload it, or `UnloadFailed` if the harness
-        has not done so after `unload_timeout_s`; the memory of the model may still be taken then.
+        Raises `ModelNotLoaded`, or the error of a harness that cannot unload the model. Raises `UnloadFailed` if the
+        harness takes longer than `unload_timeout_s`. The memory of the model may still be taken then.
         """
         model = self._models.find(model_id)
         if model is None:
@@ -202,7 +205,7 @@ class Registry:
             raise model.unload_failure
 
     def close_admission(self) -> None:
-        """First step of a shutdown: cancel loads, refuse queued and new requests and loads; what runs goes on."""
+        """Begin a shutdown: cancel loads, and refuse new loads, new and waiting requests. Running replies go on."""
         if self._farewell is None:
             self._farewell = _Farewell(self.list_models(), self.loaded_unix_s())
         for model in self._models.values():
@@ -211,11 +214,11 @@ class Registry:
         self._models.changes.notify()
 
     async def wait_idle(self) -> None:
-        """Wait until no request runs or waits. Without `close_admission` before it, that may never be."""
+        """Wait until no request runs or waits. Call `close_admission` before. Otherwise this may wait for ever."""
         await self._models.wait_idle()
 
     def tick_age_s(self) -> float:
-        """Seconds since the supervision of the models last moved; far more than one means that it hangs."""
+        """Seconds since the supervision of the models last ran. Far more than one means that it hangs."""
         return self._models.tick_age_s()
 
     # --------------------------------------------------------------------------------------------------- chatting
@@ -225,10 +228,10 @@ class Registry:
         return self.run(request)
 
     def run(self, task: Task) -> Reply:
-        """The reply to `task`; nothing happens, and nothing is refused, until it is entered (see `Reply`).
+        """The reply to `task`. Nothing happens, and nothing is refused, until the reply is entered (see `Reply`).
 
-        Entering raises `ModelLoading` for a model that is being loaded or will be, after `wait_for_load_s`, and
-        `ModelNotLoaded` for a model that nobody loads.
+        Entering raises `ModelLoading` after `wait_for_load_s` for a model that is being loaded or will be. It raises
+        `ModelNotLoaded` for a model that is not being loaded.
         """
         return LeasedReply(
             task,
@@ -239,10 +242,10 @@ class Registry:
         )
 
     async def _await_serving(self, model_id: str) -> HostedModel:
-        """The model, after up to `wait_for_load_s` for the end of its load; raises why it does not serve."""
+        """The model, after waiting up to `wait_for_load_s` for the end of its load. Raises why it does not serve."""
         with anyio.move_on_after(self.wait_for_load_s):
             while self._farewell is None and isinstance(self._serving_or_why_not(model_id), ModelLoading):
-                await self._next_change(model_id)
+                await self._absent.next_change(self._models.find(model_id), self._models.changes)
         if self._farewell is not None:
             raise ShuttingDown
         found = self._serving_or_why_not(model_id)
@@ -254,36 +257,26 @@ class Registry:
         model = self._models.find(model_id)
         return model if model is not None and model.serves else self._absent.explain(model_id, model)
 
-    async def _next_change(self, model_id: str) -> None:
-        """Wait until there may be something else to say of a model that does not serve yet."""
-        model = self._models.find(model_id)
-        if model is not None and model.is_loading:
-            await model.changes.until(lambda: not model.is_loading)
-            return
-        async with anyio.create_task_group() as tasks:
-            for event in (self._models.changes.next, self._absent.activation.changed):
-                tasks.start_soon(_end_with, event, tasks.cancel_scope)
-
     # ---------------------------------------------------------------------------------------------------- looking
 
     def list_models(self) -> tuple[ModelInfo, ...]:
         """The models that serve.
 
-        Once no more is admitted: the models that served then, as `recovering`, until the registry is left. A gateway
-        stops sending requests to them, and knows that no other host needs to load them.
+        After `close_admission` these are the models that served at that time, as `recovering`, until the registry is
+        left. A gateway then sends no more requests to them, and does not load them on another host.
         """
         if self._farewell is not None:
             return self._farewell.models
         return tuple(model.loaded.info() for model in self._models.serving())
 
     def loaded_unix_s(self) -> Mapping[str, int]:
-        """When each of them began to serve, by id, in seconds of Unix time; of models that are leaving as well."""
+        """When each model began to serve, by id, in seconds of Unix time. Includes models that are leaving."""
         if self._farewell is not None:
             return self._farewell.loaded_unix_s
         return {m.model_id: m.loaded_unix_s for m in self._models.values() if m.loaded_unix_s is not None}
 
     def loads(self) -> tuple[ModelLoad, ...]:
-        """How busy each model is that serves."""
+        """How busy each serving model is."""
         return tuple(model.loaded.load() for model in self._models.serving())
 
     def loading(self) -> tuple[LoadingModel, ...]:
@@ -291,13 +284,13 @@ class Registry:
         return tuple(model.as_loading() for model in self._models.values() if model.is_loading)
 
     def unloading(self) -> tuple[UnloadingModel, ...]:
-        """The models that are on their way out and whose memory is not back yet."""
+        """The models that are being unloaded and whose memory is not back yet."""
         return tuple(model.as_unloading() for model in self._models.values() if model.is_leaving)
 
     async def loading_changes(self) -> AsyncGenerator[tuple[LoadingModel, ...], None]:
-        """What `loading` says now and after every change of it; changes nobody awaited in between are merged.
+        """The result of `loading` now and after each change. Changes between two looks of the caller are merged.
 
-        Ends when no more models are admitted, with nothing loading as its last word.
+        Ends after `close_admission`. The last value is empty.
         """
         said = None
         async for _ in self._models.changes:
@@ -310,25 +303,25 @@ class Registry:
                 return
 
     def lost(self) -> tuple[FailedLoad, ...]:
-        """The models that died by themselves and were not loaded again, with the reason."""
+        """The models that were given up and were not loaded again, with the reason."""
         return self._absent.lost()
 
     def endpoint(self, model_id: str) -> str:
-        """The base URL at which this model answers, or will when its load has ended. Raises `ModelNotLoaded`."""
+        """The base URL at which this model answers, or will answer after its load. Raises `ModelNotLoaded`."""
         found = self._serving_or_why_not(model_id)
         if isinstance(found, HostedModel | ModelLoading) or self._leaves_with_the_host(model_id):
             return self.endpoint_url
         raise found
 
     def _leaves_with_the_host(self, model_id: str) -> bool:
-        """Whether the model goes because the host stops. A gateway that got a 404 for it would try no other host."""
+        """Whether the model leaves because the host stops. After a 404 for it a gateway would not try another host."""
         id_ = public_id(model_id)
         return self._farewell is not None and (
             id_ in self._models or any(info.id == id_ for info in self._farewell.models)
         )
 
     async def capabilities(self, model_id: str) -> tuple[str, ...] | None:
-        """What the model can do; of a model that does not serve, what local files say. None: this host cannot say."""
+        """What the model can do, by local files if it does not serve. None if this host cannot say it."""
         model = self._models.find(model_id)
         if model is not None and model.serves:
             return model.loaded.info().capabilities
@@ -336,14 +329,9 @@ class Registry:
 
 
 class _Farewell:
-    """What is said of the models that serve when a host stops, until they are gone."""
+    """The models that are listed after `close_admission`: those that served then, until the registry is left."""
 
     def __init__(self, models: Iterable[ModelInfo], loaded_unix_s: Mapping[str, int]) -> None:
-        # Not servable would mean that another host should load them.
+        # `servable` false would mean that another host should load them.
         self.models = tuple(replace(info, status=ModelStatus.RECOVERING, servable=None) for info in models)
         self.loaded_unix_s = loaded_unix_s
-
-
-async def _end_with(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()

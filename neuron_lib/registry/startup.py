@@ -1,7 +1,7 @@
-"""Start-up loading: the configured models, loaded in order and one at a time, and how far that has come.
+"""Start-up loading: loads the configured models in order, one at a time, and reports the progress.
 
-How far it has come follows from two things that `ActivationTracker` owns: the list of models, and what came of each
-load. `load_default_models` loads the models and tells the tracker what came of it.
+The progress follows from two things that `ActivationTracker` owns: the list of models, and the outcome of each load.
+`load_default_models` loads the models and reports the outcomes to the tracker.
 """
 
 import math
@@ -28,14 +28,14 @@ from neuron_lib.types import (
 )
 
 if TYPE_CHECKING:
-    from neuron_lib.registry.registry import Registry  # which imports this module
+    from neuron_lib.registry.registry import Registry  # that module imports this one
 
 __all__ = ("RETRY_DELAYS_S", "ActivationTracker", "load_default_models")
 
 logger = get_logger(__name__)
 
 RETRY_DELAYS_S: Final = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
-"""Pauses before models whose source did not answer get another turn: six more tries in about ten minutes."""
+"""Pauses before models whose source did not answer get another turn (docs/reference/wire-contract.md#start-up)."""
 
 
 class _Loaded(Struct, frozen=True):
@@ -67,17 +67,17 @@ class _Stage(Enum):
 
 
 class ActivationTracker:
-    """How far the default models have come: each id is either pending, in progress, completed or failed.
+    """The progress of the default models: each id is either pending, in progress, completed or failed.
 
     At most one id is in progress. A tracker without ids is ready from the start. A registry that follows the tracker
-    (`Registry.follow`) completes an id as soon as its model serves, whoever loaded it. A program that loads its models
-    without `load_default_models` may call the methods itself. Belongs to the thread of one event loop.
+    (`Registry.follow`) completes an id as soon as its model serves, even if another caller loaded it. A program that
+    loads its models without `load_default_models` may call the methods itself. Belongs to the thread of one event loop.
     """
 
     def __init__(self, specs: Sequence[ModelSpec] = (), *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with the public ids of `specs` pending, in their order; an id that is named twice counts once.
+        """Start with the public ids of `specs` pending, in their order. An id that is named twice counts once.
 
-        `clock` gives the seconds by which the time until a next try is told.
+        `clock` gives seconds for the time until the next try.
         """
         self._clock = clock
         self._quants: dict[str, str | None] = {}
@@ -85,9 +85,9 @@ class ActivationTracker:
         for spec in specs:
             self._quants.setdefault(public_id(spec.model_id), spec.quant)
         self._outcomes: dict[str, _Outcome] = {}
-        """What came of the last try of each id, in the order in which that became known."""
+        """The outcome of the last try of each id, in the order in which the outcomes became known."""
         self._current: str | None = None
-        """The id whose turn it is."""
+        """The id that is in progress."""
         self._is_ready = not self._quants
         self._changes = Changes()
 
@@ -105,14 +105,14 @@ class ActivationTracker:
         self._changes.notify()
 
     def complete_loading(self, model_id: str) -> None:
-        """The id serves, loaded just now or found to be. Raises ValueError if it is completed or failed already."""
+        """The id serves, through this load or another one. Raises ValueError if it is completed or failed already."""
         self._require(model_id, _Stage.PENDING, _Stage.IN_PROGRESS, to=_Stage.COMPLETED)
         self._record(model_id, _Loaded())
 
     def defer_loading(
         self, model_id: str, error: str | None = None, *, attempt: int = 1, retry_in_s: float = 0.0
     ) -> None:
-        """The load failed for a passing reason; the id is pending again, behind the other pending ones.
+        """The load failed for a passing reason. The id is pending again, behind the other pending ids.
 
         `error` is the whole reason, `attempt` the number of the try that failed, and `retry_in_s` the time until the
         next one. Without an `error` nothing of this is shown. Raises ValueError if the id is not in progress.
@@ -121,14 +121,14 @@ class ActivationTracker:
         self._record(model_id, _Deferred(error, attempt, self._clock() + retry_in_s))
 
     def pause_until_retry(self, retry_in_s: float) -> None:
-        """All others have had their turn: the deferred ids get their next try in `retry_in_s` seconds."""
+        """All other ids have had their turn. The deferred ids get their next try in `retry_in_s` seconds."""
         next_try_s = self._clock() + retry_in_s
         for model_id, outcome in self._outcomes.items():
             if isinstance(outcome, _Deferred):
                 self._outcomes[model_id] = replace(outcome, next_try_s=next_try_s)
 
     def fail_loading(self, model_id: str, error: str) -> None:
-        """The id will not be loaded; `error` is the whole reason. Raises ValueError if it is completed or failed."""
+        """The id will not be loaded. `error` is the whole reason. Raises ValueError if it is completed or failed."""
         self._require(model_id, _Stage.PENDING, _Stage.IN_PROGRESS, to=_Stage.FAILED)
         self._record(model_id, _Failed(error))
 
@@ -148,7 +148,7 @@ class ActivationTracker:
             raise ValueError(f"{model_id!r} cannot become {to.value}: it is {stage.value}")
 
     def _record(self, model_id: str, outcome: _Outcome) -> None:
-        self._outcomes.pop(model_id, None)  # so that the id comes behind those whose outcome was known earlier
+        self._outcomes.pop(model_id, None)  # the id now comes after ids with an earlier outcome
         self._outcomes[model_id] = outcome
         if self._current == model_id:
             self._current = None
@@ -157,7 +157,7 @@ class ActivationTracker:
     # -------------------------------------------------------------------------------------- what follows from that
 
     def _stage(self, model_id: str) -> _Stage | None:
-        """The place of an id; None if it is not in the list."""
+        """The stage of an id: pending, in progress, completed or failed. None if it is not in the list."""
         if model_id not in self._quants:
             return None
         if model_id == self._current:
@@ -171,7 +171,7 @@ class ActivationTracker:
                 return _Stage.PENDING
 
     def _ids(self, stage: _Stage) -> tuple[str, ...]:
-        """The ids of one place, in the order in which they got there."""
+        """The ids in one stage, in the order in which they reached it."""
         untried = [model_id for model_id in self._quants if model_id not in self._outcomes]
         return tuple(model_id for model_id in (*untried, *self._outcomes) if self._stage(model_id) is stage)
 
@@ -184,8 +184,9 @@ class ActivationTracker:
         return self._stage(model_id) is _Stage.COMPLETED
 
     def find(self, model_id: str) -> str | None:
-        """The id of the list that `model_id` means: itself, else the only one that it means in other words, such as
-        without the quant. None if there is none.
+        """The id of the list that `model_id` means. None if there is none.
+
+        That is `model_id` itself, or the only id that it means in another spelling, such as without the quant.
         """
         if (id_ := public_id(model_id)) in self._quants:
             return id_
@@ -193,7 +194,7 @@ class ActivationTracker:
         return meant[0] if len(meant) == 1 else None
 
     def deferral(self, model_id: str) -> DeferredLoad | None:
-        """The last failed try of an id that gets another one; None for one that does not, or was not tried yet."""
+        """The last failed try of an id that gets another try. None for every other id."""
         outcome = self._outcomes.get(model_id)
         if not isinstance(outcome, _Deferred) or outcome.error is None:
             return None
@@ -211,7 +212,7 @@ class ActivationTracker:
         return outcome.error if isinstance(outcome, _Failed) else None
 
     def snapshot(self) -> ActivationSnapshot:
-        """The state now, as `/health` shows it; each list in the order in which its ids got there."""
+        """The state now, as `/health` shows it. Each list has its ids in the order in which they reached it."""
         failed = ((model_id, self.failure(model_id)) for model_id in self._ids(_Stage.FAILED))
         deferred = tuple(entry for model_id in self._outcomes if (entry := self.deferral(model_id)) is not None)
         return ActivationSnapshot(
@@ -231,15 +232,15 @@ class ActivationTracker:
         return self._changes.next
 
     async def wait_ready(self) -> None:
-        """Return when start-up loading is over, failed models included; at once if it is."""
+        """Wait until start-up loading is over, also if models failed."""
         await self._changes.until(lambda: self._is_ready)
 
     async def wait_settled(self, model_ids: Sequence[str]) -> None:
-        """Return when none of the ids is pending or in progress any more; at once if none is."""
+        """Wait until none of the ids is pending or in progress."""
         await self._changes.until(lambda: not any(map(self.awaits, model_ids)))
 
     async def changes(self) -> AsyncIterator[ActivationSnapshot]:
-        """The state now and after every change until ready; changes nobody awaited in between are merged."""
+        """The state now and after each change until ready. Changes between two looks of the caller are merged."""
         async for _ in self._changes:
             snapshot = self.snapshot()
             yield snapshot
@@ -254,16 +255,17 @@ async def load_default_models(
     *,
     retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
 ) -> None:
-    """Load `specs` strictly in order, and tell `tracker` every step; at the end the tracker is ready.
+    """Load `specs` strictly in order, and report each step to `tracker`. At the end the tracker is ready.
 
-    Never raises for a model: a failure is logged as a WARNING with its whole cause chain, recorded, and the next
-    entry gets its turn. Entries whose source was unavailable get more turns, after the others and after each of
-    `retry_delays_s`, before they count as failed. A model that somebody else loads in the meantime counts as completed.
-    Of two entries for one id the first counts. An empty list logs nothing. From now on `registry` follows `tracker`.
+    Never raises for a model. A failure is recorded, and logged as a WARNING with its whole chain of causes. Then the
+    next entry gets its turn. Entries whose source did not answer get more tries: after all other entries, and after
+    each pause in `retry_delays_s`. Then they count as failed. A model that another caller loads meanwhile counts as
+    completed. Of two entries for one id the first counts. An empty list logs nothing. From now on `registry` follows
+    `tracker`.
 
-    Raises `ShuttingDown` when the registry admits no more: what was not loaded by then has not failed.
+    Raises `ShuttingDown` when the registry admits no more. Models that are not loaded by then have not failed.
 
-    Meant to run in the background, after the service has bound its socket, so that the host answers meanwhile.
+    Run it in the background, after the service has bound its socket, so that the host answers meanwhile.
     """
     registry.follow(tracker)
     due = _one_per_id(specs)
@@ -307,7 +309,7 @@ async def _settle(
     except ShuttingDown:
         raise
     except Exception as error:  # noqa: BLE001 - no failure of a model may keep the next model or the host from serving
-        if tracker.has_completed(model_id):  # somebody else has loaded it meanwhile
+        if tracker.has_completed(model_id):  # another caller has loaded it meanwhile
             return True
         reason = cause_chain(error)
         if isinstance(error, SourceUnavailable | Overloaded) and retry_in_s is not None:

@@ -32,21 +32,22 @@ __all__ = ("Lottery",)
 _BLOCK: Final = 256
 _BLOCK_OF_ONES: Final = np.ones(_BLOCK, np.float32)
 _HOTTEST: Final = 1e30
-"""Temperatures above are no different: every token that is possible is as likely as any other."""
+"""Temperatures above this one make no difference: all possible tokens are equally likely."""
 _SMALL: Final = 4096
-"""Rows of no more tokens are never shortened."""
+"""Rows with at most this many tokens are never shortened."""
 _FEW: Final = 1 / 32
-"""More than this part of a row is not few: to gather them would take as long as to compute the whole row."""
+"""The largest part of a row that is worth gathering. For more tokens computing the whole row is as fast."""
 _SMALL_SCORE: Final = 40.0
-"""`exp` of scores up to this, and of all that count beside it, is far from both ends of 32-bit numbers."""
+"""For a best score up to this, `exp` of all scores that matter is far from both ends of 32-bit numbers."""
 _MARGIN: Final = 8.0
-"""All tokens that are left out weigh at most `exp(-8)` of the best one, together."""
+"""All tokens that are left out weigh together at most `exp(-8)` times the best one."""
 
 
 class _Few(NamedTuple):
-    """The likeliest tokens of a row: their scores less `best`, the highest of them, and their indices, None for all.
+    """The likeliest tokens of a row: their scores minus `best`, the highest score, and their indices.
 
-    `left_out` further tokens of the row may be drawn, too. Their scores lie between `floor` and `cut`.
+    The indices are None if these are all tokens. `left_out` more tokens of the row may be drawn as well. Their scores
+    lie between `floor` and `cut`.
     """
 
     best: float
@@ -57,16 +58,16 @@ class _Few(NamedTuple):
     floor: float = -math.inf
 
     def at(self, indices: Indices) -> Self:
-        """Those at `indices`."""
+        """The tokens at `indices`."""
         return self._replace(scores=self.scores[indices], ids=indices if self.ids is None else self.ids[indices])
 
     def below_the_best(self) -> Self:
-        """The same after XTC has taken the best away: `best` is the highest of those that are left."""
+        """The same after XTC has removed the best tokens. `best` is the highest score that is left."""
         fall = float(self.scores.max())
         return self._replace(best=self.best + fall, scores=self.scores - np.float32(fall))
 
     def rest(self, temperature: float = 1.0) -> float:
-        """What the tokens that were left out weigh at most, where `best` weighs 1."""
+        """The most that the left-out tokens can weigh, if `best` weighs 1."""
         return self.left_out * math.exp((self.cut - self.best) / temperature) if self.left_out else 0.0
 
 
@@ -102,9 +103,9 @@ class Lottery:
     # ---------------------------------------------------------------------------------------------------- few tokens
 
     def _few(self, row: Scores, best: float) -> _Few | None:
-        """The tokens that top-n-sigma and top-k keep, shortened to the likeliest; None if these are many."""
+        """The likeliest of the tokens that top-n-sigma and top-k keep. None if there are too many of them."""
         size, k = row.size, self._sampling.top_k
-        needs_all = self._sampling.typical_p < 1  # every token counts for the entropy
+        needs_all = self._sampling.typical_p < 1  # the entropy depends on every token
         most = size if size <= _SMALL else int(size * _FEW)
         floor, cut, ids = self._floor(row, best), -math.inf, None
         if 0 < k < size:
@@ -143,7 +144,7 @@ class Lottery:
         return chosen if few.ids is None else int(few.ids[chosen])
 
     def _draw_from_rest(self, row: Scores, few: _Few, chance: float) -> int:
-        """A token that was left out. They weigh less than their bound: a `chance` above their weight draws anew."""
+        """Draw one of the left-out tokens. A `chance` above their real weight, and below their bound, draws anew."""
         weights = np.exp((row - np.float32(few.best)) * np.float32(1 / self._temperature))
         weights[(row >= np.float32(few.cut)) | (row < np.float32(few.floor))] = 0
         reached = np.cumsum(weights, dtype=np.float64)
@@ -178,23 +179,24 @@ class Lottery:
             share.remove(chosen, weights[: row.size])
 
     def _share(self, row: Scores, weights: Scores, wanted: float) -> Share:
-        """What top-p or typical-p keeps, the only filter of the two."""
+        """The tokens that top-p or typical-p keeps, if only one of the two is set."""
         scratch = self._buffer(2, row.size)[: row.size]
         if self._sampling.top_p < 1:
             return Share(row, weights, wanted, is_descending=True, scratch=scratch)
         return Share(typical_distances(row, weights), weights, wanted, is_descending=False, scratch=scratch)
 
     def _all(self, row: Scores, best: float, floor: float) -> _Few:
-        """The tokens that top-n-sigma and top-k keep, none left out: the slow way, for mixtures that hardly occur."""
+        """All tokens that top-n-sigma and top-k keep. This is the slow way, for rare mixtures of filters."""
         few = _Few(best, row - np.float32(best), None)
         if floor > -math.inf:
             few = few.at(np.flatnonzero(row >= np.float32(floor)))
         return few.at(top_k(few.scores, self._sampling.top_k)) if 0 < self._sampling.top_k < few.scores.size else few
 
     def _weights(self, row: Scores, best: float, temperature: float, floor: float, *, buffer: int) -> Scores:
-        """The weight of each token that is not below `floor`, in whole blocks; zeros fill the last one.
+        """The weight of each token that is not below `floor`, in whole blocks. Zeros fill the last block.
 
-        The weights have any common factor. They are exact enough without subtracting the best score if that is small.
+        All weights may have a common factor. If the best score is small, it need not be subtracted: the weights are
+        exact enough without.
         """
         weights = self._buffer(buffer, row.size)
         used = weights[: row.size]
@@ -210,7 +212,7 @@ class Lottery:
         return weights
 
     def _buffer(self, number: int, size: int) -> Scores:
-        """Room for a row in whole blocks. It is kept: fresh pages for each row cost several times the arithmetic."""
+        """Room for a row in whole blocks. It is reused: new pages for each row take several times the arithmetic."""
         padded = -(-size // _BLOCK) * _BLOCK
         if self._buffers[number].size != padded:
             self._buffers[number] = np.empty(padded, np.float32)
@@ -219,7 +221,7 @@ class Lottery:
 
 def _pick(weights: Scores, chance: float) -> int:
     """The index at which the running sum of `weights`, whole blocks, passes `chance` (0 to 1) of their total."""
-    # Sums of blocks first, then inside one block: a running sum over a vocabulary takes far longer.
+    # First over sums of blocks, then inside one block: a running sum over a vocabulary takes far longer.
     blocks = (weights.reshape(-1, _BLOCK) @ _BLOCK_OF_ONES).cumsum(dtype=np.float64)
     wanted = chance * float(blocks[-1])
     block = _passes(blocks, wanted)
@@ -228,6 +230,6 @@ def _pick(weights: Scores, chance: float) -> int:
 
 
 def _passes(running: npt.NDArray[np.float64], wanted: float) -> int:
-    """The first index at which the `running` sum is above `wanted`; it is one that added to the sum."""
-    # The two levels round differently, so `wanted` may lie a hair beyond the end.
+    """The first index at which the `running` sum is above `wanted`. The token at this index has a weight above 0."""
+    # The two levels round differently, so `wanted` may be slightly beyond the end.
     return int(np.searchsorted(running, min(wanted, np.nextafter(running[-1], 0.0)), side="right"))

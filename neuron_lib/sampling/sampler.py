@@ -1,7 +1,8 @@
 """Chooses the next token from a row of scores: penalties, filters, division by the temperature, draw.
 
 Order and arithmetic are llama.cpp's. The code is numpy on the whole row. llama.cpp's own chain builds an array of
-structs of the entire vocabulary for each token, which costs ten times as much, and ends the process if scores are NaN.
+structs of the entire vocabulary for each token, which takes ten times as long. It also ends the process if scores are
+NaN.
 Knows no native pointer.
 """
 

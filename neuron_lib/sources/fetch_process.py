@@ -1,4 +1,7 @@
-"""A fetch process seen from the daemon: one order, its progress, its end. Decides nothing about what is fetched."""
+"""The daemon's side of a fetch process: gives one order, reports its progress, waits for its end.
+
+Does not decide what is fetched.
+"""
 
 import math
 import subprocess
@@ -44,14 +47,15 @@ _COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.sources.fetch_worker"
 _KILL_LIMIT_S: Final = 5.0
 _LAST_WORDS_LIMIT_S: Final = 2.0
 _SILENCE_LIMIT_S: Final = 120.0
-"""Beyond `min_rate_window_secs`: it says something five times a second, and after each question to a hub, which takes
-that long where every address of the hub is dead."""
+"""Seconds, in addition to `min_rate_window_secs`. The process sends a frame five times a second, and one after each
+question to a hub. A question takes this long if no address of the hub answers.
+"""
 _LONGEST_FRAME_BYTES: Final = 1 << 20
 _LONGEST_LOG_LINE: Final = 1000
-"""A warning names a model and a hub, and quotes at most 200 characters of what the hub says."""
+"""Characters. A warning names a model and a hub, and quotes at most 200 characters of the hub's words."""
 _RATE_WINDOW_S: Final = 10.0
 _SHORTEST_RATE_S: Final = 0.001
-"""A rate over a shorter time says nothing, and may be too large for a float."""
+"""Seconds. A rate over a shorter time is meaningless, and may be too large for a float."""
 _NAMES: Final = (
     *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *(name for proxy in ("http", "https", "all", "no") for name in (f"{proxy}_proxy", f"{proxy}_proxy".upper())),
@@ -60,7 +64,7 @@ _NAMES: Final = (
 
 
 class RateMeter:
-    """Bytes per second over the last seconds, and what is left at that rate."""
+    """Bytes per second over the last seconds, and the time that the rest takes at that rate."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque()
@@ -105,12 +109,12 @@ async def run_fetch(
     ends_with_thread: bool = False,
     silence_limit_s: float = _SILENCE_LIMIT_S,
 ) -> Fetched:
-    """Have an order carried out by a process of its own; returns where the files are.
+    """Carry out an order in a process of its own. Returns the paths of the files.
 
-    Cancelling kills the process; the next one goes on with what is fetched by then. The process ends when the daemon
-    does; with `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. Raises what the process reports,
-    and `SourceUnavailable` for a process that cannot be started, dies, takes longer than the order's deadline, or says
-    nothing for `silence_limit_s` more than the time for which it may be slow.
+    Cancelling kills the process. The next fetch continues with the bytes that are on disk. The process ends when the
+    daemon ends; for `ends_with_thread` see `LlamaCppHarness`. Raises the error that the process reports. Raises
+    `SourceUnavailable` for a process that cannot be started, dies, takes longer than the order's deadline, or is silent
+    for too long: `silence_limit_s` more than the time for which it may be slow.
     """
     model_id, limits = order.repository.model_id, order.limits
     command = (*command, *parent_option(ends_with_thread=ends_with_thread))
@@ -146,7 +150,8 @@ async def _attend(
         tasks.start_soon(log.read, child.stderr)
         last = await _converse(order, child, report=report, watchdog=watchdog)
         tasks.cancel_scope.deadline = anyio.current_time() + _LAST_WORDS_LIMIT_S
-        # It ends by itself a moment after its last word; killing it now would race with whoever reaps it.
+        # The process ends by itself a moment after its last frame. It is not killed yet, because the event loop may
+        # reap it at the same moment.
         await child.wait()
     match last:
         case Fetched():
@@ -162,12 +167,12 @@ async def _attend(
 
 
 async def _converse(order: FetchOrder, child: Child, *, report: ProgressReporter, watchdog: Watchdog) -> Frame | None:
-    """Give the order and report what comes; returns the child's last word, None for a child that does not say any."""
+    """Send the order and report the progress. Returns the last frame, or None for a child that ends without one."""
     meter, lines = RateMeter(), BufferedByteReceiveStream(child.stdout)
     last: Frame | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_watch_silence, watchdog, tasks.cancel_scope)
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # dead already: its end says so
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the child is dead, and its output ends
             await child.stdin.send(encode_line(order))
         while isinstance(last := await _next_frame(lines), Advance | Alive):
             watchdog.note_life()
@@ -183,20 +188,20 @@ async def _watch_silence(watchdog: Watchdog, listening: anyio.CancelScope) -> No
 
 
 async def _next_frame(lines: BufferedByteReceiveStream) -> Frame | None:
-    """The next frame of the child; None at the end of its output, and for a line that is no frame."""
+    """The next frame of the child. None at the end of its output, and for a line that is not a frame."""
     try:
         return decode_frame(await lines.receive_until(b"\n", _LONGEST_FRAME_BYTES))
     except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
         return None
     except (msgspec.DecodeError, anyio.DelimiterNotFound) as error:
-        logger.error("a fetch process talks nonsense: %s", error)  # noqa: TRY400 - where it was read says nothing
+        logger.error("a fetch process talks nonsense: %s", error)  # noqa: TRY400 - a traceback of this place would not help
         return None
 
 
 def _worker_log(repository: HubRepository) -> ChildLog:
-    """The child's log, put into ours.
+    """Writes the child's log into ours.
 
-    The token is taken out of the lines: a traceback, or a library that the child uses, may show it.
+    The token is removed from the lines, because a traceback or a library may show it.
     """
     return ChildLog(
         worker_logger,

@@ -1,7 +1,7 @@
 """The messages between the daemon and its fetch process: one order in, frames out, each one line of JSON. Pure.
 
-The order travels on the child's stdin alone, because it may hold a token. The end of stdin tells the child that nobody
-waits for it any more.
+The order may have a token, so it is sent only on the child's stdin. The end of stdin tells the child that the daemon no
+longer waits for it.
 """
 
 from pathlib import Path
@@ -31,9 +31,9 @@ __all__ = (
 class FetchOrder(Struct, frozen=True, kw_only=True):
     """Bring a model's files into the cache, whole and hashed.
 
-    With `listing` the order is about exactly these files, which are in the cache. They are hashed; a file whose hash is
-    wrong is deleted, and the order fails as `CHECKSUM_MISMATCH`. No hub is asked. Without `listing` the hub is asked
-    what there is, and `quant` and `room_bytes` choose (`select_gguf`).
+    With `listing` the order is about exactly these files, which are in the cache. They are hashed. A file whose hash is
+    wrong is deleted, and the order fails with `CHECKSUM_MISMATCH`. No hub is asked. Without `listing` the hub is asked
+    for its files, and `quant` and `room_bytes` choose among them (`select_gguf`).
     """
 
     repository: HubRepository
@@ -44,7 +44,7 @@ class FetchOrder(Struct, frozen=True, kw_only=True):
 
 
 class Advance(Struct, frozen=True, kw_only=True, tag="advance"):
-    """How far the fetch has come: `bytes` of `total_bytes`, of all files in this stage. `file` is one of them."""
+    """The progress: `bytes` of `total_bytes`, of all files in this stage. `file` is one of them."""
 
     stage: LoadStage
     file: str
@@ -53,7 +53,7 @@ class Advance(Struct, frozen=True, kw_only=True, tag="advance"):
 
 
 class Alive(Struct, frozen=True, tag="alive"):
-    """A hub has been asked something, with or without success; there are no bytes to count yet."""
+    """A hub has been asked a question, with or without success. There are no bytes to count yet."""
 
 
 class Fetched(Struct, frozen=True, kw_only=True, tag="fetched"):

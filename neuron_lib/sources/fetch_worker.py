@@ -1,7 +1,7 @@
-"""The fetch process: `python -m neuron_lib.sources.fetch_worker`. Takes one order on stdin, reports on stdout, ends.
+"""The fetch process: `python -m neuron_lib.sources.fetch_worker`. Reads one order from stdin, reports on stdout, ends.
 
 Fetching needs a process of its own, because a thread that waits for a hub cannot be ended. The process may be killed at
-any moment: the next one goes on with what is written so far.
+any moment. The next one continues with the bytes that were written.
 """
 
 import argparse
@@ -64,7 +64,7 @@ _REPORT_INTERVAL_S: Final = 0.2
 _LISTING_PAUSES_S: Final = (0.5, 1.5)
 _LONGEST_LISTING_PAUSE_S: Final = 10.0
 _DISK_MARGIN: Final = 1.05
-"""A disk is not filled to its last block."""
+"""A disk must have a little more room than the files need."""
 
 
 class RateWatch:
@@ -76,9 +76,9 @@ class RateWatch:
         self._samples: deque[tuple[float, int]] = deque()
 
     def is_slow(self, now_s: float, done_bytes: int) -> bool:
-        """Take the state at `now_s`; returns whether the transfer was slow for the whole window before.
+        """Take the state at `now_s`. Returns whether the transfer was slow for the whole window before.
 
-        Fewer bytes than before mean that a file is read again; the window begins anew.
+        If there are fewer bytes than before, a file is read again. Then the window begins anew.
         """
         if self._samples and done_bytes < self._samples[-1][1]:
             self._samples.clear()
@@ -91,14 +91,14 @@ class RateWatch:
 
 
 def main() -> None:
-    """Carry out one order. The exit status is 0 also for a failure that was reported."""
+    """Carry out one order. The exit status is 0, also for a failure that was reported."""
     leave_signals_to_parent()
     daemon = os.getppid()
     parser = argparse.ArgumentParser(prog="python -m neuron_lib.sources.fetch_worker", description="one order, one end")
     add_parent_option(parser)
     end_with_parent(parser.parse_args().parent)
     threading.Thread(target=end_without_parent, args=(daemon, sys.stdin.fileno()), daemon=True).start()
-    # What libraries print to stdout goes to stderr: it must not get between the frames.
+    # Libraries may print to stdout. Their text goes to stderr, so that it does not get between the frames.
     frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
@@ -120,18 +120,18 @@ def main() -> None:
         bug = one_line(shown(f"{type(error).__name__}: {error}"))
         last = Failed(to_frame(LoadFailed(f"a bug while fetching {model_id}: {bug}", model_id=model_id)))
     emit(last)
-    os._exit(0)  # without waiting for threads that wait for a hub
+    os._exit(0)  # threads may wait for a hub; this does not wait for them
 
 
 def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[float], None] = time.sleep) -> Fetched:
-    """Carry out `order`. Raises `SourceUnavailable` or `PreflightFailed`; threads may still run then.
+    """Carry out `order`. Raises `SourceUnavailable` or `PreflightFailed`. Threads may still run afterwards.
 
-    `pause` waits that many seconds, before a hub is asked or a lock is looked at once more.
+    `pause` waits for so many seconds before a hub is asked again or a lock is tried again.
     """
     repository = order.repository
     hub = _Hub(repository, emit, pause)
     for swept in sweep_partials(repository.cache_dir, now_s=time.time()):
-        logger.info("cleared away a download that nobody finished: %s, %d bytes", swept.path.name, swept.size)
+        logger.info("deleted an unfinished download: %s, %d bytes", swept.path.name, swept.size)
     listing = order.listing or _choose(hub, order)
     files = tuple(hub.know(listing.commit, file) for file in listing.files)
     folder = repository_folder(repository)
@@ -193,7 +193,7 @@ def _fetch_all(
     emit: Callable[[Frame], None],
     pause: Callable[[float], None],
 ) -> None:
-    """Fetch and check several files at a time; report, and give up when the transfer is too slow."""
+    """Fetch and check several files at a time, and report the progress. Gives up when the transfer is too slow."""
     are_here = all(blob_path(folder, file.blob).exists() for file in files)
     stage = LoadStage.VERIFYING if are_here else LoadStage.DOWNLOADING
     transfers = [Transfer(file) for file in files]
@@ -222,7 +222,7 @@ def _fetch_all(
         now = _advance(stage, transfers)
         emit(now)
         is_slow = watch.is_slow(time.monotonic(), now.bytes)
-        # With all bytes here, it is the disk that is slow.
+        # When all bytes are here, a slow transfer means that the disk is slow.
         if waiting and is_slow and now.bytes < now.total_bytes:
             raise _too_slow(now, transfers, limits=limits, model_id=model_id)
     pool.shutdown()
@@ -250,9 +250,9 @@ def _too_slow(
 
 
 class _Hub:
-    """The hub of a repository. The hub's client is imported for the first question: files that are here need none.
+    """The hub of a repository. Its client is imported at the first question, because cached files need no hub.
 
-    Each question is followed by a frame, so that many questions to a slow hub do not look like a process that hangs.
+    A frame is sent after each question. Otherwise many questions to a slow hub would look like a process that hangs.
     """
 
     def __init__(
@@ -269,7 +269,7 @@ class _Hub:
         return HubClient(self._repository)
 
     def list_files(self) -> Listing:
-        """Ask for the listing, and again after a moment if the hub does not answer."""
+        """Ask for the listing. If the hub does not answer, ask again after a pause."""
         for pause_s in _LISTING_PAUSES_S:
             try:
                 return self._client.list_files()
@@ -283,7 +283,7 @@ class _Hub:
         return self._client.list_files()
 
     def know(self, commit: str, file: RepoFile) -> KnownFile:
-        """The file with all that is needed to fetch it. The hub is asked for what the listing left out."""
+        """The file with everything that a fetch needs. The hub is asked for facts that the listing left out."""
         complete = known(file)
         if complete is None:
             complete = known(self._client.complete(commit, file))

@@ -154,7 +154,7 @@ class HubClient:
             if not response.has_redirect_location or "X-Linked-Etag" in headers or _origin(target) != _origin(url):
                 return headers
             url = target
-        raise ValueError("more redirects than anybody needs")
+        raise ValueError("too many redirects")
 
     @property
     def _where(self) -> str:

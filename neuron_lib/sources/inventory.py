@@ -1,6 +1,6 @@
 """Which models are on this machine, who uses them, and what a removal deletes. Pure: structs in, structs out.
 
-`survey` looks at the disk; whoever asks has found out which models are loaded.
+`survey` looks at the disk. The caller finds out which models are loaded.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -34,10 +34,10 @@ _MOST_NAMED: Final = 12
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """Somebody uses a model: an entry of the configuration, the list of default models, or a running service.
+    """A use of a model: by an entry of the configuration, by the list of default models, or by a running service.
 
-    `user` is the word for who does: the id of the entry, `default`, or `loaded`. `folder` is where the cache keeps the
-    repository that `model_id` means; None for a model that comes from elsewhere, or an id that means nothing here.
+    `user` names the use: the id of the entry, `default`, or `loaded`. `folder` is the folder of the repository in the
+    cache. It is None for a model from elsewhere, and for an id that names no model here.
     """
 
     model_id: str

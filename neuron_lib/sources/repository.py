@@ -14,8 +14,8 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _BLOB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\\]|^[A-Za-z]:")
-"""Characters that leave a directory on another system, that control terminals, that change the direction of a line of
-the log, and halves of characters, which no file name can contain.
+"""Characters that must not be in a path. They leave the directory on another system, control a terminal, or change the
+direction of a line in the log. Halves of surrogate pairs cannot be in any file name.
 """
 _LONGEST_PATH: Final = 1024
 _LONGEST_PART: Final = 255

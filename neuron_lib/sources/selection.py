@@ -231,9 +231,9 @@ def _best_default(matches: list[_Candidate], room_bytes: int | None) -> _Candida
 
 
 def _fits(weights_bytes: int, room_bytes: int) -> bool:
-    # A fifth stays free for the KV cache and the compute buffers. This was measured for Llama 3.1 8B at Q4_K_M: beside
-    # 4.6 GiB of weights, 8192 tokens of context take 1 GiB (32 layers, 8 heads of 128, K and V in 16 bits), and the
-    # buffers 0.3.
+    # A fifth stays free for the KV cache and the compute buffers. Measured for Llama 3.1 8B at Q4_K_M: the weights take
+    # 4.6 GiB. 8192 tokens of context take 1 GiB (32 layers, 8 heads of 128, K and V in 16 bits). The buffers take
+    # 0.3 GiB.
     return weights_bytes * 5 <= room_bytes * 4
 
 

@@ -66,8 +66,8 @@ class OutputParser:
         self._held = ""
         self._body = ""
         self._skips_space = False
-        # Of a tool-call block: whether it is inside reasoning; the first marker in it that was taken for a part of a
-        # value; and the number of such markers.
+        # Of the current tool-call block: whether it is inside reasoning. Then the markers in it that were taken for
+        # parts of a value: the first of them, and their number.
         self._is_in_thought = False
         self._first_inside: tuple[int, str] | None = None
         self._inside = 0

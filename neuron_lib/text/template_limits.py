@@ -81,7 +81,7 @@ class Allowance:
             return
         self._unseen = 0
         if _most_resident_bytes() - self._most_before > _MAX_GROWTH_BYTES:
-            raise TooLarge("all that it keeps")
+            raise TooLarge("the values that it keeps")
 
 
 def _most_resident_bytes() -> int:

@@ -1,9 +1,9 @@
 """The Jinja environment of chat templates: what a template may call, and how large its values may be.
 
 A template is foreign code. The caller can stop a rendering after some time, but only between two steps of Python. One
-call into C may fill the memory before that. So every operation is checked before it runs if it can make a large value
-from small ones, or takes long on a value that contains itself many times. The size of all values is taken from the
-`Allowance` of the rendering.
+call into C may fill the memory before that. So two kinds of operations are checked before they run. One can make a
+large value from small values. The other takes long on a value that contains itself many times. The size of all values
+is taken from the `Allowance` of the rendering.
 """
 
 import json

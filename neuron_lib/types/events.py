@@ -1,6 +1,6 @@
-"""What a reply tells its reader, in order: one `Started`, any deltas or vectors, one `Finished`.
+"""The events of a reply, in order: one `Started`, any number of deltas, tool calls or vectors, one `Finished`.
 
-`choice` counts the replies to one request from 0; only a request for several has others.
+`choice` is the number of the choice, from 0. It is always 0 unless the request asks for several choices.
 """
 
 from enum import StrEnum
@@ -73,7 +73,7 @@ class TokenLogprob(Struct, frozen=True, array_like=True):
 
 
 class TextDelta(Struct, frozen=True, tag=True):
-    """More of the answer; whole code points, empty only where it brings the `logprobs` of tokens without text."""
+    """More of the answer, in whole code points. Empty only if the event has `logprobs` of tokens without text."""
 
     text: str
     choice: int = 0
@@ -98,14 +98,14 @@ class ToolCall(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Embedding(Struct, frozen=True, tag=True):
-    """The vector of one input, `index` counts the inputs from 0."""
+    """The vector of one input. `index` is the number of the input, from 0."""
 
     index: int
     vector: tuple[float, ...]
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
-    """The reply, or each of the choices, is complete: one reason for each."""
+    """All choices are complete. There is one reason for each choice."""
 
     reasons: tuple[FinishReason, ...]
     usage: Usage

@@ -1,13 +1,13 @@
 """The command `neuron`. The only package that reads the process's arguments and environment.
 
 program          from the arguments to the exit status
-command_line     what may be typed
+command_line     the commands and options
 serve            `neuron serve`
 models           `neuron pull`, `ls` and `rm`
 configuration    the configuration that a command runs with
-config_check     what a configuration says that can never work; directories has a part of that
-running_service  what the service on this machine has loaded
-progress_line    how far a download is
+config_check     finds values in a configuration that can never work; directories has a part of that
+running_service  which models the service on this machine has loaded
+progress_line    the progress of a download
 terminal         errors on stderr
 """
 

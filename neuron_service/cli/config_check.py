@@ -1,4 +1,4 @@
-"""What a configuration says that can never work, beyond what its types refuse (`neuron_lib.config`).
+"""Finds values in a configuration that can never work, beyond those that its types refuse (`neuron_lib.config`).
 
 Asks the functions that a load asks, so that both say the same. Asks no hub. `find_model_faults` looks at the disk.
 """

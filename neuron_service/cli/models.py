@@ -1,6 +1,6 @@
 """`neuron pull`, `ls` and `rm`: models on this machine's disk, without a running service.
 
-Prints and asks. `inventory` decides what is here and what may be deleted, the store knows where models come from.
+Prints and asks. `inventory` decides which models are here and which may be deleted. The store knows their sources.
 """
 
 import argparse
@@ -287,7 +287,7 @@ def _claims(
 
 
 def _folder(store: ModelStore, model_id: str) -> Path | None:
-    """Where the cache keeps what an id means; None for a model from elsewhere, and for an id that means nothing."""
+    """The folder of an id in the cache. None for a model from elsewhere, and for an id that names no model."""
     repository: HubRepository | None = None
     with contextlib.suppress(LoadFailed):
         repository = store.repository(model_id)

@@ -64,7 +64,7 @@ def _print_version() -> None:
 
 
 def _run_for_somebody(command: Callable[[], int]) -> int:
-    """The exit status of a command that may be interrupted, and whose reader may go away before its end."""
+    """Run a command that may be interrupted, and whose reader may leave before its end. Returns the exit status."""
     try:
         status = command()
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""How far a download is, for somebody who watches the command."""
+"""The progress of a download, for the person who watches the command."""
 
 import contextlib
 import logging

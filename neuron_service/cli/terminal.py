@@ -1,4 +1,4 @@
-"""Errors of a command, for whoever reads its stderr."""
+"""Errors of a command, on stderr."""
 
 import os
 import sys

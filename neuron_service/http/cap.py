@@ -14,13 +14,13 @@ logger = get_logger(__name__)
 _MOST_DESCRIPTORS: Final = 65536
 _MOST_CONNECTIONS: Final = 4096
 _RESERVED_DESCRIPTORS: Final = 256
-"""For the listener, engines, downloads, files and the log. These must not fail because many clients came."""
+"""Descriptors for the listener, engines, downloads, files and the log. These must work however many clients come."""
 _RETRY_AFTER_S: Final = 5
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Welcome(Enum):
-    """What a new connection may expect."""
+    """How a new connection is treated."""
 
     FULL = auto()
     QUESTIONS = auto()
@@ -35,8 +35,8 @@ class Welcome(Enum):
 class ConnectionCap:
     """Judges new connections by how many are open. A connection that was accepted stays.
 
-    Beyond `limit` there are `spare` places. Clients that are refused are told so on these, and clients that ask how the
-    host is get their answer.
+    Beyond `limit` there are `spare` places. On these, refused clients get a refusal, and clients that ask for the
+    health of the host get an answer.
     """
 
     def __init__(self, limit: int, *, spare: int) -> None:
@@ -46,7 +46,7 @@ class ConnectionCap:
 
     @classmethod
     def for_descriptors(cls, descriptors: int) -> Self:
-        """As many as a process with that many file descriptors can have without running out of them."""
+        """The cap for a process with that many file descriptors, so that it does not run out of them."""
         places = max(descriptors - _RESERVED_DESCRIPTORS, descriptors // 2)
         limit = min(_MOST_CONNECTIONS, places * 3 // 4)
         return cls(limit, spare=min(_MOST_CONNECTIONS // 4, places - limit))
@@ -64,7 +64,7 @@ class ConnectionCap:
         return Welcome.QUESTIONS if open_connections <= self.limit + self.spare else Welcome.NONE
 
     def refusal(self) -> Overloaded:
-        """What a client beyond the limit is told. The caller does not log it: `welcome` has."""
+        """The error for a client beyond the limit. The caller must not log it, because `welcome` has logged it."""
         text = f"this host serves {self.limit} connections at a time, and all are taken"
         return Overloaded(text, reason=OverloadReason.QUEUE_FULL, retry_after_s=_RETRY_AFTER_S)
 

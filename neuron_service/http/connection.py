@@ -26,21 +26,21 @@ __all__ = ("BoundedConnection",)
 logger = logging.getLogger(__name__)
 
 _SHORT_LAST_WORDS_S: Final = 0.5
-"""Time to read why a connection ends, for a client that is still sending when the host ends. Short, since it delays
-that end.
+"""Seconds in which a client that still sends when the host ends can read why its connection ends. Short, because the
+end of the host waits for them.
 """
 
 
 class _StopParsing(Exception):
-    """Raised in a callback of the parser: what follows in this read has no effect."""
+    """Raised in a callback of the parser, to ignore the rest of this read."""
 
 
 class BoundedConnection(UvicornConnection):
     """One connection, with deadlines, bounds, and one request at a time.
 
-    uvicorn itself stops reading while a second request waits behind the first. It would not learn that the client has
-    gone, and the first answer would be made to its end for nobody. So bytes that are sent ahead of an answer are
-    ignored, and the connection closes behind that answer, as HTTP allows. Clients send the rest again.
+    uvicorn itself stops reading while a second request waits behind the first. Then it does not notice that the client
+    has left, and makes the first answer to its end for no one. So bytes that arrive before an answer has ended are
+    ignored, and the connection closes after that answer, as HTTP allows. Clients send the rest again.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class BoundedConnection(UvicornConnection):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header was parsed, or a trailer, which nobody reads."""
+        """A header was parsed, or a trailer, which has no effect."""
         if self._clock.stage is Stage.HEAD:
             super().on_header(name, value)
 
@@ -134,7 +134,7 @@ class BoundedConnection(UvicornConnection):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended, from whichever side."""
+        """The connection has ended, by either side."""
         super().connection_lost(exc)
         self._alarm.cancel()
         if self._stall is not None:
@@ -144,7 +144,7 @@ class BoundedConnection(UvicornConnection):
     # -------------------------------------------------------------------------------------------------------- bounds
 
     def _is_read(self, arrival: Arrival) -> bool:
-        """Whether to parse what has arrived."""
+        """Whether to parse the bytes that have arrived."""
         if arrival is Arrival.AHEAD:
             self.make_last()
         return arrival is Arrival.READ
@@ -159,7 +159,7 @@ class BoundedConnection(UvicornConnection):
                 self._refuse_malformed("The request is not valid HTTP.")
 
     def _refuse_unless_answerable(self) -> None:
-        """Refuse a request whose body cannot be read or whose connection is one too many, and raise `_StopParsing`."""
+        """Refuse a request whose body cannot be read or whose connection is beyond the limit. Raises `_StopParsing`."""
         fault = fault_of_head(self._clock.line, version=self.http_version, headers=self.request_headers)
         if fault is not None:
             self._refuse_malformed(fault)
@@ -186,7 +186,7 @@ class BoundedConnection(UvicornConnection):
         self._alarm.set(self._clock.deadline_s)
 
     def pause_writing(self) -> None:
-        """The write buffer is full. The client must read most of it in time; a drop now and then is not reading."""
+        """The write buffer is full. The client must read most of it in time. Reading a few bytes is not enough."""
         super().pause_writing()
         self._stall = self.loop.call_later(self._limits.taking_s, self._give_up)
 
@@ -237,7 +237,7 @@ class BoundedConnection(UvicornConnection):
         self._linger()
 
     def _turn_away(self) -> None:
-        """End the connection at once: there is no room for connections that linger."""
+        """End the connection at once, because there is no room for connections that wait for their client to close."""
         self.transport.write(to_bytes(self._refusals(self._cap.refusal(), ""), self.default_headers))
         self.transport.close()
         self._clock.ignore_ahead()

@@ -1,4 +1,4 @@
-"""Where a request begins and ends, as far as uvicorn's parser leaves that open. Pure: bytes in, decisions out."""
+"""Checks where a request begins and ends, where uvicorn's parser does not. Pure: bytes in, decisions out."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -26,7 +26,7 @@ class RequestLine:
     def names_other_protocol(self) -> bool:
         """Whether the line ends with another protocol than HTTP. The parser also reads RTSP/1.0 and ICE/1.0.
 
-        A line that is not known counts as HTTP: that of a request that began in the middle of a read.
+        If a request began in the middle of a read, its line is not known. Then it counts as HTTP.
         """
         return bool(self._line) and not self._line.rstrip().rpartition(b" ")[2].startswith(b"HTTP/")
 
@@ -45,10 +45,10 @@ def fault_of_head(line: RequestLine, *, version: str, headers: Iterable[tuple[by
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The head of a request, written again without the wish for another protocol.
+    """The head of a request, written again without the request for another protocol.
 
-    The parser does not read the body of a request that has this wish. A server may ignore the wish (Java's own client
-    asks for HTTP/2 each time), so the request is parsed a second time, without it.
+    The parser does not read the body of a request that asks for another protocol. A server may ignore that (Java's own
+    client asks for HTTP/2 each time). So the request is parsed a second time without it.
     """
     head = [b"%s %s HTTP/%s" % (method, target, version.encode())]
     for name, value in headers:

@@ -1,4 +1,4 @@
-"""What a connection answers by itself: to bytes that never become a request of the application."""
+"""The answers that a connection gives by itself, to bytes that never become a request of the application."""
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus

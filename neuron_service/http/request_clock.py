@@ -42,7 +42,7 @@ class Due(Enum):
 
     NOTHING = auto()
     CLOSE = auto()
-    """Close the connection without a word."""
+    """Close the connection without an answer."""
     CHECK_CLIENT = auto()
     """The client has stopped sending and waits for an answer. Find out whether it still exists."""
 
@@ -69,7 +69,7 @@ class RequestClock:
     """
 
     def __init__(self, limits: ConnectionLimits, *, now_s: float) -> None:
-        """A client has connected; its first request must arrive as if it had begun now."""
+        """A client has connected. The time of its first request begins now."""
         self._limits = limits
         self._bytes = 0
         self.line = RequestLine()
@@ -96,13 +96,13 @@ class RequestClock:
         return Arrival.READ
 
     def begin_request(self, *, now_s: float, is_answering: bool) -> Arrival:
-        """The parser has met the first byte of a request. A read may hold the end of one and the start of the next."""
+        """The parser has met the first byte of a request. A read may have the end of one and the start of the next."""
         if self.stage is Stage.WHOLE:
             if is_answering:
                 self.ignore_ahead()
                 return Arrival.AHEAD
             self._begin_head(now_s)
-            self._bytes = 1  # at least: the read is counted already, but for the request before
+            self._bytes = 1  # at least one; the read was counted for the previous request
         return Arrival.READ
 
     def end_head(self, *, now_s: float) -> None:
@@ -116,7 +116,7 @@ class RequestClock:
     def end_body(self, *, now_s: float, is_answered: bool, is_last: bool) -> None:
         """The request is complete. `is_answered` if the answer was faster, `is_last` if no other request may follow.
 
-        An early answer ended when nobody could be idle yet, so the time for the next request begins here.
+        An early answer ended before the request was complete, so the time for the next request begins here.
         """
         idle_s = 0 if is_last else self._limits.idle_s
         self._begin(Stage.WHOLE, now_s + idle_s if is_answered else inf)
@@ -126,11 +126,11 @@ class RequestClock:
         self.deadline_s = now_s + self._limits.half_closed_check_s
 
     def ignore_ahead(self) -> None:
-        """The client did not wait for its answer, which is the last one. It has no deadline, however long it takes."""
+        """The client did not wait for its answer. That answer is the last one, and it has no deadline."""
         self._begin(Stage.IGNORING, inf)
 
     def ignore_rest(self, *, now_s: float, for_s: float) -> None:
-        """The connection has said its last word. It stays open for `for_s` seconds, and what arrives is ignored."""
+        """The last answer was sent. The connection stays open for `for_s` seconds, and arriving bytes are ignored."""
         self._begin(Stage.IGNORING, now_s + for_s)
 
     # ------------------------------------------------------------------------------------------- what follows
@@ -142,7 +142,7 @@ class RequestClock:
 
     @property
     def excess(self) -> str | None:
-        """What is longer than the limit; None if nothing is."""
+        """The part of the request that is longer than its limit. None if no part is."""
         if not self.is_receiving or self._bytes <= self._limits.head_bytes:
             return None
         what = "request line and the headers" if self.stage is Stage.HEAD else "trailers or the frame of a chunk"

@@ -1,4 +1,4 @@
-"""What the kernel is asked to do for one TCP connection, and what it knows about its other end."""
+"""The kernel's help for one TCP connection: to end it if it is silent, and to ask for the state of its other end."""
 
 import socket
 from typing import Final

@@ -1,8 +1,9 @@
-"""Every use of uvicorn, of which most is not documented.
+"""All uses of uvicorn. Most of the parts that are used are not documented.
 
-`UvicornConnection` names what `BoundedConnection` asks of uvicorn's protocol and does to it; `Server` leaves the
-process alone. pyproject.toml bounds uvicorn's version, and `tests/service/http/test_uvicorn_parts.py` lists what this
-file relies on. For a newer uvicorn: read its `httptools_impl.py`, adapt this file and that list, raise the bound.
+`UvicornConnection` has a name for each part of uvicorn's protocol that `BoundedConnection` uses. `Server` does not
+change the process. pyproject.toml bounds uvicorn's version. `tests/service/http/test_uvicorn_parts.py` lists everything
+that this file relies on. For a newer uvicorn: read its `httptools_impl.py`, adapt this file and that list, raise the
+bound.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ class UvicornConnection(HttpToolsProtocol):
 
     @property
     def open_connections(self) -> int:
-        """How many connections the server has, this one among them until `connection_lost`."""
+        """The number of connections of the server, including this one until `connection_lost`."""
         return len(self.connections)
 
     @property
@@ -70,12 +71,12 @@ class UvicornConnection(HttpToolsProtocol):
 
     @property
     def asks_for_upgrade(self) -> bool:
-        """Whether the request that is parsed would like another protocol. CONNECT is no such wish."""
+        """Whether the request that is parsed asks for another protocol. CONNECT does not count."""
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     @property
     def is_answering(self) -> bool:
-        """Whether a complete request is here whose answer is not."""
+        """Whether a request is complete and its answer is not."""
         cycle = self.cycle
         return cycle is not None and not (cycle.response_complete or cycle.more_body or cycle.disconnected)
 
@@ -107,12 +108,12 @@ class UvicornConnection(HttpToolsProtocol):
     # ----------------------------------------------------------------------------------------------------- orders
 
     def feed(self, data: bytes) -> None:
-        """Parse what has arrived. Raises the errors of httptools; a callback that raises ends the parsing."""
+        """Parse bytes that have arrived. Raises the errors of httptools. A callback that raises ends the parsing."""
         self._unset_keepalive_if_required()
         self.parser.feed_data(data)
 
     def restart_without_upgrade(self) -> bytes:
-        """Forget the current request, and return its head as if it asked for no other protocol: feed that instead."""
+        """Forget the current request. Returns its head without the request for another protocol, to be fed instead."""
         parser, self.parser = self.parser, httptools.HttpRequestParser(self)
         return without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
 
@@ -198,7 +199,7 @@ class _UntilClose:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server without its hold on the process: signals are left alone, and the socket is given.
+    """uvicorn's server. It handles no signals, and the caller gives the socket.
 
     `accepting` is set when connections are accepted, `stopped` when the server has ended.
     """

@@ -10,10 +10,10 @@ from neuron_service.host_dependency import HostDependency
 __all__ = ("discovery",)
 
 _DISCOVERY_LIMIT_S: Final = 3.0
-"""The gateway gives up after 5 s. A vendor's tool that hangs is ended after 5 s, so the answer cannot wait for it."""
+"""The gateway waits for 5 s. A vendor's tool that hangs is ended after 5 s too, so the answer must not wait for it."""
 
 
 @get("/discovery")
 async def discovery(host: HostDependency) -> Discovery:
-    """The hardware and the harnesses. Without `max_prompt_tokens` the hardware has not been seen yet."""
+    """The hardware and the harnesses. If `max_prompt_tokens` is absent, the hardware has not been seen yet."""
     return await host.discovery_within(_DISCOVERY_LIMIT_S)

@@ -62,7 +62,7 @@ async def list_loading(host: HostDependency) -> tuple[LoadingModel, ...]:
 
 @get("/models/loading/events")
 async def follow_loading(host: HostDependency) -> ASGIApp:
-    """The same as server-sent events, now and whenever it changes."""
+    """The loads that run now as server-sent events: at once, and after each change."""
     return LoadingEvents(host.registry)
 
 

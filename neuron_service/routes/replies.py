@@ -1,4 +1,4 @@
-"""The routes of all APIs that models are asked through: one `POST` for each dialect."""
+"""The routes that ask a model: one `POST` for each dialect."""
 
 import secrets
 import time
@@ -18,7 +18,7 @@ __all__ = ("reply_route",)
 
 
 def reply_route(dialect: Dialect) -> HTTPRouteHandler:
-    """The route of `dialect`. Imports what reads and writes its bodies."""
+    """The route of `dialect`. Imports the modules that read and write its bodies."""
     decode = dialect.load()
 
     @post(dialect.path, status_code=200)
@@ -37,6 +37,6 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
 
 
 def _principal(headers: Mapping[str, str]) -> Principal | None:
-    """Who asks, as the gateway says it. A request without one of the headers, or with an empty one, is anonymous."""
+    """Who asks, from the two headers that the gateway sets. None if one of the headers is absent or empty."""
     account, key = headers.get("x-helexa-account-id"), headers.get("x-helexa-key-id")
     return Principal(account, key) if account and key else None

@@ -10,6 +10,7 @@ import faulthandler
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -44,11 +45,13 @@ from neuron_lib.engine.protocol import (
     StepEvents,
     Submit,
     Taken,
+    Vector,
     command_decoder,
     encode_frame,
 )
 from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, TemplateFailed
+from neuron_lib.modality import EMBEDDINGS
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.types import FinishReason, Likely, SamplingParams, TokenLogprob
@@ -69,6 +72,7 @@ FOUND: dict[str, dict[str, Any]] = {
     "unread": {"tool_call": TOOL_MARKERS[0], "calls_are_read": False},
     "words": {"n_vocab": 10},
     "fallback": {"chat_template": "fallback"},
+    "vectors": {"capabilities": (EMBEDDINGS,)},
 }
 """What is otherwise, by the first word of the mode."""
 
@@ -182,8 +186,12 @@ class FakeEngine:
 
     def prepare(self, submit: Submit) -> None:
         request, task = submit.request, submit.task
-        assert not isinstance(task, EmbedTask)
         self.send(Taken((request,)))
+        if isinstance(task, EmbedTask):
+            self.send(Prepared(request=request, prompt_tokens=len(task.inputs)))
+            self.submitted[request] = submit
+            self.line.enter(Request(request, (), min(len(task.inputs), self.seats)))
+            return
         words = words_of(submit)
         if self.mode == "stuck-at-prepare":
             self.around.hang()
@@ -212,8 +220,20 @@ class FakeEngine:
                 return
             self.line.leave(request.number)
             self.running[request.number] = request.seats
-            self.send(Began(request.number, replies=request.seats))
-            self.start(self.submitted.pop(request.number), request.seats)
+            submit = self.submitted.pop(request.number)
+            if isinstance(submit.task, EmbedTask):
+                self.send(Began(request.number, replies=len(submit.task.inputs)))
+                self.embed(request.number, submit.task)
+            else:
+                self.send(Began(request.number, replies=request.seats))
+                self.start(submit, request.seats)
+
+    def embed(self, request: int, task: EmbedTask) -> None:
+        """Make the vector of each input, which is its length; the last one first."""
+        for choice, text in reversed([*enumerate(task.inputs)]):
+            values = struct.pack("<2f", len(text), 0.5)
+            self.events(Vector(request=request, choice=choice, values=values, prompt_tokens=1, prefill_s=0.25))
+        del self.running[request]
 
     def start(self, submit: Submit, choices: int) -> None:
         request, task, words = submit.request, submit.task, words_of(submit)

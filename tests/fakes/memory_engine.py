@@ -8,7 +8,7 @@ from typing import NoReturn
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from neuron_lib.engine.protocol import Beat, Load, Report, Submit, command_decoder, encode_frame
+from neuron_lib.engine.protocol import Beat, Command, Load, Report, Submit, command_decoder, encode_frame
 from neuron_lib.errors import first_leaf
 from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
@@ -60,8 +60,13 @@ class MemoryEngine(EngineClient):
         limits = EngineWatchdog(stall_limit_s=300, silence_limit_s=300)
         super().__init__(model_id=model_id, on_progress=lambda _fraction: None, watchdog=limits)
         self.killed = anyio.Event()
-        self.submitted: list[int] = []
-        """The requests that the fake was told of, in that order."""
+        self.told: list[Command] = []
+        """The commands that the fake was given, in that order."""
+
+    @property
+    def submitted(self) -> list[int]:
+        """The numbers of the requests that the fake was told of, in that order."""
+        return [command.request for command in self.told if isinstance(command, Submit)]
 
     def kill(self) -> None:
         """End the engine, whatever it is doing."""
@@ -78,8 +83,7 @@ class MemoryEngine(EngineClient):
             try:
                 async for data in commands:
                     for command in decoder.feed(data):
-                        if isinstance(command, Submit):
-                            self.submitted.append(command.request)
+                        self.told.append(command)
                         fake.obey(command)
             except _End as ending:
                 end = str(ending)

@@ -24,6 +24,8 @@ WINDOW: Final = 32
 """Tokens that a layer of the windowed model sees."""
 
 _LAYERS: Final = 4
+_LAYERS_OF: Final = {"gemma-embedding": 6}
+"""Each sixth layer of this kind sees the whole text; libllama aborts on a model that has none of them."""
 _WIDTH: Final = 64
 _FEED_FORWARD: Final = 128
 _HEADS: Final = 4
@@ -80,7 +82,7 @@ def write_synthetic(
     writer.add_name(f"synthetic {kind}")
     writer.add_context_length(_CONTEXT)
     writer.add_embedding_length(_WIDTH)
-    writer.add_block_count(_LAYERS)
+    writer.add_block_count(_LAYERS_OF.get(kind, _LAYERS))
     writer.add_layer_norm_eps(1e-5)
     writer.add_layer_norm_rms_eps(1e-5)
     metadata(writer)
@@ -92,7 +94,7 @@ def write_synthetic(
     writer.add_tensor("token_embd.weight", weights.matrix(_vocabulary_size(special), _WIDTH, gain=3.0))
     for name, array in _outer(weights, architecture):
         writer.add_tensor(name, array)
-    for number in range(_LAYERS):
+    for number in range(_LAYERS_OF.get(kind, _LAYERS)):
         for name, array in layers(weights, number):
             writer.add_tensor(f"blk.{number}.{name}", array)
     writer.write_header_to_file()

@@ -39,9 +39,9 @@ def every_unload(happen: Callable[[], object]) -> None:
 def every_chat(happen: Callable[[Any], object]) -> None:
     run = Registry.run
 
-    def run_and_more(self: Registry, request: Any) -> Any:
-        happen(request)
-        return run(self, request)
+    def run_and_more(self: Registry, task: Any) -> Any:
+        happen(task)
+        return run(self, task)
 
     Registry.run = run_and_more  # type: ignore[method-assign]  # replaced on purpose
 

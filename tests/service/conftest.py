@@ -1,4 +1,4 @@
-"""What the service's tests get: a root logger that the next test finds as it was."""
+"""Fixtures of the service's tests: the root logger is restored after each test."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a gateway and its clients hear of models that do not serve yet, or no more: 503 with a time, 200, or 404."""
+"""The answers about models that do not serve yet or no longer serve: 503 with a time, 200, or 404."""
 
 import anyio
 import pytest
@@ -84,7 +84,7 @@ async def test_a_chat_with_a_default_model_is_503_from_the_start_while_it_is_def
         tasks.cancel_scope.cancel()
 
 
-async def test_a_deferred_model_shows_in_health_with_its_reason_and_holds_no_readiness_back() -> None:
+async def test_a_deferred_model_shows_in_health_with_its_reason_and_does_not_delay_readiness() -> None:
     specs = [spec(A), spec(B)]
     script = ScriptedModel(load_error=SILENT)
     async with scripted_host({A: script}, default_models=specs) as host, anyio.create_task_group() as tasks:
@@ -114,7 +114,7 @@ async def test_a_host_on_which_every_default_model_is_deferred_is_not_ready() ->
         tasks.cancel_scope.cancel()
 
 
-async def test_a_default_model_that_is_loaded_on_demand_is_in_one_place_only() -> None:
+async def test_a_default_model_that_is_loaded_on_demand_is_completed_and_no_longer_pending() -> None:
     may_load = anyio.Event()
     scripts = {A: ScriptedModel(may_load=may_load), B: ScriptedModel(may_load=anyio.Event())}
     specs = [spec(A), spec(B), spec(C)]
@@ -168,7 +168,7 @@ async def test_a_host_that_drains_lists_its_models_as_recovering_from_the_first_
             assert (await running.rest()).endswith(b"data: [DONE]\n\n")
 
 
-async def test_a_model_that_is_being_unloaded_attracts_no_traffic() -> None:
+async def test_a_model_that_is_being_unloaded_is_not_listed_and_not_found() -> None:
     script = ScriptedModel(may_speak=anyio.Event())
     async with (
         scripted_host({A: script}, resident=[A, B]) as host,
@@ -224,6 +224,6 @@ async def test_a_chat_that_waits_for_its_model_ends_when_its_client_hangs_up() -
             await waiting.returned.wait()
 
 
-def test_a_model_that_loads_is_one_that_is_not_loaded() -> None:
-    """So that a program that handles `ModelNotLoaded` handles this too."""
+def test_model_loading_is_a_kind_of_model_not_loaded() -> None:
+    """A program that handles `ModelNotLoaded` then handles `ModelLoading` too."""
     assert issubclass(ModelLoading, ModelNotLoaded)

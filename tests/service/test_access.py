@@ -81,7 +81,7 @@ def test_any_other_host_is_refused_on_a_loopback_address(host: str) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("rules", [LOCAL, REMOTE, rules_for("*")])
-def test_a_host_that_is_none_is_malformed_wherever_we_listen(rules: AccessRules, host: str) -> None:
+def test_an_impossible_host_is_malformed_on_every_listener(rules: AccessRules, host: str) -> None:
     assert asks_for(host, rules) is MalformedHost
 
 
@@ -104,7 +104,7 @@ def test_a_host_that_is_listed_may_be_asked_for_in_any_spelling(listens_on: str)
 
 
 @pytest.mark.process
-def test_a_server_goes_by_the_name_that_it_was_bound_to_but_not_by_that_of_all_interfaces() -> None:
+def test_a_listener_takes_the_name_that_it_was_bound_to_but_not_the_address_of_all_interfaces() -> None:
     with bind("127.0.1.1", 0) as sock:
         assert asks_for("my-machine:1", AccessRules.for_listener(sock, own_name="my-machine")) is None
         assert asks_for(ANYWHERE, AccessRules.for_listener(sock, own_name=ANYWHERE)) is HostNotAllowed
@@ -116,7 +116,7 @@ def test_a_star_allows_any_host() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_are_a_host_or_malformed(raw: bytes) -> None:
+def test_any_bytes_are_either_a_host_or_malformed(raw: bytes) -> None:
     refusal = LOCAL.refusal("GET", "1.1", [(b"host", raw)])
     assert refusal is None or (isinstance(refusal, HostNotAllowed | MalformedHost) and len(refusal.message) < 1000)
 
@@ -136,7 +136,7 @@ def unix_socket(folder: Path) -> Iterator[socket.socket]:
     ("address", "expected"),
     [("127.0.0.1", True), ("127.0.0.5", True), (ANYWHERE, False), ("::1", True), ("::", False)],
 )
-def test_where_a_listener_listens_is_asked_of_the_socket(address: str, *, expected: bool) -> None:
+def test_the_socket_says_whether_it_is_on_loopback(address: str, *, expected: bool) -> None:
     with bind(address, 0) as sock:
         assert is_loopback(sock) is expected
         with socket.socket(fileno=socket.dup(sock.fileno())) as inherited:  # as systemd hands one over
@@ -163,7 +163,7 @@ def test_a_unix_socket_takes_any_host(tmp_path: Path) -> None:
         ("localhost", "https://localhost"),
     ],
 )
-def test_a_page_of_this_very_server_may_change_something(host: str, origin: str) -> None:
+def test_a_page_of_this_server_may_change_something(host: str, origin: str) -> None:
     assert writes_from(origin, host=host) is None
 
 
@@ -183,7 +183,7 @@ def test_a_page_of_another_origin_may_not(rules: AccessRules, origin: str) -> No
         assert judge(rules, ("host", "localhost:13131"), ("origin", origin), method=method) is None
 
 
-def test_programs_send_no_origin_and_need_none() -> None:
+def test_a_program_that_sends_no_origin_may_change_something() -> None:
     assert judge(LOCAL, ("host", "localhost"), method="POST") is None
     assert judge(REMOTE, ("host", "neuron.example"), method="POST") is None
 
@@ -193,21 +193,21 @@ def test_several_origins_are_refused() -> None:
     assert judge(LOCAL, ("host", "localhost"), ours, ours, method="POST") is OriginNotAllowed
 
 
-def test_a_page_whose_name_was_pointed_at_us_is_of_our_origin_and_refused_all_the_same() -> None:
+def test_a_page_after_dns_rebinding_has_our_origin_and_is_still_refused() -> None:
     origin, host = "http://evil.example:13131", "evil.example:13131"
     assert writes_from(origin, LOCAL, host=host) is HostNotAllowed
     assert writes_from(origin, REMOTE, host=host) is OriginNotAllowed
 
 
 @pytest.mark.process
-def test_a_page_at_a_name_that_is_listed_is_one_of_ours() -> None:
+def test_a_page_at_a_listed_name_may_change_something() -> None:
     rules = rules_for("neuron.example")
     assert writes_from("https://neuron.example", rules, host="neuron.example") is None
     assert writes_from("http://neuron.example:8080", rules, host="neuron.example:8080") is None
     assert writes_from("http://neuron.example:8080", rules, host="localhost:8080") is OriginNotAllowed
 
 
-def test_an_address_cannot_be_pointed_at_us_so_its_pages_are_ours() -> None:
+def test_a_page_at_the_address_of_this_server_may_change_something() -> None:
     assert writes_from("http://10.0.0.5:13131", REMOTE, host="10.0.0.5:13131") is None
     assert writes_from("http://10.0.0.6:13131", REMOTE, host="10.0.0.5:13131") is OriginNotAllowed
 
@@ -239,7 +239,7 @@ def test_a_star_allows_any_origin() -> None:
     ],
 )
 @pytest.mark.parametrize("path", [CHAT, "/models/load", "/models/unload", "/nothing", "/health"])
-async def test_a_refusal_names_the_key_and_touches_nothing(
+async def test_a_refusal_names_the_configuration_key_and_the_request_has_no_effect(
     path: str, headers: dict[str, str], answer: tuple[int, str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with scripted_host(resident=[A]) as host:
@@ -258,7 +258,7 @@ async def test_a_refusal_names_the_key_and_touches_nothing(
 
 
 @pytest.mark.anyio
-async def test_who_may_ask_is_answered() -> None:
+async def test_a_request_that_is_allowed_is_answered() -> None:
     async with scripted_host(resident=[A]) as host:
         client = AsgiClient(create_app(host.real, access=LOCAL))
         own = JSON | {"host": "localhost:13131", "origin": "http://localhost:13131"}
@@ -278,13 +278,13 @@ async def test_a_compressed_body_is_a_415(coding: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("coding", ["identity", "", "Identity, identity"])
-async def test_a_body_that_is_said_not_to_be_compressed_is_read(coding: str) -> None:
+async def test_a_body_with_the_coding_identity_is_read(coding: str) -> None:
     async with scripted_host(resident=[A]) as host:
         headers = JSON | {"content-encoding": coding}
         assert (await host.client.post(CHAT, chat_body(A), headers=headers)).status == 200
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
-def test_every_refusal_is_an_answer(host: bytes, origin: bytes) -> None:
+def test_any_bytes_as_host_and_origin_are_refused_without_an_exception(host: bytes, origin: bytes) -> None:
     refusal = LOCAL.refusal("POST", "1.1", [(b"host", host), (b"origin", origin)])
     assert isinstance(refusal, AccessRefused)

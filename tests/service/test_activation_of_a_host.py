@@ -21,7 +21,7 @@ REASON = "the driver does not match its library; reboot the host"
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[Discovery]:
-    """What the look at the hardware finds, one entry."""
+    """The result of the look at the hardware, as a list of one."""
     findings = [CPU_HOST]
 
     async def discover(**_: object) -> Discovery:
@@ -55,7 +55,7 @@ async def test_a_host_without_harnesses_fails_every_default_model_and_is_ready(
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == len(default_models)
 
 
-async def test_a_stop_in_the_middle_of_it_is_no_bug_and_leaves_no_failed_model(found: list[Discovery]) -> None:
+async def test_a_stop_during_start_up_loading_is_no_bug_and_leaves_no_failed_model(found: list[Discovery]) -> None:
     config = Config(default_models=DEFAULTS)
     async with scripted_host(default_models=DEFAULTS, discovery=None, harnesses=("llamacpp",)) as host:
         host.real.start_draining()
@@ -64,7 +64,7 @@ async def test_a_stop_in_the_middle_of_it_is_no_bug_and_leaves_no_failed_model(f
     assert (activation.state, activation.failed) == ("pre_warming", ())
 
 
-async def test_the_name_of_the_other_engine_finds_ours(found: list[Discovery]) -> None:
+async def test_candle_is_an_alias_of_the_harness_llamacpp(found: list[Discovery]) -> None:
     async with scripted_host(discovery=None, harnesses=("llamacpp",)) as host:
         await server._activate(host.real, Config(), {})
         assert host.registry.harness_names == ("scripted", "llamacpp")
@@ -79,7 +79,7 @@ GPU = Device(index=0, name="Card", vram_total_mb=8192, compute_capability="8.0")
 
 
 class TestSlowHardware:
-    """In virtual time, which one of the event loops has."""
+    """In virtual time, which only trio has."""
 
     @pytest.fixture
     def anyio_backend(self) -> tuple[str, dict[str, MockClock]]:
@@ -87,7 +87,7 @@ class TestSlowHardware:
 
     @pytest.fixture
     def looks(self, monkeypatch: pytest.MonkeyPatch) -> list[Discovery]:
-        """What each look finds after 6 s; the last one stays."""
+        """The results of the looks, in order. Each look takes 6 s. The last result is repeated."""
         findings = [UNSEEN]
 
         async def discover(**_: object) -> Discovery:
@@ -101,7 +101,9 @@ class TestSlowHardware:
     async def discovery(host: ScriptedHost) -> Any:
         return (await host.client.get("/discovery")).json()
 
-    async def test_discovery_has_no_cap_until_the_devices_were_seen_and_then_both(self, looks: list[Discovery]) -> None:
+    async def test_discovery_has_neither_devices_nor_max_prompt_tokens_until_the_devices_are_seen(
+        self, looks: list[Discovery]
+    ) -> None:
         looks[:] = [UNSEEN, UNSEEN, UNSEEN, replace(CPU_HOST, devices=(GPU,))]
         async with scripted_host(discovery=None) as host, anyio.create_task_group() as tasks:
             tasks.start_soon(server._activate, host.real, Config(), {})
@@ -131,7 +133,7 @@ class TestSlowHardware:
             assert (memory, host.tracker.snapshot().completed) == ([(8192,)], ("org/a",))
 
     @pytest.mark.usefixtures("looks")
-    async def test_hardware_that_is_never_seen_holds_up_loads_and_default_models_for_seconds_only(
+    async def test_hardware_that_is_never_seen_delays_loads_and_default_models_by_seconds_only(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         specs = (spec("org/a"),)

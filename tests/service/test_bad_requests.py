@@ -44,7 +44,7 @@ MISSHAPEN = {
     [pytest.param(body, 400, "malformed_json", id=name) for name, body in MALFORMED.items()]
     + [pytest.param(body, 400, "invalid_request_body", id=name) for name, body in MISSHAPEN.items()],
 )
-async def test_a_bad_body_is_told_apart_answered_and_forgotten(
+async def test_each_kind_of_bad_body_has_its_own_code_and_does_not_disturb_the_next_request(
     body: bytes, status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with scripted_host(resident=[A]) as host:
@@ -163,7 +163,7 @@ async def test_an_unknown_method_is_a_nested_405_that_names_the_known_ones(
 
 @pytest.mark.parametrize(("path", "methods"), [("/health", "GET, HEAD"), (CHAT, "POST")])
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "DELETE"])
-async def test_the_methods_that_are_named_are_those_that_are_answered(path: str, methods: str, method: str) -> None:
+async def test_allow_names_exactly_the_methods_that_are_answered(path: str, methods: str, method: str) -> None:
     async with scripted_host() as host:
         assert (await host.client.request(method, path)).headers["allow"] == methods
 
@@ -177,7 +177,7 @@ async def test_head_is_answered_as_get_is_but_without_the_body(path: str) -> Non
 
 
 @pytest.mark.parametrize(("path", "status"), [("/nothing", 404), (CHAT, 405)])
-async def test_head_is_refused_where_get_is(path: str, status: int) -> None:
+async def test_head_is_refused_wherever_get_is_refused(path: str, status: int) -> None:
     async with scripted_host() as host:
         head = await host.client.request("HEAD", path)
     assert (head.status, head.body) == (status, b"")

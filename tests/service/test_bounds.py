@@ -1,4 +1,4 @@
-"""A refused request costs a few thousand bytes of log and of answer, and the log holds no content of it."""
+"""A refused request costs a few thousand bytes of log and of answer, and the log has no content of it."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ UNLOAD = "/models/unload"
 A = "org/a"
 CANARY = "the-words-of-a-client"
 HUGE = f"{CANARY}\u202e" * 60_000
-"""A body with it is just small enough to be read."""
+"""A body that contains this text is just small enough to be read."""
 MOST_BYTES = 8000
 
 
@@ -62,7 +62,7 @@ def logged(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def encodable(text: str) -> str:
-    """What a path or a method may hold of it."""
+    """The text without the character that a path or a method cannot have."""
     return text.replace("\u202e", "-")
 
 
@@ -85,7 +85,7 @@ async def test_a_refused_request_costs_a_few_thousand_bytes_of_log_and_answer(
 
 
 @pytest.mark.parametrize("case", [case for case in REFUSED if case.startswith(("chat, ", "no JSON", "load, shape"))])
-async def test_no_word_of_a_refused_body_is_in_the_log_but_the_id_of_a_model(
+async def test_the_log_has_nothing_of_a_refused_body_except_the_id_of_a_model(
     case: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method, path, body = REFUSED[case]
@@ -118,7 +118,7 @@ async def test_a_header_is_quoted_in_200_characters(content_type: str, capsys: p
     ids=["template", "grammar", "other"],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_a_template_or_a_grammar_says_is_for_the_client_alone(
+async def test_the_message_of_a_template_or_a_grammar_is_sent_to_the_client_and_not_logged(
     error: NeuronError, *, stream: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_request: object) -> Any:
@@ -149,7 +149,7 @@ async def test_at_debug_the_log_has_the_refusal_in_full_and_still_bounded(
     assert len(log) < 2 * MOST_BYTES
 
 
-async def test_an_error_in_mid_stream_is_as_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_an_error_in_mid_stream_is_bounded_too(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info")
     script = ScriptedModel(reply=[TextDelta(text="a"), EngineFailed(HUGE, detail=HUGE)])
     async with scripted_host({A: script}, resident=[A]) as host:
@@ -161,7 +161,7 @@ async def test_an_error_in_mid_stream_is_as_bounded(capsys: pytest.CaptureFixtur
     assert len(logged(capsys)) < MOST_BYTES
 
 
-async def test_a_bug_costs_no_more_than_its_traceback(
+async def test_a_bug_logs_its_traceback_and_not_much_more(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stumble(_request: object) -> Any:
@@ -176,7 +176,7 @@ async def test_a_bug_costs_no_more_than_its_traceback(
     assert len(logged(capsys)) < 20_000
 
 
-async def test_a_driver_that_says_much_is_quoted_in_part() -> None:
+async def test_only_a_part_of_a_long_message_of_a_driver_is_quoted() -> None:
     discovery = type(CPU_HOST)(
         hostname="h", os="Linux", kernel="6", devices=(), harnesses=(), cuda_unavailable_reason=HUGE
     )

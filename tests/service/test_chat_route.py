@@ -159,7 +159,7 @@ async def test_silence_is_filled_with_comments_and_loses_nothing_of_the_reply() 
         ({}, None),
     ],
 )
-async def test_the_principal_is_both_gateway_headers_or_nobody(
+async def test_a_principal_needs_both_headers_of_the_gateway(
     headers: dict[str, str], principal: Principal | None
 ) -> None:
     async with scripted_host(resident=[A]) as host:
@@ -219,9 +219,7 @@ async def test_a_prompt_that_is_too_long_is_a_400_with_the_phrase_clients_look_f
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_full_queue_is_a_503_that_says_when_to_come_back(
-    *, stream: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_full_line_is_a_503_with_retry_after(*, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     script = ScriptedModel(may_speak=anyio.Event(), max_in_flight=1, max_queue_depth=0)
     async with scripted_host({A: script}, resident=[A]) as host:
         async with host.client.open("POST", CHAT, chat_body(A, stream=True)) as running:
@@ -281,7 +279,7 @@ async def test_a_reply_lost_in_mid_stream_ends_in_an_error_event_without_done(
 
 
 @pytest.mark.parametrize("include_usage", [True, False])
-async def test_every_choice_of_a_lost_stream_ends_and_the_bill_is_where_the_client_wants_it(
+async def test_every_choice_of_a_lost_stream_ends_and_the_usage_is_where_the_client_asked_for_it(
     *, include_usage: bool
 ) -> None:
     script = ScriptedModel(reply=("Hel", EngineDead(A, "killed by SIGSEGV")))
@@ -300,7 +298,7 @@ async def test_every_choice_of_a_lost_stream_ends_and_the_bill_is_where_the_clie
 
 
 @pytest.mark.parametrize("options", [None, {"include_usage": False}, {"include_usage": True}])
-async def test_a_chunk_without_choices_comes_only_where_it_is_asked_for(options: dict[str, bool] | None) -> None:
+async def test_a_chunk_without_choices_is_sent_only_if_the_client_asked_for_it(options: dict[str, bool] | None) -> None:
     async with scripted_host(resident=[A]) as host:
         body = (await host.client.post(CHAT, chat_body(A, stream=True) | {"stream_options": options})).body
     *chunks, done = events(body)
@@ -314,7 +312,7 @@ async def test_a_chunk_without_choices_comes_only_where_it_is_asked_for(options:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(("parallel", "names"), [(False, ["f"]), (True, ["f", "g"]), (None, ["f", "g"])])
-async def test_a_client_that_takes_one_tool_call_at_a_time_gets_one(
+async def test_a_client_that_takes_one_tool_call_at_a_time_gets_one_tool_call(
     *, stream: bool, parallel: bool | None, names: list[str]
 ) -> None:
     calls = [ToolCall(index=i, id=f"call_{i}", name=name, arguments="{}") for i, name in enumerate("fg")]
@@ -342,7 +340,7 @@ async def test_a_whole_reply_that_is_lost_is_a_500_with_the_full_chain() -> None
 
 
 class BuggyGeneration:
-    """Breaks in a way nobody planned, on entering or after the first event."""
+    """A reply with a bug: it raises an unexpected exception when it is entered, or after the first event."""
 
     retried = False
     usage = Usage(prompt_tokens=5, completion_tokens=0)
@@ -401,7 +399,7 @@ async def is_idle(host: Any) -> bool:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_while_queued_leaves_the_queue(*, stream: bool) -> None:
+async def test_a_client_that_leaves_while_it_waits_leaves_the_line(*, stream: bool) -> None:
     script = ScriptedModel(may_speak=anyio.Event(), max_in_flight=1)
     async with scripted_host({A: script}, resident=[A]) as host:
         async with host.client.open("POST", CHAT, chat_body(A, stream=True)) as running:
@@ -444,7 +442,7 @@ async def test_a_client_that_leaves_in_mid_stream_frees_its_seat() -> None:
 
 
 def endless() -> ScriptedModel:
-    """A model that never runs out of words, nor ever has to wait for one."""
+    """A model that makes a very long reply without any pause."""
     return ScriptedModel(reply=("word ",) * 100_000)
 
 

@@ -27,7 +27,7 @@ CONFIG = Config(harness={"llamacpp": LlamaCppConfig(sources=SOURCES)})
 
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """A command keeps the signals to its end, which is not that of the tests."""
+    """A command handles signals until its process ends. Here the process of the tests goes on, so they are restored."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -60,7 +60,7 @@ def test_check_config_says_that_a_configuration_is_valid_and_serves_nothing(
     assert capsys.readouterr() == ("configuration is valid\n", "")
 
 
-def test_without_any_file_the_defaults_are_used_and_that_is_said(
+def test_without_any_file_the_defaults_are_used_and_a_warning_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -68,7 +68,7 @@ def test_without_any_file_the_defaults_are_used_and_that_is_said(
     assert "there is no neuron.toml here" in capsys.readouterr().err
 
 
-def test_the_file_neuron_toml_of_the_current_directory_is_read_without_being_named(
+def test_neuron_toml_of_the_current_directory_is_read_without_an_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,14 +116,14 @@ def test_a_configuration_file_that_is_named_must_exist(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize("port", ["x", "-1", "65536", "1.5", "", "٣"])
-def test_a_port_that_is_none_is_refused_in_words(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_impossible_port_is_refused_in_words(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--demo", f"--port={port}") == 2
     assert "is not a port: 0 to 65535" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--host", "--default-host"])
 @pytest.mark.parametrize("host", ["", " ", "127.0.0.1 ", "a\0b"])
-def test_a_host_that_is_none_is_refused_instead_of_listening_everywhere(
+def test_an_impossible_host_is_refused_instead_of_listening_everywhere(
     option: str, host: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--demo", f"{option}={host}") == 2
@@ -142,7 +142,7 @@ def test_an_address_that_cannot_be_bound_is_exit_71_and_named(
 
 
 @pytest.mark.process
-def test_a_host_that_is_not_ours_is_exit_71(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_of_another_machine_is_exit_71(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--demo", "--host", "192.0.2.1", "--port", "0") == os.EX_OSERR
     assert "cannot listen on 192.0.2.1:0" in capsys.readouterr().err
 
@@ -183,18 +183,18 @@ def test_a_credential_is_the_token_whose_name_it_has_in_small_letters(tmp_path: 
     assert with_credentials(CONFIG, environ) == environ | {"HF_TOKEN": "hf_secret", "MIRROR_TOKEN": "mirror_secret"}
 
 
-def test_a_variable_goes_before_a_credential(tmp_path: Path) -> None:
+def test_a_variable_overrides_a_credential(tmp_path: Path) -> None:
     (tmp_path / "hf_token").write_text("hf_secret")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HF_TOKEN": "mine"}
     assert with_credentials(CONFIG, environ) == environ
 
 
 @pytest.mark.parametrize("folder", [{}, {"CREDENTIALS_DIRECTORY": "/nowhere"}])
-def test_without_credentials_the_environment_is_as_it_was(folder: dict[str, str]) -> None:
+def test_without_credentials_the_environment_is_unchanged(folder: dict[str, str]) -> None:
     assert with_credentials(CONFIG, folder) == folder
 
 
-def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_tell_it(tmp_path: Path) -> None:
+def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_quote_it(tmp_path: Path) -> None:
     (tmp_path / "hf_token").write_bytes(b"hf_secret\xff")
     with pytest.raises(ConfigError, match="hf_token: not UTF-8") as caught:
         with_credentials(CONFIG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
@@ -315,7 +315,7 @@ def test_the_demo_without_its_package_names_the_command_that_installs_it(
 
 
 @pytest.mark.process
-def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+def test_a_reader_that_leaves_causes_no_traceback(tmp_path: Path) -> None:
     command = f"{sys.executable} -m neuron_service ls --json | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode in {0, 1}, done.stderr) == (True, "")  # 0: it was read before the reader left

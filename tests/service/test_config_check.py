@@ -68,7 +68,7 @@ STRICT = [
 
 
 class Bound(Exception):
-    """A start came as far as its address."""
+    """Raised in place of listening: the start has come so far."""
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_configuration_that_can_never_work_is_refused_with_the_key_and_the_rea
     assert expected.replace("{here}", str(config.parent)) in err
 
 
-def test_every_fault_is_told_in_a_line_of_its_own(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_fault_is_reported_in_a_line_of_its_own(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(config, f"{UNKNOWN_HARNESS}\n{NO_SLASH}\n{NO_PACKAGE}\n") == os.EX_CONFIG
     assert capsys.readouterr().err.count("neuron: `") == 3
 
@@ -133,7 +133,7 @@ def test_a_configuration_that_can_work_is_valid(config: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(("text", "expected"), STOPS)
-def test_what_no_model_could_live_with_stops_a_start_too(
+def test_a_fault_that_affects_every_model_stops_a_start_too(
     text: str, expected: str, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.write_text(text)
@@ -144,14 +144,14 @@ def test_what_no_model_could_live_with_stops_a_start_too(
 
 
 @pytest.mark.parametrize(("text", "expected"), [*FAULTS, *STRICT])
-def test_what_concerns_one_model_never_stops_a_start(text: str, expected: str, config: Path) -> None:
+def test_a_fault_of_one_model_never_stops_a_start(text: str, expected: str, config: Path) -> None:
     config.write_text(text.replace("{here}", str(config.parent)))
     with pytest.raises(Bound):
         cli.main(["--config", str(config)])
 
 
 @pytest.mark.parametrize(("text", "expected"), FAULTS)
-def test_a_start_logs_the_faults_that_it_survives(
+def test_a_start_logs_the_faults_that_do_not_stop_it(
     text: str, expected: str, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config.write_text(text.replace("{here}", str(config.parent)))
@@ -160,7 +160,7 @@ def test_a_start_logs_the_faults_that_it_survives(
     assert message.startswith(f"configuration: {expected.replace('{here}', str(config.parent))}")
 
 
-def test_no_fault_tells_a_token(config: Path) -> None:
+def test_no_fault_quotes_a_token(config: Path) -> None:
     config.write_text(f'{NO_SLASH}\n[harness.llamacpp.sources.m]\nendpoint = "https://h"\nauth_env = "M_TOKEN"')
     environ = {"HF_TOKEN": "hf_secret", "M_TOKEN": "m_secret"}
     assert "secret" not in str(list(find_model_faults(load_config(config, environ, sections=BACKENDS), environ)))

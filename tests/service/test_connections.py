@@ -1,4 +1,4 @@
-"""Clients that are slow, many, rude or gone, over real sockets: what needs a kernel, or the whole service.
+"""Clients that are slow, many, faulty or gone, over real sockets: the tests that need a kernel or the whole service.
 
 Rules of a connection alone are in `tests/service/http`, where time is a number.
 """
@@ -42,7 +42,7 @@ def host() -> Iterator[ListeningHost]:
 
 
 def outlast_a_head(host: ListeningHost) -> None:
-    """Returns when a connection that was opened now has been closed for its silence."""
+    """Wait until a new connection has been closed because it was silent."""
     with host.connect() as silent:
         assert silent.is_closed()
 
@@ -50,7 +50,7 @@ def outlast_a_head(host: ListeningHost) -> None:
 # ------------------------------------------------------------------------------------------------------ deadlines
 
 
-def test_a_connection_that_never_says_anything_is_closed_without_a_word(host: ListeningHost) -> None:
+def test_a_connection_that_never_sends_anything_is_closed_without_an_answer(host: ListeningHost) -> None:
     outlast_a_head(host)
 
 
@@ -63,7 +63,7 @@ def test_a_head_that_does_not_end_is_a_408_and_the_end_of_the_connection(host: L
         assert client.is_closed()
 
 
-def test_a_body_that_does_not_end_is_a_408_and_is_never_looked_at(
+def test_a_body_that_does_not_end_is_a_408_and_is_never_decoded(
     host: ListeningHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     with host.connect() as client:
@@ -76,9 +76,7 @@ def test_a_body_that_does_not_end_is_a_408_and_is_never_looked_at(
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_an_early_answer_arrives_although_it_is_the_last_and_its_body_still_comes(
-    host: ListeningHost, version: str
-) -> None:
+def test_an_early_answer_arrives_although_the_body_is_still_being_sent(host: ListeningHost, version: str) -> None:
     with host.connect() as client:
         client.send(b"POST /nothing HTTP/%s\r\nconnection: close\r\ncontent-length: 9\r\n\r\n" % version.encode())
         assert client.reply().status == 404
@@ -87,7 +85,7 @@ def test_an_early_answer_arrives_although_it_is_the_last_and_its_body_still_come
             client.send(b"x")
 
 
-def test_trailers_beyond_the_bound_are_refused_and_free_what_their_request_held() -> None:
+def test_trailers_beyond_the_bound_are_refused_and_nothing_of_their_request_stays() -> None:
     with listening_host() as host, host.connect() as client:
         client.send(CHUNKED_CHAT + b"2\r\n{}\r\n0\r\n")
         host.get("/health")  # so the body has arrived
@@ -98,7 +96,7 @@ def test_trailers_beyond_the_bound_are_refused_and_free_what_their_request_held(
         eventually(host.is_idle)
 
 
-def test_a_body_in_chunks_is_read_and_what_is_behind_it_ignored(host: ListeningHost) -> None:
+def test_a_body_in_chunks_is_read_and_its_trailers_are_ignored(host: ListeningHost) -> None:
     body = raw_chat(A).partition(b"\r\n\r\n")[2] + b" " * 20_000
     pieces = [body[start : start + 1000] for start in range(0, len(body), 1000)]
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
@@ -108,7 +106,7 @@ def test_a_body_in_chunks_is_read_and_what_is_behind_it_ignored(host: ListeningH
             assert client.reply().status == 200
 
 
-def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(host: ListeningHost) -> None:
+def test_a_client_that_waits_for_100_continue_gets_it(host: ListeningHost) -> None:
     head, _, body = raw_chat(A).replace(b"host: x", b"expect: 100-continue").partition(b"\r\n\r\n")
     with host.connect() as client:
         client.send(head + b"\r\n\r\n")
@@ -127,7 +125,7 @@ def test_a_connection_that_is_idle_for_too_long_is_closed() -> None:
 # --------------------------------------------------------------------------------------------------------- the end
 
 
-def test_who_is_still_sending_when_the_host_ends_is_told_so() -> None:
+def test_a_client_that_still_sends_when_the_host_ends_gets_an_answer() -> None:
     with ExitStack() as clients:
         with listening_host(resident=[A]) as host:
             client = clients.enter_context(host.connect())
@@ -138,7 +136,7 @@ def test_who_is_still_sending_when_the_host_ends_is_told_so() -> None:
         assert (reply.headers["retry-after"], reply.headers["connection"]) == ("15", "close")
 
 
-def test_who_takes_too_long_for_a_body_whose_answer_was_faster_is_not_reset() -> None:
+def test_a_client_that_is_too_slow_with_a_body_that_was_already_answered_is_not_reset() -> None:
     with listening_host(limits=ConnectionLimits(body_s=0.1)) as host, host.connect() as client:
         client.send(raw_head("POST", "/nothing", content_length=10))
         assert client.reply().status == 404
@@ -190,7 +188,7 @@ def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
         assert client.is_closed()
 
 
-def test_beyond_the_spare_places_nobody_is_listened_to() -> None:
+def test_beyond_the_spare_places_connections_are_closed_at_once() -> None:
     with listening_host(cap=ConnectionCap(0, spare=0)) as host, host.connect() as client:
         assert client.reply().status == 503
         assert client.is_closed()
@@ -209,7 +207,7 @@ print(raise_descriptor_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
     assert done.stdout.split() == ["200", "200", "200"]
 
 
-def test_of_a_thousand_clients_at_a_small_queue_each_is_served_or_told_when_to_come_back() -> None:
+def test_of_a_thousand_clients_at_a_short_line_each_is_served_or_told_when_to_come_back() -> None:
     script = ScriptedModel(max_in_flight=2, max_queue_depth=30)
     replies: list[bytes] = []
     health: list[int] = []
@@ -263,7 +261,7 @@ def test_of_a_thousand_clients_at_a_small_queue_each_is_served_or_told_when_to_c
         ("reading", True, "reset"),
     ],
 )
-def test_a_client_that_leaves_in_any_phase_frees_all_that_it_held(phase: str, leave: str, *, stream: bool) -> None:
+def test_a_client_that_leaves_at_any_point_frees_its_seat(phase: str, leave: str, *, stream: bool) -> None:
     script = ScriptedModel(max_in_flight=1)
     match phase:
         case "prefill":
@@ -308,7 +306,7 @@ def test_a_client_that_only_stops_sending_gets_its_whole_answer(*, stream: bool)
         assert b"world" in client.rest()
 
 
-def test_an_answer_to_a_half_closed_connection_may_take_its_time() -> None:
+def test_an_answer_to_a_half_closed_connection_may_take_long() -> None:
     script = ScriptedModel(reply=("word " * 1000,) * 2000)
     limits = ConnectionLimits(half_closed_check_s=0.001)
     with listening_host({A: script}, resident=[A], limits=limits) as host, host.connect(receive_buffer=4096) as client:
@@ -323,7 +321,7 @@ def test_an_answer_to_a_half_closed_connection_may_take_its_time() -> None:
 
 
 @pytest.mark.parametrize(("ahead", "in_one_piece"), [(raw_chat(A), True), (b"x" * 100_000, False)])
-def test_what_is_sent_ahead_of_an_answer_does_not_touch_it_and_is_not_answered(
+def test_bytes_sent_ahead_of_an_answer_do_not_change_it_and_are_not_answered(
     ahead: bytes, *, in_one_piece: bool
 ) -> None:
     script = ScriptedModel(may_speak=anyio.Event())
@@ -343,7 +341,7 @@ def test_what_is_sent_ahead_of_an_answer_does_not_touch_it_and_is_not_answered(
         assert len(host.scripted.harness.requests) == 1
 
 
-def test_a_client_that_still_sends_as_its_answer_ends_loses_none_of_it(host: ListeningHost) -> None:
+def test_a_client_that_still_sends_when_its_answer_ends_gets_the_whole_answer(host: ListeningHost) -> None:
     with host.connect() as client:
         client.send(2 * GET_HEALTH)
         assert client.reply().headers["connection"] == "close"
@@ -358,7 +356,7 @@ def test_a_client_that_still_sends_as_its_answer_ends_loses_none_of_it(host: Lis
 @pytest.mark.parametrize(
     "data", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64, CHUNKED_CHAT + b"zz\r\n"]
 )
-def test_what_is_no_http_is_a_400_in_our_envelope(host: ListeningHost, data: bytes) -> None:
+def test_bytes_that_are_not_http_are_a_400_in_our_envelope(host: ListeningHost, data: bytes) -> None:
     with host.connect() as client:
         client.send(data)
         reply = client.reply()
@@ -461,7 +459,7 @@ def test_a_client_that_does_not_read_is_given_up(*, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("close", [b"", b"connection: close\r\n"], ids=["open", "closing"])
-def test_a_client_that_reads_drop_by_drop_is_given_up(close: bytes) -> None:
+def test_a_client_that_reads_a_few_bytes_at_a_time_is_given_up(close: bytes) -> None:
     script = ScriptedModel(reply=("word " * 1000,) * 4000)
     with (
         listening_host({A: script}, resident=[A], limits=ConnectionLimits(taking_s=1)) as host,
@@ -478,7 +476,7 @@ def test_a_client_that_reads_drop_by_drop_is_given_up(close: bytes) -> None:
         eventually(lambda: host.open_connections == 0)
 
 
-def test_the_system_itself_looks_for_clients_that_vanished_without_a_word() -> None:
+def test_the_kernel_probes_for_clients_that_have_vanished() -> None:
     # What it then does cannot be staged on loopback, where somebody always answers.
     with listening_host(limits=ConnectionLimits(taking_s=12)) as host, host.connect():
         eventually(lambda: host.open_connections == 1)

@@ -60,7 +60,7 @@ async def test_discovery_waits_for_the_first_look_at_the_hardware_while_health_d
         assert read_discovery((await exchange.reply()).body).hostname == "testhost"
 
 
-async def test_discovery_answers_before_a_look_that_takes_too_long_is_over_in_a_way_that_makes_the_gateway_ask_again(
+async def test_discovery_answers_without_max_prompt_tokens_if_a_look_takes_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert host_routes._DISCOVERY_LIMIT_S + 1 <= ANSWER_LIMIT_S
@@ -81,7 +81,7 @@ async def test_discovery_answers_before_a_look_that_takes_too_long_is_over_in_a_
         assert read_discovery((await host.client.get("/discovery")).body).max_prompt_tokens == 16384
 
 
-async def test_a_stop_before_the_hardware_was_looked_at_lets_nobody_wait_for_that() -> None:
+async def test_a_stop_before_the_hardware_is_seen_ends_the_wait_of_discovery() -> None:
     async with scripted_host(discovery=None) as host, host.client.open("GET", "/discovery") as waiting:
         await wait_all_tasks_blocked()
         host.real.start_draining()
@@ -90,7 +90,7 @@ async def test_a_stop_before_the_hardware_was_looked_at_lets_nobody_wait_for_tha
             assert reply.json()["error"]["code"] == "shutting_down"
 
 
-async def test_what_was_discovered_is_told_to_the_end() -> None:
+async def test_discovery_still_answers_on_a_host_that_drains() -> None:
     async with scripted_host() as host:
         host.real.start_draining()
         assert read_discovery((await host.client.get("/discovery")).body).hostname == "testhost"
@@ -112,7 +112,7 @@ async def test_health_of_an_empty_host_is_ready() -> None:
     read_health(reply.body)
 
 
-async def test_health_follows_pre_warming_from_pending_to_ready() -> None:
+async def test_health_follows_start_up_loading_from_pending_to_ready() -> None:
     may_load = anyio.Event()
     scripts = {
         A: ScriptedModel(may_load=may_load, stages=(LoadProgress(stage=LoadStage.LOADING, fraction=0.25),)),
@@ -170,7 +170,7 @@ async def test_health_counts_running_and_waiting_requests_of_a_model_in_mid_stre
                 read_models((await host.client.get("/models")).body)
 
 
-async def test_a_model_on_its_way_out_shows_in_health_with_its_requests_and_nowhere_else() -> None:
+async def test_a_model_that_is_being_unloaded_shows_in_health_with_its_requests_and_nowhere_else() -> None:
     may_speak = anyio.Event()
     async with scripted_host({A: ScriptedModel(may_speak=may_speak)}, resident=[A]) as host:
         async with host.client.open("POST", "/v1/chat/completions", chat_body(A, stream=True)) as running:

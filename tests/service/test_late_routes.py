@@ -59,7 +59,7 @@ async def test_other_requests_wait_until_the_routes_are_loaded_in_a_thread() -> 
     assert sorted(reply.status for reply in replies) == [200, 200, 404]
 
 
-async def test_a_host_that_ends_before_its_routes_are_loaded_refuses_who_waits() -> None:
+async def test_a_host_that_ends_before_its_routes_are_loaded_refuses_the_requests_that_wait() -> None:
     replies: list[Reply] = []
     async with scripted_host() as host:
         late = LateRoutes(lambda: create_routes(host.real))
@@ -77,7 +77,7 @@ async def test_a_host_that_ends_before_its_routes_are_loaded_refuses_who_waits()
     assert reply.headers["retry-after"] == "15"
 
 
-async def test_the_version_is_waited_for_and_then_remembered() -> None:
+async def test_version_waits_for_the_first_answer_and_then_remembers_it() -> None:
     async with scripted_host() as host:
         host.real.version = None
         replies: list[Reply] = []
@@ -94,7 +94,7 @@ async def test_the_version_is_waited_for_and_then_remembered() -> None:
         assert (await host.client.get("/version")).json()["package_version"] == "9.9"
 
 
-async def test_the_version_of_a_host_that_stops_before_it_knows_is_a_503() -> None:
+async def test_version_is_a_503_on_a_host_that_stops_before_the_version_is_known() -> None:
     async with scripted_host() as host:
         host.real.version = None
         host.real.start_draining()

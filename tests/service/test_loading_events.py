@@ -33,7 +33,7 @@ def anyio_backend(clock: MockClock) -> tuple[str, dict[str, MockClock]]:
 
 
 class Watcher:
-    """Somebody who watches a host on which one model loads: an ASGI server and its client in one."""
+    """A client that follows the loads of a host on which one model loads. Plays the ASGI server as well."""
 
     def __init__(self, clock: MockClock) -> None:
         self.clock = clock
@@ -61,7 +61,7 @@ class Watcher:
         self.sent.append(message)
 
     async def after(self, seconds: float) -> None:
-        """Let time pass, and everybody do what they do then."""
+        """Let time pass, and run all tasks that waited for it."""
         self.clock.jump(seconds)
         await wait_all_tasks_blocked()
 
@@ -69,13 +69,13 @@ class Watcher:
         self.harness.reports[A](LoadProgress(stage=LoadStage.DOWNLOADING, bytes=percent, total_bytes=100))
 
     def chunks(self) -> list[bytes]:
-        """What came since the last look."""
+        """The chunks of the answer since the last call."""
         chunks = [message["body"] for message in self.sent if message["type"] == "http.response.body"]
         self.sent.clear()
         return chunks
 
     def percents(self) -> list[int | None]:
-        """How far the load was in each event since the last look; None where there was no load any more."""
+        """The progress of the load in each event since the last call. None for an event without a load."""
         bodies = [chunk.removeprefix(b"event: loading\ndata: ").removesuffix(b"\n\n") for chunk in self.chunks()]
         return [loads[0].progress.bytes if loads else None for loads in map(read_loading, bodies)]  # type: ignore[misc]
 
@@ -87,7 +87,7 @@ def watcher(clock: MockClock) -> Watcher:
 
 @asynccontextmanager
 async def watched_load(watcher: Watcher) -> AsyncIterator[None]:
-    """A load at 0 % whose first event has been seen, a second ago."""
+    """A load at 0 %. The client has seen its first event, a second ago."""
     async with anyio.create_task_group() as tasks, watcher.registry:
         tasks.start_soon(watcher.load)
         await wait_all_tasks_blocked()
@@ -101,14 +101,14 @@ async def watched_load(watcher: Watcher) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-async def test_a_change_after_a_quiet_time_is_told_at_once(watcher: Watcher) -> None:
+async def test_a_change_after_a_quiet_time_is_sent_at_once(watcher: Watcher) -> None:
     async with watched_load(watcher):
         watcher.report(10)
         await wait_all_tasks_blocked()
         assert watcher.percents() == [10]
 
 
-async def test_of_changes_within_a_quarter_of_a_second_only_the_last_is_told(watcher: Watcher) -> None:
+async def test_of_changes_within_a_quarter_of_a_second_only_the_last_is_sent(watcher: Watcher) -> None:
     async with watched_load(watcher):
         watcher.report(1)
         await wait_all_tasks_blocked()
@@ -122,7 +122,7 @@ async def test_of_changes_within_a_quarter_of_a_second_only_the_last_is_told(wat
         assert watcher.percents() == [19]
 
 
-async def test_the_end_of_a_load_is_told_though_it_follows_a_change_closely(watcher: Watcher) -> None:
+async def test_the_end_of_a_load_is_sent_even_right_after_another_change(watcher: Watcher) -> None:
     async with watched_load(watcher):
         watcher.report(99)
         await wait_all_tasks_blocked()
@@ -131,7 +131,7 @@ async def test_the_end_of_a_load_is_told_though_it_follows_a_change_closely(watc
         assert watcher.percents() == [99, None]
 
 
-async def test_a_second_holds_four_events_at_most(watcher: Watcher) -> None:
+async def test_at_most_four_events_are_sent_in_a_second(watcher: Watcher) -> None:
     async with watched_load(watcher):
         for tick in range(1, 101):
             watcher.report(tick)
@@ -139,7 +139,7 @@ async def test_a_second_holds_four_events_at_most(watcher: Watcher) -> None:
         assert watcher.percents() == [1, 26, 51, 76]
 
 
-async def test_a_silence_is_broken_by_a_comment_each_fifteen_seconds(watcher: Watcher) -> None:
+async def test_a_comment_is_sent_after_each_fifteen_seconds_of_silence(watcher: Watcher) -> None:
     async with watched_load(watcher):
         for _ in range(3):
             await watcher.after(14.0)
@@ -161,7 +161,7 @@ async def test_the_events_end_when_the_host_drains_with_nothing_loading(watcher:
         assert watcher.chunks() == [b"event: loading\ndata: []\n\n", b""]
 
 
-async def test_who_reads_nothing_for_a_minute_is_told_no_more(
+async def test_a_client_that_reads_nothing_for_a_minute_is_given_up(
     watcher: Watcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -179,7 +179,7 @@ async def test_who_reads_nothing_for_a_minute_is_told_no_more(
         assert "client stopped reading, it is told of loads no more" in caplog.messages
 
 
-async def test_who_does_not_even_take_a_comment_is_told_no_more(watcher: Watcher) -> None:
+async def test_a_client_that_does_not_take_a_comment_is_given_up(watcher: Watcher) -> None:
     async with watched_load(watcher):
         watcher.can_read = anyio.Event()
         await watcher.after(14.0)
@@ -189,7 +189,7 @@ async def test_who_does_not_even_take_a_comment_is_told_no_more(watcher: Watcher
         assert watcher.returned.is_set()
 
 
-async def test_who_reads_again_in_time_is_told_the_latest(watcher: Watcher) -> None:
+async def test_a_client_that_reads_again_in_time_gets_the_latest_state(watcher: Watcher) -> None:
     async with watched_load(watcher):
         watcher.can_read = anyio.Event()
         watcher.report(10)

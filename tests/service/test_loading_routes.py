@@ -25,7 +25,7 @@ DOWNLOADING = LoadProgress(stage=LoadStage.DOWNLOADING, file="a.gguf", bytes=10,
 
 
 def shown(body: bytes) -> list[dict[str, Any]]:
-    """The loads, less how long they have been running."""
+    """The loads, without the time for which they have been running."""
     read_loading(body)
     return [{name: value for name, value in load.items() if name != "elapsed_ms"} for load in json.loads(body)]
 
@@ -39,7 +39,7 @@ async def load_under_way(host: ScriptedHost, model_id: str) -> AsyncIterator[Non
         await host.registry.unload(model_id)
 
 
-async def test_nothing_that_loads_is_an_empty_array() -> None:
+async def test_without_a_load_the_answer_is_an_empty_array() -> None:
     async with scripted_host() as host:
         reply = await host.client.get("/models/loading")
     assert (reply.status, reply.headers["content-type"], reply.body) == (200, "application/json", b"[]")
@@ -80,7 +80,7 @@ async def test_a_load_shows_what_is_known_of_it_and_health_shows_the_same(
     assert shown(listed) == [{"model_id": A, "progress": wire}]
 
 
-async def test_loads_are_told_as_events_from_the_first_moment_with_lf_alone() -> None:
+async def test_loads_are_sent_as_events_from_the_first_moment_with_lf_alone() -> None:
     script = ScriptedModel(stages=(DOWNLOADING,), may_load=anyio.Event())
     async with (
         scripted_host({A: script}) as host,
@@ -96,7 +96,7 @@ async def test_loads_are_told_as_events_from_the_first_moment_with_lf_alone() ->
         assert shown(data[6:]) == shown((await host.client.get("/models/loading")).body)
 
 
-async def test_who_watches_loads_may_leave_at_any_moment() -> None:
+async def test_a_client_that_follows_loads_may_leave_at_any_moment() -> None:
     async with scripted_host() as host, host.client.open("GET", "/models/loading/events") as exchange:
         assert await exchange.chunk() == b"event: loading\ndata: []\n\n"
         exchange.hang_up()
@@ -107,7 +107,7 @@ async def test_who_watches_loads_may_leave_at_any_moment() -> None:
 # An id has an organisation and a name, and only two questions are asked about it, so the two routes take no id away.
 @pytest.mark.parametrize("model_id", ["loading/events", "loading/a", "org/loading", "loading/events/endpoint"])
 @pytest.mark.parametrize("slash", ["/", "%2F"])
-async def test_models_that_are_called_like_these_routes_still_answer(model_id: str, slash: str) -> None:
+async def test_models_with_the_names_of_these_routes_still_answer(model_id: str, slash: str) -> None:
     path = model_id.replace("/", slash)
     async with scripted_host(resident=[model_id]) as host:
         assert (await host.client.get(f"/models/{path}/endpoint")).json() == {"url": "http://localhost:13131"}
@@ -115,12 +115,12 @@ async def test_models_that_are_called_like_these_routes_still_answer(model_id: s
 
 
 @pytest.mark.parametrize("path", ["/models/loading/events", "/models/loading%2Fevents"])
-async def test_the_events_win_over_a_model_of_that_name_whose_path_asks_nothing(path: str) -> None:
+async def test_a_path_that_could_mean_the_events_or_a_model_of_that_name_means_the_events(path: str) -> None:
     async with scripted_host(resident=["loading/events"]) as host, host.client.open("GET", path) as exchange:
         assert await exchange.chunk() == b"event: loading\ndata: []\n\n"
 
 
 @pytest.mark.parametrize("question", ["endpoint", "capabilities"])
-async def test_loading_alone_is_no_model(question: str) -> None:
+async def test_loading_is_not_the_id_of_a_model(question: str) -> None:
     async with scripted_host() as host:
         assert (await host.client.get(f"/models/loading/{question}")).status == 404

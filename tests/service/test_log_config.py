@@ -18,7 +18,7 @@ from neuron_service.log_config import _BackgroundHandler, configure_logging
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> str:
-    """What has been logged to stderr, all of it."""
+    """Everything that has been logged to stderr."""
     for handler in logging.getLogger().handlers:
         handler.flush()
     return capsys.readouterr().err
@@ -33,7 +33,9 @@ def test_a_record_is_one_line_with_its_fields_behind_the_message(capsys: pytest.
 @pytest.mark.parametrize(
     ("value", "written"), [("a b", '"a b"'), ("", '""'), ("a=b", '"a=b"'), ('say "x"', '"say \\"x\\""'), (None, "None")]
 )
-def test_a_value_that_would_blur_is_quoted(capsys: pytest.CaptureFixture[str], value: object, written: str) -> None:
+def test_a_value_whose_end_would_not_be_clear_is_quoted(
+    capsys: pytest.CaptureFixture[str], value: object, written: str
+) -> None:
     configure_logging("info")
     logging.getLogger().info("m", extra={"field": value})
     assert logged(capsys).endswith(f"m field={written}\n")
@@ -150,7 +152,7 @@ def test_a_service_whose_stderr_is_redirected_writes_no_priorities(
 
 
 @pytest.mark.parametrize("value", [None, "", "1", "a:b", "1:2:3", "0:0"])
-def test_a_variable_that_names_no_stream_of_ours_is_no_journal(value: str | None) -> None:
+def test_a_journal_variable_that_names_another_stream_is_ignored(value: str | None) -> None:
     assert not is_journal(sys.stdout, {} if value is None else {"JOURNAL_STREAM": value})
     assert not is_journal(None, {} if value is None else {"JOURNAL_STREAM": value})
 
@@ -181,7 +183,7 @@ def test_a_traceback_follows_the_line_of_its_record(capsys: pytest.CaptureFixtur
     assert last == "ZeroDivisionError: one over nothing"
 
 
-def test_a_reader_that_stops_reading_stops_nobody_and_learns_what_it_missed() -> None:
+def test_a_reader_that_stops_reading_does_not_block_and_is_told_how_many_records_were_dropped() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream, os.fdopen(reading, "rb") as reader:
         full = os.write(writing, bytes(fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)))

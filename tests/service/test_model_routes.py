@@ -81,7 +81,7 @@ async def test_a_load_answers_when_the_model_serves_and_not_before() -> None:
         assert (await host.client.post("/v1/chat/completions", chat_body(A))).status == 200
 
 
-async def test_of_two_loads_of_one_model_at_once_one_loads_and_one_hears_already_loaded() -> None:
+async def test_of_two_loads_of_one_model_one_loads_and_the_other_is_answered_already_loaded() -> None:
     may_load = anyio.Event()
     async with scripted_host({A: ScriptedModel(may_load=may_load)}) as host:
         replies: list[Reply] = []
@@ -100,7 +100,7 @@ async def test_of_two_loads_of_one_model_at_once_one_loads_and_one_hears_already
         assert host.harness.log.count(f"open {A}") == 1
 
 
-async def test_a_requester_that_hangs_up_does_not_stop_the_load() -> None:
+async def test_a_client_that_hangs_up_does_not_stop_the_load_that_it_asked_for() -> None:
     may_load = anyio.Event()
     async with scripted_host({A: ScriptedModel(may_load=may_load)}) as host:
         body = {"model_id": A, "harness": "scripted"}
@@ -195,7 +195,7 @@ async def test_a_failed_load_is_answered_in_its_own_shape_and_logged_once_with_i
     assert refusals[0].__dict__["status"] == status
 
 
-async def test_a_load_beyond_those_that_the_host_takes_at_once_is_a_flat_503_that_says_when_to_come_back(
+async def test_a_load_beyond_the_limit_of_loads_is_a_flat_503_with_retry_after(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     may_load = anyio.Event()
@@ -237,7 +237,7 @@ async def test_no_model_is_loaded_on_a_host_whose_driver_is_broken(caplog: pytes
     assert [record.__dict__["code"] for record in warnings(caplog)] == ["cuda_unavailable"]
 
 
-async def test_a_stop_before_the_hardware_was_looked_at_refuses_the_loads_that_wait_for_that_and_later_ones() -> None:
+async def test_a_stop_before_the_hardware_is_seen_refuses_the_loads_that_wait_and_later_loads() -> None:
     body = {"model_id": A, "harness": "scripted"}
     async with scripted_host(discovery=None) as host, host.client.open("POST", "/models/load", body) as waiting:
         await wait_all_tasks_blocked()
@@ -268,7 +268,7 @@ async def test_an_unload_answers_when_the_model_is_closed() -> None:
         assert host.harness.log[-2:] == [f"end {A}", f"close {A}"]
 
 
-async def test_an_unload_of_what_is_not_loaded_is_a_flat_404(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unload_of_a_model_that_is_not_loaded_is_a_flat_404(caplog: pytest.LogCaptureFixture) -> None:
     async with scripted_host() as host:
         reply = await host.client.post("/models/unload", {"model_id": A})
     assert reply.status == 404
@@ -298,9 +298,7 @@ async def test_every_spelling_of_an_id_finds_the_model(spelling: str) -> None:
     assert (capabilities.status, capabilities.json()) == (200, {"capabilities": ["text"]})
 
 
-async def test_a_model_that_recovers_keeps_its_endpoint_and_its_place_in_the_list_and_tells_chats_to_come_back() -> (
-    None
-):
+async def test_a_recovering_model_stays_listed_with_its_endpoint_and_chats_get_a_503_with_retry_after() -> None:
     async with scripted_host(resident=[A]) as host:
         host.harness.crash(A)
         endpoint = await host.client.get(f"/models/{A}/endpoint")
@@ -323,7 +321,7 @@ async def test_a_question_about_an_unknown_model_is_a_flat_404(question: str, mo
     assert isinstance(reply.json()["error"], str)
 
 
-async def test_capabilities_of_a_model_on_disk_are_told_though_it_is_not_resident() -> None:
+async def test_capabilities_of_a_model_on_disk_are_known_although_it_is_not_resident() -> None:
     async with scripted_host(
         {A: ScriptedModel(capabilities=("text", "vision")), B: ScriptedModel(capabilities=())}
     ) as host:

@@ -1,4 +1,4 @@
-"""The official client reads what we write, several choices and log-probabilities included."""
+"""The official client reads our answers, with several choices and log-probabilities."""
 
 from collections import defaultdict
 from collections.abc import Iterator

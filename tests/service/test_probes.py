@@ -63,7 +63,7 @@ async def test_a_host_that_lost_its_only_model_is_alive_and_not_ready() -> None:
         assert (await host.client.get("/healthz")).json() == {"status": "ok"}
 
 
-async def test_a_host_that_drains_is_not_ready_at_once_and_finishes_what_runs() -> None:
+async def test_a_host_that_drains_is_at_once_not_ready_and_finishes_its_replies() -> None:
     script = ScriptedModel(may_speak=anyio.Event())
     async with scripted_host({A: script}, resident=[A]) as host:
         async with host.client.open("POST", "/v1/chat/completions", chat_body(A, stream=True)) as running:

@@ -23,7 +23,7 @@ anyio.run(_end_without_unloading, Registry(), 0)
 
 
 @pytest.mark.process
-def test_a_shutdown_that_is_stuck_ends_all_the_same_and_says_so() -> None:
+def test_a_stuck_shutdown_exits_and_says_so() -> None:
     done = subprocess.run(
         [sys.executable, "-c", STUCK], check=False, capture_output=True, text=True, timeout=PATIENCE_S
     )
@@ -79,7 +79,7 @@ def test_a_signal_after_the_port_is_open_and_before_anybody_receives_it_is_exit_
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_stop_with_the_longest_drain_is_over_before_the_unit_loses_patience() -> None:
+def test_a_stop_with_the_longest_drain_is_over_before_systemd_would_kill_the_unit() -> None:
     unit = (Path(__file__).parents[2] / "data/neuron.service").read_text()
     assert "\nTimeoutStopSec=120s\n" in unit
     assert _stop_limit_s(msgspec.convert({"drain_timeout_secs": 90}, Config).drain_timeout_secs) < 120

@@ -140,7 +140,7 @@ def test_while_deferred_models_wait_for_their_next_try_the_line_says_first_what_
     ],
     ids=["nothing", "one", "one failed", "recovering", "lost", "failed once", "on demand", "on its way out"],
 )
-def test_once_that_is_over_the_line_counts_the_models_and_names_what_loads_on_demand(
+def test_after_start_up_loading_the_line_counts_the_models_and_names_the_loads_on_demand(
     *,
     activation: ActivationSnapshot,
     models: tuple[ModelInfo, ...],
@@ -162,7 +162,7 @@ def test_once_that_is_over_the_line_counts_the_models_and_names_what_loads_on_de
         ((), (), "stopping"),
     ],
 )
-def test_a_host_that_drains_counts_the_requests_and_then_the_models_it_waits_for(
+def test_a_host_that_drains_counts_first_the_requests_and_then_the_models_that_it_waits_for(
     running: tuple[int, ...], unloading: tuple[UnloadingModel, ...], line: str
 ) -> None:
     loads = [ModelLoad(id=str(index), in_flight=count, queue_depth=7) for index, count in enumerate(running)]

@@ -20,7 +20,7 @@ DRAIN, SAME, HURRY = Meaning.DRAIN, Meaning.SAME, Meaning.HURRY
         ([1000.0, 1000.1, 1000.5, 1000.6], [DRAIN, SAME, HURRY, HURRY]),
     ],
 )
-def test_what_comes_within_200_ms_of_the_first_signal_is_the_same_wish(
+def test_a_signal_within_200_ms_of_the_first_belongs_to_the_same_request_to_stop(
     times_s: list[float], meanings: list[Meaning]
 ) -> None:
     stops = StopSignals()

@@ -49,7 +49,7 @@ def notifier(manager: NotifySocket) -> Iterator[Notifier]:
 # ---------------------------------------------------------------------------------------------------- environment
 
 
-def test_what_systemd_hands_over_is_read_and_removed() -> None:
+def test_the_variables_of_systemd_are_read_and_removed() -> None:
     environ = {
         "NOTIFY_SOCKET": "@here",
         "WATCHDOG_USEC": "30000000",
@@ -75,12 +75,12 @@ def test_what_systemd_hands_over_is_read_and_removed() -> None:
     ],
     ids=["nothing", "another process", "sockets of nobody", "no watchdog", "not understood"],
 )
-def test_what_is_not_for_us_is_removed_and_counts_as_absent(environ: dict[str, str]) -> None:
+def test_variables_for_another_process_are_removed_and_count_as_absent(environ: dict[str, str]) -> None:
     assert take_environment(environ, pid=PID) == SystemdEnvironment()
     assert environ == {}
 
 
-def test_a_watchdog_for_no_process_in_particular_is_ours() -> None:
+def test_a_watchdog_that_names_no_process_is_for_this_process() -> None:
     assert take_environment({"WATCHDOG_USEC": "1500000"}, pid=PID).watchdog_s == 1.5
 
 
@@ -114,7 +114,7 @@ def test_several_sockets_are_refused() -> None:
     [(socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_UNIX, socket.SOCK_STREAM)],
     ids=["not listening", "datagrams", "local"],
 )
-def test_a_socket_that_nobody_could_connect_to_is_refused_and_closed(
+def test_a_socket_to_which_no_client_can_connect_is_refused_and_closed(
     family: socket.AddressFamily, kind: socket.SocketKind
 ) -> None:
     descriptor = socket.socket(family, kind).detach()
@@ -161,18 +161,20 @@ def test_a_failure_says_why_and_with_which_error(manager: NotifySocket, notifier
     assert manager.told() == [{"ERRNO": "98", "STATUS": "cannot listen"}, {"STATUS": "a bug"}]
 
 
-def test_without_a_service_manager_nothing_is_said_and_nothing_fails() -> None:
+def test_without_a_service_manager_nothing_is_sent_and_nothing_fails() -> None:
     with Notifier(None) as notifier:
         assert notifier.send("READY=1", status="serving")
 
 
 @pytest.mark.parametrize("address", ["/nowhere/notify", "/" + "x" * 200])
-def test_a_service_manager_that_is_gone_is_no_error_and_has_not_heard_us(address: str) -> None:
+def test_a_message_to_a_service_manager_that_is_gone_is_reported_as_not_delivered(address: str) -> None:
     with Notifier(address) as notifier:
         assert not notifier.send("READY=1")
 
 
-def test_a_service_manager_that_does_not_read_makes_nobody_wait(manager: NotifySocket, notifier: Notifier) -> None:
+def test_sending_never_waits_for_a_service_manager_that_does_not_read(
+    manager: NotifySocket, notifier: Notifier
+) -> None:
     while notifier.send("WATCHDOG=1"):
         pass
     manager.new()
@@ -204,7 +206,7 @@ async def test_ready_comes_with_the_first_status_and_a_status_only_when_it_has_c
 
 
 @pytest.mark.anyio
-async def test_a_ready_that_found_no_room_goes_again_a_second_later(
+async def test_ready_is_sent_again_after_a_second_if_the_socket_was_full(
     manager: NotifySocket, notifier: Notifier, clock: MockClock
 ) -> None:
     while notifier.send("WATCHDOG=1"):
@@ -221,7 +223,7 @@ async def test_a_ready_that_found_no_room_goes_again_a_second_later(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("is_left", [True, False], ids=["nobody listens", "no such socket"])
-async def test_a_ready_that_nobody_heard_goes_again_a_second_later(
+async def test_ready_is_sent_again_after_a_second_if_systemd_did_not_listen(
     tmp_path: Path, clock: MockClock, *, is_left: bool
 ) -> None:
     path = tmp_path / "notify"
@@ -259,7 +261,7 @@ async def test_the_watchdog_is_fed_three_times_in_its_limit(
 
 
 @pytest.mark.anyio
-async def test_the_watchdog_is_not_fed_while_supervision_hangs_and_is_again_as_soon_as_it_moves(
+async def test_the_watchdog_is_fed_only_while_supervision_moves(
     manager: NotifySocket, notifier: Notifier, clock: MockClock
 ) -> None:
     is_well = False
@@ -278,7 +280,7 @@ async def test_the_watchdog_is_not_fed_while_supervision_hangs_and_is_again_as_s
 
 
 @pytest.mark.anyio
-async def test_each_request_for_patience_comes_before_the_last_one_has_run_out(
+async def test_each_request_for_more_time_comes_before_the_previous_one_has_run_out(
     manager: NotifySocket, notifier: Notifier, clock: MockClock
 ) -> None:
     async with anyio.create_task_group() as tasks:
@@ -296,7 +298,7 @@ async def test_each_request_for_patience_comes_before_the_last_one_has_run_out(
 
 
 @pytest.mark.anyio
-async def test_where_nobody_listens_nobody_is_kept_busy() -> None:
+async def test_without_an_address_the_reporting_tasks_end_at_once() -> None:
     with Notifier(None) as notifier:
         await keep_status(notifier, lambda: pytest.fail("nobody asked"))
         await extend_timeout(notifier)

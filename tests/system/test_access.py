@@ -1,4 +1,4 @@
-"""A real daemon, asked as a web page would ask it whose name was pointed at this machine."""
+"""A real daemon, asked as a web page would ask it after DNS rebinding."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def ask(daemon: Daemon, request: str) -> tuple[int, bytes]:
-    """The status and the body of the answer to `request`, sent as it is; the connection ends with it."""
+    """Send `request` as it is, and return the status and the body of the answer."""
     with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE_S) as client:
         client.sendall(request.replace("\n", "\r\n").encode())
         answer = b"".join(iter(lambda: client.recv(65536), b""))
@@ -38,7 +38,7 @@ def ask(daemon: Daemon, request: str) -> tuple[int, bytes]:
 UNLOAD = '{"model_id": "org/name"}'
 WRITE = f"content-type: application/json\nconnection: close\ncontent-length: {len(UNLOAD)}\n\n{UNLOAD}"
 ALLOWED = 404
-"""The model is not there, so the request got as far as the registry."""
+"""The model does not exist. So this status shows that the request was allowed and reached the registry."""
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_beyond_loopback_any_host_may_be_asked_for_and_no_foreign_page_may_write
         assert ask(daemon, f"POST /models/unload HTTP/1.1\n{evil}{WRITE}")[0] == 403
 
 
-def test_beyond_loopback_hosts_that_are_listed_are_the_only_ones(tmp_path: Path) -> None:
+def test_beyond_loopback_only_listed_hosts_may_be_asked_for_once_some_are_listed(tmp_path: Path) -> None:
     anywhere = ("--host", "0.0.0.0")  # noqa: S104 - for the time of this test
     with running_daemon(tmp_path, 'allowed_hosts = ["gpu1.lan"]', arguments=anywhere) as daemon:
         for host, status in [("gpu1.lan:13131", 200), ("localhost", 200), ("evil.example", 403)]:

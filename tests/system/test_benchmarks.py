@@ -1,4 +1,4 @@
-"""The benchmarks still run. What they measure is nobody's business here: no timing is asserted."""
+"""The benchmarks still run. The results are not checked: no timing is asserted."""
 
 import json
 import subprocess

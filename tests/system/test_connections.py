@@ -75,7 +75,7 @@ def test_without_any_descriptor_left_replies_go_on_and_newcomers_come_in_later(t
             eventually(is_let_in)
 
 
-def test_the_program_takes_the_descriptors_that_it_may_have(tmp_path: Path) -> None:
+def test_the_program_raises_its_limit_of_descriptors_to_the_maximum(tmp_path: Path) -> None:
     with running_daemon(tmp_path, prefix=("prlimit", "--nofile=256:2000")) as daemon:
         daemon.health()
         assert psutil.Process(daemon.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (2000, 2000)

@@ -30,7 +30,7 @@ SPEC = {"model_id": "org/name", "harness": "llamacpp"}
 
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
-    """A hub that sends the beginning of a model, and the rest when it is told to."""
+    """A hub that sends the beginning of a model, and the rest after `release`."""
     with fake_hub({"org/name": {FILE: large_model()}}) as hub:
         hub.fail(Stall(HELD_BYTES))
         yield hub
@@ -38,7 +38,7 @@ def hub() -> Iterator[FakeHub]:
 
 @contextmanager
 def loading(daemon: Daemon, hub: FakeHub) -> Iterator["Future[httpx.Response]"]:
-    """Somebody asks for the model, and is in the middle of its download when the block begins."""
+    """A load of the model whose download is under way when the block begins."""
     with ThreadPoolExecutor(1) as pool:
         try:
             answer = pool.submit(daemon.client.post, "/models/load", json=SPEC)
@@ -49,7 +49,7 @@ def loading(daemon: Daemon, hub: FakeHub) -> Iterator["Future[httpx.Response]"]:
 
 
 def wait_for_the_beginning(*daemons: Daemon) -> None:
-    """Until each of them says that it has what the hub sends of the model before it holds."""
+    """Wait until each daemon reports the bytes that the hub sends before it pauses."""
     for daemon in daemons:
         eventually(
             lambda daemon=daemon: (
@@ -62,12 +62,12 @@ def wait_for_the_beginning(*daemons: Daemon) -> None:
 
 
 def sent(hub: FakeHub) -> list[int]:
-    """How many bytes of the file each answer brought."""
+    """The number of bytes of the file in each answer."""
     return [asked.sent_bytes for asked in hub.log if asked.sent_bytes and asked.path.endswith(FILE)]
 
 
 def partial(folder: Path) -> Path:
-    """The one file of a cache that is growing."""
+    """The only unfinished file of a cache."""
     (path,) = folder.glob("models--org--name/blobs/*.incomplete")
     return path
 

@@ -1,5 +1,5 @@
-"""What an operator sees of a model that cannot be fetched: in `/health`, in the answer to a load, in the log, and of
-`neuron pull`. The same words everywhere, and no other model suffers.
+"""What an operator sees if a model cannot be fetched. The words are the same in `/health`, in the answer to a load, in
+the log and in the output of `neuron pull`. Other models are not affected.
 """
 
 import json
@@ -26,7 +26,7 @@ A_DAY_S = 86400
 
 
 class Refusal(Struct, frozen=True):
-    """A load that fails for good: its kind, what its message has in it, and what is beside the message."""
+    """A load that fails for good: its kind, words of its message, and the fields beside the message."""
 
     model_id: str
     kind: str
@@ -106,7 +106,7 @@ def load(daemon: Daemon, model_id: str, quant: str | None = None) -> httpx.Respo
 
 
 def warnings(daemon: Daemon, text: str, model_id: str) -> list[str]:
-    """The warnings about a model, as soon as there are any: the log is written behind the answers."""
+    """Wait for warnings about a model, and return them. The log is written after the answers."""
     return eventually(
         lambda: [
             line
@@ -124,7 +124,7 @@ def pull(daemon: Daemon, model_id: str) -> tuple[int, str]:
 
 
 def assert_told(daemon: Daemon, refusal: Refusal) -> None:
-    """All that there is to see of a default model that was refused."""
+    """Check everything that shows a default model that was refused."""
     failed = {failed["model_id"]: failed["error"] for failed in daemon.health()["activation"]["failed"]}
     message = failed[refusal.model_id]
     assert all(word in message for word in refusal.words)
@@ -135,7 +135,7 @@ def assert_told(daemon: Daemon, refusal: Refusal) -> None:
     assert (error["kind"], error["message"]) == (refusal.kind, message)
     assert {name: error[name] for name in refusal.beside} == refusal.beside
 
-    (at_start,) = warnings(daemon, "lib.preload: failed to load default model", refusal.model_id)
+    (at_start,) = warnings(daemon, "lib.registry.startup: failed to load default model", refusal.model_id)
     (at_load,) = warnings(daemon, "service.refusals: request refused", refusal.model_id)
     assert message in at_start
     assert message in at_load
@@ -159,7 +159,9 @@ def test_a_refusal_is_told_in_the_same_words_to_everybody(daemon: Daemon, refusa
         pytest.param("ro", Refusal("org/name", "cache_not_writable", ["Read-only", "/small"]), id="read-only disk"),
     ],
 )
-def test_so_is_one_that_is_the_disks_fault(tmp_path: Path, options: str, refusal: Refusal) -> None:
+def test_a_refusal_because_of_the_disk_is_told_in_the_same_words_to_everybody(
+    tmp_path: Path, options: str, refusal: Refusal
+) -> None:
     small = tmp_path / "small"
     with ExitStack() as held:
         held.enter_context(mounted(small, options))
@@ -186,7 +188,7 @@ def test_a_source_that_is_away_is_asked_again_later_for_a_default_model_and_told
 
     (later,) = [
         line
-        for line in warnings(daemon, "lib.preload: source of default model unavailable, will retry", model_id)
+        for line in warnings(daemon, "lib.registry.startup: source of default model unavailable, will retry", model_id)
         if " attempt=1 " in line
     ]
     assert error["message"] in later
@@ -195,7 +197,7 @@ def test_a_source_that_is_away_is_asked_again_later_for_a_default_model_and_told
     assert pull(daemon, model_id) == (os.EX_TEMPFAIL, f"neuron: {error['message']}")
 
 
-def test_no_other_model_suffers(daemon: Daemon) -> None:
+def test_failed_fetches_do_no_harm_to_another_model(daemon: Daemon) -> None:
     health = read_health(daemon.client.get("/health").content)
     assert health.activation.completed == ["org/good"]
     assert {failed.model_id for failed in health.activation.failed} == {r.model_id for r in REFUSALS.values()}
@@ -206,7 +208,7 @@ def test_no_other_model_suffers(daemon: Daemon) -> None:
     assert "Traceback" not in daemon.log
 
 
-def test_a_quant_asked_for_with_the_load_is_refused_with_those_there_are(daemon: Daemon) -> None:
+def test_a_load_with_a_quant_that_is_not_there_is_refused_with_the_quants_that_are(daemon: Daemon) -> None:
     error = load(daemon, "org/gated", quant="q2_k").json()["error"]
     assert (error["kind"], error["available"]) == ("quant_not_found", ["m-q8_0.gguf"])
 
@@ -221,10 +223,10 @@ TROUBLES: dict[str, tuple[Fault, str, str]] = {
     "org/other-tag": (EtagChange(), "*/org/other-tag/resolve/*", ""),
     "org/moving": (Moves(), "*/org/moving/*", ""),
 }
-"""By model: what happens to it once, where, and what the log says of it, in a warning with its name."""
+"""By model: the fault that happens once, the path that it happens to, and words of the warning about it."""
 
 
-def test_what_passes_is_got_over_and_told_in_the_log_alone(tmp_path: Path) -> None:
+def test_a_passing_fault_is_retried_and_shown_in_the_log_alone(tmp_path: Path) -> None:
     repositories = {model_id: {"m-Q8_0.gguf": large_model()} for model_id in TROUBLES}
     with fake_hub(repositories) as hub:
         for fault, path, _ in TROUBLES.values():
@@ -268,12 +270,14 @@ def test_the_parts_of_a_split_model_are_fetched_and_loaded_as_one(tmp_path: Path
         pytest.param(Redirect("file:///etc/passwd"), "file", id="sent to a file"),
     ],
 )
-def test_a_hub_that_does_not_get_a_file_across_is_given_up_for_now(tmp_path: Path, fault: Fault, words: str) -> None:
+def test_a_hub_that_does_not_deliver_a_file_is_asked_again_later(tmp_path: Path, fault: Fault, words: str) -> None:
     slow = "[harness.llamacpp.download]\nmin_kb_per_s = 1000\nmin_rate_window_secs = 1\n"
     with fake_hub({"org/name": {"m-Q8_0.gguf": large_model()}}) as hub:
         hub.fail(fault, path="*/resolve/*")
         with running_daemon(tmp_path, defaults("org/name") + source(hub.url, tmp_path / "cache") + slow) as daemon:
-            (later,) = warnings(daemon, "lib.preload: source of default model unavailable, will retry", "org/name")
+            (later,) = warnings(
+                daemon, "lib.registry.startup: source of default model unavailable, will retry", "org/name"
+            )
             assert words in later
             assert daemon.health()["activation"]["pending"] == ["org/name"]
             error = load(daemon, "org/name").json()["error"]

@@ -1,4 +1,4 @@
-"""What a daemon has imported when it answers for the first time. No timing: that is what the benchmark is for."""
+"""What a daemon has imported when it answers for the first time. Times are measured by a benchmark and not here."""
 
 import json
 import os
@@ -52,7 +52,7 @@ TOO_EARLY = (
     "neuron_service.cli.models",
     "neuron_service.routes",
 )
-"""None of these is needed to say how a host is, and together they take longer than everything that is."""
+"""Modules that no probe needs. Importing them takes longer than importing everything that a probe needs."""
 
 
 def test_the_first_answer_waits_for_no_import_that_it_does_not_need(tmp_path: os.PathLike[str]) -> None:

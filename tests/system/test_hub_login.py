@@ -1,4 +1,4 @@
-"""The hub of the environment: `HF_ENDPOINT`, the token, the cache, and a token that nobody repeats."""
+"""The hub of the environment: `HF_ENDPOINT`, the token, the cache, and a token that is never quoted."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_the_token_of_a_login_opens_the_hub(tmp_path: Path) -> None:
     assert set(hub.tokens) == {f"Bearer {TOKEN}"}
 
 
-def test_a_token_that_cannot_be_sent_is_refused_for_good_and_repeated_by_nobody(tmp_path: Path) -> None:
+def test_a_token_that_cannot_be_sent_is_refused_for_good_and_never_quoted(tmp_path: Path) -> None:
     token = TOKEN.replace("+", "\n")
     with fake_hub(FILES, token=TOKEN, private=FILES) as hub:
         environ = environment(hub.url, tmp_path, token)
@@ -69,7 +69,7 @@ def test_a_repository_that_is_missing_is_told_in_one_sentence_of_our_own(tmp_pat
     )
 
 
-def test_an_address_that_is_none_stops_every_command_without_being_repeated(tmp_path: Path) -> None:
+def test_an_impossible_address_stops_every_command_and_is_not_quoted(tmp_path: Path) -> None:
     environ = environment("https://user:hf_SECRET@h", tmp_path, "")
     for arguments in (("serve", "--check-config"), ("pull", "org/name")):
         done = run_neuron(*arguments, environ=environ)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.system
 LOADS = 40
 
 
-def test_forty_loads_at_once_are_two_fetch_processes_and_a_line_that_is_shown_and_can_be_left(tmp_path: Path) -> None:
+def test_forty_loads_are_two_fetch_processes_and_a_line_that_health_shows_and_clients_can_leave(tmp_path: Path) -> None:
     ids = [f"org/m{number}" for number in range(LOADS)]
     with black_hole() as url, running_daemon(tmp_path, source(url, tmp_path / "cache")) as daemon:
 

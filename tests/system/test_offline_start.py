@@ -37,7 +37,7 @@ def watch(event, arguments):
 write("started", *sys.orig_argv)
 sys.addaudithook(watch)
 """
-"""A `sitecustomize` that has every interpreter write down how it was started, and whom it talks to before it does."""
+"""A `sitecustomize`. Each interpreter writes down its command line, and each address before it connects to it."""
 
 ASK = """
 import sys, httpx
@@ -45,11 +45,11 @@ url, body = sys.argv[1:]
 headers = {"Content-Type": "application/json"}
 print(httpx.post(url + "/v1/chat/completions", content=body, headers=headers, trust_env=False).text)
 """
-"""A client for where our own cannot reach."""
+"""A client that runs inside the network namespace of the daemon."""
 
 
 def watched(folder: Path) -> tuple[Mapping[str, str], Path]:
-    """An environment in which all our processes, and their children, are watched; and where that is written."""
+    """Variables with which all our processes and their children are watched, and the file to which they write."""
     folder.mkdir()
     log = folder / "log"
     (folder / "sitecustomize.py").write_text(WATCH.format(log=str(log)))
@@ -57,7 +57,7 @@ def watched(folder: Path) -> tuple[Mapping[str, str], Path]:
 
 
 def talks(log: Path) -> tuple[list[str], list[str]]:
-    """What was started, and what was said to the network."""
+    """The processes that were started, and the connections that were opened."""
     lines = log.read_text().splitlines()
     started = [line for line in lines if line.startswith("started ")]
     return started, [line for line in lines if line not in started]

@@ -58,7 +58,7 @@ def prompt_tokens(daemon: Daemon, messages: Sequence[Any], **fields: Any) -> int
 
 
 @pytest.mark.parametrize("asked", [None, False])
-def test_every_chunk_of_a_stream_has_a_choice_for_those_who_take_it_unseen(
+def test_every_chunk_of_a_stream_has_a_choice_for_clients_that_do_not_check(
     client: openai.OpenAI, *, asked: bool | None
 ) -> None:
     options: Any = openai.NOT_GIVEN if asked is None else {"include_usage": asked}
@@ -70,7 +70,7 @@ def test_every_chunk_of_a_stream_has_a_choice_for_those_who_take_it_unseen(
     assert [usage is None for _, usage in deltas] == [True] * (len(deltas) - 1) + [False]
 
 
-def test_who_asks_for_the_usage_of_a_stream_gets_it_in_a_chunk_of_its_own(client: openai.OpenAI) -> None:
+def test_a_client_that_asks_for_the_usage_of_a_stream_gets_it_in_a_chunk_of_its_own(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model="test/one", messages=HELLO, max_tokens=8, stream=True, stream_options={"include_usage": True}
     )
@@ -96,7 +96,7 @@ def test_who_asks_for_the_usage_of_a_stream_gets_it_in_a_chunk_of_its_own(client
         {"stream_options": {"include_usage": True}},
     ],
 )
-def test_what_cannot_be_done_is_a_bad_request_to_the_official_client(
+def test_an_impossible_parameter_is_a_bad_request_to_the_official_client(
     client: openai.OpenAI, fields: dict[str, Any]
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
@@ -105,7 +105,7 @@ def test_what_cannot_be_done_is_a_bad_request_to_the_official_client(
     assert str(caught.value.param).split(".")[0].split("[")[0] in fields
 
 
-def test_the_sentinels_of_other_servers_are_taken(daemon: Daemon) -> None:
+def test_values_that_mean_off_on_other_servers_are_accepted(daemon: Daemon) -> None:
     plain = content(daemon)
     assert plain == content(daemon, seed=-1, stop="", top_k=-1, top_p=1, top_logprobs=0, tool_choice="none")
     assert plain == content(daemon, stop=[""], stream_options=None, max_completion_tokens=-1)
@@ -165,7 +165,7 @@ def test_no_tool_choice_hides_the_tools(daemon: Daemon) -> None:
     assert prompt_tokens(daemon, hello, tools=TOOLS, tool_choice="none") == prompt_tokens(daemon, hello)
 
 
-def test_the_text_of_parts_is_kept_and_what_is_unknown_is_left_out(daemon: Daemon) -> None:
+def test_the_text_of_parts_is_kept_and_unknown_parts_are_left_out(daemon: Daemon) -> None:
     parts = [
         {"type": "thinking", "thinking": "hm", "signature": "x"},
         {"type": "text", "text": "one", "cache_control": {"type": "ephemeral"}},
@@ -189,7 +189,7 @@ def test_the_text_of_parts_is_kept_and_what_is_unknown_is_left_out(daemon: Daemo
         ({"type": "file", "file": {"file_id": "x"}}, "file_unsupported"),
     ],
 )
-def test_what_the_model_cannot_take_in_is_refused(daemon: Daemon, part: dict[str, Any], code: str) -> None:
+def test_content_that_the_model_cannot_read_is_refused(daemon: Daemon, part: dict[str, Any], code: str) -> None:
     reply = post(daemon, messages=[{"role": "user", "content": [{"type": "text", "text": "see"}, part]}])
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
 
@@ -220,6 +220,6 @@ def test_sixteen_hostile_bodies_at_once_are_refused_and_cost_little_memory(daemo
 
 
 def most_kb(daemon: Daemon) -> int:
-    """The most memory the daemon has ever had."""
+    """The most memory that the daemon has had so far, in KiB."""
     with open(f"/proc/{daemon.process.pid}/status") as status:  # noqa: PTH123 - no ordinary file
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))

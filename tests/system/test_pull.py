@@ -1,4 +1,4 @@
-"""`neuron pull` as a process that somebody stops with Ctrl-C."""
+"""`neuron pull` as a process that is stopped with Ctrl-C."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""What a real engine refuses is told to the client, and no word of it to the log."""
+"""The message of a refusal by a real engine is sent to the client and is not logged."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a reply can be asked to be, through the official client, from a real model."""
+"""Replies of a real model with several choices, a schema or other bounds, through the official client."""
 
 import json
 from collections.abc import Iterator
@@ -116,7 +116,7 @@ def test_a_regular_expression_is_followed(client: openai.OpenAI) -> None:
     assert len(text.split(", ")[1]) == 3
 
 
-def test_a_schema_that_is_none_is_a_400_that_names_it_and_harms_nobody(client: openai.OpenAI) -> None:
+def test_an_invalid_schema_is_a_400_that_names_it_and_harms_no_other_request(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(
             model="test/one",
@@ -127,7 +127,7 @@ def test_a_schema_that_is_none_is_a_400_that_names_it_and_harms_nobody(client: o
     assert client.chat.completions.create(model="test/one", messages=asked("Hello."), max_tokens=2).choices
 
 
-def test_a_grammar_that_becomes_too_complex_is_the_client_s_fault_and_harms_nobody(client: openai.OpenAI) -> None:
+def test_a_grammar_that_becomes_too_complex_is_a_bad_request_and_harms_no_other_request(client: openai.OpenAI) -> None:
     grammar = {"regex": "((((((a{1,99}){1,99}){1,99}){1,99}){1,99}){1,99})"}
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="test/one", messages=asked("Hello."), max_tokens=500, extra_body=grammar)
@@ -150,7 +150,7 @@ def test_a_context_that_is_full_ends_the_reply_with_length(client: openai.OpenAI
     assert reply.usage.completion_tokens < 100_000
 
 
-def test_an_ending_is_not_chosen_too_early_and_a_bias_decides(client: openai.OpenAI) -> None:
+def test_min_tokens_prevents_an_early_end_and_a_bias_decides_the_token(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
         model="test/one", messages=asked("Say hi."), max_tokens=30, temperature=0, extra_body={"min_tokens": 30}
     )

@@ -1,4 +1,4 @@
-"""Two hosts behind a gateway: one of them is told to end in mid-reply, and the traffic moves to the other."""
+"""Two hosts behind a gateway: one of them is told to stop in mid-reply, and the traffic moves to the other."""
 
 import signal
 from dataclasses import dataclass, field

@@ -218,7 +218,7 @@ def test_one_connection_serves_many_requests_refusals_included(daemon: Daemon) -
     ],
     ids=["TLS", "version", "newlines", "chunk", "length"],
 )
-def test_bytes_that_are_no_http_hurt_nobody(daemon: Daemon, garbage: bytes) -> None:
+def test_bytes_that_are_not_http_do_no_harm(daemon: Daemon, garbage: bytes) -> None:
     with socket.create_connection(("127.0.0.1", daemon.port)) as connection:
         connection.sendall(garbage)
     assert daemon.health()["activation"]["state"] == "ready"

@@ -20,7 +20,7 @@ esac
 """
 
 
-def test_gpus_that_a_slow_driver_hides_at_the_start_are_seen_later_and_no_answer_before_has_a_cap(
+def test_gpus_of_a_slow_driver_are_seen_later_and_earlier_answers_have_no_max_prompt_tokens(
     tmp_path: Path,
 ) -> None:
     tools = tmp_path / "bin"

@@ -1,4 +1,4 @@
-"""What a host says of itself while it starts, and after a start that went wrong."""
+"""What a host reports while it starts, and after a start that failed."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def test_a_host_answers_before_its_first_model_is_loaded_and_says_what_is_to_com
             assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == httpx.codes.OK
 
 
-def test_a_host_goes_from_pre_warming_to_ready_with_every_default_model_in_order(tmp_path: Path) -> None:
+def test_a_host_loads_every_default_model_in_order_and_is_then_ready(tmp_path: Path) -> None:
     with running_daemon(tmp_path, defaults("test/two", "test/one") + MODELS) as daemon:
         first = daemon.health()
         assert (first["activation"]["state"], first["models"]) == ("pre_warming", [])
@@ -61,7 +61,7 @@ def test_a_host_goes_from_pre_warming_to_ready_with_every_default_model_in_order
         eventually(lambda: daemon.log.count("loaded default model") == 2)
 
 
-def test_each_broken_default_model_is_told_in_full_and_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_each_broken_default_model_is_reported_in_full_and_harms_no_other_model(tmp_path: Path) -> None:
     no_gguf = tmp_path / "prose.gguf"
     no_gguf.write_text("This is no model. " * 100)
     config = f"""
@@ -123,7 +123,7 @@ def test_a_host_without_default_models_is_ready_at_once_and_says_nothing_about_t
         assert "WARNING" not in daemon.log
 
 
-def test_a_host_whose_output_nobody_reads_serves_all_the_same(tmp_path: Path) -> None:
+def test_a_host_whose_output_nobody_reads_still_serves(tmp_path: Path) -> None:
     port = free_port()
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,4 +1,4 @@
-"""How the daemon and its engines end: asked to, forced to, or by accident."""
+"""How the daemon and its engines end: by a signal, by a kill, or by a crash."""
 
 import os
 import signal
@@ -52,14 +52,14 @@ def test_sigterm_ends_an_idle_daemon_with_exit_0_and_its_engines_with_it(tmp_pat
         assert "WARNING" not in daemon.log
 
 
-def test_sigint_does_the_same(tmp_path: Path) -> None:
+def test_sigint_ends_an_idle_daemon_with_exit_0_and_its_engines_with_it(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as daemon:
         daemon.health()
         daemon.signal(signal.SIGINT)
         assert daemon.wait() == 0
 
 
-def test_sigterm_in_mid_stream_lets_the_stream_end_and_turns_newcomers_away(tmp_path: Path) -> None:
+def test_sigterm_in_mid_stream_lets_the_stream_end_and_refuses_new_requests(tmp_path: Path) -> None:
     with running_daemon(tmp_path, ONE) as daemon:
         daemon.wait_ready()
         (engine,) = daemon.engine_pids()
@@ -139,7 +139,7 @@ endpoint = "{hub}"
             assert "Traceback" not in daemon.log
 
 
-def test_a_second_signal_does_not_wait_for_anybody(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_daemon_at_once(tmp_path: Path) -> None:
     with running_daemon(tmp_path, ONE) as daemon:
         daemon.wait_ready()
         (engine,) = daemon.engine_pids()
@@ -168,7 +168,7 @@ def test_two_signals_that_come_together_are_one(tmp_path: Path) -> None:
         assert "received with the first signal, still draining" in daemon.log
 
 
-def test_a_hang_up_that_reaches_everybody_ends_no_engine(tmp_path: Path) -> None:
+def test_a_hang_up_signal_to_every_process_ends_no_engine(tmp_path: Path) -> None:
     with running_daemon(tmp_path, ONE) as daemon:
         daemon.wait_ready()
         engines = daemon.engine_pids()
@@ -192,7 +192,7 @@ def test_no_engine_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
             eventually(lambda pid=pid: is_gone(pid))  # type: ignore[misc]  # bound now
 
 
-def test_not_even_an_engine_that_is_stopped_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
+def test_a_stopped_engine_does_not_outlive_a_daemon_that_is_killed(tmp_path: Path) -> None:
     with running_daemon(tmp_path, ONE) as daemon:
         daemon.wait_ready()
         (engine,) = daemon.engine_pids()

@@ -1,4 +1,4 @@
-"""The daemon as a service: what it tells systemd, and what a real systemd makes of it."""
+"""The daemon as a service: what it reports to systemd, and how a real systemd treats it."""
 
 import os
 import re
@@ -41,7 +41,7 @@ FOREIGN = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
 
 
 class Manager:
-    """What systemd has heard so far."""
+    """A fake systemd that keeps all messages."""
 
     def __init__(self, sock: NotifySocket) -> None:
         self._sock = sock
@@ -71,7 +71,9 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 # ------------------------------------------------------------------------------------------------------ what it is told
 
 
-def test_systemd_hears_of_a_whole_life_in_order_and_from_the_daemon_alone(tmp_path: Path, manager: Manager) -> None:
+def test_only_the_daemon_reports_to_systemd_and_it_reports_its_whole_life_in_order(
+    tmp_path: Path, manager: Manager
+) -> None:
     with running_daemon(tmp_path / "run", ONE, environ=manager.environ) as daemon:
         daemon.wait_ready()
         manager.wait_for("STATUS", "serving 1 model")
@@ -169,7 +171,7 @@ ProtectHostname=no
 ProtectKernelModules=no
 ProtectProc=default
 """
-"""Mounts, which a container may forbid, and which have nothing to do with starting and stopping."""
+"""Turns off the parts of the sandbox that need mounts. A container may forbid mounts."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -185,7 +187,7 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
     def status(self) -> int:
-        """The HTTP status of its health; 0 for nobody there."""
+        """The HTTP status of `/health`. 0 if no process answers."""
         try:
             return httpx.get(f"{self.url}/health", trust_env=False, timeout=PATIENCE_S).status_code
         except httpx.TransportError:
@@ -203,7 +205,7 @@ class Service:
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """A port on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -225,7 +227,10 @@ def installed_service(
     arguments: str = "",
     units: Mapping[str, str] | None = None,
 ) -> Iterator[Service]:
-    """The shipped unit with a drop-in for what a test cannot have, and `overrides` for what it does not wait for."""
+    """The shipped unit, with a drop-in for the things that a test cannot have.
+
+    `overrides` are further lines, such as shorter time limits.
+    """
     port = free_port()
     config_path = folder / "neuron.toml"
     config_path.write_text(f"port = {port}\n{config}")
@@ -256,9 +261,7 @@ RestartSec=100ms
 
 @pytest.mark.skipif(why_no_user_manager() is not None, reason=f"no systemd here: {why_no_user_manager()}")
 class TestUnderSystemd:
-    def test_a_host_that_is_started_answers_and_serves_behind_its_walls_until_it_is_stopped(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_sandboxed_host_answers_and_serves_until_it_is_stopped(self, tmp_path: Path) -> None:
         with installed_service(tmp_path, ONE, walls="") as service:
             service.start()
             if service.show("ExecMainStatus") == ["226"]:
@@ -289,7 +292,7 @@ class TestUnderSystemd:
         [("prot = 1", "", os.EX_CONFIG, "unknown key `prot`"), ("", "--prot=1", 2, "")],
         ids=["configuration", "command line"],
     )
-    def test_what_no_restart_can_help_is_not_restarted(
+    def test_an_error_that_no_restart_can_fix_is_not_restarted(
         self, config: str, arguments: str, status: int, says: str, *, tmp_path: Path
     ) -> None:
         with installed_service(tmp_path, config, arguments=arguments) as service:
@@ -353,7 +356,7 @@ class TestUnderSystemd:
             assert service.status() == httpx.codes.OK
             assert installed.status() == 0
 
-    def test_connections_try_a_wrong_configuration_four_times_and_then_a_person_brings_it_back(
+    def test_connections_start_a_wrong_configuration_four_times_and_after_that_only_an_operator_does(
         self, tmp_path: Path
     ) -> None:
         ((forget, start),) = re.findall(

@@ -1,6 +1,6 @@
-"""A real systemd for the units of a test: `systemd --user` in a mount namespace, of which the host knows nothing.
+"""A real systemd for the units of a test: `systemd --user` in a mount namespace, which the host does not see.
 
-No D-Bus and no cgroups are delegated to it, so units run as whoever runs the tests, and memory limits are not enforced.
+No D-Bus and no cgroups are delegated to it, so units run as the user of the tests, and memory limits are not enforced.
 """
 
 import os
@@ -23,7 +23,7 @@ _OWN_MOUNTS: Final = ("unshare", "--mount")
 _SYSTEMD: Final = "/lib/systemd/systemd"
 _UNITS: Final = "/run/units/systemd/user"
 _ENVIRONMENT: Final = {"XDG_RUNTIME_DIR": "/run/runtime", "XDG_CONFIG_HOME": "/run/units", "HOME": "/run"}
-# systemd looks for its own directory below /run and gives up in silence where there is none.
+# systemd looks for its own directory below /run. Without that directory it ends without a message.
 _BOOT: Final = f"""
 mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/system {_UNITS}
@@ -35,7 +35,7 @@ exec {_SYSTEMD} --user --log-target=console
 
 @cache
 def why_no_user_manager() -> str | None:
-    """What keeps one from running here; None where it can."""
+    """Why no manager can run here. None if one can."""
     missing = [tool for tool in ("unshare", "nsenter", "systemctl", _SYSTEMD) if shutil.which(tool) is None]
     if missing:
         return f"{', '.join(missing)} not installed"
@@ -48,7 +48,7 @@ def why_no_user_manager() -> str | None:
 
 
 class UserManager:
-    """A manager that runs, and whose units are the files it was started with."""
+    """A running manager. Its units are the files that it was started with."""
 
     def __init__(self, pid: int, log_path: Path) -> None:
         self._pid = pid
@@ -56,7 +56,7 @@ class UserManager:
 
     @property
     def log(self) -> str:
-        """What the manager and, unless they say otherwise, its units wrote."""
+        """The output of the manager, and of its units unless they redirect theirs."""
         return self._log_path.read_text()
 
     def systemctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -77,9 +77,9 @@ class UserManager:
         return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
     def main_pid(self, unit: str) -> int:
-        """The process of a unit that has one."""
+        """The process id of a unit that runs."""
         pid = int(self.show(unit)["MainPID"])
-        assert pid  # a signal to 0 would be for ourselves
+        assert pid  # a signal to 0 would go to this process
         return pid
 
     def is_up(self) -> bool:
@@ -88,8 +88,8 @@ class UserManager:
 
 @contextmanager
 def user_manager(folder: Path, units: Mapping[str, str]) -> Iterator[UserManager]:
-    """A manager with `units`, text by file name below its unit directory. It stops what runs at the end, and then is
-    made to. Files are kept in `folder`.
+    """A manager with `units`, text by file name below its unit directory. At the end it stops its units and is
+    killed if it does not end. Files are kept in `folder`.
     """
     unit_folder, log_path = folder / "units", folder / "systemd.log"
     for name, text in units.items():

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from neuron_lib.engine.line import Request
 from neuron_lib.engine.loop import EngineLoop
-from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents
+from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents, Vector
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan, StepResult
 from neuron_lib.testing import ScriptedRunner
@@ -210,6 +210,19 @@ def test_a_beginning_is_told_before_the_step_that_it_begins_with_is_run() -> Non
     loop.submit(Request(5, (sequence(5), sequence(5)), seats=2))
     run(loop)
     assert before_the_first_step == heard == [Began(5, replies=2)]
+
+
+def test_a_vector_is_reported_at_once() -> None:
+    class Pooling(ScriptedSteps):
+        def run(self, plan: StepPlan) -> StepResult:
+            result = super().run(plan)
+            return replace(result, vectors=tuple(b"v" for chunk in plan.chunks if chunk.wants_vector))
+
+    loop, told = loop_over(Pooling(2), report_interval_s=99)
+    wanted = Sequence(request=5, prompt=[1, 2, 3], max_tokens=0, wants_vector=True)
+    loop.submit(alone(wanted))
+    run(loop, sequence(6))
+    assert events_of(told, 5) == [Vector(request=5, choice=0, values=b"v", prompt_tokens=3, prefill_s=0.006)]
 
 
 def test_a_reply_says_how_long_its_request_waited_to_begin() -> None:

@@ -64,7 +64,7 @@ class FakePreparer:
     def gate(self, text: str) -> Gate:
         return self.gates.setdefault(text, Gate())
 
-    def write(self, task: TaskFrame, *, gives_way: GivesWay) -> Prompt:
+    def write(self, task: TaskFrame, *, gives_way: GivesWay) -> tuple[Prompt, ...]:
         assert isinstance(task, ChatTask)
         text: str = task.messages[0]["content"]
         self.rendered.append(text)
@@ -76,14 +76,17 @@ class FakePreparer:
             raise GaveWay
         if text == "refuse":
             raise TemplateFailed("no")
-        return Prompt(text)
+        return (Prompt(text),)
 
-    def effort(self, prompt: Prompt) -> int:
-        return len(prompt.text)
+    def effort(self, prompts: tuple[Prompt, ...]) -> int:
+        return sum(len(prompt.text) for prompt in prompts)
 
-    def read(self, prompt: Prompt, *, most_tokens: int | None) -> PreparedPrompt:
+    def limit(self, submit: Submit) -> int:
+        return submit.limits.prompt_tokens
+
+    def read(self, prompt: Prompt, *, limit: int) -> PreparedPrompt:
         text = prompt.text
-        if most_tokens == 0:
+        if limit == 0:
             raise PromptTooLong(prompt_tokens=5, limit=0)
         if text == LONG and text in self.gates:
             self.gates[text].pass_through()
@@ -91,7 +94,8 @@ class FakePreparer:
             raise InvalidRequest("empty", param="messages")
         return PreparedPrompt(text, [len(text)])
 
-    def request(self, submit: Submit, prompt: PreparedPrompt, *, arrived_s: float) -> Request:
+    def request(self, submit: Submit, prompts: list[PreparedPrompt], *, arrived_s: float) -> Request:
+        (prompt,) = prompts
         self.prepared.append(prompt)
         return Request(submit.request, (Sequence(submit.request, prompt.tokens, max_tokens=1),), arrived_s=arrived_s)
 

@@ -126,7 +126,7 @@ class Conversation:
             sampling=Sampling(temperature=0, seed=0, ignore_eos=True),
             limits=Limits(prompt_tokens=1 << 20, reply_tokens=max_tokens),
         )
-        entrant = self.preparer.request(submit, self.preparer.prepare(task))
+        entrant = self.preparer.request(submit, [self.preparer.prepare(task)])
         for sequence in entrant.sequences:
             assert sequence.sampler is not None
             recorder = self.replies[request, sequence.choice] = Recorder(sequence.sampler)

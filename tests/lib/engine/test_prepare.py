@@ -3,6 +3,7 @@ import signal
 from dataclasses import replace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer, checkpoints_of
@@ -77,19 +78,19 @@ def preparer(
 
 def test_the_model_s_own_template_is_used() -> None:
     own = preparer("{{ bos_token }}[{{ messages[0].content }}]{{ eos_token }}")
-    assert own.write(HELLO).text == "<s>[hello]</s>"
+    assert own.write(HELLO)[0].text == "<s>[hello]</s>"
 
 
 def test_arguments_of_the_request_reach_the_template() -> None:
     own = preparer("{{ 'think' if enable_thinking else 'do not' }}")
     chat = ChatTask(messages=HELLO.messages, template_kwargs={"enable_thinking": True})
-    assert own.write(chat).text == "think"
+    assert own.write(chat)[0].text == "think"
 
 
 def test_a_model_without_a_template_gets_chatml_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         fallback = preparer(None)
-    assert (fallback.write(HELLO).text, fallback.template_kind) == (CHATML, "fallback")
+    assert (fallback.write(HELLO)[0].text, fallback.template_kind) == (CHATML, "fallback")
     assert "ChatML is used" in caplog.text
 
 
@@ -116,7 +117,7 @@ def test_a_template_that_does_not_work_is_never_replaced(
 
 def test_an_operator_s_template_is_used_instead_of_the_model_s_own() -> None:
     overridden = preparer("{{ 'own' }}", override="{{ bos_token }}[{{ messages[0].content }}]")
-    assert overridden.write(HELLO).text == "<s>[hello]"
+    assert overridden.write(HELLO)[0].text == "<s>[hello]"
 
 
 def test_an_operator_s_template_that_does_not_compile_is_an_error_and_never_replaced() -> None:
@@ -150,7 +151,7 @@ OF_PEOPLE = "{% for m in messages if m.role in ['user', 'assistant'] %}<{{ m.rol
 
 def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
     own = preparer(OF_PEOPLE)
-    assert own.write(HELLO).text == "<user>hello"
+    assert own.write(HELLO)[0].text == "<user>hello"
     with pytest.raises(InvalidRequest, match="does not show the results of tools") as caught:
         own.write(ChatTask(messages=RESULTS))
     assert caught.value.param == "messages"
@@ -158,7 +159,7 @@ def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
 
 def test_results_of_tools_that_the_template_shows_in_this_chat_alone_are_shown() -> None:
     own = preparer(OF_PEOPLE + "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}")
-    assert own.write(ChatTask(messages=RESULTS)).text == "<user>go<assistant>42"
+    assert own.write(ChatTask(messages=RESULTS))[0].text == "<user>go<assistant>42"
 
 
 def test_arguments_go_as_text_to_a_template_that_cannot_do_with_objects() -> None:
@@ -169,7 +170,7 @@ def test_arguments_go_as_text_to_a_template_that_cannot_do_with_objects() -> Non
     )
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":  1}'}}
     messages = ({"role": "user", "content": "go"}, {"role": "assistant", "content": None, "tool_calls": [call]})
-    assert preparer(source).write(ChatTask(messages=messages)).text == '!{"a":  1}'
+    assert preparer(source).write(ChatTask(messages=messages))[0].text == '!{"a":  1}'
 
 
 def test_of_two_failures_the_first_is_told() -> None:
@@ -188,7 +189,7 @@ def test_the_model_s_template_for_tools_is_used_where_there_are_some() -> None:
         tool_template="{{ messages[0].content }}{% for t in tools %}+{{ t.function.name }}{% endfor %}",
         n_ctx=64,
     )
-    assert [own.write(chat).text for chat in (HELLO, WITH_TOOLS)] == ["hello", "hello+f"]
+    assert [own.write(chat)[0].text for chat in (HELLO, WITH_TOOLS)] == ["hello", "hello+f"]
 
 
 def test_a_prompt_is_never_made_without_its_tools() -> None:
@@ -246,13 +247,13 @@ def test_a_prompt_that_leaves_no_room_for_a_reply_or_exceeds_the_host_s_limit_is
 ) -> None:
     own = preparer("{{ 'a ' * 63 }}")  # and a BOS, in a context of 64 tokens
     with pytest.raises(PromptTooLong) as caught:
-        own.read(own.write(HELLO), most_tokens=most)
+        own.read(*own.write(HELLO), limit=own.limit(submit(most=most)))
     assert caught.value.fields == {"prompt_len": 64, "max": limit}
 
 
 def test_a_prompt_that_fills_its_limit_is_taken() -> None:
     own = preparer("{{ 'a ' * 62 }}")
-    assert len(own.read(own.write(HELLO), most_tokens=63).tokens) == 63
+    assert len(own.read(*own.write(HELLO), limit=63).tokens) == 63
 
 
 def test_a_prompt_that_is_far_too_long_is_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +276,28 @@ def test_a_prompt_of_nothing_or_of_tokens_that_there_are_not_is_refused_by_name(
     assert caught.value.param == "prompt"
 
 
+def test_each_input_becomes_a_sequence_that_wants_a_vector_and_more_than_there_are_seats_take_turns() -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5, seats=2)
+    task = EmbedTask(inputs=("one two", (2, 1), "three"))
+    embed = msgspec.structs.replace(submit(class_=RequestClass(adapter="pirate")), task=task)
+    assert own.limit(embed) == 5
+    request = own.request(embed, [own.read(prompt, limit=own.limit(embed)) for prompt in own.write(task)])
+    assert request.seats == 2
+    assert [(s.choice, s.prompt, s.wants_vector, s.adapter) for s in request.sequences] == [
+        (0, [0, 1, 1], True, "pirate"),
+        (1, [2, 1], True, "pirate"),
+        (2, [0, 1], True, "pirate"),
+    ]
+
+
+@pytest.mark.parametrize("inputs", [(), ("one", ""), ("one", ())])
+def test_no_input_and_an_input_of_nothing_are_refused_by_name(inputs: tuple[str | tuple[int, ...], ...]) -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
+    with pytest.raises(InvalidRequest) as caught:
+        own.write(EmbedTask(inputs=inputs))
+    assert caught.value.param == "input"
+
+
 def test_vectors_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedCapability) as caught:
         preparer(None).prepare(EmbedTask(inputs=("one",)))
@@ -287,12 +310,12 @@ def test_a_template_that_writes_nothing_is_the_request_s_fault() -> None:
     assert caught.value.param == "messages"
 
 
-def submit(*, class_: RequestClass | None = None, **fields: Any) -> Submit:
+def submit(*, class_: RequestClass | None = None, most: int = 64, **fields: Any) -> Submit:
     return Submit(
         request=7,
         task=ChatTask(**fields),
         sampling=Sampling(temperature=1, seed=40),
-        limits=Limits(prompt_tokens=64, reply_tokens=9),
+        limits=Limits(prompt_tokens=most, reply_tokens=9),
         class_=class_ or RequestClass(),
     )
 
@@ -307,7 +330,7 @@ def test_each_choice_is_a_sequence_with_a_seed_and_a_grammar_of_its_own(monkeypa
     own, constraint = preparer(None), OneOfMany()
     prompt = replace(own.prepare(HELLO), constraint=cast("Constraint", constraint))
     class_ = RequestClass(cache_key="me", adapter="pirate")
-    request = own.request(submit(class_=class_, choices=2, top_logprobs=3, stop=("x",)), prompt, arrived_s=1.5)
+    request = own.request(submit(class_=class_, choices=2, top_logprobs=3, stop=("x",)), [prompt], arrived_s=1.5)
     assert (request.number, request.seats, request.class_, request.arrived_s) == (7, 2, class_, 1.5)
     first, second = request.sequences
     assert [(s.request, s.choice, s.max_tokens, s.stop, s.sharing) for s in (first, second)] == [
@@ -326,7 +349,7 @@ def test_only_a_memory_that_cannot_be_cut_is_kept_at_the_ends_of_messages(
     lengths: tuple[int, ...],
 ) -> None:
     own = preparer("{{ messages[0].content }} </s> go on", needs_checkpoints=needs_checkpoints)
-    (sequence,) = own.request(submit(), own.prepare(HELLO)).sequences
+    (sequence,) = own.request(submit(), [own.prepare(HELLO)]).sequences
     assert sequence.checkpoint_at == lengths
 
 
@@ -359,4 +382,4 @@ def test_parts_are_one_text_and_what_has_none_is_left_out() -> None:
         {"type": "document", "source": {"type": "text", "data": "x"}},
         {"type": "text", "text": "lo"},
     ]
-    assert preparer(None).write(ChatTask(messages=({"role": "user", "content": parts},))).text == CHATML
+    assert preparer(None).write(ChatTask(messages=({"role": "user", "content": parts},)))[0].text == CHATML

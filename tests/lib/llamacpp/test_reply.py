@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
+from neuron_lib.engine.protocol import Load, Submit
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -29,6 +30,7 @@ from neuron_lib.errors import (
     SuspectRequest,
     TemplateFailed,
     UnsupportedCapability,
+    WrongModality,
 )
 from neuron_lib.harness import Reply
 from neuron_lib.llamacpp.engine_client import EngineClient
@@ -43,6 +45,7 @@ from neuron_lib.types import (
     ChatRequest,
     Complete,
     Embed,
+    Embedding,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -67,9 +70,12 @@ from tests.fakes.log_lines import said
 from tests.fakes.memory_engine import MemoryEngine, open_memory_engine
 from tests.fakes.turns import let_others_run
 
-pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.both_loops]
+pytestmark = pytest.mark.anyio
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "fake_engine.py"
+
+EITHER = pytest.mark.parametrize("in_process", [False, pytest.param(True, marks=pytest.mark.process)])
+"""With the engine in memory, and with an engine that is a process."""
 
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 
@@ -147,8 +153,9 @@ async def reply_to(model: LlamaCppModel, text: str) -> list[GenerationEvent]:
         return [event async for event in generation]
 
 
-async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
-    async with model_of() as model:
+@EITHER
+async def test_a_reply_starts_speaks_and_finishes_with_its_usage(*, in_process: bool) -> None:
+    async with model_of(in_process=in_process) as model:
         events = await reply_to(model, "one two")
         assert model.load().in_flight == 0
         assert (model.load().tok_s_prefill, model.load().tok_s_decode) == (4.0, 2.0)  # one of two was cached
@@ -164,6 +171,12 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage() -> None:
             ),
         ),
     ]
+
+
+async def test_all_that_the_engine_is_told_of_a_request_is_one_submit() -> None:
+    async with model_of() as model:
+        await reply_to(model, "one two")
+        assert [type(command) for command in engine_of(model).told] == [Load, Submit]
 
 
 async def test_reasoning_is_told_apart_and_its_tokens_are_counted() -> None:
@@ -438,6 +451,31 @@ async def test_who_finds_the_queue_full_is_refused_before_its_prompt_is_read() -
         assert model.load().rejected_queue_full == 2
 
 
+async def test_vectors_come_one_by_one_and_are_billed_as_one() -> None:
+    task = Embed(model_id="org/fake", inputs=("one", "three", (1, 2)))
+    async with model_of("vectors", seats=2) as model:
+        async with model.run(task) as reply:
+            events = [event async for event in reply]
+            assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+        with pytest.raises(WrongModality):
+            await reply_to(model, "Hello")
+    assert events == [
+        Started(prompt_tokens=3),
+        Embedding(2, (2.0, 0.5)),
+        Embedding(1, (5.0, 0.5)),
+        Embedding(0, (3.0, 0.5)),
+        Finished(reasons=(FinishReason.STOP,) * 3, usage=Usage(prompt_tokens=3, completion_tokens=0, prefill_ms=250)),
+    ]
+
+
+async def test_a_request_for_no_vectors_is_refused_by_name() -> None:
+    async with model_of("vectors") as model:
+        with pytest.raises(InvalidRequest) as caught:
+            async with model.run(Embed(model_id="org/fake", inputs=())):
+                pytest.fail("it was entered")
+        assert caught.value.param == "input"
+
+
 async def test_closing_admission_refuses_those_who_wait_at_once() -> None:
     async with (
         model_of("stuck-after-delta") as model,
@@ -489,6 +527,18 @@ async def test_requests_that_waited_when_their_engine_died_are_submitted_again_i
         await until(lambda: model.load().in_flight == 1)
         await let_others_run(100)
         assert engine_of(model).submitted == [1, 2, 3, 4, 5, 6, 7, 8]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_reply_whose_engine_died_holds_no_seat_until_the_next_engine_has_begun_it() -> None:
+    async with (
+        model_of("stuck-after-delta", policy=RecoveryPolicy(first_pause_s=60)) as model,
+        anyio.create_task_group() as tasks,
+    ):
+        Askers(tasks, model, "one two")
+        await until(lambda: model.load().in_flight == 1)
+        await die(model._supervisor.require_engine())
+        await until(lambda: (model.load().in_flight, model.load().queue_depth) == (0, 1))
         tasks.cancel_scope.cancel()
 
 
@@ -573,8 +623,11 @@ async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -
         assert "with 1 requests" in repr(model)
 
 
-async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_the_next_one_serves() -> None:
-    async with model_of("segv-after-delta") as model:
+@EITHER
+async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_the_next_one_serves(
+    *, in_process: bool
+) -> None:
+    async with model_of("segv-after-delta", in_process=in_process) as model:
         generation = model.run(ask("one two"))
         async with generation:
             assert [await anext(generation) for _ in range(2)] == [Started(prompt_tokens=2), TextDelta("one ")]
@@ -587,9 +640,12 @@ async def test_an_engine_that_dies_mid_reply_is_told_after_the_text_it_gave_and_
         assert (load.in_flight, load.engine_restarts, load.last_engine_death) == (0, 1, "killed by SIGSEGV")
 
 
+@EITHER
 @pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
-async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once_more(mode: str) -> None:
-    async with model_of(mode) as model:
+async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once_more(
+    mode: str, *, in_process: bool
+) -> None:
+    async with model_of(mode, in_process=in_process) as model:
         generation = model.run(ask("one two"))
         async with generation:
             events = [event async for event in generation]
@@ -598,8 +654,9 @@ async def test_a_request_whose_engine_dies_before_it_said_anything_is_tried_once
         assert model.load().in_flight == 0
 
 
-async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end() -> None:
-    async with model_of("segv-after-delta") as model:
+@EITHER
+async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end(*, in_process: bool) -> None:
+    async with model_of("segv-after-delta", in_process=in_process) as model:
         generation = model.run(msgspec.structs.replace(ask("one two"), whole=True))
         async with generation:
             events = [event async for event in generation]
@@ -710,7 +767,7 @@ async def test_prompts_of_clients_who_left_before_the_engine_read_them_are_not_k
 
 
 async def test_a_prompt_that_is_not_read_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuron_lib.llamacpp.reply._LEAST_PATIENCE_S", 0.01)
+    monkeypatch.setattr("neuron_lib.llamacpp.reply._PREPARE_LIMIT_S", 0.01)
     async with model_of("silent", max_wait_s=0.01) as model:
         with pytest.raises(Overloaded, match=r"was not read within 0\.01 s") as caught:
             await reply_to(model, "one")
@@ -915,8 +972,9 @@ async def test_unloading_does_not_wait_for_a_pause_and_tells_those_who_do() -> N
     assert told == ["the model was unloaded"]
 
 
-async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served() -> None:
-    async with model_of("broken-after-delta") as model:
+@EITHER
+async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served(*, in_process: bool) -> None:
+    async with model_of("broken-after-delta", in_process=in_process) as model:
         for _ in range(2):
             with pytest.raises(EngineFailed, match="no cells left"):
                 await reply_to(model, "one two")

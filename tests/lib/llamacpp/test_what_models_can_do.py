@@ -1,5 +1,6 @@
 """Real engines over small models: what each is found to be able to do, and what is refused."""
 
+import math
 import os
 import struct
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.engine.protocol import Load
-from neuron_lib.errors import LoadFailed, PreflightFailed, WrongModality
+from neuron_lib.errors import InvalidRequest, LoadFailed, PreflightFailed, PromptTooLong, WrongModality
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.model import Model
@@ -21,7 +22,7 @@ from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import ChatRequest, ContextParams, ModelSpec, ModelStatus
+from neuron_lib.types import ChatRequest, ContextParams, Embed, Embedding, Finished, ModelSpec, ModelStatus, Started
 from tests.fakes.synthetic_gguf import write_synthetic
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
@@ -81,6 +82,47 @@ async def test_a_model_for_embeddings_says_so_cold_and_loaded_and_refuses_every_
     assert info.limit is not None
     assert info.limit.context == 256
     assert (load.in_flight, load.queue_depth, load.engine_restarts, load.last_engine_death) == (0, 0, 0, "")
+
+
+EMBEDDERS = [
+    ("bert", nothing_more),
+    ("modern-bert", nothing_more),
+    ("gemma-embedding", nothing_more),
+    ("full", pooling(gguf.PoolingType.LAST)),
+    ("full", pooling(gguf.PoolingType.MEAN)),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "describe"), EMBEDDERS, ids=["bert", "modern-bert", "gemma-embedding", "last token", "mean"]
+)
+async def test_vectors_have_length_one_and_are_those_of_each_text_alone(
+    tmp_path: Path, kind: str, describe: Callable[[gguf.GGUFWriter], None]
+) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, kind, describe=describe)
+    texts = ("Hello world", "Hello", "another text that is longer than the others", "Hello world")
+    async with harness_of(path).open(SPEC, model_id=MODEL_ID, report=lambda _: None) as model:
+
+        async def vectors_of(*inputs: str | tuple[int, ...]) -> list[tuple[float, ...]]:
+            async with model.run(Embed(model_id=MODEL_ID, inputs=inputs)) as reply:
+                events = [event async for event in reply]
+            assert [type(event) for event in (events[0], events[-1])] == [Started, Finished]
+            found = {event.index: event.vector for event in events if isinstance(event, Embedding)}
+            return [found[index] for index in range(len(inputs))]
+
+        together = await vectors_of(*texts)
+        alone = [(await vectors_of(text))[0] for text in texts]
+        with pytest.raises(PromptTooLong):
+            await vectors_of("fits", "a " * 300)
+        with pytest.raises(InvalidRequest, match="there is no token 99999"):
+            await vectors_of((1, 99999))
+        assert model.load().engine_restarts == 0
+    for vector, other in zip(together, alone, strict=True):
+        assert math.sqrt(math.fsum(value * value for value in vector)) == pytest.approx(1, abs=1e-5)
+        assert vector == pytest.approx(other, abs=1e-4)
+    assert together[0] == pytest.approx(together[3], abs=1e-4)
+    assert together[0] != pytest.approx(together[1], abs=1e-2)
 
 
 READ_FORM = """{% if tools %}{{ tools | tojson }}<tool_call>{"name": 1, "arguments": {}}</tool_call>{% endif %}"""

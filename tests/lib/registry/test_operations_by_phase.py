@@ -199,6 +199,8 @@ async def test_two_more_loads_of_a_model_join_its_load_or_wait_until_it_is_gone(
         assert scene.count("open") == 2 if is_loaded_anew else 1
         assert sorted(len(caller.loaded) for caller in callers) == [0, 1 if is_loaded_anew else 0]
         assert {error for caller in callers for error in errors_of(caller)} == {AlreadyLoaded}
+        assert all("already loaded" in error.message for caller in callers for error in caller.errors)
+        assert scene.loader.loaded == [A]
         assert [info.id for info in scene.registry.list_models()] == [A]
 
 
@@ -307,26 +309,31 @@ async def test_a_request_hears_at_once_that_it_waits_in_vain_and_a_running_one_g
 
 # ------------------------------------------------------------------------------------------------- the end of a host
 
-CLOSED: dict[Phase, tuple[Phase, bool]] = {
-    # the phase then; whether it is listed until the end
-    LOADING: (GONE, False),
-    SERVING: (SERVING, True),
-    RECOVERING: (RECOVERING, True),
-    DRAINING: (DRAINING, False),
-    CLOSING: (CLOSING, False),
-    GONE: (GONE, False),
+CLOSED: dict[Phase, tuple[Phase, bool, bool]] = {
+    # the phase then; whether it is listed until the end; whether it has an endpoint until it is gone
+    LOADING: (GONE, False, False),
+    SERVING: (SERVING, True, True),
+    RECOVERING: (RECOVERING, True, True),
+    DRAINING: (DRAINING, False, True),
+    CLOSING: (CLOSING, False, True),
+    GONE: (GONE, False, False),
 }
 
 
 @pytest.mark.parametrize("phase", Phase)
 async def test_when_admission_closes_only_loads_are_cancelled(phase: Phase) -> None:
-    then, is_listed = CLOSED[phase]
+    then, is_listed, has_endpoint = CLOSED[phase]
     async with in_phase(phase) as (scene, _):
         scene.registry.close_admission()
         await let_others_run()
         assert scene.phase() is then
         listed = [(info.id, info.status) for info in scene.registry.list_models()]
         assert listed == ([(A, ModelStatus.RECOVERING)] if is_listed else [])
+        if has_endpoint:
+            assert scene.registry.endpoint(A) == scene.registry.endpoint_url
+        else:
+            with pytest.raises(ModelNotLoaded):
+                scene.registry.endpoint(A)
         with pytest.raises(ShuttingDown):
             await reply_text(scene.registry, A)
         with pytest.raises(ShuttingDown):

@@ -65,23 +65,6 @@ async def test_a_harness_is_found_under_its_aliases_and_listed_under_its_name() 
         assert registry.list_models()[0].harness == "llamacpp"
 
 
-async def test_concurrent_loads_of_one_id_are_one_load_and_one_success() -> None:
-    may_load = anyio.Event()
-    harness = ScriptedHarness({"o/a": ScriptedModel(may_load=may_load)})
-    async with Registry([harness]) as registry:
-        callers = [Caller(registry) for _ in range(5)]
-        async with anyio.create_task_group() as tasks:
-            for caller in callers:
-                tasks.start_soon(caller.load)
-            await let_others_run()
-            may_load.set()
-        assert harness.log == ["open o/a", "loaded o/a"]
-        assert [caller.loaded for caller in callers if caller.loaded] == [["o/a"]]
-        errors = [error for caller in callers for error in caller.errors]
-        assert [type(error) for error in errors] == [AlreadyLoaded] * 4
-        assert all("already loaded" in error.message for error in errors)
-
-
 async def test_an_id_with_a_quant_is_listed_as_it_was_asked_for_and_found_in_other_words() -> None:
     async with Registry([ScriptedHarness()]) as registry:
         await registry.load(spec("hub:o/a:Q4_K_M"))
@@ -346,27 +329,6 @@ async def test_waiting_for_idle_lasts_as_long_as_a_request_runs_or_waits() -> No
 # ------------------------------------------------------------------------------------------------------- unloading
 
 
-async def test_an_unload_waits_for_a_running_reply_and_then_closes_the_model() -> None:
-    may_speak = anyio.Event()
-    script = ScriptedModel(may_speak=may_speak)
-    harness = ScriptedHarness({"o/a": script})
-    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
-        await registry.load(spec())
-        reader, unloader = Caller(registry), Caller(registry)
-        tasks.start_soon(reader.chat)
-        await let_others_run()
-        tasks.start_soon(unloader.unload)
-        await let_others_run()
-        assert not unloader.done.is_set()
-        assert registry.list_models() == ()
-        assert repr(registry) == "<Registry [o/a draining]>"
-        may_speak.set()
-        await let_others_run()
-        assert unloader.done.is_set()
-        assert reader.errors == []
-        assert harness.log[-2:] == ["end o/a", "close o/a"]
-
-
 async def test_when_the_drain_time_is_over_running_replies_end_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
     harness = ScriptedHarness({"o/a": ScriptedModel(may_speak=anyio.Event())})
     async with Registry([harness], drain_timeout_s=0) as registry, anyio.create_task_group() as tasks:
@@ -578,50 +540,6 @@ async def test_after_the_block_loads_and_chats_are_refused_as_shutting_down() ->
         await registry.load(spec())
     with pytest.raises(ShuttingDown):
         await reply_text(registry)
-
-
-async def test_closed_admission_refuses_all_but_what_runs() -> None:
-    may_speak = anyio.Event()
-    script = ScriptedModel(max_in_flight=1, may_speak=may_speak)
-    harness = ScriptedHarness({"o/a": script, "o/b": ScriptedModel(may_load=anyio.Event())})
-    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
-        await registry.load(spec())
-        running, queued, loader, waiter = (Caller(registry) for _ in range(4))
-        tasks.start_soon(running.chat)
-        await let_others_run()
-        tasks.start_soon(queued.chat)
-        tasks.start_soon(loader.load, "o/b")
-        await let_others_run()
-        registry.close_admission()
-        tasks.start_soon(waiter.wait_idle)
-        await let_others_run()
-        assert [type(error) for error in queued.errors] == [ShuttingDown]
-        assert [type(error) for error in loader.errors] == [ShuttingDown]
-        with pytest.raises(ShuttingDown):
-            await reply_text(registry)
-        with pytest.raises(ShuttingDown):
-            await registry.load(spec("o/c"))
-        assert (running.done.is_set(), waiter.done.is_set()) == (False, False)
-        may_speak.set()
-        await let_others_run()
-        assert (running.errors, running.done.is_set(), waiter.done.is_set()) == ([], True, True)
-
-
-async def test_after_closed_admission_an_unload_still_drains() -> None:
-    may_speak = anyio.Event()
-    script = ScriptedModel(may_speak=may_speak)
-    async with Registry([ScriptedHarness({"o/a": script})]) as registry, anyio.create_task_group() as tasks:
-        await registry.load(spec())
-        reader, unloader = Caller(registry), Caller(registry)
-        tasks.start_soon(reader.chat)
-        await let_others_run()
-        registry.close_admission()
-        tasks.start_soon(unloader.unload)
-        await let_others_run()
-        assert not unloader.done.is_set()
-        may_speak.set()
-        await let_others_run()
-        assert (reader.errors, unloader.done.is_set()) == ([], True)
 
 
 async def test_two_registries_in_one_program_do_not_know_each_other() -> None:

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from neuron_lib import ModelNotLoaded, ModelStatus, Registry
+from neuron_lib import ModelStatus, Registry
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from tests.fakes.registry_callers import spec
 from tests.fakes.turns import let_others_run
@@ -47,22 +47,6 @@ async def test_from_the_close_of_admission_to_the_end_every_model_that_served_is
             tasks.start_soon(watch)
         assert last_answers.is_set()
         assert registry.list_models() == ()
-
-
-async def test_a_model_that_is_being_unloaded_when_admission_closes_is_not_listed_and_keeps_its_endpoint() -> None:
-    may_unload = anyio.Event()
-    harness = ScriptedHarness({"o/a": ScriptedModel(may_unload=may_unload)})
-    async with Registry([harness]) as registry, anyio.create_task_group() as tasks:
-        await registry.load(spec())
-        tasks.start_soon(registry.unload, "o/a")
-        await let_others_run()
-        assert registry.list_models() == ()
-        registry.close_admission()
-        assert registry.list_models() == ()
-        assert registry.endpoint("o/a") == registry.endpoint_url
-        with pytest.raises(ModelNotLoaded):
-            registry.endpoint("o/other")
-        may_unload.set()
 
 
 async def test_the_time_of_a_load_is_that_of_its_end_and_is_gone_with_the_model(

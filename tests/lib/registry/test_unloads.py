@@ -211,6 +211,40 @@ async def test_a_failed_load_and_a_shutdown_are_no_news() -> None:
     assert news.seen == []
 
 
+# ------------------------------------------------------------------------------------ a model that cannot say how it is
+
+
+def cannot_say(_model: object) -> None:
+    raise ZeroDivisionError
+
+
+async def test_a_model_that_cannot_say_how_it_is_can_be_unloaded(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = ScriptedHarness()
+    async with Registry([harness]) as registry:
+        await registry.load(spec())
+        with monkeypatch.context() as patch:
+            patch.setattr("neuron_lib.testing._LoadedScript.info", cannot_say)
+            await registry.unload("o/a")
+        assert harness.log[-1] == "close o/a"
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+async def test_a_model_that_cannot_say_how_it_is_leaves_with_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = ScriptedHarness()
+    registry = Registry([harness])
+
+    async def live() -> None:
+        async with registry:
+            await registry.load(spec())
+            monkeypatch.setattr("neuron_lib.testing._LoadedScript.info", cannot_say)
+
+    with pytest.raises(ZeroDivisionError):
+        await live()
+    assert harness.log[-1] == "close o/a"
+
+
 # ------------------------------------------------------------------------------------------------------ its patience
 
 
@@ -328,25 +362,9 @@ class TestPatience:
             await registry.unload("o/a")
             assert anyio.current_time() - started_s == pytest.approx(5)
 
-    async def test_a_model_that_cannot_say_how_it_is_can_be_unloaded(
-        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(model: object) -> None:
-            raise ZeroDivisionError
-
-        harness = ScriptedHarness()
-        async with self.registry_of(harness) as registry:
-            monkeypatch.setattr("neuron_lib.testing._LoadedScript.info", fail)
-            await registry.unload("o/a")
-            assert harness.log[-1] == "close o/a"
-        assert {record.levelno for record in caplog.records} == {logging.ERROR}
-
     async def test_a_model_that_cannot_be_supervised_does_not_stop_the_supervision(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(model: object) -> None:
-            raise ZeroDivisionError
-
         async with (
             self.registry_of(ScriptedHarness()) as registry,
             anyio.create_task_group() as tasks,
@@ -354,7 +372,7 @@ class TestPatience:
         ):
             tasks.start_soon(registry.unload, "o/a")
             await let_others_run()
-            monkeypatch.setattr("neuron_lib.testing._LoadedScript.info", fail)
+            monkeypatch.setattr("neuron_lib.testing._LoadedScript.info", cannot_say)
             await anyio.sleep(5)
             assert registry.tick_age_s() <= 1
         assert {record.levelno for record in caplog.records} == {logging.ERROR}

@@ -1,4 +1,4 @@
-"""`neuron pull`, `ls` and `rm` as somebody types them. What they decide is in `tests/lib/sources/test_inventory.py`.
+"""`neuron pull`, `ls` and `rm` as a person types them. What they decide is in `tests/lib/sources/test_inventory.py`.
 
 Only `pull` needs a hub, which listens on loopback. For the others the cache is filled by hand.
 """
@@ -99,7 +99,7 @@ def test_a_pulled_model_is_printed_as_a_path_and_then_listed(
     ]
 
 
-def test_a_quant_and_the_entry_of_an_id_are_heeded(
+def test_a_quant_and_the_entry_of_an_id_are_used(
     quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("pull", "my/alias") == 0
@@ -127,7 +127,7 @@ def test_a_pull_asks_for_the_newest_commit(quick_hub: FakeHub, place: Path, caps
     assert {model["commit"] for model in cached_models(capsys)} == {"a" * 40, newer}
 
 
-def test_a_revision_goes_before_that_of_the_entry(
+def test_a_revision_overrides_that_of_the_entry(
     quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tagged = quick_hub.push("org/name", {"m-Q8_0.gguf": GGUF + b"\0" * 16}, branch="v1")
@@ -135,7 +135,7 @@ def test_a_revision_goes_before_that_of_the_entry(
     assert [model["commit"] for model in cached_models(capsys)] == [tagged]
 
 
-def test_a_hub_in_trouble_is_a_status_of_its_own_so_that_scripts_can_try_again(
+def test_a_hub_that_fails_has_an_exit_status_of_its_own_so_that_scripts_can_try_again(
     quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick_hub.fail(Status(429, {"Retry-After": "3600"}))
@@ -219,7 +219,7 @@ def test_the_table_has_a_line_for_each_model_and_unfinished_download(
     assert not partial.exists()
 
 
-def test_a_host_without_models_is_told_where_they_were_looked_for(
+def test_without_models_the_places_that_were_searched_are_named(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Path("neuron.toml").open("w") as config:
@@ -232,7 +232,7 @@ def test_a_host_without_models_is_told_where_they_were_looked_for(
     assert json.loads(capsys.readouterr().out) == {"models": [], "unfinished": []}
 
 
-def test_a_broken_configuration_is_told_as_for_serve(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_configuration_is_reported_as_by_serve(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "neuron.toml").write_text("prot = 1")
     assert run("ls") == os.EX_CONFIG
     assert "did you mean `port`?" in capsys.readouterr().err
@@ -283,7 +283,7 @@ def test_a_file_that_cannot_be_deleted_is_named(
     assert "m-Q4_K_M.gguf: Permission denied" in capsys.readouterr().err
 
 
-def test_a_model_that_was_loaded_while_we_asked_stays(
+def test_a_model_that_is_loaded_while_the_command_asks_is_kept(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(place / "cache", FILES)
@@ -296,7 +296,7 @@ def test_a_model_that_was_loaded_while_we_asked_stays(
     assert len(cached_models(capsys)) == 2
 
 
-def test_content_that_another_commit_uses_stays(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_content_that_another_commit_uses_is_kept(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(place / "cache", FILES)
     put(place / "cache", {"renamed-Q4_K_M.gguf": GGUF}, commit="d" * 40)
     assert run("rm", "org/name", "--quant", "m-q4_k_m", "--yes") == 0
@@ -304,7 +304,7 @@ def test_content_that_another_commit_uses_stays(place: Path, capsys: pytest.Capt
     assert left == {"renamed-Q4_K_M.gguf": True, "m-Q8_0.gguf": True}
 
 
-def test_without_a_terminal_nothing_is_deleted_unless_that_is_said(
+def test_without_a_terminal_nothing_is_deleted_unless_an_option_says_so(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(place / "cache", FILES)
@@ -360,7 +360,7 @@ class _Service(BaseHTTPRequestHandler):
         (None, "does not answer"),
     ],
 )
-def test_a_model_that_the_service_has_is_not_deleted(
+def test_a_model_that_the_service_has_loaded_is_not_deleted(
     process: None, tmp_path: Path, body: object, expected: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service = type("Service", (_Service,), {"body": json.dumps(body).encode()})

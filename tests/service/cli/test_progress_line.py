@@ -39,7 +39,7 @@ def test_a_log_record_begins_on_a_line_of_its_own_and_the_bar_comes_back_below()
     assert not handler.filters
 
 
-def test_on_a_terminal_one_line_is_redrawn_and_cleared_elsewhere_lines_come_now_and_then() -> None:
+def test_on_a_terminal_one_line_is_redrawn_and_elsewhere_a_line_is_printed_now_and_then() -> None:
     terminal, now = Terminal(), [0.0]
     line = ProgressLine(terminal, label="o/m", clock=lambda: now[0])
     with line:

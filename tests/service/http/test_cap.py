@@ -17,7 +17,7 @@ def test_connections_leave_descriptors_to_the_rest_of_the_process(descriptors: i
     ("open_connections", "welcome"),
     [(1, Welcome.FULL), (8, Welcome.FULL), (9, Welcome.QUESTIONS), (10, Welcome.QUESTIONS), (11, Welcome.NONE)],
 )
-def test_a_newcomer_is_judged_by_how_many_there_are(open_connections: int, welcome: Welcome) -> None:
+def test_a_new_connection_is_judged_by_the_number_of_open_connections(open_connections: int, welcome: Welcome) -> None:
     assert ConnectionCap(8, spare=2).welcome(open_connections) is welcome
 
 

@@ -58,7 +58,7 @@ def test_a_request_may_come_in_any_pieces(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 1000], ids=["drops", "pieces"])
-def test_a_body_in_chunks_is_read_and_what_is_behind_it_ignored(size: int) -> None:
+def test_a_body_in_chunks_is_read_and_its_trailers_are_ignored(size: int) -> None:
     body = b"x" * 5000
     pieces = [body[start : start + size] for start in range(0, len(body), size)]
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
@@ -116,7 +116,7 @@ def test_only_a_client_that_knows_interim_responses_gets_one(version: str, inter
 # --------------------------------------------------------------------------------------------------------- deadlines
 
 
-def test_a_silent_connection_is_closed_without_a_word() -> None:
+def test_a_silent_connection_is_closed_without_an_answer() -> None:
     with memory_connection(limits=LIMITS) as client:
         client.advance(9.9)
         assert client.is_open
@@ -213,7 +213,7 @@ def test_no_deadline_runs_while_an_answer_is_made() -> None:
         assert client.is_open
 
 
-def test_a_deadline_that_is_nearer_than_the_last_one_is_kept_all_the_same() -> None:
+def test_a_deadline_that_is_nearer_than_the_last_one_is_kept_too() -> None:
     limits = ConnectionLimits(head_s=1, body_s=3600)
     with memory_connection(limits=limits) as client:
         client.send(post("/a", b"", size=2))
@@ -245,7 +245,7 @@ def test_many_requests_need_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set_for) == 2  # the first is over after ten seconds
 
 
-def test_a_client_that_stays_after_the_last_words_is_not_waited_for() -> None:
+def test_a_client_that_stays_connected_after_the_last_answer_is_not_waited_for() -> None:
     with memory_connection(limits=LIMITS) as client:
         client.send(b"GET")
         client.advance(10)
@@ -276,7 +276,7 @@ def test_a_client_that_does_not_read_is_given_up(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("start", [b"GET", post("/a", b"", size=2), post("/a")[:-1], CHUNKED])
-def test_who_is_still_sending_when_the_host_ends_is_told_so(start: bytes) -> None:
+def test_a_client_that_still_sends_when_the_host_ends_gets_an_answer(start: bytes) -> None:
     with memory_connection(limits=LIMITS) as client:
         client.send(start)
         client.connection.shutdown()
@@ -314,14 +314,14 @@ def test_beyond_the_limit_questions_are_answered_and_work_is_refused() -> None:
             assert client.is_ended
 
 
-def test_beyond_the_spare_places_nobody_is_listened_to() -> None:
+def test_beyond_the_spare_places_connections_are_closed_at_once() -> None:
     with memory_connection(cap=ConnectionCap(0, spare=0)) as client:
         assert client.reply().status == 503
         assert client.is_closed
         assert client.app.requests == []
 
 
-def test_a_refusal_is_the_last_word_even_if_nonsense_follows() -> None:
+def test_a_refusal_is_the_last_answer_even_if_more_bytes_follow() -> None:
     with memory_connection(cap=ConnectionCap(0, spare=8)) as client:
         client.send(CHUNKED + b"no chunk")
         assert client.reply().status == 503
@@ -350,7 +350,7 @@ def test_a_client_that_only_stops_sending_gets_its_answer_and_no_other_request(p
 
 
 @pytest.mark.parametrize("path", ["/wait", "/stream"])
-def test_a_client_that_has_gone_is_found_out(path: str) -> None:
+def test_a_client_that_has_left_is_noticed(path: str) -> None:
     with memory_connection(limits=LIMITS) as client:
         client.send(post(path))
         client.stop_sending()
@@ -361,7 +361,7 @@ def test_a_client_that_has_gone_is_found_out(path: str) -> None:
         assert client.transport.is_aborted
 
 
-def test_a_client_that_knows_no_interim_responses_has_gone_when_it_stops_sending() -> None:
+def test_a_client_of_http_1_0_counts_as_gone_when_it_stops_sending() -> None:
     with memory_connection() as client:
         client.send(post("/wait", version="1.0"))
         client.stop_sending()
@@ -369,7 +369,7 @@ def test_a_client_that_knows_no_interim_responses_has_gone_when_it_stops_sending
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET", post("/wait")[:-1]])
-def test_half_a_request_and_then_no_more_is_forgotten(sent: bytes) -> None:
+def test_half_a_request_is_dropped_when_the_client_stops_sending(sent: bytes) -> None:
     with memory_connection() as client:
         client.send(sent)
         client.stop_sending()
@@ -383,7 +383,7 @@ def test_half_a_request_and_then_no_more_is_forgotten(sent: bytes) -> None:
 @pytest.mark.parametrize("ahead", [post("/a"), GET, b"GET", b"\x16\x03\x01 garbage", b"x" * 100_000])
 @pytest.mark.parametrize("in_one_piece", [True, False])
 @pytest.mark.parametrize("path", ["/wait", "/stream"])
-def test_what_is_sent_ahead_of_an_answer_does_not_touch_it_and_is_not_answered(
+def test_bytes_sent_ahead_of_an_answer_do_not_change_it_and_are_not_answered(
     path: str, ahead: bytes, *, in_one_piece: bool
 ) -> None:
     with memory_connection(limits=LIMITS) as client:
@@ -437,7 +437,9 @@ BAD = {
 
 @pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in BAD.items()])
 @pytest.mark.parametrize("size", [1, 1 << 20], ids=["drop by drop", "at once"])
-def test_what_is_no_http_is_a_400_in_our_envelope(data: bytes, size: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_bytes_that_are_not_http_are_a_400_in_our_envelope(
+    data: bytes, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with memory_connection() as client:
         for start in range(0, len(data), size):
             client.send(data[start : start + size])
@@ -463,7 +465,7 @@ def test_a_head_beyond_the_bound_is_a_400(headers: bytes) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"a: b\r\n", b"a: " + b"b" * 300, b"0" * 300])
-def test_what_is_behind_a_body_or_between_its_pieces_is_bounded(piece: bytes) -> None:
+def test_bytes_after_a_body_or_between_its_pieces_are_bounded(piece: bytes) -> None:
     with memory_connection(limits=LIMITS) as client:
         client.send(CHUNKED + b"2\r\n{}\r\n" + (b"" if piece.startswith(b"0") else b"0\r\n"))
         for _ in range(2000 // len(piece)):
@@ -472,7 +474,7 @@ def test_what_is_behind_a_body_or_between_its_pieces_is_bounded(piece: bytes) ->
         assert client.app.hung_up == 1
 
 
-def test_a_refusal_has_the_form_of_its_path_where_that_is_known(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_has_the_shape_of_its_path_if_the_path_is_known(caplog: pytest.LogCaptureFixture) -> None:
     asked: list[str] = []
 
     def refusals(error: NeuronError, path: str) -> ErrorAnswer:
@@ -523,7 +525,7 @@ def test_a_whole_answer_for_http_1_0_has_its_length() -> None:
         assert client.is_closed
 
 
-def test_an_early_answer_for_http_1_0_is_the_last_and_lingers() -> None:
+def test_an_early_answer_for_http_1_0_is_the_last_and_its_connection_stays_open_for_a_while() -> None:
     with memory_connection(limits=LIMITS) as client:
         client.send(post("/early", b"", version="1.0", size=9))
         assert client.reply().status == 200
@@ -555,7 +557,7 @@ def test_an_upgrade_is_not_taken_and_the_request_is_answered(upgrade: bytes, *, 
             assert client.reply().status == 200
 
 
-def test_a_thousand_upgrades_in_one_read_are_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_thousand_upgrades_in_one_read_are_handled_like_one(caplog: pytest.LogCaptureFixture) -> None:
     with memory_connection() as client:
         client.send(1000 * GET.replace(b"host: x", b"connection: upgrade\r\nupgrade: h2c"))
         assert client.reply().headers["connection"] == "close"

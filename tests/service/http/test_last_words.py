@@ -32,7 +32,7 @@ def test_a_refusal_is_a_whole_response_and_the_last_one() -> None:
     ).replace(b"96", b"%d" % len(answer.body))
 
 
-def test_a_refusal_that_will_pass_says_when() -> None:
+def test_a_temporary_refusal_has_retry_after() -> None:
     assert b"\r\nretry-after: 15\r\n\r\n" in to_bytes(render(ShuttingDown(), ""), [])
 
 

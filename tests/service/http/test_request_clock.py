@@ -1,4 +1,4 @@
-"""When a request is too slow or too large, as tables over a clock that the test reads out."""
+"""When a request is too slow or too large. Tables over a clock that the test sets."""
 
 from collections.abc import Callable
 from math import inf
@@ -150,7 +150,7 @@ def test_the_time_of_a_later_request_begins_with_its_first_byte() -> None:
     assert clock.deadline_s == NOW_S + 80
 
 
-def test_a_client_that_sends_no_more_is_looked_after_again_and_again() -> None:
+def test_a_client_that_sends_no_more_is_checked_again_and_again() -> None:
     clock = half_closed()
     for look in range(1, 5):
         now_s = clock.deadline_s
@@ -166,7 +166,7 @@ def test_a_connection_that_is_closing_already_is_left_alone(state: Callable[[], 
 
 
 @pytest.mark.parametrize("state", [silent, in_head, in_body, lingering])
-def test_a_deadline_is_told_once(state: Callable[[], RequestClock]) -> None:
+def test_a_deadline_is_reported_once(state: Callable[[], RequestClock]) -> None:
     clock = state()
     assert at(clock, NOW_S + 1000) is not Due.NOTHING
     assert at(clock, NOW_S + 2000) is Due.NOTHING
@@ -192,7 +192,7 @@ def test_a_deadline_is_told_once(state: Callable[[], RequestClock]) -> None:
         pytest.param(lingering, HEAD, False, Arrival.SKIP, id="what follows a last word"),
     ],
 )
-def test_bytes_belong_to_a_request_or_to_nobody(
+def test_bytes_belong_to_a_request_or_to_none(
     state: Callable[[], RequestClock], data: bytes, arrival: Arrival, *, is_answering: bool
 ) -> None:
     assert receive(state(), data, is_answering=is_answering) is arrival
@@ -273,7 +273,7 @@ def test_the_end_of_a_head_or_of_a_request_starts_the_count_again() -> None:
 
 
 @pytest.mark.parametrize("state", [whole, ahead, lingering])
-def test_what_belongs_to_nobody_is_not_counted(state: Callable[[], RequestClock]) -> None:
+def test_bytes_that_belong_to_no_request_are_not_counted(state: Callable[[], RequestClock]) -> None:
     clock = state()
     receive(clock, b"\r\n" * 10_000, is_answering=True)
     assert clock.excess is None
@@ -283,7 +283,7 @@ def test_what_belongs_to_nobody_is_not_counted(state: Callable[[], RequestClock]
 
 
 class AnyConnection(RuleBasedStateMachine):
-    """A connection as the world drives it: client, application and time in any order that they can have."""
+    """One connection with the events of client, application and time in every possible order."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -144,7 +144,8 @@ def test_only_one_file_uses_what_is_uvicorns_own() -> None:
 
 def test_uvicorn_is_bounded_to_the_version_that_was_read() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
-    (requirement,) = (parsed for text in project["dependencies"] if (parsed := Requirement(text)).name == "uvicorn")
+    packages = map(Requirement, project["optional-dependencies"]["service"])
+    (requirement,) = (package for package in packages if package.name == "uvicorn")
     installed = Version(UVICORN)
     assert requirement.specifier.contains(UVICORN)
     assert not requirement.specifier.contains(f"{installed.major}.{installed.minor + 1}.0"), "the bound is too wide"
