@@ -44,6 +44,11 @@ class PacedHarness:
 
     name = "llamacpp"
 
+    def __init__(self, config: LlamaCppConfig, setup: HarnessSetup) -> None:
+        del config
+        # Another checkout may be older than this part of the setup.
+        self._options = {"read": setup.read} if hasattr(setup, "read") else {}
+
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         """Nothing is known of a model that is not loaded."""
         del model_id
@@ -59,6 +64,7 @@ class PacedHarness:
             environment=dict(os.environ),
             on_progress=lambda _fraction: None,
             command=ENGINE,
+            **self._options,
         )
         async with supervise(start, model_id=model_id) as supervisor:
             yield LlamaCppModel(
@@ -71,11 +77,6 @@ class PacedHarness:
             )
 
 
-def _make(config: LlamaCppConfig, setup: HarnessSetup) -> PacedHarness:
-    del config, setup
-    return PacedHarness()
-
-
 async def live(config: Path, port: int) -> None:
     """Serve until a signal."""
     await serve(
@@ -85,7 +86,7 @@ async def live(config: Path, port: int) -> None:
         environ={},
         notifier=Notifier(None),
         watchdog_s=None,
-        backends=(replace(LLAMACPP, make=_make),),
+        backends=(replace(LLAMACPP, make=PacedHarness),),
     )
 
 

@@ -78,14 +78,14 @@ class PacedEngine:
                 self._running.append(request)
                 script = json.loads(task.read().messages[0]["content"])
                 if len(self._running) == script["streams"]:
-                    self._speak(**script)
+                    self._speak(script["tokens"], script["steps_per_s"])
                     self._running.clear()
             case Cancel():
                 pass
             case _:
                 os._exit(0)
 
-    def _speak(self, *, streams: int, tokens: int, steps_per_s: float) -> None:
+    def _speak(self, tokens: int, steps_per_s: float) -> None:
         cpu_s, began_s = 0.0, time.monotonic()
         for step in range(tokens):
             if step == WARM_STEPS:
