@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -47,11 +48,12 @@ class PacedHarness:
     def __init__(self, config: LlamaCppConfig, setup: HarnessSetup) -> None:
         del config
         # Another checkout may be older than this part of the setup.
-        self._options = {"read": setup.read} if hasattr(setup, "read") else {}
+        self._options: dict[str, Any] = {"read": setup.read} if hasattr(setup, "read") else {}
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         """Nothing is known of a model that is not loaded."""
         del model_id
+        return None
 
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:

@@ -43,7 +43,7 @@ class Reply(Protocol):
 
 
 @runtime_checkable
-class ForwardingReply(Protocol):
+class ForwardingReply(Reply, Protocol):
     """A `Reply` that can hand events over without waking the task that iterates. A backend need not offer this."""
 
     def forward(self, take: Callable[[EventBeforeEnd], bool]) -> None:

@@ -1,15 +1,15 @@
 """How the bytes of a child process's socket reach the one who reads them. Knows nothing of what the bytes mean."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from socket import socket
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 
 __all__ = ("SocketReader", "read_socket")
 
-SocketReader: TypeAlias = Callable[[socket, Callable[[bytes], None]], Awaitable[None]]
+SocketReader: TypeAlias = Callable[[socket, Callable[[bytes], None]], Coroutine[Any, Any, None]]
 """Calls a function with all bytes that a socket receives, in order, until the other end hangs up or has died.
 
 The socket does not block, and stays open: whoever opened it closes it. The function does not wait, and is called in the

@@ -22,6 +22,7 @@ from neuron_lib import (
     Usage,
 )
 from neuron_lib.errors import EngineFailed, InvalidGrammar
+from neuron_lib.harness import ForwardingReply
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import EventBeforeEnd
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
@@ -95,6 +96,7 @@ async def test_an_event_that_is_forwarded_is_the_first_event_too() -> None:
         await host.load()
         may_speak.set()
         async with host.registry.chat(request("o/a")) as reply:
+            assert isinstance(reply, ForwardingReply)
             reply.forward(take)
             read = [type(event) for event in [event async for event in reply]]
     assert (len(taken), read) == (4, [Started, Finished])
