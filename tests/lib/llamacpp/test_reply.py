@@ -225,6 +225,16 @@ async def test_events_that_are_forwarded_and_events_that_are_read_are_in_order_w
     assert {text.partition(" ")[0] for text in seen} == {"forwarded", "read"}
 
 
+async def test_a_reply_that_is_begun_once_more_goes_on_forwarding() -> None:
+    seen = Forwarded()
+    async with model_of("segv-at-start") as model, model.run(ask("one two three")) as reply:
+        reply.forward(seen)
+        read = [event async for event in reply]
+        assert reply.retried
+    assert texts(read) != "one two three !"
+    assert texts(seen.events)
+
+
 async def test_a_reply_that_is_wanted_whole_forwards_nothing() -> None:
     forwarded = Forwarded()
     async with model_of() as model, model.run(replace(ask("one two three"), whole=True)) as reply:
