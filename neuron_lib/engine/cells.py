@@ -17,8 +17,6 @@ class CellAccount(Protocol):
     tokens.
     """
 
-    capacity: int
-    """The cells that one sequence can have if it is alone."""
     shares: bool
     """Whether a copy uses the cells of the original."""
     has_neighbours: bool
@@ -64,20 +62,20 @@ class StreamCells:
     has_neighbours = True
 
     def __init__(self, seats: int, capacity: int) -> None:
-        self.capacity = capacity
+        self._capacity = capacity
         self._lengths = [0] * seats
 
     def __repr__(self) -> str:
-        return f"<StreamCells {self._lengths} of {self.capacity} each>"
+        return f"<StreamCells {self._lengths} of {self._capacity} each>"
 
     def length(self, seq_id: int) -> int:
         return self._lengths[seq_id]
 
     def room(self, seq_id: int) -> int:
-        return self.capacity - self._lengths[seq_id]
+        return self._capacity - self._lengths[seq_id]
 
     def fits(self, seq_ids: Collection[int]) -> bool:
-        return all(self._lengths[seq_id] < self.capacity for seq_id in seq_ids)
+        return all(self._lengths[seq_id] < self._capacity for seq_id in seq_ids)
 
     def room_without(self, idle: Collection[int]) -> int:
         del idle
@@ -115,24 +113,24 @@ class PooledCells:
     has_neighbours = False
 
     def __init__(self, seats: int, capacity: int, *, shares: bool = True) -> None:
-        self.capacity = capacity
+        self._capacity = capacity
         self.shares = shares
         self.used = 0
         self._lengths = [0] * seats
         self._tails: list[_Span | None] = [None] * seats
 
     def __repr__(self) -> str:
-        return f"<PooledCells {self.used} of {self.capacity} used, {self._lengths}>"
+        return f"<PooledCells {self.used} of {self._capacity} used, {self._lengths}>"
 
     def length(self, seq_id: int) -> int:
         return self._lengths[seq_id]
 
     def room(self, seq_id: int) -> int:
         del seq_id
-        return self.capacity - self.used
+        return self._capacity - self.used
 
     def fits(self, seq_ids: Collection[int]) -> bool:
-        return self.used + len(seq_ids) <= self.capacity
+        return self.used + len(seq_ids) <= self._capacity
 
     def room_without(self, idle: Collection[int]) -> int:
         seen: dict[_Span, int] = {}
@@ -142,7 +140,7 @@ class PooledCells:
                 seen[span] = seen.get(span, 0) + 1
                 span = span.parent
         freed = sum(span.length for span, owners in seen.items() if owners == span.owners)
-        return self.capacity - self.used + freed
+        return self._capacity - self.used + freed
 
     def extend(self, seq_id: int, count: int) -> None:
         if count > self.room(seq_id):

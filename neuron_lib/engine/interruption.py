@@ -1,4 +1,6 @@
-"""Ends work that takes too long. Only in the main thread can Python code be interrupted, by a signal."""
+"""Ends work of the main thread that takes too long. Python code can be interrupted in the main thread alone, because
+only there a signal's handler may raise.
+"""
 
 import signal
 import time
@@ -14,26 +16,27 @@ _LOOK_S: Final = 0.05
 Result = TypeVar("Result")
 
 GivesWay: TypeAlias = Callable[[float], bool]
-"""`(seconds that the work has taken)` → whether it is to give way to other work. Called from a signal handler."""
+"""Whether work that has taken so many seconds is to be stopped for other work. Called from a signal's handler."""
 
 
 class GaveWay(BaseException):
-    """The work was given up for other work, and may be begun again. A template cannot catch this."""
+    """The work was stopped for other work, and may be begun again. No template can catch a `BaseException`."""
 
 
 class _TimeIsUp(BaseException):
-    """The work was given up for good."""
+    """The work has used up its time."""
 
 
 def never_gives_way(_took_s: float) -> bool:
-    """The `GivesWay` of work that is never given up for other work."""
+    """The `GivesWay` of work that is never stopped for other work."""
     return False
 
 
 def within(limit_s: float, work: Callable[[], Result], *, gives_way: GivesWay = never_gives_way) -> Result:
-    """What `work` returns. Raises `TemplateFailed` once it takes longer than `limit_s`, `GaveWay` once it gives way.
+    """Run `work` and return its result.
 
-    For the main thread only, because only the main thread may set signal handlers.
+    Raises `TemplateFailed` when `work` has run for `limit_s`, and `GaveWay` when `gives_way` says so. Both are looked
+    at 20 times a second, with a timer and SIGALRM. May only be called in the main thread, and not by `work` itself.
     """
     began = time.monotonic()
     is_running = True
@@ -42,7 +45,7 @@ def within(limit_s: float, work: Callable[[], Result], *, gives_way: GivesWay = 
         took_s = time.monotonic() - began
         error = _TimeIsUp() if took_s >= limit_s else GaveWay() if gives_way(took_s) else None
         if is_running and error is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # so that it is raised once
+            signal.setitimer(signal.ITIMER_REAL, 0)  # no second error is raised while the first one is handled
             raise error
 
     previous = signal.signal(signal.SIGALRM, look)

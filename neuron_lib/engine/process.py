@@ -14,9 +14,11 @@ __all__ = ("clear_signals", "deepen_stack", "log_to_stderr", "shield_the_daemon"
 
 _OOM_SCORE: Final = "500"
 _GGML_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
-"""libllama calls its load chatter "info"; for an operator it is debugging."""
+"""libllama's level "info" has many lines about each load. They are for debugging."""
 _NEEDED_SIGNALS: Final = (signal.SIGABRT, signal.SIGALRM, signal.SIGCHLD, signal.SIGPROF)
-"""They show where a thread hangs, end a template, tell how a trial has ended, and end a trial."""
+"""SIGABRT shows where a thread hangs. SIGALRM ends a template. SIGCHLD tells that the trial of a grammar has ended.
+SIGPROF ends a trial that takes too much processor time.
+"""
 
 
 def clear_signals() -> None:

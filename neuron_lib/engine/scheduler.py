@@ -11,10 +11,13 @@ from itertools import chain
 from typing import Final
 
 from neuron_lib.engine.cells import CellAccount
+from neuron_lib.engine.host_store import Saved
 from neuron_lib.engine.line import Line, Policy, Request, first_come
-from neuron_lib.engine.prompt_cache import Awaited, Placement, PromptCache, Slot
+from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import Delta, SequenceEvent
+from neuron_lib.engine.reuse import Awaited, Placement
 from neuron_lib.engine.sequence import Sequence
+from neuron_lib.engine.slots import Slot
 from neuron_lib.engine.speculation import MAX_DRAFT, DraftPolicy, PromptLookup
 from neuron_lib.engine.step import Outcome, Save, SequenceChunk, StepPlan, StepResult
 from neuron_lib.engine.step_costs import StepCosts
@@ -260,7 +263,7 @@ class Scheduler:
 
     def _find_cells(self, place: Placement) -> Placement | None:
         """Evict idle prompts until the newcomer has its cells. None, and nothing is evicted, if that is not enough."""
-        needed = place.source if isinstance(place.source, int) else None
+        needed = place.source if isinstance(place.source, Saved) else None
         # If nothing of the target slot is reused, the slot may be evicted like any other idle slot.
         kept = place.slot if place.source is None and place.beginning.length else place.source
         idle = [slot for slot in self.cache.idle if slot is not kept]

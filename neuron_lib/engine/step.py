@@ -31,7 +31,7 @@ __all__ = (
 
 @dataclass(slots=True, frozen=True)
 class Truncate:
-    """Forget what a sequence holds behind its first `length` tokens."""
+    """Remove the state of a sequence behind its first `length` tokens."""
 
     seq_id: int
     length: int
@@ -39,7 +39,7 @@ class Truncate:
 
 @dataclass(slots=True, frozen=True)
 class Copy:
-    """Give the first `length` tokens of `source` to `target`, which is empty."""
+    """Copy the state of the first `length` tokens of `source` to `target`, which is empty."""
 
     source: int
     target: int
@@ -48,7 +48,7 @@ class Copy:
 
 @dataclass(slots=True, frozen=True)
 class Save:
-    """Keep a copy of a whole sequence in host memory under the number `key`."""
+    """Copy the whole state of a sequence to host memory, under the number `key`."""
 
     seq_id: int
     key: int
@@ -56,7 +56,7 @@ class Save:
 
 @dataclass(slots=True, frozen=True)
 class Restore:
-    """Bring a saved sequence of `length` tokens back into `seq_id`, which is empty; the copy in host memory stays."""
+    """Copy a saved sequence of `length` tokens from host memory to `seq_id`, which is empty. The saved copy stays."""
 
     key: int
     seq_id: int
@@ -65,7 +65,7 @@ class Restore:
 
 @dataclass(slots=True, frozen=True)
 class Rewind:
-    """Take a sequence back to its first `length` tokens, where the checkpoint `key` was taken."""
+    """Turn a sequence back to its first `length` tokens, with the checkpoint `key` that was taken there."""
 
     seq_id: int
     key: int
@@ -74,30 +74,30 @@ class Rewind:
 
 @dataclass(slots=True, frozen=True)
 class Drop:
-    """Free what is kept in host memory under `key`, a saved sequence or a checkpoint."""
+    """Free the host memory of a saved sequence or of a checkpoint."""
 
     key: int
 
 
 @dataclass(slots=True, frozen=True)
 class Swap:
-    """Let two sequences change places."""
+    """Exchange the state of two sequences."""
 
     first: int
     second: int
 
 
 Edit: TypeAlias = Truncate | Copy | Save | Restore | Rewind | Drop | Swap
-"""A change of the native memory, in the order given and before anything is computed."""
+"""A change of the native memory. The edits of a plan are done in their order, before anything is computed."""
 
 
 class SequenceChunk(Struct, frozen=True):
-    """A sequence's share of the batch: consecutive tokens from `position` on.
+    """The part of one sequence in the batch: consecutive tokens from `position` on.
 
-    With `wants_logits` the chunk ends the sequence's known tokens, so that the next one can be sampled; the last
-    `drafted` tokens are guesses that are sampled, too, as long as they turn out right. With `wants_vector` the chunk is
-    a whole prompt, of which the vector is wanted. `checkpoint` is the number under which the state after the chunk is
-    to be kept.
+    With `wants_logits` the chunk ends with the last known token, so the next token is sampled after it. The last
+    `drafted` tokens are guesses. They are checked by sampling, one after the other, up to the first wrong one.
+    With `wants_vector` the chunk is a whole prompt, of which the vector is wanted.
+    `checkpoint` is the number under which the state after the chunk is to be kept, None if it is not.
     """
 
     sequence: Sequence
@@ -119,22 +119,22 @@ class StepPlan(Struct, frozen=True):
 
     @property
     def token_count(self) -> int:
-        """Tokens in the batch."""
+        """The number of tokens in the batch."""
         return sum(len(chunk.tokens) for chunk in self.chunks)
 
 
 class Outcome(Enum):
-    """What became of a batch."""
+    """How the computation of a batch ended."""
 
     COMPUTED = auto()
     NO_CELLS = auto()
-    """Nothing was computed, because libllama found no room for it; a smaller batch may do."""
+    """Nothing was computed, because libllama found no cells for the batch. A smaller batch may find them."""
     FAILED = auto()
-    """Nothing was computed, and nothing would be the next time."""
+    """Nothing was computed, and the same batch would fail again."""
 
 
 class Breach(Struct, frozen=True):
-    """Why a sequence cannot go on. `param` is the request's field that is to blame, None if none is."""
+    """Why a sequence cannot go on. `param` names the field of the request that is the cause, None if none is."""
 
     seq_id: int
     message: str
@@ -142,14 +142,15 @@ class Breach(Struct, frozen=True):
 
 
 class StepResult(Struct, frozen=True):
-    """What a plan brought.
+    """What came of a plan.
 
-    `sampled` holds, for each computed chunk that wanted logits and in their order, the next tokens: one, and one more
-    for each drafted token that was right. `vectors` holds those of the computed chunks that wanted one, in their order,
-    as float32, little-endian. `kept` are the bytes that saved sequences and checkpoints take, by key; a key
-    that is missing could not be kept. `lost` are the sequences whose edits failed: they hold nothing now, and their
-    chunks were not computed. `broken` are the sequences that cannot go on (they have nothing in `sampled`).
-    `moved` tokens were copied in `move_s`; `duration_s` is the time of everything else.
+    `sampled` has one tuple for each computed chunk with `wants_logits`, in their order: the next token, and one more
+    for each drafted token that was right. The tuple of a broken sequence is empty. `vectors` has the vector of each
+    computed chunk with `wants_vector`, in their order, as float32, little-endian. `kept` has key and bytes of each
+    saved sequence and checkpoint; one that is missing could not be kept. `lost` are the `seq_id`s whose edits
+    failed: their slots are empty now, and their chunks were not computed. `broken` are the sequences that cannot go on.
+    Copying the state of `moved` tokens took `move_s` seconds, and everything else took `duration_s`. `message` says
+    why a batch was not computed.
     """
 
     sampled: tuple[tuple[Sampled, ...], ...]

@@ -1,5 +1,6 @@
-"""What steps of each size take on this machine with this model, measured from the steps, and what follows for the next.
-Pure.
+"""The time that steps of each size take on this machine with this model, and what follows for the next step. Pure.
+
+The times are measured from the steps themselves.
 """
 
 from typing import Final
@@ -75,7 +76,7 @@ class StepCosts:
         if decoding == 0:
             return room  # no reply waits for this step
         if self.prefill_token_s is None:
-            return min(room, _SMALLEST_CHUNK)  # which measures what a token costs
+            return min(room, _SMALLEST_CHUNK)  # this step measures what a token costs
         spare_s = self.target_step_s - (self.decode_s(decoding) or 0.0)
         tokens = int(spare_s / self.prefill_token_s)
         if _NEARLY_A_TILE <= tokens < _TILE:

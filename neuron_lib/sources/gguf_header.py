@@ -2,7 +2,7 @@
 
 Follows the specification of GGUF 2 and 3, and libllama where libllama is stricter. Reads only the header, through a
 small window, and never the weights. Trusts no count, length or offset. Maps nothing: if a mapped file is truncated, its
-reader is killed.
+reader is killed. Fields of `GgufHeader` that nobody reads yet are for the plan of a model's memory.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""The numbers of the GGUF format, as ggml 0.25 knows them: value types, tensor types, file types. Tables only."""
+"""The numbers of the GGUF format, as ggml 0.25 knows them: value types, tensor types, file types. Tables only.
+
+The file types are for the plan of a model's memory. Nobody reads their names yet.
+"""
 
 from collections.abc import Mapping
 from struct import Struct

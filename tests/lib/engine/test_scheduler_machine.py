@@ -17,7 +17,9 @@ from tests.fakes.model_memory import ModelMemory, text_alone
 
 # Prompts are made of a few beginnings that many share, so that prefixes meet; a few numbers, so that one that fails is
 # small enough to be made smaller.
-BEGINNINGS = tuple([(seed * (i + 1) + i * i) % 7 for i in range(120)] for seed in range(1, 4))
+# The last one stands for media: its ids are below zero.
+TEXTS = tuple([(seed * (i + 1) + i * i) % 7 for i in range(120)] for seed in range(1, 4))
+BEGINNINGS = (*TEXTS, [-2 - token for token in TEXTS[0]])
 
 
 class AnyTraffic(RuleBasedStateMachine):
@@ -219,7 +221,7 @@ class AnyTraffic(RuleBasedStateMachine):
         assert {(s.request, s.choice) for s in seated}.issubset(self.open)
         assert self.scheduler.in_flight == len(self.open)
         assert all(slot.length == self.cells.length(slot.seq_id) for slot in self.cache.slots)
-        assert self.cache.host_bytes <= self.host_budget
+        assert self.cache.store.nbytes <= self.host_budget
 
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
