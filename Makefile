@@ -82,6 +82,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@scripts/build_rivals
 	@$(BIN)/python -m benchmarks.sampling $(ARGS)
 	@$(BIN)/python -m benchmarks.step_overhead $(ARGS)
+	@$(BIN)/python -m benchmarks.daemon_cost $(ARGS)
 	@$(BIN)/python -m benchmarks.responsiveness $(ARGS)
 	@$(BIN)/python -m benchmarks.first_answer $(ARGS)
 	@$(BIN)/python -m benchmarks.fetch $(ARGS)

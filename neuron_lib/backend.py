@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from neuron_lib.config import ModelEntry, Section
 from neuron_lib.harness import Harness
+from neuron_lib.sockets import SocketReader, read_socket
 from neuron_lib.types import ModelSpec
 
 __all__ = ("Backend", "HarnessSetup")
@@ -25,6 +26,7 @@ class HarnessSetup:
     `gpu_memory_mb` says the memory of each GPU that has been seen so far, in MiB; it may be called at any time.
     `environ` has the tokens of hubs. `max_prompt_tokens` bounds every prompt of the host. With `ends_with_thread` the
     kernel may end child processes with the thread that started them, because that thread is the process's main thread.
+    `read` reads the sockets of child processes.
     """
 
     models: tuple[ModelEntry, ...]
@@ -32,6 +34,7 @@ class HarnessSetup:
     gpu_memory_mb: Callable[[], Sequence[int]]
     max_prompt_tokens: int
     ends_with_thread: bool
+    read: SocketReader = read_socket
 
 
 def _check_nothing(_spec: ModelSpec) -> None:

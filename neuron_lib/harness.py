@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from neuron_lib.errors import RequestRejected
-from neuron_lib.types import GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec, Task, Usage
+from neuron_lib.types import EventBeforeEnd, GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec, Task, Usage
 
-__all__ = ("Generation", "Harness", "LoadedModel", "ProgressReporter", "Reply")
+__all__ = ("ForwardingReply", "Generation", "Harness", "LoadedModel", "ProgressReporter", "Reply")
 
 ProgressReporter: TypeAlias = Callable[[LoadProgress], None]
 """Called with every step of a load; cheap, never blocks, never raises."""
@@ -40,6 +40,21 @@ class Reply(Protocol):
     ) -> None: ...
     def __aiter__(self) -> AsyncIterator[GenerationEvent]: ...
     async def __anext__(self) -> GenerationEvent: ...
+
+
+@runtime_checkable
+class ForwardingReply(Reply, Protocol):
+    """A `Reply` that can hand events over without waking the task that iterates. A backend need not offer this."""
+
+    def forward(self, take: Callable[[EventBeforeEnd], bool]) -> None:
+        """Give events to `take` at once while the task that iterates waits for the next event. Call it when entered.
+
+        The order of all events stays. An event that `take` got is not given by iteration. `take` is called in the task
+        that hears the backend, so it must not wait. It returns whether it has room for more. If not, the next event
+        comes by iteration, and `take` is asked again when the iterating task waits again. The events that iteration
+        always gives are `Started` and `Finished`. An exception of `take` is raised by iteration.
+        """
+        ...
 
 
 Generation: TypeAlias = Reply

@@ -24,6 +24,7 @@ from neuron_lib.modality import require_able
 from neuron_lib.types import (
     Embed,
     Embedding,
+    EventBeforeEnd,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -292,6 +293,7 @@ class _ScriptedReply:
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
         self._told = 0
+        self._take: Callable[[EventBeforeEnd], bool] | None = None  # see `forward`
 
     @property
     def retried(self) -> bool:
@@ -359,7 +361,19 @@ class _ScriptedReply:
     def __aiter__(self) -> Self:
         return self
 
+    def forward(self, take: Callable[[EventBeforeEnd], bool]) -> None:
+        """See `neuron_lib.harness.ForwardingReply`."""
+        self._take = take
+
     async def __anext__(self) -> GenerationEvent:
+        has_room = self._take is not None
+        while isinstance(said := await self._next(), TextDelta | ReasoningDelta | ToolCall):
+            if self._take is None or not has_room:
+                break
+            has_room = self._take(said)
+        return said
+
+    async def _next(self) -> GenerationEvent:
         if not self._events:
             raise StopAsyncIteration
         is_first = isinstance(self._events[0], Started)

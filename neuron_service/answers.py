@@ -3,15 +3,17 @@
 The bytes of the answer are those of a `neuron_lib.wire.dialect`.
 """
 
+from functools import partial
 from typing import Final
 
 import anyio
 
 from neuron_lib import Finished, Generation, NeuronError
+from neuron_lib.harness import ForwardingReply
 from neuron_lib.logs import get_logger
-from neuron_lib.types import Usage
+from neuron_lib.types import EventBeforeEnd, Usage
 from neuron_lib.wire.dialect import Collector, StreamEncoder
-from neuron_service.asgi import Receive, Scope, Send
+from neuron_service.asgi import DIRECT_WRITE, Receive, Scope, Send
 from neuron_service.refusals import error_fields, internal_error
 from neuron_service.streaming import SEND_LIMIT_S, ClientStalled, EventStream, while_connected
 
@@ -68,8 +70,9 @@ class StreamedAnswer:
         self._silence_limit_s = silence_limit_s
         self._is_open = False
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        stream = EventStream(send, silence_limit_s=self._silence_limit_s)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        write = scope.get("extensions", {}).get(DIRECT_WRITE, {}).get("write")
+        stream = EventStream(send, silence_limit_s=self._silence_limit_s, write=write)
         try:
             await while_connected(receive, lambda: self._answer(stream), beside=stream.watch)
         except ClientStalled:
@@ -82,7 +85,9 @@ class StreamedAnswer:
                 await stream.open(_own_headers(events))
                 self._is_open = True
                 await stream.send(encoder.opening())
-                async for event in events:
+                if stream.can_write and isinstance(events, ForwardingReply):
+                    events.forward(partial(self._write, stream))
+                async for event in events:  # those that are not forwarded
                     chunk = encoder.ending(event) if isinstance(event, Finished) else encoder.event(event)
                     if chunk:
                         await stream.send(chunk)
@@ -93,6 +98,11 @@ class StreamedAnswer:
             usage = getattr(self._reply, "usage", None) or Usage(prompt_tokens=0, completion_tokens=0)
             await stream.send(encoder.error(_log_lost_reply(error), usage))
         await stream.send(b"", more=False)
+
+    def _write(self, stream: EventStream, event: EventBeforeEnd) -> bool:
+        """Write an event at once. Returns whether the client has read enough for another one."""
+        chunk = self._encoder.event(event)
+        return stream.write(chunk) if chunk else True
 
 
 def _own_headers(reply: Generation) -> list[tuple[bytes, bytes]]:

@@ -1,11 +1,21 @@
-"""The types of an ASGI application, for modules that must not load a web framework."""
+"""The types of an ASGI application, for modules that must not load a web framework, and the extension of our server."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-__all__ = ("ASGIApp", "Receive", "Scope", "Send")
+__all__ = ("DIRECT_WRITE", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
 
 Scope: TypeAlias = Any
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+DirectWrite: TypeAlias = Callable[[bytes], bool]
+"""Writes a piece of the body at once. Returns whether the client has read enough for another piece. If not, the caller
+must `send` the next piece, which waits for the client. May be called once the answer has begun, until its last piece.
+Does nothing if the client has gone.
+"""
+DIRECT_WRITE: Final = "neuron.direct_write"
+"""The extension of a scope, as `{DIRECT_WRITE: {"write": DirectWrite}}`, of servers that have it. Whoever wraps `send`
+must take it out of the scope.
+"""

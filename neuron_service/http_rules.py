@@ -57,7 +57,7 @@ class HttpRules:
                 is_answered = True
             await send(message)
 
-        get: Any = dict(scope) | {"method": "GET"}
+        get: Any = dict(scope) | {"method": "GET", "extensions": {}}  # without `DIRECT_WRITE`
         await self._routes(get, receive, send_head)
 
     async def _answer_options(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -32,6 +32,7 @@ from neuron_service.http.serving import http_server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
 from neuron_service.probes import Probes
+from neuron_service.socket_reader import read_socket
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
 from neuron_service.version import Version
@@ -187,6 +188,7 @@ async def _offer_harnesses(
         gpu_memory_mb=host.gpu_memory_mb,
         max_prompt_tokens=config.max_prompt_tokens,
         ends_with_thread=True,
+        read=read_socket,
     )
     for backend in backends:
         if backend.name in host.harnesses:

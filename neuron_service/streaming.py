@@ -4,6 +4,7 @@ Knows no API.
 """
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
@@ -11,7 +12,7 @@ import anyio
 
 from neuron_lib.errors import first_leaf
 from neuron_lib.wire.sse import KEEP_ALIVE
-from neuron_service.asgi import Receive, Send
+from neuron_service.asgi import DirectWrite, Receive, Send
 
 __all__ = ("SEND_LIMIT_S", "ClientStalled", "EventStream", "while_connected")
 
@@ -26,15 +27,19 @@ class ClientStalled(Exception):
 
 
 class EventStream:
-    """One answer of server-sent events. Lives as long as the answer. `send` and `watch` may run at the same time.
+    """One answer of server-sent events. Lives as long as the answer. `send` and `watch` may run at the same time, and
+    `write` may be called at any time after the first `send`.
 
     The silence is watched by one task beside the events. A time limit around each event would cost more processor time
     than the event.
     """
 
-    def __init__(self, send: Send, *, silence_limit_s: float) -> None:
-        """After each `silence_limit_s` without an event `watch` sends a comment."""
+    def __init__(self, send: Send, *, silence_limit_s: float, write: DirectWrite | None = None) -> None:
+        """After each `silence_limit_s` without an event `watch` sends a comment. `write` is the server's, if it has
+        one.
+        """
         self._send = send
+        self._write = write
         self._silence_limit_s = silence_limit_s
         self._sending = anyio.Lock(fast_acquire=True)
         self._sent_at = math.inf
@@ -53,9 +58,20 @@ class EventStream:
         """Send a chunk of the body. Waits as long as the client does not read. `more=False` ends the answer."""
         async with self._sending:
             if self._sent_at == math.inf:
-                self._sent_at = anyio.current_time()  # the silence is measured from the first chunk on
+                self._sent_at = time.monotonic()  # the silence is measured from the first chunk on
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
-            self._sent_at = anyio.current_time()
+            self._sent_at = time.monotonic()
+
+    @property
+    def can_write(self) -> bool:
+        """Whether `write` may be called: whether the server can do that."""
+        return self._write is not None
+
+    def write(self, chunk: bytes) -> bool:
+        """Send a chunk at once, without waiting. Returns whether the client has read enough for another one."""
+        assert self._write is not None  # asked before
+        self._sent_at = time.monotonic()
+        return self._write(chunk)
 
     async def watch(self) -> None:
         """Send a comment after each silence. Runs until it is cancelled.
@@ -63,7 +79,7 @@ class EventStream:
         Raises `ClientStalled` when the client has not read anything for `SEND_LIMIT_S`.
         """
         while True:
-            idle_s = anyio.current_time() - self._sent_at
+            idle_s = time.monotonic() - self._sent_at
             if self._sending.locked() and idle_s >= SEND_LIMIT_S:
                 raise ClientStalled
             if idle_s >= self._silence_limit_s and not self._sending.locked():

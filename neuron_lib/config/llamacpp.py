@@ -42,7 +42,7 @@ class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fi
     local_roots: AnyPaths | None = None
     speculation: Literal["auto", "on", "off"] = "auto"
     target_step_ms: Annotated[int, Meta(ge=1, le=60_000)] = 200
-    report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 40
+    report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 0
     stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
     special_tokens_in_messages: bool = False
     prompt_cache: PromptCacheConfig = PromptCacheConfig()

@@ -14,14 +14,17 @@ be inside native code.
 """
 
 import argparse
+import array
 import contextlib
 import faulthandler
+import fcntl
 import gc
 import logging
 import os
 import select
 import socket
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -111,6 +114,12 @@ class Engine:
                 self._socket.sendall(frame)
             except OSError:
                 os._exit(0)
+
+    def _is_read(self) -> bool:
+        """Whether the daemon has read all that was sent. The kernel says so, thus the daemon need not answer."""
+        unread = array.array("i", [0])
+        fcntl.ioctl(self._socket, termios.TIOCOUTQ, unread)
+        return not unread[0]
 
     def serve(self, daemon: int) -> None:
         """The main thread's life, which ends no later than that of the process `daemon`."""
@@ -248,8 +257,9 @@ class Engine:
 
     def _step(self, scheduler: Scheduler, runner: Runner, load: Load, facts: ModelFacts, *, preparer: Preparer) -> None:
         """Take requests in, and step until the process ends."""
-        interval_s = load.report_interval_s
-        loop = self._loop = EngineLoop(scheduler, runner, report=self.send, report_interval_s=interval_s)
+        loop = self._loop = EngineLoop(
+            scheduler, runner, report=self.send, is_read=self._is_read, report_interval_s=load.report_interval_s
+        )
         self._intake.open(preparer, hand_on=loop.submit)
         self.send(Ready(facts))
         gc.freeze()  # what is there now stays, so the collector need not look through it during steps

@@ -16,14 +16,17 @@ __all__ = ("EngineLoop",)
 
 _Instruction: TypeAlias = Request | int
 """What the loop is told between steps: a request that is prepared, or the number of one to be given up."""
+_JOINED_LIMIT_S: Final = 0.04
+"""How long deltas are joined for a daemon that has not read the report before."""
 
 
 class EngineLoop:
     """Runs until its thread ends with the process. Any thread may call `submit` and `cancel`, and read `steps` and
     `in_flight` to show them.
 
-    Deltas are reported at most once in `report_interval_s`, because a report takes the daemon, its clients and what
-    these displace as much time as a fifth of a step of a small model. First tokens and ends are reported at once.
+    Deltas are reported at once when the daemon has read the report before. If it has not, it has too little processor
+    time already, and the deltas are joined with those of the next steps, for 40 ms at most. `report_interval_s` is the
+    least time between two reports of deltas alone. First tokens and ends are always reported at once.
     """
 
     def __init__(
@@ -32,15 +35,19 @@ class EngineLoop:
         runner: Runner,
         *,
         report: Callable[[StepEvents | Began | Cancelled], None],
+        is_read: Callable[[], bool] = lambda: True,
         report_interval_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` is the clock of `Request.arrived_s`, in seconds."""
+        """`is_read` says whether the daemon has read all that was reported. `clock` is the clock of
+        `Request.arrived_s`, in seconds.
+        """
         self._inbox: Final[SimpleQueue[_Instruction]] = SimpleQueue()
         self.steps = 0
         self._scheduler: Final = scheduler
         self._runner: Final = runner
         self._report: Final = report
+        self._is_read: Final = is_read
         self._report_interval_s: Final = report_interval_s
         self._clock: Final = clock
         self._reported_at = clock()
@@ -99,10 +106,14 @@ class EngineLoop:
             else:
                 self._begun.discard(key)
         now = self._clock()
-        if urgent or (self._unreported and now - self._reported_at >= self._report_interval_s):
+        if urgent or (self._unreported and self._is_due(now - self._reported_at)):
             self._report(StepEvents(self.steps, (*self._unreported.values(), *urgent)))
             self._unreported.clear()
             self._reported_at = now
+
+    def _is_due(self, since_s: float) -> bool:
+        """Whether deltas are to be reported, `since_s` after the last report."""
+        return since_s >= self._report_interval_s and (since_s >= _JOINED_LIMIT_S or self._is_read())
 
     def _forget(self, request: int) -> None:
         for key in [key for key in self._begun if key[0] == request]:

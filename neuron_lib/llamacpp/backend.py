@@ -24,6 +24,7 @@ def _make(config: LlamaCppConfig, setup: HarnessSetup) -> Harness:
         gpu_memory_mb=setup.gpu_memory_mb,
         max_prompt_tokens=setup.max_prompt_tokens,
         ends_with_thread=setup.ends_with_thread,
+        read=setup.read,
     )
 
 

@@ -40,9 +40,9 @@ from neuron_lib.engine.protocol import (
 from neuron_lib.error_frames import ErrorFrame, from_frame
 from neuron_lib.errors import EngineDead, EngineFailed, InvalidGrammar, InvalidRequest, LoadFailed, NeuronError
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
+from neuron_lib.sockets import SocketReader, read_socket
 
 __all__ = ("Death", "EngineClient", "Listener", "News")
-
 
 News = Prepared | Began | Delta | Done | Vector
 """What is told to the `Listener` of a request, as the engine says it."""
@@ -76,7 +76,15 @@ class EngineClient:
     `write_commands` and `read_reports` must run, each in a task, for as long as the engine is used.
     """
 
-    def __init__(self, *, model_id: str, on_progress: Callable[[float], None], watchdog: EngineWatchdog) -> None:
+    def __init__(
+        self,
+        *,
+        model_id: str,
+        on_progress: Callable[[float], None],
+        watchdog: EngineWatchdog,
+        read: SocketReader = read_socket,
+    ) -> None:
+        """`read` reads the engine's socket."""
         self.model_id: Final = model_id
         self.last_beat: Beat | None = None
         self.death: Death | None = None
@@ -85,6 +93,8 @@ class EngineClient:
         """Called with the death of an engine that was not unloaded, before any `Listener` hears of it."""
         self._watchdog: Final = watchdog
         self._on_progress: Final = on_progress
+        self._read: Final = read
+        self._decoder: Final = report_decoder()
         self._facts: ModelFacts | None = None
         self._fatal: str | None = None  # the engine's own words, or what is wrong with its frames
         self._listeners: dict[int, Listener] = {}  # of requests that were submitted and have neither ended nor left
@@ -182,17 +192,17 @@ class EngineClient:
 
     async def read_reports(self, stream: AnyByteReceiveStream) -> None:
         """Take in what the engine says, until it has hung up. Raises `ProtocolError` for what is no report."""
-        decoder = report_decoder()
+        # The wait in `receive` of a socket's stream fails in asyncio if data comes as it is cancelled (anyio 4.16).
         sock = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - no Django here
-        try:
-            while True:
-                if sock is not None:
-                    # The wait in `receive` itself fails in asyncio if data comes as it is cancelled (anyio 4.16).
-                    await anyio.wait_readable(sock)
-                for report in decoder.feed(await stream.receive()):
-                    self._take(report)
-        except (anyio.EndOfStream, anyio.BrokenResourceError):
-            pass
+        if sock is not None:
+            await self._read(sock, self._take_in)
+        else:
+            async for data in stream:
+                self._take_in(data)
+
+    def _take_in(self, data: bytes) -> None:
+        for report in self._decoder.feed(data):
+            self._take(report)
 
     def _take(self, report: Report) -> None:  # noqa: C901 - one case for each report
         self._watchdog.hear(report)

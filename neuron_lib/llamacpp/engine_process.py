@@ -18,6 +18,7 @@ from neuron_lib.llamacpp.engine_child import engine_log, open_engine_child
 from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 from neuron_lib.logs import get_logger
+from neuron_lib.sockets import SocketReader, read_socket
 
 __all__ = ("EngineProcess", "open_engine")
 
@@ -47,6 +48,7 @@ async def open_engine(
     on_progress: Callable[[float], None],
     command: Sequence[str] = _COMMAND,
     ends_with_thread: bool = False,
+    read: SocketReader = read_socket,
     close_limit_s: float = _CLOSE_LIMIT_S,
     stall_limit_s: float = _STALL_LIMIT_S,
     silence_limit_s: float = _SILENCE_LIMIT_S,
@@ -75,6 +77,7 @@ async def open_engine(
             model_id=model_id,
             on_progress=on_progress,
             watchdog=EngineWatchdog(stall_limit_s=stall_limit_s, silence_limit_s=silence_limit_s),
+            read=read,
         )
         try:
             async with anyio.create_task_group() as tasks:
@@ -96,9 +99,15 @@ class EngineProcess(EngineClient):
     """A running engine process and what is said to it and by it."""
 
     def __init__(
-        self, process: Child, *, model_id: str, on_progress: Callable[[float], None], watchdog: EngineWatchdog
+        self,
+        process: Child,
+        *,
+        model_id: str,
+        on_progress: Callable[[float], None],
+        watchdog: EngineWatchdog,
+        read: SocketReader = read_socket,
     ) -> None:
-        super().__init__(model_id=model_id, on_progress=on_progress, watchdog=watchdog)
+        super().__init__(model_id=model_id, on_progress=on_progress, watchdog=watchdog, read=read)
         self.pid: Final = process.pid
         self._log: Final = engine_log(model_id=model_id, pid=process.pid)
         self._process: Final = process

@@ -29,6 +29,7 @@ from neuron_lib.llamacpp.placement import (
 from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.logs import get_logger
 from neuron_lib.sizes import MB
+from neuron_lib.sockets import SocketReader, read_socket
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import ContextParams, LoadProgress, LoadStage, ModelSpec
@@ -58,19 +59,21 @@ class LlamaCppHarness:
         gpu_memory_mb: Sequence[int] | Callable[[], Sequence[int]] = (),
         max_prompt_tokens: int = 16384,
         ends_with_thread: bool = False,
+        read: SocketReader = read_socket,
         read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
     ) -> None:
         """Engines and fetch processes end when the daemon ends.
 
         With `ends_with_thread` the kernel kills them, even those that are stopped, when the thread ends that started
         them. That suits only asyncio in the main thread, because trio starts processes from threads that come and go.
-        `read_memory` says how much memory of the given GPUs is taken, in MiB.
+        `read` reads the sockets of engines. `read_memory` says how much memory of the given GPUs is taken, in MiB.
         """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
         self._gpu_memory_mb: Final = gpu_memory_mb if callable(gpu_memory_mb) else lambda: gpu_memory_mb
         self._max_prompt_tokens: Final = max_prompt_tokens
         self._ends_with_thread: Final = ends_with_thread
+        self._read: Final = read
         self._read_memory: Final = read_memory
         self._store: Final = model_store(
             self._config, models=models, environ=self._environ, ends_with_thread=ends_with_thread
@@ -99,6 +102,7 @@ class LlamaCppHarness:
             on_progress=partial(_report_weights, report),
             stall_limit_s=config.stall_timeout_secs,
             ends_with_thread=self._ends_with_thread,
+            read=self._read,
         )
         memory = DeviceMemory(partial(self._read_memory, devices) if devices else _no_reading)
         async with (

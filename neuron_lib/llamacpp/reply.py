@@ -28,6 +28,7 @@ from neuron_lib.types import (
     Complete,
     Embed,
     Embedding,
+    EventBeforeEnd,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -103,6 +104,7 @@ class LlamaCppReply:
         self._events: deque[GenerationEvent] = deque()
         self._finished: Finished | None = None
         self._first_death: str | None = None
+        self._take_event: Callable[[EventBeforeEnd], bool] | None = None  # see `forward`
 
     @property
     def retried(self) -> bool:
@@ -122,6 +124,12 @@ class LlamaCppReply:
 
     def hear(self, news: News) -> None:
         """See `Listener`."""
+        if not isinstance(news, Delta):
+            self._note(news)
+        self._mailbox.hear(news)
+
+    def _note(self, news: Prepared | Began | Done | Vector) -> None:
+        """Take what is true at once, whether or not anybody reads the reply: which seats are held."""
         place = self._placed
         if isinstance(news, Began):
             place.begin()
@@ -132,7 +140,17 @@ class LlamaCppReply:
             self._vectors_left -= 1
             if not self._vectors_left:
                 place.end()
-        self._mailbox.hear(news)
+
+    def _relay(self, delta: Delta) -> bool:
+        """Take a delta while the reader waits. Returns whether to take the next one so too."""
+        events = self._texts[delta.choice].feed(delta)
+        if self._take_event is None:  # nothing is given out before the end
+            self._events += events
+            return True
+        has_room = True
+        for event in events:
+            has_room = self._take_event(event)
+        return has_room
 
     def fail(self, error: NeuronError) -> None:
         """See `Listener`."""
@@ -179,6 +197,12 @@ class LlamaCppReply:
             },
         )
 
+    def forward(self, take: Callable[[EventBeforeEnd], bool]) -> None:
+        """See `neuron_lib.harness.ForwardingReply`."""
+        if not self._is_whole:
+            self._take_event = take
+            self._mailbox.relay = self._relay
+
     def __aiter__(self) -> Self:
         return self
 
@@ -209,6 +233,8 @@ class LlamaCppReply:
         place = self._placed
         place.raise_if_refused()
         self._engine, self._mailbox = engine, Mailbox()
+        if self._is_whole or self._take_event is not None:
+            self._mailbox.relay = self._relay
         command = submission(
             place.number,
             self._task,

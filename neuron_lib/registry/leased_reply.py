@@ -1,14 +1,15 @@
 """A reply, the lease that keeps its model from being unloaded under the reply, and the account of the reply's end."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from neuron_lib.errors import EngineDead, NeuronError, ShuttingDown
-from neuron_lib.harness import Reply
+from neuron_lib.harness import ForwardingReply, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.hosted_model import HostedModel
-from neuron_lib.types import EndedReply, Finished, GenerationEvent, ReplyOutcome, Started, Task, Usage
+from neuron_lib.types import EndedReply, EventBeforeEnd, Finished, GenerationEvent, ReplyOutcome, Started, Task, Usage
 
 __all__ = ("LeasedReply",)
 
@@ -71,6 +72,16 @@ class LeasedReply:
         finally:
             self._hosted.leases.release()
             self._tell(self._hosted)
+
+    def forward(self, take: Callable[[EventBeforeEnd], bool]) -> None:
+        """See `ForwardingReply`. Does nothing if the backend's reply cannot do this."""
+        if isinstance(self._inner, ForwardingReply):
+            self._inner.forward(partial(self._pass_on, take))
+
+    def _pass_on(self, take: Callable[[EventBeforeEnd], bool], event: EventBeforeEnd) -> bool:
+        if self._first_event_s is None:
+            self._first_event_s = self._clock()
+        return take(event)
 
     def __aiter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ from neuron_lib.types.context import ContextParams
 from neuron_lib.types.ended_reply import EndedReply, ReplyOutcome
 from neuron_lib.types.events import (
     Embedding,
+    EventBeforeEnd,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -61,6 +62,7 @@ __all__ = (
     "Embed",
     "Embedding",
     "EndedReply",
+    "EventBeforeEnd",
     "FailedLoad",
     "FinishReason",
     "Finished",

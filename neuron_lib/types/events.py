@@ -10,6 +10,7 @@ from msgspec import Struct
 
 __all__ = (
     "Embedding",
+    "EventBeforeEnd",
     "FinishReason",
     "Finished",
     "GenerationEvent",
@@ -116,4 +117,7 @@ class Finished(Struct, frozen=True, kw_only=True, tag=True):
         return self.reasons[0]
 
 
-GenerationEvent: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Finished
+EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding
+"""Every event of a reply except its last one."""
+
+GenerationEvent: TypeAlias = EventBeforeEnd | Finished

@@ -7,27 +7,13 @@ table of all dialects is `neuron_service.dialects`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from neuron_lib.errors import NeuronError
-from neuron_lib.types import (
-    Embedding,
-    Finished,
-    GenerationEvent,
-    Principal,
-    ReasoningDelta,
-    Started,
-    Task,
-    TextDelta,
-    ToolCall,
-    Usage,
-)
+from neuron_lib.types import EventBeforeEnd, Finished, GenerationEvent, Principal, Task, Usage
 from neuron_lib.wire.http_errors import ErrorAnswer
 
-__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "EventBeforeEnd", "StreamEncoder")
-
-EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding
-"""Every event of a reply except its last one."""
+__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "StreamEncoder")
 
 
 class StreamEncoder(Protocol):

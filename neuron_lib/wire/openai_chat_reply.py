@@ -14,6 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import (
     Embedding,
+    EventBeforeEnd,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -25,7 +26,6 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
-from neuron_lib.wire.dialect import EventBeforeEnd
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_errors import envelope
 from neuron_lib.wire.sse import server_sent_event

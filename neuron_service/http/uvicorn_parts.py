@@ -18,7 +18,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from neuron_service.asgi import ASGIApp
+from neuron_service.asgi import DIRECT_WRITE, ASGIApp
 from neuron_service.http.framing import without_upgrade
 
 __all__ = ("Server", "UvicornConnection")
@@ -125,6 +125,8 @@ class UvicornConnection(HttpToolsProtocol):
         super().on_headers_complete()
         assert self.cycle is not None
         self.cycle.transport = _CycleTransport(self.transport, end)
+        extensions: Any = {DIRECT_WRITE: {"write": _BodyWriter(self.cycle, self.transport)}}
+        self.cycle.scope["extensions"] = extensions  # the application begins after this callback
         if is_old:
             self.cycle.send = _UntilClose(self.cycle)  # type: ignore[method-assign] # uvicorn has no place for it
 
@@ -174,6 +176,23 @@ class _CycleTransport(asyncio.Transport):
 
     def close(self) -> None:
         self._end()
+
+
+class _BodyWriter:
+    """Writes pieces of an answer whose length is unknown; see `neuron_service.asgi.DirectWrite`."""
+
+    __slots__ = ("_cycle", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle, transport: asyncio.Transport) -> None:
+        self._cycle = cycle
+        self._transport = transport
+
+    def __call__(self, piece: bytes) -> bool:
+        cycle = self._cycle
+        if cycle.disconnected:
+            return False
+        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if cycle.chunked_encoding else piece)
+        return not cycle.flow.write_paused
 
 
 class _UntilClose:

@@ -12,7 +12,7 @@ from typing import Any
 
 from uvicorn.server import ServerState
 
-from neuron_service.asgi import Receive, Scope, Send
+from neuron_service.asgi import DIRECT_WRITE, DirectWrite, Receive, Scope, Send
 from neuron_service.http.cap import ConnectionCap
 from neuron_service.http.connection import BoundedConnection
 from neuron_service.http.last_words import CONTINUE, Refusals
@@ -61,9 +61,12 @@ class MemoryApp:
     hung_up: int = 0
     """How many requests ended by the departure of their client."""
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    write: DirectWrite = field(init=False)
+    """Of the latest request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        self.write = scope["extensions"][DIRECT_WRITE]["write"]
         self.requests.append(f"{scope['method']} {path}")
         if path == "/early":
             await self._answer(send, path, 0)

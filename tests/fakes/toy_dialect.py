@@ -10,6 +10,7 @@ from neuron_lib.errors import NeuronError, Overloaded
 from neuron_lib.types import (
     ChatRequest,
     Embedding,
+    EventBeforeEnd,
     Finished,
     GenerationEvent,
     Principal,
@@ -20,7 +21,7 @@ from neuron_lib.types import (
     Usage,
 )
 from neuron_lib.wire.bodies import decode_body
-from neuron_lib.wire.dialect import Decode, Dialect, EventBeforeEnd
+from neuron_lib.wire.dialect import Decode, Dialect
 from neuron_lib.wire.http_errors import ErrorAnswer, Unauthenticated, Verdict, encode_error, error_answer, judge
 from neuron_lib.wire.sse import server_sent_event
 

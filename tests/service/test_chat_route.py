@@ -10,9 +10,10 @@ from anyio import wait_all_tasks_blocked
 from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolCall
 from neuron_lib.errors import EngineFailed
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Chat, Principal, Usage
+from neuron_lib.types import Chat, EventBeforeEnd, Principal, Usage
 from neuron_lib.wire.openai_chat_reply import ChatStreamEncoder
 from neuron_service.answers import SILENCE_LIMIT_S, StreamedAnswer
+from neuron_service.asgi import DIRECT_WRITE
 from neuron_service.http.limits import IDLE_CONNECTION_LIMIT_S
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.scripted_host import chat_body, scripted_host
@@ -148,6 +149,55 @@ async def test_silence_is_filled_with_comments_and_loses_nothing_of_the_reply() 
             script.may_speak.set()
             deltas = [event["choices"][0]["delta"] for event in events(await exchange.rest())[:-1]]
     assert "".join(delta.get("content", "") for delta in deltas) == "Hello, world!"
+
+
+class DirectServer:
+    """A server that can write directly. After each `room` direct writes the client has read too little."""
+
+    def __init__(self, *, room: int) -> None:
+        self.ways: list[str] = []
+        self.body = b""
+        self._room = room
+
+    def write(self, piece: bytes) -> bool:
+        self.ways.append("write")
+        self.body += piece
+        return self.ways.count("write") % self._room > 0
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            self.ways.append("send")
+            self.body += message["body"]
+
+    async def serve(self, stream: StreamedAnswer) -> None:
+        await stream({"extensions": {DIRECT_WRITE: {"write": self.write}}}, anyio.sleep_forever, self.send)
+
+
+async def test_where_the_server_can_write_directly_events_are_sent_only_when_the_client_reads_too_little() -> None:
+    server = DirectServer(room=2)
+    async with scripted_host(resident=[A]) as host:
+        request = ChatRequest(model_id=A, messages=({"role": "user", "content": "hi"},))
+        async with AsgiClient(StreamedAnswer(host.registry.chat(request), ENCODER)).open("POST", CHAT) as exchange:
+            all_sent = await exchange.rest()
+        await server.serve(StreamedAnswer(host.registry.chat(request), ENCODER))
+    role, hello, comma, world, mark, *end = server.ways
+    assert (role, hello, comma, world, mark, end) == ("send", "write", "write", "send", "write", ["send", "send"])
+    assert server.body == all_sent
+
+
+async def test_a_bug_in_writing_an_event_directly_is_an_error_event(caplog: pytest.LogCaptureFixture) -> None:
+    class BuggyEncoder(ChatStreamEncoder):
+        def event(self, event: EventBeforeEnd) -> bytes:
+            if isinstance(event, TextDelta):
+                raise ZeroDivisionError("one over nothing")
+            return super().event(event)
+
+    server = DirectServer(room=2)
+    async with scripted_host(resident=[A]) as host:
+        request = ChatRequest(model_id=A, messages=({"role": "user", "content": "hi"},))
+        await server.serve(StreamedAnswer(host.registry.chat(request), BuggyEncoder(id="1", created=7, model=A)))
+    assert events(server.body)[-1]["error"]["message"] == "internal error: ZeroDivisionError: one over nothing"
+    assert "bug in a stream" in caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from neuron_service.asgi import DIRECT_WRITE
 from neuron_service.http_rules import HttpRules
 from tests.fakes.asgi_client import AsgiClient
 
@@ -10,6 +11,7 @@ pytestmark = pytest.mark.anyio
 
 async def answer_in_pieces(scope: Any, receive: Any, send: Any) -> None:
     assert scope["method"] == "GET"
+    assert not scope.get("extensions")  # by which the body of an answer to HEAD could be written
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for piece in (b"a", b"b", b""):
         await send({"type": "http.response.body", "body": piece, "more_body": bool(piece)})
@@ -21,7 +23,7 @@ async def test_an_answer_in_pieces_ends_once_for_head() -> None:
     async def send(message: Any) -> None:
         messages.append(message)
 
-    scope: Any = {"type": "http", "method": "HEAD", "path": "/x", "raw_path": b"/x"}
+    scope: Any = {"type": "http", "method": "HEAD", "path": "/x", "raw_path": b"/x", "extensions": {DIRECT_WRITE: {}}}
     receive: Any = None
     await HttpRules(answer_in_pieces)(scope, receive, send)
     assert [message["type"] for message in messages] == ["http.response.start", "http.response.body"]

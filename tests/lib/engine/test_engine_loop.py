@@ -52,6 +52,7 @@ def loop_over(
     runner: ScriptedRunner,
     *,
     n_batch: int = 64,
+    is_read: Callable[[], bool] = lambda: True,
     report_interval_s: float = 0,
     clock: Callable[[], float] = lambda: 0.0,
     on_other: Callable[[Began | Cancelled], object] = lambda _report: None,
@@ -66,7 +67,7 @@ def loop_over(
             on_other(report)
 
     scheduler = SmallEngine(n_batch=n_batch, n_ctx=64).scheduler
-    loop = EngineLoop(scheduler, runner, report=hear, report_interval_s=report_interval_s, clock=clock)
+    loop = EngineLoop(scheduler, runner, report=hear, is_read=is_read, report_interval_s=report_interval_s, clock=clock)
     return loop, told
 
 
@@ -147,6 +148,25 @@ def test_between_two_reports_deltas_are_joined_and_the_first_token_and_the_end_n
         (9, 3, "a a a "),
     ]
     assert [(step.step, done.text) for step in told for done in step.events if isinstance(done, Done)] == [(6, "a a ")]
+
+
+def test_deltas_are_joined_while_the_daemon_has_not_read_the_last_report() -> None:
+    runner = ScriptedSteps(9)
+    loop, told = loop_over(runner, is_read=lambda: len(runner.plans) in {3, 7, 8})
+    run(loop, sequence(1))
+    assert [(step.step, event.text) for step in told for event in step.events if isinstance(event, Delta)] == [
+        (1, "a "),
+        (3, "a a "),
+        (7, "a a a a "),
+        (8, "a "),
+    ]
+
+
+def test_deltas_are_joined_for_a_busy_daemon_for_40_ms_at_most() -> None:
+    runner = ScriptedSteps(9)
+    loop, told = loop_over(runner, is_read=lambda: False, clock=lambda: len(runner.plans) / 64)
+    run(loop, sequence(1))
+    assert [step.step for step in told] == [1, 4, 7]
 
 
 def test_joined_deltas_keep_the_number_of_tokens_and_their_log_probabilities() -> None:

@@ -1,7 +1,10 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import anyio
 import pytest
 
-from neuron_lib.engine.protocol import Delta, Done
+from neuron_lib.engine.protocol import Began, Delta, Done
 from neuron_lib.errors import EngineDead, EngineFailed
 from neuron_lib.llamacpp.engine_client import News
 from neuron_lib.llamacpp.mailbox import Mailbox
@@ -134,3 +137,100 @@ async def test_a_cancelled_reader_takes_no_mail_with_it() -> None:
         scope.cancel()
         await mailbox.get()
     assert await mailbox.get() == Delta(1, "a")
+
+
+# ------------------------------------------------------------------------------------------------------------- relays
+
+
+class Relay:
+    """Takes deltas, and has room for more as long as `room` says so."""
+
+    def __init__(self, *, room: int = 1000, error: Exception | None = None) -> None:
+        self.taken: list[str] = []
+        self._room = room
+        self._error = error
+
+    def __call__(self, delta: Delta) -> bool:
+        if self._error is not None:
+            raise self._error
+        self.taken.append(delta.text)
+        return len(self.taken) < self._room
+
+
+@asynccontextmanager
+async def read_by_a_waiting_task(mailbox: Mailbox) -> AsyncIterator[list[News]]:
+    """What a task got that reads until the end; it waits for mail when the block begins."""
+    got: list[News] = []
+
+    async def read() -> None:
+        while DONE not in got:
+            got.append(await mailbox.get())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        await let_others_run()
+        yield got
+
+
+async def test_deltas_that_come_while_the_reader_waits_go_to_the_relay_and_all_else_to_the_reader() -> None:
+    mailbox, relay = Mailbox(), Relay()
+    mailbox.relay = relay
+    async with read_by_a_waiting_task(mailbox) as got:
+        for text in "ab":
+            mailbox.hear(Delta(1, text))
+        await let_others_run()
+        assert (relay.taken, got) == (["a", "b"], [])
+        mailbox.hear(DONE)
+    assert got == [DONE]
+
+
+async def test_no_delta_overtakes_what_the_reader_has_not_read_yet() -> None:
+    mailbox, relay = Mailbox(), Relay()
+    mailbox.relay = relay
+    mailbox.hear(Delta(1, "before"))
+    async with read_by_a_waiting_task(mailbox) as got:
+        mailbox.hear(Began(1))
+        mailbox.hear(Delta(1, "behind it"))
+        assert relay.taken == []
+        await let_others_run()
+        mailbox.hear(Delta(1, "later"))
+        mailbox.hear(DONE)
+    assert (got, relay.taken) == ([Delta(1, "before"), Began(1), Delta(1, "behind it"), DONE], ["later"])
+
+
+async def test_a_relay_without_room_leaves_the_next_delta_to_the_reader_and_is_asked_again_behind_it() -> None:
+    mailbox, relay = Mailbox(), Relay(room=1)
+    mailbox.relay = relay
+    async with read_by_a_waiting_task(mailbox) as got:
+        for text in "abc":
+            mailbox.hear(Delta(1, text))
+        await let_others_run()
+        mailbox.hear(Delta(1, "d"))
+        mailbox.hear(DONE)
+    assert (relay.taken, got) == (["a", "d"], [Delta(1, "b"), Delta(1, "c"), DONE])
+
+
+async def test_a_relay_that_raises_fails_the_mailbox_and_nobody_else() -> None:
+    mailbox = Mailbox()
+    mailbox.relay = Relay(error=ZeroDivisionError("a bug"))
+
+    async def speak() -> None:
+        await let_others_run()
+        mailbox.hear(Delta(1, "a"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(speak)
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            await mailbox.get()
+
+
+async def test_nothing_is_relayed_when_the_reader_has_stopped_waiting() -> None:
+    mailbox, relay = Mailbox(), Relay()
+    mailbox.relay = relay
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mailbox.get)
+            await let_others_run()
+            scope.cancel()
+    mailbox.hear(Delta(1, "a"))
+    assert (relay.taken, await mailbox.get()) == ([], Delta(1, "a"))

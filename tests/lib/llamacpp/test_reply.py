@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
-from neuron_lib.engine.protocol import Load, Submit
+from neuron_lib.engine.protocol import Delta, Load, Submit
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -46,6 +46,7 @@ from neuron_lib.types import (
     Complete,
     Embed,
     Embedding,
+    EventBeforeEnd,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -171,6 +172,98 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage(*, in_process: 
             ),
         ),
     ]
+
+
+class Forwarded:
+    """Takes forwarded events, always with room for more."""
+
+    def __init__(self, *, error: Exception | None = None) -> None:
+        self.events: list[GenerationEvent] = []
+        self._error = error
+
+    def __call__(self, event: EventBeforeEnd) -> bool:
+        if self._error is not None:
+            raise self._error
+        self.events.append(event)
+        return True
+
+
+async def test_a_reply_that_forwards_gives_its_beginning_and_its_end_by_iteration_and_all_events_in_order() -> None:
+    seen, read = Forwarded(), list[GenerationEvent]()
+    async with model_of() as model, model.run(ask("one two three")) as reply:
+        reply.forward(seen)
+        async for event in reply:
+            read.append(event)
+            seen.events.append(event)
+    assert (type(read[0]), type(read[-1])) == (Started, Finished)
+    assert texts(seen.events) == "one two three !"
+    assert len(read) < len(seen.events)
+
+
+async def test_events_that_are_forwarded_and_events_that_are_read_are_in_order_whatever_room_there_is() -> None:
+    async with model_of("stuck-after-delta") as model, model.run(ask("one two")) as reply:
+        seen: list[str] = []
+
+        def take(event: EventBeforeEnd) -> bool:
+            assert isinstance(event, TextDelta)
+            seen.append(f"forwarded {event.text}")
+            return len(seen) % 3 == 1
+
+        async def read() -> None:
+            async for event in reply:
+                seen.extend(f"read {text}" for text in [texts([event])] if text)
+
+        reply.forward(take)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            await until(lambda: len(seen) == 1)
+            for number in range(6):
+                engine_of(model)._tell(Delta(1, f"{number}"))
+                await let_others_run()
+            tasks.cancel_scope.cancel()
+    assert [text.partition(" ")[2] for text in seen] == ["one ", "0", "1", "2", "3", "4", "5"]
+    assert {text.partition(" ")[0] for text in seen} == {"forwarded", "read"}
+
+
+async def test_a_reply_that_is_begun_once_more_goes_on_forwarding() -> None:
+    seen = Forwarded()
+    async with model_of("segv-at-start") as model, model.run(ask("one two three")) as reply:
+        reply.forward(seen)
+        read = [event async for event in reply]
+        assert reply.retried
+    assert texts(read) != "one two three !"
+    assert texts(seen.events)
+
+
+async def test_a_reply_that_is_wanted_whole_forwards_nothing() -> None:
+    forwarded = Forwarded()
+    async with model_of() as model, model.run(replace(ask("one two three"), whole=True)) as reply:
+        reply.forward(forwarded)
+        read = [event async for event in reply]
+    assert (texts(read), forwarded.events) == ("one two three !", [])
+
+
+async def test_what_goes_wrong_in_forwarding_is_raised_by_the_reply_and_the_engine_serves_on() -> None:
+    async with model_of("stuck-after-delta", seats=2) as model:
+        async with model.run(ask("one two")) as reply:
+            reply.forward(Forwarded(error=ZeroDivisionError("a bug")))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(tell_when_it_waits, model)
+                with pytest.raises(ZeroDivisionError, match="a bug"):
+                    [event async for event in reply]
+        assert model.info().status is ModelStatus.LOADED
+        async with model.run(ask("three four")):
+            pass
+
+
+async def tell_when_it_waits(model: LlamaCppModel) -> None:
+    for _ in range(20):
+        await let_others_run()
+    engine_of(model)._tell(Delta(1, "more"))
+
+
+def texts(events: Sequence[GenerationEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 async def test_all_that_the_engine_is_told_of_a_request_is_one_submit() -> None:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from neuron_lib import (
     EndedReply,
+    Finished,
     FinishReason,
     ModelNotLoaded,
     Principal,
@@ -16,11 +17,14 @@ from neuron_lib import (
     Registry,
     ReplyOutcome,
     ShuttingDown,
+    Started,
     TextDelta,
     Usage,
 )
 from neuron_lib.errors import EngineFailed, InvalidGrammar
+from neuron_lib.harness import ForwardingReply
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
+from neuron_lib.types import EventBeforeEnd
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
 from tests.fakes.turns import let_others_run
 
@@ -77,6 +81,26 @@ async def test_a_finished_reply_is_told_once_with_its_cost_and_its_times() -> No
             total_s=7.0,
         )
     ]
+
+
+async def test_an_event_that_is_forwarded_is_the_first_event_too() -> None:
+    may_speak = anyio.Event()
+    host, taken = Host(ScriptedModel(may_speak=may_speak)), list[EventBeforeEnd]()
+
+    def take(event: EventBeforeEnd) -> bool:
+        host.now_s += 1.0
+        taken.append(event)
+        return True
+
+    async with host.registry:
+        await host.load()
+        may_speak.set()
+        async with host.registry.chat(request("o/a")) as reply:
+            assert isinstance(reply, ForwardingReply)
+            reply.forward(take)
+            read = [type(event) for event in [event async for event in reply]]
+    assert (len(taken), read) == (4, [Started, Finished])
+    assert [ended.first_event_s for ended in host.ended] == [0.0]
 
 
 async def leave_at_once(registry: Registry) -> None:

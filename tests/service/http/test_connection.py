@@ -48,6 +48,41 @@ def test_requests_are_answered_one_after_the_other() -> None:
         assert client.is_open
 
 
+@pytest.mark.parametrize(
+    ("version", "piece", "end"), [("1.1", b"6\r\ndirect\r\n", b"3\r\ntwo\r\n0\r\n\r\n"), ("1.0", b"direct", b"two")]
+)
+def test_a_piece_of_an_answer_that_is_written_directly_looks_like_one_that_is_sent(
+    version: str, piece: bytes, end: bytes
+) -> None:
+    with memory_connection() as client:
+        client.send(f"GET /stream HTTP/{version}\r\n\r\n".encode())
+        client.take()
+        assert client.app.write(b"direct")
+        assert client.take() == piece
+        client.let_answer()
+        assert client.take() == end
+
+
+def test_who_writes_directly_is_told_whether_the_client_reads() -> None:
+    with memory_connection() as client:
+        client.send(b"GET /stream HTTP/1.1\r\n\r\n")
+        client.connection.pause_writing()
+        assert not client.app.write(b"a")
+        client.connection.resume_writing()
+        assert client.app.write(b"b")
+        assert client.take().endswith(b"1\r\na\r\n1\r\nb\r\n")
+
+
+def test_nothing_is_written_directly_to_a_client_that_has_gone() -> None:
+    with memory_connection() as client:
+        client.send(b"GET /stream HTTP/1.1\r\n\r\n")
+        client.take()
+        client.transport.lose()
+        client.loop.settle()
+        assert not client.app.write(b"a")
+        assert client.take() == b""
+
+
 @pytest.mark.parametrize("size", [1, 7])
 def test_a_request_may_come_in_any_pieces(size: int) -> None:
     request = post("/a", b'{"a": 1}') + b"\r\n" + GET

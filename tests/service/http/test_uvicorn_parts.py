@@ -63,6 +63,7 @@ CYCLE_ATTRIBUTES: dict[str, type] = {
     "chunked_encoding": bool,
     "disconnected": bool,
     "expected_content_length": int,
+    "flow": FlowControl,
     "keep_alive": bool,
     "message_event": asyncio.Event,
     "more_body": bool,
@@ -96,6 +97,10 @@ def test_uvicorns_protocol_has_the_attributes_that_we_use(used: Any, name: str, 
 @pytest.mark.parametrize(("name", "kind"), CYCLE_ATTRIBUTES.items())
 def test_uvicorns_cycle_has_the_attributes_that_we_use(used: Any, name: str, kind: type) -> None:
     assert isinstance(getattr(used.cycle, name, None), kind), f"{CHANGED}RequestResponseCycle.{name}"
+
+
+def test_uvicorns_flow_knows_whether_the_client_reads(used: Any) -> None:
+    assert used.flow.write_paused is False, f"{CHANGED}FlowControl.write_paused"
 
 
 @pytest.mark.parametrize(("name", "parameters"), PROTOCOL_METHODS.items())
