@@ -65,7 +65,7 @@ class LlamaCppReply:
     | `Began` | holds its seats; entering ends |
     | `Delta`, `Done`, `Vector` | become events, and free seats whether or not anybody reads |
     | a refusal | is raised |
-    | nothing more, because it died | see `_survivor` |
+    | nothing more, because it died | see `_next_engine_after` |
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class LlamaCppReply:
             try:
                 self._take(await self._mailbox.get())
             except EngineDead as dead:
-                await self._begin(await self._survivor(dead))
+                await self._begin(await self._next_engine_after(dead))
         if not self._events:
             raise StopAsyncIteration
         return self._events.popleft()
@@ -225,7 +225,7 @@ class LlamaCppReply:
             try:
                 await self._until_begun()
             except EngineDead as dead:
-                engine = await self._survivor(dead)
+                engine = await self._next_engine_after(dead)
             else:
                 return
 
@@ -272,7 +272,7 @@ class LlamaCppReply:
             return await self._mailbox.get()
         return None
 
-    async def _survivor(self, dead: EngineDead) -> EngineClient:
+    async def _next_engine_after(self, dead: EngineDead) -> EngineClient:
         """The engine to go on with after a death.
 
         Raises `dead` if no engine comes or something was given out already, and `SuspectRequest` for a request that two

@@ -38,7 +38,7 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.llamacpp.recovery import RecoveryPolicy
+from neuron_lib.llamacpp.restart_policy import RestartPolicy
 from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
@@ -91,7 +91,7 @@ async def model_of(
     queue: int = 4,
     max_wait_s: float = 60.0,
     isolates_principals: bool = False,
-    policy: RecoveryPolicy | None = None,
+    policy: RestartPolicy | None = None,
     in_process: bool = False,
 ) -> AsyncIterator[LlamaCppModel]:
     """A model whose first engine is a fake in `mode`; those after the ones `between` are all in the mode `then`.
@@ -114,7 +114,7 @@ async def model_of(
             command=(sys.executable, str(FAKE_ENGINE), next(modes)),
         )
 
-    policy = policy or RecoveryPolicy(first_pause_s=0.01)
+    policy = policy or RestartPolicy(first_pause_s=0.01)
     async with supervise(start, model_id="org/fake", policy=policy) as supervisor:
         yield LlamaCppModel(
             supervisor,
@@ -584,7 +584,7 @@ async def test_closing_admission_refuses_those_who_wait_at_once() -> None:
 
 
 async def test_whoever_waits_for_the_next_engine_when_admission_closes_is_refused_and_not_submitted() -> None:
-    async with model_of("silent", policy=RecoveryPolicy(first_pause_s=0.2)) as model:
+    async with model_of("silent", policy=RestartPolicy(first_pause_s=0.2)) as model:
         async with anyio.create_task_group() as tasks:
             askers = Askers(tasks, model, "one")
             await until(lambda: model.load().queue_depth == 1)
@@ -625,7 +625,7 @@ async def test_requests_that_waited_when_their_engine_died_are_submitted_again_i
 
 async def test_a_reply_whose_engine_died_holds_no_seat_until_the_next_engine_has_begun_it() -> None:
     async with (
-        model_of("stuck-after-delta", policy=RecoveryPolicy(first_pause_s=60)) as model,
+        model_of("stuck-after-delta", policy=RestartPolicy(first_pause_s=60)) as model,
         anyio.create_task_group() as tasks,
     ):
         Askers(tasks, model, "one two")
@@ -761,7 +761,7 @@ async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end(*, in_pr
 
 @pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
 async def test_a_request_that_was_there_when_two_engines_died_is_suspect(mode: str) -> None:
-    policy = RecoveryPolicy(most_deaths=9, first_pause_s=0.01)
+    policy = RestartPolicy(most_deaths=9, first_pause_s=0.01)
     async with model_of(mode, then=mode, policy=policy) as model:
         with pytest.raises(SuspectRequest, match="SIGSEGV; then killed by SIGSEGV"):
             await reply_to(model, "one two")
@@ -826,8 +826,8 @@ class Askers:
             self.refusals.append(error)
 
 
-def patient() -> RecoveryPolicy:
-    return RecoveryPolicy(most_deaths=9, first_pause_s=0.01, longest_pause_s=0.01)
+def patient() -> RestartPolicy:
+    return RestartPolicy(most_deaths=9, first_pause_s=0.01, longest_pause_s=0.01)
 
 
 async def test_a_request_counts_from_before_its_prompt_is_read_and_does_not_when_its_client_leaves() -> None:
@@ -1014,7 +1014,7 @@ async def test_a_reply_that_an_unload_ends_is_not_said_to_be_tried_again(caplog:
 
 
 async def test_while_the_next_engine_is_awaited_a_newcomer_is_told_when_to_come_back() -> None:
-    async with model_of("segv-after-delta", policy=RecoveryPolicy(first_pause_s=60)) as model:
+    async with model_of("segv-after-delta", policy=RestartPolicy(first_pause_s=60)) as model:
         assert (model.info().status, model.info().servable) == (ModelStatus.LOADED, Servable(ok=True))
         with pytest.raises(EngineDead):
             await reply_to(model, "one two")
@@ -1057,7 +1057,7 @@ async def test_unloading_does_not_wait_for_a_pause_and_tells_those_who_do() -> N
             await reply_to(model, "one two")
         told.append(caught.value.reason)
 
-    policy = RecoveryPolicy(first_pause_s=3600)
+    policy = RestartPolicy(first_pause_s=3600)
     async with anyio.create_task_group() as tasks, model_of("segv-at-start", policy=policy) as model:
         tasks.start_soon(wait, model)
         await until(lambda: model.info().status is ModelStatus.RECOVERING)
