@@ -31,7 +31,12 @@ class Mailbox:
         self._news = anyio.Event()
 
     def hear(self, mail: News) -> None:
-        """Deliver. Merges a delta into the last one of its choice when the reader is far behind."""
+        """Deliver. Merges a delta into the last one of its choice when the reader is far behind.
+
+        Nothing is delivered after a failure: a request that was refused here may still be begun by its engine.
+        """
+        if self._failure is not None:
+            return
         is_merged = isinstance(mail, Delta) and len(self._mail) >= _MOST_MAIL and self._merge(mail)
         if not is_merged:
             self._mail.append(mail)

@@ -130,12 +130,16 @@ class LlamaCppReply:
             place.end_reply()
         elif isinstance(news, Vector):
             self._vectors_left -= 1
-            if not self._vectors_left:
-                place.end()
+            if self._vectors_left < self._seats:  # nobody takes over the seat
+                place.end_reply()
         self._mailbox.hear(news)
 
     def fail(self, error: NeuronError) -> None:
-        """See `Listener`."""
+        """See `Listener`. Frees the seats, whether or not anybody reads the error."""
+        if isinstance(error, EngineDead):
+            self._placed.wait_again()
+        else:
+            self._placed.end()
         self._mailbox.fail(error)
 
     # -------------------------------------------------------------------------------------------- what the reader does
@@ -267,7 +271,6 @@ class LlamaCppReply:
             self._first_death = death.reason
             fields = self._labels() | {"reason": death.reason}
             logger.warning("engine died, the request is tried once more", extra=fields)
-        place.wait_again()
         with anyio.move_on_after(_SUCCESSOR_LIMIT_S):
             return await self._supervisor.successor(engine)
         text = f"{death.reason}; none has come since for {_SUCCESSOR_LIMIT_S:g} s"
