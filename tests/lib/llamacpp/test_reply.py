@@ -719,6 +719,25 @@ async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end(*, in_pr
         assert [type(event) for event in events].count(Started) == 1
 
 
+@pytest.mark.parametrize("turns", [5, 10, 20])
+async def test_a_reader_who_does_not_wait_long_each_time_gets_the_same_reply_from_the_next_engine(turns: int) -> None:
+    events: list[GenerationEvent] = []
+
+    async def read_one() -> None:
+        events.append(await anext(generation))
+
+    async with (
+        model_of("segv-after-delta") as model,
+        model.run(msgspec.structs.replace(ask("one two"), whole=True)) as generation,
+    ):
+        while not (events and isinstance(events[-1], Finished)):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read_one)
+                await let_others_run(turns)
+                tasks.cancel_scope.cancel()
+    assert [type(event) for event in events] == [Started, TextDelta, TextDelta, TextDelta, Finished]
+
+
 @pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
 async def test_a_request_that_was_there_when_two_engines_died_is_suspect(mode: str) -> None:
     policy = RecoveryPolicy(most_deaths=9, first_pause_s=0.01)
