@@ -107,6 +107,7 @@ class Scheduler:
             self._retire(sequence)
         for sequence in [s for s in self._pending if s.request == number]:
             self._pending.remove(sequence)
+            self._live_limit = len(self.cache.slots)  # it may be the one that had to give way
             self._forget(sequence)
 
     # ------------------------------------------------------------------------------------------------------- planning

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
-from neuron_lib.engine.protocol import Delta, Load, Submit
+from neuron_lib.engine.protocol import Began, Delta, Load, Prepared, StepEvents, Submit, Vector
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -705,6 +705,59 @@ async def test_a_reply_that_nobody_reads_keeps_its_seat_only_as_long_as_it_is_ma
         assert isinstance(last, Finished)
 
 
+async def test_a_reply_that_broke_frees_its_seat_before_anybody_reads_so() -> None:
+    async with model_of("broken-after-delta", queue=0) as model, model.run(ask("one two")):
+        await let_others_run()
+        assert model.load().in_flight == 0
+
+
+async def test_a_reply_that_was_lost_with_its_engine_holds_no_seat_of_the_next_one() -> None:
+    async with model_of("segv-after-delta") as model, model.run(ask("one two")):
+        await until(lambda: model.load().engine_restarts == 1 and model.info().status is ModelStatus.LOADED)
+        async with model.run(ask("stuck-after-delta")):
+            assert model.load().in_flight == 1
+
+
+async def test_inputs_that_take_turns_free_their_seats_as_nobody_takes_them_over() -> None:
+    events: list[GenerationEvent] = []
+    in_flight = []
+
+    async def embed() -> None:
+        async with model.run(Embed(model_id="org/fake", inputs=("a", "b", "c"))) as generation:
+            events.extend([event async for event in generation])
+
+    async with model_of("vectors-silent", seats=2) as model:
+        engine = engine_of(model)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(embed)
+            await until(lambda: "with 1 requests" in repr(engine))
+            engine._take(Prepared(request=1, prompt_tokens=3))
+            engine._take(Began(1, replies=3))
+            for choice in range(3):
+                engine._take(
+                    StepEvents(1, (Vector(request=1, choice=choice, values=b"", prompt_tokens=1, prefill_s=0),))
+                )
+                in_flight.append(model.load().in_flight)
+    assert in_flight == [2, 1, 0]
+    assert isinstance(events[-1], Finished)
+
+
+async def test_a_request_that_was_refused_does_not_begin_though_its_engine_begins_it() -> None:
+    async def ask_for_one() -> None:
+        with pytest.raises(ShuttingDown):
+            async with model.run(ask("one")):
+                pytest.fail("it was entered")
+
+    async with model_of("silent") as model, anyio.create_task_group() as tasks:
+        engine = engine_of(model)
+        tasks.start_soon(ask_for_one)
+        await until(lambda: "with 1 requests" in repr(engine))
+        await let_others_run()
+        model.close_admission(ShuttingDown)
+        engine._take(Prepared(request=1, prompt_tokens=1))
+        engine._take(Began(1))
+
+
 async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -> None:
     async with model_of("stuck-after-delta") as model, model.run(ask("one")):
         async with anyio.create_task_group() as tasks:
@@ -757,6 +810,25 @@ async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end(*, in_pr
         assert [event.text for event in events if isinstance(event, TextDelta)] == ["one ", "two ", "!"]
         assert [type(event) for event in (events[0], events[-1])] == [Started, Finished]
         assert [type(event) for event in events].count(Started) == 1
+
+
+@pytest.mark.parametrize("turns", [5, 10, 20])
+async def test_a_reader_who_does_not_wait_long_each_time_gets_the_same_reply_from_the_next_engine(turns: int) -> None:
+    events: list[GenerationEvent] = []
+
+    async def read_one() -> None:
+        events.append(await anext(generation))
+
+    async with (
+        model_of("segv-after-delta") as model,
+        model.run(msgspec.structs.replace(ask("one two"), whole=True)) as generation,
+    ):
+        while not (events and isinstance(events[-1], Finished)):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read_one)
+                await let_others_run(turns)
+                tasks.cancel_scope.cancel()
+    assert [type(event) for event in events] == [Started, TextDelta, TextDelta, TextDelta, Finished]
 
 
 @pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
