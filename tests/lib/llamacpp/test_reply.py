@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
-from neuron_lib.engine.protocol import Began, Delta, Load, Prepared, StepEvents, Submit, Vector
+from neuron_lib.engine.protocol import Began, Delta, Done, Load, Prepared, StepEvents, Submit, Vector
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -190,14 +190,35 @@ class Forwarded:
 
 async def test_a_reply_that_forwards_gives_its_beginning_and_its_end_by_iteration_and_all_events_in_order() -> None:
     seen, read = Forwarded(), list[GenerationEvent]()
-    async with model_of() as model, model.run(ask("one two three")) as reply:
-        reply.forward(seen)
+
+    async def read_on() -> None:
         async for event in reply:
             read.append(event)
             seen.events.append(event)
+
+    async with (
+        model_of("stuck-after-delta") as model,
+        model.run(ask("one")) as reply,
+        anyio.create_task_group() as tasks,
+    ):
+        reply.forward(seen)
+        tasks.start_soon(read_on)
+        await until(lambda: texts(seen.events) == "one ")
+        await let_others_run()
+        done = Done(
+            request=1,
+            reason=FinishReason.STOP,
+            text="!",
+            prompt_tokens=1,
+            completion_tokens=2,
+            prefill_s=0.25,
+            decode_s=0.5,
+        )
+        engine_of(model)._tell(Delta(1, "two "))
+        engine_of(model)._take(StepEvents(1, (done,)))
     assert (type(read[0]), type(read[-1])) == (Started, Finished)
-    assert texts(seen.events) == "one two three !"
-    assert len(read) < len(seen.events)
+    assert texts(seen.events) == "one two !"
+    assert TextDelta("two ") not in read
 
 
 async def test_events_that_are_forwarded_and_events_that_are_read_are_in_order_whatever_room_there_is() -> None:
@@ -227,12 +248,18 @@ async def test_events_that_are_forwarded_and_events_that_are_read_are_in_order_w
 
 async def test_a_reply_that_is_begun_once_more_goes_on_forwarding() -> None:
     seen = Forwarded()
-    async with model_of("segv-at-start") as model, model.run(ask("one two three")) as reply:
+    async with (
+        model_of("segv-at-start", then="stuck-after-delta") as model,
+        model.run(ask("one")) as reply,
+        anyio.create_task_group() as tasks,
+    ):
         reply.forward(seen)
-        read = [event async for event in reply]
-        assert reply.retried
-    assert texts(read) != "one two three !"
-    assert texts(seen.events)
+        tasks.start_soon(read_to_end, reply)
+        await until(lambda: reply.retried and reply.usage.completion_tokens == 1)
+        await let_others_run()
+        engine_of(model)._tell(Delta(1, "more"))
+        assert texts(seen.events).endswith("more")
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_reply_that_is_wanted_whole_forwards_nothing() -> None:
