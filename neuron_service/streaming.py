@@ -4,7 +4,6 @@ Knows no API.
 """
 
 import math
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
@@ -58,9 +57,9 @@ class EventStream:
         """Send a chunk of the body. Waits as long as the client does not read. `more=False` ends the answer."""
         async with self._sending:
             if self._sent_at == math.inf:
-                self._sent_at = time.monotonic()  # the silence is measured from the first chunk on
+                self._sent_at = anyio.current_time()  # the silence is measured from the first chunk on
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
-            self._sent_at = time.monotonic()
+            self._sent_at = anyio.current_time()
 
     @property
     def can_write(self) -> bool:
@@ -70,7 +69,7 @@ class EventStream:
     def write(self, chunk: bytes) -> bool:
         """Send a chunk at once, without waiting. Returns whether the client has read enough for another one."""
         assert self._write is not None  # asked before
-        self._sent_at = time.monotonic()
+        self._sent_at = anyio.current_time()
         return self._write(chunk)
 
     async def watch(self) -> None:
@@ -79,7 +78,7 @@ class EventStream:
         Raises `ClientStalled` when the client has not read anything for `SEND_LIMIT_S`.
         """
         while True:
-            idle_s = time.monotonic() - self._sent_at
+            idle_s = anyio.current_time() - self._sent_at
             if self._sending.locked() and idle_s >= SEND_LIMIT_S:
                 raise ClientStalled
             if idle_s >= self._silence_limit_s and not self._sending.locked():

@@ -76,7 +76,7 @@ class PromptCache:
         """The best slot for a sequence, a prefix that is worth waiting for, or None if every slot is taken."""
         return self._reuse.find(sequence, self._slots, self.store.saved)
 
-    def seat(self, sequence: Sequence, placement: Placement) -> None:
+    def occupy(self, sequence: Sequence, placement: Placement) -> None:
         """Give the sequence its slot, with the content that can be reused."""
         slot, source, beginning = placement.slot, placement.source, placement.beginning
         match source:
@@ -92,7 +92,7 @@ class PromptCache:
         self._slots.shorten(slot.seq_id, beginning.length, checkpoint=beginning.checkpoint)
         self.store.discard(point for point in slot.checkpoints if point.length > beginning.length)
         slot.checkpoints = [point for point in slot.checkpoints if point.length <= beginning.length]
-        self._slots.seat(sequence, slot, reused=beginning.length)
+        self._slots.occupy(sequence, slot, reused=beginning.length)
 
     def release(self, sequence: Sequence) -> None:
         """The sequence leaves its slot. Its computed tokens stay there."""

@@ -107,6 +107,7 @@ class Scheduler:
             self._retire(sequence)
         for sequence in [s for s in self._pending if s.request == number]:
             self._pending.remove(sequence)
+            self._live_limit = len(self.cache.slots)  # it may be the one that had to give way
             self._forget(sequence)
 
     # ------------------------------------------------------------------------------------------------------- planning
@@ -115,7 +116,7 @@ class Scheduler:
         """The next step, or None when there is nothing to compute. `now_s` is the time by the engine's clock."""
         self._make_room()
         live = len(self._live)
-        began = self._admit(now_s)
+        began = self._begin_requests(now_s)
         if not self._live:
             return None
         self._gather(at_once=len(self._live) > live)
@@ -142,7 +143,7 @@ class Scheduler:
             chunks.append(self._chunk(sequence, 1, guesses))
         budget = self.costs.prefill_budget(decoding=len(decoding), room=room)
         for sequence in reading:
-            cells = self.cells.room(_seat(sequence))
+            cells = self.cells.room(_seq_id(sequence))
             limit = min(budget, cells)
             if sequence.wants_vector:  # the whole of it in one batch, however long that takes
                 limit = sequence.remaining
@@ -159,7 +160,7 @@ class Scheduler:
 
     def _chunk(self, sequence: Sequence, limit: int, guesses: list[int]) -> SequenceChunk:
         """The next known tokens, at most `limit` and none behind the next checkpoint, and the guesses behind them."""
-        start, seq_id = sequence.computed, _seat(sequence)
+        start, seq_id = sequence.computed, _seq_id(sequence)
         end = min([start + limit, len(sequence.tokens), *(at for at in sequence.checkpoint_at if at > start)])
         tokens = sequence.tokens[start:end] + guesses
         self.cells.extend(seq_id, len(tokens))
@@ -184,7 +185,7 @@ class Scheduler:
         limit = min(
             room,
             MAX_DRAFT,
-            self.cells.room(_seat(sequence)) - decoding,
+            self.cells.room(_seq_id(sequence)) - decoding,
             sequence.max_tokens - sequence.generated - 1,
             self.n_ctx - len(sequence.tokens) - 1,
         )
@@ -195,7 +196,7 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """Free cells until every decoding sequence has one for its next token."""
-        while not self.cells.fits([_seat(s) for s in self._live if s.remaining == 1]):
+        while not self.cells.fits([_seq_id(s) for s in self._live if s.remaining == 1]):
             self._give_way()
 
     def _give_way(self) -> None:
@@ -209,13 +210,13 @@ class Scheduler:
         self.cache.release(youngest)
         self._pending.appendleft(youngest)
 
-    def _admit(self, now_s: float) -> list[Request]:
+    def _begin_requests(self, now_s: float) -> list[Request]:
         """Give slots to those that have begun, then let others begin as far as there are seats and cells for them."""
         began: list[Request] = []
-        while self._place_pending():
+        while self._give_slots():
             free_seats = len(self.cache.slots) - len(self._live) - len(self._pending)
             request = self._line.next(self._running.values(), free_seats=free_seats, now_s=now_s)
-            if request is None or not self._fits_batch(request) or not self._place(request.sequences[0]):
+            if request is None or not self._fits_batch(request) or not self._give_slot(request.sequences[0]):
                 break
             self._line.leave(request.number)
             self._running[request.number] = request
@@ -230,16 +231,16 @@ class Scheduler:
         """Whether the request can be computed together with those that run: a batch has one adapter."""
         return all(running.class_.adapter == request.class_.adapter for running in self._running.values())
 
-    def _place_pending(self) -> bool:
+    def _give_slots(self) -> bool:
         """Give slots to pending sequences, in order. False if one finds none, so that nobody may overtake it."""
         for sequence in list(self._pending):
-            if not self._place(sequence):
+            if not self._give_slot(sequence):
                 return False
             if sequence.seq_id is not None:
                 self._pending.remove(sequence)
         return True
 
-    def _place(self, sequence: Sequence) -> bool:
+    def _give_slot(self, sequence: Sequence) -> bool:
         """Give a sequence a slot, unless it waits for a prefix that another one computes. False if there is no slot or
         no cell for it.
         """
@@ -256,7 +257,7 @@ class Scheduler:
         if place is None:
             return False
         self._awaited.pop(sequence, None)
-        self.cache.seat(sequence, place)
+        self.cache.occupy(sequence, place)
         self._live.append(sequence)
         self._live.sort(key=lambda live: (live.request, live.choice))
         return True
@@ -360,7 +361,7 @@ class Scheduler:
     def _retire(self, sequence: Sequence) -> None:
         self._live.remove(sequence)
         self._live_limit = len(self.cache.slots)
-        seq_id = _seat(sequence)
+        seq_id = _seq_id(sequence)
         self.cache.release(sequence)
         if sequence.wants_vector:
             self.cache.forget(seq_id)  # the state of a prompt that was pooled is of no use to anybody
@@ -373,6 +374,6 @@ class Scheduler:
             self._running.pop(sequence.request, None)
 
 
-def _seat(sequence: Sequence) -> int:
+def _seq_id(sequence: Sequence) -> int:
     assert sequence.seq_id is not None  # a live sequence has a slot
     return sequence.seq_id

@@ -72,7 +72,7 @@ class Slots:
 
     # ------------------------------------------------------------------------------------------ sequences and content
 
-    def seat(self, sequence: Sequence, slot: Slot, *, reused: int) -> None:
+    def occupy(self, sequence: Sequence, slot: Slot, *, reused: int) -> None:
         """Put a sequence into an idle slot that holds the first `reused` of its tokens and nothing else."""
         slot.sequence, slot.cache_key, slot.tokens = sequence, sequence.sharing, []
         sequence.seq_id = slot.seq_id

@@ -37,7 +37,12 @@ class Mailbox:
         self._relays = False  # whether `relay` takes the next delta; only while the reader waits
 
     def hear(self, mail: News) -> None:
-        """Deliver. Merges a delta into the last one of its choice when the reader is far behind."""
+        """Deliver. Merges a delta into the last one of its choice when the reader is far behind.
+
+        Nothing is delivered after a failure: a request that was refused here may still be begun by its engine.
+        """
+        if self._failure is not None:
+            return
         if self._relays and self.relay is not None and isinstance(mail, Delta):
             try:
                 self._relays = self.relay(mail)

@@ -14,7 +14,7 @@ from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Vector
 from neuron_lib.errors import EngineDead, NeuronError, SuspectRequest
-from neuron_lib.llamacpp.engine_client import EngineClient, News
+from neuron_lib.llamacpp.engine_client import Death, EngineClient, News
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.quarantine import Quarantine
 from neuron_lib.llamacpp.reply_text import ReplyText
@@ -65,7 +65,7 @@ class LlamaCppReply:
     | `Began` | holds its seats; entering ends |
     | `Delta`, `Done`, `Vector` | become events, and free seats whether or not anybody reads |
     | a refusal | is raised |
-    | nothing more, because it died | see `_survivor` |
+    | nothing more, because it died | see `_next_engine_after` |
     """
 
     def __init__(
@@ -98,12 +98,13 @@ class LlamaCppReply:
         self._engine: EngineClient | None = None  # that was told of this request
         self._mailbox = Mailbox()  # of what that engine says
         self._prompt_tokens = 0
+        self._prompt_end = ""
         self._texts: tuple[ReplyText, ...] = ()
         self._vectors: list[Vector] = []
         self._vectors_left = 0  # which the engine has not made yet
         self._events: deque[GenerationEvent] = deque()
         self._finished: Finished | None = None
-        self._first_death: str | None = None
+        self._first_death: Death | None = None  # that this request was there for
         self._take_event: Callable[[EventBeforeEnd], bool] | None = None  # see `forward`
 
     @property
@@ -138,8 +139,8 @@ class LlamaCppReply:
             place.end_reply()
         elif isinstance(news, Vector):
             self._vectors_left -= 1
-            if not self._vectors_left:
-                place.end()
+            if self._vectors_left < self._seats:  # nobody takes over the seat
+                place.end_reply()
 
     def _relay(self, delta: Delta) -> bool:
         """Take a delta while the reader waits. Returns whether to take the next one so too."""
@@ -153,7 +154,11 @@ class LlamaCppReply:
         return has_room
 
     def fail(self, error: NeuronError) -> None:
-        """See `Listener`."""
+        """See `Listener`. Frees the seats, whether or not anybody reads the error."""
+        if isinstance(error, EngineDead):
+            self._placed.wait_again()
+        else:
+            self._placed.end()
         self._mailbox.fail(error)
 
     # -------------------------------------------------------------------------------------------- what the reader does
@@ -211,7 +216,7 @@ class LlamaCppReply:
             try:
                 self._take(await self._mailbox.get())
             except EngineDead as dead:
-                await self._begin(await self._survivor(dead))
+                await self._begin(await self._next_engine_after(dead))
         if not self._events:
             raise StopAsyncIteration
         return self._events.popleft()
@@ -225,7 +230,7 @@ class LlamaCppReply:
             try:
                 await self._until_begun()
             except EngineDead as dead:
-                engine = await self._survivor(dead)
+                engine = await self._next_engine_after(dead)
             else:
                 return
 
@@ -253,26 +258,21 @@ class LlamaCppReply:
         prepared = await self._news_within(limit_s)
         if prepared is None:
             raise place.expired(f"the prompt was not read within {limit_s:g} s, others come first")
-        assert isinstance(prepared, Prepared)  # a request is prepared or refused first
+        self._take(prepared)  # a request is prepared or refused first
         began = await self._news_within(max_wait_s)
         if began is None and not place.waits_for_seats:  # a step takes long, or cells are missing
             began = await self._news_within(max(0.0, _BEGIN_LIMIT_S - max_wait_s))
         if began is None:
             seats = "no seat" if self._seats == 1 else f"not {self._seats} seats"
             raise place.expired(f"{seats} became free within {max_wait_s:g} s")
-        self._prompt_tokens = prepared.prompt_tokens
-        if self._is_whole or not self._texts:  # else the reader has been told
-            self._events = deque([Started(prompt_tokens=prepared.prompt_tokens)])
-        self._vectors = []
-        if isinstance(self._task, Chat | Complete):
-            self._texts = tuple(ReplyText(i, self._parser(prepared.prompt_end)) for i in range(self._sequences))
+        self._take(began)
 
     async def _news_within(self, limit_s: float) -> News | None:
         with anyio.move_on_after(limit_s):
             return await self._mailbox.get()
         return None
 
-    async def _survivor(self, dead: EngineDead) -> EngineClient:
+    async def _next_engine_after(self, dead: EngineDead) -> EngineClient:
         """The engine to go on with after a death.
 
         Raises `dead` if no engine comes or something was given out already, and `SuspectRequest` for a request that two
@@ -286,14 +286,13 @@ class LlamaCppReply:
             raise dead
         death = engine.death
         assert death is not None  # as it has just said
-        if place.number in death.requests:
+        if place.number in death.requests and death is not self._first_death:  # it is, if this was cancelled before
             self._refuse_if_suspect()
             if self._first_death is not None:
-                raise SuspectRequest(self._supervisor.model_id, self._first_death, death.reason) from dead
-            self._first_death = death.reason
+                raise SuspectRequest(self._supervisor.model_id, self._first_death.reason, death.reason) from dead
+            self._first_death = death
             fields = self._labels() | {"reason": death.reason}
             logger.warning("engine died, the request is tried once more", extra=fields)
-        place.wait_again()
         with anyio.move_on_after(_SUCCESSOR_LIMIT_S):
             return await self._supervisor.successor(engine)
         text = f"{death.reason}; none has come since for {_SUCCESSOR_LIMIT_S:g} s"
@@ -339,8 +338,14 @@ class LlamaCppReply:
                         prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
                     )
                     self._finish([FinishReason.STOP] * self._sequences, usage)
-            case Prepared() | Began():
-                raise AssertionError("a request is prepared once, and begins once")
+            case Prepared():
+                self._prompt_tokens, self._prompt_end = news.prompt_tokens, news.prompt_end
+            case Began():
+                if self._is_whole or not self._texts:  # else the reader has been told
+                    self._events = deque([Started(prompt_tokens=self._prompt_tokens)])
+                self._vectors = []
+                if isinstance(self._task, Chat | Complete):
+                    self._texts = tuple(ReplyText(i, self._parser(self._prompt_end)) for i in range(self._sequences))
 
     def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
         self._finished = Finished(reasons=tuple(reasons), usage=usage)

@@ -1,6 +1,6 @@
 """The engines of one model, one after another: which one serves, and what comes after a death.
 
-Owns the engine of a model and knows nothing of requests. `recovery` decides when the next engine is started.
+Owns the engine of a model and knows nothing of requests. `restart_policy` decides when the next engine is started.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +21,7 @@ from neuron_lib.errors import (
     first_leaf,
 )
 from neuron_lib.llamacpp.engine_client import Death, EngineClient
-from neuron_lib.llamacpp.recovery import RecoveryPolicy
+from neuron_lib.llamacpp.restart_policy import RestartPolicy
 from neuron_lib.logs import get_logger
 
 __all__ = ("EngineSupervisor", "supervise")
@@ -36,7 +36,7 @@ EngineStarter = Callable[[], AbstractAsyncContextManager[EngineClient]]
 
 @asynccontextmanager
 async def supervise(
-    start: EngineStarter, *, model_id: str, policy: RecoveryPolicy | None = None
+    start: EngineStarter, *, model_id: str, policy: RestartPolicy | None = None
 ) -> AsyncIterator["EngineSupervisor"]:
     """Keep an engine alive for the length of the block; it has loaded its model when the block begins.
 
@@ -44,7 +44,7 @@ async def supervise(
     `SourceUnavailable` if this host has no means to start it now. A later one that does not load has died, which is for
     `policy` to judge; one that cannot be started is tried again as long as the block lasts.
     """
-    supervisor = EngineSupervisor(start, model_id=model_id, policy=policy or RecoveryPolicy())
+    supervisor = EngineSupervisor(start, model_id=model_id, policy=policy or RestartPolicy())
     try:
         async with anyio.create_task_group() as tasks:
             await tasks.start(supervisor._run)
@@ -61,7 +61,7 @@ async def supervise(
 class EngineSupervisor:
     """The engine of a model now, or the wait for the next one."""
 
-    def __init__(self, start: EngineStarter, *, model_id: str, policy: RecoveryPolicy) -> None:
+    def __init__(self, start: EngineStarter, *, model_id: str, policy: RestartPolicy) -> None:
         self.model_id: Final = model_id
         self.restarts = 0
         self.last_death: str | None = None

@@ -1,7 +1,8 @@
 """Errors as HTTP answers, as far as all APIs agree: which status and type an error has, and which headers.
 
-The table in this module is the only place that gives an error its status. The bodies are written by the dialects and by
-`management_errors`. Decides answers and sends none.
+The table in this module gives each error its usual status. A dialect may choose another one for its paths, and
+`management_errors` chooses those of failed loads and unloads. The dialects and `management_errors` write the bodies.
+Decides answers and sends none.
 """
 
 import json

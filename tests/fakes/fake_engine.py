@@ -179,7 +179,7 @@ class FakeEngine:
 
     def get_ready(self) -> None:
         self.send(Ready(self.facts))
-        if self.mode == "silent":
+        if self.mode in {"silent", "vectors-silent"}:
             self.around.hang()
         if self.mode == "beating":
             self.around.beat(self)

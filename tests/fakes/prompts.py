@@ -59,6 +59,6 @@ class FilledSlots(Slots):
                     cache_key=content.cache_key,
                     checkpoint_at=content.checkpoint_at,
                 )
-                self.seat(sequence, slot, reused=length)
+                self.occupy(sequence, slot, reused=length)
             else:
                 slot.tokens, slot.cache_key, slot.released = content.tokens, (content.cache_key, ""), slot.seq_id + 1

@@ -374,6 +374,17 @@ def test_when_another_is_done_all_seats_are_there_again() -> None:
     assert [sorted(shares(plan)) for plan in engine.plans[2:]] == [[1]] * 2 + [[2, 3]] * 8 + [[3, 4]] + [[4]] * 8
 
 
+def test_when_who_had_to_leave_is_cancelled_all_seats_are_there_again() -> None:
+    engine = SmallEngine(seats=2)
+    engine.submit(1, text(4), max_tokens=9)
+    engine.submit(2, text(4, seed=2))
+    engine.step()
+    refused(engine)
+    engine.scheduler.cancel(2)
+    engine.submit(3, text(4, seed=3))
+    assert 3 in shares(engine.plan())
+
+
 # ------------------------------------------------------------------------------------------------- what can go wrong
 
 

@@ -12,7 +12,7 @@ from tests.fakes.prompts import FilledSlots, Idle, Live, text
 def test_idle_slots_are_empty_ones_first_then_the_longest_unused() -> None:
     slots = FilledSlots(Idle(text(9)), Live(text(9), 5), None, Idle(text(9)), None)
     for seq_id in (3, 0):
-        slots.seat(Sequence(request=seq_id, prompt=text(9), max_tokens=1), slots.at(seq_id), reused=9)
+        slots.occupy(Sequence(request=seq_id, prompt=text(9), max_tokens=1), slots.at(seq_id), reused=9)
         sequence = slots.at(seq_id).sequence
         assert sequence is not None
         slots.release(sequence)

@@ -25,7 +25,7 @@ from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import LlamaCppHarness, load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import openmp_environment, physical_cores
-from neuron_lib.llamacpp.recovery import RecoveryPolicy
+from neuron_lib.llamacpp.restart_policy import RestartPolicy
 from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
@@ -71,7 +71,7 @@ async def real_model(
         | openmp_environment(os.environ, threads=load.context.threads, cores=physical_cores()),
         on_progress=(progress if progress is not None else list[float]()).append,
     )
-    async with supervise(start, model_id=MODEL_ID, policy=RecoveryPolicy(first_pause_s=0.01)) as supervisor:
+    async with supervise(start, model_id=MODEL_ID, policy=RestartPolicy(first_pause_s=0.01)) as supervisor:
         model = LlamaCppModel(
             supervisor,
             harness_name="llamacpp",

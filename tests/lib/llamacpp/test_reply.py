@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
-from neuron_lib.engine.protocol import Delta, Load, Submit
+from neuron_lib.engine.protocol import Began, Delta, Load, Prepared, StepEvents, Submit, Vector
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -38,7 +38,7 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.llamacpp.recovery import RecoveryPolicy
+from neuron_lib.llamacpp.restart_policy import RestartPolicy
 from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
@@ -91,7 +91,7 @@ async def model_of(
     queue: int = 4,
     max_wait_s: float = 60.0,
     isolates_principals: bool = False,
-    policy: RecoveryPolicy | None = None,
+    policy: RestartPolicy | None = None,
     in_process: bool = False,
 ) -> AsyncIterator[LlamaCppModel]:
     """A model whose first engine is a fake in `mode`; those after the ones `between` are all in the mode `then`.
@@ -114,7 +114,7 @@ async def model_of(
             command=(sys.executable, str(FAKE_ENGINE), next(modes)),
         )
 
-    policy = policy or RecoveryPolicy(first_pause_s=0.01)
+    policy = policy or RestartPolicy(first_pause_s=0.01)
     async with supervise(start, model_id="org/fake", policy=policy) as supervisor:
         yield LlamaCppModel(
             supervisor,
@@ -584,7 +584,7 @@ async def test_closing_admission_refuses_those_who_wait_at_once() -> None:
 
 
 async def test_whoever_waits_for_the_next_engine_when_admission_closes_is_refused_and_not_submitted() -> None:
-    async with model_of("silent", policy=RecoveryPolicy(first_pause_s=0.2)) as model:
+    async with model_of("silent", policy=RestartPolicy(first_pause_s=0.2)) as model:
         async with anyio.create_task_group() as tasks:
             askers = Askers(tasks, model, "one")
             await until(lambda: model.load().queue_depth == 1)
@@ -625,7 +625,7 @@ async def test_requests_that_waited_when_their_engine_died_are_submitted_again_i
 
 async def test_a_reply_whose_engine_died_holds_no_seat_until_the_next_engine_has_begun_it() -> None:
     async with (
-        model_of("stuck-after-delta", policy=RecoveryPolicy(first_pause_s=60)) as model,
+        model_of("stuck-after-delta", policy=RestartPolicy(first_pause_s=60)) as model,
         anyio.create_task_group() as tasks,
     ):
         Askers(tasks, model, "one two")
@@ -705,6 +705,59 @@ async def test_a_reply_that_nobody_reads_keeps_its_seat_only_as_long_as_it_is_ma
         assert isinstance(last, Finished)
 
 
+async def test_a_reply_that_broke_frees_its_seat_before_anybody_reads_so() -> None:
+    async with model_of("broken-after-delta", queue=0) as model, model.run(ask("one two")):
+        await let_others_run()
+        assert model.load().in_flight == 0
+
+
+async def test_a_reply_that_was_lost_with_its_engine_holds_no_seat_of_the_next_one() -> None:
+    async with model_of("segv-after-delta") as model, model.run(ask("one two")):
+        await until(lambda: model.load().engine_restarts == 1 and model.info().status is ModelStatus.LOADED)
+        async with model.run(ask("stuck-after-delta")):
+            assert model.load().in_flight == 1
+
+
+async def test_inputs_that_take_turns_free_their_seats_as_nobody_takes_them_over() -> None:
+    events: list[GenerationEvent] = []
+    in_flight = []
+
+    async def embed() -> None:
+        async with model.run(Embed(model_id="org/fake", inputs=("a", "b", "c"))) as generation:
+            events.extend([event async for event in generation])
+
+    async with model_of("vectors-silent", seats=2) as model:
+        engine = engine_of(model)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(embed)
+            await until(lambda: "with 1 requests" in repr(engine))
+            engine._take(Prepared(request=1, prompt_tokens=3))
+            engine._take(Began(1, replies=3))
+            for choice in range(3):
+                engine._take(
+                    StepEvents(1, (Vector(request=1, choice=choice, values=b"", prompt_tokens=1, prefill_s=0),))
+                )
+                in_flight.append(model.load().in_flight)
+    assert in_flight == [2, 1, 0]
+    assert isinstance(events[-1], Finished)
+
+
+async def test_a_request_that_was_refused_does_not_begin_though_its_engine_begins_it() -> None:
+    async def ask_for_one() -> None:
+        with pytest.raises(ShuttingDown):
+            async with model.run(ask("one")):
+                pytest.fail("it was entered")
+
+    async with model_of("silent") as model, anyio.create_task_group() as tasks:
+        engine = engine_of(model)
+        tasks.start_soon(ask_for_one)
+        await until(lambda: "with 1 requests" in repr(engine))
+        await let_others_run()
+        model.close_admission(ShuttingDown)
+        engine._take(Prepared(request=1, prompt_tokens=1))
+        engine._take(Began(1))
+
+
 async def test_a_reader_cancelled_while_it_waits_for_a_seat_leaves_the_queue() -> None:
     async with model_of("stuck-after-delta") as model, model.run(ask("one")):
         async with anyio.create_task_group() as tasks:
@@ -759,9 +812,28 @@ async def test_a_reply_that_is_wanted_whole_is_made_again_until_its_end(*, in_pr
         assert [type(event) for event in events].count(Started) == 1
 
 
+@pytest.mark.parametrize("turns", [5, 10, 20])
+async def test_a_reader_who_does_not_wait_long_each_time_gets_the_same_reply_from_the_next_engine(turns: int) -> None:
+    events: list[GenerationEvent] = []
+
+    async def read_one() -> None:
+        events.append(await anext(generation))
+
+    async with (
+        model_of("segv-after-delta") as model,
+        model.run(msgspec.structs.replace(ask("one two"), whole=True)) as generation,
+    ):
+        while not (events and isinstance(events[-1], Finished)):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read_one)
+                await let_others_run(turns)
+                tasks.cancel_scope.cancel()
+    assert [type(event) for event in events] == [Started, TextDelta, TextDelta, TextDelta, Finished]
+
+
 @pytest.mark.parametrize("mode", ["segv-at-prepare", "segv-at-start"])
 async def test_a_request_that_was_there_when_two_engines_died_is_suspect(mode: str) -> None:
-    policy = RecoveryPolicy(most_deaths=9, first_pause_s=0.01)
+    policy = RestartPolicy(most_deaths=9, first_pause_s=0.01)
     async with model_of(mode, then=mode, policy=policy) as model:
         with pytest.raises(SuspectRequest, match="SIGSEGV; then killed by SIGSEGV"):
             await reply_to(model, "one two")
@@ -826,8 +898,8 @@ class Askers:
             self.refusals.append(error)
 
 
-def patient() -> RecoveryPolicy:
-    return RecoveryPolicy(most_deaths=9, first_pause_s=0.01, longest_pause_s=0.01)
+def patient() -> RestartPolicy:
+    return RestartPolicy(most_deaths=9, first_pause_s=0.01, longest_pause_s=0.01)
 
 
 async def test_a_request_counts_from_before_its_prompt_is_read_and_does_not_when_its_client_leaves() -> None:
@@ -1014,7 +1086,7 @@ async def test_a_reply_that_an_unload_ends_is_not_said_to_be_tried_again(caplog:
 
 
 async def test_while_the_next_engine_is_awaited_a_newcomer_is_told_when_to_come_back() -> None:
-    async with model_of("segv-after-delta", policy=RecoveryPolicy(first_pause_s=60)) as model:
+    async with model_of("segv-after-delta", policy=RestartPolicy(first_pause_s=60)) as model:
         assert (model.info().status, model.info().servable) == (ModelStatus.LOADED, Servable(ok=True))
         with pytest.raises(EngineDead):
             await reply_to(model, "one two")
@@ -1057,7 +1129,7 @@ async def test_unloading_does_not_wait_for_a_pause_and_tells_those_who_do() -> N
             await reply_to(model, "one two")
         told.append(caught.value.reason)
 
-    policy = RecoveryPolicy(first_pause_s=3600)
+    policy = RestartPolicy(first_pause_s=3600)
     async with anyio.create_task_group() as tasks, model_of("segv-at-start", policy=policy) as model:
         tasks.start_soon(wait, model)
         await until(lambda: model.info().status is ModelStatus.RECOVERING)

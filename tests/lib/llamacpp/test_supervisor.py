@@ -20,7 +20,7 @@ from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
-from neuron_lib.llamacpp.recovery import RecoveryPolicy
+from neuron_lib.llamacpp.restart_policy import RestartPolicy
 from neuron_lib.llamacpp.supervisor import EngineSupervisor, supervise
 from neuron_lib.sources.store import LocalModel
 
@@ -51,7 +51,7 @@ async def supervised(*modes: str, limit_s: float = 5.0) -> AsyncIterator[EngineS
         )
 
     async with supervise(
-        start, model_id="org/fake", policy=RecoveryPolicy(first_pause_s=0.01, longest_pause_s=0.02)
+        start, model_id="org/fake", policy=RestartPolicy(first_pause_s=0.01, longest_pause_s=0.02)
     ) as supervisor:
         yield supervisor
 

@@ -5,7 +5,7 @@ to it what operators, clients and engines do; after each of them everybody gets 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, MutableSequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -81,14 +81,18 @@ class FrozenLoop(asyncio.SelectorEventLoop):
 
 
 class OneOrder(Random):
-    """Trio asks it in each turn whether the tasks that can run shall run in reverse."""
+    """Trio asks it in each turn for the order of the tasks that can run: one of two ways, which hypothesis chooses."""
 
     def __init__(self, *, backwards: bool) -> None:
         super().__init__()
-        self.answer = 0.0 if backwards else 1.0
+        self.backwards = backwards
 
     def random(self) -> float:
-        return self.answer
+        return 0.25 if self.backwards else 0.75
+
+    def shuffle(self, x: MutableSequence[Any]) -> None:
+        if self.backwards:
+            x.reverse()
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-__all__ = ("RecoveryPolicy",)
+__all__ = ("RestartPolicy",)
 
 
 @dataclass(slots=True)
-class RecoveryPolicy:
+class RestartPolicy:
     """Counts the deaths of one model's engines.
 
     The first is followed by a pause of `first_pause_s`, each further one within `window_s` of the one before by twice
