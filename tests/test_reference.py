@@ -74,3 +74,13 @@ def test_every_place_in_the_code_that_names_a_section_of_the_wire_contract_names
         for anchor in re.findall(r"wire-contract\.md#([\w-]+)", file.read_text())
     }
     assert {place for place in named if place[1] not in known} == set()
+
+
+def test_no_module_cites_the_wire_contract_by_the_number_of_a_section() -> None:
+    citing = [
+        str(file.relative_to(ROOT))
+        for folder in ("neuron_lib", "neuron_service", "tests", "benchmarks")
+        for file in (ROOT / folder).rglob("*.py")
+        if re.search(r"contract,? \(?(section|\u00a7)|\u00a7 ?\d", file.read_text(encoding="utf-8"))
+    ]
+    assert set(citing) <= {"tests/test_reference.py"}
