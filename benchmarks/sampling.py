@@ -52,10 +52,10 @@ class Letters:
 
     eog = frozenset[int]()
 
-    def text(self, token: int) -> bytes:  # noqa: ARG002
+    def text(self, token: int) -> bytes:  # noqa: ARG002 - every token has the same text
         return b"x"
 
-    def tokens_containing(self, text: str) -> frozenset[int]:  # noqa: ARG002
+    def tokens_containing(self, text: str) -> frozenset[int]:  # noqa: ARG002 - no token breaks a repetition
         return frozenset()
 
 

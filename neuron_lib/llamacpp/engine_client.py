@@ -193,7 +193,7 @@ class EngineClient:
     async def read_reports(self, stream: AnyByteReceiveStream) -> None:
         """Take in what the engine says, until it has hung up. Raises `ProtocolError` for what is no report."""
         # The wait in `receive` of a socket's stream fails in asyncio if data comes as it is cancelled (anyio 4.16).
-        sock = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - no Django here
+        sock = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - anyio's `extra`, not Django's
         if sock is not None:
             await self._read(sock, self._take_in)
         else:

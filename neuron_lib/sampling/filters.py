@@ -111,7 +111,7 @@ def _top_p(scores: Scores, rest: float, *, p: float) -> Indices:
     return _fewest(-scores, np.exp(scores), share=p, rest=rest)
 
 
-def _min_p(scores: Scores, rest: float, *, p: float) -> Indices:  # noqa: ARG001 - the best score is always there
+def _min_p(scores: Scores, rest: float, *, p: float) -> Indices:  # noqa: ARG001 - only the best score counts, and that is never left out
     return np.flatnonzero(scores >= min_p_floor(p))
 
 

@@ -194,7 +194,7 @@ async def _next_frame(lines: BufferedByteReceiveStream) -> Frame | None:
     except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
         return None
     except (msgspec.DecodeError, anyio.DelimiterNotFound) as error:
-        logger.error("a fetch process talks nonsense: %s", error)  # noqa: TRY400 - a traceback of this place would not help
+        logger.error("a fetch process sent a line that is no frame: %s", error)  # noqa: TRY400 - the error says it all
         return None
 
 
