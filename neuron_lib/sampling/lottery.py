@@ -129,7 +129,7 @@ class Lottery:
     def _filtered(self, few: _Few, *, strikes: bool) -> _Few:
         """The tokens that all further filters keep. Raises `Unsure`."""
         for keep in self._filters:
-            few = few.at(keep(few.scores, few.rest()))._replace(left_out=0)
+            few = few.at(keep(few.scores, few.rest())).below_the_best()._replace(left_out=0)
         kept = xtc(few.scores, few.rest(), self._sampling.xtc_threshold) if strikes else None
         return few if kept is None else few.at(kept).below_the_best()
 
@@ -165,7 +165,8 @@ class Lottery:
                 kept = total * min(sampling.typical_p, sampling.top_p)
                 share = self._share(row, weights[: row.size], kept)
             strikes = strikes and int(np.count_nonzero(weights >= sampling.xtc_threshold * kept)) > 1
-        needs_two_sums = sampling.typical_p < 1 and sampling.top_p < 1
+        # Typical-p may take the best token away, and the next filter begins from what is left.
+        needs_two_sums = sampling.typical_p < 1 and len(self._filters) > 1
         if strikes or needs_two_sums or 0 < sampling.top_k < row.size:
             return self._draw_from_few(row, self._filtered(self._all(row, best, floor), strikes=strikes))
         if weights is None or self._temperature != 1:

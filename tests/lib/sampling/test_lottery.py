@@ -149,3 +149,11 @@ def test_a_mask_that_leaves_fewer_than_k_is_kept() -> None:
     row[[3, 5]] = 1.0, 1.0
     assert set(draws(row, top_k=40)) == {3, 5}
     assert set(draws(row, top_p=0.9, temperature=2.0)) == {3, 5}
+
+
+@pytest.mark.parametrize("size", [4, SIZE])
+def test_min_p_is_measured_from_the_best_that_typical_p_leaves(size: int) -> None:
+    row = np.zeros(size, np.float32)
+    row[0] = 1.0
+    lottery = Lottery(Sampling(temperature=0.7, seed=1, typical_p=1e-300, min_p=0.5))
+    assert 1 <= lottery.draw(row, 1.0) < size
