@@ -30,7 +30,15 @@ COLUMNS: Final = {
     "cpu_s": "server CPU, s",
     "memory_mb": "memory, MiB",
 }
-RATIOS: Final = ("tok_per_s", "decode_tok_per_s", "first_token_p50_ms", "first_token_max_ms", "gap_p99_ms", "memory_mb")
+RATIOS: Final = (
+    "tok_per_s",
+    "decode_tok_per_s",
+    "first_token_p50_ms",
+    "first_token_max_ms",
+    "gap_p50_ms",
+    "gap_p99_ms",
+    "memory_mb",
+)
 
 
 def write(lines: Sequence[Line], results: Path) -> None:
@@ -49,7 +57,8 @@ def markdown(lines: Sequence[Line]) -> str:
     about = (
         f"{around['date']}, {around['cpu']}, {around['cpus']} CPUs, {around['threads']} threads, Linux "
         f"{around['kernel']}, Python {around['python']}, llama-cpp-python {around['llama_cpp_python']}, llama.cpp "
-        f"{around.get('llama_cpp', 'inside it')}, {around['model']}; medians of {rounds} rounds."
+        f"{around.get('llama_cpp', 'inside it')}, {around['model']}, "
+        f"{'sampled' if around.get('sampled') else 'greedy'}; medians of {rounds} rounds."
     )
     shown = {key: title for key, title in COLUMNS.items() if any(line.get(key) is not None for line in lines)}
     numbers = [

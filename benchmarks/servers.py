@@ -40,16 +40,20 @@ _STOP_LIMIT_S: Final = 30
 
 
 class Start(Struct, frozen=True, kw_only=True):
-    """What a server is started with. `folder` is its own, and `gguf` is in it."""
+    """What a server is started with. `folder` is its own, and `gguf` is in it.
+
+    `target_step_ms` is a setting of neuron alone. None is its default.
+    """
 
     folder: Path
     gguf: Path
     port: int
     threads: int
+    target_step_ms: int | None
 
 
 class Kind(Struct, frozen=True, kw_only=True):
-    """One server program. `spelling` has its parameters for the highest score, without penalties and without an end of
+    """One server program. `spelling` has its parameters for no penalties, no lower limit of probability and no end of
     text.
     """
 
@@ -95,6 +99,7 @@ def built_version() -> str:
 
 def _ours(start: Start) -> list[str]:
     config = start.folder / "neuron.toml"
+    step = "" if start.target_step_ms is None else f"target_step_ms = {start.target_step_ms}"
     config.write_text(
         f"""
 default_models = [{{ model_id = "bench/model", harness = "llamacpp" }}]
@@ -106,6 +111,7 @@ threads = {start.threads}
 n_ctx = {N_CTX}
 admission.max_in_flight = {SEATS}
 prompt_cache.host_mb = {HOST_CACHE_MB}
+{step}
 """,
         encoding="utf-8",
     )
@@ -139,19 +145,25 @@ def _llama_cpp_python(start: Start) -> list[str]:
 
 
 SERVERS: Final[Mapping[str, Kind]] = {
-    "neuron": Kind(command=_ours, spelling={"repetition_penalty": 1, "ignore_eos": True}),
-    "llama-server": Kind(command=_llama_server, spelling={"repeat_penalty": 1, "ignore_eos": True}),
+    "neuron": Kind(command=_ours, spelling={"repetition_penalty": 1, "min_p": 0, "ignore_eos": True}),
+    "llama-server": Kind(command=_llama_server, spelling={"repeat_penalty": 1, "min_p": 0, "ignore_eos": True}),
     # It cannot ignore an end of text; the stories are long enough.
-    "llama-cpp-python": Kind(command=_llama_cpp_python, spelling={"repeat_penalty": 1}),
+    "llama-cpp-python": Kind(command=_llama_cpp_python, spelling={"repeat_penalty": 1, "min_p": 0}),
 }
 
 
 @contextmanager
-def running(name: str, *, gguf: Path, threads: int) -> Iterator[Server]:
+def running(name: str, *, gguf: Path, threads: int, target_step_ms: int | None = None) -> Iterator[Server]:
     """The server `name`, loaded from a copy of the model of its own, so that its memory includes all weights."""
     with tempfile.TemporaryDirectory(prefix="neuron-bench-") as home:
         folder = Path(home)
-        start = Start(folder=folder, gguf=folder / gguf.name, port=_free_port(), threads=threads)
+        start = Start(
+            folder=folder,
+            gguf=folder / gguf.name,
+            port=_free_port(),
+            threads=threads,
+            target_step_ms=target_step_ms,
+        )
         command = SERVERS[name].command(start)
         start.gguf.write_bytes(gguf.read_bytes())
         log = folder / "log.txt"
@@ -171,7 +183,7 @@ def running(name: str, *, gguf: Path, threads: int) -> Iterator[Server]:
 
 
 def drive(
-    server: Server, conversations: tuple[Conversation, ...], *, max_tokens: int, streams: int
+    server: Server, conversations: tuple[Conversation, ...], *, max_tokens: int, streams: int, sampled: bool = False
 ) -> tuple[list[Reply], float]:
     """Let a load generator send `conversations`. Returns their replies and the CPU seconds that it took from the
     servers.
@@ -179,7 +191,10 @@ def drive(
     Raises `BenchmarkError` if a conversation was not answered to its end.
     """
     extra = {"model": "bench/model", **SERVERS[server.name].spelling}
-    bodies = [json.dumps(request_body(conversation, max_tokens=max_tokens) | extra) for conversation in conversations]
+    bodies = [
+        json.dumps(request_body(conversation, max_tokens=max_tokens, sampled=sampled) | extra)
+        for conversation in conversations
+    ]
     job = json.dumps({"port": server.port, "streams": streams, "bodies": bodies})
     command = [sys.executable, "-m", "benchmarks.load_generator"]
     try:

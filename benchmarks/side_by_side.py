@@ -13,6 +13,7 @@ import json
 import signal
 import statistics
 import sys
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,10 +23,10 @@ from typing import Any, Final
 import psutil
 
 from benchmarks import report
-from benchmarks.replies import BenchmarkError, numbers
+from benchmarks.replies import BenchmarkError, Reply, numbers
 from benchmarks.servers import BARE, SERVERS, Server, built_version, drive, run_bare, running
-from benchmarks.subject import circumstances, cpu_count, model_path
-from benchmarks.traffic import FULL, QUICK, Load, SecondTurn, Size, Traffic, second_turn, traffics
+from benchmarks.subject import MODELS, circumstances, cpu_count, joined_model
+from benchmarks.traffic import FULL, QUICK, Conversation, Load, SecondTurn, Size, Traffic, second_turn, traffics
 
 RESULTS: Final = Path(__file__).parent / "results"
 SUBJECTS: Final = (*SERVERS, BARE)
@@ -49,7 +50,9 @@ class Bench:
     """All servers, loaded. `prompt_tokens` is the average length of each traffic's prompts, counted by a server."""
 
     servers: dict[str, Server]
+    gguf: Path
     threads: int
+    sampled: bool
     prompt_tokens: dict[str, int] = field(default_factory=dict)
 
     def measure(self, name: str, traffic: Traffic) -> dict[str, Any]:
@@ -60,7 +63,7 @@ class Bench:
         idle = [other for other in self.servers.values() if other is not server]
         try:
             cpu_before_s, idle_before_s = server.cpu_s(), sum(other.cpu_s() for other in idle)
-            seen = measure_load(server, traffic) if isinstance(traffic, Load) else measure_second_turn(server, traffic)
+            seen = self._measure(server, traffic)
             if seen["prompt_tokens"]:
                 self.prompt_tokens[traffic.name] = seen["prompt_tokens"] // seen["requests"]
             return seen | {
@@ -71,27 +74,39 @@ class Bench:
         except psutil.Error as error:
             raise BenchmarkError(f"a server is gone: {error}") from error
 
+    def _measure(self, server: Server, traffic: Traffic) -> dict[str, Any]:
+        if isinstance(traffic, Load):
+            return measure_load(server, traffic, sampled=self.sampled)
+        return measure_second_turn(server, traffic, sampled=self.sampled)
+
     def _measure_bare(self, traffic: Traffic) -> dict[str, Any]:
         assert isinstance(traffic, Load)
         length = self.prompt_tokens.get(traffic.name)
         if length is None:
             raise BenchmarkError("no server before it said how long the prompts are")
-        return run_bare(traffic, gguf=model_path(), threads=self.threads, prompt_tokens=length)
+        return run_bare(traffic, gguf=self.gguf, threads=self.threads, prompt_tokens=length)
 
 
-def measure_load(server: Server, load: Load) -> dict[str, Any]:
+def measure_load(server: Server, load: Load, *, sampled: bool) -> dict[str, Any]:
     """The numbers of the clients of `load`."""
-    replies, client_cpu_s = drive(server, load.conversations, max_tokens=load.max_tokens, streams=load.streams)
+    replies, client_cpu_s = drive(
+        server, load.conversations, max_tokens=load.max_tokens, streams=load.streams, sampled=sampled
+    )
     return numbers(replies, streams=load.streams) | {"client_cpu_s": round(client_cpu_s, 3)}
 
 
-def measure_second_turn(server: Server, traffic: SecondTurn) -> dict[str, Any]:
+def measure_second_turn(server: Server, traffic: SecondTurn, *, sampled: bool) -> dict[str, Any]:
     """The first token of second turns, beside that of equally long prompts that are new to the server."""
+
+    def ask(conversation: Conversation, max_tokens: int) -> Reply:
+        [reply], _ = drive(server, (conversation,), max_tokens=max_tokens, streams=1, sampled=sampled)
+        return reply
+
     second, cold = [], []
     for first, fresh in traffic.chats:
-        [opening], _ = drive(server, (first,), max_tokens=traffic.max_tokens, streams=1)
-        second += drive(server, (second_turn(first, opening.text),), max_tokens=1, streams=1)[0]
-        cold += drive(server, (second_turn(fresh, opening.text),), max_tokens=1, streams=1)[0]
+        opening = ask(first, traffic.max_tokens)
+        second.append(ask(second_turn(first, opening.text), 1))
+        cold.append(ask(second_turn(fresh, opening.text), 1))
     second_s = statistics.median(reply.first_token_s for reply in second)
     cold_s = statistics.median(reply.first_token_s for reply in cold)
     return {
@@ -113,6 +128,9 @@ def parse_arguments() -> argparse.Namespace:
     option("--threads", type=int, metavar="N", default=cpu_count(), help="default: one for each CPU")
     option("--only", nargs="+", choices=TRAFFICS, default=TRAFFICS, metavar="TRAFFIC", help=", ".join(TRAFFICS))
     option("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, metavar="NAME", help=", ".join(SUBJECTS))
+    option("--model", choices=MODELS, default="smollm2", help=f"{', '.join(MODELS)}; default: smollm2")
+    option("--sampled", action="store_true", help="temperature 0.8, top_k 40, top_p 0.95 instead of the highest score")
+    option("--target-step-ms", type=int, metavar="MS", help="neuron's setting of this name; default: its own")
     option("--out", type=Path, metavar="FILE.jsonl", help="default: benchmarks/results/DATE-MACHINE.jsonl")
     return parser.parse_args()
 
@@ -123,21 +141,30 @@ def main() -> None:
     options = parse_arguments()
     subjects = [name for name in SUBJECTS if name in options.subjects]
     size, rounds = (QUICK, options.rounds or 1) if options.quick else (FULL, options.rounds or 5)
-    around = {"bench": "side_by_side", **circumstances(options.threads)}
-    out = options.out or RESULTS / f"{around['date']}-{around['cpus']}-cpus-{around['machine']}.jsonl"
     lines = []
     with ExitStack() as loaded:
+        home = Path(loaded.enter_context(tempfile.TemporaryDirectory(prefix="neuron-bench-")))
+        gguf = joined_model(options.model, home)
+        around = {
+            "bench": "side_by_side",
+            **circumstances(options.threads, gguf.name),
+            "sampled": options.sampled,
+            "target_step_ms": options.target_step_ms,
+        }
+        out = options.out or RESULTS / f"{around['date']}-{around['cpus']}-cpus-{around['machine']}.jsonl"
         try:
             if {"llama-server", BARE} & set(subjects):
                 around["llama_cpp"] = built_version()
             servers = {
-                name: loaded.enter_context(running(name, gguf=model_path(), threads=options.threads))
+                name: loaded.enter_context(
+                    running(name, gguf=gguf, threads=options.threads, target_step_ms=options.target_step_ms)
+                )
                 for name in subjects
                 if name != BARE
             }
         except BenchmarkError as error:
             raise SystemExit(f"side_by_side: {error}") from error
-        bench = Bench(servers, options.threads)
+        bench = Bench(servers, gguf, options.threads, options.sampled)
         file = loaded.enter_context(out.open("w", encoding="utf-8"))
         for number, traffic, name in schedule(subjects, rounds=rounds, size=size, only=options.only):
             try:

@@ -118,12 +118,16 @@ def second_turn(first: Conversation, reply: str) -> Conversation:
     return (*first, {"role": "assistant", "content": reply}, *_question(0))
 
 
-def request_body(conversation: Conversation, *, max_tokens: int) -> dict[str, Any]:
-    """A body that every server reads alike: the reply is streamed and greedy, and its tokens are counted at the end."""
+def request_body(conversation: Conversation, *, max_tokens: int, sampled: bool) -> dict[str, Any]:
+    """A body that every server reads alike: the reply is streamed, and its tokens are counted at the end.
+
+    It is greedy, or `sampled` with the options that clients usually send.
+    """
+    options = {"temperature": 0.8, "top_k": 40, "top_p": 0.95} if sampled else {"temperature": 0}
     return {
         "messages": conversation,
         "max_tokens": max_tokens,
-        "temperature": 0,
+        **options,
         "stream": True,
         "stream_options": {"include_usage": True},
     }

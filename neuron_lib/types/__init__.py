@@ -1,6 +1,6 @@
 """Frozen structs shared by every layer. They hold data and nothing else."""
 
-from neuron_lib.types.chat import Grammar, Principal
+from neuron_lib.types.chat import Grammar, Principal, ToolChoice
 from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.context import ContextParams
 from neuron_lib.types.ended_reply import EndedReply, ReplyOutcome
@@ -91,6 +91,7 @@ __all__ = (
     "TextDelta",
     "TokenLogprob",
     "ToolCall",
+    "ToolChoice",
     "UnloadingModel",
     "UnreadArray",
     "UnreadObject",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-__all__ = ("Grammar", "Principal")
+__all__ = ("Grammar", "Principal", "ToolChoice")
 
 
 class Grammar(Struct, frozen=True):
@@ -23,3 +23,16 @@ class Principal(Struct, frozen=True):
 
     account_id: str
     key_id: str
+
+
+class ToolChoice(Struct, frozen=True):
+    """Whether a reply calls the tools of its request.
+
+    `auto` leaves it to the model. `none` does not show the tools to the model. `required` binds the reply to at least
+    one call. `name` is the only tool that may be called, and is given only with `required`. A reply that is not
+    `parallel` has one call at most.
+    """
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    name: str | None = None
+    parallel: bool = True

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from neuron_lib.types.chat import Grammar, Principal
+from neuron_lib.types.chat import Grammar, Principal, ToolChoice
 from neuron_lib.types.sampling import SamplingParams
 
 __all__ = ("Chat", "ChatRequest", "Complete", "Embed", "Task")
@@ -32,7 +32,10 @@ class Chat(_Written, frozen=True, kw_only=True):
     `messages` and `tools` go to the model's chat template. Every message has a string `role`. Its `content` is a
     string, None, or a list of parts, which are objects with a string `type`. Both may be an `UnreadArray`, and
     `template_kwargs`, which are merged into the template's context, an `UnreadObject`: JSON text that the engine
-    decodes. With `include_thinking` the reasoning is part of the text, inside its literal markers.
+    decodes. With `include_thinking` the reasoning is part of the text, inside its literal markers. After
+    `reasoning_budget` tokens of reasoning its closing marker is forced; None sets no bound. With
+    `continue_final_message` the reply goes on with the last message, which must be the assistant's. None means: if the
+    last message is the assistant's.
 
     `max_tokens` bounds each reply; None takes the default of the service. `choices` replies are made of one prompt,
     each with a seed of its own. `top_logprobs` asks for the log-probability of every token and of that many likeliest
@@ -44,6 +47,9 @@ class Chat(_Written, frozen=True, kw_only=True):
     tools: Sequence[dict[str, Any]] = ()
     template_kwargs: Mapping[str, Any] = {}
     include_thinking: bool = False
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning_budget: int | None = None
+    continue_final_message: bool | None = None
 
 
 ChatRequest: TypeAlias = Chat
