@@ -37,8 +37,8 @@ class BlockReader(Protocol):
         """Add text. Returns the end of the block if the block ends in this text. Not called again after that."""
         ...
 
-    def finish(self) -> BlockEnd:
-        """The reply has ended inside the block."""
+    def finish(self, *, is_cut: bool) -> BlockEnd:
+        """The reply has ended inside the block. `is_cut` says that the reply had no room to go on."""
         ...
 
 
@@ -120,7 +120,7 @@ class _PairReader:
         self._held = rest
         return None
 
-    def finish(self) -> BlockEnd:
+    def finish(self, *, is_cut: bool) -> BlockEnd:  # noqa: ARG002 - a body that is complete is a call in any case
         self._body += self._held
         shorter = min((_without_beginning(close, self._body) for close in self._block.closes), key=len)
         calls = tuple(self._block.parse(shorter, self._tools))

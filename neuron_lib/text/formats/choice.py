@@ -4,7 +4,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from neuron_lib.text.formats.deepseek import DEEPSEEK_R1, DEEPSEEK_V4, DEEPSEEK_V31, DEEPSEEK_V32
+from neuron_lib.text.formats.gemma import FUNCTION_GEMMA, GEMMA4
+from neuron_lib.text.formats.harmony import HARMONY
 from neuron_lib.text.formats.hermes import HERMES
+from neuron_lib.text.formats.key_value import GLM45, GLM47, HY3
+from neuron_lib.text.formats.kimi_k2 import KIMI_K2
+from neuron_lib.text.formats.kimi_k3 import KIMI_K3
+from neuron_lib.text.formats.minicpm import MINICPM
+from neuron_lib.text.formats.minimax_m2 import MINIMAX_M2
+from neuron_lib.text.formats.minimax_m3 import MINIMAX_M3
+from neuron_lib.text.formats.qwen_xml import QWEN_XML, SEED_OSS
 from neuron_lib.text.formats.tool_format import ToolFormat
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
@@ -13,6 +23,23 @@ __all__ = ("FORMATS", "choose_format", "choose_reasoning", "shows_tools")
 
 _IN_ORDER: Final[tuple[ToolFormat, ...]] = (
     # Formats whose marks are special come before formats whose marks others have too.
+    HARMONY,
+    KIMI_K3,
+    KIMI_K2,
+    DEEPSEEK_V32,
+    DEEPSEEK_V4,
+    DEEPSEEK_R1,
+    DEEPSEEK_V31,
+    MINIMAX_M3,
+    MINIMAX_M2,
+    GEMMA4,
+    FUNCTION_GEMMA,
+    HY3,
+    SEED_OSS,
+    MINICPM,
+    QWEN_XML,
+    GLM45,
+    GLM47,
     HERMES,
 )
 

@@ -193,7 +193,7 @@ class MarkedReader:
     def finish(self, *, is_cut: bool = False) -> list[OutputEvent]:
         events: list[OutputEvent] = []
         while self._block is not None:
-            end = self._block.finish()
+            end = self._block.finish(is_cut=is_cut)
             if is_cut and not end.calls:
                 self._block, self._lead = None, ""
                 break
@@ -249,10 +249,20 @@ class MarkedReader:
             before, tag, self._pending = cut_at_tag(self._pending, tags)
         else:
             before, tag, self._pending = self._pending, None, ""
+        if self._may_call_after(tag):
+            before = lead + before
+            settled = before.rstrip(_SPACE)
+            lead, before, self._lead = "", settled, before[len(settled) :]
         self._say(lead + before, events)
         if tag is not None:
             self._take_tag(tag, events)
         return tag is not None
+
+    def _may_call_after(self, tag: str | None) -> bool:
+        """Whether white space in front of `tag`, or of what comes next, is dropped if a call follows."""
+        if self._is_in_thought or not self._tools:
+            return False
+        return tag is None or tag in self._openers or tag in self._bare or tag in self._format.leads
 
     def _tags(self, *, is_first: bool) -> Sequence[str]:
         """The tags that have a meaning at this point of the reply."""
