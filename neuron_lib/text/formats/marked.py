@@ -201,7 +201,7 @@ class MarkedReader:
             while self._pending and self._advance(events):
                 pass
         rest, self._pending = self._pending, ""
-        if is_cut and self._calls_are_begun(rest):
+        if is_cut and self._marker_is_begun(rest):
             self._lead = rest = ""
         self._say(self._lead + rest, events)
         if self._is_in_thought and self._include_thinking and not self._owed_marker:
@@ -249,20 +249,14 @@ class MarkedReader:
             before, tag, self._pending = cut_at_tag(self._pending, tags)
         else:
             before, tag, self._pending = self._pending, None, ""
-        if self._may_call_after(tag):
-            before = lead + before
+        before = lead + before
+        if self._tools and not self._is_in_thought:  # the white space is dropped if a call follows
             settled = before.rstrip(_SPACE)
-            lead, before, self._lead = "", settled, before[len(settled) :]
-        self._say(lead + before, events)
+            before, self._lead = settled, before[len(settled) :]
+        self._say(before, events)
         if tag is not None:
             self._take_tag(tag, events)
         return tag is not None
-
-    def _may_call_after(self, tag: str | None) -> bool:
-        """Whether white space in front of `tag`, or of what comes next, is dropped if a call follows."""
-        if self._is_in_thought or not self._tools:
-            return False
-        return tag is None or tag in self._openers or tag in self._bare or tag in self._format.leads
 
     def _tags(self, *, is_first: bool) -> Sequence[str]:
         """The tags that have a meaning at this point of the reply."""
@@ -343,12 +337,12 @@ class MarkedReader:
             events.append(ToolCall(index=index, id=call_id, name=call.name, arguments=call.arguments))
             self._calls_seen += 1
 
-    def _calls_are_begun(self, rest: str) -> bool:
-        """Whether the end of a reply that was cut is the begin of a call."""
-        if not self._tools:
-            return False
-        marks = (*self._openers, *self._bare, *self._format.leads)
-        return bool(self._lead.strip()) or (len(rest) > 1 and any(mark.startswith(rest) for mark in marks))
+    def _marker_is_begun(self, rest: str) -> bool:
+        """Whether the end of a reply that was cut is the begin of a marker, or of a call."""
+        if self._tools and self._lead.strip():
+            return True
+        marks = (*self._tags(is_first=True), *(self._format.leads if self._tools else ()))
+        return len(rest) > 1 and any(mark.startswith(rest) for mark in marks)
 
     # ------------------------------------------------------------------------------------------------------------- text
 
