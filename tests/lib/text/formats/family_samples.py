@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from neuron_lib.text.tag_splitter import Markers
 
-__all__ = ("SAMPLES", "TOOLS", "Sample", "samples")
+__all__ = ("SAMPLES", "TOOLS", "Sample")
 
 
 class Sample(NamedTuple):
@@ -356,7 +356,8 @@ def _minimax_m3() -> Iterator[Sample]:
     yield Sample(
         f, f"{begin}{call('order', tag('items'), tag('address'))}{end}", calls=[("order", {"items": [], "address": {}})]
     )
-    spaced = f'{begin}{m}<invoke name="order">\n{m}<items>\n{m}<item>\n{m}<sku>7{m}</sku>\n{m}</item>\n{m}</items>\n{m}</invoke>\n{end}'
+    items = f"{m}<items>\n{m}<item>\n{m}<sku>7{m}</sku>\n{m}</item>\n{m}</items>"
+    spaced = f'{begin}{m}<invoke name="order">\n{items}\n{m}</invoke>\n{end}'
     yield Sample(f, spaced, calls=[("order", {"items": [{"sku": "7"}]})])
     yield Sample(f, f"{begin}{rome}{call('get_weather', tag('city', 'Oslo'))}{end}", calls=[ROME, OSLO])
     yield Sample(f, f"{begin}{rome}", calls=[ROME])
@@ -553,8 +554,3 @@ SAMPLES: Final = (
     *_minicpm(),
     *_harmony(),
 )
-
-
-def samples(format_: str) -> list[Sample]:
-    """The samples of one format."""
-    return [sample for sample in SAMPLES if sample.format == format_]
