@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from neuron_lib.text.tag_splitter import Markers
-from tests.lib.text.formats.family_samples import FILE, NOW, OSLO, ROME, ROME_3, ZIP, Sample
+from tests.lib.text.formats.family_samples import CODE, FILE, NOW, OSLO, ROME, ROME_3, ZIP, Sample
 
 __all__ = ("MARKER_SAMPLES",)
 
@@ -290,6 +290,42 @@ def _functionary() -> Iterator[Sample]:
     yield Sample(f, 'rome\n{"city": "Rome"}', answer='rome\n{"city": "Rome"}')
 
 
+def _longcat() -> Iterator[Sample]:
+    begin, end, think = "<longcat_tool_call>", "</longcat_tool_call>", ("<longcat_think>", "</longcat_think>")
+    for f in ("longcat", "longcat_json"):
+        yield from family(f, lambda calls: "\n".join(f"{begin}\n{obj(c)}\n{end}" for c in calls), think=think)
+        key, value = "<longcat_arg_key>KEY</longcat_arg_key>\n", "<longcat_arg_value>VALUE</longcat_arg_value>\n"
+        city = (key + value).replace("KEY", "city").replace("VALUE", "Rome")
+        days = (key + value).replace("KEY", "days").replace("VALUE", "3")
+        metric = (key + value).replace("KEY", "metric").replace("VALUE", "true")
+        yield Sample(f, f"{begin}get_weather\n{city}{end}", calls=[ROME])
+        yield Sample(f, f"{begin}get_weather\n{city}{days}{metric}{end}", calls=[ROME_3])
+        yield Sample(f, f"{begin}get_weather\n{city}{end}\n{begin}now\n{end}", calls=[ROME, NOW])
+        yield from _shown(f, f"{begin}so{end}", f"{begin}{{no{end}")
+
+
+def _step3() -> Iterator[Sample]:
+    f, begin, end = "step3", "<｜tool_calls_begin｜>", "<｜tool_calls_end｜>"
+
+    def call(name: str, **values: str) -> str:
+        inside = "".join(
+            f'<steptml:parameter name="{key}">{value}</steptml:parameter>' for key, value in values.items()
+        )
+        head = "<｜tool_call_begin｜>function<｜tool_sep｜>"
+        return f'{head}<steptml:invoke name="{name}">{inside}</steptml:invoke><｜tool_call_end｜>'
+
+    rome = call("get_weather", city="Rome")
+    yield Sample(f, f"{begin}{rome}{end}", calls=[ROME])
+    yield Sample(f, f"I look.\n{begin}\n{rome}\n{call('now')}\n{end}", answer="I look.", calls=[ROME, NOW])
+    yield Sample(f, f"{begin}{call('get_weather', city='Rome', days='3', metric='true')}{end}", calls=[ROME_3])
+    yield Sample(f, f"{begin}{call('write_file', path='a.py', content=CODE)}{end}", calls=[FILE])
+    yield Sample(f, f"{begin}{call('search', query='00123', limit='5')}", calls=[ZIP])
+    yield Sample(f, f"<think>Hm.</think>{begin}{rome}{end}", reasoning="Hm.", calls=[ROME])
+    yield from _shown(
+        f, f"{begin} is a token.", f"{begin}<｜tool_call_begin｜>function<｜tool_sep｜>no<｜tool_call_end｜>{end}"
+    )
+
+
 MARKER_SAMPLES: Final = (
     *_hermes(),
     *_generic(),
@@ -301,4 +337,6 @@ MARKER_SAMPLES: Final = (
     *_value_families(),
     *_json_families(),
     *_functionary(),
+    *_longcat(),
+    *_step3(),
 )
