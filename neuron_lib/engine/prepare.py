@@ -51,13 +51,15 @@ class Preparer:
         n_ctx: int,
         needs_checkpoints: bool = False,
         vector_tokens: int = 0,
+        call_example: str = "",
         seats: int = 1,
     ) -> None:
         """`template` is the model's Jinja source, `tool_template` the one for chats with tools, `override` the
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
-        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns.
+        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns. `call_example`
+        is a call in the format of the model, for a template that shows no tools.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
@@ -73,6 +75,7 @@ class Preparer:
             eos_token=vocab.eos,
             controls=ControlTexts({c.text: Strips(c.strips_left, c.strips_right) for c in controls.values()}),
             limit_s=_RENDER_LIMIT_S,
+            call_example=call_example,
         )
 
     @property
