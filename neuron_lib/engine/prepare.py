@@ -100,7 +100,11 @@ class Preparer:
             case ChatTask():
                 chat = task.read()
                 prompt = self._writer.write(
-                    chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs, gives_way=gives_way
+                    chat.messages,
+                    tools=chat.tools,
+                    template_kwargs=chat.template_kwargs,
+                    continues=chat.continue_final_message,
+                    gives_way=gives_way,
                 )
                 return (prompt,)
             case CompleteTask():

@@ -13,6 +13,7 @@ from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_
 from neuron_lib.text.chat_template import CHATML, ChatTemplate, with_arguments
 from neuron_lib.text.control_text import ControlTexts, Disguise, Piece
 from neuron_lib.text.messages import fit_messages, has_text_arguments
+from neuron_lib.text.prefill import Prefill, prefill_of
 from neuron_lib.text.template_facts import TemplateFacts, template_facts
 
 __all__ = ("Prompt", "PromptWriter", "Templates")
@@ -32,12 +33,14 @@ class Templates:
 @dataclass(slots=True, frozen=True)
 class Prompt:
     """A written prompt. `pieces` tell foreign text apart, in a prompt in which somebody has spelled a control token.
-    `tokens` are set for a prompt that came as token ids; its `text` is "".
+    `tokens` are set for a prompt that came as token ids; its `text` is "". `prefill` is the beginning of the reply, if
+    the prompt ends with one.
     """
 
     text: str
     pieces: Sequence[Piece] | None = None
     tokens: Sequence[int] | None = None
+    prefill: Prefill | None = None
 
 
 class PromptWriter:
@@ -92,12 +95,15 @@ class PromptWriter:
         *,
         tools: Sequence[Mapping[str, Any]],
         template_kwargs: Mapping[str, Any],
+        continues: bool | None = None,
         gives_way: GivesWay = never_gives_way,
     ) -> Prompt:
-        """The prompt of a chat.
+        """The prompt of a chat. It ends inside the last message if that is to be continued, see `prefill_of`.
 
-        Raises `TemplateFailed`, `InvalidRequest` for tools that the template cannot show, and `GaveWay`.
+        Raises `TemplateFailed`, `InvalidRequest` for tools that the template cannot show and for a last message that
+        cannot be continued, and `GaveWay`.
         """
+        prefill = prefill_of(messages, continues=continues)
         is_for_tools = bool(tools) and self._for_tools is not None
         template = (self._for_tools if is_for_tools else None) or self._template
         if isinstance(template, TemplateFailed):
@@ -114,9 +120,14 @@ class PromptWriter:
             failure: TemplateFailed | None = None
             for form in forms:
                 try:
-                    fitted = [with_arguments(message, form) for message in fit_messages(messages, facts)]
                     return self._rendered(
-                        template, facts, fitted, tools=tools, template_kwargs=template_kwargs, arguments=form
+                        template,
+                        facts,
+                        [with_arguments(message, form) for message in _fitted(messages, prefill, facts)],
+                        tools=tools,
+                        template_kwargs=template_kwargs,
+                        prefill=prefill,
+                        arguments=form,
                     )
                 except TemplateFailed as error:
                     failure = failure or error
@@ -135,9 +146,11 @@ class PromptWriter:
         *,
         tools: Sequence[Mapping[str, Any]],
         template_kwargs: Mapping[str, Any],
+        prefill: Prefill | None,
         arguments: Literal["object", "text"],
     ) -> Prompt:
-        chat: list[Any] = [*messages, list(tools), dict(template_kwargs)]
+        own_kwargs = {} if prefill is None else {"add_generation_prompt": False}
+        chat: list[Any] = [*messages, list(tools), {**template_kwargs, **own_kwargs}]
         disguised = None
         if self._controls is not None:
             # What a template searches for in the model's own turns, the end of reasoning perhaps, it must find.
@@ -154,9 +167,11 @@ class PromptWriter:
             arguments=arguments,
             now=lambda: datetime.now().astimezone(),
         )
-        prompt = Prompt(text)
+        if prefill is not None:
+            text = prefill.cut(text)
+        prompt = Prompt(text, prefill=prefill)
         if disguised is not None:
-            prompt = Prompt(disguised[1].reveal(text), disguised[1].pieces(text))
+            prompt = Prompt(disguised[1].reveal(text), disguised[1].pieces(text), prefill=prefill)
         if not facts.shows_results:
             _refuse_lost_results(messages, prompt.text)
         return prompt
@@ -171,6 +186,15 @@ class PromptWriter:
                 facts = TemplateFacts.of_source(template)
             self._facts[template] = facts
         return facts
+
+
+def _fitted(
+    messages: Sequence[Mapping[str, Any]], prefill: Prefill | None, facts: TemplateFacts
+) -> list[dict[str, Any]]:
+    """The messages in the form that the template can show. A message that is continued stays the last one."""
+    if prefill is None:
+        return fit_messages(messages, facts)
+    return [*fit_messages(messages[:-1], facts), *fit_messages([prefill.message], facts)]
 
 
 def _refuse_lost_results(messages: Sequence[Mapping[str, Any]], prompt: str) -> None:

@@ -16,7 +16,7 @@ from neuron_lib.error_frames import ErrorFrame
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.modality import CHAT
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob
+from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob, ToolChoice
 
 __all__ = (
     "MAX_FRAME_BYTES",
@@ -110,6 +110,9 @@ class ChatTask(_Writing, frozen=True, kw_only=True, tag="chat"):
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: dict[str, Any] = {}
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning_budget: int | None = None
+    continue_final_message: bool | None = None
     unread: dict[str, bytes] = {}
 
     def read(self) -> Self:
@@ -263,12 +266,13 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
     """The request is in the line. `prompt_end` is the last text of its prompt, because a reply may go on in a block
-    that the prompt has opened.
+    that the prompt has opened. With `in_reasoning` it goes on with the reasoning that the last message had.
     """
 
     request: int
     prompt_tokens: int
     prompt_end: str = ""
+    in_reasoning: bool = False
 
 
 class Refused(Struct, frozen=True, tag="refused"):
