@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, Literal
 
+from neuron_lib.engine.binder import Bond
 from neuron_lib.engine.interruption import GivesWay, never_gives_way, within
 from neuron_lib.engine.protocol import TemplateKind
 from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_chain
@@ -34,13 +35,15 @@ class Templates:
 class Prompt:
     """A written prompt. `pieces` tell foreign text apart, in a prompt in which somebody has spelled a control token.
     `tokens` are set for a prompt that came as token ids; its `text` is "". `prefill` is the beginning of the reply, if
-    the prompt ends with one.
+    the prompt ends with one. `bond` binds the replies, which begin `in_reasoning` if the prompt ends there.
     """
 
     text: str
     pieces: Sequence[Piece] | None = None
     tokens: Sequence[int] | None = None
     prefill: Prefill | None = None
+    bond: Bond | None = None
+    in_reasoning: bool = False
 
 
 class PromptWriter:

@@ -123,6 +123,3 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     if beyond:
         place = f"logit_bias.{beyond[0]}"
         raise InvalidRequest(f"{place}: the model has tokens 0 to {n_vocab - 1}", param=place)
-    if task.grammar is not None and isinstance(task, Chat) and task.tools:
-        text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
-        raise InvalidRequest(text, param="tools")

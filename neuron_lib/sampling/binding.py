@@ -330,7 +330,8 @@ class _InReasoning:
         budget = self._reasoning.budget
         if budget is None or self._spent < budget:
             return False
-        return not (self._missing and token is not None and _missing(self._missing, self._plan.piece(token)) >= 0)
+        piece = b"" if token is None else self._plan.piece(token)
+        return not (self._missing and piece and _missing(self._missing, piece) >= 0)
 
     @property
     def _closing(self) -> Sequence[int]:

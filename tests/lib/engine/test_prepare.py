@@ -1,5 +1,6 @@
 import logging
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,8 +17,8 @@ from neuron_lib.errors import (
     UnsupportedCapability,
     cause_chain,
 )
-from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.sampling.sampler import Constraint
 from neuron_lib.types import Sampling
 
 HELLO = ChatTask(messages=({"role": "user", "content": "hello"},))
@@ -238,7 +239,7 @@ def test_a_prompt_that_may_fit_is_never_judged_by_its_beginning(monkeypatch: pyt
 
 def test_a_chat_becomes_the_prompt_s_text_and_tokens() -> None:
     prompt = preparer("{{ messages[0].content }} </s> go on").prepare(HELLO)
-    assert (prompt.text, prompt.tokens, prompt.constraint) == ("hello </s> go on", [0, 1, 2, 1, 1], None)
+    assert (prompt.text, prompt.tokens, prompt.begin) == ("hello </s> go on", [0, 1, 2, 1, 1], None)
 
 
 @pytest.mark.parametrize(("most", "limit"), [(100, 63), (50, 50)])
@@ -328,7 +329,7 @@ def test_each_choice_is_a_sequence_with_a_seed_and_a_grammar_of_its_own(monkeypa
 
     monkeypatch.setattr("neuron_lib.engine.prepare.SamplerChain", chain)
     own, constraint = preparer(None), OneOfMany()
-    prompt = replace(own.prepare(HELLO), constraint=cast("Constraint", constraint))
+    prompt = replace(own.prepare(HELLO), begin=cast("Callable[[], Constraint]", constraint.copy))
     class_ = RequestClass(cache_key="me", adapter="pirate")
     request = own.request(submit(class_=class_, choices=2, top_logprobs=3, stop=("x",)), [prompt], arrived_s=1.5)
     assert (request.number, request.seats, request.class_, request.arrived_s) == (7, 2, class_, 1.5)
