@@ -19,7 +19,7 @@ from neuron_lib.errors import (
 )
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import Constraint
-from neuron_lib.types import Sampling
+from neuron_lib.types import Sampling, ToolChoice
 
 HELLO = ChatTask(messages=({"role": "user", "content": "hello"},))
 CHATML = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -384,3 +384,42 @@ def test_parts_are_one_text_and_what_has_none_is_left_out() -> None:
         {"type": "text", "text": "lo"},
     ]
     assert preparer(None).write(ChatTask(messages=({"role": "user", "content": parts},)))[0].text == CHATML
+
+
+def test_a_last_message_of_the_assistant_is_continued_where_its_text_ends() -> None:
+    chat = ChatTask(messages=({"role": "user", "content": "hello"}, {"role": "assistant", "content": "Good d"}))
+    (prompt,) = preparer(None).write(chat)
+    assert prompt.text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nGood d"
+    (fresh,) = preparer(None).write(msgspec.structs.replace(chat, continue_final_message=False))
+    assert fresh.text.endswith("Good d<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_message_is_continued_whatever_the_request_tells_the_template() -> None:
+    messages = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": "Good d"})
+    chat = ChatTask(messages=messages, template_kwargs={"add_generation_prompt": True}, continue_final_message=True)
+    assert preparer(None).write(chat)[0].text.endswith("assistant\nGood d")
+
+
+def test_a_system_text_that_the_template_does_not_take_is_not_put_behind_the_message_that_is_continued() -> None:
+    template = """{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}
+[{{ m.role }}:{{ m.content }}]{% endfor %}"""
+    chat = ChatTask(
+        messages=(
+            {"role": "user", "content": "hello"},
+            {"role": "system", "content": "Be kind."},
+            {"role": "assistant", "content": "Good d"},
+        )
+    )
+    text = preparer(template).write(chat)[0].text
+    assert text.endswith("[assistant:Good d")
+    assert "Be kind." in text
+
+
+def test_a_call_cannot_be_required_of_a_model_whose_format_is_not_known() -> None:
+    own = preparer("{{ messages[0].content }}{{ tools }}")
+    task = msgspec.structs.replace(WITH_TOOLS, tool_choice=ToolChoice("required"))
+    with pytest.raises(InvalidRequest) as caught:
+        own.write(task)
+    assert caught.value.param == "tool_choice"
+    with pytest.raises(InvalidRequest, match="there are no tools"):
+        own.write(msgspec.structs.replace(task, tools=()))
