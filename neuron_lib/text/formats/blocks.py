@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
+from neuron_lib.text.formats.literals import ValueScanner
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools
 from neuron_lib.text.tag_splitter import cut_at_tag
 
-__all__ = ("Block", "BlockEnd", "BlockReader", "PairBlock", "Parser")
+__all__ = ("Block", "BlockEnd", "BlockReader", "PairBlock", "Parser", "ValueBlock")
 
 _MOST_INSIDE: Final = 4
 """The most markers in one block that are taken for a part of a value. For each the block is parsed once more."""
@@ -143,6 +144,103 @@ class _PairReader:
             body, rest, tag = body[:place], body[place + len(first) :] + tag + rest, first
         text = body[self._skipped :]
         return BlockEnd((), text + tag, rest) if tag in self._block.closes else BlockEnd((), text, tag + rest)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class ValueBlock:
+    """A block that ends by itself: a value in brackets, perhaps behind a head such as the function's name.
+
+    - `begins` finds the place of the value's opening bracket in the text of the block: a place, -1 if no value can come
+      any more, None while that is not known. Its answer must not change when more text comes.
+    - `parse` reads the head and the value together.
+    - `may_be_call` says whether a beginning of the value may still become a call. Is asked about the first characters
+      only.
+    - `tails` are texts that may follow the value and belong to the block, such as the end of a code fence.
+    - With `keeps_opening` the text of the block includes the opening text, such as a bracket.
+    """
+
+    opens: tuple[str, ...]
+    begins: Callable[[str], int | None]
+    parse: Parser
+    may_be_call: Callable[[str, Tools], bool] = lambda _value, _tools: True
+    tails: tuple[str, ...] = ()
+    keeps_opening: bool = False
+    is_first: bool = False
+
+    @property
+    def closes(self) -> tuple[str, ...]:
+        return self.tails
+
+    def start(self, opening: str, tools: Tools, breaks: tuple[str, ...]) -> BlockReader:  # noqa: ARG002 - see `Block`
+        return _ValueReader(self, opening if self.keeps_opening else "", tools)
+
+
+_LOOKED_AT: Final = 256
+"""So many characters of a value say whether it may be a call."""
+
+
+class _ValueReader:
+    """Reads a head, then a value, then a tail."""
+
+    __slots__ = ("_block", "_calls", "_scanner", "_skipped", "_start", "_text", "_tools")
+
+    def __init__(self, block: ValueBlock, opening: str, tools: Tools) -> None:
+        self._block = block
+        self._tools = tools
+        self._text = opening
+        self._skipped = len(opening)
+        self._start: int | None = None  # of the value
+        self._scanner = ValueScanner()
+        self._calls: tuple[ParsedCall, ...] = ()  # of the value, while a tail may follow
+
+    def feed(self, text: str) -> BlockEnd | None:
+        if self._calls:
+            self._text += text
+            return self._ended()
+        if self._start is not None:
+            return self._read_value(text, self._start)
+        self._text += text
+        start = self._start = self._block.begins(self._text)
+        if start is None:
+            return None
+        if start < 0:
+            return self._refused()
+        text, self._text = self._text[start:], self._text[:start]
+        return self._read_value(text, start)
+
+    def finish(self) -> BlockEnd:
+        if self._calls:
+            return BlockEnd(self._calls, "", self._text)
+        return BlockEnd((), self._text[self._skipped :], "")
+
+    def _read_value(self, text: str, start: int) -> BlockEnd | None:
+        end = self._scanner.feed(text)
+        self._text += text if end is None else text[:end]
+        rest = "" if end is None else text[end:]
+        if not self._block.may_be_call(self._text[start : start + _LOOKED_AT], self._tools):
+            self._text += rest
+            return self._refused()
+        if end is None:
+            return None
+        self._calls = tuple(self._block.parse(self._text, self._tools))
+        if not self._calls:
+            return BlockEnd((), self._text[self._skipped :], rest)
+        self._text = rest
+        return self._ended()
+
+    def _ended(self) -> BlockEnd | None:
+        """The end behind the tail, if one follows the value. None while one may still follow."""
+        text = self._text.lstrip()
+        for tail in self._block.tails:
+            if text.startswith(tail):
+                return BlockEnd(self._calls, "", text[len(tail) :])
+        if any(tail.startswith(text) for tail in self._block.tails):
+            return None
+        return BlockEnd(self._calls, "", self._text)
+
+    def _refused(self) -> BlockEnd:
+        """No value that can be a call begins here. All of the text is read again."""
+        return BlockEnd((), "", self._text[self._skipped :])
 
 
 def _without_beginning(tag: str, body: str) -> str:

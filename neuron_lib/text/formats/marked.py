@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from neuron_lib.text.formats.blocks import Block, BlockEnd, BlockReader
-from neuron_lib.text.formats.rules import RuleWriter
-from neuron_lib.text.formats.tool_format import OutputEvent, ParsedCall, Tools, Trigger
+from neuron_lib.text.formats.rules import RuleMaker, RuleWriter
+from neuron_lib.text.formats.tool_format import OutputEvent, ParsedCall, Reader, Tools, Trigger
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.text.tag_splitter import Markers, cut_at_tag
 from neuron_lib.types import ReasoningDelta, TextDelta, ToolCall
@@ -45,6 +45,8 @@ class MarkedFormat:
     - `trails`: markers that may stand behind a block. Elsewhere they are text.
     - `separators`: characters that may stand between two blocks, beside white space.
     - `dropped`: markers that are never text, such as those around the answer.
+    - `answer`: markers around the answer behind reasoning, which are not text.
+    - `prompt_end`: the end of every prompt that belongs to the first block or marker of the reply.
     - `reasoning`: the family's own markers around reasoning. None: the vocabulary decides.
     - `write_rules`: adds the rule `calls` for tools. It is told whether several calls may follow one another.
     - `recognises`: whether a template asks for calls in this format. It needs not check that the template shows tools.
@@ -58,8 +60,10 @@ class MarkedFormat:
     trails: tuple[str, ...] = ()
     separators: str = ""
     dropped: tuple[str, ...] = ()
+    answer: Markers | None = None
+    prompt_end: str = ""
     reasoning: Markers | None = None
-    write_rules: Callable[[RuleWriter, Tools, bool], None]
+    write_rules: RuleMaker
     recognises: Callable[[str], bool] = _no_template
     more_shown: tuple[str, ...] = ()
     own_triggers: tuple[Trigger, ...] = ()
@@ -108,6 +112,11 @@ class MarkedFormat:
         return writer.source
 
 
+def plain_reader() -> Reader:
+    """A reader for a reply that is all answer."""
+    return _PLAIN.reader()
+
+
 class MarkedReader:
     """See `Reader`.
 
@@ -117,19 +126,23 @@ class MarkedReader:
     """
 
     __slots__ = (
+        "_answer_close",
         "_bare",
         "_block",
         "_calls_seen",
         "_drops_close",
         "_format",
+        "_has_reasoned",
         "_include_thinking",
         "_is_first",
         "_is_in_thought",
         "_lead",
+        "_may_repeat_open",
         "_openers",
         "_opening",
         "_owed_marker",
         "_pending",
+        "_prompt_end",
         "_reasoning",
         "_skips_space",
         "_token_hex",
@@ -155,7 +168,8 @@ class MarkedReader:
         self._openers = {text: block for block in blocks if not block.is_first for text in block.opens}
         self._bare = {text: block for block in blocks if block.is_first for text in block.opens}
         self._calls_seen = 0
-        self._pending = ""  # text that is not read yet
+        self._pending = format_.prompt_end  # text that is not read yet
+        self._prompt_end = format_.prompt_end  # the text at the beginning that is not the reply's
         # The block in which the reply is now, and the text that has opened it.
         self._block: BlockReader | None = None
         self._opening = ""
@@ -164,11 +178,15 @@ class MarkedReader:
         # Whether nothing but white space was answered so far, or since the last call or reasoning.
         self._is_first = True
         self._skips_space = False
+        self._has_reasoned = False
+        self._answer_close = ""  # the marker that closes the answer, if its opening marker was there
         # A call has ended the reasoning, and the closing marker of the reasoning may still come.
         self._drops_close = False
         self._is_in_thought = reasoning is not None and starts_in_reasoning
         # The prompt may have opened the reasoning. Then the reader of the reply has not seen the opening marker yet.
         self._owed_marker = reasoning.open if reasoning is not None and starts_in_reasoning else ""
+        # The reply may begin with the opening marker although the prompt has ended with it.
+        self._may_repeat_open = self._is_in_thought
 
     @property
     def in_reasoning(self) -> bool:
@@ -176,7 +194,8 @@ class MarkedReader:
 
     @property
     def may_owe_text(self) -> bool:
-        is_holding = self._block is not None or bool(self._pending or self._lead)
+        lead = self._lead.strip() if self._skips_space else self._lead
+        is_holding = self._block is not None or bool(self._pending or lead)
         return is_holding and (self._include_thinking or not self._is_in_thought)
 
     @property
@@ -219,7 +238,7 @@ class MarkedReader:
             if end is not None:
                 self._end_block(end, events)
             return end is not None
-        if self._lead or (self._is_first and not self._is_in_thought):
+        if self._lead or self._may_repeat_open or (self._is_first and not self._is_in_thought):
             return self._advance_first(events)
         return self._cut(events)
 
@@ -232,6 +251,7 @@ class MarkedReader:
         tags = self._tags(is_first=self._is_first)
         if not tags or (text and not any(tag.startswith(text) or text.startswith(tag) for tag in tags)):
             self._is_first = self._is_first and self._is_in_thought
+            self._may_repeat_open = False
             return self._cut(events)
         self._lead, self._pending = self._lead + self._pending[:space], text
         if any(len(tag) > len(text) and tag.startswith(text) for tag in tags):
@@ -245,30 +265,43 @@ class MarkedReader:
         """Read up to the next tag."""
         lead, self._lead = self._lead, ""
         tags = self._tags(is_first=False)
-        if tags:
-            before, tag, self._pending = cut_at_tag(self._pending, tags)
-        else:
-            before, tag, self._pending = self._pending, None, ""
+        if not tags:
+            text, self._pending = self._pending, ""
+            self._say(lead + text, events)
+            return False
+        before, tag, rest = cut_at_tag(self._pending, tags)
         self._say(lead + before, events)
-        if tag is not None:
-            self._take_tag(tag, events)
-        return tag is not None
+        self._pending = rest
+        if tag is None:
+            return False
+        longer = [each for each in tags if len(each) > len(tag) and each.startswith(tag)]
+        if any(len(each) > len(tag + rest) and each.startswith(tag + rest) for each in longer):
+            self._pending = tag + rest
+            return False
+        whole = max((each for each in longer if (tag + rest).startswith(each)), key=len, default=tag)
+        self._pending = (tag + rest)[len(whole) :]
+        self._take_tag(whole, events)
+        return True
 
     def _tags(self, *, is_first: bool) -> Sequence[str]:
         """The tags that have a meaning at this point of the reply."""
         reasoning = self._reasoning
         tags = [*self._openers, *self._format.dropped]
+        if self._answer_close:
+            tags.append(self._answer_close)
         if self._tools:
             tags += self._format.leads
         if self._is_in_thought:
             assert reasoning is not None  # there is no thought otherwise
-            return (reasoning.close, *tags)
+            return (reasoning.close, *((reasoning.open,) if self._may_repeat_open else ()), *tags)
         if reasoning is not None:
             tags.append(reasoning.open)
             if self._drops_close or (is_first and not self._include_thinking):
                 tags.append(reasoning.close)
         if is_first:
             tags += self._bare
+            if self._has_reasoned and self._format.answer is not None:
+                tags.append(self._format.answer.open)
             tags += self._format.trails if self._calls_seen else ()
         return tags
 
@@ -279,12 +312,25 @@ class MarkedReader:
         elif self._tools and tag in self._format.leads:
             self._lead += tag
         elif reasoning is not None and tag == reasoning.open:
-            self._enter_reasoning(tag, events)
+            if not self._is_in_thought:
+                self._enter_reasoning(tag, events)
+            self._may_repeat_open = False
         elif self._is_in_thought:
-            self._leave_reasoning(tag, events)
+            self._leave_reasoning(events)
         else:
-            self._skips_space = self._skips_space or self._is_first or self._drops_close
-            self._drops_close = self._drops_close and (reasoning is None or tag != reasoning.close)
+            self._drop(tag)
+
+    def _drop(self, tag: str) -> None:
+        """Leave out a marker between texts of the answer."""
+        self._prompt_end = ""
+        answer, reasoning = self._format.answer, self._reasoning
+        if answer is not None and tag == answer.open:
+            self._answer_close = answer.close
+        elif tag == self._answer_close:
+            self._answer_close = ""
+        is_close = reasoning is not None and tag == reasoning.close
+        self._skips_space = self._skips_space or self._is_first or is_close
+        self._drops_close = self._drops_close and not is_close
 
     def _enter_reasoning(self, tag: str, events: list[OutputEvent]) -> None:
         lead, self._lead = self._lead, ""
@@ -294,14 +340,14 @@ class MarkedReader:
         if self._include_thinking:
             self._say(tag, events)
 
-    def _leave_reasoning(self, tag: str, events: list[OutputEvent]) -> None:
-        """`tag` is the closing marker, or a marker of the answer that follows."""
+    def _leave_reasoning(self, events: list[OutputEvent]) -> None:
+        """The closing marker has come, or a marker of the answer that follows."""
         assert self._reasoning is not None  # there is no thought otherwise
         lead, self._lead = self._lead, ""
         self._say(lead + (self._reasoning.close if self._include_thinking else ""), events)
         self._skips_space = not self._include_thinking
         self._is_in_thought = False
-        self._is_first = True
+        self._is_first = self._has_reasoned = True
 
     # -------------------------------------------------------------------------------------------------- blocks of calls
 
@@ -327,6 +373,7 @@ class MarkedReader:
             self._owed_marker = ""
         self._is_in_thought = False
         self._is_first = self._skips_space = True
+        self._prompt_end = ""
         for call in calls:
             index = self._calls_seen
             call_id = self._format.ids(index, call.name, self._token_hex)
@@ -344,6 +391,7 @@ class MarkedReader:
 
     def _say(self, text: str, events: list[OutputEvent]) -> None:
         """Give out text of the answer or of the reasoning."""
+        text, self._prompt_end = text.removeprefix(self._prompt_end), ""
         if not text:
             return
         if self._is_in_thought:
@@ -364,3 +412,10 @@ def _append_text(events: list[OutputEvent], text: str) -> None:
             events[-1] = TextDelta(earlier + text)
         case _:
             events.append(TextDelta(text))
+
+
+def _no_rules(_writer: RuleWriter, _tools: Tools, _is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
+    raise AssertionError("a plain text has no calls")
+
+
+_PLAIN: Final = MarkedFormat(name="plain", blocks=(), write_rules=_no_rules)

@@ -3,11 +3,21 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from neuron_lib.text.formats.tool_format import Tools
 
-__all__ = ("RuleWriter", "functions_of", "json_object_rules", "write_calls")
+__all__ = (
+    "RuleMaker",
+    "RuleWriter",
+    "argument_rules",
+    "functions_of",
+    "json_object_rules",
+    "keyed_rules",
+    "named_rules",
+    "python_rules",
+    "write_calls",
+)
 
 _JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As in `llama/grammar.py`: if white space is free, a model may write nothing else."""
@@ -50,6 +60,10 @@ class RuleWriter:
             yield json.dumps(text[position:])
 
 
+RuleMaker: TypeAlias = Callable[[RuleWriter, Tools, bool], None]
+"""Adds the rule `calls` for these tools. Several calls may follow one another if the last argument is true."""
+
+
 def functions_of(tools: Tools) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The name and the schema of the parameters of each function among the tools."""
     for tool in tools:
@@ -85,25 +99,111 @@ def write_calls(
         writer.rule(rule, call(name, parameters))
 
 
+def argument_rules(
+    writer: RuleWriter,
+    rule: str,
+    parameters: Mapping[str, Any],
+    *,
+    argument: Callable[[str, Mapping[str, Any]], str],
+    separator: str = "",
+) -> None:
+    """Add the rule `rule` for the arguments of one call, in the order in which `parameters` declares them.
+
+    Required arguments are there, others may be there. `argument` makes the terms of one argument from its name and its
+    schema. All names of further rules begin with `rule`.
+    """
+    schemas = dict(_properties(parameters))
+    listed = parameters.get("required")
+    needed = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    writer.rule(rule, f"{rule}_first_0")
+    for index, (name, schema) in enumerate(schemas.items()):
+        own, after = f"{rule}_{index}", f"{rule}_next_{index + 1}"
+        writer.rule(own, argument(name, schema))
+        between = f"{writer.text(separator)} " if separator else ""
+        is_needed = name in needed
+        writer.rule(f"{rule}_first_{index}", f"{own} {after}", *([] if is_needed else [f"{rule}_first_{index + 1}"]))
+        writer.rule(f"{rule}_next_{index}", f"{between}{own} {after}", *([] if is_needed else [after]))
+    for last in ("first", "next"):
+        writer.rule(f"{rule}_{last}_{len(schemas)}", '""')
+
+
+def _properties(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The declared arguments, each with a schema that stands alone."""
+    properties = parameters.get("properties")
+    shared = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
+    for name, schema in properties.items() if isinstance(properties, Mapping) else ():
+        yield name, {**schema, **shared} if isinstance(schema, Mapping) else {}
+
+
 def json_object_rules(
     *,
-    begin: str,
-    between: str,
-    end: str,
-    name_key: str = "name",
-    arguments_key: str = "arguments",
+    begin: str = "",
     before: str = "",
     after: str = "",
-) -> Callable[[RuleWriter, Tools, bool], None]:
+    between: str = "",
+    end: str = "",
+    name_key: str = "name",
+    arguments_key: str = "arguments",
+    numbered_key: str = "",
+) -> RuleMaker:
     """Rules for calls that are JSON objects with a name and arguments.
 
     `begin` and `end` are around all calls and `between` between two of them, `before` and `after` are around each call.
+    An object begins with `numbered_key`, whose value is a number as text, if that is not "".
     """
 
-    def write(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `MarkedFormat`
+    def write(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
         def call(name: str, parameters: Mapping[str, Any]) -> str:
-            head = f'{before}{{"{name_key}": {json.dumps(name)}, "{arguments_key}": '
-            return f"{writer.text(head)} {writer.json(parameters)} {writer.text('}' + after)}"
+            head = f'"{name_key}": {json.dumps(name)}, "{arguments_key}": '
+            begun = writer.text(before + "{" + head)
+            if numbered_key:
+                number = writer.text(f'{before}{{"{numbered_key}": ')
+                begun = f'{number} /"[0-9]{{1,3}}"/ {writer.text(", " + head)}'
+            return f"{begun} {writer.json(parameters)} {writer.text('}' + after)}"
+
+        write_calls(writer, tools, call=call, is_parallel=is_parallel, begin=begin, between=between, end=end)
+
+    return write
+
+
+def keyed_rules(*, begin: str, between: str, end: str) -> RuleMaker:
+    """Rules for calls that are JSON objects with one member: the function's name, and its arguments."""
+
+    def write(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
+        def call(name: str, parameters: Mapping[str, Any]) -> str:
+            return f"{writer.text('{' + json.dumps(name) + ': ')} {writer.json(parameters)} {writer.text('}')}"
+
+        write_calls(writer, tools, call=call, is_parallel=is_parallel, begin=begin, between=between, end=end)
+
+    return write
+
+
+def named_rules(*, before: str, behind_name: str, after: str = "", between: str = "") -> RuleMaker:
+    """Rules for calls that are a name in front of a JSON object with the arguments."""
+
+    def write(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
+        def call(name: str, parameters: Mapping[str, Any]) -> str:
+            end = writer.text(after) if after else ""
+            return f"{writer.text(before + name + behind_name)} {writer.json(parameters)} {end}".rstrip()
+
+        write_calls(writer, tools, call=call, is_parallel=is_parallel, between=between)
+
+    return write
+
+
+def python_rules(*, begin: str = "", between: str = ", ", end: str = "") -> RuleMaker:
+    """Rules for calls such as `f(a=1, b="x")`. The values are written as JSON, which is read there too."""
+
+    def write(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
+        rules = (f"call_arguments_{index}" for index in range(len(tools)))
+
+        def call(name: str, parameters: Mapping[str, Any]) -> str:
+            rule = next(rules)
+            argument_rules(writer, rule, parameters, argument=python_argument, separator=", ")
+            return f"{writer.text(name + '(')} {rule} {writer.text(')')}"
+
+        def python_argument(name: str, schema: Mapping[str, Any]) -> str:
+            return f"{writer.text(name + '=')} {writer.json(schema)}"
 
         write_calls(writer, tools, call=call, is_parallel=is_parallel, begin=begin, between=between, end=end)
 

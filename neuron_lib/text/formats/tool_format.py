@@ -113,7 +113,7 @@ class ToolFormat(Protocol):
         ...
 
     def call_rules(self, tools: Tools, *, parallel: bool, tokens: Mapping[str, int]) -> str:
-        """Rules in llguidance's Lark dialect. The rule `calls` is the whole text of a call, or of several if `parallel`.
+        """Rules in llguidance's Lark dialect. The rule `calls` is the text of one call, or of several if `parallel`.
 
         The calls are of `tools`, with arguments that fit the tools' schemas. `tokens` has the ids of those
         `shown_tokens` that the vocabulary spells as one special token. The names of all other rules begin with `call_`.
