@@ -43,7 +43,6 @@ _MOST_GRAMMARS: Final = 8
 """Grammars that may wait to be compiled. A hostile grammar takes 0.4 s."""
 _BUSY_RETRY_S: Final = 4
 """After that long a refused request may come again: eight grammars of at most half a second each are done by then."""
-_PROMPT_END_CHARS: Final = 200
 _LONGEST_MESSAGE: Final = 4096
 
 _PATIENCE_S: Final = (0.1, 0.3, 0.6)
@@ -250,7 +249,6 @@ class Intake:
         prepared = Prepared(
             request=submit.request,
             prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
-            prompt_end=prompts[-1].text[-_PROMPT_END_CHARS:],
             in_reasoning=prompts[-1].in_reasoning,
         )
         # All of it with the lock held: a cancel finds the request either here or in the line, and `Began` comes later.

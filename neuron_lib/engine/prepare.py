@@ -12,7 +12,7 @@ from neuron_lib.engine.binder import Binder, Bond
 from neuron_lib.engine.interruption import GivesWay, never_gives_way
 from neuron_lib.engine.line import Request
 from neuron_lib.engine.prompt_writer import Prompt, PromptWriter, Templates
-from neuron_lib.engine.protocol import ChatTask, CompleteTask, EmbedTask, Submit, TaskFrame, TemplateKind
+from neuron_lib.engine.protocol import ChatTask, CompleteTask, EmbedTask, Submit, TaskFrame
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
 from neuron_lib.llama.control_tokens import ControlToken
@@ -77,18 +77,16 @@ class Preparer:
         controls = controls or {}
         self._has_controls: Final = bool(controls)
         self._forbidden: Final = frozenset(token for token, control in controls.items() if not control.is_unknown)
+        templates = Templates(override, template, tool_template)
+        self.template_kind: Final = templates.kind
+        """Whose template it is."""
         self._writer: Final = PromptWriter(
-            Templates(override, template, tool_template),
+            templates,
             bos_token=vocab.bos,
             eos_token=vocab.eos,
             controls=ControlTexts({c.text: Strips(c.strips_left, c.strips_right) for c in controls.values()}),
             limit_s=_RENDER_LIMIT_S,
         )
-
-    @property
-    def template_kind(self) -> TemplateKind:
-        """Whose template it is."""
-        return self._writer.kind
 
     def prepare(self, task: TaskFrame) -> PreparedPrompt:
         """The prompt of a task for one with its tokens, without its grammar. Raises what `write` and `read` raise."""

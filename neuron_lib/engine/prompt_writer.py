@@ -30,6 +30,13 @@ class Templates:
     own: str | None = None
     own_for_tools: str | None = None
 
+    @property
+    def kind(self) -> TemplateKind:
+        """Whose template writes the prompts."""
+        if self.configured is not None:
+            return "configured"
+        return "fallback" if self.own is None else "model"
+
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
@@ -75,9 +82,6 @@ class PromptWriter:
 
         self._for_tools: ChatTemplate | TemplateFailed | None = None
         self._template: ChatTemplate | TemplateFailed
-        self.kind: Final[TemplateKind] = (
-            "configured" if templates.configured is not None else "model" if templates.own is not None else "fallback"
-        )
         match templates:
             case Templates(configured=str(source)):
                 try:

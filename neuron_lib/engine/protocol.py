@@ -266,13 +266,10 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
-    """The request is in the line. `prompt_end` is the last text of its prompt, because a reply may go on in a block
-    that the prompt has opened. With `in_reasoning` it goes on with the reasoning that the last message had.
-    """
+    """The request is in the line. Its replies begin `in_reasoning` if the prompt has opened a block of reasoning."""
 
     request: int
     prompt_tokens: int
-    prompt_end: str = ""
     in_reasoning: bool = False
 
 

@@ -174,7 +174,7 @@ def desk() -> Iterator[Desk]:
 
 def test_a_request_is_said_to_be_prepared_and_then_handed_on_with_the_time_of_its_arrival(desk: Desk) -> None:
     desk.prepare(7, "hello")
-    assert desk.next() == Prepared(request=7, prompt_tokens=1, prompt_end="hello")
+    assert desk.next() == Prepared(request=7, prompt_tokens=1)
     request = desk.line.get(timeout=PATIENCE_S)
     assert (request.number, request.arrived_s) == (7, 9.0)
     assert desk.preparer.prepared == [PreparedPrompt("hello", [5])]
@@ -201,9 +201,9 @@ def test_what_is_worked_on_is_said_before_it_is_begun(desk: Desk) -> None:
     desk.prepare(2, "second")
     first.open()
     assert [desk.reports.get(timeout=PATIENCE_S) for _ in range(3)] == [
-        Prepared(request=1, prompt_tokens=1, prompt_end="first"),
+        Prepared(request=1, prompt_tokens=1),
         Taken((2,)),
-        Prepared(request=2, prompt_tokens=1, prompt_end="second"),
+        Prepared(request=2, prompt_tokens=1),
     ]
 
 

@@ -125,9 +125,7 @@ def test_the_schema_of_a_strict_tool_must_be_understood(compiler: GrammarCompile
     field = "tools[3].function.parameters"
     unknown = json.dumps({"type": "object", "properties": {"a": {"format": "banana"}}})
     with pytest.raises(InvalidGrammar, match="banana") as caught:
-        compiler.compile(
-            hermes(strict=((unknown, field),))
-        )
+        compiler.compile(hermes(strict=((unknown, field),)))
     assert caught.value.param == field
 
 
