@@ -21,6 +21,8 @@ from neuron_lib.types import Grammar
 __all__ = ("Binder", "Bond")
 
 _PROMPT_END_CHARS: Final = 200
+_MOST_CALLS: Final = 16
+"""Calls in a reply that must call. A small model that is not allowed to say anything else may call without end."""
 _ANY_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 _OPENS_OBJECT: Final = frozenset(
     (
@@ -115,9 +117,10 @@ class Binder:
                 raise InvalidRequest(text, param="tools")
             return None if chat.reasoning_budget is None else Bond(None, self._plan(chat, in_reasoning=in_reasoning))
         chosen = _chosen(chat.tools, choice.name)
+        is_parallel = choice.parallel and choice.name is None  # who names a tool wants one call of it
 
         def rules(tools: Tools) -> str:
-            return form.call_rules(tools, parallel=choice.parallel, tokens=self._tokens)
+            return form.call_rules(tools, parallel=is_parallel, tokens=self._tokens)
 
         calls = Calls(
             rules=rules([_with_schema(tool, _closed(_schema(tool))) for _, tool in chosen]),
@@ -130,7 +133,8 @@ class Binder:
             self._plan(chat, in_reasoning=in_reasoning),
             openings=tuple(self._mark(trigger.text, is_first=trigger.is_first) for trigger in form.triggers),
             binds_answer=binds_answer,
-            is_repeated=choice.parallel,
+            is_repeated=is_parallel,
+            most_calls=_MOST_CALLS if is_required else None,
         )
         return Bond(calls, plan, begun if binds_answer else "")
 

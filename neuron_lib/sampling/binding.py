@@ -71,6 +71,7 @@ class Plan:
       `openings` on, which they include, or all of the answer if `binds_answer`.
     - `is_repeated`: whether the reply may go on behind the text of the rules. If the answer was free before the
       opening, it is free again.
+    - `most_calls`: the reply ends when its text has satisfied the rules so often, each time anew; None sets no bound.
     - `starts_in_reasoning`: whether the prompt has opened the reasoning.
     - `piece`: the bytes of a token as they appear in the text of a reply. `spell`: the tokens of a text.
     - `eog`: the tokens that end a reply.
@@ -83,6 +84,7 @@ class Plan:
     openings: tuple[Mark, ...] = ()
     binds_answer: bool = False
     is_repeated: bool = True
+    most_calls: int | None = None
     reasoning: Reasoning | None = None
     starts_in_reasoning: bool = False
     in_answer: "_Marks" = field(init=False, repr=False)
@@ -412,7 +414,7 @@ class _Start:
 class _Bound:
     """A text that the rules bind."""
 
-    __slots__ = ("_free", "_is_loose", "_plan", "_rules", "_spent")
+    __slots__ = ("_calls", "_free", "_is_loose", "_plan", "_rules", "_spent")
 
     def __init__(self, plan: Plan, rules: Rules, *, spent: int) -> None:
         self._plan = plan
@@ -421,11 +423,13 @@ class _Bound:
         # Whether the text may end here. White space behind a text that may end changes nothing about that, even if the
         # rules now expect another call.
         self._is_loose = rules.is_satisfied
+        self._calls = 0
         self._free: _Free | None = None  # what answers for a token that the rules refuse and that may come nevertheless
 
     @property
     def is_complete(self) -> bool:
-        return self._rules.is_complete and not self._goes_on
+        most = self._plan.most_calls
+        return (self._rules.is_complete and not self._goes_on) or (most is not None and self._calls >= most)
 
     @property
     def _goes_on(self) -> bool:
@@ -461,8 +465,11 @@ class _Bound:
             return self
         if not is_allowed:
             return _Free(self._plan, spent=self._spent).accept(token)
+        was_satisfied = self._rules.is_satisfied
         self._rules.accept(token)
-        self._is_loose = self._rules.is_satisfied or (self._is_loose and self._plan.piece(token).isspace())
+        is_satisfied = self._rules.is_satisfied
+        self._calls += is_satisfied and not was_satisfied
+        self._is_loose = is_satisfied or (self._is_loose and self._plan.piece(token).isspace())
         return self.settled()
 
     def settled(self) -> _Stage:

@@ -225,6 +225,13 @@ def test_a_reply_that_must_call_may_end_behind_white_space() -> None:
     assert read(binding, "<call>", "1", "</call>", "\n", "")
 
 
+def test_a_reply_that_must_call_does_not_call_without_end() -> None:
+    binding = plan(SPECIAL, BY_TOKEN, binds_answer=True, most_calls=3).begin()
+    text = write(binding, ["<call>", "1", "</call>", "\n"] * 9)
+    assert text == "\n".join(["<call>1</call>"] * 3)
+    assert binding.is_complete
+
+
 def test_a_reply_that_must_call_says_nothing_else() -> None:
     binding = plan(SPECIAL, BY_TOKEN, binds_answer=True).begin()
     assert choices(binding) == {"<call>"}
