@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from neuron_lib.text.formats.arguments import names_of
 from neuron_lib.text.formats.blocks import Parser, ValueBlock
 from neuron_lib.text.formats.json_calls import parse_tool_calls
 from neuron_lib.text.formats.python_calls import parse_python_calls
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools
-from neuron_lib.text.formats.values import names_of
 
 __all__ = ("BARE", "FENCED", "known_only", "may_be_call", "parse_value", "value_behind")
 

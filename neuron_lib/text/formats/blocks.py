@@ -38,8 +38,8 @@ class BlockReader(Protocol):
         """Add text. Returns the end of the block if the block ends in this text. Not called again after that."""
         ...
 
-    def finish(self) -> BlockEnd:
-        """The reply has ended inside the block."""
+    def finish(self, *, is_cut: bool) -> BlockEnd:
+        """The reply has ended inside the block. `is_cut` says that the reply had no room to go on."""
         ...
 
 
@@ -121,7 +121,7 @@ class _PairReader:
         self._held = rest
         return None
 
-    def finish(self) -> BlockEnd:
+    def finish(self, *, is_cut: bool) -> BlockEnd:  # noqa: ARG002 - a body that is complete is a call in any case
         self._body += self._held
         shorter = min((_without_beginning(close, self._body) for close in self._block.closes), key=len)
         calls = tuple(self._block.parse(shorter, self._tools))
@@ -208,7 +208,7 @@ class _ValueReader:
         text, self._text = self._text[start:], self._text[:start]
         return self._read_value(text, start)
 
-    def finish(self) -> BlockEnd:
+    def finish(self, *, is_cut: bool) -> BlockEnd:  # noqa: ARG002 - what is complete is a call in any case
         if self._calls:
             return BlockEnd(self._calls, "", self._text)
         return BlockEnd((), self._text[self._skipped :], "")

@@ -4,7 +4,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from neuron_lib.text.formats.deepseek import DEEPSEEK_R1, DEEPSEEK_V4, DEEPSEEK_V31, DEEPSEEK_V32
 from neuron_lib.text.formats.functionary import FUNCTIONARY_3_1, FUNCTIONARY_3_2
+from neuron_lib.text.formats.gemma import FUNCTION_GEMMA, GEMMA4
+from neuron_lib.text.formats.harmony import HARMONY
 from neuron_lib.text.formats.hermes import GENERIC, HERMES, JSON, JSON_LIST
 from neuron_lib.text.formats.json_families import (
     APERTUS,
@@ -16,9 +19,16 @@ from neuron_lib.text.formats.json_families import (
     MINIMAX_M1,
     NEMOTRON_V2,
 )
+from neuron_lib.text.formats.key_value import GLM45, GLM47, HY3
+from neuron_lib.text.formats.kimi_k2 import KIMI_K2
+from neuron_lib.text.formats.kimi_k3 import KIMI_K3
 from neuron_lib.text.formats.llama import LLAMA_JSON, LLAMA_PYTHONIC
+from neuron_lib.text.formats.minicpm import MINICPM
+from neuron_lib.text.formats.minimax_m2 import MINIMAX_M2
+from neuron_lib.text.formats.minimax_m3 import MINIMAX_M3
 from neuron_lib.text.formats.mistral import MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
 from neuron_lib.text.formats.python_families import LFM2, OLMO_3
+from neuron_lib.text.formats.qwen_xml import QWEN_XML, SEED_OSS
 from neuron_lib.text.formats.tool_format import ToolFormat
 from neuron_lib.text.formats.value_families import COMMAND_R_PLUS, FIREFUNCTION, GIGACHAT_3, GRANITE_3, PHI_4_MINI
 from neuron_lib.text.reasoning import REASONING_MARKERS
@@ -28,6 +38,23 @@ __all__ = ("FORMATS", "choose_format", "choose_reasoning", "shows_tools")
 
 _BY_MARKS: Final[tuple[ToolFormat, ...]] = (
     # Formats whose marks are special come before formats whose marks others have too.
+    HARMONY,
+    KIMI_K3,
+    KIMI_K2,
+    DEEPSEEK_V32,
+    DEEPSEEK_V4,
+    DEEPSEEK_R1,
+    DEEPSEEK_V31,
+    MINIMAX_M3,
+    MINIMAX_M2,
+    GEMMA4,
+    FUNCTION_GEMMA,
+    HY3,
+    SEED_OSS,
+    MINICPM,
+    QWEN_XML,
+    GLM45,
+    GLM47,
     MISTRAL_IDS,
     MISTRAL_ARGS,
     MISTRAL,

@@ -3,12 +3,12 @@
 import re
 from typing import Final
 
+from neuron_lib.text.formats.arguments import parse_arguments
 from neuron_lib.text.formats.bare import known_only, value_behind
 from neuron_lib.text.formats.blocks import ValueBlock
 from neuron_lib.text.formats.marked import MarkedFormat, spells
 from neuron_lib.text.formats.rules import named_rules
 from neuron_lib.text.formats.tool_format import ParsedCall
-from neuron_lib.text.formats.values import parse_arguments
 
 __all__ = ("FUNCTIONARY_3_1", "FUNCTIONARY_3_2", "FUNCTION_TAG")
 

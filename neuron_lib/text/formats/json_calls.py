@@ -12,10 +12,10 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from neuron_lib.text.formats.arguments import NOT_UNDERSTOOD
 from neuron_lib.text.formats.blocks import PairBlock
 from neuron_lib.text.formats.tagged_calls import parse_tagged_calls
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools
-from neuron_lib.text.formats.values import NOT_UNDERSTOOD
 
 __all__ = ("ends_inside_value", "json_pair", "parse_keyed_calls", "parse_tool_calls")
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from typing import Final
 
+from neuron_lib.text.formats.arguments import as_call, names_of
 from neuron_lib.text.formats.bare import BARE, FENCED, known_only
 from neuron_lib.text.formats.blocks import PairBlock
 from neuron_lib.text.formats.functionary import FUNCTION_TAG
@@ -12,7 +13,6 @@ from neuron_lib.text.formats.marked import MarkedFormat
 from neuron_lib.text.formats.python_calls import ends_inside_string, parse_python_calls
 from neuron_lib.text.formats.rules import json_object_rules, python_rules
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools, Trigger
-from neuron_lib.text.formats.values import as_call, names_of
 
 __all__ = ("LLAMA_JSON", "LLAMA_PYTHONIC")
 

@@ -212,7 +212,7 @@ class MarkedReader:
     def finish(self, *, is_cut: bool = False) -> list[OutputEvent]:
         events: list[OutputEvent] = []
         while self._block is not None:
-            end = self._block.finish()
+            end = self._block.finish(is_cut=is_cut)
             if is_cut and not end.calls:
                 self._block, self._lead = None, ""
                 break
@@ -270,8 +270,11 @@ class MarkedReader:
             self._say(lead + text, events)
             return False
         before, tag, rest = cut_at_tag(self._pending, tags)
-        self._say(lead + before, events)
-        self._pending = rest
+        before, self._pending = lead + before, rest
+        if self._tools and not self._is_in_thought:  # white space in front of a call is dropped
+            settled = before.rstrip(_SPACE)
+            before, self._lead = settled, before[len(settled) :]
+        self._say(before, events)
         if tag is None:
             return False
         longer = [each for each in tags if len(each) > len(tag) and each.startswith(tag)]
@@ -334,7 +337,7 @@ class MarkedReader:
 
     def _enter_reasoning(self, tag: str, events: list[OutputEvent]) -> None:
         lead, self._lead = self._lead, ""
-        if lead.strip() or self._include_thinking:
+        if lead.strip() or self._include_thinking or not self._is_first:
             self._say(lead, events)
         self._is_in_thought, self._drops_close = True, False
         if self._include_thinking:

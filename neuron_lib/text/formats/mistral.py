@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from neuron_lib.text.formats.arguments import parse_arguments
 from neuron_lib.text.formats.bare import BARE
 from neuron_lib.text.formats.blocks import ValueBlock
 from neuron_lib.text.formats.json_calls import parse_tool_calls
 from neuron_lib.text.formats.marked import MarkedFormat, spells
 from neuron_lib.text.formats.rules import RuleWriter, json_object_rules, named_rules, write_calls
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools, Trigger
-from neuron_lib.text.formats.values import parse_arguments
 
 __all__ = ("MISTRAL", "MISTRAL_ARGS", "MISTRAL_IDS")
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from neuron_lib.text.formats.arguments import NOT_UNDERSTOOD, as_call
 from neuron_lib.text.formats.literals import LiteralReader, ValueScanner
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools
-from neuron_lib.text.formats.values import NOT_UNDERSTOOD, as_call
 
 __all__ = ("ends_inside_string", "parse_python_calls")
 

@@ -11,6 +11,8 @@ from neuron_lib.text.formats.tool_format import Trigger
 
 __all__ = ("LFM2", "OLMO_3")
 
+_LFM2_MARKS: Final = ("<|tool_call_start|>", "<|tool_list_start|>", "List of tools: [")
+
 LFM2: Final = MarkedFormat(
     name="lfm2",
     blocks=(
@@ -23,7 +25,7 @@ LFM2: Final = MarkedFormat(
         BARE,
         FENCED,
     ),
-    recognises=lambda template: "<|tool_list_start|>" in template or "<|tool_call_start|>" in template,
+    recognises=lambda template: any(map(template.__contains__, _LFM2_MARKS)),
     own_triggers=(Trigger("<|tool_call_start|>"),),
     write_rules=python_rules(begin="<|tool_call_start|>[", end="]<|tool_call_end|>"),
 )

@@ -41,6 +41,23 @@ class RuleWriter:
         """Add a rule. Each alternative is a sequence of terms."""
         self._lines.append(f"{name}: " + "\n  | ".join(alternatives))
 
+    def new_rule(self, *alternatives: str, suffix: str = "") -> str:
+        """Add a rule under a new name. Returns the name.
+
+        With `suffix` the only alternative is a regular expression, whose match ends where `suffix` comes first. The
+        suffix is part of what the rule matches.
+        """
+        name = f"call_part_{len(self._lines)}"
+        attributes = f"[suffix={json.dumps(suffix, ensure_ascii=False)}]" if suffix else ""
+        self.rule(name + attributes, *alternatives)
+        return name
+
+    def plain_beginning(self, text: str) -> tuple[str, str]:
+        """`text` up to the first marker that is a special token, and the rest of it."""
+        mark = self._marks.search(text)
+        place = len(text) if mark is None else mark.start()
+        return text[:place], text[place:]
+
     def text(self, text: str) -> str:
         """Terms for exactly this text. The markers in it are special tokens if the vocabulary has them as such."""
         return " ".join(self._terms(text)) or '""'
@@ -85,13 +102,15 @@ def write_calls(
     begin: str = "",
     between: str = "",
     end: str = "",
+    before: str = "",
 ) -> None:
     """Add the rules `calls` and `call_any`, for calls between `begin` and `end`, with `between` between two of them.
 
-    `call` makes the terms of one call from a function's name and the schema of its parameters.
+    `before` are terms that stand before everything. `call` makes the terms of one call from a function's name and the
+    schema of its parameters.
     """
     several = f"call_any ({writer.text(between) if between else ''} call_any)*" if is_parallel else "call_any"
-    around = [writer.text(begin)] if begin else []
+    around = [*([before] if before else []), *([writer.text(begin)] if begin else [])]
     writer.rule("calls", " ".join((*around, several, *([writer.text(end)] if end else []))))
     names = [f"call_{index}" for index, _ in enumerate(functions_of(tools))]
     writer.rule("call_any", *names)

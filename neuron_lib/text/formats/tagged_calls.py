@@ -3,8 +3,9 @@
 import re
 from typing import Any, Final
 
+from neuron_lib.text.formats.arguments import as_call
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools
-from neuron_lib.text.formats.values import as_call, coerce, declared_types, parameter_schemas, without_frame
+from neuron_lib.text.formats.values import parameters_of, without_frame
 
 __all__ = ("parse_tagged_calls",)
 
@@ -33,7 +34,7 @@ def _tagged_call(body: str, tools: Tools, parameter_pattern: re.Pattern[str]) ->
     if function is None:
         return None
     name, parameters = function.groups()
-    schemas = parameter_schemas(name, tools)
+    declared = parameters_of(name, tools)
     arguments: dict[str, Any] = {}
     position = 0
     while position < len(parameters):
@@ -43,6 +44,6 @@ def _tagged_call(body: str, tools: Tools, parameter_pattern: re.Pattern[str]) ->
         if parameter is None:
             return None
         key, value = parameter.groups()
-        arguments[key] = coerce(without_frame(value), list(declared_types(schemas.get(key))))
+        arguments[key] = declared.value(key, without_frame(value))
         position = parameter.end()
     return as_call(name, arguments)

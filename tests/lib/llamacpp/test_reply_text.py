@@ -61,10 +61,10 @@ def shown(events: list[OutputEvent]) -> list[tuple[str, list[bytes]]]:
         # tokens without text, within and at the end
         (["a", "", "b", ""], [("a", [b"a"]), ("b", [b"", b"b"]), ("", [b""])]),
         # what might be a stop string, and is none, at once or in the end
-        (["a E", "N", "T er"], [("a ", [b"a E"]), ("E", []), ("N", [b"N"]), ("T er", [b"T er"])]),
-        (["a E", "N"], [("a ", [b"a E"]), ("E", []), ("N", [b"N"])]),
+        (["a E", "N", "T er"], [("a", [b"a E"]), (" E", []), ("N", [b"N"]), ("T er", [b"T er"])]),
+        (["a E", "N"], [("a", [b"a E"]), (" E", []), ("N", [b"N"])]),
         # a stop string takes its tokens along, but not those that have shown something
-        (["a E", "N", "D"], [("a ", [b"a E"])]),
+        (["a E", "N", "D"], [("a", [b"a E"]), (" ", [])]),
         (["a", " END", " b"], [("a", [b"a"]), (" ", [b" END"])]),
         (["a", "END"], [("a", [b"a"])]),
         # what might be a marker, and is none

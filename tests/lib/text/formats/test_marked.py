@@ -63,7 +63,7 @@ def read(text: str, **options: Any) -> list[OutputEvent]:
         ("no block</think> here", [TextDelta("no block</think> here")]),
         ("a < b and <thin", [TextDelta("a < b and <thin")]),
         (f"<tool_call>\n{CALL}\n</tool_call>", [called(0)]),
-        (f"ok <tool_call>{CALL}</tool_call>", [TextDelta("ok "), called(0)]),
+        (f"ok <tool_call>{CALL}</tool_call>", [TextDelta("ok"), called(0)]),
         (
             f"<tool_call>{CALL}</tool_call>\n<tool_call>{CALL}</tool_call>\nbye",
             [called(0), called(1), TextDelta("bye")],
