@@ -20,7 +20,7 @@ CONTROL: Final = {END: "", THINK: "<think>", UNTHINK: "</think>", CALL: "<call>"
 PIECES: Final = (
     *CONTROL.values(),
     *("a", "b", " ", "\n", "\n\n", "<", "c", "c>", "c>1", "c>x", "1", "2", "</c>", "<c>1</c>", "t>", "</", "/t>", "<t"),
-    *(";", ">", "é", "\xc3"),
+    *(";", ">", "/", "é", "\xc3"),
 )
 ID: Final = {piece: token for token, piece in enumerate(PIECES)}
 WORDS: Final = sorted((piece for piece in PIECES if piece), key=len, reverse=True)
