@@ -97,7 +97,7 @@ class LlamaCppReply:
         self._engine: EngineClient | None = None  # that was told of this request
         self._mailbox = Mailbox()  # of what that engine says
         self._prompt_tokens = 0
-        self._prompt_end = ""
+        self._starts_in_reasoning = False
         self._texts: tuple[ReplyText, ...] = ()
         self._vectors: list[Vector] = []
         self._vectors_left = 0  # which the engine has not made yet
@@ -338,13 +338,13 @@ class LlamaCppReply:
                     )
                     self._finish([FinishReason.STOP] * self._sequences, usage)
             case Prepared():
-                self._prompt_tokens, self._prompt_end = news.prompt_tokens, news.prompt_end
+                self._prompt_tokens, self._starts_in_reasoning = news.prompt_tokens, news.in_reasoning
             case Began():
                 if self._is_whole or not self._texts:  # else the reader has been told
                     self._events = deque([Started(prompt_tokens=self._prompt_tokens)])
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
-                    self._texts = tuple(ReplyText(i, self._reader(self._prompt_end)) for i in range(self._sequences))
+                    self._texts = tuple(ReplyText(i, self._reader()) for i in range(self._sequences))
 
     def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
         self._finished = Finished(reasons=tuple(reasons), usage=usage)
@@ -363,18 +363,21 @@ class LlamaCppReply:
             decode_ms=round(max(each.decode_s for each in done) * 1000),
         )
 
-    def _reader(self, prompt_end: str) -> Reader:
-        """A reader for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
+    def _reader(self) -> Reader:
+        """A reader for one reply.
+
+        A grammar without tools binds all of the reply, so none of it is reasoning, whatever the prompt opened.
+        """
         task, facts = self._task, self._supervisor.facts
         assert not isinstance(task, Embed)  # it has no text
         if isinstance(task, Complete):
             return plain_reader()
-        tool_format = FORMATS[facts.tool_format]
-        reasoning = facts.reasoning if task.grammar is None else None
-        return tool_format.reader(
-            tools=task.tools,
+        tools = task.tools if task.tool_choice.mode != "none" else ()
+        reasoning = facts.reasoning if task.grammar is None or tools else None
+        return FORMATS[facts.tool_format].reader(
+            tools=tools,
             reasoning=reasoning,
-            starts_in_reasoning=tool_format.starts_in_reasoning(prompt_end, reasoning),
+            starts_in_reasoning=reasoning is not None and self._starts_in_reasoning,
             include_thinking=task.include_thinking,
         )
 

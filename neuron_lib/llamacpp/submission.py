@@ -77,12 +77,19 @@ def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
         return CompleteTask(prompt=task.prompt, **writing)
     told: dict[str, Any] = {
         "messages": task.messages,
-        "tools": task.tools,
+        "tools": () if task.tool_choice.mode == "none" else task.tools,
         "template_kwargs": task.template_kwargs,
     }
     unread = {name: part.text for name, part in told.items() if isinstance(part, UnreadArray | UnreadObject)}
     read = {name: part for name, part in told.items() if name not in unread}
-    return ChatTask(unread=unread, **read, **writing)
+    return ChatTask(
+        unread=unread,
+        tool_choice=task.tool_choice,
+        reasoning_budget=task.reasoning_budget,
+        continue_final_message=task.continue_final_message,
+        **read,
+        **writing,
+    )
 
 
 def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> None:
@@ -116,6 +123,3 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     if beyond:
         place = f"logit_bias.{beyond[0]}"
         raise InvalidRequest(f"{place}: the model has tokens 0 to {n_vocab - 1}", param=place)
-    if task.grammar is not None and isinstance(task, Chat) and task.tools:
-        text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
-        raise InvalidRequest(text, param="tools")

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 from neuron_lib.text.messages import joined, text_of
 
-__all__ = ("mentions_tools", "with_tools_as_text")
+__all__ = ("mentions_tools", "shows_described_tools", "with_tools_as_text")
 
 _RESULT_ROLES: Final = frozenset(("tool", "function"))
-_INTRODUCTION: Final = "# Tools\n\nYou can call these functions:\n\n"
+_TITLE: Final = "You can call these functions:"
+_INTRODUCTION: Final = f"# Tools\n\n{_TITLE}\n\n"
 _HOW_TO_CALL: Final = """
 
 To call a function, write only a block of this form, with the name and the arguments of the function as JSON:
@@ -25,6 +26,11 @@ def mentions_tools(messages: Sequence[Mapping[str, Any]]) -> bool:
         message.get("role") in _RESULT_ROLES or message.get("tool_calls") or message.get("function_call")
         for message in messages
     )
+
+
+def shows_described_tools(prompt: str) -> bool:
+    """Whether a prompt has the description of tools in it. A template may leave out the message that has it."""
+    return _TITLE in prompt
 
 
 def with_tools_as_text(
@@ -70,8 +76,10 @@ def _functions(calls: object) -> Iterator[Mapping[str, Any]]:
     """The name and the arguments of each call, as OpenAI's clients send them."""
     for call in calls if isinstance(calls, list) else ():
         match call:
-            case {"function": Mapping() as function} | Mapping() as function if "name" in function:
-                yield function
+            case {"function": {"name": _}}:
+                yield call["function"]
+            case {"name": _}:
+                yield call
             case _:
                 pass
 

@@ -25,7 +25,6 @@ _WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
     "bad_words": (),
     "best_of": (1,),
     "chat_template": (),
-    "continue_final_message": (False,),
     "echo": (False,),
     "guided_whitespace_pattern": (),
     "include_reasoning": (True,),
@@ -38,7 +37,6 @@ _WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
     "skip_special_tokens": (True,),
     "stop_token_ids": (),
     "structural_tag": (),
-    "thinking_token_budget": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     # SGLang

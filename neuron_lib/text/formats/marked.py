@@ -51,7 +51,7 @@ class MarkedFormat:
     - `write_rules`: adds the rule `calls` for tools. It is told whether several calls may follow one another.
     - `recognises`: whether a template asks for calls in this format. It needs not check that the template shows tools.
     - `more_shown`: further markers inside blocks that must be visible.
-    - `ids`: makes the ids of calls.
+    - `ids`: makes the ids of calls. `example`: see `ToolFormat`.
     """
 
     name: str
@@ -69,6 +69,7 @@ class MarkedFormat:
     own_triggers: tuple[Trigger, ...] = ()
     """Instead of the openings of the blocks."""
     ids: CallIds = field(default=numbered_ids)
+    example: str = ""
 
     @property
     def shown_tokens(self) -> tuple[str, ...]:

@@ -87,6 +87,11 @@ class ToolFormat(Protocol):
         """The texts that open a call. Before one of them a reply is free, behind it only a call may follow."""
         ...
 
+    @property
+    def example(self) -> str:
+        """A call, to show a model how to write one. For templates that show no tools. "" where those always do."""
+        ...
+
     def fits(self, template: str) -> bool:
         """Whether the Jinja source `template` shows tools and asks for calls in this format. Linear in its length."""
         ...
