@@ -84,7 +84,10 @@ class ToolFormat(Protocol):
 
     @property
     def triggers(self) -> tuple[Trigger, ...]:
-        """The texts that open a call. Before one of them a reply is free, behind it only a call may follow."""
+        """The texts that open a call. Behind one that begins what `call_rules` allows, only a call may follow.
+
+        Without triggers a reply is bound only if it must call.
+        """
         ...
 
     @property
