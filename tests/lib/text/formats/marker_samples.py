@@ -214,6 +214,7 @@ def _value_families() -> Iterator[Sample]:
     yield Sample("gigachat3", "Sunny.<|message_sep|>", answer="Sunny.")
     keys = {"name": "tool_name", "arguments": "parameters"}
     yield from family("command_r_plus", lambda calls: f"Action:\n```json\n{listed(calls, **keys)}\n```", think=None)
+    yield Sample("command_r_plus", f"Action:\n```json\n[\n    {obj(ROME, **keys)}\n]\n```", calls=[ROME])
     yield Sample(
         "command_r_plus",
         f"Plan: look.\nAction: ```json\n{listed([ROME], **keys)}```",
@@ -316,6 +317,10 @@ def _step3() -> Iterator[Sample]:
 
     rome = call("get_weather", city="Rome")
     yield Sample(f, f"{begin}{rome}{end}", calls=[ROME])
+    in_lines = rome.replace("<steptml:parameter", "\n<steptml:parameter").replace(
+        "</steptml:invoke", "\n</steptml:invoke"
+    )
+    yield Sample(f, f"{begin}{in_lines}{end}", calls=[ROME])
     yield Sample(f, f"I look.\n{begin}\n{rome}\n{call('now')}\n{end}", answer="I look.", calls=[ROME, NOW])
     yield Sample(f, f"{begin}{call('get_weather', city='Rome', days='3', metric='true')}{end}", calls=[ROME_3])
     yield Sample(f, f"{begin}{call('write_file', path='a.py', content=CODE)}{end}", calls=[FILE])
