@@ -1,16 +1,20 @@
 """The Litestar application: routes and the handlers of exceptions, without Litestar's own documentation and log."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 from litestar import Litestar
 from litestar.di import Provide
+from litestar.handlers import HTTPRouteHandler
 
 from neuron_service import dialects
 from neuron_service.access import AccessRules
 from neuron_service.errors import EXCEPTION_HANDLERS
 from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
-from neuron_service.probes import Probes
+from neuron_service.openapi import Operation, operations_of
+from neuron_service.probes import PROBES, Probes
+from neuron_service.routes.description import description_route
 from neuron_service.routes.host import discovery
 from neuron_service.routes.models import (
     about_model,
@@ -39,21 +43,31 @@ def create_app(host: Host, *, access: AccessRules | None = None, cors_origins: I
 
 def create_routes(host: Host) -> Litestar:
     """Everything except the probes."""
+    handlers = [
+        discovery,
+        list_models,
+        list_openai_models,
+        list_loading,
+        follow_loading,
+        load_model,
+        unload_model,
+        about_model,
+        *map(reply_route, dialects.DIALECTS),
+    ]
     return Litestar(
-        route_handlers=[
-            discovery,
-            list_models,
-            list_openai_models,
-            list_loading,
-            follow_loading,
-            load_model,
-            unload_model,
-            about_model,
-            *map(reply_route, dialects.DIALECTS),
-        ],
+        route_handlers=[*handlers, description_route(partial(_operations, handlers))],
         dependencies={"host": Provide(lambda: host, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=None,
         logging_config=None,
     )
+
+
+def _operations(handlers: Iterable[HTTPRouteHandler]) -> Iterator[Operation]:
+    """Everything that is answered, except the description itself."""
+    for path, probe in PROBES.items():
+        answers = dict.fromkeys(probe.statuses, probe.body)
+        yield Operation(method="get", path=path, summary=probe.summary, answers=answers)
+    for handler in handlers:
+        yield from operations_of(handler.opt)

@@ -6,11 +6,14 @@ To add an API, write its modules in `neuron_lib.wire` as `neuron_lib.wire.dialec
 from typing import Final
 
 from neuron_lib.errors import NeuronError
-from neuron_lib.wire.dialect import Decode, Dialect
+from neuron_lib.wire.dialect import Decode, Dialect, Shapes
 from neuron_lib.wire.http_errors import ErrorAnswer
-from neuron_lib.wire.openai_errors import openai_error
+from neuron_lib.wire.openai_errors import ErrorEnvelope, openai_error
 
-__all__ = ("DIALECTS", "render")
+__all__ = ("DIALECTS", "ERROR_SHAPE", "render")
+
+ERROR_SHAPE: Final = ErrorEnvelope
+"""The type of the body of an error on a path of no dialect, or of one that says nothing else."""
 
 # Each function imports the modules that read and write the bodies of one API. To make their decoders takes 10 ms of
 # processor time (measured). This module is imported before the first probe can be answered, so it does not import them.
@@ -22,7 +25,15 @@ def _openai_chat() -> Decode:
     return decode
 
 
-DIALECTS: Final[tuple[Dialect, ...]] = (Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),)
+def _openai_chat_shapes() -> Shapes:
+    from neuron_lib.wire.openai_chat import SHAPES  # noqa: PLC0415 - see above
+
+    return SHAPES
+
+
+DIALECTS: Final[tuple[Dialect, ...]] = (
+    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat, shapes=_openai_chat_shapes),
+)
 
 
 def render(error: NeuronError, path: str) -> ErrorAnswer:

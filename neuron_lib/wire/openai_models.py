@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.types import ModelInfo
 
-__all__ = ("encode_model_list",)
+__all__ = ("OpenAiModelList", "encode_model_list")
 
 
 class _Model(Struct):
@@ -20,7 +20,9 @@ class _Model(Struct):
     owned_by: Literal["neuron"] = "neuron"
 
 
-class _ModelList(Struct):
+class OpenAiModelList(Struct):
+    """All resident models."""
+
     data: list[_Model]
     object: Literal["list"] = "list"
 
@@ -34,7 +36,7 @@ def encode_model_list(
     seconds of Unix time. `max_model_len` is the context in tokens and is left out if it is not known.
     """
     return msgspec.json.encode(
-        _ModelList(
+        OpenAiModelList(
             [
                 _Model(
                     id=model.id,
