@@ -27,7 +27,7 @@ from neuron_service.routes.models import (
 )
 from neuron_service.routes.replies import reply_route
 
-__all__ = ("create_app", "create_routes")
+__all__ = ("create_app", "create_routes", "operations")
 
 _MAX_BODY_BYTES = 2 << 20  # also the limit of the gateway; a hostile body of this size blocks the event loop for 20 ms
 
@@ -43,7 +43,24 @@ def create_app(host: Host, *, access: AccessRules | None = None, cors_origins: I
 
 def create_routes(host: Host) -> Litestar:
     """Everything except the probes."""
-    handlers = [
+    handlers = _handlers()
+    return Litestar(
+        route_handlers=[*handlers, description_route(partial(_operations_of, handlers))],
+        dependencies={"host": Provide(lambda: host, sync_to_thread=False)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        request_max_body_size=_MAX_BODY_BYTES,
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def operations() -> Iterator[Operation]:
+    """Everything that is answered, probes included, but for the description itself."""
+    return _operations_of(_handlers())
+
+
+def _handlers() -> list[HTTPRouteHandler]:
+    return [
         discovery,
         list_models,
         list_openai_models,
@@ -54,18 +71,9 @@ def create_routes(host: Host) -> Litestar:
         about_model,
         *map(reply_route, dialects.DIALECTS),
     ]
-    return Litestar(
-        route_handlers=[*handlers, description_route(partial(_operations, handlers))],
-        dependencies={"host": Provide(lambda: host, sync_to_thread=False)},
-        exception_handlers=EXCEPTION_HANDLERS,
-        request_max_body_size=_MAX_BODY_BYTES,
-        openapi_config=None,
-        logging_config=None,
-    )
 
 
-def _operations(handlers: Iterable[HTTPRouteHandler]) -> Iterator[Operation]:
-    """Everything that is answered, except the description itself."""
+def _operations_of(handlers: Iterable[HTTPRouteHandler]) -> Iterator[Operation]:
     for path, probe in PROBES.items():
         answers = dict.fromkeys(probe.statuses, probe.body)
         yield Operation(method="get", path=path, summary=probe.summary, answers=answers)

@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
-from msgspec import NODEFAULT, Meta, Struct
+from msgspec import NODEFAULT, UNSET, Meta, Struct, UnsetType
 from msgspec.structs import fields
 
 from neuron_service.dialects import ERROR_SHAPE
@@ -187,7 +187,8 @@ class _Types:
         if isinstance(field.default, msgspec.Raw):
             or_null = Any if annotation is Any else Union[annotation, None]  # noqa: UP007 - as above
             return or_null, msgspec.field(name=field.encode_name, default=None)
-        return annotation, msgspec.field(name=field.encode_name, default=field.default)
+        may_be_left_out = field.default is NODEFAULT and UnsetType in get_args(annotation)
+        return annotation, msgspec.field(name=field.encode_name, default=UNSET if may_be_left_out else field.default)
 
 
 def _public_name(struct: type[Struct]) -> str:

@@ -40,7 +40,7 @@ class _Call(Struct, gc=False):
 
 
 class _Message(Struct, gc=False):
-    role: Annotated[str, Meta(min_length=1)]
+    role: Annotated[str, Meta(min_length=1, extra_json_schema={"enum": sorted(_ROLES)})]
     content: str | list[_Part] | None = None
     tool_calls: list[_Call] | None = None
     reasoning_content: str | None = None

