@@ -32,10 +32,11 @@ __all__ = ("ResponsesRequest", "decode")
 
 _CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
 _Note: TypeAlias = Annotated[str, Meta(max_length=1024)]
-_MetadataKey: TypeAlias = Annotated[str, Meta(max_length=64)]
 _MetadataValue: TypeAlias = Annotated[str, Meta(max_length=512)]
 _Summary: TypeAlias = Literal["auto", "concise", "detailed", "none"]
 
+_LONGEST_KEY: Final = 64
+"""Of `metadata`, in characters."""
 _LOGPROBS: Final = "message.output_text.logprobs"
 _INCLUDABLE: Final = frozenset(
     {
@@ -93,7 +94,7 @@ class _Body(ReplyShapeFields, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     include: Annotated[list[str], Meta(max_length=64)] | None = None
-    metadata: Annotated[dict[_MetadataKey, _MetadataValue], Meta(max_length=16)] | None = None
+    metadata: Annotated[dict[str, _MetadataValue], Meta(max_length=16)] | None = None
     previous_response_id: str | None = None
     truncation: Literal["auto", "disabled"] | None = None
     user: _Note | None = None
@@ -181,7 +182,7 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         instructions=call.instructions,
         max_output_tokens=max_tokens,
         max_tool_calls=call.max_tool_calls,
-        metadata=call.metadata or {},
+        metadata=_metadata(call),
         model=call.model,
         parallel_tool_calls=parallel,
         prompt_cache_key=call.prompt_cache_key,
@@ -232,6 +233,13 @@ def _template_kwargs(call: _Body, reasoning: Reasoning) -> UnreadObject:
         inner = bytes(call.chat_template_kwargs)[1:-1]
         told += [inner] if inner.strip() else []
     return UnreadObject(b"{" + b",".join(told) + b"}")
+
+
+def _metadata(call: _Body) -> dict[str, str]:
+    metadata = call.metadata or {}
+    if any(len(key) > _LONGEST_KEY for key in metadata):
+        raise refusal("metadata", f"Expected keys of length <= {_LONGEST_KEY}")
+    return metadata
 
 
 def _max_tokens(call: _Body) -> int | None:

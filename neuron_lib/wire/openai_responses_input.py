@@ -59,6 +59,7 @@ class _Item(Struct, gc=False):
 
 _input: Final = msgspec.json.Decoder(str | list[_Item])
 _output: Final = msgspec.json.Decoder(str | list[_Part])
+_any: Final = msgspec.json.Decoder()
 
 
 # ------------------------------------------------------------------------------------------- what the template is given
@@ -247,7 +248,8 @@ def _shown_output(text: msgspec.Raw, place: str) -> _Shown:
     except msgspec.DecodeError:
         output = None
     if output is None or not (isinstance(output, str) or all(_is_known(part) for part in output)):
-        return msgspec.json.format(bytes(text), indent=-1).decode()
+        # Decoded and encoded again, so that no character is an escape for the model.
+        return msgspec.json.encode(decode_part(_any, text, param=place)).decode()
     return _shown(output, place)
 
 
