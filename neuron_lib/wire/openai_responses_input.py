@@ -198,7 +198,7 @@ class _Turns:
         if not is_given(item.output):
             raise refusal(f"{place}.output", "this field is required")
         content = _shown_output(item.output, f"{place}.output")
-        name = item.name or self._names.get(call_id, UNSET)
+        name = item.name or self._names.get(call_id) or UNSET
         self.say(_Message("tool", content, tool_call_id=call_id, name=name))
 
     def _begin_turn(self) -> _Message:
