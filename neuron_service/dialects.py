@@ -9,6 +9,7 @@ from neuron_lib.errors import NeuronError
 from neuron_lib.wire.dialect import Decode, Dialect, Shapes
 from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import ErrorEnvelope, openai_error
+from neuron_lib.wire.openai_responses_errors import responses_error
 
 __all__ = ("DIALECTS", "ERROR_SHAPE", "render")
 
@@ -31,8 +32,21 @@ def _openai_chat_shapes() -> Shapes:
     return SHAPES
 
 
+def _openai_responses() -> Decode:
+    from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _openai_responses_shapes() -> Shapes:
+    from neuron_lib.wire.openai_responses import SHAPES  # noqa: PLC0415 - see above
+
+    return SHAPES
+
+
 DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat, shapes=_openai_chat_shapes),
+    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses, shapes=_openai_responses_shapes),
 )
 
 

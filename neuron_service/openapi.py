@@ -21,6 +21,7 @@ __all__ = ("Operation", "described_by", "document", "operations_of")
 _JSON: Final = "application/json"
 _STREAM: Final = "text/event-stream"
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")
+_NULL: Final = msgspec.Raw(b"null")
 _REFERENCE: Final = "#/components/schemas/"
 
 
@@ -30,7 +31,7 @@ class Operation:
 
     `path` has its parameters in braces. `request` is the type of the body, None if there is none. `answers` has the
     type of the JSON body for each status of a request that is not refused, None where an answer has none. `events` is
-    the type of the data of each event, where the answer may be a stream. `errors` are the types that the body of a
+    the types of the data of events, where the answer may be a stream. `errors` are the types that the body of a
     refusal may have.
     """
 
@@ -39,7 +40,7 @@ class Operation:
     summary: str
     request: Any = None
     answers: Mapping[int, Any] = field(default_factory=dict)
-    events: Any = None
+    events: tuple[Any, ...] = ()
     errors: tuple[Any, ...] = (ERROR_SHAPE,)
 
 
@@ -101,9 +102,9 @@ def _answer(operation: Operation, body: Any, types: "_Types") -> dict[str, Any]:
     answer: dict[str, Any] = {"description": "answered"}
     if body is not None:
         answer = _content(types.reference(body), says="answered")
-    if operation.events is not None:
+    if operation.events:
         text = {"type": "string", "description": "server-sent events; `x-event` is the data of each of them"}
-        stream = {"schema": text, "x-event": types.reference(operation.events)}
+        stream = {"schema": text, "x-event": types.any_of(operation.events)}
         answer["content"] = answer.get("content", {}) | {_STREAM: stream}
     return answer
 
@@ -184,9 +185,11 @@ class _Types:
         annotation = self._show(field.type)
         if field.default_factory is not NODEFAULT:
             return annotation, msgspec.field(name=field.encode_name, default_factory=field.default_factory)
-        if isinstance(field.default, msgspec.Raw):
+        if field.default == _NULL:
             or_null = Any if annotation is Any else Union[annotation, None]  # noqa: UP007 - as above
             return or_null, msgspec.field(name=field.encode_name, default=None)
+        if isinstance(field.default, Struct | msgspec.Raw):  # no JSON yet, so the default is not shown
+            return annotation, msgspec.field(name=field.encode_name, default_factory=lambda: field.default)
         may_be_left_out = field.default is NODEFAULT and UnsetType in get_args(annotation)
         return annotation, msgspec.field(name=field.encode_name, default=UNSET if may_be_left_out else field.default)
 

@@ -1,19 +1,23 @@
 """Parameters of other servers that would change the reply and have no effect here. They are refused, never ignored."""
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from types import MappingProxyType
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from neuron_lib.wire.json_bounds import refusal
 
-__all__ = ("WITHOUT_EFFECT", "decoder_with_refused", "refuse_unsupported")
+__all__ = ("WITHOUT_EFFECT", "Refused", "decoder_with_refused", "refuse_unsupported")
 
 _LONGEST: Final = 64
 """The most bytes of a value that is accepted. Every value in the table below is shorter."""
 
-WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
+Refused: TypeAlias = Mapping[str, tuple[object, ...]]
+"""By name, the values that are accepted because they ask for what happens anyway. null and `[]` are always accepted."""
+
+WITHOUT_EFFECT: Final[dict[str, tuple[object, ...]]] = {
     # OpenAI
     "audio": (),
     "modalities": (["text"],),
@@ -80,7 +84,7 @@ WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
     "t_max_predict_ms": (0, -1),
     "tfs_z": (1,),
 }
-"""By name, the values that are accepted because they ask for what happens anyway. null and `[]` are always accepted."""
+_NO_OTHERS: Final[Refused] = MappingProxyType({})
 
 _INSTEAD: Final = {
     "best_of": "; `n` gives several replies",
@@ -94,18 +98,18 @@ _INSTEAD: Final = {
 _Body = TypeVar("_Body", bound=Struct)
 
 
-def decoder_with_refused(body: type[_Body]) -> msgspec.json.Decoder[_Body]:
-    """A decoder of `body` that also keeps the parameters of the table, for `refuse_unsupported`."""
-    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in WITHOUT_EFFECT]
+def decoder_with_refused(body: type[_Body], *, also: Refused = _NO_OTHERS) -> msgspec.json.Decoder[_Body]:
+    """A decoder of `body` that also keeps the parameters of the table and those of `also`, for `refuse_unsupported`."""
+    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in WITHOUT_EFFECT | also]
     return msgspec.json.Decoder(msgspec.defstruct(body.__name__, fields, bases=(body,), kw_only=True))
 
 
-def refuse_unsupported(body: Struct) -> None:
-    """Raise `InvalidRequest` if `body` has a parameter of the table with a value that is not accepted.
+def refuse_unsupported(body: Struct, *, also: Refused = _NO_OTHERS) -> None:
+    """Raise `InvalidRequest` if `body` has a parameter of a table with a value that is not accepted.
 
-    `body` was decoded by a decoder from `decoder_with_refused`.
+    `body` was decoded by a decoder from `decoder_with_refused` with the same `also`, the further table of an API.
     """
-    for name, harmless in WITHOUT_EFFECT.items():
+    for name, harmless in (WITHOUT_EFFECT | also).items():
         text = bytes(getattr(body, name))
         if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), harmless)):
             raise refusal(name, f"this is not supported{_INSTEAD.get(name, '')}")

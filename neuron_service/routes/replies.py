@@ -49,7 +49,7 @@ def _operations(dialect: Dialect) -> Iterator[Operation]:
         summary=shapes.summary,
         request=shapes.request,
         answers={200: shapes.reply},
-        events=shapes.event,
+        events=shapes.events,
         errors=(shapes.error or ERROR_SHAPE,),
     )
 
