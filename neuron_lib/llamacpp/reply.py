@@ -300,7 +300,8 @@ class LlamaCppReply:
                 self._events += self._texts[news.choice].finish(news)
                 done = [text.done for text in self._texts if text.done is not None]
                 if len(done) == len(self._texts):
-                    self._finish([text.reason for text in self._texts], self._usage(done))
+                    reasons = [text.reason for text in self._texts]
+                    self._finish(reasons, self._usage(done), stop_strings=self._stop_strings(done))
             case Vector():
                 self._vectors.append(news)
                 vector = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
@@ -322,9 +323,16 @@ class LlamaCppReply:
                 if isinstance(self._task, Chat | Complete):
                     self._texts = tuple(ReplyText(i, self._parser(self._prompt_end)) for i in range(self._sequences))
 
-    def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
-        self._finished = Finished(reasons=tuple(reasons), usage=usage)
+    def _finish(
+        self, reasons: Sequence[FinishReason], usage: Usage, *, stop_strings: tuple[str | None, ...] = ()
+    ) -> None:
+        self._finished = Finished(reasons=tuple(reasons), usage=usage, stop_strings=stop_strings)
         self._events.append(self._finished)
+
+    def _stop_strings(self, done: Sequence[Done]) -> tuple[str | None, ...]:
+        """The stop string of the request at which each choice ended. A model may have stop strings of its own."""
+        assert isinstance(self._task, Chat | Complete)  # the others have none
+        return tuple(each.stop if each.stop in self._task.stop else None for each in done)
 
     def _usage(self, done: Sequence[Done]) -> Usage:
         """The bill: the prompt once, as the first choice found it, and every token of every choice."""

@@ -106,10 +106,15 @@ class Embedding(Struct, frozen=True, tag=True):
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
-    """All choices are complete. There is one reason for each choice."""
+    """All choices are complete. There is one reason for each choice.
+
+    `stop_strings` has, for each choice, that stop string of the request at which the choice ended, None if it ended
+    otherwise. It is empty if the harness does not say.
+    """
 
     reasons: tuple[FinishReason, ...]
     usage: Usage
+    stop_strings: tuple[str | None, ...] = ()
 
     @property
     def reason(self) -> FinishReason:
