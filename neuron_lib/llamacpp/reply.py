@@ -330,9 +330,10 @@ class LlamaCppReply:
         self._events.append(self._finished)
 
     def _stop_strings(self, done: Sequence[Done]) -> tuple[str | None, ...]:
-        """The stop string of the request at which each choice ended. A model may have stop strings of its own."""
+        """See `Finished`. A model may have stop strings of its own, and these do not count."""
         assert isinstance(self._task, Chat | Complete)  # the others have none
-        return tuple(each.stop if each.stop in self._task.stop else None for each in done)
+        found = tuple(each.stop if each.stop in self._task.stop else None for each in done)
+        return found if any(found) else ()
 
     def _usage(self, done: Sequence[Done]) -> Usage:
         """The bill: the prompt once, as the first choice found it, and every token of every choice."""

@@ -242,6 +242,7 @@ class FakeEngine:
             "echo-start": [f"{submit.class_.cache_key or '-'}", f"{choices}", f"{task.top_logprobs}"],
             "echo-stop": ["stop:", *task.stop],
         }
+        stop = task.stop[-1] if " ".join(words) == "echo-stop" else None
         words = told.get(" ".join(words), words)
         if self.mode == "segv-at-start":
             self.around.die_of(signal.SIGSEGV)
@@ -280,6 +281,7 @@ class FakeEngine:
                     queue_s=0.125,
                     prefill_s=0.25,
                     decode_s=0.5 * (1 + choice),
+                    stop=stop,
                 )
             )
 

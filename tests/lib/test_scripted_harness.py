@@ -21,7 +21,7 @@ from neuron_lib import (
 )
 from neuron_lib.errors import EngineFailed, InvalidRequest, OverloadReason, PromptTooLong
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
-from neuron_lib.types import Likely, TokenLogprob
+from neuron_lib.types import Likely, TokenLogprob, Usage
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +54,11 @@ async def test_a_reply_is_one_start_the_script_and_one_finish() -> None:
     assert deltas == [ReasoningDelta("hm"), TextDelta("yes")]
     assert isinstance(finished, Finished)
     assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.STOP, 2)
+
+
+async def test_a_script_may_say_how_the_reply_ends() -> None:
+    end = Finished(reasons=(FinishReason.LENGTH,), usage=Usage(prompt_tokens=1, completion_tokens=9))
+    assert (await reply_of(ScriptedModel(reply=["yes", end])))[1:] == [TextDelta("yes"), end]
 
 
 async def test_every_choice_follows_the_script_item_by_item() -> None:

@@ -428,11 +428,18 @@ async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: d
         assert "with 0 requests" in repr(model)
 
 
-@pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
-async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "stop", "found"),
+    [("normal", "stop: mine !", ("mine",)), ("fallback", "stop: mine <|im_end|> !", ())],
+)
+async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(
+    mode: str, stop: str, found: tuple[str, ...]
+) -> None:
     async with model_of(mode) as model, model.run(ask("echo-stop", stop=["mine"])) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
+    assert isinstance(events[-1], Finished)
+    assert events[-1].stop_strings == found
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:

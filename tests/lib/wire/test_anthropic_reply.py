@@ -94,7 +94,7 @@ def accumulated(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 if texts:
                     message["content"][-1]["input"] = json.loads("".join(texts))
     assert open_index is None
-    return message | delta["delta"] | {"usage": delta["usage"]}
+    return {**message, **delta["delta"], "usage": delta["usage"]}
 
 
 def test_each_event_is_written_byte_for_byte() -> None:
