@@ -29,9 +29,16 @@ def _anthropic_messages() -> Decode:
     return decode
 
 
+def _anthropic_tokens() -> Decode:
+    from neuron_lib.wire.anthropic_tokens import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
 DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),
     Dialect(path="/v1/messages", error=anthropic_error, load=_anthropic_messages),
+    Dialect(path="/v1/messages/count_tokens", error=anthropic_error, load=_anthropic_tokens),
 )
 
 

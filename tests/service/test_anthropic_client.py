@@ -17,6 +17,7 @@ from neuron_lib.types import (
     FinishReason,
     GenerationEvent,
     ReasoningDelta,
+    Tokenize,
     ToolCall,
     ToolChoice,
     Usage,
@@ -257,3 +258,16 @@ def test_a_reply_that_is_lost_half_way_raises_from_the_stream() -> None:
         ):
             stream.until_done()
         assert shown(stream.current_message_snapshot) == [("text", "Hel")]
+
+
+def test_the_tokens_of_a_message_are_counted_without_making_it() -> None:
+    with host_of() as host, sync_client(host) as client:
+        count = client.messages.count_tokens(model=A, messages=HI, system="Be brief.", tools=[WEATHER])
+        task = host.scripted.harness.requests[-1]
+    assert isinstance(task, Tokenize)
+    assert count.input_tokens == len("system: Be brief.\nuser: hi\n")
+
+
+def test_a_count_of_tokens_is_refused_where_the_message_would_be() -> None:
+    with client_of() as client, pytest.raises(anthropic.BadRequestError, match="tool_choice: there are no tools"):
+        client.messages.count_tokens(model=A, messages=HI, tool_choice={"type": "any"})
