@@ -26,7 +26,7 @@ from neuron_lib import (
 )
 from neuron_lib.errors import EngineFailed, InvalidRequest, OverloadReason, PromptTooLong
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
-from neuron_lib.types import Likely, Task, TokenLogprob, Usage
+from neuron_lib.types import Likely, Task, TokenLogprob
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
