@@ -83,12 +83,10 @@ class LlamaCppReply:
         max_prompt_tokens: int,
         sampling: SamplingConfig,
         cache_key: str,
-        on_done: Callable[[Done], None],
     ) -> None:
         """`sampling` holds where the request says nothing, `quarantine` is the model's.
 
-        Requests of one `cache_key` may share what was computed of their prompts. `on_done` is told the engine's
-        account of each reply that comes to its end.
+        Requests of one `cache_key` may share what was computed of their prompts.
         """
         self._task = task
         self._supervisor = supervisor
@@ -97,7 +95,6 @@ class LlamaCppReply:
         self._max_prompt_tokens = max_prompt_tokens
         self._sampling = sampling
         self._cache_key = cache_key
-        self._on_done = on_done
         self._held = ExitStack()
         self._place: Place | None = None  # from entering on
         self._engine: EngineClient | None = None  # that was told of this request
@@ -185,27 +182,6 @@ class LlamaCppReply:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._let_go()
-        finished = self._finished
-        if finished is None:
-            outcome = "abandoned"
-            if exc_type is not None and not issubclass(exc_type, anyio.get_cancelled_exc_class()):
-                outcome = exc_type.__name__
-            logger.info("reply ended early", extra=self._labels() | {"outcome": outcome})
-            return
-        usage = finished.usage
-        logger.info(
-            "reply finished",
-            extra=self._labels()
-            | {
-                "finish_reason": ",".join(finished.reasons),
-                "prompt_tokens": usage.prompt_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "reasoning_tokens": usage.reasoning_tokens,
-                "prefill_ms": usage.prefill_ms,
-                "decode_ms": usage.decode_ms,
-            },
-        )
 
     def forward(self, take: Callable[[EventBeforeEnd], bool]) -> None:
         """See `neuron_lib.harness.ForwardingReply`."""
@@ -329,7 +305,6 @@ class LlamaCppReply:
                 self._events += self._texts[news.choice].feed(news)
             case Done():
                 self._events += self._texts[news.choice].finish(news)
-                self._on_done(news)
                 done = [text.done for text in self._texts if text.done is not None]
                 if len(done) == len(self._texts):
                     self._finish([text.reason for text in self._texts], self._usage(done))

@@ -71,7 +71,6 @@ from neuron_lib.types import (
     UnreadObject,
     Usage,
 )
-from tests.fakes.log_lines import said
 from tests.fakes.memory_engine import MemoryEngine, open_memory_engine
 from tests.fakes.turns import let_others_run
 
@@ -163,7 +162,6 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage(*, in_process: 
     async with model_of(in_process=in_process) as model:
         events = await reply_to(model, "one two")
         assert model.load().in_flight == 0
-        assert (model.load().tok_s_prefill, model.load().tok_s_decode) == (4.0, 2.0)  # one of two was cached
     assert events == [
         Started(prompt_tokens=2),
         TextDelta("one "),
@@ -349,7 +347,7 @@ async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_a
     async with model_of("markers", seats=3) as model, model.run(request) as generation:
         assert model.load().in_flight == 3
         started, *events, finished = [event async for event in generation]
-        assert (model.load().tok_s_prefill, model.load().in_flight) == (12.0, 0)  # what was forked was not computed
+        assert model.load().in_flight == 0
     assert started == Started(prompt_tokens=4)
     for choice in range(3):
         own = [event for event in events if isinstance(event, TextDelta | ReasoningDelta) and event.choice == choice]
@@ -432,17 +430,6 @@ async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: d
                 pass
         assert raised.value.param == param
         assert "with 0 requests" in repr(model)
-
-
-async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="neuron_lib.llamacpp.reply")
-    async with model_of(seats=2) as model, model.run(msgspec.structs.replace(ask("one two"), choices=2)) as generation:
-        async for _event in generation:
-            pass
-    (record,) = caplog.records
-    assert said(record) == "reply finished"
-    logged = vars(record)
-    assert (logged["finish_reason"], logged["cached_tokens"], logged["completion_tokens"]) == ("stop,stop", 1, 5)
 
 
 @pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
