@@ -129,7 +129,8 @@ class Dialect:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The `path`, and also what follows a `/v1` at its begin, because some clients are given the address of the host
-        and not that of the API. All paths below these have the same shape of errors.
+        """The `path`, and also what follows a `/v1` at its begin. All paths below these have the same shape of errors.
+
+        Some clients are given the address of the host and not that of the API.
         """
         return self.path, *([self.path.removeprefix(_VERSION)] if self.path.startswith(f"{_VERSION}/") else ())
