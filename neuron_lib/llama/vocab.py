@@ -224,6 +224,17 @@ class Vocab:
         return self.spell(lib.llama_vocab_eos(self._pointer), special=True).decode("utf-8", "replace")
 
     @property
+    def fill_in_middle(self) -> tuple[str, str, str] | None:
+        """The texts of the tokens before the beginning of a text, before its end, and before what belongs between them.
+        None if the model does not have all three.
+        """
+        known = (lib.llama_vocab_fim_pre, lib.llama_vocab_fim_suf, lib.llama_vocab_fim_mid)
+        before, behind, middle = (
+            self.spell(find(self._pointer), special=True).decode("utf-8", "replace") for find in known
+        )
+        return (before, behind, middle) if before and behind and middle else None
+
+    @property
     def pointer(self) -> Any:
         """The native handle, for `GrammarCompiler`."""
         return self._pointer

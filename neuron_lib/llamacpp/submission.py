@@ -74,7 +74,13 @@ def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
         case Chat():
             return _chat_frame(task, facts)
         case Complete():
-            return CompleteTask(prompt=task.prompt, **_writing(task, facts))
+            return CompleteTask(
+                prompt=task.prompt,
+                more_prompts=task.more_prompts,
+                suffix=task.suffix,
+                echo=task.echo,
+                **_writing(task, facts),
+            )
         case Embed():
             return EmbedTask(inputs=task.inputs)
         case Tokenize():
@@ -146,6 +152,9 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     if not 0 <= (task.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
         text = f"top_logprobs: {task.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
         raise InvalidRequest(text, param="top_logprobs")
+    if isinstance(task, Complete) and task.echo and task.top_logprobs is not None:
+        text = "echo: the tokens of a prompt have no log-probabilities here; leave out either echo or logprobs"
+        raise InvalidRequest(text, param="echo")
     n_vocab = facts.n_vocab
     beyond = [token for token in task.sampling.logit_bias if n_vocab and not 0 <= token < n_vocab]
     if beyond:
