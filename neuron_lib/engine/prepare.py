@@ -147,8 +147,8 @@ class Preparer:
         return Prompt("", tokens=prompt)
 
     def _to_go_on_with(self, prompt: str | tuple[int, ...], suffix: str | None) -> Prompt:
-        """A prompt as it is, or with a suffix the prompt for what belongs between the two. No text is a control token in
-        either then.
+        """A prompt as it is, or the prompt for what belongs between it and the suffix. In these two no text is a control
+        token.
         """
         if suffix is None:
             return self._verbatim(prompt, param="prompt")
@@ -272,8 +272,8 @@ class Preparer:
     def _choices(
         self, submit: Submit, task: ChatTask | CompleteTask, prompt: PreparedPrompt, *, first: int
     ) -> Iterator[Sequence]:
-        """One for each choice of a prompt, numbered from `first`. They begin alike, so all but the first will find their
-        prompt read.
+        """One for each choice of a prompt, numbered from `first`. They begin alike, so all but one of them will find
+        their prompt read.
         """
         sampling = submit.sampling
         checkpoint_at: tuple[int, ...] = ()

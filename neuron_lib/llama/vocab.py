@@ -228,11 +228,9 @@ class Vocab:
         """The texts of the tokens before the beginning of a text, before its end, and before what belongs between them.
         None if the model does not have all three.
         """
-        known = (lib.llama_vocab_fim_pre, lib.llama_vocab_fim_suf, lib.llama_vocab_fim_mid)
-        before, behind, middle = (
-            self.spell(find(self._pointer), special=True).decode("utf-8", "replace") for find in known
-        )
-        return (before, behind, middle) if before and behind and middle else None
+        native = (lib.llama_vocab_fim_pre, lib.llama_vocab_fim_suf, lib.llama_vocab_fim_mid)
+        texts = [self.spell(find(self._pointer), special=True).decode("utf-8", "replace") for find in native]
+        return (texts[0], texts[1], texts[2]) if all(texts) else None
 
     @property
     def pointer(self) -> Any:

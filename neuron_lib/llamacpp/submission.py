@@ -137,14 +137,8 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             raise InvalidRequest("input: there is nothing to make a vector of", param="input")
         return
     chat = task.prompt if isinstance(task, Tokenize) else task
-    medium = first_medium(chat.messages) if isinstance(chat, Chat) else None
-    if medium is not None:
-        raise UnsupportedCapability(
-            f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
-            code="vision_unsupported" if medium == "image" else f"{medium}_unsupported",
-            model_id=model_id,
-            suggestion="send text content, or choose a model with the capability",
-        )
+    if isinstance(chat, Chat):
+        _refuse_media(chat, model_id)
     if isinstance(task, Tokenize | Detokenize):
         return
     if "" in task.stop:
@@ -163,3 +157,14 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     if task.grammar is not None and isinstance(task, Chat) and task.tools:
         text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
         raise InvalidRequest(text, param="tools")
+
+
+def _refuse_media(chat: Chat, model_id: str) -> None:
+    medium = first_medium(chat.messages)
+    if medium is not None:
+        raise UnsupportedCapability(
+            f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
+            code="vision_unsupported" if medium == "image" else f"{medium}_unsupported",
+            model_id=model_id,
+            suggestion="send text content, or choose a model with the capability",
+        )
