@@ -147,8 +147,8 @@ class Preparer:
         return Prompt("", tokens=prompt)
 
     def _to_go_on_with(self, prompt: str | tuple[int, ...], suffix: str | None) -> Prompt:
-        """A prompt as it is, or the prompt for what belongs between it and the suffix. In these two no text is a control
-        token.
+        """A prompt as it is, or the prompt for what belongs between it and the suffix. In these two nothing is a
+        control token.
         """
         if suffix is None:
             return self._verbatim(prompt, param="prompt")

@@ -132,15 +132,16 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             code="adapter_unsupported",
             model_id=model_id,
         )
-    if isinstance(task, Embed):
-        if not task.inputs:
-            raise InvalidRequest("input: there is nothing to make a vector of", param="input")
-        return
     chat = task.prompt if isinstance(task, Tokenize) else task
     if isinstance(chat, Chat):
         _refuse_media(chat, model_id)
-    if isinstance(task, Tokenize | Detokenize):
-        return
+    if isinstance(task, Embed) and not task.inputs:
+        raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+    if isinstance(task, Chat | Complete):
+        _refuse_impossible_text(task, facts)
+
+
+def _refuse_impossible_text(task: Chat | Complete, facts: ModelFacts) -> None:
     if "" in task.stop:
         raise InvalidRequest("a stop string must not be empty", param="stop")
     if not 0 <= (task.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
