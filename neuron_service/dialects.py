@@ -9,6 +9,7 @@ from neuron_lib.errors import NeuronError
 from neuron_lib.wire.dialect import Decode, Dialect
 from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import openai_error
+from neuron_lib.wire.openai_responses_errors import responses_error
 
 __all__ = ("DIALECTS", "render")
 
@@ -22,7 +23,16 @@ def _openai_chat() -> Decode:
     return decode
 
 
-DIALECTS: Final[tuple[Dialect, ...]] = (Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),)
+def _openai_responses() -> Decode:
+    from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+DIALECTS: Final[tuple[Dialect, ...]] = (
+    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),
+    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses),
+)
 
 
 def render(error: NeuronError, path: str) -> ErrorAnswer:
