@@ -128,10 +128,10 @@ class Preparer:
                 return tuple(self._verbatim(text, param="input", is_foreign=self._has_controls) for text in task.inputs)
             case EmbedTask():
                 raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
-            case TokenizeTask(prompt=ChatTask() as chat):
-                return self.write(chat, gives_way=gives_way)
-            case TokenizeTask(prompt=str(text)):
-                return (Prompt(text, None if task.parse_special else (Piece(text, is_foreign=True),)),)
+            case TokenizeTask(prompt=prompt):
+                if isinstance(prompt, ChatTask):
+                    return self.write(prompt, gives_way=gives_way)
+                return (Prompt(prompt),)
             case DetokenizeTask():
                 return ()
             case _:

@@ -48,9 +48,8 @@ def submission(
     seed: int,
 ) -> Submit:
     """The command to do `task` under this number. `defaults` and `seed` hold where the request says nothing."""
-    writes = isinstance(task, Chat | Complete)
-    asked = task.sampling if writes else SamplingParams()
-    most_tokens = task.max_tokens if writes else None
+    asked = task.sampling if isinstance(task, Chat | Complete) else SamplingParams()
+    most_tokens = task.max_tokens if isinstance(task, Chat | Complete) else None
     principal = task.principal
     return Submit(
         request=number,
