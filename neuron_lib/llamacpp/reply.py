@@ -21,8 +21,7 @@ from neuron_lib.llamacpp.reply_text import ReplyText
 from neuron_lib.llamacpp.submission import refuse_if_impossible, submission
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.logs import get_logger
-from neuron_lib.text.output_parser import OutputParser
-from neuron_lib.text.reasoning import prompt_opens_reasoning
+from neuron_lib.text.formats import FORMATS, Reader, plain_reader
 from neuron_lib.types import (
     Chat,
     Complete,
@@ -322,7 +321,7 @@ class LlamaCppReply:
                     self._events = deque([Started(prompt_tokens=self._prompt_tokens), *self._echoes()])
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
-                    self._texts = tuple(ReplyText(i, self._parser(self._prompt_end)) for i in range(self._sequences))
+                    self._texts = tuple(ReplyText(i, self._reader(self._prompt_end)) for i in range(self._sequences))
 
     def _echoes(self) -> Iterator[TextDelta]:
         """The text of its prompt for each reply, if the task wants it."""
@@ -381,19 +380,19 @@ class LlamaCppReply:
             decode_ms=round(max(each.decode_s for each in done) * 1000),
         )
 
-    def _parser(self, prompt_end: str) -> OutputParser:
-        """A parser for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
+    def _reader(self, prompt_end: str) -> Reader:
+        """A reader for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
         task, facts = self._task, self._supervisor.facts
         assert isinstance(task, Chat | Complete)  # the others have no text
         if isinstance(task, Complete):
-            return OutputParser(reasoning=None, tool_call=None)
+            return plain_reader()
+        tool_format = FORMATS[facts.tool_format]
         reasoning = facts.reasoning if task.grammar is None else None
-        return OutputParser(
-            reasoning=reasoning,
-            tool_call=facts.tool_call if task.tools else None,
-            starts_in_reasoning=reasoning is not None and prompt_opens_reasoning(prompt_end, reasoning),
-            include_thinking=task.include_thinking,
+        return tool_format.reader(
             tools=task.tools,
+            reasoning=reasoning,
+            starts_in_reasoning=tool_format.starts_in_reasoning(prompt_end, reasoning),
+            include_thinking=task.include_thinking,
         )
 
     @property

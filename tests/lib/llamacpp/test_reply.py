@@ -452,12 +452,12 @@ async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
         assert model.load().in_flight == 0
 
 
-@pytest.mark.parametrize(("mode", "calls"), [("normal", False), ("markers", True), ("unread", False)])
-async def test_a_model_calls_tools_only_if_its_calls_have_markers_and_a_form_that_is_read(
-    mode: str, *, calls: bool
-) -> None:
+@pytest.mark.parametrize(("mode", "tool_format"), [("normal", "generic"), ("markers", "hermes"), ("mute", None)])
+async def test_a_model_shows_the_format_in_which_it_calls_tools(mode: str, tool_format: str | None) -> None:
     async with model_of(mode) as model:
-        assert model.info().tool_call is calls
+        info = model.info()
+    assert info.tool_format == tool_format
+    assert info.tool_call is (tool_format is not None)
 
 
 async def test_a_generation_does_nothing_until_it_is_entered() -> None:
