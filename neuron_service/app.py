@@ -16,9 +16,11 @@ from neuron_service.openapi import Operation, operations_of
 from neuron_service.probes import PROBES, Probes
 from neuron_service.routes.description import description_route
 from neuron_service.routes.host import discovery
+from neuron_service.routes.images import generate_images
 from neuron_service.routes.models import (
     about_model,
     follow_loading,
+    get_openai_model,
     list_loading,
     list_models,
     list_openai_models,
@@ -64,11 +66,13 @@ def _handlers() -> list[HTTPRouteHandler]:
         discovery,
         list_models,
         list_openai_models,
+        get_openai_model,
         list_loading,
         follow_loading,
         load_model,
         unload_model,
         about_model,
+        generate_images,
         *map(reply_route, dialects.DIALECTS),
     ]
 

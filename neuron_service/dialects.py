@@ -3,9 +3,12 @@
 To add an API, write its modules in `neuron_lib.wire` as `neuron_lib.wire.dialect` describes, and add a row here.
 """
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Final
 
 from neuron_lib.errors import NeuronError
+from neuron_lib.wire.anthropic_errors import anthropic_error
 from neuron_lib.wire.dialect import Decode, Dialect, Shapes
 from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import ErrorEnvelope, openai_error
@@ -26,37 +29,59 @@ def _openai_chat() -> Decode:
     return decode
 
 
-def _openai_chat_shapes() -> Shapes:
-    from neuron_lib.wire.openai_chat import SHAPES  # noqa: PLC0415 - see above
-
-    return SHAPES
-
-
 def _openai_responses() -> Decode:
     from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
 
     return decode
 
 
-def _openai_responses_shapes() -> Shapes:
-    from neuron_lib.wire.openai_responses import SHAPES  # noqa: PLC0415 - see above
+def _anthropic_messages() -> Decode:
+    from neuron_lib.wire.anthropic_messages import decode  # noqa: PLC0415 - see above
 
-    return SHAPES
+    return decode
+
+
+def _anthropic_tokens() -> Decode:
+    from neuron_lib.wire.anthropic_tokens import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _shapes_in(module: str) -> Callable[[], Shapes]:
+    """What imports a module of `neuron_lib.wire` and returns its `SHAPES`."""
+
+    def shapes() -> Shapes:
+        found: Shapes = import_module(f"neuron_lib.wire.{module}").SHAPES
+        return found
+
+    return shapes
 
 
 DIALECTS: Final[tuple[Dialect, ...]] = (
-    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat, shapes=_openai_chat_shapes),
-    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses, shapes=_openai_responses_shapes),
+    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat, shapes=_shapes_in("openai_chat")),
+    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses, shapes=_shapes_in("openai_responses")),
+    Dialect(
+        path="/v1/messages", error=anthropic_error, load=_anthropic_messages, shapes=_shapes_in("anthropic_messages")
+    ),
+    Dialect(
+        path="/v1/messages/count_tokens",
+        error=anthropic_error,
+        load=_anthropic_tokens,
+        shapes=_shapes_in("anthropic_tokens"),
+    ),
 )
 
 
 def render(error: NeuronError, path: str) -> ErrorAnswer:
     """`error` as the answer to a request for `path`.
 
-    The answer has the shape of a dialect if `path` is the path of the dialect or lies below it. Otherwise the answer
-    has OpenAI's shape.
+    The answer has the shape of a dialect if `path` is one of the dialect's paths or lies below one. The longest of
+    these paths decides. If there is none, the answer has OpenAI's shape.
     """
-    for dialect in DIALECTS:
-        if path == dialect.path or path.startswith(f"{dialect.path}/"):
-            return dialect.error(error)
-    return openai_error(error)
+    above = [
+        (own, dialect) for dialect in DIALECTS for own in dialect.paths if path == own or path.startswith(f"{own}/")
+    ]
+    if not above:
+        return openai_error(error)
+    _, dialect = max(above, key=lambda pair: len(pair[0]))
+    return dialect.error(error)

@@ -170,13 +170,14 @@ class _Types:
         if not struct.__struct_fields__ and struct.__struct_config__.tag is None:
             return dict[str, Any]  # an object whose keys nobody looks at
         if struct not in self._shown:
+            tag_field, tag = _tag_of(struct)
             self._shown[struct] = msgspec.defstruct(
                 _public_name(struct),
-                [(field.name, *self._show_field(field)) for field in fields(struct)],
+                [(field.name, *self._show_field(field)) for field in fields(struct) if field.name != tag_field],
                 namespace={"__doc__": struct.__doc__},
                 kw_only=True,
-                tag=struct.__struct_config__.tag,
-                tag_field=struct.__struct_config__.tag_field,
+                tag=tag,
+                tag_field=tag_field,
                 array_like=struct.__struct_config__.array_like,
             )
         return self._shown[struct]
@@ -192,6 +193,15 @@ class _Types:
             return annotation, msgspec.field(name=field.encode_name, default_factory=lambda: field.default)
         may_be_left_out = field.default is NODEFAULT and UnsetType in get_args(annotation)
         return annotation, msgspec.field(name=field.encode_name, default=UNSET if may_be_left_out else field.default)
+
+
+def _tag_of(struct: type[Struct]) -> tuple[str | None, Any]:
+    """The field that tells a struct from others, and its value there. A field `type` with one value is such a field."""
+    config = struct.__struct_config__
+    kind = next((field for field in fields(struct) if field.name == "type"), None)
+    if config.tag is None and kind is not None and get_origin(kind.type) is Literal and len(get_args(kind.type)) == 1:
+        return "type", get_args(kind.type)[0]
+    return config.tag_field, config.tag
 
 
 def _public_name(struct: type[Struct]) -> str:

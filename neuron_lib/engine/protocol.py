@@ -31,6 +31,7 @@ __all__ = (
     "Command",
     "CompleteTask",
     "Delta",
+    "DetokenizeTask",
     "Done",
     "EmbedTask",
     "Fatal",
@@ -52,6 +53,9 @@ __all__ = (
     "Taken",
     "TaskFrame",
     "TemplateKind",
+    "Text",
+    "TokenizeTask",
+    "Tokens",
     "Vector",
     "Work",
     "command_decoder",
@@ -71,7 +75,8 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 
     `seats` is how many requests run at once. `context.threads` is settled, and not 0. `host_cache_bytes` bounds the
     prompts that are kept in host memory. `chat_template` is an operator's Jinja source, used instead of the file's own;
-    `use_chat_template` False leaves the file's own unused. With `special_tokens_in_messages` a message that spells a
+    `use_chat_template` False leaves the file's own unused. `tool_format` is the name of the format of tool calls, ""
+    chooses by the template. With `special_tokens_in_messages` a message that spells a
     control token writes that token.
     """
 
@@ -85,6 +90,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     report_interval_s: float = 0.0
     use_chat_template: bool = True
     chat_template: str | None = None
+    tool_format: str = ""
     special_tokens_in_messages: bool = False
 
 
@@ -138,9 +144,17 @@ def _read(name: str, text: bytes) -> object:
 
 
 class CompleteTask(_Writing, frozen=True, kw_only=True, tag="complete"):
-    """Go on with a text, which no template changes: a string, or token ids."""
+    """Go on with a text, or with several; `neuron_lib.types.Complete` says what the fields mean."""
 
     prompt: str | tuple[int, ...]
+    more_prompts: tuple[str | tuple[int, ...], ...] = ()
+    suffix: str | None = None
+    echo: bool = False
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """All prompts."""
+        return self.prompt, *self.more_prompts
 
 
 class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
@@ -149,7 +163,23 @@ class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
     inputs: tuple[str | tuple[int, ...], ...]
 
 
-TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask
+class TokenizeTask(Struct, frozen=True, kw_only=True, tag="tokenize"):
+    """Say the tokens of a text or of a chat; `neuron_lib.types.Tokenize` says what the fields mean."""
+
+    prompt: str | ChatTask
+    add_special: bool = True
+    parse_special: bool = True
+    wants_text: bool = False
+    wants_pieces: bool = False
+
+
+class DetokenizeTask(Struct, frozen=True, kw_only=True, tag="detokenize"):
+    """Say the text of token ids."""
+
+    tokens: tuple[int, ...]
+
+
+TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask | TokenizeTask | DetokenizeTask
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -211,8 +241,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `kv_layout` and `kv_cells` are what the engine chose, `memory` the kind of memory the model has.
     `chat_template` is whose template writes the prompts: the operator's (`configured`), the model's own, or ChatML
     (`fallback`).
-    `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
-    `calls_are_read` says that the chat template asks for tool calls in a form that is read from a reply.
+    `tool_format` is the name of the format in which calls and reasoning are read (`neuron_lib.text.formats`), "" for a
+    model that takes no prompts. `reasoning` are the markers around reasoning, if the model has any.
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
     `n_vocab` is how many tokens the vocabulary has, 0 where that is not known.
     """
@@ -228,8 +258,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     chat_template: TemplateKind = "model"
     recommended: SamplingParams
     reasoning: Markers | None
-    tool_call: Markers | None
-    calls_are_read: bool = True
+    tool_format: str = "generic"
     capabilities: tuple[str, ...] = (CHAT,)
     n_vocab: int = 0
 
@@ -263,12 +292,13 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
     """The request is in the line. `prompt_end` is the last text of its prompt, because a reply may go on in a block
-    that the prompt has opened.
+    that the prompt has opened. `echo` has the texts of all prompts, if the task wants them.
     """
 
     request: int
     prompt_tokens: int
     prompt_end: str = ""
+    echo: tuple[str, ...] = ()
 
 
 class Refused(Struct, frozen=True, tag="refused"):
@@ -276,6 +306,23 @@ class Refused(Struct, frozen=True, tag="refused"):
 
     request: int
     error: ErrorFrame
+
+
+class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
+    """The whole answer to a `TokenizeTask`. No seat is taken for such a task, and nothing more is said of it."""
+
+    request: int
+    tokens: tuple[int, ...]
+    text: str = ""
+    pieces: tuple[bytes, ...] = ()
+
+
+class Text(Struct, frozen=True, kw_only=True, tag="text"):
+    """The whole answer to a `DetokenizeTask`, like `Tokens`. `token_count` is how many tokens were read."""
+
+    request: int
+    text: str
+    token_count: int
 
 
 class Began(Struct, frozen=True, tag="began"):
@@ -311,6 +358,7 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
 
     `queue_s` are the seconds from the arrival of the request to its beginning. `prefill_s` and `decode_s` are the
     seconds of the steps that the choice was in. `cached_tokens` of the prompt were not computed for this choice.
+    `stop` is the stop string that ended it, None if none did.
     """
 
     request: int
@@ -324,6 +372,7 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     queue_s: float = 0.0
     prefill_s: float
     decode_s: float
+    stop: str | None = None
 
 
 class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
@@ -385,10 +434,12 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     work: tuple[Work, ...] = ()
 
 
-RequestReport: TypeAlias = Prepared | Refused | Began | Cancelled | SequenceEvent
+RequestReport: TypeAlias = Prepared | Refused | Tokens | Text | Began | Cancelled | SequenceEvent
 """What the engine says about one request; events of a step come together in `StepEvents`."""
 
-Report: TypeAlias = Progress | Ready | Taken | Prepared | Refused | Began | Cancelled | StepEvents | Fatal | Beat
+Report: TypeAlias = (
+    Progress | Ready | Taken | Prepared | Refused | Tokens | Text | Began | Cancelled | StepEvents | Fatal | Beat
+)
 
 Frame = TypeVar("Frame", Command, Report)
 

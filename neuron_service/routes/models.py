@@ -1,11 +1,11 @@
 """Models: their lists, loads and unloads, the progress of loads, and the gateway's questions about one model."""
 
 import time
+from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import unquote
 
 from litestar import MediaType, Request, Response, get, post
-from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 from msgspec import Struct
 
@@ -23,9 +23,10 @@ from neuron_lib.wire.management_errors import (
     not_resident,
     unload_error,
 )
-from neuron_lib.wire.openai_models import OpenAiModelList, encode_model_list
+from neuron_lib.wire.openai_models import OpenAiModel, OpenAiModelList, encode_model, encode_model_list
 from neuron_service.dialects import ERROR_SHAPE
 from neuron_service.errors import respond, response
+from neuron_service.host import Host
 from neuron_service.host_dependency import HostDependency
 from neuron_service.loading_events import LoadingEvents
 from neuron_service.openapi import Operation, described_by
@@ -33,6 +34,7 @@ from neuron_service.openapi import Operation, described_by
 __all__ = (
     "about_model",
     "follow_loading",
+    "get_openai_model",
     "list_loading",
     "list_models",
     "list_openai_models",
@@ -43,6 +45,7 @@ __all__ = (
 logger = get_logger(__name__)
 
 _PREFIX = b"/models/"
+_OPENAI_PREFIX = b"/v1/models/"
 
 
 class _Outcome(Struct):
@@ -77,6 +80,32 @@ async def list_openai_models(host: HostDependency) -> bytes:
     return encode_model_list(
         host.registry.list_models(), created=int(time.time()), loaded=host.registry.loaded_unix_s()
     )
+
+
+_OPENAI_MODEL = Operation(
+    method="get",
+    path="/v1/models/{model_id}",
+    summary="One resident model in OpenAI's shape",
+    answers={200: OpenAiModel},
+)
+
+
+@get("/v1/models/{rest:path}", opt=described_by(_OPENAI_MODEL))
+async def get_openai_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[bytes]:
+    """One resident model in OpenAI's shape. The id may have slashes, percent-encoded or not."""
+    raw_path: bytes = request.scope["raw_path"]
+    return _openai_model(_model_id(raw_path.removeprefix(_OPENAI_PREFIX)), host)
+
+
+def _openai_model(model_id: str, host: Host) -> Response[bytes]:
+    """The answer about one model. Raises `ModelNotLoaded` for any that is not resident."""
+    info = host.info(model_id)
+    created = host.registry.loaded_unix_s().get(info.id, int(time.time()))
+    return Response(encode_model(info, created=created), media_type=MediaType.JSON)
+
+
+def _model_id(raw: bytes) -> str:
+    return unquote(raw.decode("ascii", "replace"))
 
 
 _LOADING = Operation(
@@ -162,6 +191,7 @@ async def unload_model(request: Request[Any, Any, Any], host: HostDependency) ->
     return Response(_Outcome("unloaded"), status_code=200)
 
 
+_MODEL = replace(_OPENAI_MODEL, path="/models/{model_id}")
 _ENDPOINT = Operation(
     method="get",
     path="/models/{model_id}/endpoint",
@@ -178,15 +208,15 @@ _CAPABILITIES = Operation(
 )
 
 
-@get("/models/{rest:path}", opt=described_by(_ENDPOINT, _CAPABILITIES))
+@get("/models/{rest:path}", opt=described_by(_ENDPOINT, _CAPABILITIES, _MODEL))
 async def about_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
-    """`/models/{id}/endpoint` and `/models/{id}/capabilities`.
+    """`/models/{id}/endpoint` and `/models/{id}/capabilities`, and `/models/{id}`, which is OpenAI's `/v1/models/{id}`.
 
     The id may have slashes, percent-encoded or not. So it is read from the raw path and not from the parameter.
     """
     raw_path: bytes = request.scope["raw_path"]
     raw_id, _, question = raw_path.removeprefix(_PREFIX).rpartition(b"/")
-    model_id = unquote(raw_id.decode("ascii", "replace"))
+    model_id = _model_id(raw_id)
     match question:
         case b"endpoint":
             try:
@@ -199,4 +229,4 @@ async def about_model(request: Request[Any, Any, Any], host: HostDependency) -> 
                 return response(capabilities_unknown(model_id))
             return Response(_Capabilities(capabilities))
         case _:
-            raise NotFoundException
+            return _openai_model(_model_id(raw_path.removeprefix(_PREFIX)), host)

@@ -1,4 +1,4 @@
-"""The routes that ask a model: one `POST` for each dialect."""
+"""The routes that ask a model: one for each dialect, a `POST` to each of its paths."""
 
 import secrets
 import time
@@ -24,7 +24,7 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
     """The route of `dialect`. Imports the modules that read and write its bodies."""
     decode = dialect.load()
 
-    @post(dialect.path, status_code=200, opt=described_by(later=partial(_operations, dialect)))
+    @post([*dialect.paths], status_code=200, opt=described_by(later=partial(_operations, dialect)))
     async def answer_reply(request: Request[Any, Any, Any], host: HostDependency) -> ASGIApp:
         body = await request.body()
         await host.turn_to_decode(body)
@@ -43,15 +43,16 @@ def _operations(dialect: Dialect) -> Iterator[Operation]:
     if dialect.shapes is None:
         return
     shapes = dialect.shapes()
-    yield Operation(
-        method="post",
-        path=dialect.path,
-        summary=shapes.summary,
-        request=shapes.request,
-        answers={200: shapes.reply},
-        events=shapes.events,
-        errors=(shapes.error or ERROR_SHAPE,),
-    )
+    for path in dialect.paths:
+        yield Operation(
+            method="post",
+            path=path,
+            summary=shapes.summary,
+            request=shapes.request,
+            answers={200: shapes.reply},
+            events=shapes.events,
+            errors=(shapes.error or ERROR_SHAPE,),
+        )
 
 
 def _principal(headers: Mapping[str, str]) -> Principal | None:

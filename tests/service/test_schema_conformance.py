@@ -30,7 +30,7 @@ A, B = "org/a", "org/b"
 HELLO = [{"role": "user", "content": "hi"}]
 ENDLESS = "/models/loading/events"
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
-ENVELOPES = ({"error"}, {"error", "code"})
+ENVELOPES = ({"error"}, {"error", "code"}, {"type", "error", "request_id"})
 MOST_EXAMPLES = 30
 
 SCHEMA: Any = schemathesis.openapi.from_dict(document(operations(), version="1"))
