@@ -10,6 +10,7 @@ from neuron_lib.wire.anthropic_errors import anthropic_error
 from neuron_lib.wire.dialect import Decode, Dialect
 from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import openai_error
+from neuron_lib.wire.openai_responses_errors import responses_error
 
 __all__ = ("DIALECTS", "render")
 
@@ -35,8 +36,15 @@ def _anthropic_tokens() -> Decode:
     return decode
 
 
+def _openai_responses() -> Decode:
+    from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
 DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),
+    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses),
     Dialect(path="/v1/messages", error=anthropic_error, load=_anthropic_messages),
     Dialect(path="/v1/messages/count_tokens", error=anthropic_error, load=_anthropic_tokens),
 )

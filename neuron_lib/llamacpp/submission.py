@@ -126,12 +126,35 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             code="adapter_unsupported",
             model_id=model_id,
         )
-    if isinstance(task, Embed):
-        if not task.inputs:
-            raise InvalidRequest("input: there is nothing to make a vector of", param="input")
-        return
     chat = task.prompt if isinstance(task, Tokenize) else task
-    medium = first_medium(chat.messages) if isinstance(chat, Chat) else None
+    if isinstance(chat, Chat):
+        _refuse_media(chat, model_id)
+    if isinstance(task, Embed) and not task.inputs:
+        raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+    if isinstance(task, Chat | Complete):
+        _refuse_impossible_text(task, facts)
+
+
+def _refuse_impossible_text(task: Chat | Complete, facts: ModelFacts) -> None:
+    if "" in task.stop:
+        raise InvalidRequest("a stop string must not be empty", param="stop")
+    if not 0 <= (task.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
+        text = f"top_logprobs: {task.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
+        raise InvalidRequest(text, param="top_logprobs")
+    n_vocab = facts.n_vocab
+    for token in (*task.sampling.logit_bias, *task.sampling.stop_token_ids):
+        if n_vocab and not 0 <= token < n_vocab:
+            place = f"logit_bias.{token}" if token in task.sampling.logit_bias else "stop_token_ids"
+            raise InvalidRequest(
+                f"{place}: there is no token {token}, the model has tokens 0 to {n_vocab - 1}", param=place
+            )
+    if task.grammar is not None and isinstance(task, Chat) and task.tools:
+        text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
+        raise InvalidRequest(text, param="tools")
+
+
+def _refuse_media(chat: Chat, model_id: str) -> None:
+    medium = first_medium(chat.messages)
     if medium is not None:
         raise UnsupportedCapability(
             f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
@@ -139,18 +162,3 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             model_id=model_id,
             suggestion="send text content, or choose a model with the capability",
         )
-    if isinstance(task, Tokenize | Detokenize):
-        return
-    if "" in task.stop:
-        raise InvalidRequest("a stop string must not be empty", param="stop")
-    if not 0 <= (task.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
-        text = f"top_logprobs: {task.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
-        raise InvalidRequest(text, param="top_logprobs")
-    n_vocab = facts.n_vocab
-    beyond = [token for token in task.sampling.logit_bias if n_vocab and not 0 <= token < n_vocab]
-    if beyond:
-        place = f"logit_bias.{beyond[0]}"
-        raise InvalidRequest(f"{place}: the model has tokens 0 to {n_vocab - 1}", param=place)
-    if task.grammar is not None and isinstance(task, Chat) and task.tools:
-        text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
-        raise InvalidRequest(text, param="tools")
