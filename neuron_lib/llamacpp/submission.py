@@ -48,9 +48,8 @@ def submission(
     seed: int,
 ) -> Submit:
     """The command to do `task` under this number. `defaults` and `seed` hold where the request says nothing."""
-    writes = isinstance(task, Chat | Complete)
-    asked = task.sampling if writes else SamplingParams()
-    most_tokens = task.max_tokens if writes else None
+    asked = task.sampling if isinstance(task, Chat | Complete) else SamplingParams()
+    most_tokens = task.max_tokens if isinstance(task, Chat | Complete) else None
     principal = task.principal
     return Submit(
         request=number,
@@ -74,7 +73,13 @@ def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
         case Chat():
             return _chat_frame(task, facts)
         case Complete():
-            return CompleteTask(prompt=task.prompt, **_writing(task, facts))
+            return CompleteTask(
+                prompt=task.prompt,
+                more_prompts=task.more_prompts,
+                suffix=task.suffix,
+                echo=task.echo,
+                **_writing(task, facts),
+            )
         case Embed():
             return EmbedTask(inputs=task.inputs)
         case Tokenize():
@@ -141,6 +146,9 @@ def _refuse_impossible_text(task: Chat | Complete, facts: ModelFacts) -> None:
     if not 0 <= (task.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
         text = f"top_logprobs: {task.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
         raise InvalidRequest(text, param="top_logprobs")
+    if isinstance(task, Complete) and task.echo and task.top_logprobs is not None:
+        text = "echo: the tokens of a prompt have no log-probabilities here; leave out either echo or logprobs"
+        raise InvalidRequest(text, param="echo")
     n_vocab = facts.n_vocab
     for token in (*task.sampling.logit_bias, *task.sampling.stop_token_ids):
         if n_vocab and not 0 <= token < n_vocab:

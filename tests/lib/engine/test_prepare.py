@@ -413,7 +413,7 @@ def test_tokens_that_there_are_not_or_that_are_too_long_a_text_are_refused_by_na
 ) -> None:
     own = Preparer(LetterVocab(), template=None, n_ctx=8)
     with pytest.raises(InvalidRequest, match="there is no token 300") as caught:
-        own.write(DetokenizeTask(tokens=(1, 300)))
+        own.text_of(7, DetokenizeTask(tokens=(1, 300)))
     assert caught.value.param == "tokens"
     monkeypatch.setattr("neuron_lib.engine.prepare._MOST_BYTES_TOLD", 7)
     with pytest.raises(InvalidRequest, match="longer than 7 bytes") as caught:

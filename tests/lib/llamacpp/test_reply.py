@@ -602,7 +602,7 @@ async def test_a_request_for_no_vectors_is_refused_by_name() -> None:
         assert caught.value.param == "input"
 
 
-READINGS = [
+READINGS: list[tuple[Task, Tokenized | Detokenized]] = [
     (
         Tokenize(model_id="org/fake", prompt="one three", wants_text=True, wants_pieces=True),
         Tokenized(tokens=(3, 5), text="one three", pieces=(b"one", b"three")),
