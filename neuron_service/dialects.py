@@ -24,6 +24,12 @@ def _openai_chat() -> Decode:
     return decode
 
 
+def _openai_responses() -> Decode:
+    from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
 def _anthropic_messages() -> Decode:
     from neuron_lib.wire.anthropic_messages import decode  # noqa: PLC0415 - see above
 
@@ -32,12 +38,6 @@ def _anthropic_messages() -> Decode:
 
 def _anthropic_tokens() -> Decode:
     from neuron_lib.wire.anthropic_tokens import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _openai_responses() -> Decode:
-    from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
 
     return decode
 
