@@ -250,6 +250,24 @@ def test_white_space_alone_is_no_item(said: list[EventBeforeEnd], expected: list
     assert [item["type"] for item in collected(*said, reason=FinishReason.TOOL_CALLS)["output"]] == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "output"),
+    [
+        ([SPACE, call(), TextDelta("a")], [("function_call", ""), ("message", "a")]),
+        ([SPACE, ReasoningDelta("\n"), TextDelta("a")], [("message", "a")]),
+        (
+            [TextDelta("a"), ReasoningDelta("\n"), TextDelta("b"), ReasoningDelta("c")],
+            [("message", "ab"), ("reasoning", "c")],
+        ),
+    ],
+)
+def test_white_space_that_was_dropped_does_not_come_back(
+    said: list[EventBeforeEnd], output: list[tuple[str, str]]
+) -> None:
+    found = [(item["type"], text_of(item)) for item in collected(*said)["output"]]
+    assert found == output
+
+
 def test_white_space_before_a_text_belongs_to_the_text() -> None:
     token = TokenLogprob(b"\n\n", -1.0)
     (item,) = collected(TextDelta("\n\n", logprobs=(token,)), TextDelta("hi "), TextDelta(" "))["output"]

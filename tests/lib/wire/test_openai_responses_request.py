@@ -225,6 +225,15 @@ def test_a_new_turn_begins_with_reasoning_or_text() -> None:
     ]
 
 
+def test_reasoning_before_a_call_begins_a_turn_even_behind_a_text() -> None:
+    assert [message["content"] for message in messages(USER, said("a"), CALL)] == ["hi", "a"]
+    assert [message["content"] for message in messages(USER, said("a"), item_of_reasoning("so"), CALL)] == [
+        "hi",
+        "a",
+        "",
+    ]
+
+
 @pytest.mark.parametrize(
     ("item", "reasoning"),
     [
@@ -508,6 +517,15 @@ def test_log_probabilities_come_if_they_are_included_or_counted(fields: dict[str
     assert decode(**fields).task.top_logprobs == count
 
 
+def test_json_in_several_lines_becomes_a_part_of_one_line() -> None:
+    choice = {"type": "function", "name": "f"}
+    fields = {"model": "a/b", "input": "hi", "tools": [FLAT], "tool_choice": choice}
+    fields["text"] = {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}}
+    encoder = decode_raw(json.dumps(fields, indent=2).encode()).encoder(unique="1", created=7)
+    created, in_progress, end = encoder.opening().split(b"\n\n")
+    assert (len(created.splitlines()), len(in_progress.splitlines()), end) == (2, 2, b"")
+
+
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -525,6 +543,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "logprobs": ({"logprobs": True}, "logprobs"),
     "another server's": ({"best_of": 2}, "best_of"),
     "no tokens": ({"max_output_tokens": 0}, "max_output_tokens"),
+    "too many tokens": ({"max_output_tokens": 2**64}, "max_output_tokens"),
     "too many rivals": ({"top_logprobs": 21}, "top_logprobs"),
     "unknown include": ({"include": ["x"]}, "include"),
     "verbosity": ({"text": {"verbosity": "x"}}, "text.verbosity"),
