@@ -22,6 +22,10 @@ from neuron_lib.errors import EngineDead, NeuronError, Overloaded, OverloadReaso
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.modality import require_able
 from neuron_lib.types import (
+    Chat,
+    Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EventBeforeEnd,
@@ -40,6 +44,8 @@ from neuron_lib.types import (
     Started,
     Task,
     TextDelta,
+    Tokenize,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     Usage,
@@ -57,10 +63,12 @@ class ScriptedModel:
     ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply waits for `may_prepare`,
     refuses a prompt that does not fit into `n_ctx`, then waits for its seats, first come, first served. The reply to a
     `Chat` or a `Complete` is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
-    exception is raised in its place. A request for several choices gets the same as each of them, item by item. A
-    request for log-probabilities gets each text as a token that was certain. The reply to an `Embed` is `vector` for
-    each input; `capabilities` must have "embeddings". Replies say of themselves whether they were `retried`. Setting
-    `dies` kills the resident model with `death`; give the harness a new script before it is loaded again.
+    exception is raised in its place, and a `Finished` as the last item is the end of the reply. A request for several
+    choices gets the same as each of them, item by item. A request for log-probabilities gets each text as a token that
+    was certain. The reply to an `Embed` is `vector` for each input; `capabilities` must have "embeddings". A `Tokenize`
+    or a `Detokenize` takes no seat. Each byte of a text is a token; a chat is read as its messages, each as `ROLE:
+    CONTENT` in a line of its own. Replies say of themselves whether they were `retried`. Setting `dies` kills the
+    resident model with `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -288,7 +296,7 @@ class _ScriptedReply:
     def __init__(self, model: _LoadedScript, task: Task) -> None:
         self._model = model
         self._task = task
-        self._choices = 1 if isinstance(task, Embed) else task.choices
+        self._choices = task.choices if isinstance(task, Chat | Complete) else 1
         self._held = ExitStack()
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
@@ -309,6 +317,10 @@ class _ScriptedReply:
         require_able(self._task, model.model_id, script.capabilities)
         model.refuse_if_recovering()
         self._engine_number = model.engine_number
+        if isinstance(self._task, Tokenize | Detokenize):
+            with model.admission.place(refuse=lambda _refusal: None):
+                self._events = _read_off(self._task)
+            return self
         with ExitStack() as held:
             place = held.enter_context(
                 model.admission.place(self._choices, refuse=lambda _refusal: model.seats.wake(place.number))
@@ -327,8 +339,9 @@ class _ScriptedReply:
         self._events = [
             Started(prompt_tokens=script.prompt_tokens),
             *said,
-            Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage),
         ]
+        if not isinstance(self._events[-1], Finished):
+            self._events.append(Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage))
         return self
 
     def _vectors(self) -> list[GenerationEvent | NeuronError]:
@@ -340,7 +353,7 @@ class _ScriptedReply:
 
     def _say(self, item: str | GenerationEvent | NeuronError) -> list[GenerationEvent | NeuronError]:
         """One item of the script, as every choice says it."""
-        assert not isinstance(self._task, Embed)
+        assert isinstance(self._task, Chat | Complete)
         top_logprobs = self._task.top_logprobs
         match item:
             case str():
@@ -385,6 +398,30 @@ class _ScriptedReply:
             raise said
         self._told += not isinstance(said, Started | Finished)
         return said
+
+
+def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError]:
+    """The events of a task for which nothing is computed."""
+    answer: Tokenized | Detokenized
+    if isinstance(task, Detokenize):
+        count = len(task.tokens)
+        answer = Detokenized(bytes(token & 0xFF for token in task.tokens).decode(errors="replace"))
+    else:
+        text = task.prompt if isinstance(task.prompt, str) else _written(task.prompt)
+        tokens = tuple(text.encode())
+        count = len(tokens)
+        answer = Tokenized(
+            tokens=tokens,
+            text=text if task.wants_text else "",
+            pieces=tuple(bytes((token,)) for token in tokens) if task.wants_pieces else (),
+        )
+    usage = Usage(prompt_tokens=count, completion_tokens=0)
+    return [Started(prompt_tokens=count), answer, Finished(reasons=(FinishReason.STOP,), usage=usage)]
+
+
+def _written(chat: Chat) -> str:
+    """The prompt of a chat, by the template that every scripted model has."""
+    return "".join(f"{message['role']}: {message.get('content') or ''}\n" for message in chat.messages)
 
 
 class ScriptedRunner:

@@ -31,6 +31,7 @@ __all__ = (
     "Command",
     "CompleteTask",
     "Delta",
+    "DetokenizeTask",
     "Done",
     "EmbedTask",
     "Fatal",
@@ -52,6 +53,9 @@ __all__ = (
     "Taken",
     "TaskFrame",
     "TemplateKind",
+    "Text",
+    "TokenizeTask",
+    "Tokens",
     "Vector",
     "Work",
     "command_decoder",
@@ -149,7 +153,23 @@ class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
     inputs: tuple[str | tuple[int, ...], ...]
 
 
-TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask
+class TokenizeTask(Struct, frozen=True, kw_only=True, tag="tokenize"):
+    """Say the tokens of a text or of a chat; `neuron_lib.types.Tokenize` says what the fields mean."""
+
+    prompt: str | ChatTask
+    add_special: bool = True
+    parse_special: bool = True
+    wants_text: bool = False
+    wants_pieces: bool = False
+
+
+class DetokenizeTask(Struct, frozen=True, kw_only=True, tag="detokenize"):
+    """Say the text of token ids."""
+
+    tokens: tuple[int, ...]
+
+
+TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask | TokenizeTask | DetokenizeTask
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -278,6 +298,23 @@ class Refused(Struct, frozen=True, tag="refused"):
     error: ErrorFrame
 
 
+class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
+    """The whole answer to a `TokenizeTask`. No seat is taken for such a task, and nothing more is said of it."""
+
+    request: int
+    tokens: tuple[int, ...]
+    text: str = ""
+    pieces: tuple[bytes, ...] = ()
+
+
+class Text(Struct, frozen=True, kw_only=True, tag="text"):
+    """The whole answer to a `DetokenizeTask`, like `Tokens`. `token_count` is how many tokens were read."""
+
+    request: int
+    text: str
+    token_count: int
+
+
 class Began(Struct, frozen=True, tag="began"):
     """The request has its seats, and the next step works on it. It ends with one `Done` or `Vector` for each of its
     `replies`, or with `Broken` or `Cancelled` for all of them. The engine says so before that step.
@@ -311,6 +348,7 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
 
     `queue_s` are the seconds from the arrival of the request to its beginning. `prefill_s` and `decode_s` are the
     seconds of the steps that the choice was in. `cached_tokens` of the prompt were not computed for this choice.
+    `stop` is the stop string that ended it, None if none did.
     """
 
     request: int
@@ -324,6 +362,7 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     queue_s: float = 0.0
     prefill_s: float
     decode_s: float
+    stop: str | None = None
 
 
 class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
@@ -385,10 +424,12 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     work: tuple[Work, ...] = ()
 
 
-RequestReport: TypeAlias = Prepared | Refused | Began | Cancelled | SequenceEvent
+RequestReport: TypeAlias = Prepared | Refused | Tokens | Text | Began | Cancelled | SequenceEvent
 """What the engine says about one request; events of a step come together in `StepEvents`."""
 
-Report: TypeAlias = Progress | Ready | Taken | Prepared | Refused | Began | Cancelled | StepEvents | Fatal | Beat
+Report: TypeAlias = (
+    Progress | Ready | Taken | Prepared | Refused | Tokens | Text | Began | Cancelled | StepEvents | Fatal | Beat
+)
 
 Frame = TypeVar("Frame", Command, Report)
 

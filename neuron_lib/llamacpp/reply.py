@@ -12,7 +12,7 @@ import anyio
 
 from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
-from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Vector
+from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Text, Tokens, Vector
 from neuron_lib.errors import EngineDead, NeuronError, SuspectRequest
 from neuron_lib.llamacpp.engine_client import Death, EngineClient, News
 from neuron_lib.llamacpp.mailbox import Mailbox
@@ -26,6 +26,8 @@ from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.types import (
     Chat,
     Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EventBeforeEnd,
@@ -34,6 +36,8 @@ from neuron_lib.types import (
     GenerationEvent,
     Started,
     Task,
+    Tokenize,
+    Tokenized,
     Usage,
 )
 
@@ -64,6 +68,7 @@ class LlamaCppReply:
     | `Prepared` | goes on waiting |
     | `Began` | holds its seats; entering ends |
     | `Delta`, `Done`, `Vector` | become events, and free seats whether or not anybody reads |
+    | `Tokens`, `Text` | become events; they come instead of `Prepared` and take no seat |
     | a refusal | is raised |
     | nothing more, because it died | see `_next_engine_after` |
     """
@@ -126,13 +131,13 @@ class LlamaCppReply:
             self._note(news)
         self._mailbox.hear(news)
 
-    def _note(self, news: Prepared | Began | Done | Vector) -> None:
+    def _note(self, news: Prepared | Tokens | Text | Began | Done | Vector) -> None:
         """Take what is true at once, whether or not anybody reads the reply: which seats are held."""
         place = self._placed
         if isinstance(news, Began):
             place.begin()
             self._vectors_left = self._sequences
-        elif isinstance(news, Done):
+        elif isinstance(news, Done | Tokens | Text):
             place.end_reply()
         elif isinstance(news, Vector):
             self._vectors_left -= 1
@@ -234,7 +239,9 @@ class LlamaCppReply:
         prepared = await self._news_within(limit_s)
         if prepared is None:
             raise place.expired(f"the prompt was not read within {limit_s:g} s, others come first")
-        self._take(prepared)  # a request is prepared or refused first
+        self._take(prepared)  # a request is prepared, answered or refused first
+        if self._finished is not None:
+            return
         began = await self._news_within(max_wait_s)
         if began is None and not place.waits_for_seats:  # a step takes long, or cells are missing
             began = await self._news_within(max(0.0, _BEGIN_LIMIT_S - max_wait_s))
@@ -300,19 +307,12 @@ class LlamaCppReply:
                 self._events += self._texts[news.choice].finish(news)
                 done = [text.done for text in self._texts if text.done is not None]
                 if len(done) == len(self._texts):
-                    self._finish([text.reason for text in self._texts], self._usage(done))
+                    reasons = [text.reason for text in self._texts]
+                    self._finish(reasons, self._usage(done), stop_strings=self._stop_strings(done))
             case Vector():
-                self._vectors.append(news)
-                vector = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
-                self._events.append(Embedding(news.choice, vector))
-                if len(self._vectors) == self._sequences:
-                    usage = Usage(
-                        prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
-                        completion_tokens=0,
-                        queue_ms=round(news.queue_s * 1000),
-                        prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
-                    )
-                    self._finish([FinishReason.STOP] * self._sequences, usage)
+                self._add(news)
+            case Tokens() | Text():
+                self._answer(news)
             case Prepared():
                 self._prompt_tokens, self._prompt_end = news.prompt_tokens, news.prompt_end
             case Began():
@@ -322,9 +322,41 @@ class LlamaCppReply:
                 if isinstance(self._task, Chat | Complete):
                     self._texts = tuple(ReplyText(i, self._parser(self._prompt_end)) for i in range(self._sequences))
 
-    def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
-        self._finished = Finished(reasons=tuple(reasons), usage=usage)
+    def _add(self, news: Vector) -> None:
+        self._vectors.append(news)
+        vector = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
+        self._events.append(Embedding(news.choice, vector))
+        if len(self._vectors) == self._sequences:
+            usage = Usage(
+                prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
+                completion_tokens=0,
+                queue_ms=round(news.queue_s * 1000),
+                prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
+            )
+            self._finish([FinishReason.STOP] * self._sequences, usage)
+
+    def _answer(self, news: Tokens | Text) -> None:
+        """The whole answer is there, and nothing was computed for it."""
+        answer: Tokenized | Detokenized
+        if isinstance(news, Tokens):
+            answer = Tokenized(tokens=news.tokens, text=news.text, pieces=news.pieces)
+            prompt_tokens = len(news.tokens)
+        else:
+            answer, prompt_tokens = Detokenized(news.text), news.token_count
+        self._events = deque([Started(prompt_tokens=prompt_tokens), answer])
+        self._finish([FinishReason.STOP], Usage(prompt_tokens=prompt_tokens, completion_tokens=0))
+
+    def _finish(
+        self, reasons: Sequence[FinishReason], usage: Usage, *, stop_strings: tuple[str | None, ...] = ()
+    ) -> None:
+        self._finished = Finished(reasons=tuple(reasons), usage=usage, stop_strings=stop_strings)
         self._events.append(self._finished)
+
+    def _stop_strings(self, done: Sequence[Done]) -> tuple[str | None, ...]:
+        """See `Finished`. A model may have stop strings of its own, and these do not count."""
+        assert isinstance(self._task, Chat | Complete)  # the others have none
+        found = tuple(each.stop if each.stop in self._task.stop else None for each in done)
+        return found if any(found) else ()
 
     def _usage(self, done: Sequence[Done]) -> Usage:
         """The bill: the prompt once, as the first choice found it, and every token of every choice."""
@@ -342,7 +374,7 @@ class LlamaCppReply:
     def _parser(self, prompt_end: str) -> OutputParser:
         """A parser for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
         task, facts = self._task, self._supervisor.facts
-        assert not isinstance(task, Embed)  # it has no text
+        assert isinstance(task, Chat | Complete)  # the others have no text
         if isinstance(task, Complete):
             return OutputParser(reasoning=None, tool_call=None)
         reasoning = facts.reasoning if task.grammar is None else None
@@ -362,7 +394,13 @@ class LlamaCppReply:
     @property
     def _sequences(self) -> int:
         """How many replies or vectors are wanted."""
-        return len(self._task.inputs) if isinstance(self._task, Embed) else self._task.choices
+        match self._task:
+            case Embed(inputs=inputs):
+                return len(inputs)
+            case Tokenize() | Detokenize():
+                return 1
+            case Chat() | Complete():
+                return self._task.choices
 
     @property
     def _seats(self) -> int:
@@ -372,7 +410,7 @@ class LlamaCppReply:
     @property
     def _is_whole(self) -> bool:
         """Whether nothing is given out before the end."""
-        return isinstance(self._task, Embed) or self._task.whole
+        return not isinstance(self._task, Chat | Complete) or self._task.whole
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._supervisor.model_id, "request": 0 if self._place is None else self._place.number}

@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import (
+    Detokenized,
     Embedding,
     EventBeforeEnd,
     Finished,
@@ -22,6 +23,7 @@ from neuron_lib.types import (
     ReasoningDelta,
     Started,
     TextDelta,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     Usage,
@@ -231,7 +233,7 @@ class ChatStreamEncoder:
                     return self._choice(event.choice, _Delta(function_call=function))
                 call = _CallDelta(index=event.index, id=event.id, function=function)
                 return self._choice(event.choice, _Delta(tool_calls=(call,)))
-            case Started() | Embedding():
+            case Started() | Embedding() | Tokenized() | Detokenized():
                 return b""
             case _:
                 assert_never(event)
@@ -324,7 +326,7 @@ class ChatCollector:
                 self._finished = event
             case ReasoningDelta():
                 self._choices[event.choice].reasoning.append(event.text)
-            case Started() | Embedding():
+            case Started() | Embedding() | Tokenized() | Detokenized():
                 pass
             case _:
                 assert_never(event)

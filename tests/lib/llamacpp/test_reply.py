@@ -43,6 +43,8 @@ from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
     Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EventBeforeEnd,
@@ -60,6 +62,8 @@ from neuron_lib.types import (
     Started,
     Task,
     TextDelta,
+    Tokenize,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     UnreadArray,
@@ -427,11 +431,18 @@ async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: d
         assert "with 0 requests" in repr(model)
 
 
-@pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
-async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "stop", "found"),
+    [("normal", "stop: mine !", ("mine",)), ("fallback", "stop: mine <|im_end|> !", ())],
+)
+async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(
+    mode: str, stop: str, found: tuple[str, ...]
+) -> None:
     async with model_of(mode) as model, model.run(ask("echo-stop", stop=["mine"])) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
+    assert isinstance(events[-1], Finished)
+    assert events[-1].stop_strings == found
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
@@ -589,6 +600,48 @@ async def test_a_request_for_no_vectors_is_refused_by_name() -> None:
             async with model.run(Embed(model_id="org/fake", inputs=())):
                 pytest.fail("it was entered")
         assert caught.value.param == "input"
+
+
+READINGS = [
+    (
+        Tokenize(model_id="org/fake", prompt="one three", wants_text=True, wants_pieces=True),
+        Tokenized(tokens=(3, 5), text="one three", pieces=(b"one", b"three")),
+    ),
+    (Tokenize(model_id="org/fake", prompt="one three"), Tokenized(tokens=(3, 5))),
+    (Tokenize(model_id="org/fake", prompt=ask("one three")), Tokenized(tokens=(3, 5))),
+    (Detokenize(model_id="org/fake", tokens=(3, 5)), Detokenized("xxx xxxxx")),
+]
+
+
+async def read_off(model: LlamaCppModel, task: Task) -> list[GenerationEvent]:
+    async with model.run(task) as reply:
+        return [event async for event in reply]
+
+
+@pytest.mark.parametrize(("task", "answer"), READINGS)
+async def test_tokens_are_told_while_all_seats_are_taken_and_nothing_is_computed(
+    task: Task, answer: Tokenized | Detokenized
+) -> None:
+    async with model_of("stuck-after-delta", seats=1) as model, model.run(ask("one")):
+        events = await read_off(model, task)
+        assert (model.load().in_flight, model.load().queue_depth) == (1, 0)
+    usage = Usage(prompt_tokens=2, completion_tokens=0)
+    assert events == [Started(prompt_tokens=2), answer, Finished(reasons=(FinishReason.STOP,), usage=usage)]
+
+
+async def test_tokens_that_an_engine_died_over_are_told_by_the_next() -> None:
+    task, answer = READINGS[0]
+    async with model_of("segv-at-prepare") as model:
+        assert (await read_off(model, task))[1] == answer
+        assert model.load().engine_restarts == 1
+
+
+async def test_a_chat_with_an_image_has_no_tokens_either() -> None:
+    chat = ask([{"type": "image_url"}])
+    async with model_of() as model:
+        with pytest.raises(UnsupportedCapability, match="reads text only"):
+            await read_off(model, Tokenize(model_id="org/fake", prompt=chat))
+        assert engine_of(model).submitted == []
 
 
 async def test_closing_admission_refuses_those_who_wait_at_once() -> None:
