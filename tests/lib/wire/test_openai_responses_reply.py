@@ -366,6 +366,16 @@ def test_a_lost_reply_ends_its_item_then_fails_with_its_usage_and_then_says_the_
     }
 
 
+def test_an_error_with_bytes_that_are_no_text_can_be_told() -> None:
+    stream = ResponseStreamEncoder(BEGUN, unique="1").error(EngineDead("a/b", "cannot open /\udcff"), USAGE)
+    failed, error = read(stream)
+    assert (
+        failed["response"]["error"]["message"]
+        == error["message"]
+        == "the engine of model 'a/b' is gone: cannot open /?"
+    )
+
+
 def test_a_reply_that_is_lost_before_it_said_anything_has_no_item() -> None:
     encoder = ResponseStreamEncoder(BEGUN, unique="1")
     _, _, failed, error = read(encoder.opening() + encoder.error(EngineDead("a/b", "SIGSEGV"), USAGE))

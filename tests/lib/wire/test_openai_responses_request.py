@@ -10,8 +10,10 @@ from neuron_lib.errors import InvalidRequest
 from neuron_lib.types import Chat, Grammar, Principal, SamplingParams, ToolChoice
 from neuron_lib.wire import openai_responses
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
-from neuron_lib.wire.openai_responses import ResponsesRequest
+from neuron_lib.wire.openai_chat import ChatCompletionBody
+from neuron_lib.wire.openai_responses import ResponsesBody, ResponsesRequest
 from neuron_lib.wire.openai_responses_errors import ChainedConversation
+from neuron_lib.wire.refused_parameters import WITHOUT_EFFECT
 
 JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "hi"}
@@ -226,12 +228,10 @@ def test_a_new_turn_begins_with_reasoning_or_text() -> None:
 
 
 def test_reasoning_before_a_call_begins_a_turn_even_behind_a_text() -> None:
-    assert [message["content"] for message in messages(USER, said("a"), CALL)] == ["hi", "a"]
-    assert [message["content"] for message in messages(USER, said("a"), item_of_reasoning("so"), CALL)] == [
-        "hi",
-        "a",
-        "",
-    ]
+    assert [len(message.get("tool_calls", ())) for message in messages(USER, said("a"), CALL)] == [0, 1]
+    found = messages(USER, said("a"), item_of_reasoning("so"), CALL)
+    assert [len(message.get("tool_calls", ())) for message in found] == [0, 0, 1]
+    assert found[-1]["reasoning_content"] == "so"
 
 
 @pytest.mark.parametrize(
@@ -567,6 +567,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_has_no_effect_here_is_refused_by_name(case: str) -> None:
     fields, param = REFUSED[case]
     assert (refused(**fields)[0] or "").startswith(param)
+
+
+def test_no_field_of_a_chat_is_ignored() -> None:
+    known = {*ResponsesBody.__struct_fields__, *openai_responses._ELSEWHERE, *WITHOUT_EFFECT}
+    assert {*ChatCompletionBody.__struct_fields__} - known == set()
 
 
 def test_an_earlier_response_is_refused_with_the_code_of_the_contract() -> None:
