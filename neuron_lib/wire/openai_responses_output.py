@@ -12,12 +12,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from neuron_lib.types import (
+    Detokenized,
     Embedding,
     EventBeforeEnd,
     Likely,
     ReasoningDelta,
     Started,
     TextDelta,
+    Tokenized,
     TokenLogprob,
     ToolCall,
 )
@@ -268,7 +270,7 @@ class OutputItems:
                 self._held.clear()
                 is_one_too_many = event.index > 0 and not self._parallel
                 return [] if is_one_too_many else [*self._close("completed"), *self._call(event)]
-            case Started() | Embedding():
+            case Started() | Embedding() | Tokenized() | Detokenized():
                 return []
             case _:
                 assert_never(event)
