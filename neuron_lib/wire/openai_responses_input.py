@@ -15,7 +15,7 @@ from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
 from neuron_lib.wire.bodies import decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
 
-__all__ = ("Conversation", "read_input")
+__all__ = ("Conversation", "Input", "read_input")
 
 _MAX_ITEMS: Final = 10_000
 _ROLES: Final = frozenset({"assistant", "developer", "system", "user"})
@@ -57,7 +57,10 @@ class _Item(Struct, gc=False):
     output: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_input: Final = msgspec.json.Decoder(str | list[_Item])
+Input: TypeAlias = str | list[_Item]
+"""The field `input` of a body."""
+
+_input: Final = msgspec.json.Decoder(Input)
 _output: Final = msgspec.json.Decoder(str | list[_Part])
 _any: Final = msgspec.json.Decoder()
 
