@@ -113,7 +113,7 @@ def refuse_unsupported(body: Struct, *, also: Refused = _NO_OTHERS) -> None:
 
     `body` was decoded by a decoder from `decoder_with_refused` with the same `also`, the further table of an API.
     """
-    for name, harmless in (WITHOUT_EFFECT | also).items():
+    for name, harmless in {**WITHOUT_EFFECT, **also}.items():
         value = getattr(body, name)
         if not isinstance(value, msgspec.Raw):
             continue  # a field of the body itself

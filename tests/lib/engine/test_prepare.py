@@ -326,7 +326,7 @@ def test_every_prompt_has_its_choices_and_their_seeds_and_more_than_there_are_se
 class FillingVocab(LetterVocab):
     """Has markers to fill in the middle of a text: `<P>`, `<S>` and `<M>`, tokens 1 to 3."""
 
-    fill_in_middle = ("<P>", "<S>", "<M>")  # type: ignore[assignment]  # the real one asks libllama
+    fill_in_middle = ("<P>", "<S>", "<M>")
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         if parse_special and text in self.fill_in_middle:

@@ -176,8 +176,10 @@ def whole(
     request: CompletionRequest, *events: TextDelta, reasons: tuple[FinishReason, ...] = (FinishReason.STOP,)
 ) -> Any:
     collector = request.collector(unique="1", created=7)
-    for event in (Started(prompt_tokens=5), *events, Finished(reasons=reasons, usage=USAGE)):
+    collector.add(Started(prompt_tokens=5))
+    for event in events:
         collector.add(event)
+    collector.add(Finished(reasons=reasons, usage=USAGE))
     return json.loads(collector.body())
 
 
@@ -246,7 +248,7 @@ def stream(
     if usages:
         encoder.follow(lambda: usages.pop(0))
     assert encoder.opening() == b""
-    data = b"".join(encoder.event(event) for event in (Started(prompt_tokens=5), *events))
+    data = encoder.event(Started(prompt_tokens=5)) + b"".join(map(encoder.event, events))
     data += encoder.ending(Finished(reasons=(FinishReason.STOP,) * choices, usage=USAGE))
     *chunks, done, rest = data.decode().split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
