@@ -63,12 +63,12 @@ class ScriptedModel:
     ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply waits for `may_prepare`,
     refuses a prompt that does not fit into `n_ctx`, then waits for its seats, first come, first served. The reply to a
     `Chat` or a `Complete` is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
-    exception is raised in its place. A request for several choices gets the same as each of them, item by item. A
-    request for log-probabilities gets each text as a token that was certain. The reply to an `Embed` is `vector` for
-    each input; `capabilities` must have "embeddings". A `Tokenize` or a `Detokenize` takes no seat. Each byte of a text
-    is a token; a chat is read as its messages, each as `ROLE: CONTENT` in a line of its own. Replies say of themselves
-    whether they were `retried`. Setting `dies` kills the resident model with `death`; give the harness a new script
-    before it is loaded again.
+    exception is raised in its place, and a `Finished` as the last item is the end of the reply. A request for several
+    choices gets the same as each of them, item by item. A request for log-probabilities gets each text as a token that
+    was certain. The reply to an `Embed` is `vector` for each input; `capabilities` must have "embeddings". A `Tokenize`
+    or a `Detokenize` takes no seat. Each byte of a text is a token; a chat is read as its messages, each as `ROLE:
+    CONTENT` in a line of its own. Replies say of themselves whether they were `retried`. Setting `dies` kills the
+    resident model with `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -344,8 +344,9 @@ class _ScriptedReply:
             Started(prompt_tokens=script.prompt_tokens),
             *self._echoes(),
             *said,
-            Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage),
         ]
+        if not isinstance(self._events[-1], Finished):
+            self._events.append(Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage))
         return self
 
     def _echoes(self) -> list[TextDelta]:

@@ -6,6 +6,7 @@ To add an API, write its modules in `neuron_lib.wire` as `neuron_lib.wire.dialec
 from typing import Final
 
 from neuron_lib.errors import NeuronError
+from neuron_lib.wire.anthropic_errors import anthropic_error
 from neuron_lib.wire.dialect import Decode, Dialect, Shapes
 from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import openai_error
@@ -25,6 +26,18 @@ def _openai_chat() -> Decode:
 
 def _openai_responses() -> Decode:
     from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _anthropic_messages() -> Decode:
+    from neuron_lib.wire.anthropic_messages import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _anthropic_tokens() -> Decode:
+    from neuron_lib.wire.anthropic_tokens import decode  # noqa: PLC0415 - see above
 
     return decode
 
@@ -84,6 +97,8 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect(path="/detokenize", error=openai_error, load=_detokenize, shapes=_detokenize_shapes),
     Dialect(path="/apply-template", error=openai_error, load=_apply_template, shapes=_apply_template_shapes),
     Dialect(path="/v1/responses", error=responses_error, load=_openai_responses),
+    Dialect(path="/v1/messages", error=anthropic_error, load=_anthropic_messages),
+    Dialect(path="/v1/messages/count_tokens", error=anthropic_error, load=_anthropic_tokens),
 )
 
 

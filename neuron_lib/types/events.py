@@ -128,10 +128,15 @@ class Detokenized(Struct, frozen=True, tag=True):
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
-    """All choices are complete. There is one reason for each choice."""
+    """All choices are complete. There is one reason for each choice.
+
+    `stop_strings` has, for each choice, the stop string of the request at which the choice ended, None if the choice
+    ended otherwise. It is empty if no choice ended at a stop string.
+    """
 
     reasons: tuple[FinishReason, ...]
     usage: Usage
+    stop_strings: tuple[str | None, ...] = ()
 
     @property
     def reason(self) -> FinishReason:

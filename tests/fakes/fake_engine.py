@@ -57,7 +57,6 @@ from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, TemplateFailed
 from neuron_lib.modality import EMBEDDINGS
 from neuron_lib.text.reasoning import REASONING_MARKERS
-from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.types import FinishReason, Likely, SamplingParams, TokenLogprob
 
 FACTS = ModelFacts(
@@ -68,12 +67,11 @@ FACTS = ModelFacts(
     has_chat_template=True,
     recommended=SamplingParams(),
     reasoning=None,
-    tool_call=None,
 )
 FOUND: dict[str, dict[str, Any]] = {
-    "markers": {"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0]},
+    "markers": {"reasoning": REASONING_MARKERS[0], "tool_format": "hermes"},
     "small": {"n_ctx": 4},
-    "unread": {"tool_call": TOOL_MARKERS[0], "calls_are_read": False},
+    "mute": {"tool_format": ""},
     "words": {"n_vocab": 10},
     "fallback": {"chat_template": "fallback"},
     "vectors": {"capabilities": (EMBEDDINGS,)},
@@ -294,6 +292,7 @@ class FakeEngine:
             "echo-start": [f"{submit.class_.cache_key or '-'}", f"{choices}", f"{task.top_logprobs}"],
             "echo-stop": ["stop:", *task.stop],
         }
+        stop = task.stop[-1] if " ".join(words) == "echo-stop" else None
         words = told.get(" ".join(words), words)
         if self.mode == "segv-at-start":
             self.around.die_of(signal.SIGSEGV)
@@ -332,6 +331,7 @@ class FakeEngine:
                     queue_s=0.125,
                     prefill_s=0.25,
                     decode_s=0.5 * (1 + choice),
+                    stop=stop,
                 )
             )
 

@@ -62,6 +62,11 @@ async def test_a_reply_is_one_start_the_script_and_one_finish() -> None:
     assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.STOP, 2)
 
 
+async def test_a_script_may_say_how_the_reply_ends() -> None:
+    end = Finished(reasons=(FinishReason.LENGTH,), usage=Usage(prompt_tokens=1, completion_tokens=9))
+    assert (await reply_of(ScriptedModel(reply=["yes", end])))[1:] == [TextDelta("yes"), end]
+
+
 async def test_every_choice_follows_the_script_item_by_item() -> None:
     _, *deltas, finished = await reply_of(
         ScriptedModel(reply=[ReasoningDelta("hm"), "yes"]), replace(REQUEST, choices=2)

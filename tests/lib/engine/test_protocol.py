@@ -98,7 +98,6 @@ REPORTS: list[Report] = [
             has_chat_template=True,
             recommended=SamplingParams(top_k=40),
             reasoning=Markers("<think>", "</think>"),
-            tool_call=None,
         )
     ),
     Prepared(request=1, prompt_tokens=12, prompt_end="assistant\n", echo=("höi",)),

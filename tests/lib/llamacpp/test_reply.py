@@ -431,11 +431,18 @@ async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: d
         assert "with 0 requests" in repr(model)
 
 
-@pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
-async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "stop", "found"),
+    [("normal", "stop: mine !", ("mine",)), ("fallback", "stop: mine <|im_end|> !", ())],
+)
+async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(
+    mode: str, stop: str, found: tuple[str, ...]
+) -> None:
     async with model_of(mode) as model, model.run(ask("echo-stop", stop=["mine"])) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
+    assert isinstance(events[-1], Finished)
+    assert events[-1].stop_strings == found
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
@@ -445,12 +452,12 @@ async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
         assert model.load().in_flight == 0
 
 
-@pytest.mark.parametrize(("mode", "calls"), [("normal", False), ("markers", True), ("unread", False)])
-async def test_a_model_calls_tools_only_if_its_calls_have_markers_and_a_form_that_is_read(
-    mode: str, *, calls: bool
-) -> None:
+@pytest.mark.parametrize(("mode", "tool_format"), [("normal", "generic"), ("markers", "hermes"), ("mute", None)])
+async def test_a_model_shows_the_format_in_which_it_calls_tools(mode: str, tool_format: str | None) -> None:
     async with model_of(mode) as model:
-        assert model.info().tool_call is calls
+        info = model.info()
+    assert info.tool_format == tool_format
+    assert info.tool_call is (tool_format is not None)
 
 
 async def test_a_generation_does_nothing_until_it_is_entered() -> None:
