@@ -35,6 +35,12 @@ def _openai_responses() -> Decode:
     return decode
 
 
+def _openai_input_tokens() -> Decode:
+    from neuron_lib.wire.openai_responses_tokens import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
 def _anthropic_messages() -> Decode:
     from neuron_lib.wire.anthropic_messages import decode  # noqa: PLC0415 - see above
 
@@ -47,11 +53,35 @@ def _anthropic_tokens() -> Decode:
     return decode
 
 
-def _shapes_in(module: str) -> Callable[[], Shapes]:
-    """What imports a module of `neuron_lib.wire` and returns its `SHAPES`."""
+def _openai_completions() -> Decode:
+    from neuron_lib.wire.openai_completions import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _tokenize() -> Decode:
+    from neuron_lib.wire.tokens import decode_tokenize  # noqa: PLC0415 - see above
+
+    return decode_tokenize
+
+
+def _detokenize() -> Decode:
+    from neuron_lib.wire.tokens import decode_detokenize  # noqa: PLC0415 - see above
+
+    return decode_detokenize
+
+
+def _apply_template() -> Decode:
+    from neuron_lib.wire.tokens import decode_apply_template  # noqa: PLC0415 - see above
+
+    return decode_apply_template
+
+
+def _shapes_in(module: str, name: str = "SHAPES") -> Callable[[], Shapes]:
+    """What imports a module of `neuron_lib.wire` and returns the shapes of this name in it."""
 
     def shapes() -> Shapes:
-        found: Shapes = import_module(f"neuron_lib.wire.{module}").SHAPES
+        found: Shapes = getattr(import_module(f"neuron_lib.wire.{module}"), name)
         return found
 
     return shapes
@@ -59,7 +89,24 @@ def _shapes_in(module: str) -> Callable[[], Shapes]:
 
 DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat, shapes=_shapes_in("openai_chat")),
+    Dialect(
+        path="/v1/completions", error=openai_error, load=_openai_completions, shapes=_shapes_in("openai_completions")
+    ),
+    Dialect(path="/tokenize", error=openai_error, load=_tokenize, shapes=_shapes_in("tokens", "TOKENIZE_SHAPES")),
+    Dialect(path="/detokenize", error=openai_error, load=_detokenize, shapes=_shapes_in("tokens", "DETOKENIZE_SHAPES")),
+    Dialect(
+        path="/apply-template",
+        error=openai_error,
+        load=_apply_template,
+        shapes=_shapes_in("tokens", "APPLY_TEMPLATE_SHAPES"),
+    ),
     Dialect(path="/v1/responses", error=responses_error, load=_openai_responses, shapes=_shapes_in("openai_responses")),
+    Dialect(
+        path="/v1/responses/input_tokens",
+        error=responses_error,
+        load=_openai_input_tokens,
+        shapes=_shapes_in("openai_responses_tokens"),
+    ),
     Dialect(
         path="/v1/messages", error=anthropic_error, load=_anthropic_messages, shapes=_shapes_in("anthropic_messages")
     ),

@@ -30,8 +30,8 @@ class Operation:
     """One method of one path.
 
     `path` has its parameters in braces. `request` is the type of the body, None if there is none. `answers` has the
-    type of the JSON body for each status of a request that is not refused, None where an answer has none. `events` is
-    the types of the data of events, where the answer may be a stream. `errors` are the types that the body of a
+    type of the JSON body for each status of a request that is not refused, None where an answer has none. `event` is
+    the type of the data of each event, where the answer may be a stream. `errors` are the types that the body of a
     refusal may have.
     """
 
@@ -40,7 +40,7 @@ class Operation:
     summary: str
     request: Any = None
     answers: Mapping[int, Any] = field(default_factory=dict)
-    events: tuple[Any, ...] = ()
+    event: Any = None
     errors: tuple[Any, ...] = (ERROR_SHAPE,)
 
 
@@ -102,9 +102,9 @@ def _answer(operation: Operation, body: Any, types: "_Types") -> dict[str, Any]:
     answer: dict[str, Any] = {"description": "answered"}
     if body is not None:
         answer = _content(types.reference(body), says="answered")
-    if operation.events:
+    if operation.event is not None:
         text = {"type": "string", "description": "server-sent events; `x-event` is the data of each of them"}
-        stream = {"schema": text, "x-event": types.any_of(operation.events)}
+        stream = {"schema": text, "x-event": types.reference(operation.event)}
         answer["content"] = answer.get("content", {}) | {_STREAM: stream}
     return answer
 
@@ -147,7 +147,7 @@ class _Types:
 
     def _show(self, annotation: Any) -> Any:
         """The same type with every field that stays text shown as what reads it, and with public names."""
-        if annotation is msgspec.Raw:
+        if annotation in {msgspec.Raw, object}:
             return Any
         if isinstance(annotation, type) and issubclass(annotation, Struct):
             return self._show_struct(annotation)

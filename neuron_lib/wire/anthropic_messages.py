@@ -4,7 +4,7 @@ Checks every bound that a request must keep before a model is asked. Knows no st
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,10 +14,10 @@ from neuron_lib.wire.anthropic_content import Messages, System, read_conversatio
 from neuron_lib.wire.anthropic_errors import AnthropicError
 from neuron_lib.wire.anthropic_reply import Event, Message, MessageCollector, MessageStreamEncoder, ReplyStyle
 from neuron_lib.wire.anthropic_tools import ToolChoiceField, Tools, read_tool_choice, read_tools
-from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
+from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import check_u64, refusal
-from neuron_lib.wire.reply_shape import schema_grammar
+from neuron_lib.wire.reply_shape import Format, shapes_of_format
 from neuron_lib.wire.sampling_fields import SamplingFields, read_sampling
 
 __all__ = ("SHAPES", "MessagesBody", "MessagesRequest", "chat_of", "decode")
@@ -36,14 +36,9 @@ class _Thinking(Struct, frozen=True):
     display: Literal["summarized", "omitted"] | None = None
 
 
-class _Format(Struct, frozen=True):
-    type: Literal["json_schema"]
-    schema: msgspec.Raw
-
-
 class _OutputConfig(Struct, frozen=True):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: Annotated[msgspec.Raw, read_as(_Format)] = NOTHING
+    format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     task_budget: msgspec.Raw = NOTHING
 
 
@@ -71,7 +66,7 @@ class MessagesBody(SamplingFields, frozen=True, kw_only=True):
     tools: Annotated[msgspec.Raw, read_as(Tools)] = NOTHING
     tool_choice: ToolChoiceField | None = None
     output_config: _OutputConfig | None = None
-    output_format: Annotated[msgspec.Raw, read_as(_Format)] = NOTHING
+    output_format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     service_tier: Literal["auto", "standard_only"] | None = None
     container: msgspec.Raw = NOTHING
     context_management: _ContextManagement | None = None
@@ -80,14 +75,13 @@ class MessagesBody(SamplingFields, frozen=True, kw_only=True):
 
 
 _decoder: Final = msgspec.json.Decoder(MessagesBody)
-_format: Final = msgspec.json.Decoder(_Format)
 
 
 SHAPES: Final = Shapes(
     summary="The next message of a chat, as Anthropic's Messages API",
     request=MessagesBody,
     reply=Message,
-    events=get_args(Event),
+    event=Event,
     error=AnthropicError,
 )
 
@@ -171,11 +165,8 @@ def _grammar(call: MessagesBody) -> Grammar | None:
     given = {field: text for field, text in formats.items() if is_given(text)}
     if len(given) > 1:
         raise refusal("output_format", "it says the same as `output_config.format`, and only one may be given")
-    for field, text in given.items():
-        wanted = decode_part(_format, text, param=field)
-        _, grammar = schema_grammar(wanted.schema, f"{field}.schema", field=field)
-        return grammar
-    return None
+    shapes = (shape for field, text in given.items() for shape in shapes_of_format(text, field, missing="schema"))
+    return next((grammar for _, grammar in shapes), None)
 
 
 def _template_kwargs(call: MessagesBody) -> UnreadObject:

@@ -112,8 +112,8 @@ class Shapes:
     """The type of the body of a request."""
     reply: Any
     """The type of a whole reply."""
-    events: tuple[Any, ...] = ()
-    """The types of the data of the events of a stream. Empty if the API has no streams."""
+    event: Any = None
+    """The type of the data of each event of a stream, perhaps a union. None if the API has no streams."""
     error: Any = None
     """The type of an error's body. None if it is OpenAI's."""
 

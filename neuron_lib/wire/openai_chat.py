@@ -88,7 +88,7 @@ SHAPES: Final = Shapes(
     summary="The next message of a chat, as OpenAI's chat completions",
     request=ChatCompletionBody,
     reply=ChatCompletion,
-    events=(ChatChunk,),
+    event=ChatChunk,
 )
 
 

@@ -58,7 +58,7 @@ class _Item(Struct, gc=False):
 
 
 Input: TypeAlias = str | list[_Item]
-"""What the text of `input` is read as."""
+"""The field `input` of a body."""
 
 _input: Final = msgspec.json.Decoder(Input)
 _output: Final = msgspec.json.Decoder(str | list[_Part])

@@ -124,7 +124,7 @@ _LOADING_EVENTS = Operation(
     path="/models/loading/events",
     summary="The loads that run now, at once and after each change",
     answers={200: None},
-    events=(tuple[LoadingModel, ...],),
+    event=tuple[LoadingModel, ...],
 )
 
 

@@ -50,7 +50,7 @@ def _operations(dialect: Dialect) -> Iterator[Operation]:
             summary=shapes.summary,
             request=shapes.request,
             answers={200: shapes.reply},
-            events=shapes.events,
+            event=shapes.event,
             errors=(shapes.error or ERROR_SHAPE,),
         )
 
