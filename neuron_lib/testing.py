@@ -297,6 +297,10 @@ class _ScriptedReply:
         self._model = model
         self._task = task
         self._choices = task.choices if isinstance(task, Chat | Complete) else 1
+        if isinstance(task, Complete):
+            self._choices *= len(task.prompts)
+        takes_turns = isinstance(task, Complete) and task.more_prompts
+        self._seats = min(self._choices, model.script.max_in_flight) if takes_turns else self._choices
         self._held = ExitStack()
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
@@ -319,17 +323,17 @@ class _ScriptedReply:
         self._engine_number = model.engine_number
         if isinstance(self._task, Tokenize | Detokenize):
             with model.admission.place(refuse=lambda _refusal: None):
-                self._events = _read_off(self._task)
+                self._events = _read_off(self._task, script.n_ctx)
             return self
         with ExitStack() as held:
             place = held.enter_context(
-                model.admission.place(self._choices, refuse=lambda _refusal: model.seats.wake(place.number))
+                model.admission.place(self._seats, refuse=lambda _refusal: model.seats.wake(place.number))
             )
             await model.wait_for(script.may_prepare, engine_number=self._engine_number)
             if script.prompt_tokens >= script.n_ctx:
                 raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
-            await model.seats.take(place, self._choices)
-            held.callback(model.seats.give_back, self._choices)
+            await model.seats.take(place, self._seats)
+            held.callback(model.seats.give_back, self._seats)
             model.refuse_if_recovering()
             self._held = held.pop_all()
         self._engine_number = model.engine_number  # whoever waited for a seat may have outlived one
@@ -338,11 +342,24 @@ class _ScriptedReply:
         usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(said))
         self._events = [
             Started(prompt_tokens=script.prompt_tokens),
+            *self._echoes(),
             *said,
         ]
         if not isinstance(self._events[-1], Finished):
             self._events.append(Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage))
         return self
+
+    def _echoes(self) -> list[TextDelta]:
+        """The text of its prompt for each choice, if the task wants it."""
+        task = self._task
+        if not isinstance(task, Complete) or not task.echo:
+            return []
+        texts = [prompt if isinstance(prompt, str) else _spelled(prompt) for prompt in task.prompts]
+        return [
+            TextDelta(text, number * task.choices + choice)
+            for number, text in enumerate(texts)
+            for choice in range(task.choices)
+        ]
 
     def _vectors(self) -> list[GenerationEvent | NeuronError]:
         assert isinstance(self._task, Embed)
@@ -400,23 +417,28 @@ class _ScriptedReply:
         return said
 
 
-def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError]:
+def _read_off(task: Tokenize | Detokenize, context: int) -> list[GenerationEvent | NeuronError]:
     """The events of a task for which nothing is computed."""
     answer: Tokenized | Detokenized
     if isinstance(task, Detokenize):
         count = len(task.tokens)
-        answer = Detokenized(bytes(token & 0xFF for token in task.tokens).decode(errors="replace"))
+        answer = Detokenized(_spelled(task.tokens))
     else:
         text = task.prompt if isinstance(task.prompt, str) else _written(task.prompt)
         tokens = tuple(text.encode())
         count = len(tokens)
         answer = Tokenized(
             tokens=tokens,
+            context=context,
             text=text if task.wants_text else "",
             pieces=tuple(bytes((token,)) for token in tokens) if task.wants_pieces else (),
         )
     usage = Usage(prompt_tokens=count, completion_tokens=0)
     return [Started(prompt_tokens=count), answer, Finished(reasons=(FinishReason.STOP,), usage=usage)]
+
+
+def _spelled(tokens: Iterable[int]) -> str:
+    return bytes(token & 0xFF for token in tokens).decode(errors="replace")
 
 
 def _written(chat: Chat) -> str:

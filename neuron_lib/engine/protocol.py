@@ -75,7 +75,8 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 
     `seats` is how many requests run at once. `context.threads` is settled, and not 0. `host_cache_bytes` bounds the
     prompts that are kept in host memory. `chat_template` is an operator's Jinja source, used instead of the file's own;
-    `use_chat_template` False leaves the file's own unused. With `special_tokens_in_messages` a message that spells a
+    `use_chat_template` False leaves the file's own unused. `tool_format` is the name of the format of tool calls, ""
+    chooses by the template. With `special_tokens_in_messages` a message that spells a
     control token writes that token.
     """
 
@@ -89,6 +90,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     report_interval_s: float = 0.0
     use_chat_template: bool = True
     chat_template: str | None = None
+    tool_format: str = ""
     special_tokens_in_messages: bool = False
 
 
@@ -142,9 +144,17 @@ def _read(name: str, text: bytes) -> object:
 
 
 class CompleteTask(_Writing, frozen=True, kw_only=True, tag="complete"):
-    """Go on with a text, which no template changes: a string, or token ids."""
+    """Go on with a text, or with several; `neuron_lib.types.Complete` says what the fields mean."""
 
     prompt: str | tuple[int, ...]
+    more_prompts: tuple[str | tuple[int, ...], ...] = ()
+    suffix: str | None = None
+    echo: bool = False
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """All prompts."""
+        return self.prompt, *self.more_prompts
 
 
 class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
@@ -231,8 +241,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `kv_layout` and `kv_cells` are what the engine chose, `memory` the kind of memory the model has.
     `chat_template` is whose template writes the prompts: the operator's (`configured`), the model's own, or ChatML
     (`fallback`).
-    `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
-    `calls_are_read` says that the chat template asks for tool calls in a form that is read from a reply.
+    `tool_format` is the name of the format in which calls and reasoning are read (`neuron_lib.text.formats`), "" for a
+    model that takes no prompts. `reasoning` are the markers around reasoning, if the model has any.
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
     `n_vocab` is how many tokens the vocabulary has, 0 where that is not known.
     """
@@ -248,8 +258,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     chat_template: TemplateKind = "model"
     recommended: SamplingParams
     reasoning: Markers | None
-    tool_call: Markers | None
-    calls_are_read: bool = True
+    tool_format: str = "generic"
     capabilities: tuple[str, ...] = (CHAT,)
     n_vocab: int = 0
 
@@ -283,12 +292,13 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
     """The request is in the line. `prompt_end` is the last text of its prompt, because a reply may go on in a block
-    that the prompt has opened.
+    that the prompt has opened. `echo` has the texts of all prompts, if the task wants them.
     """
 
     request: int
     prompt_tokens: int
     prompt_end: str = ""
+    echo: tuple[str, ...] = ()
 
 
 class Refused(Struct, frozen=True, tag="refused"):

@@ -3,7 +3,7 @@
 import secrets
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -21,8 +21,7 @@ from neuron_lib.llamacpp.reply_text import ReplyText
 from neuron_lib.llamacpp.submission import refuse_if_impossible, submission
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.logs import get_logger
-from neuron_lib.text.output_parser import OutputParser
-from neuron_lib.text.reasoning import prompt_opens_reasoning
+from neuron_lib.text.formats import FORMATS, Reader, plain_reader
 from neuron_lib.types import (
     Chat,
     Complete,
@@ -36,6 +35,7 @@ from neuron_lib.types import (
     GenerationEvent,
     Started,
     Task,
+    TextDelta,
     Tokenize,
     Tokenized,
     Usage,
@@ -101,9 +101,10 @@ class LlamaCppReply:
         self._mailbox = Mailbox()  # of what that engine says
         self._prompt_tokens = 0
         self._prompt_end = ""
+        self._echo: tuple[str, ...] = ()  # the texts of the prompts, if the replies begin with them
         self._texts: tuple[ReplyText, ...] = ()
         self._vectors: list[Vector] = []
-        self._vectors_left = 0  # which the engine has not made yet
+        self._left = 0  # replies or vectors that the engine has not completed yet
         self._events: deque[GenerationEvent] = deque()
         self._finished: Finished | None = None
         self._first_death: Death | None = None  # that this request was there for
@@ -136,12 +137,12 @@ class LlamaCppReply:
         place = self._placed
         if isinstance(news, Began):
             place.begin()
-            self._vectors_left = self._sequences
-        elif isinstance(news, Done | Tokens | Text):
-            place.end_reply()
-        elif isinstance(news, Vector):
-            self._vectors_left -= 1
-            if self._vectors_left < self._seats:  # nobody takes over the seat
+            self._left = self._sequences
+        elif isinstance(news, Tokens | Text):
+            place.end()
+        elif isinstance(news, Done | Vector):
+            self._left -= 1
+            if self._left < self._seats:  # nobody takes over the seat
                 place.end_reply()
 
     def _relay(self, delta: Delta) -> bool:
@@ -314,13 +315,19 @@ class LlamaCppReply:
             case Tokens() | Text():
                 self._answer(news)
             case Prepared():
-                self._prompt_tokens, self._prompt_end = news.prompt_tokens, news.prompt_end
+                self._prompt_tokens, self._prompt_end, self._echo = news.prompt_tokens, news.prompt_end, news.echo
             case Began():
                 if self._is_whole or not self._texts:  # else the reader has been told
-                    self._events = deque([Started(prompt_tokens=self._prompt_tokens)])
+                    self._events = deque([Started(prompt_tokens=self._prompt_tokens), *self._echoes()])
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
-                    self._texts = tuple(ReplyText(i, self._parser(self._prompt_end)) for i in range(self._sequences))
+                    self._texts = tuple(ReplyText(i, self._reader(self._prompt_end)) for i in range(self._sequences))
+
+    def _echoes(self) -> Iterator[TextDelta]:
+        """The text of its prompt for each reply, if the task wants it."""
+        choices = self._sequences // max(1, len(self._echo))
+        for number, text in enumerate(self._echo):
+            yield from (TextDelta(text, number * choices + choice) for choice in range(choices))
 
     def _add(self, news: Vector) -> None:
         self._vectors.append(news)
@@ -339,7 +346,8 @@ class LlamaCppReply:
         """The whole answer is there, and nothing was computed for it."""
         answer: Tokenized | Detokenized
         if isinstance(news, Tokens):
-            answer = Tokenized(tokens=news.tokens, text=news.text, pieces=news.pieces)
+            context = self._supervisor.facts.n_ctx
+            answer = Tokenized(tokens=news.tokens, context=context, text=news.text, pieces=news.pieces)
             prompt_tokens = len(news.tokens)
         else:
             answer, prompt_tokens = Detokenized(news.text), news.token_count
@@ -359,11 +367,13 @@ class LlamaCppReply:
         return found if any(found) else ()
 
     def _usage(self, done: Sequence[Done]) -> Usage:
-        """The bill: the prompt once, as the first choice found it, and every token of every choice."""
+        """The bill: each prompt once, as its first choice found it, and every token of every choice."""
+        assert isinstance(self._task, Chat | Complete)  # the others have no choices
+        firsts = done[:: self._task.choices]
         return Usage(
-            prompt_tokens=done[0].prompt_tokens,
+            prompt_tokens=sum(each.prompt_tokens for each in firsts),
             completion_tokens=sum(each.completion_tokens for each in done),
-            cached_tokens=done[0].cached_tokens,
+            cached_tokens=sum(each.cached_tokens for each in firsts),
             reasoning_tokens=sum(text.reasoning_tokens for text in self._texts),
             queue_ms=round(done[0].queue_s * 1000),
             # Choices live through the same steps side by side.
@@ -371,19 +381,19 @@ class LlamaCppReply:
             decode_ms=round(max(each.decode_s for each in done) * 1000),
         )
 
-    def _parser(self, prompt_end: str) -> OutputParser:
-        """A parser for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
+    def _reader(self, prompt_end: str) -> Reader:
+        """A reader for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
         task, facts = self._task, self._supervisor.facts
         assert isinstance(task, Chat | Complete)  # the others have no text
         if isinstance(task, Complete):
-            return OutputParser(reasoning=None, tool_call=None)
+            return plain_reader()
+        tool_format = FORMATS[facts.tool_format]
         reasoning = facts.reasoning if task.grammar is None else None
-        return OutputParser(
-            reasoning=reasoning,
-            tool_call=facts.tool_call if task.tools else None,
-            starts_in_reasoning=reasoning is not None and prompt_opens_reasoning(prompt_end, reasoning),
-            include_thinking=task.include_thinking,
+        return tool_format.reader(
             tools=task.tools,
+            reasoning=reasoning,
+            starts_in_reasoning=tool_format.starts_in_reasoning(prompt_end, reasoning),
+            include_thinking=task.include_thinking,
         )
 
     @property
@@ -399,13 +409,16 @@ class LlamaCppReply:
                 return len(inputs)
             case Tokenize() | Detokenize():
                 return 1
-            case Chat() | Complete():
+            case Chat():
                 return self._task.choices
+            case Complete():
+                return self._task.choices * len(self._task.prompts)
 
     @property
     def _seats(self) -> int:
-        """More inputs than there are seats take turns; choices do not."""
-        return min(self._sequences, self._admission.max_in_flight) if isinstance(self._task, Embed) else self._sequences
+        """More inputs or prompts than there are seats take turns; choices of one prompt do not."""
+        takes_turns = isinstance(self._task, Embed) or (isinstance(self._task, Complete) and self._task.more_prompts)
+        return min(self._sequences, self._admission.max_in_flight) if takes_turns else self._sequences
 
     @property
     def _is_whole(self) -> bool:

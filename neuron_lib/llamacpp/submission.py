@@ -48,9 +48,8 @@ def submission(
     seed: int,
 ) -> Submit:
     """The command to do `task` under this number. `defaults` and `seed` hold where the request says nothing."""
-    writes = isinstance(task, Chat | Complete)
-    asked = task.sampling if writes else SamplingParams()
-    most_tokens = task.max_tokens if writes else None
+    asked = task.sampling if isinstance(task, Chat | Complete) else SamplingParams()
+    most_tokens = task.max_tokens if isinstance(task, Chat | Complete) else None
     principal = task.principal
     return Submit(
         request=number,
@@ -74,7 +73,13 @@ def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
         case Chat():
             return _chat_frame(task, facts)
         case Complete():
-            return CompleteTask(prompt=task.prompt, **_writing(task, facts))
+            return CompleteTask(
+                prompt=task.prompt,
+                more_prompts=task.more_prompts,
+                suffix=task.suffix,
+                echo=task.echo,
+                **_writing(task, facts),
+            )
         case Embed():
             return EmbedTask(inputs=task.inputs)
         case Tokenize():
@@ -126,26 +131,24 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             code="adapter_unsupported",
             model_id=model_id,
         )
-    if isinstance(task, Embed):
-        if not task.inputs:
-            raise InvalidRequest("input: there is nothing to make a vector of", param="input")
-        return
     chat = task.prompt if isinstance(task, Tokenize) else task
-    medium = first_medium(chat.messages) if isinstance(chat, Chat) else None
-    if medium is not None:
-        raise UnsupportedCapability(
-            f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
-            code="vision_unsupported" if medium == "image" else f"{medium}_unsupported",
-            model_id=model_id,
-            suggestion="send text content, or choose a model with the capability",
-        )
-    if isinstance(task, Tokenize | Detokenize):
-        return
+    if isinstance(chat, Chat):
+        _refuse_media(chat, model_id)
+    if isinstance(task, Embed) and not task.inputs:
+        raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+    if isinstance(task, Chat | Complete):
+        _refuse_impossible_text(task, facts)
+
+
+def _refuse_impossible_text(task: Chat | Complete, facts: ModelFacts) -> None:
     if "" in task.stop:
         raise InvalidRequest("a stop string must not be empty", param="stop")
     if not 0 <= (task.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
         text = f"top_logprobs: {task.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
         raise InvalidRequest(text, param="top_logprobs")
+    if isinstance(task, Complete) and task.echo and task.top_logprobs is not None:
+        text = "echo: the tokens of a prompt have no log-probabilities here; leave out either echo or logprobs"
+        raise InvalidRequest(text, param="echo")
     n_vocab = facts.n_vocab
     for token in (*task.sampling.logit_bias, *task.sampling.stop_token_ids):
         if n_vocab and not 0 <= token < n_vocab:
@@ -156,3 +159,14 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     if task.grammar is not None and isinstance(task, Chat) and task.tools:
         text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
         raise InvalidRequest(text, param="tools")
+
+
+def _refuse_media(chat: Chat, model_id: str) -> None:
+    medium = first_medium(chat.messages)
+    if medium is not None:
+        raise UnsupportedCapability(
+            f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
+            code="vision_unsupported" if medium == "image" else f"{medium}_unsupported",
+            model_id=model_id,
+            suggestion="send text content, or choose a model with the capability",
+        )
