@@ -221,16 +221,20 @@ def test_a_new_turn_begins_with_reasoning_or_text() -> None:
             "tool_calls": called(("c1", "f", '{"a":1}')),
         },
         {"role": "tool", "content": "warm", "tool_call_id": "c1", "name": "f"},
-        {"role": "assistant", "content": "a"},
-        {"role": "assistant", "content": "b"},
+        {"role": "assistant", "content": "a\n\nb"},
         USER,
     ]
 
 
 def test_reasoning_before_a_call_begins_a_turn_even_behind_a_text() -> None:
-    assert [len(message.get("tool_calls", ())) for message in messages(USER, said("a"), CALL)] == [0, 1]
-    found = messages(USER, said("a"), item_of_reasoning("so"), CALL)
-    assert [len(message.get("tool_calls", ())) for message in found] == [0, 0, 1]
+    def calls(*items: dict[str, Any]) -> list[int]:
+        return [len(message.get("tool_calls", ())) for message in messages(USER, *items)]
+
+    assert calls(said("a"), CALL) == [0, 1]
+    assert calls(said("a"), item_of_reasoning("so"), CALL) == [0, 0, 1]
+    assert calls(CALL, said("a"), CALL) == [0, 1, 1]
+    assert calls(CALL, item_of_reasoning("so")) == [0, 1, 0]
+    found = messages(said("a"), item_of_reasoning("so"), CALL)
     assert found[-1]["reasoning_content"] == "so"
 
 
