@@ -30,6 +30,12 @@ def _openai_responses() -> Decode:
     return decode
 
 
+def _openai_input_tokens() -> Decode:
+    from neuron_lib.wire.openai_responses_tokens import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
 def _anthropic_messages() -> Decode:
     from neuron_lib.wire.anthropic_messages import decode  # noqa: PLC0415 - see above
 
@@ -97,6 +103,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect(path="/detokenize", error=openai_error, load=_detokenize, shapes=_detokenize_shapes),
     Dialect(path="/apply-template", error=openai_error, load=_apply_template, shapes=_apply_template_shapes),
     Dialect(path="/v1/responses", error=responses_error, load=_openai_responses),
+    Dialect(path="/v1/responses/input_tokens", error=responses_error, load=_openai_input_tokens),
     Dialect(path="/v1/messages", error=anthropic_error, load=_anthropic_messages),
     Dialect(path="/v1/messages/count_tokens", error=anthropic_error, load=_anthropic_tokens),
 )
