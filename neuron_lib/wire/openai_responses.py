@@ -97,6 +97,7 @@ class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     include: Annotated[list[str], Meta(max_length=64)] | None = None
     metadata: Annotated[dict[str, _MetadataValue], Meta(max_length=16)] | None = None
     previous_response_id: str | None = None
+    store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     user: _Note | None = None
     safety_identifier: _Note | None = None
@@ -212,7 +213,7 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         task,
         stream=bool(call.stream),
         response=response,
-        carries_reasoning=_ENCRYPTED in (call.include or ()),
+        carries_reasoning=call.store is False or _ENCRYPTED in (call.include or ()),
     )
 
 

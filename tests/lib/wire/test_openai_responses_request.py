@@ -262,8 +262,9 @@ def test_reasoning_is_in_the_content_or_in_the_summary(item: dict[str, Any], rea
     assert messages(item, said("x"), USER)[0] == {"role": "assistant", "content": "x", "reasoning_content": reasoning}
 
 
-def test_reasoning_that_a_client_only_carried_comes_back() -> None:
-    request = decode(include=["reasoning.encrypted_content"])
+@pytest.mark.parametrize("fields", [{"include": ["reasoning.encrypted_content"]}, {"store": False}])
+def test_reasoning_that_a_client_only_carried_comes_back(fields: dict[str, Any]) -> None:
+    request = decode(**fields)
     collector = request.collector(unique="1", created=7)
     for event in (
         ReasoningDelta("hm"),
