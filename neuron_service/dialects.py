@@ -3,16 +3,21 @@
 To add an API, write its modules in `neuron_lib.wire` as `neuron_lib.wire.dialect` describes, and add a row here.
 """
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Final
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.wire.anthropic_errors import anthropic_error
 from neuron_lib.wire.dialect import Decode, Dialect, Shapes
 from neuron_lib.wire.http_errors import ErrorAnswer
-from neuron_lib.wire.openai_errors import openai_error
+from neuron_lib.wire.openai_errors import ErrorEnvelope, openai_error
 from neuron_lib.wire.openai_responses_errors import responses_error
 
-__all__ = ("DIALECTS", "render")
+__all__ = ("DIALECTS", "ERROR_SHAPE", "render")
+
+ERROR_SHAPE: Final = ErrorEnvelope
+"""The type of the body of an error on a path of no dialect, or of one that says nothing else."""
 
 # Each function imports the modules that read and write the bodies of one API. To make their decoders takes 10 ms of
 # processor time (measured). This module is imported before the first probe can be answered, so it does not import them.
@@ -54,22 +59,10 @@ def _openai_completions() -> Decode:
     return decode
 
 
-def _completion_shapes() -> Shapes:
-    from neuron_lib.wire.openai_completions import shapes  # noqa: PLC0415 - see above
-
-    return shapes()
-
-
 def _tokenize() -> Decode:
     from neuron_lib.wire.tokens import decode_tokenize  # noqa: PLC0415 - see above
 
     return decode_tokenize
-
-
-def _tokenize_shapes() -> Shapes:
-    from neuron_lib.wire.tokens import tokenize_shapes  # noqa: PLC0415 - see above
-
-    return tokenize_shapes()
 
 
 def _detokenize() -> Decode:
@@ -78,34 +71,51 @@ def _detokenize() -> Decode:
     return decode_detokenize
 
 
-def _detokenize_shapes() -> Shapes:
-    from neuron_lib.wire.tokens import detokenize_shapes  # noqa: PLC0415 - see above
-
-    return detokenize_shapes()
-
-
 def _apply_template() -> Decode:
     from neuron_lib.wire.tokens import decode_apply_template  # noqa: PLC0415 - see above
 
     return decode_apply_template
 
 
-def _apply_template_shapes() -> Shapes:
-    from neuron_lib.wire.tokens import apply_template_shapes  # noqa: PLC0415 - see above
+def _shapes_in(module: str, name: str = "SHAPES") -> Callable[[], Shapes]:
+    """What imports a module of `neuron_lib.wire` and returns the shapes of this name in it."""
 
-    return apply_template_shapes()
+    def shapes() -> Shapes:
+        found: Shapes = getattr(import_module(f"neuron_lib.wire.{module}"), name)
+        return found
+
+    return shapes
 
 
 DIALECTS: Final[tuple[Dialect, ...]] = (
-    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),
-    Dialect(path="/v1/completions", error=openai_error, load=_openai_completions, shapes=_completion_shapes),
-    Dialect(path="/tokenize", error=openai_error, load=_tokenize, shapes=_tokenize_shapes),
-    Dialect(path="/detokenize", error=openai_error, load=_detokenize, shapes=_detokenize_shapes),
-    Dialect(path="/apply-template", error=openai_error, load=_apply_template, shapes=_apply_template_shapes),
-    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses),
-    Dialect(path="/v1/responses/input_tokens", error=responses_error, load=_openai_input_tokens),
-    Dialect(path="/v1/messages", error=anthropic_error, load=_anthropic_messages),
-    Dialect(path="/v1/messages/count_tokens", error=anthropic_error, load=_anthropic_tokens),
+    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat, shapes=_shapes_in("openai_chat")),
+    Dialect(
+        path="/v1/completions", error=openai_error, load=_openai_completions, shapes=_shapes_in("openai_completions")
+    ),
+    Dialect(path="/tokenize", error=openai_error, load=_tokenize, shapes=_shapes_in("tokens", "TOKENIZE_SHAPES")),
+    Dialect(path="/detokenize", error=openai_error, load=_detokenize, shapes=_shapes_in("tokens", "DETOKENIZE_SHAPES")),
+    Dialect(
+        path="/apply-template",
+        error=openai_error,
+        load=_apply_template,
+        shapes=_shapes_in("tokens", "APPLY_TEMPLATE_SHAPES"),
+    ),
+    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses, shapes=_shapes_in("openai_responses")),
+    Dialect(
+        path="/v1/responses/input_tokens",
+        error=responses_error,
+        load=_openai_input_tokens,
+        shapes=_shapes_in("openai_responses_tokens"),
+    ),
+    Dialect(
+        path="/v1/messages", error=anthropic_error, load=_anthropic_messages, shapes=_shapes_in("anthropic_messages")
+    ),
+    Dialect(
+        path="/v1/messages/count_tokens",
+        error=anthropic_error,
+        load=_anthropic_tokens,
+        shapes=_shapes_in("anthropic_tokens"),
+    ),
 )
 
 
