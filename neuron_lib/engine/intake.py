@@ -21,13 +21,13 @@ from neuron_lib.engine.prepare import PreparedPrompt, Preparer
 from neuron_lib.engine.prompt_writer import Prompt
 from neuron_lib.engine.protocol import (
     Cancelled,
-    EmbedTask,
     Prepared,
     ProtocolError,
     Refused,
     Report,
     Submit,
     Taken,
+    VectorTask,
     Work,
 )
 from neuron_lib.error_frames import to_frame
@@ -183,7 +183,7 @@ class Intake:
         except RequestRejected as error:
             self._refuse(lane, job, error)
             return
-        grammar = None if isinstance(submit.task, EmbedTask) else submit.task.grammar
+        grammar = None if isinstance(submit.task, VectorTask) else submit.task.grammar
         if grammar is None:
             self._finish(lane, job, prompts)
         elif self._bound.waiting > _MOST_GRAMMARS:

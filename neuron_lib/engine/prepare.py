@@ -9,8 +9,18 @@ from msgspec.structs import replace
 
 from neuron_lib.engine.interruption import GivesWay, never_gives_way
 from neuron_lib.engine.line import Request
+from neuron_lib.engine.pair_writer import PairWriter
 from neuron_lib.engine.prompt_writer import Prompt, PromptWriter, Templates
-from neuron_lib.engine.protocol import ChatTask, CompleteTask, EmbedTask, Submit, TaskFrame, TemplateKind
+from neuron_lib.engine.protocol import (
+    ChatTask,
+    CompleteTask,
+    EmbedTask,
+    RerankTask,
+    Submit,
+    TaskFrame,
+    TemplateKind,
+    VectorTask,
+)
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
 from neuron_lib.llama.control_tokens import ControlToken
@@ -19,7 +29,7 @@ from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import SamplerChain
 from neuron_lib.text.control_text import ControlTexts, Piece, Strips
 
-__all__ = ("PreparedPrompt", "Preparer", "checkpoints_of")
+__all__ = ("PreparedPrompt", "Preparer", "checkpoints_of", "control_texts")
 
 _RENDER_LIMIT_S: Final = 2.0
 _LOOK_CHARS: Final = 1 << 15
@@ -51,18 +61,21 @@ class Preparer:
         n_ctx: int,
         needs_checkpoints: bool = False,
         vector_tokens: int = 0,
+        pairs: PairWriter | None = None,
         seats: int = 1,
     ) -> None:
         """`template` is the model's Jinja source, `tool_template` the one for chats with tools, `override` the
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
-        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns.
+        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns. `pairs`
+        writes the prompts of a reranker, and is None for every other model.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
         self._needs_checkpoints: Final = needs_checkpoints
         self._vector_tokens: Final = vector_tokens
+        self._pairs: Final = pairs
         self._seats: Final = seats
         controls = controls or {}
         self._has_controls: Final = bool(controls)
@@ -71,7 +84,7 @@ class Preparer:
             Templates(override, template, tool_template),
             bos_token=vocab.bos,
             eos_token=vocab.eos,
-            controls=ControlTexts({c.text: Strips(c.strips_left, c.strips_right) for c in controls.values()}),
+            controls=control_texts(controls),
             limit_s=_RENDER_LIMIT_S,
         )
 
@@ -107,28 +120,43 @@ class Preparer:
                 return (self._verbatim(task.prompt, param="prompt"),)
             case EmbedTask(inputs=()):
                 raise InvalidRequest("input: there is nothing to make a vector of", param="input")
-            case EmbedTask() if self._vector_tokens:
-                return tuple(self._verbatim(text, param="input", is_foreign=self._has_controls) for text in task.inputs)
+            case EmbedTask() if self._vector_tokens and self._pairs is None:
+                return tuple(self._inputs_of(task))
             case EmbedTask():
                 raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
+            case RerankTask() if self._pairs is not None:
+                return tuple(self._ranked(task, self._pairs))
+            case RerankTask():
+                raise UnsupportedCapability("this engine ranks no documents", code="rerank_unsupported")
             case _:
                 assert_never(task)
+
+    def _inputs_of(self, task: EmbedTask) -> Iterator[Prompt]:
+        for index, text in enumerate(task.inputs):
+            param = "input" if len(task.inputs) == 1 else f"input[{index}]"
+            yield self._verbatim(text, param=param, is_foreign=self._has_controls)
+
+    def _ranked(self, task: RerankTask, pairs: PairWriter) -> Iterator[Prompt]:
+        if not task.documents:
+            raise InvalidRequest("documents: there is nothing to rank", param="documents")
+        for index, document in enumerate(task.documents):
+            yield pairs.write(task.query, document, param=f"documents[{index}]")
 
     def _verbatim(self, prompt: str | tuple[int, ...], *, param: str, is_foreign: bool = False) -> Prompt:
         """A prompt that no template changes. In a text that `is_foreign` nothing is a control token."""
         if not prompt:
             raise InvalidRequest(f"{param}: there is nothing to read", param=param)
         if isinstance(prompt, str):
-            return Prompt(prompt, (Piece(prompt, is_foreign=True),) if is_foreign else None)
+            return Prompt(prompt, (Piece(prompt, is_foreign=True),) if is_foreign else None, param=param)
         beyond = next((token for token in prompt if not 0 <= token < self._vocab.n_tokens), None)
         if beyond is not None:
             text = f"{param}: there is no token {beyond}, the model has tokens 0 to {self._vocab.n_tokens - 1}"
             raise InvalidRequest(text, param=param)
-        return Prompt("", tokens=prompt)
+        return Prompt("", tokens=prompt, param=param)
 
     def limit(self, submit: Submit) -> int:
         """How many tokens a prompt of this request may have: a reply needs room for one at least, a vector for none."""
-        most = self._vector_tokens if isinstance(submit.task, EmbedTask) else self._n_ctx - 1
+        most = self._vector_tokens if isinstance(submit.task, VectorTask) else self._n_ctx - 1
         return min(most, submit.limits.prompt_tokens)
 
     def read(self, prompt: Prompt, *, limit: int) -> PreparedPrompt:
@@ -139,25 +167,30 @@ class Preparer:
         text = prompt.text
         too_many = self.count_beyond_use(text)
         if too_many is not None:
-            raise PromptTooLong(prompt_tokens=too_many, limit=limit)
+            raise PromptTooLong(prompt_tokens=too_many, limit=limit, param=prompt.param)
         if prompt.tokens is not None:
             tokens = [*prompt.tokens]
+        elif prompt.pieces is None:
+            tokens = self.tokenize(text)
         else:
-            tokens = self.tokenize(text) if prompt.pieces is None else self._tokenize_pieces(prompt.pieces)
+            tokens = self._tokenize_pieces(prompt.pieces, param=prompt.param or "messages")
+        if not tokens and prompt.param is not None:
+            raise InvalidRequest(f"{prompt.param}: there is no token in this text", param=prompt.param)
         if not tokens:
             raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
         if len(tokens) > limit:
-            raise PromptTooLong(prompt_tokens=len(tokens), limit=limit)
+            raise PromptTooLong(prompt_tokens=len(tokens), limit=limit, param=prompt.param)
         return PreparedPrompt(text, tokens)
 
     def request(self, submit: Submit, prompts: Iterable[PreparedPrompt], *, arrived_s: float = 0.0) -> Request:
         """What enters the line: a sequence, and as far as there are seats a seat, for each choice or input."""
-        if isinstance(submit.task, EmbedTask):
+        if isinstance(submit.task, VectorTask):
             sequences = tuple(self._inputs(submit, prompts))
+            seats = min(len(sequences), self._seats)
         else:
             (prompt,) = prompts
             sequences = tuple(self._choices(submit, submit.task, prompt))
-        seats = min(len(sequences), self._seats) if isinstance(submit.task, EmbedTask) else len(sequences)
+            seats = len(sequences)
         return Request(submit.request, sequences, seats, submit.class_, arrived_s)
 
     def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
@@ -217,9 +250,9 @@ class Preparer:
         starts_with_bos = bool(self._vocab.bos) and prompt.startswith(self._vocab.bos)
         return self._vocab.tokenize(prompt, add_special=not starts_with_bos)
 
-    def _tokenize_pieces(self, pieces: Iterable[Piece]) -> list[int]:
-        """Like `tokenize`, but without control tokens in the foreign pieces. The tokenizer itself begins anew where the
-        pieces are cut.
+    def _tokenize_pieces(self, pieces: Iterable[Piece], *, param: str) -> list[int]:
+        """Like `tokenize`, but without control tokens in the foreign pieces, which the request calls `param`. The
+        tokenizer itself begins anew where the pieces are cut.
         """
         pieces = list(pieces)
         begins_foreign = not pieces or pieces[0].is_foreign
@@ -229,8 +262,8 @@ class Preparer:
         for piece in pieces:
             read = self._vocab.tokenize(piece.text, add_special=False, parse_special=not piece.is_foreign)
             if piece.is_foreign and not self._forbidden.isdisjoint(read):
-                text = "messages: a control token is spelled that this vocabulary cannot write as text"
-                raise InvalidRequest(text, param="messages")
+                text = f"{param}: a control token is spelled that this vocabulary cannot write as text"
+                raise InvalidRequest(text, param=param)
             tokens += read
         return tokens + after
 
@@ -241,6 +274,11 @@ class Preparer:
         whole = self._vocab.tokenize("a", add_special=True)
         start = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
         return whole[:start], whole[start + len(alone) :]
+
+
+def control_texts(controls: Mapping[int, ControlToken]) -> ControlTexts:
+    """The spellings of control tokens."""
+    return ControlTexts({c.text: Strips(c.strips_left, c.strips_right) for c in controls.values()})
 
 
 def checkpoints_of(prompt: list[int], eog: frozenset[int], *, is_shared: bool) -> tuple[int, ...]:

@@ -46,6 +46,7 @@ __all__ = (
     "Report",
     "RequestClass",
     "RequestReport",
+    "RerankTask",
     "SequenceEvent",
     "StepEvents",
     "Submit",
@@ -53,6 +54,7 @@ __all__ = (
     "TaskFrame",
     "TemplateKind",
     "Vector",
+    "VectorTask",
     "Work",
     "command_decoder",
     "encode_frame",
@@ -149,7 +151,17 @@ class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
     inputs: tuple[str | tuple[int, ...], ...]
 
 
-TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask
+class RerankTask(Struct, frozen=True, kw_only=True, tag="rerank"):
+    """Say of each document how well it answers the query."""
+
+    query: str
+    documents: tuple[str, ...]
+
+
+VectorTask: TypeAlias = EmbedTask | RerankTask
+"""A task whose results are a `Vector` for each of its texts."""
+
+TaskFrame: TypeAlias = ChatTask | CompleteTask | VectorTask
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -214,7 +226,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
     `calls_are_read` says that the chat template asks for tool calls in a form that is read from a reply.
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
-    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known.
+    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known. `vector_width` is how many numbers a
+    vector has, 0 for a model that makes none.
     """
 
     description: str
@@ -232,6 +245,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     calls_are_read: bool = True
     capabilities: tuple[str, ...] = (CHAT,)
     n_vocab: int = 0
+    vector_width: int = 0
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -239,8 +253,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
         return ("<|im_end|>",) if self.chat_template == "fallback" else ()
 
     def prompt_limit(self, most: int) -> int:
-        """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one at least."""
-        return min(self.n_ctx - 1, most)
+        """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one, a vector for none."""
+        return min(self.n_ctx - 1 if CHAT in self.capabilities else self.n_ctx, most)
 
 
 class Progress(Struct, frozen=True, tag="progress"):
@@ -329,7 +343,8 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
 class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
     """The vector of one input is complete, which ends that input; `choice` counts the inputs from 0.
 
-    `values` are float32, little-endian. The times are those of `Done`.
+    `values` are float32, little-endian. Those of a document that is ranked are the outputs of the classifier. The times
+    are those of `Done`.
     """
 
     request: int

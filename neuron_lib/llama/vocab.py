@@ -224,6 +224,17 @@ class Vocab:
         return self.spell(lib.llama_vocab_eos(self._pointer), special=True).decode("utf-8", "replace")
 
     @property
+    def separator(self) -> str:
+        """The texts of the tokens that the model wants between two texts of one prompt: those that end the first one and
+        that separate the two, or a line break if there are none.
+        """
+        separates = lib.llama_vocab_get_add_sep(self._pointer)
+        tokens = [lib.llama_vocab_eos(self._pointer)] if lib.llama_vocab_get_add_eos(self._pointer) else []
+        tokens += [lib.llama_vocab_sep(self._pointer)] if separates else []
+        text = b"".join(self.spell(token, special=True) for token in tokens)
+        return text.decode("utf-8", "replace") or "\n"
+
+    @property
     def pointer(self) -> Any:
         """The native handle, for `GrammarCompiler`."""
         return self._pointer

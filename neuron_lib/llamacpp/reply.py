@@ -1,5 +1,6 @@
 """The replies to one request: submitted, begun, read, and given up when their reader leaves."""
 
+import math
 import secrets
 import struct
 from collections import deque
@@ -13,7 +14,7 @@ import anyio
 from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Vector
-from neuron_lib.errors import EngineDead, NeuronError, SuspectRequest
+from neuron_lib.errors import EngineDead, EngineFailed, NeuronError, SuspectRequest
 from neuron_lib.llamacpp.engine_client import Death, EngineClient, News
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.quarantine import Quarantine
@@ -32,10 +33,13 @@ from neuron_lib.types import (
     Finished,
     FinishReason,
     GenerationEvent,
+    Relevance,
+    Rerank,
     Started,
     Task,
     Usage,
 )
+from neuron_lib.vectors import relevance, shortened
 
 __all__ = ("LlamaCppReply",)
 
@@ -102,7 +106,8 @@ class LlamaCppReply:
         self._texts: tuple[ReplyText, ...] = ()
         self._vectors: list[Vector] = []
         self._vectors_left = 0  # which the engine has not made yet
-        self._events: deque[GenerationEvent] = deque()
+        # An engine's vector takes a tenth of the memory of an `Embedding`, which is made when it is given out.
+        self._events: deque[GenerationEvent | Vector] = deque()
         self._finished: Finished | None = None
         self._first_death: Death | None = None  # that this request was there for
         self._take_event: Callable[[EventBeforeEnd], bool] | None = None  # see `forward`
@@ -219,7 +224,8 @@ class LlamaCppReply:
                 await self._begin(await self._next_engine_after(dead))
         if not self._events:
             raise StopAsyncIteration
-        return self._events.popleft()
+        event = self._events.popleft()
+        return self._result(event) if isinstance(event, Vector) else event
 
     # ------------------------------------------------------------------------------------------------- up to the start
 
@@ -328,8 +334,7 @@ class LlamaCppReply:
                     self._finish([text.reason for text in self._texts], self._usage(done))
             case Vector():
                 self._vectors.append(news)
-                vector = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
-                self._events.append(Embedding(news.choice, vector))
+                self._events.append(news)
                 if len(self._vectors) == self._sequences:
                     usage = Usage(
                         prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
@@ -346,6 +351,16 @@ class LlamaCppReply:
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
                     self._texts = tuple(ReplyText(i, self._parser(self._prompt_end)) for i in range(self._sequences))
+
+    def _result(self, news: Vector) -> Embedding | Relevance:
+        """What the engine's numbers of one text mean. Raises `EngineFailed` for what are no numbers."""
+        values = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
+        if not math.isfinite(sum(values)):
+            raise EngineFailed(f"the model computed no numbers of text {news.choice} of the request")
+        if isinstance(self._task, Rerank):
+            return Relevance(news.choice, relevance(values))
+        assert isinstance(self._task, Embed)  # the engine makes vectors for nothing else
+        return Embedding(news.choice, shortened(values, self._task.dimensions))
 
     def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
         self._finished = Finished(reasons=tuple(reasons), usage=usage)
@@ -367,7 +382,7 @@ class LlamaCppReply:
     def _parser(self, prompt_end: str) -> OutputParser:
         """A parser for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
         task, facts = self._task, self._supervisor.facts
-        assert not isinstance(task, Embed)  # it has no text
+        assert isinstance(task, Chat | Complete)  # nothing else has a text
         if isinstance(task, Complete):
             return OutputParser(reasoning=None, tool_call=None)
         reasoning = facts.reasoning if task.grammar is None else None
@@ -387,17 +402,22 @@ class LlamaCppReply:
     @property
     def _sequences(self) -> int:
         """How many replies or vectors are wanted."""
-        return len(self._task.inputs) if isinstance(self._task, Embed) else self._task.choices
+        match self._task:
+            case Embed(inputs=texts) | Rerank(documents=texts):
+                return len(texts)
+            case task:
+                return task.choices
 
     @property
     def _seats(self) -> int:
-        """More inputs than there are seats take turns; choices do not."""
-        return min(self._sequences, self._admission.max_in_flight) if isinstance(self._task, Embed) else self._sequences
+        """More texts than there are seats take turns; choices do not."""
+        takes_turns = isinstance(self._task, Embed | Rerank)
+        return min(self._sequences, self._admission.max_in_flight) if takes_turns else self._sequences
 
     @property
     def _is_whole(self) -> bool:
         """Whether nothing is given out before the end."""
-        return isinstance(self._task, Embed) or self._task.whole
+        return isinstance(self._task, Embed | Rerank) or self._task.whole
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._supervisor.model_id, "request": 0 if self._place is None else self._place.number}

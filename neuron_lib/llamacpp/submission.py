@@ -10,6 +10,7 @@ from neuron_lib.engine.protocol import (
     Limits,
     ModelFacts,
     RequestClass,
+    RerankTask,
     Submit,
     TaskFrame,
 )
@@ -20,15 +21,21 @@ from neuron_lib.types import (
     Chat,
     Complete,
     Embed,
+    Rerank,
     SamplingParams,
     Task,
     UnreadArray,
     UnreadObject,
     first_medium,
 )
+from neuron_lib.vectors import check_dimensions
 
 __all__ = ("refuse_if_impossible", "submission")
 
+_MOST_NUMBERS: Final = 4 << 20
+"""Numbers of all vectors of a request together. As JSON they take 90 MB."""
+_MOST_QUERY_CHARS: Final = 4 << 20
+"""Characters of a query times the documents that it is read with. To tokenize so many takes two seconds."""
 _MOST_TOP_LOGPROBS: Final = 20
 """OpenAI's bound."""
 
@@ -44,8 +51,9 @@ def submission(
     seed: int,
 ) -> Submit:
     """The command to do `task` under this number. `defaults` and `seed` hold where the request says nothing."""
-    asked = SamplingParams() if isinstance(task, Embed) else task.sampling
-    most_tokens = None if isinstance(task, Embed) else task.max_tokens
+    writes = isinstance(task, Chat | Complete)
+    asked = task.sampling if writes else SamplingParams()
+    most_tokens = task.max_tokens if writes else None
     principal = task.principal
     return Submit(
         request=number,
@@ -67,6 +75,8 @@ def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
     """The task as it travels. What came as JSON text is passed on as such."""
     if isinstance(task, Embed):
         return EmbedTask(inputs=task.inputs)
+    if isinstance(task, Rerank):
+        return RerankTask(query=task.query, documents=task.documents)
     writing: dict[str, Any] = {
         "choices": task.choices,
         "stop": (*task.stop, *facts.stop),
@@ -95,8 +105,10 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             model_id=model_id,
         )
     if isinstance(task, Embed):
-        if not task.inputs:
-            raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+        _refuse_impossible_vectors(task, facts)
+        return
+    if isinstance(task, Rerank):
+        _refuse_impossible_ranking(task)
         return
     medium = first_medium(task.messages) if isinstance(task, Chat) else None
     if medium is not None:
@@ -119,3 +131,30 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     if task.grammar is not None and isinstance(task, Chat) and task.tools:
         text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
         raise InvalidRequest(text, param="tools")
+
+
+def _refuse_impossible_vectors(task: Embed, facts: ModelFacts) -> None:
+    if not task.inputs:
+        raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+    check_dimensions(task.dimensions, width=facts.vector_width)
+    numbers = len(task.inputs) * facts.vector_width
+    if numbers > _MOST_NUMBERS:
+        text = (
+            f"input: {len(task.inputs)} vectors of {facts.vector_width} numbers each, where {_MOST_NUMBERS} numbers are "
+            "possible; send fewer texts at once"
+        )
+        raise InvalidRequest(text, param="input", summary=text)
+
+
+def _refuse_impossible_ranking(task: Rerank) -> None:
+    if not task.query:
+        raise InvalidRequest("query: there is no question to rank by", param="query")
+    if not task.documents:
+        raise InvalidRequest("documents: there is nothing to rank", param="documents")
+    read = len(task.query) * len(task.documents)
+    if read > _MOST_QUERY_CHARS:
+        text = (
+            f"query: it is read once for each document, {read} characters in all, where {_MOST_QUERY_CHARS} are "
+            "possible; shorten it, or rank fewer documents at once"
+        )
+        raise InvalidRequest(text, param="query", summary=text)

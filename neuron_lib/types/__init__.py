@@ -12,6 +12,7 @@ from neuron_lib.types.events import (
     GenerationEvent,
     Likely,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
     TokenLogprob,
@@ -42,7 +43,7 @@ from neuron_lib.types.models import (
     UnloadingModel,
 )
 from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
-from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Embed, Task
+from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Embed, Rerank, Task
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
@@ -82,7 +83,9 @@ __all__ = (
     "ModelStatus",
     "Principal",
     "ReasoningDelta",
+    "Relevance",
     "ReplyOutcome",
+    "Rerank",
     "Sampling",
     "SamplingParams",
     "Servable",

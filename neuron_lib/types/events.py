@@ -1,4 +1,4 @@
-"""The events of a reply, in order: one `Started`, any number of deltas, tool calls or vectors, one `Finished`.
+"""The events of a reply, in order: one `Started`, any number of deltas, calls, vectors or scores, one `Finished`.
 
 `choice` is the number of the choice, from 0. It is always 0 unless the request asks for several choices.
 """
@@ -16,6 +16,7 @@ __all__ = (
     "GenerationEvent",
     "Likely",
     "ReasoningDelta",
+    "Relevance",
     "Started",
     "TextDelta",
     "TokenLogprob",
@@ -105,6 +106,13 @@ class Embedding(Struct, frozen=True, tag=True):
     vector: tuple[float, ...]
 
 
+class Relevance(Struct, frozen=True, tag=True):
+    """How well one document answers the query: from 0, not at all, to 1. `index` is the number of the document, from 0."""
+
+    index: int
+    score: float
+
+
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
     """All choices are complete. There is one reason for each choice."""
 
@@ -117,7 +125,7 @@ class Finished(Struct, frozen=True, kw_only=True, tag=True):
         return self.reasons[0]
 
 
-EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding
+EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Relevance
 """Every event of a reply except its last one."""
 
 GenerationEvent: TypeAlias = EventBeforeEnd | Finished

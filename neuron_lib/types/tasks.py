@@ -1,4 +1,4 @@
-"""What a model can be asked to do, free of any wire format: a `Task` is a `Chat`, a `Complete` or an `Embed`."""
+"""What a model can be asked to do, free of any wire format: the kinds of a `Task`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -8,7 +8,7 @@ from msgspec import Struct
 from neuron_lib.types.chat import Grammar, Principal, ToolChoice
 from neuron_lib.types.sampling import SamplingParams
 
-__all__ = ("Chat", "ChatRequest", "Complete", "Embed", "Task")
+__all__ = ("Chat", "ChatRequest", "Complete", "Embed", "Rerank", "Task")
 
 
 class _Written(Struct, frozen=True, kw_only=True):
@@ -66,12 +66,27 @@ class Complete(_Written, frozen=True, kw_only=True):
 
 
 class Embed(Struct, frozen=True, kw_only=True):
-    """Make a vector of each of the `inputs`: a string, or token ids of the model's vocabulary."""
+    """Make a vector of length 1 of each of the `inputs`: a string, or token ids of the model's vocabulary.
+
+    `dimensions` cuts each vector to its first numbers and scales it to length 1 again; None leaves it whole. Models
+    that were trained for this keep most of the meaning in the first numbers.
+    """
 
     model_id: str
     inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
     principal: Principal | None = None
     adapter: str = ""
 
 
-Task: TypeAlias = Chat | Complete | Embed
+class Rerank(Struct, frozen=True, kw_only=True):
+    """Say of each of the `documents` how well it answers the `query`."""
+
+    model_id: str
+    query: str
+    documents: tuple[str, ...]
+    principal: Principal | None = None
+    adapter: str = ""
+
+
+Task: TypeAlias = Chat | Complete | Embed | Rerank

@@ -20,6 +20,7 @@ from neuron_lib.types import (
     GenerationEvent,
     Likely,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
     TokenLogprob,
@@ -191,7 +192,7 @@ class ChatStreamEncoder:
                     return b""
                 call = _CallDelta(index=event.index, id=event.id, function=_Function(event.name, event.arguments))
                 return self._choice(event.choice, _Delta(tool_calls=(call,)))
-            case Started() | Embedding():
+            case Started() | Embedding() | Relevance():
                 return b""
             case _:
                 assert_never(event)
@@ -276,7 +277,7 @@ class ChatCollector:
                 self._finished = event
             case ReasoningDelta():
                 self._choices[event.choice].reasoning.append(event.text)
-            case Started() | Embedding():
+            case Started() | Embedding() | Relevance():
                 pass
             case _:
                 assert_never(event)

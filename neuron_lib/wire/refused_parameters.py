@@ -1,19 +1,22 @@
 """Parameters of other servers that would change the reply and have no effect here. They are refused, never ignored."""
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from neuron_lib.wire.json_bounds import refusal
 
-__all__ = ("decoder_with_refused", "refuse_unsupported")
+__all__ = ("Harmless", "decoder_with_refused", "refuse_unsupported")
 
 _LONGEST: Final = 64
 """The most bytes of a value that is accepted. Every value in the table below is shorter."""
 
-_WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
+Harmless: TypeAlias = Mapping[str, tuple[object, ...]]
+"""By name, the values that are accepted because they ask for what happens anyway. null and `[]` are always accepted."""
+
+_WITHOUT_EFFECT: Final[Harmless] = {
     # OpenAI
     "audio": (),
     "function_call": ("none", "auto"),
@@ -63,7 +66,7 @@ _WITHOUT_EFFECT: Final[Mapping[str, tuple[object, ...]]] = {
     "t_max_predict_ms": (0, -1),
     "tfs_z": (1,),
 }
-"""By name, the values that are accepted because they ask for what happens anyway. null and `[]` are always accepted."""
+"""The parameters of chats and completions."""
 
 _INSTEAD: Final = {
     "best_of": "; `n` gives several replies",
@@ -77,21 +80,24 @@ _INSTEAD: Final = {
 _Body = TypeVar("_Body", bound=Struct)
 
 
-def decoder_with_refused(body: type[_Body]) -> msgspec.json.Decoder[_Body]:
-    """A decoder of `body` that also keeps the parameters of the table, for `refuse_unsupported`."""
-    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _WITHOUT_EFFECT]
+def decoder_with_refused(body: type[_Body], harmless: Harmless = _WITHOUT_EFFECT) -> msgspec.json.Decoder[_Body]:
+    """A decoder of `body` that also keeps the parameters of the table `harmless`, for `refuse_unsupported`."""
+    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in harmless]
     return msgspec.json.Decoder(msgspec.defstruct(body.__name__, fields, bases=(body,), kw_only=True))
 
 
-def refuse_unsupported(body: Struct) -> None:
-    """Raise `InvalidRequest` if `body` has a parameter of the table with a value that is not accepted.
+def refuse_unsupported(
+    body: Struct, harmless: Harmless = _WITHOUT_EFFECT, *, instead: Mapping[str, str] = _INSTEAD
+) -> None:
+    """Raise `InvalidRequest` if `body` has a parameter of the table `harmless` with a value that is not in the table.
 
-    `body` was decoded by a decoder from `decoder_with_refused`.
+    `body` was decoded by a decoder from `decoder_with_refused`, with the same table. `instead` is what to say of a
+    parameter beside that it is not supported. The usual tables are those of texts that are written.
     """
-    for name, harmless in _WITHOUT_EFFECT.items():
+    for name, values in harmless.items():
         text = bytes(getattr(body, name))
-        if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), harmless)):
-            raise refusal(name, f"this is not supported{_INSTEAD.get(name, '')}")
+        if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), values)):
+            raise refusal(name, f"this is not supported{instead.get(name, '')}")
 
 
 def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:

@@ -15,6 +15,7 @@ from neuron_lib.types import (
     GenerationEvent,
     Principal,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
     ToolCall,
@@ -63,7 +64,7 @@ class ToyEncoder:
                 return server_sent_event(b'{"prompt":%d}' % event.prompt_tokens, name="reading")
             case TextDelta():
                 return server_sent_event(msgspec.json.encode({"text": event.text}), name="said")
-            case ReasoningDelta() | ToolCall() | Embedding():
+            case ReasoningDelta() | ToolCall() | Embedding() | Relevance():
                 return b""
 
     def ending(self, finished: Finished) -> bytes:
