@@ -25,6 +25,8 @@ from neuron_lib.modality import require_able
 from neuron_lib.types import (
     Chat,
     Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EventBeforeEnd,
@@ -45,6 +47,8 @@ from neuron_lib.types import (
     Started,
     Task,
     TextDelta,
+    Tokenize,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     Usage,
@@ -66,8 +70,10 @@ class ScriptedModel:
     exception is raised in its place. A request for several choices gets the same as each of them, item by item. A
     request for log-probabilities gets each text as a token that was certain. The reply to an `Embed` is `vector` for
     each input; `capabilities` must have "embeddings". The reply to a `Rerank` gives the documents the `scores` in turn;
-    `capabilities` must have "rerank". Replies say of themselves whether they were `retried`. Setting `dies` kills the
-    resident model with `death`; give the harness a new script before it is loaded again.
+    `capabilities` must have "rerank". A `Tokenize` or a `Detokenize` takes no seat. Each byte of a text is a token; a
+    chat is read as its messages, each as `ROLE: CONTENT` in a line of its own. Replies say of themselves whether they
+    were `retried`. Setting `dies` kills the resident model with `death`; give the harness a new script before it is
+    loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -296,7 +302,7 @@ class _ScriptedReply:
     def __init__(self, model: _LoadedScript, task: Task) -> None:
         self._model = model
         self._task = task
-        self._choices = 1 if isinstance(task, Embed | Rerank) else task.choices
+        self._choices = task.choices if isinstance(task, Chat | Complete) else 1
         self._held = ExitStack()
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
@@ -319,6 +325,10 @@ class _ScriptedReply:
             check_dimensions(self._task.dimensions, width=len(script.vector))
         model.refuse_if_recovering()
         self._engine_number = model.engine_number
+        if isinstance(self._task, Tokenize | Detokenize):
+            with model.admission.place(refuse=lambda _refusal: None):
+                self._events = _read_off(self._task)
+            return self
         with ExitStack() as held:
             place = held.enter_context(
                 model.admission.place(self._choices, refuse=lambda _refusal: model.seats.wake(place.number))
@@ -400,6 +410,30 @@ class _ScriptedReply:
             raise said
         self._told += not isinstance(said, Started | Finished)
         return said
+
+
+def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError]:
+    """The events of a task for which nothing is computed."""
+    answer: Tokenized | Detokenized
+    if isinstance(task, Detokenize):
+        count = len(task.tokens)
+        answer = Detokenized(bytes(token & 0xFF for token in task.tokens).decode(errors="replace"))
+    else:
+        text = task.prompt if isinstance(task.prompt, str) else _written(task.prompt)
+        tokens = tuple(text.encode())
+        count = len(tokens)
+        answer = Tokenized(
+            tokens=tokens,
+            text=text if task.wants_text else "",
+            pieces=tuple(bytes((token,)) for token in tokens) if task.wants_pieces else (),
+        )
+    usage = Usage(prompt_tokens=count, completion_tokens=0)
+    return [Started(prompt_tokens=count), answer, Finished(reasons=(FinishReason.STOP,), usage=usage)]
+
+
+def _written(chat: Chat) -> str:
+    """The prompt of a chat, by the template that every scripted model has."""
+    return "".join(f"{message['role']}: {message.get('content') or ''}\n" for message in chat.messages)
 
 
 class ScriptedRunner:

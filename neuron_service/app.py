@@ -1,5 +1,7 @@
 """The Litestar application: routes and the handlers of exceptions, without Litestar's own documentation and log."""
 
+from collections.abc import Iterable
+
 from litestar import Litestar
 from litestar.di import Provide
 
@@ -26,12 +28,13 @@ __all__ = ("create_app", "create_routes")
 _MAX_BODY_BYTES = 2 << 20  # also the limit of the gateway; a hostile body of this size blocks the event loop for 20 ms
 
 
-def create_app(host: Host, *, access: AccessRules | None = None) -> HttpRules:
+def create_app(host: Host, *, access: AccessRules | None = None, cors_origins: Iterable[str] = ()) -> HttpRules:
     """The whole application of `host`. It has no lifespan, because `server` owns the order of start and stop.
 
     Without `access` requests may name any host and any origin. A server around the application then has to check them.
+    Web pages of `cors_origins` may read the answers.
     """
-    return HttpRules(Probes(host, create_routes(host)), access=access)
+    return HttpRules(Probes(host, create_routes(host)), access=access, cors_origins=cors_origins)
 
 
 def create_routes(host: Host) -> Litestar:

@@ -6,7 +6,7 @@ To add an API, write its modules in `neuron_lib.wire` as `neuron_lib.wire.dialec
 from typing import Final
 
 from neuron_lib.errors import NeuronError
-from neuron_lib.wire.dialect import Decode, Dialect
+from neuron_lib.wire.dialect import Decode, Dialect, Shapes
 from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import openai_error
 
@@ -22,7 +22,35 @@ def _openai_chat() -> Decode:
     return decode
 
 
-DIALECTS: Final[tuple[Dialect, ...]] = (Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),)
+def _openai_embeddings() -> Decode:
+    from neuron_lib.wire.openai_embeddings import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _embeddings_shapes() -> Shapes:
+    from neuron_lib.wire.openai_embeddings import SHAPES  # noqa: PLC0415 - see above
+
+    return SHAPES
+
+
+def _rerank() -> Decode:
+    from neuron_lib.wire.rerank import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _rerank_shapes() -> Shapes:
+    from neuron_lib.wire.rerank import SHAPES  # noqa: PLC0415 - see above
+
+    return SHAPES
+
+
+DIALECTS: Final[tuple[Dialect, ...]] = (
+    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),
+    Dialect(path="/v1/embeddings", error=openai_error, load=_openai_embeddings, shapes=_embeddings_shapes),
+    Dialect(path="/v1/rerank", error=openai_error, load=_rerank, shapes=_rerank_shapes),
+)
 
 
 def render(error: NeuronError, path: str) -> ErrorAnswer:

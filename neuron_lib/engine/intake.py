@@ -21,13 +21,16 @@ from neuron_lib.engine.prepare import PreparedPrompt, Preparer
 from neuron_lib.engine.prompt_writer import Prompt
 from neuron_lib.engine.protocol import (
     Cancelled,
+    ChatTask,
+    CompleteTask,
+    DetokenizeTask,
     Prepared,
     ProtocolError,
     Refused,
     Report,
     Submit,
     Taken,
-    VectorTask,
+    TokenizeTask,
     Work,
 )
 from neuron_lib.error_frames import to_frame
@@ -177,13 +180,16 @@ class Intake:
 
     def _read(self, lane: Lane[Any], job: _Job, written: tuple[Prompt, ...]) -> None:
         submit = job.submit
+        if isinstance(submit.task, TokenizeTask | DetokenizeTask):
+            self._answer(lane, job, submit.task, written)
+            return
         limit = self._opened.limit(submit)
         try:
             prompts = [self._opened.read(prompt, limit=limit) for prompt in written]
         except RequestRejected as error:
             self._refuse(lane, job, error)
             return
-        grammar = None if isinstance(submit.task, VectorTask) else submit.task.grammar
+        grammar = submit.task.grammar if isinstance(submit.task, ChatTask | CompleteTask) else None
         if grammar is None:
             self._finish(lane, job, prompts)
         elif self._bound.waiting > _MOST_GRAMMARS:
@@ -191,6 +197,24 @@ class Intake:
             self._refuse(lane, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S))
         else:
             self._pass_on(lane, job, self._bound, (job, grammar, prompts[0]), size=0)
+
+    def _answer(
+        self, lane: Lane[Any], job: _Job, task: TokenizeTask | DetokenizeTask, written: tuple[Prompt, ...]
+    ) -> None:
+        """Answer a request that needs nothing computed, unless it was cancelled meanwhile."""
+        request = job.submit.request
+        answer: Report
+        try:
+            if isinstance(task, TokenizeTask):
+                (prompt,) = written
+                answer = self._opened.tokens_of(request, task, prompt)
+            else:
+                answer = self._opened.text_of(request, task)
+        except RequestRejected as error:
+            self._refuse(lane, job, error)
+            return
+        with self._changed:
+            self._send(answer if self._leave(lane, request) else Cancelled(request))
 
     def _next(self, lane: Lane[Job]) -> Job:
         with self._changed:

@@ -29,8 +29,8 @@ class PairWriter:
         """The prompt of one document, which the request calls `param`."""
         pieces = tuple(piece for piece in self._pieces(query, document) if piece.text)
         text = "".join(piece.text for piece in pieces)
-        # A tokenizer reads the texts around a control token apart, so a form of control tokens alone is cut at them. The
-        # text of a template is not cut without need: its tokens may depend on what stands beside them.
+        # A tokenizer reads the texts on both sides of a control token apart, so a form without a template is cut there.
+        # The text of a template is not cut without need: its tokens depend on what stands beside them.
         is_cut = self._parts is None or self._spells_control(query) or self._spells_control(document)
         return Prompt(text, pieces if is_cut else None, param=param)
 

@@ -14,11 +14,15 @@ from neuron_lib.engine.prompt_writer import Prompt, PromptWriter, Templates
 from neuron_lib.engine.protocol import (
     ChatTask,
     CompleteTask,
+    DetokenizeTask,
     EmbedTask,
     RerankTask,
     Submit,
     TaskFrame,
     TemplateKind,
+    Text,
+    TokenizeTask,
+    Tokens,
     VectorTask,
 )
 from neuron_lib.engine.sequence import Sequence
@@ -34,6 +38,11 @@ __all__ = ("PreparedPrompt", "Preparer", "checkpoints_of", "control_texts")
 _RENDER_LIMIT_S: Final = 2.0
 _LOOK_CHARS: Final = 1 << 15
 """Prompts are counted in pieces of this length before they are tokenized, the last piece left out."""
+_MOST_BYTES_TOLD: Final = 2 << 20
+_MOST_TOKENS_TOLD: Final = 1 << 20
+"""The bytes of a text whose tokens are told, or that tokens are told of, and the number of these tokens. An answer of
+this size fits into a frame: with up to 5 bytes for each token, and its text twice and 2 bytes for each piece.
+"""
 _MOST_TOKENS_OF_CHAR: Final = 4
 """A character is four bytes at most, and a byte one token at most."""
 
@@ -118,29 +127,34 @@ class Preparer:
                 return (prompt,)
             case CompleteTask():
                 return (self._verbatim(task.prompt, param="prompt"),)
-            case EmbedTask(inputs=()):
-                raise InvalidRequest("input: there is nothing to make a vector of", param="input")
-            case EmbedTask() if self._vector_tokens and self._pairs is None:
-                return tuple(self._inputs_of(task))
-            case EmbedTask():
-                raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
-            case RerankTask() if self._pairs is not None:
-                return tuple(self._ranked(task, self._pairs))
-            case RerankTask():
-                raise UnsupportedCapability("this engine ranks no documents", code="rerank_unsupported")
+            case EmbedTask() | RerankTask():
+                return tuple(self._inputs_of(task) if isinstance(task, EmbedTask) else self._pairs_of(task))
+            case TokenizeTask(prompt=ChatTask() as chat):
+                return self.write(chat, gives_way=gives_way)
+            case TokenizeTask(prompt=str(text)):
+                return (Prompt(text, None if task.parse_special else (Piece(text, is_foreign=True),)),)
+            case DetokenizeTask():
+                self._check_tokens(task.tokens, param="tokens")
+                return ()
             case _:
                 assert_never(task)
 
     def _inputs_of(self, task: EmbedTask) -> Iterator[Prompt]:
+        if not task.inputs:
+            raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+        if not self._vector_tokens or self._pairs is not None:
+            raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
         for index, text in enumerate(task.inputs):
             param = "input" if len(task.inputs) == 1 else f"input[{index}]"
             yield self._verbatim(text, param=param, is_foreign=self._has_controls)
 
-    def _ranked(self, task: RerankTask, pairs: PairWriter) -> Iterator[Prompt]:
+    def _pairs_of(self, task: RerankTask) -> Iterator[Prompt]:
         if not task.documents:
             raise InvalidRequest("documents: there is nothing to rank", param="documents")
+        if self._pairs is None:
+            raise UnsupportedCapability("this engine ranks no documents", code="rerank_unsupported")
         for index, document in enumerate(task.documents):
-            yield pairs.write(task.query, document, param=f"documents[{index}]")
+            yield self._pairs.write(task.query, document, param=f"documents[{index}]")
 
     def _verbatim(self, prompt: str | tuple[int, ...], *, param: str, is_foreign: bool = False) -> Prompt:
         """A prompt that no template changes. In a text that `is_foreign` nothing is a control token."""
@@ -148,11 +162,14 @@ class Preparer:
             raise InvalidRequest(f"{param}: there is nothing to read", param=param)
         if isinstance(prompt, str):
             return Prompt(prompt, (Piece(prompt, is_foreign=True),) if is_foreign else None, param=param)
-        beyond = next((token for token in prompt if not 0 <= token < self._vocab.n_tokens), None)
+        self._check_tokens(prompt, param=param)
+        return Prompt("", tokens=prompt, param=param)
+
+    def _check_tokens(self, tokens: Iterable[int], *, param: str) -> None:
+        beyond = next((token for token in tokens if not 0 <= token < self._vocab.n_tokens), None)
         if beyond is not None:
             text = f"{param}: there is no token {beyond}, the model has tokens 0 to {self._vocab.n_tokens - 1}"
             raise InvalidRequest(text, param=param)
-        return Prompt("", tokens=prompt, param=param)
 
     def limit(self, submit: Submit) -> int:
         """How many tokens a prompt of this request may have: a reply needs room for one at least, a vector for none."""
@@ -181,6 +198,39 @@ class Preparer:
         if len(tokens) > limit:
             raise PromptTooLong(prompt_tokens=len(tokens), limit=limit, param=prompt.param)
         return PreparedPrompt(text, tokens)
+
+    def tokens_of(self, request: int, task: TokenizeTask, prompt: Prompt) -> Tokens:
+        """The answer to a task with this prompt. For any thread.
+
+        Raises `InvalidRequest` for more than can be told, and what the tokenizer raises.
+        """
+        param = "prompt" if isinstance(task.prompt, str) else "messages"
+        _refuse_beyond(len(prompt.text.encode(errors="surrogatepass")), param=param)
+        tokens = self._all_tokens(task, prompt)
+        if len(tokens) > _MOST_TOKENS_TOLD:
+            raise InvalidRequest(f"{param}: the text has more than {_MOST_TOKENS_TOLD} tokens", param=param)
+        pieces: tuple[bytes, ...] = ()
+        if task.wants_pieces:
+            pieces = tuple(map(self._vocab.text, tokens))
+            _refuse_beyond(sum(map(len, pieces)) // 2, param=param)  # a token may be spelled longer than it was written
+        return Tokens(request=request, tokens=tuple(tokens), text=prompt.text if task.wants_text else "", pieces=pieces)
+
+    def _all_tokens(self, task: TokenizeTask, prompt: Prompt) -> list[int]:
+        if isinstance(task.prompt, str):
+            if not task.parse_special:
+                return self._vocab.tokenize(prompt.text, add_special=task.add_special, parse_special=False)
+            if not task.add_special:
+                return self._vocab.tokenize(prompt.text, add_special=False)
+        return self.tokenize(prompt.text) if prompt.pieces is None else self._tokenize_pieces(prompt.pieces)
+
+    def text_of(self, request: int, task: DetokenizeTask) -> Text:
+        """The answer to a task. For any thread. Raises `InvalidRequest` for more than can be told."""
+        pieces, size = [], 0
+        for token in task.tokens:
+            pieces.append(self._vocab.text(token))
+            size += len(pieces[-1])
+            _refuse_beyond(size, param="tokens")
+        return Text(request=request, text=b"".join(pieces).decode(errors="replace"), token_count=len(task.tokens))
 
     def request(self, submit: Submit, prompts: Iterable[PreparedPrompt], *, arrived_s: float = 0.0) -> Request:
         """What enters the line: a sequence, and as far as there are seats a seat, for each choice or input."""
@@ -279,6 +329,11 @@ class Preparer:
 def control_texts(controls: Mapping[int, ControlToken]) -> ControlTexts:
     """The spellings of control tokens."""
     return ControlTexts({c.text: Strips(c.strips_left, c.strips_right) for c in controls.values()})
+
+
+def _refuse_beyond(size: int, *, param: str) -> None:
+    if size > _MOST_BYTES_TOLD:
+        raise InvalidRequest(f"{param}: the text is longer than {_MOST_BYTES_TOLD} bytes", param=param)
 
 
 def checkpoints_of(prompt: list[int], eog: frozenset[int], *, is_shared: bool) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ __all__ = (
     "Command",
     "CompleteTask",
     "Delta",
+    "DetokenizeTask",
     "Done",
     "EmbedTask",
     "Fatal",
@@ -53,6 +54,9 @@ __all__ = (
     "Taken",
     "TaskFrame",
     "TemplateKind",
+    "Text",
+    "TokenizeTask",
+    "Tokens",
     "Vector",
     "VectorTask",
     "Work",
@@ -158,10 +162,26 @@ class RerankTask(Struct, frozen=True, kw_only=True, tag="rerank"):
     documents: tuple[str, ...]
 
 
+class TokenizeTask(Struct, frozen=True, kw_only=True, tag="tokenize"):
+    """Say the tokens of a text or of a chat; `neuron_lib.types.Tokenize` says what the fields mean."""
+
+    prompt: str | ChatTask
+    add_special: bool = True
+    parse_special: bool = True
+    wants_text: bool = False
+    wants_pieces: bool = False
+
+
+class DetokenizeTask(Struct, frozen=True, kw_only=True, tag="detokenize"):
+    """Say the text of token ids."""
+
+    tokens: tuple[int, ...]
+
+
 VectorTask: TypeAlias = EmbedTask | RerankTask
 """A task whose results are a `Vector` for each of its texts."""
 
-TaskFrame: TypeAlias = ChatTask | CompleteTask | VectorTask
+TaskFrame: TypeAlias = ChatTask | CompleteTask | VectorTask | TokenizeTask | DetokenizeTask
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -253,7 +273,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
         return ("<|im_end|>",) if self.chat_template == "fallback" else ()
 
     def prompt_limit(self, most: int) -> int:
-        """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one, a vector for none."""
+        """Tokens that a prompt may have where `most` are allowed of any. A reply needs room for one more token."""
         return min(self.n_ctx - 1 if CHAT in self.capabilities else self.n_ctx, most)
 
 
@@ -290,6 +310,23 @@ class Refused(Struct, frozen=True, tag="refused"):
 
     request: int
     error: ErrorFrame
+
+
+class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
+    """The whole answer to a `TokenizeTask`. No seat is taken for such a task, and nothing more is said of it."""
+
+    request: int
+    tokens: tuple[int, ...]
+    text: str = ""
+    pieces: tuple[bytes, ...] = ()
+
+
+class Text(Struct, frozen=True, kw_only=True, tag="text"):
+    """The whole answer to a `DetokenizeTask`, like `Tokens`. `token_count` is how many tokens were read."""
+
+    request: int
+    text: str
+    token_count: int
 
 
 class Began(Struct, frozen=True, tag="began"):
@@ -400,10 +437,12 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     work: tuple[Work, ...] = ()
 
 
-RequestReport: TypeAlias = Prepared | Refused | Began | Cancelled | SequenceEvent
+RequestReport: TypeAlias = Prepared | Refused | Tokens | Text | Began | Cancelled | SequenceEvent
 """What the engine says about one request; events of a step come together in `StepEvents`."""
 
-Report: TypeAlias = Progress | Ready | Taken | Prepared | Refused | Began | Cancelled | StepEvents | Fatal | Beat
+Report: TypeAlias = (
+    Progress | Ready | Taken | Prepared | Refused | Tokens | Text | Began | Cancelled | StepEvents | Fatal | Beat
+)
 
 Frame = TypeVar("Frame", Command, Report)
 

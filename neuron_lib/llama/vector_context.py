@@ -82,7 +82,8 @@ class VectorContext:
     def compute(self, batch: Batch, seq_ids: Sequence[int]) -> tuple[DecodeStatus, list[npt.NDArray[np.float32]]]:
         """The vectors of these sequences, which the batch holds whole; float32[width].
 
-        They have length 1, unless they are the outputs of a classifier, which are left as they are. The GIL is free meanwhile. Without `DecodeStatus.OK` there are no vectors.
+        They have length 1, unless they are the outputs of a classifier, which are left as they are. The GIL is free
+        meanwhile. Without `DecodeStatus.OK` there are no vectors.
         """
         if self._memory:
             lib.llama_memory_clear(self._memory, True)

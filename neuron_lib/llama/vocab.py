@@ -225,8 +225,8 @@ class Vocab:
 
     @property
     def separator(self) -> str:
-        """The texts of the tokens that the model wants between two texts of one prompt: those that end the first one and
-        that separate the two, or a line break if there are none.
+        """The texts of the tokens that the model wants between two texts of one prompt: that which ends the first text,
+        and that which separates the two. A line break if the model wants neither.
         """
         separates = lib.llama_vocab_get_add_sep(self._pointer)
         tokens = [lib.llama_vocab_eos(self._pointer)] if lib.llama_vocab_get_add_eos(self._pointer) else []

@@ -13,7 +13,7 @@ import anyio
 
 from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
-from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Vector
+from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Text, Tokens, Vector
 from neuron_lib.errors import EngineDead, EngineFailed, NeuronError, SuspectRequest
 from neuron_lib.llamacpp.engine_client import Death, EngineClient, News
 from neuron_lib.llamacpp.mailbox import Mailbox
@@ -27,6 +27,8 @@ from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.types import (
     Chat,
     Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EventBeforeEnd,
@@ -37,6 +39,8 @@ from neuron_lib.types import (
     Rerank,
     Started,
     Task,
+    Tokenize,
+    Tokenized,
     Usage,
 )
 from neuron_lib.vectors import relevance, shortened
@@ -68,6 +72,7 @@ class LlamaCppReply:
     | `Prepared` | goes on waiting |
     | `Began` | holds its seats; entering ends |
     | `Delta`, `Done`, `Vector` | become events, and free seats whether or not anybody reads |
+    | `Tokens`, `Text` | become events; they come instead of `Prepared` and take no seat |
     | a refusal | is raised |
     | nothing more, because it died | see `_next_engine_after` |
     """
@@ -82,12 +87,10 @@ class LlamaCppReply:
         max_prompt_tokens: int,
         sampling: SamplingConfig,
         cache_key: str,
-        on_done: Callable[[Done], None],
     ) -> None:
         """`sampling` holds where the request says nothing, `quarantine` is the model's.
 
-        Requests of one `cache_key` may share what was computed of their prompts. `on_done` is told the engine's
-        account of each reply that comes to its end.
+        Requests of one `cache_key` may share what was computed of their prompts.
         """
         self._task = task
         self._supervisor = supervisor
@@ -96,7 +99,6 @@ class LlamaCppReply:
         self._max_prompt_tokens = max_prompt_tokens
         self._sampling = sampling
         self._cache_key = cache_key
-        self._on_done = on_done
         self._held = ExitStack()
         self._place: Place | None = None  # from entering on
         self._engine: EngineClient | None = None  # that was told of this request
@@ -134,13 +136,13 @@ class LlamaCppReply:
             self._note(news)
         self._mailbox.hear(news)
 
-    def _note(self, news: Prepared | Began | Done | Vector) -> None:
+    def _note(self, news: Prepared | Tokens | Text | Began | Done | Vector) -> None:
         """Take what is true at once, whether or not anybody reads the reply: which seats are held."""
         place = self._placed
         if isinstance(news, Began):
             place.begin()
             self._vectors_left = self._sequences
-        elif isinstance(news, Done):
+        elif isinstance(news, Done | Tokens | Text):
             place.end_reply()
         elif isinstance(news, Vector):
             self._vectors_left -= 1
@@ -185,27 +187,6 @@ class LlamaCppReply:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._let_go()
-        finished = self._finished
-        if finished is None:
-            outcome = "abandoned"
-            if exc_type is not None and not issubclass(exc_type, anyio.get_cancelled_exc_class()):
-                outcome = exc_type.__name__
-            logger.info("reply ended early", extra=self._labels() | {"outcome": outcome})
-            return
-        usage = finished.usage
-        logger.info(
-            "reply finished",
-            extra=self._labels()
-            | {
-                "finish_reason": ",".join(finished.reasons),
-                "prompt_tokens": usage.prompt_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "reasoning_tokens": usage.reasoning_tokens,
-                "prefill_ms": usage.prefill_ms,
-                "decode_ms": usage.decode_ms,
-            },
-        )
 
     def forward(self, take: Callable[[EventBeforeEnd], bool]) -> None:
         """See `neuron_lib.harness.ForwardingReply`."""
@@ -264,7 +245,9 @@ class LlamaCppReply:
         prepared = await self._news_within(limit_s)
         if prepared is None:
             raise place.expired(f"the prompt was not read within {limit_s:g} s, others come first")
-        self._take(prepared)  # a request is prepared or refused first
+        self._take(prepared)  # a request is prepared, answered or refused first
+        if self._finished is not None:
+            return
         began = await self._news_within(max_wait_s)
         if began is None and not place.waits_for_seats:  # a step takes long, or cells are missing
             began = await self._news_within(max(0.0, _BEGIN_LIMIT_S - max_wait_s))
@@ -328,21 +311,13 @@ class LlamaCppReply:
                 self._events += self._texts[news.choice].feed(news)
             case Done():
                 self._events += self._texts[news.choice].finish(news)
-                self._on_done(news)
                 done = [text.done for text in self._texts if text.done is not None]
                 if len(done) == len(self._texts):
                     self._finish([text.reason for text in self._texts], self._usage(done))
             case Vector():
-                self._vectors.append(news)
-                self._events.append(news)
-                if len(self._vectors) == self._sequences:
-                    usage = Usage(
-                        prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
-                        completion_tokens=0,
-                        queue_ms=round(news.queue_s * 1000),
-                        prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
-                    )
-                    self._finish([FinishReason.STOP] * self._sequences, usage)
+                self._add(news)
+            case Tokens() | Text():
+                self._answer(news)
             case Prepared():
                 self._prompt_tokens, self._prompt_end = news.prompt_tokens, news.prompt_end
             case Began():
@@ -361,6 +336,29 @@ class LlamaCppReply:
             return Relevance(news.choice, relevance(values))
         assert isinstance(self._task, Embed)  # the engine makes vectors for nothing else
         return Embedding(news.choice, shortened(values, self._task.dimensions))
+
+    def _add(self, news: Vector) -> None:
+        self._vectors.append(news)
+        self._events.append(news)
+        if len(self._vectors) == self._sequences:
+            usage = Usage(
+                prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
+                completion_tokens=0,
+                queue_ms=round(news.queue_s * 1000),
+                prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
+            )
+            self._finish([FinishReason.STOP] * self._sequences, usage)
+
+    def _answer(self, news: Tokens | Text) -> None:
+        """The whole answer is there, and nothing was computed for it."""
+        answer: Tokenized | Detokenized
+        if isinstance(news, Tokens):
+            answer = Tokenized(tokens=news.tokens, text=news.text, pieces=news.pieces)
+            prompt_tokens = len(news.tokens)
+        else:
+            answer, prompt_tokens = Detokenized(news.text), news.token_count
+        self._events = deque([Started(prompt_tokens=prompt_tokens), answer])
+        self._finish([FinishReason.STOP], Usage(prompt_tokens=prompt_tokens, completion_tokens=0))
 
     def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
         self._finished = Finished(reasons=tuple(reasons), usage=usage)
@@ -405,8 +403,10 @@ class LlamaCppReply:
         match self._task:
             case Embed(inputs=texts) | Rerank(documents=texts):
                 return len(texts)
-            case task:
-                return task.choices
+            case Tokenize() | Detokenize():
+                return 1
+            case Chat() | Complete():
+                return self._task.choices
 
     @property
     def _seats(self) -> int:
@@ -417,7 +417,7 @@ class LlamaCppReply:
     @property
     def _is_whole(self) -> bool:
         """Whether nothing is given out before the end."""
-        return isinstance(self._task, Embed | Rerank) or self._task.whole
+        return not isinstance(self._task, Chat | Complete) or self._task.whole
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._supervisor.model_id, "request": 0 if self._place is None else self._place.number}

@@ -1,11 +1,12 @@
 """What an engine is told of a task, and what no engine needs to be asked about. Pure."""
 
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import (
     ChatTask,
     CompleteTask,
+    DetokenizeTask,
     EmbedTask,
     Limits,
     ModelFacts,
@@ -13,6 +14,7 @@ from neuron_lib.engine.protocol import (
     RerankTask,
     Submit,
     TaskFrame,
+    TokenizeTask,
 )
 from neuron_lib.errors import InvalidRequest, UnsupportedCapability
 from neuron_lib.llamacpp.sampling import resolve_sampling
@@ -20,10 +22,12 @@ from neuron_lib.modality import require_able
 from neuron_lib.types import (
     Chat,
     Complete,
+    Detokenize,
     Embed,
     Rerank,
     SamplingParams,
     Task,
+    Tokenize,
     UnreadArray,
     UnreadObject,
     first_medium,
@@ -66,25 +70,47 @@ def submission(
         class_=RequestClass(
             principal="" if principal is None else f"{principal.account_id}/{principal.key_id}",
             cache_key=cache_key,
-            adapter=task.adapter,
+            adapter=_adapter(task),
         ),
     )
 
 
 def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
-    """The task as it travels. What came as JSON text is passed on as such."""
-    if isinstance(task, Embed):
-        return EmbedTask(inputs=task.inputs)
-    if isinstance(task, Rerank):
-        return RerankTask(query=task.query, documents=task.documents)
-    writing: dict[str, Any] = {
+    """The task as it travels."""
+    match task:
+        case Chat():
+            return _chat_frame(task, facts)
+        case Complete():
+            return CompleteTask(prompt=task.prompt, **_writing(task, facts))
+        case Embed():
+            return EmbedTask(inputs=task.inputs)
+        case Rerank():
+            return RerankTask(query=task.query, documents=task.documents)
+        case Tokenize():
+            return TokenizeTask(
+                prompt=task.prompt if isinstance(task.prompt, str) else _chat_frame(task.prompt, facts),
+                add_special=task.add_special,
+                parse_special=task.parse_special,
+                wants_text=task.wants_text,
+                wants_pieces=task.wants_pieces,
+            )
+        case Detokenize():
+            return DetokenizeTask(tokens=task.tokens)
+        case _:
+            assert_never(task)
+
+
+def _writing(task: Chat | Complete, facts: ModelFacts) -> dict[str, Any]:
+    return {
         "choices": task.choices,
         "stop": (*task.stop, *facts.stop),
         "top_logprobs": task.top_logprobs,
         "grammar": task.grammar,
     }
-    if isinstance(task, Complete):
-        return CompleteTask(prompt=task.prompt, **writing)
+
+
+def _chat_frame(task: Chat, facts: ModelFacts) -> ChatTask:
+    """The chat as it travels. What came as JSON text is passed on as such."""
     told: dict[str, Any] = {
         "messages": task.messages,
         "tools": task.tools,
@@ -92,15 +118,20 @@ def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
     }
     unread = {name: part.text for name, part in told.items() if isinstance(part, UnreadArray | UnreadObject)}
     read = {name: part for name, part in told.items() if name not in unread}
-    return ChatTask(unread=unread, **read, **writing)
+    return ChatTask(unread=unread, **read, **_writing(task, facts))
+
+
+def _adapter(task: Task) -> str:
+    """The adapter that the task names, "" if none. The tokens of a text are the same with every adapter."""
+    return "" if isinstance(task, Tokenize | Detokenize) else task.adapter
 
 
 def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> None:
     """Raise the `RequestRejected` for what no engine needs to be asked about."""
     require_able(task, model_id, facts.capabilities)
-    if task.adapter:
+    if adapter := _adapter(task):
         raise UnsupportedCapability(
-            f"model {model_id!r} has no adapter {task.adapter!r}: this host loads none",
+            f"model {model_id!r} has no adapter {adapter!r}: this host loads none",
             code="adapter_unsupported",
             model_id=model_id,
         )
@@ -110,7 +141,8 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     if isinstance(task, Rerank):
         _refuse_impossible_ranking(task)
         return
-    medium = first_medium(task.messages) if isinstance(task, Chat) else None
+    chat = task.prompt if isinstance(task, Tokenize) else task
+    medium = first_medium(chat.messages) if isinstance(chat, Chat) else None
     if medium is not None:
         raise UnsupportedCapability(
             f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
@@ -118,6 +150,8 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             model_id=model_id,
             suggestion="send text content, or choose a model with the capability",
         )
+    if isinstance(task, Tokenize | Detokenize):
+        return
     if "" in task.stop:
         raise InvalidRequest("a stop string must not be empty", param="stop")
     if not 0 <= (task.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
@@ -140,8 +174,8 @@ def _refuse_impossible_vectors(task: Embed, facts: ModelFacts) -> None:
     numbers = len(task.inputs) * facts.vector_width
     if numbers > _MOST_NUMBERS:
         text = (
-            f"input: {len(task.inputs)} vectors of {facts.vector_width} numbers each, where {_MOST_NUMBERS} numbers are "
-            "possible; send fewer texts at once"
+            f"input: {len(task.inputs)} vectors of {facts.vector_width} numbers each are more than {_MOST_NUMBERS} "
+            "numbers; send fewer texts at once"
         )
         raise InvalidRequest(text, param="input", summary=text)
 

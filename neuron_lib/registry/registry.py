@@ -277,7 +277,7 @@ class Registry:
 
     def loads(self) -> tuple[ModelLoad, ...]:
         """How busy each serving model is."""
-        return tuple(model.loaded.load() for model in self._models.serving())
+        return tuple(model.rates.show(model.loaded.load()) for model in self._models.serving())
 
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""

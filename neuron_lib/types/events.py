@@ -1,4 +1,4 @@
-"""The events of a reply, in order: one `Started`, any number of deltas, calls, vectors or scores, one `Finished`.
+"""The events of a reply, in order: one `Started`, any number of deltas, tool calls, vectors or others, one `Finished`.
 
 `choice` is the number of the choice, from 0. It is always 0 unless the request asks for several choices.
 """
@@ -9,6 +9,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 __all__ = (
+    "Detokenized",
     "Embedding",
     "EventBeforeEnd",
     "FinishReason",
@@ -20,6 +21,7 @@ __all__ = (
     "Started",
     "TextDelta",
     "TokenLogprob",
+    "Tokenized",
     "ToolCall",
     "Usage",
 )
@@ -107,10 +109,28 @@ class Embedding(Struct, frozen=True, tag=True):
 
 
 class Relevance(Struct, frozen=True, tag=True):
-    """How well one document answers the query: from 0, not at all, to 1. `index` is the number of the document, from 0."""
+    """How well one document answers the query, from 0 to 1. `index` is the number of the document, from 0."""
 
     index: int
     score: float
+
+
+class Tokenized(Struct, frozen=True, kw_only=True, tag=True):
+    """The tokens of a prompt. `text` and `pieces` are empty unless the task wants them.
+
+    `text` is the prompt as it was read. `pieces` has the bytes of each token, which may be a part of a code point.
+    Special tokens are spelled.
+    """
+
+    tokens: tuple[int, ...]
+    text: str = ""
+    pieces: tuple[bytes, ...] = ()
+
+
+class Detokenized(Struct, frozen=True, tag=True):
+    """The text of the tokens. Bytes that are not UTF-8 are U+FFFD."""
+
+    text: str
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
@@ -125,7 +145,9 @@ class Finished(Struct, frozen=True, kw_only=True, tag=True):
         return self.reasons[0]
 
 
-EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Relevance
+EventBeforeEnd: TypeAlias = (
+    Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Relevance | Tokenized | Detokenized
+)
 """Every event of a reply except its last one."""
 
 GenerationEvent: TypeAlias = EventBeforeEnd | Finished

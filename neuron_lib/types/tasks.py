@@ -1,4 +1,4 @@
-"""What a model can be asked to do, free of any wire format: the kinds of a `Task`."""
+"""What a model can be asked to do, free of any wire format: a `Task` is one of the kinds in this module."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -8,7 +8,7 @@ from msgspec import Struct
 from neuron_lib.types.chat import Grammar, Principal, ToolChoice
 from neuron_lib.types.sampling import SamplingParams
 
-__all__ = ("Chat", "ChatRequest", "Complete", "Embed", "Rerank", "Task")
+__all__ = ("Chat", "ChatRequest", "Complete", "Detokenize", "Embed", "Rerank", "Task", "Tokenize")
 
 
 class _Written(Struct, frozen=True, kw_only=True):
@@ -89,4 +89,31 @@ class Rerank(Struct, frozen=True, kw_only=True):
     adapter: str = ""
 
 
-Task: TypeAlias = Chat | Complete | Embed | Rerank
+class Tokenize(Struct, frozen=True, kw_only=True):
+    """Say the tokens of a text, or those of the prompt that the chat template makes of a `Chat`. Nothing is computed.
+
+    A text becomes the same tokens as the prompt of a `Complete`. Without `add_special` the tokenizer adds no tokens
+    around the text, such as BOS. Without `parse_special` the spelling of a special token is ordinary text. A `Chat`
+    becomes the same tokens as the prompt of its reply, and neither field has a meaning for it.
+
+    With `wants_text` the answer has the text that was read, and with `wants_pieces` the bytes of each token.
+    """
+
+    model_id: str
+    prompt: str | Chat
+    add_special: bool = True
+    parse_special: bool = True
+    wants_text: bool = False
+    wants_pieces: bool = False
+    principal: Principal | None = None
+
+
+class Detokenize(Struct, frozen=True, kw_only=True):
+    """Say the text of `tokens`, which are token ids of the model's vocabulary. Special tokens are spelled."""
+
+    model_id: str
+    tokens: tuple[int, ...]
+    principal: Principal | None = None
+
+
+Task: TypeAlias = Chat | Complete | Embed | Rerank | Tokenize | Detokenize

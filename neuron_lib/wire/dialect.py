@@ -7,13 +7,13 @@ table of all dialects is `neuron_service.dialects`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import EventBeforeEnd, Finished, GenerationEvent, Principal, Task, Usage
 from neuron_lib.wire.http_errors import ErrorAnswer
 
-__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "StreamEncoder")
+__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "Shapes", "StreamEncoder")
 
 
 class StreamEncoder(Protocol):
@@ -88,6 +88,26 @@ class Decode(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shapes:
+    """The types of an API's bodies, as the service describes them in `/openapi.json`.
+
+    Each type is one that msgspec decodes or encodes: the very struct that reads the request or writes the answer. A
+    field of a struct that stays text (`msgspec.Raw`) says by `neuron_lib.wire.bodies.read_as` what reads it later.
+    """
+
+    summary: str
+    """What the API does, in one short sentence."""
+    request: Any
+    """The type of the body of a request."""
+    reply: Any
+    """The type of a whole reply."""
+    event: Any = None
+    """The type of the data of each event of a stream. None if the API has no streams."""
+    error: Any = None
+    """The type of an error's body. None if it is OpenAI's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """One HTTP API, answered to `POST path`. Lives as long as the program."""
 
@@ -102,3 +122,5 @@ class Dialect:
     """Imports what reads and writes the bodies, and returns it. Called when the routes are built. Probes are answered
     before that, and must not wait for this import.
     """
+    shapes: Callable[[], Shapes] | None = None
+    """Imports the types of the bodies. Called when somebody asks for the description of the service."""

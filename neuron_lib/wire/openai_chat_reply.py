@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import (
+    Detokenized,
     Embedding,
     EventBeforeEnd,
     Finished,
@@ -23,6 +24,7 @@ from neuron_lib.types import (
     Relevance,
     Started,
     TextDelta,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     Usage,
@@ -192,7 +194,7 @@ class ChatStreamEncoder:
                     return b""
                 call = _CallDelta(index=event.index, id=event.id, function=_Function(event.name, event.arguments))
                 return self._choice(event.choice, _Delta(tool_calls=(call,)))
-            case Started() | Embedding() | Relevance():
+            case Started() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 return b""
             case _:
                 assert_never(event)
@@ -277,7 +279,7 @@ class ChatCollector:
                 self._finished = event
             case ReasoningDelta():
                 self._choices[event.choice].reasoning.append(event.text)
-            case Started() | Embedding() | Relevance():
+            case Started() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 pass
             case _:
                 assert_never(event)

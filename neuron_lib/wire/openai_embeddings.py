@@ -10,11 +10,12 @@ from msgspec import Meta, Struct
 
 from neuron_lib.types import Embed, Principal
 from neuron_lib.wire.bodies import decode_body
+from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import refusal
-from neuron_lib.wire.openai_embeddings_reply import EmbeddingsCollector
+from neuron_lib.wire.openai_embeddings_reply import EmbeddingList, EmbeddingsCollector
 from neuron_lib.wire.refused_parameters import Harmless, decoder_with_refused, refuse_unsupported
 
-__all__ = ("EmbeddingsRequest", "decode")
+__all__ = ("SHAPES", "EmbeddingsRequest", "decode")
 
 _MOST_INPUTS: Final = 2048
 """OpenAI's bound."""
@@ -62,6 +63,8 @@ class _Body(Struct, frozen=True, kw_only=True):
     user: str | None = None
 
 
+SHAPES: Final = Shapes(summary="Make a vector of each text", request=_Body, reply=EmbeddingList)
+
 _decoder: Final = decoder_with_refused(_Body, _WITHOUT_EFFECT)
 
 
@@ -72,11 +75,11 @@ class EmbeddingsRequest(Struct, frozen=True, kw_only=True):
     is_base64: bool
     stream: Literal[False] = False
 
-    def encoder(self, *, unique: str, created: int) -> NoReturn:
+    def encoder(self, *, unique: str, created: int) -> NoReturn:  # noqa: ARG002 - see `DecodedRequest`
         """There is no stream of vectors. Always raises `ValueError`."""
         raise ValueError("vectors are not streamed")
 
-    def collector(self, *, unique: str, created: int) -> EmbeddingsCollector:
+    def collector(self, *, unique: str, created: int) -> EmbeddingsCollector:  # noqa: ARG002 - as above
         """What writes the reply. It has the model's id as the client wrote it, and neither an id nor a time."""
         return EmbeddingsCollector(model=self.task.model_id, is_base64=self.is_base64)
 

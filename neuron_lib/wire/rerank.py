@@ -11,11 +11,12 @@ from msgspec import Meta, Struct
 
 from neuron_lib.types import Principal, Rerank
 from neuron_lib.wire.bodies import decode_body
+from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.refused_parameters import Harmless, decoder_with_refused, refuse_unsupported
-from neuron_lib.wire.rerank_reply import RankingCollector
+from neuron_lib.wire.rerank_reply import BareRanked, Ranking, RankingCollector
 
-__all__ = ("RerankRequest", "decode")
+__all__ = ("SHAPES", "RerankRequest", "decode")
 
 _MOST_DOCUMENTS: Final = 2048
 
@@ -33,7 +34,8 @@ _WITHOUT_EFFECT: Final[Harmless] = {
 """Parameters of Cohere, vLLM, Text Embeddings Inference and others that would need an effect, and the values that ask
 for what happens anyway.
 """
-_INSTEAD: Final = {name: "; a document that is too long is refused" for name in _WITHOUT_EFFECT if "tr" in name[:2]}
+_LENGTHS: Final = ("max_tokens_per_doc", "truncate", "truncate_prompt_tokens", "truncation")
+_INSTEAD: Final = dict.fromkeys(_LENGTHS, "; a document that is too long is refused")
 
 
 class _Document(Struct):
@@ -53,6 +55,10 @@ class _Body(Struct, frozen=True, kw_only=True):
     return_text: bool | None = None
 
 
+SHAPES: Final = Shapes(
+    summary="Say of each document how well it answers a query", request=_Body, reply=Ranking | list[BareRanked]
+)
+
 _decoder: Final = decoder_with_refused(_Body, _WITHOUT_EFFECT)
 
 
@@ -69,11 +75,11 @@ class RerankRequest(Struct, frozen=True, kw_only=True):
     is_bare: bool
     stream: Literal[False] = False
 
-    def encoder(self, *, unique: str, created: int) -> NoReturn:
+    def encoder(self, *, unique: str, created: int) -> NoReturn:  # noqa: ARG002 - see `DecodedRequest`
         """There is no stream of scores. Always raises `ValueError`."""
         raise ValueError("scores are not streamed")
 
-    def collector(self, *, unique: str, created: int) -> RankingCollector:
+    def collector(self, *, unique: str, created: int) -> RankingCollector:  # noqa: ARG002 - as above
         """What writes the reply. It has the model's id as the client wrote it."""
         return RankingCollector(
             id=f"rerank-{unique}",

@@ -19,6 +19,7 @@ from neuron_lib.engine.protocol import (
     Command,
     CompleteTask,
     Delta,
+    DetokenizeTask,
     Done,
     EmbedTask,
     Fatal,
@@ -36,6 +37,9 @@ from neuron_lib.engine.protocol import (
     Submit,
     Taken,
     TaskFrame,
+    Text,
+    TokenizeTask,
+    Tokens,
     Vector,
     Work,
     command_decoder,
@@ -76,6 +80,9 @@ COMMANDS: list[Command] = [
     submit(CompleteTask(prompt="once"), sampling=Sampling(temperature=0.7, seed=2**63)),
     submit(CompleteTask(prompt=(1, 2, 3)), class_=RequestClass(principal="a/k", cache_key="a", adapter="pirate")),
     submit(EmbedTask(inputs=("one", (4, 5)))),
+    submit(TokenizeTask(prompt="once", add_special=False, wants_pieces=True)),
+    submit(TokenizeTask(prompt=ChatTask(unread={"messages": b"[]"}), wants_text=True)),
+    submit(DetokenizeTask(tokens=(1, 2))),
     Cancel(3),
     Close(),
 ]
@@ -118,6 +125,8 @@ REPORTS: list[Report] = [
     Fatal("no"),
     Beat(step=1, in_flight=2, rss_bytes=3, read_bytes=4, work=(Work("a prompt", 5, 6),)),
     Taken((1, 2)),
+    Tokens(request=1, tokens=(1, 2**31 - 1), text="é", pieces=(b"\xc3", b"\xa9")),
+    Text(request=1, text="é", token_count=2),
 ]
 
 
