@@ -69,8 +69,8 @@ class CorsRules:
     def judge(self, preflight: Preflight) -> Headers | OriginNotAllowed:
         """The headers of the answer to a preflight, which has no body, or why it is refused.
 
-        Every header that is asked for is allowed: the SDKs send many, and a newer one sends others. No header gives a page
-        a right here.
+        Every header that is asked for is allowed: the SDKs send many, and newer ones send others. No header gives a
+        page a right here.
         """
         granted = self._grant(preflight.origin)
         if granted is None:

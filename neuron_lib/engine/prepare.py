@@ -275,6 +275,7 @@ class Preparer:
                     constraint=None if prompt.constraint is None else prompt.constraint.copy(),
                 ),
                 stop=task.stop,
+                stop_token_ids=sampling.stop_token_ids,
                 cache_key=submit.class_.cache_key,
                 adapter=submit.class_.adapter,
                 checkpoint_at=checkpoint_at,

@@ -158,10 +158,12 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
         text = f"top_logprobs: {task.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
         raise InvalidRequest(text, param="top_logprobs")
     n_vocab = facts.n_vocab
-    beyond = [token for token in task.sampling.logit_bias if n_vocab and not 0 <= token < n_vocab]
-    if beyond:
-        place = f"logit_bias.{beyond[0]}"
-        raise InvalidRequest(f"{place}: the model has tokens 0 to {n_vocab - 1}", param=place)
+    for token in (*task.sampling.logit_bias, *task.sampling.stop_token_ids):
+        if n_vocab and not 0 <= token < n_vocab:
+            place = f"logit_bias.{token}" if token in task.sampling.logit_bias else "stop_token_ids"
+            raise InvalidRequest(
+                f"{place}: there is no token {token}, the model has tokens 0 to {n_vocab - 1}", param=place
+            )
     if task.grammar is not None and isinstance(task, Chat) and task.tools:
         text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
         raise InvalidRequest(text, param="tools")

@@ -7,13 +7,13 @@ table of all dialects is `neuron_service.dialects`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import EventBeforeEnd, Finished, GenerationEvent, Principal, Task, Usage
 from neuron_lib.wire.http_errors import ErrorAnswer
 
-__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "Shapes", "StreamEncoder")
+__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "FollowsUsage", "Shapes", "StreamEncoder")
 
 
 class StreamEncoder(Protocol):
@@ -37,6 +37,15 @@ class StreamEncoder(Protocol):
 
     def error(self, error: NeuronError, usage: Usage) -> bytes:
         """The last events of a reply that was lost half-way. `usage` is what the reply has cost until then."""
+        ...
+
+
+@runtime_checkable
+class FollowsUsage(Protocol):
+    """A `StreamEncoder` that writes what the reply has cost so far. An encoder need not do this."""
+
+    def follow(self, usage: Callable[[], Usage]) -> None:
+        """Take a function that tells what the reply has cost so far. Called once, before `opening`."""
         ...
 
 

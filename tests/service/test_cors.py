@@ -123,7 +123,7 @@ ASKED = {
 async def test_a_page_of_a_listed_origin_may_read_every_answer_and_no_other_page_may(
     listed: str, method: str, path: str, body: object, status: int
 ) -> None:
-    scripts = {"org/dead": ScriptedModel(refusal=EngineDead("org/dead", "signal 9"))}
+    scripts = {"org/dead": ScriptedModel(reply=[EngineDead("org/dead", "signal 9")])}
     async with scripted_host(scripts, resident=[A, "org/dead"]) as host:
         client = client_of(host, listed)
         reply = await client.request(method, path, body, headers=JSON | OF_PAGE)

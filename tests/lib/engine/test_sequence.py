@@ -67,6 +67,13 @@ def test_a_stop_string_across_tokens_ends_the_reply_without_itself() -> None:
     assert last(events).completion_tokens == 3
 
 
+def test_a_token_that_stops_ends_the_reply_without_itself() -> None:
+    stopped = Sequence(request=1, prompt=[0], max_tokens=9, stop_token_ids=(1, 7))
+    events = speak(stopped, b"one ", b"two", b"never")
+    assert text_of(events) == "one "
+    assert (last(events).reason, last(events).completion_tokens) == (FinishReason.STOP, 1)
+
+
 def test_a_beginning_of_a_stop_string_that_comes_to_nothing_is_not_lost() -> None:
     events = speak(sequence(stop=("END",)), b"one E", b"N")
     assert [event.text for event in events if isinstance(event, Delta)] == ["one ", ""]

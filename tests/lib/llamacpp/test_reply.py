@@ -536,6 +536,15 @@ async def test_a_bias_of_a_token_that_the_model_has_not_is_refused_by_name() -> 
             pass
 
 
+async def test_a_token_that_stops_and_that_the_model_has_not_is_refused_by_name() -> None:
+    async with model_of("words") as model:
+        request = replace(ask("one"), sampling=SamplingParams(stop_token_ids=(9, 10)))
+        with pytest.raises(InvalidRequest, match="no token 10, the model has tokens 0 to 9") as caught:
+            async with model.run(request):
+                pytest.fail("it was entered")
+        assert caught.value.param == "stop_token_ids"
+
+
 async def test_a_prompt_that_fitted_is_too_long_for_the_next_engine_whose_context_is_smaller() -> None:
     async with model_of(then="small", policy=patient()) as model:
         assert isinstance((await reply_to(model, "a b c d"))[-1], Finished)
