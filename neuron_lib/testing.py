@@ -362,6 +362,8 @@ class _ScriptedReply:
                 return [Relevance(index, score) for index, score in scores]
             case Chat() | Complete():
                 return [event for item in script.reply for event in self._say(item, top_logprobs=task.top_logprobs)]
+            case Tokenize() | Detokenize():
+                return []  # it takes no seat, and was answered before
 
     def _say(
         self, item: str | GenerationEvent | NeuronError, *, top_logprobs: int | None

@@ -39,7 +39,7 @@ class Host:
     registry: Registry
     tracker: ActivationTracker
     monitor: DeviceMonitor
-    model_aliases: Mapping[str, str] = MappingProxyType({})
+    model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
     version: Version | None = None
     """None while git is asked for the commit."""

@@ -190,7 +190,7 @@ class Preparer:
         elif prompt.pieces is None:
             tokens = self.tokenize(text)
         else:
-            tokens = self._tokenize_pieces(prompt.pieces, param=prompt.param or "messages")
+            tokens = self._tokenize_pieces(prompt.pieces, param=prompt.param)
         if not tokens and prompt.param is not None:
             raise InvalidRequest(f"{prompt.param}: there is no token in this text", param=prompt.param)
         if not tokens:
@@ -221,7 +221,11 @@ class Preparer:
                 return self._vocab.tokenize(prompt.text, add_special=task.add_special, parse_special=False)
             if not task.add_special:
                 return self._vocab.tokenize(prompt.text, add_special=False)
-        return self.tokenize(prompt.text) if prompt.pieces is None else self._tokenize_pieces(prompt.pieces)
+        return (
+            self.tokenize(prompt.text)
+            if prompt.pieces is None
+            else self._tokenize_pieces(prompt.pieces, param=prompt.param)
+        )
 
     def text_of(self, request: int, task: DetokenizeTask) -> Text:
         """The answer to a task. For any thread. Raises `InvalidRequest` for more than can be told."""
@@ -301,10 +305,11 @@ class Preparer:
         starts_with_bos = bool(self._vocab.bos) and prompt.startswith(self._vocab.bos)
         return self._vocab.tokenize(prompt, add_special=not starts_with_bos)
 
-    def _tokenize_pieces(self, pieces: Iterable[Piece], *, param: str) -> list[int]:
-        """Like `tokenize`, but without control tokens in the foreign pieces, which the request calls `param`. The
-        tokenizer itself begins anew where the pieces are cut.
+    def _tokenize_pieces(self, pieces: Iterable[Piece], *, param: str | None) -> list[int]:
+        """Like `tokenize`, but without control tokens in the foreign pieces, which the request calls `param` (None:
+        messages). The tokenizer itself begins anew where the pieces are cut.
         """
+        param = param or "messages"
         pieces = list(pieces)
         begins_foreign = not pieces or pieces[0].is_foreign
         has_bos = bool(self._vocab.bos) and not begins_foreign and pieces[0].text.startswith(self._vocab.bos)

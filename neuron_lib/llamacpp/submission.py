@@ -55,9 +55,8 @@ def submission(
     seed: int,
 ) -> Submit:
     """The command to do `task` under this number. `defaults` and `seed` hold where the request says nothing."""
-    writes = isinstance(task, Chat | Complete)
-    asked = task.sampling if writes else SamplingParams()
-    most_tokens = task.max_tokens if writes else None
+    asked = task.sampling if isinstance(task, Chat | Complete) else SamplingParams()
+    most_tokens = task.max_tokens if isinstance(task, Chat | Complete) else None
     principal = task.principal
     return Submit(
         request=number,
@@ -135,11 +134,8 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             code="adapter_unsupported",
             model_id=model_id,
         )
-    if isinstance(task, Embed):
-        _refuse_impossible_vectors(task, facts)
-        return
-    if isinstance(task, Rerank):
-        _refuse_impossible_ranking(task)
+    if isinstance(task, Embed | Rerank):
+        _refuse_impossible_numbers(task, facts)
         return
     chat = task.prompt if isinstance(task, Tokenize) else task
     medium = first_medium(chat.messages) if isinstance(chat, Chat) else None
@@ -167,6 +163,13 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     if task.grammar is not None and isinstance(task, Chat) and task.tools:
         text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
         raise InvalidRequest(text, param="tools")
+
+
+def _refuse_impossible_numbers(task: Embed | Rerank, facts: ModelFacts) -> None:
+    if isinstance(task, Embed):
+        _refuse_impossible_vectors(task, facts)
+    else:
+        _refuse_impossible_ranking(task)
 
 
 def _refuse_impossible_vectors(task: Embed, facts: ModelFacts) -> None:

@@ -95,7 +95,7 @@ def test_what_is_not_known_to_be_something_else_is_left_to_libllama(architecture
 
 WRITING = (Chat(model_id="o/a", messages=()), Complete(model_id="o/a", prompt="once"))
 EMBED = Embed(model_id="o/a", inputs=("one",))
-RANK = Rerank(model_id="o/a", query="which?", documents=("one",))
+RANKING = Rerank(model_id="o/a", query="which?", documents=("one",))
 READING = (Tokenize(model_id="o/a", prompt="once"), Detokenize(model_id="o/a", tokens=(1,)))
 
 
@@ -127,14 +127,14 @@ def test_a_model_that_makes_vectors_or_does_not_say_may_be_asked_for_them(capabi
 @pytest.mark.parametrize("capabilities", [("text",), ("embeddings",)])
 def test_scores_are_refused_by_name_by_a_model_that_gives_none(capabilities: tuple[str, ...]) -> None:
     with pytest.raises(UnsupportedCapability, match="'o/a' ranks no documents") as raised:
-        require_able(RANK, "o/a", capabilities)
+        require_able(RANKING, "o/a", capabilities)
     assert raised.value.code == "rerank_unsupported"
     assert raised.value.fields["suggestion"] == "choose a model whose capabilities include rerank"
 
 
 @pytest.mark.parametrize("capabilities", [("rerank",), ("text", "rerank"), ()])
 def test_a_reranker_or_a_model_that_does_not_say_may_be_asked_for_scores(capabilities: tuple[str, ...]) -> None:
-    require_able(RANK, "o/a", capabilities)
+    require_able(RANKING, "o/a", capabilities)
 
 
 @pytest.mark.parametrize("capabilities", [("text",), ("embeddings",), ("rerank",), ("text", "vision"), ()])

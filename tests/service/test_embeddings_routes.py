@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,13 +17,23 @@ A = "org/a"
 EMBEDDINGS = "/v1/embeddings"
 RERANK = "/v1/rerank"
 CHAT = "/v1/chat/completions"
-VECTORS = ScriptedModel(capabilities=("embeddings",), vector=(0.6, 0.0, 0.8))
-RANKS = ScriptedModel(capabilities=("rerank",), scores=(0.25, 0.75))
+
+
+def vectors() -> ScriptedModel:
+    return ScriptedModel(capabilities=("embeddings",), vector=(0.6, 0.0, 0.8))
+
+
+def ranks() -> ScriptedModel:
+    return ScriptedModel(capabilities=("rerank",), scores=(0.25, 0.75))
+
+
+def small() -> ScriptedModel:
+    return ScriptedModel(capabilities=("embeddings",), prompt_tokens=9, n_ctx=8)
 
 
 async def test_a_model_for_embeddings_answers_with_a_vector_for_each_text() -> None:
     headers = {"content-type": "application/json", "x-helexa-account-id": "acc", "x-helexa-key-id": "key"}
-    async with scripted_host({A: VECTORS}, resident=[A]) as host:
+    async with scripted_host({A: vectors()}, resident=[A]) as host:
         reply = await host.client.post(EMBEDDINGS, {"model": A, "input": ["a", "b"]}, headers=headers)
         assert host.harness.requests == [Embed(model_id=A, inputs=("a", "b"), principal=Principal("acc", "key"))]
     assert reply.status == 200
@@ -34,7 +45,7 @@ async def test_a_model_for_embeddings_answers_with_a_vector_for_each_text() -> N
 
 
 async def test_fewer_dimensions_are_the_first_ones_at_length_one() -> None:
-    async with scripted_host({A: VECTORS}, resident=[A]) as host:
+    async with scripted_host({A: vectors()}, resident=[A]) as host:
         reply = await host.client.post(EMBEDDINGS, {"model": A, "input": "a", "dimensions": 2})
     (item,) = reply.json()["data"]
     assert item["embedding"] == [1.0, 0.0]
@@ -42,7 +53,7 @@ async def test_fewer_dimensions_are_the_first_ones_at_length_one() -> None:
 
 
 async def test_a_reranker_tells_the_best_documents_first() -> None:
-    async with scripted_host({A: RANKS}, resident=[A]) as host:
+    async with scripted_host({A: ranks()}, resident=[A]) as host:
         body = {"model": A, "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "return_documents": True}
         reply = await host.client.post(RERANK, body)
         assert host.harness.requests == [Rerank(model_id=A, query="q", documents=("a", "b"))]
@@ -51,40 +62,39 @@ async def test_a_reranker_tells_the_best_documents_first() -> None:
 
 EMBED_BODY: dict[str, Any] = {"model": A, "input": "a"}
 RERANK_BODY: dict[str, Any] = {"model": A, "query": "q", "documents": ["a"]}
-TEXT = ScriptedModel()
-REFUSED: dict[str, tuple[ScriptedModel, str, dict[str, Any], int, str, str | None]] = {
-    "vectors of a chat model": (TEXT, EMBEDDINGS, EMBED_BODY, 400, "embeddings_unsupported", None),
-    "ranks of a chat model": (TEXT, RERANK, RERANK_BODY, 400, "rerank_unsupported", None),
-    "vectors of a reranker": (RANKS, EMBEDDINGS, EMBED_BODY, 400, "embeddings_unsupported", None),
-    "ranks of an embedder": (VECTORS, RERANK, RERANK_BODY, 400, "rerank_unsupported", None),
-    "a chat with an embedder": (VECTORS, CHAT, chat_body(A), 422, "wrong_modality", None),
-    "a chat with a reranker": (RANKS, CHAT, chat_body(A), 422, "wrong_modality", None),
+REFUSED: dict[str, tuple[Callable[[], ScriptedModel], str, dict[str, Any], int, str, str | None]] = {
+    "vectors of a chat model": (ScriptedModel, EMBEDDINGS, EMBED_BODY, 400, "embeddings_unsupported", None),
+    "ranks of a chat model": (ScriptedModel, RERANK, RERANK_BODY, 400, "rerank_unsupported", None),
+    "vectors of a reranker": (ranks, EMBEDDINGS, EMBED_BODY, 400, "embeddings_unsupported", None),
+    "ranks of an embedder": (vectors, RERANK, RERANK_BODY, 400, "rerank_unsupported", None),
+    "a chat with an embedder": (vectors, CHAT, chat_body(A), 422, "wrong_modality", None),
+    "a chat with a reranker": (ranks, CHAT, chat_body(A), 422, "wrong_modality", None),
     "too many dimensions": (
-        VECTORS,
+        vectors,
         EMBEDDINGS,
         EMBED_BODY | {"dimensions": 4},
         400,
         "invalid_request_body",
         "dimensions",
     ),
-    "no input": (VECTORS, EMBEDDINGS, {"model": A, "input": ""}, 400, "invalid_request_body", "input"),
-    "no documents": (RANKS, RERANK, RERANK_BODY | {"documents": []}, 400, "invalid_request_body", "documents"),
+    "no input": (vectors, EMBEDDINGS, {"model": A, "input": ""}, 400, "invalid_request_body", "input"),
+    "no documents": (ranks, RERANK, RERANK_BODY | {"documents": []}, 400, "invalid_request_body", "documents"),
     "too long": (
-        ScriptedModel(capabilities=("embeddings",), prompt_tokens=9, n_ctx=8),
+        small,
         EMBEDDINGS,
         EMBED_BODY,
         400,
         "context_length_exceeded",
         None,
     ),
-    "unknown model": (VECTORS, EMBEDDINGS, EMBED_BODY | {"model": "org/b"}, 404, "model_not_found", None),
+    "unknown model": (vectors, EMBEDDINGS, EMBED_BODY | {"model": "org/b"}, 404, "model_not_found", None),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 async def test_what_a_model_cannot_do_is_refused_in_openai_s_shape(case: str, caplog: pytest.LogCaptureFixture) -> None:
     script, path, body, status, code, param = REFUSED[case]
-    async with scripted_host({A: script}, resident=[A]) as host:
+    async with scripted_host({A: script()}, resident=[A]) as host:
         reply = await host.client.post(path, body)
     error = reply.json()["error"]
     assert (reply.status, error["code"], error["param"]) == (status, code, param)
