@@ -303,6 +303,10 @@ class _ScriptedReply:
         self._model = model
         self._task = task
         self._choices = task.choices if isinstance(task, Chat | Complete) else 1
+        if isinstance(task, Complete):
+            self._choices *= len(task.prompts)
+        takes_turns = isinstance(task, Complete) and task.more_prompts
+        self._seats = min(self._choices, model.script.max_in_flight) if takes_turns else self._choices
         self._held = ExitStack()
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
@@ -331,13 +335,13 @@ class _ScriptedReply:
             return self
         with ExitStack() as held:
             place = held.enter_context(
-                model.admission.place(self._choices, refuse=lambda _refusal: model.seats.wake(place.number))
+                model.admission.place(self._seats, refuse=lambda _refusal: model.seats.wake(place.number))
             )
             await model.wait_for(script.may_prepare, engine_number=self._engine_number)
             if script.prompt_tokens >= script.n_ctx:
                 raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
-            await model.seats.take(place, self._choices)
-            held.callback(model.seats.give_back, self._choices)
+            await model.seats.take(place, self._seats)
+            held.callback(model.seats.give_back, self._seats)
             model.refuse_if_recovering()
             self._held = held.pop_all()
         self._engine_number = model.engine_number  # whoever waited for a seat may have outlived one
@@ -346,6 +350,7 @@ class _ScriptedReply:
         usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(said))
         self._events = [
             Started(prompt_tokens=script.prompt_tokens),
+            *self._echoes(),
             *said,
             Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage),
         ]
@@ -364,6 +369,18 @@ class _ScriptedReply:
                 return [event for item in script.reply for event in self._say(item, top_logprobs=task.top_logprobs)]
             case Tokenize() | Detokenize():
                 return []  # it takes no seat, and was answered before
+
+    def _echoes(self) -> list[TextDelta]:
+        """The text of its prompt for each choice, if the task wants it."""
+        task = self._task
+        if not isinstance(task, Complete) or not task.echo:
+            return []
+        texts = [prompt if isinstance(prompt, str) else _spelled(prompt) for prompt in task.prompts]
+        return [
+            TextDelta(text, number * task.choices + choice)
+            for number, text in enumerate(texts)
+            for choice in range(task.choices)
+        ]
 
     def _say(
         self, item: str | GenerationEvent | NeuronError, *, top_logprobs: int | None
@@ -419,7 +436,7 @@ def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError
     answer: Tokenized | Detokenized
     if isinstance(task, Detokenize):
         count = len(task.tokens)
-        answer = Detokenized(bytes(token & 0xFF for token in task.tokens).decode(errors="replace"))
+        answer = Detokenized(_spelled(task.tokens))
     else:
         text = task.prompt if isinstance(task.prompt, str) else _written(task.prompt)
         tokens = tuple(text.encode())
@@ -431,6 +448,10 @@ def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError
         )
     usage = Usage(prompt_tokens=count, completion_tokens=0)
     return [Started(prompt_tokens=count), answer, Finished(reasons=(FinishReason.STOP,), usage=usage)]
+
+
+def _spelled(tokens: Iterable[int]) -> str:
+    return bytes(token & 0xFF for token in tokens).decode(errors="replace")
 
 
 def _written(chat: Chat) -> str:

@@ -12,9 +12,11 @@ from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
 from neuron_service.probes import Probes
 from neuron_service.routes.host import discovery
+from neuron_service.routes.images import generate_images
 from neuron_service.routes.models import (
     about_model,
     follow_loading,
+    get_openai_model,
     list_loading,
     list_models,
     list_openai_models,
@@ -44,11 +46,13 @@ def create_routes(host: Host) -> Litestar:
             discovery,
             list_models,
             list_openai_models,
+            get_openai_model,
             list_loading,
             follow_loading,
             load_model,
             unload_model,
             about_model,
+            generate_images,
             *map(reply_route, dialects.DIALECTS),
         ],
         dependencies={"host": Provide(lambda: host, sync_to_thread=False)},

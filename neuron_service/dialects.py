@@ -56,10 +56,13 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
 def render(error: NeuronError, path: str) -> ErrorAnswer:
     """`error` as the answer to a request for `path`.
 
-    The answer has the shape of a dialect if `path` is the path of the dialect or lies below it. Otherwise the answer
-    has OpenAI's shape.
+    The answer has the shape of a dialect if `path` is one of the dialect's paths or lies below one. The longest of
+    these paths decides. If there is none, the answer has OpenAI's shape.
     """
-    for dialect in DIALECTS:
-        if path == dialect.path or path.startswith(f"{dialect.path}/"):
-            return dialect.error(error)
-    return openai_error(error)
+    above = [
+        (own, dialect) for dialect in DIALECTS for own in dialect.paths if path == own or path.startswith(f"{own}/")
+    ]
+    if not above:
+        return openai_error(error)
+    _, dialect = max(above, key=lambda pair: len(pair[0]))
+    return dialect.error(error)

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final
 
 import anyio
@@ -16,7 +15,7 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
-from neuron_lib.types import Discovery, Health, Task
+from neuron_lib.types import Discovery, Health, ModelInfo, Task
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.version import Version
 
@@ -95,6 +94,10 @@ class Host:
         self.require_harness()
         model_id = self.model_aliases.get(task.model_id)
         return self.registry.run(task if model_id is None else replace(task, model_id=model_id))
+
+    def info(self, model_id: str) -> ModelInfo:
+        """One resident model; see `Registry.info`. Takes an alias too."""
+        return self.registry.info(self.model_aliases.get(model_id, model_id))
 
     def require_harness(self) -> None:
         """Raises `NoHarness` on a host that has none and will get none."""

@@ -170,6 +170,7 @@ def build_preparer(model: Model, context: Context, load: Load) -> Preparer:
         override=load.chat_template,
         controls=None if load.special_tokens_in_messages else control_tokens(model.vocab),
         n_ctx=context.n_ctx,
+        seats=load.seats,
         needs_checkpoints=not context.memory.can_truncate,
     )
 

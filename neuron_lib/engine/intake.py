@@ -85,7 +85,7 @@ class Intake:
         changed = self._changed = Condition()  # its lock guards all that follows
         self._chats: Final = Lane[_Job]("a prompt", changed)
         self._long: Final = Lane[tuple[_Job, tuple[Prompt, ...]]]("a long prompt", changed)
-        self._bound: Final = Lane[tuple[_Job, Grammar, PreparedPrompt]]("a grammar", changed)
+        self._bound: Final = Lane[tuple[_Job, Grammar, list[PreparedPrompt]]]("a grammar", changed)
         self._lanes: Final = (self._chats, self._long, self._bound)
         self._wanted: set[int] = set()  # neither handed on nor refused nor cancelled
         self._told: frozenset[int] = frozenset()  # what the daemon knows to be worked on
@@ -145,13 +145,13 @@ class Intake:
     def compile_forever(self, compiler: GrammarCompiler) -> NoReturn:
         """The life of the thread that compiles grammars, which needs a stack of 8 MiB."""
         while True:
-            job, grammar, prompt = self._next(self._bound)
+            job, grammar, prompts = self._next(self._bound)
             try:
                 constraint = compiler.compile(grammar)
             except RequestRejected as error:
                 self._refuse(self._bound, job, error)
             else:
-                self._finish(self._bound, job, [replace(prompt, constraint=constraint)])
+                self._finish(self._bound, job, [replace(prompt, constraint=constraint) for prompt in prompts])
 
     @property
     def _opened(self) -> Preparer:
@@ -196,7 +196,7 @@ class Intake:
             reason = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
             self._refuse(lane, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S))
         else:
-            self._pass_on(lane, job, self._bound, (job, grammar, prompts[0]), size=0)
+            self._pass_on(lane, job, self._bound, (job, grammar, prompts), size=0)
 
     def _answer(
         self, lane: Lane[Any], job: _Job, task: TokenizeTask | DetokenizeTask, written: tuple[Prompt, ...]
@@ -243,6 +243,7 @@ class Intake:
             request=submit.request,
             prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
             prompt_end=prompts[-1].text[-_PROMPT_END_CHARS:],
+            echo=self._opened.echo(submit.task),
         )
         # All of it with the lock held: a cancel finds the request either here or in the line, and `Began` comes later.
         with self._changed:

@@ -126,7 +126,8 @@ class Preparer:
                 )
                 return (prompt,)
             case CompleteTask():
-                return (self._verbatim(task.prompt, param="prompt"),)
+                self.echo(task)  # what is too long is refused here
+                return tuple(self._to_go_on_with(prompt, task.suffix) for prompt in task.prompts)
             case EmbedTask() | RerankTask():
                 return tuple(self._inputs_of(task) if isinstance(task, EmbedTask) else self._pairs_of(task))
             case TokenizeTask(prompt=ChatTask() as chat):
@@ -134,7 +135,6 @@ class Preparer:
             case TokenizeTask(prompt=str(text)):
                 return (Prompt(text, None if task.parse_special else (Piece(text, is_foreign=True),)),)
             case DetokenizeTask():
-                self._check_tokens(task.tokens, param="tokens")
                 return ()
             case _:
                 assert_never(task)
@@ -164,6 +164,42 @@ class Preparer:
             return Prompt(prompt, (Piece(prompt, is_foreign=True),) if is_foreign else None, param=param)
         self._check_tokens(prompt, param=param)
         return Prompt("", tokens=prompt, param=param)
+
+    def _to_go_on_with(self, prompt: str | tuple[int, ...], suffix: str | None) -> Prompt:
+        """A prompt as it is, or the prompt for what belongs between it and the suffix. In these two nothing is a
+        control token.
+        """
+        if suffix is None:
+            return self._verbatim(prompt, param="prompt")
+        if not isinstance(prompt, str):
+            raise InvalidRequest("suffix: it can only follow a prompt that is text", param="suffix")
+        markers = self._vocab.fill_in_middle
+        if markers is None:
+            raise InvalidRequest("suffix: this model has no tokens to fill in the middle of a text", param="suffix")
+        before, behind, middle = (Piece(marker, is_foreign=False) for marker in markers)
+        pieces = (before, Piece(prompt, is_foreign=True), behind, Piece(suffix, is_foreign=True), middle)
+        return Prompt("".join(piece.text for piece in pieces), pieces)
+
+    def echo(self, task: TaskFrame) -> tuple[str, ...]:
+        """The texts that the replies to this task begin with, one for each prompt. Empty if it does not want them.
+
+        Raises `InvalidRequest` for more than can be told.
+        """
+        if not isinstance(task, CompleteTask) or not task.echo:
+            return ()
+        texts = tuple(prompt if isinstance(prompt, str) else self._spelled(prompt, "prompt") for prompt in task.prompts)
+        _refuse_beyond(sum(len(text.encode(errors="surrogatepass")) for text in texts), param="prompt")
+        return texts
+
+    def _spelled(self, tokens: Iterable[int], param: str) -> str:
+        """The text of tokens. Raises `InvalidRequest` for more than can be told."""
+        self._check_tokens(tokens, param=param)
+        pieces, size = [], 0
+        for token in tokens:
+            pieces.append(self._vocab.text(token))
+            size += len(pieces[-1])
+            _refuse_beyond(size, param=param)
+        return b"".join(pieces).decode(errors="replace")
 
     def _check_tokens(self, tokens: Iterable[int], *, param: str) -> None:
         beyond = next((token for token in tokens if not 0 <= token < self._vocab.n_tokens), None)
@@ -228,23 +264,25 @@ class Preparer:
         )
 
     def text_of(self, request: int, task: DetokenizeTask) -> Text:
-        """The answer to a task. For any thread. Raises `InvalidRequest` for more than can be told."""
-        pieces, size = [], 0
-        for token in task.tokens:
-            pieces.append(self._vocab.text(token))
-            size += len(pieces[-1])
-            _refuse_beyond(size, param="tokens")
-        return Text(request=request, text=b"".join(pieces).decode(errors="replace"), token_count=len(task.tokens))
+        """The answer to a task. For any thread. Raises `InvalidRequest` for more than can be told, and for tokens that
+        there are not.
+        """
+        return Text(request=request, text=self._spelled(task.tokens, "tokens"), token_count=len(task.tokens))
 
     def request(self, submit: Submit, prompts: Iterable[PreparedPrompt], *, arrived_s: float = 0.0) -> Request:
         """What enters the line: a sequence, and as far as there are seats a seat, for each choice or input."""
-        if isinstance(submit.task, VectorTask):
+        task = submit.task
+        assert not isinstance(task, TokenizeTask | DetokenizeTask)  # nothing is computed for them
+        if isinstance(task, VectorTask):
             sequences = tuple(self._inputs(submit, prompts))
-            seats = min(len(sequences), self._seats)
         else:
-            (prompt,) = prompts
-            sequences = tuple(self._choices(submit, submit.task, prompt))
-            seats = len(sequences)
+            sequences = tuple(
+                sequence
+                for number, prompt in enumerate(prompts)
+                for sequence in self._choices(submit, task, prompt, first=number * task.choices)
+            )
+        takes_turns = isinstance(task, VectorTask) or (isinstance(task, CompleteTask) and task.more_prompts)
+        seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
         return Request(submit.request, sequences, seats, submit.class_, arrived_s)
 
     def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
@@ -258,8 +296,12 @@ class Preparer:
                 adapter=submit.class_.adapter,
             )
 
-    def _choices(self, submit: Submit, task: ChatTask | CompleteTask, prompt: PreparedPrompt) -> Iterator[Sequence]:
-        """One for each choice. They begin alike, so all but the first will find their prompt read."""
+    def _choices(
+        self, submit: Submit, task: ChatTask | CompleteTask, prompt: PreparedPrompt, *, first: int
+    ) -> Iterator[Sequence]:
+        """One for each choice of a prompt, numbered from `first`. They begin alike, so all but one of them will find
+        their prompt read.
+        """
         sampling = submit.sampling
         checkpoint_at: tuple[int, ...] = ()
         if self._needs_checkpoints:
@@ -268,7 +310,7 @@ class Preparer:
         for choice in range(task.choices):
             yield Sequence(
                 request=submit.request,
-                choice=choice,
+                choice=first + choice,
                 prompt=prompt.tokens,
                 max_tokens=submit.limits.reply_tokens,
                 sampler=SamplerChain(

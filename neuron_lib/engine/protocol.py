@@ -144,9 +144,17 @@ def _read(name: str, text: bytes) -> object:
 
 
 class CompleteTask(_Writing, frozen=True, kw_only=True, tag="complete"):
-    """Go on with a text, which no template changes: a string, or token ids."""
+    """Go on with a text, or with several; `neuron_lib.types.Complete` says what the fields mean."""
 
     prompt: str | tuple[int, ...]
+    more_prompts: tuple[str | tuple[int, ...], ...] = ()
+    suffix: str | None = None
+    echo: bool = False
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """All prompts."""
+        return self.prompt, *self.more_prompts
 
 
 class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
@@ -297,12 +305,13 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
     """The request is in the line. `prompt_end` is the last text of its prompt, because a reply may go on in a block
-    that the prompt has opened.
+    that the prompt has opened. `echo` has the texts of all prompts, if the task wants them.
     """
 
     request: int
     prompt_tokens: int
     prompt_end: str = ""
+    echo: tuple[str, ...] = ()
 
 
 class Refused(Struct, frozen=True, tag="refused"):

@@ -4,7 +4,7 @@ import math
 import secrets
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -39,6 +39,7 @@ from neuron_lib.types import (
     Rerank,
     Started,
     Task,
+    TextDelta,
     Tokenize,
     Tokenized,
     Usage,
@@ -105,9 +106,10 @@ class LlamaCppReply:
         self._mailbox = Mailbox()  # of what that engine says
         self._prompt_tokens = 0
         self._prompt_end = ""
+        self._echo: tuple[str, ...] = ()  # the texts of the prompts, if the replies begin with them
         self._texts: tuple[ReplyText, ...] = ()
         self._vectors: list[Vector] = []
-        self._vectors_left = 0  # which the engine has not made yet
+        self._left = 0  # replies or vectors that the engine has not completed yet
         # An engine's vector takes a tenth of the memory of an `Embedding`, which is made when it is given out.
         self._events: deque[GenerationEvent | Vector] = deque()
         self._finished: Finished | None = None
@@ -141,12 +143,12 @@ class LlamaCppReply:
         place = self._placed
         if isinstance(news, Began):
             place.begin()
-            self._vectors_left = self._sequences
-        elif isinstance(news, Done | Tokens | Text):
-            place.end_reply()
-        elif isinstance(news, Vector):
-            self._vectors_left -= 1
-            if self._vectors_left < self._seats:  # nobody takes over the seat
+            self._left = self._sequences
+        elif isinstance(news, Tokens | Text):
+            place.end()
+        elif isinstance(news, Done | Vector):
+            self._left -= 1
+            if self._left < self._seats:  # nobody takes over the seat
                 place.end_reply()
 
     def _relay(self, delta: Delta) -> bool:
@@ -319,10 +321,10 @@ class LlamaCppReply:
             case Tokens() | Text():
                 self._answer(news)
             case Prepared():
-                self._prompt_tokens, self._prompt_end = news.prompt_tokens, news.prompt_end
+                self._prompt_tokens, self._prompt_end, self._echo = news.prompt_tokens, news.prompt_end, news.echo
             case Began():
                 if self._is_whole or not self._texts:  # else the reader has been told
-                    self._events = deque([Started(prompt_tokens=self._prompt_tokens)])
+                    self._events = deque([Started(prompt_tokens=self._prompt_tokens), *self._echoes()])
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
                     self._texts = tuple(ReplyText(i, self._parser(self._prompt_end)) for i in range(self._sequences))
@@ -336,6 +338,12 @@ class LlamaCppReply:
             return Relevance(news.choice, relevance(values))
         assert isinstance(self._task, Embed)  # the engine makes vectors for nothing else
         return Embedding(news.choice, shortened(values, self._task.dimensions))
+
+    def _echoes(self) -> Iterator[TextDelta]:
+        """The text of its prompt for each reply, if the task wants it."""
+        choices = self._sequences // max(1, len(self._echo))
+        for number, text in enumerate(self._echo):
+            yield from (TextDelta(text, number * choices + choice) for choice in range(choices))
 
     def _add(self, news: Vector) -> None:
         self._vectors.append(news)
@@ -365,11 +373,13 @@ class LlamaCppReply:
         self._events.append(self._finished)
 
     def _usage(self, done: Sequence[Done]) -> Usage:
-        """The bill: the prompt once, as the first choice found it, and every token of every choice."""
+        """The bill: each prompt once, as its first choice found it, and every token of every choice."""
+        assert isinstance(self._task, Chat | Complete)  # the others have no choices
+        firsts = done[:: self._task.choices]
         return Usage(
-            prompt_tokens=done[0].prompt_tokens,
+            prompt_tokens=sum(each.prompt_tokens for each in firsts),
             completion_tokens=sum(each.completion_tokens for each in done),
-            cached_tokens=done[0].cached_tokens,
+            cached_tokens=sum(each.cached_tokens for each in firsts),
             reasoning_tokens=sum(text.reasoning_tokens for text in self._texts),
             queue_ms=round(done[0].queue_s * 1000),
             # Choices live through the same steps side by side.
@@ -405,13 +415,16 @@ class LlamaCppReply:
                 return len(texts)
             case Tokenize() | Detokenize():
                 return 1
-            case Chat() | Complete():
+            case Chat():
                 return self._task.choices
+            case Complete():
+                return self._task.choices * len(self._task.prompts)
 
     @property
     def _seats(self) -> int:
-        """More texts than there are seats take turns; choices do not."""
-        takes_turns = isinstance(self._task, Embed | Rerank)
+        """More texts or prompts than there are seats take turns; choices of one prompt do not."""
+        task = self._task
+        takes_turns = isinstance(task, Embed | Rerank) or (isinstance(task, Complete) and bool(task.more_prompts))
         return min(self._sequences, self._admission.max_in_flight) if takes_turns else self._sequences
 
     @property

@@ -80,7 +80,13 @@ def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
         case Chat():
             return _chat_frame(task, facts)
         case Complete():
-            return CompleteTask(prompt=task.prompt, **_writing(task, facts))
+            return CompleteTask(
+                prompt=task.prompt,
+                more_prompts=task.more_prompts,
+                suffix=task.suffix,
+                echo=task.echo,
+                **_writing(task, facts),
+            )
         case Embed():
             return EmbedTask(inputs=task.inputs)
         case Rerank():
@@ -134,25 +140,26 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
             code="adapter_unsupported",
             model_id=model_id,
         )
-    if isinstance(task, Embed | Rerank):
-        _refuse_impossible_numbers(task, facts)
-        return
     chat = task.prompt if isinstance(task, Tokenize) else task
-    medium = first_medium(chat.messages) if isinstance(chat, Chat) else None
-    if medium is not None:
-        raise UnsupportedCapability(
-            f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
-            code="vision_unsupported" if medium == "image" else f"{medium}_unsupported",
-            model_id=model_id,
-            suggestion="send text content, or choose a model with the capability",
-        )
-    if isinstance(task, Tokenize | Detokenize):
-        return
+    if isinstance(chat, Chat):
+        _refuse_media(chat, model_id)
+    if isinstance(task, Embed):
+        _refuse_impossible_vectors(task, facts)
+    if isinstance(task, Rerank):
+        _refuse_impossible_ranking(task)
+    if isinstance(task, Chat | Complete):
+        _refuse_impossible_text(task, facts)
+
+
+def _refuse_impossible_text(task: Chat | Complete, facts: ModelFacts) -> None:
     if "" in task.stop:
         raise InvalidRequest("a stop string must not be empty", param="stop")
     if not 0 <= (task.top_logprobs or 0) <= _MOST_TOP_LOGPROBS:
         text = f"top_logprobs: {task.top_logprobs} likely tokens, where 0 to {_MOST_TOP_LOGPROBS} are possible"
         raise InvalidRequest(text, param="top_logprobs")
+    if isinstance(task, Complete) and task.echo and task.top_logprobs is not None:
+        text = "echo: the tokens of a prompt have no log-probabilities here; leave out either echo or logprobs"
+        raise InvalidRequest(text, param="echo")
     n_vocab = facts.n_vocab
     for token in (*task.sampling.logit_bias, *task.sampling.stop_token_ids):
         if n_vocab and not 0 <= token < n_vocab:
@@ -165,11 +172,15 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
         raise InvalidRequest(text, param="tools")
 
 
-def _refuse_impossible_numbers(task: Embed | Rerank, facts: ModelFacts) -> None:
-    if isinstance(task, Embed):
-        _refuse_impossible_vectors(task, facts)
-    else:
-        _refuse_impossible_ranking(task)
+def _refuse_media(chat: Chat, model_id: str) -> None:
+    medium = first_medium(chat.messages)
+    if medium is not None:
+        raise UnsupportedCapability(
+            f"model {model_id!r} reads text only, and a message has a part that is no text but {medium}",
+            code="vision_unsupported" if medium == "image" else f"{medium}_unsupported",
+            model_id=model_id,
+            suggestion="send text content, or choose a model with the capability",
+        )
 
 
 def _refuse_impossible_vectors(task: Embed, facts: ModelFacts) -> None:

@@ -7,13 +7,15 @@ table of all dialects is `neuron_service.dialects`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import EventBeforeEnd, Finished, GenerationEvent, Principal, Task, Usage
 from neuron_lib.wire.http_errors import ErrorAnswer
 
 __all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "FollowsUsage", "Shapes", "StreamEncoder")
+
+_VERSION: Final = "/v1"
 
 
 class StreamEncoder(Protocol):
@@ -118,10 +120,10 @@ class Shapes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """One HTTP API, answered to `POST path`. Lives as long as the program."""
+    """One HTTP API, answered to `POST` at each of its `paths`. Lives as long as the program."""
 
     path: str
-    """The path of the API. All paths below it have the same shape of errors."""
+    """The path of the API in its documentation."""
     error: Callable[[NeuronError], ErrorAnswer]
     """The answer to a request of this API that is refused. Also called for unknown methods, for bodies that are too
     large and for all other requests that never reach `decode`. Needed before the first request, so its module must
@@ -133,3 +135,11 @@ class Dialect:
     """
     shapes: Callable[[], Shapes] | None = None
     """Imports the types of the bodies. Called when somebody asks for the description of the service."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The `path`, and also what follows a `/v1` at its begin. All paths below these have the same shape of errors.
+
+        Some clients are given the address of the host and not that of the API.
+        """
+        return self.path, *([self.path.removeprefix(_VERSION)] if self.path.startswith(f"{_VERSION}/") else ())

@@ -1,4 +1,4 @@
-"""The routes that ask a model: one `POST` for each dialect."""
+"""The routes that ask a model: one for each dialect, a `POST` to each of its paths."""
 
 import secrets
 import time
@@ -21,7 +21,7 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
     """The route of `dialect`. Imports the modules that read and write its bodies."""
     decode = dialect.load()
 
-    @post(dialect.path, status_code=200)
+    @post([*dialect.paths], status_code=200)
     async def answer_reply(request: Request[Any, Any, Any], host: HostDependency) -> ASGIApp:
         body = await request.body()
         await host.turn_to_decode(body)

@@ -24,10 +24,11 @@ from neuron_lib import (
     ModelSpec,
     NeuronError,
     ReasoningDelta,
-    Relevance,
     Registry,
+    Relevance,
     Reply,
     ReplyOutcome,
+    Rerank,
     Started,
     TextDelta,
     Tokenize,
@@ -77,7 +78,12 @@ async def a_registry(spec: ModelSpec, request: ChatRequest) -> None:
         assert_type(registry.endpoint("o/a"), str)
         assert_type(await registry.capabilities("o/a"), tuple[str, ...] | None)
         assert_type(registry.chat(request), Reply)
-        for task in (request, Complete(model_id="o/a", prompt="once"), Embed(model_id="o/a", inputs=("one", (1, 2)), dimensions=8), Rerank(model_id="o/a", query="q", documents=("d",))):
+        for task in (
+            request,
+            Complete(model_id="o/a", prompt="once"),
+            Embed(model_id="o/a", inputs=("one", (1, 2)), dimensions=8),
+            Rerank(model_id="o/a", query="q", documents=("d",)),
+        ):
             assert_type(registry.run(task), Reply)
         for reading in (Tokenize(model_id="o/a", prompt=request), Detokenize(model_id="o/a", tokens=(1, 2))):
             assert_type(registry.run(reading), Reply)
