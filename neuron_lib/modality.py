@@ -113,6 +113,7 @@ def require_able(task: Task, model_id: str, capabilities: tuple[str, ...]) -> No
     none, and for scores or tokens from one that gives none. A model that writes text or makes vectors of text also
     tells its tokens.
     """
+    able: tuple[str, ...]
     match task:
         case Embed():
             able, code, problem = (EMBEDDINGS,), "embeddings_unsupported", "makes no embeddings"

