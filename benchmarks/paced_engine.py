@@ -47,7 +47,6 @@ _FACTS = ModelFacts(
     has_chat_template=True,
     recommended=SamplingParams(),
     reasoning=None,
-    tool_call=None,
 )
 
 

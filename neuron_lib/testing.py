@@ -67,13 +67,13 @@ class ScriptedModel:
     ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply waits for `may_prepare`,
     refuses a prompt that does not fit into `n_ctx`, then waits for its seats, first come, first served. The reply to a
     `Chat` or a `Complete` is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
-    exception is raised in its place. A request for several choices gets the same as each of them, item by item. A
-    request for log-probabilities gets each text as a token that was certain. The reply to an `Embed` is `vector` for
-    each input; `capabilities` must have "embeddings". The reply to a `Rerank` gives the documents the `scores` in turn;
-    `capabilities` must have "rerank". A `Tokenize` or a `Detokenize` takes no seat. Each byte of a text is a token; a
-    chat is read as its messages, each as `ROLE: CONTENT` in a line of its own. Replies say of themselves whether they
-    were `retried`. Setting `dies` kills the resident model with `death`; give the harness a new script before it is
-    loaded again.
+    exception is raised in its place, and a `Finished` as the last item is the end of the reply. A request for several
+    choices gets the same as each of them, item by item. A request for log-probabilities gets each text as a token that
+    was certain. The reply to an `Embed` is `vector` for each input; `capabilities` must have "embeddings". The reply to
+    a `Rerank` gives the documents the `scores` in turn; `capabilities` must have "rerank". A `Tokenize` or a
+    `Detokenize` takes no seat. Each byte of a text is a token; a chat is read as its messages, each as `ROLE: CONTENT`
+    in a line of its own. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident model
+    with `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -331,7 +331,7 @@ class _ScriptedReply:
         self._engine_number = model.engine_number
         if isinstance(self._task, Tokenize | Detokenize):
             with model.admission.place(refuse=lambda _refusal: None):
-                self._events = _read_off(self._task)
+                self._events = _read_off(self._task, script.n_ctx)
             return self
         with ExitStack() as held:
             place = held.enter_context(
@@ -352,8 +352,9 @@ class _ScriptedReply:
             Started(prompt_tokens=script.prompt_tokens),
             *self._echoes(),
             *said,
-            Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage),
         ]
+        if not isinstance(self._events[-1], Finished):
+            self._events.append(Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage))
         return self
 
     def _results(self) -> list[GenerationEvent | NeuronError]:
@@ -431,7 +432,7 @@ class _ScriptedReply:
         return said
 
 
-def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError]:
+def _read_off(task: Tokenize | Detokenize, context: int) -> list[GenerationEvent | NeuronError]:
     """The events of a task for which nothing is computed."""
     answer: Tokenized | Detokenized
     if isinstance(task, Detokenize):
@@ -443,6 +444,7 @@ def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError
         count = len(tokens)
         answer = Tokenized(
             tokens=tokens,
+            context=context,
             text=text if task.wants_text else "",
             pieces=tuple(bytes((token,)) for token in tokens) if task.wants_pieces else (),
         )

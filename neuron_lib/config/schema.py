@@ -131,7 +131,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     machine, `package` is a file inside an installed Python package (`package/inner/file.gguf`). Without any of them the
     default source is asked for the id itself. `quant`, `revision` and `n_ctx` (tokens of one request) are used where
     the load asks for none. `chat_template` is a file with a Jinja template to use instead of the model's own; the file
-    is read when the model loads.
+    is read when the model loads. `tool_format` is the name of the format of tool calls to use instead of the one that
+    the template asks for.
 
     `path` and `chat_template` are absolute, because the working directory of a daemon is arbitrary. A program may
     give them as text. Raises ValueError where an entry contradicts itself.
@@ -145,6 +146,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     revision: Revision | None = None
     n_ctx: Tokens | None = None
     chat_template: AnyPath | None = None
+    tool_format: Annotated[str, Meta(min_length=1)] | None = None
 
     def __post_init__(self) -> None:
         keep_as_paths(self, "path", "chat_template")

@@ -240,9 +240,9 @@ class Engine:
                 n_ctx=context.n_ctx,
                 template=preparer.template_kind,
                 tool_template=tool_template(model, load),
+                tool_format=load.tool_format,
             )
-            for pair in (facts.reasoning, facts.tool_call):
-                show_markers(model.vocab, pair)
+            show_markers(model.vocab, facts)
             self._start_thread("grammars", self._compile, GrammarCompiler(model.vocab))
             self._step(build_scheduler(context, load), build_runner(model, context), load, facts, preparer=preparer)
 

@@ -18,6 +18,7 @@ from neuron_lib.engine.protocol import Load, ModelFacts, TemplateKind
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.step_costs import StepCosts
+from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.control_tokens import ControlToken, control_tokens
@@ -26,10 +27,7 @@ from neuron_lib.llama.model import Model
 from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.modality import RERANK
-from neuron_lib.text.reasoning import REASONING_MARKERS
-from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.text.tool_calls import TOOL_MARKERS
-from neuron_lib.text.tool_format import asks_for_known_calls
+from neuron_lib.text.formats import FORMATS, choose_format, choose_reasoning
 from neuron_lib.types import ContextParams
 
 __all__ = (
@@ -189,12 +187,14 @@ def model_facts(
     n_ctx: int,
     template: TemplateKind = "fallback",
     tool_template: str | None = None,
+    tool_format: str = "",
     vector_width: int = 0,
 ) -> ModelFacts:
     """What the daemon is told of the model.
 
     `context` is None for a model that does not chat. `tool_template` is the source of the template for chats with
-    tools. `vector_width` is how many numbers a vector of the model has.
+    tools. `tool_format` is the name of the format that was configured, "" for the one that the template asks for.
+    `vector_width` is how many numbers a vector of the model has. Raises `LoadFailed` for a name that is not known.
     """
     facts = ModelFacts(
         description=model.description,
@@ -204,37 +204,36 @@ def model_facts(
         has_chat_template=template != "fallback",
         recommended=model.recommended_sampling(),
         reasoning=None,
-        tool_call=None,
+        tool_format="",
         capabilities=model.capabilities,
         vector_width=vector_width,
     )
     if context is None:
         return facts
-    tool_call = _first_known(model.vocab, TOOL_MARKERS)
+
+    def is_token(text: str) -> bool:
+        return model.vocab.single_token(text) is not None
+
+    chosen = FORMATS.get(tool_format) if tool_format else choose_format(tool_template, is_token)
+    if chosen is None:
+        known = ", ".join(sorted(FORMATS))
+        raise LoadFailed(f"there is no tool format {tool_format!r}; `tool_format` is one of {known}")
     return structs.replace(
         facts,
         kv_layout="unified" if context.is_unified else "per_sequence",
         kv_cells=context.kv_cells,
         memory=context.memory.kind,
         chat_template=template,
-        reasoning=_first_known(model.vocab, REASONING_MARKERS),
-        tool_call=tool_call,
-        calls_are_read=asks_for_known_calls(tool_template, tool_call),
+        reasoning=choose_reasoning(chosen, tool_template, is_token),
+        tool_format=chosen.name,
         n_vocab=model.vocab.n_tokens,
     )
 
 
-def _first_known(vocab: Vocab, candidates: tuple[Markers, ...]) -> Markers | None:
-    """The first pair of which both halves are single tokens."""
-    for pair in candidates:
-        if vocab.single_token(pair.open) is not None and vocab.single_token(pair.close) is not None:
-            return pair
-    return None
-
-
-def show_markers(vocab: Vocab, pair: Markers | None) -> None:
-    """Make a pair of markers part of the generated text, for the parsers that look for them."""
-    for text in () if pair is None else (pair.open, pair.close):
+def show_markers(vocab: Vocab, facts: ModelFacts) -> None:
+    """Make the markers of the model's format part of the generated text, for the readers that look for them."""
+    around = () if facts.reasoning is None else (facts.reasoning.open, facts.reasoning.close)
+    for text in (*FORMATS[facts.tool_format].shown_tokens, *around):
         token = vocab.single_token(text)
         if token is not None:
             vocab.show(token)

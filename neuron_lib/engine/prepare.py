@@ -130,10 +130,10 @@ class Preparer:
                 return tuple(self._to_go_on_with(prompt, task.suffix) for prompt in task.prompts)
             case EmbedTask() | RerankTask():
                 return tuple(self._inputs_of(task) if isinstance(task, EmbedTask) else self._pairs_of(task))
-            case TokenizeTask(prompt=ChatTask() as chat):
-                return self.write(chat, gives_way=gives_way)
-            case TokenizeTask(prompt=str(text)):
-                return (Prompt(text, None if task.parse_special else (Piece(text, is_foreign=True),)),)
+            case TokenizeTask(prompt=prompt):
+                if isinstance(prompt, ChatTask):
+                    return self.write(prompt, gives_way=gives_way)
+                return (Prompt(prompt),)
             case DetokenizeTask():
                 return ()
             case _:

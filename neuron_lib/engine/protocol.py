@@ -77,7 +77,8 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 
     `seats` is how many requests run at once. `context.threads` is settled, and not 0. `host_cache_bytes` bounds the
     prompts that are kept in host memory. `chat_template` is an operator's Jinja source, used instead of the file's own;
-    `use_chat_template` False leaves the file's own unused. With `special_tokens_in_messages` a message that spells a
+    `use_chat_template` False leaves the file's own unused. `tool_format` is the name of the format of tool calls, ""
+    chooses by the template. With `special_tokens_in_messages` a message that spells a
     control token writes that token.
     """
 
@@ -91,6 +92,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     report_interval_s: float = 0.0
     use_chat_template: bool = True
     chat_template: str | None = None
+    tool_format: str = ""
     special_tokens_in_messages: bool = False
 
 
@@ -251,8 +253,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `kv_layout` and `kv_cells` are what the engine chose, `memory` the kind of memory the model has.
     `chat_template` is whose template writes the prompts: the operator's (`configured`), the model's own, or ChatML
     (`fallback`).
-    `reasoning` and `tool_call` are the marker pairs that the vocabulary holds as single tokens, if it holds any.
-    `calls_are_read` says that the chat template asks for tool calls in a form that is read from a reply.
+    `tool_format` is the name of the format in which calls and reasoning are read (`neuron_lib.text.formats`), "" for a
+    model that takes no prompts. `reasoning` are the markers around reasoning, if the model has any.
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
     `n_vocab` is how many tokens the vocabulary has, 0 where that is not known. `vector_width` is how many numbers a
     vector has, 0 for a model that makes none.
@@ -269,8 +271,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     chat_template: TemplateKind = "model"
     recommended: SamplingParams
     reasoning: Markers | None
-    tool_call: Markers | None
-    calls_are_read: bool = True
+    tool_format: str = "generic"
     capabilities: tuple[str, ...] = (CHAT,)
     n_vocab: int = 0
     vector_width: int = 0
@@ -371,6 +372,7 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
 
     `queue_s` are the seconds from the arrival of the request to its beginning. `prefill_s` and `decode_s` are the
     seconds of the steps that the choice was in. `cached_tokens` of the prompt were not computed for this choice.
+    `stop` is the stop string that ended it, None if none did.
     """
 
     request: int
@@ -384,6 +386,7 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     queue_s: float = 0.0
     prefill_s: float
     decode_s: float
+    stop: str | None = None
 
 
 class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):

@@ -144,4 +144,5 @@ class Sequence:
             queue_s=self.queue_s,
             prefill_s=self.prefill_s,
             decode_s=self.decode_s,
+            stop=self._stops.found,
         )

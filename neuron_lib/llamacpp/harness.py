@@ -190,5 +190,6 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         report_interval_s=config.report_interval_ms / 1000,
         use_chat_template=environ.get("NEURON_USE_CHAT_TEMPLATE", "").lower() not in _SWITCHED_OFF,
         chat_template=local.chat_template,
+        tool_format=local.tool_format or "",
         special_tokens_in_messages=config.special_tokens_in_messages,
     )

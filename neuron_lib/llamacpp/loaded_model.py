@@ -58,7 +58,8 @@ class LlamaCppModel:
                 input=facts.prompt_limit(self._max_prompt_tokens),
                 output=min(self._sampling.max_tokens, facts.n_ctx),
             ),
-            tool_call=facts.tool_call is not None and facts.calls_are_read,
+            tool_call=bool(facts.tool_format),
+            tool_format=facts.tool_format or None,
             reasoning=facts.reasoning is not None,
             # The status says that a model recovers. Were it not servable, a gateway would load it elsewhere.
             servable=None if engine is None else _servable(engine.standstill),

@@ -22,8 +22,7 @@ from neuron_lib.llamacpp.reply_text import ReplyText
 from neuron_lib.llamacpp.submission import refuse_if_impossible, submission
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.logs import get_logger
-from neuron_lib.text.output_parser import OutputParser
-from neuron_lib.text.reasoning import prompt_opens_reasoning
+from neuron_lib.text.formats import FORMATS, Reader, plain_reader
 from neuron_lib.types import (
     Chat,
     Complete,
@@ -315,7 +314,8 @@ class LlamaCppReply:
                 self._events += self._texts[news.choice].finish(news)
                 done = [text.done for text in self._texts if text.done is not None]
                 if len(done) == len(self._texts):
-                    self._finish([text.reason for text in self._texts], self._usage(done))
+                    reasons = [text.reason for text in self._texts]
+                    self._finish(reasons, self._usage(done), stop_strings=self._stop_strings(done))
             case Vector():
                 self._add(news)
             case Tokens() | Text():
@@ -327,7 +327,7 @@ class LlamaCppReply:
                     self._events = deque([Started(prompt_tokens=self._prompt_tokens), *self._echoes()])
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
-                    self._texts = tuple(ReplyText(i, self._parser(self._prompt_end)) for i in range(self._sequences))
+                    self._texts = tuple(ReplyText(i, self._reader(self._prompt_end)) for i in range(self._sequences))
 
     def _result(self, news: Vector) -> Embedding | Relevance:
         """What the engine's numbers of one text mean. Raises `EngineFailed` for what are no numbers."""
@@ -361,16 +361,25 @@ class LlamaCppReply:
         """The whole answer is there, and nothing was computed for it."""
         answer: Tokenized | Detokenized
         if isinstance(news, Tokens):
-            answer = Tokenized(tokens=news.tokens, text=news.text, pieces=news.pieces)
+            context = self._supervisor.facts.n_ctx
+            answer = Tokenized(tokens=news.tokens, context=context, text=news.text, pieces=news.pieces)
             prompt_tokens = len(news.tokens)
         else:
             answer, prompt_tokens = Detokenized(news.text), news.token_count
         self._events = deque([Started(prompt_tokens=prompt_tokens), answer])
         self._finish([FinishReason.STOP], Usage(prompt_tokens=prompt_tokens, completion_tokens=0))
 
-    def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
-        self._finished = Finished(reasons=tuple(reasons), usage=usage)
+    def _finish(
+        self, reasons: Sequence[FinishReason], usage: Usage, *, stop_strings: tuple[str | None, ...] = ()
+    ) -> None:
+        self._finished = Finished(reasons=tuple(reasons), usage=usage, stop_strings=stop_strings)
         self._events.append(self._finished)
+
+    def _stop_strings(self, done: Sequence[Done]) -> tuple[str | None, ...]:
+        """See `Finished`. A model may have stop strings of its own, and these do not count."""
+        assert isinstance(self._task, Chat | Complete)  # the others have none
+        found = tuple(each.stop if each.stop in self._task.stop else None for each in done)
+        return found if any(found) else ()
 
     def _usage(self, done: Sequence[Done]) -> Usage:
         """The bill: each prompt once, as its first choice found it, and every token of every choice."""
@@ -387,19 +396,19 @@ class LlamaCppReply:
             decode_ms=round(max(each.decode_s for each in done) * 1000),
         )
 
-    def _parser(self, prompt_end: str) -> OutputParser:
-        """A parser for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
+    def _reader(self, prompt_end: str) -> Reader:
+        """A reader for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
         task, facts = self._task, self._supervisor.facts
         assert isinstance(task, Chat | Complete)  # nothing else has a text
         if isinstance(task, Complete):
-            return OutputParser(reasoning=None, tool_call=None)
+            return plain_reader()
+        tool_format = FORMATS[facts.tool_format]
         reasoning = facts.reasoning if task.grammar is None else None
-        return OutputParser(
-            reasoning=reasoning,
-            tool_call=facts.tool_call if task.tools else None,
-            starts_in_reasoning=reasoning is not None and prompt_opens_reasoning(prompt_end, reasoning),
-            include_thinking=task.include_thinking,
+        return tool_format.reader(
             tools=task.tools,
+            reasoning=reasoning,
+            starts_in_reasoning=tool_format.starts_in_reasoning(prompt_end, reasoning),
+            include_thinking=task.include_thinking,
         )
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from msgspec.structs import replace
 
 from neuron_lib.engine.protocol import Delta, Done
-from neuron_lib.text.output_parser import OutputEvent, OutputParser
+from neuron_lib.text.formats import OutputEvent, Reader
 from neuron_lib.types import FinishReason, TextDelta, TokenLogprob
 
 __all__ = ("ReplyText",)
@@ -21,15 +21,15 @@ class ReplyText:
     part of the block.
     """
 
-    __slots__ = ("_index", "_parser", "_pieces", "_tokens_seen", "_unsettled", "done", "reasoning_tokens")
+    __slots__ = ("_index", "_pieces", "_reader", "_tokens_seen", "_unsettled", "done", "reasoning_tokens")
 
-    def __init__(self, index: int, parser: OutputParser) -> None:
+    def __init__(self, index: int, reader: Reader) -> None:
         self.reasoning_tokens = 0
         self.done: Done | None = None
         self._index = index
-        self._parser = parser
+        self._reader = reader
         self._pieces = _TokenTexts()
-        self._unsettled: list[TokenLogprob] = []  # of text that the parser has taken and not given out
+        self._unsettled: list[TokenLogprob] = []  # of text that the reader has taken and not given out
         self._tokens_seen = 0
 
     def __repr__(self) -> str:
@@ -49,7 +49,7 @@ class ReplyText:
     def reason(self) -> FinishReason:
         """Why the reply ended; must not be asked before."""
         assert self.done is not None
-        has_called = self._parser.tool_calls_seen > 0 and self.done.reason is FinishReason.STOP
+        has_called = self._reader.tool_calls_seen > 0 and self.done.reason is FinishReason.STOP
         return FinishReason.TOOL_CALLS if has_called else self.done.reason
 
     def feed(self, delta: Delta) -> list[OutputEvent]:
@@ -67,8 +67,8 @@ class ReplyText:
         events = self._parse(done.text)
         self._count(done.completion_tokens - self._tokens_seen)  # its last has no delta
         self._unsettled += self._pieces.without_text()
-        events += map(self._own, self._parser.finish())
-        if self._unsettled and not self._parser.in_reasoning:
+        events += map(self._own, self._reader.finish(is_cut=done.reason is FinishReason.LENGTH))
+        if self._unsettled and not self._reader.in_reasoning:
             events.append(TextDelta("", self._index, tuple(self._unsettled)))
         return events
 
@@ -76,8 +76,8 @@ class ReplyText:
         events: list[OutputEvent] = []
         for piece, tokens in self._pieces.cut(text):
             self._unsettled += tokens
-            events += map(self._own, self._parser.feed(piece))
-            if not self._parser.may_owe_text:
+            events += map(self._own, self._reader.feed(piece))
+            if not self._reader.may_owe_text:
                 self._unsettled.clear()
         return events
 
@@ -90,7 +90,7 @@ class ReplyText:
 
     def _count(self, tokens: int) -> None:
         self._tokens_seen += tokens
-        if self._parser.in_reasoning:
+        if self._reader.in_reasoning:
             self.reasoning_tokens += tokens
 
 

@@ -37,7 +37,7 @@ class Rates:
 def log_reply(ended: EndedReply) -> None:
     """Write one line. The line has numbers and names, and nothing that a client or a model has written."""
     usage = ended.usage
-    costs = {
+    costs: dict[str, object] = {
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "completion_tokens": usage.completion_tokens,

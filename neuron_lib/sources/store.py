@@ -47,13 +47,14 @@ _HUB_CANNOT_SAY: Final = frozenset(
 
 
 class LocalModel(Struct, frozen=True, kw_only=True):
-    """A model on disk: the GGUF to give to the engine. `n_ctx` (tokens) and `chat_template` (Jinja) are those of its
-    `[[models]]` entry.
+    """A model on disk: the GGUF to give to the engine. `n_ctx` (tokens), `chat_template` (Jinja) and `tool_format`
+    are those of its `[[models]]` entry.
     """
 
     path: Path
     n_ctx: int | None = None
     chat_template: str | None = None
+    tool_format: str | None = None
 
 
 class ModelStore:
@@ -117,7 +118,7 @@ class ModelStore:
             paths = await self._fetch_from_hub(repository, quant, room_bytes=room_bytes, refresh=refresh, report=report)
         report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
         await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
-        return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template)
+        return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template, tool_format=entry.tool_format)
 
     async def is_cached(self, model_id: str) -> bool:
         """Whether a load would need no hub. False also for ids without a meaning here. Asks no hub."""

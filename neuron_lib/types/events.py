@@ -119,10 +119,12 @@ class Tokenized(Struct, frozen=True, kw_only=True, tag=True):
     """The tokens of a prompt. `text` and `pieces` are empty unless the task wants them.
 
     `text` is the prompt as it was read. `pieces` has the bytes of each token, which may be a part of a code point.
-    Special tokens are spelled.
+    Special tokens are spelled. `context` is how many tokens a prompt and its reply can have together, 0 where that is
+    not known.
     """
 
     tokens: tuple[int, ...]
+    context: int = 0
     text: str = ""
     pieces: tuple[bytes, ...] = ()
 
@@ -134,10 +136,15 @@ class Detokenized(Struct, frozen=True, tag=True):
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
-    """All choices are complete. There is one reason for each choice."""
+    """All choices are complete. There is one reason for each choice.
+
+    `stop_strings` has, for each choice, the stop string of the request at which the choice ended, None if the choice
+    ended otherwise. It is empty if no choice ended at a stop string.
+    """
 
     reasons: tuple[FinishReason, ...]
     usage: Usage
+    stop_strings: tuple[str | None, ...] = ()
 
     @property
     def reason(self) -> FinishReason:

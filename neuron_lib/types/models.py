@@ -112,7 +112,8 @@ class Servable(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A resident model: one element of `GET /models` (`docs/reference/wire-contract.md#models`). Defaults are left out.
 
-    `vram_used_mb` is in MiB. `chat_template` is "fallback" if the model has no template and gets ChatML, "configured"
+    `vram_used_mb` is in MiB. `tool_format` is the name of the format in which tool calls are asked for and read.
+    `chat_template` is "fallback" if the model has no template and gets ChatML, "configured"
     if the operator chose one, and None if prompts are written with the model's own template.
     """
 
@@ -124,6 +125,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     capabilities: tuple[str, ...] = ()
     limit: ModelLimit | None = None
     tool_call: bool = False
+    tool_format: str | None = None
     reasoning: bool = False
     servable: Servable | None = None
     chat_template: str | None = None

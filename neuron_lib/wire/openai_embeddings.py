@@ -13,14 +13,14 @@ from neuron_lib.wire.bodies import decode_body
 from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.openai_embeddings_reply import EmbeddingList, EmbeddingsCollector
-from neuron_lib.wire.refused_parameters import Harmless, decoder_with_refused, refuse_unsupported
+from neuron_lib.wire.refused_parameters import Refused, decoder_with_refused, refuse_unsupported
 
 __all__ = ("SHAPES", "EmbeddingsRequest", "decode")
 
 _MOST_INPUTS: Final = 2048
 """OpenAI's bound."""
 
-_WITHOUT_EFFECT: Final[Harmless] = {
+_WITHOUT_EFFECT: Final[Refused] = {
     "add_special_tokens": (True,),
     "embd_normalize": (2,),
     "embedding_types": (["float"],),

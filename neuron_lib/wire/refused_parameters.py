@@ -1,6 +1,7 @@
 """Parameters of other servers that would change the reply and have no effect here. They are refused, never ignored."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
@@ -8,15 +9,15 @@ from msgspec import Struct
 
 from neuron_lib.wire.json_bounds import refusal
 
-__all__ = ("WITHOUT_EFFECT", "Harmless", "decoder_with_refused", "refuse_unsupported")
+__all__ = ("WITHOUT_EFFECT", "Refused", "decoder_with_refused", "refuse_unsupported")
 
 _LONGEST: Final = 64
 """The most bytes of a value that is accepted. Every value in the table below is shorter."""
 
-Harmless: TypeAlias = Mapping[str, tuple[object, ...]]
+Refused: TypeAlias = Mapping[str, tuple[object, ...]]
 """By name, the values that are accepted because they ask for what happens anyway. null and `[]` are always accepted."""
 
-WITHOUT_EFFECT: Final[Harmless] = {
+WITHOUT_EFFECT: Final[dict[str, tuple[object, ...]]] = {
     # OpenAI
     "audio": (),
     "modalities": (["text"],),
@@ -85,6 +86,8 @@ WITHOUT_EFFECT: Final[Harmless] = {
 }
 """The parameters of chats and completions."""
 
+_NO_OTHERS: Final[Refused] = MappingProxyType({})
+
 _INSTEAD: Final = {
     "best_of": "; `n` gives several replies",
     "n_cmpl": "; `n` gives several replies",
@@ -97,23 +100,36 @@ _INSTEAD: Final = {
 _Body = TypeVar("_Body", bound=Struct)
 
 
-def decoder_with_refused(body: type[_Body], harmless: Harmless = WITHOUT_EFFECT) -> msgspec.json.Decoder[_Body]:
-    """A decoder of `body` that also keeps the parameters of the table `harmless`, for `refuse_unsupported`."""
-    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in harmless]
+def decoder_with_refused(
+    body: type[_Body], table: Refused = WITHOUT_EFFECT, *, also: Refused = _NO_OTHERS
+) -> msgspec.json.Decoder[_Body]:
+    """A decoder of `body` that also keeps the parameters of `table` and of `also`, for `refuse_unsupported`.
+
+    A parameter that is a field of `body`, with a type of its own, is left to `body`.
+    """
+    own = frozenset(body.__struct_fields__)
+    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in (*table, *also) if name not in own]
     return msgspec.json.Decoder(msgspec.defstruct(body.__name__, fields, bases=(body,), kw_only=True))
 
 
 def refuse_unsupported(
-    body: Struct, harmless: Harmless = WITHOUT_EFFECT, *, instead: Mapping[str, str] = _INSTEAD
+    body: Struct,
+    table: Refused = WITHOUT_EFFECT,
+    *,
+    also: Refused = _NO_OTHERS,
+    instead: Mapping[str, str] = _INSTEAD,
 ) -> None:
-    """Raise `InvalidRequest` if `body` has a parameter of the table `harmless` with a value that is not in the table.
+    """Raise `InvalidRequest` if `body` has a parameter of a table with a value that is not accepted.
 
-    `body` was decoded by a decoder from `decoder_with_refused`, with the same table. `instead` is what to say of a
-    parameter beside that it is not supported. The usual tables are those of texts that are written.
+    `body` was decoded by a decoder from `decoder_with_refused` with the same `table`, whose default is that of chats,
+    and the same `also`, the further table of an API. `instead` has what to say of a parameter beside that.
     """
-    for name, values in harmless.items():
-        text = bytes(getattr(body, name))
-        if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), values)):
+    for name, harmless in {**table, **also}.items():
+        value = getattr(body, name)
+        if not isinstance(value, msgspec.Raw):
+            continue  # a field of the body itself
+        text = bytes(value)
+        if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), harmless)):
             raise refusal(name, f"this is not supported{instead.get(name, '')}")
 
 

@@ -13,14 +13,14 @@ from neuron_lib.types import Principal, Rerank
 from neuron_lib.wire.bodies import decode_body
 from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import refusal
-from neuron_lib.wire.refused_parameters import Harmless, decoder_with_refused, refuse_unsupported
+from neuron_lib.wire.refused_parameters import Refused, decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.rerank_reply import BareRanked, Ranking, RankingCollector
 
 __all__ = ("SHAPES", "RerankRequest", "decode")
 
 _MOST_DOCUMENTS: Final = 2048
 
-_WITHOUT_EFFECT: Final[Harmless] = {
+_WITHOUT_EFFECT: Final[Refused] = {
     "max_chunks_per_doc": (),
     "max_tokens_per_doc": (),
     "overlap_tokens": (),

@@ -72,7 +72,7 @@ def _repetition_penalty(fields: SamplingFields) -> float | None:
 
 def _biases(text: msgspec.Raw) -> dict[int, float]:
     """The biases by token. OpenAI's shape is an object, llama.cpp's a list of pairs, where false means never."""
-    check_values(bytes(text), most=3 * _MAX_BIASES, place="logit_bias")
+    check_values(bytes(text), most=4 * _MAX_BIASES, place="logit_bias")
     is_list = bytes(text)[:1] == b"["
     pairs = (
         [(str(token), raw) for token, raw in decode_part(_pairs_decoder, text, param="logit_bias")]

@@ -60,7 +60,6 @@ from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, TemplateFailed
 from neuron_lib.modality import EMBEDDINGS, RERANK
 from neuron_lib.text.reasoning import REASONING_MARKERS
-from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.types import FinishReason, Likely, SamplingParams, TokenLogprob
 
 FACTS = ModelFacts(
@@ -71,12 +70,11 @@ FACTS = ModelFacts(
     has_chat_template=True,
     recommended=SamplingParams(),
     reasoning=None,
-    tool_call=None,
 )
 FOUND: dict[str, dict[str, Any]] = {
-    "markers": {"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0]},
+    "markers": {"reasoning": REASONING_MARKERS[0], "tool_format": "hermes"},
     "small": {"n_ctx": 4},
-    "unread": {"tool_call": TOOL_MARKERS[0], "calls_are_read": False},
+    "mute": {"tool_format": ""},
     "words": {"n_vocab": 10},
     "fallback": {"chat_template": "fallback"},
     "vectors": {"capabilities": (EMBEDDINGS,), "vector_width": 2},
@@ -204,6 +202,13 @@ class FakeEngine:
             self.submitted[request] = submit
             self.line.enter(Request(request, (), min(count, self.seats)))
             return
+        if isinstance(task, CompleteTask) and (task.more_prompts or task.echo):
+            texts = tuple(map(text_of, task.prompts))
+            tokens = sum(len(text.split()) for text in texts)
+            self.send(Prepared(request=request, prompt_tokens=tokens, echo=texts if task.echo else ()))
+            self.submitted[request] = submit
+            self.line.enter(Request(request, (), min(len(texts) * task.choices, self.seats)))
+            return
         words = words_of(submit)
         if self.mode == "stuck-at-prepare":
             self.around.hang()
@@ -250,6 +255,9 @@ class FakeEngine:
             if isinstance(submit.task, VectorTask):
                 self.send(Began(request.number, replies=len(texts_of(submit.task))))
                 self.embed(request.number, submit.task)
+            elif isinstance(submit.task, CompleteTask) and (submit.task.more_prompts or submit.task.echo):
+                self.send(Began(request.number, replies=len(submit.task.prompts) * submit.task.choices))
+                self.complete(request.number, submit.task)
             else:
                 self.send(Began(request.number, replies=request.seats))
                 self.start(submit, request.seats)
@@ -267,6 +275,27 @@ class FakeEngine:
             self.events(Vector(request=request, choice=choice, values=values, prompt_tokens=1, prefill_s=0.25))
         del self.running[request]
 
+    def complete(self, request: int, task: CompleteTask) -> None:
+        """Say each prompt once more, with each of its choices, one after the other."""
+        if self.mode == "segv-at-start":
+            self.around.die_of(signal.SIGSEGV)
+        for choice in range(len(task.prompts) * task.choices):
+            words = text_of(task.prompts[choice // task.choices]).split()
+            self.events(Delta(request, " ".join(words), len(words), choice))
+            done = Done(
+                request=request,
+                choice=choice,
+                reason=FinishReason.STOP,
+                text=" !",
+                prompt_tokens=len(words),
+                cached_tokens=len(words) if choice % task.choices else 1,
+                completion_tokens=len(words) + 1,
+                prefill_s=0.25,
+                decode_s=0.5,
+            )
+            self.events(done)
+        del self.running[request]
+
     def start(self, submit: Submit, choices: int) -> None:
         request, task, words = submit.request, submit.task, words_of(submit)
         assert isinstance(task, ChatTask | CompleteTask)
@@ -274,6 +303,7 @@ class FakeEngine:
             "echo-start": [f"{submit.class_.cache_key or '-'}", f"{choices}", f"{task.top_logprobs}"],
             "echo-stop": ["stop:", *task.stop],
         }
+        stop = task.stop[-1] if " ".join(words) == "echo-stop" else None
         words = told.get(" ".join(words), words)
         if self.mode == "segv-at-start":
             self.around.die_of(signal.SIGSEGV)
@@ -312,6 +342,7 @@ class FakeEngine:
                     queue_s=0.125,
                     prefill_s=0.25,
                     decode_s=0.5 * (1 + choice),
+                    stop=stop,
                 )
             )
 
@@ -319,6 +350,11 @@ class FakeEngine:
         token = TokenLogprob(f"{word} ".encode(), -0.5, (Likely(b"x", -0.25),) * (task.top_logprobs or 0))
         logprobs = () if task.top_logprobs is None else (token,)
         self.events(*(Delta(request, f"{word} ", 1, choice, logprobs) for choice in range(task.choices)))
+
+
+def text_of(prompt: str | tuple[int, ...]) -> str:
+    """The text of a prompt: that of tokens are their numbers."""
+    return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
 
 
 def texts_of(task: VectorTask) -> tuple[str | tuple[int, ...], ...]:

@@ -245,6 +245,12 @@ def test_every_other_path_has_openai_s_shape(path: str, error: NeuronError) -> N
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.path)
+def test_a_path_below_that_of_another_dialect_has_the_same_shape_of_errors(dialect: Dialect) -> None:
+    above = [other for other in dialects.DIALECTS if dialect.path.startswith(f"{other.path}/")]
+    assert [other.error for other in above] == [dialect.error] * len(above)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.path)
 def test_a_path_belongs_to_one_dialect(dialect: Dialect) -> None:
     for path in dialect.paths:
         assert [other for other in dialects.DIALECTS if path in other.paths] == [dialect]

@@ -330,13 +330,13 @@ async def test_one_model_that_is_unknown_is_openai_s_404(path: str, model_id: st
 
 
 async def test_one_model_that_is_being_loaded_is_refused_as_a_chat_with_it_is() -> None:
-    async with (
-        scripted_host({A: ScriptedModel(may_load=anyio.Event())}) as host,
-        host.client.open("POST", "/models/load", {"model_id": A, "harness": "scripted"}),
-    ):
+    may_load = anyio.Event()
+    async with scripted_host({A: ScriptedModel(may_load=may_load)}) as host, anyio.create_task_group() as tasks:
+        tasks.start_soon(load, host, A)
         await wait_all_tasks_blocked()
         told = await host.client.get(f"/v1/models/{A}")
         chat = await host.client.post("/v1/chat/completions", chat_body(A))
+        may_load.set()
     assert (told.status, told.json()["error"]["code"]) == (503, "model_loading")
     assert (told.body, told.headers) == (chat.body, chat.headers)
 

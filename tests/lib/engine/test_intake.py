@@ -112,6 +112,10 @@ class FakePreparer:
     def text_of(self, request: int, task: DetokenizeTask) -> Text:
         return Text(request=request, text="", token_count=len(task.tokens))
 
+    def echo(self, task: TaskFrame) -> tuple[str, ...]:
+        del task
+        return ()
+
     def request(self, submit: Submit, prompts: list[PreparedPrompt], *, arrived_s: float) -> Request:
         (prompt,) = prompts
         self.prepared.append(prompt)

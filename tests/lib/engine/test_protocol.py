@@ -80,6 +80,7 @@ COMMANDS: list[Command] = [
     ),
     submit(CompleteTask(prompt="once"), sampling=Sampling(temperature=0.7, seed=2**63)),
     submit(CompleteTask(prompt=(1, 2, 3)), class_=RequestClass(principal="a/k", cache_key="a", adapter="pirate")),
+    submit(CompleteTask(prompt="def", more_prompts=("a", (4, 5)), suffix="end", echo=True)),
     submit(EmbedTask(inputs=("one", (4, 5)))),
     submit(RerankTask(query="which?", documents=("one", "two"))),
     submit(TokenizeTask(prompt="once", add_special=False, wants_pieces=True)),
@@ -99,10 +100,9 @@ REPORTS: list[Report] = [
             has_chat_template=True,
             recommended=SamplingParams(top_k=40),
             reasoning=Markers("<think>", "</think>"),
-            tool_call=None,
         )
     ),
-    Prepared(request=1, prompt_tokens=12, prompt_end="assistant\n"),
+    Prepared(request=1, prompt_tokens=12, prompt_end="assistant\n", echo=("höi",)),
     Refused(1, to_frame(TemplateFailed("no"))),
     Refused(1, to_frame(PromptTooLong(prompt_tokens=9, limit=8))),
     Began(1, replies=3),
@@ -137,6 +137,8 @@ def name_of(frame: Command | Report) -> str:
     match frame:
         case Submit(task=CompleteTask(prompt=prompt)):
             return f"Submit of {prompt}"
+        case Submit(task=TokenizeTask(prompt=prompt)):
+            return f"Submit of TokenizeTask of a {type(prompt).__name__}"
         case Submit(task=task):
             return f"Submit of {type(task).__name__}"
         case Refused(error=error):

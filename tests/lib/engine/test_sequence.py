@@ -61,7 +61,8 @@ def test_an_unfinished_code_point_at_the_end_is_replaced() -> None:
 
 
 def test_a_stop_string_across_tokens_ends_the_reply_without_itself() -> None:
-    events = speak(sequence(stop=("END",)), b"one E", b"N", b"D two", b"never")
+    events = speak(sequence(stop=("two", "END")), b"one E", b"N", b"D two", b"never")
+    assert last(events).stop == "END"
     assert text_of(events) == "one "
     assert last(events).reason is FinishReason.STOP
     assert last(events).completion_tokens == 3
@@ -103,7 +104,8 @@ def test_max_tokens_is_exact(limit: int) -> None:
 
 
 def test_a_stop_string_in_the_last_allowed_token_is_a_stop() -> None:
-    assert last(speak(sequence(max_tokens=1, stop=("x",)), b"x")).reason is FinishReason.STOP
+    end = last(speak(sequence(max_tokens=1, stop=("x",)), b"x"))
+    assert (end.reason, end.stop) == (FinishReason.STOP, "x")
 
 
 def test_a_full_context_ends_the_reply() -> None:

@@ -1,4 +1,3 @@
-import contextlib
 import gc
 import os
 import sys
@@ -434,11 +433,18 @@ async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: d
         assert "with 0 requests" in repr(model)
 
 
-@pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
-async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "stop", "found"),
+    [("normal", "stop: mine !", ("mine",)), ("fallback", "stop: mine <|im_end|> !", ())],
+)
+async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(
+    mode: str, stop: str, found: tuple[str, ...]
+) -> None:
     async with model_of(mode) as model, model.run(ask("echo-stop", stop=["mine"])) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
+    assert isinstance(events[-1], Finished)
+    assert events[-1].stop_strings == found
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
@@ -448,12 +454,12 @@ async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
         assert model.load().in_flight == 0
 
 
-@pytest.mark.parametrize(("mode", "calls"), [("normal", False), ("markers", True), ("unread", False)])
-async def test_a_model_calls_tools_only_if_its_calls_have_markers_and_a_form_that_is_read(
-    mode: str, *, calls: bool
-) -> None:
+@pytest.mark.parametrize(("mode", "tool_format"), [("normal", "generic"), ("markers", "hermes"), ("mute", None)])
+async def test_a_model_shows_the_format_in_which_it_calls_tools(mode: str, tool_format: str | None) -> None:
     async with model_of(mode) as model:
-        assert model.info().tool_call is calls
+        info = model.info()
+    assert info.tool_format == tool_format
+    assert info.tool_call is (tool_format is not None)
 
 
 async def test_a_generation_does_nothing_until_it_is_entered() -> None:
@@ -648,13 +654,13 @@ async def test_vectors_and_scores_that_cannot_be_made_are_refused_by_name(task: 
         assert caught.value.param == param
 
 
-READINGS = [
+READINGS: list[tuple[Task, Tokenized | Detokenized]] = [
     (
         Tokenize(model_id="org/fake", prompt="one three", wants_text=True, wants_pieces=True),
-        Tokenized(tokens=(3, 5), text="one three", pieces=(b"one", b"three")),
+        Tokenized(tokens=(3, 5), context=64, text="one three", pieces=(b"one", b"three")),
     ),
-    (Tokenize(model_id="org/fake", prompt="one three"), Tokenized(tokens=(3, 5))),
-    (Tokenize(model_id="org/fake", prompt=ask("one three")), Tokenized(tokens=(3, 5))),
+    (Tokenize(model_id="org/fake", prompt="one three"), Tokenized(tokens=(3, 5), context=64)),
+    (Tokenize(model_id="org/fake", prompt=ask("one three")), Tokenized(tokens=(3, 5), context=64)),
     (Detokenize(model_id="org/fake", tokens=(3, 5)), Detokenized("xxx xxxxx")),
 ]
 
@@ -773,6 +779,52 @@ async def test_a_text_is_gone_on_with_and_nothing_in_it_is_reasoning_or_a_call()
     async with model_of("markers") as model, model.run(task) as reply:
         events = [event async for event in reply]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "<think> a </think> <tool_call> !"
+
+
+def texts_of(events: Sequence[GenerationEvent]) -> dict[int, str]:
+    texts: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, TextDelta):
+            texts[event.choice] = texts.get(event.choice, "") + event.text
+    return texts
+
+
+async def test_every_prompt_gets_its_choices_and_is_billed_once() -> None:
+    task = Complete(model_id="org/fake", prompt="one", more_prompts=("a b", (7, 8)), choices=2)
+    async with model_of("normal", seats=2) as model:
+        async with model.run(task) as reply:
+            assert model.load().in_flight == 2
+            events = [event async for event in reply]
+        assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+    assert texts_of(events) == {0: "one !", 1: "one !", 2: "a b !", 3: "a b !", 4: "7 8 !", 5: "7 8 !"}
+    assert events[0] == Started(prompt_tokens=5)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reasons == (FinishReason.STOP,) * 6
+    assert (events[-1].usage.prompt_tokens, events[-1].usage.cached_tokens) == (5, 3)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_reply_with_an_echo_begins_with_the_text_of_its_prompt(*, whole: bool) -> None:
+    task = Complete(model_id="org/fake", prompt="one", more_prompts=((7, 8),), echo=True, choices=2, whole=whole)
+    async with model_of("normal", seats=4) as model, model.run(task) as reply:
+        events = [event async for event in reply]
+    assert events[1:5] == [TextDelta("one", 0), TextDelta("one", 1), TextDelta("7 8", 2), TextDelta("7 8", 3)]
+    assert texts_of(events) == {0: "oneone !", 1: "oneone !", 2: "7 87 8 !", 3: "7 87 8 !"}
+
+
+async def test_an_echo_is_written_once_although_the_reply_is_begun_again() -> None:
+    task = Complete(model_id="org/fake", prompt="one", echo=True)
+    async with model_of("segv-at-start") as model, model.run(task) as reply:
+        events = [event async for event in reply]
+    assert texts_of(events) == {0: "oneone !"}
+
+
+async def test_an_echo_with_log_probabilities_is_refused_by_name() -> None:
+    async with model_of() as model:
+        with pytest.raises(InvalidRequest) as caught:
+            await read_off(model, Complete(model_id="org/fake", prompt="one", echo=True, top_logprobs=0))
+        assert caught.value.param == "echo"
+        assert engine_of(model).submitted == []
 
 
 @pytest.mark.parametrize(
@@ -1264,18 +1316,3 @@ async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served(*, in
         for _ in range(2):
             with pytest.raises(EngineFailed, match="no cells left"):
                 await reply_to(model, "one two")
-
-
-@pytest.mark.parametrize(("mode", "outcome"), [("segv-after-delta", "EngineDead"), ("stuck-after-delta", "abandoned")])
-async def test_the_log_tells_a_reader_who_left_from_an_engine_that_was_lost(
-    mode: str, outcome: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", logger="neuron_lib.llamacpp.reply")
-    async with model_of(mode) as model:
-        with contextlib.suppress(EngineDead), anyio.CancelScope() as scope:
-            async with model.run(ask("one")) as generation:
-                if outcome == "abandoned":
-                    scope.cancel()
-                async for _event in generation:
-                    pass
-    assert [vars(record)["outcome"] for record in caplog.records] == [outcome]

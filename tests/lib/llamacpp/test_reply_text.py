@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from neuron_lib.engine.protocol import Delta, Done, SequenceEvent
 from neuron_lib.engine.sequence import Sampled, Sequence
 from neuron_lib.llamacpp.reply_text import ReplyText
-from neuron_lib.text.output_parser import OutputEvent, OutputParser
+from neuron_lib.text.formats import FORMATS, OutputEvent
 from neuron_lib.text.reasoning import REASONING_MARKERS
-from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.types import FinishReason, ReasoningDelta, TextDelta, TokenLogprob, ToolCall
 
 CALL = '{"name":"f","arguments":{}}'
@@ -33,8 +32,9 @@ def frames(pieces: list[bytes], *, stop: tuple[str, ...] = (), drafted: int = 1)
 
 
 def read(frames: Iterable[SequenceEvent], *, index: int = 0, **options: Any) -> tuple[ReplyText, list[OutputEvent]]:
-    parser = OutputParser(**{"reasoning": REASONING_MARKERS[0], "tool_call": TOOL_MARKERS[0], **options})
-    choice, events = ReplyText(index, parser), list[OutputEvent]()
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    reader = FORMATS["hermes"].reader(**{"reasoning": REASONING_MARKERS[0], "tools": tools, **options})
+    choice, events = ReplyText(index, reader), list[OutputEvent]()
     for frame in frames:
         match frame:
             case Delta():
@@ -61,10 +61,10 @@ def shown(events: list[OutputEvent]) -> list[tuple[str, list[bytes]]]:
         # tokens without text, within and at the end
         (["a", "", "b", ""], [("a", [b"a"]), ("b", [b"", b"b"]), ("", [b""])]),
         # what might be a stop string, and is none, at once or in the end
-        (["a E", "N", "T er"], [("a ", [b"a E"]), ("E", []), ("N", [b"N"]), ("T er", [b"T er"])]),
-        (["a E", "N"], [("a ", [b"a E"]), ("E", []), ("N", [b"N"])]),
+        (["a E", "N", "T er"], [("a", [b"a E"]), (" E", []), ("N", [b"N"]), ("T er", [b"T er"])]),
+        (["a E", "N"], [("a", [b"a E"]), (" E", []), ("N", [b"N"])]),
         # a stop string takes its tokens along, but not those that have shown something
-        (["a E", "N", "D"], [("a ", [b"a E"])]),
+        (["a E", "N", "D"], [("a", [b"a E"]), (" ", [])]),
         (["a", " END", " b"], [("a", [b"a"]), (" ", [b" END"])]),
         (["a", "END"], [("a", [b"a"])]),
         # what might be a marker, and is none
@@ -112,7 +112,7 @@ def test_without_markers_and_stops_every_token_comes_with_its_text(text: str, cu
         pieces.append(raw[:size])
         raw = raw[size:]
     pieces.append(raw)
-    _, events = read(frames(pieces, drafted=drafted), reasoning=None, tool_call=None)
+    _, events = read(frames(pieces, drafted=drafted), reasoning=None, tools=())
     assert "".join(text for text, _ in shown(events)) == text
     assert [t for _, tokens in shown(events) for t in tokens] == pieces
 

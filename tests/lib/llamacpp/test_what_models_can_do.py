@@ -29,7 +29,6 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
-from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.types import (
     ChatRequest,
     ContextParams,
@@ -214,21 +213,26 @@ OTHER_FORM = "{% if tools %}{{ tools | tojson }}<tool_call>name<arg_key>a</arg_k
 
 
 @pytest.mark.parametrize(
-    ("own", "operators", "calls"),
-    [(READ_FORM, None, True), (OTHER_FORM, None, False), (OTHER_FORM, READ_FORM, True), (READ_FORM, "Hi", False)],
+    ("own", "operators", "configured", "tool_format"),
+    [
+        (READ_FORM, None, "", "hermes"),
+        (OTHER_FORM, None, "", "generic"),
+        (OTHER_FORM, READ_FORM, "", "hermes"),
+        (READ_FORM, "Hi", "", "generic"),
+        (READ_FORM, None, "mistral", "mistral"),
+    ],
 )
-async def test_a_model_calls_tools_if_the_template_in_use_asks_for_calls_that_are_read(
-    tmp_path: Path, own: str, operators: str | None, *, calls: bool
+async def test_the_format_of_tools_is_that_of_the_template_in_use_unless_one_is_configured(
+    tmp_path: Path, own: str, operators: str | None, configured: str, tool_format: str
 ) -> None:
     path = tmp_path / "m.gguf"
     write_synthetic(path, "full", markers=("<tool_call>", "</tool_call>"), template=own)
-    load = msgspec.structs.replace(load_of(path), chat_template=operators)
+    load = msgspec.structs.replace(load_of(path), chat_template=operators, tool_format=configured)
     async with open_engine(
         load, model_id=MODEL_ID, environment=engine_environment(os.environ), on_progress=lambda _: None
     ) as engine:
         facts = await engine.wait_ready()
-    assert facts.tool_call == Markers("<tool_call>", "</tool_call>")
-    assert facts.calls_are_read is calls
+    assert facts.tool_format == tool_format
 
 
 @pytest.mark.both_loops

@@ -201,6 +201,7 @@ def test_a_whole_reply_is_one_body_with_the_reasoning_beside_the_answer() -> Non
         "object": "chat.completion",
         "created": 7,
         "model": "a/b",
+        "system_fingerprint": f"neuron-{__version__}",
         "choices": [
             {
                 "index": 0,
@@ -214,6 +215,17 @@ def test_a_whole_reply_is_one_body_with_the_reasoning_beside_the_answer() -> Non
             "total_tokens": 15,
             "prompt_tokens_details": {"cached_tokens": 0},
             "helexa_timing": {"prefill_ms": 20, "decode_ms": 50, "prefill_tokens": 10},
+        },
+        "timings": {
+            "cache_n": 0,
+            "prompt_n": 10,
+            "prompt_ms": 20,
+            "prompt_per_token_ms": 2,
+            "prompt_per_second": 500,
+            "predicted_n": 5,
+            "predicted_ms": 50,
+            "predicted_per_token_ms": 10,
+            "predicted_per_second": 100,
         },
     }
 

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.text.output_parser import OutputEvent, OutputParser
+from neuron_lib.text.formats import FORMATS, OutputEvent, Reader, plain_reader
 from neuron_lib.text.reasoning import REASONING_MARKERS, prompt_opens_reasoning
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.text.tool_calls import TOOL_MARKERS
 from neuron_lib.types import ReasoningDelta, TextDelta, ToolCall
 
 THINK = REASONING_MARKERS[0]
-TOOL = TOOL_MARKERS[0]
+HERMES = FORMATS["hermes"]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 CALL = '{"name":"f","arguments":{"a":1}}'
 ENDS = '{"a":"</tool_call> </think>"}'
 SAYS_END = '{"name":"f","arguments":{"a":"</tool_call> </think>"}}'
@@ -21,8 +21,8 @@ def fixed_hex(size: int) -> str:
     return "0" * size
 
 
-def parser(**options: Any) -> OutputParser:
-    return OutputParser(**{"reasoning": THINK, "tool_call": TOOL, "token_hex": fixed_hex, **options})
+def reader(**options: Any) -> Reader:
+    return HERMES.reader(**{"reasoning": THINK, "tools": TOOLS, "token_hex": fixed_hex, **options})
 
 
 def called(index: int, name: str = "f", arguments: str = '{"a":1}') -> ToolCall:
@@ -44,7 +44,7 @@ def merged(events: list[OutputEvent]) -> list[OutputEvent]:
 
 
 def read(text: str, **options: Any) -> list[OutputEvent]:
-    reply = parser(**options)
+    reply = reader(**options)
     return merged(reply.feed(text) + reply.finish())
 
 
@@ -63,7 +63,7 @@ def read(text: str, **options: Any) -> list[OutputEvent]:
         ("no block</think> here", [TextDelta("no block</think> here")]),
         ("a < b and <thin", [TextDelta("a < b and <thin")]),
         (f"<tool_call>\n{CALL}\n</tool_call>", [called(0)]),
-        (f"ok <tool_call>{CALL}</tool_call>", [TextDelta("ok "), called(0)]),
+        (f"ok <tool_call>{CALL}</tool_call>", [TextDelta("ok"), called(0)]),
         (
             f"<tool_call>{CALL}</tool_call>\n<tool_call>{CALL}</tool_call>\nbye",
             [called(0), called(1), TextDelta("bye")],
@@ -166,11 +166,11 @@ def test_space_between_a_call_and_included_thinking_is_dropped_but_none_after_th
 
 
 def test_text_and_markers_of_one_piece_become_one_event() -> None:
-    assert parser(include_thinking=True).feed("a<think>b</think>c") == [TextDelta("a<think>b</think>c")]
+    assert reader(include_thinking=True).feed("a<think>b</think>c") == [TextDelta("a<think>b</think>c")]
 
 
 def test_without_markers_text_passes_through_untouched() -> None:
-    reply = parser(reasoning=None, tool_call=None)
+    reply = plain_reader()
     text = "<think><tool_call>"
     assert reply.feed(text) == [TextDelta(text)]
     assert reply.feed("") == []
@@ -178,15 +178,15 @@ def test_without_markers_text_passes_through_untouched() -> None:
 
 
 def test_text_is_held_back_only_while_a_marker_may_still_come_of_it() -> None:
-    reply = parser()
+    reply = reader()
     assert reply.feed("a<th") == [TextDelta("a")]
     assert reply.feed("e") == [TextDelta("<the")]
     assert reply.feed("<") == []
     assert reply.finish() == [TextDelta("<")]
 
 
-def test_the_parser_knows_where_it_is_and_how_many_calls_it_saw() -> None:
-    reply = parser()
+def test_the_reader_knows_where_it_is_and_how_many_calls_it_saw() -> None:
+    reply = reader()
     places = []
     for piece in ("x", "<think>", "y", "</think>", "<tool_call>", CALL, "</tool_call>"):
         reply.feed(piece)
@@ -202,13 +202,13 @@ def test_the_parser_knows_where_it_is_and_how_many_calls_it_saw() -> None:
     ]
 
 
-def test_a_parser_without_reasoning_markers_is_never_in_reasoning() -> None:
-    assert not parser(reasoning=None).in_reasoning
+def test_a_reader_without_reasoning_markers_is_never_in_reasoning() -> None:
+    assert not reader(reasoning=None).in_reasoning
 
 
 def test_call_ids_are_random_by_default() -> None:
     def first_id() -> str:
-        match OutputParser(reasoning=None, tool_call=TOOL).feed(f"<tool_call>{CALL}</tool_call>"):
+        match HERMES.reader(tools=TOOLS).feed(f"<tool_call>{CALL}</tool_call>"):
             case [ToolCall(id=call_id)]:
                 return call_id
             case other:
@@ -240,7 +240,7 @@ def test_how_the_reply_is_cut_into_pieces_changes_nothing(
 ) -> None:
     options = {"starts_in_reasoning": starts_in_reasoning, "include_thinking": include_thinking}
     borders = data.draw(st.lists(st.integers(0, len(text))).map(sorted))
-    reply = parser(**options)
+    reply = reader(**options)
     events: list[OutputEvent] = []
     for start, end in zip([0, *borders], [*borders, len(text)], strict=True):
         events += reply.feed(text[start:end])
@@ -251,7 +251,7 @@ def test_how_the_reply_is_cut_into_pieces_changes_nothing(
 
 @given(st.lists(fragments, max_size=12).map("".join))
 def test_with_included_thinking_and_no_calls_not_a_character_is_lost(text: str) -> None:
-    events = read(text, include_thinking=True, tool_call=None)
+    events = read(text, include_thinking=True, tools=())
     output = "".join(event.text for event in events if isinstance(event, TextDelta))
     assert output in {text, text + THINK.close}
 
@@ -278,4 +278,3 @@ def test_marker_pairs_are_tried_in_the_order_of_the_contract() -> None:
         Markers("<thought>", "</thought>"),
         Markers("<reasoning>", "</reasoning>"),
     ) == REASONING_MARKERS
-    assert (Markers("<tool_call>", "</tool_call>"),) == TOOL_MARKERS

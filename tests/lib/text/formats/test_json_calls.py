@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.text.tool_calls import ParsedCall, ends_inside_value, parse_tool_calls
+from neuron_lib.text.formats.json_calls import ends_inside_value, parse_tool_calls
+from neuron_lib.text.formats.tool_format import ParsedCall
 
 
 def function(name: str, **properties: Any) -> dict[str, Any]:

@@ -7,23 +7,17 @@ function and also has a part that is not understood, it is not a call.
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NoReturn
 
 import msgspec
 
-from neuron_lib.text.tag_splitter import Markers
+from neuron_lib.text.formats.arguments import NOT_UNDERSTOOD
+from neuron_lib.text.formats.blocks import PairBlock
+from neuron_lib.text.formats.tagged_calls import parse_tagged_calls
+from neuron_lib.text.formats.tool_format import ParsedCall, Tools
 
-__all__ = ("TOOL_MARKERS", "ParsedCall", "ends_inside_value", "parse_tool_calls")
-
-TOOL_MARKERS: Final = (Markers("<tool_call>", "</tool_call>"),)
-"""In the order in which they are tried, like `REASONING_MARKERS`."""
-
-_FUNCTION: Final = re.compile(r"<function=([^>\s]+)>\s*(.*)</function>", re.DOTALL)
-_BETWEEN_FUNCTIONS: Final = re.compile(r"(?<=</function>)\s*(?=<function=)")
-_PARAMETER: Final = re.compile(r"<parameter=([^>\s]+)>(.*?)</parameter>\s*", re.DOTALL)
-_OPEN_PARAMETER: Final = re.compile(r"<parameter=([^>\s]+)>(.*?)(?:</parameter>\s*|(?=<parameter=)|\Z)", re.DOTALL)
-"""A parameter whose end may be missing."""
+__all__ = ("ends_inside_value", "json_pair", "parse_keyed_calls", "parse_tool_calls")
 
 _LANGUAGE: Final = re.compile(r"^\w*")
 _SEPARATOR: Final = re.compile(r"(?:[\s,;]|</?tool_call>)*")
@@ -35,31 +29,13 @@ _JSON_WORDS: Final[Mapping[str, str]] = {"True": "true", "False": "false", "None
 
 _ARGUMENTS: Final = ("arguments", "parameters", "args")
 """The names that models use for the arguments. Models are trained on the first."""
-_COMPANIONS: Final = frozenset({"name", "function", "type", "id", "index"})
+_NAMES: Final = ("name", "tool_name")
+_COMPANIONS: Final = frozenset({*_NAMES, "function", "type", "id", "index", "call_id", "tool_call_id"})
 """Keys of a call that are not arguments."""
-
-_PYTHON_TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
-    "integer": int,
-    "number": (int, float),
-    "boolean": bool,
-    "object": dict,
-    "array": list,
-    "null": type(None),
-}
+_WRAPPERS: Final = ("tool_calls", "tool_call")
 
 
-class ParsedCall(NamedTuple):
-    """The name of the called function, and its arguments as the text of a JSON object."""
-
-    name: str
-    arguments: str
-
-
-# The errors for text that is not JSON of the wanted shape (UnicodeError included), or that contains what JSON cannot.
-_NOT_UNDERSTOOD: Final = (ValueError, RecursionError)
-
-
-def parse_tool_calls(body: str, tools: Sequence[Mapping[str, Any]]) -> tuple[ParsedCall, ...]:
+def parse_tool_calls(body: str, tools: Tools) -> tuple[ParsedCall, ...]:
     """The calls of a block. Empty if any part of its `body` is not understood. `tools` are those of the request.
 
     Two forms are understood. The first is JSON objects with `name` and `arguments`, one or several, also in a list. The
@@ -70,14 +46,28 @@ def parse_tool_calls(body: str, tools: Sequence[Mapping[str, Any]]) -> tuple[Par
     if body.startswith("```") and body.endswith("```"):
         body = _LANGUAGE.sub("", body[3:-3], count=1).strip()
     if body.startswith("<function="):
-        return _tagged_calls(body, tools)
+        return parse_tagged_calls(body, tools)
     for text in (body, _with_json_words(body)):
         try:
             calls = [_json_call(value) for value in _flat(_json_values(text))]
             return tuple(ParsedCall(name, msgspec.json.encode(arguments).decode()) for name, arguments in calls)
-        except _NOT_UNDERSTOOD:
+        except NOT_UNDERSTOOD:
             continue
     return ()
+
+
+def parse_keyed_calls(body: str, _tools: Tools) -> tuple[ParsedCall, ...]:
+    """The calls of a block of objects with one member: the function's name, and its arguments."""
+    try:
+        calls = [_keyed_call(value) for value in _flat(_json_values(body.strip()))]
+        return tuple(ParsedCall(name, msgspec.json.encode(arguments).decode()) for name, arguments in calls)
+    except NOT_UNDERSTOOD:
+        return ()
+
+
+def json_pair(*opens: str, closes: tuple[str, ...]) -> PairBlock:
+    """A block with such calls between two markers."""
+    return PairBlock(opens=opens, closes=closes, parse=parse_tool_calls, ends_inside=ends_inside_value)
 
 
 def ends_inside_value(body: str) -> bool:
@@ -106,14 +96,19 @@ def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    """The values. A list is replaced by its items."""
+    """The values. A list is replaced by its items, and an object that only holds calls by those."""
     for value in values:
-        yield from value if isinstance(value, list) else (value,)
+        inner = value
+        if isinstance(value, dict) and len(value) == 1:
+            inner = next((value[key] for key in _WRAPPERS if key in value), value)
+        yield from inner if isinstance(inner, list) else (inner,)
 
 
 def _json_call(value: Any) -> tuple[str, dict[str, Any]]:
     """The name and the arguments of a call. Raises `ValueError` for any other value."""
     match value:
+        case {"tool_name": name} if "name" not in value:
+            value = {**value, "name": name}
         case {"function": dict(function)} if "name" in function:
             value = {**{key: item for key, item in value.items() if key != "name"}, **function}
         case {"function": str(name)} if "name" not in value:
@@ -137,6 +132,18 @@ def _json_call(value: Any) -> tuple[str, dict[str, Any]]:
     if not arguments and any(isinstance(value[key], dict | list) for key in other):
         raise ValueError("perhaps arguments under another name")
     return name, arguments
+
+
+def _keyed_call(value: Any) -> tuple[str, dict[str, Any]]:
+    match value:
+        case {"name": _, "arguments": _}:
+            return _json_call(value)
+        case dict() if len(value) == 1:
+            name, arguments = next(iter(value.items()))
+            name.encode()
+            return name, _as_arguments(arguments)
+        case _:
+            raise ValueError("no call")
 
 
 def _as_arguments(value: Any) -> dict[str, Any]:
@@ -184,91 +191,3 @@ def _finite(text: str) -> float:
 
 
 _decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, strict=False)
-
-
-def _tagged_calls(body: str, tools: Sequence[Mapping[str, Any]]) -> tuple[ParsedCall, ...]:
-    for bodies in ([body], _BETWEEN_FUNCTIONS.split(body)):
-        calls = [_tagged_call(each, tools, _PARAMETER) for each in bodies]
-        understood = tuple(call for call in calls if call is not None)
-        if len(understood) == len(calls):
-            return understood
-    if body.count("<function=") > 1 or body.count("</function>") > 1:
-        return ()
-    call = _tagged_call(body, tools, _OPEN_PARAMETER)
-    return () if call is None else (call,)
-
-
-def _tagged_call(
-    body: str, tools: Sequence[Mapping[str, Any]], parameter_pattern: re.Pattern[str]
-) -> ParsedCall | None:
-    function = _FUNCTION.fullmatch(body.strip())
-    if function is None:
-        return None
-    name, parameters = function.groups()
-    schemas = _parameter_schemas(name, tools)
-    arguments: dict[str, Any] = {}
-    position = 0
-    while position < len(parameters):
-        # Anchored matches keep the time linear. A search would read the rest again for every parameter that is not
-        # closed.
-        parameter = parameter_pattern.match(parameters, position)
-        if parameter is None:
-            return None
-        key, value = parameter.groups()
-        arguments[key] = _coerce(_without_frame(value), list(_declared_types(schemas.get(key))))
-        position = parameter.end()
-    try:
-        return ParsedCall(name, msgspec.json.encode(arguments).decode())
-    except _NOT_UNDERSTOOD:  # half a surrogate pair
-        return None
-
-
-def _without_frame(value: str) -> str:
-    """`value` without one line break at each end. Models put a value on lines of its own."""
-    return value.removeprefix("\n").removesuffix("\n")
-
-
-def _parameter_schemas(name: str, tools: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The declared parameters of function `name`. Empty if the request declares none, or no usable ones."""
-    for tool in tools:
-        function = _mapping(tool.get("function"))
-        if function.get("name") == name:
-            return _mapping(_mapping(function.get("parameters")).get("properties"))
-    return {}
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _declared_types(schema: object) -> Iterable[str]:
-    """The type names of a JSON schema, including those of its alternatives."""
-    schema = _mapping(schema)
-    declared = schema.get("type")
-    yield from (name for name in (declared if isinstance(declared, list) else [declared]) if isinstance(name, str))
-    for keyword in ("anyOf", "oneOf"):
-        alternatives = schema.get(keyword)
-        for alternative in alternatives if isinstance(alternatives, list) else ():
-            yield from _declared_types(alternative)
-
-
-def _coerce(text: str, types: Sequence[str]) -> Any:
-    """The value that `text` stands for. Of one of `types` if possible, otherwise the text itself. Without types any
-    JSON.
-    """
-    if not types:
-        return _json_or_text(text)
-    for name in types:
-        # Models that were trained on Python write True where JSON has true.
-        value = _json_or_text(text.strip().lower() if name in {"boolean", "null"} else text)
-        wanted = _PYTHON_TYPES.get(name, ())
-        if isinstance(value, wanted) and (name == "boolean" or not isinstance(value, bool)):
-            return value
-    return text
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except _NOT_UNDERSTOOD:
-        return text
