@@ -30,6 +30,13 @@ _EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "xhigh": "h
 """Chat templates know three efforts. Anthropic's two greater ones are the greatest of these."""
 
 
+_UNSUPPORTED: Final = {
+    "compaction": "no conversation is edited here",
+    "container": "no tools run here",
+    "thread": "no conversation is kept here",
+}
+
+
 class _Thinking(Struct, frozen=True):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -68,7 +75,9 @@ class PromptBody(SamplingFields, frozen=True, kw_only=True):
     output_config: _OutputConfig | None = None
     output_format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     service_tier: Literal["auto", "standard_only"] | None = None
+    compaction: msgspec.Raw = NOTHING
     container: msgspec.Raw = NOTHING
+    thread: msgspec.Raw = NOTHING
     context_management: _ContextManagement | None = None
     mcp_servers: list[msgspec.Raw] | None = None
     inference_geo: str | None = None
@@ -141,8 +150,9 @@ def chat_of(call: PromptBody, *, max_tokens: int | None, principal: Principal | 
 
 
 def _refuse_unsupported(call: PromptBody) -> None:
-    if is_given(call.container):
-        raise refusal("container", "this is not supported: no tools run here")
+    for name, why in _UNSUPPORTED.items():
+        if is_given(getattr(call, name)):
+            raise refusal(name, f"this is not supported: {why}")
     if call.mcp_servers:
         raise refusal("mcp_servers", "this is not supported: no tools run here")
     if call.inference_geo not in {None, "global"}:
