@@ -32,12 +32,14 @@ class Templates:
 @dataclass(slots=True, frozen=True)
 class Prompt:
     """A written prompt. `pieces` tell foreign text apart, in a prompt in which somebody has spelled a control token.
-    `tokens` are set for a prompt that came as token ids; its `text` is "".
+    `tokens` are set for a prompt that came as token ids; its `text` is "". `param` names the text of the request that
+    it was made of, None for the messages of a chat.
     """
 
     text: str
     pieces: Sequence[Piece] | None = None
     tokens: Sequence[int] | None = None
+    param: str | None = None
 
 
 class PromptWriter:

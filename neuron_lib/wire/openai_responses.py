@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from neuron_lib.types import Chat, Principal, UnreadObject
 from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
+from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
 from neuron_lib.wire.openai_responses_errors import ChainedConversation
 from neuron_lib.wire.openai_responses_input import Input, read_input
@@ -20,15 +21,16 @@ from neuron_lib.wire.openai_responses_reply import (
     Reasoning,
     Response,
     ResponseCollector,
+    ResponseEvent,
     ResponseStreamEncoder,
     Text,
 )
 from neuron_lib.wire.openai_responses_tools import Choice, Tool, read_tools
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
-from neuron_lib.wire.reply_shape import ReplyShapeFields, _Format, grammar_of, shapes_of_format
+from neuron_lib.wire.reply_shape import Format, ReplyShapeFields, grammar_of, shapes_of_format
 from neuron_lib.wire.sampling_fields import read_sampling
 
-__all__ = ("ResponsesBody", "ResponsesRequest", "decode")
+__all__ = ("SHAPES", "ResponsesBody", "ResponsesRequest", "decode")
 
 _CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
 _Note: TypeAlias = Annotated[str, Meta(max_length=1024)]
@@ -61,7 +63,7 @@ class _Object(Struct, gc=False):
 
 
 class _TextFields(Struct):
-    format: Annotated[msgspec.Raw, read_as(_Format)] = NOTHING
+    format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -133,6 +135,14 @@ _ELSEWHERE: Final[Mapping[str, tuple[object, ...]]] = {
 
 _decoder: Final = decoder_with_refused(ResponsesBody, also=_ELSEWHERE)
 _object_decoder: Final = msgspec.json.Decoder(_Object)
+
+
+SHAPES: Final = Shapes(
+    summary="A response to an input, as OpenAI's Responses API",
+    request=ResponsesBody,
+    reply=Response,
+    event=ResponseEvent,
+)
 
 
 class ResponsesRequest(Struct, frozen=True):

@@ -17,6 +17,7 @@ from neuron_lib.types import (
     EventBeforeEnd,
     Likely,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
     Tokenized,
@@ -289,7 +290,7 @@ class OutputItems:
                 self._held.clear()
                 is_one_too_many = event.index > 0 and not self._parallel
                 return [] if is_one_too_many else [*self._close("completed"), *self._call(event)]
-            case Started() | Embedding() | Tokenized() | Detokenized():
+            case Started() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 return []
             case _:
                 assert_never(event)

@@ -17,7 +17,7 @@ from neuron_lib.wire.http_errors import judge
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_responses_output import AnyOutputEvent, Item, OutputEvent, OutputItems
 from neuron_lib.wire.openai_responses_tools import Choice, FlatTool
-from neuron_lib.wire.reply_shape import _Format
+from neuron_lib.wire.reply_shape import Format
 from neuron_lib.wire.sse import server_sent_event
 
 __all__ = ("Reasoning", "Response", "ResponseCollector", "ResponseEvent", "ResponseStreamEncoder", "Text")
@@ -36,7 +36,7 @@ class Reasoning(Struct, frozen=True):
 class Text(Struct, frozen=True):
     """What the client asked of the text. `format` is JSON."""
 
-    format: Annotated[msgspec.Raw, read_as(_Format)] = msgspec.Raw(b'{"type":"text"}')
+    format: Annotated[msgspec.Raw, read_as(Format)] = msgspec.Raw(b'{"type":"text"}')
     verbosity: str = "medium"
 
 
