@@ -173,12 +173,15 @@ class WrongModality(RequestRejected):
     code = "wrong_modality"
     model_id: str
 
-    def __init__(self, model_id: str, capabilities: tuple[str, ...]) -> None:
-        able = " and ".join(capabilities)
+    def __init__(
+        self, model_id: str, capabilities: tuple[str, ...], *, task: str = "chat", wants: str = "text"
+    ) -> None:
+        """`task` is what the model cannot do, and `wants` the capability of models that can."""
+        able = " and ".join(capabilities) or "unknown"
         super().__init__(
-            f"model {model_id!r} cannot chat: its only use is {able}",
+            f"model {model_id!r} cannot {task}: its only use is {able}",
             model_id=model_id,
-            suggestion="choose a model whose capabilities include text",
+            suggestion=f"choose a model whose capabilities include {wants}",
         )
         self.model_id = model_id
 

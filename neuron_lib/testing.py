@@ -22,6 +22,10 @@ from neuron_lib.errors import EngineDead, NeuronError, Overloaded, OverloadReaso
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.modality import require_able
 from neuron_lib.types import (
+    Chat,
+    Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EventBeforeEnd,
@@ -40,6 +44,8 @@ from neuron_lib.types import (
     Started,
     Task,
     TextDelta,
+    Tokenize,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     Usage,
@@ -57,10 +63,12 @@ class ScriptedModel:
     ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply waits for `may_prepare`,
     refuses a prompt that does not fit into `n_ctx`, then waits for its seats, first come, first served. The reply to a
     `Chat` or a `Complete` is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
-    exception is raised in its place. A request for several choices gets the same as each of them, item by item. A
-    request for log-probabilities gets each text as a token that was certain. The reply to an `Embed` is `vector` for
-    each input; `capabilities` must have "embeddings". Replies say of themselves whether they were `retried`. Setting
-    `dies` kills the resident model with `death`; give the harness a new script before it is loaded again.
+    exception is raised in its place, and a `Finished` as the last item is the end of the reply. A request for several
+    choices gets the same as each of them, item by item. A request for log-probabilities gets each text as a token that
+    was certain. The reply to an `Embed` is `vector` for each input; `capabilities` must have "embeddings". A `Tokenize`
+    or a `Detokenize` takes no seat. Each byte of a text is a token; a chat is read as its messages, each as `ROLE:
+    CONTENT` in a line of its own. Replies say of themselves whether they were `retried`. Setting `dies` kills the
+    resident model with `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -288,7 +296,11 @@ class _ScriptedReply:
     def __init__(self, model: _LoadedScript, task: Task) -> None:
         self._model = model
         self._task = task
-        self._choices = 1 if isinstance(task, Embed) else task.choices
+        self._choices = task.choices if isinstance(task, Chat | Complete) else 1
+        if isinstance(task, Complete):
+            self._choices *= len(task.prompts)
+        takes_turns = isinstance(task, Complete) and task.more_prompts
+        self._seats = min(self._choices, model.script.max_in_flight) if takes_turns else self._choices
         self._held = ExitStack()
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
@@ -309,15 +321,19 @@ class _ScriptedReply:
         require_able(self._task, model.model_id, script.capabilities)
         model.refuse_if_recovering()
         self._engine_number = model.engine_number
+        if isinstance(self._task, Tokenize | Detokenize):
+            with model.admission.place(refuse=lambda _refusal: None):
+                self._events = _read_off(self._task)
+            return self
         with ExitStack() as held:
             place = held.enter_context(
-                model.admission.place(self._choices, refuse=lambda _refusal: model.seats.wake(place.number))
+                model.admission.place(self._seats, refuse=lambda _refusal: model.seats.wake(place.number))
             )
             await model.wait_for(script.may_prepare, engine_number=self._engine_number)
             if script.prompt_tokens >= script.n_ctx:
                 raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
-            await model.seats.take(place, self._choices)
-            held.callback(model.seats.give_back, self._choices)
+            await model.seats.take(place, self._seats)
+            held.callback(model.seats.give_back, self._seats)
             model.refuse_if_recovering()
             self._held = held.pop_all()
         self._engine_number = model.engine_number  # whoever waited for a seat may have outlived one
@@ -326,10 +342,24 @@ class _ScriptedReply:
         usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(said))
         self._events = [
             Started(prompt_tokens=script.prompt_tokens),
+            *self._echoes(),
             *said,
-            Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage),
         ]
+        if not isinstance(self._events[-1], Finished):
+            self._events.append(Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage))
         return self
+
+    def _echoes(self) -> list[TextDelta]:
+        """The text of its prompt for each choice, if the task wants it."""
+        task = self._task
+        if not isinstance(task, Complete) or not task.echo:
+            return []
+        texts = [prompt if isinstance(prompt, str) else _spelled(prompt) for prompt in task.prompts]
+        return [
+            TextDelta(text, number * task.choices + choice)
+            for number, text in enumerate(texts)
+            for choice in range(task.choices)
+        ]
 
     def _vectors(self) -> list[GenerationEvent | NeuronError]:
         assert isinstance(self._task, Embed)
@@ -340,7 +370,7 @@ class _ScriptedReply:
 
     def _say(self, item: str | GenerationEvent | NeuronError) -> list[GenerationEvent | NeuronError]:
         """One item of the script, as every choice says it."""
-        assert not isinstance(self._task, Embed)
+        assert isinstance(self._task, Chat | Complete)
         top_logprobs = self._task.top_logprobs
         match item:
             case str():
@@ -385,6 +415,34 @@ class _ScriptedReply:
             raise said
         self._told += not isinstance(said, Started | Finished)
         return said
+
+
+def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError]:
+    """The events of a task for which nothing is computed."""
+    answer: Tokenized | Detokenized
+    if isinstance(task, Detokenize):
+        count = len(task.tokens)
+        answer = Detokenized(_spelled(task.tokens))
+    else:
+        text = task.prompt if isinstance(task.prompt, str) else _written(task.prompt)
+        tokens = tuple(text.encode())
+        count = len(tokens)
+        answer = Tokenized(
+            tokens=tokens,
+            text=text if task.wants_text else "",
+            pieces=tuple(bytes((token,)) for token in tokens) if task.wants_pieces else (),
+        )
+    usage = Usage(prompt_tokens=count, completion_tokens=0)
+    return [Started(prompt_tokens=count), answer, Finished(reasons=(FinishReason.STOP,), usage=usage)]
+
+
+def _spelled(tokens: Iterable[int]) -> str:
+    return bytes(token & 0xFF for token in tokens).decode(errors="replace")
+
+
+def _written(chat: Chat) -> str:
+    """The prompt of a chat, by the template that every scripted model has."""
+    return "".join(f"{message['role']}: {message.get('content') or ''}\n" for message in chat.messages)
 
 
 class ScriptedRunner:

@@ -1,5 +1,7 @@
 """The Litestar application: routes and the handlers of exceptions, without Litestar's own documentation and log."""
 
+from collections.abc import Iterable
+
 from litestar import Litestar
 from litestar.di import Provide
 
@@ -10,9 +12,11 @@ from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
 from neuron_service.probes import Probes
 from neuron_service.routes.host import discovery
+from neuron_service.routes.images import generate_images
 from neuron_service.routes.models import (
     about_model,
     follow_loading,
+    get_openai_model,
     list_loading,
     list_models,
     list_openai_models,
@@ -26,12 +30,13 @@ __all__ = ("create_app", "create_routes")
 _MAX_BODY_BYTES = 2 << 20  # also the limit of the gateway; a hostile body of this size blocks the event loop for 20 ms
 
 
-def create_app(host: Host, *, access: AccessRules | None = None) -> HttpRules:
+def create_app(host: Host, *, access: AccessRules | None = None, cors_origins: Iterable[str] = ()) -> HttpRules:
     """The whole application of `host`. It has no lifespan, because `server` owns the order of start and stop.
 
     Without `access` requests may name any host and any origin. A server around the application then has to check them.
+    Web pages of `cors_origins` may read the answers.
     """
-    return HttpRules(Probes(host, create_routes(host)), access=access)
+    return HttpRules(Probes(host, create_routes(host)), access=access, cors_origins=cors_origins)
 
 
 def create_routes(host: Host) -> Litestar:
@@ -41,11 +46,13 @@ def create_routes(host: Host) -> Litestar:
             discovery,
             list_models,
             list_openai_models,
+            get_openai_model,
             list_loading,
             follow_loading,
             load_model,
             unload_model,
             about_model,
+            generate_images,
             *map(reply_route, dialects.DIALECTS),
         ],
         dependencies={"host": Provide(lambda: host, sync_to_thread=False)},

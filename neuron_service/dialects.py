@@ -6,9 +6,11 @@ To add an API, write its modules in `neuron_lib.wire` as `neuron_lib.wire.dialec
 from typing import Final
 
 from neuron_lib.errors import NeuronError
+from neuron_lib.wire.anthropic_errors import anthropic_error
 from neuron_lib.wire.dialect import Decode, Dialect
 from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import openai_error
+from neuron_lib.wire.openai_responses_errors import responses_error
 
 __all__ = ("DIALECTS", "render")
 
@@ -22,16 +24,42 @@ def _openai_chat() -> Decode:
     return decode
 
 
-DIALECTS: Final[tuple[Dialect, ...]] = (Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),)
+def _openai_responses() -> Decode:
+    from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _anthropic_messages() -> Decode:
+    from neuron_lib.wire.anthropic_messages import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _anthropic_tokens() -> Decode:
+    from neuron_lib.wire.anthropic_tokens import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+DIALECTS: Final[tuple[Dialect, ...]] = (
+    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),
+    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses),
+    Dialect(path="/v1/messages", error=anthropic_error, load=_anthropic_messages),
+    Dialect(path="/v1/messages/count_tokens", error=anthropic_error, load=_anthropic_tokens),
+)
 
 
 def render(error: NeuronError, path: str) -> ErrorAnswer:
     """`error` as the answer to a request for `path`.
 
-    The answer has the shape of a dialect if `path` is the path of the dialect or lies below it. Otherwise the answer
-    has OpenAI's shape.
+    The answer has the shape of a dialect if `path` is one of the dialect's paths or lies below one. The longest of
+    these paths decides. If there is none, the answer has OpenAI's shape.
     """
-    for dialect in DIALECTS:
-        if path == dialect.path or path.startswith(f"{dialect.path}/"):
-            return dialect.error(error)
-    return openai_error(error)
+    above = [
+        (own, dialect) for dialect in DIALECTS for own in dialect.paths if path == own or path.startswith(f"{own}/")
+    ]
+    if not above:
+        return openai_error(error)
+    _, dialect = max(above, key=lambda pair: len(pair[0]))
+    return dialect.error(error)

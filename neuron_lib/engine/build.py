@@ -158,6 +158,7 @@ def build_preparer(model: Model, context: Context, load: Load, facts: ModelFacts
         override=templates.configured,
         controls=None if load.special_tokens_in_messages else control_tokens(model.vocab),
         n_ctx=context.n_ctx,
+        seats=load.seats,
         needs_checkpoints=not context.memory.can_truncate,
         binder=Binder(model.vocab, tool_format=FORMATS[facts.tool_format], reasoning=facts.reasoning),
     )

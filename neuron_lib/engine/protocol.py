@@ -31,6 +31,7 @@ __all__ = (
     "Command",
     "CompleteTask",
     "Delta",
+    "DetokenizeTask",
     "Done",
     "EmbedTask",
     "Fatal",
@@ -52,6 +53,9 @@ __all__ = (
     "Taken",
     "TaskFrame",
     "TemplateKind",
+    "Text",
+    "TokenizeTask",
+    "Tokens",
     "Vector",
     "Work",
     "command_decoder",
@@ -143,9 +147,17 @@ def _read(name: str, text: bytes) -> object:
 
 
 class CompleteTask(_Writing, frozen=True, kw_only=True, tag="complete"):
-    """Go on with a text, which no template changes: a string, or token ids."""
+    """Go on with a text, or with several; `neuron_lib.types.Complete` says what the fields mean."""
 
     prompt: str | tuple[int, ...]
+    more_prompts: tuple[str | tuple[int, ...], ...] = ()
+    suffix: str | None = None
+    echo: bool = False
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """All prompts."""
+        return self.prompt, *self.more_prompts
 
 
 class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
@@ -154,7 +166,23 @@ class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
     inputs: tuple[str | tuple[int, ...], ...]
 
 
-TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask
+class TokenizeTask(Struct, frozen=True, kw_only=True, tag="tokenize"):
+    """Say the tokens of a text or of a chat; `neuron_lib.types.Tokenize` says what the fields mean."""
+
+    prompt: str | ChatTask
+    add_special: bool = True
+    parse_special: bool = True
+    wants_text: bool = False
+    wants_pieces: bool = False
+
+
+class DetokenizeTask(Struct, frozen=True, kw_only=True, tag="detokenize"):
+    """Say the text of token ids."""
+
+    tokens: tuple[int, ...]
+
+
+TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask | TokenizeTask | DetokenizeTask
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -266,11 +294,14 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
-    """The request is in the line. Its replies begin `in_reasoning` if the prompt has opened a block of reasoning."""
+    """The request is in the line. Its replies begin `in_reasoning` if the prompt has opened a block of reasoning.
+    `echo` has the texts of all prompts, if the task wants them.
+    """
 
     request: int
     prompt_tokens: int
     in_reasoning: bool = False
+    echo: tuple[str, ...] = ()
 
 
 class Refused(Struct, frozen=True, tag="refused"):
@@ -278,6 +309,23 @@ class Refused(Struct, frozen=True, tag="refused"):
 
     request: int
     error: ErrorFrame
+
+
+class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
+    """The whole answer to a `TokenizeTask`. No seat is taken for such a task, and nothing more is said of it."""
+
+    request: int
+    tokens: tuple[int, ...]
+    text: str = ""
+    pieces: tuple[bytes, ...] = ()
+
+
+class Text(Struct, frozen=True, kw_only=True, tag="text"):
+    """The whole answer to a `DetokenizeTask`, like `Tokens`. `token_count` is how many tokens were read."""
+
+    request: int
+    text: str
+    token_count: int
 
 
 class Began(Struct, frozen=True, tag="began"):
@@ -313,6 +361,7 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
 
     `queue_s` are the seconds from the arrival of the request to its beginning. `prefill_s` and `decode_s` are the
     seconds of the steps that the choice was in. `cached_tokens` of the prompt were not computed for this choice.
+    `stop` is the stop string that ended it, None if none did.
     """
 
     request: int
@@ -326,6 +375,7 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     queue_s: float = 0.0
     prefill_s: float
     decode_s: float
+    stop: str | None = None
 
 
 class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
@@ -387,10 +437,12 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     work: tuple[Work, ...] = ()
 
 
-RequestReport: TypeAlias = Prepared | Refused | Began | Cancelled | SequenceEvent
+RequestReport: TypeAlias = Prepared | Refused | Tokens | Text | Began | Cancelled | SequenceEvent
 """What the engine says about one request; events of a step come together in `StepEvents`."""
 
-Report: TypeAlias = Progress | Ready | Taken | Prepared | Refused | Began | Cancelled | StepEvents | Fatal | Beat
+Report: TypeAlias = (
+    Progress | Ready | Taken | Prepared | Refused | Tokens | Text | Began | Cancelled | StepEvents | Fatal | Beat
+)
 
 Frame = TypeVar("Frame", Command, Report)
 

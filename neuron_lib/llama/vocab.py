@@ -224,6 +224,15 @@ class Vocab:
         return self.spell(lib.llama_vocab_eos(self._pointer), special=True).decode("utf-8", "replace")
 
     @property
+    def fill_in_middle(self) -> tuple[str, str, str] | None:
+        """The texts of the tokens before the beginning of a text, before its end, and before what belongs between them.
+        None if the model does not have all three.
+        """
+        native = (lib.llama_vocab_fim_pre, lib.llama_vocab_fim_suf, lib.llama_vocab_fim_mid)
+        texts = [self.spell(find(self._pointer), special=True).decode("utf-8", "replace") for find in native]
+        return (texts[0], texts[1], texts[2]) if all(texts) else None
+
+    @property
     def pointer(self) -> Any:
         """The native handle, for `GrammarCompiler`."""
         return self._pointer

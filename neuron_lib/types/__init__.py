@@ -5,6 +5,7 @@ from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.context import ContextParams
 from neuron_lib.types.ended_reply import EndedReply, ReplyOutcome
 from neuron_lib.types.events import (
+    Detokenized,
     Embedding,
     EventBeforeEnd,
     Finished,
@@ -14,6 +15,7 @@ from neuron_lib.types.events import (
     ReasoningDelta,
     Started,
     TextDelta,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     Usage,
@@ -42,7 +44,7 @@ from neuron_lib.types.models import (
     UnloadingModel,
 )
 from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
-from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Embed, Task
+from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Detokenize, Embed, Task, Tokenize
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
@@ -56,6 +58,8 @@ __all__ = (
     "Complete",
     "ContextParams",
     "DeferredLoad",
+    "Detokenize",
+    "Detokenized",
     "Device",
     "DeviceHealth",
     "Discovery",
@@ -90,6 +94,8 @@ __all__ = (
     "Task",
     "TextDelta",
     "TokenLogprob",
+    "Tokenize",
+    "Tokenized",
     "ToolCall",
     "ToolChoice",
     "UnloadingModel",

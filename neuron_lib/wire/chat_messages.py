@@ -10,12 +10,12 @@ from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
 from neuron_lib.wire.bodies import decode_part
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 
-__all__ = ("read_messages", "read_tools")
+__all__ = ("MAX_TOOLS", "MAX_TOOL_VALUES", "read_messages", "read_tools")
 
 _ROLES: Final = frozenset({"assistant", "developer", "function", "system", "tool", "user"})
 _MAX_MESSAGES: Final = 10_000
-_MAX_TOOLS: Final = 1024
-_MAX_TOOL_VALUES: Final = 50_000
+MAX_TOOLS: Final = 1024
+MAX_TOOL_VALUES: Final = 50_000
 """When a reply calls a tool, the daemon reads the types of the tool's parameters. That takes 10 ms for this many
 values.
 """
@@ -101,10 +101,10 @@ def _check_image(image: str | _Url, place: str) -> None:
 def read_tools(text: msgspec.Raw) -> UnreadArray:
     """The tools of a request. Raises `MalformedJson` or `InvalidRequest`; `param` is the path of the wrong value."""
     unread = bytes(text)
-    check_values(unread, most=_MAX_TOOL_VALUES, place="tools")
+    check_values(unread, most=MAX_TOOL_VALUES, place="tools")
     tools = decode_part(_tools, text, param="tools")
-    if len(tools) > _MAX_TOOLS:
-        raise refusal("tools", f"Expected `array` of length <= {_MAX_TOOLS}")
+    if len(tools) > MAX_TOOLS:
+        raise refusal("tools", f"Expected `array` of length <= {MAX_TOOLS}")
     check_nesting_and_numbers(unread, param="tools")
     for i, tool in enumerate(tools):
         if tool.type not in {None, "function"}:

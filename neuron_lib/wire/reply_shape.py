@@ -1,7 +1,7 @@
 """Reads what a reply must look like, in all fields that clients of OpenAI, vLLM, llama.cpp and TGI use for this."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
 import msgspec
@@ -13,7 +13,7 @@ from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 from neuron_lib.wire.sampling_fields import SamplingFields
 
-__all__ = ("ReplyShapeFields", "grammar_of")
+__all__ = ("ReplyShapeFields", "grammar_of", "schema_grammar", "shapes_of_format")
 
 _MAX_GRAMMAR_BYTES: Final = 256 << 10
 _MAX_CHOICES: Final = 4096
@@ -77,13 +77,13 @@ _choices: Final = msgspec.json.Decoder(list[str])
 _Shapes: TypeAlias = Iterator[tuple[str, Grammar]]
 
 
-def grammar_of(fields: ReplyShapeFields) -> Grammar | None:
-    """What the reply must look like; None if it may be anything.
+def grammar_of(fields: ReplyShapeFields, *, also: Iterable[tuple[str, Grammar]] = ()) -> Grammar | None:
+    """What the reply must look like; None if it may be anything. `also` has shapes from further fields, by their names.
 
     Raises `MalformedJson` or `InvalidRequest`, whose `param` is the field: the field is not understood or too long, or
     another field says something else.
     """
-    shapes = dict(_shapes(fields))
+    shapes = dict(_shapes(fields)) | dict(also)
     if len(shapes) > 1:
         names = tuple(shapes)
         raise refusal(names[-1], f"of {' and '.join(names)} only one can say what the reply looks like")
@@ -97,15 +97,15 @@ def grammar_of(fields: ReplyShapeFields) -> Grammar | None:
 def _shapes(fields: ReplyShapeFields) -> _Shapes:
     """Each shape that the body asks for, with the name of its field."""
     if is_given(fields.response_format):
-        yield from _of_format(fields.response_format)
+        yield from shapes_of_format(fields.response_format, "response_format")
     if is_given(fields.json_schema):
-        yield _by_schema(fields.json_schema, "json_schema", field="json_schema")
+        yield schema_grammar(fields.json_schema, "json_schema", field="json_schema")
     if fields.regex is not None:
         yield "regex", Grammar("regex", fields.regex)
     if fields.grammar is not None:
         yield "grammar", Grammar("lark", fields.grammar)
     if is_given(fields.guided_json):
-        yield _by_schema(fields.guided_json, "guided_json", field="guided_json", may_be_text=True)
+        yield schema_grammar(fields.guided_json, "guided_json", field="guided_json", may_be_text=True)
     if fields.guided_regex is not None:
         yield "guided_regex", Grammar("regex", fields.guided_regex, "guided_regex")
     if is_given(fields.guided_choice):
@@ -116,8 +116,13 @@ def _shapes(fields: ReplyShapeFields) -> _Shapes:
         yield from _of_outputs(fields.structured_outputs)
 
 
-def _of_format(text: msgspec.Raw) -> _Shapes:
-    field = "response_format"
+def shapes_of_format(text: msgspec.Raw, field: str, *, missing: str = "json_schema") -> Iterator[tuple[str, Grammar]]:
+    """The shape that an object like OpenAI's `response_format` asks for, if any. `field` is its path.
+
+    `missing` is the field that an error names if there is no schema where one is needed.
+
+    Raises `MalformedJson` or `InvalidRequest`, whose `param` is the path of the wrong value.
+    """
     wanted = decode_part(_format, text, param=field)
     given = [name for name in ("json_schema", "schema", "value") if is_given(getattr(wanted, name))]
     match wanted.type, given:
@@ -126,15 +131,15 @@ def _of_format(text: msgspec.Raw) -> _Shapes:
         case "json_object", []:
             yield field, Grammar("json_schema", _ANY_OBJECT)
         case "json_schema", []:
-            raise refusal(f"{field}.json_schema", "this field is required")
+            raise refusal(f"{field}.{missing}", "this field is required")
         case "json_object" | "json_schema", ["json_schema"]:
             place = f"{field}.json_schema"
             named = decode_part(_named, wanted.json_schema, param=place)
-            yield _by_schema(named.schema, f"{place}.schema", field=field)
+            yield schema_grammar(named.schema, f"{place}.schema", field=field)
         case "json_object" | "json_schema", ["schema"]:
-            yield _by_schema(wanted.schema, f"{field}.schema", field=field)
+            yield schema_grammar(wanted.schema, f"{field}.schema", field=field)
         case "json", [] | ["value"]:
-            yield _by_schema(wanted.value, f"{field}.value", field=field)
+            yield schema_grammar(wanted.value, f"{field}.value", field=field)
         case "regex", [] | ["value"]:
             yield field, Grammar("regex", decode_part(_text, wanted.value, param=f"{field}.value"), field)
         case "text" | "json_object" | "json_schema" | "json" | "regex", [*_, name]:
@@ -161,7 +166,7 @@ def _of_outputs(text: msgspec.Raw) -> _Shapes:
 
 def _each_output(wanted: _Outputs, field: str) -> _Shapes:
     if is_given(wanted.json):
-        yield _by_schema(wanted.json, f"{field}.json", field=f"{field}.json", may_be_text=True)
+        yield schema_grammar(wanted.json, f"{field}.json", field=f"{field}.json", may_be_text=True)
     if wanted.regex is not None:
         yield f"{field}.regex", Grammar("regex", wanted.regex, f"{field}.regex")
     if is_given(wanted.choice):
@@ -172,7 +177,7 @@ def _each_output(wanted: _Outputs, field: str) -> _Shapes:
         yield f"{field}.json_object", Grammar("json_schema", _ANY_OBJECT, f"{field}.json_object")
 
 
-def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool = False) -> tuple[str, Grammar]:
+def schema_grammar(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool = False) -> tuple[str, Grammar]:
     """The grammar of a JSON schema. The schema stays as the client wrote it, without white space."""
     schema = bytes(text)
     value = decode_part(_schema_or_text if may_be_text else _schema, schema, param=place)

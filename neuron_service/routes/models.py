@@ -5,7 +5,6 @@ from typing import Any
 from urllib.parse import unquote
 
 from litestar import MediaType, Request, Response, get, post
-from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
@@ -20,14 +19,16 @@ from neuron_lib.wire.management_errors import (
     not_resident,
     unload_error,
 )
-from neuron_lib.wire.openai_models import encode_model_list
+from neuron_lib.wire.openai_models import encode_model, encode_model_list
 from neuron_service.errors import respond, response
+from neuron_service.host import Host
 from neuron_service.host_dependency import HostDependency
 from neuron_service.loading_events import LoadingEvents
 
 __all__ = (
     "about_model",
     "follow_loading",
+    "get_openai_model",
     "list_loading",
     "list_models",
     "list_openai_models",
@@ -38,6 +39,7 @@ __all__ = (
 logger = get_logger(__name__)
 
 _PREFIX = b"/models/"
+_OPENAI_PREFIX = b"/v1/models/"
 
 
 @get("/models")
@@ -52,6 +54,24 @@ async def list_openai_models(host: HostDependency) -> bytes:
     return encode_model_list(
         host.registry.list_models(), created=int(time.time()), loaded=host.registry.loaded_unix_s()
     )
+
+
+@get("/v1/models/{rest:path}")
+async def get_openai_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[bytes]:
+    """One resident model in OpenAI's shape. The id may have slashes, percent-encoded or not."""
+    raw_path: bytes = request.scope["raw_path"]
+    return _openai_model(_model_id(raw_path.removeprefix(_OPENAI_PREFIX)), host)
+
+
+def _openai_model(model_id: str, host: Host) -> Response[bytes]:
+    """The answer about one model. Raises `ModelNotLoaded` for any that is not resident."""
+    info = host.info(model_id)
+    created = host.registry.loaded_unix_s().get(info.id, int(time.time()))
+    return Response(encode_model(info, created=created), media_type=MediaType.JSON)
+
+
+def _model_id(raw: bytes) -> str:
+    return unquote(raw.decode("ascii", "replace"))
 
 
 @get("/models/loading")
@@ -105,13 +125,13 @@ async def unload_model(request: Request[Any, Any, Any], host: HostDependency) ->
 
 @get("/models/{rest:path}")
 async def about_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
-    """`/models/{id}/endpoint` and `/models/{id}/capabilities`.
+    """`/models/{id}/endpoint` and `/models/{id}/capabilities`, and `/models/{id}`, which is OpenAI's `/v1/models/{id}`.
 
     The id may have slashes, percent-encoded or not. So it is read from the raw path and not from the parameter.
     """
     raw_path: bytes = request.scope["raw_path"]
     raw_id, _, question = raw_path.removeprefix(_PREFIX).rpartition(b"/")
-    model_id = unquote(raw_id.decode("ascii", "replace"))
+    model_id = _model_id(raw_id)
     match question:
         case b"endpoint":
             try:
@@ -124,4 +144,4 @@ async def about_model(request: Request[Any, Any, Any], host: HostDependency) -> 
                 return response(capabilities_unknown(model_id))
             return Response({"capabilities": capabilities})
         case _:
-            raise NotFoundException
+            return _openai_model(_model_id(raw_path.removeprefix(_PREFIX)), host)

@@ -1,4 +1,4 @@
-"""The routes that ask a model: one `POST` for each dialect."""
+"""The routes that ask a model: one for each dialect, a `POST` to each of its paths."""
 
 import secrets
 import time
@@ -21,13 +21,12 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
     """The route of `dialect`. Imports the modules that read and write its bodies."""
     decode = dialect.load()
 
-    @post(dialect.path, status_code=200)
+    @post([*dialect.paths], status_code=200)
     async def answer_reply(request: Request[Any, Any, Any], host: HostDependency) -> ASGIApp:
         body = await request.body()
         await host.turn_to_decode(body)
         decoded = decode(body, headers=request.headers, principal=_principal(request.headers))
-        host.require_harness()
-        reply = host.registry.run(decoded.task)
+        reply = host.run(decoded.task)
         unique, created = secrets.token_hex(12), int(time.time())
         if decoded.stream:
             return StreamedAnswer(reply, decoded.encoder(unique=unique, created=created))

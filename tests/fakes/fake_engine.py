@@ -31,6 +31,7 @@ from neuron_lib.engine.protocol import (
     Command,
     CompleteTask,
     Delta,
+    DetokenizeTask,
     Done,
     EmbedTask,
     Fatal,
@@ -45,6 +46,9 @@ from neuron_lib.engine.protocol import (
     StepEvents,
     Submit,
     Taken,
+    Text,
+    TokenizeTask,
+    Tokens,
     Vector,
     command_decoder,
     encode_frame,
@@ -185,6 +189,9 @@ class FakeEngine:
     def prepare(self, submit: Submit) -> None:
         request, task = submit.request, submit.task
         self.send(Taken((request,)))
+        if isinstance(task, TokenizeTask | DetokenizeTask):
+            self.read_off(request, task)
+            return
         if isinstance(task, EmbedTask):
             self.send(Prepared(request=request, prompt_tokens=len(task.inputs)))
             self.submitted[request] = submit
@@ -209,6 +216,20 @@ class FakeEngine:
         self.send(Prepared(request=request, prompt_tokens=len(words), in_reasoning=words[-1].endswith("<think>")))
         self.submitted[request] = submit
         self.line.enter(Request(request, (), task.choices))
+
+    def read_off(self, request: int, task: TokenizeTask | DetokenizeTask) -> None:
+        """Each word of a text is a token, which is its length."""
+        if self.mode == "segv-at-prepare":
+            self.around.die_of(signal.SIGSEGV)
+        if isinstance(task, DetokenizeTask):
+            text = " ".join("x" * token for token in task.tokens)
+            self.send(Text(request=request, text=text, token_count=len(task.tokens)))
+        else:
+            text = task.prompt if isinstance(task.prompt, str) else task.prompt.read().messages[0]["content"]
+            words = text.split()
+            pieces = tuple(word.encode() for word in words) if task.wants_pieces else ()
+            tokens = tuple(map(len, words))
+            self.send(Tokens(request=request, tokens=tokens, text=text if task.wants_text else "", pieces=pieces))
 
     def begin_next(self) -> None:
         while not self.hangs:
@@ -235,11 +256,12 @@ class FakeEngine:
 
     def start(self, submit: Submit, choices: int) -> None:
         request, task, words = submit.request, submit.task, words_of(submit)
-        assert not isinstance(task, EmbedTask)
+        assert isinstance(task, ChatTask | CompleteTask)
         told = {
             "echo-start": [f"{submit.class_.cache_key or '-'}", f"{choices}", f"{task.top_logprobs}"],
             "echo-stop": ["stop:", *task.stop],
         }
+        stop = task.stop[-1] if " ".join(words) == "echo-stop" else None
         words = told.get(" ".join(words), words)
         if self.mode == "segv-at-start":
             self.around.die_of(signal.SIGSEGV)
@@ -278,6 +300,7 @@ class FakeEngine:
                     queue_s=0.125,
                     prefill_s=0.25,
                     decode_s=0.5 * (1 + choice),
+                    stop=stop,
                 )
             )
 
@@ -288,7 +311,7 @@ class FakeEngine:
 
 
 def words_of(submit: Submit) -> list[str]:
-    assert not isinstance(submit.task, EmbedTask)
+    assert isinstance(submit.task, ChatTask | CompleteTask)
     prompt = submit.task.prompt if isinstance(submit.task, CompleteTask) else submit.task.read().messages[0]["content"]
     return str(prompt).split()
 

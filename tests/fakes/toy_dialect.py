@@ -9,6 +9,7 @@ from msgspec import Struct
 from neuron_lib.errors import NeuronError, Overloaded
 from neuron_lib.types import (
     ChatRequest,
+    Detokenized,
     Embedding,
     EventBeforeEnd,
     Finished,
@@ -17,6 +18,7 @@ from neuron_lib.types import (
     ReasoningDelta,
     Started,
     TextDelta,
+    Tokenized,
     ToolCall,
     Usage,
 )
@@ -63,7 +65,7 @@ class ToyEncoder:
                 return server_sent_event(b'{"prompt":%d}' % event.prompt_tokens, name="reading")
             case TextDelta():
                 return server_sent_event(msgspec.json.encode({"text": event.text}), name="said")
-            case ReasoningDelta() | ToolCall() | Embedding():
+            case ReasoningDelta() | ToolCall() | Embedding() | Tokenized() | Detokenized():
                 return b""
 
     def ending(self, finished: Finished) -> bytes:

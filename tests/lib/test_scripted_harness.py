@@ -4,6 +4,8 @@ from msgspec.structs import replace
 
 from neuron_lib import (
     ChatRequest,
+    Detokenize,
+    Detokenized,
     EngineDead,
     Finished,
     FinishReason,
@@ -18,10 +20,13 @@ from neuron_lib import (
     Registry,
     Started,
     TextDelta,
+    Tokenize,
+    Tokenized,
+    Usage,
 )
 from neuron_lib.errors import EngineFailed, InvalidRequest, OverloadReason, PromptTooLong
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
-from neuron_lib.types import Likely, TokenLogprob
+from neuron_lib.types import Likely, Task, TokenLogprob
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -30,10 +35,10 @@ SPEC = ModelSpec(model_id="o/a", harness="scripted")
 REQUEST = ChatRequest(model_id="o/a", messages=({"role": "user", "content": "Hi"},))
 
 
-async def reply_of(script: ScriptedModel, request: ChatRequest = REQUEST) -> list[GenerationEvent]:
+async def reply_of(script: ScriptedModel, request: Task = REQUEST) -> list[GenerationEvent]:
     async with Registry([ScriptedHarness({"o/a": script})]) as registry:
         await registry.load(SPEC)
-        async with registry.chat(request) as generation:
+        async with registry.run(request) as generation:
             return [event async for event in generation]
 
 
@@ -56,6 +61,11 @@ async def test_a_reply_is_one_start_the_script_and_one_finish() -> None:
     assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.STOP, 2)
 
 
+async def test_a_script_may_say_how_the_reply_ends() -> None:
+    end = Finished(reasons=(FinishReason.LENGTH,), usage=Usage(prompt_tokens=1, completion_tokens=9))
+    assert (await reply_of(ScriptedModel(reply=["yes", end])))[1:] == [TextDelta("yes"), end]
+
+
 async def test_every_choice_follows_the_script_item_by_item() -> None:
     _, *deltas, finished = await reply_of(
         ScriptedModel(reply=[ReasoningDelta("hm"), "yes"]), replace(REQUEST, choices=2)
@@ -75,6 +85,29 @@ async def test_choices_take_a_seat_each() -> None:
 async def test_a_text_of_the_script_is_a_token_that_was_certain(asked: int, top: tuple[Likely, ...]) -> None:
     events = await reply_of(ScriptedModel(reply=["yes"]), replace(REQUEST, top_logprobs=asked))
     assert events[1] == TextDelta("yes", logprobs=(TokenLogprob(b"yes", 0.0, top),))
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "tokens"),
+    [
+        (Tokenize(model_id="o/a", prompt="hé"), Tokenized(tokens=(104, 195, 169)), 3),
+        (
+            Tokenize(model_id="o/a", prompt="hi", wants_text=True, wants_pieces=True),
+            Tokenized(tokens=(104, 105), text="hi", pieces=(b"h", b"i")),
+            2,
+        ),
+        (
+            Tokenize(model_id="o/a", prompt=REQUEST, wants_text=True),
+            Tokenized(tokens=tuple(b"user: Hi\n"), text="user: Hi\n"),
+            9,
+        ),
+        (Detokenize(model_id="o/a", tokens=(104, 195, 169)), Detokenized("hé"), 3),
+    ],
+)
+async def test_each_byte_of_a_text_is_a_token(task: Task, answer: Tokenized | Detokenized, tokens: int) -> None:
+    usage = Usage(prompt_tokens=tokens, completion_tokens=0)
+    ends = Started(prompt_tokens=tokens), Finished(reasons=(FinishReason.STOP,), usage=usage)
+    assert await reply_of(ScriptedModel(n_ctx=1), task) == [ends[0], answer, ends[1]]
 
 
 async def test_a_scripted_error_ends_the_reply_in_its_place() -> None:

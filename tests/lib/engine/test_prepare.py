@@ -8,7 +8,18 @@ import msgspec
 import pytest
 
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer, checkpoints_of
-from neuron_lib.engine.protocol import ChatTask, CompleteTask, EmbedTask, Limits, RequestClass, Submit
+from neuron_lib.engine.protocol import (
+    ChatTask,
+    CompleteTask,
+    DetokenizeTask,
+    EmbedTask,
+    Limits,
+    RequestClass,
+    Submit,
+    Text,
+    TokenizeTask,
+    Tokens,
+)
 from neuron_lib.errors import (
     InvalidRequest,
     LoadFailed,
@@ -17,6 +28,7 @@ from neuron_lib.errors import (
     UnsupportedCapability,
     cause_chain,
 )
+from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import Constraint
 from neuron_lib.types import Sampling, ToolChoice
@@ -303,6 +315,111 @@ def test_vectors_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedCapability) as caught:
         preparer(None).prepare(EmbedTask(inputs=("one",)))
     assert caught.value.code == "embeddings_unsupported"
+
+
+class LetterVocab(Vocab):
+    """Every letter is a token, and `<s>` is token 0 where special tokens are read. A model that wants BOS."""
+
+    def __init__(self) -> None:
+        self.n_tokens = 300
+        self.eog = frozenset()  # type: ignore[misc]  # the real one asks libllama
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        parts = text.split("<s>") if parse_special else [text]
+        tokens = [token for part in parts for token in (0, *part.encode())][1:]
+        return [0] * add_special + tokens
+
+    def text(self, token: int) -> bytes:
+        return bytes((token,)) if token else b"<s>"
+
+    def effort(self, text: str) -> int:
+        return len(text)
+
+    @property
+    def bos(self) -> str:
+        return "<s>"
+
+    @property
+    def eos(self) -> str:
+        return ""
+
+
+def tokens_of(task: TokenizeTask) -> Tokens:
+    own = Preparer(LetterVocab(), template="{{ bos_token }}{{ messages[0].content }}", n_ctx=8)
+    (prompt,) = own.write(task)
+    return own.tokens_of(7, task, prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "flags", "tokens"),
+    [
+        ("ab", {}, (0, 97, 98)),
+        ("<s>ab", {}, (0, 97, 98)),
+        ("ab", {"add_special": False}, (97, 98)),
+        ("<s>a", {"add_special": False}, (0, 97)),
+        ("<s>", {"add_special": False, "parse_special": False}, (60, 115, 62)),
+        ("<s>", {"parse_special": False}, (0, 60, 115, 62)),
+        ("", {"add_special": False}, ()),
+        ("", {}, (0,)),
+        ("longer than the context", {"add_special": False}, tuple(b"longer than the context")),
+    ],
+)
+def test_the_tokens_of_a_text_are_those_of_a_prompt_unless_the_task_says_otherwise(
+    prompt: str, flags: dict[str, bool], tokens: tuple[int, ...]
+) -> None:
+    assert tokens_of(TokenizeTask(prompt=prompt, **flags)) == Tokens(request=7, tokens=tokens)
+
+
+def test_the_tokens_of_a_chat_are_those_of_the_prompt_that_the_template_writes() -> None:
+    answer = tokens_of(TokenizeTask(prompt=HELLO, wants_text=True, wants_pieces=True))
+    pieces = (b"<s>", b"h", b"e", b"l", b"l", b"o")
+    assert answer == Tokens(request=7, tokens=(0, *b"hello"), text="<s>hello", pieces=pieces)
+    assert tokens_of(TokenizeTask(prompt=HELLO)) == Tokens(request=7, tokens=(0, *b"hello"))
+
+
+def test_what_a_message_spells_is_told_as_it_is_read() -> None:
+    task = TokenizeTask(prompt=ChatTask(messages=({"role": "user", "content": "<s>"},)))
+    controls = {0: ControlToken("<s>", strips_left=False, strips_right=False, is_unknown=False)}
+    own = Preparer(LetterVocab(), template="{{ messages[0].content }}", controls=controls, n_ctx=8)
+    (prompt,) = own.write(task)
+    (written,) = own.write(task.prompt) if isinstance(task.prompt, ChatTask) else ()
+    assert list(own.tokens_of(7, task, prompt).tokens) == own.read(written, limit=8).tokens == [0, 60, 115, 62]
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_a_text_of_which_more_would_be_told_than_a_frame_holds_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, *, pieces: bool
+) -> None:
+    fits = TokenizeTask(prompt="x" * 8, add_special=False, wants_pieces=pieces)
+    monkeypatch.setattr("neuron_lib.engine.prepare._MOST_BYTES_TOLD", 8)
+    assert len(tokens_of(fits).tokens) == 8
+    for name, most in (("_MOST_BYTES_TOLD", 7), ("_MOST_TOKENS_TOLD", 7)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"neuron_lib.engine.prepare.{name}", most)
+            with pytest.raises(InvalidRequest) as caught:
+                tokens_of(fits)
+        assert caught.value.param == "prompt"
+
+
+def test_tokens_become_the_text_that_they_spell() -> None:
+    own = Preparer(LetterVocab(), template=None, n_ctx=8)
+    task = DetokenizeTask(tokens=(0, *"hé".encode(), 0xC3))
+    assert own.write(task) == ()
+    assert own.text_of(7, task) == Text(request=7, text="<s>hé\ufffd", token_count=5)
+    assert own.text_of(7, DetokenizeTask(tokens=())) == Text(request=7, text="", token_count=0)
+
+
+def test_tokens_that_there_are_not_or_that_are_too_long_a_text_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = Preparer(LetterVocab(), template=None, n_ctx=8)
+    with pytest.raises(InvalidRequest, match="there is no token 300") as caught:
+        own.text_of(7, DetokenizeTask(tokens=(1, 300)))
+    assert caught.value.param == "tokens"
+    monkeypatch.setattr("neuron_lib.engine.prepare._MOST_BYTES_TOLD", 7)
+    with pytest.raises(InvalidRequest, match="longer than 7 bytes") as caught:
+        own.text_of(7, DetokenizeTask(tokens=(97,) * 8))
+    assert caught.value.param == "tokens"
 
 
 def test_a_template_that_writes_nothing_is_the_request_s_fault() -> None:

@@ -21,7 +21,20 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
-from neuron_lib.types import ChatRequest, ContextParams, Embed, Embedding, Finished, ModelSpec, ModelStatus, Started
+from neuron_lib.types import (
+    ChatRequest,
+    ContextParams,
+    Detokenize,
+    Detokenized,
+    Embed,
+    Embedding,
+    Finished,
+    ModelSpec,
+    ModelStatus,
+    Started,
+    Tokenize,
+    Tokenized,
+)
 from tests.fakes.synthetic_gguf import write_synthetic
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
@@ -122,6 +135,26 @@ async def test_vectors_have_length_one_and_are_those_of_each_text_alone(
         assert vector == pytest.approx(other, abs=1e-4)
     assert together[0] == pytest.approx(together[3], abs=1e-4)
     assert together[0] != pytest.approx(together[1], abs=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["full", "bert"])
+async def test_every_model_that_reads_text_tells_its_tokens_and_what_they_spell(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, kind)
+    async with harness_of(path).open(SPEC, model_id=MODEL_ID, report=lambda _: None) as model:
+        task = Tokenize(model_id=MODEL_ID, prompt="Hello world", add_special=False, wants_pieces=True)
+        async with model.run(task) as reply:
+            _, told, _ = [event async for event in reply]
+        assert isinstance(told, Tokenized)
+        async with model.run(Detokenize(model_id=MODEL_ID, tokens=told.tokens)) as reply:
+            _, spelled, _ = [event async for event in reply]
+        with pytest.raises(InvalidRequest, match="there is no token 99999"):
+            async with model.run(Detokenize(model_id=MODEL_ID, tokens=(99999,))):
+                pytest.fail("it was admitted")
+        load = model.load()
+    assert spelled == Detokenized(b"".join(told.pieces).decode())
+    assert len(told.pieces) == len(told.tokens)
+    assert (load.in_flight, load.queue_depth, load.engine_restarts) == (0, 0, 0)
 
 
 READ_FORM = """{% if tools %}{{ tools | tojson }}<tool_call>{"name": 1, "arguments": {}}</tool_call>{% endif %}"""

@@ -1,0 +1,288 @@
+"""Reads `input` and `instructions` of OpenAI's `POST /v1/responses`: a list of items becomes a list of messages.
+
+An item is less than a message. The reasoning, the text and the calls of one turn of the assistant are items of their
+own. They become one message again, because chat templates show a turn as one message.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from neuron_lib.shown import clip
+from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
+from neuron_lib.wire.bodies import decode_part, is_given
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
+
+__all__ = ("Conversation", "read_input")
+
+_MAX_ITEMS: Final = 10_000
+_ROLES: Final = frozenset({"assistant", "developer", "system", "user"})
+_TEXTS: Final = frozenset({"input_text", "output_text", "reasoning_text", "refusal", "summary_text", "text"})
+"""The types of parts that are a text."""
+_UNFINISHED: Final = frozenset({"in_progress", "incomplete"})
+"""The status of an item that its reply was cut in."""
+_BETWEEN_TEXTS: Final = "\n\n"
+"""What is put between the texts of one item. The gateway's contract says so."""
+
+
+# ----------------------------------------------------------------------------------------------- what the client sends
+
+
+class _Url(Struct, gc=False):
+    url: str | None = None
+
+
+class _Part(Struct, gc=False):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+    image_url: str | _Url | None = None
+    file_id: str | None = None
+
+
+class _Item(Struct, gc=False):
+    """The fields of all items that can be shown to a model."""
+
+    type: str | None = None
+    role: str | None = None
+    content: str | list[_Part] | None = None
+    status: str | None = None
+    summary: list[_Part] | None = None
+    id: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_input: Final = msgspec.json.Decoder(str | list[_Item])
+_output: Final = msgspec.json.Decoder(str | list[_Part])
+_any: Final = msgspec.json.Decoder()
+
+
+# ------------------------------------------------------------------------------------------- what the template is given
+
+
+class _ShownText(Struct, gc=False, tag_field="type", tag="text"):
+    text: str
+
+
+class _ShownUrl(Struct, gc=False):
+    url: str
+
+
+class _ShownImage(Struct, gc=False, tag_field="type", tag="image_url"):
+    image_url: _ShownUrl
+
+
+class _ShownMedium(Struct, gc=False):
+    """A part whose medium no model here reads. Its type is enough, because the model refuses it by its type."""
+
+    type: str
+
+
+_Shown: TypeAlias = str | list[_ShownText | _ShownImage | _ShownMedium]
+
+
+class _Function(Struct, gc=False):
+    name: str
+    arguments: str
+
+
+class _Call(Struct, gc=False, kw_only=True):
+    id: str
+    type: str = "function"
+    function: _Function
+
+
+class _Message(Struct):
+    role: str
+    content: _Shown = ""
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[_Call] | UnsetType = UNSET
+    tool_call_id: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+
+
+class Conversation(Struct, frozen=True):
+    """The messages of a request. `goes_on` says that the last one is the assistant's and was cut.
+
+    The reply then goes on with that message.
+    """
+
+    messages: UnreadArray
+    goes_on: bool
+
+
+def read_input(text: msgspec.Raw, *, instructions: str | None) -> Conversation:
+    """The conversation in `input`, after the `instructions` as the message of the system.
+
+    Raises `MalformedJson` or `InvalidRequest` for values that cannot be shown to a model. The `param` is their path.
+    """
+    items = decode_part(_input, text, param="input")
+    turns = _Turns()
+    if instructions is not None:
+        turns.say(_Message("system", instructions))
+    if isinstance(items, str):
+        turns.say(_Message("user", items))
+        return turns.conversation(goes_on=False)
+    if not 1 <= len(items) <= _MAX_ITEMS:
+        raise refusal("input", f"Expected `array` of length 1 to {_MAX_ITEMS}, or `str`")
+    check_nesting_and_numbers(bytes(text), param="input")
+    for i, item in enumerate(items):
+        turns.add(item, f"input[{i}]")
+    last = items[-1]
+    return turns.conversation(goes_on=_kind(last) == "message" and last.status in _UNFINISHED)
+
+
+class _Turns:
+    """The messages so far. Used for one request."""
+
+    def __init__(self) -> None:
+        self._messages: list[_Message] = []
+        self._thoughts: list[str] = []  # the reasoning that the next text or call of the assistant belongs to
+        self._names: dict[str, str] = {}  # of the functions that were called, by the id of the call
+
+    def conversation(self, *, goes_on: bool) -> Conversation:
+        self._end_reasoning()
+        is_assistant = self._messages[-1].role == "assistant"
+        return Conversation(UnreadArray(msgspec.json.encode(self._messages)), goes_on and is_assistant)
+
+    def say(self, message: _Message) -> None:
+        """Add a message of anybody but the assistant."""
+        self._end_reasoning()
+        self._messages.append(message)
+
+    def add(self, item: _Item, place: str) -> None:
+        """Take the next item. `place` is its path."""
+        match _kind(item):
+            case "message":
+                self._add_message(item, place)
+            case "reasoning":
+                self._thoughts += _thoughts(item)
+            case "function_call":
+                self._add_call(item, place)
+            case "function_call_output":
+                self._add_output(item, place)
+            case "item_reference":
+                raise refusal(place, "no item is kept here, so none can be referred to; send the item itself")
+            case None:
+                raise refusal(f"{place}.type", "this field is required")
+            case kind:
+                problem = "an item of this type cannot be shown to a model"
+                raise refusal(f"{place}.type", problem, quoting=f"; it is {clip(kind)!r}")
+
+    def _add_message(self, item: _Item, place: str) -> None:
+        if item.role not in _ROLES:
+            problem = f"expected one of {', '.join(sorted(_ROLES))}"
+            raise refusal(f"{place}.role", problem, quoting=f"; it is {clip(str(item.role))!r}")
+        content = _shown(item.content, f"{place}.content")
+        if item.role == "assistant":
+            self._begin_turn().content = content
+        else:
+            self.say(_Message(item.role, content))
+
+    def _add_call(self, item: _Item, place: str) -> None:
+        name, call_id = _required(item.name, f"{place}.name"), _required(item.call_id, f"{place}.call_id")
+        self._names[call_id] = name
+        is_more = not self._thoughts and self._messages and self._messages[-1].role == "assistant"
+        turn = self._messages[-1] if is_more else self._begin_turn()
+        if turn.tool_calls is UNSET:
+            turn.tool_calls = []
+        turn.tool_calls.append(_Call(id=call_id, function=_Function(name, item.arguments or "{}")))
+
+    def _add_output(self, item: _Item, place: str) -> None:
+        call_id = _required(item.call_id, f"{place}.call_id")
+        if not is_given(item.output):
+            raise refusal(f"{place}.output", "this field is required")
+        content = _shown_output(item.output, f"{place}.output")
+        name = item.name or self._names.get(call_id) or UNSET
+        self.say(_Message("tool", content, tool_call_id=call_id, name=name))
+
+    def _begin_turn(self) -> _Message:
+        """A new message of the assistant, with the reasoning that came before it."""
+        turn = _Message("assistant")
+        if self._thoughts:
+            turn.reasoning_content = _BETWEEN_TEXTS.join(self._thoughts)
+            self._thoughts.clear()
+        self._messages.append(turn)
+        return turn
+
+    def _end_reasoning(self) -> None:
+        """Reasoning that nothing followed, because its reply was cut, is a turn of its own."""
+        if self._thoughts:
+            self._begin_turn()
+
+
+def _kind(item: _Item) -> str | None:
+    """The type of an item. Clients leave it out for messages and for references."""
+    if item.type is not None:
+        return item.type
+    if item.role is not None:
+        return "message"
+    return "item_reference" if item.id is not None else None
+
+
+def _required(value: str | None, place: str) -> str:
+    if not value:
+        raise refusal(place, "this field is required")
+    return value
+
+
+def _thoughts(item: _Item) -> list[str]:
+    """The texts of an item of reasoning. They are in its summary, as here, or in its content, as from other servers.
+
+    Reasoning that only its maker can decrypt says nothing to a model here, and is left out.
+    """
+    parts = item.content or item.summary or []
+    texts = [parts] if isinstance(parts, str) else [part.text for part in parts]
+    return [text for text in texts if text]
+
+
+def _shown_output(text: msgspec.Raw, place: str) -> _Shown:
+    """The output of a function. A value that is neither a text nor a list of known parts is shown as JSON."""
+    try:
+        output = _output.decode(text)
+    except msgspec.DecodeError:
+        output = None
+    if output is None or not (isinstance(output, str) or all(_is_known(part) for part in output)):
+        # Decoded and encoded again, so that no character is an escape for the model.
+        return msgspec.json.encode(decode_part(_any, text, param=place)).decode()
+    return _shown(output, place)
+
+
+def _is_known(part: _Part) -> bool:
+    return part.type in _TEXTS or part.type in MEDIA_OF_PARTS
+
+
+def _shown(content: str | Sequence[_Part] | None, place: str) -> _Shown:
+    """The content of a message: one text, or a list of parts if there is something else than text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = [_shown_part(part, f"{place}[{i}]") for i, part in enumerate(content)]
+    texts = [part.text for part in parts if isinstance(part, _ShownText)]
+    return _BETWEEN_TEXTS.join(texts) if len(texts) == len(parts) else parts
+
+
+def _shown_part(part: _Part, place: str) -> _ShownText | _ShownImage | _ShownMedium:
+    if part.type in _TEXTS:
+        text = part.refusal if part.type == "refusal" else part.text
+        if text is None:
+            raise refusal(f"{place}.{'refusal' if part.type == 'refusal' else 'text'}", "this field is required")
+        return _ShownText(text)
+    medium = MEDIA_OF_PARTS.get(part.type)
+    if medium is None:
+        problem = "a part of this type cannot be shown to a model"
+        raise refusal(f"{place}.type", problem, quoting=f"; it is {clip(part.type)!r}")
+    if part.file_id is not None:
+        raise refusal(f"{place}.file_id", "no file is kept here; send its content")
+    if medium != "image":
+        return _ShownMedium(part.type)
+    url = part.image_url.url if isinstance(part.image_url, _Url) else part.image_url
+    if url is None:
+        raise refusal(f"{place}.image_url", "this field is required")
+    if url[:5].lower() != "data:":
+        raise refusal(f"{place}.image_url", "only data: URLs are accepted, nothing is fetched")
+    return _ShownImage(_ShownUrl(url))
