@@ -322,7 +322,7 @@ class LlamaCppReply:
                     self._events = deque([Started(prompt_tokens=self._prompt_tokens), *self._echoes()])
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
-                    self._texts = tuple(ReplyText(i, self._reader()) for i in range(self._sequences))
+                    self._texts = tuple(self._text(i) for i in range(self._sequences))
 
     def _echoes(self) -> Iterator[TextDelta]:
         """The text of its prompt for each reply, if the task wants it."""
@@ -380,6 +380,11 @@ class LlamaCppReply:
             prefill_ms=round(max(each.prefill_s for each in done) * 1000),
             decode_ms=round(max(each.decode_s for each in done) * 1000),
         )
+
+    def _text(self, index: int) -> ReplyText:
+        task = self._task
+        must_call = isinstance(task, Chat) and task.tool_choice.mode == "required"
+        return ReplyText(index, self._reader(), must_call=must_call)
 
     def _reader(self) -> Reader:
         """A reader for one reply.

@@ -113,10 +113,9 @@ async def reply(model: LlamaCppModel, **fields: Any) -> Reply:
 
 def fits(call: tuple[str, Any]) -> bool:
     match call:
-        case ("get_weather", {"city": "Paris" | "Rome", "unit": "C" | "F", **rest}) | (
-            "get_time",
-            {"zone": int(), **rest},
-        ):
+        case ("get_weather", {"city": "Paris" | "Rome", "unit": "C" | "F", **rest}):
+            return not rest
+        case ("get_time", {"zone": int(), **rest}):
             return not rest
         case _:
             return False
