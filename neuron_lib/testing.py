@@ -323,7 +323,7 @@ class _ScriptedReply:
         self._engine_number = model.engine_number
         if isinstance(self._task, Tokenize | Detokenize):
             with model.admission.place(refuse=lambda _refusal: None):
-                self._events = _read_off(self._task)
+                self._events = _read_off(self._task, script.n_ctx)
             return self
         with ExitStack() as held:
             place = held.enter_context(
@@ -417,7 +417,7 @@ class _ScriptedReply:
         return said
 
 
-def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError]:
+def _read_off(task: Tokenize | Detokenize, context: int) -> list[GenerationEvent | NeuronError]:
     """The events of a task for which nothing is computed."""
     answer: Tokenized | Detokenized
     if isinstance(task, Detokenize):
@@ -429,6 +429,7 @@ def _read_off(task: Tokenize | Detokenize) -> list[GenerationEvent | NeuronError
         count = len(tokens)
         answer = Tokenized(
             tokens=tokens,
+            context=context,
             text=text if task.wants_text else "",
             pieces=tuple(bytes((token,)) for token in tokens) if task.wants_pieces else (),
         )

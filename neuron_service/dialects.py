@@ -7,7 +7,7 @@ from typing import Final
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.wire.anthropic_errors import anthropic_error
-from neuron_lib.wire.dialect import Decode, Dialect
+from neuron_lib.wire.dialect import Decode, Dialect, Shapes
 from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import openai_error
 from neuron_lib.wire.openai_responses_errors import responses_error
@@ -30,6 +30,12 @@ def _openai_responses() -> Decode:
     return decode
 
 
+def _openai_input_tokens() -> Decode:
+    from neuron_lib.wire.openai_responses_tokens import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
 def _anthropic_messages() -> Decode:
     from neuron_lib.wire.anthropic_messages import decode  # noqa: PLC0415 - see above
 
@@ -42,9 +48,62 @@ def _anthropic_tokens() -> Decode:
     return decode
 
 
+def _openai_completions() -> Decode:
+    from neuron_lib.wire.openai_completions import decode  # noqa: PLC0415 - see above
+
+    return decode
+
+
+def _completion_shapes() -> Shapes:
+    from neuron_lib.wire.openai_completions import shapes  # noqa: PLC0415 - see above
+
+    return shapes()
+
+
+def _tokenize() -> Decode:
+    from neuron_lib.wire.tokens import decode_tokenize  # noqa: PLC0415 - see above
+
+    return decode_tokenize
+
+
+def _tokenize_shapes() -> Shapes:
+    from neuron_lib.wire.tokens import tokenize_shapes  # noqa: PLC0415 - see above
+
+    return tokenize_shapes()
+
+
+def _detokenize() -> Decode:
+    from neuron_lib.wire.tokens import decode_detokenize  # noqa: PLC0415 - see above
+
+    return decode_detokenize
+
+
+def _detokenize_shapes() -> Shapes:
+    from neuron_lib.wire.tokens import detokenize_shapes  # noqa: PLC0415 - see above
+
+    return detokenize_shapes()
+
+
+def _apply_template() -> Decode:
+    from neuron_lib.wire.tokens import decode_apply_template  # noqa: PLC0415 - see above
+
+    return decode_apply_template
+
+
+def _apply_template_shapes() -> Shapes:
+    from neuron_lib.wire.tokens import apply_template_shapes  # noqa: PLC0415 - see above
+
+    return apply_template_shapes()
+
+
 DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),
+    Dialect(path="/v1/completions", error=openai_error, load=_openai_completions, shapes=_completion_shapes),
+    Dialect(path="/tokenize", error=openai_error, load=_tokenize, shapes=_tokenize_shapes),
+    Dialect(path="/detokenize", error=openai_error, load=_detokenize, shapes=_detokenize_shapes),
+    Dialect(path="/apply-template", error=openai_error, load=_apply_template, shapes=_apply_template_shapes),
     Dialect(path="/v1/responses", error=responses_error, load=_openai_responses),
+    Dialect(path="/v1/responses/input_tokens", error=responses_error, load=_openai_input_tokens),
     Dialect(path="/v1/messages", error=anthropic_error, load=_anthropic_messages),
     Dialect(path="/v1/messages/count_tokens", error=anthropic_error, load=_anthropic_tokens),
 )

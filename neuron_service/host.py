@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import undiscovered
-from neuron_lib.errors import NoHarness, ShuttingDown
+from neuron_lib.errors import InvalidRequest, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
 from neuron_lib.types import Discovery, Health, ModelInfo, Task
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
@@ -87,13 +87,22 @@ class Host:
                 await checkpoint()
 
     def run(self, task: Task) -> Reply:
-        """The reply to `task`, not yet begun; see `Registry.run`. The task may name its model by an alias.
+        """The reply to `task`, not yet begun; see `Registry.run`. The task may name its model by an alias, or leave it
+        to the host by an empty id, which means the only model that is resident.
 
-        Raises `NoHarness` on a host that has no harness and will get none.
+        Raises `NoHarness` on a host that has no harness and will get none, and `InvalidRequest` for an empty id that
+        means no model.
         """
         self.require_harness()
-        model_id = self.model_aliases.get(task.model_id)
+        model_id = self.model_aliases.get(task.model_id) if task.model_id else self._only_model()
         return self.registry.run(task if model_id is None else replace(task, model_id=model_id))
+
+    def _only_model(self) -> str:
+        models = self.registry.list_models()
+        if len(models) != 1:
+            problem = f"this field is required where not exactly one model is resident; {len(models)} are"
+            raise InvalidRequest(f"model: {problem}", param="model", summary=f"model: {problem}")
+        return models[0].id
 
     def info(self, model_id: str) -> ModelInfo:
         """One resident model; see `Registry.info`. Takes an alias too."""

@@ -347,7 +347,8 @@ class LlamaCppReply:
         """The whole answer is there, and nothing was computed for it."""
         answer: Tokenized | Detokenized
         if isinstance(news, Tokens):
-            answer = Tokenized(tokens=news.tokens, text=news.text, pieces=news.pieces)
+            context = self._supervisor.facts.n_ctx
+            answer = Tokenized(tokens=news.tokens, context=context, text=news.text, pieces=news.pieces)
             prompt_tokens = len(news.tokens)
         else:
             answer, prompt_tokens = Detokenized(news.text), news.token_count

@@ -38,7 +38,7 @@ class StopStrings:
         if not self._stops:
             return text
         before, self.found, rest = cut_at_tag(self._held + text, self._stops)
-        self._held = "" if self.hit else rest
+        self._held = rest if self.found is None else ""
         return before
 
     def finish(self) -> str:

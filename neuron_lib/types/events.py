@@ -111,10 +111,12 @@ class Tokenized(Struct, frozen=True, kw_only=True, tag=True):
     """The tokens of a prompt. `text` and `pieces` are empty unless the task wants them.
 
     `text` is the prompt as it was read. `pieces` has the bytes of each token, which may be a part of a code point.
-    Special tokens are spelled.
+    Special tokens are spelled. `context` is how many tokens a prompt and its reply can have together, 0 where that is
+    not known.
     """
 
     tokens: tuple[int, ...]
+    context: int = 0
     text: str = ""
     pieces: tuple[bytes, ...] = ()
 

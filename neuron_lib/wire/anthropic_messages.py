@@ -13,9 +13,9 @@ from neuron_lib.types import Chat, Grammar, Principal, UnreadObject
 from neuron_lib.wire.anthropic_content import read_conversation
 from neuron_lib.wire.anthropic_reply import MessageCollector, MessageStreamEncoder, ReplyStyle
 from neuron_lib.wire.anthropic_tools import ToolChoiceField, read_tool_choice, read_tools
-from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given
+from neuron_lib.wire.bodies import NOTHING, decode_body, is_given
 from neuron_lib.wire.json_bounds import check_u64, refusal
-from neuron_lib.wire.reply_shape import schema_grammar
+from neuron_lib.wire.reply_shape import shapes_of_format
 from neuron_lib.wire.sampling_fields import SamplingFields, read_sampling
 
 __all__ = ("MessagesBody", "MessagesRequest", "chat_of", "decode")
@@ -32,11 +32,6 @@ class _Thinking(Struct, frozen=True):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Meta(ge=1)] | None = None
     display: Literal["summarized", "omitted"] | None = None
-
-
-class _Format(Struct, frozen=True):
-    type: Literal["json_schema"]
-    schema: msgspec.Raw
 
 
 class _OutputConfig(Struct, frozen=True):
@@ -78,7 +73,6 @@ class MessagesBody(SamplingFields, frozen=True, kw_only=True):
 
 
 _decoder: Final = msgspec.json.Decoder(MessagesBody)
-_format: Final = msgspec.json.Decoder(_Format)
 
 
 class MessagesRequest(Struct, frozen=True, kw_only=True):
@@ -160,11 +154,8 @@ def _grammar(call: MessagesBody) -> Grammar | None:
     given = {field: text for field, text in formats.items() if is_given(text)}
     if len(given) > 1:
         raise refusal("output_format", "it says the same as `output_config.format`, and only one may be given")
-    for field, text in given.items():
-        wanted = decode_part(_format, text, param=field)
-        _, grammar = schema_grammar(wanted.schema, f"{field}.schema", field=field)
-        return grammar
-    return None
+    shapes = (shape for field, text in given.items() for shape in shapes_of_format(text, field, missing="schema"))
+    return next((grammar for _, grammar in shapes), None)
 
 
 def _template_kwargs(call: MessagesBody) -> UnreadObject:

@@ -12,10 +12,10 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from neuron_lib.types import Chat, Principal, UnreadObject
-from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given
+from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
 from neuron_lib.wire.openai_responses_errors import ChainedConversation
-from neuron_lib.wire.openai_responses_input import read_input
+from neuron_lib.wire.openai_responses_input import Input, read_input
 from neuron_lib.wire.openai_responses_reply import (
     Reasoning,
     Response,
@@ -23,12 +23,12 @@ from neuron_lib.wire.openai_responses_reply import (
     ResponseStreamEncoder,
     Text,
 )
-from neuron_lib.wire.openai_responses_tools import read_tools
+from neuron_lib.wire.openai_responses_tools import Choice, Tool, read_tools
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
-from neuron_lib.wire.reply_shape import ReplyShapeFields, grammar_of, shapes_of_format
+from neuron_lib.wire.reply_shape import ReplyShapeFields, _Format, grammar_of, shapes_of_format
 from neuron_lib.wire.sampling_fields import read_sampling
 
-__all__ = ("ResponsesRequest", "decode")
+__all__ = ("ResponsesBody", "ResponsesRequest", "decode")
 
 _CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
 _Note: TypeAlias = Annotated[str, Meta(max_length=1024)]
@@ -60,7 +60,7 @@ class _Object(Struct, gc=False):
 
 
 class _TextFields(Struct):
-    format: msgspec.Raw = NOTHING
+    format: Annotated[msgspec.Raw, read_as(_Format)] = NOTHING
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -77,11 +77,11 @@ class _StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class _Body(ReplyShapeFields, frozen=True, kw_only=True):
+class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     """Every field that has an effect, and those that the answer repeats. `_ELSEWHERE` has those that are refused."""
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
-    input: msgspec.Raw
+    input: Annotated[msgspec.Raw, read_as(Input)]
     instructions: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -89,8 +89,8 @@ class _Body(ReplyShapeFields, frozen=True, kw_only=True):
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
     text: _TextFields | None = None
     reasoning: _ReasoningFields | None = None
-    tools: msgspec.Raw = NOTHING
-    tool_choice: msgspec.Raw = NOTHING
+    tools: Annotated[msgspec.Raw, read_as(list[Tool])] = NOTHING
+    tool_choice: Annotated[msgspec.Raw, read_as(Choice)] = NOTHING
     parallel_tool_calls: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     include: Annotated[list[str], Meta(max_length=64)] | None = None
@@ -100,7 +100,7 @@ class _Body(ReplyShapeFields, frozen=True, kw_only=True):
     user: _Note | None = None
     safety_identifier: _Note | None = None
     prompt_cache_key: _Note | None = None
-    chat_template_kwargs: msgspec.Raw = NOTHING
+    chat_template_kwargs: Annotated[msgspec.Raw, read_as(_Object)] = NOTHING
     enable_thinking: bool | None = None
 
 
@@ -113,18 +113,23 @@ _ELSEWHERE: Final[Mapping[str, tuple[object, ...]]] = {
     "moderation": (),
     "prompt": (),
     # OpenAI's chat completions
+    "add_generation_prompt": (True,),
+    "documents": (),
+    "function_call": ("none", "auto"),
     "functions": (),
     "logprobs": (False,),
     "max_completion_tokens": (),
     "max_tokens": (),
     "messages": (),
     "n": (1,),
+    "n_predict": (),
     "reasoning_effort": (),
     "stop": (),
+    "stop_sequences": (),
 }
 """Fields that this API does not have, or that need something that this host does not have. See `refuse_unsupported`."""
 
-_decoder: Final = decoder_with_refused(_Body, also=_ELSEWHERE)
+_decoder: Final = decoder_with_refused(ResponsesBody, also=_ELSEWHERE)
 _object_decoder: Final = msgspec.json.Decoder(_Object)
 
 
@@ -199,12 +204,12 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
     return ResponsesRequest(task, stream=bool(call.stream), response=response)
 
 
-def _reasoning(call: _Body) -> Reasoning:
+def _reasoning(call: ResponsesBody) -> Reasoning:
     asked = call.reasoning or _ReasoningFields()
     return Reasoning(effort=asked.effort, summary=asked.summary or asked.generate_summary)
 
 
-def _text(call: _Body) -> Text:
+def _text(call: ResponsesBody) -> Text:
     asked = call.text or _TextFields()
     shown = Text() if asked.verbosity is None else Text(verbosity=asked.verbosity)
     if not is_given(asked.format):
@@ -213,7 +218,7 @@ def _text(call: _Body) -> Text:
     return replace(shown, format=msgspec.Raw(msgspec.json.format(bytes(asked.format), indent=-1)))
 
 
-def _template_kwargs(call: _Body, reasoning: Reasoning) -> UnreadObject:
+def _template_kwargs(call: ResponsesBody, reasoning: Reasoning) -> UnreadObject:
     """The arguments of the template beside messages and tools, as one JSON object.
 
     A model thinks if the client asks for reasoning: for an effort other than "none", or for a summary. A name may be in
@@ -235,14 +240,14 @@ def _template_kwargs(call: _Body, reasoning: Reasoning) -> UnreadObject:
     return UnreadObject(b"{" + b",".join(told) + b"}")
 
 
-def _metadata(call: _Body) -> dict[str, str]:
+def _metadata(call: ResponsesBody) -> dict[str, str]:
     metadata = call.metadata or {}
     if any(len(key) > _LONGEST_KEY for key in metadata):
         raise refusal("metadata", f"Expected keys of length <= {_LONGEST_KEY}")
     return metadata
 
 
-def _max_tokens(call: _Body) -> int | None:
+def _max_tokens(call: ResponsesBody) -> int | None:
     count = call.max_output_tokens
     if count == 0:
         raise refusal("max_output_tokens", "Expected `int` >= 1, or -1 for the default")
@@ -250,7 +255,7 @@ def _max_tokens(call: _Body) -> int | None:
     return None if count == -1 else count
 
 
-def _top_logprobs(call: _Body) -> int | None:
+def _top_logprobs(call: ResponsesBody) -> int | None:
     """How many rivals of each token are wanted. None if no log-probabilities are."""
     for name in call.include or ():
         if name not in _INCLUDABLE:

@@ -5,7 +5,8 @@ own. They become one message again, because chat templates show a turn as one me
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -15,7 +16,7 @@ from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
 from neuron_lib.wire.bodies import decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
 
-__all__ = ("Conversation", "read_input")
+__all__ = ("Conversation", "Input", "read_input")
 
 _MAX_ITEMS: Final = 10_000
 _ROLES: Final = frozenset({"assistant", "developer", "system", "user"})
@@ -57,7 +58,10 @@ class _Item(Struct, gc=False):
     output: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_input: Final = msgspec.json.Decoder(str | list[_Item])
+Input: TypeAlias = str | list[_Item]
+"""The field `input` of a body."""
+
+_input: Final = msgspec.json.Decoder(Input)
 _output: Final = msgspec.json.Decoder(str | list[_Part])
 _any: Final = msgspec.json.Decoder()
 
@@ -122,38 +126,59 @@ def read_input(text: msgspec.Raw, *, instructions: str | None) -> Conversation:
     Raises `MalformedJson` or `InvalidRequest` for values that cannot be shown to a model. The `param` is their path.
     """
     items = decode_part(_input, text, param="input")
-    turns = _Turns()
+    messages = _Messages()
     if instructions is not None:
-        turns.say(_Message("system", instructions))
+        messages.say(_Message("system", instructions))
     if isinstance(items, str):
-        turns.say(_Message("user", items))
-        return turns.conversation(goes_on=False)
+        messages.say(_Message("user", items))
+        return _conversation(messages, goes_on=False)
     if not 1 <= len(items) <= _MAX_ITEMS:
         raise refusal("input", f"Expected `array` of length 1 to {_MAX_ITEMS}, or `str`")
     check_nesting_and_numbers(bytes(text), param="input")
     for i, item in enumerate(items):
-        turns.add(item, f"input[{i}]")
+        messages.add(item, f"input[{i}]")
     last = items[-1]
-    return turns.conversation(goes_on=_kind(last) == "message" and last.status in _UNFINISHED)
+    was_cut = _kind(last) == "message" and last.role == "assistant" and last.status in _UNFINISHED
+    return _conversation(messages, goes_on=was_cut)
 
 
-class _Turns:
+def _conversation(messages: "_Messages", *, goes_on: bool) -> Conversation:
+    return Conversation(UnreadArray(msgspec.json.encode(messages.all())), goes_on)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What the assistant did at a time: it reasoned, then spoke, then called functions."""
+
+    thoughts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
+
+    def message(self) -> _Message:
+        return _Message(
+            "assistant",
+            _BETWEEN_TEXTS.join(self.texts),
+            reasoning_content=_BETWEEN_TEXTS.join(self.thoughts) if self.thoughts else UNSET,
+            tool_calls=self.calls or UNSET,
+        )
+
+
+class _Messages:
     """The messages so far. Used for one request."""
 
     def __init__(self) -> None:
-        self._messages: list[_Message] = []
-        self._thoughts: list[str] = []  # the reasoning that the next text or call of the assistant belongs to
+        self._said: list[_Message] = []
+        self._turn: _Turn | None = None  # of the assistant, not said yet
         self._names: dict[str, str] = {}  # of the functions that were called, by the id of the call
 
-    def conversation(self, *, goes_on: bool) -> Conversation:
-        self._end_reasoning()
-        is_assistant = self._messages[-1].role == "assistant"
-        return Conversation(UnreadArray(msgspec.json.encode(self._messages)), goes_on and is_assistant)
+    def all(self) -> list[_Message]:
+        self._end_turn()
+        return self._said
 
     def say(self, message: _Message) -> None:
-        """Add a message of anybody but the assistant."""
-        self._end_reasoning()
-        self._messages.append(message)
+        """Add a whole message."""
+        self._end_turn()
+        self._said.append(message)
 
     def add(self, item: _Item, place: str) -> None:
         """Take the next item. `place` is its path."""
@@ -161,7 +186,8 @@ class _Turns:
             case "message":
                 self._add_message(item, place)
             case "reasoning":
-                self._thoughts += _thoughts(item)
+                for text in _thoughts(item):
+                    self._turn_before("texts", "calls").thoughts.append(text)
             case "function_call":
                 self._add_call(item, place)
             case "function_call_output":
@@ -179,19 +205,16 @@ class _Turns:
             problem = f"expected one of {', '.join(sorted(_ROLES))}"
             raise refusal(f"{place}.role", problem, quoting=f"; it is {clip(str(item.role))!r}")
         content = _shown(item.content, f"{place}.content")
-        if item.role == "assistant":
-            self._begin_turn().content = content
+        if item.role == "assistant" and isinstance(content, str):
+            self._turn_before("calls").texts.append(content)
         else:
             self.say(_Message(item.role, content))
 
     def _add_call(self, item: _Item, place: str) -> None:
         name, call_id = _required(item.name, f"{place}.name"), _required(item.call_id, f"{place}.call_id")
         self._names[call_id] = name
-        is_more = not self._thoughts and self._messages and self._messages[-1].role == "assistant"
-        turn = self._messages[-1] if is_more else self._begin_turn()
-        if turn.tool_calls is UNSET:
-            turn.tool_calls = []
-        turn.tool_calls.append(_Call(id=call_id, function=_Function(name, item.arguments or "{}")))
+        call = _Call(id=call_id, function=_Function(name, item.arguments or "{}"))
+        self._turn_before().calls.append(call)
 
     def _add_output(self, item: _Item, place: str) -> None:
         call_id = _required(item.call_id, f"{place}.call_id")
@@ -201,19 +224,17 @@ class _Turns:
         name = item.name or self._names.get(call_id) or UNSET
         self.say(_Message("tool", content, tool_call_id=call_id, name=name))
 
-    def _begin_turn(self) -> _Message:
-        """A new message of the assistant, with the reasoning that came before it."""
-        turn = _Message("assistant")
-        if self._thoughts:
-            turn.reasoning_content = _BETWEEN_TEXTS.join(self._thoughts)
-            self._thoughts.clear()
-        self._messages.append(turn)
-        return turn
+    def _turn_before(self, *later: Literal["texts", "calls"]) -> _Turn:
+        """The turn of the assistant so far. If it has what comes `later` in a turn already, the next turn begins."""
+        if any(getattr(self._turn, kind, ()) for kind in later):
+            self._end_turn()
+        self._turn = self._turn or _Turn()
+        return self._turn
 
-    def _end_reasoning(self) -> None:
-        """Reasoning that nothing followed, because its reply was cut, is a turn of its own."""
-        if self._thoughts:
-            self._begin_turn()
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._said.append(self._turn.message())
+            self._turn = None
 
 
 def _kind(item: _Item) -> str | None:

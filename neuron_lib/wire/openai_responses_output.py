@@ -24,7 +24,7 @@ from neuron_lib.types import (
     ToolCall,
 )
 
-__all__ = ("Item", "OutputEvent", "OutputItems")
+__all__ = ("AnyOutputEvent", "Item", "OutputEvent", "OutputItems")
 
 _VERY_UNLIKELY: Final = -9999.0
 """The log-probability that OpenAI writes for a probability of 0, because JSON has no infinity."""
@@ -82,61 +82,91 @@ Item: TypeAlias = _MessageItem | _ReasoningItem | _CallItem
 # -------------------------------------------------------------------------------------------------------------- events
 
 
-class OutputEvent(Struct, kw_only=True):
+class OutputEvent(Struct, kw_only=True, tag_field="type"):
     """One event of a stream. Whoever sends it gives it its number."""
 
-    type: str
     sequence_number: int = 0
     output_index: int
 
 
-class _ItemEvent(OutputEvent, kw_only=True):
+class _ItemAdded(OutputEvent, kw_only=True, tag="response.output_item.added"):
     item: Item
 
 
-class _WithinItem(OutputEvent, kw_only=True):
+class _ItemDone(OutputEvent, kw_only=True, tag="response.output_item.done"):
+    item: Item
+
+
+class _InItem(OutputEvent, kw_only=True):
     item_id: str
 
 
-class _ContentPart(_WithinItem, kw_only=True):
-    content_index: int = 0
+class _InContent(_InItem, kw_only=True):
+    content_index: Literal[0] = 0
+
+
+class _PartAdded(_InContent, kw_only=True, tag="response.content_part.added"):
     part: _OutputText
 
 
-class _TextAdded(_WithinItem, kw_only=True):
-    content_index: int = 0
+class _TextAdded(_InContent, kw_only=True, tag="response.output_text.delta"):
     delta: str
     logprobs: tuple[_Token, ...]
 
 
-class _TextDone(_WithinItem, kw_only=True):
-    content_index: int = 0
+class _TextDone(_InContent, kw_only=True, tag="response.output_text.done"):
     text: str
     logprobs: tuple[_Token, ...]
 
 
-class _SummaryPart(_WithinItem, kw_only=True):
-    summary_index: int = 0
+class _PartDone(_InContent, kw_only=True, tag="response.content_part.done"):
+    part: _OutputText
+
+
+class _InSummary(_InItem, kw_only=True):
+    summary_index: Literal[0] = 0
+
+
+class _SummaryPartAdded(_InSummary, kw_only=True, tag="response.reasoning_summary_part.added"):
     part: _SummaryText
 
 
-class _SummaryAdded(_WithinItem, kw_only=True):
-    summary_index: int = 0
+class _SummaryAdded(_InSummary, kw_only=True, tag="response.reasoning_summary_text.delta"):
     delta: str
 
 
-class _SummaryDone(_WithinItem, kw_only=True):
-    summary_index: int = 0
+class _SummaryDone(_InSummary, kw_only=True, tag="response.reasoning_summary_text.done"):
     text: str
 
 
-class _ArgumentsAdded(_WithinItem, kw_only=True):
+class _SummaryPartDone(_InSummary, kw_only=True, tag="response.reasoning_summary_part.done"):
+    part: _SummaryText
+
+
+class _ArgumentsAdded(_InItem, kw_only=True, tag="response.function_call_arguments.delta"):
     delta: str
 
 
-class _ArgumentsDone(_WithinItem, kw_only=True):
+class _ArgumentsDone(_InItem, kw_only=True, tag="response.function_call_arguments.done"):
     name: str
     arguments: str
+
+
+AnyOutputEvent: TypeAlias = (
+    _ItemAdded
+    | _PartAdded
+    | _TextAdded
+    | _TextDone
+    | _PartDone
+    | _SummaryPartAdded
+    | _SummaryAdded
+    | _SummaryDone
+    | _SummaryPartDone
+    | _ArgumentsAdded
+    | _ArgumentsDone
+    | _ItemDone
+)
+"""Every `OutputEvent`, for the description of the service."""
 
 
 # ---------------------------------------------------------------------------------------------- items under way
@@ -158,33 +188,20 @@ class _OpenMessage:
         return _OutputText("".join(self.texts), logprobs=tuple(self.tokens))
 
     def begin(self) -> OutputEvent:
-        return self._part_event("response.content_part.added", _OutputText(""))
+        return _PartAdded(output_index=self.index, item_id=self.id, part=_OutputText(""))
 
     def add(self, delta: TextDelta | ReasoningDelta) -> OutputEvent:
         tokens = tuple(map(_token, delta.logprobs)) if isinstance(delta, TextDelta) else ()
         self.texts.append(delta.text)
         self.tokens += tokens
-        return _TextAdded(
-            type="response.output_text.delta",
-            output_index=self.index,
-            item_id=self.id,
-            delta=delta.text,
-            logprobs=tokens,
-        )
+        return _TextAdded(output_index=self.index, item_id=self.id, delta=delta.text, logprobs=tokens)
 
     def end(self) -> list[OutputEvent]:
         part = self._part()
-        done = _TextDone(
-            type="response.output_text.done",
-            output_index=self.index,
-            item_id=self.id,
-            text=part.text,
-            logprobs=part.logprobs,
-        )
-        return [done, self._part_event("response.content_part.done", part)]
-
-    def _part_event(self, type: str, part: _OutputText) -> OutputEvent:  # noqa: A002 - the wire's word
-        return _ContentPart(type=type, output_index=self.index, item_id=self.id, part=part)
+        return [
+            _TextDone(output_index=self.index, item_id=self.id, text=part.text, logprobs=part.logprobs),
+            _PartDone(output_index=self.index, item_id=self.id, part=part),
+        ]
 
 
 @dataclass(slots=True)
@@ -202,29 +219,18 @@ class _OpenReasoning:
         return _SummaryText("".join(self.texts))
 
     def begin(self) -> OutputEvent:
-        return self._part_event("response.reasoning_summary_part.added", _SummaryText(""))
+        return _SummaryPartAdded(output_index=self.index, item_id=self.id, part=_SummaryText(""))
 
     def add(self, delta: TextDelta | ReasoningDelta) -> OutputEvent:
         self.texts.append(delta.text)
-        return _SummaryAdded(
-            type="response.reasoning_summary_text.delta",
-            output_index=self.index,
-            item_id=self.id,
-            delta=delta.text,
-        )
+        return _SummaryAdded(output_index=self.index, item_id=self.id, delta=delta.text)
 
     def end(self) -> list[OutputEvent]:
         part = self._part()
-        done = _SummaryDone(
-            type="response.reasoning_summary_text.done",
-            output_index=self.index,
-            item_id=self.id,
-            text=part.text,
-        )
-        return [done, self._part_event("response.reasoning_summary_part.done", part)]
-
-    def _part_event(self, type: str, part: _SummaryText) -> OutputEvent:  # noqa: A002 - the wire's word
-        return _SummaryPart(type=type, output_index=self.index, item_id=self.id, part=part)
+        return [
+            _SummaryDone(output_index=self.index, item_id=self.id, text=part.text),
+            _SummaryPartDone(output_index=self.index, item_id=self.id, part=part),
+        ]
 
 
 # ------------------------------------------------------------------------------------------------- the state machine
@@ -301,7 +307,7 @@ class OutputItems:
     def _begin(self, opened: _OpenMessage | _OpenReasoning) -> list[OutputEvent]:
         self._open = opened
         self._has_answer |= isinstance(opened, _OpenMessage)
-        return [self._item_event("response.output_item.added", opened.item("in_progress")), opened.begin()]
+        return [_ItemAdded(output_index=opened.index, item=opened.item("in_progress")), opened.begin()]
 
     def _add(self, deltas: Sequence[TextDelta | ReasoningDelta]) -> list[OutputEvent]:
         assert self._open is not None  # begun before
@@ -318,32 +324,18 @@ class OutputItems:
         self._has_answer = True
         item = _CallItem(self._id("fc"), "completed", call.id, call.name, call.arguments)
         begun = replace(item, status="in_progress", arguments="")
-        index = self._index
+        index, arguments = self._index, call.arguments
         return [
-            self._item_event("response.output_item.added", begun),
-            _ArgumentsAdded(
-                type="response.function_call_arguments.delta",
-                output_index=index,
-                item_id=item.id,
-                delta=call.arguments,
-            ),
-            _ArgumentsDone(
-                type="response.function_call_arguments.done",
-                output_index=index,
-                item_id=item.id,
-                name=call.name,
-                arguments=call.arguments,
-            ),
+            _ItemAdded(output_index=index, item=begun),
+            _ArgumentsAdded(output_index=index, item_id=item.id, delta=arguments),
+            _ArgumentsDone(output_index=index, item_id=item.id, name=call.name, arguments=arguments),
             self._complete(item),
         ]
 
     def _complete(self, item: Item) -> OutputEvent:
-        event = self._item_event("response.output_item.done", item)
+        event = _ItemDone(output_index=self._index, item=item)
         self._done.append(item)
         return event
-
-    def _item_event(self, type: str, item: Item) -> OutputEvent:  # noqa: A002 - the wire's word
-        return _ItemEvent(type=type, output_index=self._index, item=item)
 
     @property
     def _index(self) -> int:

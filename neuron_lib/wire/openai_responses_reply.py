@@ -4,7 +4,7 @@ Pure. Knows no status codes and opens no connection. `openai_responses_output` m
 """
 
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -12,12 +12,15 @@ from msgspec.structs import replace
 
 from neuron_lib.errors import InvalidRequest, NeuronError, cause_chain
 from neuron_lib.types import EventBeforeEnd, Finished, FinishReason, GenerationEvent, Usage
-from neuron_lib.wire.http_errors import encode_error, judge
+from neuron_lib.wire.bodies import read_as
+from neuron_lib.wire.http_errors import judge
 from neuron_lib.wire.line_breaks import escape_line_breaks
-from neuron_lib.wire.openai_responses_output import Item, OutputEvent, OutputItems
+from neuron_lib.wire.openai_responses_output import AnyOutputEvent, Item, OutputEvent, OutputItems
+from neuron_lib.wire.openai_responses_tools import Choice, FlatTool
+from neuron_lib.wire.reply_shape import _Format
 from neuron_lib.wire.sse import server_sent_event
 
-__all__ = ("Reasoning", "Response", "ResponseCollector", "ResponseStreamEncoder", "Text")
+__all__ = ("Reasoning", "Response", "ResponseCollector", "ResponseEvent", "ResponseStreamEncoder", "Text")
 
 _FAILED: Final = "server_error"
 """What `error.code` of a response says about every failure. Clients know only a few values."""
@@ -33,7 +36,7 @@ class Reasoning(Struct, frozen=True):
 class Text(Struct, frozen=True):
     """What the client asked of the text. `format` is JSON."""
 
-    format: msgspec.Raw = msgspec.Raw(b'{"type":"text"}')
+    format: Annotated[msgspec.Raw, read_as(_Format)] = msgspec.Raw(b'{"type":"text"}')
     verbosity: str = "medium"
 
 
@@ -91,8 +94,8 @@ class Response(Struct, kw_only=True):
     store: Literal[False] = False
     temperature: float | None = None
     text: Text = Text()
-    tool_choice: msgspec.Raw = msgspec.Raw(b'"auto"')
-    tools: msgspec.Raw = msgspec.Raw(b"[]")
+    tool_choice: Annotated[msgspec.Raw, read_as(Choice)] = msgspec.Raw(b'"auto"')
+    tools: Annotated[msgspec.Raw, read_as(list[FlatTool])] = msgspec.Raw(b"[]")
     top_logprobs: int = 0
     top_p: float | None = None
     truncation: Literal["disabled"] = "disabled"
@@ -100,11 +103,48 @@ class Response(Struct, kw_only=True):
     usage: _Usage | None = None
 
 
-class _Lifecycle(Struct):
-    type: str
+class _ResponseEvent(Struct, tag_field="type"):
     sequence_number: int
     response: Response
 
+
+class _Created(_ResponseEvent, tag="response.created"):
+    pass
+
+
+class _InProgress(_ResponseEvent, tag="response.in_progress"):
+    pass
+
+
+class _Completed(_ResponseEvent, tag="response.completed"):
+    pass
+
+
+class _Cut(_ResponseEvent, tag="response.incomplete"):
+    pass
+
+
+class _Failed(_ResponseEvent, tag="response.failed"):
+    pass
+
+
+class _ErrorInside(Struct):
+    type: str
+    code: str
+    message: str
+    param: str | None
+
+
+class _ErrorEvent(Struct, tag_field="type", tag="error"):
+    sequence_number: int
+    code: str
+    message: str
+    param: str | None
+    error: _ErrorInside
+
+
+ResponseEvent: TypeAlias = _Created | _InProgress | AnyOutputEvent | _Completed | _Cut | _Failed | _ErrorEvent
+"""The data of every event of a stream, for the description of the service."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -122,20 +162,17 @@ class ResponseStreamEncoder:
 
     def opening(self) -> bytes:
         """The response without any output."""
-        return self._lifecycle("response.created", self._response) + self._lifecycle(
-            "response.in_progress", self._response
-        )
+        return self._tell(_Created, self._response) + self._tell(_InProgress, self._response)
 
     def event(self, event: EventBeforeEnd) -> bytes:
         """The events of an item. Empty for white space whose item is not known yet."""
-        return self._written(self._items.add(event))
+        return self._write(self._items.add(event))
 
     def ending(self, finished: Finished) -> bytes:
         """The end of the last item, and the whole response."""
         is_cut = finished.reason is FinishReason.LENGTH
-        events = self._written(self._items.finish(is_cut=is_cut))
-        response = _ended(self._response, self._items, finished)
-        return events + self._lifecycle(f"response.{response.status}", response)
+        events = self._write(self._items.finish(is_cut=is_cut))
+        return events + self._tell(_Cut if is_cut else _Completed, _ended(self._response, self._items, finished))
 
     def error(self, error: NeuronError, usage: Usage) -> bytes:
         """The end of the last item, the response as far as it came, and the error.
@@ -143,31 +180,34 @@ class ResponseStreamEncoder:
         `response.failed` has the usage. The event `error` has the fields that OpenAI documents, and repeats them inside
         `error`, where OpenAI's clients look for an error that they raise.
         """
-        events = self._written(self._items.finish(is_cut=True))
-        told = _Error(_FAILED, cause_chain(error))
-        response = replace(self._response, status="failed", error=told, output=self._items.items, usage=_usage(usage))
-        return events + self._lifecycle("response.failed", response) + self._error(error)
-
-    def _error(self, error: NeuronError) -> bytes:
+        message = cause_chain(error).encode(errors="replace").decode()  # it may contain bytes of a path
+        events = self._write(self._items.finish(is_cut=True))
+        response = replace(
+            self._response,
+            status="failed",
+            error=_Error(_FAILED, message),
+            output=self._items.items,
+            usage=_usage(usage),
+        )
+        events += self._tell(_Failed, response)
         verdict = judge(error)
-        param = error.param if isinstance(error, InvalidRequest) else None
-        told: dict[str, Any] = {"code": verdict.code or _FAILED, "message": cause_chain(error), "param": param}
-        inner = {"type": verdict.type, **told}
-        body = {"type": "error", "sequence_number": self._number, **told, "error": inner}
-        return server_sent_event(encode_error(body), name="error")
+        code, param = verdict.code or _FAILED, error.param if isinstance(error, InvalidRequest) else None
+        inside = _ErrorInside(verdict.type, code, message, param)
+        return events + _sent(_ErrorEvent(self._next_number(), code, message, param, inside))
 
-    def _written(self, events: Iterable[OutputEvent]) -> bytes:
-        return b"".join(map(self._numbered, events))
+    def _write(self, events: Iterable[OutputEvent]) -> bytes:
+        frames: list[bytes] = []
+        for event in events:
+            event.sequence_number = self._next_number()
+            frames.append(_sent(event))
+        return b"".join(frames)
 
-    def _numbered(self, event: OutputEvent) -> bytes:
-        event.sequence_number = self._number
+    def _tell(self, kind: type[_ResponseEvent], response: Response) -> bytes:
+        return _sent(kind(self._next_number(), response))
+
+    def _next_number(self) -> int:
         self._number += 1
-        return server_sent_event(_encode(event), name=event.type)
-
-    def _lifecycle(self, type: str, response: Response) -> bytes:  # noqa: A002 - the wire's word
-        event = _Lifecycle(type, self._number, response)
-        self._number += 1
-        return server_sent_event(_encode(event), name=type)
+        return self._number - 1
 
 
 class ResponseCollector:
@@ -216,3 +256,9 @@ def _usage(usage: Usage) -> _Usage:
         output_tokens_details=_OutputDetails(usage.reasoning_tokens),
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
     )
+
+
+def _sent(event: OutputEvent | _ResponseEvent | _ErrorEvent) -> bytes:
+    name = event.__struct_config__.tag
+    assert isinstance(name, str)  # all events are tagged with their names
+    return server_sent_event(_encode(event), name=name)

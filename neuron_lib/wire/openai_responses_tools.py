@@ -3,7 +3,7 @@
 A function is flat in this API, and inside `function` in OpenAI's chat completions. Chat templates know the latter.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,13 +13,13 @@ from neuron_lib.types import ToolChoice, UnreadArray
 from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 
-__all__ = ("Tools", "read_tools")
+__all__ = ("Choice", "FlatTool", "Tool", "Tools", "read_tools")
 
 _MAX_TOOLS: Final = 1024
 _MAX_TOOL_VALUES: Final = 50_000
 _AUTO: Final = msgspec.Raw(b'"auto"')
 
-_Name = Annotated[str, Meta(min_length=1)]
+_Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 
 class _Object(Struct, gc=False):
@@ -35,7 +35,7 @@ class _Function(Struct, gc=False, omit_defaults=True):
     strict: bool | None = None
 
 
-class _Tool(Struct, gc=False):
+class Tool(Struct, gc=False):
     """A tool as clients of either API write it."""
 
     type: str | None = None
@@ -50,7 +50,9 @@ class _Nested(Struct, gc=False, tag_field="type", tag="function"):
     function: _Function
 
 
-class _Flat(Struct, gc=False, tag_field="type", tag="function"):
+class FlatTool(Struct, gc=False, tag_field="type", tag="function"):
+    """A function as this API writes it."""
+
     name: str
     description: str | None
     parameters: msgspec.Raw
@@ -75,8 +77,11 @@ class _Choice(Struct, gc=False):
     tools: list[_Allowed] | None = None
 
 
-_tools: Final = msgspec.json.Decoder(list[_Tool])
-_choice: Final = msgspec.json.Decoder(str | _Choice)
+Choice: TypeAlias = str | _Choice
+"""The field `tool_choice` of a body."""
+
+_tools: Final = msgspec.json.Decoder(list[Tool])
+_choice: Final = msgspec.json.Decoder(Choice)
 _object: Final = msgspec.json.Decoder(_Object)
 
 
@@ -128,7 +133,7 @@ def _functions(text: msgspec.Raw) -> list[_Function]:
     return [_function(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
 
 
-def _function(tool: _Tool, place: str) -> _Function:
+def _function(tool: Tool, place: str) -> _Function:
     if tool.type not in {None, "function"}:
         problem = "only functions can be offered to a model"
         raise refusal(f"{place}.type", problem, quoting=f"; it is {clip(str(tool.type))!r}")
@@ -144,8 +149,8 @@ def _function(tool: _Tool, place: str) -> _Function:
     return function
 
 
-def _flat(function: _Function) -> _Flat:
-    return _Flat(function.name, function.description, function.parameters, bool(function.strict))
+def _flat(function: _Function) -> FlatTool:
+    return FlatTool(function.name, function.description, function.parameters, bool(function.strict))
 
 
 def _read_choice(text: msgspec.Raw, names: set[str]) -> tuple[ToolChoice, set[str] | None]:

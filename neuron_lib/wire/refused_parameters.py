@@ -97,8 +97,12 @@ _Body = TypeVar("_Body", bound=Struct)
 
 
 def decoder_with_refused(body: type[_Body], *, also: Refused = _NO_OTHERS) -> msgspec.json.Decoder[_Body]:
-    """A decoder of `body` that also keeps the parameters of the table and those of `also`, for `refuse_unsupported`."""
-    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in WITHOUT_EFFECT | also]
+    """A decoder of `body` that also keeps the parameters of the table and those of `also`, for `refuse_unsupported`.
+
+    A parameter that is a field of `body`, with a type of its own, is left to `body`.
+    """
+    own = frozenset(body.__struct_fields__)
+    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in (*WITHOUT_EFFECT, *also) if name not in own]
     return msgspec.json.Decoder(msgspec.defstruct(body.__name__, fields, bases=(body,), kw_only=True))
 
 
@@ -107,8 +111,11 @@ def refuse_unsupported(body: Struct, *, also: Refused = _NO_OTHERS) -> None:
 
     `body` was decoded by a decoder from `decoder_with_refused` with the same `also`, the further table of an API.
     """
-    for name, harmless in (WITHOUT_EFFECT | also).items():
-        text = bytes(getattr(body, name))
+    for name, harmless in {**WITHOUT_EFFECT, **also}.items():
+        value = getattr(body, name)
+        if not isinstance(value, msgspec.Raw):
+            continue  # a field of the body itself
+        text = bytes(value)
         if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), harmless)):
             raise refusal(name, f"this is not supported{_INSTEAD.get(name, '')}")
 

@@ -13,7 +13,7 @@ from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 from neuron_lib.wire.sampling_fields import SamplingFields
 
-__all__ = ("ReplyShapeFields", "grammar_of", "schema_grammar", "shapes_of_format")
+__all__ = ("ReplyShapeFields", "grammar_of", "shapes_of_format")
 
 _MAX_GRAMMAR_BYTES: Final = 256 << 10
 _MAX_CHOICES: Final = 4096
@@ -99,13 +99,13 @@ def _shapes(fields: ReplyShapeFields) -> _Shapes:
     if is_given(fields.response_format):
         yield from shapes_of_format(fields.response_format, "response_format")
     if is_given(fields.json_schema):
-        yield schema_grammar(fields.json_schema, "json_schema", field="json_schema")
+        yield _by_schema(fields.json_schema, "json_schema", field="json_schema")
     if fields.regex is not None:
         yield "regex", Grammar("regex", fields.regex)
     if fields.grammar is not None:
         yield "grammar", Grammar("lark", fields.grammar)
     if is_given(fields.guided_json):
-        yield schema_grammar(fields.guided_json, "guided_json", field="guided_json", may_be_text=True)
+        yield _by_schema(fields.guided_json, "guided_json", field="guided_json", may_be_text=True)
     if fields.guided_regex is not None:
         yield "guided_regex", Grammar("regex", fields.guided_regex, "guided_regex")
     if is_given(fields.guided_choice):
@@ -135,11 +135,11 @@ def shapes_of_format(text: msgspec.Raw, field: str, *, missing: str = "json_sche
         case "json_object" | "json_schema", ["json_schema"]:
             place = f"{field}.json_schema"
             named = decode_part(_named, wanted.json_schema, param=place)
-            yield schema_grammar(named.schema, f"{place}.schema", field=field)
+            yield _by_schema(named.schema, f"{place}.schema", field=field)
         case "json_object" | "json_schema", ["schema"]:
-            yield schema_grammar(wanted.schema, f"{field}.schema", field=field)
+            yield _by_schema(wanted.schema, f"{field}.schema", field=field)
         case "json", [] | ["value"]:
-            yield schema_grammar(wanted.value, f"{field}.value", field=field)
+            yield _by_schema(wanted.value, f"{field}.value", field=field)
         case "regex", [] | ["value"]:
             yield field, Grammar("regex", decode_part(_text, wanted.value, param=f"{field}.value"), field)
         case "text" | "json_object" | "json_schema" | "json" | "regex", [*_, name]:
@@ -166,7 +166,7 @@ def _of_outputs(text: msgspec.Raw) -> _Shapes:
 
 def _each_output(wanted: _Outputs, field: str) -> _Shapes:
     if is_given(wanted.json):
-        yield schema_grammar(wanted.json, f"{field}.json", field=f"{field}.json", may_be_text=True)
+        yield _by_schema(wanted.json, f"{field}.json", field=f"{field}.json", may_be_text=True)
     if wanted.regex is not None:
         yield f"{field}.regex", Grammar("regex", wanted.regex, f"{field}.regex")
     if is_given(wanted.choice):
@@ -177,7 +177,7 @@ def _each_output(wanted: _Outputs, field: str) -> _Shapes:
         yield f"{field}.json_object", Grammar("json_schema", _ANY_OBJECT, f"{field}.json_object")
 
 
-def schema_grammar(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool = False) -> tuple[str, Grammar]:
+def _by_schema(text: msgspec.Raw, place: str, *, field: str, may_be_text: bool = False) -> tuple[str, Grammar]:
     """The grammar of a JSON schema. The schema stays as the client wrote it, without white space."""
     schema = bytes(text)
     value = decode_part(_schema_or_text if may_be_text else _schema, schema, param=place)

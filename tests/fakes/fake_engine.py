@@ -197,6 +197,13 @@ class FakeEngine:
             self.submitted[request] = submit
             self.line.enter(Request(request, (), min(len(task.inputs), self.seats)))
             return
+        if isinstance(task, CompleteTask) and (task.more_prompts or task.echo):
+            texts = tuple(map(text_of, task.prompts))
+            tokens = sum(len(text.split()) for text in texts)
+            self.send(Prepared(request=request, prompt_tokens=tokens, echo=texts if task.echo else ()))
+            self.submitted[request] = submit
+            self.line.enter(Request(request, (), min(len(texts) * task.choices, self.seats)))
+            return
         words = words_of(submit)
         if self.mode == "stuck-at-prepare":
             self.around.hang()
@@ -243,6 +250,9 @@ class FakeEngine:
             if isinstance(submit.task, EmbedTask):
                 self.send(Began(request.number, replies=len(submit.task.inputs)))
                 self.embed(request.number, submit.task)
+            elif isinstance(submit.task, CompleteTask) and (submit.task.more_prompts or submit.task.echo):
+                self.send(Began(request.number, replies=len(submit.task.prompts) * submit.task.choices))
+                self.complete(request.number, submit.task)
             else:
                 self.send(Began(request.number, replies=request.seats))
                 self.start(submit, request.seats)
@@ -252,6 +262,27 @@ class FakeEngine:
         for choice, text in reversed([*enumerate(task.inputs)]):
             values = struct.pack("<2f", len(text), 0.5)
             self.events(Vector(request=request, choice=choice, values=values, prompt_tokens=1, prefill_s=0.25))
+        del self.running[request]
+
+    def complete(self, request: int, task: CompleteTask) -> None:
+        """Say each prompt once more, with each of its choices, one after the other."""
+        if self.mode == "segv-at-start":
+            self.around.die_of(signal.SIGSEGV)
+        for choice in range(len(task.prompts) * task.choices):
+            words = text_of(task.prompts[choice // task.choices]).split()
+            self.events(Delta(request, " ".join(words), len(words), choice))
+            done = Done(
+                request=request,
+                choice=choice,
+                reason=FinishReason.STOP,
+                text=" !",
+                prompt_tokens=len(words),
+                cached_tokens=len(words) if choice % task.choices else 1,
+                completion_tokens=len(words) + 1,
+                prefill_s=0.25,
+                decode_s=0.5,
+            )
+            self.events(done)
         del self.running[request]
 
     def start(self, submit: Submit, choices: int) -> None:
@@ -308,6 +339,11 @@ class FakeEngine:
         token = TokenLogprob(f"{word} ".encode(), -0.5, (Likely(b"x", -0.25),) * (task.top_logprobs or 0))
         logprobs = () if task.top_logprobs is None else (token,)
         self.events(*(Delta(request, f"{word} ", 1, choice, logprobs) for choice in range(task.choices)))
+
+
+def text_of(prompt: str | tuple[int, ...]) -> str:
+    """The text of a prompt: that of tokens are their numbers."""
+    return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
 
 
 def words_of(submit: Submit) -> list[str]:

@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from neuron_lib import (
     ChatRequest,
+    Complete,
     Detokenize,
     Detokenized,
     EngineDead,
@@ -90,15 +91,15 @@ async def test_a_text_of_the_script_is_a_token_that_was_certain(asked: int, top:
 @pytest.mark.parametrize(
     ("task", "answer", "tokens"),
     [
-        (Tokenize(model_id="o/a", prompt="hé"), Tokenized(tokens=(104, 195, 169)), 3),
+        (Tokenize(model_id="o/a", prompt="hé"), Tokenized(tokens=(104, 195, 169), context=1), 3),
         (
             Tokenize(model_id="o/a", prompt="hi", wants_text=True, wants_pieces=True),
-            Tokenized(tokens=(104, 105), text="hi", pieces=(b"h", b"i")),
+            Tokenized(tokens=(104, 105), context=1, text="hi", pieces=(b"h", b"i")),
             2,
         ),
         (
             Tokenize(model_id="o/a", prompt=REQUEST, wants_text=True),
-            Tokenized(tokens=tuple(b"user: Hi\n"), text="user: Hi\n"),
+            Tokenized(tokens=tuple(b"user: Hi\n"), context=1, text="user: Hi\n"),
             9,
         ),
         (Detokenize(model_id="o/a", tokens=(104, 195, 169)), Detokenized("hé"), 3),
@@ -108,6 +109,15 @@ async def test_each_byte_of_a_text_is_a_token(task: Task, answer: Tokenized | De
     usage = Usage(prompt_tokens=tokens, completion_tokens=0)
     ends = Started(prompt_tokens=tokens), Finished(reasons=(FinishReason.STOP,), usage=usage)
     assert await reply_of(ScriptedModel(n_ctx=1), task) == [ends[0], answer, ends[1]]
+
+
+async def test_every_prompt_follows_the_script_and_may_be_echoed() -> None:
+    task = Complete(model_id="o/a", prompt="p", more_prompts=((104, 105),), choices=2, echo=True)
+    _, *said, finished = await reply_of(ScriptedModel(reply=["yes"], max_in_flight=2), task)
+    echoes = [TextDelta("p", 0), TextDelta("p", 1), TextDelta("hi", 2), TextDelta("hi", 3)]
+    assert said == [*echoes, *(TextDelta("yes", choice) for choice in range(4))]
+    assert isinstance(finished, Finished)
+    assert finished.reasons == (FinishReason.STOP,) * 4
 
 
 async def test_a_scripted_error_ends_the_reply_in_its_place() -> None:

@@ -164,6 +164,12 @@ def test_log_probabilities() -> None:
     assert [[token.token for token in each] for each in deltas] == [["Hi"], [" é"]]
 
 
+def test_the_number_of_tokens_of_an_input() -> None:
+    with host_that_says() as host, client_of(host) as client:
+        counted = client.responses.input_tokens.count(model=A, input="hi", instructions="be kind")
+    assert (counted.input_tokens, counted.object) == (len("system: be kind\nuser: hi\n"), "response.input_tokens")
+
+
 # ------------------------------------------------------------------------------------------------------------- tools
 
 

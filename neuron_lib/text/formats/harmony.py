@@ -146,12 +146,14 @@ class _HarmonyReader:
     def finish(self, *, is_cut: bool = False) -> list[OutputEvent]:
         events: list[OutputEvent] = []
         rest, self._pending = self._pending, ""
+        if is_cut and len(rest) > 1 and any(mark.startswith(rest.lstrip()) for mark in (*_HEADS, *_STOPS)):
+            rest = ""
         if self._kind == "call":
             self._body += rest
             self._end_call("", events, is_cut=is_cut)
         elif self._kind != "header":
             self._say(rest, events)
-        elif not (is_cut and self._header):
+        elif not (is_cut and (self._header or rest.lstrip().startswith(_HEADS))):
             self._kind, rest, self._header = "answer", self._header + rest, ""
             self._say(rest, events)
         self._close(events)
@@ -209,7 +211,7 @@ class _HarmonyReader:
     def _end_call(self, tag: str, events: list[OutputEvent], *, is_cut: bool) -> None:
         """The message of a call ends with `tag`."""
         header, self._header = self._header, ""
-        call = self._call()
+        call = None if is_cut and not self._body.strip() else self._call()
         if call is None:
             self._kind = "answer"
             if not is_cut:

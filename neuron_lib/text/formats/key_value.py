@@ -7,7 +7,7 @@ from typing import Any, Final
 from neuron_lib.text.formats.marked import MarkedFormat, spells
 from neuron_lib.text.formats.rules import RuleWriter, write_calls
 from neuron_lib.text.formats.scanning import Cursor, NoCall, ScanBlock, called, scan_json
-from neuron_lib.text.formats.tool_format import ParsedCall, Tools
+from neuron_lib.text.formats.tool_format import ParsedCall, Tools, Trigger
 from neuron_lib.text.formats.value_rules import Tags, write_members
 from neuron_lib.text.formats.values import Parameters, json_value, parameters_of
 from neuron_lib.text.tag_splitter import Markers
@@ -20,14 +20,18 @@ _NAME: Final = re.compile(r"""[^\s<>{}\[\]()"'`,;]{1,256}""")
 class _Syntax:
     """The tags of one family: those of GLM, with `suffix` in each name. Immutable.
 
-    `is_on_lines` says whether the model writes each key and each value on a line of its own.
+    `is_on_lines` says whether the model writes each key and each value on a line of its own. With `is_in_section` there
+    are tags around all calls, and one behind the name of the function.
     """
 
-    def __init__(self, *, suffix: str = "", has_separator: bool = False, is_on_lines: bool = True) -> None:
+    def __init__(self, *, suffix: str = "", is_in_section: bool = False, is_on_lines: bool = True) -> None:
         self.line_break: Final = "\n" if is_on_lines else ""
         self.open: Final = f"<tool_call{suffix}>"
         self.close: Final = f"</tool_call{suffix}>"
-        self.separator: Final = f"<tool_sep{suffix}>" if has_separator else ""
+        self.separator: Final = f"<tool_sep{suffix}>" if is_in_section else ""
+        self.section: Final[tuple[str, ...]] = (
+            (f"<tool_calls{suffix}>", f"</tool_calls{suffix}>") if is_in_section else ()
+        )
         self.key: Final = f"<arg_key{suffix}>", f"</arg_key{suffix}>"
         self.value: Final = f"<arg_value{suffix}>", f"</arg_value{suffix}>"
 
@@ -99,13 +103,14 @@ class _Syntax:
             head = writer.text(f"{self.open}{name}{self.separator}{self.line_break}")
             return f"{head} {members} {writer.text(self.close)}"
 
-        write_calls(writer, tools, call=call, is_parallel=is_parallel, between=self.line_break)
+        begin, end = (f"{self.section[0]}\n", f"\n{self.section[1]}") if self.section else ("", "")
+        write_calls(writer, tools, call=call, is_parallel=is_parallel, begin=begin, between=self.line_break, end=end)
 
 
 _ON_LINES: Final = re.compile(r"</arg_key>(?:\\n|\s*\n)")
 _GLM45: Final = _Syntax()
 _GLM47: Final = _Syntax(is_on_lines=False)
-_HY3: Final = _Syntax(suffix=":opensource", has_separator=True)
+_HY3: Final = _Syntax(suffix=":opensource", is_in_section=True)
 
 
 def _is_glm(template: str) -> bool:
@@ -131,8 +136,9 @@ GLM47: Final = _glm("glm47", _GLM47, _is_glm)
 HY3: Final = MarkedFormat(
     name="hunyuan3",
     blocks=(ScanBlock(opens=(_HY3.open,), closes=(_HY3.close,), scan=_HY3.scan),),
-    leads=("<tool_calls:opensource>",),
-    trails=("</tool_calls:opensource>",),
+    leads=_HY3.section[:1],
+    trails=_HY3.section[1:],
+    own_triggers=(Trigger(_HY3.section[0]),),
     more_shown=_HY3.inner,
     reasoning=Markers("<think:opensource>", "</think:opensource>"),
     recognises=spells(":opensource", "<tool_sep", "<arg_key", "<arg_value"),

@@ -220,7 +220,7 @@ class MarkedReader:
             while self._pending and self._advance(events):
                 pass
         rest, self._pending = self._pending, ""
-        if is_cut and self._calls_are_begun(rest):
+        if is_cut and self._marker_is_begun(rest):
             self._lead = rest = ""
         self._say(self._lead + rest, events)
         if self._is_in_thought and self._include_thinking and not self._owed_marker:
@@ -383,12 +383,12 @@ class MarkedReader:
             events.append(ToolCall(index=index, id=call_id, name=call.name, arguments=call.arguments))
             self._calls_seen += 1
 
-    def _calls_are_begun(self, rest: str) -> bool:
-        """Whether the end of a reply that was cut is the begin of a call."""
-        if not self._tools:
-            return False
-        marks = (*self._openers, *self._bare, *self._format.leads)
-        return bool(self._lead.strip()) or (len(rest) > 1 and any(mark.startswith(rest) for mark in marks))
+    def _marker_is_begun(self, rest: str) -> bool:
+        """Whether the end of a reply that was cut is the begin of a marker, or of a call."""
+        if self._tools and self._lead.strip():
+            return True
+        marks = (*self._tags(is_first=True), *(self._format.leads if self._tools else ()))
+        return len(rest) > 1 and any(mark.startswith(rest) for mark in marks)
 
     # ------------------------------------------------------------------------------------------------------------- text
 

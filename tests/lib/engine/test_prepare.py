@@ -67,6 +67,33 @@ class SilentVocab(WordVocab):
         return super().tokenize(text, add_special=False, parse_special=parse_special)
 
 
+class LetterVocab(Vocab):
+    """Every letter is a token, and `<s>` is token 0 where special tokens are read. A model that wants BOS."""
+
+    def __init__(self) -> None:
+        self.n_tokens = 300
+        self.eog = frozenset()  # type: ignore[misc]  # the real one asks libllama
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        parts = text.split("<s>") if parse_special else [text]
+        tokens = [token for part in parts for token in (0, *part.encode())][1:]
+        return [0] * add_special + tokens
+
+    def text(self, token: int) -> bytes:
+        return bytes((token,)) if token else b"<s>"
+
+    def effort(self, text: str) -> int:
+        return len(text)
+
+    @property
+    def bos(self) -> str:
+        return "<s>"
+
+    @property
+    def eos(self) -> str:
+        return ""
+
+
 class OneOfMany:
     """A constraint that remembers which one it is a copy of."""
 
@@ -282,6 +309,63 @@ def test_a_text_to_go_on_with_is_a_prompt_that_no_template_changes() -> None:
     assert own.prepare(CompleteTask(prompt=(2, 1, 2))) == PreparedPrompt("", [2, 1, 2])
 
 
+def test_every_prompt_has_its_choices_and_their_seeds_and_more_than_there_are_seats_take_turns() -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, seats=3)
+    task = CompleteTask(prompt="one two", more_prompts=((2, 1),), choices=2)
+    complete = msgspec.structs.replace(submit(), task=task, sampling=Sampling(temperature=1, seed=7))
+    request = own.request(complete, [own.read(prompt, limit=63) for prompt in own.write(task)])
+    assert request.seats == 3
+    assert [(s.choice, s.prompt) for s in request.sequences] == [
+        (0, [0, 1, 1]),
+        (1, [0, 1, 1]),
+        (2, [2, 1]),
+        (3, [2, 1]),
+    ]
+    assert all(sequence.sampler is not None for sequence in request.sequences)
+
+
+class FillingVocab(LetterVocab):
+    """Has markers to fill in the middle of a text: `<P>`, `<S>` and `<M>`, tokens 1 to 3."""
+
+    fill_in_middle = ("<P>", "<S>", "<M>")
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        if parse_special and text in self.fill_in_middle:
+            return [0] * add_special + [1 + self.fill_in_middle.index(text)]
+        return super().tokenize(text, add_special=add_special, parse_special=parse_special)
+
+
+@pytest.mark.parametrize("prompt", ["ab", "", "<S>"])
+def test_what_belongs_between_two_texts_is_asked_for_by_the_vocabulary_s_markers(prompt: str) -> None:
+    own = Preparer(FillingVocab(), template=None, n_ctx=64)
+    task = CompleteTask(prompt=prompt, suffix="c<M>")
+    assert own.prepare(task).tokens == [0, 1, *prompt.encode(), 2, *b"c<M>", 3]
+
+
+@pytest.mark.parametrize(
+    ("vocab", "prompt"), [(FillingVocab(), (1, 2)), (LetterVocab(), "ab")], ids=["tokens", "no markers"]
+)
+def test_a_suffix_that_nothing_can_be_filled_in_before_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, vocab: LetterVocab, prompt: str | tuple[int, ...]
+) -> None:
+    if not isinstance(vocab, FillingVocab):
+        monkeypatch.setattr(LetterVocab, "fill_in_middle", None)
+    with pytest.raises(InvalidRequest) as caught:
+        Preparer(vocab, template=None, n_ctx=64).write(CompleteTask(prompt=prompt, suffix="c"))
+    assert caught.value.param == "suffix"
+
+
+def test_replies_that_begin_with_their_prompts_are_told_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Preparer(LetterVocab(), template=None, n_ctx=64)
+    task = CompleteTask(prompt="hé", more_prompts=((0, 104, 105),), echo=True)
+    assert own.echo(task) == ("hé", "<s>hi")
+    assert own.echo(CompleteTask(prompt="hé")) == own.echo(HELLO) == ()
+    monkeypatch.setattr("neuron_lib.engine.prepare._MOST_BYTES_TOLD", 7)
+    with pytest.raises(InvalidRequest) as caught:
+        own.write(task)
+    assert caught.value.param == "prompt"
+
+
 @pytest.mark.parametrize("prompt", ["", (), (3,), (-1,)])
 def test_a_prompt_of_nothing_or_of_tokens_that_there_are_not_is_refused_by_name(prompt: str | tuple[int, ...]) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -315,33 +399,6 @@ def test_vectors_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedCapability) as caught:
         preparer(None).prepare(EmbedTask(inputs=("one",)))
     assert caught.value.code == "embeddings_unsupported"
-
-
-class LetterVocab(Vocab):
-    """Every letter is a token, and `<s>` is token 0 where special tokens are read. A model that wants BOS."""
-
-    def __init__(self) -> None:
-        self.n_tokens = 300
-        self.eog = frozenset()  # type: ignore[misc]  # the real one asks libllama
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
-        parts = text.split("<s>") if parse_special else [text]
-        tokens = [token for part in parts for token in (0, *part.encode())][1:]
-        return [0] * add_special + tokens
-
-    def text(self, token: int) -> bytes:
-        return bytes((token,)) if token else b"<s>"
-
-    def effort(self, text: str) -> int:
-        return len(text)
-
-    @property
-    def bos(self) -> str:
-        return "<s>"
-
-    @property
-    def eos(self) -> str:
-        return ""
 
 
 def tokens_of(task: TokenizeTask) -> Tokens:

@@ -604,10 +604,10 @@ async def test_a_request_for_no_vectors_is_refused_by_name() -> None:
 READINGS: list[tuple[Task, Tokenized | Detokenized]] = [
     (
         Tokenize(model_id="org/fake", prompt="one three", wants_text=True, wants_pieces=True),
-        Tokenized(tokens=(3, 5), text="one three", pieces=(b"one", b"three")),
+        Tokenized(tokens=(3, 5), context=64, text="one three", pieces=(b"one", b"three")),
     ),
-    (Tokenize(model_id="org/fake", prompt="one three"), Tokenized(tokens=(3, 5))),
-    (Tokenize(model_id="org/fake", prompt=ask("one three")), Tokenized(tokens=(3, 5))),
+    (Tokenize(model_id="org/fake", prompt="one three"), Tokenized(tokens=(3, 5), context=64)),
+    (Tokenize(model_id="org/fake", prompt=ask("one three")), Tokenized(tokens=(3, 5), context=64)),
     (Detokenize(model_id="org/fake", tokens=(3, 5)), Detokenized("xxx xxxxx")),
 ]
 
@@ -726,6 +726,52 @@ async def test_a_text_is_gone_on_with_and_nothing_in_it_is_reasoning_or_a_call()
     async with model_of("markers") as model, model.run(task) as reply:
         events = [event async for event in reply]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "<think> a </think> <tool_call> !"
+
+
+def texts_of(events: Sequence[GenerationEvent]) -> dict[int, str]:
+    texts: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, TextDelta):
+            texts[event.choice] = texts.get(event.choice, "") + event.text
+    return texts
+
+
+async def test_every_prompt_gets_its_choices_and_is_billed_once() -> None:
+    task = Complete(model_id="org/fake", prompt="one", more_prompts=("a b", (7, 8)), choices=2)
+    async with model_of("normal", seats=2) as model:
+        async with model.run(task) as reply:
+            assert model.load().in_flight == 2
+            events = [event async for event in reply]
+        assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+    assert texts_of(events) == {0: "one !", 1: "one !", 2: "a b !", 3: "a b !", 4: "7 8 !", 5: "7 8 !"}
+    assert events[0] == Started(prompt_tokens=5)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reasons == (FinishReason.STOP,) * 6
+    assert (events[-1].usage.prompt_tokens, events[-1].usage.cached_tokens) == (5, 3)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_reply_with_an_echo_begins_with_the_text_of_its_prompt(*, whole: bool) -> None:
+    task = Complete(model_id="org/fake", prompt="one", more_prompts=((7, 8),), echo=True, choices=2, whole=whole)
+    async with model_of("normal", seats=4) as model, model.run(task) as reply:
+        events = [event async for event in reply]
+    assert events[1:5] == [TextDelta("one", 0), TextDelta("one", 1), TextDelta("7 8", 2), TextDelta("7 8", 3)]
+    assert texts_of(events) == {0: "oneone !", 1: "oneone !", 2: "7 87 8 !", 3: "7 87 8 !"}
+
+
+async def test_an_echo_is_written_once_although_the_reply_is_begun_again() -> None:
+    task = Complete(model_id="org/fake", prompt="one", echo=True)
+    async with model_of("segv-at-start") as model, model.run(task) as reply:
+        events = [event async for event in reply]
+    assert texts_of(events) == {0: "oneone !"}
+
+
+async def test_an_echo_with_log_probabilities_is_refused_by_name() -> None:
+    async with model_of() as model:
+        with pytest.raises(InvalidRequest) as caught:
+            await read_off(model, Complete(model_id="org/fake", prompt="one", echo=True, top_logprobs=0))
+        assert caught.value.param == "echo"
+        assert engine_of(model).submitted == []
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_null_means_absent_everywhere() -> None:
         ({"thinking": {"type": "always"}}, "thinking.type"),
         ({"output_config": {"effort": "huge"}}, "output_config.effort"),
         ({"output_config": {"task_budget": {"type": "tokens", "total": 9}}}, "output_config.task_budget"),
-        ({"output_config": {"format": {"type": "json"}}}, "output_config.format.type"),
+        ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
         ({"output_config": {"format": {"type": "json_schema", "schema": 3}}}, "output_config.format.schema"),
         ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
         ({"service_tier": "gold"}, "service_tier"),

@@ -250,6 +250,24 @@ def test_white_space_alone_is_no_item(said: list[EventBeforeEnd], expected: list
     assert [item["type"] for item in collected(*said, reason=FinishReason.TOOL_CALLS)["output"]] == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "output"),
+    [
+        ([SPACE, call(), TextDelta("a")], [("function_call", ""), ("message", "a")]),
+        ([SPACE, ReasoningDelta("\n"), TextDelta("a")], [("message", "a")]),
+        (
+            [TextDelta("a"), ReasoningDelta("\n"), TextDelta("b"), ReasoningDelta("c")],
+            [("message", "ab"), ("reasoning", "c")],
+        ),
+    ],
+)
+def test_white_space_that_was_dropped_does_not_come_back(
+    said: list[EventBeforeEnd], output: list[tuple[str, str]]
+) -> None:
+    found = [(item["type"], text_of(item)) for item in collected(*said)["output"]]
+    assert found == output
+
+
 def test_white_space_before_a_text_belongs_to_the_text() -> None:
     token = TokenLogprob(b"\n\n", -1.0)
     (item,) = collected(TextDelta("\n\n", logprobs=(token,)), TextDelta("hi "), TextDelta(" "))["output"]
@@ -346,6 +364,16 @@ def test_a_lost_reply_ends_its_item_then_fails_with_its_usage_and_then_says_the_
         "param": None,
         "error": {"type": "api_error", "code": "server_error", "message": message, "param": None},
     }
+
+
+def test_an_error_with_bytes_that_are_no_text_can_be_told() -> None:
+    stream = ResponseStreamEncoder(BEGUN, unique="1").error(EngineDead("a/b", "cannot open /\udcff"), USAGE)
+    failed, error = read(stream)
+    assert (
+        failed["response"]["error"]["message"]
+        == error["message"]
+        == "the engine of model 'a/b' is gone: cannot open /?"
+    )
 
 
 def test_a_reply_that_is_lost_before_it_said_anything_has_no_item() -> None:

@@ -10,8 +10,10 @@ from neuron_lib.errors import InvalidRequest
 from neuron_lib.types import Chat, Grammar, Principal, SamplingParams, ToolChoice
 from neuron_lib.wire import openai_responses
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
-from neuron_lib.wire.openai_responses import ResponsesRequest
+from neuron_lib.wire.openai_chat import ChatCompletionBody
+from neuron_lib.wire.openai_responses import ResponsesBody, ResponsesRequest
 from neuron_lib.wire.openai_responses_errors import ChainedConversation
+from neuron_lib.wire.refused_parameters import WITHOUT_EFFECT
 
 JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "hi"}
@@ -219,10 +221,21 @@ def test_a_new_turn_begins_with_reasoning_or_text() -> None:
             "tool_calls": called(("c1", "f", '{"a":1}')),
         },
         {"role": "tool", "content": "warm", "tool_call_id": "c1", "name": "f"},
-        {"role": "assistant", "content": "a"},
-        {"role": "assistant", "content": "b"},
+        {"role": "assistant", "content": "a\n\nb"},
         USER,
     ]
+
+
+def test_reasoning_before_a_call_begins_a_turn_even_behind_a_text() -> None:
+    def calls(*items: dict[str, Any]) -> list[int]:
+        return [len(message.get("tool_calls", ())) for message in messages(USER, *items)]
+
+    assert calls(said("a"), CALL) == [0, 1]
+    assert calls(said("a"), item_of_reasoning("so"), CALL) == [0, 0, 1]
+    assert calls(CALL, said("a"), CALL) == [0, 1, 1]
+    assert calls(CALL, item_of_reasoning("so")) == [0, 1, 0]
+    found = messages(said("a"), item_of_reasoning("so"), CALL)
+    assert found[-1]["reasoning_content"] == "so"
 
 
 @pytest.mark.parametrize(
@@ -508,6 +521,15 @@ def test_log_probabilities_come_if_they_are_included_or_counted(fields: dict[str
     assert decode(**fields).task.top_logprobs == count
 
 
+def test_json_in_several_lines_becomes_a_part_of_one_line() -> None:
+    choice = {"type": "function", "name": "f"}
+    fields = {"model": "a/b", "input": "hi", "tools": [FLAT], "tool_choice": choice}
+    fields["text"] = {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}}
+    encoder = decode_raw(json.dumps(fields, indent=2).encode()).encoder(unique="1", created=7)
+    created, in_progress, end = encoder.opening().split(b"\n\n")
+    assert (len(created.splitlines()), len(in_progress.splitlines()), end) == (2, 2, b"")
+
+
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -525,6 +547,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "logprobs": ({"logprobs": True}, "logprobs"),
     "another server's": ({"best_of": 2}, "best_of"),
     "no tokens": ({"max_output_tokens": 0}, "max_output_tokens"),
+    "too many tokens": ({"max_output_tokens": 2**64}, "max_output_tokens"),
     "too many rivals": ({"top_logprobs": 21}, "top_logprobs"),
     "unknown include": ({"include": ["x"]}, "include"),
     "verbosity": ({"text": {"verbosity": "x"}}, "text.verbosity"),
@@ -548,6 +571,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_has_no_effect_here_is_refused_by_name(case: str) -> None:
     fields, param = REFUSED[case]
     assert (refused(**fields)[0] or "").startswith(param)
+
+
+def test_no_field_of_a_chat_is_ignored() -> None:
+    known = {*ResponsesBody.__struct_fields__, *openai_responses._ELSEWHERE, *WITHOUT_EFFECT}
+    assert {*ChatCompletionBody.__struct_fields__} - known == set()
 
 
 def test_an_earlier_response_is_refused_with_the_code_of_the_contract() -> None:

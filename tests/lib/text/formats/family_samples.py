@@ -350,8 +350,10 @@ def _minimax_m3() -> Iterator[Sample]:
     yield Sample(
         f, f"{begin}{call('order', tag('items'), tag('address'))}{end}", calls=[("order", {"items": [], "address": {}})]
     )
-    spaced = f'{begin}{m}<invoke name="order">\n{m}<items>\n{m}<item>\n{m}<sku>7{m}</sku>\n{m}</item>\n{m}</items>\n{m}</invoke>\n{end}'
-    yield Sample(f, spaced, calls=[("order", {"items": [{"sku": "7"}]})])
+    items = f"{m}<items>\n{m}<item>\n{m}<sku>7{m}</sku>\n{m}</item>\n{m}</items>\n"
+    yield Sample(
+        f, f'{begin}{m}<invoke name="order">\n{items}{m}</invoke>\n{end}', calls=[("order", {"items": [{"sku": "7"}]})]
+    )
     yield Sample(f, f"{begin}{rome}{call('get_weather', tag('city', 'Oslo'))}{end}", calls=[ROME, OSLO])
     yield Sample(f, f"{begin}{rome}", calls=[ROME])
     yield Sample(f, rome, calls=[ROME])

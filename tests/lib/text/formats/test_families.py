@@ -4,13 +4,14 @@ from itertools import groupby
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron_lib.text.formats import FORMATS, OutputEvent
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.types import ReasoningDelta, TextDelta, ToolCall
-from tests.lib.text.formats.family_samples import SAMPLES, TOOLS, Sample
+from tests.examples import examples
+from tests.lib.text.formats.family_samples import SAMPLES, TOOLS, Sample, samples
 
 _THINK = Markers("<think>", "</think>")
 _IDS = [f"{sample.format}-{number}" for number, sample in enumerate(SAMPLES)]
@@ -61,3 +62,45 @@ def test_the_cuts_of_a_reply_do_not_matter(sample: Sample, data: st.DataObject) 
     cuts = sorted(data.draw(st.sets(st.integers(0, size), max_size=8)))
     pieces = [sample.reply[begin:end] for begin, end in zip([0, *cuts], [*cuts, size], strict=True)]
     assert read(sample, pieces) == read(sample, [sample.reply])
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> Sample:
+    """A reply of parts of replies of one family, and of its markers."""
+    name = draw(st.sampled_from(sorted({sample.format for sample in SAMPLES})))
+    replies = [sample.reply for sample in samples(name)]
+    format_ = FORMATS[name]
+    around = format_.reasoning or _THINK
+    marks = st.sampled_from((*format_.shown_tokens, around.open, around.close, " ", "\n", "{", "}", '"', "get_weather"))
+
+    @st.composite
+    def part(draw: st.DrawFn) -> str:
+        reply = draw(st.sampled_from(replies))
+        begin, end = sorted(draw(st.tuples(*[st.integers(0, len(reply))] * 2)))
+        return reply[begin:end]
+
+    reply = "".join(draw(st.lists(st.one_of(marks, part(), st.text(max_size=5)), max_size=8)))
+    return Sample(name, reply, is_open=draw(st.booleans()))
+
+
+@settings(max_examples=examples(300))
+@given(mixtures(), st.booleans())
+def test_no_reply_is_read_differently_in_pieces(sample: Sample, is_cut: bool) -> None:  # noqa: FBT001 - drawn
+    whole = read(sample, [sample.reply], is_cut=is_cut)
+    assert read(sample, sample.reply, is_cut=is_cut) == whole
+    half = len(sample.reply) // 2
+    assert read(sample, [sample.reply[:half], sample.reply[half:]], is_cut=is_cut) == whole
+
+
+@pytest.mark.parametrize("sample", [sample for sample in SAMPLES if sample.calls])
+def test_a_call_that_is_cut_anywhere_shows_no_markup(sample: Sample) -> None:
+    for length in range(len(sample.reply)):
+        answer, _, calls = summary(read(sample, [sample.reply[:length]], is_cut=True))
+        # One character is not enough to know a marker by.
+        assert any(sample.answer.startswith(text.strip()) for text in (answer, answer[:-1]))
+        assert calls == list(sample.calls)[: len(calls)]
+
+
+def test_without_tools_no_calls_are_read() -> None:
+    for sample in SAMPLES:
+        assert not summary(read(sample, [sample.reply], tools=()))[2]
