@@ -148,7 +148,7 @@ class Binder:
             )
         return Plan(
             piece=self._vocab.piece,
-            spell=self._spell,
+            spell=self.spell,
             eog=self._vocab.eog,
             reasoning=reasoning,
             starts_in_reasoning=in_reasoning,
@@ -164,7 +164,15 @@ class Binder:
     def _mark(self, text: str, *, is_first: bool = False) -> Mark:
         return Mark(text.encode(), self._tokens.get(text), is_first)
 
-    def _spell(self, text: str) -> Sequence[int]:
+    def spell(self, text: str) -> Sequence[int]:
+        """The tokens that write exactly this text. Some tokenizers put a space before a text, which is left out here."""
+        wanted = text.encode()
+        for before in ("", "\n"):
+            tokens = self._vocab.tokenize(before + text, add_special=False)
+            pieces = [self._vocab.text(token) for token in tokens]
+            for start in range(len(tokens)):
+                if b"".join(pieces[start:]) == wanted:
+                    return tokens[start:]
         return self._vocab.tokenize(text, add_special=False)
 
 
