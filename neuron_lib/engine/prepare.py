@@ -11,17 +11,20 @@ from msgspec.structs import replace
 from neuron_lib.engine.binder import Binder, Bond
 from neuron_lib.engine.interruption import GivesWay, never_gives_way
 from neuron_lib.engine.line import Request
+from neuron_lib.engine.pair_writer import PairWriter
 from neuron_lib.engine.prompt_writer import Prompt, PromptWriter, Templates
 from neuron_lib.engine.protocol import (
     ChatTask,
     CompleteTask,
     DetokenizeTask,
     EmbedTask,
+    RerankTask,
     Submit,
     TaskFrame,
     Text,
     TokenizeTask,
     Tokens,
+    VectorTask,
 )
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
@@ -30,7 +33,7 @@ from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import Constraint, SamplerChain
 from neuron_lib.text.control_text import ControlTexts, Piece, Strips
 
-__all__ = ("PreparedPrompt", "Preparer", "checkpoints_of")
+__all__ = ("PreparedPrompt", "Preparer", "checkpoints_of", "control_texts")
 
 _RENDER_LIMIT_S: Final = 2.0
 _LOOK_CHARS: Final = 1 << 15
@@ -73,6 +76,7 @@ class Preparer:
         n_ctx: int,
         needs_checkpoints: bool = False,
         vector_tokens: int = 0,
+        pairs: PairWriter | None = None,
         seats: int = 1,
         binder: Binder | None = None,
     ) -> None:
@@ -80,13 +84,15 @@ class Preparer:
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
-        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns. `binder`
-        binds the replies to chats; None is one for a model that neither reasons nor calls tools.
+        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns. `pairs`
+        writes the prompts of a reranker, and is None for every other model. `binder` binds the replies to chats; None
+        is one for a model that neither reasons nor calls tools.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
         self._needs_checkpoints: Final = needs_checkpoints
         self._vector_tokens: Final = vector_tokens
+        self._pairs: Final = pairs
         self._seats: Final = seats
         self._binder: Final = binder or Binder(vocab, tool_format=None, reasoning=None)
         controls = controls or {}
@@ -99,7 +105,7 @@ class Preparer:
             templates,
             bos_token=vocab.bos,
             eos_token=vocab.eos,
-            controls=ControlTexts({c.text: Strips(c.strips_left, c.strips_right) for c in controls.values()}),
+            controls=control_texts(controls),
             limit_s=_RENDER_LIMIT_S,
         )
 
@@ -137,12 +143,8 @@ class Preparer:
                 bond = None if task.grammar is None else Bond(task.grammar)
                 prompts = (self._to_go_on_with(prompt, task.suffix) for prompt in task.prompts)
                 return tuple(with_changes(prompt, bond=bond) for prompt in prompts)
-            case EmbedTask(inputs=()):
-                raise InvalidRequest("input: there is nothing to make a vector of", param="input")
-            case EmbedTask() if self._vector_tokens:
-                return tuple(self._verbatim(text, param="input", is_foreign=self._has_controls) for text in task.inputs)
-            case EmbedTask():
-                raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
+            case EmbedTask() | RerankTask():
+                return tuple(self._inputs_of(task) if isinstance(task, EmbedTask) else self._pairs_of(task))
             case TokenizeTask(prompt=prompt):
                 if isinstance(prompt, ChatTask):
                     return self.write(prompt, gives_way=gives_way)
@@ -152,14 +154,31 @@ class Preparer:
             case _:
                 assert_never(task)
 
+    def _inputs_of(self, task: EmbedTask) -> Iterator[Prompt]:
+        if not task.inputs:
+            raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+        if not self._vector_tokens or self._pairs is not None:
+            raise UnsupportedCapability("this engine makes no vectors", code="embeddings_unsupported")
+        for index, text in enumerate(task.inputs):
+            param = "input" if len(task.inputs) == 1 else f"input[{index}]"
+            yield self._verbatim(text, param=param, is_foreign=self._has_controls)
+
+    def _pairs_of(self, task: RerankTask) -> Iterator[Prompt]:
+        if not task.documents:
+            raise InvalidRequest("documents: there is nothing to rank", param="documents")
+        if self._pairs is None:
+            raise UnsupportedCapability("this engine ranks no documents", code="rerank_unsupported")
+        for index, document in enumerate(task.documents):
+            yield self._pairs.write(task.query, document, param=f"documents[{index}]")
+
     def _verbatim(self, prompt: str | tuple[int, ...], *, param: str, is_foreign: bool = False) -> Prompt:
         """A prompt that no template changes. In a text that `is_foreign` nothing is a control token."""
         if not prompt:
             raise InvalidRequest(f"{param}: there is nothing to read", param=param)
         if isinstance(prompt, str):
-            return Prompt(prompt, (Piece(prompt, is_foreign=True),) if is_foreign else None)
+            return Prompt(prompt, (Piece(prompt, is_foreign=True),) if is_foreign else None, param=param)
         self._check_tokens(prompt, param=param)
-        return Prompt("", tokens=prompt)
+        return Prompt("", tokens=prompt, param=param)
 
     def _to_go_on_with(self, prompt: str | tuple[int, ...], suffix: str | None) -> Prompt:
         """A prompt as it is, or the prompt for what belongs between it and the suffix. In these two nothing is a
@@ -205,7 +224,7 @@ class Preparer:
 
     def limit(self, submit: Submit) -> int:
         """How many tokens a prompt of this request may have: a reply needs room for one at least, a vector for none."""
-        most = self._vector_tokens if isinstance(submit.task, EmbedTask) else self._n_ctx - 1
+        most = self._vector_tokens if isinstance(submit.task, VectorTask) else self._n_ctx - 1
         return min(most, submit.limits.prompt_tokens)
 
     def read(self, prompt: Prompt, *, limit: int) -> PreparedPrompt:
@@ -216,15 +235,19 @@ class Preparer:
         text = prompt.text
         too_many = self.count_beyond_use(text)
         if too_many is not None:
-            raise PromptTooLong(prompt_tokens=too_many, limit=limit)
+            raise PromptTooLong(prompt_tokens=too_many, limit=limit, param=prompt.param)
         if prompt.tokens is not None:
             tokens = [*prompt.tokens]
+        elif prompt.pieces is None:
+            tokens = self.tokenize(text)
         else:
-            tokens = self.tokenize(text) if prompt.pieces is None else self._tokenize_pieces(prompt.pieces)
+            tokens = self._tokenize_pieces(prompt.pieces, param=prompt.param)
+        if not tokens and prompt.param is not None:
+            raise InvalidRequest(f"{prompt.param}: there is no token in this text", param=prompt.param)
         if not tokens:
             raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
         if len(tokens) > limit:
-            raise PromptTooLong(prompt_tokens=len(tokens), limit=limit)
+            raise PromptTooLong(prompt_tokens=len(tokens), limit=limit, param=prompt.param)
         bond = prompt.bond
         begin = bond.binding(None) if bond is not None and bond.wanted is None else None
         return PreparedPrompt(text, tokens, bond, begin, prompt.in_reasoning)
@@ -251,7 +274,11 @@ class Preparer:
                 return self._vocab.tokenize(prompt.text, add_special=task.add_special, parse_special=False)
             if not task.add_special:
                 return self._vocab.tokenize(prompt.text, add_special=False)
-        return self.tokenize(prompt.text) if prompt.pieces is None else self._tokenize_pieces(prompt.pieces)
+        return (
+            self.tokenize(prompt.text)
+            if prompt.pieces is None
+            else self._tokenize_pieces(prompt.pieces, param=prompt.param)
+        )
 
     def text_of(self, request: int, task: DetokenizeTask) -> Text:
         """The answer to a task. For any thread. Raises `InvalidRequest` for more than can be told, and for tokens that
@@ -263,7 +290,7 @@ class Preparer:
         """What enters the line: a sequence, and as far as there are seats a seat, for each choice or input."""
         task = submit.task
         assert not isinstance(task, TokenizeTask | DetokenizeTask)  # nothing is computed for them
-        if isinstance(task, EmbedTask):
+        if isinstance(task, VectorTask):
             sequences = tuple(self._inputs(submit, prompts))
         else:
             sequences = tuple(
@@ -271,7 +298,7 @@ class Preparer:
                 for number, prompt in enumerate(prompts)
                 for sequence in self._choices(submit, task, prompt, first=number * task.choices)
             )
-        takes_turns = isinstance(task, EmbedTask) or (isinstance(task, CompleteTask) and task.more_prompts)
+        takes_turns = isinstance(task, VectorTask) or (isinstance(task, CompleteTask) and task.more_prompts)
         seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
         return Request(submit.request, sequences, seats, submit.class_, arrived_s)
 
@@ -337,10 +364,11 @@ class Preparer:
         starts_with_bos = bool(self._vocab.bos) and prompt.startswith(self._vocab.bos)
         return self._vocab.tokenize(prompt, add_special=not starts_with_bos)
 
-    def _tokenize_pieces(self, pieces: Iterable[Piece]) -> list[int]:
-        """Like `tokenize`, but without control tokens in the foreign pieces. The tokenizer itself begins anew where the
-        pieces are cut.
+    def _tokenize_pieces(self, pieces: Iterable[Piece], *, param: str | None) -> list[int]:
+        """Like `tokenize`, but without control tokens in the foreign pieces, which the request calls `param` (None:
+        messages). The tokenizer itself begins anew where the pieces are cut.
         """
+        param = param or "messages"
         pieces = list(pieces)
         begins_foreign = not pieces or pieces[0].is_foreign
         has_bos = bool(self._vocab.bos) and not begins_foreign and pieces[0].text.startswith(self._vocab.bos)
@@ -349,8 +377,8 @@ class Preparer:
         for piece in pieces:
             read = self._vocab.tokenize(piece.text, add_special=False, parse_special=not piece.is_foreign)
             if piece.is_foreign and not self._forbidden.isdisjoint(read):
-                text = "messages: a control token is spelled that this vocabulary cannot write as text"
-                raise InvalidRequest(text, param="messages")
+                text = f"{param}: a control token is spelled that this vocabulary cannot write as text"
+                raise InvalidRequest(text, param=param)
             tokens += read
         return tokens + after
 
@@ -361,6 +389,11 @@ class Preparer:
         whole = self._vocab.tokenize("a", add_special=True)
         start = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
         return whole[:start], whole[start + len(alone) :]
+
+
+def control_texts(controls: Mapping[int, ControlToken]) -> ControlTexts:
+    """The spellings of control tokens."""
+    return ControlTexts({c.text: Strips(c.strips_left, c.strips_right) for c in controls.values()})
 
 
 def _refuse_beyond(size: int, *, param: str) -> None:

@@ -11,6 +11,7 @@ from neuron_lib.engine.protocol import (
     Limits,
     ModelFacts,
     RequestClass,
+    RerankTask,
     Submit,
     TaskFrame,
     TokenizeTask,
@@ -23,6 +24,7 @@ from neuron_lib.types import (
     Complete,
     Detokenize,
     Embed,
+    Rerank,
     SamplingParams,
     Task,
     Tokenize,
@@ -30,9 +32,14 @@ from neuron_lib.types import (
     UnreadObject,
     first_medium,
 )
+from neuron_lib.vectors import check_dimensions
 
 __all__ = ("refuse_if_impossible", "submission")
 
+_MOST_NUMBERS: Final = 4 << 20
+"""Numbers of all vectors of a request together. As JSON they take 90 MB."""
+_MOST_QUERY_CHARS: Final = 4 << 20
+"""Characters of a query times the documents that it is read with. To tokenize so many takes two seconds."""
 _MOST_TOP_LOGPROBS: Final = 20
 """OpenAI's bound."""
 
@@ -82,6 +89,8 @@ def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
             )
         case Embed():
             return EmbedTask(inputs=task.inputs)
+        case Rerank():
+            return RerankTask(query=task.query, documents=task.documents)
         case Tokenize():
             return TokenizeTask(
                 prompt=task.prompt if isinstance(task.prompt, str) else _chat_frame(task.prompt, facts),
@@ -141,8 +150,10 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     chat = task.prompt if isinstance(task, Tokenize) else task
     if isinstance(chat, Chat):
         _refuse_media(chat, model_id)
-    if isinstance(task, Embed) and not task.inputs:
-        raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+    if isinstance(task, Embed):
+        _refuse_impossible_vectors(task, facts)
+    if isinstance(task, Rerank):
+        _refuse_impossible_ranking(task)
     if isinstance(task, Chat | Complete):
         _refuse_impossible_text(task, facts)
 
@@ -174,3 +185,30 @@ def _refuse_media(chat: Chat, model_id: str) -> None:
             model_id=model_id,
             suggestion="send text content, or choose a model with the capability",
         )
+
+
+def _refuse_impossible_vectors(task: Embed, facts: ModelFacts) -> None:
+    if not task.inputs:
+        raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+    check_dimensions(task.dimensions, width=facts.vector_width)
+    numbers = len(task.inputs) * facts.vector_width
+    if numbers > _MOST_NUMBERS:
+        text = (
+            f"input: {len(task.inputs)} vectors of {facts.vector_width} numbers each are more than {_MOST_NUMBERS} "
+            "numbers; send fewer texts at once"
+        )
+        raise InvalidRequest(text, param="input", summary=text)
+
+
+def _refuse_impossible_ranking(task: Rerank) -> None:
+    if not task.query:
+        raise InvalidRequest("query: there is no question to rank by", param="query")
+    if not task.documents:
+        raise InvalidRequest("documents: there is nothing to rank", param="documents")
+    read = len(task.query) * len(task.documents)
+    if read > _MOST_QUERY_CHARS:
+        text = (
+            f"query: it is read once for each document, {read} characters in all, where {_MOST_QUERY_CHARS} are "
+            "possible; shorten it, or rank fewer documents at once"
+        )
+        raise InvalidRequest(text, param="query", summary=text)

@@ -10,15 +10,17 @@ import msgspec
 from msgspec import Meta, Struct
 
 from neuron_lib.types import Chat, Grammar, Principal, UnreadObject
-from neuron_lib.wire.anthropic_content import read_conversation
-from neuron_lib.wire.anthropic_reply import MessageCollector, MessageStreamEncoder, ReplyStyle
-from neuron_lib.wire.anthropic_tools import ToolChoiceField, read_tool_choice, read_tools
-from neuron_lib.wire.bodies import NOTHING, decode_body, is_given
+from neuron_lib.wire.anthropic_content import Messages, System, read_conversation
+from neuron_lib.wire.anthropic_errors import AnthropicError
+from neuron_lib.wire.anthropic_reply import Event, Message, MessageCollector, MessageStreamEncoder, ReplyStyle
+from neuron_lib.wire.anthropic_tools import ToolChoiceField, Tools, read_tool_choice, read_tools
+from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
+from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import check_u64, refusal
-from neuron_lib.wire.reply_shape import shapes_of_format
+from neuron_lib.wire.reply_shape import Format, shapes_of_format
 from neuron_lib.wire.sampling_fields import SamplingFields, read_sampling
 
-__all__ = ("MessagesBody", "MessagesRequest", "chat_of", "decode")
+__all__ = ("SHAPES", "MessagesBody", "MessagesRequest", "chat_of", "decode")
 
 _MAX_STOPS: Final = 16
 
@@ -36,7 +38,7 @@ class _Thinking(Struct, frozen=True):
 
 class _OutputConfig(Struct, frozen=True):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: msgspec.Raw = NOTHING
+    format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     task_budget: msgspec.Raw = NOTHING
 
 
@@ -55,16 +57,16 @@ class MessagesBody(SamplingFields, frozen=True, kw_only=True):
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
-    messages: msgspec.Raw
+    messages: Annotated[msgspec.Raw, read_as(Messages)]
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    system: msgspec.Raw = NOTHING
+    system: Annotated[msgspec.Raw, read_as(System)] = NOTHING
     stop_sequences: list[_Stop] | None = None
     stream: bool | None = None
     thinking: _Thinking | None = None
-    tools: msgspec.Raw = NOTHING
+    tools: Annotated[msgspec.Raw, read_as(Tools)] = NOTHING
     tool_choice: ToolChoiceField | None = None
     output_config: _OutputConfig | None = None
-    output_format: msgspec.Raw = NOTHING
+    output_format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     service_tier: Literal["auto", "standard_only"] | None = None
     container: msgspec.Raw = NOTHING
     context_management: _ContextManagement | None = None
@@ -73,6 +75,15 @@ class MessagesBody(SamplingFields, frozen=True, kw_only=True):
 
 
 _decoder: Final = msgspec.json.Decoder(MessagesBody)
+
+
+SHAPES: Final = Shapes(
+    summary="The next message of a chat, as Anthropic's Messages API",
+    request=MessagesBody,
+    reply=Message,
+    event=Event,
+    error=AnthropicError,
+)
 
 
 class MessagesRequest(Struct, frozen=True, kw_only=True):

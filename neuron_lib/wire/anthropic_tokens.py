@@ -7,17 +7,26 @@ import msgspec
 from msgspec import Struct
 
 from neuron_lib.types import Finished, GenerationEvent, Principal, Tokenize
+from neuron_lib.wire.anthropic_errors import AnthropicError
 from neuron_lib.wire.anthropic_messages import MessagesBody, chat_of
 from neuron_lib.wire.bodies import decode_body
-from neuron_lib.wire.dialect import StreamEncoder
+from neuron_lib.wire.dialect import Shapes, StreamEncoder
 
-__all__ = ("CountCollector", "CountRequest", "decode")
+__all__ = ("SHAPES", "CountCollector", "CountRequest", "decode")
 
 _decoder: Final = msgspec.json.Decoder(MessagesBody)
 
 
 class _Count(Struct):
     input_tokens: int
+
+
+SHAPES: Final = Shapes(
+    summary="How many tokens the prompt of a message would have",
+    request=MessagesBody,
+    reply=_Count,
+    error=AnthropicError,
+)
 
 
 class CountRequest(Struct, frozen=True, kw_only=True):

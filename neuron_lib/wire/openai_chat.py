@@ -11,11 +11,12 @@ from msgspec import Meta, Struct, convert
 from msgspec.structs import replace
 
 from neuron_lib.types import ChatRequest, Principal, UnreadObject
-from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given
-from neuron_lib.wire.chat_messages import read_messages, read_tools
+from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
+from neuron_lib.wire.chat_messages import Messages, Tools, read_messages, read_tools
+from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
-from neuron_lib.wire.legacy_functions import FunctionCallField, tool_choice_of, tools_of
-from neuron_lib.wire.openai_chat_reply import ChatCollector, ChatStreamEncoder
+from neuron_lib.wire.legacy_functions import Function, FunctionCallField, tool_choice_of, tools_of
+from neuron_lib.wire.openai_chat_reply import ChatChunk, ChatCollector, ChatCompletion, ChatStreamEncoder
 from neuron_lib.wire.reasoning_fields import (
     Budget,
     Effort,
@@ -29,7 +30,7 @@ from neuron_lib.wire.reply_shape import ReplyShapeFields, grammar_of
 from neuron_lib.wire.sampling_fields import read_sampling
 from neuron_lib.wire.tool_choice import Offer, ToolChoiceField, offer_tools
 
-__all__ = ("ChatCompletionBody", "ChatCompletionRequest", "decode")
+__all__ = ("SHAPES", "ChatCompletionBody", "ChatCompletionRequest", "decode")
 
 _INCLUDE_THINKING: Final = frozenset({"1", "true", "yes"})
 """Values of the header `x-include-thinking` that ask for the reasoning as text."""
@@ -54,7 +55,7 @@ class ChatCompletionBody(ReplyShapeFields, frozen=True, kw_only=True):
     """Every field that has an effect. `refused_parameters` has those that would need one and do not."""
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
-    messages: msgspec.Raw
+    messages: Annotated[msgspec.Raw, read_as(Messages)]
     max_completion_tokens: _CountOrDefault | None = None
     max_tokens: _CountOrDefault | None = None
     n_predict: _CountOrDefault | None = None
@@ -65,12 +66,12 @@ class ChatCompletionBody(ReplyShapeFields, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    tools: msgspec.Raw = NOTHING
-    functions: msgspec.Raw = NOTHING
+    tools: Annotated[msgspec.Raw, read_as(Tools)] = NOTHING
+    functions: Annotated[msgspec.Raw, read_as(list[Function])] = NOTHING
     function_call: FunctionCallField | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: msgspec.Raw = NOTHING
+    chat_template_kwargs: Annotated[msgspec.Raw, read_as(_Object)] = NOTHING
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     enable_thinking: bool | None = None
@@ -82,12 +83,20 @@ class ChatCompletionBody(ReplyShapeFields, frozen=True, kw_only=True):
     reasoning_budget: Budget | None = None
     thinking_token_budget: Budget | None = None
     thinking_budget: Budget | None = None
-    documents: msgspec.Raw = NOTHING
+    documents: Annotated[msgspec.Raw, read_as(list[_Object])] = NOTHING
 
 
 _decoder: Final = decoder_with_refused(ChatCompletionBody)
 _object_decoder: Final = msgspec.json.Decoder(_Object)
 _objects_decoder: Final = msgspec.json.Decoder(list[_Object])
+
+
+SHAPES: Final = Shapes(
+    summary="The next message of a chat, as OpenAI's chat completions",
+    request=ChatCompletionBody,
+    reply=ChatCompletion,
+    event=ChatChunk,
+)
 
 
 class ChatCompletionRequest(Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from neuron_lib.types import (
     GenerationEvent,
     Likely,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
     Tokenized,
@@ -64,8 +65,14 @@ class _Delta(Struct):
     function_call: _Function | UnsetType = UNSET
 
 
-_Reason: TypeAlias = FinishReason | Literal["function_call"]
+_Reason: TypeAlias = Literal["stop", "length", "tool_calls", "function_call"]
 """Why a choice ended. "function_call" is what a client of the older `functions` expects in place of "tool_calls"."""
+
+_REASONS: Final[dict[FinishReason, _Reason]] = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.TOOL_CALLS: "tool_calls",
+}
 
 
 class _Likely(Struct):
@@ -233,7 +240,7 @@ class ChatStreamEncoder:
                     return self._choice(event.choice, _Delta(function_call=function))
                 call = _CallDelta(index=event.index, id=event.id, function=function)
                 return self._choice(event.choice, _Delta(tool_calls=(call,)))
-            case Started() | Embedding() | Tokenized() | Detokenized():
+            case Started() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 return b""
             case _:
                 assert_never(event)
@@ -326,7 +333,7 @@ class ChatCollector:
                 self._finished = event
             case ReasoningDelta():
                 self._choices[event.choice].reasoning.append(event.text)
-            case Started() | Embedding() | Tokenized() | Detokenized():
+            case Started() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 pass
             case _:
                 assert_never(event)
@@ -362,7 +369,7 @@ class ChatCollector:
 
 
 def _reason(reason: FinishReason, *, calls_functions: bool) -> _Reason:
-    return "function_call" if calls_functions and reason is FinishReason.TOOL_CALLS else reason
+    return "function_call" if calls_functions and reason is FinishReason.TOOL_CALLS else _REASONS[reason]
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> _Logprobs | UnsetType:

@@ -23,7 +23,7 @@ from neuron_lib.wire.reply_shape import grammar_of
 from neuron_lib.wire.sampling_fields import read_sampling
 from neuron_lib.wire.writing_fields import WritingFields, max_tokens_of, stop_of, stream_options_of
 
-__all__ = ("CompletionBody", "CompletionRequest", "decode", "shapes")
+__all__ = ("SHAPES", "CompletionBody", "CompletionRequest", "decode")
 
 _MAX_TOKENS: Final = 16
 """OpenAI's length of a reply if the request does not say one."""
@@ -63,6 +63,11 @@ class CompletionBody(WritingFields, frozen=True, kw_only=True):
 
 _decoder: Final = decoder_with_refused(CompletionBody, also=_ELSEWHERE)
 _prompts_decoder: Final = msgspec.json.Decoder(_Prompts)
+
+
+SHAPES: Final = Shapes(
+    summary="What follows a text, or each of several", request=CompletionBody, reply=Completion, event=Completion
+)
 
 
 class CompletionRequest(Struct, frozen=True, kw_only=True):
@@ -124,13 +129,6 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         stream=bool(call.stream),
         include_usage=options.include_usage or False,
         continuous_usage=options.continuous_usage_stats or False,
-    )
-
-
-def shapes() -> Shapes:
-    """The types of the bodies."""
-    return Shapes(
-        summary="Go on with a text, or with several.", request=CompletionBody, reply=Completion, event=Completion
     )
 
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from neuron_lib.types import Chat, Principal, UnreadObject
 from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
+from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
 from neuron_lib.wire.openai_responses_errors import ChainedConversation
 from neuron_lib.wire.openai_responses_input import Input, read_input
@@ -20,15 +21,16 @@ from neuron_lib.wire.openai_responses_reply import (
     Reasoning,
     Response,
     ResponseCollector,
+    ResponseEvent,
     ResponseStreamEncoder,
     Text,
 )
 from neuron_lib.wire.openai_responses_tools import Choice, Tool, read_tools
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
-from neuron_lib.wire.reply_shape import ReplyShapeFields, _Format, grammar_of, shapes_of_format
+from neuron_lib.wire.reply_shape import Format, ReplyShapeFields, grammar_of, shapes_of_format
 from neuron_lib.wire.sampling_fields import read_sampling
 
-__all__ = ("ResponsesBody", "ResponsesRequest", "decode")
+__all__ = ("SHAPES", "ResponsesBody", "ResponsesRequest", "decode")
 
 _CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
 _Note: TypeAlias = Annotated[str, Meta(max_length=1024)]
@@ -37,21 +39,22 @@ _Summary: TypeAlias = Literal["auto", "concise", "detailed", "none"]
 
 _LONGEST_KEY: Final = 64
 """Of `metadata`, in characters."""
+_ENCRYPTED: Final = "reasoning.encrypted_content"
 _LOGPROBS: Final = "message.output_text.logprobs"
 _INCLUDABLE: Final = frozenset(
     {
+        _ENCRYPTED,
         _LOGPROBS,
         "code_interpreter_call.outputs",
         "computer_call_output.output.image_url",
         "file_search_call.results",
         "message.input_image.image_url",
-        "reasoning.encrypted_content",
         "web_search_call.action.sources",
         "web_search_call.results",
     }
 )
-"""What OpenAI's clients may ask to be included. Only log-probabilities change an answer here: no tool of OpenAI's runs
-here, and reasoning is never encrypted.
+"""What OpenAI's clients may ask to be included. The results of OpenAI's own tools change no answer, because none of
+these tools runs here.
 """
 
 
@@ -60,7 +63,7 @@ class _Object(Struct, gc=False):
 
 
 class _TextFields(Struct):
-    format: Annotated[msgspec.Raw, read_as(_Format)] = NOTHING
+    format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -96,6 +99,7 @@ class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     include: Annotated[list[str], Meta(max_length=64)] | None = None
     metadata: Annotated[dict[str, _MetadataValue], Meta(max_length=16)] | None = None
     previous_response_id: str | None = None
+    store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     user: _Note | None = None
     safety_identifier: _Note | None = None
@@ -133,20 +137,34 @@ _decoder: Final = decoder_with_refused(ResponsesBody, also=_ELSEWHERE)
 _object_decoder: Final = msgspec.json.Decoder(_Object)
 
 
+SHAPES: Final = Shapes(
+    summary="A response to an input, as OpenAI's Responses API",
+    request=ResponsesBody,
+    reply=Response,
+    event=ResponseEvent,
+)
+
+
 class ResponsesRequest(Struct, frozen=True):
-    """A `neuron_lib.wire.dialect.DecodedRequest`: the task, whether to stream, and what the answer repeats."""
+    """A `neuron_lib.wire.dialect.DecodedRequest`: the task, whether to stream, and what the answer repeats.
+
+    With `carries_reasoning` the client can send the reasoning back even if it shows none.
+    """
 
     task: Chat
     stream: bool
     response: Response
+    carries_reasoning: bool = False
 
     def encoder(self, *, unique: str, created: int) -> ResponseStreamEncoder:
         """What writes the reply as a stream. The reply has the model's id as the client wrote it."""
-        return ResponseStreamEncoder(self._begun(unique, created), unique=unique)
+        response = self._begun(unique, created)
+        return ResponseStreamEncoder(response, unique=unique, carries_reasoning=self.carries_reasoning)
 
     def collector(self, *, unique: str, created: int) -> ResponseCollector:
         """What writes the reply in one piece."""
-        return ResponseCollector(self._begun(unique, created), unique=unique)
+        response = self._begun(unique, created)
+        return ResponseCollector(response, unique=unique, carries_reasoning=self.carries_reasoning)
 
     def _begun(self, unique: str, created: int) -> Response:
         return replace(self.response, id=f"resp_{unique}", created_at=created)
@@ -201,7 +219,12 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         top_p=call.top_p,
         user=call.user,
     )
-    return ResponsesRequest(task, stream=bool(call.stream), response=response)
+    return ResponsesRequest(
+        task,
+        stream=bool(call.stream),
+        response=response,
+        carries_reasoning=call.store is False or _ENCRYPTED in (call.include or ()),
+    )
 
 
 def _reasoning(call: ResponsesBody) -> Reasoning:

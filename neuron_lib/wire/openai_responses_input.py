@@ -15,6 +15,7 @@ from neuron_lib.shown import clip
 from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
 from neuron_lib.wire.bodies import decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
+from neuron_lib.wire.openai_responses_output import CARRIED
 
 __all__ = ("Conversation", "Input", "read_input")
 
@@ -24,6 +25,9 @@ _TEXTS: Final = frozenset({"input_text", "output_text", "reasoning_text", "refus
 """The types of parts that are a text."""
 _UNFINISHED: Final = frozenset({"in_progress", "incomplete"})
 """The status of an item that its reply was cut in."""
+_NOT_KEPT: Final = (
+    "no item is kept here, so none can be referred to; send the item itself, as clients do with `store: false`"
+)
 _BETWEEN_TEXTS: Final = "\n\n"
 """What is put between the texts of one item. The gateway's contract says so."""
 
@@ -51,6 +55,7 @@ class _Item(Struct, gc=False):
     content: str | list[_Part] | None = None
     status: str | None = None
     summary: list[_Part] | None = None
+    encrypted_content: str | None = None
     id: str | None = None
     call_id: str | None = None
     name: str | None = None
@@ -193,7 +198,7 @@ class _Messages:
             case "function_call_output":
                 self._add_output(item, place)
             case "item_reference":
-                raise refusal(place, "no item is kept here, so none can be referred to; send the item itself")
+                raise refusal(place, _NOT_KEPT)
             case None:
                 raise refusal(f"{place}.type", "this field is required")
             case kind:
@@ -253,12 +258,15 @@ def _required(value: str | None, place: str) -> str:
 
 
 def _thoughts(item: _Item) -> list[str]:
-    """The texts of an item of reasoning. They are in its summary, as here, or in its content, as from other servers.
+    """The texts of an item of reasoning. They are in its content, as from other servers, or in its summary, as here.
 
-    Reasoning that only its maker can decrypt says nothing to a model here, and is left out.
+    A client that shows no reasoning may send back only what stands for encrypted reasoning. If it is not from here, it
+    says nothing to a model here, and is left out.
     """
     parts = item.content or item.summary or []
     texts = [parts] if isinstance(parts, str) else [part.text for part in parts]
+    if not any(texts) and item.encrypted_content is not None and item.encrypted_content.startswith(CARRIED):
+        texts = [item.encrypted_content.removeprefix(CARRIED)]
     return [text for text in texts if text]
 
 

@@ -17,7 +17,7 @@ from neuron_lib.wire.http_errors import judge
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_responses_output import AnyOutputEvent, Item, OutputEvent, OutputItems
 from neuron_lib.wire.openai_responses_tools import Choice, FlatTool
-from neuron_lib.wire.reply_shape import _Format
+from neuron_lib.wire.reply_shape import Format
 from neuron_lib.wire.sse import server_sent_event
 
 __all__ = ("Reasoning", "Response", "ResponseCollector", "ResponseEvent", "ResponseStreamEncoder", "Text")
@@ -36,7 +36,7 @@ class Reasoning(Struct, frozen=True):
 class Text(Struct, frozen=True):
     """What the client asked of the text. `format` is JSON."""
 
-    format: Annotated[msgspec.Raw, read_as(_Format)] = msgspec.Raw(b'{"type":"text"}')
+    format: Annotated[msgspec.Raw, read_as(Format)] = msgspec.Raw(b'{"type":"text"}')
     verbosity: str = "medium"
 
 
@@ -154,10 +154,12 @@ class ResponseStreamEncoder:
 
     __slots__ = ("_items", "_number", "_response")
 
-    def __init__(self, response: Response, *, unique: str) -> None:
-        """`response` has its id and what it repeats of the request. `unique` is a part of the ids of its items."""
+    def __init__(self, response: Response, *, unique: str, carries_reasoning: bool = False) -> None:
+        """`response` has its id and what it repeats of the request. The rest is said by `OutputItems`."""
         self._response = response
-        self._items = OutputItems(unique=unique, parallel=response.parallel_tool_calls)
+        self._items = OutputItems(
+            unique=unique, parallel=response.parallel_tool_calls, carries_reasoning=carries_reasoning
+        )
         self._number = 0
 
     def opening(self) -> bytes:
@@ -215,10 +217,12 @@ class ResponseCollector:
 
     __slots__ = ("_finished", "_items", "_response")
 
-    def __init__(self, response: Response, *, unique: str) -> None:
+    def __init__(self, response: Response, *, unique: str, carries_reasoning: bool = False) -> None:
         """The arguments are those of `ResponseStreamEncoder`."""
         self._response = response
-        self._items = OutputItems(unique=unique, parallel=response.parallel_tool_calls)
+        self._items = OutputItems(
+            unique=unique, parallel=response.parallel_tool_calls, carries_reasoning=carries_reasoning
+        )
         self._finished: Finished | None = None
 
     def add(self, event: GenerationEvent) -> None:

@@ -18,6 +18,9 @@ from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.line_breaks import escape_line_breaks
 
 __all__ = (
+    "APPLY_TEMPLATE_SHAPES",
+    "DETOKENIZE_SHAPES",
+    "TOKENIZE_SHAPES",
     "DetokenizeBody",
     "PromptAnswer",
     "TextAnswer",
@@ -25,12 +28,9 @@ __all__ = (
     "TokensAnswer",
     "TokensCollector",
     "TokensRequest",
-    "apply_template_shapes",
     "decode_apply_template",
     "decode_detokenize",
     "decode_tokenize",
-    "detokenize_shapes",
-    "tokenize_shapes",
 )
 
 _Model: TypeAlias = Annotated[str, Meta(max_length=1024)]
@@ -222,17 +222,8 @@ def _piece(token: int, piece: bytes) -> _Piece:
 # --------------------------------------------------------------------------------------------------------- their types
 
 
-def tokenize_shapes() -> Shapes:
-    """The types of the bodies of `/tokenize`."""
-    return Shapes(summary="Say the tokens of a text or of a chat.", request=TokenizeBody, reply=TokensAnswer)
-
-
-def detokenize_shapes() -> Shapes:
-    """The types of the bodies of `/detokenize`."""
-    return Shapes(summary="Say the text of tokens.", request=DetokenizeBody, reply=TextAnswer)
-
-
-def apply_template_shapes() -> Shapes:
-    """The types of the bodies of `/apply-template`."""
-    summary = "Say the prompt that the chat template writes."
-    return Shapes(summary=summary, request=openai_chat.ChatCompletionBody, reply=PromptAnswer)
+TOKENIZE_SHAPES: Final = Shapes(summary="The tokens of a text or of a chat", request=TokenizeBody, reply=TokensAnswer)
+DETOKENIZE_SHAPES: Final = Shapes(summary="The text of tokens", request=DetokenizeBody, reply=TextAnswer)
+APPLY_TEMPLATE_SHAPES: Final = Shapes(
+    summary="The prompt that the chat template writes", request=openai_chat.ChatCompletionBody, reply=PromptAnswer
+)

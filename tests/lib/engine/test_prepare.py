@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from neuron_lib.engine.pair_writer import PairWriter
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer, checkpoints_of
 from neuron_lib.engine.protocol import (
     ChatTask,
@@ -15,6 +16,7 @@ from neuron_lib.engine.protocol import (
     EmbedTask,
     Limits,
     RequestClass,
+    RerankTask,
     Submit,
     Text,
     TokenizeTask,
@@ -387,18 +389,70 @@ def test_each_input_becomes_a_sequence_that_wants_a_vector_and_more_than_there_a
     ]
 
 
-@pytest.mark.parametrize("inputs", [(), ("one", ""), ("one", ())])
-def test_no_input_and_an_input_of_nothing_are_refused_by_name(inputs: tuple[str | tuple[int, ...], ...]) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "param"),
+    [((), "input"), (("",), "input"), (("one", ""), "input[1]"), (("one", ()), "input[1]"), (("a", (7,)), "input[1]")],
+)
+def test_no_input_and_an_input_of_nothing_are_refused_by_name(
+    inputs: tuple[str | tuple[int, ...], ...], param: str
+) -> None:
     own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
     with pytest.raises(InvalidRequest) as caught:
         own.write(EmbedTask(inputs=inputs))
-    assert caught.value.param == "input"
+    assert caught.value.param == param
+
+
+def test_the_input_that_is_too_long_is_named_with_the_numbers() -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
+    fits, too_long = own.write(EmbedTask(inputs=("a b c d", "a b c d e")))
+    assert len(own.read(fits, limit=5).tokens) == 5
+    with pytest.raises(PromptTooLong, match=r"maximum context length is 5 tokens, but input\[1\] has 6 ") as caught:
+        own.read(too_long, limit=5)
+    assert caught.value.param == "input[1]"
 
 
 def test_vectors_are_refused_by_name() -> None:
+    for other in (preparer(None), ranking_preparer()):
+        with pytest.raises(UnsupportedCapability) as caught:
+            other.prepare(EmbedTask(inputs=("one",)))
+        assert caught.value.code == "embeddings_unsupported"
+
+
+def ranking_preparer() -> Preparer:
+    pairs = PairWriter(template=None, separator=" </s> ", controls=None)
+    return Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=8, pairs=pairs, seats=2)
+
+
+RANK = RerankTask(query="which one", documents=("the first", "this", "or that"))
+
+
+def test_each_document_is_read_behind_the_query_and_becomes_a_sequence_that_wants_a_vector() -> None:
+    own = ranking_preparer()
+    rank = msgspec.structs.replace(submit(), task=RANK)
+    assert own.limit(rank) == 8
+    request = own.request(rank, [own.read(prompt, limit=own.limit(rank)) for prompt in own.write(RANK)])
+    assert request.seats == 2
+    assert [(s.choice, s.prompt, s.wants_vector) for s in request.sequences] == [
+        (0, [0, 1, 1, 2, 1, 1], True),
+        (1, [0, 1, 1, 2, 1], True),
+        (2, [0, 1, 1, 2, 1, 1], True),
+    ]
+
+
+def test_the_document_that_is_too_long_is_named_with_the_numbers() -> None:
+    own = ranking_preparer()
+    _, too_long = own.write(RerankTask(query="which one", documents=("this", "this one is too long")))
+    with pytest.raises(PromptTooLong, match=r"maximum context length is 8 tokens, but documents\[1\] has 9 "):
+        own.read(too_long, limit=8)
+
+
+def test_scores_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedCapability) as caught:
-        preparer(None).prepare(EmbedTask(inputs=("one",)))
-    assert caught.value.code == "embeddings_unsupported"
+        preparer(None).write(RANK)
+    assert caught.value.code == "rerank_unsupported"
+    with pytest.raises(InvalidRequest) as refused:
+        ranking_preparer().write(RerankTask(query="which?", documents=()))
+    assert refused.value.param == "documents"
 
 
 def tokens_of(task: TokenizeTask) -> Tokens:
