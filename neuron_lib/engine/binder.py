@@ -165,7 +165,7 @@ class Binder:
         return Mark(text.encode(), self._tokens.get(text), is_first)
 
     def spell(self, text: str) -> Sequence[int]:
-        """The tokens that write exactly this text. Some tokenizers put a space before a text, which is left out here."""
+        """The tokens that write exactly this text, without the space that some tokenizers put before a text."""
         wanted = text.encode()
         for before in ("", "\n"):
             tokens = self._vocab.tokenize(before + text, add_special=False)

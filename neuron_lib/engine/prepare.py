@@ -77,6 +77,7 @@ class Preparer:
         needs_checkpoints: bool = False,
         vector_tokens: int = 0,
         pairs: PairWriter | None = None,
+        call_example: str = "",
         seats: int = 1,
         binder: Binder | None = None,
     ) -> None:
@@ -85,8 +86,9 @@ class Preparer:
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
         `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns. `pairs`
-        writes the prompts of a reranker, and is None for every other model. `binder` binds the replies to chats; None
-        is one for a model that neither reasons nor calls tools.
+        writes the prompts of a reranker, and is None for every other model. `call_example` is a call in the format of
+        the model, for a template that shows no tools. `binder` binds the replies to chats; None is one for a model that
+        neither reasons nor calls tools.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
@@ -107,6 +109,7 @@ class Preparer:
             eos_token=vocab.eos,
             controls=control_texts(controls),
             limit_s=_RENDER_LIMIT_S,
+            call_example=call_example,
         )
 
     def prepare(self, task: TaskFrame) -> PreparedPrompt:

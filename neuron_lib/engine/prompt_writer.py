@@ -16,6 +16,7 @@ from neuron_lib.text.control_text import ControlTexts, Disguise, Piece
 from neuron_lib.text.messages import fit_messages, has_text_arguments
 from neuron_lib.text.prefill import Prefill, prefill_of
 from neuron_lib.text.template_facts import TemplateFacts, template_facts
+from neuron_lib.text.tool_prompt import mentions_tools, shows_described_tools, with_tools_as_text
 
 __all__ = ("Prompt", "PromptWriter", "Templates")
 
@@ -69,14 +70,16 @@ class PromptWriter:
         eos_token: str,
         controls: ControlTexts | None,
         limit_s: float,
+        call_example: str = "",
     ) -> None:
         """Raises `LoadFailed` if the operator's template does not compile.
 
-        `controls` are what must not be read as control tokens in messages, None to read it so. A chat is
-        rendered within `limit_s` seconds.
+        `controls` are what must not be read as control tokens in messages, None to read it so. A chat is rendered
+        within `limit_s` seconds. `call_example` is a call in the format of the model, for templates that show no tools.
         """
         self._controls: Final = controls
         self._limit_s: Final = limit_s
+        self._call_example: Final = call_example
         self._facts: Final[dict[ChatTemplate, TemplateFacts]] = {}
 
         def compiled(source: str) -> ChatTemplate:
@@ -109,8 +112,9 @@ class PromptWriter:
     ) -> Prompt:
         """The prompt of a chat. It ends inside the last message if that is to be continued, see `prefill_of`.
 
-        Raises `TemplateFailed`, `InvalidRequest` for tools that the template cannot show and for a last message that
-        cannot be continued, and `GaveWay`.
+        If the template shows no tools, the tools are described in the system message. Raises `TemplateFailed`,
+        `InvalidRequest` for messages that the template cannot show and for a last message that cannot be continued, and
+        `GaveWay`.
         """
         prefill = prefill_of(messages, continues=continues)
         is_for_tools = bool(tools) and self._for_tools is not None
@@ -118,9 +122,11 @@ class PromptWriter:
         if isinstance(template, TemplateFailed):
             raise TemplateFailed(template.message) from template.__cause__
         facts = self._known(template, is_for_tools=is_for_tools)
-        if tools and not facts.shows_tools:
-            text = "tools: this model cannot be given tools, its chat template does not show them"
-            raise InvalidRequest(text, param="tools")
+        described = () if facts.shows_tools else tools
+        if not facts.shows_tools and (tools or mentions_tools(messages)):
+            keeps_calls = facts.shows_calls and facts.shows_results
+            messages = with_tools_as_text(messages, tools, example=self._call_example, keeps_calls=keeps_calls)
+            tools = ()
         forms: list[Literal["object", "text"]] = [facts.arguments]
         if has_text_arguments(messages):
             forms.append("text" if facts.arguments == "object" else "object")
@@ -145,7 +151,11 @@ class PromptWriter:
             assert failure is not None  # there is at least one form
             raise failure
 
-        return within(self._limit_s, rendered, gives_way=gives_way)
+        prompt = within(self._limit_s, rendered, gives_way=gives_way)
+        if described and not shows_described_tools(prompt.text):
+            text = "tools: this model cannot be given tools, its chat template does not show them"
+            raise InvalidRequest(text, param="tools")
+        return prompt
 
     def _rendered(
         self,

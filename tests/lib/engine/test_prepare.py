@@ -112,9 +112,15 @@ def preparer(
     override: str | None = None,
     vocab: Vocab | None = None,
     needs_checkpoints: bool = False,
+    call_example: str = "",
 ) -> Preparer:
     return Preparer(
-        vocab or WordVocab(), template=template, override=override, n_ctx=64, needs_checkpoints=needs_checkpoints
+        vocab or WordVocab(),
+        template=template,
+        override=override,
+        n_ctx=64,
+        needs_checkpoints=needs_checkpoints,
+        call_example=call_example,
     )
 
 
@@ -174,10 +180,23 @@ def test_what_an_operator_s_template_refuses_is_refused() -> None:
 
 
 @pytest.mark.parametrize("template", [None, "{{ messages[0].content }}"])
-def test_tools_that_no_template_shows_are_refused(template: str | None) -> None:
+def test_tools_that_the_template_does_not_show_are_described_in_the_system_message(template: str | None) -> None:
+    (prompt,) = preparer(template, call_example="CALL f WITH {}").write(WITH_TOOLS)
+    assert all(text in prompt.text for text in ("You can call these functions", '"name": "f"', "CALL f WITH {}"))
+
+
+def test_tools_that_no_message_can_show_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="does not show them") as caught:
-        preparer(template).write(WITH_TOOLS)
+        preparer("{{ messages[-1].content[:9] }}").write(WITH_TOOLS)
     assert caught.value.param == "tools"
+
+
+def test_calls_and_results_that_the_template_does_not_show_become_text() -> None:
+    (prompt,) = preparer(OF_PEOPLE).write(ChatTask(messages=(*RESULTS, {"role": "user", "content": "and?"})))
+    assert prompt.text == (
+        '<user>go<assistant><tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+        "<user><tool_response>\n 42\n\n</tool_response>\nand?"
+    )
 
 
 RESULTS = (
@@ -192,7 +211,7 @@ OF_PEOPLE = "{% for m in messages if m.role in ['user', 'assistant'] %}<{{ m.rol
 
 
 def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
-    own = preparer(OF_PEOPLE)
+    own = preparer(OF_PEOPLE + "{{ tools or '' }}")
     assert own.write(HELLO)[0].text == "<user>hello"
     with pytest.raises(InvalidRequest, match="does not show the results of tools") as caught:
         own.write(ChatTask(messages=RESULTS))
@@ -200,7 +219,8 @@ def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
 
 
 def test_results_of_tools_that_the_template_shows_in_this_chat_alone_are_shown() -> None:
-    own = preparer(OF_PEOPLE + "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}")
+    in_this_chat = "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}"
+    own = preparer(OF_PEOPLE + "{{ tools or '' }}" + in_this_chat)
     assert own.write(ChatTask(messages=RESULTS))[0].text == "<user>go<assistant>42"
 
 
