@@ -49,7 +49,7 @@ LLAMA_JSON: Final = MarkedFormat(
     blocks=(_PYTHON_TAG, FUNCTION_TAG, BARE, FENCED),
     separators=";,",
     recognises=lambda template: "ipython" in template and '"parameters"' in template,
-    own_triggers=(Trigger('{"name": "', is_first=True), Trigger("<|python_tag|>")),
+    own_triggers=(Trigger('{"name": "', is_first=True),),
     write_rules=json_object_rules(arguments_key="parameters", between="; "),
 )
 """`{"name": …, "parameters": {…}}`."""
@@ -58,7 +58,7 @@ LLAMA_PYTHONIC: Final = replace(
     LLAMA_JSON,
     name="llama_pythonic",
     recognises=lambda template: _LIST_OF_CALLS.search(template) is not None,
-    own_triggers=(Trigger("[", is_first=True), Trigger("<|python_start|>")),
+    own_triggers=(),  # many answers begin with a bracket
     write_rules=python_rules(begin="[", end="]"),
 )
 """`[f(a=1), g()]`."""
