@@ -1,6 +1,7 @@
 """Llama 3 and 4: JSON or a list of Python calls at the begin of the answer, also behind a marker."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -26,7 +27,7 @@ def _parse_tagged(body: str, tools: Tools) -> tuple[ParsedCall, ...]:
     """The call behind `<|python_tag|>`: JSON, a call such as `f.call(a="x")`, or the code for a tool that runs code."""
     body = body.strip()
     built_in = _BUILT_IN.fullmatch(body)
-    calls = parse_tool_calls(body, tools)
+    calls: Sequence[ParsedCall] = parse_tool_calls(body, tools)
     if not calls:  # code may look like a call too
         calls = _parse_known(body if built_in is None else f"{built_in[1]}({built_in[2]})", tools)
     if calls:
