@@ -136,18 +136,24 @@ class InvalidGrammar(InvalidRequest):
 
 
 class PromptTooLong(RequestRejected):
-    """The rendered prompt has more tokens than the model may read. Both numbers are tokens."""
+    """The rendered prompt has more tokens than the model may read. Both numbers are tokens.
+
+    `param` names the text of the request that is too long, None for the messages of a chat.
+    """
 
     code = "context_length_exceeded"
+    param: str | None = None
 
-    def __init__(self, *, prompt_tokens: int, limit: int) -> None:
+    def __init__(self, *, prompt_tokens: int, limit: int, param: str | None = None) -> None:
+        what, advice = ("the prompt", "the messages") if param is None else (param, "it")
         super().__init__(
             # Clients search for this phrase and then shorten a conversation by themselves.
-            f"This model's maximum context length is {limit} tokens, but the prompt has {prompt_tokens} tokens. "
-            "Shorten the messages.",
+            f"This model's maximum context length is {limit} tokens, but {what} has {prompt_tokens} tokens. "
+            f"Shorten {advice}.",
             prompt_len=prompt_tokens,
             max=limit,
         )
+        self.param = param
 
 
 class TemplateFailed(RequestRejected):

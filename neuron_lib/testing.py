@@ -7,6 +7,7 @@ engine's scheduler. Neither sleeps: scripts wait for events that the test sets.
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from types import TracebackType
 from typing import Self
 
@@ -41,6 +42,8 @@ from neuron_lib.types import (
     ModelSpec,
     ModelStatus,
     ReasoningDelta,
+    Relevance,
+    Rerank,
     Started,
     Task,
     TextDelta,
@@ -51,6 +54,7 @@ from neuron_lib.types import (
     Usage,
     public_id,
 )
+from neuron_lib.vectors import check_dimensions, shortened
 
 __all__ = ("ScriptedHarness", "ScriptedModel", "ScriptedRunner")
 
@@ -65,10 +69,11 @@ class ScriptedModel:
     `Chat` or a `Complete` is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
     exception is raised in its place, and a `Finished` as the last item is the end of the reply. A request for several
     choices gets the same as each of them, item by item. A request for log-probabilities gets each text as a token that
-    was certain. The reply to an `Embed` is `vector` for each input; `capabilities` must have "embeddings". A `Tokenize`
-    or a `Detokenize` takes no seat. Each byte of a text is a token; a chat is read as its messages, each as `ROLE:
-    CONTENT` in a line of its own. Replies say of themselves whether they were `retried`. Setting `dies` kills the
-    resident model with `death`; give the harness a new script before it is loaded again.
+    was certain. The reply to an `Embed` is `vector` for each input; `capabilities` must have "embeddings". The reply to
+    a `Rerank` gives the documents the `scores` in turn; `capabilities` must have "rerank". A `Tokenize` or a
+    `Detokenize` takes no seat. Each byte of a text is a token; a chat is read as its messages, each as `ROLE: CONTENT`
+    in a line of its own. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident model
+    with `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -80,6 +85,7 @@ class ScriptedModel:
     reply: Sequence[str | GenerationEvent | NeuronError] = ("Hello", ", ", "world", "!")
     may_speak: anyio.Event | None = None
     vector: tuple[float, ...] = (1.0, 0.0)
+    scores: tuple[float, ...] = (0.5,)
     prompt_tokens: int = 7
     n_ctx: int = 1024
     capabilities: tuple[str, ...] = ("text",)
@@ -319,6 +325,8 @@ class _ScriptedReply:
         model, script = self._model, self._model.script
         model.harness.requests.append(self._task)
         require_able(self._task, model.model_id, script.capabilities)
+        if isinstance(self._task, Embed):
+            check_dimensions(self._task.dimensions, width=len(script.vector))
         model.refuse_if_recovering()
         self._engine_number = model.engine_number
         if isinstance(self._task, Tokenize | Detokenize):
@@ -338,7 +346,7 @@ class _ScriptedReply:
             self._held = held.pop_all()
         self._engine_number = model.engine_number  # whoever waited for a seat may have outlived one
         model.harness.log.append(f"chat {model.model_id}")
-        said = self._vectors() if isinstance(self._task, Embed) else self._texts()
+        said = self._results()
         usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(said))
         self._events = [
             Started(prompt_tokens=script.prompt_tokens),
@@ -348,6 +356,20 @@ class _ScriptedReply:
         if not isinstance(self._events[-1], Finished):
             self._events.append(Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage))
         return self
+
+    def _results(self) -> list[GenerationEvent | NeuronError]:
+        task, script = self._task, self._model.script
+        match task:
+            case Embed():
+                vector = shortened(script.vector, task.dimensions)
+                return [Embedding(index, vector) for index in range(len(task.inputs))]
+            case Rerank():
+                scores = zip(range(len(task.documents)), cycle(script.scores), strict=False)
+                return [Relevance(index, score) for index, score in scores]
+            case Chat() | Complete():
+                return [event for item in script.reply for event in self._say(item, top_logprobs=task.top_logprobs)]
+            case Tokenize() | Detokenize():
+                return []  # it takes no seat, and was answered before
 
     def _echoes(self) -> list[TextDelta]:
         """The text of its prompt for each choice, if the task wants it."""
@@ -361,17 +383,10 @@ class _ScriptedReply:
             for choice in range(task.choices)
         ]
 
-    def _vectors(self) -> list[GenerationEvent | NeuronError]:
-        assert isinstance(self._task, Embed)
-        return [Embedding(index, self._model.script.vector) for index in range(len(self._task.inputs))]
-
-    def _texts(self) -> list[GenerationEvent | NeuronError]:
-        return [event for item in self._model.script.reply for event in self._say(item)]
-
-    def _say(self, item: str | GenerationEvent | NeuronError) -> list[GenerationEvent | NeuronError]:
+    def _say(
+        self, item: str | GenerationEvent | NeuronError, *, top_logprobs: int | None
+    ) -> list[GenerationEvent | NeuronError]:
         """One item of the script, as every choice says it."""
-        assert isinstance(self._task, Chat | Complete)
-        top_logprobs = self._task.top_logprobs
         match item:
             case str():
                 certain = TokenLogprob(item.encode(), 0.0, (Likely(item.encode(), 0.0),)[:top_logprobs])
@@ -406,8 +421,8 @@ class _ScriptedReply:
     async def _next(self) -> GenerationEvent:
         if not self._events:
             raise StopAsyncIteration
-        is_first = isinstance(self._events[0], Started)
-        event = None if is_first else self._model.script.may_speak
+        speaks = not isinstance(self._events[0], Started) and not isinstance(self._task, Tokenize | Detokenize)
+        event = self._model.script.may_speak if speaks else None
         await self._model.wait_for(event, engine_number=self._engine_number)
         said = self._events.pop(0)
         if isinstance(said, NeuronError):

@@ -19,103 +19,47 @@ __all__ = ("DIALECTS", "ERROR_SHAPE", "render")
 ERROR_SHAPE: Final = ErrorEnvelope
 """The type of the body of an error on a path of no dialect, or of one that says nothing else."""
 
-# Each function imports the modules that read and write the bodies of one API. To make their decoders takes 10 ms of
-# processor time (measured). This module is imported before the first probe can be answered, so it does not import them.
 
+def _api(
+    path: str,
+    module: str,
+    *,
+    error: Callable[[NeuronError], ErrorAnswer] = openai_error,
+    decode: str = "decode",
+    shapes: str = "SHAPES",
+) -> Dialect:
+    """The API whose bodies are read and written by a module of `neuron_lib.wire`.
 
-def _openai_chat() -> Decode:
-    from neuron_lib.wire.openai_chat import decode  # noqa: PLC0415 - see above
+    `decode` and `shapes` are names in that module. The module is imported when one of them is first wanted. To make the
+    decoders of a module takes 10 ms of processor time (measured), and this table is imported before the first probe can
+    be answered.
+    """
 
-    return decode
-
-
-def _openai_responses() -> Decode:
-    from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _openai_input_tokens() -> Decode:
-    from neuron_lib.wire.openai_responses_tokens import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _anthropic_messages() -> Decode:
-    from neuron_lib.wire.anthropic_messages import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _anthropic_tokens() -> Decode:
-    from neuron_lib.wire.anthropic_tokens import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _openai_completions() -> Decode:
-    from neuron_lib.wire.openai_completions import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _tokenize() -> Decode:
-    from neuron_lib.wire.tokens import decode_tokenize  # noqa: PLC0415 - see above
-
-    return decode_tokenize
-
-
-def _detokenize() -> Decode:
-    from neuron_lib.wire.tokens import decode_detokenize  # noqa: PLC0415 - see above
-
-    return decode_detokenize
-
-
-def _apply_template() -> Decode:
-    from neuron_lib.wire.tokens import decode_apply_template  # noqa: PLC0415 - see above
-
-    return decode_apply_template
-
-
-def _shapes_in(module: str, name: str = "SHAPES") -> Callable[[], Shapes]:
-    """What imports a module of `neuron_lib.wire` and returns the shapes of this name in it."""
-
-    def shapes() -> Shapes:
-        found: Shapes = getattr(import_module(f"neuron_lib.wire.{module}"), name)
+    def load() -> Decode:
+        found: Decode = getattr(import_module(f"neuron_lib.wire.{module}"), decode)
         return found
 
-    return shapes
+    def describe() -> Shapes:
+        found: Shapes = getattr(import_module(f"neuron_lib.wire.{module}"), shapes)
+        return found
+
+    return Dialect(path=path, error=error, load=load, shapes=describe)
 
 
 DIALECTS: Final[tuple[Dialect, ...]] = (
-    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat, shapes=_shapes_in("openai_chat")),
-    Dialect(
-        path="/v1/completions", error=openai_error, load=_openai_completions, shapes=_shapes_in("openai_completions")
-    ),
-    Dialect(path="/tokenize", error=openai_error, load=_tokenize, shapes=_shapes_in("tokens", "TOKENIZE_SHAPES")),
-    Dialect(path="/detokenize", error=openai_error, load=_detokenize, shapes=_shapes_in("tokens", "DETOKENIZE_SHAPES")),
-    Dialect(
-        path="/apply-template",
-        error=openai_error,
-        load=_apply_template,
-        shapes=_shapes_in("tokens", "APPLY_TEMPLATE_SHAPES"),
-    ),
-    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses, shapes=_shapes_in("openai_responses")),
-    Dialect(
-        path="/v1/responses/input_tokens",
-        error=responses_error,
-        load=_openai_input_tokens,
-        shapes=_shapes_in("openai_responses_tokens"),
-    ),
-    Dialect(
-        path="/v1/messages", error=anthropic_error, load=_anthropic_messages, shapes=_shapes_in("anthropic_messages")
-    ),
-    Dialect(
-        path="/v1/messages/count_tokens",
-        error=anthropic_error,
-        load=_anthropic_tokens,
-        shapes=_shapes_in("anthropic_tokens"),
-    ),
+    _api("/v1/chat/completions", "openai_chat"),
+    _api("/v1/completions", "openai_completions"),
+    _api("/v1/embeddings", "openai_embeddings"),
+    _api("/v1/rerank", "rerank"),
+    _api("/v1/reranking", "rerank"),
+    _api("/v2/rerank", "rerank"),  # Cohere's path
+    _api("/tokenize", "tokens", decode="decode_tokenize", shapes="TOKENIZE_SHAPES"),
+    _api("/detokenize", "tokens", decode="decode_detokenize", shapes="DETOKENIZE_SHAPES"),
+    _api("/apply-template", "tokens", decode="decode_apply_template", shapes="APPLY_TEMPLATE_SHAPES"),
+    _api("/v1/responses", "openai_responses", error=responses_error),
+    _api("/v1/responses/input_tokens", "openai_responses_tokens", error=responses_error),
+    _api("/v1/messages", "anthropic_messages", error=anthropic_error),
+    _api("/v1/messages/count_tokens", "anthropic_tokens", error=anthropic_error),
 )
 
 

@@ -16,7 +16,7 @@ from neuron_lib.error_frames import ErrorFrame
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.modality import CHAT
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob
+from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob, ToolChoice
 
 __all__ = (
     "MAX_FRAME_BYTES",
@@ -47,6 +47,7 @@ __all__ = (
     "Report",
     "RequestClass",
     "RequestReport",
+    "RerankTask",
     "SequenceEvent",
     "StepEvents",
     "Submit",
@@ -57,6 +58,7 @@ __all__ = (
     "TokenizeTask",
     "Tokens",
     "Vector",
+    "VectorTask",
     "Work",
     "command_decoder",
     "encode_frame",
@@ -116,6 +118,9 @@ class ChatTask(_Writing, frozen=True, kw_only=True, tag="chat"):
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: dict[str, Any] = {}
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning_budget: int | None = None
+    continue_final_message: bool | None = None
     unread: dict[str, bytes] = {}
 
     def read(self) -> Self:
@@ -163,6 +168,13 @@ class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
     inputs: tuple[str | tuple[int, ...], ...]
 
 
+class RerankTask(Struct, frozen=True, kw_only=True, tag="rerank"):
+    """Say of each document how well it answers the query."""
+
+    query: str
+    documents: tuple[str, ...]
+
+
 class TokenizeTask(Struct, frozen=True, kw_only=True, tag="tokenize"):
     """Say the tokens of a text or of a chat; `neuron_lib.types.Tokenize` says what the fields mean."""
 
@@ -179,7 +191,10 @@ class DetokenizeTask(Struct, frozen=True, kw_only=True, tag="detokenize"):
     tokens: tuple[int, ...]
 
 
-TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask | TokenizeTask | DetokenizeTask
+VectorTask: TypeAlias = EmbedTask | RerankTask
+"""A task whose results are a `Vector` for each of its texts."""
+
+TaskFrame: TypeAlias = ChatTask | CompleteTask | VectorTask | TokenizeTask | DetokenizeTask
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -244,7 +259,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `tool_format` is the name of the format in which calls and reasoning are read (`neuron_lib.text.formats`), "" for a
     model that takes no prompts. `reasoning` are the markers around reasoning, if the model has any.
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
-    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known.
+    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known. `vector_width` is how many numbers a
+    vector has, 0 for a model that makes none.
     """
 
     description: str
@@ -261,6 +277,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     tool_format: str = "generic"
     capabilities: tuple[str, ...] = (CHAT,)
     n_vocab: int = 0
+    vector_width: int = 0
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -268,8 +285,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
         return ("<|im_end|>",) if self.chat_template == "fallback" else ()
 
     def prompt_limit(self, most: int) -> int:
-        """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one at least."""
-        return min(self.n_ctx - 1, most)
+        """Tokens that a prompt may have where `most` are allowed of any. A reply needs room for one more token."""
+        return min(self.n_ctx - 1 if CHAT in self.capabilities else self.n_ctx, most)
 
 
 class Progress(Struct, frozen=True, tag="progress"):
@@ -291,13 +308,13 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
-    """The request is in the line. `prompt_end` is the last text of its prompt, because a reply may go on in a block
-    that the prompt has opened. `echo` has the texts of all prompts, if the task wants them.
+    """The request is in the line. Its replies begin `in_reasoning` if the prompt has opened a block of reasoning.
+    `echo` has the texts of all prompts, if the task wants them.
     """
 
     request: int
     prompt_tokens: int
-    prompt_end: str = ""
+    in_reasoning: bool = False
     echo: tuple[str, ...] = ()
 
 
@@ -378,7 +395,8 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
 class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
     """The vector of one input is complete, which ends that input; `choice` counts the inputs from 0.
 
-    `values` are float32, little-endian. The times are those of `Done`.
+    `values` are float32, little-endian. Those of a document that is ranked are the outputs of the classifier. The times
+    are those of `Done`.
     """
 
     request: int

@@ -1,5 +1,6 @@
 """The replies to one request: submitted, begun, read, and given up when their reader leaves."""
 
+import math
 import secrets
 import struct
 from collections import deque
@@ -13,7 +14,7 @@ import anyio
 from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Text, Tokens, Vector
-from neuron_lib.errors import EngineDead, NeuronError, SuspectRequest
+from neuron_lib.errors import EngineDead, EngineFailed, NeuronError, SuspectRequest
 from neuron_lib.llamacpp.engine_client import Death, EngineClient, News
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.quarantine import Quarantine
@@ -33,6 +34,8 @@ from neuron_lib.types import (
     Finished,
     FinishReason,
     GenerationEvent,
+    Relevance,
+    Rerank,
     Started,
     Task,
     TextDelta,
@@ -40,6 +43,7 @@ from neuron_lib.types import (
     Tokenized,
     Usage,
 )
+from neuron_lib.vectors import relevance, shortened
 
 __all__ = ("LlamaCppReply",)
 
@@ -100,12 +104,13 @@ class LlamaCppReply:
         self._engine: EngineClient | None = None  # that was told of this request
         self._mailbox = Mailbox()  # of what that engine says
         self._prompt_tokens = 0
-        self._prompt_end = ""
+        self._starts_in_reasoning = False
         self._echo: tuple[str, ...] = ()  # the texts of the prompts, if the replies begin with them
         self._texts: tuple[ReplyText, ...] = ()
         self._vectors: list[Vector] = []
         self._left = 0  # replies or vectors that the engine has not completed yet
-        self._events: deque[GenerationEvent] = deque()
+        # An engine's vector takes a tenth of the memory of an `Embedding`, which is made when it is given out.
+        self._events: deque[GenerationEvent | Vector] = deque()
         self._finished: Finished | None = None
         self._first_death: Death | None = None  # that this request was there for
         self._take_event: Callable[[EventBeforeEnd], bool] | None = None  # see `forward`
@@ -201,7 +206,8 @@ class LlamaCppReply:
                 await self._begin(await self._next_engine_after(dead))
         if not self._events:
             raise StopAsyncIteration
-        return self._events.popleft()
+        event = self._events.popleft()
+        return self._result(event) if isinstance(event, Vector) else event
 
     # ------------------------------------------------------------------------------------------------- up to the start
 
@@ -315,13 +321,24 @@ class LlamaCppReply:
             case Tokens() | Text():
                 self._answer(news)
             case Prepared():
-                self._prompt_tokens, self._prompt_end, self._echo = news.prompt_tokens, news.prompt_end, news.echo
+                self._prompt_tokens, self._echo = news.prompt_tokens, news.echo
+                self._starts_in_reasoning = news.in_reasoning
             case Began():
                 if self._is_whole or not self._texts:  # else the reader has been told
                     self._events = deque([Started(prompt_tokens=self._prompt_tokens), *self._echoes()])
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
-                    self._texts = tuple(ReplyText(i, self._reader(self._prompt_end)) for i in range(self._sequences))
+                    self._texts = tuple(self._text(i) for i in range(self._sequences))
+
+    def _result(self, news: Vector) -> Embedding | Relevance:
+        """What the engine's numbers of one text mean. Raises `EngineFailed` for what are no numbers."""
+        values = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
+        if not math.isfinite(sum(values)):
+            raise EngineFailed(f"the model computed no numbers of text {news.choice} of the request")
+        if isinstance(self._task, Rerank):
+            return Relevance(news.choice, relevance(values))
+        assert isinstance(self._task, Embed)  # the engine makes vectors for nothing else
+        return Embedding(news.choice, shortened(values, self._task.dimensions))
 
     def _echoes(self) -> Iterator[TextDelta]:
         """The text of its prompt for each reply, if the task wants it."""
@@ -331,8 +348,7 @@ class LlamaCppReply:
 
     def _add(self, news: Vector) -> None:
         self._vectors.append(news)
-        vector = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
-        self._events.append(Embedding(news.choice, vector))
+        self._events.append(news)
         if len(self._vectors) == self._sequences:
             usage = Usage(
                 prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
@@ -381,18 +397,26 @@ class LlamaCppReply:
             decode_ms=round(max(each.decode_s for each in done) * 1000),
         )
 
-    def _reader(self, prompt_end: str) -> Reader:
-        """A reader for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
+    def _text(self, index: int) -> ReplyText:
+        task = self._task
+        must_call = isinstance(task, Chat) and task.tool_choice.mode == "required"
+        return ReplyText(index, self._reader(), must_call=must_call)
+
+    def _reader(self) -> Reader:
+        """A reader for one reply.
+
+        A grammar without tools binds all of the reply, so none of it is reasoning, whatever the prompt opened.
+        """
         task, facts = self._task, self._supervisor.facts
-        assert isinstance(task, Chat | Complete)  # the others have no text
+        assert isinstance(task, Chat | Complete)  # nothing else has a text
         if isinstance(task, Complete):
             return plain_reader()
-        tool_format = FORMATS[facts.tool_format]
-        reasoning = facts.reasoning if task.grammar is None else None
-        return tool_format.reader(
-            tools=task.tools,
+        tools = task.tools if task.tool_choice.mode != "none" else ()
+        reasoning = facts.reasoning if task.grammar is None or tools else None
+        return FORMATS[facts.tool_format].reader(
+            tools=tools,
             reasoning=reasoning,
-            starts_in_reasoning=tool_format.starts_in_reasoning(prompt_end, reasoning),
+            starts_in_reasoning=reasoning is not None and self._starts_in_reasoning,
             include_thinking=task.include_thinking,
         )
 
@@ -405,8 +429,8 @@ class LlamaCppReply:
     def _sequences(self) -> int:
         """How many replies or vectors are wanted."""
         match self._task:
-            case Embed(inputs=inputs):
-                return len(inputs)
+            case Embed(inputs=texts) | Rerank(documents=texts):
+                return len(texts)
             case Tokenize() | Detokenize():
                 return 1
             case Chat():
@@ -416,8 +440,9 @@ class LlamaCppReply:
 
     @property
     def _seats(self) -> int:
-        """More inputs or prompts than there are seats take turns; choices of one prompt do not."""
-        takes_turns = isinstance(self._task, Embed) or (isinstance(self._task, Complete) and self._task.more_prompts)
+        """More texts or prompts than there are seats take turns; choices of one prompt do not."""
+        task = self._task
+        takes_turns = isinstance(task, Embed | Rerank) or (isinstance(task, Complete) and bool(task.more_prompts))
         return min(self._sequences, self._admission.max_in_flight) if takes_turns else self._sequences
 
     @property

@@ -11,6 +11,7 @@ from neuron_lib.engine.protocol import (
     Limits,
     ModelFacts,
     RequestClass,
+    RerankTask,
     Submit,
     TaskFrame,
     TokenizeTask,
@@ -23,6 +24,7 @@ from neuron_lib.types import (
     Complete,
     Detokenize,
     Embed,
+    Rerank,
     SamplingParams,
     Task,
     Tokenize,
@@ -30,9 +32,14 @@ from neuron_lib.types import (
     UnreadObject,
     first_medium,
 )
+from neuron_lib.vectors import check_dimensions
 
 __all__ = ("refuse_if_impossible", "submission")
 
+_MOST_NUMBERS: Final = 4 << 20
+"""Numbers of all vectors of a request together. As JSON they take 90 MB."""
+_MOST_QUERY_CHARS: Final = 4 << 20
+"""Characters of a query times the documents that it is read with. To tokenize so many takes two seconds."""
 _MOST_TOP_LOGPROBS: Final = 20
 """OpenAI's bound."""
 
@@ -82,6 +89,8 @@ def _frame(task: Task, facts: ModelFacts) -> TaskFrame:
             )
         case Embed():
             return EmbedTask(inputs=task.inputs)
+        case Rerank():
+            return RerankTask(query=task.query, documents=task.documents)
         case Tokenize():
             return TokenizeTask(
                 prompt=task.prompt if isinstance(task.prompt, str) else _chat_frame(task.prompt, facts),
@@ -109,12 +118,19 @@ def _chat_frame(task: Chat, facts: ModelFacts) -> ChatTask:
     """The chat as it travels. What came as JSON text is passed on as such."""
     told: dict[str, Any] = {
         "messages": task.messages,
-        "tools": task.tools,
+        "tools": () if task.tool_choice.mode == "none" else task.tools,
         "template_kwargs": task.template_kwargs,
     }
     unread = {name: part.text for name, part in told.items() if isinstance(part, UnreadArray | UnreadObject)}
     read = {name: part for name, part in told.items() if name not in unread}
-    return ChatTask(unread=unread, **read, **_writing(task, facts))
+    return ChatTask(
+        unread=unread,
+        tool_choice=task.tool_choice,
+        reasoning_budget=task.reasoning_budget,
+        continue_final_message=task.continue_final_message,
+        **read,
+        **_writing(task, facts),
+    )
 
 
 def _adapter(task: Task) -> str:
@@ -134,8 +150,10 @@ def refuse_if_impossible(task: Task, *, model_id: str, facts: ModelFacts) -> Non
     chat = task.prompt if isinstance(task, Tokenize) else task
     if isinstance(chat, Chat):
         _refuse_media(chat, model_id)
-    if isinstance(task, Embed) and not task.inputs:
-        raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+    if isinstance(task, Embed):
+        _refuse_impossible_vectors(task, facts)
+    if isinstance(task, Rerank):
+        _refuse_impossible_ranking(task)
     if isinstance(task, Chat | Complete):
         _refuse_impossible_text(task, facts)
 
@@ -156,9 +174,6 @@ def _refuse_impossible_text(task: Chat | Complete, facts: ModelFacts) -> None:
             raise InvalidRequest(
                 f"{place}: there is no token {token}, the model has tokens 0 to {n_vocab - 1}", param=place
             )
-    if task.grammar is not None and isinstance(task, Chat) and task.tools:
-        text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
-        raise InvalidRequest(text, param="tools")
 
 
 def _refuse_media(chat: Chat, model_id: str) -> None:
@@ -170,3 +185,30 @@ def _refuse_media(chat: Chat, model_id: str) -> None:
             model_id=model_id,
             suggestion="send text content, or choose a model with the capability",
         )
+
+
+def _refuse_impossible_vectors(task: Embed, facts: ModelFacts) -> None:
+    if not task.inputs:
+        raise InvalidRequest("input: there is nothing to make a vector of", param="input")
+    check_dimensions(task.dimensions, width=facts.vector_width)
+    numbers = len(task.inputs) * facts.vector_width
+    if numbers > _MOST_NUMBERS:
+        text = (
+            f"input: {len(task.inputs)} vectors of {facts.vector_width} numbers each are more than {_MOST_NUMBERS} "
+            "numbers; send fewer texts at once"
+        )
+        raise InvalidRequest(text, param="input", summary=text)
+
+
+def _refuse_impossible_ranking(task: Rerank) -> None:
+    if not task.query:
+        raise InvalidRequest("query: there is no question to rank by", param="query")
+    if not task.documents:
+        raise InvalidRequest("documents: there is nothing to rank", param="documents")
+    read = len(task.query) * len(task.documents)
+    if read > _MOST_QUERY_CHARS:
+        text = (
+            f"query: it is read once for each document, {read} characters in all, where {_MOST_QUERY_CHARS} are "
+            "possible; shorten it, or rank fewer documents at once"
+        )
+        raise InvalidRequest(text, param="query", summary=text)

@@ -13,6 +13,7 @@ from neuron_lib.types.events import (
     GenerationEvent,
     Likely,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
     Tokenized,
@@ -44,7 +45,7 @@ from neuron_lib.types.models import (
     UnloadingModel,
 )
 from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
-from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Detokenize, Embed, Task, Tokenize
+from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Detokenize, Embed, Rerank, Task, Tokenize
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
@@ -86,7 +87,9 @@ __all__ = (
     "ModelStatus",
     "Principal",
     "ReasoningDelta",
+    "Relevance",
     "ReplyOutcome",
+    "Rerank",
     "Sampling",
     "SamplingParams",
     "Servable",

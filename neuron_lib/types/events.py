@@ -17,6 +17,7 @@ __all__ = (
     "GenerationEvent",
     "Likely",
     "ReasoningDelta",
+    "Relevance",
     "Started",
     "TextDelta",
     "TokenLogprob",
@@ -107,6 +108,13 @@ class Embedding(Struct, frozen=True, tag=True):
     vector: tuple[float, ...]
 
 
+class Relevance(Struct, frozen=True, tag=True):
+    """How well one document answers the query, from 0 to 1. `index` is the number of the document, from 0."""
+
+    index: int
+    score: float
+
+
 class Tokenized(Struct, frozen=True, kw_only=True, tag=True):
     """The tokens of a prompt. `text` and `pieces` are empty unless the task wants them.
 
@@ -144,7 +152,9 @@ class Finished(Struct, frozen=True, kw_only=True, tag=True):
         return self.reasons[0]
 
 
-EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Tokenized | Detokenized
+EventBeforeEnd: TypeAlias = (
+    Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Relevance | Tokenized | Detokenized
+)
 """Every event of a reply except its last one."""
 
 GenerationEvent: TypeAlias = EventBeforeEnd | Finished

@@ -8,7 +8,7 @@ from msgspec import Struct
 from neuron_lib.types.chat import Grammar, Principal, ToolChoice
 from neuron_lib.types.sampling import SamplingParams
 
-__all__ = ("Chat", "ChatRequest", "Complete", "Detokenize", "Embed", "Task", "Tokenize")
+__all__ = ("Chat", "ChatRequest", "Complete", "Detokenize", "Embed", "Rerank", "Task", "Tokenize")
 
 
 class _Written(Struct, frozen=True, kw_only=True):
@@ -81,10 +81,25 @@ class Complete(_Written, frozen=True, kw_only=True):
 
 
 class Embed(Struct, frozen=True, kw_only=True):
-    """Make a vector of each of the `inputs`: a string, or token ids of the model's vocabulary."""
+    """Make a vector of length 1 of each of the `inputs`: a string, or token ids of the model's vocabulary.
+
+    `dimensions` cuts each vector to its first numbers and scales it to length 1 again; None leaves it whole. Models
+    that were trained for this keep most of the meaning in the first numbers.
+    """
 
     model_id: str
     inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    principal: Principal | None = None
+    adapter: str = ""
+
+
+class Rerank(Struct, frozen=True, kw_only=True):
+    """Say of each of the `documents` how well it answers the `query`."""
+
+    model_id: str
+    query: str
+    documents: tuple[str, ...]
     principal: Principal | None = None
     adapter: str = ""
 
@@ -116,4 +131,4 @@ class Detokenize(Struct, frozen=True, kw_only=True):
     principal: Principal | None = None
 
 
-Task: TypeAlias = Chat | Complete | Embed | Tokenize | Detokenize
+Task: TypeAlias = Chat | Complete | Embed | Rerank | Tokenize | Detokenize

@@ -21,6 +21,7 @@ from neuron_lib.types import (
     GenerationEvent,
     Likely,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
     Tokenized,
@@ -239,7 +240,7 @@ class ChatStreamEncoder:
                     return self._choice(event.choice, _Delta(function_call=function))
                 call = _CallDelta(index=event.index, id=event.id, function=function)
                 return self._choice(event.choice, _Delta(tool_calls=(call,)))
-            case Started() | Embedding() | Tokenized() | Detokenized():
+            case Started() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 return b""
             case _:
                 assert_never(event)
@@ -332,7 +333,7 @@ class ChatCollector:
                 self._finished = event
             case ReasoningDelta():
                 self._choices[event.choice].reasoning.append(event.text)
-            case Started() | Embedding() | Tokenized() | Detokenized():
+            case Started() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 pass
             case _:
                 assert_never(event)

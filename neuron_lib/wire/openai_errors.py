@@ -3,7 +3,7 @@
 from msgspec import Struct
 from msgspec.structs import replace
 
-from neuron_lib.errors import InvalidRequest, NeuronError, cause_chain
+from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, cause_chain
 from neuron_lib.wire.http_errors import BodyTooLarge, ErrorAnswer, Verdict, encode_error, error_answer, judge
 
 __all__ = ("ErrorEnvelope", "envelope", "openai_error")
@@ -34,7 +34,7 @@ def envelope(error: NeuronError) -> bytes:
     `error.fields` are further keys beside these four, and never replace one of them.
     """
     verdict = _verdict(error)
-    param = error.param if isinstance(error, InvalidRequest) else None
+    param = error.param if isinstance(error, InvalidRequest | PromptTooLong) else None
     own = {"message": cause_chain(error), "type": verdict.type, "code": verdict.code, "param": param}
     return encode_error({"error": own | {key: value for key, value in error.fields.items() if key not in own}})
 

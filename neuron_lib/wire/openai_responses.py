@@ -39,21 +39,22 @@ _Summary: TypeAlias = Literal["auto", "concise", "detailed", "none"]
 
 _LONGEST_KEY: Final = 64
 """Of `metadata`, in characters."""
+_ENCRYPTED: Final = "reasoning.encrypted_content"
 _LOGPROBS: Final = "message.output_text.logprobs"
 _INCLUDABLE: Final = frozenset(
     {
+        _ENCRYPTED,
         _LOGPROBS,
         "code_interpreter_call.outputs",
         "computer_call_output.output.image_url",
         "file_search_call.results",
         "message.input_image.image_url",
-        "reasoning.encrypted_content",
         "web_search_call.action.sources",
         "web_search_call.results",
     }
 )
-"""What OpenAI's clients may ask to be included. Only log-probabilities change an answer here: no tool of OpenAI's runs
-here, and reasoning is never encrypted.
+"""What OpenAI's clients may ask to be included. The results of OpenAI's own tools change no answer, because none of
+these tools runs here.
 """
 
 
@@ -98,6 +99,7 @@ class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     include: Annotated[list[str], Meta(max_length=64)] | None = None
     metadata: Annotated[dict[str, _MetadataValue], Meta(max_length=16)] | None = None
     previous_response_id: str | None = None
+    store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     user: _Note | None = None
     safety_identifier: _Note | None = None
@@ -144,19 +146,25 @@ SHAPES: Final = Shapes(
 
 
 class ResponsesRequest(Struct, frozen=True):
-    """A `neuron_lib.wire.dialect.DecodedRequest`: the task, whether to stream, and what the answer repeats."""
+    """A `neuron_lib.wire.dialect.DecodedRequest`: the task, whether to stream, and what the answer repeats.
+
+    With `carries_reasoning` the client can send the reasoning back even if it shows none.
+    """
 
     task: Chat
     stream: bool
     response: Response
+    carries_reasoning: bool = False
 
     def encoder(self, *, unique: str, created: int) -> ResponseStreamEncoder:
         """What writes the reply as a stream. The reply has the model's id as the client wrote it."""
-        return ResponseStreamEncoder(self._begun(unique, created), unique=unique)
+        response = self._begun(unique, created)
+        return ResponseStreamEncoder(response, unique=unique, carries_reasoning=self.carries_reasoning)
 
     def collector(self, *, unique: str, created: int) -> ResponseCollector:
         """What writes the reply in one piece."""
-        return ResponseCollector(self._begun(unique, created), unique=unique)
+        response = self._begun(unique, created)
+        return ResponseCollector(response, unique=unique, carries_reasoning=self.carries_reasoning)
 
     def _begun(self, unique: str, created: int) -> Response:
         return replace(self.response, id=f"resp_{unique}", created_at=created)
@@ -211,7 +219,12 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         top_p=call.top_p,
         user=call.user,
     )
-    return ResponsesRequest(task, stream=bool(call.stream), response=response)
+    return ResponsesRequest(
+        task,
+        stream=bool(call.stream),
+        response=response,
+        carries_reasoning=call.store is False or _ENCRYPTED in (call.include or ()),
+    )
 
 
 def _reasoning(call: ResponsesBody) -> Reasoning:

@@ -154,10 +154,12 @@ class ResponseStreamEncoder:
 
     __slots__ = ("_items", "_number", "_response")
 
-    def __init__(self, response: Response, *, unique: str) -> None:
-        """`response` has its id and what it repeats of the request. `unique` is a part of the ids of its items."""
+    def __init__(self, response: Response, *, unique: str, carries_reasoning: bool = False) -> None:
+        """`response` has its id and what it repeats of the request. The rest is said by `OutputItems`."""
         self._response = response
-        self._items = OutputItems(unique=unique, parallel=response.parallel_tool_calls)
+        self._items = OutputItems(
+            unique=unique, parallel=response.parallel_tool_calls, carries_reasoning=carries_reasoning
+        )
         self._number = 0
 
     def opening(self) -> bytes:
@@ -215,10 +217,12 @@ class ResponseCollector:
 
     __slots__ = ("_finished", "_items", "_response")
 
-    def __init__(self, response: Response, *, unique: str) -> None:
+    def __init__(self, response: Response, *, unique: str, carries_reasoning: bool = False) -> None:
         """The arguments are those of `ResponseStreamEncoder`."""
         self._response = response
-        self._items = OutputItems(unique=unique, parallel=response.parallel_tool_calls)
+        self._items = OutputItems(
+            unique=unique, parallel=response.parallel_tool_calls, carries_reasoning=carries_reasoning
+        )
         self._finished: Finished | None = None
 
     def add(self, event: GenerationEvent) -> None:

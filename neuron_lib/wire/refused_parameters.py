@@ -31,7 +31,6 @@ WITHOUT_EFFECT: Final[dict[str, tuple[object, ...]]] = {
     "best_of": (1,),
     "cache_salt": (),
     "chat_template": (),
-    "continue_final_message": (False,),
     "echo": (False,),
     "ec_transfer_params": ({},),
     "guided_whitespace_pattern": (),
@@ -51,7 +50,6 @@ WITHOUT_EFFECT: Final[dict[str, tuple[object, ...]]] = {
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "structural_tag": (),
-    "thinking_token_budget": (),
     "truncate_prompt_tokens": (),
     "truncation_side": (),
     "use_beam_search": (False,),
@@ -84,6 +82,8 @@ WITHOUT_EFFECT: Final[dict[str, tuple[object, ...]]] = {
     "t_max_predict_ms": (0, -1),
     "tfs_z": (1,),
 }
+"""The parameters of chats and completions."""
+
 _NO_OTHERS: Final[Refused] = MappingProxyType({})
 
 _INSTEAD: Final = {
@@ -98,28 +98,37 @@ _INSTEAD: Final = {
 _Body = TypeVar("_Body", bound=Struct)
 
 
-def decoder_with_refused(body: type[_Body], *, also: Refused = _NO_OTHERS) -> msgspec.json.Decoder[_Body]:
-    """A decoder of `body` that also keeps the parameters of the table and those of `also`, for `refuse_unsupported`.
+def decoder_with_refused(
+    body: type[_Body], table: Refused = WITHOUT_EFFECT, *, also: Refused = _NO_OTHERS
+) -> msgspec.json.Decoder[_Body]:
+    """A decoder of `body` that also keeps the parameters of `table` and of `also`, for `refuse_unsupported`.
 
     A parameter that is a field of `body`, with a type of its own, is left to `body`.
     """
     own = frozenset(body.__struct_fields__)
-    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in (*WITHOUT_EFFECT, *also) if name not in own]
+    fields = [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in (*table, *also) if name not in own]
     return msgspec.json.Decoder(msgspec.defstruct(body.__name__, fields, bases=(body,), kw_only=True))
 
 
-def refuse_unsupported(body: Struct, *, also: Refused = _NO_OTHERS) -> None:
+def refuse_unsupported(
+    body: Struct,
+    table: Refused = WITHOUT_EFFECT,
+    *,
+    also: Refused = _NO_OTHERS,
+    instead: Mapping[str, str] = _INSTEAD,
+) -> None:
     """Raise `InvalidRequest` if `body` has a parameter of a table with a value that is not accepted.
 
-    `body` was decoded by a decoder from `decoder_with_refused` with the same `also`, the further table of an API.
+    `body` was decoded by a decoder from `decoder_with_refused` with the same `table`, whose default is that of chats,
+    and the same `also`, the further table of an API. `instead` has what to say of a parameter beside that.
     """
-    for name, harmless in {**WITHOUT_EFFECT, **also}.items():
+    for name, harmless in {**table, **also}.items():
         value = getattr(body, name)
         if not isinstance(value, msgspec.Raw):
             continue  # a field of the body itself
         text = bytes(value)
         if text != b"null" and (len(text) > _LONGEST or not _is_one_of(msgspec.json.decode(text), harmless)):
-            raise refusal(name, f"this is not supported{_INSTEAD.get(name, '')}")
+            raise refusal(name, f"this is not supported{instead.get(name, '')}")
 
 
 def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:

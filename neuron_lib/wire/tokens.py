@@ -21,6 +21,12 @@ __all__ = (
     "APPLY_TEMPLATE_SHAPES",
     "DETOKENIZE_SHAPES",
     "TOKENIZE_SHAPES",
+    "DetokenizeBody",
+    "PromptAnswer",
+    "TextAnswer",
+    "TokenizeBody",
+    "TokensAnswer",
+    "TokensCollector",
     "TokensRequest",
     "decode_apply_template",
     "decode_detokenize",
@@ -30,7 +36,7 @@ __all__ = (
 _Model: TypeAlias = Annotated[str, Meta(max_length=1024)]
 _Token: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
-THE_ONLY_ONE: Final = ""
+_THE_ONLY_ONE: Final = ""
 """The id of a task that leaves the model to the host."""
 
 
@@ -148,7 +154,7 @@ def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Princ
     if len(names) > 1:
         raise refusal(names[-1], f"of {' and '.join(names)} only one can be read")
     task = Tokenize(
-        model_id=call.model or THE_ONLY_ONE,
+        model_id=call.model or _THE_ONLY_ONE,
         prompt=_chat(body, headers, principal) if names == ["messages"] else call.content or call.prompt or "",
         add_special=_adds_special(call),
         parse_special=call.parse_special is not False,
@@ -173,7 +179,7 @@ def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Princ
 def decode_detokenize(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:
     """The request of `/detokenize`. Raises what `decode_body` raises, also for values that are out of bounds."""
     call = decode_body(_detokenize_decoder, body, content_type=headers.get("content-type"))
-    task = Detokenize(model_id=call.model or THE_ONLY_ONE, tokens=tuple(call.tokens), principal=principal)
+    task = Detokenize(model_id=call.model or _THE_ONLY_ONE, tokens=tuple(call.tokens), principal=principal)
 
     def write(answer: Tokenized | Detokenized) -> TextAnswer:
         assert isinstance(answer, Detokenized)  # the answer to its task

@@ -7,6 +7,7 @@ prepared meanwhile, and nobody begins.
 """
 
 import faulthandler
+import math
 import os
 import signal
 import socket
@@ -42,6 +43,7 @@ from neuron_lib.engine.protocol import (
     Ready,
     Refused,
     Report,
+    RerankTask,
     SequenceEvent,
     StepEvents,
     Submit,
@@ -50,12 +52,13 @@ from neuron_lib.engine.protocol import (
     TokenizeTask,
     Tokens,
     Vector,
+    VectorTask,
     command_decoder,
     encode_frame,
 )
 from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, TemplateFailed
-from neuron_lib.modality import EMBEDDINGS
+from neuron_lib.modality import EMBEDDINGS, RERANK
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.types import FinishReason, Likely, SamplingParams, TokenLogprob
 
@@ -74,7 +77,8 @@ FOUND: dict[str, dict[str, Any]] = {
     "mute": {"tool_format": ""},
     "words": {"n_vocab": 10},
     "fallback": {"chat_template": "fallback"},
-    "vectors": {"capabilities": (EMBEDDINGS,)},
+    "vectors": {"capabilities": (EMBEDDINGS,), "vector_width": 2},
+    "ranks": {"capabilities": (RERANK,), "vector_width": 1},
 }
 """What is otherwise, by the first word of the mode."""
 
@@ -192,10 +196,11 @@ class FakeEngine:
         if isinstance(task, TokenizeTask | DetokenizeTask):
             self.read_off(request, task)
             return
-        if isinstance(task, EmbedTask):
-            self.send(Prepared(request=request, prompt_tokens=len(task.inputs)))
+        if isinstance(task, VectorTask):
+            count = len(texts_of(task))
+            self.send(Prepared(request=request, prompt_tokens=count))
             self.submitted[request] = submit
-            self.line.enter(Request(request, (), min(len(task.inputs), self.seats)))
+            self.line.enter(Request(request, (), min(count, self.seats)))
             return
         if isinstance(task, CompleteTask) and (task.more_prompts or task.echo):
             texts = tuple(map(text_of, task.prompts))
@@ -220,7 +225,7 @@ class FakeEngine:
         if error is not None:
             self.send(Refused(request, to_frame(error)))
             return
-        self.send(Prepared(request=request, prompt_tokens=len(words), prompt_end=words[-1]))
+        self.send(Prepared(request=request, prompt_tokens=len(words), in_reasoning=words[-1].endswith("<think>")))
         self.submitted[request] = submit
         self.line.enter(Request(request, (), task.choices))
 
@@ -247,8 +252,8 @@ class FakeEngine:
             self.line.leave(request.number)
             self.running[request.number] = request.seats
             submit = self.submitted.pop(request.number)
-            if isinstance(submit.task, EmbedTask):
-                self.send(Began(request.number, replies=len(submit.task.inputs)))
+            if isinstance(submit.task, VectorTask):
+                self.send(Began(request.number, replies=len(texts_of(submit.task))))
                 self.embed(request.number, submit.task)
             elif isinstance(submit.task, CompleteTask) and (submit.task.more_prompts or submit.task.echo):
                 self.send(Began(request.number, replies=len(submit.task.prompts) * submit.task.choices))
@@ -257,10 +262,16 @@ class FakeEngine:
                 self.send(Began(request.number, replies=request.seats))
                 self.start(submit, request.seats)
 
-    def embed(self, request: int, task: EmbedTask) -> None:
-        """Make the vector of each input, which is its length; the last one first."""
-        for choice, text in reversed([*enumerate(task.inputs)]):
-            values = struct.pack("<2f", len(text), 0.5)
+    def embed(self, request: int, task: VectorTask) -> None:
+        """Make the vector of each input, which is its length; the last one first. That of a document is 0.0 if it is
+        as long as the query. A text "NaN" gets no number.
+        """
+        for choice, text in reversed([*enumerate(texts_of(task))]):
+            number = math.nan if text == "NaN" else float(len(text))
+            if isinstance(task, RerankTask):
+                values = struct.pack("<f", number - len(task.query))
+            else:
+                values = struct.pack("<2f", number, 0.5)
             self.events(Vector(request=request, choice=choice, values=values, prompt_tokens=1, prefill_s=0.25))
         del self.running[request]
 
@@ -344,6 +355,10 @@ class FakeEngine:
 def text_of(prompt: str | tuple[int, ...]) -> str:
     """The text of a prompt: that of tokens are their numbers."""
     return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
+
+
+def texts_of(task: VectorTask) -> tuple[str | tuple[int, ...], ...]:
+    return task.inputs if isinstance(task, EmbedTask) else task.documents
 
 
 def words_of(submit: Submit) -> list[str]:

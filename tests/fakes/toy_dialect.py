@@ -16,6 +16,7 @@ from neuron_lib.types import (
     GenerationEvent,
     Principal,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
     Tokenized,
@@ -65,7 +66,7 @@ class ToyEncoder:
                 return server_sent_event(b'{"prompt":%d}' % event.prompt_tokens, name="reading")
             case TextDelta():
                 return server_sent_event(msgspec.json.encode({"text": event.text}), name="said")
-            case ReasoningDelta() | ToolCall() | Embedding() | Tokenized() | Detokenized():
+            case ReasoningDelta() | ToolCall() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 return b""
 
     def ending(self, finished: Finished) -> bytes:

@@ -4,7 +4,7 @@ import pytest
 
 from neuron_lib.errors import UnsupportedCapability, WrongModality
 from neuron_lib.modality import capabilities_of, require_able, why_not_servable
-from neuron_lib.types import Chat, Complete, Detokenize, Embed, Task, Tokenize
+from neuron_lib.types import Chat, Complete, Detokenize, Embed, Rerank, Task, Tokenize
 
 DIFFUSION = ("dream", "llada", "llada-moe", "rnd1")
 ENCODERS = (
@@ -95,6 +95,7 @@ def test_what_is_not_known_to_be_something_else_is_left_to_libllama(architecture
 
 WRITING = (Chat(model_id="o/a", messages=()), Complete(model_id="o/a", prompt="once"))
 EMBED = Embed(model_id="o/a", inputs=("one",))
+RANKING = Rerank(model_id="o/a", query="which?", documents=("one",))
 READING = (Tokenize(model_id="o/a", prompt="once"), Detokenize(model_id="o/a", tokens=(1,)))
 
 
@@ -123,7 +124,20 @@ def test_a_model_that_makes_vectors_or_does_not_say_may_be_asked_for_them(capabi
     require_able(EMBED, "o/a", capabilities)
 
 
-@pytest.mark.parametrize("capabilities", [("text",), ("embeddings",), ("text", "vision"), ()])
+@pytest.mark.parametrize("capabilities", [("text",), ("embeddings",)])
+def test_scores_are_refused_by_name_by_a_model_that_gives_none(capabilities: tuple[str, ...]) -> None:
+    with pytest.raises(UnsupportedCapability, match="'o/a' ranks no documents") as raised:
+        require_able(RANKING, "o/a", capabilities)
+    assert raised.value.code == "rerank_unsupported"
+    assert raised.value.fields["suggestion"] == "choose a model whose capabilities include rerank"
+
+
+@pytest.mark.parametrize("capabilities", [("rerank",), ("text", "rerank"), ()])
+def test_a_reranker_or_a_model_that_does_not_say_may_be_asked_for_scores(capabilities: tuple[str, ...]) -> None:
+    require_able(RANKING, "o/a", capabilities)
+
+
+@pytest.mark.parametrize("capabilities", [("text",), ("embeddings",), ("rerank",), ("text", "vision"), ()])
 def test_a_model_that_reads_text_may_be_asked_for_its_tokens(capabilities: tuple[str, ...]) -> None:
     for task in READING:
         require_able(task, "o/a", capabilities)
@@ -132,7 +146,7 @@ def test_a_model_that_reads_text_may_be_asked_for_its_tokens(capabilities: tuple
 @pytest.mark.parametrize("task", READING, ids=lambda task: type(task).__name__)
 def test_the_tokens_of_a_model_that_nothing_reads_with_are_refused_by_name(task: Task) -> None:
     with pytest.raises(UnsupportedCapability, match="'o/a' does not tell its tokens") as raised:
-        require_able(task, "o/a", ("rerank",))
+        require_able(task, "o/a", ("images",))
     assert raised.value.code == "tokenize_unsupported"
 
 

@@ -27,7 +27,7 @@ from neuron_lib import (
 )
 from neuron_lib.errors import EngineFailed, InvalidRequest, OverloadReason, PromptTooLong
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
-from neuron_lib.types import Likely, Task, TokenLogprob
+from neuron_lib.types import Embed, Embedding, Likely, Relevance, Rerank, Task, TokenLogprob
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +109,27 @@ async def test_each_byte_of_a_text_is_a_token(task: Task, answer: Tokenized | De
     usage = Usage(prompt_tokens=tokens, completion_tokens=0)
     ends = Started(prompt_tokens=tokens), Finished(reasons=(FinishReason.STOP,), usage=usage)
     assert await reply_of(ScriptedModel(n_ctx=1), task) == [ends[0], answer, ends[1]]
+
+
+async def test_every_input_gets_the_vector_of_the_script_in_the_dimensions_that_are_wanted() -> None:
+    script = ScriptedModel(capabilities=("embeddings",), vector=(0.6, 0.0, 0.8))
+    _, *vectors, finished = await reply_of(script, Embed(model_id="o/a", inputs=("one", (1, 2))))
+    assert vectors == [Embedding(0, (0.6, 0.0, 0.8)), Embedding(1, (0.6, 0.0, 0.8))]
+    assert isinstance(finished, Finished)
+    assert await reply_of(script, Embed(model_id="o/a", inputs=("one",), dimensions=1)) == [
+        Started(prompt_tokens=7),
+        Embedding(0, (1.0,)),
+        Finished(reasons=(FinishReason.STOP,), usage=Usage(prompt_tokens=7, completion_tokens=1)),
+    ]
+    with pytest.raises(InvalidRequest, match="dimensions"):
+        await reply_of(script, Embed(model_id="o/a", inputs=("one",), dimensions=4))
+
+
+async def test_documents_get_the_scores_of_the_script_in_turn() -> None:
+    script = ScriptedModel(capabilities=("rerank",), scores=(0.25, 0.75))
+    task = Rerank(model_id="o/a", query="which?", documents=("one", "two", "three"))
+    _, *scores, _ = await reply_of(script, task)
+    assert scores == [Relevance(0, 0.25), Relevance(1, 0.75), Relevance(2, 0.25)]
 
 
 async def test_every_prompt_follows_the_script_and_may_be_echoed() -> None:

@@ -25,8 +25,10 @@ from neuron_lib import (
     NeuronError,
     ReasoningDelta,
     Registry,
+    Relevance,
     Reply,
     ReplyOutcome,
+    Rerank,
     Started,
     TextDelta,
     Tokenize,
@@ -76,7 +78,12 @@ async def a_registry(spec: ModelSpec, request: ChatRequest) -> None:
         assert_type(registry.endpoint("o/a"), str)
         assert_type(await registry.capabilities("o/a"), tuple[str, ...] | None)
         assert_type(registry.chat(request), Reply)
-        for task in (request, Complete(model_id="o/a", prompt="once"), Embed(model_id="o/a", inputs=("one", (1, 2)))):
+        for task in (
+            request,
+            Complete(model_id="o/a", prompt="once"),
+            Embed(model_id="o/a", inputs=("one", (1, 2)), dimensions=8),
+            Rerank(model_id="o/a", query="q", documents=("d",)),
+        ):
             assert_type(registry.run(task), Reply)
         for reading in (Tokenize(model_id="o/a", prompt=request), Detokenize(model_id="o/a", tokens=(1, 2))):
             assert_type(registry.run(reading), Reply)
@@ -92,7 +99,16 @@ async def a_reply(reply: Reply) -> None:
         assert_type(aiter(entered), AsyncIterator[GenerationEvent])
         async for event in entered:
             assert_type(
-                event, Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Tokenized | Detokenized | Finished
+                event,
+                Started
+                | TextDelta
+                | ReasoningDelta
+                | ToolCall
+                | Embedding
+                | Relevance
+                | Tokenized
+                | Detokenized
+                | Finished,
             )
 
 

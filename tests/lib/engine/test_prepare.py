@@ -1,11 +1,13 @@
 import logging
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from neuron_lib.engine.pair_writer import PairWriter
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer, checkpoints_of
 from neuron_lib.engine.protocol import (
     ChatTask,
@@ -14,6 +16,7 @@ from neuron_lib.engine.protocol import (
     EmbedTask,
     Limits,
     RequestClass,
+    RerankTask,
     Submit,
     Text,
     TokenizeTask,
@@ -28,9 +31,9 @@ from neuron_lib.errors import (
     cause_chain,
 )
 from neuron_lib.llama.control_tokens import ControlToken
-from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.vocab import Vocab
-from neuron_lib.types import Sampling
+from neuron_lib.sampling.sampler import Constraint
+from neuron_lib.types import Sampling, ToolChoice
 
 HELLO = ChatTask(messages=({"role": "user", "content": "hello"},))
 CHATML = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -109,9 +112,15 @@ def preparer(
     override: str | None = None,
     vocab: Vocab | None = None,
     needs_checkpoints: bool = False,
+    call_example: str = "",
 ) -> Preparer:
     return Preparer(
-        vocab or WordVocab(), template=template, override=override, n_ctx=64, needs_checkpoints=needs_checkpoints
+        vocab or WordVocab(),
+        template=template,
+        override=override,
+        n_ctx=64,
+        needs_checkpoints=needs_checkpoints,
+        call_example=call_example,
     )
 
 
@@ -171,10 +180,23 @@ def test_what_an_operator_s_template_refuses_is_refused() -> None:
 
 
 @pytest.mark.parametrize("template", [None, "{{ messages[0].content }}"])
-def test_tools_that_no_template_shows_are_refused(template: str | None) -> None:
+def test_tools_that_the_template_does_not_show_are_described_in_the_system_message(template: str | None) -> None:
+    (prompt,) = preparer(template, call_example="CALL f WITH {}").write(WITH_TOOLS)
+    assert all(text in prompt.text for text in ("You can call these functions", '"name": "f"', "CALL f WITH {}"))
+
+
+def test_tools_that_no_message_can_show_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="does not show them") as caught:
-        preparer(template).write(WITH_TOOLS)
+        preparer("{{ messages[-1].content[:9] }}").write(WITH_TOOLS)
     assert caught.value.param == "tools"
+
+
+def test_calls_and_results_that_the_template_does_not_show_become_text() -> None:
+    (prompt,) = preparer(OF_PEOPLE).write(ChatTask(messages=(*RESULTS, {"role": "user", "content": "and?"})))
+    assert prompt.text == (
+        '<user>go<assistant><tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+        "<user><tool_response>\n 42\n\n</tool_response>\nand?"
+    )
 
 
 RESULTS = (
@@ -189,7 +211,7 @@ OF_PEOPLE = "{% for m in messages if m.role in ['user', 'assistant'] %}<{{ m.rol
 
 
 def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
-    own = preparer(OF_PEOPLE)
+    own = preparer(OF_PEOPLE + "{{ tools or '' }}")
     assert own.write(HELLO)[0].text == "<user>hello"
     with pytest.raises(InvalidRequest, match="does not show the results of tools") as caught:
         own.write(ChatTask(messages=RESULTS))
@@ -197,7 +219,8 @@ def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
 
 
 def test_results_of_tools_that_the_template_shows_in_this_chat_alone_are_shown() -> None:
-    own = preparer(OF_PEOPLE + "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}")
+    in_this_chat = "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}"
+    own = preparer(OF_PEOPLE + "{{ tools or '' }}" + in_this_chat)
     assert own.write(ChatTask(messages=RESULTS))[0].text == "<user>go<assistant>42"
 
 
@@ -277,7 +300,7 @@ def test_a_prompt_that_may_fit_is_never_judged_by_its_beginning(monkeypatch: pyt
 
 def test_a_chat_becomes_the_prompt_s_text_and_tokens() -> None:
     prompt = preparer("{{ messages[0].content }} </s> go on").prepare(HELLO)
-    assert (prompt.text, prompt.tokens, prompt.constraint) == ("hello </s> go on", [0, 1, 2, 1, 1], None)
+    assert (prompt.text, prompt.tokens, prompt.begin) == ("hello </s> go on", [0, 1, 2, 1, 1], None)
 
 
 @pytest.mark.parametrize(("most", "limit"), [(100, 63), (50, 50)])
@@ -386,18 +409,70 @@ def test_each_input_becomes_a_sequence_that_wants_a_vector_and_more_than_there_a
     ]
 
 
-@pytest.mark.parametrize("inputs", [(), ("one", ""), ("one", ())])
-def test_no_input_and_an_input_of_nothing_are_refused_by_name(inputs: tuple[str | tuple[int, ...], ...]) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "param"),
+    [((), "input"), (("",), "input"), (("one", ""), "input[1]"), (("one", ()), "input[1]"), (("a", (7,)), "input[1]")],
+)
+def test_no_input_and_an_input_of_nothing_are_refused_by_name(
+    inputs: tuple[str | tuple[int, ...], ...], param: str
+) -> None:
     own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
     with pytest.raises(InvalidRequest) as caught:
         own.write(EmbedTask(inputs=inputs))
-    assert caught.value.param == "input"
+    assert caught.value.param == param
+
+
+def test_the_input_that_is_too_long_is_named_with_the_numbers() -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
+    fits, too_long = own.write(EmbedTask(inputs=("a b c d", "a b c d e")))
+    assert len(own.read(fits, limit=5).tokens) == 5
+    with pytest.raises(PromptTooLong, match=r"maximum context length is 5 tokens, but input\[1\] has 6 ") as caught:
+        own.read(too_long, limit=5)
+    assert caught.value.param == "input[1]"
 
 
 def test_vectors_are_refused_by_name() -> None:
+    for other in (preparer(None), ranking_preparer()):
+        with pytest.raises(UnsupportedCapability) as caught:
+            other.prepare(EmbedTask(inputs=("one",)))
+        assert caught.value.code == "embeddings_unsupported"
+
+
+def ranking_preparer() -> Preparer:
+    pairs = PairWriter(template=None, separator=" </s> ", controls=None)
+    return Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=8, pairs=pairs, seats=2)
+
+
+RANK = RerankTask(query="which one", documents=("the first", "this", "or that"))
+
+
+def test_each_document_is_read_behind_the_query_and_becomes_a_sequence_that_wants_a_vector() -> None:
+    own = ranking_preparer()
+    rank = msgspec.structs.replace(submit(), task=RANK)
+    assert own.limit(rank) == 8
+    request = own.request(rank, [own.read(prompt, limit=own.limit(rank)) for prompt in own.write(RANK)])
+    assert request.seats == 2
+    assert [(s.choice, s.prompt, s.wants_vector) for s in request.sequences] == [
+        (0, [0, 1, 1, 2, 1, 1], True),
+        (1, [0, 1, 1, 2, 1], True),
+        (2, [0, 1, 1, 2, 1, 1], True),
+    ]
+
+
+def test_the_document_that_is_too_long_is_named_with_the_numbers() -> None:
+    own = ranking_preparer()
+    _, too_long = own.write(RerankTask(query="which one", documents=("this", "this one is too long")))
+    with pytest.raises(PromptTooLong, match=r"maximum context length is 8 tokens, but documents\[1\] has 9 "):
+        own.read(too_long, limit=8)
+
+
+def test_scores_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedCapability) as caught:
-        preparer(None).prepare(EmbedTask(inputs=("one",)))
-    assert caught.value.code == "embeddings_unsupported"
+        preparer(None).write(RANK)
+    assert caught.value.code == "rerank_unsupported"
+    with pytest.raises(InvalidRequest) as refused:
+        ranking_preparer().write(RerankTask(query="which?", documents=()))
+    assert refused.value.param == "documents"
 
 
 def tokens_of(task: TokenizeTask) -> Tokens:
@@ -502,7 +577,7 @@ def test_each_choice_is_a_sequence_with_a_seed_and_a_grammar_of_its_own(monkeypa
 
     monkeypatch.setattr("neuron_lib.engine.prepare.SamplerChain", chain)
     own, constraint = preparer(None), OneOfMany()
-    prompt = replace(own.prepare(HELLO), constraint=cast("Constraint", constraint))
+    prompt = replace(own.prepare(HELLO), begin=cast("Callable[[], Constraint]", constraint.copy))
     class_ = RequestClass(cache_key="me", adapter="pirate")
     request = own.request(submit(class_=class_, choices=2, top_logprobs=3, stop=("x",)), [prompt], arrived_s=1.5)
     assert (request.number, request.seats, request.class_, request.arrived_s) == (7, 2, class_, 1.5)
@@ -557,3 +632,42 @@ def test_parts_are_one_text_and_what_has_none_is_left_out() -> None:
         {"type": "text", "text": "lo"},
     ]
     assert preparer(None).write(ChatTask(messages=({"role": "user", "content": parts},)))[0].text == CHATML
+
+
+def test_a_last_message_of_the_assistant_is_continued_where_its_text_ends() -> None:
+    chat = ChatTask(messages=({"role": "user", "content": "hello"}, {"role": "assistant", "content": "Good d"}))
+    (prompt,) = preparer(None).write(chat)
+    assert prompt.text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nGood d"
+    (fresh,) = preparer(None).write(msgspec.structs.replace(chat, continue_final_message=False))
+    assert fresh.text.endswith("Good d<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_message_is_continued_whatever_the_request_tells_the_template() -> None:
+    messages = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": "Good d"})
+    chat = ChatTask(messages=messages, template_kwargs={"add_generation_prompt": True}, continue_final_message=True)
+    assert preparer(None).write(chat)[0].text.endswith("assistant\nGood d")
+
+
+def test_a_system_text_that_the_template_does_not_take_is_not_put_behind_the_message_that_is_continued() -> None:
+    template = """{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}
+[{{ m.role }}:{{ m.content }}]{% endfor %}"""
+    chat = ChatTask(
+        messages=(
+            {"role": "user", "content": "hello"},
+            {"role": "system", "content": "Be kind."},
+            {"role": "assistant", "content": "Good d"},
+        )
+    )
+    text = preparer(template).write(chat)[0].text
+    assert text.endswith("[assistant:Good d")
+    assert "Be kind." in text
+
+
+def test_a_call_cannot_be_required_of_a_model_whose_format_is_not_known() -> None:
+    own = preparer("{{ messages[0].content }}{{ tools }}")
+    task = msgspec.structs.replace(WITH_TOOLS, tool_choice=ToolChoice("required"))
+    with pytest.raises(InvalidRequest) as caught:
+        own.write(task)
+    assert caught.value.param == "tool_choice"
+    with pytest.raises(InvalidRequest, match="there are no tools"):
+        own.write(msgspec.structs.replace(task, tools=()))

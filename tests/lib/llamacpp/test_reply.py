@@ -57,6 +57,8 @@ from neuron_lib.types import (
     ModelStatus,
     Principal,
     ReasoningDelta,
+    Relevance,
+    Rerank,
     SamplingParams,
     Servable,
     Started,
@@ -419,7 +421,6 @@ async def test_a_grammar_that_the_engine_refuses_is_named_by_its_field() -> None
         ({"choices": 0}, "n"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": -1}, "top_logprobs"),
-        ({"grammar": Grammar("lark", "start: x"), "tools": (TOOL,)}, "tools"),
     ],
 )
 async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: dict[str, Any], param: str) -> None:
@@ -594,12 +595,62 @@ async def test_vectors_come_one_by_one_and_are_billed_as_one() -> None:
     ]
 
 
-async def test_a_request_for_no_vectors_is_refused_by_name() -> None:
+async def events_of(model: LlamaCppModel, task: Task) -> list[GenerationEvent]:
+    async with model.run(task) as reply:
+        return [event async for event in reply]
+
+
+async def test_vectors_are_cut_to_the_dimensions_that_are_wanted() -> None:
     async with model_of("vectors") as model:
+        _, vector, _ = await events_of(model, Embed(model_id="org/fake", inputs=("three",), dimensions=1))
+    assert vector == Embedding(0, (1.0,))
+
+
+async def test_the_outputs_of_a_reranker_become_degrees_of_relevance() -> None:
+    task = Rerank(model_id="org/fake", query="four", documents=("two", "four", "seven"))
+    async with model_of("ranks", seats=2) as model:
+        events = await events_of(model, task)
+        assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+        info = model.info()
+    assert info.limit is not None
+    assert info.limit.input == info.limit.context  # a score needs no room for a reply
+    started, *scores, finished = events
+    assert started == Started(prompt_tokens=3)
+    degrees = [(event.index, round(event.score, 3)) for event in scores if isinstance(event, Relevance)]
+    assert degrees == [(2, 0.731), (1, 0.5), (0, 0.269)]
+    assert isinstance(finished, Finished)
+    assert finished.usage.prompt_tokens == 3
+
+
+async def test_a_vector_that_is_not_made_of_numbers_is_never_given_out() -> None:
+    async with model_of("vectors") as model:
+        with pytest.raises(EngineFailed, match="computed no numbers of text 1 of the request"):
+            await events_of(model, Embed(model_id="org/fake", inputs=("one", "NaN")))
+        assert len(await events_of(model, Embed(model_id="org/fake", inputs=("one",)))) == 3
+
+
+LONG_QUERY = "q" * 2049
+
+
+@pytest.mark.parametrize(
+    ("task", "param"),
+    [
+        (Embed(model_id="org/fake", inputs=()), "input"),
+        (Embed(model_id="org/fake", inputs=("one",), dimensions=3), "dimensions"),
+        (Embed(model_id="org/fake", inputs=("one",), dimensions=0), "dimensions"),
+        (Embed(model_id="org/fake", inputs=("one",) * (2**21 + 1)), "input"),
+        (Rerank(model_id="org/fake", query="", documents=("one",)), "query"),
+        (Rerank(model_id="org/fake", query="which?", documents=()), "documents"),
+        (Rerank(model_id="org/fake", query=LONG_QUERY, documents=("one",) * 2048), "query"),
+    ],
+    ids=["no input", "wide", "narrow", "too many numbers", "no query", "no documents", "a long query, often"],
+)
+async def test_vectors_and_scores_that_cannot_be_made_are_refused_by_name(task: Task, param: str) -> None:
+    async with model_of("vectors" if isinstance(task, Embed) else "ranks") as model:
         with pytest.raises(InvalidRequest) as caught:
-            async with model.run(Embed(model_id="org/fake", inputs=())):
+            async with model.run(task):
                 pytest.fail("it was entered")
-        assert caught.value.param == "input"
+        assert caught.value.param == param
 
 
 READINGS: list[tuple[Task, Tokenized | Detokenized]] = [

@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import Chat, Grammar, Principal, SamplingParams, ToolChoice
+from neuron_lib.types import (
+    Chat,
+    Finished,
+    FinishReason,
+    Grammar,
+    Principal,
+    ReasoningDelta,
+    SamplingParams,
+    TextDelta,
+    ToolChoice,
+    Usage,
+)
 from neuron_lib.wire import openai_responses
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.openai_chat import ChatCompletionBody
@@ -221,16 +232,20 @@ def test_a_new_turn_begins_with_reasoning_or_text() -> None:
             "tool_calls": called(("c1", "f", '{"a":1}')),
         },
         {"role": "tool", "content": "warm", "tool_call_id": "c1", "name": "f"},
-        {"role": "assistant", "content": "a"},
-        {"role": "assistant", "content": "b"},
+        {"role": "assistant", "content": "a\n\nb"},
         USER,
     ]
 
 
 def test_reasoning_before_a_call_begins_a_turn_even_behind_a_text() -> None:
-    assert [len(message.get("tool_calls", ())) for message in messages(USER, said("a"), CALL)] == [0, 1]
-    found = messages(USER, said("a"), item_of_reasoning("so"), CALL)
-    assert [len(message.get("tool_calls", ())) for message in found] == [0, 0, 1]
+    def calls(*items: dict[str, Any]) -> list[int]:
+        return [len(message.get("tool_calls", ())) for message in messages(USER, *items)]
+
+    assert calls(said("a"), CALL) == [0, 1]
+    assert calls(said("a"), item_of_reasoning("so"), CALL) == [0, 0, 1]
+    assert calls(CALL, said("a"), CALL) == [0, 1, 1]
+    assert calls(CALL, item_of_reasoning("so")) == [0, 1, 0]
+    found = messages(said("a"), item_of_reasoning("so"), CALL)
     assert found[-1]["reasoning_content"] == "so"
 
 
@@ -245,6 +260,25 @@ def test_reasoning_before_a_call_begins_a_turn_even_behind_a_text() -> None:
 )
 def test_reasoning_is_in_the_content_or_in_the_summary(item: dict[str, Any], reasoning: str) -> None:
     assert messages(item, said("x"), USER)[0] == {"role": "assistant", "content": "x", "reasoning_content": reasoning}
+
+
+@pytest.mark.parametrize("fields", [{"include": ["reasoning.encrypted_content"]}, {"store": False}])
+def test_reasoning_that_a_client_only_carried_comes_back(fields: dict[str, Any]) -> None:
+    request = decode(**fields)
+    collector = request.collector(unique="1", created=7)
+    for event in (
+        ReasoningDelta("hm"),
+        TextDelta("hi"),
+        Finished(reasons=(FinishReason.STOP,), usage=Usage(prompt_tokens=1, completion_tokens=2)),
+    ):
+        collector.add(event)
+    reasoning, answer = json.loads(collector.body())["output"]
+    assert reasoning["summary"] == [{"type": "summary_text", "text": "hm"}]
+    for shown in (reasoning, reasoning | {"summary": []}):
+        assert messages(shown, answer, USER) == [
+            {"role": "assistant", "content": "hi", "reasoning_content": "hm"},
+            USER,
+        ]
 
 
 def test_reasoning_that_cannot_be_read_is_left_out() -> None:
