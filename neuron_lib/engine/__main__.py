@@ -43,7 +43,6 @@ from neuron_lib.engine.build import (
     build_scheduler,
     build_vector_preparer,
     build_vector_scheduler,
-    context_length,
     model_facts,
     open_context,
     open_vector_context,
@@ -83,7 +82,6 @@ from neuron_lib.llama.context import Context
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vector_context import VectorContext
-from neuron_lib.modality import EMBEDDINGS
 from neuron_lib.os_errors import is_exhausted
 
 logger = logging.getLogger("neuron_lib.engine")
@@ -217,20 +215,13 @@ class Engine:
                 raise LoadFailed(f"{model.description} cannot be served: {model.refusal}")
             if model.can_chat:
                 self._chat(model, load)
-            elif EMBEDDINGS in model.capabilities:
-                self._embed(model, load)
             else:
-                self._hold(model, load)
-
-    def _hold(self, model: Model, load: Load) -> None:
-        """Keep a model that nothing is computed with yet, without a context."""
-        self.send(Ready(model_facts(model, None, n_ctx=context_length(model, load))))
-        threading.Event().wait()  # nobody sets it: the process ends with the model
+                self._embed(model, load)
 
     def _embed(self, model: Model, load: Load) -> None:
         with open_vector_context(model, load) as context:
             self._context = context
-            facts = model_facts(model, None, n_ctx=context.n_batch)
+            facts = model_facts(model, None, n_ctx=context.n_batch, vector_width=context.width)
             self._step(
                 build_vector_scheduler(context, load),
                 VectorRunner(context),

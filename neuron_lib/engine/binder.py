@@ -131,7 +131,7 @@ class Binder:
         binds_answer = is_required or chat.grammar is not None
         plan = replace(
             self._plan(chat, in_reasoning=in_reasoning),
-            openings=tuple(self._mark(trigger.text, is_first=trigger.is_first) for trigger in form.triggers),
+            openings=tuple(self._openings(form, [str(_function(tool).get("name")) for _, tool in chosen])),
             binds_answer=binds_answer,
             is_repeated=is_parallel,
             most_calls=_MOST_CALLS if is_required else None,
@@ -148,16 +148,31 @@ class Binder:
             )
         return Plan(
             piece=self._vocab.piece,
-            spell=self._spell,
+            spell=self.spell,
             eog=self._vocab.eog,
             reasoning=reasoning,
             starts_in_reasoning=in_reasoning,
         )
 
+    def _openings(self, form: ToolFormat, names: Sequence[str]) -> Iterator[Mark]:
+        """What opens a call. A bracket alone opens many answers; with the name of a tool behind it, it opens a call."""
+        for trigger in form.triggers:
+            texts = [trigger.text] if len(trigger.text) > 1 else [f"{trigger.text}{name}(" for name in names]
+            for text in texts:
+                yield self._mark(text, is_first=trigger.is_first)
+
     def _mark(self, text: str, *, is_first: bool = False) -> Mark:
         return Mark(text.encode(), self._tokens.get(text), is_first)
 
-    def _spell(self, text: str) -> Sequence[int]:
+    def spell(self, text: str) -> Sequence[int]:
+        """The tokens that write exactly this text, without the space that some tokenizers put before a text."""
+        wanted = text.encode()
+        for before in ("", "\n"):
+            tokens = self._vocab.tokenize(before + text, add_special=False)
+            pieces = [self._vocab.text(token) for token in tokens]
+            for start in range(len(tokens)):
+                if b"".join(pieces[start:]) == wanted:
+                    return tokens[start:]
         return self._vocab.tokenize(text, add_special=False)
 
 

@@ -22,12 +22,14 @@ from neuron_lib.engine.prepare import PreparedPrompt, Preparer
 from neuron_lib.engine.prompt_writer import Prompt
 from neuron_lib.engine.protocol import (
     Cancelled,
+    DetokenizeTask,
     Prepared,
     ProtocolError,
     Refused,
     Report,
     Submit,
     Taken,
+    TokenizeTask,
     Work,
 )
 from neuron_lib.error_frames import to_frame
@@ -73,7 +75,7 @@ class _ToCompile:
     job: _Job
     bond: Bond
     wanted: Grammar | Calls
-    prompt: PreparedPrompt
+    prompts: list[PreparedPrompt]
 
 
 class Intake:
@@ -167,7 +169,8 @@ class Intake:
             except RequestRejected as error:
                 self._refuse(self._bound, bound.job, error)
             else:
-                self._finish(self._bound, bound.job, [replace(bound.prompt, begin=bound.bond.binding(rules))])
+                begin = bound.bond.binding(rules)
+                self._finish(self._bound, bound.job, [replace(prompt, begin=begin) for prompt in bound.prompts])
 
     @property
     def _opened(self) -> Preparer:
@@ -196,6 +199,9 @@ class Intake:
 
     def _read(self, lane: Lane[Any], job: _Job, written: tuple[Prompt, ...]) -> None:
         submit = job.submit
+        if isinstance(submit.task, TokenizeTask | DetokenizeTask):
+            self._answer(lane, job, submit.task, written)
+            return
         limit = self._opened.limit(submit)
         try:
             prompts = [self._opened.read(prompt, limit=limit) for prompt in written]
@@ -206,7 +212,7 @@ class Intake:
         if bond is None or bond.wanted is None:
             self._finish(lane, job, prompts)
         elif self._has_room_for(bond.wanted):
-            bound = _ToCompile(job, bond, bond.wanted, prompts[0])
+            bound = _ToCompile(job, bond, bond.wanted, prompts)
             self._pass_on(lane, job, self._bound, bound, size=0)
         else:
             reason = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
@@ -222,6 +228,24 @@ class Intake:
 
     def _is_known(self, wanted: Grammar | Calls) -> bool:
         return self._compiler is not None and self._compiler.knows(wanted)
+
+    def _answer(
+        self, lane: Lane[Any], job: _Job, task: TokenizeTask | DetokenizeTask, written: tuple[Prompt, ...]
+    ) -> None:
+        """Answer a request that needs nothing computed, unless it was cancelled meanwhile."""
+        request = job.submit.request
+        answer: Report
+        try:
+            if isinstance(task, TokenizeTask):
+                (prompt,) = written
+                answer = self._opened.tokens_of(request, task, prompt)
+            else:
+                answer = self._opened.text_of(request, task)
+        except RequestRejected as error:
+            self._refuse(lane, job, error)
+            return
+        with self._changed:
+            self._send(answer if self._leave(lane, request) else Cancelled(request))
 
     def _next(self, lane: Lane[Job]) -> Job:
         with self._changed:
@@ -250,6 +274,7 @@ class Intake:
             request=submit.request,
             prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
             in_reasoning=prompts[-1].in_reasoning,
+            echo=self._opened.echo(submit.task),
         )
         # All of it with the lock held: a cancel finds the request either here or in the line, and `Began` comes later.
         with self._changed:

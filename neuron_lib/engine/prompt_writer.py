@@ -42,13 +42,15 @@ class Templates:
 @dataclass(slots=True, frozen=True)
 class Prompt:
     """A written prompt. `pieces` tell foreign text apart, in a prompt in which somebody has spelled a control token.
-    `tokens` are set for a prompt that came as token ids; its `text` is "". `prefill` is the beginning of the reply, if
-    the prompt ends with one. `bond` binds the replies, which begin `in_reasoning` if the prompt ends there.
+    `tokens` are set for a prompt that came as token ids; its `text` is "". `param` names the text of the request that
+    it was made of, None for the messages of a chat. `prefill` is the beginning of the reply, if the prompt ends with
+    one. `bond` binds the replies, which begin `in_reasoning` if the prompt ends there.
     """
 
     text: str
     pieces: Sequence[Piece] | None = None
     tokens: Sequence[int] | None = None
+    param: str | None = None
     prefill: Prefill | None = None
     bond: Bond | None = None
     in_reasoning: bool = False

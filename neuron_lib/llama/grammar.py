@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from signal import SIGABRT, SIGFPE, SIGILL, SIGPROF, SIGSEGV
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -187,19 +187,19 @@ class GrammarCompiler:
     def _grammar(self, grammar: Grammar) -> Constraint:
         param = grammar.param or _PARAMS[grammar.kind]
         notation = "; grammars are read in Lark's notation, not as GBNF" if grammar.kind == "lark" else ""
-        return self._constraint(lambda: _serialized(grammar), param=param, hint=notation)
+        return self._constraint(partial(_serialized, grammar), param=param, hint=notation)
 
     def _calls(self, calls: "Calls") -> Constraint:
         if calls.answer is not None:
             self._grammar(calls.answer)  # so that an error names its field
         for schema, param in calls.strict:
-            self._constraint(lambda schema=schema: _serialized(Grammar("json_schema", schema)), param=param)
+            self._constraint(partial(_serialized, Grammar("json_schema", schema)), param=param)
         try:
-            return self._constraint(lambda: _with_answer(calls.rules, calls.answer), param="tools")
+            return self._constraint(partial(_with_answer, calls.rules, calls.answer), param="tools")
         except InvalidGrammar:
             if not calls.looser:
                 raise
-            return self._constraint(lambda: _with_answer(calls.looser, calls.answer), param="tools")
+            return self._constraint(partial(_with_answer, calls.looser, calls.answer), param="tools")
 
     def _constraint(self, serialize: Callable[[], str], *, param: str, hint: str = "") -> Constraint:
         try:

@@ -49,9 +49,9 @@ class Prefill:
             case _:
                 pass
         for key in _REASONING_KEYS:
-            text = message.get(key)
-            if isinstance(text, str) and text:
-                return cls({**message, key: text + sentinel}, text, is_reasoning=True, sentinel=sentinel)
+            thought = message.get(key)
+            if isinstance(thought, str) and thought:
+                return cls({**message, key: thought + sentinel}, thought, is_reasoning=True, sentinel=sentinel)
         return cls({**message, "content": sentinel}, "", is_reasoning=False, sentinel=sentinel)
 
     def cut(self, prompt: str) -> str:

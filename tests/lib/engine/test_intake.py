@@ -17,6 +17,7 @@ from neuron_lib.engine.prompt_writer import Prompt
 from neuron_lib.engine.protocol import (
     Cancelled,
     ChatTask,
+    DetokenizeTask,
     Limits,
     Prepared,
     ProtocolError,
@@ -25,6 +26,9 @@ from neuron_lib.engine.protocol import (
     Submit,
     Taken,
     TaskFrame,
+    Text,
+    TokenizeTask,
+    Tokens,
     Work,
 )
 from neuron_lib.engine.sequence import Sequence
@@ -66,8 +70,11 @@ class FakePreparer:
         return self.gates.setdefault(text, Gate())
 
     def write(self, task: TaskFrame, *, gives_way: GivesWay) -> tuple[Prompt, ...]:
-        assert isinstance(task, ChatTask)
-        text: str = task.messages[0]["content"]
+        if isinstance(task, DetokenizeTask):
+            return ()
+        chat = task.prompt if isinstance(task, TokenizeTask) else task
+        assert isinstance(chat, ChatTask)
+        text: str = chat.messages[0]["content"]
         self.rendered.append(text)
         if text in self.gates and text != LONG:
             self.gates[text].pass_through()
@@ -77,7 +84,7 @@ class FakePreparer:
             raise GaveWay
         if text == "refuse":
             raise TemplateFailed("no")
-        return (Prompt(text, bond=None if task.grammar is None else Bond(task.grammar)),)
+        return (Prompt(text, bond=None if chat.grammar is None else Bond(chat.grammar)),)
 
     def effort(self, prompts: tuple[Prompt, ...]) -> int:
         return sum(len(prompt.text) for prompt in prompts)
@@ -94,6 +101,21 @@ class FakePreparer:
         if text == "empty":
             raise InvalidRequest("empty", param="messages")
         return PreparedPrompt(text, [len(text)], prompt.bond)
+
+    def tokens_of(self, request: int, task: TokenizeTask, prompt: Prompt) -> Tokens:
+        del task
+        if prompt.text == "empty":
+            raise InvalidRequest("empty", param="messages")
+        if prompt.text == LONG and LONG in self.gates:
+            self.gates[LONG].pass_through()
+        return Tokens(request=request, tokens=(len(prompt.text),))
+
+    def text_of(self, request: int, task: DetokenizeTask) -> Text:
+        return Text(request=request, text="", token_count=len(task.tokens))
+
+    def echo(self, task: TaskFrame) -> tuple[str, ...]:
+        del task
+        return ()
 
     def request(self, submit: Submit, prompts: list[PreparedPrompt], *, arrived_s: float) -> Request:
         (prompt,) = prompts
@@ -152,7 +174,7 @@ class Desk:
         bound = None if grammar is None else Grammar("regex", grammar)
         self.intake.submit(submit(request, ChatTask(messages=({"content": text},), grammar=bound), most=most_tokens))
 
-    def next(self, *, of: type | tuple[type, ...] = (Prepared, Refused, Cancelled)) -> Report:
+    def next(self, *, of: type | tuple[type, ...] = (Prepared, Refused, Cancelled, Tokens, Text)) -> Report:
         while True:
             report = self.reports.get(timeout=PATIENCE_S)
             if isinstance(report, of):
@@ -178,6 +200,35 @@ def test_a_request_is_said_to_be_prepared_and_then_handed_on_with_the_time_of_it
     request = desk.line.get(timeout=PATIENCE_S)
     assert (request.number, request.arrived_s) == (7, 9.0)
     assert desk.preparer.prepared == [PreparedPrompt("hello", [5])]
+
+
+def tokens_of(text: str) -> TokenizeTask:
+    return TokenizeTask(prompt=ChatTask(messages=({"content": text},)))
+
+
+def test_tokens_and_their_text_are_told_at_once_and_nothing_enters_the_line(desk: Desk) -> None:
+    desk.intake.submit(submit(7, tokens_of("hello"), most=0))
+    assert desk.next() == Tokens(request=7, tokens=(5,))
+    desk.intake.submit(submit(8, DetokenizeTask(tokens=(1, 2))))
+    assert desk.next() == Text(request=8, text="", token_count=2)
+    assert not desk.intake.cancel(7)
+    assert desk.line.empty()
+
+
+def test_tokens_that_cannot_be_told_are_refused(desk: Desk) -> None:
+    desk.intake.submit(submit(7, tokens_of("empty")))
+    refused = desk.next()
+    assert isinstance(refused, Refused)
+    assert (refused.request, refused.error.attributes["param"]) == (7, "messages")
+
+
+def test_tokens_that_nobody_waits_for_any_more_are_not_told(desk: Desk) -> None:
+    gate = desk.preparer.gate(LONG)
+    desk.intake.submit(submit(7, tokens_of(LONG)))
+    assert gate.reached.wait(PATIENCE_S)  # in the thread for long prompts
+    assert desk.intake.cancel(7)
+    gate.open()
+    assert desk.next() == Cancelled(7)
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_its_numbers(desk: Desk) -> None:

@@ -150,3 +150,9 @@ def test_what_was_compiled_is_known_until_many_others_were(vocab: Vocab) -> None
     for number in range(16):
         compiler.compile(Grammar("regex", f"b{number}"))
     assert not compiler.knows(first)
+
+
+def test_unknown_keywords_of_a_schema_are_ignored(compiler: GrammarCompiler, vocab: Vocab) -> None:
+    city = {"type": "string", "format": "city-name"}
+    schema = {"type": "object", "properties": {"city": city}, "required": ["city"], "propertyNames": {"maxLength": 9}}
+    assert read(compiler.compile(hermes(tool(parameters=schema))), vocab, CALL)

@@ -177,7 +177,7 @@ async def test_sampling_length_stop_and_limits_are_as_asked(smollm2_path: Path) 
         word = whole.split()[3]
         text, finished = await reply_to(model, ask("Name the days of the week.", stop=(word,)))
         assert text == whole.partition(word)[0]
-        assert finished.reason is FinishReason.STOP
+        assert (finished.reason, finished.stop_strings) == (FinishReason.STOP, (word,))
 
         hello, finished = await reply_to(model, ask("Say only: hi", max_tokens=100))
         assert finished.reason is FinishReason.STOP
