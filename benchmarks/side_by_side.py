@@ -157,7 +157,13 @@ def main() -> None:
                 around["llama_cpp"] = built_version()
             servers = {
                 name: loaded.enter_context(
-                    running(name, gguf=gguf, threads=options.threads, target_step_ms=options.target_step_ms)
+                    running(
+                        name,
+                        gguf=gguf,
+                        threads=options.threads,
+                        target_step_ms=options.target_step_ms,
+                        has_template=options.model != "gemma",
+                    )
                 )
                 for name in subjects
                 if name != BARE

@@ -136,18 +136,24 @@ class InvalidGrammar(InvalidRequest):
 
 
 class PromptTooLong(RequestRejected):
-    """The rendered prompt has more tokens than the model may read. Both numbers are tokens."""
+    """The rendered prompt has more tokens than the model may read. Both numbers are tokens.
+
+    `param` names the text of the request that is too long, None for the messages of a chat.
+    """
 
     code = "context_length_exceeded"
+    param: str | None = None
 
-    def __init__(self, *, prompt_tokens: int, limit: int) -> None:
+    def __init__(self, *, prompt_tokens: int, limit: int, param: str | None = None) -> None:
+        what, advice = ("the prompt", "the messages") if param is None else (param, "it")
         super().__init__(
             # Clients search for this phrase and then shorten a conversation by themselves.
-            f"This model's maximum context length is {limit} tokens, but the prompt has {prompt_tokens} tokens. "
-            "Shorten the messages.",
+            f"This model's maximum context length is {limit} tokens, but {what} has {prompt_tokens} tokens. "
+            f"Shorten {advice}.",
             prompt_len=prompt_tokens,
             max=limit,
         )
+        self.param = param
 
 
 class TemplateFailed(RequestRejected):
@@ -173,12 +179,15 @@ class WrongModality(RequestRejected):
     code = "wrong_modality"
     model_id: str
 
-    def __init__(self, model_id: str, capabilities: tuple[str, ...]) -> None:
-        able = " and ".join(capabilities)
+    def __init__(
+        self, model_id: str, capabilities: tuple[str, ...], *, task: str = "chat", wants: str = "text"
+    ) -> None:
+        """`task` is what the model cannot do, and `wants` the capability of models that can."""
+        able = " and ".join(capabilities) or "unknown"
         super().__init__(
-            f"model {model_id!r} cannot chat: its only use is {able}",
+            f"model {model_id!r} cannot {task}: its only use is {able}",
             model_id=model_id,
-            suggestion="choose a model whose capabilities include text",
+            suggestion=f"choose a model whose capabilities include {wants}",
         )
         self.model_id = model_id
 

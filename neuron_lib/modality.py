@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from neuron_lib.errors import UnsupportedCapability, WrongModality
-from neuron_lib.types import Embed, Task
+from neuron_lib.types import Detokenize, Embed, Rerank, Task, Tokenize
 
 __all__ = ("CHAT", "EMBEDDINGS", "RERANK", "capabilities_of", "require_able", "why_not_servable")
 
@@ -110,15 +110,25 @@ def require_able(task: Task, model_id: str, capabilities: tuple[str, ...]) -> No
     """Raise for a task that a model with these capabilities cannot do; of a model that says nothing all is believed.
 
     `WrongModality` for a text from a model that writes none, `UnsupportedCapability` for vectors from one that makes
-    none.
+    none, and for scores or tokens from one that gives none. A model that writes text or makes vectors of text also
+    tells its tokens.
     """
-    if isinstance(task, Embed):
-        if capabilities and EMBEDDINGS not in capabilities:
-            raise UnsupportedCapability(
-                f"model {model_id!r} makes no embeddings",
-                code="embeddings_unsupported",
-                model_id=model_id,
-                suggestion="choose a model whose capabilities include embeddings",
-            )
-    elif capabilities and CHAT not in capabilities:
-        raise WrongModality(model_id, capabilities)
+    able: tuple[str, ...]
+    match task:
+        case Embed():
+            able, code, problem = (EMBEDDINGS,), "embeddings_unsupported", "makes no embeddings"
+        case Rerank():
+            able, code, problem = (RERANK,), "rerank_unsupported", "ranks no documents"
+        case Detokenize() | Tokenize(prompt=str()):
+            able, code, problem = (CHAT, EMBEDDINGS, RERANK), "tokenize_unsupported", "does not tell its tokens"
+        case _:
+            if capabilities and CHAT not in capabilities:
+                raise WrongModality(model_id, capabilities)
+            return
+    if capabilities and not {*able} & {*capabilities}:
+        raise UnsupportedCapability(
+            f"model {model_id!r} {problem}",
+            code=code,
+            model_id=model_id,
+            suggestion=f"choose a model whose capabilities include {' or '.join(able)}",
+        )

@@ -7,6 +7,7 @@ engine's scheduler. Neither sleeps: scripts wait for events that the test sets.
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,10 @@ from neuron_lib.errors import EngineDead, NeuronError, Overloaded, OverloadReaso
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.modality import require_able
 from neuron_lib.types import (
+    Chat,
+    Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EventBeforeEnd,
@@ -37,14 +42,19 @@ from neuron_lib.types import (
     ModelSpec,
     ModelStatus,
     ReasoningDelta,
+    Relevance,
+    Rerank,
     Started,
     Task,
     TextDelta,
+    Tokenize,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     Usage,
     public_id,
 )
+from neuron_lib.vectors import check_dimensions, shortened
 
 __all__ = ("ScriptedHarness", "ScriptedModel", "ScriptedRunner")
 
@@ -57,10 +67,13 @@ class ScriptedModel:
     ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply waits for `may_prepare`,
     refuses a prompt that does not fit into `n_ctx`, then waits for its seats, first come, first served. The reply to a
     `Chat` or a `Complete` is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
-    exception is raised in its place. A request for several choices gets the same as each of them, item by item. A
-    request for log-probabilities gets each text as a token that was certain. The reply to an `Embed` is `vector` for
-    each input; `capabilities` must have "embeddings". Replies say of themselves whether they were `retried`. Setting
-    `dies` kills the resident model with `death`; give the harness a new script before it is loaded again.
+    exception is raised in its place, and a `Finished` as the last item is the end of the reply. A request for several
+    choices gets the same as each of them, item by item. A request for log-probabilities gets each text as a token that
+    was certain. The reply to an `Embed` is `vector` for each input; `capabilities` must have "embeddings". The reply to
+    a `Rerank` gives the documents the `scores` in turn; `capabilities` must have "rerank". A `Tokenize` or a
+    `Detokenize` takes no seat. Each byte of a text is a token; a chat is read as its messages, each as `ROLE: CONTENT`
+    in a line of its own. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident model
+    with `death`; give the harness a new script before it is loaded again.
     """
 
     stages: Sequence[LoadProgress] = (LoadProgress(stage=LoadStage.LOADING, fraction=0.5),)
@@ -72,6 +85,7 @@ class ScriptedModel:
     reply: Sequence[str | GenerationEvent | NeuronError] = ("Hello", ", ", "world", "!")
     may_speak: anyio.Event | None = None
     vector: tuple[float, ...] = (1.0, 0.0)
+    scores: tuple[float, ...] = (0.5,)
     prompt_tokens: int = 7
     n_ctx: int = 1024
     capabilities: tuple[str, ...] = ("text",)
@@ -288,7 +302,11 @@ class _ScriptedReply:
     def __init__(self, model: _LoadedScript, task: Task) -> None:
         self._model = model
         self._task = task
-        self._choices = 1 if isinstance(task, Embed) else task.choices
+        self._choices = task.choices if isinstance(task, Chat | Complete) else 1
+        if isinstance(task, Complete):
+            self._choices *= len(task.prompts)
+        takes_turns = isinstance(task, Complete) and task.more_prompts
+        self._seats = min(self._choices, model.script.max_in_flight) if takes_turns else self._choices
         self._held = ExitStack()
         self._engine_number = model.engine_number
         self._events: list[GenerationEvent | NeuronError] = []
@@ -307,41 +325,68 @@ class _ScriptedReply:
         model, script = self._model, self._model.script
         model.harness.requests.append(self._task)
         require_able(self._task, model.model_id, script.capabilities)
+        if isinstance(self._task, Embed):
+            check_dimensions(self._task.dimensions, width=len(script.vector))
         model.refuse_if_recovering()
         self._engine_number = model.engine_number
+        if isinstance(self._task, Tokenize | Detokenize):
+            with model.admission.place(refuse=lambda _refusal: None):
+                self._events = _read_off(self._task, script.n_ctx)
+            return self
         with ExitStack() as held:
             place = held.enter_context(
-                model.admission.place(self._choices, refuse=lambda _refusal: model.seats.wake(place.number))
+                model.admission.place(self._seats, refuse=lambda _refusal: model.seats.wake(place.number))
             )
             await model.wait_for(script.may_prepare, engine_number=self._engine_number)
             if script.prompt_tokens >= script.n_ctx:
                 raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
-            await model.seats.take(place, self._choices)
-            held.callback(model.seats.give_back, self._choices)
+            await model.seats.take(place, self._seats)
+            held.callback(model.seats.give_back, self._seats)
             model.refuse_if_recovering()
             self._held = held.pop_all()
         self._engine_number = model.engine_number  # whoever waited for a seat may have outlived one
         model.harness.log.append(f"chat {model.model_id}")
-        said = self._vectors() if isinstance(self._task, Embed) else self._texts()
+        said = self._results()
         usage = Usage(prompt_tokens=script.prompt_tokens, completion_tokens=len(said))
         self._events = [
             Started(prompt_tokens=script.prompt_tokens),
+            *self._echoes(),
             *said,
-            Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage),
         ]
+        if not isinstance(self._events[-1], Finished):
+            self._events.append(Finished(reasons=(FinishReason.STOP,) * self._choices, usage=usage))
         return self
 
-    def _vectors(self) -> list[GenerationEvent | NeuronError]:
-        assert isinstance(self._task, Embed)
-        return [Embedding(index, self._model.script.vector) for index in range(len(self._task.inputs))]
+    def _results(self) -> list[GenerationEvent | NeuronError]:
+        task, script = self._task, self._model.script
+        match task:
+            case Embed():
+                vector = shortened(script.vector, task.dimensions)
+                return [Embedding(index, vector) for index in range(len(task.inputs))]
+            case Rerank():
+                scores = zip(range(len(task.documents)), cycle(script.scores), strict=False)
+                return [Relevance(index, score) for index, score in scores]
+            case Chat() | Complete():
+                return [event for item in script.reply for event in self._say(item, top_logprobs=task.top_logprobs)]
+            case Tokenize() | Detokenize():
+                return []  # it takes no seat, and was answered before
 
-    def _texts(self) -> list[GenerationEvent | NeuronError]:
-        return [event for item in self._model.script.reply for event in self._say(item)]
+    def _echoes(self) -> list[TextDelta]:
+        """The text of its prompt for each choice, if the task wants it."""
+        task = self._task
+        if not isinstance(task, Complete) or not task.echo:
+            return []
+        texts = [prompt if isinstance(prompt, str) else _spelled(prompt) for prompt in task.prompts]
+        return [
+            TextDelta(text, number * task.choices + choice)
+            for number, text in enumerate(texts)
+            for choice in range(task.choices)
+        ]
 
-    def _say(self, item: str | GenerationEvent | NeuronError) -> list[GenerationEvent | NeuronError]:
+    def _say(
+        self, item: str | GenerationEvent | NeuronError, *, top_logprobs: int | None
+    ) -> list[GenerationEvent | NeuronError]:
         """One item of the script, as every choice says it."""
-        assert not isinstance(self._task, Embed)
-        top_logprobs = self._task.top_logprobs
         match item:
             case str():
                 certain = TokenLogprob(item.encode(), 0.0, (Likely(item.encode(), 0.0),)[:top_logprobs])
@@ -376,8 +421,8 @@ class _ScriptedReply:
     async def _next(self) -> GenerationEvent:
         if not self._events:
             raise StopAsyncIteration
-        is_first = isinstance(self._events[0], Started)
-        event = None if is_first else self._model.script.may_speak
+        speaks = not isinstance(self._events[0], Started) and not isinstance(self._task, Tokenize | Detokenize)
+        event = self._model.script.may_speak if speaks else None
         await self._model.wait_for(event, engine_number=self._engine_number)
         said = self._events.pop(0)
         if isinstance(said, NeuronError):
@@ -385,6 +430,35 @@ class _ScriptedReply:
             raise said
         self._told += not isinstance(said, Started | Finished)
         return said
+
+
+def _read_off(task: Tokenize | Detokenize, context: int) -> list[GenerationEvent | NeuronError]:
+    """The events of a task for which nothing is computed."""
+    answer: Tokenized | Detokenized
+    if isinstance(task, Detokenize):
+        count = len(task.tokens)
+        answer = Detokenized(_spelled(task.tokens))
+    else:
+        text = task.prompt if isinstance(task.prompt, str) else _written(task.prompt)
+        tokens = tuple(text.encode())
+        count = len(tokens)
+        answer = Tokenized(
+            tokens=tokens,
+            context=context,
+            text=text if task.wants_text else "",
+            pieces=tuple(bytes((token,)) for token in tokens) if task.wants_pieces else (),
+        )
+    usage = Usage(prompt_tokens=count, completion_tokens=0)
+    return [Started(prompt_tokens=count), answer, Finished(reasons=(FinishReason.STOP,), usage=usage)]
+
+
+def _spelled(tokens: Iterable[int]) -> str:
+    return bytes(token & 0xFF for token in tokens).decode(errors="replace")
+
+
+def _written(chat: Chat) -> str:
+    """The prompt of a chat, by the template that every scripted model has."""
+    return "".join(f"{message['role']}: {message.get('content') or ''}\n" for message in chat.messages)
 
 
 class ScriptedRunner:

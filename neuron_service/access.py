@@ -18,7 +18,7 @@ from neuron_lib.wire.http_errors import AccessRefused, HostNotAllowed, Malformed
 __all__ = ("ANY", "AccessRules", "is_loopback")
 
 ANY: Final = "*"
-"""An entry of `allowed_hosts` or `allowed_origins` that allows every host or every origin."""
+"""An entry of `allowed_hosts`, `allowed_origins` or `cors_origins` that allows every host or every origin."""
 
 _ANYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 """The addresses that a listener on all interfaces is bound to. They are not names of a server."""
@@ -98,7 +98,7 @@ class AccessRules:
             return None
         return OriginNotAllowed(
             f"a page of the origin {_shown(b', '.join(origins))} may not change anything here: if it should, add the "
-            "origin to `allowed_origins` in the server's configuration"
+            "origin to `cors_origins` below `[http]` in the server's configuration"
         )
 
     def _takes(self, name: str) -> bool:

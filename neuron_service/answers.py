@@ -12,7 +12,7 @@ from neuron_lib import Finished, Generation, NeuronError
 from neuron_lib.harness import ForwardingReply
 from neuron_lib.logs import get_logger
 from neuron_lib.types import EventBeforeEnd, Usage
-from neuron_lib.wire.dialect import Collector, StreamEncoder
+from neuron_lib.wire.dialect import Collector, FollowsUsage, StreamEncoder
 from neuron_service.asgi import DIRECT_WRITE, Receive, Scope, Send
 from neuron_service.refusals import error_fields, internal_error
 from neuron_service.streaming import SEND_LIMIT_S, ClientStalled, EventStream, while_connected
@@ -84,6 +84,8 @@ class StreamedAnswer:
             async with self._reply as events:
                 await stream.open(_own_headers(events))
                 self._is_open = True
+                if isinstance(encoder, FollowsUsage):
+                    encoder.follow(partial(_usage_of, events))
                 await stream.send(encoder.opening())
                 if stream.can_write and isinstance(events, ForwardingReply):
                     events.forward(partial(self._write, stream))
@@ -94,15 +96,18 @@ class StreamedAnswer:
         except Exception as error:
             if not self._is_open:
                 raise
-            # Harnesses of other programs may be older than the property `usage`.
-            usage = getattr(self._reply, "usage", None) or Usage(prompt_tokens=0, completion_tokens=0)
-            await stream.send(encoder.error(_log_lost_reply(error), usage))
+            await stream.send(encoder.error(_log_lost_reply(error), _usage_of(self._reply)))
         await stream.send(b"", more=False)
 
     def _write(self, stream: EventStream, event: EventBeforeEnd) -> bool:
         """Write an event at once. Returns whether the client has read enough for another one."""
         chunk = self._encoder.event(event)
         return stream.write(chunk) if chunk else True
+
+
+def _usage_of(reply: Generation) -> Usage:
+    """What the reply has cost so far. Harnesses of other programs may be older than the property `usage`."""
+    return getattr(reply, "usage", None) or Usage(prompt_tokens=0, completion_tokens=0)
 
 
 def _own_headers(reply: Generation) -> list[tuple[bytes, bytes]]:

@@ -2,17 +2,20 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import undiscovered
-from neuron_lib.errors import NoHarness, ShuttingDown
-from neuron_lib.types import Discovery, Health
+from neuron_lib.errors import InvalidRequest, NoHarness, ShuttingDown
+from neuron_lib.harness import Reply
+from neuron_lib.types import Discovery, Health, ModelInfo, Task
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.version import Version
 
@@ -35,6 +38,8 @@ class Host:
     registry: Registry
     tracker: ActivationTracker
     monitor: DeviceMonitor
+    model_aliases: Mapping[str, str] = field(default_factory=dict)
+    """Further names for models, each with the id that it stands for."""
     version: Version | None = None
     """None while git is asked for the commit."""
     decode_turn: anyio.Lock = field(default_factory=anyio.Lock)
@@ -80,6 +85,28 @@ class Host:
         if len(body) > _LARGE_BODY_BYTES:
             async with self.decode_turn:
                 await checkpoint()
+
+    def run(self, task: Task) -> Reply:
+        """The reply to `task`, not yet begun; see `Registry.run`. The task may name its model by an alias, or leave it
+        to the host by an empty id, which means the only model that is resident.
+
+        Raises `NoHarness` on a host that has no harness and will get none, and `InvalidRequest` for an empty id that
+        means no model.
+        """
+        self.require_harness()
+        model_id = self.model_aliases.get(task.model_id) if task.model_id else self._only_model()
+        return self.registry.run(task if model_id is None else replace(task, model_id=model_id))
+
+    def _only_model(self) -> str:
+        models = self.registry.list_models()
+        if len(models) != 1:
+            problem = f"this field is required where not exactly one model is resident; {len(models)} are"
+            raise InvalidRequest(f"model: {problem}", param="model", summary=f"model: {problem}")
+        return models[0].id
+
+    def info(self, model_id: str) -> ModelInfo:
+        """One resident model; see `Registry.info`. Takes an alias too."""
+        return self.registry.info(self.model_aliases.get(model_id, model_id))
 
     def require_harness(self) -> None:
         """Raises `NoHarness` on a host that has none and will get none."""

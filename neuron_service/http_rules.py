@@ -1,6 +1,6 @@
 """The rules for every path, checked before a body is read: who may ask, encodings of bodies, slashes.
 
-HEAD is answered as GET without the body. OPTIONS is not answered.
+HEAD is answered as GET without the body. OPTIONS is answered only if it is a preflight of a page that may ask.
 """
 
 from collections.abc import Iterable
@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from neuron_lib.shown import clip
 from neuron_lib.wire.bodies import UnsupportedMediaType
-from neuron_lib.wire.http_errors import UnknownMethod, UnknownPath
+from neuron_lib.wire.http_errors import OriginNotAllowed, UnknownMethod, UnknownPath
 from neuron_service.access import AccessRules
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
+from neuron_service.cors import CorsRules, Preflight
 from neuron_service.refusals import allowed_methods, refuse
 
 __all__ = ("HttpRules",)
@@ -21,16 +22,21 @@ _NO_CONTENT: Final = 204
 class HttpRules:
     """An ASGI application around `routes`, whose routes need GET and POST only. Every scope is of the type `http`."""
 
-    def __init__(self, routes: ASGIApp, *, access: AccessRules | None = None) -> None:
-        """Without `access` any host and any origin may ask."""
+    def __init__(self, routes: ASGIApp, *, access: AccessRules | None = None, cors_origins: Iterable[str] = ()) -> None:
+        """Without `access` any host and any origin may ask. Pages of `cors_origins` may read the answers."""
         self._routes = routes
         self._access = access
+        self._cors = CorsRules.of(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._cors.origins:
+            send = self._readable(scope["headers"], send)
         raw_path: bytes = scope["raw_path"]
         method = scope["method"]
         if refused := self._access and self._access.refusal(method, scope["http_version"], scope["headers"]):
             await refuse(refused, scope, send)
+        elif preflight := self._cors.preflight(method, scope["headers"]):
+            await self._answer_preflight(preflight, scope, send)
         elif b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
             # Litestar would ignore the additional slash.
             await refuse(UnknownPath(), scope, send)
@@ -43,6 +49,27 @@ class HttpRules:
             await refuse(error, scope, send)
         else:
             await self._routes(scope, receive, send)
+
+    def _readable(self, headers: Iterable[tuple[bytes, bytes]], send: Send) -> Send:
+        """`send`, but with what a browser must be told. The body stays as it is, so `DIRECT_WRITE` may be used."""
+        origin = dict(headers).get(b"origin")
+
+        async def send_with_cors(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = tuple(message["headers"])
+                message = message | {"headers": [*own, *self._cors.beside(origin, own)]}
+            await send(message)
+
+        return send_with_cors
+
+    async def _answer_preflight(self, preflight: Preflight, scope: Scope, send: Send) -> None:
+        """Every path gives the same answer, so that a page can read the 404 of a path that is not there."""
+        verdict = self._cors.judge(preflight)
+        if isinstance(verdict, OriginNotAllowed):
+            await refuse(verdict, scope, send)
+            return
+        await send({"type": "http.response.start", "status": _NO_CONTENT, "headers": verdict})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_answered = False

@@ -22,7 +22,7 @@ from neuron_lib.discovery.probe import discover
 from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ShuttingDown
 from neuron_lib.types import Discovery
-from neuron_service.access import AccessRules
+from neuron_service.access import ANY, AccessRules
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
 from neuron_service.host import Host
@@ -84,6 +84,7 @@ async def serve(
         registry=registry,
         tracker=tracker,
         monitor=monitor,
+        model_aliases=config.http.model_aliases,
     )
     routes = LateRoutes(partial(_build_routes, host))
     server = http_server(
@@ -93,8 +94,9 @@ async def serve(
                 sock,
                 own_name=config.host,
                 allowed_hosts=config.allowed_hosts,
-                allowed_origins=config.allowed_origins,
+                allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
             ),
+            cors_origins=config.http.cors_origins,
         ),
         cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
         shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
@@ -108,6 +110,8 @@ async def serve(
             for _ in range(_FIRST_ANSWER_TURNS):
                 await checkpoint()
             logger.info("listening on http://%s:%s", address, port)
+            if ANY in config.http.cors_origins:
+                logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
             tasks.start_soon(keep_status, notifier, host.status_line)
             if watchdog_s is not None:
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)

@@ -4,6 +4,7 @@ anyio_backend   asyncio and trio, for every test marked `anyio`; asyncio alone w
                 `process` unless it is marked `both_loops` as well
 process         for fixtures that start a process or open a socket: marks each test that gets it, also through others
 smollm2_path    the GGUF file of SmolLM2-135M-Instruct; mark tests that use it `model`
+minilm_path     the GGUF file of all-MiniLM-L6-v2, which makes embeddings; mark tests that use it `model`
 """
 
 import importlib.util
@@ -129,3 +130,15 @@ def smollm2_path(process: None) -> Path:
     if package is None or not package.submodule_search_locations:
         pytest.fail("the demo model is not installed: run `make install`")
     return Path(package.submodule_search_locations[0], "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="session")
+def minilm_path(process: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from scripts.minilm_to_gguf import convert, package_folder  # noqa: PLC0415 - few tests need it, and it is slow
+
+    path = tmp_path_factory.mktemp("minilm") / "all-MiniLM-L6-v2.F16.gguf"
+    try:
+        convert(package_folder(), path)
+    except FileNotFoundError:
+        pytest.fail("the model for embeddings is not installed: run `make install`")
+    return path

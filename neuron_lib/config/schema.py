@@ -20,6 +20,7 @@ __all__ = (
     "Config",
     "DownloadConfig",
     "HarnessEntry",
+    "HttpConfig",
     "ModelEntry",
     "PromptCacheConfig",
     "SamplingConfig",
@@ -90,6 +91,7 @@ Origin: TypeAlias = Annotated[
 EnvName: TypeAlias = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable")
 ]
+ModelName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024, description="a name of 1 to 1024 characters")]
 ListenHost: TypeAlias = Annotated[
     str,
     Meta(
@@ -193,6 +195,18 @@ class DownloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_fetches: Annotated[int, Meta(ge=1, le=64)] = 2
 
 
+class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[http]`: what certain clients of the service need.
+
+    `cors_origins` are the origins of web pages that may use the whole service from a browser, and read its answers;
+    `*` allows every page. `model_aliases` are further names that a request may give a model, each with the id that it
+    stands for. A name is compared byte by byte, and counts before an id.
+    """
+
+    cors_origins: tuple[Origin, ...] = ()
+    model_aliases: Mapping[ModelName, Repository] = msgspec.field(default_factory=dict)
+
+
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many requests of one model may run, how many may wait, and for how long."""
 
@@ -256,8 +270,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `port` 0 takes any free port. `allowed_hosts` are the names and addresses that requests may name as their host,
     beside those of the loopback interface; `*` allows any. Where it is empty, a server on a loopback address allows no
-    others, and a server on another address allows any. `allowed_origins` are the origins of web pages that may change
-    something, beside the server's own.
+    others, and a server on another address allows any. `allowed_origins` are origins, beside the server's own and those
+    of `http.cors_origins`, whose requests may change something. No browser lets a page of them read an answer.
 
     `drain_timeout_secs` bounds how long a stop waits for replies. Unloading and the last answers get 25 s more, so that
     a stop is over before the `TimeoutStopSec` of the systemd unit, 120 s. A chat with a model that is being loaded, or
@@ -268,6 +282,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
     allowed_hosts: tuple[HostName, ...] = ()
     allowed_origins: tuple[Origin, ...] = ()
+    http: HttpConfig = HttpConfig()
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()

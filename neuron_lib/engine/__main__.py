@@ -43,11 +43,11 @@ from neuron_lib.engine.build import (
     build_scheduler,
     build_vector_preparer,
     build_vector_scheduler,
-    context_length,
     model_facts,
     open_context,
     open_vector_context,
     show_markers,
+    templates_of,
     tool_template,
 )
 from neuron_lib.engine.intake import Intake, message_of
@@ -82,7 +82,6 @@ from neuron_lib.llama.context import Context
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vector_context import VectorContext
-from neuron_lib.modality import EMBEDDINGS
 from neuron_lib.os_errors import is_exhausted
 
 logger = logging.getLogger("neuron_lib.engine")
@@ -216,20 +215,13 @@ class Engine:
                 raise LoadFailed(f"{model.description} cannot be served: {model.refusal}")
             if model.can_chat:
                 self._chat(model, load)
-            elif EMBEDDINGS in model.capabilities:
-                self._embed(model, load)
             else:
-                self._hold(model, load)
-
-    def _hold(self, model: Model, load: Load) -> None:
-        """Keep a model that nothing is computed with yet, without a context."""
-        self.send(Ready(model_facts(model, None, n_ctx=context_length(model, load))))
-        threading.Event().wait()  # nobody sets it: the process ends with the model
+                self._embed(model, load)
 
     def _embed(self, model: Model, load: Load) -> None:
         with open_vector_context(model, load) as context:
             self._context = context
-            facts = model_facts(model, None, n_ctx=context.n_batch)
+            facts = model_facts(model, None, n_ctx=context.n_batch, vector_width=context.width)
             self._step(
                 build_vector_scheduler(context, load),
                 VectorRunner(context),
@@ -242,25 +234,42 @@ class Engine:
         with open_context(model, load) as context:
             self._context = context
             context.warm_up(model.vocab)
-            preparer = build_preparer(model, context, load)
             facts = model_facts(
                 model,
                 context,
                 n_ctx=context.n_ctx,
-                template=preparer.template_kind,
+                template=templates_of(model, load).kind,
                 tool_template=tool_template(model, load),
                 tool_format=load.tool_format,
             )
             show_markers(model.vocab, facts)
-            self._start_thread("grammars", self._compile, GrammarCompiler(model.vocab))
-            self._step(build_scheduler(context, load), build_runner(model, context), load, facts, preparer=preparer)
+            preparer = build_preparer(model, context, load, facts)
+            compiler = GrammarCompiler(model.vocab)
+            self._start_thread("grammars", self._compile, compiler)
+            self._step(
+                build_scheduler(context, load),
+                build_runner(model, context),
+                load,
+                facts,
+                preparer=preparer,
+                compiler=compiler,
+            )
 
-    def _step(self, scheduler: Scheduler, runner: Runner, load: Load, facts: ModelFacts, *, preparer: Preparer) -> None:
+    def _step(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        load: Load,
+        facts: ModelFacts,
+        *,
+        preparer: Preparer,
+        compiler: GrammarCompiler | None = None,
+    ) -> None:
         """Take requests in, and step until the process ends."""
         loop = self._loop = EngineLoop(
             scheduler, runner, report=self.send, is_read=self._is_read, report_interval_s=load.report_interval_s
         )
-        self._intake.open(preparer, hand_on=loop.submit)
+        self._intake.open(preparer, hand_on=loop.submit, compiler=compiler)
         self.send(Ready(facts))
         gc.freeze()  # what is there now stays, so the collector need not look through it during steps
         loop.run_forever()

@@ -4,14 +4,18 @@ Nothing here runs after the engine is ready.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import structs
 
+from neuron_lib.engine.binder import Binder
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
 from neuron_lib.engine.kv_layout import KvLayout, choose_layout
-from neuron_lib.engine.prepare import Preparer
+from neuron_lib.engine.pair_writer import PairWriter
+from neuron_lib.engine.prepare import Preparer, control_texts
 from neuron_lib.engine.prompt_cache import PromptCache
+from neuron_lib.engine.prompt_writer import Templates
 from neuron_lib.engine.protocol import Load, ModelFacts, TemplateKind
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
@@ -19,11 +23,12 @@ from neuron_lib.engine.step_costs import StepCosts
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
-from neuron_lib.llama.control_tokens import control_tokens
+from neuron_lib.llama.control_tokens import ControlToken, control_tokens
 from neuron_lib.llama.memory import MemoryKind
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.llama.vocab import Vocab
+from neuron_lib.modality import RERANK
 from neuron_lib.text.formats import FORMATS, choose_format, choose_reasoning
 from neuron_lib.types import ContextParams
 
@@ -38,6 +43,7 @@ __all__ = (
     "open_context",
     "open_vector_context",
     "show_markers",
+    "templates_of",
     "tool_template",
 )
 
@@ -129,14 +135,24 @@ def build_vector_scheduler(context: VectorContext, load: Load) -> Scheduler:
 
 
 def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> Preparer:
-    """What makes prompts of inputs, for a model without a template."""
+    """What makes prompts of inputs, or of queries and documents, for a model that chats with nobody."""
+    controls = None if load.special_tokens_in_messages else control_tokens(model.vocab)
     return Preparer(
         model.vocab,
         template="",
-        controls=None if load.special_tokens_in_messages else control_tokens(model.vocab),
+        controls=controls,
         n_ctx=context.n_batch,
         vector_tokens=context.n_batch,
+        pairs=_pair_writer(model, controls) if RERANK in model.capabilities else None,
         seats=min(load.seats, context.n_batch),
+    )
+
+
+def _pair_writer(model: Model, controls: Mapping[int, ControlToken] | None) -> PairWriter:
+    return PairWriter(
+        template=model.rerank_template,
+        separator=model.vocab.separator,
+        controls=None if controls is None else control_texts(controls),
     )
 
 
@@ -145,17 +161,30 @@ def build_runner(model: Model, context: Context) -> LlamaRunner:
     return LlamaRunner(context, model.vocab, apart=model.needs_batches_apart)
 
 
-def build_preparer(model: Model, context: Context, load: Load) -> Preparer:
+def build_preparer(model: Model, context: Context, load: Load, facts: ModelFacts) -> Preparer:
     """The preparer of prompts. Raises `LoadFailed` for an operator's template that does not compile."""
-    uses_own = load.use_chat_template
+    templates = templates_of(model, load)
     return Preparer(
         model.vocab,
-        template=(model.chat_template or model.tool_chat_template) if uses_own else None,
-        tool_template=model.tool_chat_template if uses_own else None,
-        override=load.chat_template,
+        template=templates.own,
+        tool_template=templates.own_for_tools,
+        override=templates.configured,
         controls=None if load.special_tokens_in_messages else control_tokens(model.vocab),
         n_ctx=context.n_ctx,
+        seats=load.seats,
         needs_checkpoints=not context.memory.can_truncate,
+        call_example=FORMATS[facts.tool_format].example,
+        binder=Binder(model.vocab, tool_format=FORMATS[facts.tool_format], reasoning=facts.reasoning),
+    )
+
+
+def templates_of(model: Model, load: Load) -> Templates:
+    """The sources of the templates that may write prompts."""
+    uses_own = load.use_chat_template
+    return Templates(
+        configured=load.chat_template,
+        own=(model.chat_template or model.tool_chat_template) if uses_own else None,
+        own_for_tools=model.tool_chat_template if uses_own else None,
     )
 
 
@@ -174,12 +203,13 @@ def model_facts(
     template: TemplateKind = "fallback",
     tool_template: str | None = None,
     tool_format: str = "",
+    vector_width: int = 0,
 ) -> ModelFacts:
     """What the daemon is told of the model.
 
     `context` is None for a model that does not chat. `tool_template` is the source of the template for chats with
     tools. `tool_format` is the name of the format that was configured, "" for the one that the template asks for.
-    Raises `LoadFailed` for a name that is not known.
+    `vector_width` is how many numbers a vector of the model has. Raises `LoadFailed` for a name that is not known.
     """
     facts = ModelFacts(
         description=model.description,
@@ -191,6 +221,7 @@ def model_facts(
         reasoning=None,
         tool_format="",
         capabilities=model.capabilities,
+        vector_width=vector_width,
     )
     if context is None:
         return facts

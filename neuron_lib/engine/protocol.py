@@ -16,7 +16,7 @@ from neuron_lib.error_frames import ErrorFrame
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.modality import CHAT
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob
+from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob, ToolChoice
 
 __all__ = (
     "MAX_FRAME_BYTES",
@@ -31,6 +31,7 @@ __all__ = (
     "Command",
     "CompleteTask",
     "Delta",
+    "DetokenizeTask",
     "Done",
     "EmbedTask",
     "Fatal",
@@ -46,13 +47,18 @@ __all__ = (
     "Report",
     "RequestClass",
     "RequestReport",
+    "RerankTask",
     "SequenceEvent",
     "StepEvents",
     "Submit",
     "Taken",
     "TaskFrame",
     "TemplateKind",
+    "Text",
+    "TokenizeTask",
+    "Tokens",
     "Vector",
+    "VectorTask",
     "Work",
     "command_decoder",
     "encode_frame",
@@ -112,6 +118,9 @@ class ChatTask(_Writing, frozen=True, kw_only=True, tag="chat"):
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: dict[str, Any] = {}
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning_budget: int | None = None
+    continue_final_message: bool | None = None
     unread: dict[str, bytes] = {}
 
     def read(self) -> Self:
@@ -140,9 +149,17 @@ def _read(name: str, text: bytes) -> object:
 
 
 class CompleteTask(_Writing, frozen=True, kw_only=True, tag="complete"):
-    """Go on with a text, which no template changes: a string, or token ids."""
+    """Go on with a text, or with several; `neuron_lib.types.Complete` says what the fields mean."""
 
     prompt: str | tuple[int, ...]
+    more_prompts: tuple[str | tuple[int, ...], ...] = ()
+    suffix: str | None = None
+    echo: bool = False
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """All prompts."""
+        return self.prompt, *self.more_prompts
 
 
 class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
@@ -151,7 +168,33 @@ class EmbedTask(Struct, frozen=True, kw_only=True, tag="embed"):
     inputs: tuple[str | tuple[int, ...], ...]
 
 
-TaskFrame: TypeAlias = ChatTask | CompleteTask | EmbedTask
+class RerankTask(Struct, frozen=True, kw_only=True, tag="rerank"):
+    """Say of each document how well it answers the query."""
+
+    query: str
+    documents: tuple[str, ...]
+
+
+class TokenizeTask(Struct, frozen=True, kw_only=True, tag="tokenize"):
+    """Say the tokens of a text or of a chat; `neuron_lib.types.Tokenize` says what the fields mean."""
+
+    prompt: str | ChatTask
+    add_special: bool = True
+    parse_special: bool = True
+    wants_text: bool = False
+    wants_pieces: bool = False
+
+
+class DetokenizeTask(Struct, frozen=True, kw_only=True, tag="detokenize"):
+    """Say the text of token ids."""
+
+    tokens: tuple[int, ...]
+
+
+VectorTask: TypeAlias = EmbedTask | RerankTask
+"""A task whose results are a `Vector` for each of its texts."""
+
+TaskFrame: TypeAlias = ChatTask | CompleteTask | VectorTask | TokenizeTask | DetokenizeTask
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -216,7 +259,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `tool_format` is the name of the format in which calls and reasoning are read (`neuron_lib.text.formats`), "" for a
     model that takes no prompts. `reasoning` are the markers around reasoning, if the model has any.
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
-    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known.
+    `n_vocab` is how many tokens the vocabulary has, 0 where that is not known. `vector_width` is how many numbers a
+    vector has, 0 for a model that makes none.
     """
 
     description: str
@@ -233,6 +277,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     tool_format: str = "generic"
     capabilities: tuple[str, ...] = (CHAT,)
     n_vocab: int = 0
+    vector_width: int = 0
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -240,8 +285,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
         return ("<|im_end|>",) if self.chat_template == "fallback" else ()
 
     def prompt_limit(self, most: int) -> int:
-        """Tokens that a prompt may have where `most` are allowed of any: a reply needs room for one at least."""
-        return min(self.n_ctx - 1, most)
+        """Tokens that a prompt may have where `most` are allowed of any. A reply needs room for one more token."""
+        return min(self.n_ctx - 1 if CHAT in self.capabilities else self.n_ctx, most)
 
 
 class Progress(Struct, frozen=True, tag="progress"):
@@ -263,13 +308,14 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
-    """The request is in the line. `prompt_end` is the last text of its prompt, because a reply may go on in a block
-    that the prompt has opened.
+    """The request is in the line. Its replies begin `in_reasoning` if the prompt has opened a block of reasoning.
+    `echo` has the texts of all prompts, if the task wants them.
     """
 
     request: int
     prompt_tokens: int
-    prompt_end: str = ""
+    in_reasoning: bool = False
+    echo: tuple[str, ...] = ()
 
 
 class Refused(Struct, frozen=True, tag="refused"):
@@ -277,6 +323,23 @@ class Refused(Struct, frozen=True, tag="refused"):
 
     request: int
     error: ErrorFrame
+
+
+class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
+    """The whole answer to a `TokenizeTask`. No seat is taken for such a task, and nothing more is said of it."""
+
+    request: int
+    tokens: tuple[int, ...]
+    text: str = ""
+    pieces: tuple[bytes, ...] = ()
+
+
+class Text(Struct, frozen=True, kw_only=True, tag="text"):
+    """The whole answer to a `DetokenizeTask`, like `Tokens`. `token_count` is how many tokens were read."""
+
+    request: int
+    text: str
+    token_count: int
 
 
 class Began(Struct, frozen=True, tag="began"):
@@ -312,6 +375,7 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
 
     `queue_s` are the seconds from the arrival of the request to its beginning. `prefill_s` and `decode_s` are the
     seconds of the steps that the choice was in. `cached_tokens` of the prompt were not computed for this choice.
+    `stop` is the stop string that ended it, None if none did.
     """
 
     request: int
@@ -325,12 +389,14 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     queue_s: float = 0.0
     prefill_s: float
     decode_s: float
+    stop: str | None = None
 
 
 class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
     """The vector of one input is complete, which ends that input; `choice` counts the inputs from 0.
 
-    `values` are float32, little-endian. The times are those of `Done`.
+    `values` are float32, little-endian. Those of a document that is ranked are the outputs of the classifier. The times
+    are those of `Done`.
     """
 
     request: int
@@ -386,10 +452,12 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
     work: tuple[Work, ...] = ()
 
 
-RequestReport: TypeAlias = Prepared | Refused | Began | Cancelled | SequenceEvent
+RequestReport: TypeAlias = Prepared | Refused | Tokens | Text | Began | Cancelled | SequenceEvent
 """What the engine says about one request; events of a step come together in `StepEvents`."""
 
-Report: TypeAlias = Progress | Ready | Taken | Prepared | Refused | Began | Cancelled | StepEvents | Fatal | Beat
+Report: TypeAlias = (
+    Progress | Ready | Taken | Prepared | Refused | Tokens | Text | Began | Cancelled | StepEvents | Fatal | Beat
+)
 
 Frame = TypeVar("Frame", Command, Report)
 

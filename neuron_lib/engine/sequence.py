@@ -41,7 +41,8 @@ class Sequence:
     the prompt's and then the reply's, the first `computed` have their cells. `cached` tokens of the prompt were never
     computed for this sequence. `checkpoint_at` are lengths at which a memory that cannot be cut is to be kept.
     `sampler` is None where a runner makes up its tokens, and where a vector is wanted. A sequence that `wants_vector`
-    is computed in one batch, shares nothing with others, and ends with that.
+    is computed in one batch, shares nothing with others, and ends with that. A token of `stop_token_ids` ends the reply
+    and is no part of it.
     `queue_s` are the seconds between the arrival of its request and the beginning of that.
     """
 
@@ -50,6 +51,7 @@ class Sequence:
     max_tokens: int
     sampler: "Sampler | None" = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     choice: int = 0
     wants_vector: bool = False
     cache_key: str = ""
@@ -96,7 +98,7 @@ class Sequence:
         text, count = "", 0
         logprobs: list[TokenLogprob] = []
         for new in sampled:
-            if new.is_eog:
+            if new.is_eog or new.token in self.stop_token_ids:
                 return self._done(FinishReason.STOP, text, logprobs)
             self.tokens.append(new.token)
             count += 1
@@ -142,4 +144,5 @@ class Sequence:
             queue_s=self.queue_s,
             prefill_s=self.prefill_s,
             decode_s=self.decode_s,
+            stop=self._stops.found,
         )

@@ -142,6 +142,12 @@ class Model:
         raw = lib.llama_model_chat_template(self._pointer, b"tool_use")
         return raw.decode("utf-8", "replace") if raw else None
 
+    @property
+    def rerank_template(self) -> str | None:
+        """The form of a prompt to rank a document by, with `{query}` and `{document}` in it, if the model has one."""
+        raw = lib.llama_model_chat_template(self._pointer, b"rerank")
+        return raw.decode("utf-8", "replace") if raw else None
+
     def metadata(self, key: str) -> str | None:
         """The metadata value of `key` as text, or None."""
         return self._text(lambda model, buffer, size: lib.llama_model_meta_val_str(model, key.encode(), buffer, size))

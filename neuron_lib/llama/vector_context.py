@@ -1,4 +1,6 @@
-"""A context that reads whole texts and gives one vector of each. It remembers nothing between two calls."""
+"""A context that reads whole texts and gives one vector of each, or the outputs of a classifier. It remembers nothing
+between two calls.
+"""
 
 import ctypes
 from collections.abc import Sequence
@@ -35,7 +37,9 @@ class VectorContext:
         self._pointer: Any = pointer
         self.n_batch: Final = n_batch
         self._memory: Final[Any] = lib.llama_get_memory(pointer)  # None for an encoder
-        self._width: Final = int(lib.llama_model_n_embd_out(model.pointer))
+        self._classifies: Final = lib.llama_pooling_type(pointer) == lib.LLAMA_POOLING_TYPE_RANK
+        self.width: Final = self._width_of(model)
+        """How many numbers a vector has."""
         self._abort_flag: Final = AbortFlag()
         lib.llama_set_abort_callback(pointer, self._abort_flag.callback, self._abort_flag.data)
         batch = Batch(1)
@@ -44,6 +48,10 @@ class VectorContext:
         if status != DecodeStatus.OK or not np.isfinite(vectors[0]).all():
             lib.llama_free(pointer)
             raise LoadFailed(f"the model does not compute: the vector of the first token gave {status.name}")
+
+    def _width_of(self, model: Model) -> int:
+        count = lib.llama_model_n_cls_out if self._classifies else lib.llama_model_n_embd_out
+        return int(count(model.pointer))
 
     @staticmethod
     def _open(model: Model, params: ContextParams, seats: int, n_batch: int, pooling: int) -> Any:
@@ -72,9 +80,10 @@ class VectorContext:
         self._pointer = None
 
     def compute(self, batch: Batch, seq_ids: Sequence[int]) -> tuple[DecodeStatus, list[npt.NDArray[np.float32]]]:
-        """The vectors of these sequences, which the batch holds whole, each of length 1; float32[width].
+        """The vectors of these sequences, which the batch holds whole; float32[width].
 
-        The GIL is free meanwhile. Without `DecodeStatus.OK` there are no vectors.
+        They have length 1, unless they are the outputs of a classifier, which are left as they are. The GIL is free
+        meanwhile. Without `DecodeStatus.OK` there are no vectors.
         """
         if self._memory:
             lib.llama_memory_clear(self._memory, True)
@@ -84,7 +93,9 @@ class VectorContext:
 
     def _vector(self, seq_id: int) -> npt.NDArray[np.float32]:
         pointer = lib.llama_get_embeddings_seq(self._pointer, seq_id)
-        vector = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (self._width,))
+        vector = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (self.width,))
+        if self._classifies:
+            return vector.copy()
         length = np.float32(np.linalg.norm(vector))
         return np.asarray(vector / length if length > 0 else vector.copy(), np.float32)
 

@@ -224,6 +224,26 @@ class Vocab:
         return self.spell(lib.llama_vocab_eos(self._pointer), special=True).decode("utf-8", "replace")
 
     @property
+    def separator(self) -> str:
+        """The texts of the tokens that the model wants between two texts of one prompt: that which ends the first text,
+        and that which separates the two. A line break if the model wants neither.
+        """
+        separates = lib.llama_vocab_get_add_sep(self._pointer)
+        tokens = [lib.llama_vocab_eos(self._pointer)] if lib.llama_vocab_get_add_eos(self._pointer) else []
+        tokens += [lib.llama_vocab_sep(self._pointer)] if separates else []
+        text = b"".join(self.spell(token, special=True) for token in tokens)
+        return text.decode("utf-8", "replace") or "\n"
+
+    @property
+    def fill_in_middle(self) -> tuple[str, str, str] | None:
+        """The texts of the tokens before the beginning of a text, before its end, and before what belongs between them.
+        None if the model does not have all three.
+        """
+        native = (lib.llama_vocab_fim_pre, lib.llama_vocab_fim_suf, lib.llama_vocab_fim_mid)
+        texts = [self.spell(find(self._pointer), special=True).decode("utf-8", "replace") for find in native]
+        return (texts[0], texts[1], texts[2]) if all(texts) else None
+
+    @property
     def pointer(self) -> Any:
         """The native handle, for `GrammarCompiler`."""
         return self._pointer

@@ -33,6 +33,8 @@ from neuron_lib.engine.protocol import (
     StepEvents,
     Submit,
     Taken,
+    Text,
+    Tokens,
     Vector,
     encode_frame,
     report_decoder,
@@ -44,7 +46,7 @@ from neuron_lib.sockets import SocketReader, read_socket
 
 __all__ = ("Death", "EngineClient", "Listener", "News")
 
-News = Prepared | Began | Delta | Done | Vector
+News = Prepared | Tokens | Text | Began | Delta | Done | Vector
 """What is told to the `Listener` of a request, as the engine says it."""
 
 
@@ -204,7 +206,7 @@ class EngineClient:
         for report in self._decoder.feed(data):
             self._take(report)
 
-    def _take(self, report: Report) -> None:  # noqa: C901 - one case for each report
+    def _take(self, report: Report) -> None:  # noqa: C901, PLR0912 - one case for each report
         self._watchdog.hear(report)
         match report:
             case StepEvents(_, events):
@@ -219,6 +221,9 @@ class EngineClient:
                 self._tell(report)
             case Refused(request, error):
                 self._fail(request, _refusal(error))
+            case Tokens() | Text():
+                self._tell(report)
+                self._end(report.request)
             case Began():
                 self._begun[report.request] = report.replies
                 self._tell(report)

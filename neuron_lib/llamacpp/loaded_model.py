@@ -1,4 +1,4 @@
-"""A model and whatever engine serves it, as the registry sees it: facts, limits, admission, rates."""
+"""A model and whatever engine serves it, as the registry sees it: facts, limits, admission."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,11 @@ import anyio
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import SamplingConfig
-from neuron_lib.engine.protocol import Done
 from neuron_lib.errors import RequestRejected
 from neuron_lib.llamacpp.engine_client import Death
 from neuron_lib.llamacpp.quarantine import Quarantine
 from neuron_lib.llamacpp.reply import LlamaCppReply
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
-from neuron_lib.moving_average import Rate
 from neuron_lib.types import ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Servable, Task
 
 __all__ = ("LlamaCppModel",)
@@ -42,8 +40,6 @@ class LlamaCppModel:
         self._devices = devices
         self._quarantine = Quarantine()
         supervisor.on_death = self._take_in
-        self._prefill = Rate()
-        self._decode = Rate()
 
     def __repr__(self) -> str:
         return f"<LlamaCppModel {self._supervisor!r} {self._admission!r}>"
@@ -81,8 +77,6 @@ class LlamaCppModel:
             max_queue_depth=self._admission.max_queue_depth,
             rejected_queue_full=counts.rejected_queue_full,
             rejected_timeout=counts.rejected_timeout,
-            tok_s_prefill=round(self._prefill.per_s, 1),
-            tok_s_decode=round(self._decode.per_s, 1),
             engine_rss_mb=0 if beat is None else beat.rss_bytes >> 20,
             engine_restarts=self._supervisor.restarts,
             last_engine_death=self._supervisor.last_death or "",
@@ -90,11 +84,6 @@ class LlamaCppModel:
 
     def _take_in(self, death: Death) -> None:
         self._quarantine.take_in(death, now_s=anyio.current_time())
-
-    def _count(self, done: Done) -> None:
-        """Take a finished reply into the rates. The first token comes out of prefill, hence the one less."""
-        self._prefill.add(done.prompt_tokens - done.cached_tokens, done.prefill_s)
-        self._decode.add(done.completion_tokens - 1, done.decode_s)
 
     def run(self, task: Task) -> LlamaCppReply:
         return LlamaCppReply(
@@ -105,7 +94,6 @@ class LlamaCppModel:
             max_prompt_tokens=self._max_prompt_tokens,
             sampling=self._sampling,
             cache_key=self._cache_key(task.principal),
-            on_done=self._count,
         )
 
     def _cache_key(self, principal: Principal | None) -> str:

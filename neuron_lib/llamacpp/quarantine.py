@@ -7,14 +7,17 @@ take in a `Death`, and by a fingerprint, so that it recognizes a request that co
 from collections import deque
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from neuron_lib.llamacpp.engine_client import Death
-from neuron_lib.types import Task, UnreadArray, UnreadObject
+from neuron_lib.types import Chat, Task, Tokenize, UnreadArray, UnreadObject
 
 __all__ = ("Quarantine", "fingerprint")
+
+_Task = TypeVar("_Task", bound=Struct)
 
 _MOST_LEFT: Final = 1024
 """More requests than any engine works on at once, so the fingerprints of all whose clients left it are remembered."""
@@ -25,14 +28,21 @@ def fingerprint(task: Task) -> bytes | None:
 
     None for what no frame can hold, see `neuron_lib.engine.protocol.encode_frame`: such a task is refused anyway.
     """
-    # An engine is not told who asks, nor how the reply is given out.
-    untold = {"model_id": "", "principal": None, "whole": False, "include_thinking": False}
-    untold = {name: value for name, value in untold.items() if name in task.__struct_fields__}
-    told = type(task).__name__, msgspec.structs.replace(task, **untold)
+    if isinstance(task, Tokenize) and isinstance(task.prompt, Chat):
+        task = msgspec.structs.replace(task, prompt=_told(task.prompt))
+    told = type(task).__name__, _told(task)
     try:
         return blake2b(msgspec.msgpack.encode(told, enc_hook=_as_text), digest_size=16).digest()
     except (TypeError, ValueError, OverflowError, RecursionError):
         return None
+
+
+def _told(task: _Task) -> _Task:
+    """The task without what no engine is told: who asks, and how the reply is given out."""
+    untold = {"model_id": "", "principal": None, "whole": False, "include_thinking": False}
+    return msgspec.structs.replace(
+        task, **{name: value for name, value in untold.items() if name in task.__struct_fields__}
+    )
 
 
 def _as_text(value: object) -> object:

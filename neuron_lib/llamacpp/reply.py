@@ -1,9 +1,10 @@
 """The replies to one request: submitted, begun, read, and given up when their reader leaves."""
 
+import math
 import secrets
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -12,8 +13,8 @@ import anyio
 
 from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
-from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Vector
-from neuron_lib.errors import EngineDead, NeuronError, SuspectRequest
+from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Text, Tokens, Vector
+from neuron_lib.errors import EngineDead, EngineFailed, NeuronError, SuspectRequest
 from neuron_lib.llamacpp.engine_client import Death, EngineClient, News
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.llamacpp.quarantine import Quarantine
@@ -25,16 +26,24 @@ from neuron_lib.text.formats import FORMATS, Reader, plain_reader
 from neuron_lib.types import (
     Chat,
     Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EventBeforeEnd,
     Finished,
     FinishReason,
     GenerationEvent,
+    Relevance,
+    Rerank,
     Started,
     Task,
+    TextDelta,
+    Tokenize,
+    Tokenized,
     Usage,
 )
+from neuron_lib.vectors import relevance, shortened
 
 __all__ = ("LlamaCppReply",)
 
@@ -63,6 +72,7 @@ class LlamaCppReply:
     | `Prepared` | goes on waiting |
     | `Began` | holds its seats; entering ends |
     | `Delta`, `Done`, `Vector` | become events, and free seats whether or not anybody reads |
+    | `Tokens`, `Text` | become events; they come instead of `Prepared` and take no seat |
     | a refusal | is raised |
     | nothing more, because it died | see `_next_engine_after` |
     """
@@ -77,12 +87,10 @@ class LlamaCppReply:
         max_prompt_tokens: int,
         sampling: SamplingConfig,
         cache_key: str,
-        on_done: Callable[[Done], None],
     ) -> None:
         """`sampling` holds where the request says nothing, `quarantine` is the model's.
 
-        Requests of one `cache_key` may share what was computed of their prompts. `on_done` is told the engine's
-        account of each reply that comes to its end.
+        Requests of one `cache_key` may share what was computed of their prompts.
         """
         self._task = task
         self._supervisor = supervisor
@@ -91,17 +99,18 @@ class LlamaCppReply:
         self._max_prompt_tokens = max_prompt_tokens
         self._sampling = sampling
         self._cache_key = cache_key
-        self._on_done = on_done
         self._held = ExitStack()
         self._place: Place | None = None  # from entering on
         self._engine: EngineClient | None = None  # that was told of this request
         self._mailbox = Mailbox()  # of what that engine says
         self._prompt_tokens = 0
-        self._prompt_end = ""
+        self._starts_in_reasoning = False
+        self._echo: tuple[str, ...] = ()  # the texts of the prompts, if the replies begin with them
         self._texts: tuple[ReplyText, ...] = ()
         self._vectors: list[Vector] = []
-        self._vectors_left = 0  # which the engine has not made yet
-        self._events: deque[GenerationEvent] = deque()
+        self._left = 0  # replies or vectors that the engine has not completed yet
+        # An engine's vector takes a tenth of the memory of an `Embedding`, which is made when it is given out.
+        self._events: deque[GenerationEvent | Vector] = deque()
         self._finished: Finished | None = None
         self._first_death: Death | None = None  # that this request was there for
         self._take_event: Callable[[EventBeforeEnd], bool] | None = None  # see `forward`
@@ -128,17 +137,17 @@ class LlamaCppReply:
             self._note(news)
         self._mailbox.hear(news)
 
-    def _note(self, news: Prepared | Began | Done | Vector) -> None:
+    def _note(self, news: Prepared | Tokens | Text | Began | Done | Vector) -> None:
         """Take what is true at once, whether or not anybody reads the reply: which seats are held."""
         place = self._placed
         if isinstance(news, Began):
             place.begin()
-            self._vectors_left = self._sequences
-        elif isinstance(news, Done):
-            place.end_reply()
-        elif isinstance(news, Vector):
-            self._vectors_left -= 1
-            if self._vectors_left < self._seats:  # nobody takes over the seat
+            self._left = self._sequences
+        elif isinstance(news, Tokens | Text):
+            place.end()
+        elif isinstance(news, Done | Vector):
+            self._left -= 1
+            if self._left < self._seats:  # nobody takes over the seat
                 place.end_reply()
 
     def _relay(self, delta: Delta) -> bool:
@@ -179,27 +188,6 @@ class LlamaCppReply:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._let_go()
-        finished = self._finished
-        if finished is None:
-            outcome = "abandoned"
-            if exc_type is not None and not issubclass(exc_type, anyio.get_cancelled_exc_class()):
-                outcome = exc_type.__name__
-            logger.info("reply ended early", extra=self._labels() | {"outcome": outcome})
-            return
-        usage = finished.usage
-        logger.info(
-            "reply finished",
-            extra=self._labels()
-            | {
-                "finish_reason": ",".join(finished.reasons),
-                "prompt_tokens": usage.prompt_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "reasoning_tokens": usage.reasoning_tokens,
-                "prefill_ms": usage.prefill_ms,
-                "decode_ms": usage.decode_ms,
-            },
-        )
 
     def forward(self, take: Callable[[EventBeforeEnd], bool]) -> None:
         """See `neuron_lib.harness.ForwardingReply`."""
@@ -218,7 +206,8 @@ class LlamaCppReply:
                 await self._begin(await self._next_engine_after(dead))
         if not self._events:
             raise StopAsyncIteration
-        return self._events.popleft()
+        event = self._events.popleft()
+        return self._result(event) if isinstance(event, Vector) else event
 
     # ------------------------------------------------------------------------------------------------- up to the start
 
@@ -257,7 +246,9 @@ class LlamaCppReply:
         prepared = await self._news_within(limit_s)
         if prepared is None:
             raise place.expired(f"the prompt was not read within {limit_s:g} s, others come first")
-        self._take(prepared)  # a request is prepared or refused first
+        self._take(prepared)  # a request is prepared, answered or refused first
+        if self._finished is not None:
+            return
         began = await self._news_within(max_wait_s)
         if began is None and not place.waits_for_seats:  # a step takes long, or cells are missing
             began = await self._news_within(max(0.0, _BEGIN_LIMIT_S - max_wait_s))
@@ -321,41 +312,84 @@ class LlamaCppReply:
                 self._events += self._texts[news.choice].feed(news)
             case Done():
                 self._events += self._texts[news.choice].finish(news)
-                self._on_done(news)
                 done = [text.done for text in self._texts if text.done is not None]
                 if len(done) == len(self._texts):
-                    self._finish([text.reason for text in self._texts], self._usage(done))
+                    reasons = [text.reason for text in self._texts]
+                    self._finish(reasons, self._usage(done), stop_strings=self._stop_strings(done))
             case Vector():
-                self._vectors.append(news)
-                vector = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
-                self._events.append(Embedding(news.choice, vector))
-                if len(self._vectors) == self._sequences:
-                    usage = Usage(
-                        prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
-                        completion_tokens=0,
-                        queue_ms=round(news.queue_s * 1000),
-                        prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
-                    )
-                    self._finish([FinishReason.STOP] * self._sequences, usage)
+                self._add(news)
+            case Tokens() | Text():
+                self._answer(news)
             case Prepared():
-                self._prompt_tokens, self._prompt_end = news.prompt_tokens, news.prompt_end
+                self._prompt_tokens, self._echo = news.prompt_tokens, news.echo
+                self._starts_in_reasoning = news.in_reasoning
             case Began():
                 if self._is_whole or not self._texts:  # else the reader has been told
-                    self._events = deque([Started(prompt_tokens=self._prompt_tokens)])
+                    self._events = deque([Started(prompt_tokens=self._prompt_tokens), *self._echoes()])
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
-                    self._texts = tuple(ReplyText(i, self._reader(self._prompt_end)) for i in range(self._sequences))
+                    self._texts = tuple(self._text(i) for i in range(self._sequences))
 
-    def _finish(self, reasons: Sequence[FinishReason], usage: Usage) -> None:
-        self._finished = Finished(reasons=tuple(reasons), usage=usage)
+    def _result(self, news: Vector) -> Embedding | Relevance:
+        """What the engine's numbers of one text mean. Raises `EngineFailed` for what are no numbers."""
+        values = struct.unpack(f"<{len(news.values) // _FLOAT_BYTES}f", news.values)
+        if not math.isfinite(sum(values)):
+            raise EngineFailed(f"the model computed no numbers of text {news.choice} of the request")
+        if isinstance(self._task, Rerank):
+            return Relevance(news.choice, relevance(values))
+        assert isinstance(self._task, Embed)  # the engine makes vectors for nothing else
+        return Embedding(news.choice, shortened(values, self._task.dimensions))
+
+    def _echoes(self) -> Iterator[TextDelta]:
+        """The text of its prompt for each reply, if the task wants it."""
+        choices = self._sequences // max(1, len(self._echo))
+        for number, text in enumerate(self._echo):
+            yield from (TextDelta(text, number * choices + choice) for choice in range(choices))
+
+    def _add(self, news: Vector) -> None:
+        self._vectors.append(news)
+        self._events.append(news)
+        if len(self._vectors) == self._sequences:
+            usage = Usage(
+                prompt_tokens=sum(each.prompt_tokens for each in self._vectors),
+                completion_tokens=0,
+                queue_ms=round(news.queue_s * 1000),
+                prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
+            )
+            self._finish([FinishReason.STOP] * self._sequences, usage)
+
+    def _answer(self, news: Tokens | Text) -> None:
+        """The whole answer is there, and nothing was computed for it."""
+        answer: Tokenized | Detokenized
+        if isinstance(news, Tokens):
+            context = self._supervisor.facts.n_ctx
+            answer = Tokenized(tokens=news.tokens, context=context, text=news.text, pieces=news.pieces)
+            prompt_tokens = len(news.tokens)
+        else:
+            answer, prompt_tokens = Detokenized(news.text), news.token_count
+        self._events = deque([Started(prompt_tokens=prompt_tokens), answer])
+        self._finish([FinishReason.STOP], Usage(prompt_tokens=prompt_tokens, completion_tokens=0))
+
+    def _finish(
+        self, reasons: Sequence[FinishReason], usage: Usage, *, stop_strings: tuple[str | None, ...] = ()
+    ) -> None:
+        self._finished = Finished(reasons=tuple(reasons), usage=usage, stop_strings=stop_strings)
         self._events.append(self._finished)
 
+    def _stop_strings(self, done: Sequence[Done]) -> tuple[str | None, ...]:
+        """See `Finished`. A model may have stop strings of its own, and these do not count."""
+        assert isinstance(self._task, Chat | Complete)  # the others have none
+        found = tuple(each.stop if each.stop in self._task.stop else None for each in done)
+        return found if any(found) else ()
+
     def _usage(self, done: Sequence[Done]) -> Usage:
-        """The bill: the prompt once, as the first choice found it, and every token of every choice."""
+        """The bill: each prompt once, as its first choice found it, and every token of every choice."""
+        assert isinstance(self._task, Chat | Complete)  # the others have no choices
+        firsts = done[:: self._task.choices]
         return Usage(
-            prompt_tokens=done[0].prompt_tokens,
+            prompt_tokens=sum(each.prompt_tokens for each in firsts),
             completion_tokens=sum(each.completion_tokens for each in done),
-            cached_tokens=done[0].cached_tokens,
+            cached_tokens=sum(each.cached_tokens for each in firsts),
             reasoning_tokens=sum(text.reasoning_tokens for text in self._texts),
             queue_ms=round(done[0].queue_s * 1000),
             # Choices live through the same steps side by side.
@@ -363,18 +397,26 @@ class LlamaCppReply:
             decode_ms=round(max(each.decode_s for each in done) * 1000),
         )
 
-    def _reader(self, prompt_end: str) -> Reader:
-        """A reader for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
+    def _text(self, index: int) -> ReplyText:
+        task = self._task
+        must_call = isinstance(task, Chat) and task.tool_choice.mode == "required"
+        return ReplyText(index, self._reader(), must_call=must_call)
+
+    def _reader(self) -> Reader:
+        """A reader for one reply.
+
+        A grammar without tools binds all of the reply, so none of it is reasoning, whatever the prompt opened.
+        """
         task, facts = self._task, self._supervisor.facts
-        assert not isinstance(task, Embed)  # it has no text
+        assert isinstance(task, Chat | Complete)  # nothing else has a text
         if isinstance(task, Complete):
             return plain_reader()
-        tool_format = FORMATS[facts.tool_format]
-        reasoning = facts.reasoning if task.grammar is None else None
-        return tool_format.reader(
-            tools=task.tools,
+        tools = task.tools if task.tool_choice.mode != "none" else ()
+        reasoning = facts.reasoning if task.grammar is None or tools else None
+        return FORMATS[facts.tool_format].reader(
+            tools=tools,
             reasoning=reasoning,
-            starts_in_reasoning=tool_format.starts_in_reasoning(prompt_end, reasoning),
+            starts_in_reasoning=reasoning is not None and self._starts_in_reasoning,
             include_thinking=task.include_thinking,
         )
 
@@ -386,17 +428,27 @@ class LlamaCppReply:
     @property
     def _sequences(self) -> int:
         """How many replies or vectors are wanted."""
-        return len(self._task.inputs) if isinstance(self._task, Embed) else self._task.choices
+        match self._task:
+            case Embed(inputs=texts) | Rerank(documents=texts):
+                return len(texts)
+            case Tokenize() | Detokenize():
+                return 1
+            case Chat():
+                return self._task.choices
+            case Complete():
+                return self._task.choices * len(self._task.prompts)
 
     @property
     def _seats(self) -> int:
-        """More inputs than there are seats take turns; choices do not."""
-        return min(self._sequences, self._admission.max_in_flight) if isinstance(self._task, Embed) else self._sequences
+        """More texts or prompts than there are seats take turns; choices of one prompt do not."""
+        task = self._task
+        takes_turns = isinstance(task, Embed | Rerank) or (isinstance(task, Complete) and bool(task.more_prompts))
+        return min(self._sequences, self._admission.max_in_flight) if takes_turns else self._sequences
 
     @property
     def _is_whole(self) -> bool:
         """Whether nothing is given out before the end."""
-        return isinstance(self._task, Embed) or self._task.whole
+        return not isinstance(self._task, Chat | Complete) or self._task.whole
 
     def _labels(self) -> dict[str, object]:
         return {"model_id": self._supervisor.model_id, "request": 0 if self._place is None else self._place.number}

@@ -26,6 +26,7 @@ from neuron_lib.logs import get_logger
 from neuron_lib.registry.leases import Leases
 from neuron_lib.registry.load_log import LoadLog
 from neuron_lib.registry.phases import Event, Phase, after
+from neuron_lib.registry.reply_readers import Rates
 from neuron_lib.shown import clip
 from neuron_lib.types import LoadingModel, LoadProgress, ModelSpec, ModelStatus, UnloadingModel
 
@@ -60,6 +61,7 @@ class HostedModel:
         self.model_id = model_id
         self.changes = Changes()
         self.leases = Leases(on_idle=self.changes.notify)
+        self.rates = Rates()
         self.loaded_unix_s: int | None = None
         """When its load ended, in seconds of Unix time; None before."""
         self.loss: str | None = None

@@ -9,6 +9,7 @@ from neuron_lib.errors import EngineDead, NeuronError, ShuttingDown
 from neuron_lib.harness import ForwardingReply, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.hosted_model import HostedModel
+from neuron_lib.registry.reply_readers import log_reply
 from neuron_lib.types import EndedReply, EventBeforeEnd, Finished, GenerationEvent, ReplyOutcome, Started, Task, Usage
 
 __all__ = ("LeasedReply",)
@@ -111,10 +112,13 @@ class LeasedReply:
         return self._is_stopping() and self._hosted.is_leaving
 
     def _tell(self, hosted: HostedModel) -> None:
+        ended = self._account(hosted)
+        hosted.rates.take(ended)
+        log_reply(ended)
         if self._on_end is None:
             return
         try:
-            self._on_end(self._account(hosted))
+            self._on_end(ended)
         except Exception:  # a failure of `on_end` is no failure of the reply
             logger.exception("bug in the callback `on_reply`", extra={"model_id": hosted.model_id})
 

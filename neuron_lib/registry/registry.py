@@ -269,6 +269,22 @@ class Registry:
             return self._farewell.models
         return tuple(model.loaded.info() for model in self._models.serving())
 
+    def info(self, model_id: str) -> ModelInfo:
+        """What `list_models` has of one model, under any spelling of its id.
+
+        Raises `ModelLoading` for a model that is being loaded or will be, and `ModelNotLoaded` for any other model that
+        is not listed.
+        """
+        if self._farewell is not None:
+            id_ = public_id(model_id)
+            for info in self._farewell.models:
+                if info.id == id_:
+                    return info
+        found = self._serving_or_why_not(model_id)
+        if isinstance(found, ModelNotLoaded):
+            raise found
+        return found.loaded.info()
+
     def loaded_unix_s(self) -> Mapping[str, int]:
         """When each model began to serve, by id, in seconds of Unix time. Includes models that are leaving."""
         if self._farewell is not None:
@@ -277,7 +293,7 @@ class Registry:
 
     def loads(self) -> tuple[ModelLoad, ...]:
         """How busy each serving model is."""
-        return tuple(model.loaded.load() for model in self._models.serving())
+        return tuple(model.rates.show(model.loaded.load()) for model in self._models.serving())
 
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""

@@ -67,8 +67,10 @@ def penalties(sampling: Sampling, *, history: Sequence[int], vocab: SamplingVoca
         chosen.append(_Penalties(sampling, history=history))
     if sampling.dry_multiplier > 0 and sampling.dry_penalty_last_n != 0:
         chosen.append(_Dry(sampling, history=history, vocab=vocab))
-    if sampling.ignore_eos or sampling.min_tokens > 0:
-        chosen.append(_NoEnd(vocab.eog, tokens=math.inf if sampling.ignore_eos else sampling.min_tokens))
+    if sampling.ignore_eos:
+        chosen.append(_NoEnd(vocab.eog, tokens=math.inf))
+    if sampling.min_tokens > 0:
+        chosen.append(_NoEnd(vocab.eog.union(sampling.stop_token_ids), tokens=sampling.min_tokens))
     return tuple(chosen)
 
 
@@ -191,14 +193,14 @@ class _Dry:
 class _NoEnd:
     """Forbids the tokens that end the reply until there are enough other tokens."""
 
-    def __init__(self, eog: frozenset[int], *, tokens: float) -> None:
-        self._ends: Final = eog
-        self._eog: Final = np.fromiter(eog, np.intp, len(eog))
+    def __init__(self, ends: frozenset[int], *, tokens: float) -> None:
+        self._ends: Final = ends
+        self._tokens: Final = np.fromiter(ends, np.intp, len(ends))
         self._missing = tokens
 
     def apply(self, scores: Scores) -> None:
         if self._missing > 0:
-            scores[self._eog] = -math.inf
+            scores[self._tokens[self._tokens < scores.size]] = -math.inf
 
     def spares(self, token: int) -> bool:
         return self._missing <= 0 or token not in self._ends

@@ -16,32 +16,32 @@ class StopStrings:
     The result does not depend on how the text was cut into pieces.
     """
 
-    __slots__ = ("_held", "_stops")
+    __slots__ = ("_held", "_stops", "found")
 
     def __init__(self, stops: Sequence[str]) -> None:
         if "" in stops:
             raise ValueError("an empty stop string would stop before the first character")
         self._stops = tuple(stops)
-        self._held: str | None = ""
+        self._held = ""
+        self.found: str | None = None
+        """The stop string that was found. All text after it is dropped."""
 
     @property
     def hit(self) -> bool:
-        """Whether a stop string was found. All text after it is dropped."""
-        return self._held is None
+        """Whether a stop string was found."""
+        return self.found is not None
 
     def feed(self, text: str) -> str:
         """Add more text of the reply. Returns the part that is certain to be shown, which may be empty."""
-        if self._held is None:
+        if self.hit:
             return ""
         if not self._stops:
             return text
-        before, tag, rest = cut_at_tag(self._held + text, self._stops)
-        self._held = rest if tag is None else None
+        before, self.found, rest = cut_at_tag(self._held + text, self._stops)
+        self._held = rest if self.found is None else ""
         return before
 
     def finish(self) -> str:
         """End the reply. Returns the text that was held back because a stop string might have begun in it."""
-        held = self._held or ""
-        if not self.hit:
-            self._held = ""
+        held, self._held = self._held, ""
         return held

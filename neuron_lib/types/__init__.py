@@ -5,6 +5,7 @@ from neuron_lib.types.content import MEDIA_OF_PARTS, Medium, first_medium
 from neuron_lib.types.context import ContextParams
 from neuron_lib.types.ended_reply import EndedReply, ReplyOutcome
 from neuron_lib.types.events import (
+    Detokenized,
     Embedding,
     EventBeforeEnd,
     Finished,
@@ -12,8 +13,10 @@ from neuron_lib.types.events import (
     GenerationEvent,
     Likely,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     Usage,
@@ -42,7 +45,7 @@ from neuron_lib.types.models import (
     UnloadingModel,
 )
 from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
-from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Embed, Task
+from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Detokenize, Embed, Rerank, Task, Tokenize
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
@@ -56,6 +59,8 @@ __all__ = (
     "Complete",
     "ContextParams",
     "DeferredLoad",
+    "Detokenize",
+    "Detokenized",
     "Device",
     "DeviceHealth",
     "Discovery",
@@ -82,7 +87,9 @@ __all__ = (
     "ModelStatus",
     "Principal",
     "ReasoningDelta",
+    "Relevance",
     "ReplyOutcome",
+    "Rerank",
     "Sampling",
     "SamplingParams",
     "Servable",
@@ -90,6 +97,8 @@ __all__ = (
     "Task",
     "TextDelta",
     "TokenLogprob",
+    "Tokenize",
+    "Tokenized",
     "ToolCall",
     "ToolChoice",
     "UnloadingModel",

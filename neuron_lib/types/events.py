@@ -1,4 +1,4 @@
-"""The events of a reply, in order: one `Started`, any number of deltas, tool calls or vectors, one `Finished`.
+"""The events of a reply, in order: one `Started`, any number of deltas, tool calls, vectors or others, one `Finished`.
 
 `choice` is the number of the choice, from 0. It is always 0 unless the request asks for several choices.
 """
@@ -9,6 +9,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 __all__ = (
+    "Detokenized",
     "Embedding",
     "EventBeforeEnd",
     "FinishReason",
@@ -16,9 +17,11 @@ __all__ = (
     "GenerationEvent",
     "Likely",
     "ReasoningDelta",
+    "Relevance",
     "Started",
     "TextDelta",
     "TokenLogprob",
+    "Tokenized",
     "ToolCall",
     "Usage",
 )
@@ -105,11 +108,43 @@ class Embedding(Struct, frozen=True, tag=True):
     vector: tuple[float, ...]
 
 
+class Relevance(Struct, frozen=True, tag=True):
+    """How well one document answers the query, from 0 to 1. `index` is the number of the document, from 0."""
+
+    index: int
+    score: float
+
+
+class Tokenized(Struct, frozen=True, kw_only=True, tag=True):
+    """The tokens of a prompt. `text` and `pieces` are empty unless the task wants them.
+
+    `text` is the prompt as it was read. `pieces` has the bytes of each token, which may be a part of a code point.
+    Special tokens are spelled. `context` is how many tokens a prompt and its reply can have together, 0 where that is
+    not known.
+    """
+
+    tokens: tuple[int, ...]
+    context: int = 0
+    text: str = ""
+    pieces: tuple[bytes, ...] = ()
+
+
+class Detokenized(Struct, frozen=True, tag=True):
+    """The text of the tokens. Bytes that are not UTF-8 are U+FFFD."""
+
+    text: str
+
+
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
-    """All choices are complete. There is one reason for each choice."""
+    """All choices are complete. There is one reason for each choice.
+
+    `stop_strings` has, for each choice, the stop string of the request at which the choice ended, None if the choice
+    ended otherwise. It is empty if no choice ended at a stop string.
+    """
 
     reasons: tuple[FinishReason, ...]
     usage: Usage
+    stop_strings: tuple[str | None, ...] = ()
 
     @property
     def reason(self) -> FinishReason:
@@ -117,7 +152,9 @@ class Finished(Struct, frozen=True, kw_only=True, tag=True):
         return self.reasons[0]
 
 
-EventBeforeEnd: TypeAlias = Started | TextDelta | ReasoningDelta | ToolCall | Embedding
+EventBeforeEnd: TypeAlias = (
+    Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Relevance | Tokenized | Detokenized
+)
 """Every event of a reply except its last one."""
 
 GenerationEvent: TypeAlias = EventBeforeEnd | Finished

@@ -14,6 +14,8 @@ _Chance: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 _Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 _Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
 _Breaker: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+_TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=_I32_MAX)]
+StopTokens: TypeAlias = Annotated[tuple[_TokenId, ...], Meta(max_length=64)]
 
 LastTokens: TypeAlias = Annotated[int, Meta(ge=-1, le=_I32_MAX)]
 """A number of the last tokens; -1 means all of them."""
@@ -59,13 +61,15 @@ class SamplingParams(CommonSampling, frozen=True, kw_only=True):
     """What one request asks for. For what it leaves open, the model's recommendation counts, then the configuration.
 
     `seed` begins the random numbers of the request. `logit_bias` is added to the scores, by token id. No end of the
-    reply is chosen before `min_tokens` tokens, and with `ignore_eos` none at all.
+    reply is chosen before `min_tokens` tokens, and with `ignore_eos` none at all. A token of `stop_token_ids` ends the
+    reply as well, also with `ignore_eos`; it is no part of the reply.
     """
 
     seed: int | None = None
     logit_bias: dict[int, float] = {}
     min_tokens: Annotated[int, Meta(ge=0, le=_I32_MAX)] | None = None
     ignore_eos: bool | None = None
+    stop_token_ids: StopTokens = ()
 
 
 class Sampling(SamplingParams, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What a model can be asked to do, free of any wire format: a `Task` is a `Chat`, a `Complete` or an `Embed`."""
+"""What a model can be asked to do, free of any wire format: a `Task` is one of the kinds in this module."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -8,7 +8,7 @@ from msgspec import Struct
 from neuron_lib.types.chat import Grammar, Principal, ToolChoice
 from neuron_lib.types.sampling import SamplingParams
 
-__all__ = ("Chat", "ChatRequest", "Complete", "Embed", "Task")
+__all__ = ("Chat", "ChatRequest", "Complete", "Detokenize", "Embed", "Rerank", "Task", "Tokenize")
 
 
 class _Written(Struct, frozen=True, kw_only=True):
@@ -57,21 +57,78 @@ ChatRequest: TypeAlias = Chat
 
 
 class Complete(_Written, frozen=True, kw_only=True):
-    """Go on with a text. `prompt` is a string, or token ids of the model's vocabulary; no template changes it.
+    """Go on with a text, or with several. `prompt` is a string, or token ids of the model's vocabulary; no template
+    changes it.
+
+    Each of the `more_prompts` is gone on with as well, and each gets as many `choices` as the first: choice 0 is the
+    first of the first prompt, and those of one prompt are next to each other. More replies than there are seats take
+    turns. With a `suffix` a reply is what belongs between the prompt, which is a string and may be empty, and the
+    suffix. Only models can do so that have tokens for this. With `echo` each reply begins with the text of its prompt,
+    and tells no log-probabilities.
 
     The other fields are those of `Chat`.
     """
 
     prompt: str | tuple[int, ...]
+    more_prompts: tuple[str | tuple[int, ...], ...] = ()
+    suffix: str | None = None
+    echo: bool = False
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """All prompts."""
+        return self.prompt, *self.more_prompts
 
 
 class Embed(Struct, frozen=True, kw_only=True):
-    """Make a vector of each of the `inputs`: a string, or token ids of the model's vocabulary."""
+    """Make a vector of length 1 of each of the `inputs`: a string, or token ids of the model's vocabulary.
+
+    `dimensions` cuts each vector to its first numbers and scales it to length 1 again; None leaves it whole. Models
+    that were trained for this keep most of the meaning in the first numbers.
+    """
 
     model_id: str
     inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
     principal: Principal | None = None
     adapter: str = ""
 
 
-Task: TypeAlias = Chat | Complete | Embed
+class Rerank(Struct, frozen=True, kw_only=True):
+    """Say of each of the `documents` how well it answers the `query`."""
+
+    model_id: str
+    query: str
+    documents: tuple[str, ...]
+    principal: Principal | None = None
+    adapter: str = ""
+
+
+class Tokenize(Struct, frozen=True, kw_only=True):
+    """Say the tokens of a text, or those of the prompt that the chat template makes of a `Chat`. Nothing is computed.
+
+    A text becomes the same tokens as the prompt of a `Complete`. Without `add_special` the tokenizer adds no tokens
+    around the text, such as BOS. Without `parse_special` the spelling of a special token is ordinary text. A `Chat`
+    becomes the same tokens as the prompt of its reply, and neither field has a meaning for it.
+
+    With `wants_text` the answer has the text that was read, and with `wants_pieces` the bytes of each token.
+    """
+
+    model_id: str
+    prompt: str | Chat
+    add_special: bool = True
+    parse_special: bool = True
+    wants_text: bool = False
+    wants_pieces: bool = False
+    principal: Principal | None = None
+
+
+class Detokenize(Struct, frozen=True, kw_only=True):
+    """Say the text of `tokens`, which are token ids of the model's vocabulary. Special tokens are spelled."""
+
+    model_id: str
+    tokens: tuple[int, ...]
+    principal: Principal | None = None
+
+
+Task: TypeAlias = Chat | Complete | Embed | Rerank | Tokenize | Detokenize

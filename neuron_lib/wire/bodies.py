@@ -1,7 +1,7 @@
 """Decodes request bodies. For every input the result is a value or one of three errors."""
 
 import re
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -9,7 +9,7 @@ from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
 from neuron_lib.wire.json_bounds import MalformedJson, check_values, refusal
 
-__all__ = ("NOTHING", "MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part", "is_given")
+__all__ = ("NOTHING", "MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part", "is_given", "read_as")
 
 T = TypeVar("T")
 
@@ -59,6 +59,14 @@ def decode_part(decoder: msgspec.json.Decoder[T], part: msgspec.Raw | bytes, *, 
 def is_given(part: msgspec.Raw) -> bool:
     """Whether a field that was left as text is there; null means that it is not."""
     return bytes(part) != b"null"
+
+
+def read_as(shape: Any) -> msgspec.Meta:
+    """The annotation of a field that is left as text: the type that reads the text later.
+
+    It has no effect on decoding. The description of the service shows the type (`neuron_lib.wire.dialect.Shapes`).
+    """
+    return msgspec.Meta(extra={"read_as": shape})
 
 
 def _decode(decoder: msgspec.json.Decoder[T], text: msgspec.Raw | bytes, *, what: str, within: str) -> T:

@@ -7,13 +7,15 @@ table of all dialects is `neuron_service.dialects`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import EventBeforeEnd, Finished, GenerationEvent, Principal, Task, Usage
 from neuron_lib.wire.http_errors import ErrorAnswer
 
-__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "StreamEncoder")
+__all__ = ("Collector", "Decode", "DecodedRequest", "Dialect", "FollowsUsage", "Shapes", "StreamEncoder")
+
+_VERSION: Final = "/v1"
 
 
 class StreamEncoder(Protocol):
@@ -37,6 +39,15 @@ class StreamEncoder(Protocol):
 
     def error(self, error: NeuronError, usage: Usage) -> bytes:
         """The last events of a reply that was lost half-way. `usage` is what the reply has cost until then."""
+        ...
+
+
+@runtime_checkable
+class FollowsUsage(Protocol):
+    """A `StreamEncoder` that writes what the reply has cost so far. An encoder need not do this."""
+
+    def follow(self, usage: Callable[[], Usage]) -> None:
+        """Take a function that tells what the reply has cost so far. Called once, before `opening`."""
         ...
 
 
@@ -88,11 +99,31 @@ class Decode(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shapes:
+    """The types of an API's bodies, as the service describes them in `/openapi.json`.
+
+    Each type is one that msgspec decodes or encodes: the very struct that reads the request or writes the answer. A
+    field of a struct that stays text (`msgspec.Raw`) says by `neuron_lib.wire.bodies.read_as` what reads it later.
+    """
+
+    summary: str
+    """What the API does, in one short sentence."""
+    request: Any
+    """The type of the body of a request."""
+    reply: Any
+    """The type of a whole reply."""
+    event: Any = None
+    """The type of the data of each event of a stream, perhaps a union. None if the API has no streams."""
+    error: Any = None
+    """The type of an error's body. None if it is OpenAI's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """One HTTP API, answered to `POST path`. Lives as long as the program."""
+    """One HTTP API, answered to `POST` at each of its `paths`. Lives as long as the program."""
 
     path: str
-    """The path of the API. All paths below it have the same shape of errors."""
+    """The path of the API in its documentation."""
     error: Callable[[NeuronError], ErrorAnswer]
     """The answer to a request of this API that is refused. Also called for unknown methods, for bodies that are too
     large and for all other requests that never reach `decode`. Needed before the first request, so its module must
@@ -102,3 +133,13 @@ class Dialect:
     """Imports what reads and writes the bodies, and returns it. Called when the routes are built. Probes are answered
     before that, and must not wait for this import.
     """
+    shapes: Callable[[], Shapes] | None = None
+    """Imports the types of the bodies. Called when somebody asks for the description of the service."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The `path`, and also what follows a `/v1` at its begin. All paths below these have the same shape of errors.
+
+        Some clients are given the address of the host and not that of the API.
+        """
+        return self.path, *([self.path.removeprefix(_VERSION)] if self.path.startswith(f"{_VERSION}/") else ())

@@ -4,15 +4,16 @@ Pure. Knows no status codes and opens no connection.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, assert_never
+from typing import Final, Literal, TypeAlias, assert_never
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import (
+    Detokenized,
     Embedding,
     EventBeforeEnd,
     Finished,
@@ -20,17 +21,20 @@ from neuron_lib.types import (
     GenerationEvent,
     Likely,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     Usage,
 )
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_errors import envelope
+from neuron_lib.wire.reply_account import SYSTEM_FINGERPRINT, Timings, timings_of
 from neuron_lib.wire.sse import server_sent_event
 
-__all__ = ("DONE", "ChatCollector", "ChatStreamEncoder")
+__all__ = ("DONE", "ChatChunk", "ChatCollector", "ChatCompletion", "ChatStreamEncoder")
 
 DONE: Final = b"data: [DONE]\n\n"
 """The last event of every stream that ended well."""
@@ -58,6 +62,17 @@ class _Delta(Struct):
     content: str | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
     tool_calls: tuple[_CallDelta, ...] | UnsetType = UNSET
+    function_call: _Function | UnsetType = UNSET
+
+
+_Reason: TypeAlias = Literal["stop", "length", "tool_calls", "function_call"]
+"""Why a choice ended. "function_call" is what a client of the older `functions` expects in place of "tool_calls"."""
+
+_REASONS: Final[dict[FinishReason, _Reason]] = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.TOOL_CALLS: "tool_calls",
+}
 
 
 class _Likely(Struct):
@@ -78,7 +93,7 @@ class _ChunkChoice(Struct):
     index: int
     delta: _Delta
     logprobs: _Logprobs | UnsetType
-    finish_reason: FinishReason | None
+    finish_reason: _Reason | None
 
 
 class _CachedTokens(Struct):
@@ -104,13 +119,17 @@ class _Usage(Struct):
     helexa_timing: _Timing
 
 
-class _Chunk(Struct, kw_only=True):
+class ChatChunk(Struct, kw_only=True):
+    """The data of an event of a stream."""
+
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
+    system_fingerprint: str = SYSTEM_FINGERPRINT
     choices: tuple[_ChunkChoice, ...]
     usage: _Usage | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
 
 
 class _Call(Struct, kw_only=True):
@@ -124,22 +143,27 @@ class _Message(Struct):
     content: str
     reasoning_content: str | UnsetType
     tool_calls: tuple[_Call, ...] | UnsetType
+    function_call: _Function | UnsetType
 
 
 class _Choice(Struct):
     index: int
     message: _Message
     logprobs: _Logprobs | UnsetType
-    finish_reason: FinishReason
+    finish_reason: _Reason
 
 
-class _Completion(Struct, kw_only=True):
+class ChatCompletion(Struct, kw_only=True):
+    """The body of a whole reply."""
+
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: str = SYSTEM_FINGERPRINT
     choices: tuple[_Choice, ...]
     usage: _Usage
+    timings: Timings
 
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -148,11 +172,22 @@ _encode: Final = msgspec.json.Encoder().encode
 class ChatStreamEncoder:
     """Writes the choices of one reply as one stream; see `neuron_lib.wire.dialect.StreamEncoder`.
 
-    The usage is in the event with the last `finish_reason`. With `include_usage` it is in an event of its own behind
-    that one, whose `choices` are empty. No other event has empty `choices`.
+    The usage and the timings are in the event with the last `finish_reason`. With `include_usage` they are in an event
+    of their own behind that one, whose `choices` are empty. No other event has empty `choices`. With `continuous_usage`
+    every event has the usage up to then.
     """
 
-    __slots__ = ("_choices", "_created", "_id", "_include_usage", "_model", "_parallel_tool_calls")
+    __slots__ = (
+        "_calls_functions",
+        "_choices",
+        "_continuous_usage",
+        "_created",
+        "_id",
+        "_include_usage",
+        "_model",
+        "_parallel_tool_calls",
+        "_usage_so_far",
+    )
 
     def __init__(
         self,
@@ -162,18 +197,29 @@ class ChatStreamEncoder:
         model: str,
         choices: int = 1,
         include_usage: bool = False,
+        continuous_usage: bool = False,
         parallel_tool_calls: bool = True,
+        calls_functions: bool = False,
     ) -> None:
         """`created` is a Unix time in seconds and `model` the id that the client wrote.
 
-        Without `parallel_tool_calls` only the first tool call of each choice is written.
+        Without `parallel_tool_calls` only the first tool call of each choice is written. With `calls_functions` the
+        first call is written as a `function_call`, and there are no others.
         """
         self._id = id
         self._created = created
         self._model = model
         self._choices = choices
         self._include_usage = include_usage
-        self._parallel_tool_calls = parallel_tool_calls
+        self._continuous_usage = continuous_usage
+        self._parallel_tool_calls = parallel_tool_calls and not calls_functions
+        self._calls_functions = calls_functions
+        self._usage_so_far: Callable[[], Usage] | None = None
+
+    def follow(self, usage: Callable[[], Usage]) -> None:
+        """See `neuron_lib.wire.dialect.FollowsUsage`."""
+        if self._continuous_usage:
+            self._usage_so_far = usage
 
     def opening(self) -> bytes:
         """The role of each choice."""
@@ -189,9 +235,12 @@ class ChatStreamEncoder:
             case ToolCall():
                 if event.index and not self._parallel_tool_calls:
                     return b""
-                call = _CallDelta(index=event.index, id=event.id, function=_Function(event.name, event.arguments))
+                function = _Function(event.name, event.arguments)
+                if self._calls_functions:
+                    return self._choice(event.choice, _Delta(function_call=function))
+                call = _CallDelta(index=event.index, id=event.id, function=function)
                 return self._choice(event.choice, _Delta(tool_calls=(call,)))
-            case Started() | Embedding():
+            case Started() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 return b""
             case _:
                 assert_never(event)
@@ -212,9 +261,9 @@ class ChatStreamEncoder:
         ends = [self._choice(index, _Delta(), finish_reason=reason) for index, reason in enumerate(others)]
         if self._include_usage:
             ends.append(self._choice(len(others), _Delta(), finish_reason=last))
-            ends.append(self._chunk(choices=(), usage=_usage(usage)))
+            ends.append(self._chunk(choices=(), total=usage))
         else:
-            ends.append(self._choice(len(others), _Delta(), finish_reason=last, usage=_usage(usage)))
+            ends.append(self._choice(len(others), _Delta(), finish_reason=last, total=usage))
         return b"".join(ends)
 
     def _choice(
@@ -224,12 +273,18 @@ class ChatStreamEncoder:
         *,
         logprobs: _Logprobs | UnsetType = UNSET,
         finish_reason: FinishReason | None = None,
-        usage: _Usage | UnsetType = UNSET,
+        total: Usage | None = None,
     ) -> bytes:
-        return self._chunk(choices=(_ChunkChoice(index, delta, logprobs, finish_reason),), usage=usage)
+        reason = None if finish_reason is None else _reason(finish_reason, calls_functions=self._calls_functions)
+        return self._chunk(choices=(_ChunkChoice(index, delta, logprobs, reason),), total=total)
 
-    def _chunk(self, *, choices: tuple[_ChunkChoice, ...], usage: _Usage | UnsetType = UNSET) -> bytes:
-        chunk = _Chunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
+    def _chunk(self, *, choices: tuple[_ChunkChoice, ...], total: Usage | None = None) -> bytes:
+        """One event. `total` is what the whole reply has cost, for the last event."""
+        chunk = ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices)
+        if total is not None:
+            chunk.usage, chunk.timings = _usage(total), timings_of(total)
+        elif self._usage_so_far is not None:
+            chunk.usage = _usage(self._usage_so_far())
         return server_sent_event(_encode(chunk))
 
 
@@ -244,7 +299,7 @@ class _Gathered:
 class ChatCollector:
     """Collects the choices of one reply into one body; see `neuron_lib.wire.dialect.Collector`."""
 
-    __slots__ = ("_choices", "_created", "_finished", "_id", "_model", "_parallel_tool_calls")
+    __slots__ = ("_calls_functions", "_choices", "_created", "_finished", "_id", "_model", "_parallel_tool_calls")
 
     def __init__(
         self,
@@ -253,12 +308,14 @@ class ChatCollector:
         created: int,
         model: str,
         parallel_tool_calls: bool = True,
+        calls_functions: bool = False,
     ) -> None:
         """The arguments are those of `ChatStreamEncoder`."""
         self._id = id
         self._created = created
         self._model = model
-        self._parallel_tool_calls = parallel_tool_calls
+        self._parallel_tool_calls = parallel_tool_calls and not calls_functions
+        self._calls_functions = calls_functions
         self._choices: defaultdict[int, _Gathered] = defaultdict(_Gathered)
         self._finished: Finished | None = None
 
@@ -276,7 +333,7 @@ class ChatCollector:
                 self._finished = event
             case ReasoningDelta():
                 self._choices[event.choice].reasoning.append(event.text)
-            case Started() | Embedding():
+            case Started() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 pass
             case _:
                 assert_never(event)
@@ -287,12 +344,13 @@ class ChatCollector:
             raise ValueError("the reply is not finished")
         return escape_line_breaks(
             _encode(
-                _Completion(
+                ChatCompletion(
                     id=self._id,
                     created=self._created,
                     model=self._model,
                     choices=tuple(self._choice(i, reason) for i, reason in enumerate(self._finished.reasons)),
                     usage=_usage(self._finished.usage),
+                    timings=timings_of(self._finished.usage),
                 )
             )
         )
@@ -303,9 +361,15 @@ class ChatCollector:
             role="assistant",
             content="".join(gathered.texts),
             reasoning_content="".join(gathered.reasoning) or UNSET,
-            tool_calls=tuple(gathered.calls) or UNSET,
+            tool_calls=UNSET if self._calls_functions else tuple(gathered.calls) or UNSET,
+            function_call=gathered.calls[0].function if self._calls_functions and gathered.calls else UNSET,
         )
-        return _Choice(index, message, _logprobs(gathered.logprobs), reason)
+        why = _reason(reason, calls_functions=self._calls_functions)
+        return _Choice(index, message, _logprobs(gathered.logprobs), why)
+
+
+def _reason(reason: FinishReason, *, calls_functions: bool) -> _Reason:
+    return "function_call" if calls_functions and reason is FinishReason.TOOL_CALLS else _REASONS[reason]
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> _Logprobs | UnsetType:

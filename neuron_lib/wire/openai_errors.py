@@ -1,11 +1,25 @@
 """Errors in the shape of OpenAI's APIs. Also the shape for every path that has no dialect of its own."""
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from neuron_lib.errors import InvalidRequest, NeuronError, cause_chain
+from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, cause_chain
 from neuron_lib.wire.http_errors import BodyTooLarge, ErrorAnswer, Verdict, encode_error, error_answer, judge
 
-__all__ = ("envelope", "openai_error")
+__all__ = ("ErrorEnvelope", "envelope", "openai_error")
+
+
+class _Error(Struct):
+    message: str
+    type: str
+    code: str | None
+    param: str | None
+
+
+class ErrorEnvelope(Struct):
+    """The shape of a body that `envelope` writes, for the description of the service. `error` may have further keys."""
+
+    error: _Error
 
 
 def openai_error(error: NeuronError) -> ErrorAnswer:
@@ -20,7 +34,7 @@ def envelope(error: NeuronError) -> bytes:
     `error.fields` are further keys beside these four, and never replace one of them.
     """
     verdict = _verdict(error)
-    param = error.param if isinstance(error, InvalidRequest) else None
+    param = error.param if isinstance(error, InvalidRequest | PromptTooLong) else None
     own = {"message": cause_chain(error), "type": verdict.type, "code": verdict.code, "param": param}
     return encode_error({"error": own | {key: value for key, value in error.fields.items() if key not in own}})
 

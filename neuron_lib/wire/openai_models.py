@@ -1,4 +1,4 @@
-"""The body of OpenAI's `GET /v1/models`: the resident models, for clients that know no other list."""
+"""The bodies of OpenAI's `GET /v1/models` and `GET /v1/models/{id}`: the resident models, or one of them."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -7,21 +7,27 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from neuron_lib.types import ModelInfo
+from neuron_lib.types import ModelInfo, ModelLimit
 
-__all__ = ("encode_model_list",)
+__all__ = ("OpenAiModel", "OpenAiModelList", "encode_model", "encode_model_list")
 
 
-class _Model(Struct):
+class OpenAiModel(Struct, kw_only=True):
+    """One model. `max_model_len` is the context in tokens. What is not known is left out."""
+
     id: str
-    created: int
-    max_model_len: int | UnsetType
     object: Literal["model"] = "model"
+    created: int
     owned_by: Literal["neuron"] = "neuron"
+    max_model_len: int | UnsetType = UNSET
+    limit: ModelLimit | UnsetType = UNSET
+    capabilities: tuple[str, ...] | UnsetType = UNSET
 
 
-class _ModelList(Struct):
-    data: list[_Model]
+class OpenAiModelList(Struct):
+    """All resident models."""
+
+    data: list[OpenAiModel]
     object: Literal["list"] = "list"
 
 
@@ -31,17 +37,23 @@ def encode_model_list(
     """The list as JSON.
 
     `loaded` has the time of each model's load, by id. `created` is used for models without such a time. Both are in
-    seconds of Unix time. `max_model_len` is the context in tokens and is left out if it is not known.
+    seconds of Unix time.
     """
     return msgspec.json.encode(
-        _ModelList(
-            [
-                _Model(
-                    id=model.id,
-                    created=loaded.get(model.id, created),
-                    max_model_len=UNSET if model.limit is None else model.limit.context,
-                )
-                for model in models
-            ]
-        )
+        OpenAiModelList([_model(model, created=loaded.get(model.id, created)) for model in models])
+    )
+
+
+def encode_model(model: ModelInfo, *, created: int) -> bytes:
+    """One model as JSON. `created` is the time of its load, in seconds of Unix time."""
+    return msgspec.json.encode(_model(model, created=created))
+
+
+def _model(model: ModelInfo, *, created: int) -> OpenAiModel:
+    return OpenAiModel(
+        id=model.id,
+        created=created,
+        max_model_len=UNSET if model.limit is None else model.limit.context,
+        limit=UNSET if model.limit is None else model.limit,
+        capabilities=model.capabilities or UNSET,
     )

@@ -8,8 +8,8 @@ from msgspec import Meta
 
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.types import SamplingParams
-from neuron_lib.types.sampling import RepetitionPenalty
-from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
+from neuron_lib.types.sampling import RepetitionPenalty, StopTokens
+from neuron_lib.wire.bodies import NOTHING, decode_part, is_given, read_as
 from neuron_lib.wire.json_bounds import check_u64, check_values, refusal
 
 __all__ = ("SamplingFields", "read_sampling")
@@ -22,8 +22,14 @@ _SeedOrRandom: TypeAlias = Annotated[int, Meta(ge=-1)]
 _ShareOrLikeliest: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 _TopKOrOff: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 
+_Bias: TypeAlias = Annotated[float, Meta(ge=-100, le=100)]
+_Pair: TypeAlias = tuple[int, _Bias | bool]
+
 _biases_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_bias_decoder: Final = msgspec.json.Decoder(Annotated[float, Meta(ge=-100, le=100)])
+_pairs_decoder: Final = msgspec.json.Decoder(list[tuple[int | str, msgspec.Raw]])
+_bias_decoder: Final = msgspec.json.Decoder(_Bias)
+_NEVER: Final = -100.0
+"""The bias that llama.cpp writes as false. It is larger than the difference between any two scores of a model."""
 
 
 class SamplingFields(SamplingParams, frozen=True, kw_only=True):
@@ -36,8 +42,9 @@ class SamplingFields(SamplingParams, frozen=True, kw_only=True):
     top_k: _TopKOrOff | None = None
     seed: _SeedOrRandom | None = None
     repeat_penalty: RepetitionPenalty | None = None
+    stop_token_ids: StopTokens | None = None  # type: ignore[assignment]
     # Its values are decoded one by one, because msgspec's errors do not name the key.
-    logit_bias: msgspec.Raw = NOTHING  # type: ignore[assignment]
+    logit_bias: Annotated[msgspec.Raw, read_as(dict[str, _Bias] | list[_Pair])] = NOTHING  # type: ignore[assignment]
 
 
 def read_sampling(fields: SamplingFields) -> SamplingParams:
@@ -46,6 +53,7 @@ def read_sampling(fields: SamplingFields) -> SamplingParams:
     asked = {name: getattr(fields, name) for name in SamplingParams.__struct_fields__}
     asked["repetition_penalty"] = _repetition_penalty(fields)
     asked["logit_bias"] = _biases(fields.logit_bias) if is_given(fields.logit_bias) else {}
+    asked["stop_token_ids"] = fields.stop_token_ids or ()
     if fields.seed == -1:
         asked["seed"] = None
     if fields.top_k == -1:
@@ -63,11 +71,17 @@ def _repetition_penalty(fields: SamplingFields) -> float | None:
 
 
 def _biases(text: msgspec.Raw) -> dict[int, float]:
-    check_values(bytes(text), most=2 * _MAX_BIASES, place="logit_bias")
-    biases = decode_part(_biases_decoder, text, param="logit_bias")
-    if len(biases) > _MAX_BIASES:
-        raise refusal("logit_bias", f"Expected `object` of length <= {_MAX_BIASES}")
-    return dict(_bias(token, raw) for token, raw in biases.items())
+    """The biases by token. OpenAI's shape is an object, llama.cpp's a list of pairs, where false means never."""
+    check_values(bytes(text), most=4 * _MAX_BIASES, place="logit_bias")
+    is_list = bytes(text)[:1] == b"["
+    pairs = (
+        [(str(token), raw) for token, raw in decode_part(_pairs_decoder, text, param="logit_bias")]
+        if is_list
+        else [*decode_part(_biases_decoder, text, param="logit_bias").items()]
+    )
+    if len(pairs) > _MAX_BIASES:
+        raise refusal("logit_bias", f"Expected `{'array' if is_list else 'object'}` of length <= {_MAX_BIASES}")
+    return dict(_bias(token, raw) for token, raw in pairs)
 
 
 def _bias(token: str, raw: msgspec.Raw) -> tuple[int, float]:
@@ -77,6 +91,8 @@ def _bias(token: str, raw: msgspec.Raw) -> tuple[int, float]:
         raise InvalidRequest(
             f"{place}: {problem}", param=place, summary=f"logit_bias: {problem.replace('the', 'a', 1)}"
         )
+    if bytes(raw) == b"false":
+        return int(token), _NEVER
     try:
         return int(token), _bias_decoder.decode(raw)
     except msgspec.DecodeError as exc:

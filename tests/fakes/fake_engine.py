@@ -7,6 +7,7 @@ prepared meanwhile, and nobody begins.
 """
 
 import faulthandler
+import math
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ from neuron_lib.engine.protocol import (
     Command,
     CompleteTask,
     Delta,
+    DetokenizeTask,
     Done,
     EmbedTask,
     Fatal,
@@ -41,17 +43,22 @@ from neuron_lib.engine.protocol import (
     Ready,
     Refused,
     Report,
+    RerankTask,
     SequenceEvent,
     StepEvents,
     Submit,
     Taken,
+    Text,
+    TokenizeTask,
+    Tokens,
     Vector,
+    VectorTask,
     command_decoder,
     encode_frame,
 )
 from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, TemplateFailed
-from neuron_lib.modality import EMBEDDINGS
+from neuron_lib.modality import EMBEDDINGS, RERANK
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.types import FinishReason, Likely, SamplingParams, TokenLogprob
 
@@ -70,7 +77,8 @@ FOUND: dict[str, dict[str, Any]] = {
     "mute": {"tool_format": ""},
     "words": {"n_vocab": 10},
     "fallback": {"chat_template": "fallback"},
-    "vectors": {"capabilities": (EMBEDDINGS,)},
+    "vectors": {"capabilities": (EMBEDDINGS,), "vector_width": 2},
+    "ranks": {"capabilities": (RERANK,), "vector_width": 1},
 }
 """What is otherwise, by the first word of the mode."""
 
@@ -185,10 +193,21 @@ class FakeEngine:
     def prepare(self, submit: Submit) -> None:
         request, task = submit.request, submit.task
         self.send(Taken((request,)))
-        if isinstance(task, EmbedTask):
-            self.send(Prepared(request=request, prompt_tokens=len(task.inputs)))
+        if isinstance(task, TokenizeTask | DetokenizeTask):
+            self.read_off(request, task)
+            return
+        if isinstance(task, VectorTask):
+            count = len(texts_of(task))
+            self.send(Prepared(request=request, prompt_tokens=count))
             self.submitted[request] = submit
-            self.line.enter(Request(request, (), min(len(task.inputs), self.seats)))
+            self.line.enter(Request(request, (), min(count, self.seats)))
+            return
+        if isinstance(task, CompleteTask) and (task.more_prompts or task.echo):
+            texts = tuple(map(text_of, task.prompts))
+            tokens = sum(len(text.split()) for text in texts)
+            self.send(Prepared(request=request, prompt_tokens=tokens, echo=texts if task.echo else ()))
+            self.submitted[request] = submit
+            self.line.enter(Request(request, (), min(len(texts) * task.choices, self.seats)))
             return
         words = words_of(submit)
         if self.mode == "stuck-at-prepare":
@@ -206,9 +225,23 @@ class FakeEngine:
         if error is not None:
             self.send(Refused(request, to_frame(error)))
             return
-        self.send(Prepared(request=request, prompt_tokens=len(words), prompt_end=words[-1]))
+        self.send(Prepared(request=request, prompt_tokens=len(words), in_reasoning=words[-1].endswith("<think>")))
         self.submitted[request] = submit
         self.line.enter(Request(request, (), task.choices))
+
+    def read_off(self, request: int, task: TokenizeTask | DetokenizeTask) -> None:
+        """Each word of a text is a token, which is its length."""
+        if self.mode == "segv-at-prepare":
+            self.around.die_of(signal.SIGSEGV)
+        if isinstance(task, DetokenizeTask):
+            text = " ".join("x" * token for token in task.tokens)
+            self.send(Text(request=request, text=text, token_count=len(task.tokens)))
+        else:
+            text = task.prompt if isinstance(task.prompt, str) else task.prompt.read().messages[0]["content"]
+            words = text.split()
+            pieces = tuple(word.encode() for word in words) if task.wants_pieces else ()
+            tokens = tuple(map(len, words))
+            self.send(Tokens(request=request, tokens=tokens, text=text if task.wants_text else "", pieces=pieces))
 
     def begin_next(self) -> None:
         while not self.hangs:
@@ -219,27 +252,58 @@ class FakeEngine:
             self.line.leave(request.number)
             self.running[request.number] = request.seats
             submit = self.submitted.pop(request.number)
-            if isinstance(submit.task, EmbedTask):
-                self.send(Began(request.number, replies=len(submit.task.inputs)))
+            if isinstance(submit.task, VectorTask):
+                self.send(Began(request.number, replies=len(texts_of(submit.task))))
                 self.embed(request.number, submit.task)
+            elif isinstance(submit.task, CompleteTask) and (submit.task.more_prompts or submit.task.echo):
+                self.send(Began(request.number, replies=len(submit.task.prompts) * submit.task.choices))
+                self.complete(request.number, submit.task)
             else:
                 self.send(Began(request.number, replies=request.seats))
                 self.start(submit, request.seats)
 
-    def embed(self, request: int, task: EmbedTask) -> None:
-        """Make the vector of each input, which is its length; the last one first."""
-        for choice, text in reversed([*enumerate(task.inputs)]):
-            values = struct.pack("<2f", len(text), 0.5)
+    def embed(self, request: int, task: VectorTask) -> None:
+        """Make the vector of each input, which is its length; the last one first. That of a document is 0.0 if it is
+        as long as the query. A text "NaN" gets no number.
+        """
+        for choice, text in reversed([*enumerate(texts_of(task))]):
+            number = math.nan if text == "NaN" else float(len(text))
+            if isinstance(task, RerankTask):
+                values = struct.pack("<f", number - len(task.query))
+            else:
+                values = struct.pack("<2f", number, 0.5)
             self.events(Vector(request=request, choice=choice, values=values, prompt_tokens=1, prefill_s=0.25))
+        del self.running[request]
+
+    def complete(self, request: int, task: CompleteTask) -> None:
+        """Say each prompt once more, with each of its choices, one after the other."""
+        if self.mode == "segv-at-start":
+            self.around.die_of(signal.SIGSEGV)
+        for choice in range(len(task.prompts) * task.choices):
+            words = text_of(task.prompts[choice // task.choices]).split()
+            self.events(Delta(request, " ".join(words), len(words), choice))
+            done = Done(
+                request=request,
+                choice=choice,
+                reason=FinishReason.STOP,
+                text=" !",
+                prompt_tokens=len(words),
+                cached_tokens=len(words) if choice % task.choices else 1,
+                completion_tokens=len(words) + 1,
+                prefill_s=0.25,
+                decode_s=0.5,
+            )
+            self.events(done)
         del self.running[request]
 
     def start(self, submit: Submit, choices: int) -> None:
         request, task, words = submit.request, submit.task, words_of(submit)
-        assert not isinstance(task, EmbedTask)
+        assert isinstance(task, ChatTask | CompleteTask)
         told = {
             "echo-start": [f"{submit.class_.cache_key or '-'}", f"{choices}", f"{task.top_logprobs}"],
             "echo-stop": ["stop:", *task.stop],
         }
+        stop = task.stop[-1] if " ".join(words) == "echo-stop" else None
         words = told.get(" ".join(words), words)
         if self.mode == "segv-at-start":
             self.around.die_of(signal.SIGSEGV)
@@ -278,6 +342,7 @@ class FakeEngine:
                     queue_s=0.125,
                     prefill_s=0.25,
                     decode_s=0.5 * (1 + choice),
+                    stop=stop,
                 )
             )
 
@@ -287,8 +352,17 @@ class FakeEngine:
         self.events(*(Delta(request, f"{word} ", 1, choice, logprobs) for choice in range(task.choices)))
 
 
+def text_of(prompt: str | tuple[int, ...]) -> str:
+    """The text of a prompt: that of tokens are their numbers."""
+    return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
+
+
+def texts_of(task: VectorTask) -> tuple[str | tuple[int, ...], ...]:
+    return task.inputs if isinstance(task, EmbedTask) else task.documents
+
+
 def words_of(submit: Submit) -> list[str]:
-    assert not isinstance(submit.task, EmbedTask)
+    assert isinstance(submit.task, ChatTask | CompleteTask)
     prompt = submit.task.prompt if isinstance(submit.task, CompleteTask) else submit.task.read().messages[0]["content"]
     return str(prompt).split()
 

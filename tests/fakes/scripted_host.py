@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from neuron_lib import ActivationTracker, ModelSpec, Registry
 from neuron_lib.discovery.health import DeviceMonitor
@@ -39,6 +40,7 @@ async def scripted_host(
     discovery: Discovery | None = CPU_HOST,
     harnesses: tuple[str, ...] = ("scripted",),
     clock: Callable[[], float] = time.monotonic,
+    model_aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[ScriptedHost]:
     """A host with the models `resident` loaded; `default_models` are known to its tracker, and not loaded."""
     harness = ScriptedHarness(scripts)
@@ -49,6 +51,7 @@ async def scripted_host(
             registry=registry,
             tracker=tracker,
             monitor=DeviceMonitor(),
+            model_aliases=model_aliases,
             version=Version(package_version="1.2.3", git_sha="abc123def"),
         )
         if discovery is not None:

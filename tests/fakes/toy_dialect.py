@@ -9,14 +9,17 @@ from msgspec import Struct
 from neuron_lib.errors import NeuronError, Overloaded
 from neuron_lib.types import (
     ChatRequest,
+    Detokenized,
     Embedding,
     EventBeforeEnd,
     Finished,
     GenerationEvent,
     Principal,
     ReasoningDelta,
+    Relevance,
     Started,
     TextDelta,
+    Tokenized,
     ToolCall,
     Usage,
 )
@@ -63,7 +66,7 @@ class ToyEncoder:
                 return server_sent_event(b'{"prompt":%d}' % event.prompt_tokens, name="reading")
             case TextDelta():
                 return server_sent_event(msgspec.json.encode({"text": event.text}), name="said")
-            case ReasoningDelta() | ToolCall() | Embedding():
+            case ReasoningDelta() | ToolCall() | Embedding() | Relevance() | Tokenized() | Detokenized():
                 return b""
 
     def ending(self, finished: Finished) -> bytes:

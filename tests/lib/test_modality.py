@@ -4,7 +4,7 @@ import pytest
 
 from neuron_lib.errors import UnsupportedCapability, WrongModality
 from neuron_lib.modality import capabilities_of, require_able, why_not_servable
-from neuron_lib.types import Chat, Complete, Embed, Task
+from neuron_lib.types import Chat, Complete, Detokenize, Embed, Rerank, Task, Tokenize
 
 DIFFUSION = ("dream", "llada", "llada-moe", "rnd1")
 ENCODERS = (
@@ -95,6 +95,8 @@ def test_what_is_not_known_to_be_something_else_is_left_to_libllama(architecture
 
 WRITING = (Chat(model_id="o/a", messages=()), Complete(model_id="o/a", prompt="once"))
 EMBED = Embed(model_id="o/a", inputs=("one",))
+RANKING = Rerank(model_id="o/a", query="which?", documents=("one",))
+READING = (Tokenize(model_id="o/a", prompt="once"), Detokenize(model_id="o/a", tokens=(1,)))
 
 
 @pytest.mark.parametrize("task", WRITING, ids=lambda task: type(task).__name__)
@@ -120,3 +122,36 @@ def test_vectors_are_refused_by_name_by_a_model_that_makes_none(capabilities: tu
 @pytest.mark.parametrize("capabilities", [("embeddings",), ("text", "embeddings"), ()])
 def test_a_model_that_makes_vectors_or_does_not_say_may_be_asked_for_them(capabilities: tuple[str, ...]) -> None:
     require_able(EMBED, "o/a", capabilities)
+
+
+@pytest.mark.parametrize("capabilities", [("text",), ("embeddings",)])
+def test_scores_are_refused_by_name_by_a_model_that_gives_none(capabilities: tuple[str, ...]) -> None:
+    with pytest.raises(UnsupportedCapability, match="'o/a' ranks no documents") as raised:
+        require_able(RANKING, "o/a", capabilities)
+    assert raised.value.code == "rerank_unsupported"
+    assert raised.value.fields["suggestion"] == "choose a model whose capabilities include rerank"
+
+
+@pytest.mark.parametrize("capabilities", [("rerank",), ("text", "rerank"), ()])
+def test_a_reranker_or_a_model_that_does_not_say_may_be_asked_for_scores(capabilities: tuple[str, ...]) -> None:
+    require_able(RANKING, "o/a", capabilities)
+
+
+@pytest.mark.parametrize("capabilities", [("text",), ("embeddings",), ("rerank",), ("text", "vision"), ()])
+def test_a_model_that_reads_text_may_be_asked_for_its_tokens(capabilities: tuple[str, ...]) -> None:
+    for task in READING:
+        require_able(task, "o/a", capabilities)
+
+
+@pytest.mark.parametrize("task", READING, ids=lambda task: type(task).__name__)
+def test_the_tokens_of_a_model_that_nothing_reads_with_are_refused_by_name(task: Task) -> None:
+    with pytest.raises(UnsupportedCapability, match="'o/a' does not tell its tokens") as raised:
+        require_able(task, "o/a", ("images",))
+    assert raised.value.code == "tokenize_unsupported"
+
+
+def test_the_tokens_of_a_chat_are_asked_of_a_model_that_chats() -> None:
+    chat = Chat(model_id="o/a", messages=())
+    require_able(Tokenize(model_id="o/a", prompt=chat), "o/a", ("text",))
+    with pytest.raises(WrongModality, match="'o/a' cannot chat"):
+        require_able(Tokenize(model_id="o/a", prompt=chat), "o/a", ("embeddings",))

@@ -20,7 +20,7 @@ OF_REQUESTS = {f.name: f.type for f in fields(SamplingParams) if f.name not in C
 
 def example_of(annotation: Any) -> Any:
     """A value that the parameter can have, as JSON and TOML write it."""
-    for value in (0.5, 1, True, ["x"], {"7": 1.0}):
+    for value in (0.5, 1, True, ["x"], [7], {"7": 1.0}):
         try:
             msgspec.convert(value, annotation, str_keys=True)
         except msgspec.ValidationError:

@@ -4,6 +4,9 @@ from msgspec.structs import replace
 
 from neuron_lib import (
     ChatRequest,
+    Complete,
+    Detokenize,
+    Detokenized,
     EngineDead,
     Finished,
     FinishReason,
@@ -18,10 +21,13 @@ from neuron_lib import (
     Registry,
     Started,
     TextDelta,
+    Tokenize,
+    Tokenized,
+    Usage,
 )
 from neuron_lib.errors import EngineFailed, InvalidRequest, OverloadReason, PromptTooLong
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
-from neuron_lib.types import Likely, TokenLogprob
+from neuron_lib.types import Embed, Embedding, Likely, Relevance, Rerank, Task, TokenLogprob
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -30,10 +36,10 @@ SPEC = ModelSpec(model_id="o/a", harness="scripted")
 REQUEST = ChatRequest(model_id="o/a", messages=({"role": "user", "content": "Hi"},))
 
 
-async def reply_of(script: ScriptedModel, request: ChatRequest = REQUEST) -> list[GenerationEvent]:
+async def reply_of(script: ScriptedModel, request: Task = REQUEST) -> list[GenerationEvent]:
     async with Registry([ScriptedHarness({"o/a": script})]) as registry:
         await registry.load(SPEC)
-        async with registry.chat(request) as generation:
+        async with registry.run(request) as generation:
             return [event async for event in generation]
 
 
@@ -56,6 +62,11 @@ async def test_a_reply_is_one_start_the_script_and_one_finish() -> None:
     assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.STOP, 2)
 
 
+async def test_a_script_may_say_how_the_reply_ends() -> None:
+    end = Finished(reasons=(FinishReason.LENGTH,), usage=Usage(prompt_tokens=1, completion_tokens=9))
+    assert (await reply_of(ScriptedModel(reply=["yes", end])))[1:] == [TextDelta("yes"), end]
+
+
 async def test_every_choice_follows_the_script_item_by_item() -> None:
     _, *deltas, finished = await reply_of(
         ScriptedModel(reply=[ReasoningDelta("hm"), "yes"]), replace(REQUEST, choices=2)
@@ -75,6 +86,59 @@ async def test_choices_take_a_seat_each() -> None:
 async def test_a_text_of_the_script_is_a_token_that_was_certain(asked: int, top: tuple[Likely, ...]) -> None:
     events = await reply_of(ScriptedModel(reply=["yes"]), replace(REQUEST, top_logprobs=asked))
     assert events[1] == TextDelta("yes", logprobs=(TokenLogprob(b"yes", 0.0, top),))
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "tokens"),
+    [
+        (Tokenize(model_id="o/a", prompt="hé"), Tokenized(tokens=(104, 195, 169), context=1), 3),
+        (
+            Tokenize(model_id="o/a", prompt="hi", wants_text=True, wants_pieces=True),
+            Tokenized(tokens=(104, 105), context=1, text="hi", pieces=(b"h", b"i")),
+            2,
+        ),
+        (
+            Tokenize(model_id="o/a", prompt=REQUEST, wants_text=True),
+            Tokenized(tokens=tuple(b"user: Hi\n"), context=1, text="user: Hi\n"),
+            9,
+        ),
+        (Detokenize(model_id="o/a", tokens=(104, 195, 169)), Detokenized("hé"), 3),
+    ],
+)
+async def test_each_byte_of_a_text_is_a_token(task: Task, answer: Tokenized | Detokenized, tokens: int) -> None:
+    usage = Usage(prompt_tokens=tokens, completion_tokens=0)
+    ends = Started(prompt_tokens=tokens), Finished(reasons=(FinishReason.STOP,), usage=usage)
+    assert await reply_of(ScriptedModel(n_ctx=1), task) == [ends[0], answer, ends[1]]
+
+
+async def test_every_input_gets_the_vector_of_the_script_in_the_dimensions_that_are_wanted() -> None:
+    script = ScriptedModel(capabilities=("embeddings",), vector=(0.6, 0.0, 0.8))
+    _, *vectors, finished = await reply_of(script, Embed(model_id="o/a", inputs=("one", (1, 2))))
+    assert vectors == [Embedding(0, (0.6, 0.0, 0.8)), Embedding(1, (0.6, 0.0, 0.8))]
+    assert isinstance(finished, Finished)
+    assert await reply_of(script, Embed(model_id="o/a", inputs=("one",), dimensions=1)) == [
+        Started(prompt_tokens=7),
+        Embedding(0, (1.0,)),
+        Finished(reasons=(FinishReason.STOP,), usage=Usage(prompt_tokens=7, completion_tokens=1)),
+    ]
+    with pytest.raises(InvalidRequest, match="dimensions"):
+        await reply_of(script, Embed(model_id="o/a", inputs=("one",), dimensions=4))
+
+
+async def test_documents_get_the_scores_of_the_script_in_turn() -> None:
+    script = ScriptedModel(capabilities=("rerank",), scores=(0.25, 0.75))
+    task = Rerank(model_id="o/a", query="which?", documents=("one", "two", "three"))
+    _, *scores, _ = await reply_of(script, task)
+    assert scores == [Relevance(0, 0.25), Relevance(1, 0.75), Relevance(2, 0.25)]
+
+
+async def test_every_prompt_follows_the_script_and_may_be_echoed() -> None:
+    task = Complete(model_id="o/a", prompt="p", more_prompts=((104, 105),), choices=2, echo=True)
+    _, *said, finished = await reply_of(ScriptedModel(reply=["yes"], max_in_flight=2), task)
+    echoes = [TextDelta("p", 0), TextDelta("p", 1), TextDelta("hi", 2), TextDelta("hi", 3)]
+    assert said == [*echoes, *(TextDelta("yes", choice) for choice in range(4))]
+    assert isinstance(finished, Finished)
+    assert finished.reasons == (FinishReason.STOP,) * 4
 
 
 async def test_a_scripted_error_ends_the_reply_in_its_place() -> None:

@@ -234,7 +234,7 @@ def test_a_star_allows_any_origin() -> None:
     ("headers", "answer"),
     [
         ({"host": "evil.example"}, (403, "host_not_allowed", "`allowed_hosts`")),
-        ({"host": "localhost", "origin": "http://evil.example"}, (403, "origin_not_allowed", "`allowed_origins`")),
+        ({"host": "localhost", "origin": "http://evil.example"}, (403, "origin_not_allowed", "`cors_origins`")),
         ({}, (400, "malformed_host", "Host")),
     ],
 )

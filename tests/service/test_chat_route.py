@@ -7,7 +7,7 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 
-from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolCall
+from neuron_lib import ChatRequest, EngineDead, ReasoningDelta, TextDelta, ToolCall, __version__
 from neuron_lib.errors import EngineFailed
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Chat, EventBeforeEnd, Principal, Usage
@@ -54,10 +54,13 @@ async def test_a_whole_reply_has_exactly_openai_s_shape() -> None:
     assert reply.status == 200
     assert reply.headers == {"content-type": "application/json", "content-length": str(len(reply.body))}
     assert masked(reply.body) == (
-        '{"id":"ID","object":"chat.completion","created":0,"model":"org/a","choices":[{"index":0,"message":'
+        '{"id":"ID","object":"chat.completion","created":0,"model":"org/a",'
+        f'"system_fingerprint":"neuron-{__version__}","choices":[{{"index":0,"message":'
         '{"role":"assistant","content":"Hello, world!"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,'
         '"completion_tokens":4,"total_tokens":11,"prompt_tokens_details":{"cached_tokens":0},'
-        '"helexa_timing":{"prefill_ms":0,"decode_ms":0,"prefill_tokens":7}}}'
+        '"helexa_timing":{"prefill_ms":0,"decode_ms":0,"prefill_tokens":7}},'
+        '"timings":{"cache_n":0,"prompt_n":7,"prompt_ms":0.0,"prompt_per_token_ms":0.0,"prompt_per_second":0.0,'
+        '"predicted_n":4,"predicted_ms":0.0,"predicted_per_token_ms":0.0,"predicted_per_second":0.0}}'
     )
 
 
@@ -81,14 +84,19 @@ async def test_a_stream_is_role_then_text_then_finish_with_usage_then_done_with_
         reply = await host.client.post(CHAT, chat_body(A, stream=True))
     assert reply.status == 200
     assert reply.headers == SSE_HEADERS
-    chunk = 'data: {"id":"ID","object":"chat.completion.chunk","created":0,"model":"org/a","choices":'
+    chunk = (
+        'data: {"id":"ID","object":"chat.completion.chunk","created":0,"model":"org/a",'
+        f'"system_fingerprint":"neuron-{__version__}","choices":'
+    )
     assert masked(reply.body) == (
         chunk + '[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
         + chunk + '[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
         + chunk + '[{"index":0,"delta":{"content":" é"},"finish_reason":null}]}\n\n'
         + chunk + '[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":2,'
         '"total_tokens":9,"prompt_tokens_details":{"cached_tokens":0},"helexa_timing":'
-        '{"prefill_ms":0,"decode_ms":0,"prefill_tokens":7}}}\n\n'
+        '{"prefill_ms":0,"decode_ms":0,"prefill_tokens":7}},'
+        '"timings":{"cache_n":0,"prompt_n":7,"prompt_ms":0.0,"prompt_per_token_ms":0.0,"prompt_per_second":0.0,'
+        '"predicted_n":2,"predicted_ms":0.0,"predicted_per_token_ms":0.0,"predicted_per_second":0.0}}\n\n'
         "data: [DONE]\n\n"
     )  # fmt: skip
     assert b"\r" not in reply.body

@@ -1,6 +1,7 @@
 """A second API needs its own modules and one row of the table. The rest of the service knows no API."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -12,7 +13,7 @@ from neuron_lib.errors import ModelNotLoaded, NeuronError
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Chat, Principal
 from neuron_lib.wire.dialect import Dialect
-from neuron_lib.wire.http_errors import RequestTimeout
+from neuron_lib.wire.http_errors import RequestTimeout, UnknownPath
 from neuron_service import dialects
 from neuron_service.access import AccessRules
 from neuron_service.answers import StreamedAnswer
@@ -244,7 +245,39 @@ def test_every_other_path_has_openai_s_shape(path: str, error: NeuronError) -> N
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.path)
-def test_no_path_of_a_dialect_is_below_that_of_another(dialect: Dialect) -> None:
+def test_a_path_below_that_of_another_dialect_has_the_same_shape_of_errors(dialect: Dialect) -> None:
     above = [other for other in dialects.DIALECTS if dialect.path.startswith(f"{other.path}/")]
-    assert above == []
-    assert [other for other in dialects.DIALECTS if other.path == dialect.path] == [dialect]
+    assert [other.error for other in above] == [dialect.error] * len(above)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.path)
+def test_a_path_belongs_to_one_dialect(dialect: Dialect) -> None:
+    for path in dialect.paths:
+        assert [other for other in dialects.DIALECTS if path in other.paths] == [dialect]
+
+
+def test_a_path_with_the_number_of_a_version_also_does_without() -> None:
+    assert replace(TOY, path="/v1/toy/say").paths == ("/v1/toy/say", "/toy/say")
+    assert replace(TOY, path="/v1").paths == ("/v1",)
+    assert TOY.paths == ("/toy/say",)
+
+
+@pytest.mark.parametrize("path", ["/v1/toy/say", "/toy/say"])
+async def test_a_dialect_answers_and_refuses_at_each_of_its_paths(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(dialects, "DIALECTS", (*DIALECTS, replace(TOY, path="/v1/toy/say")))
+    async with scripted_host(resident=[A]) as host:
+        said = await host.client.post(path, toy_body(), headers=HEADERS)
+        refused = [
+            await host.client.post(path, toy_body("org/b"), headers=HEADERS),
+            await host.client.post(f"{path}/more", toy_body(), headers=HEADERS),
+            await host.client.get(path),
+        ]
+    assert said.json() == {"said": "Hello, world!"}
+    assert [reply.json()["number"] for reply in refused] == [404, 404, 405]
+
+
+def test_below_two_dialects_the_errors_have_the_shape_of_the_nearer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = replace(TOY, path="/v1/chat/completions/toy")
+    monkeypatch.setattr(dialects, "DIALECTS", (inner, *DIALECTS))
+    bodies = [dialects.render(UnknownPath(), path).body for path in (CHAT, f"{CHAT}/toy", "/chat/completions/toy/more")]
+    assert [b"oops" in body for body in bodies] == [False, True, True]

@@ -23,7 +23,14 @@ async def test_an_answer_in_pieces_ends_once_for_head() -> None:
     async def send(message: Any) -> None:
         messages.append(message)
 
-    scope: Any = {"type": "http", "method": "HEAD", "path": "/x", "raw_path": b"/x", "extensions": {DIRECT_WRITE: {}}}
+    scope: Any = {
+        "type": "http",
+        "method": "HEAD",
+        "path": "/x",
+        "raw_path": b"/x",
+        "headers": [],
+        "extensions": {DIRECT_WRITE: {}},
+    }
     receive: Any = None
     await HttpRules(answer_in_pieces)(scope, receive, send)
     assert [message["type"] for message in messages] == ["http.response.start", "http.response.body"]

@@ -62,7 +62,14 @@ async def test_v1_models_is_openai_s_list() -> None:
     assert listed["object"] == "list"
     (model,) = listed["data"]
     assert isinstance(model.pop("created"), int)
-    assert model == {"id": A, "object": "model", "owned_by": "neuron", "max_model_len": 1024}
+    assert model == {
+        "id": A,
+        "object": "model",
+        "owned_by": "neuron",
+        "max_model_len": 1024,
+        "limit": {"context": 1024, "output": 1024},
+        "capabilities": ["text"],
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- loading
@@ -296,6 +303,80 @@ async def test_every_spelling_of_an_id_finds_the_model(spelling: str) -> None:
         capabilities = await host.client.get(f"/models/{spelling}/capabilities")
     assert (endpoint.status, endpoint.json()) == (200, {"url": "http://localhost:13131"})
     assert (capabilities.status, capabilities.json()) == (200, {"capabilities": ["text"]})
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/models"])
+@pytest.mark.parametrize("spelling", ["org%2Fa", "org/a", "helexa%3Aorg%2Fa", "org%2fa"])
+async def test_one_model_is_the_entry_of_openai_s_list(path: str, spelling: str) -> None:
+    async with scripted_host(resident=[A, B]) as host:
+        reply = await host.client.get(f"{path}/{spelling}")
+        listed = await host.client.get("/v1/models")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert reply.json() == listed.json()["data"][0]
+
+
+async def test_one_model_is_found_by_an_alias_and_named_by_its_id() -> None:
+    async with scripted_host(resident=[A]) as host:
+        host.real.model_aliases = {"gpt-4o-mini": A}
+        assert (await host.client.get("/v1/models/gpt-4o-mini")).json()["id"] == A
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/models"])
+@pytest.mark.parametrize("model_id", ["org/unknown", "..%2F..%2Fetc%2Fpasswd", "%ff%fe", "a%0d%0ab/c", "x" * 10_000])
+async def test_one_model_that_is_unknown_is_openai_s_404(path: str, model_id: str) -> None:
+    async with scripted_host() as host:
+        reply = await host.client.get(f"{path}/{model_id}")
+    assert (reply.status, reply.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_one_model_that_is_being_loaded_is_refused_as_a_chat_with_it_is() -> None:
+    may_load = anyio.Event()
+    async with scripted_host({A: ScriptedModel(may_load=may_load)}) as host, anyio.create_task_group() as tasks:
+        tasks.start_soon(load, host, A)
+        await wait_all_tasks_blocked()
+        told = await host.client.get(f"/v1/models/{A}")
+        chat = await host.client.post("/v1/chat/completions", chat_body(A))
+        may_load.set()
+    assert (told.status, told.json()["error"]["code"]) == (503, "model_loading")
+    assert (told.body, told.headers) == (chat.body, chat.headers)
+
+
+async def test_one_model_is_told_of_as_long_as_a_host_that_drains_lists_it() -> None:
+    async with scripted_host(resident=[A]) as host:
+        before = await host.client.get(f"/v1/models/{A}")
+        host.real.start_draining()
+        assert (await host.client.get(f"/v1/models/{A}")).json() == before.json()
+        assert (await host.client.post("/models/unload", {"model_id": A})).status == 200
+        assert [model["id"] for model in (await host.client.get("/v1/models")).json()["data"]] == [A]
+        assert (await host.client.get(f"/v1/models/{A}")).json() == before.json()
+        assert (await host.client.get(f"/v1/models/{B}")).status == 404
+
+
+# --------------------------------------------------------------------------------------------------------- images
+
+IMAGE = {"model": A, "prompt": "a fox"}
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/images/generations"])
+async def test_images_are_refused_by_the_model_s_use(path: str) -> None:
+    async with scripted_host(resident=[A]) as host:
+        reply = await host.client.post(path, IMAGE | {"n": 1, "size": "512x512", "seed": 7})
+    error = reply.json()["error"]
+    assert (reply.status, error["code"], error["model_id"]) == (422, "wrong_modality", A)
+    assert error["suggestion"] == "choose a model whose capabilities include image"
+
+
+async def test_images_of_a_model_that_is_not_resident_are_a_404() -> None:
+    async with scripted_host() as host:
+        reply = await host.client.post("/v1/images/generations", IMAGE)
+    assert (reply.status, reply.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_images_with_a_wrong_body_are_refused_by_the_wrong_value() -> None:
+    async with scripted_host(resident=[A]) as host:
+        reply = await host.client.post("/v1/images/generations", IMAGE | {"size": "huge"})
+    error = reply.json()["error"]
+    assert (reply.status, error["code"], error["param"]) == (400, "invalid_size", "size")
 
 
 async def test_a_recovering_model_stays_listed_with_its_endpoint_and_chats_get_a_503_with_retry_after() -> None:

@@ -9,6 +9,8 @@ from neuron_lib import (
     ActivationTracker,
     ChatRequest,
     Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EndedReply,
@@ -23,10 +25,14 @@ from neuron_lib import (
     NeuronError,
     ReasoningDelta,
     Registry,
+    Relevance,
     Reply,
     ReplyOutcome,
+    Rerank,
     Started,
     TextDelta,
+    Tokenize,
+    Tokenized,
     ToolCall,
     Usage,
     load_default_models,
@@ -72,8 +78,15 @@ async def a_registry(spec: ModelSpec, request: ChatRequest) -> None:
         assert_type(registry.endpoint("o/a"), str)
         assert_type(await registry.capabilities("o/a"), tuple[str, ...] | None)
         assert_type(registry.chat(request), Reply)
-        for task in (request, Complete(model_id="o/a", prompt="once"), Embed(model_id="o/a", inputs=("one", (1, 2)))):
+        for task in (
+            request,
+            Complete(model_id="o/a", prompt="once"),
+            Embed(model_id="o/a", inputs=("one", (1, 2)), dimensions=8),
+            Rerank(model_id="o/a", query="q", documents=("d",)),
+        ):
             assert_type(registry.run(task), Reply)
+        for reading in (Tokenize(model_id="o/a", prompt=request), Detokenize(model_id="o/a", tokens=(1, 2))):
+            assert_type(registry.run(reading), Reply)
         assert_type(await registry.unload("o/a"), None)
         assert_type(registry.close_admission(), None)
         assert_type(await registry.wait_idle(), None)
@@ -85,7 +98,18 @@ async def a_reply(reply: Reply) -> None:
         assert_type(entered, Reply)
         assert_type(aiter(entered), AsyncIterator[GenerationEvent])
         async for event in entered:
-            assert_type(event, Started | TextDelta | ReasoningDelta | ToolCall | Embedding | Finished)
+            assert_type(
+                event,
+                Started
+                | TextDelta
+                | ReasoningDelta
+                | ToolCall
+                | Embedding
+                | Relevance
+                | Tokenized
+                | Detokenized
+                | Finished,
+            )
 
 
 async def a_harness(harness: Harness, spec: ModelSpec) -> None:

@@ -19,7 +19,7 @@ from neuron_lib.text.formats.json_families import (
     MINIMAX_M1,
     NEMOTRON_V2,
 )
-from neuron_lib.text.formats.key_value import GLM45, GLM47, HY3
+from neuron_lib.text.formats.key_value import GLM45, GLM47, HY3, LONGCAT, LONGCAT_JSON
 from neuron_lib.text.formats.kimi_k2 import KIMI_K2
 from neuron_lib.text.formats.kimi_k3 import KIMI_K3
 from neuron_lib.text.formats.llama import LLAMA_JSON, LLAMA_PYTHONIC
@@ -29,6 +29,7 @@ from neuron_lib.text.formats.minimax_m3 import MINIMAX_M3
 from neuron_lib.text.formats.mistral import MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
 from neuron_lib.text.formats.python_families import LFM2, OLMO_3
 from neuron_lib.text.formats.qwen_xml import QWEN_XML, SEED_OSS
+from neuron_lib.text.formats.step3 import STEP_3
 from neuron_lib.text.formats.tool_format import ToolFormat
 from neuron_lib.text.formats.value_families import COMMAND_R_PLUS, FIREFUNCTION, GIGACHAT_3, GRANITE_3, PHI_4_MINI
 from neuron_lib.text.reasoning import REASONING_MARKERS
@@ -50,6 +51,9 @@ _BY_MARKS: Final[tuple[ToolFormat, ...]] = (
     GEMMA4,
     FUNCTION_GEMMA,
     HY3,
+    LONGCAT,
+    LONGCAT_JSON,
+    STEP_3,
     SEED_OSS,
     MINICPM,
     QWEN_XML,
@@ -94,11 +98,14 @@ _BY_TOKENS: Final[tuple[tuple[str, ToolFormat], ...]] = (
 FORMATS: Final[Mapping[str, ToolFormat]] = {each.name: each for each in (*_BY_MARKS, *_BY_WORDS, GENERIC)}
 """All formats by name."""
 
-_WORDED_REASONING: Final = (
+_SPELLED_REASONING: Final = (
+    Markers("<thinking>", "</thinking>"),
+    Markers("◁think▷", "◁/think▷"),
+    Markers("<|begin_of_thought|>", "<|end_of_thought|>"),
     Markers("Here is my thought process:", "Here is my response:"),
     Markers("Here's my thought process:", "Here's my response:"),
 )
-"""Markers that are plain words. Only a template that spells them can ask for them."""
+"""Markers of single families. Only a template that spells them can ask for them."""
 
 _BEGIN: Final = re.compile(r"\{[%{]")
 _END: Final = re.compile(r"[%}]\}")
@@ -142,7 +149,7 @@ def choose_reasoning(
         if is_token(pair.open) and is_token(pair.close):
             return pair
     spelled = "" if template is None else template
-    return next((pair for pair in (*REASONING_MARKERS, *_WORDED_REASONING) if pair.close in spelled), None)
+    return next((pair for pair in (*REASONING_MARKERS, *_SPELLED_REASONING) if pair.close in spelled), None)
 
 
 def shows_tools(template: str) -> bool:

@@ -32,6 +32,7 @@ JAMBA: Final = MarkedFormat(
 MINIMAX_M1: Final = MarkedFormat(
     name="minimax_m1",
     blocks=(_TOOL_CALLS,),
+    calls_in_reasoning=False,
     recognises=lambda template: "<tool_calls>\\n{" in template or "<tool_calls>\n{" in template,
     write_rules=json_object_rules(begin="<tool_calls>\n", after="\n", end="</tool_calls>"),
 )
@@ -40,6 +41,7 @@ MINIMAX_M1: Final = MarkedFormat(
 HUNYUAN: Final = MarkedFormat(
     name="hunyuan",
     blocks=(_TOOL_CALLS,),
+    calls_in_reasoning=False,
     answer=Markers("<answer>", "</answer>"),
     recognises=spells("<tool_calls>", "<answer>"),
     write_rules=JAMBA.write_rules,
@@ -76,7 +78,7 @@ INTERNLM2: Final = MarkedFormat(
     more_shown=("<|plugin|>",),
     recognises=spells("<|action_start|>"),
     write_rules=json_object_rules(
-        before="<|action_start|><|plugin|>\n", after="\n<|action_end|>", arguments_key="parameters"
+        before="<|action_start|><|plugin|>\n", after="<|action_end|>", arguments_key="parameters"
     ),
 )
 """`<|plugin|>` stands before each object."""

@@ -12,7 +12,7 @@ from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.text.tag_splitter import Markers, cut_at_tag
 from neuron_lib.types import ReasoningDelta, TextDelta, ToolCall
 
-__all__ = ("CallIds", "MarkedFormat", "MarkedReader", "numbered_ids", "spells")
+__all__ = ("CallIds", "MarkedFormat", "MarkedReader", "numbered_ids", "plain_reader", "spells")
 
 CallIds: TypeAlias = Callable[[int, str, Callable[[int], str]], str]
 """Makes the id of a call from its index, the function's name, and a source of random hex digits (a number of bytes)."""
@@ -47,11 +47,13 @@ class MarkedFormat:
     - `dropped`: markers that are never text, such as those around the answer.
     - `answer`: markers around the answer behind reasoning, which are not text.
     - `prompt_end`: the end of every prompt that belongs to the first block or marker of the reply.
+    - `calls_in_reasoning`: whether a call that stands in reasoning is one. Otherwise it is part of the reasoning.
     - `reasoning`: the family's own markers around reasoning. None: the vocabulary decides.
     - `write_rules`: adds the rule `calls` for tools. It is told whether several calls may follow one another.
     - `recognises`: whether a template asks for calls in this format. It needs not check that the template shows tools.
+    - `own_triggers`: what `triggers` are instead of `leads`, or without these the openings of the blocks.
     - `more_shown`: further markers inside blocks that must be visible.
-    - `ids`: makes the ids of calls.
+    - `ids`: makes the ids of calls. `example`: see `ToolFormat`.
     """
 
     name: str
@@ -62,25 +64,29 @@ class MarkedFormat:
     dropped: tuple[str, ...] = ()
     answer: Markers | None = None
     prompt_end: str = ""
+    calls_in_reasoning: bool = True
     reasoning: Markers | None = None
     write_rules: RuleMaker
     recognises: Callable[[str], bool] = _no_template
     more_shown: tuple[str, ...] = ()
-    own_triggers: tuple[Trigger, ...] = ()
-    """Instead of the openings of the blocks."""
+    own_triggers: tuple[Trigger, ...] | None = None
     ids: CallIds = field(default=numbered_ids)
+    example: str = ""
 
     @property
     def shown_tokens(self) -> tuple[str, ...]:
         around = () if self.reasoning is None else (self.reasoning.open, self.reasoning.close)
-        marks = (text for block in self.blocks for text in (*block.opens, *block.closes))
+        marked = (block for block in self.blocks if not block.is_first)
+        marks = (text for block in marked for text in (*block.opens, *block.closes))
         return tuple(dict.fromkeys((*marks, *self.leads, *self.trails, *self.dropped, *around, *self.more_shown)))
 
     @property
     def triggers(self) -> tuple[Trigger, ...]:
-        return self.own_triggers or tuple(
-            Trigger(text, block.is_first) for block in self.blocks for text in block.opens
-        )
+        if self.own_triggers is not None:
+            return self.own_triggers
+        if self.leads:
+            return tuple(map(Trigger, self.leads))
+        return tuple(Trigger(text, block.is_first) for block in self.blocks for text in block.opens)
 
     def fits(self, template: str) -> bool:
         return self.recognises(template)
@@ -296,6 +302,8 @@ class MarkedReader:
             tags += self._format.leads
         if self._is_in_thought:
             assert reasoning is not None  # there is no thought otherwise
+            if not self._format.calls_in_reasoning:
+                tags = [*self._format.dropped]
             return (reasoning.close, *((reasoning.open,) if self._may_repeat_open else ()), *tags)
         if reasoning is not None:
             tags.append(reasoning.open)

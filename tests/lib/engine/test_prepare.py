@@ -1,13 +1,27 @@
 import logging
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from neuron_lib.engine.pair_writer import PairWriter
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer, checkpoints_of
-from neuron_lib.engine.protocol import ChatTask, CompleteTask, EmbedTask, Limits, RequestClass, Submit
+from neuron_lib.engine.protocol import (
+    ChatTask,
+    CompleteTask,
+    DetokenizeTask,
+    EmbedTask,
+    Limits,
+    RequestClass,
+    RerankTask,
+    Submit,
+    Text,
+    TokenizeTask,
+    Tokens,
+)
 from neuron_lib.errors import (
     InvalidRequest,
     LoadFailed,
@@ -16,9 +30,10 @@ from neuron_lib.errors import (
     UnsupportedCapability,
     cause_chain,
 )
-from neuron_lib.llama.grammar import Constraint
+from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.vocab import Vocab
-from neuron_lib.types import Sampling
+from neuron_lib.sampling.sampler import Constraint
+from neuron_lib.types import Sampling, ToolChoice
 
 HELLO = ChatTask(messages=({"role": "user", "content": "hello"},))
 CHATML = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -54,6 +69,33 @@ class SilentVocab(WordVocab):
         return super().tokenize(text, add_special=False, parse_special=parse_special)
 
 
+class LetterVocab(Vocab):
+    """Every letter is a token, and `<s>` is token 0 where special tokens are read. A model that wants BOS."""
+
+    def __init__(self) -> None:
+        self.n_tokens = 300
+        self.eog = frozenset()  # type: ignore[misc]  # the real one asks libllama
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        parts = text.split("<s>") if parse_special else [text]
+        tokens = [token for part in parts for token in (0, *part.encode())][1:]
+        return [0] * add_special + tokens
+
+    def text(self, token: int) -> bytes:
+        return bytes((token,)) if token else b"<s>"
+
+    def effort(self, text: str) -> int:
+        return len(text)
+
+    @property
+    def bos(self) -> str:
+        return "<s>"
+
+    @property
+    def eos(self) -> str:
+        return ""
+
+
 class OneOfMany:
     """A constraint that remembers which one it is a copy of."""
 
@@ -70,9 +112,15 @@ def preparer(
     override: str | None = None,
     vocab: Vocab | None = None,
     needs_checkpoints: bool = False,
+    call_example: str = "",
 ) -> Preparer:
     return Preparer(
-        vocab or WordVocab(), template=template, override=override, n_ctx=64, needs_checkpoints=needs_checkpoints
+        vocab or WordVocab(),
+        template=template,
+        override=override,
+        n_ctx=64,
+        needs_checkpoints=needs_checkpoints,
+        call_example=call_example,
     )
 
 
@@ -132,10 +180,23 @@ def test_what_an_operator_s_template_refuses_is_refused() -> None:
 
 
 @pytest.mark.parametrize("template", [None, "{{ messages[0].content }}"])
-def test_tools_that_no_template_shows_are_refused(template: str | None) -> None:
+def test_tools_that_the_template_does_not_show_are_described_in_the_system_message(template: str | None) -> None:
+    (prompt,) = preparer(template, call_example="CALL f WITH {}").write(WITH_TOOLS)
+    assert all(text in prompt.text for text in ("You can call these functions", '"name": "f"', "CALL f WITH {}"))
+
+
+def test_tools_that_no_message_can_show_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="does not show them") as caught:
-        preparer(template).write(WITH_TOOLS)
+        preparer("{{ messages[-1].content[:9] }}").write(WITH_TOOLS)
     assert caught.value.param == "tools"
+
+
+def test_calls_and_results_that_the_template_does_not_show_become_text() -> None:
+    (prompt,) = preparer(OF_PEOPLE).write(ChatTask(messages=(*RESULTS, {"role": "user", "content": "and?"})))
+    assert prompt.text == (
+        '<user>go<assistant><tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+        "<user><tool_response>\n 42\n\n</tool_response>\nand?"
+    )
 
 
 RESULTS = (
@@ -150,7 +211,7 @@ OF_PEOPLE = "{% for m in messages if m.role in ['user', 'assistant'] %}<{{ m.rol
 
 
 def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
-    own = preparer(OF_PEOPLE)
+    own = preparer(OF_PEOPLE + "{{ tools or '' }}")
     assert own.write(HELLO)[0].text == "<user>hello"
     with pytest.raises(InvalidRequest, match="does not show the results of tools") as caught:
         own.write(ChatTask(messages=RESULTS))
@@ -158,7 +219,8 @@ def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
 
 
 def test_results_of_tools_that_the_template_shows_in_this_chat_alone_are_shown() -> None:
-    own = preparer(OF_PEOPLE + "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}")
+    in_this_chat = "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}"
+    own = preparer(OF_PEOPLE + "{{ tools or '' }}" + in_this_chat)
     assert own.write(ChatTask(messages=RESULTS))[0].text == "<user>go<assistant>42"
 
 
@@ -238,7 +300,7 @@ def test_a_prompt_that_may_fit_is_never_judged_by_its_beginning(monkeypatch: pyt
 
 def test_a_chat_becomes_the_prompt_s_text_and_tokens() -> None:
     prompt = preparer("{{ messages[0].content }} </s> go on").prepare(HELLO)
-    assert (prompt.text, prompt.tokens, prompt.constraint) == ("hello </s> go on", [0, 1, 2, 1, 1], None)
+    assert (prompt.text, prompt.tokens, prompt.begin) == ("hello </s> go on", [0, 1, 2, 1, 1], None)
 
 
 @pytest.mark.parametrize(("most", "limit"), [(100, 63), (50, 50)])
@@ -269,6 +331,63 @@ def test_a_text_to_go_on_with_is_a_prompt_that_no_template_changes() -> None:
     assert own.prepare(CompleteTask(prompt=(2, 1, 2))) == PreparedPrompt("", [2, 1, 2])
 
 
+def test_every_prompt_has_its_choices_and_their_seeds_and_more_than_there_are_seats_take_turns() -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, seats=3)
+    task = CompleteTask(prompt="one two", more_prompts=((2, 1),), choices=2)
+    complete = msgspec.structs.replace(submit(), task=task, sampling=Sampling(temperature=1, seed=7))
+    request = own.request(complete, [own.read(prompt, limit=63) for prompt in own.write(task)])
+    assert request.seats == 3
+    assert [(s.choice, s.prompt) for s in request.sequences] == [
+        (0, [0, 1, 1]),
+        (1, [0, 1, 1]),
+        (2, [2, 1]),
+        (3, [2, 1]),
+    ]
+    assert all(sequence.sampler is not None for sequence in request.sequences)
+
+
+class FillingVocab(LetterVocab):
+    """Has markers to fill in the middle of a text: `<P>`, `<S>` and `<M>`, tokens 1 to 3."""
+
+    fill_in_middle = ("<P>", "<S>", "<M>")
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        if parse_special and text in self.fill_in_middle:
+            return [0] * add_special + [1 + self.fill_in_middle.index(text)]
+        return super().tokenize(text, add_special=add_special, parse_special=parse_special)
+
+
+@pytest.mark.parametrize("prompt", ["ab", "", "<S>"])
+def test_what_belongs_between_two_texts_is_asked_for_by_the_vocabulary_s_markers(prompt: str) -> None:
+    own = Preparer(FillingVocab(), template=None, n_ctx=64)
+    task = CompleteTask(prompt=prompt, suffix="c<M>")
+    assert own.prepare(task).tokens == [0, 1, *prompt.encode(), 2, *b"c<M>", 3]
+
+
+@pytest.mark.parametrize(
+    ("vocab", "prompt"), [(FillingVocab(), (1, 2)), (LetterVocab(), "ab")], ids=["tokens", "no markers"]
+)
+def test_a_suffix_that_nothing_can_be_filled_in_before_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, vocab: LetterVocab, prompt: str | tuple[int, ...]
+) -> None:
+    if not isinstance(vocab, FillingVocab):
+        monkeypatch.setattr(LetterVocab, "fill_in_middle", None)
+    with pytest.raises(InvalidRequest) as caught:
+        Preparer(vocab, template=None, n_ctx=64).write(CompleteTask(prompt=prompt, suffix="c"))
+    assert caught.value.param == "suffix"
+
+
+def test_replies_that_begin_with_their_prompts_are_told_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Preparer(LetterVocab(), template=None, n_ctx=64)
+    task = CompleteTask(prompt="hé", more_prompts=((0, 104, 105),), echo=True)
+    assert own.echo(task) == ("hé", "<s>hi")
+    assert own.echo(CompleteTask(prompt="hé")) == own.echo(HELLO) == ()
+    monkeypatch.setattr("neuron_lib.engine.prepare._MOST_BYTES_TOLD", 7)
+    with pytest.raises(InvalidRequest) as caught:
+        own.write(task)
+    assert caught.value.param == "prompt"
+
+
 @pytest.mark.parametrize("prompt", ["", (), (3,), (-1,)])
 def test_a_prompt_of_nothing_or_of_tokens_that_there_are_not_is_refused_by_name(prompt: str | tuple[int, ...]) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -290,18 +409,148 @@ def test_each_input_becomes_a_sequence_that_wants_a_vector_and_more_than_there_a
     ]
 
 
-@pytest.mark.parametrize("inputs", [(), ("one", ""), ("one", ())])
-def test_no_input_and_an_input_of_nothing_are_refused_by_name(inputs: tuple[str | tuple[int, ...], ...]) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "param"),
+    [((), "input"), (("",), "input"), (("one", ""), "input[1]"), (("one", ()), "input[1]"), (("a", (7,)), "input[1]")],
+)
+def test_no_input_and_an_input_of_nothing_are_refused_by_name(
+    inputs: tuple[str | tuple[int, ...], ...], param: str
+) -> None:
     own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
     with pytest.raises(InvalidRequest) as caught:
         own.write(EmbedTask(inputs=inputs))
-    assert caught.value.param == "input"
+    assert caught.value.param == param
+
+
+def test_the_input_that_is_too_long_is_named_with_the_numbers() -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
+    fits, too_long = own.write(EmbedTask(inputs=("a b c d", "a b c d e")))
+    assert len(own.read(fits, limit=5).tokens) == 5
+    with pytest.raises(PromptTooLong, match=r"maximum context length is 5 tokens, but input\[1\] has 6 ") as caught:
+        own.read(too_long, limit=5)
+    assert caught.value.param == "input[1]"
 
 
 def test_vectors_are_refused_by_name() -> None:
+    for other in (preparer(None), ranking_preparer()):
+        with pytest.raises(UnsupportedCapability) as caught:
+            other.prepare(EmbedTask(inputs=("one",)))
+        assert caught.value.code == "embeddings_unsupported"
+
+
+def ranking_preparer() -> Preparer:
+    pairs = PairWriter(template=None, separator=" </s> ", controls=None)
+    return Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=8, pairs=pairs, seats=2)
+
+
+RANK = RerankTask(query="which one", documents=("the first", "this", "or that"))
+
+
+def test_each_document_is_read_behind_the_query_and_becomes_a_sequence_that_wants_a_vector() -> None:
+    own = ranking_preparer()
+    rank = msgspec.structs.replace(submit(), task=RANK)
+    assert own.limit(rank) == 8
+    request = own.request(rank, [own.read(prompt, limit=own.limit(rank)) for prompt in own.write(RANK)])
+    assert request.seats == 2
+    assert [(s.choice, s.prompt, s.wants_vector) for s in request.sequences] == [
+        (0, [0, 1, 1, 2, 1, 1], True),
+        (1, [0, 1, 1, 2, 1], True),
+        (2, [0, 1, 1, 2, 1, 1], True),
+    ]
+
+
+def test_the_document_that_is_too_long_is_named_with_the_numbers() -> None:
+    own = ranking_preparer()
+    _, too_long = own.write(RerankTask(query="which one", documents=("this", "this one is too long")))
+    with pytest.raises(PromptTooLong, match=r"maximum context length is 8 tokens, but documents\[1\] has 9 "):
+        own.read(too_long, limit=8)
+
+
+def test_scores_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedCapability) as caught:
-        preparer(None).prepare(EmbedTask(inputs=("one",)))
-    assert caught.value.code == "embeddings_unsupported"
+        preparer(None).write(RANK)
+    assert caught.value.code == "rerank_unsupported"
+    with pytest.raises(InvalidRequest) as refused:
+        ranking_preparer().write(RerankTask(query="which?", documents=()))
+    assert refused.value.param == "documents"
+
+
+def tokens_of(task: TokenizeTask) -> Tokens:
+    own = Preparer(LetterVocab(), template="{{ bos_token }}{{ messages[0].content }}", n_ctx=8)
+    (prompt,) = own.write(task)
+    return own.tokens_of(7, task, prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "flags", "tokens"),
+    [
+        ("ab", {}, (0, 97, 98)),
+        ("<s>ab", {}, (0, 97, 98)),
+        ("ab", {"add_special": False}, (97, 98)),
+        ("<s>a", {"add_special": False}, (0, 97)),
+        ("<s>", {"add_special": False, "parse_special": False}, (60, 115, 62)),
+        ("<s>", {"parse_special": False}, (0, 60, 115, 62)),
+        ("", {"add_special": False}, ()),
+        ("", {}, (0,)),
+        ("longer than the context", {"add_special": False}, tuple(b"longer than the context")),
+    ],
+)
+def test_the_tokens_of_a_text_are_those_of_a_prompt_unless_the_task_says_otherwise(
+    prompt: str, flags: dict[str, bool], tokens: tuple[int, ...]
+) -> None:
+    assert tokens_of(TokenizeTask(prompt=prompt, **flags)) == Tokens(request=7, tokens=tokens)
+
+
+def test_the_tokens_of_a_chat_are_those_of_the_prompt_that_the_template_writes() -> None:
+    answer = tokens_of(TokenizeTask(prompt=HELLO, wants_text=True, wants_pieces=True))
+    pieces = (b"<s>", b"h", b"e", b"l", b"l", b"o")
+    assert answer == Tokens(request=7, tokens=(0, *b"hello"), text="<s>hello", pieces=pieces)
+    assert tokens_of(TokenizeTask(prompt=HELLO)) == Tokens(request=7, tokens=(0, *b"hello"))
+
+
+def test_what_a_message_spells_is_told_as_it_is_read() -> None:
+    task = TokenizeTask(prompt=ChatTask(messages=({"role": "user", "content": "<s>"},)))
+    controls = {0: ControlToken("<s>", strips_left=False, strips_right=False, is_unknown=False)}
+    own = Preparer(LetterVocab(), template="{{ messages[0].content }}", controls=controls, n_ctx=8)
+    (prompt,) = own.write(task)
+    (written,) = own.write(task.prompt) if isinstance(task.prompt, ChatTask) else ()
+    assert list(own.tokens_of(7, task, prompt).tokens) == own.read(written, limit=8).tokens == [0, 60, 115, 62]
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_a_text_of_which_more_would_be_told_than_a_frame_holds_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, *, pieces: bool
+) -> None:
+    fits = TokenizeTask(prompt="x" * 8, add_special=False, wants_pieces=pieces)
+    monkeypatch.setattr("neuron_lib.engine.prepare._MOST_BYTES_TOLD", 8)
+    assert len(tokens_of(fits).tokens) == 8
+    for name, most in (("_MOST_BYTES_TOLD", 7), ("_MOST_TOKENS_TOLD", 7)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"neuron_lib.engine.prepare.{name}", most)
+            with pytest.raises(InvalidRequest) as caught:
+                tokens_of(fits)
+        assert caught.value.param == "prompt"
+
+
+def test_tokens_become_the_text_that_they_spell() -> None:
+    own = Preparer(LetterVocab(), template=None, n_ctx=8)
+    task = DetokenizeTask(tokens=(0, *"hé".encode(), 0xC3))
+    assert own.write(task) == ()
+    assert own.text_of(7, task) == Text(request=7, text="<s>hé\ufffd", token_count=5)
+    assert own.text_of(7, DetokenizeTask(tokens=())) == Text(request=7, text="", token_count=0)
+
+
+def test_tokens_that_there_are_not_or_that_are_too_long_a_text_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = Preparer(LetterVocab(), template=None, n_ctx=8)
+    with pytest.raises(InvalidRequest, match="there is no token 300") as caught:
+        own.text_of(7, DetokenizeTask(tokens=(1, 300)))
+    assert caught.value.param == "tokens"
+    monkeypatch.setattr("neuron_lib.engine.prepare._MOST_BYTES_TOLD", 7)
+    with pytest.raises(InvalidRequest, match="longer than 7 bytes") as caught:
+        own.text_of(7, DetokenizeTask(tokens=(97,) * 8))
+    assert caught.value.param == "tokens"
 
 
 def test_a_template_that_writes_nothing_is_the_request_s_fault() -> None:
@@ -328,7 +577,7 @@ def test_each_choice_is_a_sequence_with_a_seed_and_a_grammar_of_its_own(monkeypa
 
     monkeypatch.setattr("neuron_lib.engine.prepare.SamplerChain", chain)
     own, constraint = preparer(None), OneOfMany()
-    prompt = replace(own.prepare(HELLO), constraint=cast("Constraint", constraint))
+    prompt = replace(own.prepare(HELLO), begin=cast("Callable[[], Constraint]", constraint.copy))
     class_ = RequestClass(cache_key="me", adapter="pirate")
     request = own.request(submit(class_=class_, choices=2, top_logprobs=3, stop=("x",)), [prompt], arrived_s=1.5)
     assert (request.number, request.seats, request.class_, request.arrived_s) == (7, 2, class_, 1.5)
@@ -383,3 +632,42 @@ def test_parts_are_one_text_and_what_has_none_is_left_out() -> None:
         {"type": "text", "text": "lo"},
     ]
     assert preparer(None).write(ChatTask(messages=({"role": "user", "content": parts},)))[0].text == CHATML
+
+
+def test_a_last_message_of_the_assistant_is_continued_where_its_text_ends() -> None:
+    chat = ChatTask(messages=({"role": "user", "content": "hello"}, {"role": "assistant", "content": "Good d"}))
+    (prompt,) = preparer(None).write(chat)
+    assert prompt.text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nGood d"
+    (fresh,) = preparer(None).write(msgspec.structs.replace(chat, continue_final_message=False))
+    assert fresh.text.endswith("Good d<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_message_is_continued_whatever_the_request_tells_the_template() -> None:
+    messages = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": "Good d"})
+    chat = ChatTask(messages=messages, template_kwargs={"add_generation_prompt": True}, continue_final_message=True)
+    assert preparer(None).write(chat)[0].text.endswith("assistant\nGood d")
+
+
+def test_a_system_text_that_the_template_does_not_take_is_not_put_behind_the_message_that_is_continued() -> None:
+    template = """{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}
+[{{ m.role }}:{{ m.content }}]{% endfor %}"""
+    chat = ChatTask(
+        messages=(
+            {"role": "user", "content": "hello"},
+            {"role": "system", "content": "Be kind."},
+            {"role": "assistant", "content": "Good d"},
+        )
+    )
+    text = preparer(template).write(chat)[0].text
+    assert text.endswith("[assistant:Good d")
+    assert "Be kind." in text
+
+
+def test_a_call_cannot_be_required_of_a_model_whose_format_is_not_known() -> None:
+    own = preparer("{{ messages[0].content }}{{ tools }}")
+    task = msgspec.structs.replace(WITH_TOOLS, tool_choice=ToolChoice("required"))
+    with pytest.raises(InvalidRequest) as caught:
+        own.write(task)
+    assert caught.value.param == "tool_choice"
+    with pytest.raises(InvalidRequest, match="there are no tools"):
+        own.write(msgspec.structs.replace(task, tools=()))

@@ -19,6 +19,7 @@ from neuron_lib.engine.protocol import (
     Command,
     CompleteTask,
     Delta,
+    DetokenizeTask,
     Done,
     EmbedTask,
     Fatal,
@@ -32,10 +33,14 @@ from neuron_lib.engine.protocol import (
     Refused,
     Report,
     RequestClass,
+    RerankTask,
     StepEvents,
     Submit,
     Taken,
     TaskFrame,
+    Text,
+    TokenizeTask,
+    Tokens,
     Vector,
     Work,
     command_decoder,
@@ -75,7 +80,12 @@ COMMANDS: list[Command] = [
     ),
     submit(CompleteTask(prompt="once"), sampling=Sampling(temperature=0.7, seed=2**63)),
     submit(CompleteTask(prompt=(1, 2, 3)), class_=RequestClass(principal="a/k", cache_key="a", adapter="pirate")),
+    submit(CompleteTask(prompt="def", more_prompts=("a", (4, 5)), suffix="end", echo=True)),
     submit(EmbedTask(inputs=("one", (4, 5)))),
+    submit(RerankTask(query="which?", documents=("one", "two"))),
+    submit(TokenizeTask(prompt="once", add_special=False, wants_pieces=True)),
+    submit(TokenizeTask(prompt=ChatTask(unread={"messages": b"[]"}), wants_text=True)),
+    submit(DetokenizeTask(tokens=(1, 2))),
     Cancel(3),
     Close(),
 ]
@@ -92,7 +102,7 @@ REPORTS: list[Report] = [
             reasoning=Markers("<think>", "</think>"),
         )
     ),
-    Prepared(request=1, prompt_tokens=12, prompt_end="assistant\n"),
+    Prepared(request=1, prompt_tokens=12, in_reasoning=True, echo=("höi",)),
     Refused(1, to_frame(TemplateFailed("no"))),
     Refused(1, to_frame(PromptTooLong(prompt_tokens=9, limit=8))),
     Began(1, replies=3),
@@ -117,6 +127,8 @@ REPORTS: list[Report] = [
     Fatal("no"),
     Beat(step=1, in_flight=2, rss_bytes=3, read_bytes=4, work=(Work("a prompt", 5, 6),)),
     Taken((1, 2)),
+    Tokens(request=1, tokens=(1, 2**31 - 1), text="é", pieces=(b"\xc3", b"\xa9")),
+    Text(request=1, text="é", token_count=2),
 ]
 
 
@@ -125,6 +137,8 @@ def name_of(frame: Command | Report) -> str:
     match frame:
         case Submit(task=CompleteTask(prompt=prompt)):
             return f"Submit of {prompt}"
+        case Submit(task=TokenizeTask(prompt=prompt)):
+            return f"Submit of TokenizeTask of a {type(prompt).__name__}"
         case Submit(task=task):
             return f"Submit of {type(task).__name__}"
         case Refused(error=error):

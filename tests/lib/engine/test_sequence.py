@@ -61,10 +61,18 @@ def test_an_unfinished_code_point_at_the_end_is_replaced() -> None:
 
 
 def test_a_stop_string_across_tokens_ends_the_reply_without_itself() -> None:
-    events = speak(sequence(stop=("END",)), b"one E", b"N", b"D two", b"never")
+    events = speak(sequence(stop=("two", "END")), b"one E", b"N", b"D two", b"never")
+    assert last(events).stop == "END"
     assert text_of(events) == "one "
     assert last(events).reason is FinishReason.STOP
     assert last(events).completion_tokens == 3
+
+
+def test_a_token_that_stops_ends_the_reply_without_itself() -> None:
+    stopped = Sequence(request=1, prompt=[0], max_tokens=9, stop_token_ids=(1, 7))
+    events = speak(stopped, b"one ", b"two", b"never")
+    assert text_of(events) == "one "
+    assert (last(events).reason, last(events).completion_tokens) == (FinishReason.STOP, 1)
 
 
 def test_a_beginning_of_a_stop_string_that_comes_to_nothing_is_not_lost() -> None:
@@ -96,7 +104,8 @@ def test_max_tokens_is_exact(limit: int) -> None:
 
 
 def test_a_stop_string_in_the_last_allowed_token_is_a_stop() -> None:
-    assert last(speak(sequence(max_tokens=1, stop=("x",)), b"x")).reason is FinishReason.STOP
+    end = last(speak(sequence(max_tokens=1, stop=("x",)), b"x"))
+    assert (end.reason, end.stop) == (FinishReason.STOP, "x")
 
 
 def test_a_full_context_ends_the_reply() -> None:

@@ -8,11 +8,13 @@ from neuron_lib.llamacpp.quarantine import Quarantine, fingerprint
 from neuron_lib.types import (
     ChatRequest,
     Complete,
+    Detokenize,
     Embed,
     Grammar,
     Principal,
     SamplingParams,
     Task,
+    Tokenize,
     UnreadArray,
     UnreadObject,
 )
@@ -151,4 +153,10 @@ def test_who_left_is_forgotten_with_the_engine_and_when_there_are_too_many() -> 
 
 def test_tasks_of_different_kinds_are_never_the_same() -> None:
     tasks: list[Task] = [POISON, Complete(model_id="o/a", prompt="poison"), Embed(model_id="o/a", inputs=("poison",))]
-    assert len({fingerprint(task) for task in tasks}) == 3
+    tasks += [Tokenize(model_id="o/a", prompt=POISON), Detokenize(model_id="o/a", tokens=(1,))]
+    assert len({fingerprint(task) for task in tasks}) == 5
+
+
+def test_the_tokens_of_a_chat_are_the_same_task_whoever_asks() -> None:
+    asked = [like_poison(), like_poison(principal=Principal("a", "k"), whole=True)]
+    assert len({fingerprint(Tokenize(model_id="o/a", prompt=chat)) for chat in asked}) == 1

@@ -1,4 +1,3 @@
-import contextlib
 import gc
 import os
 import sys
@@ -44,6 +43,8 @@ from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
     Complete,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedding,
     EventBeforeEnd,
@@ -56,18 +57,21 @@ from neuron_lib.types import (
     ModelStatus,
     Principal,
     ReasoningDelta,
+    Relevance,
+    Rerank,
     SamplingParams,
     Servable,
     Started,
     Task,
     TextDelta,
+    Tokenize,
+    Tokenized,
     TokenLogprob,
     ToolCall,
     UnreadArray,
     UnreadObject,
     Usage,
 )
-from tests.fakes.log_lines import said
 from tests.fakes.memory_engine import MemoryEngine, open_memory_engine
 from tests.fakes.turns import let_others_run
 
@@ -159,7 +163,6 @@ async def test_a_reply_starts_speaks_and_finishes_with_its_usage(*, in_process: 
     async with model_of(in_process=in_process) as model:
         events = await reply_to(model, "one two")
         assert model.load().in_flight == 0
-        assert (model.load().tok_s_prefill, model.load().tok_s_decode) == (4.0, 2.0)  # one of two was cached
     assert events == [
         Started(prompt_tokens=2),
         TextDelta("one "),
@@ -345,7 +348,7 @@ async def test_several_replies_to_one_request_are_read_side_by_side_and_billed_a
     async with model_of("markers", seats=3) as model, model.run(request) as generation:
         assert model.load().in_flight == 3
         started, *events, finished = [event async for event in generation]
-        assert (model.load().tok_s_prefill, model.load().in_flight) == (12.0, 0)  # what was forked was not computed
+        assert model.load().in_flight == 0
     assert started == Started(prompt_tokens=4)
     for choice in range(3):
         own = [event for event in events if isinstance(event, TextDelta | ReasoningDelta) and event.choice == choice]
@@ -418,7 +421,6 @@ async def test_a_grammar_that_the_engine_refuses_is_named_by_its_field() -> None
         ({"choices": 0}, "n"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": -1}, "top_logprobs"),
-        ({"grammar": Grammar("lark", "start: x"), "tools": (TOOL,)}, "tools"),
     ],
 )
 async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: dict[str, Any], param: str) -> None:
@@ -430,22 +432,18 @@ async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: d
         assert "with 0 requests" in repr(model)
 
 
-async def test_the_log_has_the_bill_of_a_reply(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="neuron_lib.llamacpp.reply")
-    async with model_of(seats=2) as model, model.run(msgspec.structs.replace(ask("one two"), choices=2)) as generation:
-        async for _event in generation:
-            pass
-    (record,) = caplog.records
-    assert said(record) == "reply finished"
-    logged = vars(record)
-    assert (logged["finish_reason"], logged["cached_tokens"], logged["completion_tokens"]) == ("stop,stop", 1, 5)
-
-
-@pytest.mark.parametrize(("mode", "stop"), [("normal", "stop: mine !"), ("fallback", "stop: mine <|im_end|> !")])
-async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(mode: str, stop: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "stop", "found"),
+    [("normal", "stop: mine !", ("mine",)), ("fallback", "stop: mine <|im_end|> !", ())],
+)
+async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(
+    mode: str, stop: str, found: tuple[str, ...]
+) -> None:
     async with model_of(mode) as model, model.run(ask("echo-stop", stop=["mine"])) as generation:
         events = [event async for event in generation]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == stop
+    assert isinstance(events[-1], Finished)
+    assert events[-1].stop_strings == found
 
 
 async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
@@ -543,6 +541,15 @@ async def test_a_bias_of_a_token_that_the_model_has_not_is_refused_by_name() -> 
             pass
 
 
+async def test_a_token_that_stops_and_that_the_model_has_not_is_refused_by_name() -> None:
+    async with model_of("words") as model:
+        request = replace(ask("one"), sampling=SamplingParams(stop_token_ids=(9, 10)))
+        with pytest.raises(InvalidRequest, match="no token 10, the model has tokens 0 to 9") as caught:
+            async with model.run(request):
+                pytest.fail("it was entered")
+        assert caught.value.param == "stop_token_ids"
+
+
 async def test_a_prompt_that_fitted_is_too_long_for_the_next_engine_whose_context_is_smaller() -> None:
     async with model_of(then="small", policy=patient()) as model:
         assert isinstance((await reply_to(model, "a b c d"))[-1], Finished)
@@ -588,12 +595,104 @@ async def test_vectors_come_one_by_one_and_are_billed_as_one() -> None:
     ]
 
 
-async def test_a_request_for_no_vectors_is_refused_by_name() -> None:
+async def events_of(model: LlamaCppModel, task: Task) -> list[GenerationEvent]:
+    async with model.run(task) as reply:
+        return [event async for event in reply]
+
+
+async def test_vectors_are_cut_to_the_dimensions_that_are_wanted() -> None:
     async with model_of("vectors") as model:
+        _, vector, _ = await events_of(model, Embed(model_id="org/fake", inputs=("three",), dimensions=1))
+    assert vector == Embedding(0, (1.0,))
+
+
+async def test_the_outputs_of_a_reranker_become_degrees_of_relevance() -> None:
+    task = Rerank(model_id="org/fake", query="four", documents=("two", "four", "seven"))
+    async with model_of("ranks", seats=2) as model:
+        events = await events_of(model, task)
+        assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+        info = model.info()
+    assert info.limit is not None
+    assert info.limit.input == info.limit.context  # a score needs no room for a reply
+    started, *scores, finished = events
+    assert started == Started(prompt_tokens=3)
+    degrees = [(event.index, round(event.score, 3)) for event in scores if isinstance(event, Relevance)]
+    assert degrees == [(2, 0.731), (1, 0.5), (0, 0.269)]
+    assert isinstance(finished, Finished)
+    assert finished.usage.prompt_tokens == 3
+
+
+async def test_a_vector_that_is_not_made_of_numbers_is_never_given_out() -> None:
+    async with model_of("vectors") as model:
+        with pytest.raises(EngineFailed, match="computed no numbers of text 1 of the request"):
+            await events_of(model, Embed(model_id="org/fake", inputs=("one", "NaN")))
+        assert len(await events_of(model, Embed(model_id="org/fake", inputs=("one",)))) == 3
+
+
+LONG_QUERY = "q" * 2049
+
+
+@pytest.mark.parametrize(
+    ("task", "param"),
+    [
+        (Embed(model_id="org/fake", inputs=()), "input"),
+        (Embed(model_id="org/fake", inputs=("one",), dimensions=3), "dimensions"),
+        (Embed(model_id="org/fake", inputs=("one",), dimensions=0), "dimensions"),
+        (Embed(model_id="org/fake", inputs=("one",) * (2**21 + 1)), "input"),
+        (Rerank(model_id="org/fake", query="", documents=("one",)), "query"),
+        (Rerank(model_id="org/fake", query="which?", documents=()), "documents"),
+        (Rerank(model_id="org/fake", query=LONG_QUERY, documents=("one",) * 2048), "query"),
+    ],
+    ids=["no input", "wide", "narrow", "too many numbers", "no query", "no documents", "a long query, often"],
+)
+async def test_vectors_and_scores_that_cannot_be_made_are_refused_by_name(task: Task, param: str) -> None:
+    async with model_of("vectors" if isinstance(task, Embed) else "ranks") as model:
         with pytest.raises(InvalidRequest) as caught:
-            async with model.run(Embed(model_id="org/fake", inputs=())):
+            async with model.run(task):
                 pytest.fail("it was entered")
-        assert caught.value.param == "input"
+        assert caught.value.param == param
+
+
+READINGS: list[tuple[Task, Tokenized | Detokenized]] = [
+    (
+        Tokenize(model_id="org/fake", prompt="one three", wants_text=True, wants_pieces=True),
+        Tokenized(tokens=(3, 5), context=64, text="one three", pieces=(b"one", b"three")),
+    ),
+    (Tokenize(model_id="org/fake", prompt="one three"), Tokenized(tokens=(3, 5), context=64)),
+    (Tokenize(model_id="org/fake", prompt=ask("one three")), Tokenized(tokens=(3, 5), context=64)),
+    (Detokenize(model_id="org/fake", tokens=(3, 5)), Detokenized("xxx xxxxx")),
+]
+
+
+async def read_off(model: LlamaCppModel, task: Task) -> list[GenerationEvent]:
+    async with model.run(task) as reply:
+        return [event async for event in reply]
+
+
+@pytest.mark.parametrize(("task", "answer"), READINGS)
+async def test_tokens_are_told_while_all_seats_are_taken_and_nothing_is_computed(
+    task: Task, answer: Tokenized | Detokenized
+) -> None:
+    async with model_of("stuck-after-delta", seats=1) as model, model.run(ask("one")):
+        events = await read_off(model, task)
+        assert (model.load().in_flight, model.load().queue_depth) == (1, 0)
+    usage = Usage(prompt_tokens=2, completion_tokens=0)
+    assert events == [Started(prompt_tokens=2), answer, Finished(reasons=(FinishReason.STOP,), usage=usage)]
+
+
+async def test_tokens_that_an_engine_died_over_are_told_by_the_next() -> None:
+    task, answer = READINGS[0]
+    async with model_of("segv-at-prepare") as model:
+        assert (await read_off(model, task))[1] == answer
+        assert model.load().engine_restarts == 1
+
+
+async def test_a_chat_with_an_image_has_no_tokens_either() -> None:
+    chat = ask([{"type": "image_url"}])
+    async with model_of() as model:
+        with pytest.raises(UnsupportedCapability, match="reads text only"):
+            await read_off(model, Tokenize(model_id="org/fake", prompt=chat))
+        assert engine_of(model).submitted == []
 
 
 async def test_closing_admission_refuses_those_who_wait_at_once() -> None:
@@ -679,6 +778,52 @@ async def test_a_text_is_gone_on_with_and_nothing_in_it_is_reasoning_or_a_call()
     async with model_of("markers") as model, model.run(task) as reply:
         events = [event async for event in reply]
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "<think> a </think> <tool_call> !"
+
+
+def texts_of(events: Sequence[GenerationEvent]) -> dict[int, str]:
+    texts: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, TextDelta):
+            texts[event.choice] = texts.get(event.choice, "") + event.text
+    return texts
+
+
+async def test_every_prompt_gets_its_choices_and_is_billed_once() -> None:
+    task = Complete(model_id="org/fake", prompt="one", more_prompts=("a b", (7, 8)), choices=2)
+    async with model_of("normal", seats=2) as model:
+        async with model.run(task) as reply:
+            assert model.load().in_flight == 2
+            events = [event async for event in reply]
+        assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
+    assert texts_of(events) == {0: "one !", 1: "one !", 2: "a b !", 3: "a b !", 4: "7 8 !", 5: "7 8 !"}
+    assert events[0] == Started(prompt_tokens=5)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reasons == (FinishReason.STOP,) * 6
+    assert (events[-1].usage.prompt_tokens, events[-1].usage.cached_tokens) == (5, 3)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_reply_with_an_echo_begins_with_the_text_of_its_prompt(*, whole: bool) -> None:
+    task = Complete(model_id="org/fake", prompt="one", more_prompts=((7, 8),), echo=True, choices=2, whole=whole)
+    async with model_of("normal", seats=4) as model, model.run(task) as reply:
+        events = [event async for event in reply]
+    assert events[1:5] == [TextDelta("one", 0), TextDelta("one", 1), TextDelta("7 8", 2), TextDelta("7 8", 3)]
+    assert texts_of(events) == {0: "oneone !", 1: "oneone !", 2: "7 87 8 !", 3: "7 87 8 !"}
+
+
+async def test_an_echo_is_written_once_although_the_reply_is_begun_again() -> None:
+    task = Complete(model_id="org/fake", prompt="one", echo=True)
+    async with model_of("segv-at-start") as model, model.run(task) as reply:
+        events = [event async for event in reply]
+    assert texts_of(events) == {0: "oneone !"}
+
+
+async def test_an_echo_with_log_probabilities_is_refused_by_name() -> None:
+    async with model_of() as model:
+        with pytest.raises(InvalidRequest) as caught:
+            await read_off(model, Complete(model_id="org/fake", prompt="one", echo=True, top_logprobs=0))
+        assert caught.value.param == "echo"
+        assert engine_of(model).submitted == []
 
 
 @pytest.mark.parametrize(
@@ -1170,18 +1315,3 @@ async def test_a_reply_that_breaks_alone_raises_and_the_next_one_is_served(*, in
         for _ in range(2):
             with pytest.raises(EngineFailed, match="no cells left"):
                 await reply_to(model, "one two")
-
-
-@pytest.mark.parametrize(("mode", "outcome"), [("segv-after-delta", "EngineDead"), ("stuck-after-delta", "abandoned")])
-async def test_the_log_tells_a_reader_who_left_from_an_engine_that_was_lost(
-    mode: str, outcome: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", logger="neuron_lib.llamacpp.reply")
-    async with model_of(mode) as model:
-        with contextlib.suppress(EngineDead), anyio.CancelScope() as scope:
-            async with model.run(ask("one")) as generation:
-                if outcome == "abandoned":
-                    scope.cancel()
-                async for _event in generation:
-                    pass
-    assert [vars(record)["outcome"] for record in caplog.records] == [outcome]

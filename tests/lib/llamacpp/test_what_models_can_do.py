@@ -8,11 +8,19 @@ from pathlib import Path
 
 import gguf
 import msgspec
+import numpy as np
 import pytest
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.engine.protocol import Load
-from neuron_lib.errors import InvalidRequest, LoadFailed, PreflightFailed, PromptTooLong, WrongModality
+from neuron_lib.errors import (
+    InvalidRequest,
+    LoadFailed,
+    PreflightFailed,
+    PromptTooLong,
+    UnsupportedCapability,
+    WrongModality,
+)
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.model import Model
@@ -21,7 +29,23 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
-from neuron_lib.types import ChatRequest, ContextParams, Embed, Embedding, Finished, ModelSpec, ModelStatus, Started
+from neuron_lib.types import (
+    ChatRequest,
+    Complete,
+    ContextParams,
+    Detokenize,
+    Detokenized,
+    Embed,
+    Embedding,
+    Finished,
+    ModelSpec,
+    ModelStatus,
+    Relevance,
+    Rerank,
+    Started,
+    Tokenize,
+    Tokenized,
+)
 from tests.fakes.synthetic_gguf import write_synthetic
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
@@ -122,6 +146,101 @@ async def test_vectors_have_length_one_and_are_those_of_each_text_alone(
         assert vector == pytest.approx(other, abs=1e-4)
     assert together[0] == pytest.approx(together[3], abs=1e-4)
     assert together[0] != pytest.approx(together[1], abs=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["full", "bert"])
+async def test_every_model_that_reads_text_tells_its_tokens_and_what_they_spell(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, kind)
+    async with harness_of(path).open(SPEC, model_id=MODEL_ID, report=lambda _: None) as model:
+        task = Tokenize(model_id=MODEL_ID, prompt="Hello world", add_special=False, wants_pieces=True)
+        async with model.run(task) as reply:
+            _, told, _ = [event async for event in reply]
+        assert isinstance(told, Tokenized)
+        async with model.run(Detokenize(model_id=MODEL_ID, tokens=told.tokens)) as reply:
+            _, spelled, _ = [event async for event in reply]
+        with pytest.raises(InvalidRequest, match="there is no token 99999"):
+            async with model.run(Detokenize(model_id=MODEL_ID, tokens=(99999,))):
+                pytest.fail("it was admitted")
+        load = model.load()
+    assert spelled == Detokenized(b"".join(told.pieces).decode())
+    assert len(told.pieces) == len(told.tokens)
+    assert (load.in_flight, load.queue_depth, load.engine_restarts) == (0, 0, 0)
+
+
+FILL_IN = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+
+
+@pytest.mark.parametrize("markers", [FILL_IN, FILL_IN[:2]])
+async def test_a_model_fills_in_the_middle_of_a_text_if_it_has_all_three_tokens_for_that(
+    tmp_path: Path, markers: tuple[str, ...]
+) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, "full", markers=markers)
+    task = Complete(model_id=MODEL_ID, prompt="Hello", suffix="<|fim_middle|>world", max_tokens=1)
+    async with harness_of(path).open(SPEC, model_id=MODEL_ID, report=lambda _: None) as model:
+
+        async def tokens_of(text: str) -> int:
+            task = Tokenize(model_id=MODEL_ID, prompt=text, add_special=False, parse_special=False)
+            async with model.run(task) as reply:
+                told = [event async for event in reply][1]
+            assert isinstance(told, Tokenized)
+            return len(told.tokens)
+
+        if markers != FILL_IN:
+            with pytest.raises(InvalidRequest, match="suffix: this model has no tokens"):
+                async with model.run(task):
+                    pytest.fail("it was admitted")
+            return
+        async with model.run(task) as reply:
+            started, *_ = [event async for event in reply]
+        around = await tokens_of("Hello"), await tokens_of("<|fim_middle|>world")
+        async with model.run(Tokenize(model_id=MODEL_ID, prompt="Hello")) as reply:
+            told = [event async for event in reply][1]
+    assert isinstance(told, Tokenized)
+    added = len(told.tokens) - around[0]
+    assert started == Started(prompt_tokens=added + len(markers) + sum(around))
+
+
+def classifier(writer: gguf.GGUFWriter) -> None:
+    """The head of a reranker: its only output is a weighted sum of the vector of the first token."""
+    writer.add_pooling_type(gguf.PoolingType.RANK)
+    weights = np.random.default_rng(7).normal(0, 0.1, (1, 64)).astype(np.float32)
+    writer.add_tensor("cls.output.weight", weights)
+    writer.add_tensor("cls.output.bias", np.zeros(1, np.float32))
+    writer.add_eos_token_id(2)
+    writer.add_add_eos_token(True)
+
+
+async def test_a_reranker_scores_each_document_with_the_query_as_if_it_were_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, "bert", describe=classifier)
+    documents = ("the first of them", "another", "you and the other one, which is longer", "another")
+    async with harness_of(path).open(SPEC, model_id=MODEL_ID, report=lambda _: None) as model:
+
+        async def scores_of(query: str, *documents: str) -> list[float]:
+            async with model.run(Rerank(model_id=MODEL_ID, query=query, documents=documents)) as reply:
+                events = [event async for event in reply]
+            assert [type(event) for event in (events[0], events[-1])] == [Started, Finished]
+            found = {event.index: event.score for event in events if isinstance(event, Relevance)}
+            return [found[index] for index in range(len(documents))]
+
+        together = await scores_of("which of them?", *documents)
+        alone = [(await scores_of("which of them?", document))[0] for document in documents]
+        other = await scores_of("and you?", *documents)
+        swapped = await scores_of("another", "which of them?")
+        spelled = await scores_of("which of them?", "<|im_end|>")
+        with pytest.raises(PromptTooLong, match=r"documents\[1\] has"):
+            await scores_of("which of them?", "fits", "a " * 300)
+        with pytest.raises(UnsupportedCapability) as refused:
+            async with model.run(Embed(model_id=MODEL_ID, inputs=("one",))):
+                pytest.fail("it was admitted")
+        assert refused.value.code == "embeddings_unsupported"
+        assert model.load().engine_restarts == 0
+    assert all(0 <= score <= 1 for score in (*together, *other, *swapped, *spelled))
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert together[1] == pytest.approx(together[3], abs=1e-4)
+    assert len({round(score, 4) for score in (*together[:3], *other[:3], *swapped)}) == 7
 
 
 READ_FORM = """{% if tools %}{{ tools | tojson }}<tool_call>{"name": 1, "arguments": {}}</tool_call>{% endif %}"""

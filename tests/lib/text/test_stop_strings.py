@@ -49,13 +49,19 @@ def test_an_empty_stop_string_is_refused() -> None:
         StopStrings(["x", ""])
 
 
+def test_the_longest_of_several_stops_that_end_together_is_the_one_that_was_found() -> None:
+    stops = StopStrings(["b", "ab", "c"])
+    assert stops.feed("xab c") == "x"
+    assert stops.found == "ab"
+
+
 @given(stop_lists, texts, st.data())
 def test_how_the_text_is_cut_into_pieces_changes_nothing(stops: list[str], text: str, data: st.DataObject) -> None:
     borders = data.draw(st.lists(st.integers(0, len(text))).map(sorted))
     pieces = [text[start:end] for start, end in zip([0, *borders], [*borders, len(text)], strict=True)]
     whole, split = StopStrings(stops), StopStrings(stops)
     assert shown(split, pieces) == shown(whole, [text])
-    assert split.hit == whole.hit
+    assert split.found == whole.found
 
 
 @given(stop_lists, texts)
@@ -66,3 +72,4 @@ def test_what_is_shown_is_a_beginning_of_the_text_without_any_stop(stops: list[s
     assert not any(stop in output for stop in stops)
     assert watched.hit == any(stop in text for stop in stops)
     assert watched.hit or output == text
+    assert watched.found is None or text.startswith(output + watched.found)

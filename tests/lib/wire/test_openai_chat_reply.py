@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from neuron_lib import __version__
 from neuron_lib.errors import EngineDead
 from neuron_lib.types import (
     Finished,
@@ -19,11 +20,15 @@ from neuron_lib.types import (
 )
 from neuron_lib.wire.openai_chat_reply import DONE, ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.openai_errors import envelope
+from neuron_lib.wire.reply_account import timings_of
 from neuron_lib.wire.sse import KEEP_ALIVE
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, prefill_ms=20, decode_ms=50)
 CALL = ToolCall(index=1, id="call_ab_1", name="f", arguments='{"a":1}')
-HEAD = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"a/b","choices":['
+HEAD = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"a/b",'
+    b'"system_fingerprint":"neuron-%s","choices":[' % __version__.encode()
+)
 
 
 @pytest.fixture
@@ -46,7 +51,9 @@ def test_each_event_is_written_byte_for_byte(encoder: ChatStreamEncoder) -> None
     usage = (
         b',"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,'
         b'"prompt_tokens_details":{"cached_tokens":0},'
-        b'"helexa_timing":{"prefill_ms":20,"decode_ms":50,"prefill_tokens":10}}'
+        b'"helexa_timing":{"prefill_ms":20,"decode_ms":50,"prefill_tokens":10}},'
+        b'"timings":{"cache_n":0,"prompt_n":10,"prompt_ms":20.0,"prompt_per_token_ms":2.0,"prompt_per_second":500.0,'
+        b'"predicted_n":5,"predicted_ms":50.0,"predicted_per_token_ms":10.0,"predicted_per_second":100.0}'
     )
     assert encoder.opening() == choice(b'{"role":"assistant","content":""}')
     assert encoder.event(TextDelta("hi")) == choice(b'{"content":"hi"}')
@@ -62,6 +69,50 @@ def test_each_event_is_written_byte_for_byte(encoder: ChatStreamEncoder) -> None
     assert encoder.event(Started(prompt_tokens=7)) == b""
     assert DONE == b"data: [DONE]\n\n"
     assert KEEP_ALIVE == b":\n\n"
+
+
+def test_every_event_has_the_usage_so_far_where_that_is_asked_for() -> None:
+    so_far = iter(range(1, 9))
+    encoder = ChatStreamEncoder(id="chatcmpl-1", created=7, model="a/b", continuous_usage=True, include_usage=True)
+    encoder.follow(lambda: Usage(prompt_tokens=10, completion_tokens=next(so_far)))
+    stream = encoder.opening() + encoder.event(TextDelta("a")) + encoder.event(TextDelta("b"))
+    stream += encoder.ending(Finished(reasons=(FinishReason.STOP,), usage=USAGE))
+    chunks = [json.loads(frame.removeprefix(b"data: ")) for frame in stream.removesuffix(DONE).split(b"\n\n")[:-1]]
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [1, 2, 3, 4, 5]
+    assert ["timings" in chunk for chunk in chunks] == [False] * 4 + [True]
+
+
+def test_no_event_but_the_last_has_the_usage_where_that_is_not_asked_for(encoder: ChatStreamEncoder) -> None:
+    encoder.follow(lambda: USAGE)
+    assert b'"usage"' not in encoder.opening() + encoder.event(TextDelta("a"))
+
+
+def test_times_of_no_tokens_and_tokens_of_no_time_have_the_rate_zero() -> None:
+    timings = timings_of(Usage(prompt_tokens=4, completion_tokens=0, cached_tokens=4, prefill_ms=3))
+    assert (timings.cache_n, timings.prompt_n, timings.prompt_per_token_ms, timings.prompt_per_second) == (4, 0, 0, 0)
+    timings = timings_of(Usage(prompt_tokens=4, completion_tokens=7))
+    assert (timings.predicted_n, timings.predicted_per_token_ms, timings.predicted_per_second) == (7, 0, 0)
+
+
+def test_a_call_is_written_as_a_function_call_for_a_client_of_functions() -> None:
+    events = (
+        ToolCall(index=0, id="call_0", name="f", arguments="{}"),
+        ToolCall(index=1, id="call_1", name="g", arguments="{}"),
+    )
+    finished = Finished(reasons=(FinishReason.TOOL_CALLS,), usage=USAGE)
+    encoder = ChatStreamEncoder(id="chatcmpl-1", created=7, model="a/b", calls_functions=True)
+    collector = ChatCollector(id="chatcmpl-1", created=7, model="a/b", calls_functions=True)
+    stream = b"".join(map(encoder.event, events)) + encoder.ending(finished)
+    for event in (*events, finished):
+        collector.add(event)
+    call, end = (json.loads(frame.removeprefix(b"data: ")) for frame in stream.split(b"\n\n")[:2])
+    assert call["choices"][0]["delta"] == {"function_call": {"name": "f", "arguments": "{}"}}
+    assert end["choices"][0]["finish_reason"] == "function_call"
+    (choice,) = json.loads(collector.body())["choices"]
+    assert choice["message"] == {
+        "role": "assistant", "content": "", "function_call": {"name": "f", "arguments": "{}"}
+    }  # fmt: skip
+    assert choice["finish_reason"] == "function_call"
 
 
 def test_several_choices_open_speak_and_end_each_under_its_index() -> None:
@@ -150,6 +201,7 @@ def test_a_whole_reply_is_one_body_with_the_reasoning_beside_the_answer() -> Non
         "object": "chat.completion",
         "created": 7,
         "model": "a/b",
+        "system_fingerprint": f"neuron-{__version__}",
         "choices": [
             {
                 "index": 0,
@@ -163,6 +215,17 @@ def test_a_whole_reply_is_one_body_with_the_reasoning_beside_the_answer() -> Non
             "total_tokens": 15,
             "prompt_tokens_details": {"cached_tokens": 0},
             "helexa_timing": {"prefill_ms": 20, "decode_ms": 50, "prefill_tokens": 10},
+        },
+        "timings": {
+            "cache_n": 0,
+            "prompt_n": 10,
+            "prompt_ms": 20,
+            "prompt_per_token_ms": 2,
+            "prompt_per_second": 500,
+            "predicted_n": 5,
+            "predicted_ms": 50,
+            "predicted_per_token_ms": 10,
+            "predicted_per_second": 100,
         },
     }
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams, UnreadArray, UnreadObject
+from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams, ToolChoice, UnreadArray, UnreadObject
 from neuron_lib.wire import openai_chat
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.openai_chat import ChatCompletionRequest
@@ -180,6 +180,10 @@ def test_null_means_absent_everywhere() -> None:
         ("logit_bias", {}),
         ("logit_bias", {"0": -100, "2147483647": 100}),
         ("logit_bias", {str(token): 1 for token in range(1024)}),
+        ("logit_bias", []),
+        ("logit_bias", [[token, 1] for token in range(1024)]),
+        ("stop_token_ids", []),
+        ("stop_token_ids", [2**31 - 1] * 64),
         ("min_tokens", 0),
         ("min_tokens", 2**31 - 1),
         ("ignore_eos", False),
@@ -260,9 +264,11 @@ def test_values_at_their_bounds_are_accepted(name: str, value: object) -> None:
         ("dry_penalty_last_n", 2**31),
         ("dry_sequence_breakers", "\n"),
         ("dry_sequence_breakers", ["x"] * 17),
-        ("logit_bias", []),
         ("logit_bias", "1"),
         ("logit_bias", {str(token): 1 for token in range(1025)}),
+        ("logit_bias", [[token, 1] for token in range(1025)]),
+        ("stop_token_ids", 1),
+        ("stop_token_ids", [1] * 65),
         ("min_tokens", -1),
         ("min_tokens", 2**31),
         ("min_tokens", True),
@@ -317,6 +323,16 @@ def test_values_beyond_their_bounds_are_refused_by_name(name: str, value: object
         ({"logit_bias": {"7": True}}, "logit_bias.7"),
         ({"logit_bias": {"7": None}}, "logit_bias.7"),
         ({"logit_bias": {"7": 10**400}}, "logit_bias.7"),
+        ({"logit_bias": [[1]]}, "logit_bias[0]"),
+        ({"logit_bias": [[1, 1, 1]]}, "logit_bias[0]"),
+        ({"logit_bias": [1]}, "logit_bias[0]"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
+        ({"stop_token_ids": [1, 2**31]}, "stop_token_ids[1]"),
+        ({"stop_token_ids": ["</s>"]}, "stop_token_ids[0]"),
+        ({"logit_bias": [[7, None]]}, "logit_bias.7"),
+        ({"logit_bias": [[7, True]]}, "logit_bias.7"),
+        ({"logit_bias": [[-7, 1]]}, "logit_bias.-7"),
+        ({"logit_bias": [["Hello", -0.5]]}, "logit_bias.Hello"),
         ({"logit_bias": {"-1": 1}}, "logit_bias.-1"),
         ({"logit_bias": {"07": 1}}, "logit_bias.07"),
         ({"logit_bias": {"1.0": 1}}, "logit_bias.1.0"),
@@ -364,7 +380,7 @@ def test_values_beyond_their_bounds_are_refused_by_name(name: str, value: object
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
         (
-            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            {"stream": True, "stream_options": {"continuous_usage_stats": "yes"}},
             "stream_options.continuous_usage_stats",
         ),
         ({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, "repeat_penalty"),
@@ -613,11 +629,14 @@ def test_the_template_is_told_what_is_meant_for_it_and_its_own_arguments_count_m
     call = decode(
         add_generation_prompt=False,
         reasoning_effort='hi"gh',
+        enable_thinking=False,
         documents=[document],
         chat_template_kwargs={"add_generation_prompt": True, "x": "}"},
     )
     assert call.task.template_kwargs == {
         "enable_thinking": False,
+        "thinking": False,
+        "thinking_mode": "disabled",
         "reasoning_effort": 'hi"gh',
         "documents": [document],
         "add_generation_prompt": True,
@@ -640,54 +659,142 @@ def test_no_tool_choice_leaves_the_tools_out(tool_choice: object) -> None:
 
 
 @pytest.mark.parametrize("tools", [[TOOL], [], None])
+@pytest.mark.parametrize("tool_choice", ["banana", "", {}, {"type": "function", "function": {"name": "other"}}])
+def test_a_tool_choice_that_cannot_be_kept_is_refused(tool_choice: object, tools: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(tools=tools, tool_choice=tool_choice)
+    assert (caught.value.param or "").startswith("tool_choice")
+
+
+def test_what_is_said_of_calls_reaches_the_task() -> None:
+    assert decode(tools=[TOOL]).task.tool_choice == ToolChoice()
+    required = decode(tools=[TOOL], tool_choice="required", parallel_tool_calls=False).task
+    assert required.tool_choice == ToolChoice("required", parallel=False)
+    one = {"type": "function", "function": {"name": "f"}}
+    assert decode(tools=[TOOL], tool_choice=one).task.tool_choice == ToolChoice("required", "f")
+
+
+def test_what_is_said_of_reasoning_reaches_the_task_and_the_template() -> None:
+    task = decode(thinking_budget_tokens=9, reasoning_effort="low").task
+    assert task.reasoning_budget == 9
+    assert task.template_kwargs == {
+        "enable_thinking": True,
+        "thinking": True,
+        "thinking_mode": "enabled",
+        "thinking_budget": 9,
+        "reasoning_effort": "low",
+    }
+    off = decode_raw(encoded(reasoning_effort="none"), include_thinking=True).task.template_kwargs
+    assert (off["enable_thinking"], off["thinking"], off["thinking_mode"]) == (False, False, "disabled")
+
+
 @pytest.mark.parametrize(
-    "tool_choice",
+    ("fields", "continues"),
     [
-        "required",
-        "any",
-        "banana",
-        "",
-        {},
-        {"type": "function", "function": {"name": "f"}},
-        {"type": "function", "function": {"name": "other"}},
-        {"type": "any"},
-        {"type": "tool", "name": "f"},
-        {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+        ({}, None),
+        ({"add_generation_prompt": False}, None),
+        ({"add_generation_prompt": True}, False),
+        ({"continue_final_message": True}, True),
+        ({"continue_final_message": True, "add_generation_prompt": False}, True),
+        ({"continue_final_message": False}, False),
+        ({"continue_final_message": False, "add_generation_prompt": False}, False),
     ],
 )
-def test_a_tool_choice_that_cannot_be_kept_is_refused(tool_choice: object, tools: object) -> None:
-    with pytest.raises(InvalidRequest, match="not yet") as caught:
-        decode(tools=tools, tool_choice=tool_choice)
-    assert caught.value.param == "tool_choice"
+def test_a_last_message_is_continued_unless_the_request_wants_a_new_one(
+    fields: dict[str, bool], continues: object
+) -> None:
+    assert decode(**fields).task.continue_final_message is continues
 
 
-def test_one_tool_call_at_a_time_is_known_to_the_reply() -> None:
-    assert decode(tools=[TOOL]).parallel_tool_calls
-    assert decode(tools=[TOOL], parallel_tool_calls=True).parallel_tool_calls
-    assert not decode(tools=[TOOL], parallel_tool_calls=False).parallel_tool_calls
-    choice = {"type": "auto", "disable_parallel_tool_use": True}
-    assert not decode(tools=[TOOL], tool_choice=choice).parallel_tool_calls
+def test_a_message_cannot_be_continued_and_begun() -> None:
+    with pytest.raises(InvalidRequest, match="it contradicts `add_generation_prompt`") as caught:
+        decode(continue_final_message=True, add_generation_prompt=True)
+    assert caught.value.param == "continue_final_message"
+
+
+def test_the_biases_of_llama_cpp_are_pairs_in_which_false_means_never() -> None:
+    biases = decode(logit_bias=[[15, 1.5], ["7", -1], [9, False]]).task.sampling.logit_bias
+    assert biases == decode(logit_bias={"15": 1.5, "7": -1, "9": -100}).task.sampling.logit_bias
+    assert biases == {15: 1.5, 7: -1.0, 9: -100.0}
+
+
+FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "none"])
+def test_functions_are_tools_of_an_older_spelling(choice: str | None) -> None:
+    older = decode(functions=[FUNCTION, {"name": "g"}], function_call=choice)
+    tools = [{"type": "function", "function": function} for function in (FUNCTION, {"name": "g"})]
+    assert older.task == decode(tools=tools, tool_choice=choice, parallel_tool_calls=False).task
+    assert older.calls_functions
+
+
+def test_a_request_without_functions_is_answered_without_function_call() -> None:
+    for fields in ({}, {"tools": [TOOL]}, {"function_call": "auto"}, {"functions": None, "function_call": None}):
+        assert not decode(**fields).calls_functions
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"functions": "f"}, "functions"),
+        ({"functions": [{"description": "no name"}]}, "functions[0].name"),
+        ({"functions": [{"name": ""}]}, "functions[0].name"),
+        ({"functions": [FUNCTION] * 1025}, "functions"),
+        ({"functions": [FUNCTION], "tools": [TOOL]}, "functions"),
+        ({"functions": [FUNCTION], "tool_choice": "auto"}, "function_call"),
+        ({"functions": [FUNCTION], "function_call": "required"}, "function_call"),
+        ({"functions": [FUNCTION], "function_call": {"name": "g"}}, "function_call"),
+        ({"functions": [FUNCTION], "function_call": {}}, "function_call.name"),
+        ({"function_call": {"name": "f"}}, "function_call"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused_by_the_name_that_the_client_wrote(
+    fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(**fields)
+    assert caught.value.param == param
 
 
 def test_the_usage_of_a_stream_has_a_chunk_of_its_own_only_where_it_is_asked_for() -> None:
     assert decode(stream=True, stream_options={"include_usage": True}).include_usage
     for options in (None, {}, {"include_usage": False}, {"include_usage": None, "continuous_usage_stats": False}):
         assert not decode(stream=True, stream_options=options).include_usage
+        assert not decode(stream=True, stream_options=options).continuous_usage
+    assert decode(stream=True, stream_options={"continuous_usage_stats": True}).continuous_usage
 
 
 @pytest.mark.parametrize(
     ("name", "refused", "accepted"),
     [
         ("audio", {"voice": "alloy"}, None),
-        ("function_call", {"name": "f"}, "auto"),
-        ("functions", [{"name": "f"}], []),
         ("modalities", ["text", "audio"], ["text"]),
+        ("moderation", {"model": "x"}, None),
+        ("verbosity", "low", "medium"),
         ("web_search_options", {}, None),
+        ("add_special_tokens", True, False),
+        ("adaptive_target", 0.5, -1.0),
         ("allowed_token_ids", [1], []),
+        ("cache_salt", "x", None),
+        ("ec_transfer_params", {"x": 1}, {}),
+        ("kv_transfer_params", {"x": 1}, {}),
+        ("logprob_token_ids", [1], []),
+        ("media_io_kwargs", {"x": 1}, {}),
+        ("mm_processor_kwargs", {"x": 1}, {}),
+        ("n_cmpl", 2, 1),
+        ("parse_tool_calls", False, True),
+        ("reasoning_in_content", True, False),
+        ("return_prompt_text", True, False),
+        ("return_token_offsets", True, False),
+        ("return_tokens", True, False),
+        ("spaces_between_special_tokens", False, True),
+        ("truncation_side", "left", None),
+        ("vllm_xargs", {"x": 1}, {}),
+        ("watermarking", True, False),
         ("bad_words", ["x"], []),
         ("best_of", 2, 1),
         ("chat_template", "{{ x }}", None),
-        ("continue_final_message", True, False),
         ("echo", True, False),
         ("guided_whitespace_pattern", " *", None),
         ("include_reasoning", False, True),
@@ -695,7 +802,6 @@ def test_the_usage_of_a_stream_has_a_chunk_of_its_own_only_where_it_is_asked_for
         ("logits_processors", ["x"], []),
         ("prompt_logprobs", 0, None),
         ("skip_special_tokens", False, True),
-        ("stop_token_ids", [2], []),
         ("structural_tag", "{}", None),
         ("truncate_prompt_tokens", 10, None),
         ("use_beam_search", True, False),
@@ -721,7 +827,6 @@ def test_the_usage_of_a_stream_has_a_chunk_of_its_own_only_where_it_is_asked_for
         ("return_tokens_as_token_ids", True, False),
         ("separate_reasoning", False, True),
         ("stop_regex", "a+", None),
-        ("thinking_token_budget", 9, None),
     ],
 )
 def test_what_other_servers_can_and_this_one_cannot_is_refused_by_name(
@@ -734,7 +839,7 @@ def test_what_other_servers_can_and_this_one_cannot_is_refused_by_name(
 
 
 def test_what_changes_no_answer_is_ignored() -> None:
-    harmless = ("user", "metadata", "store", "service_tier", "length_penalty", "cache_prompt", "priority", "thinking")
+    harmless = ("user", "metadata", "store", "service_tier", "length_penalty", "cache_prompt", "priority")
     assert decode(**dict.fromkeys(harmless, "x")) == decode()
 
 

@@ -1,7 +1,9 @@
 import json
 
+from msgspec.structs import replace
+
 from neuron_lib.types import ModelInfo, ModelLimit, ModelStatus
-from neuron_lib.wire.openai_models import encode_model_list
+from neuron_lib.wire.openai_models import encode_model, encode_model_list
 
 
 def info(model_id: str, limit: ModelLimit | None = None) -> ModelInfo:
@@ -13,7 +15,10 @@ def test_models_are_listed_as_openai_does_with_the_context_where_it_is_known() -
     common = {"created": 7, "object": "model", "owned_by": "neuron"}
     assert json.loads(encode_model_list(models, created=7)) == {
         "object": "list",
-        "data": [{"id": "a/b", "max_model_len": 4096, **common}, {"id": "c/d", **common}],
+        "data": [
+            {"id": "a/b", "max_model_len": 4096, "limit": {"context": 4096, "output": 512}, **common},
+            {"id": "c/d", **common},
+        ],
     }
 
 
@@ -24,3 +29,10 @@ def test_a_host_without_models_has_an_empty_list() -> None:
 def test_a_model_was_created_when_it_was_loaded_where_that_is_known() -> None:
     listed = json.loads(encode_model_list([info("a/b"), info("c/d")], created=7, loaded={"c/d": 5}))
     assert [(model["id"], model["created"]) for model in listed["data"]] == [("a/b", 7), ("c/d", 5)]
+
+
+def test_one_model_is_told_as_in_the_list() -> None:
+    model = replace(info("a/b", ModelLimit(context=4096, output=512)), capabilities=("text", "vision"))
+    one = json.loads(encode_model(model, created=7))
+    assert one == json.loads(encode_model_list([model], created=7))["data"][0]
+    assert one["capabilities"] == ["text", "vision"]

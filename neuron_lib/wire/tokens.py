@@ -1,0 +1,229 @@
+"""Reads and answers `POST /tokenize`, `/detokenize` and `/apply-template`, as llama.cpp's server and vLLM have them.
+
+The two servers have other names for the same fields, and each answer has the fields of both. A body that names no model
+means the only one that is resident.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Final, Literal, NoReturn, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from neuron_lib.types import Chat, Detokenize, Detokenized, GenerationEvent, Principal, Tokenize, Tokenized
+from neuron_lib.wire import openai_chat
+from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
+from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.json_bounds import refusal
+from neuron_lib.wire.line_breaks import escape_line_breaks
+
+__all__ = (
+    "APPLY_TEMPLATE_SHAPES",
+    "DETOKENIZE_SHAPES",
+    "TOKENIZE_SHAPES",
+    "DetokenizeBody",
+    "PromptAnswer",
+    "TextAnswer",
+    "TokenizeBody",
+    "TokensAnswer",
+    "TokensCollector",
+    "TokensRequest",
+    "decode_apply_template",
+    "decode_detokenize",
+    "decode_tokenize",
+)
+
+_Model: TypeAlias = Annotated[str, Meta(max_length=1024)]
+_Token: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+_THE_ONLY_ONE: Final = ""
+"""The id of a task that leaves the model to the host."""
+
+
+# ---------------------------------------------------------------------------------------------------------- the bodies
+
+
+class TokenizeBody(Struct, frozen=True, kw_only=True):
+    """What is to be read: `content` (llama.cpp), `prompt` or `messages` (vLLM). One of them must be there.
+
+    `add_special` and `add_special_tokens` mean the same. If neither is there, llama.cpp adds no special tokens around a
+    `content`, and vLLM adds them around a `prompt`. `messages` come with all fields of a chat completion that change
+    the prompt.
+    """
+
+    model: _Model | None = None
+    content: str | None = None
+    prompt: str | None = None
+    messages: Annotated[msgspec.Raw, read_as(list[dict[str, object]])] = NOTHING
+    add_special: bool | None = None
+    add_special_tokens: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(Struct, frozen=True, kw_only=True):
+    """The tokens to be spelled."""
+
+    model: _Model | None = None
+    tokens: list[_Token]
+
+
+class _Piece(Struct):
+    """A token with its text, or with its bytes if they are not a text by themselves."""
+
+    id: int
+    piece: str | tuple[int, ...]
+
+
+class TokensAnswer(Struct):
+    """`tokens` are ids, or objects if the request wants pieces. `max_model_len` is the model's context in tokens."""
+
+    tokens: tuple[int | _Piece, ...]
+    count: int
+    max_model_len: int | UnsetType = UNSET
+    token_strs: tuple[str, ...] | UnsetType = UNSET
+
+
+class TextAnswer(Struct):
+    """The text of tokens, under the names of both servers."""
+
+    content: str
+    prompt: str
+
+
+class PromptAnswer(Struct):
+    """The prompt that the chat template writes."""
+
+    prompt: str
+
+
+_tokenize_decoder: Final = msgspec.json.Decoder(TokenizeBody)
+_detokenize_decoder: Final = msgspec.json.Decoder(DetokenizeBody)
+_encode: Final = msgspec.json.Encoder().encode
+
+
+# -------------------------------------------------------------------------------------------------------- the requests
+
+
+class TokensRequest(Struct, frozen=True):
+    """A `neuron_lib.wire.dialect.DecodedRequest`. `write` makes the body of the answer from the event that has it."""
+
+    task: Tokenize | Detokenize
+    write: Callable[[Tokenized | Detokenized], Struct]
+    stream: Literal[False] = False
+
+    def encoder(self, *, unique: str, created: int) -> NoReturn:  # noqa: ARG002 - see `DecodedRequest`
+        """There is no stream of tokens. Always raises `ValueError`."""
+        raise ValueError("tokens are not streamed")
+
+    def collector(self, *, unique: str, created: int) -> "TokensCollector":  # noqa: ARG002 - see `DecodedRequest`
+        """What writes the answer."""
+        return TokensCollector(self.write)
+
+
+class TokensCollector:
+    """Waits for the answer; see `neuron_lib.wire.dialect.Collector`."""
+
+    __slots__ = ("_answer", "_write")
+
+    def __init__(self, write: Callable[[Tokenized | Detokenized], Struct]) -> None:
+        """`write` makes the body."""
+        self._write = write
+        self._answer: Tokenized | Detokenized | None = None
+
+    def add(self, event: GenerationEvent) -> None:
+        """Take the next event."""
+        if isinstance(event, Tokenized | Detokenized):
+            self._answer = event
+
+    def body(self) -> bytes:
+        """The body as JSON. Raises `ValueError` before the answer has been added."""
+        if self._answer is None:
+            raise ValueError("there is no answer yet")
+        return escape_line_breaks(_encode(self._write(self._answer)))
+
+
+def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:
+    """The request of `/tokenize`. Raises what `decode_body` raises, also for values that are out of bounds."""
+    call = decode_body(_tokenize_decoder, body, content_type=headers.get("content-type"))
+    names = [name for name in ("content", "prompt") if getattr(call, name) is not None]
+    names += ["messages"] if is_given(call.messages) else []
+    if not names:
+        raise refusal("prompt", "one of content, prompt and messages is required")
+    if len(names) > 1:
+        raise refusal(names[-1], f"of {' and '.join(names)} only one can be read")
+    task = Tokenize(
+        model_id=call.model or _THE_ONLY_ONE,
+        prompt=_chat(body, headers, principal) if names == ["messages"] else call.content or call.prompt or "",
+        add_special=_adds_special(call),
+        parse_special=call.parse_special is not False,
+        wants_pieces=bool(call.with_pieces or call.return_token_strs),
+        principal=principal,
+    )
+
+    def write(answer: Tokenized | Detokenized) -> TokensAnswer:
+        assert isinstance(answer, Tokenized)  # the answer to its task
+        return TokensAnswer(
+            tokens=tuple(map(_piece, answer.tokens, answer.pieces)) if call.with_pieces else answer.tokens,
+            count=len(answer.tokens),
+            max_model_len=answer.context or UNSET,
+            token_strs=tuple(piece.decode(errors="replace") for piece in answer.pieces)
+            if call.return_token_strs
+            else UNSET,
+        )
+
+    return TokensRequest(task, write)
+
+
+def decode_detokenize(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:
+    """The request of `/detokenize`. Raises what `decode_body` raises, also for values that are out of bounds."""
+    call = decode_body(_detokenize_decoder, body, content_type=headers.get("content-type"))
+    task = Detokenize(model_id=call.model or _THE_ONLY_ONE, tokens=tuple(call.tokens), principal=principal)
+
+    def write(answer: Tokenized | Detokenized) -> TextAnswer:
+        assert isinstance(answer, Detokenized)  # the answer to its task
+        return TextAnswer(answer.text, answer.text)
+
+    return TokensRequest(task, write)
+
+
+def decode_apply_template(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:
+    """The request of `/apply-template`, which has the fields of a chat completion. Raises what its `decode` raises."""
+    chat = _chat(body, headers, principal)
+    task = Tokenize(model_id=chat.model_id, prompt=chat, wants_text=True, principal=principal)
+
+    def write(answer: Tokenized | Detokenized) -> PromptAnswer:
+        assert isinstance(answer, Tokenized)  # the answer to its task
+        return PromptAnswer(answer.text)
+
+    return TokensRequest(task, write)
+
+
+def _chat(body: bytes, headers: Mapping[str, str], principal: Principal | None) -> Chat:
+    return openai_chat.decode(body, headers=headers, principal=principal).task
+
+
+def _adds_special(call: TokenizeBody) -> bool:
+    """Whether the tokenizer adds tokens around a text. Of a chat, `openai_chat` checks the field."""
+    if call.add_special is None or call.add_special_tokens in {None, call.add_special}:
+        asked = call.add_special_tokens if call.add_special is None else call.add_special
+        return call.content is None if asked is None else asked
+    raise refusal("add_special_tokens", "it contradicts `add_special`")
+
+
+def _piece(token: int, piece: bytes) -> _Piece:
+    try:
+        return _Piece(token, piece.decode())
+    except UnicodeDecodeError:
+        return _Piece(token, tuple(piece))
+
+
+# --------------------------------------------------------------------------------------------------------- their types
+
+
+TOKENIZE_SHAPES: Final = Shapes(summary="The tokens of a text or of a chat", request=TokenizeBody, reply=TokensAnswer)
+DETOKENIZE_SHAPES: Final = Shapes(summary="The text of tokens", request=DetokenizeBody, reply=TextAnswer)
+APPLY_TEMPLATE_SHAPES: Final = Shapes(
+    summary="The prompt that the chat template writes", request=openai_chat.ChatCompletionBody, reply=PromptAnswer
+)
