@@ -47,6 +47,7 @@ class MarkedFormat:
     - `dropped`: markers that are never text, such as those around the answer.
     - `answer`: markers around the answer behind reasoning, which are not text.
     - `prompt_end`: the end of every prompt that belongs to the first block or marker of the reply.
+    - `calls_in_reasoning`: whether a call that stands in reasoning is one. Otherwise it is part of the reasoning.
     - `reasoning`: the family's own markers around reasoning. None: the vocabulary decides.
     - `write_rules`: adds the rule `calls` for tools. It is told whether several calls may follow one another.
     - `recognises`: whether a template asks for calls in this format. It needs not check that the template shows tools.
@@ -63,6 +64,7 @@ class MarkedFormat:
     dropped: tuple[str, ...] = ()
     answer: Markers | None = None
     prompt_end: str = ""
+    calls_in_reasoning: bool = True
     reasoning: Markers | None = None
     write_rules: RuleMaker
     recognises: Callable[[str], bool] = _no_template
@@ -300,6 +302,8 @@ class MarkedReader:
             tags += self._format.leads
         if self._is_in_thought:
             assert reasoning is not None  # there is no thought otherwise
+            if not self._format.calls_in_reasoning:
+                tags = [*self._format.dropped]
             return (reasoning.close, *((reasoning.open,) if self._may_repeat_open else ()), *tags)
         if reasoning is not None:
             tags.append(reasoning.open)
