@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from neuron_lib.text.formats.blocks import Block, BlockEnd, BlockReader
 from neuron_lib.text.formats.rules import RuleMaker, RuleWriter
+from neuron_lib.text.formats.spelling import Speller
 from neuron_lib.text.formats.tool_format import OutputEvent, ParsedCall, Reader, Tools, Trigger
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.text.tag_splitter import Markers, cut_at_tag
@@ -53,7 +54,7 @@ class MarkedFormat:
     - `recognises`: whether a template asks for calls in this format. It needs not check that the template shows tools.
     - `own_triggers`: what `triggers` are instead of `leads`, or without these the openings of the blocks.
     - `more_shown`: further markers inside blocks that must be visible.
-    - `ids`: makes the ids of calls. `example`: see `ToolFormat`.
+    - `ids`: makes the ids of calls. `spell`: see `ToolFormat.spelled`.
     """
 
     name: str
@@ -71,7 +72,7 @@ class MarkedFormat:
     more_shown: tuple[str, ...] = ()
     own_triggers: tuple[Trigger, ...] | None = None
     ids: CallIds = field(default=numbered_ids)
-    example: str = ""
+    spell: Speller | None = None
 
     @property
     def shown_tokens(self) -> tuple[str, ...]:
@@ -111,6 +112,9 @@ class MarkedFormat:
             include_thinking=include_thinking,
             token_hex=token_hex,
         )
+
+    def spelled(self, calls: Sequence[ParsedCall]) -> str:
+        return "" if self.spell is None else self.spell(calls)
 
     def call_rules(self, tools: Tools, *, parallel: bool, tokens: Mapping[str, int]) -> str:
         writer = RuleWriter(tokens)
