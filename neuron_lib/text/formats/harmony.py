@@ -167,7 +167,7 @@ class _HarmonyReader:
     def _advance(self, events: list[OutputEvent]) -> bool:
         """Read some of the pending text. Returns False if more text must come first."""
         if self._kind == "header":
-            return self._read_header()
+            return self._read_header(events)
         before, tag, self._pending = cut_at_tag(self._pending, _STOPS)
         if self._kind == "call":
             self._body += before
@@ -181,24 +181,27 @@ class _HarmonyReader:
         self._kind, self._header = "header", "" if tag in _ENDS else tag
         return True
 
-    def _read_header(self) -> bool:
-        """Read up to the text of a message."""
+    def _read_header(self, events: list[OutputEvent]) -> bool:
+        """Read up to the text of a message. Returns False if more text must come first."""
         text = self._pending.lstrip()
         if not self._header and not any(text.startswith(head) or head.startswith(text) for head in _HEADS):
             self._kind = "answer"
             return True
-        before, tag, rest = cut_at_tag(self._pending, (_MESSAGE, _START, *_ENDS))
-        if tag is None and len(self._header) + len(self._pending) < _LONGEST_HEADER:
+        before, tag, rest = cut_at_tag(self._pending[:_LONGEST_HEADER], (_MESSAGE, _START, *_ENDS))
+        if tag is None and len(self._pending) < _LONGEST_HEADER:
             return False
-        self._pending = rest
+        header, self._header = self._header, ""
+        if tag is None:  # too long for a header
+            self._kind = "answer"
+            self._say(header, events)
+            return True
+        self._pending = rest + self._pending[_LONGEST_HEADER:]
         if tag == _MESSAGE:
-            self._header += before
-            self._kind = self._kind_of(self._header)
-            self._header = self._header + tag if self._kind == "call" else ""
-        elif tag is None:
-            self._kind, self._pending, self._header = "answer", self._header + before + rest, ""
-        else:
-            self._header = tag if tag == _START else ""
+            header += before
+            self._kind = self._kind_of(header)
+            self._header = header + tag if self._kind == "call" else ""
+        elif tag == _START:
+            self._header = tag
         return True
 
     def _kind_of(self, header: str) -> _Kind:
