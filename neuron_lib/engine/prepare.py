@@ -32,6 +32,7 @@ from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import Constraint, SamplerChain
 from neuron_lib.text.control_text import ControlTexts, Piece, Strips
+from neuron_lib.text.formats import GENERIC, ToolFormat
 
 __all__ = ("PreparedPrompt", "Preparer", "checkpoints_of", "control_texts")
 
@@ -77,7 +78,7 @@ class Preparer:
         needs_checkpoints: bool = False,
         vector_tokens: int = 0,
         pairs: PairWriter | None = None,
-        call_example: str = "",
+        tool_format: ToolFormat = GENERIC,
         seats: int = 1,
         binder: Binder | None = None,
     ) -> None:
@@ -86,8 +87,8 @@ class Preparer:
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
         `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns. `pairs`
-        writes the prompts of a reranker, and is None for every other model. `call_example` is a call in the format of
-        the model, for a template that shows no tools. `binder` binds the replies to chats; None is one for a model that
+        writes the prompts of a reranker, and is None for every other model. `tool_format` is the model's, for
+        templates that do not show tools or calls. `binder` binds the replies to chats; None is one for a model that
         neither reasons nor calls tools.
         """
         self._vocab: Final = vocab
@@ -109,7 +110,7 @@ class Preparer:
             eos_token=vocab.eos,
             controls=control_texts(controls),
             limit_s=_RENDER_LIMIT_S,
-            call_example=call_example,
+            tool_format=tool_format,
         )
 
     def prepare(self, task: TaskFrame) -> PreparedPrompt:
