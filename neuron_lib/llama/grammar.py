@@ -106,16 +106,23 @@ class Constraint:
         return type(self)(self._matcher.deep_copy(), tokenizer=self._tokenizer, eog=self._eog, param=self._param)
 
     def after(self, text: bytes) -> Self | None:
-        """A copy that has read `text`, whatever its tokens are; None if the text is not allowed."""
+        """A copy that has read `text`, whatever its tokens are; None if the text is not allowed.
+
+        Spellings of special tokens are read as text, or as these tokens if they are not allowed as text.
+        """
         try:
-            tokens = self._tokenizer.greedy_tokenize(text.decode())
+            readings = (self._tokenizer.greedy_tokenize(text.decode()), self._special_reading(text))
         except UnicodeDecodeError:
             return None
-        copy = self.copy()
-        if copy._ask(copy._matcher.validate_tokens, tokens) < len(tokens):
-            return None
-        copy._ask(copy._matcher.consume_tokens, tokens)
-        return copy
+        for tokens in readings:
+            if self._ask(self._matcher.validate_tokens, tokens) == len(tokens):
+                copy = self.copy()
+                copy._ask(copy._matcher.consume_tokens, tokens)
+                return copy
+        return None
+
+    def _special_reading(self, text: bytes) -> list[int]:
+        return self._tokenizer.tokenize_bytes(text, parse_special=True)
 
     def allows(self, token: int) -> bool:
         """Whether the token may come next. Tokens that end a reply may come if the grammar is fulfilled."""

@@ -20,7 +20,7 @@ CONTROL: Final = {END: "", THINK: "<think>", UNTHINK: "</think>", CALL: "<call>"
 PIECES: Final = (
     *CONTROL.values(),
     *("a", "b", " ", "\n", "\n\n", "<", "c", "c>", "c>1", "c>x", "1", "2", "</c>", "<c>1</c>", "t>", "</", "/t>", "<t"),
-    *(";", ">", "/", "é", "\xc3"),
+    *(";", ">", "/", "é", "\xc3", "think", "call"),
 )
 ID: Final = {piece: token for token, piece in enumerate(PIECES)}
 WORDS: Final = sorted((piece for piece in PIECES if piece), key=len, reverse=True)
@@ -311,6 +311,23 @@ def test_reasoning_of_many_tokens_may_come_before_a_call() -> None:
     binding = plan(SPECIAL, BY_TOKEN, binds_answer=True, reasoning=SPELLED_THOUGHT).begin()
     assert read(binding, "<t", ">", "a", "b")
     assert read(binding, "</", "t>", "<call>", "1", "</call>", "")
+
+
+def test_reasoning_and_calls_that_begin_alike_are_told_apart_later() -> None:
+    channels = Sentences(["<c>call1", "<c>call2"])
+    thought = Reasoning(open=Mark(b"<c>think"), close=Mark(b"</think>", UNTHINK))
+    must = plan(channels, binds_answer=True, reasoning=thought)
+    assert spell("<c>think")[0] == spell("<c>call1")[0]
+    thinking, calling = must.begin(), must.begin()
+    assert read(thinking, *(PIECES[token] for token in spell("<c>think")), "a", "b", "</think>")
+    assert read(calling, *(PIECES[token] for token in spell("<c>call1")))
+    assert calling.is_complete
+    between = must.begin()
+    assert read(between, "<", "c>")
+    assert choices(between) == {PIECES[spell("think")[0]], "c", "call"}
+    row = np.zeros(len(PIECES), np.float32)
+    between.mask(row)
+    assert {PIECES[token] for token in np.flatnonzero(np.isfinite(row))} == choices(between)
 
 
 def test_a_budget_of_nothing_allows_no_reasoning_before_a_call() -> None:
