@@ -136,9 +136,12 @@ def test_schemas_that_are_not_understood_are_left_out_where_nobody_insists_on_th
 def test_the_schema_of_a_strict_tool_must_be_understood(compiler: GrammarCompiler) -> None:
     field = "tools[3].function.parameters"
     unknown = json.dumps({"type": "object", "properties": {"a": {"format": "banana"}}})
-    with pytest.raises(InvalidGrammar, match="banana") as caught:
-        compiler.compile(hermes(strict=((unknown, field),)))
-    assert caught.value.param == field
+    strict = ((json.dumps(CITY), "tools[0].function.parameters"), (unknown, field), ("{}", "tools[7]"))
+    for schemas in (strict, strict[1:], strict[:2], strict[1:2]):
+        with pytest.raises(InvalidGrammar, match="banana") as caught:
+            compiler.compile(hermes(strict=schemas))
+        assert caught.value.param == field
+    compiler.compile(hermes(strict=(strict[0], strict[2])))
 
 
 def test_an_answer_that_is_not_understood_is_blamed_on_its_own_field(compiler: GrammarCompiler) -> None:
