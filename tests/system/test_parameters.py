@@ -177,14 +177,15 @@ LOOK: ChatCompletionToolParam = {
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look"}}])
 def test_a_call_that_is_required_comes_and_fits(client: openai.OpenAI, choice: Any, *, stream: bool) -> None:
-    asked = {"tools": [*TOOLS, LOOK], "tool_choice": choice, "parallel_tool_calls": False, "max_tokens": 200}
+    asked: Any = {"tools": [*TOOLS, LOOK], "tool_choice": choice, "parallel_tool_calls": False, "max_tokens": 200}
+    reply: Any
     if stream:
         with client.chat.completions.stream(model="test/one", messages=HELLO, **asked) as events:
             reply = events.get_final_completion()
     else:
-        reply = client.chat.completions.create(model="test/one", messages=HELLO, **asked)  # type: ignore[assignment]
+        reply = client.chat.completions.create(model="test/one", messages=HELLO, **asked)
     message = reply.choices[0].message
-    (call,) = message.tool_calls or ()
+    (call,) = message.tool_calls
     assert call.type == "function"
     assert reply.choices[0].finish_reason == "tool_calls"
     assert not message.content
