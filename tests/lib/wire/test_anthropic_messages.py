@@ -127,6 +127,7 @@ def test_null_means_absent_everywhere() -> None:
         ({"model": ""}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": [HELLO] * 10_001}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 5001}] * 2}, "messages"),
         ({"messages": "hello"}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
