@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from neuron_lib.types import Chat, Grammar, Principal, UnreadObject
 from neuron_lib.wire.anthropic_content import Messages, System, read_conversation
-from neuron_lib.wire.anthropic_errors import AnthropicError
+from neuron_lib.wire.anthropic_errors import AnthropicError, ThreadUnsupported
 from neuron_lib.wire.anthropic_reply import Event, Message, MessageCollector, MessageStreamEncoder, ReplyStyle
 from neuron_lib.wire.anthropic_tools import ToolChoiceField, Tools, read_tool_choice, read_tools
 from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
@@ -33,7 +33,6 @@ _EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "xhigh": "h
 _UNSUPPORTED: Final = {
     "compaction": "no conversation is edited here",
     "container": "no tools run here",
-    "thread": "no conversation is kept here",
 }
 
 
@@ -153,6 +152,8 @@ def _refuse_unsupported(call: PromptBody) -> None:
     for name, why in _UNSUPPORTED.items():
         if is_given(getattr(call, name)):
             raise refusal(name, f"this is not supported: {why}")
+    if is_given(call.thread):
+        raise refusal("thread", "this is not supported: no conversation is kept here", kind=ThreadUnsupported)
     if call.mcp_servers:
         raise refusal("mcp_servers", "this is not supported: no tools run here")
     if call.inference_geo not in {None, "global"}:
