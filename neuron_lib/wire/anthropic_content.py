@@ -172,8 +172,7 @@ def _result(block: _Block, place: str, names: dict[str, str]) -> dict[str, Any]:
     parts: list[_Part] = []
     for inner_place, inner in _nested(block.content, f"{place}.content"):
         parts += _parts(inner, inner_place)
-    texts = [part["text"] for part in parts if part["type"] == "text"]
-    content: str | list[_Part] = "\n".join(texts) if len(texts) == len(parts) else parts
+    content = _content(parts)
     if block.is_error and isinstance(content, str) and not content.lstrip().lower().startswith("error"):
         content = f"Error: {content}" if content else "Error"
     message = {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
@@ -270,7 +269,7 @@ def _document(block: _Block, place: str) -> Iterator[_Part]:
         case "text":
             yield {"type": "text", "text": "\n".join((*lines, source.data or ""))}
         case "content":
-            yield from ({"type": "text", "text": f"{line}\n"} for line in lines)
+            yield from ({"type": "text", "text": line} for line in lines)
             for inner_place, inner in _nested(source.content, f"{place}.source.content"):
                 if inner.type == "document":
                     raise refusal(f"{inner_place}.type", "a document cannot stand in a document")
@@ -305,10 +304,16 @@ def _nested(content: msgspec.Raw, place: str) -> list[_Placed]:
 
 
 def _content(parts: Sequence[_Part]) -> str | list[_Part]:
-    """The content of a message: a text if it has one part that is a text, else the list of parts."""
-    if not parts:
-        return ""
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        text: str = parts[0]["text"]
-        return text
-    return list(parts)
+    """The content of a message: one text if all its parts are texts, else the list of parts.
+
+    Two texts are joined by a line feed, unless one of them has white space there.
+    """
+    if any(part["type"] != "text" for part in parts):
+        return list(parts)
+    pieces: list[str] = []
+    for part in parts:
+        text: str = part["text"]
+        if pieces and not (pieces[-1][-1:].isspace() or text[:1].isspace()):
+            pieces.append("\n")
+        pieces.append(text)
+    return "".join(pieces)

@@ -283,7 +283,8 @@ def test_fields_that_ask_for_what_happens_anyway_are_accepted(fields: dict[str, 
     [
         ("Be brief.", "Be brief."),
         ([text("Be brief.") | {"cache_control": {"type": "ephemeral"}}], "Be brief."),
-        ([text("Be"), text(""), text(" brief.")], [text("Be"), text(" brief.")]),
+        ([text("Be"), text(""), text(" brief.")], "Be brief."),
+        ([text("You write."), text("Be brief.\n"), text("Be kind.")], "You write.\nBe brief.\nBe kind."),
         ([text("x-anthropic-billing-header: cch=1;"), text("Be brief.")], "Be brief."),
     ],
 )
@@ -293,11 +294,14 @@ def test_the_system_prompt_is_the_first_message(system: Any, content: Any) -> No
 
 CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "a text is one block of text": ([user(text("hello"))], [HELLO]),
-    "blocks of text stay parts": ([user(text("a"), text("b"))], [user(text("a"), text("b"))]),
+    "blocks of text are one text": (
+        [user(text("a"), text("b "), text("c"))],
+        [{"role": "user", "content": "a\nb c"}],
+    ),
     "an empty content stays": ([user()], [{"role": "user", "content": ""}]),
     "users in a row are one turn": (
         [HELLO, user(text("a"), text("b"))],
-        [user(text("hello"), text("\n\n"), text("a"), text("b"))],
+        [{"role": "user", "content": "hello\n\na\nb"}],
     ),
     "the reply begins where the assistant's last message ends": (
         [HELLO, {"role": "assistant", "content": "The answer is ("}],
@@ -399,7 +403,7 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
                 {"type": "document", "source": {"type": "content", "content": [text("D"), text("E")]}},
             )
         ],
-        [user(text("T\nC\nD"), text("T\n"), text("D"), text("D"), text("E"))],
+        [{"role": "user", "content": "T\nC\nD\nT\nD\nD\nE"}],
     ),
     "search results": (
         [
@@ -464,6 +468,42 @@ def test_a_block_that_cannot_be_shown_to_the_model_is_refused_by_its_place(messa
     with pytest.raises(InvalidRequest) as caught:
         told(HELLO, message)
     assert caught.value.param == f"messages[1].{place}"
+
+
+def test_the_request_of_a_coding_agent_loses_nothing() -> None:
+    kept = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    request = decode(
+        system=[
+            text("x-anthropic-billing-header: cc_version=2; cch=1;"),
+            text("You write code.") | kept,
+            text("Be brief."),
+        ],
+        messages=[
+            user(text("<reminder>Use the tools.</reminder>\n"), text("Look around.") | kept),
+            assistant({"type": "thinking", "thinking": "Hm.", "signature": "unsigned"}, use("t1")),
+            user(result("t1", content=[text("one"), text("two")], is_error=False) | kept),
+            {"role": "system", "content": "The mode has changed."},
+            user(text("Go on.") | kept),
+        ],
+        tools=[TOOL | kept | {"eager_input_streaming": True}, {"type": "custom", "name": "edit", "input_schema": {}}],
+        tool_choice={"type": "auto"},
+        thinking={"type": "adaptive"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        output_config={"effort": "high"},
+        metadata={"user_id": "u"},
+        max_tokens=32000,
+        stream=True,
+    )
+    assert list(request.task.messages) == [
+        {"role": "system", "content": "You write code.\nBe brief."},
+        {"role": "user", "content": "<reminder>Use the tools.</reminder>\nLook around."},
+        {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [called("t1")]},
+        {"role": "tool", "tool_call_id": "t1", "name": "weather", "content": "one\ntwo"},
+        {"role": "system", "content": "The mode has changed."},
+        {"role": "user", "content": "Go on."},
+    ]
+    assert [tool["function"]["name"] for tool in request.task.tools] == ["weather", "edit"]
+    assert request.task.template_kwargs == {"enable_thinking": True, "reasoning_effort": "high"}
 
 
 def test_the_log_of_a_refusal_has_no_text_of_the_client() -> None:
