@@ -18,6 +18,9 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOL = {"name": "weather", "description": "d", "input_schema": SCHEMA}
 FUNCTION = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": SCHEMA}}
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+SILENT = {"enable_thinking": False, "thinking": False, "thinking_mode": "disabled"}
+THINKS = {"enable_thinking": True, "thinking": True, "thinking_mode": "enabled"}
+"""What templates are told of a model that is not to reason, and of one that is."""
 HEADERS = {"content-type": "application/json", "x-api-key": "any", "anthropic-version": "2023-06-01"}
 
 
@@ -62,9 +65,7 @@ def told(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
 
 def test_the_smallest_request_leaves_every_choice_open() -> None:
     request = decode()
-    assert request.task == Chat(
-        model_id="a/b", messages=(HELLO,), max_tokens=9, template_kwargs={"enable_thinking": False}, whole=True
-    )
+    assert request.task == Chat(model_id="a/b", messages=(HELLO,), max_tokens=9, template_kwargs=SILENT, whole=True)
     assert (request.stream, request.style) == (False, ReplyStyle())
 
 
@@ -85,6 +86,8 @@ def test_every_field_arrives() -> None:
         "tools": [TOOL],
         "tool_choice": {"type": "tool", "name": "weather", "disable_parallel_tool_use": True},
         "output_config": {"effort": "max", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+        "chat_template_kwargs": {"x": 1},
+        "continue_final_message": True,
         "metadata": {"user_id": "u"},
         "service_tier": "auto",
         "cache_control": {"type": "ephemeral"},
@@ -98,7 +101,8 @@ def test_every_field_arrives() -> None:
         max_tokens=2048,
         stop=("a", "b"),
         sampling=SamplingParams(temperature=0.5, top_p=0.9, top_k=40, seed=7, min_p=0.1),
-        template_kwargs={"enable_thinking": True, "reasoning_effort": "high"},
+        template_kwargs=THINKS | {"thinking_budget": 1024, "reasoning_effort": "high", "x": 1},
+        continue_final_message=True,
         reasoning_budget=1024,
         tools=(FUNCTION,),
         tool_choice=ToolChoice(mode="required", name="weather", parallel=False),
@@ -113,7 +117,7 @@ def test_null_means_absent_everywhere() -> None:
     names = (
         "system stop_sequences stream temperature top_p top_k seed thinking tools tool_choice output_config "
         "output_format metadata service_tier container context_management mcp_servers inference_geo cache_control "
-        "compaction thread diagnostics"
+        "compaction thread diagnostics stop n logprobs response_format chat_template_kwargs continue_final_message"
     )
     assert decode(**dict.fromkeys(names.split())) == decode()
 
@@ -149,6 +153,14 @@ def test_null_means_absent_everywhere() -> None:
         ({"service_tier": "gold"}, "service_tier"),
         ({"container": "c"}, "container"),
         ({"compaction": {}}, "compaction"),
+        ({"stop": ["END"]}, "stop"),
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"best_of": 2}, "best_of"),
+        ({"response_format": {"type": "banana"}}, "response_format.type"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
         ({"thread": {"id": "t"}}, "thread"),
         ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"),
         ({"inference_geo": "us"}, "inference_geo"),
@@ -193,22 +205,22 @@ def test_a_body_must_be_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("thinking", "enabled", "budget", "shown"),
+    ("thinking", "words", "budget", "shown"),
     [
-        (None, False, None, "hidden"),
-        ({"type": "disabled"}, False, None, "hidden"),
-        ({"type": "adaptive"}, True, None, "shown"),
-        ({"type": "adaptive", "display": "summarized"}, True, None, "shown"),
-        ({"type": "adaptive", "display": "omitted"}, True, None, "omitted"),
-        ({"type": "enabled", "budget_tokens": 1}, True, 1, "shown"),
-        ({"type": "enabled", "budget_tokens": 10**6}, True, 10**6, "shown"),
+        (None, SILENT, None, "hidden"),
+        ({"type": "disabled"}, SILENT, None, "hidden"),
+        ({"type": "adaptive"}, THINKS, None, "shown"),
+        ({"type": "adaptive", "display": "summarized"}, THINKS, None, "shown"),
+        ({"type": "adaptive", "display": "omitted"}, THINKS, None, "omitted"),
+        ({"type": "enabled", "budget_tokens": 1}, THINKS | {"thinking_budget": 1}, 1, "shown"),
+        ({"type": "enabled", "budget_tokens": 9999}, THINKS | {"thinking_budget": 9999}, 9999, "shown"),
     ],
 )
 def test_thinking_is_for_the_template_the_budget_and_the_reply(
-    thinking: Any, *, enabled: bool, budget: int | None, shown: str
+    thinking: Any, words: dict[str, Any], budget: int | None, shown: str
 ) -> None:
     request = decode(thinking=thinking)
-    assert request.task.template_kwargs == {"enable_thinking": enabled}
+    assert request.task.template_kwargs == words
     assert (request.task.reasoning_budget, request.style.thinking) == (budget, shown)
 
 
@@ -263,6 +275,7 @@ def test_a_schema_of_the_reply_comes_in_the_new_field_or_the_old_one(field: str)
         {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}},
         {"inference_geo": "global"},
         {"mcp_servers": []},
+        {"n": 1, "logprobs": False, "stop": [], "parallel_tool_calls": True},
         {"output_config": {}},
         {"speed": "fast", "user_profile_id": "u", "diagnostics": {"previous_message_id": None}},
         {"tools": []},
@@ -503,7 +516,7 @@ def test_the_request_of_a_coding_agent_loses_nothing() -> None:
         {"role": "user", "content": "Go on."},
     ]
     assert [tool["function"]["name"] for tool in request.task.tools] == ["weather", "edit"]
-    assert request.task.template_kwargs == {"enable_thinking": True, "reasoning_effort": "high"}
+    assert request.task.template_kwargs == THINKS | {"reasoning_effort": "high"}
 
 
 def test_the_log_of_a_refusal_has_no_text_of_the_client() -> None:
