@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
@@ -206,6 +207,8 @@ class LlamaCppReply:
                 await self._begin(await self._next_engine_after(dead))
         if not self._events:
             raise StopAsyncIteration
+        if isinstance(self._events[0], Vector):
+            await checkpoint()  # there may be thousands, and each of them takes a part of a millisecond
         event = self._events.popleft()
         return self._result(event) if isinstance(event, Vector) else event
 

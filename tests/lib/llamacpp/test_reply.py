@@ -612,9 +612,6 @@ async def test_the_outputs_of_a_reranker_become_degrees_of_relevance() -> None:
     async with model_of("ranks", seats=2) as model:
         events = await events_of(model, task)
         assert (model.load().in_flight, model.load().queue_depth) == (0, 0)
-        info = model.info()
-    assert info.limit is not None
-    assert info.limit.input == info.limit.context  # a score needs no room for a reply
     started, *scores, finished = events
     assert started == Started(prompt_tokens=3)
     degrees = [(event.index, round(event.score, 3)) for event in scores if isinstance(event, Relevance)]

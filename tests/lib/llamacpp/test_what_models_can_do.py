@@ -102,7 +102,7 @@ async def test_a_model_for_embeddings_says_so_cold_and_loaded_and_refuses_every_
     assert not info.tool_call
     assert not info.reasoning
     assert info.limit is not None
-    assert info.limit.context == 256
+    assert (info.limit.context, info.limit.input) == (256, 256)  # a vector needs no room for a reply
     assert (load.in_flight, load.queue_depth, load.engine_restarts, load.last_engine_death) == (0, 0, 0, "")
 
 
