@@ -72,6 +72,7 @@ from neuron_lib.engine.protocol import (
 )
 from neuron_lib.engine.runner import Runner, VectorRunner
 from neuron_lib.engine.scheduler import Scheduler
+from neuron_lib.engine.vector_scheduler import VectorScheduler
 from neuron_lib.errors import (
     LoadFailed,
     NeuronError,
@@ -246,7 +247,15 @@ class Engine:
             self._start_thread("grammars", self._compile, GrammarCompiler(model.vocab))
             self._step(build_scheduler(context, load), build_runner(model, context), load, facts, preparer=preparer)
 
-    def _step(self, scheduler: Scheduler, runner: Runner, load: Load, facts: ModelFacts, *, preparer: Preparer) -> None:
+    def _step(
+        self,
+        scheduler: Scheduler | VectorScheduler,
+        runner: Runner,
+        load: Load,
+        facts: ModelFacts,
+        *,
+        preparer: Preparer,
+    ) -> None:
         """Take requests in, and step until the process ends."""
         loop = self._loop = EngineLoop(
             scheduler, runner, report=self.send, is_read=self._is_read, report_interval_s=load.report_interval_s

@@ -434,9 +434,13 @@ class LlamaCppReply:
 
     @property
     def _seats(self) -> int:
-        """More texts or prompts than there are seats take turns; choices of one prompt do not."""
+        """Texts whose vectors are wanted take turns on one seat. More prompts than there are seats take turns; choices
+        of one prompt do not.
+        """
         task = self._task
-        takes_turns = isinstance(task, Embed | Rerank) or (isinstance(task, Complete) and bool(task.more_prompts))
+        if isinstance(task, Embed | Rerank):
+            return 1
+        takes_turns = isinstance(task, Complete) and task.more_prompts
         return min(self._sequences, self._admission.max_in_flight) if takes_turns else self._sequences
 
     @property

@@ -888,7 +888,7 @@ async def test_a_reply_that_was_lost_with_its_engine_holds_no_seat_of_the_next_o
             assert model.load().in_flight == 1
 
 
-async def test_inputs_that_take_turns_free_their_seats_as_nobody_takes_them_over() -> None:
+async def test_inputs_take_turns_on_one_seat_until_the_last_has_its_vector() -> None:
     events: list[GenerationEvent] = []
     in_flight = []
 
@@ -908,7 +908,7 @@ async def test_inputs_that_take_turns_free_their_seats_as_nobody_takes_them_over
                     StepEvents(1, (Vector(request=1, choice=choice, values=b"", prompt_tokens=1, prefill_s=0),))
                 )
                 in_flight.append(model.load().in_flight)
-    assert in_flight == [2, 1, 0]
+    assert in_flight == [1, 1, 0]
     assert isinstance(events[-1], Finished)
 
 
