@@ -421,8 +421,8 @@ class _ScriptedReply:
     async def _next(self) -> GenerationEvent:
         if not self._events:
             raise StopAsyncIteration
-        is_first = isinstance(self._events[0], Started)
-        event = None if is_first else self._model.script.may_speak
+        speaks = not isinstance(self._events[0], Started) and not isinstance(self._task, Tokenize | Detokenize)
+        event = self._model.script.may_speak if speaks else None
         await self._model.wait_for(event, engine_number=self._engine_number)
         said = self._events.pop(0)
         if isinstance(said, NeuronError):

@@ -3,138 +3,64 @@
 To add an API, write its modules in `neuron_lib.wire` as `neuron_lib.wire.dialect` describes, and add a row here.
 """
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Final
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.wire.anthropic_errors import anthropic_error
 from neuron_lib.wire.dialect import Decode, Dialect, Shapes
 from neuron_lib.wire.http_errors import ErrorAnswer
-from neuron_lib.wire.openai_errors import openai_error
+from neuron_lib.wire.openai_errors import ErrorEnvelope, openai_error
 from neuron_lib.wire.openai_responses_errors import responses_error
 
-__all__ = ("DIALECTS", "render")
+__all__ = ("DIALECTS", "ERROR_SHAPE", "render")
 
-# Each function imports the modules that read and write the bodies of one API. To make their decoders takes 10 ms of
-# processor time (measured). This module is imported before the first probe can be answered, so it does not import them.
-
-
-def _openai_chat() -> Decode:
-    from neuron_lib.wire.openai_chat import decode  # noqa: PLC0415 - see above
-
-    return decode
+ERROR_SHAPE: Final = ErrorEnvelope
+"""The type of the body of an error on a path of no dialect, or of one that says nothing else."""
 
 
-def _openai_responses() -> Decode:
-    from neuron_lib.wire.openai_responses import decode  # noqa: PLC0415 - see above
+def _api(
+    path: str,
+    module: str,
+    *,
+    error: Callable[[NeuronError], ErrorAnswer] = openai_error,
+    decode: str = "decode",
+    shapes: str = "SHAPES",
+) -> Dialect:
+    """The API whose bodies are read and written by a module of `neuron_lib.wire`.
 
-    return decode
+    `decode` and `shapes` are names in that module. The module is imported when one of them is first wanted. To make the
+    decoders of a module takes 10 ms of processor time (measured), and this table is imported before the first probe can
+    be answered.
+    """
 
+    def load() -> Decode:
+        found: Decode = getattr(import_module(f"neuron_lib.wire.{module}"), decode)
+        return found
 
-def _openai_input_tokens() -> Decode:
-    from neuron_lib.wire.openai_responses_tokens import decode  # noqa: PLC0415 - see above
+    def describe() -> Shapes:
+        found: Shapes = getattr(import_module(f"neuron_lib.wire.{module}"), shapes)
+        return found
 
-    return decode
-
-
-def _anthropic_messages() -> Decode:
-    from neuron_lib.wire.anthropic_messages import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _anthropic_tokens() -> Decode:
-    from neuron_lib.wire.anthropic_tokens import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _openai_completions() -> Decode:
-    from neuron_lib.wire.openai_completions import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _completion_shapes() -> Shapes:
-    from neuron_lib.wire.openai_completions import shapes  # noqa: PLC0415 - see above
-
-    return shapes()
-
-
-def _tokenize() -> Decode:
-    from neuron_lib.wire.tokens import decode_tokenize  # noqa: PLC0415 - see above
-
-    return decode_tokenize
-
-
-def _tokenize_shapes() -> Shapes:
-    from neuron_lib.wire.tokens import tokenize_shapes  # noqa: PLC0415 - see above
-
-    return tokenize_shapes()
-
-
-def _detokenize() -> Decode:
-    from neuron_lib.wire.tokens import decode_detokenize  # noqa: PLC0415 - see above
-
-    return decode_detokenize
-
-
-def _detokenize_shapes() -> Shapes:
-    from neuron_lib.wire.tokens import detokenize_shapes  # noqa: PLC0415 - see above
-
-    return detokenize_shapes()
-
-
-def _apply_template() -> Decode:
-    from neuron_lib.wire.tokens import decode_apply_template  # noqa: PLC0415 - see above
-
-    return decode_apply_template
-
-
-def _apply_template_shapes() -> Shapes:
-    from neuron_lib.wire.tokens import apply_template_shapes  # noqa: PLC0415 - see above
-
-    return apply_template_shapes()
-
-
-def _openai_embeddings() -> Decode:
-    from neuron_lib.wire.openai_embeddings import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _embeddings_shapes() -> Shapes:
-    from neuron_lib.wire.openai_embeddings import SHAPES  # noqa: PLC0415 - see above
-
-    return SHAPES
-
-
-def _rerank() -> Decode:
-    from neuron_lib.wire.rerank import decode  # noqa: PLC0415 - see above
-
-    return decode
-
-
-def _rerank_shapes() -> Shapes:
-    from neuron_lib.wire.rerank import SHAPES  # noqa: PLC0415 - see above
-
-    return SHAPES
+    return Dialect(path=path, error=error, load=load, shapes=describe)
 
 
 DIALECTS: Final[tuple[Dialect, ...]] = (
-    Dialect(path="/v1/chat/completions", error=openai_error, load=_openai_chat),
-    Dialect(path="/v1/embeddings", error=openai_error, load=_openai_embeddings, shapes=_embeddings_shapes),
-    *(
-        Dialect(path=path, error=openai_error, load=_rerank, shapes=_rerank_shapes)
-        for path in ("/v1/rerank", "/v1/reranking", "/v2/rerank")  # the last is Cohere's
-    ),
-    Dialect(path="/v1/completions", error=openai_error, load=_openai_completions, shapes=_completion_shapes),
-    Dialect(path="/tokenize", error=openai_error, load=_tokenize, shapes=_tokenize_shapes),
-    Dialect(path="/detokenize", error=openai_error, load=_detokenize, shapes=_detokenize_shapes),
-    Dialect(path="/apply-template", error=openai_error, load=_apply_template, shapes=_apply_template_shapes),
-    Dialect(path="/v1/responses", error=responses_error, load=_openai_responses),
-    Dialect(path="/v1/responses/input_tokens", error=responses_error, load=_openai_input_tokens),
-    Dialect(path="/v1/messages", error=anthropic_error, load=_anthropic_messages),
-    Dialect(path="/v1/messages/count_tokens", error=anthropic_error, load=_anthropic_tokens),
+    _api("/v1/chat/completions", "openai_chat"),
+    _api("/v1/completions", "openai_completions"),
+    _api("/completion", "llamacpp_completion"),
+    _api("/v1/embeddings", "openai_embeddings"),
+    _api("/v1/rerank", "rerank"),
+    _api("/v1/reranking", "rerank"),
+    _api("/v2/rerank", "rerank"),  # Cohere's path
+    _api("/tokenize", "tokens", decode="decode_tokenize", shapes="TOKENIZE_SHAPES"),
+    _api("/detokenize", "tokens", decode="decode_detokenize", shapes="DETOKENIZE_SHAPES"),
+    _api("/apply-template", "tokens", decode="decode_apply_template", shapes="APPLY_TEMPLATE_SHAPES"),
+    _api("/v1/responses", "openai_responses", error=responses_error),
+    _api("/v1/responses/input_tokens", "openai_responses_tokens", error=responses_error),
+    _api("/v1/messages", "anthropic_messages", error=anthropic_error),
+    _api("/v1/messages/count_tokens", "anthropic_tokens", error=anthropic_error),
 )
 
 

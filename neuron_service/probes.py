@@ -4,24 +4,35 @@ A gateway and a service manager ask for these while the daemon starts, before th
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.logs import get_logger
+from neuron_lib.types import Health
 from neuron_lib.wire.http_errors import UnknownMethod
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
 from neuron_service.host import Host
 from neuron_service.refusals import internal_error, refuse, render, send_error, send_json
 from neuron_service.status import Liveness, Readiness
+from neuron_service.version import Version
 
-__all__ = ("Probes",)
+__all__ = ("PROBES", "Probe", "Probes")
 
 logger = get_logger(__name__)
 
-_Probe: TypeAlias = Callable[[Host], Awaitable[tuple[int, Struct]]]
+_Ask: TypeAlias = Callable[[Host], Awaitable[tuple[int, Struct]]]
+
+
+class Probe(NamedTuple):
+    """What is answered to `GET` of one path: a status of `statuses`, and a body of the type `body`."""
+
+    ask: _Ask
+    body: type[Struct]
+    summary: str
+    statuses: tuple[int, ...] = (200,)
 
 
 class Probes:
@@ -32,7 +43,7 @@ class Probes:
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        probe = _PROBES.get(scope["path"])
+        probe = PROBES.get(scope["path"])
         if probe is None:
             await self._routes(scope, receive, send)
         elif scope["method"] != "GET":
@@ -40,9 +51,9 @@ class Probes:
         else:
             await self._answer(probe, scope, send)
 
-    async def _answer(self, probe: _Probe, scope: Scope, send: Send) -> None:
+    async def _answer(self, probe: Probe, scope: Scope, send: Send) -> None:
         try:
-            status, body = await probe(self._host)
+            status, body = await probe.ask(self._host)
         except NeuronError as error:
             await refuse(error, scope, send)
         except Exception as bug:
@@ -75,9 +86,9 @@ async def _version(host: Host) -> tuple[int, Struct]:
     return 200, await host.current_version()
 
 
-_PROBES: Final[dict[str, _Probe]] = {
-    "/health": _health,
-    "/healthz": _liveness,
-    "/readyz": _readiness,
-    "/version": _version,
+PROBES: Final[dict[str, Probe]] = {
+    "/health": Probe(_health, Health, "How the host is"),
+    "/healthz": Probe(_liveness, Liveness, "Whether the process makes progress", (200, 503)),
+    "/readyz": Probe(_readiness, Readiness, "Whether requests should be sent here now", (200, 503)),
+    "/version": Probe(_version, Version, "What is running"),
 }

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from neuron_lib import Registry
+from neuron_lib.text.formats import FORMATS
 from neuron_lib.types import (
     ActivationSnapshot,
     DeviceHealth,
@@ -84,3 +85,8 @@ def test_no_module_cites_the_wire_contract_by_the_number_of_a_section() -> None:
         if re.search(r"contract,? \(?(section|\u00a7)|\u00a7 ?\d", file.read_text(encoding="utf-8"))
     ]
     assert set(citing) <= {"tests/test_reference.py"}
+
+
+def test_every_tool_format_has_a_row() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reference/tool-formats.md").read_text(), re.MULTILINE)
+    assert rows == sorted(FORMATS)

@@ -47,6 +47,7 @@ from neuron_lib.engine.build import (
     open_context,
     open_vector_context,
     show_markers,
+    templates_of,
     tool_template,
 )
 from neuron_lib.engine.intake import Intake, message_of
@@ -234,18 +235,26 @@ class Engine:
         with open_context(model, load) as context:
             self._context = context
             context.warm_up(model.vocab)
-            preparer = build_preparer(model, context, load)
             facts = model_facts(
                 model,
                 context,
                 n_ctx=context.n_ctx,
-                template=preparer.template_kind,
+                template=templates_of(model, load).kind,
                 tool_template=tool_template(model, load),
                 tool_format=load.tool_format,
             )
             show_markers(model.vocab, facts)
-            self._start_thread("grammars", self._compile, GrammarCompiler(model.vocab))
-            self._step(build_scheduler(context, load), build_runner(model, context), load, facts, preparer=preparer)
+            preparer = build_preparer(model, context, load, facts)
+            compiler = GrammarCompiler(model.vocab)
+            self._start_thread("grammars", self._compile, compiler)
+            self._step(
+                build_scheduler(context, load),
+                build_runner(model, context),
+                load,
+                facts,
+                preparer=preparer,
+                compiler=compiler,
+            )
 
     def _step(
         self,
@@ -255,12 +264,13 @@ class Engine:
         facts: ModelFacts,
         *,
         preparer: Preparer,
+        compiler: GrammarCompiler | None = None,
     ) -> None:
         """Take requests in, and step until the process ends."""
         loop = self._loop = EngineLoop(
             scheduler, runner, report=self.send, is_read=self._is_read, report_interval_s=load.report_interval_s
         )
-        self._intake.open(preparer, hand_on=loop.submit)
+        self._intake.open(preparer, hand_on=loop.submit, compiler=compiler)
         self.send(Ready(facts))
         gc.freeze()  # what is there now stays, so the collector need not look through it during steps
         loop.run_forever()

@@ -9,11 +9,13 @@ from typing import Final
 
 from msgspec import structs
 
+from neuron_lib.engine.binder import Binder
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
 from neuron_lib.engine.kv_layout import KvLayout, choose_layout
 from neuron_lib.engine.pair_writer import PairWriter
 from neuron_lib.engine.prepare import Preparer, control_texts
 from neuron_lib.engine.prompt_cache import PromptCache
+from neuron_lib.engine.prompt_writer import Templates
 from neuron_lib.engine.protocol import Load, ModelFacts, TemplateKind
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
@@ -42,6 +44,7 @@ __all__ = (
     "open_context",
     "open_vector_context",
     "show_markers",
+    "templates_of",
     "tool_template",
 )
 
@@ -155,18 +158,30 @@ def build_runner(model: Model, context: Context) -> LlamaRunner:
     return LlamaRunner(context, model.vocab, apart=model.needs_batches_apart)
 
 
-def build_preparer(model: Model, context: Context, load: Load) -> Preparer:
+def build_preparer(model: Model, context: Context, load: Load, facts: ModelFacts) -> Preparer:
     """The preparer of prompts. Raises `LoadFailed` for an operator's template that does not compile."""
-    uses_own = load.use_chat_template
+    templates = templates_of(model, load)
     return Preparer(
         model.vocab,
-        template=(model.chat_template or model.tool_chat_template) if uses_own else None,
-        tool_template=model.tool_chat_template if uses_own else None,
-        override=load.chat_template,
+        template=templates.own,
+        tool_template=templates.own_for_tools,
+        override=templates.configured,
         controls=None if load.special_tokens_in_messages else control_tokens(model.vocab),
         n_ctx=context.n_ctx,
         seats=load.seats,
         needs_checkpoints=not context.memory.can_truncate,
+        call_example=FORMATS[facts.tool_format].example,
+        binder=Binder(model.vocab, tool_format=FORMATS[facts.tool_format], reasoning=facts.reasoning),
+    )
+
+
+def templates_of(model: Model, load: Load) -> Templates:
+    """The sources of the templates that may write prompts."""
+    uses_own = load.use_chat_template
+    return Templates(
+        configured=load.chat_template,
+        own=(model.chat_template or model.tool_chat_template) if uses_own else None,
+        own_for_tools=model.tool_chat_template if uses_own else None,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
+from neuron_lib.engine.binder import Bond
 from neuron_lib.engine.interruption import GaveWay
 from neuron_lib.engine.lanes import Lane
 from neuron_lib.engine.line import Request
@@ -21,8 +22,6 @@ from neuron_lib.engine.prepare import PreparedPrompt, Preparer
 from neuron_lib.engine.prompt_writer import Prompt
 from neuron_lib.engine.protocol import (
     Cancelled,
-    ChatTask,
-    CompleteTask,
     DetokenizeTask,
     Prepared,
     ProtocolError,
@@ -35,7 +34,7 @@ from neuron_lib.engine.protocol import (
 )
 from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import Overloaded, OverloadReason, RequestRejected, cause_chain
-from neuron_lib.llama.grammar import GrammarCompiler
+from neuron_lib.llama.grammar import Calls, GrammarCompiler
 from neuron_lib.types import Grammar
 
 __all__ = ("Intake", "message_of")
@@ -43,10 +42,9 @@ __all__ = ("Intake", "message_of")
 _LONG_CHARS: Final = 1 << 15
 """Prompts that take longer than so many characters of prose are tokenized by the second thread. These take 20 ms."""
 _MOST_GRAMMARS: Final = 8
-"""Requests whose grammar may wait to be compiled. A hostile grammar takes 0.4 s."""
+"""Grammars that may wait to be compiled. A hostile grammar takes 0.4 s."""
 _BUSY_RETRY_S: Final = 4
 """After that long a refused request may come again: eight grammars of at most half a second each are done by then."""
-_PROMPT_END_CHARS: Final = 200
 _LONGEST_MESSAGE: Final = 4096
 
 _PATIENCE_S: Final = (0.1, 0.3, 0.6)
@@ -70,6 +68,16 @@ class _Job:
     tries: int = 0
 
 
+@dataclass(slots=True, frozen=True)
+class _ToCompile:
+    """A request whose grammar is to be compiled."""
+
+    job: _Job
+    bond: Bond
+    wanted: Grammar | Calls
+    prompts: list[PreparedPrompt]
+
+
 class Intake:
     """Prepares requests and hands them on to the line. `submit` and `cancel` are for any thread.
 
@@ -82,17 +90,27 @@ class Intake:
         self._clock: Final = clock
         self._preparer: Preparer | None = None
         self._hand_on: Callable[[Request], None] = lambda _request: None
+        self._compiler: GrammarCompiler | None = None
         changed = self._changed = Condition()  # its lock guards all that follows
         self._chats: Final = Lane[_Job]("a prompt", changed)
         self._long: Final = Lane[tuple[_Job, tuple[Prompt, ...]]]("a long prompt", changed)
-        self._bound: Final = Lane[tuple[_Job, Grammar, list[PreparedPrompt]]]("a grammar", changed)
+        self._bound: Final = Lane[_ToCompile]("a grammar", changed)
         self._lanes: Final = (self._chats, self._long, self._bound)
         self._wanted: set[int] = set()  # neither handed on nor refused nor cancelled
         self._told: frozenset[int] = frozenset()  # what the daemon knows to be worked on
 
-    def open(self, preparer: Preparer, *, hand_on: Callable[[Request], None]) -> None:
-        """The model is loaded; requests may come. `hand_on` takes each request that is prepared, without waiting."""
-        self._preparer, self._hand_on = preparer, hand_on
+    def open(
+        self,
+        preparer: Preparer,
+        *,
+        hand_on: Callable[[Request], None],
+        compiler: GrammarCompiler | None = None,
+    ) -> None:
+        """The model is loaded; requests may come. `hand_on` takes each request that is prepared, without waiting.
+
+        `compiler` is that of `compile_forever`, None where no grammar is compiled.
+        """
+        self._preparer, self._hand_on, self._compiler = preparer, hand_on, compiler
 
     @property
     def work(self) -> tuple[Work, ...]:
@@ -145,13 +163,14 @@ class Intake:
     def compile_forever(self, compiler: GrammarCompiler) -> NoReturn:
         """The life of the thread that compiles grammars, which needs a stack of 8 MiB."""
         while True:
-            job, grammar, prompts = self._next(self._bound)
+            bound = self._next(self._bound)
             try:
-                constraint = compiler.compile(grammar)
+                rules = compiler.compile(bound.wanted)
             except RequestRejected as error:
-                self._refuse(self._bound, job, error)
+                self._refuse(self._bound, bound.job, error)
             else:
-                self._finish(self._bound, job, [replace(prompt, constraint=constraint) for prompt in prompts])
+                begin = bound.bond.binding(rules)
+                self._finish(self._bound, bound.job, [replace(prompt, begin=begin) for prompt in bound.prompts])
 
     @property
     def _opened(self) -> Preparer:
@@ -189,14 +208,26 @@ class Intake:
         except RequestRejected as error:
             self._refuse(lane, job, error)
             return
-        grammar = submit.task.grammar if isinstance(submit.task, ChatTask | CompleteTask) else None
-        if grammar is None:
+        bond = prompts[0].bond
+        if bond is None or bond.wanted is None:
             self._finish(lane, job, prompts)
-        elif self._bound.waiting > _MOST_GRAMMARS:
+        elif self._has_room_for(bond.wanted):
+            bound = _ToCompile(job, bond, bond.wanted, prompts)
+            self._pass_on(lane, job, self._bound, bound, size=0)
+        else:
             reason = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
             self._refuse(lane, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S))
-        else:
-            self._pass_on(lane, job, self._bound, (job, grammar, prompts), size=0)
+
+    def _has_room_for(self, wanted: Grammar | Calls) -> bool:
+        """Whether a grammar may wait to be compiled. One that is known, or that somebody waits for, takes no time."""
+        if self._is_known(wanted):
+            return True
+        with self._changed:
+            waiting = {bound.wanted for bound in self._bound.jobs if not self._is_known(bound.wanted)}
+        return wanted in waiting or len(waiting) < _MOST_GRAMMARS
+
+    def _is_known(self, wanted: Grammar | Calls) -> bool:
+        return self._compiler is not None and self._compiler.knows(wanted)
 
     def _answer(
         self, lane: Lane[Any], job: _Job, task: TokenizeTask | DetokenizeTask, written: tuple[Prompt, ...]
@@ -242,7 +273,7 @@ class Intake:
         prepared = Prepared(
             request=submit.request,
             prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
-            prompt_end=prompts[-1].text[-_PROMPT_END_CHARS:],
+            in_reasoning=prompts[-1].in_reasoning,
             echo=self._opened.echo(submit.task),
         )
         # All of it with the lock held: a cancel finds the request either here or in the line, and `Began` comes later.

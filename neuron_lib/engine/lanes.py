@@ -1,6 +1,7 @@
 """The order of work on prompts: a large prompt does not hold up small ones. Pure, except that `take` waits."""
 
 import heapq
+from collections.abc import Iterator
 from itertools import count
 from threading import Condition
 from typing import Final, Generic, TypeVar
@@ -36,6 +37,11 @@ class Lane(Generic[Job]):
     def waiting(self) -> int:
         """Jobs that are not done, the current one included."""
         return len(self._jobs) + (self.current is not None)
+
+    @property
+    def jobs(self) -> Iterator[Job]:
+        """The jobs that wait, in the order of arrival."""
+        return (job for _, job in self._jobs.values())
 
     @property
     def smallest(self) -> int | None:

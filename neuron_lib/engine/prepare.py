@@ -1,12 +1,14 @@
 """From a task to the sequences that do it, in the engine's process: a hostile template hurts one model at most."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as with_changes
 from functools import cached_property
 from typing import Final, assert_never
 
 from msgspec.structs import replace
 
+from neuron_lib.engine.binder import Binder, Bond
 from neuron_lib.engine.interruption import GivesWay, never_gives_way
 from neuron_lib.engine.line import Request
 from neuron_lib.engine.pair_writer import PairWriter
@@ -19,7 +21,6 @@ from neuron_lib.engine.protocol import (
     RerankTask,
     Submit,
     TaskFrame,
-    TemplateKind,
     Text,
     TokenizeTask,
     Tokens,
@@ -28,9 +29,8 @@ from neuron_lib.engine.protocol import (
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
 from neuron_lib.llama.control_tokens import ControlToken
-from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.vocab import Vocab
-from neuron_lib.sampling.sampler import SamplerChain
+from neuron_lib.sampling.sampler import Constraint, SamplerChain
 from neuron_lib.text.control_text import ControlTexts, Piece, Strips
 
 __all__ = ("PreparedPrompt", "Preparer", "checkpoints_of", "control_texts")
@@ -49,11 +49,17 @@ _MOST_TOKENS_OF_CHAR: Final = 4
 
 @dataclass(slots=True, frozen=True)
 class PreparedPrompt:
-    """A prompt: its text ("" if it came as token ids), its tokens, and what replies must look like."""
+    """A prompt: its text ("" if it came as token ids), its tokens, and what binds its replies.
+
+    `begin` makes the constraint of each reply. It is None where nothing binds them, and as long as what the `bond`
+    wants is not compiled.
+    """
 
     text: str
     tokens: list[int]
-    constraint: Constraint | None = None
+    bond: Bond | None = None
+    begin: Callable[[], Constraint] | None = None
+    in_reasoning: bool = False
 
 
 class Preparer:
@@ -71,14 +77,18 @@ class Preparer:
         needs_checkpoints: bool = False,
         vector_tokens: int = 0,
         pairs: PairWriter | None = None,
+        call_example: str = "",
         seats: int = 1,
+        binder: Binder | None = None,
     ) -> None:
         """`template` is the model's Jinja source, `tool_template` the one for chats with tools, `override` the
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
         `vector_tokens` at most, 0 where the engine makes no vectors. `pairs` writes the prompts of a reranker, and is
-        None for every other model. More prompts of one completion than `seats` take turns.
+        None for every other model. More prompts of one completion than `seats` take turns. `call_example` is a call in
+        the format of the model, for a template that shows no tools. `binder` binds the replies to chats; None is one
+        for a model that neither reasons nor calls tools.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
@@ -86,21 +96,21 @@ class Preparer:
         self._vector_tokens: Final = vector_tokens
         self._pairs: Final = pairs
         self._seats: Final = seats
+        self._binder: Final = binder or Binder(vocab, tool_format=None, reasoning=None)
         controls = controls or {}
         self._has_controls: Final = bool(controls)
         self._forbidden: Final = frozenset(token for token, control in controls.items() if not control.is_unknown)
+        templates = Templates(override, template, tool_template)
+        self.template_kind: Final = templates.kind
+        """Whose template it is."""
         self._writer: Final = PromptWriter(
-            Templates(override, template, tool_template),
+            templates,
             bos_token=vocab.bos,
             eos_token=vocab.eos,
             controls=control_texts(controls),
             limit_s=_RENDER_LIMIT_S,
+            call_example=call_example,
         )
-
-    @property
-    def template_kind(self) -> TemplateKind:
-        """Whose template it is."""
-        return self._writer.kind
 
     def prepare(self, task: TaskFrame) -> PreparedPrompt:
         """The prompt of a task for one with its tokens, without its grammar. Raises what `write` and `read` raise."""
@@ -122,12 +132,20 @@ class Preparer:
             case ChatTask():
                 chat = task.read()
                 prompt = self._writer.write(
-                    chat.messages, tools=chat.tools, template_kwargs=chat.template_kwargs, gives_way=gives_way
+                    chat.messages,
+                    tools=chat.tools,
+                    template_kwargs=chat.template_kwargs,
+                    continues=chat.continue_final_message,
+                    gives_way=gives_way,
                 )
-                return (prompt,)
+                in_reasoning = self._binder.starts_in_reasoning(prompt.text, prompt.prefill)
+                bond = self._binder.bond(chat, prefill=prompt.prefill, in_reasoning=in_reasoning)
+                return (with_changes(prompt, bond=bond, in_reasoning=in_reasoning),)
             case CompleteTask():
                 self.echo(task)  # what is too long is refused here
-                return tuple(self._to_go_on_with(prompt, task.suffix) for prompt in task.prompts)
+                bond = None if task.grammar is None else Bond(task.grammar)
+                prompts = (self._to_go_on_with(prompt, task.suffix) for prompt in task.prompts)
+                return tuple(with_changes(prompt, bond=bond) for prompt in prompts)
             case EmbedTask() | RerankTask():
                 return tuple(self._inputs_of(task) if isinstance(task, EmbedTask) else self._pairs_of(task))
             case TokenizeTask(prompt=prompt):
@@ -233,7 +251,9 @@ class Preparer:
             raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
         if len(tokens) > limit:
             raise PromptTooLong(prompt_tokens=len(tokens), limit=limit, param=prompt.param)
-        return PreparedPrompt(text, tokens)
+        bond = prompt.bond
+        begin = bond.binding(None) if bond is not None and bond.wanted is None else None
+        return PreparedPrompt(text, tokens, bond, begin, prompt.in_reasoning)
 
     def tokens_of(self, request: int, task: TokenizeTask, prompt: Prompt) -> Tokens:
         """The answer to a task with this prompt. For any thread.
@@ -321,7 +341,7 @@ class Preparer:
                     history=history,
                     vocab=self._vocab,
                     top_logprobs=task.top_logprobs,
-                    constraint=None if prompt.constraint is None else prompt.constraint.copy(),
+                    constraint=None if prompt.begin is None else prompt.begin(),
                 ),
                 stop=task.stop,
                 stop_token_ids=sampling.stop_token_ids,

@@ -7,13 +7,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, Literal
 
+from neuron_lib.engine.binder import Bond
 from neuron_lib.engine.interruption import GivesWay, never_gives_way, within
 from neuron_lib.engine.protocol import TemplateKind
 from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_chain
 from neuron_lib.text.chat_template import CHATML, ChatTemplate, with_arguments
 from neuron_lib.text.control_text import ControlTexts, Disguise, Piece
 from neuron_lib.text.messages import fit_messages, has_text_arguments
+from neuron_lib.text.prefill import Prefill, prefill_of
 from neuron_lib.text.template_facts import TemplateFacts, template_facts
+from neuron_lib.text.tool_prompt import mentions_tools, shows_described_tools, with_tools_as_text
 
 __all__ = ("Prompt", "PromptWriter", "Templates")
 
@@ -28,18 +31,29 @@ class Templates:
     own: str | None = None
     own_for_tools: str | None = None
 
+    @property
+    def kind(self) -> TemplateKind:
+        """Whose template writes the prompts."""
+        if self.configured is not None:
+            return "configured"
+        return "fallback" if self.own is None else "model"
+
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
     """A written prompt. `pieces` tell foreign text apart, in a prompt in which somebody has spelled a control token.
     `tokens` are set for a prompt that came as token ids; its `text` is "". `param` names the text of the request that
-    it was made of, None for the messages of a chat.
+    it was made of, None for the messages of a chat. `prefill` is the beginning of the reply, if the prompt ends with
+    one. `bond` binds the replies, which begin `in_reasoning` if the prompt ends there.
     """
 
     text: str
     pieces: Sequence[Piece] | None = None
     tokens: Sequence[int] | None = None
     param: str | None = None
+    prefill: Prefill | None = None
+    bond: Bond | None = None
+    in_reasoning: bool = False
 
 
 class PromptWriter:
@@ -56,14 +70,16 @@ class PromptWriter:
         eos_token: str,
         controls: ControlTexts | None,
         limit_s: float,
+        call_example: str = "",
     ) -> None:
         """Raises `LoadFailed` if the operator's template does not compile.
 
-        `controls` are what must not be read as control tokens in messages, None to read it so. A chat is
-        rendered within `limit_s` seconds.
+        `controls` are what must not be read as control tokens in messages, None to read it so. A chat is rendered
+        within `limit_s` seconds. `call_example` is a call in the format of the model, for templates that show no tools.
         """
         self._controls: Final = controls
         self._limit_s: Final = limit_s
+        self._call_example: Final = call_example
         self._facts: Final[dict[ChatTemplate, TemplateFacts]] = {}
 
         def compiled(source: str) -> ChatTemplate:
@@ -71,9 +87,6 @@ class PromptWriter:
 
         self._for_tools: ChatTemplate | TemplateFailed | None = None
         self._template: ChatTemplate | TemplateFailed
-        self.kind: Final[TemplateKind] = (
-            "configured" if templates.configured is not None else "model" if templates.own is not None else "fallback"
-        )
         match templates:
             case Templates(configured=str(source)):
                 try:
@@ -94,20 +107,26 @@ class PromptWriter:
         *,
         tools: Sequence[Mapping[str, Any]],
         template_kwargs: Mapping[str, Any],
+        continues: bool | None = None,
         gives_way: GivesWay = never_gives_way,
     ) -> Prompt:
-        """The prompt of a chat.
+        """The prompt of a chat. It ends inside the last message if that is to be continued, see `prefill_of`.
 
-        Raises `TemplateFailed`, `InvalidRequest` for tools that the template cannot show, and `GaveWay`.
+        If the template shows no tools, the tools are described in the system message. Raises `TemplateFailed`,
+        `InvalidRequest` for messages that the template cannot show and for a last message that cannot be continued, and
+        `GaveWay`.
         """
+        prefill = prefill_of(messages, continues=continues)
         is_for_tools = bool(tools) and self._for_tools is not None
         template = (self._for_tools if is_for_tools else None) or self._template
         if isinstance(template, TemplateFailed):
             raise TemplateFailed(template.message) from template.__cause__
         facts = self._known(template, is_for_tools=is_for_tools)
-        if tools and not facts.shows_tools:
-            text = "tools: this model cannot be given tools, its chat template does not show them"
-            raise InvalidRequest(text, param="tools")
+        described = () if facts.shows_tools else tools
+        if not facts.shows_tools and (tools or mentions_tools(messages)):
+            keeps_calls = facts.shows_calls and facts.shows_results
+            messages = with_tools_as_text(messages, tools, example=self._call_example, keeps_calls=keeps_calls)
+            tools = ()
         forms: list[Literal["object", "text"]] = [facts.arguments]
         if has_text_arguments(messages):
             forms.append("text" if facts.arguments == "object" else "object")
@@ -116,9 +135,14 @@ class PromptWriter:
             failure: TemplateFailed | None = None
             for form in forms:
                 try:
-                    fitted = [with_arguments(message, form) for message in fit_messages(messages, facts)]
                     return self._rendered(
-                        template, facts, fitted, tools=tools, template_kwargs=template_kwargs, arguments=form
+                        template,
+                        facts,
+                        [with_arguments(message, form) for message in _fitted(messages, prefill, facts)],
+                        tools=tools,
+                        template_kwargs=template_kwargs,
+                        prefill=prefill,
+                        arguments=form,
                     )
                 except TemplateFailed as error:
                     failure = failure or error
@@ -127,7 +151,11 @@ class PromptWriter:
             assert failure is not None  # there is at least one form
             raise failure
 
-        return within(self._limit_s, rendered, gives_way=gives_way)
+        prompt = within(self._limit_s, rendered, gives_way=gives_way)
+        if described and not shows_described_tools(prompt.text):
+            text = "tools: this model cannot be given tools, its chat template does not show them"
+            raise InvalidRequest(text, param="tools")
+        return prompt
 
     def _rendered(
         self,
@@ -137,9 +165,11 @@ class PromptWriter:
         *,
         tools: Sequence[Mapping[str, Any]],
         template_kwargs: Mapping[str, Any],
+        prefill: Prefill | None,
         arguments: Literal["object", "text"],
     ) -> Prompt:
-        chat: list[Any] = [*messages, list(tools), dict(template_kwargs)]
+        own_kwargs = {} if prefill is None else {"add_generation_prompt": False}
+        chat: list[Any] = [*messages, list(tools), {**template_kwargs, **own_kwargs}]
         disguised = None
         if self._controls is not None:
             # What a template searches for in the model's own turns, the end of reasoning perhaps, it must find.
@@ -156,9 +186,11 @@ class PromptWriter:
             arguments=arguments,
             now=lambda: datetime.now().astimezone(),
         )
-        prompt = Prompt(text)
+        if prefill is not None:
+            text = prefill.cut(text)
+        prompt = Prompt(text, prefill=prefill)
         if disguised is not None:
-            prompt = Prompt(disguised[1].reveal(text), disguised[1].pieces(text))
+            prompt = Prompt(disguised[1].reveal(text), disguised[1].pieces(text), prefill=prefill)
         if not facts.shows_results:
             _refuse_lost_results(messages, prompt.text)
         return prompt
@@ -173,6 +205,15 @@ class PromptWriter:
                 facts = TemplateFacts.of_source(template)
             self._facts[template] = facts
         return facts
+
+
+def _fitted(
+    messages: Sequence[Mapping[str, Any]], prefill: Prefill | None, facts: TemplateFacts
+) -> list[dict[str, Any]]:
+    """The messages in the form that the template can show. A message that is continued stays the last one."""
+    if prefill is None:
+        return fit_messages(messages, facts)
+    return [*fit_messages(messages[:-1], facts), *fit_messages([prefill.message], facts)]
 
 
 def _refuse_lost_results(messages: Sequence[Mapping[str, Any]], prompt: str) -> None:

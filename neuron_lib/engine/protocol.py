@@ -16,7 +16,7 @@ from neuron_lib.error_frames import ErrorFrame
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.modality import CHAT
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob
+from neuron_lib.types import ContextParams, FinishReason, Grammar, Sampling, SamplingParams, TokenLogprob, ToolChoice
 
 __all__ = (
     "MAX_FRAME_BYTES",
@@ -118,6 +118,9 @@ class ChatTask(_Writing, frozen=True, kw_only=True, tag="chat"):
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: dict[str, Any] = {}
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning_budget: int | None = None
+    continue_final_message: bool | None = None
     unread: dict[str, bytes] = {}
 
     def read(self) -> Self:
@@ -305,13 +308,13 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
-    """The request is in the line. `prompt_end` is the last text of its prompt, because a reply may go on in a block
-    that the prompt has opened. `echo` has the texts of all prompts, if the task wants them.
+    """The request is in the line. Its replies begin `in_reasoning` if the prompt has opened a block of reasoning.
+    `echo` has the texts of all prompts, if the task wants them.
     """
 
     request: int
     prompt_tokens: int
-    prompt_end: str = ""
+    in_reasoning: bool = False
     echo: tuple[str, ...] = ()
 
 

@@ -8,10 +8,11 @@ reply fails.
 import ctypes
 import logging
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from signal import SIGABRT, SIGFPE, SIGILL, SIGPROF, SIGSEGV
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from neuron_lib.errors import InvalidGrammar, Overloaded, OverloadReason
 from neuron_lib.llama.bindings import lib
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from llguidance._lib import JsonCompileOptions
 
-__all__ = ("MAX_SOURCE_BYTES", "Constraint", "ConstraintFailed", "GrammarCompiler")
+__all__ = ("MAX_SOURCE_BYTES", "Calls", "Constraint", "ConstraintFailed", "GrammarCompiler", "special_tokens")
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,9 @@ _VERDICTS: Final = frozenset(
 )
 """The exit statuses of a trial that say something about its grammar: its own limits, and crashes."""
 _RETRY_AFTER_S: Final = 4
+_MOST_REMEMBERED: Final = 16
+"""Compiled grammars that are kept. One for 50 tools takes 3 MiB (measured)."""
+_TOKEN_ID: Final = re.compile(r"<\[[0-9]+\]>")
 
 Answer = TypeVar("Answer")
 
@@ -70,20 +75,47 @@ class ConstraintFailed(Exception):
         self.param: Final = param
 
 
+class Calls(Struct, frozen=True, kw_only=True):
+    """The calls of a request's tools, and what a reply may be instead.
+
+    `rules` are rules in llguidance's Lark dialect, of which `calls` is the text of all calls. `looser` are the same
+    without the schemas that nobody insists on, for schemas that llguidance refuses; "" if there are none. `strict` are
+    the schemas that somebody does insist on, with their fields in the request. `answer` may come instead of the calls.
+    """
+
+    rules: str
+    looser: str = ""
+    strict: tuple[tuple[str, str], ...] = ()
+    answer: Grammar | None = None
+
+
 class Constraint:
     """The state of one reply in its grammar. Lives as long as its sequence. One thread at a time.
 
     All methods but `copy` and `is_complete` raise `ConstraintFailed`. A constraint that has raised it raises it always.
     """
 
-    def __init__(self, matcher: "LLMatcher", *, eog: frozenset[int], param: str) -> None:
+    def __init__(self, matcher: "LLMatcher", *, tokenizer: "LLTokenizer", eog: frozenset[int], param: str) -> None:
         self._matcher: Final = matcher
+        self._tokenizer: Final = tokenizer
         self._eog: Final = eog
         self._param: Final = param
 
     def copy(self) -> Self:
         """A new constraint in the same state, independent of this one."""
-        return type(self)(self._matcher.deep_copy(), eog=self._eog, param=self._param)
+        return type(self)(self._matcher.deep_copy(), tokenizer=self._tokenizer, eog=self._eog, param=self._param)
+
+    def after(self, text: bytes) -> Self | None:
+        """A copy that has read `text`, whatever its tokens are; None if the text is not allowed."""
+        try:
+            tokens = self._tokenizer.greedy_tokenize(text.decode())
+        except UnicodeDecodeError:
+            return None
+        copy = self.copy()
+        if copy._ask(copy._matcher.validate_tokens, tokens) < len(tokens):
+            return None
+        copy._ask(copy._matcher.consume_tokens, tokens)
+        return copy
 
     def allows(self, token: int) -> bool:
         """Whether the token may come next. Tokens that end a reply may come if the grammar is fulfilled."""
@@ -108,6 +140,11 @@ class Constraint:
         """Whether only the end may follow. True already after the last token of the text."""
         return self._matcher.is_stopped()
 
+    @property
+    def is_satisfied(self) -> bool:
+        """Whether the text so far may be the whole text."""
+        return self._ask(self._matcher.is_accepting)
+
     def _ask(self, question: Callable[..., Answer], *arguments: object) -> Answer:
         """The answer of the matcher. Raises `ConstraintFailed` if the matcher fails, has failed before, or panics."""
         try:
@@ -126,31 +163,61 @@ class GrammarCompiler:
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab: Final = vocab
+        # By what was asked for, the longest unused first. Clients repeat their schemas and their tools.
+        self._compiled: Final[dict[Grammar | Calls, Constraint]] = {}
 
-    def compile(self, grammar: Grammar) -> Constraint:
-        """The constraint at the beginning of a reply. Raises `InvalidGrammar` with llguidance's text and the field
-        `param`.
+    def knows(self, wanted: "Grammar | Calls") -> bool:
+        """Whether compiling this takes next to no time. Any thread may ask."""
+        return wanted in self._compiled
 
-        Raises `Overloaded` if this host could not try the grammar out.
+    def compile(self, wanted: "Grammar | Calls") -> Constraint:
+        """The constraint at the beginning of a reply.
+
+        Raises `InvalidGrammar` with llguidance's text and the field `param`, and `Overloaded` if this host could not
+        try the grammar out.
         """
+        known = self._compiled.pop(wanted, None)
+        if known is None:
+            known = self._calls(wanted) if isinstance(wanted, Calls) else self._grammar(wanted)
+        self._compiled[wanted] = known
+        if len(self._compiled) > _MOST_REMEMBERED:
+            del self._compiled[next(iter(self._compiled))]
+        return known.copy()
+
+    def _grammar(self, grammar: Grammar) -> Constraint:
         param = grammar.param or _PARAMS[grammar.kind]
+        notation = "; grammars are read in Lark's notation, not as GBNF" if grammar.kind == "lark" else ""
+        return self._constraint(partial(_serialized, grammar), param=param, hint=notation)
+
+    def _calls(self, calls: "Calls") -> Constraint:
+        if calls.answer is not None:
+            self._grammar(calls.answer)  # so that an error names its field
+        for schema, param in calls.strict:
+            self._constraint(partial(_serialized, Grammar("json_schema", schema)), param=param)
         try:
-            matcher = self._matcher(_serialized(grammar))
+            return self._constraint(partial(_with_answer, calls.rules, calls.answer), param="tools")
+        except InvalidGrammar:
+            if not calls.looser:
+                raise
+            return self._constraint(partial(_with_answer, calls.looser, calls.answer), param="tools")
+
+    def _constraint(self, serialize: Callable[[], str], *, param: str, hint: str = "") -> Constraint:
+        try:
+            matcher = self._matcher(serialize())
         except ValueError as error:
-            notation = "; grammars are read in Lark's notation, not as GBNF" if grammar.kind == "lark" else ""
-            text = f"{param}: {_reason(str(error))}{notation}"
+            text = f"{param}: {_reason(str(error))}{hint}"
             raise InvalidGrammar(text, param=param) from None  # the message repeats all of it
         except BaseException as error:
             if not _is_panic(error):
                 raise
             raise InvalidGrammar(f"{param}: {_PANICKED}", param=param) from None
-        return Constraint(matcher, eog=self._vocab.eog, param=param)
+        return Constraint(matcher, tokenizer=self._tokenizer, eog=self._vocab.eog, param=param)
 
     def _matcher(self, source: str) -> "LLMatcher":
         """A matcher that allows at least one first token. Raises `ValueError`."""
         from neuron_lib.llama.grammar_trial import compile_grammar  # noqa: PLC0415 - see `_tokenizer`
 
-        if verdict := _try_out(source):
+        if verdict := _try_out(_TOKEN_ID.sub("<[0]>", source)):  # the trial has another vocabulary
             raise ValueError(verdict)
         matcher = compile_grammar(self._tokenizer, source)
         if matcher.is_error():
@@ -179,9 +246,33 @@ class GrammarCompiler:
     def _bytes(self, token: int) -> bytes:
         """The spelling of the token, with llguidance's mark in front of non-text tokens such as `<|im_end|>`."""
         spelled = self._vocab.spell(token, special=True)
-        kind = lib.llama_vocab_get_attr(self._vocab.pointer, token)
-        is_marker = kind & lib.LLAMA_TOKEN_ATTR_USER_DEFINED and spelled[:1] == b"<" and spelled[-1:] == b">"
-        return b"\xff" + spelled if kind & lib.LLAMA_TOKEN_ATTR_CONTROL or is_marker else spelled
+        return b"\xff" + spelled if _is_special(self._vocab, token) else spelled
+
+
+def special_tokens(vocab: Vocab, texts: Iterable[str]) -> Mapping[str, int]:
+    """Those of the texts for which llguidance knows a special token, with its id: in rules they must be `<[id]>`."""
+    found = ((text, vocab.single_token(text)) for text in texts)
+    return {text: token for text, token in found if token is not None and _is_special(vocab, token)}
+
+
+def _is_special(vocab: Vocab, token: int) -> bool:
+    """Whether llguidance is told that the token, such as `<|im_end|>`, is no text."""
+    kind = lib.llama_vocab_get_attr(vocab.pointer, token)
+    if kind & lib.LLAMA_TOKEN_ATTR_CONTROL:
+        return True
+    spelled = vocab.spell(token, special=True)
+    return bool(kind & lib.LLAMA_TOKEN_ATTR_USER_DEFINED) and spelled[:1] == b"<" and spelled[-1:] == b">"
+
+
+def _with_answer(rules: str, answer: Grammar | None) -> str:
+    """Rules for calls in llguidance's own notation, with the answer that may come instead. Raises `ValueError`."""
+    if len(rules) > MAX_SOURCE_BYTES:
+        raise ValueError(f"{len(rules)} characters are too long, {MAX_SOURCE_BYTES} are allowed")
+    if answer is None:
+        return msgspec.json.encode({"grammars": [{"lark_grammar": f"start: calls\n{rules}"}]}).decode()
+    (inner,) = msgspec.json.decode(_serialized(answer))["grammars"]
+    outer = {"lark_grammar": f"start: calls | @answer\n{rules}"}
+    return msgspec.json.encode({"grammars": [outer, {**inner, "name": "answer"}]}).decode()
 
 
 def _serialized(grammar: Grammar) -> str:

@@ -105,7 +105,7 @@ class LlamaCppReply:
         self._engine: EngineClient | None = None  # that was told of this request
         self._mailbox = Mailbox()  # of what that engine says
         self._prompt_tokens = 0
-        self._prompt_end = ""
+        self._starts_in_reasoning = False
         self._echo: tuple[str, ...] = ()  # the texts of the prompts, if the replies begin with them
         self._texts: tuple[ReplyText, ...] = ()
         self._vectors: list[Vector] = []
@@ -324,13 +324,14 @@ class LlamaCppReply:
             case Tokens() | Text():
                 self._answer(news)
             case Prepared():
-                self._prompt_tokens, self._prompt_end, self._echo = news.prompt_tokens, news.prompt_end, news.echo
+                self._prompt_tokens, self._echo = news.prompt_tokens, news.echo
+                self._starts_in_reasoning = news.in_reasoning
             case Began():
                 if self._is_whole or not self._texts:  # else the reader has been told
                     self._events = deque([Started(prompt_tokens=self._prompt_tokens), *self._echoes()])
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
-                    self._texts = tuple(ReplyText(i, self._reader(self._prompt_end)) for i in range(self._sequences))
+                    self._texts = tuple(self._text(i) for i in range(self._sequences))
 
     def _result(self, news: Vector) -> Embedding | Relevance:
         """What the engine's numbers of one text mean. Raises `EngineFailed` for what are no numbers."""
@@ -399,18 +400,26 @@ class LlamaCppReply:
             decode_ms=round(max(each.decode_s for each in done) * 1000),
         )
 
-    def _reader(self, prompt_end: str) -> Reader:
-        """A reader for one reply. A grammar binds all of it, so none of it is reasoning, whatever the prompt opened."""
+    def _text(self, index: int) -> ReplyText:
+        task = self._task
+        must_call = isinstance(task, Chat) and task.tool_choice.mode == "required"
+        return ReplyText(index, self._reader(), must_call=must_call)
+
+    def _reader(self) -> Reader:
+        """A reader for one reply.
+
+        A grammar without tools binds all of the reply, so none of it is reasoning, whatever the prompt opened.
+        """
         task, facts = self._task, self._supervisor.facts
         assert isinstance(task, Chat | Complete)  # nothing else has a text
         if isinstance(task, Complete):
             return plain_reader()
-        tool_format = FORMATS[facts.tool_format]
-        reasoning = facts.reasoning if task.grammar is None else None
-        return tool_format.reader(
-            tools=task.tools,
+        tools = task.tools if task.tool_choice.mode != "none" else ()
+        reasoning = facts.reasoning if task.grammar is None or tools else None
+        return FORMATS[facts.tool_format].reader(
+            tools=tools,
             reasoning=reasoning,
-            starts_in_reasoning=tool_format.starts_in_reasoning(prompt_end, reasoning),
+            starts_in_reasoning=reasoning is not None and self._starts_in_reasoning,
             include_thinking=task.include_thinking,
         )
 

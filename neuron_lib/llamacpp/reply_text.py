@@ -18,15 +18,16 @@ class ReplyText:
 
     While the text of a token is held back, its log-probability is held back too. Log-probabilities of tokens outside
     the visible text (hidden reasoning, tool calls, the stop string) are dropped. A token that ends a block counts as
-    part of the block.
+    part of the block. A reply that `must_call` has no text, so what is left when it is cut is part of a call.
     """
 
-    __slots__ = ("_index", "_pieces", "_reader", "_tokens_seen", "_unsettled", "done", "reasoning_tokens")
+    __slots__ = ("_index", "_must_call", "_pieces", "_reader", "_tokens_seen", "_unsettled", "done", "reasoning_tokens")
 
-    def __init__(self, index: int, reader: Reader) -> None:
+    def __init__(self, index: int, reader: Reader, *, must_call: bool = False) -> None:
         self.reasoning_tokens = 0
         self.done: Done | None = None
         self._index = index
+        self._must_call = must_call
         self._reader = reader
         self._pieces = _TokenTexts()
         self._unsettled: list[TokenLogprob] = []  # of text that the reader has taken and not given out
@@ -67,7 +68,11 @@ class ReplyText:
         events = self._parse(done.text)
         self._count(done.completion_tokens - self._tokens_seen)  # its last has no delta
         self._unsettled += self._pieces.without_text()
-        events += map(self._own, self._reader.finish(is_cut=done.reason is FinishReason.LENGTH))
+        is_cut = done.reason is FinishReason.LENGTH
+        rest = self._reader.finish(is_cut=is_cut)
+        if is_cut and self._must_call:
+            rest = [event for event in rest if not isinstance(event, TextDelta)]
+        events += map(self._own, rest)
         if self._unsettled and not self._reader.in_reasoning:
             events.append(TextDelta("", self._index, tuple(self._unsettled)))
         return events

@@ -118,12 +118,19 @@ def _chat_frame(task: Chat, facts: ModelFacts) -> ChatTask:
     """The chat as it travels. What came as JSON text is passed on as such."""
     told: dict[str, Any] = {
         "messages": task.messages,
-        "tools": task.tools,
+        "tools": () if task.tool_choice.mode == "none" else task.tools,
         "template_kwargs": task.template_kwargs,
     }
     unread = {name: part.text for name, part in told.items() if isinstance(part, UnreadArray | UnreadObject)}
     read = {name: part for name, part in told.items() if name not in unread}
-    return ChatTask(unread=unread, **read, **_writing(task, facts))
+    return ChatTask(
+        unread=unread,
+        tool_choice=task.tool_choice,
+        reasoning_budget=task.reasoning_budget,
+        continue_final_message=task.continue_final_message,
+        **read,
+        **_writing(task, facts),
+    )
 
 
 def _adapter(task: Task) -> str:
@@ -167,9 +174,6 @@ def _refuse_impossible_text(task: Chat | Complete, facts: ModelFacts) -> None:
             raise InvalidRequest(
                 f"{place}: there is no token {token}, the model has tokens 0 to {n_vocab - 1}", param=place
             )
-    if task.grammar is not None and isinstance(task, Chat) and task.tools:
-        text = "tools and a grammar (response_format) exclude each other: in a text that is bound no tool is called"
-        raise InvalidRequest(text, param="tools")
 
 
 def _refuse_media(chat: Chat, model_id: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from neuron_lib.text.template_facts import TemplateFacts
 
-__all__ = ("fit_messages", "has_text_arguments")
+__all__ = ("fit_messages", "has_text_arguments", "joined", "text_of")
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _thoughts(content: Any) -> str:
     """The texts of the parts of type `thinking`, joined."""
     parts = content if isinstance(content, list) else []
     thoughts = (part for part in parts if isinstance(part, Mapping) and part.get("type") == "thinking")
-    return "\n".join(filter(None, (_text(part.get("thinking")) for part in thoughts)))
+    return "\n".join(filter(None, (text_of(part.get("thinking")) for part in thoughts)))
 
 
 def _with_reasoning(message: dict[str, Any], facts: TemplateFacts, *, thoughts: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _with_reasoning(message: dict[str, Any], facts: TemplateFacts, *, thoughts: 
         return {**message, "content": [{"type": "thinking", "thinking": reasoning}, *_as_parts(content)]}
     if key is None:
         return message
-    text = _text(content)
+    text = text_of(content)
     if text and message.get("tool_calls") and not facts.takes_reasoning_beside_text:
         return {**message, "content": None, key: f"{reasoning}\n{text}"}
     return {**message, key: reasoning}
@@ -139,35 +139,35 @@ def _with_system_in_place(messages: Sequence[dict[str, Any]], facts: TemplateFac
     placed: list[dict[str, Any]] = []
     waiting: list[str] = []
     if not facts.takes_system:
-        waiting = [_text(message.get("content")) for message in head]
+        waiting = [text_of(message.get("content")) for message in head]
     elif count > 1 and not facts.takes_two_systems:
-        text = "\n".join(_text(message.get("content")) for message in head)
+        text = "\n".join(text_of(message.get("content")) for message in head)
         placed.append({**head[0], "content": _fit_content("system", text, facts)})
     else:
         placed += head
     for message in rest:
         match message.get("role"):
             case "system" | "developer" if not (facts.takes_system and facts.takes_later_system):
-                waiting.append(_text(message.get("content")))
+                waiting.append(text_of(message.get("content")))
             case "user" if waiting:
-                content = _joined("\n".join(waiting) + "\n", message.get("content"))
+                content = joined("\n".join(waiting) + "\n", message.get("content"))
                 placed.append({**message, "content": content})
                 waiting.clear()
             case _:
                 placed.append(message)
     if waiting and placed and placed[-1].get("role") == "user":  # some templates refuse two user messages in a row
-        content = _joined(placed[-1].get("content"), "\n" + "\n".join(waiting))
+        content = joined(placed[-1].get("content"), "\n" + "\n".join(waiting))
         placed[-1] = {**placed[-1], "content": content}
     elif waiting:
         placed.append({"role": "user", "content": _fit_content("user", "\n".join(waiting), facts)})
     return placed
 
 
-def _joined(*contents: Any) -> Any:
+def joined(*contents: Any) -> Any:
     """One content made of several: a list of parts if one of them is a list, otherwise a text."""
     if any(isinstance(content, list) for content in contents):
         return [part for content in contents for part in _as_parts(content)]
-    return "".join(map(_text, contents))
+    return "".join(map(text_of, contents))
 
 
 def _as_parts(content: Any) -> list[Any]:
@@ -176,7 +176,8 @@ def _as_parts(content: Any) -> list[Any]:
     return [{"type": "text", "text": content}] if content else []
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """The text of a content. The texts of its parts are joined; other parts are left out."""
     if isinstance(content, list):
         return "".join(part["text"] for part in _parts(content, knows=lambda _type: False))
     return content if isinstance(content, str) else ""

@@ -43,6 +43,7 @@ class TemplateFacts:
     - `takes_system`, `takes_two_systems`, `takes_later_system`: whether the template takes a system message, several at
       the beginning, and more after other messages. The same holds for developer messages if it knows developers.
     - `text_roles`, `part_roles`: the roles whose content it shows as one text, and as a list of parts.
+    - `shows_tools`, `shows_calls`: whether it shows the tools of a request, and the calls of earlier turns.
     - `reasoning_key`: the key under which it reads the reasoning of earlier turns. None if it reads none, or if it
       reads reasoning in parts of type `thinking` (`reads_thinking_parts`).
     - `takes_reasoning_beside_text`: whether a turn with tool calls may have both.
@@ -57,6 +58,7 @@ class TemplateFacts:
     part_roles: frozenset[str] = frozenset()
     arguments: Literal["object", "text"] = "object"
     shows_tools: bool = True
+    shows_calls: bool = True
     reasoning_key: str | None = None
     reads_thinking_parts: bool = False
     takes_reasoning_beside_text: bool = True
@@ -115,6 +117,7 @@ class _Probe:
             part_roles=frozenset(filter(self._shows_parts, _ROLES)),
             arguments=self._arguments,
             shows_tools=self._shows_tools(),
+            shows_calls=self._shows_calls(),
             reasoning_key=key,
             reads_thinking_parts=reads_thinking_parts,
             takes_reasoning_beside_text=key is None or self._takes_beside_text(key),
@@ -191,6 +194,10 @@ class _Probe:
         user = self._say("user", "Hi")
         chats = ((user,), (self._say("system", "Be kind."), user))
         return any(_NAME in self._render(*chat, tools=_TOOLS) for chat in chats)
+
+    def _shows_calls(self) -> bool:
+        prompt = self._render(*self._called({_KEY: _MARK}))
+        return _MARK in prompt and _NAME in prompt
 
     def _shown_reasoning_key(self) -> str | None:
         """The first key that the template shows in one of two chats."""

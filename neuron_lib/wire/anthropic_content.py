@@ -14,7 +14,7 @@ from neuron_lib.types import UnreadArray
 from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
 
-__all__ = ("read_conversation",)
+__all__ = ("Messages", "System", "read_conversation")
 
 _MAX_MESSAGES: Final = 10_000
 _ROLES: Final = ("assistant", "system", "user")
@@ -65,8 +65,13 @@ class _Object(Struct, gc=False):
     """Any object. Its keys are not looked at."""
 
 
-_messages: Final = msgspec.json.Decoder(list[_Message])
-_blocks: Final = msgspec.json.Decoder(str | list[_Block])
+Messages: TypeAlias = list[_Message]
+"""What the text of the messages is read as."""
+System: TypeAlias = str | list[_Block]
+"""What the text of the system prompt is read as."""
+
+_messages: Final = msgspec.json.Decoder(Messages)
+_blocks: Final = msgspec.json.Decoder(System)
 _source: Final = msgspec.json.Decoder(_Source)
 _citations: Final = msgspec.json.Decoder(_Citations)
 _object: Final = msgspec.json.Decoder(_Object)

@@ -1,7 +1,8 @@
 """Errors in the shape of Anthropic's API: for `/v1/messages` and all paths below it."""
 
-from typing import Final
+from typing import Final, Literal
 
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from neuron_lib.errors import InvalidRequest, NeuronError, Overloaded, PromptTooLong, cause_chain
@@ -16,7 +17,23 @@ from neuron_lib.wire.http_errors import (
     judge,
 )
 
-__all__ = ("anthropic_error", "error_body")
+__all__ = ("AnthropicError", "anthropic_error", "error_body")
+
+
+class _Error(Struct):
+    type: str
+    message: str
+    code: str | UnsetType = UNSET
+    param: str | UnsetType = UNSET
+
+
+class AnthropicError(Struct):
+    """The shape of a body that `error_body` writes, for the description of the service."""
+
+    type: Literal["error"]
+    error: _Error
+    request_id: None
+
 
 _UNPROCESSABLE: Final = 422
 _OVERLOADED: Final = Verdict(529, "overloaded_error", Overloaded.code)

@@ -10,15 +10,17 @@ import msgspec
 from msgspec import Meta, Struct
 
 from neuron_lib.types import Chat, Grammar, Principal, UnreadObject
-from neuron_lib.wire.anthropic_content import read_conversation
-from neuron_lib.wire.anthropic_reply import MessageCollector, MessageStreamEncoder, ReplyStyle
-from neuron_lib.wire.anthropic_tools import ToolChoiceField, read_tool_choice, read_tools
-from neuron_lib.wire.bodies import NOTHING, decode_body, is_given
+from neuron_lib.wire.anthropic_content import Messages, System, read_conversation
+from neuron_lib.wire.anthropic_errors import AnthropicError
+from neuron_lib.wire.anthropic_reply import Event, Message, MessageCollector, MessageStreamEncoder, ReplyStyle
+from neuron_lib.wire.anthropic_tools import ToolChoiceField, Tools, read_tool_choice, read_tools
+from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
+from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import check_u64, refusal
-from neuron_lib.wire.reply_shape import shapes_of_format
+from neuron_lib.wire.reply_shape import Format, shapes_of_format
 from neuron_lib.wire.sampling_fields import SamplingFields, read_sampling
 
-__all__ = ("MessagesBody", "MessagesRequest", "chat_of", "decode")
+__all__ = ("SHAPES", "MessagesRequest", "PromptBody", "chat_of", "decode")
 
 _MAX_STOPS: Final = 16
 
@@ -26,6 +28,13 @@ _Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
 
 _EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 """Chat templates know three efforts. Anthropic's two greater ones are the greatest of these."""
+
+
+_UNSUPPORTED: Final = {
+    "compaction": "no conversation is edited here",
+    "container": "no tools run here",
+    "thread": "no conversation is kept here",
+}
 
 
 class _Thinking(Struct, frozen=True):
@@ -36,7 +45,7 @@ class _Thinking(Struct, frozen=True):
 
 class _OutputConfig(Struct, frozen=True):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: msgspec.Raw = NOTHING
+    format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     task_budget: msgspec.Raw = NOTHING
 
 
@@ -48,31 +57,47 @@ class _ContextManagement(Struct, frozen=True):
     edits: list[_Edit] = []
 
 
-class MessagesBody(SamplingFields, frozen=True, kw_only=True):
-    """Every field that has an effect, and those that would need one and are refused.
+class PromptBody(SamplingFields, frozen=True, kw_only=True):
+    """Every field that has an effect, and those that would need one and are refused. Nothing says how long the reply
+    may be.
 
     `SamplingFields` has more fields than Anthropic's API. All of them have an effect.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
-    messages: msgspec.Raw
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    system: msgspec.Raw = NOTHING
+    messages: Annotated[msgspec.Raw, read_as(Messages)]
+    system: Annotated[msgspec.Raw, read_as(System)] = NOTHING
     stop_sequences: list[_Stop] | None = None
     stream: bool | None = None
     thinking: _Thinking | None = None
-    tools: msgspec.Raw = NOTHING
+    tools: Annotated[msgspec.Raw, read_as(Tools)] = NOTHING
     tool_choice: ToolChoiceField | None = None
     output_config: _OutputConfig | None = None
-    output_format: msgspec.Raw = NOTHING
+    output_format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     service_tier: Literal["auto", "standard_only"] | None = None
+    compaction: msgspec.Raw = NOTHING
     container: msgspec.Raw = NOTHING
+    thread: msgspec.Raw = NOTHING
     context_management: _ContextManagement | None = None
     mcp_servers: list[msgspec.Raw] | None = None
     inference_geo: str | None = None
 
 
+class MessagesBody(PromptBody, frozen=True, kw_only=True):
+    """The body of a request for a message."""
+
+    max_tokens: Annotated[int, Meta(ge=1)]
+
+
 _decoder: Final = msgspec.json.Decoder(MessagesBody)
+
+SHAPES: Final = Shapes(
+    summary="The next message of a chat, as Anthropic's Messages API",
+    request=MessagesBody,
+    reply=Message,
+    event=Event,
+    error=AnthropicError,
+)
 
 
 class MessagesRequest(Struct, frozen=True, kw_only=True):
@@ -97,17 +122,15 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
     Raises what `decode_body` raises, also for values that are out of bounds.
     """
     call = decode_body(_decoder, body, content_type=headers.get("content-type"))
-    if call.max_tokens is None:
-        raise refusal("max_tokens", "this field is required")
-    task = chat_of(call, principal=principal)
+    check_u64(call.max_tokens, "max_tokens")
+    task = chat_of(call, max_tokens=call.max_tokens, principal=principal)
     style = ReplyStyle(thinking=_shown_thinking(call.thinking), parallel_tool_use=task.tool_choice.parallel)
     return MessagesRequest(task=task, stream=bool(call.stream), style=style)
 
 
-def chat_of(call: MessagesBody, *, principal: Principal | None) -> Chat:
+def chat_of(call: PromptBody, *, max_tokens: int | None, principal: Principal | None) -> Chat:
     """The chat that a body asks for. Raises `MalformedJson` or `InvalidRequest`."""
     _refuse_unsupported(call)
-    check_u64(call.max_tokens, "max_tokens")
     tools, names = read_tools(call.tools)
     choice = read_tool_choice(call.tool_choice, names)
     return Chat(
@@ -117,7 +140,7 @@ def chat_of(call: MessagesBody, *, principal: Principal | None) -> Chat:
         tool_choice=choice,
         template_kwargs=_template_kwargs(call),
         sampling=read_sampling(call),
-        max_tokens=call.max_tokens,
+        max_tokens=max_tokens,
         stop=_stop(call.stop_sequences or []),
         grammar=_grammar(call),
         reasoning_budget=_reasoning_budget(call.thinking),
@@ -126,9 +149,10 @@ def chat_of(call: MessagesBody, *, principal: Principal | None) -> Chat:
     )
 
 
-def _refuse_unsupported(call: MessagesBody) -> None:
-    if is_given(call.container):
-        raise refusal("container", "this is not supported: no tools run here")
+def _refuse_unsupported(call: PromptBody) -> None:
+    for name, why in _UNSUPPORTED.items():
+        if is_given(getattr(call, name)):
+            raise refusal(name, f"this is not supported: {why}")
     if call.mcp_servers:
         raise refusal("mcp_servers", "this is not supported: no tools run here")
     if call.inference_geo not in {None, "global"}:
@@ -147,7 +171,7 @@ def _stop(texts: list[str]) -> tuple[str, ...]:
     return stops
 
 
-def _grammar(call: MessagesBody) -> Grammar | None:
+def _grammar(call: PromptBody) -> Grammar | None:
     """What the text of the reply must look like. `output_format` is the older name of `output_config.format`."""
     formats = {"output_config.format": call.output_config.format if call.output_config else NOTHING}
     formats["output_format"] = call.output_format
@@ -158,7 +182,7 @@ def _grammar(call: MessagesBody) -> Grammar | None:
     return next((grammar for _, grammar in shapes), None)
 
 
-def _template_kwargs(call: MessagesBody) -> UnreadObject:
+def _template_kwargs(call: PromptBody) -> UnreadObject:
     config = call.output_config or _OutputConfig()
     if is_given(config.task_budget):
         raise refusal("output_config.task_budget", "this is not supported")

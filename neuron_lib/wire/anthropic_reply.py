@@ -26,7 +26,7 @@ from neuron_lib.wire.anthropic_errors import error_body
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.sse import server_sent_event
 
-__all__ = ("MessageCollector", "MessageStreamEncoder", "ReplyStyle")
+__all__ = ("Event", "Message", "MessageCollector", "MessageStreamEncoder", "ReplyStyle")
 
 _SIGNATURE: Final = "unsigned"
 """The signature of every thinking block. Nothing here checks one, but some clients drop a block that has none."""
@@ -83,7 +83,9 @@ class _Usage(Struct, kw_only=True):
 _Block: TypeAlias = _Text | _Thinking | _ToolUse
 
 
-class _Message(Struct, kw_only=True):
+class Message(Struct, kw_only=True):
+    """The body of a whole reply."""
+
     id: str
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
@@ -96,7 +98,7 @@ class _Message(Struct, kw_only=True):
 
 class _MessageStart(Struct, kw_only=True):
     type: Literal["message_start"] = "message_start"
-    message: _Message
+    message: Message
 
 
 class _BlockStart(Struct, kw_only=True):
@@ -155,12 +157,13 @@ class _Ping(Struct, kw_only=True):
     type: Literal["ping"] = "ping"
 
 
-_Event: TypeAlias = _MessageStart | _BlockStart | _BlockDelta | _BlockStop | _MessageDelta | _MessageStop | _Ping
+Event: TypeAlias = _MessageStart | _BlockStart | _BlockDelta | _BlockStop | _MessageDelta | _MessageStop | _Ping
+"""The data of an event of a stream."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def _sent(event: _Event) -> bytes:
+def _sent(event: Event) -> bytes:
     return server_sent_event(_encode(event), name=event.type)
 
 
@@ -261,7 +264,7 @@ class MessageStreamEncoder:
 
     def _message_start(self, prompt_tokens: int) -> bytes:
         usage = _Usage(input_tokens=prompt_tokens, output_tokens=0)
-        return _sent(_MessageStart(message=_Message(id=self._id, model=self._model, usage=usage))) + _PING
+        return _sent(_MessageStart(message=Message(id=self._id, model=self._model, usage=usage))) + _PING
 
     def _shown(self, event: _Shown) -> bytes:
         match event:
@@ -342,7 +345,7 @@ class MessageCollector:
         if self._finished is None:
             raise ValueError("the reply is not finished")
         stop = _stop(self._finished)
-        message = _Message(
+        message = Message(
             id=self._id,
             model=self._model,
             content=_blocks(self._shown),

@@ -7,17 +7,26 @@ import msgspec
 from msgspec import Struct
 
 from neuron_lib.types import Finished, GenerationEvent, Principal, Tokenize
-from neuron_lib.wire.anthropic_messages import MessagesBody, chat_of
+from neuron_lib.wire.anthropic_errors import AnthropicError
+from neuron_lib.wire.anthropic_messages import PromptBody, chat_of
 from neuron_lib.wire.bodies import decode_body
-from neuron_lib.wire.dialect import StreamEncoder
+from neuron_lib.wire.dialect import Shapes, StreamEncoder
 
-__all__ = ("CountCollector", "CountRequest", "decode")
+__all__ = ("SHAPES", "CountCollector", "CountRequest", "decode")
 
-_decoder: Final = msgspec.json.Decoder(MessagesBody)
+_decoder: Final = msgspec.json.Decoder(PromptBody)
 
 
 class _Count(Struct):
     input_tokens: int
+
+
+SHAPES: Final = Shapes(
+    summary="How many tokens the prompt of a message would have",
+    request=PromptBody,
+    reply=_Count,
+    error=AnthropicError,
+)
 
 
 class CountRequest(Struct, frozen=True, kw_only=True):
@@ -36,12 +45,14 @@ class CountRequest(Struct, frozen=True, kw_only=True):
 
 
 def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> CountRequest:
-    """The request in `body`: that of a message, in which `max_tokens` may be absent.
+    """The request in `body`: that of a message without its `max_tokens`.
 
     Raises what `decode_body` raises, also for values that are out of bounds.
     """
     call = decode_body(_decoder, body, content_type=headers.get("content-type"))
-    task = Tokenize(model_id=call.model, prompt=chat_of(call, principal=principal), principal=principal)
+    task = Tokenize(
+        model_id=call.model, prompt=chat_of(call, max_tokens=None, principal=principal), principal=principal
+    )
     return CountRequest(task=task)
 
 

@@ -1,6 +1,6 @@
 """Reads the tools of Anthropic's API and the choice between them. Pure."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -11,7 +11,7 @@ from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
 from neuron_lib.wire.chat_messages import MAX_TOOL_VALUES, MAX_TOOLS
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 
-__all__ = ("ToolChoiceField", "read_tool_choice", "read_tools")
+__all__ = ("ToolChoiceField", "Tools", "read_tool_choice", "read_tools")
 
 _DIRECT: Final = ["direct"]
 
@@ -44,7 +44,10 @@ class _Tool(Struct, gc=False):
     allowed_callers: list[str] | None = None
 
 
-_tools: Final = msgspec.json.Decoder(list[_Tool])
+Tools: TypeAlias = list[_Tool]
+"""What the text of the tools is read as."""
+
+_tools: Final = msgspec.json.Decoder(Tools)
 _object: Final = msgspec.json.Decoder(_Object)
 _objects: Final = msgspec.json.Decoder(list[_Object])
 

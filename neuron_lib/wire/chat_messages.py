@@ -1,6 +1,6 @@
 """Messages and tools of a chat. They are checked here as far as anybody but the template reads them, and stay text."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -10,7 +10,7 @@ from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
 from neuron_lib.wire.bodies import decode_part
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 
-__all__ = ("MAX_TOOLS", "MAX_TOOL_VALUES", "read_messages", "read_tools")
+__all__ = ("MAX_TOOLS", "MAX_TOOL_VALUES", "Messages", "Tools", "read_messages", "read_tools")
 
 _ROLES: Final = frozenset({"assistant", "developer", "function", "system", "tool", "user"})
 _MAX_MESSAGES: Final = 10_000
@@ -40,7 +40,7 @@ class _Call(Struct, gc=False):
 
 
 class _Message(Struct, gc=False):
-    role: Annotated[str, Meta(min_length=1)]
+    role: Annotated[str, Meta(min_length=1, extra_json_schema={"enum": sorted(_ROLES)})]
     content: str | list[_Part] | None = None
     tool_calls: list[_Call] | None = None
     reasoning_content: str | None = None
@@ -59,6 +59,11 @@ class _Tool(Struct, gc=False):
     type: str | None = None
     function: _Function | None = None
 
+
+Messages: TypeAlias = Annotated[list[_Message], Meta(min_length=1, max_length=_MAX_MESSAGES)]
+"""What the text of the messages is read as. The bound of their number is checked apart, for the words of the error."""
+Tools: TypeAlias = Annotated[list[_Tool], Meta(max_length=MAX_TOOLS)]
+"""What the text of the tools is read as."""
 
 # The structs above have no cycles, and one body may make many of them. So the garbage collector does not track them.
 _messages: Final = msgspec.json.Decoder(list[_Message])

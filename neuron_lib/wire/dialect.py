@@ -113,7 +113,7 @@ class Shapes:
     reply: Any
     """The type of a whole reply."""
     event: Any = None
-    """The type of the data of each event of a stream. None if the API has no streams."""
+    """The type of the data of each event of a stream, perhaps a union. None if the API has no streams."""
     error: Any = None
     """The type of an error's body. None if it is OpenAI's."""
 

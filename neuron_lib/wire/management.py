@@ -8,19 +8,21 @@ from neuron_lib.errors import InvalidRequest
 from neuron_lib.types import ModelSpec
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType, decode_body
 
-__all__ = ("MissingModelId", "decode_load_request", "decode_unload_request")
+__all__ = ("MissingModelId", "UnloadBody", "decode_load_request", "decode_unload_request")
 
 
 class MissingModelId(InvalidRequest):
     """An unload without `model_id` as a string. It is the only wrong shape with a flat error body."""
 
 
-class _UnloadBody(msgspec.Struct):
+class UnloadBody(msgspec.Struct):
+    """The body of `POST /models/unload`."""
+
     model_id: str
 
 
 _load_decoder: Final = msgspec.json.Decoder(ModelSpec)
-_unload_decoder: Final = msgspec.json.Decoder(_UnloadBody)
+_unload_decoder: Final = msgspec.json.Decoder(UnloadBody)
 
 
 def decode_load_request(body: bytes, *, content_type: str | None) -> ModelSpec:

@@ -7,6 +7,8 @@ Three shapes: flat, tagged with a kind, and OpenAI's nested one for bodies that 
 import re
 from typing import Final
 
+from msgspec import UNSET, Struct, UnsetType
+
 from neuron_lib.errors import (
     AlreadyLoaded,
     InvalidRequest,
@@ -26,7 +28,35 @@ from neuron_lib.wire.http_errors import API, INVALID, ErrorAnswer, Verdict, enco
 from neuron_lib.wire.management import MissingModelId
 from neuron_lib.wire.openai_errors import envelope, openai_error
 
-__all__ = ("capabilities_unknown", "cuda_unavailable", "load_error", "not_resident", "unload_error")
+__all__ = (
+    "FlatError",
+    "KindError",
+    "capabilities_unknown",
+    "cuda_unavailable",
+    "load_error",
+    "not_resident",
+    "unload_error",
+)
+
+
+class FlatError(Struct):
+    """The shape of a flat body, for the description of the service."""
+
+    error: str
+    code: str | UnsetType = UNSET
+
+
+class _Kind(Struct):
+    kind: str
+    message: str
+    cause: str | UnsetType = UNSET
+
+
+class KindError(Struct):
+    """The shape of a body with a kind, for the description of the service. `error` may have further keys."""
+
+    error: _Kind
+
 
 _ALREADY_LOADED: Final = re.compile(rb"already loaded", re.IGNORECASE)
 

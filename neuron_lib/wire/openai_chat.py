@@ -10,17 +10,28 @@ import msgspec
 from msgspec import Meta, Struct, convert
 from msgspec.structs import replace
 
-from neuron_lib.types import ChatRequest, Principal, UnreadArray, UnreadObject
-from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given
-from neuron_lib.wire.chat_messages import read_messages, read_tools
+from neuron_lib.types import ChatRequest, Principal, UnreadObject
+from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
+from neuron_lib.wire.chat_messages import Messages, Tools, read_messages, read_tools
+from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
-from neuron_lib.wire.legacy_functions import FunctionCallField, tool_choice_of, tools_of
-from neuron_lib.wire.openai_chat_reply import ChatCollector, ChatStreamEncoder
+from neuron_lib.wire.legacy_functions import Function, FunctionCallField, tool_choice_of, tools_of
+from neuron_lib.wire.openai_chat_reply import ChatChunk, ChatCollector, ChatCompletion, ChatStreamEncoder
+from neuron_lib.wire.reasoning_fields import (
+    Budget,
+    Effort,
+    Reasoning,
+    ReasoningChoice,
+    Thinking,
+    read_reasoning,
+    template_words,
+)
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import ReplyShapeFields, grammar_of
 from neuron_lib.wire.sampling_fields import read_sampling
+from neuron_lib.wire.tool_choice import Offer, ToolChoiceField, offer_tools
 
-__all__ = ("ChatCompletionBody", "ChatCompletionRequest", "decode")
+__all__ = ("SHAPES", "ChatCompletionBody", "ChatCompletionRequest", "decode")
 
 _INCLUDE_THINKING: Final = frozenset({"1", "true", "yes"})
 """Values of the header `x-include-thinking` that ask for the reasoning as text."""
@@ -36,16 +47,6 @@ class _Object(Struct, gc=False):
     """Any object. Its keys are not looked at."""
 
 
-class _ToolChoice(Struct):
-    """OpenAI's choice of one tool, or a choice in Anthropic's shape, which the gateway passes on unchanged."""
-
-    type: str | None = None
-    disable_parallel_tool_use: bool | None = None
-
-
-ToolChoiceField: TypeAlias = str | _ToolChoice
-
-
 class _StreamOptions(Struct):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -55,7 +56,7 @@ class ChatCompletionBody(ReplyShapeFields, frozen=True, kw_only=True):
     """Every field that has an effect. `refused_parameters` has those that would need one and do not."""
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
-    messages: msgspec.Raw
+    messages: Annotated[msgspec.Raw, read_as(Messages)]
     max_completion_tokens: _CountOrDefault | None = None
     max_tokens: _CountOrDefault | None = None
     n_predict: _CountOrDefault | None = None
@@ -66,16 +67,24 @@ class ChatCompletionBody(ReplyShapeFields, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    tools: msgspec.Raw = NOTHING
-    functions: msgspec.Raw = NOTHING
+    tools: Annotated[msgspec.Raw, read_as(Tools)] = NOTHING
+    functions: Annotated[msgspec.Raw, read_as(list[Function])] = NOTHING
     function_call: FunctionCallField | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: msgspec.Raw = NOTHING
+    chat_template_kwargs: Annotated[msgspec.Raw, read_as(_Object)] = NOTHING
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     enable_thinking: bool | None = None
-    reasoning_effort: str | None = None
-    documents: msgspec.Raw = NOTHING
+    reasoning_effort: Effort | None = None
+    reasoning: Reasoning | None = None
+    thinking: Thinking | bool | None = None
+    thinking_budget_tokens: Budget | None = None
+    reasoning_budget_tokens: Budget | None = None
+    reasoning_budget: Budget | None = None
+    thinking_token_budget: Budget | None = None
+    thinking_budget: Budget | None = None
+    documents: Annotated[msgspec.Raw, read_as(list[_Object])] = NOTHING
 
 
 _decoder: Final = decoder_with_refused(ChatCompletionBody)
@@ -83,12 +92,19 @@ _object_decoder: Final = msgspec.json.Decoder(_Object)
 _objects_decoder: Final = msgspec.json.Decoder(list[_Object])
 
 
+SHAPES: Final = Shapes(
+    summary="The next message of a chat, as OpenAI's chat completions",
+    request=ChatCompletionBody,
+    reply=ChatCompletion,
+    event=ChatChunk,
+)
+
+
 class ChatCompletionRequest(Struct, frozen=True, kw_only=True):
     """A `neuron_lib.wire.dialect.DecodedRequest`: the task, and how the client wants the reply.
 
     `include_usage` asks for the usage of a stream in an event of its own, `continuous_usage` for the usage so far in
-    every event. With `calls_functions` a call is written as the `function_call` of older clients. Without
-    `parallel_tool_calls` each choice calls at most one tool.
+    every event. With `calls_functions` a call is written as the `function_call` of older clients.
     """
 
     task: ChatRequest
@@ -96,7 +112,6 @@ class ChatCompletionRequest(Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     continuous_usage: bool = False
     calls_functions: bool = False
-    parallel_tool_calls: bool = True
 
     def encoder(self, *, unique: str, created: int) -> ChatStreamEncoder:
         """What writes the reply as a stream. The reply has the model's id as the client wrote it."""
@@ -108,7 +123,7 @@ class ChatCompletionRequest(Struct, frozen=True, kw_only=True):
             include_usage=self.include_usage,
             continuous_usage=self.continuous_usage,
             calls_functions=self.calls_functions,
-            parallel_tool_calls=self.parallel_tool_calls,
+            parallel_tool_calls=self.task.tool_choice.parallel,
         )
 
     def collector(self, *, unique: str, created: int) -> ChatCollector:
@@ -118,7 +133,7 @@ class ChatCompletionRequest(Struct, frozen=True, kw_only=True):
             created=created,
             model=self.task.model_id,
             calls_functions=self.calls_functions,
-            parallel_tool_calls=self.parallel_tool_calls,
+            parallel_tool_calls=self.task.tool_choice.parallel,
         )
 
 
@@ -132,11 +147,16 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
     include_thinking = headers.get("x-include-thinking", "").strip().lower() in _INCLUDE_THINKING
     refuse_unsupported(call)
     options = _stream_options(call)
+    offer = _offer(call)
+    reasoning = read_reasoning(call)
     task = ChatRequest(
         model_id=call.model,
         messages=read_messages(call.messages),
-        tools=_tools(call),
-        template_kwargs=_template_kwargs(call, include_thinking=include_thinking),
+        tools=offer.tools,
+        tool_choice=offer.choice,
+        template_kwargs=_template_kwargs(call, reasoning, include_thinking=include_thinking),
+        reasoning_budget=reasoning.budget,
+        continue_final_message=_continues(call),
         sampling=read_sampling(call),
         max_tokens=_max_tokens(call),
         stop=_stop(call),
@@ -153,7 +173,6 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         include_usage=options.include_usage or False,
         continuous_usage=options.continuous_usage_stats or False,
         calls_functions=is_given(call.functions),
-        parallel_tool_calls=_takes_many_calls(call),
     )
 
 
@@ -179,34 +198,32 @@ def _stream_options(call: ChatCompletionBody) -> _StreamOptions:
     return call.stream_options or _StreamOptions()
 
 
-def _tools(call: ChatCompletionBody) -> UnreadArray | tuple[()]:
-    """The tools that the model may call. With the choice "none" the model does not see any tool."""
+def _offer(call: ChatCompletionBody) -> Offer:
+    """The tools that the model may call. A client that has `functions` takes one call."""
     tools = read_tools(call.tools) if is_given(call.tools) else ()
-    choice = call.tool_choice.type or "" if isinstance(call.tool_choice, _ToolChoice) else call.tool_choice
-    if choice not in {None, "auto", "none"}:
-        problem = '"auto" and "none" are supported; "required" and the choice of a tool are not yet'
-        raise refusal("tool_choice", problem)
-    return tools if tools and choice != "none" else ()
+    parallel = False if is_given(call.functions) else call.parallel_tool_calls
+    return offer_tools(tools or (), call.tool_choice, parallel=parallel)
 
 
-def _takes_many_calls(call: ChatCompletionBody) -> bool:
-    """Whether a choice may call several tools. OpenAI and Anthropic have different fields for this."""
-    is_one = isinstance(call.tool_choice, _ToolChoice) and call.tool_choice.disable_parallel_tool_use
-    return call.parallel_tool_calls is not False and not is_one
+def _continues(call: ChatCompletionBody) -> bool | None:
+    """Whether the last message is continued. None leaves that to the role of the message."""
+    if call.continue_final_message and call.add_generation_prompt:
+        raise refusal("continue_final_message", "it contradicts `add_generation_prompt`")
+    if call.continue_final_message is None and call.add_generation_prompt:
+        return False
+    return call.continue_final_message
 
 
-def _template_kwargs(call: ChatCompletionBody, *, include_thinking: bool) -> UnreadObject:
+def _template_kwargs(call: ChatCompletionBody, reasoning: ReasoningChoice, *, include_thinking: bool) -> UnreadObject:
     """The arguments of the template beside messages and tools, as one JSON object.
 
     A name may be in the object twice, for example once of `enable_thinking` and once of `chat_template_kwargs`. The
     decoder takes the last one.
     """
-    thinks = include_thinking if call.enable_thinking is None else call.enable_thinking
-    told = [b'"enable_thinking":' + (b"true" if thinks else b"false")]
+    given = template_words(reasoning, default=include_thinking)
     if call.add_generation_prompt is not None:
-        told.append(b'"add_generation_prompt":' + msgspec.json.encode(call.add_generation_prompt))
-    if call.reasoning_effort is not None:
-        told.append(b'"reasoning_effort":' + msgspec.json.encode(call.reasoning_effort))
+        given["add_generation_prompt"] = call.add_generation_prompt
+    told = [msgspec.json.encode(given)[1:-1]]
     if is_given(call.documents):
         decode_part(_objects_decoder, call.documents, param="documents")
         told.append(b'"documents":' + _free_form(call.documents, "documents"))

@@ -65,8 +65,14 @@ class _Delta(Struct):
     function_call: _Function | UnsetType = UNSET
 
 
-_Reason: TypeAlias = FinishReason | Literal["function_call"]
+_Reason: TypeAlias = Literal["stop", "length", "tool_calls", "function_call"]
 """Why a choice ended. "function_call" is what a client of the older `functions` expects in place of "tool_calls"."""
+
+_REASONS: Final[dict[FinishReason, _Reason]] = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.TOOL_CALLS: "tool_calls",
+}
 
 
 class _Likely(Struct):
@@ -363,7 +369,7 @@ class ChatCollector:
 
 
 def _reason(reason: FinishReason, *, calls_functions: bool) -> _Reason:
-    return "function_call" if calls_functions and reason is FinishReason.TOOL_CALLS else reason
+    return "function_call" if calls_functions and reason is FinishReason.TOOL_CALLS else _REASONS[reason]
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> _Logprobs | UnsetType:

@@ -1,11 +1,25 @@
 """Errors in the shape of OpenAI's APIs. Also the shape for every path that has no dialect of its own."""
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from neuron_lib.errors import InvalidRequest, NeuronError, PromptTooLong, cause_chain
 from neuron_lib.wire.http_errors import BodyTooLarge, ErrorAnswer, Verdict, encode_error, error_answer, judge
 
-__all__ = ("envelope", "openai_error")
+__all__ = ("ErrorEnvelope", "envelope", "openai_error")
+
+
+class _Error(Struct):
+    message: str
+    type: str
+    code: str | None
+    param: str | None
+
+
+class ErrorEnvelope(Struct):
+    """The shape of a body that `envelope` writes, for the description of the service. `error` may have further keys."""
+
+    error: _Error
 
 
 def openai_error(error: NeuronError) -> ErrorAnswer:

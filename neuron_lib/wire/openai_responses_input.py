@@ -5,7 +5,8 @@ own. They become one message again, because chat templates show a turn as one me
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -14,6 +15,7 @@ from neuron_lib.shown import clip
 from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
 from neuron_lib.wire.bodies import decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
+from neuron_lib.wire.openai_responses_output import CARRIED
 
 __all__ = ("Conversation", "Input", "read_input")
 
@@ -23,6 +25,9 @@ _TEXTS: Final = frozenset({"input_text", "output_text", "reasoning_text", "refus
 """The types of parts that are a text."""
 _UNFINISHED: Final = frozenset({"in_progress", "incomplete"})
 """The status of an item that its reply was cut in."""
+_NOT_KEPT: Final = (
+    "no item is kept here, so none can be referred to; send the item itself, as clients do with `store: false`"
+)
 _BETWEEN_TEXTS: Final = "\n\n"
 """What is put between the texts of one item. The gateway's contract says so."""
 
@@ -50,6 +55,7 @@ class _Item(Struct, gc=False):
     content: str | list[_Part] | None = None
     status: str | None = None
     summary: list[_Part] | None = None
+    encrypted_content: str | None = None
     id: str | None = None
     call_id: str | None = None
     name: str | None = None
@@ -125,38 +131,59 @@ def read_input(text: msgspec.Raw, *, instructions: str | None) -> Conversation:
     Raises `MalformedJson` or `InvalidRequest` for values that cannot be shown to a model. The `param` is their path.
     """
     items = decode_part(_input, text, param="input")
-    turns = _Turns()
+    messages = _Messages()
     if instructions is not None:
-        turns.say(_Message("system", instructions))
+        messages.say(_Message("system", instructions))
     if isinstance(items, str):
-        turns.say(_Message("user", items))
-        return turns.conversation(goes_on=False)
+        messages.say(_Message("user", items))
+        return _conversation(messages, goes_on=False)
     if not 1 <= len(items) <= _MAX_ITEMS:
         raise refusal("input", f"Expected `array` of length 1 to {_MAX_ITEMS}, or `str`")
     check_nesting_and_numbers(bytes(text), param="input")
     for i, item in enumerate(items):
-        turns.add(item, f"input[{i}]")
+        messages.add(item, f"input[{i}]")
     last = items[-1]
-    return turns.conversation(goes_on=_kind(last) == "message" and last.status in _UNFINISHED)
+    was_cut = _kind(last) == "message" and last.role == "assistant" and last.status in _UNFINISHED
+    return _conversation(messages, goes_on=was_cut)
 
 
-class _Turns:
+def _conversation(messages: "_Messages", *, goes_on: bool) -> Conversation:
+    return Conversation(UnreadArray(msgspec.json.encode(messages.all())), goes_on)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What the assistant did at a time: it reasoned, then spoke, then called functions."""
+
+    thoughts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
+
+    def message(self) -> _Message:
+        return _Message(
+            "assistant",
+            _BETWEEN_TEXTS.join(self.texts),
+            reasoning_content=_BETWEEN_TEXTS.join(self.thoughts) if self.thoughts else UNSET,
+            tool_calls=self.calls or UNSET,
+        )
+
+
+class _Messages:
     """The messages so far. Used for one request."""
 
     def __init__(self) -> None:
-        self._messages: list[_Message] = []
-        self._thoughts: list[str] = []  # the reasoning that the next text or call of the assistant belongs to
+        self._said: list[_Message] = []
+        self._turn: _Turn | None = None  # of the assistant, not said yet
         self._names: dict[str, str] = {}  # of the functions that were called, by the id of the call
 
-    def conversation(self, *, goes_on: bool) -> Conversation:
-        self._end_reasoning()
-        is_assistant = self._messages[-1].role == "assistant"
-        return Conversation(UnreadArray(msgspec.json.encode(self._messages)), goes_on and is_assistant)
+    def all(self) -> list[_Message]:
+        self._end_turn()
+        return self._said
 
     def say(self, message: _Message) -> None:
-        """Add a message of anybody but the assistant."""
-        self._end_reasoning()
-        self._messages.append(message)
+        """Add a whole message."""
+        self._end_turn()
+        self._said.append(message)
 
     def add(self, item: _Item, place: str) -> None:
         """Take the next item. `place` is its path."""
@@ -164,13 +191,14 @@ class _Turns:
             case "message":
                 self._add_message(item, place)
             case "reasoning":
-                self._thoughts += _thoughts(item)
+                for text in _thoughts(item):
+                    self._turn_before("texts", "calls").thoughts.append(text)
             case "function_call":
                 self._add_call(item, place)
             case "function_call_output":
                 self._add_output(item, place)
             case "item_reference":
-                raise refusal(place, "no item is kept here, so none can be referred to; send the item itself")
+                raise refusal(place, _NOT_KEPT)
             case None:
                 raise refusal(f"{place}.type", "this field is required")
             case kind:
@@ -182,19 +210,16 @@ class _Turns:
             problem = f"expected one of {', '.join(sorted(_ROLES))}"
             raise refusal(f"{place}.role", problem, quoting=f"; it is {clip(str(item.role))!r}")
         content = _shown(item.content, f"{place}.content")
-        if item.role == "assistant":
-            self._begin_turn().content = content
+        if item.role == "assistant" and isinstance(content, str):
+            self._turn_before("calls").texts.append(content)
         else:
             self.say(_Message(item.role, content))
 
     def _add_call(self, item: _Item, place: str) -> None:
         name, call_id = _required(item.name, f"{place}.name"), _required(item.call_id, f"{place}.call_id")
         self._names[call_id] = name
-        is_more = not self._thoughts and self._messages and self._messages[-1].role == "assistant"
-        turn = self._messages[-1] if is_more else self._begin_turn()
-        if turn.tool_calls is UNSET:
-            turn.tool_calls = []
-        turn.tool_calls.append(_Call(id=call_id, function=_Function(name, item.arguments or "{}")))
+        call = _Call(id=call_id, function=_Function(name, item.arguments or "{}"))
+        self._turn_before().calls.append(call)
 
     def _add_output(self, item: _Item, place: str) -> None:
         call_id = _required(item.call_id, f"{place}.call_id")
@@ -204,19 +229,17 @@ class _Turns:
         name = item.name or self._names.get(call_id) or UNSET
         self.say(_Message("tool", content, tool_call_id=call_id, name=name))
 
-    def _begin_turn(self) -> _Message:
-        """A new message of the assistant, with the reasoning that came before it."""
-        turn = _Message("assistant")
-        if self._thoughts:
-            turn.reasoning_content = _BETWEEN_TEXTS.join(self._thoughts)
-            self._thoughts.clear()
-        self._messages.append(turn)
-        return turn
+    def _turn_before(self, *later: Literal["texts", "calls"]) -> _Turn:
+        """The turn of the assistant so far. If it has what comes `later` in a turn already, the next turn begins."""
+        if any(getattr(self._turn, kind, ()) for kind in later):
+            self._end_turn()
+        self._turn = self._turn or _Turn()
+        return self._turn
 
-    def _end_reasoning(self) -> None:
-        """Reasoning that nothing followed, because its reply was cut, is a turn of its own."""
-        if self._thoughts:
-            self._begin_turn()
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._said.append(self._turn.message())
+            self._turn = None
 
 
 def _kind(item: _Item) -> str | None:
@@ -235,12 +258,15 @@ def _required(value: str | None, place: str) -> str:
 
 
 def _thoughts(item: _Item) -> list[str]:
-    """The texts of an item of reasoning. They are in its summary, as here, or in its content, as from other servers.
+    """The texts of an item of reasoning. They are in its content, as from other servers, or in its summary, as here.
 
-    Reasoning that only its maker can decrypt says nothing to a model here, and is left out.
+    A client that shows no reasoning may send back only what stands for encrypted reasoning. If it is not from here, it
+    says nothing to a model here, and is left out.
     """
     parts = item.content or item.summary or []
     texts = [parts] if isinstance(parts, str) else [part.text for part in parts]
+    if not any(texts) and item.encrypted_content is not None and item.encrypted_content.startswith(CARRIED):
+        texts = [item.encrypted_content.removeprefix(CARRIED)]
     return [text for text in texts if text]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, assert_never
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from neuron_lib.types import (
@@ -25,10 +25,17 @@ from neuron_lib.types import (
     ToolCall,
 )
 
-__all__ = ("AnyOutputEvent", "Item", "OutputEvent", "OutputItems")
+__all__ = ("CARRIED", "AnyOutputEvent", "Item", "OutputEvent", "OutputItems")
 
 _VERY_UNLIKELY: Final = -9999.0
 """The log-probability that OpenAI writes for a probability of 0, because JSON has no infinity."""
+
+CARRIED: Final = "plain:"
+"""The begin of every `encrypted_content` from here. The reasoning follows as it is.
+
+Nothing has to be kept secret from a client that has been sent the reasoning. But some clients send reasoning back only
+if it has an `encrypted_content`.
+"""
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 
@@ -67,6 +74,7 @@ class _ReasoningItem(Struct, tag_field="type", tag="reasoning"):
     id: str
     status: ItemStatus
     summary: tuple[_SummaryText, ...]
+    encrypted_content: str | UnsetType = UNSET
 
 
 class _CallItem(Struct, tag_field="type", tag="function_call"):
@@ -207,14 +215,21 @@ class _OpenMessage:
 
 @dataclass(slots=True)
 class _OpenReasoning:
-    """Reasoning that is being written. It is shown as a summary, because most clients show nothing else of it."""
+    """Reasoning that is being written. It is shown as a summary, because most clients show nothing else of it.
+
+    If it `is_carried`, it is also in the field for encrypted reasoning.
+    """
 
     id: str
     index: int
+    is_carried: bool
     texts: list[str] = field(default_factory=list)
 
     def item(self, status: ItemStatus) -> Item:
-        return _ReasoningItem(self.id, status, () if status == "in_progress" else (self._part(),))
+        if status == "in_progress":
+            return _ReasoningItem(self.id, status, ())
+        part = self._part()
+        return _ReasoningItem(self.id, status, (part,), CARRIED + part.text if self.is_carried else UNSET)
 
     def _part(self) -> _SummaryText:
         return _SummaryText("".join(self.texts))
@@ -244,12 +259,16 @@ class OutputItems:
     comes: many models write line breaks around their calls and their reasoning.
     """
 
-    __slots__ = ("_done", "_has_answer", "_held", "_open", "_parallel", "_unique")
+    __slots__ = ("_carries_reasoning", "_done", "_has_answer", "_held", "_open", "_parallel", "_unique")
 
-    def __init__(self, *, unique: str, parallel: bool) -> None:
-        """`unique` is a part of the ids of all items. A reply that is not `parallel` has one call at most."""
+    def __init__(self, *, unique: str, parallel: bool, carries_reasoning: bool = False) -> None:
+        """`unique` is a part of the ids of all items. A reply that is not `parallel` has one call at most.
+
+        With `carries_reasoning` the items of reasoning have an `encrypted_content`.
+        """
         self._unique = unique
         self._parallel = parallel
+        self._carries_reasoning = carries_reasoning
         self._done: list[Item] = []
         self._has_answer = False
         self._open: _OpenMessage | _OpenReasoning | None = None
@@ -300,7 +319,7 @@ class OutputItems:
         if isinstance(delta, TextDelta):
             events += self._begin(_OpenMessage(self._id("msg"), self._index))
         else:
-            events += self._begin(_OpenReasoning(self._id("rs"), self._index))
+            events += self._begin(_OpenReasoning(self._id("rs"), self._index, self._carries_reasoning))
         events += self._add(self._held)
         self._held.clear()
         return events

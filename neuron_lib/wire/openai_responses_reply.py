@@ -16,17 +16,18 @@ from neuron_lib.wire.bodies import read_as
 from neuron_lib.wire.http_errors import judge
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_responses_output import AnyOutputEvent, Item, OutputEvent, OutputItems
-from neuron_lib.wire.openai_responses_tools import Choice, FlatTool
-from neuron_lib.wire.reply_shape import _Format
+from neuron_lib.wire.openai_responses_tools import FlatTool
+from neuron_lib.wire.reply_shape import Format
 from neuron_lib.wire.sse import server_sent_event
+from neuron_lib.wire.tool_choice import ToolChoiceField
 
-__all__ = ("Reasoning", "Response", "ResponseCollector", "ResponseEvent", "ResponseStreamEncoder", "Text")
+__all__ = ("ReasoningShown", "Response", "ResponseCollector", "ResponseEvent", "ResponseStreamEncoder", "Text")
 
 _FAILED: Final = "server_error"
 """What `error.code` of a response says about every failure. Clients know only a few values."""
 
 
-class Reasoning(Struct, frozen=True):
+class ReasoningShown(Struct, frozen=True):
     """How the client asked for reasoning."""
 
     effort: str | None = None
@@ -36,7 +37,7 @@ class Reasoning(Struct, frozen=True):
 class Text(Struct, frozen=True):
     """What the client asked of the text. `format` is JSON."""
 
-    format: Annotated[msgspec.Raw, read_as(_Format)] = msgspec.Raw(b'{"type":"text"}')
+    format: Annotated[msgspec.Raw, read_as(Format)] = msgspec.Raw(b'{"type":"text"}')
     verbosity: str = "medium"
 
 
@@ -88,13 +89,13 @@ class Response(Struct, kw_only=True):
     parallel_tool_calls: bool = True
     previous_response_id: None = None
     prompt_cache_key: str | None = None
-    reasoning: Reasoning = Reasoning()
+    reasoning: ReasoningShown = ReasoningShown()
     safety_identifier: str | None = None
     service_tier: Literal["default"] = "default"
     store: Literal[False] = False
     temperature: float | None = None
     text: Text = Text()
-    tool_choice: Annotated[msgspec.Raw, read_as(Choice)] = msgspec.Raw(b'"auto"')
+    tool_choice: Annotated[msgspec.Raw, read_as(ToolChoiceField)] = msgspec.Raw(b'"auto"')
     tools: Annotated[msgspec.Raw, read_as(list[FlatTool])] = msgspec.Raw(b"[]")
     top_logprobs: int = 0
     top_p: float | None = None
@@ -154,10 +155,12 @@ class ResponseStreamEncoder:
 
     __slots__ = ("_items", "_number", "_response")
 
-    def __init__(self, response: Response, *, unique: str) -> None:
-        """`response` has its id and what it repeats of the request. `unique` is a part of the ids of its items."""
+    def __init__(self, response: Response, *, unique: str, carries_reasoning: bool = False) -> None:
+        """`response` has its id and what it repeats of the request. The rest is said by `OutputItems`."""
         self._response = response
-        self._items = OutputItems(unique=unique, parallel=response.parallel_tool_calls)
+        self._items = OutputItems(
+            unique=unique, parallel=response.parallel_tool_calls, carries_reasoning=carries_reasoning
+        )
         self._number = 0
 
     def opening(self) -> bytes:
@@ -215,10 +218,12 @@ class ResponseCollector:
 
     __slots__ = ("_finished", "_items", "_response")
 
-    def __init__(self, response: Response, *, unique: str) -> None:
+    def __init__(self, response: Response, *, unique: str, carries_reasoning: bool = False) -> None:
         """The arguments are those of `ResponseStreamEncoder`."""
         self._response = response
-        self._items = OutputItems(unique=unique, parallel=response.parallel_tool_calls)
+        self._items = OutputItems(
+            unique=unique, parallel=response.parallel_tool_calls, carries_reasoning=carries_reasoning
+        )
         self._finished: Finished | None = None
 
     def add(self, event: GenerationEvent) -> None:

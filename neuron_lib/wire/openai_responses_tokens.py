@@ -1,16 +1,17 @@
 """OpenAI's `POST /v1/responses/input_tokens`: how many tokens the prompt of a response would have. Pure."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 from neuron_lib.types import Finished, GenerationEvent, Principal, Tokenize
-from neuron_lib.wire.dialect import StreamEncoder
+from neuron_lib.wire.dialect import Shapes, StreamEncoder
+from neuron_lib.wire.openai_responses import ResponsesBody
 from neuron_lib.wire.openai_responses import decode as decode_response
 
-__all__ = ("InputTokens", "InputTokensCollector", "InputTokensRequest", "decode")
+__all__ = ("SHAPES", "InputTokens", "InputTokensCollector", "InputTokensRequest", "decode")
 
 
 class InputTokens(Struct):
@@ -18,6 +19,11 @@ class InputTokens(Struct):
 
     input_tokens: int
     object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
+SHAPES: Final = Shapes(
+    summary="How many tokens the prompt of a response would have", request=ResponsesBody, reply=InputTokens
+)
 
 
 class InputTokensRequest(Struct, frozen=True, kw_only=True):

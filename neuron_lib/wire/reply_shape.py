@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.types import Grammar
-from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
+from neuron_lib.wire.bodies import NOTHING, decode_part, is_given, read_as
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 from neuron_lib.wire.sampling_fields import SamplingFields
 
-__all__ = ("ReplyShapeFields", "grammar_of", "shapes_of_format")
+__all__ = ("Format", "ReplyShapeFields", "grammar_of", "shapes_of_format")
 
 _MAX_GRAMMAR_BYTES: Final = 256 << 10
 _MAX_CHOICES: Final = 4096
@@ -23,38 +23,31 @@ _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 """What means something in a regular expression of Rust's."""
 
 
-class ReplyShapeFields(SamplingFields, frozen=True, kw_only=True):
-    """The fields of a body that say how the reply is made: its sampling, and what it must look like.
-
-    Schemas stay text: the engine reads them. (A struct can have one base with fields only, hence this one.)
-    """
-
-    response_format: msgspec.Raw = NOTHING
-    json_schema: msgspec.Raw = NOTHING
-    regex: str | None = None
-    grammar: str | None = None
-    guided_json: msgspec.Raw = NOTHING
-    guided_regex: str | None = None
-    guided_choice: msgspec.Raw = NOTHING
-    guided_grammar: str | None = None
-    structured_outputs: msgspec.Raw = NOTHING
+class _Object(Struct, gc=False):
+    """Any object. Its keys are not looked at."""
 
 
-class _Format(Struct):
-    type: str
-    json_schema: msgspec.Raw = NOTHING
-    schema: msgspec.Raw = NOTHING
-    value: msgspec.Raw = NOTHING
+_Schema: TypeAlias = _Object | bool
+_Choices: TypeAlias = Annotated[list[str], Meta(min_length=1, max_length=_MAX_CHOICES)]
 
 
 class _Named(Struct):
-    schema: msgspec.Raw
+    schema: Annotated[msgspec.Raw, read_as(_Schema)]
+
+
+class Format(Struct):
+    """The field `response_format`."""
+
+    type: str
+    json_schema: Annotated[msgspec.Raw, read_as(_Named)] = NOTHING
+    schema: Annotated[msgspec.Raw, read_as(_Schema)] = NOTHING
+    value: msgspec.Raw = NOTHING
 
 
 class _Outputs(Struct):
-    json: msgspec.Raw = NOTHING
+    json: Annotated[msgspec.Raw, read_as(_Schema | str)] = NOTHING
     regex: str | None = None
-    choice: msgspec.Raw = NOTHING
+    choice: Annotated[msgspec.Raw, read_as(_Choices)] = NOTHING
     grammar: str | None = None
     json_object: bool | None = None
     structural_tag: msgspec.Raw = NOTHING
@@ -62,15 +55,28 @@ class _Outputs(Struct):
     disable_additional_properties: bool | None = None
 
 
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
+class ReplyShapeFields(SamplingFields, frozen=True, kw_only=True):
+    """The fields of a body that say how the reply is made: its sampling, and what it must look like.
+
+    Schemas stay text: the engine reads them. (A struct can have one base with fields only, hence this one.)
+    """
+
+    response_format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
+    json_schema: Annotated[msgspec.Raw, read_as(_Schema)] = NOTHING
+    regex: str | None = None
+    grammar: str | None = None
+    guided_json: Annotated[msgspec.Raw, read_as(_Schema | str)] = NOTHING
+    guided_regex: str | None = None
+    guided_choice: Annotated[msgspec.Raw, read_as(_Choices)] = NOTHING
+    guided_grammar: str | None = None
+    structured_outputs: Annotated[msgspec.Raw, read_as(_Outputs)] = NOTHING
 
 
-_format: Final = msgspec.json.Decoder(_Format)
+_format: Final = msgspec.json.Decoder(Format)
 _named: Final = msgspec.json.Decoder(_Named)
 _outputs: Final = msgspec.json.Decoder(_Outputs)
-_schema: Final = msgspec.json.Decoder(_Object | bool)
-_schema_or_text: Final = msgspec.json.Decoder(_Object | bool | str)
+_schema: Final = msgspec.json.Decoder(_Schema)
+_schema_or_text: Final = msgspec.json.Decoder(_Schema | str)
 _text: Final = msgspec.json.Decoder(str)
 _choices: Final = msgspec.json.Decoder(list[str])
 

@@ -18,19 +18,25 @@ from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.line_breaks import escape_line_breaks
 
 __all__ = (
+    "APPLY_TEMPLATE_SHAPES",
+    "DETOKENIZE_SHAPES",
+    "TOKENIZE_SHAPES",
+    "DetokenizeBody",
+    "PromptAnswer",
+    "TextAnswer",
+    "TokenizeBody",
+    "TokensAnswer",
+    "TokensCollector",
     "TokensRequest",
-    "apply_template_shapes",
     "decode_apply_template",
     "decode_detokenize",
     "decode_tokenize",
-    "detokenize_shapes",
-    "tokenize_shapes",
 )
 
 _Model: TypeAlias = Annotated[str, Meta(max_length=1024)]
 _Token: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
-THE_ONLY_ONE: Final = ""
+_THE_ONLY_ONE: Final = ""
 """The id of a task that leaves the model to the host."""
 
 
@@ -148,7 +154,7 @@ def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Princ
     if len(names) > 1:
         raise refusal(names[-1], f"of {' and '.join(names)} only one can be read")
     task = Tokenize(
-        model_id=call.model or THE_ONLY_ONE,
+        model_id=call.model or _THE_ONLY_ONE,
         prompt=_chat(body, headers, principal) if names == ["messages"] else call.content or call.prompt or "",
         add_special=_adds_special(call),
         parse_special=call.parse_special is not False,
@@ -173,7 +179,7 @@ def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Princ
 def decode_detokenize(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:
     """The request of `/detokenize`. Raises what `decode_body` raises, also for values that are out of bounds."""
     call = decode_body(_detokenize_decoder, body, content_type=headers.get("content-type"))
-    task = Detokenize(model_id=call.model or THE_ONLY_ONE, tokens=tuple(call.tokens), principal=principal)
+    task = Detokenize(model_id=call.model or _THE_ONLY_ONE, tokens=tuple(call.tokens), principal=principal)
 
     def write(answer: Tokenized | Detokenized) -> TextAnswer:
         assert isinstance(answer, Detokenized)  # the answer to its task
@@ -216,17 +222,8 @@ def _piece(token: int, piece: bytes) -> _Piece:
 # --------------------------------------------------------------------------------------------------------- their types
 
 
-def tokenize_shapes() -> Shapes:
-    """The types of the bodies of `/tokenize`."""
-    return Shapes(summary="Say the tokens of a text or of a chat.", request=TokenizeBody, reply=TokensAnswer)
-
-
-def detokenize_shapes() -> Shapes:
-    """The types of the bodies of `/detokenize`."""
-    return Shapes(summary="Say the text of tokens.", request=DetokenizeBody, reply=TextAnswer)
-
-
-def apply_template_shapes() -> Shapes:
-    """The types of the bodies of `/apply-template`."""
-    summary = "Say the prompt that the chat template writes."
-    return Shapes(summary=summary, request=openai_chat.ChatCompletionBody, reply=PromptAnswer)
+TOKENIZE_SHAPES: Final = Shapes(summary="The tokens of a text or of a chat", request=TokenizeBody, reply=TokensAnswer)
+DETOKENIZE_SHAPES: Final = Shapes(summary="The text of tokens", request=DetokenizeBody, reply=TextAnswer)
+APPLY_TEMPLATE_SHAPES: Final = Shapes(
+    summary="The prompt that the chat template writes", request=openai_chat.ChatCompletionBody, reply=PromptAnswer
+)

@@ -1,29 +1,35 @@
 """Models: their lists, loads and unloads, the progress of loads, and the gateway's questions about one model."""
 
 import time
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from litestar import MediaType, Request, Response, get, post
 from litestar.types import ASGIApp
+from msgspec import Struct
 
 from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.logs import get_logger
-from neuron_lib.types import public_id
-from neuron_lib.wire.management import decode_load_request, decode_unload_request
+from neuron_lib.types import ModelSpec, public_id
+from neuron_lib.wire.management import UnloadBody, decode_load_request, decode_unload_request
 from neuron_lib.wire.management_errors import (
+    FlatError,
+    KindError,
     capabilities_unknown,
     cuda_unavailable,
     load_error,
     not_resident,
     unload_error,
 )
-from neuron_lib.wire.openai_models import encode_model, encode_model_list
+from neuron_lib.wire.openai_models import OpenAiModel, OpenAiModelList, encode_model, encode_model_list
+from neuron_service.dialects import ERROR_SHAPE
 from neuron_service.errors import respond, response
 from neuron_service.host import Host
 from neuron_service.host_dependency import HostDependency
 from neuron_service.loading_events import LoadingEvents
+from neuron_service.openapi import Operation, described_by
 
 __all__ = (
     "about_model",
@@ -42,13 +48,33 @@ _PREFIX = b"/models/"
 _OPENAI_PREFIX = b"/v1/models/"
 
 
-@get("/models")
+class _Outcome(Struct):
+    status: Literal["loaded", "unloaded"]
+
+
+class _Endpoint(Struct):
+    url: str
+
+
+class _Capabilities(Struct):
+    capabilities: tuple[str, ...]
+
+
+_MODELS = Operation(method="get", path="/models", summary="The resident models", answers={200: tuple[ModelInfo, ...]})
+
+
+@get(_MODELS.path, opt=described_by(_MODELS))
 async def list_models(host: HostDependency) -> tuple[ModelInfo, ...]:
     """The resident models, as an array."""
     return host.registry.list_models()
 
 
-@get("/v1/models", media_type=MediaType.JSON)
+_OPENAI_MODELS = Operation(
+    method="get", path="/v1/models", summary="The resident models in OpenAI's shape", answers={200: OpenAiModelList}
+)
+
+
+@get(_OPENAI_MODELS.path, media_type=MediaType.JSON, opt=described_by(_OPENAI_MODELS))
 async def list_openai_models(host: HostDependency) -> bytes:
     """The resident models in OpenAI's shape."""
     return encode_model_list(
@@ -56,7 +82,15 @@ async def list_openai_models(host: HostDependency) -> bytes:
     )
 
 
-@get("/v1/models/{rest:path}")
+_OPENAI_MODEL = Operation(
+    method="get",
+    path="/v1/models/{model_id}",
+    summary="One resident model in OpenAI's shape",
+    answers={200: OpenAiModel},
+)
+
+
+@get("/v1/models/{rest:path}", opt=described_by(_OPENAI_MODEL))
 async def get_openai_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[bytes]:
     """One resident model in OpenAI's shape. The id may have slashes, percent-encoded or not."""
     raw_path: bytes = request.scope["raw_path"]
@@ -74,19 +108,43 @@ def _model_id(raw: bytes) -> str:
     return unquote(raw.decode("ascii", "replace"))
 
 
-@get("/models/loading")
+_LOADING = Operation(
+    method="get", path="/models/loading", summary="The loads that run now", answers={200: tuple[LoadingModel, ...]}
+)
+
+
+@get(_LOADING.path, opt=described_by(_LOADING))
 async def list_loading(host: HostDependency) -> tuple[LoadingModel, ...]:
     """The loads that run now, as in `/health`. The gateway does not ask for them."""
     return host.registry.loading()
 
 
-@get("/models/loading/events")
+_LOADING_EVENTS = Operation(
+    method="get",
+    path="/models/loading/events",
+    summary="The loads that run now, at once and after each change",
+    answers={200: None},
+    event=tuple[LoadingModel, ...],
+)
+
+
+@get(_LOADING_EVENTS.path, opt=described_by(_LOADING_EVENTS))
 async def follow_loading(host: HostDependency) -> ASGIApp:
     """The loads that run now as server-sent events: at once, and after each change."""
     return LoadingEvents(host.registry)
 
 
-@post("/models/load", status_code=200)
+_LOAD = Operation(
+    method="post",
+    path="/models/load",
+    summary="Load a model; the answer comes when the model serves",
+    request=ModelSpec,
+    answers={200: _Outcome},
+    errors=(ERROR_SHAPE, FlatError, KindError),
+)
+
+
+@post(_LOAD.path, status_code=200, opt=described_by(_LOAD))
 async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
     """Load a model, and answer when the model serves. The load goes on if the client hangs up."""
     body = await request.body()
@@ -106,10 +164,20 @@ async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> R
         return respond(request, error, load_error, model_id=public_id(spec.model_id))
     elapsed_ms = round((time.monotonic() - started_s) * 1000)
     logger.info("loaded model", extra={"model_id": info.id, "elapsed_ms": elapsed_ms})
-    return Response({"status": "loaded"}, status_code=200)
+    return Response(_Outcome("loaded"), status_code=200)
 
 
-@post("/models/unload", status_code=200)
+_UNLOAD = Operation(
+    method="post",
+    path="/models/unload",
+    summary="Unload a model; the answer comes when its memory has been given back",
+    request=UnloadBody,
+    answers={200: _Outcome},
+    errors=(ERROR_SHAPE, FlatError),
+)
+
+
+@post(_UNLOAD.path, status_code=200, opt=described_by(_UNLOAD))
 async def unload_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
     """Unload a model. 200 means that its memory has been given back."""
     body = await request.body()
@@ -120,10 +188,27 @@ async def unload_model(request: Request[Any, Any, Any], host: HostDependency) ->
     except NeuronError as error:
         return respond(request, error, unload_error)
     logger.info("unloaded model", extra={"model_id": model_id})
-    return Response({"status": "unloaded"}, status_code=200)
+    return Response(_Outcome("unloaded"), status_code=200)
 
 
-@get("/models/{rest:path}")
+_MODEL = replace(_OPENAI_MODEL, path="/models/{model_id}")
+_ENDPOINT = Operation(
+    method="get",
+    path="/models/{model_id}/endpoint",
+    summary="The address that answers requests for a model",
+    answers={200: _Endpoint},
+    errors=(ERROR_SHAPE, FlatError),
+)
+_CAPABILITIES = Operation(
+    method="get",
+    path="/models/{model_id}/capabilities",
+    summary="What a model that is resident or in the local cache can do",
+    answers={200: _Capabilities},
+    errors=(ERROR_SHAPE, FlatError),
+)
+
+
+@get("/models/{rest:path}", opt=described_by(_ENDPOINT, _CAPABILITIES, _MODEL))
 async def about_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
     """`/models/{id}/endpoint` and `/models/{id}/capabilities`, and `/models/{id}`, which is OpenAI's `/v1/models/{id}`.
 
@@ -135,13 +220,13 @@ async def about_model(request: Request[Any, Any, Any], host: HostDependency) -> 
     match question:
         case b"endpoint":
             try:
-                return Response({"url": host.registry.endpoint(model_id)})
+                return Response(_Endpoint(host.registry.endpoint(model_id)))
             except NeuronError:
                 return response(not_resident(model_id))
         case b"capabilities":
             capabilities = await host.registry.capabilities(model_id)
             if capabilities is None:
                 return response(capabilities_unknown(model_id))
-            return Response({"capabilities": capabilities})
+            return Response(_Capabilities(capabilities))
         case _:
             return _openai_model(_model_id(raw_path.removeprefix(_PREFIX)), host)

@@ -2,7 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from litestar import Request, post
@@ -12,7 +13,9 @@ from litestar.types import ASGIApp
 from neuron_lib.types import Principal
 from neuron_lib.wire.dialect import Dialect
 from neuron_service.answers import StreamedAnswer, WholeAnswer
+from neuron_service.dialects import ERROR_SHAPE
 from neuron_service.host_dependency import HostDependency
+from neuron_service.openapi import Operation, described_by
 
 __all__ = ("reply_route",)
 
@@ -21,7 +24,7 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
     """The route of `dialect`. Imports the modules that read and write its bodies."""
     decode = dialect.load()
 
-    @post([*dialect.paths], status_code=200)
+    @post([*dialect.paths], status_code=200, opt=described_by(later=partial(_operations, dialect)))
     async def answer_reply(request: Request[Any, Any, Any], host: HostDependency) -> ASGIApp:
         body = await request.body()
         await host.turn_to_decode(body)
@@ -33,6 +36,23 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
         return WholeAnswer(reply, decoded.collector(unique=unique, created=created))
 
     return answer_reply
+
+
+def _operations(dialect: Dialect) -> Iterator[Operation]:
+    """What the API is, if it says so."""
+    if dialect.shapes is None:
+        return
+    shapes = dialect.shapes()
+    for path in dialect.paths:
+        yield Operation(
+            method="post",
+            path=path,
+            summary=shapes.summary,
+            request=shapes.request,
+            answers={200: shapes.reply},
+            event=shapes.event,
+            errors=(shapes.error or ERROR_SHAPE,),
+        )
 
 
 def _principal(headers: Mapping[str, str]) -> Principal | None:

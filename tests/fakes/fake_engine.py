@@ -225,7 +225,7 @@ class FakeEngine:
         if error is not None:
             self.send(Refused(request, to_frame(error)))
             return
-        self.send(Prepared(request=request, prompt_tokens=len(words), prompt_end=words[-1]))
+        self.send(Prepared(request=request, prompt_tokens=len(words), in_reasoning=words[-1].endswith("<think>")))
         self.submitted[request] = submit
         self.line.enter(Request(request, (), task.choices))
 

@@ -341,11 +341,15 @@ async def test_one_model_that_is_being_loaded_is_refused_as_a_chat_with_it_is() 
     assert (told.body, told.headers) == (chat.body, chat.headers)
 
 
-async def test_one_model_is_still_told_of_while_the_host_drains() -> None:
+async def test_one_model_is_told_of_as_long_as_a_host_that_drains_lists_it() -> None:
     async with scripted_host(resident=[A]) as host:
         before = await host.client.get(f"/v1/models/{A}")
         host.real.start_draining()
         assert (await host.client.get(f"/v1/models/{A}")).json() == before.json()
+        assert (await host.client.post("/models/unload", {"model_id": A})).status == 200
+        assert [model["id"] for model in (await host.client.get("/v1/models")).json()["data"]] == [A]
+        assert (await host.client.get(f"/v1/models/{A}")).json() == before.json()
+        assert (await host.client.get(f"/v1/models/{B}")).status == 404
 
 
 # --------------------------------------------------------------------------------------------------------- images

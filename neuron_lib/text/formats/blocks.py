@@ -209,8 +209,8 @@ class _ValueReader:
         return self._read_value(text, start)
 
     def finish(self, *, is_cut: bool) -> BlockEnd:  # noqa: ARG002 - what is complete is a call in any case
-        if self._calls:
-            return BlockEnd(self._calls, "", self._text)
+        if self._calls:  # and what may still be the tail is not the whole tail
+            return BlockEnd(self._calls, "", "")
         return BlockEnd((), self._text[self._skipped :], "")
 
     def _read_value(self, text: str, start: int) -> BlockEnd | None:

@@ -19,7 +19,7 @@ from neuron_lib.text.formats.json_families import (
     MINIMAX_M1,
     NEMOTRON_V2,
 )
-from neuron_lib.text.formats.key_value import GLM45, GLM47, HY3
+from neuron_lib.text.formats.key_value import GLM45, GLM47, HY3, LONGCAT, LONGCAT_JSON
 from neuron_lib.text.formats.kimi_k2 import KIMI_K2
 from neuron_lib.text.formats.kimi_k3 import KIMI_K3
 from neuron_lib.text.formats.llama import LLAMA_JSON, LLAMA_PYTHONIC
@@ -29,6 +29,7 @@ from neuron_lib.text.formats.minimax_m3 import MINIMAX_M3
 from neuron_lib.text.formats.mistral import MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
 from neuron_lib.text.formats.python_families import LFM2, OLMO_3
 from neuron_lib.text.formats.qwen_xml import QWEN_XML, SEED_OSS
+from neuron_lib.text.formats.step3 import STEP_3
 from neuron_lib.text.formats.tool_format import ToolFormat
 from neuron_lib.text.formats.value_families import COMMAND_R_PLUS, FIREFUNCTION, GIGACHAT_3, GRANITE_3, PHI_4_MINI
 from neuron_lib.text.reasoning import REASONING_MARKERS
@@ -50,6 +51,9 @@ _BY_MARKS: Final[tuple[ToolFormat, ...]] = (
     GEMMA4,
     FUNCTION_GEMMA,
     HY3,
+    LONGCAT,
+    LONGCAT_JSON,
+    STEP_3,
     SEED_OSS,
     MINICPM,
     QWEN_XML,

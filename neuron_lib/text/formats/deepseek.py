@@ -18,6 +18,7 @@ _CALLS_END: Final = "<｜tool▁calls▁end｜>"
 _CALL: Final = "<｜tool▁call▁begin｜>"
 _CALL_END: Final = "<｜tool▁call▁end｜>"
 _SEP: Final = "<｜tool▁sep｜>"
+_ARGUMENTS: Final = '{"ARGUMENT": "VALUE"}'
 _WORD: Final = "function"
 """What R1 and V3 write before the name."""
 _OTHER_CALLS: Final = ("<｜tool_calls_begin｜>", "<｜tool calls begin｜>", "<｜tool\\_calls\\_begin｜>")
@@ -67,6 +68,7 @@ DEEPSEEK_R1: Final = MarkedFormat(
     trails=(_CALLS_END,),
     more_shown=(_SEP,),
     recognises=spells(_CALL, _SEP, "```json"),
+    example=f"{_CALLS}{_CALL}{_WORD}{_SEP}FUNCTION\n```json\n{_ARGUMENTS}\n```{_CALL_END}{_CALLS_END}",
     write_rules=_rules(f"{_CALL}{_WORD}{_SEP}NAME\n```json\n", after=f"\n```{_CALL_END}", between="\n"),
 )
 DEEPSEEK_V31: Final = MarkedFormat(
@@ -75,6 +77,7 @@ DEEPSEEK_V31: Final = MarkedFormat(
     trails=(_CALLS_END,),
     more_shown=(_SEP,),
     recognises=spells(_CALL, _SEP),
+    example=f"{_CALLS}{_CALL}FUNCTION{_SEP}{_ARGUMENTS}{_CALL_END}{_CALLS_END}",
     write_rules=_rules(f"{_CALL}NAME{_SEP}", after=_CALL_END, between=""),
 )
 

@@ -52,6 +52,7 @@ FUNCTIONARY_3_2: Final = MarkedFormat(
     dropped=(">>>all\n",),
     prompt_end=">>>",
     recognises=spells(">>>all", ">>>${recipient}"),
-    write_rules=named_rules(before=">>>", behind_name="\n"),
+    own_triggers=(),  # a call begins with its name, which may be any
+    write_rules=named_rules(before="", behind_name="\n", between=">>>"),
 )
 """A text for the user stands behind `>>>all`. The prompt ends in `>>>`."""

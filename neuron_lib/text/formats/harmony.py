@@ -45,6 +45,7 @@ class _Harmony:
     name: str = "harmony"
     reasoning: Markers | None = _REASONING
     shown_tokens: tuple[str, ...] = (*_STOPS, _MESSAGE, _CONSTRAIN)
+    example: str = ""
     triggers: tuple[Trigger, ...] = (Trigger(f"{_CHANNEL}commentary to={_FUNCTIONS}"),)
 
     def fits(self, template: str) -> bool:

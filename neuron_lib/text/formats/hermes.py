@@ -42,6 +42,7 @@ HERMES: Final = MarkedFormat(
     blocks=(json_pair("<tool_call>", closes=("</tool_call>",)), *_OTHER_TAGS, BARE, FENCED),
     recognises=_recognises,
     own_triggers=(Trigger("<tool_call>"),),
+    example='<tool_call>\n{"name": "FUNCTION", "arguments": {"ARGUMENT": "VALUE"}}\n</tool_call>',
     write_rules=json_object_rules(before="<tool_call>\n", after="\n</tool_call>", between="\n"),
 )
 

@@ -76,7 +76,7 @@ INTERNLM2: Final = MarkedFormat(
     more_shown=("<|plugin|>",),
     recognises=spells("<|action_start|>"),
     write_rules=json_object_rules(
-        before="<|action_start|><|plugin|>\n", after="\n<|action_end|>", arguments_key="parameters"
+        before="<|action_start|><|plugin|>\n", after="<|action_end|>", arguments_key="parameters"
     ),
 )
 """`<|plugin|>` stands before each object."""

@@ -2,38 +2,41 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from neuron_lib.text.formats.marked import MarkedFormat, spells
-from neuron_lib.text.formats.rules import RuleWriter, write_calls
+from neuron_lib.text.formats.rules import RuleWriter, json_object_rules, write_calls
 from neuron_lib.text.formats.scanning import Cursor, NoCall, ScanBlock, called, scan_json
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools, Trigger
 from neuron_lib.text.formats.value_rules import Tags, write_members
 from neuron_lib.text.formats.values import Parameters, json_value, parameters_of
 from neuron_lib.text.tag_splitter import Markers
 
-__all__ = ("GLM45", "GLM47", "HY3")
+__all__ = ("GLM45", "GLM47", "HY3", "LONGCAT", "LONGCAT_JSON")
 
 _NAME: Final = re.compile(r"""[^\s<>{}\[\]()"'`,;]{1,256}""")
 
 
 class _Syntax:
-    """The tags of one family: those of GLM, with `suffix` in each name. Immutable.
+    """The tags of one family: those of GLM, with `prefix` and `suffix` in each name. Immutable.
 
     `is_on_lines` says whether the model writes each key and each value on a line of its own. With `is_in_section` there
     are tags around all calls, and one behind the name of the function.
     """
 
-    def __init__(self, *, suffix: str = "", is_in_section: bool = False, is_on_lines: bool = True) -> None:
+    def __init__(
+        self, *, prefix: str = "", suffix: str = "", is_in_section: bool = False, is_on_lines: bool = True
+    ) -> None:
         self.line_break: Final = "\n" if is_on_lines else ""
-        self.open: Final = f"<tool_call{suffix}>"
-        self.close: Final = f"</tool_call{suffix}>"
+        self.open: Final = f"<{prefix}tool_call{suffix}>"
+        self.close: Final = f"</{prefix}tool_call{suffix}>"
         self.separator: Final = f"<tool_sep{suffix}>" if is_in_section else ""
         self.section: Final[tuple[str, ...]] = (
             (f"<tool_calls{suffix}>", f"</tool_calls{suffix}>") if is_in_section else ()
         )
-        self.key: Final = f"<arg_key{suffix}>", f"</arg_key{suffix}>"
-        self.value: Final = f"<arg_value{suffix}>", f"</arg_value{suffix}>"
+        self.key: Final = f"<{prefix}arg_key{suffix}>", f"</{prefix}arg_key{suffix}>"
+        self.value: Final = f"<{prefix}arg_value{suffix}>", f"</{prefix}arg_value{suffix}>"
 
     @property
     def inner(self) -> tuple[str, ...]:
@@ -110,6 +113,7 @@ class _Syntax:
 _ON_LINES: Final = re.compile(r"</arg_key>(?:\\n|\s*\n)")
 _GLM45: Final = _Syntax()
 _GLM47: Final = _Syntax(is_on_lines=False)
+_LONGCAT: Final = _Syntax(prefix="longcat_")
 _HY3: Final = _Syntax(suffix=":opensource", is_in_section=True)
 
 
@@ -144,3 +148,18 @@ HY3: Final = MarkedFormat(
     recognises=spells(":opensource", "<tool_sep", "<arg_key", "<arg_value"),
     write_rules=_HY3.write_rules,
 )
+LONGCAT: Final = MarkedFormat(
+    name="longcat",
+    blocks=(ScanBlock(opens=(_LONGCAT.open,), closes=(_LONGCAT.close,), scan=_LONGCAT.scan),),
+    more_shown=_LONGCAT.inner,
+    reasoning=Markers("<longcat_think>", "</longcat_think>"),
+    recognises=spells(_LONGCAT.open, *_LONGCAT.key),
+    write_rules=_LONGCAT.write_rules,
+)
+LONGCAT_JSON: Final = replace(
+    LONGCAT,
+    name="longcat_json",
+    recognises=spells(_LONGCAT.open),
+    write_rules=json_object_rules(before=f"{_LONGCAT.open}\n", after=f"\n{_LONGCAT.close}", between="\n"),
+)
+"""The first LongCat models write JSON between the same tags."""

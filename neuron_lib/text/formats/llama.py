@@ -1,6 +1,7 @@
 """Llama 3 and 4: JSON or a list of Python calls at the begin of the answer, also behind a marker."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -26,7 +27,7 @@ def _parse_tagged(body: str, tools: Tools) -> tuple[ParsedCall, ...]:
     """The call behind `<|python_tag|>`: JSON, a call such as `f.call(a="x")`, or the code for a tool that runs code."""
     body = body.strip()
     built_in = _BUILT_IN.fullmatch(body)
-    calls = parse_tool_calls(body, tools)
+    calls: Sequence[ParsedCall] = parse_tool_calls(body, tools)
     if not calls:  # code may look like a call too
         calls = _parse_known(body if built_in is None else f"{built_in[1]}({built_in[2]})", tools)
     if calls:
@@ -49,7 +50,7 @@ LLAMA_JSON: Final = MarkedFormat(
     blocks=(_PYTHON_TAG, FUNCTION_TAG, BARE, FENCED),
     separators=";,",
     recognises=lambda template: "ipython" in template and '"parameters"' in template,
-    own_triggers=(Trigger('{"name": "', is_first=True), Trigger("<|python_tag|>")),
+    own_triggers=(Trigger('{"name": "', is_first=True),),
     write_rules=json_object_rules(arguments_key="parameters", between="; "),
 )
 """`{"name": …, "parameters": {…}}`."""
@@ -58,7 +59,7 @@ LLAMA_PYTHONIC: Final = replace(
     LLAMA_JSON,
     name="llama_pythonic",
     recognises=lambda template: _LIST_OF_CALLS.search(template) is not None,
-    own_triggers=(Trigger("[", is_first=True), Trigger("<|python_start|>")),
+    own_triggers=(),  # many answers begin with a bracket
     write_rules=python_rules(begin="[", end="]"),
 )
 """`[f(a=1), g()]`."""

@@ -50,8 +50,9 @@ class MarkedFormat:
     - `reasoning`: the family's own markers around reasoning. None: the vocabulary decides.
     - `write_rules`: adds the rule `calls` for tools. It is told whether several calls may follow one another.
     - `recognises`: whether a template asks for calls in this format. It needs not check that the template shows tools.
+    - `own_triggers`: what `triggers` are instead of `leads`, or without these the openings of the blocks.
     - `more_shown`: further markers inside blocks that must be visible.
-    - `ids`: makes the ids of calls.
+    - `ids`: makes the ids of calls. `example`: see `ToolFormat`.
     """
 
     name: str
@@ -66,21 +67,24 @@ class MarkedFormat:
     write_rules: RuleMaker
     recognises: Callable[[str], bool] = _no_template
     more_shown: tuple[str, ...] = ()
-    own_triggers: tuple[Trigger, ...] = ()
-    """Instead of the openings of the blocks."""
+    own_triggers: tuple[Trigger, ...] | None = None
     ids: CallIds = field(default=numbered_ids)
+    example: str = ""
 
     @property
     def shown_tokens(self) -> tuple[str, ...]:
         around = () if self.reasoning is None else (self.reasoning.open, self.reasoning.close)
-        marks = (text for block in self.blocks for text in (*block.opens, *block.closes))
+        marked = (block for block in self.blocks if not block.is_first)
+        marks = (text for block in marked for text in (*block.opens, *block.closes))
         return tuple(dict.fromkeys((*marks, *self.leads, *self.trails, *self.dropped, *around, *self.more_shown)))
 
     @property
     def triggers(self) -> tuple[Trigger, ...]:
-        return self.own_triggers or tuple(
-            Trigger(text, block.is_first) for block in self.blocks for text in block.opens
-        )
+        if self.own_triggers is not None:
+            return self.own_triggers
+        if self.leads:
+            return tuple(map(Trigger, self.leads))
+        return tuple(Trigger(text, block.is_first) for block in self.blocks for text in block.opens)
 
     def fits(self, template: str) -> bool:
         return self.recognises(template)

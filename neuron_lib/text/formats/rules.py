@@ -19,8 +19,10 @@ __all__ = (
     "write_calls",
 )
 
-_JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""As in `llama/grammar.py`: if white space is free, a model may write nothing else."""
+_JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
+"""As in `llama/grammar.py`: if white space is free, a model may write nothing else. Unknown keywords of a schema are
+ignored, because a schema that is refused would refuse all tools.
+"""
 
 
 class RuleWriter:

@@ -84,7 +84,15 @@ class ToolFormat(Protocol):
 
     @property
     def triggers(self) -> tuple[Trigger, ...]:
-        """The texts that open a call. Before one of them a reply is free, behind it only a call may follow."""
+        """The texts that open a call. Behind one that begins what `call_rules` allows, only a call may follow.
+
+        Without triggers a reply is bound only if it must call.
+        """
+        ...
+
+    @property
+    def example(self) -> str:
+        """A call, to show a model how to write one. For templates that show no tools. "" where those always do."""
         ...
 
     def fits(self, template: str) -> bool:

@@ -46,7 +46,7 @@ PHI_4_MINI: Final = MarkedFormat(
     name="phi4_mini",
     blocks=(_TOOL_CALL, _FUNCTOOLS, BARE, FENCED),
     recognises=spells("<|tool|>", "<|/tool|>"),
-    own_triggers=(Trigger("<|tool_call|>"), Trigger("functools[", is_first=True)),
+    own_triggers=(Trigger("<|tool_call|>"),),
     write_rules=json_object_rules(begin="<|tool_call|>[", between=", ", end="]<|/tool_call|>"),
 )
 
@@ -55,7 +55,7 @@ FIREFUNCTION: Final = MarkedFormat(
     blocks=(_FUNCTOOLS, BARE),
     recognises=spells("functools["),
     own_triggers=(Trigger("functools["),),
-    write_rules=json_object_rules(begin=" functools[", between=", ", end="]"),
+    write_rules=json_object_rules(begin="functools[", between=", ", end="]"),
 )
 
 GIGACHAT_3: Final = MarkedFormat(
@@ -68,6 +68,7 @@ GIGACHAT_3: Final = MarkedFormat(
     more_shown=("<|role_sep|>",),
     dropped=("<|message_sep|>",),
     recognises=spells("<|role_sep|>", "<|message_sep|>"),
+    own_triggers=(Trigger("<|function_call|>"),),
     write_rules=json_object_rules(before="<|function_call|>"),
 )
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pytest
 
+from neuron_lib.engine.binder import Bond
 from neuron_lib.engine.intake import Intake
 from neuron_lib.engine.interruption import GaveWay, GivesWay
 from neuron_lib.engine.line import Request
@@ -83,7 +84,7 @@ class FakePreparer:
             raise GaveWay
         if text == "refuse":
             raise TemplateFailed("no")
-        return (Prompt(text),)
+        return (Prompt(text, bond=None if chat.grammar is None else Bond(chat.grammar)),)
 
     def effort(self, prompts: tuple[Prompt, ...]) -> int:
         return sum(len(prompt.text) for prompt in prompts)
@@ -99,7 +100,7 @@ class FakePreparer:
             self.gates[text].pass_through()
         if text == "empty":
             raise InvalidRequest("empty", param="messages")
-        return PreparedPrompt(text, [len(text)])
+        return PreparedPrompt(text, [len(text)], prompt.bond)
 
     def tokens_of(self, request: int, task: TokenizeTask, prompt: Prompt) -> Tokens:
         del task
@@ -122,16 +123,31 @@ class FakePreparer:
         return Request(submit.request, (Sequence(submit.request, prompt.tokens, max_tokens=1),), arrived_s=arrived_s)
 
 
+class Compiled(NamedTuple):
+    """The rules that a grammar becomes; their copies are equal."""
+
+    grammar: Grammar
+
+    def copy(self) -> "Compiled":
+        return self
+
+
 class FakeCompiler:
+    """Grammars whose source begins with `slow` wait at the gate. Those in `known` are compiled already."""
+
     def __init__(self) -> None:
         self.gate = Gate()
+        self.known: set[Grammar] = set()
 
-    def compile(self, grammar: Grammar) -> Any:
-        if grammar.source == "slow":
+    def knows(self, grammar: Grammar) -> bool:
+        return grammar in self.known
+
+    def compile(self, grammar: Grammar) -> Compiled:
+        if grammar.source.startswith("slow"):
             self.gate.pass_through()
         if grammar.source == "refuse":
             raise InvalidRequest("not a grammar", param="regex")
-        return grammar
+        return Compiled(grammar)
 
 
 def submit(request: int, task: TaskFrame, *, most: int = 64) -> Submit:
@@ -147,7 +163,7 @@ class Desk:
         self.reports: SimpleQueue[Report] = SimpleQueue()
         self.line: SimpleQueue[Request] = SimpleQueue()
         self.intake = Intake(self.reports.put, clock=lambda: 9.0)
-        self.intake.open(self.preparer, hand_on=self.line.put)  # type: ignore[arg-type]
+        self.intake.open(self.preparer, hand_on=self.line.put, compiler=self.compiler)  # type: ignore[arg-type]
         for life in (self.intake.render_forever, self.intake.read_forever, self._compile):
             Thread(target=life, daemon=True).start()
 
@@ -180,7 +196,7 @@ def desk() -> Iterator[Desk]:
 
 def test_a_request_is_said_to_be_prepared_and_then_handed_on_with_the_time_of_its_arrival(desk: Desk) -> None:
     desk.prepare(7, "hello")
-    assert desk.next() == Prepared(request=7, prompt_tokens=1, prompt_end="hello")
+    assert desk.next() == Prepared(request=7, prompt_tokens=1)
     request = desk.line.get(timeout=PATIENCE_S)
     assert (request.number, request.arrived_s) == (7, 9.0)
     assert desk.preparer.prepared == [PreparedPrompt("hello", [5])]
@@ -236,9 +252,9 @@ def test_what_is_worked_on_is_said_before_it_is_begun(desk: Desk) -> None:
     desk.prepare(2, "second")
     first.open()
     assert [desk.reports.get(timeout=PATIENCE_S) for _ in range(3)] == [
-        Prepared(request=1, prompt_tokens=1, prompt_end="first"),
+        Prepared(request=1, prompt_tokens=1),
         Taken((2,)),
-        Prepared(request=2, prompt_tokens=1, prompt_end="second"),
+        Prepared(request=2, prompt_tokens=1),
     ]
 
 
@@ -305,16 +321,30 @@ def test_a_grammar_that_is_compiled_holds_up_no_prompt(desk: Desk) -> None:
     assert desk.prepared() == 2
     desk.compiler.gate.open()
     assert desk.prepared() == 1
-    constraint = desk.preparer.prepared[-1].constraint
-    assert constraint == Grammar("regex", "slow")  # type: ignore[comparison-overlap]  # of the fake compiler
+    begin: Any = desk.preparer.prepared[-1].begin
+    assert begin() == Compiled(Grammar("regex", "slow"))
 
 
 def test_only_so_many_grammars_wait(desk: Desk) -> None:
-    for request in range(10):
-        desk.prepare(request, "bound", grammar="slow")
+    desk.prepare(0, "bound", grammar="slow")
+    assert desk.compiler.gate.reached.wait(PATIENCE_S)
+    for request in range(1, 10):
+        desk.prepare(request, "bound", grammar=f"slow {request}")
     refused = desk.next()
     assert isinstance(refused, Refused)
     assert (refused.request, refused.error.code) == (9, "rate_limit_exceeded")
+
+
+def test_any_number_of_requests_may_wait_for_a_grammar_that_is_known_or_that_others_wait_for(desk: Desk) -> None:
+    desk.compiler.known.add(Grammar("regex", "known"))
+    desk.prepare(0, "bound", grammar="slow")
+    assert desk.compiler.gate.reached.wait(PATIENCE_S)
+    for request in range(1, 9):
+        desk.prepare(request, "bound", grammar=f"slow {request}")
+    for request in range(9, 20):
+        desk.prepare(request, "bound", grammar="known" if request % 2 else "slow 1")
+    desk.compiler.gate.open()
+    assert {desk.prepared() for _ in range(20)} == set(range(20))
 
 
 @pytest.mark.parametrize(("text", "grammar"), [("refuse", None), ("empty", None), ("bound", "refuse")])

@@ -1,5 +1,6 @@
 import logging
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -30,9 +31,9 @@ from neuron_lib.errors import (
     cause_chain,
 )
 from neuron_lib.llama.control_tokens import ControlToken
-from neuron_lib.llama.grammar import Constraint
 from neuron_lib.llama.vocab import Vocab
-from neuron_lib.types import Sampling
+from neuron_lib.sampling.sampler import Constraint
+from neuron_lib.types import Sampling, ToolChoice
 
 HELLO = ChatTask(messages=({"role": "user", "content": "hello"},))
 CHATML = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -111,9 +112,15 @@ def preparer(
     override: str | None = None,
     vocab: Vocab | None = None,
     needs_checkpoints: bool = False,
+    call_example: str = "",
 ) -> Preparer:
     return Preparer(
-        vocab or WordVocab(), template=template, override=override, n_ctx=64, needs_checkpoints=needs_checkpoints
+        vocab or WordVocab(),
+        template=template,
+        override=override,
+        n_ctx=64,
+        needs_checkpoints=needs_checkpoints,
+        call_example=call_example,
     )
 
 
@@ -173,10 +180,23 @@ def test_what_an_operator_s_template_refuses_is_refused() -> None:
 
 
 @pytest.mark.parametrize("template", [None, "{{ messages[0].content }}"])
-def test_tools_that_no_template_shows_are_refused(template: str | None) -> None:
+def test_tools_that_the_template_does_not_show_are_described_in_the_system_message(template: str | None) -> None:
+    (prompt,) = preparer(template, call_example="CALL f WITH {}").write(WITH_TOOLS)
+    assert all(text in prompt.text for text in ("You can call these functions", '"name": "f"', "CALL f WITH {}"))
+
+
+def test_tools_that_no_message_can_show_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="does not show them") as caught:
-        preparer(template).write(WITH_TOOLS)
+        preparer("{{ messages[-1].content[:9] }}").write(WITH_TOOLS)
     assert caught.value.param == "tools"
+
+
+def test_calls_and_results_that_the_template_does_not_show_become_text() -> None:
+    (prompt,) = preparer(OF_PEOPLE).write(ChatTask(messages=(*RESULTS, {"role": "user", "content": "and?"})))
+    assert prompt.text == (
+        '<user>go<assistant><tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+        "<user><tool_response>\n 42\n\n</tool_response>\nand?"
+    )
 
 
 RESULTS = (
@@ -191,7 +211,7 @@ OF_PEOPLE = "{% for m in messages if m.role in ['user', 'assistant'] %}<{{ m.rol
 
 
 def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
-    own = preparer(OF_PEOPLE)
+    own = preparer(OF_PEOPLE + "{{ tools or '' }}")
     assert own.write(HELLO)[0].text == "<user>hello"
     with pytest.raises(InvalidRequest, match="does not show the results of tools") as caught:
         own.write(ChatTask(messages=RESULTS))
@@ -199,7 +219,8 @@ def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
 
 
 def test_results_of_tools_that_the_template_shows_in_this_chat_alone_are_shown() -> None:
-    own = preparer(OF_PEOPLE + "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}")
+    in_this_chat = "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}"
+    own = preparer(OF_PEOPLE + "{{ tools or '' }}" + in_this_chat)
     assert own.write(ChatTask(messages=RESULTS))[0].text == "<user>go<assistant>42"
 
 
@@ -279,7 +300,7 @@ def test_a_prompt_that_may_fit_is_never_judged_by_its_beginning(monkeypatch: pyt
 
 def test_a_chat_becomes_the_prompt_s_text_and_tokens() -> None:
     prompt = preparer("{{ messages[0].content }} </s> go on").prepare(HELLO)
-    assert (prompt.text, prompt.tokens, prompt.constraint) == ("hello </s> go on", [0, 1, 2, 1, 1], None)
+    assert (prompt.text, prompt.tokens, prompt.begin) == ("hello </s> go on", [0, 1, 2, 1, 1], None)
 
 
 @pytest.mark.parametrize(("most", "limit"), [(100, 63), (50, 50)])
@@ -556,7 +577,7 @@ def test_each_choice_is_a_sequence_with_a_seed_and_a_grammar_of_its_own(monkeypa
 
     monkeypatch.setattr("neuron_lib.engine.prepare.SamplerChain", chain)
     own, constraint = preparer(None), OneOfMany()
-    prompt = replace(own.prepare(HELLO), constraint=cast("Constraint", constraint))
+    prompt = replace(own.prepare(HELLO), begin=cast("Callable[[], Constraint]", constraint.copy))
     class_ = RequestClass(cache_key="me", adapter="pirate")
     request = own.request(submit(class_=class_, choices=2, top_logprobs=3, stop=("x",)), [prompt], arrived_s=1.5)
     assert (request.number, request.seats, request.class_, request.arrived_s) == (7, 2, class_, 1.5)
@@ -611,3 +632,42 @@ def test_parts_are_one_text_and_what_has_none_is_left_out() -> None:
         {"type": "text", "text": "lo"},
     ]
     assert preparer(None).write(ChatTask(messages=({"role": "user", "content": parts},)))[0].text == CHATML
+
+
+def test_a_last_message_of_the_assistant_is_continued_where_its_text_ends() -> None:
+    chat = ChatTask(messages=({"role": "user", "content": "hello"}, {"role": "assistant", "content": "Good d"}))
+    (prompt,) = preparer(None).write(chat)
+    assert prompt.text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nGood d"
+    (fresh,) = preparer(None).write(msgspec.structs.replace(chat, continue_final_message=False))
+    assert fresh.text.endswith("Good d<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_message_is_continued_whatever_the_request_tells_the_template() -> None:
+    messages = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": "Good d"})
+    chat = ChatTask(messages=messages, template_kwargs={"add_generation_prompt": True}, continue_final_message=True)
+    assert preparer(None).write(chat)[0].text.endswith("assistant\nGood d")
+
+
+def test_a_system_text_that_the_template_does_not_take_is_not_put_behind_the_message_that_is_continued() -> None:
+    template = """{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}
+[{{ m.role }}:{{ m.content }}]{% endfor %}"""
+    chat = ChatTask(
+        messages=(
+            {"role": "user", "content": "hello"},
+            {"role": "system", "content": "Be kind."},
+            {"role": "assistant", "content": "Good d"},
+        )
+    )
+    text = preparer(template).write(chat)[0].text
+    assert text.endswith("[assistant:Good d")
+    assert "Be kind." in text
+
+
+def test_a_call_cannot_be_required_of_a_model_whose_format_is_not_known() -> None:
+    own = preparer("{{ messages[0].content }}{{ tools }}")
+    task = msgspec.structs.replace(WITH_TOOLS, tool_choice=ToolChoice("required"))
+    with pytest.raises(InvalidRequest) as caught:
+        own.write(task)
+    assert caught.value.param == "tool_choice"
+    with pytest.raises(InvalidRequest, match="there are no tools"):
+        own.write(msgspec.structs.replace(task, tools=()))

@@ -102,7 +102,7 @@ REPORTS: list[Report] = [
             reasoning=Markers("<think>", "</think>"),
         )
     ),
-    Prepared(request=1, prompt_tokens=12, prompt_end="assistant\n", echo=("höi",)),
+    Prepared(request=1, prompt_tokens=12, in_reasoning=True, echo=("höi",)),
     Refused(1, to_frame(TemplateFailed("no"))),
     Refused(1, to_frame(PromptTooLong(prompt_tokens=9, limit=8))),
     Began(1, replies=3),

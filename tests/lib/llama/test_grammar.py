@@ -215,7 +215,7 @@ class PanickingMatcher:
 
 def test_a_panic_of_the_grammar_library_fails_the_reply_alone() -> None:
     matcher: Any = PanickingMatcher()
-    constraint = Constraint(matcher, eog=frozenset(), param="regex")
+    constraint = Constraint(matcher, tokenizer=matcher, eog=frozenset(), param="regex")
     for use in (
         lambda: constraint.allows(1),
         lambda: constraint.accept(1),

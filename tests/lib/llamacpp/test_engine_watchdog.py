@@ -59,7 +59,7 @@ def test_an_engine_with_work_must_take_steps(looks: int, suspicion: str | None, 
 @pytest.mark.parametrize(
     "answer",
     [
-        Prepared(request=2, prompt_tokens=1, prompt_end=""),
+        Prepared(request=2, prompt_tokens=1),
         Refused(2, to_frame(InvalidRequest("no"))),
         Taken((2,)),
         Cancelled(2),

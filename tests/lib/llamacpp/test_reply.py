@@ -421,7 +421,6 @@ async def test_a_grammar_that_the_engine_refuses_is_named_by_its_field() -> None
         ({"choices": 0}, "n"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": -1}, "top_logprobs"),
-        ({"grammar": Grammar("lark", "start: x"), "tools": (TOOL,)}, "tools"),
     ],
 )
 async def test_what_cannot_be_had_is_refused_by_the_name_of_its_field(changes: dict[str, Any], param: str) -> None:

@@ -218,3 +218,20 @@ def test_the_reason_follows_the_calls_that_are_understood(reply: str, reason: Fi
     choice, events = read(frames([char.encode() for char in reply]))
     assert choice.reason is reason
     assert len([event for event in events if isinstance(event, ToolCall)]) == calls
+
+
+@pytest.mark.parametrize("must_call", [True, False])
+def test_what_is_left_of_a_reply_that_must_call_and_was_cut_is_no_text(must_call: bool) -> None:  # noqa: FBT001
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    choice = ReplyText(0, FORMATS["hermes"].reader(tools=tools), must_call=must_call)
+    done = Done(
+        request=1,
+        reason=FinishReason.LENGTH,
+        text="",
+        prompt_tokens=1,
+        completion_tokens=1,
+        prefill_s=0,
+        decode_s=0,
+    )
+    events = choice.feed(Delta(1, "<")) + choice.finish(done)
+    assert [text for text, _ in shown(events)] == ([] if must_call else ["<"])

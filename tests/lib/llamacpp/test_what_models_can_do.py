@@ -31,6 +31,7 @@ from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import (
     ChatRequest,
+    Complete,
     ContextParams,
     Detokenize,
     Detokenized,
@@ -165,6 +166,40 @@ async def test_every_model_that_reads_text_tells_its_tokens_and_what_they_spell(
     assert spelled == Detokenized(b"".join(told.pieces).decode())
     assert len(told.pieces) == len(told.tokens)
     assert (load.in_flight, load.queue_depth, load.engine_restarts) == (0, 0, 0)
+
+
+FILL_IN = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+
+
+@pytest.mark.parametrize("markers", [FILL_IN, FILL_IN[:2]])
+async def test_a_model_fills_in_the_middle_of_a_text_if_it_has_all_three_tokens_for_that(
+    tmp_path: Path, markers: tuple[str, ...]
+) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, "full", markers=markers)
+    task = Complete(model_id=MODEL_ID, prompt="Hello", suffix="<|fim_middle|>world", max_tokens=1)
+    async with harness_of(path).open(SPEC, model_id=MODEL_ID, report=lambda _: None) as model:
+
+        async def tokens_of(text: str) -> int:
+            task = Tokenize(model_id=MODEL_ID, prompt=text, add_special=False, parse_special=False)
+            async with model.run(task) as reply:
+                told = [event async for event in reply][1]
+            assert isinstance(told, Tokenized)
+            return len(told.tokens)
+
+        if markers != FILL_IN:
+            with pytest.raises(InvalidRequest, match="suffix: this model has no tokens"):
+                async with model.run(task):
+                    pytest.fail("it was admitted")
+            return
+        async with model.run(task) as reply:
+            started, *_ = [event async for event in reply]
+        around = await tokens_of("Hello"), await tokens_of("<|fim_middle|>world")
+        async with model.run(Tokenize(model_id=MODEL_ID, prompt="Hello")) as reply:
+            told = [event async for event in reply][1]
+    assert isinstance(told, Tokenized)
+    added = len(told.tokens) - around[0]
+    assert started == Started(prompt_tokens=added + len(markers) + sum(around))
 
 
 def classifier(writer: gguf.GGUFWriter) -> None:

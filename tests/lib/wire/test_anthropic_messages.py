@@ -112,7 +112,8 @@ def test_every_field_arrives() -> None:
 def test_null_means_absent_everywhere() -> None:
     names = (
         "system stop_sequences stream temperature top_p top_k seed thinking tools tool_choice output_config "
-        "output_format metadata service_tier container context_management mcp_servers inference_geo cache_control"
+        "output_format metadata service_tier container context_management mcp_servers inference_geo cache_control "
+        "compaction thread diagnostics"
     )
     assert decode(**dict.fromkeys(names.split())) == decode()
 
@@ -146,6 +147,8 @@ def test_null_means_absent_everywhere() -> None:
         ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
         ({"service_tier": "gold"}, "service_tier"),
         ({"container": "c"}, "container"),
+        ({"compaction": {}}, "compaction"),
+        ({"thread": {"id": "t"}}, "thread"),
         ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"),
         ({"inference_geo": "us"}, "inference_geo"),
         (
@@ -260,7 +263,7 @@ def test_a_schema_of_the_reply_comes_in_the_new_field_or_the_old_one(field: str)
         {"inference_geo": "global"},
         {"mcp_servers": []},
         {"output_config": {}},
-        {"speed": "fast", "user_profile_id": "u"},
+        {"speed": "fast", "user_profile_id": "u", "diagnostics": {"previous_message_id": None}},
         {"tools": []},
         {"stop_sequences": []},
         {"system": ""},

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams, UnreadArray, UnreadObject
+from neuron_lib.types import ChatRequest, Grammar, Principal, SamplingParams, ToolChoice, UnreadArray, UnreadObject
 from neuron_lib.wire import openai_chat
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.openai_chat import ChatCompletionRequest
@@ -629,11 +629,14 @@ def test_the_template_is_told_what_is_meant_for_it_and_its_own_arguments_count_m
     call = decode(
         add_generation_prompt=False,
         reasoning_effort='hi"gh',
+        enable_thinking=False,
         documents=[document],
         chat_template_kwargs={"add_generation_prompt": True, "x": "}"},
     )
     assert call.task.template_kwargs == {
         "enable_thinking": False,
+        "thinking": False,
+        "thinking_mode": "disabled",
         "reasoning_effort": 'hi"gh',
         "documents": [document],
         "add_generation_prompt": True,
@@ -656,33 +659,57 @@ def test_no_tool_choice_leaves_the_tools_out(tool_choice: object) -> None:
 
 
 @pytest.mark.parametrize("tools", [[TOOL], [], None])
+@pytest.mark.parametrize("tool_choice", ["banana", "", {}, {"type": "function", "function": {"name": "other"}}])
+def test_a_tool_choice_that_cannot_be_kept_is_refused(tool_choice: object, tools: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(tools=tools, tool_choice=tool_choice)
+    assert (caught.value.param or "").startswith("tool_choice")
+
+
+def test_what_is_said_of_calls_reaches_the_task() -> None:
+    assert decode(tools=[TOOL]).task.tool_choice == ToolChoice()
+    required = decode(tools=[TOOL], tool_choice="required", parallel_tool_calls=False).task
+    assert required.tool_choice == ToolChoice("required", parallel=False)
+    one = {"type": "function", "function": {"name": "f"}}
+    assert decode(tools=[TOOL], tool_choice=one).task.tool_choice == ToolChoice("required", "f")
+
+
+def test_what_is_said_of_reasoning_reaches_the_task_and_the_template() -> None:
+    task = decode(thinking_budget_tokens=9, reasoning_effort="low").task
+    assert task.reasoning_budget == 9
+    assert task.template_kwargs == {
+        "enable_thinking": True,
+        "thinking": True,
+        "thinking_mode": "enabled",
+        "thinking_budget": 9,
+        "reasoning_effort": "low",
+    }
+    off = decode_raw(encoded(reasoning_effort="none"), include_thinking=True).task.template_kwargs
+    assert (off["enable_thinking"], off["thinking"], off["thinking_mode"]) == (False, False, "disabled")
+
+
 @pytest.mark.parametrize(
-    "tool_choice",
+    ("fields", "continues"),
     [
-        "required",
-        "any",
-        "banana",
-        "",
-        {},
-        {"type": "function", "function": {"name": "f"}},
-        {"type": "function", "function": {"name": "other"}},
-        {"type": "any"},
-        {"type": "tool", "name": "f"},
-        {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+        ({}, None),
+        ({"add_generation_prompt": False}, None),
+        ({"add_generation_prompt": True}, False),
+        ({"continue_final_message": True}, True),
+        ({"continue_final_message": True, "add_generation_prompt": False}, True),
+        ({"continue_final_message": False}, False),
+        ({"continue_final_message": False, "add_generation_prompt": False}, False),
     ],
 )
-def test_a_tool_choice_that_cannot_be_kept_is_refused(tool_choice: object, tools: object) -> None:
-    with pytest.raises(InvalidRequest, match="not yet") as caught:
-        decode(tools=tools, tool_choice=tool_choice)
-    assert caught.value.param == "tool_choice"
+def test_a_last_message_is_continued_unless_the_request_wants_a_new_one(
+    fields: dict[str, bool], continues: object
+) -> None:
+    assert decode(**fields).task.continue_final_message is continues
 
 
-def test_one_tool_call_at_a_time_is_known_to_the_reply() -> None:
-    assert decode(tools=[TOOL]).parallel_tool_calls
-    assert decode(tools=[TOOL], parallel_tool_calls=True).parallel_tool_calls
-    assert not decode(tools=[TOOL], parallel_tool_calls=False).parallel_tool_calls
-    choice = {"type": "auto", "disable_parallel_tool_use": True}
-    assert not decode(tools=[TOOL], tool_choice=choice).parallel_tool_calls
+def test_a_message_cannot_be_continued_and_begun() -> None:
+    with pytest.raises(InvalidRequest, match="it contradicts `add_generation_prompt`") as caught:
+        decode(continue_final_message=True, add_generation_prompt=True)
+    assert caught.value.param == "continue_final_message"
 
 
 def test_the_biases_of_llama_cpp_are_pairs_in_which_false_means_never() -> None:
@@ -698,7 +725,7 @@ FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}}
 def test_functions_are_tools_of_an_older_spelling(choice: str | None) -> None:
     older = decode(functions=[FUNCTION, {"name": "g"}], function_call=choice)
     tools = [{"type": "function", "function": function} for function in (FUNCTION, {"name": "g"})]
-    assert older.task == decode(tools=tools, tool_choice=choice).task
+    assert older.task == decode(tools=tools, tool_choice=choice, parallel_tool_calls=False).task
     assert older.calls_functions
 
 
@@ -768,7 +795,6 @@ def test_the_usage_of_a_stream_has_a_chunk_of_its_own_only_where_it_is_asked_for
         ("bad_words", ["x"], []),
         ("best_of", 2, 1),
         ("chat_template", "{{ x }}", None),
-        ("continue_final_message", True, False),
         ("echo", True, False),
         ("guided_whitespace_pattern", " *", None),
         ("include_reasoning", False, True),
@@ -801,7 +827,6 @@ def test_the_usage_of_a_stream_has_a_chunk_of_its_own_only_where_it_is_asked_for
         ("return_tokens_as_token_ids", True, False),
         ("separate_reasoning", False, True),
         ("stop_regex", "a+", None),
-        ("thinking_token_budget", 9, None),
     ],
 )
 def test_what_other_servers_can_and_this_one_cannot_is_refused_by_name(
@@ -814,7 +839,7 @@ def test_what_other_servers_can_and_this_one_cannot_is_refused_by_name(
 
 
 def test_what_changes_no_answer_is_ignored() -> None:
-    harmless = ("user", "metadata", "store", "service_tier", "length_penalty", "cache_prompt", "priority", "thinking")
+    harmless = ("user", "metadata", "store", "service_tier", "length_penalty", "cache_prompt", "priority")
     assert decode(**dict.fromkeys(harmless, "x")) == decode()
 
 

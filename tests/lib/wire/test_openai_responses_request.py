@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.errors import InvalidRequest
-from neuron_lib.types import Chat, Grammar, Principal, SamplingParams, ToolChoice
+from neuron_lib.types import (
+    Chat,
+    Finished,
+    FinishReason,
+    Grammar,
+    Principal,
+    ReasoningDelta,
+    SamplingParams,
+    TextDelta,
+    ToolChoice,
+    Usage,
+)
 from neuron_lib.wire import openai_responses
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.openai_chat import ChatCompletionBody
@@ -91,6 +102,7 @@ def test_every_field_arrives() -> None:
         "parallel_tool_calls": False,
         "text": {"format": {"type": "text"}, "verbosity": "low"},
         "reasoning": {"effort": "high", "summary": "auto"},
+        "thinking_budget_tokens": 9,
         "top_logprobs": 2,
         "include": ["message.output_text.logprobs", "reasoning.encrypted_content"],
         "metadata": {"k": "v"},
@@ -110,7 +122,8 @@ def test_every_field_arrives() -> None:
         messages=({"role": "system", "content": "be kind"}, USER),
         tools=(NESTED,),
         tool_choice=ToolChoice("required", parallel=False),
-        template_kwargs={"enable_thinking": True, "reasoning_effort": "high", "verbosity": "low", "x": 1},
+        template_kwargs={**THINKS, "reasoning_effort": "high", "thinking_budget": 9, "verbosity": "low", "x": 1},
+        reasoning_budget=9,
         sampling=SamplingParams(temperature=0.5, top_p=0.9, top_k=40, seed=3, repetition_penalty=1.2, repeat_last_n=9),
         max_tokens=7,
         top_logprobs=2,
@@ -221,16 +234,20 @@ def test_a_new_turn_begins_with_reasoning_or_text() -> None:
             "tool_calls": called(("c1", "f", '{"a":1}')),
         },
         {"role": "tool", "content": "warm", "tool_call_id": "c1", "name": "f"},
-        {"role": "assistant", "content": "a"},
-        {"role": "assistant", "content": "b"},
+        {"role": "assistant", "content": "a\n\nb"},
         USER,
     ]
 
 
 def test_reasoning_before_a_call_begins_a_turn_even_behind_a_text() -> None:
-    assert [len(message.get("tool_calls", ())) for message in messages(USER, said("a"), CALL)] == [0, 1]
-    found = messages(USER, said("a"), item_of_reasoning("so"), CALL)
-    assert [len(message.get("tool_calls", ())) for message in found] == [0, 0, 1]
+    def calls(*items: dict[str, Any]) -> list[int]:
+        return [len(message.get("tool_calls", ())) for message in messages(USER, *items)]
+
+    assert calls(said("a"), CALL) == [0, 1]
+    assert calls(said("a"), item_of_reasoning("so"), CALL) == [0, 0, 1]
+    assert calls(CALL, said("a"), CALL) == [0, 1, 1]
+    assert calls(CALL, item_of_reasoning("so")) == [0, 1, 0]
+    found = messages(said("a"), item_of_reasoning("so"), CALL)
     assert found[-1]["reasoning_content"] == "so"
 
 
@@ -245,6 +262,25 @@ def test_reasoning_before_a_call_begins_a_turn_even_behind_a_text() -> None:
 )
 def test_reasoning_is_in_the_content_or_in_the_summary(item: dict[str, Any], reasoning: str) -> None:
     assert messages(item, said("x"), USER)[0] == {"role": "assistant", "content": "x", "reasoning_content": reasoning}
+
+
+@pytest.mark.parametrize("fields", [{"include": ["reasoning.encrypted_content"]}, {"store": False}])
+def test_reasoning_that_a_client_only_carried_comes_back(fields: dict[str, Any]) -> None:
+    request = decode(**fields)
+    collector = request.collector(unique="1", created=7)
+    for event in (
+        ReasoningDelta("hm"),
+        TextDelta("hi"),
+        Finished(reasons=(FinishReason.STOP,), usage=Usage(prompt_tokens=1, completion_tokens=2)),
+    ):
+        collector.add(event)
+    reasoning, answer = json.loads(collector.body())["output"]
+    assert reasoning["summary"] == [{"type": "summary_text", "text": "hm"}]
+    for shown in (reasoning, reasoning | {"summary": []}):
+        assert messages(shown, answer, USER) == [
+            {"role": "assistant", "content": "hi", "reasoning_content": "hm"},
+            USER,
+        ]
 
 
 def test_reasoning_that_cannot_be_read_is_left_out() -> None:
@@ -290,8 +326,13 @@ def test_the_output_of_an_unknown_call_has_no_name() -> None:
         (CALL | {"status": "incomplete"}, False),
     ],
 )
-def test_only_a_message_that_was_cut_is_continued(last: dict[str, Any], *, goes_on: bool) -> None:
+def test_only_a_message_that_was_cut_is_continued_unless_the_request_says_otherwise(
+    last: dict[str, Any], *, goes_on: bool
+) -> None:
     assert decode(input=[USER, last]).task.continue_final_message is goes_on
+    for said_so in (True, False):
+        request = decode(input=[USER, last], continue_final_message=said_so)
+        assert request.task.continue_final_message is said_so
 
 
 REFUSED_INPUTS: dict[str, tuple[Any, str, str]] = {
@@ -378,7 +419,7 @@ OTHER = FLAT | {"name": "g"}
     [
         ("auto", ToolChoice(), ["f", "g"]),
         ("required", ToolChoice("required"), ["f", "g"]),
-        ("none", ToolChoice("none"), []),
+        ("none", ToolChoice(), []),
         ({"type": "function", "name": "g"}, ToolChoice("required", "g"), ["f", "g"]),
         ({"type": "function", "function": {"name": "g"}}, ToolChoice("required", "g"), ["f", "g"]),
         (
@@ -412,40 +453,16 @@ REFUSED_TOOLS: dict[str, tuple[dict[str, Any], str, str]] = {
         "Expected `object`",
     ),
     "too many tools": ({"tools": [FLAT] * 1025}, "tools", "length <= 1024"),
-    "required without tools": ({"tool_choice": "required"}, "tool_choice", "no tool"),
-    "a function without tools": ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice.name", "'f'"),
-    "an unknown function": (
-        {"tools": [FLAT], "tool_choice": {"type": "function", "name": "x"}},
-        "tool_choice.name",
-        "x",
-    ),
-    "a function without a name": (
-        {"tools": [FLAT], "tool_choice": {"type": "function"}},
-        "tool_choice.name",
-        "required",
-    ),
+    "required without tools": ({"tool_choice": "required"}, "tool_choice", "no tools"),
+    "an unknown function": ({"tools": [FLAT], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice", "'x'"),
     "an unknown word": ({"tools": [FLAT], "tool_choice": "banana"}, "tool_choice", "'banana'"),
     "a hosted choice": ({"tools": [FLAT], "tool_choice": {"type": "web_search"}}, "tool_choice.type", "'web_search'"),
-    "nothing allowed": (
-        {"tools": [FLAT], "tool_choice": {"type": "allowed_tools", "tools": []}},
-        "tool_choice.tools",
-        "",
-    ),
-    "an unknown tool allowed": (
-        {"tools": [FLAT], "tool_choice": {"type": "allowed_tools", "tools": [{"type": "function", "name": "x"}]}},
-        "tool_choice.tools[0].name",
-        "'x'",
-    ),
     "a hosted tool allowed": (
-        {"tools": [FLAT], "tool_choice": {"type": "allowed_tools", "tools": [{"type": "mcp"}]}},
-        "tool_choice.tools[0].type",
-        "'mcp'",
+        {"tools": [FLAT], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}},
+        "tool_choice.tools[0]",
+        "a function",
     ),
-    "an unknown mode": (
-        {"tools": [FLAT], "tool_choice": {"type": "allowed_tools", "mode": "x", "tools": [{"name": "f"}]}},
-        "tool_choice.mode",
-        "'x'",
-    ),
+    "a choice that is no choice": ({"tools": [FLAT], "tool_choice": 7}, "tool_choice", "Expected"),
 }
 
 
@@ -482,18 +499,24 @@ def test_the_format_of_the_text_is_a_grammar(fields: dict[str, Any], grammar: Gr
     assert decode(**fields).task.grammar == grammar
 
 
+THINKS = {"enable_thinking": True, "thinking": True, "thinking_mode": "enabled"}
+THINKS_NOT = {"enable_thinking": False, "thinking": False, "thinking_mode": "disabled"}
+
+
 @pytest.mark.parametrize(
     ("fields", "kwargs"),
     [
         ({"reasoning": {}}, {"enable_thinking": False}),
-        ({"reasoning": {"effort": "none"}}, {"enable_thinking": False, "reasoning_effort": "none"}),
-        ({"reasoning": {"effort": "low"}}, {"enable_thinking": True, "reasoning_effort": "low"}),
-        ({"reasoning": {"summary": "auto"}}, {"enable_thinking": True}),
-        ({"reasoning": {"generate_summary": "concise"}}, {"enable_thinking": True}),
+        ({"reasoning": {"effort": "none"}}, THINKS_NOT | {"reasoning_effort": "none"}),
+        ({"reasoning": {"effort": "low"}}, THINKS | {"reasoning_effort": "low"}),
+        ({"reasoning_effort": "low"}, THINKS | {"reasoning_effort": "low"}),
+        ({"reasoning": {"summary": "auto"}}, THINKS),
+        ({"reasoning": {"generate_summary": "concise"}}, THINKS),
+        ({"reasoning": {"effort": "none", "summary": "auto"}}, THINKS_NOT | {"reasoning_effort": "none"}),
         ({"reasoning": {"summary": "none"}}, {"enable_thinking": False}),
         (
             {"reasoning": {"effort": "low"}, "enable_thinking": False},
-            {"enable_thinking": False, "reasoning_effort": "low"},
+            THINKS_NOT | {"reasoning_effort": "low"},
         ),
         ({"chat_template_kwargs": {"enable_thinking": True}}, {"enable_thinking": True}),
     ],

@@ -3,11 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ("SAMPLES", "TOOLS", "Sample", "samples")
+from neuron_lib.text.tag_splitter import Markers
+
+__all__ = ("SAMPLES", "TOOLS", "Sample")
 
 
 class Sample(NamedTuple):
-    """A reply, and what is read in it. With `is_open` the prompt has opened the reasoning."""
+    """A reply, and what is read in it. With `is_open` the prompt has opened the reasoning.
+
+    `think` are the markers around reasoning if the format has none of its own.
+    """
 
     format: str
     reply: str
@@ -15,6 +20,7 @@ class Sample(NamedTuple):
     reasoning: str = ""
     calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
     is_open: bool = False
+    think: Markers = Markers("<think>", "</think>")
 
 
 def _function(name: str, required: Sequence[str] = (), **properties: Any) -> dict[str, Any]:
@@ -549,8 +555,3 @@ SAMPLES: Final = (
     *_minicpm(),
     *_harmony(),
 )
-
-
-def samples(format_: str) -> list[Sample]:
-    """The samples of one format."""
-    return [sample for sample in SAMPLES if sample.format == format_]

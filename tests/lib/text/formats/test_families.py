@@ -8,19 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron_lib.text.formats import FORMATS, OutputEvent
-from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.types import ReasoningDelta, TextDelta, ToolCall
 from tests.examples import examples
-from tests.lib.text.formats.family_samples import SAMPLES, TOOLS, Sample, samples
+from tests.lib.text.formats.family_samples import SAMPLES as FAMILY_SAMPLES
+from tests.lib.text.formats.family_samples import TOOLS, Sample
+from tests.lib.text.formats.marker_samples import MARKER_SAMPLES
 
-_THINK = Markers("<think>", "</think>")
+SAMPLES = (*FAMILY_SAMPLES, *MARKER_SAMPLES)
 _IDS = [f"{sample.format}-{number}" for number, sample in enumerate(SAMPLES)]
 
 
 def read(sample: Sample, pieces: Iterable[str], *, is_cut: bool = False, **changes: Any) -> list[OutputEvent]:
     """The events of a reply that comes in `pieces`, with neighbours of one kind joined."""
     format_ = FORMATS[sample.format]
-    given_ = {"tools": TOOLS, "reasoning": format_.reasoning or _THINK, "starts_in_reasoning": sample.is_open}
+    given_ = {"tools": TOOLS, "reasoning": format_.reasoning or sample.think, "starts_in_reasoning": sample.is_open}
     reader = format_.reader(**{**given_, **changes}, token_hex=lambda count: "0" * 2 * count)
     events = [event for piece in pieces for event in reader.feed(piece)] + reader.finish(is_cut=is_cut)
     assert all(event.text for event in events if isinstance(event, TextDelta | ReasoningDelta))
@@ -68,9 +69,9 @@ def test_the_cuts_of_a_reply_do_not_matter(sample: Sample, data: st.DataObject) 
 def mixtures(draw: st.DrawFn) -> Sample:
     """A reply of parts of replies of one family, and of its markers."""
     name = draw(st.sampled_from(sorted({sample.format for sample in SAMPLES})))
-    replies = [sample.reply for sample in samples(name)]
+    replies = [sample.reply for sample in SAMPLES if sample.format == name]
     format_ = FORMATS[name]
-    around = format_.reasoning or _THINK
+    around = format_.reasoning or SAMPLES[0].think
     marks = st.sampled_from((*format_.shown_tokens, around.open, around.close, " ", "\n", "{", "}", '"', "get_weather"))
 
     @st.composite

@@ -14,12 +14,20 @@ from neuron_lib.text.formats import FORMATS, choose_reasoning
 from neuron_lib.types import ToolCall
 from tests.examples import examples
 from tests.lib.text.formats.family_samples import SAMPLES, TOOLS
+from tests.lib.text.formats.marker_samples import MARKER_SAMPLES
 
 _FIRST_MARK: Final = 257
 """The tokens before are the bytes and the end."""
 _CLOSINGS: Final = (*'"}])\n', "\n</", "</", "<escape>", '<|"|>', "<|close|>", "]<]minimax[>[</")
 """What ends a value in some format. A walk that takes only random bytes would never leave a text."""
-_ENDS: Final = ("</parameter>", "</param>", "</arg_value>", "</arg_value:opensource>", "</｜DSML｜parameter>")
+_ENDS: Final = (
+    "</parameter>",
+    "</param>",
+    "</arg_value>",
+    "</arg_value:opensource>",
+    "</｜DSML｜parameter>",
+    "</steptml:parameter>",
+)
 _PLAIN: Final = {10, *range(32, 127)} - set(b"eE")
 """Bytes that a walk prefers. Exponents make numbers that no decoder of JSON takes."""
 _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
@@ -166,6 +174,21 @@ def test_what_a_model_was_trained_to_write_is_allowed(name: str) -> None:
     assert _Walk(name, has_marks=True, tools=TOOLS, parallel=True).allows(plain.reply)
     assert not _Walk(name, has_marks=True, tools=TOOLS[1:], parallel=True).allows(plain.reply)
     assert not _Walk(name, has_marks=True, tools=TOOLS, parallel=True).allows(plain.reply.replace("city", "town"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("has_marks", [True, False], ids=["special tokens", "plain text"])
+def test_the_first_text_that_opens_a_call_begins_what_the_rules_allow(name: str, *, has_marks: bool) -> None:
+    walk = _Walk(name, has_marks=has_marks, tools=TOOLS, parallel=True)
+    for trigger in FORMATS[name].triggers[:1]:
+        tokens = walk.tokens(trigger.text)
+        assert walk.matcher.validate_tokens(tokens) == len(tokens)
+
+
+@pytest.mark.parametrize("name", sorted({sample.format for sample in MARKER_SAMPLES}))
+def test_one_of_the_calls_that_are_read_is_what_the_rules_allow(name: str) -> None:
+    walk = _Walk(name, has_marks=True, tools=TOOLS, parallel=True)
+    assert any(walk.allows(sample.reply.strip()) for sample in MARKER_SAMPLES if sample.format == name and sample.calls)
 
 
 def _tool(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:

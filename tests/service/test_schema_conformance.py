@@ -1,0 +1,85 @@
+"""Requests made of the description of the service: none of them fails the host, and every answer is as described.
+
+The models follow scripts. So this is about the service: bodies, paths, methods, refusals.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from neuron_service.app import operations
+from neuron_service.openapi import document
+from tests.examples import examples
+from tests.fakes.listening_host import ListeningHost, listening_host
+from tests.patience import PATIENCE_S
+
+pytestmark = pytest.mark.process
+
+A, B = "org/a", "org/b"
+HELLO = [{"role": "user", "content": "hi"}]
+ENDLESS = "/models/loading/events"
+CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
+ENVELOPES = ({"error"}, {"error", "code"}, {"type", "error", "request_id"})
+MOST_EXAMPLES = 20
+
+SCHEMA: Any = schemathesis.openapi.from_dict(document(operations(), version="1"))
+PATHS = {each.path for each in operations()}
+TRIED = [each for each in operations() if each.path != ENDLESS and f"/v1{each.path}" not in PATHS]
+OPERATIONS = {f"{each.method.upper()} {each.path}": SCHEMA[each.path][each.method] for each in TRIED}
+WITH_BODY = [f"{each.method.upper()} {each.path}" for each in TRIED if each.request is not None]
+FITTING, UNFITTING = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+
+
+@pytest.fixture(scope="module")
+def host(process: None) -> Iterator[ListeningHost]:
+    with listening_host(resident=[A, B]) as host:
+        yield host
+
+
+def aimed(body: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]], Any]) -> dict[str, Any]:
+    """A body with few of its fields, and with the model and the harness that are there.
+
+    A body of the description has most fields at once, which nobody sends, and is refused for the first that contradicts
+    another.
+    """
+    there = {"model": A, "model_id": B, "harness": "scripted", "messages": HELLO} if draw(st.booleans()) else {}
+    kept = draw(st.sets(st.sampled_from(sorted(body)), max_size=3)) if body else set()
+    needed = {"model", "model_id", "harness", "messages", *kept}
+    return {name: there.get(name, value) for name, value in body.items() if name in needed}
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [*((name, FITTING) for name in OPERATIONS), *((name, UNFITTING) for name in WITH_BODY)]
+)
+def test_no_request_fails_the_host_and_every_answer_is_as_described(
+    host: ListeningHost, name: str, mode: GenerationMode
+) -> None:
+    cases = OPERATIONS[name].as_strategy(generation_mode=mode)
+
+    @settings(
+        max_examples=examples(MOST_EXAMPLES if name in WITH_BODY else 5),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+    )
+    @given(st.data())
+    def ask(data: st.DataObject) -> None:
+        case = data.draw(cases)
+        if isinstance(case.body, dict) and data.draw(st.booleans()):
+            case.body = aimed(case.body, data.draw)
+        response = case.call(base_url=f"http://127.0.0.1:{host.port}", timeout=PATIENCE_S)
+        case.validate_response(response, checks=CHECKS)
+        if response.status_code >= 400:
+            assert set(response.json()) in ENVELOPES
+
+    ask()
+    assert host.is_idle()
