@@ -7,6 +7,7 @@ text is answered soon, also beside requests with thousands.
 """
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 from neuron_lib.engine.line import Line, Policy, Request, first_come
@@ -15,6 +16,15 @@ from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import Outcome, SequenceChunk, StepPlan, StepResult
 
 __all__ = ("VectorScheduler",)
+
+
+@dataclass(slots=True)
+class _Running:
+    """A request that has begun: its texts without a vector, and the seconds of the steps in which it had a turn."""
+
+    request: Request
+    left: deque[Sequence]
+    spent_s: float = 0.0
 
 
 class VectorScheduler:
@@ -28,8 +38,7 @@ class VectorScheduler:
         self._seats: Final = seats
         self._text_limit = seats  # smaller for a while after libllama found no cells for a batch
         self._line: Final = Line(policy)
-        self._running: dict[int, Request] = {}  # by number, in the order of their turns
-        self._left: dict[int, deque[Sequence]] = {}  # by number of the request: its texts without a vector
+        self._running: dict[int, _Running] = {}  # by the number of the request, in the order of their turns
 
     def __repr__(self) -> str:
         return f"<VectorScheduler {len(self._line)} waiting, {len(self._running)} running>"
@@ -42,7 +51,8 @@ class VectorScheduler:
     @property
     def in_flight(self) -> int:
         """Texts without a vector, those of waiting requests included."""
-        return sum(len(request.sequences) for request in self._line) + sum(map(len, self._left.values()))
+        running = sum(len(each.left) for each in self._running.values())
+        return sum(len(request.sequences) for request in self._line) + running
 
     def submit(self, request: Request) -> None:
         """Let a request wait in the line. Raises ValueError for one that can never run."""
@@ -55,7 +65,6 @@ class VectorScheduler:
         """Drop a request wherever it is. An unknown number is ignored, because a cancel may cross the end."""
         self._line.leave(number)
         self._running.pop(number, None)
-        self._left.pop(number, None)
 
     def plan(self, now_s: float) -> StepPlan | None:
         """The next step, or None when there is nothing to compute. `now_s` is the time by the engine's clock."""
@@ -68,26 +77,27 @@ class VectorScheduler:
 
     def _begin_requests(self, now_s: float) -> list[Request]:
         began: list[Request] = []
-        running = self._running
-        while (
-            request := self._line.next(running.values(), free_seats=self._seats - len(running), now_s=now_s)
-        ) and all(
-            other.class_.adapter == request.class_.adapter
-            for other in running.values()  # a batch has one adapter
-        ):
+        while (request := self._next_request(now_s)) is not None:
             self._line.leave(request.number)
-            running[request.number] = request
-            self._left[request.number] = deque(request.sequences)
+            self._running[request.number] = _Running(request, deque(request.sequences))
             for sequence in request.sequences:
                 sequence.queue_s = now_s - request.arrived_s
             began.append(request)
         return began
 
+    def _next_request(self, now_s: float) -> Request | None:
+        """Who begins next, if anybody may. A batch has one adapter."""
+        running = [each.request for each in self._running.values()]
+        request = self._line.next(running, free_seats=self._seats - len(running), now_s=now_s)
+        if request is None or any(other.class_.adapter != request.class_.adapter for other in running):
+            return None
+        return request
+
     def _next_texts(self) -> list[Sequence]:
         """The texts of the next step. A request whose next text does not fit any more is left out."""
         texts: list[Sequence] = []
         room = self.n_batch
-        takers = [iter(self._left[number]) for number in self._running]
+        takers = [iter(each.left) for each in self._running.values()]
         while takers:
             for taker in takers.copy():
                 text = next(taker, None)
@@ -103,31 +113,32 @@ class VectorScheduler:
     def apply(self, plan: StepPlan, result: StepResult) -> list[SequenceEvent]:
         """Take in what a plan brought. Returns one event for each text that has ended."""
         texts = [chunk.sequence for chunk in plan.chunks]
-        for text in texts:
-            text.prefill_s += result.duration_s
+        numbers = dict.fromkeys(text.request for text in texts)
+        for number in numbers:
+            self._running[number].spent_s += result.duration_s
         if result.outcome is Outcome.COMPUTED:
             self._text_limit = min(self._seats, 2 * self._text_limit)
-            self._finish(texts)
-            return [text.vector(values) for text, values in zip(texts, result.vectors, strict=True)]
+            events = [self._end(text, values) for text, values in zip(texts, result.vectors, strict=True)]
+            for number in numbers:
+                self._end_turn(number)
+            return events
         if result.outcome is Outcome.NO_CELLS and len(texts) > 1:
             self._text_limit = len(texts) // 2
             return []
-        return self._break(texts, result.message)
-
-    def _finish(self, texts: list[Sequence]) -> None:
-        """The texts have their vectors. Each request that had a turn goes to the end."""
-        for text in texts:
-            self._left[text.request].popleft()  # they were taken in this order
-        for number in dict.fromkeys(text.request for text in texts):
-            request = self._running.pop(number)
-            if self._left[number]:
-                self._running[number] = request
-            else:
-                del self._left[number]
-
-    def _break(self, texts: list[Sequence], message: str) -> list[SequenceEvent]:
-        """End the requests of these texts: one event each."""
-        broken = {text.request: text for text in texts}
+        broken = {text.request: text.broken(result.message) for text in texts}
         for number in broken:
             self.cancel(number)
-        return [text.broken(message) for text in broken.values()]
+        return list(broken.values())
+
+    def _end(self, text: Sequence, values: bytes) -> SequenceEvent:
+        """A text has its vector. Its request has been computed for so long."""
+        running = self._running[text.request]
+        running.left.popleft()  # texts are taken in their order
+        text.prefill_s = running.spent_s
+        return text.vector(values)
+
+    def _end_turn(self, number: int) -> None:
+        """The request goes to the end, or has ended."""
+        running = self._running.pop(number)
+        if running.left:
+            self._running[number] = running

@@ -94,8 +94,18 @@ def test_more_requests_than_seats_wait_in_the_line_in_order() -> None:
     engine.now_s = 4.0
     engine.finish()
     assert engine.texts[1:] == [[(1, 1), (2, 1)], [(3, 0), (3, 1)]]
-    waited = {event.request: (event.queue_s, event.prefill_s) for event in engine.events if isinstance(event, Vector)}
-    assert waited == {1: (2.0, 0.5), 2: (2.0, 0.5), 3: (3.0, 0.5)}
+    waited = {event.request: event.queue_s for event in engine.events if isinstance(event, Vector)}
+    assert waited == {1: 2.0, 2: 2.0, 3: 3.0}
+
+
+def test_a_vector_says_how_long_the_texts_of_its_request_were_computed_until_then() -> None:
+    engine = VectorEngine(seats=2, n_batch=64)
+    engine.submit(1, 60, 60)
+    engine.submit(2, 60)
+    engine.finish()  # each step takes half a second
+    assert engine.texts == [[(1, 0)], [(2, 0)], [(1, 1)]]
+    spent = [(event.request, event.prefill_s) for event in engine.events if isinstance(event, Vector)]
+    assert spent == [(1, 0.5), (2, 0.5), (1, 1.0)]
 
 
 def test_a_request_with_another_adapter_waits_until_nobody_runs() -> None:
