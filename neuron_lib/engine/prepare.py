@@ -86,10 +86,10 @@ class Preparer:
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
-        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns. `pairs`
-        writes the prompts of a reranker, and is None for every other model. `tool_format` is the model's, for
-        templates that do not show tools or calls. `binder` binds the replies to chats; None is one for a model that
-        neither reasons nor calls tools.
+        `vector_tokens` at most, 0 where the engine makes no vectors. `pairs` writes the prompts of a reranker, and is
+        None for every other model. More prompts of one completion than `seats` take turns. `tool_format` is the
+        model's, for templates that do not show tools or calls. `binder` binds the replies to chats; None is one for a
+        model that neither reasons nor calls tools.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
@@ -295,19 +295,23 @@ class Preparer:
         return Text(request=request, text=self._spelled(task.tokens, "tokens"), token_count=len(task.tokens))
 
     def request(self, submit: Submit, prompts: Iterable[PreparedPrompt], *, arrived_s: float = 0.0) -> Request:
-        """What enters the line: a sequence, and as far as there are seats a seat, for each choice or input."""
+        """What enters the line: a sequence for each choice or text.
+
+        Choices of one prompt have a seat each. So have those of several prompts, as far as there are seats. Texts whose
+        vectors are wanted take turns on one.
+        """
         task = submit.task
         assert not isinstance(task, TokenizeTask | DetokenizeTask)  # nothing is computed for them
         if isinstance(task, VectorTask):
-            sequences = tuple(self._inputs(submit, prompts))
+            sequences, seats = tuple(self._inputs(submit, prompts)), 1
         else:
             sequences = tuple(
                 sequence
                 for number, prompt in enumerate(prompts)
                 for sequence in self._choices(submit, task, prompt, first=number * task.choices)
             )
-        takes_turns = isinstance(task, VectorTask) or (isinstance(task, CompleteTask) and task.more_prompts)
-        seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
+            takes_turns = isinstance(task, CompleteTask) and task.more_prompts
+            seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
         return Request(submit.request, sequences, seats, submit.class_, arrived_s)
 
     def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
@@ -317,7 +321,6 @@ class Preparer:
                 choice=choice,
                 prompt=prompt.tokens,
                 max_tokens=0,
-                wants_vector=True,
                 adapter=submit.class_.adapter,
             )
 
