@@ -6,7 +6,7 @@ the answer.
 
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -45,7 +45,6 @@ class _Harmony:
     name: str = "harmony"
     reasoning: Markers | None = _REASONING
     shown_tokens: tuple[str, ...] = (*_STOPS, _MESSAGE, _CONSTRAIN)
-    example: str = ""
     triggers: tuple[Trigger, ...] = (Trigger(f"{_CHANNEL}commentary to={_FUNCTIONS}"),)
 
     def fits(self, template: str) -> bool:
@@ -69,6 +68,9 @@ class _Harmony:
             include_thinking=include_thinking or reasoning is None,
             token_hex=token_hex,
         )
+
+    def spelled(self, calls: Sequence[ParsedCall]) -> str:  # noqa: ARG002 - all templates show calls
+        return ""
 
     def call_rules(self, tools: Tools, *, parallel: bool, tokens: Mapping[str, int]) -> str:  # noqa: ARG002
         """See `ToolFormat`. There is one call in any case, because a message with a call ends the turn."""

@@ -10,6 +10,7 @@ from neuron_lib.text.formats.code_tags import FUNCTION_TAG
 from neuron_lib.text.formats.json_calls import ends_inside_value, json_pair
 from neuron_lib.text.formats.marked import MarkedFormat
 from neuron_lib.text.formats.rules import json_object_rules
+from neuron_lib.text.formats.spelling import json_speller
 from neuron_lib.text.formats.tool_format import Trigger
 
 __all__ = ("GENERIC", "HERMES", "JSON", "JSON_LIST")
@@ -45,7 +46,7 @@ HERMES: Final = MarkedFormat(
     blocks=(json_pair("<tool_call>", closes=("</tool_call>",)), *_OTHER_TAGS, _KNOWN_FUNCTION_TAG, BARE, FENCED),
     recognises=_recognises,
     own_triggers=(Trigger("<tool_call>"),),
-    example='<tool_call>\n{"name": "FUNCTION", "arguments": {"ARGUMENT": "VALUE"}}\n</tool_call>',
+    spell=json_speller(before="<tool_call>\n", after="\n</tool_call>", between="\n"),
     write_rules=json_object_rules(before="<tool_call>\n", after="\n</tool_call>", between="\n"),
 )
 
