@@ -49,6 +49,7 @@ def _api(
 DIALECTS: Final[tuple[Dialect, ...]] = (
     _api("/v1/chat/completions", "openai_chat"),
     _api("/v1/completions", "openai_completions"),
+    _api("/completion", "llamacpp_completion"),
     _api("/v1/embeddings", "openai_embeddings"),
     _api("/v1/rerank", "rerank"),
     _api("/v1/reranking", "rerank"),

@@ -20,7 +20,7 @@ from neuron_lib.wire.json_bounds import check_u64, refusal
 from neuron_lib.wire.reply_shape import Format, shapes_of_format
 from neuron_lib.wire.sampling_fields import SamplingFields, read_sampling
 
-__all__ = ("SHAPES", "MessagesRequest", "PromptBody", "chat_of", "decode")
+__all__ = ("SHAPES", "MessagesBody", "MessagesRequest", "PromptBody", "chat_of", "decode")
 
 _MAX_STOPS: Final = 16
 

@@ -24,6 +24,7 @@ from neuron_lib.wire.reasoning_fields import (
     ReasoningChoice,
     Thinking,
     read_reasoning,
+    template_words,
 )
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import ReplyShapeFields, grammar_of
@@ -217,16 +218,9 @@ def _template_kwargs(call: ChatCompletionBody, reasoning: ReasoningChoice, *, in
     """The arguments of the template beside messages and tools, as one JSON object.
 
     A name may be in the object twice, for example once of `enable_thinking` and once of `chat_template_kwargs`. The
-    decoder takes the last one. What a request says of its reasoning gets each name that templates have for this.
+    decoder takes the last one.
     """
-    given: dict[str, object] = {"enable_thinking": include_thinking}
-    if reasoning.thinks is not None:
-        mode = "enabled" if reasoning.thinks else "disabled"
-        given |= {"enable_thinking": reasoning.thinks, "thinking": reasoning.thinks, "thinking_mode": mode}
-    if reasoning.budget is not None:
-        given["thinking_budget"] = reasoning.budget
-    if reasoning.effort is not None:
-        given["reasoning_effort"] = reasoning.effort
+    given = template_words(reasoning, default=include_thinking)
     if call.add_generation_prompt is not None:
         given["add_generation_prompt"] = call.add_generation_prompt
     told = [msgspec.json.encode(given)[1:-1]]

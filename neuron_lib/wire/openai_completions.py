@@ -23,7 +23,7 @@ from neuron_lib.wire.reply_shape import grammar_of
 from neuron_lib.wire.sampling_fields import read_sampling
 from neuron_lib.wire.writing_fields import WritingFields, max_tokens_of, stop_of, stream_options_of
 
-__all__ = ("SHAPES", "CompletionBody", "CompletionRequest", "decode")
+__all__ = ("CHAT_FIELDS", "SHAPES", "CompletionBody", "CompletionRequest", "decode", "task_of")
 
 _MAX_TOKENS: Final = 16
 """OpenAI's length of a reply if the request does not say one."""
@@ -35,7 +35,7 @@ _Prompts: TypeAlias = str | list[str | _Token | list[_Token]]
 """A text, the tokens of one, or a list of either. Texts and tokens in one list are refused."""
 
 
-_ELSEWHERE: Final[Refused] = {
+CHAT_FIELDS: Final[Refused] = {
     "chat_template_kwargs": (),
     "documents": (),
     "function_call": ("none", "auto"),
@@ -61,7 +61,7 @@ class CompletionBody(WritingFields, frozen=True, kw_only=True):
     add_special_tokens: Literal[True] | None = None
 
 
-_decoder: Final = decoder_with_refused(CompletionBody, also=_ELSEWHERE)
+_decoder: Final = decoder_with_refused(CompletionBody, also=CHAT_FIELDS)
 _prompts_decoder: Final = msgspec.json.Decoder(_Prompts)
 
 
@@ -104,31 +104,36 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
     Raises what `decode_body` raises, also for values that are out of bounds.
     """
     call = decode_body(_decoder, body, content_type=headers.get("content-type"))
-    refuse_unsupported(call, also=_ELSEWHERE)
-    options, choices = stream_options_of(call), call.n or 1
+    refuse_unsupported(call, also=CHAT_FIELDS)
+    options = stream_options_of(call)
+    return CompletionRequest(
+        task=task_of(call, principal=principal, max_tokens=max_tokens_of(call, absent=_MAX_TOKENS)),
+        stream=bool(call.stream),
+        include_usage=options.include_usage or False,
+        continuous_usage=options.continuous_usage_stats or False,
+    )
+
+
+def task_of(call: CompletionBody, *, principal: Principal | None, max_tokens: int | None) -> Complete:
+    """The task that a body asks for. Raises `MalformedJson` or `InvalidRequest`."""
+    choices = call.n or 1
     if call.best_of not in {None, choices}:
         raise refusal("best_of", "no replies are compared here; `n` gives several replies")
     prompts = _prompts(call.prompt, choices=choices)
-    task = Complete(
+    return Complete(
         model_id=call.model,
         prompt=prompts[0],
         more_prompts=prompts[1:],
         suffix=call.suffix or None,
         echo=bool(call.echo),
         sampling=read_sampling(call),
-        max_tokens=max_tokens_of(call, absent=_MAX_TOKENS),
+        max_tokens=max_tokens,
         stop=stop_of(call),
         choices=choices,
         top_logprobs=call.logprobs,
         grammar=grammar_of(call),
         principal=principal,
         whole=not call.stream,
-    )
-    return CompletionRequest(
-        task=task,
-        stream=bool(call.stream),
-        include_usage=options.include_usage or False,
-        continuous_usage=options.continuous_usage_stats or False,
     )
 
 

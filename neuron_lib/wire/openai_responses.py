@@ -18,17 +18,27 @@ from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, re
 from neuron_lib.wire.openai_responses_errors import ChainedConversation
 from neuron_lib.wire.openai_responses_input import Input, read_input
 from neuron_lib.wire.openai_responses_reply import (
-    Reasoning,
+    ReasoningShown,
     Response,
     ResponseCollector,
     ResponseEvent,
     ResponseStreamEncoder,
     Text,
 )
-from neuron_lib.wire.openai_responses_tools import Choice, Tool, read_tools
+from neuron_lib.wire.openai_responses_tools import Tool, read_tools
+from neuron_lib.wire.reasoning_fields import (
+    Budget,
+    Effort,
+    Reasoning,
+    ReasoningChoice,
+    Thinking,
+    read_reasoning,
+    template_words,
+)
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import Format, ReplyShapeFields, grammar_of, shapes_of_format
 from neuron_lib.wire.sampling_fields import read_sampling
+from neuron_lib.wire.tool_choice import ToolChoiceField
 
 __all__ = ("SHAPES", "ResponsesBody", "ResponsesRequest", "decode")
 
@@ -67,8 +77,7 @@ class _TextFields(Struct):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class _ReasoningFields(Struct):
-    effort: Annotated[str, Meta(max_length=64)] | None = None
+class _ReasoningFields(Reasoning):
     summary: _Summary | None = None
     generate_summary: _Summary | None = None
     context: Literal["auto"] | None = None
@@ -93,7 +102,7 @@ class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     text: _TextFields | None = None
     reasoning: _ReasoningFields | None = None
     tools: Annotated[msgspec.Raw, read_as(list[Tool])] = NOTHING
-    tool_choice: Annotated[msgspec.Raw, read_as(Choice)] = NOTHING
+    tool_choice: Annotated[msgspec.Raw, read_as(ToolChoiceField)] = NOTHING
     parallel_tool_calls: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     include: Annotated[list[str], Meta(max_length=64)] | None = None
@@ -104,8 +113,16 @@ class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     user: _Note | None = None
     safety_identifier: _Note | None = None
     prompt_cache_key: _Note | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: Annotated[msgspec.Raw, read_as(_Object)] = NOTHING
     enable_thinking: bool | None = None
+    reasoning_effort: Effort | None = None
+    thinking: Thinking | bool | None = None
+    thinking_budget_tokens: Budget | None = None
+    reasoning_budget_tokens: Budget | None = None
+    reasoning_budget: Budget | None = None
+    thinking_token_budget: Budget | None = None
+    thinking_budget: Budget | None = None
 
 
 _ELSEWHERE: Final[Mapping[str, tuple[object, ...]]] = {
@@ -127,7 +144,6 @@ _ELSEWHERE: Final[Mapping[str, tuple[object, ...]]] = {
     "messages": (),
     "n": (1,),
     "n_predict": (),
-    "reasoning_effort": (),
     "stop": (),
     "stop_sequences": (),
 }
@@ -181,25 +197,27 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
     refuse_unsupported(call, also=_ELSEWHERE)
     if call.stream_options is not None and not call.stream:
         raise refusal("stream_options", "only where `stream` is true")
-    parallel = call.parallel_tool_calls is not False
-    tools = read_tools(call.tools, call.tool_choice, parallel=parallel)
+    tools = read_tools(call.tools, call.tool_choice, parallel=call.parallel_tool_calls)
     conversation = read_input(call.input, instructions=call.instructions)
-    reasoning = _reasoning(call)
+    reasoning = read_reasoning(call)
     text = _text(call)
     max_tokens = _max_tokens(call)
     task = Chat(
         model_id=call.model,
         messages=conversation.messages,
-        tools=tools.offered,
-        tool_choice=tools.choice,
+        tools=tools.offer.tools,
+        tool_choice=tools.offer.choice,
         template_kwargs=_template_kwargs(call, reasoning),
+        reasoning_budget=reasoning.budget,
         sampling=read_sampling(call),
         max_tokens=max_tokens,
         top_logprobs=_top_logprobs(call),
         grammar=grammar_of(call, also=shapes_of_format(text.format, "text.format", missing="schema")),
         principal=principal,
         whole=not call.stream,
-        continue_final_message=conversation.goes_on,
+        continue_final_message=(
+            conversation.goes_on if call.continue_final_message is None else call.continue_final_message
+        ),
     )
     response = Response(
         instructions=call.instructions,
@@ -207,9 +225,9 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         max_tool_calls=call.max_tool_calls,
         metadata=_metadata(call),
         model=call.model,
-        parallel_tool_calls=parallel,
+        parallel_tool_calls=call.parallel_tool_calls is not False,
         prompt_cache_key=call.prompt_cache_key,
-        reasoning=reasoning,
+        reasoning=ReasoningShown(effort=reasoning.effort, summary=_summary(call)),
         safety_identifier=call.safety_identifier,
         temperature=call.temperature,
         text=text,
@@ -227,9 +245,9 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
     )
 
 
-def _reasoning(call: ResponsesBody) -> Reasoning:
+def _summary(call: ResponsesBody) -> _Summary | None:
     asked = call.reasoning or _ReasoningFields()
-    return Reasoning(effort=asked.effort, summary=asked.summary or asked.generate_summary)
+    return asked.summary or asked.generate_summary
 
 
 def _text(call: ResponsesBody) -> Text:
@@ -241,20 +259,18 @@ def _text(call: ResponsesBody) -> Text:
     return replace(shown, format=msgspec.Raw(msgspec.json.format(bytes(asked.format), indent=-1)))
 
 
-def _template_kwargs(call: ResponsesBody, reasoning: Reasoning) -> UnreadObject:
+def _template_kwargs(call: ResponsesBody, reasoning: ReasoningChoice) -> UnreadObject:
     """The arguments of the template beside messages and tools, as one JSON object.
 
-    A model thinks if the client asks for reasoning: for an effort other than "none", or for a summary. A name may be in
-    the object twice. The decoder takes the last one.
+    A model also reasons if the client asks for a summary. A name may be in the object twice. The decoder takes the last
+    one.
     """
-    thinks = call.enable_thinking
-    if thinks is None:
-        thinks = (reasoning.effort or reasoning.summary or "none") != "none"
-    told = [b'"enable_thinking":' + (b"true" if thinks else b"false")]
-    if reasoning.effort is not None:
-        told.append(b'"reasoning_effort":' + msgspec.json.encode(reasoning.effort))
+    if reasoning.thinks is None and _summary(call) not in {None, "none"}:
+        reasoning = reasoning._replace(thinks=True)
+    given = template_words(reasoning, default=False)
     if call.text is not None and call.text.verbosity is not None:
-        told.append(b'"verbosity":' + msgspec.json.encode(call.text.verbosity))
+        given["verbosity"] = call.text.verbosity
+    told = [msgspec.json.encode(given)[1:-1]]
     if is_given(call.chat_template_kwargs):
         decode_part(_object_decoder, call.chat_template_kwargs, param="chat_template_kwargs")
         check_nesting_and_numbers(bytes(call.chat_template_kwargs), param="chat_template_kwargs")

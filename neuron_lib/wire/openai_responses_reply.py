@@ -16,17 +16,18 @@ from neuron_lib.wire.bodies import read_as
 from neuron_lib.wire.http_errors import judge
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_responses_output import AnyOutputEvent, Item, OutputEvent, OutputItems
-from neuron_lib.wire.openai_responses_tools import Choice, FlatTool
+from neuron_lib.wire.openai_responses_tools import FlatTool
 from neuron_lib.wire.reply_shape import Format
 from neuron_lib.wire.sse import server_sent_event
+from neuron_lib.wire.tool_choice import ToolChoiceField
 
-__all__ = ("Reasoning", "Response", "ResponseCollector", "ResponseEvent", "ResponseStreamEncoder", "Text")
+__all__ = ("ReasoningShown", "Response", "ResponseCollector", "ResponseEvent", "ResponseStreamEncoder", "Text")
 
 _FAILED: Final = "server_error"
 """What `error.code` of a response says about every failure. Clients know only a few values."""
 
 
-class Reasoning(Struct, frozen=True):
+class ReasoningShown(Struct, frozen=True):
     """How the client asked for reasoning."""
 
     effort: str | None = None
@@ -88,13 +89,13 @@ class Response(Struct, kw_only=True):
     parallel_tool_calls: bool = True
     previous_response_id: None = None
     prompt_cache_key: str | None = None
-    reasoning: Reasoning = Reasoning()
+    reasoning: ReasoningShown = ReasoningShown()
     safety_identifier: str | None = None
     service_tier: Literal["default"] = "default"
     store: Literal[False] = False
     temperature: float | None = None
     text: Text = Text()
-    tool_choice: Annotated[msgspec.Raw, read_as(Choice)] = msgspec.Raw(b'"auto"')
+    tool_choice: Annotated[msgspec.Raw, read_as(ToolChoiceField)] = msgspec.Raw(b'"auto"')
     tools: Annotated[msgspec.Raw, read_as(list[FlatTool])] = msgspec.Raw(b"[]")
     top_logprobs: int = 0
     top_p: float | None = None

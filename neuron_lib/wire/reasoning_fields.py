@@ -7,7 +7,16 @@ from msgspec import Meta, Struct
 from neuron_lib.shown import clip
 from neuron_lib.wire.json_bounds import refusal
 
-__all__ = ("Budget", "Effort", "Reasoning", "ReasoningChoice", "ReasoningFields", "Thinking", "read_reasoning")
+__all__ = (
+    "Budget",
+    "Effort",
+    "Reasoning",
+    "ReasoningChoice",
+    "ReasoningFields",
+    "Thinking",
+    "read_reasoning",
+    "template_words",
+)
 
 Budget: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 """A number of tokens; -1 sets no bound."""
@@ -95,6 +104,19 @@ def read_reasoning(fields: ReasoningFields) -> ReasoningChoice:
     for said in (wanted.enabled, _thinks(fields), fields.enable_thinking):
         thinks = thinks if said is None else said
     return ReasoningChoice(thinks, budget, effort)
+
+
+def template_words(choice: ReasoningChoice, *, default: bool) -> dict[str, object]:
+    """The choice in each name that chat templates have for it. A request that makes no choice has the `default`."""
+    words: dict[str, object] = {"enable_thinking": default}
+    if choice.thinks is not None:
+        mode = "enabled" if choice.thinks else "disabled"
+        words |= {"enable_thinking": choice.thinks, "thinking": choice.thinks, "thinking_mode": mode}
+    if choice.budget is not None:
+        words["thinking_budget"] = choice.budget
+    if choice.effort is not None:
+        words["reasoning_effort"] = choice.effort
+    return words
 
 
 def _budget(fields: ReasoningFields, wanted: Reasoning) -> int | None:

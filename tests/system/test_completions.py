@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.system.daemon import MODELS, Daemon, running_daemon
+from tests.system.daemon import MODELS, Daemon, running_daemon, stream_payloads
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -111,6 +111,18 @@ def test_a_reply_ends_at_a_stop_and_takes_a_choice_if_it_must(client: openai.Ope
     words = {"guided_choice": [" Rome", " Berlin"]}
     (choice,) = client.completions.create(prompt=[FRANCE], extra_body=words, **GREEDY).choices
     assert (choice.text, choice.finish_reason) in {(" Rome", "stop"), (" Berlin", "stop")}
+
+
+def test_llama_cpp_s_own_completion_has_the_same_text(daemon: Daemon, client: openai.OpenAI) -> None:
+    body = {"prompt": FRANCE, "n_predict": 5, "temperature": 0}
+    told = post(daemon, "/completion", **body)
+    assert told["content"] == texts(client.completions.create(prompt=FRANCE, **GREEDY))[0]
+    assert (told["stop"], told["stop_type"], told["tokens_predicted"]) == (True, "limit", 5)
+    with daemon.client.stream("POST", "/completion", json=body | {"stream": True}) as answer:
+        pieces = list(stream_payloads(answer.iter_lines()))
+    assert "".join(piece["content"] for piece in pieces) == told["content"]
+    assert [piece["stop"] for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert post(daemon, "/completion", **body, stop=["Paris"])["stopping_word"] == "Paris"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.text.tag_splitter import Markers, cut_at_tag
 from neuron_lib.types import ReasoningDelta, TextDelta, ToolCall
 
-__all__ = ("CallIds", "MarkedFormat", "MarkedReader", "numbered_ids", "spells")
+__all__ = ("CallIds", "MarkedFormat", "MarkedReader", "numbered_ids", "plain_reader", "spells")
 
 CallIds: TypeAlias = Callable[[int, str, Callable[[int], str]], str]
 """Makes the id of a call from its index, the function's name, and a source of random hex digits (a number of bytes)."""

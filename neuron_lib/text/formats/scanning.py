@@ -197,12 +197,12 @@ class ScanBlock:
     scan: Scan
     is_first: bool = False
 
-    def start(self, opening: str, tools: Tools, breaks: tuple[str, ...]) -> "ScanReader":  # noqa: ARG002
+    def start(self, opening: str, tools: Tools, breaks: tuple[str, ...]) -> "_ScanReader":  # noqa: ARG002
         """See `Block`. The texts in `breaks` end the block where no value can contain them, like any other text."""
-        return ScanReader(self, opening, tools)
+        return _ScanReader(self, opening, tools)
 
 
-class ScanReader:
+class _ScanReader:
     """See `BlockReader`."""
 
     __slots__ = ("_block", "_opening", "_text", "_tools", "_wake")

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-__all__ = ("Parameters", "as_json", "json_value", "parameters_of", "typed_value", "without_frame")
+__all__ = ("Parameters", "Schema", "as_json", "json_value", "parameters_of", "typed_value", "without_frame")
 
 _MOST_REFERENCES: Final = 16
 """How many `$ref` are followed, one after the other. A schema may refer to itself."""

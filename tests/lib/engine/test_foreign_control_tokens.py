@@ -168,7 +168,7 @@ def test_no_part_of_a_request_makes_a_control_token(
     head = "{{ tools | tojson(ensure_ascii=ASCII) }}{{ more }}{{ bos_token }}".replace("ASCII", ascii_only)
     vocab = vocabularies["bytes"]
     maker = preparer(vocab, head + CHATML.replace("BODY", body.replace("ASCII", ascii_only)))
-    ids = maker.prepare(ChatTask(**fields)).tokens
+    ids = maker.prepare(ChatTask(**fields, continue_final_message=False)).tokens
     turns = len(fields["messages"])
     expected = ["<|im_start|>", "<|im_end|>"] * turns + ["<|im_start|>"]
     assert [text for text in control_of(vocab, ids) if text != "<s>"] == expected
