@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from neuron_lib import EngineDead, GenerationEvent, NeuronError
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Chat, ReasoningDelta, TextDelta, ToolCall
+from neuron_lib.types import Chat, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCall, Usage
 from tests.fakes.listening_host import ListeningHost, listening_host
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
@@ -146,6 +146,36 @@ def test_a_stream_that_the_client_puts_together() -> None:
         final = stream.get_final_response()
     assert snapshots == ["Hi", "Hi é"]
     assert final.output_text == "Hi é"
+
+
+CUT = Finished(
+    reasons=(FinishReason.LENGTH,),
+    usage=Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=3, reasoning_tokens=1),
+)
+
+
+def test_a_reply_that_was_cut_is_incomplete_to_the_client_whole_and_streamed() -> None:
+    with host_that_says(ReasoningDelta("hm"), "Hel", CUT) as host, client_of(host) as client:
+        response = client.responses.create(model=A, input="hi", max_output_tokens=2)
+        *_, last = client.responses.create(model=A, input="hi", max_output_tokens=2, stream=True)
+    assert last.type == "response.incomplete"
+    for told in (response, last.response):
+        assert told.incomplete_details is not None
+        assert (told.status, told.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+        assert (told.output_text, [item.status for item in told.output]) == ("Hel", ["completed", "incomplete"])  # type: ignore[union-attr]
+        assert told.usage is not None
+        assert told.usage.input_tokens_details.cached_tokens == 3
+        assert told.usage.output_tokens_details.reasoning_tokens == 1
+
+
+def test_a_message_that_was_cut_is_continued() -> None:
+    with host_that_says(ReasoningDelta("hm"), "Hel", CUT) as host, client_of(host) as client:
+        first = client.responses.create(model=A, input="hi", max_output_tokens=2)
+        client.responses.create(model=A, input=[{"role": "user", "content": "hi"}, *first.output])  # type: ignore[list-item]
+        *_, again = host.scripted.harness.requests
+    assert isinstance(again, Chat)
+    assert again.continue_final_message
+    assert list(again.messages)[-1] == {"role": "assistant", "content": "Hel", "reasoning_content": "hm"}
 
 
 def test_log_probabilities() -> None:
