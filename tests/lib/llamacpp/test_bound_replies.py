@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 
 from neuron_lib.errors import InvalidGrammar, InvalidRequest
@@ -236,3 +237,44 @@ async def test_what_cannot_be_bound_is_refused_with_its_field(smollm2_path: Path
         assert unknown.value.param == "tools[2].function.parameters"
         loose = await reply(model, tools=(strange,), tool_choice=ToolChoice("required", parallel=False))
         assert [name for name, _ in loose.calls[0]] == ["f"]
+
+
+async def test_guessed_tokens_are_bound_like_others(smollm2_path: Path) -> None:
+    calls = []
+    for speculation in ("off", "on"):
+        async with demo(smollm2_path, speculation=speculation) as model:
+            several = await reply(
+                model, messages=EARLIER, tools=TOOLS, tool_choice=ToolChoice("required"), sampling=LIKELIEST
+            )
+            assert several.calls[0]
+            assert all(fits(call) for call in several.calls[0])
+            calls.append(several.calls[0])
+    assert calls[0] == calls[1]
+
+
+async def test_replies_that_lose_their_cells_stay_bound(smollm2_path: Path) -> None:
+    got: dict[int, Reply] = {}
+
+    async def one(model: LlamaCppModel, number: int) -> None:
+        asked = {"role": "user", "content": f"What is the weather in Paris, please? I asked {number} times."}
+        got[number] = await reply(
+            model,
+            messages=(asked,),
+            tools=TOOLS,
+            tool_choice=ToolChoice("required"),
+            sampling=SamplingParams(temperature=1.0, seed=number),
+            max_tokens=100,
+            top_logprobs=1,
+        )
+
+    async with (
+        demo(smollm2_path, kv_layout="unified", kv_cells=768, n_ctx=768) as model,
+        anyio.create_task_group() as group,
+    ):
+        for number in range(4):  # each needs about 250 cells
+            group.start_soon(one, model, number)
+    assert set(got) == set(range(4))
+    for each in got.values():
+        assert all(fits(call) for call in each.calls[0])
+        assert not each.text[0]
+        assert each.calls[0] or each.reasons == (FinishReason.LENGTH,)
