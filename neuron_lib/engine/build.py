@@ -21,7 +21,6 @@ from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.step_costs import StepCosts
 from neuron_lib.engine.vector_scheduler import VectorScheduler
-from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.control_tokens import ControlToken, control_tokens
@@ -30,7 +29,7 @@ from neuron_lib.llama.model import Model
 from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.modality import RERANK
-from neuron_lib.text.formats import FORMATS, choose_format, choose_reasoning
+from neuron_lib.text.formats import FORMATS, choose_format, choose_reasoning, named_format
 from neuron_lib.types import ContextParams
 
 __all__ = (
@@ -226,10 +225,7 @@ def model_facts(
     def is_token(text: str) -> bool:
         return model.vocab.single_token(text) is not None
 
-    chosen = FORMATS.get(tool_format) if tool_format else choose_format(tool_template, is_token)
-    if chosen is None:
-        known = ", ".join(sorted(FORMATS))
-        raise LoadFailed(f"there is no tool format {tool_format!r}; `tool_format` is one of {known}")
+    chosen = named_format(tool_format) if tool_format else choose_format(tool_template, is_token)
     return structs.replace(
         facts,
         kv_layout="unified" if context.is_unified else "per_sequence",
