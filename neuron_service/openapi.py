@@ -123,6 +123,7 @@ class _Types:
 
     def __init__(self) -> None:
         self._shown: dict[type[Struct], type[Struct]] = {}
+        self._names: set[str] = set()
         self._referred: list[tuple[Any, dict[str, Any]]] = []
 
     def any_of(self, annotations: Iterable[Any]) -> dict[str, Any]:
@@ -172,7 +173,7 @@ class _Types:
         if struct not in self._shown:
             tag_field, tag = _tag_of(struct)
             self._shown[struct] = msgspec.defstruct(
-                _public_name(struct),
+                self._name(struct),
                 [(field.name, *self._show_field(field)) for field in fields(struct) if field.name != tag_field],
                 namespace={"__doc__": struct.__doc__},
                 kw_only=True,
@@ -181,6 +182,15 @@ class _Types:
                 array_like=struct.__struct_config__.array_like,
             )
         return self._shown[struct]
+
+    def _name(self, struct: type[Struct]) -> str:
+        """A name that no other struct has. A private struct, or one whose name is taken, is named by its module too."""
+        name = struct.__name__
+        if name.startswith("_") or name in self._names:
+            words = re.findall(r"[a-z0-9]+", struct.__module__.rpartition(".")[2])
+            name = "".join(map(str.capitalize, words)) + name.lstrip("_")
+        self._names.add(name)
+        return name
 
     def _show_field(self, field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
         annotation = self._show(field.type)
@@ -202,11 +212,3 @@ def _tag_of(struct: type[Struct]) -> tuple[str | None, Any]:
     if config.tag is None and kind is not None and get_origin(kind.type) is Literal and len(get_args(kind.type)) == 1:
         return "type", get_args(kind.type)[0]
     return config.tag_field, config.tag
-
-
-def _public_name(struct: type[Struct]) -> str:
-    """A name that no other struct has: private structs are named after their modules."""
-    if not struct.__name__.startswith("_"):
-        return struct.__name__
-    words = re.findall(r"[a-z0-9]+", struct.__module__.rpartition(".")[2])
-    return "".join(map(str.capitalize, words)) + struct.__name__.lstrip("_")

@@ -173,7 +173,7 @@ def build_preparer(model: Model, context: Context, load: Load, facts: ModelFacts
         n_ctx=context.n_ctx,
         seats=load.seats,
         needs_checkpoints=not context.memory.can_truncate,
-        call_example=FORMATS[facts.tool_format].example,
+        tool_format=FORMATS[facts.tool_format],
         binder=Binder(model.vocab, tool_format=FORMATS[facts.tool_format], reasoning=facts.reasoning),
     )
 

@@ -32,6 +32,7 @@ from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import Constraint, SamplerChain
 from neuron_lib.text.control_text import ControlTexts, Piece, Strips
+from neuron_lib.text.formats import GENERIC, ToolFormat
 
 __all__ = ("PreparedPrompt", "Preparer", "checkpoints_of", "control_texts")
 
@@ -77,7 +78,7 @@ class Preparer:
         needs_checkpoints: bool = False,
         vector_tokens: int = 0,
         pairs: PairWriter | None = None,
-        call_example: str = "",
+        tool_format: ToolFormat = GENERIC,
         seats: int = 1,
         binder: Binder | None = None,
     ) -> None:
@@ -86,9 +87,9 @@ class Preparer:
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
         `vector_tokens` at most, 0 where the engine makes no vectors. `pairs` writes the prompts of a reranker, and is
-        None for every other model. More prompts of one completion than `seats` take turns. `call_example` is a call in
-        the format of the model, for a template that shows no tools. `binder` binds the replies to chats; None is one
-        for a model that neither reasons nor calls tools.
+        None for every other model. More prompts of one completion than `seats` take turns. `tool_format` is the
+        model's, for templates that do not show tools or calls. `binder` binds the replies to chats; None is one for a
+        model that neither reasons nor calls tools.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
@@ -109,7 +110,7 @@ class Preparer:
             eos_token=vocab.eos,
             controls=control_texts(controls),
             limit_s=_RENDER_LIMIT_S,
-            call_example=call_example,
+            tool_format=tool_format,
         )
 
     def prepare(self, task: TaskFrame) -> PreparedPrompt:
@@ -144,8 +145,7 @@ class Preparer:
             case CompleteTask():
                 self.echo(task)  # what is too long is refused here
                 bond = None if task.grammar is None else Bond(task.grammar)
-                prompts = (self._to_go_on_with(prompt, task.suffix) for prompt in task.prompts)
-                return tuple(with_changes(prompt, bond=bond) for prompt in prompts)
+                return tuple(with_changes(prompt, bond=bond) for prompt in self._to_go_on_with(task))
             case EmbedTask() | RerankTask():
                 return tuple(self._inputs_of(task) if isinstance(task, EmbedTask) else self._pairs_of(task))
             case TokenizeTask(prompt=prompt):
@@ -183,12 +183,17 @@ class Preparer:
         self._check_tokens(prompt, param=param)
         return Prompt("", tokens=prompt, param=param)
 
-    def _to_go_on_with(self, prompt: str | tuple[int, ...], suffix: str | None) -> Prompt:
-        """A prompt as it is, or the prompt for what belongs between it and the suffix. In these two nothing is a
-        control token.
-        """
-        if suffix is None:
-            return self._verbatim(prompt, param="prompt")
+    def _to_go_on_with(self, task: CompleteTask) -> Iterator[Prompt]:
+        """Each prompt as it is, or the prompt for what belongs between it and the suffix."""
+        for index, prompt in enumerate(task.prompts):
+            param = f"prompt[{index}]" if task.more_prompts else "prompt"
+            if task.suffix is None:
+                yield self._verbatim(prompt, param=param)
+            else:
+                yield self._around(prompt, task.suffix, param=param)
+
+    def _around(self, prompt: str | tuple[int, ...], suffix: str, *, param: str) -> Prompt:
+        """The prompt for what belongs between `prompt` and `suffix`. In both nothing is a control token."""
         if not isinstance(prompt, str):
             raise InvalidRequest("suffix: it can only follow a prompt that is text", param="suffix")
         markers = self._vocab.fill_in_middle
@@ -196,7 +201,7 @@ class Preparer:
             raise InvalidRequest("suffix: this model has no tokens to fill in the middle of a text", param="suffix")
         before, behind, middle = (Piece(marker, is_foreign=False) for marker in markers)
         pieces = (before, Piece(prompt, is_foreign=True), behind, Piece(suffix, is_foreign=True), middle)
-        return Prompt("".join(piece.text for piece in pieces), pieces)
+        return Prompt("".join(piece.text for piece in pieces), pieces, param=param)
 
     def echo(self, task: TaskFrame) -> tuple[str, ...]:
         """The texts that the replies to this task begin with, one for each prompt. Empty if it does not want them.

@@ -125,6 +125,25 @@ def test_a_field_that_stays_text_is_shown_as_what_reads_it() -> None:
     assert body["properties"]["anything"] in ({}, {"default": None})
 
 
+def test_two_structs_of_one_name_are_two_components() -> None:
+    class Thing(Struct):
+        one: int
+
+    first = Thing
+
+    class Thing(Struct):  # type: ignore[no-redef]
+        two: int
+
+    operation = Operation(method="get", path="/x", summary="x", answers={200: first, 201: Thing})
+    schemas = document([operation], version="1")["components"]["schemas"]
+    assert {name: list(schema["properties"]) for name, schema in schemas.items()} == {
+        "ErrorEnvelope": ["error"],
+        "OpenaiErrorsError": ["message", "type", "code", "param"],
+        "TestOpenapiThing": ["two"],
+        "Thing": ["one"],
+    }
+
+
 def test_what_an_answer_may_leave_out_is_not_required() -> None:
     operation = Operation(method="get", path="/x", summary="x", answers={200: _Body})
     body = document([operation], version="1")["components"]["schemas"]["TestOpenapiBody"]
