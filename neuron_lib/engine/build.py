@@ -52,6 +52,9 @@ logger = logging.getLogger("neuron_lib.engine")
 _MOST_VECTOR_TOKENS: Final = 2048
 """Tokens of all texts that vectors are made of at once: attention over them takes about 200 MiB in a small model."""
 
+_MOST_TEXTS: Final = 64
+"""Texts that vectors are made of at once. A step with a few short texts takes nearly as long as one with many."""
+
 
 def open_context(model: Model, load: Load) -> Context:
     """The context that was asked for, but no longer than the model was trained for. Raises `LoadFailed`."""
@@ -123,12 +126,12 @@ def open_vector_context(model: Model, load: Load) -> VectorContext:
     tokens, unless `n_batch` is larger.
     """
     n_batch = min(context_length(model, load), max(load.context.n_batch, _MOST_VECTOR_TOKENS))
-    return VectorContext(model, load.context, seats=min(load.seats, n_batch), n_batch=n_batch)
+    return VectorContext(model, load.context, seats=min(_MOST_TEXTS, n_batch), n_batch=n_batch)
 
 
 def build_vector_scheduler(context: VectorContext, load: Load) -> VectorScheduler:
     """The scheduler for `context`."""
-    return VectorScheduler(seats=min(load.seats, context.n_batch), n_batch=context.n_batch)
+    return VectorScheduler(seats=load.seats, texts=min(_MOST_TEXTS, context.n_batch), n_batch=context.n_batch)
 
 
 def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> Preparer:
