@@ -20,6 +20,7 @@ from neuron_lib.engine.protocol import Load, ModelFacts, TemplateKind
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.step_costs import StepCosts
+from neuron_lib.engine.vector_scheduler import VectorScheduler
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
@@ -126,12 +127,9 @@ def open_vector_context(model: Model, load: Load) -> VectorContext:
     return VectorContext(model, load.context, seats=min(load.seats, n_batch), n_batch=n_batch)
 
 
-def build_vector_scheduler(context: VectorContext, load: Load) -> Scheduler:
-    """The scheduler for `context`, which reuses nothing."""
-    seats = min(load.seats, context.n_batch)
-    cells, costs = StreamCells(seats, context.n_batch), StepCosts(target_step_s=load.target_step_s)
-    cache = PromptCache(seats=seats, cells=cells, costs=costs, is_enabled=False)
-    return Scheduler(cache=cache, cells=cells, costs=costs, n_batch=context.n_batch, n_ctx=context.n_batch)
+def build_vector_scheduler(context: VectorContext, load: Load) -> VectorScheduler:
+    """The scheduler for `context`."""
+    return VectorScheduler(seats=min(load.seats, context.n_batch), n_batch=context.n_batch)
 
 
 def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> Preparer:
@@ -144,7 +142,6 @@ def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> P
         n_ctx=context.n_batch,
         vector_tokens=context.n_batch,
         pairs=_pair_writer(model, controls) if RERANK in model.capabilities else None,
-        seats=min(load.seats, context.n_batch),
     )
 
 
@@ -173,7 +170,7 @@ def build_preparer(model: Model, context: Context, load: Load, facts: ModelFacts
         n_ctx=context.n_ctx,
         seats=load.seats,
         needs_checkpoints=not context.memory.can_truncate,
-        call_example=FORMATS[facts.tool_format].example,
+        tool_format=FORMATS[facts.tool_format],
         binder=Binder(model.vocab, tool_format=FORMATS[facts.tool_format], reasoning=facts.reasoning),
     )
 

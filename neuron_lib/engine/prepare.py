@@ -32,6 +32,7 @@ from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import Constraint, SamplerChain
 from neuron_lib.text.control_text import ControlTexts, Piece, Strips
+from neuron_lib.text.formats import GENERIC, ToolFormat
 
 __all__ = ("PreparedPrompt", "Preparer", "checkpoints_of", "control_texts")
 
@@ -77,7 +78,7 @@ class Preparer:
         needs_checkpoints: bool = False,
         vector_tokens: int = 0,
         pairs: PairWriter | None = None,
-        call_example: str = "",
+        tool_format: ToolFormat = GENERIC,
         seats: int = 1,
         binder: Binder | None = None,
     ) -> None:
@@ -85,10 +86,10 @@ class Preparer:
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
-        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns. `pairs`
-        writes the prompts of a reranker, and is None for every other model. `call_example` is a call in the format of
-        the model, for a template that shows no tools. `binder` binds the replies to chats; None is one for a model that
-        neither reasons nor calls tools.
+        `vector_tokens` at most, 0 where the engine makes no vectors. `pairs` writes the prompts of a reranker, and is
+        None for every other model. More prompts of one completion than `seats` take turns. `tool_format` is the
+        model's, for templates that do not show tools or calls. `binder` binds the replies to chats; None is one for a
+        model that neither reasons nor calls tools.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
@@ -109,7 +110,7 @@ class Preparer:
             eos_token=vocab.eos,
             controls=control_texts(controls),
             limit_s=_RENDER_LIMIT_S,
-            call_example=call_example,
+            tool_format=tool_format,
         )
 
     def prepare(self, task: TaskFrame) -> PreparedPrompt:
@@ -144,8 +145,7 @@ class Preparer:
             case CompleteTask():
                 self.echo(task)  # what is too long is refused here
                 bond = None if task.grammar is None else Bond(task.grammar)
-                prompts = (self._to_go_on_with(prompt, task.suffix) for prompt in task.prompts)
-                return tuple(with_changes(prompt, bond=bond) for prompt in prompts)
+                return tuple(with_changes(prompt, bond=bond) for prompt in self._to_go_on_with(task))
             case EmbedTask() | RerankTask():
                 return tuple(self._inputs_of(task) if isinstance(task, EmbedTask) else self._pairs_of(task))
             case TokenizeTask(prompt=prompt):
@@ -183,12 +183,17 @@ class Preparer:
         self._check_tokens(prompt, param=param)
         return Prompt("", tokens=prompt, param=param)
 
-    def _to_go_on_with(self, prompt: str | tuple[int, ...], suffix: str | None) -> Prompt:
-        """A prompt as it is, or the prompt for what belongs between it and the suffix. In these two nothing is a
-        control token.
-        """
-        if suffix is None:
-            return self._verbatim(prompt, param="prompt")
+    def _to_go_on_with(self, task: CompleteTask) -> Iterator[Prompt]:
+        """Each prompt as it is, or the prompt for what belongs between it and the suffix."""
+        for index, prompt in enumerate(task.prompts):
+            param = f"prompt[{index}]" if task.more_prompts else "prompt"
+            if task.suffix is None:
+                yield self._verbatim(prompt, param=param)
+            else:
+                yield self._around(prompt, task.suffix, param=param)
+
+    def _around(self, prompt: str | tuple[int, ...], suffix: str, *, param: str) -> Prompt:
+        """The prompt for what belongs between `prompt` and `suffix`. In both nothing is a control token."""
         if not isinstance(prompt, str):
             raise InvalidRequest("suffix: it can only follow a prompt that is text", param="suffix")
         markers = self._vocab.fill_in_middle
@@ -196,7 +201,7 @@ class Preparer:
             raise InvalidRequest("suffix: this model has no tokens to fill in the middle of a text", param="suffix")
         before, behind, middle = (Piece(marker, is_foreign=False) for marker in markers)
         pieces = (before, Piece(prompt, is_foreign=True), behind, Piece(suffix, is_foreign=True), middle)
-        return Prompt("".join(piece.text for piece in pieces), pieces)
+        return Prompt("".join(piece.text for piece in pieces), pieces, param=param)
 
     def echo(self, task: TaskFrame) -> tuple[str, ...]:
         """The texts that the replies to this task begin with, one for each prompt. Empty if it does not want them.
@@ -290,19 +295,23 @@ class Preparer:
         return Text(request=request, text=self._spelled(task.tokens, "tokens"), token_count=len(task.tokens))
 
     def request(self, submit: Submit, prompts: Iterable[PreparedPrompt], *, arrived_s: float = 0.0) -> Request:
-        """What enters the line: a sequence, and as far as there are seats a seat, for each choice or input."""
+        """What enters the line: a sequence for each choice or text.
+
+        Choices of one prompt have a seat each. So have those of several prompts, as far as there are seats. Texts whose
+        vectors are wanted take turns on one.
+        """
         task = submit.task
         assert not isinstance(task, TokenizeTask | DetokenizeTask)  # nothing is computed for them
         if isinstance(task, VectorTask):
-            sequences = tuple(self._inputs(submit, prompts))
+            sequences, seats = tuple(self._inputs(submit, prompts)), 1
         else:
             sequences = tuple(
                 sequence
                 for number, prompt in enumerate(prompts)
                 for sequence in self._choices(submit, task, prompt, first=number * task.choices)
             )
-        takes_turns = isinstance(task, VectorTask) or (isinstance(task, CompleteTask) and task.more_prompts)
-        seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
+            takes_turns = isinstance(task, CompleteTask) and task.more_prompts
+            seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
         return Request(submit.request, sequences, seats, submit.class_, arrived_s)
 
     def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
@@ -312,7 +321,6 @@ class Preparer:
                 choice=choice,
                 prompt=prompt.tokens,
                 max_tokens=0,
-                wants_vector=True,
                 adapter=submit.class_.adapter,
             )
 

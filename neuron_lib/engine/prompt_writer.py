@@ -13,10 +13,12 @@ from neuron_lib.engine.protocol import TemplateKind
 from neuron_lib.errors import InvalidRequest, LoadFailed, TemplateFailed, cause_chain
 from neuron_lib.text.chat_template import CHATML, ChatTemplate, with_arguments
 from neuron_lib.text.control_text import ControlTexts, Disguise, Piece
+from neuron_lib.text.formats import GENERIC, ToolFormat
+from neuron_lib.text.formats.tool_format import ParsedCall
 from neuron_lib.text.messages import fit_messages, has_text_arguments
 from neuron_lib.text.prefill import Prefill, prefill_of
 from neuron_lib.text.template_facts import TemplateFacts, template_facts
-from neuron_lib.text.tool_prompt import mentions_tools, shows_described_tools, with_tools_as_text
+from neuron_lib.text.tool_prompt import described_tools, mentions_tools, shows_described_tools, with_tools_as_text
 
 __all__ = ("Prompt", "PromptWriter", "Templates")
 
@@ -70,16 +72,17 @@ class PromptWriter:
         eos_token: str,
         controls: ControlTexts | None,
         limit_s: float,
-        call_example: str = "",
+        tool_format: ToolFormat = GENERIC,
     ) -> None:
         """Raises `LoadFailed` if the operator's template does not compile.
 
         `controls` are what must not be read as control tokens in messages, None to read it so. A chat is rendered
-        within `limit_s` seconds. `call_example` is a call in the format of the model, for templates that show no tools.
+        within `limit_s` seconds. `tool_format` is the model's, for templates that do not show tools or calls.
         """
         self._controls: Final = controls
         self._limit_s: Final = limit_s
-        self._call_example: Final = call_example
+        self._spells_calls: Final = bool(tool_format.spelled([ParsedCall("f", "{}")]))
+        self._spell: Final = tool_format.spelled if self._spells_calls else GENERIC.spelled
         self._facts: Final[dict[ChatTemplate, TemplateFacts]] = {}
 
         def compiled(source: str) -> ChatTemplate:
@@ -123,10 +126,8 @@ class PromptWriter:
             raise TemplateFailed(template.message) from template.__cause__
         facts = self._known(template, is_for_tools=is_for_tools)
         described = () if facts.shows_tools else tools
-        if not facts.shows_tools and (tools or mentions_tools(messages)):
-            keeps_calls = facts.shows_calls and facts.shows_results
-            messages = with_tools_as_text(messages, tools, example=self._call_example, keeps_calls=keeps_calls)
-            tools = ()
+        messages = self._told(messages, described, facts)
+        tools = tools if facts.shows_tools else ()
         forms: list[Literal["object", "text"]] = [facts.arguments]
         if has_text_arguments(messages):
             forms.append("text" if facts.arguments == "object" else "object")
@@ -156,6 +157,21 @@ class PromptWriter:
             text = "tools: this model cannot be given tools, its chat template does not show them"
             raise InvalidRequest(text, param="tools")
         return prompt
+
+    def _told(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], facts: TemplateFacts
+    ) -> Sequence[Mapping[str, Any]]:
+        """The messages with everything about tools that the template does not show by itself. `tools` are those that it
+        does not show.
+        """
+        if not (tools or mentions_tools(messages)):
+            return messages
+        if facts.shows_tools:
+            is_told = facts.shows_calls or not self._spells_calls
+            return messages if is_told else with_tools_as_text(messages, (), spell=self._spell, keeps_results=True)
+        if facts.shows_calls and facts.shows_results:
+            return described_tools(messages, tools, spell=self._spell)
+        return with_tools_as_text(messages, tools, spell=self._spell, keeps_results=False)
 
     def _rendered(
         self,

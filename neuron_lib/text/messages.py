@@ -1,7 +1,9 @@
 """Brings messages of clients into the form that a chat template can show. Pure: the template's facts decide."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Final
 
 from neuron_lib.text.template_facts import TemplateFacts
@@ -14,6 +16,8 @@ _SYSTEM: Final = frozenset(("system", "developer"))
 _NO_ARGUMENTS: Final = frozenset(("", "null"))
 _REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 _LONGEST_TYPE: Final = 40
+_SHORT_ID_CHARS: Final = 9
+_SHORT_ID: Final = re.compile("[a-zA-Z0-9]{9}")
 
 
 def fit_messages(messages: Sequence[Mapping[str, Any]], facts: TemplateFacts) -> list[dict[str, Any]]:
@@ -42,6 +46,8 @@ def _fit(message: Mapping[str, Any], facts: TemplateFacts) -> dict[str, Any]:
         fitted["role"] = "system"
     elif fitted.get("role") == "function" and facts.shows_results:
         fitted["role"] = "tool"
+    if facts.wants_short_ids and isinstance(fitted.get("tool_call_id"), str):
+        fitted["tool_call_id"] = _short_id(fitted["tool_call_id"])
     if "content" in fitted:
         fitted["content"] = _fit_content(fitted.get("role"), fitted["content"], facts)
     if isinstance(call := fitted.get("function_call"), Mapping) and "function_call" not in facts.words:
@@ -51,7 +57,7 @@ def _fit(message: Mapping[str, Any], facts: TemplateFacts) -> dict[str, Any]:
     if isinstance(calls, Sequence) and not calls:
         del fitted["tool_calls"]  # templates test whether the key exists
     elif isinstance(calls, list):
-        fitted["tool_calls"] = [_fit_call(call) for call in calls]
+        fitted["tool_calls"] = [_fit_call(call, facts) for call in calls]
     return _with_reasoning(fitted, facts, thoughts=_thoughts(message.get("content")))
 
 
@@ -84,8 +90,17 @@ def _with_reasoning(message: dict[str, Any], facts: TemplateFacts, *, thoughts: 
     return {**message, key: reasoning}
 
 
-def _fit_call(call: Any) -> Any:
-    """The tool call with `{}` as arguments if its arguments are empty or missing."""
+def _short_id(call_id: str) -> str:
+    """An id of nine letters and digits, the same for the same id."""
+    if _SHORT_ID.fullmatch(call_id):
+        return call_id
+    return sha256(call_id.encode(errors="replace")).hexdigest()[:_SHORT_ID_CHARS]
+
+
+def _fit_call(call: Any, facts: TemplateFacts) -> Any:
+    """The tool call with `{}` as arguments if its arguments are empty or missing, and with an id that fits."""
+    if facts.wants_short_ids and isinstance(call, Mapping) and isinstance(call.get("id"), str):
+        call = {**call, "id": _short_id(call["id"])}
     match call:
         case {"function": {"name": _, **function}}:
             arguments = function.get("arguments")

@@ -22,6 +22,8 @@ _ABOUT_REASONING: Final = re.compile("^(?!.*tool).*(?:think|thought|reason|chann
 _MARK: Final = "zqmarkqz"
 _NAME: Final = "zqfunctionqz"
 _KEY: Final = "zqkeyqz"
+_SHORT_ID: Final = "zq1234567"
+_LONG_ID: Final = "call_zq1234567_0"
 _AS_DATA: Final = re.compile(rf"""['"]text['"]: ?['"]{_MARK}""")
 """Matches a part that was written as an object although its text was meant."""
 _TOOLS: Final[Sequence[Mapping[str, Any]]] = (
@@ -44,6 +46,7 @@ class TemplateFacts:
       the beginning, and more after other messages. The same holds for developer messages if it knows developers.
     - `text_roles`, `part_roles`: the roles whose content it shows as one text, and as a list of parts.
     - `shows_tools`, `shows_calls`: whether it shows the tools of a request, and the calls of earlier turns.
+    - `wants_short_ids`: whether it takes only ids of calls of nine letters and digits.
     - `reasoning_key`: the key under which it reads the reasoning of earlier turns. None if it reads none, or if it
       reads reasoning in parts of type `thinking` (`reads_thinking_parts`).
     - `takes_reasoning_beside_text`: whether a turn with tool calls may have both.
@@ -59,6 +62,7 @@ class TemplateFacts:
     arguments: Literal["object", "text"] = "object"
     shows_tools: bool = True
     shows_calls: bool = True
+    wants_short_ids: bool = False
     reasoning_key: str | None = None
     reads_thinking_parts: bool = False
     takes_reasoning_beside_text: bool = True
@@ -118,6 +122,7 @@ class _Probe:
             arguments=self._arguments,
             shows_tools=self._shows_tools(),
             shows_calls=self._shows_calls(),
+            wants_short_ids=self._wants_short_ids(),
             reasoning_key=key,
             reads_thinking_parts=reads_thinking_parts,
             takes_reasoning_beside_text=key is None or self._takes_beside_text(key),
@@ -139,10 +144,10 @@ class _Probe:
         content = [{"type": "text", "text": text}] if self._wants_parts else text
         return {"role": role, "content": content, **more}
 
-    def _called(self, arguments: object, **more: Any) -> tuple[Mapping[str, Any], ...]:
+    def _called(self, arguments: object, *, call_id: str = _SHORT_ID, **more: Any) -> tuple[Mapping[str, Any], ...]:
         """A chat with a tool call, up to the result of the call."""
-        call = {"id": "zq1234567", "type": "function", "function": {"name": _NAME, "arguments": arguments}}
-        result = {"tool_call_id": "zq1234567", "name": _NAME}
+        call = {"id": call_id, "type": "function", "function": {"name": _NAME, "arguments": arguments}}
+        result = {"tool_call_id": call_id, "name": _NAME}
         asked = {"role": "assistant", "content": None, "tool_calls": [call], **more}
         return self._say("user", "Hi"), asked, self._say("tool", "3", **result)
 
@@ -198,6 +203,10 @@ class _Probe:
     def _shows_calls(self) -> bool:
         prompt = self._render(*self._called({_KEY: _MARK}))
         return _MARK in prompt and _NAME in prompt
+
+    def _wants_short_ids(self) -> bool:
+        is_long_shown = self._render(*self._called({_KEY: "a"}, call_id=_LONG_ID))
+        return not is_long_shown and bool(self._render(*self._called({_KEY: "a"})))
 
     def _shown_reasoning_key(self) -> str | None:
         """The first key that the template shows in one of two chats."""

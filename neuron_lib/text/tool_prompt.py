@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from neuron_lib.text.formats.spelling import Speller
+from neuron_lib.text.formats.tool_format import ParsedCall
 from neuron_lib.text.messages import joined, text_of
 
-__all__ = ("mentions_tools", "shows_described_tools", "with_tools_as_text")
+__all__ = ("described_tools", "mentions_tools", "shows_described_tools", "with_tools_as_text")
 
+_EXAMPLE: Final = ParsedCall("FUNCTION", '{"ARGUMENT": "VALUE"}')
 _RESULT_ROLES: Final = frozenset(("tool", "function"))
 _TITLE: Final = "You can call these functions:"
 _INTRODUCTION: Final = f"# Tools\n\n{_TITLE}\n\n"
@@ -34,19 +37,27 @@ def shows_described_tools(prompt: str) -> bool:
 
 
 def with_tools_as_text(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, example: str, keeps_calls: bool
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, spell: Speller, keeps_results: bool
 ) -> list[dict[str, Any]]:
-    """The messages with the tools in the system message, which is added if there is none.
+    """The messages with the tools in the system message, which is added if there is none, and with calls as text.
 
-    `example` is a call in the format of the model. Calls and results become text too, unless `keeps_calls`: calls that
-    of the assistant, and results that of the user. The given messages are not changed.
+    `spell` writes calls in the format of the model. Results become messages of the user, unless `keeps_results`. The
+    given messages are not changed.
     """
+    written = [_with_calls_as_text(message, spell) for message in messages]
+    if not keeps_results:
+        written = list(_merged(map(_with_result_as_text, written)))
+    return described_tools(written, tools, spell=spell)
+
+
+def described_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, spell: Speller
+) -> list[dict[str, Any]]:
+    """The messages with the tools in the system message, which is added if there is none."""
     written = [dict(message) for message in messages]
-    if not keeps_calls:
-        written = list(_merged(map(_as_text, written)))
     if not tools:
         return written
-    text = _described(tools, example)
+    text = _described(tools, spell([_EXAMPLE]))
     if written and written[0].get("role") in {"system", "developer"}:
         content = joined(written[0].get("content"), "\n\n" + text)
         return [{**written[0], "content": content}, *written[1:]]
@@ -59,36 +70,37 @@ def _described(tools: Sequence[Mapping[str, Any]], example: str) -> str:
     return f"{_INTRODUCTION}{lines}{_HOW_TO_CALL}{example}{_MORE}"
 
 
-def _as_text(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its calls as text, or the result of a tool as a message of the user."""
-    if message.get("role") in _RESULT_ROLES:
-        result = f"<tool_response>\n{text_of(message.get('content'))}\n</tool_response>"
-        return {"role": "user", "content": result}
-    calls = [*_functions(message.pop("tool_calls", None)), *_functions([message.pop("function_call", None)])]
+def _with_calls_as_text(message: Mapping[str, Any], spell: Speller) -> dict[str, Any]:
+    others = {key: value for key, value in message.items() if key not in {"tool_calls", "function_call"}}
+    calls = [*_calls(message.get("tool_calls")), *_calls([message.get("function_call")])]
     if not calls:
-        return message
-    blocks = "\n".join(f"<tool_call>\n{_spelled(call)}\n</tool_call>" for call in calls)
+        return others
     text = text_of(message.get("content"))
-    return {**message, "content": f"{text}\n{blocks}" if text else blocks}
+    return {**others, "content": f"{text}\n{spell(calls)}" if text else spell(calls)}
 
 
-def _functions(calls: object) -> Iterator[Mapping[str, Any]]:
-    """The name and the arguments of each call, as OpenAI's clients send them."""
+def _with_result_as_text(message: dict[str, Any]) -> dict[str, Any]:
+    """The message, or the result of a tool as a message of the user."""
+    if message.get("role") not in _RESULT_ROLES:
+        return message
+    result = f"<tool_response>\n{text_of(message.get('content'))}\n</tool_response>"
+    return {"role": "user", "content": result}
+
+
+def _calls(calls: object) -> Iterator[ParsedCall]:
+    """The calls of a message, as OpenAI's clients send them."""
     for call in calls if isinstance(calls, list) else ():
         match call:
-            case {"function": {"name": _}}:
-                yield call["function"]
-            case {"name": _}:
-                yield call
+            case {"function": {"name": str(name), **more}} | {"name": str(name), **more}:
+                yield ParsedCall(name, _arguments(more.get("arguments")))
             case _:
                 pass
 
 
-def _spelled(call: Mapping[str, Any]) -> str:
-    arguments = call.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
-    return f'{{"name": {json.dumps(call["name"], ensure_ascii=False)}, "arguments": {arguments.strip() or "{}"}}}'
+def _arguments(arguments: object) -> str:
+    if isinstance(arguments, str):
+        return arguments.strip() or "{}"
+    return json.dumps({} if arguments is None else arguments, ensure_ascii=False)
 
 
 def _merged(messages: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """What a daemon has after each of many cycles of loading, chatting and unloading, and whether that grows."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.faults.exchanges import Ending
 from tests.faults.footprint import Footprint, anonymous_bytes, footprint, slope
 from tests.faults.subject import Rig
+from tests.patience import slowness
 from tests.system.daemon import eventually
 
 __all__ = ("MOST_BYTES_A_CYCLE", "WARM_UP_CYCLES", "Growth", "cycle")
@@ -12,6 +14,8 @@ __all__ = ("MOST_BYTES_A_CYCLE", "WARM_UP_CYCLES", "Growth", "cycle")
 MOST_BYTES_A_CYCLE = 20_000
 WARM_UP_CYCLES = 5
 CHATS = 3
+REST_S = 0.5
+"""How long a reading that is more than the one before is read again, on an idle machine."""
 
 
 @dataclass(slots=True)
@@ -22,8 +26,17 @@ class Growth:
     footprints: list[Footprint] = field(default_factory=list)
 
     def read(self, pid: int) -> None:
+        """Add a reading. A connection that is just being closed is waited for; a leak stays, however long it takes."""
         self.anonymous.append(anonymous_bytes(pid))
-        self.footprints.append(footprint(pid))
+        looks = [footprint(pid)]
+
+        def is_at_rest() -> bool:
+            looks.append(footprint(pid))
+            return not self.footprints or not looks[-1].exceeds(self.footprints[-1])
+
+        with suppress(AssertionError):
+            eventually(is_at_rest, within_s=REST_S * slowness())
+        self.footprints.append(looks[-1])
 
     @property
     def bytes_a_cycle(self) -> float:

@@ -80,7 +80,7 @@ class PairBlock:
 
     `ends_inside` says whether a beginning of a body ends inside a value. A closing marker there is part of the value.
     With `keeps_opening` the body includes the opening text. If the reply ends inside the block, the block may still be
-    understood.
+    understood, unless the reply was cut and the body `may_be_any_text`.
     """
 
     opens: tuple[str, ...]
@@ -88,6 +88,7 @@ class PairBlock:
     parse: Parser
     ends_inside: Callable[[str], bool] = _never_inside
     keeps_opening: bool = False
+    may_be_any_text: bool = False
     is_first: bool = False
 
     def start(self, opening: str, tools: Tools, breaks: tuple[str, ...]) -> BlockReader:
@@ -121,8 +122,10 @@ class _PairReader:
         self._held = rest
         return None
 
-    def finish(self, *, is_cut: bool) -> BlockEnd:  # noqa: ARG002 - a body that is complete is a call in any case
+    def finish(self, *, is_cut: bool) -> BlockEnd:
         self._body += self._held
+        if is_cut and self._block.may_be_any_text:
+            return self._refused("", "")
         shorter = min((_without_beginning(close, self._body) for close in self._block.closes), key=len)
         calls = tuple(self._block.parse(shorter, self._tools))
         return BlockEnd(calls, "", "") if calls else self._refused("", "")

@@ -98,11 +98,14 @@ _BY_TOKENS: Final[tuple[tuple[str, ToolFormat], ...]] = (
 FORMATS: Final[Mapping[str, ToolFormat]] = {each.name: each for each in (*_BY_MARKS, *_BY_WORDS, GENERIC)}
 """All formats by name."""
 
-_WORDED_REASONING: Final = (
+_SPELLED_REASONING: Final = (
+    Markers("<thinking>", "</thinking>"),
+    Markers("◁think▷", "◁/think▷"),
+    Markers("<|begin_of_thought|>", "<|end_of_thought|>"),
     Markers("Here is my thought process:", "Here is my response:"),
     Markers("Here's my thought process:", "Here's my response:"),
 )
-"""Markers that are plain words. Only a template that spells them can ask for them."""
+"""Markers of single families. Only a template that spells them can ask for them."""
 
 _BEGIN: Final = re.compile(r"\{[%{]")
 _END: Final = re.compile(r"[%}]\}")
@@ -146,7 +149,7 @@ def choose_reasoning(
         if is_token(pair.open) and is_token(pair.close):
             return pair
     spelled = "" if template is None else template
-    return next((pair for pair in (*REASONING_MARKERS, *_WORDED_REASONING) if pair.close in spelled), None)
+    return next((pair for pair in (*REASONING_MARKERS, *_SPELLED_REASONING) if pair.close in spelled), None)
 
 
 def shows_tools(template: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from neuron_lib.text.formats.marked import MarkedFormat, spells
 from neuron_lib.text.formats.rules import RuleWriter, write_calls
 from neuron_lib.text.formats.scanning import Cursor, NoCall, ScanBlock, called
+from neuron_lib.text.formats.spelling import named_speller
 from neuron_lib.text.formats.tagged import TagSyntax, tag_rules
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools, Trigger
 from neuron_lib.text.formats.values import json_value
@@ -18,7 +19,6 @@ _CALLS_END: Final = "<｜tool▁calls▁end｜>"
 _CALL: Final = "<｜tool▁call▁begin｜>"
 _CALL_END: Final = "<｜tool▁call▁end｜>"
 _SEP: Final = "<｜tool▁sep｜>"
-_ARGUMENTS: Final = '{"ARGUMENT": "VALUE"}'
 _WORD: Final = "function"
 """What R1 and V3 write before the name."""
 _OTHER_CALLS: Final = ("<｜tool_calls_begin｜>", "<｜tool calls begin｜>", "<｜tool\\_calls\\_begin｜>")
@@ -68,7 +68,14 @@ DEEPSEEK_R1: Final = MarkedFormat(
     trails=(_CALLS_END,),
     more_shown=(_SEP,),
     recognises=spells(_CALL, _SEP, "```json"),
-    example=f"{_CALLS}{_CALL}{_WORD}{_SEP}FUNCTION\n```json\n{_ARGUMENTS}\n```{_CALL_END}{_CALLS_END}",
+    spell=named_speller(
+        begin=_CALLS,
+        before=f"{_CALL}{_WORD}{_SEP}",
+        behind_name="\n```json\n",
+        after=f"\n```{_CALL_END}",
+        between="\n",
+        end=_CALLS_END,
+    ),
     write_rules=_rules(f"{_CALL}{_WORD}{_SEP}NAME\n```json\n", after=f"\n```{_CALL_END}", between="\n"),
 )
 DEEPSEEK_V31: Final = MarkedFormat(
@@ -77,7 +84,7 @@ DEEPSEEK_V31: Final = MarkedFormat(
     trails=(_CALLS_END,),
     more_shown=(_SEP,),
     recognises=spells(_CALL, _SEP),
-    example=f"{_CALLS}{_CALL}FUNCTION{_SEP}{_ARGUMENTS}{_CALL_END}{_CALLS_END}",
+    spell=named_speller(begin=_CALLS, before=_CALL, behind_name=_SEP, after=_CALL_END, end=_CALLS_END),
     write_rules=_rules(f"{_CALL}NAME{_SEP}", after=_CALL_END, between=""),
 )
 

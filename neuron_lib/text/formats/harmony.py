@@ -6,7 +6,7 @@ the answer.
 
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -45,7 +45,6 @@ class _Harmony:
     name: str = "harmony"
     reasoning: Markers | None = _REASONING
     shown_tokens: tuple[str, ...] = (*_STOPS, _MESSAGE, _CONSTRAIN)
-    example: str = ""
     triggers: tuple[Trigger, ...] = (Trigger(f"{_CHANNEL}commentary to={_FUNCTIONS}"),)
 
     def fits(self, template: str) -> bool:
@@ -69,6 +68,9 @@ class _Harmony:
             include_thinking=include_thinking or reasoning is None,
             token_hex=token_hex,
         )
+
+    def spelled(self, calls: Sequence[ParsedCall]) -> str:  # noqa: ARG002 - all templates show calls
+        return ""
 
     def call_rules(self, tools: Tools, *, parallel: bool, tokens: Mapping[str, int]) -> str:  # noqa: ARG002
         """See `ToolFormat`. There is one call in any case, because a message with a call ends the turn."""
@@ -165,7 +167,7 @@ class _HarmonyReader:
     def _advance(self, events: list[OutputEvent]) -> bool:
         """Read some of the pending text. Returns False if more text must come first."""
         if self._kind == "header":
-            return self._read_header()
+            return self._read_header(events)
         before, tag, self._pending = cut_at_tag(self._pending, _STOPS)
         if self._kind == "call":
             self._body += before
@@ -179,24 +181,27 @@ class _HarmonyReader:
         self._kind, self._header = "header", "" if tag in _ENDS else tag
         return True
 
-    def _read_header(self) -> bool:
-        """Read up to the text of a message."""
+    def _read_header(self, events: list[OutputEvent]) -> bool:
+        """Read up to the text of a message. Returns False if more text must come first."""
         text = self._pending.lstrip()
         if not self._header and not any(text.startswith(head) or head.startswith(text) for head in _HEADS):
             self._kind = "answer"
             return True
-        before, tag, rest = cut_at_tag(self._pending, (_MESSAGE, _START, *_ENDS))
-        if tag is None and len(self._header) + len(self._pending) < _LONGEST_HEADER:
+        before, tag, rest = cut_at_tag(self._pending[:_LONGEST_HEADER], (_MESSAGE, _START, *_ENDS))
+        if tag is None and len(self._pending) < _LONGEST_HEADER:
             return False
-        self._pending = rest
+        header, self._header = self._header, ""
+        if tag is None:  # too long for a header
+            self._kind = "answer"
+            self._say(header, events)
+            return True
+        self._pending = rest + self._pending[_LONGEST_HEADER:]
         if tag == _MESSAGE:
-            self._header += before
-            self._kind = self._kind_of(self._header)
-            self._header = self._header + tag if self._kind == "call" else ""
-        elif tag is None:
-            self._kind, self._pending, self._header = "answer", self._header + before + rest, ""
-        else:
-            self._header = tag if tag == _START else ""
+            header += before
+            self._kind = self._kind_of(header)
+            self._header = header + tag if self._kind == "call" else ""
+        elif tag == _START:
+            self._header = tag
         return True
 
     def _kind_of(self, header: str) -> _Kind:

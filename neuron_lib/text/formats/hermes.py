@@ -4,11 +4,13 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from neuron_lib.text.formats.bare import BARE, FENCED, known_only, parse_value
-from neuron_lib.text.formats.blocks import PairBlock
+from neuron_lib.text.formats.bare import BARE, FENCED, known_only, parse_value, value_behind
+from neuron_lib.text.formats.blocks import PairBlock, ValueBlock
+from neuron_lib.text.formats.code_tags import FUNCTION_TAG
 from neuron_lib.text.formats.json_calls import ends_inside_value, json_pair
 from neuron_lib.text.formats.marked import MarkedFormat
 from neuron_lib.text.formats.rules import json_object_rules
+from neuron_lib.text.formats.spelling import json_speller
 from neuron_lib.text.formats.tool_format import Trigger
 
 __all__ = ("GENERIC", "HERMES", "JSON", "JSON_LIST")
@@ -21,7 +23,7 @@ _LIST: Final = re.compile(r"""\[\s*\{\s*\\?["\']name\\?["\']""")
 
 _OTHER_TAGS: Final = tuple(
     PairBlock(opens=(f"<{tag}>",), closes=(f"</{tag}>",), parse=known_only(parse_value), ends_inside=ends_inside_value)
-    for tag in ("tool_calls", "function_call", "function_calls", "TOOLCALL", "tools")
+    for tag in ("tool_calls", "function_call", "function_calls", "TOOLCALL", "tools", "tool", "json", "JSON")
 )
 """Tags that models write although they were asked for another one."""
 
@@ -37,12 +39,14 @@ def _recognises(template: str) -> bool:
     return "<function=" in template or _asks_for_json(template) or _WHOLE_OBJECT.search(template) is not None
 
 
+_KNOWN_FUNCTION_TAG: Final = replace(FUNCTION_TAG, parse=known_only(FUNCTION_TAG.parse))
+
 HERMES: Final = MarkedFormat(
     name="hermes",
-    blocks=(json_pair("<tool_call>", closes=("</tool_call>",)), *_OTHER_TAGS, BARE, FENCED),
+    blocks=(json_pair("<tool_call>", closes=("</tool_call>",)), *_OTHER_TAGS, _KNOWN_FUNCTION_TAG, BARE, FENCED),
     recognises=_recognises,
     own_triggers=(Trigger("<tool_call>"),),
-    example='<tool_call>\n{"name": "FUNCTION", "arguments": {"ARGUMENT": "VALUE"}}\n</tool_call>',
+    spell=json_speller(before="<tool_call>\n", after="\n</tool_call>", between="\n"),
     write_rules=json_object_rules(before="<tool_call>\n", after="\n</tool_call>", between="\n"),
 )
 
@@ -60,9 +64,13 @@ JSON: Final = MarkedFormat(
 
 JSON_LIST: Final = MarkedFormat(
     name="json_list",
-    blocks=HERMES.blocks,
+    blocks=(
+        *(block for block in HERMES.blocks if block is not FENCED),
+        replace(FENCED, is_first=False),
+        ValueBlock(opens=("[TOOL_CALLS]",), begins=value_behind(r"\s*"), parse=known_only(parse_value)),
+    ),
     recognises=lambda template: _asks_for_json(template) and _LIST.search(template) is not None,
     own_triggers=(Trigger('[{"name": "', is_first=True),),
     write_rules=json_object_rules(begin="[", between=", ", end="]"),
 )
-"""The same in a list, as the xLAM models write it."""
+"""The same in a list, as the xLAM models write it, perhaps in a code fence behind a text."""

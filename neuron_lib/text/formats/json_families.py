@@ -32,6 +32,7 @@ JAMBA: Final = MarkedFormat(
 MINIMAX_M1: Final = MarkedFormat(
     name="minimax_m1",
     blocks=(_TOOL_CALLS,),
+    calls_in_reasoning=False,
     recognises=lambda template: "<tool_calls>\\n{" in template or "<tool_calls>\n{" in template,
     write_rules=json_object_rules(begin="<tool_calls>\n", after="\n", end="</tool_calls>"),
 )
@@ -40,6 +41,7 @@ MINIMAX_M1: Final = MarkedFormat(
 HUNYUAN: Final = MarkedFormat(
     name="hunyuan",
     blocks=(_TOOL_CALLS,),
+    calls_in_reasoning=False,
     answer=Markers("<answer>", "</answer>"),
     recognises=spells("<tool_calls>", "<answer>"),
     write_rules=JAMBA.write_rules,

@@ -85,6 +85,7 @@ class _Syntax:
     def _text(self, cursor: Cursor) -> str:
         """The text of an argument. A closing tag that no tag of the call follows is part of the text."""
         begin = cursor.at
+        cursor.at = cursor.passed.get(begin, begin)
         while True:
             cursor.until(self.value[1])
             text = cursor.text[begin : cursor.at - len(self.value[1])]
@@ -92,7 +93,7 @@ class _Syntax:
             cursor.skip_space()
             if cursor.sees(self.key[0], self.close, self.open) or cursor.at == len(cursor.text):
                 return text
-            cursor.at = behind
+            cursor.at = cursor.passed[begin] = behind
 
     def write_rules(self, writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `MarkedFormat`
         """Adds the rules for calls in these tags, one after the other."""

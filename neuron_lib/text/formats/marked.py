@@ -1,5 +1,6 @@
 """The formats whose calls and reasoning stand between markers. Nearly all families are one `MarkedFormat`."""
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Final, TypeAlias
 
 from neuron_lib.text.formats.blocks import Block, BlockEnd, BlockReader
 from neuron_lib.text.formats.rules import RuleMaker, RuleWriter
+from neuron_lib.text.formats.spelling import Speller
 from neuron_lib.text.formats.tool_format import OutputEvent, ParsedCall, Reader, Tools, Trigger
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.text.tag_splitter import Markers, cut_at_tag
@@ -47,12 +49,13 @@ class MarkedFormat:
     - `dropped`: markers that are never text, such as those around the answer.
     - `answer`: markers around the answer behind reasoning, which are not text.
     - `prompt_end`: the end of every prompt that belongs to the first block or marker of the reply.
+    - `calls_in_reasoning`: whether a call that stands in reasoning is one. Otherwise it is part of the reasoning.
     - `reasoning`: the family's own markers around reasoning. None: the vocabulary decides.
     - `write_rules`: adds the rule `calls` for tools. It is told whether several calls may follow one another.
     - `recognises`: whether a template asks for calls in this format. It needs not check that the template shows tools.
     - `own_triggers`: what `triggers` are instead of `leads`, or without these the openings of the blocks.
     - `more_shown`: further markers inside blocks that must be visible.
-    - `ids`: makes the ids of calls. `example`: see `ToolFormat`.
+    - `ids`: makes the ids of calls. `spell`: see `ToolFormat.spelled`.
     """
 
     name: str
@@ -63,13 +66,14 @@ class MarkedFormat:
     dropped: tuple[str, ...] = ()
     answer: Markers | None = None
     prompt_end: str = ""
+    calls_in_reasoning: bool = True
     reasoning: Markers | None = None
     write_rules: RuleMaker
     recognises: Callable[[str], bool] = _no_template
     more_shown: tuple[str, ...] = ()
     own_triggers: tuple[Trigger, ...] | None = None
     ids: CallIds = field(default=numbered_ids)
-    example: str = ""
+    spell: Speller | None = None
 
     @property
     def shown_tokens(self) -> tuple[str, ...]:
@@ -110,6 +114,9 @@ class MarkedFormat:
             token_hex=token_hex,
         )
 
+    def spelled(self, calls: Sequence[ParsedCall]) -> str:
+        return "" if self.spell is None else self.spell(calls)
+
     def call_rules(self, tools: Tools, *, parallel: bool, tokens: Mapping[str, int]) -> str:
         writer = RuleWriter(tokens)
         self.write_rules(writer, tools, parallel)
@@ -140,6 +147,8 @@ class MarkedReader:
         "_include_thinking",
         "_is_first",
         "_is_in_thought",
+        "_is_plain",
+        "_known_tags",
         "_lead",
         "_may_repeat_open",
         "_openers",
@@ -171,6 +180,8 @@ class MarkedReader:
         blocks = format_.blocks if tools else ()
         self._openers = {text: block for block in blocks if not block.is_first for text in block.opens}
         self._bare = {text: block for block in blocks if block.is_first for text in block.opens}
+        self._known_tags: dict[tuple[object, ...], tuple[Sequence[str], re.Pattern[str]]] = {}
+        self._is_plain = reasoning is None and not (blocks or format_.dropped or format_.prompt_end)
         self._calls_seen = 0
         self._pending = format_.prompt_end  # text that is not read yet
         self._prompt_end = format_.prompt_end  # the text at the beginning that is not the reply's
@@ -207,6 +218,8 @@ class MarkedReader:
         return self._calls_seen
 
     def feed(self, text: str) -> list[OutputEvent]:
+        if self._is_plain:
+            return [TextDelta(text)] if text else []
         events: list[OutputEvent] = []
         self._pending += text
         while self._pending and self._advance(events):
@@ -252,7 +265,7 @@ class MarkedReader:
         """
         text = self._pending.lstrip(_SPACE + self._format.separators if self._calls_seen else _SPACE)
         space = len(self._pending) - len(text)
-        tags = self._tags(is_first=self._is_first)
+        tags, _ = self._tags(is_first=self._is_first)
         if not tags or (text and not any(tag.startswith(text) or text.startswith(tag) for tag in tags)):
             self._is_first = self._is_first and self._is_in_thought
             self._may_repeat_open = False
@@ -268,12 +281,11 @@ class MarkedReader:
     def _cut(self, events: list[OutputEvent]) -> bool:
         """Read up to the next tag."""
         lead, self._lead = self._lead, ""
-        tags = self._tags(is_first=False)
-        if not tags:
-            text, self._pending = self._pending, ""
-            self._say(lead + text, events)
-            return False
-        before, tag, rest = cut_at_tag(self._pending, tags)
+        tags, hint = self._tags(is_first=False)
+        if hint.search(self._pending) is None:
+            before, tag, rest = self._pending, None, ""
+        else:
+            before, tag, rest = cut_at_tag(self._pending, tags)
         before, self._pending = lead + before, rest
         if self._tools and not self._is_in_thought:  # white space in front of a call is dropped
             settled = before.rstrip(_SPACE)
@@ -290,7 +302,28 @@ class MarkedReader:
         self._take_tag(whole, events)
         return True
 
-    def _tags(self, *, is_first: bool) -> Sequence[str]:
+    def _tags(self, *, is_first: bool) -> tuple[Sequence[str], re.Pattern[str]]:
+        """The tags that have a meaning at this point of the reply, and a pattern for their first characters.
+
+        They are made once for each kind of point, because this is asked for every token.
+        """
+        kind = (
+            is_first,
+            self._is_in_thought,
+            self._drops_close,
+            self._may_repeat_open,
+            self._has_reasoned,
+            self._answer_close,
+            self._calls_seen > 0,
+        )
+        known = self._known_tags.get(kind)
+        if known is None:
+            tags = self._meant(is_first=is_first)
+            firsts = "".join({re.escape(tag[0]) for tag in tags})
+            known = self._known_tags[kind] = tags, re.compile(f"[{firsts}]" if firsts else "(?!)")
+        return known
+
+    def _meant(self, *, is_first: bool) -> Sequence[str]:
         """The tags that have a meaning at this point of the reply."""
         reasoning = self._reasoning
         tags = [*self._openers, *self._format.dropped]
@@ -300,6 +333,8 @@ class MarkedReader:
             tags += self._format.leads
         if self._is_in_thought:
             assert reasoning is not None  # there is no thought otherwise
+            if not self._format.calls_in_reasoning:
+                tags = [*self._format.dropped]
             return (reasoning.close, *((reasoning.open,) if self._may_repeat_open else ()), *tags)
         if reasoning is not None:
             tags.append(reasoning.open)
@@ -391,7 +426,7 @@ class MarkedReader:
         """Whether the end of a reply that was cut is the begin of a marker, or of a call."""
         if self._tools and self._lead.strip():
             return True
-        marks = (*self._tags(is_first=True), *(self._format.leads if self._tools else ()))
+        marks = (*self._meant(is_first=True), *(self._format.leads if self._tools else ()))
         return len(rest) > 1 and any(mark.startswith(rest) for mark in marks)
 
     # ------------------------------------------------------------------------------------------------------------- text

@@ -7,6 +7,7 @@ from neuron_lib.text.formats.blocks import PairBlock
 from neuron_lib.text.formats.marked import MarkedFormat, spells
 from neuron_lib.text.formats.python_calls import ends_inside_string, parse_python_calls
 from neuron_lib.text.formats.rules import python_rules
+from neuron_lib.text.formats.spelling import python_speller
 from neuron_lib.text.formats.tool_format import Trigger
 
 __all__ = ("LFM2", "OLMO_3")
@@ -28,6 +29,7 @@ LFM2: Final = MarkedFormat(
     recognises=lambda template: any(map(template.__contains__, _LFM2_MARKS)),
     own_triggers=(Trigger("<|tool_call_start|>"),),
     write_rules=python_rules(begin="<|tool_call_start|>[", end="]<|tool_call_end|>"),
+    spell=python_speller(begin="<|tool_call_start|>[", between=", ", end="]<|tool_call_end|>"),
 )
 """A list of calls, or JSON if the system prompt asks for JSON."""
 

@@ -41,13 +41,17 @@ class Cursor:
     """A place in a text that is read from left to right. Lives as long as one attempt to read it.
 
     `is_end` says that no more text comes. Otherwise every method raises `MoreNeeded` if more text could change its
-    answer. With `forgives` missing closing tags may be forgiven at the end of the text.
+    answer. With `forgives` missing closing tags may be forgiven at the end of the text. `passed` is for the scan: for
+    the beginning of a value it keeps the place up to which earlier attempts have found no end of the value.
     """
 
-    __slots__ = ("at", "forgives", "is_end", "text")
+    __slots__ = ("at", "forgives", "is_end", "passed", "text")
 
-    def __init__(self, text: str, *, is_end: bool, forgives: bool = False) -> None:
+    def __init__(
+        self, text: str, *, is_end: bool, forgives: bool = False, passed: dict[int, int] | None = None
+    ) -> None:
         self.text: Final = text
+        self.passed: Final[dict[int, int]] = {} if passed is None else passed
         self.at = 0
         self.is_end: Final = is_end
         self.forgives: Final = forgives
@@ -205,7 +209,7 @@ class ScanBlock:
 class _ScanReader:
     """See `BlockReader`."""
 
-    __slots__ = ("_block", "_opening", "_text", "_tools", "_wake")
+    __slots__ = ("_block", "_opening", "_passed", "_text", "_tools", "_wake")
 
     def __init__(self, block: ScanBlock, opening: str, tools: Tools) -> None:
         self._block: Final = block
@@ -213,6 +217,7 @@ class _ScanReader:
         self._tools: Final = tools
         self._text = ""
         self._wake = ""
+        self._passed: Final[dict[int, int]] = {}
 
     def feed(self, text: str) -> BlockEnd | None:
         """See `BlockReader`."""
@@ -220,7 +225,7 @@ class _ScanReader:
         if self._wake not in text:
             return None
         try:
-            return self._scan(Cursor(self._text, is_end=False))
+            return self._scan(Cursor(self._text, is_end=False, passed=self._passed))
         except MoreNeeded as more:
             self._wake = more.wake
             return None
@@ -228,7 +233,7 @@ class _ScanReader:
     def finish(self, *, is_cut: bool) -> BlockEnd:
         """See `BlockReader`."""
         try:
-            return self._scan(Cursor(self._text, is_end=True, forgives=not is_cut))
+            return self._scan(Cursor(self._text, is_end=True, forgives=not is_cut, passed=self._passed))
         except MoreNeeded:
             return self._refused()
 

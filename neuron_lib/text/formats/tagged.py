@@ -164,6 +164,7 @@ class _Reader:
         at the tag of one of `others` at the beginning of a line, or at the end of the function.
         """
         begin = cursor.at
+        cursor.at = cursor.passed.get(begin, begin)
         while True:
             stop = cursor.search(self._stop, wake=">")
             text = cursor.text[begin : stop.start()]
@@ -172,7 +173,7 @@ class _Reader:
                 if self._continues(cursor):
                     return text
             elif stop[0] == self._function_end:
-                if self._parameter_end not in text and self._ends(cursor):
+                if self._ends(cursor) and self._parameter_end not in text:
                     cursor.at = stop.start()
                     return text
             elif self._name_in(stop[1]) in others:
@@ -180,6 +181,7 @@ class _Reader:
                 return text
             else:
                 cursor.at = stop.start() + 1
+            cursor.passed[begin] = cursor.at
 
     def _name_in(self, tag: str) -> str:
         return _attributes(tag).get("name", "") if self._syntax.has_attributes else tag.strip(_QUOTES)

@@ -90,11 +90,6 @@ class ToolFormat(Protocol):
         """
         ...
 
-    @property
-    def example(self) -> str:
-        """A call, to show a model how to write one. For templates that show no tools. "" where those always do."""
-        ...
-
     def fits(self, template: str) -> bool:
         """Whether the Jinja source `template` shows tools and asks for calls in this format. Linear in its length."""
         ...
@@ -118,6 +113,10 @@ class ToolFormat(Protocol):
         None if its reasoning is not to be read. With `include_thinking` the reasoning is part of the answer, inside
         its markers. `token_hex` makes the ids of the calls.
         """
+        ...
+
+    def spelled(self, calls: Sequence[ParsedCall]) -> str:
+        """The text of these calls, for templates that do not show calls. "" where all templates of the family do."""
         ...
 
     def call_rules(self, tools: Tools, *, parallel: bool, tokens: Mapping[str, int]) -> str:

@@ -8,6 +8,7 @@ from neuron_lib.text.formats.blocks import ValueBlock
 from neuron_lib.text.formats.json_calls import parse_tool_calls
 from neuron_lib.text.formats.marked import MarkedFormat, spells
 from neuron_lib.text.formats.rules import json_object_rules
+from neuron_lib.text.formats.spelling import json_speller
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools, Trigger
 from neuron_lib.text.tag_splitter import Markers
 
@@ -39,6 +40,7 @@ GRANITE_3: Final = MarkedFormat(
     recognises=spells("<|tool_call|>"),
     own_triggers=(Trigger("<|tool_call|>"),),
     write_rules=json_object_rules(begin="<|tool_call|>[", between=", ", end="]"),
+    spell=json_speller(begin="<|tool_call|>[", between=", ", end="]"),
 )
 """Granite 3: a list behind `<|tool_call|>`. An answer behind reasoning stands between markers too."""
 
@@ -48,6 +50,7 @@ PHI_4_MINI: Final = MarkedFormat(
     recognises=spells("<|tool|>", "<|/tool|>"),
     own_triggers=(Trigger("<|tool_call|>"),),
     write_rules=json_object_rules(begin="<|tool_call|>[", between=", ", end="]<|/tool_call|>"),
+    spell=json_speller(begin="<|tool_call|>[", between=", ", end="]<|/tool_call|>"),
 )
 
 FIREFUNCTION: Final = MarkedFormat(

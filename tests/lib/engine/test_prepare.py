@@ -33,6 +33,7 @@ from neuron_lib.errors import (
 from neuron_lib.llama.control_tokens import ControlToken
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import Constraint
+from neuron_lib.text.formats import FORMATS, GENERIC, ToolFormat
 from neuron_lib.types import Sampling, ToolChoice
 
 HELLO = ChatTask(messages=({"role": "user", "content": "hello"},))
@@ -112,7 +113,7 @@ def preparer(
     override: str | None = None,
     vocab: Vocab | None = None,
     needs_checkpoints: bool = False,
-    call_example: str = "",
+    tool_format: ToolFormat = GENERIC,
 ) -> Preparer:
     return Preparer(
         vocab or WordVocab(),
@@ -120,7 +121,7 @@ def preparer(
         override=override,
         n_ctx=64,
         needs_checkpoints=needs_checkpoints,
-        call_example=call_example,
+        tool_format=tool_format,
     )
 
 
@@ -181,8 +182,9 @@ def test_what_an_operator_s_template_refuses_is_refused() -> None:
 
 @pytest.mark.parametrize("template", [None, "{{ messages[0].content }}"])
 def test_tools_that_the_template_does_not_show_are_described_in_the_system_message(template: str | None) -> None:
-    (prompt,) = preparer(template, call_example="CALL f WITH {}").write(WITH_TOOLS)
-    assert all(text in prompt.text for text in ("You can call these functions", '"name": "f"', "CALL f WITH {}"))
+    (prompt,) = preparer(template, tool_format=FORMATS["lfm2"]).write(WITH_TOOLS)
+    expected = ("You can call these functions", '"name": "f"', "[FUNCTION(ARGUMENT='VALUE')]")
+    assert all(text in prompt.text for text in expected)
 
 
 def test_tools_that_no_message_can_show_are_refused() -> None:
@@ -210,6 +212,12 @@ RESULTS = (
 OF_PEOPLE = "{% for m in messages if m.role in ['user', 'assistant'] %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
+def test_calls_of_a_template_that_shows_only_tools_become_text_in_the_format_of_the_model() -> None:
+    template = "{{ tools or '' }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    (prompt,) = preparer(template, tool_format=FORMATS["granite3"]).write(ChatTask(messages=RESULTS))
+    assert prompt.text == '<user>go<assistant><|tool_call|>[{"name": "f", "arguments": {}}]<tool> 42\n'
+
+
 def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
     own = preparer(OF_PEOPLE + "{{ tools or '' }}")
     assert own.write(HELLO)[0].text == "<user>hello"
@@ -221,7 +229,7 @@ def test_results_of_tools_that_the_template_leaves_out_are_refused() -> None:
 def test_results_of_tools_that_the_template_shows_in_this_chat_alone_are_shown() -> None:
     in_this_chat = "{% if messages[0].content == 'go' %}{{ messages[2].content | trim }}{% endif %}"
     own = preparer(OF_PEOPLE + "{{ tools or '' }}" + in_this_chat)
-    assert own.write(ChatTask(messages=RESULTS))[0].text == "<user>go<assistant>42"
+    assert own.write(ChatTask(messages=RESULTS))[0].text.endswith("</tool_call>42")
 
 
 def test_arguments_go_as_text_to_a_template_that_cannot_do_with_objects() -> None:
@@ -395,17 +403,17 @@ def test_a_prompt_of_nothing_or_of_tokens_that_there_are_not_is_refused_by_name(
     assert caught.value.param == "prompt"
 
 
-def test_each_input_becomes_a_sequence_that_wants_a_vector_and_more_than_there_are_seats_take_turns() -> None:
-    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5, seats=2)
+def test_each_input_becomes_a_sequence_and_all_of_them_take_turns_on_one_seat() -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
     task = EmbedTask(inputs=("one two", (2, 1), "three"))
     embed = msgspec.structs.replace(submit(class_=RequestClass(adapter="pirate")), task=task)
     assert own.limit(embed) == 5
     request = own.request(embed, [own.read(prompt, limit=own.limit(embed)) for prompt in own.write(task)])
-    assert request.seats == 2
-    assert [(s.choice, s.prompt, s.wants_vector, s.adapter) for s in request.sequences] == [
-        (0, [0, 1, 1], True, "pirate"),
-        (1, [2, 1], True, "pirate"),
-        (2, [0, 1], True, "pirate"),
+    assert request.seats == 1
+    assert [(s.choice, s.prompt, s.adapter) for s in request.sequences] == [
+        (0, [0, 1, 1], "pirate"),
+        (1, [2, 1], "pirate"),
+        (2, [0, 1], "pirate"),
     ]
 
 
@@ -440,22 +448,22 @@ def test_vectors_are_refused_by_name() -> None:
 
 def ranking_preparer() -> Preparer:
     pairs = PairWriter(template=None, separator=" </s> ", controls=None)
-    return Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=8, pairs=pairs, seats=2)
+    return Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=8, pairs=pairs)
 
 
 RANK = RerankTask(query="which one", documents=("the first", "this", "or that"))
 
 
-def test_each_document_is_read_behind_the_query_and_becomes_a_sequence_that_wants_a_vector() -> None:
+def test_each_document_is_read_behind_the_query_and_becomes_a_sequence() -> None:
     own = ranking_preparer()
     rank = msgspec.structs.replace(submit(), task=RANK)
     assert own.limit(rank) == 8
     request = own.request(rank, [own.read(prompt, limit=own.limit(rank)) for prompt in own.write(RANK)])
-    assert request.seats == 2
-    assert [(s.choice, s.prompt, s.wants_vector) for s in request.sequences] == [
-        (0, [0, 1, 1, 2, 1, 1], True),
-        (1, [0, 1, 1, 2, 1], True),
-        (2, [0, 1, 1, 2, 1, 1], True),
+    assert request.seats == 1
+    assert [(s.choice, s.prompt) for s in request.sequences] == [
+        (0, [0, 1, 1, 2, 1, 1]),
+        (1, [0, 1, 1, 2, 1]),
+        (2, [0, 1, 1, 2, 1, 1]),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -449,3 +450,29 @@ def test_nothing_of_a_chat_vanishes_in_a_real_template(path: Path) -> None:
         asked = {**answer, "reasoning_content": "Hm", "tool_calls": [call]}
         result = {"role": "tool", "tool_call_id": "zq1234567", "content": "Zork"}
         assert "Zork" in prompt(user("Hi"), asked, result)
+
+
+def test_ids_that_a_template_refuses_become_ids_of_nine_characters_and_stay_in_pairs() -> None:
+    ids = ("call_1", "abcdefgh9")
+    calls = [{"id": each, "type": "function", "function": {"name": "f", "arguments": {}}} for each in ids]
+    messages: list[dict[str, Any]] = [
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "call_1", "content": "1"},
+    ]
+    fitted = fit_messages(messages, TemplateFacts(wants_short_ids=True))
+    first, second = (call["id"] for call in fitted[0]["tool_calls"])
+    assert re.fullmatch("[0-9a-f]{9}", first)
+    assert second == "abcdefgh9"
+    assert fitted[1]["tool_call_id"] == first
+    assert fit_messages(messages, TemplateFacts())[1]["tool_call_id"] == "call_1"
+
+
+SHORT_IDS = """{% for m in messages %}{% for call in m.tool_calls or [] %}{% if call.id | length != 9 %}
+{{ raise_exception('an id of length 9') }}{% endif %}{{ call.function.name }}{{ call.function.arguments | tojson }}
+{% endfor %}{{ m.content or '' }}{% endfor %}"""
+
+
+@pytest.mark.parametrize(("template", "is_wanted"), [(SHORT_IDS, True), (SHORT_IDS.replace("!= 9", "== 0"), False)])
+def test_a_template_that_refuses_long_ids_is_known(template: str, *, is_wanted: bool) -> None:
+    facts = template_facts(ChatTemplate(template, bos_token="", eos_token=""))
+    assert facts.wants_short_ids is is_wanted

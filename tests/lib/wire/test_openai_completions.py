@@ -18,7 +18,9 @@ from neuron_lib.types import (
     TokenLogprob,
     Usage,
 )
-from neuron_lib.wire.openai_completions import CompletionRequest, decode
+from neuron_lib.wire.openai_chat import ChatCompletionBody
+from neuron_lib.wire.openai_completions import CHAT_FIELDS, CompletionBody, CompletionRequest, decode
+from neuron_lib.wire.refused_parameters import WITHOUT_EFFECT
 
 JSON = {"content-type": "application/json"}
 ME = Principal("account", "key")
@@ -92,6 +94,15 @@ def test_what_is_wrong_or_would_be_ignored_is_refused_by_its_name(body: dict[str
     with pytest.raises(InvalidRequest) as caught:
         request_of(**body)
     assert caught.value.param == param
+
+
+def test_no_field_of_a_chat_is_ignored() -> None:
+    known = {*CompletionBody.__struct_fields__, *CHAT_FIELDS, *WITHOUT_EFFECT}
+    assert {*ChatCompletionBody.__struct_fields__} - known == set()
+
+
+def test_what_asks_a_chat_for_nothing_may_be_there() -> None:
+    assert task_of(tools=[], tool_choice="none", reasoning_effort="none", parallel_tool_calls=False) == task_of()
 
 
 def test_the_model_and_the_prompt_are_required() -> None:

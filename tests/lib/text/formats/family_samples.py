@@ -36,6 +36,7 @@ TOOLS: Final = (
     _function("search", ["query"], query=_TEXT, limit=_NUMBER),
     _function("write_file", ["path", "content"], path=_TEXT, content=_TEXT),
     _function("now"),
+    _function("python", ["code"], code=_TEXT),
     _function(
         "order",
         ["items"],

@@ -40,6 +40,7 @@ def family(
     think: tuple[str, str] | None = ("<think>", "</think>"),
     is_first: bool = False,
     is_parallel: bool = True,
+    calls_in_reasoning: bool = True,
 ) -> Iterator[Sample]:
     """What every family can write. With `is_first` no text stands before calls."""
     for call in (ROME, ROME_3, FILE, ZIP, NOW, ORDER, ODD):
@@ -58,7 +59,11 @@ def family(
         yield Sample(f, f"Hm, Rome.{end}\n\nSunny.", answer="Sunny.", is_open=True, **hm)
         yield Sample(f, f"{begin}Hm, Rome.{end}{write([ROME])}", calls=[ROME], is_open=True, **hm)
         yield Sample(f, f"Hm, Rome.{end}\n\n{write([ORDER])}", calls=[ORDER], is_open=True, **hm)
-        if not is_first:
+        if not calls_in_reasoning:
+            thought = f"Hm, Rome.{write([ROME])}"
+            reply = f"{begin}{thought}{end}{write([OSLO])}"
+            yield Sample(f, reply, calls=[OSLO], reasoning=thought, think=hm["think"])
+        elif not is_first:
             yield Sample(f, f"{begin}Hm, Rome.{write([ROME])}", calls=[ROME], **hm)
 
 
@@ -88,6 +93,7 @@ def _hermes() -> Iterator[Sample]:
     yield Sample(f, f'{begin}{{"name": "get_weather", "arguments": "{{\\"city\\": \\"Rome\\"}}"}}{end}', calls=[ROME])
     yield Sample(f, f"<tools>\n{obj(ROME)}\n</tools>", calls=[ROME])
     yield Sample(f, f"<function_call>{obj(ROME)}</function_call>", calls=[ROME])
+    yield Sample(f, '<function=get_weather>{"city": "Rome"}</function>', calls=[ROME])
     yield Sample(f, obj(ROME), calls=[ROME])
     yield Sample(f, f"```json\n{obj(ROME)}\n```", calls=[ROME])
     yield Sample(f, f"```\n{listed([ROME, OSLO])}\n```\nDone.", answer="Done.", calls=[ROME, OSLO])
@@ -118,6 +124,10 @@ def _json() -> Iterator[Sample]:
     yield from family("json", lambda calls: "\n".join(map(obj, calls)), is_first=True)
     yield from family("json_list", listed, is_first=True)
     yield Sample("json_list", f"<tool_call>{listed([ROME])}</tool_call>", calls=[ROME])
+    fenced = f"I look.\n```json\n{listed([ROME])}\n```"
+    yield Sample("json_list", fenced, answer="I look.", calls=[ROME])
+    yield Sample("json_list", f"[TOOL_CALLS]{listed([ROME])}", calls=[ROME])
+    yield from _shown("json", fenced)
     yield Sample("json", f"{obj(ROME)} is what I would write.", answer="is what I would write.", calls=[ROME])
 
 
@@ -138,8 +148,7 @@ def _llama() -> Iterator[Sample]:
     yield Sample(f, f"```json\n{obj(ROME, **keys)}\n```", calls=[ROME])
     yield from _shown(
         f,
-        "<|python_tag|>print(1 + 1)",
-        '<|python_tag|>foo(city="Rome")',
+        '<|python_tag|>{"city": "Rome"',
         '{"name": "Ann", "parameters": {"city": "Rome"}}',
         "[Rome](http://a.b) and [get_weather] are links",
         "[get_weather(city)]",
@@ -230,11 +239,14 @@ def _value_families() -> Iterator[Sample]:
 
 def _json_families() -> Iterator[Sample]:
     for f in ("jamba", "hunyuan"):
-        yield from family(f, lambda calls: f"<tool_calls>{listed(calls)}</tool_calls>")
+        is_jamba = f == "jamba"
+        yield from family(f, lambda calls: f"<tool_calls>{listed(calls)}</tool_calls>", calls_in_reasoning=is_jamba)
         yield from _shown(f, "<tool_calls>no</tool_calls>", "<tool_calls>[{")
     yield Sample("hunyuan", "<think>\nHm.\n</think>\n<answer>\nSunny.</answer>", reasoning="\nHm.\n", answer="Sunny.")
     yield from family(
-        "minimax_m1", lambda calls: f"<tool_calls>\n{''.join(obj(call) + chr(10) for call in calls)}</tool_calls>"
+        "minimax_m1",
+        lambda calls: f"<tool_calls>\n{''.join(obj(call) + chr(10) for call in calls)}</tool_calls>",
+        calls_in_reasoning=False,
     )
     steps = ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")
     yield from family("apriel", lambda calls: f"<tool_calls>{listed(calls)}</tool_calls>", think=steps)
@@ -279,6 +291,8 @@ def _functionary() -> Iterator[Sample]:
     tags: Write = lambda calls: "\n".join(f"<function={name}>{json.dumps(a)}</function>" for name, a in calls)  # noqa: E731
     yield from family(f, tags, think=None)
     yield Sample(f, '<function=get_weather>\n{"city": "Rome"}', calls=[ROME])
+    yield Sample(f, '<function name="get_weather">\n{"city": "Rome"}\n</function>', calls=[ROME])
+    yield Sample(f, "<|python_tag|>print(1)", calls=[("python", {"code": "print(1)"})])
     yield from _shown(f, "<function=get_weather>Rome</function>", "<function=", "<function=a b>{}</function>")
     f = "functionary_3_2"
     yield Sample(f, 'get_weather\n{"city": "Rome"}', calls=[ROME])
@@ -286,6 +300,11 @@ def _functionary() -> Iterator[Sample]:
     yield Sample(f, 'all\nI look.>>>get_weather\n{"city": "Rome"}', answer="I look.", calls=[ROME])
     yield Sample(f, f"write_file\n{json.dumps(FILE[1])}\n", calls=[FILE])
     yield Sample(f, "all\nSunny: 3 >> 2.", answer="Sunny: 3 >> 2.")
+    code = "# rain\nprint(3 >> 1)"
+    yield Sample(f, f"python\n{code}\n>>>now\n{{}}", calls=[("python", {"code": code}), NOW])
+    yield Sample(f, f"all\nI run.>>>python\n{code}", answer="I run.", calls=[("python", {"code": code})])
+    yield Sample(f, 'python\n{"code": "1"}', calls=[("python", {"code": "1"})])
+    yield Sample(f, "python\n", answer="python\n")
     yield Sample(f, "Sunny.", answer="Sunny.")
     yield Sample(f, "al", answer="al")
     yield Sample(f, 'rome\n{"city": "Rome"}', answer='rome\n{"city": "Rome"}')
