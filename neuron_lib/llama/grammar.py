@@ -23,6 +23,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from neuron_lib.errors import InvalidGrammar, Overloaded, OverloadReason
+from neuron_lib.llama import gbnf
 from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import Grammar
@@ -195,7 +196,7 @@ class GrammarCompiler:
 
     def _grammar(self, grammar: Grammar) -> Constraint:
         param = grammar.param or _PARAMS[grammar.kind]
-        notation = "; grammars are read in Lark's notation, not as GBNF" if grammar.kind == "lark" else ""
+        notation = "; grammars are read in Lark's notation and in GBNF" if grammar.kind == "lark" else ""
         return self._constraint(partial(_serialized, grammar), param=param, hint=notation)
 
     def _calls(self, calls: "Calls") -> Constraint:
@@ -308,10 +309,10 @@ def _each_of(schemas: Iterable[str]) -> str:
 
 
 def _serialized(grammar: Grammar) -> str:
-    """The grammar in llguidance's own notation. Raises `ValueError` for its size, and for a schema that is not a JSON
-    object.
+    """The grammar in llguidance's own notation.
 
-    A grammar that is not JSON is not parsed here.
+    Raises `ValueError` for its size, for a schema that is not a JSON object, and for GBNF that cannot be translated.
+    Any other grammar is not parsed here.
     """
     from llguidance import LLMatcher  # noqa: PLC0415 - see `_tokenizer`
 
@@ -323,6 +324,8 @@ def _serialized(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_json_schema(grammar.source, overrides=_JSON_STYLE)
         case "regex":
             return LLMatcher.grammar_from_regex(grammar.source)
+        case "lark" if gbnf.is_gbnf(grammar.source):
+            return msgspec.json.encode({"grammars": [{"lark_grammar": gbnf.to_lark(grammar.source)}]}).decode()
         case "lark":
             return msgspec.json.encode({"grammars": [{"lark_grammar": grammar.source}]}).decode()
 
