@@ -117,10 +117,14 @@ def test_harmony_shows_reasoning_as_part_of_the_answer_in_its_markers() -> None:
 
 def test_the_readers_say_whether_text_is_held_back_and_whether_they_are_in_reasoning() -> None:
     reader = FORMATS["harmony"].reader(tools=TOOLS, reasoning=FORMATS["harmony"].reasoning)
-    assert not reader.may_owe_text
-    reader.feed("<|channel|>analysis<|message|>Ro<")
-    assert reader.in_reasoning
-    assert not reader.may_owe_text
-    reader.feed("|end|><|start|>assistant<|channel|>commentary to=functions.now<|message|>{")
-    assert not reader.in_reasoning
-    assert reader.may_owe_text
+    pieces = (
+        "<|channel|>",
+        "analysis<|message|>Ro<",
+        "|end|><|start|>assistant<|channel|>final<|message|>It ",
+        "rains.<",
+    )
+    states = []
+    for piece in pieces:
+        reader.feed(piece)
+        states.append((reader.in_reasoning, reader.may_owe_text))
+    assert states == [(False, True), (True, False), (False, False), (False, True)]
