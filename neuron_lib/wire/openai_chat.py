@@ -78,6 +78,7 @@ SHAPES: Final = Shapes(
     request=ChatCompletionBody,
     reply=ChatCompletion,
     event=ChatChunk,
+    last_data="[DONE]",
 )
 
 

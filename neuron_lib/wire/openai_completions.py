@@ -76,7 +76,11 @@ _prompts_decoder: Final = msgspec.json.Decoder(_Prompts)
 
 
 SHAPES: Final = Shapes(
-    summary="What follows a text, or each of several", request=CompletionBody, reply=Completion, event=Completion
+    summary="What follows a text, or each of several",
+    request=CompletionBody,
+    reply=Completion,
+    event=Completion,
+    last_data="[DONE]",
 )
 
 

@@ -100,7 +100,12 @@ async def test_the_body_of_a_chat_is_described_down_to_what_stays_text() -> None
     chat = description["paths"]["/v1/chat/completions"]["post"]
     answers = chat["responses"]["200"]["content"]
     assert answers["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatCompletion"}
-    assert answers["text/event-stream"]["x-event"] == {"$ref": "#/components/schemas/ChatChunk"}
+    last, others = answers["text/event-stream"]["itemSchema"]["properties"]["data"]["anyOf"]
+    assert last == {"const": "[DONE]"}
+    assert others["contentSchema"]["anyOf"] == [
+        {"$ref": "#/components/schemas/ChatChunk"},
+        {"$ref": "#/components/schemas/ErrorEnvelope"},
+    ]
 
 
 class _Inner(Struct):
