@@ -29,13 +29,14 @@ class HttpRules:
         self._cors = CorsRules.of(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._cors.origins:
-            send = self._readable(scope["headers"], send)
         raw_path: bytes = scope["raw_path"]
         method = scope["method"]
+        preflight = self._cors.preflight(method, scope["headers"])
+        if self._cors.origins and preflight is None:
+            send = self._readable(scope["headers"], send)
         if refused := self._access and self._access.refusal(method, scope["http_version"], scope["headers"]):
             await refuse(refused, scope, send)
-        elif preflight := self._cors.preflight(method, scope["headers"]):
+        elif preflight is not None:
             await self._answer_preflight(preflight, scope, send)
         elif b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
             # Litestar would ignore the additional slash.

@@ -1,4 +1,4 @@
-"""The description of the service in OpenAPI 3.1, made of its operations and of the types of their bodies. Pure.
+"""The description of the service in OpenAPI 3.2, made of its operations and of the types of their bodies. Pure.
 
 The types are those that msgspec decodes and encodes, so the description cannot differ from the code. A body that the
 types alone do not describe is described by the types that its fields are read as (`neuron_lib.wire.bodies.read_as`).
@@ -31,8 +31,8 @@ class Operation:
 
     `path` has its parameters in braces. `request` is the type of the body, None if there is none. `answers` has the
     type of the JSON body for each status of a request that is not refused, None where an answer has none. `event` is
-    the type of the data of each event, where the answer may be a stream. `errors` are the types that the body of a
-    refusal may have.
+    the type of the data of each event, where the answer may be a stream. `last_data` is the text of the last event, if
+    that is not JSON. `errors` are the types that the body of a refusal may have.
     """
 
     method: Literal["get", "post"]
@@ -41,6 +41,7 @@ class Operation:
     request: Any = None
     answers: Mapping[int, Any] = field(default_factory=dict)
     event: Any = None
+    last_data: str | None = None
     errors: tuple[Any, ...] = (ERROR_SHAPE,)
 
 
@@ -72,7 +73,7 @@ def document(operations: Iterable[Operation], *, version: str) -> dict[str, Any]
             raise ValueError(msg)
         methods[operation.method] = _operation(operation, types)
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",  # the first version that can describe a stream
         "info": {"title": "neuron", "version": version, "summary": "Serves language models on one host."},
         "paths": paths,
         "components": {"schemas": types.components()},
@@ -103,10 +104,17 @@ def _answer(operation: Operation, body: Any, types: "_Types") -> dict[str, Any]:
     if body is not None:
         answer = _content(types.reference(body), says="answered")
     if operation.event is not None:
-        text = {"type": "string", "description": "server-sent events; `x-event` is the data of each of them"}
-        stream = {"schema": text, "x-event": types.reference(operation.event)}
-        answer["content"] = answer.get("content", {}) | {_STREAM: stream}
+        answer["content"] = answer.get("content", {}) | {_STREAM: {"itemSchema": _event(operation, types)}}
     return answer
+
+
+def _event(operation: Operation, types: "_Types") -> dict[str, Any]:
+    """The schema of a server-sent event. A stream that breaks off ends with an error as its data."""
+    content = types.any_of([operation.event, *operation.errors])
+    data: dict[str, Any] = {"type": "string", "contentMediaType": _JSON, "contentSchema": content}
+    if operation.last_data is not None:
+        data = {"anyOf": [{"const": operation.last_data}, data]}
+    return {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
 
 
 def _content(schema: dict[str, Any], *, says: str) -> dict[str, Any]:
@@ -123,6 +131,7 @@ class _Types:
 
     def __init__(self) -> None:
         self._shown: dict[type[Struct], type[Struct]] = {}
+        self._names: set[str] = set()
         self._referred: list[tuple[Any, dict[str, Any]]] = []
 
     def any_of(self, annotations: Iterable[Any]) -> dict[str, Any]:
@@ -172,7 +181,7 @@ class _Types:
         if struct not in self._shown:
             tag_field, tag = _tag_of(struct)
             self._shown[struct] = msgspec.defstruct(
-                _public_name(struct),
+                self._name(struct),
                 [(field.name, *self._show_field(field)) for field in fields(struct) if field.name != tag_field],
                 namespace={"__doc__": struct.__doc__},
                 kw_only=True,
@@ -181,6 +190,15 @@ class _Types:
                 array_like=struct.__struct_config__.array_like,
             )
         return self._shown[struct]
+
+    def _name(self, struct: type[Struct]) -> str:
+        """A name that no other struct has. A private struct, or one whose name is taken, is named by its module too."""
+        name = struct.__name__
+        if name.startswith("_") or name in self._names:
+            words = re.findall(r"[a-z0-9]+", struct.__module__.rpartition(".")[2])
+            name = "".join(map(str.capitalize, words)) + name.lstrip("_")
+        self._names.add(name)
+        return name
 
     def _show_field(self, field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
         annotation = self._show(field.type)
@@ -202,11 +220,3 @@ def _tag_of(struct: type[Struct]) -> tuple[str | None, Any]:
     if config.tag is None and kind is not None and get_origin(kind.type) is Literal and len(get_args(kind.type)) == 1:
         return "type", get_args(kind.type)[0]
     return config.tag_field, config.tag
-
-
-def _public_name(struct: type[Struct]) -> str:
-    """A name that no other struct has: private structs are named after their modules."""
-    if not struct.__name__.startswith("_"):
-        return struct.__name__
-    words = re.findall(r"[a-z0-9]+", struct.__module__.rpartition(".")[2])
-    return "".join(map(str.capitalize, words)) + struct.__name__.lstrip("_")

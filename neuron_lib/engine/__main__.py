@@ -73,6 +73,7 @@ from neuron_lib.engine.protocol import (
 )
 from neuron_lib.engine.runner import Runner, VectorRunner
 from neuron_lib.engine.scheduler import Scheduler
+from neuron_lib.engine.vector_scheduler import VectorScheduler
 from neuron_lib.errors import (
     LoadFailed,
     NeuronError,
@@ -257,7 +258,7 @@ class Engine:
 
     def _step(
         self,
-        scheduler: Scheduler,
+        scheduler: Scheduler | VectorScheduler,
         runner: Runner,
         load: Load,
         facts: ModelFacts,

@@ -20,6 +20,7 @@ from neuron_lib.engine.protocol import Load, ModelFacts, TemplateKind
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.step_costs import StepCosts
+from neuron_lib.engine.vector_scheduler import VectorScheduler
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.control_tokens import ControlToken, control_tokens
@@ -50,6 +51,9 @@ logger = logging.getLogger("neuron_lib.engine")
 
 _MOST_VECTOR_TOKENS: Final = 2048
 """Tokens of all texts that vectors are made of at once: attention over them takes about 200 MiB in a small model."""
+
+_MOST_TEXTS: Final = 64
+"""Texts that vectors are made of at once. A step with a few short texts takes nearly as long as one with many."""
 
 
 def open_context(model: Model, load: Load) -> Context:
@@ -122,15 +126,12 @@ def open_vector_context(model: Model, load: Load) -> VectorContext:
     tokens, unless `n_batch` is larger.
     """
     n_batch = min(context_length(model, load), max(load.context.n_batch, _MOST_VECTOR_TOKENS))
-    return VectorContext(model, load.context, seats=min(load.seats, n_batch), n_batch=n_batch)
+    return VectorContext(model, load.context, seats=min(_MOST_TEXTS, n_batch), n_batch=n_batch)
 
 
-def build_vector_scheduler(context: VectorContext, load: Load) -> Scheduler:
-    """The scheduler for `context`, which reuses nothing."""
-    seats = min(load.seats, context.n_batch)
-    cells, costs = StreamCells(seats, context.n_batch), StepCosts(target_step_s=load.target_step_s)
-    cache = PromptCache(seats=seats, cells=cells, costs=costs, is_enabled=False)
-    return Scheduler(cache=cache, cells=cells, costs=costs, n_batch=context.n_batch, n_ctx=context.n_batch)
+def build_vector_scheduler(context: VectorContext, load: Load) -> VectorScheduler:
+    """The scheduler for `context`."""
+    return VectorScheduler(seats=load.seats, texts=min(_MOST_TEXTS, context.n_batch), n_batch=context.n_batch)
 
 
 def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> Preparer:
@@ -143,7 +144,6 @@ def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> P
         n_ctx=context.n_batch,
         vector_tokens=context.n_batch,
         pairs=_pair_writer(model, controls) if RERANK in model.capabilities else None,
-        seats=min(load.seats, context.n_batch),
     )
 
 

@@ -11,6 +11,7 @@ from neuron_lib.engine.line import Request
 from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents, Vector
 from neuron_lib.engine.runner import Runner
 from neuron_lib.engine.scheduler import Scheduler
+from neuron_lib.engine.vector_scheduler import VectorScheduler
 
 __all__ = ("EngineLoop",)
 
@@ -31,7 +32,7 @@ class EngineLoop:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        scheduler: Scheduler | VectorScheduler,
         runner: Runner,
         *,
         report: Callable[[StepEvents | Began | Cancelled], None],

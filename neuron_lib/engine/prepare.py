@@ -40,10 +40,10 @@ _RENDER_LIMIT_S: Final = 2.0
 _LOOK_CHARS: Final = 1 << 15
 """Prompts are counted in pieces of this length before they are tokenized, the last piece left out."""
 _MOST_BYTES_TOLD: Final = 2 << 20
-_MOST_TOKENS_TOLD: Final = 1 << 20
-"""The bytes of a text whose tokens are told, or that tokens are told of, and the number of these tokens. An answer of
-this size fits into a frame: with up to 5 bytes for each token, and its text twice and 2 bytes for each piece.
-"""
+"""The bytes of a text that is told, or whose tokens are told. With these tokens it fits into a frame."""
+_MOST_TOKENS_TOLD: Final = 1 << 18
+_MOST_PIECES_TOLD: Final = 1 << 15
+"""The daemon's event loop takes 20 ms to pass so many tokens on, and 30 ms for so many pieces."""
 _MOST_TOKENS_OF_CHAR: Final = 4
 """A character is four bytes at most, and a byte one token at most."""
 
@@ -86,10 +86,10 @@ class Preparer:
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
         that no message can write; None lets it write all of them. A prompt and its reply have `n_ctx` tokens at most.
         `needs_checkpoints` says that the model's memory cannot be cut. An input of which a vector is wanted has
-        `vector_tokens` at most, 0 where the engine makes no vectors; more inputs than `seats` take turns. `pairs`
-        writes the prompts of a reranker, and is None for every other model. `tool_format` is the model's, for
-        templates that do not show tools or calls. `binder` binds the replies to chats; None is one for a model that
-        neither reasons nor calls tools.
+        `vector_tokens` at most, 0 where the engine makes no vectors. `pairs` writes the prompts of a reranker, and is
+        None for every other model. More prompts of one completion than `seats` take turns. `tool_format` is the
+        model's, for templates that do not show tools or calls. `binder` binds the replies to chats; None is one for a
+        model that neither reasons nor calls tools.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
@@ -145,8 +145,7 @@ class Preparer:
             case CompleteTask():
                 self.echo(task)  # what is too long is refused here
                 bond = None if task.grammar is None else Bond(task.grammar)
-                prompts = (self._to_go_on_with(prompt, task.suffix) for prompt in task.prompts)
-                return tuple(with_changes(prompt, bond=bond) for prompt in prompts)
+                return tuple(with_changes(prompt, bond=bond) for prompt in self._to_go_on_with(task))
             case EmbedTask() | RerankTask():
                 return tuple(self._inputs_of(task) if isinstance(task, EmbedTask) else self._pairs_of(task))
             case TokenizeTask(prompt=prompt):
@@ -184,12 +183,17 @@ class Preparer:
         self._check_tokens(prompt, param=param)
         return Prompt("", tokens=prompt, param=param)
 
-    def _to_go_on_with(self, prompt: str | tuple[int, ...], suffix: str | None) -> Prompt:
-        """A prompt as it is, or the prompt for what belongs between it and the suffix. In these two nothing is a
-        control token.
-        """
-        if suffix is None:
-            return self._verbatim(prompt, param="prompt")
+    def _to_go_on_with(self, task: CompleteTask) -> Iterator[Prompt]:
+        """Each prompt as it is, or the prompt for what belongs between it and the suffix."""
+        for index, prompt in enumerate(task.prompts):
+            param = f"prompt[{index}]" if task.more_prompts else "prompt"
+            if task.suffix is None:
+                yield self._verbatim(prompt, param=param)
+            else:
+                yield self._around(prompt, task.suffix, param=param)
+
+    def _around(self, prompt: str | tuple[int, ...], suffix: str, *, param: str) -> Prompt:
+        """The prompt for what belongs between `prompt` and `suffix`. In both nothing is a control token."""
         if not isinstance(prompt, str):
             raise InvalidRequest("suffix: it can only follow a prompt that is text", param="suffix")
         markers = self._vocab.fill_in_middle
@@ -197,7 +201,7 @@ class Preparer:
             raise InvalidRequest("suffix: this model has no tokens to fill in the middle of a text", param="suffix")
         before, behind, middle = (Piece(marker, is_foreign=False) for marker in markers)
         pieces = (before, Piece(prompt, is_foreign=True), behind, Piece(suffix, is_foreign=True), middle)
-        return Prompt("".join(piece.text for piece in pieces), pieces)
+        return Prompt("".join(piece.text for piece in pieces), pieces, param=param)
 
     def echo(self, task: TaskFrame) -> tuple[str, ...]:
         """The texts that the replies to this task begin with, one for each prompt. Empty if it does not want them.
@@ -264,8 +268,10 @@ class Preparer:
         param = "prompt" if isinstance(task.prompt, str) else "messages"
         _refuse_beyond(len(prompt.text.encode(errors="surrogatepass")), param=param)
         tokens = self._all_tokens(task, prompt)
-        if len(tokens) > _MOST_TOKENS_TOLD:
-            raise InvalidRequest(f"{param}: the text has more than {_MOST_TOKENS_TOLD} tokens", param=param)
+        most = _MOST_PIECES_TOLD if task.wants_pieces else _MOST_TOKENS_TOLD
+        if len(tokens) > most:
+            pieces_too = ", which are too many to tell the pieces too" if task.wants_pieces else ""
+            raise InvalidRequest(f"{param}: the text has more than {most} tokens{pieces_too}", param=param)
         pieces: tuple[bytes, ...] = ()
         if task.wants_pieces:
             pieces = tuple(map(self._vocab.text, tokens))
@@ -291,19 +297,23 @@ class Preparer:
         return Text(request=request, text=self._spelled(task.tokens, "tokens"), token_count=len(task.tokens))
 
     def request(self, submit: Submit, prompts: Iterable[PreparedPrompt], *, arrived_s: float = 0.0) -> Request:
-        """What enters the line: a sequence, and as far as there are seats a seat, for each choice or input."""
+        """What enters the line: a sequence for each choice or text.
+
+        Choices of one prompt have a seat each. So have those of several prompts, as far as there are seats. Texts whose
+        vectors are wanted take turns on one.
+        """
         task = submit.task
         assert not isinstance(task, TokenizeTask | DetokenizeTask)  # nothing is computed for them
         if isinstance(task, VectorTask):
-            sequences = tuple(self._inputs(submit, prompts))
+            sequences, seats = tuple(self._inputs(submit, prompts)), 1
         else:
             sequences = tuple(
                 sequence
                 for number, prompt in enumerate(prompts)
                 for sequence in self._choices(submit, task, prompt, first=number * task.choices)
             )
-        takes_turns = isinstance(task, VectorTask) or (isinstance(task, CompleteTask) and task.more_prompts)
-        seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
+            takes_turns = isinstance(task, CompleteTask) and task.more_prompts
+            seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
         return Request(submit.request, sequences, seats, submit.class_, arrived_s)
 
     def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
@@ -313,7 +323,6 @@ class Preparer:
                 choice=choice,
                 prompt=prompt.tokens,
                 max_tokens=0,
-                wants_vector=True,
                 adapter=submit.class_.adapter,
             )
 

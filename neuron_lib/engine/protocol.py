@@ -395,8 +395,9 @@ class Done(Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
 class Vector(Struct, frozen=True, kw_only=True, array_like=True, tag="vector"):
     """The vector of one input is complete, which ends that input; `choice` counts the inputs from 0.
 
-    `values` are float32, little-endian. Those of a document that is ranked are the outputs of the classifier. The times
-    are those of `Done`.
+    `values` are float32, little-endian. Those of a document that is ranked are the outputs of the classifier.
+    `prefill_s` are the seconds of all steps so far in which texts of the request were computed. `queue_s` is that of
+    `Done`.
     """
 
     request: int

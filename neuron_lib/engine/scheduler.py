@@ -95,9 +95,8 @@ class Scheduler:
         if request.seats > len(self.cache.slots):
             raise ValueError(f"a request for {request.seats} seats, where there are {len(self.cache.slots)}")
         for sequence in request.sequences:
-            most = min(self.n_ctx, self.n_batch) if sequence.wants_vector else self.n_ctx
-            if not 0 < len(sequence.prompt) <= most:
-                raise ValueError(f"a prompt of {len(sequence.prompt)} tokens does not fit {most} cells")
+            if not 0 < len(sequence.prompt) <= self.n_ctx:
+                raise ValueError(f"a prompt of {len(sequence.prompt)} tokens does not fit {self.n_ctx} cells")
         self._line.enter(request)
 
     def cancel(self, number: int) -> None:
@@ -143,16 +142,10 @@ class Scheduler:
             chunks.append(self._chunk(sequence, 1, guesses))
         budget = self.costs.prefill_budget(decoding=len(decoding), room=room)
         for sequence in reading:
-            cells = self.cells.room(_seq_id(sequence))
-            limit = min(budget, cells)
-            if sequence.wants_vector:  # the whole of it in one batch, however long that takes
-                limit = sequence.remaining
-                if limit > min(cells, room if chunks else self.n_batch):
-                    break
-            elif limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
+            limit = min(budget, self.cells.room(_seq_id(sequence)))
+            if limit <= 0 or (decoding and budget < _SMALLEST_SHARE):
                 break
             chunk = self._chunk(sequence, limit, [])
-            room -= len(chunk.tokens)
             budget -= len(chunk.tokens)
             chunks.append(chunk)
         chunks.sort(key=lambda chunk: chunk.seq_id)  # in this order neighbours are computed in one piece
@@ -169,8 +162,7 @@ class Scheduler:
             seq_id=seq_id,
             tokens=tokens,
             position=start,
-            wants_logits=end == len(sequence.tokens) and not sequence.wants_vector,
-            wants_vector=sequence.wants_vector,
+            wants_logits=end == len(sequence.tokens),
             drafted=len(guesses),
             checkpoint=self.cache.checkpoint(sequence, end) if end in sequence.checkpoint_at else None,
         )
@@ -305,7 +297,7 @@ class Scheduler:
         decoded = sum(len(chunk.tokens) for chunk in chunks) - read
         self.costs.observe(decoded=decoded, prefilled=read, duration_s=result.duration_s)
         events: list[SequenceEvent] = []
-        sampled, vectors = iter(result.sampled), iter(result.vectors)
+        sampled = iter(result.sampled)
         for chunk in chunks:
             sequence = chunk.sequence
             if sequence.generated:
@@ -314,9 +306,6 @@ class Scheduler:
                 sequence.prefill_s += result.duration_s
             if not chunk.wants_logits:
                 sequence.computed += len(chunk.tokens)
-                if chunk.wants_vector:
-                    self._retire(sequence)
-                    events.append(sequence.vector(next(vectors)))
                 continue
             new = next(sampled)
             right = max(0, len(new) - 1)
@@ -338,7 +327,7 @@ class Scheduler:
         """Ask for less the next time: drop an idle prompt, else a sequence, else halve the batch."""
         if len(self._live) > 1 or any(slot.tokens for slot in self.cache.idle):
             self._give_way()
-        elif self._batch_limit > 1 and not any(sequence.wants_vector for sequence in self._live):
+        elif self._batch_limit > 1:
             self._batch_limit //= 2
         else:
             return self._break(self._live.copy(), message)
@@ -361,10 +350,7 @@ class Scheduler:
     def _retire(self, sequence: Sequence) -> None:
         self._live.remove(sequence)
         self._live_limit = len(self.cache.slots)
-        seq_id = _seq_id(sequence)
         self.cache.release(sequence)
-        if sequence.wants_vector:
-            self.cache.forget(seq_id)  # the state of a prompt that was pooled is of no use to anybody
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:

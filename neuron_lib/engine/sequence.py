@@ -40,9 +40,8 @@ class Sequence:
     The native cache lags one token behind: a sampled token is computed only when it is fed back. So of the `tokens`,
     the prompt's and then the reply's, the first `computed` have their cells. `cached` tokens of the prompt were never
     computed for this sequence. `checkpoint_at` are lengths at which a memory that cannot be cut is to be kept.
-    `sampler` is None where a runner makes up its tokens, and where a vector is wanted. A sequence that `wants_vector`
-    is computed in one batch, shares nothing with others, and ends with that. A token of `stop_token_ids` ends the reply
-    and is no part of it.
+    `sampler` is None where a runner makes up its tokens, and where a vector is wanted. A token of `stop_token_ids` ends
+    the reply and is no part of it.
     `queue_s` are the seconds between the arrival of its request and the beginning of that.
     """
 
@@ -53,7 +52,6 @@ class Sequence:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     choice: int = 0
-    wants_vector: bool = False
     cache_key: str = ""
     adapter: str = ""
     checkpoint_at: tuple[int, ...] = ()
@@ -76,7 +74,7 @@ class Sequence:
     @property
     def sharing(self) -> tuple[str, str]:
         """What must be equal for a prompt to be shared with another sequence."""
-        return (f"{self.request}/{self.choice}" if self.wants_vector else self.cache_key), self.adapter
+        return self.cache_key, self.adapter
 
     @property
     def generated(self) -> int:

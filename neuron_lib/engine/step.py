@@ -96,7 +96,6 @@ class SequenceChunk(Struct, frozen=True):
 
     With `wants_logits` the chunk ends with the last known token, so the next token is sampled after it. The last
     `drafted` tokens are guesses. They are checked by sampling, one after the other, up to the first wrong one.
-    With `wants_vector` the chunk is a whole prompt, of which the vector is wanted.
     `checkpoint` is the number under which the state after the chunk is to be kept, None if it is not.
     """
 
@@ -105,7 +104,6 @@ class SequenceChunk(Struct, frozen=True):
     tokens: list[int]
     position: int
     wants_logits: bool
-    wants_vector: bool = False
     drafted: int = 0
     checkpoint: int | None = None
 
@@ -146,7 +144,7 @@ class StepResult(Struct, frozen=True):
 
     `sampled` has one tuple for each computed chunk with `wants_logits`, in their order: the next token, and one more
     for each drafted token that was right. The tuple of a broken sequence is empty. `vectors` has the vector of each
-    computed chunk with `wants_vector`, in their order, as float32, little-endian. `kept` has key and bytes of each
+    chunk, in their order, as float32, little-endian, where vectors are made. `kept` has key and bytes of each
     saved sequence and checkpoint; one that is missing could not be kept. `lost` are the `seq_id`s whose edits
     failed: their slots are empty now, and their chunks were not computed. `broken` are the sequences that cannot go on.
     Copying the state of `moved` tokens took `move_s` seconds, and everything else took `duration_s`. `message` says

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from neuron_lib.errors import InvalidGrammar, Overloaded, OverloadReason
+from neuron_lib.llama import gbnf
 from neuron_lib.llama.bindings import lib
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import Grammar
@@ -59,6 +60,8 @@ _VERDICTS: Final = frozenset(
 _RETRY_AFTER_S: Final = 4
 _MOST_REMEMBERED: Final = 16
 """Compiled grammars that are kept. One for 50 tools takes 3 MiB (measured)."""
+_LINE: Final = re.compile(r"\bat ([0-9]+)\(")
+"""Where llguidance names a line of a grammar."""
 _TOKEN_ID: Final = re.compile(r"<\[[0-9]+\]>")
 
 Answer = TypeVar("Answer")
@@ -106,16 +109,23 @@ class Constraint:
         return type(self)(self._matcher.deep_copy(), tokenizer=self._tokenizer, eog=self._eog, param=self._param)
 
     def after(self, text: bytes) -> Self | None:
-        """A copy that has read `text`, whatever its tokens are; None if the text is not allowed."""
+        """A copy that has read `text`, whatever its tokens are; None if the text is not allowed.
+
+        Spellings of special tokens are read as text, or as these tokens if they are not allowed as text.
+        """
         try:
-            tokens = self._tokenizer.greedy_tokenize(text.decode())
+            readings = (self._tokenizer.greedy_tokenize(text.decode()), self._special_reading(text))
         except UnicodeDecodeError:
             return None
-        copy = self.copy()
-        if copy._ask(copy._matcher.validate_tokens, tokens) < len(tokens):
-            return None
-        copy._ask(copy._matcher.consume_tokens, tokens)
-        return copy
+        for tokens in readings:
+            if self._ask(self._matcher.validate_tokens, tokens) == len(tokens):
+                copy = self.copy()
+                copy._ask(copy._matcher.consume_tokens, tokens)
+                return copy
+        return None
+
+    def _special_reading(self, text: bytes) -> list[int]:
+        return self._tokenizer.tokenize_bytes(text, parse_special=True)
 
     def allows(self, token: int) -> bool:
         """Whether the token may come next. Tokens that end a reply may come if the grammar is fulfilled."""
@@ -186,20 +196,33 @@ class GrammarCompiler:
 
     def _grammar(self, grammar: Grammar) -> Constraint:
         param = grammar.param or _PARAMS[grammar.kind]
-        notation = "; grammars are read in Lark's notation, not as GBNF" if grammar.kind == "lark" else ""
+        notation = "; grammars are read in Lark's notation and in GBNF" if grammar.kind == "lark" else ""
         return self._constraint(partial(_serialized, grammar), param=param, hint=notation)
 
     def _calls(self, calls: "Calls") -> Constraint:
         if calls.answer is not None:
             self._grammar(calls.answer)  # so that an error names its field
-        for schema, param in calls.strict:
-            self._constraint(partial(_serialized, Grammar("json_schema", schema)), param=param)
+        if calls.strict:
+            self._check_strict(calls.strict)
         try:
             return self._constraint(partial(_with_answer, calls.rules, calls.answer), param="tools")
         except InvalidGrammar:
             if not calls.looser:
                 raise
             return self._constraint(partial(_with_answer, calls.looser, calls.answer), param="tools")
+
+    def _check_strict(self, strict: tuple[tuple[str, str], ...]) -> None:
+        """Raise `InvalidGrammar`, for the field that has it, for a schema that is not understood to the letter."""
+        try:
+            self._constraint(partial(_each_of, [schema for schema, _ in strict]), param="tools")
+        except InvalidGrammar as error:
+            line = _LINE.search(str(error))  # a schema has a line of its own, behind the first
+            place = int(line[1]) - 2 if line is not None else len(strict)
+            if not 0 <= place < len(strict):
+                raise
+            param = strict[place][1]
+            text = f"{param}: {str(error).removeprefix('tools: ')}"
+            raise InvalidGrammar(text, param=param) from None  # the message repeats all of it
 
     def _constraint(self, serialize: Callable[[], str], *, param: str, hint: str = "") -> Constraint:
         try:
@@ -275,11 +298,21 @@ def _with_answer(rules: str, answer: Grammar | None) -> str:
     return msgspec.json.encode({"grammars": [outer, {**inner, "name": "answer"}]}).decode()
 
 
-def _serialized(grammar: Grammar) -> str:
-    """The grammar in llguidance's own notation. Raises `ValueError` for its size, and for a schema that is not a JSON
-    object.
+def _each_of(schemas: Iterable[str]) -> str:
+    """A grammar of any of these JSON schemas in llguidance's own notation, with a line for each. Raises `ValueError`
+    for their size.
+    """
+    styled = (msgspec.json.decode(schema) | {"x-guidance": _JSON_STYLE} for schema in schemas)
+    rules = [f"each_{place}: %json {msgspec.json.encode(schema).decode()}" for place, schema in enumerate(styled)]
+    start = "start: " + " | ".join(f"each_{place}" for place in range(len(rules)))
+    return _serialized(Grammar("lark", "\n".join([start, *rules])))
 
-    A grammar that is not JSON is not parsed here.
+
+def _serialized(grammar: Grammar) -> str:
+    """The grammar in llguidance's own notation.
+
+    Raises `ValueError` for its size, for a schema that is not a JSON object, and for GBNF that cannot be translated.
+    Any other grammar is not parsed here.
     """
     from llguidance import LLMatcher  # noqa: PLC0415 - see `_tokenizer`
 
@@ -291,6 +324,8 @@ def _serialized(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_json_schema(grammar.source, overrides=_JSON_STYLE)
         case "regex":
             return LLMatcher.grammar_from_regex(grammar.source)
+        case "lark" if gbnf.is_gbnf(grammar.source):
+            return msgspec.json.encode({"grammars": [{"lark_grammar": gbnf.to_lark(grammar.source)}]}).decode()
         case "lark":
             return msgspec.json.encode({"grammars": [{"lark_grammar": grammar.source}]}).decode()
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from neuron_lib.admission import AdmissionController, Place
 from neuron_lib.config import SamplingConfig
@@ -206,6 +207,8 @@ class LlamaCppReply:
                 await self._begin(await self._next_engine_after(dead))
         if not self._events:
             raise StopAsyncIteration
+        if isinstance(self._events[0], Vector):
+            await checkpoint()  # there may be thousands, and each of them takes a part of a millisecond
         event = self._events.popleft()
         return self._result(event) if isinstance(event, Vector) else event
 
@@ -356,7 +359,7 @@ class LlamaCppReply:
                 queue_ms=round(news.queue_s * 1000),
                 prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
             )
-            self._finish([FinishReason.STOP] * self._sequences, usage)
+            self._finish([FinishReason.STOP], usage)
 
     def _answer(self, news: Tokens | Text) -> None:
         """The whole answer is there, and nothing was computed for it."""
@@ -440,9 +443,13 @@ class LlamaCppReply:
 
     @property
     def _seats(self) -> int:
-        """More texts or prompts than there are seats take turns; choices of one prompt do not."""
+        """Texts whose vectors are wanted take turns on one seat. More prompts than there are seats take turns; choices
+        of one prompt do not.
+        """
         task = self._task
-        takes_turns = isinstance(task, Embed | Rerank) or (isinstance(task, Complete) and bool(task.more_prompts))
+        if isinstance(task, Embed | Rerank):
+            return 1
+        takes_turns = isinstance(task, Complete) and task.more_prompts
         return min(self._sequences, self._admission.max_in_flight) if takes_turns else self._sequences
 
     @property

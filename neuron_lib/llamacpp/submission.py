@@ -36,8 +36,8 @@ from neuron_lib.vectors import check_dimensions
 
 __all__ = ("refuse_if_impossible", "submission")
 
-_MOST_NUMBERS: Final = 4 << 20
-"""Numbers of all vectors of a request together. As JSON they take 90 MB."""
+_MOST_NUMBERS: Final = 2 << 20
+"""Numbers of all vectors of a request together. As JSON they take 45 MB."""
 _MOST_QUERY_CHARS: Final = 4 << 20
 """Characters of a query times the documents that it is read with. To tokenize so many takes two seconds."""
 _MOST_TOP_LOGPROBS: Final = 20

@@ -218,7 +218,8 @@ def _answer(plan: Plan, *, spent: int, may_reason: bool = False, rest: bytes = b
     # A text behind the closing marker may not be allowed by the rules. Then they bind what follows that text.
     bound = _Bound(plan, plan.rules.after(rest.lstrip()) or plan.rules.copy(), spent=spent)
     if may_reason and plan.reasoning is not None and plan.reasoning.budget != 0:
-        return _Start(plan, bound, reasoning=plan.reasoning)
+        mark = plan.reasoning.open
+        return _Start(plan, bound, opening=plan.spell(mark.text.decode()) if mark.token is None else (mark.token,))
     return bound if may_reason or rest.strip() else _Start(plan, bound, space=_MOST_SPACE)
 
 
@@ -369,43 +370,55 @@ class _Forced:
 
 
 class _Start:
-    """The beginning of an answer that is bound: reasoning or white space may come first."""
+    """The beginning of an answer that is bound: reasoning or white space may come first.
 
-    __slots__ = ("_bound", "_plan", "_reasoning", "_space")
+    The text that opens reasoning and the text of the rules may begin alike. Then it is open for a while which it is.
+    """
+
+    __slots__ = ("_bound", "_opening", "_plan", "_space")
 
     is_complete: Final = False
 
-    def __init__(self, plan: Plan, bound: "_Bound", *, reasoning: Reasoning | None = None, space: int = 0) -> None:
-        """`space` is how many tokens of white space may come."""
+    def __init__(self, plan: Plan, bound: "_Bound | None", *, opening: Sequence[int] = (), space: int = 0) -> None:
+        """`bound` is None if the text so far is none of the rules. `opening` are the tokens that are left of the mark
+        that opens reasoning, and `space` is how many tokens of white space may come.
+        """
         self._plan = plan
         self._bound = bound
-        self._reasoning = reasoning
+        self._opening = opening
         self._space = space
 
     def allows(self, token: int) -> bool:
-        return self._bound.allows(token) or self._opens_reasoning(token) or self._is_space(token)
+        return self._is_bound(token) or self._opens(token) or self._is_space(token)
 
     def mask(self, row: Scores) -> None:
-        opening = None if self._reasoning is None else self._opening(self._reasoning)[0]
-        kept = None if opening is None else row[opening]
-        self._bound.mask(row)
-        if opening is not None:
-            row[opening] = kept
+        opening = [*self._opening[:1]]
+        kept = row[opening]
+        if self._bound is None:
+            row.fill(-np.inf)
+            kept[:] = 0.0
+        else:
+            self._bound.mask(row)
+        row[opening] = kept
 
     def accept(self, token: int) -> _Stage:
-        if self._bound.allows(token):
-            return self._bound.accept(token)
-        if self._reasoning is not None and self._opens_reasoning(token):
-            opening = self._opening(self._reasoning)
-            return _Forced(opening, then=lambda: _InReasoning(self._plan, spent=0)).accept(token)
-        return _Start(self._plan, self._bound, reasoning=self._reasoning, space=self._space - 1)
+        bound = self._bound if self._bound is not None and self._bound.allows(token) else None
+        if self._opens(token):
+            left = self._opening[1:]
+            if not left:
+                return _InReasoning(self._plan, spent=0)
+            if bound is not None:
+                bound.accept(token)  # it stays in its stage, because nothing free may follow
+            return _Start(self._plan, bound, opening=left)
+        if bound is not None:
+            return bound.accept(token)
+        return _Start(self._plan, self._bound, opening=self._opening, space=self._space - 1)
 
-    def _opens_reasoning(self, token: int) -> bool:
-        return self._reasoning is not None and token == self._opening(self._reasoning)[0]
+    def _is_bound(self, token: int) -> bool:
+        return self._bound is not None and self._bound.allows(token)
 
-    def _opening(self, reasoning: Reasoning) -> Sequence[int]:
-        mark = reasoning.open
-        return self._plan.spell(mark.text.decode()) if mark.token is None else (mark.token,)
+    def _opens(self, token: int) -> bool:
+        return bool(self._opening) and token == self._opening[0]
 
     def _is_space(self, token: int) -> bool:
         return self._space > 0 and self._plan.piece(token).isspace()

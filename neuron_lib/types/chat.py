@@ -8,8 +8,9 @@ __all__ = ("Grammar", "Principal", "ToolChoice")
 
 
 class Grammar(Struct, frozen=True):
-    """What the text of a reply must look like: a JSON schema, a regular expression, or a grammar in Lark's notation.
+    """What the text of a reply must look like: a JSON schema, a regular expression, or a grammar.
 
+    A grammar (`lark`) is in llguidance's variant of Lark, or in llama.cpp's GBNF, which is known by its rules.
     `param` is what the client calls it, for errors; None stands for the usual name of its kind.
     """
 

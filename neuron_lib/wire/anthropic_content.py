@@ -16,7 +16,8 @@ from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
 
 __all__ = ("Messages", "System", "read_conversation")
 
-_MAX_MESSAGES: Final = 10_000
+_MOST: Final = 10_000
+"""Messages of a conversation, and content blocks of all its messages. To translate so many takes up to 30 ms."""
 _ROLES: Final = ("assistant", "system", "user")
 _BILLING: Final = "x-anthropic-billing-header:"
 """Claude Code puts a header of this name into the first system block. It is different in every request. In a prompt it
@@ -89,8 +90,10 @@ def read_conversation(system: msgspec.Raw, messages: msgspec.Raw) -> UnreadArray
     Raises `MalformedJson` or `InvalidRequest`; `param` is the path of the wrong value.
     """
     told = decode_part(_messages, messages, param="messages")
-    if not 1 <= len(told) <= _MAX_MESSAGES:
-        raise refusal("messages", f"Expected `array` of length 1 to {_MAX_MESSAGES}")
+    if not 1 <= len(told) <= _MOST:
+        raise refusal("messages", f"Expected `array` of length 1 to {_MOST}")
+    if sum(len(message.content) for message in told if isinstance(message.content, list)) > _MOST:
+        raise refusal("messages", f"more than {_MOST} content blocks")
     check_nesting_and_numbers(bytes(messages), param="messages")
     translated = [*_system(system)]
     names: dict[str, str] = {}
@@ -169,8 +172,7 @@ def _result(block: _Block, place: str, names: dict[str, str]) -> dict[str, Any]:
     parts: list[_Part] = []
     for inner_place, inner in _nested(block.content, f"{place}.content"):
         parts += _parts(inner, inner_place)
-    texts = [part["text"] for part in parts if part["type"] == "text"]
-    content: str | list[_Part] = "\n".join(texts) if len(texts) == len(parts) else parts
+    content = _content(parts)
     if block.is_error and isinstance(content, str) and not content.lstrip().lower().startswith("error"):
         content = f"Error: {content}" if content else "Error"
     message = {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
@@ -267,7 +269,7 @@ def _document(block: _Block, place: str) -> Iterator[_Part]:
         case "text":
             yield {"type": "text", "text": "\n".join((*lines, source.data or ""))}
         case "content":
-            yield from ({"type": "text", "text": f"{line}\n"} for line in lines)
+            yield from ({"type": "text", "text": line} for line in lines)
             for inner_place, inner in _nested(source.content, f"{place}.source.content"):
                 if inner.type == "document":
                     raise refusal(f"{inner_place}.type", "a document cannot stand in a document")
@@ -302,10 +304,16 @@ def _nested(content: msgspec.Raw, place: str) -> list[_Placed]:
 
 
 def _content(parts: Sequence[_Part]) -> str | list[_Part]:
-    """The content of a message: a text if it has one part that is a text, else the list of parts."""
-    if not parts:
-        return ""
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        text: str = parts[0]["text"]
-        return text
-    return list(parts)
+    """The content of a message: one text if all its parts are texts, else the list of parts.
+
+    Two texts are joined by a line feed, unless one of them has white space there.
+    """
+    if any(part["type"] != "text" for part in parts):
+        return list(parts)
+    pieces: list[str] = []
+    for part in parts:
+        text: str = part["text"]
+        if pieces and not (pieces[-1][-1:].isspace() or text[:1].isspace()):
+            pieces.append("\n")
+        pieces.append(text)
+    return "".join(pieces)

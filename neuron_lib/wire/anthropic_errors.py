@@ -1,6 +1,6 @@
 """Errors in the shape of Anthropic's API: for `/v1/messages` and all paths below it."""
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
@@ -17,13 +17,26 @@ from neuron_lib.wire.http_errors import (
     judge,
 )
 
-__all__ = ("AnthropicError", "anthropic_error", "error_body")
+__all__ = ("AnthropicError", "ThreadUnsupported", "anthropic_error", "error_body")
+
+
+class ThreadUnsupported(InvalidRequest):
+    """The server shall keep the conversation, and no conversation is kept here.
+
+    Anthropic's client knows this error. The client then sends the whole conversation with each request.
+    """
+
+    code = "thread_unsupported_request"
+
+
+class _Details(Struct):
+    error_code: str
 
 
 class _Error(Struct):
     type: str
     message: str
-    code: str | UnsetType = UNSET
+    details: _Details | UnsetType = UNSET
     param: str | UnsetType = UNSET
 
 
@@ -55,13 +68,13 @@ def anthropic_error(error: NeuronError) -> ErrorAnswer:
 def error_body(error: NeuronError) -> bytes:
     """Anthropic's error body as JSON. A stream that breaks off sends the same as an event.
 
-    `error.code` and `error.param` are additions to Anthropic's shape. They are left out where there is nothing to say.
-    `request_id` is null, because requests have no ids here.
+    `error.details` is left out of errors without a code. So is `error.param`, an addition to Anthropic's shape, where
+    no value of the request is wrong. `request_id` is null, because requests have no ids here.
     """
     verdict = _verdict(error)
-    told = {"type": verdict.type, "message": _message(error)}
+    told: dict[str, Any] = {"type": verdict.type, "message": _message(error)}
     if verdict.code is not None:
-        told["code"] = verdict.code
+        told["details"] = {"error_code": verdict.code}
     if isinstance(error, InvalidRequest) and error.param is not None:
         told["param"] = error.param
     return encode_error({"type": "error", "error": told, "request_id": None})

@@ -3,24 +3,26 @@
 Checks every bound that a request must keep before a model is asked. Knows no status codes and opens no connection.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
 from neuron_lib.types import Chat, Grammar, Principal, UnreadObject
 from neuron_lib.wire.anthropic_content import Messages, System, read_conversation
-from neuron_lib.wire.anthropic_errors import AnthropicError
+from neuron_lib.wire.anthropic_errors import AnthropicError, ThreadUnsupported
 from neuron_lib.wire.anthropic_reply import Event, Message, MessageCollector, MessageStreamEncoder, ReplyStyle
 from neuron_lib.wire.anthropic_tools import ToolChoiceField, Tools, read_tool_choice, read_tools
-from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
+from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
-from neuron_lib.wire.json_bounds import check_u64, refusal
-from neuron_lib.wire.reply_shape import Format, shapes_of_format
-from neuron_lib.wire.sampling_fields import SamplingFields, read_sampling
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
+from neuron_lib.wire.reasoning_fields import ReasoningChoice, template_words
+from neuron_lib.wire.refused_parameters import Refused, decoder_with_refused, refuse_unsupported
+from neuron_lib.wire.reply_shape import Format, ReplyShapeFields, grammar_of, shapes_of_format
+from neuron_lib.wire.sampling_fields import read_sampling
 
-__all__ = ("SHAPES", "MessagesBody", "MessagesRequest", "PromptBody", "chat_of", "decode")
+__all__ = ("ELSEWHERE", "SHAPES", "MessagesBody", "MessagesRequest", "PromptBody", "chat_of", "decode")
 
 _MAX_STOPS: Final = 16
 
@@ -30,16 +32,9 @@ _EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "xhigh": "h
 """Chat templates know three efforts. Anthropic's two greater ones are the greatest of these."""
 
 
-_UNSUPPORTED: Final = {
-    "compaction": "no conversation is edited here",
-    "container": "no tools run here",
-    "thread": "no conversation is kept here",
-}
-
-
 class _Thinking(Struct, frozen=True):
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Annotated[int, Meta(ge=1)] | None = None
+    budget_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     display: Literal["summarized", "omitted"] | None = None
 
 
@@ -57,11 +52,14 @@ class _ContextManagement(Struct, frozen=True):
     edits: list[_Edit] = []
 
 
-class PromptBody(SamplingFields, frozen=True, kw_only=True):
-    """Every field that has an effect, and those that would need one and are refused. Nothing says how long the reply
-    may be.
+class _Object(Struct, gc=False):
+    """Any object. Its keys are not looked at."""
 
-    `SamplingFields` has more fields than Anthropic's API. All of them have an effect.
+
+class PromptBody(ReplyShapeFields, frozen=True, kw_only=True):
+    """Every field that has an effect, except how long the reply may be. `ELSEWHERE` has those that are refused.
+
+    `ReplyShapeFields` has more fields than Anthropic's API. All of them have an effect.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -75,12 +73,10 @@ class PromptBody(SamplingFields, frozen=True, kw_only=True):
     output_config: _OutputConfig | None = None
     output_format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     service_tier: Literal["auto", "standard_only"] | None = None
-    compaction: msgspec.Raw = NOTHING
-    container: msgspec.Raw = NOTHING
     thread: msgspec.Raw = NOTHING
     context_management: _ContextManagement | None = None
-    mcp_servers: list[msgspec.Raw] | None = None
-    inference_geo: str | None = None
+    chat_template_kwargs: Annotated[msgspec.Raw, read_as(_Object)] = NOTHING
+    continue_final_message: bool | None = None
 
 
 class MessagesBody(PromptBody, frozen=True, kw_only=True):
@@ -89,7 +85,57 @@ class MessagesBody(PromptBody, frozen=True, kw_only=True):
     max_tokens: Annotated[int, Meta(ge=1)]
 
 
-_decoder: Final = msgspec.json.Decoder(MessagesBody)
+ELSEWHERE: Final[Refused] = {
+    "compaction": (),
+    "container": (),
+    "inference_geo": ("global",),
+    "mcp_servers": (),
+    # OpenAI's APIs and other servers
+    "add_generation_prompt": (True,),
+    "documents": (),
+    "enable_thinking": (),
+    "function_call": ("none", "auto"),
+    "functions": (),
+    "input": (),
+    "instructions": (),
+    "logprobs": (False,),
+    "max_completion_tokens": (),
+    "max_output_tokens": (),
+    "n": (1,),
+    "n_predict": (),
+    "parallel_tool_calls": (True,),
+    "prompt": (),
+    "reasoning": (),
+    "reasoning_budget": (),
+    "reasoning_budget_tokens": (),
+    "reasoning_effort": (),
+    "stop": (),
+    "thinking_budget": (),
+    "thinking_budget_tokens": (),
+    "thinking_token_budget": (),
+    "top_logprobs": (0,),
+}
+"""Fields that this API does not have, or that need something that this host does not have. See `refuse_unsupported`."""
+
+_INSTEAD: Final = {
+    "compaction": ": no conversation is edited here",
+    "container": ": no tools run here",
+    "inference_geo": ": this host knows no region",
+    "mcp_servers": ": no tools run here",
+    "instructions": "; use `system`",
+    "parallel_tool_calls": "; use `disable_parallel_tool_use` in `tool_choice`",
+    "reasoning_effort": "; use `output_config`",
+    "stop": "; use `stop_sequences`",
+    **dict.fromkeys(("max_completion_tokens", "max_output_tokens", "n_predict"), "; use `max_tokens`"),
+    **dict.fromkeys(
+        ("enable_thinking", "reasoning", "reasoning_budget", "reasoning_budget_tokens", "thinking_budget"),
+        "; use `thinking`",
+    ),
+    **dict.fromkeys(("thinking_budget_tokens", "thinking_token_budget"), "; use `thinking`"),
+}
+
+_decoder: Final = decoder_with_refused(MessagesBody, also=ELSEWHERE)
+_object_decoder: Final = msgspec.json.Decoder(_Object)
 
 SHAPES: Final = Shapes(
     summary="The next message of a chat, as Anthropic's Messages API",
@@ -133,30 +179,28 @@ def chat_of(call: PromptBody, *, max_tokens: int | None, principal: Principal | 
     _refuse_unsupported(call)
     tools, names = read_tools(call.tools)
     choice = read_tool_choice(call.tool_choice, names)
+    reasoning = _reasoning(call)
     return Chat(
         model_id=call.model,
         messages=read_conversation(call.system, call.messages),
         tools=() if choice.mode == "none" else tools,
         tool_choice=choice,
-        template_kwargs=_template_kwargs(call),
+        template_kwargs=_template_kwargs(call, reasoning),
         sampling=read_sampling(call),
         max_tokens=max_tokens,
         stop=_stop(call.stop_sequences or []),
-        grammar=_grammar(call),
-        reasoning_budget=_reasoning_budget(call.thinking),
+        grammar=grammar_of(call, also=_formats(call)),
+        reasoning_budget=reasoning.budget,
+        continue_final_message=call.continue_final_message,
         principal=principal,
         whole=not call.stream,
     )
 
 
 def _refuse_unsupported(call: PromptBody) -> None:
-    for name, why in _UNSUPPORTED.items():
-        if is_given(getattr(call, name)):
-            raise refusal(name, f"this is not supported: {why}")
-    if call.mcp_servers:
-        raise refusal("mcp_servers", "this is not supported: no tools run here")
-    if call.inference_geo not in {None, "global"}:
-        raise refusal("inference_geo", "this is not supported: this host knows no region")
+    refuse_unsupported(call, also=ELSEWHERE, instead=_INSTEAD)
+    if is_given(call.thread):
+        raise refusal("thread", "this is not supported: no conversation is kept here", kind=ThreadUnsupported)
     for i, edit in enumerate(call.context_management.edits if call.context_management else ()):
         # The chat template of a model decides which reasoning of earlier turns the model sees.
         if not edit.type.startswith("clear_thinking_"):
@@ -171,34 +215,37 @@ def _stop(texts: list[str]) -> tuple[str, ...]:
     return stops
 
 
-def _grammar(call: PromptBody) -> Grammar | None:
-    """What the text of the reply must look like. `output_format` is the older name of `output_config.format`."""
-    formats = {"output_config.format": call.output_config.format if call.output_config else NOTHING}
-    formats["output_format"] = call.output_format
-    given = {field: text for field, text in formats.items() if is_given(text)}
-    if len(given) > 1:
-        raise refusal("output_format", "it says the same as `output_config.format`, and only one may be given")
-    shapes = (shape for field, text in given.items() for shape in shapes_of_format(text, field, missing="schema"))
-    return next((grammar for _, grammar in shapes), None)
+def _formats(call: PromptBody) -> Iterator[tuple[str, Grammar]]:
+    """The shapes of the reply in Anthropic's fields. `output_format` is the older name of `output_config.format`."""
+    if call.output_config is not None and is_given(call.output_config.format):
+        yield from shapes_of_format(call.output_config.format, "output_config.format", missing="schema")
+    if is_given(call.output_format):
+        yield from shapes_of_format(call.output_format, "output_format", missing="schema")
 
 
-def _template_kwargs(call: PromptBody) -> UnreadObject:
-    config = call.output_config or _OutputConfig()
+def _reasoning(call: PromptBody) -> ReasoningChoice:
+    thinking, config = call.thinking or _Thinking("disabled"), call.output_config or _OutputConfig()
     if is_given(config.task_budget):
         raise refusal("output_config.task_budget", "this is not supported")
-    told: dict[str, Any] = {"enable_thinking": call.thinking is not None and call.thinking.type != "disabled"}
-    if config.effort is not None:
-        told["reasoning_effort"] = _EFFORTS[config.effort]
-    return UnreadObject(msgspec.json.encode(told))
-
-
-def _reasoning_budget(thinking: _Thinking | None) -> int | None:
-    if thinking is None or thinking.type != "enabled":
-        return None
-    if thinking.budget_tokens is None:
+    budget = thinking.budget_tokens if thinking.type == "enabled" else None
+    if thinking.type == "enabled" and budget is None:
         raise refusal("thinking.budget_tokens", "this field is required")
-    check_u64(thinking.budget_tokens, "thinking.budget_tokens")
-    return thinking.budget_tokens
+    effort = None if config.effort is None else _EFFORTS[config.effort]
+    return ReasoningChoice(thinking.type != "disabled", budget, effort)
+
+
+def _template_kwargs(call: PromptBody, reasoning: ReasoningChoice) -> UnreadObject:
+    """The arguments of the template beside messages and tools, as one JSON object.
+
+    A name may be in the object twice. The decoder takes the last one.
+    """
+    told = [msgspec.json.encode(template_words(reasoning, default=False))[1:-1]]
+    if is_given(call.chat_template_kwargs):
+        decode_part(_object_decoder, call.chat_template_kwargs, param="chat_template_kwargs")
+        check_nesting_and_numbers(bytes(call.chat_template_kwargs), param="chat_template_kwargs")
+        inner = bytes(call.chat_template_kwargs)[1:-1]
+        told += [inner] if inner.strip() else []
+    return UnreadObject(b"{" + b",".join(told) + b"}")
 
 
 def _shown_thinking(thinking: _Thinking | None) -> Literal["shown", "omitted", "hidden"]:

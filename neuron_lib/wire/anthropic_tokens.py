@@ -8,13 +8,14 @@ from msgspec import Struct
 
 from neuron_lib.types import Finished, GenerationEvent, Principal, Tokenize
 from neuron_lib.wire.anthropic_errors import AnthropicError
-from neuron_lib.wire.anthropic_messages import PromptBody, chat_of
+from neuron_lib.wire.anthropic_messages import ELSEWHERE, PromptBody, chat_of
 from neuron_lib.wire.bodies import decode_body
 from neuron_lib.wire.dialect import Shapes, StreamEncoder
+from neuron_lib.wire.refused_parameters import decoder_with_refused
 
 __all__ = ("SHAPES", "CountCollector", "CountRequest", "decode")
 
-_decoder: Final = msgspec.json.Decoder(PromptBody)
+_decoder: Final = decoder_with_refused(PromptBody, also=ELSEWHERE)
 
 
 class _Count(Struct):

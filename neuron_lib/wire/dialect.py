@@ -114,6 +114,8 @@ class Shapes:
     """The type of a whole reply."""
     event: Any = None
     """The type of the data of each event of a stream, perhaps a union. None if the API has no streams."""
+    last_data: str | None = None
+    """The data of the last event of a stream, if that is not JSON."""
     error: Any = None
     """The type of an error's body. None if it is OpenAI's."""
 

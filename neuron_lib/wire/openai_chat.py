@@ -4,7 +4,7 @@ Checks every bound that a request must keep before a model is asked. Knows no st
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct, convert
@@ -14,7 +14,7 @@ from neuron_lib.types import ChatRequest, Principal, UnreadObject
 from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
 from neuron_lib.wire.chat_messages import Messages, Tools, read_messages, read_tools
 from neuron_lib.wire.dialect import Shapes
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
 from neuron_lib.wire.legacy_functions import Function, FunctionCallField, tool_choice_of, tools_of
 from neuron_lib.wire.openai_chat_reply import ChatChunk, ChatCollector, ChatCompletion, ChatStreamEncoder
 from neuron_lib.wire.reasoning_fields import (
@@ -27,46 +27,27 @@ from neuron_lib.wire.reasoning_fields import (
     template_words,
 )
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
-from neuron_lib.wire.reply_shape import ReplyShapeFields, grammar_of
+from neuron_lib.wire.reply_shape import grammar_of
 from neuron_lib.wire.sampling_fields import read_sampling
 from neuron_lib.wire.tool_choice import Offer, ToolChoiceField, offer_tools
+from neuron_lib.wire.writing_fields import WritingFields, max_tokens_of, stop_of, stream_options_of
 
-__all__ = ("SHAPES", "ChatCompletionBody", "ChatCompletionRequest", "decode")
+__all__ = ("SHAPES", "ChatCompletionBody", "ChatCompletionRequest", "decode", "read_chat")
 
 _INCLUDE_THINKING: Final = frozenset({"1", "true", "yes"})
 """Values of the header `x-include-thinking` that ask for the reasoning as text."""
-
-_MAX_STOPS: Final = 16
-
-_CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
-_Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
-_Stops: TypeAlias = _Stop | list[_Stop]
 
 
 class _Object(Struct, gc=False):
     """Any object. Its keys are not looked at."""
 
 
-class _StreamOptions(Struct):
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
-class ChatCompletionBody(ReplyShapeFields, frozen=True, kw_only=True):
+class ChatCompletionBody(WritingFields, frozen=True, kw_only=True):
     """Every field that has an effect. `refused_parameters` has those that would need one and do not."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
     messages: Annotated[msgspec.Raw, read_as(Messages)]
-    max_completion_tokens: _CountOrDefault | None = None
-    max_tokens: _CountOrDefault | None = None
-    n_predict: _CountOrDefault | None = None
-    stop: _Stops | None = None
-    stop_sequences: _Stops | None = None
-    n: Annotated[int, Meta(ge=1, le=128)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
     tools: Annotated[msgspec.Raw, read_as(Tools)] = NOTHING
     functions: Annotated[msgspec.Raw, read_as(list[Function])] = NOTHING
     function_call: FunctionCallField | None = None
@@ -97,6 +78,7 @@ SHAPES: Final = Shapes(
     request=ChatCompletionBody,
     reply=ChatCompletion,
     event=ChatChunk,
+    last_data="[DONE]",
 )
 
 
@@ -143,13 +125,25 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
     The header `x-include-thinking` asks for the reasoning as a part of the text. It is also the default of
     `enable_thinking`. Raises what `decode_body` raises, also for values that are out of bounds.
     """
-    call = _with_tools(decode_body(_decoder, body, content_type=headers.get("content-type")))
-    include_thinking = headers.get("x-include-thinking", "").strip().lower() in _INCLUDE_THINKING
+    call = decode_body(_decoder, body, content_type=headers.get("content-type"))
+    options = stream_options_of(call)
+    return ChatCompletionRequest(
+        task=read_chat(call, headers=headers, principal=principal),
+        stream=bool(call.stream),
+        include_usage=options.include_usage or False,
+        continuous_usage=options.continuous_usage_stats or False,
+        calls_functions=is_given(call.functions),
+    )
+
+
+def read_chat(call: ChatCompletionBody, *, headers: Mapping[str, str], principal: Principal | None) -> ChatRequest:
+    """The chat in a body from a decoder of `decoder_with_refused`. Raises `MalformedJson` or `InvalidRequest`."""
     refuse_unsupported(call)
-    options = _stream_options(call)
+    call = _with_tools(call)
+    include_thinking = headers.get("x-include-thinking", "").strip().lower() in _INCLUDE_THINKING
     offer = _offer(call)
     reasoning = read_reasoning(call)
-    task = ChatRequest(
+    return ChatRequest(
         model_id=call.model,
         messages=read_messages(call.messages),
         tools=offer.tools,
@@ -158,21 +152,14 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         reasoning_budget=reasoning.budget,
         continue_final_message=_continues(call),
         sampling=read_sampling(call),
-        max_tokens=_max_tokens(call),
-        stop=_stop(call),
+        max_tokens=max_tokens_of(call),
+        stop=stop_of(call),
         include_thinking=include_thinking,
         choices=call.n or 1,
         top_logprobs=_top_logprobs(call),
         grammar=grammar_of(call),
         principal=principal,
         whole=not call.stream,
-    )
-    return ChatCompletionRequest(
-        task=task,
-        stream=bool(call.stream),
-        include_usage=options.include_usage or False,
-        continuous_usage=options.continuous_usage_stats or False,
-        calls_functions=is_given(call.functions),
     )
 
 
@@ -190,12 +177,6 @@ def _with_tools(call: ChatCompletionBody) -> ChatCompletionBody:
 
 def _completion_id(unique: str) -> str:
     return f"chatcmpl-{unique}"
-
-
-def _stream_options(call: ChatCompletionBody) -> _StreamOptions:
-    if call.stream_options is not None and not call.stream:
-        raise refusal("stream_options", "only where `stream` is true")
-    return call.stream_options or _StreamOptions()
 
 
 def _offer(call: ChatCompletionBody) -> Offer:
@@ -238,33 +219,6 @@ def _free_form(part: msgspec.Raw, param: str) -> bytes:
     text = bytes(part)
     check_nesting_and_numbers(text, param=param)
     return text
-
-
-def _max_tokens(call: ChatCompletionBody) -> int | None:
-    """How many tokens the reply may have; None for the default.
-
-    Three fields say it: `max_completion_tokens` counts before `max_tokens`, and `max_tokens` before `n_predict`. A
-    field that is -1 or absent does not count.
-    """
-    wanted = None
-    for name in ("n_predict", "max_tokens", "max_completion_tokens"):
-        count = getattr(call, name)
-        if count == 0:
-            raise refusal(name, "Expected `int` >= 1, or -1 for the default")
-        check_u64(count, name)
-        wanted = wanted if count in {None, -1} else count
-    return wanted
-
-
-def _stop(call: ChatCompletionBody) -> tuple[str, ...]:
-    """The texts that end the reply. `stop` is OpenAI's field, `stop_sequences` Anthropic's. Empty texts are dropped."""
-    stops: list[str] = []
-    for name in ("stop", "stop_sequences"):
-        value = getattr(call, name) or []
-        stops += [text for text in ([value] if isinstance(value, str) else value) if text and text not in stops]
-        if len(stops) > _MAX_STOPS:
-            raise refusal(name, f"Expected `array` of length <= {_MAX_STOPS}")
-    return tuple(stops)
 
 
 def _top_logprobs(call: ChatCompletionBody) -> int | None:

@@ -31,6 +31,7 @@ from neuron_lib.types import (
 )
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_errors import envelope
+from neuron_lib.wire.openai_usage import OpenAiUsage, openai_usage
 from neuron_lib.wire.reply_account import SYSTEM_FINGERPRINT, Timings, timings_of
 from neuron_lib.wire.sse import server_sent_event
 
@@ -96,29 +97,6 @@ class _ChunkChoice(Struct):
     finish_reason: _Reason | None
 
 
-class _CachedTokens(Struct):
-    cached_tokens: int
-
-
-class _ReasoningTokens(Struct):
-    reasoning_tokens: int
-
-
-class _Timing(Struct):
-    prefill_ms: int
-    decode_ms: int
-    prefill_tokens: int
-
-
-class _Usage(Struct):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: _CachedTokens
-    completion_tokens_details: _ReasoningTokens | UnsetType
-    helexa_timing: _Timing
-
-
 class ChatChunk(Struct, kw_only=True):
     """The data of an event of a stream."""
 
@@ -128,7 +106,7 @@ class ChatChunk(Struct, kw_only=True):
     model: str
     system_fingerprint: str = SYSTEM_FINGERPRINT
     choices: tuple[_ChunkChoice, ...]
-    usage: _Usage | UnsetType = UNSET
+    usage: OpenAiUsage | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
 
 
@@ -162,7 +140,7 @@ class ChatCompletion(Struct, kw_only=True):
     model: str
     system_fingerprint: str = SYSTEM_FINGERPRINT
     choices: tuple[_Choice, ...]
-    usage: _Usage
+    usage: OpenAiUsage
     timings: Timings
 
 
@@ -282,9 +260,9 @@ class ChatStreamEncoder:
         """One event. `total` is what the whole reply has cost, for the last event."""
         chunk = ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices)
         if total is not None:
-            chunk.usage, chunk.timings = _usage(total), timings_of(total)
+            chunk.usage, chunk.timings = openai_usage(total), timings_of(total)
         elif self._usage_so_far is not None:
-            chunk.usage = _usage(self._usage_so_far())
+            chunk.usage = openai_usage(self._usage_so_far())
         return server_sent_event(_encode(chunk))
 
 
@@ -349,7 +327,7 @@ class ChatCollector:
                     created=self._created,
                     model=self._model,
                     choices=tuple(self._choice(i, reason) for i, reason in enumerate(self._finished.reasons)),
-                    usage=_usage(self._finished.usage),
+                    usage=openai_usage(self._finished.usage),
                     timings=timings_of(self._finished.usage),
                 )
             )
@@ -383,15 +361,3 @@ def _logprobs(tokens: Sequence[TokenLogprob]) -> _Logprobs | UnsetType:
 
 def _spelled(token: TokenLogprob | Likely) -> tuple[str, float, tuple[int, ...]]:
     return token.piece.decode(errors="replace"), max(token.logprob, _VERY_UNLIKELY), tuple(token.piece)
-
-
-def _usage(usage: Usage) -> _Usage:
-    """The usage in OpenAI's shape, with `helexa_timing` beside it, which the gateway reads."""
-    return _Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        prompt_tokens_details=_CachedTokens(usage.cached_tokens),
-        completion_tokens_details=_ReasoningTokens(usage.reasoning_tokens) if usage.reasoning_tokens else UNSET,
-        helexa_timing=_Timing(usage.prefill_ms, usage.decode_ms, usage.prompt_tokens - usage.cached_tokens),
-    )

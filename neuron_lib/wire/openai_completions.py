@@ -36,13 +36,23 @@ _Prompts: TypeAlias = str | list[str | _Token | list[_Token]]
 
 
 CHAT_FIELDS: Final[Refused] = {
+    "add_generation_prompt": (),
     "chat_template_kwargs": (),
+    "continue_final_message": (False,),
     "documents": (),
+    "enable_thinking": (False,),
     "function_call": ("none", "auto"),
     "functions": (),
     "messages": (),
-    "reasoning_effort": (),
+    "parallel_tool_calls": (True, False),
+    "reasoning": (),
+    "reasoning_budget": (-1,),
+    "reasoning_budget_tokens": (-1,),
+    "reasoning_effort": ("none",),
+    "thinking": (False,),
+    "thinking_budget": (-1,),
     "thinking_budget_tokens": (-1,),
+    "thinking_token_budget": (-1,),
     "tool_choice": ("none", "auto"),
     "tools": (),
     "top_logprobs": (0,),
@@ -66,7 +76,11 @@ _prompts_decoder: Final = msgspec.json.Decoder(_Prompts)
 
 
 SHAPES: Final = Shapes(
-    summary="What follows a text, or each of several", request=CompletionBody, reply=Completion, event=Completion
+    summary="What follows a text, or each of several",
+    request=CompletionBody,
+    reply=Completion,
+    event=Completion,
+    last_data="[DONE]",
 )
 
 

@@ -36,7 +36,7 @@ class EmbeddingList(Struct):
     """The body of a reply. The vectors are in the order of the inputs."""
 
     data: list[_WrittenItem]
-    model: str
+    model: Annotated[msgspec.Raw, read_as(str)]
     usage: _Usage
     object: Literal["list"] = "list"
 
@@ -69,7 +69,8 @@ class EmbeddingsCollector:
             raise ValueError("the reply has not ended")
         tokens = self._finished.usage.prompt_tokens
         items = [self._items[index] for index in sorted(self._items)]
-        return escape_line_breaks(msgspec.json.encode(EmbeddingList(items, self._model, _Usage(tokens, tokens))))
+        model = msgspec.Raw(escape_line_breaks(msgspec.json.encode(self._model)))  # no other text can need it
+        return msgspec.json.encode(EmbeddingList(items, model, _Usage(tokens, tokens)))
 
 
 def _base64(vector: Sequence[float]) -> str:

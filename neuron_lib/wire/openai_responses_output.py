@@ -307,11 +307,12 @@ class OutputItems:
         return events + self._close("incomplete" if is_cut else "completed")
 
     def _write(self, delta: TextDelta | ReasoningDelta, *, is_same: bool) -> list[OutputEvent]:
-        """`is_same`: an item of this kind is open."""
-        if is_same or not isinstance(delta, type(self._held[-1] if self._held else delta)):
-            self._held.clear()
+        """Take a piece of a text. `is_same`: the item that is open is of its kind."""
         if is_same:
+            self._held.clear()
             return self._add([delta])
+        if self._held and type(self._held[0]) is not type(delta):
+            self._held.clear()
         self._held.append(delta)
         if not delta.text.strip():
             return []

@@ -90,7 +90,7 @@ _INSTEAD: Final = {
     "best_of": "; `n` gives several replies",
     "n_cmpl": "; `n` gives several replies",
     "cache_salt": "; `prompt_cache.isolate_principals` in the configuration keeps accounts apart",
-    "ebnf": "; `grammar` takes Lark's notation",
+    "ebnf": "; `grammar` takes Lark's notation and GBNF",
     "n_probs": "; use `logprobs` and `top_logprobs`",
     "reasoning_format": '; "auto" is what happens, and the header x-include-thinking shows reasoning in the text',
 }

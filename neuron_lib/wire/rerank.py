@@ -19,6 +19,8 @@ from neuron_lib.wire.rerank_reply import BareRanked, Ranking, RankingCollector
 __all__ = ("SHAPES", "RerankRequest", "decode")
 
 _MOST_DOCUMENTS: Final = 2048
+_THE_ONLY_ONE: Final = ""
+"""The id of a task that leaves the model to the host."""
 
 _WITHOUT_EFFECT: Final[Refused] = {
     "max_chunks_per_doc": (),
@@ -46,7 +48,9 @@ _Texts: TypeAlias = list[str | _Document]
 
 
 class _Body(Struct, frozen=True, kw_only=True):
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+    """`texts` are documents without a `model`, because a server of Text Embeddings Inference has one model."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
     query: Annotated[str, Meta(min_length=1)]
     documents: _Texts | None = None
     texts: _Texts | None = None
@@ -103,11 +107,13 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         raise refusal("documents", "this field is required")
     if call.texts is not None and not is_bare:
         raise refusal("texts", "it contradicts `documents`")
+    if call.model is None and not is_bare:
+        raise refusal("model", "this field is required")
     if not 1 <= len(documents) <= _MOST_DOCUMENTS:
         raise refusal(name, f"Expected `array` of length 1 to {_MOST_DOCUMENTS}")
     texts = tuple(document if isinstance(document, str) else document.text for document in documents)
     return RerankRequest(
-        task=Rerank(model_id=call.model, query=call.query, documents=texts, principal=principal),
+        task=Rerank(model_id=call.model or _THE_ONLY_ONE, query=call.query, documents=texts, principal=principal),
         top_n=call.top_n,
         shows_documents=bool(call.return_documents or call.return_text),
         is_bare=is_bare,

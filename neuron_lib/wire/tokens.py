@@ -11,16 +11,18 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from neuron_lib.types import Chat, Detokenize, Detokenized, GenerationEvent, Principal, Tokenize, Tokenized
-from neuron_lib.wire import openai_chat
 from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.line_breaks import escape_line_breaks
+from neuron_lib.wire.openai_chat import ChatCompletionBody, read_chat
+from neuron_lib.wire.refused_parameters import decoder_with_refused
 
 __all__ = (
     "APPLY_TEMPLATE_SHAPES",
     "DETOKENIZE_SHAPES",
     "TOKENIZE_SHAPES",
+    "ChatBody",
     "DetokenizeBody",
     "PromptAnswer",
     "TextAnswer",
@@ -62,6 +64,12 @@ class TokenizeBody(Struct, frozen=True, kw_only=True):
     return_token_strs: bool | None = None
 
 
+class ChatBody(ChatCompletionBody, frozen=True, kw_only=True):
+    """A chat that is read and not answered."""
+
+    model: _Model = _THE_ONLY_ONE
+
+
 class DetokenizeBody(Struct, frozen=True, kw_only=True):
     """The tokens to be spelled."""
 
@@ -99,6 +107,7 @@ class PromptAnswer(Struct):
 
 
 _tokenize_decoder: Final = msgspec.json.Decoder(TokenizeBody)
+_chat_decoder: Final = decoder_with_refused(ChatBody)
 _detokenize_decoder: Final = msgspec.json.Decoder(DetokenizeBody)
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -201,11 +210,12 @@ def decode_apply_template(body: bytes, *, headers: Mapping[str, str], principal:
 
 
 def _chat(body: bytes, headers: Mapping[str, str], principal: Principal | None) -> Chat:
-    return openai_chat.decode(body, headers=headers, principal=principal).task
+    call = decode_body(_chat_decoder, body, content_type=headers.get("content-type"))
+    return read_chat(call, headers=headers, principal=principal)
 
 
 def _adds_special(call: TokenizeBody) -> bool:
-    """Whether the tokenizer adds tokens around a text. Of a chat, `openai_chat` checks the field."""
+    """Whether the tokenizer adds tokens around a text. Of a chat, `read_chat` checks the field."""
     if call.add_special is None or call.add_special_tokens in {None, call.add_special}:
         asked = call.add_special_tokens if call.add_special is None else call.add_special
         return call.content is None if asked is None else asked
@@ -225,5 +235,5 @@ def _piece(token: int, piece: bytes) -> _Piece:
 TOKENIZE_SHAPES: Final = Shapes(summary="The tokens of a text or of a chat", request=TokenizeBody, reply=TokensAnswer)
 DETOKENIZE_SHAPES: Final = Shapes(summary="The text of tokens", request=DetokenizeBody, reply=TextAnswer)
 APPLY_TEMPLATE_SHAPES: Final = Shapes(
-    summary="The prompt that the chat template writes", request=openai_chat.ChatCompletionBody, reply=PromptAnswer
+    summary="The prompt that the chat template writes", request=ChatBody, reply=PromptAnswer
 )

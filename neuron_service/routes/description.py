@@ -15,7 +15,7 @@ from neuron_service.openapi import Operation, described_by, document
 __all__ = ("description_route",)
 
 _OWN = Operation(
-    method="get", path="/openapi.json", summary="This description, in OpenAPI 3.1", answers={200: dict[str, Any]}
+    method="get", path="/openapi.json", summary="This description, in OpenAPI 3.2", answers={200: dict[str, Any]}
 )
 
 

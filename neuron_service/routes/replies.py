@@ -51,6 +51,7 @@ def _operations(dialect: Dialect) -> Iterator[Operation]:
             request=shapes.request,
             answers={200: shapes.reply},
             event=shapes.event,
+            last_data=shapes.last_data,
             errors=(shapes.error or ERROR_SHAPE,),
         )
 

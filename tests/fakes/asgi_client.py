@@ -58,6 +58,7 @@ class Exchange:
             assert message["type"] == "http.response.start"
             self.status = message["status"]
             self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
+            assert len(self.headers) == len(message["headers"]), "a header is there twice"
         return self.status
 
     async def chunk(self) -> bytes | None:

@@ -200,7 +200,7 @@ class FakeEngine:
             count = len(texts_of(task))
             self.send(Prepared(request=request, prompt_tokens=count))
             self.submitted[request] = submit
-            self.line.enter(Request(request, (), min(count, self.seats)))
+            self.line.enter(Request(request, (), 1))
             return
         if isinstance(task, CompleteTask) and (task.more_prompts or task.echo):
             texts = tuple(map(text_of, task.prompts))

@@ -4,8 +4,6 @@ The next token is a function of the tokens in memory alone, so a sequence whose 
 writes another text than it would alone.
 """
 
-import struct
-
 from neuron_lib.engine.sequence import Sampled
 from neuron_lib.engine.step import (
     Copy,
@@ -54,11 +52,6 @@ def text_alone(prompt: list[int], *, max_tokens: int, n_ctx: int, length: int) -
     return tokens[len(prompt) :]
 
 
-def vector_of(tokens: list[int]) -> bytes:
-    """The vector of a prompt: how many tokens it has, and their sum."""
-    return struct.pack("<2f", len(tokens), sum(tokens))
-
-
 class ModelMemory:
     """Runs plans. `faults` for the next plan: "no cells", "failed", "lost" (edits of host memory), "full" (host)."""
 
@@ -93,7 +86,7 @@ class ModelMemory:
         if self.fault in {"no cells", "failed"}:
             outcome = Outcome.NO_CELLS if self.fault == "no cells" else Outcome.FAILED
             return StepResult((), 0.01, outcome, self.fault, kept=tuple(kept), lost=frozenset(lost))
-        sampled, vectors = [], []
+        sampled = []
         for chunk in chunks:
             before = self.sequences[chunk.seq_id]
             assert [cell.token for cell in before] == chunk.sequence.tokens[: chunk.position], "cells of another text"
@@ -103,14 +96,11 @@ class ModelMemory:
                 kept.append((chunk.checkpoint, len(self.kept[chunk.checkpoint])))
             if chunk.wants_logits:
                 sampled.append(self._sample(chunk))
-            if chunk.wants_vector:
-                vectors.append(vector_of(self.tokens(chunk.seq_id)))
         self._check_capacity()
         duration_s = 0.01 + 0.001 * sum(len(chunk.tokens) for chunk in chunks)
         return StepResult(
             tuple(sampled),
             duration_s,
-            vectors=tuple(vectors),
             kept=tuple(kept),
             lost=frozenset(lost),
             moved=1,

@@ -153,6 +153,7 @@ class Model(Strict):
     capabilities: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
     limit: Limit | UnsetType = UNSET
     tool_call: bool | UnsetType = UNSET
+    tool_format: str | UnsetType = UNSET
     reasoning: bool | UnsetType = UNSET
     servable: Servable | UnsetType = UNSET
 

@@ -226,7 +226,7 @@ def test_a_wrong_value_is_the_client_s_error_for_it() -> None:
         "error": {
             "type": "invalid_request_error",
             "message": "max_tokens: Expected `int` >= 1",
-            "code": "invalid_request_body",
+            "details": {"error_code": "invalid_request_body"},
             "param": "max_tokens",
         },
         "request_id": None,
@@ -248,6 +248,7 @@ def test_a_prompt_that_is_too_long_is_refused_in_the_words_that_clients_search_f
     with client_of(prompt_tokens=2000, n_ctx=2000) as client, pytest.raises(anthropic.BadRequestError) as caught:
         client.messages.create(model=A, max_tokens=9, messages=HI)
     assert "prompt is too long: 2000 tokens > 2000 maximum" in str(caught.value)
+    assert caught.value.error_code == "context_length_exceeded"
 
 
 def test_a_reply_that_is_lost_half_way_raises_from_the_stream() -> None:
@@ -271,3 +272,18 @@ def test_the_tokens_of_a_message_are_counted_without_making_it() -> None:
 def test_a_count_of_tokens_is_refused_where_the_message_would_be() -> None:
     with client_of() as client, pytest.raises(anthropic.BadRequestError, match="tool_choice: there are no tools"):
         client.messages.count_tokens(model=A, messages=HI, tool_choice={"type": "any"})
+
+
+def test_the_client_s_tool_runner_goes_on_without_a_thread_which_nobody_keeps_here() -> None:
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """The weather of a city."""
+        return f"sun in {city}"
+
+    with host_of((*CALLS, TOOL_USE)) as host, sync_client(host) as client:
+        runner = client.beta.messages.tool_runner(
+            model=A, max_tokens=9, messages=[{"role": "user", "content": "hi"}], tools=[weather], max_iterations=2
+        )
+        assert [message.stop_reason for message in runner] == ["tool_use"] * 2
+        results = [message["content"] for message in task_of(host).messages if message["role"] == "tool"]
+    assert results == ["sun in Rome", "sun in Oslo"]

@@ -100,7 +100,12 @@ async def test_the_body_of_a_chat_is_described_down_to_what_stays_text() -> None
     chat = description["paths"]["/v1/chat/completions"]["post"]
     answers = chat["responses"]["200"]["content"]
     assert answers["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatCompletion"}
-    assert answers["text/event-stream"]["x-event"] == {"$ref": "#/components/schemas/ChatChunk"}
+    last, others = answers["text/event-stream"]["itemSchema"]["properties"]["data"]["anyOf"]
+    assert last == {"const": "[DONE]"}
+    assert others["contentSchema"]["anyOf"] == [
+        {"$ref": "#/components/schemas/ChatChunk"},
+        {"$ref": "#/components/schemas/ErrorEnvelope"},
+    ]
 
 
 class _Inner(Struct):
@@ -123,6 +128,25 @@ def test_a_field_that_stays_text_is_shown_as_what_reads_it() -> None:
     assert body["properties"]["needed"] == reference
     assert {"type": "array", "items": reference} in body["properties"]["later"]["anyOf"]
     assert body["properties"]["anything"] in ({}, {"default": None})
+
+
+def test_two_structs_of_one_name_are_two_components() -> None:
+    class Thing(Struct):
+        one: int
+
+    first = Thing
+
+    class Thing(Struct):  # type: ignore[no-redef]
+        two: int
+
+    operation = Operation(method="get", path="/x", summary="x", answers={200: first, 201: Thing})
+    schemas = document([operation], version="1")["components"]["schemas"]
+    assert {name: list(schema["properties"]) for name, schema in schemas.items()} == {
+        "ErrorEnvelope": ["error"],
+        "OpenaiErrorsError": ["message", "type", "code", "param"],
+        "TestOpenapiThing": ["two"],
+        "Thing": ["one"],
+    }
 
 
 def test_what_an_answer_may_leave_out_is_not_required() -> None:

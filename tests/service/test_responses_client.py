@@ -8,16 +8,28 @@ from typing import Any
 import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent, ToolParam
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from neuron_lib import EngineDead, GenerationEvent, NeuronError
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Chat, ReasoningDelta, TextDelta, ToolCall
+from neuron_lib.types import (
+    Chat,
+    Finished,
+    FinishReason,
+    Likely,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from neuron_lib.wire import openai_responses
 from tests.fakes.listening_host import ListeningHost, listening_host
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 A = "org/a"
+JSON = {"content-type": "application/json"}
 CALL = ToolCall(index=0, id="call_0", name="get_weather", arguments='{"city":"Paris"}')
 OTHER_CALL = ToolCall(index=1, id="call_1", name="get_weather", arguments='{"city":"Rome"}')
 WEATHER: ToolParam = {
@@ -146,6 +158,69 @@ def test_a_stream_that_the_client_puts_together() -> None:
         final = stream.get_final_response()
     assert snapshots == ["Hi", "Hi é"]
     assert final.output_text == "Hi é"
+
+
+EVERYTHING = {
+    "model": A,
+    "input": "hi",
+    "instructions": "be kind",
+    "tools": [WEATHER],
+    "tool_choice": {"type": "function", "name": "get_weather"},
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}, "verbosity": "low"},
+    "metadata": {"k": "v"},
+    "store": False,
+    "user": "u",
+}
+
+
+@pytest.mark.parametrize("reason", [*FinishReason, None])
+def test_every_event_is_what_the_client_s_types_say(reason: FinishReason | None) -> None:
+    """The client itself takes anything, and lets its user stumble over what is missing."""
+    request = openai_responses.decode(json.dumps(EVERYTHING).encode(), headers=JSON, principal=None)
+    encoder = request.encoder(unique="1", created=7)
+    token = TokenLogprob(b"a", -1.0, (Likely(b"a", -1.0),))
+    stream = encoder.opening()
+    for event in (ReasoningDelta("hm"), TextDelta("a", logprobs=(token,)), CALL):
+        stream += encoder.event(event)
+    usage = Usage(prompt_tokens=7, completion_tokens=2)
+    if reason is None:
+        stream += encoder.error(EngineDead(A, "SIGSEGV"), usage)
+    else:
+        stream += encoder.ending(Finished(reasons=(reason,), usage=usage))
+    types: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
+    for frame in stream.split(b"\n\n")[:-1]:
+        types.validate_json(frame.partition(b"\ndata: ")[2], strict=True)
+
+
+CUT = Finished(
+    reasons=(FinishReason.LENGTH,),
+    usage=Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=3, reasoning_tokens=1),
+)
+
+
+def test_a_reply_that_was_cut_is_incomplete_to_the_client_whole_and_streamed() -> None:
+    with host_that_says(ReasoningDelta("hm"), "Hel", CUT) as host, client_of(host) as client:
+        response = client.responses.create(model=A, input="hi", max_output_tokens=2)
+        *_, last = client.responses.create(model=A, input="hi", max_output_tokens=2, stream=True)
+    assert last.type == "response.incomplete"
+    for told in (response, last.response):
+        assert told.incomplete_details is not None
+        assert (told.status, told.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+        assert (told.output_text, [item.status for item in told.output]) == ("Hel", ["completed", "incomplete"])  # type: ignore[union-attr]
+        assert told.usage is not None
+        assert told.usage.input_tokens_details.cached_tokens == 3
+        assert told.usage.output_tokens_details.reasoning_tokens == 1
+
+
+def test_a_message_that_was_cut_is_continued() -> None:
+    with host_that_says(ReasoningDelta("hm"), "Hel", CUT) as host, client_of(host) as client:
+        first = client.responses.create(model=A, input="hi", max_output_tokens=2)
+        client.responses.create(model=A, input=[{"role": "user", "content": "hi"}, *first.output])  # type: ignore[list-item]
+        *_, again = host.scripted.harness.requests
+    assert isinstance(again, Chat)
+    assert again.continue_final_message
+    assert list(again.messages)[-1] == {"role": "assistant", "content": "Hel", "reasoning_content": "hm"}
 
 
 def test_log_probabilities() -> None:

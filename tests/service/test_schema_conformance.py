@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from neuron_lib.testing import ScriptedModel
 from neuron_service.app import operations
 from neuron_service.openapi import document
 from tests.examples import examples
@@ -27,7 +28,27 @@ from tests.patience import PATIENCE_S
 pytestmark = pytest.mark.process
 
 A, B = "org/a", "org/b"
-HELLO = [{"role": "user", "content": "hi"}]
+SCRIPTS = {A: ScriptedModel(capabilities=("text", "embeddings", "rerank"))}
+THERE: dict[str, Any] = {
+    "model": A,
+    "model_id": B,  # which may be unloaded
+    "harness": "scripted",
+    "messages": [{"role": "user", "content": "hi"}],
+    "prompt": "hi",
+    "input": "hi",
+    "content": "hi",
+    "query": "hi",
+    "documents": ["hi", "ho"],
+    "tokens": [1],
+}
+"""A good value of each field that most requests need."""
+NEEDED: dict[str, dict[str, Any]] = {
+    "POST /completion": {"prompt": "hi"},
+    "POST /tokenize": {"content": "hi"},
+    "POST /v1/completions": {"prompt": "hi"},
+    "POST /v1/messages": {"max_tokens": 8},
+}
+"""Fields that must be there although the struct has a default, for the words of the error."""
 ENDLESS = "/models/loading/events"
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
 ENVELOPES = ({"error"}, {"error", "code"}, {"type", "error", "request_id"})
@@ -43,20 +64,20 @@ FITTING, UNFITTING = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 
 @pytest.fixture(scope="module")
 def host(process: None) -> Iterator[ListeningHost]:
-    with listening_host(resident=[A, B]) as host:
+    with listening_host(SCRIPTS, resident=[A, B]) as host:
         yield host
 
 
-def aimed(body: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]], Any]) -> dict[str, Any]:
-    """A body with few of its fields, and with the model and the harness that are there.
+def aimed(name: str, body: dict[str, Any], draw: Callable[[st.SearchStrategy[Any]], Any]) -> dict[str, Any]:
+    """A body with few of its fields, and perhaps with good values of those that matter most.
 
     A body of the description has most fields at once, which nobody sends, and is refused for the first that contradicts
     another.
     """
-    there = {"model": A, "model_id": B, "harness": "scripted", "messages": HELLO} if draw(st.booleans()) else {}
+    there = THERE | {"stream": draw(st.booleans())} if draw(st.booleans()) else {}
     kept = draw(st.sets(st.sampled_from(sorted(body)), max_size=3)) if body else set()
-    needed = {"model", "model_id", "harness", "messages", *kept}
-    return {name: there.get(name, value) for name, value in body.items() if name in needed}
+    needed = NEEDED.get(name, {}) if there else {}
+    return {name: there.get(name, value) for name, value in body.items() if name in {*THERE, *there, *kept}} | needed
 
 
 @pytest.mark.parametrize(
@@ -75,7 +96,7 @@ def test_no_request_fails_the_host_and_every_answer_is_as_described(
     def ask(data: st.DataObject) -> None:
         case = data.draw(cases)
         if isinstance(case.body, dict) and data.draw(st.booleans()):
-            case.body = aimed(case.body, data.draw)
+            case.body = aimed(name, case.body, data.draw)
         response = case.call(base_url=f"http://127.0.0.1:{host.port}", timeout=PATIENCE_S)
         case.validate_response(response, checks=CHECKS)
         if response.status_code >= 400:

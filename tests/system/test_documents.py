@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.fakehub import fake_hub
+from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
 from tests.system.daemon import ROOT, chat, run_neuron, running_daemon
 from tests.system.fetches import large_model
@@ -63,6 +64,7 @@ def test_a_configuration_in_a_how_to_serves_its_model_as_it_stands(config: str, 
     model = large_model()
     for name, content in (("assistant-q5_k_m.gguf", model), ("assistant.jinja", TEMPLATE.encode())):
         (tmp_path / name).write_bytes(content)
+    write_synthetic(tmp_path / "embedder-f16.gguf", "bert")
     here = config.replace("/srv/models", str(tmp_path)).replace("/etc/neuron", str(tmp_path))
     with fake_hub({repository_of(config): {"m-Q4_K_M.gguf": model}}) as hub:
         environ = {
@@ -75,7 +77,10 @@ def test_a_configuration_in_a_how_to_serves_its_model_as_it_stands(config: str, 
         with running_daemon(tmp_path / "daemon", here, environ=environ) as daemon:
             activation = daemon.wait_ready()["activation"]
             assert (activation["completed"], activation["failed"]) == ([default_id(config)], [])
-            reply = daemon.client.post("/v1/chat/completions", json=chat(default_id(config)))
+            path, body = "/v1/chat/completions", chat(default_id(config))
+            if "embedder" in config:
+                path, body = "/v1/embeddings", {"model": default_id(config), "input": "Hi"}
+            reply = daemon.client.post(path, json=body)
             assert reply.status_code == httpx.codes.OK
             check = run_neuron("serve", "--check-config", "--config", str(daemon.config_path), environ=environ)
             assert (check.returncode, check.stdout) == (0, "configuration is valid\n"), check.stderr

@@ -91,7 +91,6 @@ def test_a_client_that_asks_for_the_usage_of_a_stream_gets_it_in_a_chunk_of_its_
         {"messages": [{"role": "banana", "content": "x"}]},
         {"tool_choice": "required"},
         {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}},
-        {"functions": [{"name": "f"}]},
         {"logit_bias": {"999999": 5}},
         {"stream_options": {"include_usage": True}},
     ],
@@ -163,6 +162,84 @@ def test_a_shape_that_does_not_compile_is_refused_under_the_name_that_the_client
 def test_no_tool_choice_hides_the_tools(daemon: Daemon) -> None:
     hello = [{"role": "user", "content": "x"}]
     assert prompt_tokens(daemon, hello, tools=TOOLS, tool_choice="none") == prompt_tokens(daemon, hello)
+
+
+LOOK: ChatCompletionToolParam = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "strict": True,
+        "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]},
+    },
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look"}}])
+def test_a_call_that_is_required_comes_and_fits(client: openai.OpenAI, choice: Any, *, stream: bool) -> None:
+    asked: Any = {"tools": [*TOOLS, LOOK], "tool_choice": choice, "parallel_tool_calls": False, "max_tokens": 200}
+    reply: Any
+    if stream:
+        with client.chat.completions.stream(model="test/one", messages=HELLO, **asked) as events:
+            reply = events.get_final_completion()
+    else:
+        reply = client.chat.completions.create(model="test/one", messages=HELLO, **asked)
+    message = reply.choices[0].message
+    (call,) = message.tool_calls
+    assert call.type == "function"
+    assert reply.choices[0].finish_reason == "tool_calls"
+    assert not message.content
+    if call.function.name == "look":
+        assert json.loads(call.function.arguments)["city"] in {"Rome", "Oslo"}
+    else:
+        assert choice == "required"
+
+
+def test_a_call_that_is_cut_is_no_text(daemon: Daemon) -> None:
+    for most in (1, 5, 9):
+        reply = post(daemon, tools=[LOOK], tool_choice="required", max_tokens=most).json()["choices"][0]
+        assert (reply["finish_reason"], reply["message"]["content"]) == ("length", "")
+        assert "tool_calls" not in reply["message"]
+
+
+def test_beside_tools_an_answer_has_its_shape(daemon: Daemon) -> None:
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    message = post(daemon, tools=[LOOK], response_format=shape, max_tokens=200).json()["choices"][0]["message"]
+    if "tool_calls" in message:
+        assert json.loads(message["tool_calls"][0]["function"]["arguments"])["city"] in {"Rome", "Oslo"}
+    else:
+        assert set(json.loads(message["content"])) == {"zz"}
+
+
+FRANCE = {"role": "user", "content": "What is the capital of France?"}
+BEGUN = {"role": "assistant", "content": "The capital of France is the city of"}
+
+
+@pytest.mark.parametrize("fields", [{}, {"continue_final_message": True, "add_generation_prompt": False}])
+def test_a_last_message_of_the_assistant_is_continued(daemon: Daemon, fields: dict[str, Any]) -> None:
+    assert content(daemon, messages=[FRANCE, BEGUN], **fields).startswith(" Paris")
+    parts = {"role": "assistant", "content": [{"type": "text", "text": BEGUN["content"]}]}
+    assert content(daemon, messages=[FRANCE, parts], **fields).startswith(" Paris")
+
+
+@pytest.mark.parametrize("fields", [{"continue_final_message": False}, {"add_generation_prompt": True}])
+def test_a_new_message_is_begun_if_the_request_says_so(daemon: Daemon, fields: dict[str, Any]) -> None:
+    assert not content(daemon, messages=[FRANCE, BEGUN], **fields).startswith(" Paris")
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "param"),
+    [
+        ([FRANCE, BEGUN], {"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+        ([FRANCE], {"continue_final_message": True}, "continue_final_message"),
+        ([FRANCE, BEGUN, BEGUN], {}, "messages"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(
+    daemon: Daemon, messages: list[Any], fields: dict[str, Any], param: str
+) -> None:
+    reply = post(daemon, messages=messages, **fields)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
 
 
 def test_the_text_of_parts_is_kept_and_unknown_parts_are_left_out(daemon: Daemon) -> None:

@@ -49,7 +49,7 @@ Check = Callable[[], object | Awaitable[object]]
 
 
 def report(checks: Mapping[str, Check | str]) -> None:
-    """Run each check and print its outcome: `ok`, or `fail` with the error. A text says why there is nothing to check."""
+    """Run each check and print its outcome: `ok`, or `fail` with the error. A text says why there is no check."""
     for feature, check in checks.items():
         if isinstance(check, str):
             outcome, detail = "none", check
@@ -63,7 +63,7 @@ def report(checks: Mapping[str, Check | str]) -> None:
                 outcome = "fail"
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 detail = f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"  # noqa: PTH119
-        print(json.dumps({"feature": feature, "outcome": outcome, "detail": detail[:400]}), flush=True)  # noqa: T201
+        print(json.dumps({"feature": feature, "outcome": outcome, "detail": detail[:400]}), flush=True)
 
 
 async def _wait(result: Awaitable[object]) -> object:

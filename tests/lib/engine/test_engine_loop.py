@@ -8,6 +8,7 @@ from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents, Vector
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan, StepResult
+from neuron_lib.engine.vector_scheduler import VectorScheduler
 from neuron_lib.testing import ScriptedRunner
 from neuron_lib.types import TokenLogprob
 from tests.fakes.small_engine import SmallEngine
@@ -56,6 +57,7 @@ def loop_over(
     report_interval_s: float = 0,
     clock: Callable[[], float] = lambda: 0.0,
     on_other: Callable[[Began | Cancelled], object] = lambda _report: None,
+    scheduler: VectorScheduler | None = None,
 ) -> tuple[EngineLoop, list[StepEvents]]:
     """A loop that reports each step at once, unless it is given an interval and a clock to measure it with."""
     told: list[StepEvents] = []
@@ -66,8 +68,8 @@ def loop_over(
         else:
             on_other(report)
 
-    scheduler = SmallEngine(n_batch=n_batch, n_ctx=64).scheduler
-    loop = EngineLoop(scheduler, runner, report=hear, is_read=is_read, report_interval_s=report_interval_s, clock=clock)
+    decides = scheduler or SmallEngine(n_batch=n_batch, n_ctx=64).scheduler
+    loop = EngineLoop(decides, runner, report=hear, is_read=is_read, report_interval_s=report_interval_s, clock=clock)
     return loop, told
 
 
@@ -235,14 +237,21 @@ def test_a_beginning_is_told_before_the_step_that_it_begins_with_is_run() -> Non
 def test_a_vector_is_reported_at_once() -> None:
     class Pooling(ScriptedSteps):
         def run(self, plan: StepPlan) -> StepResult:
-            result = super().run(plan)
-            return replace(result, vectors=tuple(b"v" for chunk in plan.chunks if chunk.wants_vector))
+            return replace(super().run(plan), vectors=(b"v",) * len(plan.chunks))
 
-    loop, told = loop_over(Pooling(2), report_interval_s=99)
-    wanted = Sequence(request=5, prompt=[1, 2, 3], max_tokens=0, wants_vector=True)
-    loop.submit(alone(wanted))
-    run(loop, sequence(6))
-    assert events_of(told, 5) == [Vector(request=5, choice=0, values=b"v", prompt_tokens=3, prefill_s=0.006)]
+    loop, told = loop_over(Pooling(2), report_interval_s=99, scheduler=VectorScheduler(seats=2, texts=2, n_batch=4))
+    run(loop, sequence(5), sequence(6), sequence(7))
+    assert events_of(told, 5) == [Vector(request=5, choice=0, values=b"v", prompt_tokens=3, prefill_s=0.003)]
+    assert events_of(told, 6) == [Vector(request=6, choice=0, values=b"v", prompt_tokens=3, prefill_s=0.003)]
+
+
+def test_a_text_that_no_batch_holds_breaks_its_request() -> None:
+    loop, told = loop_over(ScriptedSteps(0), scheduler=VectorScheduler(seats=2, texts=2, n_batch=2))
+    loop.submit(alone(sequence(5)))
+    loop.submit(alone(sequence(6, prompt=2)))
+    run(loop)
+    assert [type(event) for event in events_of(told, 5)] == [Broken]
+    assert events_of(told, 6) == []
 
 
 def test_a_reply_says_how_long_its_request_waited_to_begin() -> None:

@@ -403,17 +403,17 @@ def test_a_prompt_of_nothing_or_of_tokens_that_there_are_not_is_refused_by_name(
     assert caught.value.param == "prompt"
 
 
-def test_each_input_becomes_a_sequence_that_wants_a_vector_and_more_than_there_are_seats_take_turns() -> None:
-    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5, seats=2)
+def test_each_input_becomes_a_sequence_and_all_of_them_take_turns_on_one_seat() -> None:
+    own = Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=5)
     task = EmbedTask(inputs=("one two", (2, 1), "three"))
     embed = msgspec.structs.replace(submit(class_=RequestClass(adapter="pirate")), task=task)
     assert own.limit(embed) == 5
     request = own.request(embed, [own.read(prompt, limit=own.limit(embed)) for prompt in own.write(task)])
-    assert request.seats == 2
-    assert [(s.choice, s.prompt, s.wants_vector, s.adapter) for s in request.sequences] == [
-        (0, [0, 1, 1], True, "pirate"),
-        (1, [2, 1], True, "pirate"),
-        (2, [0, 1], True, "pirate"),
+    assert request.seats == 1
+    assert [(s.choice, s.prompt, s.adapter) for s in request.sequences] == [
+        (0, [0, 1, 1], "pirate"),
+        (1, [2, 1], "pirate"),
+        (2, [0, 1], "pirate"),
     ]
 
 
@@ -448,22 +448,22 @@ def test_vectors_are_refused_by_name() -> None:
 
 def ranking_preparer() -> Preparer:
     pairs = PairWriter(template=None, separator=" </s> ", controls=None)
-    return Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=8, pairs=pairs, seats=2)
+    return Preparer(WordVocab(), template=None, n_ctx=64, vector_tokens=8, pairs=pairs)
 
 
 RANK = RerankTask(query="which one", documents=("the first", "this", "or that"))
 
 
-def test_each_document_is_read_behind_the_query_and_becomes_a_sequence_that_wants_a_vector() -> None:
+def test_each_document_is_read_behind_the_query_and_becomes_a_sequence() -> None:
     own = ranking_preparer()
     rank = msgspec.structs.replace(submit(), task=RANK)
     assert own.limit(rank) == 8
     request = own.request(rank, [own.read(prompt, limit=own.limit(rank)) for prompt in own.write(RANK)])
-    assert request.seats == 2
-    assert [(s.choice, s.prompt, s.wants_vector) for s in request.sequences] == [
-        (0, [0, 1, 1, 2, 1, 1], True),
-        (1, [0, 1, 1, 2, 1], True),
-        (2, [0, 1, 1, 2, 1, 1], True),
+    assert request.seats == 1
+    assert [(s.choice, s.prompt) for s in request.sequences] == [
+        (0, [0, 1, 1, 2, 1, 1]),
+        (1, [0, 1, 1, 2, 1]),
+        (2, [0, 1, 1, 2, 1, 1]),
     ]
 
 
@@ -532,7 +532,7 @@ def test_a_text_of_which_more_would_be_told_than_a_frame_holds_is_refused_by_nam
     fits = TokenizeTask(prompt="x" * 8, add_special=False, wants_pieces=pieces)
     monkeypatch.setattr("neuron_lib.engine.prepare._MOST_BYTES_TOLD", 8)
     assert len(tokens_of(fits).tokens) == 8
-    for name, most in (("_MOST_BYTES_TOLD", 7), ("_MOST_TOKENS_TOLD", 7)):
+    for name, most in (("_MOST_BYTES_TOLD", 7), ("_MOST_PIECES_TOLD" if pieces else "_MOST_TOKENS_TOLD", 7)):
         with monkeypatch.context() as patch:
             patch.setattr(f"neuron_lib.engine.prepare.{name}", most)
             with pytest.raises(InvalidRequest) as caught:

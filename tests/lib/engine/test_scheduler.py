@@ -5,13 +5,11 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from neuron_lib.engine.line import Request
-from neuron_lib.engine.protocol import Broken, Delta, Done, Vector
-from neuron_lib.engine.sequence import Sequence
+from neuron_lib.engine.protocol import Broken, Delta, Done
 from neuron_lib.engine.speculation import MAX_DRAFT
 from neuron_lib.engine.step import Breach, Copy, Restore, Save, StepPlan, Swap, Truncate
 from neuron_lib.types import FinishReason
-from tests.fakes.model_memory import EOG, vector_of
+from tests.fakes.model_memory import EOG
 from tests.fakes.small_engine import SmallEngine, shares
 
 
@@ -609,85 +607,6 @@ def test_a_request_with_another_adapter_waits_until_nobody_runs_and_shares_no_pr
     assert [began(engine) for _ in range(9)] == [[1], [], [], [], [2], [], [], [], [3]]
     engine.finish()
     assert [engine.done(request).cached_tokens for request in (1, 2, 3)] == [0, 0, 99]
-
-
-# ------------------------------------------------------------------------------------------------------------- vectors
-
-
-def embed(engine: SmallEngine, request: int, *prompts: list[int], seats: int = 1) -> None:
-    """Submit a request for the vectors of prompts."""
-    sequences = tuple(
-        Sequence(request=request, choice=index, prompt=prompt, max_tokens=0, wants_vector=True)
-        for index, prompt in enumerate(prompts)
-    )
-    engine.sequences[request] = list(sequences)
-    engine.scheduler.submit(Request(request, sequences, seats))
-
-
-def vectors(engine: SmallEngine, request: int) -> list[bytes]:
-    found = {event.choice: event for event in engine.events if isinstance(event, Vector) and event.request == request}
-    assert len(found) == len(engine.told(request))  # each ends with its vector, and says nothing else
-    assert all(event.prompt_tokens == len(engine.sequences[request][choice].prompt) for choice, event in found.items())
-    return [found[choice].values for choice in sorted(found)]
-
-
-@pytest.mark.parametrize("pool", [None, 1000])
-def test_vectors_are_planned_like_prompts_and_share_steps_with_replies(pool: int | None) -> None:
-    engine = SmallEngine(seats=3, pool=pool)
-    engine.submit(1, text(30), max_tokens=20)
-    for _ in range(3):
-        engine.step()
-    embed(engine, 2, text(40, seed=2), [5], seats=2)
-    plan = engine.plan()
-    assert shares(plan) == {1: 1, 2: 1}
-    assert [(len(c.tokens), c.wants_logits, c.wants_vector) for c in plan.chunks] == [
-        (1, True, False),
-        (40, False, True),
-        (1, False, True),
-    ]
-    engine.run(plan)
-    engine.finish()
-    assert vectors(engine, 2) == [vector_of(text(40, seed=2)), vector_of([5])]
-    assert engine.is_alone(1)
-    assert sum(slot.length for slot in engine.cache.slots) == 49  # of the reply; a pooled prompt leaves nothing
-
-
-def test_a_vector_is_made_in_one_batch_the_next_one_if_this_one_is_full() -> None:
-    engine = SmallEngine(n_batch=64)
-    embed(engine, 1, text(40), text(40, seed=2), text(64, seed=3), seats=3)
-    engine.finish()
-    assert [[len(chunk.tokens) for chunk in plan.chunks] for plan in engine.plans] == [[40], [40], [64]]
-    assert len(vectors(engine, 1)) == 3
-
-
-def test_equal_prompts_are_computed_each_by_itself_where_vectors_are_wanted() -> None:
-    engine = SmallEngine(host_budget_bytes=10_000)
-    engine.answer(1, text(60), max_tokens=1)
-    embed(engine, 2, text(60), text(60), seats=2)
-    engine.finish()
-    assert vectors(engine, 2) == [vector_of(text(60))] * 2
-    assert engine.answer(3, text(60)).cached_tokens == 59
-
-
-def test_more_inputs_than_seats_take_turns() -> None:
-    engine = SmallEngine(seats=2)
-    embed(engine, 1, *[text(10, seed=seed) for seed in range(5)], seats=2)
-    engine.submit(2, text(10), max_tokens=1)
-    engine.finish()
-    assert len(vectors(engine, 1)) == 5
-    assert engine.is_alone(2)
-
-
-def test_a_prompt_that_no_batch_holds_can_never_become_a_vector() -> None:
-    with pytest.raises(ValueError, match="65 tokens does not fit 64"):
-        embed(SmallEngine(n_batch=64), 1, text(65))
-
-
-def test_a_vector_for_which_there_are_no_cells_breaks_its_request_and_no_other() -> None:
-    engine = SmallEngine()
-    embed(engine, 1, text(40))
-    assert [type(event) for event in engine.step(fault="no cells")] == [Broken]
-    assert engine.answer(2, text(40)).completion_tokens == 10
 
 
 # --------------------------------------------------------------------------------------------------------------- media

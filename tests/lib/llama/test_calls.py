@@ -105,9 +105,21 @@ def test_markers_that_are_special_tokens_are_told_from_their_spelling(compiler: 
     assert set(marks) == {"<repo_name>", "<|im_start|>"}
     calls = compiler.compile(Calls(rules=f'calls: <[{marks["<repo_name>"]}]> "x"'))
     assert not read(calls.copy(), vocab, "<repo_name>")
+    behind = calls.after(b"<repo_name>")
+    assert behind is not None
+    assert read(behind, vocab, "x")
     calls.accept(marks["<repo_name>"])
     assert read(calls, vocab, "x")
     assert calls.is_complete
+
+
+def test_a_text_is_read_with_special_tokens_where_the_rules_want_them(compiler: GrammarCompiler, vocab: Vocab) -> None:
+    marks = special_tokens(vocab, ["<repo_name>", "<file_sep>"])
+    rules = f'calls: <[{marks["<repo_name>"]}]> "tools the" <[{marks["<file_sep>"]}]> "x"'
+    calls = compiler.compile(Calls(rules=rules))
+    for begun in (b"<repo_name>", b"<repo_name>to", b"<repo_name>tools the<file_sep>"):
+        assert calls.after(begun) is not None
+    assert calls.after(b"<repo_name>x") is None
 
 
 def test_schemas_that_are_not_understood_are_left_out_where_nobody_insists_on_them(
@@ -124,9 +136,12 @@ def test_schemas_that_are_not_understood_are_left_out_where_nobody_insists_on_th
 def test_the_schema_of_a_strict_tool_must_be_understood(compiler: GrammarCompiler) -> None:
     field = "tools[3].function.parameters"
     unknown = json.dumps({"type": "object", "properties": {"a": {"format": "banana"}}})
-    with pytest.raises(InvalidGrammar, match="banana") as caught:
-        compiler.compile(hermes(strict=((unknown, field),)))
-    assert caught.value.param == field
+    strict = ((json.dumps(CITY), "tools[0].function.parameters"), (unknown, field), ("{}", "tools[7]"))
+    for schemas in (strict, strict[1:], strict[:2], strict[1:2]):
+        with pytest.raises(InvalidGrammar, match="banana") as caught:
+            compiler.compile(hermes(strict=schemas))
+        assert caught.value.param == field
+    compiler.compile(hermes(strict=(strict[0], strict[2])))
 
 
 def test_an_answer_that_is_not_understood_is_blamed_on_its_own_field(compiler: GrammarCompiler) -> None:

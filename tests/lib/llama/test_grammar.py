@@ -38,12 +38,17 @@ start: term (("+" | "-") term)*
 term: NUMBER | "(" start ")"
 NUMBER: /[0-9]{1,6}/
 """
+NESTED: Final = r"""
+root ::= item ("," item)*   # in GBNF
+item ::= [a-z]{1,6} | "(" root ")"
+"""
 EVERY_KIND: Final = (
     Grammar("json_schema", json.dumps(PERSON)),
     Grammar("json_schema", json.dumps(TREE)),
     Grammar("json_schema", '{"type": "object"}'),
     Grammar("regex", r"[A-Z][a-zé]{2,8}( [a-z]+){0,3}\."),
     Grammar("lark", ARITHMETIC),
+    Grammar("lark", NESTED),
 )
 
 
@@ -286,6 +291,12 @@ REFUSED: Final = {
     "look-around": (Grammar("regex", "(?=a)b"), "regex", "look-around"),
     "back reference": (Grammar("regex", r"(a)\1"), "regex", "backreferences are not supported"),
     "lark": (Grammar("lark", "start = 'a'"), "grammar", "1(9): lexer error"),
+    "no root": (
+        Grammar("lark", 'start ::= "a"'),
+        "grammar",
+        "there is no rule 'root'; grammars are read in Lark's notation and in GBNF",
+    ),
+    "a token in GBNF": (Grammar("lark", "root ::= <think>"), "grammar", "tokens in angle brackets are not read"),
     "no start": (Grammar("lark", ""), "grammar", "no start rule"),
     "a file": (Grammar("lark", 'start: "a"\n%import "/etc/passwd"'), "grammar", "2(9)"),
     "llguidance's own notation": (Grammar("lark", '{"grammars": [{"lark_grammar": "start: /a/"}]}'), "grammar", "1(1)"),

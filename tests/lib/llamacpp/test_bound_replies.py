@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 
 from neuron_lib.errors import InvalidGrammar, InvalidRequest
@@ -22,6 +23,7 @@ from neuron_lib.types import (
     ToolCall,
     ToolChoice,
 )
+from tests.fakes.scripted_model import write_scripted_model
 from tests.lib.llamacpp.test_real_engine import MODEL_ID, real_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
@@ -236,3 +238,106 @@ async def test_what_cannot_be_bound_is_refused_with_its_field(smollm2_path: Path
         assert unknown.value.param == "tools[2].function.parameters"
         loose = await reply(model, tools=(strange,), tool_choice=ToolChoice("required", parallel=False))
         assert [name for name, _ in loose.calls[0]] == ["f"]
+
+
+async def test_guessed_tokens_are_bound_like_others(smollm2_path: Path) -> None:
+    calls = []
+    for speculation in ("off", "on"):
+        async with demo(smollm2_path, speculation=speculation) as model:
+            several = await reply(
+                model, messages=EARLIER, tools=TOOLS, tool_choice=ToolChoice("required"), sampling=LIKELIEST
+            )
+            assert several.calls[0]
+            assert all(fits(call) for call in several.calls[0])
+            calls.append(several.calls[0])
+    assert calls[0] == calls[1]
+
+
+async def test_replies_that_lose_their_cells_stay_bound(smollm2_path: Path) -> None:
+    got: dict[int, Reply] = {}
+
+    async def one(model: LlamaCppModel, number: int) -> None:
+        asked = {"role": "user", "content": f"What is the weather in Paris, please? I asked {number} times."}
+        got[number] = await reply(
+            model,
+            messages=(asked,),
+            tools=TOOLS,
+            tool_choice=ToolChoice("required"),
+            sampling=SamplingParams(temperature=1.0, seed=number),
+            max_tokens=100,
+            top_logprobs=1,
+        )
+
+    async with (
+        demo(smollm2_path, kv_layout="unified", kv_cells=768, n_ctx=768) as model,
+        anyio.create_task_group() as group,
+    ):
+        for number in range(4):  # each needs about 250 cells
+            group.start_soon(one, model, number)
+    assert set(got) == set(range(4))
+    for each in got.values():
+        assert all(fits(call) for call in each.calls[0])
+        assert not each.text[0]
+        assert each.calls[0] or each.reasons == (FinishReason.LENGTH,)
+
+
+# ----------------------------------------------------------------- with a model whose vocabulary has tokens for markers
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory, process: None) -> Path:
+    return write_scripted_model(tmp_path_factory.mktemp("scripted") / "scripted.gguf")
+
+
+async def echo(model: LlamaCppModel, text: str, **fields: Any) -> Reply:
+    """The reply of a model that would write `text` if nothing bound it."""
+    return await reply(model, messages=({"role": "user", "content": f"ECHO {text}"},), sampling=LIKELIEST, **fields)
+
+
+CALL_TEXT: Final = '[TC]\n{"name": "get_weather", "arguments": {"city": "Rome", "unit": "%s"}}\n[/TC]'
+
+
+async def test_a_token_that_opens_a_call_binds_what_follows(scripted: Path) -> None:
+    async with real_model(scripted) as (model, _):
+        right = await echo(model, f"I will look.\n{CALL_TEXT % 'C'}", tools=TOOLS)
+        assert right.calls[0] == [("get_weather", {"city": "Rome", "unit": "C"})]
+        wrong = await echo(model, f"I will look.\n{CALL_TEXT % 'K'}", tools=TOOLS)
+        (call,) = wrong.calls[0]
+        assert fits(call)
+        assert wrong.text[0].strip() == right.text[0].strip() == "I will look."
+
+
+async def test_several_calls_come_unless_one_is_allowed(scripted: Path) -> None:
+    two = f"{CALL_TEXT % 'C'}\n{CALL_TEXT % 'F'}"
+    async with real_model(scripted) as (model, _):
+        both = await echo(model, two, tools=TOOLS)
+        assert [call["unit"] for _, call in both.calls[0]] == ["C", "F"]
+        one = await echo(model, two, tools=TOOLS, tool_choice=ToolChoice(parallel=False))
+        assert [call["unit"] for _, call in one.calls[0]] == ["C"]
+        assert one.reasons == (FinishReason.TOOL_CALLS,)
+        assert one.tokens < both.tokens
+
+
+async def test_a_budget_is_kept_to_the_token(scripted: Path) -> None:
+    thought = "[TH]One, two, three, four, five, six, seven.[/TH]The answer is 4."
+    async with real_model(scripted) as (model, _):
+        free = await echo(model, thought)
+        assert free.reasoning[0] == "One, two, three, four, five, six, seven."
+        for budget in (0, 1, 5):
+            bound = await echo(model, thought, reasoning_budget=budget)
+            assert bound.finished is not None
+            assert bound.finished.usage.reasoning_tokens in {budget, budget + 1}  # with the opening marker
+            assert free.reasoning[0].startswith(bound.reasoning[0])
+            assert "think>" not in bound.text[0]
+        required = await echo(
+            model, f"[TH]One, two.[/TH]{CALL_TEXT % 'C'}", tools=TOOLS, tool_choice=ToolChoice("required")
+        )
+        assert (required.reasoning[0], required.text[0]) == ("One, two.", "")
+        assert fits(required.calls[0][0])
+
+
+async def test_a_call_whose_marker_alone_fits_is_no_text(scripted: Path) -> None:
+    async with real_model(scripted) as (model, _):
+        for most in (1, 2, 8):
+            cut = await echo(model, CALL_TEXT % "C", tools=TOOLS, max_tokens=most)
+            assert (cut.text[0], cut.calls[0], cut.reasons) == ("", [], (FinishReason.LENGTH,))

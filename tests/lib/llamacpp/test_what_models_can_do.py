@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
-from neuron_lib.engine.protocol import Load
+from neuron_lib.engine.pair_writer import PairWriter
+from neuron_lib.engine.prepare import Preparer, control_texts
+from neuron_lib.engine.protocol import Load, RerankTask
 from neuron_lib.errors import (
     InvalidRequest,
     LoadFailed,
@@ -23,6 +25,7 @@ from neuron_lib.errors import (
 )
 from neuron_lib.llama.bindings import init_backend, route_logs
 from neuron_lib.llama.context import Context
+from neuron_lib.llama.control_tokens import control_tokens
 from neuron_lib.llama.model import Model
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_lib.llamacpp.engine_environment import engine_environment
@@ -103,7 +106,7 @@ async def test_a_model_for_embeddings_says_so_cold_and_loaded_and_refuses_every_
     assert not info.tool_call
     assert not info.reasoning
     assert info.limit is not None
-    assert info.limit.context == 256
+    assert (info.limit.context, info.limit.input) == (256, 256)  # a vector needs no room for a reply
     assert (load.in_flight, load.queue_depth, load.engine_restarts, load.last_engine_death) == (0, 0, 0, "")
 
 
@@ -143,8 +146,8 @@ async def test_vectors_have_length_one_and_are_those_of_each_text_alone(
         assert model.load().engine_restarts == 0
     for vector, other in zip(together, alone, strict=True):
         assert math.sqrt(math.fsum(value * value for value in vector)) == pytest.approx(1, abs=1e-5)
-        assert vector == pytest.approx(other, abs=1e-4)
-    assert together[0] == pytest.approx(together[3], abs=1e-4)
+        assert vector == pytest.approx(other, abs=1e-3)  # larger batches are rounded otherwise
+    assert together[0] == pytest.approx(together[3], abs=1e-3)
     assert together[0] != pytest.approx(together[1], abs=1e-2)
 
 
@@ -241,6 +244,45 @@ async def test_a_reranker_scores_each_document_with_the_query_as_if_it_were_alon
     assert together == pytest.approx(alone, abs=1e-4)
     assert together[1] == pytest.approx(together[3], abs=1e-4)
     assert len({round(score, 4) for score in (*together[:3], *other[:3], *swapped)}) == 7
+
+
+def template_for_pairs(writer: gguf.GGUFWriter) -> None:
+    writer.add_pooling_type(gguf.PoolingType.RANK)
+    writer.add_string("tokenizer.chat_template.rerank", "<|im_start|>Q: {query}<|im_end|> D: {document}!")
+
+
+async def test_a_reranker_with_a_template_reads_the_pair_in_the_form_of_the_template(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_synthetic(path, "full", describe=template_for_pairs)
+    async with harness_of(path).open(SPEC, model_id=MODEL_ID, report=lambda _: None) as model:
+
+        async def usage_of(task: Rerank | Tokenize) -> int:
+            async with model.run(task) as reply:
+                *_, last = [event async for event in reply]
+            assert isinstance(last, Finished)
+            return last.usage.prompt_tokens
+
+        async def pair(query: str, document: str) -> int:
+            return await usage_of(Rerank(model_id=MODEL_ID, query=query, documents=(document,)))
+
+        written = "<|im_start|>Q: the<|im_end|> D: and you!"
+        assert await pair("the", "and you") == await usage_of(Tokenize(model_id=MODEL_ID, prompt=written))
+        # A control token that a document spells is text, one token for each letter.
+        assert await pair("the", "<|im_end|>") - await pair("the", "") == len("<|im_end|>")
+
+
+def test_the_texts_of_a_pair_are_parted_by_the_tokens_that_the_vocabulary_has_for_it(minilm_path: Path) -> None:
+    init_backend()
+    route_logs(lambda _level, _text: None)
+    with Model(minilm_path, gpu_layers=0, on_progress=lambda _: True) as model:
+        controls = control_tokens(model.vocab)
+        pairs = PairWriter(template=None, separator=model.vocab.separator, controls=control_texts(controls))
+        preparer = Preparer(model.vocab, template="", controls=controls, n_ctx=64, vector_tokens=64, pairs=pairs)
+        asked = RerankTask(query="hello", documents=("world", "[SEP]"))
+        plain, spelled = (preparer.read(prompt, limit=64).tokens for prompt in preparer.write(asked))
+    begin, end, hello, world = 101, 102, 7592, 2088
+    assert plain == [begin, hello, end, world, end]
+    assert (spelled[:3], spelled.count(end)) == ([begin, hello, end], 2)
 
 
 READ_FORM = """{% if tools %}{{ tools | tojson }}<tool_call>{"name": 1, "arguments": {}}</tool_call>{% endif %}"""

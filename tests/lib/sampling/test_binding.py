@@ -17,17 +17,19 @@ from neuron_lib.sampling.filters import Scores
 END: Final = 0
 THINK, UNTHINK, CALL, UNCALL = 1, 2, 3, 4
 CONTROL: Final = {END: "", THINK: "<think>", UNTHINK: "</think>", CALL: "<call>", UNCALL: "</call>"}
+HALVES: Final = ("\xc3", "\xa9")
+"""The two bytes of an é, each a piece of its own."""
 PIECES: Final = (
     *CONTROL.values(),
     *("a", "b", " ", "\n", "\n\n", "<", "c", "c>", "c>1", "c>x", "1", "2", "</c>", "<c>1</c>", "t>", "</", "/t>", "<t"),
-    *(";", ">", "/", "é", "\xc3"),
+    *(";", ">", "/", "é", *HALVES, "think", "call"),
 )
 ID: Final = {piece: token for token, piece in enumerate(PIECES)}
 WORDS: Final = sorted((piece for piece in PIECES if piece), key=len, reverse=True)
 
 
 def piece_of(token: int) -> bytes:
-    return PIECES[token].encode("latin-1" if PIECES[token] == "\xc3" else "utf-8")
+    return PIECES[token].encode("latin-1" if PIECES[token] in HALVES else "utf-8")
 
 
 def spell(text: str) -> list[int]:
@@ -120,6 +122,12 @@ def read(binding: Binding, *pieces: str) -> bool:
     return True
 
 
+def unmasked(binding: Binding) -> set[str]:
+    row = np.zeros(len(PIECES), np.float32)
+    binding.mask(row)
+    return {PIECES[token] for token in np.flatnonzero(np.isfinite(row))}
+
+
 def choices(binding: Binding) -> set[str]:
     return {PIECES[token] for token in range(len(PIECES)) if binding.allows(token)}
 
@@ -181,10 +189,8 @@ def test_white_space_behind_a_call_forces_no_other_call() -> None:
 
 def test_a_reply_that_may_call_once_ends_with_the_call() -> None:
     binding = plan(SINGLE, BY_TOKEN, is_repeated=False).begin()
-    assert read(binding, "a", "<call>", "1")
-    assert not binding.is_complete
-    assert read(binding, "</call>")
-    assert binding.is_complete
+    ends = [read(binding, *pieces) and binding.is_complete for pieces in (("a", "<call>", "1"), ("</call>",))]
+    assert ends == [False, True]
     assert choices(binding) == {""}
 
 
@@ -252,6 +258,21 @@ def test_no_cut_of_a_spelled_call_escapes_the_rules(wishes: list[str]) -> None:
     assert len(re.findall(r"<c>[12]</c>", text)) == text.count("<c>")
 
 
+def test_where_a_reply_is_bound_the_mask_leaves_what_is_allowed() -> None:
+    must = plan(SPECIAL, BY_TOKEN, binds_answer=True, reasoning=within(THOUGHT, 2))
+    for begun in (
+        (),
+        ("<call>",),
+        ("<call>", "1", "</call>"),
+        ("<call>", "1", "</call>", "\n"),
+        ("<think>", "a"),
+        ("<think>", "a", "b"),
+    ):
+        binding = must.begin()
+        assert read(binding, *begun)
+        assert unmasked(binding) == choices(binding)
+
+
 # ----------------------------------------------------------------------------------------------------------- reasoning
 
 
@@ -283,7 +304,9 @@ def test_a_closing_marker_of_many_tokens_is_written_to_its_end_and_only_what_is_
 def test_a_budget_does_not_cut_a_character() -> None:
     binding = plan(reasoning=within(THOUGHT, 1), starts_in_reasoning=True).begin()
     assert read(binding, "\xc3")
-    assert choices(binding) == {"</think>"}  # no piece of this vocabulary completes the character
+    assert choices(binding) == {"\xa9", "</think>"}
+    assert read(binding, "\xa9")
+    assert choices(binding) == {"</think>"}
 
 
 def test_without_a_budget_reasoning_is_free() -> None:
@@ -311,6 +334,21 @@ def test_reasoning_of_many_tokens_may_come_before_a_call() -> None:
     binding = plan(SPECIAL, BY_TOKEN, binds_answer=True, reasoning=SPELLED_THOUGHT).begin()
     assert read(binding, "<t", ">", "a", "b")
     assert read(binding, "</", "t>", "<call>", "1", "</call>", "")
+
+
+def test_reasoning_and_calls_that_begin_alike_are_told_apart_later() -> None:
+    channels = Sentences(["<c>call1", "<c>call2"])
+    thought = Reasoning(open=Mark(b"<c>think"), close=Mark(b"</think>", UNTHINK))
+    must = plan(channels, binds_answer=True, reasoning=thought)
+    assert spell("<c>think")[0] == spell("<c>call1")[0]
+    thinking, calling = must.begin(), must.begin()
+    assert read(thinking, *(PIECES[token] for token in spell("<c>think")), "a", "b", "</think>")
+    assert read(calling, *(PIECES[token] for token in spell("<c>call1")))
+    assert calling.is_complete
+    between = must.begin()
+    assert read(between, "<", "c>")
+    assert choices(between) == {PIECES[spell("think")[0]], "c", "call"}
+    assert unmasked(between) == choices(between)
 
 
 def test_a_budget_of_nothing_allows_no_reasoning_before_a_call() -> None:

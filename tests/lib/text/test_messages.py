@@ -455,7 +455,7 @@ def test_nothing_of_a_chat_vanishes_in_a_real_template(path: Path) -> None:
 def test_ids_that_a_template_refuses_become_ids_of_nine_characters_and_stay_in_pairs() -> None:
     ids = ("call_1", "abcdefgh9")
     calls = [{"id": each, "type": "function", "function": {"name": "f", "arguments": {}}} for each in ids]
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "assistant", "content": None, "tool_calls": calls},
         {"role": "tool", "tool_call_id": "call_1", "content": "1"},
     ]

@@ -19,7 +19,7 @@ from neuron_lib.errors import (
     UnsupportedCapability,
     WrongModality,
 )
-from neuron_lib.wire.anthropic_errors import anthropic_error, error_body
+from neuron_lib.wire.anthropic_errors import ThreadUnsupported, anthropic_error, error_body
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 from neuron_lib.wire.http_errors import (
     BodyTooLarge,
@@ -52,6 +52,7 @@ def overloaded(reason: OverloadReason) -> Overloaded:
         (UnsupportedMediaType("x"), 415, INVALID, "unsupported_media_type", None),
         (MalformedJson("x"), 400, INVALID, "malformed_json", None),
         (InvalidRequest("x", param="top_p"), 400, INVALID, "invalid_request_body", None),
+        (ThreadUnsupported("x", param="thread"), 400, INVALID, "thread_unsupported_request", None),
         (InvalidGrammar("x", param="output_format"), 400, INVALID, "invalid_grammar", None),
         (PromptTooLong(prompt_tokens=9, limit=8), 400, INVALID, "context_length_exceeded", None),
         (SuspectRequest("a/b", "SIGSEGV", "SIGABRT"), 400, INVALID, "suspect_request", None),
@@ -76,7 +77,7 @@ def test_each_error_has_anthropic_s_status_and_type(
     assert (answer.status, answer.type, answer.code) == (status, error_type, code)
     assert list(body) == ["type", "error", "request_id"]
     assert (body["type"], body["request_id"]) == ("error", None)
-    assert (body["error"]["type"], body["error"].get("code")) == (error_type, code)
+    assert (body["error"]["type"], body["error"].get("details", {}).get("error_code")) == (error_type, code)
     assert dict(answer.headers).get("retry-after") == retry_after
 
 
@@ -86,7 +87,7 @@ def test_the_message_has_all_causes_and_the_name_of_the_wrong_field() -> None:
     assert json.loads(error_body(error))["error"] == {
         "type": INVALID,
         "message": "top_p: too large: ValueError: 2",
-        "code": "invalid_request_body",
+        "details": {"error_code": "invalid_request_body"},
         "param": "top_p",
     }
 

@@ -18,6 +18,9 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOL = {"name": "weather", "description": "d", "input_schema": SCHEMA}
 FUNCTION = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": SCHEMA}}
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+SILENT = {"enable_thinking": False, "thinking": False, "thinking_mode": "disabled"}
+THINKS = {"enable_thinking": True, "thinking": True, "thinking_mode": "enabled"}
+"""What templates are told of a model that is not to reason, and of one that is."""
 HEADERS = {"content-type": "application/json", "x-api-key": "any", "anthropic-version": "2023-06-01"}
 
 
@@ -62,9 +65,7 @@ def told(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
 
 def test_the_smallest_request_leaves_every_choice_open() -> None:
     request = decode()
-    assert request.task == Chat(
-        model_id="a/b", messages=(HELLO,), max_tokens=9, template_kwargs={"enable_thinking": False}, whole=True
-    )
+    assert request.task == Chat(model_id="a/b", messages=(HELLO,), max_tokens=9, template_kwargs=SILENT, whole=True)
     assert (request.stream, request.style) == (False, ReplyStyle())
 
 
@@ -85,6 +86,8 @@ def test_every_field_arrives() -> None:
         "tools": [TOOL],
         "tool_choice": {"type": "tool", "name": "weather", "disable_parallel_tool_use": True},
         "output_config": {"effort": "max", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+        "chat_template_kwargs": {"x": 1},
+        "continue_final_message": True,
         "metadata": {"user_id": "u"},
         "service_tier": "auto",
         "cache_control": {"type": "ephemeral"},
@@ -98,7 +101,8 @@ def test_every_field_arrives() -> None:
         max_tokens=2048,
         stop=("a", "b"),
         sampling=SamplingParams(temperature=0.5, top_p=0.9, top_k=40, seed=7, min_p=0.1),
-        template_kwargs={"enable_thinking": True, "reasoning_effort": "high"},
+        template_kwargs=THINKS | {"thinking_budget": 1024, "reasoning_effort": "high", "x": 1},
+        continue_final_message=True,
         reasoning_budget=1024,
         tools=(FUNCTION,),
         tool_choice=ToolChoice(mode="required", name="weather", parallel=False),
@@ -113,7 +117,7 @@ def test_null_means_absent_everywhere() -> None:
     names = (
         "system stop_sequences stream temperature top_p top_k seed thinking tools tool_choice output_config "
         "output_format metadata service_tier container context_management mcp_servers inference_geo cache_control "
-        "compaction thread diagnostics"
+        "compaction thread diagnostics stop n logprobs response_format chat_template_kwargs continue_final_message"
     )
     assert decode(**dict.fromkeys(names.split())) == decode()
 
@@ -127,6 +131,7 @@ def test_null_means_absent_everywhere() -> None:
         ({"model": ""}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": [HELLO] * 10_001}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 5001}] * 2}, "messages"),
         ({"messages": "hello"}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
@@ -148,6 +153,14 @@ def test_null_means_absent_everywhere() -> None:
         ({"service_tier": "gold"}, "service_tier"),
         ({"container": "c"}, "container"),
         ({"compaction": {}}, "compaction"),
+        ({"stop": ["END"]}, "stop"),
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"best_of": 2}, "best_of"),
+        ({"response_format": {"type": "banana"}}, "response_format.type"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
         ({"thread": {"id": "t"}}, "thread"),
         ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"),
         ({"inference_geo": "us"}, "inference_geo"),
@@ -192,22 +205,22 @@ def test_a_body_must_be_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("thinking", "enabled", "budget", "shown"),
+    ("thinking", "words", "budget", "shown"),
     [
-        (None, False, None, "hidden"),
-        ({"type": "disabled"}, False, None, "hidden"),
-        ({"type": "adaptive"}, True, None, "shown"),
-        ({"type": "adaptive", "display": "summarized"}, True, None, "shown"),
-        ({"type": "adaptive", "display": "omitted"}, True, None, "omitted"),
-        ({"type": "enabled", "budget_tokens": 1}, True, 1, "shown"),
-        ({"type": "enabled", "budget_tokens": 10**6}, True, 10**6, "shown"),
+        (None, SILENT, None, "hidden"),
+        ({"type": "disabled"}, SILENT, None, "hidden"),
+        ({"type": "adaptive"}, THINKS, None, "shown"),
+        ({"type": "adaptive", "display": "summarized"}, THINKS, None, "shown"),
+        ({"type": "adaptive", "display": "omitted"}, THINKS, None, "omitted"),
+        ({"type": "enabled", "budget_tokens": 1}, THINKS | {"thinking_budget": 1}, 1, "shown"),
+        ({"type": "enabled", "budget_tokens": 9999}, THINKS | {"thinking_budget": 9999}, 9999, "shown"),
     ],
 )
 def test_thinking_is_for_the_template_the_budget_and_the_reply(
-    thinking: Any, *, enabled: bool, budget: int | None, shown: str
+    thinking: Any, words: dict[str, Any], budget: int | None, shown: str
 ) -> None:
     request = decode(thinking=thinking)
-    assert request.task.template_kwargs == {"enable_thinking": enabled}
+    assert request.task.template_kwargs == words
     assert (request.task.reasoning_budget, request.style.thinking) == (budget, shown)
 
 
@@ -262,6 +275,7 @@ def test_a_schema_of_the_reply_comes_in_the_new_field_or_the_old_one(field: str)
         {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}},
         {"inference_geo": "global"},
         {"mcp_servers": []},
+        {"n": 1, "logprobs": False, "stop": [], "parallel_tool_calls": True},
         {"output_config": {}},
         {"speed": "fast", "user_profile_id": "u", "diagnostics": {"previous_message_id": None}},
         {"tools": []},
@@ -282,7 +296,8 @@ def test_fields_that_ask_for_what_happens_anyway_are_accepted(fields: dict[str, 
     [
         ("Be brief.", "Be brief."),
         ([text("Be brief.") | {"cache_control": {"type": "ephemeral"}}], "Be brief."),
-        ([text("Be"), text(""), text(" brief.")], [text("Be"), text(" brief.")]),
+        ([text("Be"), text(""), text(" brief.")], "Be brief."),
+        ([text("You write."), text("Be brief.\n"), text("Be kind.")], "You write.\nBe brief.\nBe kind."),
         ([text("x-anthropic-billing-header: cch=1;"), text("Be brief.")], "Be brief."),
     ],
 )
@@ -292,11 +307,14 @@ def test_the_system_prompt_is_the_first_message(system: Any, content: Any) -> No
 
 CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "a text is one block of text": ([user(text("hello"))], [HELLO]),
-    "blocks of text stay parts": ([user(text("a"), text("b"))], [user(text("a"), text("b"))]),
+    "blocks of text are one text": (
+        [user(text("a"), text("b "), text("c"))],
+        [{"role": "user", "content": "a\nb c"}],
+    ),
     "an empty content stays": ([user()], [{"role": "user", "content": ""}]),
     "users in a row are one turn": (
         [HELLO, user(text("a"), text("b"))],
-        [user(text("hello"), text("\n\n"), text("a"), text("b"))],
+        [{"role": "user", "content": "hello\n\na\nb"}],
     ),
     "the reply begins where the assistant's last message ends": (
         [HELLO, {"role": "assistant", "content": "The answer is ("}],
@@ -398,7 +416,7 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
                 {"type": "document", "source": {"type": "content", "content": [text("D"), text("E")]}},
             )
         ],
-        [user(text("T\nC\nD"), text("T\n"), text("D"), text("D"), text("E"))],
+        [{"role": "user", "content": "T\nC\nD\nT\nD\nD\nE"}],
     ),
     "search results": (
         [
@@ -463,6 +481,42 @@ def test_a_block_that_cannot_be_shown_to_the_model_is_refused_by_its_place(messa
     with pytest.raises(InvalidRequest) as caught:
         told(HELLO, message)
     assert caught.value.param == f"messages[1].{place}"
+
+
+def test_the_request_of_a_coding_agent_loses_nothing() -> None:
+    kept = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    request = decode(
+        system=[
+            text("x-anthropic-billing-header: cc_version=2; cch=1;"),
+            text("You write code.") | kept,
+            text("Be brief."),
+        ],
+        messages=[
+            user(text("<reminder>Use the tools.</reminder>\n"), text("Look around.") | kept),
+            assistant({"type": "thinking", "thinking": "Hm.", "signature": "unsigned"}, use("t1")),
+            user(result("t1", content=[text("one"), text("two")], is_error=False) | kept),
+            {"role": "system", "content": "The mode has changed."},
+            user(text("Go on.") | kept),
+        ],
+        tools=[TOOL | kept | {"eager_input_streaming": True}, {"type": "custom", "name": "edit", "input_schema": {}}],
+        tool_choice={"type": "auto"},
+        thinking={"type": "adaptive"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        output_config={"effort": "high"},
+        metadata={"user_id": "u"},
+        max_tokens=32000,
+        stream=True,
+    )
+    assert list(request.task.messages) == [
+        {"role": "system", "content": "You write code.\nBe brief."},
+        {"role": "user", "content": "<reminder>Use the tools.</reminder>\nLook around."},
+        {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [called("t1")]},
+        {"role": "tool", "tool_call_id": "t1", "name": "weather", "content": "one\ntwo"},
+        {"role": "system", "content": "The mode has changed."},
+        {"role": "user", "content": "Go on."},
+    ]
+    assert [tool["function"]["name"] for tool in request.task.tools] == ["weather", "edit"]
+    assert request.task.template_kwargs == THINKS | {"reasoning_effort": "high"}
 
 
 def test_the_log_of_a_refusal_has_no_text_of_the_client() -> None:

@@ -76,9 +76,17 @@ def test_texts_are_answered_in_the_shape_of_text_embeddings_inference() -> None:
     ]
 
 
+def test_only_texts_may_leave_the_model_to_the_host() -> None:
+    assert bare(model=None).task.model_id == ""
+    assert bare().task.model_id == "a/b"
+    with pytest.raises(InvalidRequest, match="model: this field is required"):
+        decode(model=None)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"model": ""}, "model"),
         ({"documents": None}, "documents"),
         ({"documents": []}, "documents"),
         ({"documents": 123}, "documents"),

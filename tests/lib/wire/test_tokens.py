@@ -77,6 +77,11 @@ def test_a_chat_is_read_as_for_a_chat_completion(path: str) -> None:
     assert task.prompt.template_kwargs == {"enable_thinking": False, "add_generation_prompt": False, "x": 1}
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/apply-template"])
+def test_a_chat_may_leave_the_model_out(path: str) -> None:
+    assert decode(path, messages=MESSAGES).task.model_id == ""
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
