@@ -44,7 +44,7 @@ _parse_known: Final = known_only(parse_value)
 
 def _parse_bare(body: str, tools: Tools) -> tuple[ParsedCall, ...]:
     """The calls of a body without a marker. JSON objects must have arguments: others may be data that has a name."""
-    calls = _parse_known(body, tools)
+    calls = tuple(_parse_known(body, tools))
     is_json = body.lstrip("[" + _SPACE).startswith("{")
     return calls if not is_json or len(_ARGUMENTS.findall(body)) >= len(calls) else ()
 
