@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 
 from neuron_lib.engine.protocol import ChatTask
 from neuron_lib.errors import InvalidRequest
@@ -129,6 +130,9 @@ class Binder:
             answer=None if is_required else chat.grammar,
         )
         binds_answer = is_required or chat.grammar is not None
+        if binds_answer and not in_reasoning and chat.template_kwargs.get("enable_thinking") is False:
+            # Nobody wants reasoning, and a small model that may not answer freely would rather reason than call.
+            chat = structs.replace(chat, reasoning_budget=0)
         plan = replace(
             self._plan(chat, in_reasoning=in_reasoning),
             openings=tuple(self._openings(form, [str(_function(tool).get("name")) for _, tool in chosen])),

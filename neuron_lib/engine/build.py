@@ -21,7 +21,6 @@ from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.step_costs import StepCosts
 from neuron_lib.engine.vector_scheduler import VectorScheduler
-from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.budget import free_bytes, measure_kv
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.control_tokens import ControlToken, control_tokens
@@ -30,7 +29,7 @@ from neuron_lib.llama.model import Model
 from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.modality import RERANK
-from neuron_lib.text.formats import FORMATS, choose_format, choose_reasoning
+from neuron_lib.text.formats import FORMATS, choose_format, choose_reasoning, named_format
 from neuron_lib.types import ContextParams
 
 __all__ = (
@@ -52,6 +51,9 @@ logger = logging.getLogger("neuron_lib.engine")
 
 _MOST_VECTOR_TOKENS: Final = 2048
 """Tokens of all texts that vectors are made of at once: attention over them takes about 200 MiB in a small model."""
+
+_MOST_TEXTS: Final = 64
+"""Texts that vectors are made of at once. A step with a few short texts takes nearly as long as one with many."""
 
 
 def open_context(model: Model, load: Load) -> Context:
@@ -124,12 +126,12 @@ def open_vector_context(model: Model, load: Load) -> VectorContext:
     tokens, unless `n_batch` is larger.
     """
     n_batch = min(context_length(model, load), max(load.context.n_batch, _MOST_VECTOR_TOKENS))
-    return VectorContext(model, load.context, seats=min(load.seats, n_batch), n_batch=n_batch)
+    return VectorContext(model, load.context, seats=min(_MOST_TEXTS, n_batch), n_batch=n_batch)
 
 
 def build_vector_scheduler(context: VectorContext, load: Load) -> VectorScheduler:
     """The scheduler for `context`."""
-    return VectorScheduler(seats=min(load.seats, context.n_batch), n_batch=context.n_batch)
+    return VectorScheduler(seats=load.seats, texts=min(_MOST_TEXTS, context.n_batch), n_batch=context.n_batch)
 
 
 def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> Preparer:
@@ -226,10 +228,7 @@ def model_facts(
     def is_token(text: str) -> bool:
         return model.vocab.single_token(text) is not None
 
-    chosen = FORMATS.get(tool_format) if tool_format else choose_format(tool_template, is_token)
-    if chosen is None:
-        known = ", ".join(sorted(FORMATS))
-        raise LoadFailed(f"there is no tool format {tool_format!r}; `tool_format` is one of {known}")
+    chosen = named_format(tool_format) if tool_format else choose_format(tool_template, is_token)
     return structs.replace(
         facts,
         kv_layout="unified" if context.is_unified else "per_sequence",

@@ -40,10 +40,10 @@ _RENDER_LIMIT_S: Final = 2.0
 _LOOK_CHARS: Final = 1 << 15
 """Prompts are counted in pieces of this length before they are tokenized, the last piece left out."""
 _MOST_BYTES_TOLD: Final = 2 << 20
-_MOST_TOKENS_TOLD: Final = 1 << 20
-"""The bytes of a text whose tokens are told, or that tokens are told of, and the number of these tokens. An answer of
-this size fits into a frame: with up to 5 bytes for each token, and its text twice and 2 bytes for each piece.
-"""
+"""The bytes of a text that is told, or whose tokens are told. With these tokens it fits into a frame."""
+_MOST_TOKENS_TOLD: Final = 1 << 18
+_MOST_PIECES_TOLD: Final = 1 << 15
+"""The daemon's event loop takes 20 ms to pass so many tokens on, and 30 ms for so many pieces."""
 _MOST_TOKENS_OF_CHAR: Final = 4
 """A character is four bytes at most, and a byte one token at most."""
 
@@ -268,8 +268,10 @@ class Preparer:
         param = "prompt" if isinstance(task.prompt, str) else "messages"
         _refuse_beyond(len(prompt.text.encode(errors="surrogatepass")), param=param)
         tokens = self._all_tokens(task, prompt)
-        if len(tokens) > _MOST_TOKENS_TOLD:
-            raise InvalidRequest(f"{param}: the text has more than {_MOST_TOKENS_TOLD} tokens", param=param)
+        most = _MOST_PIECES_TOLD if task.wants_pieces else _MOST_TOKENS_TOLD
+        if len(tokens) > most:
+            pieces_too = ", which are too many to tell the pieces too" if task.wants_pieces else ""
+            raise InvalidRequest(f"{param}: the text has more than {most} tokens{pieces_too}", param=param)
         pieces: tuple[bytes, ...] = ()
         if task.wants_pieces:
             pieces = tuple(map(self._vocab.text, tokens))

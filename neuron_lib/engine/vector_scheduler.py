@@ -30,13 +30,14 @@ class _Running:
 class VectorScheduler:
     """The requests of one context for vectors. Lives as long as the context.
 
-    A step has at most `seats` texts, and `n_batch` tokens of all of them together.
+    `seats` requests run at once. A step has at most `texts` texts, and `n_batch` tokens of all of them together.
     """
 
-    def __init__(self, *, seats: int, n_batch: int, policy: Policy = first_come) -> None:
+    def __init__(self, *, seats: int, texts: int, n_batch: int, policy: Policy = first_come) -> None:
         self.n_batch: Final = n_batch
         self._seats: Final = seats
-        self._text_limit = seats  # smaller for a while after libllama found no cells for a batch
+        self._most_texts: Final = texts
+        self._text_limit = texts  # smaller for a while after libllama found no cells for a batch
         self._line: Final = Line(policy)
         self._running: dict[int, _Running] = {}  # by the number of the request, in the order of their turns
 
@@ -117,7 +118,7 @@ class VectorScheduler:
         for number in numbers:
             self._running[number].spent_s += result.duration_s
         if result.outcome is Outcome.COMPUTED:
-            self._text_limit = min(self._seats, 2 * self._text_limit)
+            self._text_limit = min(self._most_texts, 2 * self._text_limit)
             events = [self._end(text, values) for text, values in zip(texts, result.vectors, strict=True)]
             for number in numbers:
                 self._end_turn(number)

@@ -359,7 +359,7 @@ class LlamaCppReply:
                 queue_ms=round(news.queue_s * 1000),
                 prefill_ms=round(max(each.prefill_s for each in self._vectors) * 1000),
             )
-            self._finish([FinishReason.STOP] * self._sequences, usage)
+            self._finish([FinishReason.STOP], usage)
 
     def _answer(self, news: Tokens | Text) -> None:
         """The whole answer is there, and nothing was computed for it."""

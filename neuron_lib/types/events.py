@@ -136,7 +136,7 @@ class Detokenized(Struct, frozen=True, tag=True):
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
-    """All choices are complete. There is one reason for each choice.
+    """All choices are complete. There is one reason for each choice, and one for all vectors or scores.
 
     `stop_strings` has, for each choice, the stop string of the request at which the choice ended, None if the choice
     ended otherwise. It is empty if no choice ended at a stop string.

@@ -111,7 +111,8 @@ class Tokenize(Struct, frozen=True, kw_only=True):
     around the text, such as BOS. Without `parse_special` the spelling of a special token is ordinary text. A `Chat`
     becomes the same tokens as the prompt of its reply, and neither field has a meaning for it.
 
-    With `wants_text` the answer has the text that was read, and with `wants_pieces` the bytes of each token.
+    With `wants_text` the answer has the text that was read, and with `wants_pieces` the bytes of each token. A text of
+    more than 2 MiB or 262,144 tokens is refused with `InvalidRequest`, and with `wants_pieces` one of more than 32,768.
     """
 
     model_id: str

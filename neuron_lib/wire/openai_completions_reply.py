@@ -5,7 +5,7 @@ Pure. Knows no status codes and opens no connection.
 
 import codecs
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -81,7 +81,7 @@ class CompletionStreamEncoder:
     every event has the usage up to then.
     """
 
-    __slots__ = ("_continuous_usage", "_created", "_id", "_include_usage", "_model", "_usage_so_far", "_written")
+    __slots__ = ("_continuous_usage", "_created", "_id", "_include_usage", "_model", "_places", "_usage_so_far")
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class CompletionStreamEncoder:
         self._include_usage = include_usage
         self._continuous_usage = continuous_usage
         self._usage_so_far: Callable[[], Usage] | None = None
-        self._written = [0] * choices  # characters of each choice
+        self._places = [_Places() for _ in range(choices)]
 
     def follow(self, usage: Callable[[], Usage]) -> None:
         """See `neuron_lib.wire.dialect.FollowsUsage`."""
@@ -115,9 +115,8 @@ class CompletionStreamEncoder:
         """A piece of a choice."""
         if not isinstance(event, TextDelta):
             return b""  # a text that is gone on with has no reasoning and no calls
-        written = self._written[event.choice]
-        self._written[event.choice] += len(event.text)
-        return self._chunk(_Choice(event.text, event.choice, _logprobs(event.logprobs, written), None))
+        logprobs = _logprobs(event.logprobs, self._places[event.choice])
+        return self._chunk(_Choice(event.text, event.choice, logprobs, None))
 
     def ending(self, finished: Finished) -> bytes:
         """The `finish_reason` of each choice, the usage of all of them, and `[DONE]`."""
@@ -125,7 +124,7 @@ class CompletionStreamEncoder:
 
     def error(self, error: NeuronError, usage: Usage) -> bytes:
         """The end of each choice as if it had become too long, then an event with the error, and no `[DONE]`."""
-        reasons = (FinishReason.LENGTH,) * len(self._written)
+        reasons = (FinishReason.LENGTH,) * len(self._places)
         return self._ends(reasons, usage) + server_sent_event(envelope(error))
 
     def _ends(self, reasons: Sequence[FinishReason], usage: Usage) -> bytes:
@@ -148,8 +147,7 @@ class CompletionStreamEncoder:
 @dataclass(slots=True)
 class _Gathered:
     texts: list[str] = field(default_factory=list)
-    length: int = 0
-    logprobs: list[_Logprobs] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 class CompletionCollector:
@@ -171,10 +169,8 @@ class CompletionCollector:
             self._finished = event
         elif isinstance(event, TextDelta):
             gathered = self._choices[event.choice]
-            logprobs = _logprobs(event.logprobs, gathered.length)
-            gathered.logprobs += [] if logprobs is None else [logprobs]
             gathered.texts.append(event.text)
-            gathered.length += len(event.text)
+            gathered.logprobs += event.logprobs
 
     def body(self) -> bytes:
         """The body as JSON. Raises `ValueError` before `Finished` has been added."""
@@ -192,37 +188,37 @@ class CompletionCollector:
 
     def _choice(self, index: int, reason: FinishReason) -> _Choice:
         gathered = self._choices[index]
-        return _Choice("".join(gathered.texts), index, _joined(gathered.logprobs), reason)
+        return _Choice("".join(gathered.texts), index, _logprobs(gathered.logprobs, _Places()), reason)
 
 
-def _joined(parts: Sequence[_Logprobs]) -> _Logprobs | None:
-    if not parts:
-        return None
-    return _Logprobs(
-        tuple(token for part in parts for token in part.tokens),
-        tuple(logprob for part in parts for logprob in part.token_logprobs),
-        tuple(top for part in parts for top in part.top_logprobs),
-        tuple(offset for part in parts for offset in part.text_offset),
-    )
+class _Places:
+    """Where the tokens of one choice begin in its text, in characters. One instance for each choice, for all of it.
 
-
-def _logprobs(tokens: Sequence[TokenLogprob], written: int) -> _Logprobs | None:
-    """None unless tokens have log-probabilities. They have some only if the client asked for them.
-
-    `written` is how many characters the choice has before these tokens.
+    A token that begins inside a character begins where the character does.
     """
+
+    __slots__ = ("_decoder", "_written")
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # decodes as the engine does
+        self._written = 0
+
+    def take(self, tokens: Iterable[TokenLogprob]) -> Iterator[int]:
+        """The places of the next tokens."""
+        for token in tokens:
+            yield self._written
+            self._written += len(self._decoder.decode(token.piece))
+
+
+def _logprobs(tokens: Sequence[TokenLogprob], places: _Places) -> _Logprobs | None:
+    """None unless tokens have log-probabilities. They have some only if the client asked for them."""
     if not tokens:
         return None
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    offsets = []
-    for token in tokens:
-        offsets.append(written)
-        written += len(decoder.decode(token.piece))
     return _Logprobs(
         tuple(_spelled(token.piece) for token in tokens),
         tuple(max(token.logprob, _VERY_UNLIKELY) for token in tokens),
         tuple(_top(token) for token in tokens),
-        tuple(offsets),
+        tuple(places.take(tokens)),
     )
 
 

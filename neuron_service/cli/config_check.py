@@ -74,6 +74,8 @@ def _entry_checks(place: str, entry: ModelEntry, settings: StoreSettings, store:
         yield f"{place}.path", partial(find_local_model, str(entry.path), roots=roots, model_id=entry.id)
     if entry.package is not None:
         yield f"{place}.package", partial(find_package_file, entry.package, model_id=entry.id)
+    if entry.tool_format is not None:
+        yield f"{place}.tool_format", partial(_check_format, entry.tool_format)
     if entry.chat_template is not None:
         yield f"{place}.chat_template", partial(_check_template, Path(entry.chat_template), model_id=entry.id)
 
@@ -97,6 +99,12 @@ def _check_template(path: Path, *, model_id: str) -> None:
     from neuron_lib.text.chat_template import ChatTemplate  # noqa: PLC0415 - loads Jinja, which few need here
 
     ChatTemplate(read_chat_template(path, model_id=model_id), bos_token="", eos_token="")
+
+
+def _check_format(name: str) -> None:
+    from neuron_lib.text.formats import named_format  # noqa: PLC0415 - loads all formats, which few need here
+
+    named_format(name)
 
 
 def _require_loadable(quant: str | None) -> None:

@@ -43,6 +43,10 @@ FAULTS = [
     (NO_PACKAGE, "`models[0].package`: no installed Python package 'no_such_package' has a file 'x.gguf'"),
     (OTHER_QUANT, "`default_models[0].quant`: a/b is the file m-Q4_K_M.gguf, which is not of quant 'Q8_0'"),
     (BAD_TEMPLATE, "`models[0].chat_template`: the chat template cannot be compiled: TemplateSyntaxError: "),
+    (
+        '[[models]]\nid = "a/b"\ntool_format = "hermez"',
+        "`models[0].tool_format`: there is no tool format 'hermez'; there",
+    ),
     (NO_TEMPLATE, "`models[0].chat_template`: the `chat_template` of 'a/b' cannot be read: {here}/absent.jinja"),
 ]
 STOPS = [

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from neuron_lib.errors import LoadFailed
 from neuron_lib.text.formats.deepseek import DEEPSEEK_R1, DEEPSEEK_V4, DEEPSEEK_V31, DEEPSEEK_V32
 from neuron_lib.text.formats.functionary import FUNCTIONARY_3_1, FUNCTIONARY_3_2
 from neuron_lib.text.formats.gemma import FUNCTION_GEMMA, GEMMA4
@@ -35,7 +36,7 @@ from neuron_lib.text.formats.value_families import COMMAND_R_PLUS, FIREFUNCTION,
 from neuron_lib.text.reasoning import REASONING_MARKERS
 from neuron_lib.text.tag_splitter import Markers
 
-__all__ = ("FORMATS", "choose_format", "choose_reasoning", "shows_tools")
+__all__ = ("FORMATS", "choose_format", "choose_reasoning", "named_format", "shows_tools")
 
 _BY_MARKS: Final[tuple[ToolFormat, ...]] = (
     # Formats whose marks are special come before formats whose marks others have too.
@@ -133,6 +134,13 @@ def choose_format(template: str | None, is_token: Callable[[str], bool] = _in_no
         return GENERIC
     by_token = next((each for token, each in _BY_TOKENS if is_token(token)), None)
     return by_token or next((each for each in _BY_WORDS if each.fits(template)), GENERIC)
+
+
+def named_format(name: str) -> ToolFormat:
+    """The format of this name. Raises `LoadFailed` if there is none."""
+    if name not in FORMATS:
+        raise LoadFailed(f"there is no tool format {name!r}; there are {', '.join(sorted(FORMATS))}")
+    return FORMATS[name]
 
 
 def choose_reasoning(

@@ -116,6 +116,7 @@ _GLM45: Final = _Syntax()
 _GLM47: Final = _Syntax(is_on_lines=False)
 _LONGCAT: Final = _Syntax(prefix="longcat_")
 _HY3: Final = _Syntax(suffix=":opensource", is_in_section=True)
+_HY3_PLAIN: Final = _Syntax(is_in_section=True)
 
 
 def _is_glm(template: str) -> bool:
@@ -140,9 +141,9 @@ GLM45: Final = _glm("glm45", _GLM45, _is_on_lines)
 GLM47: Final = _glm("glm47", _GLM47, _is_glm)
 HY3: Final = MarkedFormat(
     name="hunyuan3",
-    blocks=(ScanBlock(opens=(_HY3.open,), closes=(_HY3.close,), scan=_HY3.scan),),
-    leads=_HY3.section[:1],
-    trails=_HY3.section[1:],
+    blocks=tuple(ScanBlock(opens=(each.open,), closes=(each.close,), scan=each.scan) for each in (_HY3, _HY3_PLAIN)),
+    leads=(_HY3.section[0], _HY3_PLAIN.section[0]),
+    trails=(_HY3.section[1], _HY3_PLAIN.section[1]),
     own_triggers=(Trigger(_HY3.section[0]),),
     more_shown=_HY3.inner,
     reasoning=Markers("<think:opensource>", "</think:opensource>"),

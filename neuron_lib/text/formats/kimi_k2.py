@@ -17,7 +17,7 @@ _SECTION_END: Final = "<|tool_calls_section_end|>"
 _CALL: Final = "<|tool_call_begin|>"
 _ARGUMENTS: Final = "<|tool_call_argument_begin|>"
 _CALL_END: Final = "<|tool_call_end|>"
-_ID: Final = re.compile(r"(?:functions\.)?([^\s:<>]+)(?::\d*)?")
+_ID: Final = re.compile(r"(?:functions\.)?([^\s:<>]+)(:\d*)?")
 
 
 def _scan(cursor: Cursor, _opening: str, tools: Tools) -> Sequence[ParsedCall]:
@@ -32,10 +32,12 @@ def _scan(cursor: Cursor, _opening: str, tools: Tools) -> Sequence[ParsedCall]:
         value = json_value(value)
     if not isinstance(value, dict):
         raise NoCall
-    name = match[1]
-    short = name.rpartition(".")[2]
-    is_short = not parameters_of(name, tools).is_declared and parameters_of(short, tools).is_declared
-    return called(short if is_short else name, value)
+    name, number = match.groups()
+    names = (each for each in (name, name.rpartition(".")[2]) if parameters_of(each, tools).is_declared)
+    known = next(names, name if number else None)  # without a number it is no id
+    if known is None:
+        raise NoCall
+    return called(known, value)
 
 
 def _ids(index: int, name: str, _token_hex: Callable[[int], str]) -> str:

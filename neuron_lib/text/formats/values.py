@@ -31,6 +31,22 @@ _NAMES: Final[Mapping[type, str]] = {
     list: "array",
     type(None): "null",
 }
+_ALIASES: Final[Mapping[str, str]] = {
+    "int": "integer",
+    "long": "integer",
+    "float": "number",
+    "double": "number",
+    "bool": "boolean",
+    "dict": "object",
+    "map": "object",
+    "list": "array",
+    "tuple": "array",
+    "set": "array",
+    "str": "string",
+    "text": "string",
+    "none": "null",
+}
+"""Names of types that are no JSON Schema, but that tools are declared with."""
 _NESTED: Final = ("object", "array")
 _ALTERNATIVES: Final = ("anyOf", "oneOf", "allOf")
 _DEFINITIONS: Final = ("$defs", "definitions")
@@ -87,7 +103,8 @@ class Schema:
     def alone(self) -> dict[str, Any]:
         """The schema by itself, with the definitions that it may refer to."""
         definitions = {key: self._root[key] for key in _DEFINITIONS if key in self._root}
-        return {**definitions, **self.node}
+        names = _types(self.node)
+        return {**definitions, **self.node, **({"type": names} if "type" in self.node and names else {})}
 
     def property(self, name: str) -> "Schema":
         """The schema of a member of an object, also if only one of the alternatives is an object."""
@@ -211,7 +228,7 @@ def _types(node: Mapping[str, Any]) -> list[str]:
     declared = node.get("type")
     names = [name for name in (declared if isinstance(declared, list) else [declared]) if isinstance(name, str)]
     if names or any(keyword in node for keyword in _ALTERNATIVES):
-        return names
+        return [_ALIASES.get(name.lower(), name.lower()) for name in names]
     listed = [_NAMES[type(value)] for value in _listed(node) if type(value) in _NAMES]
     return listed or [kind for kind, keyword in (("object", "properties"), ("array", "items")) if keyword in node]
 

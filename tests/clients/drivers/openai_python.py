@@ -156,10 +156,12 @@ def responses() -> None:
 
 def responses_tools() -> None:
     flat: Any = {"type": "function", "strict": True, **r.TOOL["function"]}
-    reply = client.responses.create(model=r.MODEL, input=r.CALL, tools=[flat])
+    reply = client.responses.create(model=r.MODEL, input=r.CALL, tools=[flat], max_output_tokens=80)
     (call,) = [item for item in reply.output if item.type == "function_call"]
     assert json.loads(call.arguments) == r.PARIS
-    forced = client.responses.create(model=r.MODEL, input="Hi", tools=[flat], tool_choice="required")
+    forced = client.responses.create(
+        model=r.MODEL, input="Hi", tools=[flat], tool_choice="required", max_output_tokens=80
+    )
     assert any(item.type == "function_call" for item in forced.output)
 
 

@@ -150,6 +150,15 @@ def test_reasoning_may_come_first(model: Model) -> None:
         assert model.reads(model.begin(**fields), "<think>the</think>" + call())
 
 
+def test_no_reasoning_comes_before_a_call_that_is_wanted_without(model: Model) -> None:
+    fields: dict[str, Any] = {"tools": (tool(),), "tool_choice": ToolChoice("required")}
+    assert model.reads(model.begin(**fields, template_kwargs={"enable_thinking": True}), "<think>the</think>" + call())
+    bound = model.begin(**fields, template_kwargs={"enable_thinking": False})
+    assert not model.reads(bound, "<think>")
+    free = model.begin(tools=(tool(),), template_kwargs={"enable_thinking": False})
+    assert model.reads(free, "<think>the</think>the")
+
+
 def test_a_budget_closes_the_reasoning(model: Model) -> None:
     bound = model.begin(reasoning_budget=2, in_reasoning=True)
     text = ""

@@ -239,14 +239,14 @@ def test_a_vector_is_reported_at_once() -> None:
         def run(self, plan: StepPlan) -> StepResult:
             return replace(super().run(plan), vectors=(b"v",) * len(plan.chunks))
 
-    loop, told = loop_over(Pooling(2), report_interval_s=99, scheduler=VectorScheduler(seats=2, n_batch=4))
+    loop, told = loop_over(Pooling(2), report_interval_s=99, scheduler=VectorScheduler(seats=2, texts=2, n_batch=4))
     run(loop, sequence(5), sequence(6), sequence(7))
     assert events_of(told, 5) == [Vector(request=5, choice=0, values=b"v", prompt_tokens=3, prefill_s=0.003)]
     assert events_of(told, 6) == [Vector(request=6, choice=0, values=b"v", prompt_tokens=3, prefill_s=0.003)]
 
 
 def test_a_text_that_no_batch_holds_breaks_its_request() -> None:
-    loop, told = loop_over(ScriptedSteps(0), scheduler=VectorScheduler(seats=2, n_batch=2))
+    loop, told = loop_over(ScriptedSteps(0), scheduler=VectorScheduler(seats=2, texts=2, n_batch=2))
     loop.submit(alone(sequence(5)))
     loop.submit(alone(sequence(6, prompt=2)))
     run(loop)

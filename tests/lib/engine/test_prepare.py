@@ -532,7 +532,7 @@ def test_a_text_of_which_more_would_be_told_than_a_frame_holds_is_refused_by_nam
     fits = TokenizeTask(prompt="x" * 8, add_special=False, wants_pieces=pieces)
     monkeypatch.setattr("neuron_lib.engine.prepare._MOST_BYTES_TOLD", 8)
     assert len(tokens_of(fits).tokens) == 8
-    for name, most in (("_MOST_BYTES_TOLD", 7), ("_MOST_TOKENS_TOLD", 7)):
+    for name, most in (("_MOST_BYTES_TOLD", 7), ("_MOST_PIECES_TOLD" if pieces else "_MOST_TOKENS_TOLD", 7)):
         with monkeypatch.context() as patch:
             patch.setattr(f"neuron_lib.engine.prepare.{name}", most)
             with pytest.raises(InvalidRequest) as caught:

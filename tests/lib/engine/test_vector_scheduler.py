@@ -15,8 +15,8 @@ from neuron_lib.engine.vector_scheduler import VectorScheduler
 class VectorEngine:
     """A scheduler, and a model whose vector of a text says how long the text is and what its first token is."""
 
-    def __init__(self, *, seats: int = 4, n_batch: int = 64) -> None:
-        self.scheduler = VectorScheduler(seats=seats, n_batch=n_batch)
+    def __init__(self, *, seats: int = 4, texts: int = 4, n_batch: int = 64) -> None:
+        self.scheduler = VectorScheduler(seats=seats, texts=texts, n_batch=n_batch)
         self.plans: list[StepPlan] = []
         self.events: list[SequenceEvent] = []
         self.now_s = 0.0
@@ -61,8 +61,8 @@ class VectorEngine:
         return [length for length, _ in told]
 
 
-def test_the_texts_of_a_step_are_as_many_as_there_are_seats_and_fit_the_batch() -> None:
-    engine = VectorEngine(seats=3, n_batch=64)
+def test_the_texts_of_a_step_are_as_many_as_may_be_and_fit_the_batch() -> None:
+    engine = VectorEngine(seats=1, texts=3, n_batch=64)
     engine.submit(1, 10, 10, 10, 10, 60, 10, 64)
     engine.finish()
     assert engine.texts == [[(1, 0), (1, 1), (1, 2)], [(1, 3)], [(1, 4)], [(1, 5)], [(1, 6)]]
@@ -83,7 +83,7 @@ def test_a_request_has_its_turn_after_one_text_of_each_other_however_many_they_h
 
 
 def test_more_requests_than_seats_wait_in_the_line_in_order() -> None:
-    engine = VectorEngine(seats=2)
+    engine = VectorEngine(seats=2, texts=2)
     engine.now_s = 1.0
     for request in (3, 1, 2):
         engine.submit(request, 10, 10)
@@ -118,7 +118,7 @@ def test_a_request_with_another_adapter_waits_until_nobody_runs() -> None:
 
 
 def test_a_request_is_dropped_wherever_it_is() -> None:
-    engine = VectorEngine(seats=1)
+    engine = VectorEngine(seats=1, texts=1)
     for request in (1, 2, 3):
         engine.submit(request, 10, 10)
     engine.step()
@@ -177,12 +177,13 @@ def test_a_batch_that_fails_breaks_the_requests_in_it_and_no_other() -> None:
 @given(
     st.lists(st.lists(st.integers(1, 32), min_size=1, max_size=12), min_size=1, max_size=6),
     st.integers(1, 5),
+    st.integers(1, 5),
     st.integers(32, 70),
 )
 def test_every_text_gets_its_vector_once_and_who_is_left_out_comes_first(
-    requests: Items[Items[int]], seats: int, n_batch: int
+    requests: Items[Items[int]], seats: int, texts_at_once: int, n_batch: int
 ) -> None:
-    engine = VectorEngine(seats=seats, n_batch=n_batch)
+    engine = VectorEngine(seats=seats, texts=texts_at_once, n_batch=n_batch)
     for number, lengths in enumerate(requests):
         engine.submit(number, *lengths)
     engine.finish()
@@ -190,7 +191,8 @@ def test_every_text_gets_its_vector_once_and_who_is_left_out_comes_first(
         assert engine.lengths(number) == [*lengths]
     last: dict[int, float] = {}  # the step in which a request had its last turn; newcomers come after these
     for step, (plan, texts) in enumerate(zip(engine.plans, engine.texts, strict=True)):
-        assert len(texts) <= seats
+        assert len(texts) <= texts_at_once
+        assert len({number for number, _ in texts}) <= seats
         assert plan.token_count <= n_batch
         assert len(set(texts)) == len(texts)
         last |= {request.number: step - 0.5 for request in plan.began}

@@ -58,6 +58,12 @@ def test_a_switch_in_the_environment_turns_the_models_chat_template_off(switch: 
     assert load_command(LlamaCppConfig(), MODEL, environ=environ).use_chat_template is uses
 
 
+def test_the_format_of_tools_of_an_entry_goes_to_the_engine() -> None:
+    assert load_command(LlamaCppConfig(), MODEL, environ={}).tool_format == ""
+    local = LocalModel(path=MODEL.path, tool_format="hermes")
+    assert load_command(LlamaCppConfig(), local, environ={}).tool_format == "hermes"
+
+
 def test_an_operator_s_chat_template_goes_to_the_engine_as_text_whatever_the_switch_says() -> None:
     assert load_command(LlamaCppConfig(), MODEL, environ={}).chat_template is None
     environ = {"NEURON_USE_CHAT_TEMPLATE": "0"}

@@ -591,7 +591,7 @@ async def test_vectors_come_one_by_one_and_are_billed_as_one() -> None:
         Embedding(2, (2.0, 0.5)),
         Embedding(1, (5.0, 0.5)),
         Embedding(0, (3.0, 0.5)),
-        Finished(reasons=(FinishReason.STOP,) * 3, usage=Usage(prompt_tokens=3, completion_tokens=0, prefill_ms=250)),
+        Finished(reasons=(FinishReason.STOP,), usage=Usage(prompt_tokens=3, completion_tokens=0, prefill_ms=250)),
     ]
 
 

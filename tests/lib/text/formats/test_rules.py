@@ -236,3 +236,15 @@ def test_a_value_in_tags_fits_its_schema(
     assert _Walk(name, has_marks=has_marks, tools=tools, parallel=True).allows(call.format(good))
     if bad is not None:
         assert not _Walk(name, has_marks=has_marks, tools=tools, parallel=True).allows(call.format(bad))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("parameters", [{"type": "object"}, {"type": "object", "properties": {}}], ids=str)
+def test_a_tool_whose_arguments_are_free_can_be_called(name: str, parameters: Mapping[str, Any]) -> None:
+    tools = _tool(parameters)
+    text = next(
+        filter(None, (_Walk(name, has_marks=True, tools=tools, parallel=False).text(seed) for seed in range(9)))
+    )
+    reader = FORMATS[name].reader(tools=tools)
+    events = reader.feed(text) + reader.finish()
+    assert [event.name for event in events if isinstance(event, ToolCall)] == ["f"]
