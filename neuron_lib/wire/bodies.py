@@ -9,12 +9,31 @@ from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
 from neuron_lib.wire.json_bounds import MalformedJson, check_values, refusal
 
-__all__ = ("NOTHING", "MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part", "is_given", "read_as")
+__all__ = (
+    "ANY_OBJECT",
+    "ANY_OBJECTS",
+    "NOTHING",
+    "AnyObject",
+    "MalformedJson",
+    "UnsupportedMediaType",
+    "decode_body",
+    "decode_part",
+    "is_given",
+    "read_as",
+)
 
 T = TypeVar("T")
 
 NOTHING: Final = msgspec.Raw(b"null")
 """The default of a field that is left as text."""
+
+
+class AnyObject(msgspec.Struct, gc=False):
+    """An object whose keys are not looked at."""
+
+
+ANY_OBJECT: Final = msgspec.json.Decoder(AnyObject)
+ANY_OBJECTS: Final = msgspec.json.Decoder(list[AnyObject])
 
 # msgspec ends its messages with the place, as a path from the root `$`.
 _PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
-from neuron_lib.wire.bodies import decode_part
+from neuron_lib.wire.bodies import AnyObject, decode_part
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 
 __all__ = ("MAX_TOOLS", "MAX_TOOL_VALUES", "Messages", "Tools", "read_messages", "read_tools")
@@ -46,13 +46,9 @@ class _Message(Struct, gc=False):
     reasoning_content: str | None = None
 
 
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
-
-
 class _Function(Struct, gc=False):
     name: Annotated[str, Meta(min_length=1)]
-    parameters: _Object | None = None
+    parameters: AnyObject | None = None
 
 
 class _Tool(Struct, gc=False):

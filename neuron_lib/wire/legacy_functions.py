@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from neuron_lib.shown import clip
-from neuron_lib.wire.bodies import decode_part
+from neuron_lib.wire.bodies import AnyObject, decode_part
 from neuron_lib.wire.json_bounds import check_values, refusal
 
 __all__ = ("Function", "FunctionCallField", "tool_choice_of", "tools_of")
@@ -15,16 +15,12 @@ _MAX_FUNCTIONS: Final = 1024
 _MAX_VALUES: Final = 50_000
 
 
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
-
-
 class Function(Struct, gc=False):
     """A function that the model may call. Its other keys are given to the template as they are."""
 
     name: Annotated[str, Meta(min_length=1)]
     description: str | None = None
-    parameters: _Object | None = None
+    parameters: AnyObject | None = None
 
 
 class _Named(Struct):

@@ -4,19 +4,19 @@ The two servers have other names for the same fields, and each answer has the fi
 means the only one that is resident.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Final, Literal, NoReturn, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from neuron_lib.types import Chat, Detokenize, Detokenized, GenerationEvent, Principal, Tokenize, Tokenized
+from neuron_lib.types import Chat, Detokenize, Detokenized, Principal, Tokenize, Tokenized
 from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import refusal
-from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_chat import ChatCompletionBody, read_chat
 from neuron_lib.wire.refused_parameters import decoder_with_refused
+from neuron_lib.wire.token_requests import TokensRequest
 
 __all__ = (
     "APPLY_TEMPLATE_SHAPES",
@@ -28,8 +28,6 @@ __all__ = (
     "TextAnswer",
     "TokenizeBody",
     "TokensAnswer",
-    "TokensCollector",
-    "TokensRequest",
     "decode_apply_template",
     "decode_detokenize",
     "decode_tokenize",
@@ -109,48 +107,9 @@ class PromptAnswer(Struct):
 _tokenize_decoder: Final = msgspec.json.Decoder(TokenizeBody)
 _chat_decoder: Final = decoder_with_refused(ChatBody)
 _detokenize_decoder: Final = msgspec.json.Decoder(DetokenizeBody)
-_encode: Final = msgspec.json.Encoder().encode
 
 
 # -------------------------------------------------------------------------------------------------------- the requests
-
-
-class TokensRequest(Struct, frozen=True):
-    """A `neuron_lib.wire.dialect.DecodedRequest`. `write` makes the body of the answer from the event that has it."""
-
-    task: Tokenize | Detokenize
-    write: Callable[[Tokenized | Detokenized], Struct]
-    stream: Literal[False] = False
-
-    def encoder(self, *, unique: str, created: int) -> NoReturn:  # noqa: ARG002 - see `DecodedRequest`
-        """There is no stream of tokens. Always raises `ValueError`."""
-        raise ValueError("tokens are not streamed")
-
-    def collector(self, *, unique: str, created: int) -> "TokensCollector":  # noqa: ARG002 - see `DecodedRequest`
-        """What writes the answer."""
-        return TokensCollector(self.write)
-
-
-class TokensCollector:
-    """Waits for the answer; see `neuron_lib.wire.dialect.Collector`."""
-
-    __slots__ = ("_answer", "_write")
-
-    def __init__(self, write: Callable[[Tokenized | Detokenized], Struct]) -> None:
-        """`write` makes the body."""
-        self._write = write
-        self._answer: Tokenized | Detokenized | None = None
-
-    def add(self, event: GenerationEvent) -> None:
-        """Take the next event."""
-        if isinstance(event, Tokenized | Detokenized):
-            self._answer = event
-
-    def body(self) -> bytes:
-        """The body as JSON. Raises `ValueError` before the answer has been added."""
-        if self._answer is None:
-            raise ValueError("there is no answer yet")
-        return escape_line_breaks(_encode(self._write(self._answer)))
 
 
 def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:

@@ -17,7 +17,8 @@ from neuron_lib.types import (
     Tokenized,
     Usage,
 )
-from neuron_lib.wire.tokens import TokensRequest, decode_apply_template, decode_detokenize, decode_tokenize
+from neuron_lib.wire.token_requests import TokensRequest
+from neuron_lib.wire.tokens import decode_apply_template, decode_detokenize, decode_tokenize
 
 JSON = {"content-type": "application/json"}
 MESSAGES = [{"role": "user", "content": "hi"}]
