@@ -132,7 +132,7 @@ class PromptWriter:
         if has_text_arguments(messages):
             forms.append("text" if facts.arguments == "object" else "object")
 
-        def rendered() -> Prompt:
+        def rendered(prefill: Prefill | None) -> Prompt:
             failure: TemplateFailed | None = None
             for form in forms:
                 try:
@@ -152,7 +152,13 @@ class PromptWriter:
             assert failure is not None  # there is at least one form
             raise failure
 
-        prompt = within(self._limit_s, rendered, gives_way=gives_way)
+        try:
+            prompt = within(self._limit_s, partial(rendered, prefill), gives_way=gives_way)
+        except InvalidRequest:
+            if prefill is None or not prefill.is_reasoning or continues:
+                raise
+            # The template does not show the reasoning, and nobody has asked to go on with it. So it is left out.
+            prompt = within(self._limit_s, partial(rendered, prefill.without_reasoning()), gives_way=gives_way)
         if described and not shows_described_tools(prompt.text):
             text = "tools: this model cannot be given tools, its chat template does not show them"
             raise InvalidRequest(text, param="tools")

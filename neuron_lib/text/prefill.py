@@ -54,6 +54,11 @@ class Prefill:
                 return cls({**message, key: thought + sentinel}, thought, is_reasoning=True, sentinel=sentinel)
         return cls({**message, "content": sentinel}, "", is_reasoning=False, sentinel=sentinel)
 
+    def without_reasoning(self) -> Self:
+        """The prefill of the same message as a message without any text."""
+        kept = {key: value for key, value in self.message.items() if key not in _REASONING_KEYS}
+        return self.of({**kept, "content": ""})
+
     def cut(self, prompt: str) -> str:
         """The rendered prompt up to the end of the text. Raises `InvalidRequest` if the prompt does not show it."""
         before, sentinel, _ = prompt.rpartition(self.sentinel)

@@ -7,16 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from neuron_lib.testing import ScriptedModel
 from neuron_service.app import operations
@@ -50,16 +42,23 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 """Fields that must be there although the struct has a default, for the words of the error."""
 ENDLESS = "/models/loading/events"
-CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
 ENVELOPES = ({"error"}, {"error", "code"}, {"type", "error", "request_id"})
 MOST_EXAMPLES = 20
 
-SCHEMA: Any = schemathesis.openapi.from_dict(document(operations(), version="1"))
 PATHS = {each.path for each in operations()}
-TRIED = [each for each in operations() if each.path != ENDLESS and f"/v1{each.path}" not in PATHS]
-OPERATIONS = {f"{each.method.upper()} {each.path}": SCHEMA[each.path][each.method] for each in TRIED}
-WITH_BODY = [f"{each.method.upper()} {each.path}" for each in TRIED if each.request is not None]
-FITTING, UNFITTING = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+TRIED = {
+    f"{each.method.upper()} {each.path}": each
+    for each in operations()
+    if each.path != ENDLESS and f"/v1{each.path}" not in PATHS
+}
+WITH_BODY = [name for name, each in TRIED.items() if each.request is not None]
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    import schemathesis  # noqa: PLC0415 - takes a second, and every run of pytest imports this file
+
+    return schemathesis.openapi.from_dict(document(operations(), version="1"))
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +80,21 @@ def aimed(name: str, body: dict[str, Any], draw: Callable[[st.SearchStrategy[Any
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [*((name, FITTING) for name in OPERATIONS), *((name, UNFITTING) for name in WITH_BODY)]
+    ("name", "kind"), [*((name, "positive") for name in TRIED), *((name, "negative") for name in WITH_BODY)]
 )
 def test_no_request_fails_the_host_and_every_answer_is_as_described(
-    host: ListeningHost, name: str, mode: GenerationMode
+    host: ListeningHost, schema: Any, name: str, kind: str
 ) -> None:
-    cases = OPERATIONS[name].as_strategy(generation_mode=mode)
+    from schemathesis import GenerationMode  # noqa: PLC0415 - as above
+    from schemathesis.checks import not_a_server_error  # noqa: PLC0415
+    from schemathesis.specs.openapi.checks import (  # noqa: PLC0415
+        content_type_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
+    checks = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
+    cases = schema[TRIED[name].path][TRIED[name].method].as_strategy(generation_mode=GenerationMode(kind))
 
     @settings(
         max_examples=examples(MOST_EXAMPLES if name in WITH_BODY else 5),
@@ -98,7 +106,7 @@ def test_no_request_fails_the_host_and_every_answer_is_as_described(
         if isinstance(case.body, dict) and data.draw(st.booleans()):
             case.body = aimed(name, case.body, data.draw)
         response = case.call(base_url=f"http://127.0.0.1:{host.port}", timeout=PATIENCE_S)
-        case.validate_response(response, checks=CHECKS)
+        case.validate_response(response, checks=checks)
         if response.status_code >= 400:
             assert set(response.json()) in ENVELOPES
 

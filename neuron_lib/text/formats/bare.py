@@ -19,6 +19,7 @@ _FIRST_KEYS: Final = ("name", "tool_name", "type", "function", "parameters", "ar
 _SPACE: Final = " \t\r\n"
 _KEY: Final = re.compile(r"""["']([a-z_]*)(["']?)""")
 _NAME: Final = re.compile(r"""["'](?:name|tool_name|function)["']\s*:\s*["']([^"']*)(["']?)""")
+_ARGUMENTS: Final = re.compile(r"""["'](?:arguments|parameters|args)["']\s*:""")
 _WORD: Final = re.compile(r"[\w.\-]*")
 
 
@@ -36,6 +37,16 @@ def known_only(parse: Parser) -> Parser:
 def parse_value(body: str, tools: Tools) -> tuple[ParsedCall, ...]:
     """The calls of a body in JSON, or written as in Python."""
     return tuple(parse_tool_calls(body, tools) or parse_python_calls(body, tools))
+
+
+_parse_known: Final = known_only(parse_value)
+
+
+def _parse_bare(body: str, tools: Tools) -> tuple[ParsedCall, ...]:
+    """The calls of a body without a marker. JSON objects must have arguments: others may be data that has a name."""
+    calls = tuple(_parse_known(body, tools))
+    is_json = body.lstrip("[" + _SPACE).startswith("{")
+    return calls if not is_json or len(_ARGUMENTS.findall(body)) >= len(calls) else ()
 
 
 def may_be_call(value: str, tools: Tools) -> bool:
@@ -89,13 +100,13 @@ _FENCE_HEAD: Final = r"\w*\s*"
 
 
 def _parse_fenced(body: str, tools: Tools) -> tuple[ParsedCall, ...]:
-    return parse_value(re.sub(_FENCE_HEAD, "", body, count=1), tools)
+    return _parse_bare(re.sub(_FENCE_HEAD, "", body, count=1), tools)
 
 
 BARE: Final = ValueBlock(
     opens=("{", "["),
     begins=value_behind(""),
-    parse=known_only(parse_value),
+    parse=_parse_bare,
     may_be_call=may_be_call,
     keeps_opening=True,
     is_first=True,
@@ -105,7 +116,7 @@ BARE: Final = ValueBlock(
 FENCED: Final = ValueBlock(
     opens=("```",),
     begins=value_behind(_FENCE_HEAD),
-    parse=known_only(_parse_fenced),
+    parse=_parse_fenced,
     may_be_call=may_be_call,
     tails=("```",),
     is_first=True,

@@ -17,7 +17,7 @@ __all__ = ("FUNCTION_GEMMA", "GEMMA4")
 
 _CALL: Final = "call:"
 _DEEPEST: Final = 64
-_NAME: Final = re.compile(r"""[^\s(){}\[\]<>"',:]{1,256}""")
+_NAME: Final = re.compile(r"""[^\s(){}\[\]<>"',:=]{1,256}""")
 _BARE: Final = re.compile(r"[^,{}\[\]()<>\"]{0,1000}")
 _BRACKETS: Final[Mapping[str, str]] = {"{": "}", "(": ")"}
 

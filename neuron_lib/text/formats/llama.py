@@ -1,4 +1,4 @@
-"""Llama 3 and 4: JSON or a list of Python calls at the begin of the answer, also behind a marker."""
+"""Llama 3 and 4: JSON anywhere, or a list of Python calls at the begin of the answer, also behind a marker."""
 
 import re
 from dataclasses import replace
@@ -16,13 +16,20 @@ _LIST_OF_CALLS: Final = re.compile(r"\[\w+\(\w+\s*=")
 
 LLAMA_JSON: Final = MarkedFormat(
     name="llama_json",
-    blocks=(PYTHON_TAG, FUNCTION_TAG, BARE, FENCED),
+    # These models often write a sentence in front of the object.
+    blocks=(
+        PYTHON_TAG,
+        FUNCTION_TAG,
+        BARE,
+        replace(BARE, opens=("{",), is_first=False),
+        replace(FENCED, is_first=False),
+    ),
     separators=";,",
     recognises=lambda template: "ipython" in template and '"parameters"' in template,
     own_triggers=(Trigger('{"name": "', is_first=True),),
     write_rules=json_object_rules(arguments_key="parameters", between="; "),
 )
-"""`{"name": …, "parameters": {…}}`."""
+"""`{"name": …, "parameters": {…}}` with the name of a tool of the request."""
 
 LLAMA_PYTHONIC: Final = replace(
     LLAMA_JSON,

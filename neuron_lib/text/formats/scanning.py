@@ -232,10 +232,7 @@ class _ScanReader:
 
     def finish(self, *, is_cut: bool) -> BlockEnd:
         """See `BlockReader`."""
-        try:
-            return self._scan(Cursor(self._text, is_end=True, forgives=not is_cut, passed=self._passed))
-        except MoreNeeded:
-            return self._refused()
+        return self._scan(Cursor(self._text, is_end=True, forgives=not is_cut, passed=self._passed))
 
     def _scan(self, cursor: Cursor) -> BlockEnd:
         try:

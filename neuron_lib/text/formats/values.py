@@ -87,11 +87,6 @@ class Schema:
         self._root: Final = root
         self.node: Final = _resolved(node, root)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether the schema says nothing."""
-        return not self.node
-
     def types(self) -> list[str]:
         """The names of the types that are allowed, in order, alternatives included. Empty if all are."""
         return list(dict.fromkeys(name for node in _alternatives(self.node, self._root) for name in _types(node)))

@@ -679,3 +679,12 @@ def test_a_call_cannot_be_required_of_a_model_whose_format_is_not_known() -> Non
     assert caught.value.param == "tool_choice"
     with pytest.raises(InvalidRequest, match="there are no tools"):
         own.write(msgspec.structs.replace(task, tools=()))
+
+
+def test_reasoning_that_the_template_does_not_show_is_continued_only_if_somebody_asks_for_it() -> None:
+    thought = {"role": "assistant", "content": None, "reasoning_content": "I th"}
+    chat = ChatTask(messages=({"role": "user", "content": "hello"}, thought))
+    (prompt,) = preparer(None).write(chat)
+    assert (prompt.text, prompt.in_reasoning) == (CHATML, False)
+    with pytest.raises(InvalidRequest, match="does not show the reasoning"):
+        preparer(None).write(msgspec.structs.replace(chat, continue_final_message=True))

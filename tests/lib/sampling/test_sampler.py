@@ -255,6 +255,14 @@ def test_no_end_is_chosen_before_the_least_number_of_tokens() -> None:
     assert word(sampler(Sampling(temperature=0, seed=1, ignore_eos=True), eog="ab"), scores, 5) == "ccccc"
 
 
+def test_a_token_that_stops_waits_for_the_least_number_of_tokens_and_nothing_else() -> None:
+    scores, stops = row(3, 2, 1, 0), (0, 2**31 - 1)  # one of them does not exist
+    sampling = Sampling(temperature=0, seed=1, min_tokens=2, stop_token_ids=stops)
+    assert word(sampler(sampling, eog="b"), scores, 4) == "ccaa"
+    sampling = Sampling(temperature=0, seed=1, ignore_eos=True, stop_token_ids=stops)
+    assert word(sampler(sampling, eog="b"), scores, 2) == "aa"
+
+
 @pytest.mark.parametrize(("probability", "tops"), [(0.0, 0.6), (0.25, 0.45), (1.0, 0.0)])
 def test_xtc_takes_the_likeliest_away_as_often_as_it_is_told(probability: float, tops: float) -> None:
     scores = np.log(row(0.6, 0.3, 0.1))

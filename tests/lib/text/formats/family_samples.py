@@ -541,6 +541,55 @@ def _harmony() -> Iterator[Sample]:
     yield Sample(f, broken, answer=broken)
 
 
+def _odd() -> Iterator[Sample]:
+    """What models write at times, and what only looks like a call."""
+    yield Sample("qwen_xml", '<tool_call><function=get_weather>{"city": "Rome"}</function></tool_call>', calls=[ROME])
+    yield Sample("qwen_xml", '<tool_call>{"name": "get_weather", "arguments": {"city": "Rome"}}', calls=[ROME])
+    tagged = '{"name": "search", "arguments": {"query": "</tool_call>"}}'
+    yield Sample("qwen_xml", f"<tool_call>{tagged}</tool_call>", calls=[("search", {"query": "</tool_call>"})])
+    yield Sample("minicpm", '<function name="now"/>', calls=[NOW])
+    begin, end, separator = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
+    g, c = "<|tool_call>call:", "<tool_call|>"
+    yield Sample("gemma4", f'{g}search{{query:"a \\"b\\" c"}}{c}', calls=[("search", {"query": 'a "b" c'})])
+    yield Sample("gemma4", f"{g}order{{items:[]}}{c}", calls=[("order", {"items": []})])
+    yield Sample("gemma4", f'{g}get_weather(city="Rome"){c}', calls=[ROME])
+    m = "]<]minimax[>["
+    section, opened = "<|tool_calls_section_begin|>", "<|open|>tools<|sep|><|open|>call"
+    for name, reply in (
+        ("qwen_xml", "<tool_call><function=get_weather>{oops}</function></tool_call>"),
+        ("qwen_xml", "<tool_call>\n<function=search>\n<parameter=query>\nno end"),
+        ("qwen_xml", "<tool_call>{}</tool_call>"),
+        ("qwen_xml", '<tool_call>{"name": "now", "arguments": {"a": "\\ud800"}}</tool_call>'),
+        ("glm47", '<tool_call>now{"a": "\\ud800"}</tool_call>'),
+        ("glm47", "<tool_call>now[1]</tool_call>"),
+        ("glm47", "<tool_call>now{1}</tool_call>"),
+        ("deepseek_v31", f"{begin}two words{separator}{{}}{end}"),
+        ("deepseek_v31", f"{begin}{'long' * 80}{separator}{{}}{end}"),
+        ("gemma4", f"{g}{{}}{c}"),
+        ("gemma4", f"{g}search{{:1}}{c}"),
+        ("gemma4", f"{g}search{{query:}}{c}"),
+        ("gemma4", f"{g}search{{query:[1}}]{c}"),
+        ("gemma4", f"{g}search{{query:{'[' * 70}{']' * 70}}}{c}"),
+        ("kimi_k2", f"{section}<|tool_call_begin|>two words:0<|tool_call_argument_begin|>{{}}<|tool_call_end|>"),
+        ("kimi_k3", f'{opened} index="1"<|sep|><|close|>call<|sep|>'),
+        ("kimi_k3", f'{opened} tool="now" index="1"<|sep|>text<|close|>call<|sep|>'),
+        (
+            "kimi_k3",
+            f'{opened} tool="now"<|sep|><|open|>json<|sep|>[1]<|close|>json<|sep|><|close|>call<|sep|>',
+        ),
+        ("minimax_m3", f"{m}<invoke>{m}</invoke>"),
+        ("minimax_m3", f'{m}<invoke name="order">{m}<items>text{m}<item>1{m}</item>{m}</items>{m}</invoke>'),
+    ):
+        yield Sample(name, reply, answer=reply)
+    days = '<|open|>argument key="days" type="string"<|sep|>3<|close|>argument<|sep|>'
+    typed = f'{opened} tool="get_weather"<|sep|>{days}'
+    yield Sample("kimi_k3", f"{typed}<|close|>call<|sep|><|close|>tools<|sep|>", calls=[("get_weather", {"days": 3})])
+    yield Sample("kimi_k3", f"{typed}<|close|>tools<|sep|>", calls=[("get_weather", {"days": 3})])
+    twice = f"{m}<tag>a{m}</tag>{m}<tag>b{m}</tag>"
+    yield Sample("minimax_m3", f'{m}<invoke name="other">{twice}{m}</invoke>', calls=[("other", {"tag": ["a", "b"]})])
+    yield Sample("minimax_m3", f'{m}<invoke name="now"/>', calls=[NOW])
+
+
 SAMPLES: Final = (
     *_qwen_xml(),
     *_seed_oss(),
@@ -559,4 +608,5 @@ SAMPLES: Final = (
     *_gemma("function_gemma", "<start_function_call>", "<end_function_call>", "<escape>"),
     *_minicpm(),
     *_harmony(),
+    *_odd(),
 )

@@ -134,6 +134,9 @@ def _json() -> Iterator[Sample]:
 def _llama() -> Iterator[Sample]:
     f, keys = "llama_json", {"arguments": "parameters"}
     yield from family(f, lambda calls: "; ".join(obj(call, **keys) for call in calls), is_first=True, think=None)
+    inside = f"Here it is: {obj(ROME, **keys)} Shall I go on?"
+    yield Sample(f, inside, answer="Here it is:Shall I go on?", calls=[ROME])
+    yield Sample(f, f"I look.\n```json\n{obj(ROME, **keys)}\n```", answer="I look.", calls=[ROME])
     yield Sample(f, f"{obj(ROME, **keys)}\n{obj(OSLO, **keys)}", calls=[ROME, OSLO])
     yield Sample(f, obj(ROME, type="function", **keys), calls=[ROME])
     yield Sample(f, '{"type": "function", "name": "get_weather", "parameters": {"city": "Rome"}}', calls=[ROME])
@@ -153,6 +156,8 @@ def _llama() -> Iterator[Sample]:
         "[Rome](http://a.b) and [get_weather] are links",
         "[get_weather(city)]",
         "; so",
+        'A set is {1, 2}, an object {"name": "Ann"} or {"a": {"name": "get_weather"}}; {',
+        '```json\n{"name": "Ann"}\n```',
     )
     f = "llama_pythonic"
     yield from family(f, lambda calls: f"[{python(calls)}]", is_first=True, think=None)

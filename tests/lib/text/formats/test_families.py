@@ -105,3 +105,26 @@ def test_a_call_that_is_cut_anywhere_shows_no_markup(sample: Sample) -> None:
 def test_without_tools_no_calls_are_read() -> None:
     for sample in SAMPLES:
         assert not summary(read(sample, [sample.reply], tools=()))[2]
+
+
+def test_harmony_shows_reasoning_as_part_of_the_answer_in_its_markers() -> None:
+    thought, final = "<|channel|>analysis<|message|>Rome.<|end|>", "<|channel|>final<|message|>It rains."
+    sample = Sample("harmony", f"{thought}<|start|>assistant{final}")
+    for changes in ({"include_thinking": True}, {"reasoning": None}):
+        answer, reasoning, _ = summary(read(sample, sample.reply, **changes))
+        assert (answer, reasoning) == (f"{thought}It rains.", "")
+
+
+def test_the_readers_say_whether_text_is_held_back_and_whether_they_are_in_reasoning() -> None:
+    reader = FORMATS["harmony"].reader(tools=TOOLS, reasoning=FORMATS["harmony"].reasoning)
+    pieces = (
+        "<|channel|>",
+        "analysis<|message|>Ro<",
+        "|end|><|start|>assistant<|channel|>final<|message|>It ",
+        "rains.<",
+    )
+    states = []
+    for piece in pieces:
+        reader.feed(piece)
+        states.append((reader.in_reasoning, reader.may_owe_text))
+    assert states == [(False, True), (True, False), (False, False), (False, True)]
