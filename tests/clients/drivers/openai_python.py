@@ -125,7 +125,7 @@ def errors() -> None:
     for wanted, model, options in (
         (openai.NotFoundError, "no/model", {}),
         (openai.BadRequestError, r.MODEL, {"temperature": "warm"}),
-        (openai.BadRequestError, r.MODEL, {"messages": [{"role": "user", "content": "word " * 20000}]}),
+        (openai.BadRequestError, r.MODEL, {"messages": [{"role": "user", "content": r.LONG}]}),
     ):
         body: Any = {"model": model, "messages": [{"role": "user", "content": "Hi"}], **options}
         try:
@@ -141,6 +141,11 @@ def stop_and_length() -> None:
     assert ask(r.SAY, max_tokens=2).choices[0].finish_reason == "length"
 
 
+def embeddings() -> None:
+    reply = client.embeddings.create(model=r.EMBEDDER, input=["one", "two"])
+    assert [len(item.embedding) for item in reply.data] == [384, 384]
+
+
 def completions() -> None:
     reply = client.completions.create(model=r.MODEL, prompt=["Once", "Twice"], max_tokens=4)
     assert [choice.index for choice in reply.choices] == [0, 1]
@@ -152,9 +157,6 @@ def responses() -> None:
     assert (reply.output_text, reply.status) == (r.SAID, "completed")
     with client.responses.stream(model=r.MODEL, input=r.SAY) as stream:
         assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == r.SAID
-
-
-def responses_tools() -> None:
     flat: Any = {"type": "function", "strict": True, **r.TOOL["function"]}
     reply = client.responses.create(model=r.MODEL, input=r.CALL, tools=[flat], max_output_tokens=80)
     (call,) = [item for item in reply.output if item.type == "function_call"]
@@ -182,9 +184,9 @@ r.report(
         "usage": usage,
         "errors": errors,
         "stop, length": stop_and_length,
+        "embeddings": embeddings,
         "completions": completions,
         "responses": responses,
-        "responses, tools": responses_tools,
-        "messages": "not its API",
-    }
+    },
+    rest="OpenAI's clients do not speak it",
 )
