@@ -128,7 +128,7 @@ def drive(command: list[str], url: str, folder: Path, environ: Mapping[str, str]
         text=True,
         timeout=_LIMIT_S,
         cwd=home,
-        env=kept | _QUIET | {"HOME": str(home), "NEURON_URL": url} | (environ or {}),
+        env={**kept, **_QUIET, "HOME": str(home), "NEURON_URL": url, **(environ or {})},
     )
     lines = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"feature"')]
     found = {line["feature"]: Outcome(line["outcome"], line["detail"]) for line in lines}
