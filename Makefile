@@ -86,6 +86,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@$(BIN)/python -m benchmarks.sampling $(ARGS)
 	@$(BIN)/python -m benchmarks.step_overhead $(ARGS)
 	@$(BIN)/python -m benchmarks.daemon_cost $(ARGS)
+	@$(BIN)/python -m benchmarks.tools $(ARGS)
 	@$(BIN)/python -m benchmarks.responsiveness $(ARGS)
 	@$(BIN)/python -m benchmarks.first_answer $(ARGS)
 	@$(BIN)/python -m benchmarks.fetch $(ARGS)
