@@ -2,7 +2,8 @@
 
     python -m benchmarks.tools
 
-Both prompts have about the same length: the chat without tools has their description in its system message. Prints one JSON line for each number of streams, with the median of the ratios of all rounds.
+Both prompts have about the same length: the chat without tools has their description in its system message. Prints one
+JSON line for each number of streams, with the median of the ratios of all rounds.
 """
 
 import argparse
