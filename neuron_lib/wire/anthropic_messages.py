@@ -4,7 +4,7 @@ Checks every bound that a request must keep before a model is asked. Knows no st
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,6 +16,7 @@ from neuron_lib.wire.anthropic_reply import Event, Message, MessageCollector, Me
 from neuron_lib.wire.anthropic_tools import ToolChoiceField, Tools, read_tool_choice, read_tools
 from neuron_lib.wire.bodies import NOTHING, AnyObject, decode_body, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.field_types import ModelId, StopText
 from neuron_lib.wire.json_bounds import check_u64, refusal
 from neuron_lib.wire.reasoning_fields import ReasoningChoice, template_words
 from neuron_lib.wire.refused_parameters import Refused, decoder_with_refused, refuse_unsupported
@@ -27,7 +28,6 @@ __all__ = ("ELSEWHERE", "SHAPES", "MessagesBody", "MessagesRequest", "PromptBody
 
 _MAX_STOPS: Final = 16
 
-_Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
 
 _EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 """Chat templates know three efforts. Anthropic's two greater ones are the greatest of these."""
@@ -59,10 +59,10 @@ class PromptBody(ReplyShapeFields, frozen=True, kw_only=True):
     `ReplyShapeFields` has more fields than Anthropic's API. All of them have an effect.
     """
 
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+    model: ModelId
     messages: Annotated[msgspec.Raw, read_as(Messages)]
     system: Annotated[msgspec.Raw, read_as(System)] = NOTHING
-    stop_sequences: list[_Stop] | None = None
+    stop_sequences: list[StopText] | None = None
     stream: bool | None = None
     thinking: _Thinking | None = None
     tools: Annotated[msgspec.Raw, read_as(Tools)] = NOTHING

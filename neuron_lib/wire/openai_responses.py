@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from neuron_lib.types import Chat, Principal, UnreadObject
 from neuron_lib.wire.bodies import NOTHING, AnyObject, decode_body, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.field_types import CountOrDefault, ModelId
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
 from neuron_lib.wire.openai_responses_errors import ChainedConversation
 from neuron_lib.wire.openai_responses_input import Input, read_input
@@ -43,7 +44,6 @@ from neuron_lib.wire.tool_choice import ToolChoiceField
 
 __all__ = ("SHAPES", "ResponsesBody", "ResponsesRequest", "decode")
 
-_CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
 _Note: TypeAlias = Annotated[str, Meta(max_length=1024)]
 _MetadataValue: TypeAlias = Annotated[str, Meta(max_length=512)]
 _Summary: TypeAlias = Literal["auto", "concise", "detailed", "none"]
@@ -89,12 +89,12 @@ class _StreamOptions(Struct):
 class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     """Every field that has an effect, and those that the answer repeats. `_ELSEWHERE` has those that are refused."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+    model: ModelId
     input: Annotated[msgspec.Raw, read_as(Input)]
     instructions: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_output_tokens: _CountOrDefault | None = None
+    max_output_tokens: CountOrDefault | None = None
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
     text: _TextFields | None = None
     reasoning: _ReasoningFields | None = None

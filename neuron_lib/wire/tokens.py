@@ -5,14 +5,15 @@ means the only one that is resident.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.types import Chat, Detokenize, Detokenized, Principal, Tokenize, Tokenized
 from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.field_types import THE_ONLY_MODEL, ModelIdOrNone, TokenId
 from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.openai_chat import ChatCompletionBody, read_chat
 from neuron_lib.wire.refused_parameters import decoder_with_refused
@@ -33,12 +34,6 @@ __all__ = (
     "decode_tokenize",
 )
 
-_Model: TypeAlias = Annotated[str, Meta(max_length=1024)]
-_Token: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-
-_THE_ONLY_ONE: Final = ""
-"""The id of a task that leaves the model to the host."""
-
 
 # ---------------------------------------------------------------------------------------------------------- the bodies
 
@@ -51,7 +46,7 @@ class TokenizeBody(Struct, frozen=True, kw_only=True):
     the prompt.
     """
 
-    model: _Model | None = None
+    model: ModelIdOrNone | None = None
     content: str | None = None
     prompt: str | None = None
     messages: Annotated[msgspec.Raw, read_as(list[dict[str, object]])] = NOTHING
@@ -65,14 +60,14 @@ class TokenizeBody(Struct, frozen=True, kw_only=True):
 class ChatBody(ChatCompletionBody, frozen=True, kw_only=True):
     """A chat that is read and not answered."""
 
-    model: _Model = _THE_ONLY_ONE
+    model: ModelIdOrNone = THE_ONLY_MODEL
 
 
 class DetokenizeBody(Struct, frozen=True, kw_only=True):
     """The tokens to be spelled."""
 
-    model: _Model | None = None
-    tokens: list[_Token]
+    model: ModelIdOrNone | None = None
+    tokens: list[TokenId]
 
 
 class _Piece(Struct):
@@ -122,7 +117,7 @@ def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Princ
     if len(names) > 1:
         raise refusal(names[-1], f"of {' and '.join(names)} only one can be read")
     task = Tokenize(
-        model_id=call.model or _THE_ONLY_ONE,
+        model_id=call.model or THE_ONLY_MODEL,
         prompt=_chat(body, headers, principal) if names == ["messages"] else call.content or call.prompt or "",
         add_special=_adds_special(call),
         parse_special=call.parse_special is not False,
@@ -147,7 +142,7 @@ def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Princ
 def decode_detokenize(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:
     """The request of `/detokenize`. Raises what `decode_body` raises, also for values that are out of bounds."""
     call = decode_body(_detokenize_decoder, body, content_type=headers.get("content-type"))
-    task = Detokenize(model_id=call.model or _THE_ONLY_ONE, tokens=tuple(call.tokens), principal=principal)
+    task = Detokenize(model_id=call.model or THE_ONLY_MODEL, tokens=tuple(call.tokens), principal=principal)
 
     def write(answer: Tokenized | Detokenized) -> TextAnswer:
         assert isinstance(answer, Detokenized)  # the answer to its task
