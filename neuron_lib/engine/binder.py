@@ -125,7 +125,9 @@ class Binder:
 
         calls = Calls(
             rules=rules([_with_schema(tool, _closed(_schema(tool))) for _, tool in chosen]),
-            looser=rules([tool if _is_strict(tool) else _with_schema(tool, _ANY_OBJECT) for _, tool in chosen]),
+            looser=rules(
+                [_with_schema(tool, _schema(tool) if _is_strict(tool) else _ANY_OBJECT) for _, tool in chosen]
+            ),
             strict=tuple(_strict_schemas(chosen)),
             answer=None if is_required else chat.grammar,
         )
@@ -194,15 +196,17 @@ def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _schema(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of the arguments. These are an object, whatever the schema says: no reader takes anything else for a
+    call.
+    """
     schema = _function(tool).get("parameters")
-    return schema if isinstance(schema, Mapping) else _ANY_OBJECT
+    return {**schema, "type": "object"} if isinstance(schema, Mapping) else _ANY_OBJECT
 
 
 def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema of an object. Properties that it does not name are not allowed, unless it says something about them:
     a function has no further parameters.
     """
-    schema = {"type": "object", **schema}
     if "properties" in schema and _OPENS_OBJECT.isdisjoint(schema):
         return {**schema, "additionalProperties": False}
     return schema

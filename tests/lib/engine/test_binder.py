@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from neuron_lib.engine.binder import Binder, Bond
 from neuron_lib.engine.protocol import ChatTask
-from neuron_lib.errors import InvalidRequest
+from neuron_lib.errors import InvalidGrammar, InvalidRequest
 from neuron_lib.llama.grammar import Calls, GrammarCompiler
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import Constraint
@@ -233,6 +233,34 @@ def test_a_call_has_no_arguments_that_its_schema_does_not_speak_of(
     model = models["texts"]
     must = model.begin(tools=(tool(parameters=properties),), tool_choice=ToolChoice("required"))
     assert model.reads(must, '<tool_call>\n{"name": "look", "arguments": {"b') is not is_closed
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "object"}},
+        {"type": ["object", "null"], "properties": {}},
+        {"enum": ["{}", 1]},
+        {"$ref": "#/nowhere"},
+    ],
+)
+def test_arguments_are_an_object_whatever_their_schema_says(
+    models: dict[str, Model],
+    parameters: dict[str, Any],
+    strict: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    model = models["texts"]
+    begun = '<tool_call>\n{"name": "look", "arguments": '
+    for value in ('"', "[", "n", "1", "{"):
+        try:
+            must = model.begin(tools=(tool(parameters=parameters, strict=strict),), tool_choice=ToolChoice("required"))
+        except InvalidGrammar:
+            assert strict
+            return
+        assert model.reads(must, begun)
+        assert model.reads(must, value) is (value == "{")
 
 
 def test_the_strict_schemas_are_told_with_their_fields(models: dict[str, Model]) -> None:
