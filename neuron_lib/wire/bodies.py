@@ -41,6 +41,7 @@ _CHARSET: Final = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^";\s]*)')
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 """Charsets whose texts are always UTF-8 too."""
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
+_UNKNOWN_VALUE: Final = "Invalid enum value "
 
 
 class UnsupportedMediaType(InvalidRequest):
@@ -109,9 +110,11 @@ def _invalid_shape(error: msgspec.ValidationError, *, within: str) -> InvalidReq
         place, problem = _joined(place, missing["field"]), "this field is required"
     # From the first quotation mark on msgspec quotes the client's value, which must not be in the log.
     summary, quotes, quoted = problem.partition(" '")
+    if problem.startswith(_UNKNOWN_VALUE):
+        summary, quotes, quoted = "this value is not supported", "; it is ", problem.removeprefix(_UNKNOWN_VALUE)
     if place:
         return refusal(place, summary, quoting=quotes + quoted)
-    return InvalidRequest(problem, summary=summary)
+    return InvalidRequest(summary + quotes + quoted, summary=summary)
 
 
 def _joined(path: str, rest: str) -> str:

@@ -116,6 +116,8 @@ def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Princ
         raise refusal("prompt", "one of content, prompt and messages is required")
     if len(names) > 1:
         raise refusal(names[-1], f"of {' and '.join(names)} only one can be read")
+    if names == ["messages"] and call.add_special:
+        raise refusal("add_special", "this is not supported; the template says what a chat begins with")
     task = Tokenize(
         model_id=call.model or THE_ONLY_MODEL,
         prompt=_chat(body, headers, principal) if names == ["messages"] else call.content or call.prompt or "",

@@ -93,6 +93,7 @@ def test_a_chat_may_leave_the_model_out(path: str) -> None:
         ("/tokenize", {"content": ["a"]}, "content"),
         ("/tokenize", {"prompt": "a", "add_special": True, "add_special_tokens": False}, "add_special_tokens"),
         ("/tokenize", {"model": "o/a", "messages": MESSAGES, "add_special_tokens": True}, "add_special_tokens"),
+        ("/tokenize", {"model": "o/a", "messages": MESSAGES, "add_special": True}, "add_special"),
         ("/tokenize", {"model": "o/a", "messages": []}, "messages"),
         ("/tokenize", {"model": 1, "prompt": "a"}, "model"),
         ("/detokenize", {}, "tokens"),
