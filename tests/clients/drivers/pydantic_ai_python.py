@@ -135,7 +135,7 @@ async def errors() -> None:
         try:
             await made.run(text)
         except ModelHTTPError as error:
-            assert error.status_code == status  # noqa: PT017
+            assert error.status_code == status
         else:
             raise AssertionError("no error")
 
