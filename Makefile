@@ -19,7 +19,7 @@ DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy test test-faults soak check check-fast format bench lock clean
+.PHONY: help run install deploy test test-clients test-faults soak check check-fast format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -54,6 +54,9 @@ endif
 test-faults: install ## the fault suite alone: what docs/explanation/reliability.md promises (ARGS=… for pytest)
 	$(PYTEST) tests/faults $(ARGS)
 
+test-clients: install ## real clients, each in its own environment, and a table; not part of `test` (ARGS="--only NAME", --write)
+	@$(BIN)/python -m tests.clients.matrix $(ARGS)
+
 soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
 	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
 
@@ -83,6 +86,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@$(BIN)/python -m benchmarks.sampling $(ARGS)
 	@$(BIN)/python -m benchmarks.step_overhead $(ARGS)
 	@$(BIN)/python -m benchmarks.daemon_cost $(ARGS)
+	@$(BIN)/python -m benchmarks.tools $(ARGS)
 	@$(BIN)/python -m benchmarks.responsiveness $(ARGS)
 	@$(BIN)/python -m benchmarks.first_answer $(ARGS)
 	@$(BIN)/python -m benchmarks.fetch $(ARGS)
@@ -90,7 +94,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 
 clean: ## remove .venv, caches and build results
 	-test ! -e $(DMYPY_STATUS) || $(DMYPY) stop
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
+	rm -rf $(VENV) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------------------- .venv
@@ -157,4 +161,5 @@ lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 	$(COMPILE) pyproject.toml --extra service --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt
 	$(COMPILE) requirements/test-models.in --no-deps -o requirements/test-models.txt
+	for list in requirements/clients/*.in; do $(COMPILE) $$list -o $${list%.in}.txt || exit; done
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt

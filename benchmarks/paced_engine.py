@@ -44,7 +44,6 @@ _FACTS = ModelFacts(
     size_bytes=1,
     native_context=1 << 20,
     n_ctx=1 << 20,
-    has_chat_template=True,
     recommended=SamplingParams(),
     reasoning=None,
 )

@@ -18,6 +18,7 @@ from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import psutil
@@ -204,14 +205,20 @@ def running(
 
 
 def drive(
-    server: Server, conversations: tuple[Conversation, ...], *, max_tokens: int, streams: int, sampled: bool = False
+    server: Server,
+    conversations: tuple[Conversation, ...],
+    *,
+    max_tokens: int,
+    streams: int,
+    sampled: bool = False,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[list[Reply], float]:
-    """Let a load generator send `conversations`. Returns their replies and the CPU seconds that it took from the
-    servers.
+    """Let a load generator send `conversations`, with the fields `more` in each body. Returns their replies and the CPU
+    seconds that it took from the servers.
 
     Raises `BenchmarkError` if a conversation was not answered to its end.
     """
-    extra = {"model": "bench/model", **SERVERS[server.name].spelling}
+    extra = {"model": "bench/model", **SERVERS[server.name].spelling, **more}
     bodies = [
         json.dumps(request_body(conversation, max_tokens=max_tokens, sampled=sampled) | extra)
         for conversation in conversations

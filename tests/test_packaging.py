@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ from neuron_service.cli.serve import _SERVICE_PACKAGES
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+CLIENT_LOCKS = sorted((ROOT / "requirements" / "clients").glob("*.txt"))
+NPM_LOCKS = sorted((ROOT / "requirements" / "clients").glob("*/package-lock.json"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 # (lock, the groups of pyproject.toml it must satisfy; "" is what everybody gets)
@@ -107,12 +110,22 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("lock", [*LOCKS, *CLIENT_LOCKS], ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_lock_pins_and_hashes_everything_and_names_no_address(lock: Path) -> None:
     assert "://" not in lock.read_text()
     for requirement, hashes in locked(lock):
         assert str(requirement.specifier).startswith("=="), requirement
         assert hashes, requirement
+
+
+@pytest.mark.parametrize("lock", NPM_LOCKS, ids=lambda path: path.parent.name)
+def test_a_lock_of_npm_pins_and_hashes_everything_and_names_no_address(lock: Path) -> None:
+    packages = {name: entry for name, entry in json.loads(lock.read_text())["packages"].items() if name}
+    assert packages
+    for name, entry in packages.items():
+        assert entry["version"], name
+        assert entry["integrity"].startswith("sha512-"), name
+        assert "resolved" not in entry, name
 
 
 @pytest.mark.parametrize(("name", "groups"), LOCKED_GROUPS)

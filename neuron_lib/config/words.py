@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 
@@ -72,7 +72,7 @@ def in_words(problem: str, annotation: Any) -> str:
 def type_at(annotation: Any, steps: Sequence[str | int]) -> Any:
     """The type of the value that the steps lead to from a value of type `annotation`; None if they lead nowhere."""
     for step in steps:
-        parts = [part for part in (annotation, *get_args(annotation)) if get_origin(part) in {tuple, dict}]
+        parts = [part for part in (annotation, *get_args(annotation)) if get_origin(part) in {tuple, dict, Mapping}]
         if _is_struct(annotation):
             annotation = next((f.type for f in fields(annotation) if f.name == step), None)
         elif parts and step != "" and isinstance(step, int) is (get_origin(parts[0]) is tuple):

@@ -215,7 +215,6 @@ def model_facts(
         size_bytes=model.size_bytes,
         native_context=model.native_context,
         n_ctx=n_ctx,
-        has_chat_template=template != "fallback",
         recommended=model.recommended_sampling(),
         reasoning=None,
         tool_format="",

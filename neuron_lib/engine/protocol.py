@@ -78,8 +78,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     `seats` is how many requests run at once. `context.threads` is settled, and not 0. `host_cache_bytes` bounds the
     prompts that are kept in host memory. `chat_template` is an operator's Jinja source, used instead of the file's own;
     `use_chat_template` False leaves the file's own unused. `tool_format` is the name of the format of tool calls, ""
-    chooses by the template. With `special_tokens_in_messages` a message that spells a
-    control token writes that token.
+    chooses by the template. With `special_tokens_in_messages` a message that spells a control token writes that token.
     """
 
     path: str
@@ -270,7 +269,6 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     kv_layout: str = ""
     kv_cells: int = 0
     memory: str = ""
-    has_chat_template: bool
     chat_template: TemplateKind = "model"
     recommended: SamplingParams
     reasoning: Markers | None

@@ -21,8 +21,8 @@ _LONGEST: Final = 1_000_000
 """Characters of all regular expressions. The rules are put into each other, so a short grammar may make long ones."""
 _MOST_RULES: Final = 200
 """Rules that lead back to themselves."""
-_MOST_POSITIONS: Final = 500
-"""Characters of all lexemes. The comparison of all of them with each other takes 0.2 s for so many."""
+_MOST_POSITIONS: Final = 300
+"""Characters of all lexemes, each compared with each."""
 _MOST_REPEATS: Final = 2000
 _LAST_CHAR: Final = 0x10FFFF
 
@@ -285,6 +285,7 @@ class _Expressions:
 
     def __init__(self, rules: Mapping[str, _Node]) -> None:
         self.of_rules: Final[dict[str, str]] = {}
+        self._of_nodes: Final[dict[int, str | None]] = {}
         self._size = 0
         missing = {name: set(_refs(node)) for name, node in rules.items()}
         users: dict[str, list[str]] = {name: [] for name in rules}
@@ -300,9 +301,12 @@ class _Expressions:
                 if not missing[user]:
                     waiting.append(user)
 
-    def knows(self, node: _Node) -> bool:
-        """Whether a node has a regular expression."""
-        return all(ref in self.of_rules for ref in _refs(node))
+    def for_lexeme(self, node: _Node) -> str | None:
+        """The expression of a node of a rule that has none; None if the node leads back to a rule without one."""
+        if id(node) not in self._of_nodes:  # a node lives as long as its rule
+            has_one = all(ref in self.of_rules for ref in _refs(node))
+            self._of_nodes[id(node)] = self._counted(self.of(node)) if has_one else None
+        return self._of_nodes[id(node)]
 
     def of(self, node: _Node) -> str:
         """The expression of a node whose rules all have one."""
@@ -372,6 +376,7 @@ class _Recursive:
         for node in self._rules.values():
             self._collect(node)
         self._masks: Final = _masks(self._chars)
+        self._follow_bits: Final = [_union(1 << place for place in places) for places in self._follow]
         self._begins: Final = dict.fromkeys(self._rules, 0)
         self._may_be_empty: Final = dict.fromkeys(self._rules, False)
         self._after: Final = dict.fromkeys(self._rules, 0)
@@ -380,8 +385,8 @@ class _Recursive:
     def lark(self) -> str:
         """The grammar. Raises `ValueError` if it would not mean the same."""
         self._settle()
-        for expression, lexeme in self._lexemes.items():
-            if self._after_lexeme[expression] & self._extensions(lexeme):
+        for expression, extensions in self._extensions().items():
+            if self._after_lexeme[expression] & extensions:
                 raise ValueError(
                     "the grammar in GBNF cannot be read in pieces: a character may go on with one part of it or begin "
                     "the next part. Write it in Lark's notation"
@@ -391,8 +396,8 @@ class _Recursive:
         return "\n".join(lines) + "\n"
 
     def _written(self, node: _Node) -> str:
-        if self._expressions.knows(node):
-            expression = self._expressions.of(node)
+        expression = self._expressions.for_lexeme(node)
+        if expression is not None:
             if not expression:
                 return '""'
             return f"(/{expression}/)?" if self._lexemes[expression].may_be_empty else f"/{expression}/"
@@ -409,15 +414,15 @@ class _Recursive:
                 raise AssertionError("a character has an expression")
 
     def _grouped(self, node: _Node) -> str:
-        is_choice = isinstance(node, _Choice) and not self._expressions.knows(node)
+        is_choice = isinstance(node, _Choice) and self._expressions.for_lexeme(node) is None
         return f"({self._written(node)})" if is_choice else self._written(node)
 
     # ---------------------------------------------------------------------------------------------------- lexemes
 
     def _collect(self, node: _Node) -> None:
         """Note the lexemes of a node of a rule."""
-        if self._expressions.knows(node):
-            expression = self._expressions.of(node)
+        expression = self._expressions.for_lexeme(node)
+        if expression is not None:
             if expression not in self._lexemes:
                 self._lexemes[expression] = self._lexeme(node)
             return
@@ -469,23 +474,33 @@ class _Recursive:
         for place in ends:
             self._follow[place] |= begins
 
-    def _extensions(self, lexeme: _Lexeme) -> int:
-        """The characters by which a whole text of this lexeme may become the begin of a longer text of any lexeme."""
-        everywhere = set[int]().union(*(other.first for other in self._lexemes.values()))
-        masks, extensions = self._masks, 0
-        seen: set[tuple[int, int]] = set()
-        waiting = [(a, b) for a in lexeme.first for b in everywhere if masks[a] & masks[b]]
+    def _extensions(self) -> dict[str, int]:
+        """For each lexeme the characters by which a whole text of it may become the begin of a longer text of any.
+
+        All lexemes are read at the same time. `beside` has, for each position that one of them may have reached, the
+        positions that others, or the same, may have reached by the same text.
+        """
+        masks = self._masks
+        alike = [_union(1 << y for y, other in enumerate(masks) if other & mask) for mask in masks]
+        begins = _union(1 << place for lexeme in self._lexemes.values() for place in lexeme.first)
+        beside = {place: begins & alike[place] for place in _places(begins)}
+        waiting = [*beside]
         while waiting:
-            pair = waiting.pop()
-            if pair in seen:
-                continue
-            seen.add(pair)
-            a, b = pair
-            if a in lexeme.last:
-                for place in self._follow[b]:
-                    extensions |= masks[place]
-            waiting += [(x, y) for x in self._follow[a] for y in self._follow[b] if masks[x] & masks[y]]
-        return extensions
+            place = waiting.pop()
+            reached = self._next(beside[place])
+            for following in self._follow[place]:
+                more = beside.get(following, 0) | (reached & alike[following])
+                if more != beside.get(following, 0):
+                    beside[following] = more
+                    waiting.append(following)
+        return {
+            expression: _union(masks[y] for place in lexeme.last for y in _places(self._next(beside.get(place, 0))))
+            for expression, lexeme in self._lexemes.items()
+        }
+
+    def _next(self, places: int) -> int:
+        """The positions that may follow these."""
+        return _union(self._follow_bits[place] for place in _places(places))
 
     # ------------------------------------------------------------------------------------------ what follows what
 
@@ -506,8 +521,9 @@ class _Recursive:
 
     def _begin(self, node: _Node) -> tuple[int, bool]:
         """The characters that may begin a node, and whether the node may be empty."""
-        if self._expressions.knows(node):
-            lexeme = self._lexemes[self._expressions.of(node)]
+        expression = self._expressions.for_lexeme(node)
+        if expression is not None:
+            lexeme = self._lexemes[expression]
             return _union(self._masks[place] for place in lexeme.first), lexeme.may_be_empty
         match node:
             case _Ref(rule):
@@ -530,8 +546,9 @@ class _Recursive:
 
     def _pass_on(self, node: _Node, after: int) -> None:
         """Note that the characters `after` may follow a node."""
-        if self._expressions.knows(node):
-            self._after_lexeme[self._expressions.of(node)] |= after
+        expression = self._expressions.for_lexeme(node)
+        if expression is not None:
+            self._after_lexeme[expression] |= after
             return
         match node:
             case _Ref(rule):
@@ -558,6 +575,14 @@ def _masks(classes: Sequence[tuple[tuple[int, int], ...]]) -> list[int]:
         _union(bit for edge, bit in bits.items() if any(first <= edge <= last for first, last in ranges))
         for ranges in classes
     ]
+
+
+def _places(bits: int) -> Iterator[int]:
+    """The numbers of the bits that are set."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
 
 
 def _union(masks: Iterable[int]) -> int:

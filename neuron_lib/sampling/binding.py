@@ -128,7 +128,8 @@ class Binding:
         """Write minus infinity over the scores of tokens that may not come next, after `allows` has refused one.
 
         A free stage refuses a token only if it opens a call in a way that the rules do not allow. Then the ways that
-        they allow remain, and no other tokens.
+        they allow remain, and no other tokens. Behind a call that may be the last one only the end remains: a model
+        that wanted neither another call nor the end would have to call again, without end.
         """
         self._stage.mask(row)
 
@@ -467,7 +468,10 @@ class _Bound:
             return
         ends = list(self._plan.eog) if self._is_loose else []
         kept = row[ends]
-        self._rules.mask(row)
+        if self._calls and np.isfinite(kept).any():
+            row.fill(-np.inf)  # the model does not want to call again, so the reply ends
+        else:
+            self._rules.mask(row)
         row[ends] = kept
 
     def accept(self, token: int) -> _Stage:

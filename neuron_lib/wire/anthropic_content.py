@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.types import UnreadArray
-from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
+from neuron_lib.wire.bodies import ANY_OBJECT, NOTHING, decode_part, is_given
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
 
 __all__ = ("Messages", "System", "read_conversation")
@@ -62,10 +62,6 @@ class _Citations(Struct, gc=False):
     enabled: bool | None = None
 
 
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
-
-
 Messages: TypeAlias = list[_Message]
 """What the text of the messages is read as."""
 System: TypeAlias = str | list[_Block]
@@ -75,7 +71,6 @@ _messages: Final = msgspec.json.Decoder(Messages)
 _blocks: Final = msgspec.json.Decoder(System)
 _source: Final = msgspec.json.Decoder(_Source)
 _citations: Final = msgspec.json.Decoder(_Citations)
-_object: Final = msgspec.json.Decoder(_Object)
 _text: Final = msgspec.json.Decoder(str)
 
 _Placed: TypeAlias = tuple[str, _Block]
@@ -209,7 +204,7 @@ def _call(block: _Block, place: str) -> dict[str, Any]:
         if not getattr(block, name):
             raise refusal(f"{place}.{name}", "this field is required")
     arguments = block.input if is_given(block.input) else msgspec.Raw(b"{}")
-    decode_part(_object, arguments, param=f"{place}.input")
+    decode_part(ANY_OBJECT, arguments, param=f"{place}.input")
     return {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}}
 
 

@@ -4,29 +4,30 @@ Checks every bound that a request must keep before a model is asked. Knows no st
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from neuron_lib.types import Chat, Grammar, Principal, UnreadObject
+from neuron_lib.types import Chat, Grammar, Principal
 from neuron_lib.wire.anthropic_content import Messages, System, read_conversation
 from neuron_lib.wire.anthropic_errors import AnthropicError, ThreadUnsupported
 from neuron_lib.wire.anthropic_reply import Event, Message, MessageCollector, MessageStreamEncoder, ReplyStyle
 from neuron_lib.wire.anthropic_tools import ToolChoiceField, Tools, read_tool_choice, read_tools
-from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
+from neuron_lib.wire.bodies import NOTHING, AnyObject, decode_body, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
+from neuron_lib.wire.field_types import ModelId, StopText
+from neuron_lib.wire.json_bounds import check_u64, refusal
 from neuron_lib.wire.reasoning_fields import ReasoningChoice, template_words
 from neuron_lib.wire.refused_parameters import Refused, decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import Format, ReplyShapeFields, grammar_of, shapes_of_format
 from neuron_lib.wire.sampling_fields import read_sampling
+from neuron_lib.wire.template_fields import template_kwargs
 
 __all__ = ("ELSEWHERE", "SHAPES", "MessagesBody", "MessagesRequest", "PromptBody", "chat_of", "decode")
 
 _MAX_STOPS: Final = 16
 
-_Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
 
 _EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 """Chat templates know three efforts. Anthropic's two greater ones are the greatest of these."""
@@ -52,20 +53,16 @@ class _ContextManagement(Struct, frozen=True):
     edits: list[_Edit] = []
 
 
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
-
-
 class PromptBody(ReplyShapeFields, frozen=True, kw_only=True):
     """Every field that has an effect, except how long the reply may be. `ELSEWHERE` has those that are refused.
 
     `ReplyShapeFields` has more fields than Anthropic's API. All of them have an effect.
     """
 
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+    model: ModelId
     messages: Annotated[msgspec.Raw, read_as(Messages)]
     system: Annotated[msgspec.Raw, read_as(System)] = NOTHING
-    stop_sequences: list[_Stop] | None = None
+    stop_sequences: list[StopText] | None = None
     stream: bool | None = None
     thinking: _Thinking | None = None
     tools: Annotated[msgspec.Raw, read_as(Tools)] = NOTHING
@@ -75,7 +72,7 @@ class PromptBody(ReplyShapeFields, frozen=True, kw_only=True):
     service_tier: Literal["auto", "standard_only"] | None = None
     thread: msgspec.Raw = NOTHING
     context_management: _ContextManagement | None = None
-    chat_template_kwargs: Annotated[msgspec.Raw, read_as(_Object)] = NOTHING
+    chat_template_kwargs: Annotated[msgspec.Raw, read_as(AnyObject)] = NOTHING
     continue_final_message: bool | None = None
 
 
@@ -135,7 +132,6 @@ _INSTEAD: Final = {
 }
 
 _decoder: Final = decoder_with_refused(MessagesBody, also=ELSEWHERE)
-_object_decoder: Final = msgspec.json.Decoder(_Object)
 
 SHAPES: Final = Shapes(
     summary="The next message of a chat, as Anthropic's Messages API",
@@ -185,7 +181,7 @@ def chat_of(call: PromptBody, *, max_tokens: int | None, principal: Principal | 
         messages=read_conversation(call.system, call.messages),
         tools=() if choice.mode == "none" else tools,
         tool_choice=choice,
-        template_kwargs=_template_kwargs(call, reasoning),
+        template_kwargs=template_kwargs(template_words(reasoning, default=False), call.chat_template_kwargs),
         sampling=read_sampling(call),
         max_tokens=max_tokens,
         stop=_stop(call.stop_sequences or []),
@@ -232,20 +228,6 @@ def _reasoning(call: PromptBody) -> ReasoningChoice:
         raise refusal("thinking.budget_tokens", "this field is required")
     effort = None if config.effort is None else _EFFORTS[config.effort]
     return ReasoningChoice(thinking.type != "disabled", budget, effort)
-
-
-def _template_kwargs(call: PromptBody, reasoning: ReasoningChoice) -> UnreadObject:
-    """The arguments of the template beside messages and tools, as one JSON object.
-
-    A name may be in the object twice. The decoder takes the last one.
-    """
-    told = [msgspec.json.encode(template_words(reasoning, default=False))[1:-1]]
-    if is_given(call.chat_template_kwargs):
-        decode_part(_object_decoder, call.chat_template_kwargs, param="chat_template_kwargs")
-        check_nesting_and_numbers(bytes(call.chat_template_kwargs), param="chat_template_kwargs")
-        inner = bytes(call.chat_template_kwargs)[1:-1]
-        told += [inner] if inner.strip() else []
-    return UnreadObject(b"{" + b",".join(told) + b"}")
 
 
 def _shown_thinking(thinking: _Thinking | None) -> Literal["shown", "omitted", "hidden"]:

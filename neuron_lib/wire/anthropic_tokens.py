@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 
-from neuron_lib.types import Finished, GenerationEvent, Principal, Tokenize
+from neuron_lib.types import Detokenized, Principal, Tokenize, Tokenized
 from neuron_lib.wire.anthropic_errors import AnthropicError
 from neuron_lib.wire.anthropic_messages import ELSEWHERE, PromptBody, chat_of
 from neuron_lib.wire.bodies import decode_body
-from neuron_lib.wire.dialect import Shapes, StreamEncoder
+from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.refused_parameters import decoder_with_refused
+from neuron_lib.wire.token_requests import TokensRequest
 
-__all__ = ("SHAPES", "CountCollector", "CountRequest", "decode")
+__all__ = ("SHAPES", "decode")
 
 _decoder: Final = decoder_with_refused(PromptBody, also=ELSEWHERE)
 
@@ -30,48 +30,16 @@ SHAPES: Final = Shapes(
 )
 
 
-class CountRequest(Struct, frozen=True, kw_only=True):
-    """A `neuron_lib.wire.dialect.DecodedRequest`. Its reply has no stream."""
-
-    task: Tokenize
-    stream: bool = False
-
-    def encoder(self, *, unique: str, created: int) -> StreamEncoder:
-        """Raises `NotImplementedError`: a number has no parts."""
-        raise NotImplementedError
-
-    def collector(self, *, unique: str, created: int) -> "CountCollector":  # noqa: ARG002 - a number needs neither
-        """What writes the number."""
-        return CountCollector()
-
-
-def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> CountRequest:
+def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:
     """The request in `body`: that of a message without its `max_tokens`.
 
     Raises what `decode_body` raises, also for values that are out of bounds.
     """
     call = decode_body(_decoder, body, content_type=headers.get("content-type"))
-    task = Tokenize(
-        model_id=call.model, prompt=chat_of(call, max_tokens=None, principal=principal), principal=principal
-    )
-    return CountRequest(task=task)
+    chat = chat_of(call, max_tokens=None, principal=principal)
+    return TokensRequest(Tokenize(model_id=call.model, prompt=chat, principal=principal), _count)
 
 
-class CountCollector:
-    """Waits for the number of tokens; see `neuron_lib.wire.dialect.Collector`."""
-
-    __slots__ = ("_finished",)
-
-    def __init__(self) -> None:
-        self._finished: Finished | None = None
-
-    def add(self, event: GenerationEvent) -> None:
-        """Take the next event."""
-        if isinstance(event, Finished):
-            self._finished = event
-
-    def body(self) -> bytes:
-        """The body as JSON. Raises `ValueError` before `Finished` has been added."""
-        if self._finished is None:
-            raise ValueError("the reply is not finished")
-        return msgspec.json.encode(_Count(self._finished.usage.prompt_tokens))
+def _count(answer: Tokenized | Detokenized) -> _Count:
+    assert isinstance(answer, Tokenized)  # the answer to its task
+    return _Count(len(answer.tokens))

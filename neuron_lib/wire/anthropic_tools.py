@@ -7,9 +7,9 @@ from msgspec import Meta, Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.types import ToolChoice, UnreadArray
-from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
-from neuron_lib.wire.chat_messages import MAX_TOOL_VALUES, MAX_TOOLS
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
+from neuron_lib.wire.bodies import ANY_OBJECT, ANY_OBJECTS, NOTHING, decode_part, is_given
+from neuron_lib.wire.chat_messages import decode_tools
+from neuron_lib.wire.json_bounds import refusal
 
 __all__ = ("ToolChoiceField", "Tools", "read_tool_choice", "read_tools")
 
@@ -22,10 +22,6 @@ class ToolChoiceField(Struct, frozen=True):
     type: str
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
-
-
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
 
 
 class _Tool(Struct, gc=False):
@@ -48,8 +44,6 @@ Tools: TypeAlias = list[_Tool]
 """What the text of the tools is read as."""
 
 _tools: Final = msgspec.json.Decoder(Tools)
-_object: Final = msgspec.json.Decoder(_Object)
-_objects: Final = msgspec.json.Decoder(list[_Object])
 
 
 def read_tools(text: msgspec.Raw) -> tuple[UnreadArray | tuple[()], frozenset[str]]:
@@ -60,14 +54,9 @@ def read_tools(text: msgspec.Raw) -> tuple[UnreadArray | tuple[()], frozenset[st
     """
     if not is_given(text):
         return (), frozenset()
-    check_values(bytes(text), most=MAX_TOOL_VALUES, place="tools")
-    tools = decode_part(_tools, text, param="tools")
-    if len(tools) > MAX_TOOLS:
-        raise refusal("tools", f"Expected `array` of length <= {MAX_TOOLS}")
-    check_nesting_and_numbers(bytes(text), param="tools")
     names = set[str]()
     functions = list[dict[str, Any]]()
-    for i, tool in enumerate(tools):
+    for i, tool in enumerate(decode_tools(_tools, text)):
         function = _function(tool, f"tools[{i}]")
         if function["name"] in names:
             raise refusal(f"tools[{i}].name", "another tool has the same name")
@@ -85,7 +74,7 @@ def _function(tool: _Tool, place: str) -> dict[str, Any]:
             raise refusal(f"{place}.{name}", "this field is required")
     if tool.allowed_callers not in (None, _DIRECT):
         raise refusal(f"{place}.allowed_callers", "only direct calls are supported")
-    decode_part(_object, tool.input_schema, param=f"{place}.input_schema")
+    decode_part(ANY_OBJECT, tool.input_schema, param=f"{place}.input_schema")
     function: dict[str, Any] = {"name": tool.name}
     if tool.description is not None:
         function["description"] = tool.description
@@ -93,7 +82,7 @@ def _function(tool: _Tool, place: str) -> dict[str, Any]:
     if tool.strict is not None:
         function["strict"] = tool.strict
     if is_given(tool.input_examples):
-        decode_part(_objects, tool.input_examples, param=f"{place}.input_examples")
+        decode_part(ANY_OBJECTS, tool.input_examples, param=f"{place}.input_examples")
         function["input_examples"] = tool.input_examples
     return function
 

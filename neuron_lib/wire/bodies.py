@@ -9,12 +9,31 @@ from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
 from neuron_lib.wire.json_bounds import MalformedJson, check_values, refusal
 
-__all__ = ("NOTHING", "MalformedJson", "UnsupportedMediaType", "decode_body", "decode_part", "is_given", "read_as")
+__all__ = (
+    "ANY_OBJECT",
+    "ANY_OBJECTS",
+    "NOTHING",
+    "AnyObject",
+    "MalformedJson",
+    "UnsupportedMediaType",
+    "decode_body",
+    "decode_part",
+    "is_given",
+    "read_as",
+)
 
 T = TypeVar("T")
 
 NOTHING: Final = msgspec.Raw(b"null")
 """The default of a field that is left as text."""
+
+
+class AnyObject(msgspec.Struct, gc=False):
+    """An object whose keys are not looked at."""
+
+
+ANY_OBJECT: Final = msgspec.json.Decoder(AnyObject)
+ANY_OBJECTS: Final = msgspec.json.Decoder(list[AnyObject])
 
 # msgspec ends its messages with the place, as a path from the root `$`.
 _PLACED: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", re.DOTALL)
@@ -22,6 +41,7 @@ _CHARSET: Final = re.compile(r'(?:^|;)\s*charset\s*=\s*"?([^";\s]*)')
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 """Charsets whose texts are always UTF-8 too."""
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
+_UNKNOWN_VALUE: Final = "Invalid enum value "
 
 
 class UnsupportedMediaType(InvalidRequest):
@@ -90,9 +110,11 @@ def _invalid_shape(error: msgspec.ValidationError, *, within: str) -> InvalidReq
         place, problem = _joined(place, missing["field"]), "this field is required"
     # From the first quotation mark on msgspec quotes the client's value, which must not be in the log.
     summary, quotes, quoted = problem.partition(" '")
+    if problem.startswith(_UNKNOWN_VALUE):
+        summary, quotes, quoted = "this value is not supported", "; it is ", problem.removeprefix(_UNKNOWN_VALUE)
     if place:
         return refusal(place, summary, quoting=quotes + quoted)
-    return InvalidRequest(problem, summary=summary)
+    return InvalidRequest(summary + quotes + quoted, summary=summary)
 
 
 def _joined(path: str, rest: str) -> str:

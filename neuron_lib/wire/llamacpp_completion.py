@@ -5,10 +5,10 @@ The fields of a body are those of OpenAI's completions and of llama.cpp. `openai
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.errors import NeuronError
 from neuron_lib.types import (
@@ -23,6 +23,7 @@ from neuron_lib.types import (
 )
 from neuron_lib.wire.bodies import decode_body
 from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.field_types import THE_ONLY_MODEL, ModelIdOrNone
 from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_completions import CHAT_FIELDS, CompletionBody, task_of
@@ -48,7 +49,7 @@ _StopType: TypeAlias = Literal["none", "eos", "limit", "word"]
 class LlamaCompletionBody(CompletionBody, frozen=True, kw_only=True):
     """A body that names no model means the only one that is resident."""
 
-    model: Annotated[str, Meta(max_length=1024)] = ""
+    model: ModelIdOrNone = THE_ONLY_MODEL
 
 
 class LlamaCompletion(Struct, kw_only=True):

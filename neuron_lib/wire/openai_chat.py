@@ -11,10 +11,10 @@ from msgspec import Meta, Struct, convert
 from msgspec.structs import replace
 
 from neuron_lib.types import ChatRequest, Principal, UnreadObject
-from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
+from neuron_lib.wire.bodies import NOTHING, AnyObject, decode_body, is_given, read_as
 from neuron_lib.wire.chat_messages import Messages, Tools, read_messages, read_tools
 from neuron_lib.wire.dialect import Shapes
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
+from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.legacy_functions import Function, FunctionCallField, tool_choice_of, tools_of
 from neuron_lib.wire.openai_chat_reply import ChatChunk, ChatCollector, ChatCompletion, ChatStreamEncoder
 from neuron_lib.wire.reasoning_fields import (
@@ -29,6 +29,7 @@ from neuron_lib.wire.reasoning_fields import (
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import grammar_of
 from neuron_lib.wire.sampling_fields import read_sampling
+from neuron_lib.wire.template_fields import template_kwargs
 from neuron_lib.wire.tool_choice import Offer, ToolChoiceField, offer_tools
 from neuron_lib.wire.writing_fields import WritingFields, max_tokens_of, stop_of, stream_options_of
 
@@ -36,10 +37,6 @@ __all__ = ("SHAPES", "ChatCompletionBody", "ChatCompletionRequest", "decode", "r
 
 _INCLUDE_THINKING: Final = frozenset({"1", "true", "yes"})
 """Values of the header `x-include-thinking` that ask for the reasoning as text."""
-
-
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
 
 
 class ChatCompletionBody(WritingFields, frozen=True, kw_only=True):
@@ -53,7 +50,7 @@ class ChatCompletionBody(WritingFields, frozen=True, kw_only=True):
     function_call: FunctionCallField | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: Annotated[msgspec.Raw, read_as(_Object)] = NOTHING
+    chat_template_kwargs: Annotated[msgspec.Raw, read_as(AnyObject)] = NOTHING
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     enable_thinking: bool | None = None
@@ -65,12 +62,10 @@ class ChatCompletionBody(WritingFields, frozen=True, kw_only=True):
     reasoning_budget: Budget | None = None
     thinking_token_budget: Budget | None = None
     thinking_budget: Budget | None = None
-    documents: Annotated[msgspec.Raw, read_as(list[_Object])] = NOTHING
+    documents: Annotated[msgspec.Raw, read_as(list[AnyObject])] = NOTHING
 
 
 _decoder: Final = decoder_with_refused(ChatCompletionBody)
-_object_decoder: Final = msgspec.json.Decoder(_Object)
-_objects_decoder: Final = msgspec.json.Decoder(list[_Object])
 
 
 SHAPES: Final = Shapes(
@@ -196,29 +191,10 @@ def _continues(call: ChatCompletionBody) -> bool | None:
 
 
 def _template_kwargs(call: ChatCompletionBody, reasoning: ReasoningChoice, *, include_thinking: bool) -> UnreadObject:
-    """The arguments of the template beside messages and tools, as one JSON object.
-
-    A name may be in the object twice, for example once of `enable_thinking` and once of `chat_template_kwargs`. The
-    decoder takes the last one.
-    """
-    given = template_words(reasoning, default=include_thinking)
+    words = template_words(reasoning, default=include_thinking)
     if call.add_generation_prompt is not None:
-        given["add_generation_prompt"] = call.add_generation_prompt
-    told = [msgspec.json.encode(given)[1:-1]]
-    if is_given(call.documents):
-        decode_part(_objects_decoder, call.documents, param="documents")
-        told.append(b'"documents":' + _free_form(call.documents, "documents"))
-    if is_given(call.chat_template_kwargs):
-        decode_part(_object_decoder, call.chat_template_kwargs, param="chat_template_kwargs")
-        inner = _free_form(call.chat_template_kwargs, "chat_template_kwargs")[1:-1]
-        told += [inner] if inner.strip() else []
-    return UnreadObject(b"{" + b",".join(told) + b"}")
-
-
-def _free_form(part: msgspec.Raw, param: str) -> bytes:
-    text = bytes(part)
-    check_nesting_and_numbers(text, param=param)
-    return text
+        words["add_generation_prompt"] = call.add_generation_prompt
+    return template_kwargs(words, call.chat_template_kwargs, documents=call.documents)
 
 
 def _top_logprobs(call: ChatCompletionBody) -> int | None:

@@ -19,7 +19,6 @@ from neuron_lib.types import (
     Finished,
     FinishReason,
     GenerationEvent,
-    Likely,
     ReasoningDelta,
     Relevance,
     Started,
@@ -31,17 +30,12 @@ from neuron_lib.types import (
 )
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_errors import envelope
+from neuron_lib.wire.openai_logprobs import WrittenToken, written
 from neuron_lib.wire.openai_usage import OpenAiUsage, openai_usage
 from neuron_lib.wire.reply_account import SYSTEM_FINGERPRINT, Timings, timings_of
-from neuron_lib.wire.sse import server_sent_event
+from neuron_lib.wire.sse import DONE, server_sent_event
 
-__all__ = ("DONE", "ChatChunk", "ChatCollector", "ChatCompletion", "ChatStreamEncoder")
-
-DONE: Final = b"data: [DONE]\n\n"
-"""The last event of every stream that ended well."""
-
-_VERY_UNLIKELY: Final = -9999.0
-"""The log-probability that OpenAI writes for a probability of 0, because JSON has no infinity."""
+__all__ = ("ChatChunk", "ChatCollector", "ChatCompletion", "ChatStreamEncoder")
 
 # UNSET leaves a key out and None writes null. Before the end `finish_reason` is null and `usage` is left out.
 
@@ -76,18 +70,8 @@ _REASONS: Final[dict[FinishReason, _Reason]] = {
 }
 
 
-class _Likely(Struct):
-    token: str
-    logprob: float
-    bytes: tuple[int, ...]
-
-
-class _Token(_Likely):
-    top_logprobs: tuple[_Likely, ...]
-
-
 class _Logprobs(Struct):
-    content: tuple[_Token, ...]
+    content: tuple[WrittenToken, ...]
 
 
 class _ChunkChoice(Struct):
@@ -352,12 +336,4 @@ def _reason(reason: FinishReason, *, calls_functions: bool) -> _Reason:
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> _Logprobs | UnsetType:
     """UNSET unless tokens have log-probabilities. They have some only if the client asked for them."""
-    if not tokens:
-        return UNSET
-    return _Logprobs(
-        tuple(_Token(*_spelled(token), tuple(_Likely(*_spelled(top)) for top in token.top)) for token in tokens)
-    )
-
-
-def _spelled(token: TokenLogprob | Likely) -> tuple[str, float, tuple[int, ...]]:
-    return token.piece.decode(errors="replace"), max(token.logprob, _VERY_UNLIKELY), tuple(token.piece)
+    return _Logprobs(tuple(map(written, tokens))) if tokens else UNSET

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from neuron_lib.types import Complete, Principal
 from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.field_types import TokenId
 from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.openai_completions_reply import (
     Completion,
@@ -30,8 +31,7 @@ _MAX_TOKENS: Final = 16
 _MAX_REPLIES: Final = 128
 """The replies to all prompts of one request."""
 
-_Token: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-_Prompts: TypeAlias = str | list[str | _Token | list[_Token]]
+_Prompts: TypeAlias = str | list[str | TokenId | list[TokenId]]
 """A text, the tokens of one, or a list of either. Texts and tokens in one list are refused."""
 
 

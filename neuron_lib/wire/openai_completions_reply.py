@@ -25,17 +25,12 @@ from neuron_lib.types import (
 )
 from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_errors import envelope
+from neuron_lib.wire.openai_logprobs import VERY_UNLIKELY
 from neuron_lib.wire.openai_usage import OpenAiUsage, openai_usage
 from neuron_lib.wire.reply_account import SYSTEM_FINGERPRINT, Timings, timings_of
-from neuron_lib.wire.sse import server_sent_event
+from neuron_lib.wire.sse import DONE, server_sent_event
 
 __all__ = ("Completion", "CompletionCollector", "CompletionStreamEncoder")
-
-_DONE: Final = b"data: [DONE]\n\n"
-"""The last event of every stream that ended well."""
-
-_VERY_UNLIKELY: Final = -9999.0
-"""The log-probability that OpenAI writes for a probability of 0, because JSON has no infinity."""
 
 
 class _Logprobs(Struct):
@@ -120,7 +115,7 @@ class CompletionStreamEncoder:
 
     def ending(self, finished: Finished) -> bytes:
         """The `finish_reason` of each choice, the usage of all of them, and `[DONE]`."""
-        return self._ends(finished.reasons, finished.usage) + _DONE
+        return self._ends(finished.reasons, finished.usage) + DONE
 
     def error(self, error: NeuronError, usage: Usage) -> bytes:
         """The end of each choice as if it had become too long, then an event with the error, and no `[DONE]`."""
@@ -216,7 +211,7 @@ def _logprobs(tokens: Sequence[TokenLogprob], places: _Places) -> _Logprobs | No
         return None
     return _Logprobs(
         tuple(_spelled(token.piece) for token in tokens),
-        tuple(max(token.logprob, _VERY_UNLIKELY) for token in tokens),
+        tuple(max(token.logprob, VERY_UNLIKELY) for token in tokens),
         tuple(_top(token) for token in tokens),
         tuple(places.take(tokens)),
     )
@@ -226,7 +221,7 @@ def _top(token: TokenLogprob) -> dict[str, float]:
     """The likeliest tokens, and the chosen one if it is not among them. The first of those that look alike counts."""
     top: dict[str, float] = {}
     for likely in (*token.top, Likely(token.piece, token.logprob)):
-        top.setdefault(_spelled(likely.piece), max(likely.logprob, _VERY_UNLIKELY))
+        top.setdefault(_spelled(likely.piece), max(likely.logprob, VERY_UNLIKELY))
     return top
 
 

@@ -4,13 +4,14 @@ Checks every bound that does not depend on the model. Knows no status codes and 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, NoReturn, TypeAlias
+from typing import Annotated, Final, Literal, NoReturn
 
 from msgspec import Meta, Struct
 
 from neuron_lib.types import Embed, Principal
 from neuron_lib.wire.bodies import decode_body
 from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.field_types import ModelId, TokenId
 from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.openai_embeddings_reply import EmbeddingList, EmbeddingsCollector
 from neuron_lib.wire.refused_parameters import Refused, decoder_with_refused, refuse_unsupported
@@ -50,14 +51,12 @@ _INSTEAD: Final = {
     "truncate_prompt_tokens": "; a text that is too long is refused",
 }
 
-_Token: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-
 
 class _Body(Struct, frozen=True, kw_only=True):
     """Every field that has an effect, and `user`, which OpenAI takes for its statistics."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
-    input: str | list[str | _Token | list[_Token]]
+    model: ModelId
+    input: str | list[str | TokenId | list[TokenId]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     user: str | None = None

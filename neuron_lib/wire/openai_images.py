@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.shown import clip
 from neuron_lib.wire.bodies import decode_body
+from neuron_lib.wire.field_types import ModelId
 from neuron_lib.wire.json_bounds import check_u64
 
 __all__ = ("ImageRequest", "InvalidImageParams", "InvalidSize", "UnsupportedParameter", "decode_image_request")
@@ -47,7 +48,7 @@ class InvalidImageParams(InvalidRequest):
 class ImageRequest(Struct, frozen=True, kw_only=True):
     """The body of a request. `num_steps`, `guidance_scale` and `negative_prompt` are those of diffusion models."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+    model: ModelId
     prompt: str
     n: int | None = None
     size: str | None = None

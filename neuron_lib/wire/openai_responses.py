@@ -12,8 +12,9 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from neuron_lib.types import Chat, Principal, UnreadObject
-from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, read_as
+from neuron_lib.wire.bodies import NOTHING, AnyObject, decode_body, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.field_types import CountOrDefault, ModelId
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
 from neuron_lib.wire.openai_responses_errors import ChainedConversation
 from neuron_lib.wire.openai_responses_input import Input, read_input
@@ -38,11 +39,11 @@ from neuron_lib.wire.reasoning_fields import (
 from neuron_lib.wire.refused_parameters import decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.reply_shape import Format, ReplyShapeFields, grammar_of, shapes_of_format
 from neuron_lib.wire.sampling_fields import read_sampling
+from neuron_lib.wire.template_fields import template_kwargs
 from neuron_lib.wire.tool_choice import ToolChoiceField
 
 __all__ = ("SHAPES", "ResponsesBody", "ResponsesRequest", "decode")
 
-_CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
 _Note: TypeAlias = Annotated[str, Meta(max_length=1024)]
 _MetadataValue: TypeAlias = Annotated[str, Meta(max_length=512)]
 _Summary: TypeAlias = Literal["auto", "concise", "detailed", "none"]
@@ -68,10 +69,6 @@ these tools runs here.
 """
 
 
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
-
-
 class _TextFields(Struct):
     format: Annotated[msgspec.Raw, read_as(Format)] = NOTHING
     verbosity: Literal["low", "medium", "high"] | None = None
@@ -92,12 +89,12 @@ class _StreamOptions(Struct):
 class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     """Every field that has an effect, and those that the answer repeats. `_ELSEWHERE` has those that are refused."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+    model: ModelId
     input: Annotated[msgspec.Raw, read_as(Input)]
     instructions: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_output_tokens: _CountOrDefault | None = None
+    max_output_tokens: CountOrDefault | None = None
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
     text: _TextFields | None = None
     reasoning: _ReasoningFields | None = None
@@ -114,7 +111,7 @@ class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     safety_identifier: _Note | None = None
     prompt_cache_key: _Note | None = None
     continue_final_message: bool | None = None
-    chat_template_kwargs: Annotated[msgspec.Raw, read_as(_Object)] = NOTHING
+    chat_template_kwargs: Annotated[msgspec.Raw, read_as(AnyObject)] = NOTHING
     enable_thinking: bool | None = None
     reasoning_effort: Effort | None = None
     thinking: Thinking | bool | None = None
@@ -150,7 +147,6 @@ _ELSEWHERE: Final[Mapping[str, tuple[object, ...]]] = {
 """Fields that this API does not have, or that need something that this host does not have. See `refuse_unsupported`."""
 
 _decoder: Final = decoder_with_refused(ResponsesBody, also=_ELSEWHERE)
-_object_decoder: Final = msgspec.json.Decoder(_Object)
 
 
 SHAPES: Final = Shapes(
@@ -260,23 +256,13 @@ def _text(call: ResponsesBody) -> Text:
 
 
 def _template_kwargs(call: ResponsesBody, reasoning: ReasoningChoice) -> UnreadObject:
-    """The arguments of the template beside messages and tools, as one JSON object.
-
-    A model also reasons if the client asks for a summary. A name may be in the object twice. The decoder takes the last
-    one.
-    """
+    """The arguments of the template. A model also reasons if the client asks for a summary."""
     if reasoning.thinks is None and _summary(call) not in {None, "none"}:
         reasoning = reasoning._replace(thinks=True)
-    given = template_words(reasoning, default=False)
+    words = template_words(reasoning, default=False)
     if call.text is not None and call.text.verbosity is not None:
-        given["verbosity"] = call.text.verbosity
-    told = [msgspec.json.encode(given)[1:-1]]
-    if is_given(call.chat_template_kwargs):
-        decode_part(_object_decoder, call.chat_template_kwargs, param="chat_template_kwargs")
-        check_nesting_and_numbers(bytes(call.chat_template_kwargs), param="chat_template_kwargs")
-        inner = bytes(call.chat_template_kwargs)[1:-1]
-        told += [inner] if inner.strip() else []
-    return UnreadObject(b"{" + b",".join(told) + b"}")
+        words["verbosity"] = call.text.verbosity
+    return template_kwargs(words, call.chat_template_kwargs)
 
 
 def _metadata(call: ResponsesBody) -> dict[str, str]:

@@ -15,20 +15,16 @@ from neuron_lib.types import (
     Detokenized,
     Embedding,
     EventBeforeEnd,
-    Likely,
     ReasoningDelta,
     Relevance,
     Started,
     TextDelta,
     Tokenized,
-    TokenLogprob,
     ToolCall,
 )
+from neuron_lib.wire.openai_logprobs import WrittenToken, written
 
 __all__ = ("CARRIED", "AnyOutputEvent", "Item", "OutputEvent", "OutputItems")
-
-_VERY_UNLIKELY: Final = -9999.0
-"""The log-probability that OpenAI writes for a probability of 0, because JSON has no infinity."""
 
 CARRIED: Final = "plain:"
 """The begin of every `encrypted_content` from here. The reasoning follows as it is.
@@ -43,20 +39,10 @@ ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 # --------------------------------------------------------------------------------------------------------------- items
 
 
-class _Likely(Struct):
-    token: str
-    logprob: float
-    bytes: tuple[int, ...]
-
-
-class _Token(_Likely):
-    top_logprobs: tuple[_Likely, ...]
-
-
 class _OutputText(Struct, tag_field="type", tag="output_text"):
     text: str
     annotations: tuple[()] = ()
-    logprobs: tuple[_Token, ...] = ()
+    logprobs: tuple[WrittenToken, ...] = ()
 
 
 class _SummaryText(Struct, tag_field="type", tag="summary_text"):
@@ -120,12 +106,12 @@ class _PartAdded(_InContent, kw_only=True, tag="response.content_part.added"):
 
 class _TextAdded(_InContent, kw_only=True, tag="response.output_text.delta"):
     delta: str
-    logprobs: tuple[_Token, ...]
+    logprobs: tuple[WrittenToken, ...]
 
 
 class _TextDone(_InContent, kw_only=True, tag="response.output_text.done"):
     text: str
-    logprobs: tuple[_Token, ...]
+    logprobs: tuple[WrittenToken, ...]
 
 
 class _PartDone(_InContent, kw_only=True, tag="response.content_part.done"):
@@ -188,7 +174,7 @@ class _OpenMessage:
     id: str
     index: int
     texts: list[str] = field(default_factory=list)
-    tokens: list[_Token] = field(default_factory=list)
+    tokens: list[WrittenToken] = field(default_factory=list)
 
     def item(self, status: ItemStatus) -> Item:
         return _MessageItem(self.id, status, () if status == "in_progress" else (self._part(),))
@@ -200,7 +186,7 @@ class _OpenMessage:
         return _PartAdded(output_index=self.index, item_id=self.id, part=_OutputText(""))
 
     def add(self, delta: TextDelta | ReasoningDelta) -> OutputEvent:
-        tokens = tuple(map(_token, delta.logprobs)) if isinstance(delta, TextDelta) else ()
+        tokens = tuple(map(written, delta.logprobs)) if isinstance(delta, TextDelta) else ()
         self.texts.append(delta.text)
         self.tokens += tokens
         return _TextAdded(output_index=self.index, item_id=self.id, delta=delta.text, logprobs=tokens)
@@ -365,11 +351,3 @@ class OutputItems:
 
     def _id(self, kind: str) -> str:
         return f"{kind}_{self._unique}{self._index:04x}"
-
-
-def _token(token: TokenLogprob) -> _Token:
-    return _Token(*_spelled(token), tuple(_Likely(*_spelled(top)) for top in token.top))
-
-
-def _spelled(token: TokenLogprob | Likely) -> tuple[str, float, tuple[int, ...]]:
-    return token.piece.decode(errors="replace"), max(token.logprob, _VERY_UNLIKELY), tuple(token.piece)

@@ -10,9 +10,9 @@ from msgspec import Meta, Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.types import UnreadArray
-from neuron_lib.wire.bodies import NOTHING, decode_part, is_given
-from neuron_lib.wire.chat_messages import MAX_TOOL_VALUES, MAX_TOOLS
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
+from neuron_lib.wire.bodies import ANY_OBJECT, NOTHING, decode_part, is_given
+from neuron_lib.wire.chat_messages import decode_tools
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
 from neuron_lib.wire.tool_choice import Offer, ToolChoiceField, offer_tools
 
 __all__ = ("FlatTool", "Tool", "Tools", "read_tools")
@@ -20,10 +20,6 @@ __all__ = ("FlatTool", "Tool", "Tools", "read_tools")
 _AUTO: Final = msgspec.Raw(b'"auto"')
 
 _Name: TypeAlias = Annotated[str, Meta(min_length=1)]
-
-
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
 
 
 class _Function(Struct, gc=False, omit_defaults=True):
@@ -61,7 +57,6 @@ class FlatTool(Struct, gc=False, tag_field="type", tag="function"):
 
 _tools: Final = msgspec.json.Decoder(list[Tool])
 _choice: Final = msgspec.json.Decoder(ToolChoiceField)
-_object: Final = msgspec.json.Decoder(_Object)
 
 
 class Tools(Struct, frozen=True, kw_only=True):
@@ -103,13 +98,7 @@ def _compact(text: bytes) -> msgspec.Raw:
 
 
 def _functions(text: msgspec.Raw) -> list[_Function]:
-    unread = bytes(text)
-    check_values(unread, most=MAX_TOOL_VALUES, place="tools")
-    tools = decode_part(_tools, text, param="tools")
-    if len(tools) > MAX_TOOLS:
-        raise refusal("tools", f"Expected `array` of length <= {MAX_TOOLS}")
-    check_nesting_and_numbers(unread, param="tools")
-    return [_function(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+    return [_function(tool, f"tools[{i}]") for i, tool in enumerate(decode_tools(_tools, text))]
 
 
 def _function(tool: Tool, place: str) -> _Function:
@@ -124,7 +113,7 @@ def _function(tool: Tool, place: str) -> _Function:
     else:
         raise refusal(f"{place}.name", "this field is required")
     if is_given(function.parameters):
-        decode_part(_object, function.parameters, param=f"{place}.parameters")
+        decode_part(ANY_OBJECT, function.parameters, param=f"{place}.parameters")
     return function
 
 

@@ -91,7 +91,7 @@ _INSTEAD: Final = {
     "n_cmpl": "; `n` gives several replies",
     "cache_salt": "; `prompt_cache.isolate_principals` in the configuration keeps accounts apart",
     "ebnf": "; `grammar` takes Lark's notation and GBNF",
-    "n_probs": "; use `logprobs` and `top_logprobs`",
+    "n_probs": "; use `logprobs`",
     "reasoning_format": '; "auto" is what happens, and the header x-include-thinking shows reasoning in the text',
 }
 

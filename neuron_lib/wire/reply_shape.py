@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.types import Grammar
-from neuron_lib.wire.bodies import NOTHING, decode_part, is_given, read_as
+from neuron_lib.wire.bodies import NOTHING, AnyObject, decode_part, is_given, read_as
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 from neuron_lib.wire.sampling_fields import SamplingFields
 
@@ -23,11 +23,7 @@ _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 """What means something in a regular expression of Rust's."""
 
 
-class _Object(Struct, gc=False):
-    """Any object. Its keys are not looked at."""
-
-
-_Schema: TypeAlias = _Object | bool
+_Schema: TypeAlias = AnyObject | bool
 _Choices: TypeAlias = Annotated[list[str], Meta(min_length=1, max_length=_MAX_CHOICES)]
 
 
@@ -144,7 +140,7 @@ def shapes_of_format(text: msgspec.Raw, field: str, *, missing: str = "json_sche
             yield _by_schema(named.schema, f"{place}.schema", field=field)
         case "json_object" | "json_schema", ["schema"]:
             yield _by_schema(wanted.schema, f"{field}.schema", field=field)
-        case "json", [] | ["value"]:
+        case ("json", [] | ["value"]) | ("json_object", ["value"]):
             yield _by_schema(wanted.value, f"{field}.value", field=field)
         case "regex", [] | ["value"]:
             yield field, Grammar("regex", decode_part(_text, wanted.value, param=f"{field}.value"), field)

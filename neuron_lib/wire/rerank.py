@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from neuron_lib.types import Principal, Rerank
 from neuron_lib.wire.bodies import decode_body
 from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.field_types import THE_ONLY_MODEL, ModelId
 from neuron_lib.wire.json_bounds import refusal
 from neuron_lib.wire.refused_parameters import Refused, decoder_with_refused, refuse_unsupported
 from neuron_lib.wire.rerank_reply import BareRanked, Ranking, RankingCollector
@@ -19,8 +20,6 @@ from neuron_lib.wire.rerank_reply import BareRanked, Ranking, RankingCollector
 __all__ = ("SHAPES", "RerankRequest", "decode")
 
 _MOST_DOCUMENTS: Final = 2048
-_THE_ONLY_ONE: Final = ""
-"""The id of a task that leaves the model to the host."""
 
 _WITHOUT_EFFECT: Final[Refused] = {
     "max_chunks_per_doc": (),
@@ -50,7 +49,7 @@ _Texts: TypeAlias = list[str | _Document]
 class _Body(Struct, frozen=True, kw_only=True):
     """`texts` are documents without a `model`, because a server of Text Embeddings Inference has one model."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
+    model: ModelId | None = None
     query: Annotated[str, Meta(min_length=1)]
     documents: _Texts | None = None
     texts: _Texts | None = None
@@ -113,7 +112,7 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         raise refusal(name, f"Expected `array` of length 1 to {_MOST_DOCUMENTS}")
     texts = tuple(document if isinstance(document, str) else document.text for document in documents)
     return RerankRequest(
-        task=Rerank(model_id=call.model or _THE_ONLY_ONE, query=call.query, documents=texts, principal=principal),
+        task=Rerank(model_id=call.model or THE_ONLY_MODEL, query=call.query, documents=texts, principal=principal),
         top_n=call.top_n,
         shows_documents=bool(call.return_documents or call.return_text),
         is_bare=is_bare,

@@ -1,13 +1,16 @@
-"""The format of server-sent events (`text/event-stream`). Pure; knows no API."""
+"""The format of server-sent events (`text/event-stream`), and the last event of some streams. Pure."""
 
 from typing import Final
 
 from neuron_lib.wire.line_breaks import escape_line_breaks
 
-__all__ = ("KEEP_ALIVE", "server_sent_event")
+__all__ = ("DONE", "KEEP_ALIVE", "server_sent_event")
 
 KEEP_ALIVE: Final = b":\n\n"
 """A comment. Clients ignore it. A stream sends it when it would otherwise be silent for too long."""
+
+DONE: Final = b"data: [DONE]\n\n"
+"""The last event of a stream of OpenAI's older APIs, if the stream ended well."""
 
 
 def server_sent_event(json_text: bytes, *, name: str | None = None) -> bytes:

@@ -4,19 +4,20 @@ The two servers have other names for the same fields, and each answer has the fi
 means the only one that is resident.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Final, Literal, NoReturn, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
-from neuron_lib.types import Chat, Detokenize, Detokenized, GenerationEvent, Principal, Tokenize, Tokenized
+from neuron_lib.types import Chat, Detokenize, Detokenized, Principal, Tokenize, Tokenized
 from neuron_lib.wire.bodies import NOTHING, decode_body, is_given, read_as
 from neuron_lib.wire.dialect import Shapes
+from neuron_lib.wire.field_types import THE_ONLY_MODEL, ModelIdOrNone, TokenId
 from neuron_lib.wire.json_bounds import refusal
-from neuron_lib.wire.line_breaks import escape_line_breaks
 from neuron_lib.wire.openai_chat import ChatCompletionBody, read_chat
 from neuron_lib.wire.refused_parameters import decoder_with_refused
+from neuron_lib.wire.token_requests import TokensRequest
 
 __all__ = (
     "APPLY_TEMPLATE_SHAPES",
@@ -28,18 +29,10 @@ __all__ = (
     "TextAnswer",
     "TokenizeBody",
     "TokensAnswer",
-    "TokensCollector",
-    "TokensRequest",
     "decode_apply_template",
     "decode_detokenize",
     "decode_tokenize",
 )
-
-_Model: TypeAlias = Annotated[str, Meta(max_length=1024)]
-_Token: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-
-_THE_ONLY_ONE: Final = ""
-"""The id of a task that leaves the model to the host."""
 
 
 # ---------------------------------------------------------------------------------------------------------- the bodies
@@ -53,7 +46,7 @@ class TokenizeBody(Struct, frozen=True, kw_only=True):
     the prompt.
     """
 
-    model: _Model | None = None
+    model: ModelIdOrNone | None = None
     content: str | None = None
     prompt: str | None = None
     messages: Annotated[msgspec.Raw, read_as(list[dict[str, object]])] = NOTHING
@@ -67,14 +60,14 @@ class TokenizeBody(Struct, frozen=True, kw_only=True):
 class ChatBody(ChatCompletionBody, frozen=True, kw_only=True):
     """A chat that is read and not answered."""
 
-    model: _Model = _THE_ONLY_ONE
+    model: ModelIdOrNone = THE_ONLY_MODEL
 
 
 class DetokenizeBody(Struct, frozen=True, kw_only=True):
     """The tokens to be spelled."""
 
-    model: _Model | None = None
-    tokens: list[_Token]
+    model: ModelIdOrNone | None = None
+    tokens: list[TokenId]
 
 
 class _Piece(Struct):
@@ -109,48 +102,9 @@ class PromptAnswer(Struct):
 _tokenize_decoder: Final = msgspec.json.Decoder(TokenizeBody)
 _chat_decoder: Final = decoder_with_refused(ChatBody)
 _detokenize_decoder: Final = msgspec.json.Decoder(DetokenizeBody)
-_encode: Final = msgspec.json.Encoder().encode
 
 
 # -------------------------------------------------------------------------------------------------------- the requests
-
-
-class TokensRequest(Struct, frozen=True):
-    """A `neuron_lib.wire.dialect.DecodedRequest`. `write` makes the body of the answer from the event that has it."""
-
-    task: Tokenize | Detokenize
-    write: Callable[[Tokenized | Detokenized], Struct]
-    stream: Literal[False] = False
-
-    def encoder(self, *, unique: str, created: int) -> NoReturn:  # noqa: ARG002 - see `DecodedRequest`
-        """There is no stream of tokens. Always raises `ValueError`."""
-        raise ValueError("tokens are not streamed")
-
-    def collector(self, *, unique: str, created: int) -> "TokensCollector":  # noqa: ARG002 - see `DecodedRequest`
-        """What writes the answer."""
-        return TokensCollector(self.write)
-
-
-class TokensCollector:
-    """Waits for the answer; see `neuron_lib.wire.dialect.Collector`."""
-
-    __slots__ = ("_answer", "_write")
-
-    def __init__(self, write: Callable[[Tokenized | Detokenized], Struct]) -> None:
-        """`write` makes the body."""
-        self._write = write
-        self._answer: Tokenized | Detokenized | None = None
-
-    def add(self, event: GenerationEvent) -> None:
-        """Take the next event."""
-        if isinstance(event, Tokenized | Detokenized):
-            self._answer = event
-
-    def body(self) -> bytes:
-        """The body as JSON. Raises `ValueError` before the answer has been added."""
-        if self._answer is None:
-            raise ValueError("there is no answer yet")
-        return escape_line_breaks(_encode(self._write(self._answer)))
 
 
 def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:
@@ -162,8 +116,10 @@ def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Princ
         raise refusal("prompt", "one of content, prompt and messages is required")
     if len(names) > 1:
         raise refusal(names[-1], f"of {' and '.join(names)} only one can be read")
+    if names == ["messages"] and call.add_special:
+        raise refusal("add_special", "this is not supported; the template says what a chat begins with")
     task = Tokenize(
-        model_id=call.model or _THE_ONLY_ONE,
+        model_id=call.model or THE_ONLY_MODEL,
         prompt=_chat(body, headers, principal) if names == ["messages"] else call.content or call.prompt or "",
         add_special=_adds_special(call),
         parse_special=call.parse_special is not False,
@@ -188,7 +144,7 @@ def decode_tokenize(body: bytes, *, headers: Mapping[str, str], principal: Princ
 def decode_detokenize(body: bytes, *, headers: Mapping[str, str], principal: Principal | None) -> TokensRequest:
     """The request of `/detokenize`. Raises what `decode_body` raises, also for values that are out of bounds."""
     call = decode_body(_detokenize_decoder, body, content_type=headers.get("content-type"))
-    task = Detokenize(model_id=call.model or _THE_ONLY_ONE, tokens=tuple(call.tokens), principal=principal)
+    task = Detokenize(model_id=call.model or THE_ONLY_MODEL, tokens=tuple(call.tokens), principal=principal)
 
     def write(answer: Tokenized | Detokenized) -> TextAnswer:
         assert isinstance(answer, Detokenized)  # the answer to its task

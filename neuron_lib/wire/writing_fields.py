@@ -4,6 +4,7 @@ from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
+from neuron_lib.wire.field_types import CountOrDefault, ModelId, StopText
 from neuron_lib.wire.json_bounds import check_u64, refusal
 from neuron_lib.wire.reply_shape import ReplyShapeFields
 
@@ -11,9 +12,7 @@ __all__ = ("StreamOptions", "WritingFields", "max_tokens_of", "stop_of", "stream
 
 _MAX_STOPS: Final = 16
 
-_CountOrDefault: TypeAlias = Annotated[int, Meta(ge=-1)]
-_Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
-_Stops: TypeAlias = _Stop | list[_Stop]
+_Stops: TypeAlias = StopText | list[StopText]
 
 
 class StreamOptions(Struct):
@@ -28,10 +27,10 @@ class StreamOptions(Struct):
 class WritingFields(ReplyShapeFields, frozen=True, kw_only=True):
     """The fields beside those of `ReplyShapeFields`. null means the same as an absent field."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
-    max_completion_tokens: _CountOrDefault | None = None
-    max_tokens: _CountOrDefault | None = None
-    n_predict: _CountOrDefault | None = None
+    model: ModelId
+    max_completion_tokens: CountOrDefault | None = None
+    max_tokens: CountOrDefault | None = None
+    n_predict: CountOrDefault | None = None
     stop: _Stops | None = None
     stop_sequences: _Stops | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None

@@ -10,28 +10,41 @@ from tests.system.daemon import Daemon, running_daemon
 __all__ = ("served",)
 
 _CONFIG = """
-default_models = [{{ model_id = "test/tools", harness = "llamacpp" }}]
+default_models = [
+  {{ model_id = "test/tools", harness = "llamacpp" }},
+  {{ model_id = "test/minilm", harness = "llamacpp" }},
+]
+
+[http]
+cors_origins = ["*"]
+model_aliases = {{ "dummy" = "test/tools" }}
 
 [harness.llamacpp]
-local_roots = ["{folder}"]
+local_roots = ["/"]
 sampling.temperature = 0
 sampling.repetition_penalty = 1.0
 
 [[models]]
 id = "test/tools"
-path = "{gguf}"
+path = "{chatter}"
+
+[[models]]
+id = "test/minilm"
+path = "{embedder}"
 """
 """A penalty would keep the model from repeating the markers that its prompt shows."""
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Daemon]:
-    """Start the daemon, with its files and the model's in `folder`, and wait until the model serves."""
+def served(folder: Path, embedder: Path) -> Iterator[Daemon]:
+    """Start the daemon, with its files and the model's in `folder`, and wait until its models serve.
+
+    `embedder` is the file of the model that makes embeddings.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    gguf = folder / "scripted.gguf"
-    if not gguf.exists():
-        part = write_scripted_model(folder / "scripted.part")
-        part.rename(gguf)
-    with running_daemon(folder, _CONFIG.format(folder=folder, gguf=gguf)) as daemon:
+    chatter = folder / "scripted.gguf"
+    if not chatter.exists():
+        write_scripted_model(folder / "scripted.part").rename(chatter)
+    with running_daemon(folder, _CONFIG.format(chatter=chatter, embedder=embedder)) as daemon:
         daemon.wait_ready()
         yield daemon

@@ -67,7 +67,6 @@ FACTS = ModelFacts(
     size_bytes=1,
     native_context=64,
     n_ctx=64,
-    has_chat_template=True,
     recommended=SamplingParams(),
     reasoning=None,
 )

@@ -162,6 +162,7 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
         ('[[models]]\nid="a/b"\n[[models]]\nid="a/b"', "neuron.toml: `models` gives a/b more than one place"),
         ('[[models]]\nid="m:a/b"', "neuron.toml: `models[0].id`: expected org/name, without a source"),
         ('[[models]]\nid="b"', "neuron.toml: `models[0].id`: expected org/name, without a source"),
+        ('[http]\nmodel_aliases={x="b"}', "neuron.toml: `http.model_aliases.x`: expected [source:]org/name"),
         ('[[models]]\nid="a/b"\nrepo="b"', "neuron.toml: `models[0].repo`: expected [source:]org/name"),
         ('[[models]]\nid="a/b"\nrepo="a/../b"', "neuron.toml: `models[0].repo`: expected [source:]org/name"),
         ('[[models]]\nid="a/b"\nrepo="file:/srv/b.gguf"', "neuron.toml: `models[0].repo`: expected [source:]org/name"),

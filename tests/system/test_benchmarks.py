@@ -21,7 +21,7 @@ def run(name: str, *arguments: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("name", ["responsiveness", "first_answer", "daemon_cost", "step_overhead"])
+@pytest.mark.parametrize("name", ["responsiveness", "first_answer", "daemon_cost", "step_overhead", "tools"])
 def test_a_quick_round_of_a_benchmark_prints_json_lines_that_say_where_they_were_measured(name: str) -> None:
     lines = [json.loads(line) for line in run(name, "--quick").splitlines()]
     assert lines

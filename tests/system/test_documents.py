@@ -47,6 +47,29 @@ def test_the_embedding_example_answers(document: str, tmp_path: Path) -> None:
     assert done.stdout.strip()
 
 
+def test_the_other_tasks_of_the_embedding_page_answer(tmp_path: Path) -> None:
+    """The functions of the page run with the model of its program, in place of its chat."""
+    (program,) = programs("docs/how-to/embed.md")
+    (functions,) = [block for block in blocks("docs/how-to/embed.md", "python") if "ToolChoice(" in block]
+    before, chat, _ = program.partition("        request = ChatRequest(")
+    assert chat
+    calls = """
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"enum": [{"city": "Rome"}]}}}
+        chat = ChatRequest(model_id=MODEL, messages=({"role": "user", "content": "Hi"},))
+        (call, *_) = await forced_call(registry, MODEL, "Call f.", tool)
+        print(await count_tokens(registry, chat), call.name, call.arguments)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{functions}\n{before}{calls}\nanyio.run(main)"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        cwd=tmp_path,
+    )
+    assert done.stdout.splitlines()[-1] == '31 f {"city":"Rome"}'
+
+
 def default_id(config: str) -> str:
     (spec,) = tomllib.loads(config)["default_models"]
     model_id: str = spec["model_id"]

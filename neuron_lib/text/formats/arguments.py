@@ -1,17 +1,15 @@
 """Calls from a name and arguments that are read already, and the names of the functions that may be called. Pure."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
+from neuron_lib.text.formats.json_text import NOT_UNDERSTOOD
 from neuron_lib.text.formats.literals import LiteralReader
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools
 
-__all__ = ("NOT_UNDERSTOOD", "as_call", "names_of", "parse_arguments")
-
-# The errors for text that is not JSON of the wanted shape (UnicodeError included), or that contains what JSON cannot.
-NOT_UNDERSTOOD: Final = (ValueError, RecursionError)
+__all__ = ("as_call", "names_of", "parse_arguments")
 
 
 def as_call(name: str, arguments: Mapping[str, Any]) -> ParsedCall | None:

@@ -217,12 +217,14 @@ class _ValueReader:
         return BlockEnd((), self._text[self._skipped :], "")
 
     def _read_value(self, text: str, start: int) -> BlockEnd | None:
+        beginning = self._text[start : start + _LOOKED_AT]
+        beginning += text[: _LOOKED_AT - len(beginning)]
+        if not self._block.may_be_call(beginning, self._tools):  # before all of the text is searched for its end
+            self._text += text
+            return self._refused()
         end = self._scanner.feed(text)
         self._text += text if end is None else text[:end]
         rest = "" if end is None else text[end:]
-        if not self._block.may_be_call(self._text[start : start + _LOOKED_AT], self._tools):
-            self._text += rest
-            return self._refused()
         if end is None:
             return None
         self._calls = tuple(self._block.parse(self._text, self._tools))

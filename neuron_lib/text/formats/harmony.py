@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+from neuron_lib.text.formats.marked import numbered_ids
 from neuron_lib.text.formats.rules import RuleWriter, write_calls
 from neuron_lib.text.formats.scanning import NoCall, called
 from neuron_lib.text.formats.tool_format import OutputEvent, ParsedCall, Reader, Tools, Trigger
@@ -223,7 +224,7 @@ class _HarmonyReader:
             if not is_cut:
                 self._say(header + self._body + (tag if tag in _ENDS else ""), events)
             return
-        call_id = f"call_{self._token_hex(8)}_{self._calls_seen}"
+        call_id = numbered_ids(self._calls_seen, call.name, self._token_hex)
         events.append(ToolCall(index=self._calls_seen, id=call_id, name=call.name, arguments=call.arguments))
         self._calls_seen += 1
 

@@ -4,16 +4,14 @@ A body that is not understood is no error: the caller shows it as text. No guess
 function and also has a part that is not understood, it is not a call.
 """
 
-import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgspec
 
-from neuron_lib.text.formats.arguments import NOT_UNDERSTOOD
 from neuron_lib.text.formats.blocks import PairBlock
+from neuron_lib.text.formats.json_text import DECODER, NOT_UNDERSTOOD, with_json_words
 from neuron_lib.text.formats.tagged_calls import parse_tagged_calls
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools
 
@@ -23,9 +21,6 @@ _LANGUAGE: Final = re.compile(r"^\w*")
 _SEPARATOR: Final = re.compile(r"(?:[\s,;]|</?tool_call>)*")
 """What models write between two calls of one block if they do not begin a new block."""
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_PYTHON_WORD: Final = re.compile(r"""'((?:[^'\\]|\\.)*)'|"(?:[^"\\]|\\.)*"|\b(?:True|False|None)\b""", re.DOTALL)
-_PYTHON_QUOTE: Final = re.compile(r"""\\(.)|\"""", re.DOTALL)
-_JSON_WORDS: Final[Mapping[str, str]] = {"True": "true", "False": "false", "None": "null"}
 
 _ARGUMENTS: Final = ("arguments", "parameters", "args")
 """The names that models use for the arguments. Models are trained on the first."""
@@ -47,7 +42,7 @@ def parse_tool_calls(body: str, tools: Tools) -> tuple[ParsedCall, ...]:
         body = _LANGUAGE.sub("", body[3:-3], count=1).strip()
     if body.startswith("<function="):
         return parse_tagged_calls(body, tools)
-    for text in (body, _with_json_words(body)):
+    for text in (body, with_json_words(body)):
         try:
             calls = [_json_call(value) for value in _flat(_json_values(text))]
             return tuple(ParsedCall(name, msgspec.json.encode(arguments).decode()) for name, arguments in calls)
@@ -85,7 +80,7 @@ def _json_values(text: str) -> Iterator[Any]:
     """The JSON values of a text, one after the other."""
     position = _after(_SEPARATOR, text, 0)
     while position < len(text):
-        value, position = _decoder.raw_decode(text, position)
+        value, position = DECODER.raw_decode(text, position)
         yield value
         position = _after(_SEPARATOR, text, position)
 
@@ -150,7 +145,7 @@ def _as_arguments(value: Any) -> dict[str, Any]:
     """Arguments as an object, also if they are JSON text. Raises `ValueError` if they are neither."""
     if isinstance(value, str):
         text = value.strip()
-        value = _decoder.decode(text) if text else None
+        value = DECODER.decode(text) if text else None
     if value is None:
         return {}
     if isinstance(value, dict):
@@ -161,33 +156,3 @@ def _as_arguments(value: Any) -> dict[str, Any]:
 def _is_schema(arguments: Mapping[str, Any]) -> bool:
     """Whether this looks like a declaration of parameters. Models repeat such declarations at times."""
     return arguments.get("type") == "object" and isinstance(arguments.get("properties"), dict)
-
-
-def _with_json_words(text: str) -> str:
-    """`text` with Python's strings and constants written as in JSON."""
-
-    def quoted(mark: re.Match[str]) -> str:
-        if mark[1] is None:
-            return '\\"'
-        return "'" if mark[1] == "'" else mark[0]
-
-    def as_json(word: re.Match[str]) -> str:
-        if word[1] is None:
-            return _JSON_WORDS.get(word[0], word[0])
-        return f'"{_PYTHON_QUOTE.sub(quoted, word[1])}"'
-
-    return _PYTHON_WORD.sub(as_json, text)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("a number out of range")
-    return number
-
-
-_decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, strict=False)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from neuron_lib.text.formats.arguments import NOT_UNDERSTOOD, as_call
+from neuron_lib.text.formats.arguments import as_call
+from neuron_lib.text.formats.json_text import NOT_UNDERSTOOD
 from neuron_lib.text.formats.literals import LiteralReader, ValueScanner
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools
 

@@ -3,11 +3,11 @@ parameter. Pure.
 """
 
 import json
-import math
-import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
+
+from neuron_lib.text.formats.json_text import DECODER, NOT_UNDERSTOOD, with_json_words
 
 __all__ = ("Parameters", "Schema", "as_json", "json_value", "parameters_of", "typed_value", "without_frame")
 
@@ -51,12 +51,6 @@ _NESTED: Final = ("object", "array")
 _ALTERNATIVES: Final = ("anyOf", "oneOf", "allOf")
 _DEFINITIONS: Final = ("$defs", "definitions")
 _MOST_ALTERNATIVES: Final = 64
-_PYTHON_WORD: Final = re.compile(r"""'((?:[^'\\]|\\.)*)'|"(?:[^"\\]|\\.)*"|\b(?:True|False|None)\b""", re.DOTALL)
-_PYTHON_QUOTE: Final = re.compile(r"""\\(.)|\"""", re.DOTALL)
-_JSON_WORDS: Final[Mapping[str, str]] = {"True": "true", "False": "false", "None": "null"}
-
-# The errors for text that is not JSON, UnicodeError included.
-_NOT_UNDERSTOOD: Final = (ValueError, RecursionError)
 
 
 class Parameters:
@@ -150,8 +144,8 @@ def typed_value(text: str, schema: Schema) -> Any:
 def json_value(text: str) -> Any:
     """The JSON value of `text`, or `text` itself if it is no JSON."""
     try:
-        return _decoder.decode(text.strip())
-    except _NOT_UNDERSTOOD:
+        return DECODER.decode(text.strip())
+    except NOT_UNDERSTOOD:
         return text
 
 
@@ -173,7 +167,7 @@ def _as_type(text: str, name: str) -> Any:
         return json_value(text.strip().lower())
     value = json_value(text)
     if name in _NESTED and not _is_of(value, name):
-        value = json_value(_with_json_words(text))
+        value = json_value(with_json_words(text))
     if name == "integer" and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -239,33 +233,3 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _with_json_words(text: str) -> str:
-    """`text` with Python's strings and constants written as in JSON."""
-
-    def quoted(mark: re.Match[str]) -> str:
-        if mark[1] is None:
-            return '\\"'
-        return "'" if mark[1] == "'" else mark[0]
-
-    def as_json_word(word: re.Match[str]) -> str:
-        if word[1] is None:
-            return _JSON_WORDS.get(word[0], word[0])
-        return f'"{_PYTHON_QUOTE.sub(quoted, word[1])}"'
-
-    return _PYTHON_WORD.sub(as_json_word, text)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("a number out of range")
-    return number
-
-
-_decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, strict=False)

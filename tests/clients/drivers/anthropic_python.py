@@ -1,5 +1,6 @@
 """Anthropic's package for Python, synchronous and asynchronous."""
 
+import json
 from typing import Any
 
 import anthropic
@@ -11,8 +12,8 @@ TOOL: Any = {"name": "get_weather", "description": "The weather in a city.", "in
 
 
 def ask(text: str, **options: Any) -> Any:
-    messages: Any = [{"role": "user", "content": text}]
-    return client.messages.create(**({"model": r.MODEL, "messages": messages, "max_tokens": 80} | options))
+    asked: Any = [{"role": "user", "content": text}]
+    return client.messages.create(**({"model": r.MODEL, "messages": asked, "max_tokens": 80} | options))
 
 
 def calls_of(message: Any) -> list[tuple[str, Any]]:
@@ -23,24 +24,23 @@ def models() -> None:
     assert r.MODEL in [model.id for model in client.models.list()]
 
 
-def messages() -> None:
+def chat() -> None:
     reply = ask(r.SAY)
     assert [(block.type, block.text) for block in reply.content] == [("text", r.SAID)], reply
     assert reply.stop_reason == "end_turn"
 
 
-def messages_streamed() -> None:
+def chat_streamed() -> None:
     with client.messages.stream(model=r.MODEL, messages=[{"role": "user", "content": r.SAY}], max_tokens=80) as stream:
         assert "".join(stream.text_stream) == r.SAID
         assert stream.get_final_message().stop_reason == "end_turn"
 
 
-async def messages_async() -> None:
-    async with anthropic.AsyncAnthropic(base_url=r.URL, api_key=r.KEY, max_retries=0) as later:
-        async with later.messages.stream(
-            model=r.MODEL, messages=[{"role": "user", "content": r.SAY}], max_tokens=80
-        ) as stream:
-            assert await stream.get_final_text() == r.SAID
+async def chat_async() -> None:
+    later = anthropic.AsyncAnthropic(base_url=r.URL, api_key=r.KEY, max_retries=0)
+    asked: Any = {"model": r.MODEL, "messages": [{"role": "user", "content": r.SAY}], "max_tokens": 80}
+    async with later, later.messages.stream(**asked) as stream:
+        assert await stream.get_final_text() == r.SAID
 
 
 def tools_auto() -> None:
@@ -86,6 +86,19 @@ def tools_parallel() -> None:
     assert len(calls_of(one)) == 1
 
 
+FORMAT: Any = {"format": {"type": "json_schema", "schema": r.SCHEMA}}
+
+
+def structured() -> None:
+    reply = ask(r.OBJECT, output_config=FORMAT)
+    assert json.loads(reply.content[0].text) == {"city": "Paris", "degrees": 21}
+
+
+def structured_with_tools() -> None:
+    assert json.loads(ask(r.OBJECT, output_config=FORMAT, tools=[TOOL]).content[0].text)["degrees"] == 21
+    assert calls_of(ask(r.CALL, output_config=FORMAT, tools=[TOOL])) == [("get_weather", r.PARIS)]
+
+
 def reasoning() -> None:
     reply = ask(r.THINK, thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=2048)
     assert [block.type for block in reply.content] == ["thinking", "text"], reply
@@ -93,24 +106,19 @@ def reasoning() -> None:
 
 
 def usage() -> None:
+    assert ask(r.SAY).usage.output_tokens > 0
+
+
+def messages() -> None:
     usage = ask(r.SAY).usage
-    assert usage.output_tokens > 0
     counted = client.messages.count_tokens(model=r.MODEL, messages=[{"role": "user", "content": r.SAY}])
     assert counted.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
 
 
 def errors() -> None:
-    for wanted, options in (
-        (anthropic.NotFoundError, {"model": "no/model"}),
-        (anthropic.BadRequestError, {"max_tokens": -3}),
-        (anthropic.BadRequestError, {"messages": [{"role": "user", "content": "word " * 20000}]}),
-    ):
-        try:
-            ask("Hi", **options)
-        except wanted as error:
-            assert error.body["type"] == "error", error.body
-        else:
-            raise AssertionError(f"no {wanted.__name__}")
+    assert r.raises(anthropic.NotFoundError, lambda: ask("Hi", model="no/model")).body["type"] == "error"
+    r.raises(anthropic.BadRequestError, lambda: ask("Hi", max_tokens=-3))
+    r.raises(anthropic.BadRequestError, lambda: ask(r.LONG))
 
 
 def stop_and_length() -> None:
@@ -127,12 +135,16 @@ r.report(
         "tools, required": tools_required,
         "tools, named": tools_named,
         "tools, parallel": tools_parallel,
+        "structured": structured,
+        "structured, with tools": structured_with_tools,
         "reasoning": reasoning,
         "usage": usage,
         "errors": errors,
         "stop, length": stop_and_length,
+        "chat": chat,
+        "chat, streamed": chat_streamed,
+        "chat, async": chat_async,
         "messages": messages,
-        "messages, streamed": messages_streamed,
-        "messages, async": messages_async,
-    }
+    },
+    rest="not in Anthropic's API",
 )

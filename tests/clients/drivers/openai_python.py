@@ -20,9 +20,8 @@ class Weather(BaseModel):
 
 
 def ask(text: str, **options: Any) -> Any:
-    return client.chat.completions.create(
-        model=r.MODEL, messages=[{"role": "user", "content": text}], **({"max_tokens": 80} | options)
-    )
+    asked: Any = {"model": r.MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 80}
+    return client.chat.completions.create(**(asked | options))
 
 
 def models() -> None:
@@ -122,23 +121,19 @@ def usage() -> None:
 
 
 def errors() -> None:
-    for wanted, model, options in (
-        (openai.NotFoundError, "no/model", {}),
-        (openai.BadRequestError, r.MODEL, {"temperature": "warm"}),
-        (openai.BadRequestError, r.MODEL, {"messages": [{"role": "user", "content": "word " * 20000}]}),
-    ):
-        body: Any = {"model": model, "messages": [{"role": "user", "content": "Hi"}], **options}
-        try:
-            client.chat.completions.create(**body)
-        except wanted as error:
-            assert isinstance(error.body, dict), error
-        else:
-            raise AssertionError(f"no {wanted.__name__}")
+    r.raises(openai.NotFoundError, lambda: ask("Hi", model="no/model"))
+    r.raises(openai.BadRequestError, lambda: ask("Hi", temperature="warm"))
+    assert r.raises(openai.BadRequestError, lambda: ask(r.LONG)).code == "context_length_exceeded"
 
 
 def stop_and_length() -> None:
     assert ask(r.SAY, stop=["answer"]).choices[0].message.content == "The "
     assert ask(r.SAY, max_tokens=2).choices[0].finish_reason == "length"
+
+
+def embeddings() -> None:
+    reply = client.embeddings.create(model=r.EMBEDDER, input=["one", "two"])
+    assert [len(item.embedding) for item in reply.data] == [384, 384]
 
 
 def completions() -> None:
@@ -152,9 +147,6 @@ def responses() -> None:
     assert (reply.output_text, reply.status) == (r.SAID, "completed")
     with client.responses.stream(model=r.MODEL, input=r.SAY) as stream:
         assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == r.SAID
-
-
-def responses_tools() -> None:
     flat: Any = {"type": "function", "strict": True, **r.TOOL["function"]}
     reply = client.responses.create(model=r.MODEL, input=r.CALL, tools=[flat], max_output_tokens=80)
     (call,) = [item for item in reply.output if item.type == "function_call"]
@@ -182,9 +174,9 @@ r.report(
         "usage": usage,
         "errors": errors,
         "stop, length": stop_and_length,
+        "embeddings": embeddings,
         "completions": completions,
         "responses": responses,
-        "responses, tools": responses_tools,
-        "messages": "not its API",
-    }
+    },
+    rest="OpenAI's clients do not speak it",
 )

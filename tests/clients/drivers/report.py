@@ -1,6 +1,7 @@
 """What every driver of a Python client shares: the texts to send, and a line on standard output for each feature.
 
-Imports nothing but the standard library, because it runs in the environment of the client.
+Imports nothing but the standard library, because it runs in the environment of the client. `texts.json`
+has the texts for the clients in all languages.
 """
 
 import asyncio
@@ -9,48 +10,49 @@ import json
 import os
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 URL = os.environ.get("NEURON_URL", "http://127.0.0.1:13131")
 BASE = f"{URL}/v1"
-MODEL = "test/tools"
 KEY = "unused"
 
-SAY = "ECHO The answer is 4."
-SAID = "The answer is 4."
-THINK = "ECHO [TH]Let me think.[/TH]The answer is 4."
-THOUGHT = "Let me think."
-CALL = 'ECHO [TC]\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n[/TC]'
-TWO_CALLS = (
-    'ECHO [TC]\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n[/TC]'
-    '[TC]\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n[/TC]'
-)
-OBJECT = 'ECHO {"city": "Paris", "degrees": 21}'
-
-PARAMETERS: dict[str, Any] = {
-    "type": "object",
-    "properties": {"city": {"type": "string"}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"city": {"type": "string"}, "degrees": {"type": "integer"}},
-    "required": ["city", "degrees"],
-    "additionalProperties": False,
-}
+_TEXTS: dict[str, Any] = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="utf-8"))
+FEATURES: list[str] = _TEXTS["features"]
+MODEL, EMBEDDER = _TEXTS["model"], _TEXTS["embedder"]
+SAY, SAID, THINK, THOUGHT = (_TEXTS[name] for name in ("say", "said", "think", "thought"))
+CALL, TWO_CALLS, OBJECT = (_TEXTS[name] for name in ("call", "two_calls", "object"))
+PARAMETERS: dict[str, Any] = _TEXTS["parameters"]
+SCHEMA: dict[str, Any] = _TEXTS["schema"]
 TOOL: dict[str, Any] = {
     "type": "function",
-    "function": {"name": "get_weather", "description": "The weather in a city.", "parameters": PARAMETERS},
+    "function": {"name": "get_weather", "description": _TEXTS["description"], "parameters": PARAMETERS},
 }
 PARIS = {"city": "Paris"}
+LONG = "word " * 20000
+"""More than the model's context takes."""
 
 Check = Callable[[], object | Awaitable[object]]
 
 
-def report(checks: Mapping[str, Check | str]) -> None:
-    """Run each check and print its outcome: `ok`, or `fail` with the error. A text says why there is no check."""
-    for feature, check in checks.items():
+def raises(wanted: type[BaseException], act: Callable[[], object]) -> Any:
+    """Call `act`, which must raise `wanted`. Returns the error."""
+    try:
+        act()
+    except wanted as error:
+        return error
+    raise AssertionError(f"no {wanted.__name__}")
+
+
+def report(checks: Mapping[str, Check | str], *, rest: str) -> None:
+    """Run the check of each feature and print its outcome: `ok`, or `fail` with the error.
+
+    A text instead of a check says why there is none. `rest` is that text for the features that `checks` does not name.
+    """
+    unknown = checks.keys() - set(FEATURES)
+    assert not unknown, unknown
+    for feature in FEATURES:
+        check = checks.get(feature, rest)
         if isinstance(check, str):
             outcome, detail = "none", check
         else:
@@ -62,7 +64,7 @@ def report(checks: Mapping[str, Check | str]) -> None:
             except BaseException as error:  # noqa: BLE001 - whatever a client raises is its outcome
                 outcome = "fail"
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                detail = f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"  # noqa: PTH119
+                detail = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
         print(json.dumps({"feature": feature, "outcome": outcome, "detail": detail[:400]}), flush=True)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,6 +124,18 @@ def test_a_reply_that_must_call_is_one_or_several_calls(model: Model) -> None:
     assert not required.is_complete
     assert model.reads(required, "\n" + call())
     assert model.may_end(required)
+
+
+def test_a_reply_that_has_called_ends_when_the_model_wants_neither_another_call_nor_the_end(model: Model) -> None:
+    required = model.begin(tools=(tool(),), tool_choice=ToolChoice("required"))
+    assert model.reads(required, call())
+    row = np.zeros(model.vocab.n_tokens, np.float32)
+    required.mask(row)
+    assert set(np.flatnonzero(np.isfinite(row)).tolist()) == model.vocab.eog
+    early = np.zeros(model.vocab.n_tokens, np.float32)
+    early[[*model.vocab.eog]] = -np.inf  # the end would come too early
+    required.mask(early)
+    assert np.isfinite(early).any()
 
 
 def test_a_tool_that_is_named_is_called_once(model: Model) -> None:

@@ -97,7 +97,6 @@ REPORTS: list[Report] = [
             size_bytes=1 << 40,
             native_context=8192,
             n_ctx=4096,
-            has_chat_template=True,
             recommended=SamplingParams(top_k=40),
             reasoning=Markers("<think>", "</think>"),
         )

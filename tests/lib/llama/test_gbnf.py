@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from itertools import product
 from typing import Any
@@ -115,6 +116,23 @@ def test_a_rule_that_leads_back_to_itself_stays_a_rule() -> None:
 def test_what_is_not_translated_is_refused_with_its_reason(grammar: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         to_lark(grammar)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= "(" root ")" | (' + " | ".join(["[a-z]"] * 290) + ")*",
+        'root ::= "(" root ")" | ' + " | ".join(["word root"] * 3000) + "\nword ::= [a-z]{1,9}",
+        'root ::= "(" root ")" | ' + " | ".join(["text root"] * 3000) + '\ntext ::= "' + "a" * 9000 + '"',
+        "root ::= x0\n" + "".join(f"x{i} ::= x{(i + 1) % 198} [a-z] | [0-9] x{i * 7 % 198}\n" for i in range(198)),
+        "root ::= a0\n" + "".join(f"a{i} ::= a{i + 1}\n" for i in range(4000)) + 'a4000 ::= "x"',
+        "root ::= " + "(" * 50 + '"a"' + "){2,3}" * 50,
+    ],
+    ids=["many positions", "many lexemes", "a long lexeme", "many rules", "a long way", "many repetitions"],
+)
+def test_a_large_grammar_comes_to_an_end(grammar: str) -> None:
+    with suppress(ValueError):
+        assert len(to_lark(grammar)) < 2_000_000
 
 
 @pytest.mark.parametrize("lark", ['start: "a"', "start: x\nx: /[a-z]+/", "%ignore /::=/\nstart: /a ::= b/", ""])

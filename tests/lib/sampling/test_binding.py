@@ -263,14 +263,20 @@ def test_where_a_reply_is_bound_the_mask_leaves_what_is_allowed() -> None:
     for begun in (
         (),
         ("<call>",),
-        ("<call>", "1", "</call>"),
-        ("<call>", "1", "</call>", "\n"),
         ("<think>", "a"),
         ("<think>", "a", "b"),
     ):
         binding = must.begin()
         assert read(binding, *begun)
         assert unmasked(binding) == choices(binding)
+
+
+def test_where_calls_may_end_the_mask_leaves_the_end() -> None:
+    must = plan(SPECIAL, BY_TOKEN, binds_answer=True)
+    for begun in (("<call>", "1", "</call>"), ("<call>", "1", "</call>", "\n")):
+        binding = must.begin()
+        assert read(binding, *begun)
+        assert unmasked(binding) == {""} < choices(binding)
 
 
 # ----------------------------------------------------------------------------------------------------------- reasoning

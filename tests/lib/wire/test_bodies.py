@@ -1,5 +1,5 @@
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -120,6 +120,19 @@ def test_json_of_another_shape_is_invalid_and_names_the_place(body: bytes, param
     assert type(caught.value) is InvalidRequest
     assert caught.value.code == "invalid_request_body"
     assert (caught.value.param, caught.value.message) == (param, message)
+
+
+@pytest.mark.parametrize(
+    ("shape", "value", "shown"), [(Literal["a", "b"], b'"secret"', "'secret'"), (Literal[True], b"false", "False")]
+)
+def test_a_value_that_is_none_of_those_allowed_is_told_to_the_client_and_not_to_the_log(
+    shape: Any, value: bytes, shown: str
+) -> None:
+    decoder = msgspec.json.Decoder(msgspec.defstruct("Choice", [("field", shape)]))
+    with pytest.raises(InvalidRequest) as caught:
+        decode_body(decoder, b'{"field":' + value + b"}", content_type="application/json")
+    assert caught.value.message == f"field: this value is not supported; it is {shown}"
+    assert caught.value.log_message == "field: this value is not supported"
 
 
 def test_unknown_fields_are_ignored_and_of_equal_ones_the_last_counts() -> None:

@@ -18,10 +18,10 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
-from neuron_lib.wire.openai_chat_reply import DONE, ChatCollector, ChatStreamEncoder
+from neuron_lib.wire.openai_chat_reply import ChatCollector, ChatStreamEncoder
 from neuron_lib.wire.openai_errors import envelope
 from neuron_lib.wire.reply_account import timings_of
-from neuron_lib.wire.sse import KEEP_ALIVE
+from neuron_lib.wire.sse import DONE, KEEP_ALIVE
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, prefill_ms=20, decode_ms=50)
 CALL = ToolCall(index=1, id="call_ab_1", name="f", arguments='{"a":1}')

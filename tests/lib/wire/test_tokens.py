@@ -17,7 +17,8 @@ from neuron_lib.types import (
     Tokenized,
     Usage,
 )
-from neuron_lib.wire.tokens import TokensRequest, decode_apply_template, decode_detokenize, decode_tokenize
+from neuron_lib.wire.token_requests import TokensRequest
+from neuron_lib.wire.tokens import decode_apply_template, decode_detokenize, decode_tokenize
 
 JSON = {"content-type": "application/json"}
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -92,6 +93,7 @@ def test_a_chat_may_leave_the_model_out(path: str) -> None:
         ("/tokenize", {"content": ["a"]}, "content"),
         ("/tokenize", {"prompt": "a", "add_special": True, "add_special_tokens": False}, "add_special_tokens"),
         ("/tokenize", {"model": "o/a", "messages": MESSAGES, "add_special_tokens": True}, "add_special_tokens"),
+        ("/tokenize", {"model": "o/a", "messages": MESSAGES, "add_special": True}, "add_special"),
         ("/tokenize", {"model": "o/a", "messages": []}, "messages"),
         ("/tokenize", {"model": 1, "prompt": "a"}, "model"),
         ("/detokenize", {}, "tokens"),

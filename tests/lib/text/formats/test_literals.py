@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.text.formats.arguments import NOT_UNDERSTOOD, as_call, names_of, parse_arguments
+from neuron_lib.text.formats.arguments import as_call, names_of, parse_arguments
+from neuron_lib.text.formats.json_text import NOT_UNDERSTOOD
 from neuron_lib.text.formats.literals import LiteralReader, ValueScanner
 from neuron_lib.text.formats.python_calls import parse_python_calls
 
