@@ -145,11 +145,12 @@ class PromptTooLong(RequestRejected):
     param: str | None = None
 
     def __init__(self, *, prompt_tokens: int, limit: int, param: str | None = None) -> None:
-        what, advice = ("the prompt", "the messages") if param is None else (param, "it")
+        what, advice = (param, "Shorten it.")
+        if param is None:
+            what, advice = "the prompt", "The prompt is too long: shorten the messages."
         super().__init__(
-            # Clients search for this phrase and then shorten a conversation by themselves.
-            f"This model's maximum context length is {limit} tokens, but {what} has {prompt_tokens} tokens. "
-            f"Shorten {advice}.",
+            # Clients search for "maximum context length is" or "prompt is too long", and then shorten the conversation.
+            f"This model's maximum context length is {limit} tokens, but {what} has {prompt_tokens} tokens. {advice}",
             prompt_len=prompt_tokens,
             max=limit,
         )

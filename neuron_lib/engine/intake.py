@@ -193,9 +193,7 @@ class Intake:
             self._pass_on(self._chats, job, self._chats, later, size=later.size)
         else:
             reason = "others come first: the prompt takes too long to be rendered"
-            self._refuse(
-                self._chats, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S)
-            )
+            self._refuse(self._chats, job, _busy(reason))
 
     def _read(self, lane: Lane[Any], job: _Job, written: tuple[Prompt, ...]) -> None:
         submit = job.submit
@@ -216,7 +214,7 @@ class Intake:
             self._pass_on(lane, job, self._bound, bound, size=0)
         else:
             reason = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
-            self._refuse(lane, job, Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S))
+            self._refuse(lane, job, _busy(reason))
 
     def _has_room_for(self, wanted: Grammar | Calls) -> bool:
         """Whether a grammar may wait to be compiled. One that is known, or that somebody waits for, takes no time."""
@@ -305,6 +303,10 @@ class Intake:
         if current != self._told & (self._wanted | current):
             self._send(Taken(tuple(sorted(current))))
             self._told = current
+
+
+def _busy(reason: str) -> Overloaded:
+    return Overloaded(reason, reason=OverloadReason.QUEUE_FULL, retry_after_s=_BUSY_RETRY_S)
 
 
 def message_of(error: BaseException) -> str:

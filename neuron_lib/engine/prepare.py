@@ -101,11 +101,8 @@ class Preparer:
         controls = controls or {}
         self._has_controls: Final = bool(controls)
         self._forbidden: Final = frozenset(token for token, control in controls.items() if not control.is_unknown)
-        templates = Templates(override, template, tool_template)
-        self.template_kind: Final = templates.kind
-        """Whose template it is."""
         self._writer: Final = PromptWriter(
-            templates,
+            Templates(override, template, tool_template),
             bos_token=vocab.bos,
             eos_token=vocab.eos,
             controls=control_texts(controls),

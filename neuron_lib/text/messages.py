@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
-from neuron_lib.text.template_facts import TemplateFacts
+from neuron_lib.text.template_facts import REASONING_KEYS, TemplateFacts
 
 __all__ = ("fit_messages", "has_text_arguments", "joined", "text_of")
 
@@ -14,7 +14,6 @@ logger = logging.getLogger(__name__)
 
 _SYSTEM: Final = frozenset(("system", "developer"))
 _NO_ARGUMENTS: Final = frozenset(("", "null"))
-_REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 _LONGEST_TYPE: Final = 40
 _SHORT_ID_CHARS: Final = 9
 _SHORT_ID: Final = re.compile("[a-zA-Z0-9]{9}")
@@ -75,7 +74,7 @@ def _with_reasoning(message: dict[str, Any], facts: TemplateFacts, *, thoughts: 
     tool calls, the text is appended to the reasoning.
     """
     key = facts.reasoning_key
-    names = _REASONING_KEYS if key is None else (key, *_REASONING_KEYS)
+    names = REASONING_KEYS if key is None else (key, *REASONING_KEYS)
     reasoning = next((message[name] for name in names if message.get(name)), thoughts)
     if not isinstance(reasoning, str) or not reasoning:
         return message

@@ -7,13 +7,12 @@ there. This works with every template that shows the text as it is, whatever the
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from neuron_lib.errors import InvalidRequest
+from neuron_lib.text.template_facts import REASONING_KEYS
 
 __all__ = ("Prefill", "prefill_of")
-
-_REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(slots=True, frozen=True)
@@ -48,7 +47,7 @@ class Prefill:
                 return cls({**message, "content": parts}, text, is_reasoning=True, sentinel=sentinel)
             case _:
                 pass
-        for key in _REASONING_KEYS:
+        for key in REASONING_KEYS:
             thought = message.get(key)
             if isinstance(thought, str) and thought:
                 return cls({**message, key: thought + sentinel}, thought, is_reasoning=True, sentinel=sentinel)
@@ -56,7 +55,7 @@ class Prefill:
 
     def without_reasoning(self) -> Self:
         """The prefill of the same message as a message without any text."""
-        kept = {key: value for key, value in self.message.items() if key not in _REASONING_KEYS}
+        kept = {key: value for key, value in self.message.items() if key not in REASONING_KEYS}
         return self.of({**kept, "content": ""})
 
     def cut(self, prompt: str) -> str:

@@ -12,10 +12,11 @@ from typing import Any, Final, Literal, Self
 from neuron_lib.errors import TemplateFailed
 from neuron_lib.text.chat_template import ChatTemplate
 
-__all__ = ("TemplateFacts", "template_facts")
+__all__ = ("REASONING_KEYS", "TemplateFacts", "template_facts")
 
 _ROLES: Final = ("system", "user", "assistant", "tool")
-_REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
+REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
+"""The keys under which clients and templates have the reasoning of a message."""
 
 _ABOUT_REASONING: Final = re.compile("^(?!.*tool).*(?:think|thought|reason|channel|response|analysis)", re.IGNORECASE)
 
@@ -110,7 +111,7 @@ class _Probe:
         key = self._shown_reasoning_key()
         reads_thinking_parts = key is None and self._reads_thinking_parts()
         if key is None and not reads_thinking_parts:
-            key = next((name for name in _REASONING_KEYS if name in self._template.words), None)
+            key = next((name for name in REASONING_KEYS if name in self._template.words), None)
         return replace(
             unknown,
             knows_developer=knows_developer,
@@ -210,7 +211,7 @@ class _Probe:
 
     def _shown_reasoning_key(self) -> str | None:
         """The first key that the template shows in one of two chats."""
-        for key in filter(self._template.words.__contains__, _REASONING_KEYS):
+        for key in filter(self._template.words.__contains__, REASONING_KEYS):
             thought = {key: _MARK}
             turn = self._say("user", "Hi"), self._say("assistant", "Ho", **thought), self._say("user", "Hi")
             if any(_MARK in self._render(*chat) for chat in (self._called({_KEY: "a"}, **thought), turn)):

@@ -8,8 +8,8 @@ from msgspec import Meta, Struct
 from neuron_lib.shown import clip
 from neuron_lib.types import ToolChoice, UnreadArray
 from neuron_lib.wire.bodies import ANY_OBJECT, ANY_OBJECTS, NOTHING, decode_part, is_given
-from neuron_lib.wire.chat_messages import MAX_TOOL_VALUES, MAX_TOOLS
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
+from neuron_lib.wire.chat_messages import decode_tools
+from neuron_lib.wire.json_bounds import refusal
 
 __all__ = ("ToolChoiceField", "Tools", "read_tool_choice", "read_tools")
 
@@ -54,14 +54,9 @@ def read_tools(text: msgspec.Raw) -> tuple[UnreadArray | tuple[()], frozenset[st
     """
     if not is_given(text):
         return (), frozenset()
-    check_values(bytes(text), most=MAX_TOOL_VALUES, place="tools")
-    tools = decode_part(_tools, text, param="tools")
-    if len(tools) > MAX_TOOLS:
-        raise refusal("tools", f"Expected `array` of length <= {MAX_TOOLS}")
-    check_nesting_and_numbers(bytes(text), param="tools")
     names = set[str]()
     functions = list[dict[str, Any]]()
-    for i, tool in enumerate(tools):
+    for i, tool in enumerate(decode_tools(_tools, text)):
         function = _function(tool, f"tools[{i}]")
         if function["name"] in names:
             raise refusal(f"tools[{i}].name", "another tool has the same name")

@@ -1,6 +1,6 @@
 """Messages and tools of a chat. They are checked here as far as anybody but the template reads them, and stay text."""
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -10,7 +10,9 @@ from neuron_lib.types import MEDIA_OF_PARTS, UnreadArray
 from neuron_lib.wire.bodies import AnyObject, decode_part
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
 
-__all__ = ("MAX_TOOLS", "MAX_TOOL_VALUES", "Messages", "Tools", "read_messages", "read_tools")
+__all__ = ("MAX_TOOLS", "MAX_TOOL_VALUES", "Messages", "Tools", "decode_tools", "read_messages", "read_tools")
+
+T = TypeVar("T")
 
 _ROLES: Final = frozenset({"assistant", "developer", "function", "system", "tool", "user"})
 _MAX_MESSAGES: Final = 10_000
@@ -101,15 +103,20 @@ def _check_image(image: str | _Url, place: str) -> None:
 
 def read_tools(text: msgspec.Raw) -> UnreadArray:
     """The tools of a request. Raises `MalformedJson` or `InvalidRequest`; `param` is the path of the wrong value."""
-    unread = bytes(text)
-    check_values(unread, most=MAX_TOOL_VALUES, place="tools")
-    tools = decode_part(_tools, text, param="tools")
-    if len(tools) > MAX_TOOLS:
-        raise refusal("tools", f"Expected `array` of length <= {MAX_TOOLS}")
-    check_nesting_and_numbers(unread, param="tools")
+    tools = decode_tools(_tools, text)
     for i, tool in enumerate(tools):
         if tool.type not in {None, "function"}:
             raise refusal(f"tools[{i}].type", "only functions can be offered to a model")
         if tool.function is None:
             raise refusal(f"tools[{i}].function", "this field is required")
-    return UnreadArray(unread)
+    return UnreadArray(bytes(text))
+
+
+def decode_tools(decoder: msgspec.json.Decoder[list[T]], text: msgspec.Raw) -> list[T]:
+    """The tools of any API, each as the decoder's type. Raises `MalformedJson` or `InvalidRequest` for too many."""
+    check_values(bytes(text), most=MAX_TOOL_VALUES, place="tools")
+    tools = decode_part(decoder, text, param="tools")
+    if len(tools) > MAX_TOOLS:
+        raise refusal("tools", f"Expected `array` of length <= {MAX_TOOLS}")
+    check_nesting_and_numbers(bytes(text), param="tools")
+    return tools

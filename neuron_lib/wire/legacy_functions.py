@@ -7,12 +7,10 @@ from msgspec import Meta, Struct
 
 from neuron_lib.shown import clip
 from neuron_lib.wire.bodies import AnyObject, decode_part
+from neuron_lib.wire.chat_messages import MAX_TOOL_VALUES, MAX_TOOLS
 from neuron_lib.wire.json_bounds import check_values, refusal
 
 __all__ = ("Function", "FunctionCallField", "tool_choice_of", "tools_of")
-
-_MAX_FUNCTIONS: Final = 1024
-_MAX_VALUES: Final = 50_000
 
 
 class Function(Struct, gc=False):
@@ -37,10 +35,10 @@ _texts: Final = msgspec.json.Decoder(list[msgspec.Raw])
 def tools_of(functions: msgspec.Raw) -> tuple[msgspec.Raw, frozenset[str]]:
     """The functions as the field `tools`, and their names. Raises `InvalidRequest`, whose `param` is in `functions`."""
     text = bytes(functions)
-    check_values(text, most=_MAX_VALUES, place="functions")
+    check_values(text, most=MAX_TOOL_VALUES, place="functions")
     names = [function.name for function in decode_part(_functions, text, param="functions")]
-    if len(names) > _MAX_FUNCTIONS:
-        raise refusal("functions", f"Expected `array` of length <= {_MAX_FUNCTIONS}")
+    if len(names) > MAX_TOOLS:
+        raise refusal("functions", f"Expected `array` of length <= {MAX_TOOLS}")
     tools = b",".join(b'{"type":"function","function":%b}' % bytes(each) for each in _texts.decode(text))
     return msgspec.Raw(b"[" + tools + b"]"), frozenset(names)
 

@@ -11,8 +11,8 @@ from msgspec import Meta, Struct
 from neuron_lib.shown import clip
 from neuron_lib.types import UnreadArray
 from neuron_lib.wire.bodies import ANY_OBJECT, NOTHING, decode_part, is_given
-from neuron_lib.wire.chat_messages import MAX_TOOL_VALUES, MAX_TOOLS
-from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_values, refusal
+from neuron_lib.wire.chat_messages import decode_tools
+from neuron_lib.wire.json_bounds import check_nesting_and_numbers, refusal
 from neuron_lib.wire.tool_choice import Offer, ToolChoiceField, offer_tools
 
 __all__ = ("FlatTool", "Tool", "Tools", "read_tools")
@@ -98,13 +98,7 @@ def _compact(text: bytes) -> msgspec.Raw:
 
 
 def _functions(text: msgspec.Raw) -> list[_Function]:
-    unread = bytes(text)
-    check_values(unread, most=MAX_TOOL_VALUES, place="tools")
-    tools = decode_part(_tools, text, param="tools")
-    if len(tools) > MAX_TOOLS:
-        raise refusal("tools", f"Expected `array` of length <= {MAX_TOOLS}")
-    check_nesting_and_numbers(unread, param="tools")
-    return [_function(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+    return [_function(tool, f"tools[{i}]") for i, tool in enumerate(decode_tools(_tools, text))]
 
 
 def _function(tool: Tool, place: str) -> _Function:

@@ -140,7 +140,7 @@ def shapes_of_format(text: msgspec.Raw, field: str, *, missing: str = "json_sche
             yield _by_schema(named.schema, f"{place}.schema", field=field)
         case "json_object" | "json_schema", ["schema"]:
             yield _by_schema(wanted.schema, f"{field}.schema", field=field)
-        case "json", [] | ["value"]:
+        case ("json", [] | ["value"]) | ("json_object", ["value"]):
             yield _by_schema(wanted.value, f"{field}.value", field=field)
         case "regex", [] | ["value"]:
             yield field, Grammar("regex", decode_part(_text, wanted.value, param=f"{field}.value"), field)

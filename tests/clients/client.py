@@ -31,7 +31,6 @@ _QUIET: Final = {
     "ANONYMIZED_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
     "LANGCHAIN_TRACING_V2": "false",
     "LANGSMITH_TRACING": "false",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -92,9 +91,11 @@ def installed(client: Client, folder: Path) -> list[str]:
         stamp.write_text(wanted)
     if not client.is_npm:
         return [str(folder / "bin" / "python"), str(_DRIVERS / client.driver)]
-    for file in (client.driver, "report.mjs", "texts.json"):  # Node looks for packages from where the program lies
-        shutil.copy(_DRIVERS / file, folder)
-    return ["node", str(folder / client.driver)]
+    for file in ("page.html", "report.mjs", "texts.json", *(path.name for path in _DRIVERS.glob("*_npm.mjs"))):
+        shutil.copy(_DRIVERS / file, folder)  # packages are looked for from where the program lies
+    if client.driver.endswith(".py"):
+        return [sys.executable, str(_DRIVERS / client.driver), str(folder.absolute())]
+    return ["node", str(folder.absolute() / client.driver)]
 
 
 def _install_python(lock: Path, folder: Path) -> None:

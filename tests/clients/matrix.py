@@ -31,14 +31,15 @@ CLIENTS: Final = (
     Client("litellm", "litellm", "litellm_python.py", ("litellm",)),
     Client("langchain-openai", "langchain-openai", "langchain_openai_python.py", ("langchain-openai",)),
     Client("langchain-anthropic", "langchain-anthropic", "langchain_anthropic_python.py", ("langchain-anthropic",)),
-    Client("llama-index", "llama-index-llms-openai-like", "llama_index.py", ("llama-index-llms-openai-like",)),
+    Client("llama-index", "llama-index-llms-openai-like", "llama_index_python.py", ("llama-index-llms-openai-like",)),
     Client("pydantic-ai", "pydantic-ai", "pydantic_ai_python.py", ("pydantic-ai-slim",)),
     Client("instructor", "instructor", "instructor_python.py", ("instructor",)),
-    Client("openai-agents", "openai-agents", "openai_agents.py", ("openai-agents",)),
+    Client("openai-agents", "openai-agents", "openai_agents_python.py", ("openai-agents",)),
     Client("huggingface_hub", "huggingface-hub", "huggingface_hub_python.py", ("huggingface-hub",)),
     Client("llm", "llm", "llm_python.py", ("llm",)),
     Client("aider", "aider", "aider_python.py", ("aider-chat",)),
     Client("openai (npm)", "npm-openai", "openai_npm.mjs", ("openai",)),
+    Client("openai in Chromium", "npm-openai", "chromium_page.py", ("openai",)),
     Client("@anthropic-ai/sdk", "npm-anthropic", "anthropic_npm.mjs", ("@anthropic-ai/sdk",)),
     Client("ai", "npm-ai", "ai_npm.mjs", ("ai",)),
 )
@@ -83,10 +84,8 @@ def main() -> int:
 
 
 def _missing(client: Client) -> str:
-    for program in ("node", "npm") if client.is_npm else ():
-        if not shutil.which(program):
-            return f"there is no {program} here"
-    return ""
+    needed = [*(["node", "npm"] if client.is_npm else []), *(["chromium"] if "Chromium" in client.name else [])]
+    return ", ".join(f"there is no {program} here" for program in needed if not shutil.which(program))
 
 
 def _surprises(found: Mapping[Client, Mapping[str, Outcome]]) -> list[str]:

@@ -1,11 +1,11 @@
 """DeepSeek: R1, V3 and V3.1 write JSON behind the name of a function, V3.2 and V4 write a tag for each argument."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from neuron_lib.text.formats.marked import MarkedFormat, spells
-from neuron_lib.text.formats.rules import RuleWriter, write_calls
+from neuron_lib.text.formats.rules import named_rules
 from neuron_lib.text.formats.scanning import Cursor, NoCall, ScanBlock, called
 from neuron_lib.text.formats.spelling import named_speller
 from neuron_lib.text.formats.tagged import TagSyntax, tag_rules
@@ -48,18 +48,6 @@ def _scan(cursor: Cursor, _opening: str, _tools: Tools) -> Sequence[ParsedCall]:
     return called(head, value)
 
 
-def _rules(before: str, *, after: str, between: str) -> Callable[[RuleWriter, Tools, bool], None]:
-    """`before` and `after` are around the arguments of a call. `NAME` in `before` stands for the function."""
-
-    def write(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `MarkedFormat`
-        def call(name: str, schema: Mapping[str, Any]) -> str:
-            return f"{writer.text(before.replace('NAME', name))} {writer.json(schema)} {writer.text(after)}"
-
-        write_calls(writer, tools, call=call, is_parallel=is_parallel, begin=_CALLS, between=between, end=_CALLS_END)
-
-    return write
-
-
 _BLOCKS: Final = (ScanBlock(opens=(_CALLS, _CALL, *_OTHER_CALLS), closes=(_CALL_END,), scan=_scan),)
 
 DEEPSEEK_R1: Final = MarkedFormat(
@@ -76,7 +64,14 @@ DEEPSEEK_R1: Final = MarkedFormat(
         between="\n",
         end=_CALLS_END,
     ),
-    write_rules=_rules(f"{_CALL}{_WORD}{_SEP}NAME\n```json\n", after=f"\n```{_CALL_END}", between="\n"),
+    write_rules=named_rules(
+        begin=_CALLS,
+        before=f"{_CALL}{_WORD}{_SEP}",
+        behind_name="\n```json\n",
+        after=f"\n```{_CALL_END}",
+        between="\n",
+        end=_CALLS_END,
+    ),
 )
 DEEPSEEK_V31: Final = MarkedFormat(
     name="deepseek_v31",
@@ -85,7 +80,7 @@ DEEPSEEK_V31: Final = MarkedFormat(
     more_shown=(_SEP,),
     recognises=spells(_CALL, _SEP),
     spell=named_speller(begin=_CALLS, before=_CALL, behind_name=_SEP, after=_CALL_END, end=_CALLS_END),
-    write_rules=_rules(f"{_CALL}NAME{_SEP}", after=_CALL_END, between=""),
+    write_rules=named_rules(begin=_CALLS, before=_CALL, behind_name=_SEP, after=_CALL_END, end=_CALLS_END),
 )
 
 

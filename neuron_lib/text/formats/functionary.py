@@ -64,6 +64,6 @@ FUNCTIONARY_3_2: Final = MarkedFormat(
     prompt_end=_MARK,
     recognises=spells(">>>all", ">>>${recipient}"),
     own_triggers=(),  # a call begins with its name, which may be any
-    write_rules=named_rules(before="", behind_name="\n", between=_MARK),
+    write_rules=named_rules(behind_name="\n", between=_MARK),
 )
 """A text for the user stands behind `>>>all`. The prompt ends in `>>>`."""

@@ -9,7 +9,7 @@ from neuron_lib.text.formats.marked import MarkedFormat, spells
 from neuron_lib.text.formats.rules import RuleWriter, write_calls
 from neuron_lib.text.formats.scanning import Cursor, NoCall, ScanBlock, called
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools, Trigger
-from neuron_lib.text.formats.value_rules import Notation, write_notation
+from neuron_lib.text.formats.value_rules import write_notation
 from neuron_lib.text.formats.values import Schema, json_value, parameters_of, typed_value
 from neuron_lib.text.tag_splitter import Markers
 
@@ -110,11 +110,11 @@ class _Syntax:
         value = json_value(f'"{text}"')
         return value if isinstance(value, str) else text
 
-    def write_rules(self, writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `MarkedFormat`
+    def write_rules(self, writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
         """Adds the rules for calls in this notation, one after the other."""
 
         def call(name: str, schema: Mapping[str, Any]) -> str:
-            members = write_notation(writer, schema, Notation(self.quote))
+            members = write_notation(writer, schema, quote=self.quote)
             return f"{writer.text(f'{self.open}{_CALL}{name}')} {members} {writer.text(self.close)}"
 
         write_calls(writer, tools, call=call, is_parallel=is_parallel)

@@ -95,7 +95,7 @@ class _Syntax:
                 return text
             cursor.at = cursor.passed[begin] = behind
 
-    def write_rules(self, writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `MarkedFormat`
+    def write_rules(self, writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
         """Adds the rules for calls in these tags, one after the other."""
         tags = Tags(
             lambda key, _is_text: f"{self.key[0]}{key}{self.key[1]}{self.line_break}{self.value[0]}",

@@ -45,7 +45,7 @@ def _ids(index: int, name: str, _token_hex: Callable[[int], str]) -> str:
     return f"functions.{name}:{index}"
 
 
-def _write_rules(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `MarkedFormat`
+def _write_rules(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
     def call(name: str, schema: Mapping[str, Any]) -> str:
         head = f"{writer.text(f'{_CALL}functions.{name}:')} /[0-9]{{1,3}}/ {writer.text(_ARGUMENTS)}"
         return f"{head} {writer.json(schema)} {writer.text(_CALL_END)}"

@@ -80,7 +80,7 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
-def _write_rules(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `MarkedFormat`
+def _write_rules(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
     def call(name: str, schema: Mapping[str, Any]) -> str:
         head = f"{writer.text(f'{_CALL} tool={chr(34)}{name}{chr(34)} index={chr(34)}')} /[1-9][0-9]?/"
         return f"{head} {writer.text(chr(34) + _SEP)} {write_members(writer, schema, _TAGS)} {writer.text(_CALL_END)}"

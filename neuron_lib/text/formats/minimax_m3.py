@@ -93,7 +93,7 @@ def _value(content: _Content, schema: Schema) -> Any:
     return _members(content, schema)
 
 
-def _write_rules(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `MarkedFormat`
+def _write_rules(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
     def call(name: str, schema: Mapping[str, Any]) -> str:
         members = write_nested(writer, schema, _TAGS, item=_ITEM)
         return f"{writer.text(f'{_INVOKE} name={chr(34)}{name}{chr(34)}>')} {members} {writer.text(_INVOKE_END)}"

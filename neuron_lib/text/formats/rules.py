@@ -199,15 +199,20 @@ def keyed_rules(*, begin: str, between: str, end: str) -> RuleMaker:
     return write
 
 
-def named_rules(*, before: str, behind_name: str, after: str = "", between: str = "") -> RuleMaker:
-    """Rules for calls that are a name in front of a JSON object with the arguments."""
+def named_rules(
+    *, begin: str = "", before: str = "", behind_name: str, after: str = "", between: str = "", end: str = ""
+) -> RuleMaker:
+    """Rules for calls that are a name in front of a JSON object with the arguments.
+
+    `begin` and `end` are around all calls and `between` between two of them, `before` and `after` are around each call.
+    """
 
     def write(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
         def call(name: str, parameters: Mapping[str, Any]) -> str:
-            end = writer.text(after) if after else ""
-            return f"{writer.text(before + name + behind_name)} {writer.json(parameters)} {end}".rstrip()
+            behind = writer.text(after) if after else ""
+            return f"{writer.text(before + name + behind_name)} {writer.json(parameters)} {behind}".rstrip()
 
-        write_calls(writer, tools, call=call, is_parallel=is_parallel, between=between)
+        write_calls(writer, tools, call=call, is_parallel=is_parallel, begin=begin, between=between, end=end)
 
     return write
 

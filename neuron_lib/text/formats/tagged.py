@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from neuron_lib.text.formats.rules import RuleWriter, write_calls
+from neuron_lib.text.formats.rules import RuleMaker, RuleWriter, write_calls
 from neuron_lib.text.formats.scanning import Cursor, NoCall, ScanBlock, called, scan_json
 from neuron_lib.text.formats.tool_format import ParsedCall, Tools
 from neuron_lib.text.formats.value_rules import Tags, write_members
@@ -77,14 +77,14 @@ class TagSyntax:
 
 def tag_rules(
     syntax: TagSyntax, tags: Tags, *, begin: str, between: str, end: str, before: str = "", after: str = ""
-) -> Callable[[RuleWriter, Tools, bool], None]:
+) -> RuleMaker:
     """Rules for calls in tags.
 
     `begin` and `end` are around all calls and `between` between two of them, `before` and `after` are around each call.
     """
     opening, closing = syntax.function
 
-    def write(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `MarkedFormat`
+    def write(writer: RuleWriter, tools: Tools, is_parallel: bool) -> None:  # noqa: FBT001 - see `RuleMaker`
         def call(name: str, parameters: Mapping[str, Any]) -> str:
             head = f'{opening} name="{name}">' if syntax.has_attributes else f"{opening}{name}>"
             members = write_members(writer, parameters, tags)

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from neuron_lib.text.formats.rules import RuleWriter
 from neuron_lib.text.formats.values import Schema
 
-__all__ = ("Notation", "Tags", "write_members", "write_nested", "write_notation")
+__all__ = ("Tags", "write_members", "write_nested", "write_notation")
 
 _DEEPEST: Final = 6
 """Objects and lists inside each other that get rules of their own. What is deeper is written as JSON."""
@@ -78,25 +78,19 @@ def _nested(writer: RuleWriter, name: str, schema: Schema, tags: Tags, item: str
     return f"{opening} {inside} {writer.text(closing)}"
 
 
-class Notation(NamedTuple):
-    """How objects and texts are written in a notation beside JSON: the marks around a text."""
-
-    quote: str
-
-
-def write_notation(writer: RuleWriter, parameters: Mapping[str, Any], notation: Notation) -> str:
-    """Terms for all arguments of a function in one object: `{name:value,name:value}`."""
-    return _notated_object(writer, Schema(parameters, parameters), notation, depth=0)
+def write_notation(writer: RuleWriter, parameters: Mapping[str, Any], *, quote: str) -> str:
+    """Terms for all arguments of a function in one object: `{name:value,name:value}`. `quote` is around each text."""
+    return _notated_object(writer, Schema(parameters, parameters), quote, depth=0)
 
 
-def _notated_object(writer: RuleWriter, schema: Schema, notation: Notation, *, depth: int) -> str:
+def _notated_object(writer: RuleWriter, schema: Schema, quote: str, *, depth: int) -> str:
     arguments = list(_arguments(schema))
     members = [
-        f"{writer.text(argument.name + ':')} {_notated(writer, argument.schema, notation, depth=depth)}"
+        f"{writer.text(argument.name + ':')} {_notated(writer, argument.schema, quote, depth=depth)}"
         for argument in arguments
     ]
     if not members and _is_free(schema):
-        member = writer.new_rule(f'{_FREE_NAME} ":" {_notated_text(writer, schema, notation)}')
+        member = writer.new_rule(f'{_FREE_NAME} ":" {_notated_text(writer, schema, quote)}')
         return f'"{{" ({member} ("," {member})*)? "}}"'
     rules = [writer.new_rule(member) for member in members]
     return f'"{{" {_in_order(writer, rules, arguments)} "}}"'
@@ -115,21 +109,21 @@ def _in_order(writer: RuleWriter, members: Sequence[str], arguments: Sequence[_A
     return writer.new_rule(*first)
 
 
-def _notated(writer: RuleWriter, schema: Schema, notation: Notation, *, depth: int) -> str:
+def _notated(writer: RuleWriter, schema: Schema, quote: str, *, depth: int) -> str:
     kinds = [kind for kind in schema.types() if kind != "null"]
     if "string" in kinds or not kinds:
-        return _notated_text(writer, schema, notation)
+        return _notated_text(writer, schema, quote)
     if kinds == ["object"] and depth < _DEEPEST:
-        return _notated_object(writer, schema, notation, depth=depth + 1)
+        return _notated_object(writer, schema, quote, depth=depth + 1)
     if kinds == ["array"] and depth < _DEEPEST:
-        each = writer.new_rule(_notated(writer, schema.item(), notation, depth=depth + 1))
+        each = writer.new_rule(_notated(writer, schema.item(), quote, depth=depth + 1))
         items = f'{each} ("," {each})*'
         return f'"[" {items if _is_needed(schema) else f"({items})?"} "]"'
     return writer.json(schema.alone())
 
 
-def _notated_text(writer: RuleWriter, schema: Schema, notation: Notation) -> str:
-    return f"{writer.text(notation.quote)} {_raw_text(writer, schema, notation.quote)}"
+def _notated_text(writer: RuleWriter, schema: Schema, quote: str) -> str:
+    return f"{writer.text(quote)} {_raw_text(writer, schema, quote)}"
 
 
 def _arguments(schema: Schema) -> Iterator[_Argument]:

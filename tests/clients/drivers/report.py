@@ -35,6 +35,15 @@ LONG = "word " * 20000
 Check = Callable[[], object | Awaitable[object]]
 
 
+def raises(wanted: type[BaseException], act: Callable[[], object]) -> Any:
+    """Call `act`, which must raise `wanted`. Returns the error."""
+    try:
+        act()
+    except wanted as error:
+        return error
+    raise AssertionError(f"no {wanted.__name__}")
+
+
 def report(checks: Mapping[str, Check | str], *, rest: str) -> None:
     """Run the check of each feature and print its outcome: `ok`, or `fail` with the error.
 

@@ -9,6 +9,7 @@ import pytest
 
 from neuron_lib.engine.pair_writer import PairWriter
 from neuron_lib.engine.prepare import PreparedPrompt, Preparer, checkpoints_of
+from neuron_lib.engine.prompt_writer import Templates
 from neuron_lib.engine.protocol import (
     ChatTask,
     CompleteTask,
@@ -139,7 +140,7 @@ def test_arguments_of_the_request_reach_the_template() -> None:
 def test_a_model_without_a_template_gets_chatml_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         fallback = preparer(None)
-    assert (fallback.write(HELLO)[0].text, fallback.template_kind) == (CHATML, "fallback")
+    assert (fallback.write(HELLO)[0].text, Templates().kind) == (CHATML, "fallback")
     assert "ChatML is used" in caplog.text
 
 
@@ -161,7 +162,7 @@ def test_a_template_that_does_not_work_is_never_replaced(
     with pytest.raises(TemplateFailed) as caught:
         own.write(WITH_TOOLS if has_tools else HELLO)
     assert cause in cause_chain(caught.value)
-    assert own.template_kind == "model"
+    assert Templates(own=template).kind == "model"
 
 
 def test_an_operator_s_template_is_used_instead_of_the_model_s_own() -> None:

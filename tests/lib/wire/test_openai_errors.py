@@ -116,7 +116,7 @@ def test_the_numbers_behind_an_error_are_extra_keys_inside_it() -> None:
     assert body(openai_error(PromptTooLong(prompt_tokens=9000, limit=4096))) == {
         "error": {
             "message": "This model's maximum context length is 4096 tokens, but the prompt has 9000 tokens. "
-            "Shorten the messages.",
+            "The prompt is too long: shorten the messages.",
             "type": INVALID,
             "code": "context_length_exceeded",
             "param": None,
