@@ -94,7 +94,7 @@ def installed(client: Client, folder: Path) -> list[str]:
     for file in ("page.html", "report.mjs", "texts.json", *(path.name for path in _DRIVERS.glob("*_npm.mjs"))):
         shutil.copy(_DRIVERS / file, folder)  # packages are looked for from where the program lies
     if client.driver.endswith(".py"):
-        return [sys.executable, str(_DRIVERS / client.driver), str(folder.absolute())]
+        return [sys.executable, str(_DRIVERS / client.driver), str(folder.absolute()), shutil.which("chromium") or ""]
     return ["node", str(folder.absolute() / client.driver)]
 
 

@@ -9,7 +9,10 @@ import datetime as dt
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +27,9 @@ _PLACE: Final = _ROOT / ".clients"
 _PAGE: Final = _ROOT / "docs" / "reference" / "clients.md"
 _BEGIN, _END = "<!-- begin: make test-clients ARGS=--write -->", "<!-- end -->"
 _MARKS: Final = {"ok": "✓", "none": "–", "fail": "✗"}
+
+_INSTALLING: Final = threading.Lock()
+"""Two clients may share an environment."""
 
 CLIENTS: Final = (
     Client("openai", "openai", "openai_python.py", ("openai",)),
@@ -51,6 +57,7 @@ def main() -> int:
     """Run the program. Returns its exit status: 1 if a cell is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", metavar="NAME", choices=[client.name for client in CLIENTS])
+    parser.add_argument("--jobs", type=int, default=2, help="how many clients at a time (2)")
     parser.add_argument("--write", action="store_true", help="put the table into the documentation")
     options = parser.parse_args()
     chosen = [client for client in CLIENTS if not options.only or client.name in options.only]
@@ -61,19 +68,15 @@ def main() -> int:
         part = embedder.with_suffix(".part")
         convert(package_folder(), part)
         part.rename(embedder)
-    with served(embedder.parent, embedder) as daemon:
-        for client in chosen:
-            folder = _PLACE / client.lock
-            if missing := _missing(client):
-                print(f"{client.name}: not tried, {missing}")
+    with served(embedder.parent, embedder) as daemon, ThreadPoolExecutor(options.jobs) as pool:
+        for client, outcome in zip(chosen, pool.map(partial(_try, url=daemon.url), chosen), strict=True):
+            if isinstance(outcome, str):
+                print(f"{client.name}: {outcome}", flush=True)
+                troubles += [f"{client.name}: {outcome}"] if not _missing(client) else []
                 continue
-            try:
-                found[client] = drive(installed(client, folder), daemon.url, folder)
-            except (AssertionError, subprocess.SubprocessError) as error:
-                troubles.append(f"{client.name}: {error}")
-                continue
-            for feature, outcome in found[client].items():
-                print(f"{client.name:24} {feature:24} {outcome.outcome:5} {outcome.detail}", flush=True)
+            found[client] = outcome
+            for feature, cell in outcome.items():
+                print(f"{client.name:24} {feature:24} {cell.outcome:5} {cell.detail}", flush=True)
     table = _table(found)
     print(table)
     troubles += _surprises(found)
@@ -81,6 +84,19 @@ def main() -> int:
     if options.write and not options.only:
         _write(table)
     return 1 if troubles else 0
+
+
+def _try(client: Client, url: str) -> dict[str, Outcome] | str:
+    """What the client's driver found, or why there is nothing to say."""
+    if missing := _missing(client):
+        return f"not tried, {missing}"
+    folder = _PLACE / client.lock
+    try:
+        with _INSTALLING:
+            command = installed(client, folder)
+        return drive(command, url, folder)
+    except (AssertionError, subprocess.SubprocessError) as error:
+        return str(error)
 
 
 def _missing(client: Client) -> str:

@@ -22,18 +22,20 @@ const stream = async (prompt, options) => {
 const tools = { get_weather };
 const cities = (calls) => calls.map((call) => call.input.city);
 
+async function chat() {
+  const reply = await ask(texts.say);
+  same([reply.text, reply.finishReason], [texts.said, "stop"]);
+}
+
 await report({
   models: "it has no list of models",
-  chat: async () => {
-    const reply = await ask(texts.say);
-    same([reply.text, reply.finishReason], [texts.said, "stop"]);
-  },
+  chat,
   "chat, streamed": async () => {
     let text = "";
     for await (const part of streamText(said(texts.say)).textStream) text += part;
     same(text, texts.said);
   },
-  "chat, async": "every call is asynchronous",
+  "chat, async": chat, // every call is asynchronous
   "tools, auto": async () => {
     same(cities((await ask(texts.call, { tools })).toolCalls), ["Paris"]);
     const run = { get_weather: tool({ ...get_weather, execute: async ({ city }) => `Sunny in ${city}` }) };

@@ -12,22 +12,24 @@ const callsOf = (reply) =>
   reply.content.filter((block) => block.type === "tool_use").map((block) => [block.name, block.input]);
 const textOf = (reply) => reply.content.filter((block) => block.type === "text").map((block) => block.text).join("");
 
+async function chat() {
+  const reply = await ask(texts.say);
+  same([textOf(reply), reply.stop_reason], [texts.said, "end_turn"]);
+}
+
 await report({
   models: async () => {
     const found = [];
     for await (const model of client.models.list()) found.push(model.id);
     must(found.includes(texts.model), found);
   },
-  chat: async () => {
-    const reply = await ask(texts.say);
-    same([textOf(reply), reply.stop_reason], [texts.said, "end_turn"]);
-  },
+  chat,
   "chat, streamed": async () => {
     let text = "";
     const stream = client.messages.stream(said(texts.say)).on("text", (delta) => (text += delta));
     same([(await stream.finalMessage()).stop_reason, text], ["end_turn", texts.said]);
   },
-  "chat, async": "every call is asynchronous",
+  "chat, async": chat, // every call is asynchronous
   "tools, auto": async () => {
     const reply = await ask(texts.call, { tools: [TOOL] });
     same([callsOf(reply), reply.stop_reason], [[["get_weather", PARIS]], "tool_use"]);

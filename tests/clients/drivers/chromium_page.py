@@ -1,7 +1,7 @@
 """OpenAI's package for JavaScript in a page of Chromium. The page comes from a server of its own: another origin.
 
-The page's server also takes the lines that `openai_npm.mjs` prints, and prints them. The folder with the page and the
-package is the argument.
+The page's server also takes the lines that `openai_npm.mjs` prints, and prints them. The arguments
+are the folder with the page and the package, and Chromium's program.
 """
 
 import os
@@ -44,7 +44,9 @@ options += [
 ]
 with tempfile.TemporaryDirectory() as profile:
     browser = subprocess.Popen(
-        ["chromium", *options, f"--user-data-dir={profile}", page], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.argv[2], *options, f"--user-data-dir={profile}", page],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         ended = ENDED.wait(LIMIT_S)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import anthropic
 import instructor
 import openai
 import report as r
@@ -86,6 +87,13 @@ def responses() -> None:
     assert isinstance(found, Weather)
 
 
+def messages() -> None:
+    client: Any = anthropic.Anthropic(base_url=r.URL, api_key=r.KEY, max_retries=0)
+    for mode, text in ((instructor.Mode.ANTHROPIC_TOOLS, "Weather?"), (instructor.Mode.ANTHROPIC_JSON, r.OBJECT)):
+        found = instructor.from_anthropic(client, mode=mode).messages.create(**asked(text))
+        assert isinstance(found, Weather), mode
+
+
 r.report(
     {
         "chat": lambda: shaped(instructor.Mode.MD_JSON, "ECHO " + f"```json\n{r.OBJECT[5:]}\n```"),
@@ -97,7 +105,7 @@ r.report(
         "usage": usage,
         "errors": errors,
         "responses": responses,
-        "messages": "tried with the client of `anthropic`",
+        "messages": messages,
     },
     rest="it is about structured output alone; the rest is the client of `openai`",
 )

@@ -27,7 +27,7 @@ TOOL = FunctionTool.from_defaults(get_weather)
 
 def model(**options: Any) -> OpenAILike:
     common: Any = {"model": r.MODEL, "api_base": r.BASE, "api_key": r.KEY, "max_retries": 0, "max_tokens": 120}
-    known = {"is_chat_model": True, "is_function_calling_model": True, "context_window": 4096}
+    known = {"is_chat_model": True, "is_function_calling_model": True, "context_window": 4096, "temperature": 0}
     return OpenAILike(**(common | known | options))
 
 

@@ -1,4 +1,4 @@
-"""The `llm` command, with the server in its `extra-openai-models.yaml`, and its Python interface for what is no command."""
+"""The `llm` command, with the server in its `extra-openai-models.yaml`, and its Python interface for other checks."""
 
 import json
 import os

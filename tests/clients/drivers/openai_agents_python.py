@@ -1,4 +1,4 @@
-"""OpenAI's Agents SDK, through Responses (its default) and through chat completions. Every call is asynchronous."""
+"""OpenAI's Agents SDK, through Responses (its default) and through chat completions."""
 
 from typing import Any
 
@@ -72,7 +72,11 @@ async def said_in_stream(made: Agent, text: str = r.SAY) -> str:
     )
 
 
-async def chat() -> None:
+def chat() -> None:
+    assert Runner.run_sync(agent(), r.SAY).final_output == r.SAID
+
+
+async def chat_async() -> None:
     assert await run(agent()) == r.SAID
 
 
@@ -154,7 +158,7 @@ r.report(
         "models": "it has no list of models",
         "chat": chat,
         "chat, streamed": chat_streamed,
-        "chat, async": chat,
+        "chat, async": chat_async,
         "tools, auto": tools_auto,
         "tools, streamed": tools_streamed,
         "tools, required": tools_required,

@@ -11,21 +11,23 @@ const callsOf = (reply) =>
 const format = { type: "json_schema", json_schema: { name: "weather", schema: texts.schema, strict: true } };
 const flat = { type: "function", strict: true, ...TOOL.function };
 
+async function chat() {
+  const [choice] = (await ask(texts.say)).choices;
+  same([choice.message.content, choice.finish_reason], [texts.said, "stop"]);
+}
+
 await report({
   models: async () => {
     must((await client.models.list()).data.some((model) => model.id === texts.model));
     same((await client.models.retrieve(texts.model)).id, texts.model);
   },
-  chat: async () => {
-    const [choice] = (await ask(texts.say)).choices;
-    same([choice.message.content, choice.finish_reason], [texts.said, "stop"]);
-  },
+  chat,
   "chat, streamed": async () => {
     let text = "";
     for await (const chunk of await ask(texts.say, { stream: true })) text += chunk.choices[0].delta.content ?? "";
     same(text, texts.said);
   },
-  "chat, async": "every call is asynchronous",
+  "chat, async": chat, // every call is asynchronous
   "tools, auto": async () => {
     const { message } = (await ask(texts.call, { tools: [TOOL] })).choices[0];
     same(callsOf({ choices: [{ message }] }), [["get_weather", PARIS]]);

@@ -56,7 +56,11 @@ async def once(made: Any, text: str) -> None:
         return
 
 
-async def chat() -> None:
+def chat() -> None:
+    assert agent().run_sync(r.SAY).output == r.SAID
+
+
+async def chat_async() -> None:
     assert (await agent().run(r.SAY)).output == r.SAID
 
 
@@ -84,6 +88,12 @@ async def tools_streamed() -> None:
 async def tools_required() -> None:
     reply = await agent(output_type=ToolOutput(Weather), settings={"max_tokens": 300}).run(r.SAY)
     assert isinstance(reply.output, Weather)
+
+
+async def tools_named() -> None:
+    settings = {"tool_choice": ["weather"], "max_tokens": 300}
+    made = with_tool([], output_type=ToolOutput(Weather, name="weather"), settings=settings)
+    assert isinstance((await made.run("Hi")).output, Weather)
 
 
 async def tools_parallel() -> None:
@@ -178,11 +188,11 @@ r.report(
         "models": "it has no list of models",
         "chat": chat,
         "chat, streamed": chat_streamed,
-        "chat, async": "every call is asynchronous below",
+        "chat, async": chat_async,
         "tools, auto": tools_auto,
         "tools, streamed": tools_streamed,
         "tools, required": tools_required,
-        "tools, named": "it names no tool",
+        "tools, named": tools_named,
         "tools, parallel": tools_parallel,
         "structured": structured,
         "structured, with tools": structured_with_tools,
