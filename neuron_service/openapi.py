@@ -177,7 +177,7 @@ class _Types:
 
     def _show_struct(self, struct: type[Struct]) -> Any:
         if not struct.__struct_fields__ and struct.__struct_config__.tag is None:
-            return dict[str, Any]  # an object whose keys nobody looks at
+            return dict[str, Any]  # an object whose keys are not looked at
         if struct not in self._shown:
             tag_field, tag = _tag_of(struct)
             self._shown[struct] = msgspec.defstruct(

@@ -92,7 +92,7 @@ class Binder:
         return self._format.starts_in_reasoning(end, markers)
 
     def bond(self, chat: ChatTask, *, prefill: Prefill | None, in_reasoning: bool) -> Bond | None:
-        """What binds the replies to a chat of which nothing is unread; None if nothing does.
+        """What binds the replies to a chat with nothing unread; None if nothing does.
 
         Raises `InvalidRequest` for a choice of tools that cannot be kept.
         """
@@ -118,7 +118,7 @@ class Binder:
                 raise InvalidRequest(text, param="tools")
             return None if chat.reasoning_budget is None else Bond(None, self._plan(chat, in_reasoning=in_reasoning))
         chosen = _chosen(chat.tools, choice.name)
-        is_parallel = choice.parallel and choice.name is None  # who names a tool wants one call of it
+        is_parallel = choice.parallel and choice.name is None  # a client that names a tool wants one call
 
         def rules(tools: Tools) -> str:
             return form.call_rules(tools, parallel=is_parallel, tokens=self._tokens)
@@ -133,7 +133,7 @@ class Binder:
         )
         binds_answer = is_required or chat.grammar is not None
         if binds_answer and not in_reasoning and chat.template_kwargs.get("enable_thinking") is False:
-            # Nobody wants reasoning, and a small model that may not answer freely would rather reason than call.
+            # The client wants no reasoning. A small model that may not answer freely tends to reason before it calls.
             chat = structs.replace(chat, reasoning_budget=0)
         plan = replace(
             self._plan(chat, in_reasoning=in_reasoning),

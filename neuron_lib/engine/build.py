@@ -135,7 +135,7 @@ def build_vector_scheduler(context: VectorContext, load: Load) -> VectorSchedule
 
 
 def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> Preparer:
-    """What makes prompts of inputs, or of queries and documents, for a model that chats with nobody."""
+    """What makes prompts of inputs, or of queries and documents, for a model that does not chat."""
     controls = None if load.special_tokens_in_messages else control_tokens(model.vocab)
     return Preparer(
         model.vocab,

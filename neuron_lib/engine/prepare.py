@@ -142,7 +142,7 @@ class Preparer:
             case CompleteTask():
                 self.echo(task)  # what is too long is refused here
                 bond = None if task.grammar is None else Bond(task.grammar)
-                return tuple(with_changes(prompt, bond=bond) for prompt in self._to_go_on_with(task))
+                return tuple(with_changes(prompt, bond=bond) for prompt in self._prompts_of(task))
             case EmbedTask() | RerankTask():
                 return tuple(self._inputs_of(task) if isinstance(task, EmbedTask) else self._pairs_of(task))
             case TokenizeTask(prompt=prompt):
@@ -180,7 +180,7 @@ class Preparer:
         self._check_tokens(prompt, param=param)
         return Prompt("", tokens=prompt, param=param)
 
-    def _to_go_on_with(self, task: CompleteTask) -> Iterator[Prompt]:
+    def _prompts_of(self, task: CompleteTask) -> Iterator[Prompt]:
         """Each prompt as it is, or the prompt for what belongs between it and the suffix."""
         for index, prompt in enumerate(task.prompts):
             param = f"prompt[{index}]" if task.more_prompts else "prompt"

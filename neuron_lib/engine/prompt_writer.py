@@ -43,7 +43,7 @@ class Templates:
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """A written prompt. `pieces` tell foreign text apart, in a prompt in which somebody has spelled a control token.
+    """A written prompt. `pieces` tell foreign text apart, in a prompt whose messages spell a control token.
     `tokens` are set for a prompt that came as token ids; its `text` is "". `param` names the text of the request that
     it was made of, None for the messages of a chat. `prefill` is the beginning of the reply, if the prompt ends with
     one. `bond` binds the replies, which begin `in_reasoning` if the prompt ends there.
@@ -157,7 +157,7 @@ class PromptWriter:
         except InvalidRequest:
             if prefill is None or not prefill.is_reasoning or continues:
                 raise
-            # The template does not show the reasoning, and nobody has asked to go on with it. So it is left out.
+            # The template does not show the reasoning, and the request does not ask to continue it. So it is left out.
             prompt = within(self._limit_s, partial(rendered, prefill.without_reasoning()), gives_way=gives_way)
         if described and not shows_described_tools(prompt.text):
             text = "tools: this model cannot be given tools, its chat template does not show them"

@@ -98,7 +98,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 class _Writing(Struct, frozen=True, kw_only=True):
     """How a text is to be written: `choices` times, up to one of the texts in `stop`, in the form of `grammar`.
 
-    `top_logprobs` None means that nobody wants probabilities.
+    `top_logprobs` None means that no probabilities are wanted.
     """
 
     choices: int = 1

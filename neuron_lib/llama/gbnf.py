@@ -179,7 +179,7 @@ class _Parser:
                 last = chars[i + 2][0]
                 i += 2
             if first > last:
-                raise self._error(token, "the end of a range is before its begin")
+                raise self._error(token, "the end of a range is before its beginning")
             ranges.append((first, last))
             i += 1
         merged = _merged(ranges)
@@ -475,7 +475,7 @@ class _Recursive:
             self._follow[place] |= begins
 
     def _extensions(self) -> dict[str, int]:
-        """For each lexeme the characters by which a whole text of it may become the begin of a longer text of any.
+        """For each lexeme the characters by which a whole text of it may become the beginning of a longer text of any.
 
         All lexemes are read at the same time. `beside` has, for each position that one of them may have reached, the
         positions that others, or the same, may have reached by the same text.

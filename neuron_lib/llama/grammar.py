@@ -82,8 +82,8 @@ class Calls(Struct, frozen=True, kw_only=True):
     """The calls of a request's tools, and what a reply may be instead.
 
     `rules` are rules in llguidance's Lark dialect, of which `calls` is the text of all calls. `looser` are the same
-    without the schemas that nobody insists on, for schemas that llguidance refuses; "" if there are none. `strict` are
-    the schemas that somebody does insist on, with their fields in the request. `answer` may come instead of the calls.
+    without the schemas of tools that are not strict, for schemas that llguidance refuses; "" if there are none.
+    `strict` are the schemas of strict tools, with their fields in the request. `answer` may come instead of the calls.
     """
 
     rules: str

@@ -68,7 +68,7 @@ class ReplyText:
         events = self._parse(done.text)
         self._count(done.completion_tokens - self._tokens_seen)  # its last has no delta
         self._unsettled += self._pieces.without_text()
-        is_cut = done.reason is FinishReason.LENGTH
+        is_cut = done.reason is FinishReason.LENGTH or done.stop is not None
         rest = self._reader.finish(is_cut=is_cut)
         if is_cut and self._must_call:
             rest = [event for event in rest if not isinstance(event, TextDelta)]

@@ -66,7 +66,7 @@ class LoadProgress(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LoadingModel(Struct, frozen=True, kw_only=True):
-    """One load that runs now, as `/health` shows it. `elapsed_ms` counts from the begin of the load."""
+    """One load that runs now, as `/health` shows it. `elapsed_ms` counts from the beginning of the load."""
 
     model_id: str
     progress: LoadProgress
@@ -76,8 +76,8 @@ class LoadingModel(Struct, frozen=True, kw_only=True):
 class UnloadingModel(Struct, frozen=True, kw_only=True):
     """One model that is being unloaded, or a load that was cancelled, as `/health` shows it.
 
-    `elapsed_ms` counts from the begin of the unload. `is_overdue` means that the harness takes too long to release the
-    model. Then no caller waits for it any more, and its memory may still be taken.
+    `elapsed_ms` counts from the beginning of the unload. `is_overdue` means that the harness takes too long to release
+    the model. Then no caller waits for it any more, and its memory may still be taken.
     """
 
     model_id: str

@@ -60,7 +60,7 @@ class Complete(_Written, frozen=True, kw_only=True):
     """Go on with a text, or with several. `prompt` is a string, or token ids of the model's vocabulary; no template
     changes it.
 
-    Each of the `more_prompts` is gone on with as well, and each gets as many `choices` as the first: choice 0 is the
+    Each of the `more_prompts` is continued too, and each gets as many `choices` as the first: choice 0 is the
     first of the first prompt, and those of one prompt are next to each other. More replies than there are seats take
     turns. With a `suffix` a reply is what belongs between the prompt, which is a string and may be empty, and the
     suffix. Only models can do so that have tokens for this. With `echo` each reply begins with the text of its prompt,

@@ -21,7 +21,7 @@ __all__ = ("AnthropicError", "ThreadUnsupported", "anthropic_error", "error_body
 
 
 class ThreadUnsupported(InvalidRequest):
-    """The server shall keep the conversation, and no conversation is kept here.
+    """The client asks the server to keep the conversation. No conversation is kept here.
 
     Anthropic's client knows this error. The client then sends the whole conversation with each request.
     """

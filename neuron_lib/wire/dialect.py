@@ -136,11 +136,11 @@ class Dialect:
     before that, and must not wait for this import.
     """
     shapes: Callable[[], Shapes] | None = None
-    """Imports the types of the bodies. Called when somebody asks for the description of the service."""
+    """Imports the types of the bodies. Called when the description of the service is first asked for."""
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The `path`, and also what follows a `/v1` at its begin. All paths below these have the same shape of errors.
+        """The `path`, and also the part behind its `/v1`. All paths below these have the same shape of errors.
 
         Some clients are given the address of the host and not that of the API.
         """

@@ -109,7 +109,7 @@ class CompletionStreamEncoder:
     def event(self, event: EventBeforeEnd) -> bytes:
         """A piece of a choice."""
         if not isinstance(event, TextDelta):
-            return b""  # a text that is gone on with has no reasoning and no calls
+            return b""  # a text that is continued has no reasoning and no calls
         logprobs = _logprobs(event.logprobs, self._places[event.choice])
         return self._chunk(_Choice(event.text, event.choice, logprobs, None))
 

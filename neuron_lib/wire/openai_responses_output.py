@@ -27,7 +27,7 @@ from neuron_lib.wire.openai_logprobs import WrittenToken, written
 __all__ = ("CARRIED", "AnyOutputEvent", "Item", "OutputEvent", "OutputItems")
 
 CARRIED: Final = "plain:"
-"""The begin of every `encrypted_content` from here. The reasoning follows as it is.
+"""The beginning of every `encrypted_content` that is written here. The reasoning follows as it is.
 
 Nothing has to be kept secret from a client that has been sent the reasoning. But some clients send reasoning back only
 if it has an `encrypted_content`.
@@ -78,7 +78,7 @@ Item: TypeAlias = _MessageItem | _ReasoningItem | _CallItem
 
 
 class OutputEvent(Struct, kw_only=True, tag_field="type"):
-    """One event of a stream. Whoever sends it gives it its number."""
+    """One event of a stream. The encoder sets `sequence_number` when it sends the event."""
 
     sequence_number: int = 0
     output_index: int

@@ -1,4 +1,4 @@
-"""`/openapi.json`: what the service answers to, made when somebody asks for the first time."""
+"""`/openapi.json`: what the service answers to. Made for the first request."""
 
 from collections.abc import Callable, Iterable
 from functools import cache

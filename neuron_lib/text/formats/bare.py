@@ -1,4 +1,4 @@
-"""Calls without a marker: a JSON value, a list of Python calls, or either in a code fence, at the begin of an answer.
+"""Calls without a marker: a JSON value, a list of Python calls, or either in a code fence, where an answer begins.
 
 Many answers begin with a bracket. So such a text is a call only if all functions in it are the request's tools.
 """
@@ -50,7 +50,7 @@ def _parse_bare(body: str, tools: Tools) -> tuple[ParsedCall, ...]:
 
 
 def may_be_call(value: str, tools: Tools) -> bool:
-    """Whether the text `value` may be the begin of calls of these tools."""
+    """Whether the text `value` may be the beginning of calls of these tools."""
     text = value.lstrip("[" + _SPACE)
     if not text:
         return True
@@ -58,7 +58,7 @@ def may_be_call(value: str, tools: Tools) -> bool:
 
 
 def _may_be_object(text: str, tools: Tools) -> bool:
-    """Whether this may be the begin of an object that is a call."""
+    """Whether this may be the beginning of an object that is a call."""
     text = text[1:].lstrip(_SPACE)
     key = _KEY.match(text)
     if key is None:
@@ -70,7 +70,7 @@ def _may_be_object(text: str, tools: Tools) -> bool:
 
 
 def _may_be_python(text: str, tools: Tools) -> bool:
-    """Whether this may be the begin of a call written as in Python."""
+    """Whether this may be the beginning of a call written as in Python."""
     match = _WORD.match(text)
     name = "" if match is None else match[0]
     rest = text[len(name) :].lstrip(_SPACE)

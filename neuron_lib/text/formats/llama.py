@@ -1,4 +1,4 @@
-"""Llama 3 and 4: JSON anywhere, or a list of Python calls at the begin of the answer, also behind a marker."""
+"""Llama 3 and 4: JSON anywhere, or a list of Python calls at the beginning of the answer, also behind a marker."""
 
 import re
 from dataclasses import replace

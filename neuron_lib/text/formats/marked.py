@@ -42,7 +42,7 @@ class MarkedFormat:
     """See `ToolFormat`.
 
     - `blocks`: the kinds of blocks with calls.
-    - `leads`: markers that may stand before a block, such as the begin of a section of several calls. If no call
+    - `leads`: markers that may stand before a block, such as the beginning of a section of several calls. If no call
       follows, they are text.
     - `trails`: markers that may stand behind a block. Elsewhere they are text.
     - `separators`: characters that may stand between two blocks, beside white space.
@@ -132,8 +132,8 @@ class MarkedReader:
     """See `Reader`.
 
     A block that is not understood stays text of the answer or the reasoning around it, with its markers. A block that
-    is understood ends the reasoning around it. White space at the begin of the answer is dropped if a call or reasoning
-    follows. White space between a call or reasoning and the answer behind it is always dropped.
+    is understood ends the reasoning around it. White space at the beginning of the answer is dropped if a call or
+    reasoning follows. White space between a call or reasoning and the answer behind it is always dropped.
     """
 
     __slots__ = (
@@ -423,7 +423,7 @@ class MarkedReader:
             self._calls_seen += 1
 
     def _marker_is_begun(self, rest: str) -> bool:
-        """Whether the end of a reply that was cut is the begin of a marker, or of a call."""
+        """Whether the end of a reply that was cut is the beginning of a marker, or of a call."""
         if self._tools and self._lead.strip():
             return True
         marks = (*self._meant(is_first=True), *(self._format.leads if self._tools else ()))

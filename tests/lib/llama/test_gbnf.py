@@ -99,7 +99,7 @@ def test_a_rule_that_leads_back_to_itself_stays_a_rule() -> None:
         ('root ::= "a")', "line 1 .* rule is expected"),
         ("root ::= *", "line 1 .* not expected here"),
         ("root ::= []", "stands for no character"),
-        ("root ::= [z-a]", "end of a range is before its begin"),
+        ("root ::= [z-a]", "end of a range is before its beginning"),
         (r'root ::= "\q"', r"escape .* not known"),
         (r'root ::= "\uD800"', "no character"),
         (r'root ::= "\UFFFFFFFF"', "no character"),

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from neuron_lib.engine.protocol import Delta, Done, SequenceEvent
 from neuron_lib.engine.sequence import Sampled, Sequence
@@ -140,15 +141,7 @@ def test_log_probabilities_change_no_event_and_no_token_comes_twice_or_out_of_or
 
 def without_logprobs(frame: SequenceEvent) -> SequenceEvent:
     assert isinstance(frame, Done)
-    return Done(
-        request=frame.request,
-        reason=frame.reason,
-        text=frame.text,
-        prompt_tokens=frame.prompt_tokens,
-        completion_tokens=frame.completion_tokens,
-        prefill_s=0,
-        decode_s=0,
-    )
+    return replace(frame, logprobs=())
 
 
 def joined(events: list[OutputEvent]) -> list[tuple[str, str]]:
@@ -235,3 +228,37 @@ def test_what_is_left_of_a_reply_that_must_call_and_was_cut_is_no_text(must_call
     )
     events = choice.feed(Delta(1, "<")) + choice.finish(done)
     assert [text for text, _ in shown(events)] == ([] if must_call else ["<"])
+
+
+@pytest.mark.parametrize("must_call", [True, False])
+@pytest.mark.parametrize(
+    ("name", "reply", "calls"),
+    [
+        ("hermes", '<tool_call>\n{"name": "f", "', 0),
+        ("hermes", '<tool_call>\n{"name": "f", "arguments": {"a": "Par', 0),
+        ("hermes", '<tool_call>\n{"name": "f", "arguments": {"a": "Paris"}}\n', 1),
+        ("qwen_xml", "<tool_call>\n<function=f>\n<parameter=a>\nPar", 0),
+    ],
+)
+def test_a_call_in_which_a_stop_string_ends_the_reply_is_not_shown(
+    name: str,
+    reply: str,
+    calls: int,
+    must_call: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}}]
+    choice = ReplyText(0, FORMATS[name].reader(tools=tools), must_call=must_call)
+    done = Done(
+        request=1,
+        reason=FinishReason.STOP,
+        text="",
+        prompt_tokens=1,
+        completion_tokens=1,
+        prefill_s=0,
+        decode_s=0,
+        stop="is",
+    )
+    events = choice.feed(Delta(1, reply)) + choice.finish(done)
+    assert "".join(text for text, _ in shown(events)) == ""
+    assert sum(isinstance(event, ToolCall) for event in events) == calls
+    assert choice.reason is (FinishReason.TOOL_CALLS if calls else FinishReason.STOP)
