@@ -147,7 +147,7 @@ def test_a_choice_is_made_letter_by_letter(daemon: Daemon, fields: dict[str, Any
     [
         ({"guided_regex": "("}, "guided_regex"),
         ({"structured_outputs": {"json": {"type": "banana"}}}, "structured_outputs.json"),
-        ({"guided_grammar": 'root ::= other'}, "guided_grammar"),
+        ({"guided_grammar": "root ::= other"}, "guided_grammar"),
     ],
 )
 def test_a_shape_that_does_not_compile_is_refused_under_the_name_that_the_client_uses(
