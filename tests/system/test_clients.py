@@ -4,6 +4,7 @@
 """
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,4 +40,8 @@ def test_an_official_client_for_python_does_all_that_it_can(driver: str, daemon:
 @pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="node and npm are not installed")
 def test_the_official_client_for_javascript_does_all_that_it_can(daemon: Daemon, tmp_path: Path) -> None:
     client = Client("openai (npm)", "npm-openai", "openai_npm.mjs", ("openai",))
-    assert failures(installed(client, tmp_path), daemon, tmp_path) == []
+    try:
+        command = installed(client, tmp_path)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"npm cannot install the client here: {error}")
+    assert failures(command, daemon, tmp_path) == []
