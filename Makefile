@@ -23,7 +23,7 @@ DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(STAMPS)/demo ## serve the demo model (PORT=13131, ARGS=… for `neuron serve`)
 	@exec $(BIN)/neuron serve --demo --port $(PORT) $(ARGS)

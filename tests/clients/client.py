@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ("FEATURES", "Client", "Outcome", "drive", "installed", "versions")
+__all__ = ("FEATURES", "LOCKS", "Client", "Outcome", "drive", "installed", "versions")
 
 _DRIVERS: Final = Path(__file__).with_name("drivers")
-_LOCKS: Final = Path(__file__).parents[2] / "requirements" / "clients"
+LOCKS: Final = Path(__file__).parents[2] / "requirements" / "clients"
 _LIMIT_S: Final = 900
 """For one driver, and for one installation. Only a client that hangs takes so long."""
 
@@ -68,9 +68,9 @@ class Outcome:
 def versions(client: Client) -> list[str]:
     """The locked versions of the packages that the table shows."""
     if client.is_npm:
-        locked = json.loads((_LOCKS / client.lock / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+        locked = json.loads((LOCKS / client.lock / "package-lock.json").read_text(encoding="utf-8"))["packages"]
         return [locked[f"node_modules/{package}"]["version"] for package in client.packages]
-    lock = (_LOCKS / f"{client.lock}.txt").read_text(encoding="utf-8")
+    lock = (LOCKS / f"{client.lock}.txt").read_text(encoding="utf-8")
     return [
         match.group(1)
         for package in client.packages
@@ -84,7 +84,7 @@ def installed(client: Client, folder: Path) -> list[str]:
     Raises `subprocess.CalledProcessError` where the package registry or the lock refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _LOCKS / client.lock / "package-lock.json" if client.is_npm else _LOCKS / f"{client.lock}.txt"
+    lock = LOCKS / client.lock / "package-lock.json" if client.is_npm else LOCKS / f"{client.lock}.txt"
     stamp, wanted = folder / "installed", hashlib.sha256(lock.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != wanted:
         (_install_npm if client.is_npm else _install_python)(lock, folder)
@@ -108,7 +108,14 @@ def _install_python(lock: Path, folder: Path) -> None:
 def _install_npm(lock: Path, folder: Path) -> None:
     for file in ("package.json", "package-lock.json"):
         shutil.copy(lock.with_name(file), folder)
-    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+    options = [
+        "--ignore-scripts",
+        "--prefer-offline",
+        "--no-audit",
+        "--no-fund",
+        "--no-update-notifier",
+        "--loglevel=error",
+    ]
     npm = shutil.which("npm")
     assert npm is not None, "npm is not installed"
     subprocess.run([npm, "ci", *options], check=True, timeout=_LIMIT_S, cwd=folder)

@@ -20,7 +20,7 @@ from scripts.minilm_to_gguf import convert, package_folder
 from tests.clients.client import FEATURES, Client, Outcome, drive, installed, versions
 from tests.clients.served import served
 
-__all__ = ("CLIENTS", "main")
+__all__ = ("CLIENTS", "main", "surprises", "table")
 
 _ROOT: Final = Path(__file__).parents[2]
 _PLACE: Final = _ROOT / ".clients"
@@ -77,12 +77,12 @@ def main() -> int:
             found[client] = outcome
             for feature, cell in outcome.items():
                 print(f"{client.name:24} {feature:24} {cell.outcome:5} {cell.detail}", flush=True)
-    table = _table(found)
-    print(table)
-    troubles += _surprises(found)
+    shown = table(found)
+    print(shown)
+    troubles += surprises(found)
     print(*troubles, sep="\n", file=sys.stderr)
     if options.write and not options.only:
-        _write(table)
+        _write(shown)
     return 1 if troubles else 0
 
 
@@ -104,7 +104,8 @@ def _missing(client: Client) -> str:
     return ", ".join(f"there is no {program} here" for program in needed if not shutil.which(program))
 
 
-def _surprises(found: Mapping[Client, Mapping[str, Outcome]]) -> list[str]:
+def surprises(found: Mapping[Client, Mapping[str, Outcome]]) -> list[str]:
+    """Each cell that fails and is not known to, and each that is known to fail and does not."""
     return [
         f"{client.name}, {feature}: {outcome.outcome} {outcome.detail}".rstrip()
         for client, outcomes in found.items()
@@ -113,7 +114,7 @@ def _surprises(found: Mapping[Client, Mapping[str, Outcome]]) -> list[str]:
     ]
 
 
-def _table(found: Mapping[Client, Mapping[str, Outcome]]) -> str:
+def table(found: Mapping[Client, Mapping[str, Outcome]]) -> str:
     """The table in Markdown: a row for each feature, a column for each client, and the reasons below."""
     heads = [f"{client.name} {versions(client)[0]}" for client in found]
     rows = [["feature", *heads], ["---", *[":-:"] * len(heads)]]
@@ -129,10 +130,10 @@ def _table(found: Mapping[Client, Mapping[str, Outcome]]) -> str:
     return "\n".join(lines)
 
 
-def _write(table: str) -> None:
+def _write(shown: str) -> None:
     before, _, rest = _PAGE.read_text(encoding="utf-8").partition(_BEGIN)
     after = rest.partition(_END)[2]
-    _PAGE.write_text(f"{before}{_BEGIN}\n\n{table}\n\n{_END}{after}", encoding="utf-8")
+    _PAGE.write_text(f"{before}{_BEGIN}\n\n{shown}\n\n{_END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def aider(*arguments: str, model: str = r.MODEL) -> tuple[str, str]:
     options += ["--edit-format", "whole", "--yes-always", "--no-check-update", "--no-analytics", "--no-pretty"]
     options += ["--no-show-model-warnings", "--no-show-release-notes", "--map-tokens", "0", "--no-gitignore"]
     options += ["--no-detect-urls", "--no-suggest-shell-commands", "--no-auto-lint", "--no-fancy-input"]
+    options += ["--chat-history-file", "chat", "--input-history-file", "input", "--no-restore-chat-history"]
     ended = subprocess.run(
         [sys.executable, "-m", "aider", *options, *arguments, "poem.txt"],
         check=False,

@@ -25,6 +25,12 @@ def calls_of(reply: Any) -> list[tuple[str, Any]]:
     return [(call.function.name, json.loads(call.function.arguments)) for call in calls]
 
 
+def models() -> None:
+    options: Any = {"api_base": r.URL, "api_key": r.KEY, "check_provider_endpoint": True}
+    for provider in ("hosted_vllm", "openai"):
+        assert r.MODEL in litellm.get_valid_models(custom_llm_provider=provider, **options)
+
+
 def chat() -> None:
     for provider in ("hosted_vllm", "openai", "lm_studio"):
         reply = ask(r.SAY, model=f"{provider}/{r.MODEL}").choices[0]
@@ -146,7 +152,7 @@ def messages() -> None:
 
 r.report(
     {
-        "models": "it lists models of its own table",
+        "models": models,
         "chat": chat,
         "chat, streamed": chat_streamed,
         "chat, async": chat_async,

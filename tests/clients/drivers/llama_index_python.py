@@ -91,6 +91,13 @@ def structured() -> None:
     assert isinstance(by_function.chat(said("Weather?")).raw, Weather)
 
 
+def reasoning() -> None:
+    *_, last = model().stream_chat(said(r.THINK))
+    for message in (model().chat(said(r.THINK)).message, last.message):
+        thoughts = [block.content for block in message.blocks if block.block_type == "thinking"]
+        assert (thoughts, message.content) == ([r.THOUGHT], r.SAID)
+
+
 def usage() -> None:
     assert model().chat(said(r.SAY)).raw.usage.completion_tokens > 0
     options = {"stream_options": {"include_usage": True}}
@@ -127,7 +134,7 @@ r.report(
         "tools, parallel": tools_parallel,
         "structured": structured,
         "structured, with tools": "its structured output takes no further tools",
-        "reasoning": "it drops `reasoning_content`",
+        "reasoning": reasoning,
         "usage": usage,
         "errors": errors,
         "stop, length": stop_and_length,
