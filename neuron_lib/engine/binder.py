@@ -17,7 +17,7 @@ from neuron_lib.text.formats.tool_format import ToolFormat, Tools
 from neuron_lib.text.prefill import Prefill
 from neuron_lib.text.reasoning import prompt_opens_reasoning
 from neuron_lib.text.tag_splitter import Markers
-from neuron_lib.types import Grammar
+from neuron_lib.types import Grammar, TextDelta
 
 __all__ = ("Binder", "Bond")
 
@@ -117,6 +117,9 @@ class Binder:
                 text = "tools: it is not known how this model calls tools, so a grammar cannot allow it"
                 raise InvalidRequest(text, param="tools")
             return None if chat.reasoning_budget is None else Bond(None, self._plan(chat, in_reasoning=in_reasoning))
+        if begun and _ends_inside_call(form, chat.tools, begun):
+            text = "messages: the last message ends inside a tool call, which cannot be continued"
+            raise InvalidRequest(text, param="messages")
         chosen = _chosen(chat.tools, choice.name)
         is_parallel = choice.parallel and choice.name is None  # a client that names a tool wants one call
 
@@ -188,6 +191,16 @@ def _chosen(tools: Tools, name: str | None) -> list[tuple[int, Mapping[str, Any]
     if not chosen:
         raise _refusal("the tool that is to be called is not in `tools`")
     return chosen
+
+
+def _ends_inside_call(form: ToolFormat, tools: Tools, text: str) -> bool:
+    """Whether a part of `text` would be dropped if it were a reply that was cut at its end."""
+    shown = []
+    for is_cut in (False, True):
+        reader = form.reader(tools=tools)
+        events = [*reader.feed(text), *reader.finish(is_cut=is_cut)]
+        shown.append("".join(event.text for event in events if isinstance(event, TextDelta)).strip())
+    return shown[0] != shown[1]
 
 
 def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pytest
@@ -161,6 +161,15 @@ def test_reasoning_may_come_first(model: Model) -> None:
     assert model.reads(opened, "the and\n</think>\n\n" + call())
     if model.vocab.single_token("<think>") is not None:  # else the call begins with the same token
         assert model.reads(model.begin(**fields), "<think>the</think>" + call())
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_a_message_that_ends_inside_a_call_is_not_continued(model: Model, mode: Literal["auto", "required"]) -> None:
+    fields: dict[str, Any] = {"tools": (tool(),), "tool_choice": ToolChoice(mode)}
+    with pytest.raises(InvalidRequest) as raised:
+        model.bond(prefill=Prefill({}, call()[:30], is_reasoning=False, sentinel=""), **fields)
+    assert raised.value.param == "messages"
+    assert model.bond(prefill=Prefill({}, "I < you", is_reasoning=False, sentinel=""), **fields) is not None
 
 
 def test_no_reasoning_comes_before_a_call_that_is_wanted_without(model: Model) -> None:
