@@ -112,7 +112,7 @@ def test_the_client_reads_the_raw_events_of_a_stream() -> None:
 async def test_the_async_client_reads_whole_replies_and_streams() -> None:
     with host_of() as host:
         address = f"http://127.0.0.1:{host.port}"
-        async with anthropic.AsyncAnthropic(auth_token="any", base_url=address, max_retries=0) as client:  # noqa: S106
+        async with anthropic.AsyncAnthropic(auth_token="any", base_url=address, max_retries=0) as client:  # noqa: S106 - no secret
             message = await client.messages.create(model=A, max_tokens=9, messages=HI)
             async with client.messages.stream(model=A, max_tokens=9, messages=HI) as stream:
                 assert [text async for text in stream.text_stream] == ["Hello", ", ", "world"]

@@ -136,7 +136,7 @@ def test_two_structs_of_one_name_are_two_components() -> None:
 
     first = Thing
 
-    class Thing(Struct):  # type: ignore[no-redef]
+    class Thing(Struct):  # type: ignore[no-redef]  # the same name on purpose
         two: int
 
     operation = Operation(method="get", path="/x", summary="x", answers={200: first, 201: Thing})

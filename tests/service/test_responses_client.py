@@ -207,7 +207,7 @@ def test_a_reply_that_was_cut_is_incomplete_to_the_client_whole_and_streamed() -
     for told in (response, last.response):
         assert told.incomplete_details is not None
         assert (told.status, told.incomplete_details.reason) == ("incomplete", "max_output_tokens")
-        assert (told.output_text, [item.status for item in told.output]) == ("Hel", ["completed", "incomplete"])  # type: ignore[union-attr]
+        assert (told.output_text, [item.status for item in told.output]) == ("Hel", ["completed", "incomplete"])  # type: ignore[union-attr]  # not reasoning
         assert told.usage is not None
         assert told.usage.input_tokens_details.cached_tokens == 3
         assert told.usage.output_tokens_details.reasoning_tokens == 1
@@ -216,7 +216,7 @@ def test_a_reply_that_was_cut_is_incomplete_to_the_client_whole_and_streamed() -
 def test_a_message_that_was_cut_is_continued() -> None:
     with host_that_says(ReasoningDelta("hm"), "Hel", CUT) as host, client_of(host) as client:
         first = client.responses.create(model=A, input="hi", max_output_tokens=2)
-        client.responses.create(model=A, input=[{"role": "user", "content": "hi"}, *first.output])  # type: ignore[list-item]
+        client.responses.create(model=A, input=[{"role": "user", "content": "hi"}, *first.output])  # type: ignore[list-item]  # as its documentation does
         *_, again = host.scripted.harness.requests
     assert isinstance(again, Chat)
     assert again.continue_final_message

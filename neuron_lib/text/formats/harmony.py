@@ -73,7 +73,13 @@ class _Harmony:
     def spelled(self, calls: Sequence[ParsedCall]) -> str:  # noqa: ARG002 - all templates show calls
         return ""
 
-    def call_rules(self, tools: Tools, *, parallel: bool, tokens: Mapping[str, int]) -> str:  # noqa: ARG002
+    def call_rules(
+        self,
+        tools: Tools,
+        *,
+        parallel: bool,  # noqa: ARG002 - see the docstring
+        tokens: Mapping[str, int],
+    ) -> str:
         """See `ToolFormat`. There is one call in any case, because a message with a call ends the turn."""
         writer = RuleWriter(tokens)
         head = f"{_CHANNEL}commentary to={_FUNCTIONS}NAME {_CONSTRAIN}json{_MESSAGE}"

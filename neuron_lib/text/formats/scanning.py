@@ -201,7 +201,12 @@ class ScanBlock:
     scan: Scan
     is_first: bool = False
 
-    def start(self, opening: str, tools: Tools, breaks: tuple[str, ...]) -> "_ScanReader":  # noqa: ARG002
+    def start(
+        self,
+        opening: str,
+        tools: Tools,
+        breaks: tuple[str, ...],  # noqa: ARG002 - see the docstring
+    ) -> "_ScanReader":
         """See `Block`. The texts in `breaks` end the block where no value can contain them, like any other text."""
         return _ScanReader(self, opening, tools)
 

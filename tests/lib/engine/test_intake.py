@@ -163,12 +163,12 @@ class Desk:
         self.reports: SimpleQueue[Report] = SimpleQueue()
         self.line: SimpleQueue[Request] = SimpleQueue()
         self.intake = Intake(self.reports.put, clock=lambda: 9.0)
-        self.intake.open(self.preparer, hand_on=self.line.put, compiler=self.compiler)  # type: ignore[arg-type]
+        self.intake.open(self.preparer, hand_on=self.line.put, compiler=self.compiler)  # type: ignore[arg-type]  # a fake
         for life in (self.intake.render_forever, self.intake.read_forever, self._compile):
             Thread(target=life, daemon=True).start()
 
     def _compile(self) -> None:
-        self.intake.compile_forever(self.compiler)  # type: ignore[arg-type]
+        self.intake.compile_forever(self.compiler)  # type: ignore[arg-type]  # a fake
 
     def prepare(self, request: int, text: str, *, grammar: str | None = None, most_tokens: int = 64) -> None:
         bound = None if grammar is None else Grammar("regex", grammar)

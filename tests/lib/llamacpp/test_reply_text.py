@@ -214,7 +214,7 @@ def test_the_reason_follows_the_calls_that_are_understood(reply: str, reason: Fi
 
 
 @pytest.mark.parametrize("must_call", [True, False])
-def test_what_is_left_of_a_reply_that_must_call_and_was_cut_is_no_text(must_call: bool) -> None:  # noqa: FBT001
+def test_what_is_left_of_a_reply_that_must_call_and_was_cut_is_no_text(*, must_call: bool) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     choice = ReplyText(0, FORMATS["hermes"].reader(tools=tools), must_call=must_call)
     done = Done(

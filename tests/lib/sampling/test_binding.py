@@ -246,7 +246,10 @@ def test_a_reply_that_must_call_says_nothing_else() -> None:
 
 
 @given(st.lists(st.sampled_from(PIECES[1:]), max_size=12), st.booleans())
-def test_no_wish_leads_to_a_call_that_breaks_the_rules(wishes: list[str], is_repeated: bool) -> None:  # noqa: FBT001
+def test_no_wish_leads_to_a_call_that_breaks_the_rules(
+    wishes: list[str],
+    is_repeated: bool,  # noqa: FBT001 - hypothesis passes it by position
+) -> None:
     rules = SPECIAL if is_repeated else SINGLE
     text = write(plan(rules, BY_TOKEN, is_repeated=is_repeated).begin(), [*wishes, "a"])
     assert len(re.findall(r"<call>[12]</call>", text)) == text.count("<call>")

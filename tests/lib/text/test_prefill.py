@@ -25,12 +25,12 @@ def shown(prefill: Prefill | None) -> str:
 
 @pytest.mark.parametrize("messages", [[HI], [own(), HI], []])
 @pytest.mark.parametrize("continues", [None, False])
-def test_only_a_last_message_of_the_assistant_is_continued(messages: list[Any], continues: bool | None) -> None:  # noqa: FBT001
+def test_only_a_last_message_of_the_assistant_is_continued(messages: list[Any], *, continues: bool | None) -> None:
     assert prefill_of(messages, continues=continues) is None
 
 
 @pytest.mark.parametrize("continues", [None, True])
-def test_a_last_message_of_the_assistant_is_continued_unless_a_new_one_is_wanted(continues: bool | None) -> None:  # noqa: FBT001
+def test_a_last_message_of_the_assistant_is_continued_unless_a_new_one_is_wanted(*, continues: bool | None) -> None:
     prefill = prefill_of([HI, own()], continues=continues)
     assert shown(prefill) == "[|So"
     assert prefill_of([HI, own()], continues=False) is None

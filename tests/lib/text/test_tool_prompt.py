@@ -111,7 +111,7 @@ def test_what_a_format_spells_is_read_as_the_same_calls(name: str) -> None:
     calls = [ParsedCall("look", '{"a":"x"}'), ParsedCall("look", "{}")]
     reader = FORMATS[name].reader(tools=TOOLS)
     events = reader.feed(FORMATS[name].spelled(calls)) + reader.finish()
-    assert [(event.name, event.arguments) for event in events] == calls  # type: ignore[union-attr]
+    assert [(event.name, event.arguments) for event in events] == calls  # type: ignore[union-attr]  # calls alone
 
 
 def test_arguments_that_are_no_object_are_spelled_as_they_are() -> None:

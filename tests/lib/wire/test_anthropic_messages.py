@@ -15,8 +15,11 @@ from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
 
 HELLO = {"role": "user", "content": "hello"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
-TOOL = {"name": "weather", "description": "d", "input_schema": SCHEMA}
-FUNCTION = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": SCHEMA}}
+TOOL: dict[str, Any] = {"name": "weather", "description": "d", "input_schema": SCHEMA}
+FUNCTION: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "weather", "description": "d", "parameters": SCHEMA},
+}
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 SILENT = {"enable_thinking": False, "thinking": False, "thinking_mode": "disabled"}
 THINKS = {"enable_thinking": True, "thinking": True, "thinking_mode": "enabled"}
@@ -247,8 +250,8 @@ def test_the_choice_of_tools_becomes_that_of_the_task(choice: Any, wanted: ToolC
     [
         ({"name": "f", "input_schema": {}}, {"name": "f", "parameters": {}}),
         ({"type": "custom", "name": "f", "input_schema": {"a": [1.5]}}, {"name": "f", "parameters": {"a": [1.5]}}),
-        (TOOL | {"strict": True}, FUNCTION["function"] | {"strict": True}),  # type: ignore[operator]
-        (TOOL | {"input_examples": [{"city": "Rome"}]}, FUNCTION["function"] | {"input_examples": [{"city": "Rome"}]}),  # type: ignore[operator]
+        (TOOL | {"strict": True}, FUNCTION["function"] | {"strict": True}),
+        (TOOL | {"input_examples": [{"city": "Rome"}]}, FUNCTION["function"] | {"input_examples": [{"city": "Rome"}]}),
         (TOOL | {"defer_loading": True, "cache_control": {"type": "ephemeral"}}, FUNCTION["function"]),
         (TOOL | {"allowed_callers": ["direct"], "eager_input_streaming": True}, FUNCTION["function"]),
     ],

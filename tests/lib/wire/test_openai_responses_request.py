@@ -30,7 +30,7 @@ JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "hi"}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 FLAT = {"type": "function", "name": "f", "parameters": PARAMETERS}
-NESTED = {"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}
+NESTED: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}
 CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a":1}'}
 OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "warm"}
 
@@ -406,7 +406,7 @@ def test_a_function_may_be_flat_or_nested(tool: dict[str, Any]) -> None:
 def test_a_function_keeps_what_the_template_and_the_grammar_read() -> None:
     more = {"description": "d", "strict": True}
     (tool,) = decode(tools=[FLAT | more]).task.tools
-    assert tool == {"type": "function", "function": NESTED["function"] | more}  # type: ignore[operator]
+    assert tool == {"type": "function", "function": NESTED["function"] | more}
     assert list(tool) == ["type", "function"]
     assert list(tool["function"]) == ["name", "description", "parameters", "strict"]
 

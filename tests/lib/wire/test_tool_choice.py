@@ -14,7 +14,8 @@ NONE = UnreadArray(b"[]")
 
 
 def read(choice: object) -> ToolChoiceField:
-    return msgspec.json.decode(json.dumps(choice).encode(), type=ToolChoiceField)  # type: ignore[no-any-return]
+    read: ToolChoiceField = msgspec.json.decode(json.dumps(choice).encode(), type=ToolChoiceField)
+    return read
 
 
 def names(offer: Offer) -> list[str]:

@@ -194,7 +194,7 @@ def _olmo3() -> Iterator[Sample]:
 
 def _mistral() -> Iterator[Sample]:
     mark, think = "[TOOL_CALLS]", ("[THINK]", "[/THINK]")
-    args: Write = lambda calls: "".join(f"{mark}{name}[ARGS]{json.dumps(a)}" for name, a in calls)  # noqa: E731
+    args: Write = lambda calls: "".join(f"{mark}{name}[ARGS]{json.dumps(a)}" for name, a in calls)  # noqa: E731 - a writer among others
     for f in ("mistral", "mistral_args", "mistral_ids"):
         yield Sample(f, f"{mark}{listed([ROME, OSLO], id='abcdefghi')}", calls=[ROME, OSLO])
         yield Sample(f, args([ROME, OSLO]), calls=[ROME, OSLO])
@@ -207,7 +207,7 @@ def _mistral() -> Iterator[Sample]:
         )
     yield from family("mistral", lambda calls: f"{mark}{listed(calls)}", think=think)
     yield from family("mistral_args", args, think=think)
-    ids: Write = lambda calls: "".join(  # noqa: E731
+    ids: Write = lambda calls: "".join(  # noqa: E731 - a writer among others
         f"{mark}{name}[CALL_ID]{i:09}[ARGS]{json.dumps(a)}" for i, (name, a) in enumerate(calls)
     )
     yield from family("mistral_ids", ids, think=think)
@@ -293,7 +293,7 @@ def _json_families() -> Iterator[Sample]:
 
 def _functionary() -> Iterator[Sample]:
     f = "functionary_3_1"
-    tags: Write = lambda calls: "\n".join(f"<function={name}>{json.dumps(a)}</function>" for name, a in calls)  # noqa: E731
+    tags: Write = lambda calls: "\n".join(f"<function={name}>{json.dumps(a)}</function>" for name, a in calls)  # noqa: E731 - a writer among others
     yield from family(f, tags, think=None)
     yield Sample(f, '<function=get_weather>\n{"city": "Rome"}', calls=[ROME])
     yield Sample(f, '<function name="get_weather">\n{"city": "Rome"}\n</function>', calls=[ROME])

@@ -34,7 +34,7 @@ def joined(events: Iterable[OutputEvent]) -> Iterable[OutputEvent]:
         if kind is ToolCall:
             yield from group
         else:
-            yield kind("".join(event.text for event in group))  # type: ignore[union-attr]
+            yield kind("".join(event.text for event in group))  # type: ignore[union-attr]  # of one kind
 
 
 def summary(events: Iterable[OutputEvent]) -> tuple[str, str, list[tuple[str, Any]]]:
