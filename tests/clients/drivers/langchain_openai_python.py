@@ -5,39 +5,14 @@ from typing import Any
 import openai
 import report as r
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
-from langchain_core.tools import tool
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
-from pydantic import BaseModel
-
-
-class Weather(BaseModel):
-    """The weather in a city."""
-
-    city: str
-    degrees: int
-
-
-@tool
-def get_weather(city: str) -> str:
-    """The weather in a city."""
-    return f"Sunny in {city}"
+from langchain_parts import Weather, cities, get_weather, whole
 
 
 def model(**options: Any) -> ChatOpenAI:
     common: Any = {"model": r.MODEL, "base_url": r.BASE, "api_key": r.KEY, "max_retries": 0, "max_tokens": 120}
     return ChatOpenAI(**(common | options))
-
-
-def whole(stream: Any) -> AIMessageChunk:
-    total: Any = None
-    for chunk in stream:
-        total = chunk if total is None else total + chunk
-    return total
-
-
-def cities(message: Any) -> list[str]:
-    return [call["args"]["city"] for call in message.tool_calls]
 
 
 def chat() -> None:
