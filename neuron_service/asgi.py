@@ -1,9 +1,9 @@
-"""The types of an ASGI application, for modules that must not load a web framework, and the extension of our server."""
+"""The types of an ASGI application, for modules that must not load a web framework. The extensions of our server."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-__all__ = ("DIRECT_WRITE", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
+__all__ = ("DIRECT_WRITE", "PEER", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
 
 Scope: TypeAlias = Any
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -18,4 +18,9 @@ Does nothing if the client has gone.
 DIRECT_WRITE: Final = "neuron.direct_write"
 """The extension of a scope, as `{DIRECT_WRITE: {"write": DirectWrite}}`, of servers that have it. Whoever wraps `send`
 must take it out of the scope.
+"""
+
+PEER: Final = "neuron.peer"
+"""The extension of a scope, as `{PEER: {"uid": int, "gid": int, "pid": int}}`: the process at the other end of a Unix
+socket, as the kernel knows it from the time of its `connect`. Scopes of other connections do not have it.
 """

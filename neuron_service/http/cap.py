@@ -51,6 +51,10 @@ class ConnectionCap:
         limit = min(_MOST_CONNECTIONS, places * 3 // 4)
         return cls(limit, spare=min(_MOST_CONNECTIONS // 4, places - limit))
 
+    def has_place(self, open_connections: int) -> bool:
+        """Whether the newest of `open_connections` can stay at all, at least for a refusal."""
+        return open_connections <= self.limit + self.spare
+
     def welcome(self, open_connections: int) -> Welcome:
         """Judge the newest of `open_connections`. The first one beyond the limit is logged, the others are counted."""
         if open_connections <= self.limit:
@@ -61,7 +65,7 @@ class ConnectionCap:
                 extra={"open_connections": open_connections, "max_connections": self.limit},
             )
         self._refused_connections += 1
-        return Welcome.QUESTIONS if open_connections <= self.limit + self.spare else Welcome.NONE
+        return Welcome.QUESTIONS if self.has_place(open_connections) else Welcome.NONE
 
     def refusal(self) -> Overloaded:
         """The error for a client beyond the limit. The caller must not log it, because `welcome` has logged it."""

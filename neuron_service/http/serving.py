@@ -4,10 +4,12 @@ from functools import partial
 
 from neuron_service.asgi import ASGIApp
 from neuron_service.http.cap import ConnectionCap
+from neuron_service.http.certificates import Certificates
 from neuron_service.http.connection import BoundedConnection
 from neuron_service.http.last_words import Refusals
 from neuron_service.http.limits import ConnectionLimits
 from neuron_service.http.listening import BACKLOG
+from neuron_service.http.tls_listener import TlsListener
 from neuron_service.http.uvicorn_parts import Server
 from neuron_service.refusals import render
 
@@ -21,8 +23,9 @@ def http_server(
     shutdown_limit_s: int,
     limits: ConnectionLimits | None = None,
     refusals: Refusals = render,
+    certificates: Certificates | None = None,
 ) -> Server:
-    """A server that answers with `app`, on the socket that its `run_on` is given.
+    """A server that answers with `app`, on the socket that its `run_on` is given. With `certificates` it speaks TLS.
 
     `refusals` gives what a connection refuses by itself the form of the request's path. When asked to stop, the server
     waits `shutdown_limit_s` for answers that are under way.
@@ -31,6 +34,7 @@ def http_server(
     return Server(
         app,
         partial(BoundedConnection, limits=limits, cap=cap, refusals=refusals),
+        listen=certificates and partial(TlsListener, certificates=certificates, cap=cap, limit_s=limits.head_s),
         backlog=BACKLOG,
         idle_s=limits.idle_s,
         shutdown_limit_s=shutdown_limit_s,

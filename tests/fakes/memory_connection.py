@@ -139,6 +139,9 @@ class _Transport(asyncio.Transport):
         assert not self.has_sent_eof, "written behind the end"
         self.written += bytes(data)
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.has_sent_eof = True
 
