@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
@@ -15,7 +16,7 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
-from neuron_lib.types import Discovery, Health, ModelInfo, Task
+from neuron_lib.types import Discovery, Health, ModelInfo, Reload, Task
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.version import Version
 
@@ -40,6 +41,8 @@ class Host:
     monitor: DeviceMonitor
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
+    reloads: Callable[[], Reload | UnsetType] = lambda: UNSET
+    """The outcome of the last reload of the configuration."""
     version: Version | None = None
     """None while git is asked for the commit."""
     decode_turn: anyio.Lock = field(default_factory=anyio.Lock)
@@ -164,12 +167,14 @@ class Host:
         """What the host does now, in one line for people."""
         if self._is_draining:
             return draining_line(self.registry.loads(), unloading=self.registry.unloading())
+        reload = self.reloads()
         return status_line(
             self.tracker.snapshot(),
             loading=self.registry.loading(),
             models=self.registry.list_models(),
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
+            is_reload_refused=reload is not UNSET and reload.error is not None,
         )
 
     def health(self) -> Health:
@@ -182,4 +187,5 @@ class Host:
             loading=self.registry.loading(),
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
+            reload=self.reloads(),
         )

@@ -13,7 +13,7 @@ from neuron_lib.logs import Message
 from neuron_lib.shown import clip, printable
 from neuron_service.journal import ERROR_PRIORITY, is_journal, with_priority
 
-__all__ = ("configure_logging",)
+__all__ = ("configure_logging", "set_level")
 
 _STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
     "message",
@@ -140,6 +140,11 @@ def configure_logging(level: str, *, environ: Mapping[str, str] | None = None) -
     handler.setFormatter(_LineFormatter(for_journal=is_journal(sys.stderr, environ or {})))
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     for noisy in ("uvicorn", "httpx", "httpx2", "httpcore", "filelock", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Drop records below `level` from now on. Raises ValueError for an unknown level."""
+    logging.getLogger().setLevel(level.upper())

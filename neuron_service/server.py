@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -14,25 +15,29 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from neuron_lib import ActivationTracker, Registry, load_default_models
-from neuron_lib.backend import Backend, HarnessSetup
+from neuron_lib.backend import Backend
 from neuron_lib.config import Config
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
 from neuron_lib.discovery.tool import run_tool
-from neuron_lib.errors import ShuttingDown
-from neuron_lib.types import Discovery
-from neuron_service.access import ANY, AccessRules
+from neuron_lib.errors import ConfigError, ShuttingDown
+from neuron_lib.types import Discovery, ModelSpec, public_id
+from neuron_service.access import ANY
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
 from neuron_service.host import Host
+from neuron_service.http.bodies import BodyBudget
 from neuron_service.http.cap import ConnectionCap, raise_descriptor_limit
-from neuron_service.http.listening import bind
+from neuron_service.http.certificates import Certificates
+from neuron_service.http.listening import address_of, bind
 from neuron_service.http.serving import http_server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
 from neuron_service.probes import Probes
-from neuron_service.socket_reader import read_socket
+from neuron_service.reloading import Reloading
+from neuron_service.running import Running, access_rules, endpoint_url, make_harnesses
+from neuron_service.settings import Settings
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
 from neuron_service.version import Version
@@ -63,17 +68,19 @@ async def serve(
     watchdog_s: float | None,
     check: Callable[[], None] | None = None,
     backends: Sequence[Backend[Any]] = BACKENDS,
+    tls: ssl.SSLContext | None = None,
+    reread: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A later signal ends the process at once.
 
     systemd is told by `notifier` what happens. If `watchdog_s` is given, systemd is also told in this interval that the
     daemon is alive. `version` and `check` block, and are called in threads once the host answers. `backends` are those
-    that the configuration may name; those that it names are offered.
+    that the configuration may name; those that it names are offered. With `tls` the service speaks HTTPS alone.
+    `reread` blocks, and reads everything again on SIGHUP; without it a SIGHUP is ignored.
     """
-    address, port = sock.getsockname()[:2]
     monitor = DeviceMonitor()
     registry = Registry(
-        endpoint_url=f"http://localhost:{port}",
+        endpoint_url=endpoint_url(config, sock),
         drain_timeout_s=config.drain_timeout_secs,
         wait_for_load_s=config.wait_for_load_secs,
         on_unloaded=monitor.refresh,
@@ -87,29 +94,32 @@ async def serve(
         model_aliases=config.http.model_aliases,
     )
     routes = LateRoutes(partial(_build_routes, host))
-    server = http_server(
-        HttpRules(
-            Probes(host, routes),
-            access=AccessRules.for_listener(
-                sock,
-                own_name=config.host,
-                allowed_hosts=config.allowed_hosts,
-                allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
-            ),
-            cors_origins=config.http.cors_origins,
-        ),
-        cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
-        shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
+    running = Running(
+        host=host,
+        sock=sock,
+        backends=backends,
+        rules=HttpRules(Probes(host, routes), access=access_rules(config, sock), cors_origins=config.http.cors_origins),
+        bodies=BodyBudget(config.body_budget_mb << 20),
+        certificates=None if tls is None else Certificates(tls),
     )
+    server = http_server(
+        running.rules,
+        cap=ConnectionCap.for_descriptors(raise_descriptor_limit(), are_costly=tls is not None),
+        shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
+        certificates=running.certificates,
+        bodies=running.bodies,
+    )
+    reloading = Reloading(config, reread=reread or _nothing_to_read, prepare=running.prepare)
+    host.reloads = reloading.report
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         async with anyio.create_task_group() as tasks:
             stop = anyio.Event()
-            tasks.start_soon(_obey, signals, stop)
+            tasks.start_soon(_obey, signals, stop, None if reread is None else reloading)
             tasks.start_soon(server.run_on, sock)
             await server.accepting.wait()
             for _ in range(_FIRST_ANSWER_TURNS):
                 await checkpoint()
-            logger.info("listening on http://%s:%s", address, port)
+            logger.info("listening on %s", address_of(sock, is_tls=tls is not None))
             if ANY in config.http.cors_origins:
                 logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
             tasks.start_soon(keep_status, notifier, host.status_line)
@@ -117,22 +127,33 @@ async def serve(
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
             async with registry:
                 async with anyio.create_task_group() as background:
-                    background.start_soon(_activate, host, config, environ, backends, routes.load)
+
+                    async def open_routes() -> None:
+                        await routes.load()
+                        background.start_soon(reloading.run, notifier, host.status_line)
+                        background.start_soon(_load_added_models, host, reloading)
+
+                    background.start_soon(_activate, host, config, environ, backends, open_routes)
                     tasks.start_soon(_call_in_threads, host, version, check)
                     background.start_soon(monitor.run)
                     await stop.wait()
                     host.start_draining()
-                    tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(config.drain_timeout_secs))
+                    drain_timeout_s = reloading.config.drain_timeout_secs
+                    tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(drain_timeout_s))
                     notifier.send("STOPPING=1", status=host.status_line())
                     tasks.start_soon(extend_timeout, notifier)
                     background.cancel_scope.cancel()
                 routes.close()
-                with anyio.move_on_after(config.drain_timeout_secs):
+                with anyio.move_on_after(drain_timeout_s):
                     await registry.wait_idle()
             server.should_exit = True
             await server.stopped.wait()
             tasks.cancel_scope.cancel()
     logger.info("shutdown complete")
+
+
+def _nothing_to_read() -> Settings:
+    raise ConfigError("this service was started without a configuration that can be read again")
 
 
 def _stop_limit_s(drain_timeout_s: float) -> float:
@@ -162,7 +183,8 @@ async def _activate(
     open_routes: Callable[[], Awaitable[None]] = checkpoint,
 ) -> None:
     """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models."""
-    await _offer_harnesses(host, config, environ, backends)
+    for harness, aliases in await make_harnesses(host, config, environ, backends):
+        host.registry.register(harness, aliases=aliases)
     await open_routes()
 
     async def look(number: int) -> Discovery:
@@ -179,34 +201,25 @@ async def _activate(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_until_seen, look, host.set_discovery)
         with contextlib.suppress(ShuttingDown):  # a stop ends this task, and may be noticed in a load first
-            await _load_default_models(host, config)
+            await _load_default_models(host, config.default_models, host.tracker)
 
 
-async def _offer_harnesses(
-    host: Host, config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]
-) -> None:
-    """Register the harnesses. Each is made in a thread, because its imports take long and probes must be answered."""
-    setup = HarnessSetup(
-        models=config.models,
-        environ=environ,
-        gpu_memory_mb=host.gpu_memory_mb,
-        max_prompt_tokens=config.max_prompt_tokens,
-        ends_with_thread=True,
-        read=read_socket,
-    )
-    for backend in backends:
-        if backend.name in host.harnesses:
-            harness = await anyio.to_thread.run_sync(backend.make, backend.of(config), setup)
-            host.registry.register(harness, aliases=backend.aliases)
+async def _load_added_models(host: Host, reloading: Reloading) -> None:
+    """Load default models that reloads add, once those of the start are settled. Ends when the host stops."""
+    with contextlib.suppress(ShuttingDown):
+        while True:
+            specs, tracker = await reloading.next_added()
+            await host.tracker.wait_settled([public_id(spec.model_id) for spec in reloading.at_start.default_models])
+            await _load_default_models(host, specs, tracker)
 
 
-async def _load_default_models(host: Host, config: Config) -> None:
+async def _load_default_models(host: Host, specs: Sequence[ModelSpec], tracker: ActivationTracker) -> None:
     """Load them once the hardware has been seen, or after waiting for that too long. Raises `ShuttingDown`."""
     reason = (await host.hardware_within(_HARDWARE_PATIENCE_S)).cuda_unavailable_reason
     if reason is None:
-        await load_default_models(host.registry, config.default_models, host.tracker)
+        await load_default_models(host.registry, specs, tracker)
     else:
-        _fail_default_models(host.tracker, reason)
+        _fail_default_models(tracker, reason)
 
 
 def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
@@ -216,8 +229,8 @@ def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
     tracker.mark_ready()
 
 
-async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> None:
-    """Set `stop` at the first signal to stop, and end the process at a later one.
+async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event, reloading: Reloading | None) -> None:
+    """Set `stop` at the first signal to stop, and end the process at a later one. SIGHUP asks for a reload.
 
     Engines whose daemon has ended see their socket close and end too.
     """
@@ -225,8 +238,13 @@ async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> No
     async for signum in signals:
         name = signal.Signals(signum).name
         if signum == signal.SIGHUP:
-            # A terminal was closed, or somebody expects a reload. Neither is a reason to end replies.
-            logger.warning("%s ignored: the configuration is read at the start only", name)
+            if reloading is None:
+                logger.warning("%s ignored: there is nothing to read again", name)
+            elif stop.is_set():
+                logger.warning("%s ignored: the service stops", name)
+            else:
+                logger.info("%s received, reading the configuration again", name)
+                reloading.request()
             continue
         match stops.hear(now_s=anyio.current_time()):
             case Meaning.DRAIN:

@@ -110,7 +110,7 @@ def test_a_gateway_gets_in_unless_the_configuration_says_otherwise(
     class Bound(Exception):
         pass
 
-    def bind(host: str, _port: int) -> NoReturn:
+    def bind(host: str, _port: int, **_: object) -> NoReturn:
         raise Bound(host)
 
     monkeypatch.setattr(serve, "bind", bind)

@@ -29,6 +29,7 @@ from neuron_lib.types.host import (
     DeviceHealth,
     Discovery,
     Health,
+    Reload,
 )
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
@@ -88,6 +89,7 @@ __all__ = (
     "Principal",
     "ReasoningDelta",
     "Relevance",
+    "Reload",
     "ReplyOutcome",
     "Rerank",
     "Sampling",

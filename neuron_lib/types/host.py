@@ -6,7 +6,16 @@ from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.types.models import FailedLoad, LoadingModel, ModelLoad, UnloadingModel
 
-__all__ = ("ActivationSnapshot", "ActivationState", "DeferredLoad", "Device", "DeviceHealth", "Discovery", "Health")
+__all__ = (
+    "ActivationSnapshot",
+    "ActivationState",
+    "DeferredLoad",
+    "Device",
+    "DeviceHealth",
+    "Discovery",
+    "Health",
+    "Reload",
+)
 
 
 class Device(Struct, frozen=True, kw_only=True):
@@ -82,12 +91,28 @@ class ActivationSnapshot(Struct, frozen=True, kw_only=True):
     deferred: tuple[DeferredLoad, ...] | UnsetType = UNSET
 
 
+class Reload(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last time at which a host has read its configuration again, in seconds of Unix time.
+
+    `error` says why everything has stayed as it was; it is None after a reload that succeeded. `needs_restart` has the
+    keys whose new values are not in force. `pending` and `failed` are models that earlier reloads have added to the
+    default models, and that are to be loaded or cannot be loaded.
+    """
+
+    at: int
+    error: str | None = None
+    needs_restart: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    failed: tuple[FailedLoad, ...] = ()
+
+
 class Health(Struct, frozen=True, kw_only=True):
     """The body of `GET /health` (`docs/reference/wire-contract.md#health`).
 
     `loading` lists every load that runs now, at start-up or on demand. `unloading` lists every model that is being
     unloaded, until its memory is back. `lost` lists models that were given up after their engines had died, with the
-    reason, until they are loaded again. The gateway ignores these three.
+    reason, until they are loaded again. `reload` is UNSET until the host has read its configuration again. The gateway
+    ignores these four.
     """
 
     uptime_secs: int
@@ -97,3 +122,4 @@ class Health(Struct, frozen=True, kw_only=True):
     loading: tuple[LoadingModel, ...] = ()
     unloading: tuple[UnloadingModel, ...] = ()
     lost: tuple[FailedLoad, ...] = ()
+    reload: Reload | UnsetType = UNSET

@@ -14,6 +14,7 @@ from neuron_lib.errors import NeuronError, ShuttingDown
 from neuron_lib.wire.http_errors import ErrorAnswer, MalformedHttp, RequestTimeout
 from neuron_service.asgi import PEER
 from neuron_service.http.alarm import Alarm
+from neuron_service.http.bodies import BodyBudget, BodyCount
 from neuron_service.http.cap import ConnectionCap, Welcome
 from neuron_service.http.framing import fault_of_head
 from neuron_service.http.last_words import CONTINUE, Refusals, to_bytes
@@ -51,6 +52,7 @@ class BoundedConnection(UvicornConnection):
         limits: ConnectionLimits,
         cap: ConnectionCap,
         refusals: Refusals,
+        bodies: BodyBudget,
         take_place: Callable[[], object] = bool,
         **kwargs: Any,
     ) -> None:
@@ -62,6 +64,8 @@ class BoundedConnection(UvicornConnection):
         self._welcome = Welcome.FULL
         self._peer: Mapping[str, int] | None = None
         self._take_place = take_place
+        self._bodies = bodies
+        self._body = BodyCount(bodies)
         self._clock = RequestClock(limits, now_s=self.loop.time())
         self._alarm = Alarm(self.loop, self._wake)
         self._stall: asyncio.TimerHandle | None = None
@@ -114,7 +118,14 @@ class BoundedConnection(UvicornConnection):
     def on_body(self, body: bytes) -> None:
         """A piece of the body was parsed."""
         self._clock.add_body()
+        if not self._body.add(len(body)):
+            self._refuse(self._bodies.refusal())
+            raise _StopParsing
         super().on_body(body)
+
+    def forget_request(self) -> None:
+        """The answer is written, or there will be none."""
+        self._body.release()
 
     def on_message_complete(self) -> None:
         """The request is complete. Its answer ends the connection, or the next request follows."""
@@ -150,6 +161,7 @@ class BoundedConnection(UvicornConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, by either side."""
         super().connection_lost(exc)
+        self.forget_request()
         self._alarm.cancel()
         if self._stall is not None:
             self._stall.cancel()

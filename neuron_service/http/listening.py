@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ("BACKLOG", "bind", "file_removed_at_end")
+__all__ = ("BACKLOG", "address_of", "bind", "file_removed_at_end")
 
 BACKLOG: Final = 2048
 """How many connections may wait to be accepted while the service starts or is busy."""
@@ -32,6 +32,14 @@ def bind(host: str, port: int, *, socket_mode: int = 0o660) -> socket.socket:
         sock.bind((host, port))
         sock.listen(BACKLOG)
     return sock
+
+
+def address_of(sock: socket.socket, *, is_tls: bool = False) -> str:
+    """Where `sock` listens, such as `http://127.0.0.1:13131` or `unix:/run/neuron/neuron.sock`."""
+    if sock.family == socket.AF_UNIX:
+        return f"{_UNIX}{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @contextlib.contextmanager

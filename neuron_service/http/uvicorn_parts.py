@@ -154,6 +154,13 @@ class UvicornConnection(HttpToolsProtocol):
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
+    def on_response_complete(self) -> None:
+        self.forget_request()
+        super().on_response_complete()
+
+    def forget_request(self) -> None:
+        """Called when an answer is complete. A subclass may have kept something of the request until now."""
+
     def abandon_cycle(self) -> None:
         """Tell the application that its client has gone, unless it has answered. It may wait for a body."""
         if self.cycle is not None and not self.cycle.response_complete:

@@ -285,6 +285,9 @@ def test_variables_that_name_no_key_are_ignored() -> None:
     assert read(None, environ) == DEFAULTS
 
 
+LISTEN = "an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address, or unix:/path"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
@@ -293,7 +296,7 @@ def test_variables_that_name_no_key_are_ignored() -> None:
         (
             "NEURON_HOST",
             "",
-            "NEURON_HOST: `host`: expected an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address",
+            f"NEURON_HOST: `host`: expected {LISTEN}",
         ),
         ("NEURON_PORT", "1\nhost = 2", "NEURON_PORT: `port`: expected `int`, got `str`"),
         ("NEURON_HARNESS", "llamacpp", "NEURON_HARNESS: `harness`: expected a table"),
@@ -470,8 +473,7 @@ def test_what_a_start_survives_with_a_warning_is_an_error_if_the_caller_is_stric
         ("NEURON_HARNESS_LLAMACPP_N_CTX", "NEURON_HARNESS__LLAMACPP__N_CTX"),
         ("NEURON_HARNESS__LLAMACPP__ADMISION__MAX_IN_FLIGHT", "NEURON_HARNESS__LLAMACPP__ADMISSION__MAX_IN_FLIGHT"),
         ("NEURON_USE_CHAT_TEMPLATES", "NEURON_USE_CHAT_TEMPLATE"),
-        ("NEURON_LOG_LEVEL", "NEURON_LOG"),
-        ("NEURON_LOGLEVEL", "NEURON_LOG"),
+        ("NEURON_LOGLEVEL", "NEURON_LOG_LEVEL"),
         ("NEURON_CONFIG", "--config"),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_socket_to_which_no_client_can_connect_is_refused_and_closed(
     family: socket.AddressFamily, kind: socket.SocketKind
 ) -> None:
     descriptor = socket.socket(family, kind).detach()
-    with pytest.raises(ConfigError, match="does not listen for TCP connections"):
+    with pytest.raises(ConfigError, match="does not listen for connections"):
         inherited_socket(1, first_fd=descriptor)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
