@@ -39,7 +39,8 @@ class Reloading:
         self._reread = reread
         self._prepare = prepare
         self._requested = anyio.Event()
-        self._at: int | None = None
+        self._count = 0
+        self._at = 0
         self._error: str | None = None
         self._needs_restart: tuple[str, ...] = ()
         self._added: list[ModelSpec] = []
@@ -57,11 +58,12 @@ class Reloading:
 
     def report(self) -> Reload | UnsetType:
         """The outcome of the last reload; UNSET before the first one has ended."""
-        if self._at is None:
+        if not self._count:
             return UNSET
         loads = self._tracker.snapshot()
         under_way = [loads.in_progress] if loads.in_progress else []
         return Reload(
+            count=self._count,
             at=self._at,
             error=self._error,
             needs_restart=self._needs_restart,
@@ -85,12 +87,12 @@ class Reloading:
             plan = plan_reload(self._config, settings.config)
             bring_into_force = await self._prepare(settings, self._config, plan.config)
         except Exception as error:
-            self._at, self._error = int(time.time()), cause_chain(error)
+            self._note(cause_chain(error))
             bug = None if isinstance(error, ConfigError) else error
             logger.log(logging.ERROR, "reload refused, everything stays as it was: %s", self._error, exc_info=bug)
             return
         bring_into_force()
-        self._at, self._error = int(time.time()), None
+        self._note(None)
         self._config, self._needs_restart = plan.config, plan.needs_restart
         logger.info("configuration read again")
         if plan.needs_restart:
@@ -98,6 +100,10 @@ class Reloading:
         if plan.added:
             self._added += plan.added
             self._has_added.set()
+
+    def _note(self, error: str | None) -> None:
+        self._count += 1
+        self._at, self._error = int(time.time()), error
 
     async def next_added(self) -> tuple[tuple[ModelSpec, ...], ActivationTracker]:
         """Wait for default models that a reload has added. Returns them, and the tracker to be told of their loads."""

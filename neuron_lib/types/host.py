@@ -92,13 +92,14 @@ class ActivationSnapshot(Struct, frozen=True, kw_only=True):
 
 
 class Reload(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The last time at which a host has read its configuration again, in seconds of Unix time.
+    """The last time at which a host has read its configuration again: `at` in seconds of Unix time.
 
-    `error` says why everything has stayed as it was; it is None after a reload that succeeded. `needs_restart` has the
-    keys whose new values are not in force. `pending` and `failed` are models that earlier reloads have added to the
-    default models, and that are to be loaded or cannot be loaded.
+    `count` is the number of times so far. `error` says why everything has stayed as it was; it is None after a reload
+    that succeeded. `needs_restart` has the keys whose new values are not in force. `pending` and `failed` are models
+    that reloads have added to the default models, and that are to be loaded or cannot be loaded.
     """
 
+    count: int
     at: int
     error: str | None = None
     needs_restart: tuple[str, ...] = ()

@@ -45,15 +45,17 @@ def address_of(sock: socket.socket, *, is_tls: bool = False) -> str:
 @contextlib.contextmanager
 def file_removed_at_end(sock: socket.socket) -> Iterator[None]:
     """Remove the file of a Unix socket at the end of the block, unless another service has replaced the file."""
-    path = Path(sock.getsockname()) if sock.family == socket.AF_UNIX else None
-    ours = path and path.lstat()
+    if sock.family != socket.AF_UNIX:
+        yield
+        return
+    path = Path(sock.getsockname())
+    ours = path.lstat()
     try:
         yield
     finally:
-        if path is not None and ours is not None:
-            with contextlib.suppress(OSError):
-                if os.path.samestat(path.lstat(), ours):
-                    path.unlink()
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.lstat(), ours):
+                path.unlink()
 
 
 def _bind_unix(path: Path, mode: int) -> socket.socket:

@@ -35,10 +35,13 @@ def http_server(
     waits `shutdown_limit_s` for answers that are under way.
     """
     limits = limits or ConnectionLimits()
+    listen = None
+    if certificates is not None:
+        listen = partial(TlsListener, certificates=certificates, cap=cap, limit_s=limits.head_s)
     return Server(
         app,
         partial(BoundedConnection, limits=limits, cap=cap, refusals=refusals, bodies=bodies or BodyBudget(sys.maxsize)),
-        listen=certificates and partial(TlsListener, certificates=certificates, cap=cap, limit_s=limits.head_s),
+        listen=listen,
         backlog=BACKLOG,
         idle_s=limits.idle_s,
         shutdown_limit_s=shutdown_limit_s,

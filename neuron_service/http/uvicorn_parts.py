@@ -285,7 +285,8 @@ class Server(uvicorn.Server):
         """Begin to accept connections. uvicorn itself takes every socket for one of TCP."""
         await super().startup([])
         config, state = self.config, self.server_state
-        connect: Any = partial(config.http_protocol_class, config=config, server_state=state, app_state={})
+        make: Any = config.http_protocol_class  # what `connect` was
+        connect = partial(make, config=config, server_state=state, app_state={})
         for sock in sockets or ():
             self.servers.append(await self._accept_on(sock, connect))
         self.accepting.set()

@@ -64,6 +64,14 @@ def tls_client(host: ListeningHost, context: ssl.SSLContext) -> Iterator[RawClie
         yield RawClient(secured)
 
 
+def serial_of(client: RawClient) -> str:
+    """The serial number of the host's certificate."""
+    assert isinstance(client.sock, ssl.SSLSocket)
+    certificate = client.sock.getpeercert()
+    assert certificate is not None
+    return str(certificate["serialNumber"])
+
+
 def is_turned_away(host: ListeningHost, context: ssl.SSLContext) -> bool:
     """Whether a client gets no answer. With TLS 1.3 a client learns by reading that its certificate was refused."""
     try:
@@ -157,10 +165,10 @@ def test_the_next_connection_gets_a_new_certificate_and_an_open_one_goes_on(auth
     with listening_host(certificates=certificates) as host, tls_client(host, authority.client()) as old:
         old.send(HEALTH)
         assert old.reply().status == 200
-        serial = old.sock.getpeercert()["serialNumber"]
+        serial = serial_of(old)
         certificates.context = authority.server()
         with tls_client(host, authority.client()) as new:
-            assert new.sock.getpeercert()["serialNumber"] != serial
+            assert serial_of(new) != serial
         old.send(HEALTH)
         assert old.reply().status == 200
 
