@@ -22,6 +22,7 @@ from neuron_lib.types.events import (
     Usage,
 )
 from neuron_lib.types.host import (
+    AccessState,
     ActivationSnapshot,
     ActivationState,
     DeferredLoad,
@@ -51,6 +52,7 @@ from neuron_lib.types.unread import UnreadArray, UnreadObject
 __all__ = (
     "HUB_SCHEME",
     "MEDIA_OF_PARTS",
+    "AccessState",
     "ActivationSnapshot",
     "ActivationState",
     "Chat",
