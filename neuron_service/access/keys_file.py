@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from neuron_service.access.setup import read_keys
 __all__ = ("NoSuchKey", "add_key", "list_keys", "remove_key")
 
 _PRIVATE: Final = 0o600
+_FOR_THE_GROUP: Final = 0o640
 _HEADING: Final = "# API keys of neuron. `neuron key` changes this file. It has hashes of keys, and no key.\n"
 
 
@@ -31,7 +33,8 @@ def list_keys(path: Path) -> tuple[Key, ...]:
 def add_key(path: Path, name: str, scopes: frozenset[Scope]) -> str:
     """Make a key, write its line to the end of the file, and return the key, which is kept nowhere.
 
-    A new file can be read by its owner alone. Raises `ConfigError` for a name that is taken and for a file that is
+    A new file can be read by its owner and by the group of its directory. So the service can read the file below
+    `/etc/neuron`. Raises `ConfigError` for a name that is taken and for a file that is
     wrong already, and `OSError`. Then the file is as it was.
     """
     secret = new_secret()
@@ -75,16 +78,26 @@ def _alone(path: Path) -> Iterator[Path]:
         os.close(directory)
 
 
+def _set_readers(descriptor: int, file: Path) -> None:
+    """Let the same users read the file as before, or the group of the directory if there was no file."""
+    try:
+        before = file.stat()
+    except FileNotFoundError:
+        with contextlib.suppress(PermissionError):  # the directory may be that of a group of others
+            os.fchown(descriptor, -1, file.parent.stat().st_gid)
+            os.fchmod(descriptor, _FOR_THE_GROUP)
+    else:
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+
+
 def _replace(file: Path, text: str) -> None:
-    """Give the file a new content. Owner, group and mode stay those of the file that was there."""
+    """Give the file a new content."""
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            with contextlib.suppress(FileNotFoundError):
-                before = file.stat()
-                os.fchown(descriptor, before.st_uid, before.st_gid)
-                os.fchmod(descriptor, before.st_mode & 0o777)
+            _set_readers(descriptor, file)
             out.write(text)
             out.flush()
             os.fsync(descriptor)

@@ -164,7 +164,7 @@ def _add_model_options(parser: _Parser, command: str, *, hidden: bool = False) -
             add("-y", "--yes", action="store_true", text="do not ask")
         case "key":
             add(
-                *("-s", "--scope"),
+                "--scope",
                 action="append",
                 choices=_SCOPES,
                 text="what a new key may do; may be given several times; default: inference",

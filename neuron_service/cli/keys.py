@@ -40,7 +40,7 @@ def run_key_command(options: argparse.Namespace) -> int:
         complain(str(error))
         return os.EX_CONFIG
     except OSError as error:
-        complain(f"{error.filename}: {error.strerror or error}")
+        complain(f"{error.filename or 'the file of keys'}: {error.strerror or error}")
         return os.EX_IOERR
     return 0
 

@@ -256,7 +256,7 @@ def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], caps
         ("key ls laptop", "`neuron key ls` takes no NAME"),
         ("key rm laptop --scope admin", "--scope is an option of `neuron key new`"),
         ("key new laptop --json", "--json is an option of `neuron key ls`"),
-        ("key new laptop --scope all", "argument -s/--scope: invalid choice: 'all'"),
+        ("key new laptop --scope all", "argument --scope: invalid choice: 'all'"),
         ("key new lap/top", "a name has 1 to 64 letters"),
         ("serve --log-level loud", "argument --log-level: invalid choice: 'loud'"),
     ],

@@ -46,12 +46,13 @@ def test_a_new_key_is_shown_once_and_only_its_hash_is_kept(keys: Path, capsys: p
     found = KeyRing(parse_keys(keys.read_text(), place="keys")).find(out.strip().encode())
     assert found is not None
     assert (found.name, sorted(found.scopes)) == ("laptop", ["inference"])
-    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o640
+    assert keys.stat().st_gid == keys.parent.stat().st_gid
 
 
 def test_keys_are_listed_and_removed_by_name(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = made(capsys, "laptop")
-    made(capsys, "ops", "--scope", "admin", "-s", "metrics")
+    made(capsys, "ops", "--scope", "admin", "--scope", "metrics")
     assert run("key", "ls") == 0
     assert capsys.readouterr().out == "NAME    SCOPES\nlaptop  inference\nops     admin, metrics\n"
     assert run("key", "rm", "laptop") == 0
