@@ -294,6 +294,7 @@ def test_without_a_command_options_are_those_of_serve(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("text", "pasted"),
     [
+        ("trusted_networks = ['private']", '/models/load -H "x-api-key: $NEURON_API_KEY" -H'),
         ("", "/models/load"),
         ('[[models]]\nid = "a/b"', '"model_id":"a/b"'),
         ('[[default_models]]\nmodel_id = "mirror:a/b"\nharness = "llamacpp"', '"model":"a/b"'),
