@@ -30,6 +30,7 @@ from neuron_lib.types.host import (
     Discovery,
     Health,
 )
+from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
     FailedLoad,
@@ -64,9 +65,12 @@ __all__ = (
     "Device",
     "DeviceHealth",
     "Discovery",
+    "Distribution",
     "Embed",
     "Embedding",
+    "EndedLoad",
     "EndedReply",
+    "EngineMeasures",
     "EventBeforeEnd",
     "FailedLoad",
     "FinishReason",
@@ -76,6 +80,7 @@ __all__ = (
     "Health",
     "IdParts",
     "Likely",
+    "LoadOutcome",
     "LoadProgress",
     "LoadStage",
     "LoadingModel",
