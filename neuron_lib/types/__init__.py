@@ -22,6 +22,7 @@ from neuron_lib.types.events import (
     Usage,
 )
 from neuron_lib.types.host import (
+    AccessState,
     ActivationSnapshot,
     ActivationState,
     DeferredLoad,
@@ -31,6 +32,7 @@ from neuron_lib.types.host import (
     Health,
 )
 from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
+from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
     FailedLoad,
@@ -52,6 +54,7 @@ from neuron_lib.types.unread import UnreadArray, UnreadObject
 __all__ = (
     "HUB_SCHEME",
     "MEDIA_OF_PARTS",
+    "AccessState",
     "ActivationSnapshot",
     "ActivationState",
     "Chat",
@@ -64,6 +67,7 @@ __all__ = (
     "Detokenized",
     "Device",
     "DeviceHealth",
+    "DeviceNeed",
     "Discovery",
     "Distribution",
     "Embed",
@@ -85,6 +89,7 @@ __all__ = (
     "LoadStage",
     "LoadingModel",
     "Medium",
+    "MemoryPlan",
     "ModelInfo",
     "ModelLimit",
     "ModelLoad",
