@@ -1,5 +1,6 @@
 """What a service that runs has got from its configuration, and how it is exchanged for that of another one."""
 
+import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import anyio
 from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import Config
 from neuron_lib.harness import Harness
-from neuron_service.access import AccessRules
+from neuron_service.access.hosts import AccessRules
 from neuron_service.host import Host
 from neuron_service.http.bodies import BodyBudget
 from neuron_service.http.certificates import Certificates
@@ -20,6 +21,8 @@ from neuron_service.settings import Settings
 from neuron_service.socket_reader import read_socket
 
 __all__ = ("Offer", "Running", "access_rules", "endpoint_url", "make_harnesses")
+
+logger = logging.getLogger(__name__)
 
 Offer: TypeAlias = tuple[Harness, tuple[str, ...]]
 """A harness, and its other names."""
@@ -58,6 +61,9 @@ class Running:
             registry.limits.drain_timeout_s = wanted.drain_timeout_secs
             registry.wait_for_load_s = wanted.wait_for_load_secs
             self.host.model_aliases = wanted.http.model_aliases
+            if settings.entrance.in_words() != self.host.entrance.rules.in_words():
+                logger.info("%s", settings.entrance.in_words())
+            self.host.entrance.replace(settings.entrance)
             self.rules.replace(access=access, cors_origins=wanted.http.cors_origins)
             self.bodies.limit_bytes = wanted.body_budget_mb << 20
             if self.certificates is not None and settings.tls is not None:

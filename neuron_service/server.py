@@ -23,7 +23,8 @@ from neuron_lib.discovery.probe import discover
 from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ConfigError, ShuttingDown
 from neuron_lib.types import Discovery, ModelSpec, public_id
-from neuron_service.access import ANY
+from neuron_service.access.entrance import Entrance, EntranceRules
+from neuron_service.access.hosts import ANY
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
 from neuron_service.host import Host
@@ -34,12 +35,14 @@ from neuron_service.http.listening import address_of, bind
 from neuron_service.http.serving import http_server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
+from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
 from neuron_service.reloading import Reloading
 from neuron_service.running import Running, access_rules, endpoint_url, make_harnesses
 from neuron_service.settings import Settings
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
+from neuron_service.tallies import Tallies
 from neuron_service.version import Version
 
 __all__ = ("bind", "serve")
@@ -63,6 +66,7 @@ async def serve(
     *,
     sock: socket.socket,
     version: Callable[[], Version],
+    entrance: EntranceRules | None = None,
     environ: Mapping[str, str],
     notifier: Notifier,
     watchdog_s: float | None,
@@ -73,17 +77,20 @@ async def serve(
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A later signal ends the process at once.
 
-    systemd is told by `notifier` what happens. If `watchdog_s` is given, systemd is also told in this interval that the
-    daemon is alive. `version` and `check` block, and are called in threads once the host answers. `backends` are those
-    that the configuration may name; those that it names are offered. With `tls` the service speaks HTTPS alone.
-    `reread` blocks, and reads everything again on SIGHUP; without it a SIGHUP is ignored.
+    `entrance` says who is let in; without it, everybody is. systemd is told by `notifier` what happens. If `watchdog_s`
+    is given, systemd is also told in this interval that the daemon is alive. `version` and `check` block, and are
+    called in threads once the host answers. `backends` are those that the configuration may name; those that it names
+    are offered. With `tls` the service speaks HTTPS alone. `reread` blocks, and reads everything again on SIGHUP;
+    without it a SIGHUP is ignored.
     """
-    monitor = DeviceMonitor()
+    monitor, tallies = DeviceMonitor(), Tallies()
     registry = Registry(
         endpoint_url=endpoint_url(config, sock),
         drain_timeout_s=config.drain_timeout_secs,
         wait_for_load_s=config.wait_for_load_secs,
         on_unloaded=monitor.refresh,
+        on_reply=tallies.take_reply,
+        on_load=tallies.take_load,
     )
     tracker = ActivationTracker(config.default_models)
     host = Host(
@@ -92,13 +99,20 @@ async def serve(
         tracker=tracker,
         monitor=monitor,
         model_aliases=config.http.model_aliases,
+        tallies=tallies,
+        entrance=Entrance(entrance or EntranceRules()),
     )
     routes = LateRoutes(partial(_build_routes, host))
     running = Running(
         host=host,
         sock=sock,
         backends=backends,
-        rules=HttpRules(Probes(host, routes), access=access_rules(config, sock), cors_origins=config.http.cors_origins),
+        rules=HttpRules(
+            Probes(host, routes),
+            access=access_rules(config, sock),
+            entrance=host.entrance,
+            cors_origins=config.http.cors_origins,
+        ),
         bodies=BodyBudget(config.body_budget_mb << 20),
         certificates=None if tls is None else Certificates(tls),
     )
@@ -120,9 +134,11 @@ async def serve(
             for _ in range(_FIRST_ANSWER_TURNS):
                 await checkpoint()
             logger.info("listening on %s", address_of(sock, is_tls=tls is not None))
+            _say_who_is_let_in(host.entrance.rules)
             if ANY in config.http.cors_origins:
                 logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
             tasks.start_soon(keep_status, notifier, host.status_line)
+            tasks.start_soon(measure_lag, tallies.loop_lag_s)
             if watchdog_s is not None:
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
             async with registry:
@@ -154,6 +170,12 @@ async def serve(
 
 def _nothing_to_read() -> Settings:
     raise ConfigError("this service was started without a configuration that can be read again")
+
+
+def _say_who_is_let_in(rules: EntranceRules) -> None:
+    logger.info("%s", rules.in_words())
+    if rules.trusted is not None and rules.trusted.has_every_address:
+        logger.warning("`trusted_networks` has every address: whoever reaches this host may use it without a key")
 
 
 def _stop_limit_s(drain_timeout_s: float) -> float:

@@ -2,9 +2,10 @@
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from neuron_lib.config import Config
+from neuron_service.access.entrance import EntranceRules
 
 __all__ = ("Settings",)
 
@@ -13,10 +14,12 @@ __all__ = ("Settings",)
 class Settings:
     """What the file, the environment, the command line and the files that they name say together, checked.
 
-    `environ` is the environment with the tokens that systemd passed as credentials. `tls` is None for plain HTTP.
+    `environ` is the environment with the tokens that systemd passed as credentials. `entrance` says who is let in, with
+    which keys. `tls` is None for plain HTTP.
     """
 
     config: Config
     environ: Mapping[str, str]
     log_level: str
+    entrance: EntranceRules = field(default_factory=EntranceRules)
     tls: ssl.SSLContext | None = None

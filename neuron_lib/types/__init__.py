@@ -22,6 +22,7 @@ from neuron_lib.types.events import (
     Usage,
 )
 from neuron_lib.types.host import (
+    AccessState,
     ActivationSnapshot,
     ActivationState,
     DeferredLoad,
@@ -31,6 +32,8 @@ from neuron_lib.types.host import (
     Health,
     Reload,
 )
+from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
+from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
     FailedLoad,
@@ -52,6 +55,7 @@ from neuron_lib.types.unread import UnreadArray, UnreadObject
 __all__ = (
     "HUB_SCHEME",
     "MEDIA_OF_PARTS",
+    "AccessState",
     "ActivationSnapshot",
     "ActivationState",
     "Chat",
@@ -64,10 +68,14 @@ __all__ = (
     "Detokenized",
     "Device",
     "DeviceHealth",
+    "DeviceNeed",
     "Discovery",
+    "Distribution",
     "Embed",
     "Embedding",
+    "EndedLoad",
     "EndedReply",
+    "EngineMeasures",
     "EventBeforeEnd",
     "FailedLoad",
     "FinishReason",
@@ -77,10 +85,12 @@ __all__ = (
     "Health",
     "IdParts",
     "Likely",
+    "LoadOutcome",
     "LoadProgress",
     "LoadStage",
     "LoadingModel",
     "Medium",
+    "MemoryPlan",
     "ModelInfo",
     "ModelLimit",
     "ModelLoad",

@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, UnsetType
 from neuron_lib.types.models import FailedLoad, LoadingModel, ModelLoad, UnloadingModel
 
 __all__ = (
+    "AccessState",
     "ActivationSnapshot",
     "ActivationState",
     "DeferredLoad",
@@ -107,13 +108,25 @@ class Reload(Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: tuple[FailedLoad, ...] = ()
 
 
+class AccessState(Struct, frozen=True, kw_only=True):
+    """Whom a service lets in: callers of `trusted_networks` without a key, and others with one of so many `keys`.
+
+    `trusted_proxies` are the places whose word counts about who is behind them. `summary` says all that in one line.
+    """
+
+    summary: str
+    trusted_networks: tuple[str, ...]
+    trusted_proxies: tuple[str, ...]
+    keys: int
+
+
 class Health(Struct, frozen=True, kw_only=True):
     """The body of `GET /health` (`docs/reference/wire-contract.md#health`).
 
     `loading` lists every load that runs now, at start-up or on demand. `unloading` lists every model that is being
     unloaded, until its memory is back. `lost` lists models that were given up after their engines had died, with the
-    reason, until they are loaded again. `reload` is UNSET until the host has read its configuration again. The gateway
-    ignores these four.
+    reason, until they are loaded again. `access` is left out by a program that checks its callers by itself. `reload`
+    is UNSET until the host has read its configuration again. The gateway ignores these five.
     """
 
     uptime_secs: int
@@ -123,4 +136,5 @@ class Health(Struct, frozen=True, kw_only=True):
     loading: tuple[LoadingModel, ...] = ()
     unloading: tuple[UnloadingModel, ...] = ()
     lost: tuple[FailedLoad, ...] = ()
+    access: AccessState | UnsetType = UNSET
     reload: Reload | UnsetType = UNSET

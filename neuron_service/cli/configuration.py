@@ -12,6 +12,7 @@ import msgspec
 
 from neuron_lib.config import Config, load_config, store_settings
 from neuron_lib.errors import ConfigError
+from neuron_service.access.setup import entrance_rules
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.command_line import LOG_LEVELS
 from neuron_service.cli.directories import require_absolute_directories
@@ -33,9 +34,11 @@ def read_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Se
     Called at the start and for a reload. Blocking. Raises `ConfigError`, and changes nothing.
     """
     config = service_config(options, environ)
+    environ = with_credentials(config, environ)
     return Settings(
         config=config,
-        environ=with_credentials(config, environ),
+        environ=environ,
+        entrance=entrance_rules(config, environ),
         log_level=log_level(options, environ, default=config.log_level),
         tls=None
         if config.tls_cert is None or config.tls_key is None

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import socket
 import ssl
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from neuron_lib.config import Config
 __all__ = ("ServiceSilent", "loaded_ids")
 
 _ANSWER_LIMIT_S: Final = 2.0
+_KEY_VARIABLE: Final = "NEURON_API_KEY"
 
 
 class ServiceSilent(Exception):
@@ -35,16 +37,24 @@ class _Health(Struct, frozen=True):
     loading: tuple[_Load, ...] = ()
 
 
-def loaded_ids(config: Config) -> frozenset[str]:
+def loaded_ids(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
     """The ids that the service of this configuration has loaded or is loading. Empty if no service runs.
 
-    Blocks for a few seconds at most. Raises `ServiceSilent`.
+    If `environ` has an API key, the service is sent that key. Blocks for a few seconds at most. Raises `ServiceSilent`.
     """
+    key = environ.get(_KEY_VARIABLE, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise ServiceSilent(f"{_KEY_VARIABLE} is no API key")
     place, connection = _connection_to(config)
     try:
         with contextlib.closing(connection):
-            connection.request("GET", "/health")
-            health = msgspec.json.decode(connection.getresponse().read(), type=_Health)
+            connection.request("GET", "/health", headers={"x-api-key": key} if key else {})
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status == http.client.UNAUTHORIZED:
+                problem = f"does not know the key in {_KEY_VARIABLE}" if key else f"wants a key: set {_KEY_VARIABLE}"
+                raise ServiceSilent(f"the service at {place} {problem}")
+            health = msgspec.json.decode(body, type=_Health)
     except (ConnectionRefusedError, FileNotFoundError):
         return frozenset()
     except (OSError, http.client.HTTPException) as error:

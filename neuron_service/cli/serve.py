@@ -29,7 +29,7 @@ __all__ = ("greeting", "run_service")
 
 logger = logging.getLogger(__name__)
 
-_SERVICE_PACKAGES: Final = ("httptools", "litestar", "uvicorn", "uvloop")
+_SERVICE_PACKAGES: Final = ("httptools", "litestar", "prometheus_client", "uvicorn", "uvloop")
 """The packages of the extra `service`, which `pip install neuron-node` leaves out."""
 _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 
@@ -121,6 +121,7 @@ def _serve(
                     settings.config,
                     sock=sock,
                     version=partial(find_version, dict(os.environ)),
+                    entrance=settings.entrance,
                     environ=settings.environ,
                     notifier=notifier,
                     watchdog_s=manager.watchdog_s,
@@ -156,25 +157,26 @@ def greeting(sock: socket.socket, config: Config) -> str:
         url = address_of(sock, is_tls=config.tls_cert is not None)
         url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//127.0.0.1:")
         curl, listens = "curl", f"neuron listens on {url} (health: {url}/health)."
+    key = "" if "loopback" in config.trusted_networks else ' -H "x-api-key: $NEURON_API_KEY"'
     if config.default_models:
-        return f"{listens} Try:\n\n  {curl} -N {_chat(url, config.default_models[0].model_id)}\n"
+        return f"{listens} Try:\n\n  {curl} -N {_chat(url, config.default_models[0].model_id, key=key)}\n"
     if not config.harnesses:
         return f"{listens} Its configuration offers no harness, so it can load no model.\n"
     model_id = config.models[0].id if config.models else _EXAMPLE_MODEL
     return (
         f"{listens} It has no model yet: [[default_models]] in its configuration names those to load at start. "
-        f"To load one now:\n\n  {curl} {url}/models/load -H 'content-type: application/json' "
+        f"To load one now:\n\n  {curl} {url}/models/load{key} -H 'content-type: application/json' "
         f'-d \'{{"model_id":"{model_id}","harness":"{config.harnesses[0].name}"}}\'\n'
     )
 
 
-def _chat(url: str, model_id: str) -> str:
+def _chat(url: str, model_id: str, *, key: str) -> str:
     """The arguments of curl for a chat."""
     body = (
         f'{{"model":"{public_id(model_id)}","stream":true,'
         '"messages":[{"role":"user","content":"Why is the sky blue?"}]}'
     )
-    return f"{url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+    return f"{url}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'"
 
 
 def _say(text: str) -> None:

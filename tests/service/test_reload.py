@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +25,11 @@ EXCHANGED: dict[str, Any] = {
     "endpoint_url": "https://node",
     "harness": {"llamacpp": "a table"},
     "http": HttpConfig(model_aliases={"x": "org/a"}),
+    "keys_file": Path("/keys"),
     "log_level": "debug",
     "models": (ModelEntry(id="org/c"),),
+    "trusted_networks": (),
+    "trusted_proxies": ("10.0.0.1",),
     "wait_for_load_secs": 1.0,
 }
 AT_START: dict[str, Any] = {

@@ -80,6 +80,35 @@ def test_the_log_level_of_the_file_counts_from_the_reload_on(daemon: Daemon) -> 
     assert daemon.log.removeprefix(said).count("\n") == 3
 
 
+def test_a_key_counts_from_the_reload_on_until_the_reload_after_it_is_gone(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    config = f'trusted_networks = []\nkeys_file = "{keys}"\n'
+    (tmp_path / "neuron.toml").write_text(config)
+
+    def key(*arguments: str) -> str:
+        done = run_neuron("key", *arguments, "--config", str(tmp_path / "neuron.toml"))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    first = key("new", "first")
+    with running_daemon(tmp_path / "run", config) as daemon:
+        second = key("new", "second")
+
+        def status(secret: str) -> int:
+            return daemon.client.get("/v1/models", headers={"x-api-key": secret}).status_code
+
+        assert (status(first), status(second)) == (200, 401)
+        daemon.client.headers["x-api-key"] = first
+        reload(daemon, config)
+        assert (status(first), status(second)) == (200, 200)
+        key("rm", "second")
+        reload(daemon, config)
+        assert status(second) == 401
+        keys.write_text("nonsense")
+        assert "keys" in str(reload(daemon, config)["error"])
+        assert status(first) == 200
+
+
 @pytest.mark.model
 def test_a_default_model_that_is_added_is_loaded_while_a_reply_of_another_goes_on(tmp_path: Path) -> None:
     one = '{ model_id = "test/one", harness = "llamacpp" }'
@@ -113,7 +142,7 @@ def test_a_daemon_with_tls_answers_https_alone_and_a_reload_exchanges_its_certif
         with pytest.raises(httpx.HTTPError), httpx.Client(trust_env=False) as plain:
             plain.get(daemon.url + "/health")
         settings = Config(port=daemon.port, tls_cert=cert, tls_key=key)
-        assert loaded_ids(settings) == frozenset()
+        assert loaded_ids(settings, {}) == frozenset()
 
         before = ssl.get_server_certificate(("127.0.0.1", daemon.port))
         authority.sign("localhost", file="server")
@@ -131,10 +160,10 @@ def test_a_daemon_on_a_unix_socket_answers_there_and_removes_its_file(tmp_path: 
         assert daemon.client.get("/health").status_code == httpx.codes.OK
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         eventually(lambda: f"listening on unix:{path}" in daemon.log)
-        assert loaded_ids(Config(host=f"unix:{path}")) == frozenset()
+        assert loaded_ids(Config(host=f"unix:{path}"), {}) == frozenset()
         second = run_neuron("serve", "--config", str(daemon.config_path), "--host", f"unix:{path}")
         assert "Address already in use" in second.stderr
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
     assert not path.exists()
-    assert loaded_ids(Config(host=f"unix:{path}")) == frozenset()
+    assert loaded_ids(Config(host=f"unix:{path}"), {}) == frozenset()
