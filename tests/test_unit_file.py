@@ -41,6 +41,8 @@ CONTRACT = [
     ("Service", "KillMode", "mixed"),
     ("Service", "OOMPolicy", "continue"),
     ("Service", "ExecStart", "/usr/bin/neuron serve --config /etc/neuron/neuron.toml --default-host 0.0.0.0"),
+    ("Service", "ExecReload", "/bin/kill -HUP $MAINPID"),
+    ("Service", "RuntimeDirectory", "neuron"),
     ("Install", "WantedBy", "multi-user.target"),
 ]
 
