@@ -8,10 +8,12 @@ from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
@@ -38,6 +40,7 @@ class Host:
     registry: Registry
     tracker: ActivationTracker
     monitor: DeviceMonitor
+    host_monitor: HostMonitor = field(default_factory=HostMonitor)
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
     version: Version | None = None
@@ -174,6 +177,7 @@ class Host:
 
     def health(self) -> Health:
         """The body of `/health`, from memory."""
+        memory, cpus = self.host_monitor.reading()
         return Health(
             uptime_secs=int(time.monotonic() - self._started_s),
             devices=self.monitor.readings(),
@@ -182,4 +186,6 @@ class Host:
             loading=self.registry.loading(),
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
+            memory=UNSET if memory is None else memory,
+            cpus=UNSET if cpus is None else cpus,
         )

@@ -29,6 +29,8 @@ from neuron_lib.types.host import (
     DeviceHealth,
     Discovery,
     Health,
+    HostCpus,
+    HostMemory,
 )
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
@@ -74,6 +76,8 @@ __all__ = (
     "GenerationEvent",
     "Grammar",
     "Health",
+    "HostCpus",
+    "HostMemory",
     "IdParts",
     "Likely",
     "LoadProgress",
