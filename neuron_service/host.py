@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
@@ -41,6 +42,7 @@ class Host:
     registry: Registry
     tracker: ActivationTracker
     monitor: DeviceMonitor
+    host_monitor: HostMonitor = field(default_factory=HostMonitor)
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
     entrance: Entrance = field(default_factory=lambda: Entrance(EntranceRules()))
@@ -185,6 +187,7 @@ class Host:
 
     def health(self) -> Health:
         """The body of `/health`, from memory."""
+        memory, cpus = self.host_monitor.reading()
         return Health(
             uptime_secs=int(time.monotonic() - self._started_s),
             devices=self.monitor.readings(),
@@ -193,5 +196,7 @@ class Host:
             loading=self.registry.loading(),
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
+            memory=UNSET if memory is None else memory,
+            cpus=UNSET if cpus is None else cpus,
             access=self.entrance.rules.state() or UNSET,
         )

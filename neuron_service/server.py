@@ -132,6 +132,7 @@ async def serve(
                     background.start_soon(_activate, host, config, environ, backends, routes.load)
                     tasks.start_soon(_call_in_threads, host, version, check)
                     background.start_soon(monitor.run)
+                    background.start_soon(host.host_monitor.run)
                     await stop.wait()
                     host.start_draining()
                     tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(config.drain_timeout_secs))
