@@ -197,7 +197,7 @@ def hold_records(level: str) -> None:
 
     For the time in which nobody knows yet how the log is to be written.
     """
-    _send_to(logging.handlers.BufferingHandler(_MOST_WAITING), level)
+    _send_to(logging.handlers.MemoryHandler(_MOST_WAITING), level)  # keeps its records, because it has no target
 
 
 def configure_logging(level: str, *, log_format: LogFormat = "text", environ: Mapping[str, str] | None = None) -> None:
@@ -209,7 +209,7 @@ def configure_logging(level: str, *, log_format: LogFormat = "text", environ: Ma
     for_journal = is_journal(sys.stderr, environ or {})
     handler = _BackgroundHandler(sys.stderr)
     handler.setFormatter((_JsonFormatter if log_format == "json" else _LineFormatter)(for_journal=for_journal))
-    held = [each for each in logging.getLogger().handlers if isinstance(each, logging.handlers.BufferingHandler)]
+    held = [each for each in logging.getLogger().handlers if isinstance(each, logging.handlers.MemoryHandler)]
     _send_to(handler, level)
     for each in held:
         for record in each.buffer:
