@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,6 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 from msgspec.structs import replace
 
-from neuron_lib.types import Principal
 from neuron_lib.wire.dialect import Dialect
 from neuron_service.answers import StreamedAnswer, WholeAnswer
 from neuron_service.dialects import ERROR_SHAPE
@@ -31,7 +30,6 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
         body = await request.body()
         await host.turn_to_decode(body)
         exchange = exchange_of(request.scope)
-        exchange.principal = _principal(request.headers)
         decoded = decode(body, headers=request.headers, principal=exchange.principal)
         task = replace(decoded.task, request_id=exchange.request_id)
         reply = host.run(task, on_account=exchange.take)
@@ -59,9 +57,3 @@ def _operations(dialect: Dialect) -> Iterator[Operation]:
             last_data=shapes.last_data,
             errors=(shapes.error or ERROR_SHAPE,),
         )
-
-
-def _principal(headers: Mapping[str, str]) -> Principal | None:
-    """Who asks, from the two headers that the gateway sets. None if one of the headers is absent or empty."""
-    account, key = headers.get("x-helexa-account-id"), headers.get("x-helexa-key-id")
-    return Principal(account, key) if account and key else None
