@@ -24,8 +24,9 @@ class RequestLines:
     def began(self, request: Request, *, now_s: float) -> None:
         """The request has its seats."""
         self._running[request.number] = request.request_id, len(request.sequences)
-        fields = {"request": request.number, "seats": request.seats, "queue_ms": _ms(now_s - request.arrived_s)}
-        logger.debug("request begins", extra={"request_id": request.request_id} | fields)
+        queue_ms = round((now_s - request.arrived_s) * 1000)
+        fields = {"request": request.number, "seats": request.seats, "queue_ms": queue_ms}
+        logger.debug("request begins", extra={"request_id": request.request_id, **fields})
 
     def ended_one(self, number: int) -> None:
         """One more sequence of the request is complete."""
@@ -51,7 +52,3 @@ class RequestLines:
         request_id, left = self._running.pop(number, ("", 0))
         if left:
             logger.log(level, "request ends: %s", how, extra={"request_id": request_id, "request": number})
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

@@ -120,7 +120,7 @@ async def test_a_reply_that_is_lost_is_one_line_with_what_it_cost(
 
 
 async def test_a_client_that_leaves_has_a_line_too(log: pytest.LogCaptureFixture) -> None:
-    script = ScriptedModel(reply=[TextDelta(text="a"), anyio.Event(), TextDelta(text="b")])
+    script = ScriptedModel(may_speak=anyio.Event())
     async with (
         scripted_host({A: script}, resident=[A]) as host,
         host.client.open("POST", CHAT, chat_body(A, stream=True), headers=ID) as exchange,
