@@ -145,24 +145,25 @@ def greeting(sock: socket.socket, config: Config) -> str:
     host = f"[{host}]" if ":" in host else host
     address = f"http://{host}:{port}"
     listens = f"neuron listens on {address} (health: {address}/health)."
+    key = "" if "loopback" in config.trusted_networks else ' -H "x-api-key: $NEURON_API_KEY"'
     if config.default_models:
-        return f"{listens} Try:\n\n  {_chat_command(address, config.default_models[0].model_id)}\n"
+        return f"{listens} Try:\n\n  {_chat_command(address, config.default_models[0].model_id, key=key)}\n"
     if not config.harnesses:
         return f"{listens} Its configuration offers no harness, so it can load no model.\n"
     model_id = config.models[0].id if config.models else _EXAMPLE_MODEL
     return (
         f"{listens} It has no model yet: [[default_models]] in its configuration names those to load at start. "
-        f"To load one now:\n\n  curl {address}/models/load -H 'content-type: application/json' "
+        f"To load one now:\n\n  curl {address}/models/load{key} -H 'content-type: application/json' "
         f'-d \'{{"model_id":"{model_id}","harness":"{config.harnesses[0].name}"}}\'\n'
     )
 
 
-def _chat_command(address: str, model_id: str) -> str:
+def _chat_command(address: str, model_id: str, *, key: str) -> str:
     body = (
         f'{{"model":"{public_id(model_id)}","stream":true,'
         '"messages":[{"role":"user","content":"Why is the sky blue?"}]}'
     )
-    return f"curl -N {address}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+    return f"curl -N {address}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'"
 
 
 def _say(text: str) -> None:
