@@ -1281,9 +1281,7 @@ async def test_a_model_whose_engine_stands_still_is_not_servable_long_before_the
         assert "silent for" in str(stalled.servable.detail)
 
 
-async def test_what_an_engine_has_counted_is_told_with_the_size_of_its_cache_once_it_has_beaten() -> (
-    None
-):
+async def test_what_an_engine_has_counted_is_told_with_the_size_of_its_cache_once_it_has_beaten() -> None:
     async with model_of() as model:
         engine = model._supervisor.require_engine()
         model._supervisor._facts = replace(engine.facts, kv_cells=512)
