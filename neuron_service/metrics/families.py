@@ -179,7 +179,9 @@ def _loads(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counter("loads", "Loads of models that have ended.", loads, labels=("outcome",))
     stages = {(str(stage),): distribution for stage, distribution in counts.stages_s.items()}
     yield _histogram("load_stage_seconds", "Stages of loads that succeeded.", stages, labels=("stage",))
-    yield _counter("fetched_bytes", "Bytes of models that came into the cache.", {(): counts.fetched_bytes}, labels=())
+    yield _counter(
+        "fetched_bytes", "Bytes of models that came into the cache.", {(): snapshot.fetched_bytes}, labels=()
+    )
 
 
 def _devices(snapshot: Snapshot) -> Iterator[Metric]:
