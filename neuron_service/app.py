@@ -17,6 +17,7 @@ from neuron_service.probes import PROBES, Probes
 from neuron_service.routes.description import description_route
 from neuron_service.routes.host import discovery
 from neuron_service.routes.images import generate_images
+from neuron_service.routes.metrics import show_metrics
 from neuron_service.routes.models import (
     about_model,
     follow_loading,
@@ -74,6 +75,7 @@ def _handlers() -> list[HTTPRouteHandler]:
         unload_model,
         about_model,
         generate_images,
+        show_metrics,
         *map(reply_route, dialects.DIALECTS),
     ]
 

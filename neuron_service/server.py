@@ -32,10 +32,12 @@ from neuron_service.http.listening import bind
 from neuron_service.http.serving import http_server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
+from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
 from neuron_service.socket_reader import read_socket
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
+from neuron_service.tallies import Tallies
 from neuron_service.version import Version
 
 __all__ = ("bind", "serve")
@@ -74,12 +76,14 @@ async def serve(
     are offered.
     """
     address, port = sock.getsockname()[:2]
-    monitor = DeviceMonitor()
+    monitor, tallies = DeviceMonitor(), Tallies()
     registry = Registry(
         endpoint_url=f"http://localhost:{port}",
         drain_timeout_s=config.drain_timeout_secs,
         wait_for_load_s=config.wait_for_load_secs,
         on_unloaded=monitor.refresh,
+        on_reply=tallies.take_reply,
+        on_load=tallies.take_load,
     )
     tracker = ActivationTracker(config.default_models)
     host = Host(
@@ -88,6 +92,7 @@ async def serve(
         tracker=tracker,
         monitor=monitor,
         model_aliases=config.http.model_aliases,
+        tallies=tallies,
         entrance=Entrance(entrance or EntranceRules()),
     )
     routes = LateRoutes(partial(_build_routes, host))
@@ -119,6 +124,7 @@ async def serve(
             if ANY in config.http.cors_origins:
                 logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
             tasks.start_soon(keep_status, notifier, host.status_line)
+            tasks.start_soon(measure_lag, tallies.loop_lag_s)
             if watchdog_s is not None:
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
             async with registry:

@@ -29,7 +29,7 @@ __all__ = ("greeting", "run_service")
 
 logger = logging.getLogger(__name__)
 
-_SERVICE_PACKAGES: Final = ("httptools", "litestar", "uvicorn", "uvloop")
+_SERVICE_PACKAGES: Final = ("httptools", "litestar", "prometheus_client", "uvicorn", "uvloop")
 """The packages of the extra `service`, which `pip install neuron-node` leaves out."""
 _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 

@@ -95,11 +95,13 @@ async def lost() -> AsyncIterator[ScriptedHost]:
 @asynccontextmanager
 async def unloading() -> AsyncIterator[ScriptedHost]:
     may_unload = anyio.Event()
-    async with scripted_host({A: ScriptedModel(may_unload=may_unload)}, resident=[A]) as host:
-        async with host.client.open("POST", "/models/unload", {"model_id": A}):
-            await wait_all_tasks_blocked()
-            yield host
-            may_unload.set()
+    async with (
+        scripted_host({A: ScriptedModel(may_unload=may_unload)}, resident=[A]) as host,
+        host.client.open("POST", "/models/unload", {"model_id": A}),
+    ):
+        await wait_all_tasks_blocked()
+        yield host
+        may_unload.set()
 
 
 @asynccontextmanager
