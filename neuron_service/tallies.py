@@ -1,4 +1,4 @@
-"""What this process has counted since it started, for `GET /metrics`: answers, replies, loads, how late the event loop is.
+"""What this process has counted since it started, for `GET /metrics`: answers, replies, loads, the lag of the loop.
 
 Counts only. What can be read from the registry when somebody asks is not counted here. Nothing here runs for a token.
 """
