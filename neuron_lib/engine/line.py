@@ -19,7 +19,7 @@ class Request:
     """A request whose prompt is prepared, from its place in the line until its last sequence has ended.
 
     `number` is greater the later the request came. The request begins when `seats` seats are free at once.
-    `arrived_s` is the time of its arrival, in seconds of the engine's clock.
+    `arrived_s` is the time of its arrival, in seconds of the engine's clock. `request_id` is that of its `Submit`.
     """
 
     number: int
@@ -27,6 +27,7 @@ class Request:
     seats: int = 1
     class_: RequestClass = field(default_factory=RequestClass)
     arrived_s: float = 0.0
+    request_id: str = ""
 
 
 Policy: TypeAlias = Callable[[Sequence[Request], Collection[Request], int, float], Request | None]

@@ -311,7 +311,7 @@ class Preparer:
             )
             takes_turns = isinstance(task, CompleteTask) and task.more_prompts
             seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
-        return Request(submit.request, sequences, seats, submit.class_, arrived_s)
+        return Request(submit.request, sequences, seats, submit.class_, arrived_s, submit.request_id)
 
     def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
         for choice, prompt in enumerate(prompts):

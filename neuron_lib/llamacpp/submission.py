@@ -19,6 +19,7 @@ from neuron_lib.engine.protocol import (
 from neuron_lib.errors import InvalidRequest, UnsupportedCapability
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.modality import require_able
+from neuron_lib.shown import one_word
 from neuron_lib.types import (
     Chat,
     Complete,
@@ -60,6 +61,7 @@ def submission(
     principal = task.principal
     return Submit(
         request=number,
+        request_id=one_word(task.request_id),
         task=_frame(task, facts),
         sampling=resolve_sampling(asked, recommended=facts.recommended, defaults=defaults, fresh_seed=seed),
         limits=Limits(

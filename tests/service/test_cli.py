@@ -1,4 +1,5 @@
 import errno
+import json
 import logging
 import os
 import signal
@@ -66,6 +67,31 @@ def test_without_any_file_the_defaults_are_used_and_a_warning_says_so(
     monkeypatch.chdir(tmp_path)
     assert run("--check-config") == 0
     assert "there is no neuron.toml here" in capsys.readouterr().err
+
+
+def test_the_whole_log_is_in_the_format_that_the_configuration_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEURON_LOG_FORMAT", "json")
+    assert run("--check-config") == 0
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"].startswith("there is no neuron.toml here")
+
+
+def test_what_was_logged_before_a_configuration_turned_out_to_be_wrong_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEURON_LOG_FORMAT", "xml")
+    assert run("--check-config") == os.EX_CONFIG
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    err = capsys.readouterr().err
+    assert "there is no neuron.toml here" in err
+    assert "NEURON_LOG_FORMAT" in err
 
 
 def test_neuron_toml_of_the_current_directory_is_read_without_an_option(
