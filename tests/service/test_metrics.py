@@ -113,6 +113,20 @@ async def test_every_refusal_is_counted_by_status_and_code() -> None:
         assert await refused() == before + 1
 
 
+async def test_every_request_is_counted_by_method_path_and_status() -> None:
+    async with scripted_host(resident=[A]) as host:
+        for path in ("/models", "/models/org%2Fa/endpoint", "/models/org%2Fb/endpoint", "/nothing"):
+            await host.client.get(path)
+        page = await scrape(host)
+    assert page.of("neuron_http_requests_total") == {
+        ("GET", "/models", "200"): 1,
+        ("GET", "/models/{model_id}/endpoint", "200"): 1,
+        ("GET", "/models/{model_id}/endpoint", "404"): 1,
+        ("GET", "other", "404"): 1,
+    }
+    assert page.value("neuron_http_get_seconds_count", path="/models/{model_id}/endpoint") == 2
+
+
 async def test_loads_are_counted_by_outcome_and_models_by_state() -> None:
     specs = [spec(A), spec(B)]
     scripts = {B: ScriptedModel(load_error=LoadFailed("cursed"))}
