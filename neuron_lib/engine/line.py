@@ -62,9 +62,10 @@ class Line:
     """Requests that wait to begin, one line for each engine. Iteration is in order of arrival.
 
     Turns follow a virtual clock (weighted fair queueing): a seat costs its caller one turn, and while n identified
-    callers wait, a seat moves the clock by 1/n. Who comes to the line has its turn at the clock's time, or when what it
-    had before is paid for. So callers that always wait get equally many seats, a caller that has just come waits for
-    about one turn of each other caller, and however many callers come, nobody is overtaken for ever.
+    callers wait, a seat moves the clock by 1/n. Where one caller waits alone, the clock shows the turn that it has just
+    had. Who comes to the line has its turn at the clock's time, or when what it had before is paid for. So callers that
+    always wait get equally many seats, a caller that has just come waits for one or two turns of each other caller, or
+    for none if only one waits, and however many callers come, nobody is overtaken for ever.
     """
 
     def __init__(self) -> None:
@@ -92,9 +93,9 @@ class Line:
     def begin(self, request: Request) -> None:
         """Take a request out that begins: its caller has had its turn."""
         if request.caller != ANONYMOUS:
-            callers = len(self._callers)
-            self._turns[request.caller] += request.seats
-            self._clock = self._turns[request.caller] if callers == 1 else self._clock + request.seats / callers
+            callers, turn = len(self._callers), self._turns[request.caller]
+            self._turns[request.caller] = turn + request.seats
+            self._clock = turn if callers == 1 else self._clock + request.seats / callers
         self.leave(request.number)
 
     def next(self, held: Mapping[str, int], *, free_seats: int) -> Request | None:

@@ -112,6 +112,18 @@ def test_anonymous_callers_together_hold_no_more_seats_than_they_may() -> None:
     assert line_of(request(1)).next({"": 9}, free_seats=1) is not None  # without a bound
 
 
+def test_a_caller_who_has_had_a_turn_is_not_kept_waiting_by_callers_who_come_for_the_first_time() -> None:
+    line, begun = line_of(request(1, "a"), request(2, "a")), []
+    for number in range(10, 20):
+        line.enter(request(number, f"stranger {number}"))
+        chosen = line.next({}, free_seats=1)
+        assert chosen is not None
+        line.begin(chosen)
+        begun.append(chosen.number)
+    assert begun[0] == 1
+    assert 2 in begun[1:6]
+
+
 @given(
     st.lists(st.tuples(st.booleans(), st.none() | st.tuples(st.sampled_from("abc"), st.integers(1, 2))), max_size=60)
 )
