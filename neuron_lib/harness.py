@@ -6,9 +6,29 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from neuron_lib.errors import RequestRejected
-from neuron_lib.types import EventBeforeEnd, GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec, Task, Usage
+from neuron_lib.types import (
+    EngineMeasures,
+    EventBeforeEnd,
+    GenerationEvent,
+    LoadProgress,
+    MemoryPlan,
+    ModelInfo,
+    ModelLoad,
+    ModelSpec,
+    Task,
+    Usage,
+)
 
-__all__ = ("ForwardingReply", "Generation", "Harness", "LoadedModel", "ProgressReporter", "Reply")
+__all__ = (
+    "Estimator",
+    "ForwardingReply",
+    "Generation",
+    "Harness",
+    "LoadedModel",
+    "MeasuredModel",
+    "ProgressReporter",
+    "Reply",
+)
 
 ProgressReporter: TypeAlias = Callable[[LoadProgress], None]
 """Called with every step of a load; cheap, never blocks, never raises."""
@@ -61,6 +81,19 @@ Generation: TypeAlias = Reply
 """The older name of `Reply`."""
 
 
+@runtime_checkable
+class Estimator(Protocol):
+    """A `Harness` that can say before a load how much memory it takes. A backend need not offer this."""
+
+    async def estimate(self, spec: ModelSpec) -> MemoryPlan:
+        """How a load of this spec would be done now, and what it would take. Loads and downloads no weights.
+
+        Raises `LoadFailed` for a model that cannot be loaded at all, and `SourceUnavailable`. A model that only does
+        not fit is no error here.
+        """
+        ...
+
+
 class LoadedModel(Protocol):
     """A model that answers. Lives from the end of its load to the end of its `Harness.open` block."""
 
@@ -82,6 +115,15 @@ class LoadedModel(Protocol):
 
     async def wait_lost(self) -> str:
         """Wait until the model dies by itself, which it may never do; returns the reason."""
+        ...
+
+
+@runtime_checkable
+class MeasuredModel(LoadedModel, Protocol):
+    """A `LoadedModel` whose engine counts what it does. A backend need not offer this."""
+
+    def measures(self) -> EngineMeasures | None:
+        """What the engine has counted since it started; None if it has told nothing yet. Memory only, never blocks."""
         ...
 
 

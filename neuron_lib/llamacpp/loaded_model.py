@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import anyio
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from neuron_lib.admission import AdmissionController, AdmissionRules, Capacity
 from neuron_lib.config import SamplingConfig
@@ -13,7 +13,7 @@ from neuron_lib.llamacpp.limits import capacity_of, request_limit, servable
 from neuron_lib.llamacpp.quarantine import Quarantine
 from neuron_lib.llamacpp.reply import LlamaCppReply
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
-from neuron_lib.types import ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Task
+from neuron_lib.types import EngineMeasures, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Task
 
 __all__ = ("LlamaCppModel",)
 
@@ -87,6 +87,13 @@ class LlamaCppModel:
 
     def _capacity(self) -> Capacity:
         return capacity_of(self._supervisor.facts, limit=self._limit, seats=self._admission.rules.max_in_flight)
+
+    def measures(self) -> EngineMeasures | None:
+        engine = self._supervisor.engine
+        beat = None if engine is None else engine.last_beat
+        if beat is None or beat.measures is None:
+            return None
+        return replace(beat.measures, kv_cells=self._supervisor.facts.kv_cells)
 
     def _take_in(self, death: Death) -> None:
         self._quarantine.take_in(death, now_s=anyio.current_time())

@@ -50,7 +50,7 @@ class Guest:
 
     caller: Caller
     place: Place
-    leave: Callable[[], None]
+    leave: Callable[[], object]
     waits: bool = True
     left: int = 0
     overtaken_by: Counter[str] = field(default_factory=Counter)
