@@ -43,7 +43,8 @@ def create_app(host: Host, *, access: AccessRules | None = None, cors_origins: I
     Web pages of `cors_origins` may read the answers.
     """
     routes = Probes(host, create_routes(host))
-    return RequestLog(HttpRules(routes, access=access, entrance=host.entrance, cors_origins=cors_origins))
+    rules = HttpRules(routes, access=access, entrance=host.entrance, cors_origins=cors_origins)
+    return RequestLog(rules, on_answer=host.tallies.take_answer)
 
 
 def create_routes(host: Host) -> Litestar:

@@ -39,9 +39,18 @@ def end_line(exchange: Exchange, *, took_s: float) -> tuple[int, str, dict[str, 
 class RequestLog:
     """An ASGI application around another one: every answer has `x-request-id`, and every request has one line."""
 
-    def __init__(self, app: ASGIApp, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        on_answer: Callable[[str, str, int | None, float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_answer` is called at the end of each request with its method, its path, the status of the answer, None
+        if there was none, and the seconds that it took. `clock` gives seconds.
+        """
         self._app = app
+        self._on_answer = on_answer
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +66,10 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            line = end_line(exchange, took_s=self._clock() - began_s)
+            took_s = self._clock() - began_s
+            if self._on_answer is not None:
+                self._on_answer(exchange.method, exchange.path, exchange.status, took_s)
+            line = end_line(exchange, took_s=took_s)
             if line is not None:
                 level, text, fields = line
                 logger.log(level, text, extra=fields)

@@ -109,7 +109,8 @@ async def serve(
                 ),
                 entrance=host.entrance,
                 cors_origins=config.http.cors_origins,
-            )
+            ),
+            on_answer=tallies.take_answer,
         ),
         cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
         shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,

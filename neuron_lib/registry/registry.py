@@ -323,6 +323,10 @@ class Registry:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""
         return tuple(model.as_loading() for model in self._models.values() if model.is_loading)
 
+    def fetched_bytes(self) -> int:
+        """The bytes that the loads that have not ended have brought into the cache so far; `EndedLoad` has the rest."""
+        return sum(model.fetched_bytes for model in self._models.values() if not model.has_loaded)
+
     def unloading(self) -> tuple[UnloadingModel, ...]:
         """The models that are being unloaded and whose memory is not back yet."""
         return tuple(model.as_unloading() for model in self._models.values() if model.is_leaving)

@@ -1,7 +1,6 @@
 """The page about keys: its configurations and its commands, in the order of the page, with a real service."""
 
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 
 from tests.patience import PATIENCE_S
 from tests.system.daemon import Daemon, eventually, running_daemon
@@ -20,7 +18,6 @@ pytestmark = pytest.mark.system
 
 PAGE = "docs/how-to/keys.md"
 MAKE, SEND, CLOSED, CHANGE = blocks(PAGE, "sh")
-(PROMETHEUS,) = blocks(PAGE, "yaml")
 WITH_KEYS, WITHOUT_TRUST, BEHIND_A_PROXY = blocks(PAGE, "toml")
 STRANGER = "198.51.100.9"
 
@@ -63,9 +60,7 @@ def test_the_page_says_what_happens(tmp_path: Path) -> None:
         (answers,) = shell(SEND, tmp_path, port=daemon.port)
         assert answers == """{"data":[],"object":"list"}{"error":"model 'org/name' is not loaded on this host"}"""
         assert shell(CLOSED, tmp_path, port=daemon.port) == ["401"]
-        (scrape,) = yaml.safe_load(PROMETHEUS)["scrape_configs"]
-        key = (tmp_path / Path(scrape["authorization"]["credentials_file"]).name).read_text().strip()
-        bearer = {"authorization": f"Bearer {key}"}
+        bearer = {"authorization": f"Bearer {(tmp_path / 'prometheus.key').read_text().strip()}"}
         asked = [daemon.client.get(path, headers=bearer).status_code for path in ("/metrics", "/v1/chat/completions")]
         assert asked == [200, 405]
         assert daemon.client.post("/v1/chat/completions", headers=bearer).status_code == httpx.codes.FORBIDDEN
@@ -79,13 +74,3 @@ def test_the_page_says_what_happens(tmp_path: Path) -> None:
     assert seen == [200, 401, 401, 200]
     assert laptop["x-api-key"] not in daemon.log
     assert second["x-api-key"] not in daemon.log
-
-
-def test_prometheus_can_read_its_configuration(tmp_path: Path) -> None:
-    if (promtool := shutil.which("promtool")) is None:
-        pytest.skip("promtool is not installed; Debian's package `prometheus` has it")
-    (tmp_path / "prometheus.key").write_text("neuron-key")
-    config = tmp_path / "prometheus.yml"
-    config.write_text(PROMETHEUS.replace("/etc/prometheus", str(tmp_path)))
-    done = subprocess.run([promtool, "check", "config", str(config)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

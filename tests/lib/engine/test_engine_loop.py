@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from neuron_lib.engine.line import Request
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents, Vector
+from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan, StepResult
 from neuron_lib.engine.vector_scheduler import VectorScheduler
@@ -60,7 +61,7 @@ def loop_over(
     report_interval_s: float = 0,
     clock: Callable[[], float] = lambda: 0.0,
     on_other: Callable[[Began | Cancelled], object] = lambda _report: None,
-    scheduler: VectorScheduler | None = None,
+    scheduler: Scheduler | VectorScheduler | None = None,
 ) -> tuple[EngineLoop, list[StepEvents]]:
     """A loop that reports each step at once, unless it is given an interval and a clock to measure it with."""
     told: list[StepEvents] = []
@@ -297,6 +298,18 @@ def test_cells_of_prompts_that_are_kept_for_later_are_held_and_not_live() -> Non
     measures = loop.measures()
     live = 3 + 2 + 1  # the prompt, two tokens, and the one of the step that has been planned and has not run
     assert (measures.kv_cells_live, measures.kv_cells_held) == (live, live + 3 + 1)
+
+
+def test_cells_that_replies_share_are_live_once() -> None:
+    prompt = list(range(32))
+    choices = tuple(Sequence(request=1, choice=number, prompt=prompt, max_tokens=9) for number in range(2))
+    loop, _ = loop_over(ScriptedRunner(), scheduler=SmallEngine(pool=128, n_ctx=64).scheduler)
+    loop.submit(Request(1, choices))
+    loop._take_instructions(block=False)
+    for _ in range(4):
+        loop.step()
+    measures = loop.measures()
+    assert 32 < measures.kv_cells_live == measures.kv_cells_held < 2 * 32
 
 
 def test_a_context_for_vectors_holds_no_cells() -> None:
