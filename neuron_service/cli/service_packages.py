@@ -3,12 +3,12 @@
 import importlib.util
 from typing import Final
 
-__all__ = ("missing_packages",)
+__all__ = ("SERVICE_PACKAGES", "missing_packages")
 
-_PACKAGES: Final = ("httptools", "litestar", "prometheus_client", "uvicorn", "uvloop")
+SERVICE_PACKAGES: Final = ("httptools", "litestar", "prometheus_client", "uvicorn", "uvloop")
 """`pip install neuron-node` leaves them out."""
 
 
 def missing_packages() -> list[str]:
     """Those that are not installed."""
-    return [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    return [name for name in SERVICE_PACKAGES if importlib.util.find_spec(name) is None]

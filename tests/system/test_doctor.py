@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.system.daemon import free_port, running_daemon
+from tests.system.test_documents import blocks
 
 pytestmark = pytest.mark.system
 
@@ -113,6 +114,26 @@ def test_a_port_that_a_neuron_has_is_fine(place: Path, tmp_path: Path) -> None:
         status, output = doctor(place, "--json", NEURON_PORT=str(daemon.client.base_url.port))
     assert (status, checks(output)["port"]["status"]) == (0, "ok")
     assert "a neuron listens there" in checks(output)["port"]["detail"]
+
+
+def test_the_page_says_what_happens(place: Path, tmp_path: Path) -> None:
+    check, as_json, ask = blocks("docs/how-to/check-a-host.md", "sh")
+    install(place, "neuron", f'#!/bin/sh\nexec {sys.executable} -m neuron_service "$@"\n')
+    with running_daemon(tmp_path / "daemon") as daemon:
+        for script in (check, as_json, ask):
+            here = script.replace("/etc/neuron", str(place))
+            here = here.replace("127.0.0.1:13131", f"127.0.0.1:{daemon.client.base_url.port}")
+            environ = {"PATH": f"{place}/bin:{os.environ['PATH']}", "no_proxy": "127.0.0.1"}
+            done = subprocess.run(
+                ["/bin/sh", "-ec", here],
+                capture_output=True,
+                check=True,
+                cwd=place,
+                env=os.environ | environ,
+                text=True,
+            )
+            assert done.stdout or (place / "doctor.json").exists()
+    assert {check["check"] for check in json.loads((place / "doctor.json").read_text())["checks"]} >= {"binding"}
 
 
 def test_without_the_extra_service_the_doctor_runs_and_says_what_to_install(place: Path) -> None:
