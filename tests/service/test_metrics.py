@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_prom
 
 from neuron_lib import LoadFailed, load_default_models
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Device, DeviceHealth, Discovery, EngineMeasures
+from neuron_lib.types import Device, DeviceHealth, Discovery, EngineMeasures, HostCpus, HostMemory
 from neuron_service.metrics.families import families
 from neuron_service.metrics.page import make_page
 from neuron_service.metrics.snapshot import Snapshot, take_snapshot
@@ -153,6 +153,17 @@ async def test_a_host_with_gpus_shows_their_memory_in_bytes_and_their_use_as_a_r
     assert page.value("neuron_device_temperature_celsius", device="0") == 60
 
 
+async def test_the_memory_and_the_cpus_of_the_host_are_shown_as_far_as_they_are_known() -> None:
+    async with scripted_host() as host:
+        unknown = await scrape(host)
+        host.real.host_monitor._reading = (HostMemory(total_mb=100, available_mb=40), HostCpus(online=4, usable=2))
+        known = await scrape(host)
+    assert known.value("neuron_host_memory_bytes") == 100 << 20
+    assert known.value("neuron_host_memory_available_bytes") == 40 << 20
+    assert (known.value("neuron_host_cpus"), known.value("neuron_host_cpus_usable")) == (4, 2)
+    assert known.of("neuron_host_memory_limit_bytes") == unknown.of("neuron_host_cpus") == {}
+
+
 async def test_what_an_engine_has_counted_is_shown_where_it_is_known() -> None:
     async with scripted_host(resident=[A]) as host:
         snapshot = take_snapshot(host.real)
@@ -199,6 +210,7 @@ async def test_what_clients_write_adds_no_series() -> None:
         await host.client.post(CHAT, first)
         await host.client.post(CHAT, chat_body("org/0"))
         await host.client.get("/nothing/0")
+        await scrape(host)
         load = {"model_id": "org/0", "harness": "unknown"}
         await host.client.post("/models/load", load)
         before = names_and_labels(await scrape(host))
@@ -214,6 +226,7 @@ async def test_what_clients_write_adds_no_series() -> None:
 
 async def test_a_model_that_was_unloaded_leaves_the_counts_of_its_replies_alone() -> None:
     async with scripted_host() as host:
+        await scrape(host)
         empty = names_and_labels(await scrape(host))
         for number in range(3):
             await host.registry.load(spec(f"org/{number}"))
