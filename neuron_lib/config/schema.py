@@ -41,6 +41,7 @@ else:
     AnyPaths = tuple[Path, ...]
 
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
+Requests: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 # Errors show the description in place of the pattern. A pattern that ended with `$` would let a line feed follow.
 _SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -217,11 +218,20 @@ class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many requests of one model may run, how many may wait, and for how long."""
+    """How many requests of one model may run, how many may wait, and for how long.
+
+    `neuron_lib.admission.AdmissionRules` says what the keys mean. The cells for `kv_reply_tokens` tokens of each reply
+    are reserved before its request begins, or for fewer if the request asks for fewer.
+    """
 
     max_in_flight: Annotated[int, Meta(ge=1, le=256)] = 8
     max_queue_depth: Annotated[int, Meta(ge=0, le=100_000)] = 32
     max_wait_secs: Seconds = 30.0
+    kv_max_wait_secs: Seconds = 240.0
+    kv_reply_tokens: Tokens = 1024
+    max_per_principal: Requests | None = None
+    anon_max_in_flight: Requests | None = None
+    anon_max_pending: Requests | None = None
 
 
 class SamplingConfig(CommonSampling, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -111,9 +111,12 @@ def test_neuron_toml_of_the_current_directory_is_read_without_an_option(
         ("port = 'x'", {}, "`port`"),
         ("[harness.llamacpp]\nn_cxt = 1", {}, "unknown key `harness.llamacpp.n_cxt`; did you mean `n_ctx`?"),
         ("", {"NEURON_PORT": "abc"}, "NEURON_PORT"),
+        ("keys_file = '/nowhere/keys'", {}, "`keys_file`: /nowhere/keys: No such file or directory"),
+        ("trusted_networks = []", {}, "there are no keys, so nobody could ask anything"),
+        ("trusted_proxies = ['user:nobody-at-all']", {}, "no such user here"),
         ("", {"NEURON_LOG": "loud"}, "NEURON_LOG: 'loud' is none of debug, info, warning, error"),
     ],
-    ids=["syntax", "range", "type", "typo", "environment", "log level"],
+    ids=["syntax", "range", "type", "typo", "environment", "no keys", "nobody", "no user", "log level"],
 )
 def test_a_configuration_that_is_wrong_is_exit_78_and_one_line_that_says_where(
     text: str,
