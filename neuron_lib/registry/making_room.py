@@ -13,7 +13,7 @@ from msgspec import Struct
 from neuron_lib.shown import clip
 from neuron_lib.sizes import format_size
 
-__all__ = ("Decision", "House", "Needs", "Resident", "Wanted", "decide", "idle_too_long")
+__all__ = ("Decision", "House", "Needs", "Refusal", "Resident", "Wanted", "decide", "idle_too_long")
 
 Needs: TypeAlias = Mapping[str, int]
 """Bytes of memory by the name of the device: "cpu", "gpu0", "gpu1" and so on."""
@@ -61,18 +61,27 @@ class Wanted(Struct, frozen=True, kw_only=True):
     may_displace: bool = True
 
 
+class Refusal(Struct, frozen=True, kw_only=True):
+    """Why a load cannot begin whatever happens. With a `device`, the bytes that it needs there and could have."""
+
+    reason: str
+    device: str = ""
+    needed_bytes: int = 0
+    free_bytes: int = 0
+
+
 class Decision(Struct, frozen=True, kw_only=True):
     """What to do now.
 
     `start` are the loads that may begin. `evict` are models that go now: the model, and the load that it goes for.
     `yielding` are models that admit nothing further, because they go as soon as they are idle. `refused` are loads that
-    cannot begin whatever happens, with the reason. `next_s` is when to decide again if nothing has changed until then.
+    cannot begin whatever happens. `next_s` is when to decide again if nothing has changed until then.
     """
 
     start: tuple[str, ...] = ()
     evict: Mapping[str, str] = {}
     yielding: frozenset[str] = frozenset()
-    refused: Mapping[str, str] = {}
+    refused: Mapping[str, Refusal] = {}
     next_s: float | None = None
 
 
@@ -118,16 +127,16 @@ class _Room:
         self.started: list[str] = []
         self.evicted: dict[str, str] = {}
         self.yielding: set[str] = set()
-        self.refused: dict[str, str] = {}
+        self.refused: dict[str, Refusal] = {}
         self.due_s: list[float] = []
 
     def consider(self, wanted: Wanted) -> None:
         model_id = wanted.model_id
         if model_id in self._staying or model_id in self._promised:
             return  # it is here, or is about to be
-        reason = self._hopeless(wanted)
-        if reason is not None:
-            self.refused[model_id] = reason
+        refusal = self._hopeless(wanted)
+        if refusal is not None:
+            self.refused[model_id] = refusal
             return
         victims = None if self._must_not_overtake(wanted) else self._victims(wanted)
         if victims is None:
@@ -152,13 +161,13 @@ class _Room:
         else:
             self.evicted[victim.model_id] = for_model
 
-    def _hopeless(self, wanted: Wanted) -> str | None:
+    def _hopeless(self, wanted: Wanted) -> Refusal | None:
         """Why the load could not begin even if every model went that may go. None if it could."""
         fixed = [each for each in self._staying.values() if each.is_pinned or not wanted.may_displace]
         what = "pinned" if wanted.may_displace else "loaded"
         for other in fixed:
             if self._exclude(wanted.model_id, other.model_id):
-                return f"it must not be loaded together with {clip(other.model_id)!r}, which is {what}"
+                return Refusal(reason=f"it must not be loaded together with {clip(other.model_id)!r}, which is {what}")
         for device, needed in wanted.needs.items():
             capacity = self._house.capacity.get(device)
             if capacity is None or needed == 0:
@@ -166,9 +175,12 @@ class _Room:
             kept = sum(each.needs.get(device, 0) for each in fixed)
             if kept + needed > capacity:
                 beside = f", of which models that are {what} take {format_size(kept)}" if kept else ""
-                return (
-                    f"it needs {format_size(needed)} on {device}, and models may take {format_size(capacity)} "
-                    f"there{beside}"
+                may = f"models may take {format_size(capacity)} there{beside}"
+                return Refusal(
+                    reason=f"it needs {format_size(needed)} on {device}, and {may}",
+                    device=device,
+                    needed_bytes=needed,
+                    free_bytes=max(0, capacity - kept),
                 )
         return None
 

@@ -19,6 +19,7 @@ from neuron_lib.errors import (
     LoadCancelled,
     ModelLoading,
     ModelNotLoaded,
+    PreflightFailed,
     ShuttingDown,
 )
 from neuron_lib.harness import Harness, LoadedModel, PlanningHarness, Reply
@@ -195,7 +196,14 @@ class Registry:
             return (await self._outcome(self._start_load(spec))).info()
         self._harness_for(spec)
         started, is_own = await self._residency.turn(spec, may_displace=may_displace)
-        loaded = await self._outcome(started)
+        while True:
+            try:
+                loaded = await self._outcome(started)
+                break
+            except PreflightFailed:
+                if not self._residency.is_waiting(spec):
+                    raise
+            started, _ = await self._residency.turn(spec, may_displace=may_displace)
         if not is_own:
             raise AlreadyLoaded(started.model_id)
         return loaded.info()

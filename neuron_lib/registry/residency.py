@@ -30,7 +30,7 @@ from neuron_lib.logs import get_logger
 from neuron_lib.registry.cool_down import CoolDowns
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels
-from neuron_lib.registry.making_room import Needs, Resident, Wanted, decide, idle_too_long
+from neuron_lib.registry.making_room import Needs, Refusal, Resident, Wanted, decide, idle_too_long
 from neuron_lib.registry.phases import Event, Phase
 from neuron_lib.registry.progress import retry_after_s
 from neuron_lib.registry.residency_rules import ResidencyRules
@@ -98,8 +98,8 @@ class Residency:
         self._unmeasured: list[_Demand] = []
         self._waiting: Counter[str] = Counter()
         """Callers that wait for a load of the line, by id."""
-        self._needs: dict[str, Needs] = {}
-        """What each model was counted with, by id, from the start of its load until its memory is back."""
+        self._begun: dict[str, _Demand] = {}
+        """How each load was counted, by the id of its model, from its start until the memory of the model is back."""
         self._yielding: frozenset[str] = frozenset()
         self._is_closed = False
         self._changes = Changes()
@@ -198,11 +198,15 @@ class Residency:
         if model.serves:
             self._cool_downs.succeed(model.model_id)
         elif model.phase is Phase.GONE:
-            self._needs.pop(model.model_id, None)
+            begun = self._begun.pop(model.model_id, None)
             reason = model.loss or (None if model.load_failure is None else cause_chain(model.load_failure))
-            if reason is not None:
+            if reason is not None and not self._may_try_with_more_room(begun, model.load_failure):
                 self._cool_downs.fail(model.model_id, reason, now_s=self._clock())
         self._changes.notify()
+
+    def is_waiting(self, spec: ModelSpec) -> bool:
+        """Whether a load of this model waits for its turn."""
+        return public_id(spec.model_id) in self._line
 
     def look_again(self) -> None:
         """A model has become idle."""
@@ -249,8 +253,8 @@ class Residency:
             self.rules.house(self._capacity(), specs),
             now_s=now_s,
         )
-        for model_id, reason in decision.refused.items():
-            self._refuse(self._line[model_id], reason)
+        for model_id, refusal in decision.refused.items():
+            self._refuse(self._line[model_id], refusal)
         for model_id in decision.start:
             if not self._begin(self._line[model_id]):
                 due_s.append(now_s + _AGAIN_S)
@@ -271,10 +275,10 @@ class Residency:
         return [self._as_resident(model) for model in self._models.values()]
 
     def _as_resident(self, model: HostedModel) -> Resident:
-        rules = self.rules.of(model.spec)
+        rules, begun = self.rules.of(model.spec), self._begun.get(model.model_id)
         return Resident(
             model_id=model.model_id,
-            needs=self._needs.get(model.model_id, {}),
+            needs={} if begun is None else begun.needs or {},
             loaded_s=model.served_s,
             used_s=model.used_s,
             is_busy=model.leases.count > 0,
@@ -353,13 +357,40 @@ class Residency:
         except NeuronError as error:
             self._fail(demand, error)
             return True
-        self._needs[model.model_id] = demand.needs or {}
+        self._begun[model.model_id] = demand
         self._end(demand, model)
         return True
 
-    def _refuse(self, demand: _Demand, reason: str) -> None:
-        text = f"model {clip(demand.model_id)!r} does not fit on this host: {reason}"
-        self._fail(demand, PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, text, model_id=demand.model_id))
+    def _may_try_with_more_room(self, begun: _Demand | None, failure: NeuronError | None) -> bool:
+        """Put a load back into the line that its harness refused for want of memory, if a model can go for it.
+
+        The harness has measured, and less is free than was counted. So the load is counted as if it took all that the
+        others leave and a byte more.
+        """
+        if begun is None or not begun.may_displace or self._is_closed or not _wants_memory(failure):
+            return False
+        residents, capacity = self._residents(), self._capacity()
+        needs = dict(begun.needs or {})
+        for device in needs.keys() & capacity.keys():
+            left = capacity[device] - sum(each.needs.get(device, 0) for each in residents)
+            needs[device] = max(needs[device], left + 1)
+        may_go = [each for each in residents if not each.is_pinned]
+        if not any(each.needs.get(device) for each in may_go for device in needs.keys() & capacity.keys()):
+            return False
+        demand = _Demand(begun.spec, begun.model_id, may_displace=True, asked_s=self._clock(), needs=needs)
+        self._line[demand.model_id] = demand
+        logger.warning("less memory is free than was counted, more room is made", extra={"model_id": demand.model_id})
+        self._tell()
+        return True
+
+    def _refuse(self, demand: _Demand, refusal: Refusal) -> None:
+        text = f"model {clip(demand.model_id)!r} does not fit on this host: {refusal.reason}"
+        fields: dict[str, str | int] = {}
+        if refusal.device:
+            needed_mb, free_mb = (count >> 20 for count in (refusal.needed_bytes, refusal.free_bytes))
+            fields = {"device": refusal.device, "needed_mb": needed_mb, "free_mb": free_mb}
+        error = PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, text, model_id=demand.model_id, **fields)
+        self._fail(demand, error)
 
     def _fail(self, demand: _Demand, error: NeuronError) -> None:
         logger.warning("load cannot begin: %s", error.log_message, extra={"model_id": demand.model_id})
@@ -376,3 +407,7 @@ class Residency:
         """The line has changed: callers of loads and chats that wait look again."""
         self._changes.notify()
         self._models.changes.notify()
+
+
+def _wants_memory(failure: NeuronError | None) -> bool:
+    return isinstance(failure, PreflightFailed) and failure.kind is PreflightKind.INSUFFICIENT_MEMORY

@@ -92,7 +92,8 @@ def test_a_model_that_loads_is_waited_for() -> None:
 def test_a_pinned_model_stays_and_the_load_is_refused_with_its_size() -> None:
     decision = decided(wanted("c", 6), residents=(resident("a", 5, is_pinned=True), resident("b", 5)))
     assert decision.evict == {}
-    assert "pinned" in decision.refused["c"]
+    assert "pinned" in decision.refused["c"].reason
+    assert (decision.refused["c"].needed_bytes, decision.refused["c"].free_bytes) == (6, 5)
 
 
 def test_a_load_that_is_larger_than_the_host_is_refused_and_touches_nothing() -> None:
@@ -132,7 +133,7 @@ def test_models_that_exclude_each_other_are_not_here_together() -> None:
     assert decided(wanted("a", 1), residents=(resident("b", 1, is_leaving=True),), house=house) == Decision()
     assert decided(wanted("a", 1), wanted("b", 1), house=house).start == ("a",)
     pinned = decided(wanted("a", 1), residents=(resident("b", 1, is_pinned=True),), house=house)
-    assert "together" in pinned.refused["a"]
+    assert "together" in pinned.refused["a"].reason
 
 
 def test_a_device_without_a_known_capacity_has_no_limit() -> None:

@@ -290,6 +290,45 @@ async def test_a_host_that_stops_refuses_loads_that_wait_for_room() -> None:
             await one.registry.load(spec(C))
 
 
+class TightHarness(SlowHarness):
+    """Refuses what does not fit into eight, as a harness does that has measured."""
+
+    @asynccontextmanager
+    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[Any]:
+        if self.taken + (await self.memory_need(spec))["cpu"] > 8:
+            self.log.append(f"refuse {model_id}")
+            raise PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, "not so much is free", model_id=model_id)
+        async with super().open(spec, model_id=model_id, report=report) as model:
+            yield model
+
+
+@pytest.mark.parametrize("by_operator", [False, True])
+async def test_where_less_is_free_than_was_counted_one_more_model_goes_and_the_load_is_tried_again(
+    *, by_operator: bool
+) -> None:
+    harness = TightHarness({id_: ScriptedModel(needs={"cpu": size}) for id_, size in {A: 3, B: 3, C: 4}.items()})
+    async with Registry(
+        [harness], residency=rules(C), capacity=lambda: TEN, wait_for_load_s=120, clock=anyio.current_time
+    ) as registry:
+        for model_id in (A, B):
+            await registry.load(spec(model_id))
+        one = Host(registry, harness)
+        if by_operator:
+            assert (await registry.load(spec(C))).id == C
+        else:
+            await one.chat(C)
+        assert (one.here, one.errors, harness.log.count(f"refuse {C}")) == ([B, C], [], 1)
+
+
+async def test_where_even_an_empty_host_has_too_little_memory_the_load_fails() -> None:
+    harness = TightHarness({id_: ScriptedModel(needs={"cpu": size}) for id_, size in {A: 3, B: 9}.items()})
+    async with Registry([harness], residency=rules(), capacity=lambda: TEN, clock=anyio.current_time) as registry:
+        await registry.load(spec(A))
+        with pytest.raises(PreflightFailed):
+            await registry.load(spec(B))
+        assert registry.list_models() == ()
+
+
 # ------------------------------------------------------------------------------------------------- failures, idle time
 
 
