@@ -1,4 +1,5 @@
-"""How soon a new process answers, and how `/health` answers while eight chats stream and another model loads.
+"""How soon a new process answers, and how fast a gateway's polls are answered while eight chats stream and another
+model loads, with the `/health` of a busy llama-server beside it.
 
 `python -m benchmarks.responsiveness [--threads N] [--quick]` prints one JSON line per result.
 """
@@ -12,18 +13,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
-from benchmarks.replies import percentile
-from benchmarks.servers import Server, drive
-from benchmarks.subject import GGUF, circumstances, cpu_count
+from benchmarks.replies import BenchmarkError, percentile
+from benchmarks.servers import Server, drive, running
+from benchmarks.subject import GGUF, circumstances, cpu_count, model_path
 from benchmarks.traffic import FULL, Load, traffics
 
+PATHS: Final = ("/health", "/models", "/models/bench%2Fmodel/endpoint")
+"""What a gateway asks every ten seconds."""
 CONFIG: Final = f"""
 default_models = [{{ model_id = "bench/model", harness = "llamacpp" }}]
 models = [
@@ -85,50 +88,59 @@ def measure_start(threads: int, *, rounds: int) -> dict[str, Any]:
     }
 
 
-def measure_health(daemon: Server, *, seconds: float) -> dict[str, Any]:
-    """`/health` while eight chats stream and a second model is loaded and unloaded without pause."""
+def measure_polls(server: Server, paths: Sequence[str], *, seconds: float, loads: bool) -> list[dict[str, Any]]:
+    """A gateway's questions while eight chats stream, one result for each of `paths`.
+
+    With `loads` a second model is loaded and unloaded meanwhile, without pause.
+    """
     over = threading.Event()
     chats = next(t for t in traffics(1, FULL) if isinstance(t, Load) and t.name == "chat-8")
-    loads = 0
+    loaded = 0
 
     def load_and_unload() -> None:
-        nonlocal loads
+        nonlocal loaded
         while not over.is_set():
-            call(daemon.port, "POST", "/models/load", {"model_id": "bench/second", "harness": "llamacpp"})
-            call(daemon.port, "POST", "/models/unload", {"model_id": "bench/second"})
-            loads += 1
+            call(server.port, "POST", "/models/load", {"model_id": "bench/second", "harness": "llamacpp"})
+            call(server.port, "POST", "/models/unload", {"model_id": "bench/second"})
+            loaded += 1
 
     def chat() -> None:
         while not over.is_set():
-            drive(daemon, chats.conversations, max_tokens=chats.max_tokens, streams=chats.streams)
+            drive(server, chats.conversations, max_tokens=chats.max_tokens, streams=chats.streams)
 
-    workers = [threading.Thread(target=work) for work in (load_and_unload, chat)]
+    workers = [threading.Thread(target=work) for work in ((load_and_unload, chat) if loads else (chat,))]
     for worker in workers:
         worker.start()
-    latencies = []
+    latencies: dict[str, list[float]] = {path: [] for path in paths}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        started = time.perf_counter()
-        call(daemon.port, "GET", "/health")
-        latencies.append(time.perf_counter() - started)
+        for path in paths:
+            started = time.perf_counter()
+            call(server.port, "GET", path)
+            latencies[path].append(time.perf_counter() - started)
         time.sleep(0.01)
     over.set()
     for worker in workers:
         worker.join()
-    return {
-        "bench": "health_latency",
-        "while": "8 chats stream and a model loads",
-        "loads": loads,
-        "samples": len(latencies),
-        "unit": "ms",
-        "p50": round(percentile(latencies, 0.5) * 1000, 1),
-        "p99": round(percentile(latencies, 0.99) * 1000, 1),
-        "max": round(max(latencies) * 1000, 1),
-    }
+    return [
+        {
+            "bench": "poll_latency",
+            "server": server.name,
+            "path": path,
+            "while": f"8 chats stream{' and a model loads' if loads else ''}",
+            "loads": loaded,
+            "samples": len(times),
+            "unit": "ms",
+            "p50": round(percentile(times, 0.5) * 1000, 1),
+            "p99": round(percentile(times, 0.99) * 1000, 1),
+            "max": round(max(times) * 1000, 1),
+        }
+        for path, times in latencies.items()
+    ]
 
 
 def main() -> None:
-    """Run both and print them."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only prove that it works")
     parser.add_argument("--threads", type=int, default=cpu_count())
@@ -138,7 +150,14 @@ def main() -> None:
     print(json.dumps(measure_start(options.threads, rounds=rounds) | around), flush=True)
     with starting_daemon(options.threads) as daemon:
         wait_ready(daemon.port)
-        print(json.dumps(measure_health(daemon, seconds=seconds) | around), flush=True)
+        for line in measure_polls(daemon, PATHS, seconds=seconds, loads=True):
+            print(json.dumps(line | around), flush=True)
+    try:
+        with running("llama-server", gguf=model_path(), threads=options.threads) as server:
+            for line in measure_polls(server, ["/health"], seconds=seconds, loads=False):
+                print(json.dumps(line | around), flush=True)
+    except BenchmarkError as error:  # it is not built: the numbers of neuron stand alone
+        print(f"llama-server was not measured: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

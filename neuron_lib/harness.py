@@ -6,9 +6,28 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from neuron_lib.errors import RequestRejected
-from neuron_lib.types import EventBeforeEnd, GenerationEvent, LoadProgress, ModelInfo, ModelLoad, ModelSpec, Task, Usage
+from neuron_lib.types import (
+    EventBeforeEnd,
+    GenerationEvent,
+    LoadProgress,
+    MemoryPlan,
+    ModelInfo,
+    ModelLoad,
+    ModelSpec,
+    Task,
+    Usage,
+)
 
-__all__ = ("ForwardingReply", "Generation", "Harness", "LoadedModel", "PlanningHarness", "ProgressReporter", "Reply")
+__all__ = (
+    "Estimator",
+    "ForwardingReply",
+    "Generation",
+    "Harness",
+    "LoadedModel",
+    "PlanningHarness",
+    "ProgressReporter",
+    "Reply",
+)
 
 ProgressReporter: TypeAlias = Callable[[LoadProgress], None]
 """Called with every step of a load; cheap, never blocks, never raises."""
@@ -59,6 +78,19 @@ class ForwardingReply(Reply, Protocol):
 
 Generation: TypeAlias = Reply
 """The older name of `Reply`."""
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A `Harness` that can say before a load how much memory it takes. A backend need not offer this."""
+
+    async def estimate(self, spec: ModelSpec) -> MemoryPlan:
+        """How a load of this spec would be done now, and what it would take. Loads and downloads no weights.
+
+        Raises `LoadFailed` for a model that cannot be loaded at all, and `SourceUnavailable`. A model that only does
+        not fit is no error here.
+        """
+        ...
 
 
 class LoadedModel(Protocol):

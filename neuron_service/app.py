@@ -8,7 +8,7 @@ from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 
 from neuron_service import dialects
-from neuron_service.access import AccessRules
+from neuron_service.access.hosts import AccessRules
 from neuron_service.errors import EXCEPTION_HANDLERS
 from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
@@ -40,7 +40,8 @@ def create_app(host: Host, *, access: AccessRules | None = None, cors_origins: I
     Without `access` requests may name any host and any origin. A server around the application then has to check them.
     Web pages of `cors_origins` may read the answers.
     """
-    return HttpRules(Probes(host, create_routes(host)), access=access, cors_origins=cors_origins)
+    routes = Probes(host, create_routes(host))
+    return HttpRules(routes, access=access, entrance=host.entrance, cors_origins=cors_origins)
 
 
 def create_routes(host: Host) -> Litestar:

@@ -8,6 +8,7 @@ from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
@@ -16,6 +17,7 @@ from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, LoadFailed, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
 from neuron_lib.types import Discovery, Health, ModelInfo, Task
+from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.version import Version
 
@@ -40,6 +42,8 @@ class Host:
     monitor: DeviceMonitor
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
+    entrance: Entrance = field(default_factory=lambda: Entrance(EntranceRules()))
+    """Whom the service lets in. By default everybody: then the program around the service decides that."""
     version: Version | None = None
     """None while git is asked for the commit."""
     decode_turn: anyio.Lock = field(default_factory=anyio.Lock)
@@ -193,4 +197,5 @@ class Host:
             loading=self.registry.loading(),
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
+            access=self.entrance.rules.state() or UNSET,
         )

@@ -23,7 +23,8 @@ from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ShuttingDown
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import Discovery
-from neuron_service.access import ANY, AccessRules
+from neuron_service.access.entrance import Entrance, EntranceRules
+from neuron_service.access.hosts import ANY, AccessRules
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, host_memory_bytes
@@ -60,6 +61,7 @@ async def serve(
     *,
     sock: socket.socket,
     version: Callable[[], Version],
+    entrance: EntranceRules | None = None,
     environ: Mapping[str, str],
     notifier: Notifier,
     watchdog_s: float | None,
@@ -68,9 +70,10 @@ async def serve(
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A later signal ends the process at once.
 
-    systemd is told by `notifier` what happens. If `watchdog_s` is given, systemd is also told in this interval that the
-    daemon is alive. `version` and `check` block, and are called in threads once the host answers. `backends` are those
-    that the configuration may name; those that it names are offered.
+    `entrance` says who is let in; without it, everybody is. systemd is told by `notifier` what happens. If `watchdog_s`
+    is given, systemd is also told in this interval that the daemon is alive. `version` and `check` block, and are
+    called in threads once the host answers. `backends` are those that the configuration may name; those that it names
+    are offered.
     """
     address, port = sock.getsockname()[:2]
     monitor = DeviceMonitor()
@@ -95,6 +98,7 @@ async def serve(
         tracker=tracker,
         monitor=monitor,
         model_aliases=config.http.model_aliases,
+        entrance=Entrance(entrance or EntranceRules()),
     )
     routes = LateRoutes(partial(_build_routes, host))
     server = http_server(
@@ -106,6 +110,7 @@ async def serve(
                 allowed_hosts=config.allowed_hosts,
                 allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
             ),
+            entrance=host.entrance,
             cors_origins=config.http.cors_origins,
         ),
         cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
@@ -120,6 +125,7 @@ async def serve(
             for _ in range(_FIRST_ANSWER_TURNS):
                 await checkpoint()
             logger.info("listening on http://%s:%s", address, port)
+            _say_who_is_let_in(host.entrance.rules)
             if ANY in config.http.cors_origins:
                 logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
             tasks.start_soon(keep_status, notifier, host.status_line)
@@ -143,6 +149,12 @@ async def serve(
             await server.stopped.wait()
             tasks.cancel_scope.cancel()
     logger.info("shutdown complete")
+
+
+def _say_who_is_let_in(rules: EntranceRules) -> None:
+    logger.info("%s", rules.in_words())
+    if rules.trusted is not None and rules.trusted.has_every_address:
+        logger.warning("`trusted_networks` has every address: whoever reaches this host may use it without a key")
 
 
 def _stop_limit_s(drain_timeout_s: float) -> float:

@@ -80,6 +80,7 @@ class Lottery:
         self._temperature: Final = min(sampling.temperature, _HOTTEST)
         self._random: Final = Random(sampling.seed)  # noqa: S311 - a client may ask for the same numbers again
         self._filters: Final = filters(sampling)
+        self._cools_top_p: Final = sampling.top_p < 1 <= sampling.typical_p and self._temperature < 1
         self._buffers: Final = [np.empty(0, np.float32) for _ in range(3)]
 
     def draw(self, row: Scores, best: float) -> int:
@@ -156,11 +157,13 @@ class Lottery:
 
     def _draw_from_all(self, row: Scores, best: float, *, strikes: bool) -> int:
         sampling, floor = self._sampling, self._floor(row, best)
+        if self._cools_top_p and not strikes:
+            return self._draw_cooled(row, best, floor)
         share: Share | None = None
         weights: Scores | None = None
         if self._filters or strikes:
             weights = self._weights(row, best, 1.0, floor, buffer=0)
-            total = kept = float((weights.reshape(-1, _BLOCK) @ _BLOCK_OF_ONES).sum(dtype=np.float64))
+            total = kept = _total(weights)
             if self._filters:
                 kept = total * min(sampling.typical_p, sampling.top_p)
                 share = self._share(row, weights[: row.size], kept)
@@ -178,6 +181,25 @@ class Lottery:
             if share is None or share.holds(chosen):
                 return chosen
             share.remove(chosen, weights[: row.size])
+
+    def _draw_cooled(self, row: Scores, best: float, floor: float) -> int:
+        """Draw from what top-p keeps, at a temperature below 1.
+
+        The colder it is, the more of the weight belongs to the likeliest tokens. So top-p keeps every token that it
+        would keep of the cooled row, which is most draws. Only the other draws need the weights at temperature 1.
+        """
+        cooled = self._weights(row, best, self._temperature, floor, buffer=1)
+        if self._sampling.min_p > 0:
+            cooled[: row.size] *= row >= np.float32(best + min_p_floor(self._sampling.min_p))
+        chosen = _pick(cooled, self._random.random())
+        if self._share(row, cooled[: row.size], _total(cooled) * self._sampling.top_p).holds(chosen):
+            return chosen
+        weights = self._weights(row, best, 1.0, floor, buffer=0)
+        share = self._share(row, weights[: row.size], _total(weights) * self._sampling.top_p)
+        while not share.holds(chosen):
+            share.remove(chosen, cooled[: row.size])
+            chosen = _pick(cooled, self._random.random())
+        return chosen
 
     def _share(self, row: Scores, weights: Scores, wanted: float) -> Share:
         """The tokens that top-p or typical-p keeps, if only one of the two is set."""
@@ -218,6 +240,11 @@ class Lottery:
         if self._buffers[number].size != padded:
             self._buffers[number] = np.empty(padded, np.float32)
         return self._buffers[number]
+
+
+def _total(weights: Scores) -> float:
+    """The sum of `weights`, whole blocks."""
+    return float((weights.reshape(-1, _BLOCK) @ _BLOCK_OF_ONES).sum(dtype=np.float64))
 
 
 def _pick(weights: Scores, chance: float) -> int:

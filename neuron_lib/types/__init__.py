@@ -22,6 +22,7 @@ from neuron_lib.types.events import (
     Usage,
 )
 from neuron_lib.types.host import (
+    AccessState,
     ActivationSnapshot,
     ActivationState,
     DeferredLoad,
@@ -30,6 +31,7 @@ from neuron_lib.types.host import (
     Discovery,
     Health,
 )
+from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
     FailedLoad,
@@ -51,6 +53,7 @@ from neuron_lib.types.unread import UnreadArray, UnreadObject
 __all__ = (
     "HUB_SCHEME",
     "MEDIA_OF_PARTS",
+    "AccessState",
     "ActivationSnapshot",
     "ActivationState",
     "Chat",
@@ -63,6 +66,7 @@ __all__ = (
     "Detokenized",
     "Device",
     "DeviceHealth",
+    "DeviceNeed",
     "Discovery",
     "Embed",
     "Embedding",
@@ -80,6 +84,7 @@ __all__ = (
     "LoadStage",
     "LoadingModel",
     "Medium",
+    "MemoryPlan",
     "ModelInfo",
     "ModelLimit",
     "ModelLoad",
