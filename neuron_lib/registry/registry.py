@@ -196,14 +196,14 @@ class Registry:
             return (await self._outcome(self._start_load(spec))).info()
         self._harness_for(spec)
         started, is_own = await self._residency.turn(spec, may_displace=may_displace)
-        while True:
+        loaded = None
+        while loaded is None:
             try:
                 loaded = await self._outcome(started)
-                break
             except PreflightFailed:
                 if not self._residency.is_waiting(spec):
                     raise
-            started, _ = await self._residency.turn(spec, may_displace=may_displace)
+                started, _ = await self._residency.turn(spec, may_displace=may_displace)
         if not is_own:
             raise AlreadyLoaded(started.model_id)
         return loaded.info()
