@@ -7,6 +7,7 @@ from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from neuron_lib.errors import RequestRejected
 from neuron_lib.types import (
+    EngineMeasures,
     EventBeforeEnd,
     GenerationEvent,
     LoadProgress,
@@ -24,6 +25,7 @@ __all__ = (
     "Generation",
     "Harness",
     "LoadedModel",
+    "MeasuredModel",
     "PlanningHarness",
     "ProgressReporter",
     "Reply",
@@ -114,6 +116,15 @@ class LoadedModel(Protocol):
 
     async def wait_lost(self) -> str:
         """Wait until the model dies by itself, which it may never do; returns the reason."""
+        ...
+
+
+@runtime_checkable
+class MeasuredModel(LoadedModel, Protocol):
+    """A `LoadedModel` whose engine counts what it does. A backend need not offer this."""
+
+    def measures(self) -> EngineMeasures | None:
+        """What the engine has counted since it started; None if it has told nothing yet. Memory only, never blocks."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,12 +13,14 @@ from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, LoadFailed, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
-from neuron_lib.types import Discovery, Health, ModelInfo, Task
+from neuron_lib.types import Device, Discovery, EndedReply, Health, ModelInfo, Task
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
+from neuron_service.tallies import Tallies
 from neuron_service.version import Version
 
 __all__ = ("Host",)
@@ -40,12 +42,15 @@ class Host:
     registry: Registry
     tracker: ActivationTracker
     monitor: DeviceMonitor
+    host_monitor: HostMonitor = field(default_factory=HostMonitor)
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
     entrance: Entrance = field(default_factory=lambda: Entrance(EntranceRules()))
     """Whom the service lets in. By default everybody: then the program around the service decides that."""
     version: Version | None = None
     """None while git is asked for the commit."""
+    tallies: Tallies = field(default_factory=Tallies)
+    """What was counted for `/metrics`. `Registry(on_reply=…, on_load=…)` must be told of the two methods that count."""
     decode_turn: anyio.Lock = field(default_factory=anyio.Lock)
     """Held while a large body is decoded, which may block the loop for 20 ms."""
     _started_s: float = field(default_factory=time.monotonic)
@@ -78,7 +83,11 @@ class Host:
 
     def gpu_memory_mb(self) -> tuple[int, ...]:
         """The memory in MiB of each GPU that has been seen so far."""
-        return () if self._discovery is None else tuple(gpu.vram_total_mb for gpu in self._discovery.devices)
+        return tuple(gpu.vram_total_mb for gpu in self.seen_devices())
+
+    def seen_devices(self) -> tuple[Device, ...]:
+        """The GPUs that have been seen so far."""
+        return () if self._discovery is None else self._discovery.devices
 
     async def turn_to_decode(self, body: bytes) -> None:
         """Wait until `body` may be decoded. Large bodies are decoded one after another, with other requests in between.
@@ -90,7 +99,7 @@ class Host:
             async with self.decode_turn:
                 await checkpoint()
 
-    def run(self, task: Task) -> Reply:
+    def run(self, task: Task, *, on_account: Callable[[EndedReply], None]) -> Reply:
         """The reply to `task`, not yet begun; see `Registry.run`. The task may name its model by an alias, or leave it
         to the host by an empty id, which means the only model that is resident.
 
@@ -99,7 +108,8 @@ class Host:
         """
         self.require_harness()
         model_id = self.model_aliases.get(task.model_id) if task.model_id else self._only_model()
-        return self.registry.run(task if model_id is None else replace(task, model_id=model_id))
+        named = task if model_id is None else replace(task, model_id=model_id)
+        return self.registry.run(named, on_account=on_account)
 
     def _only_model(self) -> str:
         models = self.registry.list_models()
@@ -189,6 +199,7 @@ class Host:
 
     def health(self) -> Health:
         """The body of `/health`, from memory."""
+        memory, cpus = self.host_monitor.reading()
         return Health(
             uptime_secs=int(time.monotonic() - self._started_s),
             devices=self.monitor.readings(),
@@ -197,5 +208,7 @@ class Host:
             loading=self.registry.loading(),
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
+            memory=UNSET if memory is None else memory,
+            cpus=UNSET if cpus is None else cpus,
             access=self.entrance.rules.state() or UNSET,
         )

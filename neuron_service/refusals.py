@@ -2,17 +2,22 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
 from neuron_lib.errors import InvalidRequest, NeuronError, PreflightFailed, cause_chain
 from neuron_lib.logs import get_logger
+from neuron_lib.registry.reply_readers import reply_fields
 from neuron_lib.shown import clip
 from neuron_lib.wire.http_errors import ErrorAnswer, UnknownPath
 from neuron_service.asgi import Scope, Send
 from neuron_service.dialects import render
+from neuron_service.exchange import Exchange, exchange_of
 
 __all__ = (
+    "REFUSALS",
+    "RefusalCounts",
     "allowed_methods",
     "error_fields",
     "internal_error",
@@ -27,6 +32,28 @@ logger = get_logger(__name__)
 
 _FIELD: Final = re.compile(r"[A-Za-z_]\w{0,49}(\[\d{1,9}\])?")
 """The first part of the path of a value: a field of the request. Later parts may be keys that a client wrote."""
+
+
+class RefusalCounts:
+    """How many requests were answered with each error, by status and code. Only grows. Belongs to the event loop.
+
+    Codes are names of this project, so there are few of them, whatever clients send.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[int, str]] = Counter()
+
+    def add(self, error: NeuronError, answer: ErrorAnswer) -> None:
+        """Count a request that is answered with `error`."""
+        self._counts[answer.status, error.code] += 1
+
+    def show(self) -> dict[tuple[int, str], int]:
+        """The counts now."""
+        return dict(self._counts)
+
+
+REFUSALS: Final = RefusalCounts()
+"""The refusals of this process. One for all, as there is one log for all: every part of the service may refuse."""
 
 
 def error_fields(error: NeuronError) -> dict[str, Any]:
@@ -53,23 +80,31 @@ def internal_error(bug: Exception) -> NeuronError:
     return error
 
 
-def log_refusal(error: NeuronError, answer: ErrorAnswer, *, method: str, path: str, **fields: str) -> None:
-    """Log one line of bounded length: what was refused and why. The line never has the text of a chat.
+def log_refusal(error: NeuronError, answer: ErrorAnswer, exchange: Exchange, **fields: str) -> None:
+    """Log one line of bounded length: what was refused and why. The line never has the text of a chat. Also count it.
+
+    The line is the only one of its request: of an exchange that was refused once nothing more is logged or counted.
 
     `fields` are further fields of the line, which the answer does not have. The level is WARNING. For an unknown path
     it is INFO, because every scanner asks for such paths and no operator has to act.
     """
+    if exchange.refusal is not None:
+        return
+    exchange.refusal = answer.code or answer.type
+    REFUSALS.add(error, answer)
     logger.log(
         logging.INFO if isinstance(error, UnknownPath) else logging.WARNING,
         "request refused: %s",
         error.log_message,
-        extra={"method": clip(method), "path": clip(path), "status": answer.status}
-        | {"type": answer.type, "code": answer.code}
+        extra=exchange.labels
+        | exchange.target
+        | {"status": answer.status, "type": answer.type, "code": answer.code}
+        | ({} if exchange.ended is None else reply_fields(exchange.ended))
         | {name: clip(value) for name, value in fields.items()}
         | error_fields(error),
     )
     if error.quotes_request:
-        logger.debug("the refusal in full: %s", cause_chain(error))
+        logger.debug("the refusal in full: %s", cause_chain(error), extra=exchange.labels)
 
 
 def allowed_methods(by_litestar: str) -> str:
@@ -84,7 +119,7 @@ def allowed_methods(by_litestar: str) -> str:
 async def refuse(error: NeuronError, scope: Scope, send: Send) -> None:
     """Answer a request with `error` in the shape of its path, and log the refusal."""
     answer = render(error, scope["path"])
-    log_refusal(error, answer, method=scope["method"], path=scope["path"])
+    log_refusal(error, answer, exchange_of(scope))
     await send_error(send, answer)
 
 

@@ -34,10 +34,13 @@ from neuron_service.http.listening import bind
 from neuron_service.http.serving import http_server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
+from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
+from neuron_service.request_log import RequestLog
 from neuron_service.socket_reader import read_socket
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
+from neuron_service.tallies import Tallies
 from neuron_service.version import Version
 
 __all__ = ("bind", "serve")
@@ -76,7 +79,7 @@ async def serve(
     are offered.
     """
     address, port = sock.getsockname()[:2]
-    monitor = DeviceMonitor()
+    monitor, tallies = DeviceMonitor(), Tallies()
     host_bytes = host_memory_bytes(config.residency.memory_mb)
 
     async def require_hardware() -> None:
@@ -90,6 +93,8 @@ async def serve(
         capacity=lambda: capacity_bytes(host_bytes, host.gpu_memory_mb()),
         before_load=require_hardware,
         on_unloaded=monitor.refresh,
+        on_reply=tallies.take_reply,
+        on_load=tallies.take_load,
     )
     tracker = ActivationTracker(config.default_models)
     host = Host(
@@ -98,20 +103,24 @@ async def serve(
         tracker=tracker,
         monitor=monitor,
         model_aliases=config.http.model_aliases,
+        tallies=tallies,
         entrance=Entrance(entrance or EntranceRules()),
     )
     routes = LateRoutes(partial(_build_routes, host))
     server = http_server(
-        HttpRules(
-            Probes(host, routes),
-            access=AccessRules.for_listener(
-                sock,
-                own_name=config.host,
-                allowed_hosts=config.allowed_hosts,
-                allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
+        RequestLog(
+            HttpRules(
+                Probes(host, routes),
+                access=AccessRules.for_listener(
+                    sock,
+                    own_name=config.host,
+                    allowed_hosts=config.allowed_hosts,
+                    allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
+                ),
+                entrance=host.entrance,
+                cors_origins=config.http.cors_origins,
             ),
-            entrance=host.entrance,
-            cors_origins=config.http.cors_origins,
+            on_answer=tallies.take_answer,
         ),
         cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
         shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
@@ -129,6 +138,7 @@ async def serve(
             if ANY in config.http.cors_origins:
                 logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
             tasks.start_soon(keep_status, notifier, host.status_line)
+            tasks.start_soon(measure_lag, tallies.loop_lag_s)
             if watchdog_s is not None:
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
             async with registry:
@@ -136,6 +146,7 @@ async def serve(
                     background.start_soon(_activate, host, config, environ, backends, routes.load)
                     tasks.start_soon(_call_in_threads, host, version, check)
                     background.start_soon(monitor.run)
+                    background.start_soon(host.host_monitor.run)
                     await stop.wait()
                     host.start_draining()
                     tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(config.drain_timeout_secs))

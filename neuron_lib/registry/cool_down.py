@@ -22,8 +22,8 @@ class CoolDowns:
     """The cool-downs by public id. Remembers the latest 64 models."""
 
     def __init__(self, *, first_s: float) -> None:
-        """The pause is `first_s` after the first failure. It doubles with each further one, up to 300 s."""
-        self._first_s = first_s
+        """The first pause is `first_s`, at least a second. It doubles with each further failure, up to 300 s."""
+        self._first_s = max(first_s, 1.0)
         self._by_id: dict[str, CoolDown] = {}
 
     def fail(self, model_id: str, reason: str, *, now_s: float) -> None:

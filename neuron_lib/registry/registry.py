@@ -22,7 +22,7 @@ from neuron_lib.errors import (
     PreflightFailed,
     ShuttingDown,
 )
-from neuron_lib.harness import Harness, LoadedModel, PlanningHarness, Reply
+from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.harnesses import Harnesses
@@ -31,12 +31,15 @@ from neuron_lib.registry.hosted_models import HostedModels, HostLimits
 from neuron_lib.registry.leased_reply import LeasedReply
 from neuron_lib.registry.making_room import Needs
 from neuron_lib.registry.phases import Event
+from neuron_lib.registry.reply_readers import log_reply
 from neuron_lib.registry.residency import COOLING_DOWN, Residency
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.registry.startup import ActivationTracker
 from neuron_lib.types import (
     Chat,
+    EndedLoad,
     EndedReply,
+    EngineMeasures,
     FailedLoad,
     LoadingModel,
     ModelInfo,
@@ -77,6 +80,7 @@ class Registry:
         before_load: Callable[[], Awaitable[None]] = checkpoint,
         on_unloaded: Callable[[], Awaitable[None]] | None = None,
         on_reply: Callable[[EndedReply], None] | None = None,
+        on_load: Callable[[EndedLoad], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`endpoint_url` is what `endpoint` answers.
@@ -93,8 +97,8 @@ class Registry:
 
         `on_unloaded` is awaited, for 5 s at most, when the memory of a model is back and before the unload returns.
         It may read the devices again. `on_reply` is called once for each reply that was entered, at the end of its
-        block. It must not wait. An exception of either is logged and goes no further. `clock` gives seconds for the
-        times of loads, unloads and replies.
+        block, and `on_load` once at the end of each load, however it ends. Neither may wait. An exception of these
+        three is logged and goes no further. `clock` gives seconds for the times of loads, unloads and replies.
         """
         self.endpoint_url = endpoint_url
         self.limits = HostLimits(
@@ -104,6 +108,7 @@ class Registry:
         self._on_unloaded = on_unloaded
         self._on_reply = on_reply
         self._before_load = before_load
+        self._on_load = on_load
         self._clock = clock
         self._harnesses = Harnesses()
         self._absent = AbsentModels()
@@ -112,6 +117,7 @@ class Registry:
             clock=clock,
             on_change=self._note,
             on_idle=self._note_idle,
+            on_load=self._tell_of_load,
             on_released=self._tell_of_unload,
         )
         self._residency = Residency(
@@ -236,6 +242,14 @@ class Registry:
     def _note_idle(self) -> None:
         self._residency.look_again()
 
+    def _tell_of_load(self, ended: EndedLoad) -> None:
+        if self._on_load is None:
+            return
+        try:
+            self._on_load(ended)
+        except Exception:  # a failure of `on_load` is no failure of the load
+            logger.exception("bug in the callback `on_load`", extra={"model_id": ended.model_id})
+
     async def _tell_of_unload(self, model: HostedModel) -> None:
         if self._on_unloaded is None or self._farewell is not None:
             return
@@ -288,8 +302,11 @@ class Registry:
         """The reply to a chat: `run` for the most usual task."""
         return self.run(request)
 
-    def run(self, task: Task) -> Reply:
+    def run(self, task: Task, *, on_account: Callable[[EndedReply], None] = log_reply) -> Reply:
         """The reply to `task`. Nothing happens, and nothing is refused, until the reply is entered (see `Reply`).
+
+        `on_account` is called once at the end of the block of a reply that was entered, before `on_reply`. It must not
+        wait. If none is given, the registry writes a line into the log.
 
         Entering raises `ModelLoading` after `wait_for_load_s` for a model that is being loaded or will be. It raises
         `ModelNotLoaded` for a model that is not being loaded.
@@ -299,6 +316,7 @@ class Registry:
             find=self._await_serving,
             is_stopping=lambda: self._farewell is not None,
             on_end=self._on_reply,
+            on_account=on_account,
             clock=self._clock,
         )
 
@@ -374,9 +392,19 @@ class Registry:
         """How busy each serving model is."""
         return tuple(model.rates.show(model.loaded.load()) for model in self._models.serving())
 
+    def measures(self) -> Mapping[str, EngineMeasures]:
+        """What the engines of the serving models have counted, by id. Some backends count nothing."""
+        told = ((m.model_id, m.loaded) for m in self._models.serving())
+        found = {id_: model.measures() for id_, model in told if isinstance(model, MeasuredModel)}
+        return {id_: measures for id_, measures in found.items() if measures is not None}
+
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""
         return tuple(model.as_loading() for model in self._models.values() if model.is_loading)
+
+    def fetched_bytes(self) -> int:
+        """The bytes that the loads that have not ended have brought into the cache so far; `EndedLoad` has the rest."""
+        return sum(model.fetched_bytes for model in self._models.values() if not model.has_loaded)
 
     def unloading(self) -> tuple[UnloadingModel, ...]:
         """The models that are being unloaded and whose memory is not back yet."""

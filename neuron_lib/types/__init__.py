@@ -30,7 +30,10 @@ from neuron_lib.types.host import (
     DeviceHealth,
     Discovery,
     Health,
+    HostCpus,
+    HostMemory,
 )
+from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
 from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
@@ -68,9 +71,12 @@ __all__ = (
     "DeviceHealth",
     "DeviceNeed",
     "Discovery",
+    "Distribution",
     "Embed",
     "Embedding",
+    "EndedLoad",
     "EndedReply",
+    "EngineMeasures",
     "EventBeforeEnd",
     "FailedLoad",
     "FinishReason",
@@ -78,8 +84,11 @@ __all__ = (
     "GenerationEvent",
     "Grammar",
     "Health",
+    "HostCpus",
+    "HostMemory",
     "IdParts",
     "Likely",
+    "LoadOutcome",
     "LoadProgress",
     "LoadStage",
     "LoadingModel",

@@ -6,4 +6,5 @@ keys       API keys: their file, their hashes, who has one
 scopes     what a key must be allowed to do for a request
 entrance   from all of these to a `Caller`, or to a refusal
 setup      from the configuration to the rules of the entrance
+keys_file  changes the file of keys
 """

@@ -22,14 +22,14 @@ from neuron_service.access.setup import entrance_rules
 from neuron_service.cli.configuration import log_level, service_config, with_credentials
 from neuron_service.cli.terminal import complain
 from neuron_service.http.listening import bind
-from neuron_service.log_config import configure_logging
+from neuron_service.log_config import LogFormat, configure_logging, hold_records
 from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket
 
 __all__ = ("greeting", "run_service")
 
 logger = logging.getLogger(__name__)
 
-_SERVICE_PACKAGES: Final = ("httptools", "litestar", "uvicorn", "uvloop")
+_SERVICE_PACKAGES: Final = ("httptools", "litestar", "prometheus_client", "uvicorn", "uvloop")
 """The packages of the extra `service`, which `pip install neuron-node` leaves out."""
 _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 
@@ -37,8 +37,8 @@ _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 def run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
     """Serve until a signal, or check the configuration if `options` say so, and end the process."""
     try:
-        configure_logging(log_level(options, os.environ), environ=os.environ)
-        config = service_config(options, os.environ)
+        level = log_level(options, os.environ)
+        config = _read_config(options, level)
         environ = with_credentials(config, os.environ)
         entrance = entrance_rules(config, environ)
         inherited = inherited_socket(manager.socket_count)
@@ -59,6 +59,18 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
     _serve(config, sock, environ, notifier, entrance=entrance, watchdog_s=manager.watchdog_s)
+
+
+def _read_config(options: argparse.Namespace, level: str) -> Config:
+    """Read the configuration, and log from then on as it says. Raises `ConfigError`."""
+    hold_records(level)
+    log_format: LogFormat = "text"  # what was held is written even if the configuration cannot be read
+    try:
+        config = service_config(options, os.environ)
+        log_format = config.log_format
+    finally:
+        configure_logging(level, log_format=log_format, environ=os.environ)
+    return config
 
 
 def _require_service_packages(notifier: Notifier) -> None:
@@ -145,24 +157,25 @@ def greeting(sock: socket.socket, config: Config) -> str:
     host = f"[{host}]" if ":" in host else host
     address = f"http://{host}:{port}"
     listens = f"neuron listens on {address} (health: {address}/health)."
+    key = "" if "loopback" in config.trusted_networks else ' -H "x-api-key: $NEURON_API_KEY"'
     if config.default_models:
-        return f"{listens} Try:\n\n  {_chat_command(address, config.default_models[0].model_id)}\n"
+        return f"{listens} Try:\n\n  {_chat_command(address, config.default_models[0].model_id, key=key)}\n"
     if not config.harnesses:
         return f"{listens} Its configuration offers no harness, so it can load no model.\n"
     model_id = config.models[0].id if config.models else _EXAMPLE_MODEL
     return (
         f"{listens} It has no model yet: [[default_models]] in its configuration names those to load at start. "
-        f"To load one now:\n\n  curl {address}/models/load -H 'content-type: application/json' "
+        f"To load one now:\n\n  curl {address}/models/load{key} -H 'content-type: application/json' "
         f'-d \'{{"model_id":"{model_id}","harness":"{config.harnesses[0].name}"}}\'\n'
     )
 
 
-def _chat_command(address: str, model_id: str) -> str:
+def _chat_command(address: str, model_id: str, *, key: str) -> str:
     body = (
         f'{{"model":"{public_id(model_id)}","stream":true,'
         '"messages":[{"role":"user","content":"Why is the sky blue?"}]}'
     )
-    return f"curl -N {address}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+    return f"curl -N {address}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'"
 
 
 def _say(text: str) -> None:

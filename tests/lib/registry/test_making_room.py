@@ -118,8 +118,9 @@ def test_a_small_load_overtakes_only_if_the_first_one_loses_nothing() -> None:
 
 
 def test_nothing_overtakes_a_load_that_waits_for_earlier_loads() -> None:
-    line = (wanted("a", 10), wanted("b", 10), wanted("c", 1))
-    assert decided(*line).start == ("a",)
+    line = (wanted("a", 4), wanted("b", 8), wanted("c", 3))
+    assert decided(*line, residents=(resident("x", 2, is_busy=True),)).start == ("a",)
+    assert decided(line[0], line[2], residents=(resident("x", 2, is_busy=True),)).start == ("a", "c")
 
 
 def test_a_model_that_must_go_and_is_wanted_again_waits_for_its_turn() -> None:
