@@ -10,8 +10,8 @@ from neuron_lib.types import ModelSpec, public_id
 
 __all__ = ("ReloadPlan", "plan_reload")
 
-_AT_START_ONLY: Final = ("host", "port", "socket_mode", "harnesses", "max_prompt_tokens")
-"""Keys of what is made once: the socket, the backends, and the cap that a gateway remembers for ever."""
+_AT_START_ONLY: Final = ("host", "port", "socket_mode", "log_format", "harnesses", "residency", "max_prompt_tokens")
+"""Keys of what is made once: the socket, the log, the backends, and the cap that a gateway remembers for ever."""
 
 
 class ReloadPlan(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ import anyio
 from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import Config
 from neuron_lib.harness import Harness
+from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_service.access.hosts import AccessRules
 from neuron_service.host import Host
 from neuron_service.http.bodies import BodyBudget
@@ -48,15 +49,14 @@ class Running:
         harnesses: list[Offer] = []
         if (wanted.models, wanted.harness) != (current.models, current.harness):
             harnesses = await make_harnesses(self.host, wanted, settings.environ, self.backends)
-        access, endpoint, registry = (
-            access_rules(wanted, self.sock),
-            endpoint_url(wanted, self.sock),
-            self.host.registry,
-        )
+        access, endpoint = access_rules(wanted, self.sock), endpoint_url(wanted, self.sock)
+        residency = ResidencyRules.from_config(wanted)
+        registry = self.host.registry
 
         def exchange() -> None:
             for harness, aliases in harnesses:
                 registry.register(harness, aliases=aliases)
+            registry.set_residency(residency)
             registry.endpoint_url = endpoint
             registry.limits.drain_timeout_s = wanted.drain_timeout_secs
             registry.wait_for_load_s = wanted.wait_for_load_secs

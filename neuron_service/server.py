@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -22,11 +22,13 @@ from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
 from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ConfigError, ShuttingDown
+from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import Discovery, ModelSpec, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.access.hosts import ANY
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
+from neuron_service.capacity import capacity_bytes, host_memory_bytes
 from neuron_service.host import Host
 from neuron_service.http.bodies import BodyBudget
 from neuron_service.http.cap import ConnectionCap, raise_descriptor_limit
@@ -38,6 +40,7 @@ from neuron_service.late_routes import LateRoutes
 from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
 from neuron_service.reloading import Reloading
+from neuron_service.request_log import RequestLog
 from neuron_service.running import Running, access_rules, endpoint_url, make_harnesses
 from neuron_service.settings import Settings
 from neuron_service.stop_signals import Meaning, StopSignals
@@ -84,10 +87,18 @@ async def serve(
     without it a SIGHUP is ignored.
     """
     monitor, tallies = DeviceMonitor(), Tallies()
+    host_bytes = host_memory_bytes(config.residency.memory_mb)
+
+    async def require_hardware() -> None:
+        await host.require_hardware()
+
     registry = Registry(
         endpoint_url=endpoint_url(config, sock),
         drain_timeout_s=config.drain_timeout_secs,
         wait_for_load_s=config.wait_for_load_secs,
+        residency=ResidencyRules.from_config(config),
+        capacity=lambda: capacity_bytes(host_bytes, host.gpu_memory_mb()),
+        before_load=require_hardware,
         on_unloaded=monitor.refresh,
         on_reply=tallies.take_reply,
         on_load=tallies.take_load,
@@ -117,7 +128,7 @@ async def serve(
         certificates=None if tls is None else Certificates(tls),
     )
     server = http_server(
-        running.rules,
+        RequestLog(running.rules, on_answer=tallies.take_answer),
         cap=ConnectionCap.for_descriptors(raise_descriptor_limit(), are_costly=tls is not None),
         shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
         certificates=running.certificates,
@@ -143,15 +154,12 @@ async def serve(
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
             async with registry:
                 async with anyio.create_task_group() as background:
-
-                    async def open_routes() -> None:
-                        await routes.load()
-                        background.start_soon(reloading.run, notifier, host.status_line)
-                        background.start_soon(_load_added_models, host, reloading)
-
-                    background.start_soon(_activate, host, config, environ, backends, open_routes)
+                    reload = partial(_follow_reloads, host, reloading, notifier)
+                    activate = partial(_activate, open_routes=routes.load, follow_reloads=reload)
+                    background.start_soon(activate, host, config, environ, backends)
                     tasks.start_soon(_call_in_threads, host, version, check)
                     background.start_soon(monitor.run)
+                    background.start_soon(host.host_monitor.run)
                     await stop.wait()
                     host.start_draining()
                     drain_timeout_s = reloading.config.drain_timeout_secs
@@ -202,9 +210,14 @@ async def _activate(
     config: Config,
     environ: Mapping[str, str],
     backends: Sequence[Backend[Any]] = BACKENDS,
+    *,
     open_routes: Callable[[], Awaitable[None]] = checkpoint,
+    follow_reloads: Callable[[], Coroutine[Any, Any, None]] = checkpoint,
 ) -> None:
-    """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models."""
+    """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models.
+
+    `follow_reloads` runs from the time at which there are harnesses that a reload could replace.
+    """
     for harness, aliases in await make_harnesses(host, config, environ, backends):
         host.registry.register(harness, aliases=aliases)
     await open_routes()
@@ -222,8 +235,16 @@ async def _activate(
     gc.freeze()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_until_seen, look, host.set_discovery)
+        tasks.start_soon(follow_reloads)
         with contextlib.suppress(ShuttingDown):  # a stop ends this task, and may be noticed in a load first
             await _load_default_models(host, config.default_models, host.tracker)
+
+
+async def _follow_reloads(host: Host, reloading: Reloading, notifier: Notifier) -> None:
+    """Reload the configuration whenever that is asked for, and load the default models that this adds."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reloading.run, notifier, host.status_line)
+        tasks.start_soon(_load_added_models, host, reloading)
 
 
 async def _load_added_models(host: Host, reloading: Reloading) -> None:

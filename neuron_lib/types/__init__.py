@@ -30,6 +30,8 @@ from neuron_lib.types.host import (
     DeviceHealth,
     Discovery,
     Health,
+    HostCpus,
+    HostMemory,
     Reload,
 )
 from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
@@ -83,6 +85,8 @@ __all__ = (
     "GenerationEvent",
     "Grammar",
     "Health",
+    "HostCpus",
+    "HostMemory",
     "IdParts",
     "Likely",
     "LoadOutcome",

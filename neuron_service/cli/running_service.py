@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from neuron_lib.config import Config
 
-__all__ = ("ServiceSilent", "loaded_ids")
+__all__ = ("ServiceSilent", "WantsKey", "is_running", "loaded_ids")
 
 _ANSWER_LIMIT_S: Final = 2.0
 _KEY_VARIABLE: Final = "NEURON_API_KEY"
@@ -20,6 +20,10 @@ _KEY_VARIABLE: Final = "NEURON_API_KEY"
 
 class ServiceSilent(Exception):
     """A program listens at the service's address and does not say which models it has loaded."""
+
+
+class WantsKey(ServiceSilent):
+    """The service answers, and wants another key or a key at all."""
 
 
 class _Resident(Struct, frozen=True):
@@ -42,6 +46,19 @@ def loaded_ids(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
 
     If `environ` has an API key, the service is sent that key. Blocks for a few seconds at most. Raises `ServiceSilent`.
     """
+    health = _ask(config, environ)
+    if health is None:
+        return frozenset()
+    return frozenset({model.id for model in health.models} | {load.model_id for load in health.loading})
+
+
+def is_running(config: Config, environ: Mapping[str, str]) -> bool:
+    """Whether a service answers at the address of this configuration. Blocks and raises as `loaded_ids` does."""
+    return _ask(config, environ) is not None
+
+
+def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
+    """The health of the service. None if nothing listens."""
     key = environ.get(_KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
         raise ServiceSilent(f"{_KEY_VARIABLE} is no API key")
@@ -53,15 +70,14 @@ def loaded_ids(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
             body = answer.read()
             if answer.status == http.client.UNAUTHORIZED:
                 problem = f"does not know the key in {_KEY_VARIABLE}" if key else f"wants a key: set {_KEY_VARIABLE}"
-                raise ServiceSilent(f"the service at {place} {problem}")
-            health = msgspec.json.decode(body, type=_Health)
+                raise WantsKey(f"the service at {place} {problem}")
+            return msgspec.json.decode(body, type=_Health)
     except (ConnectionRefusedError, FileNotFoundError):
-        return frozenset()
+        return None
     except (OSError, http.client.HTTPException) as error:
         raise ServiceSilent(f"{place} does not answer: {error!r}") from error
     except msgspec.MsgspecError as error:
         raise ServiceSilent(f"what listens on {place} is not neuron") from error
-    return frozenset({model.id for model in health.models} | {load.model_id for load in health.loading})
 
 
 def _connection_to(config: Config) -> tuple[str, http.client.HTTPConnection]:
@@ -76,7 +92,7 @@ def _connection_to(config: Config) -> tuple[str, http.client.HTTPConnection]:
     place = f"{host} port {config.port}"
     if config.tls_cert is None:
         return place, http.client.HTTPConnection(host, config.port, timeout=_ANSWER_LIMIT_S)
-    # The certificate is for the name that clients use, and nothing secret is sent.
+    # The certificate is for the name that clients use, and the address is one of this machine.
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return place, http.client.HTTPSConnection(host, config.port, timeout=_ANSWER_LIMIT_S, context=context)

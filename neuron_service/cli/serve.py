@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import importlib.util
 import logging
 import os
 import signal
@@ -19,9 +18,10 @@ from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import public_id
 from neuron_service.cli.configuration import log_level, read_settings
+from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
 from neuron_service.http.listening import address_of, bind, file_removed_at_end
-from neuron_service.log_config import configure_logging, set_level
+from neuron_service.log_config import configure_logging, hold_records
 from neuron_service.settings import Settings
 from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket
 
@@ -29,17 +29,13 @@ __all__ = ("greeting", "run_service")
 
 logger = logging.getLogger(__name__)
 
-_SERVICE_PACKAGES: Final = ("httptools", "litestar", "prometheus_client", "uvicorn", "uvloop")
-"""The packages of the extra `service`, which `pip install neuron-node` leaves out."""
 _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 
 
 def run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
     """Serve until a signal, or check the configuration if `options` say so, and end the process."""
     try:
-        configure_logging(log_level(options, os.environ), environ=os.environ)
-        settings = read_settings(options, os.environ)
-        set_level(settings.log_level)
+        settings = _read_settings(options)
         inherited = inherited_socket(manager.socket_count)
     except ConfigError as error:
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
@@ -65,10 +61,25 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     _serve(settings, sock, notifier, ours, reread=partial(read_settings, options, os.environ), manager=manager)
 
 
+def _read_settings(options: argparse.Namespace) -> Settings:
+    """Read everything that the service needs, and log from then on as it says. Raises `ConfigError`."""
+    level = log_level(options, os.environ)
+    hold_records(level)
+    settings: Settings | None = None
+    try:
+        settings = read_settings(options, os.environ)
+    finally:  # what was held is written even if the configuration cannot be read
+        if settings is None:
+            configure_logging(level, environ=os.environ)
+        else:
+            log_format = settings.config.log_format
+            configure_logging(settings.log_level, log_format=log_format, environ=os.environ)
+    return settings
+
+
 def _require_service_packages(notifier: Notifier) -> None:
     """End with a sentence that says what to install, if a package is missing that only `serve` needs."""
-    missing = [name for name in _SERVICE_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages():
         install = f"{sys.executable} -m pip install 'neuron-node[service]'"
         reason = f"`neuron serve` needs the Python packages {', '.join(missing)}; install them: {install}"
         _give_up(reason, notifier, status=os.EX_UNAVAILABLE, number=errno.ENOPKG)

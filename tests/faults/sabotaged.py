@@ -39,9 +39,9 @@ def every_unload(happen: Callable[[], object]) -> None:
 def every_chat(happen: Callable[[Any], object]) -> None:
     run = Registry.run
 
-    def run_and_more(self: Registry, task: Any) -> Any:
+    def run_and_more(self: Registry, task: Any, **more: Any) -> Any:
         happen(task)
-        return run(self, task)
+        return run(self, task, **more)
 
     Registry.run = run_and_more  # type: ignore[method-assign]  # replaced on purpose
 
@@ -118,9 +118,9 @@ def load_twice() -> None:
     """A load looks for no other of its id. In the end there is one of them, so that the daemon can end."""
     load = Registry.load
 
-    async def load_blindly(self: Registry, spec: Any) -> Any:
+    async def load_blindly(self: Registry, spec: Any, **more: Any) -> Any:
         first = self._models.pop(spec.model_id, None)
-        info = await load(self, spec)
+        info = await load(self, spec, **more)
         if first is not None:
             await self.unload(spec.model_id)
             self._models[spec.model_id] = first
