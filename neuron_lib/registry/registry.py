@@ -149,6 +149,11 @@ class Registry:
             await self._models.__aexit__(exc_type, exc, tb)
         self._farewell = _Farewell((), {})
 
+    def set_residency(self, rules: ResidencyRules) -> None:
+        """Decide by `rules` from now on which models are loaded and unloaded. The registry must have been entered."""
+        self._residency.replace(rules)
+        self._models.start_soon(self._residency.run, name="residency")
+
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
         """Make a harness available under its name and `aliases`; the latest registration of a name counts."""
         self._harnesses.register(harness, aliases=aliases)

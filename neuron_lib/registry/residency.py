@@ -102,7 +102,16 @@ class Residency:
         """How each load was counted, by the id of its model, from its start until the memory of the model is back."""
         self._yielding: frozenset[str] = frozenset()
         self._is_closed = False
+        self._is_running = False
         self._changes = Changes()
+
+    def replace(self, rules: ResidencyRules) -> None:
+        """Decide by `rules` from now on. The caller runs `run` again, which may have had nothing to do so far.
+
+        The first pause after a failed load stays that of the first rules.
+        """
+        self.rules = rules
+        self._changes.notify()
 
     # ------------------------------------------------------------------------------------------------ what is asked
 
@@ -222,9 +231,10 @@ class Residency:
     # --------------------------------------------------------------------------------------------------- its own task
 
     async def run(self) -> None:
-        """Decide and act after each change, until `close`."""
-        if self.rules.do_nothing:
+        """Decide and act after each change, until `close`. Does nothing if it runs already."""
+        if self.rules.do_nothing or self._is_running:
             return
+        self._is_running = True
         async with anyio.create_task_group() as tasks:
             while not self._is_closed:
                 changed = self._changes.next

@@ -32,6 +32,7 @@ from neuron_lib.types.host import (
     Health,
     HostCpus,
     HostMemory,
+    Reload,
 )
 from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
 from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
@@ -102,6 +103,7 @@ __all__ = (
     "Principal",
     "ReasoningDelta",
     "Relevance",
+    "Reload",
     "ReplyOutcome",
     "Rerank",
     "Sampling",
