@@ -2,20 +2,22 @@
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Final
 
+import anyio
 from msgspec import structs
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
+from neuron_lib.errors import SourceUnavailable
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.device_memory import DeviceMemory
 from neuron_lib.llamacpp.engine_environment import engine_environment
-from neuron_lib.llamacpp.engine_process import open_engine
+from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import (
     default_threads,
@@ -32,12 +34,14 @@ from neuron_lib.sizes import MB
 from neuron_lib.sockets import SocketReader, read_socket
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel
-from neuron_lib.types import ContextParams, LoadProgress, LoadStage, ModelSpec
+from neuron_lib.types import ContextParams, LoadProgress, LoadStage, MemoryPlan, ModelSpec, public_id
 
 __all__ = ("LlamaCppHarness", "load_command", "model_store")
 
 logger = get_logger(__name__)
 
+_PLAN_LIMIT_S: Final = 120.0
+"""For a plan, from the start of the engine. It takes a second or two where nothing else runs."""
 _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
 
 
@@ -90,20 +94,10 @@ class LlamaCppHarness:
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
         local = await self._fetch(spec, report)
-        gpu_count = len(self._gpu_memory_mb())  # counted again: GPUs may have been found during the fetch
-        devices = gpu_indices(spec, gpu_count=gpu_count, gpu_layers=config.gpu_layers)
         load = load_command(config, local, environ=self._environ)
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
-        start = partial(
-            open_engine,
-            load,
-            model_id=model_id,
-            environment=self._environment(spec, threads=load.context.threads, gpu_count=gpu_count),
-            on_progress=partial(_report_weights, report),
-            stall_limit_s=config.stall_timeout_secs,
-            ends_with_thread=self._ends_with_thread,
-            read=self._read,
-        )
+        devices = self._gpus(spec)  # asked now: GPUs may have been found during the fetch
+        start = self._engine(load, spec, model_id=model_id, on_progress=partial(_report_weights, report))
         memory = DeviceMemory(partial(self._read_memory, devices) if devices else _no_reading)
         async with (
             memory.returned(),
@@ -140,6 +134,49 @@ class LlamaCppHarness:
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
             )
+
+    async def estimate(self, spec: ModelSpec) -> MemoryPlan:
+        """See `neuron_lib.harness.Estimator`. Takes an engine process, which ends without loading anything."""
+        return await self._plan(spec, assumes_empty=False)
+
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        """The bytes by the name of the device that the model takes on a host without other models."""
+        return (await self._plan(spec, assumes_empty=True)).needs
+
+    async def _plan(self, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
+        model_id = public_id(spec.model_id)
+        async with self._outline(spec) as local:
+            load = load_command(self._config, local, environ=self._environ)
+            load = structs.replace(load, plan_only=True, assumes_empty=assumes_empty)
+            start = self._engine(load, spec, model_id=model_id, on_progress=lambda _: None)
+            with anyio.move_on_after(_PLAN_LIMIT_S):
+                async with start() as engine:
+                    return await engine.wait_planned()
+        raise SourceUnavailable(f"{model_id}: no memory plan after {_PLAN_LIMIT_S:g} s", model_id=model_id)
+
+    @asynccontextmanager
+    async def _outline(self, spec: ModelSpec) -> AsyncIterator[LocalModel]:
+        yield await self._fetch(spec, lambda _: None)
+
+    def _engine(
+        self, load: Load, spec: ModelSpec, *, model_id: str, on_progress: Callable[[float], None]
+    ) -> Callable[[], AbstractAsyncContextManager[EngineProcess]]:
+        """Starts an engine of a model, whenever it is called. Raises `LoadFailed` for devices that there are not."""
+        gpu_count = len(self._gpu_memory_mb())
+        return partial(
+            open_engine,
+            load,
+            model_id=model_id,
+            environment=self._environment(spec, threads=load.context.threads, gpu_count=gpu_count),
+            on_progress=on_progress,
+            stall_limit_s=self._config.stall_timeout_secs,
+            ends_with_thread=self._ends_with_thread,
+            read=self._read,
+            gpus=self._gpus(spec),
+        )
+
+    def _gpus(self, spec: ModelSpec) -> tuple[int, ...]:
+        return gpu_indices(spec, gpu_count=len(self._gpu_memory_mb()), gpu_layers=self._config.gpu_layers)
 
     async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
         """Bring the model here. What this host cannot have is refused before anything is fetched."""
