@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         SuspectRequest,
         UnloadFailed,
     )
-    from neuron_lib.harness import Generation, Harness, LoadedModel, Reply
+    from neuron_lib.harness import Generation, Harness, LoadedModel, MeasuredModel, Reply
     from neuron_lib.registry.registry import Registry
     from neuron_lib.registry.startup import ActivationTracker, load_default_models
     from neuron_lib.types import (
@@ -47,13 +47,16 @@ if TYPE_CHECKING:
         Detokenized,
         Embed,
         Embedding,
+        EndedLoad,
         EndedReply,
+        EngineMeasures,
         FailedLoad,
         Finished,
         FinishReason,
         GenerationEvent,
         Grammar,
         LoadingModel,
+        LoadOutcome,
         LoadProgress,
         LoadStage,
         ModelInfo,
@@ -94,8 +97,10 @@ __all__ = (
     "Detokenized",
     "Embed",
     "Embedding",
+    "EndedLoad",
     "EndedReply",
     "EngineDead",
+    "EngineMeasures",
     "FailedLoad",
     "FinishReason",
     "Finished",
@@ -104,10 +109,12 @@ __all__ = (
     "Grammar",
     "Harness",
     "LoadFailed",
+    "LoadOutcome",
     "LoadProgress",
     "LoadStage",
     "LoadedModel",
     "LoadingModel",
+    "MeasuredModel",
     "ModelInfo",
     "ModelLimit",
     "ModelLoad",

@@ -7,6 +7,7 @@ from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from neuron_lib.errors import RequestRejected
 from neuron_lib.types import (
+    EngineMeasures,
     EventBeforeEnd,
     GenerationEvent,
     LoadProgress,
@@ -18,7 +19,16 @@ from neuron_lib.types import (
     Usage,
 )
 
-__all__ = ("Estimator", "ForwardingReply", "Generation", "Harness", "LoadedModel", "ProgressReporter", "Reply")
+__all__ = (
+    "Estimator",
+    "ForwardingReply",
+    "Generation",
+    "Harness",
+    "LoadedModel",
+    "MeasuredModel",
+    "ProgressReporter",
+    "Reply",
+)
 
 ProgressReporter: TypeAlias = Callable[[LoadProgress], None]
 """Called with every step of a load; cheap, never blocks, never raises."""
@@ -105,6 +115,15 @@ class LoadedModel(Protocol):
 
     async def wait_lost(self) -> str:
         """Wait until the model dies by itself, which it may never do; returns the reason."""
+        ...
+
+
+@runtime_checkable
+class MeasuredModel(LoadedModel, Protocol):
+    """A `LoadedModel` whose engine counts what it does. A backend need not offer this."""
+
+    def measures(self) -> EngineMeasures | None:
+        """What the engine has counted since it started; None if it has told nothing yet. Memory only, never blocks."""
         ...
 
 

@@ -8,7 +8,7 @@ from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 
 from neuron_service import dialects
-from neuron_service.access import AccessRules
+from neuron_service.access.hosts import AccessRules
 from neuron_service.errors import EXCEPTION_HANDLERS
 from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
@@ -17,6 +17,7 @@ from neuron_service.probes import PROBES, Probes
 from neuron_service.routes.description import description_route
 from neuron_service.routes.host import discovery
 from neuron_service.routes.images import generate_images
+from neuron_service.routes.metrics import show_metrics
 from neuron_service.routes.models import (
     about_model,
     follow_loading,
@@ -40,7 +41,8 @@ def create_app(host: Host, *, access: AccessRules | None = None, cors_origins: I
     Without `access` requests may name any host and any origin. A server around the application then has to check them.
     Web pages of `cors_origins` may read the answers.
     """
-    return HttpRules(Probes(host, create_routes(host)), access=access, cors_origins=cors_origins)
+    routes = Probes(host, create_routes(host))
+    return HttpRules(routes, access=access, entrance=host.entrance, cors_origins=cors_origins)
 
 
 def create_routes(host: Host) -> Litestar:
@@ -73,6 +75,7 @@ def _handlers() -> list[HTTPRouteHandler]:
         unload_model,
         about_model,
         generate_images,
+        show_metrics,
         *map(reply_route, dialects.DIALECTS),
     ]
 

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-__all__ = ("DIRECT_WRITE", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
+__all__ = ("CALLER", "DIRECT_WRITE", "PEER", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
 
 Scope: TypeAlias = Any
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -19,3 +19,10 @@ DIRECT_WRITE: Final = "neuron.direct_write"
 """The extension of a scope, as `{DIRECT_WRITE: {"write": DirectWrite}}`, of servers that have it. Whoever wraps `send`
 must take it out of the scope.
 """
+
+PEER: Final = "neuron.peer"
+"""The extension of a scope, as `{PEER: {"uid": int, "gid": int, "pid": int}}`, of a request that came through a Unix
+socket: the process that has connected, as the system saw it.
+"""
+CALLER: Final = "neuron.caller"
+"""The key of a scope that has the `Caller` of a request which has passed `neuron_service.access.entrance`."""

@@ -11,7 +11,7 @@ from typing import Final, Self, TypeAlias
 
 from neuron_lib.shown import clip
 from neuron_lib.wire.http_errors import OriginNotAllowed
-from neuron_service.access import ANY
+from neuron_service.access.hosts import ANY
 
 __all__ = ("CorsRules", "Preflight")
 

@@ -11,7 +11,7 @@ from neuron_lib.errors import InvalidRequest, NeuronError
 from neuron_lib.logs import get_logger
 from neuron_lib.shown import clip
 from neuron_lib.wire.http_errors import BodyTooLarge, ErrorAnswer, UnknownMethod, UnknownPath
-from neuron_service.refusals import allowed_methods, internal_error, log_refusal, render
+from neuron_service.refusals import REFUSALS, allowed_methods, internal_error, log_refusal, render
 
 __all__ = ("EXCEPTION_HANDLERS", "respond", "response")
 
@@ -60,7 +60,10 @@ def _translated(request: Request[Any, Any, Any], exception: HTTPException) -> Ne
 
 def _respond_to_bug(request: Request[Any, Any, Any], bug: Exception) -> Response[bytes]:
     logger.error("bug in a route", exc_info=bug, extra={"method": request.method, "path": clip(request.url.path)})
-    return response(render(internal_error(bug), request.url.path))
+    error = internal_error(bug)
+    answer = render(error, request.url.path)
+    REFUSALS.add(error, answer)
+    return response(answer)
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {

@@ -8,6 +8,7 @@ from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
@@ -15,8 +16,10 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
-from neuron_lib.types import Discovery, Health, ModelInfo, Task
+from neuron_lib.types import Device, Discovery, Health, ModelInfo, Task
+from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
+from neuron_service.tallies import Tallies
 from neuron_service.version import Version
 
 __all__ = ("Host",)
@@ -40,8 +43,12 @@ class Host:
     monitor: DeviceMonitor
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
+    entrance: Entrance = field(default_factory=lambda: Entrance(EntranceRules()))
+    """Whom the service lets in. By default everybody: then the program around the service decides that."""
     version: Version | None = None
     """None while git is asked for the commit."""
+    tallies: Tallies = field(default_factory=Tallies)
+    """What was counted for `/metrics`. `Registry(on_reply=…, on_load=…)` must be told of the two methods that count."""
     decode_turn: anyio.Lock = field(default_factory=anyio.Lock)
     """Held while a large body is decoded, which may block the loop for 20 ms."""
     _started_s: float = field(default_factory=time.monotonic)
@@ -74,7 +81,11 @@ class Host:
 
     def gpu_memory_mb(self) -> tuple[int, ...]:
         """The memory in MiB of each GPU that has been seen so far."""
-        return () if self._discovery is None else tuple(gpu.vram_total_mb for gpu in self._discovery.devices)
+        return tuple(gpu.vram_total_mb for gpu in self.seen_devices())
+
+    def seen_devices(self) -> tuple[Device, ...]:
+        """The GPUs that have been seen so far."""
+        return () if self._discovery is None else self._discovery.devices
 
     async def turn_to_decode(self, body: bytes) -> None:
         """Wait until `body` may be decoded. Large bodies are decoded one after another, with other requests in between.
@@ -182,4 +193,5 @@ class Host:
             loading=self.registry.loading(),
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
+            access=self.entrance.rules.state() or UNSET,
         )

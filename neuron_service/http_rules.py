@@ -1,4 +1,4 @@
-"""The rules for every path, checked before a body is read: who may ask, encodings of bodies, slashes.
+"""The rules for every path, checked before a body is read: who may ask for what, encodings of bodies, slashes.
 
 HEAD is answered as GET without the body. OPTIONS is answered only if it is a preflight of a page that may ask.
 """
@@ -9,7 +9,8 @@ from typing import Any, Final
 from neuron_lib.shown import clip
 from neuron_lib.wire.bodies import UnsupportedMediaType
 from neuron_lib.wire.http_errors import OriginNotAllowed, UnknownMethod, UnknownPath
-from neuron_service.access import AccessRules
+from neuron_service.access.entrance import Entrance, EntranceRules
+from neuron_service.access.hosts import AccessRules
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
 from neuron_service.cors import CorsRules, Preflight
 from neuron_service.refusals import allowed_methods, refuse
@@ -22,9 +23,19 @@ _NO_CONTENT: Final = 204
 class HttpRules:
     """An ASGI application around `routes`, whose routes need GET and POST only. Every scope is of the type `http`."""
 
-    def __init__(self, routes: ASGIApp, *, access: AccessRules | None = None, cors_origins: Iterable[str] = ()) -> None:
-        """Without `access` any host and any origin may ask. Pages of `cors_origins` may read the answers."""
+    def __init__(
+        self,
+        routes: ASGIApp,
+        *,
+        access: AccessRules | None = None,
+        entrance: Entrance | None = None,
+        cors_origins: Iterable[str] = (),
+    ) -> None:
+        """Without `access` any host and any origin may ask. Without `entrance` nobody needs a key, and everybody is
+        believed who they are. Pages of `cors_origins` may read the answers.
+        """
         self._routes = routes
+        self._entrance = entrance or Entrance(EntranceRules())
         self._access = access
         self._cors = CorsRules.of(cors_origins)
 
@@ -37,7 +48,9 @@ class HttpRules:
         if refused := self._access and self._access.refusal(method, scope["http_version"], scope["headers"]):
             await refuse(refused, scope, send)
         elif preflight is not None:
-            await self._answer_preflight(preflight, scope, send)
+            await self._answer_preflight(preflight, scope, send)  # which never has a key
+        elif refused := self._entrance.admit(scope):
+            await refuse(refused, scope, send)
         elif b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
             # Litestar would ignore the additional slash.
             await refuse(UnknownPath(), scope, send)

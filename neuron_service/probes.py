@@ -15,7 +15,7 @@ from neuron_lib.types import Health
 from neuron_lib.wire.http_errors import UnknownMethod
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
 from neuron_service.host import Host
-from neuron_service.refusals import internal_error, refuse, render, send_error, send_json
+from neuron_service.refusals import REFUSALS, internal_error, refuse, render, send_error, send_json
 from neuron_service.status import Liveness, Readiness
 from neuron_service.version import Version
 
@@ -58,7 +58,10 @@ class Probes:
             await refuse(error, scope, send)
         except Exception as bug:
             logger.exception("bug in a probe", extra={"path": scope["path"]})
-            await send_error(send, render(internal_error(bug), scope["path"]))
+            internal = internal_error(bug)
+            answer = render(internal, scope["path"])
+            REFUSALS.add(internal, answer)
+            await send_error(send, answer)
         else:
             await send_json(send, msgspec.json.encode(body), status=status)
 

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from neuron_service.asgi import Scope, Send
 from neuron_service.dialects import render
 
 __all__ = (
+    "REFUSALS",
+    "RefusalCounts",
     "allowed_methods",
     "error_fields",
     "internal_error",
@@ -27,6 +30,28 @@ logger = get_logger(__name__)
 
 _FIELD: Final = re.compile(r"[A-Za-z_]\w{0,49}(\[\d{1,9}\])?")
 """The first part of the path of a value: a field of the request. Later parts may be keys that a client wrote."""
+
+
+class RefusalCounts:
+    """How many requests were answered with each error, by status and code. Only grows. Belongs to the event loop.
+
+    Codes are names of this project, so there are few of them, whatever clients send.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[int, str]] = Counter()
+
+    def add(self, error: NeuronError, answer: ErrorAnswer) -> None:
+        """Count a request that is answered with `error`."""
+        self._counts[answer.status, error.code] += 1
+
+    def show(self) -> dict[tuple[int, str], int]:
+        """The counts now."""
+        return dict(self._counts)
+
+
+REFUSALS: Final = RefusalCounts()
+"""The refusals of this process. One for all, as there is one log for all: every part of the service may refuse."""
 
 
 def error_fields(error: NeuronError) -> dict[str, Any]:
@@ -54,11 +79,12 @@ def internal_error(bug: Exception) -> NeuronError:
 
 
 def log_refusal(error: NeuronError, answer: ErrorAnswer, *, method: str, path: str, **fields: str) -> None:
-    """Log one line of bounded length: what was refused and why. The line never has the text of a chat.
+    """Log one line of bounded length: what was refused and why. The line never has the text of a chat. Also count it.
 
     `fields` are further fields of the line, which the answer does not have. The level is WARNING. For an unknown path
     it is INFO, because every scanner asks for such paths and no operator has to act.
     """
+    REFUSALS.add(error, answer)
     logger.log(
         logging.INFO if isinstance(error, UnknownPath) else logging.WARNING,
         "request refused: %s",

@@ -22,7 +22,8 @@ from neuron_lib.discovery.probe import discover
 from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ShuttingDown
 from neuron_lib.types import Discovery
-from neuron_service.access import ANY, AccessRules
+from neuron_service.access.entrance import Entrance, EntranceRules
+from neuron_service.access.hosts import ANY, AccessRules
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
 from neuron_service.host import Host
@@ -31,10 +32,12 @@ from neuron_service.http.listening import bind
 from neuron_service.http.serving import http_server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
+from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
 from neuron_service.socket_reader import read_socket
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
+from neuron_service.tallies import Tallies
 from neuron_service.version import Version
 
 __all__ = ("bind", "serve")
@@ -58,6 +61,7 @@ async def serve(
     *,
     sock: socket.socket,
     version: Callable[[], Version],
+    entrance: EntranceRules | None = None,
     environ: Mapping[str, str],
     notifier: Notifier,
     watchdog_s: float | None,
@@ -66,17 +70,20 @@ async def serve(
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A later signal ends the process at once.
 
-    systemd is told by `notifier` what happens. If `watchdog_s` is given, systemd is also told in this interval that the
-    daemon is alive. `version` and `check` block, and are called in threads once the host answers. `backends` are those
-    that the configuration may name; those that it names are offered.
+    `entrance` says who is let in; without it, everybody is. systemd is told by `notifier` what happens. If `watchdog_s`
+    is given, systemd is also told in this interval that the daemon is alive. `version` and `check` block, and are
+    called in threads once the host answers. `backends` are those that the configuration may name; those that it names
+    are offered.
     """
     address, port = sock.getsockname()[:2]
-    monitor = DeviceMonitor()
+    monitor, tallies = DeviceMonitor(), Tallies()
     registry = Registry(
         endpoint_url=f"http://localhost:{port}",
         drain_timeout_s=config.drain_timeout_secs,
         wait_for_load_s=config.wait_for_load_secs,
         on_unloaded=monitor.refresh,
+        on_reply=tallies.take_reply,
+        on_load=tallies.take_load,
     )
     tracker = ActivationTracker(config.default_models)
     host = Host(
@@ -85,6 +92,8 @@ async def serve(
         tracker=tracker,
         monitor=monitor,
         model_aliases=config.http.model_aliases,
+        tallies=tallies,
+        entrance=Entrance(entrance or EntranceRules()),
     )
     routes = LateRoutes(partial(_build_routes, host))
     server = http_server(
@@ -96,6 +105,7 @@ async def serve(
                 allowed_hosts=config.allowed_hosts,
                 allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
             ),
+            entrance=host.entrance,
             cors_origins=config.http.cors_origins,
         ),
         cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
@@ -110,9 +120,11 @@ async def serve(
             for _ in range(_FIRST_ANSWER_TURNS):
                 await checkpoint()
             logger.info("listening on http://%s:%s", address, port)
+            _say_who_is_let_in(host.entrance.rules)
             if ANY in config.http.cors_origins:
                 logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
             tasks.start_soon(keep_status, notifier, host.status_line)
+            tasks.start_soon(measure_lag, tallies.loop_lag_s)
             if watchdog_s is not None:
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
             async with registry:
@@ -133,6 +145,12 @@ async def serve(
             await server.stopped.wait()
             tasks.cancel_scope.cancel()
     logger.info("shutdown complete")
+
+
+def _say_who_is_let_in(rules: EntranceRules) -> None:
+    logger.info("%s", rules.in_words())
+    if rules.trusted is not None and rules.trusted.has_every_address:
+        logger.warning("`trusted_networks` has every address: whoever reaches this host may use it without a key")
 
 
 def _stop_limit_s(drain_timeout_s: float) -> float:

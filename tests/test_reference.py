@@ -9,6 +9,7 @@ import pytest
 from neuron_lib import Registry
 from neuron_lib.text.formats import FORMATS
 from neuron_lib.types import (
+    AccessState,
     ActivationSnapshot,
     DeviceHealth,
     Discovery,
@@ -30,7 +31,7 @@ def words(*documents: str) -> set[str]:
     return {word for document in documents for word in re.findall(r"[\w-]+", (ROOT / document).read_text())}
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, Discovery, UnloadingModel])
+@pytest.mark.parametrize("shape", [*SHAPES, AccessState, Discovery, UnloadingModel])
 def test_every_key_of_an_answer_is_named_in_the_http_api(shape: type[msgspec.Struct]) -> None:
     assert {field.name for field in msgspec.structs.fields(shape)} - words("docs/reference/http-api.md") == set()
 

@@ -5,6 +5,7 @@ Resolves nothing: no directory is created, no secret is read (only names of vari
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -86,6 +87,14 @@ Origin: TypeAlias = Annotated[
         pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@]+/?)\Z",
         max_length=300,
         description="an origin such as https://app.example.org, or *",
+    ),
+]
+Place: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^(loopback|private|user:[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9A-Fa-f:.]+(/[0-9]{1,3})?)\Z",
+        max_length=100,
+        description='"loopback", "private", a network, an address, or user:NAME',
     ),
 ]
 EnvName: TypeAlias = Annotated[
@@ -273,6 +282,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     others, and a server on another address allows any. `allowed_origins` are origins, beside the server's own and those
     of `http.cors_origins`, whose requests may change something. No browser lets a page of them read an answer.
 
+    `keys_file` has the API keys of callers (`neuron key new`). Callers from `trusted_networks` need no key, and what a
+    gateway there says about who asks is believed. `loopback` are the programs of this machine; `private` are the
+    networks that the internet does not reach; `user:NAME` is a user of this machine on a Unix socket. What
+    `trusted_proxies` write in X-Forwarded-For counts.
+
     `drain_timeout_secs` bounds how long a stop waits for replies. Unloading and the last answers get 25 s more, so that
     a stop is over before the `TimeoutStopSec` of the systemd unit, 120 s. A chat with a model that is being loaded, or
     will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
@@ -282,6 +296,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
     allowed_hosts: tuple[HostName, ...] = ()
     allowed_origins: tuple[Origin, ...] = ()
+    keys_file: AnyPath | None = None
+    trusted_networks: Annotated[tuple[Place, ...], Meta(max_length=1000)] = ("loopback", "private")
+    trusted_proxies: Annotated[tuple[Place, ...], Meta(max_length=1000)] = ()
     http: HttpConfig = HttpConfig()
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
@@ -292,6 +309,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_prompt_tokens: SomeTokens = 16384
 
     def __post_init__(self) -> None:
+        keep_as_paths(self, "keys_file")
+        if self.keys_file is not None and not Path(self.keys_file).is_absolute():
+            msg = f"the relative `keys_file` '{self.keys_file}' must be absolute"
+            raise ValueError(msg)
+        for name in ("trusted_networks", "trusted_proxies"):
+            _require_networks(name, getattr(self, name))
         ids = [entry.id for entry in self.models]
         if twice := sorted({id_ for id_ in ids if ids.count(id_) > 1}):
             msg = f"`models` gives {', '.join(twice)} more than one place"
@@ -302,6 +325,18 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if scheme is not None and scheme not in known:
                 msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
                 raise ValueError(msg)
+
+
+def _require_networks(key: str, places: Sequence[str]) -> None:
+    """Raises ValueError for an entry that looks like a network and is none."""
+    for index, place in enumerate(places):
+        if place in {"loopback", "private"} or place.startswith("user:"):
+            continue
+        try:
+            ip_network(place)
+        except ValueError as error:
+            msg = f"`{key}[{index}]`: {error}"
+            raise ValueError(msg) from None
 
 
 def store_settings(config: Config) -> dict[str, StoreSettings]:

@@ -198,6 +198,7 @@ class Engine:
                 rss_bytes=bytes_resident(),
                 read_bytes=bytes_read(),
                 work=self._intake.work,
+                measures=loop.measures() if loop else None,
             )
         )
 

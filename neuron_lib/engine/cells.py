@@ -22,6 +22,11 @@ class CellAccount(Protocol):
     has_neighbours: bool
     """Whether sequences are computed together only if their `seq_id`s are consecutive."""
 
+    @property
+    def used(self) -> int:
+        """The cells that all sequences hold together, shared ones counted once."""
+        ...
+
     def length(self, seq_id: int) -> int:
         """The cells that the sequence holds, shared ones included."""
         ...
@@ -67,6 +72,10 @@ class StreamCells:
 
     def __repr__(self) -> str:
         return f"<StreamCells {self._lengths} of {self._capacity} each>"
+
+    @property
+    def used(self) -> int:
+        return sum(self._lengths)
 
     def length(self, seq_id: int) -> int:
         return self._lengths[seq_id]

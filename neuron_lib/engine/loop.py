@@ -12,18 +12,21 @@ from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, Se
 from neuron_lib.engine.runner import Runner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.vector_scheduler import VectorScheduler
+from neuron_lib.tally import Tally
+from neuron_lib.types import EngineMeasures
 
 __all__ = ("EngineLoop",)
 
 _Instruction: TypeAlias = Request | int
 """What the loop is told between steps: a request that is prepared, or the number of one to be given up."""
+_GAP_BOUNDS_S: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 _JOINED_LIMIT_S: Final = 0.04
 """How long deltas are joined for a daemon that has not read the report before."""
 
 
 class EngineLoop:
-    """Runs until its thread ends with the process. Any thread may call `submit` and `cancel`, and read `steps` and
-    `in_flight` to show them.
+    """Runs until its thread ends with the process. Any thread may call `submit` and `cancel`, and read `steps`,
+    `in_flight` and `measures` to show them.
 
     Deltas are reported at once when the daemon has read the report before. If it has not, it has too little processor
     time already, and the deltas are joined with those of the next steps, for 40 ms at most. `report_interval_s` is the
@@ -52,6 +55,8 @@ class EngineLoop:
         self._report_interval_s: Final = report_interval_s
         self._clock: Final = clock
         self._reported_at = clock()
+        self._stepped_at = self._reported_at
+        self._gaps: Final = Tally(_GAP_BOUNDS_S)
         self._unreported: dict[tuple[int, int], Delta] = {}  # by request and choice
         self._begun: set[tuple[int, int]] = set()  # whose first token has been reported
 
@@ -59,6 +64,11 @@ class EngineLoop:
     def in_flight(self) -> int:
         """Sequences that are not finished, and instructions that are not taken in yet."""
         return self._scheduler.in_flight + self._inbox.qsize()
+
+    def measures(self) -> EngineMeasures:
+        """What was counted so far."""
+        held, live = self._scheduler.cells_in_use()
+        return EngineMeasures(token_gaps=self._gaps.show(), kv_cells_held=held, kv_cells_live=live)
 
     def submit(self, request: Request) -> None:
         """Let a request enter the line before the next step."""
@@ -83,7 +93,18 @@ class EngineLoop:
             self._report(Began(request.number, replies=len(request.sequences)))
         events = self._scheduler.apply(plan, self._runner.run(plan))
         self.steps += 1
+        self._note_gaps(events)
         self._tell(events)
+
+    def _note_gaps(self, events: Iterable[SequenceEvent]) -> None:
+        """Count the time since the last step for each reply that has got tokens before and gets more now."""
+        now = self._clock()
+        going_on = sum(
+            isinstance(event, Delta | Done) and (event.request, event.choice) in self._begun for event in events
+        )
+        if going_on:
+            self._gaps.add(now - self._stepped_at, times=going_on)
+        self._stepped_at = now
 
     def _tell(self, events: Iterable[SequenceEvent]) -> None:
         """Report what is urgent, and with it all deltas that were held back; at most one event for each sequence."""

@@ -18,6 +18,7 @@ from neuron_lib.modality import CHAT
 from neuron_lib.text.tag_splitter import Markers
 from neuron_lib.types import (
     ContextParams,
+    EngineMeasures,
     FinishReason,
     Grammar,
     MemoryPlan,
@@ -469,13 +470,18 @@ class Work(Struct, frozen=True, array_like=True):
 
 
 class Beat(Struct, frozen=True, kw_only=True, tag="beat"):
-    """Sent each second: steps taken so far, sequences in flight, resident memory, what was read from storage so far."""
+    """Sent each second: steps taken so far, sequences in flight, resident memory, what was read from storage so far.
+
+    `measures` are None before the model is loaded. The engine does not know `EngineMeasures.kv_cells`: they are among
+    the `ModelFacts`.
+    """
 
     step: int
     in_flight: int
     rss_bytes: int
     read_bytes: int = 0
     work: tuple[Work, ...] = ()
+    measures: EngineMeasures | None = None
 
 
 RequestReport: TypeAlias = Prepared | Refused | Tokens | Text | Began | Cancelled | SequenceEvent

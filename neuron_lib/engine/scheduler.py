@@ -90,6 +90,12 @@ class Scheduler:
         waiting = sum(len(request.sequences) for request in self._line)
         return waiting + len(self._pending) + len(self._live)
 
+    def cells_in_use(self) -> tuple[int, int]:
+        """The cells that are taken, and those of them that live sequences have. Any thread may ask, to show them."""
+        lengths = [self.cells.length(s.seq_id) for s in self._live.copy() if s.seq_id is not None]
+        held = self.cells.used
+        return held, min(sum(lengths), held)  # what they share is there once
+
     def submit(self, request: Request) -> None:
         """Let a request wait in the line. Raises ValueError for one that can never run."""
         if request.seats > len(self.cache.slots):

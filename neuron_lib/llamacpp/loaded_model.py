@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import anyio
+from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionController
 from neuron_lib.config import SamplingConfig
@@ -11,7 +12,7 @@ from neuron_lib.llamacpp.engine_client import Death
 from neuron_lib.llamacpp.quarantine import Quarantine
 from neuron_lib.llamacpp.reply import LlamaCppReply
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
-from neuron_lib.types import ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Servable, Task
+from neuron_lib.types import EngineMeasures, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Servable, Task
 
 __all__ = ("LlamaCppModel",)
 
@@ -81,6 +82,13 @@ class LlamaCppModel:
             engine_restarts=self._supervisor.restarts,
             last_engine_death=self._supervisor.last_death or "",
         )
+
+    def measures(self) -> EngineMeasures | None:
+        engine = self._supervisor.engine
+        beat = None if engine is None else engine.last_beat
+        if beat is None or beat.measures is None:
+            return None
+        return replace(beat.measures, kv_cells=self._supervisor.facts.kv_cells)
 
     def _take_in(self, death: Death) -> None:
         self._quarantine.take_in(death, now_s=anyio.current_time())

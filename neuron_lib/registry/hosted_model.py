@@ -28,7 +28,15 @@ from neuron_lib.registry.load_log import LoadLog
 from neuron_lib.registry.phases import Event, Phase, after
 from neuron_lib.registry.reply_readers import Rates
 from neuron_lib.shown import clip
-from neuron_lib.types import LoadingModel, LoadProgress, ModelSpec, ModelStatus, UnloadingModel
+from neuron_lib.types import (
+    EndedLoad,
+    LoadingModel,
+    LoadOutcome,
+    LoadProgress,
+    ModelSpec,
+    ModelStatus,
+    UnloadingModel,
+)
 
 __all__ = ("HostedModel",)
 
@@ -51,11 +59,12 @@ class HostedModel:
         drain_timeout_s: float,
         clock: Callable[[], float],
         on_change: Callable[["HostedModel"], None],
+        on_load: Callable[[EndedLoad], None],
     ) -> None:
         """`model_id` is the public id. A drain takes at most `drain_timeout_s`.
 
-        `on_change` is called after each change of the phase and each step of the load. It must not wait or raise.
-        `clock` gives seconds.
+        `on_change` is called after each change of the phase and each step of the load, and `on_load` once, at the end
+        of the load. Neither may wait or raise. `clock` gives seconds.
         """
         self.spec = spec
         self.model_id = model_id
@@ -70,6 +79,7 @@ class HostedModel:
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
         self._on_change = on_change
+        self._on_load = on_load
         self._phase = Phase.LOADING  # never RECOVERING, see `phase`
         self._model: LoadedModel | None = None  # None until its load has succeeded
         self._load_log = LoadLog(model_id, clock=clock)
@@ -147,6 +157,7 @@ class HostedModel:
             if self.is_leaving:
                 return  # the load was cancelled at the moment at which it ended
             self._model, self.loaded_unix_s = model, int(time.time())
+            self._on_load(self._load_log.end(LoadOutcome.LOADED))
             self.move(Event.OPENED)
             try:
                 await self._serve(model)
@@ -198,12 +209,21 @@ class HostedModel:
 
     def forget(self) -> None:
         """The model is gone. Tell those who wait for that. Log a failure if no caller will log it."""
-        if self._model is None and self._failure is None:
-            self._load_log.log_cancelled()
+        if self._model is None:
+            self._tell_of_no_load()
         if self._overdue is not None:
             labels = {"model_id": self.model_id, "elapsed_ms": self._load_log.elapsed_ms}
             logger.warning("overdue unload has ended", extra=labels)
         self.move(Event.RELEASED)
+
+    def _tell_of_no_load(self) -> None:
+        if self._failure is None:
+            self._load_log.log_cancelled()
+        if self._left_by is not None or self._failure is None:
+            ended = self._load_log.end(LoadOutcome.CANCELLED)
+        else:
+            ended = self._load_log.end(LoadOutcome.FAILED, error=self._failure.code)
+        self._on_load(ended)
 
     # ------------------------------------------------------------------------------------------ what others do to it
 

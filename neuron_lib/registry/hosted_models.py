@@ -14,7 +14,7 @@ from neuron_lib.harness import Harness
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.phases import Event
-from neuron_lib.types import ModelSpec, names_model, public_id, take_apart
+from neuron_lib.types import EndedLoad, ModelSpec, names_model, public_id, take_apart
 
 __all__ = ("HostLimits", "HostedModels")
 
@@ -50,17 +50,20 @@ class HostedModels(dict[str, HostedModel]):
         limits: HostLimits,
         clock: Callable[[], float],
         on_change: Callable[[HostedModel], None],
+        on_load: Callable[[EndedLoad], None],
         on_released: Callable[[HostedModel], Awaitable[None]],
     ) -> None:
         """`clock` gives seconds. `on_change` is called before those who wait for `changes` wake up.
 
-        `on_released` is awaited when the memory of a model is back. Callers of the unload are told after that.
+        `on_load` is called at the end of each load. `on_released` is awaited when the memory of a model is back.
+        Callers of the unload are told after that.
         """
         super().__init__()
         self.changes = Changes()
         self._limits = limits
         self._clock = clock
         self._on_change = on_change
+        self._on_load = on_load
         self._on_released = on_released
         self._ticked_s = clock()
         self._tasks: TaskGroup | None = None  # None outside of the block
@@ -126,6 +129,7 @@ class HostedModels(dict[str, HostedModel]):
             drain_timeout_s=self._limits.drain_timeout_s,
             clock=self._clock,
             on_change=self._note,
+            on_load=self._on_load,
         )
         self._tasks.start_soon(self._host, model, name=f"model {model_id}")
         self.changes.notify()

@@ -10,7 +10,18 @@ from neuron_lib.harness import ForwardingReply, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.reply_readers import log_reply
-from neuron_lib.types import EndedReply, EventBeforeEnd, Finished, GenerationEvent, ReplyOutcome, Started, Task, Usage
+from neuron_lib.types import (
+    Chat,
+    Complete,
+    EndedReply,
+    EventBeforeEnd,
+    Finished,
+    GenerationEvent,
+    ReplyOutcome,
+    Started,
+    Task,
+    Usage,
+)
 
 __all__ = ("LeasedReply",)
 
@@ -134,6 +145,7 @@ class LeasedReply:
             finish_reasons=() if self._finished is None else self._finished.reasons,
             usage=self.usage,
             retried=self.retried,
+            whole=not isinstance(self._task, Chat | Complete) or self._task.whole,
             principal=self._task.principal,
             queue_s=self._admitted_s - self._asked_s,
             first_event_s=None if self._first_event_s is None else self._first_event_s - self._asked_s,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.progress import ProgressLog, advance, describe
 from neuron_lib.sizes import MB
-from neuron_lib.types import LoadProgress, LoadStage
+from neuron_lib.types import EndedLoad, LoadOutcome, LoadProgress, LoadStage
 
 __all__ = ("LoadLog",)
 
@@ -22,6 +22,10 @@ class LoadLog:
         self._clock = clock
         self._lines = ProgressLog()
         self._started_s = clock()
+        self._stage_s = self._started_s  # when the stage began
+        self._stages_s: list[tuple[LoadStage, float]] = []  # of the stages that are over
+        self._fetched_from: int | None = None  # the bytes that were there when the download began
+        self._fetched_bytes = 0
         self._log()
 
     @property
@@ -34,9 +38,30 @@ class LoadLog:
         progress = advance(self.progress, reported)
         if progress == self.progress:
             return False
+        if progress.stage is not self.progress.stage:
+            self._end_stage()
         self.progress = progress
+        if progress.stage is LoadStage.DOWNLOADING and progress.bytes is not None:
+            self._fetched_from = progress.bytes if self._fetched_from is None else self._fetched_from
+            self._fetched_bytes = progress.bytes - self._fetched_from
         self._log()
         return True
+
+    def _end_stage(self) -> None:
+        now_s = self._clock()
+        self._stages_s.append((self.progress.stage, now_s - self._stage_s))
+        self._stage_s = now_s
+
+    def end(self, outcome: LoadOutcome, *, error: str | None = None) -> EndedLoad:
+        """The load ends now. Called once."""
+        self._end_stage()
+        return EndedLoad(
+            model_id=self._model_id,
+            outcome=outcome,
+            stages_s=tuple(self._stages_s),
+            fetched_bytes=self._fetched_bytes,
+            error=error,
+        )
 
     def log_cancelled(self) -> None:
         """Log that the load was cancelled, and how far it had come."""

@@ -20,7 +20,7 @@ from neuron_lib.errors import (
     ModelNotLoaded,
     ShuttingDown,
 )
-from neuron_lib.harness import Harness, LoadedModel, Reply
+from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.harnesses import Harnesses
@@ -31,7 +31,9 @@ from neuron_lib.registry.phases import Event
 from neuron_lib.registry.startup import ActivationTracker
 from neuron_lib.types import (
     Chat,
+    EndedLoad,
     EndedReply,
+    EngineMeasures,
     FailedLoad,
     LoadingModel,
     ModelInfo,
@@ -69,6 +71,7 @@ class Registry:
         wait_for_load_s: float = 0.0,
         on_unloaded: Callable[[], Awaitable[None]] | None = None,
         on_reply: Callable[[EndedReply], None] | None = None,
+        on_load: Callable[[EndedLoad], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`endpoint_url` is what `endpoint` answers.
@@ -80,8 +83,8 @@ class Registry:
 
         `on_unloaded` is awaited, for 5 s at most, when the memory of a model is back and before the unload returns.
         It may read the devices again. `on_reply` is called once for each reply that was entered, at the end of its
-        block. It must not wait. An exception of either is logged and goes no further. `clock` gives seconds for the
-        times of loads, unloads and replies.
+        block, and `on_load` once at the end of each load, however it ends. Neither may wait. An exception of these
+        three is logged and goes no further. `clock` gives seconds for the times of loads, unloads and replies.
         """
         self.endpoint_url = endpoint_url
         self.limits = HostLimits(
@@ -90,6 +93,7 @@ class Registry:
         self.wait_for_load_s = wait_for_load_s
         self._on_unloaded = on_unloaded
         self._on_reply = on_reply
+        self._on_load = on_load
         self._clock = clock
         self._harnesses = Harnesses()
         self._absent = AbsentModels()
@@ -97,6 +101,7 @@ class Registry:
             limits=self.limits,
             clock=clock,
             on_change=self._absent.note,
+            on_load=self._tell_of_load,
             on_released=self._tell_of_unload,
         )
         self._farewell: _Farewell | None = None  # None as long as loads and requests are admitted
@@ -175,6 +180,14 @@ class Registry:
             raise ShuttingDown
         harness = self._harnesses.find(spec, model_id=public_id(spec.model_id))
         return self._models.load(spec, harness)
+
+    def _tell_of_load(self, ended: EndedLoad) -> None:
+        if self._on_load is None:
+            return
+        try:
+            self._on_load(ended)
+        except Exception:  # a failure of `on_load` is no failure of the load
+            logger.exception("bug in the callback `on_load`", extra={"model_id": ended.model_id})
 
     async def _tell_of_unload(self, model: HostedModel) -> None:
         if self._on_unloaded is None or self._farewell is not None:
@@ -294,6 +307,12 @@ class Registry:
     def loads(self) -> tuple[ModelLoad, ...]:
         """How busy each serving model is."""
         return tuple(model.rates.show(model.loaded.load()) for model in self._models.serving())
+
+    def measures(self) -> Mapping[str, EngineMeasures]:
+        """What the engines of the serving models have counted, by id. Some backends count nothing."""
+        told = ((m.model_id, m.loaded) for m in self._models.serving())
+        found = {id_: model.measures() for id_, model in told if isinstance(model, MeasuredModel)}
+        return {id_: measures for id_, measures in found.items() if measures is not None}
 
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""

@@ -38,6 +38,8 @@ _LONGEST_PAUSE_S: Final = 30.0
 """Seconds. If a hub asks for a longer pause, the load fails for now and may be tried again."""
 _LOCK_LOOK_S: Final = 0.2
 _READ_BYTES: Final = 1 << 20
+_SIGN_BYTES: Final = 16 << 20
+"""A process that hashes what is on disk shows this after so many bytes. No disk takes a minute for them."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -64,6 +66,15 @@ class Transfer:
         self.bytes = 0
         self.trouble: str | None = None
         """Why the last try ended. This is the reason to report if the rate is zero."""
+        self.signs = 0
+        """How often another process, which is waited for, has shown that it hashes. Its lock had so many times."""
+        self._last_sign_ns: int | None = None
+
+    def see_sign(self, sign_ns: int) -> None:
+        """Take the time of the lock of the process that is waited for. Another time than before is a sign."""
+        if sign_ns != self._last_sign_ns:
+            self.signs += 1
+        self._last_sign_ns = sign_ns
 
 
 def fetch_blob(
@@ -85,11 +96,13 @@ def fetch_blob(
     """
     file = transfer.file
     try:
-        with _turn(lock_path(folder, file.blob), while_waiting=lambda: _watch_other(folder, transfer), pause=pause):
+        with _turn(
+            lock_path(folder, file.blob), while_waiting=lambda: _watch_other(folder, transfer), pause=pause
+        ) as sign:
             for tries_left in reversed(range(tries)):
                 if not blob_path(folder, file.blob).exists():
-                    _download(open_file, transfer=transfer, folder=folder, model_id=model_id, pause=pause)
-                problem = _find_fault(transfer, folder)
+                    _download(open_file, transfer=transfer, folder=folder, model_id=model_id, pause=pause, sign=sign)
+                problem = _find_fault(transfer, folder, sign)
                 if problem is None:
                     return
                 message = f"{model_id}: {file.shown} is not what its hub says it is: {problem}"
@@ -129,13 +142,14 @@ def _download(
     folder: Path,
     model_id: str,
     pause: Callable[[float], None],
+    sign: "_Sign",
 ) -> None:
     """Read the file to its end, in as many tries as bring something and a few that bring nothing."""
     file = transfer.file
     partial = partial_path(folder, file.blob)
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("ab") as out:
-        digest = _Digest(partial, transfer)
+        digest = _Digest(partial, transfer, sign)
         if digest.bytes > file.size:
             digest.restart(out)
         pauses = iter(_PAUSES_S)
@@ -185,13 +199,14 @@ class _Digest:
     Reading many of them takes longer than a hub may be silent, so this reading counts as progress.
     """
 
-    def __init__(self, partial: Path, transfer: Transfer) -> None:
+    def __init__(self, partial: Path, transfer: Transfer, sign: "_Sign") -> None:
         self._transfer: Final = transfer
         self._hash = hashlib.sha256()
         self.bytes = transfer.bytes = 0
         with partial.open("rb") as done:
             while chunk := done.read(_READ_BYTES):
                 self.update(chunk)
+                sign.count(len(chunk))
 
     def update(self, chunk: bytes) -> None:
         self._hash.update(chunk)
@@ -208,7 +223,27 @@ class _Digest:
         return self._hash.hexdigest()
 
 
-def _find_fault(transfer: Transfer, folder: Path) -> str | None:
+class _Sign:
+    """Shows other processes that the holder of a lock hashes what is on disk, by the lock's time of change.
+
+    Nothing else tells them: the size of no file changes meanwhile. A download gives no sign. Its file grows, and a
+    download that is too slow has to look so to everybody.
+    """
+
+    def __init__(self, lock: IO[bytes] | None) -> None:
+        self._lock: Final = lock
+        self._bytes_left = 0
+
+    def count(self, hashed_bytes: int) -> None:
+        """Give a sign with the first bytes, and then once for each `_SIGN_BYTES`."""
+        self._bytes_left -= hashed_bytes
+        if self._lock is not None and self._bytes_left < 0:
+            self._bytes_left = _SIGN_BYTES
+            with suppress(OSError):  # other processes may give up early then, and this one goes on
+                os.utime(self._lock.fileno())
+
+
+def _find_fault(transfer: Transfer, folder: Path, sign: _Sign) -> str | None:
     """What is wrong with a blob in the cache. None if it is right, or if it was checked after it was last written."""
     file = transfer.file
     path = blob_path(folder, file.blob)
@@ -222,6 +257,7 @@ def _find_fault(transfer: Transfer, folder: Path) -> str | None:
             while chunk := content.read(_READ_BYTES):
                 found.update(chunk)
                 transfer.bytes += len(chunk)
+                sign.count(len(chunk))
         if found.hexdigest() != file.sha256:
             return f"its SHA-256 is {found.hexdigest()}, not {file.sha256}"
         mark_verified(folder, file.sha256)
@@ -230,7 +266,7 @@ def _find_fault(transfer: Transfer, folder: Path) -> str | None:
 
 
 @contextmanager
-def _turn(path: Path, *, while_waiting: Callable[[], None], pause: Callable[[float], None]) -> Iterator[None]:
+def _turn(path: Path, *, while_waiting: Callable[[], None], pause: Callable[[float], None]) -> Iterator[_Sign]:
     """Hold a lock file that other tools lock too. Some tools delete the file afterwards, so it is checked again after
     locking.
 
@@ -238,6 +274,7 @@ def _turn(path: Path, *, while_waiting: Callable[[], None], pause: Callable[[flo
     """
     while True:
         with ExitStack() as held:
+            lock = None
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 lock = held.enter_context(path.open("ab"))
@@ -252,11 +289,13 @@ def _turn(path: Path, *, while_waiting: Callable[[], None], pause: Callable[[flo
             else:
                 if os.fstat(lock.fileno()).st_nlink == 0:
                     continue
-            yield
+            yield _Sign(lock)
             return
 
 
 def _watch_other(folder: Path, transfer: Transfer) -> None:
-    """Count the bytes of the process that fetches this file now."""
+    """Count the bytes of the process that fetches this file now, and notice its signs."""
     transfer.trouble = "another process is fetching the same file"
     transfer.bytes = max([transfer.bytes, *partials_of(folder, transfer.file.blob)])
+    with suppress(OSError):  # the lock has just been deleted
+        transfer.see_sign(lock_path(folder, transfer.file.blob).stat().st_mtime_ns)

@@ -74,14 +74,17 @@ class RateWatch:
         self._min_bytes_per_s: Final = min_bytes_per_s
         self._window_s: Final = window_s
         self._samples: deque[tuple[float, int]] = deque()
+        self._signs = 0
 
-    def is_slow(self, now_s: float, done_bytes: int) -> bool:
+    def is_slow(self, now_s: float, done_bytes: int, *, signs: int = 0) -> bool:
         """Take the state at `now_s`. Returns whether the transfer was slow for the whole window before.
 
-        If there are fewer bytes than before, a file is read again. Then the window begins anew.
+        If there are fewer bytes than before, a file is read again. Then the window begins anew. The window also begins
+        anew with each further one of the `signs`: a process that is waited for hashes a file, and adds no bytes.
         """
-        if self._samples and done_bytes < self._samples[-1][1]:
+        if signs > self._signs or (self._samples and done_bytes < self._samples[-1][1]):
             self._samples.clear()
+        self._signs = signs
         self._samples.append((now_s, done_bytes))
         while len(self._samples) > 1 and self._samples[1][0] <= now_s - self._window_s:
             self._samples.popleft()
@@ -221,7 +224,8 @@ def _fetch_all(
             future.result()
         now = _advance(stage, transfers)
         emit(now)
-        is_slow = watch.is_slow(time.monotonic(), now.bytes)
+        signs = sum(transfer.signs for transfer in transfers)
+        is_slow = watch.is_slow(time.monotonic(), now.bytes, signs=signs)
         # When all bytes are here, a slow transfer means that the disk is slow.
         if waiting and is_slow and now.bytes < now.total_bytes:
             raise _too_slow(now, transfers, limits=limits, model_id=model_id)

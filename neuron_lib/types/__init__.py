@@ -22,6 +22,7 @@ from neuron_lib.types.events import (
     Usage,
 )
 from neuron_lib.types.host import (
+    AccessState,
     ActivationSnapshot,
     ActivationState,
     DeferredLoad,
@@ -30,6 +31,7 @@ from neuron_lib.types.host import (
     Discovery,
     Health,
 )
+from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
 from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
@@ -52,6 +54,7 @@ from neuron_lib.types.unread import UnreadArray, UnreadObject
 __all__ = (
     "HUB_SCHEME",
     "MEDIA_OF_PARTS",
+    "AccessState",
     "ActivationSnapshot",
     "ActivationState",
     "Chat",
@@ -66,9 +69,12 @@ __all__ = (
     "DeviceHealth",
     "DeviceNeed",
     "Discovery",
+    "Distribution",
     "Embed",
     "Embedding",
+    "EndedLoad",
     "EndedReply",
+    "EngineMeasures",
     "EventBeforeEnd",
     "FailedLoad",
     "FinishReason",
@@ -78,6 +84,7 @@ __all__ = (
     "Health",
     "IdParts",
     "Likely",
+    "LoadOutcome",
     "LoadProgress",
     "LoadStage",
     "LoadingModel",

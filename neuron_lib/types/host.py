@@ -6,7 +6,16 @@ from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.types.models import FailedLoad, LoadingModel, ModelLoad, UnloadingModel
 
-__all__ = ("ActivationSnapshot", "ActivationState", "DeferredLoad", "Device", "DeviceHealth", "Discovery", "Health")
+__all__ = (
+    "AccessState",
+    "ActivationSnapshot",
+    "ActivationState",
+    "DeferredLoad",
+    "Device",
+    "DeviceHealth",
+    "Discovery",
+    "Health",
+)
 
 
 class Device(Struct, frozen=True, kw_only=True):
@@ -82,12 +91,25 @@ class ActivationSnapshot(Struct, frozen=True, kw_only=True):
     deferred: tuple[DeferredLoad, ...] | UnsetType = UNSET
 
 
+class AccessState(Struct, frozen=True, kw_only=True):
+    """Whom a service lets in: callers of `trusted_networks` without a key, and others with one of so many `keys`.
+
+    `trusted_proxies` are the places whose word counts about who is behind them. `summary` says all that in one line.
+    """
+
+    summary: str
+    trusted_networks: tuple[str, ...]
+    trusted_proxies: tuple[str, ...]
+    keys: int
+
+
 class Health(Struct, frozen=True, kw_only=True):
     """The body of `GET /health` (`docs/reference/wire-contract.md#health`).
 
     `loading` lists every load that runs now, at start-up or on demand. `unloading` lists every model that is being
     unloaded, until its memory is back. `lost` lists models that were given up after their engines had died, with the
-    reason, until they are loaded again. The gateway ignores these three.
+    reason, until they are loaded again. `access` is left out by a program that checks its callers by itself. The
+    gateway ignores these four.
     """
 
     uptime_secs: int
@@ -97,3 +119,4 @@ class Health(Struct, frozen=True, kw_only=True):
     loading: tuple[LoadingModel, ...] = ()
     unloading: tuple[UnloadingModel, ...] = ()
     lost: tuple[FailedLoad, ...] = ()
+    access: AccessState | UnsetType = UNSET

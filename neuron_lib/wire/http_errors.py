@@ -39,8 +39,10 @@ __all__ = (
     "ErrorAnswer",
     "HostNotAllowed",
     "HttpRefused",
+    "KeyNotAllowed",
     "MalformedHost",
     "MalformedHttp",
+    "MalformedIdentity",
     "OriginNotAllowed",
     "RequestTimeout",
     "Unauthenticated",
@@ -104,14 +106,30 @@ class BodyTooLarge(HttpRefused):
     """The body of the request has more bytes than this service reads."""
 
 
-class Unauthenticated(HttpRefused):
+class AccessRefused(HttpRefused):
+    """Base of the errors of a request that is refused for who asks, for its `Host` or for its `Origin`."""
+
+
+class Unauthenticated(AccessRefused):
     """The request needs a key and has none, or one that is not known."""
 
     code = "invalid_api_key"
 
 
-class AccessRefused(HttpRefused):
-    """Base of the errors of a request that is refused for its `Host` or its `Origin`."""
+class KeyNotAllowed(AccessRefused):
+    """The key of the request is known and may not do this. `scope` is what the key lacks."""
+
+    code = "insufficient_scope"
+
+    def __init__(self, message: str, *, scope: str, summary: str | None = None) -> None:
+        super().__init__(message, summary=summary)
+        self.scope = scope
+
+
+class MalformedIdentity(AccessRefused):
+    """What a gateway has written about the caller cannot be one of its ids."""
+
+    code = "malformed_identity"
 
 
 class MalformedHost(AccessRefused):
@@ -136,6 +154,7 @@ class OriginNotAllowed(AccessRefused):
 
 _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (Unauthenticated, 401, INVALID),
+    (KeyNotAllowed, 403, INVALID),
     (HostNotAllowed, 403, INVALID),
     (OriginNotAllowed, 403, INVALID),
     (UnknownPath, 404, INVALID),
@@ -181,6 +200,10 @@ def judge(error: NeuronError) -> Verdict:
 # ---------------------------------------------------------------------------------------------------------- the answer
 
 
+_BEARER: Final = 'Bearer realm="neuron"'
+"""The scheme that a 401 has to name (RFC 9110), and that a 403 may name (RFC 6750)."""
+
+
 class ErrorAnswer(Struct, frozen=True, kw_only=True):
     """An HTTP answer that reports an error. Its body is JSON.
 
@@ -206,6 +229,10 @@ def error_answer(error: NeuronError, body: bytes, verdict: Verdict | None = None
         headers.append(("retry-after", str(error.retry_after_s)))
     if isinstance(error, UnknownMethod):
         headers.append(("allow", error.allow))
+    if isinstance(error, Unauthenticated):
+        headers.append(("www-authenticate", _BEARER))
+    if isinstance(error, KeyNotAllowed):
+        headers.append(("www-authenticate", f'{_BEARER}, error="insufficient_scope", scope="{error.scope}"'))
     return ErrorAnswer(status=verdict.status, headers=tuple(headers), body=body, type=verdict.type, code=verdict.code)
 
 

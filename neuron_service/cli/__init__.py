@@ -4,6 +4,7 @@ program          from the arguments to the exit status
 command_line     the commands and options
 serve            `neuron serve`
 models           `neuron pull`, `ls` and `rm`
+keys             `neuron key`
 configuration    the configuration that a command runs with
 config_check     finds values in a configuration that can never work; directories has a part of that
 running_service  which models the service on this machine has loaded

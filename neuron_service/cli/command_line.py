@@ -14,12 +14,16 @@ __all__ = ("LOG_LEVELS", "UsageError", "parse_command_line", "usage_error")
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
+_KEY_ACTIONS: Final = ("new", "ls", "rm")
+_SCOPES: Final = ("inference", "admin", "metrics")
+"""Those of `neuron_service.access.scopes`, whose imports would delay every help. A test compares them."""
 _HIGHEST_PORT: Final = 65535
 _COMMANDS: Final = {
     "serve": "serve models until SIGTERM or SIGINT; `neuron` alone does the same",
     "pull": "fetch models, or the newest commit of them, into the cache",
     "ls": "list the models in the cache",
     "rm": "delete a model from the cache",
+    "key": "make, list and delete API keys",
     "help": "show this text, or that of one command",
 }
 _NAMES_ELSEWHERE: Final = {
@@ -27,6 +31,7 @@ _NAMES_ELSEWHERE: Final = {
     **dict.fromkeys(("download", "fetch", "get", "install"), "pull"),
     **dict.fromkeys(("list", "models", "ps"), "ls"),
     **dict.fromkeys(("remove", "delete", "uninstall"), "rm"),
+    **dict.fromkeys(("apikey", "api-key", "token"), "key"),
 }
 """Names of the same commands in other programs."""
 
@@ -36,6 +41,7 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
     "pull": {"quant": None, "revision": None},
     "ls": {"json": False},
     "rm": {"quant": None, "partials": False, "yes": False},
+    "key": {"scope": None, "file": None, "json": False},
 }
 """The values of options that are not given. The parsers leave such options out of their results, so that an option
 before the command can be told from one that is not given.
@@ -43,7 +49,7 @@ before the command can be told from one that is not given.
 
 
 def parse_command_line(arguments: Sequence[str], *, print_version: Callable[[], None]) -> argparse.Namespace:
-    """Read the arguments. The result has `command` (`serve`, `pull`, `ls` or `rm`) and all options of that command.
+    """Read the arguments. The result has `command` (`serve`, `pull`, `ls`, `rm` or `key`) and all options of it.
 
     Options of a command may stand before it or after it. Raises `UsageError` where the arguments are wrong. Ends the
     process for `--help`, `help` and `--version`, which calls `print_version`.
@@ -130,6 +136,9 @@ def _command_parser(command: str, print_version: Callable[[], None]) -> _Parser:
             )
         case "rm":
             parser.add_argument("id", nargs="?", default=None, metavar="ID", help="whose files to delete")
+        case "key":
+            parser.add_argument("action", choices=_KEY_ACTIONS, help="what to do")
+            parser.add_argument("name", nargs="?", default=None, metavar="NAME", help="of the key, for new and rm")
     if command != "serve":
         _add_model_options(parser, command)
         _add_common(parser, log_level="warning")
@@ -153,6 +162,15 @@ def _add_model_options(parser: _Parser, command: str, *, hidden: bool = False) -
             add("--partials", action="store_true", text="delete downloads that nobody finished")
             add("--quant", text="which of its files, such as Q4_K_M; default: that of the entry, else all")
             add("-y", "--yes", action="store_true", text="do not ask")
+        case "key":
+            add(
+                "--scope",
+                action="append",
+                choices=_SCOPES,
+                text="what a new key may do; may be given several times; default: inference",
+            )
+            add("--file", type=Path, metavar="FILE", text="the file of keys, before `keys_file` of the configuration")
+            add("--json", action="store_true", text="print JSON instead of a table")
 
 
 def _add_common(parser: _Parser, *, log_level: str) -> None:
@@ -212,6 +230,13 @@ def _check_together(parser: _Parser, given: argparse.Namespace) -> None:
     names = vars(given)
     if "demo" in names and "config" in names:
         parser.error("--demo has a configuration of its own, so it cannot be used with --config")
+    if parser.prog.endswith(" key"):
+        action = names["action"]
+        if (action == "ls") == (names["name"] is not None):
+            parser.error(f"`neuron key {action}` takes {'no NAME' if action == 'ls' else 'the NAME of a key'}")
+        for option, owner in (("scope", "new"), ("json", "ls")):
+            if option in names and action != owner:
+                parser.error(f"--{option} is an option of `neuron key {owner}`")
     if parser.prog.endswith(" rm"):
         if ("partials" in names) == (names["id"] is not None):
             parser.error("name either an ID or --partials")

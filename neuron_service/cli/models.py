@@ -147,7 +147,7 @@ def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
     """Print the models on this machine. Returns the exit status."""
     store = _store(config, environ)
     try:
-        loaded = loaded_ids(config)
+        loaded = loaded_ids(config, environ)
     except ServiceSilent as silence:
         print(f"neuron: {silence}; what is loaded is not known", file=sys.stderr)
         loaded = frozenset()
@@ -221,7 +221,7 @@ def remove(
         if repository is None:
             raise LoadFailed(f"{model_id} does not come from a hub: its file is not ours to delete")
         doomed = plan_removal(repository, list(list_repositories(repository.cache_dir)), quant=quant)
-        require_unloaded(repository, _claims(store, loaded=loaded_ids(config)))
+        require_unloaded(repository, _claims(store, loaded=loaded_ids(config, environ)))
         for each in doomed:
             print(f"{format_size(each.file.size or 0):>8}  {each.file.path} (commit {each.commit[:12]})")
         if not confirmed:
@@ -231,7 +231,7 @@ def remove(
             if not _agreed(ask, f"Delete {format_size(content_bytes(doomed))}? [y/N] "):
                 return 1
             # The model may have been loaded while we waited for the answer.
-            require_unloaded(repository, _claims(store, loaded=loaded_ids(config)))
+            require_unloaded(repository, _claims(store, loaded=loaded_ids(config, environ)))
         folder = repository_folder(repository)
         freed = sum(forget_snapshot_file(folder, each.commit, each.file) for each in doomed)
     except NeuronError as failure:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -12,6 +13,7 @@ from neuron_lib.config import Config
 __all__ = ("ServiceSilent", "loaded_ids")
 
 _ANSWER_LIMIT_S: Final = 2.0
+_KEY_VARIABLE: Final = "NEURON_API_KEY"
 
 
 class ServiceSilent(Exception):
@@ -33,18 +35,26 @@ class _Health(Struct, frozen=True):
     loading: tuple[_Load, ...] = ()
 
 
-def loaded_ids(config: Config) -> frozenset[str]:
+def loaded_ids(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
     """The ids that the service of this configuration has loaded or is loading. Empty if no service runs.
 
-    Blocks for a few seconds at most. Raises `ServiceSilent`.
+    If `environ` has an API key, the service is sent that key. Blocks for a few seconds at most. Raises `ServiceSilent`.
     """
+    key = environ.get(_KEY_VARIABLE, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise ServiceSilent(f"{_KEY_VARIABLE} is no API key")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - compared, not bound
     # Not urllib, because it uses proxies and follows redirects. This question is for that address alone.
     connection = http.client.HTTPConnection(host, config.port, timeout=_ANSWER_LIMIT_S)
     try:
         with contextlib.closing(connection):
-            connection.request("GET", "/health")
-            health = msgspec.json.decode(connection.getresponse().read(), type=_Health)
+            connection.request("GET", "/health", headers={"x-api-key": key} if key else {})
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status == http.client.UNAUTHORIZED:
+                problem = f"does not know the key in {_KEY_VARIABLE}" if key else f"wants a key: set {_KEY_VARIABLE}"
+                raise ServiceSilent(f"the service at {host} port {config.port} {problem}")
+            health = msgspec.json.decode(body, type=_Health)
     except ConnectionRefusedError:
         return frozenset()
     except (OSError, http.client.HTTPException) as error:

@@ -17,6 +17,8 @@ from typing import Final, NoReturn
 from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import public_id
+from neuron_service.access.entrance import EntranceRules
+from neuron_service.access.setup import entrance_rules
 from neuron_service.cli.configuration import log_level, service_config, with_credentials
 from neuron_service.cli.terminal import complain
 from neuron_service.http.listening import bind
@@ -27,7 +29,7 @@ __all__ = ("greeting", "run_service")
 
 logger = logging.getLogger(__name__)
 
-_SERVICE_PACKAGES: Final = ("httptools", "litestar", "uvicorn", "uvloop")
+_SERVICE_PACKAGES: Final = ("httptools", "litestar", "prometheus_client", "uvicorn", "uvloop")
 """The packages of the extra `service`, which `pip install neuron-node` leaves out."""
 _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 
@@ -38,6 +40,7 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
         configure_logging(log_level(options, os.environ), environ=os.environ)
         config = service_config(options, os.environ)
         environ = with_credentials(config, os.environ)
+        entrance = entrance_rules(config, environ)
         inherited = inherited_socket(manager.socket_count)
     except ConfigError as error:
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
@@ -55,7 +58,7 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
-    _serve(config, sock, environ, notifier, watchdog_s=manager.watchdog_s)
+    _serve(config, sock, environ, notifier, entrance=entrance, watchdog_s=manager.watchdog_s)
 
 
 def _require_service_packages(notifier: Notifier) -> None:
@@ -89,7 +92,13 @@ def _warn_of_faults(config: Config, environ: Mapping[str, str]) -> None:
 
 
 def _serve(
-    config: Config, sock: socket.socket, environ: Mapping[str, str], notifier: Notifier, *, watchdog_s: float | None
+    config: Config,
+    sock: socket.socket,
+    environ: Mapping[str, str],
+    notifier: Notifier,
+    *,
+    entrance: EntranceRules,
+    watchdog_s: float | None,
 ) -> NoReturn:
     """Serve until a signal comes, and end the process. Connections wait in the backlog while the server is imported."""
     import anyio
@@ -104,6 +113,7 @@ def _serve(
                 config,
                 sock=sock,
                 version=partial(find_version, dict(os.environ)),
+                entrance=entrance,
                 environ=environ,
                 notifier=notifier,
                 watchdog_s=watchdog_s,
@@ -135,24 +145,25 @@ def greeting(sock: socket.socket, config: Config) -> str:
     host = f"[{host}]" if ":" in host else host
     address = f"http://{host}:{port}"
     listens = f"neuron listens on {address} (health: {address}/health)."
+    key = "" if "loopback" in config.trusted_networks else ' -H "x-api-key: $NEURON_API_KEY"'
     if config.default_models:
-        return f"{listens} Try:\n\n  {_chat_command(address, config.default_models[0].model_id)}\n"
+        return f"{listens} Try:\n\n  {_chat_command(address, config.default_models[0].model_id, key=key)}\n"
     if not config.harnesses:
         return f"{listens} Its configuration offers no harness, so it can load no model.\n"
     model_id = config.models[0].id if config.models else _EXAMPLE_MODEL
     return (
         f"{listens} It has no model yet: [[default_models]] in its configuration names those to load at start. "
-        f"To load one now:\n\n  curl {address}/models/load -H 'content-type: application/json' "
+        f"To load one now:\n\n  curl {address}/models/load{key} -H 'content-type: application/json' "
         f'-d \'{{"model_id":"{model_id}","harness":"{config.harnesses[0].name}"}}\'\n'
     )
 
 
-def _chat_command(address: str, model_id: str) -> str:
+def _chat_command(address: str, model_id: str, *, key: str) -> str:
     body = (
         f'{{"model":"{public_id(model_id)}","stream":true,'
         '"messages":[{"role":"user","content":"Why is the sky blue?"}]}'
     )
-    return f"curl -N {address}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+    return f"curl -N {address}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'"
 
 
 def _say(text: str) -> None:

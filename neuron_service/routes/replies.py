@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,8 @@ from litestar import Request, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
-from neuron_lib.types import Principal
 from neuron_lib.wire.dialect import Dialect
+from neuron_service.access.entrance import caller_of
 from neuron_service.answers import StreamedAnswer, WholeAnswer
 from neuron_service.dialects import ERROR_SHAPE
 from neuron_service.host_dependency import HostDependency
@@ -28,7 +28,7 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
     async def answer_reply(request: Request[Any, Any, Any], host: HostDependency) -> ASGIApp:
         body = await request.body()
         await host.turn_to_decode(body)
-        decoded = decode(body, headers=request.headers, principal=_principal(request.headers))
+        decoded = decode(body, headers=request.headers, principal=caller_of(request.scope).principal)
         reply = host.run(decoded.task)
         unique, created = secrets.token_hex(12), int(time.time())
         if decoded.stream:
@@ -54,9 +54,3 @@ def _operations(dialect: Dialect) -> Iterator[Operation]:
             last_data=shapes.last_data,
             errors=(shapes.error or ERROR_SHAPE,),
         )
-
-
-def _principal(headers: Mapping[str, str]) -> Principal | None:
-    """Who asks, from the two headers that the gateway sets. None if one of the headers is absent or empty."""
-    account, key = headers.get("x-helexa-account-id"), headers.get("x-helexa-key-id")
-    return Principal(account, key) if account and key else None

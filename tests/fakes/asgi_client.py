@@ -91,10 +91,11 @@ class Exchange:
 
 
 class AsgiClient:
-    """Sends requests to `app`. JSON is the content type unless `headers` say otherwise."""
+    """Sends requests to `app` from an address. JSON is the content type unless `headers` say otherwise."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+    def __init__(self, app: Callable[..., Awaitable[None]], *, address: str = "127.0.0.1") -> None:
         self._app = app
+        self._address = address
 
     async def request(
         self, method: str, path: str, body: Any = b"", *, headers: Mapping[str, str] | None = None
@@ -126,7 +127,7 @@ class AsgiClient:
         sink, messages = anyio.create_memory_object_stream[dict[str, Any]](float("inf"))
         exchange = Exchange(messages, sink)
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
-        scope = _scope(method, path, JSON if headers is None else headers)
+        scope = _scope(method, path, JSON if headers is None else headers, address=self._address)
         requests = [{"type": "http.request", "body": payload, "more_body": more_body}]
 
         async def receive() -> dict[str, Any]:
@@ -162,7 +163,7 @@ class AsgiClient:
                     await exchange.returned.wait()
 
 
-def _scope(method: str, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
+def _scope(method: str, path: str, headers: Mapping[str, str], *, address: str) -> dict[str, Any]:
     path, _, query = path.partition("?")
     return {
         "type": "http",
@@ -175,7 +176,7 @@ def _scope(method: str, path: str, headers: Mapping[str, str]) -> dict[str, Any]
         "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
-        "client": ("127.0.0.1", 50000),
+        "client": (address, 50000),
         "server": ("127.0.0.1", 13131),
         "extensions": {},
         "state": {},

@@ -12,6 +12,7 @@ from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import Discovery
 from neuron_service.app import create_app
 from neuron_service.host import Host
+from neuron_service.tallies import Tallies
 from neuron_service.version import Version
 from tests.fakes.asgi_client import AsgiClient
 
@@ -45,13 +46,15 @@ async def scripted_host(
     """A host with the models `resident` loaded; `default_models` are known to its tracker, and not loaded."""
     harness = ScriptedHarness(scripts)
     tracker = ActivationTracker(default_models)
-    async with Registry([harness], clock=clock) as registry:
+    tallies = Tallies()
+    async with Registry([harness], clock=clock, on_reply=tallies.take_reply, on_load=tallies.take_load) as registry:
         host = Host(
             harnesses=harnesses,
             registry=registry,
             tracker=tracker,
             monitor=DeviceMonitor(),
             model_aliases=model_aliases,
+            tallies=tallies,
             version=Version(package_version="1.2.3", git_sha="abc123def"),
         )
         if discovery is not None:

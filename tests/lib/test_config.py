@@ -190,6 +190,19 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             '[[models]]\nid="a/b"\nchat_template="b.jinja"',
             "neuron.toml: `a/b` has the relative `chat_template` 'b.jinja', which must be absolute in `models[0]`",
         ),
+        ('keys_file = "keys"', "neuron.toml: the relative `keys_file` 'keys' must be absolute"),
+        (
+            'trusted_networks = ["intranet"]',
+            'neuron.toml: `trusted_networks[0]`: expected "loopback", "private", a network, an address, or user:NAME',
+        ),
+        (
+            'trusted_networks = ["loopback", "10.0.0.1/8"]',
+            "neuron.toml: `trusted_networks[1]`: 10.0.0.1/8 has host bits set",
+        ),
+        (
+            'trusted_proxies = ["10.0.0.0/40"]',
+            "neuron.toml: `trusted_proxies[0]`: '10.0.0.0/40' does not appear to be an IPv4 or IPv6 network",
+        ),
         (
             '[[models]]\nid="a/b"\npath="~nobody-of-this-name/b.gguf"',
             "neuron.toml: `models[0].path`: there is no home directory for '~nobody-of-this-name/b.gguf'",

@@ -203,7 +203,7 @@ def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_quote_it(tmp
 
 # ----------------------------------------------------------------------------------------------------- command line
 
-COMMANDS = ("serve", "pull", "ls", "rm")
+COMMANDS = ("serve", "pull", "ls", "rm", "key")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -219,17 +219,17 @@ def test_each_command_has_a_help_of_its_own(command: str, form: str, capsys: pyt
 def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == 0
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")][:4] == list(COMMANDS)
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")][: len(COMMANDS)] == list(COMMANDS)
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("list", "there is no command 'list'; did you mean `neuron ls`? commands: serve, pull, ls, rm and help"),
+        ("list", "there is no command 'list'; did you mean `neuron ls`? commands: serve, pull, ls, rm, key and help"),
         ("serv", "did you mean `neuron serve`?"),
         ("download a/b", "did you mean `neuron pull`?"),
         ("remove a/b", "did you mean `neuron rm`?"),
-        ("frobnicate", "there is no command 'frobnicate'; commands: serve, pull, ls, rm and help (see"),
+        ("frobnicate", "there is no command 'frobnicate'; commands: serve, pull, ls, rm, key and help (see"),
         ("help frobnicate", "there is no command 'frobnicate'"),
         ("--config x list", "there is no command 'list'"),
         ("--demo ls", "--demo is an option of `neuron serve`, not of `neuron ls`"),
@@ -250,6 +250,14 @@ def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], caps
         ("--demo --config x", "it cannot be used with --config"),
         ("--demo serve --config x", "it cannot be used with --config"),
         ("--host= --demo", "argument --host: '' is not an address to listen on"),
+        ("key", "the following arguments are required: action"),
+        ("key make", "argument action: invalid choice: 'make'"),
+        ("key new", "`neuron key new` takes the NAME of a key"),
+        ("key ls laptop", "`neuron key ls` takes no NAME"),
+        ("key rm laptop --scope admin", "--scope is an option of `neuron key new`"),
+        ("key new laptop --json", "--json is an option of `neuron key ls`"),
+        ("key new laptop --scope all", "argument --scope: invalid choice: 'all'"),
+        ("key new lap/top", "a name has 1 to 64 letters"),
         ("serve --log-level loud", "argument --log-level: invalid choice: 'loud'"),
     ],
 )
@@ -272,7 +280,7 @@ def test_options_may_stand_before_or_after_the_command_and_the_last_counts(
 ) -> None:
     config = tmp_path / "own.toml"
     config.write_text(f'[[models]]\nid = "a/b"\npath = "/nowhere.gguf"\n[harness.llamacpp]\nhf_cache = "{tmp_path}"')
-    monkeypatch.setattr("neuron_service.cli.models.loaded_ids", lambda _config: frozenset())
+    monkeypatch.setattr("neuron_service.cli.models.loaded_ids", lambda *_: frozenset())
     assert run(*arguments.format(config).split()) == 0
     assert '"id": "a/b"' in capsys.readouterr().out
 
@@ -286,6 +294,7 @@ def test_without_a_command_options_are_those_of_serve(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("text", "pasted"),
     [
+        ("trusted_networks = ['private']", '/models/load -H "x-api-key: $NEURON_API_KEY" -H'),
         ("", "/models/load"),
         ('[[models]]\nid = "a/b"', '"model_id":"a/b"'),
         ('[[default_models]]\nmodel_id = "mirror:a/b"\nharness = "llamacpp"', '"model":"a/b"'),
@@ -356,6 +365,7 @@ LIBRARY = {
         ("frobnicate", WEB | REST),
         ("ls", WEB | LIBRARY),
         ("rm --partials", WEB | LIBRARY),
+        ("key ls --file keys", WEB | LIBRARY),
         ("serve --check-config", WEB),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from neuron_lib import EngineDead
 from neuron_lib.testing import ScriptedModel
-from neuron_service.access import AccessRules
+from neuron_service.access.hosts import AccessRules
 from neuron_service.app import create_app
 from neuron_service.cors import CorsRules
 from neuron_service.http_rules import HttpRules

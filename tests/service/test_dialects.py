@@ -15,7 +15,7 @@ from neuron_lib.types import Chat, Principal
 from neuron_lib.wire.dialect import Dialect
 from neuron_lib.wire.http_errors import RequestTimeout, UnknownPath
 from neuron_service import dialects
-from neuron_service.access import AccessRules
+from neuron_service.access.hosts import AccessRules
 from neuron_service.answers import StreamedAnswer
 from neuron_service.app import create_app
 from neuron_service.dialects import DIALECTS

@@ -261,3 +261,41 @@ def test_a_reply_says_how_long_its_request_waited_to_begin() -> None:
     run(loop, sequence(3))
     (done,) = [event for event in events_of(told, 2) if isinstance(event, Done)]
     assert done.queue_s == 4.0
+
+
+def test_the_time_between_tokens_is_counted_for_each_reply_from_its_second_token_on() -> None:
+    runner = ScriptedSteps(4)
+    loop, _ = loop_over(runner, clock=lambda: len(runner.plans) * 0.04)
+    run(loop, sequence(1), sequence(3))
+    gaps = loop.measures().token_gaps
+    assert dict(zip(gaps.bounds, gaps.counts, strict=False)) == dict.fromkeys(gaps.bounds, 0) | {0.05: 6}
+    assert gaps.sum == pytest.approx(6 * 0.04)
+
+
+def test_the_time_without_work_is_no_time_between_tokens() -> None:
+    runner = ScriptedRunner()
+    now = [0.0]
+    loop, _ = loop_over(runner, clock=lambda: now[0])
+    for _ in range(2):
+        loop.submit(alone(sequence(len(runner.plans) + 1, max_tokens=2)))
+        loop._take_instructions(block=False)
+        while not loop._scheduler.is_idle:
+            now[0] += 0.04
+            loop.step()
+        now[0] += 100
+    gaps = loop.measures().token_gaps
+    assert sum(gaps.counts) == 2
+    assert gaps.sum == pytest.approx(0.08)
+
+
+def test_cells_of_prompts_that_are_kept_for_later_are_held_and_not_live() -> None:
+    loop, _ = loop_over(ScriptedSteps(3))
+    run(loop, sequence(1), sequence(3, max_tokens=2))
+    measures = loop.measures()
+    live = 3 + 2 + 1  # the prompt, two tokens, and the one of the step that has been planned and has not run
+    assert (measures.kv_cells_live, measures.kv_cells_held) == (live, live + 3 + 1)
+
+
+def test_a_context_for_vectors_holds_no_cells() -> None:
+    loop, _ = loop_over(ScriptedRunner(), scheduler=VectorScheduler(seats=1, texts=1, n_batch=8))
+    assert (loop.measures().kv_cells_live, loop.measures().kv_cells_held) == (0, 0)

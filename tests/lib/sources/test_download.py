@@ -311,6 +311,85 @@ def test_a_file_that_another_process_fetches_is_waited_for_and_watched(folder: P
     assert is_verified(folder, FILE)
 
 
+def sign_of(lock: Path) -> int:
+    return lock.stat().st_mtime_ns
+
+
+def old_lock(folder: Path) -> Path:
+    """A lock file whose last sign was long ago."""
+    lock = lock_path(folder, FILE.blob)
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, ns=(1, 1))
+    return lock
+
+
+def test_a_process_that_hashes_a_blob_shows_it_by_the_time_of_its_lock(folder: Path) -> None:
+    lock = old_lock(folder)
+    put_blob(folder, CONTENT)
+    fetch(folder)
+    assert sign_of(lock) > 1
+
+
+def test_a_process_that_hashes_what_an_earlier_one_has_left_shows_it_before_it_asks_the_hub(folder: Path) -> None:
+    lock, signs = old_lock(folder), list[int]()
+    begin(folder, CONTENT[:77])
+
+    def look(offset: int) -> Piece:
+        signs.append(sign_of(lock))
+        return rest(offset)
+
+    fetch(folder, look)
+    assert signs > [1]
+
+
+def test_a_download_gives_no_sign_because_its_file_grows(folder: Path) -> None:
+    lock = old_lock(folder)
+    fetch(folder, rest)
+    assert sign_of(lock) == 1
+
+
+@pytest.mark.parametrize(("piece", "signs"), [(64, 3), (128, 2), (1000, 1)])
+def test_a_long_file_is_shown_again_and_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, piece: int, signs: int
+) -> None:
+    given_signs: list[object] = []
+    monkeypatch.setattr("neuron_lib.sources.download._READ_BYTES", piece)
+    monkeypatch.setattr("neuron_lib.sources.download._SIGN_BYTES", 63)
+    monkeypatch.setattr("neuron_lib.sources.download.os.utime", given_signs.append)
+    put_blob(folder, CONTENT)
+    fetch(folder)
+    assert len(given_signs) == signs
+
+
+def test_a_sign_that_cannot_be_given_ends_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EPERM, "not yours")
+
+    monkeypatch.setattr("neuron_lib.sources.download.os.utime", refuse)
+    put_blob(folder, CONTENT)
+    fetch(folder)
+    assert is_verified(folder, FILE)
+
+
+def test_the_signs_of_the_process_that_is_waited_for_are_noticed(folder: Path) -> None:
+    lock, transfer, seen = old_lock(folder), Transfer(FILE), list[int]()
+    put_blob(folder, CONTENT)
+    with lock.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        os.utime(lock, ns=(1, 1))
+
+        def go_on(_: float) -> None:
+            seen.append(transfer.signs)
+            if len(seen) == 1:
+                os.utime(lock, ns=(0, 0))  # a clock that was put back
+            if len(seen) == 3:
+                other.close()
+
+        fetch_blob(Hub([]).open, transfer=transfer, folder=folder, model_id=MODEL_ID, pause=go_on)
+    assert seen == [1, 2, 2]
+
+
 def test_a_lock_that_was_deleted_before_it_was_taken_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock, taken = lock_path(folder, FILE.blob), []
 

@@ -441,6 +441,14 @@ def test_a_file_that_is_read_again_has_a_window_of_its_own() -> None:
     assert watch.is_slow(200.0, 2 * 10**6)
 
 
+def test_a_process_that_is_waited_for_is_not_slow_as_long_as_it_gives_signs() -> None:
+    watch = RateWatch(min_bytes_per_s=1000, window_s=60)
+    assert not any(watch.is_slow(40.0 * step, 0, signs=step) for step in range(100))
+    now_s = 40.0 * 99
+    assert not watch.is_slow(now_s + 59, 0, signs=99)
+    assert watch.is_slow(now_s + 60, 0, signs=99)
+
+
 def test_no_least_rate_means_that_nothing_is_slow() -> None:
     watch = RateWatch(min_bytes_per_s=0, window_s=1)
     assert not any(watch.is_slow(float(now_s), 0) for now_s in range(1000))

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from neuron_lib.config import Config
 from neuron_lib.sources import ModelStore
 from neuron_service.cli import main, models
+from neuron_service.cli.running_service import ServiceSilent, loaded_ids
 from tests.fakehub import FakeHub, fake_hub
 from tests.fakes.fetch_in_thread import fetch_in_thread
 from tests.fakes.gguf_bytes import gguf
@@ -33,7 +35,7 @@ DEAD_HUB = "http://127.0.0.1:9"
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a `neuron.toml` for a hub that is never asked, a cache beside it, and no service."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "loaded_ids", lambda _config: frozenset())
+    monkeypatch.setattr(models, "loaded_ids", lambda *_: frozenset())
     configure(tmp_path, DEAD_HUB)
     return tmp_path
 
@@ -290,7 +292,7 @@ def test_a_model_that_is_loaded_while_the_command_asks_is_kept(
     answers = iter([frozenset[str](), frozenset({"my/alias"})])
     monkeypatch.setattr("sys.stdin", _Terminal("y\n"))
     with monkeypatch.context() as patch:
-        patch.setattr(models, "loaded_ids", lambda _config: next(answers))
+        patch.setattr(models, "loaded_ids", lambda *_: next(answers))
         assert run("rm", "org/name") == 1
     assert "my/alias is loaded" in capsys.readouterr().err
     assert len(cached_models(capsys)) == 2
@@ -381,3 +383,46 @@ def test_a_model_that_the_service_has_loaded_is_not_deleted(
             thread.join()
     if expected:
         assert expected in capsys.readouterr().err
+
+
+class _LockedService(BaseHTTPRequestHandler):
+    """A service whose only key is `good`."""
+
+    def do_GET(self) -> None:
+        is_known = self.headers.get("x-api-key") == "good"
+        body = b'{"models":[]}' if is_known else b'{"error":{}}'
+        self.send_response(200 if is_known else 401)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (None, "wants a key: set NEURON_API_KEY"),
+        ("bad", "does not know the key in NEURON_API_KEY"),
+        ("b\u00e4d", "NEURON_API_KEY is no API key"),
+        ("good\n", ""),
+    ],
+)
+def test_a_service_that_wants_a_key_is_asked_with_the_one_of_the_environment(
+    process: None, key: str | None, said: str
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), _LockedService) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            config = Config(port=server.server_port)
+            environ = {} if key is None else {"NEURON_API_KEY": key}
+            if not said:
+                assert loaded_ids(config, environ) == frozenset()
+                return
+            with pytest.raises(ServiceSilent, match=said) as caught:
+                loaded_ids(config, environ)
+            assert "bad" not in str(caught.value)
+        finally:
+            server.shutdown()
+            thread.join()

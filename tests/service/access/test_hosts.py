@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_lib.wire.http_errors import AccessRefused, HostNotAllowed, MalformedHost, OriginNotAllowed
-from neuron_service.access import AccessRules, is_loopback
+from neuron_service.access.hosts import AccessRules, is_loopback
 from neuron_service.app import create_app
 from neuron_service.http.listening import bind
 from tests.fakes.asgi_client import JSON, AsgiClient

@@ -1,0 +1,33 @@
+"""What a key must be allowed to do for a request. Pure."""
+
+from typing import Final, Literal, TypeAlias, get_args
+
+from neuron_service.dialects import DIALECTS
+
+__all__ = ("OPEN_PATHS", "SCOPES", "Scope", "needed_scope")
+
+Scope: TypeAlias = Literal["inference", "admin", "metrics"]
+"""`inference` asks models. `admin` loads and unloads them. `metrics` reads `/metrics`. Every key reads everything else,
+which is the state of the host and its lists of models.
+"""
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+
+OPEN_PATHS: Final = frozenset({"/healthz"})
+"""Paths that are answered to everybody. The answer says nothing but that the process makes progress."""
+
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_IMAGES: Final = frozenset({"/v1/images/generations", "/images/generations"})
+_INFERENCE: Final = _IMAGES.union(*(dialect.paths for dialect in DIALECTS))
+
+
+def needed_scope(method: str, path: str) -> Scope | None:
+    """The scope that a key needs for this request; None if every key will do.
+
+    A request that may change something needs `admin`, unless its path is known to ask a model. So a new path is closed
+    until somebody opens it.
+    """
+    if path == "/metrics":
+        return "metrics"
+    if method in _READING:
+        return None
+    return "inference" if path in _INFERENCE else "admin"

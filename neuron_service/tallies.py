@@ -1,0 +1,170 @@
+"""What this process has counted since it started, for `GET /metrics`: replies, loads and the lag of the event loop.
+
+Counts only. What can be read from the registry when somebody asks is not counted here. Nothing here runs for a token.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from neuron_lib.tally import Tally
+from neuron_lib.types import Distribution, EndedLoad, EndedReply, LoadOutcome, LoadStage, ReplyOutcome
+
+__all__ = ("NO_REPLIES", "Counts", "ModelCounts", "ReplyCount", "ReplyMeasure", "Tallies")
+
+_MOST_MODELS: Final = 64
+"""Models whose replies are counted by name. A host that has served more forgets the one that was unused for longest."""
+_WAIT_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+_REPLY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0)
+_TOKEN_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+_LOAD_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 3600.0)
+_LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_TOKENS: Final = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+
+class ReplyCount(StrEnum):
+    """What is counted of the replies of a model."""
+
+    RETRIED = "retried"
+    PROMPT_TOKENS = "prompt tokens"
+    CACHED_TOKENS = "cached tokens"
+    COMPLETION_TOKENS = "completion tokens"
+    REASONING_TOKENS = "reasoning tokens"
+
+
+class ReplyMeasure(StrEnum):
+    """What is measured of each reply of a model: seconds, or tokens."""
+
+    FIRST_TOKEN_S = "first token"  # noqa: S105 - a name and no secret
+    QUEUE_S = "queue"
+    PREFILL_S = "prefill"
+    DECODE_S = "decode"
+    TOTAL_S = "total"
+    TOKEN_S = "token"  # noqa: S105 - a name and no secret
+    PROMPT_SIZE = "prompt size"
+    COMPLETION_SIZE = "completion size"
+
+
+_BOUNDS: Final[Mapping[ReplyMeasure, tuple[float, ...]]] = {
+    ReplyMeasure.FIRST_TOKEN_S: _WAIT_S,
+    ReplyMeasure.QUEUE_S: _WAIT_S,
+    ReplyMeasure.PREFILL_S: _WAIT_S,
+    ReplyMeasure.DECODE_S: _REPLY_S,
+    ReplyMeasure.TOTAL_S: _REPLY_S,
+    ReplyMeasure.TOKEN_S: _TOKEN_S,
+    ReplyMeasure.PROMPT_SIZE: _TOKENS,
+    ReplyMeasure.COMPLETION_SIZE: _TOKENS,
+}
+
+
+class ModelCounts(Struct, frozen=True, kw_only=True):
+    """The counts of the replies of one model at one moment.
+
+    `outcomes` counts the replies by the finish reason of their first choice, or by the `ReplyOutcome` of one that is
+    not finished.
+    """
+
+    outcomes: Mapping[str, int]
+    counts: Mapping[ReplyCount, int]
+    measures: Mapping[ReplyMeasure, Distribution]
+
+
+class Counts(Struct, frozen=True, kw_only=True):
+    """All counts at one moment. `stages_s` has the seconds of the stages of loads that ended with success."""
+
+    models: Mapping[str, ModelCounts]
+    loads: Mapping[LoadOutcome, int]
+    stages_s: Mapping[LoadStage, Distribution]
+    fetched_bytes: int
+    loop_lag_s: Distribution
+
+
+class _ModelTallies:
+    def __init__(self) -> None:
+        self._outcomes: Counter[str] = Counter()
+        self._counts = dict.fromkeys(ReplyCount, 0)
+        self._measures = {measure: Tally(_BOUNDS[measure]) for measure in ReplyMeasure}
+
+    def show(self) -> ModelCounts:
+        return ModelCounts(
+            outcomes=dict(self._outcomes),
+            counts=self._counts.copy(),
+            measures={measure: tally.show() for measure, tally in self._measures.items()},
+        )
+
+    def take(self, ended: EndedReply) -> None:
+        """Its tokens and its wait count however it ended, its other times only if it is finished."""
+        usage, counts = ended.usage, self._counts
+        is_finished = ended.outcome is ReplyOutcome.FINISHED
+        self._outcomes[ended.finish_reasons[0] if is_finished else ended.outcome] += 1
+        counts[ReplyCount.RETRIED] += ended.retried
+        counts[ReplyCount.PROMPT_TOKENS] += usage.prompt_tokens
+        counts[ReplyCount.CACHED_TOKENS] += usage.cached_tokens
+        counts[ReplyCount.COMPLETION_TOKENS] += usage.completion_tokens
+        counts[ReplyCount.REASONING_TOKENS] += usage.reasoning_tokens
+        self._add(ReplyMeasure.QUEUE_S, ended.queue_s)
+        if ended.first_event_s is not None and not ended.whole:
+            self._add(ReplyMeasure.FIRST_TOKEN_S, ended.first_event_s)
+        if is_finished:
+            self._take_finished(ended)
+
+    def _take_finished(self, ended: EndedReply) -> None:
+        usage, choices = ended.usage, len(ended.finish_reasons)
+        self._add(ReplyMeasure.PREFILL_S, usage.prefill_ms / 1000)
+        self._add(ReplyMeasure.DECODE_S, usage.decode_ms / 1000)
+        self._add(ReplyMeasure.TOTAL_S, ended.total_s)
+        self._add(ReplyMeasure.PROMPT_SIZE, usage.prompt_tokens)
+        self._add(ReplyMeasure.COMPLETION_SIZE, usage.completion_tokens)
+        further = usage.completion_tokens // choices - 1  # the first token of a choice comes out of prefill
+        if further > 0:
+            self._add(ReplyMeasure.TOKEN_S, usage.decode_ms / 1000 / further)
+
+    def _add(self, measure: ReplyMeasure, value: float) -> None:
+        self._measures[measure].add(value)
+
+
+NO_REPLIES: Final = _ModelTallies().show()
+"""The counts of a model that has made no reply so far."""
+
+
+class Tallies:
+    """The counts of one host. Lives as long as the process. Belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self.loop_lag_s = Tally(_LAG_S)
+        self._models: dict[str, _ModelTallies] = {}  # the one that has ended a reply last at the end
+        self._loads = dict.fromkeys(LoadOutcome, 0)
+        self._stages_s = {stage: Tally(_LOAD_S) for stage in LoadStage}
+        self._fetched_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Tallies of {len(self._models)} models, {self._loads}>"
+
+    def show(self) -> Counts:
+        """The counts now."""
+        return Counts(
+            models={model_id: model.show() for model_id, model in self._models.items()},
+            loads=self._loads.copy(),
+            stages_s={stage: tally.show() for stage, tally in self._stages_s.items()},
+            fetched_bytes=self._fetched_bytes,
+            loop_lag_s=self.loop_lag_s.show(),
+        )
+
+    def take_reply(self, ended: EndedReply) -> None:
+        """Count a reply that has ended; for `Registry(on_reply=…)`."""
+        model = self._models.pop(ended.model_id, None) or _ModelTallies()
+        self._models[ended.model_id] = model
+        if len(self._models) > _MOST_MODELS:
+            del self._models[next(iter(self._models))]
+        model.take(ended)
+
+    def take_load(self, ended: EndedLoad) -> None:
+        """Count a load that has ended; for `Registry(on_load=…)`. The stages of a load that failed do not count."""
+        self._loads[ended.outcome] += 1
+        self._fetched_bytes += ended.fetched_bytes
+        if ended.outcome is LoadOutcome.LOADED:
+            for stage, seconds in ended.stages_s:
+                self._stages_s[stage].add(seconds)

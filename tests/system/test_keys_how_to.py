@@ -1,0 +1,66 @@
+"""The page about keys: its configurations and its commands, in the order of the page, with a real service."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.patience import PATIENCE_S
+from tests.system.daemon import Daemon, eventually, running_daemon
+from tests.system.test_documents import blocks
+
+pytestmark = pytest.mark.system
+
+PAGE = "docs/how-to/keys.md"
+MAKE, SEND, CLOSED, CHANGE = blocks(PAGE, "sh")
+WITH_KEYS, WITHOUT_TRUST, BEHIND_A_PROXY = blocks(PAGE, "toml")
+STRANGER = "198.51.100.9"
+
+
+def shell(script: str, folder: Path, *, port: int = 0) -> list[str]:
+    """The lines that a script of the page prints, with `folder` in the place of `/etc/neuron`."""
+    command = folder / "neuron"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m neuron_service "$@"\n')
+    command.chmod(stat.S_IRWXU)
+    environ = {"PATH": f"{folder}:{os.environ['PATH']}", "no_proxy": "127.0.0.1"}
+    done = subprocess.run(
+        ["/bin/sh", "-ec", here(script, folder).replace("127.0.0.1:13131", f"127.0.0.1:{port}")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        cwd=folder,
+        env=os.environ | environ,
+    )
+    return done.stdout.splitlines()
+
+
+def here(text: str, folder: Path) -> str:
+    return text.replace("/etc/neuron", str(folder))
+
+
+def status(daemon: Daemon, headers: Mapping[str, str]) -> int:
+    return daemon.client.get("/v1/models", headers=dict(headers)).status_code
+
+
+def test_the_page_says_what_happens(tmp_path: Path) -> None:
+    (tmp_path / "neuron.toml").write_text(here(WITH_KEYS, tmp_path))
+    assert shell(MAKE, tmp_path) == ["NAME    SCOPES", "laptop  inference", "fleet   admin, inference"]
+    with running_daemon(tmp_path, here(WITHOUT_TRUST, tmp_path)) as daemon:
+        (answers,) = shell(SEND, tmp_path, port=daemon.port)
+        assert answers == """{"data":[],"object":"list"}{"error":"model 'org/name' is not loaded on this host"}"""
+        assert shell(CLOSED, tmp_path, port=daemon.port) == ["401"]
+        eventually(lambda: "every caller needs one of 2 keys" in daemon.log)
+    laptop = {"x-api-key": (tmp_path / "laptop.key").read_text().strip()}
+    assert shell(CHANGE, tmp_path) == []
+    second = {"x-api-key": (tmp_path / "laptop-2.key").read_text().strip()}
+    with running_daemon(tmp_path, here(WITH_KEYS + BEHIND_A_PROXY, tmp_path)) as daemon:
+        forwarded = {"x-forwarded-for": f"10.0.0.1, {STRANGER}"}
+        seen = [status(daemon, headers) for headers in ({}, forwarded, forwarded | laptop, forwarded | second)]
+    assert seen == [200, 401, 401, 200]
+    assert laptop["x-api-key"] not in daemon.log
+    assert second["x-api-key"] not in daemon.log
