@@ -5,9 +5,9 @@ decides by these numbers.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from msgspec import structs
 
@@ -27,6 +27,10 @@ logger = logging.getLogger("neuron_lib.engine")
 
 _Taken: TypeAlias = Mapping[str, Allocation]
 _MOST_TRIES: Final = 4
+_STEP: Final = 256
+"""Cells. libllama rounds a context up to a multiple of this."""
+_NOTE_BYTES: Final = 48
+"""What libllama notes about each cell in the host's memory: its position, and the sequences that it belongs to."""
 _ENGINE_BYTES: Final = 4 << 20
 """What the process takes beside the model as soon as it serves: its threads and templates (measured)."""
 _VOCABULARY_BYTES: Final = 96
@@ -100,6 +104,10 @@ class _Room:
         """What the engine's process takes on a device."""
         return self.process_bytes if device == CPU else 0
 
+    def notes(self, device: str, cells: int) -> int:
+        """What libllama's notes about so many cells take on a device."""
+        return _NOTE_BYTES * cells if device == CPU else 0
+
     def free_for_model(self, device: str) -> int:
         """What is free on a device for weights, cells and buffers."""
         return max(0, self.free(device) - self.process(device))
@@ -107,13 +115,8 @@ class _Room:
 
 def _plan_chat(model: Model, load: Load, room: _Room) -> MemoryPlan:
     params = structs.replace(load.context, n_ctx=context_length(load.context, model.native_context))
-
-    def measure(layout: KvLayout, n_ctx: int = params.n_ctx) -> _Taken:
-        kind: Final = "unified" if layout.unified else "per_sequence"
-        asked = structs.replace(params, n_ctx=n_ctx, kv_layout=kind, kv_cells=layout.cells)
-        return dry_context(model, asked, seats=load.seats)
-
-    layout, taken = _choose_layout(params, load.seats, measure, room)
+    dry_runs = _DryRuns(model, params, seats=load.seats)
+    layout, taken = _choose_layout(params, load.seats, dry_runs, room)
     logger.info(
         "KV layout: %s of %d cells; %s",
         "one pool" if layout.unified else "a stream for each sequence, all together",
@@ -125,7 +128,7 @@ def _plan_chat(model: Model, load: Load, room: _Room) -> MemoryPlan:
         ),
     )
     return structs.replace(
-        _plan(model, taken, load, room),
+        _plan(model, taken, load, room, cells=layout.cells),
         n_ctx=min(params.n_ctx, layout.cells),
         kv_layout="unified" if layout.unified else "per_sequence",
         kv_cells=layout.cells,
@@ -134,49 +137,93 @@ def _plan_chat(model: Model, load: Load, room: _Room) -> MemoryPlan:
     )
 
 
+class _DryRuns:
+    """Measures contexts of one model, and computes what those would take that are too large to be measured.
+
+    libllama keeps a few bytes of notes for each cell also in a dry run. So a dry run of a context that no host could
+    have would itself take more memory than there is.
+    """
+
+    def __init__(self, model: Model, params: ContextParams, *, seats: int) -> None:
+        self._model: Final = model
+        self._params: Final = params
+        self._seats: Final = seats
+        # Layers with a window have all their cells from here on, so the other cells alone make the difference.
+        whole = min(params.n_ctx, -(-(model.window + params.n_ubatch) // _STEP) * _STEP + _STEP)
+        self._few: Final = whole * seats, self._measure("per_sequence", n_ctx=whole)
+        more = min(params.n_ctx, 2 * whole)
+        self._more: Final = more * seats, self._measure("per_sequence", n_ctx=more)
+
+    def room(self, device: str, free_bytes: int) -> DeviceRoom:
+        """What cells cost on a device, with the notes about them."""
+
+        def size(measured: tuple[int, _Taken]) -> tuple[int, int]:
+            cells, taken = measured
+            return cells, taken[device].total + (_NOTE_BYTES * cells if device == CPU else 0)
+
+        return DeviceRoom.from_two(smaller=size(self._few), larger=size(self._more), free_bytes=free_bytes)
+
+    @property
+    def devices(self) -> Iterable[str]:
+        """The devices that hold a part of the model."""
+        return self._more[1].keys()
+
+    def taken(self, layout: KvLayout) -> _Taken:
+        """What a context of this layout takes."""
+        computed = {device: self._beyond(device, layout.cells) for device in self.devices}
+        if any(each.total > total_bytes(device) for device, each in computed.items()):
+            return computed
+        if not layout.unified:
+            return self._measure("per_sequence", n_ctx=self._params.n_ctx)
+        return self._measure("unified", n_ctx=self._params.n_ctx, kv_cells=layout.cells)
+
+    def _beyond(self, device: str, cells: int) -> Allocation:
+        (few, small), (more, large) = self._few, self._more
+        if more == few:
+            return large[device]
+        times, left = divmod(cells - more, more - few)
+
+        def grown(smaller: int, larger: int) -> int:
+            return max(0, larger + (larger - smaller) * times + (larger - smaller) * left // (more - few))
+
+        a, b = small[device], large[device]
+        return Allocation(b.weights, grown(a.context, b.context), grown(a.compute, b.compute))
+
+    def _measure(self, kind: Literal["per_sequence", "unified"], *, n_ctx: int, kv_cells: int = 0) -> _Taken:
+        asked = structs.replace(self._params, n_ctx=n_ctx, kv_layout=kind, kv_cells=kv_cells)
+        return dry_context(self._model, asked, seats=self._seats)
+
+
 def _plan_vectors(model: Model, load: Load, room: _Room) -> MemoryPlan:
     texts, n_batch = vector_batch(load.context, n_ctx=context_length(load.context, model.native_context))
     taken = dry_vector_context(model, load.context, seats=texts, n_batch=n_batch)
     return structs.replace(_plan(model, taken, load, room), n_ctx=n_batch)
 
 
-def _choose_layout(
-    params: ContextParams, seats: int, measure: Callable[..., _Taken], room: _Room
-) -> tuple[KvLayout, _Taken]:
+def _choose_layout(params: ContextParams, seats: int, dry_runs: _DryRuns, room: _Room) -> tuple[KvLayout, _Taken]:
     """The layout that fits on every device, and what it takes.
 
-    Two sizes say what a cell costs. Windows take another number of cells in a pool, so a pool is measured itself, and
-    made smaller while it takes more than is free.
+    Windows take another number of cells in a pool, so a pool is measured before it is chosen, and made smaller while it
+    takes more than is free.
     """
-    streams = KvLayout(unified=False, cells=seats * params.n_ctx)
-    taken = measure(streams)
-    fewer = KvLayout(unified=False, cells=seats * max(1, params.n_ctx // 2))
-    smaller = measure(fewer, fewer.cells // seats)
-    devices = {
-        device: DeviceRoom.from_two(
-            smaller=(fewer.cells, smaller.get(device, Allocation()).total),
-            larger=(streams.cells, each.total),
-            free_bytes=room.free_for_model(device),
-        )
-        for device, each in taken.items()
-    }
-    layout: KvLayout | None = choose_layout(
+    devices = {device: dry_runs.room(device, room.free_for_model(device)) for device in dry_runs.devices}
+    layout = choose_layout(
         wanted=params.kv_layout, seats=seats, n_ctx=params.n_ctx, kv_cells=params.kv_cells, devices=devices.values()
     )
-    chosen = streams
-    for _ in range(_MOST_TRIES):
-        if layout is None or layout == chosen:
-            break
-        chosen, taken = layout, measure(layout)
+    taken = dry_runs.taken(layout)
+    for _ in range(0 if params.kv_cells else _MOST_TRIES):
         excess = max(
-            -(-(each.total - room.free_for_model(device)) // max(1, devices[device].cell_bytes))
-            for device, each in taken.items()
+            -(-(taken[name].total + room.notes(name, layout.cells) - device.free_bytes) // max(1, device.cell_bytes))
+            for name, device in devices.items()
         )
-        layout = smaller_pool(chosen, excess_cells=excess) if excess > 0 and not params.kv_cells else None
-    return chosen, taken
+        smaller = smaller_pool(layout, excess_cells=excess) if excess > 0 else None
+        if smaller is None:
+            break
+        layout, taken = smaller, dry_runs.taken(smaller)
+    return layout, taken
 
 
-def _plan(model: Model, taken: _Taken, load: Load, room: _Room) -> MemoryPlan:
+def _plan(model: Model, taken: _Taken, load: Load, room: _Room, *, cells: int = 0) -> MemoryPlan:
     asked = load.context.gpu_layers
     has_gpu = any(device != CPU for device in taken)
     return MemoryPlan(
@@ -186,7 +233,7 @@ def _plan(model: Model, taken: _Taken, load: Load, room: _Room) -> MemoryPlan:
                 weights_bytes=each.weights,
                 context_bytes=each.context,
                 compute_bytes=each.compute,
-                process_bytes=room.process(device),
+                process_bytes=room.process(device) + room.notes(device, cells),
                 free_bytes=room.free(device),
             )
             for device, each in sorted(taken.items())

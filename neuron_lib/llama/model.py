@@ -95,6 +95,11 @@ class Model:
         return int(lib.llama_model_n_layer(self._pointer))
 
     @property
+    def window(self) -> int:
+        """How many tokens the layers see that do not see the whole text. 0 if all layers see the whole text."""
+        return int(lib.llama_model_n_swa(self._pointer))
+
+    @property
     def size_bytes(self) -> int:
         """The bytes of all tensors."""
         return int(lib.llama_model_size(self._pointer))

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -133,6 +134,7 @@ class LlamaCppHarness:
                 max_prompt_tokens=self._max_prompt_tokens,
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
+                vram_used_mb=lambda: memory.taken_mb,
             )
 
     async def estimate(self, spec: ModelSpec) -> MemoryPlan:
@@ -145,18 +147,16 @@ class LlamaCppHarness:
 
     async def _plan(self, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
         model_id = public_id(spec.model_id)
-        async with self._outline(spec) as local:
-            load = load_command(self._config, local, environ=self._environ)
-            load = structs.replace(load, plan_only=True, assumes_empty=assumes_empty)
-            start = self._engine(load, spec, model_id=model_id, on_progress=lambda _: None)
-            with anyio.move_on_after(_PLAN_LIMIT_S):
+        with anyio.move_on_after(_PLAN_LIMIT_S):
+            async with anyio.TemporaryDirectory(prefix="neuron-outline-") as folder:
+                room_bytes = self._room_bytes(spec)
+                local = await self._store.outline(spec, into=Path(folder), room_bytes=room_bytes)
+                load = load_command(self._config, local, environ=self._environ)
+                load = structs.replace(load, plan_only=True, assumes_empty=assumes_empty)
+                start = self._engine(load, spec, model_id=model_id, on_progress=lambda _: None)
                 async with start() as engine:
                     return await engine.wait_planned()
         raise SourceUnavailable(f"{model_id}: no memory plan after {_PLAN_LIMIT_S:g} s", model_id=model_id)
-
-    @asynccontextmanager
-    async def _outline(self, spec: ModelSpec) -> AsyncIterator[LocalModel]:
-        yield await self._fetch(spec, lambda _: None)
 
     def _engine(
         self, load: Load, spec: ModelSpec, *, model_id: str, on_progress: Callable[[float], None]
@@ -180,10 +180,13 @@ class LlamaCppHarness:
 
     async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
         """Bring the model here. What this host cannot have is refused before anything is fetched."""
+        return await self._store.fetch(spec, report=report, room_bytes=self._room_bytes(spec))
+
+    def _room_bytes(self, spec: ModelSpec) -> int:
+        """The memory that a default quant should fit into. Raises `LoadFailed` for devices that there are not."""
         gpu_memory_mb = tuple(self._gpu_memory_mb())
         device_indices(spec, gpu_count=len(gpu_memory_mb))
-        room_bytes = memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if self._config.gpu_layers else ())
-        return await self._store.fetch(spec, report=report, room_bytes=room_bytes)
+        return memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if self._config.gpu_layers else ())
 
     def _environment(self, spec: ModelSpec, *, threads: int, gpu_count: int) -> dict[str, str]:
         # With GPUs the threads are bound to no core. The engines of several GPUs would all be bound to the first ones.

@@ -30,8 +30,13 @@ class LlamaCppModel:
         max_prompt_tokens: int,
         sampling: SamplingConfig,
         isolates_principals: bool = False,
+        vram_used_mb: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """With `isolates_principals` the prompts of one account are never reused for another."""
+        """With `isolates_principals` the prompts of one account are never reused for another.
+
+        `vram_used_mb` says how much memory of GPUs the model takes, in MiB.
+        """
+        self._vram_used_mb = vram_used_mb
         self._supervisor = supervisor
         self._admission = admission
         self._max_prompt_tokens = max_prompt_tokens
@@ -53,6 +58,8 @@ class LlamaCppModel:
             harness=self._harness_name,
             status=ModelStatus.RECOVERING if engine is None else ModelStatus.LOADED,
             devices=self._devices,
+            vram_used_mb=self._vram_used_mb(),
+            ram_used_mb=None if engine is None or engine.last_beat is None else engine.last_beat.rss_bytes >> 20,
             capabilities=facts.capabilities,
             limit=ModelLimit(
                 context=facts.n_ctx,
