@@ -7,7 +7,7 @@ Resolves nothing: no directory is created, no secret is read (only names of vari
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 from msgspec import Meta, Struct
@@ -41,6 +41,7 @@ else:
     AnyPaths = tuple[Path, ...]
 
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
+Requests: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 # Errors show the description in place of the pattern. A pattern that ended with `$` would let a line feed follow.
 _SCHEME: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -217,11 +218,20 @@ class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many requests of one model may run, how many may wait, and for how long."""
+    """How many requests of one model may run, how many may wait, and for how long.
+
+    `neuron_lib.admission.AdmissionRules` says what the keys mean. The cells for `kv_reply_tokens` tokens of each reply
+    are reserved before its request begins, or for fewer if the request asks for fewer.
+    """
 
     max_in_flight: Annotated[int, Meta(ge=1, le=256)] = 8
     max_queue_depth: Annotated[int, Meta(ge=0, le=100_000)] = 32
     max_wait_secs: Seconds = 30.0
+    kv_max_wait_secs: Seconds = 240.0
+    kv_reply_tokens: Tokens = 1024
+    max_per_principal: Requests | None = None
+    anon_max_in_flight: Requests | None = None
+    anon_max_pending: Requests | None = None
 
 
 class SamplingConfig(CommonSampling, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -287,6 +297,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     networks that the internet does not reach; `user:NAME` is a user of this machine on a Unix socket. What
     `trusted_proxies` write in X-Forwarded-For counts.
 
+    `log_format` is how the service writes its log: lines for people, or a JSON object for each record.
+
     `drain_timeout_secs` bounds how long a stop waits for replies. Unloading and the last answers get 25 s more, so that
     a stop is over before the `TimeoutStopSec` of the systemd unit, 120 s. A chat with a model that is being loaded, or
     will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
@@ -300,6 +312,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trusted_networks: Annotated[tuple[Place, ...], Meta(max_length=1000)] = ("loopback", "private")
     trusted_proxies: Annotated[tuple[Place, ...], Meta(max_length=1000)] = ()
     http: HttpConfig = HttpConfig()
+    log_format: Literal["text", "json"] = "text"
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()

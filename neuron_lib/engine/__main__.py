@@ -222,6 +222,8 @@ class Engine:
             return
         if is_refused:
             raise LoadFailed("the model does not fit into memory")
+        if plan is not None and not plan.fits:
+            logger.warning("the model needs more memory than is free, and memory_check lets it load: %s", plan.needs)
         with Model(Path(load.path), gpu_layers=load.context.gpu_layers, on_progress=self._progress()) as model:
             require_servable(model)
             if model.can_chat:

@@ -16,6 +16,7 @@ from neuron_lib.engine.prepare import Preparer, control_texts
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.prompt_writer import Templates
 from neuron_lib.engine.protocol import Load, ModelFacts, TemplateKind
+from neuron_lib.engine.reservation import Reservation
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.step_costs import StepCosts
@@ -50,15 +51,15 @@ logger = logging.getLogger("neuron_lib.engine")
 
 def open_context(model: Model, load: Load, plan: MemoryPlan | None) -> Context:
     """The context that was planned. Raises `LoadFailed`."""
-    return Context(model, settle_context(load, plan, native_context=model.native_context), seats=load.seats)
+    params = settle_context(load, plan, native_context=model.native_context)
+    return Context(model, params, seats=load.seats, cell_bytes=0 if plan is None else plan.cell_bytes)
 
 
 def build_scheduler(context: Context, load: Load) -> Scheduler:
     """The scheduler for `context`, with the cell account and the prompt cache that its memory allows."""
     memory = context.memory
     cells: CellAccount = StreamCells(load.seats, context.n_ctx)
-    # A recurrent sequence takes one cell, however much it has read.
-    if context.is_unified and memory.kind is not MemoryKind.RECURRENT:
+    if _is_pool(context):
         cells = PooledCells(load.seats, context.kv_cells, shares=memory.shares_cells)
     costs = StepCosts(target_step_s=load.target_step_s)
     cache = PromptCache(
@@ -77,6 +78,11 @@ def build_scheduler(context: Context, load: Load) -> Scheduler:
         n_ctx=context.n_ctx,
         speculation=load.speculation if memory.can_truncate else "off",
     )
+
+
+def _is_pool(context: Context) -> bool:
+    """Whether sequences take cells from a pool. A recurrent sequence takes one cell, however much it has read."""
+    return context.is_unified and context.memory.kind is not MemoryKind.RECURRENT
 
 
 def open_vector_context(model: Model, load: Load) -> VectorContext:
@@ -130,6 +136,14 @@ def build_preparer(model: Model, context: Context, load: Load, facts: ModelFacts
         needs_checkpoints=not context.memory.can_truncate,
         tool_format=FORMATS[facts.tool_format],
         binder=Binder(model.vocab, tool_format=FORMATS[facts.tool_format], reasoning=facts.reasoning),
+        reservation=Reservation(
+            cells=context.kv_cells,
+            n_ctx=context.n_ctx,
+            seats=load.seats,
+            is_pool=_is_pool(context),
+            shares=context.memory.shares_cells,
+        ),
+        cell_bytes=context.cell_bytes,
     )
 
 
@@ -188,6 +202,7 @@ def model_facts(
         facts,
         kv_layout="unified" if context.is_unified else "per_sequence",
         kv_cells=context.kv_cells,
+        cell_bytes=context.cell_bytes,
         memory=context.memory.kind,
         chat_template=template,
         reasoning=choose_reasoning(chosen, tool_template, is_token),

@@ -10,8 +10,8 @@ from typing import Final
 import anyio
 from msgspec import structs
 
-from neuron_lib.admission import AdmissionController
-from neuron_lib.config import LlamaCppConfig, ModelEntry
+from neuron_lib.admission import AdmissionRules
+from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
 from neuron_lib.errors import SourceUnavailable
@@ -37,7 +37,7 @@ from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import ContextParams, LoadProgress, LoadStage, MemoryPlan, ModelSpec, public_id
 
-__all__ = ("LlamaCppHarness", "load_command", "model_store")
+__all__ = ("LlamaCppHarness", "admission_rules", "load_command", "model_store")
 
 logger = get_logger(__name__)
 
@@ -126,11 +126,8 @@ class LlamaCppHarness:
                 supervisor,
                 harness_name=self.name,
                 devices=devices,
-                admission=AdmissionController(
-                    max_in_flight=config.admission.max_in_flight,
-                    max_queue_depth=config.admission.max_queue_depth,
-                    max_wait_s=config.admission.max_wait_secs,
-                ),
+                rules=admission_rules(config.admission),
+                kv_reply_tokens=config.admission.kv_reply_tokens,
                 max_prompt_tokens=self._max_prompt_tokens,
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
@@ -198,6 +195,19 @@ class LlamaCppHarness:
         }
 
 
+def admission_rules(config: AdmissionConfig) -> AdmissionRules:
+    """The rules that an operator has set."""
+    return AdmissionRules(
+        max_in_flight=config.max_in_flight,
+        max_queue_depth=config.max_queue_depth,
+        max_wait_s=config.max_wait_secs,
+        kv_max_wait_s=config.kv_max_wait_secs,
+        max_per_principal=config.max_per_principal,
+        anon_max_in_flight=config.anon_max_in_flight,
+        anon_max_pending=config.anon_max_pending,
+    )
+
+
 def _report_weights(report: ProgressReporter, fraction: float) -> None:
     """Report the fraction of the weights that has been read. What follows the whole is the warm-up."""
     is_read = fraction >= 1.0
@@ -232,4 +242,5 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         chat_template=local.chat_template,
         tool_format=local.tool_format or "",
         special_tokens_in_messages=config.special_tokens_in_messages,
+        refuses_unfit=config.memory_check == "refuse",
     )

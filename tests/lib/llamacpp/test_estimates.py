@@ -100,6 +100,6 @@ async def test_a_file_that_is_no_model_has_no_estimate(tmp_path: Path) -> None:
 async def test_a_registry_estimates_with_the_harness_of_the_spec(model_file: Path) -> None:
     async with Registry([harness_of(model_file)]) as registry:
         assert (await registry.estimate(SPEC)).seats == 3
-        assert registry.list_models() == registry.loading() == ()
+        assert (registry.list_models(), registry.loading()) == ((), ())
         with pytest.raises(LoadFailed, match="unknown harness"):
             await registry.estimate(msgspec.structs.replace(SPEC, harness="other"))

@@ -16,7 +16,7 @@ import anyio
 import psutil
 import pytest
 
-from neuron_lib.admission import AdmissionController
+from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry, SamplingConfig
 from neuron_lib.engine.protocol import Abort
 from neuron_lib.errors import EngineDead, InvalidGrammar, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed
@@ -76,7 +76,7 @@ async def real_model(
             supervisor,
             harness_name="llamacpp",
             devices=(0,),
-            admission=AdmissionController(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
+            rules=AdmissionRules(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
             max_prompt_tokens=supervisor.facts.n_ctx,
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,
@@ -158,6 +158,20 @@ async def steps_of(engine: EngineProcess) -> int:
     while engine.last_beat is None or engine.last_beat is seen or engine.last_beat.in_flight:
         await let_others_run()
     return engine.last_beat.step
+
+
+async def test_an_engine_counts_the_time_between_the_tokens_of_a_reply_and_the_cells_that_it_keeps(
+    smollm2_path: Path,
+) -> None:
+    async with real_model(smollm2_path) as (model, engine):
+        _, finished = await reply_to(model, ask("Write a long story."))
+        await steps_of(engine)
+        measures = model.measures()
+    assert measures is not None
+    assert sum(measures.token_gaps.counts) == finished.usage.completion_tokens - 1
+    assert 0 < measures.token_gaps.sum < PATIENCE_S
+    assert measures.kv_cells_live == 0
+    assert finished.usage.prompt_tokens < measures.kv_cells_held <= measures.kv_cells == 8 * 512
 
 
 async def test_sampling_length_stop_and_limits_are_as_asked(smollm2_path: Path) -> None:

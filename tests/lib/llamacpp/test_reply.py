@@ -14,9 +14,9 @@ import pytest
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from neuron_lib.admission import AdmissionController
+from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
-from neuron_lib.engine.protocol import Began, Delta, Done, Load, Prepared, StepEvents, Submit, Vector
+from neuron_lib.engine.protocol import Beat, Began, Delta, Done, Load, Prepared, StepEvents, Submit, Vector
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
@@ -45,8 +45,10 @@ from neuron_lib.types import (
     Complete,
     Detokenize,
     Detokenized,
+    Distribution,
     Embed,
     Embedding,
+    EngineMeasures,
     EventBeforeEnd,
     Finished,
     FinishReason,
@@ -124,7 +126,7 @@ async def model_of(
             supervisor,
             harness_name="llamacpp",
             devices=(0,),
-            admission=AdmissionController(max_in_flight=seats, max_queue_depth=queue, max_wait_s=max_wait_s),
+            rules=AdmissionRules(max_in_flight=seats, max_queue_depth=queue, max_wait_s=max_wait_s),
             max_prompt_tokens=5,
             sampling=SamplingConfig(max_tokens=100),
             isolates_principals=isolates_principals,
@@ -446,11 +448,24 @@ async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(
     assert events[-1].stop_strings == found
 
 
-async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
+async def test_a_request_holds_its_seat_until_its_block_has_ended_and_the_engine_has_let_go_of_it() -> None:
     async with model_of("stuck-after-delta") as model:
         async with model.run(ask("one")):
             assert model.load().in_flight == 1
-        assert model.load().in_flight == 0
+        assert model.load().in_flight == 1  # the engine does not know yet
+        await until(lambda: model.load().in_flight == 0)
+
+
+async def test_the_seat_of_a_client_who_left_is_taken_until_the_engine_is_out_of_its_step() -> None:
+    async with model_of("hung-after-delta", queue=0) as model:
+        async with model.run(ask("one")):
+            pass
+        await let_others_run(100)
+        assert (model.load().in_flight, model.load().queue_depth) == (1, 0)
+        with pytest.raises(Overloaded):
+            await reply_to(model, "two")
+        await die(engine_of(model))
+        await until(lambda: model.load().in_flight == 0)
 
 
 @pytest.mark.parametrize(("mode", "tool_format"), [("normal", "generic"), ("markers", "hermes"), ("mute", None)])
@@ -1277,6 +1292,18 @@ async def test_a_model_whose_engine_stands_still_is_not_servable_long_before_the
         assert stalled.servable is not None
         assert (stalled.servable.ok, stalled.servable.reason) == (False, "stalled")
         assert "silent for" in str(stalled.servable.detail)
+
+
+async def test_what_an_engine_has_counted_is_told_with_the_size_of_its_cache_once_it_has_beaten() -> None:
+    async with model_of() as model:
+        engine = model._supervisor.require_engine()
+        model._supervisor._facts = replace(engine.facts, kv_cells=512)
+        assert model.measures() is None
+        engine.last_beat = Beat(step=1, in_flight=0, rss_bytes=1)
+        assert model.measures() is None
+        counted = EngineMeasures(token_gaps=Distribution(bounds=(), counts=(0,), sum=0.0), kv_cells_held=7)
+        engine.last_beat = Beat(step=1, in_flight=0, rss_bytes=1, measures=counted)
+        assert model.measures() == replace(counted, kv_cells=512)
 
 
 async def test_a_model_whose_engines_die_three_times_is_lost_and_nobody_waits_for_it_any_more() -> None:
