@@ -351,7 +351,6 @@ class PreflightKind(StrEnum):
     GGUF_REQUIRED = "gguf_required"
     FILE_NOT_FOUND = "file_not_found"
     INSUFFICIENT_STORAGE = "insufficient_storage"
-    INSUFFICIENT_MEMORY = "insufficient_memory"
     CACHE_NOT_WRITABLE = "cache_not_writable"
     CHECKSUM_MISMATCH = "checksum_mismatch"
     INVALID_GGUF = "invalid_gguf"

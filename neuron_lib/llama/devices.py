@@ -12,7 +12,7 @@ from neuron_lib.cgroups import allowed_by_cgroups, limit_of_cgroups
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.bindings import lib
 
-__all__ = ("CPU", "device_of_buffers", "free_bytes", "total_bytes")
+__all__ = ("CPU", "device_of_buffers", "free_bytes", "gpu_handles", "total_bytes")
 
 CPU: Final = "cpu"
 _GPU: Final = 1
@@ -41,8 +41,14 @@ def device_of_buffers(buffer_type: int) -> str:
     if _is_host(buffer_type):
         return CPU
     device = _device_of(buffer_type)
-    gpus = _gpus()
+    gpus = gpu_handles()
     return f"gpu{gpus.index(device)}" if device in gpus else CPU
+
+
+def gpu_handles() -> list[Any]:
+    """The native devices "gpu0", "gpu1" and so on."""
+    devices = map(_device, range(_device_count()))
+    return [device for device in devices if _device_type(device) == _GPU]
 
 
 def _meminfo(key: str) -> int:
@@ -54,13 +60,8 @@ def _meminfo(key: str) -> int:
 
 def _memory(device: str) -> tuple[int, int]:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    _device_memory(_gpus()[int(device.removeprefix("gpu"))], ctypes.byref(free), ctypes.byref(total))
+    _device_memory(gpu_handles()[int(device.removeprefix("gpu"))], ctypes.byref(free), ctypes.byref(total))
     return free.value, total.value
-
-
-def _gpus() -> list[Any]:
-    devices = map(_device, range(_device_count()))
-    return [device for device in devices if _device_type(device) == _GPU]
 
 
 # llama_cpp binds nothing of ggml's device list, though its library brings it along. Its decorator has no types.

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,8 @@ logger = get_logger(__name__)
 
 _PLAN_LIMIT_S: Final = 120.0
 """For a plan, from the start of the engine. It takes a second or two where nothing else runs."""
+_MOST_NEEDS: Final = 64
+"""Memory needs that are kept, one for each model and choice of devices."""
 _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
 
 
@@ -80,6 +83,7 @@ class LlamaCppHarness:
         self._ends_with_thread: Final = ends_with_thread
         self._read: Final = read
         self._read_memory: Final = read_memory
+        self._needs: dict[tuple[ModelSpec, int | None, tuple[int, ...]], Mapping[str, int]] = {}
         self._store: Final = model_store(
             self._config, models=models, environ=self._environ, ends_with_thread=ends_with_thread
         )
@@ -90,15 +94,6 @@ class LlamaCppHarness:
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         return await self._store.capabilities(model_id)
-
-    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
-        """See `neuron_lib.harness.PlanningHarness`: a tenth more than the files, which must be on this machine."""
-        size = await self._store.size_bytes(spec)
-        if size is None:
-            return {}
-        gpus = gpu_indices(spec, gpu_count=len(self._gpu_memory_mb()), gpu_layers=self._config.gpu_layers)
-        devices = [f"gpu{index}" for index in gpus] or ["cpu"]
-        return dict.fromkeys(devices, size * 11 // 10 // len(devices))
 
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
@@ -148,8 +143,17 @@ class LlamaCppHarness:
         return await self._plan(spec, assumes_empty=False)
 
     async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
-        """The bytes by the name of the device that the model takes on a host without other models."""
-        return (await self._plan(spec, assumes_empty=True)).needs
+        """See `neuron_lib.harness.PlanningHarness`: the plan of a load on a host without other models.
+
+        A plan takes a process and a second or two. So the last needs are kept, as long as the files and the GPUs are
+        the same.
+        """
+        size_bytes = await self._store.size_bytes(spec)
+        key = spec, size_bytes, tuple(self._gpu_memory_mb())
+        if key not in self._needs or size_bytes is None:
+            needs = (await self._plan(spec, assumes_empty=True)).needs
+            self._needs = {**dict(islice(self._needs.items(), _MOST_NEEDS - 1)), key: needs}
+        return self._needs[key]
 
     async def _plan(self, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
         model_id = public_id(spec.model_id)
