@@ -17,12 +17,15 @@ from msgspec.structs import replace
 from neuron_lib.errors import (
     AlreadyLoaded,
     LoadCancelled,
+    LoadFailed,
     ModelLoading,
     ModelNotLoaded,
+    Overloaded,
+    OverloadReason,
     PreflightFailed,
     ShuttingDown,
 )
-from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
+from neuron_lib.harness import Estimator, Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.harnesses import Harnesses
@@ -42,6 +45,7 @@ from neuron_lib.types import (
     EngineMeasures,
     FailedLoad,
     LoadingModel,
+    MemoryPlan,
     ModelInfo,
     ModelLoad,
     ModelSpec,
@@ -57,6 +61,9 @@ logger = get_logger(__name__)
 
 _ON_UNLOADED_LIMIT_S: Final = 5.0
 """The unload returns after this time, whatever `on_unloaded` does."""
+_MOST_ESTIMATES: Final = 4
+"""Plans that are made at the same time. Each takes a process."""
+_ESTIMATE_RETRY_S: Final = 5
 
 
 class Registry:
@@ -128,6 +135,7 @@ class Registry:
             capacity=capacity,
             clock=clock,
         )
+        self._estimates = 0
         self._farewell: _Farewell | None = None  # None as long as loads and requests are admitted
         for harness in harnesses:
             self.register(harness)
@@ -263,6 +271,30 @@ class Registry:
                 await self._on_unloaded()
         except Exception:  # a failure of `on_unloaded` is no failure of the unload
             logger.exception("bug in the callback `on_unloaded`", extra={"model_id": model.model_id})
+
+    async def estimate(self, spec: ModelSpec) -> MemoryPlan:
+        """How a load of this spec would be done now, and what it would take on each device. Nothing is loaded.
+
+        A model that does not fit is no error: the plan says it. Raises `UnknownHarness`, `ShuttingDown`, `Overloaded`
+        if many plans are being made, `LoadFailed` for a model that cannot be loaded at all and for a harness that
+        cannot say what a load takes, and `SourceUnavailable`.
+        """
+        if self._farewell is not None:
+            raise ShuttingDown
+        harness = self._harnesses.find(spec, model_id=public_id(spec.model_id))
+        if not isinstance(harness, Estimator):
+            raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes")
+        if self._estimates >= _MOST_ESTIMATES:
+            raise Overloaded(
+                f"{_MOST_ESTIMATES} memory plans are being made already",
+                reason=OverloadReason.TOO_MANY_LOADS,
+                retry_after_s=_ESTIMATE_RETRY_S,
+            )
+        self._estimates += 1
+        try:
+            return await harness.estimate(spec)
+        finally:
+            self._estimates -= 1
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back. A running load of the model is cancelled.

@@ -397,8 +397,13 @@ class Residency:
         text = f"model {clip(demand.model_id)!r} does not fit on this host: {refusal.reason}"
         fields: dict[str, str | int] = {}
         if refusal.device:
-            needed_mb = math.ceil(refusal.needed_bytes / (1 << 20))
-            fields = {"device": refusal.device, "needed_mb": needed_mb, "free_mb": refusal.free_bytes >> 20}
+            fields = {
+                "device": refusal.device,
+                "needed_bytes": refusal.needed_bytes,
+                "free_bytes": refusal.free_bytes,
+                "needed_mb": math.ceil(refusal.needed_bytes / (1 << 20)),
+                "free_mb": refusal.free_bytes >> 20,
+            }
         error = PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, text, model_id=demand.model_id, **fields)
         self._fail(demand, error)
 
