@@ -18,7 +18,7 @@ from typing import Any
 
 import anyio
 
-from neuron_lib.admission import AdmissionController
+from neuron_lib.admission import AdmissionRules
 from neuron_lib.backend import HarnessSetup
 from neuron_lib.config import LlamaCppConfig, load_config
 from neuron_lib.engine.protocol import Load
@@ -73,7 +73,7 @@ class PacedHarness:
                 supervisor,
                 harness_name=self.name,
                 devices=(),
-                admission=AdmissionController(max_in_flight=SEATS, max_queue_depth=SEATS, max_wait_s=60),
+                rules=AdmissionRules(max_in_flight=SEATS, max_queue_depth=SEATS, max_wait_s=60),
                 max_prompt_tokens=1 << 16,
                 sampling=LlamaCppConfig().sampling,
             )

@@ -12,6 +12,8 @@ NeuronError                     catch this one to catch them all
 │   ├── ModelNotLoaded          load the model first
 │   │   └── ModelLoading        wait: it is being loaded, or will be
 │   ├── Overloaded              wait and retry
+│   │   └── KvWaitExpired       wait and retry: other requests hold the cells
+│   ├── TooLargeForKv           ask for less: the cells of the whole model would not do
 │   ├── NoHarness               this host will never answer; go to another one
 │   └── ShuttingDown            go to another host
 ├── LoadFailed                  this model, with this spec, will not load; retrying does not help
@@ -39,6 +41,7 @@ __all__ = (
     "InvalidGrammar",
     "InvalidModelId",
     "InvalidRequest",
+    "KvWaitExpired",
     "LoadCancelled",
     "LoadFailed",
     "ModelLoading",
@@ -55,6 +58,7 @@ __all__ = (
     "SourceUnavailable",
     "SuspectRequest",
     "TemplateFailed",
+    "TooLargeForKv",
     "UnknownHarness",
     "UnknownSource",
     "UnloadFailed",
@@ -221,7 +225,8 @@ class ModelNotLoaded(RequestRejected):
 class ModelLoading(ModelNotLoaded):
     """The model does not serve yet, but it is being loaded or will be. The same request can succeed later.
 
-    `stage` is the stage of its load, `pending` before its first try, or `deferred` between two tries.
+    `stage` is the stage of its load, `pending` before its first try or while it waits for room, `deferred` between two
+    tries, or `cooling_down` for some time after a failed load on demand.
     """
 
     code = "model_loading"
@@ -239,8 +244,12 @@ class OverloadReason(StrEnum):
 
     QUEUE_FULL = "queue_full"
     WAIT_EXPIRED = "wait_expired"
+    PRINCIPAL_CAP = "principal_cap"
+    ANONYMOUS_YIELD = "anonymous_yield"
+    KV_WAIT_EXPIRED = "kv_wait_expired"
     ENGINE_LOST = "engine_lost"
     TOO_MANY_LOADS = "too_many_loads"
+    NO_ROOM = "no_room"
 
 
 class Overloaded(RequestRejected):
@@ -253,6 +262,22 @@ class Overloaded(RequestRejected):
         super().__init__(message, **fields)
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class KvWaitExpired(Overloaded):
+    """Seats were free, but other requests held the cells for too long. `fields` has MiB: `free_mb` of all cells of the
+    model, `required_mb` of those that this request needs.
+    """
+
+    code = "insufficient_vram"
+
+
+class TooLargeForKv(RequestRejected):
+    """The prompt and the replies of this request together need more cells than the model has. `fields` has MiB:
+    `required_mb`, and `budget_mb` of all cells.
+    """
+
+    code = "prompt_too_long_for_vram"
 
 
 class ShuttingDown(RequestRejected):
@@ -330,6 +355,7 @@ class PreflightKind(StrEnum):
     CHECKSUM_MISMATCH = "checksum_mismatch"
     INVALID_GGUF = "invalid_gguf"
     UNSUPPORTED_MODEL = "unsupported_model"
+    INSUFFICIENT_MEMORY = "insufficient_memory"
 
 
 class PreflightFailed(LoadFailed):

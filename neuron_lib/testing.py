@@ -4,6 +4,7 @@
 engine's scheduler. Neither sleeps: scripts wait for events that the test sets.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ from typing import Self
 
 import anyio
 from anyio.lowlevel import checkpoint
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
-from neuron_lib.admission import AdmissionController, Place
+from neuron_lib.admission import AdmissionController, AdmissionRules, Place
 from neuron_lib.engine import sequence as engine
 from neuron_lib.engine.line import Line, Request
+from neuron_lib.engine.protocol import RequestClass
 from neuron_lib.engine.step import Outcome, StepPlan, StepResult
 from neuron_lib.errors import EngineDead, NeuronError, Overloaded, OverloadReason, PromptTooLong, RequestRejected
 from neuron_lib.harness import ProgressReporter
@@ -65,14 +67,15 @@ class ScriptedModel:
 
     Loading reports `stages` one by one, then waits for `may_load`, then raises `load_error` if there is one. Leaving
     ends the replies, waits for `may_unload`, then raises `unload_error`. Entering a reply waits for `may_prepare`,
-    refuses a prompt that does not fit into `n_ctx`, then waits for its seats, first come, first served. The reply to a
+    refuses a prompt that does not fit into `n_ctx`, then waits for its seats and its turn. The reply to a
     `Chat` or a `Complete` is `reply`, one delta per item, and waits for `may_speak` before each; an item that is an
     exception is raised in its place, and a `Finished` as the last item is the end of the reply. A request for several
     choices gets the same as each of them, item by item. A request for log-probabilities gets each text as a token that
     was certain. The reply to an `Embed` is `vector` for each input; `capabilities` must have "embeddings". The reply to
     a `Rerank` gives the documents the `scores` in turn; `capabilities` must have "rerank". A `Tokenize` or a
     `Detokenize` takes no seat. Each byte of a text is a token; a chat is read as its messages, each as `ROLE: CONTENT`
-    in a line of its own. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident model
+    in a line of its own. Replies say of themselves whether they were `retried`. `needs` are the bytes that a
+    load will take on each device. Setting `dies` kills the resident model
     with `death`; give the harness a new script before it is loaded again.
     """
 
@@ -89,12 +92,28 @@ class ScriptedModel:
     prompt_tokens: int = 7
     n_ctx: int = 1024
     capabilities: tuple[str, ...] = ("text",)
+    needs: Mapping[str, int] = field(default_factory=dict)
     max_in_flight: int = 8
     max_queue_depth: int = 32
     max_wait_s: float = 30.0
+    max_per_principal: int | None = None
+    anon_max_in_flight: int | None = None
+    anon_max_pending: int | None = None
     retried: bool = False
     dies: anyio.Event = field(default_factory=anyio.Event)
     death: str = "killed by the script"
+
+    @property
+    def rules(self) -> AdmissionRules:
+        """How many requests may run and wait, and whose."""
+        return AdmissionRules(
+            max_in_flight=self.max_in_flight,
+            max_queue_depth=self.max_queue_depth,
+            max_wait_s=self.max_wait_s,
+            max_per_principal=self.max_per_principal,
+            anon_max_in_flight=self.anon_max_in_flight,
+            anon_max_pending=self.anon_max_pending,
+        )
 
 
 class ScriptedHarness:
@@ -133,6 +152,11 @@ class ScriptedHarness:
         script = self.scripts.get(public_id(model_id))
         return None if script is None else script.capabilities
 
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        """What the script says; see `PlanningHarness`."""
+        script = self.scripts.get(public_id(spec.model_id))
+        return {} if script is None else script.needs
+
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator["_LoadedScript"]:
         script = self.scripts.setdefault(model_id, ScriptedModel())
@@ -164,7 +188,8 @@ class _Seats:
     """The seats of a model without an engine, and the line of those that wait for them."""
 
     def __init__(self, count: int, *, max_wait_s: float) -> None:
-        self._free = count
+        self._count = count
+        self._held: Counter[str] = Counter()  # seats, by caller
         self._max_wait_s = max_wait_s
         self._line = Line()
         self._called: dict[int, tuple[Place, anyio.Event]] = {}  # those in the line, by number
@@ -174,7 +199,9 @@ class _Seats:
         place.raise_if_refused()
         event = anyio.Event()
         self._called[place.number] = place, event
-        self._line.enter(Request(place.number, (), seats))
+        self._line.enter(
+            Request(place.number, (), seats, RequestClass(principal=place.caller, most_seats=place.most_seats))
+        )
         self._call_next()
         is_seated = False
         try:
@@ -192,7 +219,7 @@ class _Seats:
     def _leave(self, place: Place, seats: int) -> None:
         self._line.leave(place.number)
         if self._called.pop(place.number, None) is None:  # it had its seats already
-            self._free += seats
+            self._held[place.caller] -= seats
         self._call_next()
 
     def wake(self, number: int) -> None:
@@ -200,16 +227,16 @@ class _Seats:
         if number in self._called:
             self._called[number][1].set()
 
-    def give_back(self, seats: int) -> None:
+    def give_back(self, caller: str, seats: int) -> None:
         """A reply has ended; its seats go to whoever is next."""
-        self._free += seats
+        self._held[caller] -= seats
         self._call_next()
 
     def _call_next(self) -> None:
-        while (request := self._line.next((), free_seats=self._free, now_s=0.0)) is not None:
-            self._line.leave(request.number)
+        while (request := self._line.next(self._held, free_seats=self._count - self._held.total())) is not None:
+            self._line.begin(request)
             place, event = self._called.pop(request.number)
-            self._free -= request.seats
+            self._held[place.caller] += request.seats
             place.begin()
             event.set()
 
@@ -220,9 +247,7 @@ class _LoadedScript:
         self.spec = spec
         self.model_id = model_id
         self.script = script
-        self.admission = AdmissionController(
-            max_in_flight=script.max_in_flight, max_queue_depth=script.max_queue_depth, max_wait_s=script.max_wait_s
-        )
+        self.admission = AdmissionController(script.rules)
         self.is_recovering = False
         self.engine_number = 0
         self.seats = _Seats(script.max_in_flight, max_wait_s=script.max_wait_s)
@@ -240,16 +265,7 @@ class _LoadedScript:
         )
 
     def load(self) -> ModelLoad:
-        counts = self.admission.snapshot()
-        return ModelLoad(
-            id=self.model_id,
-            in_flight=counts.in_flight,
-            queue_depth=counts.queue_depth,
-            max_in_flight=self.script.max_in_flight,
-            max_queue_depth=self.script.max_queue_depth,
-            rejected_queue_full=counts.rejected_queue_full,
-            rejected_timeout=counts.rejected_timeout,
-        )
+        return ModelLoad(id=self.model_id, **asdict(self.admission.snapshot()))
 
     def run(self, task: Task) -> "_ScriptedReply":
         return _ScriptedReply(self, task)
@@ -330,18 +346,22 @@ class _ScriptedReply:
         model.refuse_if_recovering()
         self._engine_number = model.engine_number
         if isinstance(self._task, Tokenize | Detokenize):
-            with model.admission.place(refuse=lambda _refusal: None):
+            with model.admission.place(principal=self._task.principal, refuse=lambda _refusal: None):
                 self._events = _read_off(self._task, script.n_ctx)
             return self
         with ExitStack() as held:
             place = held.enter_context(
-                model.admission.place(self._seats, refuse=lambda _refusal: model.seats.wake(place.number))
+                model.admission.place(
+                    self._seats,
+                    principal=self._task.principal,
+                    refuse=lambda _refusal: model.seats.wake(place.number),
+                )
             )
             await model.wait_for(script.may_prepare, engine_number=self._engine_number)
             if script.prompt_tokens >= script.n_ctx:
                 raise PromptTooLong(prompt_tokens=script.prompt_tokens, limit=script.n_ctx)
             await model.seats.take(place, self._seats)
-            held.callback(model.seats.give_back, self._seats)
+            held.callback(model.seats.give_back, place.caller, self._seats)
             model.refuse_if_recovering()
             self._held = held.pop_all()
         self._engine_number = model.engine_number  # whoever waited for a seat may have outlived one

@@ -17,11 +17,12 @@ from neuron_lib.engine.prepare import Preparer, control_texts
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.prompt_writer import Templates
 from neuron_lib.engine.protocol import Load, ModelFacts, TemplateKind
+from neuron_lib.engine.reservation import Reservation
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.step_costs import StepCosts
 from neuron_lib.engine.vector_scheduler import VectorScheduler
-from neuron_lib.llama.budget import free_bytes, measure_kv
+from neuron_lib.llama.budget import KvCost, free_bytes, measure_kv
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.control_tokens import ControlToken, control_tokens
 from neuron_lib.llama.memory import MemoryKind
@@ -59,9 +60,10 @@ _MOST_TEXTS: Final = 64
 def open_context(model: Model, load: Load) -> Context:
     """The context that was asked for, but no longer than the model was trained for. Raises `LoadFailed`."""
     params = structs.replace(load.context, n_ctx=context_length(model, load))
-    layout = _kv_layout(model, params, seats=load.seats)
+    cost = measure_kv(model, params)
+    layout = _kv_layout(model, params, cost, seats=load.seats)
     params = structs.replace(params, kv_layout="unified" if layout.unified else "per_sequence", kv_cells=layout.cells)
-    return Context(model, params, seats=load.seats)
+    return Context(model, params, seats=load.seats, cell_bytes=cost.cell_bytes)
 
 
 def context_length(model: Model, load: Load) -> int:
@@ -69,8 +71,7 @@ def context_length(model: Model, load: Load) -> int:
     return min(load.context.n_ctx or model.native_context, model.native_context)
 
 
-def _kv_layout(model: Model, params: ContextParams, *, seats: int) -> KvLayout:
-    cost = measure_kv(model, params)
+def _kv_layout(model: Model, params: ContextParams, cost: KvCost, *, seats: int) -> KvLayout:
     free = free_bytes(model, gpu_layers=params.gpu_layers)
     layout = choose_layout(
         wanted=params.kv_layout,
@@ -97,8 +98,7 @@ def build_scheduler(context: Context, load: Load) -> Scheduler:
     """The scheduler for `context`, with the cell account and the prompt cache that its memory allows."""
     memory = context.memory
     cells: CellAccount = StreamCells(load.seats, context.n_ctx)
-    # A recurrent sequence takes one cell, however much it has read.
-    if context.is_unified and memory.kind is not MemoryKind.RECURRENT:
+    if _is_pool(context):
         cells = PooledCells(load.seats, context.kv_cells, shares=memory.shares_cells)
     costs = StepCosts(target_step_s=load.target_step_s)
     cache = PromptCache(
@@ -117,6 +117,11 @@ def build_scheduler(context: Context, load: Load) -> Scheduler:
         n_ctx=context.n_ctx,
         speculation=load.speculation if memory.can_truncate else "off",
     )
+
+
+def _is_pool(context: Context) -> bool:
+    """Whether sequences take cells from a pool. A recurrent sequence takes one cell, however much it has read."""
+    return context.is_unified and context.memory.kind is not MemoryKind.RECURRENT
 
 
 def open_vector_context(model: Model, load: Load) -> VectorContext:
@@ -174,6 +179,14 @@ def build_preparer(model: Model, context: Context, load: Load, facts: ModelFacts
         needs_checkpoints=not context.memory.can_truncate,
         tool_format=FORMATS[facts.tool_format],
         binder=Binder(model.vocab, tool_format=FORMATS[facts.tool_format], reasoning=facts.reasoning),
+        reservation=Reservation(
+            cells=context.kv_cells,
+            n_ctx=context.n_ctx,
+            seats=load.seats,
+            is_pool=_is_pool(context),
+            shares=context.memory.shares_cells,
+        ),
+        cell_bytes=context.cell_bytes,
     )
 
 
@@ -232,6 +245,7 @@ def model_facts(
         facts,
         kv_layout="unified" if context.is_unified else "per_sequence",
         kv_cells=context.kv_cells,
+        cell_bytes=context.cell_bytes,
         memory=context.memory.kind,
         chat_template=template,
         reasoning=choose_reasoning(chosen, tool_template, is_token),

@@ -267,12 +267,17 @@ class Intake:
     def _finish(self, lane: Lane[Any], job: _Job, prompts: list[PreparedPrompt]) -> None:
         """Hand a prepared request on to the line, unless it was cancelled meanwhile."""
         submit = job.submit
-        request = self._opened.request(submit, prompts, arrived_s=job.arrived_s)
+        try:
+            request = self._opened.request(submit, prompts, arrived_s=job.arrived_s)
+        except RequestRejected as error:
+            self._refuse(lane, job, error)
+            return
         prepared = Prepared(
             request=submit.request,
             prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
             in_reasoning=prompts[-1].in_reasoning,
             echo=self._opened.echo(submit.task),
+            cells=request.cells,
         )
         # All of it with the lock held: a cancel finds the request either here or in the line, and `Began` comes later.
         with self._changed:

@@ -8,6 +8,7 @@ from typing import Final, assert_never
 
 from msgspec.structs import replace
 
+from neuron_lib.admission import Capacity, Need
 from neuron_lib.engine.binder import Binder, Bond
 from neuron_lib.engine.interruption import GivesWay, never_gives_way
 from neuron_lib.engine.line import Request
@@ -26,6 +27,7 @@ from neuron_lib.engine.protocol import (
     Tokens,
     VectorTask,
 )
+from neuron_lib.engine.reservation import Reservation
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.errors import InvalidRequest, PromptTooLong, UnsupportedCapability
 from neuron_lib.llama.control_tokens import ControlToken
@@ -81,6 +83,8 @@ class Preparer:
         tool_format: ToolFormat = GENERIC,
         seats: int = 1,
         binder: Binder | None = None,
+        reservation: Reservation | None = None,
+        cell_bytes: int = 0,
     ) -> None:
         """`template` is the model's Jinja source, `tool_template` the one for chats with tools, `override` the
         operator's, which goes before both; `LoadFailed` is raised if that does not compile. `controls` are the tokens
@@ -89,7 +93,8 @@ class Preparer:
         `vector_tokens` at most, 0 where the engine makes no vectors. `pairs` writes the prompts of a reranker, and is
         None for every other model. More prompts of one completion than `seats` take turns. `tool_format` is the
         model's, for templates that do not show tools or calls. `binder` binds the replies to chats; None is one for a
-        model that neither reasons nor calls tools.
+        model that neither reasons nor calls tools. `reservation` says how many cells of `cell_bytes` bytes a request
+        reserves; None where there are none.
         """
         self._vocab: Final = vocab
         self._n_ctx: Final = n_ctx
@@ -97,6 +102,10 @@ class Preparer:
         self._vector_tokens: Final = vector_tokens
         self._pairs: Final = pairs
         self._seats: Final = seats
+        self._reservation: Final = reservation
+        self._capacity: Final = Capacity(
+            cells=None if reservation is None else reservation.cells, cell_bytes=cell_bytes
+        )
         self._binder: Final = binder or Binder(vocab, tool_format=None, reasoning=None)
         controls = controls or {}
         self._has_controls: Final = bool(controls)
@@ -251,8 +260,9 @@ class Preparer:
             raise InvalidRequest(f"{prompt.param}: there is no token in this text", param=prompt.param)
         if not tokens:
             raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
-        if len(tokens) > limit:
-            raise PromptTooLong(prompt_tokens=len(tokens), limit=limit, param=prompt.param)
+        refusal = Capacity(prompt_tokens=limit).refusal(Need(prompt_tokens=len(tokens), param=prompt.param))
+        if refusal is not None:
+            raise refusal
         bond = prompt.bond
         begin = bond.binding(None) if bond is not None and bond.wanted is None else None
         return PreparedPrompt(text, tokens, bond, begin, prompt.in_reasoning)
@@ -297,7 +307,7 @@ class Preparer:
         """What enters the line: a sequence for each choice or text.
 
         Choices of one prompt have a seat each. So have those of several prompts, as far as there are seats. Texts whose
-        vectors are wanted take turns on one.
+        vectors are wanted take turns on one. Raises `TooLargeForKv` for a request that needs more cells than there are.
         """
         task = submit.task
         assert not isinstance(task, TokenizeTask | DetokenizeTask)  # nothing is computed for them
@@ -311,7 +321,11 @@ class Preparer:
             )
             takes_turns = isinstance(task, CompleteTask) and task.more_prompts
             seats = min(len(sequences), self._seats) if takes_turns else len(sequences)
-        return Request(submit.request, sequences, seats, submit.class_, arrived_s, submit.request_id)
+        cells = 0 if self._reservation is None else self._reservation.of(sequences, seats=seats)
+        refusal = self._capacity.refusal(Need(cells=cells))
+        if refusal is not None:
+            raise refusal
+        return Request(submit.request, sequences, seats, submit.class_, arrived_s, submit.request_id, cells)
 
     def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
         for choice, prompt in enumerate(prompts):
@@ -352,6 +366,7 @@ class Preparer:
                 cache_key=submit.class_.cache_key,
                 adapter=submit.class_.adapter,
                 checkpoint_at=checkpoint_at,
+                reserved_tokens=submit.limits.reserved_tokens,
             )
 
     def count_beyond_use(self, prompt: str) -> int | None:

@@ -206,20 +206,26 @@ TaskFrame: TypeAlias = ChatTask | CompleteTask | VectorTask | TokenizeTask | Det
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """How many tokens a prompt may have, whatever the context could hold, and how many each reply."""
+    """How many tokens a prompt may have, whatever the context could hold, and how many each reply.
+
+    Cells for `reserved_tokens` tokens of each reply are reserved before the request begins.
+    """
 
     prompt_tokens: int
     reply_tokens: int
+    reserved_tokens: int = 0
 
 
 class RequestClass(Struct, frozen=True, kw_only=True):
     """Whose request it is, and with which others it may share.
 
-    `principal` names who asks, "" for nobody in particular. Prompts are shared only between requests of the same
-    `cache_key` and `adapter`. Sequences are computed in one batch only if they have the same `adapter` ("" is none).
+    `principal` names who asks, "" for nobody in particular. All requests of nobody in particular may hold `most_seats`
+    seats together, this one included; 0 sets no bound. Prompts are shared only between requests of the same `cache_key`
+    and `adapter`. Sequences are computed in one batch only if they have the same `adapter` ("" is none).
     """
 
     principal: str = ""
+    most_seats: int = 0
     cache_key: str = ""
     adapter: str = ""
 
@@ -263,7 +269,8 @@ TemplateKind: TypeAlias = Literal["configured", "model", "fallback"]
 class ModelFacts(Struct, frozen=True, kw_only=True):
     """What a loaded model turned out to be. `n_ctx` is the context one request really has, in tokens.
 
-    `kv_layout` and `kv_cells` are what the engine chose, `memory` the kind of memory the model has.
+    `kv_layout` and `kv_cells` are what the engine chose, `memory` the kind of memory the model has. A cell takes
+    `cell_bytes` bytes, 0 where that is not known.
     `chat_template` is whose template writes the prompts: the operator's (`configured`), the model's own, or ChatML
     (`fallback`).
     `tool_format` is the name of the format in which calls and reasoning are read (`neuron_lib.text.formats`), "" for a
@@ -279,6 +286,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     n_ctx: int
     kv_layout: str = ""
     kv_cells: int = 0
+    cell_bytes: int = 0
     memory: str = ""
     chat_template: TemplateKind = "model"
     recommended: SamplingParams
@@ -318,13 +326,15 @@ class Taken(Struct, frozen=True, tag="taken"):
 
 class Prepared(Struct, frozen=True, kw_only=True, tag="prepared"):
     """The request is in the line. Its replies begin `in_reasoning` if the prompt has opened a block of reasoning.
-    `echo` has the texts of all prompts, if the task wants them.
+    `echo` has the texts of all prompts, if the task wants them. `cells` are those that it takes or reserves when it
+    begins, unless it can share some.
     """
 
     request: int
     prompt_tokens: int
     in_reasoning: bool = False
     echo: tuple[str, ...] = ()
+    cells: int = 0
 
 
 class Refused(Struct, frozen=True, tag="refused"):

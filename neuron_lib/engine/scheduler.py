@@ -1,18 +1,19 @@
 """Decides who begins and what the next step computes. Has no clock, no task and no pointer; `loop` acts on its plans.
 
-A request waits in the `Line` until its seats are free, and its cells if all share a pool. Every decoding sequence is in
+A request waits in the `Line` until its seats are free and its cells are reserved, if all share a pool. What is
+reserved is counted and not taken: idle prompts stay until their cells are needed. Every decoding sequence is in
 every plan. Prefill fills the rest of the batch, oldest request first; while somebody is decoding, only as much of it as
 keeps the step near the target time, measured from the steps themselves. When cells run out, idle prompts go first, then
 the youngest sequence loses its slot until another one has ended.
 """
 
-from collections import deque
+from collections import Counter, deque
 from itertools import chain
 from typing import Final
 
 from neuron_lib.engine.cells import CellAccount
 from neuron_lib.engine.host_store import Saved
-from neuron_lib.engine.line import Line, Policy, Request, first_come
+from neuron_lib.engine.line import Line, Request
 from neuron_lib.engine.prompt_cache import PromptCache
 from neuron_lib.engine.protocol import Delta, SequenceEvent
 from neuron_lib.engine.reuse import Awaited, Placement
@@ -55,7 +56,6 @@ class Scheduler:
         n_batch: int,
         n_ctx: int,
         speculation: str = "off",
-        policy: Policy = first_come,
     ) -> None:
         if len(cache.slots) > n_batch:
             raise ValueError(f"{len(cache.slots)} seats cannot decode in one batch of {n_batch} tokens")
@@ -68,7 +68,7 @@ class Scheduler:
         self._batch_limit = n_batch  # smaller for a while after libllama found no cells for a batch
         self._steps_apart = 0  # steps since the live sequences have a gap between them
         self._live_limit = len(cache.slots)  # smaller after one had to give way, until another one has ended
-        self._line: Final = Line(policy)
+        self._line: Final = Line()
         self._running: dict[int, Request] = {}  # by number: begun, and not ended
         self._pending: deque[Sequence] = deque()  # of running requests, without a slot; those that lost it come first
         self._live: list[Sequence] = []  # in order of arrival
@@ -212,11 +212,15 @@ class Scheduler:
         """Give slots to those that have begun, then let others begin as far as there are seats and cells for them."""
         began: list[Request] = []
         while self._give_slots():
-            free_seats = len(self.cache.slots) - len(self._live) - len(self._pending)
-            request = self._line.next(self._running.values(), free_seats=free_seats, now_s=now_s)
-            if request is None or not self._fits_batch(request) or not self._give_slot(request.sequences[0]):
+            if not len(self._line):
                 break
-            self._line.leave(request.number)
+            free_seats = len(self.cache.slots) - len(self._live) - len(self._pending)
+            request = self._line.next(self._seats_held(), free_seats=free_seats)
+            if request is None or not self._fits_batch(request):
+                break
+            if not self._give_slot(request.sequences[0], beside=self._to_follow(request)):
+                break
+            self._line.begin(request)
             self._running[request.number] = request
             for sequence in request.sequences:
                 sequence.queue_s = now_s - request.arrived_s
@@ -224,6 +228,10 @@ class Scheduler:
                     self._pending.append(sequence)
             began.append(request)
         return began
+
+    def _seats_held(self) -> Counter[str]:
+        """The seats that each caller holds. Of sequences that take turns, all that are not done count."""
+        return Counter(self._running[sequence.request].caller for sequence in chain(self._live, self._pending))
 
     def _fits_batch(self, request: Request) -> bool:
         """Whether the request can be computed together with those that run: a batch has one adapter."""
@@ -238,9 +246,31 @@ class Scheduler:
                 self._pending.remove(sequence)
         return True
 
-    def _give_slot(self, sequence: Sequence) -> bool:
+    def _to_follow(self, request: Request) -> int:
+        """The cells that will be taken by those without a slot: all but the first of the request's sequences that run
+        at the same time, and those that wait for a prefix.
+        """
+        first, *others = request.sequences[: request.seats]
+        shares, cells = self.cells.shares, 0
+        for each in others:
+            shared = len(first.prompt) - 1 if shares and each.prompt is first.prompt else 0
+            cells += len(each.prompt) - shared + self._to_come(each)
+        for each in self._pending:
+            shared = self._awaited[each].length if shares and each in self._awaited else 0
+            cells += len(each.tokens) - shared + self._to_come(each)
+        return cells
+
+    def _to_come(self, sequence: Sequence) -> int:
+        """The cells that are kept free for a sequence beside those of its known tokens."""
+        reserved = min(sequence.reserved_tokens - sequence.generated, self.n_ctx - len(sequence.tokens))
+        return max(_HEADROOM, reserved)
+
+    def _give_slot(self, sequence: Sequence, *, beside: int | None = None) -> bool:
         """Give a sequence a slot, unless it waits for a prefix that another one computes. False if there is no slot or
         no cell for it.
+
+        The first sequence of a request that begins must leave `beside` cells for others without a slot. None for a
+        sequence whose request has begun.
         """
         if len(self._live) >= self._live_limit:
             return False
@@ -249,9 +279,12 @@ class Scheduler:
             return True
         place = self.cache.find(sequence)
         if isinstance(place, Awaited):
+            shared = place.length if self.cells.shares else 0
+            if beside is not None and not self._leaves_room(len(sequence.tokens) - shared + beside, sequence):
+                return False
             self._awaited[sequence] = place
             return True
-        place = None if place is None else self._find_cells(place)
+        place = None if place is None else self._find_cells(place, sequence, beside=beside or 0)
         if place is None:
             return False
         self._awaited.pop(sequence, None)
@@ -260,16 +293,27 @@ class Scheduler:
         self._live.sort(key=lambda live: (live.request, live.choice))
         return True
 
-    def _find_cells(self, place: Placement) -> Placement | None:
+    def _leaves_room(self, cells: int, sequence: Sequence, *, kept: object = None) -> bool:
+        """Whether a newcomer finds `cells` cells, and those for its reply, beside all that live sequences have
+        reserved. Idle prompts do not count, because they can go; the one that is `kept` cannot.
+        """
+        if not self._live:
+            return True
+        idle = [slot.seq_id for slot in self.cache.idle if slot is not kept]
+        unread = sum(live.remaining - 1 for live in self._live)
+        reserved = sum(map(self._to_come, self._live)) + self._to_come(sequence)
+        return self.cells.room_without(idle) >= cells + unread + reserved
+
+    def _find_cells(self, place: Placement, sequence: Sequence, *, beside: int) -> Placement | None:
         """Evict idle prompts until the newcomer has its cells. None, and nothing is evicted, if that is not enough."""
         needed = place.source if isinstance(place.source, Saved) else None
         # If nothing of the target slot is reused, the slot may be evicted like any other idle slot.
         kept = place.slot if place.source is None and place.beginning.length else place.source
-        idle = [slot for slot in self.cache.idle if slot is not kept]
-        unread = sum(sequence.remaining - 1 for sequence in self._live)
-        cells = place.cells + unread + _HEADROOM * (len(self._live) + 1)
-        if self._live and self.cells.room_without([slot.seq_id for slot in idle]) < cells:
+        if not self._leaves_room(place.cells + beside, sequence, kept=kept):
             return None
+        idle = [slot for slot in self.cache.idle if slot is not kept]
+        unread = sum(live.remaining - 1 for live in self._live)
+        cells = place.cells + unread + _HEADROOM * (len(self._live) + 1)  # what is reserved is freed when it is needed
         while idle and self.cells.room_without(()) < cells:
             self.cache.evict(idle.pop(0), needed=needed)
         if isinstance(place.source, Slot) and self.cells.room_without(()) < place.cells:

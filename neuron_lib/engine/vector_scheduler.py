@@ -6,11 +6,11 @@ then one more of each, and so on, as long as they fit the batch. Who had a turn 
 text is answered soon, also beside requests with thousands.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final
 
-from neuron_lib.engine.line import Line, Policy, Request, first_come
+from neuron_lib.engine.line import Line, Request
 from neuron_lib.engine.protocol import SequenceEvent
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import Outcome, SequenceChunk, StepPlan, StepResult
@@ -33,12 +33,12 @@ class VectorScheduler:
     `seats` requests run at once. A step has at most `texts` texts, and `n_batch` tokens of all of them together.
     """
 
-    def __init__(self, *, seats: int, texts: int, n_batch: int, policy: Policy = first_come) -> None:
+    def __init__(self, *, seats: int, texts: int, n_batch: int) -> None:
         self.n_batch: Final = n_batch
         self._seats: Final = seats
         self._most_texts: Final = texts
         self._text_limit = texts  # smaller for a while after libllama found no cells for a batch
-        self._line: Final = Line(policy)
+        self._line: Final = Line()
         self._running: dict[int, _Running] = {}  # by the number of the request, in the order of their turns
 
     def __repr__(self) -> str:
@@ -82,18 +82,19 @@ class VectorScheduler:
 
     def _begin_requests(self, now_s: float) -> list[Request]:
         began: list[Request] = []
-        while (request := self._next_request(now_s)) is not None:
-            self._line.leave(request.number)
+        while (request := self._next_request()) is not None:
+            self._line.begin(request)
             self._running[request.number] = _Running(request, deque(request.sequences))
             for sequence in request.sequences:
                 sequence.queue_s = now_s - request.arrived_s
             began.append(request)
         return began
 
-    def _next_request(self, now_s: float) -> Request | None:
+    def _next_request(self) -> Request | None:
         """Who begins next, if anybody may. A batch has one adapter."""
         running = [each.request for each in self._running.values()]
-        request = self._line.next(running, free_seats=self._seats - len(running), now_s=now_s)
+        held = Counter(request.caller for request in running)
+        request = self._line.next(held, free_seats=self._seats - len(running))
         if request is None or any(other.class_.adapter != request.class_.adapter for other in running):
             return None
         return request

@@ -51,8 +51,8 @@ class Context:
     `memory` is what the sequences remember. The context ends with its `with` block, and must not be used after it.
     """
 
-    def __init__(self, model: Model, params: ContextParams, *, seats: int) -> None:
-        """Allocate the KV cells.
+    def __init__(self, model: Model, params: ContextParams, *, seats: int, cell_bytes: int = 0) -> None:
+        """Allocate the KV cells, each of `cell_bytes` bytes, as was measured before; 0 where that is not known.
 
         `n_ctx` and `threads` of `params` are settled, and not 0. With the layout `unified` the sequences share
         `kv_cells` (0: as many as all can fill); with any other each sequence has `n_ctx` cells.
@@ -87,6 +87,7 @@ class Context:
         self._abort_flag: Final = AbortFlag()
         lib.llama_set_abort_callback(self._pointer, self._abort_flag.callback, self._abort_flag.data)
         self.is_unified: Final = unified
+        self.cell_bytes: Final = cell_bytes
         self.memory = Memory(self._pointer, model, seats=seats, unified=unified)
         self._longest = n_ctx if unified else int(lib.llama_n_ctx_seq(self._pointer))
         self._n_vocab = model.vocab.n_tokens

@@ -38,16 +38,7 @@ LLAMACPP: Final = Backend(
     # The names and keys of existing fleets' files and catalogues, which were written for another engine.
     aliases=("candle",),
     older_keys={"prefix_cache.budget_mb": "host_mb", "prefix_cache": "prompt_cache"},
-    idle_keys=(
-        "prompt_cache.max_entries",
-        "context_limit",
-        "image",
-        "split_mode",
-        "admission.kv_max_wait_secs",
-        "admission.max_per_principal",
-        "admission.anon_max_in_flight",
-        "admission.anon_max_pending",
-    ),
+    idle_keys=("prompt_cache.max_entries", "context_limit", "image", "split_mode"),
     make=_make,
     check_spec=_check_spec,
 )

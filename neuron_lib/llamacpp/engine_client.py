@@ -100,6 +100,7 @@ class EngineClient:
         self._facts: ModelFacts | None = None
         self._fatal: str | None = None  # the engine's own words, or what is wrong with its frames
         self._listeners: dict[int, Listener] = {}  # of requests that were submitted and have neither ended nor left
+        self._left: dict[int, Callable[[], object]] = {}  # of requests that were left and that the engine has still
         self._unsent: dict[int, bytes] = {}  # frames of submitted requests, by number
         self._controls: deque[bytes] = deque()  # frames of other commands
         self._taken: frozenset[int] = frozenset()  # requests whose prompts are being prepared, as the engine says
@@ -162,10 +163,17 @@ class EngineClient:
         self._listeners[submit.request] = listener
         self._something_to_send.set()
 
-    def leave(self, request: int) -> None:
-        """Hear no more of a request, and have the engine give it up unless it has ended. May be called twice."""
-        if self._listeners.pop(request, None) is not None and self._unsent.pop(request, None) is None:
-            self.post(Cancel(request))
+    def leave(self, request: int, *, let_go: Callable[[], object] = lambda: None) -> bool:
+        """Hear no more of a request, and have the engine give it up unless it has ended. May be called twice.
+
+        Returns whether the engine still has it. Then `let_go` is called once, when the engine has let go of it or is
+        gone.
+        """
+        if self._listeners.pop(request, None) is None or self._unsent.pop(request, None) is not None:
+            return False
+        self._left[request] = let_go
+        self.post(Cancel(request))
+        return True
 
     def may_work_on(self, request: int) -> bool:
         """Whether the engine may be working on a request, as far as is known here."""
@@ -273,6 +281,8 @@ class EngineClient:
         """The engine is done with a request; returns who listens to it."""
         self._taken -= {request}
         self._begun.pop(request, None)
+        if (let_go := self._left.pop(request, None)) is not None:
+            let_go()
         return self._listeners.pop(request, None)
 
     # ------------------------------------------------------------------------------------------------------------ end
@@ -292,9 +302,12 @@ class EngineClient:
     def _bury(self, death: Death) -> None:
         self.death = death
         listeners, self._listeners = self._listeners, {}
+        left, self._left = self._left, {}
         self._unsent.clear()
         self._settled.set()
         self._dead.set()
+        for let_go in left.values():
+            let_go()
         for listener in listeners.values():
             listener.fail(EngineDead(self.model_id, death.reason))
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from msgspec import structs
 
-from neuron_lib.admission import AdmissionController
-from neuron_lib.config import LlamaCppConfig, ModelEntry
+from neuron_lib.admission import AdmissionRules
+from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
 from neuron_lib.harness import ProgressReporter
@@ -34,7 +34,7 @@ from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import ContextParams, LoadProgress, LoadStage, ModelSpec
 
-__all__ = ("LlamaCppHarness", "load_command", "model_store")
+__all__ = ("LlamaCppHarness", "admission_rules", "load_command", "model_store")
 
 logger = get_logger(__name__)
 
@@ -86,6 +86,15 @@ class LlamaCppHarness:
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         return await self._store.capabilities(model_id)
 
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        """See `neuron_lib.harness.PlanningHarness`: a tenth more than the files, which must be on this machine."""
+        size = await self._store.size_bytes(spec)
+        if size is None:
+            return {}
+        gpus = gpu_indices(spec, gpu_count=len(self._gpu_memory_mb()), gpu_layers=self._config.gpu_layers)
+        devices = [f"gpu{index}" for index in gpus] or ["cpu"]
+        return dict.fromkeys(devices, size * 11 // 10 // len(devices))
+
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
@@ -131,11 +140,8 @@ class LlamaCppHarness:
                 supervisor,
                 harness_name=self.name,
                 devices=devices,
-                admission=AdmissionController(
-                    max_in_flight=config.admission.max_in_flight,
-                    max_queue_depth=config.admission.max_queue_depth,
-                    max_wait_s=config.admission.max_wait_secs,
-                ),
+                rules=admission_rules(config.admission),
+                kv_reply_tokens=config.admission.kv_reply_tokens,
                 max_prompt_tokens=self._max_prompt_tokens,
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
@@ -156,6 +162,19 @@ class LlamaCppHarness:
             **openmp_environment(self._environ, threads=threads, cores=cores),
             **visible_devices(spec, gpu_count=gpu_count),
         }
+
+
+def admission_rules(config: AdmissionConfig) -> AdmissionRules:
+    """The rules that an operator has set."""
+    return AdmissionRules(
+        max_in_flight=config.max_in_flight,
+        max_queue_depth=config.max_queue_depth,
+        max_wait_s=config.max_wait_secs,
+        kv_max_wait_s=config.kv_max_wait_secs,
+        max_per_principal=config.max_per_principal,
+        anon_max_in_flight=config.anon_max_in_flight,
+        anon_max_pending=config.anon_max_pending,
+    )
 
 
 def _report_weights(report: ProgressReporter, fraction: float) -> None:

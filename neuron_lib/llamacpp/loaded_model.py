@@ -3,16 +3,17 @@
 from collections.abc import Callable
 
 import anyio
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
-from neuron_lib.admission import AdmissionController
+from neuron_lib.admission import AdmissionController, AdmissionRules, Capacity
 from neuron_lib.config import SamplingConfig
 from neuron_lib.errors import RequestRejected
 from neuron_lib.llamacpp.engine_client import Death
+from neuron_lib.llamacpp.limits import capacity_of, request_limit, servable
 from neuron_lib.llamacpp.quarantine import Quarantine
 from neuron_lib.llamacpp.reply import LlamaCppReply
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
-from neuron_lib.types import EngineMeasures, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Servable, Task
+from neuron_lib.types import EngineMeasures, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Task
 
 __all__ = ("LlamaCppModel",)
 
@@ -26,15 +27,19 @@ class LlamaCppModel:
         *,
         harness_name: str,
         devices: tuple[int, ...],
-        admission: AdmissionController,
+        rules: AdmissionRules,
         max_prompt_tokens: int,
         sampling: SamplingConfig,
         isolates_principals: bool = False,
+        kv_reply_tokens: int = 0,
     ) -> None:
-        """With `isolates_principals` the prompts of one account are never reused for another."""
+        """With `isolates_principals` the prompts of one account are never reused for another. The cells for
+        `kv_reply_tokens` tokens of each reply are reserved before the reply begins.
+        """
         self._supervisor = supervisor
-        self._admission = admission
+        self._admission = AdmissionController(rules, capacity=self._capacity)
         self._max_prompt_tokens = max_prompt_tokens
+        self._kv_reply_tokens = kv_reply_tokens
         self._sampling = sampling
         self._isolates_principals = isolates_principals
         self._harness_name = harness_name
@@ -54,34 +59,34 @@ class LlamaCppModel:
             status=ModelStatus.RECOVERING if engine is None else ModelStatus.LOADED,
             devices=self._devices,
             capabilities=facts.capabilities,
-            limit=ModelLimit(
-                context=facts.n_ctx,
-                input=facts.prompt_limit(self._max_prompt_tokens),
-                output=min(self._sampling.max_tokens, facts.n_ctx),
-            ),
+            limit=self._limit,
             tool_call=bool(facts.tool_format),
             tool_format=facts.tool_format or None,
             reasoning=facts.reasoning is not None,
             # The status says that a model recovers. Were it not servable, a gateway would load it elsewhere.
-            servable=None if engine is None else _servable(engine.standstill),
+            servable=None if engine is None else servable(self._capacity(), standstill=engine.standstill),
             chat_template=None if facts.chat_template == "model" else facts.chat_template,
         )
 
     def load(self) -> ModelLoad:
-        counts, engine = self._admission.snapshot(), self._supervisor.engine
+        engine = self._supervisor.engine
         beat = None if engine is None else engine.last_beat
         return ModelLoad(
             id=self._supervisor.model_id,
-            in_flight=counts.in_flight,
-            queue_depth=counts.queue_depth,
-            max_in_flight=self._admission.max_in_flight,
-            max_queue_depth=self._admission.max_queue_depth,
-            rejected_queue_full=counts.rejected_queue_full,
-            rejected_timeout=counts.rejected_timeout,
+            **asdict(self._admission.snapshot()),
             engine_rss_mb=0 if beat is None else beat.rss_bytes >> 20,
             engine_restarts=self._supervisor.restarts,
             last_engine_death=self._supervisor.last_death or "",
         )
+
+    @property
+    def _limit(self) -> ModelLimit:
+        return request_limit(
+            self._supervisor.facts, max_prompt_tokens=self._max_prompt_tokens, max_tokens=self._sampling.max_tokens
+        )
+
+    def _capacity(self) -> Capacity:
+        return capacity_of(self._supervisor.facts, limit=self._limit, seats=self._admission.rules.max_in_flight)
 
     def measures(self) -> EngineMeasures | None:
         engine = self._supervisor.engine
@@ -100,6 +105,7 @@ class LlamaCppModel:
             admission=self._admission,
             quarantine=self._quarantine,
             max_prompt_tokens=self._max_prompt_tokens,
+            kv_reply_tokens=self._kv_reply_tokens,
             sampling=self._sampling,
             cache_key=self._cache_key(task.principal),
         )
@@ -113,8 +119,3 @@ class LlamaCppModel:
 
     async def wait_lost(self) -> str:
         return await self._supervisor.wait_lost()
-
-
-def _servable(standstill: str | None) -> Servable:
-    """A busy engine is servable, one that has stopped getting on is not."""
-    return Servable(ok=True) if standstill is None else Servable(ok=False, reason="stalled", detail=standstill)

@@ -12,7 +12,7 @@ from typing import Final, Self
 import anyio
 from anyio.lowlevel import checkpoint
 
-from neuron_lib.admission import AdmissionController, Place
+from neuron_lib.admission import AdmissionController, Place, Wait
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Text, Tokens, Vector
 from neuron_lib.errors import EngineDead, EngineFailed, NeuronError, SuspectRequest
@@ -86,18 +86,21 @@ class LlamaCppReply:
         admission: AdmissionController,
         quarantine: Quarantine,
         max_prompt_tokens: int,
+        kv_reply_tokens: int,
         sampling: SamplingConfig,
         cache_key: str,
     ) -> None:
         """`sampling` holds where the request says nothing, `quarantine` is the model's.
 
-        Requests of one `cache_key` may share what was computed of their prompts.
+        The cells for `kv_reply_tokens` tokens of each reply are reserved. Requests of one `cache_key` may share what
+        was computed of their prompts.
         """
         self._task = task
         self._supervisor = supervisor
         self._admission = admission
         self._quarantine = quarantine
         self._max_prompt_tokens = max_prompt_tokens
+        self._kv_reply_tokens = kv_reply_tokens
         self._sampling = sampling
         self._cache_key = cache_key
         self._held = ExitStack()
@@ -141,7 +144,9 @@ class LlamaCppReply:
     def _note(self, news: Prepared | Tokens | Text | Began | Done | Vector) -> None:
         """Take what is true at once, whether or not anybody reads the reply: which seats are held."""
         place = self._placed
-        if isinstance(news, Began):
+        if isinstance(news, Prepared):
+            place.prepare(cells=news.cells)
+        elif isinstance(news, Began):
             place.begin()
             self._left = self._sequences
         elif isinstance(news, Tokens | Text):
@@ -167,7 +172,7 @@ class LlamaCppReply:
         if isinstance(error, EngineDead):
             self._placed.wait_again()
         else:
-            self._placed.end()
+            self._placed.fail(error)
         self._mailbox.fail(error)
 
     # -------------------------------------------------------------------------------------------- what the reader does
@@ -177,7 +182,8 @@ class LlamaCppReply:
             refuse_if_impossible(self._task, model_id=self._supervisor.model_id, facts=self._supervisor.facts)
             self._refuse_if_suspect()
             engine = self._supervisor.require_engine()
-            self._place = self._held.enter_context(self._admission.place(self._seats, refuse=self.fail))
+            place = self._admission.place(self._seats, principal=self._task.principal, refuse=self.fail)
+            self._place = self._held.enter_context(place)
             self._quarantine.enter(self._place.number, self._task)
             await self._begin(engine)
         except BaseException:
@@ -237,6 +243,8 @@ class LlamaCppReply:
             facts=engine.facts,
             defaults=self._sampling,
             max_prompt_tokens=self._max_prompt_tokens,
+            kv_reply_tokens=self._kv_reply_tokens,
+            most_seats=place.most_seats,
             cache_key=self._cache_key,
             seed=secrets.randbits(_SEED_BITS),
         )
@@ -244,7 +252,7 @@ class LlamaCppReply:
 
     async def _until_begun(self) -> None:
         """Wait until the engine has begun the request, for as long as a request may wait."""
-        place, max_wait_s = self._placed, self._admission.max_wait_s
+        place, max_wait_s = self._placed, self._admission.rules.max_wait_s
         limit_s = max(max_wait_s, _PREPARE_LIMIT_S)
         prepared = await self._news_within(limit_s)
         if prepared is None:
@@ -253,8 +261,9 @@ class LlamaCppReply:
         if self._finished is not None:
             return
         began = await self._news_within(max_wait_s)
-        if began is None and not place.waits_for_seats:  # a step takes long, or cells are missing
-            began = await self._news_within(max(0.0, _BEGIN_LIMIT_S - max_wait_s))
+        if began is None:  # perhaps not for want of a seat
+            patience_s = max(place.patience_s, _BEGIN_LIMIT_S if place.waits_for is Wait.ENGINE else 0.0)
+            began = await self._news_within(patience_s - max_wait_s)
         if began is None:
             seats = "no seat" if self._seats == 1 else f"not {self._seats} seats"
             raise place.expired(f"{seats} became free within {max_wait_s:g} s")
@@ -300,12 +309,14 @@ class LlamaCppReply:
     # --------------------------------------------------------------------------------------------- from then on
 
     def _let_go(self) -> None:
-        """Free what is held for this request, in the engine and in the counts."""
+        """Free what is held for this request, in the engine and in the counts: its seats when the engine lets go."""
         if self._place is not None:
-            number, engine = self._place.number, self._engine
+            place, number, engine = self._place, self._place.number, self._engine
             may_be_at_work = engine is not None and engine.may_work_on(number)
-            if engine is not None:
+            if engine is not None and not place.holds_seats:
                 engine.leave(number)
+            elif engine is not None and engine.leave(number, let_go=place.end):
+                place.linger()
             self._quarantine.leave(number, may_be_at_work=may_be_at_work)
         self._held.close()
 
@@ -450,7 +461,7 @@ class LlamaCppReply:
         if isinstance(task, Embed | Rerank):
             return 1
         takes_turns = isinstance(task, Complete) and task.more_prompts
-        return min(self._sequences, self._admission.max_in_flight) if takes_turns else self._sequences
+        return min(self._sequences, self._admission.rules.max_in_flight) if takes_turns else self._sequences
 
     @property
     def _is_whole(self) -> bool:

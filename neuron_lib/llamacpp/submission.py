@@ -2,6 +2,7 @@
 
 from typing import Any, Final, assert_never
 
+from neuron_lib.admission import name_of
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import (
     ChatTask,
@@ -17,6 +18,7 @@ from neuron_lib.engine.protocol import (
     TokenizeTask,
 )
 from neuron_lib.errors import InvalidRequest, UnsupportedCapability
+from neuron_lib.llamacpp.limits import request_limit
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.modality import require_able
 from neuron_lib.shown import one_word
@@ -54,22 +56,31 @@ def submission(
     max_prompt_tokens: int,
     cache_key: str,
     seed: int,
+    kv_reply_tokens: int = 0,
+    most_seats: int = 0,
 ) -> Submit:
-    """The command to do `task` under this number. `defaults` and `seed` hold where the request says nothing."""
+    """The command to do `task` under this number. `defaults` and `seed` hold where the request says nothing.
+
+    The cells for `kv_reply_tokens` tokens of a reply are reserved, or for fewer if it cannot have so many. `most_seats`
+    is how many the callers of its kind may hold.
+    """
     asked = task.sampling if isinstance(task, Chat | Complete) else SamplingParams()
     most_tokens = task.max_tokens if isinstance(task, Chat | Complete) else None
-    principal = task.principal
+    limit = request_limit(facts, max_prompt_tokens=max_prompt_tokens, max_tokens=defaults.max_tokens)
+    reply_tokens = defaults.max_tokens if most_tokens is None else most_tokens
     return Submit(
         request=number,
         request_id=one_word(task.request_id),
         task=_frame(task, facts),
         sampling=resolve_sampling(asked, recommended=facts.recommended, defaults=defaults, fresh_seed=seed),
         limits=Limits(
-            prompt_tokens=max_prompt_tokens,
-            reply_tokens=defaults.max_tokens if most_tokens is None else most_tokens,
+            prompt_tokens=limit.input or max_prompt_tokens,
+            reply_tokens=reply_tokens,
+            reserved_tokens=min(reply_tokens, kv_reply_tokens),
         ),
         class_=RequestClass(
-            principal="" if principal is None else f"{principal.account_id}/{principal.key_id}",
+            principal=name_of(task.principal),
+            most_seats=most_seats,
             cache_key=cache_key,
             adapter=_adapter(task),
         ),

@@ -20,6 +20,7 @@ __all__ = (
 )
 
 DeviceIndex = Annotated[int, Meta(ge=0, le=1023)]
+Devices = Annotated[tuple[DeviceIndex, ...], Meta(max_length=256)]
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
@@ -34,7 +35,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     harness: str
     quant: str | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    devices: Annotated[tuple[DeviceIndex, ...], Meta(max_length=256)] | None = None
+    devices: Devices | None = None
 
 
 class LoadStage(StrEnum):
@@ -135,10 +136,13 @@ class ModelLoad(Struct, frozen=True, kw_only=True):
     """How busy a resident model is: one element of `models` in `/health` (`docs/reference/wire-contract.md#health`).
 
     `queue_depth` counts requests that wait for a seat or are being prepared. `rejected_*` count since the model was
-    loaded. `tok_s_*` are tokens per second. `engine_rss_mb` is the resident memory of the engine's process in MiB, 0 if
-    unknown. `engine_restarts` says how often the engine was started again, and `last_engine_death` how the last engine
-    died, "" if none did. Fields that are not set here stay 0: there are no limits for each principal and no budget of
-    the KV cache.
+    loaded: `queue_full` at the door, `timeout` of waits, `per_principal` by the cap of one principal, `anon_yield` of
+    anonymous callers from whom free seats were withheld, `kv_timeout` of waits for cells, `kv_unservable` of requests
+    that need more cells than there are. `anon_in_flight` are the seats of anonymous callers, who may have
+    `anon_max_in_flight`. `kv_budget_mb` is the memory of all cells in MiB, and `kv_available_mb` of those that running
+    requests have not reserved; both are 0 where the model has none. `tok_s_*` are tokens per second. `engine_rss_mb` is
+    the resident memory of the engine's process in MiB, 0 if unknown. `engine_restarts` says how often the engine was
+    started again, and `last_engine_death` how the last engine died, "" if none did.
     """
 
     id: str

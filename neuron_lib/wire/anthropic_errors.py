@@ -49,6 +49,7 @@ class AnthropicError(Struct):
 
 
 _UNPROCESSABLE: Final = 422
+_TOO_MANY: Final = 429
 _OVERLOADED: Final = Verdict(529, "overloaded_error", Overloaded.code)
 
 _TYPES: Final = {
@@ -94,7 +95,7 @@ def _verdict(error: NeuronError) -> Verdict:
     """
     verdict = judge(error)
     if verdict.type == RATE_LIMIT:
-        return _OVERLOADED
+        return verdict if verdict.status == _TOO_MANY else _OVERLOADED
     if verdict.type == API:
         return verdict
     status = 400 if verdict.status == _UNPROCESSABLE else verdict.status

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from neuron_lib.errors import (
     InvalidRequest,
+    KvWaitExpired,
     ModelLoading,
     ModelNotLoaded,
     NeuronError,
@@ -23,6 +24,7 @@ from neuron_lib.errors import (
     ShuttingDown,
     SuspectRequest,
     TemplateFailed,
+    TooLargeForKv,
     UnsupportedCapability,
     WrongModality,
 )
@@ -171,6 +173,8 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (SuspectRequest, 400, INVALID),
     (ModelLoading, 503, API),
     (ModelNotLoaded, 404, INVALID),
+    (TooLargeForKv, 413, INVALID),
+    (KvWaitExpired, 503, API),
     (Overloaded, 503, RATE_LIMIT),
     (ShuttingDown, 503, API),
     (NoHarness, 503, API),
@@ -191,6 +195,8 @@ def judge(error: NeuronError) -> Verdict:
     if isinstance(error, Overloaded) and error.reason is OverloadReason.ENGINE_LOST:
         # The model comes back by itself. To send fewer requests would not help, so this is no limit of a rate.
         return Verdict(503, API, "service_unavailable")
+    if isinstance(error, Overloaded) and error.reason is OverloadReason.PRINCIPAL_CAP:
+        return Verdict(429, RATE_LIMIT, error.code)  # this caller is to send less; the others are served
     for error_class, status, error_type in _TABLE:
         if isinstance(error, error_class):
             return Verdict(status, error_type, error.code)

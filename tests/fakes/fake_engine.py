@@ -245,10 +245,10 @@ class FakeEngine:
     def begin_next(self) -> None:
         while not self.hangs:
             free_seats = self.seats - sum(self.running.values())
-            request = self.line.next((), free_seats=free_seats, now_s=0.0)
+            request = self.line.next({}, free_seats=free_seats)
             if request is None:
                 return
-            self.line.leave(request.number)
+            self.line.begin(request)
             self.running[request.number] = request.seats
             submit = self.submitted.pop(request.number)
             if isinstance(submit.task, VectorTask):

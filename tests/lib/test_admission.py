@@ -3,9 +3,21 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
-from neuron_lib.admission import AdmissionController, AdmissionSnapshot, Place
-from neuron_lib.errors import InvalidRequest, ModelNotLoaded, Overloaded, OverloadReason, RequestRejected, ShuttingDown
+from neuron_lib.admission import MINIMAL, AdmissionController, AdmissionRules, Capacity, Need, Place, Wait
+from neuron_lib.errors import (
+    InvalidRequest,
+    KvWaitExpired,
+    ModelNotLoaded,
+    Overloaded,
+    OverloadReason,
+    PromptTooLong,
+    RequestRejected,
+    ShuttingDown,
+    TooLargeForKv,
+)
+from neuron_lib.types import Principal
 
 
 @dataclass
@@ -28,16 +40,23 @@ class House:
 
     seats: int = 1
     queue: int = 8
+    rules: dict[str, int] = field(default_factory=dict)
+    cells: int | None = None
     guests: list[Guest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.controller = AdmissionController(max_in_flight=self.seats, max_queue_depth=self.queue, max_wait_s=60)
+        rules = AdmissionRules(
+            max_in_flight=self.seats, max_queue_depth=self.queue, max_wait_s=60, kv_max_wait_s=240, **self.rules
+        )
+        capacity = Capacity(seats=self.seats, cells=self.cells, cell_bytes=1 << 20)
+        self.controller = AdmissionController(rules, capacity=lambda: capacity)
 
-    def come(self, *needs: int) -> None:
+    def come(self, *needs: int, who: str | None = None) -> None:
         for need in needs or (1,):
             guest = Guest(need)
             self.guests.append(guest)
-            context = self.controller.place(need, refuse=guest.refuse)
+            principal = None if who is None else Principal(who, "key")
+            context = self.controller.place(need, principal=principal, refuse=guest.refuse)
             try:
                 guest.place = context.__enter__()
             except RequestRejected as error:
@@ -65,6 +84,12 @@ class House:
     def counts(self) -> tuple[int, int]:
         snapshot = self.controller.snapshot()
         return snapshot.in_flight, snapshot.queue_depth
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """What is counted of those that were refused, by reason; without zeros."""
+        counts = asdict(self.controller.snapshot())
+        return {k.removeprefix("rejected_"): v for k, v in counts.items() if k.startswith("rejected_") and v}
 
     @property
     def refused(self) -> dict[int, type[RequestRejected]]:
@@ -109,7 +134,7 @@ def test_a_request_whose_engine_is_gone_waits_again_in_its_old_place() -> None:
     house.begin(0)
     house.place(0).wait_again()
     assert house.counts == (0, 2)
-    assert (house.place(0).waits_for_seats, house.place(1).waits_for_seats) == (False, True)
+    assert [house.place(number).waits_for for number in (0, 1)] == [Wait.ENGINE, Wait.SEATS]
     house.begin(0)
     assert house.counts == (2, 1)
 
@@ -117,11 +142,11 @@ def test_a_request_whose_engine_is_gone_waits_again_in_its_old_place() -> None:
 def test_a_request_waits_for_seats_while_those_before_it_leave_too_few() -> None:
     house = House(seats=3)
     house.come(1, 2, 1)
-    assert [house.place(number).waits_for_seats for number in range(3)] == [False, False, True]
+    assert [house.place(number).waits_for for number in range(3)] == [Wait.ENGINE, Wait.ENGINE, Wait.SEATS]
     house.begin(0)
-    assert [house.place(number).waits_for_seats for number in range(3)] == [False, False, True]
+    assert [house.place(number).waits_for for number in (1, 2)] == [Wait.ENGINE, Wait.SEATS]
     house.leave(1)
-    assert not house.place(2).waits_for_seats
+    assert house.place(2).waits_for is Wait.ENGINE
 
 
 def test_numbers_grow_with_every_arrival() -> None:
@@ -153,9 +178,7 @@ def test_a_full_queue_refuses_at_once_with_the_numbers_and_a_time_to_retry() -> 
     assert refusal.message == "2 of 2 seats are taken and 1 requests wait already"
     assert refusal.fields == {"in_flight": 2, "queue_depth": 1}
     assert refusal.retry_after_s == 4  # one request waits before a newcomer, and two seconds for each
-    assert house.controller.snapshot() == AdmissionSnapshot(
-        in_flight=2, queue_depth=1, rejected_queue_full=1, rejected_timeout=0
-    )
+    assert house.rejected == {"queue_full": 1}
 
 
 @pytest.mark.parametrize(("queue", "retry_after_s"), [(1, 4), (8, 18), (500, 120)])
@@ -169,9 +192,8 @@ def test_an_expired_wait_is_refused_with_a_time_to_retry_that_grows_with_the_que
     house.leave(1)
     assert (refusal.message, refusal.reason) == ("no seat became free", OverloadReason.WAIT_EXPIRED)
     assert refusal.retry_after_s == retry_after_s
-    assert house.controller.snapshot() == AdmissionSnapshot(
-        in_flight=1, queue_depth=0, rejected_queue_full=0, rejected_timeout=1
-    )
+    assert house.counts == (1, 0)
+    assert house.rejected == {"timeout": 1}
 
 
 def test_without_a_queue_a_full_house_refuses_at_once() -> None:
@@ -203,8 +225,8 @@ def test_closing_refuses_all_who_have_not_begun_and_all_who_come() -> None:
     assert house.refused == {1: ShuttingDown, 2: ShuttingDown, 3: ShuttingDown}
     assert isinstance(house.place(1).refusal, ShuttingDown)
     assert house.place(0).refusal is None
-    snapshot = house.controller.snapshot()
-    assert (snapshot.in_flight, snapshot.rejected_queue_full, snapshot.rejected_timeout) == (1, 0, 0)
+    assert house.controller.snapshot().in_flight == 1
+    assert house.rejected == {}
 
 
 def test_whoever_has_begun_once_is_not_refused_by_a_close_while_it_waits_for_the_next_engine() -> None:
@@ -225,9 +247,195 @@ def test_the_first_close_decides_what_is_raised() -> None:
     assert house.refused == {0: ModelNotLoaded, 1: ModelNotLoaded}
 
 
+# ------------------------------------------------------------------------------------------------- whose requests
+
+
+def reason(guest: Guest) -> OverloadReason | None:
+    return guest.refusal.reason if isinstance(guest.refusal, Overloaded) else None
+
+
+def test_one_principal_has_no_more_requests_than_it_may_and_the_others_find_room() -> None:
+    house = House(seats=2, queue=4, rules={"max_per_principal": 2})
+    house.come(1, 1, who="a")
+    house.begin(0)
+    house.come(1, who="a")
+    house.come(1, who="b")
+    assert reason(house.guests[2]) is OverloadReason.PRINCIPAL_CAP
+    assert "2 requests here already, of at most 2" in str(house.guests[2].refusal)
+    assert house.guests[3].refusal is None
+    house.leave(1)
+    house.come(1, who="a")
+    assert house.guests[4].refusal is None
+    assert house.rejected == {"per_principal": 1}
+
+
+@pytest.mark.parametrize(
+    ("configured", "seats", "queue", "most"),
+    [(None, 8, 32, 20), (None, 8, 0, 8), (None, 1, 0, 1), (0, 1, 8, 0), (3, 8, 32, 3)],
+)
+def test_a_principal_may_have_half_of_all_places_but_all_seats_unless_it_is_configured(
+    configured: int | None, seats: int, queue: int, most: int
+) -> None:
+    rules = AdmissionRules(max_in_flight=seats, max_queue_depth=queue, max_wait_s=1, max_per_principal=configured)
+    assert rules.most_of_one == most
+
+
+def test_a_cap_of_zero_is_no_cap() -> None:
+    house = House(seats=1, queue=3, rules={"max_per_principal": 0})
+    house.come(1, 1, 1, 1, who="a")
+    assert house.refused == {}
+
+
+def test_nothing_is_withheld_from_anonymous_callers_until_a_principal_has_come() -> None:
+    house = House(seats=2, queue=0)
+    house.come(1, 1)
+    house.begin(0, 1)
+    snapshot = house.controller.snapshot()
+    assert (snapshot.anon_in_flight, snapshot.anon_max_in_flight) == (2, 2)
+    house.leave(0)
+    house.come(1, who="a")
+    house.begin(2)
+    snapshot = house.controller.snapshot()
+    assert (snapshot.in_flight, snapshot.anon_in_flight, snapshot.anon_max_in_flight) == (2, 1, 1)
+
+
+def test_anonymous_callers_do_not_take_the_last_place_once_a_principal_has_come() -> None:
+    house = House(seats=1, queue=2)
+    house.come(1, who="a")
+    house.leave(0)
+    house.come(1, 1, 1)
+    assert reason(house.guests[3]) is OverloadReason.ANONYMOUS_YIELD
+    house.come(1, who="a")
+    assert house.guests[4].refusal is None
+
+
+def test_anonymous_callers_that_may_have_no_seat_are_refused_and_told_when_to_come_back() -> None:
+    house = House(rules={"anon_max_in_flight": 0})
+    house.come()
+    assert reason(house.guests[0]) is OverloadReason.ANONYMOUS_YIELD
+    assert house.guests[0].refusal is not None
+    assert house.guests[0].refusal.retry_after_s == 2
+    assert house.controller.snapshot().anon_max_in_flight == 0
+
+
+def test_an_anonymous_request_for_more_replies_than_it_could_ever_get_is_refused_by_name() -> None:
+    house = House(seats=4, rules={"anon_max_in_flight": 2})
+    house.come(3)
+    refusal = house.guests[0].refusal
+    assert isinstance(refusal, InvalidRequest)
+    assert refusal.param == "n"
+    house.come(3, who="a")
+    assert house.guests[1].refusal is None
+
+
+@pytest.mark.parametrize(("begins", "counted"), [(0, {"anon_yield": 1}), (1, {"timeout": 1})])
+def test_an_anonymous_caller_that_waited_in_vain_yielded_only_if_a_seat_was_free(
+    begins: int, counted: dict[str, int]
+) -> None:
+    house = House(seats=1)
+    house.come(1, who="a")
+    house.begin(*[0][:begins])
+    house.come()
+    assert house.place(1).waits_for is (Wait.SEATS if begins else Wait.YIELD)
+    house.place(1).expired("no seat became free")
+    assert house.rejected == counted
+
+
+def test_an_anonymous_caller_yields_while_its_kind_has_all_the_seats_that_it_may_have() -> None:
+    house = House(seats=3, rules={"anon_max_in_flight": 1})
+    house.come(1, 1)
+    house.begin(0)
+    assert house.place(1).waits_for is Wait.YIELD
+    assert house.place(1).most_seats == 1
+
+
+def test_a_principal_does_not_wait_for_anonymous_callers_that_came_before_it() -> None:
+    house = House(seats=1)
+    house.come(1)
+    house.come(1, who="a")
+    assert house.place(1).waits_for is Wait.ENGINE
+
+
+# ------------------------------------------------------------------------------------------------------- the cells
+
+
+def test_the_cells_of_running_requests_are_not_available() -> None:
+    house = House(seats=2, cells=100)
+    house.come(1, 1)
+    house.place(0).prepare(cells=60)
+    house.place(1).prepare(cells=30)
+    assert house.controller.snapshot().kv_available_mb == 100
+    house.begin(0)
+    snapshot = house.controller.snapshot()
+    assert (snapshot.kv_budget_mb, snapshot.kv_available_mb) == (100, 40)
+    house.leave(0)
+    assert house.controller.snapshot().kv_available_mb == 100
+
+
+def test_a_request_that_finds_seats_but_no_cells_waits_longer_and_is_refused_for_its_cells() -> None:
+    house = House(seats=2, cells=100)
+    house.come(1, 1)
+    house.place(0).prepare(cells=60)
+    house.begin(0)
+    assert house.place(1).patience_s == 60
+    house.place(1).prepare(cells=41)
+    assert (house.place(1).waits_for, house.place(1).patience_s) == (Wait.CELLS, 240)
+    refusal = house.place(1).expired("no seat became free")
+    assert isinstance(refusal, KvWaitExpired)
+    assert (refusal.retry_after_s, refusal.fields) == (5, {"free_mb": 100, "required_mb": 41})
+    assert house.rejected == {"kv_timeout": 1}
+
+
+def test_a_request_that_the_engine_refused_for_its_cells_is_counted_and_gone() -> None:
+    house = House(cells=10)
+    house.come(1, 1)
+    house.place(0).fail(TooLargeForKv("too large", required_mb=11, budget_mb=10))
+    house.place(1).fail(InvalidRequest("no such thing"))
+    assert (house.rejected, house.counts) == ({"kv_unservable": 1}, (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("need", "refusal"),
+    [
+        (MINIMAL, None),
+        (Need(seats=2, prompt_tokens=8, cells=10), None),
+        (Need(seats=3), InvalidRequest),
+        (Need(seats=0), InvalidRequest),
+        (Need(prompt_tokens=9), PromptTooLong),
+        (Need(cells=11), TooLargeForKv),
+    ],
+)
+def test_what_an_idle_model_could_not_serve_either_is_refused(
+    need: Need, refusal: type[RequestRejected] | None
+) -> None:
+    capacity = Capacity(seats=2, prompt_tokens=8, cells=10, cell_bytes=1)
+    found = capacity.refusal(need)
+    assert refusal is None if found is None else type(found) is refusal
+    assert Capacity().refusal(need) is None
+
+
+def test_memory_that_there_is_never_counts_as_nothing() -> None:
+    assert [Capacity(cell_bytes=3).mib(cells) for cells in (0, 1, 1 << 20)] == [0, 1, 3]
+
+
+# ------------------------------------------------------------------------------------------------------- the release
+
+
+def test_whoever_lingers_is_counted_until_the_engine_has_let_go() -> None:
+    house = House()
+    house.come(1, who="a")
+    house.begin(0)
+    place = house.place(0)
+    place.linger()
+    house.leave(0)
+    assert house.counts == (1, 0)
+    place.end()
+    assert house.counts == (0, 0)
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 def test_a_block_that_fails_gives_its_seats_back(error: type[BaseException]) -> None:
-    controller = AdmissionController(max_in_flight=1, max_queue_depth=0, max_wait_s=0)
+    controller = AdmissionController(AdmissionRules(max_in_flight=1, max_queue_depth=0, max_wait_s=0))
     with (  # noqa: PT012 - the block is what is tested
         pytest.raises(error),
         controller.place(refuse=lambda _refusal: None) as place,

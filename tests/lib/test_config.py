@@ -224,7 +224,8 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             '[[models]]\nid="a/b"\nsource="a/c"',
             (
                 "neuron.toml: unknown key `models[0].source`;"
-                " known here: id, repo, path, package, quant, revision, n_ctx, chat_template, tool_format"
+                " known here: id, repo, path, package, quant, revision, n_ctx, chat_template, tool_format, devices,"
+                " pin, idle_ttl_secs"
             ),
         ),
         (
@@ -428,7 +429,15 @@ def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
                     )
                 },
                 prompt_cache=PromptCacheConfig(host_mb=512),
-                admission=AdmissionConfig(max_in_flight=1, max_queue_depth=8, max_wait_secs=30),
+                admission=AdmissionConfig(
+                    max_in_flight=1,
+                    max_queue_depth=8,
+                    max_wait_secs=30,
+                    kv_max_wait_secs=240,
+                    max_per_principal=2,
+                    anon_max_in_flight=1,
+                    anon_max_pending=8,
+                ),
             )
         },
     )
@@ -438,10 +447,6 @@ def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
     assert set(ignored.split(", ")) == {
         "harness.candle.prefix_cache.max_entries",
         "harness.candle.context_limit",
-        "harness.candle.admission.kv_max_wait_secs",
-        "harness.candle.admission.max_per_principal",
-        "harness.candle.admission.anon_max_in_flight",
-        "harness.candle.admission.anon_max_pending",
         "harness.candle.image",
     }
 

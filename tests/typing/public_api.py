@@ -37,7 +37,7 @@ from neuron_lib import (
     Usage,
     load_default_models,
 )
-from neuron_lib.admission import AdmissionController, AdmissionSnapshot, Place
+from neuron_lib.admission import AdmissionController, AdmissionRules, AdmissionSnapshot, Place
 from neuron_lib.backend import Backend
 from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.errors import RequestRejected, cause_chain
@@ -133,7 +133,7 @@ async def an_activation(registry: Registry, specs: list[ModelSpec]) -> None:
 
 
 def an_admission(refusal: type[RequestRejected]) -> None:
-    controller = AdmissionController(max_in_flight=1, max_queue_depth=1, max_wait_s=1)
+    controller = AdmissionController(AdmissionRules(max_in_flight=1, max_queue_depth=1, max_wait_s=1))
     with controller.place(1, refuse=print) as place:
         assert_type(place, Place)
         assert_type(place.begin(), None)

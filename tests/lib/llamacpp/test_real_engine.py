@@ -16,7 +16,7 @@ import anyio
 import psutil
 import pytest
 
-from neuron_lib.admission import AdmissionController
+from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry, SamplingConfig
 from neuron_lib.engine.protocol import Abort
 from neuron_lib.errors import EngineDead, InvalidGrammar, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed
@@ -76,7 +76,7 @@ async def real_model(
             supervisor,
             harness_name="llamacpp",
             devices=(0,),
-            admission=AdmissionController(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
+            rules=AdmissionRules(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
             max_prompt_tokens=supervisor.facts.n_ctx,
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,

@@ -14,7 +14,7 @@ import pytest
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from neuron_lib.admission import AdmissionController
+from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
 from neuron_lib.engine.protocol import Beat, Began, Delta, Done, Load, Prepared, StepEvents, Submit, Vector
 from neuron_lib.errors import (
@@ -126,7 +126,7 @@ async def model_of(
             supervisor,
             harness_name="llamacpp",
             devices=(0,),
-            admission=AdmissionController(max_in_flight=seats, max_queue_depth=queue, max_wait_s=max_wait_s),
+            rules=AdmissionRules(max_in_flight=seats, max_queue_depth=queue, max_wait_s=max_wait_s),
             max_prompt_tokens=5,
             sampling=SamplingConfig(max_tokens=100),
             isolates_principals=isolates_principals,
@@ -448,11 +448,24 @@ async def test_a_model_that_imitates_chatml_stops_at_the_end_of_its_turn(
     assert events[-1].stop_strings == found
 
 
-async def test_a_request_holds_its_seat_until_its_block_ends() -> None:
+async def test_a_request_holds_its_seat_until_its_block_has_ended_and_the_engine_has_let_go_of_it() -> None:
     async with model_of("stuck-after-delta") as model:
         async with model.run(ask("one")):
             assert model.load().in_flight == 1
-        assert model.load().in_flight == 0
+        assert model.load().in_flight == 1  # the engine does not know yet
+        await until(lambda: model.load().in_flight == 0)
+
+
+async def test_the_seat_of_a_client_who_left_is_taken_until_the_engine_is_out_of_its_step() -> None:
+    async with model_of("hung-after-delta", queue=0) as model:
+        async with model.run(ask("one")):
+            pass
+        await let_others_run(100)
+        assert (model.load().in_flight, model.load().queue_depth) == (1, 0)
+        with pytest.raises(Overloaded):
+            await reply_to(model, "two")
+        await die(engine_of(model))
+        await until(lambda: model.load().in_flight == 0)
 
 
 @pytest.mark.parametrize(("mode", "tool_format"), [("normal", "generic"), ("markers", "hermes"), ("mute", None)])
