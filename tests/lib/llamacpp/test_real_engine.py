@@ -434,20 +434,20 @@ async def test_cells_are_reserved_before_a_request_begins_and_what_can_never_fit
 
     async def one(model: LlamaCppModel, number: int) -> None:
         nonlocal most_at_once
-        async with model.run(ask(f"Write a story about animal {number}.", max_tokens=150)) as reply:
+        async with model.run(ask(f"Write a story about animal {number}.", max_tokens=200)) as reply:
             load = model.load()
             most_at_once = max(most_at_once, load.in_flight)
             assert load.kv_available_mb < load.kv_budget_mb
             _ = [event async for event in reply]
 
-    async with real_model(smollm2_path, kv_reply_tokens=150, kv_layout="unified", kv_cells=512) as (model, _):
+    async with real_model(smollm2_path, kv_reply_tokens=200, kv_layout="unified", kv_cells=512) as (model, _):
         assert model.load().kv_budget_mb == model.load().kv_available_mb > 0
         async with anyio.create_task_group() as tasks:
             for number in range(4):
                 tasks.start_soon(one, model, number)
         assert 1 <= most_at_once <= 2
         with pytest.raises(TooLargeForKv) as caught:
-            await reply_to(model, ask("Hello", max_tokens=150, choices=4))
+            await reply_to(model, ask("Hello", max_tokens=200, choices=4))
         assert caught.value.fields["required_mb"] > caught.value.fields["budget_mb"] == model.load().kv_budget_mb
         assert model.load().rejected_kv_unservable == 1
 
