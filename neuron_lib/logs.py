@@ -27,8 +27,12 @@ class Message:
         self._fields = fields
 
     def __str__(self) -> str:
-        line = self.text
-        return f"{line} {fields_line(self._fields)}" if self._fields else line
+        return self.without()
+
+    def without(self, *names: str) -> str:
+        """The message with its fields, except the fields of these `names`."""
+        fields = {name: value for name, value in self._fields.items() if name not in names}
+        return f"{self.text} {fields_line(fields)}" if fields else self.text
 
     @property
     def text(self) -> str:

@@ -7,7 +7,19 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ("LONGEST_CHAIN", "LONGEST_MESSAGE", "LONGEST_QUOTE", "bounded", "brief", "clip", "fields_line", "printable")
+__all__ = (
+    "CHAIN_FIELD",
+    "LONGEST_CHAIN",
+    "LONGEST_MESSAGE",
+    "LONGEST_QUOTE",
+    "LONGEST_WORD",
+    "bounded",
+    "brief",
+    "clip",
+    "fields_line",
+    "one_word",
+    "printable",
+)
 
 LONGEST_QUOTE: Final = 200
 """The most characters of one foreign string that a message, a field or a log line shows."""
@@ -15,7 +27,9 @@ LONGEST_MESSAGE: Final = 1000
 """The most characters of one whole message."""
 LONGEST_CHAIN: Final = 2000
 """The most characters of a message and its causes, and of one log message."""
-_CHAIN: Final = "reason"
+LONGEST_WORD: Final = 128
+"""The most characters of an id that a client or a program has chosen for its request."""
+CHAIN_FIELD: Final = "reason"
 """The log field that holds a chain of causes. Each cause in it is bounded already, so the field may be longer."""
 
 _MOST_CHARACTERS: Final = 6000
@@ -64,10 +78,15 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else _spelled(char) for char in text)
 
 
+def one_word(text: str) -> str:
+    """The first `LONGEST_WORD` characters of `text`, with `_` for each that is no visible ASCII character."""
+    return "".join(char if "!" <= char <= "~" else "_" for char in text[:LONGEST_WORD])
+
+
 def fields_line(fields: Mapping[str, object]) -> str:
     """The fields as `key=value key="another value"`. A value is quoted if its end would not be clear otherwise."""
     return " ".join(
-        f"{printable(clip(name))}={_quoted(value, LONGEST_CHAIN if name == _CHAIN else LONGEST_QUOTE)}"
+        f"{printable(clip(name))}={_quoted(value, LONGEST_CHAIN if name == CHAIN_FIELD else LONGEST_QUOTE)}"
         for name, value in fields.items()
     )
 

@@ -14,6 +14,7 @@ from neuron_lib.logs import get_logger
 from neuron_lib.types import EventBeforeEnd, Usage
 from neuron_lib.wire.dialect import Collector, FollowsUsage, StreamEncoder
 from neuron_service.asgi import DIRECT_WRITE, Receive, Scope, Send
+from neuron_service.exchange import exchange_of
 from neuron_service.refusals import error_fields, internal_error
 from neuron_service.streaming import SEND_LIMIT_S, ClientStalled, EventStream, while_connected
 
@@ -74,11 +75,11 @@ class StreamedAnswer:
         write = scope.get("extensions", {}).get(DIRECT_WRITE, {}).get("write")
         stream = EventStream(send, silence_limit_s=self._silence_limit_s, write=write)
         try:
-            await while_connected(receive, lambda: self._answer(stream), beside=stream.watch)
+            await while_connected(receive, lambda: self._answer(stream, scope), beside=stream.watch)
         except ClientStalled:
-            logger.info("client stopped reading, its reply was given up")
+            logger.info("client stopped reading, its reply was given up", extra=exchange_of(scope).labels)
 
-    async def _answer(self, stream: EventStream) -> None:
+    async def _answer(self, stream: EventStream, scope: Scope) -> None:
         encoder = self._encoder
         try:
             async with self._reply as events:
@@ -96,7 +97,7 @@ class StreamedAnswer:
         except Exception as error:
             if not self._is_open:
                 raise
-            await stream.send(encoder.error(_log_lost_reply(error), _usage_of(self._reply)))
+            await stream.send(encoder.error(_log_lost_reply(error, scope), _usage_of(self._reply)))
         await stream.send(b"", more=False)
 
     def _write(self, stream: EventStream, event: EventBeforeEnd) -> bool:
@@ -115,10 +116,11 @@ def _own_headers(reply: Generation) -> list[tuple[bytes, bytes]]:
     return [(b"x-neuron-retried", b"1")] if reply.retried else []
 
 
-def _log_lost_reply(error: Exception) -> NeuronError:
+def _log_lost_reply(error: Exception, scope: Scope) -> NeuronError:
     """Log why a reply ends half-way. Returns the error that is sent to the client."""
+    labels = exchange_of(scope).labels
     if isinstance(error, NeuronError):
-        logger.warning("stream ended by an error: %s", error.log_message, extra=error_fields(error))
+        logger.warning("stream ended by an error: %s", error.log_message, extra=labels | error_fields(error))
         return error
-    logger.error("bug in a stream", exc_info=error)
+    logger.error("bug in a stream", exc_info=error, extra=labels)
     return internal_error(error)

@@ -14,6 +14,7 @@ from neuron_service.host import Host
 from neuron_service.http_rules import HttpRules
 from neuron_service.openapi import Operation, operations_of
 from neuron_service.probes import PROBES, Probes
+from neuron_service.request_log import RequestLog
 from neuron_service.routes.description import description_route
 from neuron_service.routes.host import discovery
 from neuron_service.routes.images import generate_images
@@ -35,14 +36,15 @@ __all__ = ("create_app", "create_routes", "operations")
 _MAX_BODY_BYTES = 2 << 20  # also the limit of the gateway; a hostile body of this size blocks the event loop for 20 ms
 
 
-def create_app(host: Host, *, access: AccessRules | None = None, cors_origins: Iterable[str] = ()) -> HttpRules:
+def create_app(host: Host, *, access: AccessRules | None = None, cors_origins: Iterable[str] = ()) -> RequestLog:
     """The whole application of `host`. It has no lifespan, because `server` owns the order of start and stop.
 
     Without `access` requests may name any host and any origin. A server around the application then has to check them.
     Web pages of `cors_origins` may read the answers.
     """
     routes = Probes(host, create_routes(host))
-    return HttpRules(routes, access=access, entrance=host.entrance, cors_origins=cors_origins)
+    rules = HttpRules(routes, access=access, entrance=host.entrance, cors_origins=cors_origins)
+    return RequestLog(rules, on_answer=host.tallies.take_answer)
 
 
 def create_routes(host: Host) -> Litestar:

@@ -12,6 +12,7 @@ from typing import Final, Self, TypeAlias
 from neuron_lib.shown import clip
 from neuron_lib.wire.http_errors import OriginNotAllowed
 from neuron_service.access.hosts import ANY
+from neuron_service.exchange import REQUEST_ID
 
 __all__ = ("CorsRules", "Preflight")
 
@@ -102,9 +103,8 @@ class CorsRules:
         granted = None if origin is None else self._grant(origin)
         if granted is not None:
             added.append((b"access-control-allow-origin", granted))
-            names = sorted({name.lower() for name, _ in headers} - _ALWAYS_READABLE)
-            if names:
-                added.append((b"access-control-expose-headers", b", ".join(names)))
+            names = {name.lower() for name, _ in headers} | {REQUEST_ID}  # which every answer gets
+            added.append((b"access-control-expose-headers", b", ".join(sorted(names - _ALWAYS_READABLE))))
         return added
 
     def _grant(self, origin: bytes) -> bytes | None:

@@ -9,8 +9,8 @@ from litestar.exceptions import HTTPException, InternalServerException
 
 from neuron_lib.errors import InvalidRequest, NeuronError
 from neuron_lib.logs import get_logger
-from neuron_lib.shown import clip
 from neuron_lib.wire.http_errors import BodyTooLarge, ErrorAnswer, UnknownMethod, UnknownPath
+from neuron_service.exchange import exchange_of
 from neuron_service.refusals import REFUSALS, allowed_methods, internal_error, log_refusal, render
 
 __all__ = ("EXCEPTION_HANDLERS", "respond", "response")
@@ -28,7 +28,7 @@ def respond(
 ) -> Response[bytes]:
     """The response to a request that is refused with `error`, in `shape`. Also logs the refusal, with `fields`."""
     answer = shape(error)
-    log_refusal(error, answer, method=request.method, path=request.url.path, **fields)
+    log_refusal(error, answer, exchange_of(request.scope), **fields)
     return response(answer)
 
 
@@ -59,7 +59,8 @@ def _translated(request: Request[Any, Any, Any], exception: HTTPException) -> Ne
 
 
 def _respond_to_bug(request: Request[Any, Any, Any], bug: Exception) -> Response[bytes]:
-    logger.error("bug in a route", exc_info=bug, extra={"method": request.method, "path": clip(request.url.path)})
+    exchange = exchange_of(request.scope)
+    logger.error("bug in a route", exc_info=bug, extra=exchange.labels | exchange.target)
     error = internal_error(bug)
     answer = render(error, request.url.path)
     REFUSALS.add(error, answer)

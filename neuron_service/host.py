@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
-from neuron_lib.types import Device, Discovery, Health, ModelInfo, Task
+from neuron_lib.types import Device, Discovery, EndedReply, Health, ModelInfo, Task
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.tallies import Tallies
@@ -41,6 +42,7 @@ class Host:
     registry: Registry
     tracker: ActivationTracker
     monitor: DeviceMonitor
+    host_monitor: HostMonitor = field(default_factory=HostMonitor)
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
     entrance: Entrance = field(default_factory=lambda: Entrance(EntranceRules()))
@@ -97,7 +99,7 @@ class Host:
             async with self.decode_turn:
                 await checkpoint()
 
-    def run(self, task: Task) -> Reply:
+    def run(self, task: Task, *, on_account: Callable[[EndedReply], None]) -> Reply:
         """The reply to `task`, not yet begun; see `Registry.run`. The task may name its model by an alias, or leave it
         to the host by an empty id, which means the only model that is resident.
 
@@ -106,7 +108,8 @@ class Host:
         """
         self.require_harness()
         model_id = self.model_aliases.get(task.model_id) if task.model_id else self._only_model()
-        return self.registry.run(task if model_id is None else replace(task, model_id=model_id))
+        named = task if model_id is None else replace(task, model_id=model_id)
+        return self.registry.run(named, on_account=on_account)
 
     def _only_model(self) -> str:
         models = self.registry.list_models()
@@ -185,6 +188,7 @@ class Host:
 
     def health(self) -> Health:
         """The body of `/health`, from memory."""
+        memory, cpus = self.host_monitor.reading()
         return Health(
             uptime_secs=int(time.monotonic() - self._started_s),
             devices=self.monitor.readings(),
@@ -193,5 +197,7 @@ class Host:
             loading=self.registry.loading(),
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
+            memory=UNSET if memory is None else memory,
+            cpus=UNSET if cpus is None else cpus,
             access=self.entrance.rules.state() or UNSET,
         )

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from neuron_lib.shown import clip
 from neuron_lib.wire.bodies import UnsupportedMediaType
-from neuron_lib.wire.http_errors import OriginNotAllowed, UnknownMethod, UnknownPath
-from neuron_service.access.entrance import Entrance, EntranceRules
+from neuron_lib.wire.http_errors import AccessRefused, OriginNotAllowed, UnknownMethod, UnknownPath
+from neuron_service.access.entrance import Entrance, EntranceRules, caller_of
 from neuron_service.access.hosts import AccessRules
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
 from neuron_service.cors import CorsRules, Preflight
+from neuron_service.exchange import exchange_of
 from neuron_service.refusals import allowed_methods, refuse
 
 __all__ = ("HttpRules",)
@@ -49,7 +50,7 @@ class HttpRules:
             await refuse(refused, scope, send)
         elif preflight is not None:
             await self._answer_preflight(preflight, scope, send)  # which never has a key
-        elif refused := self._entrance.admit(scope):
+        elif refused := self._admit(scope):
             await refuse(refused, scope, send)
         elif b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
             # Litestar would ignore the additional slash.
@@ -63,6 +64,12 @@ class HttpRules:
             await refuse(error, scope, send)
         else:
             await self._routes(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> AccessRefused | None:
+        refused = self._entrance.admit(scope)
+        if refused is None:
+            exchange_of(scope).principal = caller_of(scope).principal
+        return refused
 
     def _readable(self, headers: Iterable[tuple[bytes, bytes]], send: Send) -> Send:
         """`send`, but with what a browser must be told. The body stays as it is, so `DIRECT_WRITE` may be used."""

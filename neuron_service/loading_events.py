@@ -1,6 +1,5 @@
 """The loads of this host as server-sent events, as long as the client stays. The gateway does not ask for them."""
 
-import logging
 from contextlib import aclosing
 from typing import Final
 
@@ -8,13 +7,15 @@ import anyio
 import msgspec
 
 from neuron_lib import LoadingModel, Registry
+from neuron_lib.logs import get_logger
 from neuron_lib.wire.sse import server_sent_event
 from neuron_service.asgi import Receive, Scope, Send
+from neuron_service.exchange import exchange_of
 from neuron_service.streaming import ClientStalled, EventStream, while_connected
 
 __all__ = ("LoadingEvents",)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SHORTEST_INTERVAL_S: Final = 0.25
 _SILENCE_LIMIT_S: Final = 15.0
@@ -31,12 +32,13 @@ class LoadingEvents:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = EventStream(send, silence_limit_s=_SILENCE_LIMIT_S)
         try:
             await while_connected(receive, lambda: self._follow(stream), beside=stream.watch)
         except ClientStalled:
-            logger.info("client stopped reading, it is told of loads no more")
+            labels = exchange_of(scope).labels
+            logger.info("client stopped reading, it is told of loads no more", extra=labels)
 
     async def _follow(self, stream: EventStream) -> None:
         await stream.open()

@@ -1,19 +1,25 @@
-"""Logs for the journal or for a terminal. Each record is one line on stderr, with its fields after its message."""
+"""Logs for the journal, for a terminal or for a program. Each record is one line on stderr, with its fields."""
 
 import contextlib
+import json
 import logging
+import logging.handlers
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from queue import Full, Queue
 from threading import Thread
-from typing import Final, TextIO
+from typing import Any, Final, Literal, TextIO, TypeAlias
 
 from neuron_lib.logs import Message
-from neuron_lib.shown import clip, printable
+from neuron_lib.shown import CHAIN_FIELD, LONGEST_CHAIN, LONGEST_QUOTE, bounded, clip, printable
 from neuron_service.journal import ERROR_PRIORITY, is_journal, with_priority
 
-__all__ = ("configure_logging",)
+__all__ = ("LogFormat", "configure_logging", "hold_records")
+
+LogFormat: TypeAlias = Literal["text", "json"]
+"""`text` is for people and for the journal. `json` is one object for each record, for programs."""
 
 _STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
     "message",
@@ -56,27 +62,83 @@ class _LineFormatter(logging.Formatter):
         return "" if self._for_journal else f"{self.formatTime(record)} {record.levelname:<7} "
 
     def _traceback(self, record: logging.LogRecord) -> Iterator[str]:
-        """The last lines of a traceback that fit into the limit, because the last lines say what went wrong."""
-        if not record.exc_info:
-            return iter(())
-        kept: list[str] = []
-        room = _LONGEST_TRACEBACK
-        for line in reversed(self.formatException(record.exc_info).splitlines()):
-            shown = clip(printable(line), _LONGEST_TRACEBACK_LINE)
-            room -= len(shown)
-            if room < 0:
-                kept.append("(the beginning of this traceback is left out)")
-                break
-            kept.append(shown)
-        return reversed(kept)
+        return _last_lines(self.formatException(record.exc_info)) if record.exc_info else iter(())
+
+
+class _JsonFormatter(logging.Formatter):
+    """`{"time": …, "level": …, "logger": …, "message": …, "field": …}`, in ASCII. A traceback is in `exception`.
+
+    For the journal the line begins with its priority as well. The journal removes the priority again.
+    """
+
+    def __init__(self, *, for_journal: bool) -> None:
+        super().__init__()
+        self._for_journal = for_journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        told: dict[str, Any] = {
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": _text(record),
+        }
+        fields = {name: _plain(name, value) for name, value in _fields(record).items() if name not in told}
+        if record.exc_info:
+            fields["exception"] = "\n".join(_last_lines(self.formatException(record.exc_info)))
+        line = json.dumps(told | fields, default=str)
+        return with_priority(line, _priority(record.levelno)) if self._for_journal else line
+
+    @staticmethod
+    def converter(seconds: float | None) -> time.struct_time:
+        """The time is that of UTC."""
+        return time.gmtime(seconds)
+
+
+def _last_lines(traceback: str) -> Iterator[str]:
+    """The last lines of a traceback that fit into the limit, because the last lines say what went wrong."""
+    kept: list[str] = []
+    room = _LONGEST_TRACEBACK
+    for line in reversed(traceback.splitlines()):
+        shown = clip(printable(line), _LONGEST_TRACEBACK_LINE)
+        room -= len(shown)
+        if room < 0:
+            kept.append("(the beginning of this traceback is left out)")
+            break
+        kept.append(shown)
+    return reversed(kept)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS}
 
 
 def _message(record: logging.LogRecord) -> str:
     """The message of a record, with its fields. The messages of this project have their fields already."""
     if isinstance(record.msg, Message):
         return record.getMessage()
-    fields = {name: value for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS}
-    return str(Message(record.getMessage(), (), fields))
+    return str(Message(record.getMessage(), (), _fields(record)))
+
+
+def _text(record: logging.LogRecord) -> str:
+    """The message of a record, without its fields."""
+    return record.msg.text if isinstance(record.msg, Message) else Message(record.getMessage(), (), {}).text
+
+
+def _plain(name: str, value: object) -> object:
+    """A field as JSON can have it: small, and without numbers that JSON does not know."""
+    match value:
+        case str():
+            return printable(clip(value, LONGEST_CHAIN if name == CHAIN_FIELD else LONGEST_QUOTE))
+        case bool() | int() | None:
+            return bounded(value)
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case dict():
+            return {printable(clip(str(key))): _plain("", each) for key, each in bounded(value).items()}
+        case list() | tuple():
+            return [_plain("", each) for each in bounded(value)]
+        case _:
+            return printable(clip(str(value)))
 
 
 def _priority(level: int) -> int:
@@ -130,14 +192,31 @@ class _BackgroundHandler(logging.Handler):
             self._waiting.task_done()
 
 
-def configure_logging(level: str, *, environ: Mapping[str, str] | None = None) -> None:
-    """Send records of `level` and above to stderr.
+def hold_records(level: str) -> None:
+    """Keep records of `level` and above until `configure_logging` writes them. Raises ValueError for an unknown level.
 
-    If `environ` says that the journal reads stderr, lines have priorities, otherwise time stamps. Raises ValueError for
-    an unknown level.
+    For the time in which nobody knows yet how the log is to be written.
     """
+    _send_to(logging.handlers.MemoryHandler(_MOST_WAITING), level)  # keeps its records, because it has no target
+
+
+def configure_logging(level: str, *, log_format: LogFormat = "text", environ: Mapping[str, str] | None = None) -> None:
+    """Send records of `level` and above to stderr, and first those that `hold_records` has kept.
+
+    If `environ` says that the journal reads stderr, lines have priorities, and those of the format `text` no time
+    stamps. Raises ValueError for an unknown level.
+    """
+    for_journal = is_journal(sys.stderr, environ or {})
     handler = _BackgroundHandler(sys.stderr)
-    handler.setFormatter(_LineFormatter(for_journal=is_journal(sys.stderr, environ or {})))
+    handler.setFormatter((_JsonFormatter if log_format == "json" else _LineFormatter)(for_journal=for_journal))
+    held = [each for each in logging.getLogger().handlers if isinstance(each, logging.handlers.MemoryHandler)]
+    _send_to(handler, level)
+    for each in held:
+        for record in each.buffer:
+            handler.handle(record)
+
+
+def _send_to(handler: logging.Handler, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

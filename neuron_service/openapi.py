@@ -21,6 +21,11 @@ __all__ = ("Operation", "described_by", "document", "operations_of")
 _JSON: Final = "application/json"
 _STREAM: Final = "text/event-stream"
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")
+_KEYS: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+"""The ways to send an API key (`neuron_service.access.entrance`)."""
 _NULL: Final = msgspec.Raw(b"null")
 _REFERENCE: Final = "#/components/schemas/"
 
@@ -76,7 +81,8 @@ def document(operations: Iterable[Operation], *, version: str) -> dict[str, Any]
         "openapi": "3.2.0",  # the first version that can describe a stream
         "info": {"title": "neuron", "version": version, "summary": "Serves language models on one host."},
         "paths": paths,
-        "components": {"schemas": types.components()},
+        "security": [{}, *({name: []} for name in _KEYS)],  # none is needed from a trusted network
+        "components": {"schemas": types.components(), "securitySchemes": _KEYS},
     }
 
 

@@ -14,6 +14,7 @@ from neuron_lib.logs import get_logger
 from neuron_lib.types import Health
 from neuron_lib.wire.http_errors import UnknownMethod
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
+from neuron_service.exchange import exchange_of
 from neuron_service.host import Host
 from neuron_service.refusals import REFUSALS, internal_error, refuse, render, send_error, send_json
 from neuron_service.status import Liveness, Readiness
@@ -57,7 +58,8 @@ class Probes:
         except NeuronError as error:
             await refuse(error, scope, send)
         except Exception as bug:
-            logger.exception("bug in a probe", extra={"path": scope["path"]})
+            exchange = exchange_of(scope)
+            logger.exception("bug in a probe", extra=exchange.labels | exchange.target)
             internal = internal_error(bug)
             answer = render(internal, scope["path"])
             REFUSALS.add(internal, answer)

@@ -8,10 +8,12 @@ from typing import Any, Final
 
 from neuron_lib.errors import InvalidRequest, NeuronError, PreflightFailed, cause_chain
 from neuron_lib.logs import get_logger
+from neuron_lib.registry.reply_readers import reply_fields
 from neuron_lib.shown import clip
 from neuron_lib.wire.http_errors import ErrorAnswer, UnknownPath
 from neuron_service.asgi import Scope, Send
 from neuron_service.dialects import render
+from neuron_service.exchange import Exchange, exchange_of
 
 __all__ = (
     "REFUSALS",
@@ -78,24 +80,31 @@ def internal_error(bug: Exception) -> NeuronError:
     return error
 
 
-def log_refusal(error: NeuronError, answer: ErrorAnswer, *, method: str, path: str, **fields: str) -> None:
+def log_refusal(error: NeuronError, answer: ErrorAnswer, exchange: Exchange, **fields: str) -> None:
     """Log one line of bounded length: what was refused and why. The line never has the text of a chat. Also count it.
+
+    The line is the only one of its request: of an exchange that was refused once nothing more is logged or counted.
 
     `fields` are further fields of the line, which the answer does not have. The level is WARNING. For an unknown path
     it is INFO, because every scanner asks for such paths and no operator has to act.
     """
+    if exchange.refusal is not None:
+        return
+    exchange.refusal = answer.code or answer.type
     REFUSALS.add(error, answer)
     logger.log(
         logging.INFO if isinstance(error, UnknownPath) else logging.WARNING,
         "request refused: %s",
         error.log_message,
-        extra={"method": clip(method), "path": clip(path), "status": answer.status}
-        | {"type": answer.type, "code": answer.code}
+        extra=exchange.labels
+        | exchange.target
+        | {"status": answer.status, "type": answer.type, "code": answer.code}
+        | ({} if exchange.ended is None else reply_fields(exchange.ended))
         | {name: clip(value) for name, value in fields.items()}
         | error_fields(error),
     )
     if error.quotes_request:
-        logger.debug("the refusal in full: %s", cause_chain(error))
+        logger.debug("the refusal in full: %s", cause_chain(error), extra=exchange.labels)
 
 
 def allowed_methods(by_litestar: str) -> str:
@@ -110,7 +119,7 @@ def allowed_methods(by_litestar: str) -> str:
 async def refuse(error: NeuronError, scope: Scope, send: Send) -> None:
     """Answer a request with `error` in the shape of its path, and log the refusal."""
     answer = render(error, scope["path"])
-    log_refusal(error, answer, method=scope["method"], path=scope["path"])
+    log_refusal(error, answer, exchange_of(scope))
     await send_error(send, answer)
 
 

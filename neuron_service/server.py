@@ -34,6 +34,7 @@ from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
 from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
+from neuron_service.request_log import RequestLog
 from neuron_service.socket_reader import read_socket
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
@@ -97,16 +98,19 @@ async def serve(
     )
     routes = LateRoutes(partial(_build_routes, host))
     server = http_server(
-        HttpRules(
-            Probes(host, routes),
-            access=AccessRules.for_listener(
-                sock,
-                own_name=config.host,
-                allowed_hosts=config.allowed_hosts,
-                allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
+        RequestLog(
+            HttpRules(
+                Probes(host, routes),
+                access=AccessRules.for_listener(
+                    sock,
+                    own_name=config.host,
+                    allowed_hosts=config.allowed_hosts,
+                    allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
+                ),
+                entrance=host.entrance,
+                cors_origins=config.http.cors_origins,
             ),
-            entrance=host.entrance,
-            cors_origins=config.http.cors_origins,
+            on_answer=tallies.take_answer,
         ),
         cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
         shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
@@ -132,6 +136,7 @@ async def serve(
                     background.start_soon(_activate, host, config, environ, backends, routes.load)
                     tasks.start_soon(_call_in_threads, host, version, check)
                     background.start_soon(monitor.run)
+                    background.start_soon(host.host_monitor.run)
                     await stop.wait()
                     host.start_draining()
                     tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(config.drain_timeout_secs))

@@ -1,4 +1,4 @@
-"""What this process has counted since it started, for `GET /metrics`: replies, loads and the lag of the event loop.
+"""What this process has counted since it started, for `GET /metrics`: answers, replies, loads, the lag of the loop.
 
 Counts only. What can be read from the registry when somebody asks is not counted here. Nothing here runs for a token.
 """
@@ -6,14 +6,15 @@ Counts only. What can be read from the registry when somebody asks is not counte
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from neuron_lib.tally import Tally
 from neuron_lib.types import Distribution, EndedLoad, EndedReply, LoadOutcome, LoadStage, ReplyOutcome
+from neuron_service.path_names import OTHER, path_name
 
-__all__ = ("NO_REPLIES", "Counts", "ModelCounts", "ReplyCount", "ReplyMeasure", "Tallies")
+__all__ = ("NO_REPLIES", "Answer", "Counts", "ModelCounts", "ReplyCount", "ReplyMeasure", "Tallies")
 
 _MOST_MODELS: Final = 64
 """Models whose replies are counted by name. A host that has served more forgets the one that was unused for longest."""
@@ -22,6 +23,8 @@ _REPLY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 
 _TOKEN_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 _LOAD_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 3600.0)
 _LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_ANSWER_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
 _TOKENS: Final = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
@@ -60,6 +63,14 @@ _BOUNDS: Final[Mapping[ReplyMeasure, tuple[float, ...]]] = {
 }
 
 
+class Answer(NamedTuple):
+    """What an answer is counted by. `path` is a `path_name`. `status` is "none" if the client left before it."""
+
+    method: str
+    path: str
+    status: str
+
+
 class ModelCounts(Struct, frozen=True, kw_only=True):
     """The counts of the replies of one model at one moment.
 
@@ -73,13 +84,18 @@ class ModelCounts(Struct, frozen=True, kw_only=True):
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """All counts at one moment. `stages_s` has the seconds of the stages of loads that ended with success."""
+    """All counts at one moment. `stages_s` has the seconds of the stages of loads that ended with success.
+
+    `answers_s` has the seconds that answers to `GET` took, by their `path_name`.
+    """
 
     models: Mapping[str, ModelCounts]
     loads: Mapping[LoadOutcome, int]
     stages_s: Mapping[LoadStage, Distribution]
     fetched_bytes: int
     loop_lag_s: Distribution
+    answers: Mapping[Answer, int]
+    answers_s: Mapping[str, Distribution]
 
 
 class _ModelTallies:
@@ -139,6 +155,8 @@ class Tallies:
         self._loads = dict.fromkeys(LoadOutcome, 0)
         self._stages_s = {stage: Tally(_LOAD_S) for stage in LoadStage}
         self._fetched_bytes = 0
+        self._answers: Counter[Answer] = Counter()
+        self._answers_s: dict[str, Tally] = {}
 
     def __repr__(self) -> str:
         return f"<Tallies of {len(self._models)} models, {self._loads}>"
@@ -151,7 +169,16 @@ class Tallies:
             stages_s={stage: tally.show() for stage, tally in self._stages_s.items()},
             fetched_bytes=self._fetched_bytes,
             loop_lag_s=self.loop_lag_s.show(),
+            answers=dict(self._answers),
+            answers_s={path: tally.show() for path, tally in self._answers_s.items()},
         )
+
+    def take_answer(self, method: str, path: str, status: int | None, took_s: float) -> None:
+        """Count an answer that has ended, and that took so long since the request's head was there."""
+        name = path_name(path)
+        self._answers[Answer(method if method in _METHODS else OTHER, name, str(status or "none"))] += 1
+        if method == "GET":
+            self._answers_s.setdefault(name, Tally(_ANSWER_S)).add(took_s)
 
     def take_reply(self, ended: EndedReply) -> None:
         """Count a reply that has ended; for `Registry(on_reply=…)`."""

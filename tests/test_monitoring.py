@@ -140,6 +140,21 @@ def test_every_command_of_the_page_succeeds(command: str, host: ListeningHost) -
     assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
 
 
+def test_prometheus_takes_the_key_as_the_page_says(process: None, tmp_path: Path) -> None:
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", HOW_TO.read_text(), flags=re.MULTILINE | re.DOTALL)
+    with_key = yaml.safe_load(block)
+    key = tmp_path / "neuron.key"
+    key.write_text("a key")
+    with_key["authorization"]["credentials_file"] = str(key)
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    config["scrape_configs"][0] |= with_key
+    del config["rule_files"]
+    file = tmp_path / "prometheus.yml"
+    file.write_text(yaml.safe_dump(config))
+    done = subprocess.run([tool("promtool"), "check", "config", str(file)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_promtool_can_read_every_query_of_the_dashboard(process: None, tmp_path: Path) -> None:
     queries = [query.replace("$__rate_interval", "5m") for query in dashboard_queries()]
     listed = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]

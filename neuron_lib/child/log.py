@@ -8,6 +8,7 @@ from typing import Final
 import anyio
 from anyio.abc import ByteReceiveStream
 
+from neuron_lib.child.lines import parse_line
 from neuron_lib.logs import FieldLogger
 from neuron_lib.os_errors import NO_THREAD
 
@@ -15,7 +16,6 @@ __all__ = ("ChildLog",)
 
 _LONGEST_LINE_BYTES: Final = 1 << 20
 """The longest part of a line that is kept. The rest of the line is dropped."""
-_LEVELS: Final = logging.getLevelNamesMapping()
 _TRACEBACK: Final = "Traceback (most recent call last):"
 _MOST_LOOSE_LINES: Final = 8
 _LONGEST_COMPLAINT: Final = 1000
@@ -24,8 +24,8 @@ _LONGEST_COMPLAINT: Final = 1000
 class ChildLog:
     """Passes each line on to a logger, and remembers the lines that may say why the process ended.
 
-    Processes of this library write `LEVEL message`. Every other line is *loose*: native code or the interpreter wrote
-    it without the child's logger. A loose line gets `loose_level`.
+    Processes of this library write the lines of `child.lines`. Every other line is *loose*: native code or the
+    interpreter wrote it without the child's logger. A loose line gets `loose_level`.
     Each record has the `fields`. `clean` takes secrets out of a line, before the line is cut to `longest_line`
     characters. `death_marks` are words that native code writes when it ends the process.
     """
@@ -90,15 +90,13 @@ class ChildLog:
 
     def take(self, line: str) -> None:
         """Take one line, without its end."""
-        name, _, message = line.partition(" ")
-        level = _LEVELS.get(name)
-        if level is None:
-            message = line
+        level, message, request_id = parse_line(line)
         message = self._clean(message).rstrip()[: self._longest_line]
         if not message.strip():
             return
         self._note(level, message)
-        self._logger.log(self._loose_level if level is None else level, "%s", message, extra=self._fields)
+        fields = self._fields | {"request_id": request_id} if request_id else self._fields
+        self._logger.log(self._loose_level if level is None else level, "%s", message, extra=fields)
 
     def _note(self, level: int | None, message: str) -> None:
         self.last_line = message.strip()

@@ -7,7 +7,7 @@ Resolves nothing: no directory is created, no secret is read (only names of vari
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 from msgspec import Meta, Struct
@@ -297,6 +297,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     networks that the internet does not reach; `user:NAME` is a user of this machine on a Unix socket. What
     `trusted_proxies` write in X-Forwarded-For counts.
 
+    `log_format` is how the service writes its log: lines for people, or a JSON object for each record.
+
     `drain_timeout_secs` bounds how long a stop waits for replies. Unloading and the last answers get 25 s more, so that
     a stop is over before the `TimeoutStopSec` of the systemd unit, 120 s. A chat with a model that is being loaded, or
     will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
@@ -310,6 +312,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trusted_networks: Annotated[tuple[Place, ...], Meta(max_length=1000)] = ("loopback", "private")
     trusted_proxies: Annotated[tuple[Place, ...], Meta(max_length=1000)] = ()
     http: HttpConfig = HttpConfig()
+    log_format: Literal["text", "json"] = "text"
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()

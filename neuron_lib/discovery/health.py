@@ -4,8 +4,8 @@ import logging
 
 import anyio
 
-from neuron_lib.discovery.nvidia import HEALTH_QUERY, parse_device_health
 from neuron_lib.discovery.tool import RunTool, run_tool
+from neuron_lib.discovery.vendors import ask_readings
 from neuron_lib.types import DeviceHealth
 
 __all__ = ("DeviceMonitor",)
@@ -56,11 +56,10 @@ class DeviceMonitor:
     async def _poll(self) -> bool:
         """Read the devices once. False: there is no tool to ask."""
         self._polls += 1
-        output = await self._run_tool(HEALTH_QUERY)
-        if output is None:
+        answer = await ask_readings(self._run_tool)
+        if answer is None:
             return False
-        readings = parse_device_health(output.stdout) if output.problem is None else ()
-        problem = output.problem or (None if readings else "nvidia-smi lists no device")
+        readings, problem = answer.readings, answer.problem
         if problem and not self._problem:
             logger.warning("device readings are stale: %s", problem)
         elif self._problem and not problem:

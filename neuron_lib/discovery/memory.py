@@ -5,8 +5,8 @@ from typing import Final, TypeAlias
 
 import anyio
 
-from neuron_lib.discovery.nvidia import HEALTH_QUERY, parse_device_health
 from neuron_lib.discovery.tool import RunTool, run_tool
+from neuron_lib.discovery.vendors import ask_readings
 from neuron_lib.logs import get_logger
 
 __all__ = ("ReadMemory", "is_memory_back", "read_memory_used_mb", "wait_memory_back")
@@ -22,10 +22,10 @@ _SMALL_MB: Final = 64
 
 async def read_memory_used_mb(devices: Collection[int], *, run: RunTool = run_tool) -> int | None:
     """The memory of all `devices` together that is taken, in MiB, as the driver says. None if a device is not named."""
-    output = await run(HEALTH_QUERY)
-    if output is None or output.problem is not None:
+    answer = await ask_readings(run)
+    if answer is None or answer.problem is not None:
         return None
-    used = {reading.index: reading.vram_used_mb for reading in parse_device_health(output.stdout)}
+    used = {reading.index: reading.vram_used_mb for reading in answer.readings}
     return sum(used[index] for index in devices) if used.keys() >= set(devices) else None
 
 

@@ -1,85 +1,52 @@
-"""Parses the output of `nvidia-smi`, `nvcc` and the kernel module. Pure: text in, structs out, no errors.
-
-A field that a device does not have (`[N/A]` on parts without memory of their own) becomes 0 or "unknown". A row is
-dropped only if it is cut short or does not name a device. `docs/reference/wire-contract.md#devices` has the reasons.
+"""What is special about NVIDIA: CUDA's version, half-updated drivers, and GPUs that are split by MIG. Pure: text in,
+structs out, no errors.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Final
+from xml.etree import ElementTree as ET
 
+from msgspec import Struct
+from msgspec.structs import replace
+
+from neuron_lib.discovery.query_gpu import HEALTH_FIELDS, UNKNOWN, number, query, split_rows
 from neuron_lib.types import Device, DeviceHealth
 
 __all__ = (
+    "DETAILS_QUERY",
+    "DEVICE_FIELDS",
     "DEVICE_QUERY",
     "HEALTH_QUERY",
+    "MIG_QUERY",
+    "MigInstance",
     "driver_mismatch",
     "parse_cuda_version",
-    "parse_device_health",
-    "parse_devices",
-    "parse_driver_version",
+    "parse_instances",
+    "parse_split",
+    "with_instances",
+    "with_instances_now",
 )
 
-_FORMAT: Final = "--format=csv,noheader,nounits"
-DEVICE_QUERY: Final = (
-    "nvidia-smi",
-    "--query-gpu=index,name,memory.total,compute_cap,driver_version",
-    _FORMAT,
-)
+DEVICE_FIELDS: Final = ("index", "name", "memory.total", "compute_cap", "driver_version")
+DEVICE_QUERY: Final = query("nvidia-smi", DEVICE_FIELDS)
 """The command prints one line for each device, for `parse_devices` and `parse_driver_version`."""
-HEALTH_QUERY: Final = (
-    "nvidia-smi",
-    "--query-gpu=index,memory.used,memory.free,utilization.gpu,temperature.gpu",
-    _FORMAT,
-)
-"""The command prints one line for each device, for `parse_device_health`."""
+HEALTH_QUERY: Final = query("nvidia-smi", (*HEALTH_FIELDS, "mig.mode.current"))
+"""The command prints one line for each device, for `parse_device_health` and `parse_split`."""
+MIG_QUERY: Final = query("nvidia-smi", ("index", "mig.mode.current"))
+"""The command prints one line for each device, for `parse_split`. Drivers before MIG refuse it."""
+DETAILS_QUERY: Final = ("nvidia-smi", "-q", "-x")
+"""The command prints everything as XML, for `parse_instances`. It takes longer than the others."""
 
-_DEVICE_FIELDS: Final = 5
-_UNKNOWN: Final = "unknown"
-_NUMBER: Final = re.compile(r"[0-9]{1,15}")
 _MISMATCH: Final = "Driver/library version mismatch"
 
 
-def parse_devices(text: str) -> tuple[Device, ...]:
-    """The devices in the output of `DEVICE_QUERY`. Memory is in MiB."""
-    devices = []
-    for row in _rows(text):
-        if len(row) >= _DEVICE_FIELDS and (index := _number(row[0])) is not None:
-            # A product name may contain a comma. The other fields do not.
-            name, (vram, capability, _driver) = ", ".join(row[1:-3]), row[-3:]
-            devices.append(
-                Device(
-                    index=index,
-                    name=_text(name),
-                    vram_total_mb=_number(vram) or 0,
-                    compute_capability=_text(capability),
-                )
-            )
-    return tuple(devices)
+class MigInstance(Struct, frozen=True):
+    """A part of a GPU that is split by MIG. Memory is in MiB."""
 
-
-def parse_driver_version(text: str) -> str | None:
-    """The driver's version, from the first row of the output of `DEVICE_QUERY` that has one, else None."""
-    versions = (_text(row[-1]) for row in _rows(text) if len(row) >= _DEVICE_FIELDS)
-    return next((version for version in versions if version != _UNKNOWN), None)
-
-
-def parse_device_health(text: str) -> tuple[DeviceHealth, ...]:
-    """The readings in the output of `HEALTH_QUERY`. A row that begins with a number is a device."""
-    readings = []
-    for row in _rows(text):
-        index, *values = (_number(field) for field in row)
-        if index is not None:
-            used, free, utilization, temperature = (*(value or 0 for value in values), 0, 0, 0, 0)[:4]
-            readings.append(
-                DeviceHealth(
-                    index=index,
-                    vram_used_mb=used,
-                    vram_free_mb=free,
-                    utilization_pct=utilization,
-                    temp_c=temperature,
-                )
-            )
-    return tuple(readings)
+    total_mb: int
+    used_mb: int
+    free_mb: int
 
 
 def parse_cuda_version(text: str) -> str | None:
@@ -99,19 +66,64 @@ def driver_mismatch(output: str, *, kernel_module: str) -> str | None:
     module = re.search(r"NVRM version:.*?(?<![\w.])(\d+(?:\.\d+)+)", kernel_module)
     return (
         f"the NVIDIA driver was updated while its old kernel module is loaded (library "
-        f"{library[1] if library else _UNKNOWN}, kernel module {module[1] if module else _UNKNOWN}): "
+        f"{library[1] if library else UNKNOWN}, kernel module {module[1] if module else UNKNOWN}): "
         "CUDA cannot be used until this host is rebooted. Reboot the host."
     )
 
 
-def _rows(text: str) -> list[list[str]]:
-    return [[field.strip() for field in line.split(",")] for line in text.splitlines() if line.strip()]
+def parse_split(text: str) -> frozenset[int]:
+    """The indices of the GPUs that are split by MIG, from the output of `MIG_QUERY` or `HEALTH_QUERY`."""
+    rows = split_rows(text)
+    return frozenset(index for row in rows if row[-1] == "Enabled" and (index := number(row[0])) is not None)
 
 
-def _number(field: str) -> int | None:
-    match = _NUMBER.match(field)
-    return int(match[0]) if match else None
+def parse_instances(text: str) -> Mapping[int, Sequence[MigInstance]]:
+    """The instances of each GPU in the output of `DETAILS_QUERY`, by the GPU's index. Empty for what is no XML."""
+    try:
+        gpus = ET.fromstring(text).findall("gpu")  # noqa: S314 - from the vendor's tool, which we start
+    except (ET.ParseError, ValueError):
+        return {}
+    return {index: tuple(map(_instance, gpu.iterfind("mig_devices/mig_device"))) for index, gpu in enumerate(gpus)}
 
 
-def _text(field: str) -> str:
-    return _UNKNOWN if not field or field.startswith("[") else field
+def with_instances(
+    devices: Sequence[Device], split: frozenset[int], instances: Mapping[int, Sequence[MigInstance]]
+) -> tuple[Device, ...]:
+    """The devices with what a process can use of those in `split`: the memory of their first instance.
+
+    A process that uses CUDA sees a single instance, whatever instances there are. A GPU without instances that are
+    known has a memory of 0.
+    """
+    return tuple(
+        replace(
+            device,
+            name=f"{device.name} (MIG, 1 of {len(parts)} instances)",
+            vram_total_mb=parts[0].total_mb if parts else 0,
+        )
+        if device.index in split
+        else device
+        for device in devices
+        for parts in [instances.get(device.index, ())]
+    )
+
+
+def with_instances_now(
+    readings: Sequence[DeviceHealth], split: frozenset[int], instances: Mapping[int, Sequence[MigInstance]]
+) -> tuple[DeviceHealth, ...]:
+    """The readings with the memory of the first instance of each GPU in `split`; see `with_instances`."""
+    return tuple(
+        replace(
+            reading,
+            vram_used_mb=parts[0].used_mb if parts else 0,
+            vram_free_mb=parts[0].free_mb if parts else 0,
+        )
+        if reading.index in split
+        else reading
+        for reading in readings
+        for parts in [instances.get(reading.index, ())]
+    )
+
+
+def _instance(part: ET.Element) -> MigInstance:
+    memory = (number(part.findtext(f"fb_memory_usage/{kind}", "").strip()) or 0 for kind in ("total", "used", "free"))
+    return MigInstance(*memory)

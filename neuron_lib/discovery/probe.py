@@ -2,29 +2,59 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import anyio
+import anyio.to_thread
+from msgspec import Struct
 from msgspec.structs import replace
 
-from neuron_lib.discovery.nvidia import (
-    DEVICE_QUERY,
-    driver_mismatch,
-    parse_cuda_version,
-    parse_devices,
-    parse_driver_version,
-)
+from neuron_lib.discovery.host_memory import read_cpus, read_memory
+from neuron_lib.discovery.nvidia import driver_mismatch, parse_cuda_version
 from neuron_lib.discovery.tool import RunTool, ToolOutput, run_tool
+from neuron_lib.discovery.vendors import VENDORS, DeviceFacts, Vendor
 from neuron_lib.logs import get_logger
-from neuron_lib.types import Discovery
+from neuron_lib.types import Device, Discovery
 
-__all__ = ("discover", "undiscovered")
+__all__ = ("Found", "choose", "discover", "undiscovered")
 
 logger = get_logger(__name__)
 
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
+_LOOKS_WITHOUT_DRIVER: Final = 3
+"""How often a tool may name no device before it counts as installed on a host without such devices."""
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """What the answers of all vendors mean. `problem` says why the devices have not been seen."""
+
+    vendor: Vendor | None = None
+    devices: tuple[Device, ...] = ()
+    driver_version: str | None = None
+    cuda_unavailable_reason: str | None = None
+    problem: str | None = None
+
+
+def choose(answers: Mapping[str, DeviceFacts | None], *, kernel_module: str, look: int) -> Found:
+    """The devices of the first vendor that has some, by the names of `VENDORS`.
+
+    A tool of a vendor before that which names no device ends the choice with a `problem`: the driver may be slow. A
+    tool that is not decisive does so in the first looks only.
+    """
+    for vendor in VENDORS:
+        facts = answers.get(vendor.name)
+        if facts is None:
+            continue
+        if facts.devices:
+            return Found(vendor=vendor, devices=facts.devices, driver_version=facts.driver_version)
+        if vendor.name == "NVIDIA":
+            printed = f"{facts.output.stdout}\n{facts.output.stderr}" if facts.output.problem else ""
+            if reason := driver_mismatch(printed, kernel_module=kernel_module):
+                return Found(vendor=vendor, cuda_unavailable_reason=reason)
+        if vendor.is_decisive or look <= _LOOKS_WITHOUT_DRIVER:
+            return Found(vendor=vendor, problem=facts.problem)
+    return Found()
 
 
 def undiscovered(harnesses: Sequence[str]) -> Discovery:
@@ -53,53 +83,61 @@ async def discover(
 ) -> Discovery:
     """Look at the hardware once. Takes as long as the slowest tool; `run` bounds each tool to some seconds.
 
-    A half-updated NVIDIA driver becomes `cuda_unavailable_reason`, which tells the operator to reboot. If there is an
-    `nvidia-smi` that names no device, the result has no `max_prompt_tokens`: the hardware has not been seen, and
+    A half-updated NVIDIA driver becomes `cuda_unavailable_reason`, which tells the operator to reboot. If a vendor's
+    tool names no device (see `choose`), the result has no `max_prompt_tokens`: the hardware has not been seen, and
     another look may see it. `look` is the number of this look. The failure of the first look is a WARNING, the failure
     of a later one a DEBUG line. Never raises because of a tool.
     """
-    answers: dict[str, ToolOutput | None] = {}
+    answers: dict[str, DeviceFacts | None] = {}
+    nvcc: ToolOutput | None = None
 
-    async def ask(*command: str) -> None:
-        answers[command[0]] = await run(command)
+    async def ask(vendor: Vendor) -> None:
+        answers[vendor.name] = await vendor.ask_facts(run)
 
     async with anyio.create_task_group() as tools:
-        tools.start_soon(ask, *DEVICE_QUERY)
-        tools.start_soon(ask, "nvcc", "--version")
-    smi, nvcc = answers["nvidia-smi"], answers["nvcc"]
-    rows = smi.stdout if smi and not smi.problem else ""
-    devices = parse_devices(rows)
-    reason = await _cuda_unavailable_reason(smi, kernel_module)
-    is_seen = True
-    if smi is None:
-        logger.info("no nvidia-smi: this host computes on its CPU")
-    elif reason:
-        logger.error("%s", reason)
-    elif smi.problem or not devices:
-        is_seen = False
-        logger.log(
-            logging.WARNING if look == 1 else logging.DEBUG,
-            "no GPU is seen, looking again: %s",
-            smi.problem or "nvidia-smi lists none",
-            extra={"look": look, "stderr": smi.stderr},
-        )
-    elif len(devices) < len(rows.splitlines()):
-        logger.warning("nvidia-smi printed rows that name no device: %r", rows)
+        for vendor in VENDORS:
+            tools.start_soon(ask, vendor)
+        nvcc = await run(("nvcc", "--version"))
+    found = choose(answers, kernel_module=await _read(kernel_module), look=look)
+    _log(found, answers, look)
+    memory, cpus = await anyio.to_thread.run_sync(lambda: (read_memory(), read_cpus()))
     return replace(
         undiscovered(harnesses),
-        devices=devices,
-        max_prompt_tokens=max_prompt_tokens if is_seen else None,
+        devices=found.devices,
+        max_prompt_tokens=None if found.problem else max_prompt_tokens,
         cuda_version=parse_cuda_version(nvcc.stdout) if nvcc else None,
-        driver_version=parse_driver_version(rows),
-        cuda_unavailable_reason=reason,
+        driver_version=found.driver_version,
+        cuda_unavailable_reason=found.cuda_unavailable_reason,
+        memory=memory,
+        cpus=cpus,
     )
 
 
-async def _cuda_unavailable_reason(smi: ToolOutput | None, kernel_module: Path) -> str | None:
-    if smi is None or smi.problem is None:
-        return None
+def _log(found: Found, answers: Mapping[str, DeviceFacts | None], look: int) -> None:
+    """Say what was found, in one line."""
+    facts = answers.get(found.vendor.name) if found.vendor else None
+    if facts is None:
+        tools = ", ".join(vendor.tool for vendor in VENDORS if answers.get(vendor.name) is not None)
+        reason = f"{tools} names no GPU" if tools else f"no {', no '.join(vendor.tool for vendor in VENDORS)}"
+        logger.info("%s: this host computes on its CPU", reason)
+    elif found.cuda_unavailable_reason:
+        logger.error("%s", found.cuda_unavailable_reason)
+    elif found.problem:
+        logger.log(
+            logging.WARNING if look == 1 else logging.DEBUG,
+            "no GPU is seen, looking again: %s",
+            found.problem,
+            extra={"look": look, "stderr": facts.output.stderr},
+        )
+    elif facts.split:
+        text = "split by MIG: GPU %s. A process can use only one instance of a GPU, so the first one counts"
+        logger.warning(text, ", ".join(map(str, sorted(facts.split))))
+    elif found.vendor == VENDORS[0] and len(found.devices) < len(facts.output.stdout.splitlines()):
+        logger.warning("nvidia-smi printed rows that name no device: %r", facts.output.stdout)
+
+
+async def _read(path: Path) -> str:
     try:
-        module = await anyio.Path(kernel_module).read_text(errors="replace")
+        return await anyio.Path(path).read_text(errors="replace")
     except OSError:
-        module = ""
-    return driver_mismatch(f"{smi.stdout}\n{smi.stderr}", kernel_module=module)
+        return ""

@@ -19,8 +19,8 @@ class Request:
     """A request whose prompt is prepared, from its place in the line until its last sequence has ended.
 
     `number` is greater the later the request came. The request begins when `seats` seats are free at once.
-    `arrived_s` is the time of its arrival, in seconds of the engine's clock. `cells` are those that it reserves, if it
-    shares no prompt with others.
+    `arrived_s` is the time of its arrival, in seconds of the engine's clock. `request_id` is that of its `Submit`.
+    `cells` are those that it reserves, if it shares no prompt with others.
     """
 
     number: int
@@ -28,6 +28,7 @@ class Request:
     seats: int = 1
     class_: RequestClass = field(default_factory=RequestClass)
     arrived_s: float = 0.0
+    request_id: str = ""
     cells: int = 0
 
     @property

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from neuron_lib.engine.line import Request
 from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents, Vector
+from neuron_lib.engine.request_lines import RequestLines
 from neuron_lib.engine.runner import Runner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.vector_scheduler import VectorScheduler
@@ -59,6 +60,7 @@ class EngineLoop:
         self._gaps: Final = Tally(_GAP_BOUNDS_S)
         self._unreported: dict[tuple[int, int], Delta] = {}  # by request and choice
         self._begun: set[tuple[int, int]] = set()  # whose first token has been reported
+        self._lines: Final = RequestLines()
 
     @property
     def in_flight(self) -> int:
@@ -86,10 +88,12 @@ class EngineLoop:
 
     def step(self) -> None:
         """One plan, run and apply; does nothing when there is nothing to compute."""
-        plan = self._scheduler.plan(self._clock())
+        now_s = self._clock()
+        plan = self._scheduler.plan(now_s)
         if plan is None:
             return
         for request in plan.began:
+            self._lines.began(request, now_s=now_s)
             self._report(Began(request.number, replies=len(request.sequences)))
         events = self._scheduler.apply(plan, self._runner.run(plan))
         self.steps += 1
@@ -111,10 +115,12 @@ class EngineLoop:
         urgent: list[SequenceEvent] = []
         for event in events:
             if isinstance(event, Broken):
+                self._lines.broke(event)
                 self._forget(event.request)
                 urgent.append(event)
                 continue
             if isinstance(event, Vector):
+                self._lines.ended_one(event.request)
                 urgent.append(event)
                 continue
             key = event.request, event.choice
@@ -126,6 +132,7 @@ class EngineLoop:
             if isinstance(joined, Delta):
                 self._begun.add(key)
             else:
+                self._lines.ended_one(event.request)
                 self._begun.discard(key)
         now = self._clock()
         if urgent or (self._unreported and self._is_due(now - self._reported_at)):
@@ -153,6 +160,7 @@ class EngineLoop:
     def _obey(self, instruction: _Instruction) -> None:
         if isinstance(instruction, int):
             self._scheduler.cancel(instruction)
+            self._lines.cancelled(instruction)
             self._forget(instruction)
             self._report(Cancelled(instruction))
             return

@@ -325,7 +325,7 @@ class Preparer:
         refusal = self._capacity.refusal(Need(cells=cells))
         if refusal is not None:
             raise refusal
-        return Request(submit.request, sequences, seats, submit.class_, arrived_s, cells)
+        return Request(submit.request, sequences, seats, submit.class_, arrived_s, submit.request_id, cells)
 
     def _inputs(self, submit: Submit, prompts: Iterable[PreparedPrompt]) -> Iterator[Sequence]:
         for choice, prompt in enumerate(prompts):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from neuron_lib.child.lines import ChildFormatter
 from neuron_lib.llama.bindings import route_logs
 
 __all__ = ("clear_signals", "deepen_stack", "log_to_stderr", "shield_the_daemon")
@@ -47,8 +48,10 @@ def deepen_stack(size_bytes: int) -> None:
 
 
 def log_to_stderr() -> None:
-    """Write each record as a line `LEVEL message`. The daemon makes log records of the lines (`child.log`)."""
-    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(levelname)s %(message)s")
+    """Write each record as a line (`child.lines`). The daemon makes log records of the lines (`child.log`)."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ChildFormatter())
+    logging.basicConfig(level=logging.DEBUG, handlers=[handler])
     native = logging.getLogger("llama.cpp")
     line: list[str] = []
     level = logging.DEBUG

@@ -234,10 +234,12 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit", rename={"class_": 
     """Do this task: prepare its prompt, let it wait in the line for its seats, and make its replies.
 
     `request` is greater the later the request came, also if it is submitted again to the next engine. The seed of
-    `sampling` is that of the first choice, and each further choice takes the next number.
+    `sampling` is that of the first choice, and each further choice takes the next number. `request_id` is one word that
+    the engine's lines about the request begin with, "" none.
     """
 
     request: int
+    request_id: str = ""
     task: TaskFrame
     sampling: Sampling
     limits: Limits

@@ -7,7 +7,10 @@ from neuron_lib.child.environment import chosen_variables, own_modules
 
 __all__ = ("engine_environment",)
 
-_PREFIXES: Final = ("CUDA_", "GGML_", "LLAMA_", "OMP_", "GOMP_", "KMP_", "HIP_", "ROCR_", "NVIDIA_", "VK_")
+_PREFIXES: Final = (
+    *("CUDA_", "NVIDIA_", "HIP_", "HSA_", "ROCR_", "ONEAPI_", "SYCL_", "ZE_", "VK_"),  # of the vendors of GPUs
+    *("GGML_", "LLAMA_", "OMP_", "GOMP_", "KMP_"),
+)
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ _MOST_LEFT: Final = 1024
 
 
 def fingerprint(task: Task) -> bytes | None:
-    """A digest of all that an engine is told of a task, the same for each repetition.
+    """A digest of all that an engine does for a task, the same for each repetition.
 
     None for what no frame can hold, see `neuron_lib.engine.protocol.encode_frame`: such a task is refused anyway.
     """
@@ -38,8 +38,8 @@ def fingerprint(task: Task) -> bytes | None:
 
 
 def _told(task: _Task) -> _Task:
-    """The task without what no engine is told: who asks, and how the reply is given out."""
-    untold = {"model_id": "", "principal": None, "whole": False, "include_thinking": False}
+    """The task without what changes nothing in an engine: who asks, by which id, and how the reply is given out."""
+    untold = {"model_id": "", "principal": None, "request_id": "", "whole": False, "include_thinking": False}
     return msgspec.structs.replace(
         task, **{name: value for name, value in untold.items() if name in task.__struct_fields__}
     )

@@ -469,4 +469,5 @@ class LlamaCppReply:
         return not isinstance(self._task, Chat | Complete) or self._task.whole
 
     def _labels(self) -> dict[str, object]:
-        return {"model_id": self._supervisor.model_id, "request": 0 if self._place is None else self._place.number}
+        number = 0 if self._place is None else self._place.number
+        return {"request_id": self._task.request_id, "model_id": self._supervisor.model_id, "request": number}

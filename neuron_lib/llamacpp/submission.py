@@ -21,6 +21,7 @@ from neuron_lib.errors import InvalidRequest, UnsupportedCapability
 from neuron_lib.llamacpp.limits import capacity_of, request_limit
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.modality import require_able
+from neuron_lib.shown import one_word
 from neuron_lib.types import (
     Chat,
     Complete,
@@ -70,6 +71,7 @@ def submission(
     reply_tokens = defaults.max_tokens if most_tokens is None else most_tokens
     return Submit(
         request=number,
+        request_id=one_word(task.request_id),
         task=_frame(task, facts),
         sampling=resolve_sampling(asked, recommended=facts.recommended, defaults=defaults, fresh_seed=seed),
         limits=Limits(

@@ -289,6 +289,11 @@ class HostedModel:
         return self._load_log.progress
 
     @property
+    def fetched_bytes(self) -> int:
+        """The bytes that its load has brought into the cache so far."""
+        return self._load_log.fetched_bytes
+
+    @property
     def load_failure(self) -> NeuronError | None:
         """Why its load failed. None if it has not failed so far."""
         return self._failure if self._model is None else None

@@ -10,6 +10,7 @@ from neuron_lib.harness import ForwardingReply, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.reply_readers import log_reply
+from neuron_lib.shown import one_word
 from neuron_lib.types import (
     Chat,
     Complete,
@@ -38,17 +39,19 @@ class LeasedReply:
         find: Callable[[str], Awaitable[HostedModel]],
         is_stopping: Callable[[], bool],
         on_end: Callable[[EndedReply], None] | None,
+        on_account: Callable[[EndedReply], None] = log_reply,
         clock: Callable[[], float],
     ) -> None:
         """`find` returns the serving model of an id, or raises the refusal.
 
-        `is_stopping` says whether the registry admits no more requests. `on_end` is called once, at the end of a reply
-        that was entered. `clock` gives seconds.
+        `is_stopping` says whether the registry admits no more requests. `on_account` and then `on_end` are called once,
+        at the end of a reply that was entered. `clock` gives seconds.
         """
         self._task = task
         self._find = find
         self._is_stopping = is_stopping
         self._on_end = on_end
+        self._on_account = on_account
         self._clock = clock
         self._hosted: HostedModel | None = None  # None until the reply is entered
         self._inner: Reply | None = None  # None until the reply is entered
@@ -125,13 +128,16 @@ class LeasedReply:
     def _tell(self, hosted: HostedModel) -> None:
         ended = self._account(hosted)
         hosted.rates.take(ended)
-        log_reply(ended)
-        if self._on_end is None:
-            return
+        self._call(self._on_account, ended, name="on_account")
+        if self._on_end is not None:
+            self._call(self._on_end, ended, name="on_reply")
+
+    def _call(self, take: Callable[[EndedReply], None], ended: EndedReply, *, name: str) -> None:
         try:
-            self._on_end(ended)
-        except Exception:  # a failure of `on_end` is no failure of the reply
-            logger.exception("bug in the callback `on_reply`", extra={"model_id": hosted.model_id})
+            take(ended)
+        except Exception:  # a failure of a callback is no failure of the reply
+            fields = {"model_id": ended.model_id, "request_id": one_word(ended.request_id)}
+            logger.exception("bug in the callback `%s`", name, extra=fields)
 
     def _account(self, hosted: HostedModel) -> EndedReply:
         if self._finished is not None:
@@ -150,4 +156,5 @@ class LeasedReply:
             queue_s=self._admitted_s - self._asked_s,
             first_event_s=None if self._first_event_s is None else self._first_event_s - self._asked_s,
             total_s=self._clock() - self._asked_s,
+            request_id=self._task.request_id,
         )

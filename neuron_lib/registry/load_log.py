@@ -25,7 +25,7 @@ class LoadLog:
         self._stage_s = self._started_s  # when the stage began
         self._stages_s: list[tuple[LoadStage, float]] = []  # of the stages that are over
         self._fetched_from: int | None = None  # the bytes that were there when the download began
-        self._fetched_bytes = 0
+        self.fetched_bytes = 0
         self._log()
 
     @property
@@ -43,7 +43,7 @@ class LoadLog:
         self.progress = progress
         if progress.stage is LoadStage.DOWNLOADING and progress.bytes is not None:
             self._fetched_from = progress.bytes if self._fetched_from is None else self._fetched_from
-            self._fetched_bytes = progress.bytes - self._fetched_from
+            self.fetched_bytes = progress.bytes - self._fetched_from
         self._log()
         return True
 
@@ -59,7 +59,7 @@ class LoadLog:
             model_id=self._model_id,
             outcome=outcome,
             stages_s=tuple(self._stages_s),
-            fetched_bytes=self._fetched_bytes,
+            fetched_bytes=self.fetched_bytes,
             error=error,
         )
 

@@ -28,6 +28,7 @@ from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels, HostLimits
 from neuron_lib.registry.leased_reply import LeasedReply
 from neuron_lib.registry.phases import Event
+from neuron_lib.registry.reply_readers import log_reply
 from neuron_lib.registry.startup import ActivationTracker
 from neuron_lib.types import (
     Chat,
@@ -240,8 +241,11 @@ class Registry:
         """The reply to a chat: `run` for the most usual task."""
         return self.run(request)
 
-    def run(self, task: Task) -> Reply:
+    def run(self, task: Task, *, on_account: Callable[[EndedReply], None] = log_reply) -> Reply:
         """The reply to `task`. Nothing happens, and nothing is refused, until the reply is entered (see `Reply`).
+
+        `on_account` is called once at the end of the block of a reply that was entered, before `on_reply`. It must not
+        wait. If none is given, the registry writes a line into the log.
 
         Entering raises `ModelLoading` after `wait_for_load_s` for a model that is being loaded or will be. It raises
         `ModelNotLoaded` for a model that is not being loaded.
@@ -251,6 +255,7 @@ class Registry:
             find=self._await_serving,
             is_stopping=lambda: self._farewell is not None,
             on_end=self._on_reply,
+            on_account=on_account,
             clock=self._clock,
         )
 
@@ -317,6 +322,10 @@ class Registry:
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""
         return tuple(model.as_loading() for model in self._models.values() if model.is_loading)
+
+    def fetched_bytes(self) -> int:
+        """The bytes that the loads that have not ended have brought into the cache so far; `EndedLoad` has the rest."""
+        return sum(model.fetched_bytes for model in self._models.values() if not model.has_loaded)
 
     def unloading(self) -> tuple[UnloadingModel, ...]:
         """The models that are being unloaded and whose memory is not back yet."""

@@ -4,9 +4,10 @@ from msgspec.structs import replace
 
 from neuron_lib.logs import get_logger
 from neuron_lib.moving_average import Rate
+from neuron_lib.shown import one_word
 from neuron_lib.types import EndedReply, ModelLoad, ReplyOutcome
 
-__all__ = ("Rates", "log_reply")
+__all__ = ("Rates", "ending", "log_reply", "reply_fields")
 
 logger = get_logger(__name__)
 
@@ -34,22 +35,38 @@ class Rates:
         return replace(load, tok_s_prefill=round(self._prefill.per_s, 1), tok_s_decode=round(self._decode.per_s, 1))
 
 
-def log_reply(ended: EndedReply) -> None:
-    """Write one line. The line has numbers and names, and nothing that a client or a model has written."""
+def reply_fields(ended: EndedReply) -> dict[str, object]:
+    """What a line of the log says of an ended reply: numbers and names, and nothing that a client or a model has
+    written, except the id that the client gave to its request. Times are milliseconds.
+    """
     usage = ended.usage
-    costs: dict[str, object] = {
+    early = {} if ended.outcome is ReplyOutcome.FINISHED else {"outcome": ended.error or ended.outcome.value}
+    asker = {} if ended.principal is None else {"principal": ended.principal.pseudonym}
+    first = {} if ended.first_event_s is None else {"ttft_ms": round(ended.first_event_s * 1000)}
+    return {
+        "model_id": ended.model_id,
+        **asker,
+        **early,
+        **({"finish_reason": ",".join(ended.finish_reasons)} if ended.finish_reasons else {}),
+        **({"retried": True} if ended.retried else {}),
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "completion_tokens": usage.completion_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
-        "queue_ms": usage.queue_ms,
+        "queue_ms": round(ended.queue_s * 1000),
+        **first,
         "prefill_ms": usage.prefill_ms,
         "decode_ms": usage.decode_ms,
         "total_ms": round(ended.total_s * 1000),
     }
-    if ended.outcome is ReplyOutcome.FINISHED:
-        reasons = ",".join(ended.finish_reasons)
-        logger.info("reply finished", extra={"model_id": ended.model_id, "finish_reason": reasons} | costs)
-    else:
-        outcome = ended.error or ended.outcome
-        logger.info("reply ended early", extra={"model_id": ended.model_id, "outcome": outcome} | costs)
+
+
+def log_reply(ended: EndedReply) -> None:
+    """Write one line about a reply that has ended."""
+    name = {"request_id": one_word(ended.request_id)} if ended.request_id else {}
+    logger.info(ending(ended), extra=name | reply_fields(ended))
+
+
+def ending(ended: EndedReply) -> str:
+    """How a line of the log about this reply begins."""
+    return "reply finished" if ended.outcome is ReplyOutcome.FINISHED else "reply ended early"

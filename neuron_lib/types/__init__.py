@@ -30,6 +30,8 @@ from neuron_lib.types.host import (
     DeviceHealth,
     Discovery,
     Health,
+    HostCpus,
+    HostMemory,
 )
 from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
 from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
@@ -82,6 +84,8 @@ __all__ = (
     "GenerationEvent",
     "Grammar",
     "Health",
+    "HostCpus",
+    "HostMemory",
     "IdParts",
     "Likely",
     "LoadOutcome",

@@ -1,10 +1,13 @@
 """How a text is to be written, and who asks: the parts of a `Task`, free of any wire format."""
 
-from typing import Literal
+from hashlib import sha256
+from typing import Final, Literal
 
 from msgspec import Struct
 
 __all__ = ("Grammar", "Principal", "ToolChoice")
+
+_PSEUDONYM_DIGITS: Final = 12
 
 
 class Grammar(Struct, frozen=True):
@@ -24,6 +27,13 @@ class Principal(Struct, frozen=True):
 
     account_id: str
     key_id: str
+
+    @property
+    def pseudonym(self) -> str:
+        """What a log shows instead of the two ids: the first 12 hexadecimal digits of the SHA-256 of
+        `account_id/key_id`. The same on every host, so that an operator who knows the ids finds their lines.
+        """
+        return sha256(f"{self.account_id}/{self.key_id}".encode(errors="replace")).hexdigest()[:_PSEUDONYM_DIGITS]
 
 
 class ToolChoice(Struct, frozen=True):

@@ -15,6 +15,8 @@ __all__ = (
     "DeviceHealth",
     "Discovery",
     "Health",
+    "HostCpus",
+    "HostMemory",
 )
 
 
@@ -37,11 +39,38 @@ class DeviceHealth(Struct, frozen=True, kw_only=True):
     temp_c: int
 
 
+class HostMemory(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The memory of a host, in MiB. `available_mb` can be taken without swapping.
+
+    `limit_mb` is what the control groups allow the service and its engines together, such as a container's limit or
+    systemd's `MemoryMax`, and `limit_available_mb` what is left of that. None without a limit, or if it is not known.
+    """
+
+    total_mb: int
+    available_mb: int | None = None
+    limit_mb: int | None = None
+    limit_available_mb: int | None = None
+
+
+class HostCpus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The CPUs of a host: threads of the hardware that are online, and those that the service may run on.
+
+    `limit` is how many CPUs the control groups allow on average. None without a limit. `load_1m` is the number of
+    processes of the whole host that ran or waited for a CPU, on average over the last minute.
+    """
+
+    online: int
+    usable: int
+    limit: float | None = None
+    load_1m: float | None = None
+
+
 class Discovery(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The body of `GET /discovery` (`docs/reference/wire-contract.md#discovery`): what a host is.
 
     `max_prompt_tokens` is above 0. None means that the hardware has not been seen yet. Once it has been seen, nothing
-    here changes while the process lives.
+    here changes while the process lives. `memory` and `cpus` have the facts that do not change. They are None until the
+    hardware has been looked at. The gateway ignores them.
     """
 
     hostname: str
@@ -53,6 +82,8 @@ class Discovery(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cuda_version: str | None = None
     driver_version: str | None = None
     cuda_unavailable_reason: str | None = None
+    memory: HostMemory | None = None
+    cpus: HostCpus | None = None
 
 
 class ActivationState(StrEnum):
@@ -108,8 +139,8 @@ class Health(Struct, frozen=True, kw_only=True):
 
     `loading` lists every load that runs now, at start-up or on demand. `unloading` lists every model that is being
     unloaded, until its memory is back. `lost` lists models that were given up after their engines had died, with the
-    reason, until they are loaded again. `access` is left out by a program that checks its callers by itself. The
-    gateway ignores these four.
+    reason, until they are loaded again. `memory` and `cpus` are the latest readings of the host. They are UNSET before
+    the first one. `access` is left out by a program that checks its callers by itself. The gateway ignores these six.
     """
 
     uptime_secs: int
@@ -119,4 +150,6 @@ class Health(Struct, frozen=True, kw_only=True):
     loading: tuple[LoadingModel, ...] = ()
     unloading: tuple[UnloadingModel, ...] = ()
     lost: tuple[FailedLoad, ...] = ()
+    memory: HostMemory | UnsetType = UNSET
+    cpus: HostCpus | UnsetType = UNSET
     access: AccessState | UnsetType = UNSET

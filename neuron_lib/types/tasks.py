@@ -1,4 +1,9 @@
-"""What a model can be asked to do, free of any wire format: a `Task` is one of the kinds in this module."""
+"""What a model can be asked to do, free of any wire format: a `Task` is one of the kinds in this module.
+
+Every task has the `model_id` of its model, the `principal` who asks, and a `request_id`, which is any text that finds
+the request again: it is in the lines of the log about the request, in those of the engine too, and in its `EndedReply`.
+Lines show 128 characters of it. "" is no id.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -22,6 +27,7 @@ class _Written(Struct, frozen=True, kw_only=True):
     top_logprobs: int | None = None
     grammar: Grammar | None = None
     principal: Principal | None = None
+    request_id: str = ""
     whole: bool = False
     adapter: str = ""
 
@@ -91,6 +97,7 @@ class Embed(Struct, frozen=True, kw_only=True):
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int | None = None
     principal: Principal | None = None
+    request_id: str = ""
     adapter: str = ""
 
 
@@ -101,6 +108,7 @@ class Rerank(Struct, frozen=True, kw_only=True):
     query: str
     documents: tuple[str, ...]
     principal: Principal | None = None
+    request_id: str = ""
     adapter: str = ""
 
 
@@ -122,6 +130,7 @@ class Tokenize(Struct, frozen=True, kw_only=True):
     wants_text: bool = False
     wants_pieces: bool = False
     principal: Principal | None = None
+    request_id: str = ""
 
 
 class Detokenize(Struct, frozen=True, kw_only=True):
@@ -130,6 +139,7 @@ class Detokenize(Struct, frozen=True, kw_only=True):
     model_id: str
     tokens: tuple[int, ...]
     principal: Principal | None = None
+    request_id: str = ""
 
 
 Task: TypeAlias = Chat | Complete | Embed | Rerank | Tokenize | Detokenize

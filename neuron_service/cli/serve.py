@@ -22,7 +22,7 @@ from neuron_service.access.setup import entrance_rules
 from neuron_service.cli.configuration import log_level, service_config, with_credentials
 from neuron_service.cli.terminal import complain
 from neuron_service.http.listening import bind
-from neuron_service.log_config import configure_logging
+from neuron_service.log_config import LogFormat, configure_logging, hold_records
 from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket
 
 __all__ = ("greeting", "run_service")
@@ -37,8 +37,8 @@ _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 def run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
     """Serve until a signal, or check the configuration if `options` say so, and end the process."""
     try:
-        configure_logging(log_level(options, os.environ), environ=os.environ)
-        config = service_config(options, os.environ)
+        level = log_level(options, os.environ)
+        config = _read_config(options, level)
         environ = with_credentials(config, os.environ)
         entrance = entrance_rules(config, environ)
         inherited = inherited_socket(manager.socket_count)
@@ -59,6 +59,18 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
     _serve(config, sock, environ, notifier, entrance=entrance, watchdog_s=manager.watchdog_s)
+
+
+def _read_config(options: argparse.Namespace, level: str) -> Config:
+    """Read the configuration, and log from then on as it says. Raises `ConfigError`."""
+    hold_records(level)
+    log_format: LogFormat = "text"  # what was held is written even if the configuration cannot be read
+    try:
+        config = service_config(options, os.environ)
+        log_format = config.log_format
+    finally:
+        configure_logging(level, log_format=log_format, environ=os.environ)
+    return config
 
 
 def _require_service_packages(notifier: Notifier) -> None:

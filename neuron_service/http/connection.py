@@ -5,12 +5,14 @@ The way of a request is at the top. What bounds it is beside it: `RequestClock` 
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any, Final, assert_never
 
 import httptools
 
 from neuron_lib.errors import NeuronError, ShuttingDown
 from neuron_lib.wire.http_errors import ErrorAnswer, MalformedHttp, RequestTimeout
+from neuron_service.exchange import REQUEST_ID, Exchange, exchange_of
 from neuron_service.http.alarm import Alarm
 from neuron_service.http.cap import ConnectionCap, Welcome
 from neuron_service.http.framing import fault_of_head
@@ -165,7 +167,7 @@ class BoundedConnection(UvicornConnection):
             self._refuse_malformed(fault)
             raise _StopParsing
         if not self._welcome.admits(self.method):
-            self._end_with(self._refusals(self._cap.refusal(), self.path))
+            self._end_with(self._refusals(self._cap.refusal(), self.path), self._exchange())
             raise _StopParsing
 
     def _wake(self) -> None:
@@ -227,18 +229,29 @@ class BoundedConnection(UvicornConnection):
             self._linger()
             return
         has_head = self._clock.stage is Stage.BODY
-        method, path = (self.method, self.path) if has_head else ("", "")
-        answer = self._refusals(error, path)
-        log_refusal(error, answer, method=method or "-", path=path or "-")
-        self._end_with(answer)
+        exchange = self._exchange() if has_head else Exchange.of("-", "-", ())
+        answer = self._refusals(error, self.path if has_head else "")
+        log_refusal(error, answer, exchange)
+        self._end_with(answer, exchange)
 
-    def _end_with(self, answer: ErrorAnswer) -> None:
-        self.transport.write(to_bytes(answer, self.default_headers))
+    def _exchange(self) -> Exchange:
+        """That of the request whose head was parsed last."""
+        if self.is_receiving_body:
+            return exchange_of(self.answered_scope)
+        return Exchange.of(self.method, self.path or "-", self.request_headers)
+
+    def _end_with(self, answer: ErrorAnswer, exchange: Exchange) -> None:
+        self.transport.write(to_bytes(answer, self._headers(exchange)))
         self._linger()
+
+    def _headers(self, exchange: Exchange) -> Iterable[tuple[bytes, bytes]]:
+        """The headers of each of the connection's own answers."""
+        return *self.default_headers, (REQUEST_ID, exchange.request_id.encode())
 
     def _turn_away(self) -> None:
         """End the connection at once, because there is no room for connections that wait for their client to close."""
-        self.transport.write(to_bytes(self._refusals(self._cap.refusal(), ""), self.default_headers))
+        answer = self._refusals(self._cap.refusal(), "")
+        self.transport.write(to_bytes(answer, self._headers(Exchange.of("-", "-", ()))))
         self.transport.close()
         self._clock.ignore_ahead()
 

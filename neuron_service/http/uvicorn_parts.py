@@ -18,7 +18,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from neuron_service.asgi import DIRECT_WRITE, ASGIApp
+from neuron_service.asgi import DIRECT_WRITE, ASGIApp, Scope
 from neuron_service.http.framing import without_upgrade
 
 __all__ = ("Server", "UvicornConnection")
@@ -68,6 +68,12 @@ class UvicornConnection(HttpToolsProtocol):
         except httptools.HttpParserInvalidURLError:
             return ""
         return unquote(raw_path.decode("latin-1"))
+
+    @property
+    def answered_scope(self) -> Scope:
+        """The scope of the latest request that the application was given."""
+        assert self.cycle is not None  # there is one
+        return self.cycle.scope
 
     @property
     def asks_for_upgrade(self) -> bool:

@@ -101,6 +101,11 @@ def _host(snapshot: Snapshot) -> Iterator[Metric]:
     yield _histogram(
         "event_loop_lag_seconds", "How late the event loop is.", {(): snapshot.counts.loop_lag_s}, labels=()
     )
+    yield _counter(
+        "http_requests", "HTTP requests that have ended.", snapshot.counts.answers, labels=("method", "path", "status")
+    )
+    answers_s = {(path,): distribution for path, distribution in snapshot.counts.answers_s.items()}
+    yield _histogram("http_get_seconds", "Answers to GET, from head to end.", answers_s, labels=("path",))
     refusals = {(str(status), code): count for (status, code), count in snapshot.refusals.items()}
     yield _counter("refusals", "Requests that were answered with an error.", refusals, labels=("status", "code"))
 
@@ -179,7 +184,9 @@ def _loads(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counter("loads", "Loads of models that have ended.", loads, labels=("outcome",))
     stages = {(str(stage),): distribution for stage, distribution in counts.stages_s.items()}
     yield _histogram("load_stage_seconds", "Stages of loads that succeeded.", stages, labels=("stage",))
-    yield _counter("fetched_bytes", "Bytes of models that came into the cache.", {(): counts.fetched_bytes}, labels=())
+    yield _counter(
+        "fetched_bytes", "Bytes of models that came into the cache.", {(): snapshot.fetched_bytes}, labels=()
+    )
 
 
 def _devices(snapshot: Snapshot) -> Iterator[Metric]:

@@ -23,7 +23,8 @@ __all__ = ("Snapshot", "take_snapshot")
 class Snapshot(Struct, frozen=True, kw_only=True):
     """Everything that one page shows. Nothing here changes while a thread reads it.
 
-    `loading`, `unloading` and `lost` are numbers of models. `refusals` has the number of refused requests by status and
+    `loading`, `unloading` and `lost` are numbers of models. `fetched_bytes` are those of all loads, also of loads that
+    run. `refusals` has the number of refused requests by status and
     code. `version` is None while git is asked for the commit.
     """
 
@@ -39,12 +40,13 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     devices: tuple[Device, ...]
     readings: tuple[DeviceHealth, ...]
     counts: Counts
+    fetched_bytes: int
     refusals: Mapping[tuple[int, str], int]
 
 
 def take_snapshot(host: Host, *, refusals: RefusalCounts = REFUSALS) -> Snapshot:
     """The state and the counts of `host` now. Looks at memory only, and never waits."""
-    registry = host.registry
+    registry, counts = host.registry, host.tallies.show()
     return Snapshot(
         version=host.version,
         is_ready=host.why_not_ready() is None,
@@ -57,6 +59,7 @@ def take_snapshot(host: Host, *, refusals: RefusalCounts = REFUSALS) -> Snapshot
         lost=len(registry.lost()),
         devices=host.seen_devices(),
         readings=host.monitor.readings(),
-        counts=host.tallies.show(),
+        counts=counts,
+        fetched_bytes=counts.fetched_bytes + registry.fetched_bytes(),
         refusals=refusals.show(),
     )

@@ -26,6 +26,7 @@ from neuron_lib.wire.management_errors import (
 from neuron_lib.wire.openai_models import OpenAiModel, OpenAiModelList, encode_model, encode_model_list
 from neuron_service.dialects import ERROR_SHAPE
 from neuron_service.errors import respond, response
+from neuron_service.exchange import exchange_of
 from neuron_service.host import Host
 from neuron_service.host_dependency import HostDependency
 from neuron_service.loading_events import LoadingEvents
@@ -163,7 +164,8 @@ async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> R
         # The log has the public id, because the error may name the repository behind the model.
         return respond(request, error, load_error, model_id=public_id(spec.model_id))
     elapsed_ms = round((time.monotonic() - started_s) * 1000)
-    logger.info("loaded model", extra={"model_id": info.id, "elapsed_ms": elapsed_ms})
+    labels = exchange_of(request.scope).labels
+    logger.info("loaded model", extra=labels | {"model_id": info.id, "elapsed_ms": elapsed_ms})
     return Response(_Outcome("loaded"), status_code=200)
 
 
@@ -187,7 +189,7 @@ async def unload_model(request: Request[Any, Any, Any], host: HostDependency) ->
         await host.registry.unload(model_id)
     except NeuronError as error:
         return respond(request, error, unload_error)
-    logger.info("unloaded model", extra={"model_id": model_id})
+    logger.info("unloaded model", extra=exchange_of(request.scope).labels | {"model_id": model_id})
     return Response(_Outcome("unloaded"), status_code=200)
 
 

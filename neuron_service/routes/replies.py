@@ -9,11 +9,12 @@ from typing import Any
 from litestar import Request, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
+from msgspec.structs import replace
 
 from neuron_lib.wire.dialect import Dialect
-from neuron_service.access.entrance import caller_of
 from neuron_service.answers import StreamedAnswer, WholeAnswer
 from neuron_service.dialects import ERROR_SHAPE
+from neuron_service.exchange import exchange_of
 from neuron_service.host_dependency import HostDependency
 from neuron_service.openapi import Operation, described_by
 
@@ -28,8 +29,10 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
     async def answer_reply(request: Request[Any, Any, Any], host: HostDependency) -> ASGIApp:
         body = await request.body()
         await host.turn_to_decode(body)
-        decoded = decode(body, headers=request.headers, principal=caller_of(request.scope).principal)
-        reply = host.run(decoded.task)
+        exchange = exchange_of(request.scope)
+        decoded = decode(body, headers=request.headers, principal=exchange.principal)
+        task = replace(decoded.task, request_id=exchange.request_id)
+        reply = host.run(task, on_account=exchange.take)
         unique, created = secrets.token_hex(12), int(time.time())
         if decoded.stream:
             return StreamedAnswer(reply, decoded.encoder(unique=unique, created=created))

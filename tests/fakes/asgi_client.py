@@ -23,11 +23,12 @@ JSON = {"content-type": "application/json"}
 
 @dataclass(slots=True, frozen=True)
 class Reply:
-    """A whole answer."""
+    """A whole answer. `headers` has all headers but `x-request-id`, which differs from answer to answer."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    request_id: str = field(default="", compare=False)
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -42,6 +43,7 @@ class Exchange:
     is_reading: bool = True
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    request_id: str = ""
     error: Exception | None = None
     returned: anyio.Event = field(default_factory=anyio.Event)
     _gone: anyio.Event = field(default_factory=anyio.Event)
@@ -59,6 +61,7 @@ class Exchange:
             self.status = message["status"]
             self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
             assert len(self.headers) == len(message["headers"]), "a header is there twice"
+            self.request_id = self.headers.pop("x-request-id", "")
         return self.status
 
     async def chunk(self) -> bytes | None:
@@ -83,7 +86,7 @@ class Exchange:
     async def reply(self) -> Reply:
         """The whole answer."""
         body = await self.rest()
-        return Reply(self.status, self.headers, body)
+        return Reply(self.status, self.headers, body, self.request_id)
 
     async def _next(self) -> dict[str, Any]:
         with anyio.fail_after(PATIENCE_S):

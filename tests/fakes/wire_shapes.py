@@ -34,6 +34,20 @@ class Device(Strict):
     compute_capability: str
 
 
+class HostMemory(Strict):
+    total_mb: Positive
+    available_mb: Unsigned | UnsetType = UNSET
+    limit_mb: Unsigned | UnsetType = UNSET
+    limit_available_mb: Unsigned | UnsetType = UNSET
+
+
+class HostCpus(Strict):
+    online: Positive
+    usable: Positive
+    limit: Rate | UnsetType = UNSET
+    load_1m: Rate | UnsetType = UNSET
+
+
 class Discovery(Strict):
     hostname: str
     os: str
@@ -44,6 +58,8 @@ class Discovery(Strict):
     cuda_version: str | UnsetType = UNSET
     driver_version: str | UnsetType = UNSET
     cuda_unavailable_reason: str | UnsetType = UNSET
+    memory: HostMemory | UnsetType = UNSET
+    cpus: HostCpus | UnsetType = UNSET
 
 
 class DeviceHealth(Strict):
@@ -130,6 +146,8 @@ class Health(Strict):
     loading: list[LoadingModel]
     unloading: list[UnloadingModel]
     lost: list[FailedLoad]
+    memory: HostMemory | UnsetType = UNSET
+    cpus: HostCpus | UnsetType = UNSET
 
 
 class Limit(Strict):

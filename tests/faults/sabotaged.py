@@ -39,9 +39,9 @@ def every_unload(happen: Callable[[], object]) -> None:
 def every_chat(happen: Callable[[Any], object]) -> None:
     run = Registry.run
 
-    def run_and_more(self: Registry, task: Any) -> Any:
+    def run_and_more(self: Registry, task: Any, **more: Any) -> Any:
         happen(task)
-        return run(self, task)
+        return run(self, task, **more)
 
     Registry.run = run_and_more  # type: ignore[method-assign]  # replaced on purpose
 

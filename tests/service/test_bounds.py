@@ -121,7 +121,7 @@ async def test_a_header_is_quoted_in_200_characters(content_type: str, capsys: p
 async def test_the_message_of_a_template_or_a_grammar_is_sent_to_the_client_and_not_logged(
     error: NeuronError, *, stream: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_request: object) -> Any:
+    def refuse(_request: object, **_options: object) -> Any:
         raise error
 
     configure_logging("info")
@@ -137,7 +137,7 @@ async def test_the_message_of_a_template_or_a_grammar_is_sent_to_the_client_and_
 async def test_at_debug_the_log_has_the_refusal_in_full_and_still_bounded(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_request: object) -> Any:
+    def refuse(_request: object, **_options: object) -> Any:
         raise TemplateFailed(HUGE)
 
     configure_logging("debug")
@@ -164,7 +164,7 @@ async def test_an_error_in_mid_stream_is_bounded_too(capsys: pytest.CaptureFixtu
 async def test_a_bug_logs_its_traceback_and_not_much_more(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stumble(_request: object) -> Any:
+    def stumble(_request: object, **_options: object) -> Any:
         raise RuntimeError(HUGE)
 
     configure_logging("info")

@@ -16,6 +16,7 @@ from neuron_service.answers import SILENCE_LIMIT_S, StreamedAnswer
 from neuron_service.asgi import DIRECT_WRITE
 from neuron_service.http.limits import IDLE_CONNECTION_LIMIT_S
 from tests.fakes.asgi_client import AsgiClient
+from tests.fakes.log_lines import said
 from tests.fakes.scripted_host import chat_body, scripted_host
 
 SSE_HEADERS = {
@@ -178,7 +179,8 @@ class DirectServer:
             self.body += message["body"]
 
     async def serve(self, stream: StreamedAnswer) -> None:
-        await stream({"extensions": {DIRECT_WRITE: {"write": self.write}}}, anyio.sleep_forever, self.send)
+        scope = {"method": "POST", "path": CHAT, "headers": [], "extensions": {DIRECT_WRITE: {"write": self.write}}}
+        await stream(scope, anyio.sleep_forever, self.send)
 
 
 async def test_where_the_server_can_write_directly_events_are_sent_only_when_the_client_reads_too_little() -> None:
@@ -205,7 +207,7 @@ async def test_a_bug_in_writing_an_event_directly_is_an_error_event(caplog: pyte
         request = ChatRequest(model_id=A, messages=({"role": "user", "content": "hi"},))
         await server.serve(StreamedAnswer(host.registry.chat(request), BuggyEncoder(id="1", created=7, model=A)))
     assert events(server.body)[-1]["error"]["message"] == "internal error: ZeroDivisionError: one over nothing"
-    assert "bug in a stream" in caplog.messages
+    assert "bug in a stream" in map(said, caplog.records)
 
 
 @pytest.mark.parametrize(
@@ -438,7 +440,7 @@ async def test_a_bug_before_the_stream_is_a_500_and_a_traceback_in_the_log(
 ) -> None:
     async with scripted_host(resident=[A]) as host:
         with monkeypatch.context() as patch:
-            patch.setattr(host.registry, "run", lambda _: BuggyGeneration(on_entering=True))
+            patch.setattr(host.registry, "run", lambda _, **_options: BuggyGeneration(on_entering=True))
             reply = await host.client.post(CHAT, chat_body(A, stream=True))
         assert (await host.client.post(CHAT, chat_body(A))).status == 200
     assert reply.status == 500
@@ -516,7 +518,7 @@ async def test_a_client_that_stops_reading_is_given_up(
             await exchange.returned.wait()
             assert exchange.error is None
         assert host.harness.log[-1] == f"end {A}"
-    assert "client stopped reading, its reply was given up" in caplog.messages
+    assert "client stopped reading, its reply was given up" in map(said, caplog.records)
 
 
 async def test_a_client_that_leaves_before_its_body_is_complete_costs_nothing() -> None:

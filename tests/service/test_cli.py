@@ -1,4 +1,5 @@
 import errno
+import json
 import logging
 import os
 import signal
@@ -68,6 +69,31 @@ def test_without_any_file_the_defaults_are_used_and_a_warning_says_so(
     assert "there is no neuron.toml here" in capsys.readouterr().err
 
 
+def test_the_whole_log_is_in_the_format_that_the_configuration_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEURON_LOG_FORMAT", "json")
+    assert run("--check-config") == 0
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"].startswith("there is no neuron.toml here")
+
+
+def test_what_was_logged_before_a_configuration_turned_out_to_be_wrong_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEURON_LOG_FORMAT", "xml")
+    assert run("--check-config") == os.EX_CONFIG
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    err = capsys.readouterr().err
+    assert "there is no neuron.toml here" in err
+    assert "NEURON_LOG_FORMAT" in err
+
+
 def test_neuron_toml_of_the_current_directory_is_read_without_an_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,9 +111,12 @@ def test_neuron_toml_of_the_current_directory_is_read_without_an_option(
         ("port = 'x'", {}, "`port`"),
         ("[harness.llamacpp]\nn_cxt = 1", {}, "unknown key `harness.llamacpp.n_cxt`; did you mean `n_ctx`?"),
         ("", {"NEURON_PORT": "abc"}, "NEURON_PORT"),
+        ("keys_file = '/nowhere/keys'", {}, "`keys_file`: /nowhere/keys: No such file or directory"),
+        ("trusted_networks = []", {}, "there are no keys, so nobody could ask anything"),
+        ("trusted_proxies = ['user:nobody-at-all']", {}, "no such user here"),
         ("", {"NEURON_LOG": "loud"}, "NEURON_LOG: 'loud' is none of debug, info, warning, error"),
     ],
-    ids=["syntax", "range", "type", "typo", "environment", "log level"],
+    ids=["syntax", "range", "type", "typo", "environment", "no keys", "nobody", "no user", "log level"],
 )
 def test_a_configuration_that_is_wrong_is_exit_78_and_one_line_that_says_where(
     text: str,

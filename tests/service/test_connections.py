@@ -415,9 +415,9 @@ def test_a_head_beyond_the_bound_is_a_400_that_arrives(host: ListeningHost, head
 
 def test_head_has_the_headers_of_get_and_no_body(host: ListeningHost) -> None:
     with host.connect() as client:
-        client.send(b"HEAD /models HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.send(b"HEAD /models HTTP/1.1\r\nhost: x\r\nx-request-id: mine\r\n\r\n")
         head = client.head()
-        client.send(b"GET /models HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.send(b"GET /models HTTP/1.1\r\nhost: x\r\nx-request-id: mine\r\n\r\n")
         get = client.reply()
     assert (head.status, get.status) == (200, 200)
     assert {**head.headers, "date": ""} == {**get.headers, "date": ""}

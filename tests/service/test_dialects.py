@@ -206,7 +206,7 @@ async def test_a_host_that_stops_refuses_in_the_shape_of_the_path_even_before_it
 
 
 async def test_a_bug_is_a_500_in_the_shape_of_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stumble(_task: object) -> None:
+    def stumble(_task: object, **_options: object) -> None:
         raise ZeroDivisionError("one over nothing")
 
     async with scripted_host(resident=[A]) as host:

@@ -35,7 +35,9 @@ async def test_a_model_for_embeddings_answers_with_a_vector_for_each_text() -> N
     headers = {"content-type": "application/json", "x-helexa-account-id": "acc", "x-helexa-key-id": "key"}
     async with scripted_host({A: vectors()}, resident=[A]) as host:
         reply = await host.client.post(EMBEDDINGS, {"model": A, "input": ["a", "b"]}, headers=headers)
-        assert host.harness.requests == [Embed(model_id=A, inputs=("a", "b"), principal=Principal("acc", "key"))]
+        principal = Principal("acc", "key")
+        expected = Embed(model_id=A, inputs=("a", "b"), principal=principal, request_id=reply.request_id)
+        assert host.harness.requests == [expected]
     assert reply.status == 200
     assert [(item["index"], item["embedding"]) for item in reply.json()["data"]] == [
         (0, [0.6, 0, 0.8]),
@@ -56,7 +58,8 @@ async def test_a_reranker_tells_the_best_documents_first() -> None:
     async with scripted_host({A: ranks()}, resident=[A]) as host:
         body = {"model": A, "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "return_documents": True}
         reply = await host.client.post(RERANK, body)
-        assert host.harness.requests == [Rerank(model_id=A, query="q", documents=("a", "b"))]
+        expected = Rerank(model_id=A, query="q", documents=("a", "b"), request_id=reply.request_id)
+        assert host.harness.requests == [expected]
     assert reply.json()["results"] == [{"index": 1, "relevance_score": 0.75, "document": {"text": "b"}}]
 
 

@@ -9,6 +9,7 @@ import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
+from prometheus_client.parser import text_string_to_metric_families
 
 from neuron_lib import load_default_models
 from neuron_lib.discovery.health import DeviceMonitor
@@ -162,6 +163,9 @@ async def test_every_poll_of_a_gateway_is_answered_in_its_shape(state: State) ->
         assert STATES[state](health)
         read_version((await host.client.get("/version")).body)
         read_discovery((await host.client.get("/discovery")).body)
+        metrics = await host.client.get("/metrics")
+        assert metrics.status == 200
+        assert [*text_string_to_metric_families(metrics.body.decode())]
         models = read_models((await host.client.get("/models")).body)
         assert {model.id for model in models} == {load.id for load in health.models}
         for model in models:

@@ -4,15 +4,19 @@ import os
 import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
+from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from neuron_lib import LoadFailed, LoadProgress, LoadStage, load_default_models
+from neuron_lib.discovery import HostMonitor
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Device, Discovery
+from neuron_lib.types import Device, Discovery, HostCpus, HostMemory
 from neuron_service.routes import host as host_routes
 from tests.fakes.log_lines import said
 from tests.fakes.scripted_host import CPU_HOST, chat_body, scripted_host, spec
 from tests.fakes.wire_shapes import read_discovery, read_health, read_models, read_version
 from tests.faults.gateway import ANSWER_LIMIT_S
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +53,35 @@ async def test_discovery_of_a_gpu_host_has_every_field_of_every_device() -> None
     async with scripted_host(discovery=found) as host:
         reply = await host.client.get("/discovery")
     assert read_discovery(reply.body).devices[0].compute_capability == "8.9"
+
+
+async def test_the_memory_and_the_cpus_of_the_host_are_told_with_their_limits() -> None:
+    memory = HostMemory(total_mb=64000, available_mb=32000, limit_mb=8192, limit_available_mb=4096)
+    cpus = HostCpus(online=16, usable=8, limit=2.5, load_1m=0.0)
+    found = replace(CPU_HOST, memory=HostMemory(total_mb=64000, limit_mb=8192), cpus=HostCpus(online=16, usable=8))
+    async with scripted_host(discovery=found) as host:
+        discovery = await host.client.get("/discovery")
+        before = await host.client.get("/health")
+        host.real.host_monitor = HostMonitor(read=lambda: (memory, cpus))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(host.real.host_monitor.run)
+            with anyio.fail_after(PATIENCE_S):
+                while host.real.host_monitor.reading() == (None, None):
+                    await checkpoint()
+            tasks.cancel_scope.cancel()
+        health = await host.client.get("/health")
+    read_discovery(discovery.body)
+    assert discovery.json()["memory"] == {"total_mb": 64000, "limit_mb": 8192}
+    assert discovery.json()["cpus"] == {"online": 16, "usable": 8}
+    assert {"memory", "cpus"}.isdisjoint(before.json())
+    read_health(health.body)
+    assert health.json()["memory"] == {
+        "total_mb": 64000,
+        "available_mb": 32000,
+        "limit_mb": 8192,
+        "limit_available_mb": 4096,
+    }
+    assert health.json()["cpus"] == {"online": 16, "usable": 8, "limit": 2.5, "load_1m": 0.0}
 
 
 async def test_discovery_waits_for_the_first_look_at_the_hardware_while_health_does_not() -> None:

@@ -15,6 +15,7 @@ from neuron_lib import LoadProgress, LoadStage, ModelSpec, Registry
 from neuron_lib.errors import LoadCancelled, ShuttingDown
 from neuron_service.loading_events import LoadingEvents
 from tests.fakes.driven_harness import DrivenHarness
+from tests.fakes.log_lines import said
 from tests.fakes.wire_shapes import read_loading
 
 pytestmark = pytest.mark.anyio
@@ -49,7 +50,7 @@ class Watcher:
             await self.registry.load(ModelSpec(model_id=A, harness="driven"))
 
     async def watch(self) -> None:
-        scope: Any = None
+        scope: Any = {"method": "GET", "path": "/models/loading/events", "headers": []}
         await LoadingEvents(self.registry)(scope, self._receive, self._send)
         self.returned.set()
 
@@ -176,7 +177,7 @@ async def test_a_client_that_reads_nothing_for_a_minute_is_given_up(
         for _ in range(30):
             await watcher.after(1.0)
         assert watcher.returned.is_set()
-        assert "client stopped reading, it is told of loads no more" in caplog.messages
+        assert "client stopped reading, it is told of loads no more" in map(said, caplog.records)
 
 
 async def test_a_client_that_does_not_take_a_comment_is_given_up(watcher: Watcher) -> None:

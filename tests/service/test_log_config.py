@@ -1,4 +1,5 @@
 import fcntl
+import json
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ import pytest
 from neuron_lib.logs import get_logger
 from neuron_service.cli import main
 from neuron_service.journal import is_journal
-from neuron_service.log_config import _BackgroundHandler, configure_logging
+from neuron_service.log_config import _BackgroundHandler, configure_logging, hold_records
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> str:
@@ -205,3 +206,94 @@ def test_a_process_without_stderr_logs_nowhere() -> None:
     handler = _BackgroundHandler(None)
     handler.emit(logging.makeLogRecord({"msg": "lost"}))
     handler.flush()
+
+
+# ---------------------------------------------------------------------------------------------------------------- JSON
+
+
+def objects(log: str) -> list[Any]:
+    """The objects of a log in JSON, read strictly."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    return [json.loads(line, parse_constant=refuse) for line in log.splitlines()]
+
+
+@pytest.mark.parametrize("get", [logging.getLogger, get_logger])
+def test_in_json_a_record_is_one_object_whose_fields_keep_their_types(
+    capsys: pytest.CaptureFixture[str], get: Callable[[str], Any]
+) -> None:
+    configure_logging("info", log_format="json")
+    fields = {"model_id": "org/a", "queue_ms": 12, "share": 0.5, "retried": True, "code": None, "devices": (0, 1)}
+    get("x").info("loaded %s", "it", extra=fields)
+    (told,) = objects(logged(capsys))
+    assert abs(datetime.fromisoformat(told.pop("time")).timestamp() - time.time()) < 60
+    said = {"level": "INFO", "logger": "x", "message": "loaded it"}
+    assert told == said | fields | {"devices": [0, 1]}
+
+
+def test_in_json_the_time_is_that_of_utc(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "XXX-5:30")
+    time.tzset()
+    try:
+        configure_logging("info", log_format="json")
+        logging.getLogger("x").info("m")
+        (told,) = objects(logged(capsys))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert told["time"].endswith("Z")
+    assert abs(datetime.fromisoformat(told["time"]).timestamp() - time.time()) < 60
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a\nb", "a\x1b[31mb", "a\u2028b", "a\u202eb", "\udc80", "ä", "x" * 100_000, float("nan"), float("inf"), 10**400,
+     [["y" * 1000] * 1000], {"k\n": {1, 2}}, object(), b"\xff", ZeroDivisionError("z\n")],
+)  # fmt: skip
+def test_in_json_no_value_breaks_a_line_or_makes_it_long(capsys: pytest.CaptureFixture[str], value: object) -> None:
+    configure_logging("info", log_format="json")
+    get_logger("x").info("m", extra={"field": value})
+    log = logged(capsys)
+    (told,) = objects(log)
+    assert "field" in told
+    assert log.isascii()
+    assert log.removesuffix("\n").isprintable()
+    assert len(log) < 8000
+
+
+def test_in_json_no_field_takes_the_place_of_the_record_s_own(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", log_format="json")
+    logging.getLogger("x").info("m", extra={"time": "never", "level": "none", "logger": "y"})
+    (told,) = objects(logged(capsys))
+    assert (told["level"], told["logger"], told["message"]) == ("INFO", "x", "m")
+    assert told["time"] != "never"
+
+
+def test_in_json_a_traceback_is_a_field_and_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", log_format="json")
+    logging.getLogger("x").error(
+        "bug", exc_info=ZeroDivisionError("\n".join("y" * 1000 for _ in range(1000)) + "\nend")
+    )
+    log = logged(capsys)
+    (told,) = objects(log)
+    assert told["exception"].endswith("end")
+    assert len(log) < 20_000
+
+
+def test_in_json_the_journal_gets_a_priority_in_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with journal(tmp_path, monkeypatch) as path:
+        configure_logging("info", log_format="json", environ=os.environ)
+        logging.getLogger("x").warning("m")
+    assert path.read_text().startswith('<4>{"time": ')
+
+
+def test_records_are_held_until_it_is_known_how_to_write_them(capsys: pytest.CaptureFixture[str]) -> None:
+    hold_records("info")
+    logging.getLogger("x").info("early")
+    logging.getLogger("x").debug("never")
+    assert logged(capsys) == ""
+    configure_logging("info", log_format="json")
+    logging.getLogger("x").info("late")
+    assert [told["message"] for told in objects(logged(capsys))] == ["early", "late"]

@@ -113,6 +113,20 @@ async def test_every_refusal_is_counted_by_status_and_code() -> None:
         assert await refused() == before + 1
 
 
+async def test_every_request_is_counted_by_method_path_and_status() -> None:
+    async with scripted_host(resident=[A]) as host:
+        for path in ("/models", "/models/org%2Fa/endpoint", "/models/org%2Fb/endpoint", "/nothing"):
+            await host.client.get(path)
+        page = await scrape(host)
+    assert page.of("neuron_http_requests_total") == {
+        ("GET", "/models", "200"): 1,
+        ("GET", "/models/{model_id}/endpoint", "200"): 1,
+        ("GET", "/models/{model_id}/endpoint", "404"): 1,
+        ("GET", "other", "404"): 1,
+    }
+    assert page.value("neuron_http_get_seconds_count", path="/models/{model_id}/endpoint") == 2
+
+
 async def test_loads_are_counted_by_outcome_and_models_by_state() -> None:
     specs = [spec(A), spec(B)]
     scripts = {B: ScriptedModel(load_error=LoadFailed("cursed"))}
@@ -185,14 +199,32 @@ async def test_what_clients_write_adds_no_series() -> None:
         await host.client.post(CHAT, first)
         await host.client.post(CHAT, chat_body("org/0"))
         await host.client.get("/nothing/0")
+        load = {"model_id": "org/0", "harness": "unknown"}
+        await host.client.post("/models/load", load)
         before = names_and_labels(await scrape(host))
         for number in range(1, 40):
+            await host.client.post("/models/load", load | {"model_id": f"org/{number}"})
             await host.client.post(CHAT, first | {"model": f"x{number}", "user": f"y{number}"})
             await host.client.post(
                 CHAT, chat_body(f"org/{number}"), headers=JSON | {"x-helexa-account-id": f"a{number}"}
             )
             await host.client.get(f"/nothing/{number}")
         assert names_and_labels(await scrape(host)) == before
+
+
+async def test_a_model_that_was_unloaded_leaves_the_counts_of_its_replies_alone() -> None:
+    async with scripted_host() as host:
+        empty = names_and_labels(await scrape(host))
+        for number in range(3):
+            await host.registry.load(spec(f"org/{number}"))
+            await host.registry.unload(f"org/{number}")
+        assert names_and_labels(await scrape(host)) == empty
+        await host.registry.load(spec(A))
+        await host.client.post(CHAT, chat_body(A))
+        await host.registry.unload(A)
+        page = await scrape(host)
+    assert page.value("neuron_requests_total", model=A, outcome="stop") == 1
+    assert page.of("neuron_requests_in_flight") == {}
 
 
 def names_and_labels(page: Page) -> set[tuple[str, frozenset[tuple[str, str]]]]:

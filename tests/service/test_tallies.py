@@ -124,6 +124,24 @@ def test_a_load_counts_by_its_outcome_and_the_stages_of_one_that_succeeded() -> 
     }
 
 
+def test_an_answer_counts_by_the_name_of_its_path_and_its_time_only_if_it_was_asked_for_by_get() -> None:
+    tallies = Tallies()
+    tallies.take_answer("GET", "/models/org/name/endpoint", 200, 0.25)
+    tallies.take_answer("POST", "/v1/messages", 503, 9.0)
+    tallies.take_answer("POST", "/v1/messages", None, 9.0)
+    tallies.take_answer("BREW", "/coffee", 404, 0.1)
+    counts = tallies.show()
+    assert counts.answers == {
+        ("GET", "/models/{model_id}/endpoint", "200"): 1,
+        ("POST", "/v1/messages", "503"): 1,
+        ("POST", "/v1/messages", "none"): 1,
+        ("other", "other", "404"): 1,
+    }
+    assert {path: once(0.25, seconds) for path, seconds in counts.answers_s.items()} == {
+        "/models/{model_id}/endpoint": True
+    }
+
+
 @pytest.mark.anyio
 async def test_the_lag_of_the_loop_is_how_much_later_than_asked_a_sleep_ends() -> None:
     class Enough(Exception):

@@ -36,6 +36,7 @@ TOO_EARLY = (
     "numpy",
     "huggingface_hub",
     "httpx",
+    "prometheus_client",
     "llama_cpp",
     "llguidance",
     "importlib.metadata",

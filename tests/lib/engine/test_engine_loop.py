@@ -1,3 +1,5 @@
+import dataclasses
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -6,11 +8,13 @@ from msgspec.structs import replace
 from neuron_lib.engine.line import Request
 from neuron_lib.engine.loop import EngineLoop
 from neuron_lib.engine.protocol import Began, Broken, Cancelled, Delta, Done, SequenceEvent, StepEvents, Vector
+from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan, StepResult
 from neuron_lib.engine.vector_scheduler import VectorScheduler
 from neuron_lib.testing import ScriptedRunner
 from neuron_lib.types import TokenLogprob
+from tests.fakes.log_lines import said
 from tests.fakes.small_engine import SmallEngine
 
 
@@ -57,7 +61,7 @@ def loop_over(
     report_interval_s: float = 0,
     clock: Callable[[], float] = lambda: 0.0,
     on_other: Callable[[Began | Cancelled], object] = lambda _report: None,
-    scheduler: VectorScheduler | None = None,
+    scheduler: Scheduler | VectorScheduler | None = None,
 ) -> tuple[EngineLoop, list[StepEvents]]:
     """A loop that reports each step at once, unless it is given an interval and a clock to measure it with."""
     told: list[StepEvents] = []
@@ -296,6 +300,57 @@ def test_cells_of_prompts_that_are_kept_for_later_are_held_and_not_live() -> Non
     assert (measures.kv_cells_live, measures.kv_cells_held) == (live, live + 3 + 1)
 
 
+def test_cells_that_replies_share_are_live_once() -> None:
+    prompt = list(range(32))
+    choices = tuple(Sequence(request=1, choice=number, prompt=prompt, max_tokens=9) for number in range(2))
+    loop, _ = loop_over(ScriptedRunner(), scheduler=SmallEngine(pool=128, n_ctx=64).scheduler)
+    loop.submit(Request(1, choices))
+    loop._take_instructions(block=False)
+    for _ in range(4):
+        loop.step()
+    measures = loop.measures()
+    assert 32 < measures.kv_cells_live == measures.kv_cells_held < 2 * 32
+
+
 def test_a_context_for_vectors_holds_no_cells() -> None:
     loop, _ = loop_over(ScriptedRunner(), scheduler=VectorScheduler(seats=1, texts=1, n_batch=8))
     assert (loop.measures().kv_cells_live, loop.measures().kv_cells_held) == (0, 0)
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, int]]:
+    """The request's id, the message and the request's number of each line."""
+    return [(vars(record)["request_id"], said(record), vars(record)["request"]) for record in caplog.records]
+
+
+def test_the_log_says_when_a_request_begins_and_ends_and_nothing_of_its_tokens(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    loop, _ = loop_over(ScriptedSteps(6))
+    loop.submit(with_id(alone(sequence(1, max_tokens=3)), "mine"))
+    run(loop, sequence(3))
+    assert lines_of(caplog) == [
+        ("mine", "request begins", 1),
+        ("", "request begins", 3),
+        ("mine", "request ends: complete", 1),
+    ]
+
+
+def test_the_log_says_that_a_request_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    loop, _ = loop_over(ScriptedSteps(3, {1: lambda: loop.cancel(1)}))
+    loop.submit(with_id(alone(sequence(1)), "mine"))
+    run(loop, sequence(3))
+    assert ("mine", "request ends: cancelled", 1) in lines_of(caplog)
+
+
+def test_the_log_warns_of_a_request_that_the_engine_could_not_go_on_with(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    loop, _ = loop_over(ScriptedSteps(4, {1: lambda: loop.submit(alone(sequence(3)))}, failures={1: "no"}))
+    loop.submit(with_id(alone(sequence(1)), "mine"))
+    run(loop)
+    assert [line[0] for line in lines_of(caplog)] == ["mine"]
+
+
+def with_id(request: Request, request_id: str) -> Request:
+    return dataclasses.replace(request, request_id=request_id)

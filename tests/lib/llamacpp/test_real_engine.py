@@ -174,6 +174,20 @@ async def steps_of(engine: EngineProcess) -> int:
     return engine.last_beat.step
 
 
+async def test_an_engine_counts_the_time_between_the_tokens_of_a_reply_and_the_cells_that_it_keeps(
+    smollm2_path: Path,
+) -> None:
+    async with real_model(smollm2_path) as (model, engine):
+        _, finished = await reply_to(model, ask("Write a long story."))
+        await steps_of(engine)
+        measures = model.measures()
+    assert measures is not None
+    assert sum(measures.token_gaps.counts) == finished.usage.completion_tokens - 1
+    assert 0 < measures.token_gaps.sum < PATIENCE_S
+    assert measures.kv_cells_live == 0
+    assert finished.usage.prompt_tokens < measures.kv_cells_held <= measures.kv_cells == 8 * 512
+
+
 async def test_sampling_length_stop_and_limits_are_as_asked(smollm2_path: Path) -> None:
     # Of a prompt that is found in the cache the rest is computed in another batch, which rounds differently.
     async with real_model(smollm2_path, seats=2, prompt_cache=False) as (model, _):

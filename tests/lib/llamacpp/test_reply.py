@@ -16,7 +16,18 @@ from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
-from neuron_lib.engine.protocol import Began, Delta, Done, Load, Prepared, Refused, StepEvents, Submit, Vector
+from neuron_lib.engine.protocol import (
+    Beat,
+    Began,
+    Delta,
+    Done,
+    Load,
+    Prepared,
+    Refused,
+    StepEvents,
+    Submit,
+    Vector,
+)
 from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import (
     EngineDead,
@@ -48,8 +59,10 @@ from neuron_lib.types import (
     Complete,
     Detokenize,
     Detokenized,
+    Distribution,
     Embed,
     Embedding,
+    EngineMeasures,
     EventBeforeEnd,
     Finished,
     FinishReason,
@@ -1333,6 +1346,18 @@ async def test_a_model_whose_engine_stands_still_is_not_servable_long_before_the
         assert stalled.servable is not None
         assert (stalled.servable.ok, stalled.servable.reason) == (False, "stalled")
         assert "silent for" in str(stalled.servable.detail)
+
+
+async def test_what_an_engine_has_counted_is_told_with_the_size_of_its_cache_once_it_has_beaten() -> None:
+    async with model_of() as model:
+        engine = model._supervisor.require_engine()
+        model._supervisor._facts = replace(engine.facts, kv_cells=512)
+        assert model.measures() is None
+        engine.last_beat = Beat(step=1, in_flight=0, rss_bytes=1)
+        assert model.measures() is None
+        counted = EngineMeasures(token_gaps=Distribution(bounds=(), counts=(0,), sum=0.0), kv_cells_held=7)
+        engine.last_beat = Beat(step=1, in_flight=0, rss_bytes=1, measures=counted)
+        assert model.measures() == replace(counted, kv_cells=512)
 
 
 async def test_a_model_whose_engines_die_three_times_is_lost_and_nobody_waits_for_it_any_more() -> None:

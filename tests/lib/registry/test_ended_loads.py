@@ -48,6 +48,20 @@ async def test_a_load_is_told_once_with_the_time_of_each_stage_and_the_bytes_tha
     assert all(seconds > 0 for _, seconds in load.stages_s)
 
 
+async def test_the_bytes_of_a_load_that_runs_are_told_until_its_end_is() -> None:
+    ended: list[EndedLoad] = []
+    stages = tuple(LoadProgress(stage=LoadStage.DOWNLOADING, bytes=bytes_) for bytes_ in (100, 350))
+    may_load = anyio.Event()
+    script = ScriptedModel(stages=stages, may_load=may_load)
+    async with host(script, ended) as registry, anyio.create_task_group() as tasks:
+        tasks.start_soon(Caller(registry).load)
+        await wait_all_tasks_blocked()
+        assert (registry.fetched_bytes(), ended) == (250, [])
+        may_load.set()
+        await wait_all_tasks_blocked()
+        assert (registry.fetched_bytes(), [load.fetched_bytes for load in ended]) == (0, [250])
+
+
 async def test_a_load_of_a_file_that_is_here_fetches_nothing() -> None:
     ended: list[EndedLoad] = []
     stages = (LoadProgress(stage=LoadStage.VERIFYING, bytes=1000, total_bytes=1000),)

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec.json
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from neuron_lib.types import Principal
 from neuron_lib.wire.http_errors import AccessRefused, KeyNotAllowed, MalformedIdentity, Unauthenticated
@@ -157,7 +159,8 @@ def test_a_scope_opens_its_own_paths_and_every_key_reads_the_rest(key_scope: Sco
             verdict = judge(own, method=method, path=path, headers=bearer())
             assert isinstance(verdict, Caller if scope_of_path == key_scope else KeyNotAllowed), (method, path)
     for path in READ:
-        assert isinstance(judge(own, method="GET", path=path, headers=bearer()), Caller)
+        for method in ("GET", "HEAD", "OPTIONS"):
+            assert isinstance(judge(own, method=method, path=path, headers=bearer()), Caller)
 
 
 def test_a_trusted_caller_may_do_what_its_key_may_not() -> None:
@@ -201,6 +204,23 @@ def test_a_refusal_says_what_would_help_and_never_shows_the_key() -> None:
     assert all(text.endswith(f"(asked from {STRANGER})") for text in (wrong.log_message, lacking.log_message))
     assert "'admin'" in str(lacking)
     assert SECRET not in str(lacking)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"authorization", b"x-api-key", b"x-forwarded-for", *map(str.encode, GATEWAY)]),
+            st.binary(max_size=40) | st.just(b"Bearer ") | st.just(f"Bearer {SECRET}".encode()),
+        )
+    ),
+    st.sampled_from([STRANGER, "127.0.0.1", None]),
+)
+def test_no_header_makes_a_stranger_a_caller_without_the_key(headers: list[tuple[bytes, bytes]], client: str) -> None:
+    behind = rules("loopback", proxies=("loopback",))
+    verdict = behind.judge(Request.of(scope(client) | {"headers": headers}))
+    has_key = any(SECRET.encode() in value for _, value in headers)
+    if isinstance(verdict, Caller):
+        assert has_key or (client == "127.0.0.1" and verdict.is_trusted)
 
 
 @pytest.mark.parametrize(
@@ -252,6 +272,9 @@ def test_a_proxy_that_nobody_named_is_said_once(caplog: pytest.LogCaptureFixture
         for _ in range(3):
             entrance.admit(scope("127.0.0.1", headers={"x-forwarded-for": STRANGER}))
             entrance.admit(scope(headers=GATEWAY | bearer()))
+            Entrance(rules("loopback", "private", proxies=("loopback",))).admit(
+                scope("127.0.0.1", headers={"x-forwarded-for": LAN})
+            )
     assert [("`trusted_proxies`" in text, "x-helexa" in text) for text in caplog.messages] == [
         (True, False),
         (False, True),

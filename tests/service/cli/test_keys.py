@@ -1,5 +1,6 @@
 """`neuron key` as a person types it, and the file that it leaves."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -104,6 +105,23 @@ def test_a_file_that_is_wrong_already_is_not_touched(keys: Path, capsys: pytest.
     assert [run("key", "new", "desk"), run("key", "rm", "laptop"), run("key", "ls")] == [78] * 3
     assert "line 1" in capsys.readouterr().err
     assert keys.read_text() == "laptop\n"
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was(
+    keys: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_space(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    made(capsys, "laptop")
+    before = keys.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        assert run("key", "new", "desk") == 74
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "neuron: the file of keys: No space left on device\n")
+    assert keys.read_text() == before
+    assert sorted(each.name for each in keys.parent.iterdir()) == ["keys", "neuron.toml"]
 
 
 def test_two_changes_at_the_same_time_are_not_mixed(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:

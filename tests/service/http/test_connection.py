@@ -509,6 +509,36 @@ def test_bytes_after_a_body_or_between_its_pieces_are_bounded(piece: bytes) -> N
         assert client.app.hung_up == 1
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET", 503),
+        (post("/a", b"", size=2, headers=b"x-request-id: mine\r\n"), 503),
+        (CHUNKED.replace(b": chunked", b": gzip\r\nx-request-id: mine"), 400),
+    ],
+)
+def test_what_a_connection_refuses_by_itself_has_an_id_and_one_line(
+    sent: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with memory_connection(limits=LIMITS) as client:
+        client.send(sent)
+        client.connection.shutdown()
+        client.loop.settle()
+        reply = client.reply()
+    assert reply.status == status
+    request_id = reply.headers["x-request-id"]
+    assert request_id == "mine" if b"mine" in sent else len(request_id) == 32
+    assert [vars(record)["request_id"] for record in caplog.records] == [request_id]
+
+
+def test_beyond_the_limit_of_connections_a_refusal_has_an_id_too() -> None:
+    for spare, sent in ((8, post("/b", b"", size=2)), (0, b"")):
+        with memory_connection(limits=LIMITS, cap=ConnectionCap(0, spare=spare)) as client:
+            client.send(sent)
+            assert len(client.reply().headers["x-request-id"]) == 32
+
+
 def test_a_refusal_has_the_shape_of_its_path_if_the_path_is_known(caplog: pytest.LogCaptureFixture) -> None:
     asked: list[str] = []
 

@@ -1,0 +1,66 @@
+"""How much memory and how many CPUs this host has, and what is left of them. Reads a few small files of the kernel.
+
+Blocking, for a moment: the kernel may have to add up the memory of many control groups.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from neuron_lib.cgroups import allowed_by_cgroups, cpus_of_cgroups, limit_of_cgroups
+from neuron_lib.types import HostCpus, HostMemory
+
+__all__ = ("now_cpus", "now_memory", "parse_meminfo", "read_cpus", "read_memory")
+
+_MEMINFO: Final = Path("/proc/meminfo")
+_MIB: Final = 1 << 20
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """The sizes in `/proc/meminfo`, in MiB, by their names. Lines without a size are left out."""
+    fields = (line.split() for line in text.splitlines())
+    return {
+        row[0].removesuffix(":"): int(row[1]) >> 10
+        for row in fields
+        if len(row) == 3 and row[2] == "kB" and row[1].isdecimal()
+    }
+
+
+def read_memory(meminfo: Path = _MEMINFO) -> HostMemory | None:
+    """The memory of this host, without what changes. None where the kernel does not say it."""
+    memory = now_memory(meminfo)
+    return memory and HostMemory(total_mb=memory.total_mb, limit_mb=memory.limit_mb)
+
+
+def now_memory(meminfo: Path = _MEMINFO) -> HostMemory | None:
+    """The memory of this host and what is left of it now. None where the kernel does not say it."""
+    try:
+        sizes = parse_meminfo(meminfo.read_text("ascii", errors="replace"))
+    except OSError:
+        return None
+    total = sizes.get("MemTotal")
+    if total is None:
+        return None
+    return HostMemory(
+        total_mb=total,
+        available_mb=sizes.get("MemAvailable"),
+        limit_mb=_mib(limit_of_cgroups()),
+        limit_available_mb=_mib(allowed_by_cgroups()),
+    )
+
+
+def read_cpus() -> HostCpus:
+    """The CPUs of this host, without what changes."""
+    usable = len(os.sched_getaffinity(0))
+    limit = cpus_of_cgroups()
+    return HostCpus(online=os.cpu_count() or usable, usable=usable, limit=None if limit is None else round(limit, 2))
+
+
+def now_cpus() -> HostCpus:
+    """The CPUs of this host and how busy they are now."""
+    cpus = read_cpus()
+    return HostCpus(online=cpus.online, usable=cpus.usable, limit=cpus.limit, load_1m=round(os.getloadavg()[0], 2))
+
+
+def _mib(size: int | None) -> int | None:
+    return None if size is None else size // _MIB

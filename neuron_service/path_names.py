@@ -1,0 +1,42 @@
+"""The name of a path for a count: of many paths that differ by the id of a model one name is made. Pure."""
+
+from typing import Final
+
+from neuron_service.dialects import DIALECTS
+
+__all__ = ("OTHER", "path_name")
+
+OTHER: Final = "other"
+"""The name of every path at which there is nothing."""
+_ID: Final = "{model_id}"
+_NAMES: Final = frozenset(
+    {
+        "/health",
+        "/healthz",
+        "/readyz",
+        "/version",
+        "/discovery",
+        "/metrics",
+        "/openapi.json",
+        "/models",
+        "/models/loading",
+        "/models/loading/events",
+        "/models/load",
+        "/models/unload",
+        "/v1/models",
+        "/v1/images/generations",
+        "/images/generations",
+    }.union(*(dialect.paths for dialect in DIALECTS))
+)
+_ABOUT_A_MODEL: Final = ("/endpoint", "/capabilities")
+
+
+def path_name(path: str) -> str:
+    """The path itself, with `{model_id}` for the id of a model, or `OTHER`. There are some forty names."""
+    if path in _NAMES:
+        return path
+    for prefix, suffixes in (("/v1/models/", ()), ("/models/", _ABOUT_A_MODEL)):
+        if path.startswith(prefix):
+            suffix = next((suffix for suffix in suffixes if path.endswith(suffix)), "")
+            return f"{prefix}{_ID}{suffix}"
+    return OTHER
