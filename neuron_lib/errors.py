@@ -225,7 +225,8 @@ class ModelNotLoaded(RequestRejected):
 class ModelLoading(ModelNotLoaded):
     """The model does not serve yet, but it is being loaded or will be. The same request can succeed later.
 
-    `stage` is the stage of its load, `pending` before its first try, or `deferred` between two tries.
+    `stage` is the stage of its load, `pending` before its first try or while it waits for room, `deferred` between two
+    tries, or `cooling_down` for some time after a failed load on demand.
     """
 
     code = "model_loading"
@@ -248,6 +249,7 @@ class OverloadReason(StrEnum):
     KV_WAIT_EXPIRED = "kv_wait_expired"
     ENGINE_LOST = "engine_lost"
     TOO_MANY_LOADS = "too_many_loads"
+    NO_ROOM = "no_room"
 
 
 class Overloaded(RequestRejected):
@@ -353,6 +355,7 @@ class PreflightKind(StrEnum):
     CHECKSUM_MISMATCH = "checksum_mismatch"
     INVALID_GGUF = "invalid_gguf"
     UNSUPPORTED_MODEL = "unsupported_model"
+    INSUFFICIENT_MEMORY = "insufficient_memory"
 
 
 class PreflightFailed(LoadFailed):

@@ -1,6 +1,6 @@
 """The narrow waist between the registry and whatever can host models."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
@@ -26,6 +26,7 @@ __all__ = (
     "Harness",
     "LoadedModel",
     "MeasuredModel",
+    "PlanningHarness",
     "ProgressReporter",
     "Reply",
 )
@@ -152,4 +153,16 @@ class Harness(Protocol):
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         """What a model that is not loaded could do, from local files alone; None when that cannot be said."""
+        ...
+
+
+@runtime_checkable
+class PlanningHarness(Harness, Protocol):
+    """A `Harness` that knows before a load how much memory the load will take. A backend need not offer this."""
+
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        """The bytes by the name of the device: "cpu", "gpu0", "gpu1" and so on. Empty if that cannot be said.
+
+        Raises `LoadFailed` for a spec that cannot be loaded, and `SourceUnavailable`.
+        """
         ...

@@ -74,7 +74,8 @@ class ScriptedModel:
     was certain. The reply to an `Embed` is `vector` for each input; `capabilities` must have "embeddings". The reply to
     a `Rerank` gives the documents the `scores` in turn; `capabilities` must have "rerank". A `Tokenize` or a
     `Detokenize` takes no seat. Each byte of a text is a token; a chat is read as its messages, each as `ROLE: CONTENT`
-    in a line of its own. Replies say of themselves whether they were `retried`. Setting `dies` kills the resident model
+    in a line of its own. Replies say of themselves whether they were `retried`. `needs` are the bytes that a
+    load will take on each device. Setting `dies` kills the resident model
     with `death`; give the harness a new script before it is loaded again.
     """
 
@@ -91,6 +92,7 @@ class ScriptedModel:
     prompt_tokens: int = 7
     n_ctx: int = 1024
     capabilities: tuple[str, ...] = ("text",)
+    needs: Mapping[str, int] = field(default_factory=dict)
     max_in_flight: int = 8
     max_queue_depth: int = 32
     max_wait_s: float = 30.0
@@ -149,6 +151,11 @@ class ScriptedHarness:
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         script = self.scripts.get(public_id(model_id))
         return None if script is None else script.capabilities
+
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        """What the script says; see `PlanningHarness`."""
+        script = self.scripts.get(public_id(spec.model_id))
+        return {} if script is None else script.needs
 
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator["_LoadedScript"]:

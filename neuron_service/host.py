@@ -15,7 +15,7 @@ from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
-from neuron_lib.errors import InvalidRequest, NoHarness, ShuttingDown
+from neuron_lib.errors import InvalidRequest, LoadFailed, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
 from neuron_lib.types import Device, Discovery, EndedReply, Health, ModelInfo, Task
 from neuron_service.access.entrance import Entrance, EntranceRules
@@ -137,6 +137,12 @@ class Host:
             raise ShuttingDown
         return self._discovery
 
+    async def require_hardware(self) -> None:
+        """Wait until the hardware has been seen. Raises `LoadFailed` if no model can be loaded on it."""
+        reason = (await self.discovery()).cuda_unavailable_reason
+        if reason is not None:
+            raise LoadFailed(reason)
+
     async def discovery_within(self, limit_s: float) -> Discovery:
         """Like `discovery`, but returns the facts without the hardware after `limit_s`. Also raises `ShuttingDown`."""
         with anyio.move_on_after(limit_s):
@@ -172,7 +178,12 @@ class Host:
     def why_not_ready(self) -> NotReady | None:
         """Why requests should not be sent here. None if they should."""
         models = self.registry.list_models()
-        return why_not_ready(self.tracker.snapshot(), models=models, is_draining=self._is_draining)
+        return why_not_ready(
+            self.tracker.snapshot(),
+            models=models,
+            is_draining=self._is_draining,
+            loads_on_demand=self.registry.loads_on_demand,
+        )
 
     def status_line(self) -> str:
         """What the host does now, in one line for people."""

@@ -21,11 +21,13 @@ from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
 from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ShuttingDown
+from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import Discovery
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.access.hosts import ANY, AccessRules
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
+from neuron_service.capacity import capacity_bytes, host_memory_bytes
 from neuron_service.host import Host
 from neuron_service.http.cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.http.listening import bind
@@ -78,10 +80,18 @@ async def serve(
     """
     address, port = sock.getsockname()[:2]
     monitor, tallies = DeviceMonitor(), Tallies()
+    host_bytes = host_memory_bytes(config.residency.memory_mb)
+
+    async def require_hardware() -> None:
+        await host.require_hardware()
+
     registry = Registry(
         endpoint_url=f"http://localhost:{port}",
         drain_timeout_s=config.drain_timeout_secs,
         wait_for_load_s=config.wait_for_load_secs,
+        residency=ResidencyRules.from_config(config),
+        capacity=lambda: capacity_bytes(host_bytes, host.gpu_memory_mb()),
+        before_load=require_hardware,
         on_unloaded=monitor.refresh,
         on_reply=tallies.take_reply,
         on_load=tallies.take_load,

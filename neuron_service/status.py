@@ -45,8 +45,12 @@ class Readiness(Struct, frozen=True, kw_only=True):
     detail: str
 
 
-def why_not_ready(activation: ActivationSnapshot, *, models: Sequence[ModelInfo], is_draining: bool) -> NotReady | None:
+def why_not_ready(
+    activation: ActivationSnapshot, *, models: Sequence[ModelInfo], is_draining: bool, loads_on_demand: bool = False
+) -> NotReady | None:
     """None if the host is ready: each default model has had its first try to load, and at least one of them can serve.
+
+    If the host loads models on demand, none of them need be here once start-up loading is over.
 
     A model whose source did not answer gets further tries. It does not delay this, neither while it waits nor during a
     try. A host without default models gets its models on demand, so it is ready at once.
@@ -57,6 +61,8 @@ def why_not_ready(activation: ActivationSnapshot, *, models: Sequence[ModelInfo]
     waiting = {*activation.pending, *([activation.in_progress] if activation.in_progress else [])}
     if waiting - {entry.model_id for entry in _deferred(activation)}:
         return NotReady.LOADING
+    if is_over and loads_on_demand:
+        return None
     configured = {*activation.completed, *(failed.model_id for failed in activation.failed), *waiting}
     if configured and not any(_may_be(model.id, id_) for model in models if _can_serve(model) for id_ in configured):
         return NotReady.NO_SERVABLE_MODEL if is_over else NotReady.LOADING

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from neuron_lib.types import HUB_SCHEME, CommonSampling, ModelSpec, take_apart
 from neuron_lib.types.context import SomeTokens, Tokens
+from neuron_lib.types.models import Devices
 from neuron_lib.types.sampling import LastTokens, RepetitionPenalty
 
 __all__ = (
@@ -24,6 +25,7 @@ __all__ = (
     "HttpConfig",
     "ModelEntry",
     "PromptCacheConfig",
+    "ResidencyConfig",
     "SamplingConfig",
     "SourceConfig",
     "StoreSettings",
@@ -41,6 +43,7 @@ else:
     AnyPaths = tuple[Path, ...]
 
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
+IdleSeconds: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]
 Requests: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 # Errors show the description in place of the pattern. A pattern that ended with `$` would let a line feed follow.
@@ -144,6 +147,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     is read when the model loads. `tool_format` is the name of the format of tool calls to use instead of the one that
     the template asks for.
 
+    `devices` are GPU indices for a load on demand, as in `ModelSpec`. A model with `pin` is unloaded only if somebody
+    asks for that. `idle_ttl_secs` takes the place of the one in `[residency]`; 0 lets the model be idle for ever.
+
     `path` and `chat_template` are absolute, because the working directory of a daemon is arbitrary. A program may
     give them as text. Raises ValueError where an entry contradicts itself.
     """
@@ -157,6 +163,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     n_ctx: Tokens | None = None
     chat_template: AnyPath | None = None
     tool_format: Annotated[str, Meta(min_length=1)] | None = None
+    devices: Devices | None = None
+    pin: bool = False
+    idle_ttl_secs: IdleSeconds | None = None
 
     def __post_init__(self) -> None:
         keep_as_paths(self, "path", "chat_template")
@@ -215,6 +224,25 @@ class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     cors_origins: tuple[Origin, ...] = ()
     model_aliases: Mapping[ModelName, Repository] = msgspec.field(default_factory=dict)
+
+
+class ResidencyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[residency]`: what the host does by itself about the models that it has in memory.
+
+    With `on_demand` a request to a configured model that is not loaded loads the model, and each load makes room: it
+    unloads idle models, the least recently used first, until the new one fits. `memory_mb` is how much of the host's
+    memory all models together may take, in MiB; 0 is nine tenths of what the host or its control group has. A model
+    stays at least `min_resident_secs`. `idle_ttl_secs` unloads a model that no request has used for so long; 0 never
+    does. After a failed load the next one on demand waits for `cool_down_secs`, and twice as long after each further
+    failure, up to 300 s. Each list in `exclusive` has ids of which at most one is loaded at a time.
+    """
+
+    on_demand: bool = False
+    memory_mb: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
+    min_resident_secs: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    idle_ttl_secs: IdleSeconds = 0.0
+    cool_down_secs: Annotated[float, Meta(ge=1, le=300)] = 10.0
+    exclusive: Annotated[tuple[Annotated[tuple[PublicId, ...], Meta(max_length=256)], ...], Meta(max_length=256)] = ()
 
 
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -316,6 +344,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()
+    residency: ResidencyConfig = ResidencyConfig()
     harness: Mapping[str, Any] = msgspec.field(default_factory=dict)
     drain_timeout_secs: Annotated[float, Meta(ge=0, le=90)] = 60.0
     wait_for_load_secs: Annotated[float, Meta(ge=0, le=3600)] = 0.0

@@ -86,6 +86,15 @@ class LlamaCppHarness:
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         return await self._store.capabilities(model_id)
 
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        """See `neuron_lib.harness.PlanningHarness`: a tenth more than the files, which must be on this machine."""
+        size = await self._store.size_bytes(spec)
+        if size is None:
+            return {}
+        gpus = gpu_indices(spec, gpu_count=len(self._gpu_memory_mb()), gpu_layers=self._config.gpu_layers)
+        devices = [f"gpu{index}" for index in gpus] or ["cpu"]
+        return dict.fromkeys(devices, size * 11 // 10 // len(devices))
+
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
@@ -127,6 +136,12 @@ class LlamaCppHarness:
                     "chat_template": facts.chat_template,
                 },
             )
+            if devices and not facts.supports_gpu:
+                logger.warning(
+                    "llama.cpp was built without GPU support, so this model computes on the CPU although the host has "
+                    "a GPU. `neuron doctor` says how to change that",
+                    extra={"model_id": model_id},
+                )
             yield LlamaCppModel(
                 supervisor,
                 harness_name=self.name,

@@ -92,6 +92,11 @@ class AbsentModels:
         reason = self._failures.get(id_) or self.activation.failure(id_)
         return ModelNotLoaded(model_id, None if reason is None else f"its last load failed: {reason}")
 
+    def activation_awaits(self, model_id: str) -> bool:
+        """Whether the model is a default model that start-up loading will still load. Takes any spelling of the id."""
+        id_ = self.activation.find(model_id)
+        return id_ is not None and self.activation.awaits(id_)
+
     async def next_change(self, model: HostedModel | None, changes: Changes) -> None:
         """Wait until `explain` may say something else. `changes` are those of all models."""
         if model is not None and model.is_loading:

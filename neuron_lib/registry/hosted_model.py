@@ -60,25 +60,31 @@ class HostedModel:
         clock: Callable[[], float],
         on_change: Callable[["HostedModel"], None],
         on_load: Callable[[EndedLoad], None],
+        on_idle: Callable[[], None],
     ) -> None:
         """`model_id` is the public id. A drain takes at most `drain_timeout_s`.
 
-        `on_change` is called after each change of the phase and each step of the load, and `on_load` once, at the end
-        of the load. Neither may wait or raise. `clock` gives seconds.
+        `on_change` is called after each change of the phase and each step of the load, `on_load` once, at the end of
+        the load, and `on_idle` at the end of the last lease. None of them may wait or raise. `clock` gives seconds.
         """
         self.spec = spec
         self.model_id = model_id
         self.changes = Changes()
-        self.leases = Leases(on_idle=self.changes.notify)
+        self.leases = Leases(on_idle=self._note_idle)
         self.rates = Rates()
         self.loaded_unix_s: int | None = None
         """When its load ended, in seconds of Unix time; None before."""
+        self.served_s: float | None = None
+        """When its load ended, by the clock; None before."""
+        self.used_s = clock()
+        """When its last lease ended, or its load if it had none."""
         self.loss: str | None = None
         """Why the model was given up without an unload. None if it was not."""
         self._harness = harness
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
         self._on_change = on_change
+        self._on_idle = on_idle
         self._on_load = on_load
         self._phase = Phase.LOADING  # never RECOVERING, see `phase`
         self._model: LoadedModel | None = None  # None until its load has succeeded
@@ -157,6 +163,7 @@ class HostedModel:
             if self.is_leaving:
                 return  # the load was cancelled at the moment at which it ended
             self._model, self.loaded_unix_s = model, int(time.time())
+            self.served_s = self.used_s = self._clock()
             self._on_load(self._load_log.end(LoadOutcome.LOADED))
             self.move(Event.OPENED)
             try:
@@ -264,6 +271,11 @@ class HostedModel:
             logger.error("unload is overdue: %s", self._overdue.message, extra=self._overdue.fields)
             self.changes.notify()
             self._scope.cancel()
+
+    def _note_idle(self) -> None:
+        self.used_s = self._clock()
+        self.changes.notify()
+        self._on_idle()
 
     def _report(self, reported: LoadProgress) -> None:
         """See `ProgressReporter`."""

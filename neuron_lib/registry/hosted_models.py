@@ -1,9 +1,9 @@
 """All models of one host, by their ids: finds them, starts their tasks, and enforces their deadlines."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -50,19 +50,21 @@ class HostedModels(dict[str, HostedModel]):
         limits: HostLimits,
         clock: Callable[[], float],
         on_change: Callable[[HostedModel], None],
+        on_idle: Callable[[], None],
         on_load: Callable[[EndedLoad], None],
         on_released: Callable[[HostedModel], Awaitable[None]],
     ) -> None:
         """`clock` gives seconds. `on_change` is called before those who wait for `changes` wake up.
 
-        `on_load` is called at the end of each load. `on_released` is awaited when the memory of a model is back.
-        Callers of the unload are told after that.
+        `on_load` is called at the end of each load, and `on_idle` when the last request of a model has ended.
+        `on_released` is awaited when the memory of a model is back. Callers of the unload are told after that.
         """
         super().__init__()
         self.changes = Changes()
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._on_change = on_change
+        self._on_idle = on_idle
         self._on_load = on_load
         self._on_released = on_released
         self._ticked_s = clock()
@@ -84,6 +86,11 @@ class HostedModels(dict[str, HostedModel]):
         # The task group is not told of `exc`. It would wrap it in a group, and cancel the models before they are
         # unloaded.
         await tasks.__aexit__(None, None, None)
+
+    def start_soon(self, run: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
+        """Run a task that lives as long as the block. It must end by itself when the block is left."""
+        assert self._tasks is not None  # entered
+        self._tasks.start_soon(run, name=name)
 
     # ---------------------------------------------------------------------------------------------------- finding
 
@@ -115,7 +122,7 @@ class HostedModels(dict[str, HostedModel]):
             raise RuntimeError("a Registry must be entered with `async with` before it loads models")
         model_id = public_id(spec.model_id)
         # A cancelled load counts until its harness has given back what the load held.
-        if (loads := sum(not model.has_loaded for model in self.values())) >= self._limits.max_loads:
+        if (loads := sum(not model.has_loaded for model in self.values())) >= self.limits.max_loads:
             raise Overloaded(
                 f"{loads} loads are under way on this host, and it takes no more at once",
                 reason=OverloadReason.TOO_MANY_LOADS,
@@ -126,9 +133,10 @@ class HostedModels(dict[str, HostedModel]):
             spec,
             model_id=model_id,
             harness=harness,
-            drain_timeout_s=self._limits.drain_timeout_s,
+            drain_timeout_s=self.limits.drain_timeout_s,
             clock=self._clock,
             on_change=self._note,
+            on_idle=self._on_idle,
             on_load=self._on_load,
         )
         self._tasks.start_soon(self._host, model, name=f"model {model_id}")
@@ -154,7 +162,7 @@ class HostedModels(dict[str, HostedModel]):
             self._ticked_s = self._clock()
             for model in tuple(self.values()):
                 try:
-                    model.enforce_deadlines(unload_timeout_s=self._limits.unload_timeout_s)
+                    model.enforce_deadlines(unload_timeout_s=self.limits.unload_timeout_s)
                 except Exception:  # a harness with a bug must not stop the supervision of other models
                     logger.exception("supervision of a model failed", extra={"model_id": model.model_id})
             with anyio.move_on_after(_TICK_S):

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
+from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from neuron_lib.errors import (
@@ -18,17 +19,21 @@ from neuron_lib.errors import (
     LoadCancelled,
     ModelLoading,
     ModelNotLoaded,
+    PreflightFailed,
     ShuttingDown,
 )
-from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, Reply
+from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.harnesses import Harnesses
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels, HostLimits
 from neuron_lib.registry.leased_reply import LeasedReply
+from neuron_lib.registry.making_room import Needs
 from neuron_lib.registry.phases import Event
 from neuron_lib.registry.reply_readers import log_reply
+from neuron_lib.registry.residency import COOLING_DOWN, Residency
+from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.registry.startup import ActivationTracker
 from neuron_lib.types import (
     Chat,
@@ -70,6 +75,9 @@ class Registry:
         unload_timeout_s: float = 20.0,
         max_loads: int = 64,
         wait_for_load_s: float = 0.0,
+        residency: ResidencyRules | None = None,
+        capacity: Callable[[], Needs] = dict,
+        before_load: Callable[[], Awaitable[None]] = checkpoint,
         on_unloaded: Callable[[], Awaitable[None]] | None = None,
         on_reply: Callable[[EndedReply], None] | None = None,
         on_load: Callable[[EndedLoad], None] | None = None,
@@ -81,6 +89,11 @@ class Registry:
         to release the model. At most `max_loads` loads run at the same time, including loads that wait. A chat with a
         model that is being loaded, or will be, waits up to `wait_for_load_s` for the model. After that it is refused
         with `ModelLoading`.
+
+        `residency` says what the host does by itself about its models; by default nothing. `capacity` says the bytes
+        that all models together may take on each device, which is looked at before each load that may have to wait for
+        room. A device that it does not name has no limit. `before_load` is awaited before each such load, and may raise
+        a `NeuronError`, which is then why the load fails.
 
         `on_unloaded` is awaited, for 5 s at most, when the memory of a model is back and before the unload returns.
         It may read the devices again. `on_reply` is called once for each reply that was entered, at the end of its
@@ -94,6 +107,7 @@ class Registry:
         self.wait_for_load_s = wait_for_load_s
         self._on_unloaded = on_unloaded
         self._on_reply = on_reply
+        self._before_load = before_load
         self._on_load = on_load
         self._clock = clock
         self._harnesses = Harnesses()
@@ -101,9 +115,18 @@ class Registry:
         self._models = HostedModels(
             limits=self.limits,
             clock=clock,
-            on_change=self._absent.note,
+            on_change=self._note,
+            on_idle=self._note_idle,
             on_load=self._tell_of_load,
             on_released=self._tell_of_unload,
+        )
+        self._residency = Residency(
+            residency or ResidencyRules(),
+            models=self._models,
+            start=self._start_load,
+            need_of=self._need_of,
+            capacity=capacity,
+            clock=clock,
         )
         self._farewell: _Farewell | None = None  # None as long as loads and requests are admitted
         for harness in harnesses:
@@ -114,6 +137,7 @@ class Registry:
 
     async def __aenter__(self) -> Self:
         await self._models.__aenter__()
+        self._models.start_soon(self._residency.run, name="residency")
         return self
 
     async def __aexit__(
@@ -134,6 +158,11 @@ class Registry:
         """The registered harnesses' own names."""
         return self._harnesses.names
 
+    @property
+    def loads_on_demand(self) -> bool:
+        """Whether a request can load a model."""
+        return bool(self._residency.rules.on_demand)
+
     def follow(self, activation: ActivationTracker) -> None:
         """Count the models that `activation` awaits as models that will be loaded. `load_default_models` calls this.
 
@@ -145,15 +174,19 @@ class Registry:
 
     # ----------------------------------------------------------------------------------------- loading, unloading
 
-    async def load(self, spec: ModelSpec) -> ModelInfo:
+    async def load(self, spec: ModelSpec, *, may_displace: bool = True) -> ModelInfo:
         """Load a model and wait until it serves.
+
+        If the rules of residency make room, the load waits until there is room. Without `may_displace` no other model
+        is unloaded for it.
 
         Loads of one id are single-flight: a second caller waits for the load of the first, and is then told
         `AlreadyLoaded`, or the same failure. A load of a model that is being unloaded waits until the model is gone.
         Cancelling the caller does not cancel the load.
 
-        Raises `UnknownHarness`, `AlreadyLoaded`, `ShuttingDown`, `Overloaded` if too many loads are under way, any
-        `LoadFailed` or `SourceUnavailable` of the harness, `LoadCancelled` if the model is unloaded meanwhile, and
+        Raises `UnknownHarness`, `AlreadyLoaded`, `ShuttingDown`, `Overloaded` if too many loads are under way or if
+        there is no room for ten minutes, `PreflightFailed` if there can be no room, any `LoadFailed` or
+        `SourceUnavailable` of the harness, `LoadCancelled` if the model is unloaded meanwhile, and
         `UnloadFailed` if a model of this id does not go.
         """
         while (model := self._models.find_same(spec)) is not None:
@@ -165,7 +198,20 @@ class Registry:
                     await model.departure()
             finally:
                 self._models.changes.notify()  # chats that wait for this load look again, also after a failure
-        loaded = await self._outcome(self._start_load(spec))
+        if not self._residency.rules.makes_room:
+            return (await self._outcome(self._start_load(spec))).info()
+        self._harness_for(spec)
+        started, is_own = await self._residency.turn(spec, may_displace=may_displace)
+        loaded = None
+        while loaded is None:
+            try:
+                loaded = await self._outcome(started)
+            except PreflightFailed:
+                if not self._residency.is_waiting(spec):
+                    raise
+                started, _ = await self._residency.turn(spec, may_displace=may_displace)
+        if not is_own:
+            raise AlreadyLoaded(started.model_id)
         return loaded.info()
 
     async def _outcome(self, model: HostedModel) -> LoadedModel:
@@ -179,8 +225,22 @@ class Registry:
     def _start_load(self, spec: ModelSpec) -> HostedModel:
         if self._farewell is not None:
             raise ShuttingDown
-        harness = self._harnesses.find(spec, model_id=public_id(spec.model_id))
-        return self._models.load(spec, harness)
+        return self._models.load(spec, self._harness_for(spec))
+
+    def _harness_for(self, spec: ModelSpec) -> Harness:
+        return self._harnesses.find(spec, model_id=public_id(spec.model_id))
+
+    async def _need_of(self, spec: ModelSpec) -> Needs:
+        await self._before_load()
+        harness = self._harness_for(spec)
+        return await harness.memory_need(spec) if isinstance(harness, PlanningHarness) else {}
+
+    def _note(self, model: HostedModel) -> None:
+        self._absent.note(model)
+        self._residency.note(model)
+
+    def _note_idle(self) -> None:
+        self._residency.look_again()
 
     def _tell_of_load(self, ended: EndedLoad) -> None:
         if self._on_load is None:
@@ -222,6 +282,7 @@ class Registry:
         """Begin a shutdown: cancel loads, and refuse new loads, new and waiting requests. Running replies go on."""
         if self._farewell is None:
             self._farewell = _Farewell(self.list_models(), self.loaded_unix_s())
+        self._residency.close()
         for model in self._models.values():
             model.refuse(ShuttingDown)
             model.move(Event.ADMISSION_CLOSED)
@@ -260,20 +321,38 @@ class Registry:
         )
 
     async def _await_serving(self, model_id: str) -> HostedModel:
-        """The model, after waiting up to `wait_for_load_s` for the end of its load. Raises why it does not serve."""
-        with anyio.move_on_after(self.wait_for_load_s):
-            while self._farewell is None and isinstance(self._serving_or_why_not(model_id), ModelLoading):
-                await self._absent.next_change(self._models.find(model_id), self._models.changes)
+        """The model, after waiting up to `wait_for_load_s` for the end of its load. Raises why it does not serve.
+
+        A model on demand that is not here is loaded.
+        """
+        found = self._serving_or_why_not(model_id)
+        if isinstance(found, ModelNotLoaded):
+            with self._residency.waiting(model_id), anyio.move_on_after(self.wait_for_load_s):
+                while self._farewell is None and self._will_serve(model_id):
+                    await self._absent.next_change(self._models.find(model_id), self._models.changes)
+            found = self._serving_or_why_not(model_id)
         if self._farewell is not None:
             raise ShuttingDown
-        found = self._serving_or_why_not(model_id)
         if isinstance(found, ModelNotLoaded):
             raise found
         return found
 
+    def _will_serve(self, model_id: str) -> bool:
+        """Whether to wait for the model. Puts the load of a model on demand into the line."""
+        if not self._absent.activation_awaits(model_id):
+            self._residency.want(model_id)
+        found = self._serving_or_why_not(model_id)
+        return isinstance(found, ModelLoading) and found.stage != COOLING_DOWN
+
     def _serving_or_why_not(self, model_id: str) -> HostedModel | ModelNotLoaded:
         model = self._models.find(model_id)
-        return model if model is not None and model.serves else self._absent.explain(model_id, model)
+        if model is not None and model.serves and self._residency.admits(model):
+            return model
+        if model is None or not model.is_loading:
+            reason = self._residency.explain(model_id)
+            if reason is not None:
+                return reason
+        return self._absent.explain(model_id, model)
 
     # ---------------------------------------------------------------------------------------------------- looking
 
@@ -351,9 +430,14 @@ class Registry:
         return self._absent.lost()
 
     def endpoint(self, model_id: str) -> str:
-        """The base URL at which this model answers, or will answer after its load. Raises `ModelNotLoaded`."""
+        """The base URL at which this model answers, or will answer after its load, also if a request must ask for it.
+
+        Raises `ModelNotLoaded`.
+        """
         found = self._serving_or_why_not(model_id)
-        if isinstance(found, HostedModel | ModelLoading) or self._leaves_with_the_host(model_id):
+        if isinstance(found, HostedModel | ModelLoading):
+            return self.endpoint_url
+        if self._residency.can_load(model_id) or self._leaves_with_the_host(model_id):
             return self.endpoint_url
         raise found
 

@@ -301,7 +301,7 @@ async def _settle(
     started_s = time.monotonic()
     tracker.start_loading(model_id)
     try:
-        await registry.load(spec)
+        await registry.load(spec, may_displace=False)
     except AlreadyLoaded:
         if not tracker.has_completed(model_id):  # the model serves under another id
             tracker.complete_loading(model_id)

@@ -137,6 +137,17 @@ class ModelStore:
         except SourceUnavailable:
             return None
 
+    async def size_bytes(self, spec: ModelSpec) -> int | None:
+        """The size of all files with which a load would begin, if the load would need no hub. None otherwise."""
+        try:
+            return await _in_thread(lambda: self._size_bytes(spec), spec.model_id)
+        except (LoadFailed, SourceUnavailable):  # the load will say why
+            return None
+
+    def _size_bytes(self, spec: ModelSpec) -> int | None:
+        paths = self._files_here(spec.model_id, spec.quant)
+        return None if paths is None else sum(path.stat().st_size for path in paths if path.exists())
+
     @property
     def cache_dirs(self) -> Mapping[str, Path]:
         """The cache of each source."""
@@ -163,19 +174,28 @@ class ModelStore:
     def _first_file(self, model_id: str) -> Path | None:
         """The file with which a load would begin, if the load would need no hub."""
         try:
-            reference = parse_reference(model_id)
-            entry = self._entry(reference)
-            quant = self._quant(reference, entry, None)
-            paths = self._find_here(entry)
-            if paths is not None:
-                return paths[0]
-            repository = self._repository(reference, entry)
+            paths = self._files_here(model_id, None)
         except (LoadFailed, SourceUnavailable):  # the latter: not known now
             return None
+        return None if paths is None else paths[0]
+
+    def _files_here(self, model_id: str, asked: str | None) -> tuple[Path, ...] | None:
+        """The files of a model for which no hub need be asked, None for any other model.
+
+        Raises kinds of `LoadFailed`, and `SourceUnavailable`.
+        """
+        reference = parse_reference(model_id)
+        entry = self._entry(reference)
+        quant = self._quant(reference, entry, asked)
+        paths = self._find_here(entry)
+        if paths is not None:
+            return paths
+        repository = self._repository(reference, entry)
         listing = _first_fit([list_cached(repository)], quant, None, repository.model_id)
         if listing is None:
             return None
-        return snapshot_path(repository_folder(repository), listing.commit, listing.files[0].path)
+        folder = repository_folder(repository)
+        return tuple(snapshot_path(folder, listing.commit, file.path) for file in listing.files)
 
     def quant(self, model_id: str, asked: str | None = None) -> str | None:
         """The quant that an id means, or the one `asked` for beside it. None leaves the choice to the best default.

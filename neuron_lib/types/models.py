@@ -20,6 +20,7 @@ __all__ = (
 )
 
 DeviceIndex = Annotated[int, Meta(ge=0, le=1023)]
+Devices = Annotated[tuple[DeviceIndex, ...], Meta(max_length=256)]
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
@@ -34,7 +35,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     harness: str
     quant: str | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    devices: Annotated[tuple[DeviceIndex, ...], Meta(max_length=256)] | None = None
+    devices: Devices | None = None
 
 
 class LoadStage(StrEnum):

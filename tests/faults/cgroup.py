@@ -27,6 +27,15 @@ class MemoryGroup:
     def limit(self, limit_bytes: int) -> None:
         (self.folder / self.limit_file).write_text(str(limit_bytes))
 
+    def taken(self) -> int:
+        """The bytes that the processes hold: their own memory and the files that they have mapped.
+
+        Files that are only cached do not count, because the kernel drops them when memory is needed.
+        """
+        stat = dict(line.split() for line in (self.folder / "memory.stat").read_text().splitlines())
+        names = ("anon", "file_mapped") if "anon" in stat else ("total_rss", "total_mapped_file")
+        return sum(int(stat[name]) for name in names)
+
 
 @contextmanager
 def memory_group(name: str) -> Iterator[MemoryGroup]:

@@ -224,7 +224,8 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             '[[models]]\nid="a/b"\nsource="a/c"',
             (
                 "neuron.toml: unknown key `models[0].source`;"
-                " known here: id, repo, path, package, quant, revision, n_ctx, chat_template, tool_format"
+                " known here: id, repo, path, package, quant, revision, n_ctx, chat_template, tool_format, devices,"
+                " pin, idle_ttl_secs"
             ),
         ),
         (

@@ -1,0 +1,389 @@
+"""A registry that loads on demand, makes room and unloads idle models, in virtual time."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from neuron_lib import (
+    ActivationTracker,
+    AlreadyLoaded,
+    LoadFailed,
+    ModelLoading,
+    ModelNotLoaded,
+    ModelSpec,
+    NeuronError,
+    Registry,
+    load_default_models,
+)
+from neuron_lib.errors import Overloaded, PreflightFailed, PreflightKind, ShuttingDown
+from neuron_lib.harness import ProgressReporter
+from neuron_lib.registry.residency_rules import ModelRules, ResidencyRules
+from neuron_lib.testing import ScriptedHarness, ScriptedModel
+from tests.fakes.registry_callers import reply_text, request, spec
+
+pytestmark = pytest.mark.anyio
+
+A, B, C = "o/a", "o/b", "o/c"
+LOAD_S = 5.0
+TEN = {"cpu": 10}
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+class SlowHarness(ScriptedHarness):
+    """Its models take five seconds to load. `most` is the most memory that they took together."""
+
+    taken = 0
+    most = 0
+
+    @asynccontextmanager
+    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[Any]:
+        size = (await self.memory_need(spec)).get("cpu", 0)
+        self.taken += size
+        self.most = max(self.most, self.taken)
+        try:
+            await anyio.sleep(LOAD_S)
+            async with super().open(spec, model_id=model_id, report=report) as model:
+                yield model
+        finally:
+            self.taken -= size
+
+    def loads(self) -> list[str]:
+        return [line.removeprefix("open ") for line in self.log if line.startswith("open ")]
+
+
+@dataclass
+class Host:
+    registry: Registry
+    harness: SlowHarness
+    errors: list[NeuronError] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+
+    async def chat(self, model_id: str, *, for_s: float = 0.0) -> None:
+        try:
+            async with self.registry.chat(request(model_id)):
+                await anyio.sleep(for_s)
+            self.answered.append(model_id)
+        except NeuronError as error:
+            self.errors.append(error)
+
+    @property
+    def here(self) -> list[str]:
+        return [info.id for info in self.registry.list_models()]
+
+
+def rules(*ids: str, **changes: object) -> ResidencyRules:
+    return ResidencyRules(makes_room=True, on_demand=tuple(map(spec, ids)), **changes)  # type: ignore[arg-type] # any field
+
+
+@asynccontextmanager
+async def host(
+    sizes: Mapping[str, int],
+    residency: ResidencyRules,
+    *,
+    scripts: Mapping[str, ScriptedModel] | None = None,
+    wait_for_load_s: float = 120.0,
+) -> AsyncIterator[Host]:
+    harness = SlowHarness(scripts or {id_: ScriptedModel(needs={"cpu": size}) for id_, size in sizes.items()})
+    async with Registry(
+        [harness],
+        residency=residency,
+        capacity=lambda: TEN,
+        wait_for_load_s=wait_for_load_s,
+        clock=anyio.current_time,
+    ) as registry:
+        yield Host(registry, harness)
+
+
+# ---------------------------------------------------------------------------------------------------------- on demand
+
+
+async def test_a_chat_loads_the_model_that_it_names_and_waits_for_it() -> None:
+    async with host({A: 4}, rules(A)) as one:
+        assert await reply_text(one.registry, A) == "Hello, world!"
+        assert one.harness.loads() == [A]
+        assert await reply_text(one.registry, "o/a:latest") == "Hello, world!"
+        assert one.harness.loads() == [A]
+
+
+async def test_without_rules_a_chat_loads_nothing() -> None:
+    async with host({A: 4}, ResidencyRules()) as one:
+        with pytest.raises(ModelNotLoaded):
+            await reply_text(one.registry, A)
+        with pytest.raises(ModelNotLoaded):
+            one.registry.endpoint(A)
+        assert one.harness.log == []
+
+
+async def test_a_model_that_is_not_configured_is_not_loaded() -> None:
+    async with host({A: 4}, rules(A)) as one:
+        with pytest.raises(ModelNotLoaded) as raised:
+            await reply_text(one.registry, B)
+        assert not isinstance(raised.value, ModelLoading)
+        assert one.harness.log == []
+
+
+async def test_many_chats_with_one_model_load_it_once() -> None:
+    async with host({A: 4}, rules(A)) as one:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(one.chat, A)
+        assert (one.harness.loads(), len(one.answered)) == ([A], 20)
+
+
+async def test_a_chat_that_may_not_wait_so_long_is_told_when_to_come_back_and_the_load_goes_on() -> None:
+    async with host({A: 4}, rules(A), wait_for_load_s=0.0) as one:
+        with pytest.raises(ModelLoading) as raised:
+            await reply_text(one.registry, A)
+        assert raised.value.retry_after_s is not None
+        await anyio.sleep(LOAD_S + 1)
+        assert await reply_text(one.registry, A) == "Hello, world!"
+
+
+async def test_a_model_on_demand_has_an_endpoint_before_it_is_loaded_and_is_not_listed() -> None:
+    async with host({A: 4}, rules(A)) as one:
+        assert one.registry.endpoint(A) == one.registry.endpoint_url
+        assert one.here == []
+        with pytest.raises(ModelNotLoaded):
+            one.registry.info(A)
+
+
+# -------------------------------------------------------------------------------------------------------- making room
+
+
+async def test_an_idle_model_goes_for_a_model_that_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with host({A: 6, B: 6, C: 4}, rules(A, B, C)) as one:
+        await one.chat(C)
+        await one.chat(A)
+        await anyio.sleep(60)
+        await one.chat(B)
+        assert one.here == [C, B]
+        assert one.harness.most == 10
+    line = next(record for record in caplog.records if "make room" in record.message)
+    assert (line.__dict__["model_id"], line.__dict__["for_model"]) == (A, B)
+
+
+async def test_a_busy_model_is_never_unloaded_and_admits_nothing_further_while_another_one_waits() -> None:
+    async with host({A: 6, B: 6}, rules(A, B)) as one, anyio.create_task_group() as tasks:
+        await one.chat(A)
+        tasks.start_soon(lambda: one.chat(A, for_s=50))
+        await anyio.sleep(31)
+        tasks.start_soon(one.chat, B)
+        await anyio.sleep(1)
+        tasks.start_soon(one.chat, A)
+        await anyio.sleep(10)
+        assert (one.here, one.answered) == ([A], [A])
+        await anyio.sleep(18)
+        assert one.answered == [A, A, B]
+        await anyio.sleep(60)
+        assert one.answered == [A, A, B, A]
+    assert (one.harness.loads(), one.harness.most, one.errors) == ([A, B, A], 6, [])
+
+
+async def test_a_model_that_yields_admits_again_when_nobody_waits_for_the_other_one_any_more() -> None:
+    async with host({A: 6, B: 6}, rules(A, B), wait_for_load_s=0.0) as one, anyio.create_task_group() as tasks:
+        await one.registry.load(spec(A))
+        tasks.start_soon(lambda: one.chat(A, for_s=500))
+        await anyio.sleep(31)
+        await one.chat(B)
+        await anyio.sleep(1)
+        await one.chat(A)
+        assert [type(error) for error in one.errors] == [ModelLoading, ModelLoading]
+        await anyio.sleep(240)
+        await one.chat(A)
+        assert one.answered == [A]
+    assert one.harness.loads() == [A]
+
+
+async def test_a_pinned_model_stays_and_the_request_is_told_why() -> None:
+    pinned = rules(A, B, models={A: ModelRules(is_pinned=True)})
+    async with host({A: 6, B: 6}, pinned) as one:
+        await one.chat(A)
+        await anyio.sleep(60)
+        await one.chat(B)
+        assert one.here == [A]
+        assert "pinned" in one.errors[0].message
+
+
+async def test_of_models_that_exclude_each_other_one_is_here() -> None:
+    async with host({A: 1, B: 1}, rules(A, B, exclusive=(frozenset({A, B}),))) as one:
+        await one.chat(A)
+        await one.chat(B)
+        assert one.here == [B]
+
+
+async def test_a_load_by_an_operator_makes_room_too() -> None:
+    async with host({A: 6, B: 6}, rules()) as one:
+        await one.registry.load(spec(A))
+        await one.registry.load(spec(B))
+        assert one.here == [B]
+
+
+async def test_of_two_loads_of_one_model_that_wait_for_room_the_second_is_told_that_it_is_loaded() -> None:
+    async with host({A: 6, B: 6}, rules()) as one:
+        await one.registry.load(spec(A))
+        outcomes: list[object] = []
+
+        async def load() -> None:
+            try:
+                outcomes.append((await one.registry.load(spec(B))).id)
+            except AlreadyLoaded as error:
+                outcomes.append(type(error))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(load)
+        assert outcomes in ([B, AlreadyLoaded], [AlreadyLoaded, B])
+
+
+async def test_a_load_that_can_never_fit_is_refused_at_once_and_touches_nothing() -> None:
+    async with host({A: 6, B: 11}, rules()) as one:
+        await one.registry.load(spec(A))
+        before_s = anyio.current_time()
+        with pytest.raises(PreflightFailed) as raised:
+            await one.registry.load(spec(B))
+        assert raised.value.kind is PreflightKind.INSUFFICIENT_MEMORY
+        assert anyio.current_time() == before_s
+        assert one.here == [A]
+
+
+async def test_a_load_waits_for_room_no_longer_than_ten_minutes() -> None:
+    async with host({A: 6, B: 6}, rules()) as one, anyio.create_task_group() as tasks:
+        await one.registry.load(spec(A))
+        tasks.start_soon(lambda: one.chat(A, for_s=10_000))
+        await anyio.sleep(1)
+        with pytest.raises(Overloaded):
+            await one.registry.load(spec(B))
+        tasks.cancel_scope.cancel()
+
+
+async def test_default_models_make_no_room_for_each_other() -> None:
+    async with host({A: 6, B: 6, C: 4}, rules(A, B, C)) as one:
+        tracker = ActivationTracker([spec(A), spec(B), spec(C)])
+        await load_default_models(one.registry, [spec(A), spec(B), spec(C)], tracker)
+        assert one.here == [A, C]
+        assert [failed.model_id for failed in tracker.snapshot().failed] == [B]
+        await anyio.sleep(60)
+        await one.chat(B)
+        assert one.answered == [B]
+
+
+async def test_a_host_that_stops_refuses_loads_that_wait_for_room() -> None:
+    async with host({A: 6, B: 6}, rules(A, B)) as one, anyio.create_task_group() as tasks:
+        await one.registry.load(spec(A))
+        tasks.start_soon(one.chat, B)
+        await anyio.sleep(1)
+        one.registry.close_admission()
+        await anyio.sleep(1)
+        assert [type(error) for error in one.errors] == [ShuttingDown]
+        with pytest.raises(ShuttingDown):
+            await one.registry.load(spec(C))
+
+
+class TightHarness(SlowHarness):
+    """Refuses what does not fit into eight, as a harness does that has measured."""
+
+    @asynccontextmanager
+    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[Any]:
+        if self.taken + (await self.memory_need(spec))["cpu"] > 8:
+            self.log.append(f"refuse {model_id}")
+            raise PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, "not so much is free", model_id=model_id)
+        async with super().open(spec, model_id=model_id, report=report) as model:
+            yield model
+
+
+@pytest.mark.parametrize("by_operator", [False, True])
+async def test_where_less_is_free_than_was_counted_one_more_model_goes_and_the_load_is_tried_again(
+    *, by_operator: bool
+) -> None:
+    harness = TightHarness({id_: ScriptedModel(needs={"cpu": size}) for id_, size in {A: 3, B: 3, C: 4}.items()})
+    async with Registry(
+        [harness], residency=rules(C), capacity=lambda: TEN, wait_for_load_s=120, clock=anyio.current_time
+    ) as registry:
+        for model_id in (A, B):
+            await registry.load(spec(model_id))
+        one = Host(registry, harness)
+        if by_operator:
+            assert (await registry.load(spec(C))).id == C
+        else:
+            await one.chat(C)
+        assert (one.here, one.errors, harness.log.count(f"refuse {C}")) == ([B, C], [], 1)
+
+
+async def test_where_even_an_empty_host_has_too_little_memory_the_load_fails() -> None:
+    harness = TightHarness({id_: ScriptedModel(needs={"cpu": size}) for id_, size in {A: 3, B: 9}.items()})
+    async with Registry([harness], residency=rules(), capacity=lambda: TEN, clock=anyio.current_time) as registry:
+        await registry.load(spec(A))
+        with pytest.raises(PreflightFailed):
+            await registry.load(spec(B))
+        assert registry.list_models() == ()
+
+
+# ------------------------------------------------------------------------------------------------- failures, idle time
+
+
+async def test_a_model_whose_load_fails_is_not_tried_again_for_some_time_which_grows() -> None:
+    scripts = {A: ScriptedModel(load_error=LoadFailed("too new"))}
+    async with host({}, rules(A), scripts=scripts) as one:
+        for tries, pause_s in ((1, 10), (2, 20), (3, 40)):
+            await one.chat(A)
+            await one.chat(A)
+            told = one.errors[-1]
+            assert isinstance(told, ModelLoading)
+            assert (told.stage, told.retry_after_s, told.fields["attempt"]) == ("cooling_down", pause_s, tries)
+            assert "too new" in told.message
+            assert len(one.harness.loads()) == tries
+            await anyio.sleep(pause_s + 1)
+        one.harness.scripts[A] = ScriptedModel()
+        await one.chat(A)
+        assert one.answered == [A]
+
+
+async def test_a_model_that_nobody_uses_is_unloaded_after_its_own_time() -> None:
+    limits = ResidencyRules(default=ModelRules(idle_limit_s=60.0), models={B: ModelRules(idle_limit_s=600.0)})
+    async with host({A: 6, B: 6}, limits) as one:
+        for model_id in (A, B):
+            await one.registry.load(spec(model_id))
+        await anyio.sleep(30)
+        await one.chat(A, for_s=100)
+        await anyio.sleep(59)
+        assert one.here == [A, B]
+        await anyio.sleep(2)
+        assert one.here == [B]
+        for _ in range(400):  # looking at a model is no use of it
+            one.registry.list_models()
+            one.registry.loads()
+            one.registry.endpoint(B)
+            await anyio.sleep(1)
+        await anyio.sleep(20)
+        assert one.here == []
+
+
+# ------------------------------------------------------------------------------------------------------- many clients
+
+
+async def test_twenty_clients_on_two_models_that_do_not_fit_together_are_all_served_without_thrash() -> None:
+    async with host({A: 6, B: 6}, rules(A, B), wait_for_load_s=120.0) as one:
+
+        async def client(number: int) -> None:
+            for turn in range(10):
+                await one.chat((A, B)[(number + turn) % 2], for_s=1 + number % 7)
+
+        started_s = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(client, number)
+        took_s = anyio.current_time() - started_s
+        assert (one.errors, len(one.answered)) == ([], 200)
+        assert one.harness.most == 6
+        assert len(one.harness.loads()) <= took_s / (30.0 + LOAD_S) + 2, "thrash"
