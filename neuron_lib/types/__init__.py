@@ -33,7 +33,7 @@ from neuron_lib.types.host import (
     HostCpus,
     HostMemory,
 )
-from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
+from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome, ResidencyCounts
 from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
@@ -104,6 +104,7 @@ __all__ = (
     "Relevance",
     "ReplyOutcome",
     "Rerank",
+    "ResidencyCounts",
     "Sampling",
     "SamplingParams",
     "Servable",
