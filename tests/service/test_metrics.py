@@ -273,6 +273,7 @@ async def test_every_name_is_that_of_the_project_and_every_metric_says_what_it_m
     async with scripted_host(resident=[A]) as host:
         for metric in families(take_snapshot(host.real)):
             assert re.fullmatch(r"neuron_[a-z_]+", metric.name)
+            assert not re.search(r"_(ms|mb|kb|pct|percent|total|count|sum|bucket|info)$", metric.name)
             assert metric.documentation.endswith(".")
 
 
