@@ -50,6 +50,7 @@ from neuron_lib.types import (
     ModelLoad,
     ModelSpec,
     ModelStatus,
+    ResidencyCounts,
     Task,
     UnloadingModel,
     public_id,
@@ -438,6 +439,10 @@ class Registry:
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""
         return tuple(model.as_loading() for model in self._models.values() if model.is_loading)
+
+    def residency_counts(self) -> ResidencyCounts:
+        """What the registry has done by itself about its models, and how many loads wait for room."""
+        return self._residency.counts()
 
     def fetched_bytes(self) -> int:
         """The bytes that the loads that have not ended have brought into the cache so far; `EndedLoad` has the rest."""

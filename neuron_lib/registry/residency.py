@@ -35,7 +35,7 @@ from neuron_lib.registry.phases import Event, Phase
 from neuron_lib.registry.progress import retry_after_s
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.shown import clip
-from neuron_lib.types import ModelSpec, public_id
+from neuron_lib.types import ModelSpec, ResidencyCounts, public_id
 
 __all__ = ("COOLING_DOWN", "Residency")
 
@@ -101,6 +101,8 @@ class Residency:
         self._begun: dict[str, _Demand] = {}
         """How each load was counted, by the id of its model, from its start until the memory of the model is back."""
         self._yielding: frozenset[str] = frozenset()
+        self._unloaded_for_room = 0
+        self._unloaded_idle = 0
         self._is_closed = False
         self._is_running = False
         self._changes = Changes()
@@ -114,6 +116,14 @@ class Residency:
         self._changes.notify()
 
     # ------------------------------------------------------------------------------------------------ what is asked
+
+    def counts(self) -> ResidencyCounts:
+        """What was done so far, and how many loads wait."""
+        return ResidencyCounts(
+            waiting_loads=len(self._line),
+            unloaded_for_room=self._unloaded_for_room,
+            unloaded_idle=self._unloaded_idle,
+        )
 
     def can_load(self, model_id: str) -> bool:
         """Whether a request to this model would load it."""
@@ -270,6 +280,7 @@ class Residency:
                 due_s.append(now_s + _AGAIN_S)
         for model_id, wanted in decision.evict.items():
             logger.info("unloading an idle model to make room", extra={"model_id": model_id, "for_model": wanted})
+            self._unloaded_for_room += 1
             self._models[model_id].move(Event.UNLOADED)
         if decision.yielding != self._yielding:
             self._yield(decision.yielding)
@@ -277,6 +288,7 @@ class Residency:
         for model_id in over:
             idle_s = round(now_s - self._models[model_id].used_s, 1)
             logger.info("unloading an idle model", extra={"model_id": model_id, "idle_s": idle_s})
+            self._unloaded_idle += 1
             self._models[model_id].move(Event.UNLOADED)
         due_s += [each_s for each_s in (decision.next_s, idle_due_s) if each_s is not None]
         return min(due_s, default=None)
