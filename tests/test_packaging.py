@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import neuron_lib
-from neuron_service.cli.serve import _SERVICE_PACKAGES
+from neuron_service.cli.service_packages import SERVICE_PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -62,13 +62,13 @@ def test_installing_gives_the_neuron_command() -> None:
     assert command.value == "neuron_service.cli:main"
 
 
-WITHOUT_THE_EXTRA = f"import sys; sys.modules |= dict.fromkeys({_SERVICE_PACKAGES!r})"
+WITHOUT_THE_EXTRA = f"import sys; sys.modules |= dict.fromkeys({SERVICE_PACKAGES!r})"
 """Python that finds none of the packages that only the service needs."""
 
 
 def test_the_extra_has_the_packages_that_the_command_asks_for_and_the_library_has_none_of_them() -> None:
     extra = {Requirement(text).name for text in PROJECT["optional-dependencies"]["service"]}
-    assert {name.replace("-", "_") for name in extra} == set(_SERVICE_PACKAGES)
+    assert {name.replace("-", "_") for name in extra} == set(SERVICE_PACKAGES)
     assert extra.isdisjoint(Requirement(text).name for text in PROJECT["dependencies"])
 
 
@@ -163,7 +163,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> No
     assert f"\nVersion: {neuron_lib.__version__}\n" in about
     assert "\nProvides-Extra: service\n" in about
     unconditional = re.findall(r"^Requires-Dist: ([a-z-]+)(?!.*extra ==).*$", about, re.MULTILINE)
-    assert set(_SERVICE_PACKAGES).isdisjoint(unconditional)
+    assert set(SERVICE_PACKAGES).isdisjoint(unconditional)
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"neuron_lib", "neuron_service"}
     assert {"neuron_lib/py.typed", "neuron_service/py.typed", "neuron_service/demo.toml"} <= set(names)

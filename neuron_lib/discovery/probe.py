@@ -17,7 +17,7 @@ from neuron_lib.discovery.vendors import VENDORS, DeviceFacts, Vendor
 from neuron_lib.logs import get_logger
 from neuron_lib.types import Device, Discovery
 
-__all__ = ("Found", "choose", "discover", "undiscovered")
+__all__ = ("Found", "choose", "discover", "find_devices", "undiscovered")
 
 logger = get_logger(__name__)
 
@@ -73,6 +73,15 @@ def undiscovered(harnesses: Sequence[str]) -> Discovery:
     )
 
 
+async def find_devices(
+    *, run: RunTool = run_tool, kernel_module: Path = _KERNEL_MODULE, look: int = _LOOKS_WITHOUT_DRIVER + 1
+) -> Found:
+    """What the vendors' tools say of the devices of this host, without a log line. By default as in a late look."""
+    answers: dict[str, DeviceFacts | None] = {}
+    await _ask_vendors(run, answers)
+    return choose(answers, kernel_module=await _read(kernel_module), look=look)
+
+
 async def discover(
     *,
     harnesses: Sequence[str],
@@ -90,13 +99,8 @@ async def discover(
     """
     answers: dict[str, DeviceFacts | None] = {}
     nvcc: ToolOutput | None = None
-
-    async def ask(vendor: Vendor) -> None:
-        answers[vendor.name] = await vendor.ask_facts(run)
-
     async with anyio.create_task_group() as tools:
-        for vendor in VENDORS:
-            tools.start_soon(ask, vendor)
+        tools.start_soon(_ask_vendors, run, answers)
         nvcc = await run(("nvcc", "--version"))
     found = choose(answers, kernel_module=await _read(kernel_module), look=look)
     _log(found, answers, look)
@@ -134,6 +138,17 @@ def _log(found: Found, answers: Mapping[str, DeviceFacts | None], look: int) -> 
         logger.warning(text, ", ".join(map(str, sorted(facts.split))))
     elif found.vendor == VENDORS[0] and len(found.devices) < len(facts.output.stdout.splitlines()):
         logger.warning("nvidia-smi printed rows that name no device: %r", facts.output.stdout)
+
+
+async def _ask_vendors(run: RunTool, answers: dict[str, DeviceFacts | None]) -> None:
+    """Ask all vendors' tools at the same time, and put what they say into `answers`."""
+
+    async def ask(vendor: Vendor) -> None:
+        answers[vendor.name] = await vendor.ask_facts(run)
+
+    async with anyio.create_task_group() as tools:
+        for vendor in VENDORS:
+            tools.start_soon(ask, vendor)
 
 
 async def _read(path: Path) -> str:

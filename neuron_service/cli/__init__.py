@@ -5,10 +5,12 @@ command_line     the commands and options
 serve            `neuron serve`
 models           `neuron pull`, `ls` and `rm`
 keys             `neuron key`
+doctor           `neuron doctor`: asks host_facts about this host, and findings what the facts mean
 configuration    the configuration that a command runs with
 config_check     finds values in a configuration that can never work; directories has a part of that
 running_service  which models the service on this machine has loaded
 progress_line    the progress of a download
+service_packages the Python packages that only `serve` needs
 terminal         errors on stderr
 """
 

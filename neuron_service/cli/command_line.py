@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "ls": "list the models in the cache",
     "rm": "delete a model from the cache",
     "key": "make, list and delete API keys",
+    "doctor": "check whether this host can serve: driver, llama.cpp, disk, configuration, port, rights, limits, clock",
     "help": "show this text, or that of one command",
 }
 _NAMES_ELSEWHERE: Final = {
@@ -32,6 +33,7 @@ _NAMES_ELSEWHERE: Final = {
     **dict.fromkeys(("list", "models", "ps"), "ls"),
     **dict.fromkeys(("remove", "delete", "uninstall"), "rm"),
     **dict.fromkeys(("apikey", "api-key", "token"), "key"),
+    **dict.fromkeys(("check", "diagnose", "diag", "status"), "doctor"),
 }
 """Names of the same commands in other programs."""
 
@@ -42,6 +44,7 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
     "ls": {"json": False},
     "rm": {"quant": None, "partials": False, "yes": False},
     "key": {"scope": None, "file": None, "json": False},
+    "doctor": {"json": False},
 }
 """The values of options that are not given. The parsers leave such options out of their results, so that an option
 before the command can be told from one that is not given.
@@ -49,7 +52,8 @@ before the command can be told from one that is not given.
 
 
 def parse_command_line(arguments: Sequence[str], *, print_version: Callable[[], None]) -> argparse.Namespace:
-    """Read the arguments. The result has `command` (`serve`, `pull`, `ls`, `rm` or `key`) and all options of it.
+    """Read the arguments. The result has `command` (`serve`, `pull`, `ls`, `rm`, `key` or `doctor`) and all options
+    of it.
 
     Options of a command may stand before it or after it. Raises `UsageError` where the arguments are wrong. Ends the
     process for `--help`, `help` and `--version`, which calls `print_version`.
@@ -156,7 +160,7 @@ def _add_model_options(parser: _Parser, command: str, *, hidden: bool = False) -
         case "pull":
             add("--quant", text="which of its files, such as Q4_K_M; default: that of the entry, else the best")
             add("--revision", text="branch, tag or commit, before that of the entry")
-        case "ls":
+        case "ls" | "doctor":
             add("--json", action="store_true", text="print JSON instead of a table")
         case "rm":
             add("--partials", action="store_true", text="delete downloads that nobody finished")

@@ -38,6 +38,10 @@ def _run(arguments: Sequence[str]) -> NoReturn:
 
         with Notifier(manager.notify_address) as notifier:
             run_service(options, notifier, manager)
+    if options.command == "doctor":
+        from neuron_service.cli.doctor import run_doctor
+
+        sys.exit(_run_for_somebody(lambda: run_doctor(options)))
     if options.command == "key":
         from neuron_service.cli.keys import run_key_command
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from neuron_lib.config import Config
 
-__all__ = ("ServiceSilent", "loaded_ids")
+__all__ = ("ServiceSilent", "WantsKey", "is_running", "loaded_ids")
 
 _ANSWER_LIMIT_S: Final = 2.0
 _KEY_VARIABLE: Final = "NEURON_API_KEY"
@@ -18,6 +18,10 @@ _KEY_VARIABLE: Final = "NEURON_API_KEY"
 
 class ServiceSilent(Exception):
     """A program listens at the service's address and does not say which models it has loaded."""
+
+
+class WantsKey(ServiceSilent):
+    """The service answers, and wants another key or a key at all."""
 
 
 class _Resident(Struct, frozen=True):
@@ -40,6 +44,19 @@ def loaded_ids(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
 
     If `environ` has an API key, the service is sent that key. Blocks for a few seconds at most. Raises `ServiceSilent`.
     """
+    health = _ask(config, environ)
+    if health is None:
+        return frozenset()
+    return frozenset({model.id for model in health.models} | {load.model_id for load in health.loading})
+
+
+def is_running(config: Config, environ: Mapping[str, str]) -> bool:
+    """Whether a service answers at the address of this configuration. Blocks and raises as `loaded_ids` does."""
+    return _ask(config, environ) is not None
+
+
+def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
+    """The health of the service. None if nothing listens."""
     key = environ.get(_KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
         raise ServiceSilent(f"{_KEY_VARIABLE} is no API key")
@@ -53,12 +70,11 @@ def loaded_ids(config: Config, environ: Mapping[str, str]) -> frozenset[str]:
             body = answer.read()
             if answer.status == http.client.UNAUTHORIZED:
                 problem = f"does not know the key in {_KEY_VARIABLE}" if key else f"wants a key: set {_KEY_VARIABLE}"
-                raise ServiceSilent(f"the service at {host} port {config.port} {problem}")
-            health = msgspec.json.decode(body, type=_Health)
+                raise WantsKey(f"the service at {host} port {config.port} {problem}")
+            return msgspec.json.decode(body, type=_Health)
     except ConnectionRefusedError:
-        return frozenset()
+        return None
     except (OSError, http.client.HTTPException) as error:
         raise ServiceSilent(f"{host} port {config.port} does not answer: {error!r}") from error
     except msgspec.MsgspecError as error:
         raise ServiceSilent(f"what listens on {host} port {config.port} is not neuron") from error
-    return frozenset({model.id for model in health.models} | {load.model_id for load in health.loading})

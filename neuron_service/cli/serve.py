@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import importlib.util
 import logging
 import os
 import signal
@@ -20,6 +19,7 @@ from neuron_lib.types import public_id
 from neuron_service.access.entrance import EntranceRules
 from neuron_service.access.setup import entrance_rules
 from neuron_service.cli.configuration import log_level, service_config, with_credentials
+from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
 from neuron_service.http.listening import bind
 from neuron_service.log_config import LogFormat, configure_logging, hold_records
@@ -29,8 +29,6 @@ __all__ = ("greeting", "run_service")
 
 logger = logging.getLogger(__name__)
 
-_SERVICE_PACKAGES: Final = ("httptools", "litestar", "prometheus_client", "uvicorn", "uvloop")
-"""The packages of the extra `service`, which `pip install neuron-node` leaves out."""
 _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 
 
@@ -75,8 +73,7 @@ def _read_config(options: argparse.Namespace, level: str) -> Config:
 
 def _require_service_packages(notifier: Notifier) -> None:
     """End with a sentence that says what to install, if a package is missing that only `serve` needs."""
-    missing = [name for name in _SERVICE_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages():
         install = f"{sys.executable} -m pip install 'neuron-node[service]'"
         reason = f"`neuron serve` needs the Python packages {', '.join(missing)}; install them: {install}"
         _give_up(reason, notifier, status=os.EX_UNAVAILABLE, number=errno.ENOPKG)

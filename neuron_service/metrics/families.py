@@ -5,7 +5,7 @@ resident, the number of a device, or a name of this project, and never a text of
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import Final, NamedTuple, TypeVar
 
 from msgspec.structs import fields
@@ -82,6 +82,19 @@ _REPLY_MEASURES: Final[Mapping[ReplyMeasure, tuple[str, str]]] = {
     ReplyMeasure.COMPLETION_SIZE: ("request_completion_tokens", "Tokens of a finished reply."),
 }
 
+_MEMORY: Final = (
+    ("host_memory_bytes", "Memory of the host."),
+    ("host_memory_available_bytes", "Memory of the host that is free without swapping."),
+    ("host_memory_limit_bytes", "Memory that the control groups allow."),
+    ("host_memory_limit_available_bytes", "What is left of the memory that the control groups allow."),
+)
+_CPUS: Final = (
+    ("host_cpus", "CPUs that are online."),
+    ("host_cpus_usable", "CPUs that the service may run on."),
+    ("host_cpus_limit", "CPUs that the control groups allow on average."),
+    ("host_load", "Processes of the host that ran or waited for a CPU, over the last minute."),
+)
+
 
 def families(snapshot: Snapshot) -> Iterator[Metric]:
     """All metrics of the host, in an order that stays. Every name begins with `neuron_`."""
@@ -91,6 +104,7 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _replies(snapshot)
     yield from _loads(snapshot)
     yield from _devices(snapshot)
+    yield from _hardware(snapshot)
 
 
 def _host(snapshot: Snapshot) -> Iterator[Metric]:
@@ -204,6 +218,16 @@ def _devices(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauge("device_memory_free_bytes", "Device memory that is free.", free, labels=of_device)
     yield _gauge("device_utilization_ratio", "The part of the time that the device works.", busy, labels=of_device)
     yield _gauge("device_temperature_celsius", "Temperature of the device.", warm, labels=of_device)
+
+
+def _hardware(snapshot: Snapshot) -> Iterator[Metric]:
+    memory, cpus = snapshot.memory, snapshot.cpus
+    mib = (memory.total_mb, memory.available_mb, memory.limit_mb, memory.limit_available_mb) if memory else ()
+    for (name, text), value in zip_longest(_MEMORY, mib):
+        yield _gauge(name, text, {} if value is None else {(): value * _MIB}, labels=())
+    numbers = (cpus.online, cpus.usable, cpus.limit, cpus.load_1m) if cpus else ()
+    for (name, text), number in zip_longest(_CPUS, numbers):
+        yield _gauge(name, text, {} if number is None else {(): number}, labels=())
 
 
 def _gauge(

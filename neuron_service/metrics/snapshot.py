@@ -9,6 +9,8 @@ from neuron_lib.types import (
     Device,
     DeviceHealth,
     EngineMeasures,
+    HostCpus,
+    HostMemory,
     ModelInfo,
     ModelLoad,
 )
@@ -25,7 +27,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     `loading`, `unloading` and `lost` are numbers of models. `fetched_bytes` are those of all loads, also of loads that
     run. `refusals` has the number of refused requests by status and
-    code. `version` is None while git is asked for the commit.
+    code. `version` is None while git is asked for the commit, `memory` and `cpus` are None where they are not known.
     """
 
     version: Version | None
@@ -39,6 +41,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     lost: int
     devices: tuple[Device, ...]
     readings: tuple[DeviceHealth, ...]
+    memory: HostMemory | None
+    cpus: HostCpus | None
     counts: Counts
     fetched_bytes: int
     refusals: Mapping[tuple[int, str], int]
@@ -47,6 +51,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 def take_snapshot(host: Host, *, refusals: RefusalCounts = REFUSALS) -> Snapshot:
     """The state and the counts of `host` now. Looks at memory only, and never waits."""
     registry, counts = host.registry, host.tallies.show()
+    memory, cpus = host.host_monitor.reading()
     return Snapshot(
         version=host.version,
         is_ready=host.why_not_ready() is None,
@@ -59,6 +64,8 @@ def take_snapshot(host: Host, *, refusals: RefusalCounts = REFUSALS) -> Snapshot
         lost=len(registry.lost()),
         devices=host.seen_devices(),
         readings=host.monitor.readings(),
+        memory=memory,
+        cpus=cpus,
         counts=counts,
         fetched_bytes=counts.fetched_bytes + registry.fetched_bytes(),
         refusals=refusals.show(),

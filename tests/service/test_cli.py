@@ -254,11 +254,11 @@ def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], caps
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("list", "there is no command 'list'; did you mean `neuron ls`? commands: serve, pull, ls, rm, key and help"),
+        ("list", "there is no command 'list'; did you mean `neuron ls`? commands: serve, pull, ls, rm, key, doctor"),
         ("serv", "did you mean `neuron serve`?"),
         ("download a/b", "did you mean `neuron pull`?"),
         ("remove a/b", "did you mean `neuron rm`?"),
-        ("frobnicate", "there is no command 'frobnicate'; commands: serve, pull, ls, rm, key and help (see"),
+        ("frobnicate", "there is no command 'frobnicate'; commands: serve, pull, ls, rm, key, doctor and help (see"),
         ("help frobnicate", "there is no command 'frobnicate'"),
         ("--config x list", "there is no command 'list'"),
         ("--demo ls", "--demo is an option of `neuron serve`, not of `neuron ls`"),

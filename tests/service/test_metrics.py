@@ -2,9 +2,11 @@
 
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Mapping
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio import wait_all_tasks_blocked
 from prometheus_client import Metric
@@ -13,12 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families as read_prom
 
 from neuron_lib import LoadFailed, load_default_models
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Device, DeviceHealth, Discovery, EngineMeasures
+from neuron_lib.types import Device, DeviceHealth, Discovery, EngineMeasures, HostCpus, HostMemory
+from neuron_service.metrics import page as pages
 from neuron_service.metrics.families import families
-from neuron_service.metrics.page import make_page
+from neuron_service.metrics.page import Page, make_page
 from neuron_service.metrics.snapshot import Snapshot, take_snapshot
 from tests.fakes.asgi_client import Reply
 from tests.fakes.scripted_host import ScriptedHost, chat_body, scripted_host, spec
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +32,7 @@ JSON = {"content-type": "application/json"}
 OPENMETRICS = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
 
 
-class Page:
+class Samples:
     """The samples of a page, by name and labels."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
@@ -45,10 +49,10 @@ class Page:
         return {tuple(value for _, value in sorted(sample.labels.items())): sample.value for sample in samples}
 
 
-async def scrape(host: ScriptedHost) -> Page:
+async def scrape(host: ScriptedHost) -> Samples:
     reply = await host.client.get("/metrics")
     assert (reply.status, reply.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    return Page(read_prometheus(reply.body.decode()))
+    return Samples(read_prometheus(reply.body.decode()))
 
 
 async def test_an_empty_host_has_a_page() -> None:
@@ -153,18 +157,29 @@ async def test_a_host_with_gpus_shows_their_memory_in_bytes_and_their_use_as_a_r
     assert page.value("neuron_device_temperature_celsius", device="0") == 60
 
 
+async def test_the_memory_and_the_cpus_of_the_host_are_shown_as_far_as_they_are_known() -> None:
+    async with scripted_host() as host:
+        unknown = await scrape(host)
+        host.real.host_monitor._reading = (HostMemory(total_mb=100, available_mb=40), HostCpus(online=4, usable=2))
+        known = await scrape(host)
+    assert known.value("neuron_host_memory_bytes") == 100 << 20
+    assert known.value("neuron_host_memory_available_bytes") == 40 << 20
+    assert (known.value("neuron_host_cpus"), known.value("neuron_host_cpus_usable")) == (4, 2)
+    assert known.of("neuron_host_memory_limit_bytes") == unknown.of("neuron_host_cpus") == {}
+
+
 async def test_what_an_engine_has_counted_is_shown_where_it_is_known() -> None:
     async with scripted_host(resident=[A]) as host:
         snapshot = take_snapshot(host.real)
         host.real.tallies.loop_lag_s.add(0.2)
         gaps = host.real.tallies.show().loop_lag_s
         told = EngineMeasures(token_gaps=gaps, kv_cells=100, kv_cells_held=40, kv_cells_live=30)
-    page = Page(families(replaced(snapshot, measures={A: told})))
+    page = Samples(families(replaced(snapshot, measures={A: told})))
     assert [page.value(f"neuron_kv_cells{part}", model=A) for part in ("", "_held", "_live")] == [100, 40, 30]
     assert page.value("neuron_inter_token_seconds_count", model=A) == 1
     assert page.value("neuron_inter_token_seconds_bucket", model=A, le="0.25") == 1
     assert page.value("neuron_inter_token_seconds_bucket", model=A, le="0.1") == 0
-    assert Page(families(snapshot)).of("neuron_kv_cells") == {}
+    assert Samples(families(snapshot)).of("neuron_kv_cells") == {}
 
 
 def replaced(snapshot: Snapshot, *, measures: Mapping[str, EngineMeasures]) -> Snapshot:
@@ -176,7 +191,7 @@ async def test_a_page_is_given_in_openmetrics_to_those_who_ask_for_that() -> Non
         reply: Reply = await host.client.request("GET", "/metrics", headers=OPENMETRICS)
     assert reply.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     read: Callable[[str], Iterable[Metric]] = read_openmetrics
-    assert Page(read(reply.body.decode())).value("neuron_models", state="loaded") == 1
+    assert Samples(read(reply.body.decode())).value("neuron_models", state="loaded") == 1
 
 
 async def test_a_host_that_drains_still_has_a_page() -> None:
@@ -185,6 +200,25 @@ async def test_a_host_that_drains_still_has_a_page() -> None:
         page = await scrape(host)
     assert page.value("neuron_ready") == 0
     assert page.value("neuron_models", state="recovering") == 1
+
+
+async def test_the_host_answers_others_while_the_text_of_a_page_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_asked, may_go_on = threading.Event(), threading.Event()
+
+    def slow(_snapshot: Snapshot, *, accept: str) -> Page:
+        is_asked.set()
+        assert may_go_on.wait(PATIENCE_S)
+        return Page(b"", accept)
+
+    monkeypatch.setattr(pages, "make_page", slow)
+    async with scripted_host() as host, host.client.open("GET", "/metrics") as scrape:
+        await anyio.to_thread.run_sync(is_asked.wait)
+        try:
+            assert (await host.client.get("/health")).status == 200
+            assert not scrape.status
+        finally:
+            may_go_on.set()
+        assert await scrape.head() == 200
 
 
 async def test_only_get_is_answered() -> None:
@@ -199,6 +233,7 @@ async def test_what_clients_write_adds_no_series() -> None:
         await host.client.post(CHAT, first)
         await host.client.post(CHAT, chat_body("org/0"))
         await host.client.get("/nothing/0")
+        await scrape(host)
         load = {"model_id": "org/0", "harness": "unknown"}
         await host.client.post("/models/load", load)
         before = names_and_labels(await scrape(host))
@@ -214,6 +249,7 @@ async def test_what_clients_write_adds_no_series() -> None:
 
 async def test_a_model_that_was_unloaded_leaves_the_counts_of_its_replies_alone() -> None:
     async with scripted_host() as host:
+        await scrape(host)
         empty = names_and_labels(await scrape(host))
         for number in range(3):
             await host.registry.load(spec(f"org/{number}"))
@@ -227,7 +263,7 @@ async def test_a_model_that_was_unloaded_leaves_the_counts_of_its_replies_alone(
     assert page.of("neuron_requests_in_flight") == {}
 
 
-def names_and_labels(page: Page) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+def names_and_labels(page: Samples) -> set[tuple[str, frozenset[tuple[str, str]]]]:
     samples = [sample for metric in page.metrics.values() for sample in metric.samples]
     return {(sample.name, frozenset(sample.labels.items())) for sample in samples}
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.patience import PATIENCE_S
@@ -49,12 +50,21 @@ def status(daemon: Daemon, headers: Mapping[str, str]) -> int:
 
 def test_the_page_says_what_happens(tmp_path: Path) -> None:
     (tmp_path / "neuron.toml").write_text(here(WITH_KEYS, tmp_path))
-    assert shell(MAKE, tmp_path) == ["NAME    SCOPES", "laptop  inference", "fleet   admin, inference"]
+    assert shell(MAKE, tmp_path) == [
+        "NAME        SCOPES",
+        "laptop      inference",
+        "fleet       admin, inference",
+        "prometheus  metrics",
+    ]
     with running_daemon(tmp_path, here(WITHOUT_TRUST, tmp_path)) as daemon:
         (answers,) = shell(SEND, tmp_path, port=daemon.port)
         assert answers == """{"data":[],"object":"list"}{"error":"model 'org/name' is not loaded on this host"}"""
         assert shell(CLOSED, tmp_path, port=daemon.port) == ["401"]
-        eventually(lambda: "every caller needs one of 2 keys" in daemon.log)
+        bearer = {"authorization": f"Bearer {(tmp_path / 'prometheus.key').read_text().strip()}"}
+        asked = [daemon.client.get(path, headers=bearer).status_code for path in ("/metrics", "/v1/chat/completions")]
+        assert asked == [200, 405]
+        assert daemon.client.post("/v1/chat/completions", headers=bearer).status_code == httpx.codes.FORBIDDEN
+        eventually(lambda: "every caller needs one of 3 keys" in daemon.log)
     laptop = {"x-api-key": (tmp_path / "laptop.key").read_text().strip()}
     assert shell(CHANGE, tmp_path) == []
     second = {"x-api-key": (tmp_path / "laptop-2.key").read_text().strip()}

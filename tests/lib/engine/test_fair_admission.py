@@ -127,7 +127,7 @@ class Town:
         place.prepare(cells=cells)
         self.guests[place.number] = Guest(caller, place, lambda: context.__exit__(None, None, None))
         class_ = RequestClass(principal=place.caller, most_seats=place.most_seats)
-        self.scheduler.submit(Request(place.number, sequences, caller.choices, class_, self.now_s, cells))
+        self.scheduler.submit(Request(place.number, sequences, caller.choices, class_, self.now_s, cells=cells))
 
     def give_up(self) -> None:
         """Who has waited for too long is refused, and who wants to leave leaves."""

@@ -1,0 +1,45 @@
+"""What the installed llama.cpp was built for: `python -m neuron_lib.llama.build` prints it as one line of JSON.
+
+To be run in a process of its own, because loading the library may end the process, such as on a CPU without AVX2.
+"""
+
+import ctypes
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from neuron_lib.llama.bindings import init_backend, lib
+from neuron_lib.llama.budget import _free_on_device, _gpu_devices
+from neuron_lib.llama.build_facts import LlamaBuild
+
+__all__ = ("describe_build", "main")
+
+
+def describe_build() -> LlamaBuild:
+    """Load the library and ask it. Blocking; a build for GPUs starts their driver."""
+    init_backend()
+    return LlamaBuild(
+        binding_version=version("llama-cpp-python"),
+        supports_gpu=bool(lib.llama_supports_gpu_offload()),
+        gpus=tuple(f"{_name(device)}, {_free_on_device(device) >> 20} MiB free" for device in _gpu_devices()),
+    )
+
+
+def main() -> None:
+    """Print the build."""
+    sys.stdout.buffer.write(msgspec.json.encode(describe_build()) + b"\n")
+
+
+def _name(device: Any) -> str:
+    name: bytes = _description(device)
+    return name.decode("utf-8", "replace")
+
+
+@lib.ctypes_function("ggml_backend_dev_description", [ctypes.c_void_p], ctypes.c_char_p)  # type: ignore[untyped-decorator]  # its decorator has no types
+def _description(device: Any) -> Any: ...
+
+
+if __name__ == "__main__":
+    main()
