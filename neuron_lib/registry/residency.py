@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from neuron_lib.changes import Changes
 from neuron_lib.errors import (
+    InvalidRequest,
     ModelLoading,
     ModelNotLoaded,
     NeuronError,
@@ -132,6 +133,16 @@ class Residency:
     def admits(self, model: HostedModel) -> bool:
         """Whether a serving model takes further requests. It does not while it makes room for another model."""
         return model.model_id not in self._yielding
+
+    def require_keep_alive(self, keep_alive_s: float | None) -> None:
+        """Raises `InvalidRequest` if the host cannot do what a request asks for. None asks for nothing.
+
+        A client may make a model go early only on a host that loads it again by itself.
+        """
+        if keep_alive_s is None or self.rules.makes_room or (self.rules.do_nothing and math.isinf(keep_alive_s)):
+            return
+        text = "keep_alive: this host does not load models on demand, and no request says how long they stay"
+        raise InvalidRequest(text, param="keep_alive", summary=text)
 
     def want(self, model_id: str) -> None:
         """Somebody asks for this model. Puts its load into the line, if the model is one on demand and is not here."""
@@ -306,8 +317,16 @@ class Residency:
             is_busy=model.leases.count > 0,
             is_pinned=rules.is_pinned,
             is_leaving=model.is_leaving,
-            idle_limit_s=rules.idle_limit_s,
+            idle_limit_s=self._idle_limit_s(model, rules.idle_limit_s),
         )
+
+    def _idle_limit_s(self, model: HostedModel, usual_s: float | None) -> float | None:
+        """What the last request asked for counts, but no request makes a model go before the minimum residence."""
+        if model.keep_alive_s is None or model.served_s is None:
+            return usual_s
+        if math.isinf(model.keep_alive_s):
+            return None
+        return max(model.keep_alive_s, model.served_s + self.rules.min_resident_s - model.used_s)
 
     def _yield(self, yielding: frozenset[str]) -> None:
         for model_id in sorted(yielding - self._yielding):

@@ -1,6 +1,7 @@
 """A registry that loads on demand, makes room and unloads idle models, in virtual time."""
 
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from neuron_lib import (
@@ -21,7 +23,7 @@ from neuron_lib import (
     Registry,
     load_default_models,
 )
-from neuron_lib.errors import Overloaded, PreflightFailed, PreflightKind, ShuttingDown
+from neuron_lib.errors import InvalidRequest, Overloaded, PreflightFailed, PreflightKind, ShuttingDown
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.registry.residency_rules import ModelRules, ResidencyRules
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
@@ -384,6 +386,35 @@ async def test_a_model_that_nobody_uses_is_unloaded_after_its_own_time() -> None
             await anyio.sleep(1)
         await anyio.sleep(20)
         assert one.here == []
+
+
+async def test_the_last_request_says_how_long_the_model_stays_but_not_less_than_the_minimum_residence() -> None:
+    async with host({A: 6}, rules(A, default=ModelRules(idle_limit_s=600.0))) as one:
+
+        async def stays_s(keep_alive_s: float | None, *, limit_s: float) -> float:
+            async with one.registry.chat(replace(request(A), keep_alive_s=keep_alive_s)):
+                pass
+            ended_s = anyio.current_time()
+            with anyio.move_on_after(limit_s):
+                await one.registry._models.changes.until(lambda: not one.here)
+            return anyio.current_time() - ended_s
+
+        assert await stays_s(0, limit_s=1000) == pytest.approx(30, abs=2)
+        assert await stays_s(100, limit_s=1000) == pytest.approx(100, abs=2)
+        assert await stays_s(math.inf, limit_s=5000) == pytest.approx(5000)
+        assert await stays_s(0, limit_s=1000) == pytest.approx(0, abs=2)
+        assert await stays_s(None, limit_s=1000) == pytest.approx(600, abs=2)
+
+
+async def test_a_host_that_does_not_make_room_refuses_to_let_a_request_say_how_long_a_model_stays() -> None:
+    async with host({A: 6}, ResidencyRules()) as one:
+        await one.registry.load(spec(A))
+        for seconds in (0.0, 100.0):
+            with pytest.raises(InvalidRequest) as raised:
+                await one.registry.chat(replace(request(A), keep_alive_s=seconds)).__aenter__()
+            assert raised.value.param == "keep_alive"
+        async with one.registry.chat(replace(request(A), keep_alive_s=math.inf)):  # that is what happens anyway
+            pass
 
 
 # ------------------------------------------------------------------------------------------------------- many clients
