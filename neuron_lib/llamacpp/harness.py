@@ -136,6 +136,7 @@ class LlamaCppHarness:
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
                 vram_used_mb=lambda: memory.taken_mb,
+                prefill_target_s=config.context_limit.target_s,
             )
 
     async def estimate(self, spec: ModelSpec) -> MemoryPlan:
