@@ -185,6 +185,7 @@ def model_facts(
         size_bytes=model.size_bytes,
         native_context=model.native_context,
         n_ctx=n_ctx,
+        supports_gpu=model.supports_gpu,
         recommended=model.recommended_sampling(),
         reasoning=None,
         tool_format="",

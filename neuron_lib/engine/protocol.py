@@ -287,12 +287,14 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
     `n_vocab` is how many tokens the vocabulary has, 0 where that is not known. `vector_width` is how many numbers a
     vector has, 0 for a model that makes none.
+    `supports_gpu` says whether the engine's llama.cpp was built for GPUs.
     """
 
     description: str
     size_bytes: int
     native_context: int
     n_ctx: int
+    supports_gpu: bool = True
     kv_layout: str = ""
     kv_cells: int = 0
     cell_bytes: int = 0

@@ -105,6 +105,11 @@ class Model:
         return int(lib.llama_model_size(self._pointer))
 
     @property
+    def supports_gpu(self) -> bool:
+        """Whether this llama.cpp was built for GPUs. A build for CPUs computes every layer on the CPU, silently."""
+        return bool(lib.llama_supports_gpu_offload())
+
+    @property
     def description(self) -> str:
         """Architecture, size and quantisation in llama.cpp's words, such as `llama 135M Q4_1`."""
         return self._text(lib.llama_model_desc) or "unknown"

@@ -126,6 +126,12 @@ class LlamaCppHarness:
                     "chat_template": facts.chat_template,
                 },
             )
+            if devices and not facts.supports_gpu:
+                logger.warning(
+                    "llama.cpp was built without GPU support, so this model computes on the CPU although the host has "
+                    "a GPU. `neuron doctor` says how to change that",
+                    extra={"model_id": model_id},
+                )
             yield LlamaCppModel(
                 supervisor,
                 harness_name=self.name,

@@ -88,7 +88,7 @@ class LlamaCppModel:
         )
 
     @property
-    def _limit(self) -> ModelLimit:
+    def _limit(self) -> ModelLimit | None:
         return request_limit(
             self._supervisor.facts,
             max_prompt_tokens=self._max_prompt_tokens,

@@ -7,6 +7,7 @@ that a model has is released at the end of one `async with`. The registry knows 
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -40,6 +41,8 @@ from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.registry.startup import ActivationTracker
 from neuron_lib.types import (
     Chat,
+    Complete,
+    Embed,
     EndedLoad,
     EndedReply,
     EngineMeasures,
@@ -50,6 +53,7 @@ from neuron_lib.types import (
     ModelLoad,
     ModelSpec,
     ModelStatus,
+    ResidencyCounts,
     Task,
     UnloadingModel,
     public_id,
@@ -156,6 +160,11 @@ class Registry:
         finally:
             await self._models.__aexit__(exc_type, exc, tb)
         self._farewell = _Farewell((), {})
+
+    def set_residency(self, rules: ResidencyRules) -> None:
+        """Decide by `rules` from now on which models are loaded and unloaded. The registry must have been entered."""
+        self._residency.replace(rules)
+        self._models.start_soon(self._residency.run, name="residency")
 
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
         """Make a harness available under its name and `aliases`; the latest registration of a name counts."""
@@ -341,22 +350,25 @@ class Registry:
         wait. If none is given, the registry writes a line into the log.
 
         Entering raises `ModelLoading` after `wait_for_load_s` for a model that is being loaded or will be. It raises
-        `ModelNotLoaded` for a model that is not being loaded.
+        `ModelNotLoaded` for a model that is not being loaded, and `InvalidRequest` for a `keep_alive_s` on a host that
+        does not make room.
         """
+        keep_alive_s = task.keep_alive_s if isinstance(task, Chat | Complete | Embed) else None
         return LeasedReply(
             task,
-            find=self._await_serving,
+            find=partial(self._await_serving, keep_alive_s=keep_alive_s),
             is_stopping=lambda: self._farewell is not None,
             on_end=self._on_reply,
             on_account=on_account,
             clock=self._clock,
         )
 
-    async def _await_serving(self, model_id: str) -> HostedModel:
+    async def _await_serving(self, model_id: str, *, keep_alive_s: float | None) -> HostedModel:
         """The model, after waiting up to `wait_for_load_s` for the end of its load. Raises why it does not serve.
 
-        A model on demand that is not here is loaded.
+        A model on demand that is not here is loaded. The model stays for `keep_alive_s` after its last request.
         """
+        self._residency.require_keep_alive(keep_alive_s)
         found = self._serving_or_why_not(model_id)
         if isinstance(found, ModelNotLoaded):
             with self._residency.waiting(model_id), anyio.move_on_after(self.wait_for_load_s):
@@ -367,6 +379,7 @@ class Registry:
             raise ShuttingDown
         if isinstance(found, ModelNotLoaded):
             raise found
+        found.keep_alive_s = keep_alive_s
         return found
 
     def _will_serve(self, model_id: str) -> bool:
@@ -433,6 +446,10 @@ class Registry:
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""
         return tuple(model.as_loading() for model in self._models.values() if model.is_loading)
+
+    def residency_counts(self) -> ResidencyCounts:
+        """What the registry has done by itself about its models, and how many loads wait for room."""
+        return self._residency.counts()
 
     def fetched_bytes(self) -> int:
         """The bytes that the loads that have not ended have brought into the cache so far; `EndedLoad` has the rest."""

