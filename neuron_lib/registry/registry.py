@@ -343,6 +343,13 @@ class Registry:
             return self._farewell.models
         return tuple(model.loaded.info() for model in self._models.serving())
 
+    def on_demand(self) -> tuple[str, ...]:
+        """The public ids of the models that are not listed, and that a request would load, in the order of the rules.
+
+        Empty after `close_admission`.
+        """
+        return self._residency.absent_on_demand()
+
     def info(self, model_id: str) -> ModelInfo:
         """What `list_models` has of one model, under any spelling of its id.
 

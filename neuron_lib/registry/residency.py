@@ -93,6 +93,17 @@ class Residency:
         """Whether a request to this model would load it."""
         return not self._is_closed and self.rules.loadable(model_id) is not None
 
+    def absent_on_demand(self) -> tuple[str, ...]:
+        """The ids of the models on demand that do not serve."""
+        if self._is_closed:
+            return ()
+        absent = (spec for spec in self.rules.on_demand if not self._serves(spec))
+        return tuple(public_id(spec.model_id) for spec in absent)
+
+    def _serves(self, spec: ModelSpec) -> bool:
+        model = self._models.find_same(spec)
+        return model is not None and model.serves
+
     def admits(self, model: HostedModel) -> bool:
         """Whether a serving model takes further requests. It does not while it makes room for another model."""
         return model.model_id not in self._yielding
