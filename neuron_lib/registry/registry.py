@@ -17,12 +17,15 @@ from anyio.lowlevel import checkpoint
 from neuron_lib.errors import (
     AlreadyLoaded,
     LoadCancelled,
+    LoadFailed,
     ModelLoading,
     ModelNotLoaded,
+    Overloaded,
+    OverloadReason,
     PreflightFailed,
     ShuttingDown,
 )
-from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
+from neuron_lib.harness import Estimator, Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.farewell import Farewell
@@ -46,9 +49,11 @@ from neuron_lib.types import (
     EngineMeasures,
     FailedLoad,
     LoadingModel,
+    MemoryPlan,
     ModelInfo,
     ModelLoad,
     ModelSpec,
+    ResidencyCounts,
     Task,
     UnloadingModel,
     public_id,
@@ -60,6 +65,9 @@ logger = get_logger(__name__)
 
 _ON_UNLOADED_LIMIT_S: Final = 5.0
 """The unload returns after this time, whatever `on_unloaded` does."""
+_MOST_ESTIMATES: Final = 4
+"""Plans that are made at the same time. Each takes a process."""
+_ESTIMATE_RETRY_S: Final = 5
 
 
 class Registry:
@@ -134,6 +142,7 @@ class Registry:
         self._way_in = WayIn(
             self._models, self._absent, self._residency, is_stopping=lambda: self._farewell is not None
         )
+        self._estimates = 0
         self._farewell: Farewell | None = None  # None as long as loads and requests are admitted
         for harness in harnesses:
             self.register(harness)
@@ -154,6 +163,11 @@ class Registry:
         finally:
             await self._models.__aexit__(exc_type, exc, tb)
         self._farewell = Farewell((), {})
+
+    def set_residency(self, rules: ResidencyRules) -> None:
+        """Decide by `rules` from now on which models are loaded and unloaded. The registry must have been entered."""
+        self._residency.replace(rules)
+        self._models.start_soon(self._residency.run, name="residency")
 
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
         """Make a harness available under its name and `aliases`; the latest registration of a name counts."""
@@ -264,6 +278,30 @@ class Registry:
                 await self._on_unloaded()
         except Exception:  # a failure of `on_unloaded` is no failure of the unload
             logger.exception("bug in the callback `on_unloaded`", extra={"model_id": model.model_id})
+
+    async def estimate(self, spec: ModelSpec) -> MemoryPlan:
+        """How a load of this spec would be done now, and what it would take on each device. Nothing is loaded.
+
+        A model that does not fit is no error: the plan says it. Raises `UnknownHarness`, `ShuttingDown`, `Overloaded`
+        if many plans are being made, `LoadFailed` for a model that cannot be loaded at all and for a harness that
+        cannot say what a load takes, and `SourceUnavailable`.
+        """
+        if self._farewell is not None:
+            raise ShuttingDown
+        harness = self._harnesses.find(spec, model_id=public_id(spec.model_id))
+        if not isinstance(harness, Estimator):
+            raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes")
+        if self._estimates >= _MOST_ESTIMATES:
+            raise Overloaded(
+                f"{_MOST_ESTIMATES} memory plans are being made already",
+                reason=OverloadReason.TOO_MANY_LOADS,
+                retry_after_s=_ESTIMATE_RETRY_S,
+            )
+        self._estimates += 1
+        try:
+            return await harness.estimate(spec)
+        finally:
+            self._estimates -= 1
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back. A load of the model that runs or waits is
@@ -385,6 +423,10 @@ class Registry:
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""
         return tuple(model.as_loading() for model in self._models.values() if model.is_loading)
+
+    def residency_counts(self) -> ResidencyCounts:
+        """What the registry has done by itself about its models, and how many loads wait for room."""
+        return self._residency.counts()
 
     def fetched_bytes(self) -> int:
         """The bytes that the loads that have not ended have brought into the cache so far; `EndedLoad` has the rest."""

@@ -36,7 +36,7 @@ from neuron_lib.registry.phases import Event, Phase
 from neuron_lib.registry.progress import retry_after_s
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.shown import clip
-from neuron_lib.types import ModelSpec, public_id
+from neuron_lib.types import ModelSpec, ResidencyCounts, public_id
 
 __all__ = ("COOLING_DOWN", "Residency")
 
@@ -84,10 +84,29 @@ class Residency:
         self._begun: dict[str, WaitingLoad] = {}
         """How each load was counted, by the id of its model, from its start until the memory of the model is back."""
         self._yielding: frozenset[str] = frozenset()
+        self._unloaded_for_room = 0
+        self._unloaded_idle = 0
         self._is_closed = False
+        self._is_running = False
         self._changes = Changes()
 
+    def replace(self, rules: ResidencyRules) -> None:
+        """Decide by `rules` from now on. The caller runs `run` again, which may have had nothing to do so far.
+
+        The first pause after a failed load stays that of the first rules.
+        """
+        self.rules = rules
+        self._changes.notify()
+
     # ------------------------------------------------------------------------------------------------ what is asked
+
+    def counts(self) -> ResidencyCounts:
+        """What was done so far, and how many loads wait."""
+        return ResidencyCounts(
+            waiting_loads=len(self._line),
+            unloaded_for_room=self._unloaded_for_room,
+            unloaded_idle=self._unloaded_idle,
+        )
 
     def can_load(self, model_id: str) -> bool:
         """Whether a request to this model would load it."""
@@ -228,9 +247,10 @@ class Residency:
     # --------------------------------------------------------------------------------------------------- its own task
 
     async def run(self) -> None:
-        """Decide and act after each change, until `close`."""
-        if self.rules.do_nothing:
+        """Decide and act after each change, until `close`. Does nothing if it runs already."""
+        if self.rules.do_nothing or self._is_running:
             return
+        self._is_running = True
         async with anyio.create_task_group() as tasks:
             while not self._is_closed:
                 changed = self._changes.next
@@ -266,6 +286,7 @@ class Residency:
             due_s.append(now_s + _AGAIN_S)
         for model_id, wanted in decision.evict.items():
             logger.info("unloading an idle model to make room", extra={"model_id": model_id, "for_model": wanted})
+            self._unloaded_for_room += 1
             self._models[model_id].move(Event.UNLOADED)
         if decision.yielding != self._yielding:
             self._yield(decision.yielding)
@@ -273,6 +294,7 @@ class Residency:
         for model_id in over:
             idle_s = round(now_s - self._models[model_id].used_s, 1)
             logger.info("unloading an idle model", extra={"model_id": model_id, "idle_s": idle_s})
+            self._unloaded_idle += 1
             self._models[model_id].move(Event.UNLOADED)
         self._leave_to_residents()
         due_s += [decision.next_s, idle_due_s]
@@ -390,8 +412,13 @@ class Residency:
         text = f"model {clip(load.model_id)!r} does not fit on this host: {refusal.reason}"
         fields: dict[str, str | int] = {}
         if refusal.device:
-            needed_mb = math.ceil(refusal.needed_bytes / (1 << 20))
-            fields = {"device": refusal.device, "needed_mb": needed_mb, "free_mb": refusal.free_bytes >> 20}
+            fields = {
+                "device": refusal.device,
+                "needed_bytes": refusal.needed_bytes,
+                "free_bytes": refusal.free_bytes,
+                "needed_mb": math.ceil(refusal.needed_bytes / (1 << 20)),
+                "free_mb": refusal.free_bytes >> 20,
+            }
         error = PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, text, model_id=load.model_id, **fields)
         self._fail(load, error)
 

@@ -365,6 +365,23 @@ async def test_a_harness_that_fails_to_say_a_need_or_is_silent_keeps_no_model_fr
         assert [info.id for info in registry.list_models()] == [A, B]
 
 
+async def test_loads_that_wait_and_models_that_were_unloaded_are_counted_by_cause() -> None:
+    limits = rules(A, B, default=ModelRules(idle_limit_s=600.0))
+    async with host({A: 6, B: 6}, limits) as one, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: one.chat(A, for_s=100))
+        await anyio.sleep(60)
+        tasks.start_soon(one.chat, B)
+        await anyio.sleep(1)
+        busy = one.registry.residency_counts()
+        assert (busy.waiting_loads, busy.unloaded_for_room, busy.unloaded_idle) == (1, 0, 0)
+        await anyio.sleep(120)
+        displaced = one.registry.residency_counts()
+        assert (displaced.waiting_loads, displaced.unloaded_for_room, displaced.unloaded_idle) == (0, 1, 0)
+        await anyio.sleep(700)
+        assert one.here == []
+        assert one.registry.residency_counts().unloaded_idle == 1
+
+
 class TightHarness(SlowHarness):
     """Refuses what does not fit into eight, as a harness does that has measured."""
 
