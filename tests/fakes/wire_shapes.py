@@ -186,6 +186,7 @@ class Model(Strict):
     status: Literal["loaded", "recovering"]
     devices: list[Unsigned]
     vram_used_mb: Unsigned | UnsetType = UNSET
+    ram_used_mb: Unsigned | UnsetType = UNSET
     capabilities: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
     limit: Limit | UnsetType = UNSET
     tool_call: bool | UnsetType = UNSET
