@@ -138,6 +138,13 @@ class UnloadingModel(Strict):
     is_overdue: bool
 
 
+class AccessState(Strict):
+    summary: str
+    trusted_networks: list[str]
+    trusted_proxies: list[str]
+    keys: Unsigned
+
+
 class Health(Strict):
     uptime_secs: Unsigned
     devices: list[DeviceHealth]
@@ -148,6 +155,7 @@ class Health(Strict):
     lost: list[FailedLoad]
     memory: HostMemory | UnsetType = UNSET
     cpus: HostCpus | UnsetType = UNSET
+    access: AccessState | UnsetType = UNSET
 
 
 class Limit(Strict):
@@ -168,6 +176,7 @@ class Model(Strict):
     status: Literal["loaded", "recovering"]
     devices: list[Unsigned]
     vram_used_mb: Unsigned | UnsetType = UNSET
+    ram_used_mb: Unsigned | UnsetType = UNSET
     capabilities: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
     limit: Limit | UnsetType = UNSET
     tool_call: bool | UnsetType = UNSET
