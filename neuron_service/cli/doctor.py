@@ -147,7 +147,8 @@ def _port_facts(config: Config, environ: Mapping[str, str]) -> PortFacts:
 
 def _rights(config: Config, path: Path | None, devices: Found) -> Iterator[Finding]:
     user = host_facts.user_name()
-    named = [path, config.keys_file, *(entry.path for entry in config.models)]
+    tls = (config.tls_cert, config.tls_key, config.tls_client_ca)
+    named = [path, config.keys_file, *tls, *(entry.path for entry in config.models)]
     unreadable = host_facts.unreadable([Path(each).expanduser() for each in named if each is not None])
     yield from findings.judge_files(unreadable, user)
     yield findings.judge_nodes(devices, host_facts.unusable_nodes(devices), user)

@@ -192,7 +192,8 @@ def judge_cache(source: str, facts: CacheFacts) -> Finding:
 
 def judge_port(facts: PortFacts) -> Finding:
     """Whether the service can listen where the configuration says."""
-    address = f"{facts.host}:{facts.port}"
+    is_unix = facts.host.startswith("unix:")
+    address = facts.host if is_unix else f"{facts.host}:{facts.port}"
     if facts.is_neuron:
         return _ok("port", f"{address}: a neuron listens there")
     match facts.error:
@@ -200,10 +201,13 @@ def judge_port(facts: PortFacts) -> Finding:
             return _ok("port", f"{address} is free")
         case errno.EADDRINUSE:
             detail = f"{address} is taken: {facts.problem}"
-            fix = f"find its owner with `ss -ltnp 'sport = :{facts.port}'`, or set `port`"
+            query = "ss -lxp" if is_unix else f"ss -ltnp 'sport = :{facts.port}'"
+            fix = f"find its owner with `{query}`, or set `{'host' if is_unix else 'port'}`"
             return _failed("port", detail, fix, os.EX_OSERR)
         case errno.EACCES | errno.EPERM:
-            fix = "set `port` to 1024 or above, or let systemd pass the socket"
+            fix = "let systemd pass the socket, or set `port` to 1024 or above"
+            if is_unix:
+                fix = "give this user the right to write to the directory of the socket"
             return _failed("port", f"{address} needs rights that this user lacks", fix, os.EX_NOPERM)
         case _:
             detail = f"{address} cannot be listened on: {os.strerror(facts.error)}"

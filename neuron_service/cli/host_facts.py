@@ -1,5 +1,6 @@
 """What `neuron doctor` asks of this host. Blocking. Each question has a time limit and changes nothing."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -18,7 +19,7 @@ import msgspec
 from neuron_lib.discovery.probe import Found
 from neuron_lib.llama.build_facts import LlamaBuild
 from neuron_lib.llamacpp.engine_environment import engine_environment
-from neuron_service.http.listening import bind
+from neuron_service.http.listening import bind, file_removed_at_end
 
 __all__ = (
     "ask_build",
@@ -77,12 +78,12 @@ def has_nvidia_card(devices: Path = _PCI) -> bool:
 def listen_error(host: str, port: int) -> int:
     """Listen on an address for a moment. Returns the number of the error, 0 for success."""
     try:
-        bind(host, port).close()
+        with contextlib.closing(bind(host, port)) as sock, file_removed_at_end(sock):
+            return 0
     except socket.gaierror:
         return errno.EADDRNOTAVAIL
     except OSError as error:
         return error.errno or errno.EADDRNOTAVAIL
-    return 0
 
 
 def nearest_that_exists(directory: Path) -> tuple[Path, bool]:

@@ -46,6 +46,13 @@ def limits(**changes: Any) -> list[Finding]:
     return findings.judge_limits(**(facts | changes))
 
 
+def test_a_unix_socket_is_named_by_its_path_alone() -> None:
+    for error, words in ((0, "is free"), (errno.EADDRINUSE, "ss -lxp"), (errno.EACCES, "directory of the socket")):
+        found = findings.judge_port(PortFacts(host="unix:/s", port=80, error=error, is_neuron=False, problem=""))
+        assert words in f"{found.detail} {found.fix}"
+        assert "80" not in f"{found.detail} {found.fix}"
+
+
 # --------------------------------------------------------------------------------------------------- the whole report
 
 

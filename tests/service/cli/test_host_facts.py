@@ -45,6 +45,17 @@ def test_an_address_is_free_or_says_why_not() -> None:
     assert host_facts.listen_error("192.0.2.1", 0) == errno.EADDRNOTAVAIL
 
 
+def test_a_unix_socket_is_free_or_says_why_not_and_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    assert host_facts.listen_error(f"unix:{path}", 0) == 0
+    assert not path.exists()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        assert host_facts.listen_error(f"unix:{path}", 0) == errno.EADDRINUSE
+    assert path.exists()
+
+
 def test_the_nearest_place_that_exists_is_found(tmp_path: Path) -> None:
     assert host_facts.nearest_that_exists(tmp_path) == (tmp_path, False)
     assert host_facts.nearest_that_exists(tmp_path / "a" / "b") == (tmp_path, False)
