@@ -152,6 +152,11 @@ def test_a_daemon_with_tls_answers_https_alone_and_a_reload_exchanges_its_certif
         told = reload(daemon, config)
         assert "tls_key" in str(told["error"])
         assert daemon.client.get("/health").status_code == httpx.codes.OK
+        refused = daemon.log.count("ERROR")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert daemon.log.count("ERROR") == refused == 1
+        assert "Traceback" not in daemon.log
 
 
 def test_a_daemon_on_a_unix_socket_answers_there_and_removes_its_file(tmp_path: Path) -> None:
