@@ -10,18 +10,27 @@ from neuron_lib.types import ModelLimit, Servable
 __all__ = ("capacity_of", "request_limit", "servable")
 
 
-def request_limit(facts: ModelFacts, *, max_prompt_tokens: int, max_tokens: int) -> ModelLimit:
-    """The limits of one request in tokens. `max_tokens` is the most that a reply gets that asks for no number."""
-    return ModelLimit(
+def request_limit(facts: ModelFacts, *, max_prompt_tokens: int, max_tokens: int) -> ModelLimit | None:
+    """The limits of one request in tokens. `max_tokens` is the most that a reply gets that asks for no number.
+
+    None for a model that leaves no room for a prompt and a reply: a limit of 0 would refuse every request at a gateway.
+    """
+    limit = ModelLimit(
         context=facts.n_ctx,
         input=facts.prompt_limit(max_prompt_tokens),
         output=min(max_tokens, facts.n_ctx),
     )
+    return limit if limit.input and limit.output else None
 
 
-def capacity_of(facts: ModelFacts, *, limit: ModelLimit, seats: int) -> Capacity:
-    """What the model has while it is idle. A model that makes vectors has no cells."""
-    return Capacity(seats=seats, prompt_tokens=limit.input, cells=facts.kv_cells or None, cell_bytes=facts.cell_bytes)
+def capacity_of(facts: ModelFacts, *, limit: ModelLimit | None, seats: int) -> Capacity:
+    """What the model has while it is idle, with the `limit` of `request_limit`. A model for vectors has no cells."""
+    return Capacity(
+        seats=seats,
+        prompt_tokens=0 if limit is None else limit.input,
+        cells=facts.kv_cells or None,
+        cell_bytes=facts.cell_bytes,
+    )
 
 
 def servable(capacity: Capacity, *, standstill: str | None) -> Servable:

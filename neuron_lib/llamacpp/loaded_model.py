@@ -32,10 +32,13 @@ class LlamaCppModel:
         sampling: SamplingConfig,
         isolates_principals: bool = False,
         kv_reply_tokens: int = 0,
+        vram_used_mb: Callable[[], int | None] = lambda: None,
     ) -> None:
         """With `isolates_principals` the prompts of one account are never reused for another. The cells for
-        `kv_reply_tokens` tokens of each reply are reserved before the reply begins.
+        `kv_reply_tokens` tokens of each reply are reserved before the reply begins. `vram_used_mb` says how much memory
+        of GPUs the model takes, in MiB.
         """
+        self._vram_used_mb = vram_used_mb
         self._supervisor = supervisor
         self._admission = AdmissionController(rules, capacity=self._capacity)
         self._max_prompt_tokens = max_prompt_tokens
@@ -58,6 +61,8 @@ class LlamaCppModel:
             harness=self._harness_name,
             status=ModelStatus.RECOVERING if engine is None else ModelStatus.LOADED,
             devices=self._devices,
+            vram_used_mb=self._vram_used_mb(),
+            ram_used_mb=None if engine is None or engine.last_beat is None else engine.last_beat.rss_bytes >> 20,
             capabilities=facts.capabilities,
             limit=self._limit,
             tool_call=bool(facts.tool_format),
@@ -80,7 +85,7 @@ class LlamaCppModel:
         )
 
     @property
-    def _limit(self) -> ModelLimit:
+    def _limit(self) -> ModelLimit | None:
         return request_limit(
             self._supervisor.facts, max_prompt_tokens=self._max_prompt_tokens, max_tokens=self._sampling.max_tokens
         )

@@ -7,6 +7,7 @@ that a model has is released at the end of one `async with`. The registry knows 
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,12 +18,15 @@ from msgspec.structs import replace
 from neuron_lib.errors import (
     AlreadyLoaded,
     LoadCancelled,
+    LoadFailed,
     ModelLoading,
     ModelNotLoaded,
+    Overloaded,
+    OverloadReason,
     PreflightFailed,
     ShuttingDown,
 )
-from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
+from neuron_lib.harness import Estimator, Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.harnesses import Harnesses
@@ -37,15 +41,19 @@ from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.registry.startup import ActivationTracker
 from neuron_lib.types import (
     Chat,
+    Complete,
+    Embed,
     EndedLoad,
     EndedReply,
     EngineMeasures,
     FailedLoad,
     LoadingModel,
+    MemoryPlan,
     ModelInfo,
     ModelLoad,
     ModelSpec,
     ModelStatus,
+    ResidencyCounts,
     Task,
     UnloadingModel,
     public_id,
@@ -57,6 +65,9 @@ logger = get_logger(__name__)
 
 _ON_UNLOADED_LIMIT_S: Final = 5.0
 """The unload returns after this time, whatever `on_unloaded` does."""
+_MOST_ESTIMATES: Final = 4
+"""Plans that are made at the same time. Each takes a process."""
+_ESTIMATE_RETRY_S: Final = 5
 
 
 class Registry:
@@ -128,6 +139,7 @@ class Registry:
             capacity=capacity,
             clock=clock,
         )
+        self._estimates = 0
         self._farewell: _Farewell | None = None  # None as long as loads and requests are admitted
         for harness in harnesses:
             self.register(harness)
@@ -264,6 +276,30 @@ class Registry:
         except Exception:  # a failure of `on_unloaded` is no failure of the unload
             logger.exception("bug in the callback `on_unloaded`", extra={"model_id": model.model_id})
 
+    async def estimate(self, spec: ModelSpec) -> MemoryPlan:
+        """How a load of this spec would be done now, and what it would take on each device. Nothing is loaded.
+
+        A model that does not fit is no error: the plan says it. Raises `UnknownHarness`, `ShuttingDown`, `Overloaded`
+        if many plans are being made, `LoadFailed` for a model that cannot be loaded at all and for a harness that
+        cannot say what a load takes, and `SourceUnavailable`.
+        """
+        if self._farewell is not None:
+            raise ShuttingDown
+        harness = self._harnesses.find(spec, model_id=public_id(spec.model_id))
+        if not isinstance(harness, Estimator):
+            raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes")
+        if self._estimates >= _MOST_ESTIMATES:
+            raise Overloaded(
+                f"{_MOST_ESTIMATES} memory plans are being made already",
+                reason=OverloadReason.TOO_MANY_LOADS,
+                retry_after_s=_ESTIMATE_RETRY_S,
+            )
+        self._estimates += 1
+        try:
+            return await harness.estimate(spec)
+        finally:
+            self._estimates -= 1
+
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back. A running load of the model is cancelled.
 
@@ -314,22 +350,25 @@ class Registry:
         wait. If none is given, the registry writes a line into the log.
 
         Entering raises `ModelLoading` after `wait_for_load_s` for a model that is being loaded or will be. It raises
-        `ModelNotLoaded` for a model that is not being loaded.
+        `ModelNotLoaded` for a model that is not being loaded, and `InvalidRequest` for a `keep_alive_s` on a host that
+        does not make room.
         """
+        keep_alive_s = task.keep_alive_s if isinstance(task, Chat | Complete | Embed) else None
         return LeasedReply(
             task,
-            find=self._await_serving,
+            find=partial(self._await_serving, keep_alive_s=keep_alive_s),
             is_stopping=lambda: self._farewell is not None,
             on_end=self._on_reply,
             on_account=on_account,
             clock=self._clock,
         )
 
-    async def _await_serving(self, model_id: str) -> HostedModel:
+    async def _await_serving(self, model_id: str, *, keep_alive_s: float | None) -> HostedModel:
         """The model, after waiting up to `wait_for_load_s` for the end of its load. Raises why it does not serve.
 
-        A model on demand that is not here is loaded.
+        A model on demand that is not here is loaded. The model stays for `keep_alive_s` after its last request.
         """
+        self._residency.require_keep_alive(keep_alive_s)
         found = self._serving_or_why_not(model_id)
         if isinstance(found, ModelNotLoaded):
             with self._residency.waiting(model_id), anyio.move_on_after(self.wait_for_load_s):
@@ -340,6 +379,7 @@ class Registry:
             raise ShuttingDown
         if isinstance(found, ModelNotLoaded):
             raise found
+        found.keep_alive_s = keep_alive_s
         return found
 
     def _will_serve(self, model_id: str) -> bool:
@@ -406,6 +446,10 @@ class Registry:
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""
         return tuple(model.as_loading() for model in self._models.values() if model.is_loading)
+
+    def residency_counts(self) -> ResidencyCounts:
+        """What the registry has done by itself about its models, and how many loads wait for room."""
+        return self._residency.counts()
 
     def fetched_bytes(self) -> int:
         """The bytes that the loads that have not ended have brought into the cache so far; `EndedLoad` has the rest."""

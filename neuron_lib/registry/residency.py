@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from neuron_lib.changes import Changes
 from neuron_lib.errors import (
+    InvalidRequest,
     ModelLoading,
     ModelNotLoaded,
     NeuronError,
@@ -35,7 +36,7 @@ from neuron_lib.registry.phases import Event, Phase
 from neuron_lib.registry.progress import retry_after_s
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.shown import clip
-from neuron_lib.types import ModelSpec, public_id
+from neuron_lib.types import ModelSpec, ResidencyCounts, public_id
 
 __all__ = ("COOLING_DOWN", "Residency")
 
@@ -101,6 +102,8 @@ class Residency:
         self._begun: dict[str, _Demand] = {}
         """How each load was counted, by the id of its model, from its start until the memory of the model is back."""
         self._yielding: frozenset[str] = frozenset()
+        self._unloaded_for_room = 0
+        self._unloaded_idle = 0
         self._is_closed = False
         self._is_running = False
         self._changes = Changes()
@@ -115,6 +118,14 @@ class Residency:
 
     # ------------------------------------------------------------------------------------------------ what is asked
 
+    def counts(self) -> ResidencyCounts:
+        """What was done so far, and how many loads wait."""
+        return ResidencyCounts(
+            waiting_loads=len(self._line),
+            unloaded_for_room=self._unloaded_for_room,
+            unloaded_idle=self._unloaded_idle,
+        )
+
     def can_load(self, model_id: str) -> bool:
         """Whether a request to this model would load it."""
         return not self._is_closed and self.rules.loadable(model_id) is not None
@@ -122,6 +133,16 @@ class Residency:
     def admits(self, model: HostedModel) -> bool:
         """Whether a serving model takes further requests. It does not while it makes room for another model."""
         return model.model_id not in self._yielding
+
+    def require_keep_alive(self, keep_alive_s: float | None) -> None:
+        """Raises `InvalidRequest` if the host cannot do what a request asks for. None asks for nothing.
+
+        A client may make a model go early only on a host that loads it again by itself.
+        """
+        if keep_alive_s is None or self.rules.makes_room or (self.rules.do_nothing and math.isinf(keep_alive_s)):
+            return
+        text = "keep_alive: this host does not load models on demand, and no request says how long they stay"
+        raise InvalidRequest(text, param="keep_alive", summary=text)
 
     def want(self, model_id: str) -> None:
         """Somebody asks for this model. Puts its load into the line, if the model is one on demand and is not here."""
@@ -270,6 +291,7 @@ class Residency:
                 due_s.append(now_s + _AGAIN_S)
         for model_id, wanted in decision.evict.items():
             logger.info("unloading an idle model to make room", extra={"model_id": model_id, "for_model": wanted})
+            self._unloaded_for_room += 1
             self._models[model_id].move(Event.UNLOADED)
         if decision.yielding != self._yielding:
             self._yield(decision.yielding)
@@ -277,6 +299,7 @@ class Residency:
         for model_id in over:
             idle_s = round(now_s - self._models[model_id].used_s, 1)
             logger.info("unloading an idle model", extra={"model_id": model_id, "idle_s": idle_s})
+            self._unloaded_idle += 1
             self._models[model_id].move(Event.UNLOADED)
         due_s += [each_s for each_s in (decision.next_s, idle_due_s) if each_s is not None]
         return min(due_s, default=None)
@@ -294,8 +317,16 @@ class Residency:
             is_busy=model.leases.count > 0,
             is_pinned=rules.is_pinned,
             is_leaving=model.is_leaving,
-            idle_limit_s=rules.idle_limit_s,
+            idle_limit_s=self._idle_limit_s(model, rules.idle_limit_s),
         )
+
+    def _idle_limit_s(self, model: HostedModel, usual_s: float | None) -> float | None:
+        """What the last request asked for counts, but no request makes a model go before the minimum residence."""
+        if model.keep_alive_s is None or model.served_s is None:
+            return usual_s
+        if math.isinf(model.keep_alive_s):
+            return None
+        return max(model.keep_alive_s, model.served_s + self.rules.min_resident_s - model.used_s)
 
     def _yield(self, yielding: frozenset[str]) -> None:
         for model_id in sorted(yielding - self._yielding):
@@ -397,8 +428,13 @@ class Residency:
         text = f"model {clip(demand.model_id)!r} does not fit on this host: {refusal.reason}"
         fields: dict[str, str | int] = {}
         if refusal.device:
-            needed_mb = math.ceil(refusal.needed_bytes / (1 << 20))
-            fields = {"device": refusal.device, "needed_mb": needed_mb, "free_mb": refusal.free_bytes >> 20}
+            fields = {
+                "device": refusal.device,
+                "needed_bytes": refusal.needed_bytes,
+                "free_bytes": refusal.free_bytes,
+                "needed_mb": math.ceil(refusal.needed_bytes / (1 << 20)),
+                "free_mb": refusal.free_bytes >> 20,
+            }
         error = PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, text, model_id=demand.model_id, **fields)
         self._fail(demand, error)
 

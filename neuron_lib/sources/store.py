@@ -120,6 +120,50 @@ class ModelStore:
         await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
         return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template, tool_format=entry.tool_format)
 
+    async def outline(self, spec: ModelSpec, *, into: Path, room_bytes: int | None = None) -> LocalModel:
+        """The model as `fetch` would bring it here, but of a model that is only on a hub no more than its header.
+
+        The file then has the header and the size of the whole, and a hole instead of the weights (`outline`). It is
+        written into the empty directory `into`, which the caller deletes. The cache is not touched, and files in it are
+        used as they are. Raises as `fetch` does.
+        """
+        reference = parse_reference(spec.model_id)
+        entry = self._entry(reference)
+        quant = self._quant(reference, entry, spec.quant)
+        paths = await _in_thread(lambda: self._find_here(entry), entry.id)
+        if paths is None:
+            repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
+            paths = await self._outline_of(repository, quant, into=into, room_bytes=room_bytes)
+        await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
+        return LocalModel(path=paths[0], n_ctx=entry.n_ctx, tool_format=entry.tool_format)
+
+    async def _outline_of(
+        self, repository: HubRepository, quant: str | None, *, into: Path, room_bytes: int | None
+    ) -> tuple[Path, ...]:
+        cached = await _in_thread(
+            lambda: _first_fit([list_cached(repository)], quant, room_bytes, repository.model_id), repository.model_id
+        )
+        if cached is not None:
+            folder = repository_folder(repository)
+            return tuple(snapshot_path(folder, cached.commit, file.path) for file in cached.files)
+        self._require_network(repository)
+        token = usable_token(repository.token, place=repository.auth_env, model_id=repository.model_id)
+        order = FetchOrder(
+            repository=msgspec.structs.replace(repository, token=token),
+            limits=self._limits,
+            quant=quant,
+            room_bytes=room_bytes,
+            outline_dir=into,
+        )
+        # No place in a line of downloads: a header is here in seconds, and a download may take hours.
+        fetched = await run_fetch(
+            order,
+            environment=self._environment,
+            report=lambda _progress: None,
+            ends_with_thread=self._ends_with_thread,
+        )
+        return fetched.paths
+
     async def is_cached(self, model_id: str) -> bool:
         """Whether a load would need no hub. False also for ids without a meaning here. Asks no hub."""
         try:

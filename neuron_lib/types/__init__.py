@@ -34,7 +34,7 @@ from neuron_lib.types.host import (
     HostMemory,
     Reload,
 )
-from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
+from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome, ResidencyCounts
 from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
@@ -106,6 +106,7 @@ __all__ = (
     "Reload",
     "ReplyOutcome",
     "Rerank",
+    "ResidencyCounts",
     "Sampling",
     "SamplingParams",
     "Servable",

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from neuron_lib.types.models import LoadStage
 
-__all__ = ("Distribution", "EndedLoad", "EngineMeasures", "LoadOutcome")
+__all__ = ("Distribution", "EndedLoad", "EngineMeasures", "LoadOutcome", "ResidencyCounts")
 
 
 class Distribution(Struct, frozen=True, kw_only=True):
@@ -56,3 +56,15 @@ class EndedLoad(Struct, frozen=True, kw_only=True):
     stages_s: tuple[tuple[LoadStage, float], ...]
     fetched_bytes: int
     error: str | None
+
+
+class ResidencyCounts(Struct, frozen=True, kw_only=True):
+    """What a host has done by itself about its models. All are 0 on a host whose rules do nothing.
+
+    `waiting_loads` are the loads that wait for room now. The others count since the registry was made: models that were
+    unloaded to make room for another one, and models that nobody had used for their idle time.
+    """
+
+    waiting_loads: int
+    unloaded_for_room: int
+    unloaded_idle: int

@@ -13,6 +13,7 @@ from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.logs import get_logger
 from neuron_lib.types import ModelSpec, public_id
+from neuron_lib.wire.estimate import EstimateAnswer, estimate_answer
 from neuron_lib.wire.management import UnloadBody, decode_load_request, decode_unload_request
 from neuron_lib.wire.management_errors import (
     FlatError,
@@ -34,6 +35,7 @@ from neuron_service.openapi import Operation, described_by
 
 __all__ = (
     "about_model",
+    "estimate_model",
     "follow_loading",
     "get_openai_model",
     "list_loading",
@@ -167,6 +169,31 @@ async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> R
     labels = exchange_of(request.scope).labels
     logger.info("loaded model", extra=labels | {"model_id": info.id, "elapsed_ms": elapsed_ms})
     return Response(_Outcome("loaded"), status_code=200)
+
+
+_ESTIMATE = Operation(
+    method="post",
+    path="/models/estimate",
+    summary="Say how much memory a load would take; nothing is loaded",
+    request=ModelSpec,
+    answers={200: EstimateAnswer},
+    errors=(ERROR_SHAPE, FlatError, KindError),
+)
+
+
+@post(_ESTIMATE.path, status_code=200, opt=described_by(_ESTIMATE))
+async def estimate_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
+    """Say what a load would take on each device, and whether as much is free. The body is that of a load."""
+    body = await request.body()
+    await host.turn_to_decode(body)
+    try:
+        spec = decode_load_request(body, content_type=request.headers.get("content-type"))
+        host.require_harness()
+        await host.discovery()  # the GPUs are part of the plan
+        plan = await host.registry.estimate(spec)
+    except NeuronError as error:
+        return respond(request, error, load_error)
+    return Response(estimate_answer(plan, model_id=public_id(spec.model_id)), status_code=200)
 
 
 _UNLOAD = Operation(

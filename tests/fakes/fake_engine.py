@@ -77,6 +77,7 @@ FOUND: dict[str, dict[str, Any]] = {
     "words": {"n_vocab": 10},
     "fallback": {"chat_template": "fallback"},
     "vectors": {"capabilities": (EMBEDDINGS,), "vector_width": 2},
+    "cells": {"kv_cells": 100, "cell_bytes": 1 << 20},
     "ranks": {"capabilities": (RERANK,), "vector_width": 1},
 }
 """What is otherwise, by the first word of the mode."""
@@ -184,7 +185,7 @@ class FakeEngine:
 
     def get_ready(self) -> None:
         self.send(Ready(self.facts))
-        if self.mode in {"silent", "vectors-silent"}:
+        if self.mode in {"silent", "vectors-silent", "cells-silent"}:
             self.around.hang()
         if self.mode == "beating":
             self.around.beat(self)

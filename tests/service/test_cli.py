@@ -242,7 +242,7 @@ def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_quote_it(tmp
 
 # ----------------------------------------------------------------------------------------------------- command line
 
-COMMANDS = ("serve", "pull", "ls", "rm", "key")
+COMMANDS = ("serve", "pull", "ls", "rm", "estimate", "key", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -264,11 +264,11 @@ def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], caps
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("list", "there is no command 'list'; did you mean `neuron ls`? commands: serve, pull, ls, rm, key, doctor"),
+        ("list", "there is no command 'list'; did you mean `neuron ls`? commands: serve, pull, ls, rm, estimate"),
         ("serv", "did you mean `neuron serve`?"),
         ("download a/b", "did you mean `neuron pull`?"),
         ("remove a/b", "did you mean `neuron rm`?"),
-        ("frobnicate", "there is no command 'frobnicate'; commands: serve, pull, ls, rm, key, doctor and help (see"),
+        ("frobnicate", "commands: serve, pull, ls, rm, estimate, key, doctor and help (see"),
         ("help frobnicate", "there is no command 'frobnicate'"),
         ("--config x list", "there is no command 'list'"),
         ("--demo ls", "--demo is an option of `neuron serve`, not of `neuron ls`"),
