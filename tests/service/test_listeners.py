@@ -207,7 +207,8 @@ def test_a_handshake_that_does_not_end_is_given_up_and_one_line_says_so(
 
 
 def test_connections_without_a_handshake_take_places_like_all_others(authority: Authority) -> None:
-    with listening_host(certificates=authority.certificates(), cap=ConnectionCap(1, spare=1)) as host:
+    patient = ConnectionLimits(head_s=3600)
+    with listening_host(certificates=authority.certificates(), cap=ConnectionCap(1, spare=1), limits=patient) as host:
         with host.connect(), host.connect():
             eventually(lambda: host.open_connections == 2)
             with host.connect() as third, suppress(ConnectionResetError):
@@ -215,16 +216,29 @@ def test_connections_without_a_handshake_take_places_like_all_others(authority: 
         eventually(lambda: host.open_connections == 0)
 
 
-def test_a_host_that_ends_does_not_wait_for_handshakes(authority: Authority) -> None:
+def test_a_connection_takes_the_place_of_its_handshake_and_no_second_one(authority: Authority) -> None:
+    with (
+        listening_host(resident=[A], certificates=authority.certificates(), cap=ConnectionCap(1, spare=1)) as host,
+        tls_client(host, authority.client()) as client,
+    ):
+        for _ in range(2):
+            client.send(raw_chat(A))
+            assert client.reply().status == 200
+
+
+def test_a_host_that_ends_does_not_wait_for_handshakes(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
     stack = ExitStack()
-    with listening_host(certificates=authority.certificates()) as host:
+    with listening_host(certificates=authority.certificates(), limits=ConnectionLimits(head_s=3600)) as host:
         silent = stack.enter_context(host.connect())
         eventually(lambda: host.open_connections == 1)
     with stack, suppress(ConnectionResetError):
         assert silent.is_closed()
+    assert not caplog.records  # such as those of a server that gave up waiting
 
 
-def test_a_refused_request_is_answered_over_tls_although_its_body_is_still_sent(authority: Authority) -> None:
+def test_a_refused_request_is_answered_over_tls_although_its_body_is_still_sent(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
     with listening_host(certificates=authority.certificates()) as host:
         with tls_client(host, authority.client()) as client:
             client.send(b"GARBAGE\r\n\r\n")
@@ -232,3 +246,4 @@ def test_a_refused_request_is_answered_over_tls_although_its_body_is_still_sent(
             assert (reply.status, reply.headers["connection"]) == (400, "close")
             client.send(b"more" * 1000)
         eventually(lambda: host.open_connections == 0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # the refusal, and no exception

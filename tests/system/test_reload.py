@@ -12,6 +12,7 @@ import pytest
 from neuron_lib.config import Config
 from neuron_service.cli.running_service import loaded_ids
 from tests.fakes.authority import Authority
+from tests.fakes.wire_shapes import read_health
 from tests.system.daemon import MODELS, Daemon, chat, eventually, run_neuron, running_daemon
 
 pytestmark = [pytest.mark.system]
@@ -25,6 +26,7 @@ def reload(daemon: Daemon, config: str) -> dict[str, object]:
     daemon.config_path.write_text(config)
     daemon.signal(signal.SIGHUP)
     eventually(lambda: reloads(daemon) > before)
+    read_health(daemon.client.get("/health").content)  # as the gateway reads it
     told: dict[str, object] = daemon.health()["reload"]
     return told
 

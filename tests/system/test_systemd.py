@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -311,7 +312,7 @@ class TestUnderSystemd:
             ):
                 service.config_path.write_text(text)
                 service.manager.systemctl("reload", UNIT)
-                eventually(lambda status=status: service.shows(ActiveState="active", StatusText=status))
+                eventually(partial(service.shows, ActiveState="active", StatusText=status))
             assert service.manager.main_pid(UNIT) == main_pid
             health = httpx.get(f"{service.url}/health", trust_env=False).json()
             assert health["reload"]["count"] == 2
