@@ -114,6 +114,17 @@ async def test_everything_that_a_configuration_gave_is_exchanged(sock: socket.so
 
 
 @pytest.mark.anyio
+async def test_a_reload_that_lets_everybody_in_is_warned_about(
+    sock: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scripted_host() as host:
+        everywhere = EntranceRules(trusted=Networks.of(["0.0.0.0/0", "::/0"], own_uid=0))
+        await exchange(service_of(host, sock), Config(http=HttpConfig(cors_origins=("*",))), entrance=everywhere)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["every address" in warnings[0], "any web page" in warnings[1]] == [True, True]
+
+
+@pytest.mark.anyio
 async def test_nothing_is_exchanged_before_everything_is_made(sock: socket.socket) -> None:
     async with scripted_host(resident=["org/a"]) as host:
         service = service_of(host, sock)
