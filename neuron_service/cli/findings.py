@@ -201,17 +201,20 @@ def judge_port(facts: PortFacts) -> Finding:
             return _ok("port", f"{address} is free")
         case errno.EADDRINUSE:
             detail = f"{address} is taken: {facts.problem}"
-            query = "ss -lxp" if is_unix else f"ss -ltnp 'sport = :{facts.port}'"
-            fix = f"find its owner with `{query}`, or set `{'host' if is_unix else 'port'}`"
+            fix = f"find its owner with `ss -lnp`, or set `{'host' if is_unix else 'port'}`"
             return _failed("port", detail, fix, os.EX_OSERR)
         case errno.EACCES | errno.EPERM:
-            fix = "let systemd pass the socket, or set `port` to 1024 or above"
-            if is_unix:
-                fix = "give this user the right to write to the directory of the socket"
+            fix = "give this user the right to write to the directory" if is_unix else "set `port` to 1024 or above"
+            fix = f"{fix}, or let systemd pass the socket"
             return _failed("port", f"{address} needs rights that this user lacks", fix, os.EX_NOPERM)
         case _:
             detail = f"{address} cannot be listened on: {os.strerror(facts.error)}"
-            return _failed("port", detail, "set `host` to an address of this machine", os.EX_OSERR)
+            fix = (
+                "set `host` to a path in a directory that exists"
+                if is_unix
+                else "set `host` to an address of this machine"
+            )
+            return _failed("port", detail, fix, os.EX_OSERR)
 
 
 def judge_nodes(found: Found, unusable: Sequence[str], user: str) -> Finding:

@@ -89,7 +89,7 @@ async def real_model(
             supervisor,
             harness_name="llamacpp",
             devices=(0,),
-            rules=AdmissionRules(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
+            rules=AdmissionRules(max_in_flight=8, max_queue_depth=8, max_wait_s=60, max_per_principal=0),
             max_prompt_tokens=supervisor.facts.n_ctx,
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,
@@ -464,6 +464,33 @@ async def test_cells_are_reserved_before_a_request_begins_and_what_can_never_fit
             await reply_to(model, ask("Hello", max_tokens=200, choices=4))
         assert caught.value.fields["required_mb"] > caught.value.fields["budget_mb"] == model.load().kv_budget_mb
         assert model.load().rejected_kv_unservable == 1
+
+
+async def test_a_principal_with_many_requests_does_not_keep_another_one_from_the_next_free_seat(
+    smollm2_path: Path,
+) -> None:
+    began: list[str] = []
+
+    async def one(model: LlamaCppModel, account: str, number: int) -> None:
+        principal = Principal(account_id=account, key_id="k")
+        task = ask(f"Name animal {number}.", principal=principal, max_tokens=8)
+        async with model.run(task) as reply:
+            began.append(account)
+            _ = [event async for event in reply]
+
+    async with (
+        real_model(smollm2_path, seats=1) as (model, _engine),
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(14):
+            tasks.start_soon(one, model, "many", number)
+        while not began:
+            await let_others_run()
+        before = len(began)
+        tasks.start_soon(one, model, "single", 14)
+    assert began.count("many") == 14
+    # The one that ran, and one that may have begun while the prompt was prepared: in order of arrival all would be.
+    assert began.index("single") - before <= 2
 
 
 async def test_of_two_accounts_kept_apart_none_finds_the_other_s_prompt(smollm2_path: Path) -> None:
