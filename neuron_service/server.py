@@ -8,12 +8,13 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
-from neuron_lib import ActivationTracker, Registry, load_default_models
+from neuron_lib import ActivationTracker, Registry, __version__, load_default_models
 from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import Config
 from neuron_lib.discovery.health import DeviceMonitor
@@ -28,6 +29,7 @@ from neuron_service.access.hosts import ANY, AccessRules
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, host_memory_bytes
+from neuron_service.collector import Collector
 from neuron_service.host import Host
 from neuron_service.http.cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.http.listening import bind
@@ -43,6 +45,9 @@ from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep
 from neuron_service.tallies import Tallies
 from neuron_service.version import Version
 
+if TYPE_CHECKING:
+    from neuron_service.tracing import Tracing
+
 __all__ = ("bind", "serve")
 
 logger = logging.getLogger(__name__)
@@ -50,6 +55,8 @@ logger = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """How long answers that are still on their way may take once everything has been unloaded."""
+_LAST_SPANS_LIMIT_S: Final = 2.0
+"""How long a collector may take the last spans, at the end of a stop."""
 _FIRST_ANSWER_TURNS: Final = 10
 """Turns of the event loop before imports begin. A probe that waits in the backlog is answered in these turns."""
 _HARDWARE_PATIENCE_S: Final = 20.0
@@ -70,13 +77,14 @@ async def serve(
     watchdog_s: float | None,
     check: Callable[[], None] | None = None,
     backends: Sequence[Backend[Any]] = BACKENDS,
+    collector: Collector | None = None,
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A later signal ends the process at once.
 
     `entrance` says who is let in; without it, everybody is. systemd is told by `notifier` what happens. If `watchdog_s`
     is given, systemd is also told in this interval that the daemon is alive. `version` and `check` block, and are
     called in threads once the host answers. `backends` are those that the configuration may name; those that it names
-    are offered.
+    are offered. The spans of requests are sent to `collector`, if there is one.
     """
     address, port = sock.getsockname()[:2]
     monitor, tallies = DeviceMonitor(), Tallies()
@@ -107,21 +115,22 @@ async def serve(
         entrance=Entrance(entrance or EntranceRules()),
     )
     routes = LateRoutes(partial(_build_routes, host))
-    server = http_server(
-        RequestLog(
-            HttpRules(
-                Probes(host, routes),
-                access=AccessRules.for_listener(
-                    sock,
-                    own_name=config.host,
-                    allowed_hosts=config.allowed_hosts,
-                    allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
-                ),
-                entrance=host.entrance,
-                cors_origins=config.http.cors_origins,
+    request_log = RequestLog(
+        HttpRules(
+            Probes(host, routes),
+            access=AccessRules.for_listener(
+                sock,
+                own_name=config.host,
+                allowed_hosts=config.allowed_hosts,
+                allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
             ),
-            on_answer=tallies.take_answer,
+            entrance=host.entrance,
+            cors_origins=config.http.cors_origins,
         ),
+        on_answer=tallies.take_answer,
+    )
+    server = http_server(
+        request_log,
         cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
         shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
     )
@@ -141,6 +150,8 @@ async def serve(
             tasks.start_soon(measure_lag, tallies.loop_lag_s)
             if watchdog_s is not None:
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
+            if collector is not None:
+                await tasks.start(_send_spans, request_log, collector)
             async with registry:
                 async with anyio.create_task_group() as background:
                     background.start_soon(_activate, host, config, environ, backends, routes.load)
@@ -160,6 +171,32 @@ async def serve(
             await server.stopped.wait()
             tasks.cancel_scope.cancel()
     logger.info("shutdown complete")
+
+
+async def _send_spans(
+    request_log: RequestLog, collector: Collector, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Send the spans of all requests that end from now on, until it is cancelled. Without spans a service goes on."""
+    try:
+        tracing = await anyio.to_thread.run_sync(_open_tracing, collector.endpoint)
+    except Exception:  # the packages are broken, or a variable of OpenTelemetry has an impossible value
+        logger.exception("`%s` asks for spans, and they cannot be sent", collector.source)
+        task_status.started()
+        return
+    request_log.watch = tracing.take
+    task_status.started()
+    try:
+        await anyio.sleep_forever()
+    finally:
+        request_log.watch = None
+        with anyio.move_on_after(_LAST_SPANS_LIMIT_S, shield=True):
+            await anyio.to_thread.run_sync(tracing.close, abandon_on_cancel=True)
+
+
+def _open_tracing(endpoint: str | None) -> "Tracing":
+    from neuron_service.tracing import Tracing  # noqa: PLC0415 - takes long, and needs the extra `otel`
+
+    return Tracing(endpoint=endpoint, version=__version__)
 
 
 def _say_who_is_let_in(rules: EntranceRules) -> None:

@@ -21,6 +21,7 @@ from neuron_service.access.setup import entrance_rules
 from neuron_service.cli.configuration import log_level, service_config, with_credentials
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
+from neuron_service.collector import TRACING_PACKAGES, Collector, can_trace, wanted_collector
 from neuron_service.http.listening import bind
 from neuron_service.log_config import LogFormat, configure_logging, hold_records
 from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket
@@ -45,6 +46,7 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     if options.check_config:
         sys.exit(_report_faults(config, environ))
     _require_service_packages(notifier)
+    collector = _collector(config, notifier)
     # Before `serve` receives signals there is nothing to drain. Child processes do not inherit a handler; they would
     # inherit a mask.
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -56,7 +58,21 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
-    _serve(config, sock, environ, notifier, entrance=entrance, watchdog_s=manager.watchdog_s)
+    _serve(config, sock, environ, notifier, entrance=entrance, watchdog_s=manager.watchdog_s, collector=collector)
+
+
+def _collector(config: Config, notifier: Notifier) -> Collector | None:
+    """Where spans are sent to. Ends with a sentence if the file asks for spans and the packages are missing."""
+    collector = wanted_collector(config.tracing.otlp_endpoint, os.environ)
+    if collector is None or can_trace():
+        return collector
+    install = f"{sys.executable} -m pip install 'neuron-node[otel]'"
+    packages = " and ".join(TRACING_PACKAGES)
+    reason = f"`{collector.source}` asks for spans, which needs the Python packages {packages}; install them: {install}"
+    if collector.endpoint is not None:
+        _give_up(reason, notifier, status=os.EX_UNAVAILABLE, number=errno.ENOPKG)
+    logger.warning("%s", reason)  # the variable may be meant for other programs
+    return None
 
 
 def _read_config(options: argparse.Namespace, level: str) -> Config:
@@ -108,6 +124,7 @@ def _serve(
     *,
     entrance: EntranceRules,
     watchdog_s: float | None,
+    collector: Collector | None,
 ) -> NoReturn:
     """Serve until a signal comes, and end the process. Connections wait in the backlog while the server is imported."""
     import anyio
@@ -127,6 +144,7 @@ def _serve(
                 notifier=notifier,
                 watchdog_s=watchdog_s,
                 check=partial(_warn_of_faults, config, environ),
+                collector=collector,
             )
         except Exception as error:
             logger.critical("the service failed", exc_info=True)

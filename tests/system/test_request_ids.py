@@ -1,12 +1,15 @@
-"""One id finds a request everywhere: in the answer, in the daemon's log, in the engine's log."""
+"""One id finds a request everywhere: in the answer, in the daemon's log, in the engine's log, in its span."""
 
 import json
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.system.daemon import MODELS, Daemon, chat, eventually, running_daemon
+from tests.fakes.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.system.daemon import MODELS, Daemon, chat, eventually, free_port, running_daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -17,9 +20,17 @@ default_models = [{ model_id = "test/one", harness = "llamacpp" }]
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def collector() -> Iterator[OtlpReceiver]:
+    with otlp_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, collector: OtlpReceiver) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("daemon")
-    with running_daemon(folder, DEFAULTS + MODELS, arguments=["--log-level", "debug"]) as daemon:
+    config = DEFAULTS + MODELS + f'\n[tracing]\notlp_endpoint = "{collector.url}"\n'
+    environ = {"OTEL_BSP_SCHEDULE_DELAY": "50"}  # milliseconds
+    with running_daemon(folder, config, arguments=["--log-level", "debug"], environ=environ) as daemon:
         daemon.wait_ready()
         yield daemon
 
@@ -50,3 +61,30 @@ def test_the_id_of_a_request_is_on_its_answer_and_in_the_lines_of_daemon_and_eng
 def test_every_line_of_the_log_is_an_object(daemon: Daemon) -> None:
     daemon.client.get("/nothing")
     assert all(json.loads(line)["message"] for line in daemon.log.splitlines())
+
+
+def test_a_request_is_a_span_below_that_of_its_caller(daemon: Daemon, collector: OtlpReceiver) -> None:
+    trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {"x-request-id": "traced", "traceparent": f"00-{trace_id}-{parent_id}-01"}
+    daemon.client.post("/v1/chat/completions", json=chat("test/one"), headers=headers)
+    eventually(lambda: any(span.attributes.get("neuron.request_id") == "traced" for span in collector.spans))
+    spans = {span.name: span for span in collector.spans if span.trace_id == trace_id}
+    whole = spans.pop("POST /v1/chat/completions")
+    assert (whole.parent_id, whole.attributes["gen_ai.usage.output_tokens"]) == (parent_id, 8)
+    assert {(name, span.parent_id) for name, span in spans.items()} == {
+        ("queue", whole.span_id),
+        ("prefill", whole.span_id),
+        ("decode", whole.span_id),
+    }
+    (end,) = [line for line in lines_about(daemon, "traced") if line["message"] == "reply finished"]
+    assert end["trace_id"] == trace_id
+
+
+def test_a_collector_that_is_not_there_costs_nothing_but_the_spans(tmp_path: Path) -> None:
+    config = f'[tracing]\notlp_endpoint = "http://127.0.0.1:{free_port()}"\n'
+    with running_daemon(tmp_path / "run", config, environ={"OTEL_BSP_SCHEDULE_DELAY": "50"}) as daemon:
+        for _ in range(20):
+            assert daemon.client.post("/v1/chat/completions", json=chat("test/one")).status_code == 404
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert len([line for line in daemon.log.splitlines() if "request refused" not in line]) < 60
