@@ -1,15 +1,20 @@
 """One id finds a request everywhere: in the answer, in the daemon's log, in the engine's log, in its span."""
 
 import json
+import re
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neuron_lib.types import Principal
 from tests.fakes.otlp_receiver import OtlpReceiver, otlp_receiver
-from tests.system.daemon import MODELS, Daemon, chat, eventually, free_port, running_daemon
+from tests.patience import PATIENCE_S
+from tests.system.daemon import MODELS, ROOT, Daemon, chat, eventually, free_port, running_daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -78,6 +83,31 @@ def test_a_request_is_a_span_below_that_of_its_caller(daemon: Daemon, collector:
     }
     (end,) = [line for line in lines_about(daemon, "traced") if line["message"] == "reply finished"]
     assert end["trace_id"] == trace_id
+
+
+PAGE = (ROOT / "docs/how-to/logs.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_command_of_the_page_about_the_log_finds_something(daemon: Daemon, block: str, tmp_path: Path) -> None:
+    if shutil.which("jq") is None and "jq" in block:
+        pytest.skip("there is no jq here")
+    daemon.client.post("/v1/chat/completions", json=chat("test/one"))
+    daemon.client.post("/v1/chat/completions", json=chat("test/none"))
+    for command in block.splitlines():
+        here = command.replace("journalctl -u neuron -o cat", f"cat {daemon.log_path}")
+        here = here.replace(":13131", f":{daemon.port}")
+        printed = eventually(lambda command=here: output(command, tmp_path) or "queue_ms > 1000" in command)
+        if "sha256sum" in command:
+            assert printed == Principal(*re.findall(r"%s (\S+)/(\S+)", command)[0]).pseudonym
+
+
+def output(command: str, folder: Path) -> str:
+    """What a command prints; "" for one that fails, as it does as long as the log has not been written."""
+    run = [shutil.which("bash") or "bash", "-o", "pipefail", "-ec", command]
+    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    return "" if done.returncode else done.stdout.strip()
 
 
 def test_a_collector_that_is_not_there_costs_nothing_but_the_spans(tmp_path: Path) -> None:
