@@ -118,9 +118,9 @@ def load_twice() -> None:
     """A load looks for no other of its id. In the end there is one of them, so that the daemon can end."""
     load = Registry.load
 
-    async def load_blindly(self: Registry, spec: Any) -> Any:
+    async def load_blindly(self: Registry, spec: Any, **more: Any) -> Any:
         first = self._models.pop(spec.model_id, None)
-        info = await load(self, spec)
+        info = await load(self, spec, **more)
         if first is not None:
             await self.unload(spec.model_id)
             self._models[spec.model_id] = first
