@@ -81,7 +81,7 @@ def _of_reply(ended: EndedReply, path: str) -> dict[str, str | int | float | boo
         "gen_ai.provider.name": "neuron",
         **({"gen_ai.operation.name": operation} if operation else {}),
         "gen_ai.request.model": ended.model_id,
-        "gen_ai.response.finish_reasons": tuple(ended.finish_reasons),
+        "gen_ai.response.finish_reasons": tuple(reason.value for reason in ended.finish_reasons),
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,

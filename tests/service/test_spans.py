@@ -30,7 +30,8 @@ def reply(**changes: Any) -> EndedReply:
 
 
 def exchange(**changes: Any) -> Exchange:
-    return Exchange(**({"request_id": "r", "method": "POST", "path": "/v1/chat/completions", "status": 200} | changes))
+    fields: dict[str, Any] = {"request_id": "r", "method": "POST", "path": "/v1/chat/completions", "status": 200}
+    return Exchange(**(fields | changes))
 
 
 def planned(exchange: Exchange) -> PlannedSpan:
