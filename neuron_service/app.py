@@ -21,6 +21,7 @@ from neuron_service.routes.images import generate_images
 from neuron_service.routes.metrics import show_metrics
 from neuron_service.routes.models import (
     about_model,
+    estimate_model,
     follow_loading,
     get_openai_model,
     list_loading,
@@ -73,6 +74,7 @@ def _handlers() -> list[HTTPRouteHandler]:
         get_openai_model,
         list_loading,
         follow_loading,
+        estimate_model,
         load_model,
         unload_model,
         about_model,

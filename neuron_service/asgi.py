@@ -1,4 +1,4 @@
-"""The types of an ASGI application, for modules that must not load a web framework, and the extension of our server."""
+"""The types of an ASGI application, for modules that must not load a web framework. The extensions of our server."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
@@ -21,8 +21,8 @@ must take it out of the scope.
 """
 
 PEER: Final = "neuron.peer"
-"""The extension of a scope, as `{PEER: {"uid": int, "gid": int, "pid": int}}`, of a request that came through a Unix
-socket: the process that has connected, as the system saw it.
+"""The extension of a scope, as `{PEER: {"uid": int, "gid": int, "pid": int}}`: the process at the other end of a Unix
+socket, as the kernel knows it from the time of its `connect`. Scopes of other connections do not have it.
 """
 CALLER: Final = "neuron.caller"
 """The key of a scope that has the `Caller` of a request which has passed `neuron_service.access.entrance`."""

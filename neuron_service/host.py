@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
@@ -17,7 +17,7 @@ from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, LoadFailed, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
-from neuron_lib.types import Device, Discovery, EndedReply, Health, ModelInfo, Task
+from neuron_lib.types import Device, Discovery, EndedReply, Health, ModelInfo, Reload, Task, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.tallies import Tallies
@@ -45,6 +45,8 @@ class Host:
     host_monitor: HostMonitor = field(default_factory=HostMonitor)
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
+    reloads: Callable[[], Reload | UnsetType] = lambda: UNSET
+    """The outcome of the last reload of the configuration."""
     entrance: Entrance = field(default_factory=lambda: Entrance(EntranceRules()))
     """Whom the service lets in. By default everybody: then the program around the service decides that."""
     version: Version | None = None
@@ -122,6 +124,11 @@ class Host:
         """One resident model; see `Registry.info`. Takes an alias too."""
         return self.registry.info(self.model_aliases.get(model_id, model_id))
 
+    def absent_on_demand(self, model_id: str) -> str | None:
+        """The id of a model that is not resident, and that a request would load. None for any other. Takes an alias."""
+        asked = public_id(self.model_aliases.get(model_id, model_id))
+        return asked if asked in self.registry.on_demand() else None
+
     def require_harness(self) -> None:
         """Raises `NoHarness` on a host that has none and will get none."""
         if not self.harnesses:
@@ -189,12 +196,14 @@ class Host:
         """What the host does now, in one line for people."""
         if self._is_draining:
             return draining_line(self.registry.loads(), unloading=self.registry.unloading())
+        reload = self.reloads()
         return status_line(
             self.tracker.snapshot(),
             loading=self.registry.loading(),
             models=self.registry.list_models(),
             unloading=self.registry.unloading(),
             lost=self.registry.lost(),
+            is_reload_refused=reload is not UNSET and reload.error is not None,
         )
 
     def health(self) -> Health:
@@ -211,4 +220,5 @@ class Host:
             memory=UNSET if memory is None else memory,
             cpus=UNSET if cpus is None else cpus,
             access=self.entrance.rules.state() or UNSET,
+            reload=self.reloads(),
         )

@@ -37,6 +37,10 @@ class HttpRules:
         """
         self._routes = routes
         self._entrance = entrance or Entrance(EntranceRules())
+        self.replace(access=access, cors_origins=cors_origins)
+
+    def replace(self, *, access: AccessRules | None, cors_origins: Iterable[str]) -> None:
+        """Judge the next requests by these. Requests that are being answered go on."""
         self._access = access
         self._cors = CorsRules.of(cors_origins)
 
@@ -45,7 +49,7 @@ class HttpRules:
         method = scope["method"]
         preflight = self._cors.preflight(method, scope["headers"])
         if self._cors.origins and preflight is None:
-            send = self._readable(scope["headers"], send)
+            send = _readable(self._cors, scope["headers"], send)
         if refused := self._access and self._access.refusal(method, scope["http_version"], scope["headers"]):
             await refuse(refused, scope, send)
         elif preflight is not None:
@@ -70,18 +74,6 @@ class HttpRules:
         if refused is None:
             exchange_of(scope).principal = caller_of(scope).principal
         return refused
-
-    def _readable(self, headers: Iterable[tuple[bytes, bytes]], send: Send) -> Send:
-        """`send`, but with what a browser must be told. The body stays as it is, so `DIRECT_WRITE` may be used."""
-        origin = dict(headers).get(b"origin")
-
-        async def send_with_cors(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                own = tuple(message["headers"])
-                message = message | {"headers": [*own, *self._cors.beside(origin, own)]}
-            await send(message)
-
-        return send_with_cors
 
     async def _answer_preflight(self, preflight: Preflight, scope: Scope, send: Send) -> None:
         """Every path gives the same answer, so that a page can read the 404 of a path that is not there."""
@@ -122,6 +114,19 @@ class HttpRules:
         await self._routes(scope, receive, send_unless_granted)
         if allow:
             await refuse(UnknownMethod("OPTIONS", allow=allow), scope, send)
+
+
+def _readable(cors: CorsRules, headers: Iterable[tuple[bytes, bytes]], send: Send) -> Send:
+    """`send`, but with what a browser must be told. The body stays as it is, so `DIRECT_WRITE` may be used."""
+    origin = dict(headers).get(b"origin")
+
+    async def send_with_cors(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            own = tuple(message["headers"])
+            message = message | {"headers": [*own, *cors.beside(origin, own)]}
+        await send(message)
+
+    return send_with_cors
 
 
 def _body_coding(headers: Iterable[tuple[bytes, bytes]]) -> str:

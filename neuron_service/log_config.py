@@ -16,7 +16,7 @@ from neuron_lib.logs import Message
 from neuron_lib.shown import CHAIN_FIELD, LONGEST_CHAIN, LONGEST_QUOTE, bounded, clip, printable
 from neuron_service.journal import ERROR_PRIORITY, is_journal, with_priority
 
-__all__ = ("LogFormat", "configure_logging", "hold_records")
+__all__ = ("LogFormat", "configure_logging", "hold_records", "set_level")
 
 LogFormat: TypeAlias = Literal["text", "json"]
 """`text` is for people and for the journal. `json` is one object for each record, for programs."""
@@ -219,6 +219,11 @@ def configure_logging(level: str, *, log_format: LogFormat = "text", environ: Ma
 def _send_to(handler: logging.Handler, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     for noisy in ("uvicorn", "httpx", "httpx2", "httpcore", "filelock", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Drop records below `level` from now on. Raises ValueError for an unknown level."""
+    logging.getLogger().setLevel(level.upper())

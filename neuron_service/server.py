@@ -6,47 +6,49 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
-from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
-from neuron_lib import ActivationTracker, Registry, __version__, load_default_models
-from neuron_lib.backend import Backend, HarnessSetup
+from neuron_lib import ActivationTracker, Registry, load_default_models
+from neuron_lib.backend import Backend
 from neuron_lib.config import Config
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
 from neuron_lib.discovery.tool import run_tool
-from neuron_lib.errors import ShuttingDown
+from neuron_lib.errors import ConfigError, ShuttingDown
 from neuron_lib.registry.residency_rules import ResidencyRules
-from neuron_lib.types import Discovery
+from neuron_lib.types import Discovery, ModelSpec, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
-from neuron_service.access.hosts import ANY, AccessRules
+from neuron_service.access.hosts import ANY
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, host_memory_bytes
 from neuron_service.collector import Collector
 from neuron_service.host import Host
+from neuron_service.http.bodies import BodyBudget
 from neuron_service.http.cap import ConnectionCap, raise_descriptor_limit
-from neuron_service.http.listening import bind
+from neuron_service.http.certificates import Certificates
+from neuron_service.http.listening import address_of, bind
 from neuron_service.http.serving import http_server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
+from neuron_service.late_tracing import send_spans
 from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
+from neuron_service.reloading import Reloading
 from neuron_service.request_log import RequestLog
-from neuron_service.socket_reader import read_socket
+from neuron_service.running import Running, access_rules, endpoint_url, make_harnesses
+from neuron_service.settings import Settings
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
 from neuron_service.tallies import Tallies
 from neuron_service.version import Version
-
-if TYPE_CHECKING:
-    from neuron_service.tracing import Tracing
 
 __all__ = ("bind", "serve")
 
@@ -55,8 +57,6 @@ logger = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """How long answers that are still on their way may take once everything has been unloaded."""
-_LAST_SPANS_LIMIT_S: Final = 2.0
-"""How long a collector may take the last spans, at the end of a stop."""
 _FIRST_ANSWER_TURNS: Final = 10
 """Turns of the event loop before imports begin. A probe that waits in the backlog is answered in these turns."""
 _HARDWARE_PATIENCE_S: Final = 20.0
@@ -77,6 +77,8 @@ async def serve(
     watchdog_s: float | None,
     check: Callable[[], None] | None = None,
     backends: Sequence[Backend[Any]] = BACKENDS,
+    tls: ssl.SSLContext | None = None,
+    reread: Callable[[], Settings] | None = None,
     collector: Collector | None = None,
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A later signal ends the process at once.
@@ -84,9 +86,9 @@ async def serve(
     `entrance` says who is let in; without it, everybody is. systemd is told by `notifier` what happens. If `watchdog_s`
     is given, systemd is also told in this interval that the daemon is alive. `version` and `check` block, and are
     called in threads once the host answers. `backends` are those that the configuration may name; those that it names
-    are offered. The spans of requests are sent to `collector`, if there is one.
+    are offered. With `tls` the service speaks HTTPS alone. `reread` blocks, and reads everything again on SIGHUP;
+    without it a SIGHUP is ignored. The spans of requests are sent to `collector`, if there is one.
     """
-    address, port = sock.getsockname()[:2]
     monitor, tallies = DeviceMonitor(), Tallies()
     host_bytes = host_memory_bytes(config.residency.memory_mb)
 
@@ -94,7 +96,7 @@ async def serve(
         await host.require_hardware()
 
     registry = Registry(
-        endpoint_url=f"http://localhost:{port}",
+        endpoint_url=endpoint_url(config, sock),
         drain_timeout_s=config.drain_timeout_secs,
         wait_for_load_s=config.wait_for_load_secs,
         residency=ResidencyRules.from_config(config),
@@ -115,57 +117,61 @@ async def serve(
         entrance=Entrance(entrance or EntranceRules()),
     )
     routes = LateRoutes(partial(_build_routes, host))
-    request_log = RequestLog(
-        HttpRules(
+    running = Running(
+        host=host,
+        sock=sock,
+        backends=backends,
+        rules=HttpRules(
             Probes(host, routes),
-            access=AccessRules.for_listener(
-                sock,
-                own_name=config.host,
-                allowed_hosts=config.allowed_hosts,
-                allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
-            ),
+            access=access_rules(config, sock),
             entrance=host.entrance,
             cors_origins=config.http.cors_origins,
         ),
-        on_answer=tallies.take_answer,
+        bodies=BodyBudget(config.body_budget_mb << 20),
+        certificates=None if tls is None else Certificates(tls),
     )
+    request_log = RequestLog(running.rules, on_answer=tallies.take_answer)
     server = http_server(
         request_log,
-        cap=ConnectionCap.for_descriptors(raise_descriptor_limit()),
+        cap=ConnectionCap.for_descriptors(raise_descriptor_limit(), are_costly=tls is not None),
         shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
+        certificates=running.certificates,
+        bodies=running.bodies,
     )
+    reloading = Reloading(config, reread=reread or _nothing_to_read, prepare=running.prepare)
+    host.reloads = reloading.report
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         async with anyio.create_task_group() as tasks:
             stop = anyio.Event()
-            tasks.start_soon(_obey, signals, stop)
+            tasks.start_soon(_obey, signals, stop, None if reread is None else reloading)
             tasks.start_soon(server.run_on, sock)
             await server.accepting.wait()
             for _ in range(_FIRST_ANSWER_TURNS):
                 await checkpoint()
-            logger.info("listening on http://%s:%s", address, port)
-            _say_who_is_let_in(host.entrance.rules)
-            if ANY in config.http.cors_origins:
-                logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
+            logger.info("listening on %s", address_of(sock, is_tls=tls is not None))
+            _say_who_is_let_in(host.entrance.rules, config.http.cors_origins)
             tasks.start_soon(keep_status, notifier, host.status_line)
             tasks.start_soon(measure_lag, tallies.loop_lag_s)
             if watchdog_s is not None:
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
-            if collector is not None:
-                await tasks.start(_send_spans, request_log, collector)
+            await tasks.start(send_spans, request_log, collector)
             async with registry:
                 async with anyio.create_task_group() as background:
-                    background.start_soon(_activate, host, config, environ, backends, routes.load)
+                    reload = partial(_follow_reloads, host, reloading, notifier)
+                    activate = partial(_activate, open_routes=routes.load, follow_reloads=reload)
+                    background.start_soon(activate, host, config, environ, backends)
                     tasks.start_soon(_call_in_threads, host, version, check)
                     background.start_soon(monitor.run)
                     background.start_soon(host.host_monitor.run)
                     await stop.wait()
                     host.start_draining()
-                    tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(config.drain_timeout_secs))
+                    drain_timeout_s = reloading.config.drain_timeout_secs
+                    tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(drain_timeout_s))
                     notifier.send("STOPPING=1", status=host.status_line())
                     tasks.start_soon(extend_timeout, notifier)
                     background.cancel_scope.cancel()
                 routes.close()
-                with anyio.move_on_after(config.drain_timeout_secs):
+                with anyio.move_on_after(drain_timeout_s):
                     await registry.wait_idle()
             server.should_exit = True
             await server.stopped.wait()
@@ -173,33 +179,13 @@ async def serve(
     logger.info("shutdown complete")
 
 
-async def _send_spans(
-    request_log: RequestLog, collector: Collector, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-) -> None:
-    """Send the spans of all requests that end from now on, until it is cancelled. Without spans a service goes on."""
-    try:
-        tracing = await anyio.to_thread.run_sync(_open_tracing, collector.endpoint)
-    except Exception:  # the packages are broken, or a variable of OpenTelemetry has an impossible value
-        logger.exception("`%s` asks for spans, and they cannot be sent", collector.source)
-        task_status.started()
-        return
-    request_log.watch = tracing.take
-    task_status.started()
-    try:
-        await anyio.sleep_forever()
-    finally:
-        request_log.watch = None
-        with anyio.move_on_after(_LAST_SPANS_LIMIT_S, shield=True):
-            await anyio.to_thread.run_sync(tracing.close, abandon_on_cancel=True)
+def _nothing_to_read() -> Settings:
+    raise ConfigError("this service was started without a configuration that can be read again")
 
 
-def _open_tracing(endpoint: str | None) -> "Tracing":
-    from neuron_service.tracing import Tracing  # noqa: PLC0415 - takes long, and needs the extra `otel`
-
-    return Tracing(endpoint=endpoint, version=__version__)
-
-
-def _say_who_is_let_in(rules: EntranceRules) -> None:
+def _say_who_is_let_in(rules: EntranceRules, cors_origins: Sequence[str]) -> None:
+    if ANY in cors_origins:
+        logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
     logger.info("%s", rules.in_words())
     if rules.trusted is not None and rules.trusted.has_every_address:
         logger.warning("`trusted_networks` has every address: whoever reaches this host may use it without a key")
@@ -229,10 +215,16 @@ async def _activate(
     config: Config,
     environ: Mapping[str, str],
     backends: Sequence[Backend[Any]] = BACKENDS,
+    *,
     open_routes: Callable[[], Awaitable[None]] = checkpoint,
+    follow_reloads: Callable[[], Coroutine[Any, Any, None]] = checkpoint,
 ) -> None:
-    """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models."""
-    await _offer_harnesses(host, config, environ, backends)
+    """Offer the harnesses, open the routes, look at the hardware until it has been seen, load the default models.
+
+    `follow_reloads` runs from the time at which there are harnesses that a reload could replace.
+    """
+    for harness, aliases in await make_harnesses(host, config, environ, backends):
+        host.registry.register(harness, aliases=aliases)
     await open_routes()
 
     async def look(number: int) -> Discovery:
@@ -248,35 +240,34 @@ async def _activate(
     gc.freeze()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_until_seen, look, host.set_discovery)
+        tasks.start_soon(follow_reloads)
         with contextlib.suppress(ShuttingDown):  # a stop ends this task, and may be noticed in a load first
-            await _load_default_models(host, config)
+            await _load_default_models(host, config.default_models, host.tracker)
 
 
-async def _offer_harnesses(
-    host: Host, config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]
-) -> None:
-    """Register the harnesses. Each is made in a thread, because its imports take long and probes must be answered."""
-    setup = HarnessSetup(
-        models=config.models,
-        environ=environ,
-        gpu_memory_mb=host.gpu_memory_mb,
-        max_prompt_tokens=config.max_prompt_tokens,
-        ends_with_thread=True,
-        read=read_socket,
-    )
-    for backend in backends:
-        if backend.name in host.harnesses:
-            harness = await anyio.to_thread.run_sync(backend.make, backend.of(config), setup)
-            host.registry.register(harness, aliases=backend.aliases)
+async def _follow_reloads(host: Host, reloading: Reloading, notifier: Notifier) -> None:
+    """Reload the configuration whenever that is asked for, and load the default models that this adds."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reloading.run, notifier, host.status_line)
+        tasks.start_soon(_load_added_models, host, reloading)
 
 
-async def _load_default_models(host: Host, config: Config) -> None:
+async def _load_added_models(host: Host, reloading: Reloading) -> None:
+    """Load default models that reloads add, once those of the start are settled. Ends when the host stops."""
+    with contextlib.suppress(ShuttingDown):
+        while True:
+            specs, tracker = await reloading.next_added()
+            await host.tracker.wait_settled([public_id(spec.model_id) for spec in reloading.at_start.default_models])
+            await _load_default_models(host, specs, tracker)
+
+
+async def _load_default_models(host: Host, specs: Sequence[ModelSpec], tracker: ActivationTracker) -> None:
     """Load them once the hardware has been seen, or after waiting for that too long. Raises `ShuttingDown`."""
     reason = (await host.hardware_within(_HARDWARE_PATIENCE_S)).cuda_unavailable_reason
     if reason is None:
-        await load_default_models(host.registry, config.default_models, host.tracker)
+        await load_default_models(host.registry, specs, tracker)
     else:
-        _fail_default_models(host.tracker, reason)
+        _fail_default_models(tracker, reason)
 
 
 def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
@@ -286,8 +277,8 @@ def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
     tracker.mark_ready()
 
 
-async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> None:
-    """Set `stop` at the first signal to stop, and end the process at a later one.
+async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event, reloading: Reloading | None) -> None:
+    """Set `stop` at the first signal to stop, and end the process at a later one. SIGHUP asks for a reload.
 
     Engines whose daemon has ended see their socket close and end too.
     """
@@ -295,8 +286,13 @@ async def _obey(signals: AsyncIterator[signal.Signals], stop: anyio.Event) -> No
     async for signum in signals:
         name = signal.Signals(signum).name
         if signum == signal.SIGHUP:
-            # A terminal was closed, or somebody expects a reload. Neither is a reason to end replies.
-            logger.warning("%s ignored: the configuration is read at the start only", name)
+            if reloading is None:
+                logger.warning("%s ignored: there is nothing to read again", name)
+            elif stop.is_set():
+                logger.warning("%s ignored: the service stops", name)
+            else:
+                logger.info("%s received, reading the configuration again", name)
+                reloading.request()
             continue
         match stops.hear(now_s=anyio.current_time()):
             case Meaning.DRAIN:

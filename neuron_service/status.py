@@ -76,8 +76,24 @@ def status_line(
     models: Sequence[ModelInfo],
     unloading: Sequence[UnloadingModel],
     lost: Sequence[FailedLoad],
+    is_reload_refused: bool = False,
 ) -> str:
-    """`loading org/model 42 %, 1 of 3` during start-up loading, and then `serving 2 models, 1 failed`."""
+    """`loading org/model 42 %, 1 of 3` during start-up loading, and then `serving 2 models, 1 failed`.
+
+    A reload that was refused is said at the end.
+    """
+    line = _models_line(activation, loading=loading, models=models, unloading=unloading, lost=lost)
+    return f"{line}; the last reload was refused" if is_reload_refused else line
+
+
+def _models_line(
+    activation: ActivationSnapshot,
+    *,
+    loading: Sequence[LoadingModel],
+    models: Sequence[ModelInfo],
+    unloading: Sequence[UnloadingModel],
+    lost: Sequence[FailedLoad],
+) -> str:
     serving = sum(_can_serve(model) for model in models)
     if activation.state is not ActivationState.READY:
         line = _activation_line(activation, {load.model_id: load for load in loading})

@@ -19,6 +19,7 @@ __all__ = (
     "feed_watchdog",
     "inherited_socket",
     "keep_status",
+    "report_ready",
     "take_environment",
 )
 
@@ -72,7 +73,7 @@ def _count(text: str) -> int:
 
 
 def inherited_socket(socket_count: int, *, first_fd: int = _FIRST_FD) -> socket.socket | None:
-    """The listening TCP socket that systemd passed to this process. None if it passed none.
+    """The listening socket of TCP, or Unix socket, that systemd passed to this process. None if it passed none.
 
     Raises `ConfigError` for several sockets, and for a socket to which no HTTP client can connect.
     """
@@ -84,10 +85,11 @@ def inherited_socket(socket_count: int, *, first_fd: int = _FIRST_FD) -> socket.
         sock = socket.socket(fileno=first_fd)
     except OSError as error:
         raise ConfigError(f"systemd passed no socket as descriptor {first_fd}: {error.strerror}") from error
-    is_tcp = sock.family in {socket.AF_INET, socket.AF_INET6} and sock.type == socket.SOCK_STREAM
-    if not is_tcp or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    families = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+    is_stream = sock.family in families and sock.type == socket.SOCK_STREAM
+    if not is_stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
-        raise ConfigError("systemd passed a socket that does not listen for TCP connections: see the socket unit")
+        raise ConfigError("systemd passed a socket that does not listen for connections: see the socket unit")
     sock.set_inheritable(False)
     return sock
 
@@ -152,6 +154,14 @@ async def keep_status(notifier: Notifier, line: Callable[[], str]) -> None:
         status = line()
         if status != said and notifier.send(*([] if said is not None else ["READY=1"]), status=status):
             said = status
+        await anyio.sleep(_STATUS_PAUSE_S)
+
+
+async def report_ready(notifier: Notifier, line: Callable[[], str]) -> None:
+    """Report the service as ready again, after a reload. systemd waits for that, so it is sent until delivered."""
+    while not notifier.is_mute:
+        if notifier.send("READY=1", status=line()):
+            return
         await anyio.sleep(_STATUS_PAUSE_S)
 
 

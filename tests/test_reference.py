@@ -19,6 +19,7 @@ from neuron_lib.types import (
     ModelInfo,
     ModelLoad,
     ModelSpec,
+    Reload,
     UnloadingModel,
 )
 from neuron_service.cli import command_line
@@ -31,7 +32,7 @@ def words(*documents: str) -> set[str]:
     return {word for document in documents for word in re.findall(r"[\w-]+", (ROOT / document).read_text())}
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, AccessState, Discovery, UnloadingModel])
+@pytest.mark.parametrize("shape", [*SHAPES, AccessState, Discovery, Reload, UnloadingModel])
 def test_every_key_of_an_answer_is_named_in_the_http_api(shape: type[msgspec.Struct]) -> None:
     assert {field.name for field in msgspec.structs.fields(shape)} - words("docs/reference/http-api.md") == set()
 

@@ -41,6 +41,8 @@ CONTRACT = [
     ("Service", "KillMode", "mixed"),
     ("Service", "OOMPolicy", "continue"),
     ("Service", "ExecStart", "/usr/bin/neuron serve --config /etc/neuron/neuron.toml --default-host 0.0.0.0"),
+    ("Service", "ExecReload", "/bin/kill -HUP $MAINPID"),
+    ("Service", "RuntimeDirectory", "neuron"),
     ("Install", "WantedBy", "multi-user.target"),
 ]
 
@@ -110,7 +112,7 @@ def test_a_gateway_gets_in_unless_the_configuration_says_otherwise(
     class Bound(Exception):
         pass
 
-    def bind(host: str, _port: int) -> NoReturn:
+    def bind(host: str, _port: int, **_: object) -> NoReturn:
         raise Bound(host)
 
     monkeypatch.setattr(serve, "bind", bind)

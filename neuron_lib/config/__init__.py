@@ -12,6 +12,7 @@ from neuron_lib.config.load import Section, hub_endpoint, load_config
 from neuron_lib.config.schema import (
     AdmissionConfig,
     Config,
+    ContextLimitConfig,
     DownloadConfig,
     HarnessEntry,
     HttpConfig,
@@ -22,6 +23,7 @@ from neuron_lib.config.schema import (
     SamplingConfig,
     SourceConfig,
     StoreSettings,
+    TracingConfig,
     schemes_of,
     store_settings,
 )
@@ -29,6 +31,7 @@ from neuron_lib.config.schema import (
 __all__ = (
     "AdmissionConfig",
     "Config",
+    "ContextLimitConfig",
     "DownloadConfig",
     "HarnessEntry",
     "HttpConfig",
@@ -41,6 +44,7 @@ __all__ = (
     "Section",
     "SourceConfig",
     "StoreSettings",
+    "TracingConfig",
     "hub_endpoint",
     "load_config",
     "schemes_of",

@@ -9,6 +9,7 @@ from neuron_lib.config.schema import (
     AdmissionConfig,
     AnyPath,
     AnyPaths,
+    ContextLimitConfig,
     DownloadConfig,
     PromptCacheConfig,
     SamplingConfig,
@@ -32,7 +33,8 @@ class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fi
     may take while a prompt is read beside running replies. Running replies send what they have at most once in
     `report_interval_ms`; first tokens and ends are sent at once. An engine that has work and takes no step for
     `stall_timeout_secs` is replaced. With `special_tokens_in_messages` a message that spells a control token
-    (`<|im_end|>`) writes that token. Without it, which is safe, the spelling is text.
+    (`<|im_end|>`) writes that token. Without it, which is safe, the spelling is text. `memory_check` is what becomes of
+    a load that needs more memory than is free: `refuse` ends it before any weights are read, `warn` goes on.
     """
 
     hf_cache: AnyPath | None = None
@@ -45,7 +47,9 @@ class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fi
     report_interval_ms: Annotated[int, Meta(ge=0, le=1000)] = 0
     stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
     special_tokens_in_messages: bool = False
+    memory_check: Literal["refuse", "warn"] = "refuse"
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
+    context_limit: ContextLimitConfig = ContextLimitConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()
 

@@ -109,9 +109,14 @@ ModelName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024, descri
 ListenHost: TypeAlias = Annotated[
     str,
     Meta(
-        pattern=r"^[^\s\0]+\Z", description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address"
+        pattern=r"^(unix:/[^\0\r\n]{1,106}|(?!unix:)[^\s\0]+)\Z",
+        description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address, or unix:/path",
     ),
 ]
+SocketMode: TypeAlias = Annotated[
+    str, Meta(pattern=r"^0?[0-7]{3}\Z", description="the permissions of a file in octal digits, such as 0660")
+]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 
 def keep_as_paths(struct: Struct, *names: str) -> None:
@@ -271,6 +276,22 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     anon_max_pending: Requests | None = None
 
 
+class ContextLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a prompt may be, by the time that reading the prompt takes.
+
+    If `enabled`, a prompt may have as many tokens as the engine reads within `target_prefill_latency_secs` at the speed
+    that was measured, and at least 4096. Before a measurement there is no such limit.
+    """
+
+    enabled: bool = True
+    target_prefill_latency_secs: Annotated[float, Meta(ge=1, le=3600)] = 120.0
+
+    @property
+    def target_s(self) -> float:
+        """The target in seconds, 0.0 if there is none."""
+        return self.target_prefill_latency_secs if self.enabled else 0.0
+
+
 class SamplingConfig(CommonSampling, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How tokens are chosen where neither the request nor the model says so. None leaves a parameter off.
 
@@ -329,6 +350,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     others, and a server on another address allows any. `allowed_origins` are origins, beside the server's own and those
     of `http.cors_origins`, whose requests may change something. No browser lets a page of them read an answer.
 
+    A `host` that is `unix:` and an absolute path is a Unix socket, which has no port. Its file has the permissions
+    `socket_mode`. `tls_cert` and `tls_key` are files in PEM, and only both together: the service then speaks HTTPS
+    alone. With `tls_client_ca` every client needs a certificate of one of the authorities in that file. `endpoint_url`
+    is the address that a gateway is told for each model, where it is not that of the listener, as behind a proxy.
+    `body_budget_mb` bounds the memory in MiB that the bodies of all requests take together. `log_level` counts where
+    neither the command line nor `NEURON_LOG` names a level.
+
     `keys_file` has the API keys of callers (`neuron key new`). Callers from `trusted_networks` need no key, and what a
     gateway there says about who asks is believed. `loopback` are the programs of this machine; `private` are the
     networks that the internet does not reach; `user:NAME` is a user of this machine on a Unix socket. What
@@ -343,6 +371,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     host: ListenHost = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 13131
+    socket_mode: SocketMode = "0660"
+    tls_cert: AnyPath | None = None
+    tls_key: AnyPath | None = None
+    tls_client_ca: AnyPath | None = None
+    endpoint_url: Endpoint | None = None
+    body_budget_mb: Annotated[int, Meta(ge=4, le=1 << 20)] = 128
+    log_level: LogLevel = "info"
     allowed_hosts: tuple[HostName, ...] = ()
     allowed_origins: tuple[Origin, ...] = ()
     keys_file: AnyPath | None = None
@@ -361,7 +396,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_prompt_tokens: SomeTokens = 16384
 
     def __post_init__(self) -> None:
-        keep_as_paths(self, "keys_file")
+        keep_as_paths(self, "keys_file", "tls_cert", "tls_key", "tls_client_ca")
+        self._check_tls()
         if self.keys_file is not None and not Path(self.keys_file).is_absolute():
             msg = f"the relative `keys_file` '{self.keys_file}' must be absolute"
             raise ValueError(msg)
@@ -376,6 +412,20 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             scheme = take_apart(entry.repo or "").scheme
             if scheme is not None and scheme not in known:
                 msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
+                raise ValueError(msg)
+
+    def _check_tls(self) -> None:
+        given = [name for name in ("tls_cert", "tls_key", "tls_client_ca") if getattr(self, name) is not None]
+        if given and given[:2] != ["tls_cert", "tls_key"]:
+            msg = f"`{'` and `'.join(given)}` without the others: TLS needs both `tls_cert` and `tls_key`"
+            raise ValueError(msg)
+        if given and self.host.startswith("unix:"):
+            msg = f"`{given[0]}` means nothing for a Unix socket, whose clients are on this machine"
+            raise ValueError(msg)
+        for name in given:
+            path = getattr(self, name)
+            if not path.is_absolute():
+                msg = f"`{name}`: the relative path '{path}' must be absolute"
                 raise ValueError(msg)
 
 

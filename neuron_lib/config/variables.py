@@ -14,7 +14,7 @@ PREFIX: Final = "NEURON_"
 
 _SWITCHES: Final = frozenset({"api_key", "git_sha", "log", "use_chat_template"})
 """Variables that are no keys and are read elsewhere, without the prefix and in small letters."""
-_OTHER_NAMES: Final = {"config": "--config", "config_file": "--config", "log_level": "NEURON_LOG"}
+_OTHER_NAMES: Final = {"config": "--config", "config_file": "--config"}
 """Names that somebody may give to a variable for an option, and what has that meaning instead."""
 _NEAR: Final = 0.66
 """How alike two names must be, by `difflib`, for one of them to count as the other one mistyped."""

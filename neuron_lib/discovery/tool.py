@@ -1,6 +1,7 @@
 """Runs one small command-line tool with a deadline. Knows nothing about what it prints."""
 
 import os
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from typing import IO, Final, TypeAlias
 
@@ -14,6 +15,8 @@ __all__ = ("RunTool", "ToolOutput", "run_tool")
 _DEADLINE_S: Final = 5.0
 _KILL_LIMIT_S: Final = 1.0
 _LONGEST_OUTPUT_BYTES: Final = 1 << 20
+_KNOWN_PLACES: Final = ("/opt/rocm/bin", "/usr/local/cuda/bin", "/usr/lib/wsl/lib")
+"""Where vendors put their tools. These directories are not on the path that systemd gives to a service."""
 
 _killed: Final[RunVar[list[Child]]] = RunVar("killed")
 """Tools of this event loop that were killed and may still run: no signal reaches a tool that hangs in a driver."""
@@ -34,6 +37,7 @@ RunTool: TypeAlias = Callable[[Sequence[str]], Awaitable[ToolOutput | None]]
 async def run_tool(command: Sequence[str], *, deadline_s: float = _DEADLINE_S) -> ToolOutput | None:
     """Run `command` and return what it printed, or None if there is no such tool; past the deadline it is killed.
 
+    A tool is also found where its vendor puts it, after the directories of the path.
     A tool that hangs in a driver survives the kill. It is left behind, because nobody can wait for it. Until it has
     ended, the same tool is not started again: each of them would stay as well.
     """
@@ -44,7 +48,7 @@ async def run_tool(command: Sequence[str], *, deadline_s: float = _DEADLINE_S) -
     try:
         # Files and no pipes: a tool that is left behind keeps no descriptor of ours open.
         with _memory_file("stdout") as stdout, _memory_file("stderr") as stderr:
-            child = await start_child(command, name=tool, stdout=stdout, stderr=stderr)
+            child = await start_child(_located(command), name=tool, stdout=stdout, stderr=stderr)
             try:
                 await checkpoint_if_cancelled()
                 returncode = await child.wait(deadline_s)
@@ -60,6 +64,13 @@ async def run_tool(command: Sequence[str], *, deadline_s: float = _DEADLINE_S) -
         return None
     except OSError as error:
         return ToolOutput("", problem=f"{tool} could not be started: {error.strerror or error}")
+
+
+def _located(command: Sequence[str]) -> Sequence[str]:
+    """The command with the path of its tool if only a vendor's directory has it."""
+    if shutil.which(command[0]) is None and (place := shutil.which(command[0], path=":".join(_KNOWN_PLACES))):
+        return (place, *command[1:])
+    return command
 
 
 def _memory_file(name: str) -> IO[bytes]:

@@ -52,6 +52,7 @@ from neuron_lib.engine.build import (
 )
 from neuron_lib.engine.intake import Intake, message_of
 from neuron_lib.engine.loop import EngineLoop
+from neuron_lib.engine.memory_planner import plan_load, require_servable
 from neuron_lib.engine.prepare import Preparer
 from neuron_lib.engine.process import clear_signals, deepen_stack, log_to_stderr, shield_the_daemon
 from neuron_lib.engine.process_stats import bytes_read, bytes_resident
@@ -64,6 +65,7 @@ from neuron_lib.engine.protocol import (
     Fatal,
     Load,
     ModelFacts,
+    Planned,
     Progress,
     Ready,
     Report,
@@ -84,6 +86,7 @@ from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.os_errors import is_exhausted
+from neuron_lib.types import MemoryPlan
 
 logger = logging.getLogger("neuron_lib.engine")
 
@@ -212,11 +215,19 @@ class Engine:
     def _load_and_step(self, load: Load) -> None:
         """The engine thread's life."""
         init_backend()
+        plan = plan_load(load)
+        is_refused = plan is not None and not plan.fits and load.refuses_unfit and not load.plan_only
+        self.send(Planned(plan, is_refused=is_refused))
+        if load.plan_only:
+            return
+        if is_refused:
+            raise LoadFailed("the model does not fit into memory")
+        if plan is not None and not plan.fits:
+            logger.warning("the model needs more memory than is free, and memory_check lets it load: %s", plan.needs)
         with Model(Path(load.path), gpu_layers=load.context.gpu_layers, on_progress=self._progress()) as model:
-            if model.refusal is not None:
-                raise LoadFailed(f"{model.description} cannot be served: {model.refusal}")
+            require_servable(model)
             if model.can_chat:
-                self._chat(model, load)
+                self._chat(model, load, plan)
             else:
                 self._embed(model, load)
 
@@ -232,8 +243,8 @@ class Engine:
                 preparer=build_vector_preparer(model, context, load),
             )
 
-    def _chat(self, model: Model, load: Load) -> None:
-        with open_context(model, load) as context:
+    def _chat(self, model: Model, load: Load, plan: MemoryPlan | None) -> None:
+        with open_context(model, load, plan) as context:
             self._context = context
             context.warm_up(model.vocab)
             facts = model_facts(

@@ -5,13 +5,12 @@ Nothing here runs after the engine is ready.
 
 import logging
 from collections.abc import Mapping
-from typing import Final
 
 from msgspec import structs
 
 from neuron_lib.engine.binder import Binder
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
-from neuron_lib.engine.kv_layout import KvLayout, choose_layout
+from neuron_lib.engine.memory_planner import context_length, settle_context
 from neuron_lib.engine.pair_writer import PairWriter
 from neuron_lib.engine.prepare import Preparer, control_texts
 from neuron_lib.engine.prompt_cache import PromptCache
@@ -21,8 +20,8 @@ from neuron_lib.engine.reservation import Reservation
 from neuron_lib.engine.runner import LlamaRunner
 from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.step_costs import StepCosts
+from neuron_lib.engine.vector_batch import vector_batch
 from neuron_lib.engine.vector_scheduler import VectorScheduler
-from neuron_lib.llama.budget import KvCost, free_bytes, measure_kv
 from neuron_lib.llama.context import Context
 from neuron_lib.llama.control_tokens import ControlToken, control_tokens
 from neuron_lib.llama.memory import MemoryKind
@@ -31,7 +30,7 @@ from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.modality import RERANK
 from neuron_lib.text.formats import FORMATS, choose_format, choose_reasoning, named_format
-from neuron_lib.types import ContextParams
+from neuron_lib.types import MemoryPlan
 
 __all__ = (
     "build_preparer",
@@ -39,7 +38,6 @@ __all__ = (
     "build_scheduler",
     "build_vector_preparer",
     "build_vector_scheduler",
-    "context_length",
     "model_facts",
     "open_context",
     "open_vector_context",
@@ -50,48 +48,11 @@ __all__ = (
 
 logger = logging.getLogger("neuron_lib.engine")
 
-_MOST_VECTOR_TOKENS: Final = 2048
-"""Tokens of all texts that vectors are made of at once: attention over them takes about 200 MiB in a small model."""
 
-_MOST_TEXTS: Final = 64
-"""Texts that vectors are made of at once. A step with a few short texts takes nearly as long as one with many."""
-
-
-def open_context(model: Model, load: Load) -> Context:
-    """The context that was asked for, but no longer than the model was trained for. Raises `LoadFailed`."""
-    params = structs.replace(load.context, n_ctx=context_length(model, load))
-    cost = measure_kv(model, params)
-    layout = _kv_layout(model, params, cost, seats=load.seats)
-    params = structs.replace(params, kv_layout="unified" if layout.unified else "per_sequence", kv_cells=layout.cells)
-    return Context(model, params, seats=load.seats, cell_bytes=cost.cell_bytes)
-
-
-def context_length(model: Model, load: Load) -> int:
-    """Tokens of one request's context: what was asked for, at most what the model was trained for."""
-    return min(load.context.n_ctx or model.native_context, model.native_context)
-
-
-def _kv_layout(model: Model, params: ContextParams, cost: KvCost, *, seats: int) -> KvLayout:
-    free = free_bytes(model, gpu_layers=params.gpu_layers)
-    layout = choose_layout(
-        wanted=params.kv_layout,
-        seats=seats,
-        n_ctx=params.n_ctx,
-        kv_cells=params.kv_cells,
-        bytes_per_cell=cost.cell_bytes,
-        bytes_per_seat=cost.seat_bytes,
-        free_bytes=free,
-    )
-    logger.info(
-        "KV layout: %s of %d cells, %d MiB (%d B a cell, %d B a seat) of %d MiB free",
-        "one pool" if layout.unified else "a stream for each sequence, all together",
-        layout.cells,
-        (layout.cells * cost.cell_bytes + seats * cost.seat_bytes) >> 20,
-        cost.cell_bytes,
-        cost.seat_bytes,
-        free >> 20,
-    )
-    return layout
+def open_context(model: Model, load: Load, plan: MemoryPlan | None) -> Context:
+    """The context that was planned. Raises `LoadFailed`."""
+    params = settle_context(load, plan, native_context=model.native_context)
+    return Context(model, params, seats=load.seats, cell_bytes=0 if plan is None else plan.cell_bytes)
 
 
 def build_scheduler(context: Context, load: Load) -> Scheduler:
@@ -125,18 +86,14 @@ def _is_pool(context: Context) -> bool:
 
 
 def open_vector_context(model: Model, load: Load) -> VectorContext:
-    """The context of a model that makes vectors. Raises `LoadFailed`.
-
-    All tokens of a text must be computed at once, which takes memory for each: so no text is longer than a few thousand
-    tokens, unless `n_batch` is larger.
-    """
-    n_batch = min(context_length(model, load), max(load.context.n_batch, _MOST_VECTOR_TOKENS))
-    return VectorContext(model, load.context, seats=min(_MOST_TEXTS, n_batch), n_batch=n_batch)
+    """The context of a model that makes vectors. Raises `LoadFailed`."""
+    texts, n_batch = vector_batch(load.context, n_ctx=context_length(load.context, model.native_context))
+    return VectorContext(model, load.context, seats=texts, n_batch=n_batch)
 
 
 def build_vector_scheduler(context: VectorContext, load: Load) -> VectorScheduler:
     """The scheduler for `context`."""
-    return VectorScheduler(seats=load.seats, texts=min(_MOST_TEXTS, context.n_batch), n_batch=context.n_batch)
+    return VectorScheduler(seats=load.seats, texts=context.seats, n_batch=context.n_batch)
 
 
 def build_vector_preparer(model: Model, context: VectorContext, load: Load) -> Preparer:
@@ -228,6 +185,7 @@ def model_facts(
         size_bytes=model.size_bytes,
         native_context=model.native_context,
         n_ctx=n_ctx,
+        supports_gpu=model.supports_gpu,
         recommended=model.recommended_sampling(),
         reasoning=None,
         tool_format="",

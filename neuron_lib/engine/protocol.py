@@ -21,6 +21,7 @@ from neuron_lib.types import (
     EngineMeasures,
     FinishReason,
     Grammar,
+    MemoryPlan,
     Sampling,
     SamplingParams,
     TokenLogprob,
@@ -48,6 +49,7 @@ __all__ = (
     "Limits",
     "Load",
     "ModelFacts",
+    "Planned",
     "Prepared",
     "Progress",
     "ProtocolError",
@@ -88,6 +90,10 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     prompts that are kept in host memory. `chat_template` is an operator's Jinja source, used instead of the file's own;
     `use_chat_template` False leaves the file's own unused. `tool_format` is the name of the format of tool calls, ""
     chooses by the template. With `special_tokens_in_messages` a message that spells a control token writes that token.
+
+    The engine plans its memory first, and says so (`Planned`). With `plan_only` it does nothing more. With
+    `refuses_unfit` it ends instead of loading a model that does not fit. With `assumes_empty` the plan is made as if no
+    other program took any memory.
     """
 
     path: str
@@ -102,6 +108,9 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     chat_template: str | None = None
     tool_format: str = ""
     special_tokens_in_messages: bool = False
+    plan_only: bool = False
+    refuses_unfit: bool = True
+    assumes_empty: bool = False
 
 
 class _Writing(Struct, frozen=True, kw_only=True):
@@ -278,12 +287,14 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     `capabilities` are those of `neuron_lib.modality`; only a model with `CHAT` among them takes prompts.
     `n_vocab` is how many tokens the vocabulary has, 0 where that is not known. `vector_width` is how many numbers a
     vector has, 0 for a model that makes none.
+    `supports_gpu` says whether the engine's llama.cpp was built for GPUs.
     """
 
     description: str
     size_bytes: int
     native_context: int
     n_ctx: int
+    supports_gpu: bool = True
     kv_layout: str = ""
     kv_cells: int = 0
     cell_bytes: int = 0
@@ -310,6 +321,16 @@ class Progress(Struct, frozen=True, tag="progress"):
     """Fraction of the weights that has been read."""
 
     fraction: float
+
+
+class Planned(Struct, frozen=True, tag="planned"):
+    """The memory that the load will take, before any weights are read. None if libllama does not say it.
+
+    `is_refused` means that the model does not fit and that the engine ends.
+    """
+
+    plan: MemoryPlan | None
+    is_refused: bool = False
 
 
 class Ready(Struct, frozen=True, tag="ready"):
@@ -481,7 +502,19 @@ RequestReport: TypeAlias = Prepared | Refused | Tokens | Text | Began | Cancelle
 """What the engine says about one request; events of a step come together in `StepEvents`."""
 
 Report: TypeAlias = (
-    Progress | Ready | Taken | Prepared | Refused | Tokens | Text | Began | Cancelled | StepEvents | Fatal | Beat
+    Progress
+    | Planned
+    | Ready
+    | Taken
+    | Prepared
+    | Refused
+    | Tokens
+    | Text
+    | Began
+    | Cancelled
+    | StepEvents
+    | Fatal
+    | Beat
 )
 
 Frame = TypeVar("Frame", Command, Report)

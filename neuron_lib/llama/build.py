@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from neuron_lib.llama.bindings import init_backend, lib
-from neuron_lib.llama.budget import _free_on_device, _gpu_devices
 from neuron_lib.llama.build_facts import LlamaBuild
+from neuron_lib.llama.devices import free_bytes, gpu_handles
 
 __all__ = ("describe_build", "main")
 
@@ -23,7 +23,9 @@ def describe_build() -> LlamaBuild:
     return LlamaBuild(
         binding_version=version("llama-cpp-python"),
         supports_gpu=bool(lib.llama_supports_gpu_offload()),
-        gpus=tuple(f"{_name(device)}, {_free_on_device(device) >> 20} MiB free" for device in _gpu_devices()),
+        gpus=tuple(
+            f"{_name(device)}, {free_bytes(f'gpu{index}') >> 20} MiB free" for index, device in enumerate(gpu_handles())
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from neuron_lib.llama.model import Model
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.types import ContextParams
 
-__all__ = ("KV_TYPES", "Context", "DecodeStatus")
+__all__ = ("KV_TYPES", "Context", "DecodeStatus", "native_parameters")
 
 KV_TYPES: Final[dict[str, int]] = {
     "f32": lib.GGML_TYPE_F32,
@@ -33,6 +33,24 @@ _FLASH_ATTN: Final[dict[str, int]] = {
     "on": lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
+
+
+def native_parameters(params: ContextParams, *, seats: int) -> Any:
+    """The native parameters of a `Context` with these arguments."""
+    unified = params.kv_layout == "unified"
+    native = lib.llama_context_default_params()
+    # libllama shares the cells out evenly while kv_unified is off.
+    native.n_ctx = params.kv_cells if unified and params.kv_cells else params.n_ctx * seats
+    native.n_seq_max = seats
+    native.n_batch = params.n_batch
+    native.n_ubatch = min(params.n_ubatch, params.n_batch)
+    native.n_threads = native.n_threads_batch = params.threads
+    native.flash_attn_type = _FLASH_ATTN[params.flash_attn]
+    native.type_k, native.type_v = KV_TYPES[params.kv_type_k], KV_TYPES[params.kv_type_v]
+    native.kv_unified = unified
+    native.swa_full = params.swa_full
+    native.no_perf = True
+    return native
 
 
 class DecodeStatus(IntEnum):
@@ -61,18 +79,8 @@ class Context:
         a model without memory, which reads a text as a whole and cannot write one.
         """
         n_ctx, unified = params.n_ctx, params.kv_layout == "unified"
-        cells = params.kv_cells if unified and params.kv_cells else n_ctx * seats
-        native = lib.llama_context_default_params()
-        native.n_ctx = cells  # libllama shares them out evenly while kv_unified is off
-        native.n_seq_max = seats
-        native.n_batch = params.n_batch
-        native.n_ubatch = min(params.n_ubatch, params.n_batch)
-        native.n_threads = native.n_threads_batch = params.threads
-        native.flash_attn_type = _FLASH_ATTN[params.flash_attn]
-        native.type_k, native.type_v = KV_TYPES[params.kv_type_k], KV_TYPES[params.kv_type_v]
-        native.kv_unified = unified
-        native.swa_full = params.swa_full
-        native.no_perf = True
+        native = native_parameters(params, seats=seats)
+        cells = native.n_ctx
         self._pointer: Any = lib.llama_init_from_model(model.pointer, native)
         if not self._pointer:
             raise LoadFailed(
@@ -102,6 +110,11 @@ class Context:
     ) -> None:
         lib.llama_free(self._pointer)
         self._pointer = None
+
+    @property
+    def pointer(self) -> Any:
+        """The native handle."""
+        return self._pointer
 
     @property
     def n_ctx(self) -> int:

@@ -49,13 +49,18 @@ _ONE_SEQUENCE_A_BATCH: Final = frozenset(
 class Model:
     """Owns the native model. Use it as a context manager, and close every `Context` of the model first."""
 
-    def __init__(self, path: Path, *, gpu_layers: int, on_progress: Callable[[float], bool]) -> None:
+    def __init__(
+        self, path: Path, *, gpu_layers: int, on_progress: Callable[[float], bool], is_dry: bool = False
+    ) -> None:
         """Load `path`. Blocks until the model is loaded. A negative `gpu_layers` puts all layers on the GPU.
 
-        `on_progress(fraction)` is called often, with 0.0 to 1.0; it stops the load by returning False. Raises
-        `LoadFailed`.
+        `on_progress(fraction)` is called often, with 0.0 to 1.0; it stops the load by returning False. With `is_dry`
+        no weights are read and nothing is allocated for them (`neuron_lib.llama.dry_run`). The header and the
+        vocabulary are read, so the model answers questions, but no context of it computes. Raises `LoadFailed`.
         """
         params = lib.llama_model_default_params()
+        if is_dry:
+            params.no_alloc, params.load_mode = True, lib.LLAMA_LOAD_MODE_NONE
         params.n_gpu_layers = gpu_layers
         callback = progress_callback(on_progress)
         params.progress_callback = callback
@@ -85,9 +90,24 @@ class Model:
         return int(lib.llama_model_n_ctx_train(self._pointer))
 
     @property
+    def layers(self) -> int:
+        """The number of layers."""
+        return int(lib.llama_model_n_layer(self._pointer))
+
+    @property
+    def window(self) -> int:
+        """How many tokens the layers see that do not see the whole text. 0 if all layers see the whole text."""
+        return int(lib.llama_model_n_swa(self._pointer))
+
+    @property
     def size_bytes(self) -> int:
         """The bytes of all tensors."""
         return int(lib.llama_model_size(self._pointer))
+
+    @property
+    def supports_gpu(self) -> bool:
+        """Whether this llama.cpp was built for GPUs. A build for CPUs computes every layer on the CPU, silently."""
+        return bool(lib.llama_supports_gpu_offload())
 
     @property
     def description(self) -> str:

@@ -18,7 +18,22 @@ from neuron_lib.llama.context import DecodeStatus
 from neuron_lib.llama.model import Model
 from neuron_lib.types import ContextParams
 
-__all__ = ("VectorContext",)
+__all__ = ("VectorContext", "native_vector_parameters")
+
+
+def native_vector_parameters(params: ContextParams, *, seats: int, n_batch: int, pooling: int) -> Any:
+    """The native parameters of a `VectorContext` with these arguments."""
+    native = lib.llama_context_default_params()
+    # The vectors of a text can be pooled only if all of it is computed in one piece: so there is one pool of cells,
+    # and the batch is not divided.
+    native.n_ctx = native.n_batch = native.n_ubatch = n_batch
+    native.kv_unified = True
+    native.n_seq_max = seats
+    native.n_threads = native.n_threads_batch = params.threads
+    native.embeddings = True
+    native.pooling_type = pooling
+    native.no_perf = True
+    return native
 
 
 class VectorContext:
@@ -36,6 +51,7 @@ class VectorContext:
             pointer = self._open(model, params, seats, n_batch, lib.LLAMA_POOLING_TYPE_MEAN)
         self._pointer: Any = pointer
         self.n_batch: Final = n_batch
+        self.seats: Final = seats
         self._memory: Final[Any] = lib.llama_get_memory(pointer)  # None for an encoder
         self._classifies: Final = lib.llama_pooling_type(pointer) == lib.LLAMA_POOLING_TYPE_RANK
         self.width: Final = self._width_of(model)
@@ -55,16 +71,7 @@ class VectorContext:
 
     @staticmethod
     def _open(model: Model, params: ContextParams, seats: int, n_batch: int, pooling: int) -> Any:
-        native = lib.llama_context_default_params()
-        # The vectors of a text can be pooled only if all of it is computed in one piece: so there is one pool of cells,
-        # and the batch is not divided.
-        native.n_ctx = native.n_batch = native.n_ubatch = n_batch
-        native.kv_unified = True
-        native.n_seq_max = seats
-        native.n_threads = native.n_threads_batch = params.threads
-        native.embeddings = True
-        native.pooling_type = pooling
-        native.no_perf = True
+        native = native_vector_parameters(params, seats=seats, n_batch=n_batch, pooling=pooling)
         pointer = lib.llama_init_from_model(model.pointer, native)
         if not pointer:
             raise LoadFailed(f"llama.cpp could not create a context for vectors of {n_batch} tokens", n_batch=n_batch)

@@ -32,6 +32,15 @@ class DeviceMemory:
         self._loaded_mb: int | None = None
         self._full_mb: int | None = None
 
+    @property
+    def taken_mb(self) -> int | None:
+        """What the model takes on its GPUs in MiB, by the driver's readings before and after the load. None without
+        such readings.
+        """
+        if self._empty_mb is None or self._loaded_mb is None or self._loaded_mb <= self._empty_mb:
+            return None
+        return self._loaded_mb - self._empty_mb
+
     @asynccontextmanager
     async def returned(self) -> AsyncIterator[None]:
         """At the end of the block, wait until the driver shows the memory as free. No wait if the block ends by an

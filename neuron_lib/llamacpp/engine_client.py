@@ -5,7 +5,7 @@ memory. Knows nothing of chats or limits either.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, assert_never
 
 import anyio
@@ -23,6 +23,7 @@ from neuron_lib.engine.protocol import (
     Done,
     Fatal,
     ModelFacts,
+    Planned,
     Prepared,
     Progress,
     ProtocolError,
@@ -42,7 +43,9 @@ from neuron_lib.engine.protocol import (
 from neuron_lib.error_frames import ErrorFrame, from_frame
 from neuron_lib.errors import EngineDead, EngineFailed, InvalidGrammar, InvalidRequest, LoadFailed, NeuronError
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
+from neuron_lib.llamacpp.memory_fit import does_not_fit, on_host
 from neuron_lib.sockets import SocketReader, read_socket
+from neuron_lib.types import MemoryPlan
 
 __all__ = ("Death", "EngineClient", "Listener", "News")
 
@@ -85,19 +88,25 @@ class EngineClient:
         on_progress: Callable[[float], None],
         watchdog: EngineWatchdog,
         read: SocketReader = read_socket,
+        gpus: Sequence[int] = (),
     ) -> None:
-        """`read` reads the engine's socket."""
+        """`read` reads the engine's socket. `gpus` are the host's numbers of the GPUs that the engine sees."""
         self.model_id: Final = model_id
         self.last_beat: Beat | None = None
         self.death: Death | None = None
         """Set once, when the engine has ended."""
+        self.plan: MemoryPlan | None = None
+        """What the load takes, as the engine said before it. None also if the engine cannot say it."""
         self.on_death: Callable[[Death], object] = lambda _death: None
         """Called with the death of an engine that was not unloaded, before any `Listener` hears of it."""
         self._watchdog: Final = watchdog
         self._on_progress: Final = on_progress
         self._read: Final = read
+        self._gpus: Final = gpus
         self._decoder: Final = report_decoder()
         self._facts: ModelFacts | None = None
+        self._is_planned = anyio.Event()  # or dead
+        self._does_not_fit = False
         self._fatal: str | None = None  # the engine's own words, or what is wrong with its frames
         self._listeners: dict[int, Listener] = {}  # of requests that were submitted and have neither ended nor left
         self._left: dict[int, Callable[[], object]] = {}  # of requests that were left and that the engine has still
@@ -136,8 +145,21 @@ class EngineClient:
             raise self._load_failure()
         return self._facts
 
+    async def wait_planned(self) -> MemoryPlan:
+        """Wait until the engine has planned its memory. Raises `LoadFailed` with the engine's own words."""
+        await self._is_planned.wait()
+        if self.plan is None:
+            if self.death is not None:
+                raise self._load_failure()
+            raise LoadFailed(
+                "this build of llama.cpp does not say how much memory a load takes", model_id=self.model_id
+            )
+        return self.plan
+
     def _load_failure(self) -> NeuronError:
         assert self.death is not None  # it is settled without being ready
+        if self._does_not_fit and self.plan is not None:
+            return does_not_fit(self.plan, model_id=self.model_id)
         return LoadFailed(f"the engine could not load the model: {self.death.reason}", model_id=self.model_id)
 
     async def wait_dead(self) -> Death:
@@ -239,6 +261,10 @@ class EngineClient:
                 self._end(request)
             case Progress(fraction):
                 self._on_progress(fraction)
+            case Planned(plan, is_refused):
+                self.plan = None if plan is None else on_host(plan, gpus=self._gpus)
+                self._does_not_fit = is_refused
+                self._is_planned.set()
             case Ready(facts):
                 self._facts = facts
                 self._note_ready()
@@ -305,6 +331,7 @@ class EngineClient:
         left, self._left = self._left, {}
         self._unsent.clear()
         self._settled.set()
+        self._is_planned.set()
         self._dead.set()
         for let_go in left.values():
             let_go()

@@ -49,6 +49,7 @@ async def open_engine(
     command: Sequence[str] = _COMMAND,
     ends_with_thread: bool = False,
     read: SocketReader = read_socket,
+    gpus: Sequence[int] = (),
     close_limit_s: float = _CLOSE_LIMIT_S,
     stall_limit_s: float = _STALL_LIMIT_S,
     silence_limit_s: float = _SILENCE_LIMIT_S,
@@ -57,7 +58,8 @@ async def open_engine(
 ) -> AsyncIterator["EngineProcess"]:
     """An engine process that is loading `load` when the block begins and is gone when the block has ended.
 
-    Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended. An engine
+    Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended. `gpus` are
+    the host's numbers of the GPUs that the environment shows to the engine. An engine
     ends when the daemon does; with `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An engine
     that has work and takes no step for `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort, then
     sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each. Raises `SourceUnavailable` while the host is out of
@@ -78,6 +80,7 @@ async def open_engine(
             on_progress=on_progress,
             watchdog=EngineWatchdog(stall_limit_s=stall_limit_s, silence_limit_s=silence_limit_s),
             read=read,
+            gpus=gpus,
         )
         try:
             async with anyio.create_task_group() as tasks:
@@ -106,8 +109,9 @@ class EngineProcess(EngineClient):
         on_progress: Callable[[float], None],
         watchdog: EngineWatchdog,
         read: SocketReader = read_socket,
+        gpus: Sequence[int] = (),
     ) -> None:
-        super().__init__(model_id=model_id, on_progress=on_progress, watchdog=watchdog, read=read)
+        super().__init__(model_id=model_id, on_progress=on_progress, watchdog=watchdog, read=read, gpus=gpus)
         self.pid: Final = process.pid
         self._log: Final = engine_log(model_id=model_id, pid=process.pid)
         self._process: Final = process

@@ -6,7 +6,7 @@ The table in `neuron_lib.child.watchdog` sums the rules up.
 from typing import Final
 
 from neuron_lib.child.watchdog import Watchdog
-from neuron_lib.engine.protocol import Beat, Progress, Ready, Report, StepEvents
+from neuron_lib.engine.protocol import Beat, Planned, Progress, Ready, Report, StepEvents
 
 __all__ = ("EngineWatchdog",)
 
@@ -43,7 +43,7 @@ class EngineWatchdog(Watchdog):
                 if self._is_progress(report):
                     self._step, self._rss_bytes, self._read_bytes = report.step, report.rss_bytes, report.read_bytes
                     self.note_progress()
-            case Ready() | Progress() | StepEvents():
+            case Ready() | Planned() | Progress() | StepEvents():
                 self._is_ready = self._is_ready or isinstance(report, Ready)
                 self.note_progress()
 

@@ -2,20 +2,24 @@
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Final
 
+import anyio
 from msgspec import structs
 
 from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
+from neuron_lib.errors import SourceUnavailable
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.device_memory import DeviceMemory
 from neuron_lib.llamacpp.engine_environment import engine_environment
-from neuron_lib.llamacpp.engine_process import open_engine
+from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.placement import (
     default_threads,
@@ -32,12 +36,16 @@ from neuron_lib.sizes import MB
 from neuron_lib.sockets import SocketReader, read_socket
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel
-from neuron_lib.types import ContextParams, LoadProgress, LoadStage, ModelSpec
+from neuron_lib.types import ContextParams, LoadProgress, LoadStage, MemoryPlan, ModelSpec, public_id
 
 __all__ = ("LlamaCppHarness", "admission_rules", "load_command", "model_store")
 
 logger = get_logger(__name__)
 
+_PLAN_LIMIT_S: Final = 120.0
+"""For a plan, from the start of the engine. It takes a second or two where nothing else runs."""
+_MOST_NEEDS: Final = 64
+"""Memory needs that are kept, one for each model and choice of devices."""
 _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
 
 
@@ -75,6 +83,7 @@ class LlamaCppHarness:
         self._ends_with_thread: Final = ends_with_thread
         self._read: Final = read
         self._read_memory: Final = read_memory
+        self._needs: dict[tuple[ModelSpec, int | None, tuple[int, ...]], Mapping[str, int]] = {}
         self._store: Final = model_store(
             self._config, models=models, environ=self._environ, ends_with_thread=ends_with_thread
         )
@@ -86,33 +95,14 @@ class LlamaCppHarness:
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         return await self._store.capabilities(model_id)
 
-    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
-        """See `neuron_lib.harness.PlanningHarness`: a tenth more than the files, which must be on this machine."""
-        size = await self._store.size_bytes(spec)
-        if size is None:
-            return {}
-        gpus = gpu_indices(spec, gpu_count=len(self._gpu_memory_mb()), gpu_layers=self._config.gpu_layers)
-        devices = [f"gpu{index}" for index in gpus] or ["cpu"]
-        return dict.fromkeys(devices, size * 11 // 10 // len(devices))
-
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
         local = await self._fetch(spec, report)
-        gpu_count = len(self._gpu_memory_mb())  # counted again: GPUs may have been found during the fetch
-        devices = gpu_indices(spec, gpu_count=gpu_count, gpu_layers=config.gpu_layers)
         load = load_command(config, local, environ=self._environ)
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
-        start = partial(
-            open_engine,
-            load,
-            model_id=model_id,
-            environment=self._environment(spec, threads=load.context.threads, gpu_count=gpu_count),
-            on_progress=partial(_report_weights, report),
-            stall_limit_s=config.stall_timeout_secs,
-            ends_with_thread=self._ends_with_thread,
-            read=self._read,
-        )
+        devices = self._gpus(spec)  # asked now: GPUs may have been found during the fetch
+        start = self._engine(load, spec, model_id=model_id, on_progress=partial(_report_weights, report))
         memory = DeviceMemory(partial(self._read_memory, devices) if devices else _no_reading)
         async with (
             memory.returned(),
@@ -136,6 +126,12 @@ class LlamaCppHarness:
                     "chat_template": facts.chat_template,
                 },
             )
+            if devices and not facts.supports_gpu:
+                logger.warning(
+                    "llama.cpp was built without GPU support, so this model computes on the CPU although the host has "
+                    "a GPU. `neuron doctor` says how to change that",
+                    extra={"model_id": model_id},
+                )
             yield LlamaCppModel(
                 supervisor,
                 harness_name=self.name,
@@ -145,14 +141,76 @@ class LlamaCppHarness:
                 max_prompt_tokens=self._max_prompt_tokens,
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
+                vram_used_mb=lambda: memory.taken_mb,
+                prefill_target_s=config.context_limit.target_s,
             )
+
+    async def estimate(self, spec: ModelSpec) -> MemoryPlan:
+        """See `neuron_lib.harness.Estimator`. Takes an engine process, which ends without loading anything."""
+        return await self._plan(spec, assumes_empty=False)
+
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        """See `neuron_lib.harness.PlanningHarness`: the plan of a load on a host without other models.
+
+        A plan takes a process and a second or two. So the last needs are kept, as long as the files and the GPUs are
+        the same.
+        """
+        size_bytes = await self._store.size_bytes(spec)
+        key = spec, size_bytes, tuple(self._gpu_memory_mb())
+        if key not in self._needs or size_bytes is None:
+            needs = (await self._plan(spec, assumes_empty=True)).needs
+            self._needs = {**dict(islice(self._needs.items(), _MOST_NEEDS - 1)), key: needs}
+        return self._needs[key]
+
+    async def _plan(self, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
+        model_id = public_id(spec.model_id)
+        with anyio.move_on_after(_PLAN_LIMIT_S):
+            async with anyio.TemporaryDirectory(prefix="neuron-outline-") as folder:
+                room_bytes = self._room_bytes(spec)
+                local = await self._store.outline(spec, into=Path(folder), room_bytes=room_bytes)
+                load = load_command(self._config, local, environ=self._environ)
+                load = structs.replace(load, plan_only=True, assumes_empty=assumes_empty)
+                start = self._engine(load, spec, model_id=model_id, on_progress=lambda _: None)
+                async with start() as engine:
+                    return await engine.wait_planned()
+        raise SourceUnavailable(f"{model_id}: no memory plan after {_PLAN_LIMIT_S:g} s", model_id=model_id)
+
+    def _engine(
+        self, load: Load, spec: ModelSpec, *, model_id: str, on_progress: Callable[[float], None]
+    ) -> Callable[[], AbstractAsyncContextManager[EngineProcess]]:
+        """Starts an engine of a model, whenever it is called. Raises `LoadFailed` for devices that there are not."""
+        gpu_count = len(self._gpu_memory_mb())
+        return partial(
+            open_engine,
+            load,
+            model_id=model_id,
+            environment=self._environment(spec, threads=load.context.threads, gpu_count=gpu_count),
+            on_progress=on_progress,
+            stall_limit_s=self._config.stall_timeout_secs,
+            ends_with_thread=self._ends_with_thread,
+            read=self._read,
+            gpus=self._gpus(spec),
+        )
+
+    def _gpus(self, spec: ModelSpec) -> tuple[int, ...]:
+        return gpu_indices(spec, gpu_count=len(self._gpu_memory_mb()), gpu_layers=self._config.gpu_layers)
 
     async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
         """Bring the model here. What this host cannot have is refused before anything is fetched."""
+        room_bytes = self._room_bytes(spec)
+        return await self._store.fetch(spec, report=report, room_bytes=room_bytes, most_bytes=self._most_bytes(spec))
+
+    def _most_bytes(self, spec: ModelSpec) -> int | None:
+        """All memory of this host, which no model's weights can exceed. None if a load that does not fit may go on."""
+        if self._config.memory_check == "warn":
+            return None
+        return memory_bytes(spec, gpu_memory_mb=()) + (sum(self._gpu_memory_mb()) << 20)
+
+    def _room_bytes(self, spec: ModelSpec) -> int:
+        """The memory that a default quant should fit into. Raises `LoadFailed` for devices that there are not."""
         gpu_memory_mb = tuple(self._gpu_memory_mb())
         device_indices(spec, gpu_count=len(gpu_memory_mb))
-        room_bytes = memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if self._config.gpu_layers else ())
-        return await self._store.fetch(spec, report=report, room_bytes=room_bytes)
+        return memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if self._config.gpu_layers else ())
 
     def _environment(self, spec: ModelSpec, *, threads: int, gpu_count: int) -> dict[str, str]:
         # With GPUs the threads are bound to no core. The engines of several GPUs would all be bound to the first ones.
@@ -211,4 +269,5 @@ def load_command(config: LlamaCppConfig, local: LocalModel, *, environ: Mapping[
         chat_template=local.chat_template,
         tool_format=local.tool_format or "",
         special_tokens_in_messages=config.special_tokens_in_messages,
+        refuses_unfit=config.memory_check == "refuse",
     )

@@ -78,10 +78,13 @@ def visible_devices(spec: ModelSpec, *, gpu_count: int) -> dict[str, str]:
     if spec.devices is None and gpu_count == 0:
         return {}
     devices = () if spec.devices == () else device_indices(spec, gpu_count=gpu_count)
+    visible = ",".join(map(str, devices))
     return {
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
+        "CUDA_VISIBLE_DEVICES": visible,
         # The indices are those of nvidia-smi, in the order of the bus. CUDA's own order begins with the fastest card.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "HIP_VISIBLE_DEVICES": visible or "-1",  # AMD; -1 hides all
+        **({"ZE_AFFINITY_MASK": visible} if visible else {}),  # Intel
     }
 
 

@@ -18,7 +18,7 @@ from neuron_lib.engine.protocol import (
     TokenizeTask,
 )
 from neuron_lib.errors import InvalidRequest, UnsupportedCapability
-from neuron_lib.llamacpp.limits import request_limit
+from neuron_lib.llamacpp.limits import capacity_of, request_limit
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.modality import require_able
 from neuron_lib.shown import one_word
@@ -54,6 +54,7 @@ def submission(
     facts: ModelFacts,
     defaults: SamplingConfig,
     max_prompt_tokens: int,
+    readable_tokens: int | None = None,
     cache_key: str,
     seed: int,
     kv_reply_tokens: int = 0,
@@ -66,7 +67,10 @@ def submission(
     """
     asked = task.sampling if isinstance(task, Chat | Complete) else SamplingParams()
     most_tokens = task.max_tokens if isinstance(task, Chat | Complete) else None
-    limit = request_limit(facts, max_prompt_tokens=max_prompt_tokens, max_tokens=defaults.max_tokens)
+    limit = request_limit(
+        facts, max_prompt_tokens=max_prompt_tokens, max_tokens=defaults.max_tokens, readable=readable_tokens
+    )
+    capacity = capacity_of(facts, limit=limit, seats=1)
     reply_tokens = defaults.max_tokens if most_tokens is None else most_tokens
     return Submit(
         request=number,
@@ -74,7 +78,7 @@ def submission(
         task=_frame(task, facts),
         sampling=resolve_sampling(asked, recommended=facts.recommended, defaults=defaults, fresh_seed=seed),
         limits=Limits(
-            prompt_tokens=limit.input or max_prompt_tokens,
+            prompt_tokens=capacity.prompt_tokens or 0,
             reply_tokens=reply_tokens,
             reserved_tokens=min(reply_tokens, kv_reply_tokens),
         ),

@@ -78,6 +78,8 @@ class HostedModel:
         """When its load ended, by the clock; None before."""
         self.used_s = clock()
         """When its last lease ended, or its load if it had none."""
+        self.keep_alive_s: float | None = None
+        """How long the last request wants the model to stay when it is idle. None leaves that to the host."""
         self.loss: str | None = None
         """Why the model was given up without an unload. None if it was not."""
         self._harness = harness

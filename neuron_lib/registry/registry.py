@@ -7,24 +7,28 @@ that a model has is released at the end of one `async with`. The registry knows 
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 import anyio
 from anyio.lowlevel import checkpoint
-from msgspec.structs import replace
 
 from neuron_lib.errors import (
     AlreadyLoaded,
     LoadCancelled,
+    LoadFailed,
     ModelLoading,
     ModelNotLoaded,
+    Overloaded,
+    OverloadReason,
     PreflightFailed,
     ShuttingDown,
 )
-from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
+from neuron_lib.harness import Estimator, Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
+from neuron_lib.registry.farewell import Farewell
 from neuron_lib.registry.harnesses import Harnesses
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels, HostLimits
@@ -32,20 +36,24 @@ from neuron_lib.registry.leased_reply import LeasedReply
 from neuron_lib.registry.making_room import Needs
 from neuron_lib.registry.phases import Event
 from neuron_lib.registry.reply_readers import log_reply
-from neuron_lib.registry.residency import COOLING_DOWN, Residency
+from neuron_lib.registry.residency import Residency
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.registry.startup import ActivationTracker
+from neuron_lib.registry.way_in import WayIn
 from neuron_lib.types import (
     Chat,
+    Complete,
+    Embed,
     EndedLoad,
     EndedReply,
     EngineMeasures,
     FailedLoad,
     LoadingModel,
+    MemoryPlan,
     ModelInfo,
     ModelLoad,
     ModelSpec,
-    ModelStatus,
+    ResidencyCounts,
     Task,
     UnloadingModel,
     public_id,
@@ -57,6 +65,9 @@ logger = get_logger(__name__)
 
 _ON_UNLOADED_LIMIT_S: Final = 5.0
 """The unload returns after this time, whatever `on_unloaded` does."""
+_MOST_ESTIMATES: Final = 4
+"""Plans that are made at the same time. Each takes a process."""
+_ESTIMATE_RETRY_S: Final = 5
 
 
 class Registry:
@@ -128,7 +139,11 @@ class Registry:
             capacity=capacity,
             clock=clock,
         )
-        self._farewell: _Farewell | None = None  # None as long as loads and requests are admitted
+        self._way_in = WayIn(
+            self._models, self._absent, self._residency, is_stopping=lambda: self._farewell is not None
+        )
+        self._estimates = 0
+        self._farewell: Farewell | None = None  # None as long as loads and requests are admitted
         for harness in harnesses:
             self.register(harness)
 
@@ -147,7 +162,12 @@ class Registry:
             self.close_admission()
         finally:
             await self._models.__aexit__(exc_type, exc, tb)
-        self._farewell = _Farewell((), {})
+        self._farewell = Farewell((), {})
+
+    def set_residency(self, rules: ResidencyRules) -> None:
+        """Decide by `rules` from now on which models are loaded and unloaded. The registry must have been entered."""
+        self._residency.replace(rules)
+        self._models.start_soon(self._residency.run, name="residency")
 
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
         """Make a harness available under its name and `aliases`; the latest registration of a name counts."""
@@ -259,8 +279,33 @@ class Registry:
         except Exception:  # a failure of `on_unloaded` is no failure of the unload
             logger.exception("bug in the callback `on_unloaded`", extra={"model_id": model.model_id})
 
+    async def estimate(self, spec: ModelSpec) -> MemoryPlan:
+        """How a load of this spec would be done now, and what it would take on each device. Nothing is loaded.
+
+        A model that does not fit is no error: the plan says it. Raises `UnknownHarness`, `ShuttingDown`, `Overloaded`
+        if many plans are being made, `LoadFailed` for a model that cannot be loaded at all and for a harness that
+        cannot say what a load takes, and `SourceUnavailable`.
+        """
+        if self._farewell is not None:
+            raise ShuttingDown
+        harness = self._harnesses.find(spec, model_id=public_id(spec.model_id))
+        if not isinstance(harness, Estimator):
+            raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes")
+        if self._estimates >= _MOST_ESTIMATES:
+            raise Overloaded(
+                f"{_MOST_ESTIMATES} memory plans are being made already",
+                reason=OverloadReason.TOO_MANY_LOADS,
+                retry_after_s=_ESTIMATE_RETRY_S,
+            )
+        self._estimates += 1
+        try:
+            return await harness.estimate(spec)
+        finally:
+            self._estimates -= 1
+
     async def unload(self, model_id: str) -> None:
-        """Drain a model, unload it, and return when its memory is back. A running load of the model is cancelled.
+        """Drain a model, unload it, and return when its memory is back. A load of the model that runs or waits is
+        cancelled.
 
         From now on the model takes no requests. New requests, and requests that wait or are being prepared, are refused
         with `ModelNotLoaded` at once. Running requests end with an error if they still run after `drain_timeout_s`, or
@@ -271,6 +316,8 @@ class Registry:
         """
         model = self._models.find(model_id)
         if model is None:
+            if self._residency.give_up(model_id):
+                return
             raise ModelNotLoaded(model_id)
         model.refuse(lambda: ModelNotLoaded(model_id))
         model.move(Event.UNLOADED)
@@ -281,7 +328,7 @@ class Registry:
     def close_admission(self) -> None:
         """Begin a shutdown: cancel loads, and refuse new loads, new and waiting requests. Running replies go on."""
         if self._farewell is None:
-            self._farewell = _Farewell(self.list_models(), self.loaded_unix_s())
+            self._farewell = Farewell(self.list_models(), self.loaded_unix_s())
         self._residency.close()
         for model in self._models.values():
             model.refuse(ShuttingDown)
@@ -309,50 +356,18 @@ class Registry:
         wait. If none is given, the registry writes a line into the log.
 
         Entering raises `ModelLoading` after `wait_for_load_s` for a model that is being loaded or will be. It raises
-        `ModelNotLoaded` for a model that is not being loaded.
+        `ModelNotLoaded` for a model that is not being loaded, and `InvalidRequest` for a `keep_alive_s` on a host that
+        does not make room.
         """
+        keep_alive_s = task.keep_alive_s if isinstance(task, Chat | Complete | Embed) else None
         return LeasedReply(
             task,
-            find=self._await_serving,
+            find=partial(self._way_in.find, wait_s=self.wait_for_load_s, keep_alive_s=keep_alive_s),
             is_stopping=lambda: self._farewell is not None,
             on_end=self._on_reply,
             on_account=on_account,
             clock=self._clock,
         )
-
-    async def _await_serving(self, model_id: str) -> HostedModel:
-        """The model, after waiting up to `wait_for_load_s` for the end of its load. Raises why it does not serve.
-
-        A model on demand that is not here is loaded.
-        """
-        found = self._serving_or_why_not(model_id)
-        if isinstance(found, ModelNotLoaded):
-            with self._residency.waiting(model_id), anyio.move_on_after(self.wait_for_load_s):
-                while self._farewell is None and self._will_serve(model_id):
-                    await self._absent.next_change(self._models.find(model_id), self._models.changes)
-            found = self._serving_or_why_not(model_id)
-        if self._farewell is not None:
-            raise ShuttingDown
-        if isinstance(found, ModelNotLoaded):
-            raise found
-        return found
-
-    def _will_serve(self, model_id: str) -> bool:
-        """Whether to wait for the model. Puts the load of a model on demand into the line."""
-        if not self._absent.activation_awaits(model_id):
-            self._residency.want(model_id)
-        found = self._serving_or_why_not(model_id)
-        return isinstance(found, ModelLoading) and found.stage != COOLING_DOWN
-
-    def _serving_or_why_not(self, model_id: str) -> HostedModel | ModelNotLoaded:
-        model = self._models.find(model_id)
-        if model is not None and model.serves and self._residency.admits(model):
-            return model
-        if model is None or not model.is_loading:
-            reason = self._residency.explain(model_id)
-            if reason is not None:
-                return reason
-        return self._absent.explain(model_id, model)
 
     # ---------------------------------------------------------------------------------------------------- looking
 
@@ -366,6 +381,13 @@ class Registry:
             return self._farewell.models
         return tuple(model.loaded.info() for model in self._models.serving())
 
+    def on_demand(self) -> tuple[str, ...]:
+        """The public ids of the models that are not listed, and that a request would load, in the order of the rules.
+
+        Empty after `close_admission`.
+        """
+        return self._residency.absent_on_demand()
+
     def info(self, model_id: str) -> ModelInfo:
         """What `list_models` has of one model, under any spelling of its id.
 
@@ -377,7 +399,7 @@ class Registry:
             for info in self._farewell.models:
                 if info.id == id_:
                     return info
-        found = self._serving_or_why_not(model_id)
+        found = self._way_in.look(model_id)
         if isinstance(found, ModelNotLoaded):
             raise found
         return found.loaded.info()
@@ -401,6 +423,10 @@ class Registry:
     def loading(self) -> tuple[LoadingModel, ...]:
         """The loads that run now. A load that was cancelled is in `unloading` until its memory is back."""
         return tuple(model.as_loading() for model in self._models.values() if model.is_loading)
+
+    def residency_counts(self) -> ResidencyCounts:
+        """What the registry has done by itself about its models, and how many loads wait for room."""
+        return self._residency.counts()
 
     def fetched_bytes(self) -> int:
         """The bytes that the loads that have not ended have brought into the cache so far; `EndedLoad` has the rest."""
@@ -434,7 +460,7 @@ class Registry:
 
         Raises `ModelNotLoaded`.
         """
-        found = self._serving_or_why_not(model_id)
+        found = self._way_in.look(model_id)
         if isinstance(found, HostedModel | ModelLoading):
             return self.endpoint_url
         if self._residency.can_load(model_id) or self._leaves_with_the_host(model_id):
@@ -454,12 +480,3 @@ class Registry:
         if model is not None and model.serves:
             return model.loaded.info().capabilities
         return await self._harnesses.known_capabilities(model_id)
-
-
-class _Farewell:
-    """The models that are listed after `close_admission`: those that served then, until the registry is left."""
-
-    def __init__(self, models: Iterable[ModelInfo], loaded_unix_s: Mapping[str, int]) -> None:
-        # `servable` false would mean that another host should load them.
-        self.models = tuple(replace(info, status=ModelStatus.RECOVERING, servable=None) for info in models)
-        self.loaded_unix_s = loaded_unix_s

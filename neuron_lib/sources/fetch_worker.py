@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from neuron_lib.child.parent_death import (
@@ -41,6 +41,7 @@ from neuron_lib.sources.fetch_protocol import (
     encode_line,
 )
 from neuron_lib.sources.foreign_text import Redaction, one_line
+from neuron_lib.sources.gguf_header import MalformedGguf
 from neuron_lib.sources.hub_cache import (
     blob_path,
     link_snapshot,
@@ -49,6 +50,7 @@ from neuron_lib.sources.hub_cache import (
     repository_folder,
     sweep_partials,
 )
+from neuron_lib.sources.outline import OpenRange, fetch_outline
 from neuron_lib.sources.repository import HubRepository, KnownFile, Listing, RepoFile, known
 from neuron_lib.sources.selection import select_gguf
 from neuron_lib.types import LoadStage
@@ -133,11 +135,14 @@ def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[
     """
     repository = order.repository
     hub = _Hub(repository, emit, pause)
+    if order.outline_dir is not None:
+        return _outline(hub, order, order.outline_dir, emit)
     for swept in sweep_partials(repository.cache_dir, now_s=time.time()):
         logger.info("deleted an unfinished download: %s, %d bytes", swept.path.name, swept.size)
     listing = order.listing or _choose(hub, order)
     files = tuple(hub.know(listing.commit, file) for file in listing.files)
     folder = repository_folder(repository)
+    _require_memory(files, most_bytes=order.most_bytes, model_id=repository.model_id)
     try:
         _require_room(folder, files, model_id=repository.model_id)
         _fetch_all(
@@ -159,12 +164,46 @@ def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[
     return Fetched(commit=listing.commit, paths=paths)
 
 
+def _outline(hub: "_Hub", order: FetchOrder, folder: Path, emit: Callable[[Frame], None]) -> Fetched:
+    """Fetch the headers of the files that a load would fetch. Returns the paths of their outlines."""
+    model_id = order.repository.model_id
+    listing = _choose(hub, order)
+    paths = []
+    try:
+        for file in (hub.know(listing.commit, file) for file in listing.files):
+            paths.append(path := folder / PurePosixPath(file.path).name)
+            open_range = hub.range_opener(listing.commit, file)
+            fetch_outline(open_range, path, size_bytes=file.size, note_progress=lambda: emit(Alive()))
+    except MalformedGguf as error:
+        message = f"{model_id}: {paths[-1].name} is no usable GGUF: {error}"
+        raise PreflightFailed(PreflightKind.INVALID_GGUF, message, model_id=model_id) from error
+    except OSError as error:
+        raise disk_error(error, folder, model_id=model_id) from error
+    return Fetched(commit=listing.commit, paths=tuple(paths))
+
+
 def _choose(hub: "_Hub", order: FetchOrder) -> Listing:
     listing = hub.list_files()
     selection = select_gguf(
         listing.files, quant=order.quant, model_id=order.repository.model_id, room_bytes=order.room_bytes
     )
     return Listing(listing.commit, selection.files)
+
+
+def _require_memory(files: Sequence[KnownFile], *, most_bytes: int | None, model_id: str) -> None:
+    """Refuse an order for a model whose weights alone are more than the memory of this host."""
+    needed_bytes = sum(file.size for file in files)
+    if most_bytes is not None and needed_bytes > most_bytes:
+        raise PreflightFailed(
+            PreflightKind.INSUFFICIENT_MEMORY,
+            f"{model_id}: its files have {format_size(needed_bytes)}, and all memory that it could have is "
+            f"{format_size(most_bytes)}, so it is not fetched",
+            model_id=model_id,
+            needed_bytes=needed_bytes,
+            free_bytes=most_bytes,
+            needed_mb=needed_bytes >> 20,
+            free_mb=most_bytes >> 20,
+        )
 
 
 def _require_room(folder: Path, files: Sequence[KnownFile], *, model_id: str) -> None:
@@ -301,6 +340,10 @@ class _Hub:
                 cause="unusable ETag",
             )
         return complete
+
+    def range_opener(self, commit: str, file: KnownFile) -> OpenRange:
+        """A function that begins to read a part of the file."""
+        return lambda offset, count: self._client.open_file(commit, file.path, offset=offset, count=count)
 
     def opener(self, commit: str, file: KnownFile) -> Callable[[int], AbstractContextManager[Body]]:
         """A function that begins to read the file at an offset."""

@@ -112,9 +112,13 @@ class HubClient:
         return RepoFile(file.path, int(length), blob)
 
     @contextmanager
-    def open_file(self, commit: str, path: str, *, offset: int = 0) -> Iterator[Body]:
-        """Begin to read a file at `offset`. Raises `SourceUnavailable` or `PreflightFailed`."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+    def open_file(self, commit: str, path: str, *, offset: int = 0, count: int | None = None) -> Iterator[Body]:
+        """Begin to read a file at `offset`, as far as its end or `count` bytes. A hub may send more.
+
+        Raises `SourceUnavailable` or `PreflightFailed`.
+        """
+        last = "" if count is None else offset + count - 1
+        headers = {"Range": f"bytes={offset}-{last}"} if offset or count is not None else {}
         with ExitStack() as held:
             with self._translated():
                 try:

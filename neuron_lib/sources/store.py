@@ -97,12 +97,19 @@ class ModelStore:
         self._offline_variable = offline_variable(environ)
 
     async def fetch(
-        self, spec: ModelSpec, *, report: ProgressReporter, room_bytes: int | None = None, refresh: bool = False
+        self,
+        spec: ModelSpec,
+        *,
+        report: ProgressReporter,
+        room_bytes: int | None = None,
+        most_bytes: int | None = None,
+        refresh: bool = False,
     ) -> LocalModel:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 
         A `[[models]]` entry for the public id, or otherwise for the id without its quant, overrides every hub.
-        `room_bytes` is the memory that a default quant should fit into. With `refresh` the hub is asked for the newest
+        `room_bytes` is the memory that a default quant should fit into. A model of more than `most_bytes` is not
+        fetched. With `refresh` the hub is asked for the newest
         commit even if an older one is cached. At most `max_fetches` downloads run at once. The others wait in order and
         report their `queue_position`. A model that is cached does not wait for downloads. Cancelling ends a running
         fetch. Raises kinds of `LoadFailed`, or `SourceUnavailable` if another try may help.
@@ -115,10 +122,56 @@ class ModelStore:
         paths = await _in_thread(lambda: self._find_here(entry), entry.id)
         if paths is None:
             repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
-            paths = await self._fetch_from_hub(repository, quant, room_bytes=room_bytes, refresh=refresh, report=report)
+            paths = await self._fetch_from_hub(
+                repository, quant, room_bytes=room_bytes, most_bytes=most_bytes, refresh=refresh, report=report
+            )
         report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
         await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
         return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template, tool_format=entry.tool_format)
+
+    async def outline(self, spec: ModelSpec, *, into: Path, room_bytes: int | None = None) -> LocalModel:
+        """The model as `fetch` would bring it here, but of a model that is only on a hub no more than its header.
+
+        The file then has the header and the size of the whole, and a hole instead of the weights (`outline`). It is
+        written into the empty directory `into`, which the caller deletes. The cache is not touched, and files in it are
+        used as they are. Raises as `fetch` does.
+        """
+        reference = parse_reference(spec.model_id)
+        entry = self._entry(reference)
+        quant = self._quant(reference, entry, spec.quant)
+        paths = await _in_thread(lambda: self._find_here(entry), entry.id)
+        if paths is None:
+            repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
+            paths = await self._outline_of(repository, quant, into=into, room_bytes=room_bytes)
+        await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
+        return LocalModel(path=paths[0], n_ctx=entry.n_ctx, tool_format=entry.tool_format)
+
+    async def _outline_of(
+        self, repository: HubRepository, quant: str | None, *, into: Path, room_bytes: int | None
+    ) -> tuple[Path, ...]:
+        cached = await _in_thread(
+            lambda: _first_fit([list_cached(repository)], quant, room_bytes, repository.model_id), repository.model_id
+        )
+        if cached is not None:
+            folder = repository_folder(repository)
+            return tuple(snapshot_path(folder, cached.commit, file.path) for file in cached.files)
+        self._require_network(repository)
+        token = usable_token(repository.token, place=repository.auth_env, model_id=repository.model_id)
+        order = FetchOrder(
+            repository=msgspec.structs.replace(repository, token=token),
+            limits=self._limits,
+            quant=quant,
+            room_bytes=room_bytes,
+            outline_dir=into,
+        )
+        # No place in a line of downloads: a header is here in seconds, and a download may take hours.
+        fetched = await run_fetch(
+            order,
+            environment=self._environment,
+            report=lambda _progress: None,
+            ends_with_thread=self._ends_with_thread,
+        )
+        return fetched.paths
 
     async def is_cached(self, model_id: str) -> bool:
         """Whether a load would need no hub. False also for ids without a meaning here. Asks no hub."""
@@ -252,6 +305,7 @@ class ModelStore:
         quant: str | None,
         *,
         room_bytes: int | None,
+        most_bytes: int | None,
         refresh: bool,
         report: ProgressReporter,
     ) -> tuple[Path, ...]:
@@ -282,6 +336,7 @@ class ModelStore:
                 limits=self._limits,
                 quant=quant,
                 room_bytes=room_bytes,
+                most_bytes=most_bytes,
             )
             return (await self._run_fetch(order, report)).paths
         except (SourceUnavailable, PreflightFailed) as failure:

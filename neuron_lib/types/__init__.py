@@ -32,8 +32,9 @@ from neuron_lib.types.host import (
     Health,
     HostCpus,
     HostMemory,
+    Reload,
 )
-from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome
+from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome, ResidencyCounts
 from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
 from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
 from neuron_lib.types.models import (
@@ -102,8 +103,10 @@ __all__ = (
     "Principal",
     "ReasoningDelta",
     "Relevance",
+    "Reload",
     "ReplyOutcome",
     "Rerank",
+    "ResidencyCounts",
     "Sampling",
     "SamplingParams",
     "Servable",

@@ -17,6 +17,7 @@ __all__ = (
     "Health",
     "HostCpus",
     "HostMemory",
+    "Reload",
 )
 
 
@@ -122,6 +123,22 @@ class ActivationSnapshot(Struct, frozen=True, kw_only=True):
     deferred: tuple[DeferredLoad, ...] | UnsetType = UNSET
 
 
+class Reload(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last time at which a host has read its configuration again: `at` in seconds of Unix time.
+
+    `count` is the number of times so far. `error` says why everything has stayed as it was; it is None after a reload
+    that succeeded. `needs_restart` has the keys whose new values are not in force. `pending` and `failed` are models
+    that reloads have added to the default models, and that are to be loaded or cannot be loaded.
+    """
+
+    count: int
+    at: int
+    error: str | None = None
+    needs_restart: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    failed: tuple[FailedLoad, ...] = ()
+
+
 class AccessState(Struct, frozen=True, kw_only=True):
     """Whom a service lets in: callers of `trusted_networks` without a key, and others with one of so many `keys`.
 
@@ -140,7 +157,8 @@ class Health(Struct, frozen=True, kw_only=True):
     `loading` lists every load that runs now, at start-up or on demand. `unloading` lists every model that is being
     unloaded, until its memory is back. `lost` lists models that were given up after their engines had died, with the
     reason, until they are loaded again. `memory` and `cpus` are the latest readings of the host. They are UNSET before
-    the first one. `access` is left out by a program that checks its callers by itself. The gateway ignores these six.
+    the first one. `access` is left out by a program that checks its callers by itself. `reload` is UNSET until the host
+    has read its configuration again. The gateway ignores these seven.
     """
 
     uptime_secs: int
@@ -153,3 +171,4 @@ class Health(Struct, frozen=True, kw_only=True):
     memory: HostMemory | UnsetType = UNSET
     cpus: HostCpus | UnsetType = UNSET
     access: AccessState | UnsetType = UNSET
+    reload: Reload | UnsetType = UNSET

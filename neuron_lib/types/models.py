@@ -113,7 +113,9 @@ class Servable(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A resident model: one element of `GET /models` (`docs/reference/wire-contract.md#models`). Defaults are left out.
 
-    `vram_used_mb` is in MiB. `tool_format` is the name of the format in which tool calls are asked for and read.
+    `vram_used_mb` is the memory of GPUs that the model takes, in MiB, as their driver says. `ram_used_mb` is the
+    resident memory of its engine on the host, in MiB, weights included. `tool_format` is the name of the format in
+    which tool calls are asked for and read.
     `chat_template` is "fallback" if the model has no template and gets ChatML, "configured"
     if the operator chose one, and None if prompts are written with the model's own template.
     """
@@ -123,6 +125,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: ModelStatus
     devices: tuple[int, ...]
     vram_used_mb: int | None = None
+    ram_used_mb: int | None = None
     capabilities: tuple[str, ...] = ()
     limit: ModelLimit | None = None
     tool_call: bool = False

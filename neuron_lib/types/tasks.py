@@ -30,6 +30,7 @@ class _Written(Struct, frozen=True, kw_only=True):
     request_id: str = ""
     whole: bool = False
     adapter: str = ""
+    keep_alive_s: float | None = None
 
 
 class Chat(_Written, frozen=True, kw_only=True):
@@ -46,7 +47,9 @@ class Chat(_Written, frozen=True, kw_only=True):
     `max_tokens` bounds each reply; None takes the default of the service. `choices` replies are made of one prompt,
     each with a seed of its own. `top_logprobs` asks for the log-probability of every token and of that many likeliest
     alternatives. With `whole` nothing is given out before the end, so that until then another engine can make the
-    reply again. `adapter` names the LoRA adapter to write with, "" none.
+    reply again. `adapter` names the LoRA adapter to write with, "" none. `keep_alive_s` is how long the model may be
+    idle after this request before it is unloaded, infinite for ever; None leaves that to the rules of the host. The
+    last request counts. A host that does not make room refuses any other value than None.
     """
 
     messages: Sequence[dict[str, Any]]
@@ -99,6 +102,7 @@ class Embed(Struct, frozen=True, kw_only=True):
     principal: Principal | None = None
     request_id: str = ""
     adapter: str = ""
+    keep_alive_s: float | None = None
 
 
 class Rerank(Struct, frozen=True, kw_only=True):

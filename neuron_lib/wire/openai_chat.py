@@ -15,6 +15,7 @@ from neuron_lib.wire.bodies import NOTHING, AnyObject, decode_body, is_given, re
 from neuron_lib.wire.chat_messages import Messages, Tools, read_messages, read_tools
 from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.json_bounds import refusal
+from neuron_lib.wire.keep_alive import read_keep_alive
 from neuron_lib.wire.legacy_functions import Function, FunctionCallField, tool_choice_of, tools_of
 from neuron_lib.wire.openai_chat_reply import ChatChunk, ChatCollector, ChatCompletion, ChatStreamEncoder
 from neuron_lib.wire.reasoning_fields import (
@@ -155,6 +156,7 @@ def read_chat(call: ChatCompletionBody, *, headers: Mapping[str, str], principal
         grammar=grammar_of(call),
         principal=principal,
         whole=not call.stream,
+        keep_alive_s=read_keep_alive(call.keep_alive),
     )
 
 

@@ -14,6 +14,7 @@ from neuron_lib.wire.bodies import NOTHING, decode_body, decode_part, is_given, 
 from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.field_types import TokenId
 from neuron_lib.wire.json_bounds import refusal
+from neuron_lib.wire.keep_alive import read_keep_alive
 from neuron_lib.wire.openai_completions_reply import (
     Completion,
     CompletionCollector,
@@ -148,6 +149,7 @@ def task_of(call: CompletionBody, *, principal: Principal | None, max_tokens: in
         grammar=grammar_of(call),
         principal=principal,
         whole=not call.stream,
+        keep_alive_s=read_keep_alive(call.keep_alive),
     )
 
 

@@ -13,6 +13,7 @@ from neuron_lib.wire.bodies import decode_body
 from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.field_types import ModelId, TokenId
 from neuron_lib.wire.json_bounds import refusal
+from neuron_lib.wire.keep_alive import KeepAlive, read_keep_alive
 from neuron_lib.wire.openai_embeddings_reply import EmbeddingList, EmbeddingsCollector
 from neuron_lib.wire.refused_parameters import Refused, decoder_with_refused, refuse_unsupported
 
@@ -60,6 +61,7 @@ class _Body(Struct, frozen=True, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     user: str | None = None
+    keep_alive: KeepAlive | None = None
 
 
 SHAPES: Final = Shapes(summary="Make a vector of each text", request=_Body, reply=EmbeddingList)
@@ -90,7 +92,13 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
     """
     call = decode_body(_decoder, body, content_type=headers.get("content-type"))
     refuse_unsupported(call, _WITHOUT_EFFECT, instead=_INSTEAD)
-    task = Embed(model_id=call.model, inputs=_inputs(call.input), dimensions=call.dimensions, principal=principal)
+    task = Embed(
+        model_id=call.model,
+        inputs=_inputs(call.input),
+        dimensions=call.dimensions,
+        principal=principal,
+        keep_alive_s=read_keep_alive(call.keep_alive),
+    )
     return EmbeddingsRequest(task=task, is_base64=call.encoding_format == "base64")
 
 

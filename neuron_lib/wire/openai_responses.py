@@ -16,6 +16,7 @@ from neuron_lib.wire.bodies import NOTHING, AnyObject, decode_body, is_given, re
 from neuron_lib.wire.dialect import Shapes
 from neuron_lib.wire.field_types import CountOrDefault, ModelId
 from neuron_lib.wire.json_bounds import check_nesting_and_numbers, check_u64, refusal
+from neuron_lib.wire.keep_alive import KeepAlive, read_keep_alive
 from neuron_lib.wire.openai_responses_errors import ChainedConversation
 from neuron_lib.wire.openai_responses_input import Input, read_input
 from neuron_lib.wire.openai_responses_reply import (
@@ -120,6 +121,7 @@ class ResponsesBody(ReplyShapeFields, frozen=True, kw_only=True):
     reasoning_budget: Budget | None = None
     thinking_token_budget: Budget | None = None
     thinking_budget: Budget | None = None
+    keep_alive: KeepAlive | None = None
 
 
 _ELSEWHERE: Final[Mapping[str, tuple[object, ...]]] = {
@@ -211,6 +213,7 @@ def decode(body: bytes, *, headers: Mapping[str, str], principal: Principal | No
         grammar=grammar_of(call, also=shapes_of_format(text.format, "text.format", missing="schema")),
         principal=principal,
         whole=not call.stream,
+        keep_alive_s=read_keep_alive(call.keep_alive),
         continue_final_message=(
             conversation.goes_on if call.continue_final_message is None else call.continue_final_message
         ),

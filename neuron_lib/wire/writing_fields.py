@@ -6,6 +6,7 @@ from msgspec import Meta, Struct
 
 from neuron_lib.wire.field_types import CountOrDefault, ModelId, StopText
 from neuron_lib.wire.json_bounds import check_u64, refusal
+from neuron_lib.wire.keep_alive import KeepAlive
 from neuron_lib.wire.reply_shape import ReplyShapeFields
 
 __all__ = ("StreamOptions", "WritingFields", "max_tokens_of", "stop_of", "stream_options_of")
@@ -36,6 +37,7 @@ class WritingFields(ReplyShapeFields, frozen=True, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    keep_alive: KeepAlive | None = None
 
 
 def max_tokens_of(call: WritingFields, *, absent: int | None = None) -> int | None:

@@ -34,8 +34,8 @@ def add_key(path: Path, name: str, scopes: frozenset[Scope]) -> str:
     """Make a key, write its line to the end of the file, and return the key, which is kept nowhere.
 
     A new file can be read by its owner and by the group of its directory. So the service can read the file below
-    `/etc/neuron`. Raises `ConfigError` for a name that is taken and for a file that is
-    wrong already, and `OSError`. Then the file is as it was.
+    `/etc/neuron`. Raises `ConfigError` for a name that is taken and for a file that is wrong already, and `OSError`.
+    Then the file is as it was.
     """
     secret = new_secret()
     with _alone(path) as file:

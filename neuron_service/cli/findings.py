@@ -192,7 +192,8 @@ def judge_cache(source: str, facts: CacheFacts) -> Finding:
 
 def judge_port(facts: PortFacts) -> Finding:
     """Whether the service can listen where the configuration says."""
-    address = f"{facts.host}:{facts.port}"
+    is_unix = facts.host.startswith("unix:")
+    address = facts.host if is_unix else f"{facts.host}:{facts.port}"
     if facts.is_neuron:
         return _ok("port", f"{address}: a neuron listens there")
     match facts.error:
@@ -200,14 +201,20 @@ def judge_port(facts: PortFacts) -> Finding:
             return _ok("port", f"{address} is free")
         case errno.EADDRINUSE:
             detail = f"{address} is taken: {facts.problem}"
-            fix = f"find its owner with `ss -ltnp 'sport = :{facts.port}'`, or set `port`"
+            fix = f"find its owner with `ss -lnp`, or set `{'host' if is_unix else 'port'}`"
             return _failed("port", detail, fix, os.EX_OSERR)
         case errno.EACCES | errno.EPERM:
-            fix = "set `port` to 1024 or above, or let systemd pass the socket"
+            fix = "give this user the right to write to the directory" if is_unix else "set `port` to 1024 or above"
+            fix = f"{fix}, or let systemd pass the socket"
             return _failed("port", f"{address} needs rights that this user lacks", fix, os.EX_NOPERM)
         case _:
             detail = f"{address} cannot be listened on: {os.strerror(facts.error)}"
-            return _failed("port", detail, "set `host` to an address of this machine", os.EX_OSERR)
+            fix = (
+                "set `host` to a path in a directory that exists"
+                if is_unix
+                else "set `host` to an address of this machine"
+            )
+            return _failed("port", detail, fix, os.EX_OSERR)
 
 
 def judge_nodes(found: Found, unusable: Sequence[str], user: str) -> Finding:

@@ -5,6 +5,7 @@ import errno
 import os
 import pwd
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -38,6 +39,8 @@ _BUILD_COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.llama.build")
 _BUILD_LIMIT_S: Final = 120
 """A build for GPUs may compile for a new GPU when it is loaded for the first time."""
 _LONGEST_REASON: Final = 300
+_UNIX: Final = "unix:"
+_CONNECT_LIMIT_S: Final = 2.0
 _PCI: Final = Path("/sys/bus/pci/devices")
 _NVIDIA_PCI: Final = "0x10de"
 _DISPLAY_CLASS: Final = "0x03"
@@ -75,7 +78,12 @@ def has_nvidia_card(devices: Path = _PCI) -> bool:
 
 
 def listen_error(host: str, port: int) -> int:
-    """Listen on an address for a moment. Returns the number of the error, 0 for success."""
+    """Listen on an address for a moment. Returns the number of the error, 0 for success.
+
+    Nobody listens on a Unix socket (`unix:/path`) here, because that would leave a file. It is judged by the rights.
+    """
+    if host.startswith(_UNIX):
+        return _unix_error(Path(host.removeprefix(_UNIX)))
     try:
         bind(host, port).close()
     except socket.gaierror:
@@ -83,6 +91,30 @@ def listen_error(host: str, port: int) -> int:
     except OSError as error:
         return error.errno or errno.EADDRNOTAVAIL
     return 0
+
+
+def _unix_error(path: Path) -> int:
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return 0 if os.access(path.parent, os.W_OK | os.X_OK) else _why_not(path.parent)
+    except OSError as error:
+        return error.errno or errno.EACCES
+    if not stat.S_ISSOCK(kind):
+        return errno.EEXIST
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_CONNECT_LIMIT_S)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:  # of a service that has ended; the next one replaces the file
+            return 0
+        except OSError as error:
+            return error.errno or errno.EADDRINUSE
+    return errno.EADDRINUSE
+
+
+def _why_not(directory: Path) -> int:
+    return errno.EACCES if directory.exists() else errno.ENOENT
 
 
 def nearest_that_exists(directory: Path) -> tuple[Path, bool]:

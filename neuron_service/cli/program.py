@@ -46,6 +46,10 @@ def _run(arguments: Sequence[str]) -> NoReturn:
         from neuron_service.cli.keys import run_key_command
 
         sys.exit(_run_for_somebody(lambda: run_key_command(options)))
+    if options.command == "estimate":
+        from neuron_service.cli.estimate import run_estimate_command
+
+        sys.exit(_run_for_somebody(lambda: run_estimate_command(options)))
     from neuron_service.cli.models import run_model_command
 
     sys.exit(_run_for_somebody(lambda: run_model_command(options)))

@@ -2,6 +2,8 @@
 
 import contextlib
 import http.client
+import socket
+import ssl
 from collections.abc import Mapping
 from typing import Final
 
@@ -60,9 +62,7 @@ def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
     key = environ.get(_KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
         raise ServiceSilent(f"{_KEY_VARIABLE} is no API key")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - compared, not bound
-    # Not urllib, because it uses proxies and follows redirects. This question is for that address alone.
-    connection = http.client.HTTPConnection(host, config.port, timeout=_ANSWER_LIMIT_S)
+    place, connection = _connection_to(config)
     try:
         with contextlib.closing(connection):
             connection.request("GET", "/health", headers={"x-api-key": key} if key else {})
@@ -70,11 +70,42 @@ def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
             body = answer.read()
             if answer.status == http.client.UNAUTHORIZED:
                 problem = f"does not know the key in {_KEY_VARIABLE}" if key else f"wants a key: set {_KEY_VARIABLE}"
-                raise WantsKey(f"the service at {host} port {config.port} {problem}")
+                raise WantsKey(f"the service at {place} {problem}")
             return msgspec.json.decode(body, type=_Health)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, FileNotFoundError):
         return None
     except (OSError, http.client.HTTPException) as error:
-        raise ServiceSilent(f"{host} port {config.port} does not answer: {error!r}") from error
+        raise ServiceSilent(f"{place} does not answer: {error!r}") from error
     except msgspec.MsgspecError as error:
-        raise ServiceSilent(f"what listens on {host} port {config.port} is not neuron") from error
+        raise ServiceSilent(f"what listens on {place} is not neuron") from error
+
+
+def _connection_to(config: Config) -> tuple[str, http.client.HTTPConnection]:
+    """A connection that is not open yet, and its place in words.
+
+    Not urllib, because it uses proxies and follows redirects. This question is for that address alone.
+    """
+    path = config.host.removeprefix("unix:")
+    if path != config.host:
+        return path, _UnixConnection(path)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - compared, not bound
+    place = f"{host} port {config.port}"
+    if config.tls_cert is None:
+        return place, http.client.HTTPConnection(host, config.port, timeout=_ANSWER_LIMIT_S)
+    # The certificate is for the name that clients use, and the address is one of this machine.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return place, http.client.HTTPSConnection(host, config.port, timeout=_ANSWER_LIMIT_S, context=context)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over the Unix socket at a path."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_ANSWER_LIMIT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_ANSWER_LIMIT_S)
+        self.sock.connect(self._path)

@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from threading import Thread
 from typing import Final, NoReturn
@@ -16,14 +17,13 @@ from typing import Final, NoReturn
 from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import public_id
-from neuron_service.access.entrance import EntranceRules
-from neuron_service.access.setup import entrance_rules
-from neuron_service.cli.configuration import log_level, service_config, with_credentials
+from neuron_service.cli.configuration import log_level, read_settings
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
 from neuron_service.collector import TRACING_PACKAGES, Collector, can_trace, wanted_collector
-from neuron_service.http.listening import bind
-from neuron_service.log_config import LogFormat, configure_logging, hold_records
+from neuron_service.http.listening import address_of, bind, file_removed_at_end
+from neuron_service.log_config import configure_logging, hold_records
+from neuron_service.settings import Settings
 from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket
 
 __all__ = ("greeting", "run_service")
@@ -36,29 +36,32 @@ _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 def run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
     """Serve until a signal, or check the configuration if `options` say so, and end the process."""
     try:
-        level = log_level(options, os.environ)
-        config = _read_config(options, level)
-        environ = with_credentials(config, os.environ)
-        entrance = entrance_rules(config, environ)
+        settings = _read_settings(options)
         inherited = inherited_socket(manager.socket_count)
     except ConfigError as error:
         _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
     if options.check_config:
-        sys.exit(_report_faults(config, environ))
+        sys.exit(_report_faults(settings.config, settings.environ))
     _require_service_packages(notifier)
-    collector = _collector(config, notifier)
+    collector = _collector(settings.config, notifier)
     # Before `serve` receives signals there is nothing to drain. Child processes do not inherit a handler; they would
     # inherit a mask.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, lambda *_: None)  # the configuration has just been read
+    config = settings.config
     try:
-        sock = bind(config.host, config.port) if inherited is None else inherited
+        mode = int(config.socket_mode, 8)
+        sock = bind(config.host, config.port, socket_mode=mode) if inherited is None else inherited
     except OSError as error:
-        reason = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
+        place = config.host if config.host.startswith("unix:") else f"{config.host}:{config.port}"
+        reason = f"cannot listen on {place}: {error.strerror or error}"
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
-    _serve(config, sock, environ, notifier, entrance=entrance, watchdog_s=manager.watchdog_s, collector=collector)
+    ours = contextlib.nullcontext() if inherited is not None else file_removed_at_end(sock)
+    reread = partial(read_settings, options, os.environ)
+    _serve(settings, sock, notifier, ours, reread=reread, manager=manager, collector=collector)
 
 
 def _collector(config: Config, notifier: Notifier) -> Collector | None:
@@ -75,16 +78,20 @@ def _collector(config: Config, notifier: Notifier) -> Collector | None:
     return None
 
 
-def _read_config(options: argparse.Namespace, level: str) -> Config:
-    """Read the configuration, and log from then on as it says. Raises `ConfigError`."""
+def _read_settings(options: argparse.Namespace) -> Settings:
+    """Read everything that the service needs, and log from then on as it says. Raises `ConfigError`."""
+    level = log_level(options, os.environ)
     hold_records(level)
-    log_format: LogFormat = "text"  # what was held is written even if the configuration cannot be read
+    settings: Settings | None = None
     try:
-        config = service_config(options, os.environ)
-        log_format = config.log_format
-    finally:
-        configure_logging(level, log_format=log_format, environ=os.environ)
-    return config
+        settings = read_settings(options, os.environ)
+    finally:  # what was held is written even if the configuration cannot be read
+        if settings is None:
+            configure_logging(level, environ=os.environ)
+        else:
+            log_format = settings.config.log_format
+            configure_logging(settings.log_level, log_format=log_format, environ=os.environ)
+    return settings
 
 
 def _require_service_packages(notifier: Notifier) -> None:
@@ -117,16 +124,19 @@ def _warn_of_faults(config: Config, environ: Mapping[str, str]) -> None:
 
 
 def _serve(
-    config: Config,
+    settings: Settings,
     sock: socket.socket,
-    environ: Mapping[str, str],
     notifier: Notifier,
+    file: AbstractContextManager[None],
     *,
-    entrance: EntranceRules,
-    watchdog_s: float | None,
+    reread: Callable[[], Settings],
+    manager: SystemdEnvironment,
     collector: Collector | None,
 ) -> NoReturn:
-    """Serve until a signal comes, and end the process. Connections wait in the backlog while the server is imported."""
+    """Serve until a signal comes, and end the process. Connections wait in the backlog while the server is imported.
+
+    `file` is the file of a Unix socket.
+    """
     import anyio
 
     from neuron_service.server import serve
@@ -135,17 +145,20 @@ def _serve(
     async def live() -> NoReturn:
         status = 0
         try:
-            await serve(
-                config,
-                sock=sock,
-                version=partial(find_version, dict(os.environ)),
-                entrance=entrance,
-                environ=environ,
-                notifier=notifier,
-                watchdog_s=watchdog_s,
-                check=partial(_warn_of_faults, config, environ),
-                collector=collector,
-            )
+            with file:
+                await serve(
+                    settings.config,
+                    sock=sock,
+                    version=partial(find_version, dict(os.environ)),
+                    entrance=settings.entrance,
+                    environ=settings.environ,
+                    notifier=notifier,
+                    watchdog_s=manager.watchdog_s,
+                    check=partial(_warn_of_faults, settings.config, settings.environ),
+                    tls=settings.tls,
+                    reread=reread,
+                    collector=collector,
+                )
         except Exception as error:
             logger.critical("the service failed", exc_info=True)
             notifier.fail(f"failed: {cause_chain(error)}", number=0)
@@ -167,30 +180,33 @@ def _give_up(reason: str, notifier: Notifier, *, status: int, number: int) -> No
 
 def greeting(sock: socket.socket, config: Config) -> str:
     """The address of the service, and a command to paste: a chat with the first default model, otherwise a load."""
-    host, port = sock.getsockname()[:2]
-    host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
-    host = f"[{host}]" if ":" in host else host
-    address = f"http://{host}:{port}"
-    listens = f"neuron listens on {address} (health: {address}/health)."
+    if sock.family == socket.AF_UNIX:
+        where, curl, url = address_of(sock), f"curl --unix-socket {sock.getsockname()}", "http://localhost"
+        listens = f"neuron listens on {where} (health: {curl} {url}/health)."
+    else:
+        url = address_of(sock, is_tls=config.tls_cert is not None)
+        url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//127.0.0.1:")
+        curl, listens = "curl", f"neuron listens on {url} (health: {url}/health)."
     key = "" if "loopback" in config.trusted_networks else ' -H "x-api-key: $NEURON_API_KEY"'
     if config.default_models:
-        return f"{listens} Try:\n\n  {_chat_command(address, config.default_models[0].model_id, key=key)}\n"
+        return f"{listens} Try:\n\n  {curl} -N {_chat(url, config.default_models[0].model_id, key=key)}\n"
     if not config.harnesses:
         return f"{listens} Its configuration offers no harness, so it can load no model.\n"
     model_id = config.models[0].id if config.models else _EXAMPLE_MODEL
     return (
         f"{listens} It has no model yet: [[default_models]] in its configuration names those to load at start. "
-        f"To load one now:\n\n  curl {address}/models/load{key} -H 'content-type: application/json' "
+        f"To load one now:\n\n  {curl} {url}/models/load{key} -H 'content-type: application/json' "
         f'-d \'{{"model_id":"{model_id}","harness":"{config.harnesses[0].name}"}}\'\n'
     )
 
 
-def _chat_command(address: str, model_id: str, *, key: str) -> str:
+def _chat(url: str, model_id: str, *, key: str) -> str:
+    """The arguments of curl for a chat."""
     body = (
         f'{{"model":"{public_id(model_id)}","stream":true,'
         '"messages":[{"role":"user","content":"Why is the sky blue?"}]}'
     )
-    return f"curl -N {address}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'"
+    return f"{url}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'"
 
 
 def _say(text: str) -> None:

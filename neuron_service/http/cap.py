@@ -13,6 +13,7 @@ logger = get_logger(__name__)
 
 _MOST_DESCRIPTORS: Final = 65536
 _MOST_CONNECTIONS: Final = 4096
+_MOST_COSTLY_CONNECTIONS: Final = 1024
 _RESERVED_DESCRIPTORS: Final = 256
 """Descriptors for the listener, engines, downloads, files and the log. These must work however many clients come."""
 _RETRY_AFTER_S: Final = 5
@@ -45,11 +46,19 @@ class ConnectionCap:
         self._refused_connections = 0
 
     @classmethod
-    def for_descriptors(cls, descriptors: int) -> Self:
-        """The cap for a process with that many file descriptors, so that it does not run out of them."""
+    def for_descriptors(cls, descriptors: int, *, are_costly: bool = False) -> Self:
+        """The cap for a process with that many file descriptors, so that it does not run out of them.
+
+        `are_costly` if each connection takes the memory of one with TLS, a quarter of a MiB and more.
+        """
+        most = _MOST_COSTLY_CONNECTIONS if are_costly else _MOST_CONNECTIONS
         places = max(descriptors - _RESERVED_DESCRIPTORS, descriptors // 2)
-        limit = min(_MOST_CONNECTIONS, places * 3 // 4)
-        return cls(limit, spare=min(_MOST_CONNECTIONS // 4, places - limit))
+        limit = min(most, places * 3 // 4)
+        return cls(limit, spare=min(most // 4, places - limit))
+
+    def has_place(self, open_connections: int) -> bool:
+        """Whether the newest of `open_connections` can stay at all, at least for a refusal."""
+        return open_connections <= self.limit + self.spare
 
     def welcome(self, open_connections: int) -> Welcome:
         """Judge the newest of `open_connections`. The first one beyond the limit is logged, the others are counted."""
@@ -61,7 +70,7 @@ class ConnectionCap:
                 extra={"open_connections": open_connections, "max_connections": self.limit},
             )
         self._refused_connections += 1
-        return Welcome.QUESTIONS if open_connections <= self.limit + self.spare else Welcome.NONE
+        return Welcome.QUESTIONS if self.has_place(open_connections) else Welcome.NONE
 
     def refusal(self) -> Overloaded:
         """The error for a client beyond the limit. The caller must not log it, because `welcome` has logged it."""

@@ -5,21 +5,23 @@ The way of a request is at the top. What bounds it is beside it: `RequestClock` 
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, assert_never
 
 import httptools
 
 from neuron_lib.errors import NeuronError, ShuttingDown
 from neuron_lib.wire.http_errors import ErrorAnswer, MalformedHttp, RequestTimeout
+from neuron_service.asgi import PEER
 from neuron_service.exchange import REQUEST_ID, Exchange, exchange_of
 from neuron_service.http.alarm import Alarm
+from neuron_service.http.bodies import BodyBudget, BodyCount
 from neuron_service.http.cap import ConnectionCap, Welcome
 from neuron_service.http.framing import fault_of_head
 from neuron_service.http.last_words import CONTINUE, Refusals, to_bytes
 from neuron_service.http.limits import ConnectionLimits
 from neuron_service.http.request_clock import Arrival, Due, RequestClock, Stage, TimedOut
-from neuron_service.http.tcp import bound_silence, has_gone
+from neuron_service.http.tcp import bound_silence, has_gone, unix_peer
 from neuron_service.http.uvicorn_parts import UvicornConnection
 from neuron_service.refusals import log_refusal
 
@@ -46,13 +48,25 @@ class BoundedConnection(UvicornConnection):
     """
 
     def __init__(
-        self, *args: Any, limits: ConnectionLimits, cap: ConnectionCap, refusals: Refusals, **kwargs: Any
+        self,
+        *args: Any,
+        limits: ConnectionLimits,
+        cap: ConnectionCap,
+        refusals: Refusals,
+        bodies: BodyBudget,
+        take_place: Callable[[], object] = bool,
+        **kwargs: Any,
     ) -> None:
+        """`take_place` is called as soon as the connection is made. It frees the place of what was there before."""
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._cap = cap
         self._refusals = refusals
         self._welcome = Welcome.FULL
+        self._peer: Mapping[str, int] | None = None
+        self._take_place = take_place
+        self._bodies = bodies
+        self._body = BodyCount(bodies)
         self._clock = RequestClock(limits, now_s=self.loop.time())
         self._alarm = Alarm(self.loop, self._wake)
         self._stall: asyncio.TimerHandle | None = None
@@ -61,8 +75,11 @@ class BoundedConnection(UvicornConnection):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """A client has connected."""
+        self._take_place()
         super().connection_made(transport)
-        bound_silence(transport.get_extra_info("socket"), self._limits.taking_s)
+        sock = transport.get_extra_info("socket")
+        bound_silence(sock, self._limits.taking_s)
+        self._peer = unix_peer(sock)
         self._welcome = self._cap.welcome(self.open_connections)
         if self._welcome is Welcome.NONE:
             self._turn_away()
@@ -95,14 +112,21 @@ class BoundedConnection(UvicornConnection):
             return  # the parser stops behind this head, and `_parse` begins again
         self._clock.end_head(now_s=self.loop.time())
         self._refuse_unless_answerable()
-        self.start_cycle(end=self._end_answer)
+        self.start_cycle({} if self._peer is None else {PEER: self._peer}, end=self._end_answer)
         if self._welcome is not Welcome.FULL:
             self.make_last()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body was parsed."""
         self._clock.add_body()
+        if not self._body.add(len(body)):
+            self._refuse(self._bodies.refusal())
+            raise _StopParsing
         super().on_body(body)
+
+    def forget_request(self) -> None:
+        """The answer is written, or there will be none."""
+        self._body.release()
 
     def on_message_complete(self) -> None:
         """The request is complete. Its answer ends the connection, or the next request follows."""
@@ -124,7 +148,7 @@ class BoundedConnection(UvicornConnection):
         A client that has vanished looks the same as one that only stopped sending, until something is sent to it. So
         it is sent an interim response: clients ignore that, and the system of a vanished client resets the connection.
         """
-        if not self.is_answering:
+        if not self.is_answering or not self.transport.can_write_eof():  # TLS has no half-closed connections
             return False
         if not self.has_begun_answer:
             if not self.knows_interim_responses:
@@ -138,6 +162,7 @@ class BoundedConnection(UvicornConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, by either side."""
         super().connection_lost(exc)
+        self.forget_request()
         self._alarm.cancel()
         if self._stall is not None:
             self._stall.cancel()
@@ -263,6 +288,7 @@ class BoundedConnection(UvicornConnection):
         """
         self._clock.ignore_rest(now_s=self.loop.time(), for_s=self._limits.last_words_s)
         self.abandon_cycle()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self.resume_reading()
         self._alarm.set(self._clock.deadline_s)

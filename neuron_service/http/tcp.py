@@ -1,12 +1,15 @@
-"""The kernel's help for one TCP connection: to end it if it is silent, and to ask for the state of its other end."""
+"""The kernel's help for one connection: to end it if it is silent, and to ask about its other end."""
 
+import select
 import socket
+import struct
 from typing import Final
 
-__all__ = ("bound_silence", "has_gone")
+__all__ = ("bound_silence", "has_gone", "unix_peer")
 
 _TCP_CLOSED: Final = 7  # TCP_CLOSE of linux/tcp_states.h, the first byte of TCP_INFO
 _PROBES: Final = 3
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
 def bound_silence(sock: socket.socket, limit_s: float) -> None:
@@ -25,6 +28,18 @@ def bound_silence(sock: socket.socket, limit_s: float) -> None:
 
 
 def has_gone(sock: socket.socket) -> bool:
-    """Whether the other end has reset the connection. A half-closed connection is not reset."""
+    """Whether the other end has reset the connection, or closed its Unix socket. Half-closing does not count."""
+    if sock.family == socket.AF_UNIX:
+        poll = select.poll()
+        poll.register(sock.fileno(), 0)  # reports POLLHUP alone, which means that both directions have ended
+        return bool(poll.poll(0))
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     return info[0] == _TCP_CLOSED
+
+
+def unix_peer(sock: socket.socket) -> dict[str, int] | None:
+    """The `pid`, `uid` and `gid` of the process at the other end of a Unix socket; None for other sockets."""
+    if sock.family != socket.AF_UNIX:
+        return None
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return dict(zip(("pid", "uid", "gid"), _CREDENTIALS.unpack(credentials), strict=True))

@@ -8,9 +8,10 @@ bound.
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import anyio
@@ -21,7 +22,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from neuron_service.asgi import DIRECT_WRITE, ASGIApp, Scope
 from neuron_service.http.framing import without_upgrade
 
-__all__ = ("Server", "UvicornConnection")
+__all__ = ("Listen", "Server", "UvicornConnection")
+
+Listen: TypeAlias = Callable[[socket.socket, Callable[..., asyncio.Protocol], set[Any]], Any]
+"""Begins to accept connections on a socket, and returns what has `close` and `wait_closed` as asyncio's servers have.
+The other arguments are what makes the protocol of a connection, and the set of all connections. uvicorn calls
+`shutdown` of each connection of the set when the server ends, and waits until the set is empty.
+"""
 
 
 class UvicornConnection(HttpToolsProtocol):
@@ -123,16 +130,19 @@ class UvicornConnection(HttpToolsProtocol):
         parser, self.parser = self.parser, httptools.HttpRequestParser(self)
         return without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
 
-    def start_cycle(self, end: Callable[[], None]) -> None:
-        """Begin to answer the request whose head is complete. `end` is called instead of closing the connection."""
+    def start_cycle(self, extensions: Mapping[str, Any], *, end: Callable[[], None]) -> None:
+        """Begin to answer the request whose head is complete, with further `extensions` of its scope.
+
+        `end` is called instead of closing the connection.
+        """
         is_old = self.http_version == "1.0"
         if is_old:
             self.expect_100_continue = False  # HTTP/1.0 knows no interim responses
         super().on_headers_complete()
         assert self.cycle is not None
         self.cycle.transport = _CycleTransport(self.transport, end)
-        extensions: Any = {DIRECT_WRITE: {"write": _BodyWriter(self.cycle, self.transport)}}
-        self.cycle.scope["extensions"] = extensions  # the application begins after this callback
+        ours: Any = {DIRECT_WRITE: {"write": _BodyWriter(self.cycle, self.transport)}, **extensions}
+        self.cycle.scope["extensions"] = ours  # the application begins after this callback
         if is_old:
             self.cycle.send = _UntilClose(self.cycle)  # type: ignore[method-assign] # uvicorn has no place for it
 
@@ -149,6 +159,13 @@ class UvicornConnection(HttpToolsProtocol):
         """Have the connection end behind the answer to the latest request."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        self.forget_request()
+        super().on_response_complete()
+
+    def forget_request(self) -> None:
+        """Called when an answer is complete. A subclass may have kept something of the request until now."""
 
     def abandon_cycle(self) -> None:
         """Tell the application that its client has gone, unless it has answered. It may wait for a body."""
@@ -237,9 +254,11 @@ class Server(uvicorn.Server):
         backlog: int,
         idle_s: int,
         shutdown_limit_s: int,
+        listen: Listen | None = None,
     ) -> None:
         """Serve `app` over the connections that `connect` makes; it gets uvicorn's arguments for a protocol.
 
+        Without `listen` asyncio accepts the connections.
         An idle connection is closed after `idle_s`. When `should_exit` is set, the server waits `shutdown_limit_s` for
         answers that are under way.
         """
@@ -259,6 +278,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=shutdown_limit_s,
             )
         )
+        self._listen = listen
         self.accepting = anyio.Event()
         self.stopped = anyio.Event()
 
@@ -268,9 +288,21 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept connections."""
-        await super().startup(sockets)
+        """Begin to accept connections. uvicorn itself takes every socket for one of TCP."""
+        await super().startup([])
+        config, state = self.config, self.server_state
+        make: Any = config.http_protocol_class  # what `connect` was
+        connect = partial(make, config=config, server_state=state, app_state={})
+        for sock in sockets or ():
+            self.servers.append(await self._accept_on(sock, connect))
         self.accepting.set()
+
+    async def _accept_on(self, sock: socket.socket, connect: Callable[..., asyncio.Protocol]) -> Any:
+        if self._listen is not None:
+            return self._listen(sock, connect, self.server_state.connections)
+        loop = asyncio.get_running_loop()
+        start = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        return await start(connect, sock=sock, backlog=self.config.backlog)
 
     async def run_on(self, sock: socket.socket) -> None:
         """Serve on `sock` until `should_exit` is set."""

@@ -18,7 +18,15 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.utils import floatToGoString
 
-from neuron_lib.types import Distribution, EngineMeasures, FinishReason, ModelLoad, ModelStatus, ReplyOutcome
+from neuron_lib.types import (
+    Distribution,
+    EngineMeasures,
+    FinishReason,
+    ModelLoad,
+    ModelStatus,
+    ReplyOutcome,
+    ResidencyCounts,
+)
 from neuron_service.metrics.snapshot import Snapshot
 from neuron_service.tallies import NO_REPLIES, ModelCounts, ReplyCount, ReplyMeasure
 
@@ -103,6 +111,7 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _engines(snapshot.measures)
     yield from _replies(snapshot)
     yield from _loads(snapshot)
+    yield from _residency(snapshot.residency)
     yield from _devices(snapshot)
     yield from _hardware(snapshot)
 
@@ -201,6 +210,12 @@ def _loads(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counter(
         "fetched_bytes", "Bytes of models that came into the cache.", {(): snapshot.fetched_bytes}, labels=()
     )
+
+
+def _residency(counts: ResidencyCounts) -> Iterator[Metric]:
+    yield _gauge("loads_waiting", "Loads that wait for room.", {(): counts.waiting_loads}, labels=())
+    unloads = {("room",): counts.unloaded_for_room, ("idle",): counts.unloaded_idle}
+    yield _counter("unloads", "Models that the host has unloaded by itself.", unloads, labels=("cause",))
 
 
 def _devices(snapshot: Snapshot) -> Iterator[Metric]:

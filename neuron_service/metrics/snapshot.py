@@ -13,6 +13,7 @@ from neuron_lib.types import (
     HostMemory,
     ModelInfo,
     ModelLoad,
+    ResidencyCounts,
 )
 from neuron_service.host import Host
 from neuron_service.refusals import REFUSALS, RefusalCounts
@@ -45,6 +46,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     cpus: HostCpus | None
     counts: Counts
     fetched_bytes: int
+    residency: ResidencyCounts
     refusals: Mapping[tuple[int, str], int]
 
 
@@ -68,5 +70,6 @@ def take_snapshot(host: Host, *, refusals: RefusalCounts = REFUSALS) -> Snapshot
         cpus=cpus,
         counts=counts,
         fetched_bytes=counts.fetched_bytes + registry.fetched_bytes(),
+        residency=registry.residency_counts(),
         refusals=refusals.show(),
     )

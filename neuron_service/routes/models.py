@@ -13,6 +13,7 @@ from neuron_lib import LoadFailed, LoadingModel, ModelInfo, NeuronError
 from neuron_lib.errors import InvalidRequest
 from neuron_lib.logs import get_logger
 from neuron_lib.types import ModelSpec, public_id
+from neuron_lib.wire.estimate import EstimateAnswer, estimate_answer
 from neuron_lib.wire.management import UnloadBody, decode_load_request, decode_unload_request
 from neuron_lib.wire.management_errors import (
     FlatError,
@@ -23,7 +24,13 @@ from neuron_lib.wire.management_errors import (
     not_resident,
     unload_error,
 )
-from neuron_lib.wire.openai_models import OpenAiModel, OpenAiModelList, encode_model, encode_model_list
+from neuron_lib.wire.openai_models import (
+    OpenAiModel,
+    OpenAiModelList,
+    encode_absent_model,
+    encode_model,
+    encode_model_list,
+)
 from neuron_service.dialects import ERROR_SHAPE
 from neuron_service.errors import respond, response
 from neuron_service.exchange import exchange_of
@@ -34,6 +41,7 @@ from neuron_service.openapi import Operation, described_by
 
 __all__ = (
     "about_model",
+    "estimate_model",
     "follow_loading",
     "get_openai_model",
     "list_loading",
@@ -71,15 +79,21 @@ async def list_models(host: HostDependency) -> tuple[ModelInfo, ...]:
 
 
 _OPENAI_MODELS = Operation(
-    method="get", path="/v1/models", summary="The resident models in OpenAI's shape", answers={200: OpenAiModelList}
+    method="get",
+    path="/v1/models",
+    summary="The resident models, and those that a request would load, in OpenAI's shape",
+    answers={200: OpenAiModelList},
 )
 
 
 @get(_OPENAI_MODELS.path, media_type=MediaType.JSON, opt=described_by(_OPENAI_MODELS))
 async def list_openai_models(host: HostDependency) -> bytes:
-    """The resident models in OpenAI's shape."""
+    """The resident models in OpenAI's shape, and those that a request would load."""
     return encode_model_list(
-        host.registry.list_models(), created=int(time.time()), loaded=host.registry.loaded_unix_s()
+        host.registry.list_models(),
+        created=int(time.time()),
+        loaded=host.registry.loaded_unix_s(),
+        on_demand=host.registry.on_demand(),
     )
 
 
@@ -99,7 +113,9 @@ async def get_openai_model(request: Request[Any, Any, Any], host: HostDependency
 
 
 def _openai_model(model_id: str, host: Host) -> Response[bytes]:
-    """The answer about one model. Raises `ModelNotLoaded` for any that is not resident."""
+    """The answer about one model. Raises `ModelNotLoaded` for one that is not resident and that no request loads."""
+    if (absent := host.absent_on_demand(model_id)) is not None:
+        return Response(encode_absent_model(absent, created=int(time.time())), media_type=MediaType.JSON)
     info = host.info(model_id)
     created = host.registry.loaded_unix_s().get(info.id, int(time.time()))
     return Response(encode_model(info, created=created), media_type=MediaType.JSON)
@@ -167,6 +183,31 @@ async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> R
     labels = exchange_of(request.scope).labels
     logger.info("loaded model", extra=labels | {"model_id": info.id, "elapsed_ms": elapsed_ms})
     return Response(_Outcome("loaded"), status_code=200)
+
+
+_ESTIMATE = Operation(
+    method="post",
+    path="/models/estimate",
+    summary="Say how much memory a load would take; nothing is loaded",
+    request=ModelSpec,
+    answers={200: EstimateAnswer},
+    errors=(ERROR_SHAPE, FlatError, KindError),
+)
+
+
+@post(_ESTIMATE.path, status_code=200, opt=described_by(_ESTIMATE))
+async def estimate_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
+    """Say what a load would take on each device, and whether as much is free. The body is that of a load."""
+    body = await request.body()
+    await host.turn_to_decode(body)
+    try:
+        spec = decode_load_request(body, content_type=request.headers.get("content-type"))
+        host.require_harness()
+        await host.discovery()  # the GPUs are part of the plan
+        plan = await host.registry.estimate(spec)
+    except NeuronError as error:
+        return respond(request, error, load_error)
+    return Response(estimate_answer(plan, model_id=public_id(spec.model_id)), status_code=200)
 
 
 _UNLOAD = Operation(

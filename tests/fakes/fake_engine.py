@@ -77,6 +77,7 @@ FOUND: dict[str, dict[str, Any]] = {
     "words": {"n_vocab": 10},
     "fallback": {"chat_template": "fallback"},
     "vectors": {"capabilities": (EMBEDDINGS,), "vector_width": 2},
+    "cells": {"kv_cells": 100, "cell_bytes": 1 << 20},
     "ranks": {"capabilities": (RERANK,), "vector_width": 1},
 }
 """What is otherwise, by the first word of the mode."""
@@ -184,7 +185,7 @@ class FakeEngine:
 
     def get_ready(self) -> None:
         self.send(Ready(self.facts))
-        if self.mode in {"silent", "vectors-silent"}:
+        if self.mode in {"silent", "vectors-silent", "cells-silent"}:
             self.around.hang()
         if self.mode == "beating":
             self.around.beat(self)
@@ -199,14 +200,14 @@ class FakeEngine:
             count = len(texts_of(task))
             self.send(Prepared(request=request, prompt_tokens=count))
             self.submitted[request] = submit
-            self.line.enter(Request(request, (), 1))
+            self.line.enter(Request(request, (), 1, submit.class_))
             return
         if isinstance(task, CompleteTask) and (task.more_prompts or task.echo):
             texts = tuple(map(text_of, task.prompts))
             tokens = sum(len(text.split()) for text in texts)
             self.send(Prepared(request=request, prompt_tokens=tokens, echo=texts if task.echo else ()))
             self.submitted[request] = submit
-            self.line.enter(Request(request, (), min(len(texts) * task.choices, self.seats)))
+            self.line.enter(Request(request, (), min(len(texts) * task.choices, self.seats), submit.class_))
             return
         words = words_of(submit)
         if self.mode == "stuck-at-prepare":
@@ -226,7 +227,7 @@ class FakeEngine:
             return
         self.send(Prepared(request=request, prompt_tokens=len(words), in_reasoning=words[-1].endswith("<think>")))
         self.submitted[request] = submit
-        self.line.enter(Request(request, (), task.choices))
+        self.line.enter(Request(request, (), task.choices, submit.class_))
 
     def read_off(self, request: int, task: TokenizeTask | DetokenizeTask) -> None:
         """Each word of a text is a token, which is its length."""

@@ -3,7 +3,7 @@
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from neuron_lib.testing import ScriptedModel
 from neuron_service.app import create_app
+from neuron_service.asgi import ASGIApp
 from neuron_service.http.cap import ConnectionCap
+from neuron_service.http.certificates import Certificates
 from neuron_service.http.limits import ConnectionLimits
 from neuron_service.http.listening import bind
 from neuron_service.http.serving import http_server
@@ -149,20 +151,26 @@ def listening_host(
     resident: Sequence[str] = (),
     limits: ConnectionLimits | None = None,
     cap: ConnectionCap | None = None,
+    address: str = "127.0.0.1",
+    certificates: Certificates | None = None,
+    before: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> Iterator[ListeningHost]:
-    """A host that listens on 127.0.0.1, with the models `resident` loaded."""
+    """A host that listens on `address`, with the models `resident` loaded. `before` may put something before its
+    application.
+    """
 
     @asynccontextmanager
     async def serving(portal: BlockingPortal) -> AsyncIterator[ListeningHost]:
         async with scripted_host(scripts, resident=resident) as scripted:
-            sock = bind("127.0.0.1", 0)
+            sock = bind(address, 0)
             server = http_server(
-                create_app(scripted.real),
+                before(create_app(scripted.real)),
                 limits=limits,
+                certificates=certificates,
                 cap=cap or ConnectionCap.for_descriptors(8192),
                 shutdown_limit_s=1,
             )
-            port = sock.getsockname()[1]
+            port = 0 if sock.family == socket.AF_UNIX else sock.getsockname()[1]
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(server.run_on, sock)
                 try:

@@ -13,6 +13,7 @@ from typing import Any
 from uvicorn.server import ServerState
 
 from neuron_service.asgi import DIRECT_WRITE, DirectWrite, Receive, Scope, Send
+from neuron_service.http.bodies import BodyBudget
 from neuron_service.http.cap import ConnectionCap
 from neuron_service.http.connection import BoundedConnection
 from neuron_service.http.last_words import CONTINUE, Refusals
@@ -139,6 +140,9 @@ class _Transport(asyncio.Transport):
         assert not self.has_sent_eof, "written behind the end"
         self.written += bytes(data)
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.has_sent_eof = True
 
@@ -239,13 +243,17 @@ class MemoryClient:
 
 @contextmanager
 def memory_connection(
-    *, limits: ConnectionLimits | None = None, cap: ConnectionCap | None = None, refusals: Refusals = render
+    *,
+    limits: ConnectionLimits | None = None,
+    cap: ConnectionCap | None = None,
+    refusals: Refusals = render,
+    bodies: BodyBudget | None = None,
 ) -> Iterator[MemoryClient]:
     """A client that has connected."""
     loop = ManualLoop()
     app = MemoryApp()
     cap = cap or ConnectionCap(100, spare=10)
-    config = http_server(app, cap=cap, shutdown_limit_s=1, limits=limits, refusals=refusals).config
+    config = http_server(app, cap=cap, shutdown_limit_s=1, limits=limits, refusals=refusals, bodies=bodies).config
     config.load()
     make: Any = config.http_protocol_class
     transport = _Transport(loop)

@@ -25,6 +25,7 @@ from neuron_lib.errors import ConfigError
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.types import ModelSpec
 
+LISTEN = "an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address, or unix:/path"
 ROOT = Path(__file__).parents[2]
 DEFAULTS = Config(harness={"llamacpp": LlamaCppConfig(local_roots=())})
 """What comes of nothing. A program's own `LlamaCppConfig` restricts no paths; one that was read from a file does."""
@@ -190,6 +191,31 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             '[[models]]\nid="a/b"\nchat_template="b.jinja"',
             "neuron.toml: `a/b` has the relative `chat_template` 'b.jinja', which must be absolute in `models[0]`",
         ),
+        ('host = "unix:sock"', f"neuron.toml: `host`: expected {LISTEN}"),
+        (
+            'socket_mode = "rw"',
+            "neuron.toml: `socket_mode`: expected the permissions of a file in octal digits, such as 0660",
+        ),
+        (
+            'tls_cert = "/c.pem"',
+            "neuron.toml: `tls_cert` without the others: TLS needs both `tls_cert` and `tls_key`",
+        ),
+        (
+            'tls_client_ca = "/c.pem"',
+            "neuron.toml: `tls_client_ca` without the others: TLS needs both `tls_cert` and `tls_key`",
+        ),
+        (
+            'tls_cert = "c.pem"\ntls_key = "/k.pem"',
+            "neuron.toml: `tls_cert`: the relative path 'c.pem' must be absolute",
+        ),
+        (
+            'host = "unix:/s"\ntls_cert = "/c.pem"\ntls_key = "/k.pem"',
+            "neuron.toml: `tls_cert` means nothing for a Unix socket, whose clients are on this machine",
+        ),
+        (
+            'endpoint_url = "node"',
+            "neuron.toml: `endpoint_url`: expected an http or https address without user, password or query",
+        ),
         ('keys_file = "keys"', "neuron.toml: the relative `keys_file` 'keys' must be absolute"),
         (
             'trusted_networks = ["intranet"]',
@@ -307,7 +333,7 @@ def test_variables_that_name_no_key_are_ignored() -> None:
         (
             "NEURON_HOST",
             "",
-            "NEURON_HOST: `host`: expected an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address",
+            f"NEURON_HOST: `host`: expected {LISTEN}",
         ),
         ("NEURON_PORT", "1\nhost = 2", "NEURON_PORT: `port`: expected `int`, got `str`"),
         ("NEURON_HARNESS", "llamacpp", "NEURON_HARNESS: `harness`: expected a table"),
@@ -446,7 +472,10 @@ def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
     _, _, ignored = record.getMessage().partition(": ")
     assert set(ignored.split(", ")) == {
         "harness.candle.prefix_cache.max_entries",
-        "harness.candle.context_limit",
+        "harness.candle.context_limit.activation_headroom_mb",
+        "harness.candle.context_limit.bootstrap_prefill_tok_per_sec",
+        "harness.candle.context_limit.min_free_floor_mb",
+        "harness.candle.context_limit.output_reserve_tokens",
         "harness.candle.image",
     }
 
@@ -488,8 +517,7 @@ def test_what_a_start_survives_with_a_warning_is_an_error_if_the_caller_is_stric
         ("NEURON_HARNESS_LLAMACPP_N_CTX", "NEURON_HARNESS__LLAMACPP__N_CTX"),
         ("NEURON_HARNESS__LLAMACPP__ADMISION__MAX_IN_FLIGHT", "NEURON_HARNESS__LLAMACPP__ADMISSION__MAX_IN_FLIGHT"),
         ("NEURON_USE_CHAT_TEMPLATES", "NEURON_USE_CHAT_TEMPLATE"),
-        ("NEURON_LOG_LEVEL", "NEURON_LOG"),
-        ("NEURON_LOGLEVEL", "NEURON_LOG"),
+        ("NEURON_LOGLEVEL", "NEURON_LOG_LEVEL"),
         ("NEURON_CONFIG", "--config"),
     ],
 )

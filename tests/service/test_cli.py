@@ -107,6 +107,11 @@ def test_neuron_toml_of_the_current_directory_is_read_without_an_option(
     ("text", "environ", "expected"),
     [
         ("port = ", {}, "neuron.toml:1:"),
+        (
+            'tls_cert = "/nowhere.pem"\ntls_key = "/nowhere.pem"',
+            {},
+            "`tls_cert` /nowhere.pem: No such file or directory",
+        ),
         ("port = 70000", {}, "`port`"),
         ("port = 'x'", {}, "`port`"),
         ("[harness.llamacpp]\nn_cxt = 1", {}, "unknown key `harness.llamacpp.n_cxt`; did you mean `n_ctx`?"),
@@ -116,7 +121,7 @@ def test_neuron_toml_of_the_current_directory_is_read_without_an_option(
         ("trusted_proxies = ['user:nobody-at-all']", {}, "no such user here"),
         ("", {"NEURON_LOG": "loud"}, "NEURON_LOG: 'loud' is none of debug, info, warning, error"),
     ],
-    ids=["syntax", "range", "type", "typo", "environment", "no keys", "nobody", "no user", "log level"],
+    ids=["syntax", "certificate", "range", "type", "typo", "environment", "no keys", "nobody", "no user", "log level"],
 )
 def test_a_configuration_that_is_wrong_is_exit_78_and_one_line_that_says_where(
     text: str,
@@ -144,6 +149,11 @@ def test_a_configuration_file_that_is_named_must_exist(tmp_path: Path, capsys: p
     assert "nowhere.toml: No such file or directory" in capsys.readouterr().err
 
 
+def test_a_unix_socket_has_no_port(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--demo", "--host=unix:/sock", "--port=1") == os.EX_CONFIG
+    assert "--port means nothing for the Unix socket unix:/sock" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("port", ["x", "-1", "65536", "1.5", "", "٣"])
 def test_an_impossible_port_is_refused_in_words(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--demo", f"--port={port}") == 2
@@ -151,7 +161,7 @@ def test_an_impossible_port_is_refused_in_words(port: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("option", ["--host", "--default-host"])
-@pytest.mark.parametrize("host", ["", " ", "127.0.0.1 ", "a\0b"])
+@pytest.mark.parametrize("host", ["", " ", "127.0.0.1 ", "a\0b", "unix:", "unix:relative"])
 def test_an_impossible_host_is_refused_instead_of_listening_everywhere(
     option: str, host: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,7 +242,7 @@ def test_a_credential_that_cannot_be_read_is_an_error_that_does_not_quote_it(tmp
 
 # ----------------------------------------------------------------------------------------------------- command line
 
-COMMANDS = ("serve", "pull", "ls", "rm", "key")
+COMMANDS = ("serve", "pull", "ls", "rm", "estimate", "key", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -254,11 +264,11 @@ def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], caps
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("list", "there is no command 'list'; did you mean `neuron ls`? commands: serve, pull, ls, rm, key, doctor"),
+        ("list", "there is no command 'list'; did you mean `neuron ls`? commands: serve, pull, ls, rm, estimate"),
         ("serv", "did you mean `neuron serve`?"),
         ("download a/b", "did you mean `neuron pull`?"),
         ("remove a/b", "did you mean `neuron rm`?"),
-        ("frobnicate", "there is no command 'frobnicate'; commands: serve, pull, ls, rm, key, doctor and help (see"),
+        ("frobnicate", "commands: serve, pull, ls, rm, estimate, key, doctor and help (see"),
         ("help frobnicate", "there is no command 'frobnicate'"),
         ("--config x list", "there is no command 'list'"),
         ("--demo ls", "--demo is an option of `neuron serve`, not of `neuron ls`"),

@@ -203,6 +203,48 @@ async def test_health_counts_running_and_waiting_requests_of_a_model_in_mid_stre
                 read_models((await host.client.get("/models")).body)
 
 
+def asks_as(account: str) -> dict[str, str]:
+    return {"content-type": "application/json", "x-helexa-account-id": account, "x-helexa-key-id": "key"}
+
+
+async def test_a_principal_with_too_many_requests_gets_429_and_others_are_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    may_speak = anyio.Event()
+    script = ScriptedModel(may_speak=may_speak, max_in_flight=2, max_per_principal=1)
+    async with scripted_host({A: script}, resident=[A]) as host:
+        path, body = "/v1/chat/completions", chat_body(A, stream=True)
+        async with host.client.open("POST", path, body, headers=asks_as("one")) as running:
+            await running.chunk()
+            refused = await host.client.post(path, body, headers=asks_as("one"))
+            assert (refused.status, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+            assert refused.headers["retry-after"] == "2"
+            async with host.client.open("POST", path, body, headers=asks_as("two")) as other:
+                await other.chunk()
+                (load,) = read_health((await host.client.get("/health")).body).models
+                assert (load.in_flight, load.rejected_per_principal, load.anon_in_flight) == (2, 1, 0)
+                may_speak.set()
+                assert await other.head() == 200
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+
+async def test_health_tells_the_seats_of_anonymous_callers_who_leave_one_to_principals() -> None:
+    script = ScriptedModel(may_speak=anyio.Event(), max_in_flight=2)
+    async with scripted_host({A: script}, resident=[A]) as host:
+        path, body = "/v1/chat/completions", chat_body(A, stream=True)
+        async with host.client.open("POST", path, body, headers=asks_as("one")) as running:
+            await running.chunk()
+        async with host.client.open("POST", path, body) as first, host.client.open("POST", path, body) as second:
+            await first.chunk()
+            await wait_all_tasks_blocked()
+            assert not second.returned.is_set()
+            (load,) = read_health((await host.client.get("/health")).body).models
+            assert (load.in_flight, load.queue_depth) == (1, 1)
+            assert (load.anon_in_flight, load.anon_max_in_flight) == (1, 1)
+            async with host.client.open("POST", path, body, headers=asks_as("one")) as running:
+                await running.chunk()
+
+
 async def test_a_model_that_is_being_unloaded_shows_in_health_with_its_requests_and_nowhere_else() -> None:
     may_speak = anyio.Event()
     async with scripted_host({A: ScriptedModel(may_speak=may_speak)}, resident=[A]) as host:

@@ -94,11 +94,12 @@ async def test_seats_and_waiting_requests_are_those_of_health() -> None:
     script = ScriptedModel(may_speak=anyio.Event(), max_in_flight=1, max_queue_depth=1)
     async with scripted_host({A: script}, resident=[A]) as host:
         body = chat_body(A, stream=True)
-        async with host.client.open("POST", CHAT, body) as running, host.client.open("POST", CHAT, body):
+        async with host.client.open("POST", CHAT, body) as running:
             await running.chunk()
-            await wait_all_tasks_blocked()
-            assert (await host.client.post(CHAT, body)).status == 503
-            page = await scrape(host)
+            async with host.client.open("POST", CHAT, body):
+                await wait_all_tasks_blocked()
+                assert (await host.client.post(CHAT, body)).status == 503
+                page = await scrape(host)
     assert page.value("neuron_requests_in_flight", model=A) == page.value("neuron_requests_in_flight_limit", model=A)
     assert page.value("neuron_requests_waiting", model=A) == 1
     assert page.value("neuron_requests_rejected_total", model=A, reason="queue_full") == 1
@@ -272,6 +273,7 @@ async def test_every_name_is_that_of_the_project_and_every_metric_says_what_it_m
     async with scripted_host(resident=[A]) as host:
         for metric in families(take_snapshot(host.real)):
             assert re.fullmatch(r"neuron_[a-z_]+", metric.name)
+            assert not re.search(r"_(ms|mb|kb|pct|percent|total|count|sum|bucket|info)$", metric.name)
             assert metric.documentation.endswith(".")
 
 

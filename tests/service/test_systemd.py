@@ -109,6 +109,16 @@ def test_several_sockets_are_refused() -> None:
         inherited_socket(2)
 
 
+def test_a_unix_socket_that_systemd_passes_is_taken(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as passed:
+        passed.bind(str(tmp_path / "sock"))
+        passed.listen()
+        taken = inherited_socket(1, first_fd=os.dup(passed.fileno()))
+        assert taken is not None
+        with taken:
+            assert taken.getsockname() == str(tmp_path / "sock")
+
+
 @pytest.mark.parametrize(
     ("family", "kind"),
     [(socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_UNIX, socket.SOCK_STREAM)],
@@ -118,7 +128,7 @@ def test_a_socket_to_which_no_client_can_connect_is_refused_and_closed(
     family: socket.AddressFamily, kind: socket.SocketKind
 ) -> None:
     descriptor = socket.socket(family, kind).detach()
-    with pytest.raises(ConfigError, match="does not listen for TCP connections"):
+    with pytest.raises(ConfigError, match="does not listen for connections"):
         inherited_socket(1, first_fd=descriptor)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)

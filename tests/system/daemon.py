@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -129,18 +130,22 @@ def running_daemon(
     prefix: Sequence[str] = (),
     command: Sequence[str] = COMMAND,
     port: int = 0,
+    tls: ssl.SSLContext | None = None,
+    socket_path: Path | None = None,
 ) -> Iterator[Daemon]:
     """Start a daemon with `config` and keep its files in `folder`. At the end it is stopped, and killed if need be.
 
     `environ` is added to our own environment. `prefix` is a command that becomes `command`, the daemon. If `port` is
-    given, the daemon's greeting is not needed.
+    given, the daemon's greeting is not needed. The client of a daemon that speaks TLS needs `tls`. With `socket_path`
+    the daemon listens on a Unix socket there.
     """
     folder.mkdir(exist_ok=True)
     config_path, log_path = folder / "neuron.toml", folder / "log"
     config_path.write_text(config)
+    place = ("--port", str(port)) if socket_path is None else ("--host", f"unix:{socket_path}")
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [*prefix, *command, "serve", "--config", str(config_path), "--port", str(port), *arguments],
+            [*prefix, *command, "serve", "--config", str(config_path), *place, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -155,11 +160,20 @@ def running_daemon(
         else:
             assert process.stdout is not None
             greeting = process.stdout.readline().decode()
-            assert greeting.startswith("neuron listens on http://127.0.0.1:"), log_path.read_text()
-            port = int(greeting.split()[3].rpartition(":")[2])
-        hooks = {"request": [partial(_note_canaries, canaries)]}
-        address = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=address, timeout=PATIENCE_S, trust_env=False, event_hooks=hooks) as client:
+            address = f"{'http' if tls is None else 'https'}://127.0.0.1:" if socket_path is None else "unix:/"
+            assert greeting.startswith(f"neuron listens on {address}"), log_path.read_text()
+            port = 0 if socket_path is not None else int(greeting.split()[3].rpartition(":")[2])
+        base_url = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}" if port else "http://localhost"
+        transport = httpx.HTTPTransport(
+            verify=True if tls is None else tls, trust_env=False, uds=None if socket_path is None else str(socket_path)
+        )
+        with httpx.Client(
+            base_url=base_url,
+            timeout=PATIENCE_S,
+            trust_env=False,
+            transport=transport,
+            event_hooks={"request": [partial(_note_canaries, canaries)]},
+        ) as client:
             yield Daemon(process, client, log_path)
         for line in written_in(log_path.read_text(errors="replace")):
             canaries.hear(line)

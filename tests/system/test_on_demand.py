@@ -77,15 +77,16 @@ def test_clients_of_two_models_that_must_not_be_here_together_are_all_answered(t
 
 
 def test_a_load_that_cannot_fit_is_422_with_its_numbers_and_touches_nothing(tmp_path: Path) -> None:
-    config = page_config(tmp_path, more="memory_mb = 1")
+    config = page_config(tmp_path, more="memory_mb = 90")  # for one engine, not for two
     with running_daemon(tmp_path / "daemon", config) as daemon:
         daemon.wait_ready()
-        before = daemon.client.get("/models").json()
+        before = [model["id"] for model in daemon.client.get("/models").json()]
         reply = daemon.client.post("/models/load", json={"model_id": LARGE, "harness": "llamacpp"})
         error = reply.json()["error"]
         assert (reply.status_code, error["kind"], error["device"]) == (422, "insufficient_memory", "cpu")
         assert error["needed_mb"] > error["free_mb"]
-        assert daemon.client.get("/models").json() == before
+        assert [model["id"] for model in daemon.client.get("/models").json()] == before == [SMALL]
+        assert daemon.client.post("/v1/chat/completions", json=chat(SMALL, max_tokens=4)).is_success
 
 
 def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_request(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fakes.wire_shapes import read_discovery, read_health, read_models, read_version
 from tests.patience import PATIENCE_S
@@ -72,6 +73,35 @@ def test_the_bytes_of_a_stream_have_no_carriage_return_and_end_with_usage_and_do
     assert last["choices"][0]["finish_reason"] in {"stop", "length"}
     texts = [frame for frame in frames if b'"content":' in frame and b'"role":' not in frame]
     assert last["usage"]["completion_tokens"] >= len(texts) > 0
+
+
+def metrics_of(daemon: Daemon, model: str) -> dict[str, float]:
+    """The values of the series of the model, and of those of the host, by name."""
+    text = daemon.client.get("/metrics").text
+    samples = [sample for metric in text_string_to_metric_families(text) for sample in metric.samples]
+    return {sample.name: sample.value for sample in samples if sample.labels.get("model", model) == model}
+
+
+def test_a_stream_is_in_the_metrics_with_every_time_that_is_measured(daemon: Daemon) -> None:
+    before = metrics_of(daemon, "test/two")
+    tokens = daemon.client.post(CHAT, json=chat("test/two")).json()["usage"]["completion_tokens"]
+    daemon.client.post(CHAT, json=chat("test/two", stream=True))
+
+    def told_by_the_engine() -> dict[str, float]:
+        found = metrics_of(daemon, "test/two")
+        name = "neuron_inter_token_seconds_count"
+        gaps = found.get(name, 0) - before.get(name, 0)
+        return found if gaps == 2 * (tokens - 1) else {}
+
+    now = eventually(told_by_the_engine)
+    more = {name: value - before.get(name, 0) for name, value in now.items()}
+    assert more["neuron_completion_tokens_total"] == 2 * tokens
+    assert more["neuron_first_token_seconds_count"] == 1
+    for measured in ("request_queue", "request_prefill", "request_decode", "request", "request_token"):
+        assert more[f"neuron_{measured}_seconds_count"] == 2, measured
+    assert now["neuron_kv_cells"] > now["neuron_kv_cells_held"] > now["neuron_kv_cells_live"] == 0
+    for name in ("event_loop_lag_seconds_count", "load_stage_seconds_count", "http_requests_total"):
+        assert now[f"neuron_{name}"] > 0, name
 
 
 def test_the_same_greedy_chat_gives_the_same_text_streamed_and_whole(daemon: Daemon) -> None:

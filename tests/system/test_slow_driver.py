@@ -39,6 +39,9 @@ def test_gpus_of_a_slow_driver_are_seen_later_and_earlier_answers_have_no_max_pr
         assert len(told) > 1, "the first look hung"
         assert [entry["devices"] for entry in told[:-1]] == [[]] * (len(told) - 1)
         seen = read_discovery(daemon.client.get("/discovery").content)
+        assert seen.memory
+        assert seen.cpus
+        eventually(lambda: {"memory", "cpus"} <= daemon.client.get("/health").json().keys(), within_s=60)
         assert [(gpu.name, gpu.vram_total_mb) for gpu in seen.devices] == [("Card", 8192)]
         assert "no GPU is seen, looking again" in daemon.log
         assert "hardware seen" in daemon.log

@@ -96,7 +96,7 @@ def test_a_terminal_that_is_closed_ends_no_reply_and_no_daemon(tmp_path: Path) -
             payloads = stream_payloads(reply.iter_lines())
             next(payloads)
             daemon.signal(signal.SIGHUP)
-            wait_for_log(daemon, "SIGHUP ignored")
+            wait_for_log(daemon, "configuration read again")
             assert [*payloads][-1] == "[DONE]"
         assert daemon.client.get("/readyz").status_code == httpx.codes.OK
         daemon.signal(signal.SIGTERM)

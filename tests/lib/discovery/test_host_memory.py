@@ -28,6 +28,19 @@ def test_the_facts_have_nothing_that_changes(tmp_path: Path) -> None:
     assert read_cpus().load_1m is None
 
 
+def test_the_limits_of_the_control_groups_are_told_and_what_is_left_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    limits = {"limit_of_cgroups": 8 << 30, "allowed_by_cgroups": 3 << 30, "cpus_of_cgroups": 2.5}
+    for name, limit in limits.items():
+        monkeypatch.setattr(f"neuron_lib.discovery.host_memory.{name}", lambda limit=limit: limit)
+    now, facts = now_memory(tmp_path / "meminfo"), read_memory(tmp_path / "meminfo")
+    assert now == HostMemory(total_mb=16000, available_mb=8000, limit_mb=8192, limit_available_mb=3072)
+    assert facts == HostMemory(total_mb=16000, limit_mb=8192)
+    assert (now_cpus().limit, read_cpus().limit) == (2.5, 2.5)
+
+
 @pytest.mark.parametrize("text", [None, "", "MemFree: 1 kB\n"])
 def test_a_kernel_that_does_not_say_its_memory_is_none(tmp_path: Path, text: str | None) -> None:
     if text is not None:

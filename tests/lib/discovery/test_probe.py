@@ -21,6 +21,7 @@ Install = Callable[[str, str], None]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Put a shell script of that name on a PATH which holds nothing else."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("neuron_lib.discovery.tool._KNOWN_PLACES", ())
 
     def write(name: str, script: str) -> None:
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")

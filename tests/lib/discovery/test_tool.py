@@ -28,6 +28,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make a shell script the tool."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("neuron_lib.discovery.tool._KNOWN_PLACES", ())
 
     def write(script: str) -> None:
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
@@ -158,6 +159,20 @@ async def test_a_script_counts_as_alive_while_what_it_started_is(
     finally:
         end(started)
     assert await answer_in_the_end() == ToolOutput("fine\n")
+
+
+async def test_a_tool_that_is_not_on_the_path_is_found_where_its_vendor_puts_it(
+    install: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "opt"
+    place.mkdir()
+    monkeypatch.setattr("neuron_lib.discovery.tool._KNOWN_PLACES", (str(place),))
+    assert await run_tool(TOOL) is None
+    install("echo of the vendor")
+    (tmp_path / "nvidia-smi").rename(place / "nvidia-smi")
+    assert await run_tool(TOOL) == ToolOutput("of the vendor\n")
+    install("echo of the path")
+    assert await run_tool(TOOL) == ToolOutput("of the path\n")
 
 
 async def test_a_tool_that_leaves_a_child_behind_is_not_waited_for_any_longer(

@@ -172,6 +172,11 @@ def test_the_readings_of_an_amd_card_are_whole_numbers() -> None:
     assert second == DeviceHealth(index=1, vram_used_mb=0, vram_free_mb=0, utilization_pct=0, temp_c=51)
 
 
+def test_an_amd_card_that_uses_more_than_it_has_has_nothing_free() -> None:
+    text = '{"card0": {"VRAM Total Memory (B)": "1048576", "VRAM Total Used Memory (B)": "3145728"}}'
+    assert [card.vram_free_mb for card in amd.parse_device_health(text)] == [0]
+
+
 @given(
     st.text()
     | st.from_regex(r'\{"card[0-9]{1,6}": (\{"GPU use \(%\)": "?-?[0-9eEnul.]{0,9}"?\}|\[\]|1|null)\}', fullmatch=True)

@@ -8,6 +8,7 @@ import pytest
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.errors import LoadFailed, PreflightFailed, TemplateFailed
+from neuron_lib.llama.bindings import lib
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_lib.types import ChatRequest, LoadProgress, LoadStage, ModelSpec, ModelStatus
 from tests.fakes.model_cache import REPOSITORY, put
@@ -33,8 +34,8 @@ async def test_the_memory_of_a_model_on_gpus_is_looked_after_until_it_is_back(
 
     harness = LlamaCppHarness(SMALL, models=(PLACE,), gpu_memory_mb=gpu_memory_mb, read_memory=read_memory)
     spec = ModelSpec(model_id="org/demo", harness="llamacpp", devices=devices)
-    async with harness.open(spec, model_id="org/demo", report=lambda _progress: None):
-        pass
+    async with harness.open(spec, model_id="org/demo", report=lambda _progress: None) as model:
+        assert model.info().vram_used_mb == (500 if asked else None)
     assert looks == ([asked] * 5 if asked else [])
 
 
@@ -86,13 +87,19 @@ async def test_an_engine_sees_only_the_devices_of_its_spec_and_none_of_the_secre
     ids=["no GPU", "no GPU, one named", "the CPU", "no layer on the GPU", "the first GPU"],
 )
 async def test_a_model_shows_the_gpus_that_it_uses_and_none_on_the_cpu(
-    devices: tuple[int, ...] | None, gpu_layers: int, gpu_memory_mb: tuple[int, ...], shown: tuple[int, ...]
+    devices: tuple[int, ...] | None,
+    gpu_layers: int,
+    gpu_memory_mb: tuple[int, ...],
+    shown: tuple[int, ...],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = msgspec.structs.replace(SMALL, gpu_layers=gpu_layers)
     harness = LlamaCppHarness(config, models=(PLACE,), gpu_memory_mb=gpu_memory_mb)
     spec = ModelSpec(model_id="org/demo", harness="llamacpp", devices=devices)
     async with harness.open(spec, model_id="org/demo", report=lambda _: None) as model:
         assert model.info().devices == shown
+    is_silent = not shown or bool(lib.llama_supports_gpu_offload())
+    assert ("built without GPU support" in caplog.text) is not is_silent
 
 
 @pytest.mark.both_loops

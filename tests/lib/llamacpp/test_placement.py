@@ -42,6 +42,8 @@ def test_a_spec_means_these_devices(
     environment = visible_devices(wanted, gpu_count=gpus)
     assert environment.get("CUDA_VISIBLE_DEVICES") == visible
     assert environment.get("CUDA_DEVICE_ORDER") == (None if visible is None else "PCI_BUS_ID")
+    assert environment.get("HIP_VISIBLE_DEVICES") == ("-1" if visible == "" else visible)
+    assert environment.get("ZE_AFFINITY_MASK") == (visible or None)
 
 
 @pytest.mark.parametrize(

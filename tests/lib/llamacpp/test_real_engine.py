@@ -19,7 +19,15 @@ import pytest
 from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry, SamplingConfig
 from neuron_lib.engine.protocol import Abort
-from neuron_lib.errors import EngineDead, InvalidGrammar, InvalidRequest, LoadFailed, PromptTooLong, TemplateFailed
+from neuron_lib.errors import (
+    EngineDead,
+    InvalidGrammar,
+    InvalidRequest,
+    LoadFailed,
+    PromptTooLong,
+    TemplateFailed,
+    TooLargeForKv,
+)
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import LlamaCppHarness, load_command
@@ -56,7 +64,12 @@ MODEL_ID = "org/smollm2"
 
 @asynccontextmanager
 async def real_model(
-    path: Path, *, progress: list[float] | None = None, isolates_principals: bool = False, **changes: Any
+    path: Path,
+    *,
+    progress: list[float] | None = None,
+    isolates_principals: bool = False,
+    kv_reply_tokens: int = 0,
+    **changes: Any,
 ) -> AsyncIterator[tuple[LlamaCppModel, EngineProcess]]:
     load = load_command(
         LlamaCppConfig(n_ctx=512, n_batch=128, n_ubatch=128, threads=2, admission=AdmissionConfig(max_in_flight=8)),
@@ -76,10 +89,11 @@ async def real_model(
             supervisor,
             harness_name="llamacpp",
             devices=(0,),
-            rules=AdmissionRules(max_in_flight=8, max_queue_depth=8, max_wait_s=60),
+            rules=AdmissionRules(max_in_flight=8, max_queue_depth=8, max_wait_s=60, max_per_principal=0),
             max_prompt_tokens=supervisor.facts.n_ctx,
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,
+            kv_reply_tokens=kv_reply_tokens,
         )
         engine = supervisor.require_engine()
         assert isinstance(engine, EngineProcess)
@@ -425,6 +439,58 @@ async def test_in_a_pool_too_small_for_all_every_request_gets_its_whole_reply(sm
             for number in range(6):
                 tasks.start_soon(one, model, kv_cells, number)
     assert all(agree(replies[512, number], replies[4096, number]) for number in range(6))
+
+
+async def test_cells_are_reserved_before_a_request_begins_and_what_can_never_fit_is_refused(
+    smollm2_path: Path,
+) -> None:
+    most_at_once = 0
+
+    async def one(model: LlamaCppModel, number: int) -> None:
+        nonlocal most_at_once
+        async with model.run(ask(f"Write a story about animal {number}.", max_tokens=200)) as reply:
+            load = model.load()
+            most_at_once = max(most_at_once, load.in_flight)
+            assert load.kv_available_mb < load.kv_budget_mb
+            _ = [event async for event in reply]
+
+    async with real_model(smollm2_path, kv_reply_tokens=200, kv_layout="unified", kv_cells=512) as (model, _):
+        assert model.load().kv_budget_mb == model.load().kv_available_mb > 0
+        async with anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(one, model, number)
+        assert 1 <= most_at_once <= 2
+        with pytest.raises(TooLargeForKv) as caught:
+            await reply_to(model, ask("Hello", max_tokens=200, choices=4))
+        assert caught.value.fields["required_mb"] > caught.value.fields["budget_mb"] == model.load().kv_budget_mb
+        assert model.load().rejected_kv_unservable == 1
+
+
+async def test_a_principal_with_many_requests_does_not_keep_another_one_from_the_next_free_seat(
+    smollm2_path: Path,
+) -> None:
+    began: list[str] = []
+
+    async def one(model: LlamaCppModel, account: str, number: int) -> None:
+        principal = Principal(account_id=account, key_id="k")
+        task = ask(f"Name animal {number}.", principal=principal, max_tokens=8)
+        async with model.run(task) as reply:
+            began.append(account)
+            _ = [event async for event in reply]
+
+    async with (
+        real_model(smollm2_path, seats=1) as (model, _engine),
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(14):
+            tasks.start_soon(one, model, "many", number)
+        while not began:
+            await let_others_run()
+        before = len(began)
+        tasks.start_soon(one, model, "single", 14)
+    assert began.count("many") == 14
+    # The one that ran, and one that may have begun while the prompt was prepared: in order of arrival all would be.
+    assert began.index("single") - before <= 2
 
 
 async def test_of_two_accounts_kept_apart_none_finds_the_other_s_prompt(smollm2_path: Path) -> None:

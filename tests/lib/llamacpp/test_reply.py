@@ -16,11 +16,24 @@ from msgspec.structs import replace
 
 from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, SamplingConfig
-from neuron_lib.engine.protocol import Beat, Began, Delta, Done, Load, Prepared, StepEvents, Submit, Vector
+from neuron_lib.engine.protocol import (
+    Beat,
+    Began,
+    Delta,
+    Done,
+    Load,
+    Prepared,
+    Refused,
+    StepEvents,
+    Submit,
+    Vector,
+)
+from neuron_lib.error_frames import to_frame
 from neuron_lib.errors import (
     EngineDead,
     EngineFailed,
     InvalidRequest,
+    KvWaitExpired,
     NeuronError,
     Overloaded,
     OverloadReason,
@@ -28,6 +41,7 @@ from neuron_lib.errors import (
     ShuttingDown,
     SuspectRequest,
     TemplateFailed,
+    TooLargeForKv,
     UnsupportedCapability,
     WrongModality,
 )
@@ -96,6 +110,7 @@ async def model_of(
     seats: int = 1,
     queue: int = 4,
     max_wait_s: float = 60.0,
+    kv_max_wait_s: float = 240.0,
     isolates_principals: bool = False,
     policy: RestartPolicy | None = None,
     in_process: bool = False,
@@ -126,7 +141,9 @@ async def model_of(
             supervisor,
             harness_name="llamacpp",
             devices=(0,),
-            rules=AdmissionRules(max_in_flight=seats, max_queue_depth=queue, max_wait_s=max_wait_s),
+            rules=AdmissionRules(
+                max_in_flight=seats, max_queue_depth=queue, max_wait_s=max_wait_s, kv_max_wait_s=kv_max_wait_s
+            ),
             max_prompt_tokens=5,
             sampling=SamplingConfig(max_tokens=100),
             isolates_principals=isolates_principals,
@@ -926,6 +943,43 @@ async def test_inputs_take_turns_on_one_seat_until_the_last_has_its_vector() -> 
     assert isinstance(events[-1], Finished)
 
 
+async def test_a_request_that_waits_for_cells_beside_free_seats_is_refused_for_its_cells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("neuron_lib.llamacpp.reply._BEGIN_LIMIT_S", 600)
+    async with (
+        model_of("cells-silent", seats=2, max_wait_s=0.0, kv_max_wait_s=0.01) as model,
+        anyio.create_task_group() as tasks,
+    ):
+        engine = engine_of(model)
+        Askers(tasks, model, "one")
+        await until(lambda: "with 1 requests" in repr(engine))
+        engine._take(Prepared(request=1, prompt_tokens=1, cells=60))
+        engine._take(Began(1))
+        load = model.load()
+        assert (load.in_flight, load.kv_budget_mb, load.kv_available_mb) == (1, 100, 40)
+        waiting = Askers(tasks, model, "two")
+        await until(lambda: "with 2 requests" in repr(engine))
+        engine._take(Prepared(request=2, prompt_tokens=1, cells=41))
+        await until(lambda: bool(waiting.refusals))
+        (refusal,) = waiting.refusals
+        assert isinstance(refusal, KvWaitExpired)
+        assert refusal.fields == {"free_mb": 100, "required_mb": 41}
+        assert (model.load().rejected_kv_timeout, model.load().queue_depth) == (1, 0)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_request_that_needs_more_cells_than_there_are_is_refused_and_counted() -> None:
+    async with model_of("cells-silent") as model, anyio.create_task_group() as tasks:
+        engine = engine_of(model)
+        asker = Askers(tasks, model, "one")
+        await until(lambda: "with 1 requests" in repr(engine))
+        engine._take(Refused(1, to_frame(TooLargeForKv("too large", required_mb=101, budget_mb=100))))
+        await until(lambda: bool(asker.refusals))
+        assert isinstance(asker.refusals[0], TooLargeForKv)
+        assert (model.load().rejected_kv_unservable, model.load().queue_depth) == (1, 0)
+
+
 async def test_a_request_that_was_refused_does_not_begin_though_its_engine_begins_it() -> None:
     async def ask_for_one() -> None:
         with pytest.raises(ShuttingDown):
@@ -1304,6 +1358,23 @@ async def test_what_an_engine_has_counted_is_told_with_the_size_of_its_cache_onc
         counted = EngineMeasures(token_gaps=Distribution(bounds=(), counts=(0,), sum=0.0), kv_cells_held=7)
         engine.last_beat = Beat(step=1, in_flight=0, rss_bytes=1, measures=counted)
         assert model.measures() == replace(counted, kv_cells=512)
+
+
+async def test_the_measured_speed_bounds_prompts_as_it_is_shown() -> None:
+    async with model_of() as model:
+        model._prefill_target_s, model._max_prompt_tokens = 100.0, 16384
+        engine = model._supervisor.require_engine()
+        model._supervisor._facts = replace(engine.facts, n_ctx=16384)
+        limit = model.info().limit
+        assert limit is not None
+        assert limit.context == 16384
+        gaps = Distribution(bounds=(), counts=(0,), sum=0.0)
+        engine.last_beat = Beat(
+            step=1, in_flight=0, rss_bytes=1, measures=EngineMeasures(token_gaps=gaps, prefill_tok_s=80.0)
+        )
+        assert model.info().limit == ModelLimit(context=7168, input=7167, output=100)
+        engine.last_beat = None
+        assert model.info().limit == limit
 
 
 async def test_a_model_whose_engines_die_three_times_is_lost_and_nobody_waits_for_it_any_more() -> None:

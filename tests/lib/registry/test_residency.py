@@ -1,6 +1,7 @@
 """A registry that loads on demand, makes room and unloads idle models, in virtual time."""
 
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from neuron_lib import (
@@ -21,7 +23,7 @@ from neuron_lib import (
     Registry,
     load_default_models,
 )
-from neuron_lib.errors import Overloaded, PreflightFailed, PreflightKind, ShuttingDown
+from neuron_lib.errors import InvalidRequest, LoadCancelled, Overloaded, PreflightFailed, PreflightKind, ShuttingDown
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.registry.residency_rules import ModelRules, ResidencyRules
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
@@ -290,6 +292,96 @@ async def test_a_host_that_stops_refuses_loads_that_wait_for_room() -> None:
             await one.registry.load(spec(C))
 
 
+async def test_an_unload_cancels_a_load_that_waits_for_room() -> None:
+    async with host({A: 6, B: 6}, rules(A, B)) as one, anyio.create_task_group() as tasks:
+        await one.registry.load(spec(A))
+        tasks.start_soon(lambda: one.chat(A, for_s=100))
+        await anyio.sleep(1)
+
+        async def load() -> None:
+            with pytest.raises(LoadCancelled):
+                await one.registry.load(spec(B))
+
+        tasks.start_soon(load)
+        await anyio.sleep(1)
+        await one.registry.unload(B)
+        await anyio.sleep(1)
+        with pytest.raises(ModelNotLoaded):
+            await one.registry.unload(B)
+    assert one.harness.loads() == [A]
+
+
+async def test_a_model_that_is_here_under_another_spelling_of_its_id_is_not_loaded_twice() -> None:
+    on_demand = ResidencyRules(makes_room=True, on_demand=(spec(A, quant="Q4_K_M"), spec(B)))
+    sizes = {f"{A}:Q4_K_M": 6, B: 6}
+    async with host(sizes, on_demand, wait_for_load_s=0.0) as one, anyio.create_task_group() as tasks:
+        await one.registry.load(spec(f"{A}:Q4_K_M"))
+        tasks.start_soon(lambda: one.chat(A, for_s=500))
+        await anyio.sleep(31)
+        await one.chat(B)
+        await anyio.sleep(1)
+        await one.chat(A)  # it yields, so this chat wants it to be loaded again
+        await one.registry.unload(B)
+        await anyio.sleep(100)
+        await one.chat(A)
+        assert (one.here, one.answered) == ([f"{A}:Q4_K_M"], [A])
+    assert one.harness.loads() == [f"{A}:Q4_K_M"]
+
+
+async def test_the_need_of_a_model_is_asked_once_for_a_load_however_many_ask_for_the_model() -> None:
+    async with host({A: 6}, rules(A)) as one, anyio.create_task_group() as tasks:
+        may_say, asked = anyio.Event(), 0
+
+        async def memory_need(_spec: ModelSpec) -> dict[str, int]:
+            nonlocal asked
+            asked += 1
+            await may_say.wait()
+            return {}
+
+        one.harness.memory_need = memory_need  # type: ignore[method-assign,assignment] # counts
+        for _ in range(5):
+            tasks.start_soon(one.chat, A)
+            await anyio.sleep(1)
+        assert asked == 1
+        may_say.set()
+
+
+class FaultyHarness(ScriptedHarness):
+    """Cannot say the need of any model."""
+
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        if spec.model_id == A:
+            raise ZeroDivisionError
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+async def test_a_harness_that_fails_to_say_a_need_or_is_silent_keeps_no_model_from_being_loaded() -> None:
+    async with Registry(
+        [FaultyHarness()], residency=rules(), capacity=lambda: TEN, clock=anyio.current_time
+    ) as registry:
+        for model_id in (A, B):
+            await registry.load(spec(model_id))
+        assert [info.id for info in registry.list_models()] == [A, B]
+
+
+async def test_loads_that_wait_and_models_that_were_unloaded_are_counted_by_cause() -> None:
+    limits = rules(A, B, default=ModelRules(idle_limit_s=600.0))
+    async with host({A: 6, B: 6}, limits) as one, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: one.chat(A, for_s=100))
+        await anyio.sleep(60)
+        tasks.start_soon(one.chat, B)
+        await anyio.sleep(1)
+        busy = one.registry.residency_counts()
+        assert (busy.waiting_loads, busy.unloaded_for_room, busy.unloaded_idle) == (1, 0, 0)
+        await anyio.sleep(120)
+        displaced = one.registry.residency_counts()
+        assert (displaced.waiting_loads, displaced.unloaded_for_room, displaced.unloaded_idle) == (0, 1, 0)
+        await anyio.sleep(700)
+        assert one.here == []
+        assert one.registry.residency_counts().unloaded_idle == 1
+
+
 class TightHarness(SlowHarness):
     """Refuses what does not fit into eight, as a harness does that has measured."""
 
@@ -367,6 +459,35 @@ async def test_a_model_that_nobody_uses_is_unloaded_after_its_own_time() -> None
             await anyio.sleep(1)
         await anyio.sleep(20)
         assert one.here == []
+
+
+async def test_the_last_request_says_how_long_the_model_stays_but_not_less_than_the_minimum_residence() -> None:
+    async with host({A: 6}, rules(A, default=ModelRules(idle_limit_s=600.0))) as one:
+
+        async def stays_s(keep_alive_s: float | None, *, limit_s: float) -> float:
+            async with one.registry.chat(replace(request(A), keep_alive_s=keep_alive_s)):
+                pass
+            ended_s = anyio.current_time()
+            with anyio.move_on_after(limit_s):
+                await one.registry._models.changes.until(lambda: not one.here)
+            return anyio.current_time() - ended_s
+
+        assert await stays_s(0, limit_s=1000) == pytest.approx(30, abs=2)
+        assert await stays_s(100, limit_s=1000) == pytest.approx(100, abs=2)
+        assert await stays_s(math.inf, limit_s=5000) == pytest.approx(5000)
+        assert await stays_s(0, limit_s=1000) == pytest.approx(0, abs=2)
+        assert await stays_s(None, limit_s=1000) == pytest.approx(600, abs=2)
+
+
+async def test_a_host_that_does_not_make_room_refuses_to_let_a_request_say_how_long_a_model_stays() -> None:
+    async with host({A: 6}, ResidencyRules()) as one:
+        await one.registry.load(spec(A))
+        for seconds in (0.0, 100.0):
+            with pytest.raises(InvalidRequest) as raised:
+                await one.registry.chat(replace(request(A), keep_alive_s=seconds)).__aenter__()
+            assert raised.value.param == "keep_alive"
+        async with one.registry.chat(replace(request(A), keep_alive_s=math.inf)):  # that is what happens anyway
+            pass
 
 
 # ------------------------------------------------------------------------------------------------------- many clients

@@ -32,6 +32,16 @@ def test_the_keys_are_those_of_the_file_or_of_the_credential(keys_file: Path, tm
         entrance_rules(Config(keys_file=keys_file), environ)
 
 
+@pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o644, 0), (0o660, 1), (0o602, 1)])
+def test_a_file_of_keys_that_others_may_change_is_warned_of(
+    mode: int, warnings: int, keys_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys_file.chmod(mode)
+    entrance_rules(Config(keys_file=keys_file), {})
+    assert len(caplog.records) == warnings
+    assert all(str(keys_file) in record.getMessage() for record in caplog.records)
+
+
 def test_without_keys_somebody_must_be_trusted(keys_file: Path) -> None:
     assert (
         entrance_rules(Config(trusted_networks=(), keys_file=keys_file), {}).in_words()

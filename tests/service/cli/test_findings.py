@@ -82,6 +82,14 @@ FAILURES = {
     "a port that another program has": (port(errno.EADDRINUSE), os.EX_OSERR),
     "a port that needs rights": (port(errno.EACCES), os.EX_NOPERM),
     "an address of another machine": (port(errno.EADDRNOTAVAIL), os.EX_OSERR),
+    "a Unix socket in a directory that is not there": (
+        findings.judge_port(PortFacts(host="unix:/run/x/neuron.sock", port=0, error=errno.ENOENT)),
+        os.EX_OSERR,
+    ),
+    "a Unix socket in a directory of somebody else": (
+        findings.judge_port(PortFacts(host="unix:/run/neuron.sock", port=0, error=errno.EACCES)),
+        os.EX_NOPERM,
+    ),
     "files of GPUs that are closed": (
         findings.judge_nodes(HOSTS["AMD"], ["/dev/kfd"], "neuron"),
         os.EX_NOPERM,

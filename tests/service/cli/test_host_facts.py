@@ -16,7 +16,6 @@ from neuron_service.cli import host_facts
 
 GPU = Device(index=0, name="Card", vram_total_mb=1, compute_capability="1")
 FOUND = {vendor.name: Found(vendor=vendor, devices=(GPU,)) for vendor in VENDORS}
-needs_an_ordinary_user = pytest.mark.skipif(os.getuid() == 0, reason="root may enter every directory")
 
 
 def pci_device(bus: Path, name: str, vendor: str, kind: str) -> None:
@@ -45,24 +44,51 @@ def test_an_address_is_free_or_says_why_not() -> None:
     assert host_facts.listen_error("192.0.2.1", 0) == errno.EADDRNOTAVAIL
 
 
+@pytest.mark.process
+def test_a_unix_socket_is_judged_without_making_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "neuron.sock"
+    host = f"unix:{path}"
+    assert (host_facts.listen_error(host, 0), path.exists()) == (0, False)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        assert host_facts.listen_error(host, 0) == errno.EADDRINUSE
+    assert (host_facts.listen_error(host, 0), path.exists()) == (0, True)
+    path.unlink()
+    path.touch()
+    assert host_facts.listen_error(host, 0) == errno.EEXIST
+    assert host_facts.listen_error(f"unix:{tmp_path}/nowhere/neuron.sock", 0) == errno.ENOENT
+
+
 def test_the_nearest_place_that_exists_is_found(tmp_path: Path) -> None:
     assert host_facts.nearest_that_exists(tmp_path) == (tmp_path, False)
     assert host_facts.nearest_that_exists(tmp_path / "a" / "b") == (tmp_path, False)
 
 
-@needs_an_ordinary_user
-def test_a_place_behind_a_closed_door_is_hidden(tmp_path: Path) -> None:
-    door = tmp_path / "closed"
-    door.mkdir(mode=0)
+@pytest.fixture
+def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that nobody may enter, root neither."""
+    door, exists, access = tmp_path / "closed", Path.exists, os.access
+    door.mkdir()
+
+    def look(path: Path, **options: bool) -> bool:
+        if door in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", look)
+    monkeypatch.setattr(os, "access", lambda path, mode: door not in Path(path).parents and access(path, mode))
+    return door
+
+
+def test_a_place_behind_a_closed_door_is_hidden(door: Path) -> None:
     assert host_facts.nearest_that_exists(door / "a" / "b") == (door, True)
 
 
-@needs_an_ordinary_user
-def test_a_file_that_is_there_and_closed_is_unreadable_and_one_that_is_missing_is_not(tmp_path: Path) -> None:
-    (tmp_path / "closed").touch(mode=0)
+def test_a_file_behind_a_closed_door_is_unreadable_and_one_that_is_missing_is_not(door: Path, tmp_path: Path) -> None:
     (tmp_path / "open").touch()
-    paths = [tmp_path / "closed", tmp_path / "open", tmp_path / "missing"]
-    assert host_facts.unreadable(paths) == [str(tmp_path / "closed")]
+    paths = [door / "file", tmp_path / "open", tmp_path / "missing"]
+    assert host_facts.unreadable(paths) == [str(door / "file")]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ bound of uvicorn in pyproject.toml.
 import ast
 import asyncio
 import inspect
+import re
 import tomllib
 from collections import deque
 from importlib import metadata
@@ -30,6 +31,7 @@ UVICORN = metadata.version("uvicorn")
 CHANGED = f"uvicorn {UVICORN} was changed, see the top of {Path(__file__).name}: "
 
 PROTOCOL_ATTRIBUTES: dict[str, type] = {
+    "config": uvicorn.Config,  # of the server as well, which makes connections with it
     "connections": set,
     "cycle": RequestResponseCycle,
     "expect_100_continue": bool,
@@ -54,6 +56,7 @@ PROTOCOL_METHODS: dict[str, list[str]] = {
     "on_headers_complete": ["self"],
     "on_message_begin": ["self"],
     "on_message_complete": ["self"],
+    "on_response_complete": ["self"],
     "on_url": ["self", "url"],
     "pause_writing": ["self"],
     "resume_writing": ["self"],
@@ -113,9 +116,19 @@ def test_uvicorns_server_has_the_methods_that_we_use(name: str, parameters: list
     assert parameters_of(uvicorn.Server, name) == parameters, f"{CHANGED}Server.{name}"
 
 
+def test_uvicorns_server_closes_the_listeners_that_we_add_and_ends_all_connections() -> None:
+    """It must use nothing else of either: see `Listen`."""
+    source = inspect.getsource(uvicorn.Server)
+    assert re.findall(r"for server in self\.servers:\s+(?:await )?server\.(\w+)\(\)", source) == [
+        "close",
+        "wait_closed",
+    ]
+    assert re.findall(r"in list\(self\.server_state\.connections\):\s+connection\.(\w+)\(\)", source) == ["shutdown"]
+
+
 def test_uvicorns_protocol_has_no_callback_that_we_do_not_know() -> None:
     """A new `on_…` or asyncio callback would be called by the parser or the loop, past our bounds."""
-    known = PROTOCOL_METHODS.keys() | {"on_response_complete"}
+    known = PROTOCOL_METHODS.keys()
     callbacks = {name for name in vars(HttpToolsProtocol) if name.startswith("on_") or name in dir(asyncio.Protocol)}
     assert {name for name in callbacks if not name.startswith("__")} <= known, CHANGED
 

@@ -1,0 +1,90 @@
+"""`neuron estimate`: how much memory a model would take on this host. Needs no running service, and loads nothing."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+
+import anyio
+import msgspec
+
+from neuron_lib.backend import HarnessSetup
+from neuron_lib.config import Config, load_config
+from neuron_lib.discovery.probe import discover
+from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, SourceUnavailable, cause_chain
+from neuron_lib.harness import Estimator
+from neuron_lib.sizes import format_size
+from neuron_lib.types import DeviceNeed, MemoryPlan, ModelSpec, public_id
+from neuron_lib.wire.estimate import estimate_answer
+from neuron_service.backends import BACKENDS
+from neuron_service.cli.configuration import config_path, log_level, with_credentials
+from neuron_service.cli.terminal import complain
+from neuron_service.log_config import configure_logging
+
+__all__ = ("run_estimate_command",)
+
+
+def run_estimate_command(options: argparse.Namespace) -> int:
+    """Print the plan of a load. Returns the exit status: 0 if the model fits now, 1 if not."""
+    try:
+        configure_logging(log_level(options, os.environ, default="warning"), environ=os.environ)
+        config = load_config(config_path(options), os.environ, sections=BACKENDS)
+        environ = with_credentials(config, os.environ)
+    except ConfigError as error:
+        complain(str(error))
+        return os.EX_CONFIG
+    model_id = public_id(options.id)
+    try:
+        plan = anyio.run(_estimate, config, environ, options.id, options.quant)
+    except SourceUnavailable as failure:
+        print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
+        return os.EX_TEMPFAIL
+    except NeuronError as failure:
+        print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(estimate_answer(plan, model_id=model_id))).decode())
+    else:
+        _show(plan, model_id)
+    return 0 if plan.fits else 1
+
+
+async def _estimate(config: Config, environ: Mapping[str, str], model_id: str, quant: str | None) -> MemoryPlan:
+    """Ask the first backend that can estimate. The spec is that of the model's `[[default_models]]` entry, if any."""
+    discovery = await discover(harnesses=(), max_prompt_tokens=config.max_prompt_tokens)
+    gpu_memory_mb = tuple(device.vram_total_mb for device in discovery.devices)
+    setup = HarnessSetup(
+        models=config.models,
+        environ=environ,
+        gpu_memory_mb=lambda: gpu_memory_mb,
+        max_prompt_tokens=config.max_prompt_tokens,
+        ends_with_thread=False,
+    )
+    for backend in BACKENDS:
+        harness = backend.make(backend.of(config), setup)
+        if isinstance(harness, Estimator):
+            configured = (spec for spec in config.default_models if public_id(spec.model_id) == public_id(model_id))
+            spec = next(configured, ModelSpec(model_id=model_id, harness=backend.name))
+            return await harness.estimate(spec if quant is None else msgspec.structs.replace(spec, quant=quant))
+    raise LoadFailed("no backend of this service can say how much memory a model takes")
+
+
+def _show(plan: MemoryPlan, model_id: str) -> None:
+    sequences = f"{plan.seats} sequences of {plan.n_ctx} tokens"
+    if plan.kv_layout == "unified":
+        sequences = f"{plan.seats} sequences of up to {plan.n_ctx} tokens in {plan.kv_cells} cells together"
+    layers = f"{min(plan.gpu_layers, plan.layers)} of {plan.layers} layers on GPUs"
+    print(f"{model_id}: {sequences}, {layers}")
+    rows = [("DEVICE", "WEIGHTS", "CONTEXT", "BUFFERS", "PROCESS", "NEEDED", "FREE", ""), *map(_row, plan.devices)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(need: DeviceNeed) -> tuple[str, ...]:
+    sizes = (need.weights_bytes, need.context_bytes, need.compute_bytes, need.process_bytes)
+    return (
+        need.device,
+        *map(format_size, (*sizes, need.needed_bytes, need.free_bytes)),
+        "fits" if need.fits else "does not fit",
+    )

@@ -1,0 +1,114 @@
+"""What a service that runs has got from its configuration, and how it is exchanged for that of another one."""
+
+import logging
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import anyio
+
+from neuron_lib.backend import Backend, HarnessSetup
+from neuron_lib.config import Config
+from neuron_lib.harness import Harness
+from neuron_lib.registry.residency_rules import ResidencyRules
+from neuron_service.access.hosts import AccessRules
+from neuron_service.host import Host
+from neuron_service.http.bodies import BodyBudget
+from neuron_service.http.certificates import Certificates
+from neuron_service.http_rules import HttpRules
+from neuron_service.log_config import set_level
+from neuron_service.settings import Settings
+from neuron_service.socket_reader import read_socket
+
+__all__ = ("Offer", "Running", "access_rules", "endpoint_url", "make_harnesses")
+
+logger = logging.getLogger(__name__)
+
+Offer: TypeAlias = tuple[Harness, tuple[str, ...]]
+"""A harness, and its other names."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Running:
+    """The parts of the service that follow from the configuration. One per process, on the event loop."""
+
+    host: Host
+    sock: socket.socket
+    backends: Sequence[Backend[Any]]
+    rules: HttpRules
+    bodies: BodyBudget
+    certificates: Certificates | None
+
+    async def prepare(self, settings: Settings, current: Config, wanted: Config) -> Callable[[], None]:
+        """Make what `wanted` and `settings` need where `current` is in force, and change nothing.
+
+        The function that it returns exchanges everything, and cannot fail. Models that are loaded keep the harness that
+        has loaded them.
+        """
+        harnesses: list[Offer] = []
+        if (wanted.models, wanted.harness) != (current.models, current.harness):
+            harnesses = await make_harnesses(self.host, wanted, settings.environ, self.backends)
+        access, endpoint = access_rules(wanted, self.sock), endpoint_url(wanted, self.sock)
+        residency = ResidencyRules.from_config(wanted)
+        registry = self.host.registry
+
+        def exchange() -> None:
+            for harness, aliases in harnesses:
+                registry.register(harness, aliases=aliases)
+            registry.set_residency(residency)
+            registry.endpoint_url = endpoint
+            registry.limits.drain_timeout_s = wanted.drain_timeout_secs
+            registry.wait_for_load_s = wanted.wait_for_load_secs
+            self.host.model_aliases = wanted.http.model_aliases
+            if settings.entrance.in_words() != self.host.entrance.rules.in_words():
+                logger.info("%s", settings.entrance.in_words())
+            self.host.entrance.replace(settings.entrance)
+            self.rules.replace(access=access, cors_origins=wanted.http.cors_origins)
+            self.bodies.limit_bytes = wanted.body_budget_mb << 20
+            if self.certificates is not None and settings.tls is not None:
+                self.certificates.context = settings.tls
+            set_level(settings.log_level)
+
+        return exchange
+
+
+async def make_harnesses(
+    host: Host, config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]
+) -> list[Offer]:
+    """Make the harnesses. Each in a thread, because its imports take long and probes must be answered."""
+    setup = HarnessSetup(
+        models=config.models,
+        environ=environ,
+        gpu_memory_mb=host.gpu_memory_mb,
+        max_prompt_tokens=config.max_prompt_tokens,
+        ends_with_thread=True,
+        read=read_socket,
+    )
+    return [
+        (await anyio.to_thread.run_sync(backend.make, backend.of(config), setup), backend.aliases)
+        for backend in backends
+        if backend.name in host.harnesses
+    ]
+
+
+def endpoint_url(config: Config, sock: socket.socket) -> str:
+    """The address that a gateway is told for each model. The gateway puts the host that it knows in place of ours.
+
+    A Unix socket has no port. A gateway needs the port of the proxy before it: that of HTTP, if nothing else is said.
+    """
+    if config.endpoint_url is not None:
+        return config.endpoint_url.rstrip("/")
+    scheme = "http" if config.tls_cert is None else "https"
+    port = "" if sock.family == socket.AF_UNIX else f":{sock.getsockname()[1]}"
+    return f"{scheme}://localhost{port}"
+
+
+def access_rules(config: Config, sock: socket.socket) -> AccessRules:
+    """Which hosts and origins requests through `sock` may name."""
+    return AccessRules.for_listener(
+        sock,
+        own_name=config.host,
+        allowed_hosts=config.allowed_hosts,
+        allowed_origins=(*config.allowed_origins, *config.http.cors_origins),
+    )

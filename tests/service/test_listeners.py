@@ -1,0 +1,234 @@
+"""A host behind a Unix socket, and behind TLS, as its clients see it."""
+
+import json
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from neuron_lib.testing import ScriptedModel
+from neuron_service.asgi import PEER, ASGIApp, Receive, Scope, Send
+from neuron_service.http.cap import ConnectionCap
+from neuron_service.http.limits import ConnectionLimits
+from neuron_service.refusals import send_json
+from tests.fakes.authority import Authority
+from tests.fakes.listening_host import ListeningHost, RawClient, listening_host, raw_chat
+from tests.patience import PATIENCE_S
+from tests.system.daemon import eventually
+
+pytestmark = pytest.mark.process
+
+A = "org/a"
+HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+WHO = b"GET /who HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def tells_who(app: ASGIApp) -> ASGIApp:
+    """An application that answers `/who` with the peer of the connection."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/who":
+            await app(scope, receive, send)
+            return
+        who = {"peer": scope["extensions"].get(PEER), "client": scope["client"], "scheme": scope["scheme"]}
+        await send_json(send, json.dumps(who).encode(), status=200)
+
+    return answer
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@contextmanager
+def unix_client(path: Path) -> Iterator[RawClient]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.connect(str(path))
+        yield RawClient(sock)
+
+
+@contextmanager
+def tls_client(host: ListeningHost, context: ssl.SSLContext) -> Iterator[RawClient]:
+    with (
+        host.connect() as plain,
+        context.wrap_socket(plain.sock, server_hostname="localhost") as secured,
+    ):
+        yield RawClient(secured)
+
+
+def serial_of(client: RawClient) -> str:
+    """The serial number of the host's certificate."""
+    assert isinstance(client.sock, ssl.SSLSocket)
+    certificate = client.sock.getpeercert()
+    assert certificate is not None
+    return str(certificate["serialNumber"])
+
+
+def is_turned_away(host: ListeningHost, context: ssl.SSLContext) -> bool:
+    """Whether a client gets no answer. With TLS 1.3 a client learns by reading that its certificate was refused."""
+    try:
+        with tls_client(host, context) as client:
+            client.send(HEALTH)
+            return client.rest() == b""
+    except OSError:
+        return True
+
+
+# ------------------------------------------------------------------------------------------------------ Unix sockets
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "neuron.sock"
+
+
+def test_a_host_answers_on_a_unix_socket_and_knows_the_process_of_its_client(path: Path) -> None:
+    with listening_host(resident=[A], address=f"unix:{path}", before=tells_who), unix_client(path) as client:
+        client.send(HEALTH)
+        assert client.reply().status == 200
+        client.send(raw_chat(A))
+        assert client.reply().status == 200
+        client.send(WHO)
+        assert json.loads(client.reply().body) == {
+            "peer": {"pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid()},
+            "client": None,
+            "scheme": "http",
+        }
+
+
+def test_a_client_that_vanishes_from_a_unix_socket_frees_its_seat(path: Path) -> None:
+    never = anyio.Event()
+    with listening_host({A: ScriptedModel(may_speak=never)}, resident=[A], address=f"unix:{path}") as host:
+        with unix_client(path) as client:
+            client.send(raw_chat(A))
+            eventually(lambda: not host.is_idle())
+        eventually(host.is_idle)
+
+
+def test_a_client_that_only_stops_sending_gets_its_answer_on_a_unix_socket(path: Path) -> None:
+    with listening_host(resident=[A], address=f"unix:{path}"), unix_client(path) as client:
+        client.send(raw_chat(A))
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.reply().status == 200
+        assert client.is_closed()
+
+
+# --------------------------------------------------------------------------------------------------------------- TLS
+
+
+def test_a_host_answers_over_tls_to_several_requests_of_one_connection(authority: Authority) -> None:
+    with listening_host(resident=[A], certificates=authority.certificates(), before=tells_who) as host:
+        with tls_client(host, authority.client()) as client:
+            client.send(HEALTH)
+            assert client.reply().status == 200
+            client.send(raw_chat(A, stream=True))
+            assert b"data: [DONE]" in client.read_until(b"0\r\n\r\n")
+            client.send(WHO)
+            who = json.loads(client.reply().body)
+            assert (who["scheme"], who["peer"], who["client"][0]) == ("https", None, "127.0.0.1")
+        eventually(lambda: host.open_connections == 0)
+
+
+def test_a_request_in_the_same_packet_as_the_end_of_the_handshake_is_answered(authority: Authority) -> None:
+    """asyncio hands these bytes on before it says that the connection is made."""
+    with listening_host(certificates=authority.certificates()) as host, host.connect() as plain:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = authority.client().wrap_bio(incoming, outgoing, server_hostname="localhost")
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                plain.send(outgoing.read())
+                incoming.write(plain.sock.recv(65536))
+        client.write(HEALTH)
+        plain.send(outgoing.read())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            try:
+                answer += client.read(65536)
+            except ssl.SSLWantReadError:
+                incoming.write(plain.sock.recv(65536))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_next_connection_gets_a_new_certificate_and_an_open_one_goes_on(authority: Authority) -> None:
+    certificates = authority.certificates()
+    with listening_host(certificates=certificates) as host, tls_client(host, authority.client()) as old:
+        old.send(HEALTH)
+        assert old.reply().status == 200
+        serial = serial_of(old)
+        certificates.context = authority.server()
+        with tls_client(host, authority.client()) as new:
+            assert serial_of(new) != serial
+        old.send(HEALTH)
+        assert old.reply().status == 200
+
+
+def test_a_client_needs_a_certificate_of_the_authority_that_is_asked_for(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    certificates = authority.certificates(client_ca=authority.ca)
+    with listening_host(certificates=certificates) as host:
+        with tls_client(host, authority.client("gateway")) as client:
+            client.send(HEALTH)
+            assert client.reply().status == 200
+        assert is_turned_away(host, authority.client())
+        (tmp_path / "other").mkdir()
+        stranger = authority.client()
+        stranger.load_cert_chain(*Authority(tmp_path / "other").sign("gateway", file="client"))
+        assert is_turned_away(host, stranger)
+        eventually(lambda: caplog.text.count("TLS handshake failed") == 2)
+        eventually(lambda: host.open_connections == 0)
+    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in caplog.text
+
+
+def test_a_handshake_that_does_not_end_is_given_up_and_one_line_says_so(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    limits = ConnectionLimits(head_s=0.15)
+    with listening_host(certificates=authority.certificates(), limits=limits) as host:
+        with host.connect() as silent:
+            silent.send(b"\x16\x03\x01")
+            with suppress(ConnectionResetError):
+                assert silent.is_closed()
+        eventually(lambda: host.open_connections == 0)
+    assert caplog.text.count("TLS handshake failed") == 1
+
+
+def test_connections_without_a_handshake_take_places_like_all_others(authority: Authority) -> None:
+    with listening_host(certificates=authority.certificates(), cap=ConnectionCap(1, spare=1)) as host:
+        with host.connect(), host.connect():
+            eventually(lambda: host.open_connections == 2)
+            with host.connect() as third, suppress(ConnectionResetError):
+                assert third.is_closed()
+        eventually(lambda: host.open_connections == 0)
+
+
+def test_a_host_that_ends_does_not_wait_for_handshakes(authority: Authority) -> None:
+    stack = ExitStack()
+    with listening_host(certificates=authority.certificates()) as host:
+        silent = stack.enter_context(host.connect())
+        eventually(lambda: host.open_connections == 1)
+    with stack, suppress(ConnectionResetError):
+        assert silent.is_closed()
+
+
+def test_a_refused_request_is_answered_over_tls_although_its_body_is_still_sent(authority: Authority) -> None:
+    with listening_host(certificates=authority.certificates()) as host:
+        with tls_client(host, authority.client()) as client:
+            client.send(b"GARBAGE\r\n\r\n")
+            reply = client.reply()
+            assert (reply.status, reply.headers["connection"]) == (400, "close")
+            client.send(b"more" * 1000)
+        eventually(lambda: host.open_connections == 0)
