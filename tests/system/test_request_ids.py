@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from neuron_lib.types import Principal
@@ -62,6 +63,16 @@ def test_the_id_of_a_request_is_on_its_answer_and_in_the_lines_of_daemon_and_eng
     (end,) = [line for line in lines if line["message"] == "reply finished"]
     assert (end["status"], end["finish_reason"], end["model_id"]) == (200, "length", "test/one")
     assert end["completion_tokens"] == 8
+
+
+def test_the_client_of_openai_finds_the_id_in_replies_and_errors(daemon: Daemon) -> None:
+    headers = {"x-request-id": "mine"}
+    with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as client:
+        reply = client.completions.create(model="test/one", prompt="Once", max_tokens=2, extra_headers=headers)
+        assert reply._request_id == "mine"
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.completions.create(model="test/none", prompt="Once", extra_headers=headers)
+        assert refused.value.request_id == "mine"
 
 
 def test_every_line_of_the_log_is_an_object(daemon: Daemon) -> None:
