@@ -480,6 +480,17 @@ async def test_a_model_that_nobody_uses_is_unloaded_after_its_own_time() -> None
         assert one.here == []
 
 
+async def test_rules_that_are_replaced_count_at_once_even_where_there_were_none() -> None:
+    async with host({A: 6, B: 6}, ResidencyRules()) as one:
+        await one.registry.load(spec(A))
+        await anyio.sleep(100)
+        assert one.here == [A]
+        for idle_limit_s in (60.0, None, 60.0):
+            one.registry.set_residency(ResidencyRules(default=ModelRules(idle_limit_s=idle_limit_s)))
+        await anyio.sleep(61)
+        assert one.here == []
+
+
 async def test_the_last_request_says_how_long_the_model_stays_but_not_less_than_the_minimum_residence() -> None:
     async with host({A: 6}, rules(A, default=ModelRules(idle_limit_s=600.0))) as one:
 
