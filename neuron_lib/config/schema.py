@@ -5,7 +5,7 @@ Resolves nothing: no directory is created, no secret is read (only names of vari
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import ip_network
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -110,8 +110,8 @@ ModelName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024, descri
 ListenHost: TypeAlias = Annotated[
     str,
     Meta(
-        pattern=r"^(unix:/[^\0\r\n]{1,106}|(?!unix:)[^\s\0]+)\Z",
-        description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address, or unix:/path",
+        pattern=r"^(unix:/[^\0\r\n]{1,106}|(?!unix:)[^\s\0/]+)\Z",
+        description="an address such as 127.0.0.1, or 0.0.0.0 for every address, or unix: and an absolute path",
     ),
 ]
 SocketMode: TypeAlias = Annotated[
@@ -417,8 +417,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def _check_tls(self) -> None:
         given = [name for name in ("tls_cert", "tls_key", "tls_client_ca") if getattr(self, name) is not None]
-        if given and given[:2] != ["tls_cert", "tls_key"]:
-            msg = f"`{'` and `'.join(given)}` without the others: TLS needs both `tls_cert` and `tls_key`"
+        missing = [f"`{name}`" for name in ("tls_cert", "tls_key") if name not in given]
+        if given and missing:
+            msg = f"`{given[-1]}` needs {' and '.join(missing)}, which the configuration does not have"
             raise ValueError(msg)
         if given and self.host.startswith("unix:"):
             msg = f"`{given[0]}` means nothing for a Unix socket, whose clients are on this machine"
@@ -436,10 +437,14 @@ def _require_networks(key: str, places: Sequence[str]) -> None:
         if place in {"loopback", "private"} or place.startswith("user:"):
             continue
         try:
-            ip_network(place)
+            network = ip_network(place, strict=False)
         except ValueError as error:
             msg = f"`{key}[{index}]`: {error}"
             raise ValueError(msg) from None
+        if network.network_address != ip_interface(place).ip:
+            address = ip_interface(place).ip
+            msg = f"`{key}[{index}]`: '{place}' is no network: write '{network}' or '{address}'"
+            raise ValueError(msg)
 
 
 def store_settings(config: Config) -> dict[str, StoreSettings]:
