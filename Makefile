@@ -159,7 +159,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 	$(PIP) uv
 	$(COMPILE) pyproject.toml --extra service -o requirements/runtime.txt
-	$(COMPILE) pyproject.toml --extra service --extra test --extra lint --extra types -c requirements/runtime.txt \
+	$(COMPILE) pyproject.toml --extra service --extra otel --extra test --extra lint --extra types -c requirements/runtime.txt \
 		-o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra service --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt

@@ -9,6 +9,7 @@ minilm_path     the GGUF file of all-MiniLM-L6-v2, which makes embeddings; mark 
 
 import importlib.util
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.canaries import Canaries, watched
 from tests.process_guard import add_audit_hook, refuse_processes
 
 FOREIGN_PREFIXES = ("HF_", "HUGGING", "NEURON_", "NOTIFY_", "LISTEN_", "WATCHDOG_")
@@ -100,6 +102,27 @@ def process() -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     backend: str = request.param
     return backend
+
+
+@pytest.fixture(autouse=True)
+def _root_logger_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield
+    root.handlers, root.level = before
+
+
+@pytest.fixture(scope="session")
+def _canaries() -> Iterator[Canaries]:
+    with watched() as canaries:
+        yield canaries
+
+
+@pytest.fixture(autouse=True)
+def _no_canary_in_the_log(_canaries: Canaries) -> Iterator[None]:
+    _canaries.clear()
+    yield
+    assert not _canaries.found(), "the log shows what a client or a model has written"
 
 
 @pytest.fixture(scope="session", autouse=True)
