@@ -17,7 +17,7 @@ from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, LoadFailed, NoHarness, ShuttingDown
 from neuron_lib.harness import Reply
-from neuron_lib.types import Device, Discovery, EndedReply, Health, ModelInfo, Reload, Task
+from neuron_lib.types import Device, Discovery, EndedReply, Health, ModelInfo, Reload, Task, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.tallies import Tallies
@@ -123,6 +123,11 @@ class Host:
     def info(self, model_id: str) -> ModelInfo:
         """One resident model; see `Registry.info`. Takes an alias too."""
         return self.registry.info(self.model_aliases.get(model_id, model_id))
+
+    def absent_on_demand(self, model_id: str) -> str | None:
+        """The id of a model that is not resident, and that a request would load. None for any other. Takes an alias."""
+        asked = public_id(self.model_aliases.get(model_id, model_id))
+        return asked if asked in self.registry.on_demand() else None
 
     def require_harness(self) -> None:
         """Raises `NoHarness` on a host that has none and will get none."""

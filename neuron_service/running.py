@@ -12,7 +12,8 @@ from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import Config
 from neuron_lib.harness import Harness
 from neuron_lib.registry.residency_rules import ResidencyRules
-from neuron_service.access.hosts import AccessRules
+from neuron_service.access.entrance import EntranceRules
+from neuron_service.access.hosts import ANY, AccessRules
 from neuron_service.host import Host
 from neuron_service.http.bodies import BodyBudget
 from neuron_service.http.certificates import Certificates
@@ -21,7 +22,7 @@ from neuron_service.log_config import set_level
 from neuron_service.settings import Settings
 from neuron_service.socket_reader import read_socket
 
-__all__ = ("Offer", "Running", "access_rules", "endpoint_url", "make_harnesses")
+__all__ = ("Offer", "Running", "access_rules", "endpoint_url", "make_harnesses", "say_who_is_let_in")
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,9 @@ class Running:
             registry.limits.drain_timeout_s = wanted.drain_timeout_secs
             registry.wait_for_load_s = wanted.wait_for_load_secs
             self.host.model_aliases = wanted.http.model_aliases
-            if settings.entrance.in_words() != self.host.entrance.rules.in_words():
-                logger.info("%s", settings.entrance.in_words())
+            is_changed = settings.entrance.in_words() != self.host.entrance.rules.in_words()
+            if is_changed or wanted.http.cors_origins != current.http.cors_origins:
+                say_who_is_let_in(wanted, settings.entrance)
             self.host.entrance.replace(settings.entrance)
             self.rules.replace(access=access, cors_origins=wanted.http.cors_origins)
             self.bodies.limit_bytes = wanted.body_budget_mb << 20
@@ -71,6 +73,15 @@ class Running:
             set_level(settings.log_level)
 
         return exchange
+
+
+def say_who_is_let_in(config: Config, rules: EntranceRules) -> None:
+    """Log whom the service lets in, and warn where that is everybody."""
+    logger.info("%s", rules.in_words())
+    if rules.trusted is not None and rules.trusted.has_every_address:
+        logger.warning("`trusted_networks` has every address: whoever reaches this host may use it without a key")
+    if ANY in config.http.cors_origins:
+        logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
 
 
 async def make_harnesses(

@@ -25,7 +25,6 @@ from neuron_lib.errors import ConfigError, ShuttingDown
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import Discovery, ModelSpec, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
-from neuron_service.access.hosts import ANY
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, host_memory_bytes
@@ -41,7 +40,7 @@ from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
 from neuron_service.reloading import Reloading
 from neuron_service.request_log import RequestLog
-from neuron_service.running import Running, access_rules, endpoint_url, make_harnesses
+from neuron_service.running import Running, access_rules, endpoint_url, make_harnesses, say_who_is_let_in
 from neuron_service.settings import Settings
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
@@ -145,9 +144,7 @@ async def serve(
             for _ in range(_FIRST_ANSWER_TURNS):
                 await checkpoint()
             logger.info("listening on %s", address_of(sock, is_tls=tls is not None))
-            _say_who_is_let_in(host.entrance.rules)
-            if ANY in config.http.cors_origins:
-                logger.warning("`http.cors_origins` has *: any web page in a browser here may use this service")
+            say_who_is_let_in(config, host.entrance.rules)
             tasks.start_soon(keep_status, notifier, host.status_line)
             tasks.start_soon(measure_lag, tallies.loop_lag_s)
             if watchdog_s is not None:
@@ -178,12 +175,6 @@ async def serve(
 
 def _nothing_to_read() -> Settings:
     raise ConfigError("this service was started without a configuration that can be read again")
-
-
-def _say_who_is_let_in(rules: EntranceRules) -> None:
-    logger.info("%s", rules.in_words())
-    if rules.trusted is not None and rules.trusted.has_every_address:
-        logger.warning("`trusted_networks` has every address: whoever reaches this host may use it without a key")
 
 
 def _stop_limit_s(drain_timeout_s: float) -> float:

@@ -125,8 +125,8 @@ class Place:
 
     @property
     def waits_for(self) -> Wait:
-        """What a request that has not begun waits for now."""
-        return self._controller._obstacle(self)
+        """What the request waits for now. One that has begun waits for its engine alone."""
+        return Wait.ENGINE if self._held else self._controller._obstacle(self)
 
     @property
     def patience_s(self) -> float:

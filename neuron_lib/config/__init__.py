@@ -12,6 +12,7 @@ from neuron_lib.config.load import Section, hub_endpoint, load_config
 from neuron_lib.config.schema import (
     AdmissionConfig,
     Config,
+    ContextLimitConfig,
     DownloadConfig,
     HarnessEntry,
     HttpConfig,
@@ -29,6 +30,7 @@ from neuron_lib.config.schema import (
 __all__ = (
     "AdmissionConfig",
     "Config",
+    "ContextLimitConfig",
     "DownloadConfig",
     "HarnessEntry",
     "HttpConfig",

@@ -9,6 +9,7 @@ from neuron_lib.config.schema import (
     AdmissionConfig,
     AnyPath,
     AnyPaths,
+    ContextLimitConfig,
     DownloadConfig,
     PromptCacheConfig,
     SamplingConfig,
@@ -48,6 +49,7 @@ class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fi
     special_tokens_in_messages: bool = False
     memory_check: Literal["refuse", "warn"] = "refuse"
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
+    context_limit: ContextLimitConfig = ContextLimitConfig()
     admission: AdmissionConfig = AdmissionConfig()
     sampling: SamplingConfig = SamplingConfig()
 

@@ -267,6 +267,22 @@ class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     anon_max_pending: Requests | None = None
 
 
+class ContextLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a prompt may be, by the time that reading the prompt takes.
+
+    If `enabled`, a prompt may have as many tokens as the engine reads within `target_prefill_latency_secs` at the speed
+    that was measured, and at least 4096. Before a measurement there is no such limit.
+    """
+
+    enabled: bool = True
+    target_prefill_latency_secs: Annotated[float, Meta(ge=1, le=3600)] = 120.0
+
+    @property
+    def target_s(self) -> float:
+        """The target in seconds, 0.0 if there is none."""
+        return self.target_prefill_latency_secs if self.enabled else 0.0
+
+
 class SamplingConfig(CommonSampling, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How tokens are chosen where neither the request nor the model says so. None leaves a parameter off.
 

@@ -70,7 +70,12 @@ class EngineLoop:
     def measures(self) -> EngineMeasures:
         """What was counted so far."""
         held, live = self._scheduler.cells_in_use()
-        return EngineMeasures(token_gaps=self._gaps.show(), kv_cells_held=held, kv_cells_live=live)
+        return EngineMeasures(
+            token_gaps=self._gaps.show(),
+            kv_cells_held=held,
+            kv_cells_live=live,
+            prefill_tok_s=self._scheduler.prefill_tok_s,
+        )
 
     def submit(self, request: Request) -> None:
         """Let a request enter the line before the next step."""

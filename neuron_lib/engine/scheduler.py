@@ -90,6 +90,11 @@ class Scheduler:
         waiting = sum(len(request.sequences) for request in self._line)
         return waiting + len(self._pending) + len(self._live)
 
+    @property
+    def prefill_tok_s(self) -> float:
+        """Tokens of prompts that are read in a second beside nothing else; 0.0 before this was measured."""
+        return self.costs.prefill_tok_s
+
     def cells_in_use(self) -> tuple[int, int]:
         """The cells that are taken, and those of them that live sequences have. Any thread may ask, to show them."""
         lengths = [self.cells.length(s.seq_id) for s in self._live.copy() if s.seq_id is not None]

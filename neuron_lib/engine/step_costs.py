@@ -37,6 +37,11 @@ class StepCosts:
     def __repr__(self) -> str:
         return f"<StepCosts prefill {self.prefill_token_s} s per token, decode {self._decode_s}>"
 
+    @property
+    def prefill_tok_s(self) -> float:
+        """Tokens of prompts that are read in a second beside nothing else; 0.0 before the first measurement."""
+        return 1 / self.prefill_token_s if self.prefill_token_s else 0.0
+
     def observe(self, *, decoded: int, prefilled: int, duration_s: float) -> None:
         """Add the time of a step with so many tokens of replies and of prompts."""
         if prefilled == decoded == 0:

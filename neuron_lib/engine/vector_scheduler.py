@@ -55,6 +55,11 @@ class VectorScheduler:
         running = sum(len(each.left) for each in self._running.values())
         return sum(len(request.sequences) for request in self._line) + running
 
+    @property
+    def prefill_tok_s(self) -> float:
+        """Not measured: texts are read whole, and the longest one takes a moment."""
+        return 0.0
+
     def cells_in_use(self) -> tuple[int, int]:
         """None: nothing of a text is kept."""
         return 0, 0

@@ -38,7 +38,16 @@ LLAMACPP: Final = Backend(
     # The names and keys of existing fleets' files and catalogues, which were written for another engine.
     aliases=("candle",),
     older_keys={"prefix_cache.budget_mb": "host_mb", "prefix_cache": "prompt_cache"},
-    idle_keys=("prompt_cache.max_entries", "context_limit", "image", "split_mode"),
+    idle_keys=(
+        "prompt_cache.max_entries",
+        # The plan of a load counts the bytes that these keys estimate.
+        "context_limit.bootstrap_prefill_tok_per_sec",
+        "context_limit.activation_headroom_mb",
+        "context_limit.min_free_floor_mb",
+        "context_limit.output_reserve_tokens",
+        "image",
+        "split_mode",
+    ),
     make=_make,
     check_spec=_check_spec,
 )

@@ -142,6 +142,7 @@ class LlamaCppHarness:
                 sampling=config.sampling,
                 isolates_principals=config.prompt_cache.isolate_principals,
                 vram_used_mb=lambda: memory.taken_mb,
+                prefill_target_s=config.context_limit.target_s,
             )
 
     async def estimate(self, spec: ModelSpec) -> MemoryPlan:
@@ -196,7 +197,14 @@ class LlamaCppHarness:
 
     async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
         """Bring the model here. What this host cannot have is refused before anything is fetched."""
-        return await self._store.fetch(spec, report=report, room_bytes=self._room_bytes(spec))
+        room_bytes = self._room_bytes(spec)
+        return await self._store.fetch(spec, report=report, room_bytes=room_bytes, most_bytes=self._most_bytes(spec))
+
+    def _most_bytes(self, spec: ModelSpec) -> int | None:
+        """All memory of this host, which no model's weights can exceed. None if a load that does not fit may go on."""
+        if self._config.memory_check == "warn":
+            return None
+        return memory_bytes(spec, gpu_memory_mb=()) + (sum(self._gpu_memory_mb()) << 20)
 
     def _room_bytes(self, spec: ModelSpec) -> int:
         """The memory that a default quant should fit into. Raises `LoadFailed` for devices that there are not."""

@@ -9,7 +9,7 @@ from neuron_lib.admission import AdmissionController, AdmissionRules, Capacity
 from neuron_lib.config import SamplingConfig
 from neuron_lib.errors import RequestRejected
 from neuron_lib.llamacpp.engine_client import Death
-from neuron_lib.llamacpp.limits import capacity_of, request_limit, servable
+from neuron_lib.llamacpp.limits import capacity_of, readable_tokens, request_limit, servable
 from neuron_lib.llamacpp.quarantine import Quarantine
 from neuron_lib.llamacpp.reply import LlamaCppReply
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
@@ -33,12 +33,15 @@ class LlamaCppModel:
         isolates_principals: bool = False,
         kv_reply_tokens: int = 0,
         vram_used_mb: Callable[[], int | None] = lambda: None,
+        prefill_target_s: float = 0.0,
     ) -> None:
         """With `isolates_principals` the prompts of one account are never reused for another. The cells for
         `kv_reply_tokens` tokens of each reply are reserved before the reply begins. `vram_used_mb` says how much memory
-        of GPUs the model takes, in MiB.
+        of GPUs the model takes, in MiB. Prompts are no longer than what is read within `prefill_target_s`; 0 sets no
+        such limit.
         """
         self._vram_used_mb = vram_used_mb
+        self._prefill_target_s = prefill_target_s
         self._supervisor = supervisor
         self._admission = AdmissionController(rules, capacity=self._capacity)
         self._max_prompt_tokens = max_prompt_tokens
@@ -87,8 +90,17 @@ class LlamaCppModel:
     @property
     def _limit(self) -> ModelLimit | None:
         return request_limit(
-            self._supervisor.facts, max_prompt_tokens=self._max_prompt_tokens, max_tokens=self._sampling.max_tokens
+            self._supervisor.facts,
+            max_prompt_tokens=self._max_prompt_tokens,
+            max_tokens=self._sampling.max_tokens,
+            readable=self._readable_tokens,
         )
+
+    @property
+    def _readable_tokens(self) -> int | None:
+        measures = self.measures()
+        speed = 0.0 if measures is None else measures.prefill_tok_s
+        return readable_tokens(prefill_tok_s=speed, target_s=self._prefill_target_s)
 
     def _capacity(self) -> Capacity:
         return capacity_of(self._supervisor.facts, limit=self._limit, seats=self._admission.rules.max_in_flight)
@@ -110,6 +122,7 @@ class LlamaCppModel:
             admission=self._admission,
             quarantine=self._quarantine,
             max_prompt_tokens=self._max_prompt_tokens,
+            readable_tokens=self._readable_tokens,
             kv_reply_tokens=self._kv_reply_tokens,
             sampling=self._sampling,
             cache_key=self._cache_key(task.principal),

@@ -86,6 +86,7 @@ class LlamaCppReply:
         admission: AdmissionController,
         quarantine: Quarantine,
         max_prompt_tokens: int,
+        readable_tokens: int | None = None,
         kv_reply_tokens: int,
         sampling: SamplingConfig,
         cache_key: str,
@@ -100,6 +101,7 @@ class LlamaCppReply:
         self._admission = admission
         self._quarantine = quarantine
         self._max_prompt_tokens = max_prompt_tokens
+        self._readable_tokens = readable_tokens
         self._kv_reply_tokens = kv_reply_tokens
         self._sampling = sampling
         self._cache_key = cache_key
@@ -243,6 +245,7 @@ class LlamaCppReply:
             facts=engine.facts,
             defaults=self._sampling,
             max_prompt_tokens=self._max_prompt_tokens,
+            readable_tokens=self._readable_tokens,
             kv_reply_tokens=self._kv_reply_tokens,
             most_seats=place.most_seats,
             cache_key=self._cache_key,

@@ -54,6 +54,7 @@ def submission(
     facts: ModelFacts,
     defaults: SamplingConfig,
     max_prompt_tokens: int,
+    readable_tokens: int | None = None,
     cache_key: str,
     seed: int,
     kv_reply_tokens: int = 0,
@@ -66,7 +67,9 @@ def submission(
     """
     asked = task.sampling if isinstance(task, Chat | Complete) else SamplingParams()
     most_tokens = task.max_tokens if isinstance(task, Chat | Complete) else None
-    limit = request_limit(facts, max_prompt_tokens=max_prompt_tokens, max_tokens=defaults.max_tokens)
+    limit = request_limit(
+        facts, max_prompt_tokens=max_prompt_tokens, max_tokens=defaults.max_tokens, readable=readable_tokens
+    )
     capacity = capacity_of(facts, limit=limit, seats=1)
     reply_tokens = defaults.max_tokens if most_tokens is None else most_tokens
     return Submit(

@@ -13,7 +13,6 @@ from typing import Final, Self
 
 import anyio
 from anyio.lowlevel import checkpoint
-from msgspec.structs import replace
 
 from neuron_lib.errors import (
     AlreadyLoaded,
@@ -29,6 +28,7 @@ from neuron_lib.errors import (
 from neuron_lib.harness import Estimator, Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
+from neuron_lib.registry.farewell import Farewell
 from neuron_lib.registry.harnesses import Harnesses
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels, HostLimits
@@ -36,9 +36,10 @@ from neuron_lib.registry.leased_reply import LeasedReply
 from neuron_lib.registry.making_room import Needs
 from neuron_lib.registry.phases import Event
 from neuron_lib.registry.reply_readers import log_reply
-from neuron_lib.registry.residency import COOLING_DOWN, Residency
+from neuron_lib.registry.residency import Residency
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.registry.startup import ActivationTracker
+from neuron_lib.registry.way_in import WayIn
 from neuron_lib.types import (
     Chat,
     Complete,
@@ -52,7 +53,6 @@ from neuron_lib.types import (
     ModelInfo,
     ModelLoad,
     ModelSpec,
-    ModelStatus,
     ResidencyCounts,
     Task,
     UnloadingModel,
@@ -139,8 +139,11 @@ class Registry:
             capacity=capacity,
             clock=clock,
         )
+        self._way_in = WayIn(
+            self._models, self._absent, self._residency, is_stopping=lambda: self._farewell is not None
+        )
         self._estimates = 0
-        self._farewell: _Farewell | None = None  # None as long as loads and requests are admitted
+        self._farewell: Farewell | None = None  # None as long as loads and requests are admitted
         for harness in harnesses:
             self.register(harness)
 
@@ -159,7 +162,7 @@ class Registry:
             self.close_admission()
         finally:
             await self._models.__aexit__(exc_type, exc, tb)
-        self._farewell = _Farewell((), {})
+        self._farewell = Farewell((), {})
 
     def set_residency(self, rules: ResidencyRules) -> None:
         """Decide by `rules` from now on which models are loaded and unloaded. The registry must have been entered."""
@@ -301,7 +304,8 @@ class Registry:
             self._estimates -= 1
 
     async def unload(self, model_id: str) -> None:
-        """Drain a model, unload it, and return when its memory is back. A running load of the model is cancelled.
+        """Drain a model, unload it, and return when its memory is back. A load of the model that runs or waits is
+        cancelled.
 
         From now on the model takes no requests. New requests, and requests that wait or are being prepared, are refused
         with `ModelNotLoaded` at once. Running requests end with an error if they still run after `drain_timeout_s`, or
@@ -312,6 +316,8 @@ class Registry:
         """
         model = self._models.find(model_id)
         if model is None:
+            if self._residency.give_up(model_id):
+                return
             raise ModelNotLoaded(model_id)
         model.refuse(lambda: ModelNotLoaded(model_id))
         model.move(Event.UNLOADED)
@@ -322,7 +328,7 @@ class Registry:
     def close_admission(self) -> None:
         """Begin a shutdown: cancel loads, and refuse new loads, new and waiting requests. Running replies go on."""
         if self._farewell is None:
-            self._farewell = _Farewell(self.list_models(), self.loaded_unix_s())
+            self._farewell = Farewell(self.list_models(), self.loaded_unix_s())
         self._residency.close()
         for model in self._models.values():
             model.refuse(ShuttingDown)
@@ -356,48 +362,12 @@ class Registry:
         keep_alive_s = task.keep_alive_s if isinstance(task, Chat | Complete | Embed) else None
         return LeasedReply(
             task,
-            find=partial(self._await_serving, keep_alive_s=keep_alive_s),
+            find=partial(self._way_in.find, wait_s=self.wait_for_load_s, keep_alive_s=keep_alive_s),
             is_stopping=lambda: self._farewell is not None,
             on_end=self._on_reply,
             on_account=on_account,
             clock=self._clock,
         )
-
-    async def _await_serving(self, model_id: str, *, keep_alive_s: float | None) -> HostedModel:
-        """The model, after waiting up to `wait_for_load_s` for the end of its load. Raises why it does not serve.
-
-        A model on demand that is not here is loaded. The model stays for `keep_alive_s` after its last request.
-        """
-        self._residency.require_keep_alive(keep_alive_s)
-        found = self._serving_or_why_not(model_id)
-        if isinstance(found, ModelNotLoaded):
-            with self._residency.waiting(model_id), anyio.move_on_after(self.wait_for_load_s):
-                while self._farewell is None and self._will_serve(model_id):
-                    await self._absent.next_change(self._models.find(model_id), self._models.changes)
-            found = self._serving_or_why_not(model_id)
-        if self._farewell is not None:
-            raise ShuttingDown
-        if isinstance(found, ModelNotLoaded):
-            raise found
-        found.keep_alive_s = keep_alive_s
-        return found
-
-    def _will_serve(self, model_id: str) -> bool:
-        """Whether to wait for the model. Puts the load of a model on demand into the line."""
-        if not self._absent.activation_awaits(model_id):
-            self._residency.want(model_id)
-        found = self._serving_or_why_not(model_id)
-        return isinstance(found, ModelLoading) and found.stage != COOLING_DOWN
-
-    def _serving_or_why_not(self, model_id: str) -> HostedModel | ModelNotLoaded:
-        model = self._models.find(model_id)
-        if model is not None and model.serves and self._residency.admits(model):
-            return model
-        if model is None or not model.is_loading:
-            reason = self._residency.explain(model_id)
-            if reason is not None:
-                return reason
-        return self._absent.explain(model_id, model)
 
     # ---------------------------------------------------------------------------------------------------- looking
 
@@ -411,6 +381,13 @@ class Registry:
             return self._farewell.models
         return tuple(model.loaded.info() for model in self._models.serving())
 
+    def on_demand(self) -> tuple[str, ...]:
+        """The public ids of the models that are not listed, and that a request would load, in the order of the rules.
+
+        Empty after `close_admission`.
+        """
+        return self._residency.absent_on_demand()
+
     def info(self, model_id: str) -> ModelInfo:
         """What `list_models` has of one model, under any spelling of its id.
 
@@ -422,7 +399,7 @@ class Registry:
             for info in self._farewell.models:
                 if info.id == id_:
                     return info
-        found = self._serving_or_why_not(model_id)
+        found = self._way_in.look(model_id)
         if isinstance(found, ModelNotLoaded):
             raise found
         return found.loaded.info()
@@ -483,7 +460,7 @@ class Registry:
 
         Raises `ModelNotLoaded`.
         """
-        found = self._serving_or_why_not(model_id)
+        found = self._way_in.look(model_id)
         if isinstance(found, HostedModel | ModelLoading):
             return self.endpoint_url
         if self._residency.can_load(model_id) or self._leaves_with_the_host(model_id):
@@ -503,12 +480,3 @@ class Registry:
         if model is not None and model.serves:
             return model.loaded.info().capabilities
         return await self._harnesses.known_capabilities(model_id)
-
-
-class _Farewell:
-    """The models that are listed after `close_admission`: those that served then, until the registry is left."""
-
-    def __init__(self, models: Iterable[ModelInfo], loaded_unix_s: Mapping[str, int]) -> None:
-        # `servable` false would mean that another host should load them.
-        self.models = tuple(replace(info, status=ModelStatus.RECOVERING, servable=None) for info in models)
-        self.loaded_unix_s = loaded_unix_s

@@ -5,10 +5,8 @@ belong to `HostedModels`.
 """
 
 import math
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 import anyio
@@ -17,6 +15,7 @@ from anyio.abc import TaskGroup
 from neuron_lib.changes import Changes
 from neuron_lib.errors import (
     InvalidRequest,
+    LoadCancelled,
     ModelLoading,
     ModelNotLoaded,
     NeuronError,
@@ -31,7 +30,8 @@ from neuron_lib.logs import get_logger
 from neuron_lib.registry.cool_down import CoolDowns
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels
-from neuron_lib.registry.making_room import Needs, Refusal, Resident, Wanted, decide, idle_too_long
+from neuron_lib.registry.load_line import LoadLine, WaitingLoad
+from neuron_lib.registry.making_room import Needs, Refusal, Resident, decide, idle_too_long
 from neuron_lib.registry.phases import Event, Phase
 from neuron_lib.registry.progress import retry_after_s
 from neuron_lib.registry.residency_rules import ResidencyRules
@@ -45,26 +45,11 @@ logger = get_logger(__name__)
 COOLING_DOWN: Final = "cooling_down"
 """The `stage` of a `ModelLoading` that says that the last load failed and the next one may not begin yet."""
 
-_INTEREST_S: Final = 120.0
-"""A load that waits for room is given up when nobody has asked for it for so long. No Retry-After is longer."""
 _ROOM_LIMIT_S: Final = 600.0
 """The longest that a caller of a load waits for room."""
 _MEASURING_LIMIT_S: Final = 120.0
 """The longest that a harness may take to say how much memory a model needs."""
 _AGAIN_S: Final = 1.0
-
-
-@dataclass(slots=True, eq=False)
-class _Demand:
-    """One load that waits for its turn. `outcome` is the load when it has begun, or why it never will."""
-
-    spec: ModelSpec
-    model_id: str
-    may_displace: bool
-    asked_s: float
-    needs: Needs | None = None
-    """None until the harness has said it."""
-    outcome: HostedModel | NeuronError | None = None
 
 
 class Residency:
@@ -94,12 +79,9 @@ class Residency:
         self._capacity = capacity
         self._clock = clock
         self._cool_downs = CoolDowns(first_s=rules.cool_down_s)
-        self._line: dict[str, _Demand] = {}
-        """The loads that wait, by public id, in the order in which they came."""
-        self._unmeasured: list[_Demand] = []
-        self._waiting: Counter[str] = Counter()
-        """Callers that wait for a load of the line, by id."""
-        self._begun: dict[str, _Demand] = {}
+        self._line = LoadLine(clock=clock, on_change=self._tell)
+        self._unmeasured: list[WaitingLoad] = []
+        self._begun: dict[str, WaitingLoad] = {}
         """How each load was counted, by the id of its model, from its start until the memory of the model is back."""
         self._yielding: frozenset[str] = frozenset()
         self._unloaded_for_room = 0
@@ -130,6 +112,17 @@ class Residency:
         """Whether a request to this model would load it."""
         return not self._is_closed and self.rules.loadable(model_id) is not None
 
+    def absent_on_demand(self) -> tuple[str, ...]:
+        """The ids of the models on demand that do not serve."""
+        if self._is_closed:
+            return ()
+        absent = (spec for spec in self.rules.on_demand if not self._serves(spec))
+        return tuple(public_id(spec.model_id) for spec in absent)
+
+    def _serves(self, spec: ModelSpec) -> bool:
+        model = self._models.find_same(spec)
+        return model is not None and model.serves
+
     def admits(self, model: HostedModel) -> bool:
         """Whether a serving model takes further requests. It does not while it makes room for another model."""
         return model.model_id not in self._yielding
@@ -156,20 +149,23 @@ class Residency:
         if self._cool_downs.now(id_, now_s=self._clock()) is None:
             self._join(spec, may_displace=True)
 
-    @contextmanager
-    def waiting(self, model_id: str) -> Iterator[None]:
+    def waiting(self, model_id: str) -> AbstractContextManager[None]:
         """Within the block a caller waits for the model, so its load stays in the line."""
+        return self._line.waited_for(self._line_id(model_id))
+
+    def _line_id(self, model_id: str) -> str:
+        """The id under which the load of a model is in the line."""
         spec = self.rules.loadable(model_id)
-        id_ = public_id(model_id if spec is None else spec.model_id)
-        self._waiting[id_] += 1
-        try:
-            yield
-        finally:
-            self._waiting[id_] -= 1
-            if not self._waiting[id_]:
-                del self._waiting[id_]
-            if (demand := self._line.get(id_)) is not None:
-                demand.asked_s = self._clock()
+        return public_id(model_id if spec is None else spec.model_id)
+
+    def give_up(self, model_id: str) -> bool:
+        """Somebody unloads the model. Returns whether a load of it waited, which it does no longer."""
+        load = self._line.get(self._line_id(model_id))
+        if load is None:
+            return False
+        text = f"the load of {clip(load.model_id)!r} was cancelled before it had begun"
+        self._line.end(load, LoadCancelled(text, model_id=load.model_id))
+        return True
 
     async def turn(self, spec: ModelSpec, *, may_displace: bool) -> tuple[HostedModel, bool]:
         """Wait for the turn of a load. Returns the load that has begun, and whether it is this caller's own.
@@ -181,10 +177,10 @@ class Residency:
             raise ShuttingDown
         id_ = public_id(spec.model_id)
         is_own = id_ not in self._line
-        demand = self._join(spec, may_displace=may_displace)
-        with self.waiting(id_), anyio.move_on_after(_ROOM_LIMIT_S):
-            await self._changes.until(lambda: demand.outcome is not None)
-        match demand.outcome:
+        load = self._join(spec, may_displace=may_displace)
+        with self._line.waited_for(id_), anyio.move_on_after(_ROOM_LIMIT_S):
+            await self._changes.until(lambda: load.outcome is not None)
+        match load.outcome:
             case HostedModel() as model:
                 return model, is_own
             case None:
@@ -201,13 +197,12 @@ class Residency:
         """The refusal of a request to a model that does not serve, and is not being loaded. None if nothing here
         concerns it.
         """
-        spec = self.rules.loadable(model_id)
-        id_ = public_id(model_id if spec is None else spec.model_id)
+        id_ = self._line_id(model_id)
         if id_ in self._line:
             return ModelLoading(
                 model_id, "it is loaded as soon as there is room", stage="pending", retry_after_s=retry_after_s(None)
             )
-        cool_down = None if spec is None else self._cool_downs.now(id_, now_s=self._clock())
+        cool_down = self._cool_downs.now(id_, now_s=self._clock()) if self.can_load(model_id) else None
         if cool_down is not None:
             left_s = retry_after_s(math.ceil(cool_down.until_s - self._clock()))
             return ModelLoading(
@@ -245,8 +240,8 @@ class Residency:
     def close(self) -> None:
         """The host admits no more loads. Loads that wait end with `ShuttingDown`."""
         self._is_closed = True
-        for demand in tuple(self._line.values()):
-            self._end(demand, ShuttingDown())
+        for load in tuple(self._line.values()):
+            self._line.end(load, ShuttingDown())
         self._changes.notify()
 
     # --------------------------------------------------------------------------------------------------- its own task
@@ -272,23 +267,23 @@ class Residency:
     def _settle(self) -> float | None:
         """Decide, and act. Returns when to look again if nothing changes."""
         now_s = self._clock()
-        due_s = self._drop_stale(now_s)
-        demands = [demand for demand in self._line.values() if demand.needs is not None]
-        specs = [*(model.spec for model in self._models.values()), *(demand.spec for demand in demands)]
+        forgotten, forgotten_due_s = self._line.forgotten(now_s=now_s)
+        for load in forgotten:
+            logger.info("load given up, nobody asks for it any more", extra={"model_id": load.model_id})
+            self._line.end(load, ModelNotLoaded(load.model_id))
+        due_s = [forgotten_due_s]
+        specs = [*(model.spec for model in self._models.values()), *(load.spec for load in self._line.values())]
         decision = decide(
-            [
-                Wanted(model_id=each.model_id, needs=each.needs or {}, may_displace=each.may_displace)
-                for each in demands
-            ],
+            self._line.wanted(but=self._here_by_another_name()),
             self._residents(),
             self.rules.house(self._capacity(), specs),
             now_s=now_s,
         )
         for model_id, refusal in decision.refused.items():
             self._refuse(self._line[model_id], refusal)
-        for model_id in decision.start:
-            if not self._begin(self._line[model_id]):
-                due_s.append(now_s + _AGAIN_S)
+        has_begun = [self._begin(self._line[model_id]) for model_id in decision.start]
+        if not all(has_begun):
+            due_s.append(now_s + _AGAIN_S)
         for model_id, wanted in decision.evict.items():
             logger.info("unloading an idle model to make room", extra={"model_id": model_id, "for_model": wanted})
             self._unloaded_for_room += 1
@@ -301,8 +296,21 @@ class Residency:
             logger.info("unloading an idle model", extra={"model_id": model_id, "idle_s": idle_s})
             self._unloaded_idle += 1
             self._models[model_id].move(Event.UNLOADED)
-        due_s += [each_s for each_s in (decision.next_s, idle_due_s) if each_s is not None]
-        return min(due_s, default=None)
+        self._leave_to_residents()
+        due_s += [decision.next_s, idle_due_s]
+        return min((each_s for each_s in due_s if each_s is not None), default=None)
+
+    def _here_by_another_name(self) -> set[str]:
+        """The loads of models that have memory under another spelling of their ids. They wait until that is back."""
+        same = {load.model_id: self._models.find_same(load.spec) for load in self._line.values()}
+        return {id_ for id_, model in same.items() if model is not None and model.model_id != id_}
+
+    def _leave_to_residents(self) -> None:
+        """End the loads of models that are here, perhaps under another spelling of their ids, and stay."""
+        for load in tuple(self._line.values()):
+            model = self._models.find_same(load.spec)
+            if model is not None and not model.is_leaving and self.admits(model):
+                self._line.end(load, model)
 
     def _residents(self) -> list[Resident]:
         return [self._as_resident(model) for model in self._models.values()]
@@ -336,73 +344,48 @@ class Residency:
 
     # -------------------------------------------------------------------------------------------------------- the line
 
-    def _join(self, spec: ModelSpec, *, may_displace: bool) -> _Demand:
-        id_ = public_id(spec.model_id)
-        demand = self._line.get(id_)
-        if demand is None:
-            if len(self._line) >= self._models.limits.max_loads:
-                raise Overloaded(
-                    f"{len(self._line)} loads wait on this host, and it takes no more",
-                    reason=OverloadReason.TOO_MANY_LOADS,
-                    retry_after_s=retry_after_s(None),
-                    model_id=id_,
-                )
-            demand = self._line[id_] = _Demand(spec, id_, may_displace, self._clock())
-            self._unmeasured.append(demand)
-            self._tell()
-        demand.asked_s = self._clock()
-        demand.may_displace |= may_displace
-        return demand
-
-    def _drop_stale(self, now_s: float) -> list[float]:
-        """Give up the loads that nobody has asked for lately. Returns when the others will be so."""
-        due_s = []
-        for demand in tuple(self._line.values()):
-            if self._waiting[demand.model_id]:
-                continue
-            stale_s = demand.asked_s + _INTEREST_S
-            if stale_s <= now_s:
-                logger.info("load given up, nobody asks for it any more", extra={"model_id": demand.model_id})
-                self._end(demand, ModelNotLoaded(demand.model_id))
-            else:
-                due_s.append(stale_s)
-        return due_s
+    def _join(self, spec: ModelSpec, *, may_displace: bool) -> WaitingLoad:
+        is_new = public_id(spec.model_id) not in self._line
+        load = self._line.join(spec, may_displace=may_displace, most=self._models.limits.max_loads)
+        if is_new:
+            self._unmeasured.append(load)
+        return load
 
     def _measure_all(self, tasks: TaskGroup) -> None:
-        for demand in self._unmeasured:
-            tasks.start_soon(self._measure, demand)
+        for load in self._unmeasured:
+            tasks.start_soon(self._measure, load)
         self._unmeasured.clear()
 
-    async def _measure(self, demand: _Demand) -> None:
+    async def _measure(self, load: WaitingLoad) -> None:
         needs: Needs | None = None
         try:
             with anyio.move_on_after(_MEASURING_LIMIT_S):
-                needs = await self._need_of(demand.spec)
+                needs = await self._need_of(load.spec)
         except NeuronError as error:
-            if demand.outcome is None:
-                self._fail(demand, error)
+            if load.outcome is None:
+                self._fail(load, error)
             return
         except Exception:  # a harness with a bug must not take the other models with it
-            logger.exception("bug in the memory need of a model", extra={"model_id": demand.model_id})
+            logger.exception("bug in the memory need of a model", extra={"model_id": load.model_id})
         if not needs:
-            logger.warning("memory need of a model is not known, no room is made", extra={"model_id": demand.model_id})
-        demand.needs = needs or {}
+            logger.warning("memory need of a model is not known, no room is made", extra={"model_id": load.model_id})
+        load.needs = needs or {}
         self._changes.notify()
 
-    def _begin(self, demand: _Demand) -> bool:
+    def _begin(self, load: WaitingLoad) -> bool:
         """Begin the load. Returns False if it must wait because too many other loads are under way."""
         try:
-            model = self._start(demand.spec)
+            model = self._start(load.spec)
         except Overloaded:
             return False
         except NeuronError as error:
-            self._fail(demand, error)
+            self._fail(load, error)
             return True
-        self._begun[model.model_id] = demand
-        self._end(demand, model)
+        self._begun[model.model_id] = load
+        self._line.end(load, model)
         return True
 
-    def _may_try_with_more_room(self, begun: _Demand | None, failure: NeuronError | None) -> bool:
+    def _may_try_with_more_room(self, begun: WaitingLoad | None, failure: NeuronError | None) -> bool:
         """Put a load back into the line that its harness refused for want of memory, if a model can go for it.
 
         The harness has measured, and less is free than was counted. So the load is counted as if it took all that the
@@ -418,14 +401,15 @@ class Residency:
         may_go = [each for each in residents if not each.is_pinned]
         if not any(each.needs.get(device) for each in may_go for device in needs.keys() & capacity.keys()):
             return False
-        demand = _Demand(begun.spec, begun.model_id, may_displace=True, asked_s=self._clock(), needs=needs)
-        self._line[demand.model_id] = demand
-        logger.warning("less memory is free than was counted, more room is made", extra={"model_id": demand.model_id})
-        self._tell()
+        load = WaitingLoad(
+            spec=begun.spec, model_id=begun.model_id, may_displace=True, asked_s=self._clock(), needs=needs
+        )
+        self._line.put(load)
+        logger.warning("less memory is free than was counted, more room is made", extra={"model_id": load.model_id})
         return True
 
-    def _refuse(self, demand: _Demand, refusal: Refusal) -> None:
-        text = f"model {clip(demand.model_id)!r} does not fit on this host: {refusal.reason}"
+    def _refuse(self, load: WaitingLoad, refusal: Refusal) -> None:
+        text = f"model {clip(load.model_id)!r} does not fit on this host: {refusal.reason}"
         fields: dict[str, str | int] = {}
         if refusal.device:
             fields = {
@@ -435,19 +419,13 @@ class Residency:
                 "needed_mb": math.ceil(refusal.needed_bytes / (1 << 20)),
                 "free_mb": refusal.free_bytes >> 20,
             }
-        error = PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, text, model_id=demand.model_id, **fields)
-        self._fail(demand, error)
+        error = PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, text, model_id=load.model_id, **fields)
+        self._fail(load, error)
 
-    def _fail(self, demand: _Demand, error: NeuronError) -> None:
-        logger.warning("load cannot begin: %s", error.log_message, extra={"model_id": demand.model_id})
-        self._cool_downs.fail(demand.model_id, cause_chain(error), now_s=self._clock())
-        self._end(demand, error)
-
-    def _end(self, demand: _Demand, outcome: HostedModel | NeuronError) -> None:
-        demand.outcome = outcome
-        if self._line.get(demand.model_id) is demand:
-            del self._line[demand.model_id]
-        self._tell()
+    def _fail(self, load: WaitingLoad, error: NeuronError) -> None:
+        logger.warning("load cannot begin: %s", error.log_message, extra={"model_id": load.model_id})
+        self._cool_downs.fail(load.model_id, cause_chain(error), now_s=self._clock())
+        self._line.end(load, error)
 
     def _tell(self) -> None:
         """The line has changed: callers of loads and chats that wait look again."""

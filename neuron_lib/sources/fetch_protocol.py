@@ -35,6 +35,9 @@ class FetchOrder(Struct, frozen=True, kw_only=True):
     wrong is deleted, and the order fails with `CHECKSUM_MISMATCH`. No hub is asked. Without `listing` the hub is asked
     for its files, and `quant` and `room_bytes` choose among them (`select_gguf`).
 
+    Files of more than `most_bytes` together are refused before any of them is fetched, because they would fit into no
+    memory of this host.
+
     With `outline_dir` the hub is asked in the same way, but only the headers of the chosen files are fetched, into this
     directory (`outline`). The cache is not touched.
     """
@@ -44,6 +47,7 @@ class FetchOrder(Struct, frozen=True, kw_only=True):
     listing: Listing | None = None
     quant: str | None = None
     room_bytes: int | None = None
+    most_bytes: int | None = None
     outline_dir: Path | None = None
 
 

@@ -142,6 +142,7 @@ def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[
     listing = order.listing or _choose(hub, order)
     files = tuple(hub.know(listing.commit, file) for file in listing.files)
     folder = repository_folder(repository)
+    _require_memory(files, most_bytes=order.most_bytes, model_id=repository.model_id)
     try:
         _require_room(folder, files, model_id=repository.model_id)
         _fetch_all(
@@ -187,6 +188,22 @@ def _choose(hub: "_Hub", order: FetchOrder) -> Listing:
         listing.files, quant=order.quant, model_id=order.repository.model_id, room_bytes=order.room_bytes
     )
     return Listing(listing.commit, selection.files)
+
+
+def _require_memory(files: Sequence[KnownFile], *, most_bytes: int | None, model_id: str) -> None:
+    """Refuse an order for a model whose weights alone are more than the memory of this host."""
+    needed_bytes = sum(file.size for file in files)
+    if most_bytes is not None and needed_bytes > most_bytes:
+        raise PreflightFailed(
+            PreflightKind.INSUFFICIENT_MEMORY,
+            f"{model_id}: its files have {format_size(needed_bytes)}, and all memory that it could have is "
+            f"{format_size(most_bytes)}, so it is not fetched",
+            model_id=model_id,
+            needed_bytes=needed_bytes,
+            free_bytes=most_bytes,
+            needed_mb=needed_bytes >> 20,
+            free_mb=most_bytes >> 20,
+        )
 
 
 def _require_room(folder: Path, files: Sequence[KnownFile], *, model_id: str) -> None:

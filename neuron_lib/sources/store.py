@@ -97,12 +97,19 @@ class ModelStore:
         self._offline_variable = offline_variable(environ)
 
     async def fetch(
-        self, spec: ModelSpec, *, report: ProgressReporter, room_bytes: int | None = None, refresh: bool = False
+        self,
+        spec: ModelSpec,
+        *,
+        report: ProgressReporter,
+        room_bytes: int | None = None,
+        most_bytes: int | None = None,
+        refresh: bool = False,
     ) -> LocalModel:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 
         A `[[models]]` entry for the public id, or otherwise for the id without its quant, overrides every hub.
-        `room_bytes` is the memory that a default quant should fit into. With `refresh` the hub is asked for the newest
+        `room_bytes` is the memory that a default quant should fit into. A model of more than `most_bytes` is not
+        fetched. With `refresh` the hub is asked for the newest
         commit even if an older one is cached. At most `max_fetches` downloads run at once. The others wait in order and
         report their `queue_position`. A model that is cached does not wait for downloads. Cancelling ends a running
         fetch. Raises kinds of `LoadFailed`, or `SourceUnavailable` if another try may help.
@@ -115,7 +122,9 @@ class ModelStore:
         paths = await _in_thread(lambda: self._find_here(entry), entry.id)
         if paths is None:
             repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
-            paths = await self._fetch_from_hub(repository, quant, room_bytes=room_bytes, refresh=refresh, report=report)
+            paths = await self._fetch_from_hub(
+                repository, quant, room_bytes=room_bytes, most_bytes=most_bytes, refresh=refresh, report=report
+            )
         report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
         await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
         return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template, tool_format=entry.tool_format)
@@ -296,6 +305,7 @@ class ModelStore:
         quant: str | None,
         *,
         room_bytes: int | None,
+        most_bytes: int | None,
         refresh: bool,
         report: ProgressReporter,
     ) -> tuple[Path, ...]:
@@ -326,6 +336,7 @@ class ModelStore:
                 limits=self._limits,
                 quant=quant,
                 room_bytes=room_bytes,
+                most_bytes=most_bytes,
             )
             return (await self._run_fetch(order, report)).paths
         except (SourceUnavailable, PreflightFailed) as failure:

@@ -1,4 +1,4 @@
-"""The bodies of OpenAI's `GET /v1/models` and `GET /v1/models/{id}`: the resident models, or one of them."""
+"""The bodies of OpenAI's `GET /v1/models` and `GET /v1/models/{id}`: the models that can be asked, or one of them."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.types import ModelInfo, ModelLimit
 
-__all__ = ("OpenAiModel", "OpenAiModelList", "encode_model", "encode_model_list")
+__all__ = ("OpenAiModel", "OpenAiModelList", "encode_absent_model", "encode_model", "encode_model_list")
 
 
 class OpenAiModel(Struct, kw_only=True):
@@ -25,28 +25,42 @@ class OpenAiModel(Struct, kw_only=True):
 
 
 class OpenAiModelList(Struct):
-    """All resident models."""
+    """All models that can be asked."""
 
     data: list[OpenAiModel]
     object: Literal["list"] = "list"
 
 
 def encode_model_list(
-    models: Sequence[ModelInfo], *, created: int, loaded: Mapping[str, int] = MappingProxyType({})
+    models: Sequence[ModelInfo],
+    *,
+    created: int,
+    loaded: Mapping[str, int] = MappingProxyType({}),
+    on_demand: Sequence[str] = (),
 ) -> bytes:
-    """The list as JSON.
+    """The list as JSON: the resident models, and then those that a request would load, by their ids.
 
     `loaded` has the time of each model's load, by id. `created` is used for models without such a time. Both are in
     seconds of Unix time.
     """
     return msgspec.json.encode(
-        OpenAiModelList([_model(model, created=loaded.get(model.id, created)) for model in models])
+        OpenAiModelList(
+            [
+                *(_model(model, created=loaded.get(model.id, created)) for model in models),
+                *(OpenAiModel(id=model_id, created=created) for model_id in on_demand),
+            ]
+        )
     )
 
 
 def encode_model(model: ModelInfo, *, created: int) -> bytes:
     """One model as JSON. `created` is the time of its load, in seconds of Unix time."""
     return msgspec.json.encode(_model(model, created=created))
+
+
+def encode_absent_model(model_id: str, *, created: int) -> bytes:
+    """A model that is not resident, and that a request would load."""
+    return msgspec.json.encode(OpenAiModel(id=model_id, created=created))
 
 
 def _model(model: ModelInfo, *, created: int) -> OpenAiModel:

@@ -1,6 +1,7 @@
 """`neuron doctor`: looks at this host as the user who runs it, and says what keeps the service from working."""
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -21,12 +22,10 @@ from neuron_lib.discovery.probe import Found, find_devices
 from neuron_lib.discovery.tool import run_tool
 from neuron_lib.errors import ConfigError
 from neuron_lib.sources.configured import model_store
-from neuron_service.access.setup import entrance_rules
 from neuron_service.backends import BACKENDS
 from neuron_service.cli import findings, host_facts
 from neuron_service.cli.config_check import find_model_faults
-from neuron_service.cli.configuration import config_path, log_level, with_credentials
-from neuron_service.cli.directories import require_absolute_directories
+from neuron_service.cli.configuration import config_path, log_level, read_settings
 from neuron_service.cli.findings import CacheFacts, Finding, PortFacts, Status
 from neuron_service.cli.running_service import ServiceSilent, WantsKey, is_running
 from neuron_service.cli.service_packages import missing_packages
@@ -42,12 +41,9 @@ _MARKS: Final = {Status.OK: "ok", Status.WARNING: "warning", Status.FAILED: "FAI
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Check this host and print the findings. Returns the exit status: 0 unless a check has failed."""
-    level_problem = None
-    try:
+    with contextlib.suppress(ConfigError):  # the check of the configuration says it
         configure_logging(log_level(options, os.environ, default="error"), environ=os.environ)
-    except ConfigError as error:
-        level_problem = str(error)
-    found = list(examine(options, os.environ, level_problem))
+    found = list(examine(options, os.environ))
     status = findings.exit_status(found)
     if options.json:
         checks = msgspec.to_builtins(found)
@@ -58,15 +54,13 @@ def run_doctor(options: argparse.Namespace) -> int:
     return status
 
 
-def examine(options: argparse.Namespace, environ: Mapping[str, str], problem: str | None = None) -> Iterator[Finding]:
+def examine(options: argparse.Namespace, environ: Mapping[str, str]) -> Iterator[Finding]:
     """The findings about this host, in the order in which somebody should read them.
 
-    `problem` is a fault of the configuration that is known already. A configuration that is refused is replaced by the
-    defaults for the other checks.
+    A configuration that is refused is replaced by the defaults for the other checks.
     """
     python = sys.executable
-    config, refused = _configuration(options, environ)
-    problem = problem or refused
+    config, problem = _configuration(options, environ)
     path = config_path(options)
     yield findings.judge_configuration("the default configuration" if path is None else str(path), problem)
     if problem is None:
@@ -93,13 +87,12 @@ def examine(options: argparse.Namespace, environ: Mapping[str, str], problem: st
 
 def _configuration(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, str | None]:
     """The configuration that the service would have, and why it would refuse it."""
+    as_at_a_start = {"demo": False, "host": None, "default_host": None, "port": None, "check_config": True}
     try:
-        config = load_config(config_path(options), environ, sections=BACKENDS, strict=True)
-        require_absolute_directories(store_settings(config))
-        entrance_rules(config, with_credentials(config, environ))
+        settings = read_settings(argparse.Namespace(**(vars(options) | as_at_a_start)), environ)
     except ConfigError as error:
         return load_config(None, {}, sections=BACKENDS), str(error)
-    return config, None
+    return settings.config, None
 
 
 def _binding_version() -> str | None:
@@ -147,7 +140,7 @@ def _port_facts(config: Config, environ: Mapping[str, str]) -> PortFacts:
 
 def _rights(config: Config, path: Path | None, devices: Found) -> Iterator[Finding]:
     user = host_facts.user_name()
-    named = [path, config.keys_file, *(entry.path for entry in config.models)]
+    named = [path, *(place for entry in config.models for place in (entry.path, entry.chat_template))]
     unreadable = host_facts.unreadable([Path(each).expanduser() for each in named if each is not None])
     yield from findings.judge_files(unreadable, user)
     yield findings.judge_nodes(devices, host_facts.unusable_nodes(devices), user)

@@ -21,7 +21,7 @@ from neuron_service.http.framing import fault_of_head
 from neuron_service.http.last_words import CONTINUE, Refusals, to_bytes
 from neuron_service.http.limits import ConnectionLimits
 from neuron_service.http.request_clock import Arrival, Due, RequestClock, Stage, TimedOut
-from neuron_service.http.tcp import bound_silence, has_gone, unix_peer
+from neuron_service.http.tcp import bound_silence, has_gone, is_delivered, unix_peer
 from neuron_service.http.uvicorn_parts import UvicornConnection
 from neuron_service.refusals import log_refusal
 
@@ -70,6 +70,7 @@ class BoundedConnection(UvicornConnection):
         self._clock = RequestClock(limits, now_s=self.loop.time())
         self._alarm = Alarm(self.loop, self._wake)
         self._stall: asyncio.TimerHandle | None = None
+        self._goodbye: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------------------ the way of a request
 
@@ -138,7 +139,7 @@ class BoundedConnection(UvicornConnection):
     def _end_answer(self) -> None:
         """The last answer of this connection is written."""
         if self._clock.stage is Stage.WHOLE:
-            self.transport.close()
+            self._close()
         else:
             self._linger()
 
@@ -164,8 +165,9 @@ class BoundedConnection(UvicornConnection):
         super().connection_lost(exc)
         self.forget_request()
         self._alarm.cancel()
-        if self._stall is not None:
-            self._stall.cancel()
+        for timer in (self._stall, self._goodbye):
+            if timer is not None:
+                timer.cancel()
         self._cap.note_closed(self.open_connections)
 
     # -------------------------------------------------------------------------------------------------------- bounds
@@ -202,7 +204,7 @@ class BoundedConnection(UvicornConnection):
             case Due.NOTHING:
                 pass
             case Due.CLOSE:
-                self.transport.close()
+                self._close()
             case Due.CHECK_CLIENT:
                 if has_gone(self.transport.get_extra_info("socket")):
                     self.transport.abort()
@@ -236,6 +238,8 @@ class BoundedConnection(UvicornConnection):
         """
         if not self._clock.is_receiving:
             super().shutdown()
+            if self.transport.is_closing():
+                self._close()
             return
         self._refuse(ShuttingDown())
         self._clock.ignore_rest(now_s=self.loop.time(), for_s=min(self._limits.last_words_s, _SHORT_LAST_WORDS_S))
@@ -277,8 +281,21 @@ class BoundedConnection(UvicornConnection):
         """End the connection at once, because there is no room for connections that wait for their client to close."""
         answer = self._refusals(self._cap.refusal(), "")
         self.transport.write(to_bytes(answer, self._headers(Exchange.of("-", "-", ()))))
-        self.transport.close()
+        self._close()
         self._clock.ignore_ahead()
+
+    def _close(self) -> None:
+        """Close the connection as soon as the client has everything."""
+        self.transport.close()
+        if not self.transport.can_write_eof() and self._goodbye is None:
+            self._goodbye = self.loop.call_later(self._limits.half_closed_check_s, self._wait_for_goodbye)
+
+    def _wait_for_goodbye(self) -> None:
+        """End a connection with TLS. TLS would wait until the client says goodbye, and clients that are idle do not."""
+        if is_delivered(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self._goodbye = self.loop.call_later(self._limits.half_closed_check_s, self._wait_for_goodbye)
 
     def _linger(self) -> None:
         """Close the connection when the client does, or after a while.

@@ -37,7 +37,7 @@ def http_server(
     limits = limits or ConnectionLimits()
     listen = None
     if certificates is not None:
-        listen = partial(TlsListener, certificates=certificates, cap=cap, limit_s=limits.head_s)
+        listen = partial(TlsListener, certificates=certificates, cap=cap, limits=limits)
     return Server(
         app,
         partial(BoundedConnection, limits=limits, cap=cap, refusals=refusals, bodies=bodies or BodyBudget(sys.maxsize)),

@@ -1,11 +1,14 @@
 """The kernel's help for one connection: to end it if it is silent, and to ask about its other end."""
 
+import fcntl
 import select
 import socket
 import struct
+import sys
+import termios
 from typing import Final
 
-__all__ = ("bound_silence", "has_gone", "unix_peer")
+__all__ = ("bound_silence", "has_gone", "is_delivered", "unix_peer")
 
 _TCP_CLOSED: Final = 7  # TCP_CLOSE of linux/tcp_states.h, the first byte of TCP_INFO
 _PROBES: Final = 3
@@ -35,6 +38,11 @@ def has_gone(sock: socket.socket) -> bool:
         return bool(poll.poll(0))
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     return info[0] == _TCP_CLOSED
+
+
+def is_delivered(sock: socket.socket) -> bool:
+    """Whether the other end's system has confirmed everything that was written to a socket of TCP."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder) == 0
 
 
 def unix_peer(sock: socket.socket) -> dict[str, int] | None:

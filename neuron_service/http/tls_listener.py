@@ -10,13 +10,12 @@ from neuron_lib.logs import get_logger
 from neuron_lib.shown import clip
 from neuron_service.http.cap import ConnectionCap
 from neuron_service.http.certificates import Certificates
+from neuron_service.http.limits import ConnectionLimits
 
 __all__ = ("TlsListener",)
 
 logger = get_logger(__name__)
 
-_GOODBYE_LIMIT_S: Final = 5.0
-"""How long the other end of a closed connection may take to say goodbye, as TLS wants it."""
 _PAUSE_S: Final = 0.1
 """After an accept that failed, because this process has too many open files."""
 
@@ -36,9 +35,9 @@ class TlsListener:
         *,
         certificates: Certificates,
         cap: ConnectionCap,
-        limit_s: float,
+        limits: ConnectionLimits,
     ) -> None:
-        """Begin to accept. Belongs to the running event loop. `limit_s` bounds a handshake.
+        """Begin to accept. Belongs to the running event loop.
 
         `connect` makes the protocol of a connection, which calls its argument `take_place` as soon as the connection is
         made. `connections` are all connections of the server. A handshake is one of them until `take_place` is called.
@@ -48,7 +47,7 @@ class TlsListener:
         self._connections = connections
         self._certificates = certificates
         self._cap = cap
-        self._limit_s = limit_s
+        self._limits = limits
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
 
     def close(self) -> None:
@@ -85,8 +84,8 @@ class TlsListener:
                 lambda: self._connect(take_place=lambda: self._connections.discard(handshake)),
                 accepted,
                 ssl=self._certificates.context,
-                ssl_handshake_timeout=self._limit_s,
-                ssl_shutdown_timeout=_GOODBYE_LIMIT_S,
+                ssl_handshake_timeout=self._limits.head_s,
+                ssl_shutdown_timeout=self._limits.taking_s,  # it bounds the writing of the last answer too
             )
         except OSError as error:  # an SSLError is an OSError
             # INFO, because every scanner causes such failures and no operator has to act.

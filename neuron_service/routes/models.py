@@ -24,7 +24,13 @@ from neuron_lib.wire.management_errors import (
     not_resident,
     unload_error,
 )
-from neuron_lib.wire.openai_models import OpenAiModel, OpenAiModelList, encode_model, encode_model_list
+from neuron_lib.wire.openai_models import (
+    OpenAiModel,
+    OpenAiModelList,
+    encode_absent_model,
+    encode_model,
+    encode_model_list,
+)
 from neuron_service.dialects import ERROR_SHAPE
 from neuron_service.errors import respond, response
 from neuron_service.exchange import exchange_of
@@ -73,15 +79,21 @@ async def list_models(host: HostDependency) -> tuple[ModelInfo, ...]:
 
 
 _OPENAI_MODELS = Operation(
-    method="get", path="/v1/models", summary="The resident models in OpenAI's shape", answers={200: OpenAiModelList}
+    method="get",
+    path="/v1/models",
+    summary="The resident models, and those that a request would load, in OpenAI's shape",
+    answers={200: OpenAiModelList},
 )
 
 
 @get(_OPENAI_MODELS.path, media_type=MediaType.JSON, opt=described_by(_OPENAI_MODELS))
 async def list_openai_models(host: HostDependency) -> bytes:
-    """The resident models in OpenAI's shape."""
+    """The resident models in OpenAI's shape, and those that a request would load."""
     return encode_model_list(
-        host.registry.list_models(), created=int(time.time()), loaded=host.registry.loaded_unix_s()
+        host.registry.list_models(),
+        created=int(time.time()),
+        loaded=host.registry.loaded_unix_s(),
+        on_demand=host.registry.on_demand(),
     )
 
 
@@ -101,7 +113,9 @@ async def get_openai_model(request: Request[Any, Any, Any], host: HostDependency
 
 
 def _openai_model(model_id: str, host: Host) -> Response[bytes]:
-    """The answer about one model. Raises `ModelNotLoaded` for any that is not resident."""
+    """The answer about one model. Raises `ModelNotLoaded` for one that is not resident and that no request loads."""
+    if (absent := host.absent_on_demand(model_id)) is not None:
+        return Response(encode_absent_model(absent, created=int(time.time())), media_type=MediaType.JSON)
     info = host.info(model_id)
     created = host.registry.loaded_unix_s().get(info.id, int(time.time()))
     return Response(encode_model(info, created=created), media_type=MediaType.JSON)

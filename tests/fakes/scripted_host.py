@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from neuron_lib import ActivationTracker, ModelSpec, Registry
 from neuron_lib.discovery.health import DeviceMonitor
+from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from neuron_lib.types import Discovery
 from neuron_service.app import create_app
@@ -42,12 +43,21 @@ async def scripted_host(
     harnesses: tuple[str, ...] = ("scripted",),
     clock: Callable[[], float] = time.monotonic,
     model_aliases: Mapping[str, str] = MappingProxyType({}),
+    residency: ResidencyRules | None = None,
+    wait_for_load_s: float = 0.0,
 ) -> AsyncIterator[ScriptedHost]:
     """A host with the models `resident` loaded; `default_models` are known to its tracker, and not loaded."""
     harness = ScriptedHarness(scripts)
     tracker = ActivationTracker(default_models)
     tallies = Tallies()
-    async with Registry([harness], clock=clock, on_reply=tallies.take_reply, on_load=tallies.take_load) as registry:
+    async with Registry(
+        [harness],
+        residency=residency,
+        wait_for_load_s=wait_for_load_s,
+        clock=clock,
+        on_reply=tallies.take_reply,
+        on_load=tallies.take_load,
+    ) as registry:
         host = Host(
             harnesses=harnesses,
             registry=registry,

@@ -138,6 +138,22 @@ class UnloadingModel(Strict):
     is_overdue: bool
 
 
+class Access(Strict):
+    summary: str
+    trusted_networks: list[str]
+    trusted_proxies: list[str]
+    keys: Unsigned
+
+
+class Reload(Strict):
+    count: Positive
+    at: Unsigned
+    error: str | UnsetType = UNSET
+    needs_restart: list[str] | UnsetType = UNSET
+    pending: list[str] | UnsetType = UNSET
+    failed: list[FailedLoad] | UnsetType = UNSET
+
+
 class Health(Strict):
     uptime_secs: Unsigned
     devices: list[DeviceHealth]
@@ -148,6 +164,8 @@ class Health(Strict):
     lost: list[FailedLoad]
     memory: HostMemory | UnsetType = UNSET
     cpus: HostCpus | UnsetType = UNSET
+    access: Access | UnsetType = UNSET
+    reload: Reload | UnsetType = UNSET
 
 
 class Limit(Strict):
@@ -168,12 +186,14 @@ class Model(Strict):
     status: Literal["loaded", "recovering"]
     devices: list[Unsigned]
     vram_used_mb: Unsigned | UnsetType = UNSET
+    ram_used_mb: Unsigned | UnsetType = UNSET
     capabilities: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
     limit: Limit | UnsetType = UNSET
     tool_call: bool | UnsetType = UNSET
     tool_format: str | UnsetType = UNSET
     reasoning: bool | UnsetType = UNSET
     servable: Servable | UnsetType = UNSET
+    chat_template: str | UnsetType = UNSET
 
 
 read_version = msgspec.json.Decoder(Version).decode

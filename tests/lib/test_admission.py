@@ -149,6 +149,14 @@ def test_a_request_waits_for_seats_while_those_before_it_leave_too_few() -> None
     assert house.place(2).waits_for is Wait.ENGINE
 
 
+def test_a_request_that_has_begun_waits_for_nothing_but_its_engine() -> None:
+    house = House(seats=2, cells=10)
+    house.come(2)
+    house.place(0).prepare(cells=10)
+    house.begin(0)
+    assert house.place(0).waits_for is Wait.ENGINE
+
+
 def test_numbers_grow_with_every_arrival() -> None:
     house = House(queue=2)
     house.come(1, 1, 1)

@@ -472,7 +472,10 @@ def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
     _, _, ignored = record.getMessage().partition(": ")
     assert set(ignored.split(", ")) == {
         "harness.candle.prefix_cache.max_entries",
-        "harness.candle.context_limit",
+        "harness.candle.context_limit.activation_headroom_mb",
+        "harness.candle.context_limit.bootstrap_prefill_tok_per_sec",
+        "harness.candle.context_limit.min_free_floor_mb",
+        "harness.candle.context_limit.output_reserve_tokens",
         "harness.candle.image",
     }
 

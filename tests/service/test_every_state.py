@@ -15,6 +15,7 @@ from neuron_lib import load_default_models
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.tool import ToolOutput
 from neuron_lib.errors import LoadFailed
+from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Device
 from tests.fakes.scripted_host import CPU_HOST, ScriptedHost, chat_body, scripted_host, spec
@@ -120,6 +121,24 @@ async def mid_stream() -> AsyncIterator[ScriptedHost]:
 
 
 @asynccontextmanager
+async def making_room() -> AsyncIterator[ScriptedHost]:
+    """A model that is busy has to go, and the load of another one waits for that."""
+    rules = ResidencyRules(
+        makes_room=True, on_demand=(spec(A), spec(B)), exclusive=(frozenset({A, B}),), min_resident_s=0.0
+    )
+    script = ScriptedModel(may_speak=anyio.Event())
+    async with (
+        scripted_host({A: script}, resident=[A], residency=rules, wait_for_load_s=3600) as host,
+        host.client.open("POST", "/v1/chat/completions", chat_body(A, stream=True)) as running,
+    ):
+        await running.chunk()
+        async with host.client.open("POST", "/v1/chat/completions", chat_body(B)):
+            await wait_all_tasks_blocked()
+            assert host.registry.residency_counts().waiting_loads == 1
+            yield host
+
+
+@asynccontextmanager
 async def draining() -> AsyncIterator[ScriptedHost]:
     async with mid_stream() as host:
         host.real.start_draining()
@@ -150,6 +169,7 @@ STATES: dict[State, Callable[[Health], bool]] = {
     lost: lambda health: len(health.lost) == 1,
     unloading: lambda health: len(health.unloading) == 1,
     mid_stream: lambda health: (health.models[0].in_flight, health.models[0].queue_depth) == (1, 1),
+    making_room: lambda health: [model.in_flight for model in health.models] == [1],
     draining: lambda health: health.models[0].in_flight == 1,
     two_gpus: lambda health: len(health.devices) >= 1,
 }

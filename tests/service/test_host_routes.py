@@ -234,15 +234,16 @@ async def test_health_tells_the_seats_of_anonymous_callers_who_leave_one_to_prin
         path, body = "/v1/chat/completions", chat_body(A, stream=True)
         async with host.client.open("POST", path, body, headers=asks_as("one")) as running:
             await running.chunk()
-        async with host.client.open("POST", path, body) as first, host.client.open("POST", path, body) as second:
+        async with host.client.open("POST", path, body) as first:
             await first.chunk()
-            await wait_all_tasks_blocked()
-            assert not second.returned.is_set()
-            (load,) = read_health((await host.client.get("/health")).body).models
-            assert (load.in_flight, load.queue_depth) == (1, 1)
-            assert (load.anon_in_flight, load.anon_max_in_flight) == (1, 1)
-            async with host.client.open("POST", path, body, headers=asks_as("one")) as running:
-                await running.chunk()
+            async with host.client.open("POST", path, body) as second:
+                await wait_all_tasks_blocked()
+                assert not second.returned.is_set()
+                (load,) = read_health((await host.client.get("/health")).body).models
+                assert (load.in_flight, load.queue_depth) == (1, 1)
+                assert (load.anon_in_flight, load.anon_max_in_flight) == (1, 1)
+                async with host.client.open("POST", path, body, headers=asks_as("one")) as running:
+                    await running.chunk()
 
 
 async def test_a_model_that_is_being_unloaded_shows_in_health_with_its_requests_and_nowhere_else() -> None:

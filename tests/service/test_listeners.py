@@ -56,9 +56,11 @@ def unix_client(path: Path) -> Iterator[RawClient]:
 
 
 @contextmanager
-def tls_client(host: ListeningHost, context: ssl.SSLContext) -> Iterator[RawClient]:
+def tls_client(
+    host: ListeningHost, context: ssl.SSLContext, *, receive_buffer: int | None = None
+) -> Iterator[RawClient]:
     with (
-        host.connect() as plain,
+        host.connect(receive_buffer=receive_buffer) as plain,
         context.wrap_socket(plain.sock, server_hostname="localhost") as secured,
     ):
         yield RawClient(secured)
@@ -207,7 +209,8 @@ def test_a_handshake_that_does_not_end_is_given_up_and_one_line_says_so(
 
 
 def test_connections_without_a_handshake_take_places_like_all_others(authority: Authority) -> None:
-    with listening_host(certificates=authority.certificates(), cap=ConnectionCap(1, spare=1)) as host:
+    patient = ConnectionLimits(head_s=3600)
+    with listening_host(certificates=authority.certificates(), cap=ConnectionCap(1, spare=1), limits=patient) as host:
         with host.connect(), host.connect():
             eventually(lambda: host.open_connections == 2)
             with host.connect() as third, suppress(ConnectionResetError):
@@ -215,16 +218,29 @@ def test_connections_without_a_handshake_take_places_like_all_others(authority: 
         eventually(lambda: host.open_connections == 0)
 
 
-def test_a_host_that_ends_does_not_wait_for_handshakes(authority: Authority) -> None:
+def test_a_connection_takes_the_place_of_its_handshake_and_no_second_one(authority: Authority) -> None:
+    with (
+        listening_host(resident=[A], certificates=authority.certificates(), cap=ConnectionCap(1, spare=1)) as host,
+        tls_client(host, authority.client()) as client,
+    ):
+        for _ in range(2):
+            client.send(raw_chat(A))
+            assert client.reply().status == 200
+
+
+def test_a_host_that_ends_does_not_wait_for_handshakes(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
     stack = ExitStack()
-    with listening_host(certificates=authority.certificates()) as host:
+    with listening_host(certificates=authority.certificates(), limits=ConnectionLimits(head_s=3600)) as host:
         silent = stack.enter_context(host.connect())
         eventually(lambda: host.open_connections == 1)
     with stack, suppress(ConnectionResetError):
         assert silent.is_closed()
+    assert not caplog.records  # such as those of a server that gave up waiting
 
 
-def test_a_refused_request_is_answered_over_tls_although_its_body_is_still_sent(authority: Authority) -> None:
+def test_a_refused_request_is_answered_over_tls_although_its_body_is_still_sent(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
     with listening_host(certificates=authority.certificates()) as host:
         with tls_client(host, authority.client()) as client:
             client.send(b"GARBAGE\r\n\r\n")
@@ -232,3 +248,36 @@ def test_a_refused_request_is_answered_over_tls_although_its_body_is_still_sent(
             assert (reply.status, reply.headers["connection"]) == (400, "close")
             client.send(b"more" * 1000)
         eventually(lambda: host.open_connections == 0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # the refusal, and no exception
+
+
+def test_a_host_that_ends_does_not_wait_until_idle_clients_say_goodbye(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ExitStack() as stack:
+        with listening_host(certificates=authority.certificates()) as host:
+            client = stack.enter_context(tls_client(host, authority.client()))
+            client.send(HEALTH)
+            assert client.reply().status == 200
+        assert not caplog.records  # such as those of a server that gave up waiting
+        assert client.is_closed()
+
+
+def test_a_client_that_reads_late_gets_the_whole_of_the_last_answer(authority: Authority) -> None:
+    long = ScriptedModel(reply=("x" * 300_000,))
+    with (
+        listening_host({A: long}, resident=[A], certificates=authority.certificates()) as host,
+        tls_client(host, authority.client(), receive_buffer=4096) as client,
+    ):
+        client.send(raw_chat(A).replace(b"host: x", b"host: x\r\nconnection: close"))
+        eventually(lambda: host.scripted.harness.log[-1] == f"end {A}")
+        outlast_several_checks(host)
+        assert b"x" * 300_000 in client.rest()
+
+
+def outlast_several_checks(host: ListeningHost) -> None:
+    """Wait for other connections, each of which is checked at its end as well."""
+    for _ in range(3):
+        with host.connect():
+            eventually(lambda: host.open_connections == 2)
+        eventually(lambda: host.open_connections == 1)

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Struct
 
 from neuron_lib.backend import Backend, HarnessSetup
-from neuron_lib.config import Config, HttpConfig, ModelEntry
+from neuron_lib.config import Config, HarnessEntry, HttpConfig, ModelEntry, ResidencyConfig
 from neuron_lib.harness import Harness
 from neuron_lib.testing import ScriptedHarness
 from neuron_lib.types import ModelSpec
@@ -94,12 +94,16 @@ async def test_everything_that_a_configuration_gave_is_exchanged(sock: socket.so
             body_budget_mb=7,
             drain_timeout_secs=3.0,
             endpoint_url="https://node.example.org/",
+            harnesses=(HarnessEntry("scripted"),),
             http=HttpConfig(cors_origins=(PAGE,), model_aliases={"x": "org/a"}),
+            models=(ModelEntry(id="org/demanded"),),
+            residency=ResidencyConfig(on_demand=True),
             wait_for_load_secs=4.0,
         )
         await exchange(service, wanted, tls=new, entrance=rules)
         assert host.registry.endpoint("org/a") == "https://node.example.org"
         assert (host.registry.limits.drain_timeout_s, host.registry.wait_for_load_s) == (3.0, 4.0)
+        assert host.registry.endpoint("org/demanded") == "https://node.example.org"
         assert host.real.model_aliases == {"x": "org/a"}
         assert host.real.entrance.rules is rules
         assert service.running.bodies.limit_bytes == 7 << 20
@@ -107,6 +111,17 @@ async def test_everything_that_a_configuration_gave_is_exchanged(sock: socket.so
         assert service.running.certificates.context is new
         reply = await service.client.request("GET", "/healthz", headers={"origin": PAGE})
         assert reply.headers["access-control-allow-origin"] == PAGE
+
+
+@pytest.mark.anyio
+async def test_a_reload_that_lets_everybody_in_is_warned_about(
+    sock: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scripted_host() as host:
+        everywhere = EntranceRules(trusted=Networks.of(["0.0.0.0/0", "::/0"], own_uid=0))
+        await exchange(service_of(host, sock), Config(http=HttpConfig(cors_origins=("*",))), entrance=everywhere)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["every address" in warnings[0], "any web page" in warnings[1]] == [True, True]
 
 
 @pytest.mark.anyio

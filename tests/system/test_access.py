@@ -1,6 +1,7 @@
 """A real daemon, asked as a web page would ask it after DNS rebinding."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from neuron_service.access.keys import line_of
 from tests.patience import PATIENCE_S
 from tests.system.daemon import Daemon, running_daemon
+from tests.system.test_reload import reload
 
 pytestmark = pytest.mark.system
 
@@ -92,3 +95,18 @@ def test_beyond_loopback_only_listed_hosts_may_be_asked_for_once_some_are_listed
 def test_curl_gets_an_answer_over_http_1_0(daemon: Daemon) -> None:
     command = ["curl", "-s", "-0", "--raw", "--max-time", str(PATIENCE_S), f"{daemon.url}/health"]
     assert json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["activation"]
+
+
+def test_a_unix_socket_trusts_users_by_the_credentials_of_their_process(tmp_path: Path) -> None:
+    """The daemon, and so the only caller, runs as our user. Each configuration comes into force by a reload."""
+    (tmp_path / "keys").write_text(line_of("laptop", ["inference"], "neuron-laptop"))
+    keys = f'keys_file = "{tmp_path}/keys"\n'
+    seen = {}
+    with running_daemon(tmp_path / "run", keys, socket_path=tmp_path / "neuron.sock") as daemon:
+        daemon.client.headers["x-api-key"] = "neuron-laptop"
+        daemon.wait_ready()
+        for trusted in ("loopback", "private", f"user:{os.getuid()}", f"user:{os.getuid() + 1}"):
+            assert "error" not in reload(daemon, f'{keys}trusted_networks = ["{trusted}"]')
+            seen[trusted] = daemon.client.get("/v1/models", headers={"x-api-key": "other"}).status_code
+    assert list(seen.values()) == [200, 401, 200, 401]
+    assert f"(asked from user:{os.getuid()})" in daemon.log

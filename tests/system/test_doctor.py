@@ -100,6 +100,20 @@ def test_a_configuration_that_is_wrong_is_told_and_the_other_checks_are_made(pla
     assert {"driver", "binding", "cache", "clock"} <= set(found)
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"NEURON_LOG": "loud"}, "NEURON_LOG: 'loud' is none of"),
+        ({"NEURON_KEYS_FILE": "/nonexistent/keys"}, "/nonexistent/keys"),
+        ({"NEURON_TLS_CERT": "/nonexistent/a", "NEURON_TLS_KEY": "/nonexistent/b"}, "/nonexistent/"),
+    ],
+)
+def test_what_a_start_would_refuse_is_refused(place: Path, variables: dict[str, str], said: str) -> None:
+    status, output = doctor(place, "--json", **variables)
+    assert status == os.EX_CONFIG
+    assert said in checks(output)["configuration"]["detail"]
+
+
 def test_a_port_that_another_program_has_fails(place: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

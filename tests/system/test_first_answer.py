@@ -14,10 +14,10 @@ pytestmark = pytest.mark.system
 # Asks when the server has begun to accept, before anything else is told so, and says what is imported then.
 FIRST_ANSWER = """
 import asyncio, json, os, sys
-import uvicorn
 from neuron_service import cli
+from neuron_service.http.uvicorn_parts import Server
 
-startup = uvicorn.Server.startup
+startup = Server.startup
 
 async def answer_first(self, sockets=None):
     await startup(self, sockets)
@@ -27,7 +27,7 @@ async def answer_first(self, sockets=None):
     print(json.dumps({"answer": answer.decode(), "modules": sorted(sys.modules)}), file=sys.stderr, flush=True)
     os._exit(0)
 
-uvicorn.Server.startup = answer_first
+Server.startup = answer_first
 cli.main(["serve", "--port", "0", "--log-level", "error"])
 """
 TOO_EARLY = (

@@ -12,6 +12,7 @@ import pytest
 from neuron_lib.config import Config
 from neuron_service.cli.running_service import loaded_ids
 from tests.fakes.authority import Authority
+from tests.fakes.wire_shapes import read_health
 from tests.system.daemon import MODELS, Daemon, chat, eventually, run_neuron, running_daemon
 
 pytestmark = [pytest.mark.system]
@@ -25,6 +26,7 @@ def reload(daemon: Daemon, config: str) -> dict[str, object]:
     daemon.config_path.write_text(config)
     daemon.signal(signal.SIGHUP)
     eventually(lambda: reloads(daemon) > before)
+    read_health(daemon.client.get("/health").content)  # as the gateway reads it
     told: dict[str, object] = daemon.health()["reload"]
     return told
 
@@ -152,6 +154,11 @@ def test_a_daemon_with_tls_answers_https_alone_and_a_reload_exchanges_its_certif
         told = reload(daemon, config)
         assert "tls_key" in str(told["error"])
         assert daemon.client.get("/health").status_code == httpx.codes.OK
+        refused = daemon.log.count("ERROR")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert daemon.log.count("ERROR") == refused == 1
+        assert "Traceback" not in daemon.log
 
 
 def test_a_daemon_on_a_unix_socket_answers_there_and_removes_its_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -299,6 +300,22 @@ class TestUnderSystemd:
             service.start()
             assert service.shows(ActiveState="failed", ExecMainStatus=str(status), NRestarts="0")
             assert says in service.show("StatusText")[0]
+
+    def test_a_reload_is_over_when_the_configuration_is_in_force_or_refused(self, tmp_path: Path) -> None:
+        with installed_service(tmp_path) as service:
+            service.start()
+            eventually(lambda: service.shows(ActiveState="active", StatusText="serving no models"))
+            main_pid, good = service.manager.main_pid(UNIT), service.config_path.read_text()
+            for text, status in (
+                ("nonsense", "serving no models; the last reload was refused"),
+                (good, "serving no models"),
+            ):
+                service.config_path.write_text(text)
+                service.manager.systemctl("reload", UNIT)
+                eventually(partial(service.shows, ActiveState="active", StatusText=status))
+            assert service.manager.main_pid(UNIT) == main_pid
+            health = httpx.get(f"{service.url}/health", trust_env=False).json()
+            assert health["reload"]["count"] == 2
 
     def test_a_stop_may_take_longer_than_the_unit_says(self, tmp_path: Path) -> None:
         config = f"drain_timeout_secs = 2\n{ONE}"

@@ -34,8 +34,8 @@ async def test_the_memory_of_a_model_on_gpus_is_looked_after_until_it_is_back(
 
     harness = LlamaCppHarness(SMALL, models=(PLACE,), gpu_memory_mb=gpu_memory_mb, read_memory=read_memory)
     spec = ModelSpec(model_id="org/demo", harness="llamacpp", devices=devices)
-    async with harness.open(spec, model_id="org/demo", report=lambda _progress: None):
-        pass
+    async with harness.open(spec, model_id="org/demo", report=lambda _progress: None) as model:
+        assert model.info().vram_used_mb == (500 if asked else None)
     assert looks == ([asked] * 5 if asked else [])
 
 

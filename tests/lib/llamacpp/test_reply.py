@@ -1360,6 +1360,23 @@ async def test_what_an_engine_has_counted_is_told_with_the_size_of_its_cache_onc
         assert model.measures() == replace(counted, kv_cells=512)
 
 
+async def test_the_measured_speed_bounds_prompts_as_it_is_shown() -> None:
+    async with model_of() as model:
+        model._prefill_target_s, model._max_prompt_tokens = 100.0, 16384
+        engine = model._supervisor.require_engine()
+        model._supervisor._facts = replace(engine.facts, n_ctx=16384)
+        limit = model.info().limit
+        assert limit is not None
+        assert limit.context == 16384
+        gaps = Distribution(bounds=(), counts=(0,), sum=0.0)
+        engine.last_beat = Beat(
+            step=1, in_flight=0, rss_bytes=1, measures=EngineMeasures(token_gaps=gaps, prefill_tok_s=80.0)
+        )
+        assert model.info().limit == ModelLimit(context=7168, input=7167, output=100)
+        engine.last_beat = None
+        assert model.info().limit == limit
+
+
 async def test_a_model_whose_engines_die_three_times_is_lost_and_nobody_waits_for_it_any_more() -> None:
     async with model_of("segv-at-start", then="fatal-at-load") as model:
         with pytest.raises(

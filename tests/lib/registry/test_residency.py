@@ -23,7 +23,7 @@ from neuron_lib import (
     Registry,
     load_default_models,
 )
-from neuron_lib.errors import InvalidRequest, Overloaded, PreflightFailed, PreflightKind, ShuttingDown
+from neuron_lib.errors import InvalidRequest, LoadCancelled, Overloaded, PreflightFailed, PreflightKind, ShuttingDown
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.registry.residency_rules import ModelRules, ResidencyRules
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
@@ -292,6 +292,79 @@ async def test_a_host_that_stops_refuses_loads_that_wait_for_room() -> None:
             await one.registry.load(spec(C))
 
 
+async def test_an_unload_cancels_a_load_that_waits_for_room() -> None:
+    async with host({A: 6, B: 6}, rules(A, B)) as one, anyio.create_task_group() as tasks:
+        await one.registry.load(spec(A))
+        tasks.start_soon(lambda: one.chat(A, for_s=100))
+        await anyio.sleep(1)
+
+        async def load() -> None:
+            with pytest.raises(LoadCancelled):
+                await one.registry.load(spec(B))
+
+        tasks.start_soon(load)
+        await anyio.sleep(1)
+        await one.registry.unload(B)
+        await anyio.sleep(1)
+        with pytest.raises(ModelNotLoaded):
+            await one.registry.unload(B)
+    assert one.harness.loads() == [A]
+
+
+async def test_a_model_that_is_here_under_another_spelling_of_its_id_is_not_loaded_twice() -> None:
+    on_demand = ResidencyRules(makes_room=True, on_demand=(spec(A, quant="Q4_K_M"), spec(B)))
+    sizes = {f"{A}:Q4_K_M": 6, B: 6}
+    async with host(sizes, on_demand, wait_for_load_s=0.0) as one, anyio.create_task_group() as tasks:
+        await one.registry.load(spec(f"{A}:Q4_K_M"))
+        tasks.start_soon(lambda: one.chat(A, for_s=500))
+        await anyio.sleep(31)
+        await one.chat(B)
+        await anyio.sleep(1)
+        await one.chat(A)  # it yields, so this chat wants it to be loaded again
+        await one.registry.unload(B)
+        await anyio.sleep(100)
+        await one.chat(A)
+        assert (one.here, one.answered) == ([f"{A}:Q4_K_M"], [A])
+    assert one.harness.loads() == [f"{A}:Q4_K_M"]
+
+
+async def test_the_need_of_a_model_is_asked_once_for_a_load_however_many_ask_for_the_model() -> None:
+    async with host({A: 6}, rules(A)) as one, anyio.create_task_group() as tasks:
+        may_say, asked = anyio.Event(), 0
+
+        async def memory_need(_spec: ModelSpec) -> dict[str, int]:
+            nonlocal asked
+            asked += 1
+            await may_say.wait()
+            return {}
+
+        one.harness.memory_need = memory_need  # type: ignore[method-assign,assignment] # counts
+        for _ in range(5):
+            tasks.start_soon(one.chat, A)
+            await anyio.sleep(1)
+        assert asked == 1
+        may_say.set()
+
+
+class FaultyHarness(ScriptedHarness):
+    """Cannot say the need of any model."""
+
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        if spec.model_id == A:
+            raise ZeroDivisionError
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+async def test_a_harness_that_fails_to_say_a_need_or_is_silent_keeps_no_model_from_being_loaded() -> None:
+    async with Registry(
+        [FaultyHarness()], residency=rules(), capacity=lambda: TEN, clock=anyio.current_time
+    ) as registry:
+        for model_id in (A, B):
+            await registry.load(spec(model_id))
+        assert [info.id for info in registry.list_models()] == [A, B]
+
+
 async def test_loads_that_wait_and_models_that_were_unloaded_are_counted_by_cause() -> None:
     limits = rules(A, B, default=ModelRules(idle_limit_s=600.0))
     async with host({A: 6, B: 6}, limits) as one, anyio.create_task_group() as tasks:
@@ -385,6 +458,17 @@ async def test_a_model_that_nobody_uses_is_unloaded_after_its_own_time() -> None
             one.registry.endpoint(B)
             await anyio.sleep(1)
         await anyio.sleep(20)
+        assert one.here == []
+
+
+async def test_rules_that_are_replaced_count_at_once_even_where_there_were_none() -> None:
+    async with host({A: 6, B: 6}, ResidencyRules()) as one:
+        await one.registry.load(spec(A))
+        await anyio.sleep(100)
+        assert one.here == [A]
+        for idle_limit_s in (60.0, None, 60.0):
+            one.registry.set_residency(ResidencyRules(default=ModelRules(idle_limit_s=idle_limit_s)))
+        await anyio.sleep(61)
         assert one.here == []
 
 

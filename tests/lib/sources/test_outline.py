@@ -106,6 +106,16 @@ def test_a_worker_fetches_the_headers_of_all_parts_and_leaves_the_cache_alone(tm
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_model_that_exceeds_all_memory_is_refused_before_it_is_fetched(tmp_path: Path, process: None) -> None:
+    with fake_hub({REPOSITORY: {"m-Q8_0.gguf": bytes(3 * MIB)}}) as hub:
+        order = order_for(repository_in(tmp_path, endpoint=hub.url), most_bytes=2 * MIB)
+        with pytest.raises(PreflightFailed, match=r"have 3.1 MB.*so it is not fetched") as refused:
+            fetch(order, lambda _: None)
+        assert not [request for request in hub.requests if "resolve" in request]
+    assert refused.value.kind is PreflightKind.INSUFFICIENT_MEMORY
+    assert (refused.value.fields["needed_mb"], refused.value.fields["free_mb"]) == (3, 2)
+
+
 def test_a_file_on_a_hub_that_is_no_gguf_is_refused_by_name(tmp_path: Path, process: None) -> None:
     with fake_hub({REPOSITORY: {"m-Q8_0.gguf": b"no GGUF" * 100}}) as hub:
         order = order_for(repository_in(tmp_path / "cache", endpoint=hub.url), outline_dir=tmp_path)
