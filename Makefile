@@ -19,7 +19,7 @@ DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy test test-clients test-faults soak check check-fast format bench lock clean
+.PHONY: help run install deploy test test-clients test-faults soak soak-demand check check-fast format bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -59,6 +59,9 @@ test-clients: install ## real clients, each in its own environment, and a table;
 
 soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
 	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
+
+soak-demand: install ## more models than fit, on demand, under a memory limit, for SOAK_MINUTES; not part of `test`
+	@$(BIN)/python -m tests.faults.soak_on_demand --minutes $(SOAK_MINUTES)
 
 # No cache for import-linter: a module that was missing when the cache was written stays missing in it.
 check: install ## format, lint, types and import contracts, nothing run
@@ -156,7 +159,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 	$(PIP) uv
 	$(COMPILE) pyproject.toml --extra service -o requirements/runtime.txt
-	$(COMPILE) pyproject.toml --extra service --extra test --extra lint --extra types -c requirements/runtime.txt \
+	$(COMPILE) pyproject.toml --extra service --extra otel --extra test --extra lint --extra types -c requirements/runtime.txt \
 		-o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra service --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt

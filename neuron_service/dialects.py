@@ -14,7 +14,7 @@ from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import ErrorEnvelope, openai_error
 from neuron_lib.wire.openai_responses_errors import responses_error
 
-__all__ = ("DIALECTS", "ERROR_SHAPE", "render")
+__all__ = ("DIALECTS", "ERROR_SHAPE", "ID_HEADERS", "render")
 
 ERROR_SHAPE: Final = ErrorEnvelope
 """The type of the body of an error on a path of no dialect, or of one that says nothing else."""
@@ -27,6 +27,7 @@ def _api(
     error: Callable[[NeuronError], ErrorAnswer] = openai_error,
     decode: str = "decode",
     shapes: str = "SHAPES",
+    id_header: str | None = None,
 ) -> Dialect:
     """The API whose bodies are read and written by a module of `neuron_lib.wire`.
 
@@ -43,7 +44,7 @@ def _api(
         found: Shapes = getattr(import_module(f"neuron_lib.wire.{module}"), shapes)
         return found
 
-    return Dialect(path=path, error=error, load=load, shapes=describe)
+    return Dialect(path=path, error=error, load=load, shapes=describe, id_header=id_header)
 
 
 DIALECTS: Final[tuple[Dialect, ...]] = (
@@ -59,9 +60,11 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     _api("/apply-template", "tokens", decode="decode_apply_template", shapes="APPLY_TEMPLATE_SHAPES"),
     _api("/v1/responses", "openai_responses", error=responses_error),
     _api("/v1/responses/input_tokens", "openai_responses_tokens", error=responses_error),
-    _api("/v1/messages", "anthropic_messages", error=anthropic_error),
-    _api("/v1/messages/count_tokens", "anthropic_tokens", error=anthropic_error),
+    _api("/v1/messages", "anthropic_messages", error=anthropic_error, id_header="request-id"),
+    _api("/v1/messages/count_tokens", "anthropic_tokens", error=anthropic_error, id_header="request-id"),
 )
+ID_HEADERS: Final = {path: each.id_header.encode() for each in DIALECTS if each.id_header for path in each.paths}
+"""By path, the header in which clients of the path look for the request's id beside `x-request-id`."""
 
 
 def render(error: NeuronError, path: str) -> ErrorAnswer:

@@ -21,6 +21,7 @@ __all__ = ("REQUEST_ID", "Exchange", "TraceParent", "exchange_of", "parse_trace"
 REQUEST_ID: Final = b"x-request-id"
 """The header of the id, of a request and of an answer."""
 _KEY: Final = "neuron.exchange"
+_QUESTIONS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _ID: Final = re.compile(rb"[!-~]{1,%d}" % LONGEST_WORD)
 _OWN_ID_BYTES: Final = 16
 _TRACEPARENT: Final = re.compile(
@@ -77,6 +78,11 @@ class Exchange:
     def take(self, ended: EndedReply) -> None:
         """Take the account of the model's reply."""
         self.ended = ended
+
+    @property
+    def is_question(self) -> bool:
+        """Whether the request changes nothing and asks no model. Programs ask such questions again and again."""
+        return self.method in _QUESTIONS
 
     @property
     def labels(self) -> dict[str, object]:

@@ -21,6 +21,7 @@ _NAMES: Final = frozenset(
         "/models",
         "/models/loading",
         "/models/loading/events",
+        "/models/estimate",
         "/models/load",
         "/models/unload",
         "/v1/models",

@@ -10,7 +10,16 @@ from neuron_lib.types import ModelSpec, public_id
 
 __all__ = ("ReloadPlan", "plan_reload")
 
-_AT_START_ONLY: Final = ("host", "port", "socket_mode", "log_format", "harnesses", "residency", "max_prompt_tokens")
+_AT_START_ONLY: Final = (
+    "host",
+    "port",
+    "socket_mode",
+    "log_format",
+    "tracing",
+    "harnesses",
+    "residency",
+    "max_prompt_tokens",
+)
 """Keys of what is made once: the socket, the log, the backends, and the cap that a gateway remembers for ever."""
 
 

@@ -28,6 +28,7 @@ from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, host_memory_bytes
+from neuron_service.collector import Collector
 from neuron_service.host import Host
 from neuron_service.http.bodies import BodyBudget
 from neuron_service.http.cap import ConnectionCap, raise_descriptor_limit
@@ -36,6 +37,7 @@ from neuron_service.http.listening import address_of, bind
 from neuron_service.http.serving import http_server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
+from neuron_service.late_tracing import send_spans
 from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
 from neuron_service.reloading import Reloading
@@ -76,6 +78,7 @@ async def serve(
     backends: Sequence[Backend[Any]] = BACKENDS,
     tls: ssl.SSLContext | None = None,
     reread: Callable[[], Settings] | None = None,
+    collector: Collector | None = None,
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A later signal ends the process at once.
 
@@ -83,7 +86,7 @@ async def serve(
     is given, systemd is also told in this interval that the daemon is alive. `version` and `check` block, and are
     called in threads once the host answers. `backends` are those that the configuration may name; those that it names
     are offered. With `tls` the service speaks HTTPS alone. `reread` blocks, and reads everything again on SIGHUP;
-    without it a SIGHUP is ignored.
+    without it a SIGHUP is ignored. The spans of requests are sent to `collector`, if there is one.
     """
     monitor, tallies = DeviceMonitor(), Tallies()
     host_bytes = host_memory_bytes(config.residency.memory_mb)
@@ -126,8 +129,9 @@ async def serve(
         bodies=BodyBudget(config.body_budget_mb << 20),
         certificates=None if tls is None else Certificates(tls),
     )
+    request_log = RequestLog(running.rules, on_answer=tallies.take_answer)
     server = http_server(
-        RequestLog(running.rules, on_answer=tallies.take_answer),
+        request_log,
         cap=ConnectionCap.for_descriptors(raise_descriptor_limit(), are_costly=tls is not None),
         shutdown_limit_s=_LAST_ANSWERS_LIMIT_S,
         certificates=running.certificates,
@@ -149,6 +153,7 @@ async def serve(
             tasks.start_soon(measure_lag, tallies.loop_lag_s)
             if watchdog_s is not None:
                 tasks.start_soon(feed_watchdog, notifier, watchdog_s, host.is_moving)
+            await tasks.start(send_spans, request_log, collector)
             async with registry:
                 async with anyio.create_task_group() as background:
                     reload = partial(_follow_reloads, host, reloading, notifier)

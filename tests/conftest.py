@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.canaries import Canaries, watched
 from tests.process_guard import add_audit_hook, refuse_processes
 
 FOREIGN_PREFIXES = ("HF_", "HUGGING", "NEURON_", "NOTIFY_", "LISTEN_", "WATCHDOG_")
@@ -100,6 +101,19 @@ def process() -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     backend: str = request.param
     return backend
+
+
+@pytest.fixture(scope="session")
+def _canaries() -> Iterator[Canaries]:
+    with watched() as canaries:
+        yield canaries
+
+
+@pytest.fixture(autouse=True)
+def _no_canary_in_the_log(_canaries: Canaries) -> Iterator[None]:
+    _canaries.clear()
+    yield
+    assert not _canaries.found(), "the log shows what a client or a model has written"
 
 
 @pytest.fixture(scope="session", autouse=True)

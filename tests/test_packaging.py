@@ -26,7 +26,7 @@ NPM_LOCKS = sorted((ROOT / "requirements" / "clients").glob("*/package-lock.json
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 # (lock, the groups of pyproject.toml it must satisfy; "" is what everybody gets)
-LOCKED_GROUPS = [("runtime", ["", "service"]), ("dev", ["", "service", "test", "lint", "types"])]
+LOCKED_GROUPS = [("runtime", ["", "service"]), ("dev", ["", "service", "otel", "test", "lint", "types"])]
 
 
 def locked(path: Path) -> Iterator[tuple[Requirement, list[str]]]:

@@ -273,7 +273,7 @@ class AdmissionController:
 
     @property
     def _cells_held(self) -> int:
-        return sum(place._cells for place in self._places if place._held)
+        return sum(place._cells * place._held // place._seats for place in self._places)
 
     # -------------------------------------------------------------------------------------------------- the refusals
 

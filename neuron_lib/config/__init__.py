@@ -23,6 +23,7 @@ from neuron_lib.config.schema import (
     SamplingConfig,
     SourceConfig,
     StoreSettings,
+    TracingConfig,
     schemes_of,
     store_settings,
 )
@@ -43,6 +44,7 @@ __all__ = (
     "Section",
     "SourceConfig",
     "StoreSettings",
+    "TracingConfig",
     "hub_endpoint",
     "load_config",
     "schemes_of",

@@ -20,6 +20,7 @@ from neuron_lib.types.sampling import LastTokens, RepetitionPenalty
 __all__ = (
     "AdmissionConfig",
     "Config",
+    "ContextLimitConfig",
     "DownloadConfig",
     "HarnessEntry",
     "HttpConfig",
@@ -29,6 +30,7 @@ __all__ = (
     "SamplingConfig",
     "SourceConfig",
     "StoreSettings",
+    "TracingConfig",
     "keep_as_paths",
     "schemes_of",
     "store_settings",
@@ -250,6 +252,14 @@ class ResidencyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     exclusive: Annotated[tuple[Annotated[tuple[PublicId, ...], Meta(max_length=256)], ...], Meta(max_length=256)] = ()
 
 
+class TracingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[tracing]`. `otlp_endpoint` is the address of a collector that takes spans by OTLP over HTTP, without
+    the path `/v1/traces`. None leaves it to the variables of OpenTelemetry.
+    """
+
+    otlp_endpoint: Endpoint | None = None
+
+
 class AdmissionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many requests of one model may run, how many may wait, and for how long.
 
@@ -376,6 +386,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trusted_proxies: Annotated[tuple[Place, ...], Meta(max_length=1000)] = ()
     http: HttpConfig = HttpConfig()
     log_format: Literal["text", "json"] = "text"
+    tracing: TracingConfig = TracingConfig()
     harnesses: tuple[HarnessEntry, ...] = (HarnessEntry("llamacpp"),)
     default_models: tuple[ModelSpec, ...] = ()
     models: tuple[ModelEntry, ...] = ()

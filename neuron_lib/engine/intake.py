@@ -124,7 +124,7 @@ class Intake:
         job = _Job(submit, len(msgspec.msgpack.encode(submit)), self._clock())
         with self._changed:
             self._wanted.add(submit.request)
-            self._chats.put(submit.request, job, size=job.size)
+            self._chats.put(submit.request, job, size=job.size, caller=submit.class_.principal)
 
     def cancel(self, request: int) -> bool:
         """Give a request up; False if it is not here. A thread that works on it reports when it has left it."""
@@ -211,7 +211,7 @@ class Intake:
             self._finish(lane, job, prompts)
         elif self._has_room_for(bond.wanted):
             bound = _ToCompile(job, bond, bond.wanted, prompts)
-            self._pass_on(lane, job, self._bound, bound, size=0)
+            self._pass_on(lane, job, self._bound, bound, size=1)
         else:
             reason = f"{_MOST_GRAMMARS} grammars wait to be compiled already"
             self._refuse(lane, job, _busy(reason))
@@ -260,7 +260,7 @@ class Intake:
             lane.leave()
             is_wanted = request in self._wanted
             if is_wanted:
-                other.put(request, next_job, size=size)
+                other.put(request, next_job, size=size, caller=job.submit.class_.principal)
         if not is_wanted:
             self._send(Cancelled(request))
 

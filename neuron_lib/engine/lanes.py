@@ -1,4 +1,6 @@
-"""The order of work on prompts: a large prompt does not hold up small ones. Pure, except that `take` waits."""
+"""The order of work on prompts: a large prompt does not hold up small ones, nor one principal the others. Pure, except
+that `take` waits.
+"""
 
 import heapq
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ class Lane(Generic[Job]):
         self.done = 0
         self._changed: Final = changed
         self._jobs: dict[int, tuple[int, Job]] = {}  # by request, each with its number, in the order of arrival
+        self._callers: dict[int, str] = {}  # of those jobs that are a principal's
         self._numbers: Final = count()
         self._sizes: list[tuple[int, int, int]] = []  # a heap of size, number and request; some of its jobs may be gone
         self._overtaking = 0
@@ -45,20 +48,28 @@ class Lane(Generic[Job]):
 
     @property
     def smallest(self) -> int | None:
-        """The size of the smallest job that waits; None if none does."""
+        """The size of the job that waits and is smallest, as it is counted; None if none does."""
         while self._sizes and not self._waits(*self._sizes[0][1:]):
             heapq.heappop(self._sizes)
         return self._sizes[0][0] if self._sizes else None
 
-    def put(self, request: int, job: Job, *, size: int) -> None:
-        """Let a job wait. The smaller its `size`, the sooner it is taken."""
+    def put(self, request: int, job: Job, *, size: int, caller: str = "") -> None:
+        """Let a job wait. The smaller its `size`, the sooner it is taken.
+
+        The second job of a principal that waits counts as twice as large, the third as three times, and so on. `caller`
+        names the principal, "" is nobody in particular.
+        """
         number = next(self._numbers)
         self._jobs[request] = number, job
+        if caller:
+            self._callers[request] = caller
+            size *= sum(other == caller for other in self._callers.values())
         heapq.heappush(self._sizes, (size, number, request))
         self._changed.notify_all()
 
     def drop(self, request: int) -> bool:
         """Forget a job that waits; False if none does."""
+        self._callers.pop(request, None)
         return self._jobs.pop(request, None) is not None
 
     def leave(self) -> None:
@@ -75,6 +86,7 @@ class Lane(Generic[Job]):
         is_overtaking = smallest != oldest and self._overtaking < _MOST_OVERTAKING
         self._overtaking = self._overtaking + 1 if is_overtaking else 0
         request = self.current = smallest if is_overtaking else oldest
+        self._callers.pop(request, None)
         return request, self._jobs.pop(request)[1]
 
     def _waits(self, number: int, request: int) -> bool:

@@ -217,9 +217,9 @@ class Scheduler:
         """Give slots to those that have begun, then let others begin as far as there are seats and cells for them."""
         began: list[Request] = []
         while self._give_slots():
-            if not len(self._line):
-                break
             free_seats = len(self.cache.slots) - len(self._live) - len(self._pending)
+            if free_seats <= 0 or not len(self._line):
+                break
             request = self._line.next(self._seats_held(), free_seats=free_seats)
             if request is None or not self._fits_batch(request):
                 break

@@ -98,8 +98,10 @@ class VectorScheduler:
     def _next_request(self) -> Request | None:
         """Who begins next, if anybody may. A batch has one adapter."""
         running = [each.request for each in self._running.values()]
-        held = Counter(request.caller for request in running)
-        request = self._line.next(held, free_seats=self._seats - len(running))
+        free_seats = self._seats - len(running)
+        if not free_seats or not len(self._line):
+            return None
+        request = self._line.next(Counter(request.caller for request in running), free_seats=free_seats)
         if request is None or any(other.class_.adapter != request.class_.adapter for other in running):
             return None
         return request

@@ -50,6 +50,8 @@ _ROOM_LIMIT_S: Final = 600.0
 _MEASURING_LIMIT_S: Final = 120.0
 """The longest that a harness may take to say how much memory a model needs."""
 _AGAIN_S: Final = 1.0
+_SHORTEST_STAY_S: Final = 1.0
+"""Requests that have waited for a load get into the model within this time, before it is unloaded for being idle."""
 
 
 class Residency:
@@ -335,7 +337,7 @@ class Residency:
     def _idle_limit_s(self, model: HostedModel, usual_s: float | None) -> float | None:
         """What the last request asked for counts, but no request makes a model go before the minimum residence."""
         if model.keep_alive_s is None or model.served_s is None:
-            return usual_s
+            return None if usual_s is None else max(usual_s, _SHORTEST_STAY_S)
         if math.isinf(model.keep_alive_s):
             return None
         return max(model.keep_alive_s, model.served_s + self.rules.min_resident_s - model.used_s)
@@ -356,9 +358,26 @@ class Residency:
         return load
 
     def _measure_all(self, tasks: TaskGroup) -> None:
+        self._count_uncounted()
         for load in self._unmeasured:
             tasks.start_soon(self._measure, load)
         self._unmeasured.clear()
+
+    def _count_uncounted(self) -> None:
+        """Ask for the needs of models that were loaded before the rules of the host made room."""
+        if not self.rules.makes_room:
+            return
+        for model in self._models.values():
+            if model.model_id not in self._begun and not model.is_leaving:
+                load = WaitingLoad(
+                    spec=model.spec,
+                    model_id=model.model_id,
+                    may_displace=False,
+                    asked_s=self._clock(),
+                    outcome=model,
+                )
+                self._begun[model.model_id] = load
+                self._unmeasured.append(load)
 
     async def _measure(self, load: WaitingLoad) -> None:
         needs: Needs | None = None

@@ -4,7 +4,7 @@ Holds rules and decides nothing; `making_room` decides.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Self
+from typing import Final, Self
 
 from msgspec import Struct
 
@@ -13,6 +13,9 @@ from neuron_lib.registry.making_room import House, Needs
 from neuron_lib.types import ModelSpec, names_model, public_id
 
 __all__ = ("ModelRules", "ResidencyRules")
+
+_SHORTEST_STAY_S: Final = 1.0
+"""Requests that have waited for a load get into the model within this time, before it goes for another model."""
 
 
 class ModelRules(Struct, frozen=True, kw_only=True):
@@ -30,9 +33,9 @@ class ResidencyRules(Struct, frozen=True, kw_only=True):
 
     With `makes_room` a load that does not fit waits until idle models have been unloaded for it. Then a request to a
     model of `on_demand` that is not here loads the model. Of each set of ids in `exclusive` at most one model is here.
-    No model is unloaded to make room within `min_resident_s` of its load. After a failed load the next one on demand
-    waits for `cool_down_s`, and twice as long after each further failure, up to 300 s. `models` has the rules of single
-    models by public id, and `default` those of all others.
+    No model is unloaded to make room within `min_resident_s` of its load, which is at least a second. After a failed
+    load the next one on demand waits for `cool_down_s`, and twice as long after each further failure, up to 300 s.
+    `models` has the rules of single models by public id, and `default` those of all others.
     """
 
     makes_room: bool = False
@@ -104,7 +107,8 @@ class ResidencyRules(Struct, frozen=True, kw_only=True):
             frozenset(public_id(spec.model_id) for spec in known if any(_is_meant(id_, spec) for id_ in group))
             for group in self.exclusive
         )
-        return House(capacity=capacity, exclusive=tuple(groups), min_resident_s=self.min_resident_s)
+        min_resident_s = max(self.min_resident_s, _SHORTEST_STAY_S)
+        return House(capacity=capacity, exclusive=tuple(groups), min_resident_s=min_resident_s)
 
 
 def _is_meant(id_: str, spec: ModelSpec) -> bool:

@@ -137,6 +137,10 @@ class Dialect:
     """
     shapes: Callable[[], Shapes] | None = None
     """Imports the types of the bodies. Called when the description of the service is first asked for."""
+    id_header: str | None = None
+    """The header in which clients of the API look for the request's id, in small letters. None if that is
+    `x-request-id`, which every answer has.
+    """
 
     @property
     def paths(self) -> tuple[str, ...]:

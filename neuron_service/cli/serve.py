@@ -20,6 +20,7 @@ from neuron_lib.types import public_id
 from neuron_service.cli.configuration import config_path, log_level, read_settings
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
+from neuron_service.collector import TRACING_PACKAGES, Collector, can_trace, wanted_collector
 from neuron_service.http.listening import address_of, bind, file_removed_at_end
 from neuron_service.log_config import configure_logging, hold_records
 from neuron_service.settings import Settings
@@ -43,6 +44,7 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     if options.check_config:
         sys.exit(_report_faults(settings.config, settings.environ))
     _require_service_packages(notifier)
+    collector = _collector(settings.config, notifier)
     # Before `serve` receives signals there is nothing to drain. Child processes do not inherit a handler; they would
     # inherit a mask.
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -59,7 +61,21 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
     ours = contextlib.nullcontext() if inherited is not None else file_removed_at_end(sock)
-    _serve(settings, sock, notifier, ours, reread=reread, manager=manager)
+    _serve(settings, sock, notifier, ours, reread=reread, manager=manager, collector=collector)
+
+
+def _collector(config: Config, notifier: Notifier) -> Collector | None:
+    """Where spans are sent to. Ends with a sentence if the file asks for spans and the packages are missing."""
+    collector = wanted_collector(config.tracing.otlp_endpoint, os.environ)
+    if collector is None or can_trace():
+        return collector
+    install = f"{sys.executable} -m pip install 'neuron-node[otel]'"
+    packages = " and ".join(TRACING_PACKAGES)
+    reason = f"`{collector.source}` asks for spans, which needs the Python packages {packages}; install them: {install}"
+    if collector.endpoint is not None:
+        _give_up(reason, notifier, status=os.EX_UNAVAILABLE, number=errno.ENOPKG)
+    logger.warning("%s", reason)  # the variable may be meant for other programs
+    return None
 
 
 def _read_settings(options: argparse.Namespace) -> Settings:
@@ -131,6 +147,7 @@ def _serve(
     *,
     reread: Callable[[], Settings],
     manager: SystemdEnvironment,
+    collector: Collector | None,
 ) -> NoReturn:
     """Serve until a signal comes, and end the process. Connections wait in the backlog while the server is imported.
 
@@ -156,6 +173,7 @@ def _serve(
                     check=partial(_warn_of_faults, settings.config, settings.environ),
                     tls=settings.tls,
                     reread=reread,
+                    collector=collector,
                 )
         except Exception as error:
             logger.critical("the service failed", exc_info=True)

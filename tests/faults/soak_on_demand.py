@@ -156,7 +156,7 @@ def soak(daemon: Daemon, group: MemoryGroup, *, minutes: float) -> Report:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="soak_on_demand", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--memory-mb", type=int, default=900)
+    parser.add_argument("--memory-mb", type=int, default=800)
     arguments = parser.parse_args()
     minutes, memory_mb = arguments.minutes, arguments.memory_mb
     with TemporaryDirectory() as place, memory_group("neuron-soak") as group:

@@ -380,6 +380,15 @@ def test_the_cells_of_running_requests_are_not_available() -> None:
     assert house.controller.snapshot().kv_available_mb == 100
 
 
+def test_a_reply_that_is_complete_gives_back_its_share_of_the_cells() -> None:
+    house = House(seats=2, cells=100)
+    house.come(2)
+    house.place(0).prepare(cells=60)
+    house.begin(0)
+    house.place(0).end_reply()
+    assert house.controller.snapshot().kv_available_mb == 70
+
+
 def test_a_request_that_finds_seats_but_no_cells_waits_longer_and_is_refused_for_its_cells() -> None:
     house = House(seats=2, cells=100)
     house.come(1, 1)

@@ -84,6 +84,16 @@ def test_the_client_reads_a_whole_reply() -> None:
     assert (message.usage.input_tokens, message.usage.output_tokens) == (7, 3)
 
 
+def test_the_client_finds_the_id_of_its_request_in_replies_and_errors() -> None:
+    headers = {"x-request-id": "mine"}
+    with client_of() as client:
+        message = client.messages.create(model=A, messages=HI, max_tokens=9, extra_headers=headers)
+        assert message._request_id == "mine"
+        with pytest.raises(anthropic.NotFoundError) as refused:
+            client.messages.create(model="org/none", messages=HI, max_tokens=9, extra_headers=headers)
+        assert refused.value.request_id == "mine"
+
+
 def test_the_client_adds_a_stream_up_to_the_same_message() -> None:
     with client_of() as client:
         whole = client.messages.create(model=A, max_tokens=9, messages=HI)

@@ -77,7 +77,7 @@ class Bound(Exception):
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    def bind(_host: str, _port: int) -> None:
+    def bind(_host: str, _port: int, **_more: object) -> None:
         raise Bound
 
     monkeypatch.setattr(serve, "bind", bind)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from neuron_lib.config import Config, HarnessEntry, HttpConfig, ModelEntry, ResidencyConfig
+from neuron_lib.config import Config, HarnessEntry, HttpConfig, ModelEntry, ResidencyConfig, TracingConfig
 from neuron_lib.types import ModelSpec
 from neuron_service.reload import plan_reload
 
@@ -37,6 +37,7 @@ AT_START: dict[str, Any] = {
     "port": 1,
     "socket_mode": "600",
     "log_format": "json",
+    "tracing": TracingConfig(otlp_endpoint="http://c"),
     "residency": ResidencyConfig(on_demand=True),
     "harnesses": (HarnessEntry("other"),),
     "max_prompt_tokens": 99,

@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import psutil
 
+from tests.canaries import Canaries, written_in
 from tests.patience import PATIENCE_S
 
 __all__ = (
@@ -151,6 +153,7 @@ def running_daemon(
             env=os.environ | (environ or {}),
         )
     family: list[psutil.Process] = []
+    canaries = Canaries()
     try:
         if port:
             eventually(lambda: accepts(port) or process.poll() is not None)
@@ -164,8 +167,17 @@ def running_daemon(
         transport = httpx.HTTPTransport(
             verify=True if tls is None else tls, trust_env=False, uds=None if socket_path is None else str(socket_path)
         )
-        with httpx.Client(base_url=base_url, timeout=PATIENCE_S, trust_env=False, transport=transport) as client:
+        with httpx.Client(
+            base_url=base_url,
+            timeout=PATIENCE_S,
+            trust_env=False,
+            transport=transport,
+            event_hooks={"request": [partial(_note_canaries, canaries)]},
+        ) as client:
             yield Daemon(process, client, log_path)
+        for line in written_in(log_path.read_text(errors="replace")):
+            canaries.hear(line)
+        assert not canaries.found(), "the log shows what a client has written"
     finally:
         if process.poll() is None:
             family = psutil.Process(process.pid).children(recursive=True)
@@ -181,6 +193,15 @@ def running_daemon(
                     child.kill()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+def _note_canaries(canaries: Canaries, request: httpx.Request) -> None:
+    """Note the texts and the keys that a request sends. Nothing of them may be in the log."""
+    canaries.note([value for name, value in request.headers.items() if name in {"authorization", "x-api-key"}])
+    if request.url.path.startswith("/models"):
+        return  # the body is about a model and may be shown
+    with suppress(ValueError, httpx.RequestNotRead):  # a body that is no JSON, or that is made as it is sent
+        canaries.note(json.loads(request.content))
 
 
 def accepts(port: int) -> bool:

@@ -12,9 +12,9 @@ def taken(jobs: Lane[str], count: int) -> list[int]:
         return [jobs.take()[0] for _ in range(count)]
 
 
-def put(jobs: Lane[str], request: int, size: int) -> None:
+def put(jobs: Lane[str], request: int, size: int, caller: str = "") -> None:
     with jobs._changed:
-        jobs.put(request, f"job {request}", size=size)
+        jobs.put(request, f"job {request}", size=size, caller=caller)
 
 
 def test_the_smallest_comes_first_and_of_equal_ones_the_oldest() -> None:
@@ -22,6 +22,20 @@ def test_the_smallest_comes_first_and_of_equal_ones_the_oldest() -> None:
     for request, size in enumerate((1_000_000, 500, 20, 500)):
         put(jobs, request, size)
     assert taken(jobs, 4) == [2, 1, 3, 0]
+
+
+def test_the_many_jobs_of_one_principal_do_not_hold_up_those_of_another() -> None:
+    jobs = lane()
+    for request in range(1, 5):
+        put(jobs, request, 100, "many")
+    put(jobs, 5, 110, "one")
+    put(jobs, 6, 110)
+    assert taken(jobs, 3) == [1, 5, 6]
+    jobs.drop(2)
+    jobs.drop(3)
+    put(jobs, 7, 100, "many")  # the second one that waits
+    put(jobs, 8, 150)
+    assert taken(jobs, 1) == [8]
 
 
 def test_the_oldest_is_overtaken_only_so_often() -> None:

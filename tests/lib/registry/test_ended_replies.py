@@ -191,3 +191,36 @@ async def test_what_the_observer_raises_is_logged_and_does_not_reach_the_reply(
         assert await reply_text(registry) == "Hello, world!"
         assert registry.loads()[0].in_flight == 0
     assert [(record.levelno, vars(record)["model_id"]) for record in caplog.records] == [(logging.ERROR, "o/a")]
+
+
+async def test_who_takes_the_account_of_a_reply_gets_it_first_and_instead_of_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="neuron_lib.registry.reply_readers")
+    told: list[tuple[str, EndedReply]] = []
+    async with Registry([ScriptedHarness()], on_reply=lambda ended: told.append(("everybody", ended))) as registry:
+        await registry.load(spec())
+        task = replace(request("o/a"), request_id="mine")
+        async with registry.run(task, on_account=lambda ended: told.append(("caller", ended))) as reply:
+            assert [event async for event in reply]
+        assert [(who, ended.request_id) for who, ended in told] == [("caller", "mine"), ("everybody", "mine")]
+        assert caplog.records == []
+        async with registry.run(task) as reply:
+            assert [event async for event in reply]
+    (line,) = caplog.records
+    assert vars(line)["request_id"] == "mine"
+
+
+async def test_what_the_taker_of_an_account_raises_keeps_nothing_from_the_observer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: EndedReply) -> None:
+        raise ZeroDivisionError
+
+    ended: list[EndedReply] = []
+    async with Registry([ScriptedHarness()], on_reply=ended.append) as registry:
+        await registry.load(spec())
+        async with registry.run(request("o/a"), on_account=fail) as reply:
+            assert [event async for event in reply]
+    assert len(ended) == 1
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]

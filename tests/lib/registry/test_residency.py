@@ -346,6 +346,25 @@ async def test_the_need_of_a_model_is_asked_once_for_a_load_however_many_ask_for
         may_say.set()
 
 
+async def test_models_that_were_loaded_before_a_host_made_room_are_counted_too() -> None:
+    async with host({A: 6, B: 6}, ResidencyRules()) as one:
+        await one.registry.load(spec(A))
+        one.registry.set_residency(rules(A, B))
+        await anyio.sleep(60)
+        await one.chat(B)
+        assert (one.here, one.harness.most) == ([B], 6)
+
+
+@pytest.mark.parametrize("limits", [{"min_resident_s": 0.0}, {"default": ModelRules(idle_limit_s=0.001)}])
+async def test_whoever_waits_for_a_load_gets_into_the_model_however_short_it_may_stay(limits: dict[str, Any]) -> None:
+    async with host({A: 6, B: 6}, rules(A, B, **limits)) as one:
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(one.chat, (A, B)[number % 2])
+        assert (len(one.answered), one.errors) == (20, [])
+        assert sorted(one.harness.loads()) == [A, B]
+
+
 class FaultyHarness(ScriptedHarness):
     """Cannot say the need of any model."""
 
