@@ -299,9 +299,10 @@ class Registry:
             )
         self._estimates += 1
         try:
-            return await harness.estimate(spec)
+            plan = await harness.estimate(spec)
         finally:
             self._estimates -= 1
+        return plan.within(self._residency.limits())
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back. A load of the model that runs or waits is
