@@ -9,6 +9,7 @@ minilm_path     the GGUF file of all-MiniLM-L6-v2, which makes embeddings; mark 
 
 import importlib.util
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -101,6 +102,14 @@ def process() -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     backend: str = request.param
     return backend
+
+
+@pytest.fixture(autouse=True)
+def _root_logger_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield
+    root.handlers, root.level = before
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ What each operation does in each phase (`Registry` and `HostedModel` act accordi
 |-----------------------|--------------------|--------------|--------------|--------------------|----------------------|
 | load of this model    | waits for the same | AlreadyLoaded| AlreadyLoaded| waits until gone,  | waits until gone,    |
 |                       | outcome            |              |              | then loads         | then loads           |
-| chat                  | ModelLoading       | enters       | enters       | ModelNotLoaded [1] | ModelNotLoaded [1]   |
+| chat                  | ModelLoading       | enters [4]   | enters [4]   | ModelNotLoaded [1] | ModelNotLoaded [1]   |
 | unload                | closing            | draining     | closing [2]  | waits for the end  | waits for the end    |
 | admission closes      | closing            | stays [3]    | stays [3]    | stays [3]          | stays                |
 | tick of supervision   | stays              | stays        | stays        | closing, if the    | overdue, if it lasts |
@@ -19,6 +19,7 @@ Gone is the end: the model's memory is back and the registry has forgotten the m
 [1] ModelLoading while a load waits for this model to be gone.
 [2] Running requests cannot end while the model recovers, so the unload does not wait for them.
 [3] Running requests go on. Requests that have not entered their reply are refused with ShuttingDown.
+[4] ModelLoading while the model makes room for another one (`residency`).
 """
 
 from collections.abc import Mapping
