@@ -14,14 +14,13 @@ from msgspec import Struct
 
 from neuron_lib.shown import LONGEST_WORD, clip
 from neuron_lib.types import EndedReply, Principal
-from neuron_service.asgi import Scope
+from neuron_service.asgi import READING_METHODS, Scope
 
 __all__ = ("REQUEST_ID", "Exchange", "TraceParent", "exchange_of", "parse_trace", "proposed_id")
 
 REQUEST_ID: Final = b"x-request-id"
 """The header of the id, of a request and of an answer."""
 _KEY: Final = "neuron.exchange"
-_QUESTIONS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _ID: Final = re.compile(rb"[!-~]{1,%d}" % LONGEST_WORD)
 _OWN_ID_BYTES: Final = 16
 _TRACEPARENT: Final = re.compile(
@@ -32,6 +31,10 @@ _FIRST_VERSION: Final = b"00"
 _SAMPLED: Final = 1
 _LONGEST_STATE_BYTES: Final = 512
 """W3C asks every party to pass on at least that much of a `tracestate`."""
+_STATE_MEMBER: Final = re.compile(
+    rb"[ \t]*(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    rb"=[ -+\--<>-~]{0,255}[!-+\--<>-~][ \t]*|[ \t]*"
+)
 
 
 class TraceParent(Struct, frozen=True, kw_only=True):
@@ -82,7 +85,7 @@ class Exchange:
     @property
     def is_question(self) -> bool:
         """Whether the request changes nothing and asks no model. Programs ask such questions again and again."""
-        return self.method in _QUESTIONS
+        return self.method in READING_METHODS
 
     @property
     def labels(self) -> dict[str, object]:
@@ -127,7 +130,8 @@ def parse_trace(headers: Iterable[tuple[bytes, bytes]]) -> TraceParent | None:
     if not match["trace"].strip(b"0") or not match["parent"].strip(b"0"):
         return None
     state = b",".join(states)
-    is_kept = len(state) <= _LONGEST_STATE_BYTES and state.isascii()
+    # OpenTelemetry would write any other state into the log.
+    is_kept = len(state) <= _LONGEST_STATE_BYTES and all(map(_STATE_MEMBER.fullmatch, state.split(b",")))
     return TraceParent(
         trace_id=match["trace"].decode(),
         parent_id=match["parent"].decode(),
