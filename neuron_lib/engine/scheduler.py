@@ -267,8 +267,7 @@ class Scheduler:
 
     def _to_come(self, sequence: Sequence) -> int:
         """The cells that are kept free for a sequence beside those of its known tokens."""
-        reserved = min(sequence.reserved_tokens - sequence.generated, self.n_ctx - len(sequence.tokens))
-        return max(_HEADROOM, reserved)
+        return max(_HEADROOM, sequence.reserved_cells(n_ctx=self.n_ctx))
 
     def _give_slot(self, sequence: Sequence, *, beside: int | None = None) -> bool:
         """Give a sequence a slot, unless it waits for a prefix that another one computes. False if there is no slot or

@@ -82,6 +82,10 @@ class Sequence:
         """Tokens of the reply so far."""
         return len(self.tokens) - len(self.prompt)
 
+    def reserved_cells(self, *, n_ctx: int) -> int:
+        """The cells that are reserved for tokens of the reply which do not exist yet. It has at most `n_ctx` tokens."""
+        return max(0, min(self.reserved_tokens - self.generated, n_ctx - len(self.tokens)))
+
     @property
     def remaining(self) -> int:
         """Known tokens that have no cells yet. A sequence that decodes has exactly one."""
