@@ -109,10 +109,10 @@ class ModelStore:
 
         A `[[models]]` entry for the public id, or otherwise for the id without its quant, overrides every hub.
         `room_bytes` is the memory that a default quant should fit into. A model of more than `most_bytes` is not
-        fetched. With `refresh` the hub is asked for the newest
-        commit even if an older one is cached. At most `max_fetches` downloads run at once. The others wait in order and
-        report their `queue_position`. A model that is cached does not wait for downloads. Cancelling ends a running
-        fetch. Raises kinds of `LoadFailed`, or `SourceUnavailable` if another try may help.
+        fetched. With `refresh` the hub is asked for the newest commit even if an older one is cached. At most
+        `max_fetches` downloads run at once. The others wait in order and report their `queue_position`. A model that is
+        cached does not wait for downloads. Cancelling ends a running fetch. Raises kinds of `LoadFailed`, or
+        `SourceUnavailable` if another try may help.
         """
         report(LoadProgress(stage=LoadStage.RESOLVING))
         reference = parse_reference(spec.model_id)
