@@ -31,6 +31,10 @@ _FIRST_VERSION: Final = b"00"
 _SAMPLED: Final = 1
 _LONGEST_STATE_BYTES: Final = 512
 """W3C asks every party to pass on at least that much of a `tracestate`."""
+_STATE_MEMBER: Final = re.compile(
+    rb"[ \t]*(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    rb"=[ -+\--<>-~]{0,255}[!-+\--<>-~][ \t]*|[ \t]*"
+)
 
 
 class TraceParent(Struct, frozen=True, kw_only=True):
@@ -126,7 +130,8 @@ def parse_trace(headers: Iterable[tuple[bytes, bytes]]) -> TraceParent | None:
     if not match["trace"].strip(b"0") or not match["parent"].strip(b"0"):
         return None
     state = b",".join(states)
-    is_kept = len(state) <= _LONGEST_STATE_BYTES and state.isascii()
+    # OpenTelemetry would write any other state into the log.
+    is_kept = len(state) <= _LONGEST_STATE_BYTES and all(map(_STATE_MEMBER.fullmatch, state.split(b",")))
     return TraceParent(
         trace_id=match["trace"].decode(),
         parent_id=match["parent"].decode(),

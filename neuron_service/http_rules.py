@@ -45,7 +45,7 @@ class HttpRules:
         self._cors = CorsRules.of(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw_path: bytes = scope["raw_path"]
+        path: str = scope["path"]
         method = scope["method"]
         preflight = self._cors.preflight(method, scope["headers"])
         if self._cors.origins and preflight is None:
@@ -56,8 +56,9 @@ class HttpRules:
             await self._answer_preflight(preflight, scope, send)  # which never has a key
         elif refused := self._admit(scope):
             await refuse(refused, scope, send)
-        elif b"//" in raw_path or (raw_path.endswith(b"/") and raw_path != b"/"):
-            # Litestar would ignore the additional slash.
+        elif "//" in path or (path.endswith("/") and path != "/"):
+            # Litestar would ignore the additional slash, also one that is written as %2F. The entrance does not, so a
+            # caller without the scope of the path would get the answer.
             await refuse(UnknownPath(), scope, send)
         elif method == "HEAD":
             await self._answer_head(scope, receive, send)

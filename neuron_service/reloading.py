@@ -23,6 +23,9 @@ __all__ = ("Prepare", "Reloading")
 
 logger = logging.getLogger(__name__)
 
+_READING_LIMIT_S: Final = 30.0
+"""How long the files may take. A named pipe, or a file system that is not there any more, would take for ever."""
+
 Prepare: TypeAlias = Callable[[Settings, Config, Config], Awaitable[Callable[[], None]]]
 """Makes what is needed to go from one configuration to another, and changes nothing. The function that it returns
 brings the other one into force, and cannot fail.
@@ -32,12 +35,22 @@ brings the other one into force, and cannot fail.
 class Reloading:
     """The configuration in force, and the reloads of it. One per process, on the event loop."""
 
-    def __init__(self, config: Config, *, reread: Callable[[], Settings], prepare: Prepare) -> None:
-        """`reread` reads everything again. It blocks, and raises `ConfigError`."""
+    def __init__(
+        self,
+        config: Config,
+        *,
+        reread: Callable[[], Settings],
+        prepare: Prepare,
+        reading_limit_s: float = _READING_LIMIT_S,
+    ) -> None:
+        """`reread` reads everything again. It blocks, and raises `ConfigError`. A reload for which it takes longer than
+        `reading_limit_s` is refused.
+        """
         self.at_start: Final = config
         self._config = config
         self._reread = reread
         self._prepare = prepare
+        self._reading_limit_s = reading_limit_s
         self._requested = anyio.Event()
         self._count = 0
         self._at = 0
@@ -83,7 +96,7 @@ class Reloading:
     async def reload(self) -> None:
         """Read the configuration again, and bring it into force if it has no fault. Does not raise for a fault."""
         try:
-            settings = await anyio.to_thread.run_sync(self._reread, abandon_on_cancel=True)
+            settings = await self._read()
             plan = plan_reload(self._config, settings.config)
             bring_into_force = await self._prepare(settings, self._config, plan.config)
         except Exception as error:
@@ -100,6 +113,12 @@ class Reloading:
         if plan.added:
             self._added += plan.added
             self._has_added.set()
+
+    async def _read(self) -> Settings:
+        """Read everything in a thread, which is left to itself if it takes too long."""
+        with anyio.move_on_after(self._reading_limit_s):
+            return await anyio.to_thread.run_sync(self._reread, abandon_on_cancel=True)
+        raise ConfigError(f"the files of the configuration could not be read within {self._reading_limit_s:g} s")
 
     def _note(self, error: str | None) -> None:
         self._count += 1

@@ -277,7 +277,8 @@ class Registry:
         """
         if self._farewell is not None:
             raise ShuttingDown
-        return await self._harnesses.estimate(spec)
+        plan = await self._harnesses.estimate(spec)
+        return plan.within(self._residency.limits())
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back. A load of the model that runs or waits is

@@ -108,6 +108,10 @@ class Residency:
             unloaded_idle=self._unloaded_idle,
         )
 
+    def limits(self) -> Needs:
+        """The bytes that all models together may take on each device. Empty if loads do not ask for that."""
+        return self._capacity() if self.rules.makes_room else {}
+
     def can_load(self, model_id: str) -> bool:
         """Whether a request to this model would load it."""
         return not self._is_closed and self.rules.loadable(model_id) is not None

@@ -1,6 +1,9 @@
 """How much memory a model will take on each device, known before its weights are read."""
 
+from collections.abc import Mapping
+
 from msgspec import Struct
+from msgspec.structs import replace
 
 __all__ = ("DeviceNeed", "MemoryPlan")
 
@@ -59,6 +62,16 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     def needs(self) -> dict[str, int]:
         """The bytes by the name of the device."""
         return {device.device: device.needed_bytes for device in self.devices}
+
+    def within(self, capacity: Mapping[str, int]) -> "MemoryPlan":
+        """The same plan where all models together may take `capacity` bytes by the name of the device: no device has
+        more free than that. A device that is not named has no limit.
+        """
+        devices = (
+            replace(device, free_bytes=min(device.free_bytes, capacity.get(device.device, device.free_bytes)))
+            for device in self.devices
+        )
+        return replace(self, devices=tuple(devices))
 
     @property
     def cell_bytes(self) -> int:

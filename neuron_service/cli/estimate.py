@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import anyio
 import msgspec
@@ -17,6 +17,7 @@ from neuron_lib.sizes import format_size
 from neuron_lib.types import DeviceNeed, MemoryPlan, ModelSpec, public_id
 from neuron_lib.wire.estimate import estimate_answer
 from neuron_service.backends import BACKENDS
+from neuron_service.capacity import capacity_bytes, host_memory_bytes
 from neuron_service.cli.configuration import config_path, log_level, with_credentials
 from neuron_service.cli.terminal import complain
 from neuron_service.log_config import configure_logging
@@ -65,8 +66,16 @@ async def _estimate(config: Config, environ: Mapping[str, str], model_id: str, q
         if isinstance(harness, Estimator):
             configured = (spec for spec in config.default_models if public_id(spec.model_id) == public_id(model_id))
             spec = next(configured, ModelSpec(model_id=model_id, harness=backend.name))
-            return await harness.estimate(spec if quant is None else msgspec.structs.replace(spec, quant=quant))
+            plan = await harness.estimate(spec if quant is None else msgspec.structs.replace(spec, quant=quant))
+            return plan.within(_limits(config, gpu_memory_mb))
     raise LoadFailed("no backend of this service can say how much memory a model takes")
+
+
+def _limits(config: Config, gpu_memory_mb: Sequence[int]) -> Mapping[str, int]:
+    """What all models of the service may take together, if its loads make room for themselves."""
+    if not config.residency.on_demand:
+        return {}
+    return capacity_bytes(host_memory_bytes(config.residency.memory_mb), gpu_memory_mb)
 
 
 def _show(plan: MemoryPlan, model_id: str) -> None:

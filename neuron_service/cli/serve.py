@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import public_id
-from neuron_service.cli.configuration import log_level, read_settings
+from neuron_service.cli.configuration import config_path, log_level, read_settings
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
 from neuron_service.collector import TRACING_PACKAGES, Collector, can_trace, wanted_collector
@@ -26,7 +26,7 @@ from neuron_service.log_config import configure_logging, hold_records
 from neuron_service.settings import Settings
 from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket
 
-__all__ = ("greeting", "run_service")
+__all__ = ("greeting", "reader_for_reloads", "run_service")
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 
 def run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
     """Serve until a signal, or check the configuration if `options` say so, and end the process."""
+    reread = reader_for_reloads(options)
     try:
         settings = _read_settings(options)
         inherited = inherited_socket(manager.socket_count)
@@ -59,7 +60,6 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
     ours = contextlib.nullcontext() if inherited is not None else file_removed_at_end(sock)
-    reread = partial(read_settings, options, os.environ)
     _serve(settings, sock, notifier, ours, reread=reread, manager=manager, collector=collector)
 
 
@@ -87,6 +87,22 @@ def _read_settings(options: argparse.Namespace) -> Settings:
     finally:  # what was held is written even if the configuration cannot be read
         configure_logging(level, log_format=log_format, environ=os.environ)
     return settings
+
+
+def reader_for_reloads(options: argparse.Namespace) -> Callable[[], Settings]:
+    """What reads everything again, from the file that is there now. Blocking. Raises `ConfigError`.
+
+    A `neuron.toml` that was found at the start and is gone is an error then. Defaults in its place would let callers in
+    who were kept out. Faults of models are logged as at the start.
+    """
+    pinned = argparse.Namespace(**(vars(options) | {"config": config_path(options)}))
+
+    def read() -> Settings:
+        settings = read_settings(pinned, os.environ)
+        _warn_of_faults(settings.config, settings.environ)
+        return settings
+
+    return read
 
 
 def _require_service_packages(notifier: Notifier) -> None:

@@ -120,7 +120,7 @@ class BoundedConnection(UvicornConnection):
     def on_body(self, body: bytes) -> None:
         """A piece of the body was parsed."""
         self._clock.add_body()
-        if not self._body.add(len(body)):
+        if not self.is_answered and not self._body.add(len(body)):  # behind an answer nothing is kept
             self._refuse(self._bodies.refusal())
             raise _StopParsing
         super().on_body(body)

@@ -39,5 +39,8 @@ def make_page(snapshot: Snapshot, *, accept: str) -> Page:
 
     Blocks: it reads a few files of `/proc`, and takes some milliseconds of processor time for each model.
     """
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except TypeError:  # it compares the version in the header with a number, also if the version is no number
+        encode, content_type = choose_encoder("")
     return Page(encode(_AllMetrics(snapshot)), content_type)

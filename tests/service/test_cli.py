@@ -15,8 +15,9 @@ from neuron_lib.config import Config, LlamaCppConfig, SourceConfig, load_config
 from neuron_lib.errors import ConfigError
 from neuron_service.backends import BACKENDS
 from neuron_service.cli import main
+from neuron_service.cli.command_line import parse_command_line
 from neuron_service.cli.configuration import with_credentials
-from neuron_service.cli.serve import greeting
+from neuron_service.cli.serve import greeting, reader_for_reloads
 from tests.fakes.notify_socket import notify_socket
 
 SOURCES = {
@@ -101,6 +102,27 @@ def test_neuron_toml_of_the_current_directory_is_read_without_an_option(
     Path("neuron.toml").write_text("prot = 1\n")
     assert run("--check-config") == os.EX_CONFIG
     assert "neuron.toml: unknown key `prot`; did you mean `port`?" in capsys.readouterr().err
+
+
+def test_a_reload_does_not_go_on_with_defaults_where_a_file_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("neuron.toml").write_text("trusted_networks = ['192.0.2.7']\n")
+    read = reader_for_reloads(parse_command_line(("serve",), print_version=lambda: None))
+    assert read().config.trusted_networks == ("192.0.2.7",)
+    Path("neuron.toml").unlink()
+    with pytest.raises(ConfigError, match=r"neuron\.toml"):
+        read()
+
+
+def test_a_reload_warns_of_models_that_cannot_load_as_the_start_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "neuron.toml"
+    file.write_text('[[models]]\nid = "a/b"\npath = "/nowhere.gguf"\n')
+    reader_for_reloads(parse_command_line(("serve", "--config", str(file)), print_version=lambda: None))()
+    assert "`models[0].path`" in caplog.text
 
 
 @pytest.mark.parametrize(

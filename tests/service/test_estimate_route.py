@@ -3,7 +3,9 @@
 import anyio
 import pytest
 
+from neuron_lib import Registry
 from neuron_lib.errors import SourceUnavailable
+from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.testing import ScriptedHarness
 from neuron_lib.types import DeviceNeed, MemoryPlan, ModelSpec
 from tests.fakes.scripted_host import ScriptedHost, scripted_host
@@ -130,3 +132,17 @@ async def test_a_host_that_stops_makes_no_plans() -> None:
         reply = await host.client.post("/models/estimate", BODY)
     assert reply.status == 503
     assert harness.asked == []
+
+
+@pytest.mark.parametrize(("makes_room", "free_bytes"), [(False, [10, 122]), (True, [9, 122])])
+async def test_no_more_is_free_than_models_may_take_if_loads_ask_for_that(
+    *, makes_room: bool, free_bytes: list[int]
+) -> None:
+    rules = ResidencyRules(makes_room=makes_room)
+    async with Registry(residency=rules, capacity=lambda: {"cpu": 9, "gpu0": 200}) as registry:
+        harness = PlanningHarness()
+        harness.may_plan.set()
+        registry.register(harness)
+        plan = await registry.estimate(ModelSpec(model_id="org/a", harness="planning"))
+    assert [device.free_bytes for device in plan.devices] == free_bytes
+    assert plan.devices[0].fits == (not makes_room)

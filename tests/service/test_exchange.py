@@ -1,8 +1,11 @@
 """The id and the trace that a request brings along: accepted if well-formed, otherwise as if there were none."""
 
+from unittest import TestCase
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.trace import TraceState
 
 from neuron_lib.types import Principal
 from neuron_service.exchange import Exchange, TraceParent, exchange_of, parse_trace, proposed_id
@@ -74,12 +77,31 @@ def test_no_header_makes_an_exchange_fail(headers: list[tuple[bytes, bytes]]) ->
     assert 0 < len(exchange.request_id) <= 128
 
 
-@pytest.mark.parametrize(("state", "kept"), [("a=1", "a=1"), ("x" * 513, ""), ("ä", "")])
-def test_the_state_of_a_trace_is_kept_if_it_is_short_ascii(state: str, kept: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ("a=1", "a=1"),
+        ("a=1, 7t@b=x y ,,", "a=1, 7t@b=x y ,,"),
+        ("a=" + "x" * 511, ""),
+        ("a=ä", ""),
+        ("a text of a client", ""),
+        ("a=1,b", ""),
+        ("a=1=2", ""),
+    ],
+)
+def test_the_state_of_a_trace_is_kept_if_it_is_short_and_well_formed(state: str, kept: str) -> None:
     parent = (b"traceparent", f"00-{TRACE}-{PARENT}-01".encode())
     trace = parse_trace([parent, (b"tracestate", state.encode())])
     assert trace is not None
     assert trace.state == kept
+
+
+@given(st.text("ab1=@,*/-_ \t~!Z", max_size=40) | st.text(max_size=20))
+def test_a_state_that_is_kept_is_one_for_opentelemetry_which_would_log_any_other(state: str) -> None:
+    trace = parse_trace([(b"traceparent", f"00-{TRACE}-{PARENT}-01".encode()), (b"tracestate", state.encode())])
+    assert trace is not None
+    with TestCase().assertNoLogs("opentelemetry"):
+        TraceState.from_header([trace.state])
 
 
 def test_lines_name_the_trace_and_the_asker_without_the_ids_of_the_asker() -> None:

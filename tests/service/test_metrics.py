@@ -277,6 +277,14 @@ async def test_every_name_is_that_of_the_project_and_every_metric_says_what_it_m
             assert metric.documentation.endswith(".")
 
 
+@pytest.mark.parametrize("version", ["abc", "9" * 5000, "é"])
+async def test_a_version_that_is_none_gets_the_usual_format(version: str) -> None:
+    async with scripted_host(resident=[A]) as host:
+        accept = {"accept": f"application/openmetrics-text; version={version}"}
+        reply = await host.client.request("GET", "/metrics", headers=accept)
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+
+
 @pytest.mark.system
 async def test_promtool_finds_nothing_wrong_with_a_page() -> None:
     promtool = shutil.which("promtool")

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,20 @@ async def test_a_fault_is_forgotten_with_the_next_reload(service: Service, reloa
     await report_of(reloading)
     service.fault = None
     assert (await report_of(reloading)).error is None
+
+
+async def test_a_reload_whose_files_cannot_be_read_to_their_end_is_refused(service: Service) -> None:
+    writer = threading.Event()
+
+    def read_a_pipe() -> Settings:
+        writer.wait()
+        return service.reread()
+
+    reloading = Reloading(Config(), reread=read_a_pipe, prepare=service.prepare, reading_limit_s=0.01)
+    report = await report_of(reloading)
+    assert report.error == "the files of the configuration could not be read within 0.01 s"
+    assert service.in_force == []
+    writer.set()
 
 
 async def test_models_that_are_added_are_given_to_who_waits_for_them(service: Service, reloading: Reloading) -> None:

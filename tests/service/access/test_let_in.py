@@ -71,6 +71,13 @@ async def test_a_key_without_the_scope_gets_403_in_the_shape_of_the_path() -> No
     assert "open org/b" not in host.harness.log
 
 
+@pytest.mark.parametrize("path", ["/metrics%2F", "/%2Fmetrics", "/metrics%2f%2f", "/metrics/", "//metrics"])
+async def test_no_spelling_of_a_path_gets_around_its_scope(path: str) -> None:
+    async with host_with_keys() as host:
+        reply = await client_at(STRANGER, host).request("GET", path, headers=KEY)
+    assert (reply.status, reply.json()["error"]["code"]) == (404, "not_found")
+
+
 async def test_a_request_counts_for_the_key_of_its_caller() -> None:
     gateway = {"x-helexa-account-id": "acme", "x-helexa-key-id": "k1"}
     async with host_with_keys() as host:
