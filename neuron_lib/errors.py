@@ -370,6 +370,22 @@ class PreflightFailed(LoadFailed):
         self.kind = kind
         self.model_id = model_id
 
+    @classmethod
+    def of_memory(
+        cls, message: str, *, model_id: str, needed_bytes: int, free_bytes: int, **fields: Any
+    ) -> "PreflightFailed":
+        """The model needs more memory than it can get. MiB are rounded so that the numbers show the lack."""
+        return cls(
+            PreflightKind.INSUFFICIENT_MEMORY,
+            message,
+            model_id=model_id,
+            **fields,
+            needed_bytes=needed_bytes,
+            free_bytes=free_bytes,
+            needed_mb=-(-needed_bytes >> 20),
+            free_mb=free_bytes >> 20,
+        )
+
 
 class UnloadFailed(NeuronError):
     """A model was to be unloaded, and its harness failed or takes too long. Its memory may still be taken."""

@@ -3,12 +3,15 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-__all__ = ("CALLER", "DIRECT_WRITE", "PEER", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
+__all__ = ("CALLER", "DIRECT_WRITE", "PEER", "READING_METHODS", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
 
 Scope: TypeAlias = Any
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+READING_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""The methods of HTTP that change nothing here. Their requests need no body."""
 
 DirectWrite: TypeAlias = Callable[[bytes], bool]
 """Writes a piece of the body at once. Returns whether the client has read enough for another piece. If not, the caller

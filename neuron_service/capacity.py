@@ -1,9 +1,8 @@
 """How much memory the models of this host may take together. Asks the kernel; decides nothing about models."""
 
-import os
 from collections.abc import Sequence
 
-from neuron_lib.cgroups import limit_of_cgroups
+from neuron_lib.usable_memory import usable_bytes
 
 __all__ = ("capacity_bytes", "host_memory_bytes")
 
@@ -14,10 +13,7 @@ def host_memory_bytes(configured_mb: int) -> int:
     Otherwise nine tenths of what the host has, or of what the control groups of this process allow if that is less. The
     rest is for the daemon and for everything else.
     """
-    if configured_mb:
-        return configured_mb << 20
-    installed, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), limit_of_cgroups()
-    return (installed if limit is None else min(installed, limit)) * 9 // 10
+    return configured_mb << 20 if configured_mb else usable_bytes() * 9 // 10
 
 
 def capacity_bytes(host_bytes: int, gpu_memory_mb: Sequence[int]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import ErrorEnvelope, openai_error
 from neuron_lib.wire.openai_responses_errors import responses_error
 
-__all__ = ("DIALECTS", "ERROR_SHAPE", "ID_HEADERS", "render")
+__all__ = ("DIALECTS", "ERROR_SHAPE", "ID_HEADERS", "IMAGE_PATHS", "render")
 
 ERROR_SHAPE: Final = ErrorEnvelope
 """The type of the body of an error on a path of no dialect, or of one that says nothing else."""
@@ -63,6 +63,8 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     _api("/v1/messages", "anthropic_messages", error=anthropic_error, id_header="request-id"),
     _api("/v1/messages/count_tokens", "anthropic_tokens", error=anthropic_error, id_header="request-id"),
 )
+IMAGE_PATHS: Final = ("/v1/images/generations", "/images/generations")
+"""The paths of OpenAI's API for images. They ask a model, and no model here answers."""
 ID_HEADERS: Final = {path: each.id_header.encode() for each in DIALECTS if each.id_header for path in each.paths}
 """By path, the header in which clients of the path look for the request's id beside `x-request-id`."""
 

@@ -11,7 +11,7 @@ from neuron_lib.errors import InvalidRequest, NeuronError
 from neuron_lib.logs import get_logger
 from neuron_lib.wire.http_errors import BodyTooLarge, ErrorAnswer, UnknownMethod, UnknownPath
 from neuron_service.exchange import exchange_of
-from neuron_service.refusals import REFUSALS, allowed_methods, internal_error, log_refusal, render
+from neuron_service.refusals import allowed_methods, answer_to_bug, log_refusal, render
 
 __all__ = ("EXCEPTION_HANDLERS", "respond", "response")
 
@@ -61,10 +61,7 @@ def _translated(request: Request[Any, Any, Any], exception: HTTPException) -> Ne
 def _respond_to_bug(request: Request[Any, Any, Any], bug: Exception) -> Response[bytes]:
     exchange = exchange_of(request.scope)
     logger.error("bug in a route", exc_info=bug, extra=exchange.labels | exchange.target)
-    error = internal_error(bug)
-    answer = render(error, request.url.path)
-    REFUSALS.add(error, answer)
-    return response(answer)
+    return response(answer_to_bug(bug, request.scope))
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {

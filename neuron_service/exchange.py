@@ -14,14 +14,13 @@ from msgspec import Struct
 
 from neuron_lib.shown import LONGEST_WORD, clip
 from neuron_lib.types import EndedReply, Principal
-from neuron_service.asgi import Scope
+from neuron_service.asgi import READING_METHODS, Scope
 
 __all__ = ("REQUEST_ID", "Exchange", "TraceParent", "exchange_of", "parse_trace", "proposed_id")
 
 REQUEST_ID: Final = b"x-request-id"
 """The header of the id, of a request and of an answer."""
 _KEY: Final = "neuron.exchange"
-_QUESTIONS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _ID: Final = re.compile(rb"[!-~]{1,%d}" % LONGEST_WORD)
 _OWN_ID_BYTES: Final = 16
 _TRACEPARENT: Final = re.compile(
@@ -86,7 +85,7 @@ class Exchange:
     @property
     def is_question(self) -> bool:
         """Whether the request changes nothing and asks no model. Programs ask such questions again and again."""
-        return self.method in _QUESTIONS
+        return self.method in READING_METHODS
 
     @property
     def labels(self) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from neuron_service.dialects import DIALECTS
+from neuron_service.dialects import DIALECTS, IMAGE_PATHS
 
 __all__ = ("OTHER", "path_name")
 
@@ -25,9 +25,7 @@ _NAMES: Final = frozenset(
         "/models/load",
         "/models/unload",
         "/v1/models",
-        "/v1/images/generations",
-        "/images/generations",
-    }.union(*(dialect.paths for dialect in DIALECTS))
+    }.union(IMAGE_PATHS, *(dialect.paths for dialect in DIALECTS))
 )
 _ABOUT_A_MODEL: Final = ("/endpoint", "/capabilities")
 

@@ -16,7 +16,7 @@ from neuron_lib.wire.http_errors import UnknownMethod
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
 from neuron_service.exchange import exchange_of
 from neuron_service.host import Host
-from neuron_service.refusals import REFUSALS, internal_error, refuse, render, send_error, send_json
+from neuron_service.refusals import answer_to_bug, refuse, send_error, send_json
 from neuron_service.status import Liveness, Readiness
 from neuron_service.version import Version
 
@@ -60,10 +60,7 @@ class Probes:
         except Exception as bug:
             exchange = exchange_of(scope)
             logger.exception("bug in a probe", extra=exchange.labels | exchange.target)
-            internal = internal_error(bug)
-            answer = render(internal, scope["path"])
-            REFUSALS.add(internal, answer)
-            await send_error(send, answer)
+            await send_error(send, answer_to_bug(bug, scope))
         else:
             await send_json(send, msgspec.json.encode(body), status=status)
 

@@ -19,6 +19,7 @@ __all__ = (
     "REFUSALS",
     "RefusalCounts",
     "allowed_methods",
+    "answer_to_bug",
     "error_fields",
     "internal_error",
     "log_refusal",
@@ -78,6 +79,14 @@ def internal_error(bug: Exception) -> NeuronError:
     error = NeuronError("internal error")
     error.__cause__ = bug
     return error
+
+
+def answer_to_bug(bug: Exception, scope: Scope) -> ErrorAnswer:
+    """The answer to a request that met a bug, in the shape of its path. Also counts it. The caller logs the bug."""
+    error = internal_error(bug)
+    answer = render(error, scope["path"])
+    REFUSALS.add(error, answer)
+    return answer
 
 
 def log_refusal(error: NeuronError, answer: ErrorAnswer, exchange: Exchange, **fields: str) -> None:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from neuron_lib.tally import Tally
 from neuron_lib.types import Distribution, EndedLoad, EndedReply, LoadOutcome, LoadStage, ReplyOutcome
+from neuron_service.asgi import READING_METHODS
 from neuron_service.path_names import OTHER, path_name
 
 __all__ = ("NO_REPLIES", "Answer", "Counts", "ModelCounts", "ReplyCount", "ReplyMeasure", "Tallies")
@@ -24,7 +25,7 @@ _TOKEN_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.
 _LOAD_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 3600.0)
 _LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ANSWER_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
+_METHODS: Final = READING_METHODS | {"POST"}
 _TOKENS: Final = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 

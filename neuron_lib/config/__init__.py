@@ -1,6 +1,7 @@
 """What an operator can set, and how a TOML file and the environment become one checked `Config`.
 
 schema       the structs, their defaults and bounds
+values       the types of single values
 llamacpp     the table of the llama.cpp backend
 load         reads the file and the environment, and knows which of them gave a value
 words        turns errors into sentences for an operator
@@ -19,7 +20,6 @@ from neuron_lib.config.schema import (
     ModelEntry,
     PromptCacheConfig,
     ResidencyConfig,
-    Revision,
     SamplingConfig,
     SourceConfig,
     StoreSettings,
@@ -27,6 +27,7 @@ from neuron_lib.config.schema import (
     schemes_of,
     store_settings,
 )
+from neuron_lib.config.values import Revision, unix_path
 
 __all__ = (
     "AdmissionConfig",
@@ -49,4 +50,5 @@ __all__ = (
     "load_config",
     "schemes_of",
     "store_settings",
+    "unix_path",
 )

@@ -7,16 +7,13 @@ from msgspec import Meta
 
 from neuron_lib.config.schema import (
     AdmissionConfig,
-    AnyPath,
-    AnyPaths,
     ContextLimitConfig,
     DownloadConfig,
     PromptCacheConfig,
     SamplingConfig,
-    Scheme,
     SourceConfig,
-    keep_as_paths,
 )
+from neuron_lib.config.values import AnyPath, AnyPaths, Scheme, keep_as_paths
 from neuron_lib.types import ContextParams
 
 __all__ = ("LlamaCppConfig",)

@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from neuron_lib.config.schema import Config, Endpoint, HarnessEntry, StoreSettings, schemes_of, store_settings
+from neuron_lib.config.schema import Config, HarnessEntry, StoreSettings, schemes_of, store_settings
+from neuron_lib.config.values import Endpoint
 from neuron_lib.config.variables import PREFIX, find_mistyped
 from neuron_lib.config.words import convert, explain, in_words, type_at
 from neuron_lib.errors import ConfigError

@@ -9,30 +9,20 @@ from typing import Final
 
 from neuron_lib.cgroups import allowed_by_cgroups, cpus_of_cgroups, limit_of_cgroups
 from neuron_lib.types import HostCpus, HostMemory
+from neuron_lib.usable_memory import MEMINFO, parse_meminfo
 
-__all__ = ("now_cpus", "now_memory", "parse_meminfo", "read_cpus", "read_memory")
+__all__ = ("now_cpus", "now_memory", "read_cpus", "read_memory")
 
-_MEMINFO: Final = Path("/proc/meminfo")
 _MIB: Final = 1 << 20
 
 
-def parse_meminfo(text: str) -> dict[str, int]:
-    """The sizes in `/proc/meminfo`, in MiB, by their names. Lines without a size are left out."""
-    fields = (line.split() for line in text.splitlines())
-    return {
-        row[0].removesuffix(":"): int(row[1]) >> 10
-        for row in fields
-        if len(row) == 3 and row[2] == "kB" and row[1].isdecimal()
-    }
-
-
-def read_memory(meminfo: Path = _MEMINFO) -> HostMemory | None:
+def read_memory(meminfo: Path = MEMINFO) -> HostMemory | None:
     """The memory of this host, without what changes. None where the kernel does not say it."""
     memory = now_memory(meminfo)
     return memory and HostMemory(total_mb=memory.total_mb, limit_mb=memory.limit_mb)
 
 
-def now_memory(meminfo: Path = _MEMINFO) -> HostMemory | None:
+def now_memory(meminfo: Path = MEMINFO) -> HostMemory | None:
     """The memory of this host and what is left of it now. None where the kernel does not say it."""
     try:
         sizes = parse_meminfo(meminfo.read_text("ascii", errors="replace"))
@@ -42,8 +32,8 @@ def now_memory(meminfo: Path = _MEMINFO) -> HostMemory | None:
     if total is None:
         return None
     return HostMemory(
-        total_mb=total,
-        available_mb=sizes.get("MemAvailable"),
+        total_mb=total // _MIB,
+        available_mb=_mib(sizes.get("MemAvailable")),
         limit_mb=_mib(limit_of_cgroups()),
         limit_available_mb=_mib(allowed_by_cgroups()),
     )

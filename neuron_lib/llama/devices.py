@@ -5,10 +5,9 @@ The name "cpu" means the host's memory, also for buffers that a graphics driver 
 """
 
 import ctypes
-from pathlib import Path
 from typing import Any, Final
 
-from neuron_lib.cgroups import allowed_by_cgroups, limit_of_cgroups
+from neuron_lib import usable_memory
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.bindings import lib
 
@@ -24,16 +23,15 @@ def free_bytes(device: str) -> int:
     """Bytes of memory that are free on a device. Raises `LoadFailed` if the kernel does not say it."""
     if device != CPU:
         return _memory(device)[0]
-    allowed = allowed_by_cgroups()
-    return _meminfo("MemAvailable") if allowed is None else min(_meminfo("MemAvailable"), allowed)
+    free = usable_memory.free_bytes()
+    if free is None:
+        raise LoadFailed("the kernel does not say how much memory is available")
+    return free
 
 
 def total_bytes(device: str) -> int:
-    """Bytes of memory of a device, free or not. Raises `LoadFailed` if the kernel does not say it."""
-    if device != CPU:
-        return _memory(device)[1]
-    limit = limit_of_cgroups()
-    return _meminfo("MemTotal") if limit is None else min(_meminfo("MemTotal"), limit)
+    """Bytes of memory of a device, free or not."""
+    return usable_memory.usable_bytes() if device == CPU else _memory(device)[1]
 
 
 def device_of_buffers(buffer_type: int) -> str:
@@ -49,13 +47,6 @@ def gpu_handles() -> list[Any]:
     """The native devices "gpu0", "gpu1" and so on."""
     devices = map(_device, range(_device_count()))
     return [device for device in devices if _device_type(device) == _GPU]
-
-
-def _meminfo(key: str) -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise LoadFailed("the kernel does not say how much memory is available")
 
 
 def _memory(device: str) -> tuple[int, int]:

@@ -4,7 +4,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -157,10 +156,12 @@ class LlamaCppHarness:
         """
         size_bytes = await self._store.size_bytes(spec)
         key = spec, size_bytes, tuple(self._gpu_memory_mb())
-        if key not in self._needs or size_bytes is None:
-            needs = (await self._plan(spec, assumes_empty=True)).needs
-            self._needs = {**dict(islice(self._needs.items(), _MOST_NEEDS - 1)), key: needs}
-        return self._needs[key]
+        needs = None if size_bytes is None else self._needs.get(key)
+        if needs is None:
+            needs = self._needs[key] = (await self._plan(spec, assumes_empty=True)).needs
+            if len(self._needs) > _MOST_NEEDS:
+                del self._needs[next(iter(self._needs))]
+        return needs
 
     async def _plan(self, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
         model_id = public_id(spec.model_id)

@@ -1,17 +1,14 @@
 """What a memory plan of an engine means for the host: its devices by the host's numbers, and the refusal. Pure."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from msgspec import structs
 
-from neuron_lib.errors import PreflightFailed, PreflightKind
+from neuron_lib.errors import PreflightFailed
 from neuron_lib.sizes import format_size
 from neuron_lib.types import MemoryPlan
 
 __all__ = ("does_not_fit", "on_host")
-
-_MIB: Final = 1 << 20
 
 
 def on_host(plan: MemoryPlan, *, gpus: Sequence[int]) -> MemoryPlan:
@@ -33,13 +30,10 @@ def does_not_fit(plan: MemoryPlan, *, model_id: str) -> PreflightFailed:
         f"{format_size(lacking.compute_bytes)}). A smaller quant, a shorter n_ctx, fewer requests at once "
         f"(admission.max_in_flight) or an unload makes room."
     )
-    return PreflightFailed(
-        PreflightKind.INSUFFICIENT_MEMORY,
+    return PreflightFailed.of_memory(
         message,
         model_id=model_id,
         device=lacking.device,
         needed_bytes=lacking.needed_bytes,
         free_bytes=lacking.free_bytes,
-        needed_mb=-(-lacking.needed_bytes // _MIB),
-        free_mb=lacking.free_bytes // _MIB,
     )

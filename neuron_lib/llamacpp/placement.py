@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from neuron_lib.cgroups import cpus_of_cgroups, limit_of_cgroups
+from neuron_lib.cgroups import cpus_of_cgroups
 from neuron_lib.errors import LoadFailed
 from neuron_lib.shown import brief
 from neuron_lib.types import ModelSpec
+from neuron_lib.usable_memory import usable_bytes
 
 __all__ = (
     "Core",
@@ -65,12 +66,7 @@ def memory_bytes(spec: ModelSpec, *, gpu_memory_mb: Sequence[int]) -> int:
     """
     gpus = () if spec.devices == () or not gpu_memory_mb else device_indices(spec, gpu_count=len(gpu_memory_mb))
     own_bytes = sum(gpu_memory_mb[index] for index in gpus) << 20
-    return own_bytes or _host_memory_bytes()
-
-
-def _host_memory_bytes() -> int:
-    installed, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), limit_of_cgroups()
-    return installed if limit is None else min(installed, limit)
+    return own_bytes or usable_bytes()
 
 
 def visible_devices(spec: ModelSpec, *, gpu_count: int) -> dict[str, str]:

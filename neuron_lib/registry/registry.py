@@ -288,7 +288,7 @@ class Registry:
         """
         if self._farewell is not None:
             raise ShuttingDown
-        harness = self._harnesses.find(spec, model_id=public_id(spec.model_id))
+        harness = self._harness_for(spec)
         if not isinstance(harness, Estimator):
             raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes")
         if self._estimates >= _MOST_ESTIMATES:

@@ -34,7 +34,7 @@ from neuron_lib.registry.load_line import LoadLine, WaitingLoad
 from neuron_lib.registry.making_room import Needs, Refusal, Resident, decide, idle_too_long
 from neuron_lib.registry.phases import Event, Phase
 from neuron_lib.registry.progress import retry_after_s
-from neuron_lib.registry.residency_rules import ResidencyRules
+from neuron_lib.registry.residency_rules import SHORTEST_STAY_S, ResidencyRules
 from neuron_lib.shown import clip
 from neuron_lib.types import ModelSpec, ResidencyCounts, public_id
 
@@ -50,8 +50,6 @@ _ROOM_LIMIT_S: Final = 600.0
 _MEASURING_LIMIT_S: Final = 120.0
 """The longest that a harness may take to say how much memory a model needs."""
 _AGAIN_S: Final = 1.0
-_SHORTEST_STAY_S: Final = 1.0
-"""Requests that have waited for a load get into the model within this time, before it is unloaded for being idle."""
 
 
 class Residency:
@@ -337,7 +335,7 @@ class Residency:
     def _idle_limit_s(self, model: HostedModel, usual_s: float | None) -> float | None:
         """What the last request asked for counts, but no request makes a model go before the minimum residence."""
         if model.keep_alive_s is None or model.served_s is None:
-            return None if usual_s is None else max(usual_s, _SHORTEST_STAY_S)
+            return None if usual_s is None else max(usual_s, SHORTEST_STAY_S)
         if math.isinf(model.keep_alive_s):
             return None
         return max(model.keep_alive_s, model.served_s + self.rules.min_resident_s - model.used_s)
@@ -387,7 +385,7 @@ class Residency:
         except NeuronError as error:
             if load.outcome is None:
                 self._fail(load, error)
-            return
+                return
         except Exception:  # a harness with a bug must not take the other models with it
             logger.exception("bug in the memory need of a model", extra={"model_id": load.model_id})
         if not needs:
@@ -433,16 +431,16 @@ class Residency:
 
     def _refuse(self, load: WaitingLoad, refusal: Refusal) -> None:
         text = f"model {clip(load.model_id)!r} does not fit on this host: {refusal.reason}"
-        fields: dict[str, str | int] = {}
         if refusal.device:
-            fields = {
-                "device": refusal.device,
-                "needed_bytes": refusal.needed_bytes,
-                "free_bytes": refusal.free_bytes,
-                "needed_mb": math.ceil(refusal.needed_bytes / (1 << 20)),
-                "free_mb": refusal.free_bytes >> 20,
-            }
-        error = PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, text, model_id=load.model_id, **fields)
+            error = PreflightFailed.of_memory(
+                text,
+                model_id=load.model_id,
+                device=refusal.device,
+                needed_bytes=refusal.needed_bytes,
+                free_bytes=refusal.free_bytes,
+            )
+        else:
+            error = PreflightFailed(PreflightKind.INSUFFICIENT_MEMORY, text, model_id=load.model_id)
         self._fail(load, error)
 
     def _fail(self, load: WaitingLoad, error: NeuronError) -> None:

@@ -12,10 +12,10 @@ from neuron_lib.config import Config
 from neuron_lib.registry.making_room import House, Needs
 from neuron_lib.types import ModelSpec, names_model, public_id
 
-__all__ = ("ModelRules", "ResidencyRules")
+__all__ = ("SHORTEST_STAY_S", "ModelRules", "ResidencyRules")
 
-_SHORTEST_STAY_S: Final = 1.0
-"""Requests that have waited for a load get into the model within this time, before it goes for another model."""
+SHORTEST_STAY_S: Final = 1.0
+"""Requests that have waited for a load get into the model within this time, before it is made to go."""
 
 
 class ModelRules(Struct, frozen=True, kw_only=True):
@@ -107,7 +107,7 @@ class ResidencyRules(Struct, frozen=True, kw_only=True):
             frozenset(public_id(spec.model_id) for spec in known if any(_is_meant(id_, spec) for id_ in group))
             for group in self.exclusive
         )
-        min_resident_s = max(self.min_resident_s, _SHORTEST_STAY_S)
+        min_resident_s = max(self.min_resident_s, SHORTEST_STAY_S)
         return House(capacity=capacity, exclusive=tuple(groups), min_resident_s=min_resident_s)
 
 

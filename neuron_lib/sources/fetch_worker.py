@@ -194,15 +194,12 @@ def _require_memory(files: Sequence[KnownFile], *, most_bytes: int | None, model
     """Refuse an order for a model whose weights alone are more than the memory of this host."""
     needed_bytes = sum(file.size for file in files)
     if most_bytes is not None and needed_bytes > most_bytes:
-        raise PreflightFailed(
-            PreflightKind.INSUFFICIENT_MEMORY,
+        raise PreflightFailed.of_memory(
             f"{model_id}: its files have {format_size(needed_bytes)}, and all memory that it could have is "
             f"{format_size(most_bytes)}, so it is not fetched",
             model_id=model_id,
             needed_bytes=needed_bytes,
             free_bytes=most_bytes,
-            needed_mb=needed_bytes >> 20,
-            free_mb=most_bytes >> 20,
         )
 
 

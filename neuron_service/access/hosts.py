@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Self
 
 from neuron_lib.shown import clip
 from neuron_lib.wire.http_errors import AccessRefused, HostNotAllowed, MalformedHost, OriginNotAllowed
+from neuron_service.asgi import READING_METHODS
 
 __all__ = ("ANY", "AccessRules", "is_loopback")
 
@@ -22,8 +23,6 @@ ANY: Final = "*"
 
 _ANYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 """The addresses that a listener on all interfaces is bound to. They are not names of a server."""
-_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-"""The methods that change nothing."""
 _LONGEST_HOST: Final = 300
 """In bytes. A name in the DNS has at most 253 bytes."""
 _LARGEST_PORT: Final = 65535
@@ -92,7 +91,7 @@ class AccessRules:
                 f"this server does not answer for the host {clip(authority.name)!r}: if it should, add the name to "
                 "`allowed_hosts` in its configuration"
             )
-        if not origins or method in _READING or ANY in self.origins:
+        if not origins or method in READING_METHODS or ANY in self.origins:
             return None
         if len(origins) == 1 and self._trusts(origins[0], authority):
             return None

@@ -2,7 +2,8 @@
 
 from typing import Final, Literal, TypeAlias, get_args
 
-from neuron_service.dialects import DIALECTS
+from neuron_service.asgi import READING_METHODS
+from neuron_service.dialects import DIALECTS, IMAGE_PATHS
 
 __all__ = ("OPEN_PATHS", "SCOPES", "Scope", "needed_scope")
 
@@ -15,9 +16,7 @@ SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 OPEN_PATHS: Final = frozenset({"/healthz"})
 """Paths that are answered to everybody. The answer says nothing but that the process makes progress."""
 
-_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_IMAGES: Final = frozenset({"/v1/images/generations", "/images/generations"})
-_INFERENCE: Final = _IMAGES.union(*(dialect.paths for dialect in DIALECTS))
+_INFERENCE: Final = frozenset(IMAGE_PATHS).union(*(dialect.paths for dialect in DIALECTS))
 
 
 def needed_scope(method: str, path: str) -> Scope | None:
@@ -28,6 +27,6 @@ def needed_scope(method: str, path: str) -> Scope | None:
     """
     if path == "/metrics":
         return "metrics"
-    if method in _READING:
+    if method in READING_METHODS:
         return None
     return "inference" if path in _INFERENCE else "admin"

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from neuron_lib.config import Config, load_config, store_settings
+from neuron_lib.config import Config, load_config, store_settings, unix_path
 from neuron_lib.errors import ConfigError
 from neuron_service.access.setup import entrance_rules
 from neuron_service.backends import BACKENDS
@@ -74,7 +74,7 @@ def service_config(options: argparse.Namespace, environ: Mapping[str, str]) -> C
         raise ConfigError(f"--host: {error}") from error
     if options.port is None:
         return config
-    if config.host.startswith("unix:"):
+    if unix_path(config.host) is not None:
         raise ConfigError(f"--port means nothing for the Unix socket {config.host}")
     return msgspec.structs.replace(config, port=options.port)
 

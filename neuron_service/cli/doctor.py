@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -80,7 +81,7 @@ def examine(options: argparse.Namespace, environ: Mapping[str, str]) -> Iterator
     yield from _rights(config, path, devices)
     yield from findings.judge_limits(descriptors=raise_descriptor_limit(), memory=now_memory(), cpus=now_cpus())
     yield findings.judge_clock(
-        behind_s=host_facts.clock_is_behind_s(host_facts.now_s(), host_facts.installed_files()),
+        behind_s=host_facts.clock_is_behind_s(time.time(), host_facts.installed_files()),
         is_synchronised=host_facts.clock_is_synchronised(),
     )
 

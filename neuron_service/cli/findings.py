@@ -8,11 +8,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from neuron_lib.config import Config, LlamaCppConfig
+from neuron_lib.config import Config, LlamaCppConfig, unix_path
 from neuron_lib.discovery.probe import Found
 from neuron_lib.llama.build_facts import LlamaBuild
 from neuron_lib.sizes import format_size
 from neuron_lib.types import HostCpus, HostMemory
+from neuron_service.http.listening import place_of
 
 __all__ = (
     "CacheFacts",
@@ -192,8 +193,7 @@ def judge_cache(source: str, facts: CacheFacts) -> Finding:
 
 def judge_port(facts: PortFacts) -> Finding:
     """Whether the service can listen where the configuration says."""
-    is_unix = facts.host.startswith("unix:")
-    address = facts.host if is_unix else f"{facts.host}:{facts.port}"
+    is_unix, address = unix_path(facts.host) is not None, place_of(facts.host, facts.port)
     if facts.is_neuron:
         return _ok("port", f"{address}: a neuron listens there")
     match facts.error:

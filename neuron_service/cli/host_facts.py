@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from neuron_lib.config import unix_path
 from neuron_lib.discovery.probe import Found
 from neuron_lib.llama.build_facts import LlamaBuild
 from neuron_lib.llamacpp.engine_environment import engine_environment
@@ -29,7 +29,6 @@ __all__ = (
     "installed_files",
     "listen_error",
     "nearest_that_exists",
-    "now_s",
     "unreadable",
     "unusable_nodes",
     "user_name",
@@ -39,7 +38,6 @@ _BUILD_COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.llama.build")
 _BUILD_LIMIT_S: Final = 120
 """A build for GPUs may compile for a new GPU when it is loaded for the first time."""
 _LONGEST_REASON: Final = 300
-_UNIX: Final = "unix:"
 _CONNECT_LIMIT_S: Final = 2.0
 _PCI: Final = Path("/sys/bus/pci/devices")
 _NVIDIA_PCI: Final = "0x10de"
@@ -82,8 +80,8 @@ def listen_error(host: str, port: int) -> int:
 
     Nobody listens on a Unix socket (`unix:/path`) here, because that would leave a file. It is judged by the rights.
     """
-    if host.startswith(_UNIX):
-        return _unix_error(Path(host.removeprefix(_UNIX)))
+    if (path := unix_path(host)) is not None:
+        return _unix_error(path)
     try:
         bind(host, port).close()
     except socket.gaierror:
@@ -168,11 +166,6 @@ def clock_is_synchronised() -> bool | None:
 def installed_files() -> list[Path]:
     """Files of this installation, whose times are not after the time of the installation."""
     return list(Path(__file__).parent.glob("*.py"))
-
-
-def now_s() -> float:
-    """The wall clock."""
-    return time.time()
 
 
 def _nodes(found: Found, root: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from neuron_lib.config import Config
+from neuron_lib.config import Config, unix_path
 
 __all__ = ("ServiceSilent", "WantsKey", "is_running", "loaded_ids")
 
@@ -85,9 +85,8 @@ def _connection_to(config: Config) -> tuple[str, http.client.HTTPConnection]:
 
     Not urllib, because it uses proxies and follows redirects. This question is for that address alone.
     """
-    path = config.host.removeprefix("unix:")
-    if path != config.host:
-        return path, _UnixConnection(path)
+    if (path := unix_path(config.host)) is not None:
+        return str(path), _UnixConnection(str(path))
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - compared, not bound
     place = f"{host} port {config.port}"
     if config.tls_cert is None:

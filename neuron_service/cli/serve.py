@@ -21,7 +21,7 @@ from neuron_service.cli.configuration import config_path, log_level, read_settin
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
 from neuron_service.collector import TRACING_PACKAGES, Collector, can_trace, wanted_collector
-from neuron_service.http.listening import address_of, bind, file_removed_at_end
+from neuron_service.http.listening import address_of, bind, file_removed_at_end, place_of
 from neuron_service.log_config import configure_logging, hold_records
 from neuron_service.settings import Settings
 from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket
@@ -55,8 +55,7 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
         mode = int(config.socket_mode, 8)
         sock = bind(config.host, config.port, socket_mode=mode) if inherited is None else inherited
     except OSError as error:
-        place = config.host if config.host.startswith("unix:") else f"{config.host}:{config.port}"
-        reason = f"cannot listen on {place}: {error.strerror or error}"
+        reason = f"cannot listen on {place_of(config.host, config.port)}: {error.strerror or error}"
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
@@ -80,17 +79,13 @@ def _collector(config: Config, notifier: Notifier) -> Collector | None:
 
 def _read_settings(options: argparse.Namespace) -> Settings:
     """Read everything that the service needs, and log from then on as it says. Raises `ConfigError`."""
-    level = log_level(options, os.environ)
+    level, log_format = log_level(options, os.environ), Config().log_format
     hold_records(level)
-    settings: Settings | None = None
     try:
         settings = read_settings(options, os.environ)
+        level, log_format = settings.log_level, settings.config.log_format
     finally:  # what was held is written even if the configuration cannot be read
-        if settings is None:
-            configure_logging(level, environ=os.environ)
-        else:
-            log_format = settings.config.log_format
-            configure_logging(settings.log_level, log_format=log_format, environ=os.environ)
+        configure_logging(level, log_format=log_format, environ=os.environ)
     return settings
 
 

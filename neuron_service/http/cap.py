@@ -6,6 +6,7 @@ from typing import Final, Self
 
 from neuron_lib.errors import Overloaded, OverloadReason
 from neuron_lib.logs import get_logger
+from neuron_service.asgi import READING_METHODS
 
 __all__ = ("ConnectionCap", "Welcome", "raise_descriptor_limit")
 
@@ -17,7 +18,6 @@ _MOST_COSTLY_CONNECTIONS: Final = 1024
 _RESERVED_DESCRIPTORS: Final = 256
 """Descriptors for the listener, engines, downloads, files and the log. These must work however many clients come."""
 _RETRY_AFTER_S: Final = 5
-_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Welcome(Enum):
@@ -30,7 +30,7 @@ class Welcome(Enum):
 
     def admits(self, method: str) -> bool:
         """Whether a request with this method is answered."""
-        return self is Welcome.FULL or (self is Welcome.QUESTIONS and method in _BODILESS)
+        return self is Welcome.FULL or (self is Welcome.QUESTIONS and method in READING_METHODS)
 
 
 class ConnectionCap:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ("BACKLOG", "address_of", "bind", "file_removed_at_end")
+from neuron_lib.config import unix_path
+
+__all__ = ("BACKLOG", "address_of", "bind", "file_removed_at_end", "place_of")
 
 BACKLOG: Final = 2048
 """How many connections may wait to be accepted while the service starts or is busy."""
-_UNIX: Final = "unix:"
 
 
 def bind(host: str, port: int, *, socket_mode: int = 0o660) -> socket.socket:
@@ -24,8 +25,8 @@ def bind(host: str, port: int, *, socket_mode: int = 0o660) -> socket.socket:
 
     Raises OSError if the address is taken.
     """
-    if host.startswith(_UNIX):
-        return _bind_unix(Path(host.removeprefix(_UNIX)), socket_mode)
+    if (path := unix_path(host)) is not None:
+        return _bind_unix(path, socket_mode)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with _closed_if_it_fails(socket.socket(family, socket.SOCK_STREAM)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,10 +35,15 @@ def bind(host: str, port: int, *, socket_mode: int = 0o660) -> socket.socket:
     return sock
 
 
+def place_of(host: str, port: int) -> str:
+    """Where a service with this `host` and `port` listens or would listen, for people."""
+    return f"{host}:{port}" if unix_path(host) is None else host
+
+
 def address_of(sock: socket.socket, *, is_tls: bool = False) -> str:
     """Where `sock` listens, such as `http://127.0.0.1:13131` or `unix:/run/neuron/neuron.sock`."""
     if sock.family == socket.AF_UNIX:
-        return f"{_UNIX}{sock.getsockname()}"
+        return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 

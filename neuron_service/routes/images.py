@@ -6,20 +6,20 @@ from litestar import Request, post
 
 from neuron_lib.errors import WrongModality
 from neuron_lib.wire.openai_images import ImageRequest, decode_image_request
+from neuron_service.dialects import IMAGE_PATHS
 from neuron_service.host_dependency import HostDependency
 from neuron_service.openapi import Operation, described_by
 
 __all__ = ("generate_images",)
 
 
-_PATHS: Final = ("/v1/images/generations", "/images/generations")
 _OPERATIONS: Final = [
     Operation(method="post", path=path, summary="Images; every request is refused", request=ImageRequest)
-    for path in _PATHS
+    for path in IMAGE_PATHS
 ]
 
 
-@post([*_PATHS], status_code=200, opt=described_by(*_OPERATIONS))
+@post([*IMAGE_PATHS], status_code=200, opt=described_by(*_OPERATIONS))
 async def generate_images(request: Request[Any, Any, Any], host: HostDependency) -> Never:
     """Refuse a wrong body, then a model that is not resident, and at last the model."""
     body = await request.body()

@@ -216,7 +216,7 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             'endpoint_url = "node"',
             "neuron.toml: `endpoint_url`: expected an http or https address without user, password or query",
         ),
-        ('keys_file = "keys"', "neuron.toml: the relative `keys_file` 'keys' must be absolute"),
+        ('keys_file = "keys"', "neuron.toml: `keys_file`: the relative path 'keys' must be absolute"),
         (
             'trusted_networks = ["intranet"]',
             'neuron.toml: `trusted_networks[0]`: expected "loopback", "private", a network, an address, or user:NAME',

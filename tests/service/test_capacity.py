@@ -17,7 +17,7 @@ def test_the_configured_memory_counts() -> None:
 def test_otherwise_it_is_nine_tenths_of_what_the_host_or_its_control_group_has(
     monkeypatch: pytest.MonkeyPatch, limit: int | None, expected: int
 ) -> None:
-    monkeypatch.setattr(capacity, "limit_of_cgroups", lambda: limit)
+    monkeypatch.setattr("neuron_lib.usable_memory.limit_of_cgroups", lambda: limit)
     assert capacity.host_memory_bytes(0) == expected * 9 // 10
 
 

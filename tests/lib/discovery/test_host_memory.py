@@ -7,15 +7,10 @@ import anyio
 import pytest
 
 from neuron_lib.discovery import HostMonitor
-from neuron_lib.discovery.host_memory import now_cpus, now_memory, parse_meminfo, read_cpus, read_memory
+from neuron_lib.discovery.host_memory import now_cpus, now_memory, read_cpus, read_memory
 from neuron_lib.types import HostCpus, HostMemory
 
 MEMINFO = "MemTotal:       16384000 kB\nMemFree:  100 kB\nMemAvailable:    8192000 kB\nHugePages_Total:       0\n"
-
-
-def test_sizes_are_in_mib_and_other_lines_are_left_out() -> None:
-    sizes = parse_meminfo(MEMINFO + "Broken: x kB\n\nDirty: 2048 kB\n")
-    assert sizes == {"MemTotal": 16000, "MemFree": 0, "MemAvailable": 8000, "Dirty": 2}
 
 
 def test_the_facts_have_nothing_that_changes(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 import pytest
 
-from neuron_lib.llama import devices
 from neuron_lib.llama.devices import CPU, free_bytes, total_bytes
 
 
@@ -8,8 +7,8 @@ from neuron_lib.llama.devices import CPU, free_bytes, total_bytes
 def test_what_is_free_is_no_more_than_what_is_allowed(
     monkeypatch: pytest.MonkeyPatch, allowed_bytes: int | None, *, is_limit: bool
 ) -> None:
-    monkeypatch.setattr(devices, "allowed_by_cgroups", lambda: allowed_bytes)
-    monkeypatch.setattr(devices, "limit_of_cgroups", lambda: allowed_bytes)
+    monkeypatch.setattr("neuron_lib.usable_memory.allowed_by_cgroups", lambda: allowed_bytes)
+    monkeypatch.setattr("neuron_lib.usable_memory.limit_of_cgroups", lambda: allowed_bytes)
     assert (free_bytes(CPU) == allowed_bytes) is is_limit
     assert (total_bytes(CPU) == allowed_bytes) is is_limit
 

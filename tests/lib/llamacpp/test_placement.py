@@ -83,7 +83,7 @@ def test_the_memory_for_a_model_is_that_of_its_gpus_else_that_of_the_host(
     memory_mb: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("neuron_lib.llamacpp.placement.limit_of_cgroups", lambda: None)
+    monkeypatch.setattr("neuron_lib.usable_memory.limit_of_cgroups", lambda: None)
     host = psutil.virtual_memory().total
     expected = host if memory_mb is None else memory_mb << 20
     assert memory_bytes(spec(devices, split), gpu_memory_mb=gpu_memory_mb) == expected
@@ -93,7 +93,7 @@ def test_the_memory_for_a_model_is_that_of_its_gpus_else_that_of_the_host(
 def test_a_container_has_the_memory_that_its_limit_leaves_it(
     monkeypatch: pytest.MonkeyPatch, limit: int, *, counts: bool
 ) -> None:
-    monkeypatch.setattr("neuron_lib.llamacpp.placement.limit_of_cgroups", lambda: limit)
+    monkeypatch.setattr("neuron_lib.usable_memory.limit_of_cgroups", lambda: limit)
     assert memory_bytes(spec(None), gpu_memory_mb=()) == (limit if counts else psutil.virtual_memory().total)
 
 

@@ -23,7 +23,15 @@ from neuron_lib import (
     Registry,
     load_default_models,
 )
-from neuron_lib.errors import InvalidRequest, LoadCancelled, Overloaded, PreflightFailed, PreflightKind, ShuttingDown
+from neuron_lib.errors import (
+    InvalidRequest,
+    LoadCancelled,
+    Overloaded,
+    PreflightFailed,
+    PreflightKind,
+    ShuttingDown,
+    SourceUnavailable,
+)
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.registry.residency_rules import ModelRules, ResidencyRules
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
@@ -353,6 +361,20 @@ async def test_models_that_were_loaded_before_a_host_made_room_are_counted_too()
         await anyio.sleep(60)
         await one.chat(B)
         assert (one.here, one.harness.most) == ([B], 6)
+
+
+async def test_a_model_here_whose_need_cannot_be_said_is_told_of_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    async with host({A: 6, B: 6}, ResidencyRules()) as one:
+        await one.registry.load(spec(A))
+
+        async def memory_need(_spec: ModelSpec) -> dict[str, int]:
+            raise SourceUnavailable("no plan in time", model_id=A)
+
+        one.harness.memory_need = memory_need  # type: ignore[method-assign,assignment] # fails
+        one.registry.set_residency(rules(A, B))
+        await anyio.sleep(1)
+        assert "memory need of a model is not known" in caplog.text
+        assert one.here == [A]
 
 
 @pytest.mark.parametrize("limits", [{"min_resident_s": 0.0}, {"default": ModelRules(idle_limit_s=0.001)}])

@@ -107,9 +107,9 @@ def test_a_worker_fetches_the_headers_of_all_parts_and_leaves_the_cache_alone(tm
 
 
 def test_a_model_that_exceeds_all_memory_is_refused_before_it_is_fetched(tmp_path: Path, process: None) -> None:
-    with fake_hub({REPOSITORY: {"m-Q8_0.gguf": bytes(3 * MIB)}}) as hub:
+    with fake_hub({REPOSITORY: {"m-Q8_0.gguf": bytes(2 * MIB + 1)}}) as hub:
         order = order_for(repository_in(tmp_path, endpoint=hub.url), most_bytes=2 * MIB)
-        with pytest.raises(PreflightFailed, match=r"have 3.1 MB.*so it is not fetched") as refused:
+        with pytest.raises(PreflightFailed, match=r"have 2.1 MB.*so it is not fetched") as refused:
             fetch(order, lambda _: None)
         assert not [request for request in hub.requests if "resolve" in request]
     assert refused.value.kind is PreflightKind.INSUFFICIENT_MEMORY
