@@ -100,8 +100,9 @@ class Reloading:
             plan = plan_reload(self._config, settings.config)
             bring_into_force = await self._prepare(settings, self._config, plan.config)
         except Exception as error:
+            # The message of a ConfigError says everything, as at a start.
+            self._note(str(error) if isinstance(error, ConfigError) else cause_chain(error))
             bug = None if isinstance(error, ConfigError) else error
-            self._note(str(error) if bug is None else cause_chain(error))  # a `ConfigError` says all, as at the start
             logger.log(logging.ERROR, "reload refused, everything stays as it was: %s", self._error, exc_info=bug)
             return
         bring_into_force()

@@ -25,9 +25,9 @@ class ChildLog:
     """Passes each line on to a logger, and remembers the lines that may say why the process ended.
 
     Processes of this library write the lines of `child.lines`. Every other line is *loose*: native code or the
-    interpreter wrote it without the child's logger. A loose line gets `loose_level`.
-    Each record has the `fields`. `clean` takes secrets out of a line, before the line is cut to `longest_line`
-    characters. `death_marks` are words that native code writes when it ends the process.
+    interpreter wrote it without the child's logger. A loose line gets `loose_level`. Each record has the `fields`.
+    `clean` takes secrets out of a line, before the line is cut to `longest_line` characters. `death_marks` are words
+    that native code writes when it ends the process.
     """
 
     def __init__(

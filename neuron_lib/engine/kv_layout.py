@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ("DeviceRoom", "KvLayout", "choose_layout", "smaller_pool")
+__all__ = ("CELL_STEP", "DeviceRoom", "KvLayout", "choose_layout", "smaller_pool")
 
 _SHARE_OF_FREE: Final = 0.9
 """The share that cells may take of what weights and buffers leave free. The rest is for all other programs."""
-_STEP: Final = 256
+CELL_STEP: Final = 256
 """libllama rounds cells up to a multiple of this."""
 
 
@@ -59,11 +59,11 @@ def choose_layout(*, wanted: str, seats: int, n_ctx: int, kv_cells: int, devices
     room = min(fitting, kv_cells) if kv_cells else fitting
     if wanted == "per_sequence" or (wanted == "auto" and streams <= room):
         return KvLayout(unified=False, cells=streams)
-    cells = kv_cells or min(streams, max(_STEP, fitting // _STEP * _STEP))
+    cells = kv_cells or min(streams, max(CELL_STEP, fitting // CELL_STEP * CELL_STEP))
     return KvLayout(unified=True, cells=cells)
 
 
 def smaller_pool(layout: KvLayout, *, excess_cells: int) -> KvLayout | None:
     """The pool without the cells that were too many. None if it cannot be smaller."""
-    cells = max(_STEP, (layout.cells - excess_cells) // _STEP * _STEP)
+    cells = max(CELL_STEP, (layout.cells - excess_cells) // CELL_STEP * CELL_STEP)
     return KvLayout(unified=True, cells=cells) if layout.unified and cells < layout.cells else None

@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import structs
 
-from neuron_lib.engine.kv_layout import DeviceRoom, KvLayout, choose_layout, smaller_pool
+from neuron_lib.engine.kv_layout import CELL_STEP, DeviceRoom, KvLayout, choose_layout, smaller_pool
 from neuron_lib.engine.process_stats import bytes_resident
 from neuron_lib.engine.protocol import Load
 from neuron_lib.engine.vector_batch import vector_batch
@@ -27,8 +27,6 @@ logger = logging.getLogger("neuron_lib.engine")
 
 _Taken: TypeAlias = Mapping[str, Allocation]
 _MOST_TRIES: Final = 4
-_STEP: Final = 256
-"""Cells. libllama rounds a context up to a multiple of this."""
 _NOTE_BYTES: Final = 48
 """What libllama notes about each cell in the host's memory: its position, and the sequences that it belongs to."""
 _ENGINE_BYTES: Final = 4 << 20
@@ -104,13 +102,14 @@ class _Room:
         """What the engine's process takes on a device."""
         return self.process_bytes if device == CPU else 0
 
-    def notes(self, device: str, cells: int) -> int:
-        """What libllama's notes about so many cells take on a device."""
-        return _NOTE_BYTES * cells if device == CPU else 0
-
     def free_for_model(self, device: str) -> int:
         """What is free on a device for weights, cells and buffers."""
         return max(0, self.free(device) - self.process(device))
+
+
+def _notes(device: str, cells: int) -> int:
+    """The bytes that libllama's notes about so many cells take on a device."""
+    return _NOTE_BYTES * cells if device == CPU else 0
 
 
 def _plan_chat(model: Model, load: Load, room: _Room) -> MemoryPlan:
@@ -149,7 +148,7 @@ class _DryRuns:
         self._params: Final = params
         self._seats: Final = seats
         # Layers with a window have all their cells from here on, so the other cells alone make the difference.
-        whole = min(params.n_ctx, -(-(model.window + params.n_ubatch) // _STEP) * _STEP + _STEP)
+        whole = min(params.n_ctx, -(-(model.window + params.n_ubatch) // CELL_STEP) * CELL_STEP + CELL_STEP)
         self._few: Final = whole * seats, self._measure("per_sequence", n_ctx=whole)
         more = min(params.n_ctx, 2 * whole)
         self._more: Final = more * seats, self._measure("per_sequence", n_ctx=more)
@@ -159,7 +158,7 @@ class _DryRuns:
 
         def size(measured: tuple[int, _Taken]) -> tuple[int, int]:
             cells, taken = measured
-            return cells, taken[device].total + (_NOTE_BYTES * cells if device == CPU else 0)
+            return cells, taken[device].total + _notes(device, cells)
 
         return DeviceRoom.from_two(smaller=size(self._few), larger=size(self._more), free_bytes=free_bytes)
 
@@ -213,7 +212,7 @@ def _choose_layout(params: ContextParams, seats: int, dry_runs: _DryRuns, room: 
     taken = dry_runs.taken(layout)
     for _ in range(0 if params.kv_cells else _MOST_TRIES):
         excess = max(
-            -(-(taken[name].total + room.notes(name, layout.cells) - device.free_bytes) // max(1, device.cell_bytes))
+            -(-(taken[name].total + _notes(name, layout.cells) - device.free_bytes) // max(1, device.cell_bytes))
             for name, device in devices.items()
         )
         smaller = smaller_pool(layout, excess_cells=excess) if excess > 0 else None
@@ -233,7 +232,7 @@ def _plan(model: Model, taken: _Taken, load: Load, room: _Room, *, cells: int = 
                 weights_bytes=each.weights,
                 context_bytes=each.context,
                 compute_bytes=each.compute,
-                process_bytes=room.process(device) + room.notes(device, cells),
+                process_bytes=room.process(device) + _notes(device, cells),
                 free_bytes=room.free(device),
             )
             for device, each in sorted(taken.items())

@@ -32,9 +32,5 @@ class Reservation:
             return seats * (self.cells // self.seats)
         running = sorted(sequences, key=lambda sequence: len(sequence.prompt), reverse=True)[:seats]
         lengths = {id(each.prompt if self.shares else each): len(each.prompt) for each in running}
-        cells = sum(lengths.values()) + sum(map(self.for_reply, running))
+        cells = sum(lengths.values()) + sum(each.reserved_cells(n_ctx=self.n_ctx) for each in running)
         return min(cells, self.cells) if len(sequences) > seats else cells
-
-    def for_reply(self, sequence: Sequence) -> int:
-        """The cells that are reserved for tokens of a reply which do not exist yet."""
-        return max(0, min(sequence.reserved_tokens - sequence.generated, self.n_ctx - len(sequence.tokens)))

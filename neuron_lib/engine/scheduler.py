@@ -97,7 +97,9 @@ class Scheduler:
 
     def cells_in_use(self) -> tuple[int, int]:
         """The cells that are taken, and those of them that live sequences have. Any thread may ask, to show them."""
-        lengths = [self.cells.length(s.seq_id) for s in self._live.copy() if s.seq_id is not None]
+        # Each slot is looked at once: the thread of the engine may take it away between two looks.
+        seq_ids = [live.seq_id for live in self._live.copy()]
+        lengths = [self.cells.length(seq_id) for seq_id in seq_ids if seq_id is not None]
         held = self.cells.used
         return held, min(sum(lengths), held)  # what they share is there once
 
@@ -267,8 +269,7 @@ class Scheduler:
 
     def _to_come(self, sequence: Sequence) -> int:
         """The cells that are kept free for a sequence beside those of its known tokens."""
-        reserved = min(sequence.reserved_tokens - sequence.generated, self.n_ctx - len(sequence.tokens))
-        return max(_HEADROOM, reserved)
+        return max(_HEADROOM, sequence.reserved_cells(n_ctx=self.n_ctx))
 
     def _give_slot(self, sequence: Sequence, *, beside: int | None = None) -> bool:
         """Give a sequence a slot, unless it waits for a prefix that another one computes. False if there is no slot or

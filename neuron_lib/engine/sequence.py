@@ -41,8 +41,8 @@ class Sequence:
     the prompt's and then the reply's, the first `computed` have their cells. `cached` tokens of the prompt were never
     computed for this sequence. `checkpoint_at` are lengths at which a memory that cannot be cut is to be kept.
     `sampler` is None where a runner makes up its tokens, and where a vector is wanted. A token of `stop_token_ids` ends
-    the reply and is no part of it. Cells for `reserved_tokens` tokens of the reply are kept free.
-    `queue_s` are the seconds between the arrival of its request and the beginning of that.
+    the reply and is no part of it. Cells for `reserved_tokens` tokens of the reply are kept free. `queue_s` are the
+    seconds between the arrival of its request and the beginning of that.
     """
 
     request: int
@@ -81,6 +81,10 @@ class Sequence:
     def generated(self) -> int:
         """Tokens of the reply so far."""
         return len(self.tokens) - len(self.prompt)
+
+    def reserved_cells(self, *, n_ctx: int) -> int:
+        """The cells that are reserved for tokens of the reply which do not exist yet. It has at most `n_ctx` tokens."""
+        return max(0, min(self.reserved_tokens - self.generated, n_ctx - len(self.tokens)))
 
     @property
     def remaining(self) -> int:

@@ -59,12 +59,11 @@ async def open_engine(
     """An engine process that is loading `load` when the block begins and is gone when the block has ended.
 
     Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended. `gpus` are
-    the host's numbers of the GPUs that the environment shows to the engine. An engine
-    ends when the daemon does; with `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An engine
-    that has work and takes no step for `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort, then
-    sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each. Raises `SourceUnavailable` while the host is out of
-    descriptors, memory or processes, and `UnloadFailed` for an engine that is still there `kill_limit_s` after its
-    SIGKILL.
+    the host's numbers of the GPUs that the environment shows to the engine. An engine ends when the daemon does; with
+    `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An engine that has work and takes no step for
+    `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort, then sent SIGABRT, then SIGKILL, with up
+    to `abort_limit_s` for each. Raises `SourceUnavailable` while the host is out of descriptors, memory or processes,
+    and `UnloadFailed` for an engine that is still there `kill_limit_s` after its SIGKILL.
     """
     async with open_engine_child(
         command,

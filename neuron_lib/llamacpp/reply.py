@@ -43,6 +43,7 @@ from neuron_lib.types import (
     Tokenize,
     Tokenized,
     Usage,
+    is_whole,
 )
 from neuron_lib.vectors import relevance, shortened
 
@@ -469,7 +470,7 @@ class LlamaCppReply:
     @property
     def _is_whole(self) -> bool:
         """Whether nothing is given out before the end."""
-        return not isinstance(self._task, Chat | Complete) or self._task.whole
+        return is_whole(self._task)
 
     def _labels(self) -> dict[str, object]:
         number = 0 if self._place is None else self._place.number

@@ -1,13 +1,18 @@
 """The harnesses of one host by their names and aliases. Opens no model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from neuron_lib.errors import UnknownHarness
-from neuron_lib.harness import Harness
+from neuron_lib.errors import LoadFailed, Overloaded, OverloadReason, UnknownHarness
+from neuron_lib.harness import Estimator, Harness, PlanningHarness
 from neuron_lib.shown import clip
-from neuron_lib.types import ModelSpec
+from neuron_lib.types import MemoryPlan, ModelSpec, public_id
 
 __all__ = ("Harnesses",)
+
+_MOST_PLANS: Final = 4
+"""Plans that are made for callers at the same time. Each takes a process."""
+_PLAN_RETRY_S: Final = 5
 
 
 class Harnesses:
@@ -15,6 +20,7 @@ class Harnesses:
 
     def __init__(self) -> None:
         self._by_name: dict[str, Harness] = {}
+        self._plans_under_way = 0
 
     def register(self, harness: Harness, *, aliases: Iterable[str] = ()) -> None:
         """Make a harness available under its name and `aliases`; the latest registration of a name counts."""
@@ -26,13 +32,44 @@ class Harnesses:
         """The harnesses' own names, each once."""
         return tuple(dict.fromkeys(harness.name for harness in self._by_name.values()))
 
-    def find(self, spec: ModelSpec, *, model_id: str) -> Harness:
+    def find(self, spec: ModelSpec) -> Harness:
         """The harness that `spec` names. Raises `UnknownHarness`, which says which names are known."""
         harness = self._by_name.get(spec.harness)
         if harness is None:
             known = ", ".join(sorted(self._by_name)) or "none"
-            raise UnknownHarness(f"unknown harness {clip(spec.harness)!r}; registered: {known}", model_id=model_id)
+            raise UnknownHarness(
+                f"unknown harness {clip(spec.harness)!r}; registered: {known}", model_id=public_id(spec.model_id)
+            )
         return harness
+
+    async def estimate(self, spec: ModelSpec) -> MemoryPlan:
+        """How a load of this spec would be done now; see `Estimator`.
+
+        Also raises `UnknownHarness`, `LoadFailed` for a harness that cannot say it, and `Overloaded` if many plans are
+        being made.
+        """
+        harness = self.find(spec)
+        if not isinstance(harness, Estimator):
+            raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes")
+        if self._plans_under_way >= _MOST_PLANS:
+            raise Overloaded(
+                f"{_MOST_PLANS} memory plans are being made already",
+                reason=OverloadReason.TOO_MANY_LOADS,
+                retry_after_s=_PLAN_RETRY_S,
+            )
+        self._plans_under_way += 1
+        try:
+            return await harness.estimate(spec)
+        finally:
+            self._plans_under_way -= 1
+
+    async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
+        """The bytes that a load will take on each device; see `PlanningHarness`. Empty if that cannot be said.
+
+        Also raises `UnknownHarness`.
+        """
+        harness = self.find(spec)
+        return await harness.memory_need(spec) if isinstance(harness, PlanningHarness) else {}
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         """The capabilities of a model that does not serve, by the first harness that knows them. None if none does."""

@@ -12,8 +12,6 @@ from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.reply_readers import log_reply
 from neuron_lib.shown import one_word
 from neuron_lib.types import (
-    Chat,
-    Complete,
     EndedReply,
     EventBeforeEnd,
     Finished,
@@ -22,6 +20,7 @@ from neuron_lib.types import (
     Started,
     Task,
     Usage,
+    is_whole,
 )
 
 __all__ = ("LeasedReply",)
@@ -151,7 +150,7 @@ class LeasedReply:
             finish_reasons=() if self._finished is None else self._finished.reasons,
             usage=self.usage,
             retried=self.retried,
-            whole=not isinstance(self._task, Chat | Complete) or self._task.whole,
+            whole=is_whole(self._task),
             principal=self._task.principal,
             queue_s=self._admitted_s - self._asked_s,
             first_event_s=None if self._first_event_s is None else self._first_event_s - self._asked_s,

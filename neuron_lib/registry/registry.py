@@ -17,15 +17,12 @@ from anyio.lowlevel import checkpoint
 from neuron_lib.errors import (
     AlreadyLoaded,
     LoadCancelled,
-    LoadFailed,
     ModelLoading,
     ModelNotLoaded,
-    Overloaded,
-    OverloadReason,
     PreflightFailed,
     ShuttingDown,
 )
-from neuron_lib.harness import Estimator, Harness, LoadedModel, MeasuredModel, PlanningHarness, Reply
+from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, Reply
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.farewell import Farewell
@@ -65,9 +62,6 @@ logger = get_logger(__name__)
 
 _ON_UNLOADED_LIMIT_S: Final = 5.0
 """The unload returns after this time, whatever `on_unloaded` does."""
-_MOST_ESTIMATES: Final = 4
-"""Plans that are made at the same time. Each takes a process."""
-_ESTIMATE_RETRY_S: Final = 5
 
 
 class Registry:
@@ -142,7 +136,6 @@ class Registry:
         self._way_in = WayIn(
             self._models, self._absent, self._residency, is_stopping=lambda: self._farewell is not None
         )
-        self._estimates = 0
         self._farewell: Farewell | None = None  # None as long as loads and requests are admitted
         for harness in harnesses:
             self.register(harness)
@@ -220,7 +213,7 @@ class Registry:
                 self._models.changes.notify()  # chats that wait for this load look again, also after a failure
         if not self._residency.rules.makes_room:
             return (await self._outcome(self._start_load(spec))).info()
-        self._harness_for(spec)
+        self._harnesses.find(spec)
         started, is_own = await self._residency.turn(spec, may_displace=may_displace)
         loaded = None
         while loaded is None:
@@ -245,15 +238,11 @@ class Registry:
     def _start_load(self, spec: ModelSpec) -> HostedModel:
         if self._farewell is not None:
             raise ShuttingDown
-        return self._models.load(spec, self._harness_for(spec))
-
-    def _harness_for(self, spec: ModelSpec) -> Harness:
-        return self._harnesses.find(spec, model_id=public_id(spec.model_id))
+        return self._models.load(spec, self._harnesses.find(spec))
 
     async def _need_of(self, spec: ModelSpec) -> Needs:
         await self._before_load()
-        harness = self._harness_for(spec)
-        return await harness.memory_need(spec) if isinstance(harness, PlanningHarness) else {}
+        return await self._harnesses.memory_need(spec)
 
     def _note(self, model: HostedModel) -> None:
         self._absent.note(model)
@@ -288,20 +277,7 @@ class Registry:
         """
         if self._farewell is not None:
             raise ShuttingDown
-        harness = self._harness_for(spec)
-        if not isinstance(harness, Estimator):
-            raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes")
-        if self._estimates >= _MOST_ESTIMATES:
-            raise Overloaded(
-                f"{_MOST_ESTIMATES} memory plans are being made already",
-                reason=OverloadReason.TOO_MANY_LOADS,
-                retry_after_s=_ESTIMATE_RETRY_S,
-            )
-        self._estimates += 1
-        try:
-            plan = await harness.estimate(spec)
-        finally:
-            self._estimates -= 1
+        plan = await self._harnesses.estimate(spec)
         return plan.within(self._residency.limits())
 
     async def unload(self, model_id: str) -> None:

@@ -109,10 +109,10 @@ class ModelStore:
 
         A `[[models]]` entry for the public id, or otherwise for the id without its quant, overrides every hub.
         `room_bytes` is the memory that a default quant should fit into. A model of more than `most_bytes` is not
-        fetched. With `refresh` the hub is asked for the newest
-        commit even if an older one is cached. At most `max_fetches` downloads run at once. The others wait in order and
-        report their `queue_position`. A model that is cached does not wait for downloads. Cancelling ends a running
-        fetch. Raises kinds of `LoadFailed`, or `SourceUnavailable` if another try may help.
+        fetched. With `refresh` the hub is asked for the newest commit even if an older one is cached. At most
+        `max_fetches` downloads run at once. The others wait in order and report their `queue_position`. A model that is
+        cached does not wait for downloads. Cancelling ends a running fetch. Raises kinds of `LoadFailed`, or
+        `SourceUnavailable` if another try may help.
         """
         report(LoadProgress(stage=LoadStage.RESOLVING))
         reference = parse_reference(spec.model_id)
@@ -155,15 +155,7 @@ class ModelStore:
         if cached is not None:
             folder = repository_folder(repository)
             return tuple(snapshot_path(folder, cached.commit, file.path) for file in cached.files)
-        self._require_network(repository)
-        token = usable_token(repository.token, place=repository.auth_env, model_id=repository.model_id)
-        order = FetchOrder(
-            repository=msgspec.structs.replace(repository, token=token),
-            limits=self._limits,
-            quant=quant,
-            room_bytes=room_bytes,
-            outline_dir=into,
-        )
+        order = self._order(repository, quant, room_bytes=room_bytes, outline_dir=into)
         # No place in a line of downloads: a header is here in seconds, and a download may take hours.
         fetched = await run_fetch(
             order,
@@ -329,15 +321,7 @@ class ModelStore:
                     raise
                 logger.warning("%s; deleted, fetching it again", failure.message, extra=context)
         try:
-            self._require_network(repository)
-            token = usable_token(repository.token, place=repository.auth_env, model_id=repository.model_id)
-            order = FetchOrder(
-                repository=msgspec.structs.replace(repository, token=token),
-                limits=self._limits,
-                quant=quant,
-                room_bytes=room_bytes,
-                most_bytes=most_bytes,
-            )
+            order = self._order(repository, quant, room_bytes=room_bytes, most_bytes=most_bytes)
             return (await self._run_fetch(order, report)).paths
         except (SourceUnavailable, PreflightFailed) as failure:
             if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
@@ -349,6 +333,27 @@ class ModelStore:
             text = "%s; going on with commit %s from the cache"
             logger.warning(text, failure.message, listing.commit, extra=context)
         return await self._verify(repository, listing, report=report)
+
+    def _order(
+        self,
+        repository: HubRepository,
+        quant: str | None,
+        *,
+        room_bytes: int | None,
+        most_bytes: int | None = None,
+        outline_dir: Path | None = None,
+    ) -> FetchOrder:
+        """The order to ask the hub for a model. Raises `PreflightFailed` if no hub may be asked with this token."""
+        self._require_network(repository)
+        token = usable_token(repository.token, place=repository.auth_env, model_id=repository.model_id)
+        return FetchOrder(
+            repository=msgspec.structs.replace(repository, token=token),
+            limits=self._limits,
+            quant=quant,
+            room_bytes=room_bytes,
+            most_bytes=most_bytes,
+            outline_dir=outline_dir,
+        )
 
     async def _verify(
         self, repository: HubRepository, listing: Listing, *, report: ProgressReporter

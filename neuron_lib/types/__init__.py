@@ -51,7 +51,7 @@ from neuron_lib.types.models import (
     UnloadingModel,
 )
 from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
-from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Detokenize, Embed, Rerank, Task, Tokenize
+from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Detokenize, Embed, Rerank, Task, Tokenize, is_whole
 from neuron_lib.types.unread import UnreadArray, UnreadObject
 
 __all__ = (
@@ -124,6 +124,7 @@ __all__ = (
     "Usage",
     "first_medium",
     "is_same_quant",
+    "is_whole",
     "names_model",
     "public_id",
     "take_apart",

@@ -24,11 +24,10 @@ class Distribution(Struct, frozen=True, kw_only=True):
 class EngineMeasures(Struct, frozen=True, kw_only=True):
     """What an engine has counted since its process started, at most a few seconds old. A cell holds one token.
 
-    `token_gaps` has the seconds between two arrivals of tokens of one
-    reply. `kv_cells` is how many cells the attention cache has, 0 where that is not known. `kv_cells_held` are those in
-    use, prompts that are kept for later included. `kv_cells_live` are those of replies that run. `prefill_tok_s` is how
-    many tokens of prompts the engine reads in a second while it does nothing else, as a moving average over its steps;
-    0.0 before the first prompt.
+    `token_gaps` has the seconds between two arrivals of tokens of one reply. `kv_cells` is how many cells the attention
+    cache has, 0 where that is not known. `kv_cells_held` are those in use, prompts that are kept for later included.
+    `kv_cells_live` are those of replies that run. `prefill_tok_s` is how many tokens of prompts the engine reads in a
+    second while it does nothing else, as a moving average over its steps; 0.0 before the first prompt.
     """
 
     token_gaps: Distribution

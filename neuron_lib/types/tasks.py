@@ -13,7 +13,7 @@ from msgspec import Struct
 from neuron_lib.types.chat import Grammar, Principal, ToolChoice
 from neuron_lib.types.sampling import SamplingParams
 
-__all__ = ("Chat", "ChatRequest", "Complete", "Detokenize", "Embed", "Rerank", "Task", "Tokenize")
+__all__ = ("Chat", "ChatRequest", "Complete", "Detokenize", "Embed", "Rerank", "Task", "Tokenize", "is_whole")
 
 
 class _Written(Struct, frozen=True, kw_only=True):
@@ -147,3 +147,8 @@ class Detokenize(Struct, frozen=True, kw_only=True):
 
 
 Task: TypeAlias = Chat | Complete | Embed | Rerank | Tokenize | Detokenize
+
+
+def is_whole(task: Task) -> bool:
+    """Whether nothing of the answer is given out before its end, because the task says so, or writes no text."""
+    return not isinstance(task, Chat | Complete) or task.whole

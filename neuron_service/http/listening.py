@@ -11,7 +11,7 @@ from typing import Final
 
 from neuron_lib.config import unix_path
 
-__all__ = ("BACKLOG", "address_of", "bind", "file_removed_at_end", "place_of")
+__all__ = ("BACKLOG", "address_of", "bind", "closed_if_it_fails", "file_removed_at_end", "place_of")
 
 BACKLOG: Final = 2048
 """How many connections may wait to be accepted while the service starts or is busy."""
@@ -28,7 +28,7 @@ def bind(host: str, port: int, *, socket_mode: int = 0o660) -> socket.socket:
     if (path := unix_path(host)) is not None:
         return _bind_unix(path, socket_mode)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with _closed_if_it_fails(socket.socket(family, socket.SOCK_STREAM)) as sock:
+    with closed_if_it_fails(socket.socket(family, socket.SOCK_STREAM)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
         sock.listen(BACKLOG)
@@ -66,7 +66,7 @@ def file_removed_at_end(sock: socket.socket) -> Iterator[None]:
 
 def _bind_unix(path: Path, mode: int) -> socket.socket:
     _remove_stale(path)
-    with _closed_if_it_fails(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+    with closed_if_it_fails(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         # Not `chmod` after `bind`, because everybody could connect in between.
         others = os.umask(0o777 & ~mode)
         try:
@@ -97,7 +97,8 @@ def _remove_stale(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _closed_if_it_fails(sock: socket.socket) -> Iterator[socket.socket]:
+def closed_if_it_fails(sock: socket.socket) -> Iterator[socket.socket]:
+    """Close the socket if the block raises."""
     try:
         yield sock
     except BaseException:

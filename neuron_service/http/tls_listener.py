@@ -11,13 +11,14 @@ from neuron_lib.shown import clip
 from neuron_service.http.cap import ConnectionCap
 from neuron_service.http.certificates import Certificates
 from neuron_service.http.limits import ConnectionLimits
+from neuron_service.http.listening import closed_if_it_fails
 
 __all__ = ("TlsListener",)
 
 logger = get_logger(__name__)
 
 _PAUSE_S: Final = 0.1
-"""After an accept that failed, because this process has too many open files."""
+"""After an accept that failed, mostly because this process has too many open files."""
 
 
 class TlsListener:
@@ -64,11 +65,18 @@ class TlsListener:
         while True:
             try:
                 accepted, _ = await loop.sock_accept(self._sock)
+                self._take(accepted)
             except OSError as error:
                 logger.warning("a connection cannot be accepted: %s", error.strerror)
                 await asyncio.sleep(_PAUSE_S)
-                continue
-            open_connections = len(self._connections) + 1
+            except Exception:  # nobody looks at this task: without it the service would be deaf, and nobody would know
+                logger.exception("bug in accepting a connection")
+                await asyncio.sleep(_PAUSE_S)
+
+    def _take(self, accepted: socket.socket) -> None:
+        """Begin the handshake of a connection, or end the connection if there is no place for it."""
+        open_connections = len(self._connections) + 1
+        with closed_if_it_fails(accepted):
             if self._cap.has_place(open_connections):
                 handshake = _Handshake()
                 self._connections.add(handshake)

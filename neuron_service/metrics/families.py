@@ -35,6 +35,8 @@ __all__ = ("families",)
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])
 """The values of the labels of a series."""
 
+_Family = TypeVar("_Family", GaugeMetricFamily, CounterMetricFamily)
+
 _MIB: Final = 1 << 20
 _REJECTED: Final = "rejected_"
 _OUTCOMES: Final = (*FinishReason, ReplyOutcome.ABANDONED, ReplyOutcome.FAILED)
@@ -248,16 +250,16 @@ def _hardware(snapshot: Snapshot) -> Iterator[Metric]:
 def _gauge(
     name: str, text: str, values: Mapping[_Labels, float], *, labels: Iterable[str] = ("model",)
 ) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"neuron_{name}", text, labels=tuple(labels))
-    for label_values, value in values.items():
-        family.add_metric(label_values, value)
-    return family
+    return _with_values(GaugeMetricFamily(f"neuron_{name}", text, labels=tuple(labels)), values)
 
 
 def _counter(
     name: str, text: str, values: Mapping[_Labels, float], *, labels: Iterable[str] = ("model",)
 ) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"neuron_{name}", text, labels=tuple(labels))
+    return _with_values(CounterMetricFamily(f"neuron_{name}", text, labels=tuple(labels)), values)
+
+
+def _with_values(family: _Family, values: Mapping[_Labels, float]) -> _Family:
     for label_values, value in values.items():
         family.add_metric(label_values, value)
     return family

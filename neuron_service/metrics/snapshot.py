@@ -27,8 +27,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Everything that one page shows. Nothing here changes while a thread reads it.
 
     `loading`, `unloading` and `lost` are numbers of models. `fetched_bytes` are those of all loads, also of loads that
-    run. `refusals` has the number of refused requests by status and
-    code. `version` is None while git is asked for the commit, `memory` and `cpus` are None where they are not known.
+    run. `refusals` has the number of refused requests by status and code. `version` is None while git is asked for the
+    commit, `memory` and `cpus` are None where they are not known.
     """
 
     version: Version | None

@@ -795,3 +795,22 @@ def test_while_a_prompt_is_read_nobody_guesses() -> None:
         engine.step()
     engine.submit(2, text(200, seed=2))
     assert shares(engine.plan())[1] == 1
+
+
+def test_what_is_in_use_can_be_shown_while_another_thread_takes_a_slot_away() -> None:
+    class Leaving:
+        """A sequence that loses its slot as soon as somebody has looked at it."""
+
+        looks = 0
+
+        @property
+        def seq_id(self) -> int | None:
+            self.looks += 1
+            return 0 if self.looks == 1 else None
+
+    engine = SmallEngine()
+    engine.submit(1, text(40))
+    engine.step()
+    in_use = engine.scheduler.cells_in_use()
+    engine.scheduler._live[:] = [Leaving()]  # type: ignore[list-item] # it has what is asked
+    assert engine.scheduler.cells_in_use() == in_use
