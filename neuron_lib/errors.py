@@ -464,7 +464,9 @@ def cause_chain(error: BaseException) -> str:
         else:
             text = clip(" ".join(str(current).split()), LONGEST_QUOTE)
             part = f"{name}: {text}" if text else name
-        if not (text and parts and parts[-1].endswith(f": {text}")):  # otherwise the last part quotes this text
+        # A message that quotes an OSError mostly quotes its `strerror`, without the number and the file.
+        quotes = (text, current.strerror) if isinstance(current, OSError) else (text,)
+        if not (parts and any(quote and parts[-1].endswith(f": {quote}") for quote in quotes)):
             parts.append(part)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     chain = ": ".join(part for i, part in enumerate(parts) if i == 0 or part != parts[i - 1])

@@ -100,7 +100,8 @@ class Reloading:
             plan = plan_reload(self._config, settings.config)
             bring_into_force = await self._prepare(settings, self._config, plan.config)
         except Exception as error:
-            self._note(cause_chain(error))
+            # The message of a ConfigError says everything, as at a start.
+            self._note(str(error) if isinstance(error, ConfigError) else cause_chain(error))
             bug = None if isinstance(error, ConfigError) else error
             logger.log(logging.ERROR, "reload refused, everything stays as it was: %s", self._error, exc_info=bug)
             return

@@ -1,12 +1,17 @@
 """The reference pages name what there is."""
 
+import json
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from neuron_lib import Registry
+from neuron_lib.config import Config, LlamaCppConfig
 from neuron_lib.text.formats import FORMATS
 from neuron_lib.types import (
     AccessState,
@@ -92,3 +97,67 @@ def test_no_module_cites_the_wire_contract_by_the_number_of_a_section() -> None:
 def test_every_tool_format_has_a_row() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reference/tool-formats.md").read_text(), re.MULTILINE)
     assert rows == sorted(FORMATS)
+
+
+def test_the_index_links_each_page_once() -> None:
+    links = re.findall(r"\]\(([^)#]+\.md)\)", (ROOT / "docs/index.md").read_text())
+    pages = [str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/*/*.md")]
+    assert sorted(links) == sorted(pages)
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("docs/**/*.md")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_example_in_json_is_json(document: Path) -> None:
+    for example in re.findall(r"^ *```json\n(.*?)^ *```$", document.read_text(), re.MULTILINE | re.DOTALL):
+        json.loads(example)
+
+
+_GIVEN = object()
+"""A key that every entry must have."""
+
+
+def defaults_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The default of each key, by its dotted name without the name of the backend's table."""
+    for field in msgspec.structs.fields(struct):
+        name = prefix + ("sources.NAME" if field.name == "sources" else field.name)
+        tables = [
+            each
+            for each in (field.type, *get_args(field.type))
+            if isinstance(each, type) and issubclass(each, msgspec.Struct)
+        ]
+        for table in tables:
+            yield from defaults_of(table, f"{name}.")
+        if not tables and name != "harness":
+            default = field.default
+            if field.default_factory is not msgspec.NODEFAULT:
+                default = field.default_factory()
+            yield name, _GIVEN if default is msgspec.NODEFAULT else default
+
+
+def documented_defaults(document: str) -> Iterator[tuple[str, str]]:
+    """The key and the text of its default in each row of the tables that have a column of defaults."""
+    for table in re.findall(r"(?:^\|.*\n)+", (ROOT / document).read_text(), re.MULTILINE):
+        head, _, *rows = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines())
+        if "default" in head:
+            for row in rows:
+                for key in re.findall(r"`([\w.]+)`", row[0]):
+                    yield key, row[head.index("default")]
+
+
+def test_the_configuration_page_has_every_key_with_its_default() -> None:
+    known = {**dict(defaults_of(Config)), **dict(defaults_of(LlamaCppConfig))}
+    known |= {"harnesses.name": "llamacpp", "local_roots": ()}  # as the service has them without a file
+    missing = set(known)
+    for key, text in documented_defaults("docs/reference/config.md"):
+        names = {name for name in missing if name == key or name.endswith(f".{key}")}
+        # `idle_ttl_secs` of the table [residency] is not that of a model, which has its own row.
+        (name,) = names if len(names) == 1 else names & {f"residency.{key}"}
+        missing.remove(name)
+        match known[name]:
+            case None:
+                assert not re.fullmatch(r"`.*`|[\d.]+", text), name
+            case default if default is _GIVEN:
+                assert text == "must be given", name
+            case default:
+                shown = tomllib.loads(f"value = {text.strip('`')}")["value"]
+                assert shown == (list(default) if isinstance(default, tuple) else default), name
+    assert missing == set()

@@ -5,7 +5,7 @@ Resolves nothing: no directory is created, no secret is read (only names of vari
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import ip_network
+from ipaddress import ip_interface, ip_network
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -337,8 +337,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def _check_tls(self) -> None:
         given = [name for name in ("tls_cert", "tls_key", "tls_client_ca") if getattr(self, name) is not None]
-        if given and given[:2] != ["tls_cert", "tls_key"]:
-            msg = f"`{'` and `'.join(given)}` without the others: TLS needs both `tls_cert` and `tls_key`"
+        missing = [f"`{name}`" for name in ("tls_cert", "tls_key") if name not in given]
+        if given and missing:
+            msg = f"`{given[-1]}` needs {' and '.join(missing)}, which the configuration does not have"
             raise ValueError(msg)
         if given and unix_path(self.host) is not None:
             msg = f"`{given[0]}` means nothing for a Unix socket, whose clients are on this machine"
@@ -351,10 +352,13 @@ def _require_networks(key: str, places: Sequence[str]) -> None:
         if place in {"loopback", "private"} or place.startswith("user:"):
             continue
         try:
-            ip_network(place)
+            network, address = ip_network(place, strict=False), ip_interface(place).ip
         except ValueError as error:
             msg = f"`{key}[{index}]`: {error}"
             raise ValueError(msg) from None
+        if network.network_address != address:
+            msg = f"`{key}[{index}]`: '{place}' is no network: write '{network}' or '{address}'"
+            raise ValueError(msg)
 
 
 def store_settings(config: Config) -> dict[str, StoreSettings]:

@@ -107,8 +107,8 @@ ModelName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024, descri
 ListenHost: TypeAlias = Annotated[
     str,
     Meta(
-        pattern=r"^(unix:/[^\0\r\n]{1,106}|(?!unix:)[^\s\0]+)\Z",
-        description="an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address, or unix:/path",
+        pattern=r"^(unix:/[^\0\r\n]{1,106}|(?!unix:)[^\s\0/]+)\Z",
+        description="an address such as 127.0.0.1, or 0.0.0.0 for every address, or unix: and an absolute path",
     ),
 ]
 SocketMode: TypeAlias = Annotated[

@@ -40,8 +40,10 @@ def add_key(path: Path, name: str, scopes: frozenset[Scope]) -> str:
     secret = new_secret()
     with _alone(path) as file:
         text = _text(file) or _HEADING
+        if name in (key.name for key in parse_keys(text, place=str(path))):
+            raise ConfigError(f"{path} has a key named {name} already; choose another name, or delete that key first")
         text = f"{text.rstrip()}\n{line_of(name, scopes, secret)}\n"
-        parse_keys(text, place=str(path))
+        parse_keys(text, place=str(path))  # there may be too many
         _replace(file, text)
     return secret
 

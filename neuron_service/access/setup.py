@@ -72,6 +72,8 @@ def _keys(config: Config, environ: Mapping[str, str]) -> tuple[Key, ...]:
     place = "`keys_file`" if passed is None else "credential"
     try:
         text = read_keys(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{place}: there is no {path}; `neuron key new NAME` makes the file") from error
     except OSError as error:
         raise ConfigError(f"{place}: {path}: {error.strerror or error}") from error
     except ConfigError as error:

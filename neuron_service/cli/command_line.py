@@ -259,8 +259,8 @@ def _spell(name: str) -> str:
 
 
 def _host(text: str) -> str:
-    if not re.fullmatch(r"unix:/[^\0\r\n]{1,106}|(?!unix:)[^\s\0]+", text):
-        example = "127.0.0.1, or 0.0.0.0 for every address, or unix:/path"
+    if not re.fullmatch(r"unix:/[^\0\r\n]{1,106}|(?!unix:)[^\s\0/]+", text):
+        example = "127.0.0.1, or 0.0.0.0 for every address, or unix: and an absolute path"
         raise argparse.ArgumentTypeError(f"{text!r} is not an address to listen on, such as {example}")
     return text
 

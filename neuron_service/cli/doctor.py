@@ -28,7 +28,7 @@ from neuron_service.cli import findings, host_facts
 from neuron_service.cli.config_check import find_model_faults
 from neuron_service.cli.configuration import config_path, log_level, read_settings
 from neuron_service.cli.findings import CacheFacts, Finding, PortFacts, Status
-from neuron_service.cli.running_service import ServiceSilent, WantsKey, is_running
+from neuron_service.cli.running_service import ServiceSilent, WantsCertificate, WantsKey, is_running
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.http.cap import raise_descriptor_limit
 from neuron_service.log_config import configure_logging
@@ -132,7 +132,7 @@ def _port_facts(config: Config, environ: Mapping[str, str]) -> PortFacts:
         return facts
     try:
         is_neuron, problem = is_running(config, environ), "nothing answers there"
-    except WantsKey:
+    except (WantsKey, WantsCertificate):
         is_neuron, problem = True, ""
     except ServiceSilent as silent:
         is_neuron, problem = False, str(silent)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from neuron_lib.config import Config, unix_path
 
-__all__ = ("ServiceSilent", "WantsKey", "is_running", "loaded_ids")
+__all__ = ("ServiceSilent", "WantsCertificate", "WantsKey", "is_running", "loaded_ids")
 
 _ANSWER_LIMIT_S: Final = 2.0
 _KEY_VARIABLE: Final = "NEURON_API_KEY"
@@ -24,6 +24,10 @@ class ServiceSilent(Exception):
 
 class WantsKey(ServiceSilent):
     """The service answers, and wants another key or a key at all."""
+
+
+class WantsCertificate(ServiceSilent):
+    """A service with `tls_client_ca` has ended the connection, because this program has no certificate."""
 
 
 class _Resident(Struct, frozen=True):
@@ -63,8 +67,11 @@ def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
     if not key.isascii() or not key.isprintable():
         raise ServiceSilent(f"{_KEY_VARIABLE} is no API key")
     place, connection = _connection_to(config)
+    is_encrypted = False
     try:
         with contextlib.closing(connection):
+            connection.connect()
+            is_encrypted = isinstance(connection, http.client.HTTPSConnection)
             connection.request("GET", "/health", headers={"x-api-key": key} if key else {})
             answer = connection.getresponse()
             body = answer.read()
@@ -75,6 +82,10 @@ def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
     except (ConnectionRefusedError, FileNotFoundError):
         return None
     except (OSError, http.client.HTTPException) as error:
+        # With TLS 1.3 a server misses the certificate of its client only after the client's side of the handshake.
+        if is_encrypted and config.tls_client_ca is not None and not isinstance(error, TimeoutError):
+            problem = "wants a certificate of each client (`tls_client_ca`), and this command has none"
+            raise WantsCertificate(f"the service at {place} {problem}") from error
         raise ServiceSilent(f"{place} does not answer: {error!r}") from error
     except msgspec.MsgspecError as error:
         raise ServiceSilent(f"what listens on {place} is not neuron") from error

@@ -25,7 +25,7 @@ from neuron_lib.errors import ConfigError
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.types import ModelSpec
 
-LISTEN = "an address to listen on, such as 127.0.0.1, or 0.0.0.0 for every address, or unix:/path"
+LISTEN = "an address such as 127.0.0.1, or 0.0.0.0 for every address, or unix: and an absolute path"
 ROOT = Path(__file__).parents[2]
 DEFAULTS = Config(harness={"llamacpp": LlamaCppConfig(local_roots=())})
 """What comes of nothing. A program's own `LlamaCppConfig` restricts no paths; one that was read from a file does."""
@@ -192,17 +192,18 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             "neuron.toml: `a/b` has the relative `chat_template` 'b.jinja', which must be absolute in `models[0]`",
         ),
         ('host = "unix:sock"', f"neuron.toml: `host`: expected {LISTEN}"),
+        ('host = "https://0.0.0.0"', f"neuron.toml: `host`: expected {LISTEN}"),
         (
             'socket_mode = "rw"',
             "neuron.toml: `socket_mode`: expected the permissions of a file in octal digits, such as 0660",
         ),
         (
             'tls_cert = "/c.pem"',
-            "neuron.toml: `tls_cert` without the others: TLS needs both `tls_cert` and `tls_key`",
+            "neuron.toml: `tls_cert` needs `tls_key`, which the configuration does not have",
         ),
         (
             'tls_client_ca = "/c.pem"',
-            "neuron.toml: `tls_client_ca` without the others: TLS needs both `tls_cert` and `tls_key`",
+            "neuron.toml: `tls_client_ca` needs `tls_cert` and `tls_key`, which the configuration does not have",
         ),
         (
             'tls_cert = "c.pem"\ntls_key = "/k.pem"',
@@ -222,8 +223,8 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             'neuron.toml: `trusted_networks[0]`: expected "loopback", "private", a network, an address, or user:NAME',
         ),
         (
-            'trusted_networks = ["loopback", "10.0.0.1/8"]',
-            "neuron.toml: `trusted_networks[1]`: 10.0.0.1/8 has host bits set",
+            'trusted_networks = ["loopback", "10.1.0.0/8"]',
+            "neuron.toml: `trusted_networks[1]`: '10.1.0.0/8' is no network: write '10.0.0.0/8' or '10.1.0.0'",
         ),
         (
             'trusted_proxies = ["10.0.0.0/40"]',

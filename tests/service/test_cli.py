@@ -138,7 +138,7 @@ def test_a_reload_warns_of_models_that_cannot_load_as_the_start_does(
         ("port = 'x'", {}, "`port`"),
         ("[harness.llamacpp]\nn_cxt = 1", {}, "unknown key `harness.llamacpp.n_cxt`; did you mean `n_ctx`?"),
         ("", {"NEURON_PORT": "abc"}, "NEURON_PORT"),
-        ("keys_file = '/nowhere/keys'", {}, "`keys_file`: /nowhere/keys: No such file or directory"),
+        ("keys_file = '/nowhere/keys'", {}, "there is no /nowhere/keys; `neuron key new NAME` makes the file"),
         ("trusted_networks = []", {}, "there are no keys, so nobody could ask anything"),
         ("trusted_proxies = ['user:nobody-at-all']", {}, "no such user here"),
         ("", {"NEURON_LOG": "loud"}, "NEURON_LOG: 'loud' is none of debug, info, warning, error"),

@@ -1,5 +1,6 @@
 """A host behind a Unix socket, and behind TLS, as its clients see it."""
 
+import errno
 import json
 import logging
 import os
@@ -12,8 +13,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from neuron_lib.config import Config
 from neuron_lib.testing import ScriptedModel
 from neuron_service.asgi import PEER, ASGIApp, Receive, Scope, Send
+from neuron_service.cli import doctor
+from neuron_service.cli.running_service import WantsCertificate, loaded_ids
 from neuron_service.http.cap import ConnectionCap
 from neuron_service.http.limits import ConnectionLimits
 from neuron_service.refusals import send_json
@@ -192,6 +196,16 @@ def test_a_client_needs_a_certificate_of_the_authority_that_is_asked_for(
         eventually(lambda: caplog.text.count("TLS handshake failed") == 2)
         eventually(lambda: host.open_connections == 0)
     assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in caplog.text
+
+
+def test_a_command_says_that_the_service_wants_a_certificate_of_it(authority: Authority) -> None:
+    cert, key = authority.sign("localhost", file="file")
+    with listening_host(certificates=authority.certificates(client_ca=authority.ca)) as host:
+        config = Config(port=host.port, tls_cert=cert, tls_key=key, tls_client_ca=authority.ca)
+        with pytest.raises(WantsCertificate, match="`tls_client_ca`"):
+            loaded_ids(config, {})
+        facts = doctor._port_facts(config, {})
+        assert (facts.error, facts.is_neuron) == (errno.EADDRINUSE, True)
 
 
 def test_a_handshake_that_does_not_end_is_given_up_and_one_line_says_so(

@@ -82,6 +82,12 @@ async def test_a_fault_leaves_everything_as_it_was_and_is_told(
     assert (record.exc_info is None) == isinstance(fault, ConfigError)
 
 
+async def test_a_fault_of_the_configuration_is_said_as_at_a_start(service: Service, reloading: Reloading) -> None:
+    service.fault = ConfigError("neuron.toml: unknown key `foo`")
+    service.fault.__cause__ = ValueError("the field foo is not known")
+    assert (await report_of(reloading)).error == "neuron.toml: unknown key `foo`"
+
+
 async def test_a_fault_is_forgotten_with_the_next_reload(service: Service, reloading: Reloading) -> None:
     service.fault = ConfigError("nonsense")
     await report_of(reloading)

@@ -86,5 +86,12 @@ def test_a_file_that_cannot_have_keys_is_refused_with_its_name(tmp_path: Path) -
     problems.append(said())
     path.write_text(f"{LINE}\nlaptop\n")
     problems.append(said())
-    ends = ["No such file", "Is a directory", "not a regular file", "not UTF-8 text", "longer than", "line 2"]
+    ends = [
+        "`neuron key new NAME` makes the file",
+        "Is a directory",
+        "not a regular file",
+        "not UTF-8 text",
+        "longer than",
+        "line 2",
+    ]
     assert [end for end, problem in zip(ends, problems, strict=True) if end not in problem] == []

@@ -81,7 +81,7 @@ def test_a_change_keeps_the_words_the_links_and_the_mode_of_a_file(
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        ("key new laptop", 78, "line 3: an earlier key has this name"),
+        ("key new laptop", 78, "has a key named laptop already"),
         ("key rm desk", 1, "no key named desk"),
         ("key new desk --file nowhere/keys", 74, "nowhere: No such file or directory"),
     ],
