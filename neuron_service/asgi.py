@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-__all__ = ("CALLER", "DIRECT_WRITE", "PEER", "READING_METHODS", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
+__all__ = ("DIRECT_WRITE", "PEER", "READING_METHODS", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
 
 Scope: TypeAlias = Any
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -27,5 +27,3 @@ PEER: Final = "neuron.peer"
 """The extension of a scope, as `{PEER: {"uid": int, "gid": int, "pid": int}}`: the process at the other end of a Unix
 socket, as the kernel knows it from the time of its `connect`. Scopes of other connections do not have it.
 """
-CALLER: Final = "neuron.caller"
-"""The key of a scope that has the `Caller` of a request which has passed `neuron_service.access.entrance`."""

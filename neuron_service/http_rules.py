@@ -9,7 +9,7 @@ from typing import Any, Final
 from neuron_lib.shown import clip
 from neuron_lib.wire.bodies import UnsupportedMediaType
 from neuron_lib.wire.http_errors import AccessRefused, OriginNotAllowed, UnknownMethod, UnknownPath
-from neuron_service.access.entrance import Entrance, EntranceRules, caller_of
+from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.access.hosts import AccessRules
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
 from neuron_service.cors import CorsRules, Preflight
@@ -71,10 +71,12 @@ class HttpRules:
             await self._routes(scope, receive, send)
 
     def _admit(self, scope: Scope) -> AccessRefused | None:
-        refused = self._entrance.admit(scope)
-        if refused is None:
-            exchange_of(scope).principal = caller_of(scope).principal
-        return refused
+        """Note for whom the request counts, or return why it is refused."""
+        verdict = self._entrance.admit(scope)
+        if isinstance(verdict, AccessRefused):
+            return verdict
+        exchange_of(scope).principal = verdict.principal
+        return None
 
     async def _answer_preflight(self, preflight: Preflight, scope: Scope, send: Send) -> None:
         """Every path gives the same answer, so that a page can read the 404 of a path that is not there."""

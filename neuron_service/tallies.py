@@ -5,7 +5,7 @@ Counts only. What can be read from the registry when somebody asks is not counte
 
 from collections import Counter
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -29,27 +29,27 @@ _METHODS: Final = READING_METHODS | {"POST"}
 _TOKENS: Final = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
-class ReplyCount(StrEnum):
+class ReplyCount(Enum):
     """What is counted of the replies of a model."""
 
-    RETRIED = "retried"
-    PROMPT_TOKENS = "prompt tokens"
-    CACHED_TOKENS = "cached tokens"
-    COMPLETION_TOKENS = "completion tokens"
-    REASONING_TOKENS = "reasoning tokens"
+    RETRIED = auto()
+    PROMPT_TOKENS = auto()
+    CACHED_TOKENS = auto()
+    COMPLETION_TOKENS = auto()
+    REASONING_TOKENS = auto()
 
 
-class ReplyMeasure(StrEnum):
+class ReplyMeasure(Enum):
     """What is measured of each reply of a model: seconds, or tokens."""
 
-    FIRST_TOKEN_S = "first token"  # noqa: S105 - a name and no secret
-    QUEUE_S = "queue"
-    PREFILL_S = "prefill"
-    DECODE_S = "decode"
-    TOTAL_S = "total"
-    TOKEN_S = "token"  # noqa: S105 - a name and no secret
-    PROMPT_SIZE = "prompt size"
-    COMPLETION_SIZE = "completion size"
+    FIRST_TOKEN_S = auto()
+    QUEUE_S = auto()
+    PREFILL_S = auto()
+    DECODE_S = auto()
+    TOTAL_S = auto()
+    TOKEN_S = auto()
+    PROMPT_SIZE = auto()
+    COMPLETION_SIZE = auto()
 
 
 _BOUNDS: Final[Mapping[ReplyMeasure, tuple[float, ...]]] = {

@@ -191,7 +191,7 @@ class AdmissionController:
         self._capacity: Final = capacity or (lambda: Capacity(seats=rules.max_in_flight))
         self._places: dict[Place, None] = {}  # of those that wait or run, in the order of arrival
         self._arrived = 0
-        self._arrived_identified = 0
+        self._has_identified = False  # whether anybody identified has ever come
         self._refusal: Callable[[], RequestRejected] | None = None
         self._rejected: Counter[OverloadReason] = Counter()
         self._unservable = 0
@@ -203,7 +203,7 @@ class AdmissionController:
     @property
     def anonymous_seats(self) -> int:
         """Seats that anonymous callers may have now, all together."""
-        return self.rules.anonymous_seats(has_identified=self._arrived_identified > 0)
+        return self.rules.anonymous_seats(has_identified=self._has_identified)
 
     def snapshot(self) -> AdmissionSnapshot:
         """The counts now."""
@@ -284,7 +284,7 @@ class AdmissionController:
         if self._refusal is not None:
             raise self._refusal()
         is_anonymous = caller == ANONYMOUS
-        self._arrived_identified += not is_anonymous
+        self._has_identified |= not is_anonymous
         if is_anonymous and 0 < self.anonymous_seats < seats:
             text = f"n: {seats} replies to one request, where anonymous callers get 1 to {self.anonymous_seats} at once"
             raise InvalidRequest(text, param="n")
@@ -292,7 +292,7 @@ class AdmissionController:
             in_flight=_seats_held(self._places),
             waiting=[place._seats for place in self._waiting()],
             of_caller=len(self._of(caller)),
-            has_identified=self._arrived_identified > 0,
+            has_identified=self._has_identified,
         )
         reason = refusal_at_the_door(self.rules, standing, seats=seats, is_anonymous=is_anonymous)
         if reason is not None:

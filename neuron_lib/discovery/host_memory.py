@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from neuron_lib.cgroups import allowed_by_cgroups, cpus_of_cgroups, limit_of_cgroups
 from neuron_lib.types import HostCpus, HostMemory
 from neuron_lib.usable_memory import MEMINFO, parse_meminfo
@@ -48,8 +50,11 @@ def read_cpus() -> HostCpus:
 
 def now_cpus() -> HostCpus:
     """The CPUs of this host and how busy they are now."""
-    cpus = read_cpus()
-    return HostCpus(online=cpus.online, usable=cpus.usable, limit=cpus.limit, load_1m=round(os.getloadavg()[0], 2))
+    try:
+        load_1m = round(os.getloadavg()[0], 2)
+    except OSError:  # a sandbox without /proc
+        load_1m = None
+    return replace(read_cpus(), load_1m=load_1m)
 
 
 def _mib(size: int | None) -> int | None:

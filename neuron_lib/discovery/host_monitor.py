@@ -1,5 +1,6 @@
 """Keeps the latest readings of this host's memory and CPUs, so that `/health` reads no file."""
 
+import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -9,6 +10,8 @@ from neuron_lib.discovery.host_memory import now_cpus, now_memory
 from neuron_lib.types import HostCpus, HostMemory
 
 __all__ = ("HostMonitor", "HostReading", "read_host")
+
+logger = logging.getLogger(__name__)
 
 HostReading: TypeAlias = tuple[HostMemory | None, HostCpus | None]
 """The memory and the CPUs. None for what is not known."""
@@ -32,7 +35,16 @@ class HostMonitor:
         return self._reading
 
     async def run(self) -> None:
-        """Read until cancelled, in a thread. A reading that hangs delays only the next one."""
+        """Read until cancelled, in a thread. A reading that hangs delays only the next one, and one that fails is left
+        out: `/health` then shows the one before.
+        """
+        is_failing = False
         while True:
-            self._reading = await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+            try:
+                self._reading = await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+                is_failing = False
+            except Exception:  # no fault in a file of the kernel ends the service
+                if not is_failing:
+                    logger.exception("the memory and the CPUs of this host cannot be read")
+                is_failing = True
             await anyio.sleep(self._interval_s)

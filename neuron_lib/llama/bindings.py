@@ -5,10 +5,10 @@ The modules that use `lib` give everything a type.
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-__all__ = ("ProgressCallback", "init_backend", "lib", "progress_callback", "route_logs")
+__all__ = ("ProgressCallback", "init_backend", "lib", "native_function", "progress_callback", "route_logs")
 
 
 def _import_low_level() -> Any:
@@ -28,6 +28,16 @@ ProgressCallback = Callable[[float], bool]
 
 # libllama keeps the raw function pointer for the life of the process, so the callback object must live as long.
 _log_callback: Any = None
+
+
+def native_function(name: str, arguments: Sequence[Any], result: Any) -> Callable[..., Any]:
+    """A function of the native libraries that llama_cpp does not bind, by its types of ctypes."""
+    bound: Callable[..., Any] = lib.ctypes_function(name, [*arguments], result)(_unbound)
+    return bound
+
+
+def _unbound() -> None:
+    """llama_cpp gives the bound function the name of another one."""
 
 
 def init_backend() -> None:

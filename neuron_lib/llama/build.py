@@ -6,15 +6,17 @@ To be run in a process of its own, because loading the library may end the proce
 import ctypes
 import sys
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from neuron_lib.llama.bindings import init_backend, lib
+from neuron_lib.llama.bindings import init_backend, lib, native_function
 from neuron_lib.llama.build_facts import LlamaBuild
 from neuron_lib.llama.devices import free_bytes, gpu_handles
 
 __all__ = ("describe_build", "main")
+
+_description: Final = native_function("ggml_backend_dev_description", (ctypes.c_void_p,), ctypes.c_char_p)
 
 
 def describe_build() -> LlamaBuild:
@@ -37,10 +39,6 @@ def main() -> None:
 def _name(device: Any) -> str:
     name: bytes = _description(device)
     return name.decode("utf-8", "replace")
-
-
-@lib.ctypes_function("ggml_backend_dev_description", [ctypes.c_void_p], ctypes.c_char_p)  # type: ignore[untyped-decorator]  # its decorator has no types
-def _description(device: Any) -> Any: ...
 
 
 if __name__ == "__main__":

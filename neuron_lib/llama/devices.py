@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from neuron_lib import usable_memory
 from neuron_lib.errors import LoadFailed
-from neuron_lib.llama.bindings import lib
+from neuron_lib.llama.bindings import native_function
 
 __all__ = ("CPU", "device_of_buffers", "free_bytes", "gpu_handles", "total_bytes")
 
@@ -55,26 +55,10 @@ def _memory(device: str) -> tuple[int, int]:
     return free.value, total.value
 
 
-# llama_cpp binds nothing of ggml's device list, though its library brings it along. Its decorator has no types.
-@lib.ctypes_function("ggml_backend_dev_count", [], ctypes.c_size_t)  # type: ignore[untyped-decorator]
-def _device_count() -> Any: ...
-
-
-@lib.ctypes_function("ggml_backend_dev_get", [ctypes.c_size_t], ctypes.c_void_p)  # type: ignore[untyped-decorator]
-def _device(index: int) -> Any: ...
-
-
-@lib.ctypes_function("ggml_backend_dev_type", [ctypes.c_void_p], ctypes.c_int)  # type: ignore[untyped-decorator]
-def _device_type(device: Any) -> Any: ...
-
-
-@lib.ctypes_function("ggml_backend_dev_memory", [ctypes.c_void_p, _SIZE_P, _SIZE_P], None)  # type: ignore[untyped-decorator]
-def _device_memory(device: Any, free: Any, total: Any) -> None: ...
-
-
-@lib.ctypes_function("ggml_backend_buft_is_host", [ctypes.c_void_p], ctypes.c_bool)  # type: ignore[untyped-decorator]
-def _is_host(buffer_type: Any) -> Any: ...
-
-
-@lib.ctypes_function("ggml_backend_buft_get_device", [ctypes.c_void_p], ctypes.c_void_p)  # type: ignore[untyped-decorator]
-def _device_of(buffer_type: Any) -> Any: ...
+# llama_cpp binds nothing of ggml's device list, though its library brings it along.
+_device_count: Final = native_function("ggml_backend_dev_count", (), ctypes.c_size_t)
+_device: Final = native_function("ggml_backend_dev_get", (ctypes.c_size_t,), ctypes.c_void_p)
+_device_type: Final = native_function("ggml_backend_dev_type", (ctypes.c_void_p,), ctypes.c_int)
+_device_memory: Final = native_function("ggml_backend_dev_memory", (ctypes.c_void_p, _SIZE_P, _SIZE_P), None)
+_is_host: Final = native_function("ggml_backend_buft_is_host", (ctypes.c_void_p,), ctypes.c_bool)
+_device_of: Final = native_function("ggml_backend_buft_get_device", (ctypes.c_void_p,), ctypes.c_void_p)

@@ -219,13 +219,13 @@ class HostedModel:
     def forget(self) -> None:
         """The model is gone. Tell those who wait for that. Log a failure if no caller will log it."""
         if self._model is None:
-            self._tell_of_no_load()
+            self._account_for_failed_load()
         if self._overdue is not None:
             labels = {"model_id": self.model_id, "elapsed_ms": self._load_log.elapsed_ms}
             logger.warning("overdue unload has ended", extra=labels)
         self.move(Event.RELEASED)
 
-    def _tell_of_no_load(self) -> None:
+    def _account_for_failed_load(self) -> None:
         if self._failure is None:
             self._load_log.log_cancelled()
         if self._left_by is not None or self._failure is None:

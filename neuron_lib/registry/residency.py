@@ -34,7 +34,7 @@ from neuron_lib.registry.load_line import LoadLine, WaitingLoad
 from neuron_lib.registry.making_room import Needs, Refusal, Resident, decide, idle_too_long
 from neuron_lib.registry.phases import Event, Phase
 from neuron_lib.registry.progress import retry_after_s
-from neuron_lib.registry.residency_rules import SHORTEST_STAY_S, ResidencyRules
+from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.shown import clip
 from neuron_lib.types import ModelSpec, ResidencyCounts, public_id
 
@@ -329,16 +329,12 @@ class Residency:
             is_busy=model.leases.count > 0,
             is_pinned=rules.is_pinned,
             is_leaving=model.is_leaving,
-            idle_limit_s=self._idle_limit_s(model, rules.idle_limit_s),
+            idle_limit_s=self.rules.idle_limit_s(
+                rules,
+                keep_alive_s=model.keep_alive_s,
+                stayed_s=0.0 if model.served_s is None else model.used_s - model.served_s,
+            ),
         )
-
-    def _idle_limit_s(self, model: HostedModel, usual_s: float | None) -> float | None:
-        """What the last request asked for counts, but no request makes a model go before the minimum residence."""
-        if model.keep_alive_s is None or model.served_s is None:
-            return None if usual_s is None else max(usual_s, SHORTEST_STAY_S)
-        if math.isinf(model.keep_alive_s):
-            return None
-        return max(model.keep_alive_s, model.served_s + self.rules.min_resident_s - model.used_s)
 
     def _yield(self, yielding: frozenset[str]) -> None:
         for model_id in sorted(yielding - self._yielding):

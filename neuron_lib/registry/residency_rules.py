@@ -3,6 +3,7 @@
 Holds rules and decides nothing; `making_room` decides.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final, Self
 
@@ -12,9 +13,9 @@ from neuron_lib.config import Config
 from neuron_lib.registry.making_room import House, Needs
 from neuron_lib.types import ModelSpec, names_model, public_id
 
-__all__ = ("SHORTEST_STAY_S", "ModelRules", "ResidencyRules")
+__all__ = ("ModelRules", "ResidencyRules")
 
-SHORTEST_STAY_S: Final = 1.0
+_SHORTEST_STAY_S: Final = 1.0
 """Requests that have waited for a load get into the model within this time, before it is made to go."""
 
 
@@ -91,6 +92,20 @@ class ResidencyRules(Struct, frozen=True, kw_only=True):
                 return rules
         return self.default
 
+    def idle_limit_s(self, rules: ModelRules, *, keep_alive_s: float | None, stayed_s: float) -> float | None:
+        """How long a model with these rules may be idle, None for ever.
+
+        `keep_alive_s` is what the last request asked for, which counts before the rules; None for nothing. It does not
+        make a model go before the minimum residence, of which `stayed_s` were over when the model was used last.
+        """
+        if keep_alive_s is None:
+            return None if rules.idle_limit_s is None else max(rules.idle_limit_s, _SHORTEST_STAY_S)
+        return None if math.isinf(keep_alive_s) else max(keep_alive_s, self._least_stay_s - stayed_s)
+
+    @property
+    def _least_stay_s(self) -> float:
+        return max(self.min_resident_s, _SHORTEST_STAY_S)
+
     def loadable(self, model_id: str) -> ModelSpec | None:
         """The spec of the model on demand that `model_id` means, in any spelling. None if there is none."""
         id_ = public_id(model_id)
@@ -107,8 +122,7 @@ class ResidencyRules(Struct, frozen=True, kw_only=True):
             frozenset(public_id(spec.model_id) for spec in known if any(_is_meant(id_, spec) for id_ in group))
             for group in self.exclusive
         )
-        min_resident_s = max(self.min_resident_s, SHORTEST_STAY_S)
-        return House(capacity=capacity, exclusive=tuple(groups), min_resident_s=min_resident_s)
+        return House(capacity=capacity, exclusive=tuple(groups), min_resident_s=self._least_stay_s)
 
 
 def _is_meant(id_: str, spec: ModelSpec) -> bool:

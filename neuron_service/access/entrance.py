@@ -15,9 +15,9 @@ from neuron_lib.wire.http_errors import AccessRefused, KeyNotAllowed, MalformedI
 from neuron_service.access.keys import Key, KeyRing
 from neuron_service.access.networks import LocalUser, Networks, Place, client_behind, parse_address, shown
 from neuron_service.access.scopes import OPEN_PATHS, needed_scope
-from neuron_service.asgi import CALLER, PEER, Scope
+from neuron_service.asgi import PEER, Scope
 
-__all__ = ("Caller", "Entrance", "EntranceRules", "Request", "caller_of")
+__all__ = ("Caller", "Entrance", "EntranceRules", "Request")
 
 logger = get_logger(__name__)
 
@@ -42,12 +42,6 @@ class Caller:
     principal: Principal | None
     place: str
     is_trusted: bool
-
-
-def caller_of(scope: Any) -> Caller:
-    """The caller of a request that has passed the entrance. `scope` is that of ASGI."""
-    caller: Caller = scope[CALLER]
-    return caller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,18 +200,16 @@ class Entrance:
         self._rules = rules
         self._said.clear()
 
-    def admit(self, scope: Scope) -> AccessRefused | None:
-        """Put the `Caller` into the scope of a request and return None, or return why the request is refused."""
+    def admit(self, scope: Scope) -> Caller | AccessRefused:
+        """Who sent the request with this scope, or why the request is refused."""
         request = Request.of(scope)
         verdict = self._rules.judge(request)
-        if isinstance(verdict, AccessRefused):
-            return verdict
-        for doubt in self._rules.doubts(request, verdict):
-            if doubt not in self._said:
-                self._said.add(doubt)
-                logger.warning("%s", doubt.value, extra={"client": shown(request.nearest)})
-        scope[CALLER] = verdict
-        return None
+        if isinstance(verdict, Caller):
+            for doubt in self._rules.doubts(request, verdict):
+                if doubt not in self._said:
+                    self._said.add(doubt)
+                    logger.warning("%s", doubt.value, extra={"client": shown(request.nearest)})
+        return verdict
 
 
 def _nearest(scope: Scope) -> Place:

@@ -17,9 +17,10 @@ from neuron_service.backends import BACKENDS
 from neuron_service.cli.command_line import LOG_LEVELS
 from neuron_service.cli.directories import require_absolute_directories
 from neuron_service.http.certificates import tls_context
+from neuron_service.log_config import configure_logging
 from neuron_service.settings import Settings
 
-__all__ = ("config_path", "log_level", "read_settings", "service_config", "with_credentials")
+__all__ = ("command_config", "config_path", "log_level", "read_settings", "service_config", "with_credentials")
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,16 @@ def read_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Se
             client_ca=None if config.tls_client_ca is None else Path(config.tls_client_ca),
         ),
     )
+
+
+def command_config(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, Mapping[str, str]]:
+    """The configuration of a command about models, and its environment. Logs from then on as the options say.
+
+    A command takes the configuration of the service without the options of `serve`. Raises `ConfigError`.
+    """
+    configure_logging(log_level(options, environ, default="warning"), environ=environ)
+    config = load_config(config_path(options), environ, sections=BACKENDS)
+    return config, with_credentials(config, environ)
 
 
 def service_config(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from neuron_lib.backend import HarnessSetup
-from neuron_lib.config import Config, load_config
+from neuron_lib.config import Config
 from neuron_lib.discovery.probe import discover
 from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, SourceUnavailable, cause_chain
 from neuron_lib.harness import Estimator
@@ -18,9 +18,8 @@ from neuron_lib.types import DeviceNeed, MemoryPlan, ModelSpec, public_id
 from neuron_lib.wire.estimate import estimate_answer
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, host_memory_bytes
-from neuron_service.cli.configuration import config_path, log_level, with_credentials
+from neuron_service.cli.configuration import command_config
 from neuron_service.cli.terminal import complain
-from neuron_service.log_config import configure_logging
 
 __all__ = ("run_estimate_command",)
 
@@ -28,9 +27,7 @@ __all__ = ("run_estimate_command",)
 def run_estimate_command(options: argparse.Namespace) -> int:
     """Print the plan of a load. Returns the exit status: 0 if the model fits now, 1 if not."""
     try:
-        configure_logging(log_level(options, os.environ, default="warning"), environ=os.environ)
-        config = load_config(config_path(options), os.environ, sections=BACKENDS)
-        environ = with_credentials(config, os.environ)
+        config, environ = command_config(options, os.environ)
     except ConfigError as error:
         complain(str(error))
         return os.EX_CONFIG

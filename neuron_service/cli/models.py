@@ -16,7 +16,7 @@ import anyio
 import msgspec
 from msgspec import Struct, to_builtins
 
-from neuron_lib.config import Config, ModelEntry, Revision, StoreSettings, load_config, store_settings
+from neuron_lib.config import Config, ModelEntry, Revision, StoreSettings, store_settings
 from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, SourceUnavailable, cause_chain
 from neuron_lib.sizes import format_size
 from neuron_lib.sources import LocalModel, ModelStore
@@ -42,13 +42,11 @@ from neuron_lib.sources.inventory import (
 from neuron_lib.sources.repository import HubRepository
 from neuron_lib.sources.survey import find_files, find_repositories
 from neuron_lib.types import ModelSpec, public_id, take_apart
-from neuron_service.backends import BACKENDS
 from neuron_service.cli.command_line import usage_error
-from neuron_service.cli.configuration import config_path, log_level, with_credentials
+from neuron_service.cli.configuration import command_config
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.running_service import ServiceSilent, loaded_ids
 from neuron_service.cli.terminal import complain
-from neuron_service.log_config import configure_logging
 
 __all__ = ("Unfinished", "pull", "remove", "remove_unfinished", "run_model_command", "show")
 
@@ -68,9 +66,7 @@ def run_model_command(options: argparse.Namespace) -> int:
     """
     revision = _revision(options.revision) if options.command == "pull" else None
     try:
-        configure_logging(log_level(options, os.environ, default="warning"), environ=os.environ)
-        config = load_config(config_path(options), os.environ, sections=BACKENDS)
-        environ = with_credentials(config, os.environ)
+        config, environ = command_config(options, os.environ)
     except ConfigError as error:
         complain(str(error))
         return os.EX_CONFIG

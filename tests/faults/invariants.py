@@ -200,9 +200,13 @@ def overlapping_loads(log: str) -> set[str]:
 
 
 def state(rig: Rig) -> Any:
-    """What a bad request could change."""
+    """What a bad request could change. Memory is measured, so it changes without any request."""
     health = rig.daemon.health()
-    return rig.daemon.client.get("/models").json(), health["activation"], health["lost"], health["loading"]
+    models = [
+        {key: value for key, value in model.items() if key not in {"ram_used_mb", "vram_used_mb"}}
+        for model in rig.daemon.client.get("/models").json()
+    ]
+    return models, health["activation"], health["lost"], health["loading"]
 
 
 def expect(rig: Rig, promise: str, look: Callable[[], Any]) -> None:

@@ -71,3 +71,34 @@ async def test_the_latest_reading_is_shown_and_the_first_one_is_taken_at_once() 
         await is_done.wait()
         tasks.cancel_scope.cancel()
     assert monitor.reading() in readings
+
+
+@pytest.mark.anyio
+async def test_a_reading_that_fails_is_told_once_and_the_next_one_counts(caplog: pytest.LogCaptureFixture) -> None:
+    reading = HostMemory(total_mb=1, available_mb=1), HostCpus(online=1, usable=1)
+    is_done, looks = anyio.Event(), 0
+
+    def read() -> tuple[HostMemory, HostCpus]:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise ValueError("no such line")
+        if looks == 4:
+            anyio.from_thread.run_sync(is_done.set)
+        return reading
+
+    monitor = HostMonitor(interval_s=0, read=read)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(monitor.run)
+        await is_done.wait()
+        tasks.cancel_scope.cancel()
+    assert monitor.reading() == reading
+    assert [record.message for record in caplog.records] == ["the memory and the CPUs of this host cannot be read"]
+
+
+def test_a_host_that_does_not_say_its_load_says_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> tuple[float, float, float]:
+        raise OSError
+
+    monkeypatch.setattr(os, "getloadavg", refuse)
+    assert now_cpus() == read_cpus()

@@ -1,5 +1,9 @@
 """What the tables of a configuration mean for what a host does by itself."""
 
+import math
+
+import pytest
+
 from neuron_lib.config import Config, ModelEntry, ResidencyConfig
 from neuron_lib.config.schema import HarnessEntry
 from neuron_lib.registry.residency_rules import ModelRules, ResidencyRules
@@ -62,3 +66,23 @@ def test_models_exclude_each_other_in_every_spelling_of_their_ids() -> None:
     rules = ResidencyRules.from_config(config(exclusive=(("o/default", "o/entry"),)))
     specs = [DEFAULT, ModelSpec(model_id="hub:o/entry:Q8_0", harness="one"), ModelSpec(model_id="o/x", harness="one")]
     assert rules.house({}, specs).exclusive == (frozenset({"o/default", "o/entry:Q8_0"}),)
+
+
+@pytest.mark.parametrize(
+    ("usual_s", "keep_alive_s", "stayed_s", "expected"),
+    [
+        (None, None, 0.0, None),
+        (60.0, None, 0.0, 60.0),
+        (0.001, None, 0.0, 1.0),
+        (60.0, math.inf, 0.0, None),
+        (60.0, 300.0, 0.0, 300.0),
+        (60.0, 0.0, 10.0, 20.0),
+        (None, 0.0, 40.0, 0.0),
+    ],
+)
+def test_what_a_request_asks_for_counts_before_the_rules_and_after_the_minimum_residence(
+    usual_s: float | None, keep_alive_s: float | None, stayed_s: float, expected: float | None
+) -> None:
+    rules = ResidencyRules(makes_room=True, min_resident_s=30.0)
+    limit_s = rules.idle_limit_s(ModelRules(idle_limit_s=usual_s), keep_alive_s=keep_alive_s, stayed_s=stayed_s)
+    assert limit_s == expected

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from neuron_lib.types import Principal
 from neuron_lib.wire.http_errors import AccessRefused, KeyNotAllowed, MalformedIdentity, Unauthenticated
-from neuron_service.access.entrance import Caller, Entrance, EntranceRules, Request, caller_of
+from neuron_service.access.entrance import Caller, Entrance, EntranceRules, Request
 from neuron_service.access.keys import KeyRing, line_of, parse_keys
 from neuron_service.access.networks import Networks
 from neuron_service.access.scopes import Scope
@@ -250,18 +250,15 @@ def test_the_state_has_no_name_and_no_hash_of_a_key() -> None:
     }
 
 
-def test_the_caller_is_in_the_scope_of_an_admitted_request_only() -> None:
+def test_the_entrance_says_who_was_let_in_or_why_not() -> None:
     entrance = Entrance(DEFAULT)
-    let_in, refused = scope(LAN), scope()
-    assert entrance.admit(let_in) is None
-    assert caller_of(let_in).place == LAN
-    assert isinstance(entrance.admit(refused), Unauthenticated)
-    assert "neuron.caller" not in refused
+    assert entrance.admit(scope(LAN)) == Caller(principal=None, place=LAN, is_trusted=True)
+    assert isinstance(entrance.admit(scope()), Unauthenticated)
 
 
 def test_new_rules_count_from_the_next_request_on() -> None:
     entrance = Entrance(DEFAULT)
-    assert entrance.admit(scope(LAN)) is None
+    assert isinstance(entrance.admit(scope(LAN)), Caller)
     entrance.replace(rules())
     assert isinstance(entrance.admit(scope(LAN)), Unauthenticated)
 
