@@ -70,7 +70,7 @@ def error_body(error: NeuronError) -> bytes:
     """Anthropic's error body as JSON. A stream that breaks off sends the same as an event.
 
     `error.details` is left out of errors without a code. So is `error.param`, an addition to Anthropic's shape, where
-    no value of the request is wrong. `request_id` is null, because requests have no ids here.
+    no value of the request is wrong. `request_id` is null: the id is in the header `request-id`.
     """
     verdict = _verdict(error)
     told: dict[str, Any] = {"type": verdict.type, "message": _message(error)}

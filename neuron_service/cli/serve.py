@@ -68,9 +68,8 @@ def _collector(config: Config, notifier: Notifier) -> Collector | None:
     collector = wanted_collector(config.tracing.otlp_endpoint, os.environ)
     if collector is None or can_trace():
         return collector
-    install = f"{sys.executable} -m pip install 'neuron-node[otel]'"
-    packages = " and ".join(TRACING_PACKAGES)
-    reason = f"`{collector.source}` asks for spans, which needs the Python packages {packages}; install them: {install}"
+    install = f"{sys.executable} -m pip install {' '.join(TRACING_PACKAGES)}"
+    reason = f"`{collector.source}` asks for spans, which need packages that are not here; install them: {install}"
     if collector.endpoint is not None:
         _give_up(reason, notifier, status=os.EX_UNAVAILABLE, number=errno.ENOPKG)
     logger.warning("%s", reason)  # the variable may be meant for other programs

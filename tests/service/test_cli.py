@@ -14,7 +14,7 @@ import pytest
 from neuron_lib.config import Config, LlamaCppConfig, SourceConfig, load_config
 from neuron_lib.errors import ConfigError
 from neuron_service.backends import BACKENDS
-from neuron_service.cli import main
+from neuron_service.cli import main, serve
 from neuron_service.cli.command_line import parse_command_line
 from neuron_service.cli.configuration import with_credentials
 from neuron_service.cli.serve import greeting, reader_for_reloads
@@ -24,6 +24,7 @@ SOURCES = {
     "mirror": SourceConfig(endpoint="https://hub.example.org", auth_env="MIRROR_TOKEN"),
     "open": SourceConfig(endpoint="https://open.example.org"),
 }
+ROOT = Path(__file__).parents[2]
 CONFIG = Config(harness={"llamacpp": LlamaCppConfig(sources=SOURCES)})
 
 
@@ -68,6 +69,18 @@ def test_without_any_file_the_defaults_are_used_and_a_warning_says_so(
     monkeypatch.chdir(tmp_path)
     assert run("--check-config") == 0
     assert "there is no neuron.toml here" in capsys.readouterr().err
+
+
+def test_a_service_that_cannot_make_spans_ends_with_the_command_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve, "can_trace", lambda: False)
+    config = tmp_path / "neuron.toml"
+    config.write_text('[tracing]\notlp_endpoint = "http://127.0.0.1:4318"')
+    assert run("--config", str(config)) == os.EX_UNAVAILABLE
+    command = "-m pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http\n"
+    assert command in capsys.readouterr().err
+    assert command in (ROOT / "docs/how-to/logs.md").read_text()
 
 
 def test_the_whole_log_is_in_the_format_that_the_configuration_names(
