@@ -73,7 +73,7 @@ def _texts(value: object) -> Iterator[str]:
         case bytes():
             yield from _texts(value.decode("utf-8", "replace"))
         case UnreadArray() | UnreadObject():
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 yield from _texts(json.loads(value.text))
         case Struct():
             yield from _texts_of({field.name: getattr(value, field.name) for field in fields(value)})

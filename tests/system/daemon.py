@@ -200,7 +200,8 @@ def _note_canaries(canaries: Canaries, request: httpx.Request) -> None:
     canaries.note([value for name, value in request.headers.items() if name in {"authorization", "x-api-key"}])
     if request.url.path.startswith("/models"):
         return  # the body is about a model and may be shown
-    with suppress(ValueError, httpx.RequestNotRead):  # a body that is no JSON, or that is made as it is sent
+    # A body that is no JSON, that is too deep, or that is made as it is sent has no canaries.
+    with suppress(ValueError, RecursionError, httpx.RequestNotRead):
         canaries.note(json.loads(request.content))
 
 
