@@ -77,7 +77,7 @@ def submission(
         task=_frame(task, facts),
         sampling=resolve_sampling(asked, recommended=facts.recommended, defaults=defaults, fresh_seed=seed),
         limits=Limits(
-            prompt_tokens=0 if limit is None else limit.input,
+            prompt_tokens=0 if limit is None or limit.input is None else limit.input,
             reply_tokens=reply_tokens,
             reserved_tokens=min(reply_tokens, kv_reply_tokens),
         ),
