@@ -306,6 +306,8 @@ class AdmissionController:
         if reason is OverloadReason.PRINCIPAL_CAP:
             cap = self.rules.most_of_one
             return f"this caller has {standing.of_caller} requests here already, of at most {cap}"
+        if reason is OverloadReason.ANONYMOUS_YIELD and self.rules.anon_max_in_flight == 0:
+            return "this model has no seats for requests without an account or a key (`anon_max_in_flight` is 0)"
         if reason is OverloadReason.ANONYMOUS_YIELD:
             return f"{text}; what is free is kept for identified callers"
         return text

@@ -323,6 +323,7 @@ def test_anonymous_callers_that_may_have_no_seat_are_refused_and_told_when_to_co
     assert reason(house.guests[0]) is OverloadReason.ANONYMOUS_YIELD
     assert house.guests[0].refusal is not None
     assert house.guests[0].refusal.retry_after_s == 2
+    assert "`anon_max_in_flight` is 0" in house.guests[0].refusal.message
     assert house.controller.snapshot().anon_max_in_flight == 0
 
 

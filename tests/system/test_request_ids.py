@@ -108,7 +108,7 @@ def test_every_command_of_the_page_about_the_log_finds_something(daemon: Daemon,
     daemon.client.post("/v1/chat/completions", json=chat("test/one"))
     daemon.client.post("/v1/chat/completions", json=chat("test/none"))
     for command in block.splitlines():
-        here = command.replace("journalctl -u neuron -o cat", f"cat {daemon.log_path}")
+        here = command.replace("journalctl -u neuron -o cat", f"(echo Started neuron.service; cat {daemon.log_path})")
         here = here.replace(":13131", f":{daemon.port}").replace("HuggingFaceTB/SmolLM2-135M-Instruct", "test/one")
         printed = eventually(partial(output, here, tmp_path)) if "> 1000" not in here else output(here, tmp_path)
         if "sha256sum" in command:
