@@ -95,8 +95,6 @@ class EngineClient:
         self.last_beat: Beat | None = None
         self.death: Death | None = None
         """Set once, when the engine has ended."""
-        self.plan: MemoryPlan | None = None
-        """What the load takes, as the engine said before it. None also if the engine cannot say it."""
         self.on_death: Callable[[Death], object] = lambda _death: None
         """Called with the death of an engine that was not unloaded, before any `Listener` hears of it."""
         self._watchdog: Final = watchdog
@@ -106,7 +104,7 @@ class EngineClient:
         self._decoder: Final = report_decoder()
         self._facts: ModelFacts | None = None
         self._is_planned = anyio.Event()  # or dead
-        self._does_not_fit = False
+        self._planned: Planned | None = None  # with the host's numbers of the GPUs
         self._fatal: str | None = None  # the engine's own words, or what is wrong with its frames
         self._listeners: dict[int, Listener] = {}  # of requests that were submitted and have neither ended nor left
         self._left: dict[int, Callable[[], object]] = {}  # of requests that were left and that the engine has still
@@ -148,18 +146,19 @@ class EngineClient:
     async def wait_planned(self) -> MemoryPlan:
         """Wait until the engine has planned its memory. Raises `LoadFailed` with the engine's own words."""
         await self._is_planned.wait()
-        if self.plan is None:
-            if self.death is not None:
-                raise self._load_failure()
+        if self._planned is None:
+            raise self._load_failure()
+        if self._planned.plan is None:
             raise LoadFailed(
                 "this build of llama.cpp does not say how much memory a load takes", model_id=self.model_id
             )
-        return self.plan
+        return self._planned.plan
 
     def _load_failure(self) -> NeuronError:
         assert self.death is not None  # it is settled without being ready
-        if self._does_not_fit and self.plan is not None:
-            return does_not_fit(self.plan, model_id=self.model_id)
+        planned = self._planned
+        if planned is not None and planned.is_refused and planned.plan is not None:
+            return does_not_fit(planned.plan, model_id=self.model_id)
         return LoadFailed(f"the engine could not load the model: {self.death.reason}", model_id=self.model_id)
 
     async def wait_dead(self) -> Death:
@@ -262,8 +261,8 @@ class EngineClient:
             case Progress(fraction):
                 self._on_progress(fraction)
             case Planned(plan, is_refused):
-                self.plan = None if plan is None else on_host(plan, gpus=self._gpus)
-                self._does_not_fit = is_refused
+                shown = None if plan is None else on_host(plan, gpus=self._gpus)
+                self._planned = Planned(shown, is_refused=is_refused)
                 self._is_planned.set()
             case Ready(facts):
                 self._facts = facts

@@ -18,7 +18,7 @@ from neuron_lib.engine.protocol import (
     TokenizeTask,
 )
 from neuron_lib.errors import InvalidRequest, UnsupportedCapability
-from neuron_lib.llamacpp.limits import capacity_of, request_limit
+from neuron_lib.llamacpp.limits import request_limit
 from neuron_lib.llamacpp.sampling import resolve_sampling
 from neuron_lib.modality import require_able
 from neuron_lib.shown import one_word
@@ -70,7 +70,6 @@ def submission(
     limit = request_limit(
         facts, max_prompt_tokens=max_prompt_tokens, max_tokens=defaults.max_tokens, readable=readable_tokens
     )
-    capacity = capacity_of(facts, limit=limit, seats=1)
     reply_tokens = defaults.max_tokens if most_tokens is None else most_tokens
     return Submit(
         request=number,
@@ -78,7 +77,7 @@ def submission(
         task=_frame(task, facts),
         sampling=resolve_sampling(asked, recommended=facts.recommended, defaults=defaults, fresh_seed=seed),
         limits=Limits(
-            prompt_tokens=capacity.prompt_tokens or 0,
+            prompt_tokens=0 if limit is None or limit.input is None else limit.input,
             reply_tokens=reply_tokens,
             reserved_tokens=min(reply_tokens, kv_reply_tokens),
         ),

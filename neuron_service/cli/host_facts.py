@@ -5,7 +5,6 @@ import errno
 import os
 import pwd
 import socket
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from neuron_lib.config import unix_path
 from neuron_lib.discovery.probe import Found
 from neuron_lib.llama.build_facts import LlamaBuild
 from neuron_lib.llamacpp.engine_environment import engine_environment
-from neuron_service.http.listening import bind
+from neuron_service.http.listening import bind, is_taken
 
 __all__ = (
     "ask_build",
@@ -38,7 +37,6 @@ _BUILD_COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.llama.build")
 _BUILD_LIMIT_S: Final = 120
 """A build for GPUs may compile for a new GPU when it is loaded for the first time."""
 _LONGEST_REASON: Final = 300
-_CONNECT_LIMIT_S: Final = 2.0
 _PCI: Final = Path("/sys/bus/pci/devices")
 _NVIDIA_PCI: Final = "0x10de"
 _DISPLAY_CLASS: Final = "0x03"
@@ -93,22 +91,11 @@ def listen_error(host: str, port: int) -> int:
 
 def _unix_error(path: Path) -> int:
     try:
-        kind = path.lstat().st_mode
+        return errno.EADDRINUSE if is_taken(path) else 0
     except FileNotFoundError:
         return 0 if os.access(path.parent, os.W_OK | os.X_OK) else _why_not(path.parent)
     except OSError as error:
         return error.errno or errno.EACCES
-    if not stat.S_ISSOCK(kind):
-        return errno.EEXIST
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_CONNECT_LIMIT_S)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:  # of a service that has ended; the next one replaces the file
-            return 0
-        except OSError as error:
-            return error.errno or errno.EADDRINUSE
-    return errno.EADDRINUSE
 
 
 def _why_not(directory: Path) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 
 from neuron_lib.config import unix_path
 
-__all__ = ("BACKLOG", "address_of", "bind", "closed_if_it_fails", "file_removed_at_end", "place_of")
+__all__ = ("BACKLOG", "address_of", "bind", "closed_if_it_fails", "file_removed_at_end", "is_taken", "place_of")
 
 BACKLOG: Final = 2048
 """How many connections may wait to be accepted while the service starts or is busy."""
@@ -80,20 +80,29 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
 def _remove_stale(path: Path) -> None:
     """Remove the file of a socket on which nobody listens any more. Raises OSError for any other file."""
     try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(errno.EEXIST, "there is a file of this name, and it is no socket")
+        if is_taken(path):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     except FileNotFoundError:
         return
+    path.unlink()
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a program listens on the Unix socket with this file. A service that has ended may have left the file.
+
+    Does not wait. Raises FileNotFoundError, and OSError for a file that is no socket, or that may not be used.
+    """
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise OSError(errno.EEXIST, "there is a file of this name, and it is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # the backlog of a service may be full
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink()
-            return
+            return False
         except BlockingIOError:
             pass
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    return True
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from neuron_lib.engine.protocol import (
     Delta,
     Done,
     Limits,
+    Planned,
     Prepared,
     Refused,
     Report,
@@ -36,6 +37,7 @@ from neuron_lib.errors import (
     EngineFailed,
     InvalidGrammar,
     InvalidRequest,
+    LoadFailed,
     NeuronError,
     Overloaded,
     OverloadReason,
@@ -298,3 +300,18 @@ async def test_an_engine_that_is_unloaded_dies_of_nobody() -> None:
         assert other.client.death == Death("the model was unloaded", frozenset())
         assert isinstance(heard.news[-1], EngineDead)
     assert deaths == []
+
+
+@pytest.mark.parametrize(
+    ("planned", "words"),
+    [((), "could not load the model: killed"), ((Planned(None),), "does not say how much memory")],
+    ids=["before it planned", "as it cannot plan"],
+)
+async def test_who_waits_for_the_plan_of_an_engine_that_has_ended_is_told_why_there_is_none(
+    planned: tuple[Report, ...], words: str
+) -> None:
+    async with engine() as other:
+        await other.say(*planned)
+        other.client.die("killed")
+        with pytest.raises(LoadFailed, match=words):
+            await other.client.wait_planned()
