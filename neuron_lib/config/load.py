@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from neuron_lib.config.schema import Config, HarnessEntry, StoreSettings, schemes_of, store_settings
+from neuron_lib.config.schema import Config, HarnessEntry, ResidencyConfig, StoreSettings, schemes_of, store_settings
 from neuron_lib.config.values import Endpoint
 from neuron_lib.config.variables import PREFIX, find_mistyped
 from neuron_lib.config.words import convert, explain, in_words, type_at
@@ -119,6 +119,9 @@ def _doubts(config: Config, sections: Sequence[Section[Any]]) -> Iterator[tuple[
         if not any(section.answers_to(entry.name) for section in sections):
             known = ", ".join(sorted(name for section in sections for name in (section.name, *section.aliases)))
             yield f"harnesses[{index}].name", f"unknown harness {entry.name!r}; known: {known}"
+    for key in ("memory_mb", "min_resident_secs", "cool_down_secs", "exclusive"):
+        if not config.residency.on_demand and getattr(config.residency, key) != getattr(ResidencyConfig(), key):
+            yield f"residency.{key}", "this key means nothing without `on_demand = true`"
     for name, store in store_settings(config).items():
         if store.default_source not in (schemes := schemes_of([store])):
             known = ", ".join(sorted(schemes))

@@ -495,6 +495,11 @@ def test_an_unknown_harness_is_skipped_with_a_warning(tmp_path: Path, caplog: py
             '[harness.candle]\ndefault_source = "mirror"',
             "`harness.candle.default_source`: there is no source 'mirror'; configured: huggingface",
         ),
+        ("[residency]\nmemory_mb = 9", "`residency.memory_mb`: this key means nothing without `on_demand = true`"),
+        (
+            '[residency]\nexclusive = [["a/b", "a/c"]]',
+            "`residency.exclusive`: this key means nothing without `on_demand = true`",
+        ),
     ],
 )
 def test_what_a_start_survives_with_a_warning_is_an_error_if_the_caller_is_strict(
