@@ -60,7 +60,7 @@ class Running:
             registry.set_residency(residency)
             registry.endpoint_url = endpoint
             registry.limits.drain_timeout_s = wanted.drain_timeout_secs
-            registry.wait_for_load_s = wanted.wait_for_load_secs
+            registry.wait_for_load_s = wanted.load_wait_s
             self.host.model_aliases = wanted.http.model_aliases
             is_changed = settings.entrance.in_words() != self.host.entrance.rules.in_words()
             if is_changed or wanted.http.cors_origins != current.http.cors_origins:

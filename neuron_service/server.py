@@ -97,7 +97,7 @@ async def serve(
     registry = Registry(
         endpoint_url=endpoint_url(config, sock),
         drain_timeout_s=config.drain_timeout_secs,
-        wait_for_load_s=config.wait_for_load_secs,
+        wait_for_load_s=config.load_wait_s,
         residency=ResidencyRules.from_config(config),
         capacity=lambda: capacity_bytes(host_bytes, host.gpu_memory_mb()),
         before_load=require_hardware,

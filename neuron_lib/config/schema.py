@@ -6,7 +6,7 @@ Resolves nothing: no directory is created, no secret is read (only names of vari
 
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_interface, ip_network
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Meta, Struct
@@ -53,6 +53,9 @@ __all__ = (
     "schemes_of",
     "store_settings",
 )
+
+_WAIT_ON_DEMAND_S: Final = 240.0
+"""Less than the 300 s after which a gateway gives up."""
 
 
 class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -284,7 +287,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `drain_timeout_secs` bounds how long a stop waits for replies. Unloading and the last answers get 25 s more, so that
     a stop is over before the `TimeoutStopSec` of the systemd unit, 120 s. A chat with a model that is being loaded, or
-    will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
+    will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once. None is `load_wait_s`'s choice.
     """
 
     host: ListenHost = "127.0.0.1"
@@ -310,7 +313,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     residency: ResidencyConfig = ResidencyConfig()
     harness: Mapping[str, Any] = msgspec.field(default_factory=dict)
     drain_timeout_secs: Annotated[float, Meta(ge=0, le=90)] = 60.0
-    wait_for_load_secs: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    wait_for_load_secs: Annotated[float, Meta(ge=0, le=3600)] | None = None
     max_prompt_tokens: SomeTokens = 16384
 
     def __post_init__(self) -> None:
@@ -334,6 +337,16 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if scheme is not None and scheme not in known:
                 msg = f"`models[{index}].repo` names the source `{scheme}`; configured: {', '.join(sorted(known))}"
                 raise ValueError(msg)
+
+    @property
+    def load_wait_s(self) -> float:
+        """How long a chat waits for its model: `wait_for_load_secs`, or else 240 s on a host that loads on demand.
+
+        Any other host has a gateway that knows where to ask next, so a chat does not wait there.
+        """
+        if self.wait_for_load_secs is not None:
+            return self.wait_for_load_secs
+        return _WAIT_ON_DEMAND_S if self.residency.on_demand else 0.0
 
     def _check_tls(self) -> None:
         given = [name for name in ("tls_cert", "tls_key", "tls_client_ca") if getattr(self, name) is not None]

@@ -682,3 +682,16 @@ def test_the_demo_loads_a_model_that_needs_no_hub() -> None:
     (entry,) = config.models
     assert spec.model_id == entry.id
     assert entry.package is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"),
+    [
+        ("", 0.0),
+        ("wait_for_load_secs = 5", 5.0),
+        ("[residency]\non_demand = true", 240.0),
+        ("wait_for_load_secs = 0\n[residency]\non_demand = true", 0.0),
+    ],
+)
+def test_a_chat_waits_for_its_model_on_a_host_that_loads_on_demand(text: str, wait_s: float) -> None:
+    assert msgspec.toml.decode(text, type=Config).load_wait_s == wait_s
