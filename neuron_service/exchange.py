@@ -15,12 +15,10 @@ from msgspec import Struct
 
 from neuron_lib.shown import LONGEST_WORD, clip
 from neuron_lib.types import EndedReply, Principal
-from neuron_service.asgi import READING_METHODS, Scope
+from neuron_service.asgi import READING_METHODS, REQUEST_ID, Scope
 
-__all__ = ("REQUEST_ID", "Exchange", "TraceParent", "exchange_of", "parse_trace", "proposed_id")
+__all__ = ("Exchange", "TraceParent", "exchange_of", "parse_trace", "proposed_id")
 
-REQUEST_ID: Final = b"x-request-id"
-"""The header of the id, of a request and of an answer."""
 _KEY: Final = "neuron.exchange"
 _ID: Final = re.compile(rb"[!-~]{1,%d}" % LONGEST_WORD)
 _OWN_ID_BYTES: Final = 16
