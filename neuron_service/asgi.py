@@ -3,7 +3,17 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-__all__ = ("DIRECT_WRITE", "PEER", "READING_METHODS", "ASGIApp", "DirectWrite", "Receive", "Scope", "Send")
+__all__ = (
+    "DIRECT_WRITE",
+    "PEER",
+    "READING_METHODS",
+    "REQUEST_ID",
+    "ASGIApp",
+    "DirectWrite",
+    "Receive",
+    "Scope",
+    "Send",
+)
 
 Scope: TypeAlias = Any
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -12,6 +22,8 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 READING_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """The methods of HTTP that change nothing here. Their requests need no body."""
+REQUEST_ID: Final = b"x-request-id"
+"""The header of the id, of a request and of an answer."""
 
 DirectWrite: TypeAlias = Callable[[bytes], bool]
 """Writes a piece of the body at once. Returns whether the client has read enough for another piece. If not, the caller

@@ -12,7 +12,7 @@ from typing import Final, Self, TypeAlias
 from neuron_lib.shown import clip
 from neuron_lib.wire.http_errors import OriginNotAllowed
 from neuron_service.access.hosts import ANY
-from neuron_service.exchange import REQUEST_ID
+from neuron_service.asgi import REQUEST_ID
 
 __all__ = ("CorsRules", "Preflight")
 

@@ -13,8 +13,9 @@ from neuron_lib.wire.dialect import Decode, Dialect, Shapes
 from neuron_lib.wire.http_errors import ErrorAnswer
 from neuron_lib.wire.openai_errors import ErrorEnvelope, openai_error
 from neuron_lib.wire.openai_responses_errors import responses_error
+from neuron_service.asgi import REQUEST_ID
 
-__all__ = ("DIALECTS", "ERROR_SHAPE", "ID_HEADERS", "IMAGE_PATHS", "render")
+__all__ = ("DIALECTS", "ERROR_SHAPE", "ID_HEADERS", "IMAGE_PATHS", "id_headers", "render")
 
 ERROR_SHAPE: Final = ErrorEnvelope
 """The type of the body of an error on a path of no dialect, or of one that says nothing else."""
@@ -67,6 +68,13 @@ IMAGE_PATHS: Final = ("/v1/images/generations", "/images/generations")
 """The paths of OpenAI's API for images. They ask a model, and no model here answers."""
 ID_HEADERS: Final = {path: each.id_header.encode() for each in DIALECTS if each.id_header for path in each.paths}
 """By path, the header in which clients of the path look for the request's id beside `x-request-id`."""
+
+
+def id_headers(request_id: str, path: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers of every answer to a request for `path` that have the id of the request."""
+    value = request_id.encode()
+    own = ID_HEADERS.get(path)
+    return ((REQUEST_ID, value),) if own is None else ((REQUEST_ID, value), (own, value))
 
 
 def render(error: NeuronError, path: str) -> ErrorAnswer:

@@ -1,25 +1,24 @@
 """One request together with its answer: by which id it is found again, whose trace it belongs to, and how it ended.
 
 Reads two headers, `x-request-id` and W3C's `traceparent`. Both come from strangers: a value that is not well-formed
-counts as absent. Pure, except that an id may be made from random bytes.
+counts as absent. Pure, except that an id may be made from random bytes, and that the clock is read.
 """
 
 import re
 import secrets
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from msgspec import Struct
 
 from neuron_lib.shown import LONGEST_WORD, clip
 from neuron_lib.types import EndedReply, Principal
-from neuron_service.asgi import READING_METHODS, Scope
+from neuron_service.asgi import READING_METHODS, REQUEST_ID, Scope
 
-__all__ = ("REQUEST_ID", "Exchange", "TraceParent", "exchange_of", "parse_trace", "proposed_id")
+__all__ = ("Exchange", "TraceParent", "exchange_of", "parse_trace", "proposed_id")
 
-REQUEST_ID: Final = b"x-request-id"
-"""The header of the id, of a request and of an answer."""
 _KEY: Final = "neuron.exchange"
 _ID: Final = re.compile(rb"[!-~]{1,%d}" % LONGEST_WORD)
 _OWN_ID_BYTES: Final = 16
@@ -54,8 +53,9 @@ class Exchange:
     """What is known of one request and its answer so far. Lives as long as the answer is under way.
 
     `method` and `path` are "-" for bytes that never became a request. `status` is that of the answer, None until the
-    answer has begun. `principal` is who asks, once that is known. `ended` is the account of the model's reply, None
-    until there is one. `refusal` is the code of the error that the log has told of, None if it has told of none.
+    answer has begun. `principal` is who asks, and `model_id` the id of the model that is asked, once they are known.
+    `ended` is the account of the model's reply, None until there is one. `refusal` is the code of the error that the
+    log has told of, None if it has told of none. `began_s` is the time of the monotonic clock at the begin.
     """
 
     request_id: str
@@ -66,6 +66,8 @@ class Exchange:
     principal: Principal | None = None
     ended: EndedReply | None = None
     refusal: str | None = None
+    model_id: str | None = None
+    began_s: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(cls, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> Self:
@@ -96,8 +98,13 @@ class Exchange:
 
     @property
     def target(self) -> dict[str, object]:
-        """The method and the path, clipped."""
-        return {"method": clip(self.method), "path": clip(self.path)}
+        """The method, the path, and the model if one is asked, clipped."""
+        model = {} if self.model_id is None else {"model_id": clip(self.model_id)}
+        return {"method": clip(self.method), "path": clip(self.path), **model}
+
+    def took_ms(self) -> int:
+        """How long the exchange has been under way."""
+        return round((time.monotonic() - self.began_s) * 1000)
 
 
 def exchange_of(scope: Scope) -> Exchange:

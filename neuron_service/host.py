@@ -9,15 +9,13 @@ from typing import Final
 import anyio
 from anyio.lowlevel import checkpoint
 from msgspec import UNSET, UnsetType
-from msgspec.structs import replace
 
 from neuron_lib import ActivationTracker, Registry
 from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, LoadFailed, NoHarness, ShuttingDown
-from neuron_lib.harness import Reply
-from neuron_lib.types import Device, Discovery, EndedReply, Health, ModelInfo, Reload, Task, public_id
+from neuron_lib.types import Device, Discovery, Health, ModelInfo, Reload, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.capacity import gpu_memory_by_index
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
@@ -102,17 +100,15 @@ class Host:
             async with self.decode_turn:
                 await checkpoint()
 
-    def run(self, task: Task, *, on_account: Callable[[EndedReply], None]) -> Reply:
-        """The reply to `task`, not yet begun; see `Registry.run`. The task may name its model by an alias, or leave it
-        to the host by an empty id, which means the only model that is resident.
+    def meant_id(self, named: str) -> str:
+        """The id of the model that a request names by its id, by an alias, or by nothing: "" means the only model that
+        is resident.
 
-        Raises `NoHarness` on a host that has no harness and will get none, and `InvalidRequest` for an empty id that
+        Raises `NoHarness` on a host that has no harness and will get none, and `InvalidRequest` for an empty name that
         means no model.
         """
         self.require_harness()
-        model_id = self.model_aliases.get(task.model_id) if task.model_id else self._only_model()
-        named = task if model_id is None else replace(task, model_id=model_id)
-        return self.registry.run(named, on_account=on_account)
+        return self.model_aliases.get(named, named) if named else self._only_model()
 
     def _only_model(self) -> str:
         models = self.registry.list_models()

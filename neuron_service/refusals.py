@@ -110,6 +110,7 @@ def log_refusal(error: NeuronError, answer: ErrorAnswer, exchange: Exchange, **f
         | {"status": answer.status, "type": answer.type, "code": answer.code}
         | ({} if exchange.ended is None else reply_fields(exchange.ended))
         | {name: clip(value) for name, value in fields.items()}
+        | {"duration_ms": exchange.took_ms()}
         | error_fields(error),
     )
     if error.quotes_request:

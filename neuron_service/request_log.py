@@ -2,14 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from neuron_lib.logs import get_logger
 from neuron_lib.registry.reply_readers import ending, reply_fields
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
-from neuron_service.dialects import ID_HEADERS
-from neuron_service.exchange import REQUEST_ID, Exchange, exchange_of
+from neuron_service.dialects import id_headers
+from neuron_service.exchange import Exchange, exchange_of
 
 __all__ = ("RequestLog", "Watch", "end_line")
 
@@ -37,14 +37,6 @@ def end_line(exchange: Exchange, *, took_s: float) -> tuple[int, str, dict[str, 
     message = "request answered" if status else "request ended without an answer"
     level = logging.DEBUG if exchange.is_question else logging.INFO
     return level, message, fields | took
-
-
-def _id_headers(exchange: Exchange) -> Iterator[tuple[bytes, bytes]]:
-    """The headers of an answer that have the id of its request."""
-    request_id = exchange.request_id.encode()
-    yield REQUEST_ID, request_id
-    if (own := ID_HEADERS.get(exchange.path)) is not None:
-        yield own, request_id
 
 
 class RequestLog:
@@ -77,7 +69,7 @@ class RequestLog:
         async def send_with_id(message: Any) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message = message | {"headers": [*message["headers"], *_id_headers(exchange)]}
+                message = message | {"headers": [*message["headers"], *id_headers(exchange.request_id, exchange.path)]}
             await send(message)
 
         try:

@@ -99,7 +99,8 @@ class EngineLoop:
             return
         for request in plan.began:
             self._lines.began(request, now_s=now_s)
-            self._report(Began(request.number, replies=len(request.sequences)))
+            cached = request.sequences[0].cached or 0
+            self._report(Began(request.number, replies=len(request.sequences), cached_tokens=cached))
         events = self._scheduler.apply(plan, self._runner.run(plan))
         self.steps += 1
         self._note_gaps(events)

@@ -384,11 +384,13 @@ class Text(Struct, frozen=True, kw_only=True, tag="text"):
 
 class Began(Struct, frozen=True, tag="began"):
     """The request has its seats, and the next step works on it. It ends with one `Done` or `Vector` for each of its
-    `replies`, or with `Broken` or `Cancelled` for all of them. The engine says so before that step.
+    `replies`, or with `Broken` or `Cancelled` for all of them. The engine says so before that step. `cached_tokens` of
+    its first prompt are not computed. `Done` says it of each choice, but not every request lives so long.
     """
 
     request: int
     replies: int = 1
+    cached_tokens: int = 0
 
 
 class Cancelled(Struct, frozen=True, tag="cancelled"):

@@ -111,6 +111,7 @@ class LlamaCppReply:
         self._engine: EngineClient | None = None  # that was told of this request
         self._mailbox = Mailbox()  # of what that engine says
         self._prompt_tokens = 0
+        self._cached_tokens = 0
         self._starts_in_reasoning = False
         self._echo: tuple[str, ...] = ()  # the texts of the prompts, if the replies begin with them
         self._texts: tuple[ReplyText, ...] = ()
@@ -132,6 +133,7 @@ class LlamaCppReply:
             return self._finished.usage
         return Usage(
             prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
             completion_tokens=sum(text.tokens for text in self._texts),
             reasoning_tokens=sum(text.reasoning_tokens for text in self._texts),
         )
@@ -352,6 +354,7 @@ class LlamaCppReply:
             case Began():
                 if self._is_whole or not self._texts:  # else the reader has been told
                     self._events = deque([Started(prompt_tokens=self._prompt_tokens), *self._echoes()])
+                self._cached_tokens = news.cached_tokens
                 self._vectors = []
                 if isinstance(self._task, Chat | Complete):
                     self._texts = tuple(self._text(i) for i in range(self._sequences))

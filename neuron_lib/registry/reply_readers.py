@@ -40,7 +40,9 @@ def reply_fields(ended: EndedReply) -> dict[str, object]:
     written, except the id that the client gave to its request. Times are milliseconds.
     """
     usage = ended.usage
-    early = {} if ended.outcome is ReplyOutcome.FINISHED else {"outcome": ended.error or ended.outcome.value}
+    is_finished = ended.outcome is ReplyOutcome.FINISHED
+    early = {} if is_finished else {"outcome": ended.error or ended.outcome.value}
+    steps = {"prefill_ms": usage.prefill_ms, "decode_ms": usage.decode_ms} if is_finished else {}
     asker = {} if ended.principal is None else {"principal": ended.principal.pseudonym}
     first = {} if ended.first_event_s is None else {"ttft_ms": round(ended.first_event_s * 1000)}
     return {
@@ -55,8 +57,7 @@ def reply_fields(ended: EndedReply) -> dict[str, object]:
         "reasoning_tokens": usage.reasoning_tokens,
         "queue_ms": round(ended.queue_s * 1000),
         **first,
-        "prefill_ms": usage.prefill_ms,
-        "decode_ms": usage.decode_ms,
+        **steps,
         "total_ms": round(ended.total_s * 1000),
     }
 

@@ -13,7 +13,8 @@ import httptools
 from neuron_lib.errors import NeuronError, ShuttingDown
 from neuron_lib.wire.http_errors import ErrorAnswer, MalformedHttp, RequestTimeout
 from neuron_service.asgi import PEER
-from neuron_service.exchange import REQUEST_ID, Exchange, exchange_of
+from neuron_service.dialects import id_headers
+from neuron_service.exchange import Exchange, exchange_of
 from neuron_service.http.alarm import Alarm
 from neuron_service.http.bodies import BodyBudget, BodyCount
 from neuron_service.http.cap import ConnectionCap, Welcome
@@ -275,7 +276,7 @@ class BoundedConnection(UvicornConnection):
 
     def _headers(self, exchange: Exchange) -> Iterable[tuple[bytes, bytes]]:
         """The headers of each of the connection's own answers."""
-        return *self.default_headers, (REQUEST_ID, exchange.request_id.encode())
+        return *self.default_headers, *id_headers(exchange.request_id, exchange.path)
 
     def _turn_away(self) -> None:
         """End the connection at once, because there is no room for connections that wait for their client to close."""

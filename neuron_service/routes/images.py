@@ -7,6 +7,7 @@ from litestar import Request, post
 from neuron_lib.errors import WrongModality
 from neuron_lib.wire.openai_images import ImageRequest, decode_image_request
 from neuron_service.dialects import IMAGE_PATHS
+from neuron_service.exchange import exchange_of
 from neuron_service.host_dependency import HostDependency
 from neuron_service.openapi import Operation, described_by
 
@@ -26,5 +27,6 @@ async def generate_images(request: Request[Any, Any, Any], host: HostDependency)
     await host.turn_to_decode(body)
     wanted = decode_image_request(body, headers=request.headers)
     host.require_harness()
+    exchange_of(request.scope).model_id = wanted.model
     info = host.info(wanted.model)
     raise WrongModality(info.id, info.capabilities, task="make images", wants="image")

@@ -31,8 +31,9 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
         await host.turn_to_decode(body)
         exchange = exchange_of(request.scope)
         decoded = decode(body, headers=request.headers, principal=exchange.principal)
-        task = replace(decoded.task, request_id=exchange.request_id)
-        reply = host.run(task, on_account=exchange.take)
+        exchange.model_id = host.meant_id(decoded.task.model_id)
+        task = replace(decoded.task, request_id=exchange.request_id, model_id=exchange.model_id)
+        reply = host.registry.run(task, on_account=exchange.take)
         unique, created = secrets.token_hex(12), int(time.time())
         if decoded.stream:
             return StreamedAnswer(reply, decoded.encoder(unique=unique, created=created))

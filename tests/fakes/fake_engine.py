@@ -259,7 +259,7 @@ class FakeEngine:
                 self.send(Began(request.number, replies=len(submit.task.prompts) * submit.task.choices))
                 self.complete(request.number, submit.task)
             else:
-                self.send(Began(request.number, replies=request.seats))
+                self.send(Began(request.number, replies=request.seats, cached_tokens=1))
                 self.start(submit, request.seats)
 
     def embed(self, request: int, task: VectorTask) -> None:

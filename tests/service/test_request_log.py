@@ -1,6 +1,7 @@
 """Every answer has the id of its request, and every request has exactly one line at its end."""
 
 import logging
+import time
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ from neuron_lib.errors import EngineFailed, Overloaded, OverloadReason
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import Principal, TextDelta
 from neuron_service.exchange import Exchange
+from neuron_service.refusals import log_refusal, render
 from neuron_service.request_log import RequestLog, end_line
 from tests.fakes.asgi_client import AsgiClient, Reply
 from tests.fakes.log_lines import said
@@ -104,6 +106,16 @@ async def test_a_refusal_is_the_line_of_its_request(log: pytest.LogCaptureFixtur
     (line,) = lines_about(log, "mine")
     assert line.levelno == logging.WARNING
     assert vars(line)["principal"] == Principal("a", "k").pseudonym
+    assert vars(line)["model_id"] == A
+    assert isinstance(vars(line)["duration_ms"], int)
+
+
+def test_a_refusal_says_how_long_its_request_has_waited(log: pytest.LogCaptureFixture) -> None:
+    expired = Overloaded("no seat became free", reason=OverloadReason.WAIT_EXPIRED, retry_after_s=3)
+    exchange = Exchange(request_id="mine", method="POST", path=CHAT, began_s=time.monotonic() - 30)
+    log_refusal(expired, render(expired, CHAT), exchange)
+    (line,) = lines_about(log, "mine")
+    assert 30_000 <= vars(line)["duration_ms"] < 90_000
 
 
 @pytest.mark.parametrize("stream", [False, True])

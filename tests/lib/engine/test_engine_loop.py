@@ -238,6 +238,14 @@ def test_a_beginning_is_told_before_the_step_that_it_begins_with_is_run() -> Non
     assert before_the_first_step == heard == [Began(5, replies=2)]
 
 
+def test_a_beginning_says_how_much_of_the_prompt_an_earlier_request_has_left() -> None:
+    heard: list[Began | Cancelled] = []
+    loop, told = loop_over(ScriptedSteps(2, {0: lambda: loop.submit(alone(sequence(2)))}), on_other=heard.append)
+    run(loop, sequence(1, max_tokens=1))
+    assert [type(event) for event in events_of(told, 1)] == [Done]
+    assert heard == [Began(1), Began(2, cached_tokens=2)]
+
+
 def test_a_vector_is_reported_at_once() -> None:
     class Pooling(ScriptedSteps):
         def run(self, plan: StepPlan) -> StepResult:

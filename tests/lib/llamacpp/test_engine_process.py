@@ -95,7 +95,7 @@ async def say(engine: EngineProcess, text: str, *, request: int = 1) -> Mailbox:
     mailbox = Mailbox()
     engine.submit(submit(text, request=request), mailbox)
     assert isinstance(await mailbox.get(), Prepared)
-    assert await mailbox.get() == Began(request)
+    assert await mailbox.get() == Began(request, cached_tokens=1)
     return mailbox
 
 

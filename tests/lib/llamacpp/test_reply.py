@@ -524,10 +524,10 @@ async def test_a_refusal_comes_on_entering_and_leaves_nothing_behind(
 
 async def test_a_reply_says_what_it_has_cost_so_far_also_when_it_is_lost() -> None:
     async with model_of("segv-after-delta") as model, model.run(ask("one two")) as generation:
-        assert generation.usage == Usage(prompt_tokens=2, completion_tokens=0)
+        assert generation.usage == Usage(prompt_tokens=2, completion_tokens=0, cached_tokens=1)
         with pytest.raises(EngineDead):
             await read_to_end(generation)
-        assert generation.usage == Usage(prompt_tokens=2, completion_tokens=1)
+        assert generation.usage == Usage(prompt_tokens=2, completion_tokens=1, cached_tokens=1)
     async with model_of() as model, model.run(ask("one two")) as generation:
         *_, finished = [event async for event in generation]
         assert isinstance(finished, Finished)

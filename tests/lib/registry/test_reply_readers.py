@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from neuron_lib import EndedReply, FinishReason, Registry, ReplyOutcome, Usage
-from neuron_lib.registry.reply_readers import Rates, log_reply
+from neuron_lib.registry.reply_readers import Rates, log_reply, reply_fields
 from neuron_lib.testing import ScriptedHarness
 from neuron_lib.types import ModelLoad
 from tests.fakes.log_lines import said
@@ -36,6 +36,14 @@ def test_rates_are_those_of_one_request_without_what_was_not_computed() -> None:
     assert shown(rates) == (0.0, 0.0)
     rates.take(FINISHED)
     assert shown(rates) == (40.0, 5.0)  # 20 of 30 tokens in 0.5 s, and 20 tokens of each choice behind its first in 4 s
+
+
+@pytest.mark.parametrize("outcome", [ReplyOutcome.ABANDONED, ReplyOutcome.FAILED])
+def test_the_line_of_a_reply_without_its_end_has_no_times_of_steps_that_nobody_has_told(outcome: ReplyOutcome) -> None:
+    lost = replace(FINISHED, outcome=outcome, usage=Usage(prompt_tokens=30, cached_tokens=10, completion_tokens=4))
+    fields = reply_fields(lost)
+    assert fields["cached_tokens"] == 10
+    assert {"prefill_ms", "decode_ms"}.isdisjoint(fields)
 
 
 @pytest.mark.parametrize("outcome", [ReplyOutcome.ABANDONED, ReplyOutcome.FAILED])

@@ -56,6 +56,7 @@ def test_a_body_beyond_the_budget_is_refused_in_the_shape_of_its_path_and_ends_i
         assert (reply.status, reply.headers["retry-after"]) == (529, "5")
         assert (reply.body["type"], reply.body["error"]["type"]) == ("error", "overloaded_error")  # as Anthropic has it
         assert "4 MiB" in reply.body["error"]["message"]
+        assert reply.headers["request-id"] == reply.headers["x-request-id"]  # the clients of Anthropic look for that
         assert client.is_ended
     assert budget.taken_bytes == 0
 
