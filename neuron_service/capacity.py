@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from neuron_lib.types import Device
 from neuron_lib.usable_memory import usable_bytes
 
-__all__ = ("capacity_bytes", "host_memory_bytes")
+__all__ = ("capacity_bytes", "gpu_memory_by_index", "host_memory_bytes")
 
 
 def host_memory_bytes(configured_mb: int) -> int:
@@ -14,6 +15,15 @@ def host_memory_bytes(configured_mb: int) -> int:
     rest is for the daemon and for everything else.
     """
     return configured_mb << 20 if configured_mb else usable_bytes() * 9 // 10
+
+
+def gpu_memory_by_index(devices: Sequence[Device]) -> tuple[int, ...]:
+    """The memory in MiB of the GPUs 0, 1 and so on, 0 for one that the vendor's tool does not list.
+
+    The tool leaves a broken GPU out, and the others keep their indices, by which loads name them.
+    """
+    sizes_mb = {device.index: device.vram_total_mb for device in devices}
+    return tuple(sizes_mb.get(index, 0) for index in range(max(sizes_mb, default=-1) + 1))
 
 
 def capacity_bytes(host_bytes: int, gpu_memory_mb: Sequence[int]) -> dict[str, int]:

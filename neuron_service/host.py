@@ -17,6 +17,7 @@ from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, LoadFailed, NoHarness, ShuttingDown
 from neuron_lib.types import Device, Discovery, Health, ModelInfo, Reload, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
+from neuron_service.capacity import gpu_memory_by_index
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
 from neuron_service.tallies import Tallies
 from neuron_service.version import Version
@@ -82,8 +83,8 @@ class Host:
         self._looked.set()
 
     def gpu_memory_mb(self) -> tuple[int, ...]:
-        """The memory in MiB of each GPU that has been seen so far."""
-        return tuple(gpu.vram_total_mb for gpu in self.seen_devices())
+        """The memory in MiB of each GPU that has been seen so far; see `gpu_memory_by_index`."""
+        return gpu_memory_by_index(self.seen_devices())
 
     def seen_devices(self) -> tuple[Device, ...]:
         """The GPUs that have been seen so far."""

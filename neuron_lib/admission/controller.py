@@ -132,7 +132,7 @@ class Place:
     def patience_s(self) -> float:
         """How long a request may wait for what it waits for now, in seconds since it was prepared."""
         rules = self._controller.rules
-        return max(rules.max_wait_s, rules.kv_max_wait_s if self.waits_for is Wait.CELLS else 0.0)
+        return rules.kv_max_wait_s if self.waits_for is Wait.CELLS else rules.max_wait_s
 
     def prepare(self, *, cells: int) -> None:
         """The prompt is read: the request will reserve so many cells when it begins."""

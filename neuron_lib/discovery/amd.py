@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from neuron_lib.discovery.query_gpu import UNKNOWN, number
+from neuron_lib.discovery.query_gpu import UNKNOWN, number, small_number
 from neuron_lib.types import Device, DeviceHealth
 
 __all__ = ("DEVICE_QUERY", "HEALTH_QUERY", "parse_device_health", "parse_devices", "parse_driver_version")
@@ -53,8 +53,8 @@ def parse_device_health(text: str) -> tuple[DeviceHealth, ...]:
                 index=index,
                 vram_used_mb=used,
                 vram_free_mb=max(0, total - used),
-                utilization_pct=_number(card, "GPU use (%)"),
-                temp_c=_number(card, *_TEMPERATURES),
+                utilization_pct=small_number(_value(card, "GPU use (%)")),
+                temp_c=small_number(_value(card, *_TEMPERATURES)),
             )
         )
     return tuple(readings)
@@ -84,9 +84,5 @@ def _text(card: object, *keys: str) -> str:
     return _value(card, *keys) or UNKNOWN
 
 
-def _number(card: object, *keys: str) -> int:
-    return number(_value(card, *keys)) or 0
-
-
 def _mib(card: object, key: str) -> int:
-    return _number(card, key) // _MIB
+    return (number(_value(card, key)) or 0) // _MIB

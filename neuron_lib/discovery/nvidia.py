@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 from msgspec import Struct
 from msgspec.structs import replace
 
-from neuron_lib.discovery.query_gpu import HEALTH_FIELDS, UNKNOWN, number, query, split_rows
+from neuron_lib.discovery.query_gpu import HEALTH_FIELDS, UNKNOWN, device_index, number, query, split_rows
 from neuron_lib.types import Device, DeviceHealth
 
 __all__ = (
@@ -74,7 +74,7 @@ def driver_mismatch(output: str, *, kernel_module: str) -> str | None:
 def parse_split(text: str) -> frozenset[int]:
     """The indices of the GPUs that are split by MIG, from the output of `MIG_QUERY` or `HEALTH_QUERY`."""
     rows = split_rows(text)
-    return frozenset(index for row in rows if row[-1] == "Enabled" and (index := number(row[0])) is not None)
+    return frozenset(index for row in rows if row[-1] == "Enabled" and (index := device_index(row[0])) is not None)
 
 
 def parse_instances(text: str) -> Mapping[int, Sequence[MigInstance]]:

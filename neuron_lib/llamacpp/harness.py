@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import anyio
+import anyio.to_thread
 from msgspec import structs
 
+from neuron_lib import usable_memory
 from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.memory import read_memory_used_mb
@@ -198,14 +199,19 @@ class LlamaCppHarness:
 
     async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
         """Bring the model here. What this host cannot have is refused before anything is fetched."""
-        room_bytes = self._room_bytes(spec)
-        return await self._store.fetch(spec, report=report, room_bytes=room_bytes, most_bytes=self._most_bytes(spec))
+        room_bytes, most_bytes = self._room_bytes(spec), await self._most_bytes()
+        return await self._store.fetch(spec, report=report, room_bytes=room_bytes, most_bytes=most_bytes)
 
-    def _most_bytes(self, spec: ModelSpec) -> int | None:
-        """All memory of this host, which no model's weights can exceed. None if a load that does not fit may go on."""
+    async def _most_bytes(self) -> int | None:
+        """What is free of the host's memory, and all memory of its GPUs: more than that no weights can have.
+
+        None if a load that does not fit may go on.
+        """
         if self._config.memory_check == "warn":
             return None
-        return memory_bytes(spec, gpu_memory_mb=()) + (sum(self._gpu_memory_mb()) << 20)
+        free_bytes = await anyio.to_thread.run_sync(usable_memory.free_bytes)
+        host_bytes = usable_memory.usable_bytes() if free_bytes is None else free_bytes
+        return host_bytes + (sum(self._gpu_memory_mb()) << 20)
 
     def _room_bytes(self, spec: ModelSpec) -> int:
         """The memory that a default quant should fit into. Raises `LoadFailed` for devices that there are not."""

@@ -258,7 +258,8 @@ class LlamaCppReply:
 
     async def _until_begun(self) -> None:
         """Wait until the engine has begun the request, for as long as a request may wait."""
-        place, max_wait_s = self._placed, self._admission.rules.max_wait_s
+        place, rules = self._placed, self._admission.rules
+        max_wait_s = rules.max_wait_s
         limit_s = max(max_wait_s, _PREPARE_LIMIT_S)
         prepared = await self._news_within(limit_s)
         if prepared is None:
@@ -266,14 +267,21 @@ class LlamaCppReply:
         self._take(prepared)  # a request is prepared, answered or refused first
         if self._finished is not None:
             return
-        began = await self._news_within(max_wait_s)
-        if began is None:  # perhaps not for want of a seat
-            patience_s = max(place.patience_s, _BEGIN_LIMIT_S if place.waits_for is Wait.ENGINE else 0.0)
-            began = await self._news_within(patience_s - max_wait_s)
+        waited_s = min(max_wait_s, rules.kv_max_wait_s)
+        began = await self._news_within(waited_s)
+        while began is None and (left_s := self._patience_s - waited_s) > 0:  # what it waits for may have changed
+            began = await self._news_within(left_s)
+            waited_s += left_s
         if began is None:
             seats = "no seat" if self._seats == 1 else f"not {self._seats} seats"
             raise place.expired(f"{seats} became free within {max_wait_s:g} s")
         self._take(began)
+
+    @property
+    def _patience_s(self) -> float:
+        """How long the request may wait for what it waits for now, since its prompt was read."""
+        place = self._placed
+        return max(place.patience_s, _BEGIN_LIMIT_S if place.waits_for is Wait.ENGINE else 0.0)
 
     async def _news_within(self, limit_s: float) -> News | None:
         with anyio.move_on_after(limit_s):

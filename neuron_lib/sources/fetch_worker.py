@@ -191,11 +191,11 @@ def _choose(hub: "_Hub", order: FetchOrder) -> Listing:
 
 
 def _require_memory(files: Sequence[KnownFile], *, most_bytes: int | None, model_id: str) -> None:
-    """Refuse an order for a model whose weights alone are more than the memory of this host."""
+    """Refuse an order for a model whose weights alone are more than the memory that this host can give it."""
     needed_bytes = sum(file.size for file in files)
     if most_bytes is not None and needed_bytes > most_bytes:
         raise PreflightFailed.of_memory(
-            f"{model_id}: its files have {format_size(needed_bytes)}, and all memory that it could have is "
+            f"{model_id}: its files have {format_size(needed_bytes)}, and the memory that it could have is "
             f"{format_size(most_bytes)}, so it is not fetched",
             model_id=model_id,
             needed_bytes=needed_bytes,

@@ -17,7 +17,7 @@ from neuron_lib.sizes import format_size
 from neuron_lib.types import DeviceNeed, MemoryPlan, ModelSpec, public_id
 from neuron_lib.wire.estimate import estimate_answer
 from neuron_service.backends import BACKENDS
-from neuron_service.capacity import capacity_bytes, host_memory_bytes
+from neuron_service.capacity import capacity_bytes, gpu_memory_by_index, host_memory_bytes
 from neuron_service.cli.configuration import command_config
 from neuron_service.cli.terminal import complain
 
@@ -50,7 +50,7 @@ def run_estimate_command(options: argparse.Namespace) -> int:
 async def _estimate(config: Config, environ: Mapping[str, str], model_id: str, quant: str | None) -> MemoryPlan:
     """Ask the first backend that can estimate. The spec is that of the model's `[[default_models]]` entry, if any."""
     discovery = await discover(harnesses=(), max_prompt_tokens=config.max_prompt_tokens)
-    gpu_memory_mb = tuple(device.vram_total_mb for device in discovery.devices)
+    gpu_memory_mb = gpu_memory_by_index(discovery.devices)
     setup = HarnessSetup(
         models=config.models,
         environ=environ,

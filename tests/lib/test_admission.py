@@ -46,7 +46,7 @@ class House:
 
     def __post_init__(self) -> None:
         rules = AdmissionRules(
-            max_in_flight=self.seats, max_queue_depth=self.queue, max_wait_s=60, kv_max_wait_s=240, **self.rules
+            max_in_flight=self.seats, max_queue_depth=self.queue, max_wait_s=60, **{"kv_max_wait_s": 240} | self.rules
         )
         capacity = Capacity(seats=self.seats, cells=self.cells, cell_bytes=1 << 20)
         self.controller = AdmissionController(rules, capacity=lambda: capacity)
@@ -402,6 +402,15 @@ def test_a_request_that_finds_seats_but_no_cells_waits_longer_and_is_refused_for
     assert isinstance(refusal, KvWaitExpired)
     assert (refusal.retry_after_s, refusal.fields) == (5, {"free_mb": 100, "required_mb": 41})
     assert house.rejected == {"kv_timeout": 1}
+
+
+def test_nobody_waits_longer_for_cells_than_the_rules_say_even_if_seats_may_be_waited_for_longer() -> None:
+    house = House(seats=2, cells=100, rules={"kv_max_wait_s": 5})
+    house.come(1, 1)
+    house.place(0).prepare(cells=60)
+    house.begin(0)
+    house.place(1).prepare(cells=41)
+    assert house.place(1).patience_s == 5
 
 
 def test_a_request_that_the_engine_refused_for_its_cells_is_counted_and_gone() -> None:

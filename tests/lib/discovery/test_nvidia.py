@@ -38,6 +38,12 @@ def device(index: int, name: str, vram_mb: int, capability: str) -> Device:
         ("3, Card, with comma, 100, 8.0, 580.1", (device(3, "Card, with comma", 100, "8.0"),)),
         ("[N/A], Card, 100, 8.0, 580.1\n1, Card, 100, 8.0, 580.1", (device(1, "Card", 100, "8.0"),)),
         ("0, Card, 100, 8.0", ()),
+        (
+            "4294967296, Card, 100, 8.0, 580.1\n1024, Card, 100, 8.0, 580.1\n1023, Card, 1, 8.0, 1",
+            (device(1023, "Card", 1, "8.0"),),
+        ),
+        ("1e3, Card, 100, 8.0, 580.1\n2x, Card, 100, 8.0, 580.1", ()),
+        ("0, Card, 100, 8.0, 580.1\n0, Again, 1, 8.0, 580.1", (device(0, "Card", 100, "8.0"),)),
         ("No devices were found", ()),
         ("", ()),
     ],
@@ -59,14 +65,21 @@ def test_the_driver_version_is_that_of_the_first_row_which_has_one() -> None:
         ("0, [N/A], [N/A], 5, 40", [(0, 0, 0, 5, 40)]),
         ("0, 1, 2, [Unknown Error], -3", [(0, 1, 2, 0, 0)]),
         ("0, 1 MiB, 2 MiB, 3 %, 4.5", [(0, 1, 2, 3, 4)]),
-        ("0, 1", [(0, 1, 0, 0, 0)]),
+        ("0, 1, 2, 256, 4294967296", [(0, 1, 2, 0, 0)]),
         ("0, 1, 2, 3, 4, 5", [(0, 1, 2, 3, 4)]),
-        ("Unable to determine the device handle", []),
     ],
 )
 def test_a_reading_that_is_missing_is_zero(text: str, values: list[tuple[int, ...]]) -> None:
     names = ("index", "vram_used_mb", "vram_free_mb", "utilization_pct", "temp_c")
     assert parse_device_health(text) == tuple(DeviceHealth(**dict(zip(names, row, strict=True))) for row in values)
+
+
+@pytest.mark.parametrize(
+    "row", ["Unable to determine the device handle", "5", "0, 1", "0, 1, 2, 3", "7x, 1, 2, 3, 4", "1024, 1, 2, 3, 4"]
+)
+def test_a_row_that_is_cut_short_or_names_no_device_has_no_reading(row: str) -> None:
+    (reading,) = parse_device_health(f"{row}\n0, 1, 2, 3, 40\n0, 5, 6, 7, 80")
+    assert (reading.index, reading.temp_c) == (0, 40)
 
 
 def test_the_cuda_version_is_the_release_of_the_compiler() -> None:

@@ -103,3 +103,17 @@ async def test_a_registry_estimates_with_the_harness_of_the_spec(model_file: Pat
         assert (registry.list_models(), registry.loading()) == ((), ())
         with pytest.raises(LoadFailed, match="unknown harness"):
             await registry.estimate(msgspec.structs.replace(SPEC, harness="other"))
+
+
+async def test_a_model_whose_weights_exceed_what_is_free_is_refused_before_it_is_fetched(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SourceConfig(endpoint=hub.url, cache_dir=str(tmp_path / "cache"))
+    harness = LlamaCppHarness(msgspec.structs.replace(CONFIG, sources={"huggingface": source}), environ={})
+    monkeypatch.setattr("neuron_lib.usable_memory.free_bytes", lambda: 1 << 12)
+    with pytest.raises(PreflightFailed, match="so it is not fetched") as refused:
+        async with harness.open(SPEC, model_id="org/small", report=lambda _: None):
+            pytest.fail("it loaded")
+    assert refused.value.kind is PreflightKind.INSUFFICIENT_MEMORY
+    assert refused.value.fields["needed_bytes"] > refused.value.fields["free_bytes"] == 1 << 12
+    assert not [request for request in hub.requests if "resolve" in request]

@@ -943,12 +943,13 @@ async def test_inputs_take_turns_on_one_seat_until_the_last_has_its_vector() -> 
     assert isinstance(events[-1], Finished)
 
 
-async def test_a_request_that_waits_for_cells_beside_free_seats_is_refused_for_its_cells(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("max_wait_s", [0.0, 600.0])
+async def test_a_request_that_waits_for_cells_beside_free_seats_is_refused_for_its_cells_in_their_time(
+    max_wait_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neuron_lib.llamacpp.reply._BEGIN_LIMIT_S", 600)
     async with (
-        model_of("cells-silent", seats=2, max_wait_s=0.0, kv_max_wait_s=0.01) as model,
+        model_of("cells-silent", seats=2, max_wait_s=max_wait_s, kv_max_wait_s=0.01) as model,
         anyio.create_task_group() as tasks,
     ):
         engine = engine_of(model)
