@@ -182,7 +182,12 @@ class Tallies:
             self._answers_s.setdefault(name, Tally(_ANSWER_S)).add(took_s)
 
     def take_reply(self, ended: EndedReply) -> None:
-        """Count a reply that has ended; for `Registry(on_reply=…)`."""
+        """Count a reply that has ended, if it had a seat: one without would hide how long the others take.
+
+        For `Registry(on_reply=…)`.
+        """
+        if not ended.had_seat:
+            return
         model = self._models.pop(ended.model_id, None) or _ModelTallies()
         self._models[ended.model_id] = model
         if len(self._models) > _MOST_MODELS:

@@ -12,6 +12,7 @@ from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.reply_readers import log_reply
 from neuron_lib.shown import one_word
 from neuron_lib.types import (
+    Detokenize,
     EndedReply,
     EventBeforeEnd,
     Finished,
@@ -19,6 +20,7 @@ from neuron_lib.types import (
     ReplyOutcome,
     Started,
     Task,
+    Tokenize,
     Usage,
     is_whole,
 )
@@ -156,4 +158,5 @@ class LeasedReply:
             first_event_s=None if self._first_event_s is None else self._first_event_s - self._asked_s,
             total_s=self._clock() - self._asked_s,
             request_id=self._task.request_id,
+            had_seat=not isinstance(self._task, Tokenize | Detokenize),
         )

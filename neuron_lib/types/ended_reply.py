@@ -29,7 +29,8 @@ class EndedReply(Struct, frozen=True, kw_only=True):
     outcome is `FAILED`. `finish_reasons` has one reason for each choice, and is empty unless the outcome is `FINISHED`.
     `usage` is what the reply has cost until its end, with the times of prefill and decode. `retried`: the reply was
     begun once more, because the engine that made it had died. `whole`: nothing was given out before the end, so
-    `first_event_s` is the time of the end. `request_id` is that of the task.
+    `first_event_s` is the time of the end. `request_id` is that of the task. `had_seat` is False for a
+    `Tokenize` or a `Detokenize`, for which the model computes nothing.
 
     `queue_s` is the time until the request was admitted: for the model to be loaded, for its prompt to be prepared, and
     for a seat. `first_event_s` is the time from the same start to the first event with content; None if there was none.
@@ -48,3 +49,4 @@ class EndedReply(Struct, frozen=True, kw_only=True):
     total_s: float
     whole: bool = False
     request_id: str = ""
+    had_seat: bool = True

@@ -49,6 +49,12 @@ def once(value: float, distribution: Distribution) -> bool:
     return sum(distribution.counts) == 1 and distribution.sum == pytest.approx(value)
 
 
+def test_a_request_that_only_counts_tokens_is_no_reply_among_others() -> None:
+    tallies = Tallies()
+    tallies.take_reply(replace(FINISHED, had_seat=False))
+    assert tallies.show().models == {}
+
+
 def test_a_finished_reply_counts_with_its_tokens_and_its_times() -> None:
     counts = counts_of(FINISHED)
     assert counts.outcomes == {"stop": 1}

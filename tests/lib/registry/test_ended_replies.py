@@ -24,7 +24,7 @@ from neuron_lib import (
 from neuron_lib.errors import EngineFailed, InvalidGrammar
 from neuron_lib.harness import ForwardingReply
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
-from neuron_lib.types import EventBeforeEnd
+from neuron_lib.types import Detokenize, EventBeforeEnd, Task, Tokenize
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
 from tests.fakes.turns import let_others_run
 
@@ -209,6 +209,17 @@ async def test_who_takes_the_account_of_a_reply_gets_it_first_and_instead_of_a_l
             assert [event async for event in reply]
     (line,) = caplog.records
     assert vars(line)["request_id"] == "mine"
+
+
+@pytest.mark.parametrize("task", [Tokenize(model_id="o/a", prompt="a b"), Detokenize(model_id="o/a", tokens=(1, 2))])
+async def test_the_account_of_a_task_that_only_counts_tokens_says_that_it_had_no_seat(task: Task) -> None:
+    told: list[bool] = []
+    async with Registry([ScriptedHarness()], on_reply=lambda ended: told.append(ended.had_seat)) as registry:
+        await registry.load(spec())
+        for each in (task, request("o/a")):
+            async with registry.run(each) as reply:
+                assert [event async for event in reply]
+    assert told == [False, True]
 
 
 async def test_what_the_taker_of_an_account_raises_keeps_nothing_from_the_observer(
