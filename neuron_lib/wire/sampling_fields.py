@@ -42,10 +42,9 @@ class SamplingFields(SamplingParams, frozen=True, kw_only=True):
     top_k: _TopKOrOff | None = None
     seed: _SeedOrRandom | None = None
     repeat_penalty: RepetitionPenalty | None = None
-    # A body may leave these two out, so their types are wider than those of the base class.
-    stop_token_ids: StopTokens | None = None  # type: ignore[assignment]  # see above
+    stop_token_ids: StopTokens | None = None  # type: ignore[assignment]  # wider than its base: it may be left out
     # Its values are decoded one by one, because msgspec's errors do not name the key.
-    logit_bias: Annotated[msgspec.Raw, read_as(dict[str, _Bias] | list[_Pair])] = NOTHING  # type: ignore[assignment]  # see above
+    logit_bias: Annotated[msgspec.Raw, read_as(dict[str, _Bias] | list[_Pair])] = NOTHING  # type: ignore[assignment]  # undecoded here, unlike in its base
 
 
 def read_sampling(fields: SamplingFields) -> SamplingParams:

@@ -151,6 +151,13 @@ async def follow_loading(host: HostDependency) -> ASGIApp:
     return LoadingEvents(host.registry)
 
 
+async def _read_spec(request: Request[Any, Any, Any], host: HostDependency) -> ModelSpec:
+    """What the body asks to load. Raises `InvalidRequest`."""
+    body = await request.body()
+    await host.turn_to_decode(body)
+    return decode_load_request(body, content_type=request.headers.get("content-type"))
+
+
 _LOAD = Operation(
     method="post",
     path="/models/load",
@@ -164,10 +171,8 @@ _LOAD = Operation(
 @post(_LOAD.path, status_code=200, opt=described_by(_LOAD))
 async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
     """Load a model, and answer when the model serves. The load goes on if the client hangs up."""
-    body = await request.body()
-    await host.turn_to_decode(body)
     try:
-        spec = decode_load_request(body, content_type=request.headers.get("content-type"))
+        spec = await _read_spec(request, host)
     except InvalidRequest as error:
         return respond(request, error, load_error)
     started_s = time.monotonic()
@@ -198,10 +203,8 @@ _ESTIMATE = Operation(
 @post(_ESTIMATE.path, status_code=200, opt=described_by(_ESTIMATE))
 async def estimate_model(request: Request[Any, Any, Any], host: HostDependency) -> Response[Any]:
     """Say what a load would take on each device, and whether as much is free. The body is that of a load."""
-    body = await request.body()
-    await host.turn_to_decode(body)
     try:
-        spec = decode_load_request(body, content_type=request.headers.get("content-type"))
+        spec = await _read_spec(request, host)
         host.require_harness()
         await host.discovery()  # the GPUs are part of the plan
         plan = await host.registry.estimate(spec)

@@ -77,7 +77,7 @@ class _Harmony:
         self,
         tools: Tools,
         *,
-        parallel: bool,  # noqa: ARG002 - see the docstring
+        parallel: bool,  # noqa: ARG002 - a message with a call ends the turn, so there is one call
         tokens: Mapping[str, int],
     ) -> str:
         """See `ToolFormat`. There is one call in any case, because a message with a call ends the turn."""

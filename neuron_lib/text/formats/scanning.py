@@ -205,7 +205,7 @@ class ScanBlock:
         self,
         opening: str,
         tools: Tools,
-        breaks: tuple[str, ...],  # noqa: ARG002 - see the docstring
+        breaks: tuple[str, ...],  # noqa: ARG002 - they end the block like any text that no value has
     ) -> "_ScanReader":
         """See `Block`. The texts in `breaks` end the block where no value can contain them, like any other text."""
         return _ScanReader(self, opening, tools)

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import report as r
+
 FOLDER = Path.home() / "llm"
 os.environ["LLM_USER_PATH"] = str(FOLDER)
 
 import llm  # noqa: E402 - reads the folder's name when it is imported
-import report as r  # noqa: E402 - sorted behind `llm`
 
 COMMAND = [sys.executable, "-m", "llm"]
 CONFIG = f"""
