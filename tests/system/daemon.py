@@ -32,6 +32,7 @@ __all__ = (
     "hold",
     "is_gone",
     "let_go",
+    "run_commands",
     "run_neuron",
     "running_daemon",
     "stream_payloads",
@@ -203,6 +204,18 @@ def _note_canaries(canaries: Canaries, request: httpx.Request) -> None:
     # A body that is no JSON, that is too deep, or that is made as it is sent has no canaries.
     with suppress(ValueError, RecursionError, httpx.RequestNotRead):
         canaries.note(json.loads(request.content))
+
+
+def run_commands(script: str, daemon: Daemon) -> str:
+    """Run the commands of a document, which name the usual port, against `daemon`. Returns what they print."""
+    return subprocess.run(
+        ["/bin/sh", "-ec", script.replace("127.0.0.1:13131", f"127.0.0.1:{daemon.port}")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=os.environ | {"no_proxy": "127.0.0.1"},
+    ).stdout
 
 
 def accepts(port: int) -> bool:

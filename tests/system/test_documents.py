@@ -1,6 +1,5 @@
 """The programs, configurations and commands in the documents work as they stand."""
 
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from tests.fakehub import fake_hub
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
-from tests.system.daemon import ROOT, chat, run_neuron, running_daemon
+from tests.system.daemon import ROOT, chat, run_commands, run_neuron, running_daemon
 from tests.system.fetches import large_model
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -118,16 +117,9 @@ def test_the_commands_that_ask_the_demo_model_get_an_answer(document: str, tmp_p
         daemon.wait_ready()
         for script in scripts:
             assert "127.0.0.1:13131" in script
-            done = subprocess.run(
-                ["/bin/sh", "-ec", script.replace("127.0.0.1:13131", f"127.0.0.1:{daemon.port}")],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE_S,
-                env=os.environ | {"no_proxy": "127.0.0.1"},
-            )
-            assert '"content":"' in done.stdout
-            assert '"error"' not in done.stdout
+            shown = run_commands(script, daemon)
+            assert '"content":"' in shown
+            assert '"error"' not in shown
 
 
 def test_the_tutorial_stops_its_first_service_before_it_starts_the_second_on_the_same_port() -> None:

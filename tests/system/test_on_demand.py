@@ -1,7 +1,5 @@
 """Models that are loaded by the requests that name them, by the real program. Also the how-to about that."""
 
-import os
-import subprocess
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +9,7 @@ import pytest
 
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
-from tests.system.daemon import chat, eventually, run_neuron, running_daemon
+from tests.system.daemon import chat, eventually, run_commands, run_neuron, running_daemon
 from tests.system.test_documents import blocks
 
 pytestmark = pytest.mark.system
@@ -36,15 +34,7 @@ def test_the_command_of_the_page_loads_the_model_that_it_names(tmp_path: Path) -
         daemon.wait_ready()
         assert [model["id"] for model in daemon.client.get("/models").json()] == [SMALL]
         (script,) = blocks(HOW_TO, "sh")
-        done = subprocess.run(
-            ["/bin/sh", "-ec", script.replace("127.0.0.1:13131", f"127.0.0.1:{daemon.port}")],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            env=os.environ | {"no_proxy": "127.0.0.1"},
-        )
-        assert '"finish_reason"' in done.stdout
+        assert '"finish_reason"' in run_commands(script, daemon)
         assert [model["id"] for model in daemon.client.get("/models").json()] == [SMALL, LARGE]
         check = run_neuron("serve", "--check-config", "--config", str(daemon.config_path))
         assert (check.returncode, check.stdout) == (0, "configuration is valid\n"), check.stderr
