@@ -44,6 +44,10 @@ class Host:
     host_monitor: HostMonitor = field(default_factory=HostMonitor)
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
+    configured: tuple[str, ...] = ()
+    """The public ids of the models of the configuration, for people who choose one to load."""
+    has_page: bool = True
+    """Whether there is a page for people at `/`."""
     reloads: Callable[[], Reload | UnsetType] = lambda: UNSET
     """The outcome of the last reload of the configuration."""
     entrance: Entrance = field(default_factory=lambda: Entrance(EntranceRules()))
