@@ -334,7 +334,7 @@ class Registry:
 
         Entering raises `ModelLoading` after `wait_for_load_s` for a model that is being loaded or will be. It raises
         `ModelNotLoaded` for a model that is not being loaded, and `InvalidRequest` for a `keep_alive_s` on a host that
-        does not make room.
+        does not make room. It raises `PreflightFailed` for a model on demand that needs more memory than it can get.
         """
         keep_alive_s = task.keep_alive_s if isinstance(task, Chat | Complete | Embed) else None
         return LeasedReply(
@@ -368,8 +368,8 @@ class Registry:
     def info(self, model_id: str) -> ModelInfo:
         """What `list_models` has of one model, under any spelling of its id.
 
-        Raises `ModelLoading` for a model that is being loaded or will be, and `ModelNotLoaded` for any other model that
-        is not listed.
+        Raises what a request to a model that is not listed would raise without a wait: `ModelLoading` if it is being
+        loaded or will be, `PreflightFailed` if it needs more memory than it can get, and `ModelNotLoaded` otherwise.
         """
         if self._farewell is not None:
             id_ = public_id(model_id)
@@ -377,7 +377,7 @@ class Registry:
                 if info.id == id_:
                     return info
         found = self._way_in.look(model_id)
-        if isinstance(found, ModelNotLoaded):
+        if not isinstance(found, HostedModel):
             raise found
         return found.loaded.info()
 

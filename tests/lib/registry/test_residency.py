@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,7 @@ from neuron_lib.errors import (
     SourceUnavailable,
 )
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.registry.making_room import Needs
 from neuron_lib.registry.residency_rules import ModelRules, ResidencyRules
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from tests.fakes.registry_callers import reply_text, request, spec
@@ -102,12 +103,13 @@ async def host(
     *,
     scripts: Mapping[str, ScriptedModel] | None = None,
     wait_for_load_s: float = 120.0,
+    capacity: Callable[[], Needs] = lambda: TEN,
 ) -> AsyncIterator[Host]:
     harness = SlowHarness(scripts or {id_: ScriptedModel(needs={"cpu": size}) for id_, size in sizes.items()})
     async with Registry(
         [harness],
         residency=residency,
-        capacity=lambda: TEN,
+        capacity=capacity,
         wait_for_load_s=wait_for_load_s,
         clock=anyio.current_time,
     ) as registry:
@@ -265,6 +267,40 @@ async def test_a_load_that_can_never_fit_is_refused_at_once_and_touches_nothing(
         assert raised.value.kind is PreflightKind.INSUFFICIENT_MEMORY
         assert anyio.current_time() == before_s
         assert one.here == [A]
+
+
+async def test_a_chat_with_a_model_that_can_never_fit_is_refused_as_its_load_is_and_touches_nothing() -> None:
+    async with host({A: 6, B: 11}, rules(A, B)) as one:
+        await one.chat(A)
+        before_s = anyio.current_time()
+        for _ in range(2):
+            await one.chat(B)
+            told = one.errors[-1]
+            assert isinstance(told, PreflightFailed)
+            assert (told.kind, told.fields["needed_bytes"]) == (PreflightKind.INSUFFICIENT_MEMORY, 11)
+        assert (one.here, anyio.current_time()) == ([A], before_s)
+
+
+async def test_memory_that_was_lacking_is_looked_for_again_after_the_same_time_however_often_it_was_lacking() -> None:
+    free = {"cpu": 5}
+    async with host({A: 6}, rules(A), capacity=lambda: free) as one:
+        for _ in range(4):
+            await one.chat(A)
+            assert isinstance(one.errors[-1], PreflightFailed)
+            await anyio.sleep(11)
+        free["cpu"] = 6
+        await one.chat(A)
+        assert one.answered == [A]
+
+
+async def test_a_load_that_may_not_make_room_does_not_keep_a_chat_from_making_it() -> None:
+    async with host({A: 6, B: 6}, rules(A, B)) as one:
+        await one.chat(A)
+        await anyio.sleep(60)
+        with pytest.raises(PreflightFailed):
+            await one.registry.load(spec(B), may_displace=False)
+        await one.chat(B)
+        assert one.answered == [A, B]
 
 
 async def test_a_load_waits_for_room_no_longer_than_ten_minutes() -> None:
