@@ -64,6 +64,11 @@ _ON_UNLOADED_LIMIT_S: Final = 5.0
 """The unload returns after this time, whatever `on_unloaded` does."""
 
 
+async def _nothing_measured() -> Needs:
+    """On a host whose memory nobody measures, the limits alone count."""
+    return {}
+
+
 class Registry:
     """The models of one host. Use it as `async with Registry([harness]) as registry`, from one event loop.
 
@@ -82,6 +87,7 @@ class Registry:
         wait_for_load_s: float = 0.0,
         residency: ResidencyRules | None = None,
         capacity: Callable[[], Needs] = dict,
+        available: Callable[[], Awaitable[Needs]] = _nothing_measured,
         before_load: Callable[[], Awaitable[None]] = checkpoint,
         on_unloaded: Callable[[], Awaitable[None]] | None = None,
         on_reply: Callable[[EndedReply], None] | None = None,
@@ -97,7 +103,9 @@ class Registry:
 
         `residency` says what the host does by itself about its models; by default nothing. `capacity` says the bytes
         that all models together may take on each device, which is looked at before each load that may have to wait for
-        room. A device that it does not name has no limit. `before_load` is awaited before each such load, and may raise
+        room. A device that it does not name has no limit. `available` measures the bytes that all models together could
+        have on each device at that moment: what is free, and what the models of this registry have. It counts where it
+        is less than `capacity`, for 5 s at most. `before_load` is awaited before each such load, and may raise
         a `NeuronError`, which is then why the load fails.
 
         `on_unloaded` is awaited, for 5 s at most, when the memory of a model is back and before the unload returns.
@@ -131,6 +139,7 @@ class Registry:
             start=self._start_load,
             need_of=self._need_of,
             capacity=capacity,
+            available=available,
             clock=clock,
         )
         self._way_in = WayIn(
@@ -278,7 +287,7 @@ class Registry:
         if self._farewell is not None:
             raise ShuttingDown
         plan = await self._harnesses.estimate(spec)
-        return plan.within(self._residency.limits())
+        return plan.within(await self._residency.limits())
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back. A load of the model that runs or waits is

@@ -51,6 +51,7 @@ _ROOM_LIMIT_S: Final = 600.0
 """The longest that a caller of a load waits for room."""
 _MEASURING_LIMIT_S: Final = 120.0
 """The longest that a harness may take to say how much memory a model needs."""
+_AVAILABLE_LIMIT_S: Final = 5.0
 _AGAIN_S: Final = 1.0
 
 
@@ -68,17 +69,20 @@ class Residency:
         start: Callable[[ModelSpec], HostedModel],
         need_of: Callable[[ModelSpec], Awaitable[Needs]],
         capacity: Callable[[], Needs],
+        available: Callable[[], Awaitable[Needs]],
         clock: Callable[[], float],
     ) -> None:
         """`start` begins a load. `need_of` says the bytes that a load will take on each device.
 
-        `capacity` says the bytes that all models together may take on each device. `clock` gives seconds.
+        `capacity` says the bytes that all models together may take on each device, and `available` measures how much
+        they could take. `clock` gives seconds.
         """
         self.rules = rules
         self._models = models
         self._start = start
         self._need_of = need_of
         self._capacity = capacity
+        self._available = available
         self._clock = clock
         self._cool_downs = CoolDowns(first_s=rules.cool_down_s)
         self._line = LoadLine(clock=clock, on_change=self._tell)
@@ -110,9 +114,31 @@ class Residency:
             unloaded_idle=self._unloaded_idle,
         )
 
-    def limits(self) -> Needs:
-        """The bytes that all models together may take on each device. Empty if loads do not ask for that."""
-        return self._capacity() if self.rules.makes_room else {}
+    async def limits(self) -> Needs:
+        """The bytes that all models together can take on each device now. Empty if loads do not ask for that."""
+        return await self._room() if self.rules.makes_room else {}
+
+    async def _room(self) -> Needs:
+        """The bytes that all models together can take on each device now: what they may, or less if other programs have
+        memory.
+
+        The memory of a model that is leaving is neither free nor counted for a moment, so nothing is measured then.
+        """
+        allowed = self._capacity()
+        if self._is_any_leaving():
+            return allowed
+        measured: Needs = {}
+        try:
+            with anyio.move_on_after(_AVAILABLE_LIMIT_S):
+                measured = await self._available()
+        except Exception:  # a host that cannot be measured goes by its limits
+            logger.exception("bug in the measurement of the memory that is available")
+        if self._is_any_leaving():
+            return allowed
+        return {device: min(limit, measured.get(device, limit)) for device, limit in allowed.items()}
+
+    def _is_any_leaving(self) -> bool:
+        return any(model.is_leaving for model in self._models.values())
 
     def can_load(self, model_id: str) -> bool:
         """Whether a request to this model would load it."""
@@ -265,7 +291,7 @@ class Residency:
                 changed = self._changes.next
                 self._measure_all(tasks)
                 try:
-                    next_s = self._settle()
+                    next_s = self._settle(await self._room() if self._line else self._capacity())
                 except Exception:  # a bug in one decision must not keep the next one from being made
                     logger.exception("bug in a decision about residency")
                     next_s = self._clock() + _AGAIN_S
@@ -273,7 +299,7 @@ class Residency:
                     await changed.wait()
             tasks.cancel_scope.cancel()
 
-    def _settle(self) -> float | None:
+    def _settle(self, capacity: Needs) -> float | None:
         """Decide, and act. Returns when to look again if nothing changes."""
         now_s = self._clock()
         forgotten, forgotten_due_s = self._line.forgotten(now_s=now_s)
@@ -285,7 +311,7 @@ class Residency:
         decision = decide(
             self._line.wanted(but=self._here_by_another_name()),
             self._residents(),
-            self.rules.house(self._capacity(), specs),
+            self.rules.house(capacity, specs),
             now_s=now_s,
         )
         for model_id, refusal in decision.refused.items():

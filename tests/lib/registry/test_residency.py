@@ -104,12 +104,17 @@ async def host(
     scripts: Mapping[str, ScriptedModel] | None = None,
     wait_for_load_s: float = 120.0,
     capacity: Callable[[], Needs] = lambda: TEN,
+    available: Callable[[], Needs] = dict,
 ) -> AsyncIterator[Host]:
+    async def measured() -> Needs:
+        return available()
+
     harness = SlowHarness(scripts or {id_: ScriptedModel(needs={"cpu": size}) for id_, size in sizes.items()})
     async with Registry(
         [harness],
         residency=residency,
         capacity=capacity,
+        available=measured,
         wait_for_load_s=wait_for_load_s,
         clock=anyio.current_time,
     ) as registry:
@@ -279,6 +284,50 @@ async def test_a_chat_with_a_model_that_can_never_fit_is_refused_as_its_load_is_
             assert isinstance(told, PreflightFailed)
             assert (told.kind, told.fields["needed_bytes"]) == (PreflightKind.INSUFFICIENT_MEMORY, 11)
         assert (one.here, anyio.current_time()) == ([A], before_s)
+
+
+async def test_no_model_is_unloaded_for_a_load_that_other_programs_leave_too_little_memory() -> None:
+    async with host({A: 4, B: 6}, rules(A, B), available=lambda: {"cpu": 5}) as one:
+        await one.chat(A)
+        await anyio.sleep(60)
+        await one.chat(B)
+        told = one.errors[-1]
+        assert isinstance(told, PreflightFailed)
+        assert (told.fields["needed_bytes"], told.fields["free_bytes"]) == (6, 5)
+        assert one.here == [A]
+
+
+async def test_more_models_are_unloaded_where_other_programs_have_memory() -> None:
+    free = {"cpu": 10}
+    async with host({A: 3, B: 3, C: 3}, rules(A, B, C), available=lambda: free) as one:
+        for model_id in (A, B):
+            await one.chat(model_id)
+            await anyio.sleep(60)
+        free["cpu"] = 8
+        await one.chat(C)
+        assert one.here == [B, C]
+
+
+async def test_the_memory_of_a_model_that_is_leaving_counts_as_neither_free_nor_taken_by_other_programs() -> None:
+    def available() -> Needs:
+        return {"cpu": 1} if one.registry.unloading() else TEN
+
+    async with host({A: 6, B: 6}, rules(A, B), available=available) as one:
+        await one.chat(A)
+        await anyio.sleep(60)
+        await one.chat(B)
+        assert (one.errors, one.answered) == ([], [A, B])
+
+
+async def test_a_host_whose_memory_cannot_be_measured_goes_by_its_limits() -> None:
+    def available() -> Needs:
+        raise RuntimeError("no such file")
+
+    async with host({A: 6, B: 6}, rules(A, B), available=available) as one:
+        await one.chat(A)
+        await anyio.sleep(60)
+        await one.chat(B)
+        assert one.answered == [A, B]
 
 
 async def test_memory_that_was_lacking_is_looked_for_again_after_the_same_time_however_often_it_was_lacking() -> None:
