@@ -1,6 +1,7 @@
 """The facts about this host that routes and probes need, in one place. Holds references; owns only the discovery."""
 
 import logging
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,11 @@ class Host:
         """Publish what is known of the hardware. The last call counts."""
         self._discovery = discovery
         self._looked.set()
+
+    @property
+    def hostname(self) -> str:
+        """The name of this machine."""
+        return platform.node() if self._discovery is None else self._discovery.hostname
 
     def gpu_memory_mb(self) -> tuple[int, ...]:
         """The memory in MiB of each GPU that has been seen so far; see `gpu_memory_by_index`."""

@@ -8,8 +8,8 @@ __all__ = ("ASSETS", "asset")
 
 ASSETS: Final = {
     "icon.svg": "image/svg+xml",
-    "neuron.css": "text/css; charset=utf-8",
-    "neuron.js": "text/javascript; charset=utf-8",
+    "neuron.css": "text/css",
+    "neuron.js": "text/javascript",
 }
 """The names of the files, with their types."""
 

@@ -93,9 +93,10 @@ function morph(shown, fresh) {
 }
 
 let wake = () => {};
+/** Wait so long, or until `wake` is called. Without a time only `wake` ends the wait. */
 const pause = (ms) =>
   new Promise((done) => {
-    const timer = setTimeout(done, ms);
+    const timer = ms === undefined ? undefined : setTimeout(done, ms);
     wake = () => (clearTimeout(timer), done());
   });
 
@@ -130,9 +131,10 @@ function tellOfChanges(before) {
 }
 
 async function follow() {
+  const isLocked = () => document.body.classList.contains("locked");
   for (;;) {
-    await refresh();
-    await pause(document.hidden ? HIDDEN_REFRESH_MS : REFRESH_MS);
+    if (!isLocked() || sessionStorage.getItem(KEY)) await refresh();
+    await pause(isLocked() ? undefined : document.hidden ? HIDDEN_REFRESH_MS : REFRESH_MS);
   }
 }
 

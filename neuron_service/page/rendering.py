@@ -9,6 +9,7 @@ from neuron_service.page.view import View
 
 __all__ = ("render_locked", "render_page", "render_state")
 
+
 def render_page(view: View) -> bytes:
     """The whole page."""
     return _environment().get_template("page.html").render(view=view).encode()

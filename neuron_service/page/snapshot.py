@@ -1,7 +1,5 @@
 """Takes from a host what the page shows. On the event loop, from memory."""
 
-import platform
-
 from neuron_service.host import Host
 from neuron_service.page.view import PageFacts
 
@@ -11,7 +9,7 @@ __all__ = ("take_facts",)
 def take_facts(host: Host) -> PageFacts:
     """What the page shows now."""
     return PageFacts(
-        hostname=platform.node(),
+        hostname=host.hostname,
         status=host.status_line(),
         not_ready=host.why_not_ready(),
         version="" if host.version is None else host.version.package_version,

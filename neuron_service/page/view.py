@@ -1,6 +1,7 @@
 """What the page says of a host, in words. Pure: everything is an argument, and nothing here knows HTML."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -31,19 +32,25 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 
 class ModelState(StrEnum):
-    """The states of a model that the page tells apart. The value is what people read."""
+    """The states of a model that the page tells apart, in the order of their cards. The value is what people read."""
 
-    SERVING = "serving"
-    RECOVERING = "recovering"
     LOADING = "loading"
+    RECOVERING = "recovering"
     UNLOADING = "unloading"
+    SERVING = "serving"
     WAITING = "waiting"
-    FAILED = "failed"
     LOST = "lost"
+    FAILED = "failed"
+
+
+_RANK = {state: rank for rank, state in enumerate(ModelState)}
 
 
 class PageFacts(Struct, frozen=True, kw_only=True):
-    """What the page shows, as the host has it at one moment. `version` is "" while it is not known."""
+    """What the page shows, as the host has it at one moment. `version` is "" while it is not known.
+
+    `on_demand` are the ids of the models that a chat would load, `configured` those of all models of the configuration.
+    """
 
     hostname: str
     status: str
@@ -103,7 +110,7 @@ def view_of(facts: PageFacts) -> View:
     serving = tuple(card.id for card in cards if card.can_chat)
     return View(
         hostname=facts.hostname,
-        status=facts.status,
+        status=facts.status if facts.not_ready is NotReady.DRAINING else _status(cards),
         tone=_tone(facts.not_ready, cards),
         about=tuple(_about(facts)),
         cards=cards,
@@ -129,6 +136,14 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def _status(cards: Sequence[Card]) -> str:
+    """`2 models serving, 1 loading`."""
+    counts = Counter(card.state for card in cards)
+    serving = counts.pop(ModelState.SERVING, 0)
+    others = [f"{counts[state]} {state}" for state in ModelState if counts[state]]
+    return ", ".join([f"{_counted(serving, 'model') if serving else 'no model'} serving", *others])
+
+
 def _tone(not_ready: NotReady | None, cards: Iterable[Card]) -> Literal["good", "busy", "bad"]:
     if not_ready is NotReady.NO_SERVABLE_MODEL:
         return "bad"
@@ -147,7 +162,7 @@ def _about(facts: PageFacts) -> Iterator[Fact]:
 
 
 def _cards(health: Health, models: Iterable[ModelInfo]) -> tuple[Card, ...]:
-    """A card for each model, by id. A model that has several states at once has the card of the liveliest."""
+    """A card for each model, by state and id. A model that has several states at once has the card of the liveliest."""
     loads = {load.id: load for load in health.models}
     found: dict[str, Card] = {}
     for card in (
@@ -159,7 +174,7 @@ def _cards(health: Health, models: Iterable[ModelInfo]) -> tuple[Card, ...]:
         *_waiting(health.activation),
     ):
         found.setdefault(card.id, card)
-    return tuple(found[model_id] for model_id in sorted(found))
+    return tuple(sorted(found.values(), key=lambda card: (_RANK[card.state], card.id)))
 
 
 def _failed(health: Health) -> tuple[FailedLoad, ...]:
@@ -225,14 +240,14 @@ def _loading(load: LoadingModel) -> Card:
     return Card(
         id=load.model_id,
         state=ModelState.LOADING,
-        words=f"{describe(load.progress)}, for {duration(load.elapsed_ms / 1000)}",
+        words=f"{describe(load.progress)}, {duration(load.elapsed_ms / 1000)} so far",
         fraction=load.progress.fraction,
         action="cancel",
     )
 
 
 def _unloading(model: UnloadingModel) -> Card:
-    since = f"for {duration(model.elapsed_ms / 1000)}"
+    since = f"{duration(model.elapsed_ms / 1000)} so far"
     running = f"{_counted(model.running_requests, 'request')} still running, " if model.running_requests else ""
     overdue = ", longer than this may take: its memory may still be taken" if model.is_overdue else ""
     return Card(id=model.model_id, state=ModelState.UNLOADING, words=f"{running}{since}{overdue}")

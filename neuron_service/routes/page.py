@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any, Final
 
 import anyio
-from litestar import Request, Response, get
+from litestar import MediaType, Request, Response, get
 
 from neuron_lib.wire.http_errors import UnknownPath
 from neuron_service.exchange import exchange_of
@@ -81,7 +81,7 @@ def _html(body: bytes, *, status: int = 200) -> Response[bytes]:
     headers = _HEADERS | {"cache-control": "no-store"}
     if status == _UNAUTHORIZED:
         headers |= {"www-authenticate": 'Bearer realm="neuron"'}
-    return Response(body, status_code=status, media_type="text/html; charset=utf-8", headers=headers)
+    return Response(body, status_code=status, media_type=MediaType.HTML, headers=headers)
 
 
 def _render(facts: PageFacts, *, whole: bool) -> bytes:
