@@ -4,7 +4,7 @@ The host follows a script, so the pictures do not depend on this machine: names,
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +162,19 @@ def crashed(scene: Scene) -> None:
     scene.page.get_by_text("recovering", exact=True).wait_for()
 
 
-SCENES: Final = (idle, loading, chatting, crashed)
+PICTURES: Final = (
+    (chatting, "light", DESKTOP),
+    (chatting, "dark", PHONE),
+    (loading, "dark", DESKTOP),
+    (crashed, "light", DESKTOP),
+)
+"""What is in the documents: a scene, a colour scheme and a screen."""
+ALL: Final = tuple(
+    (scene, scheme, screen)
+    for scene in (idle, loading, chatting, crashed)
+    for scheme in ("light", "dark")
+    for screen in (DESKTOP, PHONE)
+)
 
 
 @contextmanager
@@ -189,20 +201,18 @@ def scene_of(browser: Browser, viewport: ViewportSize, scheme: Any) -> Iterator[
             context.close()
 
 
-def main(folder: Path) -> None:
-    """Make all pictures in `folder`."""
+def main(pictures: Iterable[tuple[Callable[[Scene], None], Any, ViewportSize]], folder: Path) -> None:
+    """Make the pictures in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
-        for scene in SCENES:
-            for name, viewport, scheme in (
-                ("light", DESKTOP, "light"),
-                ("dark", DESKTOP, "dark"),
-                ("phone", PHONE, "light"),
-            ):
-                with scene_of(browser, viewport, scheme) as seen:
-                    scene(seen)
-                    seen.page.screenshot(path=folder / f"page-{scene.__name__}-{name}.png", full_page=name == "phone")
+        for scene, scheme, screen in pictures:
+            with scene_of(browser, screen, scheme) as seen:
+                scene(seen)
+                is_phone = screen is PHONE
+                name = f"page-{scene.__name__}-{scheme}{'-phone' if is_phone else ''}.png"
+                seen.page.screenshot(path=folder / name, full_page=is_phone)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
+    # With a folder: all scenes, in every scheme and on every screen, to be looked at.
+    main(*((ALL, Path(sys.argv[1])) if sys.argv[1:] else (PICTURES, FOLDER)))
