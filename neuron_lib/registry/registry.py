@@ -181,6 +181,11 @@ class Registry:
         return self._harnesses.names
 
     @property
+    def makes_room(self) -> bool:
+        """Whether a load that does not fit waits until idle models have been unloaded for it."""
+        return self._residency.rules.makes_room
+
+    @property
     def loads_on_demand(self) -> bool:
         """Whether a request can load a model."""
         return bool(self._residency.rules.on_demand)
