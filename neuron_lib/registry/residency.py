@@ -26,7 +26,7 @@ from neuron_lib.errors import (
     ShuttingDown,
     cause_chain,
 )
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.cool_down import CoolDowns
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels
@@ -40,7 +40,7 @@ from neuron_lib.types import ModelSpec, ResidencyCounts, public_id
 
 __all__ = ("COOLING_DOWN", "Residency")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 COOLING_DOWN: Final = "cooling_down"
 """The `stage` of a `ModelLoading` that says that the last load failed and the next one may not begin yet."""
@@ -72,7 +72,7 @@ class Residency:
 
         `capacity` says the bytes that all models together may take on each device. `clock` gives seconds.
         """
-        self.rules = rules
+        self.rules: ResidencyRules = rules
         self._models = models
         self._start = start
         self._need_of = need_of
