@@ -55,12 +55,16 @@ format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# No cache for import-linter: a module that was missing when the cache was written stays missing in it.
+# No cache for import-linter: a module that was missing when the cache was written stays missing in it. pyright says
+# whether each public name of the library has a type that every type checker understands in the same way.
 check: install ## format, lint, types and import contracts, nothing run
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports --no-logo --no-cache
+	@echo pyright --verifytypes neuron_lib
+	@report=$$(PATH="$(BIN):$$PATH" PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --verifytypes neuron_lib \
+		--ignoreexternal) || { echo "$$report" >&2; exit 1; }
 
 # The daemon of mypy keeps the types in memory for an hour. It exits with 1 if a type is wrong; with any other code the
 # daemon itself has failed, and mypy checks without it. An environment without bytecode files would cost pytest 6 s.

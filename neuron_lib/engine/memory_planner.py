@@ -23,7 +23,7 @@ from neuron_lib.types import ContextParams, DeviceNeed, MemoryPlan
 
 __all__ = ("context_length", "plan_load", "require_servable", "settle_context")
 
-logger = logging.getLogger("neuron_lib.engine")
+logger: logging.Logger = logging.getLogger("neuron_lib.engine")
 
 _Taken: TypeAlias = Mapping[str, Allocation]
 _MOST_TRIES: Final = 4

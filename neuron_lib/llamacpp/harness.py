@@ -32,7 +32,7 @@ from neuron_lib.llamacpp.placement import (
     visible_devices,
 )
 from neuron_lib.llamacpp.supervisor import supervise
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.sizes import MB
 from neuron_lib.sockets import SocketReader, read_socket
 from neuron_lib.sources.configured import model_store
@@ -41,7 +41,7 @@ from neuron_lib.types import ContextParams, LoadProgress, LoadStage, MemoryPlan,
 
 __all__ = ("LlamaCppHarness", "admission_rules", "load_command", "model_store")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _PLAN_LIMIT_S: Final = 120.0
 """For a plan, from the start of the engine. It takes a second or two where nothing else runs."""
