@@ -20,7 +20,7 @@ DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
 .PHONY: help run install deploy clean format check check-fast test test-faults test-clients soak soak-demand bench
-.PHONY: changelog lock
+.PHONY: changelog release release-check lock
 .DELETE_ON_ERROR:
 
 # `##@ Heading` begins a group, and a target with `## text` is a line of it.
@@ -121,6 +121,15 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 changelog: $(STAMPS)/dev ## show the section of the changelog that the fragments in changes/ give
 	@$(BIN)/towncrier build --draft 2>/dev/null
 
+release: install ## set the version and make its section of the changelog (VERSION=0.2.0; afterwards VERSION=0.3.0.dev0)
+	@test -n '$(VERSION)' || { echo "say which: make release VERSION=0.2.0" >&2; exit 1; }
+	@$(BIN)/python -m scripts.release prepare '$(VERSION)'
+
+release-check: install ## say what a release of this checkout lacks, and build its artefacts
+	@$(BIN)/python -m scripts.release check
+	@$(MAKE) --no-print-directory dist
+	@$(BIN)/python -m scripts.release artefacts
+
 # ---------------------------------------------------------------------------------------------------------- .venv
 # One stamp for each step, so that a changed file repeats its own step and the steps built on it.
 
@@ -151,8 +160,8 @@ $(STAMPS)/runtime: $(STAMPS)/cmake-args requirements/build.txt requirements/runt
 	$(LOCKED) $(if $(CMAKE_ARGS),--no-cache-dir --force-reinstall) -r requirements/build.txt -r requirements/runtime.txt
 	@touch $@
 
-# Editable, and built by the locked backend: no network.
-$(STAMPS)/project: $(STAMPS)/runtime pyproject.toml
+# Editable, and built by the locked backend: no network. Again for another version, which neuron_lib/__init__.py has.
+$(STAMPS)/project: $(STAMPS)/runtime pyproject.toml neuron_lib/__init__.py
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 

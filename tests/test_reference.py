@@ -103,7 +103,8 @@ def test_every_tool_format_has_a_row() -> None:
 
 def test_the_index_links_each_page_once() -> None:
     links = re.findall(r"\]\(([^)#]+\.md)\)", (ROOT / "docs/index.md").read_text())
-    pages = [str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/*/*.md")]
+    folders = [str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/*/*.md")]
+    pages = [page for page in folders if not page.startswith("adr/0")]  # adr/index.md lists them
     assert sorted(links) == sorted(pages)
 
 
