@@ -7,6 +7,8 @@ ARGS   ?=
 SOAK_MINUTES ?= 20
 # More options for llama.cpp's build, for example CMAKE_ARGS=-DGGML_CUDA=ON. Other options compile it again, none keep it.
 CMAKE_ARGS ?=
+# A folder, or the address of an index, with wheels of llama-cpp-python for this machine. Then nothing is compiled.
+LLAMA_WHEELS ?=
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -136,22 +138,22 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 # Holds the options of the last build; written only when there are others, so that nothing is compiled without need.
-$(STAMPS)/cmake-args: FORCE | $(STAMPS)/venv
-	@if [ ! -e $@ ] || { [ -n '$(CMAKE_ARGS)' ] && [ "$$(cat $@)" != '$(CMAKE_ARGS)' ]; }; then \
-		echo '$(CMAKE_ARGS)' > $@; fi
+LLAMA_FROM = $(strip $(CMAKE_ARGS) $(LLAMA_WHEELS))
+$(STAMPS)/llama-from: FORCE | $(STAMPS)/venv
+	@if [ ! -e $@ ] || { [ -n '$(LLAMA_FROM)' ] && [ "$$(cat $@)" != '$(LLAMA_FROM)' ]; }; then \
+		echo '$(LLAMA_FROM)' > $@; fi
 
 .PHONY: FORCE
 FORCE:
 
-# pip's cache of wheels it has built does not look at CMAKE_ARGS, so a build with options of its own goes past it.
-$(STAMPS)/runtime: $(STAMPS)/cmake-args requirements/build.txt requirements/runtime.txt scripts/libllama_only.cmake
+$(STAMPS)/runtime: $(STAMPS)/llama-from requirements/build.txt requirements/runtime.txt scripts/libllama_only.cmake
+ifeq ($(strip $(LLAMA_WHEELS)),)
 	@command -v cmake >/dev/null || { echo "llama.cpp is compiled here: install cmake" >&2; exit 1; }
 	@command -v "$${CXX:-c++}" >/dev/null || \
 		{ echo "llama.cpp is compiled here: install a C++ compiler (g++ or clang++)" >&2; exit 1; }
-	@echo "Installing into $(VENV). The first time this compiles llama.cpp, which takes some minutes."
-	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_INCLUDE='$(CURDIR)/scripts/libllama_only.cmake' $(CMAKE_ARGS)" \
-	CMAKE_BUILD_PARALLEL_LEVEL="$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(getconf _NPROCESSORS_ONLN)}" \
-	$(LOCKED) $(if $(CMAKE_ARGS),--no-cache-dir --force-reinstall) -r requirements/build.txt -r requirements/runtime.txt
+endif
+	@echo "Installing into $(VENV)"
+	@$(BIN)/python scripts/install_runtime.py --cmake-args='$(CMAKE_ARGS)' --llama-wheels='$(LLAMA_WHEELS)'
 	@touch $@
 
 # Editable, and built by the locked backend: no network.
