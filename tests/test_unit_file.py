@@ -12,10 +12,10 @@ import pytest
 
 from neuron_service import cli
 from neuron_service.cli import serve
+from tests.documents import blocks
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "data"
-HOW_TO = ROOT / "docs/how-to/run-under-systemd.md"
 
 # What docs/reference/wire-contract.md#the-unit says.
 CONTRACT = [
@@ -137,7 +137,7 @@ def test_systemd_accepts_every_line_of_the_unit(runnable_unit: Path) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("drop_in", re.findall(r"^```ini\n(.*?)^```$", HOW_TO.read_text(), re.MULTILINE | re.DOTALL))
+@pytest.mark.parametrize("drop_in", blocks("docs/how-to/run-under-systemd.md", "ini"))
 def test_systemd_accepts_the_drop_ins_of_the_documentation(drop_in: str, runnable_unit: Path) -> None:
     runnable_unit.write_text(f"{runnable_unit.read_text()}\n{drop_in}")
     check("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", runnable_unit)

@@ -16,12 +16,12 @@ import httpx
 import pytest
 
 from neuron_lib.testing import ScriptedModel
+from tests.documents import blocks
 from tests.fakes.authority import Authority
 from tests.fakes.listening_host import listening_host
 from tests.fakes.scripted_host import chat_body
 from tests.patience import PATIENCE_S
 from tests.system.daemon import accepts, eventually, free_port, run_neuron, running_daemon
-from tests.system.test_documents import blocks
 
 pytestmark = pytest.mark.system
 
