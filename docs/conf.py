@@ -15,6 +15,7 @@ include_patterns = [
     "docs/**",
     "benchmarks/README.md",
     "benchmarks/results/*.md",
+    "changes/README.md",
     "examples/README.md",
     "examples/*/README.md",
     "CHANGELOG.md",
@@ -22,7 +23,17 @@ include_patterns = [
     "README.md",
     "SECURITY.md",
 ]
-exclude_patterns = ["**/.*", "build", "dist", "docs/extensions", "tests"]
+exclude_patterns = [  # folders that need not be searched
+    ".*",
+    "build",
+    "dist",
+    "docs/extensions",
+    "neuron_lib",
+    "neuron_service",
+    "requirements",
+    "tests",
+    "**/__pycache__",
+]
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",

@@ -46,21 +46,32 @@ def test_a_block_of_output_has_no_command_in_it(page: str) -> None:
 def test_every_block_is_taken_by_a_test() -> None:
     for file in takers():
         import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
-    found = [block for page in pages() for block in all_blocks(page) if block.language != OUTPUT]
-    left = [block for block in found if (block.page, block.language) not in TAKEN and not is_directive(block.language)]
+    found = [block for page in pages() for block in all_blocks(page) if not is_directive(block.language)]
+    left = [block for block in found if block.language != OUTPUT and (block.page, block.language) not in TAKEN]
     assert [f"{block.page}:{block.line}: {block.language}" for block in left] == []
 
 
 @pytest.mark.parametrize("file", takers(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_test_takes_all_blocks_of_a_language(file: Path) -> None:
     """A comprehension with a condition could leave a new block out without a word."""
-    loops = [
-        loop
-        for tree in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        for loop in getattr(tree, "generators", [])
-        if loop.ifs and isinstance(loop.iter, ast.Call) and getattr(loop.iter.func, "id", "") == "blocks"
-    ]
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    loops = [loop for node in nodes for loop in getattr(node, "generators", []) if loop.ifs and takes(loop.iter)]
     assert [loop.iter.lineno for loop in loops] == []
+
+
+@pytest.mark.parametrize("file", takers(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_block_that_a_test_takes_is_used(file: Path) -> None:
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    taking = [node for node in nodes if isinstance(node, ast.Assign) and takes(node.value)]
+    targets = [part for node in taking for target in node.targets for part in ast.walk(target)]
+    names = {part.id for part in targets if isinstance(part, ast.Name)} - {"_"}
+    read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert names - read == set()
+
+
+def takes(value: ast.expr) -> bool:
+    """Whether the value is a call of `blocks`."""
+    return isinstance(value, ast.Call) and getattr(value.func, "id", "") == "blocks"
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if JSON[page]])

@@ -8,11 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from neuron_lib import Registry
 from tests.documents import blocks
 from tests.fakehub import fake_hub
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
-from tests.system.daemon import ROOT, chat, run_commands, run_neuron, running_daemon
+from tests.system.daemon import ROOT, chat, run_neuron, running_daemon
 from tests.system.fetches import large_model
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -21,12 +22,6 @@ OWN_MODEL = "docs/how-to/serve-your-own-model.md"
 TUTORIAL = "docs/tutorial/first-model.md"
 (README_PROGRAM,) = blocks("README.md", "python")
 EMBEDDED, FUNCTIONS, SCRIPTED = blocks("docs/how-to/embed.md", "python")
-FRONT_DOOR, ASK_FROM_README = blocks("README.md", "sh")
-INSTALL_UNIT, ASK_UNIT, CHECK_UNIT, INSTALL_SOCKET, FORGET_FAILURE, VERIFY_UNIT = blocks(
-    "docs/how-to/run-under-systemd.md", "sh"
-)
-RUN_DEMO, LOOK, ASK_DEMO, SERVE_OWN, ASK_OWN = blocks(TUTORIAL, "sh")
-CHECK_OWN, LOAD_OWN = blocks(OWN_MODEL, "sh")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )
@@ -59,6 +54,12 @@ def test_the_other_tasks_of_the_embedding_page_answer(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.stdout.splitlines()[-1] == '31 f {"city":"Rome"}'
+
+
+def test_the_scripted_harness_of_the_embedding_page_stands_in_for_the_real_one() -> None:
+    names = {"Registry": Registry}
+    exec(compile(SCRIPTED, "embed.md", "exec"), names)  # noqa: S102 - the page's own code
+    assert isinstance(names["registry"], Registry)
 
 
 def default_id(config: str) -> str:
@@ -98,17 +99,6 @@ def test_a_configuration_in_a_how_to_serves_its_model_as_it_stands(config: str, 
             assert reply.status_code == httpx.codes.OK
             check = run_neuron("serve", "--check-config", "--config", str(daemon.config_path), environ=environ)
             assert (check.returncode, check.stdout) == (0, "configuration is valid\n"), check.stderr
-
-
-@pytest.mark.parametrize("script", [ASK_FROM_README, ASK_UNIT, ASK_DEMO, ASK_OWN])
-def test_the_commands_that_ask_the_demo_model_get_an_answer(script: str, tmp_path: Path) -> None:
-    short = {"NEURON_HARNESS__LLAMACPP__SAMPLING__MAX_TOKENS": "32"}  # a busy machine is slow, and the model may go on
-    with running_daemon(tmp_path, (ROOT / "neuron_service/demo.toml").read_text(), environ=short) as daemon:
-        daemon.wait_ready()
-        assert "127.0.0.1:13131" in script
-        shown = run_commands(script, daemon)
-        assert '"content":"' in shown
-        assert '"error"' not in shown
 
 
 def test_the_tutorial_stops_its_first_service_before_it_starts_the_second_on_the_same_port() -> None:

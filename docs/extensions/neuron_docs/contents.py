@@ -14,7 +14,7 @@ __all__ = ("contents_of", "setup", "toctrees")
 
 
 def contents_of(index: str) -> list[tuple[str, list[str]]]:
-    """The headings of the second level, each with the Markdown files that the lines below it link to, in their order."""
+    """The headings of the second level, each with the Markdown files that the lines below it link to."""
     parts = re.split(r"^## (.+)$", index, flags=re.MULTILINE)[1:]
     linked = [re.findall(r"\]\(([^)#:]+\.md)\)", text) for text in parts[1::2]]
     return list(zip(parts[::2], linked, strict=True))

@@ -61,8 +61,9 @@ def loads() -> str:
     """The table of the errors of `POST /models/load`."""
     rows = []
     for error_class in [*subclasses(LoadFailed), SourceUnavailable]:
-        answer = load_error(_example(error_class))
-        rows.append((f"`{error_class.code}`", str(answer.status), _meaning(error_class), f"`{error_class.__name__}`"))
+        error = _example(error_class)
+        status = str(load_error(error).status)
+        rows.append((f"`{error.code}`", status, _meaning(error_class), f"`{error_class.__name__}`"))
     return table(("code", "status", "what has happened", "class"), rows)
 
 

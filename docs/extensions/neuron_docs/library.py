@@ -49,9 +49,7 @@ def _entry(module: str, name: str) -> str:
     return f"```{{eval-rst}}\n.. auto{'function' if callable(value) else 'data'}:: {module}.{name}\n```"
 
 
-def _shorten(  # the signature of this function is Sphinx's
-    app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, returns: str | None
-) -> tuple[str | None, str | None] | None:
+def _shorten(_app: Sphinx, _what: str, _name: str, value: object, *_more: object) -> tuple[str, None] | None:
     """The fields of a struct are listed below it, so that its signature would say them twice."""
     is_struct = isinstance(value, type) and issubclass(value, Struct)
     return ("", None) if is_struct else None

@@ -94,14 +94,20 @@ def _type(schema: dict[str, Any]) -> str:
             return _type(inner)
         case {"anyOf": choices} | {"oneOf": choices}:
             return " or ".join(dict.fromkeys(map(_type, choices)))
-        case {"const": value}:
-            return f"`{value}`"
-        case {"enum": values}:
-            return ", ".join(f"`{value}`" for value in values)
         case {"type": "array"}:
             return f"list of ({_type(schema.get('items', {}))})"
         case {"type": "object", "additionalProperties": dict(inner)}:
             return f"object of ({_type(inner)})"
+        case _:
+            return _simple(schema)
+
+
+def _simple(schema: dict[str, Any]) -> str:
+    match schema:
+        case {"const": value}:
+            return f"`{value}`"
+        case {"enum": values}:
+            return ", ".join(f"`{value}`" for value in values)
         case {"type": str(kind)}:
             return _words(kind, schema)
         case _:

@@ -106,6 +106,16 @@ def _value(kind: inspect.Type) -> str:
             return _value(inner)
         case inspect.UnionType(types=types):
             return " or ".join(_value(each) for each in types if not isinstance(each, inspect.NoneType))
+        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
+            return f"list of: {_value(item)}"
+        case inspect.DictType(key_type=key, value_type=value):
+            return f"table from: {_value(key)} to: {_value(value)}"
+        case _:
+            return _simple(kind)
+
+
+def _simple(kind: inspect.Type) -> str:
+    match kind:
         case inspect.BoolType():
             return "`true` or `false`"
         case inspect.IntType(ge=low, le=high) | inspect.FloatType(ge=low, le=high):
@@ -114,10 +124,6 @@ def _value(kind: inspect.Type) -> str:
             return ", ".join(f"`{json.dumps(each)}`" for each in values)
         case inspect.EnumType(cls=cls):
             return ", ".join(f"`{json.dumps(each.value)}`" for each in cls)
-        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
-            return f"list of: {_value(item)}"
-        case inspect.DictType(key_type=key, value_type=value):
-            return f"table from: {_value(key)} to: {_value(value)}"
         case inspect.CustomType():
             return "path"
         case _:

@@ -14,7 +14,7 @@ from tests.fakes.synthetic_gguf import write_synthetic
 
 pytestmark = pytest.mark.process
 
-USUAL, SHORTER, ASK = blocks("docs/how-to/size-a-host.md", "sh")
+USUAL, SHORTER, _ = blocks("docs/how-to/size-a-host.md", "sh")
 DEMO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
