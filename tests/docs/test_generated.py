@@ -9,7 +9,7 @@ pytest.importorskip("sphinx", reason="the packages of the extra docs are not ins
 from neuron_docs import contents, errors, generated, library, operations, settings
 
 import neuron_lib
-from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, RequestRejected
+from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, PreflightKind, RequestRejected
 from tests.documents import ROOT, pages
 
 ABSTRACT = {NeuronError, RequestRejected, ConfigError}
@@ -54,6 +54,19 @@ def test_every_error_of_a_request_or_a_load_has_a_row() -> None:
 def test_an_error_has_the_status_that_each_api_answers() -> None:
     (row,) = [line for line in errors.requests().splitlines() if line.endswith("`TemplateFailed` |")]
     assert row.startswith("| `template_render_failed` | 422 | 400 | `invalid_request_error` |")
+
+
+def test_every_refusal_that_the_page_about_troubles_names_is_one_that_there_is() -> None:
+    page = (ROOT / "docs/how-to/troubleshoot.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| (\d{3}) `(\w+)`", page, re.MULTILINE))
+    rows = re.findall(r"^\| `(\w+)` \| (\d{3}) \|", errors.requests(), re.MULTILINE)
+    assert named
+    assert named - {(status, code) for code, status in rows} == set()
+
+
+def test_the_page_about_troubles_has_every_reason_for_which_a_file_is_refused() -> None:
+    page = (ROOT / "docs/how-to/troubleshoot.md").read_text(encoding="utf-8")
+    assert [kind for kind in PreflightKind if f"`{kind}`" not in page] == []
 
 
 def test_the_sidebar_has_the_lists_of_the_index() -> None:

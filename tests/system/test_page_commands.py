@@ -24,6 +24,8 @@ OWN_MODEL = "docs/how-to/serve-your-own-model.md"
 (SET_UP,) = blocks("CONTRIBUTING.md", "sh")
 FRONT_DOOR, ASK_FROM_README = blocks("README.md", "sh")
 (INSTALL_LIBRARY,) = blocks("docs/how-to/embed.md", "sh")
+INSTALL_WITH_A_GPU = blocks("docs/how-to/install-with-a-gpu.md", "sh")
+IS_IT_WELL, LOAD_AND_UNLOAD, RESTART = blocks("docs/how-to/operate.md", "sh")
 INSTALL_UNIT, ASK_UNIT, CHECK_UNIT, INSTALL_SOCKET, FORGET_FAILURE, VERIFY_UNIT = blocks(
     "docs/how-to/run-under-systemd.md", "sh"
 )
@@ -59,11 +61,13 @@ def with_stand_ins(script: str, folder: Path, *names: str) -> list[str]:
         (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\n')
         (programs / name).chmod(stat.S_IRWXU)
     environ = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
-    subprocess.run(["/bin/sh", "-ec", script], check=True, cwd=ROOT, env=environ, timeout=PATIENCE_S)
+    subprocess.run(
+        ["/bin/sh", "-ec", script], check=True, cwd=ROOT, env=environ | {"no_proxy": "127.0.0.1"}, timeout=PATIENCE_S
+    )
     return calls.read_text().splitlines()
 
 
-@pytest.mark.parametrize("script", [SET_UP, FRONT_DOOR, RUN_DEMO, INSTALL_LIBRARY])
+@pytest.mark.parametrize("script", [SET_UP, FRONT_DOOR, RUN_DEMO, INSTALL_LIBRARY, *INSTALL_WITH_A_GPU])
 def test_every_target_of_make_that_a_page_names_is_there(script: str) -> None:
     for command in script.splitlines():
         assert command.startswith("make ")
@@ -88,6 +92,13 @@ def test_a_command_that_asks_the_demo_model_gets_an_answer(script: str, demo: Da
 @pytest.mark.parametrize("script", [LOOK, LOOK_AT_MEMORY])
 def test_a_command_that_looks_at_a_host_gets_json(script: str, demo: Daemon) -> None:
     assert json.loads(run_commands(script, demo))
+
+
+def test_a_look_at_a_host_and_a_restart_are_over_as_soon_as_the_host_is_ready(demo: Daemon, tmp_path: Path) -> None:
+    shown = run_commands(IS_IT_WELL, demo)
+    assert all(f'"status":"{word}"' in shown for word in ("ok", "ready"))
+    calls = with_stand_ins(RESTART.replace("127.0.0.1:13131", f"127.0.0.1:{demo.port}"), tmp_path, "systemctl")
+    assert calls == ["systemctl restart neuron"]
 
 
 def test_a_reply_has_the_shape_that_the_page_asks_for(demo: Daemon) -> None:
@@ -122,6 +133,8 @@ def test_a_model_of_ones_own_is_checked_served_and_asked_for_as_the_page_says(tm
     with running_daemon(tmp_path / "daemon", f"{place}[harness.llamacpp]\nn_ctx = 512\n") as daemon:
         assert '"status":"loaded"' in run_commands(LOAD_OWN, daemon)
         assert '"id":"acme/assistant"' in run_commands("\n".join(look), daemon)
+        daemon.client.post("/models/unload", json={"model_id": "acme/assistant"})
+        assert '"status":"unloaded"' in run_commands(LOAD_AND_UNLOAD, daemon)
 
 
 def test_the_unit_is_installed_where_systemd_looks_for_it(tmp_path: Path) -> None:
