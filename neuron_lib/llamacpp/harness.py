@@ -15,12 +15,13 @@ from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
-from neuron_lib.errors import SourceUnavailable
+from neuron_lib.errors import LoadFailed, SourceUnavailable
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.device_memory import DeviceMemory
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
+from neuron_lib.llamacpp.memory_fit import does_not_fit
 from neuron_lib.llamacpp.placement import (
     default_threads,
     device_indices,
@@ -170,12 +171,15 @@ class LlamaCppHarness:
             async with anyio.TemporaryDirectory(prefix="neuron-outline-") as folder:
                 room_bytes = self._room_bytes(spec)
                 local = await self._store.outline(spec, into=Path(folder), room_bytes=room_bytes)
-                load = load_command(self._config, local, environ=self._environ)
-                load = structs.replace(load, plan_only=True, assumes_empty=assumes_empty)
-                start = self._engine(load, spec, model_id=model_id, on_progress=lambda _: None)
-                async with start() as engine:
-                    return await engine.wait_planned()
+                return await self._plan_of(local, spec, assumes_empty=assumes_empty)
         raise SourceUnavailable(f"{model_id}: no memory plan after {_PLAN_LIMIT_S:g} s", model_id=model_id)
+
+    async def _plan_of(self, local: LocalModel, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
+        load = load_command(self._config, local, environ=self._environ)
+        load = structs.replace(load, plan_only=True, assumes_empty=assumes_empty)
+        start = self._engine(load, spec, model_id=public_id(spec.model_id), on_progress=lambda _: None)
+        async with start() as engine:
+            return await engine.wait_planned()
 
     def _engine(
         self, load: Load, spec: ModelSpec, *, model_id: str, on_progress: Callable[[float], None]
@@ -200,7 +204,20 @@ class LlamaCppHarness:
     async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
         """Bring the model here. What this host cannot have is refused before anything is fetched."""
         room_bytes, most_bytes = self._room_bytes(spec), await self._most_bytes()
-        return await self._store.fetch(spec, report=report, room_bytes=room_bytes, most_bytes=most_bytes)
+        admit = None if most_bytes is None else partial(self._require_fit, spec)
+        return await self._store.fetch(spec, report=report, room_bytes=room_bytes, most_bytes=most_bytes, admit=admit)
+
+    async def _require_fit(self, spec: ModelSpec, outline: LocalModel) -> None:
+        """Refuse a model that does not fit, before it is fetched. The load decides if there is no plan."""
+        model_id = public_id(spec.model_id)
+        plan = None
+        try:
+            with anyio.move_on_after(_PLAN_LIMIT_S):
+                plan = await self._plan_of(outline, spec, assumes_empty=False)
+        except (LoadFailed, SourceUnavailable) as error:
+            logger.info("no memory plan before the fetch: %s", error.log_message, extra={"model_id": model_id})
+        if plan is not None and not plan.fits:
+            raise does_not_fit(plan, model_id=model_id)
 
     async def _most_bytes(self) -> int | None:
         """What is free of the host's memory, and all memory of its GPUs: more than that no weights can have.
