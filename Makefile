@@ -16,13 +16,13 @@ STAMPS := $(VENV)/stamps
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOCKED := $(PIP) --require-hashes
 PYTEST := $(BIN)/python -m pytest
-TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks scripts hatch_build.py)
+TYPED  := $(wildcard neuron_lib neuron_service tests benchmarks scripts docs hatch_build.py)
 DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
 .PHONY: help run install deploy clean format check check-fast test test-faults test-clients soak soak-demand bench
-.PHONY: dist changelog release release-check lock
+.PHONY: dist docs changelog release release-check lock
 .DELETE_ON_ERROR:
 
 # `##@ Heading` begins a group, and a target with `## text` is a line of it.
@@ -118,6 +118,11 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 
 ##@ Documents and packages
 
+# -n: a link that leads nowhere is an error as well.
+docs: install ## the documentation as a site below build/docs, with warnings as errors
+	$(BIN)/python -m sphinx -n -W --keep-going -q -c docs -b html . build/docs
+	@echo "Open build/docs/docs/index.html"
+
 # The wheel is built from the sdist, so a file that the sdist lacks is missed at once.
 dist: install ## the wheel and the sdist, checked, in dist/
 	rm -rf dist
@@ -199,6 +204,7 @@ lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 	$(PIP) uv
 	$(COMPILE) pyproject.toml --extra service -o requirements/runtime.txt
 	$(COMPILE) pyproject.toml --extra service --extra otel --extra test --extra lint --extra package --extra types \
+		--extra docs \
 		-c requirements/runtime.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra service --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt

@@ -1,6 +1,5 @@
 """The reference pages name what there is."""
 
-import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -102,16 +101,10 @@ def test_every_tool_format_has_a_row() -> None:
 
 
 def test_the_index_links_each_page_once() -> None:
-    links = re.findall(r"\]\(([^)#]+\.md)\)", (ROOT / "docs/index.md").read_text())
+    links = re.findall(r"^- \[[^]]+\]\((?!\.\./)([^)#]+\.md)\)", (ROOT / "docs/index.md").read_text(), re.MULTILINE)
     folders = [str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/*/*.md")]
     pages = [page for page in folders if not page.startswith("adr/0")]  # adr/index.md lists them
     assert sorted(links) == sorted(pages)
-
-
-@pytest.mark.parametrize("document", sorted(ROOT.glob("docs/**/*.md")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_example_in_json_is_json(document: Path) -> None:
-    for example in re.findall(r"^ *```json\n(.*?)^ *```$", document.read_text(), re.MULTILINE | re.DOTALL):
-        json.loads(example)
 
 
 _GIVEN = object()
