@@ -154,16 +154,16 @@ element("unlock").addEventListener("submit", (event) => {
 
 // ------------------------------------------------------------------------------------------------ load and unload
 
-async function change(action) {
+async function change(id, action) {
   element("load-problem").textContent = "";
-  const done = action().catch((problem) => (element("load-problem").textContent = problem.message));
+  const done = action().catch((problem) => (element("load-problem").textContent = `${id}: ${problem.message}`));
   wake();
   await done;
   wake();
 }
 
-const load = (id) => change(() => post("models/load", { model_id: id, harness: element("harness")?.value }));
-const unload = (id) => change(() => post("models/unload", { model_id: id }));
+const load = (id) => change(id, () => post("models/load", { model_id: id, harness: element("harness")?.value }));
+const unload = (id) => change(id, () => post("models/unload", { model_id: id }));
 
 function askBeforeUnload(id) {
   const dialog = element("ask");
@@ -325,7 +325,7 @@ function openCalls() {
 
 function adaptChat() {
   const [call] = openCalls();
-  const hasModel = element("model").options.length > 0;
+  const hasModel = element("model").value !== "";
   element("compose").hidden = false;
   element("new-chat").hidden = element("log").children.length === 0;
   element("send").hidden = writing !== null;
@@ -460,6 +460,7 @@ function inWords({ usage, timings, finish_reason }, first) {
 /** The reply has ended, or was stopped: what there is of it is part of the conversation. */
 function end(shown, foot) {
   shown.foot.textContent = foot;
+  shown.summary.textContent = "Reasoning";
   const calls = shown.calls.length ? { tool_calls: shown.calls } : {};
   if (shown.words || shown.calls.length) shown.conversation.push({ role: "assistant", content: shown.words, ...calls });
   element("announce").textContent = `The reply is complete. ${shown.words}`;
