@@ -14,6 +14,7 @@ from neuron_lib.harness import Harness
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_service.access.entrance import EntranceRules
 from neuron_service.access.hosts import ANY, AccessRules
+from neuron_service.capacity import host_memory_bytes
 from neuron_service.host import Host
 from neuron_service.http.bodies import BodyBudget
 from neuron_service.http.certificates import Certificates
@@ -95,6 +96,7 @@ async def make_harnesses(
         max_prompt_tokens=config.max_prompt_tokens,
         ends_with_thread=True,
         read=read_socket,
+        host_limit_bytes=lambda: host_memory_bytes(config.residency.memory_mb) if host.registry.makes_room else None,
     )
     return [
         (await anyio.to_thread.run_sync(backend.make, backend.of(config), setup), backend.aliases)

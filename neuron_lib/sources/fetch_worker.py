@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = ("RateWatch", "fetch", "main")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S: Final = 0.2
 _LISTING_PAUSES_S: Final = (0.5, 1.5)

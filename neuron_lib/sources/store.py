@@ -16,7 +16,7 @@ from msgspec import Struct
 from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig, hub_endpoint
 from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.os_errors import is_exhausted
 from neuron_lib.shown import clip
 from neuron_lib.sources.fetch_line import FetchLine
@@ -36,7 +36,7 @@ from neuron_lib.types import HUB_SCHEME, LoadProgress, LoadStage, ModelSpec, pub
 
 __all__ = ("Admit", "LocalModel", "ModelStore")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 T = TypeVar("T")
 
