@@ -21,7 +21,7 @@ from tests.system.daemon import Daemon, run_commands, run_neuron, running_daemon
 pytestmark = pytest.mark.system
 
 OWN_MODEL = "docs/how-to/serve-your-own-model.md"
-(SET_UP,) = blocks("CONTRIBUTING.md", "sh")
+SET_UP = blocks("CONTRIBUTING.md", "sh")
 FRONT_DOOR, ASK_FROM_README = blocks("README.md", "sh")
 (INSTALL_LIBRARY,) = blocks("docs/how-to/embed.md", "sh")
 INSTALL_WITH_A_GPU = blocks("docs/how-to/install-with-a-gpu.md", "sh")
@@ -67,7 +67,7 @@ def with_stand_ins(script: str, folder: Path, *names: str) -> list[str]:
     return calls.read_text().splitlines()
 
 
-@pytest.mark.parametrize("script", [SET_UP, FRONT_DOOR, RUN_DEMO, INSTALL_LIBRARY, *INSTALL_WITH_A_GPU])
+@pytest.mark.parametrize("script", [*SET_UP, FRONT_DOOR, RUN_DEMO, INSTALL_LIBRARY, *INSTALL_WITH_A_GPU])
 def test_every_target_of_make_that_a_page_names_is_there(script: str) -> None:
     for command in script.splitlines():
         assert command.startswith("make ")
