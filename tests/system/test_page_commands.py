@@ -16,7 +16,7 @@ import pytest
 from neuron_lib.backend import Backend
 from tests.documents import ROOT, blocks
 from tests.patience import PATIENCE_S
-from tests.system.daemon import Daemon, run_commands, run_neuron, running_daemon
+from tests.system.daemon import Daemon, run_commands, running_daemon
 
 pytestmark = pytest.mark.system
 
@@ -38,7 +38,6 @@ FIRST_OWN, *_ = blocks(OWN_MODEL, "toml")
 (SHAPED,) = blocks("docs/how-to/structured-output.md", "sh")
 (SHAPED_BY_CLASS,) = blocks("docs/how-to/structured-output.md", "python")
 (BACKEND,) = blocks("docs/how-to/add-a-backend.md", "python")
-SESSIONS = blocks("docs/reference/cli.md", "console")
 SHAPES = blocks("docs/how-to/structured-output.md", "json")
 
 
@@ -173,11 +172,3 @@ def test_a_backend_is_described_as_the_page_says() -> None:
     names: dict[str, Any] = {"Backend": Backend, "EchoConfig": object, "make": print}
     exec(compile(BACKEND, "add-a-backend.md", "exec"), names)  # noqa: S102 - the page's own code
     assert names["ECHO"].name == "echo"
-
-
-@pytest.mark.parametrize("session", SESSIONS)
-def test_every_command_in_a_session_is_there(session: str) -> None:
-    for line in session.splitlines():
-        if line.startswith("$ neuron "):
-            command = line.removeprefix("$ neuron ").split()[0]
-            assert f"neuron {command}" in run_neuron(command, "--help").stdout
