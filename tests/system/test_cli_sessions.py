@@ -97,7 +97,8 @@ def test_every_command_prints_what_the_page_shows(smollm2_path: Path, tmp_path: 
             printed = place.run(command)
             if "^C" in shown:
                 continue  # a person interrupts it; `tests/system/test_pull.py` does the same
+            expected = [line.removesuffix(" n").rstrip() for line in shown.splitlines()]
+            got = printed.rstrip().splitlines()[-len(expected) :]
             if command.startswith(("neuron estimate", "neuron key")):
-                printed, shown = in_words(printed), in_words(shown)
-            last_lines = printed.rstrip().splitlines()[-len(shown.splitlines()) :]
-            assert last_lines == [line.removesuffix(" n").rstrip() for line in shown.splitlines()], command
+                expected, got = [in_words(shown)], [in_words(printed)]
+            assert got == expected, command
