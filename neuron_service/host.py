@@ -1,6 +1,7 @@
 """The facts about this host that routes and probes need, in one place. Holds references; owns only the discovery."""
 
 import logging
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,10 @@ class Host:
     host_monitor: HostMonitor = field(default_factory=HostMonitor)
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
+    configured: tuple[str, ...] = ()
+    """The public ids of the models of the configuration, for people who choose one to load."""
+    has_page: bool = True
+    """Whether there is a page for people at `/`."""
     reloads: Callable[[], Reload | UnsetType] = lambda: UNSET
     """The outcome of the last reload of the configuration."""
     entrance: Entrance = field(default_factory=lambda: Entrance(EntranceRules()))
@@ -81,6 +86,11 @@ class Host:
         """Publish what is known of the hardware. The last call counts."""
         self._discovery = discovery
         self._looked.set()
+
+    @property
+    def hostname(self) -> str:
+        """The name of this machine."""
+        return platform.node() if self._discovery is None else self._discovery.hostname
 
     def gpu_memory_mb(self) -> tuple[int, ...]:
         """The memory in MiB of each GPU that has been seen so far; see `gpu_memory_by_index`."""
