@@ -56,4 +56,7 @@ copybutton_only_copy_prompt_lines = True
 
 html_theme = "furo"
 html_title = f"neuron {release}"
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
+html_copy_source = False
+html_show_sourcelink = False

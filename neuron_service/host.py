@@ -16,7 +16,7 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, LoadFailed, NoHarness, ShuttingDown
-from neuron_lib.types import Device, Discovery, Health, ModelInfo, Reload, public_id
+from neuron_lib.types import Device, Discovery, Health, ModelInfo, ModelSpec, Reload, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.capacity import gpu_memory_by_index
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
@@ -140,6 +140,13 @@ class Host:
         """Raises `NoHarness` on a host that has none and will get none."""
         if not self.harnesses:
             raise NoHarness
+
+    def require_choice_of_harness(self, spec: ModelSpec) -> None:
+        """Raises `InvalidRequest` for a load that names no harness on a host with several."""
+        names = self.registry.harness_names or self.harnesses
+        if spec.harness is None and len(names) > 1:
+            text = f"harness: this host has {', '.join(names)}, so a load must name one of them"
+            raise InvalidRequest(text, param="harness", summary=text)
 
     async def discovery(self) -> Discovery:
         """What this host is. Waits until its hardware has been seen, or until loads no longer wait for it.

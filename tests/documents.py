@@ -25,7 +25,7 @@ TAKEN: Final[set[tuple[str, str]]] = set()
 _FENCE: Final = re.compile(
     r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
-_PAGES: Final = ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/**/*.md", ".github/**/*.md")
+_PAGES: Final = ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/**/*.md")
 
 
 @dataclass(frozen=True, slots=True)

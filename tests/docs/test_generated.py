@@ -45,21 +45,21 @@ def test_every_operation_is_on_its_page_and_every_body_that_a_page_links_to_is_t
 
 
 def test_every_error_of_a_request_or_a_load_has_a_row() -> None:
-    rows = set(re.findall(r"`(\w+)` \|$", f"{errors.requests()}\n{errors.loads()}", re.MULTILINE))
+    rows = set(re.findall(r"^\| `\w+` \| `(\w+)` \|", f"{errors.requests()}\n{errors.loads()}", re.MULTILINE))
     public = {each for each in errors.subclasses(NeuronError) if each.__module__ == "neuron_lib.errors"}
     assert {each.__name__ for each in public - ABSTRACT} - rows == set()
     assert LoadFailed.__name__ in rows
 
 
 def test_an_error_has_the_status_that_each_api_answers() -> None:
-    (row,) = [line for line in errors.requests().splitlines() if line.endswith("`TemplateFailed` |")]
-    assert row.startswith("| `template_render_failed` | 422 | 400 | `invalid_request_error` |")
+    (row,) = [line for line in errors.requests().splitlines() if "`TemplateFailed`" in line]
+    assert row.startswith("| `template_render_failed` | `TemplateFailed` | 422 | 400 |")
 
 
 def test_every_refusal_that_the_page_about_troubles_names_is_one_that_there_is() -> None:
     page = (ROOT / "docs/how-to/troubleshoot.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| (\d{3}) `(\w+)`", page, re.MULTILINE))
-    rows = re.findall(r"^\| `(\w+)` \| (\d{3}) \|", errors.requests(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| `\w+` \| (\d{3}) \|", errors.requests(), re.MULTILINE)
     assert named
     assert named - {(status, code) for code, status in rows} == set()
 

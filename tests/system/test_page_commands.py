@@ -16,12 +16,12 @@ import pytest
 from neuron_lib.backend import Backend
 from tests.documents import ROOT, blocks
 from tests.patience import PATIENCE_S
-from tests.system.daemon import Daemon, run_commands, run_neuron, running_daemon
+from tests.system.daemon import Daemon, run_commands, running_daemon
 
 pytestmark = pytest.mark.system
 
 OWN_MODEL = "docs/how-to/serve-your-own-model.md"
-(SET_UP,) = blocks("CONTRIBUTING.md", "sh")
+SET_UP = blocks("CONTRIBUTING.md", "sh")
 FRONT_DOOR, ASK_FROM_README = blocks("README.md", "sh")
 (INSTALL_LIBRARY,) = blocks("docs/how-to/embed.md", "sh")
 INSTALL_WITH_A_GPU = blocks("docs/how-to/install-with-a-gpu.md", "sh")
@@ -38,7 +38,6 @@ FIRST_OWN, *_ = blocks(OWN_MODEL, "toml")
 (SHAPED,) = blocks("docs/how-to/structured-output.md", "sh")
 (SHAPED_BY_CLASS,) = blocks("docs/how-to/structured-output.md", "python")
 (BACKEND,) = blocks("docs/how-to/add-a-backend.md", "python")
-SESSIONS = blocks("docs/reference/cli.md", "console")
 SHAPES = blocks("docs/how-to/structured-output.md", "json")
 
 
@@ -67,7 +66,7 @@ def with_stand_ins(script: str, folder: Path, *names: str) -> list[str]:
     return calls.read_text().splitlines()
 
 
-@pytest.mark.parametrize("script", [SET_UP, FRONT_DOOR, RUN_DEMO, INSTALL_LIBRARY, *INSTALL_WITH_A_GPU])
+@pytest.mark.parametrize("script", [*SET_UP, FRONT_DOOR, RUN_DEMO, INSTALL_LIBRARY, *INSTALL_WITH_A_GPU])
 def test_every_target_of_make_that_a_page_names_is_there(script: str) -> None:
     for command in script.splitlines():
         assert command.startswith("make ")
@@ -173,11 +172,3 @@ def test_a_backend_is_described_as_the_page_says() -> None:
     names: dict[str, Any] = {"Backend": Backend, "EchoConfig": object, "make": print}
     exec(compile(BACKEND, "add-a-backend.md", "exec"), names)  # noqa: S102 - the page's own code
     assert names["ECHO"].name == "echo"
-
-
-@pytest.mark.parametrize("session", SESSIONS)
-def test_every_command_in_a_session_is_there(session: str) -> None:
-    for line in session.splitlines():
-        if line.startswith("$ neuron "):
-            command = line.removeprefix("$ neuron ").split()[0]
-            assert f"neuron {command}" in run_neuron(command, "--help").stdout

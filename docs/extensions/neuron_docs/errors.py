@@ -54,7 +54,7 @@ def requests() -> str:
         each for each in subclasses(NeuronError) if not issubclass(each, RequestRejected | LoadFailed | ConfigError)
     ]
     rows = [row for error_class in found + others[1:] for row in _request_rows(error_class)]
-    return table(("code", "status", "at Anthropic's paths", "type", "what has happened", "class"), rows)
+    return table(("code", "class", "status", "at Anthropic's paths", "what has happened"), rows)
 
 
 def loads() -> str:
@@ -63,8 +63,8 @@ def loads() -> str:
     for error_class in [*subclasses(LoadFailed), SourceUnavailable]:
         error = _example(error_class)
         status = str(load_error(error).status)
-        rows.append((f"`{error.code}`", status, _meaning(error_class), f"`{error_class.__name__}`"))
-    return table(("code", "status", "what has happened", "class"), rows)
+        rows.append((f"`{error.code}`", f"`{error_class.__name__}`", status, _meaning(error_class)))
+    return table(("code", "class", "status", "what has happened"), rows)
 
 
 def _request_rows(error_class: type[NeuronError]) -> Iterator[tuple[str, ...]]:
@@ -81,7 +81,7 @@ def _request_rows(error_class: type[NeuronError]) -> Iterator[tuple[str, ...]]:
         meaning = _meaning(error_class)
         if len(seen) > 1:
             meaning = f"the same, where the reason is `{reason}`"
-        yield f"`{code}`", str(usual.status), str(other.status), f"`{usual.type}`", meaning, f"`{error_class.__name__}`"
+        yield f"`{code}`", f"`{error_class.__name__}`", str(usual.status), str(other.status), meaning
 
 
 def _example(error_class: type[NeuronError], **attributes: Any) -> NeuronError:

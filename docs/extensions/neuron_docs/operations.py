@@ -43,8 +43,11 @@ def _section(group: list[tuple[str, str, dict[str, Any]]]) -> str:
     rows = []
     if request := _body_of(operation):
         rows.append(("body", request))
+    answers: dict[str, list[str]] = {}
     for status, answer in operation["responses"].items():
-        rows.extend((f"answer {status}", content) for content in _contents(answer))
+        for content in _contents(answer):
+            answers.setdefault(content, []).append(status)
+    rows.extend((f"answer {', '.join(statuses)}", content) for content, statuses in answers.items())
     return "\n\n".join([*lines, table(("", ""), rows)])
 
 
