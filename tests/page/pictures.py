@@ -121,6 +121,7 @@ class Scene:
 
 def idle(scene: Scene) -> None:
     scene.page.get_by_role("heading", name=CODES).wait_for()
+    scene.page.get_by_text("There were none so far.").wait_for()
 
 
 def loading(scene: Scene) -> None:
@@ -186,7 +187,7 @@ def scene_of(browser: Browser, viewport: ViewportSize, scheme: Any) -> Iterator[
         CODES: ScriptedModel(n_ctx=16_384),
     }
     with (
-        patch.object(page_routes, "take_facts", lambda host: invented(take_facts(host))),
+        patch.object(page_routes, "take_facts", lambda host, scopes: invented(take_facts(host, scopes=scopes))),
         listening_host(scripts, resident=[CHATS, CODES]) as host,
     ):
         host.call(host.scripted.real.set_discovery, DISCOVERY)
