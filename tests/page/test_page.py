@@ -190,6 +190,24 @@ def test_a_call_is_shown_and_what_is_written_next_is_its_result(open_page: OpenP
         assert [message["role"] for message in asked.messages] == ["user", "assistant", "tool"]
 
 
+def test_a_reply_is_shown_while_it_is_written_and_a_new_chat_knows_nothing_of_it(open_page: OpenPage) -> None:
+    first, second = anyio.Event(), anyio.Event()
+    script = ScriptedModel(reply=("One", " two"), may_speak=first)
+    with listening_host({A: script}, resident=[A]) as host, open_page(host.port) as page:
+        say(page, "Count")
+        card(page, A).get_by_text("1 of 8").wait_for()
+        script.may_speak = second  # for the second word: the first one waits already
+        host.set(first)
+        page.get_by_text("One", exact=True).wait_for()
+        page.get_by_role("button", name="New chat").click()
+        page.get_by_text("One", exact=True).wait_for(state="detached")
+        script.may_speak = None
+        say(page, "Again")
+        page.get_by_text("One two", exact=True).wait_for()
+        asked: Any = host.scripted.harness.requests[-1]
+        assert [message["content"] for message in asked.messages] == ["Again"]
+
+
 def test_a_reply_is_stopped_and_frees_its_seat(open_page: OpenPage) -> None:
     with (
         listening_host({A: ScriptedModel(may_speak=anyio.Event())}, resident=[A]) as host,
@@ -229,9 +247,14 @@ def test_a_caller_who_needs_a_key_types_it_once_and_may_do_what_the_key_may(open
         host.scripted.real.entrance.replace(EntranceRules(trusted=Networks.of((), own_uid=1), keys=keys))
         with open_page(host.port) as page:
             assert A not in page.content()
+            asked: list[Any] = []
+            page.on("request", asked.append)
+            page.reload()
             page.get_by_label("Key").fill("wrong")
             page.keyboard.press("Enter")
             page.get_by_role("alert").filter(has_text="does not know").wait_for()
+            states = [request for request in asked if request.url.endswith("/page/state")]
+            assert [request.headers.get("authorization") for request in states] == ["Bearer wrong"]
             page.get_by_label("Key").fill(SECRET)
             page.keyboard.press("Enter")
             card(page, A).wait_for()
