@@ -21,7 +21,7 @@ DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy clean format check check-fast test test-faults test-clients soak soak-demand bench
+.PHONY: help run install deploy clean format check check-fast test test-faults test-clients soak soak-demand pictures bench
 .PHONY: dist docs changelog release release-check lock
 .DELETE_ON_ERROR:
 
@@ -98,6 +98,9 @@ test-faults: install ## the fault suite alone: what docs/explanation/reliability
 
 test-clients: install ## real clients, each in its own environment, and a table; not part of `test` (ARGS="--only NAME", --write)
 	@$(BIN)/python -m tests.clients.matrix $(ARGS)
+
+pictures: install ## the pictures of the page in docs/images, made anew in Chromium
+	@$(BIN)/python -m tests.page.pictures
 
 soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
 	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)

@@ -146,11 +146,12 @@ class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `cors_origins` are the origins of web pages that may use the whole service from a browser, and read its answers;
     `*` allows every page. `model_aliases` are further names that a request may give a model, each with the id that it
-    stands for. A name is compared byte by byte, and counts before an id.
+    stands for. A name is compared byte by byte, and counts before an id. With `page` there is a page for people at `/`.
     """
 
     cors_origins: tuple[Origin, ...] = ()
     model_aliases: Mapping[ModelName, Repository] = msgspec.field(default_factory=dict)
+    page: bool = True
 
 
 class ResidencyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
