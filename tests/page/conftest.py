@@ -1,4 +1,4 @@
-"""A browser for all tests of a process, and a page of its own for each test."""
+"""A browser for the tests of a module, and a page of its own for each test."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +13,8 @@ from tests.page.browsing import CHROMIUM, PATIENCE_MS, chromium  # noqa: E402 - 
 OpenPage: TypeAlias = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while Playwright runs, no other test of the process can run an event loop.
+@pytest.fixture(scope="module")
 def browser(process: None) -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("needs Chromium: Debian's package `chromium`")
