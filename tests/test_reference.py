@@ -157,3 +157,14 @@ def test_the_configuration_page_has_every_key_with_its_default() -> None:
                 shown = tomllib.loads(f"value = {text.strip('`')}")["value"]
                 assert shown == (list(default) if isinstance(default, tuple) else default), name
     assert missing == set()
+
+
+def test_the_numbers_in_the_readme_are_those_of_the_benchmarks() -> None:
+    """Each row names the same measurement, and each of its cells is one of the row there."""
+    measured = (ROOT / "benchmarks/README.md").read_text().splitlines()
+    table = (ROOT / "README.md").read_text().partition("## How fast it is")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:2] == "| "]
+    assert len(rows) > 2
+    for name, *cells in rows[1:]:
+        there = [line for line in measured if line.startswith(f"| {name} |")]
+        assert any(all(not cell or f"| {cell} |" in line for cell in cells) for line in there), name
