@@ -154,16 +154,16 @@ element("unlock").addEventListener("submit", (event) => {
 
 // ------------------------------------------------------------------------------------------------ load and unload
 
-async function change(action) {
+async function change(id, action) {
   element("load-problem").textContent = "";
-  const done = action().catch((problem) => (element("load-problem").textContent = problem.message));
+  const done = action().catch((problem) => (element("load-problem").textContent = `${id}: ${problem.message}`));
   wake();
   await done;
   wake();
 }
 
-const load = (id) => change(() => post("models/load", { model_id: id, harness: element("harness")?.value }));
-const unload = (id) => change(() => post("models/unload", { model_id: id }));
+const load = (id) => change(id, () => post("models/load", { model_id: id, harness: element("harness")?.value }));
+const unload = (id) => change(id, () => post("models/unload", { model_id: id }));
 
 function askBeforeUnload(id) {
   const dialog = element("ask");
@@ -191,6 +191,7 @@ document.addEventListener("submit", (event) => {
 
 const INLINE = /`([^`]+)`|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|\[([^\]\n]{1,300})\]\(([^()\s]{1,2000})\)/g;
 const LONGEST_STYLED = 20000; // characters of a block; a longer one is shown as it is
+const DEEPEST = 8; // quotes and lists inside each other
 const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+#.-]*)/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])\s+/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
@@ -265,7 +266,11 @@ function blocksOf(text) {
 const cellsOf = (line) => line.trim().replace(/^\||\|$/g, "").split("|");
 const row = (line, tag) => make("tr", cellsOf(line).map((cell) => make(tag, inline(cell.trim()))));
 
-function itemsOf(lines) {
+/** What is inside a quote or an item. What is too deep inside others is shown as it is. */
+const within = (lines, depth) =>
+  depth < DEEPEST ? blocksOf(lines.join("\n")).map((block) => render(block, depth + 1)) : [lines.join("\n")];
+
+function itemsOf(lines, depth) {
   const items = [];
   const indent = ITEM.exec(lines[0])[1].length;
   for (const line of lines) {
@@ -273,35 +278,37 @@ function itemsOf(lines) {
     if (item && item[1].length <= indent + 1) items.push([line.slice(item[0].length)]);
     else items.at(-1).push(line.replace(/^ {1,4}/, ""));
   }
-  return items.map((item) => make("li", item.length > 1 ? blocksOf(item.join("\n")).map(render) : inline(item[0])));
+  return items.map((item) => make("li", item.length > 1 ? within(item, depth) : inline(item[0])));
 }
 
 const RENDERED = {
   code: (lines) => make("pre", make("code", lines.slice(1).join("\n")), { tabIndex: 0 }),
   heading: ([line]) => make(`h${Math.min(5, HEADING.exec(line)[1].length + 2)}`, inline(HEADING.exec(line)[2])),
   rule: () => make("hr"),
-  quote: (lines) => make("blockquote", blocksOf(lines.map((line) => line.replace(/^> ?/, "")).join("\n")).map(render)),
-  list: (lines) => make(/^ *\d/.test(lines[0]) ? "ol" : "ul", itemsOf(lines), /^ *\d/.test(lines[0]) ? { start: parseInt(lines[0], 10) } : {}),
+  quote: (lines, depth) => make("blockquote", within(lines.map((line) => line.replace(/^> ?/, "")), depth)),
+  list: (lines, depth) => {
+    const first = parseInt(lines[0], 10);
+    return isNaN(first) ? make("ul", itemsOf(lines, depth)) : make("ol", itemsOf(lines, depth), { start: first });
+  },
   table: ([head, , ...rows]) =>
     make("table", [make("thead", row(head, "th")), make("tbody", rows.map((line) => row(line, "td")))]),
   paragraph: (lines) => make("p", inline(lines.join("\n"))),
 };
-const render = ({ kind, lines }) => RENDERED[kind](lines);
+const render = ({ kind, lines }, depth = 0) => RENDERED[kind](lines, depth);
 
 /** Show `text` in `place`. Blocks that are there already stay, so a long reply costs little while it grows. */
 function showMarkdown(place, text) {
-  const sources = (place.sources ??= []);
+  const shown = (place.shown ??= []); // of each block its source and its element
   const blocks = blocksOf(text);
   blocks.forEach((block, at) => {
     const source = `${block.kind}\n${block.lines.join("\n")}`;
-    if (sources[at] === source) return;
-    sources[at] = source;
-    const made = render(block);
-    if (place.children[at]) place.children[at].replaceWith(made);
-    else place.append(made);
+    if (shown[at]?.source === source) return;
+    const node = render(block);
+    if (shown[at]) shown[at].node.replaceWith(node);
+    else place.append(node);
+    shown[at] = { source, node };
   });
-  while (place.children.length > blocks.length) place.lastElementChild.remove();
-  sources.length = blocks.length;
+  for (const { node } of shown.splice(blocks.length)) node.remove();
 }
 
 // ----------------------------------------------------------------------------------------------------------- chat
@@ -318,7 +325,7 @@ function openCalls() {
 
 function adaptChat() {
   const [call] = openCalls();
-  const hasModel = element("model").options.length > 0;
+  const hasModel = element("model").value !== "";
   element("compose").hidden = false;
   element("new-chat").hidden = element("log").children.length === 0;
   element("send").hidden = writing !== null;
@@ -453,6 +460,7 @@ function inWords({ usage, timings, finish_reason }, first) {
 /** The reply has ended, or was stopped: what there is of it is part of the conversation. */
 function end(shown, foot) {
   shown.foot.textContent = foot;
+  shown.summary.textContent = "Reasoning";
   const calls = shown.calls.length ? { tool_calls: shown.calls } : {};
   if (shown.words || shown.calls.length) shown.conversation.push({ role: "assistant", content: shown.words, ...calls });
   element("announce").textContent = `The reply is complete. ${shown.words}`;

@@ -86,7 +86,7 @@ class Card(Struct, frozen=True, kw_only=True):
 
 
 class View(Struct, frozen=True, kw_only=True):
-    """The whole page. `tone` says in one word how the host is: `good`, `busy` or `bad`.
+    """The whole page. `tone` says in one word how the host is: `good`, `idle`, `busy` or `bad`.
 
     `chats` are the ids of the models that a person can chat with: those that serve, and then those that a chat would
     load. `loadable` are models of the configuration that have no card.
@@ -94,7 +94,7 @@ class View(Struct, frozen=True, kw_only=True):
 
     hostname: str
     status: str
-    tone: Literal["good", "busy", "bad"]
+    tone: Literal["good", "idle", "busy", "bad"]
     about: tuple[Fact, ...]
     cards: tuple[Card, ...]
     chats: tuple[str, ...]
@@ -144,12 +144,15 @@ def _status(cards: Sequence[Card]) -> str:
     return ", ".join([f"{_counted(serving, 'model') if serving else 'no model'} serving", *others])
 
 
-def _tone(not_ready: NotReady | None, cards: Iterable[Card]) -> Literal["good", "busy", "bad"]:
+def _tone(not_ready: NotReady | None, cards: Iterable[Card]) -> Literal["good", "idle", "busy", "bad"]:
     if not_ready is NotReady.NO_SERVABLE_MODEL:
         return "bad"
     if not_ready is not None:
         return "busy"
-    return "busy" if any(card.state not in {ModelState.SERVING, ModelState.FAILED} for card in cards) else "good"
+    states = {card.state for card in cards}
+    if states - {ModelState.SERVING, ModelState.FAILED}:
+        return "busy"
+    return "good" if ModelState.SERVING in states else "idle"
 
 
 def _about(facts: PageFacts) -> Iterator[Fact]:

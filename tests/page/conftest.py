@@ -1,4 +1,7 @@
-"""A browser for the tests of a module, and a page of its own for each test."""
+"""A browser for the tests of a file, and a page of its own for each test.
+
+An event loop of Playwright runs in this thread as long as the browser, so no test of the same file may be async.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +16,6 @@ from tests.page.browsing import CHROMIUM, PATIENCE_MS, chromium  # noqa: E402 - 
 OpenPage: TypeAlias = Callable[..., Any]
 
 
-# Not for the session: while Playwright runs, no other test of the process can run an event loop.
 @pytest.fixture(scope="module")
 def browser(process: None) -> Iterator[Any]:
     if CHROMIUM is None:
@@ -31,14 +33,14 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
     faults: list[str] = []
     with ExitStack() as stack:
 
-        def open_at(port: int, **options: Any) -> Any:
+        def open_at(port: int, *, path: str = "/", **options: Any) -> Any:
             context = browser.new_context(**options)
             stack.callback(context.close)
             context.set_default_timeout(PATIENCE_MS)
             page = context.new_page()
             page.on("pageerror", lambda error: faults.append(str(error)))
             page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-            page.goto(f"http://127.0.0.1:{port}/")
+            page.goto(f"http://127.0.0.1:{port}{path}")
             return page
 
         yield open_at

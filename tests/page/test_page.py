@@ -13,6 +13,7 @@ from neuron_lib.types import Finished, FinishReason, LoadProgress, LoadStage, Re
 from neuron_service.access.entrance import EntranceRules
 from neuron_service.access.keys import KeyRing, line_of, parse_keys
 from neuron_service.access.networks import Networks
+from neuron_service.asgi import ASGIApp, Receive, Scope, Send
 from tests.fakes.driven_harness import DrivenHarness
 from tests.fakes.listening_host import ListeningHost, listening_host
 from tests.fakes.scripted_host import spec
@@ -121,6 +122,22 @@ def test_without_its_script_the_page_has_the_numbers_and_no_controls(open_page: 
         card(page, A).get_by_text("0 of 8").wait_for()
         page.get_by_text("The chat needs JavaScript.").wait_for()
         assert page.get_by_role("button").count() == page.get_by_role("textbox").count() == 0
+
+
+def test_the_page_works_below_a_path_of_a_proxy(open_page: OpenPage) -> None:
+    def behind_proxy(app: ASGIApp) -> ASGIApp:
+        async def strip(scope: Scope, receive: Receive, send: Send) -> None:
+            path = scope["path"].removeprefix("/node")
+            await app(dict(scope) | {"path": path, "raw_path": path.encode()}, receive, send)
+
+        return strip
+
+    with listening_host(resident=[A], before=behind_proxy) as host:
+        page = open_page(host.port, path="/node/")
+        say(page, "hi")
+        page.get_by_text("Hello, world!", exact=True).wait_for()
+        host.call(host.scripted.registry.unload, A)
+        page.get_by_text("No model is loaded.").wait_for()
 
 
 # ----------------------------------------------------------------------------------------------------------- the chat

@@ -160,7 +160,7 @@ def test_what_changes_comes_before_what_serves_and_that_before_what_failed() -> 
 @pytest.mark.parametrize(
     ("not_ready", "models", "tone", "status"),
     [
-        (None, (), "good", "no model serving"),
+        (None, (), "idle", "no model serving"),
         (None, (model(),), "good", "1 model serving"),
         (None, (model(A, ModelStatus.RECOVERING),), "busy", "no model serving, 1 recovering"),
         (NotReady.LOADING, (), "busy", "no model serving"),
