@@ -27,6 +27,7 @@ from neuron_lib.types import (
     UnloadingModel,
 )
 from tests.command_tree import EVERY_COMMAND
+from tests.documents import pages
 
 ROOT = Path(__file__).parents[1]
 SHAPES = (ActivationSnapshot, DeviceHealth, Health, LoadProgress, LoadingModel, ModelInfo, ModelLoad, ModelSpec)
@@ -168,3 +169,10 @@ def test_the_numbers_in_the_readme_are_those_of_the_benchmarks() -> None:
     for name, *cells in rows[1:]:
         there = [line for line in measured if line.startswith(f"| {name} |")]
         assert any(all(not cell or f"| {cell} |" in line for cell in cells) for line in there), name
+
+
+def test_every_picture_is_shown_on_a_page_and_described_in_words() -> None:
+    shown = [match for page in pages() for match in re.findall(r"!\[([^]]*)\]\(([^)]+)\)", (ROOT / page).read_text())]
+    assert [path for words, path in shown if not words] == []
+    names = {path.rpartition("/")[2] for _, path in shown}
+    assert {file.name for file in (ROOT / "docs/images").iterdir()} - names == set()
