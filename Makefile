@@ -124,7 +124,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 # -n: a link that leads nowhere is an error as well.
 docs: install ## the documentation as a site below build/docs, with warnings as errors
 	$(BIN)/python -m sphinx -n -W --keep-going -q -c docs -b html . build/docs
-	@echo "Open build/docs/docs/index.html"
+	@echo "Open build/docs/index.html"
 
 # The wheel is built from the sdist, so a file that the sdist lacks is missed at once.
 dist: install ## the wheel and the sdist, checked, in dist/

@@ -57,6 +57,7 @@ copybutton_only_copy_prompt_lines = True
 html_theme = "furo"
 html_title = f"neuron {release}"
 html_static_path = ["static"]
+html_extra_path = ["root"]  # leads from the root of the site to the index of the pages
 html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_sourcelink = False

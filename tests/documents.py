@@ -8,10 +8,11 @@ So a block that is added to the page is an error of that module. A page or a lan
 of `tests/test_document_blocks.py`.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from markdown_it import MarkdownIt
 
 __all__ = ("OUTPUT", "ROOT", "TAKEN", "Block", "all_blocks", "blocks", "pages")
 
@@ -22,9 +23,6 @@ OUTPUT: Final = "text"
 TAKEN: Final[set[tuple[str, str]]] = set()
 """The pages and languages whose blocks a test module of this process has taken."""
 
-_FENCE: Final = re.compile(
-    r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
-)
 _PAGES: Final = ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/**/*.md")
 
 
@@ -45,16 +43,12 @@ def pages() -> list[str]:
 
 
 def all_blocks(page: str) -> list[Block]:
-    """The blocks of a page, in their order."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    """The blocks of a page, in their order. One that is only indented has the language ""."""
+    tokens = MarkdownIt("commonmark").parse((ROOT / page).read_text(encoding="utf-8"))
     return [
-        Block(
-            page=page,
-            line=text.count("\n", 0, fence.start()) + 1,
-            language=fence["language"].strip(),
-            text=re.sub(f"^{fence['indent']}", "", fence["text"], flags=re.MULTILINE),
-        )
-        for fence in _FENCE.finditer(text)
+        Block(page=page, line=token.map[0] + 1, language=token.info.strip(), text=token.content)
+        for token in tokens
+        if token.type in {"fence", "code_block"} and token.map is not None
     ]
 
 

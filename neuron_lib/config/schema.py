@@ -100,6 +100,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if len(places) > 1:
             msg = f"`{self.id}` has {' and '.join(f'`{name}`' for name in places)}; a model comes from one place"
             raise ValueError(msg)
+        if self.pin and self.idle_ttl_secs:
+            msg = f"`{self.id}` has `pin`, so it is never idle for too long: leave `idle_ttl_secs` out"
+            raise ValueError(msg)
         for name in ("quant", "revision"):
             if getattr(self, name) is not None and places not in ([], ["repo"]):
                 msg = f"`{self.id}` has a `{name}`, which means nothing beside `{places[0]}`"

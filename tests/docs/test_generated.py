@@ -10,7 +10,7 @@ from neuron_docs import contents, errors, generated, library, operations, settin
 
 import neuron_lib
 from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, PreflightKind, RequestRejected
-from tests.documents import ROOT, pages
+from tests.documents import ROOT, all_blocks, pages
 
 ABSTRACT = {NeuronError, RequestRejected, ConfigError}
 
@@ -18,6 +18,16 @@ ABSTRACT = {NeuronError, RequestRejected, ConfigError}
 def test_every_public_name_of_the_library_is_on_its_page() -> None:
     shown = set(re.findall(r"^\.\. auto\w+:: neuron_lib\.(\w+)$", library.page(), re.MULTILINE))
     assert set(neuron_lib.__all__) - shown == set()
+
+
+def test_every_module_that_a_program_on_a_page_imports_from_is_on_the_page_of_the_library() -> None:
+    programs = [block.text for page in pages() for block in all_blocks(page) if block.language == "python"]
+    named = {
+        module
+        for text in programs
+        for module in re.findall(r"^\s*from (neuron_lib\.[\w.]+) import", text, re.MULTILINE)
+    }
+    assert named - set(library.HOMES.values()) == set()
 
 
 def test_every_key_of_the_configuration_is_on_its_page_once() -> None:

@@ -13,10 +13,13 @@ __all__ = ("HOMES", "names_of", "page", "setup")
 HOMES: Final = {
     "Models of a host": "neuron_lib.registry.registry",
     "Start-up loading": "neuron_lib.registry.startup",
+    "Programs without an event loop": "neuron_lib.blocking",
+    "Which models are in memory": "neuron_lib.registry.residency_rules",
     "The backend of llama.cpp": "neuron_lib.llamacpp",
     "Tasks, events and snapshots": "neuron_lib.types",
     "Errors": "neuron_lib.errors",
     "What a backend has to be": "neuron_lib.harness",
+    "How a service offers a backend": "neuron_lib.backend",
     "Tests without a model": "neuron_lib.testing",
     "Configuration": "neuron_lib.config",
 }
