@@ -248,9 +248,7 @@ def test_a_caller_who_needs_a_key_types_it_once_and_may_do_what_the_key_may(open
         with open_page(host.port) as page:
             assert A not in page.content()
             asked: list[tuple[str, str | None]] = []
-            page.on(
-                "request", lambda request: asked.append(request)
-            )  # not `append` itself: Playwright marks the function
+            page.on("request", lambda request: asked.append((request.url, request.headers.get("authorization"))))
             page.reload()
             page.get_by_label("Key").fill("wrong")
             page.keyboard.press("Enter")
