@@ -111,18 +111,18 @@ async function pause(ms) {
   isDue = false;
 }
 
-let events = null; // the stream of what happens on the host, null while there is none
+let following = null; // the AbortController of the stream of events; it stays if the host refuses the stream
 
 /** Refresh as soon as something happens. A reader who may not follow the events sees it after the next pause. */
-function followEvents() {
-  events ??= ask("events")
-    .then(async (answer) => {
-      for await (const _ of eventsOf(answer)) if (!document.hidden) wake();
-    })
-    .then(
-      () => (events = null),
-      (problem) => problem.status || (events = null),
-    );
+async function followEvents() {
+  if (following || document.hidden) return;
+  following = new AbortController();
+  try {
+    for await (const _ of eventsOf(await ask("events", { signal: following.signal }))) wake();
+    following = null;
+  } catch (problem) {
+    if (!problem.status) following = null;
+  }
 }
 
 async function refresh() {
@@ -168,7 +168,7 @@ function lock(problem) {
   const wasTried = sessionStorage.getItem(KEY) !== null;
   sessionStorage.removeItem(KEY);
   document.body.classList.add("locked");
-  events = null; // another key may follow them
+  following = null; // another key may follow the events
   if (wasTried) element("unlock-problem").textContent = problem.message;
 }
 
@@ -524,7 +524,10 @@ element("new-chat").addEventListener("click", () => {
   adaptChat();
   element("message").focus();
 });
-document.addEventListener("visibilitychange", () => wake());
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) following?.abort(); // a browser opens six connections to a host, for all of its tabs together
+  wake();
+});
 
 document.documentElement.classList.add("scripted");
 follow();
