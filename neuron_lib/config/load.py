@@ -94,7 +94,8 @@ def load_config(
         if strict:
             raise layers.error(place, f"`{layers.spell(place)}`: {doubt}")
         logger.warning("`%s`: %s", layers.spell(place), doubt)
-    return replace(config, harnesses=_known_harnesses(config.harnesses, sections))
+    harnesses = _known_harnesses(config.harnesses, sections)
+    return replace(config, harnesses=harnesses, default_models=_with_harness(config.default_models, harnesses))
 
 
 def hub_endpoint(environ: Mapping[str, str]) -> str:
@@ -132,6 +133,14 @@ def _known_harnesses(entries: Sequence[HarnessEntry], sections: Sequence[Section
     """The entries that mean a backend, each once and by the backend's own name."""
     names = (section.name for entry in entries for section in sections if section.answers_to(entry.name))
     return tuple(map(HarnessEntry, dict.fromkeys(names)))
+
+
+def _with_harness(specs: Sequence[ModelSpec], harnesses: Sequence[HarnessEntry]) -> tuple[ModelSpec, ...]:
+    """The specs, where one that names no harness has the only one. With several harnesses such a spec stays as it is,
+    and its load fails.
+    """
+    only = harnesses[0].name if len(harnesses) == 1 else None
+    return tuple(replace(spec, harness=only) if spec.harness is None else spec for spec in specs)
 
 
 def _older_names(sections: Sequence[Section[Any]]) -> dict[tuple[str, ...], str]:

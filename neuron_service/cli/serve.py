@@ -214,10 +214,11 @@ def greeting(sock: socket.socket, config: Config) -> str:
     if not config.harnesses:
         return f"{listens} Its configuration offers no harness, so it can load no model.\n"
     model_id = config.models[0].id if config.models else _EXAMPLE_MODEL
+    harness = "" if len(config.harnesses) == 1 else f',"harness":"{config.harnesses[0].name}"'
     return (
         f"{listens} It has no model yet: [[default_models]] in its configuration names those to load at start. "
         f"To load one now:\n\n  {curl} {url}/models/load{key} -H 'content-type: application/json' "
-        f'-d \'{{"model_id":"{model_id}","harness":"{config.harnesses[0].name}"}}\'\n'
+        f'-d \'{{"model_id":"{model_id}"{harness}}}\'\n'
     )
 
 
