@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -10,14 +10,25 @@ from neuron_lib.registry.progress import describe
 from neuron_lib.sizes import format_size
 from neuron_lib.types import LoadProgress
 
-__all__ = ("HEADINGS", "NOT_NEURON", "RIGHT", "Resident", "cells", "describe_host", "residents", "style", "to_json")
+__all__ = (
+    "HEADINGS",
+    "NOT_NEURON",
+    "RIGHT",
+    "STATES",
+    "Resident",
+    "cells",
+    "describe_host",
+    "residents",
+    "style",
+    "to_json",
+)
 
 HEADINGS: Final = ("MODEL", "STATE", "RUNNING", "WAITING", "TOK/S", "KV", "MEMORY", "")
 RIGHT: Final = ("RUNNING", "WAITING", "TOK/S", "KV", "MEMORY")
 NOT_NEURON: Final = (KeyError, TypeError, AttributeError, ValueError)
 """What is raised for answers that are not those of a neuron."""
 _MIB: Final = 1 << 20
-_STYLES: Final[Mapping[str, str]] = {
+STATES: Final[Mapping[str, str]] = {
     "loaded": "good",
     "loading": "busy",
     "recovering": "warning",
@@ -65,7 +76,7 @@ def _serving(load: Mapping[str, Any], model: Mapping[str, Any]) -> Resident:
     memory_mb = model.get("ram_used_mb", load.get("engine_rss_mb", 0)) + model.get("vram_used_mb", 0)
     restarts, death = load.get("engine_restarts", 0), load.get("last_engine_death", "")
     servable = model.get("servable", {"ok": True})
-    detail = f"{restarts} restarts, the last one after: {death}" if restarts else ""
+    detail = f"{_count(restarts, 'restart', 'restarts')}, the last one after: {death}" if restarts else ""
     return Resident(
         id=load["id"],
         state=model.get("status", "loaded"),
@@ -121,10 +132,9 @@ def cells(resident: Resident) -> tuple[str, ...]:
     )
 
 
-def style(resident: Resident) -> Literal["good", "busy", "warning", "bad", "dim"]:
-    """The style of the state."""
-    found: Any = _STYLES.get(resident.state, "busy")
-    return found
+def style(resident: Resident) -> str:
+    """The style of the state: one of `screen.STYLES`."""
+    return STATES.get(resident.state, "busy")
 
 
 def to_json(resident: Resident) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def print_table(
 ) -> None:
     """Print rows under headings. `right` are the headings of columns whose cells stand at the right.
 
-    `styles` has, for each row, a heading and the style of the cell below it.
+    `styles` has, for each row, a heading and the style of the cell below it. A terminal is not shown columns whose
+    cells are all empty.
     """
     cells = [[shown(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
@@ -53,18 +54,27 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
+    texts: list[list[Text]] = []
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
-    for index, row in enumerate(cells):
-        heading, style = styles[index] if index < len(styles) else ("", "")
-        table.add_row(
-            *(
-                Text(cell, style=STYLES.get(style, "") if name == heading else "")
-                for name, cell in zip(headings, row, strict=True)
-            )
+    styled = dict(enumerate(styles))
+    for number, heading in enumerate(headings):
+        column = [row[number] for row in cells]
+        if not any(column):
+            continue
+        table.add_column(
+            heading,
+            justify="right" if heading in right else "left",
+            overflow="fold",
+            no_wrap=number < len(headings) - 1,
         )
+        texts.append([Text(cell, style=_style(styled.get(row), heading)) for row, cell in enumerate(column)])
+    for row in zip(*texts, strict=True):
+        table.add_row(*row)
     console().print(table)
+
+
+def _style(styled: tuple[str, str] | None, heading: str) -> str:
+    return "" if styled is None or styled[0] != heading else STYLES[styled[1]]
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:

@@ -58,8 +58,7 @@ def show_model(options: ConfigOptions, host: str | None, model_id: str, *, quant
     this machine need not run. Loads nothing and asks no hub. Raises `DaemonProblem` if `host` does not answer.
     """
     if host is not None:
-        served = _ask(find_client(host, options.config, os.environ), model_id)
-        return _print(None, served, as_json=as_json)
+        return _print(None, _ask(find_client(host, options.config, os.environ), model_id), as_json=as_json)
     try:
         config, environ = command_config(options, os.environ)
         facts = _read(config, environ, model_id, quant)
@@ -72,7 +71,7 @@ def show_model(options: ConfigOptions, host: str | None, model_id: str, *, quant
     except NeuronError as failure:
         complain(cause_chain(failure))
         return 1
-    served = None
+    served: dict[str, Any] | None = None
     with contextlib.suppress(DaemonProblem, click.UsageError):  # the file is the answer; the service is an addition
         served = _ask(find_client(None, options.config, os.environ), model_id)
     return _print(facts, served, as_json=as_json)

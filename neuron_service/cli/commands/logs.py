@@ -6,6 +6,7 @@ from typing import Final
 import click
 
 from neuron_service.cli.options import LOG_LEVELS
+from neuron_service.cli.terminal import complain
 
 __all__ = ("journal_command", "logs")
 
@@ -20,7 +21,7 @@ _PRIORITIES: Final = {"debug": "debug", "info": "info", "warning": "warning", "e
 @click.option("--since", metavar="TIME", help="Only lines since then, such as '10 min ago' or '2026-11-30 12:00'.")
 @click.option("--unit", default="neuron", show_default=True, metavar="NAME", help="The unit of systemd.")
 @click.option("--user", "is_user", is_flag=True, help="The unit is one of this user.")
-def logs(*, follow: bool, lines: int, level: str | None, since: str | None, unit: str, is_user: bool) -> None:
+def logs(*, follow: bool, lines: int, level: str | None, since: str | None, unit: str, is_user: bool) -> int:
     """Show the log of a service that systemd runs.
 
     The lines come from the journal of this machine. A service that was started by hand logs to its terminal.
@@ -29,11 +30,8 @@ def logs(*, follow: bool, lines: int, level: str | None, since: str | None, unit
     try:
         os.execvp(_JOURNAL, command)  # noqa: S606 - journalctl is to have the terminal and the signals
     except FileNotFoundError:
-        failure = click.ClickException(
-            f"there is no {_JOURNAL} here, so systemd keeps no log; the service logs to the stderr of `neuron serve`"
-        )
-        failure.exit_code = os.EX_UNAVAILABLE
-        raise failure from None
+        complain(f"there is no {_JOURNAL} here, so systemd keeps no log; `neuron serve` logs to its own stderr")
+    return os.EX_UNAVAILABLE
 
 
 def journal_command(
