@@ -80,7 +80,7 @@ def test_a_signal_after_the_port_is_open_and_before_anybody_receives_it_is_exit_
 
 
 def test_a_stop_with_the_longest_drain_is_over_before_systemd_would_kill_the_unit() -> None:
-    unit = (Path(__file__).parents[2] / "neuron_service/host_files/neuron.service").read_text()
+    unit = (Path(__file__).parents[2] / "data/neuron.service").read_text()
     assert "\nTimeoutStopSec=120s\n" in unit
     assert _stop_limit_s(msgspec.convert({"drain_timeout_secs": 90}, Config).drain_timeout_secs) < 120
     with pytest.raises(msgspec.ValidationError):
