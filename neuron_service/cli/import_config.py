@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
@@ -30,6 +31,7 @@ __all__ = ("ImportFormat", "as_file", "import_configuration", "translate")
 ImportFormat = Literal["ollama", "llama-swap", "llama-server"]
 
 _LONGEST_FILE: Final = 1 << 20
+_LINE_WIDTH: Final = 110
 _HEADINGS: Final[Mapping[NoteKind, str]] = {
     "lost": "Not translated:",
     "differs": "Translated, with a difference:",
@@ -162,7 +164,15 @@ def as_file(translation: Translation, *, format_: str, files: Sequence[str]) -> 
 
 def _lines(notes: Iterator[Note]) -> Iterator[str]:
     for note in notes:
-        yield f"  {printable(note.what)}: {printable(note.text)}"
+        text = f"{printable(note.what)}: {printable(note.text)}"
+        yield from textwrap.wrap(
+            text,
+            _LINE_WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
 
 
 def _as_json(translation: Translation) -> str:

@@ -336,9 +336,10 @@ def _options() -> Iterator[tuple[str, Option]]:
     )
     for takes, table in tables:
         for names, rule in table.items():
+            option = Option(takes, rule)
             for name in names.split():
-                yield name, Option(takes, rule)
+                yield name, option
 
 
 OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(dict(_options()))
-"""Every option by each of its names."""
+"""Every option by each of its names. The names of one option have the same `Option`."""

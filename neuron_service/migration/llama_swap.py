@@ -13,7 +13,7 @@ from neuron_lib.shown import clip
 from neuron_service.migration.draft import Draft, NoteKind
 from neuron_service.migration.llama_server import command_words, program_words, translate_command
 
-__all__ = ("translate_llama_swap",)
+__all__ = ("OF_A_MODEL", "OF_THE_HOST", "translate_llama_swap")
 
 _MOST_MODELS: Final = 1000
 _LONGEST_TEXT: Final = 65_536
@@ -24,7 +24,7 @@ _LEVELS: Final[Mapping[str, str]] = MappingProxyType({"warn": "warning"})
 
 _Said = Mapping[str, tuple[NoteKind, str]]
 
-_OF_THE_HOST: Final[_Said] = MappingProxyType(
+OF_THE_HOST: Final[_Said] = MappingProxyType(
     {
         "healthCheckTimeout": ("differs", "a load has no limit of time; it ends if it makes no progress"),
         "logTimeFormat": ("needless", "the log has the time in every line"),
@@ -48,7 +48,7 @@ _OF_THE_HOST: Final[_Said] = MappingProxyType(
     }
 )
 
-_OF_A_MODEL: Final[_Said] = MappingProxyType(
+OF_A_MODEL: Final[_Said] = MappingProxyType(
     {
         "name": ("lost", "a model has one name, its id"),
         "description": ("lost", "models have no descriptions here"),
@@ -89,8 +89,8 @@ def translate_llama_swap(
         if model_id is not None:
             ids[name] = model_id
     for name in content:
-        if name in _OF_THE_HOST:
-            draft.note(_OF_THE_HOST[name][0], name, _OF_THE_HOST[name][1])
+        if name in OF_THE_HOST:
+            draft.note(OF_THE_HOST[name][0], name, OF_THE_HOST[name][1])
         elif name not in _HANDLED:
             draft.note("lost", name, "this translation does not know the key")
     if (level := content.get("logLevel")) is not None:
@@ -160,8 +160,8 @@ def _translate_model(
 
 def _translate_settings(model: Mapping[str, Any], draft: Draft, where: str, model_id: str) -> None:
     for name in model:
-        if name in _OF_A_MODEL:
-            draft.note(_OF_A_MODEL[name][0], f"{where}.{name}", _OF_A_MODEL[name][1])
+        if name in OF_A_MODEL:
+            draft.note(OF_A_MODEL[name][0], f"{where}.{name}", OF_A_MODEL[name][1])
         elif name not in _HANDLED_OF_A_MODEL:
             draft.note("lost", f"{where}.{clip(name)}", "this translation does not know the key")
     for alias in _list(model.get("aliases")):
@@ -241,7 +241,7 @@ def _translate_routing(content: Mapping[str, Any], draft: Draft, ids: Mapping[st
         draft.note("lost", "routing.scheduler", "loads wait in a line, first come, first served")
     newer = settings if isinstance(settings, dict) else {}
     if newer.get("matrix"):
-        draft.note("lost", "routing.router.settings.matrix", _OF_THE_HOST["matrix"][1])
+        draft.note("lost", "routing.router.settings.matrix", OF_THE_HOST["matrix"][1])
     groups = content.get("groups") or newer.get("groups")
     if groups is not None and not isinstance(groups, dict):
         draft.note("lost", "groups", "this translation does not know their form")

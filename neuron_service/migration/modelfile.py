@@ -15,7 +15,15 @@ from msgspec import Struct
 from neuron_lib.shown import clip
 from neuron_service.migration.draft import Draft, Note, public_id
 
-__all__ = ("Instruction", "read_modelfile", "translate_modelfile")
+__all__ = (
+    "INSTRUCTIONS",
+    "LOST_PARAMETERS",
+    "OTHER_PARAMETERS",
+    "SAMPLING_KEYS",
+    "Instruction",
+    "read_modelfile",
+    "translate_modelfile",
+)
 
 _LLAMACPP: Final = "harness.llamacpp"
 _QUOTES: Final = '"""'
@@ -29,7 +37,7 @@ _SHOWN_AS: Final = re.compile(r"^#\s*FROM\s+(?P<name>\S+)\s*$", re.MULTILINE)
 """The comment of `ollama show --modelfile` that has the name of the model."""
 _ALL_LAYERS: Final = 99
 
-_SAMPLING_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+SAMPLING_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "temperature": "temperature",
         "top_k": "top_k",
@@ -44,7 +52,7 @@ _SAMPLING_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-_LOST_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
+LOST_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "seed": "send `seed` with each request",
         "stop": "send `stop` with each request; the tokens that end a reply of the model need no such line",
@@ -64,7 +72,7 @@ _LOST_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-_LOST_INSTRUCTIONS: Final[Mapping[str, Note]] = MappingProxyType(
+INSTRUCTIONS: Final[Mapping[str, Note]] = MappingProxyType(
     {
         "TEMPLATE": Note(
             "differs",
@@ -144,8 +152,8 @@ def translate_modelfile(text: str, draft: Draft, *, where: str, folder: PurePosi
     for each in instructions:
         if each.name == "PARAMETER":
             _translate_parameter(each, draft, where, model_id)
-        elif each.name in _LOST_INSTRUCTIONS:
-            note = _LOST_INSTRUCTIONS[each.name]
+        elif each.name in INSTRUCTIONS:
+            note = INSTRUCTIONS[each.name]
             draft.note(note.kind, _spot(where, each), note.text)
         elif each.name != "FROM":
             draft.note("lost", _spot(where, each), "this translation does not know the instruction")
@@ -198,18 +206,18 @@ def _translate_parameter(instruction: Instruction, draft: Draft, where: str, mod
     parameter, _, rest = instruction.value.partition(" ")
     name, value = parameter.lower(), _without_quotes(rest.strip())
     what = _spot(where, instruction, f"{name} {value}")
-    if name in _SAMPLING_KEYS:
+    if name in SAMPLING_KEYS:
         if name == "num_predict" and value.startswith("-"):
             text = "a reply whose request gives no `max_tokens` ends after `sampling.max_tokens`, 8192 by default"
             draft.note("lost", what, text)
             return
-        draft.key(f"{_LLAMACPP}.sampling.{_SAMPLING_KEYS[name]}", value, what=what, model_id=model_id)
+        draft.key(f"{_LLAMACPP}.sampling.{SAMPLING_KEYS[name]}", value, what=what, model_id=model_id)
         text = "what a request says, and what the publisher recommends in the model's file, comes before it"
         draft.note("differs", f"{where}: PARAMETER for sampling", text)
-    elif name in _OTHER_PARAMETERS:
-        _OTHER_PARAMETERS[name](draft, what, value, model_id)
+    elif name in OTHER_PARAMETERS:
+        OTHER_PARAMETERS[name](draft, what, value, model_id)
     else:
-        draft.note("lost", what, _LOST_PARAMETERS.get(name, "this translation does not know the parameter"))
+        draft.note("lost", what, LOST_PARAMETERS.get(name, "this translation does not know the parameter"))
 
 
 def _set_layers(draft: Draft, what: str, value: str, model_id: str) -> None:
@@ -238,7 +246,7 @@ def _set_mapping(draft: Draft, what: str, value: str, model_id: str) -> None:
     draft.note(kind, what, "weights are mapped into memory")
 
 
-_OTHER_PARAMETERS: Final[Mapping[str, Callable[[Draft, str, str, str], None]]] = MappingProxyType(
+OTHER_PARAMETERS: Final[Mapping[str, Callable[[Draft, str, str, str], None]]] = MappingProxyType(
     {
         "num_ctx": _set_context,
         "num_gpu": _set_layers,

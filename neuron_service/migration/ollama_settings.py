@@ -9,7 +9,7 @@ from typing import Final
 from neuron_lib.shown import clip
 from neuron_service.migration.draft import Draft
 
-__all__ = ("is_ollama_settings", "translate_ollama_settings")
+__all__ = ("KEYS", "LOST", "NEEDLESS", "SPECIALS", "is_ollama_settings", "translate_ollama_settings")
 
 _LLAMACPP: Final = "harness.llamacpp"
 _VARIABLE: Final = re.compile(
@@ -21,7 +21,7 @@ _SECONDS: Final[Mapping[str, float]] = MappingProxyType({"ms": 0.001, "s": 1, "m
 _TRUE: Final = frozenset({"1", "t", "true", "yes"})
 _FALSE: Final = frozenset({"0", "f", "false", "no"})
 
-_KEYS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+KEYS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "OLLAMA_CONTEXT_LENGTH": (f"{_LLAMACPP}.n_ctx",),
         "OLLAMA_NUM_PARALLEL": (f"{_LLAMACPP}.admission.max_in_flight",),
@@ -30,7 +30,7 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
-_LOST: Final[Mapping[str, str]] = MappingProxyType(
+LOST: Final[Mapping[str, str]] = MappingProxyType(
     {
         "OLLAMA_MAX_LOADED_MODELS": "memory decides: `[residency] memory_mb` and `exclusive`",
         "OLLAMA_SCHED_SPREAD": "name the GPUs of a model in its `devices`",
@@ -41,7 +41,7 @@ _LOST: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-_NEEDLESS: Final[Mapping[str, str]] = MappingProxyType(
+NEEDLESS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "OLLAMA_NOPRUNE": "nothing is deleted at the start",
         "OLLAMA_NEW_ENGINE": "there is one engine",
@@ -68,15 +68,15 @@ def translate_ollama_settings(text: str, draft: Draft, *, where: str) -> None:
     """Add the settings of a server to a draft. `where` stands before each variable in notes."""
     for name, value in _variables(text):
         what = f"{where}: {name}"
-        if name in _KEYS:
-            for path in _KEYS[name]:
+        if name in KEYS:
+            for path in KEYS[name]:
                 draft.key(path, value, what=f"{what}={clip(value)}")
-        elif name in _LOST:
-            draft.note("lost", what, _LOST[name])
-        elif name in _NEEDLESS:
-            draft.note("needless", what, _NEEDLESS[name])
-        elif name in _SPECIALS:
-            _SPECIALS[name](draft, f"{what}={clip(value)}", value)
+        elif name in LOST:
+            draft.note("lost", what, LOST[name])
+        elif name in NEEDLESS:
+            draft.note("needless", what, NEEDLESS[name])
+        elif name in SPECIALS:
+            SPECIALS[name](draft, f"{what}={clip(value)}", value)
         elif _FOR_THE_UNIT.fullmatch(name):
             draft.note("lost", what, "keep it in the environment of the service")
         else:
@@ -164,7 +164,7 @@ def _set_load_timeout(draft: Draft, what: str, value: str) -> None:
     draft.note("differs", what, "it also counts for an engine that serves")
 
 
-_SPECIALS: Final = MappingProxyType(
+SPECIALS: Final = MappingProxyType(
     {
         "OLLAMA_HOST": _set_host,
         "OLLAMA_KEEP_ALIVE": _set_keep_alive,
