@@ -1,7 +1,5 @@
 """Takes from a host what the page shows. On the event loop, from memory."""
 
-import time
-
 from neuron_service.host import Host
 from neuron_service.page.view import PageFacts
 
@@ -21,7 +19,5 @@ def take_facts(host: Host, *, scopes: frozenset[str]) -> PageFacts:
         configured=host.configured,
         devices=host.seen_devices(),
         harnesses=host.harnesses,
-        events=host.registry.recent_events(),
         scopes=scopes,
-        now_s=time.time(),
     )
