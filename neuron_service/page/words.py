@@ -35,7 +35,8 @@ def ago(seconds: float) -> str:
 def mib_of(part_mib: int, whole_mib: int) -> str:
     """`1.2 of 2.9 GB`."""
     unit, name = size_unit(max(whole_mib * MIB, MB))
-    return f"{format_rounded(part_mib * MIB / unit)} of {format_rounded(whole_mib * MIB / unit)} {name}"
+    part = format_rounded(part_mib * MIB / unit) if part_mib else "0"
+    return f"{part} of {format_rounded(whole_mib * MIB / unit)} {name}"
 
 
 def speed(tokens_per_s: float) -> str:
