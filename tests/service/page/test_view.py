@@ -24,7 +24,7 @@ from neuron_lib.types import (
     UnloadingModel,
 )
 from neuron_service.page.view import Card, ModelState, PageFacts, View, view_of
-from neuron_service.page.words import ago, duration
+from neuron_service.page.words import ago, duration, mib_of
 from neuron_service.status import NotReady
 
 A, B, C = "org/a", "org/b", "org/c"
@@ -231,3 +231,7 @@ def test_the_page_offers_what_the_scopes_of_its_reader_allow(scopes: set[str], r
     view = seen(health(), model(), scopes=frozenset(scopes))
     assert (bool(view.chats), view.can_load) == rights
     assert ("scope inference" in view.no_chat) is not bool(view.chats)
+
+
+def test_a_part_of_a_size_has_the_unit_of_the_whole() -> None:
+    assert [mib_of(0, 90), mib_of(1, 90), mib_of(900, 9000)] == ["0 of 94 MB", "1.0 of 94 MB", "0.9 of 9.4 GB"]
