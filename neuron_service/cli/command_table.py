@@ -43,6 +43,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = MappingProxyType(
             "key": Entry(f"{_HOME}.key:key", "Make, list and delete API keys"),
             "doctor": Entry(f"{_HOME}.doctor:doctor", "Check whether this host can serve"),
             "completion": Entry(f"{_HOME}.completion:completion", "Print the completion script for a shell"),
+            "install-service": Entry(
+                f"{_HOME}.install_service:install_service", "Make neuron a service of systemd, or undo that"
+            ),
             "version": Entry(f"{_HOME}.version:version", "Show the version"),
             "help": Entry(f"{_HOME}.help:show_help", "Show the list of commands, or the help of one command"),
         },
