@@ -19,11 +19,17 @@ DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy test test-clients test-faults soak soak-demand check check-fast format bench lock clean
+.PHONY: help run install deploy clean format check check-fast test test-faults test-clients soak soak-demand bench
+.PHONY: changelog lock
 .DELETE_ON_ERROR:
 
+# `##@ Heading` begins a group, and a target with `## text` is a line of it.
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^##@ / { group = substr($$0, 5) } \
+		/^[a-z-]+:.*## / { if (group) { printf "\n%s\n", group; group = "" } \
+			printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+##@ Run
 
 run: $(STAMPS)/demo ## serve the demo model (PORT=13131, ARGS=… for `neuron serve`)
 	@exec $(BIN)/neuron serve --demo --port $(PORT) $(ARGS)
@@ -38,30 +44,16 @@ deploy: a-place $(STAMPS)/runtime ## what a host needs, independent of this chec
 a-place:
 	@test '$(VENV)' != .venv || { echo "say where to install: make deploy VENV=/opt/neuron" >&2; exit 1; }
 
-# Three runs: what starts no process, on all cores; what starts one, two files at a time; the fault suite, one test at a
-# time, because it breaks what it shares the machine with. With ARGS there is one run, of what ARGS select.
-test: check ## all checks and all tests (ARGS=… for pytest)
-ifeq ($(strip $(ARGS)),)
-	@failed=; \
-	$(PYTEST) -m "not process" -n logical --maxprocesses 8 || failed="$$failed, the tests that start no process"; \
-	$(PYTEST) -m "process and not faults" -n 2 --dist loadfile || failed="$$failed, the tests that start a process"; \
-	$(PYTEST) -m faults -n 2 || failed="$$failed, the fault suite"; \
-	test -z "$$failed" || { echo "failed: $${failed#, }" >&2; exit 1; }
-else
-	$(PYTEST) $(ARGS)
-endif
+clean: ## remove .venv, caches and build results
+	-test ! -e $(DMYPY_STATUS) || $(DMYPY) stop
+	rm -rf $(VENV) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-test-faults: install ## the fault suite alone: what docs/explanation/reliability.md promises (ARGS=… for pytest)
-	$(PYTEST) tests/faults $(ARGS)
+##@ Check a change
 
-test-clients: install ## real clients, each in its own environment, and a table; not part of `test` (ARGS="--only NAME", --write)
-	@$(BIN)/python -m tests.clients.matrix $(ARGS)
-
-soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
-	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
-
-soak-demand: install ## more models than fit, on demand, under a memory limit, for SOAK_MINUTES; not part of `test`
-	@$(BIN)/python -m tests.faults.soak_on_demand --minutes $(SOAK_MINUTES)
+format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
 
 # No cache for import-linter: a module that was missing when the cache was written stays missing in it.
 check: install ## format, lint, types and import contracts, nothing run
@@ -80,9 +72,32 @@ check-fast: install ## format, lint, types and the tests that start no process, 
 		{ $(DMYPY) kill; rm -f $(DMYPY_STATUS); $(BIN)/mypy $(TYPED); }; }
 	PYTHONDONTWRITEBYTECODE= $(PYTEST) -m "not process" --fast -n logical --maxprocesses 8 $(ARGS)
 
-format: $(STAMPS)/dev ## rewrite the sources as `check` wants them
-	$(BIN)/ruff format
-	$(BIN)/ruff check --fix
+# Three runs: what starts no process, on all cores; what starts one, two files at a time; the fault suite, one test at a
+# time, because it breaks what it shares the machine with. With ARGS there is one run, of what ARGS select.
+test: check ## all checks and all tests (ARGS=… for pytest)
+ifeq ($(strip $(ARGS)),)
+	@failed=; \
+	$(PYTEST) -m "not process" -n logical --maxprocesses 8 || failed="$$failed, the tests that start no process"; \
+	$(PYTEST) -m "process and not faults" -n 2 --dist loadfile || failed="$$failed, the tests that start a process"; \
+	$(PYTEST) -m faults -n 2 || failed="$$failed, the fault suite"; \
+	test -z "$$failed" || { echo "failed: $${failed#, }" >&2; exit 1; }
+else
+	$(PYTEST) $(ARGS)
+endif
+
+##@ Longer tests and benchmarks, for what a change is about
+
+test-faults: install ## the fault suite alone: what docs/explanation/reliability.md promises (ARGS=… for pytest)
+	$(PYTEST) tests/faults $(ARGS)
+
+test-clients: install ## real clients, each in its own environment, and a table; not part of `test` (ARGS="--only NAME", --write)
+	@$(BIN)/python -m tests.clients.matrix $(ARGS)
+
+soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
+	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
+
+soak-demand: install ## more models than fit, on demand, under a memory limit, for SOAK_MINUTES; not part of `test`
+	@$(BIN)/python -m tests.faults.soak_on_demand --minutes $(SOAK_MINUTES)
 
 bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is built first (ARGS=--quick: a short round)
 	@scripts/build_rivals
@@ -95,10 +110,12 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@$(BIN)/python -m benchmarks.fetch $(ARGS)
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
 
-clean: ## remove .venv, caches and build results
-	-test ! -e $(DMYPY_STATUS) || $(DMYPY) stop
-	rm -rf $(VENV) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+##@ Documents and packages
+
+##@ Dependencies and releases
+
+changelog: $(STAMPS)/dev ## show the section of the changelog that the fragments in changes/ give
+	@$(BIN)/towncrier build --draft 2>/dev/null
 
 # ---------------------------------------------------------------------------------------------------------- .venv
 # One stamp for each step, so that a changed file repeats its own step and the steps built on it.
