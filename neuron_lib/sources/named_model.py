@@ -60,8 +60,8 @@ def find_named_model(
         return _file(Path(os.path.normpath(folder / asked)), entries)
     if "/" not in asked and asked:
         raise InvalidModelId(
-            f"{clip(text)!r} is no model: give a GGUF file (./{clip(text)}{_SUFFIX}), org/name[:quant] of Hugging Face, or"
-            " an id of the configuration",
+            f"{clip(text)!r} is no model: give a GGUF file (./{clip(text)}{_SUFFIX}), org/name[:quant] of Hugging Face,"
+            " or an id of the configuration",
             model_id=text,
         )
     parse_reference(asked)
