@@ -28,7 +28,7 @@ CONTRACT = [
     ("Service", "WatchdogSec", "30"),
     ("Service", "Restart", "on-failure"),
     ("Service", "RestartSec", "5"),
-    ("Service", "RestartPreventExitStatus", "2 78"),
+    ("Service", "RestartPreventExitStatus", "64 78"),
     ("Service", "SuccessExitStatus", "130 143"),
     ("Service", "User", "neuron"),
     ("Service", "Group", "neuron"),

@@ -1,7 +1,11 @@
 """The command `neuron`. The only package that reads the process's arguments and environment.
 
 program          from the arguments to the exit status
-command_line     the commands and options
+command_table    which commands there are
+command_group    imports a command when it is needed; options before a command are options of the command
+commands         the declarations of the commands
+options          options that several commands share
+daemon           which daemon a command talks to
 serve            `neuron serve`
 models           `neuron pull`, `ls` and `rm`
 keys             `neuron key`

@@ -1,6 +1,5 @@
 """`neuron estimate`: how much memory a model would take on this host. Needs no running service, and loads nothing."""
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,28 +18,29 @@ from neuron_lib.wire.estimate import estimate_answer
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, gpu_memory_by_index, host_memory_bytes
 from neuron_service.cli.configuration import command_config
+from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.terminal import complain
 
 __all__ = ("run_estimate_command",)
 
 
-def run_estimate_command(options: argparse.Namespace) -> int:
+def run_estimate_command(options: ConfigOptions, named: str, *, quant: str | None, as_json: bool) -> int:
     """Print the plan of a load. Returns the exit status: 0 if the model fits now, 1 if not."""
     try:
         config, environ = command_config(options, os.environ)
     except ConfigError as error:
         complain(str(error))
         return os.EX_CONFIG
-    model_id = public_id(options.id)
+    model_id = public_id(named)
     try:
-        plan = anyio.run(_estimate, config, environ, options.id, options.quant)
+        plan = anyio.run(_estimate, config, environ, named, quant)
     except SourceUnavailable as failure:
         print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
         return os.EX_TEMPFAIL
     except NeuronError as failure:
         print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
         return 1
-    if options.json:
+    if as_json:
         print(msgspec.json.format(msgspec.json.encode(estimate_answer(plan, model_id=model_id))).decode())
     else:
         _show(plan, model_id)
