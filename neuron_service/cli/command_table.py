@@ -23,6 +23,10 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = MappingProxyType(
                 f"{_HOME}.serve:serve", "Serve models until SIGTERM or SIGINT. `neuron` alone does the same"
             ),
         },
+        "Talk": {
+            "run": Entry(f"{_HOME}.run:run", "Ask a model one thing, or talk to it"),
+            "chat": Entry(f"{_HOME}.chat:chat", "Talk to a model"),
+        },
         "Models on this disk": {
             "pull": Entry(f"{_HOME}.pull:pull", "Fetch models, or the newest commit of them, into the cache"),
             "ls": Entry(f"{_HOME}.ls:ls", "List the models in the cache"),

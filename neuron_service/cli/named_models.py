@@ -1,5 +1,6 @@
-"""The configuration with the models that stand on the command line. Pure: looks at no disk and asks no hub."""
+"""The configuration with the models that stand on the command line. Asks no hub. `require_file` looks at the disk."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -7,25 +8,44 @@ from msgspec.structs import replace
 
 from neuron_lib.config import Config, ModelEntry, StoreSettings
 from neuron_lib.errors import ConfigError, LoadFailed
+from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.named_model import NamedModel, find_named_model
 from neuron_lib.types import ModelSpec, public_id
 
-__all__ = ("named_model", "with_models")
+__all__ = ("NoSuchModel", "named_model", "require_file", "with_models")
+
+
+class NoSuchModel(ConfigError):
+    """What stands on the command line means no model. `exit_status` is one of sysexits.h."""
+
+    def __init__(self, message: str, *, exit_status: int = os.EX_USAGE) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 def named_model(config: Config, text: str, *, folder: Path) -> NamedModel:
-    """The model that `text` means beside this configuration. Raises `ConfigError`."""
+    """The model that `text` means beside this configuration. Raises `NoSuchModel`."""
     try:
         return find_named_model(text, entries=config.models, aliases=config.http.model_aliases, folder=folder)
     except LoadFailed as failure:
-        raise ConfigError(str(failure)) from failure
+        raise NoSuchModel(str(failure)) from failure
+
+
+def require_file(model: NamedModel) -> None:
+    """Raises `NoSuchModel` for a file that is not there, or that lacks a part. Any other model is fine."""
+    if model.entry is None:
+        return
+    try:
+        find_local_model(str(model.entry.path), roots=None, model_id=model.model_id)
+    except LoadFailed as failure:
+        raise NoSuchModel(str(failure), exit_status=os.EX_NOINPUT) from failure
 
 
 def with_models(config: Config, texts: Sequence[str], *, folder: Path) -> Config:
     """The configuration with these models in place of its `default_models`; unchanged where there are none.
 
     A model that the file has among its `default_models` keeps its quant and its devices. The folder of each named file
-    becomes one of the `local_roots`. Relative paths begin at `folder`. Raises `ConfigError`.
+    becomes one of the `local_roots`. Relative paths begin at `folder`. Raises `NoSuchModel`.
     """
     if not texts:
         return config
@@ -56,7 +76,7 @@ def _require_different_ids(configured: Iterable[ModelEntry], named: Iterable[Mod
     places: dict[str, object] = {entry.id: "a [[models]] entry of the configuration" for entry in configured}
     for entry in named:
         if (other := places.setdefault(entry.id, entry.path)) != entry.path:
-            raise ConfigError(
+            raise NoSuchModel(
                 f"{other} and {entry.path} would both be the model {entry.id}: give the file an id of its own in"
                 " [[models]] of a configuration"
             )

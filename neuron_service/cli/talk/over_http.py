@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from neuron_service.cli.talk.pieces import Ended, Order, Piece, Said, SpeakerFailed, Thought
-from neuron_service.client import Client, DaemonProblem, ServerSentEvent
+from neuron_service.client.client import Client
+from neuron_service.client.event_lines import ServerSentEvent
+from neuron_service.client.problem import DaemonProblem
 
 __all__ = ("OverHttp", "pieces_of")
 

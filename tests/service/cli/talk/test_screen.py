@@ -62,7 +62,9 @@ def test_a_reply_that_fails_half_way_ends_its_line_before_the_error() -> None:
         (["Hi"], True, "neuron: 10 tokens read, 4 of them remembered (60/s), 5 written (20.0/s)\n"),
     ],
 )
-def test_what_is_said_about_an_answer_goes_to_stderr(script: list[str | Piece], wants_numbers: bool, said: str) -> None:
+def test_what_is_said_about_an_answer_goes_to_stderr(
+    script: list[str | Piece], *, wants_numbers: bool, said: str
+) -> None:
     out, err = io.StringIO(), io.StringIO()
     screen = Screen(out, is_terminal=False)
     assert answer_once(ScriptedSpeaker(script), ORDER, screen, err=err, wants_numbers=wants_numbers) == 0
