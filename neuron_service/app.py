@@ -30,6 +30,7 @@ from neuron_service.routes.models import (
     load_model,
     unload_model,
 )
+from neuron_service.routes.page import show_asset, show_page, show_state
 from neuron_service.routes.replies import reply_route
 
 __all__ = ("create_app", "create_routes", "operations")
@@ -80,6 +81,9 @@ def _handlers() -> list[HTTPRouteHandler]:
         about_model,
         generate_images,
         show_metrics,
+        show_page,
+        show_state,
+        show_asset,
         *map(reply_route, dialects.DIALECTS),
     ]
 

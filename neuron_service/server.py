@@ -42,7 +42,14 @@ from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
 from neuron_service.reloading import Reloading
 from neuron_service.request_log import RequestLog
-from neuron_service.running import Running, access_rules, endpoint_url, make_harnesses, say_who_is_let_in
+from neuron_service.running import (
+    Running,
+    access_rules,
+    configured_ids,
+    endpoint_url,
+    make_harnesses,
+    say_who_is_let_in,
+)
 from neuron_service.settings import Settings
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
@@ -113,6 +120,8 @@ async def serve(
         tracker=tracker,
         monitor=monitor,
         model_aliases=config.http.model_aliases,
+        configured=configured_ids(config),
+        has_page=config.http.page,
         tallies=tallies,
         entrance=Entrance(entrance or EntranceRules()),
     )

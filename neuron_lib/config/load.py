@@ -23,7 +23,7 @@ from neuron_lib.types import HUB_SCHEME, ModelSpec
 
 __all__ = ("Section", "file_struct", "hub_endpoint", "load_config", "load_config_with_origins")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Struct)
 

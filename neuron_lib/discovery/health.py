@@ -10,7 +10,7 @@ from neuron_lib.types import DeviceHealth
 
 __all__ = ("DeviceMonitor",)
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class DeviceMonitor:

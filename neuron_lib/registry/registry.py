@@ -23,7 +23,7 @@ from neuron_lib.errors import (
     ShuttingDown,
 )
 from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, Reply
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.farewell import Farewell
 from neuron_lib.registry.harnesses import Harnesses
@@ -58,7 +58,7 @@ from neuron_lib.types import (
 
 __all__ = ("Registry",)
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _ON_UNLOADED_LIMIT_S: Final = 5.0
 """The unload returns after this time, whatever `on_unloaded` does."""
@@ -114,7 +114,7 @@ class Registry:
         three is logged and goes no further. `clock` gives seconds for the times of loads, unloads and replies.
         """
         self.endpoint_url = endpoint_url
-        self.limits = HostLimits(
+        self.limits: HostLimits = HostLimits(
             drain_timeout_s=drain_timeout_s, unload_timeout_s=unload_timeout_s, max_loads=max_loads
         )
         self.wait_for_load_s = wait_for_load_s
@@ -179,6 +179,11 @@ class Registry:
     def harness_names(self) -> tuple[str, ...]:
         """The registered harnesses' own names."""
         return self._harnesses.names
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether a load that does not fit waits until idle models have been unloaded for it."""
+        return self._residency.rules.makes_room
 
     @property
     def loads_on_demand(self) -> bool:

@@ -25,7 +25,7 @@ from neuron_lib.errors import (
     PreflightKind,
     ShuttingDown,
 )
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.cool_down import CoolDowns, lacks_memory
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels
@@ -39,7 +39,7 @@ from neuron_lib.types import ModelSpec, ResidencyCounts, public_id
 
 __all__ = ("COOLING_DOWN", "NotServing", "Residency")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 COOLING_DOWN: Final = "cooling_down"
 """The `stage` of a `ModelLoading` that says that the last load failed and the next one may not begin yet."""
@@ -77,7 +77,7 @@ class Residency:
         `capacity` says the bytes that all models together may take on each device, and `available` measures how much
         they could take. `clock` gives seconds.
         """
-        self.rules = rules
+        self.rules: ResidencyRules = rules
         self._models = models
         self._start = start
         self._need_of = need_of

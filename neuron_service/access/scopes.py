@@ -13,8 +13,10 @@ which is the state of the host and its lists of models.
 """
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
-OPEN_PATHS: Final = frozenset({"/healthz"})
-"""Paths that are answered to everybody. The answer says nothing but that the process makes progress."""
+OPEN_PATHS: Final = frozenset({"/healthz", "/", "/page/icon.svg", "/page/neuron.css", "/page/neuron.js"})
+"""Paths that are answered to everybody. The answers say nothing but that the process makes progress. At `/` a stranger
+gets a field for a key: the page's own script sends the key, because browsers send none with an address.
+"""
 
 _INFERENCE: Final = frozenset(IMAGE_PATHS).union(*(dialect.paths for dialect in DIALECTS))
 

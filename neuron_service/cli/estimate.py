@@ -57,6 +57,7 @@ async def _estimate(config: Config, environ: Mapping[str, str], model_id: str, q
         gpu_memory_mb=lambda: gpu_memory_mb,
         max_prompt_tokens=config.max_prompt_tokens,
         ends_with_thread=False,
+        host_limit_bytes=lambda: _limits(config, gpu_memory_mb).get("cpu"),
     )
     for backend in BACKENDS:
         harness = backend.make(backend.of(config), setup)

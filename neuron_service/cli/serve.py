@@ -209,7 +209,8 @@ def greeting(sock: socket.socket, config: Config) -> str:
     else:
         url = address_of(sock, is_tls=config.tls_cert is not None)
         url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//127.0.0.1:")
-        curl, listens = "curl", f"neuron listens on {url} (health: {url}/health)."
+        page = f"page: {url}/, " if config.http.page else ""
+        curl, listens = "curl", f"neuron listens on {url} ({page}health: {url}/health)."
     key = "" if "loopback" in config.trusted_networks else ' -H "x-api-key: $NEURON_API_KEY"'
     if config.default_models:
         return f"{listens} Try:\n\n  {curl} -N {_chat(url, config.default_models[0].model_id, key=key)}\n"

@@ -236,6 +236,10 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
         ),
         ('[[models]]\nid="a/b"\npath="/b\\u0000"', "neuron.toml: `models[0].path`: expected a path"),
         (
+            '[[models]]\nid = "a/b"\npin = true\nidle_ttl_secs = 60\n',
+            "neuron.toml: `a/b` has `pin`, so it is never idle for too long: leave `idle_ttl_secs` out in `models[0]`",
+        ),
+        (
             '[[models]]\nid="a/b"\nrepo="a/c"\npath="/b.gguf"',
             "neuron.toml: `a/b` has `repo` and `path`; a model comes from one place in `models[0]`",
         ),

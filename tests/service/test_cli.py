@@ -20,13 +20,14 @@ from neuron_service.cli.configuration import with_credentials
 from neuron_service.cli.options import ServeOptions
 from neuron_service.cli.serve import greeting, reader_for_reloads
 from tests.command_tree import EVERY_COMMAND
+from tests.documents import blocks
 from tests.fakes.notify_socket import notify_socket
 
 SOURCES = {
     "mirror": SourceConfig(endpoint="https://hub.example.org", auth_env="MIRROR_TOKEN"),
     "open": SourceConfig(endpoint="https://open.example.org"),
 }
-ROOT = Path(__file__).parents[2]
+(INSTALL_SPANS,) = blocks("docs/how-to/logs.md", "console")
 CONFIG = Config(harness={"llamacpp": LlamaCppConfig(sources=SOURCES)})
 
 
@@ -82,7 +83,7 @@ def test_a_service_that_cannot_make_spans_ends_with_the_command_that_helps(
     assert run("--config", str(config)) == os.EX_UNAVAILABLE
     command = "-m pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http\n"
     assert command in capsys.readouterr().err
-    assert command in (ROOT / "docs/how-to/logs.md").read_text()
+    assert f"$ /opt/neuron/bin/python {command}" == INSTALL_SPANS
 
 
 def test_the_whole_log_is_in_the_format_that_the_configuration_names(
