@@ -62,7 +62,11 @@ class TalkOptions(ConfigOptions):
 
 def run_model(options: TalkOptions, words: Sequence[str], *, as_json: bool) -> int:
     """Answer one prompt, or talk if there is none and somebody types. Returns the exit status."""
-    prompt = _prompt(words, sys.stdin)
+    try:
+        prompt = _prompt(words, sys.stdin)
+    except ValueError as error:  # UnicodeDecodeError is one
+        complain(f"the prompt from stdin cannot be used: {error}")
+        return os.EX_DATAERR
     if prompt is None and not as_json:
         return chat_with(options)
     if not (prompt or "").strip():
@@ -184,13 +188,21 @@ def _loop(speaker: Speaker, options: TalkOptions) -> int:
 
 def _screen() -> Screen:
     has_styles = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Screen(sys.stdout, is_terminal=sys.stdout.isatty(), has_styles=has_styles)
+    is_terminal = sys.stdout.isatty()
+    notes = None if is_terminal else sys.stderr
+    return Screen(sys.stdout, is_terminal=is_terminal, has_styles=has_styles, notes=notes)
 
 
 def _prompt(words: Sequence[str], stdin: TextIO) -> str | None:
-    """The words of the command line, with what was piped in behind them. None if somebody should type a prompt."""
+    """The words of the command line, with what was piped in behind them. None if somebody should type a prompt.
+
+    Raises `ValueError` for input that is no text, or too long for any model.
+    """
     said = " ".join(words)
     if stdin.isatty():
         return said or None
-    piped = stdin.read(_LONGEST_INPUT).strip()
+    piped = stdin.read(_LONGEST_INPUT + 1)
+    if len(piped) > _LONGEST_INPUT:
+        raise ValueError(f"it has more than {_LONGEST_INPUT} characters")
+    piped = piped.strip()
     return "\n\n".join(part for part in (said, piped) if part)

@@ -19,19 +19,16 @@ __all__ = ("load_in_daemon", "only_model", "require_model")
 _LOAD_LIMIT_S: Final = 43_200.0
 """As long as a download may take. A load goes on in the daemon when nobody waits for it any more."""
 _LOOK_S: Final = 0.25
-_NOT_FOUND: Final = 404
 
 
 def require_model(client: Client, model_id: str, report: ProgressReporter) -> None:
     """Have the daemon load this model, unless it serves it, or will when it is asked. Raises `DaemonProblem`."""
     if any(names_model(model_id, each, quant=None) for each in _resident(client.get("/models"))):
         return
-    try:
-        client.get(f"/v1/models/{quote(model_id, safe='')}")
-    except DaemonProblem as problem:
-        if problem.status != _NOT_FOUND:
-            raise
-        load_in_daemon(client, model_id, report)
+    if "/" not in model_id:
+        client.get(f"/v1/models/{quote(model_id, safe='')}")  # a further name of a model, or none at all
+        return
+    load_in_daemon(client, model_id, report)
 
 
 def only_model(client: Client) -> str:

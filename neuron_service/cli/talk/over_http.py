@@ -50,8 +50,10 @@ def _body(model_id: str, order: Order) -> dict[str, object]:
 
 def pieces_of(events: Iterator[ServerSentEvent]) -> Iterator[Piece]:
     """The pieces of a streamed chat completion. Raises `SpeakerFailed` for one that ended with an error, or never."""
+    ended: Ended | None = None  # held back, because an error may still come behind it
     for event in events:
-        if event.data == "[DONE]":
+        if event.data == "[DONE]" and ended is not None:
+            yield ended
             return
         chunk = _chunk(event.data)
         if (error := chunk.get("error")) is not None:
@@ -64,7 +66,7 @@ def pieces_of(events: Iterator[ServerSentEvent]) -> Iterator[Piece]:
             if text := delta.get("content"):
                 yield Said(str(text))
             if (reason := choice.get("finish_reason")) and (usage := chunk.get("usage")):
-                yield _ended(str(reason), usage)
+                ended = _ended(str(reason), usage)
     raise SpeakerFailed("the daemon ended the reply before it was whole; try again", exit_status=_TEMPORARY)
 
 

@@ -52,10 +52,14 @@ class Shown:
 
 
 class Screen:
-    """Where replies are shown. On a terminal reasoning is dim; elsewhere it is left out, and text stays as it is."""
+    """Where replies are shown. On a terminal reasoning is dim; elsewhere it is left out, and text stays as it is.
 
-    def __init__(self, out: TextIO, *, is_terminal: bool, has_styles: bool = True) -> None:
+    What the program remarks goes to `notes`, if given, so that a file gets the replies alone.
+    """
+
+    def __init__(self, out: TextIO, *, is_terminal: bool, has_styles: bool = True, notes: TextIO | None = None) -> None:
         self._out = out
+        self._notes = notes
         self._is_terminal = is_terminal
         self._has_styles = has_styles and is_terminal
         self._is_thinking = False
@@ -84,6 +88,9 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Show a remark of the program."""
+        if self._notes is not None:
+            print(text, file=self._notes, flush=True)
+            return
         self._style(_DIM)
         self._write(text)
         self._style(_USUAL)
