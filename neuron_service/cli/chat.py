@@ -14,7 +14,7 @@ from neuron_lib.errors import ConfigError
 from neuron_lib.sources.named_model import NamedModel
 from neuron_service.cli.configuration import command_config
 from neuron_service.cli.daemon import find_client, names_daemon
-from neuron_service.cli.named_models import NoSuchModel, named_model, require_file, with_models
+from neuron_service.cli.named_models import NoSuchModel, named_model, with_models
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.talk.daemon_model import only_model, require_model
@@ -116,7 +116,6 @@ def _meant(config: Config, model: str, client: Client | None) -> NamedModel:
             raise
         return NamedModel(model_id=model)
     if client is None:
-        require_file(named)
         return named
     if named.entry is not None:
         raise NoSuchModel(f"{model} is a file, and {client.address} loads no files of its clients; leave --host out")

@@ -53,14 +53,6 @@ def test_a_file_is_served_by_its_name_and_the_only_model_needs_none_in_a_chat(
     assert "/save FILE" in ended.stderr
 
 
-@pytest.mark.parametrize("command", [("run", "absent.gguf", "Hi"), ("serve", "absent.gguf"), ("chat", "absent.gguf")])
-def test_a_file_that_is_not_there_is_one_sentence(command: tuple[str, ...], nobody: dict[str, str]) -> None:
-    ended = run_neuron(*command, environ=nobody)
-    assert (ended.returncode, ended.stdout) == (os.EX_NOINPUT, "")
-    assert ended.stderr.endswith("absent.gguf is not there, or is no regular file\n")
-    assert ended.stderr.count("\n") == 1
-
-
 def test_in_a_terminal_an_interrupt_stops_the_reply_and_not_the_chat(
     smollm2_path: Path, nobody: dict[str, str], tmp_path: Path
 ) -> None:
@@ -71,8 +63,10 @@ def test_in_a_terminal_an_interrupt_stops_the_reply_and_not_the_chat(
         typist.wait_for("5")
         typist.type("\x03")
         typist.wait_for("stopped")
+        typist.wait_for(">>> ")
         typist.type("/bogus\n")
         typist.wait_for("there is no command '/bogus'")
+        typist.wait_for(">>> ")  # before that, Ctrl-D would be for the terminal and not for the line editor
         typist.type("\x04")
         assert typist.process.wait(PATIENCE_S) == 0
     history = tmp_path / "neuron" / "chat_history"

@@ -1,6 +1,6 @@
 """`neuron chat`, and the options that it shares with `neuron run`."""
 
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -33,7 +33,7 @@ def with_talk(function: Command) -> Command:
 @with_talk
 @click.option("--no-history", "keeps_history", is_flag=True, default=True, flag_value=False, help="Keep no lines.")
 @with_config()
-def chat(options: ConfigOptions, *, model: str | None, **talk: object) -> int:
+def chat(options: ConfigOptions, *, model: str | None, **talk: Any) -> int:
     """Talk to a model.
 
     MODEL is a GGUF file, org/name[:quant] of Hugging Face, or an id of the configuration. Without it the only model

@@ -1,6 +1,7 @@
 """`neuron run`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -16,7 +17,7 @@ __all__ = ("run",)
 @with_talk
 @json_option
 @with_config()
-def run(options: ConfigOptions, *, model: str, prompt: Sequence[str], as_json: bool, **talk: object) -> int:
+def run(options: ConfigOptions, *, model: str, prompt: Sequence[str], as_json: bool, **talk: Any) -> int:
     """Ask a model one thing, or talk to it if there is no PROMPT.
 
     MODEL is a GGUF file, org/name[:quant] of Hugging Face, or an id of the configuration. What is piped into the

@@ -15,7 +15,7 @@ from neuron_lib.config import AdmissionConfig, Config
 from neuron_lib.discovery.probe import discover
 from neuron_lib.errors import cause_chain
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.types import Finished, GenerationEvent, ModelSpec
+from neuron_lib.types import Discovery, Finished, GenerationEvent, ModelSpec
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import gpu_memory_by_index
 from neuron_service.cli.talk.pieces import Ended, Order, Piece, Said, SpeakerFailed, Thought
@@ -96,7 +96,7 @@ def _registry(config: Config, environ: Mapping[str, str]) -> Registry:
     return registry
 
 
-async def _discover(max_prompt_tokens: int) -> object:
+async def _discover(max_prompt_tokens: int) -> Discovery:
     return await discover(harnesses=(), max_prompt_tokens=max_prompt_tokens)
 
 

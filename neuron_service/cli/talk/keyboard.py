@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, Self, TextIO
@@ -75,7 +75,7 @@ def _line_editing(words: Sequence[str], history: Path | None) -> Iterator[None]:
                 readline.write_history_file(history)
 
 
-def history_file(environ: dict[str, str]) -> Path:
+def history_file(environ: Mapping[str, str]) -> Path:
     """Where the lines of `neuron chat` are kept: below `XDG_STATE_HOME`, or else `~/.local/state`."""
     home = environ.get("XDG_STATE_HOME", "")
     state = Path(home) if home.startswith("/") else Path.home() / ".local" / "state"

@@ -10,7 +10,7 @@ from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import LoadProgress, ReasoningDelta
 from neuron_service.cli.talk.daemon_model import only_model, require_model
 from neuron_service.cli.talk.over_http import OverHttp, pieces_of
-from neuron_service.cli.talk.pieces import Ended, Message, Order, Said, SpeakerFailed, Thought
+from neuron_service.cli.talk.pieces import Ended, Message, Order, Piece, Said, SpeakerFailed, Thought
 from neuron_service.client.address import Address
 from neuron_service.client.client import Client
 from neuron_service.client.event_lines import ServerSentEvent
@@ -56,7 +56,7 @@ def test_a_reply_that_is_left_is_ended_at_the_daemon(host: ListeningHost, client
 
 
 def test_a_reply_that_dies_half_way_gives_what_there_was_and_then_the_reason(client: Client) -> None:
-    seen = []
+    seen: list[Piece] = []
     with (
         pytest.raises(SpeakerFailed, match="is gone: killed"),
         OverHttp(client, "acme/dying").answer(ORDER) as pieces,
