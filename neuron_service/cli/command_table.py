@@ -60,6 +60,9 @@ KEY_COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
 CONFIG_COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
     {
         "check": Entry(f"{_HOME}.config:check", "Say whether the configuration can work on this host"),
+        "show": Entry(f"{_HOME}.config:show", "Print the configuration that counts, and where each value came from"),
+        "schema": Entry(f"{_HOME}.config:schema", "Print a JSON Schema of the file, for editors"),
+        "init": Entry(f"{_HOME}.config:init", "Write a first configuration file"),
     }
 )
 """The commands of `neuron config`."""
