@@ -13,7 +13,7 @@ from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError
 from neuron_lib.sources.named_model import NamedModel
 from neuron_service.cli.configuration import command_config
-from neuron_service.cli.daemon import find_client, names_daemon
+from neuron_service.cli.daemon import find_client, names_daemon, without_daemon
 from neuron_service.cli.named_models import NoSuchModel, named_model, with_models
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
@@ -89,8 +89,8 @@ def open_speaker(options: ConfigOptions, model: str | None, *, host: str | None,
     """
     environ: Mapping[str, str] = os.environ
     client = find_client(host, options.config, environ)
-    config, environ = command_config(options, environ)
     is_daemon_named = names_daemon(host, environ)
+    config, environ = command_config(options, without_daemon(environ))
     named = None if model is None else _meant(config, model, client if is_daemon_named else None)
     if named is None or named.entry is None:
         speaker = _at_daemon(client, named, must_run=is_daemon_named)
