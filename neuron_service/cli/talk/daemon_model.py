@@ -2,23 +2,19 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.types import LoadingModel, names_model
+from neuron_service.cli.long_call import LONGEST_CALL_S, run_beside
 from neuron_service.cli.talk.pieces import SpeakerFailed
 from neuron_service.client.client import Client
 from neuron_service.client.problem import DaemonProblem
 
 __all__ = ("load_in_daemon", "only_model", "require_model")
-
-_LOAD_LIMIT_S: Final = 43_200.0
-"""As long as a download may take. A load goes on in the daemon when nobody waits for it any more."""
-_LOOK_S: Final = 0.25
 
 
 def require_model(client: Client, model_id: str, report: ProgressReporter) -> None:
@@ -50,16 +46,13 @@ def load_in_daemon(client: Client, model_id: str, report: ProgressReporter) -> N
 
     An interrupt ends the wait, and the load goes on. Raises `DaemonProblem`.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="load")
-    try:
-        loading = pool.submit(client.post, "/models/load", {"model_id": model_id}, timeout_s=_LOAD_LIMIT_S)
-        while wait((loading,), timeout=_LOOK_S).not_done:
-            for load in _loads(client):
-                if names_model(model_id, load.model_id, quant=None):
-                    report(load.progress)
-        loading.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+
+    def watch() -> None:
+        for load in _loads(client):
+            if names_model(model_id, load.model_id, quant=None):
+                report(load.progress)
+
+    run_beside(lambda: client.post("/models/load", {"model_id": model_id}, timeout_s=LONGEST_CALL_S), watch)
 
 
 def _loads(client: Client) -> Iterable[LoadingModel]:
