@@ -77,6 +77,7 @@ CONFIG_COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
         "show": Entry(f"{_HOME}.config:show", "Print the configuration that counts, and where each value came from"),
         "schema": Entry(f"{_HOME}.config:schema", "Print a JSON Schema of the file, for editors"),
         "init": Entry(f"{_HOME}.config:init", "Write a first configuration file"),
+        "import": Entry(f"{_HOME}.import_config:import_config", "Make a configuration of the files of another server"),
     }
 )
 """The commands of `neuron config`."""
