@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_a_row_has_a_cell_for_each_heading() -> None:
 
 def test_the_longest_bar_is_that_of_the_highest_rate() -> None:
     def level(streams: int, rate: float) -> Figures:
-        values = dict.fromkeys(Figures.__struct_fields__, 0)
+        values: dict[str, Any] = dict.fromkeys(Figures.__struct_fields__, 0)
         return Figures(**(values | {"streams": streams, "tokens_per_s": rate}))
 
     heading, one, ten, none = bars([level(1, 10.0), level(10, 20.0), level(12, 0.0)])

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import pytest
 
 from neuron_lib.config import Config, load_config, load_config_with_origins
@@ -79,7 +79,7 @@ def test_nothing_given_shows_nothing() -> None:
 
 @pytest.mark.parametrize("file", ["neuron.example.toml", "neuron_service/demo.toml"])
 def test_the_schema_accepts_the_files_of_the_project(file: str) -> None:
-    jsonschema.validate(tomllib.loads((ROOT / file).read_text()), config_schema(BACKENDS))
+    jsonschema_rs.validate(config_schema(BACKENDS), tomllib.loads((ROOT / file).read_text()))
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_the_schema_accepts_the_files_of_the_project(file: str) -> None:
     ],
 )
 def test_the_schema_refuses_what_a_start_refuses(values: dict[str, Any]) -> None:
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(values, config_schema(BACKENDS))
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate(config_schema(BACKENDS), values)
 
 
 def test_the_schema_accepts_every_key_with_its_default() -> None:
-    jsonschema.validate(config_as_builtins(load_config(None, {}, sections=BACKENDS)), config_schema(BACKENDS))
+    jsonschema_rs.validate(config_schema(BACKENDS), config_as_builtins(load_config(None, {}, sections=BACKENDS)))
 
 
 def test_the_schema_is_json() -> None:
