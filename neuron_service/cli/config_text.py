@@ -149,7 +149,7 @@ def _for_json_schema(value: Any) -> Any:
         return value
     found = {key: _for_json_schema(each) for key, each in value.items()}
     if isinstance(pattern := found.get("pattern"), str):
-        found["pattern"] = pattern.replace(r"\Z", "$")
+        found["pattern"] = pattern.replace(r"\Z", "$").replace(r"\0", r"\x00")
     if isinstance(description := found.get("description"), str):
         found["description"] = inspect.cleandoc(description)
     return found
