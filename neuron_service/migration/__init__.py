@@ -10,19 +10,19 @@ Whatever a file asks for is in the configuration or in a note of it. No value of
 """
 
 from neuron_service.migration.draft import Draft, Note, NoteKind, Translation
-from neuron_service.migration.llama_server import command_words, program_words, translate_command
+from neuron_service.migration.llama_server import Command, read_command, translate_command
 from neuron_service.migration.llama_swap import translate_llama_swap
 from neuron_service.migration.modelfile import translate_modelfile
 from neuron_service.migration.ollama_settings import is_ollama_settings, translate_ollama_settings
 
 __all__ = (
+    "Command",
     "Draft",
     "Note",
     "NoteKind",
     "Translation",
-    "command_words",
     "is_ollama_settings",
-    "program_words",
+    "read_command",
     "translate_command",
     "translate_llama_swap",
     "translate_modelfile",

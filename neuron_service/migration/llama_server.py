@@ -11,13 +11,15 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Final
 
+from msgspec import Struct
+
 from neuron_lib.config import LlamaCppConfig
 from neuron_lib.shown import clip
 from neuron_lib.sources.quants import find_tag
 from neuron_service.migration.draft import Draft, public_id
 from neuron_service.migration.llama_server_options import OPTIONS, Key, Said, Special
 
-__all__ = ("command_words", "program_words", "translate_command")
+__all__ = ("Command", "read_command", "translate_command", "translate_variable")
 
 _LONGEST_COMMAND: Final = 65_536
 _LLAMACPP: Final = "harness.llamacpp"
@@ -29,31 +31,44 @@ _HUB_FILE: Final = re.compile(
     r"(?P<file>[^\s?]+)"
 )
 _GPU: Final = re.compile(r"(?:CUDA|ROCm|HIP|Vulkan|SYCL)(?P<index>\d{1,4})", re.IGNORECASE)
+_GPU_VARIABLES: Final = frozenset({"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"})
 _LEVELS: Final[Mapping[str, str]] = MappingProxyType(
     {"0": "error", "1": "error", "2": "warning", "3": "info", "4": "debug", "5": "debug"}
 )
 
 
-def command_words(text: str) -> list[str]:
-    """The words of a command as a shell reads them, with comments and escaped line ends left out.
+class Command(Struct, frozen=True, kw_only=True):
+    """A command of `llama-server`: the variables in front of it, as NAME=VALUE, and what follows it."""
 
-    Raises ValueError for a command that cannot be read: an open quotation mark, or more than 64 Ki characters.
+    variables: tuple[str, ...] = ()
+    arguments: tuple[str, ...]
+
+
+def read_command(text: str) -> Command:
+    """The command of `llama-server` in a text that a shell could run, with remarks and escaped ends of lines.
+
+    Raises ValueError for a text that cannot be read, and for another program, such as a container.
     """
     if len(text) > _LONGEST_COMMAND:
         msg = f"the command is longer than {_LONGEST_COMMAND} characters"
         raise ValueError(msg)
-    return shlex.split(text.replace("\\\n", " "), comments=True)
-
-
-def program_words(words: Sequence[str]) -> list[str] | None:
-    """What follows the program `llama-server` in a command. None if another program is run, such as a container."""
+    try:
+        words = shlex.split(text.replace("\\\n", " "), comments=True)
+    except ValueError as error:
+        msg = f"it cannot be read: {str(error).lower()}"
+        raise ValueError(msg) from None
+    variables: list[str] = []
     for index, word in enumerate(words):
         program = PurePosixPath(word).name
-        if program.startswith("llama-server") or program in {"server", "llamacpp-server"}:
-            return list(words[index + 1 :])
-        if "=" not in word and program not in {"exec", "env", "nice", "ionice", "taskset", "numactl"}:
-            return None
-    return None
+        if re.match(r"[A-Za-z_][A-Za-z0-9_]*=", word):
+            variables.append(word)
+        elif program.startswith("llama-server"):
+            return Command(variables=tuple(variables), arguments=tuple(words[index + 1 :]))
+        elif program not in {"exec", "env"}:
+            msg = f"it runs {clip(program)} and not llama-server; only GGUF models of llama.cpp are served here"
+            raise ValueError(msg)
+    msg = "it has no command of llama-server"
+    raise ValueError(msg)
 
 
 @dataclass(slots=True)
@@ -71,7 +86,7 @@ class _Line:
 
 
 def translate_command(
-    arguments: Sequence[str],
+    command: Command,
     draft: Draft,
     *,
     where: str = "",
@@ -86,8 +101,10 @@ def translate_command(
     None, with a note, if the command names no model that can be served.
     """
     prefix = f"{where}: " if where else ""
-    line = _read(arguments, draft, prefix)
+    line = _read(command.arguments, draft, prefix)
     model_id = _add_model(line, draft, prefix=prefix, name=name, folder=folder)
+    for variable in command.variables:
+        translate_variable(variable, draft, what=f"{prefix}the variable", model_id=model_id)
     for key, what, value in line.keys:
         draft.key(key.path, value, what=prefix + what, model_id=model_id)
     for special, act in _SPECIALS.items():
@@ -130,6 +147,19 @@ def _take(line: _Line, draft: Draft, *, option: str, value: str, prefix: str) ->
             draft.note(rule.kind, prefix + option, rule.text)
         case Special():
             line.values.setdefault(rule.name, []).append((option, value))
+
+
+def translate_variable(variable: str, draft: Draft, *, what: str, model_id: str | None) -> None:
+    """Add a variable of an engine, NAME=VALUE, to a draft. Only those that choose GPUs are keys here."""
+    name, _, value = variable.partition("=")
+    shown = f"{what} {clip(name)}"
+    indices = [each.strip() for each in value.split(",") if each.strip()]
+    if name not in _GPU_VARIABLES:
+        draft.note("lost", shown, "engines have the environment of the service")
+    elif model_id is None or not all(re.fullmatch(r"\d{1,4}", each) for each in indices):
+        draft.note("lost", shown, "name GPUs by their numbers, in `devices`")
+    else:
+        draft.model_key(model_id, "devices", [int(each) for each in indices], what=shown)
 
 
 # ---------------------------------------------------------------------------------------------------- the model
