@@ -10,6 +10,7 @@ serve            `neuron serve`
 models           `neuron pull`, `ls` and `rm`
 keys             `neuron key`
 doctor           `neuron doctor`: asks host_facts about this host, and findings what the facts mean
+install_service  `neuron install-service`: writes the files that service_files decides about
 configuration    the configuration that a command runs with
 config_check     finds values in a configuration that can never work; directories has a part of that
 running_service  which models the service on this machine has loaded

@@ -8,7 +8,19 @@ from typing import Final
 
 import click
 
-__all__ = ("LOG_LEVELS", "Command", "ConfigOptions", "ServeOptions", "config_option", "json_option", "with_config")
+__all__ = (
+    "COMPLETION_VARIABLE",
+    "LOG_LEVELS",
+    "Command",
+    "ConfigOptions",
+    "ServeOptions",
+    "config_option",
+    "json_option",
+    "with_config",
+)
+
+COMPLETION_VARIABLE: Final = "_NEURON_COMPLETE"
+"""Set by the completion of a shell, when it asks which words may come next."""
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 

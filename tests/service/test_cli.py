@@ -460,6 +460,10 @@ LIBRARY = {
     "numpy",
 }
 
+SCREEN = {"rich"}
+SLOW = {"anyio", "asyncio", "neuron_lib.config", "neuron_service.cli.configuration", "importlib.metadata"}
+"""What a command that asks a service has no time for: 0.15 s from its start to its question."""
+
 
 @pytest.mark.process
 @pytest.mark.parametrize(
@@ -468,6 +472,13 @@ LIBRARY = {
         ("--help", WEB | REST),
         ("pull --help", WEB | REST),
         ("frobnicate", WEB | REST),
+        ("load --help", WEB | REST),
+        ("completion bash", WEB | REST),
+        ("ps --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
+        ("load a/b --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
+        ("unload a/b --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
+        ("events --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
+        ("stop --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
         ("ls", WEB | LIBRARY),
         ("rm --partials", WEB | LIBRARY),
         ("key ls --file keys", WEB | LIBRARY),

@@ -25,9 +25,10 @@ OWN_MODEL = "docs/how-to/serve-your-own-model.md"
 SET_UP = blocks("CONTRIBUTING.md", "sh")
 FRONT_DOOR, ASK_FROM_README = blocks("README.md", "sh")
 (INSTALL_LIBRARY,) = blocks("docs/how-to/embed.md", "sh")
+WITH_PIP, WITH_WHEELS, WITH_WHEELS_IN_A_CHECKOUT = blocks("docs/how-to/install.md", "sh")
 INSTALL_WITH_A_GPU = blocks("docs/how-to/install-with-a-gpu.md", "sh")
 IS_IT_WELL, LOAD_AND_UNLOAD, RESTART = blocks("docs/how-to/operate.md", "sh")
-INSTALL_UNIT, ASK_UNIT, CHECK_UNIT, INSTALL_SOCKET, FORGET_FAILURE, VERIFY_UNIT = blocks(
+INSTALL_UNIT, ASK_UNIT, CHECK_UNIT, HOLD_THE_PORT, FORGET_FAILURE, INSTALL_OWN_UNIT, VERIFY_UNIT = blocks(
     "docs/how-to/run-under-systemd.md", "sh"
 )
 RUN_DEMO, LOOK, ASK_DEMO, SERVE_OWN, ASK_OWN = blocks("docs/tutorial/first-model.md", "sh")
@@ -137,22 +138,31 @@ def test_a_model_of_ones_own_is_checked_served_and_asked_for_as_the_page_says(tm
         assert '"status":"unloaded"' in run_commands(LOAD_AND_UNLOAD, daemon)
 
 
-def test_the_unit_is_installed_where_systemd_looks_for_it(tmp_path: Path) -> None:
-    tools = ("make", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
-    script = INSTALL_UNIT + INSTALL_SOCKET + FORGET_FAILURE + CHECK_UNIT
-    for folder in ("/usr/lib", "/usr/bin", "/opt", "/etc"):
+def test_an_installation_with_pip_fills_an_environment_of_its_own(tmp_path: Path) -> None:
+    script = (WITH_PIP + WITH_WHEELS + WITH_WHEELS_IN_A_CHECKOUT).replace("/opt/neuron/bin/", "")
+    calls = with_stand_ins(script, tmp_path, "python3", "pip", "make")
+    assert calls == [
+        "python3 -m venv /opt/neuron",
+        "pip install neuron-node[service]",
+        "pip install --only-binary llama-cpp-python --find-links /srv/wheels neuron-node[service]",
+        "make deploy VENV=/opt/neuron LLAMA_WHEELS=/srv/wheels",
+    ]
+
+
+def test_the_service_of_a_host_is_installed_with_the_demo_as_its_configuration(tmp_path: Path) -> None:
+    tools = ("make", "systemctl", "neuron", "loginctl")
+    script = INSTALL_UNIT + HOLD_THE_PORT + FORGET_FAILURE + CHECK_UNIT + INSTALL_OWN_UNIT
+    for folder in ("/usr/bin", "/opt", "/etc"):
         (tmp_path / folder.lstrip("/")).mkdir(parents=True)
         script = script.replace(f"{folder}/", f"{tmp_path}{folder}/")
-    calls = with_stand_ins(script, tmp_path, *tools, "neuron")
+    calls = with_stand_ins(script, tmp_path, *tools)
     assert [line for line in calls if line.startswith("make ")] == [f"make deploy VENV={tmp_path}/opt/neuron"]
-    assert f"neuron serve --config {tmp_path}/etc/neuron/neuron.toml --check-config" in calls
-    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("usr/lib/**/neuron*")}
-    assert found == {
-        "usr/lib/sysusers.d/neuron.conf",
-        "usr/lib/tmpfiles.d/neuron.conf",
-        "usr/lib/systemd/system/neuron.service",
-        "usr/lib/systemd/system/neuron.socket",
-    }
+    assert [line for line in calls if line.startswith("neuron ")] == [
+        f"neuron install-service --program {tmp_path}/usr/bin/neuron --now",
+        f"neuron serve --config {tmp_path}/etc/neuron/neuron.toml --check-config",
+        "neuron install-service --user --now",
+    ]
+    assert (tmp_path / "etc/neuron/neuron.toml").read_text() == (ROOT / "neuron_service/demo.toml").read_text()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
