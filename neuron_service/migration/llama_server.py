@@ -4,24 +4,21 @@
 """
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Final
 
-from msgspec import Struct
-
 from neuron_lib.config import LlamaCppConfig
 from neuron_lib.shown import clip
 from neuron_lib.sources.quants import find_tag
+from neuron_service.migration.command_line import Command
 from neuron_service.migration.draft import Draft, public_id
 from neuron_service.migration.llama_server_options import OPTIONS, Key, Said, Special
 
-__all__ = ("Command", "read_command", "translate_command", "translate_variable")
+__all__ = ("translate_command", "translate_variable")
 
-_LONGEST_COMMAND: Final = 65_536
 _LLAMACPP: Final = "harness.llamacpp"
 _ALL_LAYERS: Final = 99
 _LONGEST_REPOSITORY: Final = 200
@@ -35,40 +32,6 @@ _GPU_VARIABLES: Final = frozenset({"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 _LEVELS: Final[Mapping[str, str]] = MappingProxyType(
     {"0": "error", "1": "error", "2": "warning", "3": "info", "4": "debug", "5": "debug"}
 )
-
-
-class Command(Struct, frozen=True, kw_only=True):
-    """A command of `llama-server`: the variables in front of it, as NAME=VALUE, and what follows it."""
-
-    variables: tuple[str, ...] = ()
-    arguments: tuple[str, ...]
-
-
-def read_command(text: str) -> Command:
-    """The command of `llama-server` in a text that a shell could run, with remarks and escaped ends of lines.
-
-    Raises ValueError for a text that cannot be read, and for another program, such as a container.
-    """
-    if len(text) > _LONGEST_COMMAND:
-        msg = f"the command is longer than {_LONGEST_COMMAND} characters"
-        raise ValueError(msg)
-    try:
-        words = shlex.split(text.replace("\\\n", " "), comments=True)
-    except ValueError as error:
-        msg = f"it cannot be read: {str(error).lower()}"
-        raise ValueError(msg) from None
-    variables: list[str] = []
-    for index, word in enumerate(words):
-        program = PurePosixPath(word).name
-        if re.match(r"[A-Za-z_][A-Za-z0-9_]*=", word):
-            variables.append(word)
-        elif program.startswith("llama-server"):
-            return Command(variables=tuple(variables), arguments=tuple(words[index + 1 :]))
-        elif program not in {"exec", "env"}:
-            msg = f"it runs {clip(program)} and not llama-server; only GGUF models of llama.cpp are served here"
-            raise ValueError(msg)
-    msg = "it has no command of llama-server"
-    raise ValueError(msg)
 
 
 @dataclass(slots=True)

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from neuron_lib.shown import clip
+from neuron_service.migration.command_line import read_command
 from neuron_service.migration.draft import Draft, NoteKind
-from neuron_service.migration.llama_server import read_command, translate_command, translate_variable
+from neuron_service.migration.llama_server import translate_command, translate_variable
 
 __all__ = ("OF_A_MODEL", "OF_THE_HOST", "translate_llama_swap")
 
