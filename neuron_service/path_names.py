@@ -16,6 +16,7 @@ _NAMES: Final = frozenset(
         "/readyz",
         "/version",
         "/discovery",
+        "/events",
         "/metrics",
         "/openapi.json",
         "/models",
