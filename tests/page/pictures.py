@@ -121,6 +121,7 @@ class Scene:
 
 def idle(scene: Scene) -> None:
     scene.page.get_by_role("heading", name=CODES).wait_for()
+    scene.page.get_by_text("There were none so far.").wait_for()
 
 
 def loading(scene: Scene) -> None:
