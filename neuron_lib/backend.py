@@ -26,7 +26,8 @@ class HarnessSetup:
     `gpu_memory_mb` says the memory of each GPU that has been seen so far, in MiB; it may be called at any time.
     `environ` has the tokens of hubs. `max_prompt_tokens` bounds every prompt of the host. With `ends_with_thread` the
     kernel may end child processes with the thread that started them, because that thread is the process's main thread.
-    `read` reads the sockets of child processes.
+    `read` reads the sockets of child processes. `host_limit_bytes` says how much of the host's memory all models may
+    take together, None for all that is free.
     """
 
     models: tuple[ModelEntry, ...]
@@ -35,6 +36,7 @@ class HarnessSetup:
     max_prompt_tokens: int
     ends_with_thread: bool
     read: SocketReader = read_socket
+    host_limit_bytes: Callable[[], int | None] = lambda: None
 
 
 def _check_nothing(_spec: ModelSpec) -> None:

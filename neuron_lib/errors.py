@@ -171,7 +171,7 @@ class TemplateFailed(RequestRejected):
 class UnsupportedCapability(RequestRejected):
     """The model cannot do what the request asks for. `code` says what: by default, to read an image."""
 
-    code = "vision_unsupported"
+    code: str = "vision_unsupported"
 
     def __init__(self, message: str, *, code: str = code, **fields: Any) -> None:
         super().__init__(message, **fields)
@@ -235,8 +235,8 @@ class ModelLoading(ModelNotLoaded):
     def __init__(self, model_id: str, text: str, *, stage: str, retry_after_s: int, **fields: Any) -> None:
         super().__init__(model_id, text)
         self.stage = stage
-        self.retry_after_s = retry_after_s
-        self.fields |= {"stage": stage, **fields}
+        self.retry_after_s: int | None = retry_after_s
+        self.fields.update(stage=stage, **fields)
 
 
 class OverloadReason(StrEnum):
@@ -261,7 +261,7 @@ class Overloaded(RequestRejected):
     def __init__(self, message: str, *, reason: OverloadReason, retry_after_s: int, **fields: Any) -> None:
         super().__init__(message, **fields)
         self.reason = reason
-        self.retry_after_s = retry_after_s
+        self.retry_after_s: int | None = retry_after_s
 
 
 class KvWaitExpired(Overloaded):
@@ -284,7 +284,7 @@ class ShuttingDown(RequestRejected):
     """The host is stopping and admits nothing more."""
 
     code = "shutting_down"
-    retry_after_s = 15
+    retry_after_s: int | None = 15
 
     def __init__(self) -> None:
         super().__init__("this host is shutting down")

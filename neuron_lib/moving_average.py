@@ -17,7 +17,7 @@ class Rate:
     """Items per second, as a moving average over finished requests. `per_s` is 0.0 before the first usable sample."""
 
     def __init__(self) -> None:
-        self.per_s = 0.0
+        self.per_s: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Rate {self.per_s:.1f}/s>"

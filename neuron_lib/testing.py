@@ -125,7 +125,7 @@ class ScriptedHarness:
 
     def __init__(self, scripts: Mapping[str, ScriptedModel] | None = None, *, name: str = "scripted") -> None:
         self._name = name
-        self.scripts = dict(scripts or {})
+        self.scripts: dict[str, ScriptedModel] = dict(scripts or {})
         self.log: list[str] = []
         self.requests: list[Task] = []
         self._resident: dict[str, _LoadedScript] = {}

@@ -10,9 +10,11 @@ from typing import Final
 
 from neuron_lib.cgroups import allowed_by_cgroups, limit_of_cgroups
 
-__all__ = ("MEMINFO", "free_bytes", "parse_meminfo", "usable_bytes")
+__all__ = ("MEMINFO", "bytes_of_children", "free_bytes", "parse_meminfo", "usable_bytes")
 
 MEMINFO: Final = Path("/proc/meminfo")
+_PROC: Final = Path("/proc")
+_OWN_MEMORY: Final = ("RssAnon", "RssShmem")
 
 
 def usable_bytes() -> int:
@@ -31,8 +33,31 @@ def free_bytes(meminfo: Path = MEMINFO) -> int | None:
     return available if available is None or allowed is None else min(available, allowed)
 
 
+def bytes_of_children(proc: Path = _PROC) -> int | None:
+    """The memory in bytes that would be free if the child processes of this process ended. None where the kernel does
+    not list child processes.
+
+    The pages of files that a process has mapped do not count: `free_bytes` counts them as free already.
+    """
+    try:
+        lists = [(task / "children").read_text("ascii") for task in (proc / "self/task").iterdir()]
+    except OSError:
+        return None
+    return sum(_own_bytes(proc / child / "status") for listed in lists for child in listed.split())
+
+
+def _own_bytes(status: Path) -> int:
+    try:
+        sizes = parse_meminfo(status.read_text("ascii", errors="replace"))
+    except OSError:  # it has ended
+        return 0
+    return sum(sizes.get(name, 0) for name in _OWN_MEMORY)
+
+
 def parse_meminfo(text: str) -> dict[str, int]:
-    """The sizes in `/proc/meminfo`, in bytes, by their names. Lines without a size are left out."""
+    """The sizes in `/proc/meminfo`, or in the `status` of a process, in bytes, by their names. Lines without a size are
+    left out.
+    """
     fields = (line.split() for line in text.splitlines())
     return {
         row[0].removesuffix(":"): int(row[1]) << 10

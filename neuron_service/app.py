@@ -31,6 +31,7 @@ from neuron_service.routes.models import (
     load_model,
     unload_model,
 )
+from neuron_service.routes.page import show_asset, show_page, show_state
 from neuron_service.routes.replies import reply_route
 
 __all__ = ("create_app", "create_routes", "operations")
@@ -82,6 +83,9 @@ def _handlers() -> list[HTTPRouteHandler]:
         generate_images,
         show_metrics,
         follow_events,
+        show_page,
+        show_state,
+        show_asset,
         *map(reply_route, dialects.DIALECTS),
     ]
 

@@ -1,11 +1,21 @@
-"""How much memory the models of this host may take together. Asks the kernel; decides nothing about models."""
+"""How much memory the models of this host may take together, and how much of that other programs leave them. Asks the
+kernel; decides nothing about models.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from neuron_lib.types import Device
-from neuron_lib.usable_memory import usable_bytes
+from anyio import to_thread
 
-__all__ = ("capacity_bytes", "gpu_memory_by_index", "host_memory_bytes")
+from neuron_lib.types import Device, DeviceHealth, ModelInfo
+from neuron_lib.usable_memory import bytes_of_children, free_bytes, usable_bytes
+
+__all__ = (
+    "available_gpu_bytes",
+    "available_host_bytes",
+    "capacity_bytes",
+    "gpu_memory_by_index",
+    "host_memory_bytes",
+)
 
 
 def host_memory_bytes(configured_mb: int) -> int:
@@ -30,3 +40,33 @@ def capacity_bytes(host_bytes: int, gpu_memory_mb: Sequence[int]) -> dict[str, i
     """The bytes of each device. A GPU that says no size has no memory of its own, and no limit here."""
     gpus = {f"gpu{index}": total_mb << 20 for index, total_mb in enumerate(gpu_memory_mb) if total_mb}
     return {"cpu": host_bytes, **gpus}
+
+
+async def available_host_bytes() -> dict[str, int]:
+    """The bytes of the host's memory that are free, and those that the engines have, by the name of the device. Empty
+    where the kernel does not say it.
+
+    The sum stays the same while an engine loads a model. What is free is read first, so that memory that is taken in
+    between counts twice: too much for a moment keeps no load from beginning.
+    """
+
+    def read() -> tuple[int | None, int | None]:
+        return free_bytes(), bytes_of_children()
+
+    free, taken = await to_thread.run_sync(read, abandon_on_cancel=True)
+    return {} if free is None or taken is None else {"cpu": free + taken}
+
+
+def available_gpu_bytes(readings: Collection[DeviceHealth], resident: Collection[ModelInfo]) -> dict[str, int]:
+    """The bytes of each GPU that are free, and those that the `resident` models have, by the name of the device.
+
+    A GPU with a model whose memory is not known is left out. A model on several GPUs counts as a whole on each of them:
+    too much keeps no load from beginning.
+    """
+    available: dict[str, int] = {}
+    for reading in readings:
+        taken_mb = [model.vram_used_mb for model in resident if reading.index in model.devices]
+        known_mb = [size_mb for size_mb in taken_mb if size_mb is not None]
+        if len(known_mb) == len(taken_mb):
+            available[f"gpu{reading.index}"] = (reading.vram_free_mb + sum(known_mb)) << 20
+    return available

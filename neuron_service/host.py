@@ -1,6 +1,7 @@
 """The facts about this host that routes and probes need, in one place. Holds references; owns only the discovery."""
 
 import logging
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.host_monitor import HostMonitor
 from neuron_lib.discovery.probe import undiscovered
 from neuron_lib.errors import InvalidRequest, LoadFailed, NoHarness, ShuttingDown
-from neuron_lib.types import Device, Discovery, Health, ModelInfo, Reload, public_id
+from neuron_lib.types import Device, Discovery, Health, ModelInfo, ModelSpec, Reload, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.capacity import gpu_memory_by_index
 from neuron_service.status import NotReady, draining_line, status_line, why_not_ready
@@ -44,6 +45,10 @@ class Host:
     host_monitor: HostMonitor = field(default_factory=HostMonitor)
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names for models, each with the id that it stands for."""
+    configured: tuple[str, ...] = ()
+    """The public ids of the models of the configuration, for people who choose one to load."""
+    has_page: bool = True
+    """Whether there is a page for people at `/`."""
     reloads: Callable[[], Reload | UnsetType] = lambda: UNSET
     """The outcome of the last reload of the configuration."""
     entrance: Entrance = field(default_factory=lambda: Entrance(EntranceRules()))
@@ -81,6 +86,11 @@ class Host:
         """Publish what is known of the hardware. The last call counts."""
         self._discovery = discovery
         self._looked.set()
+
+    @property
+    def hostname(self) -> str:
+        """The name of this machine."""
+        return platform.node() if self._discovery is None else self._discovery.hostname
 
     def gpu_memory_mb(self) -> tuple[int, ...]:
         """The memory in MiB of each GPU that has been seen so far; see `gpu_memory_by_index`."""
@@ -130,6 +140,13 @@ class Host:
         """Raises `NoHarness` on a host that has none and will get none."""
         if not self.harnesses:
             raise NoHarness
+
+    def require_choice_of_harness(self, spec: ModelSpec) -> None:
+        """Raises `InvalidRequest` for a load that names no harness on a host with several."""
+        names = self.registry.harness_names or self.harnesses
+        if spec.harness is None and len(names) > 1:
+            text = f"harness: this host has {', '.join(names)}, so a load must name one of them"
+            raise InvalidRequest(text, param="harness", summary=text)
 
     async def discovery(self) -> Discovery:
         """What this host is. Waits until its hardware has been seen, or until loads no longer wait for it.

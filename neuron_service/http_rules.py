@@ -75,7 +75,9 @@ class HttpRules:
         verdict = self._entrance.admit(scope)
         if isinstance(verdict, AccessRefused):
             return verdict
-        exchange_of(scope).principal = verdict.principal
+        exchange = exchange_of(scope)
+        exchange.principal = verdict.principal
+        exchange.is_stranger = not verdict.is_trusted and verdict.principal is None
         return None
 
     async def _answer_preflight(self, preflight: Preflight, scope: Scope, send: Send) -> None:

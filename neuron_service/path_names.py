@@ -11,6 +11,11 @@ OTHER: Final = "other"
 _ID: Final = "{model_id}"
 _NAMES: Final = frozenset(
     {
+        "/",
+        "/page/icon.svg",
+        "/page/neuron.css",
+        "/page/neuron.js",
+        "/page/state",
         "/health",
         "/healthz",
         "/readyz",

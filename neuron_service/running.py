@@ -12,8 +12,10 @@ from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import Config
 from neuron_lib.harness import Harness
 from neuron_lib.registry.residency_rules import ResidencyRules
+from neuron_lib.types import public_id
 from neuron_service.access.entrance import EntranceRules
 from neuron_service.access.hosts import ANY, AccessRules
+from neuron_service.capacity import host_memory_bytes
 from neuron_service.host import Host
 from neuron_service.http.bodies import BodyBudget
 from neuron_service.http.certificates import Certificates
@@ -22,7 +24,7 @@ from neuron_service.log_config import set_level
 from neuron_service.settings import Settings
 from neuron_service.socket_reader import read_socket
 
-__all__ = ("Offer", "Running", "access_rules", "endpoint_url", "make_harnesses", "say_who_is_let_in")
+__all__ = ("Offer", "Running", "access_rules", "configured_ids", "endpoint_url", "make_harnesses", "say_who_is_let_in")
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ class Running:
             registry.limits.drain_timeout_s = wanted.drain_timeout_secs
             registry.wait_for_load_s = wanted.load_wait_s
             self.host.model_aliases = wanted.http.model_aliases
+            self.host.configured = configured_ids(wanted)
+            self.host.has_page = wanted.http.page
             is_changed = settings.entrance.in_words() != self.host.entrance.rules.in_words()
             if is_changed or wanted.http.cors_origins != current.http.cors_origins:
                 say_who_is_let_in(wanted, settings.entrance)
@@ -95,6 +99,7 @@ async def make_harnesses(
         max_prompt_tokens=config.max_prompt_tokens,
         ends_with_thread=True,
         read=read_socket,
+        host_limit_bytes=lambda: host_memory_bytes(config.residency.memory_mb) if host.registry.makes_room else None,
     )
     return [
         (await anyio.to_thread.run_sync(backend.make, backend.of(config), setup), backend.aliases)
@@ -113,6 +118,12 @@ def endpoint_url(config: Config, sock: socket.socket) -> str:
     scheme = "http" if config.tls_cert is None else "https"
     port = "" if sock.family == socket.AF_UNIX else f":{sock.getsockname()[1]}"
     return f"{scheme}://localhost{port}"
+
+
+def configured_ids(config: Config) -> tuple[str, ...]:
+    """The public ids of all models that the configuration names, in its order."""
+    named = (*(spec.model_id for spec in config.default_models), *(entry.id for entry in config.models))
+    return tuple(dict.fromkeys(map(public_id, named)))
 
 
 def access_rules(config: Config, sock: socket.socket) -> AccessRules:

@@ -27,7 +27,7 @@ from neuron_lib.types import Discovery, ModelSpec, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
 from neuron_service.asgi import ASGIApp
 from neuron_service.backends import BACKENDS
-from neuron_service.capacity import capacity_bytes, host_memory_bytes
+from neuron_service.capacity import available_gpu_bytes, available_host_bytes, capacity_bytes, host_memory_bytes
 from neuron_service.collector import Collector
 from neuron_service.host import Host
 from neuron_service.http.bodies import BodyBudget
@@ -42,7 +42,14 @@ from neuron_service.loop_lag import measure_lag
 from neuron_service.probes import Probes
 from neuron_service.reloading import Reloading
 from neuron_service.request_log import RequestLog
-from neuron_service.running import Running, access_rules, endpoint_url, make_harnesses, say_who_is_let_in
+from neuron_service.running import (
+    Running,
+    access_rules,
+    configured_ids,
+    endpoint_url,
+    make_harnesses,
+    say_who_is_let_in,
+)
 from neuron_service.settings import Settings
 from neuron_service.stop_signals import Meaning, StopSignals
 from neuron_service.systemd import Notifier, extend_timeout, feed_watchdog, keep_status
@@ -100,6 +107,7 @@ async def serve(
         wait_for_load_s=config.load_wait_s,
         residency=ResidencyRules.from_config(config),
         capacity=lambda: capacity_bytes(host_bytes, host.gpu_memory_mb()),
+        available=lambda: _available(registry, monitor),
         before_load=require_hardware,
         on_unloaded=monitor.refresh,
         on_reply=tallies.take_reply,
@@ -112,6 +120,8 @@ async def serve(
         tracker=tracker,
         monitor=monitor,
         model_aliases=config.http.model_aliases,
+        configured=configured_ids(config),
+        has_page=config.http.page,
         tallies=tallies,
         entrance=Entrance(entrance or EntranceRules()),
     )
@@ -176,6 +186,13 @@ async def serve(
             await server.stopped.wait()
             tasks.cancel_scope.cancel()
     logger.info("shutdown complete")
+
+
+async def _available(registry: Registry, monitor: DeviceMonitor) -> dict[str, int]:
+    """The bytes that the models could have now on each device that can be measured."""
+    # The memory of a model that is being loaded is not known before the end of its load.
+    gpus = {} if registry.loading() else available_gpu_bytes(monitor.fresh_readings(), registry.list_models())
+    return await available_host_bytes() | gpus
 
 
 def _nothing_to_read() -> Settings:

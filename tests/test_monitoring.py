@@ -17,6 +17,7 @@ import yaml
 from neuron_service.http.listening import bind
 from neuron_service.metrics.families import families
 from neuron_service.metrics.snapshot import take_snapshot
+from tests.documents import blocks
 from tests.fakes.listening_host import ListeningHost, listening_host
 from tests.fakes.scripted_host import scripted_host
 from tests.patience import PATIENCE_S
@@ -24,6 +25,8 @@ from tests.patience import PATIENCE_S
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/monitoring"
 HOW_TO = ROOT / "docs/how-to/metrics-and-alerts.md"
+COMMANDS = blocks("docs/how-to/metrics-and-alerts.md", "sh")
+(WITH_KEY,) = blocks("docs/how-to/metrics-and-alerts.md", "yaml")
 OTHERS = {"process_resident_memory_bytes", "up", "ALERTS"}
 OPERATORS = {"and", "or", "unless", "group_left", "group_right"}
 
@@ -127,8 +130,7 @@ def host(process: None) -> Iterator[ListeningHost]:
 
 def commands() -> list[str]:
     """The commands of the page, one a line."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", HOW_TO.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
+    return [line for block in COMMANDS for line in block.splitlines()]
 
 
 @pytest.mark.parametrize("command", commands())
@@ -141,8 +143,7 @@ def test_every_command_of_the_page_succeeds(command: str, host: ListeningHost) -
 
 
 def test_prometheus_takes_the_key_as_the_page_says(process: None, tmp_path: Path) -> None:
-    (block,) = re.findall(r"^```yaml\n(.*?)^```", HOW_TO.read_text(), flags=re.MULTILINE | re.DOTALL)
-    with_key = yaml.safe_load(block)
+    with_key = yaml.safe_load(WITH_KEY)
     key = tmp_path / "neuron.key"
     key.write_text("a key")
     with_key["authorization"]["credentials_file"] = str(key)

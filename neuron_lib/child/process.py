@@ -18,12 +18,12 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from neuron_lib.child.watchdog import Watchdog
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.os_errors import is_exhausted
 
 __all__ = ("Child", "ask_by_sigterm", "describe_exit", "ending", "start_child", "watch")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _KILL_LIMIT_S: Final = 10.0
 

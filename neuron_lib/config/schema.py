@@ -100,6 +100,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if len(places) > 1:
             msg = f"`{self.id}` has {' and '.join(f'`{name}`' for name in places)}; a model comes from one place"
             raise ValueError(msg)
+        if self.pin and self.idle_ttl_secs:
+            msg = f"`{self.id}` has `pin`, so it is never idle for too long: leave `idle_ttl_secs` out"
+            raise ValueError(msg)
         for name in ("quant", "revision"):
             if getattr(self, name) is not None and places not in ([], ["repo"]):
                 msg = f"`{self.id}` has a `{name}`, which means nothing beside `{places[0]}`"
@@ -146,11 +149,12 @@ class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `cors_origins` are the origins of web pages that may use the whole service from a browser, and read its answers;
     `*` allows every page. `model_aliases` are further names that a request may give a model, each with the id that it
-    stands for. A name is compared byte by byte, and counts before an id.
+    stands for. A name is compared byte by byte, and counts before an id. With `page` there is a page for people at `/`.
     """
 
     cors_origins: tuple[Origin, ...] = ()
     model_aliases: Mapping[ModelName, Repository] = msgspec.field(default_factory=dict)
+    page: bool = True
 
 
 class ResidencyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

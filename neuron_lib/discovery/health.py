@@ -10,7 +10,7 @@ from neuron_lib.types import DeviceHealth
 
 __all__ = ("DeviceMonitor",)
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class DeviceMonitor:
@@ -30,6 +30,10 @@ class DeviceMonitor:
     def readings(self) -> tuple[DeviceHealth, ...]:
         """The last good readings, from memory. Empty before the first reading and on a host without GPUs."""
         return self._readings
+
+    def fresh_readings(self) -> tuple[DeviceHealth, ...]:
+        """The last readings, none if the tool has failed since."""
+        return () if self._problem else self._readings
 
     async def run(self) -> None:
         """Poll until cancelled, the first time after one interval. Returns early if there is no tool to ask.

@@ -11,7 +11,7 @@ from neuron_lib.types import HostCpus, HostMemory
 
 __all__ = ("HostMonitor", "HostReading", "read_host")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 HostReading: TypeAlias = tuple[HostMemory | None, HostCpus | None]
 """The memory and the CPUs. None for what is not known."""

@@ -6,12 +6,12 @@ from typing import Final, TypeAlias
 
 import anyio
 
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.types import Discovery
 
 __all__ = ("Look", "look_until_seen", "pause_after_s", "tool_limit_s")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 Look: TypeAlias = Callable[[int], Awaitable[Discovery]]
 """Looks at the hardware once. The argument is the number of the look, from 1."""

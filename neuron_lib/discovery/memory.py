@@ -7,11 +7,11 @@ import anyio
 
 from neuron_lib.discovery.tool import RunTool, run_tool
 from neuron_lib.discovery.vendors import ask_readings
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 
 __all__ = ("ReadMemory", "is_memory_back", "read_memory_used_mb", "wait_memory_back")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 ReadMemory: TypeAlias = Callable[[], Awaitable[int | None]]
 """Reads how much memory of a model's devices is taken by all programs together, in MiB. None: it cannot be read now."""

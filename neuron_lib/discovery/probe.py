@@ -14,12 +14,12 @@ from neuron_lib.discovery.host_memory import read_cpus, read_memory
 from neuron_lib.discovery.nvidia import driver_mismatch, parse_cuda_version
 from neuron_lib.discovery.tool import RunTool, ToolOutput, run_tool
 from neuron_lib.discovery.vendors import VENDORS, DeviceFacts, Vendor
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.types import Device, Discovery
 
 __all__ = ("Found", "choose", "discover", "find_devices", "undiscovered")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
 _LOOKS_WITHOUT_DRIVER: Final = 3

@@ -88,7 +88,7 @@ from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.os_errors import is_exhausted
 from neuron_lib.types import MemoryPlan
 
-logger = logging.getLogger("neuron_lib.engine")
+logger: logging.Logger = logging.getLogger("neuron_lib.engine")
 
 _BEAT_S: Final = 1.0
 _READ_BYTES: Final = 1 << 20

@@ -46,7 +46,7 @@ __all__ = (
     "tool_template",
 )
 
-logger = logging.getLogger("neuron_lib.engine")
+logger: logging.Logger = logging.getLogger("neuron_lib.engine")
 
 
 def open_context(model: Model, load: Load, plan: MemoryPlan | None) -> Context:

@@ -124,7 +124,7 @@ class PooledCells:
     def __init__(self, seats: int, capacity: int, *, shares: bool = True) -> None:
         self._capacity = capacity
         self.shares = shares
-        self.used = 0
+        self.used: int = 0
         self._lengths = [0] * seats
         self._tails: list[_Span | None] = [None] * seats
 

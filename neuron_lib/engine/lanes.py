@@ -28,7 +28,7 @@ class Lane(Generic[Job]):
         self.name: Final = name
         self.current: int | None = None
         """The request of the job that is being done; None while there is none."""
-        self.done = 0
+        self.done: int = 0
         self._changed: Final = changed
         self._jobs: dict[int, tuple[int, Job]] = {}  # by request, each with its number, in the order of arrival
         self._callers: dict[int, str] = {}  # of those jobs that are a principal's

@@ -48,7 +48,7 @@ class EngineLoop:
         `Request.arrived_s`, in seconds.
         """
         self._inbox: Final[SimpleQueue[_Instruction]] = SimpleQueue()
-        self.steps = 0
+        self.steps: int = 0
         self._scheduler: Final = scheduler
         self._runner: Final = runner
         self._report: Final = report

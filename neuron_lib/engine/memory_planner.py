@@ -23,7 +23,7 @@ from neuron_lib.types import ContextParams, DeviceNeed, MemoryPlan
 
 __all__ = ("context_length", "plan_load", "require_servable", "settle_context")
 
-logger = logging.getLogger("neuron_lib.engine")
+logger: logging.Logger = logging.getLogger("neuron_lib.engine")
 
 _Taken: TypeAlias = Mapping[str, Allocation]
 _MOST_TRIES: Final = 4
@@ -48,7 +48,9 @@ def plan_load(load: Load) -> MemoryPlan | None:
     with Model(path, gpu_layers=load.context.gpu_layers, on_progress=lambda _: True, is_dry=True) as model:
         require_servable(model)
         process_bytes = bytes_resident() + _ENGINE_BYTES + _VOCABULARY_BYTES * model.vocab.n_tokens
-        room = _Room(process_bytes=process_bytes, assumes_empty=load.assumes_empty)
+        room = _Room(
+            process_bytes=process_bytes, assumes_empty=load.assumes_empty, host_limit_bytes=load.host_limit_bytes
+        )
         return _plan_chat(model, load, room) if model.can_chat else _plan_vectors(model, load, room)
 
 
@@ -81,13 +83,15 @@ def require_servable(model: Model) -> None:
 class _Room:
     """The memory that a load may take on each device."""
 
-    def __init__(self, *, process_bytes: int, assumes_empty: bool) -> None:
+    def __init__(self, *, process_bytes: int, assumes_empty: bool, host_limit_bytes: int | None) -> None:
         """`process_bytes` is what the engine's process takes beside the model.
 
-        With `assumes_empty` no other program takes any memory.
+        With `assumes_empty` no other program takes any memory. Of the host's memory the load may take no more than
+        `host_limit_bytes`, if that is not None.
         """
         self.process_bytes: Final = process_bytes
         self._assumes_empty: Final = assumes_empty
+        self._host_limit_bytes: Final = host_limit_bytes
         self._resident_bytes: Final = bytes_resident()
         self._free: dict[str, int] = {}  # asked once, so that all parts of a plan have the same number
 
@@ -95,7 +99,9 @@ class _Room:
         """What is free on a device for the whole load, this process included."""
         if device not in self._free:
             own = self._resident_bytes if device == CPU and not self._assumes_empty else 0
-            self._free[device] = total_bytes(device) if self._assumes_empty else free_bytes(device) + own
+            free = total_bytes(device) if self._assumes_empty else free_bytes(device) + own
+            limit = self._host_limit_bytes if device == CPU else None
+            self._free[device] = free if limit is None else min(free, limit)
         return self._free[device]
 
     def process(self, device: str) -> int:

@@ -22,7 +22,7 @@ from neuron_lib.text.tool_prompt import described_tools, mentions_tools, shows_d
 
 __all__ = ("Prompt", "PromptWriter", "Templates")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)

@@ -93,7 +93,8 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 
     The engine plans its memory first, and says so (`Planned`). With `plan_only` it does nothing more. With
     `refuses_unfit` it ends instead of loading a model that does not fit. With `assumes_empty` the plan is made as if no
-    other program took any memory.
+    other program took any memory. `host_limit_bytes` is how much of the host's memory the model may take even if more
+    is free, None for all.
     """
 
     path: str
@@ -111,6 +112,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     plan_only: bool = False
     refuses_unfit: bool = True
     assumes_empty: bool = False
+    host_limit_bytes: int | None = None
 
 
 class _Writing(Struct, frozen=True, kw_only=True):

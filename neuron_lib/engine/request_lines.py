@@ -8,11 +8,11 @@ from typing import Final
 
 from neuron_lib.engine.line import Request
 from neuron_lib.engine.protocol import Broken
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 
 __all__ = ("RequestLines",)
 
-logger = get_logger("neuron_lib.engine")
+logger: FieldLogger = get_logger("neuron_lib.engine")
 
 
 class RequestLines:

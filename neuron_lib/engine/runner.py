@@ -29,7 +29,7 @@ from neuron_lib.llama.vector_context import VectorContext
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.filters import Scores
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 __all__ = ("ContextBroken", "LlamaRunner", "Runner", "VectorRunner")
 

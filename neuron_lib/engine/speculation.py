@@ -49,7 +49,7 @@ class DraftPolicy:
     """Decides how many tokens one sequence guesses, by how well it has guessed and what a larger step costs."""
 
     def __init__(self) -> None:
-        self.accuracy = _TRUST
+        self.accuracy: float = _TRUST
         self._passed = 0
 
     def observe(self, *, drafted: int, right: int) -> None:

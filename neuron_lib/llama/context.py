@@ -96,7 +96,7 @@ class Context:
         lib.llama_set_abort_callback(self._pointer, self._abort_flag.callback, self._abort_flag.data)
         self.is_unified: Final = unified
         self.cell_bytes: Final = cell_bytes
-        self.memory = Memory(self._pointer, model, seats=seats, unified=unified)
+        self.memory: Memory = Memory(self._pointer, model, seats=seats, unified=unified)
         self._longest = n_ctx if unified else int(lib.llama_n_ctx_seq(self._pointer))
         self._n_vocab = model.vocab.n_tokens
         self._rows_at = (0, 0)  # address and number of the rows of scores that `_rows` shows

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ("MAX_SOURCE_BYTES", "Calls", "Constraint", "ConstraintFailed", "GrammarCompiler", "special_tokens")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MAX_SOURCE_BYTES: Final = 256 * 1024
 

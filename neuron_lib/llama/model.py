@@ -19,7 +19,7 @@ from neuron_lib.types import SamplingParams
 
 __all__ = ("Model",)
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _LONGEST_METADATA = 1 << 20
 
@@ -68,7 +68,7 @@ class Model:
         if not self._pointer:
             raise LoadFailed(f"llama.cpp could not load {path.name}", file=str(path))
         pre_tokenizer = self.metadata("tokenizer.ggml.pre") or ""
-        self.vocab = Vocab(lib.llama_model_get_vocab(self._pointer), pre_tokenizer=pre_tokenizer)
+        self.vocab: Vocab = Vocab(lib.llama_model_get_vocab(self._pointer), pre_tokenizer=pre_tokenizer)
 
     def __enter__(self) -> Self:
         return self

@@ -25,6 +25,7 @@ def _make(config: LlamaCppConfig, setup: HarnessSetup) -> Harness:
         max_prompt_tokens=setup.max_prompt_tokens,
         ends_with_thread=setup.ends_with_thread,
         read=setup.read,
+        host_limit_bytes=setup.host_limit_bytes,
     )
 
 

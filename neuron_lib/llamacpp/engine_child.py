@@ -18,12 +18,12 @@ from neuron_lib.child.parent_death import parent_option
 from neuron_lib.child.process import Child, ending, start_child
 from neuron_lib.engine.protocol import Close, encode_frame
 from neuron_lib.errors import UnloadFailed
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.os_errors import start_error
 
 __all__ = ("engine_log", "open_engine_child")
 
-engine_logger = get_logger("neuron_lib.engine")
+engine_logger: FieldLogger = get_logger("neuron_lib.engine")
 
 _DEATH_MARKS: Final = ("GGML_ASSERT", "what():", "libgomp: ")
 """Words in the lines that native code writes when it ends the process."""

@@ -17,12 +17,12 @@ from neuron_lib.errors import NeuronError, SourceUnavailable, first_leaf
 from neuron_lib.llamacpp.engine_child import engine_log, open_engine_child
 from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.sockets import SocketReader, read_socket
 
 __all__ = ("EngineProcess", "open_engine")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _CLOSE_LIMIT_S: Final = 5.0
 """An engine that was told to close gets this long before it is killed."""

@@ -15,12 +15,13 @@ from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
-from neuron_lib.errors import SourceUnavailable
+from neuron_lib.errors import LoadFailed, SourceUnavailable
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.device_memory import DeviceMemory
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
+from neuron_lib.llamacpp.memory_fit import does_not_fit
 from neuron_lib.llamacpp.placement import (
     default_threads,
     device_indices,
@@ -31,7 +32,7 @@ from neuron_lib.llamacpp.placement import (
     visible_devices,
 )
 from neuron_lib.llamacpp.supervisor import supervise
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.sizes import MB
 from neuron_lib.sockets import SocketReader, read_socket
 from neuron_lib.sources.configured import model_store
@@ -40,7 +41,7 @@ from neuron_lib.types import ContextParams, LoadProgress, LoadStage, MemoryPlan,
 
 __all__ = ("LlamaCppHarness", "admission_rules", "load_command", "model_store")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _PLAN_LIMIT_S: Final = 120.0
 """For a plan, from the start of the engine. It takes a second or two where nothing else runs."""
@@ -69,12 +70,14 @@ class LlamaCppHarness:
         ends_with_thread: bool = False,
         read: SocketReader = read_socket,
         read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
+        host_limit_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Engines and fetch processes end when the daemon ends.
 
         With `ends_with_thread` the kernel kills them, even those that are stopped, when the thread ends that started
         them. That suits only asyncio in the main thread, because trio starts processes from threads that come and go.
         `read` reads the sockets of engines. `read_memory` says how much memory of the given GPUs is taken, in MiB.
+        `host_limit_bytes` says how much of the host's memory a model may take even if more is free, None for all.
         """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
@@ -83,7 +86,8 @@ class LlamaCppHarness:
         self._ends_with_thread: Final = ends_with_thread
         self._read: Final = read
         self._read_memory: Final = read_memory
-        self._needs: dict[tuple[ModelSpec, int | None, tuple[int, ...]], Mapping[str, int]] = {}
+        self._host_limit_bytes: Final = host_limit_bytes
+        self._needs: dict[tuple[ModelSpec, int | None, int | None, tuple[int, ...]], Mapping[str, int]] = {}
         self._store: Final = model_store(
             self._config, models=models, environ=self._environ, ends_with_thread=ends_with_thread
         )
@@ -99,7 +103,7 @@ class LlamaCppHarness:
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
         local = await self._fetch(spec, report)
-        load = load_command(config, local, environ=self._environ)
+        load = self._load(local)
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
         devices = self._gpus(spec)  # asked now: GPUs may have been found during the fetch
         start = self._engine(load, spec, model_id=model_id, on_progress=partial(_report_weights, report))
@@ -152,11 +156,11 @@ class LlamaCppHarness:
     async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
         """See `neuron_lib.harness.PlanningHarness`: the plan of a load on a host without other models.
 
-        A plan takes a process and a second or two. So the last needs are kept, as long as the files and the GPUs are
-        the same.
+        A plan takes a process and a second or two. So the last needs are kept, as long as the files, the limit and the
+        GPUs are the same.
         """
         size_bytes = await self._store.size_bytes(spec)
-        key = spec, size_bytes, tuple(self._gpu_memory_mb())
+        key = spec, size_bytes, self._host_limit_bytes(), tuple(self._gpu_memory_mb())
         needs = None if size_bytes is None else self._needs.get(key)
         if needs is None:
             needs = self._needs[key] = (await self._plan(spec, assumes_empty=True)).needs
@@ -170,12 +174,19 @@ class LlamaCppHarness:
             async with anyio.TemporaryDirectory(prefix="neuron-outline-") as folder:
                 room_bytes = self._room_bytes(spec)
                 local = await self._store.outline(spec, into=Path(folder), room_bytes=room_bytes)
-                load = load_command(self._config, local, environ=self._environ)
-                load = structs.replace(load, plan_only=True, assumes_empty=assumes_empty)
-                start = self._engine(load, spec, model_id=model_id, on_progress=lambda _: None)
-                async with start() as engine:
-                    return await engine.wait_planned()
+                return await self._plan_of(local, spec, assumes_empty=assumes_empty)
         raise SourceUnavailable(f"{model_id}: no memory plan after {_PLAN_LIMIT_S:g} s", model_id=model_id)
+
+    async def _plan_of(self, local: LocalModel, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
+        load = self._load(local)
+        load = structs.replace(load, plan_only=True, assumes_empty=assumes_empty)
+        start = self._engine(load, spec, model_id=public_id(spec.model_id), on_progress=lambda _: None)
+        async with start() as engine:
+            return await engine.wait_planned()
+
+    def _load(self, local: LocalModel) -> Load:
+        load = load_command(self._config, local, environ=self._environ)
+        return structs.replace(load, host_limit_bytes=self._host_limit_bytes())
 
     def _engine(
         self, load: Load, spec: ModelSpec, *, model_id: str, on_progress: Callable[[float], None]
@@ -200,7 +211,20 @@ class LlamaCppHarness:
     async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
         """Bring the model here. What this host cannot have is refused before anything is fetched."""
         room_bytes, most_bytes = self._room_bytes(spec), await self._most_bytes()
-        return await self._store.fetch(spec, report=report, room_bytes=room_bytes, most_bytes=most_bytes)
+        admit = None if most_bytes is None else partial(self._require_fit, spec)
+        return await self._store.fetch(spec, report=report, room_bytes=room_bytes, most_bytes=most_bytes, admit=admit)
+
+    async def _require_fit(self, spec: ModelSpec, outline: LocalModel) -> None:
+        """Refuse a model that does not fit, before it is fetched. The load decides if there is no plan."""
+        model_id = public_id(spec.model_id)
+        plan = None
+        try:
+            with anyio.move_on_after(_PLAN_LIMIT_S):
+                plan = await self._plan_of(outline, spec, assumes_empty=False)
+        except (LoadFailed, SourceUnavailable) as error:
+            logger.info("no memory plan before the fetch: %s", error.log_message, extra={"model_id": model_id})
+        if plan is not None and not plan.fits:
+            raise does_not_fit(plan, model_id=model_id)
 
     async def _most_bytes(self) -> int | None:
         """What is free of the host's memory, and all memory of its GPUs: more than that no weights can have.

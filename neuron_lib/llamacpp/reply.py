@@ -22,7 +22,7 @@ from neuron_lib.llamacpp.quarantine import Quarantine
 from neuron_lib.llamacpp.reply_text import ReplyText
 from neuron_lib.llamacpp.submission import refuse_if_impossible, submission
 from neuron_lib.llamacpp.supervisor import EngineSupervisor
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.text.formats import FORMATS, Reader, plain_reader
 from neuron_lib.types import (
     Chat,
@@ -49,7 +49,7 @@ from neuron_lib.vectors import relevance, shortened
 
 __all__ = ("LlamaCppReply",)
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _SEED_BITS: Final = 32
 _FLOAT_BYTES: Final = 4

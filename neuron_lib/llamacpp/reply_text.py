@@ -24,7 +24,7 @@ class ReplyText:
     __slots__ = ("_index", "_must_call", "_pieces", "_reader", "_tokens_seen", "_unsettled", "done", "reasoning_tokens")
 
     def __init__(self, index: int, reader: Reader, *, must_call: bool = False) -> None:
-        self.reasoning_tokens = 0
+        self.reasoning_tokens: int = 0
         self.done: Done | None = None
         self._index = index
         self._must_call = must_call

@@ -22,11 +22,11 @@ from neuron_lib.errors import (
 )
 from neuron_lib.llamacpp.engine_client import Death, EngineClient
 from neuron_lib.llamacpp.restart_policy import RestartPolicy
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 
 __all__ = ("EngineSupervisor", "supervise")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _RETRY_AFTER_S: Final = 2
 """The gateway tells its own clients the same about a model that recovers."""
@@ -63,7 +63,7 @@ class EngineSupervisor:
 
     def __init__(self, start: EngineStarter, *, model_id: str, policy: RestartPolicy) -> None:
         self.model_id: Final = model_id
-        self.restarts = 0
+        self.restarts: int = 0
         self.last_death: str | None = None
         self.on_death: Callable[[Death], object] = lambda _death: None
         """Called with the death of an engine that has served, before the requests in it hear of it."""

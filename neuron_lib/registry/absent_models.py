@@ -30,7 +30,7 @@ class AbsentModels:
 
     def __init__(self) -> None:
         """Begins without default models. `activation` may be replaced by a tracker that awaits some."""
-        self.activation = ActivationTracker()
+        self.activation: ActivationTracker = ActivationTracker()
         self._queued: Counter[str] = Counter()
         self._lost: dict[str, FailedLoad] = {}
         self._failures: dict[str, str] = {}

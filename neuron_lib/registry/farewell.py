@@ -14,5 +14,7 @@ class Farewell:
 
     def __init__(self, models: Iterable[ModelInfo], loaded_unix_s: Mapping[str, int]) -> None:
         # `servable` false would mean that another host should load them.
-        self.models = tuple(replace(info, status=ModelStatus.RECOVERING, servable=None) for info in models)
+        self.models: tuple[ModelInfo, ...] = tuple(
+            replace(info, status=ModelStatus.RECOVERING, servable=None) for info in models
+        )
         self.loaded_unix_s = loaded_unix_s

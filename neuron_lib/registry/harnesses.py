@@ -33,7 +33,12 @@ class Harnesses:
         return tuple(dict.fromkeys(harness.name for harness in self._by_name.values()))
 
     def find(self, spec: ModelSpec) -> Harness:
-        """The harness that `spec` names. Raises `UnknownHarness`, which says which names are known."""
+        """The harness that `spec` names, or the only one if it names none.
+
+        Raises `UnknownHarness`, which says which names are known.
+        """
+        if spec.harness is None:
+            return self._only(spec)
         harness = self._by_name.get(spec.harness)
         if harness is None:
             known = ", ".join(sorted(self._by_name)) or "none"
@@ -41,6 +46,12 @@ class Harnesses:
                 f"unknown harness {clip(spec.harness)!r}; registered: {known}", model_id=public_id(spec.model_id)
             )
         return harness
+
+    def _only(self, spec: ModelSpec) -> Harness:
+        if len(self.names) != 1:
+            problem = f"has the harnesses {', '.join(self.names)}: name one of them" if self.names else "has no harness"
+            raise UnknownHarness(f"this host {problem}", model_id=public_id(spec.model_id))
+        return self._by_name[self.names[0]]
 
     async def estimate(self, spec: ModelSpec) -> MemoryPlan:
         """How a load of this spec would be done now; see `Estimator`.

@@ -22,7 +22,7 @@ from neuron_lib.errors import (
     cause_chain,
 )
 from neuron_lib.harness import Harness, LoadedModel
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.leases import Leases
 from neuron_lib.registry.load_log import LoadLog
 from neuron_lib.registry.phases import Event, Phase, after
@@ -40,7 +40,7 @@ from neuron_lib.types import (
 
 __all__ = ("HostedModel",)
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 
 class HostedModel:
@@ -69,14 +69,14 @@ class HostedModel:
         """
         self.spec = spec
         self.model_id = model_id
-        self.changes = Changes()
-        self.leases = Leases(on_idle=self._note_idle)
-        self.rates = Rates()
+        self.changes: Changes = Changes()
+        self.leases: Leases = Leases(on_idle=self._note_idle)
+        self.rates: Rates = Rates()
         self.loaded_unix_s: int | None = None
         """When its load ended, in seconds of Unix time; None before."""
         self.served_s: float | None = None
         """When its load ended, by the clock; None before."""
-        self.used_s = clock()
+        self.used_s: float = clock()
         """When its last lease ended, or its load if it had none."""
         self.keep_alive_s: float | None = None
         """How long the last request wants the model to stay when it is idle. None leaves that to the host."""

@@ -11,14 +11,14 @@ from anyio.abc import TaskGroup
 from neuron_lib.changes import Changes
 from neuron_lib.errors import Overloaded, OverloadReason
 from neuron_lib.harness import Harness
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.phases import Event
 from neuron_lib.types import EndedLoad, ModelSpec, names_model, public_id, take_apart
 
 __all__ = ("HostLimits", "HostedModels")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _TICK_S: Final = 1.0
 _TOO_MANY_LOADS_RETRY_S: Final = 30
@@ -62,7 +62,7 @@ class HostedModels(dict[str, HostedModel]):
         `on_tick` is called each second, and must not raise.
         """
         super().__init__()
-        self.changes = Changes()
+        self.changes: Changes = Changes()
         self.limits = limits
         self._clock = clock
         self._on_change = on_change

@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 from neuron_lib.errors import EngineDead, NeuronError, ShuttingDown
 from neuron_lib.harness import ForwardingReply, Reply
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.reply_readers import log_reply
 from neuron_lib.shown import one_word
@@ -28,7 +28,7 @@ from neuron_lib.types import (
 
 __all__ = ("LeasedReply", "OnRefusal")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 
 class OnRefusal(Protocol):

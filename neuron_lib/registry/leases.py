@@ -15,7 +15,7 @@ class Leases:
 
     def __init__(self, *, on_idle: Callable[[], None]) -> None:
         """`on_idle` is called each time the last lease ends."""
-        self.count = 0
+        self.count: int = 0
         self._on_idle = on_idle
         self._entering: set[anyio.CancelScope] = set()
         self._refusal: Callable[[], RequestRejected] | None = None

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.progress import ProgressLog, advance, describe
 from neuron_lib.sizes import MB
 from neuron_lib.types import EndedLoad, LoadOutcome, LoadProgress, LoadStage
 
 __all__ = ("LoadLog",)
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 
 class LoadLog:
@@ -17,7 +17,7 @@ class LoadLog:
 
     def __init__(self, model_id: str, *, clock: Callable[[], float]) -> None:
         """Begin with the stage `resolving`, and log it. `clock` gives seconds."""
-        self.progress = LoadProgress(stage=LoadStage.RESOLVING)
+        self.progress: LoadProgress = LoadProgress(stage=LoadStage.RESOLVING)
         self._model_id = model_id
         self._clock = clock
         self._lines = ProgressLog()
@@ -25,7 +25,7 @@ class LoadLog:
         self._stage_s = self._started_s  # when the stage began
         self._stages_s: list[tuple[LoadStage, float]] = []  # of the stages that are over
         self._fetched_from: int | None = None  # the bytes that were there when the download began
-        self.fetched_bytes = 0
+        self.fetched_bytes: int = 0
         self._log()
 
     @property

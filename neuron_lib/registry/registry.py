@@ -25,7 +25,7 @@ from neuron_lib.errors import (
     ShuttingDown,
 )
 from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, Reply
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.event_log import EventLog, HostEvents
 from neuron_lib.registry.farewell import Farewell
@@ -63,10 +63,15 @@ from neuron_lib.types import (
 
 __all__ = ("Registry",)
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 _ON_UNLOADED_LIMIT_S: Final = 5.0
 """The unload returns after this time, whatever `on_unloaded` does."""
+
+
+async def _nothing_measured() -> Needs:
+    """On a host whose memory nobody measures, the limits alone count."""
+    return {}
 
 
 class Registry:
@@ -87,6 +92,7 @@ class Registry:
         wait_for_load_s: float = 0.0,
         residency: ResidencyRules | None = None,
         capacity: Callable[[], Needs] = dict,
+        available: Callable[[], Awaitable[Needs]] = _nothing_measured,
         before_load: Callable[[], Awaitable[None]] = checkpoint,
         on_unloaded: Callable[[], Awaitable[None]] | None = None,
         on_reply: Callable[[EndedReply], None] | None = None,
@@ -102,7 +108,9 @@ class Registry:
 
         `residency` says what the host does by itself about its models; by default nothing. `capacity` says the bytes
         that all models together may take on each device, which is looked at before each load that may have to wait for
-        room. A device that it does not name has no limit. `before_load` is awaited before each such load, and may raise
+        room. A device that it does not name has no limit. `available` measures the bytes that all models together could
+        have on each device at that moment: what is free, and what the models of this registry have. It counts where it
+        is less than `capacity`, for 5 s at most. `before_load` is awaited before each such load, and may raise
         a `NeuronError`, which is then why the load fails.
 
         `on_unloaded` is awaited, for 5 s at most, when the memory of a model is back and before the unload returns.
@@ -111,7 +119,7 @@ class Registry:
         three is logged and goes no further. `clock` gives seconds for the times of loads, unloads and replies.
         """
         self.endpoint_url = endpoint_url
-        self.limits = HostLimits(
+        self.limits: HostLimits = HostLimits(
             drain_timeout_s=drain_timeout_s, unload_timeout_s=unload_timeout_s, max_loads=max_loads
         )
         self.wait_for_load_s = wait_for_load_s
@@ -139,6 +147,7 @@ class Registry:
             start=self._start_load,
             need_of=self._need_of,
             capacity=capacity,
+            available=available,
             clock=clock,
         )
         self._way_in = WayIn(
@@ -179,6 +188,11 @@ class Registry:
     def harness_names(self) -> tuple[str, ...]:
         """The registered harnesses' own names."""
         return self._harnesses.names
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether a load that does not fit waits until idle models have been unloaded for it."""
+        return self._residency.rules.makes_room
 
     @property
     def loads_on_demand(self) -> bool:
@@ -309,7 +323,7 @@ class Registry:
         if self._farewell is not None:
             raise ShuttingDown
         plan = await self._harnesses.estimate(spec)
-        return plan.within(self._residency.limits())
+        return plan.within(await self._residency.limits())
 
     async def unload(self, model_id: str) -> None:
         """Drain a model, unload it, and return when its memory is back. A load of the model that runs or waits is
@@ -366,7 +380,7 @@ class Registry:
 
         Entering raises `ModelLoading` after `wait_for_load_s` for a model that is being loaded or will be. It raises
         `ModelNotLoaded` for a model that is not being loaded, and `InvalidRequest` for a `keep_alive_s` on a host that
-        does not make room.
+        does not make room. It raises `PreflightFailed` for a model on demand that needs more memory than it can get.
         """
         keep_alive_s = task.keep_alive_s if isinstance(task, Chat | Complete | Embed) else None
         return LeasedReply(
@@ -406,8 +420,8 @@ class Registry:
     def info(self, model_id: str) -> ModelInfo:
         """What `list_models` has of one model, under any spelling of its id.
 
-        Raises `ModelLoading` for a model that is being loaded or will be, and `ModelNotLoaded` for any other model that
-        is not listed.
+        Raises what a request to a model that is not listed would raise without a wait: `ModelLoading` if it is being
+        loaded or will be, `PreflightFailed` if it needs more memory than it can get, and `ModelNotLoaded` otherwise.
         """
         if self._farewell is not None:
             id_ = public_id(model_id)
@@ -415,7 +429,7 @@ class Registry:
                 if info.id == id_:
                     return info
         found = self._way_in.look(model_id)
-        if isinstance(found, ModelNotLoaded):
+        if not isinstance(found, HostedModel):
             raise found
         return found.loaded.info()
 

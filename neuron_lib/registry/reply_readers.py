@@ -2,14 +2,14 @@
 
 from msgspec.structs import replace
 
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.moving_average import Rate
 from neuron_lib.shown import one_word
 from neuron_lib.types import EndedReply, ModelLoad, ReplyOutcome
 
 __all__ = ("Rates", "ending", "log_reply", "reply_fields")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 
 class Rates:

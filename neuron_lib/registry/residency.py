@@ -7,7 +7,7 @@ belong to `HostedModels`.
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
@@ -24,10 +24,9 @@ from neuron_lib.errors import (
     PreflightFailed,
     PreflightKind,
     ShuttingDown,
-    cause_chain,
 )
-from neuron_lib.logs import get_logger
-from neuron_lib.registry.cool_down import CoolDowns
+from neuron_lib.logs import FieldLogger, get_logger
+from neuron_lib.registry.cool_down import CoolDowns, lacks_memory
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels
 from neuron_lib.registry.load_line import LoadLine, WaitingLoad
@@ -38,17 +37,21 @@ from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.shown import clip
 from neuron_lib.types import ModelSpec, ResidencyCounts, public_id
 
-__all__ = ("COOLING_DOWN", "Residency")
+__all__ = ("COOLING_DOWN", "NotServing", "Residency")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 COOLING_DOWN: Final = "cooling_down"
 """The `stage` of a `ModelLoading` that says that the last load failed and the next one may not begin yet."""
+
+NotServing: TypeAlias = ModelNotLoaded | PreflightFailed
+"""Why a model does not serve. `PreflightFailed` says that it needs more memory than it can get."""
 
 _ROOM_LIMIT_S: Final = 600.0
 """The longest that a caller of a load waits for room."""
 _MEASURING_LIMIT_S: Final = 120.0
 """The longest that a harness may take to say how much memory a model needs."""
+_AVAILABLE_LIMIT_S: Final = 5.0
 _AGAIN_S: Final = 1.0
 
 
@@ -66,17 +69,20 @@ class Residency:
         start: Callable[[ModelSpec], HostedModel],
         need_of: Callable[[ModelSpec], Awaitable[Needs]],
         capacity: Callable[[], Needs],
+        available: Callable[[], Awaitable[Needs]],
         clock: Callable[[], float],
     ) -> None:
         """`start` begins a load. `need_of` says the bytes that a load will take on each device.
 
-        `capacity` says the bytes that all models together may take on each device. `clock` gives seconds.
+        `capacity` says the bytes that all models together may take on each device, and `available` measures how much
+        they could take. `clock` gives seconds.
         """
-        self.rules = rules
+        self.rules: ResidencyRules = rules
         self._models = models
         self._start = start
         self._need_of = need_of
         self._capacity = capacity
+        self._available = available
         self._clock = clock
         self._cool_downs = CoolDowns(first_s=rules.cool_down_s)
         self._line = LoadLine(clock=clock, on_change=self._tell)
@@ -108,9 +114,31 @@ class Residency:
             unloaded_idle=self._unloaded_idle,
         )
 
-    def limits(self) -> Needs:
-        """The bytes that all models together may take on each device. Empty if loads do not ask for that."""
-        return self._capacity() if self.rules.makes_room else {}
+    async def limits(self) -> Needs:
+        """The bytes that all models together can take on each device now. Empty if loads do not ask for that."""
+        return await self._room() if self.rules.makes_room else {}
+
+    async def _room(self) -> Needs:
+        """The bytes that all models together can take on each device now: what they may, or less if other programs have
+        memory.
+
+        The memory of a model that is leaving is neither free nor counted for a moment, so nothing is measured then.
+        """
+        allowed = self._capacity()
+        if self._is_any_leaving():
+            return allowed
+        measured: Needs = {}
+        try:
+            with anyio.move_on_after(_AVAILABLE_LIMIT_S):
+                measured = await self._available()
+        except Exception:  # a host that cannot be measured goes by its limits
+            logger.exception("bug in the measurement of the memory that is available")
+        if self._is_any_leaving():
+            return allowed
+        return {device: min(limit, measured.get(device, limit)) for device, limit in allowed.items()}
+
+    def _is_any_leaving(self) -> bool:
+        return any(model.is_leaving for model in self._models.values())
 
     def can_load(self, model_id: str) -> bool:
         """Whether a request to this model would load it."""
@@ -197,7 +225,7 @@ class Residency:
             case error:
                 raise error
 
-    def explain(self, model_id: str) -> ModelLoading | ModelNotLoaded | None:
+    def explain(self, model_id: str) -> NotServing | None:
         """The refusal of a request to a model that does not serve, and is not being loaded. None if nothing here
         concerns it.
         """
@@ -207,6 +235,9 @@ class Residency:
                 model_id, "it is loaded as soon as there is room", stage="pending", retry_after_s=retry_after_s(None)
             )
         cool_down = self._cool_downs.now(id_, now_s=self._clock()) if self.can_load(model_id) else None
+        if cool_down is not None and (lack := cool_down.lack) is not None:
+            # A new one each time, because an error that is raised again keeps all its tracebacks.
+            return PreflightFailed(lack.kind, lack.message, **lack.fields)
         if cool_down is not None:
             left_s = retry_after_s(math.ceil(cool_down.until_s - self._clock()))
             return ModelLoading(
@@ -228,9 +259,9 @@ class Residency:
             self._cool_downs.succeed(model.model_id)
         elif model.phase is Phase.GONE:
             begun = self._begun.pop(model.model_id, None)
-            reason = model.loss or (None if model.load_failure is None else cause_chain(model.load_failure))
-            if reason is not None and not self._may_try_with_more_room(begun, model.load_failure):
-                self._cool_downs.fail(model.model_id, reason, now_s=self._clock())
+            cause = model.loss or model.load_failure
+            if cause is not None and not self._may_try_with_more_room(begun, model.load_failure):
+                self._cool_downs.fail(model.model_id, cause, now_s=self._clock())
         self._changes.notify()
 
     def is_waiting(self, spec: ModelSpec) -> bool:
@@ -260,7 +291,7 @@ class Residency:
                 changed = self._changes.next
                 self._measure_all(tasks)
                 try:
-                    next_s = self._settle()
+                    next_s = self._settle(await self._room() if self._line else self._capacity())
                 except Exception:  # a bug in one decision must not keep the next one from being made
                     logger.exception("bug in a decision about residency")
                     next_s = self._clock() + _AGAIN_S
@@ -268,7 +299,7 @@ class Residency:
                     await changed.wait()
             tasks.cancel_scope.cancel()
 
-    def _settle(self) -> float | None:
+    def _settle(self, capacity: Needs) -> float | None:
         """Decide, and act. Returns when to look again if nothing changes."""
         now_s = self._clock()
         forgotten, forgotten_due_s = self._line.forgotten(now_s=now_s)
@@ -280,7 +311,7 @@ class Residency:
         decision = decide(
             self._line.wanted(but=self._here_by_another_name()),
             self._residents(),
-            self.rules.house(self._capacity(), specs),
+            self.rules.house(capacity, specs),
             now_s=now_s,
         )
         for model_id, refusal in decision.refused.items():
@@ -408,7 +439,7 @@ class Residency:
         The harness has measured, and less is free than was counted. So the load is counted as if it took all that the
         others leave and a byte more.
         """
-        if begun is None or not begun.may_displace or self._is_closed or not _wants_memory(failure):
+        if begun is None or not begun.may_displace or self._is_closed or not lacks_memory(failure):
             return False
         residents, capacity = self._residents(), self._capacity()
         needs = dict(begun.needs or {})
@@ -441,14 +472,11 @@ class Residency:
 
     def _fail(self, load: WaitingLoad, error: NeuronError) -> None:
         logger.warning("load cannot begin: %s", error.log_message, extra={"model_id": load.model_id})
-        self._cool_downs.fail(load.model_id, cause_chain(error), now_s=self._clock())
+        if load.may_displace or not lacks_memory(error):  # a request may find room that another load may not make
+            self._cool_downs.fail(load.model_id, error, now_s=self._clock())
         self._line.end(load, error)
 
     def _tell(self) -> None:
         """The line has changed: callers of loads and chats that wait look again."""
         self._changes.notify()
         self._models.changes.notify()
-
-
-def _wants_memory(failure: NeuronError | None) -> bool:
-    return isinstance(failure, PreflightFailed) and failure.kind is PreflightKind.INSUFFICIENT_MEMORY

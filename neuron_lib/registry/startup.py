@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from neuron_lib.changes import Changes
 from neuron_lib.errors import AlreadyLoaded, Overloaded, PreflightFailed, ShuttingDown, SourceUnavailable, cause_chain
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.types import (
     ActivationSnapshot,
     ActivationState,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ("RETRY_DELAYS_S", "ActivationTracker", "load_default_models")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 RETRY_DELAYS_S: Final = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 """Pauses before models whose source did not answer get another turn (docs/reference/wire-contract.md#start-up)."""

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import anyio
 
-from neuron_lib.errors import ModelLoading, ModelNotLoaded, ShuttingDown
+from neuron_lib.errors import ModelLoading, ShuttingDown
 from neuron_lib.registry.absent_models import AbsentModels
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels
-from neuron_lib.registry.residency import COOLING_DOWN, Residency
+from neuron_lib.registry.residency import COOLING_DOWN, NotServing, Residency
 
 __all__ = ("WayIn",)
 
@@ -32,14 +32,14 @@ class WayIn:
         """
         self._residency.require_keep_alive(keep_alive_s)
         found = self.look(model_id)
-        if isinstance(found, ModelNotLoaded):
+        if not isinstance(found, HostedModel):
             with self._residency.waiting(model_id), anyio.move_on_after(wait_s):
                 while not self._is_stopping() and self._will_serve(model_id):
                     await self._absent.next_change(self._models.find(model_id), self._models.changes)
             found = self.look(model_id)
         if self._is_stopping():
             raise ShuttingDown
-        if isinstance(found, ModelNotLoaded):
+        if not isinstance(found, HostedModel):
             raise found
         found.keep_alive_s = keep_alive_s
         return found
@@ -51,7 +51,7 @@ class WayIn:
         found = self.look(model_id)
         return isinstance(found, ModelLoading) and found.stage != COOLING_DOWN
 
-    def look(self, model_id: str) -> HostedModel | ModelNotLoaded:
+    def look(self, model_id: str) -> HostedModel | NotServing:
         """The model if it serves, otherwise the refusal of a request to it. Only looks: nothing is loaded."""
         model = self._models.find(model_id)
         if model is not None and model.serves and self._residency.admits(model):

@@ -30,7 +30,7 @@ from neuron_lib.sources.repository import KnownFile
 
 __all__ = ("Body", "Transfer", "disk_error", "fetch_blob")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0)
 """Seconds between tries that brought nothing. After a try that brought something the first pause comes again."""
@@ -66,7 +66,7 @@ class Transfer:
         self.bytes = 0
         self.trouble: str | None = None
         """Why the last try ended. This is the reason to report if the rate is zero."""
-        self.signs = 0
+        self.signs: int = 0
         """How often another process, which is waited for, has shown that it hashes. Its lock had so many times."""
         self._last_sign_ns: int | None = None
 

@@ -23,7 +23,7 @@ from neuron_lib.child.watchdog import Watchdog
 from neuron_lib.error_frames import from_frame
 from neuron_lib.errors import LoadFailed, SourceUnavailable
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.sources.fetch_protocol import (
     Advance,
     Alive,
@@ -40,8 +40,8 @@ from neuron_lib.types import LoadProgress, public_id
 
 __all__ = ("RateMeter", "fetch_environment", "run_fetch")
 
-logger = get_logger(__name__)
-worker_logger = get_logger("neuron_lib.sources.fetch_worker")
+logger: FieldLogger = get_logger(__name__)
+worker_logger: FieldLogger = get_logger("neuron_lib.sources.fetch_worker")
 
 _COMMAND: Final = (sys.executable, "-P", "-m", "neuron_lib.sources.fetch_worker")
 _KILL_LIMIT_S: Final = 5.0

@@ -39,7 +39,8 @@ class FetchOrder(Struct, frozen=True, kw_only=True):
     memory of this host.
 
     With `outline_dir` the hub is asked in the same way, but only the headers of the chosen files are fetched, into this
-    directory (`outline`). The cache is not touched.
+    directory (`outline`). The cache is not touched. With `precedes_fetch` as well, files for which this host has no
+    memory or no room on its disk are refused as if they were to be fetched.
     """
 
     repository: HubRepository
@@ -49,6 +50,7 @@ class FetchOrder(Struct, frozen=True, kw_only=True):
     room_bytes: int | None = None
     most_bytes: int | None = None
     outline_dir: Path | None = None
+    precedes_fetch: bool = False
 
 
 class Advance(Struct, frozen=True, kw_only=True, tag="advance"):

@@ -5,6 +5,7 @@ any moment. The next one continues with the bytes that were written.
 """
 
 import argparse
+import errno
 import logging
 import os
 import shutil
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = ("RateWatch", "fetch", "main")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S: Final = 0.2
 _LISTING_PAUSES_S: Final = (0.5, 1.5)
@@ -169,8 +170,15 @@ def _outline(hub: "_Hub", order: FetchOrder, folder: Path, emit: Callable[[Frame
     model_id = order.repository.model_id
     listing = _choose(hub, order)
     paths = []
+    files = tuple(hub.know(listing.commit, file) for file in listing.files)
+    cache = repository_folder(order.repository)
+    if order.precedes_fetch:
+        _require_memory(files, most_bytes=order.most_bytes, model_id=model_id)
+        _require_room(cache, files, model_id=model_id)
     try:
-        for file in (hub.know(listing.commit, file) for file in listing.files):
+        if order.precedes_fetch and not os.access(_nearest(cache), os.W_OK):
+            raise PermissionError(errno.EACCES, "the cache cannot be written", str(_nearest(cache)))
+        for file in files:
             paths.append(path := folder / PurePosixPath(file.path).name)
             open_range = hub.range_opener(listing.commit, file)
             fetch_outline(open_range, path, size_bytes=file.size, note_progress=lambda: emit(Alive()))
@@ -203,11 +211,16 @@ def _require_memory(files: Sequence[KnownFile], *, most_bytes: int | None, model
         )
 
 
+def _nearest(folder: Path) -> Path:
+    """The directory itself, or the first one above it that exists."""
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
 def _require_room(folder: Path, files: Sequence[KnownFile], *, model_id: str) -> None:
     """Refuse an order for which the disk has no room, before the first byte is fetched."""
     missing = [file for file in files if not blob_path(folder, file.blob).exists()]
     required = sum(max(0, file.size - max([0, *partials_of(folder, file.blob)])) for file in missing)
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    place = _nearest(folder)
     free = shutil.disk_usage(place).free
     if required * _DISK_MARGIN > free:
         raise PreflightFailed(

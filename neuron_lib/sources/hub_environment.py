@@ -18,7 +18,7 @@ from neuron_lib.sources.hub_token import stripped
 
 __all__ = ("Token", "hub_cache_dir", "hub_token", "offline_variable", "source_token")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _ON: Final = frozenset({"1", "true", "yes", "on"})
 _TOKEN_VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

@@ -4,10 +4,10 @@ Decides nothing about hardware or engines. Runs everything that blocks in worker
 are: if all files are cached, no hub is asked and no socket is opened.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import anyio.to_thread
 import msgspec
@@ -16,7 +16,7 @@ from msgspec import Struct
 from neuron_lib.config import DownloadConfig, ModelEntry, SourceConfig, hub_endpoint
 from neuron_lib.errors import LoadFailed, PreflightFailed, PreflightKind, SourceUnavailable, UnknownSource
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.os_errors import is_exhausted
 from neuron_lib.shown import clip
 from neuron_lib.sources.fetch_line import FetchLine
@@ -34,9 +34,9 @@ from neuron_lib.sources.selection import has_quant, quant_of, select_gguf
 from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import HUB_SCHEME, LoadProgress, LoadStage, ModelSpec, public_id
 
-__all__ = ("LocalModel", "ModelStore")
+__all__ = ("Admit", "LocalModel", "ModelStore")
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -44,6 +44,9 @@ _HUB_CANNOT_SAY: Final = frozenset(
     {PreflightKind.REPO_FETCH_FAILED, PreflightKind.REPO_NOT_FOUND, PreflightKind.GATED_REPO}
 )
 """Refusals of a hub after which an older copy in the cache is used."""
+_HOST_CANNOT_TAKE: Final = frozenset({PreflightKind.INSUFFICIENT_MEMORY, PreflightKind.INSUFFICIENT_STORAGE})
+_OUTLINE_LIMIT_S: Final = 15.0
+"""The longest that a fetch waits for the outline of what it will fetch."""
 
 
 class LocalModel(Struct, frozen=True, kw_only=True):
@@ -55,6 +58,10 @@ class LocalModel(Struct, frozen=True, kw_only=True):
     n_ctx: int | None = None
     chat_template: str | None = None
     tool_format: str | None = None
+
+
+Admit: TypeAlias = Callable[[LocalModel], Awaitable[None]]
+"""Looks at the outline of a model that is to be fetched. Raises a `NeuronError` to refuse the model."""
 
 
 class ModelStore:
@@ -103,13 +110,15 @@ class ModelStore:
         report: ProgressReporter,
         room_bytes: int | None = None,
         most_bytes: int | None = None,
+        admit: Admit | None = None,
         refresh: bool = False,
     ) -> LocalModel:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 
         A `[[models]]` entry for the public id, or otherwise for the id without its quant, overrides every hub.
         `room_bytes` is the memory that a default quant should fit into. A model of more than `most_bytes` is not
-        fetched. With `refresh` the hub is asked for the newest commit even if an older one is cached. At most
+        fetched. `admit` is awaited with the outline of a model (`outline`) before the model is fetched, and raises why
+        it must not be. With `refresh` the hub is asked for the newest commit even if an older one is cached. At most
         `max_fetches` downloads run at once. The others wait in order and report their `queue_position`. A model that is
         cached does not wait for downloads. Cancelling ends a running fetch. Raises kinds of `LoadFailed`, or
         `SourceUnavailable` if another try may help.
@@ -122,8 +131,15 @@ class ModelStore:
         paths = await _in_thread(lambda: self._find_here(entry), entry.id)
         if paths is None:
             repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
+            checked = None if admit is None else partial(_admit, admit, entry)
             paths = await self._fetch_from_hub(
-                repository, quant, room_bytes=room_bytes, most_bytes=most_bytes, refresh=refresh, report=report
+                repository,
+                quant,
+                room_bytes=room_bytes,
+                most_bytes=most_bytes,
+                admit=checked,
+                refresh=refresh,
+                report=report,
             )
         report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
         await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
@@ -155,7 +171,9 @@ class ModelStore:
         if cached is not None:
             folder = repository_folder(repository)
             return tuple(snapshot_path(folder, cached.commit, file.path) for file in cached.files)
-        order = self._order(repository, quant, room_bytes=room_bytes, outline_dir=into)
+        return await self._fetch_outline(self._order(repository, quant, room_bytes=room_bytes, outline_dir=into))
+
+    async def _fetch_outline(self, order: FetchOrder) -> tuple[Path, ...]:
         # No place in a line of downloads: a header is here in seconds, and a download may take hours.
         fetched = await run_fetch(
             order,
@@ -190,7 +208,7 @@ class ModelStore:
             return None
 
     def _size_bytes(self, spec: ModelSpec) -> int | None:
-        paths = self._files_here(spec.model_id, spec.quant)
+        paths = self.files_here(spec.model_id, spec.quant)
         return None if paths is None else sum(path.stat().st_size for path in paths if path.exists())
 
     @property
@@ -219,15 +237,15 @@ class ModelStore:
     def _first_file(self, model_id: str) -> Path | None:
         """The file with which a load would begin, if the load would need no hub."""
         try:
-            paths = self._files_here(model_id, None)
+            paths = self.files_here(model_id, None)
         except (LoadFailed, SourceUnavailable):  # the latter: not known now
             return None
         return None if paths is None else paths[0]
 
-    def _files_here(self, model_id: str, asked: str | None) -> tuple[Path, ...] | None:
-        """The files of a model for which no hub need be asked, None for any other model.
+    def files_here(self, model_id: str, asked: str | None = None) -> tuple[Path, ...] | None:
+        """The files of a model for which no hub need be asked, None for any other model. Blocking.
 
-        Raises kinds of `LoadFailed`, and `SourceUnavailable`.
+        `asked` is a quant. Raises kinds of `LoadFailed`, and `SourceUnavailable`.
         """
         reference = parse_reference(model_id)
         entry = self._entry(reference)
@@ -298,6 +316,7 @@ class ModelStore:
         *,
         room_bytes: int | None,
         most_bytes: int | None,
+        admit: Callable[[tuple[Path, ...]], Awaitable[None]] | None,
         refresh: bool,
         report: ProgressReporter,
     ) -> tuple[Path, ...]:
@@ -322,6 +341,8 @@ class ModelStore:
                 logger.warning("%s; deleted, fetching it again", failure.message, extra=context)
         try:
             order = self._order(repository, quant, room_bytes=room_bytes, most_bytes=most_bytes)
+            if admit is not None:
+                await self._admit(order, admit)
             return (await self._run_fetch(order, report)).paths
         except (SourceUnavailable, PreflightFailed) as failure:
             if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
@@ -333,6 +354,25 @@ class ModelStore:
             text = "%s; going on with commit %s from the cache"
             logger.warning(text, failure.message, listing.commit, extra=context)
         return await self._verify(repository, listing, report=report)
+
+    async def _admit(self, order: FetchOrder, admit: Callable[[tuple[Path, ...]], Awaitable[None]]) -> None:
+        """Let `admit` look at the outline of what is to be fetched.
+
+        The fetch itself says what is wrong with a hub or a file, after it has tried again. So only the refusals of this
+        host count here.
+        """
+        async with anyio.TemporaryDirectory(prefix="neuron-outline-") as folder:
+            asked = msgspec.structs.replace(order, outline_dir=Path(folder), precedes_fetch=True)
+            outline = None
+            try:
+                with anyio.move_on_after(_OUTLINE_LIMIT_S):
+                    outline = await self._fetch_outline(asked)
+            except (LoadFailed, SourceUnavailable) as failure:
+                if isinstance(failure, PreflightFailed) and failure.kind in _HOST_CANNOT_TAKE:
+                    raise
+                logger.info("no outline before the fetch: %s", failure.log_message)
+            if outline is not None:
+                await admit(outline)
 
     def _order(
         self,
@@ -399,6 +439,10 @@ class ModelStore:
                 model_id=repository.model_id,
                 cause=cause,
             )
+
+
+async def _admit(admit: Admit, entry: ModelEntry, outline: tuple[Path, ...]) -> None:
+    await admit(LocalModel(path=outline[0], n_ctx=entry.n_ctx, tool_format=entry.tool_format))
 
 
 def _first_fit(

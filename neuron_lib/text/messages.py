@@ -10,7 +10,7 @@ from neuron_lib.text.template_facts import REASONING_KEYS, TemplateFacts
 
 __all__ = ("fit_messages", "has_text_arguments", "joined", "text_of")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _SYSTEM: Final = frozenset(("system", "developer"))
 _NO_ARGUMENTS: Final = frozenset(("", "null"))

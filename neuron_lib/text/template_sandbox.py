@@ -100,15 +100,6 @@ class _Namespace(Namespace):
         return "<Namespace>"
 
 
-def _concat(pieces: Iterable[str]) -> str:
-    """Joins the pieces of a macro, a call block or a `set` block, with the length checked first."""
-    pieces = list(pieces)
-    if sum(map(len, pieces)) > MAX_TEXT_CHARS:
-        raise TooLarge("a block")
-    joined: str = charge("".join(pieces))
-    return joined
-
-
 @pass_context
 def _finalize(_context: Context, value: Any) -> Any:
     """Checks every value that a template writes.
@@ -154,18 +145,18 @@ class _Code(CodeGenerator):
         self.write(")")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802 - Jinja's name
-        self.write("environment.charged(")
+        self.write("environment._charged(")
         super().visit_List(node, frame)
         self.write(")")
 
     def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802 - Jinja's name
         is_value = node.ctx == "load"  # in the other cases these are the targets of an assignment
-        self.write("environment.charged(" if is_value else "")
+        self.write("environment._charged(" if is_value else "")
         super().visit_Tuple(node, frame)
         self.write(")" if is_value else "")
 
     def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802 - Jinja's name
-        self.write("environment.charged({")
+        self.write("environment._charged({")
         for item in node.items:
             self.write("environment.weighed(")
             self.visit(item.key, frame)
@@ -176,7 +167,7 @@ class _Code(CodeGenerator):
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802 - Jinja's name
         is_slice = isinstance(node.arg, nodes.Slice)
-        self.write("environment.charged(" if is_slice else "(")
+        self.write("environment._charged(" if is_slice else "(")
         super().visit_Getitem(node, frame)
         self.write(")")
 
@@ -184,10 +175,9 @@ class _Code(CodeGenerator):
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of one template (see the module). It has no loader, so a template cannot include another one."""
 
-    code_generator_class = _Code
-    concat = staticmethod(_concat)
-    charged = staticmethod(charge)
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    code_generator_class: type[CodeGenerator] = _Code
+    _charged = staticmethod(charge)
+    intercepted_binops: frozenset[str] = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, *, is_none: Callable[[object], bool]) -> None:
         """`is_none` implements the test of that name."""
@@ -207,11 +197,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.tests["none"] = is_none
         filters: Mapping[str, Any] = self.filters
         tests: Mapping[str, Any] = self.tests
-        self.filters = {
+        self.filters |= {
             name: _counted(function, is_deep=name not in _SHALLOW_FILTERS, check=_FILTER_CHECKS.get(name))
             for name, function in filters.items()
         }
-        self.tests = {name: _counted(function, is_deep=name in _COMPARING_TESTS) for name, function in tests.items()}
+        self.tests |= {name: _counted(function, is_deep=name in _COMPARING_TESTS) for name, function in tests.items()}
+
+    @staticmethod
+    def concat(pieces: Iterable[str]) -> str:
+        """Join the pieces of a macro, a call block or a `set` block, with the length checked first."""
+        pieces = list(pieces)
+        if sum(map(len, pieces)) > MAX_TEXT_CHARS:
+            raise TooLarge("a block")
+        joined: str = charge("".join(pieces))
+        return joined
 
     @staticmethod
     def weighed(value: Any) -> Any:

@@ -27,13 +27,14 @@ Devices = Annotated[tuple[DeviceIndex, ...], Meta(max_length=256)]
 class ModelSpec(Struct, frozen=True, kw_only=True):
     """What to load: an entry of `[[default_models]]`, or the body of `POST /models/load`.
 
-    `model_id` is `[scheme:]org/name[:quant]`. `quant` chooses among a repository's GGUF files (`"Q4_K_M"`). None means
-    the quant of the id, or else the best default. `devices` are GPU indices. None means the first GPU, or the first
-    `tensor_parallel` GPUs. An empty tuple means the CPU.
+    `model_id` is `[scheme:]org/name[:quant]`. `harness` is the name of the backend to load the model with. None means
+    the only backend of the host, and is an error on a host with several. `quant` chooses among a repository's GGUF
+    files (`"Q4_K_M"`). None means the quant of the id, or else the best default. `devices` are GPU indices. None means
+    the first GPU, or the first `tensor_parallel` GPUs. An empty tuple means the CPU.
     """
 
     model_id: str
-    harness: str
+    harness: str | None = None
     quant: str | None = None
     tensor_parallel: Annotated[int, Meta(ge=1, le=1024)] | None = None
     devices: Devices | None = None

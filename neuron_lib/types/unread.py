@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, overload
+from typing import Any, ClassVar, Final, overload
 
 import msgspec
 
@@ -49,7 +49,7 @@ class UnreadArray(Sequence[dict[str, Any]]):
     def __eq__(self, other: object) -> bool:
         return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment] # its objects have none either
+    __hash__: ClassVar[None] = None  # type: ignore[assignment] # its objects have none either
 
     def _read(self) -> tuple[dict[str, Any], ...]:
         if self._items is None:

@@ -19,6 +19,7 @@ from neuron_lib.errors import (
     NoHarness,
     Overloaded,
     OverloadReason,
+    PreflightFailed,
     PromptTooLong,
     RequestRejected,
     ShuttingDown,
@@ -197,6 +198,8 @@ def judge(error: NeuronError) -> Verdict:
         return Verdict(503, API, "service_unavailable")
     if isinstance(error, Overloaded) and error.reason is OverloadReason.PRINCIPAL_CAP:
         return Verdict(429, RATE_LIMIT, error.code)  # this caller is to send less; the others are served
+    if isinstance(error, PreflightFailed):
+        return Verdict(422, INVALID, error.kind)  # of a request whose model cannot be loaded on demand
     for error_class, status, error_type in _TABLE:
         if isinstance(error, error_class):
             return Verdict(status, error_type, error.code)

@@ -13,8 +13,10 @@ Scope: TypeAlias = Literal["inference", "admin", "metrics"]
 """
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
-OPEN_PATHS: Final = frozenset({"/healthz"})
-"""Paths that are answered to everybody. The answer says nothing but that the process makes progress."""
+OPEN_PATHS: Final = frozenset({"/healthz", "/", "/page/icon.svg", "/page/neuron.css", "/page/neuron.js"})
+"""Paths that are answered to everybody. The answers say nothing but that the process makes progress. At `/` a stranger
+gets a field for a key: the page's own script sends the key, because browsers send none with an address.
+"""
 
 _MEASURES: Final = frozenset({"/metrics", "/events"})
 """`/events` says of the requests of all callers when they came and how long their replies were."""

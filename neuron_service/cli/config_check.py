@@ -53,7 +53,7 @@ def _checks(config: Config, environ: Mapping[str, str], backends: Sequence[Backe
     stores = {name: model_store(each, models=config.models, environ=environ) for name, each in settings.items()}
     for index, spec in enumerate(config.default_models):
         place = f"default_models[{index}]"
-        backend = next((each for each in backends if each.answers_to(spec.harness)), None)
+        backend = next((each for each in backends if each.answers_to(spec.harness or "")), None)
         yield f"{place}.harness", partial(_check_offered, spec, backend, config)
         if backend is None:
             continue
@@ -82,8 +82,11 @@ def _entry_checks(place: str, entry: ModelEntry, settings: StoreSettings, store:
 
 def _check_offered(spec: ModelSpec, backend: Backend[Any] | None, config: Config) -> None:
     names = [entry.name for entry in config.harnesses]
+    offered = ", ".join(names) or "none"
+    if spec.harness is None:
+        raise UnknownHarness(f"no harness is named; offered here: {offered}")
     if backend is None or backend.name not in names:
-        raise UnknownHarness(f"unknown harness {spec.harness!r}; offered here: {', '.join(names) or 'none'}")
+        raise UnknownHarness(f"unknown harness {spec.harness!r}; offered here: {offered}")
 
 
 def _check_quant(spec: ModelSpec, store: ModelStore) -> None:

@@ -1,6 +1,5 @@
 """`neuron doctor`: looks at this host as the user who runs it, and says what keeps the service from working."""
 
-import argparse
 import contextlib
 import errno
 import json
@@ -28,7 +27,9 @@ from neuron_service.cli import findings, host_facts
 from neuron_service.cli.config_check import find_model_faults
 from neuron_service.cli.configuration import config_path, log_level, read_settings
 from neuron_service.cli.findings import CacheFacts, Finding, PortFacts, Status
+from neuron_service.cli.options import ConfigOptions, ServeOptions
 from neuron_service.cli.running_service import ServiceSilent, WantsCertificate, WantsKey, is_running
+from neuron_service.cli.screen import print_line
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.http.cap import raise_descriptor_limit
 from neuron_service.log_config import configure_logging
@@ -40,22 +41,26 @@ _TOOL_LIMIT_S: Final = 20.0
 _MARKS: Final = {Status.OK: "ok", Status.WARNING: "warning", Status.FAILED: "FAILED", Status.SKIPPED: "-"}
 
 
-def run_doctor(options: argparse.Namespace) -> int:
+_STYLES: Final = {Status.OK: "good", Status.WARNING: "warning", Status.FAILED: "bad", Status.SKIPPED: "dim"}
+
+
+def run_doctor(options: ConfigOptions, *, as_json: bool) -> int:
     """Check this host and print the findings. Returns the exit status: 0 unless a check has failed."""
     with contextlib.suppress(ConfigError):  # the check of the configuration says it
         configure_logging(log_level(options, os.environ, default="error"), environ=os.environ)
-    found = list(examine(options, os.environ))
+    found = []
+    for finding in examine(options, os.environ):
+        found.append(finding)
+        if not as_json:
+            _show(finding)  # at once, because later checks may take a while
     status = findings.exit_status(found)
-    if options.json:
+    if as_json:
         checks = msgspec.to_builtins(found)
         print(json.dumps({"status": findings.worst(found), "exit_status": status, "checks": checks}))
-    else:
-        for finding in found:
-            _show(finding)
     return status
 
 
-def examine(options: argparse.Namespace, environ: Mapping[str, str]) -> Iterator[Finding]:
+def examine(options: ConfigOptions, environ: Mapping[str, str]) -> Iterator[Finding]:
     """The findings about this host, in the order in which somebody should read them.
 
     A configuration that is refused is replaced by the defaults for the other checks.
@@ -86,11 +91,11 @@ def examine(options: argparse.Namespace, environ: Mapping[str, str]) -> Iterator
     )
 
 
-def _configuration(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Config, str | None]:
+def _configuration(options: ConfigOptions, environ: Mapping[str, str]) -> tuple[Config, str | None]:
     """The configuration that the service would have, and why it would refuse it."""
-    as_at_a_start = {"demo": False, "host": None, "default_host": None, "port": None, "check_config": True}
+    as_at_a_start = ServeOptions(config=options.config, log_level=options.log_level, check_config=True)
     try:
-        settings = read_settings(argparse.Namespace(**(vars(options) | as_at_a_start)), environ)
+        settings = read_settings(as_at_a_start, environ)
     except ConfigError as error:
         return load_config(None, {}, sections=BACKENDS), str(error)
     return settings.config, None
@@ -148,6 +153,6 @@ def _rights(config: Config, path: Path | None, devices: Found) -> Iterator[Findi
 
 
 def _show(finding: Finding) -> None:
-    print(f"{_MARKS[finding.status]:<8}{finding.check:<15}{finding.detail}")
+    print_line((f"{_MARKS[finding.status]:<8}", _STYLES[finding.status]), (f"{finding.check:<15}{finding.detail}", ""))
     if finding.fix is not None:
         print(f"{'':<23}fix: {finding.fix}")

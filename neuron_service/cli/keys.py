@@ -1,10 +1,12 @@
 """`neuron key new`, `ls` and `rm`: the API keys of a service, without a running service."""
 
-import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import click
 
 from neuron_lib.config import load_config
 from neuron_lib.errors import ConfigError
@@ -12,27 +14,44 @@ from neuron_service.access.keys import is_key_name
 from neuron_service.access.keys_file import NoSuchKey, add_key, list_keys, remove_key
 from neuron_service.access.scopes import Scope
 from neuron_service.backends import BACKENDS
-from neuron_service.cli.command_line import usage_error
-from neuron_service.cli.configuration import config_path, log_level
+from neuron_service.cli.configuration import config_path, for_this_machine, log_level
+from neuron_service.cli.options import ConfigOptions
+from neuron_service.cli.screen import print_table
 from neuron_service.cli.terminal import complain
 from neuron_service.log_config import configure_logging
 
-__all__ = ("run_key_command",)
+__all__ = ("delete_key", "new_key", "show_keys")
 
 
-def run_key_command(options: argparse.Namespace) -> int:
-    """Run `neuron key`. Returns the exit status. Raises `UsageError` for a name that no key may have."""
-    if options.name is not None and not is_key_name(options.name):
-        usage_error("key", "a name has 1 to 64 letters, digits, `.`, `_` and `-`, and begins with a letter or a digit")
+def new_key(options: ConfigOptions, name: str, *, scopes: Sequence[Scope], file: Path | None) -> int:
+    """Make a key and print it. Returns the exit status."""
+    _require_name(name)
+    return _with_file(options, file, lambda path: _show_new(path, name, frozenset(scopes or ["inference"])))
+
+
+def show_keys(options: ConfigOptions, *, file: Path | None, as_json: bool) -> int:
+    """Print the names and scopes of all keys. Returns the exit status."""
+    return _with_file(options, file, lambda path: _show_all(path, as_json=as_json))
+
+
+def delete_key(options: ConfigOptions, name: str, *, file: Path | None) -> int:
+    """Delete the line of a key. Returns the exit status."""
+    _require_name(name)
+    return _with_file(options, file, lambda path: remove_key(path, name))
+
+
+def _require_name(name: str) -> None:
+    """Raises `click.UsageError` for a name that no key may have."""
+    if not is_key_name(name):
+        raise click.UsageError(
+            "a name has 1 to 64 letters, digits, `.`, `_` and `-`, and begins with a letter or a digit"
+        )
+
+
+def _with_file(options: ConfigOptions, named: Path | None, act: Callable[[Path], None]) -> int:
+    """Do something with the file of keys. Returns the exit status, and says what went wrong."""
     try:
-        path = _file(options)
-        match options.action:
-            case "new":
-                _show_new(path, options.name, _scopes(options.scope))
-            case "ls":
-                _show_all(path, as_json=options.json)
-            case _:
-                remove_key(path, options.name)
+        act(_file(options, named))
     except NoSuchKey as missing:
         complain(str(missing))
         return 1
@@ -45,20 +64,15 @@ def run_key_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _file(options: argparse.Namespace) -> Path:
+def _file(options: ConfigOptions, named: Path | None) -> Path:
     """The file of keys that the command line names, else that of the configuration. Raises `ConfigError`."""
     configure_logging(log_level(options, os.environ, default="warning"), environ=os.environ)
-    if options.file is not None:
-        named: Path = options.file
+    if named is not None:
         return named
-    config = load_config(config_path(options), os.environ, sections=BACKENDS)
+    config = load_config(config_path(options), for_this_machine(os.environ), sections=BACKENDS)
     if config.keys_file is None:
         raise ConfigError("the configuration has no `keys_file`: name it there, or give --file")
     return Path(config.keys_file)
-
-
-def _scopes(named: list[Scope] | None) -> frozenset[Scope]:
-    return frozenset(named or ["inference"])
 
 
 def _show_new(path: Path, name: str, scopes: frozenset[Scope]) -> None:
@@ -76,6 +90,4 @@ def _show_all(path: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"keys": [{"name": key.name, "scopes": sorted(key.scopes)} for key in keys]}))
         return
-    width = max(map(len, ("NAME", *(key.name for key in keys))))
-    for name, scopes in (("NAME", "SCOPES"), *((key.name, ", ".join(sorted(key.scopes))) for key in keys)):
-        print(f"{name:<{width}}  {scopes}")
+    print_table(("NAME", "SCOPES"), [(key.name, ", ".join(sorted(key.scopes))) for key in keys])

@@ -3,7 +3,6 @@
 Prints and asks. `inventory` decides which models are here and which may be deleted. The store knows their sources.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -11,8 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import anyio
+import click
 import msgspec
 from msgspec import Struct, to_builtins
 
@@ -42,13 +43,25 @@ from neuron_lib.sources.inventory import (
 from neuron_lib.sources.repository import HubRepository
 from neuron_lib.sources.survey import find_files, find_repositories
 from neuron_lib.types import ModelSpec, public_id, take_apart
-from neuron_service.cli.command_line import usage_error
 from neuron_service.cli.configuration import command_config
+from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.running_service import ServiceSilent, loaded_ids
+from neuron_service.cli.screen import print_table
 from neuron_service.cli.terminal import complain
 
-__all__ = ("Unfinished", "pull", "remove", "remove_unfinished", "run_model_command", "show")
+__all__ = (
+    "Unfinished",
+    "list_models",
+    "pull",
+    "pull_models",
+    "remove",
+    "remove_models",
+    "remove_unfinished",
+    "show",
+)
+
+_HEADINGS: Final = ("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY")
 
 
 class Unfinished(Struct, frozen=True, kw_only=True):
@@ -59,12 +72,28 @@ class Unfinished(Struct, frozen=True, kw_only=True):
     age_secs: int
 
 
-def run_model_command(options: argparse.Namespace) -> int:
-    """Run `pull`, `ls` or `rm`, which need no service. Returns the exit status.
+def pull_models(options: ConfigOptions, ids: Sequence[str], *, quant: str | None, revision: str | None) -> int:
+    """Run `neuron pull`. Returns the exit status. Raises `click.UsageError` for a revision that cannot be one."""
+    wanted = _revision(revision)
+    return _with_config(options, lambda config, environ: pull(config, environ, ids, quant=quant, revision=wanted))
 
-    Raises `UsageError` for a revision that cannot be one.
-    """
-    revision = _revision(options.revision) if options.command == "pull" else None
+
+def list_models(options: ConfigOptions, *, as_json: bool) -> int:
+    """Run `neuron ls`. Returns the exit status."""
+    return _with_config(options, lambda config, environ: show(config, environ, as_json=as_json))
+
+
+def remove_models(options: ConfigOptions, model_id: str | None, *, quant: str | None, confirmed: bool) -> int:
+    """Run `neuron rm`: delete a model, or without `model_id` the unfinished downloads. Returns the exit status."""
+    if model_id is None:
+        return _with_config(options, remove_unfinished)
+    return _with_config(
+        options, lambda config, environ: remove(config, environ, model_id, quant=quant, confirmed=confirmed)
+    )
+
+
+def _with_config(options: ConfigOptions, act: Callable[[Config, Mapping[str, str]], int]) -> int:
+    """Do something with the configuration. Returns the exit status, and says what is wrong with the configuration."""
     try:
         config, environ = command_config(options, os.environ)
     except ConfigError as error:
@@ -73,23 +102,15 @@ def run_model_command(options: argparse.Namespace) -> int:
     if not store_settings(config):
         complain("no backend of this service fetches models")
         return os.EX_CONFIG
-    match options.command:
-        case "pull":
-            return pull(config, environ, options.ids, quant=options.quant, revision=revision)
-        case "ls":
-            return show(config, environ, as_json=options.json)
-        case _ if options.partials:
-            return remove_unfinished(config, environ)
-        case _:
-            return remove(config, environ, options.id, quant=options.quant, confirmed=options.yes)
+    return act(config, environ)
 
 
 def _revision(text: str | None) -> str | None:
-    """`text` if it can be a branch, a tag or a commit. Raises `UsageError`."""
+    """`text` if it can be a branch, a tag or a commit. Raises `click.UsageError`."""
     try:
         return msgspec.convert(text, Revision | None)
     except msgspec.ValidationError:
-        usage_error("pull", f"argument --revision: {text!r} is no branch, tag or commit")
+        raise click.UsageError(f"--revision: {text!r} is no branch, tag or commit") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- pull
@@ -163,7 +184,7 @@ def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
         print(json.dumps({"models": to_builtins(models), "unfinished": to_builtins(unfinished)}, indent=2))
         return 0
     if models:
-        _print_table([("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY"), *map(_row, models)])
+        print_table(_HEADINGS, [_row(model) for model in models])
     else:
         for cache, source in sources.items():
             print(f"no models in {cache} (the cache of {source})")
@@ -185,12 +206,6 @@ def _row(model: ModelHere) -> tuple[str, ...]:
         "-" if model.is_verified is None else "yes" if model.is_verified else "no",
         ", ".join(model.used_by) or "-",
     )
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 # --------------------------------------------------------------------------------------------------------------- rm

@@ -6,53 +6,102 @@ The modules of a command are imported when the command runs. Help, usage errors 
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from neuron_service.cli.command_line import UsageError, parse_command_line
+import click
+
+from neuron_service.cli.command_group import CommandGroup
+from neuron_service.cli.command_table import COMMANDS, NAMES_ELSEWHERE, SECTIONS
+from neuron_service.cli.options import COMPLETION_VARIABLE
 from neuron_service.cli.terminal import complain
+from neuron_service.client.problem import DaemonProblem
 
-__all__ = ("main",)
+__all__ = ("ROOT", "main", "usage_sentence")
 
-_USAGE_ERROR: Final = 2
 _INTERRUPTED: Final = 128 + signal.SIGINT
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's
+    if value and not context.resilient_parsing:
+        from neuron_service.cli.commands.version import print_version
+
+        print_version()
+        context.exit()
+
+
+ROOT: Final = CommandGroup(
+    "neuron",
+    COMMANDS,
+    sections=SECTIONS,
+    elsewhere=NAMES_ELSEWHERE,
+    default="serve",
+    help="Serve local language models on this host, and talk to them.",
+    epilog="`neuron COMMAND --help` shows the options of a command. They may stand before or after the command.",
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_print_version,
+            help="Show the version and exit.",
+        )
+    ],
+)
+"""All commands of `neuron`, for programs that need the tree: the reference, the man page, completion."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status (docs/reference/cli.md), one of sysexits.h where one fits."""
     _open_missing_streams()
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(ROOT, {}, "neuron", COMPLETION_VARIABLE, instruction))
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run a command that may be interrupted, and whose reader may leave before its end. Returns the exit status."""
     try:
-        _run(sys.argv[1:] if arguments is None else arguments)
-    except UsageError as error:
-        complain(str(error))
-        sys.exit(_USAGE_ERROR)
+        with ROOT.make_context("neuron", [*arguments]) as context:
+            status: int | None = ROOT.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        complain(usage_sentence(error) if isinstance(error, click.UsageError) else error.format_message())
+        return os.EX_USAGE if isinstance(error, click.UsageError) else error.exit_code
+    except DaemonProblem as problem:
+        complain(str(problem))
+        return problem.exit_status
+    except (KeyboardInterrupt, click.Abort):  # click's prompts turn the one into the other
+        complain("interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # At its end the interpreter writes the rest of the text. This must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status or 0
 
 
-def _run(arguments: Sequence[str]) -> NoReturn:
-    options = parse_command_line(arguments, print_version=_print_version)
-    from neuron_service.systemd import Notifier, take_environment
+def usage_sentence(error: click.UsageError) -> str:
+    """What is wrong with a command line, in one line, and where the right form is described."""
+    path = "neuron" if error.ctx is None else error.ctx.command_path
+    problem = " ".join(error.format_message().split()).removesuffix(".")
+    if isinstance(error, click.NoSuchOption):
+        problem = _unknown_option(error, path)
+    return f"{problem[:1].lower()}{problem[1:]} (see `{path} --help`)"
 
-    manager = take_environment(os.environ, pid=os.getpid())
-    if options.command == "serve":
-        from neuron_service.cli.serve import run_service
 
-        with Notifier(manager.notify_address) as notifier:
-            run_service(options, notifier, manager)
-    if options.command == "doctor":
-        from neuron_service.cli.doctor import run_doctor
-
-        sys.exit(_run_for_somebody(lambda: run_doctor(options)))
-    if options.command == "key":
-        from neuron_service.cli.keys import run_key_command
-
-        sys.exit(_run_for_somebody(lambda: run_key_command(options)))
-    if options.command == "estimate":
-        from neuron_service.cli.estimate import run_estimate_command
-
-        sys.exit(_run_for_somebody(lambda: run_estimate_command(options)))
-    from neuron_service.cli.models import run_model_command
-
-    sys.exit(_run_for_somebody(lambda: run_model_command(options)))
+def _unknown_option(error: click.NoSuchOption, path: str) -> str:
+    owners = [f"`neuron {name}`" for name in ROOT.owners(error.option_name)]
+    if not owners:
+        near = f"; did you mean {error.possibilities[0]}?" if error.possibilities else ""
+        return f"there is no option {error.option_name}{near}"
+    *first, last = owners
+    return f"{error.option_name} is an option of {', '.join(first)}{' and ' if first else ''}{last}, not of `{path}`"
 
 
 def _open_missing_streams() -> None:
@@ -66,25 +115,3 @@ def _open_missing_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, `fd`
-
-
-def _print_version() -> None:
-    from neuron_service.version import find_version
-
-    version = find_version(os.environ)
-    print(f"neuron {version.package_version} ({version.git_sha})")
-
-
-def _run_for_somebody(command: Callable[[], int]) -> int:
-    """Run a command that may be interrupted, and whose reader may leave before its end. Returns the exit status."""
-    try:
-        status = command()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return _INTERRUPTED
-    except BrokenPipeError:
-        # At its end the interpreter writes the rest of the text. This must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return status

@@ -1,7 +1,7 @@
 """`neuron serve`: read the configuration, listen, serve, end the process."""
 
-import argparse
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -18,6 +18,8 @@ from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import public_id
 from neuron_service.cli.configuration import config_path, log_level, read_settings
+from neuron_service.cli.named_models import NoSuchModel
+from neuron_service.cli.options import ServeOptions
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
 from neuron_service.collector import TRACING_PACKAGES, Collector, can_trace, wanted_collector
@@ -26,21 +28,22 @@ from neuron_service.log_config import configure_logging, hold_records
 from neuron_service.settings import Settings
 from neuron_service.systemd import Notifier, SystemdEnvironment, inherited_socket
 
-__all__ = ("greeting", "reader_for_reloads", "run_service")
+__all__ = ("check_configuration", "greeting", "reader_for_reloads", "run_service")
 
 logger = logging.getLogger(__name__)
 
 _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
 
 
-def run_service(options: argparse.Namespace, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
+def run_service(options: ServeOptions, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
     """Serve until a signal, or check the configuration if `options` say so, and end the process."""
     reread = reader_for_reloads(options)
     try:
         settings = _read_settings(options)
         inherited = inherited_socket(manager.socket_count)
     except ConfigError as error:
-        _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
+        status = error.exit_status if isinstance(error, NoSuchModel) else os.EX_CONFIG
+        _give_up(str(error), notifier, status=status, number=errno.EINVAL)
     if options.check_config:
         sys.exit(_report_faults(settings.config, settings.environ))
     _require_service_packages(notifier)
@@ -63,6 +66,16 @@ def run_service(options: argparse.Namespace, notifier: Notifier, manager: System
     _serve(settings, sock, notifier, ours, reread=reread, manager=manager, collector=collector)
 
 
+def check_configuration(options: ServeOptions) -> int:
+    """Print whether the configuration can work on this host. Returns the exit status."""
+    try:
+        settings = _read_settings(options)
+    except ConfigError as error:
+        complain(str(error))
+        return os.EX_CONFIG
+    return _report_faults(settings.config, settings.environ)
+
+
 def _collector(config: Config, notifier: Notifier) -> Collector | None:
     """Where spans are sent to. Ends with a sentence if the file asks for spans and the packages are missing."""
     collector = wanted_collector(config.tracing.otlp_endpoint, os.environ)
@@ -76,7 +89,7 @@ def _collector(config: Config, notifier: Notifier) -> Collector | None:
     return None
 
 
-def _read_settings(options: argparse.Namespace) -> Settings:
+def _read_settings(options: ServeOptions) -> Settings:
     """Read everything that the service needs, and log from then on as it says. Raises `ConfigError`."""
     level, log_format = log_level(options, os.environ), Config().log_format
     hold_records(level)
@@ -88,13 +101,13 @@ def _read_settings(options: argparse.Namespace) -> Settings:
     return settings
 
 
-def reader_for_reloads(options: argparse.Namespace) -> Callable[[], Settings]:
+def reader_for_reloads(options: ServeOptions) -> Callable[[], Settings]:
     """What reads everything again, from the file that is there now. Blocking. Raises `ConfigError`.
 
     A `neuron.toml` that was found at the start and is gone is an error then. Defaults in its place would let callers in
     who were kept out. Faults of models are logged as at the start.
     """
-    pinned = argparse.Namespace(**(vars(options) | {"config": config_path(options)}))
+    pinned = dataclasses.replace(options, config=config_path(options))
 
     def read() -> Settings:
         settings = read_settings(pinned, os.environ)
@@ -196,17 +209,19 @@ def greeting(sock: socket.socket, config: Config) -> str:
     else:
         url = address_of(sock, is_tls=config.tls_cert is not None)
         url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//127.0.0.1:")
-        curl, listens = "curl", f"neuron listens on {url} (health: {url}/health)."
+        page = f"page: {url}/, " if config.http.page else ""
+        curl, listens = "curl", f"neuron listens on {url} ({page}health: {url}/health)."
     key = "" if "loopback" in config.trusted_networks else ' -H "x-api-key: $NEURON_API_KEY"'
     if config.default_models:
         return f"{listens} Try:\n\n  {curl} -N {_chat(url, config.default_models[0].model_id, key=key)}\n"
     if not config.harnesses:
         return f"{listens} Its configuration offers no harness, so it can load no model.\n"
     model_id = config.models[0].id if config.models else _EXAMPLE_MODEL
+    harness = "" if len(config.harnesses) == 1 else f',"harness":"{config.harnesses[0].name}"'
     return (
         f"{listens} It has no model yet: [[default_models]] in its configuration names those to load at start. "
         f"To load one now:\n\n  {curl} {url}/models/load{key} -H 'content-type: application/json' "
-        f'-d \'{{"model_id":"{model_id}","harness":"{config.harnesses[0].name}"}}\'\n'
+        f'-d \'{{"model_id":"{model_id}"{harness}}}\'\n'
     )
 
 

@@ -155,7 +155,9 @@ async def _read_spec(request: Request[Any, Any, Any], host: HostDependency) -> M
     """What the body asks to load. Raises `InvalidRequest`."""
     body = await request.body()
     await host.turn_to_decode(body)
-    return decode_load_request(body, content_type=request.headers.get("content-type"))
+    spec = decode_load_request(body, content_type=request.headers.get("content-type"))
+    host.require_choice_of_harness(spec)
+    return spec
 
 
 _LOAD = Operation(

@@ -55,6 +55,10 @@ class ListeningHost:
         """Set an event of a script."""
         self._portal.call(event.set)
 
+    def call(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """Call a function, or a coroutine function, on the event loop of the host."""
+        return self._portal.call(function, *arguments)
+
     def is_idle(self) -> bool:
         """Whether no seat is taken, nobody waits for one, and no request is being answered."""
         loads = self._portal.call(self.scripted.registry.loads)
@@ -152,17 +156,18 @@ def listening_host(
     limits: ConnectionLimits | None = None,
     cap: ConnectionCap | None = None,
     address: str = "127.0.0.1",
+    port: int = 0,
     certificates: Certificates | None = None,
     before: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> Iterator[ListeningHost]:
     """A host that listens on `address`, with the models `resident` loaded. `before` may put something before its
-    application.
+    application. `port` 0 takes any free port.
     """
 
     @asynccontextmanager
     async def serving(portal: BlockingPortal) -> AsyncIterator[ListeningHost]:
         async with scripted_host(scripts, resident=resident) as scripted:
-            sock = bind(address, 0)
+            sock = bind(address, port)
             server = http_server(
                 before(create_app(scripted.real)),
                 limits=limits,
@@ -170,11 +175,11 @@ def listening_host(
                 cap=cap or ConnectionCap.for_descriptors(8192),
                 shutdown_limit_s=1,
             )
-            port = 0 if sock.family == socket.AF_UNIX else sock.getsockname()[1]
+            bound = 0 if sock.family == socket.AF_UNIX else sock.getsockname()[1]
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(server.run_on, sock)
                 try:
-                    yield ListeningHost(port=port, scripted=scripted, _portal=portal, _server=server)
+                    yield ListeningHost(port=bound, scripted=scripted, _portal=portal, _server=server)
                 finally:  # also of a test that fails: uvloop does not end before its sockets are closed
                     server.should_exit = True
                     await server.stopped.wait()

@@ -7,7 +7,7 @@ import anyio
 from neuron_lib import ChatRequest, GenerationEvent, ModelSpec, NeuronError, Registry, TextDelta
 
 
-def spec(model_id: str = "o/a", *, harness: str = "scripted", quant: str | None = None) -> ModelSpec:
+def spec(model_id: str = "o/a", *, harness: str | None = "scripted", quant: str | None = None) -> ModelSpec:
     return ModelSpec(model_id=model_id, harness=harness, quant=quant)
 
 

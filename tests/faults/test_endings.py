@@ -30,7 +30,7 @@ ANSWERED = re.compile(r"reply finished .* prompt_tokens=\d{3,} ")
 """Of the long prompt."""
 DRAINING = "SIGTERM received, draining"
 FAR = "org/name"
-HELD_BYTES = 1_000_000
+HELD_BYTES = 2_000_000  # more than a header, which is fetched first
 
 
 @contextmanager

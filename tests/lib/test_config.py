@@ -99,7 +99,7 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             '[[default_models]]\nmodel_id="a/b"\nharness="x"\n[[default_models]]\nmodel_id="a/c"\nquamt="x"',
             "neuron.toml: unknown key `default_models[1].quamt`; did you mean `quant`?",
         ),
-        ('[[default_models]]\nmodel_id="a/b"', "neuron.toml: the key `harness` is missing in `default_models[0]`"),
+        ('[[default_models]]\nharness="x"', "neuron.toml: the key `model_id` is missing in `default_models[0]`"),
         ('port = "x"', "neuron.toml: `port`: expected `int`, got `str`"),
         ("port = true", "neuron.toml: `port`: expected `int`, got `bool`"),
         ("port = 70000", "neuron.toml: `port`: expected `int` <= 65535"),
@@ -236,6 +236,10 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
         ),
         ('[[models]]\nid="a/b"\npath="/b\\u0000"', "neuron.toml: `models[0].path`: expected a path"),
         (
+            '[[models]]\nid = "a/b"\npin = true\nidle_ttl_secs = 60\n',
+            "neuron.toml: `a/b` has `pin`, so it is never idle for too long: leave `idle_ttl_secs` out in `models[0]`",
+        ),
+        (
             '[[models]]\nid="a/b"\nrepo="a/c"\npath="/b.gguf"',
             "neuron.toml: `a/b` has `repo` and `path`; a model comes from one place in `models[0]`",
         ),
@@ -340,8 +344,8 @@ def test_variables_that_name_no_key_are_ignored() -> None:
         ("NEURON_HARNESS", "llamacpp", "NEURON_HARNESS: `harness`: expected a table"),
         (
             "NEURON_DEFAULT_MODELS",
-            '[{model_id = "a/b"}]',
-            "NEURON_DEFAULT_MODELS: the key `harness` is missing in `default_models[0]`",
+            '[{harness = "x"}]',
+            "NEURON_DEFAULT_MODELS: the key `model_id` is missing in `default_models[0]`",
         ),
         (
             "NEURON_HARNESS__CANDLE__N_CTX",
@@ -479,6 +483,15 @@ def test_an_existing_fleets_file_is_read_and_its_idle_keys_are_named_once(
         "harness.candle.context_limit.output_reserve_tokens",
         "harness.candle.image",
     }
+
+
+def test_a_default_model_without_a_harness_has_the_only_one_of_the_host(tmp_path: Path) -> None:
+    config = load(tmp_path, '[[default_models]]\nmodel_id = "a/b"\n[[harnesses]]\nname = "candle"')
+    assert config.default_models == (ModelSpec(model_id="a/b", harness="llamacpp"),)
+
+
+def test_a_default_model_without_a_harness_names_none_on_a_host_that_offers_none(tmp_path: Path) -> None:
+    assert load(tmp_path, 'harnesses = []\n[[default_models]]\nmodel_id = "a/b"').default_models[0].harness is None
 
 
 def test_an_unknown_harness_is_skipped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,18 +1,17 @@
-import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "test-with-scripted-harness.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+from tests.documents import blocks
+
+PAGE = "docs/how-to/test-with-scripted-harness.md"
 
 
 def names_defined_on_the_page() -> dict[str, Any]:
     names: dict[str, Any] = {}
-    for block in BLOCKS:
-        exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102 - the page's own code
+    for block in blocks(PAGE, "python"):
+        exec(compile(block, PAGE, "exec"), names)  # noqa: S102 - the page's own code
     return names
 
 

@@ -109,7 +109,7 @@ async def test_a_load_body_that_is_nested_200_000_deep_is_a_400() -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/"),
+        ("GET", "/page/nothing.js"),
         ("GET", "/nothing"),
         ("GET", "/healthx"),
         ("POST", "/v1/nothing"),

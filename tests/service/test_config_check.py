@@ -13,6 +13,7 @@ from neuron_service.cli import serve
 from neuron_service.cli.config_check import find_model_faults
 
 UNKNOWN_HARNESS = '[[default_models]]\nmodel_id = "a/b"\nharness = "vllm"'
+UNNAMED_HARNESS = 'harnesses = []\n[[default_models]]\nmodel_id = "a/b"'
 NO_SLASH = '[[default_models]]\nmodel_id = "llama3"\nharness = "llamacpp"'
 NO_SOURCE = '[[default_models]]\nmodel_id = "mirror:a/b"\nharness = "llamacpp"'
 TWO_DEVICES = '[[default_models]]\nmodel_id = "a/b"\nharness = "candle"\ndevices = [0, 1]\ntensor_parallel = 3'
@@ -32,6 +33,7 @@ NO_TEMPLATE = '[[models]]\nid = "a/b"\nchat_template = "{here}/absent.jinja"'
 FAULTS = [
     (UNKNOWN_HARNESS, "`default_models[0].harness`: unknown harness 'vllm'; offered here: llamacpp"),
     (NO_HARNESS, "`default_models[0].harness`: unknown harness 'llamacpp'; offered here: none"),
+    (UNNAMED_HARNESS, "`default_models[0].harness`: no harness is named; offered here: none"),
     (NO_SLASH, "`default_models[0].model_id`: model id 'llama3' has no slash"),
     (NO_SOURCE, "`default_models[0].model_id`: model 'a/b': there is no source 'mirror'; configured: huggingface"),
     (TWO_DEVICES, "`default_models[0].devices`: tensor_parallel is 3, but 2 devices are given"),

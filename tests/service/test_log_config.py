@@ -126,7 +126,7 @@ def test_each_line_of_a_traceback_has_the_priority(tmp_path: Path, monkeypatch: 
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [("serve --config /nowhere/neuron.toml", 78), ("serve --port none", 2), ("serve --host 203.0.113.7", 71)],
+    [("serve --config /nowhere/neuron.toml", 78), ("serve --port none", os.EX_USAGE), ("serve --host 203.0.113.7", 71)],
 )
 def test_the_reason_why_a_service_does_not_start_has_the_priority_of_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, status: int

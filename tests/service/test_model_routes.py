@@ -226,7 +226,15 @@ async def test_a_load_with_an_unknown_harness_is_a_flat_400_that_names_it() -> N
     assert "steam" in reply.json()["error"]
 
 
-@pytest.mark.parametrize("body", [{"model_id": A}, {"model_id": A, "harness": None}, {"harness": "scripted"}, [], "x"])
+@pytest.mark.parametrize("body", [{"model_id": A}, {"model_id": A, "harness": None}])
+async def test_a_load_need_not_name_the_only_harness(body: dict[str, object]) -> None:
+    async with scripted_host() as host:
+        reply = await host.client.post("/models/load", body)
+        assert host.registry.list_models()[0].harness == "scripted"
+    assert (reply.status, reply.json()) == (200, {"status": "loaded"})
+
+
+@pytest.mark.parametrize("body", [{"model_id": A, "harness": 1}, {"harness": "scripted"}, [], "x"])
 async def test_a_load_of_the_wrong_shape_is_a_nested_422(body: object, caplog: pytest.LogCaptureFixture) -> None:
     async with scripted_host() as host:
         reply = await host.client.post("/models/load", body)

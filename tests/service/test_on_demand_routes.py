@@ -4,7 +4,7 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 
-from neuron_lib.errors import LoadFailed
+from neuron_lib.errors import LoadFailed, PreflightFailed
 from neuron_lib.registry.residency_rules import ModelRules, ResidencyRules
 from neuron_lib.testing import ScriptedModel
 from tests.fakes.asgi_client import Reply
@@ -62,6 +62,20 @@ async def test_a_model_whose_load_failed_is_503_with_the_reason_and_a_time() -> 
             assert (reply.status, error["stage"], error["attempt"]) == (503, "cooling_down", 1)
             assert "too new" in error["message"]
             assert 1 <= int(reply.headers["retry-after"]) <= 10
+        assert host.harness.log.count(f"open {A}") == 1
+
+
+async def test_a_model_that_can_never_fit_is_422_with_what_is_needed_and_what_is_free() -> None:
+    lack = PreflightFailed.of_memory("too large", model_id=A, device="cpu", needed_bytes=5 << 20, free_bytes=3 << 20)
+    async with scripted_host(
+        {A: ScriptedModel(load_error=lack)}, residency=ON_DEMAND, wait_for_load_s=PATIENCE_S
+    ) as host:
+        for _ in range(2):
+            reply = await chat(host, A)
+            error = reply.json()["error"]
+            assert (reply.status, error["type"], error["code"]) == (422, "invalid_request_error", "insufficient_memory")
+            assert (error["device"], error["needed_mb"], error["free_mb"]) == ("cpu", 5, 3)
+            assert "retry-after" not in reply.headers
         assert host.harness.log.count(f"open {A}") == 1
 
 

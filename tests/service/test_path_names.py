@@ -16,7 +16,9 @@ def test_there_is_no_name_of_a_path_that_is_not_answered() -> None:
     assert DESCRIBED >= _NAMES
 
 
-@pytest.mark.parametrize("path", ["", "/", "/nothing", "/v1/nothing", "/health/", "/models", "/.env", "/MODELS/load"])
+@pytest.mark.parametrize(
+    "path", ["", "/page", "/nothing", "/v1/nothing", "/health/", "/models", "/.env", "/MODELS/load"]
+)
 def test_all_other_paths_have_one_name(path: str) -> None:
     assert path_name(path) == (path if path == "/models" else OTHER)
 

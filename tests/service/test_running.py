@@ -95,7 +95,7 @@ async def test_everything_that_a_configuration_gave_is_exchanged(sock: socket.so
             drain_timeout_secs=3.0,
             endpoint_url="https://node.example.org/",
             harnesses=(HarnessEntry("scripted"),),
-            http=HttpConfig(cors_origins=(PAGE,), model_aliases={"x": "org/a"}),
+            http=HttpConfig(cors_origins=(PAGE,), model_aliases={"x": "org/a"}, page=False),
             models=(ModelEntry(id="org/demanded"),),
             residency=ResidencyConfig(on_demand=True),
             wait_for_load_secs=4.0,
@@ -105,6 +105,7 @@ async def test_everything_that_a_configuration_gave_is_exchanged(sock: socket.so
         assert (host.registry.limits.drain_timeout_s, host.registry.wait_for_load_s) == (3.0, 4.0)
         assert host.registry.endpoint("org/demanded") == "https://node.example.org"
         assert host.real.model_aliases == {"x": "org/a"}
+        assert (host.real.configured, host.real.has_page) == (("org/demanded",), False)
         assert host.real.entrance.rules is rules
         assert service.running.bodies.limit_bytes == 7 << 20
         assert service.running.certificates is not None

@@ -47,3 +47,26 @@ def test_in_a_checkout_git_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not version.git_dirty
     tracked.write_text("b")
     assert find_version({}).git_dirty
+
+
+def installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build_info: str) -> None:
+    package = tmp_path / "neuron_service"
+    package.mkdir()
+    (package / "build_info.json").write_text(build_info)
+    monkeypatch.setattr(neuron_service, "__file__", str(package / "__init__.py"))
+
+
+def test_an_installed_package_says_the_commit_that_it_was_built_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_package(tmp_path, monkeypatch, '{"commit": "0123456789abcdef", "is_dirty": true}')
+    version = find_version({})
+    assert (version.git_sha, version.git_sha_long, version.git_dirty) == ("012345678", "0123456789abcdef", True)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"commit": 5, "is_dirty": false}', "\0"])
+def test_a_damaged_note_of_the_build_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    installed_package(tmp_path, monkeypatch, content)
+    assert find_version({}).git_sha == "unknown"

@@ -1,17 +1,21 @@
 """The benchmarks still run. The results are not checked: no timing is asserted."""
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 ROOT = Path(__file__).parents[2]
+(COMMANDS,) = blocks("benchmarks/README.md", "sh")
 
 
 def run(name: str, *arguments: str) -> str:
@@ -19,6 +23,26 @@ def run(name: str, *arguments: str) -> str:
     return subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, timeout=3 * PATIENCE_S, cwd=ROOT
     ).stdout
+
+
+def test_every_command_of_the_page_is_understood(tmp_path: Path) -> None:
+    """A run takes minutes. The help is shown instead, once all that stands before it is understood."""
+    *runs, report = (shlex.split(line, comments=True)[1:] for line in COMMANDS.splitlines())
+    for command in runs:
+        done = subprocess.run(
+            [sys.executable, *command, "--help"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            cwd=ROOT,
+        )
+        assert done.stdout.startswith("usage: ")
+    _, name, results = report
+    copy = shutil.copy(ROOT / results, tmp_path)
+    subprocess.run([sys.executable, "-m", name, copy], check=True, capture_output=True, timeout=PATIENCE_S, cwd=ROOT)
+    table = Path(results).with_suffix(".md")
+    assert (tmp_path / table.name).read_text() == (ROOT / table).read_text()
 
 
 @pytest.mark.parametrize("name", ["responsiveness", "first_answer", "daemon_cost", "step_overhead", "tools"])

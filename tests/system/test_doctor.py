@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.documents import blocks
 from tests.system.daemon import free_port, running_daemon
-from tests.system.test_documents import blocks
 
+COMMANDS = blocks("docs/how-to/check-a-host.md", "sh")
 pytestmark = pytest.mark.system
 
 GPU_TOOL = '#!/bin/sh\ncase "$*" in *index,name,*) echo "0, Card, 8192, 8.0, 580.1" ;; *) exit 9 ;; esac\n'
@@ -131,10 +132,9 @@ def test_a_port_that_a_neuron_has_is_fine(place: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_says_what_happens(place: Path, tmp_path: Path) -> None:
-    check, as_json, ask = blocks("docs/how-to/check-a-host.md", "sh")
     install(place, "neuron", f'#!/bin/sh\nexec {sys.executable} -m neuron_service "$@"\n')
     with running_daemon(tmp_path / "daemon") as daemon:
-        for script in (check, as_json, ask):
+        for script in COMMANDS:
             here = script.replace("/etc/neuron", str(place))
             here = here.replace("127.0.0.1:13131", f"127.0.0.1:{daemon.client.base_url.port}")
             environ = {"PATH": f"{place}/bin:{os.environ['PATH']}", "no_proxy": "127.0.0.1"}

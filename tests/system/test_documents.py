@@ -1,6 +1,5 @@
 """The programs, configurations and commands in the documents work as they stand."""
 
-import re
 import subprocess
 import sys
 import tomllib
@@ -9,37 +8,27 @@ from pathlib import Path
 import httpx
 import pytest
 
+from neuron_lib import Registry
+from tests.documents import blocks
 from tests.fakehub import fake_hub
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
-from tests.system.daemon import ROOT, chat, run_commands, run_neuron, running_daemon
+from tests.system.daemon import ROOT, chat, run_neuron, running_daemon
 from tests.system.fetches import large_model
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 OWN_MODEL = "docs/how-to/serve-your-own-model.md"
 TUTORIAL = "docs/tutorial/first-model.md"
-UNIT_HOW_TO = "docs/how-to/run-under-systemd.md"
+(README_PROGRAM,) = blocks("README.md", "python")
+EMBEDDED, FUNCTIONS, SCRIPTED = blocks("docs/how-to/embed.md", "python")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )
 
 
-def blocks(document: str, language: str) -> list[str]:
-    """The blocks of that language, without the indentation of a list."""
-    text = (ROOT / document).read_text(encoding="utf-8")
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
-
-
-def programs(document: str) -> list[str]:
-    """The Python blocks that are whole programs."""
-    return [block for block in blocks(document, "python") if "anyio.run(" in block]
-
-
-@pytest.mark.parametrize("document", ["README.md", "docs/how-to/embed.md"])
-def test_the_embedding_example_answers(document: str, tmp_path: Path) -> None:
-    (program,) = programs(document)
+@pytest.mark.parametrize("program", [README_PROGRAM, EMBEDDED], ids=["README", "embed"])
+def test_the_embedding_example_answers(program: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path
     )
@@ -48,9 +37,7 @@ def test_the_embedding_example_answers(document: str, tmp_path: Path) -> None:
 
 def test_the_other_tasks_of_the_embedding_page_answer(tmp_path: Path) -> None:
     """The functions of the page run with the model of its program, in place of its chat."""
-    (program,) = programs("docs/how-to/embed.md")
-    (functions,) = [block for block in blocks("docs/how-to/embed.md", "python") if "ToolChoice(" in block]
-    before, chat, _ = program.partition("        request = ChatRequest(")
+    before, chat, _ = EMBEDDED.partition("        request = ChatRequest(")
     assert chat
     calls = """
         tool = {"type": "function", "function": {"name": "f", "parameters": {"enum": [{"city": "Rome"}]}}}
@@ -59,7 +46,7 @@ def test_the_other_tasks_of_the_embedding_page_answer(tmp_path: Path) -> None:
         print(await count_tokens(registry, chat), call.name, call.arguments)
 """
     done = subprocess.run(
-        [sys.executable, "-c", f"{functions}\n{before}{calls}\nanyio.run(main)"],
+        [sys.executable, "-c", f"{FUNCTIONS}\n{before}{calls}\nanyio.run(main)"],
         check=True,
         capture_output=True,
         text=True,
@@ -67,6 +54,12 @@ def test_the_other_tasks_of_the_embedding_page_answer(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.stdout.splitlines()[-1] == '31 f {"city":"Rome"}'
+
+
+def test_the_scripted_harness_of_the_embedding_page_stands_in_for_the_real_one() -> None:
+    names = {"Registry": Registry}
+    exec(compile(SCRIPTED, "embed.md", "exec"), names)  # noqa: S102 - the page's own code
+    assert isinstance(names["registry"], Registry)
 
 
 def default_id(config: str) -> str:
@@ -106,20 +99,6 @@ def test_a_configuration_in_a_how_to_serves_its_model_as_it_stands(config: str, 
             assert reply.status_code == httpx.codes.OK
             check = run_neuron("serve", "--check-config", "--config", str(daemon.config_path), environ=environ)
             assert (check.returncode, check.stdout) == (0, "configuration is valid\n"), check.stderr
-
-
-@pytest.mark.parametrize("document", ["README.md", TUTORIAL, UNIT_HOW_TO])
-def test_the_commands_that_ask_the_demo_model_get_an_answer(document: str, tmp_path: Path) -> None:
-    scripts = [block for block in blocks(document, "sh") if block.startswith("curl") and "SmolLM2" in block]
-    assert scripts
-    short = {"NEURON_HARNESS__LLAMACPP__SAMPLING__MAX_TOKENS": "32"}  # a busy machine is slow, and the model may go on
-    with running_daemon(tmp_path, (ROOT / "neuron_service/demo.toml").read_text(), environ=short) as daemon:
-        daemon.wait_ready()
-        for script in scripts:
-            assert "127.0.0.1:13131" in script
-            shown = run_commands(script, daemon)
-            assert '"content":"' in shown
-            assert '"error"' not in shown
 
 
 def test_the_tutorial_stops_its_first_service_before_it_starts_the_second_on_the_same_port() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.documents import blocks
 from tests.patience import PATIENCE_S
 from tests.system.daemon import Daemon, eventually, running_daemon
-from tests.system.test_documents import blocks
 
 pytestmark = pytest.mark.system
 

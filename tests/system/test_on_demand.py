@@ -7,14 +7,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.documents import blocks
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
 from tests.system.daemon import chat, eventually, run_commands, run_neuron, running_daemon
-from tests.system.test_documents import blocks
 
 pytestmark = pytest.mark.system
 
 HOW_TO = "docs/how-to/load-on-demand.md"
+ON_DEMAND, EXCLUSIVE = blocks(HOW_TO, "toml")
+(ASK,) = blocks(HOW_TO, "sh")
 SMALL, LARGE, OTHER = "acme/small", "acme/large", "acme/other"
 CLIENTS, TURNS = 8, 3
 
@@ -23,7 +25,7 @@ def page_config(folder: Path, *, more: str = "") -> str:
     """The configuration of the page, with small files, and with `more` in the table `[residency]`."""
     for name in ("small", "large", "other"):
         write_synthetic(folder / f"{name}.gguf", "full")
-    config = blocks(HOW_TO, "toml")[0].replace("/srv/models", str(folder))
+    config = ON_DEMAND.replace("/srv/models", str(folder))
     return config.replace("[residency]\n", f"[residency]\n{more}\n").replace(
         "[harness.llamacpp]\n", "[harness.llamacpp]\nn_ctx = 512\n"
     )
@@ -33,16 +35,14 @@ def test_the_command_of_the_page_loads_the_model_that_it_names(tmp_path: Path) -
     with running_daemon(tmp_path / "daemon", page_config(tmp_path)) as daemon:
         daemon.wait_ready()
         assert [model["id"] for model in daemon.client.get("/models").json()] == [SMALL]
-        (script,) = blocks(HOW_TO, "sh")
-        assert '"finish_reason"' in run_commands(script, daemon)
+        assert '"finish_reason"' in run_commands(ASK, daemon)
         assert [model["id"] for model in daemon.client.get("/models").json()] == [SMALL, LARGE]
         check = run_neuron("serve", "--check-config", "--config", str(daemon.config_path))
         assert (check.returncode, check.stdout) == (0, "configuration is valid\n"), check.stderr
 
 
 def test_the_second_configuration_of_the_page_is_that_of_models_that_exclude_each_other() -> None:
-    (_, second) = blocks(HOW_TO, "toml")
-    assert tomllib.loads(second) == {"residency": {"on_demand": True, "exclusive": [[LARGE, OTHER]]}}
+    assert tomllib.loads(EXCLUSIVE) == {"residency": {"on_demand": True, "exclusive": [[LARGE, OTHER]]}}
 
 
 def test_clients_of_two_models_that_must_not_be_here_together_are_all_answered(tmp_path: Path) -> None:

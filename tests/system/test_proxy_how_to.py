@@ -3,6 +3,7 @@
 Debian's packages `nginx-light` and `caddy` have them. Where a program is missing, its tests are skipped.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,12 +17,12 @@ import httpx
 import pytest
 
 from neuron_lib.testing import ScriptedModel
+from tests.documents import blocks
 from tests.fakes.authority import Authority
 from tests.fakes.listening_host import listening_host
 from tests.fakes.scripted_host import chat_body
 from tests.patience import PATIENCE_S
 from tests.system.daemon import accepts, eventually, free_port, run_neuron, running_daemon
-from tests.system.test_documents import blocks
 
 pytestmark = pytest.mark.system
 
@@ -29,6 +30,7 @@ PAGE = "docs/how-to/behind-a-proxy.md"
 (SERVICE,) = blocks(PAGE, "toml")
 (NGINX,) = blocks(PAGE, "nginx")
 (CADDY,) = blocks(PAGE, "caddyfile")
+(ASK,) = blocks(PAGE, "sh")
 NAME = "node.example.org"
 
 NGINX_MAIN = """
@@ -121,6 +123,26 @@ def nginx_user() -> str:
     return "user root;" if os.getuid() == 0 else ""
 
 
+def ask_from_outside(key: str, folder: Path, *, port: int | None) -> list[str]:
+    """What the commands of the page find: the status of the probe, the status without a key, and the list with one."""
+    (folder / "laptop.key").write_text(key)
+    told = f'cacert = "{folder}/ca.pem"\nresolve = "{NAME}:{port}:127.0.0.1"\nnoproxy = "*"\n'
+    (folder / ".curlrc").write_text(told)
+    probe, refused, listed = (
+        subprocess.run(
+            ["/bin/sh", "-ec", line.replace(f"https://{NAME}", f"https://{NAME}:{port}")],
+            capture_output=True,
+            check=True,
+            cwd=folder,
+            env=os.environ | {"HOME": str(folder)},
+            text=True,
+            timeout=PATIENCE_S,
+        ).stdout.strip()
+        for line in ASK.splitlines()
+    )
+    return [json.loads(probe)["status"], refused, json.loads(listed)["object"]]
+
+
 def test_clients_of_the_proxy_need_a_key_although_the_proxy_is_trusted(program: str, tmp_path: Path) -> None:
     config = here(SERVICE, tmp_path, port=443) + f'trusted_networks = ["user:{getuser()}"]\n'
     folder, place = tmp_path / "run", f'host = "unix:{tmp_path}/neuron.sock"\n'
@@ -136,6 +158,7 @@ def test_clients_of_the_proxy_need_a_key_although_the_proxy_is_trusted(program: 
             assert client.get("/v1/models", headers=key).status_code == httpx.codes.OK
             long = "x" * (3 << 20)
             refused = client.post("/v1/chat/completions", headers=key, json=chat_body("org/a", content=long))
+            assert ask_from_outside(made.stdout, tmp_path, port=client.base_url.port) == ["ok", "401", "list"]
             by_whom = {"nginx": httpx.codes.REQUEST_ENTITY_TOO_LARGE, "caddy": httpx.codes.BAD_REQUEST}  # the service
             assert refused.status_code == by_whom[program]
 

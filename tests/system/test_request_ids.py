@@ -14,9 +14,10 @@ import openai
 import pytest
 
 from neuron_lib.types import Principal
+from tests.documents import blocks
 from tests.fakes.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.patience import PATIENCE_S
-from tests.system.daemon import MODELS, ROOT, Daemon, chat, eventually, free_port, running_daemon
+from tests.system.daemon import MODELS, Daemon, chat, eventually, free_port, running_daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
@@ -97,8 +98,7 @@ def test_a_request_is_a_span_below_that_of_its_caller(daemon: Daemon, collector:
     assert end["trace_id"] == trace_id
 
 
-PAGE = (ROOT / "docs/how-to/logs.md").read_text()
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = blocks("docs/how-to/logs.md", "sh")
 
 
 @pytest.mark.parametrize("block", BLOCKS)

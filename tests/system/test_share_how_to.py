@@ -10,9 +10,9 @@ from neuron_lib.config import AdmissionConfig, LlamaCppConfig, load_config
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.llamacpp.harness import admission_rules
 from neuron_lib.types import ModelLoad
+from tests.documents import blocks
 from tests.patience import PATIENCE_S
 from tests.system.daemon import ROOT, running_daemon
-from tests.system.test_documents import blocks
 
 PAGE = "docs/how-to/share-a-model.md"
 LIMITS, POOL = blocks(PAGE, "toml")

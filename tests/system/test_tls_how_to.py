@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks
 from tests.fakes.authority import Authority
 from tests.patience import PATIENCE_S
 from tests.system.daemon import running_daemon
-from tests.system.test_documents import blocks
 from tests.system.test_keys_how_to import shell
 
 pytestmark = pytest.mark.system

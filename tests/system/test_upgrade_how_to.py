@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from neuron_lib.config import Config
+from tests.documents import blocks
 from tests.system.daemon import ROOT, running_daemon
-from tests.system.test_documents import blocks
 from tests.system.test_keys_how_to import shell
 from tests.system.test_reload import reload
 

@@ -1,6 +1,7 @@
 """Types that the public names promise. mypy reads this file; nothing runs it."""
 
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import assert_type
 
@@ -39,6 +40,7 @@ from neuron_lib import (
 )
 from neuron_lib.admission import AdmissionController, AdmissionRules, AdmissionSnapshot, Place
 from neuron_lib.backend import Backend
+from neuron_lib.blocking import BlockingRegistry, BlockingReply
 from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.errors import RequestRejected, cause_chain
 from neuron_lib.llamacpp import LlamaCppHarness
@@ -146,3 +148,21 @@ def errors_and_ids(error: NeuronError, rejected: RequestRejected) -> None:
     assert_type(rejected.retry_after_s, int | None)
     assert_type(cause_chain(error), str)
     assert_type(public_id("helexa:o/a"), str)
+
+
+def a_blocking_registry(spec: ModelSpec, request: ChatRequest) -> None:
+    with BlockingRegistry(Registry([scripted]), backend="trio") as registry:
+        assert_type(registry, BlockingRegistry)
+        assert_type(registry.asynchronous, Registry)
+        assert_type(registry.load(spec), ModelInfo)
+        assert_type(registry.start_load(spec), Future[ModelInfo])
+        assert_type(registry.load_default_models([spec]), ActivationSnapshot)
+        assert_type(registry.call(registry.asynchronous.loaded_unix_s), Mapping[str, int])
+        assert_type(registry.call(registry.asynchronous.load, spec), ModelInfo)
+        assert_type(registry.submit(registry.asynchronous.endpoint, "o/a"), Future[str])
+        assert_type(registry.chat(request), BlockingReply)
+        with registry.run(request) as reply:
+            assert_type(next(reply), GenerationEvent)
+            assert_type(reply.usage, Usage)
+        for loading in registry.loading_changes():
+            assert_type(loading, tuple[LoadingModel, ...])

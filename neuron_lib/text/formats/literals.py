@@ -70,7 +70,7 @@ class LiteralReader:
     def __init__(self, text: str, position: int = 0) -> None:
         self._text = text
         self._depth = 0
-        self.position = position
+        self.position: int = position
 
     @property
     def is_at_end(self) -> bool:

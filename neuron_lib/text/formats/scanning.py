@@ -52,7 +52,7 @@ class Cursor:
     ) -> None:
         self.text: Final = text
         self.passed: Final[dict[int, int]] = {} if passed is None else passed
-        self.at = 0
+        self.at: int = 0
         self.is_end: Final = is_end
         self.forgives: Final = forgives
 

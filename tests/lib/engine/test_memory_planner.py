@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from neuron_lib.engine import memory_planner
 from neuron_lib.engine.memory_planner import plan_load, settle_context
@@ -110,6 +111,17 @@ def test_a_plan_for_an_empty_host_does_not_look_at_what_is_free(
 ) -> None:
     leave_free(monkeypatch, 1)
     assert planned(load(paths["full"], assumes_empty=True)).fits
+
+
+@pytest.mark.parametrize("assumes_empty", [False, True])
+def test_a_pool_takes_no_more_of_the_host_s_memory_than_models_may(
+    paths: Mapping[str, Path], *, assumes_empty: bool
+) -> None:
+    asked = load(paths["full"], seats=16, assumes_empty=assumes_empty)
+    limit_bytes = planned(asked).devices[0].needed_bytes - MIB
+    plan = planned(replace(asked, host_limit_bytes=limit_bytes))
+    assert plan.kv_layout == "unified"
+    assert plan.devices[0].needed_bytes <= plan.devices[0].free_bytes == limit_bytes
 
 
 def test_no_request_has_a_longer_context_than_the_model_was_trained_for(paths: Mapping[str, Path]) -> None:

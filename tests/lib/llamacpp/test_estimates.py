@@ -117,3 +117,27 @@ async def test_a_model_whose_weights_exceed_what_is_free_is_refused_before_it_is
     assert refused.value.kind is PreflightKind.INSUFFICIENT_MEMORY
     assert refused.value.fields["needed_bytes"] > refused.value.fields["free_bytes"] == 1 << 12
     assert not [request for request in hub.requests if "resolve" in request]
+
+
+async def test_a_model_whose_cells_do_not_fit_is_refused_before_it_is_fetched(hub: FakeHub, tmp_path: Path) -> None:
+    source = SourceConfig(endpoint=hub.url, cache_dir=str(tmp_path / "cache"))
+    config = msgspec.structs.replace(
+        CONFIG,
+        n_ctx=TOO_MUCH,
+        kv_layout="per_sequence",
+        admission=AdmissionConfig(max_in_flight=200),
+        sources={"huggingface": source},
+    )
+    with pytest.raises(PreflightFailed, match="org/small does not fit: it needs") as refused:
+        async with LlamaCppHarness(config, environ=os.environ).open(SPEC, model_id="org/small", report=lambda _: None):
+            pytest.fail("it loaded")
+    assert refused.value.kind is PreflightKind.INSUFFICIENT_MEMORY
+    assert refused.value.fields["needed_bytes"] > 200 * TOO_MUCH * 512 > refused.value.fields["free_bytes"]
+    assert not (tmp_path / "cache").exists()
+
+
+async def test_without_a_check_of_the_memory_a_model_is_fetched_at_once(hub: FakeHub, tmp_path: Path) -> None:
+    source = SourceConfig(endpoint=hub.url, cache_dir=str(tmp_path / "cache"))
+    config = msgspec.structs.replace(CONFIG, memory_check="warn", sources={"huggingface": source})
+    async with LlamaCppHarness(config, environ=os.environ).open(SPEC, model_id="org/small", report=lambda _: None):
+        assert len([request for request in hub.requests if request.startswith("GET") and "resolve" in request]) == 1

@@ -56,6 +56,22 @@ async def test_an_unknown_harness_is_refused_with_the_known_names() -> None:
             await registry.load(spec(harness="three"))
 
 
+async def test_a_load_that_names_no_harness_gets_the_only_one() -> None:
+    async with Registry() as registry:
+        registry.register(ScriptedHarness(name="one"), aliases=("other",))
+        await registry.load(spec(harness=None))
+        assert registry.list_models()[0].harness == "one"
+
+
+async def test_a_load_that_names_no_harness_is_refused_where_there_are_several_or_none() -> None:
+    async with Registry([ScriptedHarness(name="one"), ScriptedHarness(name="two")]) as registry:
+        with pytest.raises(UnknownHarness, match="this host has the harnesses one, two: name one of them"):
+            await registry.load(spec(harness=None))
+    async with Registry() as registry:
+        with pytest.raises(UnknownHarness, match="this host has no harness"):
+            await registry.load(spec(harness=None))
+
+
 async def test_a_harness_is_found_under_its_aliases_and_listed_under_its_name() -> None:
     registry = Registry()
     registry.register(ScriptedHarness(name="llamacpp"), aliases=["candle"])

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,7 @@ from neuron_lib.errors import (
     SourceUnavailable,
 )
 from neuron_lib.harness import ProgressReporter
+from neuron_lib.registry.making_room import Needs
 from neuron_lib.registry.residency_rules import ModelRules, ResidencyRules
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from tests.fakes.registry_callers import reply_text, request, spec
@@ -102,12 +103,18 @@ async def host(
     *,
     scripts: Mapping[str, ScriptedModel] | None = None,
     wait_for_load_s: float = 120.0,
+    capacity: Callable[[], Needs] = lambda: TEN,
+    available: Callable[[], Needs] = dict,
 ) -> AsyncIterator[Host]:
+    async def measured() -> Needs:
+        return available()
+
     harness = SlowHarness(scripts or {id_: ScriptedModel(needs={"cpu": size}) for id_, size in sizes.items()})
     async with Registry(
         [harness],
         residency=residency,
-        capacity=lambda: TEN,
+        capacity=capacity,
+        available=measured,
         wait_for_load_s=wait_for_load_s,
         clock=anyio.current_time,
     ) as registry:
@@ -265,6 +272,84 @@ async def test_a_load_that_can_never_fit_is_refused_at_once_and_touches_nothing(
         assert raised.value.kind is PreflightKind.INSUFFICIENT_MEMORY
         assert anyio.current_time() == before_s
         assert one.here == [A]
+
+
+async def test_a_chat_with_a_model_that_can_never_fit_is_refused_as_its_load_is_and_touches_nothing() -> None:
+    async with host({A: 6, B: 11}, rules(A, B)) as one:
+        await one.chat(A)
+        before_s = anyio.current_time()
+        for _ in range(2):
+            await one.chat(B)
+            told = one.errors[-1]
+            assert isinstance(told, PreflightFailed)
+            assert (told.kind, told.fields["needed_bytes"]) == (PreflightKind.INSUFFICIENT_MEMORY, 11)
+        assert (one.here, anyio.current_time()) == ([A], before_s)
+
+
+async def test_no_model_is_unloaded_for_a_load_that_other_programs_leave_too_little_memory() -> None:
+    async with host({A: 4, B: 6}, rules(A, B), available=lambda: {"cpu": 5}) as one:
+        await one.chat(A)
+        await anyio.sleep(60)
+        await one.chat(B)
+        told = one.errors[-1]
+        assert isinstance(told, PreflightFailed)
+        assert (told.fields["needed_bytes"], told.fields["free_bytes"]) == (6, 5)
+        assert one.here == [A]
+
+
+async def test_more_models_are_unloaded_where_other_programs_have_memory() -> None:
+    free = {"cpu": 10}
+    async with host({A: 3, B: 3, C: 3}, rules(A, B, C), available=lambda: free) as one:
+        for model_id in (A, B):
+            await one.chat(model_id)
+            await anyio.sleep(60)
+        free["cpu"] = 8
+        await one.chat(C)
+        assert one.here == [B, C]
+
+
+async def test_the_memory_of_a_model_that_is_leaving_counts_as_neither_free_nor_taken_by_other_programs() -> None:
+    def available() -> Needs:
+        return {"cpu": 1} if one.registry.unloading() else TEN
+
+    async with host({A: 6, B: 6}, rules(A, B), available=available) as one:
+        await one.chat(A)
+        await anyio.sleep(60)
+        await one.chat(B)
+        assert (one.errors, one.answered) == ([], [A, B])
+
+
+async def test_a_host_whose_memory_cannot_be_measured_goes_by_its_limits() -> None:
+    def available() -> Needs:
+        raise RuntimeError("no such file")
+
+    async with host({A: 6, B: 6}, rules(A, B), available=available) as one:
+        await one.chat(A)
+        await anyio.sleep(60)
+        await one.chat(B)
+        assert one.answered == [A, B]
+
+
+async def test_memory_that_was_lacking_is_looked_for_again_after_the_same_time_however_often_it_was_lacking() -> None:
+    free = {"cpu": 5}
+    async with host({A: 6}, rules(A), capacity=lambda: free) as one:
+        for _ in range(4):
+            await one.chat(A)
+            assert isinstance(one.errors[-1], PreflightFailed)
+            await anyio.sleep(11)
+        free["cpu"] = 6
+        await one.chat(A)
+        assert one.answered == [A]
+
+
+async def test_a_load_that_may_not_make_room_does_not_keep_a_chat_from_making_it() -> None:
+    async with host({A: 6, B: 6}, rules(A, B)) as one:
+        await one.chat(A)
+        await anyio.sleep(60)
+        with pytest.raises(PreflightFailed):
+            await one.registry.load(spec(B), may_displace=False)
+        await one.chat(B)
+        assert one.answered == [A, B]
 
 
 async def test_a_load_waits_for_room_no_longer_than_ten_minutes() -> None:

@@ -117,7 +117,7 @@ def test_what_is_no_json_is_told_from_what_is_malformed(text: bytes) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["rfilename", "size", "lfs"]), inner),
     max_leaves=8,
 )

@@ -11,6 +11,7 @@ JSON = "application/json"
 @pytest.mark.parametrize(
     ("body", "spec"),
     [
+        (b'{"model_id":"a/b"}', ModelSpec(model_id="a/b")),
         (b'{"model_id":"a/b","harness":"llamacpp"}', ModelSpec(model_id="a/b", harness="llamacpp")),
         (
             b'{"model_id":"a/b","harness":"h","quant":null,"tensor_parallel":null,"devices":null,"min_vram":1}',
@@ -30,7 +31,6 @@ def test_a_load_request_is_a_spec(body: bytes, spec: ModelSpec) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        (b'{"model_id":"a/b"}', "harness"),
         (b'{"harness":"h"}', "model_id"),
         (b'{"model_id":null,"harness":"h"}', "model_id"),
         (b'{"model_id":"a/b","harness":"h","devices":[-1]}', "devices[0]"),

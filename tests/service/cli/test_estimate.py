@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -10,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks
 from tests.fakes.synthetic_gguf import write_synthetic
 
 pytestmark = pytest.mark.process
 
-HOW_TO = Path(__file__).parents[3] / "docs/how-to/size-a-host.md"
+USUAL, SHORTER, _ = blocks("docs/how-to/size-a-host.md", "sh")
 DEMO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -99,8 +99,7 @@ def demo(tmp_path: Path) -> Path:
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", HOW_TO.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if "neuron estimate" in line]
+    return [line for block in (USUAL, SHORTER) for line in block.splitlines()]
 
 
 @pytest.mark.model

@@ -8,12 +8,14 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from neuron_service.access.keys import KeyRing, parse_keys
 from neuron_service.access.scopes import SCOPES
-from neuron_service.cli import command_line, main
+from neuron_service.cli import main
+from neuron_service.cli.commands import key
 
 
 @pytest.fixture
@@ -147,4 +149,4 @@ def test_without_a_file_of_keys_the_option_is_named(
 
 
 def test_the_command_line_knows_every_scope() -> None:
-    assert command_line._SCOPES == SCOPES
+    assert get_args(key.Scope) == SCOPES

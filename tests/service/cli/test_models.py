@@ -183,7 +183,7 @@ def test_what_a_hub_does_not_have_is_one_line_that_says_why(
         (("pull", "other:org/name"), 1, "configured: huggingface"),
         (("pull", "my/file", "--revision", "v9"), 1, "means nothing beside `path`"),
         (("pull", "org/name:Q8_0", "--quant", "Q4_K_M"), 1, "names a quant, and the request another"),
-        (("pull", "org/name", "--revision", "../x"), 2, "is no branch, tag or commit"),
+        (("pull", "org/name", "--revision", "../x"), os.EX_USAGE, "is no branch, tag or commit"),
         (("rm", "org/other", "--yes"), 1, "; there is org/name"),
         (("rm", "org/name", "--quant", "q2_k", "--yes"), 1, "available: m-q4_k_m.gguf"),
         (("rm", "org/name:Q8_0", "--quant", "Q4_K_M"), 1, "names a quant, and the request another"),

@@ -1,0 +1,22 @@
+"""`neuron estimate`."""
+
+import click
+
+from neuron_service.cli.options import ConfigOptions, json_option, with_config
+
+__all__ = ("estimate",)
+
+
+@click.command()
+@click.argument("model_id", metavar="ID")
+@click.option("--quant", help="Which of its files, such as Q4_K_M. Default: that of the entry, else the best.")
+@json_option
+@with_config()
+def estimate(options: ConfigOptions, *, model_id: str, quant: str | None, as_json: bool) -> int:
+    """Say how much memory a model would take.
+
+    ID is [source:]org/name[:quant], or the id of a [[models]] entry.
+    """
+    from neuron_service.cli.estimate import run_estimate_command
+
+    return run_estimate_command(options, model_id, quant=quant, as_json=as_json)

@@ -1,0 +1,24 @@
+"""`neuron pull`."""
+
+from collections.abc import Sequence
+
+import click
+
+from neuron_service.cli.options import ConfigOptions, with_config
+
+__all__ = ("pull",)
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--quant", help="Which of its files, such as Q4_K_M. Default: that of the entry, else the best.")
+@click.option("--revision", help="The branch, tag or commit, before that of the entry.")
+@with_config()
+def pull(options: ConfigOptions, *, ids: Sequence[str], quant: str | None, revision: str | None) -> int:
+    """Fetch models, or the newest commit of them, into the cache.
+
+    ID is [source:]org/name[:quant], or the id of a [[models]] entry.
+    """
+    from neuron_service.cli.models import pull_models
+
+    return pull_models(options, ids, quant=quant, revision=revision)

@@ -1,0 +1,22 @@
+"""Takes from a host what the page shows. On the event loop, from memory."""
+
+from neuron_service.host import Host
+from neuron_service.page.view import PageFacts
+
+__all__ = ("take_facts",)
+
+
+def take_facts(host: Host) -> PageFacts:
+    """What the page shows now."""
+    return PageFacts(
+        hostname=host.hostname,
+        status=host.status_line(),
+        not_ready=host.why_not_ready(),
+        version="" if host.version is None else host.version.package_version,
+        health=host.health(),
+        models=host.registry.list_models(),
+        on_demand=host.registry.on_demand(),
+        configured=host.configured,
+        devices=host.seen_devices(),
+        harnesses=host.harnesses,
+    )

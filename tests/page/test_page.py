@@ -1,0 +1,295 @@
+"""The page in Chromium, over a host that follows a script."""
+
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from neuron_lib import Registry
+from neuron_lib.errors import EngineDead
+from neuron_lib.testing import ScriptedModel
+from neuron_lib.types import Finished, FinishReason, LoadProgress, LoadStage, ReasoningDelta, ToolCall, Usage
+from neuron_service.access.entrance import EntranceRules
+from neuron_service.access.keys import KeyRing, line_of, parse_keys
+from neuron_service.access.networks import Networks
+from neuron_service.asgi import ASGIApp, Receive, Scope, Send
+from tests.fakes.driven_harness import DrivenHarness
+from tests.fakes.listening_host import ListeningHost, listening_host
+from tests.fakes.scripted_host import spec
+from tests.page.conftest import OpenPage
+
+A, B = "org/a", "org/b:Q4_K_M"
+SECRET = "neuron-laptop"  # noqa: S105 - of a key in a test
+HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+PHONE = {"width": 360, "height": 740}
+
+
+def say(page: Any, text: str) -> None:
+    page.get_by_label("Message", exact=True).fill(text)
+    page.keyboard.press("Enter")
+
+
+def card(page: Any, model_id: str) -> Any:
+    return page.locator(f'.card[data-key="{model_id}"]')
+
+
+def begin_load(host: ListeningHost, model_id: str) -> DrivenHarness:
+    """Begin a load that does what the harness is told."""
+    driven = DrivenHarness()
+    registry = host.scripted.registry
+    host.call(registry.register, driven)
+    host.call(_begin, registry, driven, model_id)
+    return driven
+
+
+async def _begin(registry: Registry, driven: DrivenHarness, model_id: str) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(registry.load, spec(model_id, harness=driven.name))
+        while model_id not in driven.reports:
+            await checkpoint()
+        tasks.cancel_scope.cancel()  # the load belongs to the registry and goes on
+
+
+# ---------------------------------------------------------------------------------------------------------- the state
+
+
+def test_a_load_is_seen_to_go_on_and_to_end_while_the_page_is_open(open_page: OpenPage) -> None:
+    with listening_host() as host:
+        page = open_page(host.port)
+        page.get_by_text("No model is loaded.").wait_for()
+        driven = begin_load(host, A)
+        for fraction in (0.1, 0.6):
+            host.call(driven.reports[A], LoadProgress(stage=LoadStage.LOADING, fraction=fraction))
+            card(page, A).get_by_text(f"loading {fraction:.0%}".replace("%", " %")).wait_for()
+            assert card(page, A).get_by_role("progressbar").get_attribute("value") == str(fraction)
+        host.call(driven.finish)
+        card(page, A).get_by_text("serving", exact=True).wait_for()
+        page.get_by_text("1 model serving").wait_for()
+
+
+def test_a_load_is_asked_for_and_its_failure_is_said_where_it_was_asked(open_page: OpenPage) -> None:
+    with listening_host({B: ScriptedModel(load_error=EngineDead(B, "no such file"))}) as host:
+        page = open_page(host.port)
+        page.get_by_label("Id of a model").fill(A)
+        page.keyboard.press("Enter")
+        card(page, A).get_by_text("serving", exact=True).wait_for()
+        page.get_by_label("Id of a model").fill(B)
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").filter(has_text="no such file").wait_for()
+
+
+def test_a_model_is_unloaded_with_the_keyboard_once_that_is_confirmed(open_page: OpenPage) -> None:
+    with listening_host(resident=[A]) as host:
+        page = open_page(host.port)
+        unload = page.get_by_role("button", name=f"Unload {A}")
+        unload.focus()
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name=f"Unload {A}?").wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_role("dialog").wait_for(state="hidden")
+        assert host.call(host.scripted.registry.list_models)
+        unload.focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.get_by_text("No model is loaded.").wait_for()
+
+
+def test_focus_and_what_was_typed_outlive_a_refresh(open_page: OpenPage) -> None:
+    with listening_host(resident=[A]) as host:
+        page = open_page(host.port)
+        field = page.get_by_label("Id of a model")
+        field.fill("org/half")
+        host.call(host.scripted.registry.unload, A)
+        page.get_by_text("No model is loaded.").wait_for()
+        assert (field.input_value(), page.evaluate("document.activeElement.id")) == ("org/half", "load-id")
+
+
+def test_a_host_that_is_lost_is_said_to_be_and_comes_back(open_page: OpenPage) -> None:
+    with listening_host(resident=[A]) as host:
+        page, port = open_page(host.port), host.port
+        page.locator("html.scripted").wait_for()
+    page.get_by_role("alert").filter(has_text="The service does not answer").wait_for()
+    with listening_host(resident=[B], port=port):
+        card(page, B).wait_for()
+        page.locator("#lost").wait_for(state="hidden")
+
+
+def test_without_its_script_the_page_has_the_numbers_and_no_controls(open_page: OpenPage) -> None:
+    with listening_host(resident=[A]) as host:
+        page = open_page(host.port, java_script_enabled=False)
+        card(page, A).get_by_text("0 of 8").wait_for()
+        page.get_by_text("The chat needs JavaScript.").wait_for()
+        assert page.get_by_role("button").count() == page.get_by_role("textbox").count() == 0
+
+
+def test_the_page_works_below_a_path_of_a_proxy(open_page: OpenPage) -> None:
+    def behind_proxy(app: ASGIApp) -> ASGIApp:
+        async def strip(scope: Scope, receive: Receive, send: Send) -> None:
+            path = scope["path"].removeprefix("/node")
+            await app(dict(scope) | {"path": path, "raw_path": path.encode()}, receive, send)
+
+        return strip
+
+    with listening_host(resident=[A], before=behind_proxy) as host:
+        page = open_page(host.port, path="/node/")
+        say(page, "hi")
+        page.get_by_text("Hello, world!", exact=True).wait_for()
+        host.call(host.scripted.registry.unload, A)
+        page.get_by_text("No model is loaded.").wait_for()
+
+
+# ----------------------------------------------------------------------------------------------------------- the chat
+
+
+def test_a_reply_is_shown_with_its_reasoning_folded_and_goes_on_from_what_was_said(open_page: OpenPage) -> None:
+    usage = Usage(prompt_tokens=7, completion_tokens=5, decode_ms=500)
+    end = Finished(reasons=(FinishReason.STOP,), usage=usage)
+    script = ScriptedModel(reply=(ReasoningDelta(text="I think"), "It is **so**", ".\n\n- one\n- two", end))
+    with listening_host({A: script}, resident=[A]) as host:
+        page = open_page(host.port)
+        say(page, "Why?")
+        page.get_by_text("5 tokens · 10.0 tokens/s").wait_for()
+        assert page.locator(".assistant strong").inner_text() == "so"
+        assert page.locator(".assistant .text li").all_inner_texts() == ["one", "two"]
+        assert not page.get_by_text("I think").is_visible()
+        page.get_by_text("Reasoning", exact=True).click()
+        page.get_by_text("I think").wait_for()
+        say(page, "And then?")
+        page.get_by_text("5 tokens").nth(1).wait_for()
+        asked: Any = host.scripted.harness.requests[-1]
+        assert [(message["role"], message["content"]) for message in asked.messages] == [
+            ("user", "Why?"),
+            ("assistant", "It is **so**.\n\n- one\n- two"),
+            ("user", "And then?"),
+        ]
+
+
+def test_what_a_model_writes_is_never_run(open_page: OpenPage) -> None:
+    text = f"{HOSTILE}\n\n[link](javascript:alert(3)) `{HOSTILE}`\n\n```html\n{HOSTILE}\n```\n\n# {HOSTILE}"
+    with listening_host({A: ScriptedModel(reply=(text,))}, resident=[A]) as host:
+        page = open_page(host.port)
+        page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+        say(page, HOSTILE)
+        page.locator(".assistant pre").wait_for()
+        assert page.locator("#log :is(img, script, a)").count() == 0
+        assert page.locator(".assistant pre").inner_text() == HOSTILE
+
+
+def test_a_call_is_shown_and_what_is_written_next_is_its_result(open_page: OpenPage) -> None:
+    call = ToolCall(index=0, id="call_1", name="weather", arguments='{"town":"Oslo"}')
+    end = Finished(reasons=(FinishReason.TOOL_CALLS,), usage=Usage(prompt_tokens=1, completion_tokens=1))
+    script = ScriptedModel(reply=(call, end))
+    with listening_host({A: script}, resident=[A]) as host:
+        page = open_page(host.port)
+        say(page, "Is it cold?")
+        page.get_by_text('"town": "Oslo"').wait_for()
+        page.get_by_placeholder("Write the result of weather.").wait_for()
+        script.reply = ("It is.",)
+        say(page, "-5")
+        page.get_by_text("It is.", exact=True).wait_for()
+        asked: Any = host.scripted.harness.requests[-1]
+        assert [message["role"] for message in asked.messages] == ["user", "assistant", "tool"]
+
+
+def test_a_reply_is_stopped_and_frees_its_seat(open_page: OpenPage) -> None:
+    with listening_host({A: ScriptedModel(may_speak=anyio.Event())}, resident=[A]) as host:
+        page = open_page(host.port)
+        say(page, "Go on for ever")
+        card(page, A).get_by_text("1 of 8").wait_for()
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_text("Stopped.").wait_for()
+        card(page, A).get_by_text("0 of 8").wait_for()
+
+
+def test_a_model_that_crashes_in_a_reply_is_seen_to_recover_and_the_same_is_asked_again(open_page: OpenPage) -> None:
+    script = ScriptedModel(reply=("It be", EngineDead(A, "SIGSEGV")))
+    with listening_host({A: script}, resident=[A]) as host:
+        page = open_page(host.port)
+        say(page, "Go on")
+        page.get_by_role("alert").filter(has_text="SIGSEGV").wait_for()
+        host.call(host.scripted.harness.crash, A)
+        card(page, A).get_by_text("recovering", exact=True).wait_for()
+        page.get_by_role("button", name="Try again").click()
+        page.get_by_role("alert").filter(has_text="is being replaced").wait_for()
+        script.reply = ("It began.",)
+        host.call(host.scripted.harness.recover, A)
+        card(page, A).get_by_text("serving", exact=True).wait_for()
+        page.get_by_role("button", name="Try again").click()
+        page.get_by_text("It began.", exact=True).wait_for()
+        asked: Any = host.scripted.harness.requests[-1]
+        assert [message["content"] for message in asked.messages] == ["Go on"]
+
+
+# --------------------------------------------------------------------------------------------------------- for whom
+
+
+def test_a_caller_who_needs_a_key_types_it_once_and_may_do_what_the_key_may(open_page: OpenPage) -> None:
+    with listening_host(resident=[A]) as host:
+        keys = KeyRing(parse_keys(line_of("laptop", ["inference"], SECRET), place="keys"))
+        host.scripted.real.entrance.replace(EntranceRules(trusted=Networks.of((), own_uid=1), keys=keys))
+        page = open_page(host.port)
+        assert A not in page.content()
+        page.get_by_label("Key").fill("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").filter(has_text="does not know").wait_for()
+        page.get_by_label("Key").fill(SECRET)
+        page.keyboard.press("Enter")
+        card(page, A).wait_for()
+        say(page, "hi")
+        page.get_by_text("Hello, world!", exact=True).wait_for()
+        page.get_by_label("Id of a model").fill(B)
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").filter(has_text="lacks the scope 'admin'").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_state_of_the_page_has_a_fault_that_axe_finds(open_page: OpenPage, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-core: `make install`").Axe()
+    faults: dict[str, list[str]] = {}
+
+    def check(page: Any, state: str) -> None:
+        found = axe.run(page).response["violations"]
+        faults[state] = [f"{each['id']}: {node['html']}" for each in found for node in each["nodes"]]
+
+    reply = (
+        ReasoningDelta(text="Hm"),
+        "# Yes\n\n| a | b |\n|---|---|\n| 1 | [2](https://x.example) |\n\n```\ncode\n```\n> q",
+    )
+    script = ScriptedModel(reply=reply)
+    with listening_host({A: script}, resident=[A]) as host:
+        page = open_page(host.port, color_scheme=scheme)
+        page.locator("html.scripted").wait_for()
+        check(page, "idle")
+        driven = begin_load(host, B)
+        host.call(driven.reports[B], LoadProgress(stage=LoadStage.LOADING, fraction=0.3))
+        card(page, B).wait_for()
+        check(page, "loading")
+        say(page, "hi")
+        page.locator(".assistant blockquote").wait_for()
+        page.get_by_text("Settings").click()
+        check(page, "chatting")
+        script.reply = (EngineDead(A, "SIGSEGV"),)
+        say(page, "hi")
+        page.get_by_role("button", name="Try again").wait_for()
+        host.call(host.scripted.harness.crash, A)
+        card(page, A).get_by_text("recovering", exact=True).wait_for()
+        check(page, "crashed")
+        page.get_by_role("button", name=f"Unload {A}").click()
+        check(page, "asked")
+        host.scripted.real.entrance.replace(EntranceRules(trusted=Networks.of((), own_uid=1)))
+        page.reload()
+        check(page, "locked")
+        assert [*filter(None, faults.values())] == []
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: OpenPage) -> None:
+    long_id = f"org/{'a-very-long-name-' * 6}:Q4_K_M"
+    wide = "x" * 300
+    with listening_host({long_id: ScriptedModel(reply=(f"{wide}\n\n```\n{wide}\n```",))}, resident=[long_id]) as host:
+        page = open_page(host.port, viewport=PHONE)
+        page.locator("html.scripted").wait_for()
+        say(page, wide)
+        page.locator(".assistant pre").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
