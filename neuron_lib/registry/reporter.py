@@ -67,7 +67,7 @@ class Reporter:
             self._told[model.model_id] = now
         if now.restarts > before.restarts:
             self._log.add(partial(RestartEvent, model_id=model.model_id, restarts=now.restarts, death=now.death))
-        if now.phase is not before.phase:
+        if now.phase is not None and now.phase is not before.phase:
             error = model.load_failure or model.unload_failure
             reason = _reason(model, now) if error is None else cause_chain(error)
             code = None if error is None else error.code
