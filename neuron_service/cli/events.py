@@ -6,10 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import msgspec
-
-from neuron_lib.registry.progress import describe
-from neuron_lib.types import LoadProgress
+from neuron_service.cli.load_words import describe_load
 from neuron_service.cli.screen import shown
 from neuron_service.client.client import Client
 from neuron_service.client.translation import not_neuron
@@ -62,7 +59,7 @@ def _reply(event: Mapping[str, Any]) -> str:
 _WORDS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "host": lambda event: event["state"],
     "model": lambda event: ": ".join(filter(None, (event["phase"], event.get("reason")))),
-    "progress": lambda event: describe(msgspec.convert(event["progress"], LoadProgress)),
+    "progress": lambda event: describe_load(event["progress"]),
     "restart": lambda event: f"restart {event['restarts']}: {event['death']}",
     "rejection": lambda event: f"{event['what']} refused, {event['code']}: {event['reason']}",
     "reply": _reply,

@@ -21,6 +21,6 @@ def ps(client: "Client", *, as_json: bool) -> int:
 
     Shows their states, requests, speed and memory, and the progress of loads.
     """
-    from neuron_service.cli.running_models import show_residents
+    from neuron_service.cli.resident_table import show_residents
 
     return show_residents(client, as_json=as_json)
