@@ -15,6 +15,7 @@ from neuron_lib.errors import ConfigError
 from neuron_service.access.setup import entrance_rules
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.directories import require_absolute_directories
+from neuron_service.cli.named_models import with_models
 from neuron_service.cli.options import LOG_LEVELS, ConfigOptions, ServeOptions
 from neuron_service.http.certificates import tls_context
 from neuron_service.log_config import configure_logging
@@ -84,12 +85,12 @@ def for_this_machine(environ: Mapping[str, str]) -> Mapping[str, str]:
 def service_config(options: ServeOptions, environ: Mapping[str, str]) -> Config:
     """The configuration of the service: the file, over that the environment, over that the command line.
 
-    Raises `ConfigError`.
+    Raises `ConfigError`, and `NoSuchModel` for a model of the command line.
     """
     if options.demo:
         _require_demo_package()
     path = _DEMO_CONFIG if options.demo else config_path(options)
-    if path is None:
+    if path is None and not options.models:
         logger.warning("there is no %s here and --config names none: using the defaults", _DEFAULT_CONFIG)
     config = load_config(
         path,
@@ -99,6 +100,7 @@ def service_config(options: ServeOptions, environ: Mapping[str, str]) -> Config:
         strict=options.check_config,
     )
     require_absolute_directories(store_settings(config))
+    config = with_models(config, options.models, folder=Path.cwd())
     try:
         config = msgspec.structs.replace(config, host=config.host if options.host is None else options.host)
     except ValueError as error:

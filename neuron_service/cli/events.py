@@ -35,7 +35,7 @@ def describe_event(event: Mapping[str, Any]) -> str:
     """An event in one line: local time, kind, model, and what has happened. Raises for anything that is no event."""
     kind, model_id = event["type"], event.get("model_id", "-")
     at = time.strftime("%H:%M:%S", time.localtime(event["at"]))
-    return shown(f"{at}  {kind:<9}  {model_id}") + f"  {shown(_what(kind, event))}".rstrip()
+    return f"{at}  {shown(kind):<9}  {shown(model_id)}  {shown(_what(kind, event))}".rstrip()
 
 
 def _what(kind: str, event: Mapping[str, Any]) -> str:
