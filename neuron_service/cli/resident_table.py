@@ -1,5 +1,7 @@
 """`neuron ps`: the models of a running service. Imports little, because a person waits for it."""
 
+import time
+
 from neuron_service.cli.residents import (
     HEADINGS,
     NOT_NEURON,
@@ -12,11 +14,11 @@ from neuron_service.cli.residents import (
     style,
     to_json,
 )
-from neuron_service.cli.screen import print_json, print_table, shown
+from neuron_service.cli.screen import print_json, print_table, shown, whole_screen
 from neuron_service.client.client import Client
 from neuron_service.client.translation import not_neuron
 
-__all__ = ("ask_residents", "show_residents")
+__all__ = ("ask_residents", "show_residents", "watch_residents")
 
 
 def show_residents(client: Client, *, as_json: bool) -> int:
@@ -48,6 +50,21 @@ def show_residents(client: Client, *, as_json: bool) -> int:
 
 def _state_style(resident: Resident) -> tuple[str, str]:
     return "STATE", style(resident)
+
+
+def watch_residents(client: Client, *, pause_s: float = 1.0) -> int:
+    """Show the models of the service again each `pause_s`, until Ctrl-C. Returns the exit status.
+
+    Raises `DaemonProblem` as soon as the service does not answer.
+    """
+    with whole_screen() as clear:
+        try:
+            while True:
+                clear()
+                show_residents(client, as_json=False)
+                time.sleep(pause_s)
+        except KeyboardInterrupt:
+            return 0
 
 
 def ask_residents(client: Client) -> tuple[list[str], list[Resident]]:
