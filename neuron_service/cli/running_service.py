@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from neuron_lib.config import Config, unix_path
+from neuron_service.cli.daemon import client_certificate
 from neuron_service.client.address import Address, parse_address
 from neuron_service.client.connection import open_connection
 
@@ -71,7 +72,9 @@ def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
     place = address.host if address.scheme == "unix" else f"{address.host} port {address.port}"
     is_encrypted = False
     try:
-        with contextlib.closing(open_connection(address, timeout_s=_ANSWER_LIMIT_S)) as connection:
+        with contextlib.closing(
+            open_connection(address, timeout_s=_ANSWER_LIMIT_S, certificate=client_certificate(environ))
+        ) as connection:
             connection.connect()
             is_encrypted = address.scheme == "https"
             connection.request("GET", "/health", headers={"x-api-key": key} if key else {})
@@ -86,7 +89,7 @@ def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
     except (OSError, http.client.HTTPException) as error:
         # With TLS 1.3 a server misses the certificate of its client only after the client's side of the handshake.
         if is_encrypted and config.tls_client_ca is not None and not isinstance(error, TimeoutError):
-            problem = "wants a certificate of each client (`tls_client_ca`), and this command has none"
+            problem = "wants a certificate of each client (`tls_client_ca`): name yours in NEURON_CLIENT_CERT"
             raise WantsCertificate(f"the service at {place} {problem}") from error
         raise ServiceSilent(f"{place} does not answer: {error!r}") from error
     except msgspec.MsgspecError as error:
