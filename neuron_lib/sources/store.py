@@ -208,7 +208,7 @@ class ModelStore:
             return None
 
     def _size_bytes(self, spec: ModelSpec) -> int | None:
-        paths = self._files_here(spec.model_id, spec.quant)
+        paths = self.files_here(spec.model_id, spec.quant)
         return None if paths is None else sum(path.stat().st_size for path in paths if path.exists())
 
     @property
@@ -237,15 +237,15 @@ class ModelStore:
     def _first_file(self, model_id: str) -> Path | None:
         """The file with which a load would begin, if the load would need no hub."""
         try:
-            paths = self._files_here(model_id, None)
+            paths = self.files_here(model_id, None)
         except (LoadFailed, SourceUnavailable):  # the latter: not known now
             return None
         return None if paths is None else paths[0]
 
-    def _files_here(self, model_id: str, asked: str | None) -> tuple[Path, ...] | None:
-        """The files of a model for which no hub need be asked, None for any other model.
+    def files_here(self, model_id: str, asked: str | None = None) -> tuple[Path, ...] | None:
+        """The files of a model for which no hub need be asked, None for any other model. Blocking.
 
-        Raises kinds of `LoadFailed`, and `SourceUnavailable`.
+        `asked` is a quant. Raises kinds of `LoadFailed`, and `SourceUnavailable`.
         """
         reference = parse_reference(model_id)
         entry = self._entry(reference)

@@ -23,16 +23,31 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = MappingProxyType(
                 f"{_HOME}.serve:serve", "Serve models until SIGTERM or SIGINT. `neuron` alone does the same"
             ),
         },
+        "Talk": {
+            "run": Entry(f"{_HOME}.run:run", "Ask a model one thing, or talk to it"),
+            "chat": Entry(f"{_HOME}.chat:chat", "Talk to a model"),
+            "bench": Entry(f"{_HOME}.bench:bench", "Measure how fast a model replies"),
+        },
+        "A running service": {
+            "ps": Entry(f"{_HOME}.ps:ps", "Show the models of a running service"),
+            "load": Entry(f"{_HOME}.load:load", "Load a model into a running service"),
+            "unload": Entry(f"{_HOME}.unload:unload", "Unload a model of a running service"),
+            "events": Entry(f"{_HOME}.events:events", "Follow what happens on a host"),
+            "logs": Entry(f"{_HOME}.logs:logs", "Show the log of a service that systemd runs"),
+            "stop": Entry(f"{_HOME}.stop:stop", "Stop the service on this machine"),
+        },
         "Models on this disk": {
             "pull": Entry(f"{_HOME}.pull:pull", "Fetch models, or the newest commit of them, into the cache"),
             "ls": Entry(f"{_HOME}.ls:ls", "List the models in the cache"),
             "rm": Entry(f"{_HOME}.rm:rm", "Delete a model from the cache"),
+            "show": Entry(f"{_HOME}.show:show", "Show what is known about a model"),
             "estimate": Entry(f"{_HOME}.estimate:estimate", "Say how much memory a model would take"),
         },
         "Set up and look after": {
             "config": Entry(f"{_HOME}.config:config", "Work with the configuration file"),
             "key": Entry(f"{_HOME}.key:key", "Make, list and delete API keys"),
             "doctor": Entry(f"{_HOME}.doctor:doctor", "Check whether this host can serve"),
+            "completion": Entry(f"{_HOME}.completion:completion", "Print the completion script for a shell"),
             "install-service": Entry(
                 f"{_HOME}.install_service:install_service", "Make neuron a service of systemd, or undo that"
             ),
@@ -59,6 +74,10 @@ KEY_COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
 CONFIG_COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
     {
         "check": Entry(f"{_HOME}.config:check", "Say whether the configuration can work on this host"),
+        "show": Entry(f"{_HOME}.config:show", "Print the configuration that counts, and where each value came from"),
+        "schema": Entry(f"{_HOME}.config:schema", "Print a JSON Schema of the file, for editors"),
+        "init": Entry(f"{_HOME}.config:init", "Write a first configuration file"),
+        "import": Entry(f"{_HOME}.import_config:import_config", "Make a configuration of the files of another server"),
     }
 )
 """The commands of `neuron config`."""

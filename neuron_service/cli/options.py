@@ -8,7 +8,19 @@ from typing import Final
 
 import click
 
-__all__ = ("LOG_LEVELS", "Command", "ConfigOptions", "ServeOptions", "config_option", "json_option", "with_config")
+__all__ = (
+    "COMPLETION_VARIABLE",
+    "LOG_LEVELS",
+    "Command",
+    "ConfigOptions",
+    "ServeOptions",
+    "config_option",
+    "json_option",
+    "with_config",
+)
+
+COMPLETION_VARIABLE: Final = "_NEURON_COMPLETE"
+"""Set by the completion of a shell, when it asks which words may come next."""
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -26,8 +38,12 @@ class ConfigOptions:
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ServeOptions(ConfigOptions):
-    """The options of `neuron serve`. They override the file and the environment, except `default_host`."""
+    """The options of `neuron serve`. They override the file and the environment, except `default_host`.
 
+    `models` are those to load at the start, as they were typed. Without any those of the file are loaded.
+    """
+
+    models: tuple[str, ...] = ()
     demo: bool = False
     host: str | None = None
     default_host: str | None = None

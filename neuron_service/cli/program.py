@@ -13,13 +13,11 @@ import click
 
 from neuron_service.cli.command_group import CommandGroup
 from neuron_service.cli.command_table import COMMANDS, NAMES_ELSEWHERE, SECTIONS
+from neuron_service.cli.options import COMPLETION_VARIABLE
 from neuron_service.cli.terminal import complain
 from neuron_service.client.problem import DaemonProblem
 
-__all__ = ("COMPLETION_VARIABLE", "ROOT", "main", "usage_sentence")
-
-COMPLETION_VARIABLE: Final = "_NEURON_COMPLETE"
-"""Set by the completion of a shell, when it asks which words may come next."""
+__all__ = ("ROOT", "main", "usage_sentence")
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -35,23 +35,23 @@ class Seen(Struct, frozen=True):
 
 
 class FakeDaemon:
-    """The daemon. `answers` has, by `METHOD /path`, an answer, or several that are given one after the other."""
+    """The daemon. `answers` has, by `METHOD /path`, an answer, or a function that gives one."""
 
-    def __init__(self, place: Path, answers: Mapping[str, Answer | list[Answer]]) -> None:
+    def __init__(self, place: Path, answers: Mapping[str, Answer | Callable[[Seen], Answer]]) -> None:
         self.host = f"unix:{place}"
-        self.answers = dict(answers)
+        self.answers: dict[str, Answer | Callable[[Seen], Answer]] = dict(answers)
         self.seen: list[Seen] = []
 
     def answer(self, request: Seen) -> Answer:
         self.seen.append(request)
         found = self.answers.get(f"{request.method} {request.path}")
-        if isinstance(found, list):
-            return found.pop(0) if len(found) > 1 else found[0]
+        if callable(found):
+            return found(request)
         return found or Answer({"error": {"message": f"no such path: {request.path}", "code": "not_found"}}, status=404)
 
 
 @contextmanager
-def fake_daemon(folder: Path, answers: Mapping[str, Answer | list[Answer]]) -> Iterator[FakeDaemon]:
+def fake_daemon(folder: Path, answers: Mapping[str, Answer | Callable[[Seen], Answer]]) -> Iterator[FakeDaemon]:
     """A daemon that listens at a socket in this folder."""
     daemon = FakeDaemon(folder / "daemon.sock", answers)
 

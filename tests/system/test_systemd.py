@@ -290,7 +290,7 @@ class TestUnderSystemd:
 
     @pytest.mark.parametrize(
         ("config", "arguments", "status", "says"),
-        [("prot = 1", "", os.EX_CONFIG, "unknown key `prot`"), ("", "--prot=1", 2, "")],
+        [("prot = 1", "", os.EX_CONFIG, "unknown key `prot`"), ("", "--prot=1", os.EX_USAGE, "")],
         ids=["configuration", "command line"],
     )
     def test_an_error_that_no_restart_can_fix_is_not_restarted(

@@ -1,0 +1,71 @@
+"""`neuron events`: what happens on a host, a line for each event."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from neuron_lib.registry.progress import describe
+from neuron_lib.types import LoadProgress
+from neuron_service.cli.screen import shown
+from neuron_service.client.client import Client
+from neuron_service.client.translation import not_neuron
+
+__all__ = ("describe_event", "follow_events")
+
+
+def follow_events(client: Client, *, as_json: bool, since: str | None) -> int:
+    """Print events until the service ends or the command is interrupted. Returns the exit status.
+
+    `since` is the id of an event. The events after that one come first, as far as the service still has them.
+    """
+    headers = {} if since is None else {"last-event-id": since}
+    with client.stream("GET", "/events", headers=headers) as events:
+        for event in events:
+            try:
+                line = event.data if as_json else describe_event(json.loads(event.data))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise not_neuron(client.address, f"an event lacks {error}") from error
+            print(line, flush=True)
+    print(f"neuron: {client.address} has ended the stream", file=sys.stderr)
+    return 0
+
+
+def describe_event(event: Mapping[str, Any]) -> str:
+    """An event in one line: local time, kind, model, and what has happened. Raises for anything that is no event."""
+    kind, model_id = event["type"], event.get("model_id", "-")
+    at = time.strftime("%H:%M:%S", time.localtime(event["at"]))
+    return shown(f"{at}  {kind:<9}  {model_id}") + f"  {shown(_what(kind, event))}".rstrip()
+
+
+def _what(kind: str, event: Mapping[str, Any]) -> str:
+    say = _WORDS.get(kind)
+    if say is not None:
+        return say(event)
+    known = {"type", "at", "id", "model_id"}
+    return json.dumps({name: value for name, value in event.items() if name not in known})  # of a newer service
+
+
+def _reply(event: Mapping[str, Any]) -> str:
+    parts = [event["outcome"], f"{event['prompt_tokens']} + {event['completion_tokens']} tokens"]
+    if (first_ms := event.get("ttft_ms")) is not None:
+        parts.append(f"first after {first_ms} ms")
+    parts.append(f"{event['total_ms']} ms")
+    if error := event.get("error"):
+        parts.append(error)
+    return ", ".join(parts)
+
+
+_WORDS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "host": lambda event: event["state"],
+    "model": lambda event: ": ".join(filter(None, (event["phase"], event.get("reason")))),
+    "progress": lambda event: describe(msgspec.convert(event["progress"], LoadProgress)),
+    "restart": lambda event: f"restart {event['restarts']}: {event['death']}",
+    "rejection": lambda event: f"{event['what']} refused, {event['code']}: {event['reason']}",
+    "reply": _reply,
+    "gap": lambda _event: "events were missed",
+}
+"""What each kind of event says."""

@@ -1,0 +1,136 @@
+"""What commands show: tables, pairs, JSON, and a line that says what a command waits for.
+
+On a terminal rich draws them. Elsewhere they are plain lines, so that other programs can read them, and what a command
+waits for is not shown. rich is imported when something is drawn, because it takes longer to load than most commands.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ("STYLES", "console", "print_json", "print_line", "print_pairs", "print_table", "shown", "waiting")
+
+STYLES: Final[Mapping[str, str]] = {
+    "good": "green",
+    "busy": "cyan",
+    "warning": "yellow",
+    "bad": "bold red",
+    "dim": "dim",
+}
+"""The styles of cells. A style is never the only sign of a state: the words say it too."""
+
+
+def shown(text: str) -> str:
+    """A text from elsewhere in one line, without anything that moves a cursor."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
+
+
+def print_json(value: Any) -> None:
+    """Print JSON for programs: indented, in the order of the keys."""
+    print(json.dumps(value, indent=2))
+
+
+def print_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    styles: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Print rows under headings. `right` are the headings of columns whose cells stand at the right.
+
+    `styles` has, for each row, a heading and the style of the cell below it. A terminal is not shown columns whose
+    cells are all empty.
+    """
+    cells = [[shown(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        _print_plain(headings, cells, right)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    texts: list[list[Text]] = []
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    styled = dict(enumerate(styles))
+    for number, heading in enumerate(headings):
+        column = [row[number] for row in cells]
+        if not any(column):
+            continue
+        table.add_column(
+            heading,
+            justify="right" if heading in right else "left",
+            overflow="fold",
+            no_wrap=number < len(headings) - 1,
+        )
+        texts.append([Text(cell, style=_style(styled.get(row), heading)) for row, cell in enumerate(column)])
+    for row in zip(*texts, strict=True):
+        table.add_row(*row)
+    console().print(table)
+
+
+def _style(styled: tuple[str, str] | None, heading: str) -> str:
+    return "" if styled is None or styled[0] != heading else STYLES[styled[1]]
+
+
+def print_line(*parts: tuple[str, str]) -> None:
+    """Print texts in one line, each with a style of `STYLES` or with none."""
+    if not sys.stdout.isatty():
+        print("".join(text for text, _ in parts), flush=True)
+        return
+    from rich.text import Text
+
+    line = Text.assemble(*((text, STYLES.get(style, "")) for text, style in parts))
+    console().print(line, soft_wrap=True)
+
+
+def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Print names and values, one pair a line."""
+    width = max((len(name) for name, _ in pairs), default=0)
+    if not sys.stdout.isatty():
+        for name, value in pairs:
+            print(f"{name:<{width}}  {shown(value)}".rstrip())
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in pairs:
+        grid.add_row(Text(name, style="bold"), Text(shown(value), overflow="fold"))
+    console().print(grid)
+
+
+def console(stream: TextIO | None = None) -> "Console":
+    """Rich's console for stdout, or for another stream. It changes nothing of what it is given to print."""
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
+
+
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[Callable[[str], None]]:
+    """Say on stderr what the command waits for, as long as the block runs. Yields a function that changes the text.
+
+    Without a terminal nothing is said.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.text import Text
+
+    with console(sys.stderr).status(Text(shown(text)), spinner="dots") as status:
+        yield lambda changed: status.update(Text(shown(changed)))
+
+
+def _print_plain(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        cells = (
+            cell.rjust(width) if heading in right else cell.ljust(width)
+            for heading, cell, width in zip(headings, row, widths, strict=True)
+        )
+        print("  ".join(cells).rstrip())

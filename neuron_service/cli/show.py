@@ -1,0 +1,167 @@
+"""`neuron show`: what is known about a model, from the header of its file and from a running service."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+import msgspec
+from msgspec import Struct
+
+from neuron_lib.config import Config, store_settings
+from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, SourceUnavailable, cause_chain
+from neuron_lib.sizes import format_size
+from neuron_lib.sources.configured import model_store
+from neuron_lib.sources.gguf_header import GgufHeader, check_model
+from neuron_lib.types import public_id
+from neuron_service.cli.configuration import command_config
+from neuron_service.cli.daemon import find_client
+from neuron_service.cli.options import ConfigOptions
+from neuron_service.cli.screen import print_json, print_pairs
+from neuron_service.cli.terminal import complain
+from neuron_service.client.client import Client
+from neuron_service.client.problem import DaemonProblem
+from neuron_service.client.translation import not_neuron
+
+__all__ = ("FileFacts", "file_facts", "file_pairs", "service_pairs", "show_model")
+
+
+class FileFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the files of a model say. Sizes are bytes. `context_length` is that of the training, in tokens.
+
+    `kv_bytes_per_token` is an upper bound for keys and values in f16.
+    """
+
+    id: str
+    files: tuple[str, ...]
+    size_bytes: int
+    parameter_count: int
+    name: str | None = None
+    architecture: str | None = None
+    quant: str | None = None
+    context_length: int | None = None
+    embedding_length: int | None = None
+    layers: int | None = None
+    vocabulary_size: int | None = None
+    kv_bytes_per_token: int | None = None
+    has_chat_template: bool = False
+    capabilities: tuple[str, ...] = ()
+
+
+def show_model(options: ConfigOptions, host: str | None, model_id: str, *, quant: str | None, as_json: bool) -> int:
+    """Print what the file of a model says, and what a running service says of the model. Returns the exit status.
+
+    With `host` only that service is asked, because the files of another machine are not here. Without, the service of
+    this machine need not run. Loads nothing and asks no hub. Raises `DaemonProblem` if `host` does not answer.
+    """
+    if host is not None:
+        return _print(None, _ask(find_client(host, options.config, os.environ), model_id), as_json=as_json)
+    try:
+        config, environ = command_config(options, os.environ)
+        facts = _read(config, environ, model_id, quant)
+    except ConfigError as error:
+        complain(str(error))
+        return os.EX_CONFIG
+    except SourceUnavailable as failure:
+        complain(cause_chain(failure))
+        return os.EX_TEMPFAIL
+    except NeuronError as failure:
+        complain(cause_chain(failure))
+        return 1
+    served: dict[str, Any] | None = None
+    with contextlib.suppress(DaemonProblem, click.UsageError):  # the file is the answer; the service is an addition
+        served = _ask(find_client(None, options.config, os.environ), model_id)
+    return _print(facts, served, as_json=as_json)
+
+
+def _read(config: Config, environ: Mapping[str, str], model_id: str, quant: str | None) -> FileFacts:
+    """Find the files of a model here and read their header. Raises kinds of `NeuronError`."""
+    path = Path(model_id)
+    if path.suffix == ".gguf":
+        return file_facts(path.stem, [path], check_model([path], model_id=model_id))
+    settings = next(iter(store_settings(config).values()))
+    paths = model_store(settings, models=config.models, environ=environ).files_here(model_id, quant)
+    if paths is None:
+        raise LoadFailed(f"{model_id} is not on this machine; `neuron pull {model_id}` fetches it")
+    return file_facts(public_id(model_id), paths, check_model(paths, model_id=model_id))
+
+
+def file_facts(model_id: str, paths: Sequence[Path], header: GgufHeader) -> FileFacts:
+    """The facts about a model with these files."""
+    return FileFacts(
+        id=model_id,
+        files=tuple(str(path) for path in paths),
+        size_bytes=sum(path.stat().st_size for path in paths),
+        parameter_count=header.parameter_count,
+        name=header.name,
+        architecture=header.architecture,
+        quant=header.file_type,
+        context_length=header.context_length,
+        embedding_length=header.embedding_length,
+        layers=header.block_count,
+        vocabulary_size=header.vocabulary_size,
+        kv_bytes_per_token=header.kv_bytes_per_token,
+        has_chat_template=header.has_chat_template,
+        capabilities=header.capabilities,
+    )
+
+
+def _ask(client: Client, model_id: str) -> dict[str, Any]:
+    """The entry of `/models` about a model. Raises `DaemonProblem`, also for a model that is not loaded."""
+    found = client.get(f"/v1/models/{quote(model_id, safe='/:')}")
+    try:
+        return next(({**each} for each in client.get("/models") if each["id"] == found["id"]), {"id": found["id"]})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise not_neuron(client.address, f"its answer lacks {error}") from error
+
+
+def _print(facts: FileFacts | None, served: dict[str, Any] | None, *, as_json: bool) -> int:
+    if as_json:
+        print_json({"file": None if facts is None else msgspec.to_builtins(facts), "service": served})
+        return 0
+    print_pairs([*(() if facts is None else file_pairs(facts)), *(() if served is None else service_pairs(served))])
+    return 0
+
+
+def file_pairs(facts: FileFacts) -> list[tuple[str, str]]:
+    """The facts as names and values for people. Facts that the file lacks are left out."""
+    known = {
+        "id": facts.id,
+        "name": facts.name,
+        "architecture": facts.architecture,
+        "parameters": _millions(facts.parameter_count),
+        "quant": facts.quant,
+        "size": f"{format_size(facts.size_bytes)} in {len(facts.files)} file{'s' if len(facts.files) > 1 else ''}",
+        "context": None if facts.context_length is None else f"{facts.context_length} tokens",
+        "KV cells": None
+        if facts.kv_bytes_per_token is None or facts.context_length is None
+        else f"{format_size(facts.kv_bytes_per_token * facts.context_length)} for a whole context in f16, at most",
+        "layers": None if facts.layers is None else str(facts.layers),
+        "vocabulary": None if facts.vocabulary_size is None else f"{facts.vocabulary_size} tokens",
+        "chat template": "in the file" if facts.has_chat_template else "none; a chat gets ChatML",
+        "can do": ", ".join(facts.capabilities) or "nothing that this service offers",
+        "file": facts.files[0],
+    }
+    return [(name, value) for name, value in known.items() if value is not None]
+
+
+def service_pairs(served: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a service says of a model, as names and values for people."""
+    limit = served.get("limit") or {}
+    memory_mb = served.get("ram_used_mb", 0) + served.get("vram_used_mb", 0)
+    devices = served.get("devices")
+    known = {
+        "service": f"{served.get('status', 'loads it on demand')}: {served['id']}",
+        "serves": f"{limit['context']} tokens of context" if "context" in limit else None,
+        "memory": format_size(memory_mb * (1 << 20)) if memory_mb else None,
+        "devices": None if devices is None else ", ".join(f"gpu{each}" for each in devices) or "cpu",
+        "tool format": served.get("tool_format"),
+    }
+    return [(name, value) for name, value in known.items() if value is not None]
+
+
+def _millions(count: int) -> str:
+    return f"{count / 10**9:.1f} billion" if count >= 10**9 else f"{count / 10**6:.0f} million"
