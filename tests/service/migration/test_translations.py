@@ -138,6 +138,50 @@ def test_a_certificate_alone_or_for_a_unix_socket_is_lost() -> None:
     assert "tls_cert" not in both.config
 
 
+PRESETS = """
+version = 1
+stray = 2
+
+[*]
+ctx-size = 4096
+jinja = true
+kv-offload = off
+
+[qwen]
+hf = Qwen/Qwen3-8B-GGUF:Q4_K_M
+ctx-size = 8192
+load-on-startup = true
+mmap = 1
+LLAMA_ARG_X = 3
+
+[o/r:Q8_0]
+ngl = 0
+webui = maybe
+
+[nothing]
+temp = 1
+"""
+
+
+def test_presets_become_models_that_are_loaded_on_demand_under_their_names() -> None:
+    translated = command(PRESETS)
+    assert translated.config["models"] == [
+        {"id": "Qwen/Qwen3-8B-GGUF", "quant": "Q4_K_M", "n_ctx": 8192},
+        {"id": "o/r", "quant": "Q8_0", "n_ctx": 4096, "devices": []},
+    ]
+    assert translated.config["residency"] == {"on_demand": True}
+    assert translated.config["default_models"] == [{"model_id": "Qwen/Qwen3-8B-GGUF"}]
+    assert translated.config["http"]["model_aliases"] == {"qwen": "Qwen/Qwen3-8B-GGUF", "o/r:Q8_0": "o/r"}
+
+
+def test_what_presets_have_beyond_that_is_named() -> None:
+    lost = noted(command(PRESETS), "lost")
+    assert {"stray", "[qwen]: LLAMA_ARG_X", "[o/r:Q8_0]: webui", "[nothing]: the model"} <= set(lost)
+    assert "[qwen]: --no-kv-offload" in lost
+    with pytest.raises(ValueError, match="no file of presets"):
+        command("[a]\nb")
+
+
 # -------------------------------------------------------------------------------------------------------- Ollama
 
 
