@@ -27,7 +27,7 @@ FRONT_DOOR, ASK_FROM_README = blocks("README.md", "sh")
 (INSTALL_LIBRARY,) = blocks("docs/how-to/embed.md", "sh")
 WITH_PIP, WITH_WHEELS, WITH_WHEELS_IN_A_CHECKOUT = blocks("docs/how-to/install.md", "sh")
 INSTALL_WITH_A_GPU = blocks("docs/how-to/install-with-a-gpu.md", "sh")
-IS_IT_WELL, LOAD_AND_UNLOAD, RESTART = blocks("docs/how-to/operate.md", "sh")
+SHOW_MODELS, IS_IT_WELL, LOAD_AND_UNLOAD, RESTART = blocks("docs/how-to/operate.md", "sh")
 INSTALL_UNIT, ASK_UNIT, CHECK_UNIT, HOLD_THE_PORT, FORGET_FAILURE, INSTALL_OWN_UNIT, VERIFY_UNIT = blocks(
     "docs/how-to/run-under-systemd.md", "sh"
 )
@@ -66,6 +66,25 @@ def with_stand_ins(script: str, folder: Path, *names: str) -> list[str]:
         ["/bin/sh", "-ec", script], check=True, cwd=ROOT, env=environ | {"no_proxy": "127.0.0.1"}, timeout=PATIENCE_S
     )
     return calls.read_text().splitlines()
+
+
+def as_neuron(script: str, folder: Path, daemon: Daemon) -> str:
+    """What the commands of a script print, whose `neuron` talks to `daemon`."""
+    program = folder / "bin/neuron"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m neuron_service "$@"\n')
+    program.chmod(stat.S_IRWXU)
+    environ = {"PATH": f"{program.parent}:{os.environ['PATH']}", "NEURON_HOST": daemon.url}
+    done = subprocess.run(
+        ["/bin/sh", "-ec", script],
+        capture_output=True,
+        check=True,
+        cwd=folder,
+        env=os.environ | environ,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("script", [*SET_UP, FRONT_DOOR, RUN_DEMO, INSTALL_LIBRARY, *INSTALL_WITH_A_GPU])
@@ -135,7 +154,8 @@ def test_a_model_of_ones_own_is_checked_served_and_asked_for_as_the_page_says(tm
         assert '"status":"loaded"' in run_commands(LOAD_OWN, daemon)
         assert '"id":"acme/assistant"' in run_commands("\n".join(look), daemon)
         daemon.client.post("/models/unload", json={"model_id": "acme/assistant"})
-        assert '"status":"unloaded"' in run_commands(LOAD_AND_UNLOAD, daemon)
+        assert "acme/assistant" in as_neuron(SHOW_MODELS + LOAD_AND_UNLOAD, tmp_path, daemon)
+        assert daemon.client.get("/models").json() == []
 
 
 def test_an_installation_with_pip_fills_an_environment_of_its_own(tmp_path: Path) -> None:
