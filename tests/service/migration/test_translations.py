@@ -105,6 +105,11 @@ def test_a_command_without_a_model_that_can_be_served_is_refused(place: str) -> 
         command(f"llama-server {place}")
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("layer", "needless"), ("none", "needless"), ("row", "lost")])
+def test_a_model_is_split_by_layers_and_in_no_other_way(mode: str, kind: NoteKind) -> None:
+    assert noted(command(f"llama-server -m /a.gguf -c 1 -sm {mode}"), kind) == [f"-sm {mode}"]
+
+
 def test_a_value_that_cannot_be_here_is_named_and_left_out() -> None:
     translated = command("llama-server -m /a.gguf -c 512 -ctk bf16 -np 100000 --top-p 7 -b 2")
     assert noted(translated, "lost") == ["-ctk bf16", "--top-p 7", "-np 100000", "-b 2"]
