@@ -69,6 +69,7 @@ KEY_COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
 CONFIG_COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
     {
         "check": Entry(f"{_HOME}.config:check", "Say whether the configuration can work on this host"),
+        "import": Entry(f"{_HOME}.import_config:import_config", "Make a configuration of the files of another server"),
     }
 )
 """The commands of `neuron config`."""

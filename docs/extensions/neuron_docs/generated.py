@@ -7,7 +7,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from neuron_docs import errors, library, operations, settings
+from neuron_docs import errors, library, migrations, operations, settings
 
 __all__ = ("PARTS", "setup")
 
@@ -15,6 +15,10 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "bodies": operations.bodies,
     "errors": errors.requests,
     "library": library.page,
+    "llama-server-options": migrations.llama_server,
+    "llama-swap-keys": migrations.llama_swap,
+    "modelfile": migrations.modelfile,
+    "ollama-variables": migrations.ollama,
     "operations": operations.paths,
     "load-errors": errors.loads,
     "settings": settings.page,
