@@ -99,8 +99,9 @@ test-faults: install ## the fault suite alone: what docs/explanation/reliability
 test-clients: install ## real clients, each in its own environment, and a table; not part of `test` (ARGS="--only NAME", --write)
 	@$(BIN)/python -m tests.clients.matrix $(ARGS)
 
-pictures: install ## the pictures of the page in docs/images, made anew in Chromium
+pictures: install ## the pictures in docs/images, made anew: of the page in Chromium, and of the command
 	@$(BIN)/python -m tests.page.pictures
+	@$(BIN)/python -m tests.service.cli.pictures
 
 soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
 	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)

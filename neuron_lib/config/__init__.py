@@ -9,7 +9,7 @@ variables    finds variables that look like mistyped keys
 """
 
 from neuron_lib.config.llamacpp import LlamaCppConfig
-from neuron_lib.config.load import Section, hub_endpoint, load_config
+from neuron_lib.config.load import Section, file_struct, hub_endpoint, load_config, load_config_with_origins
 from neuron_lib.config.schema import (
     AdmissionConfig,
     Config,
@@ -46,8 +46,10 @@ __all__ = (
     "SourceConfig",
     "StoreSettings",
     "TracingConfig",
+    "file_struct",
     "hub_endpoint",
     "load_config",
+    "load_config_with_origins",
     "schemes_of",
     "store_settings",
     "unix_path",

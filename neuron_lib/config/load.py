@@ -21,7 +21,7 @@ from neuron_lib.config.words import convert, explain, in_words, type_at
 from neuron_lib.errors import ConfigError
 from neuron_lib.types import HUB_SCHEME, ModelSpec
 
-__all__ = ("Section", "hub_endpoint", "load_config")
+__all__ = ("Section", "file_struct", "hub_endpoint", "load_config", "load_config_with_origins")
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -78,8 +78,23 @@ def load_config(
     Raises `ConfigError`, which names the file or the variable, the key, and what was expected. With `strict` a harness
     that does not exist, and a default source without an entry, are errors too; otherwise they are warned about.
     """
+    return load_config_with_origins(path, environ, sections=sections, defaults=defaults, strict=strict)[0]
+
+
+def load_config_with_origins(
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    sections: Sequence[Section[Any]],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    strict: bool = False,
+) -> tuple[Config, Mapping[str, str]]:
+    """What `load_config` returns, and for each key that was given the file or the variable that gave it.
+
+    A key is written with dots: `harness.llamacpp.n_ctx`. An array of tables, such as `models`, is one key.
+    """
     tree = {**defaults, **({} if path is None else _read_toml(path))}
-    layers = _Layers(file=str(path or "environment"), tree=tree, schema=_file_struct(sections))
+    layers = _Layers(file=str(path or "environment"), tree=tree, schema=file_struct(sections))
     layers.adopt_older_names(older := _older_names(sections))
     layers.overlay(environ, older)
     ignored = layers.take_out([f"harness.{section.name}.{key}" for section in sections for key in section.idle_keys])
@@ -95,7 +110,8 @@ def load_config(
             raise layers.error(place, f"`{layers.spell(place)}`: {doubt}")
         logger.warning("`%s`: %s", layers.spell(place), doubt)
     harnesses = _known_harnesses(config.harnesses, sections)
-    return replace(config, harnesses=harnesses, default_models=_with_harness(config.default_models, harnesses))
+    config = replace(config, harnesses=harnesses, default_models=_with_harness(config.default_models, harnesses))
+    return config, layers.origins()
 
 
 def hub_endpoint(environ: Mapping[str, str]) -> str:
@@ -156,8 +172,11 @@ def _older_names(sections: Sequence[Section[Any]]) -> dict[tuple[str, ...], str]
 # ------------------------------------------------------------------------------------------------------ file to Config
 
 
-def _file_struct(sections: Sequence[Section[Any]]) -> type[Struct]:
-    """The type of a whole file: `Config`, with a field below `harness` for each section. It takes no unknown keys."""
+def file_struct(sections: Sequence[Section[Any]]) -> type[Struct]:
+    """The type that a whole file is read as: `Config`, with a field below `harness` for each section.
+
+    It takes no unknown keys.
+    """
     tables = msgspec.defstruct(
         "Tables",
         [(section.name, section.struct, msgspec.field(default_factory=section.struct)) for section in sections],
@@ -257,6 +276,20 @@ class _Layers:
             if isinstance(table, dict) and key in table:
                 del table[key]
                 found.append(self.spell(place))
+        return found
+
+    def origins(self) -> dict[str, str]:
+        """For each value of the tree, by its place, the variable or else the file that it came from."""
+        found: dict[str, str] = {}
+        tables: list[tuple[str, Mapping[str, Any]]] = [("", self.tree)]
+        while tables:
+            above, table = tables.pop()
+            for key, value in table.items():
+                place = f"{above}.{key}" if above else key
+                if place not in self.variables and isinstance(value, dict) and value:
+                    tables.append((place, value))
+                else:
+                    found[place] = self.variables.get(place, self.file)
         return found
 
     def build(self, sections: Sequence[Section[Any]]) -> Config:

@@ -7,6 +7,10 @@ commands         the declarations of the commands
 options          options that several commands share
 daemon           which daemon a command talks to
 serve            `neuron serve`
+chat             `neuron run` and `neuron chat`; talk has their parts
+bench            `neuron bench`; bench_figures computes its numbers
+config_file      `neuron config show`, `schema` and `init`; config_text makes their texts
+named_models     the models that stand on a command line
 models           `neuron pull`, `ls` and `rm`
 keys             `neuron key`
 doctor           `neuron doctor`: asks host_facts about this host, and findings what the facts mean

@@ -101,9 +101,10 @@ class CommandGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands under their headings. Imports none of them."""
         del ctx
+        width = max(map(len, self._table))
         for heading, table in self._sections.items():
             with formatter.section(heading):
-                formatter.write_dl([(name, entry.text) for name, entry in table.items()])
+                formatter.write_dl([(name.ljust(width), entry.text) for name, entry in table.items()])
 
     def _declared(self, name: str) -> click.Command:
         command = self.get_command(click.Context(self), name)

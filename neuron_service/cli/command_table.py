@@ -23,6 +23,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = MappingProxyType(
                 f"{_HOME}.serve:serve", "Serve models until SIGTERM or SIGINT. `neuron` alone does the same"
             ),
         },
+        "Talk": {
+            "run": Entry(f"{_HOME}.run:run", "Ask a model one thing, or talk to it"),
+            "chat": Entry(f"{_HOME}.chat:chat", "Talk to a model"),
+            "bench": Entry(f"{_HOME}.bench:bench", "Measure how fast a model replies"),
+        },
         "A running service": {
             "ps": Entry(f"{_HOME}.ps:ps", "Show the models of a running service"),
             "load": Entry(f"{_HOME}.load:load", "Load a model into a running service"),
@@ -69,6 +74,9 @@ KEY_COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
 CONFIG_COMMANDS: Final[Mapping[str, Entry]] = MappingProxyType(
     {
         "check": Entry(f"{_HOME}.config:check", "Say whether the configuration can work on this host"),
+        "show": Entry(f"{_HOME}.config:show", "Print the configuration that counts, and where each value came from"),
+        "schema": Entry(f"{_HOME}.config:schema", "Print a JSON Schema of the file, for editors"),
+        "init": Entry(f"{_HOME}.config:init", "Write a first configuration file"),
         "import": Entry(f"{_HOME}.import_config:import_config", "Make a configuration of the files of another server"),
     }
 )

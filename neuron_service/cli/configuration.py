@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +15,21 @@ from neuron_lib.errors import ConfigError
 from neuron_service.access.setup import entrance_rules
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.directories import require_absolute_directories
+from neuron_service.cli.named_models import with_models
 from neuron_service.cli.options import LOG_LEVELS, ConfigOptions, ServeOptions
 from neuron_service.http.certificates import tls_context
 from neuron_service.log_config import configure_logging
 from neuron_service.settings import Settings
 
-__all__ = ("command_config", "config_path", "log_level", "read_settings", "service_config", "with_credentials")
+__all__ = (
+    "command_config",
+    "config_path",
+    "for_this_machine",
+    "log_level",
+    "read_settings",
+    "service_config",
+    "with_credentials",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +66,31 @@ def command_config(options: ConfigOptions, environ: Mapping[str, str]) -> tuple[
     A command takes the configuration of the service without the options of `serve`. Raises `ConfigError`.
     """
     configure_logging(log_level(options, environ, default="warning"), environ=environ)
-    config = load_config(config_path(options), environ, sections=BACKENDS)
+    config = load_config(config_path(options), for_this_machine(environ), sections=BACKENDS)
     return config, with_credentials(config, environ)
+
+
+def for_this_machine(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """`environ` without a `NEURON_HOST` that names a service elsewhere, by a URL or with a port.
+
+    The variable is `host` of the configuration and also where client commands find a service. A command about the
+    files of this machine has no use for the address of another one.
+    """
+    host = environ.get("NEURON_HOST", "").strip()
+    if "://" not in host and not re.search(r"(?<=[^:]):[0-9]+$", host):
+        return environ
+    return {name: value for name, value in environ.items() if name != "NEURON_HOST"}
 
 
 def service_config(options: ServeOptions, environ: Mapping[str, str]) -> Config:
     """The configuration of the service: the file, over that the environment, over that the command line.
 
-    Raises `ConfigError`.
+    Raises `ConfigError`, and `NoSuchModel` for a model of the command line.
     """
     if options.demo:
         _require_demo_package()
     path = _DEMO_CONFIG if options.demo else config_path(options)
-    if path is None:
+    if path is None and not options.models:
         logger.warning("there is no %s here and --config names none: using the defaults", _DEFAULT_CONFIG)
     config = load_config(
         path,
@@ -78,6 +100,7 @@ def service_config(options: ServeOptions, environ: Mapping[str, str]) -> Config:
         strict=options.check_config,
     )
     require_absolute_directories(store_settings(config))
+    config = with_models(config, options.models, folder=Path.cwd())
     try:
         config = msgspec.structs.replace(config, host=config.host if options.host is None else options.host)
     except ValueError as error:

@@ -19,7 +19,7 @@ from neuron_service.client.address import DEFAULT_ADDRESS, DEFAULT_PORT, Address
 if TYPE_CHECKING:
     from neuron_service.client.client import Client
 
-__all__ = ("daemon_address", "find_client", "host_option", "with_daemon")
+__all__ = ("daemon_address", "find_client", "host_option", "names_daemon", "with_daemon", "without_daemon")
 
 _HOST: Final = "NEURON_HOST"
 _PORT: Final = "NEURON_PORT"
@@ -46,6 +46,16 @@ def host_option(function: Command) -> Command:
         help="The daemon: HOST[:PORT], https://HOST or unix:/PATH. Default: NEURON_HOST, else the configuration's.",
     )
     return option(function)
+
+
+def names_daemon(host: str | None, environ: Mapping[str, str]) -> bool:
+    """Whether the person has named a daemon, which has to be there then."""
+    return host is not None or bool(environ.get(_HOST, "").strip())
+
+
+def without_daemon(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """`environ` without the name of a daemon, which may be no address that a service can listen on."""
+    return {name: value for name, value in environ.items() if name != _HOST}
 
 
 def find_client(host: str | None, config: Path | None, environ: Mapping[str, str]) -> "Client":

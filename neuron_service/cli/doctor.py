@@ -29,6 +29,7 @@ from neuron_service.cli.configuration import config_path, log_level, read_settin
 from neuron_service.cli.findings import CacheFacts, Finding, PortFacts, Status
 from neuron_service.cli.options import ConfigOptions, ServeOptions
 from neuron_service.cli.running_service import ServiceSilent, WantsCertificate, WantsKey, is_running
+from neuron_service.cli.screen import print_line
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.http.cap import raise_descriptor_limit
 from neuron_service.log_config import configure_logging
@@ -40,18 +41,22 @@ _TOOL_LIMIT_S: Final = 20.0
 _MARKS: Final = {Status.OK: "ok", Status.WARNING: "warning", Status.FAILED: "FAILED", Status.SKIPPED: "-"}
 
 
+_STYLES: Final = {Status.OK: "good", Status.WARNING: "warning", Status.FAILED: "bad", Status.SKIPPED: "dim"}
+
+
 def run_doctor(options: ConfigOptions, *, as_json: bool) -> int:
     """Check this host and print the findings. Returns the exit status: 0 unless a check has failed."""
     with contextlib.suppress(ConfigError):  # the check of the configuration says it
         configure_logging(log_level(options, os.environ, default="error"), environ=os.environ)
-    found = list(examine(options, os.environ))
+    found = []
+    for finding in examine(options, os.environ):
+        found.append(finding)
+        if not as_json:
+            _show(finding)  # at once, because later checks may take a while
     status = findings.exit_status(found)
     if as_json:
         checks = msgspec.to_builtins(found)
         print(json.dumps({"status": findings.worst(found), "exit_status": status, "checks": checks}))
-    else:
-        for finding in found:
-            _show(finding)
     return status
 
 
@@ -148,6 +153,6 @@ def _rights(config: Config, path: Path | None, devices: Found) -> Iterator[Findi
 
 
 def _show(finding: Finding) -> None:
-    print(f"{_MARKS[finding.status]:<8}{finding.check:<15}{finding.detail}")
+    print_line((f"{_MARKS[finding.status]:<8}", _STYLES[finding.status]), (f"{finding.check:<15}{finding.detail}", ""))
     if finding.fix is not None:
         print(f"{'':<23}fix: {finding.fix}")

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import anyio
 import msgspec
@@ -19,9 +20,12 @@ from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, gpu_memory_by_index, host_memory_bytes
 from neuron_service.cli.configuration import command_config
 from neuron_service.cli.options import ConfigOptions
+from neuron_service.cli.screen import print_table, waiting
 from neuron_service.cli.terminal import complain
 
 __all__ = ("run_estimate_command",)
+
+_HEADINGS: Final = ("DEVICE", "WEIGHTS", "CONTEXT", "BUFFERS", "PROCESS", "NEEDED", "FREE", "")
 
 
 def run_estimate_command(options: ConfigOptions, named: str, *, quant: str | None, as_json: bool) -> int:
@@ -33,7 +37,8 @@ def run_estimate_command(options: ConfigOptions, named: str, *, quant: str | Non
         return os.EX_CONFIG
     model_id = public_id(named)
     try:
-        plan = anyio.run(_estimate, config, environ, named, quant)
+        with waiting(f"estimating {model_id}"):
+            plan = anyio.run(_estimate, config, environ, named, quant)
     except SourceUnavailable as failure:
         print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
         return os.EX_TEMPFAIL
@@ -82,10 +87,12 @@ def _show(plan: MemoryPlan, model_id: str) -> None:
         sequences = f"{plan.seats} sequences of up to {plan.n_ctx} tokens in {plan.kv_cells} cells together"
     layers = f"{min(plan.gpu_layers, plan.layers)} of {plan.layers} layers on GPUs"
     print(f"{model_id}: {sequences}, {layers}")
-    rows = [("DEVICE", "WEIGHTS", "CONTEXT", "BUFFERS", "PROCESS", "NEEDED", "FREE", ""), *map(_row, plan.devices)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(
+        _HEADINGS,
+        [_row(need) for need in plan.devices],
+        right=_HEADINGS,
+        styles=[("", "good" if need.fits else "bad") for need in plan.devices],
+    )
 
 
 def _row(need: DeviceNeed) -> tuple[str, ...]:

@@ -17,9 +17,8 @@ from neuron_service.migration import (
     Note,
     NoteKind,
     Translation,
-    command_words,
     is_ollama_settings,
-    program_words,
+    read_command,
     translate_command,
     translate_llama_swap,
     translate_modelfile,
@@ -117,11 +116,7 @@ def _translate_one(
     if format_ == "llama-swap":
         translate_llama_swap(text, draft, folder=folder, environ=environ)
     elif format_ == "llama-server":
-        words = program_words(command_words(text))
-        if words is None:
-            msg = "it does not begin with a command of llama-server"
-            raise ValueError(msg)
-        model_id = translate_command(words, draft, name=name, folder=folder)
+        model_id = translate_command(read_command(text), draft, name=name, folder=folder)
         if model_id is not None:
             draft.load_at_start(model_id)
     elif is_ollama_settings(text):

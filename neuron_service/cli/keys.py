@@ -14,8 +14,9 @@ from neuron_service.access.keys import is_key_name
 from neuron_service.access.keys_file import NoSuchKey, add_key, list_keys, remove_key
 from neuron_service.access.scopes import Scope
 from neuron_service.backends import BACKENDS
-from neuron_service.cli.configuration import config_path, log_level
+from neuron_service.cli.configuration import config_path, for_this_machine, log_level
 from neuron_service.cli.options import ConfigOptions
+from neuron_service.cli.screen import print_table
 from neuron_service.cli.terminal import complain
 from neuron_service.log_config import configure_logging
 
@@ -68,7 +69,7 @@ def _file(options: ConfigOptions, named: Path | None) -> Path:
     configure_logging(log_level(options, os.environ, default="warning"), environ=os.environ)
     if named is not None:
         return named
-    config = load_config(config_path(options), os.environ, sections=BACKENDS)
+    config = load_config(config_path(options), for_this_machine(os.environ), sections=BACKENDS)
     if config.keys_file is None:
         raise ConfigError("the configuration has no `keys_file`: name it there, or give --file")
     return Path(config.keys_file)
@@ -89,6 +90,4 @@ def _show_all(path: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"keys": [{"name": key.name, "scopes": sorted(key.scopes)} for key in keys]}))
         return
-    width = max(map(len, ("NAME", *(key.name for key in keys))))
-    for name, scopes in (("NAME", "SCOPES"), *((key.name, ", ".join(sorted(key.scopes))) for key in keys)):
-        print(f"{name:<{width}}  {scopes}")
+    print_table(("NAME", "SCOPES"), [(key.name, ", ".join(sorted(key.scopes))) for key in keys])

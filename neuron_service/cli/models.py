@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import anyio
 import click
@@ -46,6 +47,7 @@ from neuron_service.cli.configuration import command_config
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.running_service import ServiceSilent, loaded_ids
+from neuron_service.cli.screen import print_table
 from neuron_service.cli.terminal import complain
 
 __all__ = (
@@ -58,6 +60,8 @@ __all__ = (
     "remove_unfinished",
     "show",
 )
+
+_HEADINGS: Final = ("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY")
 
 
 class Unfinished(Struct, frozen=True, kw_only=True):
@@ -180,7 +184,7 @@ def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
         print(json.dumps({"models": to_builtins(models), "unfinished": to_builtins(unfinished)}, indent=2))
         return 0
     if models:
-        _print_table([("MODEL", "QUANT", "SIZE", "FILES", "COMMIT", "VERIFIED", "USED BY"), *map(_row, models)])
+        print_table(_HEADINGS, [_row(model) for model in models])
     else:
         for cache, source in sources.items():
             print(f"no models in {cache} (the cache of {source})")
@@ -202,12 +206,6 @@ def _row(model: ModelHere) -> tuple[str, ...]:
         "-" if model.is_verified is None else "yes" if model.is_verified else "no",
         ", ".join(model.used_by) or "-",
     )
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 # --------------------------------------------------------------------------------------------------------------- rm

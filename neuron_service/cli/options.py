@@ -38,8 +38,12 @@ class ConfigOptions:
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ServeOptions(ConfigOptions):
-    """The options of `neuron serve`. They override the file and the environment, except `default_host`."""
+    """The options of `neuron serve`. They override the file and the environment, except `default_host`.
 
+    `models` are those to load at the start, as they were typed. Without any those of the file are loaded.
+    """
+
+    models: tuple[str, ...] = ()
     demo: bool = False
     host: str | None = None
     default_host: str | None = None

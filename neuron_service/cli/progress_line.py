@@ -15,6 +15,8 @@ __all__ = ("ProgressLine", "render_bar")
 _REDRAW_S: Final = 0.1
 _SHORTEST_BAR: Final = 8
 _LONGEST_BAR: Final = 40
+_DONE: Final = "━"
+_TO_DO: Final = "─"
 
 
 class ProgressLine:
@@ -64,12 +66,12 @@ class ProgressLine:
 
 
 def render_bar(label: str, progress: LoadProgress, *, width: int) -> str:
-    """`label  ████░░░░  downloading 42 %, …` in at most `width - 1` characters. Parts without room are left out."""
+    """`label  ━━━━────  downloading 42 %, …` in at most `width - 1` characters. Parts without room are left out."""
     words = describe(progress)
     room = width - 1 - len(label) - len(words) - 4
     bar = ""
     if progress.fraction is not None and room >= _SHORTEST_BAR:
         length = min(room, _LONGEST_BAR)
         filled = int(length * progress.fraction)
-        bar = "█" * filled + "░" * (length - filled) + "  "
+        bar = _DONE * filled + _TO_DO * (length - filled) + "  "
     return f"{label}  {bar}{words}"[: max(0, width - 1)]

@@ -13,6 +13,7 @@ from neuron_lib.types import LoadProgress
 __all__ = (
     "HEADINGS",
     "NOT_NEURON",
+    "OTHER_HEADINGS",
     "RIGHT",
     "STATES",
     "Resident",
@@ -23,7 +24,10 @@ __all__ = (
     "to_json",
 )
 
-HEADINGS: Final = ("MODEL", "STATE", "RUNNING", "WAITING", "TOK/S", "KV", "MEMORY", "")
+HEADINGS: Final = ("MODEL", "STATE", "RUNNING", "WAITING", "TOK/S", "KV", "MEMORY")
+"""Of the models that serve."""
+OTHER_HEADINGS: Final = ("MODEL", "STATE", "DETAIL")
+"""Of the models that do not serve."""
 RIGHT: Final = ("RUNNING", "WAITING", "TOK/S", "KV", "MEMORY")
 NOT_NEURON: Final = (KeyError, TypeError, AttributeError, ValueError)
 """What is raised for answers that are not those of a neuron."""
@@ -58,6 +62,11 @@ class Resident:
     tokens_per_s: float | None = None
     kv_used: float | None = None
     memory_bytes: int | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether the model takes requests."""
+        return self.running is not None
 
 
 def residents(health: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> list[Resident]:
@@ -118,7 +127,7 @@ def _activation(activation: Mapping[str, Any], named: set[str]) -> Iterator[Resi
 
 
 def cells(resident: Resident) -> tuple[str, ...]:
-    """The cells of a model, in the order of `HEADINGS`."""
+    """The cells of a model that serves, in the order of `HEADINGS`."""
     of = f" of {resident.max_running}" if resident.max_running else ""
     return (
         resident.id,
@@ -128,7 +137,6 @@ def cells(resident: Resident) -> tuple[str, ...]:
         "" if resident.tokens_per_s is None else f"{resident.tokens_per_s:.1f}",
         "" if resident.kv_used is None else f"{resident.kv_used:.0%}".replace("%", " %"),
         "" if resident.memory_bytes is None else format_size(resident.memory_bytes),
-        resident.detail,
     )
 
 

@@ -13,6 +13,7 @@ from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.residents import (
     HEADINGS,
     NOT_NEURON,
+    OTHER_HEADINGS,
     RIGHT,
     Resident,
     cells,
@@ -38,14 +39,29 @@ def show_residents(client: Client, *, as_json: bool) -> int:
     if as_json:
         print_json({"models": [to_json(each) for each in found]})
         return 0
-    if found:
-        rows = [cells(each) for each in found]
-        print_table(HEADINGS, rows, right=RIGHT, styles=[("STATE", style(each)) for each in found])
-    else:
+    if not found:
         print(f"no models at {client.address}; `neuron load MODEL` loads one")
+    serving = [each for each in found if each.serves]
+    others = [each for each in found if not each.serves]
+    if serving:
+        print_table(HEADINGS, list(map(cells, serving)), right=RIGHT, styles=list(map(_state_style, serving)))
+        for each in serving:
+            if each.detail:
+                print(shown(f"{each.id}: {each.detail}"))
+    if serving and others:
+        print()
+    if others:
+        rows = [(each.id, each.state, each.detail) for each in others]
+        print_table(OTHER_HEADINGS, rows, styles=list(map(_state_style, others)))
+    if found and health:
+        print()
     for line in health:
         print(line)
     return 0
+
+
+def _state_style(resident: Resident) -> tuple[str, str]:
+    return "STATE", style(resident)
 
 
 def load_model(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ("STYLES", "console", "print_json", "print_pairs", "print_table", "shown", "waiting")
+__all__ = ("STYLES", "console", "print_json", "print_line", "print_pairs", "print_table", "shown", "waiting")
 
 STYLES: Final[Mapping[str, str]] = {
     "good": "green",
@@ -75,6 +75,17 @@ def print_table(
 
 def _style(styled: tuple[str, str] | None, heading: str) -> str:
     return "" if styled is None or styled[0] != heading else STYLES[styled[1]]
+
+
+def print_line(*parts: tuple[str, str]) -> None:
+    """Print texts in one line, each with a style of `STYLES` or with none."""
+    if not sys.stdout.isatty():
+        print("".join(text for text, _ in parts), flush=True)
+        return
+    from rich.text import Text
+
+    line = Text.assemble(*((text, STYLES.get(style, "")) for text, style in parts))
+    console().print(line, soft_wrap=True)
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:

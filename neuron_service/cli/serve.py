@@ -18,6 +18,7 @@ from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import public_id
 from neuron_service.cli.configuration import config_path, log_level, read_settings
+from neuron_service.cli.named_models import NoSuchModel
 from neuron_service.cli.options import ServeOptions
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
@@ -41,7 +42,8 @@ def run_service(options: ServeOptions, notifier: Notifier, manager: SystemdEnvir
         settings = _read_settings(options)
         inherited = inherited_socket(manager.socket_count)
     except ConfigError as error:
-        _give_up(str(error), notifier, status=os.EX_CONFIG, number=errno.EINVAL)
+        status = error.exit_status if isinstance(error, NoSuchModel) else os.EX_CONFIG
+        _give_up(str(error), notifier, status=status, number=errno.EINVAL)
     if options.check_config:
         sys.exit(_report_faults(settings.config, settings.environ))
     _require_service_packages(notifier)

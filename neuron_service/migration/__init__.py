@@ -1,5 +1,6 @@
 """Makes a configuration of the files and command lines of other servers. Pure: reads no file and no environment.
 
+    command_line    the command in a text
     draft           what a translation has found so far, and how the findings of several models become one file
     llama_server    the options of llama.cpp's `llama-server`
     modelfile       Ollama's Modelfile
@@ -9,20 +10,21 @@
 Whatever a file asks for is in the configuration or in a note of it. No value of a key or a token is in either.
 """
 
+from neuron_service.migration.command_line import Command, read_command
 from neuron_service.migration.draft import Draft, Note, NoteKind, Translation
-from neuron_service.migration.llama_server import command_words, program_words, translate_command
+from neuron_service.migration.llama_server import translate_command
 from neuron_service.migration.llama_swap import translate_llama_swap
 from neuron_service.migration.modelfile import translate_modelfile
 from neuron_service.migration.ollama_settings import is_ollama_settings, translate_ollama_settings
 
 __all__ = (
+    "Command",
     "Draft",
     "Note",
     "NoteKind",
     "Translation",
-    "command_words",
     "is_ollama_settings",
-    "program_words",
+    "read_command",
     "translate_command",
     "translate_llama_swap",
     "translate_modelfile",

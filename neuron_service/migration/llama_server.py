@@ -4,7 +4,6 @@
 """
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -14,12 +13,12 @@ from typing import Final
 from neuron_lib.config import LlamaCppConfig
 from neuron_lib.shown import clip
 from neuron_lib.sources.quants import find_tag
+from neuron_service.migration.command_line import Command
 from neuron_service.migration.draft import Draft, public_id
 from neuron_service.migration.llama_server_options import OPTIONS, Key, Said, Special
 
-__all__ = ("command_words", "program_words", "translate_command")
+__all__ = ("translate_command", "translate_variable")
 
-_LONGEST_COMMAND: Final = 65_536
 _LLAMACPP: Final = "harness.llamacpp"
 _ALL_LAYERS: Final = 99
 _LONGEST_REPOSITORY: Final = 200
@@ -29,31 +28,10 @@ _HUB_FILE: Final = re.compile(
     r"(?P<file>[^\s?]+)"
 )
 _GPU: Final = re.compile(r"(?:CUDA|ROCm|HIP|Vulkan|SYCL)(?P<index>\d{1,4})", re.IGNORECASE)
+_GPU_VARIABLES: Final = frozenset({"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"})
 _LEVELS: Final[Mapping[str, str]] = MappingProxyType(
     {"0": "error", "1": "error", "2": "warning", "3": "info", "4": "debug", "5": "debug"}
 )
-
-
-def command_words(text: str) -> list[str]:
-    """The words of a command as a shell reads them, with comments and escaped line ends left out.
-
-    Raises ValueError for a command that cannot be read: an open quotation mark, or more than 64 Ki characters.
-    """
-    if len(text) > _LONGEST_COMMAND:
-        msg = f"the command is longer than {_LONGEST_COMMAND} characters"
-        raise ValueError(msg)
-    return shlex.split(text.replace("\\\n", " "), comments=True)
-
-
-def program_words(words: Sequence[str]) -> list[str] | None:
-    """What follows the program `llama-server` in a command. None if another program is run, such as a container."""
-    for index, word in enumerate(words):
-        program = PurePosixPath(word).name
-        if program.startswith("llama-server") or program in {"server", "llamacpp-server"}:
-            return list(words[index + 1 :])
-        if "=" not in word and program not in {"exec", "env", "nice", "ionice", "taskset", "numactl"}:
-            return None
-    return None
 
 
 @dataclass(slots=True)
@@ -71,7 +49,7 @@ class _Line:
 
 
 def translate_command(
-    arguments: Sequence[str],
+    command: Command,
     draft: Draft,
     *,
     where: str = "",
@@ -86,8 +64,10 @@ def translate_command(
     None, with a note, if the command names no model that can be served.
     """
     prefix = f"{where}: " if where else ""
-    line = _read(arguments, draft, prefix)
+    line = _read(command.arguments, draft, prefix)
     model_id = _add_model(line, draft, prefix=prefix, name=name, folder=folder)
+    for variable in command.variables:
+        translate_variable(variable, draft, what=f"{prefix}the variable", model_id=model_id)
     for key, what, value in line.keys:
         draft.key(key.path, value, what=prefix + what, model_id=model_id)
     for special, act in _SPECIALS.items():
@@ -130,6 +110,19 @@ def _take(line: _Line, draft: Draft, *, option: str, value: str, prefix: str) ->
             draft.note(rule.kind, prefix + option, rule.text)
         case Special():
             line.values.setdefault(rule.name, []).append((option, value))
+
+
+def translate_variable(variable: str, draft: Draft, *, what: str, model_id: str | None) -> None:
+    """Add a variable of an engine, NAME=VALUE, to a draft. Only those that choose GPUs are keys here."""
+    name, _, value = variable.partition("=")
+    shown = f"{what} {clip(name)}"
+    indices = [each.strip() for each in value.split(",") if each.strip()]
+    if name not in _GPU_VARIABLES:
+        draft.note("lost", shown, "engines have the environment of the service")
+    elif model_id is None or not all(re.fullmatch(r"\d{1,4}", each) for each in indices):
+        draft.note("lost", shown, "name GPUs by their numbers, in `devices`")
+    else:
+        draft.model_key(model_id, "devices", [int(each) for each in indices], what=shown)
 
 
 # ---------------------------------------------------------------------------------------------------- the model

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from neuron_lib.shown import clip
+from neuron_service.migration.command_line import read_command
 from neuron_service.migration.draft import Draft, NoteKind
-from neuron_service.migration.llama_server import command_words, program_words, translate_command
+from neuron_service.migration.llama_server import translate_command, translate_variable
 
 __all__ = ("OF_A_MODEL", "OF_THE_HOST", "translate_llama_swap")
 
@@ -19,7 +20,6 @@ _MOST_MODELS: Final = 1000
 _LONGEST_TEXT: Final = 65_536
 _MOST_ROUNDS: Final = 20
 _MACRO: Final = re.compile(r"\$\{(?P<name>(?:env\.)?[A-Za-z0-9_-]{1,63})\}")
-_GPUS: Final = re.compile(r"(?:CUDA_VISIBLE_DEVICES|HIP_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES)=(?P<value>.*)")
 _LEVELS: Final[Mapping[str, str]] = MappingProxyType({"warn": "warning"})
 
 _Said = Mapping[str, tuple[NoteKind, str]]
@@ -141,18 +141,11 @@ def _translate_model(
         return None
     known = {**macros, **_texts(model.get("macros")), "MODEL_ID": name, "PORT": "0"}
     try:
-        words = command_words(_expand(model["cmd"], known, environ))
+        command = read_command(_expand(model["cmd"], known, environ))
     except ValueError as error:
-        draft.note("lost", where, f"its cmd cannot be read: {error}")
+        draft.note("lost", f"{where}.cmd", str(error))
         return None
-    arguments = program_words(words)
-    if arguments is None:
-        program = clip(words[0]) if words else "nothing"
-        draft.note(
-            "lost", where, f"it runs {program} and not llama-server; only GGUF models of llama.cpp are served here"
-        )
-        return None
-    model_id = translate_command(arguments, draft, where=where, name=name, folder=folder, listens=False)
+    model_id = translate_command(command, draft, where=where, name=name, folder=folder, listens=False)
     if model_id is not None:
         _translate_settings({str(each): value for each, value in model.items()}, draft, where, model_id)
     return model_id
@@ -170,24 +163,11 @@ def _translate_settings(model: Mapping[str, Any], draft: Draft, where: str, mode
     if ttl is not None and ttl != -1:
         draft.model_key(model_id, "idle_ttl_secs", ttl, what=f"{where}.ttl: {clip(str(ttl))}")
     for variable in _list(model.get("env")):
-        _translate_variable(str(variable), draft, where, model_id)
+        translate_variable(str(variable), draft, what=f"{where}.env:", model_id=model_id)
     filters = model.get("filters")
     for name in filters if isinstance(filters, dict) else ():
         text = "requests are served as they are; `[harness.llamacpp.sampling]` has what a request leaves open"
         draft.note("lost", f"{where}.filters.{clip(str(name))}", text)
-
-
-def _translate_variable(variable: str, draft: Draft, where: str, model_id: str) -> None:
-    name = clip(variable.partition("=")[0])
-    match = _GPUS.fullmatch(variable)
-    if match is None:
-        draft.note("lost", f"{where}.env: {name}", "engines have the environment of the service")
-        return
-    indices = [each.strip() for each in match["value"].split(",") if each.strip()]
-    if all(re.fullmatch(r"\d{1,4}", each) for each in indices):
-        draft.model_key(model_id, "devices", [int(each) for each in indices], what=f"{where}.env: {name}")
-    else:
-        draft.note("lost", f"{where}.env: {name}", "name GPUs by their numbers, in `devices`")
 
 
 def _expand(text: str, macros: Mapping[str, str], environ: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """Translates the variables of Ollama's server, as they stand in an environment file or in a drop-in of systemd."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -12,10 +13,8 @@ from neuron_service.migration.draft import Draft
 __all__ = ("KEYS", "LOST", "NEEDLESS", "SPECIALS", "is_ollama_settings", "translate_ollama_settings")
 
 _LLAMACPP: Final = "harness.llamacpp"
-_VARIABLE: Final = re.compile(
-    r"^\s*(?:export\s+)?(?:Environment=)?(?P<quote>[\"']?)(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>[^\n]*?)(?P=quote)\s*$",
-    re.MULTILINE,
-)
+_OF_OLLAMA: Final = re.compile(r"^\s*(?:export\s+|Environment=)?[\"']?OLLAMA_[A-Z0-9_]+=", re.MULTILINE)
+_ASSIGNMENT: Final = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.*)", re.DOTALL)
 _DURATION: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|h|m|s)")
 _SECONDS: Final[Mapping[str, float]] = MappingProxyType({"ms": 0.001, "s": 1, "m": 60, "h": 3600})
 _TRUE: Final = frozenset({"1", "t", "true", "yes"})
@@ -36,6 +35,9 @@ LOST: Final[Mapping[str, str]] = MappingProxyType(
         "OLLAMA_SCHED_SPREAD": "name the GPUs of a model in its `devices`",
         "OLLAMA_GPU_OVERHEAD": "what a load needs is counted before it; other programs' memory is measured",
         "OLLAMA_LLM_LIBRARY": "llama.cpp is built for the host; `neuron doctor` says whether it uses the GPUs",
+        "OLLAMA_VULKAN": "llama.cpp is built for the host; `neuron doctor` says whether it uses the GPUs",
+        "OLLAMA_IGPU_ENABLE": "llama.cpp is built for the host; `neuron doctor` says whether it uses the GPUs",
+        "OLLAMA_INTEL_GPU": "llama.cpp is built for the host; `neuron doctor` says whether it uses the GPUs",
         "OLLAMA_REMOTES": "no other hosts are asked",
         "OLLAMA_EDITOR": "the command line has no editor",
     }
@@ -53,6 +55,14 @@ NEEDLESS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+_OF_A_UNIT: Final = frozenset(
+    {
+        "EnvironmentFile", "ExecStart", "User", "Group", "Restart", "RestartSec", "LimitNOFILE", "LimitMEMLOCK",
+        "Nice", "CPUAffinity", "MemoryMax", "After", "Wants", "Requires", "Description", "WantedBy", "Type",
+    }
+)  # fmt: skip
+"""Lines of a unit that set no variable."""
+
 _FOR_THE_UNIT: Final = re.compile(
     r"(HTTPS?_PROXY|NO_PROXY|CUDA_VISIBLE_DEVICES|HIP_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|HSA_[A-Z_]+|"
     r"GPU_DEVICE_ORDINAL|GGML_[A-Z_]+|PATH|HOME)"
@@ -61,12 +71,15 @@ _FOR_THE_UNIT: Final = re.compile(
 
 def is_ollama_settings(text: str) -> bool:
     """Whether a file has variables of Ollama, and so is no Modelfile."""
-    return any(match["name"].startswith("OLLAMA_") for match in _VARIABLE.finditer(text))
+    return _OF_OLLAMA.search(text) is not None
 
 
 def translate_ollama_settings(text: str, draft: Draft, *, where: str) -> None:
-    """Add the settings of a server to a draft. `where` stands before each variable in notes."""
-    for name, value in _variables(text):
+    """Add the settings of a server to a draft. `where` stands before each variable in notes.
+
+    Of a variable that is there several times the last value counts, as for systemd and a shell.
+    """
+    for name, value in dict(_variables(text, draft, where)).items():
         what = f"{where}: {name}"
         if name in KEYS:
             for path in KEYS[name]:
@@ -83,9 +96,29 @@ def translate_ollama_settings(text: str, draft: Draft, *, where: str) -> None:
             draft.note("lost", what, "this translation does not know the variable")
 
 
-def _variables(text: str) -> Iterator[tuple[str, str]]:
-    found = {match["name"]: match["value"].strip().strip("\"'") for match in _VARIABLE.finditer(text)}
-    yield from found.items()
+def _variables(text: str, draft: Draft, where: str) -> Iterator[tuple[str, str]]:
+    """The variables of an environment file, or of the lines `Environment=` of a unit. Other lines are noted as lost."""
+    lines = text.replace("\\\n", " ").splitlines()
+    for line in (each.strip() for each in lines):
+        if not line or line.startswith(("#", ";", "[")):
+            continue
+        directive, _, rest = line.partition("=")
+        if directive in _OF_A_UNIT:
+            draft.note("lost", f"{where}: {directive}", "write it into a drop-in of neuron.service")
+            continue
+        found = _assignments(rest if directive == "Environment" else line.removeprefix("export "))
+        if not found:
+            draft.note("lost", f"{where}: {clip(directive)}", "this line sets no variable")
+        yield from found
+
+
+def _assignments(words: str) -> list[tuple[str, str]]:
+    """The variables that a line sets, or none of them if one of its words sets no variable."""
+    try:
+        matches = [_ASSIGNMENT.fullmatch(word) for word in shlex.split(words)]
+    except ValueError:
+        return []
+    return [(match["name"], match["value"].strip()) for match in matches if match] if all(matches) else []
 
 
 def _set_host(draft: Draft, what: str, value: str) -> None:

@@ -16,7 +16,7 @@ from neuron_lib.errors import ConfigError
 from neuron_service.backends import BACKENDS
 from neuron_service.cli import main, serve
 from neuron_service.cli.command_table import COMMANDS, CONFIG_COMMANDS, KEY_COMMANDS
-from neuron_service.cli.configuration import with_credentials
+from neuron_service.cli.configuration import for_this_machine, with_credentials
 from neuron_service.cli.options import ServeOptions
 from neuron_service.cli.serve import greeting, reader_for_reloads
 from tests.command_tree import EVERY_COMMAND
@@ -250,6 +250,16 @@ def test_several_sockets_from_systemd_are_exit_78(
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     assert run("--demo") == os.EX_CONFIG
     assert capsys.readouterr().err == ("neuron: systemd passed 2 sockets, and there must be one: see the socket unit\n")
+
+
+@pytest.mark.parametrize("host", ["https://gpu1", "gpu1:13131", "[::1]:13131", "unix:///run/s"])
+def test_the_address_of_a_service_elsewhere_is_not_where_this_machine_would_listen(host: str) -> None:
+    assert for_this_machine({"NEURON_HOST": host, "NEURON_PORT": "1"}) == {"NEURON_PORT": "1"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "fe80::1", "unix:/run/s", "gpu1"])  # noqa: S104 - nothing is bound
+def test_an_address_to_listen_on_counts_for_both(host: str) -> None:
+    assert for_this_machine({"NEURON_HOST": host}) == {"NEURON_HOST": host}
 
 
 def test_a_credential_is_the_token_whose_name_it_has_in_small_letters(tmp_path: Path) -> None:

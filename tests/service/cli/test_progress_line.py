@@ -16,8 +16,8 @@ class Terminal(io.StringIO):
 
 def test_a_bar_shows_how_much_is_done_and_never_wraps() -> None:
     words = "downloading 50 %, 0.5 of 1.0 GB, 1.0 MB/s, 8 min left"
-    assert render_bar("o/m", HALF, width=90) == f"o/m  {'█' * 14}{'░' * 15}  {words}"
-    assert render_bar("o/m", HALF, width=70) == f"o/m  {'█' * 4}{'░' * 5}  {words}"
+    assert render_bar("o/m", HALF, width=90) == f"o/m  {'━' * 14}{'─' * 15}  {words}"
+    assert render_bar("o/m", HALF, width=70) == f"o/m  {'━' * 4}{'─' * 5}  {words}"
     assert render_bar("o/m", HALF, width=60) == f"o/m  {words}"[:59]
     for width in range(200):
         assert len(render_bar("org/model", HALF, width=width)) <= max(0, width - 1)

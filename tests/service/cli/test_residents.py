@@ -85,7 +85,7 @@ def test_restarts_of_the_engine_are_shown_with_the_last_death() -> None:
 
 def test_numbers_are_those_of_health_and_the_memory_is_decimal() -> None:
     first = residents(health(), msgspec.to_builtins((ONE,)))[0]
-    assert cells(first) == ("a/one", "loaded", "2 of 8", "1", "41.3", "", "933 MB", "")
+    assert cells(first) == ("a/one", "loaded", "2 of 8", "1", "41.3", "", "933 MB")
     assert len(cells(first)) == len(HEADINGS)
     assert to_json(first) == {
         "id": "a/one",

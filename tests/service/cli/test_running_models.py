@@ -40,7 +40,7 @@ def test_ps_prints_a_table_for_people_and_json_for_programs(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("ps") == 0
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line] == [
         ["MODEL", "STATE"],
         ["a/b", "loaded"],
     ]

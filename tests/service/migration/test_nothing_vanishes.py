@@ -10,7 +10,7 @@ from neuron_lib.config import Config, load_config
 from neuron_lib.shown import printable
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.import_config import ImportFormat, as_file, translate
-from neuron_service.migration import Draft, Translation, translate_command
+from neuron_service.migration import Command, Draft, Translation, translate_command
 from neuron_service.migration.llama_server_options import OPTIONS
 from tests.examples import examples
 
@@ -27,7 +27,7 @@ option_lines = st.lists(st.tuples(st.sampled_from([*OPTIONS, "--other", "word"])
 
 def translated(arguments: list[str]) -> Translation:
     draft = Draft()
-    translate_command(arguments, draft, folder=HOME)
+    translate_command(Command(arguments=tuple(arguments)), draft, folder=HOME)
     return draft.finish()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from neuron_service.cli.commands.import_config import Format
 from neuron_service.cli.import_config import ImportFormat, as_file, translate
-from neuron_service.migration import Draft, NoteKind, Translation, command_words, program_words, translate_command
+from neuron_service.migration import Command, Draft, NoteKind, Translation, translate_command
 
 HOME = PurePosixPath("/srv/old")
 
@@ -120,9 +120,14 @@ def test_no_secret_is_in_the_result() -> None:
 
 @pytest.mark.parametrize("line", ["python -m vllm", "docker run ghcr.io/ggml-org/llama.cpp:server", "", "echo hi"])
 def test_another_program_is_no_command_of_llama_server(line: str) -> None:
-    assert program_words(command_words(line)) is None
     with pytest.raises(ValueError, match="llama-server"):
         command(line)
+
+
+def test_variables_in_front_of_a_command_are_not_forgotten() -> None:
+    translated = command("CUDA_VISIBLE_DEVICES=1,0 env TOKEN=hush /opt/llama-server -m /a.gguf -c 1")
+    assert translated.config["models"][0]["devices"] == [1, 0]
+    assert noted(translated, "lost") == ["the variable TOKEN"]
 
 
 def test_a_certificate_alone_or_for_a_unix_socket_is_lost() -> None:
@@ -245,6 +250,18 @@ def test_a_variable_without_a_key_is_named() -> None:
     assert noted(translated, "lost") == [f"override.conf: {name}" for name in names]
 
 
+def test_a_drop_in_may_set_several_variables_in_one_line_and_its_other_lines_are_named() -> None:
+    text = (
+        "# a remark\n[Service]\nUser=ollama\n"
+        'Environment="OLLAMA_HOST=[::1]:1" OLLAMA_NUM_PARALLEL=2 \\\n  OLLAMA_DEBUG=1\n'
+        'Environment=OLLAMA_NUM_PARALLEL=3\nEnvironment="open\nnonsense\n'
+    )
+    translated = settings(text)
+    assert (translated.config["host"], translated.config["port"], translated.config["log_level"]) == ("::1", 1, "debug")
+    assert translated.config["harness"]["llamacpp"]["admission"] == {"max_in_flight": 3}
+    assert noted(translated, "lost") == [f"override.conf: {name}" for name in ("User", "Environment", "nonsense")]
+
+
 # ----------------------------------------------------------------------------------------------------- llama-swap
 
 
@@ -303,8 +320,8 @@ def test_what_llama_swap_has_beyond_that_is_named() -> None:
         "models.qwen.env: TOKEN",
         "models.qwen.filters.stripParams",
         "models.qwen.name",
-        "models.other",
-        "models.broken",
+        "models.other.cmd",
+        "models.broken.cmd",
         "groups.rest.members: gone",
         "hooks.on_startup.preload: other",
         "hooks.on_startup.profile",
@@ -350,8 +367,8 @@ def test_a_key_of_the_host_that_two_models_want_differently_is_the_first_ones() 
 
 def test_the_first_lines_of_a_file_name_what_it_lacks() -> None:
     draft = Draft()
-    arguments = ["-m", "/a.gguf", "-c", "1", "--mlock", "--jinja", "--weird\nport = 1"]
-    translate_command(arguments, draft, folder=HOME)
+    arguments = ("-m", "/a.gguf", "-c", "1", "--mlock", "--jinja", "--weird\nport = 1")
+    translate_command(Command(arguments=arguments), draft, folder=HOME)
     text = as_file(draft.finish(), format_="llama-server", files=["a\nb"])
     comments = text.partition("\n\n")[0].splitlines()
     assert all(line.startswith("#") for line in comments)

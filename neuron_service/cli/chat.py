@@ -1,0 +1,207 @@
+"""`neuron run` and `neuron chat`: find out where the model runs, and talk to it there."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TextIO
+
+from neuron_lib.config import Config
+from neuron_lib.errors import ConfigError
+from neuron_lib.sources.named_model import NamedModel
+from neuron_service.cli.configuration import command_config
+from neuron_service.cli.daemon import find_client, names_daemon, without_daemon
+from neuron_service.cli.named_models import NoSuchModel, named_model, with_models
+from neuron_service.cli.options import ConfigOptions
+from neuron_service.cli.progress_line import ProgressLine
+from neuron_service.cli.talk.daemon_model import only_model, require_model
+from neuron_service.cli.talk.in_process import in_process
+from neuron_service.cli.talk.keyboard import Keyboard, history_file
+from neuron_service.cli.talk.one_answer import answer_as_json, answer_once
+from neuron_service.cli.talk.over_http import OverHttp
+from neuron_service.cli.talk.pieces import Message, Order, Speaker, SpeakerFailed
+from neuron_service.cli.talk.repl import Repl
+from neuron_service.cli.talk.screen import Screen
+from neuron_service.cli.talk.typed import COMMANDS
+from neuron_service.cli.terminal import complain
+from neuron_service.client.client import Client
+from neuron_service.client.problem import DaemonProblem
+
+__all__ = ("TalkOptions", "chat_with", "open_speaker", "run_model")
+
+_LONGEST_INPUT: Final = 16 << 20
+"""Characters of a prompt from stdin."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class TalkOptions(ConfigOptions):
+    """What `neuron run` and `neuron chat` have in common. `model` and `host` are as they were typed."""
+
+    model: str | None
+    host: str | None = None
+    system: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    wants_numbers: bool = False
+    keeps_history: bool = True
+
+    def order(self, *prompts: str) -> Order:
+        """What to ask for, with these prompts of the user."""
+        system = () if self.system is None else (Message(role="system", content=self.system),)
+        return Order(
+            messages=(*system, *(Message(role="user", content=prompt) for prompt in prompts)),
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+
+
+def run_model(options: TalkOptions, words: Sequence[str], *, as_json: bool) -> int:
+    """Answer one prompt, or talk if there is none and somebody types. Returns the exit status."""
+    try:
+        prompt = _prompt(words, sys.stdin)
+    except ValueError as error:  # UnicodeDecodeError is one
+        complain(f"the prompt from stdin cannot be used: {error}")
+        return os.EX_DATAERR
+    if prompt is None and not as_json:
+        return chat_with(options)
+    if not (prompt or "").strip():
+        complain("there is no prompt; write it behind the model, or pipe it into the command")
+        return os.EX_USAGE
+    return _talk(options, lambda speaker: _answer(speaker, options.order(prompt or ""), options, as_json=as_json))
+
+
+def chat_with(options: TalkOptions) -> int:
+    """Talk until the person leaves. Returns the exit status."""
+    return _talk(options, lambda speaker: _loop(speaker, options))
+
+
+@contextmanager
+def open_speaker(options: ConfigOptions, model: str | None, *, host: str | None, seats: int = 1) -> Iterator[Speaker]:
+    """The model that `model` means, at a daemon if one runs, else in this process, with `seats` replies at a time.
+
+    A file is always loaded in this process. Without `model` the only model that the daemon has loaded is meant, or else
+    the first of `default_models`. Raises `ConfigError`, `SpeakerFailed` and `DaemonProblem`.
+    """
+    environ: Mapping[str, str] = os.environ
+    client = find_client(host, options.config, environ)
+    is_daemon_named = names_daemon(host, environ)
+    config, environ = command_config(options, without_daemon(environ))
+    named = None if model is None else _meant(config, model, client if is_daemon_named else None)
+    if named is None or named.entry is None:
+        speaker = _at_daemon(client, named, must_run=is_daemon_named)
+        if speaker is not None:
+            yield speaker
+            return
+    here = _configured(config, model)
+    with ProgressLine(sys.stderr, label=here.default_models[0].model_id) as line:
+        loading = contextlib.ExitStack()
+        speaker = loading.enter_context(
+            in_process(here, environ, here.default_models[0], seats=seats, report=line.report)
+        )
+    with loading:
+        yield speaker
+
+
+def _meant(config: Config, model: str, client: Client | None) -> NamedModel:
+    """The model that a text means. At the daemon of `client` any text may be a name. Raises `NoSuchModel`."""
+    try:
+        named = named_model(config, model, folder=Path.cwd())
+    except NoSuchModel:
+        if client is None:
+            raise
+        return NamedModel(model_id=model)
+    if client is None:
+        return named
+    if named.entry is not None:
+        raise NoSuchModel(f"{model} is a file, and {client.address} loads no files of its clients; leave --host out")
+    return NamedModel(model_id=model)
+
+
+def _at_daemon(client: Client, named: NamedModel | None, *, must_run: bool) -> Speaker | None:
+    """The model at the daemon. None if none runs there and none must."""
+    try:
+        if named is None:
+            return OverHttp(client, only_model(client))
+        with ProgressLine(sys.stderr, label=named.model_id) as line:
+            require_model(client, named.model_id, line.report)
+    except DaemonProblem as problem:
+        if must_run or not isinstance(problem.__cause__, ConnectionRefusedError | FileNotFoundError):
+            raise
+        return None
+    return OverHttp(client, named.model_id)
+
+
+def _configured(config: Config, model: str | None) -> Config:
+    """The configuration for a model in this process, which is the first of its `default_models`."""
+    here = with_models(config, [] if model is None else [model], folder=Path.cwd())
+    if not here.default_models:
+        raise NoSuchModel(
+            "no neuron runs here and no model is configured; name a model: a GGUF file or org/name[:quant]"
+        )
+    return here
+
+
+def _talk(options: TalkOptions, talk: Callable[[Speaker], int]) -> int:
+    try:
+        with open_speaker(options, options.model, host=options.host) as speaker:
+            return talk(speaker)
+    except NoSuchModel as error:
+        complain(str(error))
+        return error.exit_status
+    except ConfigError as error:
+        complain(str(error))
+        return os.EX_CONFIG
+    except SpeakerFailed as failure:
+        complain(str(failure))
+        return failure.exit_status
+
+
+def _answer(speaker: Speaker, order: Order, options: TalkOptions, *, as_json: bool) -> int:
+    if as_json:
+        return answer_as_json(speaker, order, sys.stdout)
+    return answer_once(speaker, order, _screen(), err=sys.stderr, wants_numbers=options.wants_numbers)
+
+
+def _loop(speaker: Speaker, options: TalkOptions) -> int:
+    history = history_file(os.environ) if options.keeps_history else None
+    with Keyboard.open(tuple(COMMANDS), history=history) as keyboard:
+        screen = _screen()
+        if keyboard.is_terminal:
+            screen.note(f"{speaker.model_id} {speaker.place}. /help lists the commands, Ctrl-D leaves.")
+        repl = Repl(
+            speaker,
+            options.order(),
+            screen=screen,
+            read_line=keyboard.read,
+            folder=Path.cwd(),
+            wants_numbers=options.wants_numbers,
+        )
+        repl.run()
+    return os.EX_OK
+
+
+def _screen() -> Screen:
+    has_styles = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    is_terminal = sys.stdout.isatty()
+    notes = None if is_terminal else sys.stderr
+    return Screen(sys.stdout, is_terminal=is_terminal, has_styles=has_styles, notes=notes)
+
+
+def _prompt(words: Sequence[str], stdin: TextIO) -> str | None:
+    """The words of the command line, with what was piped in behind them. None if somebody should type a prompt.
+
+    Raises `ValueError` for input that is no text, or too long for any model.
+    """
+    said = " ".join(words)
+    if stdin.isatty():
+        return said or None
+    piped = stdin.read(_LONGEST_INPUT + 1)
+    if len(piped) > _LONGEST_INPUT:
+        raise ValueError(f"it has more than {_LONGEST_INPUT} characters")
+    piped = piped.strip()
+    return "\n\n".join(part for part in (said, piped) if part)

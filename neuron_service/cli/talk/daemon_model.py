@@ -1,0 +1,69 @@
+"""Which model of a daemon a person means, and its load with the progress of it."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from neuron_lib.harness import ProgressReporter
+from neuron_lib.types import LoadingModel, names_model
+from neuron_service.cli.long_call import LONGEST_CALL_S, run_beside
+from neuron_service.cli.talk.pieces import SpeakerFailed
+from neuron_service.client.client import Client
+from neuron_service.client.problem import DaemonProblem
+
+__all__ = ("load_in_daemon", "only_model", "require_model")
+
+
+def require_model(client: Client, model_id: str, report: ProgressReporter) -> None:
+    """Have the daemon load this model, unless it serves it, or will when it is asked. Raises `DaemonProblem`."""
+    if any(names_model(model_id, each, quant=None) for each in _resident(client.get("/models"))):
+        return
+    if "/" not in model_id:
+        client.get(f"/v1/models/{quote(model_id, safe='')}")  # a further name of a model, or none at all
+        return
+    load_in_daemon(client, model_id, report)
+
+
+def only_model(client: Client) -> str:
+    """The id of the only model that a daemon has loaded and that writes text. Raises `SpeakerFailed`."""
+    ids = _resident(client.get("/models"), capability="text")
+    if len(ids) == 1:
+        return ids[0]
+    if ids:
+        raise SpeakerFailed(f"several models are loaded at {client.address}: {', '.join(ids)}; name one of them")
+    raise SpeakerFailed(
+        f"no model is loaded at {client.address}; name the one to load: a GGUF file, org/name[:quant], or an id of its"
+        " configuration",
+        exit_status=os.EX_USAGE,
+    )
+
+
+def load_in_daemon(client: Client, model_id: str, report: ProgressReporter) -> None:
+    """Have the daemon load a model, and wait until the model serves. `report` is told of the progress.
+
+    An interrupt ends the wait, and the load goes on. Raises `DaemonProblem`.
+    """
+
+    def watch() -> None:
+        for load in _loads(client):
+            if names_model(model_id, load.model_id, quant=None):
+                report(load.progress)
+
+    run_beside(lambda: client.post("/models/load", {"model_id": model_id}, timeout_s=LONGEST_CALL_S), watch)
+
+
+def _loads(client: Client) -> Iterable[LoadingModel]:
+    try:
+        return msgspec.convert(client.get("/models/loading"), tuple[LoadingModel, ...])
+    except (DaemonProblem, msgspec.ValidationError):
+        return ()  # the progress is for show; the load itself will say what is wrong
+
+
+def _resident(models: Any, *, capability: str | None = None) -> list[str]:
+    """The ids in an answer of `GET /models`, of the models with this capability."""
+    found = [each for each in models if isinstance(each, Mapping)] if isinstance(models, list) else []
+    wanted = [each for each in found if capability is None or capability in (each.get("capabilities") or ())]
+    return [str(each.get("id")) for each in wanted]

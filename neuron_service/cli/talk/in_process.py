@@ -1,0 +1,132 @@
+"""A speaker that loads the model in this process, by `neuron_lib`. Its engine ends with the block."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import wait
+from contextlib import contextmanager
+from typing import Final
+
+import anyio
+from msgspec.structs import replace
+
+from neuron_lib import Chat, NeuronError, ReasoningDelta, Registry, SamplingParams, SourceUnavailable, TextDelta
+from neuron_lib.backend import HarnessSetup
+from neuron_lib.blocking import BlockingRegistry
+from neuron_lib.config import AdmissionConfig, Config
+from neuron_lib.discovery.probe import discover
+from neuron_lib.errors import cause_chain
+from neuron_lib.harness import ProgressReporter
+from neuron_lib.types import Discovery, Finished, GenerationEvent, ModelSpec
+from neuron_service.backends import BACKENDS
+from neuron_service.capacity import gpu_memory_by_index
+from neuron_service.cli.talk.pieces import Ended, Order, Piece, Said, SpeakerFailed, Thought
+
+__all__ = ("InProcess", "in_process", "with_seats")
+
+_REPORT_S: Final = 0.1
+_TEMPORARY: Final = 75
+"""EX_TEMPFAIL: the same command may succeed later."""
+
+
+class InProcess:
+    """See `Speaker`. Lives as long as its registry is open."""
+
+    def __init__(self, registry: BlockingRegistry, model_id: str) -> None:
+        self._registry = registry
+        self.model_id = model_id
+        self.place = "in this process"
+
+    @contextmanager
+    def answer(self, order: Order) -> Iterator[Iterator[Piece]]:
+        chat = Chat(
+            model_id=self.model_id,
+            messages=tuple({"role": each.role, "content": each.content} for each in order.messages),
+            max_tokens=order.max_tokens,
+            sampling=SamplingParams(
+                temperature=order.temperature, seed=order.seed, ignore_eos=order.ignore_eos or None
+            ),
+        )
+        with _translated(), self._registry.chat(chat) as events:
+            yield _pieces(events)
+
+
+@contextmanager
+def in_process(
+    config: Config, environ: Mapping[str, str], spec: ModelSpec, *, seats: int, report: ProgressReporter
+) -> Iterator[InProcess]:
+    """Load a model for the block, with `seats` replies at the same time. `report` is told of the load.
+
+    Raises `SpeakerFailed` if the model cannot be loaded.
+    """
+    with BlockingRegistry(_registry(with_seats(config, seats), environ)) as registry:
+        with _translated():
+            loading = registry.start_load(spec)
+            while wait((loading,), timeout=_REPORT_S).not_done:
+                for load in registry.loading():
+                    report(load.progress)
+            info = loading.result()
+        yield InProcess(registry, info.id)
+
+
+def with_seats(config: Config, seats: int) -> Config:
+    """The configuration for a single person: each model has `seats` seats, so that it takes no memory for more."""
+    tables = {
+        name: replace(table, admission=replace(table.admission, max_in_flight=seats))
+        if isinstance(getattr(table, "admission", None), AdmissionConfig)
+        else table
+        for name, table in config.harness.items()
+    }
+    return replace(config, harness=tables)
+
+
+def _registry(config: Config, environ: Mapping[str, str]) -> Registry:
+    discovery = anyio.run(_discover, config.max_prompt_tokens)
+    gpu_memory_mb = gpu_memory_by_index(discovery.devices)
+    setup = HarnessSetup(
+        models=config.models,
+        environ=environ,
+        gpu_memory_mb=lambda: gpu_memory_mb,
+        max_prompt_tokens=config.max_prompt_tokens,
+        ends_with_thread=False,
+    )
+    names = {entry.name for entry in config.harnesses}
+    registry = Registry(drain_timeout_s=0)
+    for backend in BACKENDS:
+        if backend.name in names:
+            registry.register(backend.make(backend.of(config), setup), aliases=backend.aliases)
+    return registry
+
+
+async def _discover(max_prompt_tokens: int) -> Discovery:
+    return await discover(harnesses=(), max_prompt_tokens=max_prompt_tokens)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Errors of the library as sentences for a person."""
+    try:
+        yield
+    except SourceUnavailable as error:
+        raise SpeakerFailed(cause_chain(error), exit_status=_TEMPORARY) from error
+    except NeuronError as error:
+        raise SpeakerFailed(cause_chain(error)) from error
+
+
+def _pieces(events: Iterator[GenerationEvent]) -> Iterator[Piece]:
+    for event in events:
+        match event:
+            case TextDelta(text):
+                yield Said(text)
+            case ReasoningDelta(text):
+                yield Thought(text)
+            case Finished():
+                usage = event.usage
+                yield Ended(
+                    reason=event.reason,
+                    prompt_tokens=usage.prompt_tokens,
+                    completion_tokens=usage.completion_tokens,
+                    cached_tokens=usage.cached_tokens,
+                    prefill_ms=usage.prefill_ms,
+                    decode_ms=usage.decode_ms,
+                )
+            case _:
+                pass

@@ -1,0 +1,131 @@
+"""A speaker at a daemon: a scripted host behind a real socket, asked by the real client."""
+
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from neuron_lib.errors import EngineDead
+from neuron_lib.testing import ScriptedModel
+from neuron_lib.types import LoadProgress, ReasoningDelta
+from neuron_service.cli.talk.daemon_model import only_model, require_model
+from neuron_service.cli.talk.over_http import OverHttp, pieces_of
+from neuron_service.cli.talk.pieces import Ended, Message, Order, Piece, Said, SpeakerFailed, Thought
+from neuron_service.client.address import Address
+from neuron_service.client.client import Client
+from neuron_service.client.event_lines import ServerSentEvent
+from neuron_service.client.problem import DaemonProblem
+from tests.fakes.listening_host import ListeningHost, listening_host
+from tests.system.daemon import eventually
+
+ORDER = Order(messages=(Message(role="system", content="Be brief."), Message(role="user", content="Hi")), max_tokens=9)
+SCRIPTS = {
+    "acme/talker": ScriptedModel(reply=(ReasoningDelta("hm"), "Hel", "lo")),
+    "acme/dying": ScriptedModel(reply=("Hel", EngineDead("acme/dying", reason="killed"))),
+    "acme/silent": ScriptedModel(may_speak=anyio.Event()),
+    "acme/vectors": ScriptedModel(capabilities=("embeddings",)),
+}
+
+
+@pytest.fixture(scope="module")
+def host(process: None) -> Iterator[ListeningHost]:
+    with listening_host(SCRIPTS, resident=list(SCRIPTS)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(host: ListeningHost) -> Client:
+    return Client(Address(port=host.port))
+
+
+def test_a_reply_comes_in_pieces_and_ends_with_its_numbers(host: ListeningHost, client: Client) -> None:
+    with OverHttp(client, "acme/talker").answer(ORDER) as pieces:
+        *said, end = list(pieces)
+    assert said == [Thought("hm"), Said("Hel"), Said("lo")]
+    assert isinstance(end, Ended)
+    assert (end.reason, end.prompt_tokens) == ("stop", 7)
+    task = host.scripted.harness.requests[-1]
+    assert getattr(task, "max_tokens", None) == 9
+    assert [each["role"] for each in getattr(task, "messages", ())] == ["system", "user"]
+
+
+def test_a_reply_that_is_left_is_ended_at_the_daemon(host: ListeningHost, client: Client) -> None:
+    with OverHttp(client, "acme/silent").answer(ORDER):
+        eventually(lambda: not host.is_idle())
+    eventually(host.is_idle)
+
+
+def test_a_reply_that_dies_half_way_gives_what_there_was_and_then_the_reason(client: Client) -> None:
+    seen: list[Piece] = []
+    with (
+        pytest.raises(SpeakerFailed, match="is gone: killed"),
+        OverHttp(client, "acme/dying").answer(ORDER) as pieces,
+    ):
+        seen.extend(pieces)
+    assert seen == [Said("Hel")]
+
+
+def test_a_model_that_cannot_chat_is_refused_with_the_words_of_the_daemon(client: Client) -> None:
+    with pytest.raises(SpeakerFailed, match="acme/vectors"), OverHttp(client, "acme/vectors").answer(ORDER):
+        pass
+
+
+def test_a_stream_without_its_end_is_a_failure() -> None:
+    events = iter([ServerSentEvent("message", '{"choices":[{"delta":{"content":"Hel"}}]}')])
+    pieces = pieces_of(events)
+    assert next(pieces) == Said("Hel")
+    with pytest.raises(SpeakerFailed, match="before it was whole") as failed:
+        next(pieces)
+    assert failed.value.exit_status == 75
+
+
+@pytest.mark.parametrize("data", ["nonsense", "[]", '"x"'])
+def test_an_event_that_is_no_object_is_a_failure(data: str) -> None:
+    with pytest.raises(SpeakerFailed, match="not one of a neuron"):
+        next(pieces_of(iter([ServerSentEvent("message", data)])))
+
+
+def test_a_model_that_is_not_there_is_loaded_with_its_progress(host: ListeningHost, client: Client) -> None:
+    reports: list[LoadProgress] = []
+    require_model(client, "acme/new:Q8_0", reports.append)
+    assert "loaded acme/new:Q8_0" in host.scripted.harness.log
+    count = host.scripted.harness.log.count("open acme/new:Q8_0")
+    require_model(client, "acme/new:Q8_0", reports.append)
+    assert host.scripted.harness.log.count("open acme/new:Q8_0") == count
+
+
+def test_a_word_that_the_daemon_does_not_know_is_refused_and_not_loaded(host: ListeningHost, client: Client) -> None:
+    before = list(host.scripted.harness.log)
+    with pytest.raises(DaemonProblem, match="'nobody' is not loaded"):
+        require_model(client, "nobody", lambda _: None)
+    assert host.scripted.harness.log == before
+
+
+def test_without_a_name_the_only_model_that_writes_text_is_meant() -> None:
+    client = _Answers([{"id": "a/v", "capabilities": ["embeddings"]}, {"id": "a/t", "capabilities": ["text"]}])
+    assert only_model(client) == "a/t"
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ([], "no model is loaded at http://127.0.0.1:13131; name the one to load"),
+        ("nonsense", "no model is loaded"),
+        ([{"id": "a/b", "capabilities": ["text"]}, {"id": "a/c", "capabilities": ["text"]}], "a/b, a/c; name one"),
+    ],
+)
+def test_without_a_name_none_or_several_models_are_refused(models: object, said: str) -> None:
+    with pytest.raises(SpeakerFailed, match=said):
+        only_model(_Answers(models))
+
+
+class _Answers(Client):
+    """A client whose daemon gives one answer to everything."""
+
+    def __init__(self, answer: object) -> None:
+        super().__init__(Address())
+        self._it = answer
+
+    def get(self, path: str, *, timeout_s: float = 0) -> object:
+        del path, timeout_s
+        return self._it
