@@ -16,14 +16,16 @@ import pytest
 
 from neuron_lib.backend import Backend
 from tests.documents import ROOT, blocks
+from tests.fakehub import fake_hub
 from tests.patience import PATIENCE_S
-from tests.system.daemon import Daemon, run_commands, running_daemon
+from tests.system.daemon import Daemon, free_port, run_commands, running_daemon
+from tests.system.fetches import large_model
 
 pytestmark = pytest.mark.system
 
 OWN_MODEL = "docs/how-to/serve-your-own-model.md"
 SET_UP = blocks("CONTRIBUTING.md", "sh")
-FRONT_DOOR, ASK_FROM_README = blocks("README.md", "sh")
+FRONT_DOOR, ASK_FROM_README, ONE_COMMAND = blocks("README.md", "sh")
 (INSTALL_LIBRARY,) = blocks("docs/how-to/embed.md", "sh")
 WITH_PIP, WITH_WHEELS, WITH_WHEELS_IN_A_CHECKOUT = blocks("docs/how-to/install.md", "sh")
 INSTALL_WITH_A_GPU = blocks("docs/how-to/install-with-a-gpu.md", "sh")
@@ -191,6 +193,30 @@ def test_the_unit_passes_the_checks_of_the_page(tmp_path: Path) -> None:
     unit.write_text((ROOT / "data/neuron.service").read_text().replace("/usr/bin/neuron ", "/bin/true "))
     script = VERIFY_UNIT.replace("data/neuron.service", str(unit))
     subprocess.run(["/bin/sh", "-ec", script], check=True, capture_output=True, timeout=PATIENCE_S)
+
+
+def test_a_model_by_its_name_answers_and_talks_and_a_file_is_served(process: None, tmp_path: Path) -> None:
+    (tmp_path / "assistant.gguf").write_bytes(large_model())
+    run, chat, serve = ONE_COMMAND.replace(".venv/bin/neuron", f"{sys.executable} -m neuron_service").splitlines()
+    environ = {
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "NEURON_PORT": str(free_port()),
+        "NEURON_HARNESS__LLAMACPP__N_CTX": "512",
+        "NEURON_HARNESS__LLAMACPP__SAMPLING__MAX_TOKENS": "8",
+    }
+    with fake_hub({"Qwen/Qwen3-0.6B-GGUF": {"Qwen3-0.6B-Q4_K_M.gguf": large_model()}}) as hub:
+        for command in (f"{run} --json", f"{chat} --no-history", f"{serve} --check-config"):
+            done = subprocess.run(
+                ["/bin/sh", "-ec", command],
+                capture_output=True,
+                check=False,
+                cwd=tmp_path,
+                env=os.environ | environ | {"HF_ENDPOINT": hub.url},
+                input="Hi\n" if command.startswith(chat) else "",
+                text=True,
+                timeout=PATIENCE_S,
+            )
+            assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
 
 
 def test_claude_code_is_told_the_address_of_the_host() -> None:
