@@ -33,7 +33,7 @@ SHOW_MODELS, IS_IT_WELL, LOAD_AND_UNLOAD, RESTART = blocks("docs/how-to/operate.
 INSTALL_UNIT, ASK_UNIT, CHECK_UNIT, HOLD_THE_PORT, FORGET_FAILURE, INSTALL_OWN_UNIT, VERIFY_UNIT = blocks(
     "docs/how-to/run-under-systemd.md", "sh"
 )
-RUN_DEMO, LOOK, ASK_DEMO, SERVE_OWN, ASK_OWN = blocks("docs/tutorial/first-model.md", "sh")
+RUN_DEMO, LOOK, ASK_DEMO, SERVE_NAMED, ASK_OWN, SERVE_OWN = blocks("docs/tutorial/first-model.md", "sh")
 (OWN_CONFIG,) = blocks("docs/tutorial/first-model.md", "toml")
 CHECK_OWN, LOAD_OWN = blocks(OWN_MODEL, "sh")
 FIRST_OWN, *_ = blocks(OWN_MODEL, "toml")
@@ -146,7 +146,8 @@ def test_every_shape_of_the_page_can_be_asked_for(shape: str, demo: Daemon) -> N
 def test_a_model_of_ones_own_is_checked_served_and_asked_for_as_the_page_says(tmp_path: Path) -> None:
     check, serve, *look = (line.partition("#")[0].strip() for line in CHECK_OWN.splitlines())
     assert check == f"{serve} --check-config"
-    for command, config in ((check, FIRST_OWN), (f"{SERVE_OWN.strip()} --check-config", OWN_CONFIG)):
+    named, own = (f"{script.strip()} --check-config" for script in (SERVE_NAMED, SERVE_OWN))
+    for command, config in ((check, FIRST_OWN), (named, ""), (own, OWN_CONFIG)):
         (tmp_path / "neuron.toml").write_text(config)
         here = command.replace(".venv/bin/neuron", f"{sys.executable} -m neuron_service")
         done = subprocess.run(["/bin/sh", "-ec", here], check=True, cwd=tmp_path, capture_output=True, text=True)
