@@ -29,6 +29,7 @@ from neuron_lib.types import (
     LoadProgress,
     LoadStage,
     ReasoningDelta,
+    ReplyEvent,
     Usage,
 )
 from neuron_service.page.snapshot import take_facts
@@ -102,7 +103,9 @@ def invented(facts: PageFacts) -> PageFacts:
     )
     vram = {CHATS: 5710, CODES: 5340}
     models = tuple(replace(model, vram_used_mb=vram.get(model.id, 4000)) for model in facts.models)
-    return replace(facts, health=health, models=models, version="0.2.0")
+    times = {"prompt_tokens": 31, "completion_tokens": 143, "ttft_ms": 180, "decode_ms": 3250, "total_ms": 3430}
+    events = tuple(replace(event, **times) if isinstance(event, ReplyEvent) else event for event in facts.events)
+    return replace(facts, health=health, models=models, events=events, version="0.2.0")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Scene:
 
 def idle(scene: Scene) -> None:
     scene.page.get_by_role("heading", name=CODES).wait_for()
+    scene.page.get_by_text("There were none so far.").wait_for()
 
 
 def loading(scene: Scene) -> None:
