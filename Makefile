@@ -121,6 +121,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@$(BIN)/python -m benchmarks.tools $(ARGS)
 	@$(BIN)/python -m benchmarks.responsiveness $(ARGS)
 	@$(BIN)/python -m benchmarks.first_answer $(ARGS)
+	@$(BIN)/python -m benchmarks.command_start $(ARGS)
 	@$(BIN)/python -m benchmarks.fetch $(ARGS)
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
 

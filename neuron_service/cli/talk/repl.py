@@ -111,6 +111,7 @@ class Repl:
             self._screen.note("the reply was cut at its limit of tokens")
         if reply.ended is not None and self._wants_numbers:
             self._screen.note(numbers_of(reply.ended))
+        self._screen.gap()
         if reply.ended is None and not reply.text:
             return False
         self.conversation.add(text, reply.text)

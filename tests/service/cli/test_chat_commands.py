@@ -5,9 +5,11 @@ import os
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from neuron_service.cli import chat, main
+from tests.command_tree import EVERY_COMMAND
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +107,11 @@ def test_a_prompt_that_no_model_could_take_is_refused(
 def test_a_wrong_command_line_is_one_sentence(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == os.EX_USAGE
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "chat", "bench", "serve"])
+def test_a_shell_completes_the_names_of_files_for_a_model(command: str) -> None:
+    (argument,) = [each for each in EVERY_COMMAND[command].params if each.name in {"model", "models"}]
+    with click.Context(EVERY_COMMAND[command]) as context:
+        items = argument.shell_complete(context, "./m")
+    assert [(item.value, item.type) for item in items] == [("./m", "file")]
