@@ -36,7 +36,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", cwd=ROOT)
     (wheel,) = (folder / "dist").glob("*.whl")
     venv.create(folder / "environment", with_pip=True)
-    pip = [folder / "environment/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(folder / "environment/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if wheels := os.environ.get("LLAMA_WHEELS"):
         run(*pip, *wheel_options(wheels, locked_block("llama-cpp-python", LOCK)), cwd=folder)
     # The versions of the lock without their hashes: those of the index change from day to day.
@@ -51,7 +51,7 @@ def test_the_installed_service_serves_the_demo(programs: Path, tmp_path: Path) -
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [programs / "neuron", "serve", "--demo", "--port", str(port)]
+    command = [str(programs / "neuron"), "serve", "--demo", "--port", str(port)]
     with subprocess.Popen(command, cwd=tmp_path, env=environ) as service:
         try:
             eventually(lambda: is_ready(url))
