@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from neuron_service.cli.service_files import user_layout
-from tests.documents import ROOT
 from tests.system.daemon import eventually, free_port
 from tests.system.user_manager import user_manager, why_no_user_manager
 
+ROOT = Path(__file__).parents[2]
 UNIT = "neuron.service"
 
 
