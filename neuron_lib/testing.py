@@ -265,7 +265,13 @@ class _LoadedScript:
         )
 
     def load(self) -> ModelLoad:
-        return ModelLoad(id=self.model_id, **asdict(self.admission.snapshot()))
+        death = self.script.death if self.engine_number else ""
+        return ModelLoad(
+            id=self.model_id,
+            **asdict(self.admission.snapshot()),
+            engine_restarts=self.engine_number,
+            last_engine_death=death,
+        )
 
     def run(self, task: Task) -> "_ScriptedReply":
         return _ScriptedReply(self, task)

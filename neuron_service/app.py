@@ -16,6 +16,7 @@ from neuron_service.openapi import Operation, operations_of
 from neuron_service.probes import PROBES, Probes
 from neuron_service.request_log import RequestLog
 from neuron_service.routes.description import description_route
+from neuron_service.routes.events import follow_events
 from neuron_service.routes.host import discovery
 from neuron_service.routes.images import generate_images
 from neuron_service.routes.metrics import show_metrics
@@ -81,6 +82,7 @@ def _handlers() -> list[HTTPRouteHandler]:
         about_model,
         generate_images,
         show_metrics,
+        follow_events,
         show_page,
         show_state,
         show_asset,

@@ -34,15 +34,17 @@ _REFERENCE: Final = "#/components/schemas/"
 class Operation:
     """One method of one path.
 
-    `path` has its parameters in braces. `request` is the type of the body, None if there is none. `answers` has the
-    type of the JSON body for each status of a request that is not refused, None where an answer has none. `event` is
-    the type of the data of each event, where the answer may be a stream. `last_data` is the text of the last event, if
-    that is not JSON. `errors` are the types that the body of a refusal may have.
+    `path` has its parameters in braces. `query` has the parameters of the query, each with what it means; none is
+    needed. `request` is the type of the body, None if there is none. `answers` has the type of the JSON body for each
+    status of a request that is not refused, None where an answer has none. `event` is the type of the data of each
+    event, where the answer may be a stream. `last_data` is the text of the last event, if that is not JSON. `errors`
+    are the types that the body of a refusal may have.
     """
 
     method: Literal["get", "post"]
     path: str
     summary: str
+    query: Mapping[str, str] = field(default_factory=dict)
     request: Any = None
     answers: Mapping[int, Any] = field(default_factory=dict)
     event: Any = None
@@ -93,6 +95,10 @@ def _operation(operation: Operation, types: "_Types") -> dict[str, Any]:
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in _PARAMETER.findall(operation.path)
+        ]
+        + [
+            {"name": name, "in": "query", "description": meaning, "schema": {"type": "string"}}
+            for name, meaning in operation.query.items()
         ],
         "responses": {
             **{str(status): _answer(operation, body, types) for status, body in operation.answers.items()},

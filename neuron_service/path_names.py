@@ -21,6 +21,7 @@ _NAMES: Final = frozenset(
         "/readyz",
         "/version",
         "/discovery",
+        "/events",
         "/metrics",
         "/openapi.json",
         "/models",

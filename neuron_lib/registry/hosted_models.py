@@ -53,11 +53,13 @@ class HostedModels(dict[str, HostedModel]):
         on_idle: Callable[[], None],
         on_load: Callable[[EndedLoad], None],
         on_released: Callable[[HostedModel], Awaitable[None]],
+        on_tick: Callable[[], None],
     ) -> None:
         """`clock` gives seconds. `on_change` is called before those who wait for `changes` wake up.
 
         `on_load` is called at the end of each load, and `on_idle` when the last request of a model has ended.
         `on_released` is awaited when the memory of a model is back. Callers of the unload are told after that.
+        `on_tick` is called each second, and must not raise.
         """
         super().__init__()
         self.changes: Changes = Changes()
@@ -67,6 +69,7 @@ class HostedModels(dict[str, HostedModel]):
         self._on_idle = on_idle
         self._on_load = on_load
         self._on_released = on_released
+        self._on_tick = on_tick
         self._ticked_s = clock()
         self._tasks: TaskGroup | None = None  # None outside of the block
 
@@ -165,6 +168,7 @@ class HostedModels(dict[str, HostedModel]):
                     model.enforce_deadlines(unload_timeout_s=self.limits.unload_timeout_s)
                 except Exception:  # a harness with a bug must not stop the supervision of other models
                     logger.exception("supervision of a model failed", extra={"model_id": model.model_id})
+            self._on_tick()
             with anyio.move_on_after(_TICK_S):
                 await self.changes.until(lambda: self._tasks is None and not self)
 

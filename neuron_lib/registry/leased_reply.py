@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from neuron_lib.errors import EngineDead, NeuronError, ShuttingDown
 from neuron_lib.harness import ForwardingReply, Reply
@@ -17,6 +17,7 @@ from neuron_lib.types import (
     EventBeforeEnd,
     Finished,
     GenerationEvent,
+    Principal,
     ReplyOutcome,
     Started,
     Task,
@@ -25,9 +26,15 @@ from neuron_lib.types import (
     is_whole,
 )
 
-__all__ = ("LeasedReply",)
+__all__ = ("LeasedReply", "OnRefusal")
 
 logger: FieldLogger = get_logger(__name__)
+
+
+class OnRefusal(Protocol):
+    """Is told that a request was refused before its reply began. Must not wait or raise."""
+
+    def __call__(self, error: NeuronError, *, model_id: str, request_id: str, principal: Principal | None) -> None: ...
 
 
 class LeasedReply:
@@ -39,19 +46,21 @@ class LeasedReply:
         *,
         find: Callable[[str], Awaitable[HostedModel]],
         is_stopping: Callable[[], bool],
-        on_end: Callable[[EndedReply], None] | None,
+        on_end: Callable[[EndedReply], None],
+        on_refusal: OnRefusal,
         on_account: Callable[[EndedReply], None] = log_reply,
         clock: Callable[[], float],
     ) -> None:
         """`find` returns the serving model of an id, or raises the refusal.
 
         `is_stopping` says whether the registry admits no more requests. `on_account` and then `on_end` are called once,
-        at the end of a reply that was entered. `clock` gives seconds.
+        at the end of a reply that was entered. `on_refusal` is called if entering raises. `clock` gives seconds.
         """
         self._task = task
         self._find = find
         self._is_stopping = is_stopping
         self._on_end = on_end
+        self._on_refusal = on_refusal
         self._on_account = on_account
         self._clock = clock
         self._hosted: HostedModel | None = None  # None until the reply is entered
@@ -72,8 +81,13 @@ class LeasedReply:
 
     async def __aenter__(self) -> Self:
         self._asked_s = self._clock()
-        hosted = await self._find(self._task.model_id)
-        self._inner = await hosted.leases.enter(hosted.loaded.run(self._task))
+        task = self._task
+        try:
+            hosted = await self._find(task.model_id)
+            self._inner = await hosted.leases.enter(hosted.loaded.run(task))
+        except NeuronError as error:
+            self._on_refusal(error, model_id=task.model_id, request_id=task.request_id, principal=task.principal)
+            raise
         self._hosted = hosted
         self._admitted_s = self._clock()
         return self
@@ -130,8 +144,7 @@ class LeasedReply:
         ended = self._account(hosted)
         hosted.rates.take(ended)
         self._call(self._on_account, ended, name="on_account")
-        if self._on_end is not None:
-            self._call(self._on_end, ended, name="on_reply")
+        self._call(self._on_end, ended, name="on_reply")
 
     def _call(self, take: Callable[[EndedReply], None], ended: EndedReply, *, name: str) -> None:
         try:

@@ -23,37 +23,16 @@ Gone is the end: the model's memory is back and the registry has forgotten the m
 """
 
 from collections.abc import Mapping
-from enum import Enum, StrEnum
-from typing import Final
+from enum import Enum
+from typing import Final, TypeAlias
+
+from neuron_lib.types import ModelPhase
 
 __all__ = ("Event", "Phase", "after")
 
 
-class Phase(StrEnum):
-    """The phase of a hosted model."""
-
-    LOADING = "loading"
-    """Its harness loads it."""
-    SERVING = "serving"
-    """It takes requests."""
-    RECOVERING = "recovering"
-    """It takes requests, and its harness replaces an engine that died."""
-    DRAINING = "draining"
-    """It takes no more requests. Running requests may end."""
-    CLOSING = "closing"
-    """Its harness releases it, or gives up its load."""
-    GONE = "gone"
-    """Its memory is back."""
-
-    @property
-    def serves(self) -> bool:
-        """Whether it takes requests."""
-        return self in {Phase.SERVING, Phase.RECOVERING}
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether it no longer serves, or never will."""
-        return self in {Phase.DRAINING, Phase.CLOSING, Phase.GONE}
+Phase: TypeAlias = ModelPhase
+"""See `ModelPhase`."""
 
 
 class Event(Enum):

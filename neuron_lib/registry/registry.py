@@ -6,7 +6,8 @@ that a model has is released at the end of one `async with`. The registry knows 
 """
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -19,12 +20,14 @@ from neuron_lib.errors import (
     LoadCancelled,
     ModelLoading,
     ModelNotLoaded,
+    NeuronError,
     PreflightFailed,
     ShuttingDown,
 )
 from neuron_lib.harness import Harness, LoadedModel, MeasuredModel, Reply
 from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.absent_models import AbsentModels
+from neuron_lib.registry.event_log import EventLog, HostEvents
 from neuron_lib.registry.farewell import Farewell
 from neuron_lib.registry.harnesses import Harnesses
 from neuron_lib.registry.hosted_model import HostedModel
@@ -33,6 +36,7 @@ from neuron_lib.registry.leased_reply import LeasedReply
 from neuron_lib.registry.making_room import Needs
 from neuron_lib.registry.phases import Event
 from neuron_lib.registry.reply_readers import log_reply
+from neuron_lib.registry.reporter import Reporter
 from neuron_lib.registry.residency import Residency
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.registry.startup import ActivationTracker
@@ -45,6 +49,7 @@ from neuron_lib.types import (
     EndedReply,
     EngineMeasures,
     FailedLoad,
+    HostState,
     LoadingModel,
     MemoryPlan,
     ModelInfo,
@@ -123,6 +128,8 @@ class Registry:
         self._before_load = before_load
         self._on_load = on_load
         self._clock = clock
+        self._events = EventLog()
+        self._reporter = Reporter(self._events)
         self._harnesses = Harnesses()
         self._absent = AbsentModels()
         self._models = HostedModels(
@@ -132,6 +139,7 @@ class Registry:
             on_idle=self._note_idle,
             on_load=self._tell_of_load,
             on_released=self._tell_of_unload,
+            on_tick=self._look,
         )
         self._residency = Residency(
             residency or ResidencyRules(),
@@ -164,6 +172,7 @@ class Registry:
             self.close_admission()
         finally:
             await self._models.__aexit__(exc_type, exc, tb)
+            self._events.close()
         self._farewell = Farewell((), {})
 
     def set_residency(self, rules: ResidencyRules) -> None:
@@ -221,14 +230,16 @@ class Registry:
                 await self._outcome(model)
                 raise AlreadyLoaded(model.model_id)
             try:
-                with self._absent.queued(model.model_id):
+                with self._absent.queued(model.model_id), self._telling_refusal(spec):
                     await model.departure()
             finally:
                 self._models.changes.notify()  # chats that wait for this load look again, also after a failure
-        if not self._residency.rules.makes_room:
-            return (await self._outcome(self._start_load(spec))).info()
-        self._harnesses.find(spec)
-        started, is_own = await self._residency.turn(spec, may_displace=may_displace)
+        with self._telling_refusal(spec):
+            if self._residency.rules.makes_room:
+                self._harnesses.find(spec)
+                started, is_own = await self._residency.turn(spec, may_displace=may_displace)
+            else:
+                started, is_own = self._start_load(spec), True
         loaded = None
         while loaded is None:
             try:
@@ -236,7 +247,8 @@ class Registry:
             except PreflightFailed:
                 if not self._residency.is_waiting(spec):
                     raise
-                started, _ = await self._residency.turn(spec, may_displace=may_displace)
+                with self._telling_refusal(spec):
+                    started, _ = await self._residency.turn(spec, may_displace=may_displace)
         if not is_own:
             raise AlreadyLoaded(started.model_id)
         return loaded.info()
@@ -252,7 +264,18 @@ class Registry:
     def _start_load(self, spec: ModelSpec) -> HostedModel:
         if self._farewell is not None:
             raise ShuttingDown
-        return self._models.load(spec, self._harnesses.find(spec))
+        model = self._models.load(spec, self._harnesses.find(spec))
+        self._reporter.look(model)
+        return model
+
+    @contextmanager
+    def _telling_refusal(self, spec: ModelSpec) -> Iterator[None]:
+        """Within the block an error means that the load does not begin."""
+        try:
+            yield
+        except NeuronError as error:
+            self._reporter.refuse_load(error, model_id=spec.model_id)
+            raise
 
     async def _need_of(self, spec: ModelSpec) -> Needs:
         await self._before_load()
@@ -261,6 +284,14 @@ class Registry:
     def _note(self, model: HostedModel) -> None:
         self._absent.note(model)
         self._residency.note(model)
+        self._reporter.look(model)
+
+    def _look(self) -> None:
+        """Tell what has changed without a call of this object: what harnesses do, and the start-up loading."""
+        for model in self._models.values():
+            self._reporter.look(model)
+        state = HostState(self._absent.activation.snapshot().state)
+        self._reporter.look_at_host(state if self._farewell is None else HostState.DRAINING)
 
     def _note_idle(self) -> None:
         self._residency.look_again()
@@ -324,6 +355,7 @@ class Registry:
         for model in self._models.values():
             model.refuse(ShuttingDown)
             model.move(Event.ADMISSION_CLOSED)
+        self._look()
         self._models.changes.notify()
 
     async def wait_idle(self) -> None:
@@ -355,10 +387,16 @@ class Registry:
             task,
             find=partial(self._way_in.find, wait_s=self.wait_for_load_s, keep_alive_s=keep_alive_s),
             is_stopping=lambda: self._farewell is not None,
-            on_end=self._on_reply,
+            on_end=self._end_reply,
+            on_refusal=self._reporter.refuse_request,
             on_account=on_account,
             clock=self._clock,
         )
+
+    def _end_reply(self, ended: EndedReply) -> None:
+        self._reporter.end_reply(ended)
+        if self._on_reply is not None:
+            self._on_reply(ended)
 
     # ---------------------------------------------------------------------------------------------------- looking
 
@@ -441,6 +479,18 @@ class Registry:
                 yield loading
             if is_last:
                 return
+
+    def events(self, after: str | None = None) -> HostEvents:
+        """What happens on this host, as it happens: `async for event in registry.events(): …`.
+
+        Without `after` the events from now on. With the `id` of an event those that came after it, and with `"start"`
+        all that are kept. Of each kind the last 256 are kept, and of progress the last of each stage of a load. Events
+        that are not kept any more, and an `after` that this registry never gave, are told with a `GapEvent`.
+
+        Ends when the registry has been left, after its last event. The reader belongs to one task, and needs no
+        closing. A reader that is slow delays nobody.
+        """
+        return self._events.read(after)
 
     def lost(self) -> tuple[FailedLoad, ...]:
         """The models that were given up and were not loaded again, with the reason."""

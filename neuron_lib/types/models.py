@@ -13,6 +13,7 @@ __all__ = (
     "ModelInfo",
     "ModelLimit",
     "ModelLoad",
+    "ModelPhase",
     "ModelSpec",
     "ModelStatus",
     "Servable",
@@ -86,6 +87,33 @@ class UnloadingModel(Struct, frozen=True, kw_only=True):
     elapsed_ms: int
     running_requests: int
     is_overdue: bool
+
+
+class ModelPhase(StrEnum):
+    """The phase of a hosted model."""
+
+    LOADING = "loading"
+    """Its harness loads it."""
+    SERVING = "serving"
+    """It takes requests."""
+    RECOVERING = "recovering"
+    """It takes requests, and its harness replaces an engine that died."""
+    DRAINING = "draining"
+    """It takes no more requests. Running requests may end."""
+    CLOSING = "closing"
+    """Its harness releases it, or gives up its load."""
+    GONE = "gone"
+    """Its memory is back."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it takes requests."""
+        return self in {ModelPhase.SERVING, ModelPhase.RECOVERING}
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it no longer serves, or never will."""
+        return self in {ModelPhase.DRAINING, ModelPhase.CLOSING, ModelPhase.GONE}
 
 
 class ModelStatus(StrEnum):

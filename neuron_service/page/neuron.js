@@ -92,13 +92,24 @@ function morph(shown, fresh) {
   });
 }
 
-let wake = () => {};
+let isDue = false; // something has changed since the last pause
+let endPause = () => {};
+
+function wake() {
+  isDue = true;
+  endPause();
+}
+
 /** Wait so long, or until `wake` is called. Without a time only `wake` ends the wait. */
-const pause = (ms) =>
-  new Promise((done) => {
-    const timer = ms === undefined ? undefined : setTimeout(done, ms);
-    wake = () => (clearTimeout(timer), done());
-  });
+async function pause(ms) {
+  if (!isDue) {
+    await new Promise((done) => {
+      endPause = done;
+      if (ms !== undefined) setTimeout(done, ms);
+    });
+  }
+  isDue = false;
+}
 
 async function refresh() {
   try {
@@ -335,7 +346,7 @@ function adaptChat() {
     ? `Write the result of ${call.function.name}.`
     : hasModel
       ? "Write a message. Shift+Enter begins a new line."
-      : "Load a model to chat with it.";
+      : `${element("model").textContent.trim()}.`;
 }
 
 /** Add to the conversation that is shown, and follow its end unless the reader has scrolled away from it. */

@@ -53,6 +53,10 @@ class Exchange:
         """Close the connection; the application hears of it when it listens."""
         self._gone.set()
 
+    def is_silent(self) -> bool:
+        """Whether everything that the application has sent so far has been read."""
+        return not self._messages.statistics().current_buffer_used
+
     async def head(self) -> int:
         """Wait for the status line; returns the status."""
         if not self.status:

@@ -35,9 +35,9 @@ from neuron_service.page.snapshot import take_facts
 from neuron_service.page.view import PageFacts
 from neuron_service.routes import page as page_routes
 from tests.fakes.driven_harness import DrivenHarness
-from tests.fakes.listening_host import ListeningHost, listening_host
+from tests.fakes.listening_host import ListeningHost
 from tests.fakes.scripted_host import spec
-from tests.page.browsing import PATIENCE_MS, chromium
+from tests.page.browsing import PATIENCE_MS, chromium, page_host
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "images"
 DESKTOP: Final = ViewportSize(width=1280, height=860)
@@ -186,8 +186,8 @@ def scene_of(browser: Browser, viewport: ViewportSize, scheme: Any) -> Iterator[
         CODES: ScriptedModel(n_ctx=16_384),
     }
     with (
-        patch.object(page_routes, "take_facts", lambda host: invented(take_facts(host))),
-        listening_host(scripts, resident=[CHATS, CODES]) as host,
+        patch.object(page_routes, "take_facts", lambda host, scopes: invented(take_facts(host, scopes=scopes))),
+        page_host(scripts, resident=[CHATS, CODES]) as host,
     ):
         host.call(host.scripted.real.set_discovery, DISCOVERY)
         context = browser.new_context(viewport=viewport, color_scheme=scheme, device_scale_factor=1)

@@ -484,7 +484,7 @@ SLOW = {"anyio", "asyncio", "neuron_lib.config", "neuron_service.cli.configurati
         ("frobnicate", WEB | REST),
         ("load --help", WEB | REST),
         ("completion bash", WEB | REST),
-        ("ps --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
+        ("ps --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW | {"msgspec", "logging", "concurrent.futures"}),
         ("load a/b --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
         ("unload a/b --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
         ("events --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),

@@ -41,7 +41,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "POST /v1/messages": {"max_tokens": 8},
 }
 """Fields that must be there although the struct has a default, for the words of the error."""
-ENDLESS = "/models/loading/events"
+ENDLESS = {"/models/loading/events", "/events"}
 ENVELOPES = ({"error"}, {"error", "code"}, {"type", "error", "request_id"})
 MOST_EXAMPLES = 20
 
@@ -49,7 +49,7 @@ PATHS = {each.path for each in operations()}
 TRIED = {
     f"{each.method.upper()} {each.path}": each
     for each in operations()
-    if each.path != ENDLESS and f"/v1{each.path}" not in PATHS
+    if each.path not in ENDLESS and f"/v1{each.path}" not in PATHS
 }
 WITH_BODY = [name for name, each in TRIED.items() if each.request is not None]
 

@@ -1,0 +1,73 @@
+"""What happens on this host as server-sent events, as long as the client stays."""
+
+from typing import Final
+
+import anyio
+import msgspec
+
+from neuron_lib.errors import InvalidRequest
+from neuron_lib.logs import get_logger
+from neuron_lib.registry.event_log import START, HostEvents, is_event_id
+from neuron_lib.types import HostEvent
+from neuron_lib.wire.sse import server_sent_event
+from neuron_service.asgi import Receive, Scope, Send
+from neuron_service.exchange import exchange_of
+from neuron_service.streaming import ClientStalled, EventStream, while_connected
+
+__all__ = ("HostEventStream", "place_asked_for")
+
+logger = get_logger(__name__)
+
+_SHORTEST_INTERVAL_S: Final = 0.25
+_SILENCE_LIMIT_S: Final = 15.0
+"""A comment is sent after this long without an event. Without comments proxies close the connection."""
+_RETRY: Final = b"retry: 2000\n\n"
+"""How many milliseconds a browser waits before it comes back."""
+
+
+def place_asked_for(*, last_event_id: str | None, after: str | None) -> str | None:
+    """The id after which a client wants to go on; None if it names none. Pure.
+
+    `last_event_id` is the header `Last-Event-ID`, and `after` the parameter of the query. Both are None if absent. The
+    header counts more: a browser that comes back sends it with the address of its first request. Raises
+    `InvalidRequest` for a text that is no id.
+    """
+    for name, value in (("Last-Event-ID", last_event_id), ("after", after)):
+        if not value:  # a browser that has no id yet may send an empty header
+            continue
+        if value == START or is_event_id(value):
+            return value
+        problem = f"{name}: give the `id` of an event of this stream, or `{START}` for all events that are kept"
+        raise InvalidRequest(problem, param=name, summary=problem)
+    return None
+
+
+class HostEventStream:
+    """An ASGI application that sends what `events` reads.
+
+    Events that come within a quarter of a second are sent together, and progress of one load is merged meanwhile. The
+    stream ends when the client leaves, or when the registry of a host that stops has been left.
+    """
+
+    def __init__(self, events: HostEvents) -> None:
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = EventStream(send, silence_limit_s=_SILENCE_LIMIT_S)
+        try:
+            await while_connected(receive, lambda: self._follow(stream), beside=stream.watch)
+        except ClientStalled:
+            labels = exchange_of(scope).labels
+            logger.info("client stopped reading, it is told of events no more", extra=labels)
+
+    async def _follow(self, stream: EventStream) -> None:
+        await stream.open()
+        await stream.send(_RETRY)
+        while batch := await self._events.next_batch():
+            await stream.send(b"".join(map(_encode, batch)))
+            await anyio.sleep(_SHORTEST_INTERVAL_S)
+        await stream.send(b"", more=False)
+
+
+def _encode(event: HostEvent) -> bytes:
+    return server_sent_event(msgspec.json.encode(event), id_=event.id)
