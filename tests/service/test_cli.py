@@ -495,6 +495,8 @@ SLOW = {"anyio", "asyncio", "neuron_lib.config", "neuron_service.cli.configurati
         ("unload a/b --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
         ("events --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
         ("stop --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
+        ("chat --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
+        ("bench a/b --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
         ("ls", WEB | LIBRARY),
         ("rm --partials", WEB | LIBRARY),
         ("key ls --file keys", WEB | LIBRARY),

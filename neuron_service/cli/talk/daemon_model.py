@@ -1,6 +1,7 @@
 """Which model of a daemon a person means, and its load with the progress of it."""
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from neuron_service.client.problem import DaemonProblem
 
 __all__ = ("load_in_daemon", "only_model", "require_model")
 
+_LOOK_S: Final = 0.25
 _REFUSED: Final = 400
 
 
@@ -29,9 +31,18 @@ def require_model(client: Client, model_id: str, report: ProgressReporter) -> No
     load_in_daemon(client, model_id, report)
 
 
-def only_model(client: Client) -> str:
-    """The id of the only model that a daemon has loaded and that writes text. Raises `SpeakerFailed`."""
+def only_model(client: Client, report: ProgressReporter) -> str:
+    """The id of the only model that a daemon has loaded and that writes text.
+
+    A daemon that has just started is waited for until it has loaded its default models; `report` is told of the
+    progress. Raises `SpeakerFailed` and `DaemonProblem`.
+    """
     ids = _resident(client.get("/models"), capability="text")
+    while not ids and _is_starting(client.get("/health")):
+        for load in _loads(client):
+            report(load.progress)
+        time.sleep(_LOOK_S)
+        ids = _resident(client.get("/models"), capability="text")
     if len(ids) == 1:
         return ids[0]
     if ids:
@@ -63,6 +74,12 @@ def load_in_daemon(client: Client, model_id: str, report: ProgressReporter) -> N
 
 def _is_resident(client: Client, model_id: str) -> bool:
     return any(names_model(model_id, each, quant=None) for each in _resident(client.get("/models")))
+
+
+def _is_starting(health: Any) -> bool:
+    """Whether the daemon still loads its default models, by its answer to `GET /health`."""
+    activation = health.get("activation") if isinstance(health, Mapping) else None
+    return isinstance(activation, Mapping) and activation.get("state") == "pre_warming"
 
 
 def _loads(client: Client) -> Iterable[LoadingModel]:
