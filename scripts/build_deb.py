@@ -23,7 +23,7 @@ from click.shell_completion import get_completion_class
 from click_man.core import write_man_pages
 
 import neuron_lib
-from neuron_service.cli.program import COMPLETION_VARIABLE
+from neuron_service.cli.options import COMPLETION_VARIABLE
 from neuron_service.cli.program import ROOT as COMMANDS
 from scripts.install_runtime import compiler_environment, locked_block, wheel_options
 

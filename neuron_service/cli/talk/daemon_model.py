@@ -18,11 +18,12 @@ from neuron_service.client.problem import DaemonProblem
 __all__ = ("load_in_daemon", "only_model", "require_model")
 
 _LOOK_S: Final = 0.25
+_REFUSED: Final = 400
 
 
 def require_model(client: Client, model_id: str, report: ProgressReporter) -> None:
     """Have the daemon load this model, unless it serves it, or will when it is asked. Raises `DaemonProblem`."""
-    if any(names_model(model_id, each, quant=None) for each in _resident(client.get("/models"))):
+    if _is_resident(client, model_id):
         return
     if "/" not in model_id:
         client.get(f"/v1/models/{quote(model_id, safe='')}")  # a further name of a model, or none at all
@@ -64,7 +65,15 @@ def load_in_daemon(client: Client, model_id: str, report: ProgressReporter) -> N
             if names_model(model_id, load.model_id, quant=None):
                 report(load.progress)
 
-    run_beside(lambda: client.post("/models/load", {"model_id": model_id}, timeout_s=LONGEST_CALL_S), watch)
+    try:
+        run_beside(lambda: client.post("/models/load", {"model_id": model_id}, timeout_s=LONGEST_CALL_S), watch)
+    except DaemonProblem as problem:
+        if problem.status != _REFUSED or not _is_resident(client, model_id):
+            raise  # otherwise somebody else had it loaded meanwhile
+
+
+def _is_resident(client: Client, model_id: str) -> bool:
+    return any(names_model(model_id, each, quant=None) for each in _resident(client.get("/models")))
 
 
 def _is_starting(health: Any) -> bool:
