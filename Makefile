@@ -22,7 +22,7 @@ DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
 .PHONY: help run install deploy clean format check check-fast test test-faults test-clients soak soak-demand pictures bench
-.PHONY: dist docs changelog release release-check lock
+.PHONY: dist deb test-packages docs changelog release release-check lock
 .DELETE_ON_ERROR:
 
 # `##@ Heading` begins a group, and a target with `## text` is a line of it.
@@ -41,6 +41,10 @@ install: $(STAMPS)/demo $(STAMPS)/dev ## everything into .venv, without running 
 deploy: a-place $(STAMPS)/runtime ## what a host needs, independent of this checkout (VENV=/opt/neuron)
 	$(PIP) --no-deps --no-build-isolation --force-reinstall .
 	$(LOCKED) --no-deps -r requirements/demo.txt
+
+# The locked packages alone, for an image whose sources come later.
+.PHONY: runtime
+runtime: a-place $(STAMPS)/runtime
 
 .PHONY: a-place
 a-place:
@@ -84,7 +88,7 @@ test: check ## all checks and all tests (ARGS=… for pytest)
 ifeq ($(strip $(ARGS)),)
 	@failed=; \
 	$(PYTEST) -m "not process" -n logical --maxprocesses 8 || failed="$$failed, the tests that start no process"; \
-	$(PYTEST) -m "process and not faults" -n 2 --dist loadfile || failed="$$failed, the tests that start a process"; \
+	$(PYTEST) -m "process and not faults and not packages" -n 2 --dist loadfile || failed="$$failed, the tests that start a process"; \
 	$(PYTEST) -m faults -n 2 || failed="$$failed, the fault suite"; \
 	test -z "$$failed" || { echo "failed: $${failed#, }" >&2; exit 1; }
 else
@@ -117,6 +121,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@$(BIN)/python -m benchmarks.tools $(ARGS)
 	@$(BIN)/python -m benchmarks.responsiveness $(ARGS)
 	@$(BIN)/python -m benchmarks.first_answer $(ARGS)
+	@$(BIN)/python -m benchmarks.command_start $(ARGS)
 	@$(BIN)/python -m benchmarks.fetch $(ARGS)
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
 
@@ -133,6 +138,12 @@ dist: install ## the wheel and the sdist, checked, in dist/
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python -m check_wheel_contents dist/*.whl
+
+deb: install ## the Debian package, in dist/ (CMAKE_ARGS, LLAMA_WHEELS)
+	@$(BIN)/python -m scripts.build_deb --cmake-args='$(CMAKE_ARGS)' --llama-wheels='$(LLAMA_WHEELS)'
+
+test-packages: install ## the packages, installed in empty environments; takes minutes and fetches; not part of `test`
+	$(PYTEST) -m packages $(ARGS)
 
 ##@ Dependencies and releases
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import ExitStack, suppress
+from inspect import isawaitable
 from threading import Thread
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, TypeVarTuple, overload
@@ -153,13 +154,15 @@ class BlockingRegistry:
         An interrupt cancels the function and is raised at once. Raises `ShuttingDown` if the registry is closed before
         the function returns.
         """
-        future = self.submit(function, *args)
+        work = _Cancellable(function, args)
         try:
-            return future.result()
+            return self.submit(work.run).result()
         except CancelledError as error:
             raise ShuttingDown from error
         except BaseException:
-            future.cancel()  # does nothing if `function` has failed
+            # Not by the future: an interrupt may come before `submit` has returned the future.
+            with suppress(RuntimeError, ShuttingDown):  # then the function has ended with the event loop
+                self.submit(work.cancel)
             raise
 
     @overload
@@ -364,6 +367,31 @@ async def _take(events: MemoryObjectReceiveStream[_Item]) -> list[_Item]:
         while True:
             items.append(events.receive_nowait())
     return items
+
+
+class _Cancellable:
+    """A call of a function in the thread of the event loop. Its methods run in that thread."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._function = function
+        self._args = args
+        self._scope: anyio.CancelScope | None = None
+        self._is_cancelled = False
+
+    async def run(self) -> Any:
+        """The result of the function, awaited if it can be awaited. None if it was cancelled."""
+        if self._is_cancelled:
+            return None
+        with anyio.CancelScope() as self._scope:
+            result = self._function(*self._args)
+            return await result if isawaitable(result) else result
+        return None
+
+    def cancel(self) -> None:
+        """Cancel the function, whether it has begun or not. Does nothing if it has ended."""
+        self._is_cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 async def _next_of(items: AsyncGenerator[_Item]) -> _Item:

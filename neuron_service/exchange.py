@@ -54,7 +54,7 @@ class Exchange:
 
     `method` and `path` are "-" for bytes that never became a request. `status` is that of the answer, None until the
     answer has begun. `principal` is who asks, and `model_id` the id of the model that is asked, once they are known.
-    `is_stranger` if the caller needs a key and has none that is known, and so is answered on open paths only.
+    `scopes` are what the caller may do, none for a stranger.
     `ended` is the account of the model's reply, None until there is one. `refusal` is the code of the error that the
     log has told of, None if it has told of none. `began_s` is the time of the monotonic clock at the begin.
     """
@@ -65,7 +65,7 @@ class Exchange:
     trace: TraceParent | None = None
     status: int | None = None
     principal: Principal | None = None
-    is_stranger: bool = False
+    scopes: frozenset[str] = frozenset()
     ended: EndedReply | None = None
     refusal: str | None = None
     model_id: str | None = None

@@ -77,7 +77,7 @@ class HttpRules:
             return verdict
         exchange = exchange_of(scope)
         exchange.principal = verdict.principal
-        exchange.is_stranger = not verdict.is_trusted and verdict.principal is None
+        exchange.scopes = verdict.scopes
         return None
 
     async def _answer_preflight(self, preflight: Preflight, scope: Scope, send: Send) -> None:

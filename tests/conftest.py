@@ -28,7 +28,7 @@ from tests.process_guard import add_audit_hook, refuse_processes
 FOREIGN_PREFIXES = ("HF_", "HUGGING", "NEURON_", "NOTIFY_", "LISTEN_", "WATCHDOG_")
 FOREIGN_NAMES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "xdg_cache_home"}
 
-PROCESS_MARKERS = ("faults", "model", "system")
+PROCESS_MARKERS = ("faults", "model", "packages", "system")
 
 # No deadline: the time that an example takes says more about the machine than about the code.
 IN_CI = "CI" in os.environ

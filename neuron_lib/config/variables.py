@@ -12,7 +12,7 @@ __all__ = ("PREFIX", "find_mistyped")
 
 PREFIX: Final = "NEURON_"
 
-_SWITCHES: Final = frozenset({"api_key", "git_sha", "log", "use_chat_template"})
+_SWITCHES: Final = frozenset({"api_key", "client_cert", "client_key", "git_sha", "log", "use_chat_template"})
 """Variables that are no keys and are read elsewhere, without the prefix and in small letters."""
 _OTHER_NAMES: Final = {"config": "--config", "config_file": "--config"}
 """Names that somebody may give to a variable for an option, and what has that meaning instead."""

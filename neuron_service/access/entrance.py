@@ -14,7 +14,8 @@ from neuron_lib.types import AccessState, Principal
 from neuron_lib.wire.http_errors import AccessRefused, KeyNotAllowed, MalformedIdentity, Unauthenticated
 from neuron_service.access.keys import Key, KeyRing
 from neuron_service.access.networks import LocalUser, Networks, Place, client_behind, parse_address, shown
-from neuron_service.access.scopes import OPEN_PATHS, needed_scope
+from neuron_service.access.scopes import OPEN_PATHS, SCOPES, needed_scope
+from neuron_service.access.scopes import Scope as ScopeName
 from neuron_service.asgi import PEER, Scope
 
 __all__ = ("Caller", "Entrance", "EntranceRules", "Request")
@@ -36,12 +37,14 @@ class Caller:
     """Who sent a request, as far as it is known. Lives as long as the request.
 
     `principal` is whom the request counts for, None for nobody in particular. `place` is where it comes from, as text:
-    an address, `user:1000`, or `unknown`. `is_trusted` if that place may ask without a key.
+    an address, `user:1000`, or `unknown`. `is_trusted` if that place may ask without a key. `scopes` are what the
+    caller may do: everything from a trusted place, nothing for a stranger, whom only open paths are answered to.
     """
 
     principal: Principal | None
     place: str
     is_trusted: bool
+    scopes: frozenset[ScopeName]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +120,8 @@ class EntranceRules:
             if max(map(len, request.identity)) > _LONGEST_ID:
                 return MalformedIdentity(f"an x-helexa id has more than {_LONGEST_ID} characters")
             principal = Principal(*request.identity)
-        return Caller(principal=principal, place=shown(place), is_trusted=is_trusted)
+        scopes = frozenset(SCOPES) if is_trusted else frozenset() if key is None else key.scopes
+        return Caller(principal=principal, place=shown(place), is_trusted=is_trusted, scopes=scopes)
 
     def doubts(self, request: Request, caller: Caller) -> Iterable[Doubt]:
         """What this request shows about the network that an operator should know."""

@@ -73,7 +73,7 @@ class CommandGroup(click.Group):
         moved = [word for word in before if word not in own]
         if command is not None:
             return super().parse_args(ctx, [*kept, command, *moved, *after])
-        if kept:
+        if kept or ctx.resilient_parsing:  # a shell asks which commands there are
             return super().parse_args(ctx, kept)
         if self._default is None:
             raise click.UsageError(f"name a command: {self._names()}", ctx)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from neuron_service.client.client import Client
 
-__all__ = ("complete_known_models", "complete_resident_models")
+__all__ = ("complete_known_models", "complete_models_and_files", "complete_resident_models")
 
 _LIMIT_S: Final = 1.0
 _MOST: Final = 200
@@ -42,6 +42,18 @@ def complete_known_models(
         incomplete,
         lambda client: [each["id"] for each in client.get("/v1/models", timeout_s=_LIMIT_S)["data"]],
     )
+
+
+def complete_models_and_files(
+    context: "click.Context", parameter: "click.Parameter", incomplete: str
+) -> list["CompletionItem"]:
+    """The models of `complete_known_models`, and the files of this machine."""
+    from click.shell_completion import CompletionItem
+
+    files = [CompletionItem(incomplete, type="file")]
+    if incomplete.startswith((".", "/")):
+        return files
+    return files + complete_known_models(context, parameter, incomplete)
 
 
 def _offer(

@@ -18,12 +18,23 @@ from neuron_service.client.address import DEFAULT_ADDRESS, DEFAULT_PORT, Address
 
 if TYPE_CHECKING:
     from neuron_service.client.client import Client
+    from neuron_service.client.connection import Certificate
 
-__all__ = ("daemon_address", "find_client", "host_option", "names_daemon", "with_daemon", "without_daemon")
+__all__ = (
+    "client_certificate",
+    "daemon_address",
+    "find_client",
+    "host_option",
+    "names_daemon",
+    "with_daemon",
+    "without_daemon",
+)
 
 _HOST: Final = "NEURON_HOST"
 _PORT: Final = "NEURON_PORT"
 _KEY: Final = "NEURON_API_KEY"
+_CERTIFICATE: Final = "NEURON_CLIENT_CERT"
+_CERTIFICATE_KEY: Final = "NEURON_CLIENT_KEY"
 _DEFAULT_CONFIG: Final = Path("neuron.toml")
 
 
@@ -65,7 +76,15 @@ def find_client(host: str | None, config: Path | None, environ: Mapping[str, str
         raise click.UsageError(f"{_KEY} is no API key; it has characters that no key has")
     from neuron_service.client.client import Client
 
-    return Client(daemon_address(host, config, environ), key=key or None)
+    return Client(daemon_address(host, config, environ), key=key or None, certificate=client_certificate(environ))
+
+
+def client_certificate(environ: Mapping[str, str]) -> "Certificate | None":
+    """The certificate of this client, from `NEURON_CLIENT_CERT` and `NEURON_CLIENT_KEY`."""
+    from neuron_service.client.connection import Certificate
+
+    file = environ.get(_CERTIFICATE, "").strip()
+    return Certificate(file, environ.get(_CERTIFICATE_KEY, "").strip() or None) if file else None
 
 
 def daemon_address(host: str | None, config: Path | None, environ: Mapping[str, str]) -> Address:

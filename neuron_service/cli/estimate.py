@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -19,6 +20,7 @@ from neuron_lib.wire.estimate import estimate_answer
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, gpu_memory_by_index, host_memory_bytes
 from neuron_service.cli.configuration import command_config
+from neuron_service.cli.named_models import NoSuchModel, with_file
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.screen import print_table, waiting
 from neuron_service.cli.terminal import complain
@@ -32,6 +34,10 @@ def run_estimate_command(options: ConfigOptions, named: str, *, quant: str | Non
     """Print the plan of a load. Returns the exit status: 0 if the model fits now, 1 if not."""
     try:
         config, environ = command_config(options, os.environ)
+        config, named = with_file(config, named, folder=Path.cwd())
+    except NoSuchModel as error:
+        complain(str(error))
+        return error.exit_status
     except ConfigError as error:
         complain(str(error))
         return os.EX_CONFIG

@@ -6,10 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import msgspec
-
-from neuron_lib.registry.progress import describe
-from neuron_lib.types import LoadProgress
+from neuron_service.cli.load_words import describe_load
 from neuron_service.cli.screen import shown
 from neuron_service.client.client import Client
 from neuron_service.client.translation import not_neuron
@@ -38,7 +35,7 @@ def describe_event(event: Mapping[str, Any]) -> str:
     """An event in one line: local time, kind, model, and what has happened. Raises for anything that is no event."""
     kind, model_id = event["type"], event.get("model_id", "-")
     at = time.strftime("%H:%M:%S", time.localtime(event["at"]))
-    return shown(f"{at}  {kind:<9}  {model_id}") + f"  {shown(_what(kind, event))}".rstrip()
+    return f"{at}  {shown(kind):<9}  {shown(model_id)}  {shown(_what(kind, event))}".rstrip()
 
 
 def _what(kind: str, event: Mapping[str, Any]) -> str:
@@ -62,7 +59,7 @@ def _reply(event: Mapping[str, Any]) -> str:
 _WORDS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "host": lambda event: event["state"],
     "model": lambda event: ": ".join(filter(None, (event["phase"], event.get("reason")))),
-    "progress": lambda event: describe(msgspec.convert(event["progress"], LoadProgress)),
+    "progress": lambda event: describe_load(event["progress"]),
     "restart": lambda event: f"restart {event['restarts']}: {event['death']}",
     "rejection": lambda event: f"{event['what']} refused, {event['code']}: {event['reason']}",
     "reply": _reply,

@@ -18,11 +18,13 @@ from neuron_service.migration import (
     NoteKind,
     Translation,
     is_ollama_settings,
+    is_presets,
     read_command,
     translate_command,
     translate_llama_swap,
     translate_modelfile,
     translate_ollama_settings,
+    translate_presets,
 )
 
 __all__ = ("ImportFormat", "as_file", "import_configuration", "translate")
@@ -115,6 +117,8 @@ def _translate_one(
     where = "stdin" if file == "-" else Path(file).name
     if format_ == "llama-swap":
         translate_llama_swap(text, draft, folder=folder, environ=environ)
+    elif format_ == "llama-server" and is_presets(text):
+        translate_presets(text, draft, folder=folder)
     elif format_ == "llama-server":
         model_id = translate_command(read_command(text), draft, name=name, folder=folder)
         if model_id is not None:

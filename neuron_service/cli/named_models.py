@@ -14,7 +14,7 @@ from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.named_model import NamedModel, find_named_model
 from neuron_lib.types import ModelSpec, public_id
 
-__all__ = ("NoSuchModel", "files_of", "named_model", "with_models")
+__all__ = ("NoSuchModel", "files_of", "named_model", "with_file", "with_models")
 
 
 class NoSuchModel(ConfigError):
@@ -70,6 +70,18 @@ def with_models(config: Config, texts: Sequence[str], *, folder: Path) -> Config
             for model in models
         ),
     )
+
+
+def with_file(config: Config, text: str, *, folder: Path) -> tuple[Config, str]:
+    """The configuration in which the model of a text can be found, and its id. Any text that is no file stays as it is.
+
+    Raises `NoSuchModel` for a file that is not there. Blocking: looks at the disk.
+    """
+    try:
+        named = named_model(config, text, folder=folder)
+    except NoSuchModel:
+        return config, text  # whoever looks the id up says what is wrong with it
+    return (config if named.entry is None else with_models(config, [text], folder=folder)), named.model_id
 
 
 def _with_files(table: Any, files: Sequence[Path]) -> Any:

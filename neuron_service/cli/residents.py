@@ -4,11 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import msgspec
-
-from neuron_lib.registry.progress import describe
 from neuron_lib.sizes import format_size
-from neuron_lib.types import LoadProgress
 
 __all__ = (
     "HEADINGS",
@@ -100,8 +96,9 @@ def _serving(load: Mapping[str, Any], model: Mapping[str, Any]) -> Resident:
 
 
 def _loading(load: Mapping[str, Any]) -> Resident:
-    progress = msgspec.convert(load["progress"], LoadProgress)
-    return Resident(id=load["model_id"], state="loading", detail=describe(progress))
+    from neuron_service.cli.load_words import describe_load
+
+    return Resident(id=load["model_id"], state="loading", detail=describe_load(load["progress"]))
 
 
 def _unloading(unload: Mapping[str, Any]) -> Resident:

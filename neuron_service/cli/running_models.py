@@ -1,4 +1,4 @@
-"""`neuron ps`, `load` and `unload`: the models of a running service."""
+"""`neuron load` and `unload`: the models of a running service."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,58 +10,17 @@ import msgspec
 from neuron_lib.types import LoadingModel
 from neuron_service.cli.long_call import LONGEST_CALL_S, run_beside
 from neuron_service.cli.progress_line import ProgressLine
-from neuron_service.cli.residents import (
-    HEADINGS,
-    NOT_NEURON,
-    OTHER_HEADINGS,
-    RIGHT,
-    Resident,
-    cells,
-    describe_host,
-    residents,
-    style,
-    to_json,
-)
-from neuron_service.cli.screen import print_json, print_table, shown, waiting
+from neuron_service.cli.resident_table import ask_residents
+from neuron_service.cli.residents import NOT_NEURON
+from neuron_service.cli.screen import print_json, shown, waiting
 from neuron_service.client.client import Client
 from neuron_service.client.problem import DaemonProblem
 from neuron_service.client.translation import not_neuron
 
-__all__ = ("load_model", "show_residents", "unload_model")
+__all__ = ("load_model", "unload_model")
 
 _REFUSED: Final = 400
 _INTERRUPTED: Final = 130
-
-
-def show_residents(client: Client, *, as_json: bool) -> int:
-    """Print the models of the service. Returns the exit status."""
-    health, found = _ask(client)
-    if as_json:
-        print_json({"models": [to_json(each) for each in found]})
-        return 0
-    if not found:
-        print(f"no models at {client.address}; `neuron load MODEL` loads one")
-    serving = [each for each in found if each.serves]
-    others = [each for each in found if not each.serves]
-    if serving:
-        print_table(HEADINGS, list(map(cells, serving)), right=RIGHT, styles=list(map(_state_style, serving)))
-        for each in serving:
-            if each.detail:
-                print(shown(f"{each.id}: {each.detail}"))
-    if serving and others:
-        print()
-    if others:
-        rows = [(each.id, each.state, each.detail) for each in others]
-        print_table(OTHER_HEADINGS, rows, styles=list(map(_state_style, others)))
-    if found and health:
-        print()
-    for line in health:
-        print(line)
-    return 0
-
-
-def _state_style(resident: Resident) -> tuple[str, str]:
-    return "STATE", style(resident)
 
 
 def load_model(
@@ -93,7 +52,7 @@ def unload_model(client: Client, model_id: str, *, as_json: bool) -> int:
     with waiting(f"unloading {model_id}") as say:
 
         def watch() -> None:
-            _, found = _ask(client)
+            _, found = ask_residents(client)
             for each in found:
                 if each.id == model_id and each.detail:
                     say(f"unloading {model_id}: {each.detail}")
@@ -116,15 +75,6 @@ def _reporter(client: Client, model_id: str, line: ProgressLine) -> Callable[[],
             line.report(load.progress)
 
     return report
-
-
-def _ask(client: Client) -> tuple[list[str], list[Resident]]:
-    """Lines about the host, and the models of the service."""
-    health, models = client.get("/health"), client.get("/models")
-    try:
-        return describe_host(health), residents(health, models)
-    except NOT_NEURON as error:
-        raise not_neuron(client.address, f"its answer lacks {error}") from error
 
 
 def _is_loaded(client: Client, model_id: str) -> bool:

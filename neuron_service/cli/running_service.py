@@ -2,15 +2,17 @@
 
 import contextlib
 import http.client
-import socket
-import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from neuron_lib.config import Config, unix_path
+from neuron_service.cli.daemon import client_certificate
+from neuron_service.client.address import Address, parse_address
+from neuron_service.client.connection import open_connection
 
 __all__ = ("ServiceSilent", "WantsCertificate", "WantsKey", "is_running", "loaded_ids")
 
@@ -66,12 +68,15 @@ def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
     key = environ.get(_KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
         raise ServiceSilent(f"{_KEY_VARIABLE} is no API key")
-    place, connection = _connection_to(config)
+    address = _address(config)
+    place = address.host if address.scheme == "unix" else f"{address.host} port {address.port}"
     is_encrypted = False
     try:
-        with contextlib.closing(connection):
+        with contextlib.closing(
+            open_connection(address, timeout_s=_ANSWER_LIMIT_S, certificate=client_certificate(environ))
+        ) as connection:
             connection.connect()
-            is_encrypted = isinstance(connection, http.client.HTTPSConnection)
+            is_encrypted = address.scheme == "https"
             connection.request("GET", "/health", headers={"x-api-key": key} if key else {})
             answer = connection.getresponse()
             body = answer.read()
@@ -84,38 +89,22 @@ def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
     except (OSError, http.client.HTTPException) as error:
         # With TLS 1.3 a server misses the certificate of its client only after the client's side of the handshake.
         if is_encrypted and config.tls_client_ca is not None and not isinstance(error, TimeoutError):
-            problem = "wants a certificate of each client (`tls_client_ca`), and this command has none"
+            problem = "wants a certificate of each client (`tls_client_ca`): name yours in NEURON_CLIENT_CERT"
             raise WantsCertificate(f"the service at {place} {problem}") from error
         raise ServiceSilent(f"{place} does not answer: {error!r}") from error
     except msgspec.MsgspecError as error:
         raise ServiceSilent(f"what listens on {place} is not neuron") from error
 
 
-def _connection_to(config: Config) -> tuple[str, http.client.HTTPConnection]:
-    """A connection that is not open yet, and its place in words.
+def _address(config: Config) -> Address:
+    """Where the service of this machine listens. Its certificate is for the name that others use.
 
-    Not urllib, because it uses proxies and follows redirects. This question is for that address alone.
+    Raises `ServiceSilent` for a `host` that no client can ask.
     """
     if (path := unix_path(config.host)) is not None:
-        return str(path), _UnixConnection(str(path))
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - compared, not bound
-    place = f"{host} port {config.port}"
-    if config.tls_cert is None:
-        return place, http.client.HTTPConnection(host, config.port, timeout=_ANSWER_LIMIT_S)
-    # The certificate is for the name that clients use, and the address is one of this machine.
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return place, http.client.HTTPSConnection(host, config.port, timeout=_ANSWER_LIMIT_S, context=context)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over the Unix socket at a path."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_ANSWER_LIMIT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_ANSWER_LIMIT_S)
-        self.sock.connect(self._path)
+        return Address(scheme="unix", host=str(path))
+    try:
+        address = parse_address(config.host, default_port=config.port)
+    except ValueError as error:
+        raise ServiceSilent(f"`host` of the configuration: {error}") from error
+    return address if config.tls_cert is None else replace(address, scheme="https", checks_certificate=False)

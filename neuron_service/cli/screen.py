@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ("STYLES", "console", "print_json", "print_line", "print_pairs", "print_table", "shown", "waiting")
+__all__ = (
+    "STYLES",
+    "console",
+    "print_json",
+    "print_line",
+    "print_pairs",
+    "print_table",
+    "shown",
+    "waiting",
+    "whole_screen",
+)
 
 STYLES: Final[Mapping[str, str]] = {
     "good": "green",
@@ -109,6 +119,16 @@ def console(stream: TextIO | None = None) -> "Console":
     from rich.console import Console
 
     return Console(file=stream, highlight=False, markup=False, emoji=False)
+
+
+@contextlib.contextmanager
+def whole_screen() -> Iterator[Callable[[], None]]:
+    """Take the whole terminal until the end of the block, which brings back what stood there.
+
+    Yields a function that clears the screen.
+    """
+    with console().screen():
+        yield lambda: console().clear()
 
 
 @contextlib.contextmanager

@@ -4,10 +4,10 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from neuron_service.client.address import Address
-from neuron_service.client.connection import open_connection
+from neuron_service.client.connection import Certificate, open_connection
 from neuron_service.client.event_lines import ServerSentEvent, read_events
 from neuron_service.client.problem import DaemonProblem
 from neuron_service.client.translation import broken, from_answer, no_connection, not_neuron
@@ -27,13 +27,11 @@ class Client:
     Every method blocks, and raises `DaemonProblem` whatever goes wrong. A client may be used by several threads.
     """
 
-    def __init__(self, address: Address, *, key: str | None = None) -> None:
+    def __init__(self, address: Address, *, key: str | None = None, certificate: Certificate | None = None) -> None:
+        """`key` is the API key, and `certificate` what a service with `tls_client_ca` wants to see."""
         self.address = address
         self._key = key
-
-    def with_key(self, key: str | None) -> Self:
-        """The same client with another API key."""
-        return type(self)(self.address, key=key)
+        self._certificate = certificate
 
     def get(self, path: str, *, timeout_s: float = _ANSWER_LIMIT_S) -> Any:
         """The JSON answer to a GET of `path`. Each wait for the daemon is at most `timeout_s` long."""
@@ -85,7 +83,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """The head of an answer of success. Raises `DaemonProblem` for any other answer."""
-        connection = open_connection(self.address, timeout_s=timeout_s)
+        connection = open_connection(self.address, timeout_s=timeout_s, certificate=self._certificate)
         with contextlib.closing(connection):
             try:
                 connection.request(

@@ -9,7 +9,7 @@ from typing import Any, Final
 from neuron_service.client.address import Address
 from neuron_service.client.problem import DaemonProblem
 
-__all__ = ("broken", "from_answer", "no_connection", "not_neuron")
+__all__ = ("bad_certificate", "broken", "from_answer", "no_connection", "not_neuron")
 
 _LONGEST_MESSAGE: Final = 1000
 _STATUSES: Final[Mapping[int, int]] = {
@@ -42,7 +42,7 @@ def no_connection(address: Address, error: OSError) -> DaemonProblem:
             spelling = "look at the spelling, or use its address"
             return DaemonProblem(f"no host is called {address.host!r}; {spelling}", exit_status=os.EX_NOHOST)
         case _:
-            reason = error.strerror or repr(error)
+            reason = error.strerror or str(error) or repr(error)
             return DaemonProblem(f"{address} cannot be reached: {reason}", exit_status=os.EX_UNAVAILABLE)
 
 
@@ -51,14 +51,29 @@ def _no_tls(address: Address, error: ssl.SSLError) -> DaemonProblem:
         reason = f"{error.verify_message}; name the file of its authority in SSL_CERT_FILE"
         return DaemonProblem(f"no trust in the certificate of {address}: {reason}", exit_status=os.EX_UNAVAILABLE)
     reason = (error.reason or "unknown").lower().replace("_", " ")
-    look = "look whether the service speaks TLS, and whether it wants a certificate"
+    look = "look whether the service speaks TLS, and name a certificate in NEURON_CLIENT_CERT if it wants one"
     return DaemonProblem(f"no TLS with {address}: {reason}; {look}", exit_status=os.EX_UNAVAILABLE)
+
+
+def bad_certificate(error: OSError | ValueError) -> DaemonProblem:
+    """The certificate of this client cannot be used."""
+    reason = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or "no certificate in PEM").lower().replace("_", " ")
+    return DaemonProblem(
+        f"the certificate in NEURON_CLIENT_CERT cannot be used: {reason or error}; name a file in PEM, and that of its "
+        "key in NEURON_CLIENT_KEY",
+        exit_status=os.EX_CONFIG,
+    )
 
 
 def broken(address: Address) -> DaemonProblem:
     """The connection ended in the middle of an answer."""
+    # With TLS 1.3 a service misses the certificate of its client only after the client's side of the handshake.
+    certificate = ", or name a certificate in NEURON_CLIENT_CERT if it wants one" if address.scheme == "https" else ""
     return DaemonProblem(
-        f"{address} ended the connection before its answer was whole; try again", exit_status=os.EX_TEMPFAIL
+        f"{address} ended the connection before its answer was whole; try again{certificate}",
+        exit_status=os.EX_TEMPFAIL,
     )
 
 

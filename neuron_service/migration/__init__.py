@@ -3,6 +3,7 @@
     command_line    the command in a text
     draft           what a translation has found so far, and how the findings of several models become one file
     llama_server    the options of llama.cpp's `llama-server`
+    presets         the INI file with presets of `llama-server`
     modelfile       Ollama's Modelfile
     ollama_settings the variables of Ollama's server
     llama_swap      the YAML file of llama-swap
@@ -16,6 +17,7 @@ from neuron_service.migration.llama_server import translate_command
 from neuron_service.migration.llama_swap import translate_llama_swap
 from neuron_service.migration.modelfile import translate_modelfile
 from neuron_service.migration.ollama_settings import is_ollama_settings, translate_ollama_settings
+from neuron_service.migration.presets import is_presets, translate_presets
 
 __all__ = (
     "Command",
@@ -24,9 +26,11 @@ __all__ = (
     "NoteKind",
     "Translation",
     "is_ollama_settings",
+    "is_presets",
     "read_command",
     "translate_command",
     "translate_llama_swap",
     "translate_modelfile",
     "translate_ollama_settings",
+    "translate_presets",
 )

@@ -211,7 +211,7 @@ _WITH_VALUE: Final[Mapping[str, Key | Said | Special]] = MappingProxyType(
         "--sse-ping-interval": _needless("a stream has a comment each silent second"),
         "--sleep-idle-seconds": Special("idle"),
         "--models-dir": _NO_ROUTER,
-        "--models-preset": _NO_ROUTER,
+        "--models-preset": _lost("translate that file too: `neuron config import llama-server FILE`"),
         "--models-max": _NO_ROUTER,
         "--tags": _lost("models have no tags here"),
         "--ui-config --webui-config": _NO_UI,

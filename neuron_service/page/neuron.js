@@ -92,13 +92,38 @@ function morph(shown, fresh) {
   });
 }
 
-let wake = () => {};
+let isDue = false; // something has changed since the last pause
+let endPause = () => {};
+
+function wake() {
+  isDue = true;
+  endPause();
+}
+
 /** Wait so long, or until `wake` is called. Without a time only `wake` ends the wait. */
-const pause = (ms) =>
-  new Promise((done) => {
-    const timer = ms === undefined ? undefined : setTimeout(done, ms);
-    wake = () => (clearTimeout(timer), done());
-  });
+async function pause(ms) {
+  if (!isDue) {
+    await new Promise((done) => {
+      endPause = done;
+      if (ms !== undefined) setTimeout(done, ms);
+    });
+  }
+  isDue = false;
+}
+
+let following = null; // the AbortController of the stream of events; it stays if the host refuses the stream
+
+/** Refresh as soon as something happens. A reader who may not follow the events sees it after the next pause. */
+async function followEvents() {
+  if (following || document.hidden) return;
+  following = new AbortController();
+  try {
+    for await (const _ of eventsOf(await ask("events", { signal: following.signal }))) wake();
+    following = null;
+  } catch (problem) {
+    if (!problem.status) following = null;
+  }
+}
 
 async function refresh() {
   try {
@@ -108,6 +133,7 @@ async function refresh() {
     document.body.classList.remove("locked", "stale");
     element("lost").hidden = true;
     tellOfChanges(before);
+    followEvents();
     adaptChat();
   } catch (problem) {
     if (problem.status === 401) lock(problem);
@@ -142,6 +168,7 @@ function lock(problem) {
   const wasTried = sessionStorage.getItem(KEY) !== null;
   sessionStorage.removeItem(KEY);
   document.body.classList.add("locked");
+  following = null; // another key may follow the events
   if (wasTried) element("unlock-problem").textContent = problem.message;
 }
 
@@ -335,7 +362,7 @@ function adaptChat() {
     ? `Write the result of ${call.function.name}.`
     : hasModel
       ? "Write a message. Shift+Enter begins a new line."
-      : "Load a model to chat with it.";
+      : `${element("model").textContent.trim()}.`;
 }
 
 /** Add to the conversation that is shown, and follow its end unless the reader has scrolled away from it. */
@@ -497,7 +524,10 @@ element("new-chat").addEventListener("click", () => {
   adaptChat();
   element("message").focus();
 });
-document.addEventListener("visibilitychange", () => wake());
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) following?.abort(); // a browser opens six connections to a host, for all of its tabs together
+  wake();
+});
 
 document.documentElement.classList.add("scripted");
 follow();

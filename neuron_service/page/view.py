@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import UNSET, Struct
 
 from neuron_lib.registry.progress import describe
-from neuron_lib.sizes import MB, format_rounded, format_size, size_unit
+from neuron_lib.sizes import format_size
 from neuron_lib.types import (
     ActivationSnapshot,
     Device,
@@ -16,6 +16,7 @@ from neuron_lib.types import (
     FailedLoad,
     Health,
     HostCpus,
+    HostEvent,
     HostMemory,
     LoadingModel,
     ModelInfo,
@@ -23,12 +24,12 @@ from neuron_lib.types import (
     ModelStatus,
     UnloadingModel,
 )
+from neuron_service.access.scopes import SCOPES
+from neuron_service.page.happenings import Request, Trouble, requests_of, troubles_of
+from neuron_service.page.words import MIB, counted, duration, mib_of, speed
 from neuron_service.status import NotReady
 
-__all__ = ("Card", "Fact", "ModelState", "PageFacts", "View", "duration", "view_of")
-
-_MIB = 1 << 20
-_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
+__all__ = ("Card", "Fact", "ModelState", "PageFacts", "View", "view_of")
 
 
 class ModelState(StrEnum):
@@ -50,6 +51,8 @@ class PageFacts(Struct, frozen=True, kw_only=True):
     """What the page shows, as the host has it at one moment. `version` is "" while it is not known.
 
     `on_demand` are the ids of the models that a chat would load, `configured` those of all models of the configuration.
+    `events` are the last events, oldest first. `scopes` are what the reader of the page may do. `now_s` is in seconds
+    of Unix time.
     """
 
     hostname: str
@@ -62,6 +65,9 @@ class PageFacts(Struct, frozen=True, kw_only=True):
     configured: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ()
     harnesses: tuple[str, ...] = ()
+    events: tuple[HostEvent, ...] = ()
+    scopes: frozenset[str] = frozenset(SCOPES)
+    now_s: float = 0.0
 
 
 class Fact(Struct, frozen=True, kw_only=True):
@@ -89,7 +95,8 @@ class View(Struct, frozen=True, kw_only=True):
     """The whole page. `tone` says in one word how the host is: `good`, `idle`, `busy` or `bad`.
 
     `chats` are the ids of the models that a person can chat with: those that serve, and then those that a chat would
-    load. `loadable` are models of the configuration that have no card.
+    load; without any `no_chat` says why. `loadable` are models of the configuration that have no card. `can_load` and
+    `can_see_requests` say what the reader of the page may do and see.
     """
 
     hostname: str
@@ -98,7 +105,12 @@ class View(Struct, frozen=True, kw_only=True):
     about: tuple[Fact, ...]
     cards: tuple[Card, ...]
     chats: tuple[str, ...]
+    no_chat: str
     loadable: tuple[str, ...]
+    can_load: bool
+    can_see_requests: bool
+    requests: tuple[Request, ...]
+    troubles: tuple[Trouble, ...]
     host: tuple[Fact, ...]
     notes: tuple[str, ...]
     harnesses: tuple[str, ...]
@@ -108,32 +120,27 @@ def view_of(facts: PageFacts) -> View:
     """The page for these facts."""
     cards = _cards(facts.health, facts.models)
     serving = tuple(card.id for card in cards if card.can_chat)
+    can_chat, can_see_requests = "inference" in facts.scopes, "metrics" in facts.scopes
+    events = facts.events if can_see_requests else ()
     return View(
         hostname=facts.hostname,
         status=facts.status if facts.not_ready is NotReady.DRAINING else _status(cards),
         tone=_tone(facts.not_ready, cards),
         about=tuple(_about(facts)),
         cards=cards,
-        chats=(*serving, *sorted(set(facts.on_demand).difference(serving))),
+        chats=(*serving, *sorted(set(facts.on_demand).difference(serving))) if can_chat else (),
+        no_chat="Load a model to chat with it"
+        if can_chat
+        else "This key lacks the scope inference, so it may not chat",
         loadable=tuple(sorted({*facts.configured, *facts.on_demand}.difference(card.id for card in cards))),
+        can_load="admin" in facts.scopes,
+        can_see_requests=can_see_requests,
+        requests=requests_of(events, now_s=facts.now_s),
+        troubles=troubles_of(events, now_s=facts.now_s),
         host=tuple(_host_facts(facts.health, facts.devices)),
         notes=tuple(_notes(facts.health)),
         harnesses=facts.harnesses,
     )
-
-
-def duration(seconds: float) -> str:
-    """A time for people: `12 s`, `3 min 20 s`, `2 h 5 min`, `4 d 3 h`."""
-    whole = int(seconds)
-    for unit_s, unit, smaller_s, smaller in (
-        (_DAY_S, "d", _HOUR_S, "h"),
-        (_HOUR_S, "h", _MINUTE_S, "min"),
-        (_MINUTE_S, "min", 1, "s"),
-    ):
-        if whole >= unit_s:
-            rest = whole % unit_s // smaller_s
-            return f"{whole // unit_s} {unit}{f' {rest} {smaller}' if rest else ''}"
-    return f"{whole} s"
 
 
 def _status(cards: Sequence[Card]) -> str:
@@ -141,7 +148,7 @@ def _status(cards: Sequence[Card]) -> str:
     counts = Counter(card.state for card in cards)
     serving = counts.pop(ModelState.SERVING, 0)
     others = [f"{counts[state]} {state}" for state in ModelState if counts[state]]
-    return ", ".join([f"{_counted(serving, 'model') if serving else 'no model'} serving", *others])
+    return ", ".join([f"{counted(serving, 'model') if serving else 'no model'} serving", *others])
 
 
 def _tone(not_ready: NotReady | None, cards: Iterable[Card]) -> Literal["good", "idle", "busy", "bad"]:
@@ -204,16 +211,16 @@ def _model_facts(model: ModelInfo, load: ModelLoad | None) -> Iterator[Fact]:
     if load is not None:
         yield _of_limit("Running", load.in_flight, load.max_in_flight)
         yield _of_limit("Waiting", load.queue_depth, load.max_queue_depth)
-        yield Fact(name="Reply speed", value=_speed(load.tok_s_decode))
-        yield Fact(name="Prompt speed", value=_speed(load.tok_s_prefill))
+        yield Fact(name="Reply speed", value=speed(load.tok_s_decode))
+        yield Fact(name="Prompt speed", value=speed(load.tok_s_prefill))
         if load.kv_budget_mb:
             taken = load.kv_budget_mb - load.kv_available_mb
-            yield Fact(name="KV cells", value=_mib_of(taken, load.kv_budget_mb), share=taken / load.kv_budget_mb)
+            yield Fact(name="KV cells", value=mib_of(taken, load.kv_budget_mb), share=taken / load.kv_budget_mb)
     memory = load.engine_rss_mb if load is not None and load.engine_rss_mb else model.ram_used_mb
     if memory:
-        yield Fact(name="Memory", value=format_size(memory * _MIB))
+        yield Fact(name="Memory", value=format_size(memory * MIB))
     if model.vram_used_mb:
-        yield Fact(name="GPU memory", value=format_size(model.vram_used_mb * _MIB))
+        yield Fact(name="GPU memory", value=format_size(model.vram_used_mb * MIB))
     yield Fact(name="Device", value=_device_names(model.devices))
     if model.limit is not None:
         yield Fact(name="Context", value=f"{model.limit.context} tokens")
@@ -232,7 +239,7 @@ def _troubles(load: ModelLoad) -> Iterator[Fact]:
         + load.rejected_kv_unservable
     )
     if refused:
-        yield Fact(name="Refused", value=_counted(refused, "request"))
+        yield Fact(name="Refused", value=counted(refused, "request"))
     if load.engine_restarts:
         yield Fact(name="Restarts", value=str(load.engine_restarts))
     if load.last_engine_death:
@@ -251,7 +258,7 @@ def _loading(load: LoadingModel) -> Card:
 
 def _unloading(model: UnloadingModel) -> Card:
     since = f"{duration(model.elapsed_ms / 1000)} so far"
-    running = f"{_counted(model.running_requests, 'request')} still running, " if model.running_requests else ""
+    running = f"{counted(model.running_requests, 'request')} still running, " if model.running_requests else ""
     overdue = ", longer than this may take: its memory may still be taken" if model.is_overdue else ""
     return Card(id=model.model_id, state=ModelState.UNLOADING, words=f"{running}{since}{overdue}")
 
@@ -306,7 +313,7 @@ def _gpu_fact(reading: DeviceHealth, name: str) -> Fact:
     total = reading.vram_used_mb + reading.vram_free_mb
     return Fact(
         name=f"GPU {reading.index}{f' · {name}' if name else ''}",
-        value=f"{_mib_of(reading.vram_used_mb, total)}, {reading.utilization_pct} % busy, {reading.temp_c} °C",
+        value=f"{mib_of(reading.vram_used_mb, total)}, {reading.utilization_pct} % busy, {reading.temp_c} °C",
         share=reading.vram_used_mb / total if total else None,
     )
 
@@ -332,22 +339,8 @@ def _of_limit(name: str, count: int, most: int) -> Fact:
 
 def _used(name: str, used_mb: int, total_mb: int) -> Fact:
     used_mb = max(0, used_mb)
-    return Fact(name=name, value=f"{_mib_of(used_mb, total_mb)} in use", share=min(1.0, used_mb / (total_mb or 1)))
-
-
-def _mib_of(part_mib: int, whole_mib: int) -> str:
-    """`1.2 of 2.9 GB`."""
-    unit, name = size_unit(max(whole_mib * _MIB, MB))
-    return f"{format_rounded(part_mib * _MIB / unit)} of {format_rounded(whole_mib * _MIB / unit)} {name}"
-
-
-def _speed(tokens_per_s: float) -> str:
-    return f"{format_rounded(tokens_per_s)} tokens/s" if tokens_per_s else "not measured yet"
+    return Fact(name=name, value=f"{mib_of(used_mb, total_mb)} in use", share=min(1.0, used_mb / (total_mb or 1)))
 
 
 def _device_names(devices: tuple[int, ...]) -> str:
     return f"GPU {', '.join(map(str, devices))}" if devices else "CPU"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -38,9 +38,10 @@ _PAGE = Operation(method="get", path="/", summary="The page for people, as HTML"
 async def show_page(request: Request[Any, Any, Any], host: HostDependency) -> Response[bytes]:
     """The page. A caller who may not see the state of the host gets a field for a key, with the status 401."""
     _require_page(host)
-    if exchange_of(request.scope).is_stranger:
+    scopes = exchange_of(request.scope).scopes
+    if not scopes:
         return _html(await anyio.to_thread.run_sync(_locked), status=_UNAUTHORIZED)
-    return _html(await anyio.to_thread.run_sync(partial(_render, take_facts(host), whole=True)))
+    return _html(await anyio.to_thread.run_sync(partial(_render, take_facts(host, scopes=scopes), whole=True)))
 
 
 _STATE = Operation(
@@ -49,10 +50,11 @@ _STATE = Operation(
 
 
 @get(_STATE.path, opt=described_by(_STATE))
-async def show_state(host: HostDependency) -> Response[bytes]:
+async def show_state(request: Request[Any, Any, Any], host: HostDependency) -> Response[bytes]:
     """The parts of the page that change."""
     _require_page(host)
-    return _html(await anyio.to_thread.run_sync(partial(_render, take_facts(host), whole=False)))
+    facts = take_facts(host, scopes=exchange_of(request.scope).scopes)
+    return _html(await anyio.to_thread.run_sync(partial(_render, facts, whole=False)))
 
 
 _ASSETS: Final = {f"/page/{name}": name for name in ASSETS}

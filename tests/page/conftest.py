@@ -4,7 +4,7 @@ An event loop of Playwright runs in this thread as long as the browser, so no te
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, TypeAlias
 
 import pytest
@@ -13,7 +13,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright
 
 from tests.page.browsing import CHROMIUM, PATIENCE_MS, chromium  # noqa: E402 - needs what is looked for above
 
-OpenPage: TypeAlias = Callable[..., Any]
+OpenPage: TypeAlias = Callable[..., AbstractContextManager[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +25,23 @@ def browser(process: None) -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[OpenPage]:
-    """Opens the page of the host at a port. What the browser finds wrong with it fails the test at its end.
+def open_page(browser: Any) -> OpenPage:
+    """Opens the page of the host at a port for a block. What the browser finds wrong with it fails the test.
 
-    The keyword arguments are those of a context of Playwright. An answer that the host refuses with is no such fault.
+    The keyword arguments are those of a context of Playwright. An answer that the host refuses with is no such fault,
+    and neither is one that it breaks off.
     """
-    faults: list[str] = []
-    with ExitStack() as stack:
 
-        def open_at(port: int, *, path: str = "/", **options: Any) -> Any:
-            context = browser.new_context(**options)
-            stack.callback(context.close)
+    @contextmanager
+    def open_at(port: int, *, path: str = "/", **options: Any) -> Iterator[Any]:
+        faults: list[str] = []
+        with closing(browser.new_context(**options)) as context:
             context.set_default_timeout(PATIENCE_MS)
             page = context.new_page()
             page.on("pageerror", lambda error: faults.append(str(error)))
             page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
             page.goto(f"http://127.0.0.1:{port}{path}")
-            return page
+            yield page
+        assert [fault for fault in faults if not fault.startswith("Failed to load resource")] == []
 
-        yield open_at
-    assert [fault for fault in faults if not fault.startswith("Failed to load resource")] == []
+    return open_at

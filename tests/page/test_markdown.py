@@ -1,8 +1,6 @@
 """What the chat of the page makes of the text of a model, in Chromium."""
 
-from typing import Any
-
-from tests.fakes.listening_host import listening_host
+from tests.page.browsing import page_host
 from tests.page.conftest import OpenPage
 
 SHOW = """(texts) => {
@@ -53,8 +51,7 @@ CASES = {
 
 
 def test_markdown_becomes_the_elements_that_it_means_and_nothing_else(open_page: OpenPage) -> None:
-    with listening_host() as host:
-        page: Any = open_page(host.port)
+    with page_host() as host, open_page(host.port) as page:
         made = {text: page.evaluate(SHOW, [text]) for text in CASES}
     assert made == CASES
 
@@ -62,14 +59,12 @@ def test_markdown_becomes_the_elements_that_it_means_and_nothing_else(open_page:
 def test_a_text_that_grows_is_shown_as_if_it_had_come_at_once(open_page: OpenPage) -> None:
     text = "\n\n".join(CASES)
     growing = [text[:end] for end in range(0, len(text), 7)]
-    with listening_host() as host:
-        page: Any = open_page(host.port)
+    with page_host() as host, open_page(host.port) as page:
         assert page.evaluate(SHOW, [*growing, text]) == page.evaluate(SHOW, [text])
 
 
 def test_a_hostile_text_takes_no_longer_than_its_length(open_page: OpenPage) -> None:
     """Each of these would keep a parser busy for minutes that looks at every pair of marks."""
-    with listening_host() as host:
-        page: Any = open_page(host.port)
+    with page_host() as host, open_page(host.port) as page:
         for piece in ("*", "**a", "`", "[", "[a](", "> ", "- ", "|", "#", "```\n", "* * *", "\n"):
             assert page.evaluate(SHOW, [piece * 50_000]) is not None

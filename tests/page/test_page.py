@@ -1,5 +1,7 @@
 """The page in Chromium, over a host that follows a script."""
 
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -15,8 +17,9 @@ from neuron_service.access.keys import KeyRing, line_of, parse_keys
 from neuron_service.access.networks import Networks
 from neuron_service.asgi import ASGIApp, Receive, Scope, Send
 from tests.fakes.driven_harness import DrivenHarness
-from tests.fakes.listening_host import ListeningHost, listening_host
+from tests.fakes.listening_host import ListeningHost
 from tests.fakes.scripted_host import spec
+from tests.page.browsing import page_host
 from tests.page.conftest import OpenPage
 
 A, B = "org/a", "org/b:Q4_K_M"
@@ -55,8 +58,7 @@ async def _begin(registry: Registry, driven: DrivenHarness, model_id: str) -> No
 
 
 def test_a_load_is_seen_to_go_on_and_to_end_while_the_page_is_open(open_page: OpenPage) -> None:
-    with listening_host() as host:
-        page = open_page(host.port)
+    with page_host() as host, open_page(host.port) as page:
         page.get_by_text("No model is loaded.").wait_for()
         driven = begin_load(host, A)
         for fraction in (0.1, 0.6):
@@ -68,9 +70,24 @@ def test_a_load_is_seen_to_go_on_and_to_end_while_the_page_is_open(open_page: Op
         page.get_by_text("1 model serving").wait_for()
 
 
+def test_what_happens_is_seen_at_once_and_not_at_the_next_look(open_page: OpenPage) -> None:
+    with page_host() as host, open_page(host.port) as page:
+        page.get_by_text("No model is loaded.").wait_for()
+        with page.expect_response("**/events"):
+            page.clock.install()
+            page.reload()
+        page.clock.pause_at(datetime.now(tz=UTC) + timedelta(hours=1))  # no pause of the page ends from now on
+        host.call(host.scripted.registry.load, spec(A))
+        card(page, A).wait_for()
+        host.call(host.scripted.registry.unload, A)
+        page.get_by_text("No model is loaded.").wait_for()
+
+
 def test_a_load_is_asked_for_and_its_failure_is_said_where_it_was_asked(open_page: OpenPage) -> None:
-    with listening_host({B: ScriptedModel(load_error=EngineDead(B, "no such file"))}) as host:
-        page = open_page(host.port)
+    with (
+        page_host({B: ScriptedModel(load_error=EngineDead(B, "no such file"))}) as host,
+        open_page(host.port) as page,
+    ):
         page.get_by_label("Id of a model").fill(A)
         page.keyboard.press("Enter")
         card(page, A).get_by_text("serving", exact=True).wait_for()
@@ -80,8 +97,7 @@ def test_a_load_is_asked_for_and_its_failure_is_said_where_it_was_asked(open_pag
 
 
 def test_a_model_is_unloaded_with_the_keyboard_once_that_is_confirmed(open_page: OpenPage) -> None:
-    with listening_host(resident=[A]) as host:
-        page = open_page(host.port)
+    with page_host(resident=[A]) as host, open_page(host.port) as page:
         unload = page.get_by_role("button", name=f"Unload {A}")
         unload.focus()
         page.keyboard.press("Enter")
@@ -97,8 +113,7 @@ def test_a_model_is_unloaded_with_the_keyboard_once_that_is_confirmed(open_page:
 
 
 def test_focus_and_what_was_typed_outlive_a_refresh(open_page: OpenPage) -> None:
-    with listening_host(resident=[A]) as host:
-        page = open_page(host.port)
+    with page_host(resident=[A]) as host, open_page(host.port) as page:
         field = page.get_by_label("Id of a model")
         field.fill("org/half")
         host.call(host.scripted.registry.unload, A)
@@ -107,18 +122,19 @@ def test_focus_and_what_was_typed_outlive_a_refresh(open_page: OpenPage) -> None
 
 
 def test_a_host_that_is_lost_is_said_to_be_and_comes_back(open_page: OpenPage) -> None:
-    with listening_host(resident=[A]) as host:
-        page, port = open_page(host.port), host.port
-        page.locator("html.scripted").wait_for()
-    page.get_by_role("alert").filter(has_text="The service does not answer").wait_for()
-    with listening_host(resident=[B], port=port):
-        card(page, B).wait_for()
-        page.locator("#lost").wait_for(state="hidden")
+    with ExitStack() as life:
+        host = life.enter_context(page_host(resident=[A]))
+        with open_page(host.port) as page:
+            card(page, A).wait_for()
+            life.close()
+            page.get_by_role("alert").filter(has_text="The service does not answer").wait_for()
+            life.enter_context(page_host(resident=[B], port=host.port))
+            card(page, B).wait_for()
+            page.locator("#lost").wait_for(state="hidden")
 
 
 def test_without_its_script_the_page_has_the_numbers_and_no_controls(open_page: OpenPage) -> None:
-    with listening_host(resident=[A]) as host:
-        page = open_page(host.port, java_script_enabled=False)
+    with page_host(resident=[A]) as host, open_page(host.port, java_script_enabled=False) as page:
         card(page, A).get_by_text("0 of 8").wait_for()
         page.get_by_text("The chat needs JavaScript.").wait_for()
         assert page.get_by_role("button").count() == page.get_by_role("textbox").count() == 0
@@ -132,8 +148,7 @@ def test_the_page_works_below_a_path_of_a_proxy(open_page: OpenPage) -> None:
 
         return strip
 
-    with listening_host(resident=[A], before=behind_proxy) as host:
-        page = open_page(host.port, path="/node/")
+    with page_host(resident=[A], before=behind_proxy) as host, open_page(host.port, path="/node/") as page:
         say(page, "hi")
         page.get_by_text("Hello, world!", exact=True).wait_for()
         host.call(host.scripted.registry.unload, A)
@@ -147,8 +162,7 @@ def test_a_reply_is_shown_with_its_reasoning_folded_and_goes_on_from_what_was_sa
     usage = Usage(prompt_tokens=7, completion_tokens=5, decode_ms=500)
     end = Finished(reasons=(FinishReason.STOP,), usage=usage)
     script = ScriptedModel(reply=(ReasoningDelta(text="I think"), "It is **so**", ".\n\n- one\n- two", end))
-    with listening_host({A: script}, resident=[A]) as host:
-        page = open_page(host.port)
+    with page_host({A: script}, resident=[A]) as host, open_page(host.port) as page:
         say(page, "Why?")
         page.get_by_text("5 tokens · 10.0 tokens/s").wait_for()
         assert page.locator(".assistant strong").inner_text() == "so"
@@ -168,8 +182,7 @@ def test_a_reply_is_shown_with_its_reasoning_folded_and_goes_on_from_what_was_sa
 
 def test_what_a_model_writes_is_never_run(open_page: OpenPage) -> None:
     text = f"{HOSTILE}\n\n[link](javascript:alert(3)) `{HOSTILE}`\n\n```html\n{HOSTILE}\n```\n\n# {HOSTILE}"
-    with listening_host({A: ScriptedModel(reply=(text,))}, resident=[A]) as host:
-        page = open_page(host.port)
+    with page_host({A: ScriptedModel(reply=(text,))}, resident=[A]) as host, open_page(host.port) as page:
         page.on("dialog", lambda dialog: pytest.fail(dialog.message))
         say(page, HOSTILE)
         page.locator(".assistant pre").wait_for()
@@ -181,8 +194,7 @@ def test_a_call_is_shown_and_what_is_written_next_is_its_result(open_page: OpenP
     call = ToolCall(index=0, id="call_1", name="weather", arguments='{"town":"Oslo"}')
     end = Finished(reasons=(FinishReason.TOOL_CALLS,), usage=Usage(prompt_tokens=1, completion_tokens=1))
     script = ScriptedModel(reply=(call, end))
-    with listening_host({A: script}, resident=[A]) as host:
-        page = open_page(host.port)
+    with page_host({A: script}, resident=[A]) as host, open_page(host.port) as page:
         say(page, "Is it cold?")
         page.get_by_text('"town": "Oslo"').wait_for()
         page.get_by_placeholder("Write the result of weather.").wait_for()
@@ -193,9 +205,29 @@ def test_a_call_is_shown_and_what_is_written_next_is_its_result(open_page: OpenP
         assert [message["role"] for message in asked.messages] == ["user", "assistant", "tool"]
 
 
+def test_a_reply_is_shown_while_it_is_written_and_a_new_chat_knows_nothing_of_it(open_page: OpenPage) -> None:
+    first, second = anyio.Event(), anyio.Event()
+    script = ScriptedModel(reply=("One", " two"), may_speak=first)
+    with page_host({A: script}, resident=[A]) as host, open_page(host.port) as page:
+        say(page, "Count")
+        card(page, A).get_by_text("1 of 8").wait_for()
+        script.may_speak = second  # for the second word: the first one waits already
+        host.set(first)
+        page.get_by_text("One", exact=True).wait_for()
+        page.get_by_role("button", name="New chat").click()
+        page.get_by_text("One", exact=True).wait_for(state="detached")
+        script.may_speak = None
+        say(page, "Again")
+        page.get_by_text("One two", exact=True).wait_for()
+        asked: Any = host.scripted.harness.requests[-1]
+        assert [message["content"] for message in asked.messages] == ["Again"]
+
+
 def test_a_reply_is_stopped_and_frees_its_seat(open_page: OpenPage) -> None:
-    with listening_host({A: ScriptedModel(may_speak=anyio.Event())}, resident=[A]) as host:
-        page = open_page(host.port)
+    with (
+        page_host({A: ScriptedModel(may_speak=anyio.Event())}, resident=[A]) as host,
+        open_page(host.port) as page,
+    ):
         say(page, "Go on for ever")
         card(page, A).get_by_text("1 of 8").wait_for()
         page.get_by_role("button", name="Stop").click()
@@ -205,8 +237,7 @@ def test_a_reply_is_stopped_and_frees_its_seat(open_page: OpenPage) -> None:
 
 def test_a_model_that_crashes_in_a_reply_is_seen_to_recover_and_the_same_is_asked_again(open_page: OpenPage) -> None:
     script = ScriptedModel(reply=("It be", EngineDead(A, "SIGSEGV")))
-    with listening_host({A: script}, resident=[A]) as host:
-        page = open_page(host.port)
+    with page_host({A: script}, resident=[A]) as host, open_page(host.port) as page:
         say(page, "Go on")
         page.get_by_role("alert").filter(has_text="SIGSEGV").wait_for()
         host.call(host.scripted.harness.crash, A)
@@ -226,22 +257,25 @@ def test_a_model_that_crashes_in_a_reply_is_seen_to_recover_and_the_same_is_aske
 
 
 def test_a_caller_who_needs_a_key_types_it_once_and_may_do_what_the_key_may(open_page: OpenPage) -> None:
-    with listening_host(resident=[A]) as host:
+    with page_host(resident=[A]) as host:
         keys = KeyRing(parse_keys(line_of("laptop", ["inference"], SECRET), place="keys"))
         host.scripted.real.entrance.replace(EntranceRules(trusted=Networks.of((), own_uid=1), keys=keys))
-        page = open_page(host.port)
-        assert A not in page.content()
-        page.get_by_label("Key").fill("wrong")
-        page.keyboard.press("Enter")
-        page.get_by_role("alert").filter(has_text="does not know").wait_for()
-        page.get_by_label("Key").fill(SECRET)
-        page.keyboard.press("Enter")
-        card(page, A).wait_for()
-        say(page, "hi")
-        page.get_by_text("Hello, world!", exact=True).wait_for()
-        page.get_by_label("Id of a model").fill(B)
-        page.keyboard.press("Enter")
-        page.get_by_role("alert").filter(has_text="lacks the scope 'admin'").wait_for()
+        with open_page(host.port) as page:
+            assert A not in page.content()
+            asked: list[tuple[str, str | None]] = []
+            page.on("request", lambda request: asked.append((request.url, request.headers.get("authorization"))))
+            page.reload()
+            page.get_by_label("Key").fill("wrong")
+            page.keyboard.press("Enter")
+            page.get_by_role("alert").filter(has_text="does not know").wait_for()
+            assert [key for url, key in asked if url.endswith("/page/state")] == ["Bearer wrong"]
+            page.get_by_label("Key").fill(SECRET)
+            page.keyboard.press("Enter")
+            card(page, A).wait_for()
+            say(page, "hi")
+            page.get_by_text("Hello, world!", exact=True).wait_for()
+            page.get_by_text("A key with the scope metrics shows them.").wait_for()
+            assert page.get_by_role("button", name="Unload").count() == page.get_by_label("Id of a model").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -258,8 +292,7 @@ def test_no_state_of_the_page_has_a_fault_that_axe_finds(open_page: OpenPage, sc
         "# Yes\n\n| a | b |\n|---|---|\n| 1 | [2](https://x.example) |\n\n```\ncode\n```\n> q",
     )
     script = ScriptedModel(reply=reply)
-    with listening_host({A: script}, resident=[A]) as host:
-        page = open_page(host.port, color_scheme=scheme)
+    with page_host({A: script}, resident=[A]) as host, open_page(host.port, color_scheme=scheme) as page:
         page.locator("html.scripted").wait_for()
         check(page, "idle")
         driven = begin_load(host, B)
@@ -287,8 +320,10 @@ def test_no_state_of_the_page_has_a_fault_that_axe_finds(open_page: OpenPage, sc
 def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: OpenPage) -> None:
     long_id = f"org/{'a-very-long-name-' * 6}:Q4_K_M"
     wide = "x" * 300
-    with listening_host({long_id: ScriptedModel(reply=(f"{wide}\n\n```\n{wide}\n```",))}, resident=[long_id]) as host:
-        page = open_page(host.port, viewport=PHONE)
+    with (
+        page_host({long_id: ScriptedModel(reply=(f"{wide}\n\n```\n{wide}\n```",))}, resident=[long_id]) as host,
+        open_page(host.port, viewport=PHONE) as page,
+    ):
         page.locator("html.scripted").wait_for()
         say(page, wide)
         page.locator(".assistant pre").wait_for()

@@ -1,6 +1,7 @@
 """The page in Chromium, over the real program with a real model."""
 
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ def test_a_person_sees_a_model_load_chats_sees_it_crash_and_recover_and_unloads_
     open_page: OpenPage, tmp_path: Path
 ) -> None:
     port = free_port()
-    with running_daemon(tmp_path, ONE + MODELS, port=port) as daemon:
-        page = open_page(port)
+    with ExitStack() as life:
+        daemon = life.enter_context(running_daemon(tmp_path, ONE + MODELS, port=port))
+        page = life.enter_context(open_page(port))
         card = page.locator('.card[data-key="test/one"]')
         card.get_by_text("serving", exact=True).wait_for()
 
@@ -57,7 +59,9 @@ def test_a_person_sees_a_model_load_chats_sees_it_crash_and_recover_and_unloads_
         page.get_by_role("button", name="Unload it").click()
         page.get_by_text("No model is loaded.").wait_for()
         page.get_by_role("button", name="Load test/one").wait_for()
-    page.get_by_role("alert").filter(has_text="The service does not answer").wait_for()
-    with running_daemon(tmp_path, ONE + MODELS, port=port):
+
+        daemon.insist(signal.SIGTERM)
+        page.get_by_role("alert").filter(has_text="The service does not answer").wait_for()
+        life.enter_context(running_daemon(tmp_path, ONE + MODELS, port=port))
         card.get_by_text("serving", exact=True).wait_for()
         assert page.locator("#lost").is_hidden()

@@ -17,7 +17,12 @@ from neuron_lib.config import Config
 from neuron_lib.testing import ScriptedModel
 from neuron_service.asgi import PEER, ASGIApp, Receive, Scope, Send
 from neuron_service.cli import doctor
+from neuron_service.cli.daemon import client_certificate
 from neuron_service.cli.running_service import WantsCertificate, loaded_ids
+from neuron_service.client.address import Address
+from neuron_service.client.client import Client
+from neuron_service.client.connection import Certificate
+from neuron_service.client.problem import DaemonProblem
 from neuron_service.http.cap import ConnectionCap
 from neuron_service.http.limits import ConnectionLimits
 from neuron_service.refusals import send_json
@@ -206,6 +211,23 @@ def test_a_command_says_that_the_service_wants_a_certificate_of_it(authority: Au
             loaded_ids(config, {})
         facts = doctor._port_facts(config, {})
         assert (facts.error, facts.is_neuron) == (errno.EADDRINUSE, True)
+
+
+def test_a_command_shows_the_certificate_that_the_environment_names(authority: Authority) -> None:
+    cert, key = authority.sign("localhost", file="file")
+    own, own_key = authority.sign("gateway", file="client")
+    environ = {"NEURON_CLIENT_CERT": str(own), "NEURON_CLIENT_KEY": str(own_key)}
+    with listening_host(certificates=authority.certificates(client_ca=authority.ca)) as host:
+        config = Config(port=host.port, tls_cert=cert, tls_key=key, tls_client_ca=authority.ca)
+        assert loaded_ids(config, environ) == frozenset()
+        address = Address(scheme="https", port=host.port, checks_certificate=False)
+        assert Client(address, certificate=client_certificate(environ)).get("/health")["models"] == []
+        with pytest.raises(DaemonProblem, match="name a certificate in NEURON_CLIENT_CERT if it wants one") as refused:
+            Client(address).get("/health")
+        assert refused.value.exit_status in {os.EX_UNAVAILABLE, os.EX_TEMPFAIL}  # how it ends is up to the machine
+        with pytest.raises(DaemonProblem, match="NEURON_CLIENT_CERT cannot be used") as bad:
+            Client(address, certificate=Certificate(str(own_key))).get("/health")
+        assert bad.value.exit_status == os.EX_CONFIG
 
 
 def test_a_handshake_that_does_not_end_is_given_up_and_one_line_says_so(

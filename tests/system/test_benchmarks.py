@@ -45,7 +45,9 @@ def test_every_command_of_the_page_is_understood(tmp_path: Path) -> None:
     assert (tmp_path / table.name).read_text() == (ROOT / table).read_text()
 
 
-@pytest.mark.parametrize("name", ["responsiveness", "first_answer", "daemon_cost", "step_overhead", "tools"])
+@pytest.mark.parametrize(
+    "name", ["responsiveness", "first_answer", "command_start", "daemon_cost", "step_overhead", "tools"]
+)
 def test_a_quick_round_of_a_benchmark_prints_json_lines_that_say_where_they_were_measured(name: str) -> None:
     lines = [json.loads(line) for line in run(name, "--quick").splitlines()]
     assert lines

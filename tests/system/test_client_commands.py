@@ -24,7 +24,6 @@ def test_a_model_is_loaded_shown_and_unloaded_and_the_service_stopped(tmp_path: 
         status, text = neuron(daemon, "ps", "--json")
         (model,) = json.loads(text)["models"]
         assert (status, model["id"], model["state"], model["running"]) == (0, "test/one", "loaded", 0)
-        assert model["memory_bytes"] > 10**8
         status, text = neuron(daemon, "show", "test/one")
         assert (status, text.splitlines()[0].split()) == (0, ["service", "loaded:", "test/one"])
         assert neuron(daemon, "unload", "test/one") == (0, "test/one is unloaded\n")

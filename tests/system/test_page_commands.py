@@ -16,22 +16,26 @@ import pytest
 
 from neuron_lib.backend import Backend
 from tests.documents import ROOT, blocks
+from tests.fakehub import fake_hub
 from tests.patience import PATIENCE_S
-from tests.system.daemon import Daemon, run_commands, running_daemon
+from tests.system.daemon import Daemon, free_port, run_commands, running_daemon
+from tests.system.fetches import large_model
 
 pytestmark = pytest.mark.system
 
 OWN_MODEL = "docs/how-to/serve-your-own-model.md"
 SET_UP = blocks("CONTRIBUTING.md", "sh")
-FRONT_DOOR, ASK_FROM_README = blocks("README.md", "sh")
+FRONT_DOOR, ASK_FROM_README, ONE_COMMAND = blocks("README.md", "sh")
 (INSTALL_LIBRARY,) = blocks("docs/how-to/embed.md", "sh")
-WITH_PIP, WITH_WHEELS, WITH_WHEELS_IN_A_CHECKOUT = blocks("docs/how-to/install.md", "sh")
+WITH_PIP, WITH_WHEELS, WITH_WHEELS_IN_A_CHECKOUT, WITH_APT, START_PACKAGED, WITH_DOCKER = blocks(
+    "docs/how-to/install.md", "sh"
+)
 INSTALL_WITH_A_GPU = blocks("docs/how-to/install-with-a-gpu.md", "sh")
 SHOW_MODELS, IS_IT_WELL, LOAD_AND_UNLOAD, RESTART = blocks("docs/how-to/operate.md", "sh")
 INSTALL_UNIT, ASK_UNIT, CHECK_UNIT, HOLD_THE_PORT, FORGET_FAILURE, INSTALL_OWN_UNIT, VERIFY_UNIT = blocks(
     "docs/how-to/run-under-systemd.md", "sh"
 )
-RUN_DEMO, LOOK, ASK_DEMO, SERVE_OWN, ASK_OWN = blocks("docs/tutorial/first-model.md", "sh")
+RUN_DEMO, LOOK, ASK_DEMO, SERVE_NAMED, ASK_OWN, SERVE_OWN = blocks("docs/tutorial/first-model.md", "sh")
 (OWN_CONFIG,) = blocks("docs/tutorial/first-model.md", "toml")
 CHECK_OWN, LOAD_OWN = blocks(OWN_MODEL, "sh")
 FIRST_OWN, *_ = blocks(OWN_MODEL, "toml")
@@ -144,7 +148,8 @@ def test_every_shape_of_the_page_can_be_asked_for(shape: str, demo: Daemon) -> N
 def test_a_model_of_ones_own_is_checked_served_and_asked_for_as_the_page_says(tmp_path: Path) -> None:
     check, serve, *look = (line.partition("#")[0].strip() for line in CHECK_OWN.splitlines())
     assert check == f"{serve} --check-config"
-    for command, config in ((check, FIRST_OWN), (f"{SERVE_OWN.strip()} --check-config", OWN_CONFIG)):
+    named, own = (f"{script.strip()} --check-config" for script in (SERVE_NAMED, SERVE_OWN))
+    for command, config in ((check, FIRST_OWN), (named, ""), (own, OWN_CONFIG)):
         (tmp_path / "neuron.toml").write_text(config)
         here = command.replace(".venv/bin/neuron", f"{sys.executable} -m neuron_service")
         done = subprocess.run(["/bin/sh", "-ec", here], check=True, cwd=tmp_path, capture_output=True, text=True)
@@ -169,6 +174,21 @@ def test_an_installation_with_pip_fills_an_environment_of_its_own(tmp_path: Path
     ]
 
 
+def test_the_package_and_the_image_are_used_with_the_tools_of_their_kind(tmp_path: Path) -> None:
+    script = WITH_APT + START_PACKAGED + WITH_DOCKER
+    calls = with_stand_ins(script, tmp_path, "apt-get", "neuron", "systemctl", "docker")
+    assert [line.split()[:2] for line in calls] == [
+        ["apt-get", "install"],
+        ["neuron", "key"],
+        ["systemctl", "enable"],
+        ["docker", "build"],
+        ["docker", "run"],
+        ["docker", "run"],
+    ]
+    assert "--file Containerfile" in calls[3]
+    assert (ROOT / "Containerfile").exists()
+
+
 def test_the_service_of_a_host_is_installed_with_the_demo_as_its_configuration(tmp_path: Path) -> None:
     tools = ("make", "systemctl", "neuron", "loginctl")
     script = INSTALL_UNIT + HOLD_THE_PORT + FORGET_FAILURE + CHECK_UNIT + INSTALL_OWN_UNIT
@@ -191,6 +211,30 @@ def test_the_unit_passes_the_checks_of_the_page(tmp_path: Path) -> None:
     unit.write_text((ROOT / "data/neuron.service").read_text().replace("/usr/bin/neuron ", "/bin/true "))
     script = VERIFY_UNIT.replace("data/neuron.service", str(unit))
     subprocess.run(["/bin/sh", "-ec", script], check=True, capture_output=True, timeout=PATIENCE_S)
+
+
+def test_a_model_by_its_name_answers_and_talks_and_a_file_is_served(process: None, tmp_path: Path) -> None:
+    (tmp_path / "assistant.gguf").write_bytes(large_model())
+    run, chat, serve = ONE_COMMAND.replace(".venv/bin/neuron", f"{sys.executable} -m neuron_service").splitlines()
+    environ = {
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "NEURON_PORT": str(free_port()),
+        "NEURON_HARNESS__LLAMACPP__N_CTX": "512",
+        "NEURON_HARNESS__LLAMACPP__SAMPLING__MAX_TOKENS": "8",
+    }
+    with fake_hub({"Qwen/Qwen3-0.6B-GGUF": {"Qwen3-0.6B-Q4_K_M.gguf": large_model()}}) as hub:
+        for command in (f"{run} --json", f"{chat} --no-history", f"{serve} --check-config"):
+            done = subprocess.run(
+                ["/bin/sh", "-ec", command],
+                capture_output=True,
+                check=False,
+                cwd=tmp_path,
+                env=os.environ | environ | {"HF_ENDPOINT": hub.url},
+                input="Hi\n" if command.startswith(chat) else "",
+                text=True,
+                timeout=PATIENCE_S,
+            )
+            assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
 
 
 def test_claude_code_is_told_the_address_of_the_host() -> None:

@@ -5,6 +5,7 @@ from typing import Final
 
 import click
 
+from neuron_service.cli.completion import complete_models_and_files
 from neuron_service.cli.daemon import host_option
 from neuron_service.cli.options import ConfigOptions, json_option, with_config
 
@@ -26,7 +27,7 @@ def _streams(_context: click.Context, parameter: click.Parameter, text: str) -> 
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_models_and_files)
 @click.option(
     "--streams", default="1,2,4,8", callback=_streams, help="How many replies run at a time. Default: 1,2,4,8."
 )

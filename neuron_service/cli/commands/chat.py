@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import click
 
+from neuron_service.cli.completion import complete_models_and_files
 from neuron_service.cli.daemon import host_option
 from neuron_service.cli.options import Command, ConfigOptions, with_config
 
@@ -29,7 +30,7 @@ def with_talk(function: Command) -> Command:
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_models_and_files)
 @with_talk
 @click.option("--no-history", "keeps_history", is_flag=True, default=True, flag_value=False, help="Keep no lines.")
 @with_config()

@@ -15,7 +15,7 @@ __all__ = ("estimate",)
 def estimate(options: ConfigOptions, *, model_id: str, quant: str | None, as_json: bool) -> int:
     """Say how much memory a model would take.
 
-    ID is [source:]org/name[:quant], or the id of a [[models]] entry.
+    ID is [source:]org/name[:quant], the id of a [[models]] entry, or a GGUF file.
     """
     from neuron_service.cli.estimate import run_estimate_command
 

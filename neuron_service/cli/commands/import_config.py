@@ -25,8 +25,8 @@ def import_config(
 ) -> int:
     """Make a configuration of the files of another server.
 
-    FORMAT is ollama (Modelfiles, and files with OLLAMA_ variables), llama-swap (its YAML file) or llama-server (a file
-    with its command line). FILE - is stdin. What cannot be translated is named in the first lines of the result.
+    FORMAT is ollama (Modelfiles, and files with OLLAMA_ variables), llama-swap (its YAML file) or llama-server (its
+    command line, or its presets). FILE - is stdin. What cannot be translated is named in the first lines of the result.
     """
     from neuron_service.cli.import_config import import_configuration
 

@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 from neuron_service.cli.commands.chat import with_talk
+from neuron_service.cli.completion import complete_models_and_files
 from neuron_service.cli.options import ConfigOptions, json_option, with_config
 
 __all__ = ("run",)
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models_and_files)
 @click.argument("prompt", nargs=-1)
 @with_talk
 @json_option

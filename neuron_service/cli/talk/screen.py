@@ -96,6 +96,11 @@ class Screen:
         self._style(_USUAL)
         self._write("\n")
 
+    def gap(self) -> None:
+        """Part what follows from what was shown, for the eyes of a person."""
+        if self._is_terminal:
+            self._write("\n")
+
     def _leave_reasoning(self) -> None:
         if self._is_thinking:
             self._is_thinking = False

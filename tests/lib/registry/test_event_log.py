@@ -224,3 +224,12 @@ async def test_an_event_is_json_whose_type_tells_its_kind(log: EventLog) -> None
         },
     ]
     assert msgspec.json.decode(msgspec.json.encode(sent), type=tuple[HostEvent, ...]) == events
+
+
+async def test_what_is_kept_can_be_seen_without_a_reader(log: EventLog) -> None:
+    assert log.kept() == ()
+    refusal(log, "first")
+    phase(log)
+    refusal(log, "second")
+    assert [*shown(log.kept())] == ["first", "org/a", "second"]
+    assert log.kept() == await batch(log.read(START))

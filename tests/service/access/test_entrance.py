@@ -13,7 +13,7 @@ from neuron_lib.wire.http_errors import AccessRefused, KeyNotAllowed, MalformedI
 from neuron_service.access.entrance import Caller, Entrance, EntranceRules, Request
 from neuron_service.access.keys import KeyRing, line_of, parse_keys
 from neuron_service.access.networks import Networks
-from neuron_service.access.scopes import Scope
+from neuron_service.access.scopes import SCOPES, Scope
 from neuron_service.asgi import PEER
 from neuron_service.dialects import DIALECTS
 
@@ -252,7 +252,7 @@ def test_the_state_has_no_name_and_no_hash_of_a_key() -> None:
 
 def test_the_entrance_says_who_was_let_in_or_why_not() -> None:
     entrance = Entrance(DEFAULT)
-    assert entrance.admit(scope(LAN)) == Caller(principal=None, place=LAN, is_trusted=True)
+    assert entrance.admit(scope(LAN)) == Caller(principal=None, place=LAN, is_trusted=True, scopes=frozenset(SCOPES))
     assert isinstance(entrance.admit(scope()), Unauthenticated)
 
 

@@ -20,7 +20,7 @@ from neuron_lib.types import LoadProgress, LoadStage
 from neuron_service.cli import screen
 from neuron_service.cli.program import ROOT
 from neuron_service.cli.progress_line import render_bar
-from neuron_service.cli.running_models import show_residents
+from neuron_service.cli.resident_table import show_residents
 from neuron_service.client.address import DEFAULT_ADDRESS
 from neuron_service.client.client import Client
 

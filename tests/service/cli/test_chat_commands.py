@@ -5,15 +5,18 @@ import os
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from neuron_service.cli import chat, main
+from tests.command_tree import EVERY_COMMAND
 
 
 @pytest.fixture(autouse=True)
 def _nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user in an empty folder on a machine where no daemon runs."""
+    """A user in a folder with nothing but a configuration, on a machine where no daemon runs."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "neuron.toml").write_text(f'host = "unix:{tmp_path}/no-socket"')
     monkeypatch.setenv("NEURON_HOST", f"unix:{tmp_path}/no-socket")
 
 
@@ -72,10 +75,9 @@ def test_a_named_daemon_loads_no_file_of_its_client(
 
 
 def test_a_chat_without_a_daemon_and_without_a_model_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("NEURON_HOST")
-    (tmp_path / "neuron.toml").write_text(f'host = "unix:{tmp_path}/no-socket"')
     assert run("chat") == os.EX_USAGE
     assert "no neuron runs here and no model is configured; name a model" in capsys.readouterr().err
 
@@ -105,3 +107,11 @@ def test_a_prompt_that_no_model_could_take_is_refused(
 def test_a_wrong_command_line_is_one_sentence(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == os.EX_USAGE
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "chat", "bench", "serve"])
+def test_a_shell_completes_the_names_of_files_for_a_model(command: str) -> None:
+    (argument,) = [each for each in EVERY_COMMAND[command].params if each.name in {"model", "models"}]
+    with click.Context(EVERY_COMMAND[command]) as context:
+        items = argument.shell_complete(context, "./m")
+    assert [(item.value, item.type) for item in items] == [("./m", "file")]

@@ -9,7 +9,7 @@ from neuron_lib.config import Config, ModelEntry, load_config
 from neuron_lib.types import ModelSpec
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.config_check import find_model_faults
-from neuron_service.cli.named_models import NoSuchModel, with_models
+from neuron_service.cli.named_models import NoSuchModel, with_file, with_models
 
 
 def configured(tmp_path: Path, text: str = "") -> Config:
@@ -85,6 +85,15 @@ def test_a_file_whose_id_the_configuration_gives_to_another_model_is_refused(tmp
     config = configured(tmp_path, '[[models]]\nid = "local/m"\nrepo = "a/b"')
     with pytest.raises(NoSuchModel, match=r"a \[\[models\]\] entry of the configuration and /srv/m.gguf would both"):
         with_models(config, ["m.gguf"], folder=Path("/srv"))
+
+
+def test_a_file_can_be_asked_about_and_any_other_text_stays_as_it_is(tmp_path: Path) -> None:
+    written(tmp_path / "m.gguf")
+    config = configured(tmp_path)
+    changed, model_id = with_file(config, "m.gguf", folder=tmp_path)
+    assert (model_id, changed.models[0].id) == ("local/m", "local/m")
+    assert with_file(config, "a/b:Q8_0", folder=tmp_path) == (config, "a/b:Q8_0")
+    assert with_file(config, "llama3", folder=tmp_path) == (config, "llama3")
 
 
 def test_what_is_no_model_is_an_error_of_the_command_line(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """`neuron ps`, `load`, `unload` and `events` against a daemon that answers as a test says."""
 
+import io
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -18,6 +22,11 @@ HEALTH: dict[str, Any] = {
     "models": [{"id": "a/b", "in_flight": 0, "queue_depth": 0}],
     "activation": {"pending": [], "failed": []},
 }
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -55,6 +64,34 @@ def test_ps_of_a_host_without_models_says_how_to_load_one(
     daemon.answers["GET /health"] = Answer(HEALTH | {"models": []})
     assert run("ps") == 0
     assert "`neuron load MODEL` loads one" in capsys.readouterr().out
+
+
+def test_ps_goes_on_to_show_the_models_until_it_is_interrupted(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    asked = 0
+
+    def health(_request: Seen) -> Answer:
+        nonlocal asked
+        asked += 1
+        return Answer(HEALTH)
+
+    def pause(_seconds: float) -> None:
+        if asked == 3:
+            raise KeyboardInterrupt
+
+    daemon.answers["GET /health"] = health
+    monkeypatch.setattr("neuron_service.cli.resident_table.time.sleep", pause)
+    assert run("ps", "--watch") == 0
+    assert terminal.getvalue().count("a/b") == 3
+
+
+@pytest.mark.parametrize("options", [["--watch"], ["--watch", "--json"]])
+def test_ps_watches_for_a_person_only(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ps", *options) == os.EX_USAGE
+    assert "`neuron events --json`" in capsys.readouterr().err
 
 
 def test_ps_of_another_program_is_one_sentence_and_exit_76(
@@ -213,6 +250,27 @@ def test_a_shell_is_offered_nothing_where_no_daemon_answers(
     assert run() == 0
     out, err = capsys.readouterr()
     assert (out.split(), err) == ([], "")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+def test_bash_completes_a_command_by_the_script(tmp_path: Path) -> None:
+    neuron = tmp_path / "neuron"
+    neuron.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m neuron_service "$@"\n')
+    neuron.chmod(0o700)
+    script = """
+        source <(neuron completion bash)
+        COMP_WORDS=(neuron unl) COMP_CWORD=1
+        _neuron_completion neuron
+        echo "${COMPREPLY[@]}"
+        complete -p neuron
+    """
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["/usr/bin/env", "bash", "-c", script], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[0] == "unload"
+    assert "-F _neuron_completion neuron" in done.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

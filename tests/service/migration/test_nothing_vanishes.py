@@ -82,7 +82,8 @@ def test_whatever_a_command_says_the_result_is_a_configuration(folder: Path, lin
         st.lists(
             st.sampled_from([
                 "FROM a.gguf", "FROM hf.co/a/b:Q4", "PARAMETER top_k 3", "PARAMETER num_ctx x", 'SYSTEM """', '"""',
-                "OLLAMA_HOST=:::", "OLLAMA_KEEP_ALIVE=1h", "models:", "  a: {cmd: llama-server -m /a.gguf}", "  b: [1]",
+                "OLLAMA_HOST=:::", "OLLAMA_KEEP_ALIVE=1h", "models:", "  a: {cmd: llama-server -m /a.gguf}",
+                "  b: [1]", "[*]", "[a]", "model = /a.gguf", "mlock = maybe", " hf = x",
                 "groups: {x: {members: [a, 1, null]}}", "hooks: {on_startup: {preload: {a: 1}}}", "macros: [1]",
                 "routing: {router: {settings: {groups: 3}}}", "logLevel: [1]", "globalTTL: x", "llama-server -m a",
                 "  c: {cmd: llama-server -m /c.gguf, ttl: x, aliases: {a: b}, env: 3, filters: 3, macros: 3}",

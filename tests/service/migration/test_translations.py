@@ -105,6 +105,11 @@ def test_a_command_without_a_model_that_can_be_served_is_refused(place: str) -> 
         command(f"llama-server {place}")
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("layer", "needless"), ("none", "needless"), ("row", "lost")])
+def test_a_model_is_split_by_layers_and_in_no_other_way(mode: str, kind: NoteKind) -> None:
+    assert noted(command(f"llama-server -m /a.gguf -c 1 -sm {mode}"), kind) == [f"-sm {mode}"]
+
+
 def test_a_value_that_cannot_be_here_is_named_and_left_out() -> None:
     translated = command("llama-server -m /a.gguf -c 512 -ctk bf16 -np 100000 --top-p 7 -b 2")
     assert noted(translated, "lost") == ["-ctk bf16", "--top-p 7", "-np 100000", "-b 2"]
@@ -136,6 +141,50 @@ def test_a_certificate_alone_or_for_a_unix_socket_is_lost() -> None:
     both = command("llama-server -m /a.gguf -c 1 --ssl-cert-file /c.pem --ssl-key-file k.pem --host /run/n.sock")
     assert both.config["host"] == "unix:/run/n.sock"
     assert "tls_cert" not in both.config
+
+
+PRESETS = """
+version = 1
+stray = 2
+
+[*]
+ctx-size = 4096
+jinja = true
+kv-offload = off
+
+[qwen]
+hf = Qwen/Qwen3-8B-GGUF:Q4_K_M
+ctx-size = 8192
+load-on-startup = true
+mmap = 1
+LLAMA_ARG_X = 3
+
+[o/r:Q8_0]
+ngl = 0
+webui = maybe
+
+[nothing]
+temp = 1
+"""
+
+
+def test_presets_become_models_that_are_loaded_on_demand_under_their_names() -> None:
+    translated = command(PRESETS)
+    assert translated.config["models"] == [
+        {"id": "Qwen/Qwen3-8B-GGUF", "quant": "Q4_K_M", "n_ctx": 8192},
+        {"id": "o/r", "quant": "Q8_0", "n_ctx": 4096, "devices": []},
+    ]
+    assert translated.config["residency"] == {"on_demand": True}
+    assert translated.config["default_models"] == [{"model_id": "Qwen/Qwen3-8B-GGUF"}]
+    assert translated.config["http"]["model_aliases"] == {"qwen": "Qwen/Qwen3-8B-GGUF", "o/r:Q8_0": "o/r"}
+
+
+def test_what_presets_have_beyond_that_is_named() -> None:
+    lost = noted(command(PRESETS), "lost")
+    assert {"stray", "[qwen]: LLAMA_ARG_X", "[o/r:Q8_0]: webui", "[nothing]: the model"} <= set(lost)
+    assert "[qwen]: --no-kv-offload" in lost
+    with pytest.raises(ValueError, match="no file of presets"):
+        command("[a]\nb")
 
 
 # -------------------------------------------------------------------------------------------------------- Ollama

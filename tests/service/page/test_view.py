@@ -20,10 +20,13 @@ from neuron_lib.types import (
     ModelLoad,
     ModelStatus,
     Reload,
+    ReplyEvent,
+    ReplyOutcome,
     Servable,
     UnloadingModel,
 )
-from neuron_service.page.view import Card, ModelState, PageFacts, View, duration, view_of
+from neuron_service.page.view import Card, ModelState, PageFacts, View, view_of
+from neuron_service.page.words import ago, duration, mib_of
 from neuron_service.status import NotReady
 
 A, B, C = "org/a", "org/b", "org/c"
@@ -214,3 +217,40 @@ def test_a_reload_that_was_refused_or_wants_a_restart_is_said() -> None:
 )
 def test_times_are_for_people(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "now"), (12, "12 s ago"), (200, "3 min ago"), (99_999, "1 d ago")]
+)
+def test_one_unit_is_enough_for_what_is_past(seconds: float, words: str) -> None:
+    assert ago(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("scopes", "rights"),
+    [
+        ({"inference"}, (True, False, False)),
+        ({"admin"}, (False, True, False)),
+        ({"metrics"}, (False, False, True)),
+    ],
+)
+def test_the_page_shows_and_offers_what_the_scopes_of_its_reader_allow(
+    scopes: set[str], rights: tuple[bool, bool, bool]
+) -> None:
+    reply = ReplyEvent(
+        id="1",
+        at=0.0,
+        model_id=A,
+        outcome=ReplyOutcome.FINISHED,
+        prompt_tokens=1,
+        completion_tokens=1,
+        queue_ms=0,
+        total_ms=1,
+    )
+    view = seen(health(), model(), scopes=frozenset(scopes), events=(reply,))
+    assert (bool(view.chats), view.can_load, bool(view.requests)) == rights
+    assert ("scope inference" in view.no_chat) is not bool(view.chats)
+
+
+def test_a_part_of_a_size_has_the_unit_of_the_whole() -> None:
+    assert [mib_of(0, 90), mib_of(1, 90), mib_of(900, 9000)] == ["0 of 94 MB", "1.0 of 94 MB", "0.9 of 9.4 GB"]
