@@ -38,7 +38,26 @@ from neuron_lib.types import (
     public_id,
 )
 
-__all__ = ("CHECKS", "Check", "Subject")
+__all__ = (
+    "CHECKS",
+    "Check",
+    "Subject",
+    "a_load_can_be_cancelled_and_repeated",
+    "a_load_that_cannot_succeed_says_so",
+    "a_loaded_model_describes_itself",
+    "a_registry_can_host_it",
+    "a_reply_of_a_model_that_is_gone_raises_engine_dead",
+    "a_reply_starts_and_finishes_once",
+    "a_reply_that_is_cancelled_frees_its_seat",
+    "a_reply_that_is_left_frees_its_seat",
+    "a_reply_that_is_not_entered_is_nothing",
+    "a_task_that_the_model_cannot_do_is_refused",
+    "capabilities_are_known_or_not_said",
+    "closed_admission_refuses_new_requests",
+    "progress_never_goes_back",
+    "several_replies_are_made_at_once_or_in_turn",
+    "the_harness_has_a_name",
+)
 
 _RANK: Final = {stage: rank for rank, stage in enumerate(LoadStage)}
 

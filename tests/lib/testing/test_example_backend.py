@@ -13,9 +13,11 @@ from neuron_lib import ModelSpec
 from neuron_lib.config import load_config
 from neuron_lib.testing.harness_contract import CHECKS, Check, Subject
 from neuron_service.backends import GROUP, offered
+from tests.documents import blocks
 
 pytestmark = pytest.mark.anyio
 
+_, CONTRACT = blocks("docs/how-to/add-a-backend.md", "python")
 EXAMPLE = Path(__file__).parents[3] / "examples/echo-backend"
 
 
@@ -32,6 +34,13 @@ async def test_the_example_keeps_the_rule(check: Check, package: Any) -> None:
     spec = ModelSpec(model_id="echo/parrot", harness="echo")
     bad = ModelSpec(model_id="org/other", harness="echo")
     await check(Subject(make=package.EchoHarness, spec=spec, bad_spec=bad))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_the_contract_of_the_page_holds(check: Check, package: Any) -> None:
+    names: dict[str, Any] = {"__name__": package.__name__}
+    exec(compile(CONTRACT, "add-a-backend.md", "exec"), names)  # noqa: S102 - the page's own code
+    await names["test_the_contract"](check)
 
 
 def test_the_entry_point_of_the_example_offers_its_backend_and_its_table(package: Any, tmp_path: Path) -> None:
