@@ -3,16 +3,20 @@
 A package offers a backend by an entry point of the group `neuron.harnesses` that leads to its `Backend`.
 """
 
-from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from neuron_lib.backend import Backend
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.logs import get_logger
 from neuron_lib.shown import brief
 
-__all__ = ("BACKENDS", "GROUP", "offered")
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ("BACKENDS", "GROUP", "installed_plugins", "offered")
 
 logger = get_logger(__name__)
 
@@ -20,7 +24,9 @@ GROUP: Final = "neuron.harnesses"
 """The group of the entry points."""
 
 
-def offered(plugins: Iterable[EntryPoint], *, own: tuple[Backend[Any], ...] = (LLAMACPP,)) -> tuple[Backend[Any], ...]:
+def offered(
+    plugins: "Iterable[EntryPoint]", *, own: tuple[Backend[Any], ...] = (LLAMACPP,)
+) -> tuple[Backend[Any], ...]:
     """The backends in `own`, and then those that `plugins` lead to, by the names of the entry points.
 
     An entry point that cannot be loaded, leads to something else, or to a backend with a name that is taken, is left
@@ -44,10 +50,25 @@ def offered(plugins: Iterable[EntryPoint], *, own: tuple[Backend[Any], ...] = (L
     return tuple(found)
 
 
-def _leave_out(plugin: EntryPoint, reason: str) -> None:
+def _leave_out(plugin: "EntryPoint", reason: str) -> None:
     package = "an unknown package" if plugin.dist is None else f"the package {plugin.dist.name!r}"
     logger.warning("backend %r of %s is left out: %s", plugin.name, package, reason)
 
 
-BACKENDS: Final = offered(entry_points(group=GROUP))
+def installed_plugins(folders: Sequence[str]) -> "Iterable[EntryPoint]":
+    """The entry points of the group, of the packages that are installed in `folders`, which are those of `sys.path`.
+
+    A look at small files comes first. `importlib.metadata` takes longer to import than everything that a probe needs,
+    and few hosts have such a package.
+    """
+    heading = f"[{GROUP}]".encode()
+    lists = (path for folder in folders for path in Path(folder).glob("*-info/entry_points.txt"))
+    if not any(heading in path.read_bytes() for path in lists):
+        return ()
+    from importlib.metadata import entry_points  # noqa: PLC0415 - takes longer than all that a probe needs
+
+    return entry_points(group=GROUP)
+
+
+BACKENDS: Final = offered(installed_plugins(sys.path))
 """`neuron pull`, `ls` and `rm` work on the models of the first one that fetches models."""

@@ -18,7 +18,7 @@ from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import public_id
 from neuron_service.cli.configuration import config_path, log_level, read_settings
-from neuron_service.cli.named_models import NoSuchModel
+from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.options import ServeOptions
 from neuron_service.cli.screen import print_json
 from neuron_service.cli.service_packages import missing_packages

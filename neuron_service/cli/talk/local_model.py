@@ -9,7 +9,8 @@ from pathlib import Path
 from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError
 from neuron_service.cli.configuration import command_config
-from neuron_service.cli.named_models import NoSuchModel, with_models
+from neuron_service.cli.named_models import with_models
+from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.talk.in_process import InProcess, in_process
