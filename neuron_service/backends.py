@@ -3,16 +3,21 @@
 A package offers a backend by an entry point of the group `neuron.harnesses` that leads to its `Backend`.
 """
 
+import sys
 from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from neuron_lib.backend import Backend
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.logs import get_logger
 from neuron_lib.shown import brief
 
-__all__ = ("BACKENDS", "GROUP", "offered")
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ("BACKENDS", "GROUP", "names_group", "offered")
 
 logger = get_logger(__name__)
 
@@ -20,7 +25,9 @@ GROUP: Final = "neuron.harnesses"
 """The group of the entry points."""
 
 
-def offered(plugins: Iterable[EntryPoint], *, own: tuple[Backend[Any], ...] = (LLAMACPP,)) -> tuple[Backend[Any], ...]:
+def offered(
+    plugins: "Iterable[EntryPoint]", *, own: tuple[Backend[Any], ...] = (LLAMACPP,)
+) -> tuple[Backend[Any], ...]:
     """The backends in `own`, and then those that `plugins` lead to, by the names of the entry points.
 
     An entry point that cannot be loaded, leads to something else, or to a backend with a name that is taken, is left
@@ -44,10 +51,28 @@ def offered(plugins: Iterable[EntryPoint], *, own: tuple[Backend[Any], ...] = (L
     return tuple(found)
 
 
-def _leave_out(plugin: EntryPoint, reason: str) -> None:
+def _leave_out(plugin: "EntryPoint", reason: str) -> None:
     package = "an unknown package" if plugin.dist is None else f"the package {plugin.dist.name!r}"
     logger.warning("backend %r of %s is left out: %s", plugin.name, package, reason)
 
 
-BACKENDS: Final = offered(entry_points(group=GROUP))
+def names_group(places: Iterable[str]) -> bool:
+    """Whether a package in one of these folders has entry points of the group. What cannot be read has none."""
+    for place in places:
+        for file in Path(place).glob("*.*-info/entry_points.txt"):
+            with suppress(OSError, ValueError):
+                if f"[{GROUP}]" in file.read_text(encoding="utf-8"):
+                    return True
+    return False
+
+
+def _installed() -> "Iterable[EntryPoint]":
+    if not names_group(sys.path):
+        return ()
+    from importlib.metadata import entry_points  # noqa: PLC0415 - delays the first answer, and few hosts need it
+
+    return entry_points(group=GROUP)
+
+
+BACKENDS: Final = offered(_installed())
 """`neuron pull`, `ls` and `rm` work on the models of the first one that fetches models."""
