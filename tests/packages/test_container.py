@@ -1,7 +1,6 @@
 """The image of the Containerfile: built by buildah, which needs no daemon, from an empty Debian, and run."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -74,8 +73,6 @@ def container(buildah: Buildah, tmp_path_factory: pytest.TempPathFactory) -> str
     )
     buildah("build", "--isolation", "chroot", "--tag", "base:test", folder)
     arguments = ["--build-arg", "BASE=localhost/base:test"]
-    if wheels := os.environ.get("LLAMA_WHEELS"):
-        arguments += ["--build-arg", "LLAMA_WHEELS=/wheels", "--volume", f"{wheels}:/wheels:ro"]
     buildah("build", "--isolation", "chroot", "--format", "docker", *arguments, "--tag", "neuron:test",
             "--file", ROOT / "Containerfile", ROOT)  # fmt: skip
     return buildah("from", "localhost/neuron:test")

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from scripts.build_deb import portable_wheel
 from scripts.install_runtime import locked_block, wheel_options
 from tests.documents import ROOT
 from tests.system.daemon import eventually, free_port
@@ -37,8 +38,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = (folder / "dist").glob("*.whl")
     venv.create(folder / "environment", with_pip=True)
     pip = [str(folder / "environment/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if wheels := os.environ.get("LLAMA_WHEELS"):
-        run(*pip, *wheel_options(wheels, locked_block("llama-cpp-python", LOCK)), cwd=folder)
+    run(*pip, *wheel_options(portable_wheel(), locked_block("llama-cpp-python", LOCK)), cwd=folder)
     # The versions of the lock without their hashes: those of the index change from day to day.
     versions = re.findall(r"^([a-zA-Z0-9._-]+)(?:\[.*?\])?(==[^\\\n]+)", LOCK, re.MULTILINE)
     (folder / "versions.txt").write_text("".join(f"{name}{rest.strip()}\n" for name, rest in versions))

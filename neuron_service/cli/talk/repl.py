@@ -71,8 +71,10 @@ class Repl:
                 if meant is not None:
                     self._act(meant)
             except EOFError:
+                self._screen.gap()  # the cursor stands behind the prompt
                 return
             except KeyboardInterrupt:
+                self._screen.gap()
                 self._screen.note("Ctrl-D or /bye leaves")
 
     def _act(self, meant: Meant) -> None:
