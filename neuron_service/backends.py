@@ -4,7 +4,8 @@ A package offers a backend by an entry point of the group `neuron.harnesses` tha
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from neuron_lib.shown import brief
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ("BACKENDS", "GROUP", "installed_plugins", "offered")
+__all__ = ("BACKENDS", "GROUP", "names_group", "offered")
 
 logger = get_logger(__name__)
 
@@ -55,20 +56,23 @@ def _leave_out(plugin: "EntryPoint", reason: str) -> None:
     logger.warning("backend %r of %s is left out: %s", plugin.name, package, reason)
 
 
-def installed_plugins(folders: Sequence[str]) -> "Iterable[EntryPoint]":
-    """The entry points of the group, of the packages that are installed in `folders`, which are those of `sys.path`.
+def names_group(places: Iterable[str]) -> bool:
+    """Whether a package in one of these folders has entry points of the group. What cannot be read has none."""
+    for place in places:
+        for file in Path(place).glob("*.*-info/entry_points.txt"):
+            with suppress(OSError, ValueError):
+                if f"[{GROUP}]" in file.read_text(encoding="utf-8"):
+                    return True
+    return False
 
-    A look at small files comes first. `importlib.metadata` takes longer to import than everything that a probe needs,
-    and few hosts have such a package.
-    """
-    heading = f"[{GROUP}]".encode()
-    lists = (path for folder in folders for path in Path(folder).glob("*-info/entry_points.txt"))
-    if not any(heading in path.read_bytes() for path in lists):
+
+def _installed() -> "Iterable[EntryPoint]":
+    if not names_group(sys.path):
         return ()
-    from importlib.metadata import entry_points  # noqa: PLC0415 - takes longer than all that a probe needs
+    from importlib.metadata import entry_points  # noqa: PLC0415 - delays the first answer, and few hosts need it
 
     return entry_points(group=GROUP)
 
 
-BACKENDS: Final = offered(installed_plugins(sys.path))
+BACKENDS: Final = offered(_installed())
 """`neuron pull`, `ls` and `rm` work on the models of the first one that fetches models."""

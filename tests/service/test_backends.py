@@ -2,6 +2,7 @@
 
 import logging
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.harness import Harness
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.testing import ScriptedHarness
-from neuron_service.backends import BACKENDS, GROUP, offered
+from neuron_service.backends import BACKENDS, GROUP, names_group, offered
 from tests.fakes.log_lines import said
 
 
@@ -65,6 +66,18 @@ def test_what_is_no_backend_is_left_out_with_a_warning_and_the_others_stay(
     (record,) = caplog.records
     assert expected in said(record)
     assert "'bad'" in said(record)
+
+
+def test_a_package_is_found_by_its_list_of_entry_points(tmp_path: Path) -> None:
+    places = [str(tmp_path / "absent"), str(tmp_path)]
+    listed = tmp_path / "neuron_echo-0.1.0.dist-info" / "entry_points.txt"
+    listed.parent.mkdir()
+    listed.write_bytes(b"\xff")
+    assert not names_group(places)
+    listed.write_text("[console_scripts]\nx = y:z\n")
+    assert not names_group(places)
+    listed.write_text(f"[{GROUP}]\necho = neuron_echo:ECHO\n")
+    assert names_group(places)
 
 
 def test_no_package_takes_a_name_of_another_backend() -> None:
