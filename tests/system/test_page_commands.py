@@ -43,7 +43,7 @@ FIRST_OWN, *_ = blocks(OWN_MODEL, "toml")
 (FOR_CLAUDE_CODE,) = blocks("docs/reference/http-api.md", "sh")
 (SHAPED,) = blocks("docs/how-to/structured-output.md", "sh")
 (SHAPED_BY_CLASS,) = blocks("docs/how-to/structured-output.md", "python")
-BACKEND, _ = blocks("docs/how-to/add-a-backend.md", "python")  # the other: tests/lib/testing
+BACKEND, *_ = blocks("docs/how-to/add-a-backend.md", "python")  # the others: tests/lib/testing
 SHAPES = blocks("docs/how-to/structured-output.md", "json")
 
 
