@@ -1,11 +1,78 @@
-"""The backends that this service offers, in one table. A new backend is one entry here, and no edit anywhere else."""
+"""The backends that this service offers: its own, and those of packages that are installed beside it.
 
-from typing import Any, Final
+A package offers a backend by an entry point of the group `neuron.harnesses` that leads to its `Backend`.
+"""
+
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from neuron_lib.backend import Backend
 from neuron_lib.llamacpp.backend import LLAMACPP
+from neuron_lib.logs import get_logger
+from neuron_lib.shown import brief
 
-__all__ = ("BACKENDS",)
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
-BACKENDS: Final[tuple[Backend[Any], ...]] = (LLAMACPP,)
+__all__ = ("BACKENDS", "GROUP", "names_group", "offered")
+
+logger = get_logger(__name__)
+
+GROUP: Final = "neuron.harnesses"
+"""The group of the entry points."""
+
+
+def offered(
+    plugins: "Iterable[EntryPoint]", *, own: tuple[Backend[Any], ...] = (LLAMACPP,)
+) -> tuple[Backend[Any], ...]:
+    """The backends in `own`, and then those that `plugins` lead to, by the names of the entry points.
+
+    An entry point that cannot be loaded, leads to something else, or to a backend with a name that is taken, is left
+    out with a warning. So a broken package does not keep the service from starting. A configuration that names the
+    backend is then refused by that name.
+    """
+    found = list(own)
+    for plugin in sorted(plugins, key=lambda each: each.name):
+        try:
+            backend = plugin.load()
+        except Exception as error:  # noqa: BLE001 - a package of somebody else may raise anything
+            _leave_out(plugin, f"importing {plugin.value!r} raised {brief(error)}")
+            continue
+        taken = {name for each in found for name in (each.name, *each.aliases)}
+        if not isinstance(backend, Backend):
+            _leave_out(plugin, f"{plugin.value!r} is no `neuron_lib.backend.Backend`")
+        elif taken & {backend.name, *backend.aliases}:
+            _leave_out(plugin, f"another backend has the name {backend.name!r} or one of its aliases")
+        else:
+            found.append(backend)
+    return tuple(found)
+
+
+def _leave_out(plugin: "EntryPoint", reason: str) -> None:
+    package = "an unknown package" if plugin.dist is None else f"the package {plugin.dist.name!r}"
+    logger.warning("backend %r of %s is left out: %s", plugin.name, package, reason)
+
+
+def names_group(places: Iterable[str]) -> bool:
+    """Whether a package in one of these folders has entry points of the group. What cannot be read has none."""
+    for place in places:
+        for file in Path(place).glob("*.*-info/entry_points.txt"):
+            with suppress(OSError, ValueError):
+                if f"[{GROUP}]" in file.read_text(encoding="utf-8"):
+                    return True
+    return False
+
+
+def _installed() -> "Iterable[EntryPoint]":
+    if not names_group(sys.path):
+        return ()
+    from importlib.metadata import entry_points  # noqa: PLC0415 - delays the first answer, and few hosts need it
+
+    return entry_points(group=GROUP)
+
+
+BACKENDS: Final = offered(_installed())
 """`neuron pull`, `ls` and `rm` work on the models of the first one that fetches models."""

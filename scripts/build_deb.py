@@ -23,11 +23,11 @@ from click.shell_completion import get_completion_class
 from click_man.core import write_man_pages
 
 import neuron_lib
-from neuron_service.cli.program import COMPLETION_VARIABLE
+from neuron_service.cli.options import COMPLETION_VARIABLE
 from neuron_service.cli.program import ROOT as COMMANDS
 from scripts.install_runtime import compiler_environment, locked_block, wheel_options
 
-__all__ = ("build", "control", "debian_version", "maintainer_scripts")
+__all__ = ("build", "control", "debian_version", "maintainer_scripts", "portable_wheel")
 
 _ROOT: Final = Path(__file__).parents[1]
 _HOME: Final = "usr/lib/neuron"
@@ -75,7 +75,7 @@ def build(out: Path, *, cmake_args: str = "", llama_wheels: str = "") -> Path:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
         tree.mkdir()
-        _make_environment(tree, llama_wheels or _portable_wheel(cmake_args))
+        _make_environment(tree, llama_wheels or portable_wheel(cmake_args))
         _add_host_files(tree)
         _add_documents(tree)
         size_kib = sum(path.lstat().st_size for path in tree.rglob("*")) // 1024
@@ -159,7 +159,7 @@ fi
 # ------------------------------------------------------------------------------------------------------- actions
 
 
-def _portable_wheel(cmake_args: str) -> str:
+def portable_wheel(cmake_args: str = "") -> str:
     """A folder with a wheel of llama.cpp for other machines. It is kept, so that the next package compiles nothing."""
     place = _ROOT / "build/llama-wheels" / ("-".join(cmake_args.split()) or "cpu").replace("/", "_")
     if not list(place.glob("*.whl")):

@@ -78,6 +78,10 @@ class EventLog:
             self._dropped = max(self._dropped, number)
         self._changes.notify()
 
+    def kept(self) -> tuple[HostEvent, ...]:
+        """All events that are kept, oldest first."""
+        return self._since(0)
+
     def close(self) -> None:
         """There will be no further events. Readers end when they have read all events."""
         self._is_closed = True

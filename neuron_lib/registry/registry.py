@@ -49,6 +49,7 @@ from neuron_lib.types import (
     EndedReply,
     EngineMeasures,
     FailedLoad,
+    HostEvent,
     HostState,
     LoadingModel,
     MemoryPlan,
@@ -491,6 +492,10 @@ class Registry:
         closing. A reader that is slow delays nobody.
         """
         return self._events.read(after)
+
+    def recent_events(self) -> tuple[HostEvent, ...]:
+        """The events that are kept, oldest first: see `events`."""
+        return self._events.kept()
 
     def lost(self) -> tuple[FailedLoad, ...]:
         """The models that were given up and were not loaded again, with the reason."""

@@ -15,7 +15,7 @@ from neuron_lib.config import ModelEntry
 from neuron_lib.errors import InvalidModelId
 from neuron_lib.shown import clip
 from neuron_lib.sources.reference import parse_reference
-from neuron_lib.types import public_id, take_apart
+from neuron_lib.types import names_file, public_id
 
 __all__ = ("NamedModel", "find_named_model")
 
@@ -23,7 +23,6 @@ _FILE_ORG: Final = "local"
 """What stands before the slash in the id of a file."""
 _SUFFIX: Final = ".gguf"
 _PART: Final = re.compile(r"-[0-9]{5}-of-[0-9]{5}\Z")
-_PATH_BEGINNINGS: Final = ("/", "./", "../")
 _NO_PART_OF_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME: Final = 200
 """Characters. An id has 256 at most."""
@@ -56,7 +55,7 @@ def find_named_model(
     asked = (aliases or {}).get(text, text)
     if any(entry.id == public_id(asked) for entry in entries):
         return NamedModel(model_id=asked)
-    if asked.startswith(_PATH_BEGINNINGS) or (asked.lower().endswith(_SUFFIX) and ":" not in asked and not _web(asked)):
+    if names_file(asked):
         return _file(Path(os.path.normpath(folder / asked)), entries)
     if "/" not in asked and asked:
         raise InvalidModelId(
@@ -66,10 +65,6 @@ def find_named_model(
         )
     parse_reference(asked)
     return NamedModel(model_id=asked)
-
-
-def _web(text: str) -> bool:
-    return take_apart(text).is_web
 
 
 def _file(path: Path, entries: Sequence[ModelEntry]) -> NamedModel:

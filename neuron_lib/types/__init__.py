@@ -47,7 +47,15 @@ from neuron_lib.types.host_events import (
 )
 from neuron_lib.types.measures import Distribution, EndedLoad, EngineMeasures, LoadOutcome, ResidencyCounts
 from neuron_lib.types.memory_plan import DeviceNeed, MemoryPlan
-from neuron_lib.types.model_ids import HUB_SCHEME, IdParts, is_same_quant, names_model, public_id, take_apart
+from neuron_lib.types.model_ids import (
+    HUB_SCHEME,
+    IdParts,
+    is_same_quant,
+    names_file,
+    names_model,
+    public_id,
+    take_apart,
+)
 from neuron_lib.types.models import (
     FailedLoad,
     LoadingModel,
@@ -147,6 +155,7 @@ __all__ = (
     "first_medium",
     "is_same_quant",
     "is_whole",
+    "names_file",
     "names_model",
     "public_id",
     "take_apart",

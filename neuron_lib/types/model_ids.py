@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-__all__ = ("HUB_SCHEME", "IdParts", "is_same_quant", "names_model", "public_id", "take_apart")
+__all__ = ("HUB_SCHEME", "IdParts", "is_same_quant", "names_file", "names_model", "public_id", "take_apart")
 
 HUB_SCHEME: Final = "huggingface"
 """The source that is always there, whatever is configured."""
@@ -19,6 +19,7 @@ _LONGEST: Final = 1024
 _WEB: Final = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 _VIEWS: Final = frozenset({"tree", "blob", "resolve", "raw"})
 """The words that may follow a repository in the address of a page: `org/name/blob/main/file`."""
+_PATH_BEGINNINGS: Final = ("/", "./", "../")
 _DEFAULT_QUANT: Final = "latest"
 """Clients of Ollama add this word to an id without a quant."""
 
@@ -78,6 +79,13 @@ def public_id(model_id: str) -> str:
     if not parts.path:
         return model_id
     return parts.path if parts.quant is None else f"{parts.path}:{parts.quant}"
+
+
+def names_file(text: str) -> bool:
+    """Whether a person who writes `text` for a model means a file: `/m`, `./m`, `../m`, or `m.gguf` without a colon."""
+    if text.startswith(_PATH_BEGINNINGS):
+        return True
+    return text.lower().endswith(".gguf") and ":" not in text and not take_apart(text).is_web
 
 
 def names_model(asked: str, model_id: str, *, quant: str | None) -> bool:

@@ -10,10 +10,8 @@ from typing import Final
 
 from msgspec import to_builtins
 
-from neuron_lib.errors import ConfigError
 from neuron_service.cli.bench_figures import HEADINGS, Figures, Timed, bars, cells, figures_of, prompt_of
 from neuron_service.cli.chat import open_speaker
-from neuron_service.cli.named_models import NoSuchModel
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.screen import print_json, print_table, waiting
 from neuron_service.cli.talk.pieces import Ended, Message, Order, Speaker, SpeakerFailed
@@ -39,12 +37,6 @@ def run_bench(
         with open_speaker(options, model, host=host, seats=max(streams)) as speaker:
             levels = measure(speaker, streams, tokens=tokens, prompt_words=prompt_words)
             _show(speaker, levels, as_json=as_json)
-    except NoSuchModel as error:
-        complain(str(error))
-        return error.exit_status
-    except ConfigError as error:
-        complain(str(error))
-        return os.EX_CONFIG
     except SpeakerFailed as failure:
         complain(str(failure))
         return failure.exit_status

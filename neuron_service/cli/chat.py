@@ -1,24 +1,18 @@
 """`neuron run` and `neuron chat`: find out where the model runs, and talk to it there."""
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
-from neuron_lib.config import Config
-from neuron_lib.errors import ConfigError
-from neuron_lib.sources.named_model import NamedModel
-from neuron_service.cli.configuration import command_config
+from neuron_lib.types import names_file
 from neuron_service.cli.daemon import find_client, names_daemon, without_daemon
-from neuron_service.cli.named_models import NoSuchModel, named_model, with_models
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.talk.daemon_model import only_model, require_model
-from neuron_service.cli.talk.in_process import in_process
 from neuron_service.cli.talk.keyboard import Keyboard, history_file
 from neuron_service.cli.talk.one_answer import answer_as_json, answer_once
 from neuron_service.cli.talk.over_http import OverHttp
@@ -85,77 +79,43 @@ def open_speaker(options: ConfigOptions, model: str | None, *, host: str | None,
     """The model that `model` means, at a daemon if one runs, else in this process, with `seats` replies at a time.
 
     A file is always loaded in this process. Without `model` the only model that the daemon has loaded is meant, or else
-    the first of `default_models`. Raises `ConfigError`, `SpeakerFailed` and `DaemonProblem`.
+    the first of `default_models`. The imports for a model in this process take long, so they wait until it is needed.
+    Raises `SpeakerFailed` and `DaemonProblem`.
     """
-    environ: Mapping[str, str] = os.environ
-    client = find_client(host, options.config, environ)
-    is_daemon_named = names_daemon(host, environ)
-    config, environ = command_config(options, without_daemon(environ))
-    named = None if model is None else _meant(config, model, client if is_daemon_named else None)
-    if named is None or named.entry is None:
-        speaker = _at_daemon(client, named, must_run=is_daemon_named)
-        if speaker is not None:
-            yield speaker
-            return
-    here = _configured(config, model)
-    with ProgressLine(sys.stderr, label=here.default_models[0].model_id) as line:
-        loading = contextlib.ExitStack()
-        speaker = loading.enter_context(
-            in_process(here, environ, here.default_models[0], seats=seats, report=line.report)
+    client, is_daemon_named = find_client(host, options.config, os.environ), names_daemon(host, os.environ)
+    is_file = model is not None and names_file(model)
+    if is_file and is_daemon_named:
+        raise SpeakerFailed(
+            f"{model} is a file, and {client.address} loads no files of its clients; leave the host out",
+            exit_status=os.EX_USAGE,
         )
-    with loading:
-        yield speaker
+    at_daemon = None if is_file else _at_daemon(client, model, must_run=is_daemon_named)
+    if at_daemon is not None:
+        yield at_daemon
+        return
+    from neuron_service.cli.talk.local_model import local_model
+
+    with local_model(options, without_daemon(os.environ), model, seats=seats) as here:
+        yield here
 
 
-def _meant(config: Config, model: str, client: Client | None) -> NamedModel:
-    """The model that a text means. At the daemon of `client` any text may be a name. Raises `NoSuchModel`."""
-    try:
-        named = named_model(config, model, folder=Path.cwd())
-    except NoSuchModel:
-        if client is None:
-            raise
-        return NamedModel(model_id=model)
-    if client is None:
-        return named
-    if named.entry is not None:
-        raise NoSuchModel(f"{model} is a file, and {client.address} loads no files of its clients; leave --host out")
-    return NamedModel(model_id=model)
-
-
-def _at_daemon(client: Client, named: NamedModel | None, *, must_run: bool) -> Speaker | None:
-    """The model at the daemon. None if none runs there and none must."""
-    try:
-        if named is None:
-            return OverHttp(client, only_model(client))
-        with ProgressLine(sys.stderr, label=named.model_id) as line:
-            require_model(client, named.model_id, line.report)
-    except DaemonProblem as problem:
-        if must_run or not isinstance(problem.__cause__, ConnectionRefusedError | FileNotFoundError):
-            raise
-        return None
-    return OverHttp(client, named.model_id)
-
-
-def _configured(config: Config, model: str | None) -> Config:
-    """The configuration for a model in this process, which is the first of its `default_models`."""
-    here = with_models(config, [] if model is None else [model], folder=Path.cwd())
-    if not here.default_models:
-        raise NoSuchModel(
-            "no neuron runs here and no model is configured; name a model: a GGUF file or org/name[:quant]"
-        )
-    return here
+def _at_daemon(client: Client, model: str | None, *, must_run: bool) -> Speaker | None:
+    """The model at the daemon, loaded if need be. None if no daemon runs there and none must."""
+    with ProgressLine(sys.stderr, label=model or "the daemon") as line:
+        try:
+            model_id = only_model(client, line.report) if model is None else model
+            require_model(client, model_id, line.report)
+        except DaemonProblem as problem:
+            if must_run or not isinstance(problem.__cause__, ConnectionRefusedError | FileNotFoundError):
+                raise
+            return None
+    return OverHttp(client, model_id)
 
 
 def _talk(options: TalkOptions, talk: Callable[[Speaker], int]) -> int:
     try:
         with open_speaker(options, options.model, host=options.host) as speaker:
             return talk(speaker)
-    except NoSuchModel as error:
-        complain(str(error))
-        return error.exit_status
-    except ConfigError as error:
-        complain(str(error))
-        return os.EX_CONFIG
     except SpeakerFailed as failure:
         complain(str(failure))
         return failure.exit_status

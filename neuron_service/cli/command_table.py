@@ -26,6 +26,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = MappingProxyType(
         "Talk": {
             "run": Entry(f"{_HOME}.run:run", "Ask a model one thing, or talk to it"),
             "chat": Entry(f"{_HOME}.chat:chat", "Talk to a model"),
+            "batch": Entry(f"{_HOME}.batch:batch", "Answer the requests of a file"),
             "bench": Entry(f"{_HOME}.bench:bench", "Measure how fast a model replies"),
         },
         "A running service": {

@@ -12,7 +12,8 @@ from neuron_lib.errors import ConfigError
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.config_text import config_as_builtins, config_as_toml, config_schema, first_file
 from neuron_service.cli.configuration import config_path, log_level
-from neuron_service.cli.named_models import NoSuchModel, files_of, named_model
+from neuron_service.cli.named_models import files_of, named_model
+from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.terminal import complain
 from neuron_service.log_config import configure_logging

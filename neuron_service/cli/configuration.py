@@ -15,7 +15,6 @@ from neuron_lib.errors import ConfigError
 from neuron_service.access.setup import entrance_rules
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.directories import require_absolute_directories
-from neuron_service.cli.named_models import with_models
 from neuron_service.cli.options import LOG_LEVELS, ConfigOptions, ServeOptions
 from neuron_service.http.certificates import tls_context
 from neuron_service.log_config import configure_logging
@@ -100,7 +99,10 @@ def service_config(options: ServeOptions, environ: Mapping[str, str]) -> Config:
         strict=options.check_config,
     )
     require_absolute_directories(store_settings(config))
-    config = with_models(config, options.models, folder=Path.cwd())
+    if options.models:
+        from neuron_service.cli.named_models import with_models  # noqa: PLC0415 - reads model files, which few starts need
+
+        config = with_models(config, options.models, folder=Path.cwd())
     try:
         config = msgspec.structs.replace(config, host=config.host if options.host is None else options.host)
     except ValueError as error:

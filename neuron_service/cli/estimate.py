@@ -20,7 +20,8 @@ from neuron_lib.wire.estimate import estimate_answer
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, gpu_memory_by_index, host_memory_bytes
 from neuron_service.cli.configuration import command_config
-from neuron_service.cli.named_models import NoSuchModel, with_file
+from neuron_service.cli.named_models import with_file
+from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.screen import print_table, waiting
 from neuron_service.cli.terminal import complain

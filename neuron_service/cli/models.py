@@ -72,10 +72,15 @@ class Unfinished(Struct, frozen=True, kw_only=True):
     age_secs: int
 
 
-def pull_models(options: ConfigOptions, ids: Sequence[str], *, quant: str | None, revision: str | None) -> int:
+def pull_models(
+    options: ConfigOptions, ids: Sequence[str], *, quant: str | None, revision: str | None, as_json: bool
+) -> int:
     """Run `neuron pull`. Returns the exit status. Raises `click.UsageError` for a revision that cannot be one."""
     wanted = _revision(revision)
-    return _with_config(options, lambda config, environ: pull(config, environ, ids, quant=quant, revision=wanted))
+    return _with_config(
+        options,
+        lambda config, environ: pull(config, environ, ids, quant=quant, revision=wanted, as_json=as_json),
+    )
 
 
 def list_models(options: ConfigOptions, *, as_json: bool) -> int:
@@ -117,9 +122,15 @@ def _revision(text: str | None) -> str | None:
 
 
 def pull(
-    config: Config, environ: Mapping[str, str], ids: Sequence[str], *, quant: str | None, revision: str | None = None
+    config: Config,
+    environ: Mapping[str, str],
+    ids: Sequence[str],
+    *,
+    quant: str | None,
+    revision: str | None = None,
+    as_json: bool = False,
 ) -> int:
-    """Fetch models as a load does, but from the newest commit. Returns the exit status.
+    """Fetch models as a load does, but from the newest commit, and print their files. Returns the exit status.
 
     The first model that fails ends the command. `revision` overrides that of a `[[models]]` entry.
     """
@@ -137,7 +148,10 @@ def pull(
             return _say(failure, os.EX_TEMPFAIL)
         except NeuronError as failure:
             return _say(failure, 1)
-        print(local.path)
+        if as_json:
+            print(json.dumps({"id": public_id(model_id), "path": str(local.path)}), flush=True)
+        else:
+            print(local.path)
     return 0
 
 

@@ -9,20 +9,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from neuron_lib.config import Config, ModelEntry, StoreSettings
-from neuron_lib.errors import ConfigError, LoadFailed
+from neuron_lib.errors import LoadFailed
 from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.named_model import NamedModel, find_named_model
 from neuron_lib.types import ModelSpec, public_id
+from neuron_service.cli.no_such_model import NoSuchModel
 
-__all__ = ("NoSuchModel", "files_of", "named_model", "with_file", "with_models")
-
-
-class NoSuchModel(ConfigError):
-    """What stands on the command line means no model. `exit_status` is one of sysexits.h."""
-
-    def __init__(self, message: str, *, exit_status: int = os.EX_USAGE) -> None:
-        super().__init__(message)
-        self.exit_status = exit_status
+__all__ = ("files_of", "named_model", "with_file", "with_models")
 
 
 def named_model(config: Config, text: str, *, folder: Path) -> NamedModel:

@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -28,6 +30,7 @@ class ProgressLine:
         self._clock = clock
         self._log = ProgressLog()
         self._drawn_s = float("-inf")
+        self._has_colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def __enter__(self) -> Self:
         for handler in logging.getLogger().handlers:
@@ -57,12 +60,19 @@ class ProgressLine:
                 self._write(f"{self._label}: {describe(progress)}\n")
         elif now_s - self._drawn_s >= _REDRAW_S:
             self._drawn_s = now_s
-            self._write(f"\r\033[K{render_bar(self._label, progress, width=shutil.get_terminal_size().columns)}")
+            bar = render_bar(self._label, progress, width=shutil.get_terminal_size().columns)
+            self._write(f"\r\033[K{_coloured(bar) if self._has_colours else bar}")
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError):  # a closed terminal is no error
             self._stream.write(text)
             self._stream.flush()
+
+
+def _coloured(bar: str) -> str:
+    """The bar with its done part in cyan, and the rest dim."""
+    bar = re.sub(f"{_DONE}+", "\033[36m\\g<0>\033[0m", bar)
+    return re.sub(f"{_TO_DO}+", "\033[2m\\g<0>\033[0m", bar)
 
 
 def render_bar(label: str, progress: LoadProgress, *, width: int) -> str:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from threading import Thread
@@ -18,8 +18,9 @@ from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.types import public_id
 from neuron_service.cli.configuration import config_path, log_level, read_settings
-from neuron_service.cli.named_models import NoSuchModel
+from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.options import ServeOptions
+from neuron_service.cli.screen import print_json
 from neuron_service.cli.service_packages import missing_packages
 from neuron_service.cli.terminal import complain
 from neuron_service.collector import TRACING_PACKAGES, Collector, can_trace, wanted_collector
@@ -66,14 +67,19 @@ def run_service(options: ServeOptions, notifier: Notifier, manager: SystemdEnvir
     _serve(settings, sock, notifier, ours, reread=reread, manager=manager, collector=collector)
 
 
-def check_configuration(options: ServeOptions) -> int:
+def check_configuration(options: ServeOptions, *, as_json: bool) -> int:
     """Print whether the configuration can work on this host. Returns the exit status."""
+    from neuron_service.cli.config_check import find_model_faults
+
     try:
         settings = _read_settings(options)
+        faults = list(find_model_faults(settings.config, settings.environ))
     except ConfigError as error:
-        complain(str(error))
-        return os.EX_CONFIG
-    return _report_faults(settings.config, settings.environ)
+        faults = [str(error)]
+    if not as_json:
+        return _report(faults)
+    print_json({"valid": not faults, "faults": faults})
+    return os.EX_CONFIG if faults else 0
 
 
 def _collector(config: Config, notifier: Notifier) -> Collector | None:
@@ -129,7 +135,11 @@ def _report_faults(config: Config, environ: Mapping[str, str]) -> int:
     """Print whether each model of the configuration can be loaded. Returns the exit status."""
     from neuron_service.cli.config_check import find_model_faults
 
-    faults = list(find_model_faults(config, environ))
+    return _report(list(find_model_faults(config, environ)))
+
+
+def _report(faults: Sequence[str]) -> int:
+    """Print the faults of a configuration, or that there is none. Returns the exit status."""
     for fault in faults:
         complain(fault)
     if faults:

@@ -10,6 +10,8 @@ __all__ = ("DEFAULT_ADDRESS", "DEFAULT_PORT", "Address", "parse_address")
 DEFAULT_PORT: Final = 13131
 _HIGHEST_PORT: Final = 65535
 _LONGEST: Final = 2048
+_LONGEST_SOCKET_PATH: Final = 107
+_NAME: Final = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 _SCHEME_PORTS: Final = {"http": 80, "https": 443}
 _HERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - nothing is bound
 """The address of this machine that reaches a service which listens on all addresses."""
@@ -57,7 +59,7 @@ def parse_address(text: str, *, default_port: int = DEFAULT_PORT) -> Address:
         raise _no_address(text)
     if text.startswith("unix:"):
         path = text.removeprefix("unix:").removeprefix("//")
-        if not path.startswith("/") or len(path) == 1:
+        if not path.startswith("/") or not 1 < len(path.encode()) <= _LONGEST_SOCKET_PATH:
             raise _no_address(text)
         return Address(scheme="unix", host=path, port=0)
     if not text.isascii():
@@ -85,6 +87,8 @@ def _parse_url(text: str) -> Address:
     if parts.query or parts.fragment or port == 0:
         raise _no_address(text)
     host = parts.hostname or ""
+    if not (host == "" or ":" in host or _NAME.fullmatch(host)):  # an address of IPv6 was read by `urlsplit`
+        raise _no_address(text)
     return Address(
         scheme="https" if scheme == "https" else "http",
         host=_HERE.get(host, host),

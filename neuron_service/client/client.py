@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from neuron_service.client.address import Address
 from neuron_service.client.connection import Certificate, open_connection
@@ -12,13 +12,21 @@ from neuron_service.client.event_lines import ServerSentEvent, read_events
 from neuron_service.client.problem import DaemonProblem
 from neuron_service.client.translation import broken, from_answer, no_connection, not_neuron
 
-__all__ = ("Client",)
+__all__ = ("Client", "Exchange")
 
 _ANSWER_LIMIT_S: Final = 30.0
 _SILENCE_LIMIT_S: Final = 60.0
 _LONGEST_ANSWER: Final = 64 << 20
 _LONGEST_ERROR: Final = 64 << 10
 _LONGEST_LINE: Final = 4 << 20
+
+
+class Exchange(NamedTuple):
+    """An answer. The names in `headers` are found in any case. `body` is its JSON."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: Any
 
 
 class Client:
@@ -49,6 +57,15 @@ class Client:
                 return None
             try:
                 return json.loads(text)
+            except ValueError:
+                raise not_neuron(self.address, "its answer is not JSON") from None
+
+    def exchange(self, method: str, path: str, body: object, *, timeout_s: float = _ANSWER_LIMIT_S) -> Exchange:
+        """The answer to a request, also if the daemon refuses it. `DaemonProblem` is raised only if none comes."""
+        with self._any_answer(method, path, body, timeout_s=timeout_s) as answer:
+            text = self._read(answer, _LONGEST_ANSWER)
+            try:
+                return Exchange(status=answer.status, headers=answer.headers, body=json.loads(text))
             except ValueError:
                 raise not_neuron(self.address, "its answer is not JSON") from None
 
@@ -83,6 +100,22 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """The head of an answer of success. Raises `DaemonProblem` for any other answer."""
+        with self._any_answer(method, path, body, timeout_s=timeout_s, headers=headers) as answer:
+            if not 200 <= answer.status < 300:
+                raise self._refusal(answer)
+            yield answer
+
+    @contextlib.contextmanager
+    def _any_answer(
+        self,
+        method: str,
+        path: str,
+        body: object,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The head of an answer."""
         connection = open_connection(self.address, timeout_s=timeout_s, certificate=self._certificate)
         with contextlib.closing(connection):
             try:
@@ -98,8 +131,6 @@ class Client:
             except http.client.HTTPException as error:
                 raise not_neuron(self.address, "its answer is not HTTP") from error
             with answer:
-                if not 200 <= answer.status < 300:
-                    raise self._refusal(answer)
                 yield answer
 
     def _headers(self, *, has_body: bool) -> dict[str, str]:

@@ -42,7 +42,7 @@ def no_connection(address: Address, error: OSError) -> DaemonProblem:
             spelling = "look at the spelling, or use its address"
             return DaemonProblem(f"no host is called {address.host!r}; {spelling}", exit_status=os.EX_NOHOST)
         case _:
-            reason = error.strerror or repr(error)
+            reason = error.strerror or str(error) or repr(error)
             return DaemonProblem(f"{address} cannot be reached: {reason}", exit_status=os.EX_UNAVAILABLE)
 
 

@@ -111,6 +111,20 @@ async function pause(ms) {
   isDue = false;
 }
 
+let following = null; // the AbortController of the stream of events; it stays if the host refuses the stream
+
+/** Refresh as soon as something happens. A reader who may not follow the events sees it after the next pause. */
+async function followEvents() {
+  if (following || document.hidden) return;
+  following = new AbortController();
+  try {
+    for await (const _ of eventsOf(await ask("events", { signal: following.signal }))) wake();
+    following = null;
+  } catch (problem) {
+    if (!problem.status) following = null;
+  }
+}
+
 async function refresh() {
   try {
     const answer = await ask("page/state", { signal: AbortSignal.timeout(PATIENCE_MS) });
@@ -119,6 +133,7 @@ async function refresh() {
     document.body.classList.remove("locked", "stale");
     element("lost").hidden = true;
     tellOfChanges(before);
+    followEvents();
     adaptChat();
   } catch (problem) {
     if (problem.status === 401) lock(problem);
@@ -153,6 +168,7 @@ function lock(problem) {
   const wasTried = sessionStorage.getItem(KEY) !== null;
   sessionStorage.removeItem(KEY);
   document.body.classList.add("locked");
+  following = null; // another key may follow the events
   if (wasTried) element("unlock-problem").textContent = problem.message;
 }
 
@@ -508,7 +524,10 @@ element("new-chat").addEventListener("click", () => {
   adaptChat();
   element("message").focus();
 });
-document.addEventListener("visibilitychange", () => wake());
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) following?.abort(); // a browser opens six connections to a host, for all of its tabs together
+  wake();
+});
 
 document.documentElement.classList.add("scripted");
 follow();

@@ -1,5 +1,7 @@
 """Takes from a host what the page shows. On the event loop, from memory."""
 
+import time
+
 from neuron_service.host import Host
 from neuron_service.page.view import PageFacts
 
@@ -19,5 +21,7 @@ def take_facts(host: Host, *, scopes: frozenset[str]) -> PageFacts:
         configured=host.configured,
         devices=host.seen_devices(),
         harnesses=host.harnesses,
+        events=host.registry.recent_events(),
         scopes=scopes,
+        now_s=time.time(),
     )

@@ -16,6 +16,7 @@ from neuron_lib.types import (
     FailedLoad,
     Health,
     HostCpus,
+    HostEvent,
     HostMemory,
     LoadingModel,
     ModelInfo,
@@ -24,6 +25,7 @@ from neuron_lib.types import (
     UnloadingModel,
 )
 from neuron_service.access.scopes import SCOPES
+from neuron_service.page.happenings import Request, Trouble, requests_of, troubles_of
 from neuron_service.page.words import MIB, counted, duration, mib_of, speed
 from neuron_service.status import NotReady
 
@@ -49,7 +51,8 @@ class PageFacts(Struct, frozen=True, kw_only=True):
     """What the page shows, as the host has it at one moment. `version` is "" while it is not known.
 
     `on_demand` are the ids of the models that a chat would load, `configured` those of all models of the configuration.
-    `scopes` are what the reader of the page may do.
+    `events` are the last events, oldest first. `scopes` are what the reader of the page may do. `now_s` is in seconds
+    of Unix time.
     """
 
     hostname: str
@@ -62,7 +65,9 @@ class PageFacts(Struct, frozen=True, kw_only=True):
     configured: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ()
     harnesses: tuple[str, ...] = ()
+    events: tuple[HostEvent, ...] = ()
     scopes: frozenset[str] = frozenset(SCOPES)
+    now_s: float = 0.0
 
 
 class Fact(Struct, frozen=True, kw_only=True):
@@ -90,8 +95,8 @@ class View(Struct, frozen=True, kw_only=True):
     """The whole page. `tone` says in one word how the host is: `good`, `idle`, `busy` or `bad`.
 
     `chats` are the ids of the models that a person can chat with: those that serve, and then those that a chat would
-    load; without any `no_chat` says why. `loadable` are models of the configuration that have no card. `can_load`
-    says whether the reader of the page may load and unload.
+    load; without any `no_chat` says why. `loadable` are models of the configuration that have no card. `can_load` and
+    `can_see_requests` say what the reader of the page may do and see.
     """
 
     hostname: str
@@ -103,6 +108,9 @@ class View(Struct, frozen=True, kw_only=True):
     no_chat: str
     loadable: tuple[str, ...]
     can_load: bool
+    can_see_requests: bool
+    requests: tuple[Request, ...]
+    troubles: tuple[Trouble, ...]
     host: tuple[Fact, ...]
     notes: tuple[str, ...]
     harnesses: tuple[str, ...]
@@ -112,7 +120,8 @@ def view_of(facts: PageFacts) -> View:
     """The page for these facts."""
     cards = _cards(facts.health, facts.models)
     serving = tuple(card.id for card in cards if card.can_chat)
-    can_chat = "inference" in facts.scopes
+    can_chat, can_see_requests = "inference" in facts.scopes, "metrics" in facts.scopes
+    events = facts.events if can_see_requests else ()
     return View(
         hostname=facts.hostname,
         status=facts.status if facts.not_ready is NotReady.DRAINING else _status(cards),
@@ -125,6 +134,9 @@ def view_of(facts: PageFacts) -> View:
         else "This key lacks the scope inference, so it may not chat",
         loadable=tuple(sorted({*facts.configured, *facts.on_demand}.difference(card.id for card in cards))),
         can_load="admin" in facts.scopes,
+        can_see_requests=can_see_requests,
+        requests=requests_of(events, now_s=facts.now_s),
+        troubles=troubles_of(events, now_s=facts.now_s),
         host=tuple(_host_facts(facts.health, facts.devices)),
         notes=tuple(_notes(facts.health)),
         harnesses=facts.harnesses,

@@ -222,11 +222,13 @@ def test_what_a_registry_knows_can_be_asked() -> None:
 REACHED_BY_CALL = {
     "close_admission",
     "endpoint",
+    "events",
     "fetched_bytes",
     "follow",
     "loaded_unix_s",
     "measures",
     "on_demand",
+    "recent_events",
     "residency_counts",
     "set_residency",
     "tick_age_s",

@@ -29,6 +29,7 @@ from neuron_lib.types import (
     LoadProgress,
     LoadStage,
     ReasoningDelta,
+    ReplyEvent,
     Usage,
 )
 from neuron_service.page.snapshot import take_facts
@@ -40,7 +41,7 @@ from tests.fakes.scripted_host import spec
 from tests.page.browsing import PATIENCE_MS, chromium, page_host
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "images"
-DESKTOP: Final = ViewportSize(width=1280, height=860)
+DESKTOP: Final = ViewportSize(width=1280, height=1060)
 PHONE: Final = ViewportSize(width=390, height=844)
 
 CHATS, CODES, LOADS = "Qwen/Qwen3-8B:Q4_K_M", "Qwen/Qwen2.5-Coder-7B", "google/gemma-3-12b-it:Q4_K_M"
@@ -68,6 +69,10 @@ async for event in registry.events():
 ```
 
 The other models go on meanwhile."""
+SECOND_ANSWER = """On this page, and in `/health`:
+
+- its card says *recovering*, and *serving* again a moment later
+- *Restarts* counts, and *Last crash* says how the engine ended"""
 END = Finished(
     reasons=(FinishReason.STOP,),
     usage=Usage(prompt_tokens=31, completion_tokens=143, prefill_ms=120, decode_ms=3250),
@@ -102,7 +107,9 @@ def invented(facts: PageFacts) -> PageFacts:
     )
     vram = {CHATS: 5710, CODES: 5340}
     models = tuple(replace(model, vram_used_mb=vram.get(model.id, 4000)) for model in facts.models)
-    return replace(facts, health=health, models=models, version="0.2.0")
+    times = {"prompt_tokens": 31, "completion_tokens": 143, "ttft_ms": 180, "decode_ms": 3250, "total_ms": 3430}
+    events = tuple(replace(event, **times) if isinstance(event, ReplyEvent) else event for event in facts.events)
+    return replace(facts, health=health, models=models, events=events, version="0.2.0")
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,7 @@ class Scene:
 
 def idle(scene: Scene) -> None:
     scene.page.get_by_role("heading", name=CODES).wait_for()
+    scene.page.get_by_text("There were none so far.").wait_for()
 
 
 def loading(scene: Scene) -> None:
@@ -149,8 +157,8 @@ async def _begin(registry: Registry, driven: DrivenHarness) -> None:
 def chatting(scene: Scene) -> None:
     scene.ask("Why does a crash cost one model only?")
     scene.page.get_by_text("143 tokens").wait_for()
+    scene.scripts[CHATS].reply = (SECOND_ANSWER, END)
     scene.ask("And how do I see it?")
-    scene.page.get_by_text("And how do I see it?").wait_for()
     scene.page.get_by_text("143 tokens").nth(1).wait_for()
 
 
@@ -182,7 +190,9 @@ def scene_of(browser: Browser, viewport: ViewportSize, scheme: Any) -> Iterator[
     """A host with two models, in a browser."""
     pieces = [ANSWER[at : at + 5] for at in range(0, len(ANSWER), 5)]
     scripts = {
-        CHATS: ScriptedModel(reply=(ReasoningDelta(text=THOUGHTS), *pieces, END), n_ctx=32_768),
+        CHATS: ScriptedModel(
+            reply=(ReasoningDelta(text=THOUGHTS), *pieces, END), n_ctx=32_768, death="the engine ended with SIGSEGV"
+        ),
         CODES: ScriptedModel(n_ctx=16_384),
     }
     with (

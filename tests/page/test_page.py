@@ -1,6 +1,7 @@
 """The page in Chromium, over a host that follows a script."""
 
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -67,6 +68,19 @@ def test_a_load_is_seen_to_go_on_and_to_end_while_the_page_is_open(open_page: Op
         host.call(driven.finish)
         card(page, A).get_by_text("serving", exact=True).wait_for()
         page.get_by_text("1 model serving").wait_for()
+
+
+def test_what_happens_is_seen_at_once_and_not_at_the_next_look(open_page: OpenPage) -> None:
+    with page_host() as host, open_page(host.port) as page:
+        page.get_by_text("No model is loaded.").wait_for()
+        with page.expect_response("**/events"):
+            page.clock.install()
+            page.reload()
+        page.clock.pause_at(datetime.now(tz=UTC) + timedelta(hours=1))  # no pause of the page ends from now on
+        host.call(host.scripted.registry.load, spec(A))
+        card(page, A).wait_for()
+        host.call(host.scripted.registry.unload, A)
+        page.get_by_text("No model is loaded.").wait_for()
 
 
 def test_a_load_is_asked_for_and_its_failure_is_said_where_it_was_asked(open_page: OpenPage) -> None:
@@ -260,6 +274,7 @@ def test_a_caller_who_needs_a_key_types_it_once_and_may_do_what_the_key_may(open
             card(page, A).wait_for()
             say(page, "hi")
             page.get_by_text("Hello, world!", exact=True).wait_for()
+            page.get_by_text("A key with the scope metrics shows them.").wait_for()
             assert page.get_by_role("button", name="Unload").count() == page.get_by_label("Id of a model").count() == 0
 
 

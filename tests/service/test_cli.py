@@ -398,6 +398,12 @@ def test_config_check_is_the_check_of_serve(
     assert run("config", "check") == run("serve", "--check-config") == os.EX_CONFIG
     first, second = capsys.readouterr().err.splitlines()
     assert first == second
+    assert run("config", "check", "--json") == os.EX_CONFIG
+    (fault,) = json.loads(capsys.readouterr().out)["faults"]
+    assert first == f"neuron: {fault}"
+    Path("neuron.toml").write_text("")
+    assert run("config", "check", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"valid": True, "faults": []}
 
 
 def test_without_a_command_options_are_those_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
@@ -489,6 +495,8 @@ SLOW = {"anyio", "asyncio", "neuron_lib.config", "neuron_service.cli.configurati
         ("unload a/b --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
         ("events --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
         ("stop --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
+        ("chat --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
+        ("bench a/b --host unix:/nowhere", WEB | LIBRARY | SCREEN | SLOW),
         ("ls", WEB | LIBRARY),
         ("rm --partials", WEB | LIBRARY),
         ("key ls --file keys", WEB | LIBRARY),

@@ -27,7 +27,9 @@ OWN_MODEL = "docs/how-to/serve-your-own-model.md"
 SET_UP = blocks("CONTRIBUTING.md", "sh")
 FRONT_DOOR, ASK_FROM_README, ONE_COMMAND = blocks("README.md", "sh")
 (INSTALL_LIBRARY,) = blocks("docs/how-to/embed.md", "sh")
-WITH_PIP, WITH_WHEELS, WITH_WHEELS_IN_A_CHECKOUT = blocks("docs/how-to/install.md", "sh")
+WITH_PIP, WITH_WHEELS, WITH_WHEELS_IN_A_CHECKOUT, WITH_APT, START_PACKAGED, WITH_DOCKER = blocks(
+    "docs/how-to/install.md", "sh"
+)
 INSTALL_WITH_A_GPU = blocks("docs/how-to/install-with-a-gpu.md", "sh")
 SHOW_MODELS, IS_IT_WELL, LOAD_AND_UNLOAD, RESTART = blocks("docs/how-to/operate.md", "sh")
 INSTALL_UNIT, ASK_UNIT, CHECK_UNIT, HOLD_THE_PORT, FORGET_FAILURE, INSTALL_OWN_UNIT, VERIFY_UNIT = blocks(
@@ -41,7 +43,7 @@ FIRST_OWN, *_ = blocks(OWN_MODEL, "toml")
 (FOR_CLAUDE_CODE,) = blocks("docs/reference/http-api.md", "sh")
 (SHAPED,) = blocks("docs/how-to/structured-output.md", "sh")
 (SHAPED_BY_CLASS,) = blocks("docs/how-to/structured-output.md", "python")
-(BACKEND,) = blocks("docs/how-to/add-a-backend.md", "python")
+BACKEND, *_ = blocks("docs/how-to/add-a-backend.md", "python")  # the others: tests/lib/testing
 SHAPES = blocks("docs/how-to/structured-output.md", "json")
 
 
@@ -170,6 +172,21 @@ def test_an_installation_with_pip_fills_an_environment_of_its_own(tmp_path: Path
         "pip install --only-binary llama-cpp-python --find-links /srv/wheels neuron-node[service]",
         "make deploy VENV=/opt/neuron LLAMA_WHEELS=/srv/wheels",
     ]
+
+
+def test_the_package_and_the_image_are_used_with_the_tools_of_their_kind(tmp_path: Path) -> None:
+    script = WITH_APT + START_PACKAGED + WITH_DOCKER
+    calls = with_stand_ins(script, tmp_path, "apt-get", "neuron", "systemctl", "docker")
+    assert [line.split()[:2] for line in calls] == [
+        ["apt-get", "install"],
+        ["neuron", "key"],
+        ["systemctl", "enable"],
+        ["docker", "build"],
+        ["docker", "run"],
+        ["docker", "run"],
+    ]
+    assert "--file Containerfile" in calls[3]
+    assert (ROOT / "Containerfile").exists()
 
 
 def test_the_service_of_a_host_is_installed_with_the_demo_as_its_configuration(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ HOMES: Final = {
     "What a backend has to be": "neuron_lib.harness",
     "How a service offers a backend": "neuron_lib.backend",
     "Tests without a model": "neuron_lib.testing",
+    "The rules of every backend": "neuron_lib.testing.harness_contract",
     "Configuration": "neuron_lib.config",
 }
 """The sections of the page, each with the module whose public names it shows."""

@@ -14,12 +14,14 @@ config = CommandGroup("config", CONFIG_COMMANDS, help="Work with the configurati
 
 
 @click.command()
+@json_option
 @with_config(log_level="info")
-def check(options: ConfigOptions) -> int:
+def check(options: ConfigOptions, *, as_json: bool) -> int:
     """Say whether the configuration can work on this host."""
     from neuron_service.cli.serve import check_configuration
 
-    return check_configuration(ServeOptions(config=options.config, log_level=options.log_level, check_config=True))
+    wanted = ServeOptions(config=options.config, log_level=options.log_level, check_config=True)
+    return check_configuration(wanted, as_json=as_json)
 
 
 @click.command()

@@ -14,7 +14,11 @@ __all__ = ("events",)
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON, for programs.")
-@click.option("--since", metavar="ID", help="Begin after the event with this id, as far as the service still has them.")
+@click.option(
+    "--since",
+    metavar="ID",
+    help="Begin after the event with this id, or with `start` at the oldest one that the service still has.",
+)
 @with_daemon
 def events(client: "Client", *, as_json: bool, since: str | None) -> int:
     """Follow what happens on a host.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from neuron_service.cli.options import ConfigOptions, with_config
+from neuron_service.cli.options import ConfigOptions, json_option, with_config
 
 __all__ = ("pull",)
 
@@ -13,12 +13,13 @@ __all__ = ("pull",)
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @click.option("--quant", help="Which of its files, such as Q4_K_M. Default: that of the entry, else the best.")
 @click.option("--revision", help="The branch, tag or commit, before that of the entry.")
+@json_option
 @with_config()
-def pull(options: ConfigOptions, *, ids: Sequence[str], quant: str | None, revision: str | None) -> int:
+def pull(options: ConfigOptions, *, ids: Sequence[str], quant: str | None, revision: str | None, as_json: bool) -> int:
     """Fetch models, or the newest commit of them, into the cache.
 
     ID is [source:]org/name[:quant], or the id of a [[models]] entry.
     """
     from neuron_service.cli.models import pull_models
 
-    return pull_models(options, ids, quant=quant, revision=revision)
+    return pull_models(options, ids, quant=quant, revision=revision, as_json=as_json)

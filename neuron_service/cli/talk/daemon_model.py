@@ -1,8 +1,9 @@
 """Which model of a daemon a person means, and its load with the progress of it."""
 
 import os
+import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -16,10 +17,13 @@ from neuron_service.client.problem import DaemonProblem
 
 __all__ = ("load_in_daemon", "only_model", "require_model")
 
+_LOOK_S: Final = 0.25
+_REFUSED: Final = 400
+
 
 def require_model(client: Client, model_id: str, report: ProgressReporter) -> None:
     """Have the daemon load this model, unless it serves it, or will when it is asked. Raises `DaemonProblem`."""
-    if any(names_model(model_id, each, quant=None) for each in _resident(client.get("/models"))):
+    if _is_resident(client, model_id):
         return
     if "/" not in model_id:
         client.get(f"/v1/models/{quote(model_id, safe='')}")  # a further name of a model, or none at all
@@ -27,9 +31,18 @@ def require_model(client: Client, model_id: str, report: ProgressReporter) -> No
     load_in_daemon(client, model_id, report)
 
 
-def only_model(client: Client) -> str:
-    """The id of the only model that a daemon has loaded and that writes text. Raises `SpeakerFailed`."""
+def only_model(client: Client, report: ProgressReporter) -> str:
+    """The id of the only model that a daemon has loaded and that writes text.
+
+    A daemon that has just started is waited for until it has loaded its default models; `report` is told of the
+    progress. Raises `SpeakerFailed` and `DaemonProblem`.
+    """
     ids = _resident(client.get("/models"), capability="text")
+    while not ids and _is_starting(client.get("/health")):
+        for load in _loads(client):
+            report(load.progress)
+        time.sleep(_LOOK_S)
+        ids = _resident(client.get("/models"), capability="text")
     if len(ids) == 1:
         return ids[0]
     if ids:
@@ -52,7 +65,21 @@ def load_in_daemon(client: Client, model_id: str, report: ProgressReporter) -> N
             if names_model(model_id, load.model_id, quant=None):
                 report(load.progress)
 
-    run_beside(lambda: client.post("/models/load", {"model_id": model_id}, timeout_s=LONGEST_CALL_S), watch)
+    try:
+        run_beside(lambda: client.post("/models/load", {"model_id": model_id}, timeout_s=LONGEST_CALL_S), watch)
+    except DaemonProblem as problem:
+        if problem.status != _REFUSED or not _is_resident(client, model_id):
+            raise  # otherwise somebody else had it loaded meanwhile
+
+
+def _is_resident(client: Client, model_id: str) -> bool:
+    return any(names_model(model_id, each, quant=None) for each in _resident(client.get("/models")))
+
+
+def _is_starting(health: Any) -> bool:
+    """Whether the daemon still loads its default models, by its answer to `GET /health`."""
+    activation = health.get("activation") if isinstance(health, Mapping) else None
+    return isinstance(activation, Mapping) and activation.get("state") == "pre_warming"
 
 
 def _loads(client: Client) -> Iterable[LoadingModel]:

@@ -1,8 +1,6 @@
 """The loop of `neuron chat`: reads what is typed, acts, and shows the reply."""
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
@@ -73,8 +71,10 @@ class Repl:
                 if meant is not None:
                     self._act(meant)
             except EOFError:
+                self._screen.gap()  # the cursor stands behind the prompt
                 return
             except KeyboardInterrupt:
+                self._screen.gap()
                 self._screen.note("Ctrl-D or /bye leaves")
 
     def _act(self, meant: Meant) -> None:
@@ -164,13 +164,12 @@ def _read(path: Path) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     """Write the whole file or nothing. A new file belongs to this user alone."""
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    beside = path.with_name(f".{path.name[:100]}.{os.getpid()}")
     try:
-        with os.fdopen(fd, "wb") as file:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
             file.write(content)
             os.fchmod(file.fileno(), mode)
-        Path(name).replace(path)
+        beside.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
+        beside.unlink(missing_ok=True)
         raise

@@ -166,6 +166,15 @@ async def test_of_the_progress_of_one_stage_only_the_last_is_kept_and_that_is_no
     assert [*shown(await batch(reader))] == [5, 999, "org/a", 7]
 
 
+async def test_of_two_loads_that_go_on_in_turn_no_progress_is_missed(log: EventLog) -> None:
+    reader = log.read()
+    progress(log, 1, model_id="org/a")
+    progress(log, 2, model_id="org/b")
+    assert [*shown(await batch(reader))] == [1, 2]
+    progress(log, 3, model_id="org/a")
+    assert [*shown(await batch(reader))] == [3]
+
+
 async def test_what_is_kept_is_bounded_however_many_models_load(log: EventLog) -> None:
     for number in range(3 * MOST):
         progress(log, number, model_id=str(number))
@@ -224,3 +233,12 @@ async def test_an_event_is_json_whose_type_tells_its_kind(log: EventLog) -> None
         },
     ]
     assert msgspec.json.decode(msgspec.json.encode(sent), type=tuple[HostEvent, ...]) == events
+
+
+async def test_what_is_kept_can_be_seen_without_a_reader(log: EventLog) -> None:
+    assert log.kept() == ()
+    refusal(log, "first")
+    phase(log)
+    refusal(log, "second")
+    assert [*shown(log.kept())] == ["first", "org/a", "second"]
+    assert log.kept() == await batch(log.read(START))

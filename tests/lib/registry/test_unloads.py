@@ -225,7 +225,7 @@ async def test_a_model_that_cannot_say_how_it_is_can_be_unloaded(
     async with Registry([harness]) as registry:
         await registry.load(spec())
         with monkeypatch.context() as patch:
-            patch.setattr("neuron_lib.testing._LoadedScript.info", cannot_say)
+            patch.setattr("neuron_lib.testing.scripted._LoadedScript.info", cannot_say)
             await registry.unload("o/a")
         assert harness.log[-1] == "close o/a"
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
@@ -238,7 +238,7 @@ async def test_a_model_that_cannot_say_how_it_is_leaves_with_the_registry(monkey
     async def live() -> None:
         async with registry:
             await registry.load(spec())
-            monkeypatch.setattr("neuron_lib.testing._LoadedScript.info", cannot_say)
+            monkeypatch.setattr("neuron_lib.testing.scripted._LoadedScript.info", cannot_say)
 
     with pytest.raises(ZeroDivisionError):
         await live()
@@ -372,7 +372,7 @@ class TestPatience:
         ):
             tasks.start_soon(registry.unload, "o/a")
             await let_others_run()
-            monkeypatch.setattr("neuron_lib.testing._LoadedScript.info", cannot_say)
+            monkeypatch.setattr("neuron_lib.testing.scripted._LoadedScript.info", cannot_say)
             await anyio.sleep(5)
             assert registry.tick_age_s() <= 1
         assert {record.levelno for record in caplog.records} == {logging.ERROR}

@@ -14,8 +14,9 @@ from tests.command_tree import EVERY_COMMAND
 
 @pytest.fixture(autouse=True)
 def _nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user in an empty folder on a machine where no daemon runs."""
+    """A user in a folder with nothing but a configuration, on a machine where no daemon runs."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "neuron.toml").write_text(f'host = "unix:{tmp_path}/no-socket"')
     monkeypatch.setenv("NEURON_HOST", f"unix:{tmp_path}/no-socket")
 
 
@@ -74,10 +75,9 @@ def test_a_named_daemon_loads_no_file_of_its_client(
 
 
 def test_a_chat_without_a_daemon_and_without_a_model_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("NEURON_HOST")
-    (tmp_path / "neuron.toml").write_text(f'host = "unix:{tmp_path}/no-socket"')
     assert run("chat") == os.EX_USAGE
     assert "no neuron runs here and no model is configured; name a model" in capsys.readouterr().err
 

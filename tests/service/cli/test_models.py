@@ -101,6 +101,15 @@ def test_a_pulled_model_is_printed_as_a_path_and_then_listed(
     ]
 
 
+def test_for_programs_each_pulled_model_is_a_line_of_json(
+    quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("pull", "org/name", "my/alias", "--json") == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (first["id"], second["id"]) == ("org/name", "my/alias")
+    assert Path(first["path"]).read_bytes() == GGUF
+
+
 def test_a_quant_and_the_entry_of_an_id_are_used(
     quick_hub: FakeHub, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

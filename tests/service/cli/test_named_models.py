@@ -9,7 +9,8 @@ from neuron_lib.config import Config, ModelEntry, load_config
 from neuron_lib.types import ModelSpec
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.config_check import find_model_faults
-from neuron_service.cli.named_models import NoSuchModel, with_file, with_models
+from neuron_service.cli.named_models import with_file, with_models
+from neuron_service.cli.no_such_model import NoSuchModel
 
 
 def configured(tmp_path: Path, text: str = "") -> Config:

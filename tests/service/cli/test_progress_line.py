@@ -1,6 +1,8 @@
 import io
 import logging
 
+import pytest
+
 from neuron_lib.types import LoadProgress, LoadStage
 from neuron_service.cli.progress_line import ProgressLine, render_bar
 
@@ -54,3 +56,14 @@ def test_on_a_terminal_one_line_is_redrawn_and_elsewhere_a_line_is_printed_now_a
         for _ in range(100):
             line.report(HALF)
     assert pipe.getvalue() == "o/m: downloading 50 %, 0.5 of 1.0 GB, 1.0 MB/s, 8 min left\n"
+
+
+def test_the_part_that_is_done_has_a_colour_unless_the_person_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    monkeypatch.setenv("TERM", "xterm")
+    for no_color, expected in (("", f"\033[36m{'━' * 14}\033[0m\033[2m{'─' * 15}\033[0m"), ("1", "━" * 14 + "─" * 15)):
+        monkeypatch.setenv("NO_COLOR", no_color)
+        terminal = Terminal()
+        with ProgressLine(terminal, label="o/m") as line:
+            line.report(HALF)
+        assert expected in terminal.getvalue()

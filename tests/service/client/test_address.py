@@ -49,6 +49,12 @@ def test_the_usual_port_is_that_of_the_caller_only_where_the_address_names_none(
         "unix:relative",
         "x" * 3000,
         "http://ü/",
+        "a..b",
+        "a" * 64,
+        "%zz",
+        "unix:/" + "a" * 107,
+        "http://[::1",
+        "[::g]",
     ],
 )
 def test_text_that_is_no_address_is_refused_with_examples(text: str) -> None:

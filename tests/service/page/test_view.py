@@ -20,6 +20,8 @@ from neuron_lib.types import (
     ModelLoad,
     ModelStatus,
     Reload,
+    ReplyEvent,
+    ReplyOutcome,
     Servable,
     UnloadingModel,
 )
@@ -225,11 +227,28 @@ def test_one_unit_is_enough_for_what_is_past(seconds: float, words: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("scopes", "rights"), [({"inference"}, (True, False)), ({"admin"}, (False, True)), ({"metrics"}, (False, False))]
+    ("scopes", "rights"),
+    [
+        ({"inference"}, (True, False, False)),
+        ({"admin"}, (False, True, False)),
+        ({"metrics"}, (False, False, True)),
+    ],
 )
-def test_the_page_offers_what_the_scopes_of_its_reader_allow(scopes: set[str], rights: tuple[bool, bool]) -> None:
-    view = seen(health(), model(), scopes=frozenset(scopes))
-    assert (bool(view.chats), view.can_load) == rights
+def test_the_page_shows_and_offers_what_the_scopes_of_its_reader_allow(
+    scopes: set[str], rights: tuple[bool, bool, bool]
+) -> None:
+    reply = ReplyEvent(
+        id="1",
+        at=0.0,
+        model_id=A,
+        outcome=ReplyOutcome.FINISHED,
+        prompt_tokens=1,
+        completion_tokens=1,
+        queue_ms=0,
+        total_ms=1,
+    )
+    view = seen(health(), model(), scopes=frozenset(scopes), events=(reply,))
+    assert (bool(view.chats), view.can_load, bool(view.requests)) == rights
     assert ("scope inference" in view.no_chat) is not bool(view.chats)
 
 

@@ -1,6 +1,6 @@
 """A speaker at a daemon: a scripted host behind a real socket, asked by the real client."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import anyio
 import pytest
@@ -8,7 +8,8 @@ import pytest
 from neuron_lib.errors import EngineDead
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import LoadProgress, ReasoningDelta
-from neuron_service.cli.talk.daemon_model import only_model, require_model
+from neuron_service.cli.talk import daemon_model
+from neuron_service.cli.talk.daemon_model import load_in_daemon, only_model, require_model
 from neuron_service.cli.talk.over_http import OverHttp, pieces_of
 from neuron_service.cli.talk.pieces import Ended, Message, Order, Piece, Said, SpeakerFailed, Thought
 from neuron_service.client.address import Address
@@ -94,6 +95,10 @@ def test_a_model_that_is_not_there_is_loaded_with_its_progress(host: ListeningHo
     assert host.scripted.harness.log.count("open acme/new:Q8_0") == count
 
 
+def test_a_model_that_somebody_else_has_loaded_meanwhile_is_there(client: Client) -> None:
+    load_in_daemon(client, "acme/talker", lambda _: None)
+
+
 def test_a_word_that_the_daemon_does_not_know_is_refused_and_not_loaded(host: ListeningHost, client: Client) -> None:
     before = list(host.scripted.harness.log)
     with pytest.raises(DaemonProblem, match="'nobody' is not loaded"):
@@ -101,9 +106,28 @@ def test_a_word_that_the_daemon_does_not_know_is_refused_and_not_loaded(host: Li
     assert host.scripted.harness.log == before
 
 
+READY = {"activation": {"state": "ready"}}
+TEXT = {"id": "a/t", "capabilities": ["text"]}
+
+
 def test_without_a_name_the_only_model_that_writes_text_is_meant() -> None:
-    client = _Answers([{"id": "a/v", "capabilities": ["embeddings"]}, {"id": "a/t", "capabilities": ["text"]}])
-    assert only_model(client) == "a/t"
+    client = _Answers({"/models": [[{"id": "a/v", "capabilities": ["embeddings"]}, TEXT]]})
+    assert only_model(client, ignore) == "a/t"
+
+
+def test_without_a_name_a_daemon_that_still_loads_its_models_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_model, "_LOOK_S", 0)
+    reports: list[LoadProgress] = []
+    loading = {"model_id": "a/t", "progress": {"stage": "loading", "fraction": 0.5}, "elapsed_ms": 1}
+    client = _Answers(
+        {
+            "/models": [[], [TEXT]],
+            "/health": [{"activation": {"state": "pre_warming"}}, READY],
+            "/models/loading": [[loading]],
+        }
+    )
+    assert only_model(client, reports.append) == "a/t"
+    assert [each.fraction for each in reports] == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -111,21 +135,26 @@ def test_without_a_name_the_only_model_that_writes_text_is_meant() -> None:
     [
         ([], "no model is loaded at http://127.0.0.1:13131; name the one to load"),
         ("nonsense", "no model is loaded"),
-        ([{"id": "a/b", "capabilities": ["text"]}, {"id": "a/c", "capabilities": ["text"]}], "a/b, a/c; name one"),
+        ([TEXT, {"id": "a/c", "capabilities": ["text"]}], "a/t, a/c; name one"),
     ],
 )
 def test_without_a_name_none_or_several_models_are_refused(models: object, said: str) -> None:
     with pytest.raises(SpeakerFailed, match=said):
-        only_model(_Answers(models))
+        only_model(_Answers({"/models": [models], "/health": [READY]}), ignore)
+
+
+def ignore(_progress: LoadProgress) -> None:
+    pass
 
 
 class _Answers(Client):
-    """A client whose daemon gives one answer to everything."""
+    """A client whose daemon has these answers for each path, one after the other. The last one stays."""
 
-    def __init__(self, answer: object) -> None:
+    def __init__(self, answers: Mapping[str, Sequence[object]]) -> None:
         super().__init__(Address())
-        self._it = answer
+        self._rest = {path: list(each) for path, each in answers.items()}
 
     def get(self, path: str, *, timeout_s: float = 0) -> object:
-        del path, timeout_s
-        return self._it
+        del timeout_s
+        rest = self._rest[path]
+        return rest.pop(0) if len(rest) > 1 else rest[0]
