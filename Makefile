@@ -88,7 +88,8 @@ test: check ## all checks and all tests (ARGS=… for pytest)
 ifeq ($(strip $(ARGS)),)
 	@failed=; \
 	$(PYTEST) -m "not process" -n logical --maxprocesses 8 || failed="$$failed, the tests that start no process"; \
-	$(PYTEST) -m "process and not faults and not packages" -n 2 --dist loadfile || failed="$$failed, the tests that start a process"; \
+	$(PYTEST) -m "process and not faults and not packages" -n 2 --dist loadfile --no-loadscope-reorder || \
+		failed="$$failed, the tests that start a process"; \
 	$(PYTEST) -m faults -n 2 || failed="$$failed, the fault suite"; \
 	test -z "$$failed" || { echo "failed: $${failed#, }" >&2; exit 1; }
 else

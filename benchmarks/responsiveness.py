@@ -23,10 +23,12 @@ import psutil
 from benchmarks.replies import BenchmarkError, percentile
 from benchmarks.servers import Server, drive, running
 from benchmarks.subject import GGUF, circumstances, cpu_count, model_path
-from benchmarks.traffic import FULL, Load, traffics
+from benchmarks.traffic import FULL, Load, Size, traffics
 
 PATHS: Final = ("/health", "/models", "/models/bench%2Fmodel/endpoint")
 """What a gateway asks every ten seconds."""
+SHORT: Final = Size(reply=1)
+"""For a quick round."""
 CONFIG: Final = f"""
 default_models = [{{ model_id = "bench/model", harness = "llamacpp" }}]
 models = [
@@ -88,13 +90,15 @@ def measure_start(threads: int, *, rounds: int) -> dict[str, Any]:
     }
 
 
-def measure_polls(server: Server, paths: Sequence[str], *, seconds: float, loads: bool) -> list[dict[str, Any]]:
+def measure_polls(
+    server: Server, paths: Sequence[str], *, seconds: float, loads: bool, size: Size = FULL
+) -> list[dict[str, Any]]:
     """A gateway's questions while eight chats stream, one result for each of `paths`.
 
     With `loads` a second model is loaded and unloaded meanwhile, without pause.
     """
     over = threading.Event()
-    chats = next(t for t in traffics(1, FULL) if isinstance(t, Load) and t.name == "chat-8")
+    chats = next(t for t in traffics(1, size) if isinstance(t, Load) and t.name == "chat-8")
     loaded = 0
 
     def load_and_unload() -> None:
@@ -145,16 +149,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only prove that it works")
     parser.add_argument("--threads", type=int, default=cpu_count())
     options = parser.parse_args()
-    rounds, seconds = (1, 2.0) if options.quick else (5, 20.0)
+    rounds, seconds, size = (1, 0.1, SHORT) if options.quick else (5, 20.0, FULL)
     around = circumstances(options.threads)
     print(json.dumps(measure_start(options.threads, rounds=rounds) | around), flush=True)
     with starting_daemon(options.threads) as daemon:
         wait_ready(daemon.port)
-        for line in measure_polls(daemon, PATHS, seconds=seconds, loads=True):
+        for line in measure_polls(daemon, PATHS, seconds=seconds, loads=True, size=size):
             print(json.dumps(line | around), flush=True)
     try:
         with running("llama-server", gguf=model_path(), threads=options.threads) as server:
-            for line in measure_polls(server, ["/health"], seconds=seconds, loads=False):
+            for line in measure_polls(server, ["/health"], seconds=seconds, loads=False, size=size):
                 print(json.dumps(line | around), flush=True)
     except BenchmarkError as error:  # it is not built: the numbers of neuron stand alone
         print(f"llama-server was not measured: {error}", file=sys.stderr)

@@ -150,7 +150,7 @@ def main() -> None:
                     "outside_decode_ms": round(outside_ms, 3),
                     "steps": rounds * count,
                 }
-                print(json.dumps(line | circumstances(options.threads) | {"model": options.model.name}), flush=True)
+                print(json.dumps(line | circumstances(options.threads, options.model.name)), flush=True)
 
 
 if __name__ == "__main__":

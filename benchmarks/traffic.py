@@ -47,7 +47,7 @@ class Size(Struct, frozen=True, kw_only=True):
 
 
 FULL: Final = Size()
-QUICK: Final = Size(streams=(1, 4), reply=8, words=40, long_streams=2, long_reply=4, shared=4, distinct=4, chats=1)
+QUICK: Final = Size(streams=(1, 4), reply=4, words=20, long_streams=2, long_reply=2, shared=2, distinct=2, chats=1)
 
 
 class Load(Struct, frozen=True, kw_only=True):

@@ -28,6 +28,11 @@ from tests.process_guard import add_audit_hook, refuse_processes
 FOREIGN_PREFIXES = ("HF_", "HUGGING", "NEURON_", "NOTIFY_", "LISTEN_", "WATCHDOG_")
 FOREIGN_NAMES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "xdg_cache_home"}
 
+THREAD_LIMIT = "OMP_THREAD_LIMIT"
+"""libllama computes with so many threads at most, whatever it is told. As many tests run at once as there are cores, so
+the threads of several engines would wait for each other. The fault suite has no such limit (tests/faults/conftest.py).
+"""
+
 PROCESS_MARKERS = ("faults", "model", "packages", "system")
 
 # No deadline: the time that an example takes says more about the machine than about the code.
@@ -52,6 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     empty_home = tempfile.TemporaryDirectory(prefix="neuron-tests-")
     config.add_cleanup(empty_home.cleanup)
     os.environ["HF_HOME"] = empty_home.name
+    os.environ[THREAD_LIMIT] = "1"
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -65,6 +71,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if spared:
         config.hook.pytest_deselected(items=list(spared))
         items[:] = [item for item in items if item not in spared]
+    # Files with an engine or a daemon are long. They begin, so that none of them is alone at the end of a run.
+    long = {item.path for item in items if any(map(item.get_closest_marker, PROCESS_MARKERS))}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def _runs_on_trio_too(item: pytest.Item) -> bool:

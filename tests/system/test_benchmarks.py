@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.documents import blocks
+from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.system, pytest.mark.model]
@@ -45,13 +47,23 @@ def test_every_command_of_the_page_is_understood(tmp_path: Path) -> None:
     assert (tmp_path / table.name).read_text() == (ROOT / table).read_text()
 
 
-@pytest.mark.parametrize(
-    "name", ["responsiveness", "first_answer", "command_start", "daemon_cost", "step_overhead", "tools"]
-)
-def test_a_quick_round_of_a_benchmark_prints_json_lines_that_say_where_they_were_measured(name: str) -> None:
-    lines = [json.loads(line) for line in run(name, "--quick").splitlines()]
+def assert_says_where_it_was_measured(lines: list[dict[str, Any]]) -> None:
     assert lines
     assert all({"bench", "date", "cpus", "threads", "model"} <= line.keys() for line in lines)
+
+
+@pytest.mark.parametrize("name", ["responsiveness", "first_answer", "command_start", "daemon_cost"])
+def test_a_quick_round_of_a_benchmark_prints_json_lines_that_say_where_they_were_measured(name: str) -> None:
+    assert_says_where_it_was_measured([json.loads(line) for line in run(name, "--quick").splitlines()])
+
+
+@pytest.mark.parametrize("name", ["step_overhead", "tools"])
+def test_a_quick_round_over_another_model_says_which(name: str, tmp_path: Path) -> None:
+    tiny = tmp_path / "tiny.gguf"
+    write_synthetic(tiny, "full")
+    lines = [json.loads(line) for line in run(name, "--quick", "--model", str(tiny)).splitlines()]
+    assert_says_where_it_was_measured(lines)
+    assert {line["model"] for line in lines} == {"tiny.gguf"}
 
 
 def test_a_quick_round_against_neuron_alone_needs_no_rival_and_writes_lines_and_a_table(tmp_path: Path) -> None:

@@ -275,6 +275,7 @@ def test_the_parts_of_a_split_model_are_fetched_and_loaded_as_one(tmp_path: Path
 )
 def test_a_hub_that_does_not_deliver_a_file_is_asked_again_later(tmp_path: Path, fault: Fault, words: str) -> None:
     slow = "[harness.llamacpp.download]\nmin_kb_per_s = 1000\nmin_rate_window_secs = 1\n"
+    slow += UNCHECKED  # no header first, so that the fault happens to the file itself
     with fake_hub({"org/name": {"m-Q8_0.gguf": large_model()}}) as hub:
         hub.fail(fault, path="*/resolve/*")
         with running_daemon(tmp_path, defaults("org/name") + source(hub.url, tmp_path / "cache") + slow) as daemon:

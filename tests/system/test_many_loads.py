@@ -34,7 +34,8 @@ def test_forty_loads_are_two_fetch_processes_and_a_line_that_health_shows_and_cl
             line = eventually(waiting)
             assert sorted(line) == list(range(1, LOADS - 1))
             assert len(fetch_pids(daemon)) == 2
-            for model_id in ids:
+            # The first ones leave, and others begin in their place. Then the line leaves from its end: few begin.
+            for model_id in (*ids[:6], *reversed(ids[6:])):
                 assert daemon.client.post("/models/unload", json={"model_id": model_id}).status_code == httpx.codes.OK
                 assert len(fetch_pids(daemon)) <= 2
             assert {answer.result() for answer in answers} == {httpx.codes.BAD_REQUEST}

