@@ -20,12 +20,13 @@ pytestmark = [pytest.mark.system, pytest.mark.model]
 
 ONE, MORE, SCRIPT, KEEP = blocks("docs/how-to/talk-to-a-model.md", "sh")
 DEFAULT = '[[default_models]]\nmodel_id = "acme/assistant"\n'
+BRIEF = "[harness.llamacpp.sampling]\nmax_tokens = 24\n"  # the commands give no bound, and the demo model likes to talk
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with running_daemon(
-        tmp_path_factory.mktemp("talk"), DEFAULT + MODELS.replace("test/one", "acme/assistant")
+        tmp_path_factory.mktemp("talk"), DEFAULT + MODELS.replace("test/one", "acme/assistant") + BRIEF
     ) as host:
         host.wait_ready()
         yield host
