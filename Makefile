@@ -21,7 +21,7 @@ DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy clean format check check-fast test test-faults test-clients soak soak-demand pictures bench
+.PHONY: help run install deploy clean format check check-fast test test-faults test-examples test-clients soak soak-demand pictures bench
 .PHONY: dist deb test-packages docs changelog release release-check lock
 .DELETE_ON_ERROR:
 
@@ -100,6 +100,9 @@ endif
 
 test-faults: install ## the fault suite alone: what docs/explanation/reliability.md promises (ARGS=… for pytest)
 	$(PYTEST) tests/faults $(ARGS)
+
+test-examples: install ## the programs in examples/, with a real model; a part of `test`
+	$(PYTEST) tests/system/test_examples.py tests/lib/testing/test_example_backend.py $(ARGS)
 
 test-clients: install ## real clients, each in its own environment, and a table; not part of `test` (ARGS="--only NAME", --write)
 	@$(BIN)/python -m tests.clients.matrix $(ARGS)

@@ -95,6 +95,7 @@ class ModelStore:
             sources = {HUB_SCHEME: SourceConfig(endpoint=hub_endpoint(environ)), **sources}
         self._downloads = FetchLine(self._limits.max_fetches)
         self._checks = FetchLine(self._limits.max_fetches)
+        self._outlines = FetchLine(self._limits.max_fetches)
         self._sources = sources
         self._environ = dict(environ)
         shared = hf_cache or hub_cache_dir(environ)
@@ -366,7 +367,8 @@ class ModelStore:
             outline = None
             try:
                 with anyio.move_on_after(_OUTLINE_LIMIT_S):
-                    outline = await self._fetch_outline(asked)
+                    async with self._outlines.place(lambda _position: None):
+                        outline = await self._fetch_outline(asked)
             except (LoadFailed, SourceUnavailable) as failure:
                 if isinstance(failure, PreflightFailed) and failure.kind in _HOST_CANNOT_TAKE:
                     raise
