@@ -207,8 +207,8 @@ def _stop_limit_s(drain_timeout_s: float) -> float:
 def _build_routes(host: Host) -> ASGIApp:
     from neuron_service.app import create_routes  # noqa: PLC0415 - takes longer than all that a probe needs
 
-    routes: Any = create_routes(host)  # Litestar's type of a scope is narrower than ours
-    return routes  # type: ignore[no-any-return]
+    routes: Any = create_routes(host)
+    return routes  # type: ignore[no-any-return]  # Litestar's type of a scope is narrower than ours
 
 
 async def _call_in_threads(host: Host, version: Callable[[], Version], check: Callable[[], None] | None) -> None:

@@ -65,7 +65,7 @@ def _version_of_a_build(package_version: str, package: Path) -> Version:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_LIMIT_S, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_LIMIT_S, check=True)  # noqa: S603 - git
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

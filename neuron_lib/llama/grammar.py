@@ -254,7 +254,7 @@ class GrammarCompiler:
     def _tokenizer(self) -> "LLTokenizer":
         # This takes 0.2 s and 20 MB for 49k tokens, 1.1 s and 110 MB for 262k (measured). So it is made for the first
         # grammar only.
-        from llguidance import LLTokenizer  # noqa: PLC0415
+        from llguidance import LLTokenizer  # noqa: PLC0415 - not every model needs it
 
         # llguidance has a function for all this, but it asks libllama for each token's kind under a deprecated name.
         tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # not in its stub
