@@ -9,7 +9,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from neuron_lib.errors import NeuronError, RequestRejected, cause_chain
-from neuron_lib.logs import get_logger
+from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.event_log import EventLog
 from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.shown import clip, one_word
@@ -30,7 +30,7 @@ from neuron_lib.types import (
 
 __all__ = ("Reporter",)
 
-logger = get_logger(__name__)
+logger: FieldLogger = get_logger(__name__)
 
 
 class _Told(Struct, frozen=True, kw_only=True):
