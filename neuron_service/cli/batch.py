@@ -33,7 +33,6 @@ from neuron_service.cli.screen import console, shown
 from neuron_service.cli.terminal import complain
 from neuron_service.client.client import Client, Exchange
 from neuron_service.client.problem import DaemonProblem
-from neuron_service.client.translation import from_answer
 
 __all__ = ("run_batch",)
 
@@ -155,7 +154,7 @@ def _ask(client: Client, request: BatchRequest, is_over: Event) -> Exchange | Da
     """
     until_s = time.monotonic() + _PATIENCE_S
     while True:
-        problem, pause_s = None, _AGAIN_S
+        pause_s = _AGAIN_S
         try:
             answer = client.exchange("POST", request.url, request.body, timeout_s=_ANSWER_LIMIT_S)
         except DaemonProblem as error:
@@ -164,10 +163,10 @@ def _ask(client: Client, request: BatchRequest, is_over: Event) -> Exchange | Da
             problem = error
         else:
             if answer.status in _NOT_LET_IN:
-                return from_answer(client.address, answer.status, answer.body, has_key=True)
+                return client.problem(answer)
             if answer.status not in _BUSY:
                 return answer
-            problem = from_answer(client.address, answer.status, answer.body, has_key=True)
+            problem = client.problem(answer)
             pause_s = _pause_s(answer.headers)
         if time.monotonic() + pause_s > until_s or is_over.wait(pause_s):
             return problem

@@ -83,7 +83,7 @@ def parse_outcomes(lines: Iterable[bytes], *, known: Iterable[str]) -> tuple[set
             break
         try:
             outcome = json.loads(line)
-            id_ = outcome["custom_id"]
+            id_, _ = outcome["custom_id"], outcome["response"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise LineProblem(f"line {number} is no outcome of a batch") from None
         if id_ not in wanted:

@@ -69,6 +69,10 @@ class Client:
             except ValueError:
                 raise not_neuron(self.address, "its answer is not JSON") from None
 
+    def problem(self, refused: Exchange) -> DaemonProblem:
+        """What an answer that is no success means."""
+        return from_answer(self.address, refused.status, refused.body, has_key=self._key is not None)
+
     @contextlib.contextmanager
     def stream(
         self,

@@ -129,7 +129,7 @@ def test_a_key_that_is_missing_ends_the_job_at_once(daemon: FakeDaemon, capsys: 
     daemon.answers[f"POST {URL}"] = Answer({"error": {"message": "no"}}, status=401)
     write_input(line(1), line(2))
     assert run("--streams", "1") == os.EX_NOPERM
-    assert "API" in capsys.readouterr().err
+    assert "wants an API key; put one into NEURON_API_KEY" in capsys.readouterr().err
     assert outcomes() == {}
     assert len(asked(daemon)) == 1
 
@@ -165,7 +165,11 @@ def test_a_wrong_input_is_refused_by_its_line_before_anything_is_asked(
     ("text", "says"),
     [
         ('notes\n{"custom_id":"r1"}\n', "line 1 is no outcome of a batch"),
-        ('{"custom_id":"other"}\n', "line 1 has an outcome of 'other', which the input does not ask for"),
+        (line(1), "line 1 is no outcome of a batch"),
+        (
+            '{"custom_id":"other","response":null}\n',
+            "line 1 has an outcome of 'other', which the input does not ask for",
+        ),
     ],
 )
 def test_a_file_that_is_no_output_of_this_input_is_left_as_it_is(
