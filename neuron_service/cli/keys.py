@@ -23,10 +23,11 @@ from neuron_service.log_config import configure_logging
 __all__ = ("delete_key", "new_key", "show_keys")
 
 
-def new_key(options: ConfigOptions, name: str, *, scopes: Sequence[Scope], file: Path | None) -> int:
+def new_key(options: ConfigOptions, name: str, *, scopes: Sequence[Scope], file: Path | None, as_json: bool) -> int:
     """Make a key and print it. Returns the exit status."""
     _require_name(name)
-    return _with_file(options, file, lambda path: _show_new(path, name, frozenset(scopes or ["inference"])))
+    wanted = frozenset(scopes or ["inference"])
+    return _with_file(options, file, lambda path: _show_new(path, name, wanted, as_json=as_json))
 
 
 def show_keys(options: ConfigOptions, *, file: Path | None, as_json: bool) -> int:
@@ -75,9 +76,9 @@ def _file(options: ConfigOptions, named: Path | None) -> Path:
     return Path(config.keys_file)
 
 
-def _show_new(path: Path, name: str, scopes: frozenset[Scope]) -> None:
+def _show_new(path: Path, name: str, scopes: frozenset[Scope], *, as_json: bool) -> None:
     secret = add_key(path, name, scopes)
-    print(secret, flush=True)
+    print(json.dumps({"name": name, "scopes": sorted(scopes), "key": secret}) if as_json else secret, flush=True)
     print(
         f"neuron: {path} now has the key {name} for {', '.join(sorted(scopes))}. This is the only time that the key is "
         "shown. The service knows the key after its next reload or start.",

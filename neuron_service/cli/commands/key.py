@@ -35,12 +35,13 @@ key = CommandGroup("key", KEY_COMMANDS, help="Make, list and delete API keys.")
     help="What the key may do. May be given several times. Default: inference.",
 )
 @_file_option
+@json_option
 @with_config()
-def new(options: ConfigOptions, *, name: str, scopes: Sequence[Scope], file: Path | None) -> int:
+def new(options: ConfigOptions, *, name: str, scopes: Sequence[Scope], file: Path | None, as_json: bool) -> int:
     """Make an API key and print it, once."""
     from neuron_service.cli.keys import new_key
 
-    return new_key(options, name, scopes=scopes, file=file)
+    return new_key(options, name, scopes=scopes, file=file, as_json=as_json)
 
 
 @click.command()

@@ -53,6 +53,13 @@ def test_a_new_key_is_shown_once_and_only_its_hash_is_kept(keys: Path, capsys: p
     assert keys.stat().st_gid == keys.parent.stat().st_gid
 
 
+def test_a_new_key_is_printed_as_json_with_what_it_may_do(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = json.loads(made(capsys, "ops", "--scope", "metrics", "--scope", "admin", "--json"))
+    found = KeyRing(parse_keys(keys.read_text(), place="keys")).find(shown.pop("key").encode())
+    assert found is not None
+    assert shown == {"name": "ops", "scopes": ["admin", "metrics"]}
+
+
 def test_keys_are_listed_and_removed_by_name(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = made(capsys, "laptop")
     made(capsys, "ops", "--scope", "admin", "--scope", "metrics")
