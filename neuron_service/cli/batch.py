@@ -108,7 +108,10 @@ class _Job:
             with contextlib.suppress(Empty):
                 while not is_over.is_set():
                     request = todo.get_nowait()
-                    answers.put(_Answered(request, _ask(self._client, request, is_over)))
+                    answer = _ask(self._client, request, is_over)
+                    if isinstance(answer, DaemonProblem):  # ends the job, so no thread may take another request
+                        is_over.set()
+                    answers.put(_Answered(request, answer))
 
         # Daemons, because an answer may take an hour, and an interrupt must not wait for it.
         for number in range(min(streams, len(self._left))):
