@@ -30,7 +30,7 @@ from neuron_service.cli.batch_lines import (
     require_unique,
 )
 from neuron_service.cli.screen import console, shown
-from neuron_service.cli.terminal import complain
+from neuron_service.cli.terminal import INTERRUPTED, complain
 from neuron_service.client.client import Client, Exchange
 from neuron_service.client.problem import DaemonProblem
 
@@ -47,7 +47,6 @@ _BUSY: Final = frozenset({429, 502, 503, 504})
 _NOT_LET_IN: Final = frozenset({401, 403})
 _USUAL_STREAMS: Final = 8
 _LOOK_S: Final = 0.2
-_INTERRUPTED: Final = 130
 
 
 class _Answered(Struct, frozen=True):
@@ -126,7 +125,7 @@ class _Job:
             return problem.exit_status
         except KeyboardInterrupt:
             complain(f"interrupted; {self.answered} answers were written, and the same command goes on with the rest")
-            return _INTERRUPTED
+            return INTERRUPTED
         finally:
             is_over.set()
         return 1 if self.refused else 0

@@ -48,7 +48,7 @@ from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.running_service import ServiceSilent, loaded_ids
 from neuron_service.cli.screen import print_table
-from neuron_service.cli.terminal import complain
+from neuron_service.cli.terminal import INTERRUPTED, complain
 
 __all__ = (
     "Unfinished",
@@ -143,7 +143,7 @@ def pull(
                 local = anyio.run(_fetch, store, spec, line)
         except KeyboardInterrupt:
             print("neuron: interrupted; what was fetched is kept, and the next pull goes on there", file=sys.stderr)
-            return 130
+            return INTERRUPTED
         except SourceUnavailable as failure:
             return _say(failure, os.EX_TEMPFAIL)
         except NeuronError as failure:

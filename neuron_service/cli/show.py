@@ -24,7 +24,7 @@ from neuron_service.cli.screen import print_json, print_pairs
 from neuron_service.cli.terminal import complain
 from neuron_service.client.client import Client
 from neuron_service.client.problem import DaemonProblem
-from neuron_service.client.translation import not_neuron
+from neuron_service.client.translation import NOT_NEURON, not_neuron
 
 __all__ = ("FileFacts", "file_facts", "file_pairs", "service_pairs", "show_model")
 
@@ -114,7 +114,7 @@ def _ask(client: Client, model_id: str) -> dict[str, Any]:
     found = client.get(f"/v1/models/{quote(model_id, safe='/:')}")
     try:
         return next(({**each} for each in client.get("/models") if each["id"] == found["id"]), {"id": found["id"]})
-    except (KeyError, TypeError, AttributeError) as error:
+    except NOT_NEURON as error:
         raise not_neuron(client.address, f"its answer lacks {error}") from error
 
 

@@ -1,5 +1,6 @@
 """A speaker that loads the model in this process, by `neuron_lib`. Its engine ends with the block."""
 
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -23,8 +24,6 @@ from neuron_service.cli.talk.pieces import Ended, Order, Piece, Said, SpeakerFai
 __all__ = ("InProcess", "in_process", "with_seats")
 
 _REPORT_S: Final = 0.1
-_TEMPORARY: Final = 75
-"""EX_TEMPFAIL: the same command may succeed later."""
 
 
 class InProcess:
@@ -106,7 +105,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except SourceUnavailable as error:
-        raise SpeakerFailed(cause_chain(error), exit_status=_TEMPORARY) from error
+        raise SpeakerFailed(cause_chain(error), exit_status=os.EX_TEMPFAIL) from error
     except NeuronError as error:
         raise SpeakerFailed(cause_chain(error)) from error
 
