@@ -26,7 +26,7 @@ __all__ = ("delete_key", "new_key", "show_keys")
 def new_key(options: ConfigOptions, name: str, *, scopes: Sequence[Scope], file: Path | None, as_json: bool) -> int:
     """Make a key and print it. Returns the exit status."""
     _require_name(name)
-    wanted = frozenset(scopes or ["inference"])
+    wanted: frozenset[Scope] = frozenset(scopes or ["inference"])
     return _with_file(options, file, lambda path: _show_new(path, name, wanted, as_json=as_json))
 
 
