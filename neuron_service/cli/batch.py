@@ -6,12 +6,10 @@ writes to it, whole lines at a time.
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http.client import HTTPMessage
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -29,7 +27,7 @@ from neuron_service.cli.batch_lines import (
     parse_request,
     require_unique,
 )
-from neuron_service.cli.screen import console, shown
+from neuron_service.cli.screen import counting, print_json, shown
 from neuron_service.cli.terminal import INTERRUPTED, complain
 from neuron_service.client.client import Client, Exchange
 from neuron_service.client.problem import DaemonProblem
@@ -113,7 +111,7 @@ class _Job:
         for number in range(min(streams, len(self._left))):
             Thread(target=work, name=f"batch {number}", daemon=True).start()
         try:
-            with _bar(len(self._left)) as advance:
+            with counting(len(self._left)) as advance:
                 for _ in self._left:
                     answered = _next(answers)
                     if isinstance(answered.answer, DaemonProblem):
@@ -219,23 +217,10 @@ def _output(target: Path) -> Iterator[BinaryIO]:
         yield output
 
 
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr. Yields what is called for each answer. Without a terminal nothing is shown."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console(sys.stderr)) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)
-
-
 def _say(job: _Job, target: Path, *, total: int, as_json: bool) -> None:
     if as_json:
         counts = {"total": total, "already": job.already, "succeeded": job.succeeded, "refused": job.refused}
-        print(json.dumps(counts, indent=2))
+        print_json(counts)
         return
     before = f", {job.already} were there before" if job.already else ""
     refused = f", {job.refused} of them refused" if job.refused else ""

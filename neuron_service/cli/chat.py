@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from neuron_lib.types import names_file
-from neuron_service.cli.daemon import find_client, names_daemon, without_daemon
+from neuron_service.cli.daemon import find_client, names_daemon
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.talk.daemon_model import only_model, require_model
@@ -95,7 +95,7 @@ def open_speaker(options: ConfigOptions, model: str | None, *, host: str | None,
         return
     from neuron_service.cli.talk.local_model import local_model
 
-    with local_model(options, without_daemon(os.environ), model, seats=seats) as here:
+    with local_model(options, os.environ, model, seats=seats) as here:
         yield here
 
 
