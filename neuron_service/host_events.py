@@ -6,21 +6,15 @@ import anyio
 import msgspec
 
 from neuron_lib.errors import InvalidRequest
-from neuron_lib.logs import get_logger
 from neuron_lib.registry.event_log import START, HostEvents, is_event_id
 from neuron_lib.types import HostEvent
 from neuron_lib.wire.sse import server_sent_event
 from neuron_service.asgi import Receive, Scope, Send
-from neuron_service.exchange import exchange_of
-from neuron_service.streaming import ClientStalled, EventStream, while_connected
+from neuron_service.feeds import SHORTEST_INTERVAL_S, feed
+from neuron_service.streaming import EventStream
 
 __all__ = ("HostEventStream", "place_asked_for")
 
-logger = get_logger(__name__)
-
-_SHORTEST_INTERVAL_S: Final = 0.25
-_SILENCE_LIMIT_S: Final = 15.0
-"""A comment is sent after this long without an event. Without comments proxies close the connection."""
 _RETRY: Final = b"retry: 2000\n\n"
 """How many milliseconds a browser waits before it comes back."""
 
@@ -53,19 +47,14 @@ class HostEventStream:
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stream = EventStream(send, silence_limit_s=_SILENCE_LIMIT_S)
-        try:
-            await while_connected(receive, lambda: self._follow(stream), beside=stream.watch)
-        except ClientStalled:
-            labels = exchange_of(scope).labels
-            logger.info("client stopped reading, it is told of events no more", extra=labels)
+        await feed(scope, receive, send, self._follow, subject="events")
 
     async def _follow(self, stream: EventStream) -> None:
         await stream.open()
         await stream.send(_RETRY)
         while batch := await self._events.next_batch():
             await stream.send(b"".join(map(_encode, batch)))
-            await anyio.sleep(_SHORTEST_INTERVAL_S)
+            await anyio.sleep(SHORTEST_INTERVAL_S)
         await stream.send(b"", more=False)
 
 

@@ -25,7 +25,7 @@ from neuron_lib.harness import Harness, LoadedModel
 from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.leases import Leases
 from neuron_lib.registry.load_log import LoadLog
-from neuron_lib.registry.phases import Event, Phase, after
+from neuron_lib.registry.phases import Event, after
 from neuron_lib.registry.reply_readers import Rates
 from neuron_lib.shown import clip
 from neuron_lib.types import (
@@ -33,6 +33,7 @@ from neuron_lib.types import (
     LoadingModel,
     LoadOutcome,
     LoadProgress,
+    ModelPhase,
     ModelSpec,
     ModelStatus,
     UnloadingModel,
@@ -88,7 +89,7 @@ class HostedModel:
         self._on_change = on_change
         self._on_idle = on_idle
         self._on_load = on_load
-        self._phase = Phase.LOADING  # never RECOVERING, see `phase`
+        self._phase = ModelPhase.LOADING  # never RECOVERING, see `phase`
         self._model: LoadedModel | None = None  # None until its load has succeeded
         self._load_log = LoadLog(model_id, clock=clock)
         self._failure: NeuronError | None = None  # how its harness failed to load, keep or release it
@@ -104,14 +105,14 @@ class HostedModel:
     # -------------------------------------------------------------------------------------------------- its phase
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> ModelPhase:
         """The phase now. The harness is asked whether a model that serves is recovering."""
-        return Phase.RECOVERING if self.serves and self._is_recovering() else self._phase
+        return ModelPhase.RECOVERING if self.serves and self._is_recovering() else self._phase
 
     @property
     def is_loading(self) -> bool:
         """Whether its load is running and was not cancelled."""
-        return self._phase is Phase.LOADING
+        return self._phase is ModelPhase.LOADING
 
     @property
     def serves(self) -> bool:
@@ -132,7 +133,7 @@ class HostedModel:
         self._phase = phase
         if phase.is_leaving and self._left_by is None:
             self._left_by, self._leaving_s = event, self._clock()
-        if phase is Phase.CLOSING:
+        if phase is ModelPhase.CLOSING:
             self._closing_s = self._clock()
             if self._model is None:
                 self._scope.cancel()
@@ -179,7 +180,7 @@ class HostedModel:
             tasks.start_soon(self._watch, model)
             await self.changes.until(lambda: self.is_leaving)
             with anyio.move_on_after(self._drain_timeout_s):
-                await self.changes.until(lambda: self._phase is not Phase.DRAINING or not self.leases.count)
+                await self.changes.until(lambda: self._phase is not ModelPhase.DRAINING or not self.leases.count)
             self.move(Event.DRAINED)
             tasks.cancel_scope.cancel()
         if self.leases.count:
@@ -195,7 +196,7 @@ class HostedModel:
 
     def _lose(self, model: LoadedModel) -> None:
         """The model was given up. The harness tells the running requests, because it knows more."""
-        if self._phase is not Phase.CLOSING:
+        if self._phase is not ModelPhase.CLOSING:
             model.close_admission(lambda: _engine_lost(self.model_id))
             self.move(Event.LOST)
 
@@ -253,7 +254,7 @@ class HostedModel:
 
     async def departure(self) -> None:
         """Wait until the model is gone. Raises `UnloadFailed` as soon as that takes too long."""
-        await self.changes.until(lambda: self._phase is Phase.GONE or self._overdue is not None)
+        await self.changes.until(lambda: self._phase is ModelPhase.GONE or self._overdue is not None)
         if self._overdue is not None:
             raise self._overdue
 
@@ -262,7 +263,7 @@ class HostedModel:
 
         A harness that takes too long is cancelled, and callers no longer wait for it.
         """
-        if self._phase is Phase.DRAINING and self._is_recovering():
+        if self._phase is ModelPhase.DRAINING and self._is_recovering():
             self.move(Event.DRAINED)
         if self._closing_s is None or self._overdue is not None:
             return

@@ -24,15 +24,11 @@ Gone is the end: the model's memory is back and the registry has forgotten the m
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final
 
 from neuron_lib.types import ModelPhase
 
-__all__ = ("Event", "Phase", "after")
-
-
-Phase: TypeAlias = ModelPhase
-"""See `ModelPhase`."""
+__all__ = ("Event", "after")
 
 
 class Event(Enum):
@@ -47,21 +43,23 @@ class Event(Enum):
     RELEASED = "its harness has let it go, has given its load up, or could not load it"
 
 
-_AFTER: Final[Mapping[Event, Mapping[Phase, Phase]]] = {
-    Event.OPENED: {Phase.LOADING: Phase.SERVING},
+_AFTER: Final[Mapping[Event, Mapping[ModelPhase, ModelPhase]]] = {
+    Event.OPENED: {ModelPhase.LOADING: ModelPhase.SERVING},
     Event.UNLOADED: {
-        Phase.LOADING: Phase.CLOSING,
-        Phase.SERVING: Phase.DRAINING,
-        Phase.RECOVERING: Phase.CLOSING,
+        ModelPhase.LOADING: ModelPhase.CLOSING,
+        ModelPhase.SERVING: ModelPhase.DRAINING,
+        ModelPhase.RECOVERING: ModelPhase.CLOSING,
     },
-    Event.ADMISSION_CLOSED: {Phase.LOADING: Phase.CLOSING},
-    Event.LOST: dict.fromkeys((Phase.SERVING, Phase.RECOVERING, Phase.DRAINING), Phase.CLOSING),
-    Event.DRAINED: {Phase.DRAINING: Phase.CLOSING},
-    Event.REGISTRY_LEFT: dict.fromkeys((Phase.LOADING, Phase.SERVING, Phase.RECOVERING, Phase.DRAINING), Phase.CLOSING),
-    Event.RELEASED: dict.fromkeys(Phase, Phase.GONE),
+    Event.ADMISSION_CLOSED: {ModelPhase.LOADING: ModelPhase.CLOSING},
+    Event.LOST: dict.fromkeys((ModelPhase.SERVING, ModelPhase.RECOVERING, ModelPhase.DRAINING), ModelPhase.CLOSING),
+    Event.DRAINED: {ModelPhase.DRAINING: ModelPhase.CLOSING},
+    Event.REGISTRY_LEFT: dict.fromkeys(
+        (ModelPhase.LOADING, ModelPhase.SERVING, ModelPhase.RECOVERING, ModelPhase.DRAINING), ModelPhase.CLOSING
+    ),
+    Event.RELEASED: dict.fromkeys(ModelPhase, ModelPhase.GONE),
 }
 
 
-def after(phase: Phase, event: Event) -> Phase:
+def after(phase: ModelPhase, event: Event) -> ModelPhase:
     """The phase that follows `phase` when `event` happens; the same phase if the event changes nothing then."""
     return _AFTER[event].get(phase, phase)

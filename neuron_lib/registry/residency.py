@@ -31,11 +31,11 @@ from neuron_lib.registry.hosted_model import HostedModel
 from neuron_lib.registry.hosted_models import HostedModels
 from neuron_lib.registry.load_line import LoadLine, WaitingLoad
 from neuron_lib.registry.making_room import Needs, Refusal, Resident, decide, idle_too_long
-from neuron_lib.registry.phases import Event, Phase
+from neuron_lib.registry.phases import Event
 from neuron_lib.registry.progress import retry_after_s
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.shown import clip
-from neuron_lib.types import ModelSpec, ResidencyCounts, public_id
+from neuron_lib.types import ModelPhase, ModelSpec, ResidencyCounts, public_id
 
 __all__ = ("COOLING_DOWN", "NotServing", "Residency")
 
@@ -257,7 +257,7 @@ class Residency:
         """A model has changed. Called after each change of each model."""
         if model.serves:
             self._cool_downs.succeed(model.model_id)
-        elif model.phase is Phase.GONE:
+        elif model.phase is ModelPhase.GONE:
             begun = self._begun.pop(model.model_id, None)
             cause = model.loss or model.load_failure
             if cause is not None and not self._may_try_with_more_room(begun, model.load_failure):

@@ -6,12 +6,10 @@ writes to it, whole lines at a time.
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http.client import HTTPMessage
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -29,8 +27,8 @@ from neuron_service.cli.batch_lines import (
     parse_request,
     require_unique,
 )
-from neuron_service.cli.screen import console, shown
-from neuron_service.cli.terminal import complain
+from neuron_service.cli.screen import counting, print_json, shown
+from neuron_service.cli.terminal import INTERRUPTED, complain
 from neuron_service.client.client import Client, Exchange
 from neuron_service.client.problem import DaemonProblem
 
@@ -47,7 +45,6 @@ _BUSY: Final = frozenset({429, 502, 503, 504})
 _NOT_LET_IN: Final = frozenset({401, 403})
 _USUAL_STREAMS: Final = 8
 _LOOK_S: Final = 0.2
-_INTERRUPTED: Final = 130
 
 
 class _Answered(Struct, frozen=True):
@@ -117,7 +114,7 @@ class _Job:
         for number in range(min(streams, len(self._left))):
             Thread(target=work, name=f"batch {number}", daemon=True).start()
         try:
-            with _bar(len(self._left)) as advance:
+            with counting(len(self._left)) as advance:
                 for _ in self._left:
                     answered = _next(answers)
                     if isinstance(answered.answer, DaemonProblem):
@@ -129,7 +126,7 @@ class _Job:
             return problem.exit_status
         except KeyboardInterrupt:
             complain(f"interrupted; {self.answered} answers were written, and the same command goes on with the rest")
-            return _INTERRUPTED
+            return INTERRUPTED
         finally:
             is_over.set()
         return 1 if self.refused else 0
@@ -223,23 +220,10 @@ def _output(target: Path) -> Iterator[BinaryIO]:
         yield output
 
 
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr. Yields what is called for each answer. Without a terminal nothing is shown."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console(sys.stderr)) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)
-
-
 def _say(job: _Job, target: Path, *, total: int, as_json: bool) -> None:
     if as_json:
         counts = {"total": total, "already": job.already, "succeeded": job.succeeded, "refused": job.refused}
-        print(json.dumps(counts, indent=2))
+        print_json(counts)
         return
     before = f", {job.already} were there before" if job.already else ""
     refused = f", {job.refused} of them refused" if job.refused else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from neuron_lib.types import names_file
-from neuron_service.cli.daemon import find_client, names_daemon, without_daemon
+from neuron_service.cli.daemon import find_client, names_daemon
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.talk.daemon_model import only_model, require_model
@@ -20,7 +20,7 @@ from neuron_service.cli.talk.pieces import Message, Order, Speaker, SpeakerFaile
 from neuron_service.cli.talk.repl import Repl
 from neuron_service.cli.talk.screen import Screen
 from neuron_service.cli.talk.typed import COMMANDS
-from neuron_service.cli.terminal import complain
+from neuron_service.cli.terminal import complain, wants_colours
 from neuron_service.client.client import Client
 from neuron_service.client.problem import DaemonProblem
 
@@ -95,7 +95,7 @@ def open_speaker(options: ConfigOptions, model: str | None, *, host: str | None,
         return
     from neuron_service.cli.talk.local_model import local_model
 
-    with local_model(options, without_daemon(os.environ), model, seats=seats) as here:
+    with local_model(options, os.environ, model, seats=seats) as here:
         yield here
 
 
@@ -146,10 +146,9 @@ def _loop(speaker: Speaker, options: TalkOptions) -> int:
 
 
 def _screen() -> Screen:
-    has_styles = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     is_terminal = sys.stdout.isatty()
     notes = None if is_terminal else sys.stderr
-    return Screen(sys.stdout, is_terminal=is_terminal, has_styles=has_styles, notes=notes)
+    return Screen(sys.stdout, is_terminal=is_terminal, has_styles=wants_colours(os.environ), notes=notes)
 
 
 def _prompt(words: Sequence[str], stdin: TextIO) -> str | None:

@@ -21,8 +21,6 @@ __all__ = ("complete_known_models", "complete_models_and_files", "complete_resid
 _LIMIT_S: Final = 1.0
 _MOST: Final = 200
 
-Completer = Callable[["click.Context", "click.Parameter", str], list["CompletionItem"]]
-
 
 def complete_resident_models(
     context: "click.Context", _parameter: "click.Parameter", incomplete: str

@@ -12,6 +12,7 @@ from neuron_lib.errors import ConfigError
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.config_text import config_as_builtins, config_as_toml, config_schema, first_file
 from neuron_service.cli.configuration import config_path, log_level
+from neuron_service.cli.failures import report_failure
 from neuron_service.cli.named_models import files_of, named_model
 from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.options import ConfigOptions
@@ -27,8 +28,7 @@ def show_config(options: ConfigOptions, *, only_given: bool, as_json: bool) -> i
         configure_logging(log_level(options, os.environ, default="warning"), environ=os.environ)
         config, origins = load_config_with_origins(config_path(options), os.environ, sections=BACKENDS)
     except ConfigError as error:
-        complain(str(error))
-        return os.EX_CONFIG
+        return report_failure(error)
     if as_json:
         _print_json({"config": config_as_builtins(config), "origins": origins})
     else:
@@ -49,8 +49,7 @@ def write_first_file(texts: Sequence[str], *, output: Path, overwrites: bool) ->
         for model in models:
             files_of(model)
     except NoSuchModel as error:
-        complain(str(error))
-        return error.exit_status
+        return report_failure(error)
     text = first_file(models)
     if str(output) == "-":
         sys.stdout.write(text)

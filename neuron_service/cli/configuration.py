@@ -70,13 +70,13 @@ def command_config(options: ConfigOptions, environ: Mapping[str, str]) -> tuple[
 
 
 def for_this_machine(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """`environ` without a `NEURON_HOST` that names a service elsewhere, by a URL or with a port.
+    """`environ` without a `NEURON_HOST` that names a service elsewhere, by a URL or with a port, or is empty.
 
     The variable is `host` of the configuration and also where client commands find a service. A command about the
     files of this machine has no use for the address of another one.
     """
     host = environ.get("NEURON_HOST", "").strip()
-    if "://" not in host and not re.search(r"(?<=[^:]):[0-9]+$", host):
+    if host and "://" not in host and not re.search(r"(?<=[^:]):[0-9]+$", host):
         return environ
     return {name: value for name, value in environ.items() if name != "NEURON_HOST"}
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from neuron_service.client.connection import Certificate
 
 __all__ = (
+    "api_key",
     "client_certificate",
     "daemon_address",
     "find_client",
     "host_option",
     "names_daemon",
     "with_daemon",
-    "without_daemon",
 )
 
 _HOST: Final = "NEURON_HOST"
@@ -64,19 +64,23 @@ def names_daemon(host: str | None, environ: Mapping[str, str]) -> bool:
     return host is not None or bool(environ.get(_HOST, "").strip())
 
 
-def without_daemon(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """`environ` without the name of a daemon, which may be no address that a service can listen on."""
-    return {name: value for name, value in environ.items() if name != _HOST}
-
-
 def find_client(host: str | None, config: Path | None, environ: Mapping[str, str]) -> "Client":
     """A client of the daemon that these name. Raises `click.UsageError` where they name none."""
-    key = environ.get(_KEY, "").strip()
-    if not key.isascii() or not key.isprintable():
-        raise click.UsageError(f"{_KEY} is no API key; it has characters that no key has")
+    try:
+        key = api_key(environ)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     from neuron_service.client.client import Client
 
-    return Client(daemon_address(host, config, environ), key=key or None, certificate=client_certificate(environ))
+    return Client(daemon_address(host, config, environ), key=key, certificate=client_certificate(environ))
+
+
+def api_key(environ: Mapping[str, str]) -> str | None:
+    """The key in `NEURON_API_KEY`, if there is one. Raises `ValueError` for text that no service can be sent."""
+    key = environ.get(_KEY, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise ValueError(f"{_KEY} is no API key; it has characters that no key has")
+    return key or None
 
 
 def client_certificate(environ: Mapping[str, str]) -> "Certificate | None":

@@ -39,8 +39,6 @@ __all__ = ("examine", "run_doctor")
 _TOOL_LIMIT_S: Final = 20.0
 """How long a vendor's tool may take. A driver that is not kept loaded needs more than 5 s."""
 _MARKS: Final = {Status.OK: "ok", Status.WARNING: "warning", Status.FAILED: "FAILED", Status.SKIPPED: "-"}
-
-
 _STYLES: Final = {Status.OK: "good", Status.WARNING: "warning", Status.FAILED: "bad", Status.SKIPPED: "dim"}
 
 

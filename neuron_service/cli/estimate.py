@@ -1,7 +1,6 @@
 """`neuron estimate`: how much memory a model would take on this host. Needs no running service, and loads nothing."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ import msgspec
 from neuron_lib.backend import HarnessSetup
 from neuron_lib.config import Config
 from neuron_lib.discovery.probe import discover
-from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, SourceUnavailable, cause_chain
+from neuron_lib.errors import ConfigError, LoadFailed, NeuronError
 from neuron_lib.harness import Estimator
 from neuron_lib.sizes import format_size
 from neuron_lib.types import DeviceNeed, MemoryPlan, ModelSpec, public_id
@@ -20,11 +19,10 @@ from neuron_lib.wire.estimate import estimate_answer
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, gpu_memory_by_index, host_memory_bytes
 from neuron_service.cli.configuration import command_config
+from neuron_service.cli.failures import report_failure
 from neuron_service.cli.named_models import with_file
-from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.screen import print_table, waiting
-from neuron_service.cli.terminal import complain
 
 __all__ = ("run_estimate_command",)
 
@@ -36,22 +34,14 @@ def run_estimate_command(options: ConfigOptions, named: str, *, quant: str | Non
     try:
         config, environ = command_config(options, os.environ)
         config, named = with_file(config, named, folder=Path.cwd())
-    except NoSuchModel as error:
-        complain(str(error))
-        return error.exit_status
     except ConfigError as error:
-        complain(str(error))
-        return os.EX_CONFIG
+        return report_failure(error)
     model_id = public_id(named)
     try:
         with waiting(f"estimating {model_id}"):
             plan = anyio.run(_estimate, config, environ, named, quant)
-    except SourceUnavailable as failure:
-        print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
-        return os.EX_TEMPFAIL
-    except NeuronError as failure:
-        print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
-        return 1
+    except NeuronError as error:
+        return report_failure(error)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(estimate_answer(plan, model_id=model_id))).decode())
     else:

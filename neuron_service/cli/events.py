@@ -9,7 +9,7 @@ from typing import Any, Final
 from neuron_service.cli.load_words import describe_load
 from neuron_service.cli.screen import shown
 from neuron_service.client.client import Client
-from neuron_service.client.translation import not_neuron
+from neuron_service.client.translation import NOT_NEURON, not_neuron
 
 __all__ = ("describe_event", "follow_events")
 
@@ -24,7 +24,7 @@ def follow_events(client: Client, *, as_json: bool, since: str | None) -> int:
         for event in events:
             try:
                 line = event.data if as_json else describe_event(json.loads(event.data))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except NOT_NEURON as error:
                 raise not_neuron(client.address, f"an event lacks {error}") from error
             print(line, flush=True)
     print(f"neuron: {client.address} has ended the stream", file=sys.stderr)

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct, to_builtins
 
 from neuron_lib.config import Config, ModelEntry, Revision, StoreSettings, store_settings
-from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, SourceUnavailable, cause_chain
+from neuron_lib.errors import ConfigError, LoadFailed, NeuronError
 from neuron_lib.sizes import format_size
 from neuron_lib.sources import LocalModel, ModelStore
 from neuron_lib.sources.configured import model_store
@@ -44,11 +44,12 @@ from neuron_lib.sources.repository import HubRepository
 from neuron_lib.sources.survey import find_files, find_repositories
 from neuron_lib.types import ModelSpec, public_id, take_apart
 from neuron_service.cli.configuration import command_config
+from neuron_service.cli.failures import report_failure
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.running_service import ServiceSilent, loaded_ids
 from neuron_service.cli.screen import print_table
-from neuron_service.cli.terminal import complain
+from neuron_service.cli.terminal import INTERRUPTED, complain
 
 __all__ = (
     "Unfinished",
@@ -102,8 +103,7 @@ def _with_config(options: ConfigOptions, act: Callable[[Config, Mapping[str, str
     try:
         config, environ = command_config(options, os.environ)
     except ConfigError as error:
-        complain(str(error))
-        return os.EX_CONFIG
+        return report_failure(error)
     if not store_settings(config):
         complain("no backend of this service fetches models")
         return os.EX_CONFIG
@@ -143,11 +143,9 @@ def pull(
                 local = anyio.run(_fetch, store, spec, line)
         except KeyboardInterrupt:
             print("neuron: interrupted; what was fetched is kept, and the next pull goes on there", file=sys.stderr)
-            return 130
-        except SourceUnavailable as failure:
-            return _say(failure, os.EX_TEMPFAIL)
-        except NeuronError as failure:
-            return _say(failure, 1)
+            return INTERRUPTED
+        except NeuronError as error:
+            return report_failure(error)
         if as_json:
             print(json.dumps({"id": public_id(model_id), "path": str(local.path)}), flush=True)
         else:
@@ -259,8 +257,8 @@ def remove(
             require_unloaded(repository, _claims(store, loaded=loaded_ids(config, environ)))
         folder = repository_folder(repository)
         freed = sum(forget_snapshot_file(folder, each.commit, each.file) for each in doomed)
-    except NeuronError as failure:
-        return _say(failure, 1)
+    except NeuronError as error:
+        return report_failure(error)
     except ServiceSilent as silence:
         print(f"neuron: {silence}; it may have the model loaded, so nothing is deleted", file=sys.stderr)
         return 1
@@ -317,8 +315,3 @@ def _folder(store: ModelStore, model_id: str) -> Path | None:
     with contextlib.suppress(LoadFailed):
         repository = store.repository(model_id)
     return None if repository is None else repository_folder(repository)
-
-
-def _say(failure: NeuronError, status: int) -> int:
-    print(f"neuron: {cause_chain(failure)}", file=sys.stderr)
-    return status

@@ -16,6 +16,7 @@ __all__ = (
     "ServeOptions",
     "config_option",
     "json_option",
+    "quant_option",
     "with_config",
 )
 
@@ -67,6 +68,14 @@ def with_config(*, log_level: str = "warning") -> Callable[[Command], Command]:
 def json_option(function: Command) -> Command:
     """Give a command `--json`. Its function gets the argument `as_json`."""
     option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    return option(function)
+
+
+def quant_option(function: Command) -> Command:
+    """Give a command `--quant`. Its function gets the argument `quant`."""
+    option = click.option(
+        "--quant", help="Which of its files, such as Q4_K_M. Default: that of the entry, else the best."
+    )
     return option(function)
 
 

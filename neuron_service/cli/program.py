@@ -4,7 +4,6 @@ The modules of a command are imported when the command runs. Help, usage errors 
 """
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
@@ -14,12 +13,10 @@ import click
 from neuron_service.cli.command_group import CommandGroup
 from neuron_service.cli.command_table import COMMANDS, NAMES_ELSEWHERE, SECTIONS
 from neuron_service.cli.options import COMPLETION_VARIABLE
-from neuron_service.cli.terminal import complain
+from neuron_service.cli.terminal import INTERRUPTED, complain
 from neuron_service.client.problem import DaemonProblem
 
 __all__ = ("ROOT", "main", "usage_sentence")
-
-_INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 def _print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's
@@ -78,7 +75,7 @@ def _run(arguments: Sequence[str]) -> int:
         return problem.exit_status
     except (KeyboardInterrupt, click.Abort):  # click's prompts turn the one into the other
         complain("interrupted")
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # At its end the interpreter writes the rest of the text. This must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

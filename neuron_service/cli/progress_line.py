@@ -1,4 +1,4 @@
-"""The progress of a download, for the person who watches the command."""
+"""The progress of a load or a download, for the person who watches the command."""
 
 import contextlib
 import logging
@@ -11,6 +11,7 @@ from typing import Final, Self, TextIO
 
 from neuron_lib.registry.progress import ProgressLog, describe
 from neuron_lib.types import LoadProgress
+from neuron_service.cli.terminal import wants_colours
 
 __all__ = ("ProgressLine", "render_bar")
 
@@ -22,7 +23,10 @@ _TO_DO: Final = "─"
 
 
 class ProgressLine:
-    """Shows the progress of a download: on a terminal one line that is redrawn, elsewhere a line now and then."""
+    """Shows the progress of a load or a download.
+
+    A terminal has one line that is redrawn. Anything else gets a line now and then.
+    """
 
     def __init__(self, stream: TextIO, *, label: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -30,7 +34,7 @@ class ProgressLine:
         self._clock = clock
         self._log = ProgressLog()
         self._drawn_s = float("-inf")
-        self._has_colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._has_colours = wants_colours(os.environ)
 
     def __enter__(self) -> Self:
         for handler in logging.getLogger().handlers:

@@ -4,7 +4,6 @@ import time
 
 from neuron_service.cli.residents import (
     HEADINGS,
-    NOT_NEURON,
     OTHER_HEADINGS,
     RIGHT,
     Resident,
@@ -16,7 +15,7 @@ from neuron_service.cli.residents import (
 )
 from neuron_service.cli.screen import print_json, print_table, shown, whole_screen
 from neuron_service.client.client import Client
-from neuron_service.client.translation import not_neuron
+from neuron_service.client.translation import NOT_NEURON, not_neuron
 
 __all__ = ("ask_residents", "show_residents", "watch_residents")
 

@@ -8,7 +8,6 @@ from neuron_lib.sizes import format_size
 
 __all__ = (
     "HEADINGS",
-    "NOT_NEURON",
     "OTHER_HEADINGS",
     "RIGHT",
     "STATES",
@@ -25,8 +24,6 @@ HEADINGS: Final = ("MODEL", "STATE", "RUNNING", "WAITING", "TOK/S", "KV", "MEMOR
 OTHER_HEADINGS: Final = ("MODEL", "STATE", "DETAIL")
 """Of the models that do not serve."""
 RIGHT: Final = ("RUNNING", "WAITING", "TOK/S", "KV", "MEMORY")
-NOT_NEURON: Final = (KeyError, TypeError, AttributeError, ValueError)
-"""What is raised for answers that are not those of a neuron."""
 _MIB: Final = 1 << 20
 STATES: Final[Mapping[str, str]] = {
     "loaded": "good",

@@ -10,14 +10,13 @@ import msgspec
 from msgspec import Struct
 
 from neuron_lib.config import Config, unix_path
-from neuron_service.cli.daemon import client_certificate
+from neuron_service.cli.daemon import api_key, client_certificate
 from neuron_service.client.address import Address, parse_address
 from neuron_service.client.connection import open_connection
 
 __all__ = ("ServiceSilent", "WantsCertificate", "WantsKey", "is_running", "loaded_ids")
 
 _ANSWER_LIMIT_S: Final = 2.0
-_KEY_VARIABLE: Final = "NEURON_API_KEY"
 
 
 class ServiceSilent(Exception):
@@ -65,9 +64,10 @@ def is_running(config: Config, environ: Mapping[str, str]) -> bool:
 
 def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
     """The health of the service. None if nothing listens."""
-    key = environ.get(_KEY_VARIABLE, "").strip()
-    if not key.isascii() or not key.isprintable():
-        raise ServiceSilent(f"{_KEY_VARIABLE} is no API key")
+    try:
+        key = api_key(environ)
+    except ValueError as error:
+        raise ServiceSilent(str(error)) from None
     address = _address(config)
     place = address.host if address.scheme == "unix" else f"{address.host} port {address.port}"
     is_encrypted = False
@@ -81,7 +81,7 @@ def _ask(config: Config, environ: Mapping[str, str]) -> _Health | None:
             answer = connection.getresponse()
             body = answer.read()
             if answer.status == http.client.UNAUTHORIZED:
-                problem = f"does not know the key in {_KEY_VARIABLE}" if key else f"wants a key: set {_KEY_VARIABLE}"
+                problem = "does not know the key in NEURON_API_KEY" if key else "wants a key: set NEURON_API_KEY"
                 raise WantsKey(f"the service at {place} {problem}")
             return msgspec.json.decode(body, type=_Health)
     except (ConnectionRefusedError, FileNotFoundError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = (
     "STYLES",
     "console",
+    "counting",
     "print_json",
     "print_line",
     "print_pairs",
@@ -144,6 +145,22 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
 
     with console(sys.stderr).status(Text(shown(text)), spinner="dots") as status:
         yield lambda changed: status.update(Text(shown(changed)))
+
+
+@contextlib.contextmanager
+def counting(total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on stderr as long as the block runs. Yields what is called for each of `total` things that are done.
+
+    Without a terminal nothing is shown.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console(sys.stderr)) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
 
 
 def _print_plain(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:

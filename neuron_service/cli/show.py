@@ -12,19 +12,19 @@ import msgspec
 from msgspec import Struct
 
 from neuron_lib.config import Config, store_settings
-from neuron_lib.errors import ConfigError, LoadFailed, NeuronError, SourceUnavailable, cause_chain
+from neuron_lib.errors import LoadFailed, NeuronError
 from neuron_lib.sizes import format_size
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.gguf_header import GgufHeader, check_model
 from neuron_lib.types import public_id
 from neuron_service.cli.configuration import command_config
 from neuron_service.cli.daemon import find_client
+from neuron_service.cli.failures import report_failure
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.screen import print_json, print_pairs
-from neuron_service.cli.terminal import complain
 from neuron_service.client.client import Client
 from neuron_service.client.problem import DaemonProblem
-from neuron_service.client.translation import not_neuron
+from neuron_service.client.translation import NOT_NEURON, not_neuron
 
 __all__ = ("FileFacts", "file_facts", "file_pairs", "service_pairs", "show_model")
 
@@ -62,15 +62,8 @@ def show_model(options: ConfigOptions, host: str | None, model_id: str, *, quant
     try:
         config, environ = command_config(options, os.environ)
         facts = _read(config, environ, model_id, quant)
-    except ConfigError as error:
-        complain(str(error))
-        return os.EX_CONFIG
-    except SourceUnavailable as failure:
-        complain(cause_chain(failure))
-        return os.EX_TEMPFAIL
-    except NeuronError as failure:
-        complain(cause_chain(failure))
-        return 1
+    except NeuronError as error:
+        return report_failure(error)
     served: dict[str, Any] | None = None
     with contextlib.suppress(DaemonProblem, click.UsageError):  # the file is the answer; the service is an addition
         served = _ask(find_client(None, options.config, os.environ), model_id)
@@ -114,7 +107,7 @@ def _ask(client: Client, model_id: str) -> dict[str, Any]:
     found = client.get(f"/v1/models/{quote(model_id, safe='/:')}")
     try:
         return next(({**each} for each in client.get("/models") if each["id"] == found["id"]), {"id": found["id"]})
-    except (KeyError, TypeError, AttributeError) as error:
+    except NOT_NEURON as error:
         raise not_neuron(client.address, f"its answer lacks {error}") from error
 
 

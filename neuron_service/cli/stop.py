@@ -9,7 +9,7 @@ from typing import Final
 
 from neuron_service.cli.listener_process import Listener, find_listeners, is_neuron
 from neuron_service.cli.screen import waiting
-from neuron_service.cli.terminal import complain
+from neuron_service.cli.terminal import INTERRUPTED, complain
 from neuron_service.client.client import Client
 from neuron_service.client.problem import DaemonProblem
 
@@ -44,7 +44,7 @@ def stop_service(client: Client, *, now: bool, limit_s: float) -> int:
         pass
     except KeyboardInterrupt:
         print(f"neuron: process {found.pid} goes on to drain, and ends by itself", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     print(f"neuron has ended (process {found.pid})")
     return 0
 

@@ -53,21 +53,13 @@ class Client:
         """The JSON answer to any request. None for an answer without a body."""
         with self._answer(method, path, body, timeout_s=timeout_s) as answer:
             text = self._read(answer, _LONGEST_ANSWER)
-            if not text:
-                return None
-            try:
-                return json.loads(text)
-            except ValueError:
-                raise not_neuron(self.address, "its answer is not JSON") from None
+            return self._json(text) if text else None
 
     def exchange(self, method: str, path: str, body: object, *, timeout_s: float = _ANSWER_LIMIT_S) -> Exchange:
         """The answer to a request, also if the daemon refuses it. `DaemonProblem` is raised only if none comes."""
         with self._any_answer(method, path, body, timeout_s=timeout_s) as answer:
-            text = self._read(answer, _LONGEST_ANSWER)
-            try:
-                return Exchange(status=answer.status, headers=answer.headers, body=json.loads(text))
-            except ValueError:
-                raise not_neuron(self.address, "its answer is not JSON") from None
+            body = self._json(self._read(answer, _LONGEST_ANSWER))
+            return Exchange(status=answer.status, headers=answer.headers, body=body)
 
     def problem(self, refused: Exchange) -> DaemonProblem:
         """What an answer that is no success means."""
@@ -162,6 +154,12 @@ class Client:
         if answer.length:  # bytes of the announced length that did not come
             raise broken(self.address)
         return text
+
+    def _json(self, text: bytes) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise not_neuron(self.address, "its answer is not JSON") from None
 
     def _lines(self, answer: http.client.HTTPResponse) -> Iterator[str]:
         while True:

@@ -9,7 +9,10 @@ from typing import Any, Final
 from neuron_service.client.address import Address
 from neuron_service.client.problem import DaemonProblem
 
-__all__ = ("bad_certificate", "broken", "from_answer", "no_connection", "not_neuron")
+__all__ = ("NOT_NEURON", "bad_certificate", "broken", "from_answer", "no_connection", "not_neuron")
+
+NOT_NEURON: Final = (KeyError, TypeError, AttributeError, ValueError)
+"""What reading an answer raises that is not one of a neuron."""
 
 _LONGEST_MESSAGE: Final = 1000
 _STATUSES: Final[Mapping[int, int]] = {

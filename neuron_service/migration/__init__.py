@@ -2,6 +2,7 @@
 
     command_line    the command in a text
     draft           what a translation has found so far, and how the findings of several models become one file
+    of_llamacpp     settings of llama.cpp that several servers pass on
     llama_server    the options of llama.cpp's `llama-server`
     presets         the INI file with presets of `llama-server`
     modelfile       Ollama's Modelfile

@@ -18,11 +18,12 @@ from msgspec import Struct
 from neuron_lib.config import Config, LlamaCppConfig
 from neuron_lib.shown import clip
 
-__all__ = ("Draft", "Note", "NoteKind", "Translation", "public_id")
+__all__ = ("LLAMACPP", "Draft", "Note", "NoteKind", "Translation", "public_id")
 
 NoteKind = Literal["lost", "differs", "needless"]
 
-_BACKEND: Final = "harness.llamacpp"
+LLAMACPP: Final = "harness.llamacpp"
+"""The table of the backend in a configuration."""
 _LONGEST_ID: Final = 200
 _NO_NAME_CHARACTER: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -139,7 +140,7 @@ class Draft:
             self._explain_shared(path, given)
             _put(config, path, _as_in_a_file(given[0].value))
         if self._roots:
-            _put(config, f"{_BACKEND}.local_roots", [str(root) for root in _outermost(self._roots)])
+            _put(config, f"{LLAMACPP}.local_roots", [str(root) for root in _outermost(self._roots)])
         if self._aliases:
             _put(config, "http.model_aliases", self._aliases)
         if self._defaults:
@@ -164,13 +165,13 @@ class Draft:
 
     def _drop_batch_below_seats(self) -> None:
         """An engine needs room for one token of each seat in a batch."""
-        batch = self._keys.get(f"{_BACKEND}.n_batch", [])
-        seats = self._keys.get(f"{_BACKEND}.admission.max_in_flight", [])
+        batch = self._keys.get(f"{LLAMACPP}.n_batch", [])
+        seats = self._keys.get(f"{LLAMACPP}.admission.max_in_flight", [])
         least = seats[0].value if seats else LlamaCppConfig().admission.max_in_flight
         if batch and batch[0].value < least:
             text = f"`n_batch` is too small for one token of each of {least} requests"
             self.note("lost", batch[0].what, text)
-            del self._keys[f"{_BACKEND}.n_batch"]
+            del self._keys[f"{LLAMACPP}.n_batch"]
 
 
 def public_id(name: str) -> str:
@@ -212,8 +213,8 @@ def _type_of(path: str) -> Any:
     """The type of a key, given by its place in the file. Raises KeyError for a place without a key."""
     struct: Any = Config
     rest = path
-    if path.startswith(f"{_BACKEND}."):
-        struct, rest = LlamaCppConfig, path.removeprefix(f"{_BACKEND}.")
+    if path.startswith(f"{LLAMACPP}."):
+        struct, rest = LlamaCppConfig, path.removeprefix(f"{LLAMACPP}.")
     for name in rest.split("."):
         struct = {each.name: each.type for each in msgspec.structs.fields(_struct_in(struct))}[name]
     return struct

@@ -14,13 +14,12 @@ from neuron_lib.config import LlamaCppConfig
 from neuron_lib.shown import clip
 from neuron_lib.sources.quants import find_tag
 from neuron_service.migration.command_line import Command
-from neuron_service.migration.draft import Draft, public_id
+from neuron_service.migration.draft import LLAMACPP, Draft, public_id
 from neuron_service.migration.llama_server_options import OPTIONS, Key, Said, Special
+from neuron_service.migration.of_llamacpp import note_endless_reply, set_layers
 
 __all__ = ("translate_command", "translate_variable")
 
-_LLAMACPP: Final = "harness.llamacpp"
-_ALL_LAYERS: Final = 99
 _LONGEST_REPOSITORY: Final = 200
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB_FILE: Final = re.compile(
@@ -263,41 +262,38 @@ def _set_devices(line: _Line, draft: Draft, prefix: str, model_id: str) -> None:
 
 
 def _set_layers(draft: Draft, what: str, value: str, owner: str | None) -> None:
-    if value in {"auto", "all", "-1", "-2"} or (value.isdecimal() and int(value[:6]) >= _ALL_LAYERS):
-        draft.note("needless", what, "all layers are on the GPU where there is one")
-    elif value != "0":  # `_set_devices` has seen it
-        draft.key(f"{_LLAMACPP}.gpu_layers", value, what=what, model_id=owner)
+    if value != "0":  # `_set_devices` has seen it
+        set_layers(draft, what, value, owner)
 
 
 def _set_seats(draft: Draft, what: str, value: str, owner: str | None) -> None:
     if value == "-1":
         draft.note("needless", what, "`max_in_flight` has a default")
     else:
-        draft.key(f"{_LLAMACPP}.admission.max_in_flight", value, what=what, model_id=owner)
+        draft.key(f"{LLAMACPP}.admission.max_in_flight", value, what=what, model_id=owner)
 
 
 def _set_flash_attention(draft: Draft, what: str, value: str, owner: str | None) -> None:
     word = {"1": "on", "0": "off"}.get(value, value)
-    draft.key(f"{_LLAMACPP}.flash_attn", word, what=what, model_id=owner)
+    draft.key(f"{LLAMACPP}.flash_attn", word, what=what, model_id=owner)
 
 
 def _set_reply(draft: Draft, what: str, value: str, owner: str | None) -> None:
     if value in {"-1", "-2"}:
-        text = "a reply whose request gives no `max_tokens` ends after `sampling.max_tokens`, 8192 by default"
-        draft.note("lost", what, text)
+        note_endless_reply(draft, what)
     else:
-        draft.key(f"{_LLAMACPP}.sampling.max_tokens", value, what=what, model_id=owner)
+        draft.key(f"{LLAMACPP}.sampling.max_tokens", value, what=what, model_id=owner)
 
 
 def _set_threads(draft: Draft, what: str, value: str, owner: str | None) -> None:
-    draft.key(f"{_LLAMACPP}.threads", "0" if value == "-1" else value, what=what, model_id=owner)
+    draft.key(f"{LLAMACPP}.threads", "0" if value == "-1" else value, what=what, model_id=owner)
 
 
 def _set_host_memory(draft: Draft, what: str, value: str, owner: str | None) -> None:
     if value == "-1":
         draft.note("lost", what, "the prompt cache has a bound: `prompt_cache.host_mb`, 1024 MiB by default")
     else:
-        draft.key(f"{_LLAMACPP}.prompt_cache.host_mb", value, what=what, model_id=owner)
+        draft.key(f"{LLAMACPP}.prompt_cache.host_mb", value, what=what, model_id=owner)
 
 
 def _set_idle(draft: Draft, what: str, value: str, owner: str | None) -> None:
@@ -338,7 +334,7 @@ _SPECIALS: Final[Mapping[str, Callable[[Draft, str, str, str | None], None]]] = 
 def _set_breakers(line: _Line, draft: Draft, prefix: str, owner: str | None) -> None:
     given = [value for _, value in line.values.get("breakers", [])]
     if given:
-        path = f"{_LLAMACPP}.sampling.dry_sequence_breakers"
+        path = f"{LLAMACPP}.sampling.dry_sequence_breakers"
         breakers = [] if given == ["none"] else given
         draft.key(path, breakers, what=prefix + "--dry-sequence-breaker", model_id=owner)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from neuron_service.migration.draft import NoteKind
+from neuron_service.migration.draft import LLAMACPP, NoteKind
 
 __all__ = ("OPTIONS", "Key", "Option", "Said", "Special")
 
@@ -42,8 +42,7 @@ class Option(NamedTuple):
     rule: Key | Said | Special
 
 
-_LLAMACPP: Final = "harness.llamacpp"
-_SAMPLING: Final = f"{_LLAMACPP}.sampling"
+_SAMPLING: Final = f"{LLAMACPP}.sampling"
 
 
 def _lost(text: str) -> Said:
@@ -102,10 +101,10 @@ _WITH_VALUE: Final[Mapping[str, Key | Said | Special]] = MappingProxyType(
         "-c --ctx-size": Special("context"),
         "-np --parallel": Special("seats"),
         "--kv-unified-per-slot": Special("slot context"),
-        "-b --batch-size": Key(f"{_LLAMACPP}.n_batch"),
-        "-ub --ubatch-size": Key(f"{_LLAMACPP}.n_ubatch"),
-        "-ctk --cache-type-k": Key(f"{_LLAMACPP}.kv_type_k"),
-        "-ctv --cache-type-v": Key(f"{_LLAMACPP}.kv_type_v"),
+        "-b --batch-size": Key(f"{LLAMACPP}.n_batch"),
+        "-ub --ubatch-size": Key(f"{LLAMACPP}.n_ubatch"),
+        "-ctk --cache-type-k": Key(f"{LLAMACPP}.kv_type_k"),
+        "-ctv --cache-type-v": Key(f"{LLAMACPP}.kv_type_v"),
         "-cram --cache-ram": Special("host memory"),
         "--keep": _lost("a conversation that is too long is refused, never cut"),
         "-ctxcp --ctx-checkpoints --swa-checkpoints": _OWN_CACHE,
@@ -247,10 +246,10 @@ _WITH_VALUE: Final[Mapping[str, Key | Said | Special]] = MappingProxyType(
 
 _ALONE: Final[Mapping[str, Key | Said | Special]] = MappingProxyType(
     {
-        "--swa-full": Key(f"{_LLAMACPP}.swa_full", "true"),
-        "-kvu --kv-unified": Key(f"{_LLAMACPP}.kv_layout", "unified"),
-        "-no-kvu --no-kv-unified": Key(f"{_LLAMACPP}.kv_layout", "per_sequence"),
-        "--no-cache-prompt": Key(f"{_LLAMACPP}.prompt_cache.enabled", "false"),
+        "--swa-full": Key(f"{LLAMACPP}.swa_full", "true"),
+        "-kvu --kv-unified": Key(f"{LLAMACPP}.kv_layout", "unified"),
+        "-no-kvu --no-kv-unified": Key(f"{LLAMACPP}.kv_layout", "per_sequence"),
+        "--no-cache-prompt": Key(f"{LLAMACPP}.prompt_cache.enabled", "false"),
         "--log-jsonl": Key("log_format", "json"),
         "-v --verbose --log-verbose": Key("log_level", "debug"),
         "--log-disable": Key("log_level", "error"),

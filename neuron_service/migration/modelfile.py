@@ -13,7 +13,8 @@ from typing import Final
 from msgspec import Struct
 
 from neuron_lib.shown import clip
-from neuron_service.migration.draft import Draft, Note, public_id
+from neuron_service.migration.draft import LLAMACPP, Draft, Note, public_id
+from neuron_service.migration.of_llamacpp import note_endless_reply, set_layers
 
 __all__ = (
     "INSTRUCTIONS",
@@ -25,7 +26,6 @@ __all__ = (
     "translate_modelfile",
 )
 
-_LLAMACPP: Final = "harness.llamacpp"
 _QUOTES: Final = '"""'
 _INSTRUCTION: Final = re.compile(r"\s*(?P<name>[A-Za-z]+)\s+(?P<rest>.*)", re.DOTALL)
 _HUB: Final = re.compile(
@@ -35,7 +35,6 @@ _HUB: Final = re.compile(
 )
 _SHOWN_AS: Final = re.compile(r"^#\s*FROM\s+(?P<name>\S+)\s*$", re.MULTILINE)
 """The comment of `ollama show --modelfile` that has the name of the model."""
-_ALL_LAYERS: Final = 99
 
 SAMPLING_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -208,10 +207,9 @@ def _translate_parameter(instruction: Instruction, draft: Draft, where: str, mod
     what = _spot(where, instruction, f"{name} {value}")
     if name in SAMPLING_KEYS:
         if name == "num_predict" and value.startswith("-"):
-            text = "a reply whose request gives no `max_tokens` ends after `sampling.max_tokens`, 8192 by default"
-            draft.note("lost", what, text)
+            note_endless_reply(draft, what)
             return
-        draft.key(f"{_LLAMACPP}.sampling.{SAMPLING_KEYS[name]}", value, what=what, model_id=model_id)
+        draft.key(f"{LLAMACPP}.sampling.{SAMPLING_KEYS[name]}", value, what=what, model_id=model_id)
         text = "what a request says, and what the publisher recommends in the model's file, comes before it"
         draft.note("differs", f"{where}: PARAMETER for sampling", text)
     elif name in OTHER_PARAMETERS:
@@ -223,10 +221,8 @@ def _translate_parameter(instruction: Instruction, draft: Draft, where: str, mod
 def _set_layers(draft: Draft, what: str, value: str, model_id: str) -> None:
     if value == "0":
         draft.model_key(model_id, "devices", [], what=what)
-    elif value == "-1" or (value.isdecimal() and int(value[:6]) >= _ALL_LAYERS):
-        draft.note("needless", what, "all layers are on the GPU where there is one")
     else:
-        draft.key(f"{_LLAMACPP}.gpu_layers", value, what=what, model_id=model_id)
+        set_layers(draft, what, value, model_id)
 
 
 def _set_context(draft: Draft, what: str, value: str, model_id: str) -> None:
@@ -235,7 +231,7 @@ def _set_context(draft: Draft, what: str, value: str, model_id: str) -> None:
 
 def _set_key(key: str) -> Callable[[Draft, str, str, str], None]:
     def set_key(draft: Draft, what: str, value: str, model_id: str) -> None:
-        draft.key(f"{_LLAMACPP}.{key}", value, what=what, model_id=model_id)
+        draft.key(f"{LLAMACPP}.{key}", value, what=what, model_id=model_id)
 
     return set_key
 

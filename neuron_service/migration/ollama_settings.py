@@ -8,11 +8,10 @@ from types import MappingProxyType
 from typing import Final
 
 from neuron_lib.shown import clip
-from neuron_service.migration.draft import Draft
+from neuron_service.migration.draft import LLAMACPP, Draft
 
 __all__ = ("KEYS", "LOST", "NEEDLESS", "SPECIALS", "is_ollama_settings", "translate_ollama_settings")
 
-_LLAMACPP: Final = "harness.llamacpp"
 _OF_OLLAMA: Final = re.compile(r"^\s*(?:export\s+|Environment=)?[\"']?OLLAMA_[A-Z0-9_]+=", re.MULTILINE)
 _ASSIGNMENT: Final = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.*)", re.DOTALL)
 _DURATION: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|h|m|s)")
@@ -22,10 +21,10 @@ _FALSE: Final = frozenset({"0", "f", "false", "no"})
 
 KEYS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "OLLAMA_CONTEXT_LENGTH": (f"{_LLAMACPP}.n_ctx",),
-        "OLLAMA_NUM_PARALLEL": (f"{_LLAMACPP}.admission.max_in_flight",),
-        "OLLAMA_MAX_QUEUE": (f"{_LLAMACPP}.admission.max_queue_depth",),
-        "OLLAMA_KV_CACHE_TYPE": (f"{_LLAMACPP}.kv_type_k", f"{_LLAMACPP}.kv_type_v"),
+        "OLLAMA_CONTEXT_LENGTH": (f"{LLAMACPP}.n_ctx",),
+        "OLLAMA_NUM_PARALLEL": (f"{LLAMACPP}.admission.max_in_flight",),
+        "OLLAMA_MAX_QUEUE": (f"{LLAMACPP}.admission.max_queue_depth",),
+        "OLLAMA_KV_CACHE_TYPE": (f"{LLAMACPP}.kv_type_k", f"{LLAMACPP}.kv_type_v"),
     }
 )
 
@@ -178,7 +177,7 @@ def _set_origins(draft: Draft, what: str, value: str) -> None:
 
 def _set_flash_attention(draft: Draft, what: str, value: str) -> None:
     word = "on" if value.lower() in _TRUE else "off" if value.lower() in _FALSE else value
-    draft.key(f"{_LLAMACPP}.flash_attn", word, what=what)
+    draft.key(f"{LLAMACPP}.flash_attn", word, what=what)
 
 
 def _set_debug(draft: Draft, what: str, value: str) -> None:
@@ -193,7 +192,7 @@ def _set_load_timeout(draft: Draft, what: str, value: str) -> None:
     if seconds is None or seconds <= 0:
         draft.note("lost", what, "`stall_timeout_secs` is at least 1")
         return
-    draft.key(f"{_LLAMACPP}.stall_timeout_secs", seconds, what=what)
+    draft.key(f"{LLAMACPP}.stall_timeout_secs", seconds, what=what)
     draft.note("differs", what, "it also counts for an engine that serves")
 
 

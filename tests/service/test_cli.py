@@ -252,7 +252,7 @@ def test_several_sockets_from_systemd_are_exit_78(
     assert capsys.readouterr().err == ("neuron: systemd passed 2 sockets, and there must be one: see the socket unit\n")
 
 
-@pytest.mark.parametrize("host", ["https://gpu1", "gpu1:13131", "[::1]:13131", "unix:///run/s"])
+@pytest.mark.parametrize("host", ["https://gpu1", "gpu1:13131", "[::1]:13131", "unix:///run/s", "", " "])
 def test_the_address_of_a_service_elsewhere_is_not_where_this_machine_would_listen(host: str) -> None:
     assert for_this_machine({"NEURON_HOST": host, "NEURON_PORT": "1"}) == {"NEURON_PORT": "1"}
 

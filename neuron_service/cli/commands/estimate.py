@@ -2,14 +2,14 @@
 
 import click
 
-from neuron_service.cli.options import ConfigOptions, json_option, with_config
+from neuron_service.cli.options import ConfigOptions, json_option, quant_option, with_config
 
 __all__ = ("estimate",)
 
 
 @click.command()
 @click.argument("model_id", metavar="ID")
-@click.option("--quant", help="Which of its files, such as Q4_K_M. Default: that of the entry, else the best.")
+@quant_option
 @json_option
 @with_config()
 def estimate(options: ConfigOptions, *, model_id: str, quant: str | None, as_json: bool) -> int:

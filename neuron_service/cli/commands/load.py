@@ -7,7 +7,7 @@ import click
 
 from neuron_service.cli.completion import complete_known_models
 from neuron_service.cli.daemon import with_daemon
-from neuron_service.cli.options import json_option
+from neuron_service.cli.options import json_option, quant_option
 
 if TYPE_CHECKING:
     from neuron_service.client.client import Client
@@ -17,7 +17,7 @@ __all__ = ("load",)
 
 @click.command()
 @click.argument("model_id", metavar="MODEL", shell_complete=complete_known_models)
-@click.option("--quant", help="Which of its files, such as Q4_K_M. Default: that of the entry, else the best.")
+@quant_option
 @click.option("--harness", help="Which harness loads the model. Default: the only one.")
 @click.option(
     "--device",

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import click
 
-from neuron_service.cli.options import ConfigOptions, json_option, with_config
+from neuron_service.cli.options import ConfigOptions, json_option, quant_option, with_config
 
 __all__ = ("pull",)
 
 
 @click.command()
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@click.option("--quant", help="Which of its files, such as Q4_K_M. Default: that of the entry, else the best.")
+@quant_option
 @click.option("--revision", help="The branch, tag or commit, before that of the entry.")
 @json_option
 @with_config()

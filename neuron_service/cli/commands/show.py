@@ -4,14 +4,14 @@ import click
 
 from neuron_service.cli.completion import complete_known_models
 from neuron_service.cli.daemon import host_option
-from neuron_service.cli.options import ConfigOptions, json_option, with_config
+from neuron_service.cli.options import ConfigOptions, json_option, quant_option, with_config
 
 __all__ = ("show",)
 
 
 @click.command()
 @click.argument("model_id", metavar="MODEL", shell_complete=complete_known_models)
-@click.option("--quant", help="Which of its files, such as Q4_K_M. Default: that of the entry, else the best.")
+@quant_option
 @host_option
 @json_option
 @with_config()

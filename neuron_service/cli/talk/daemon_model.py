@@ -1,24 +1,20 @@
-"""Which model of a daemon a person means, and its load with the progress of it."""
+"""Which model of a daemon a person means."""
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-import msgspec
-
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.types import LoadingModel, names_model
-from neuron_service.cli.long_call import LONGEST_CALL_S, run_beside
+from neuron_lib.types import names_model
+from neuron_service.cli.daemon_load import load_in_daemon, running_loads
 from neuron_service.cli.talk.pieces import SpeakerFailed
 from neuron_service.client.client import Client
-from neuron_service.client.problem import DaemonProblem
 
-__all__ = ("load_in_daemon", "only_model", "require_model")
+__all__ = ("only_model", "require_model")
 
 _LOOK_S: Final = 0.25
-_REFUSED: Final = 400
 
 
 def require_model(client: Client, model_id: str, report: ProgressReporter) -> None:
@@ -28,7 +24,7 @@ def require_model(client: Client, model_id: str, report: ProgressReporter) -> No
     if "/" not in model_id:
         client.get(f"/v1/models/{quote(model_id, safe='')}")  # a further name of a model, or none at all
         return
-    load_in_daemon(client, model_id, report)
+    load_in_daemon(client, {"model_id": model_id}, report)
 
 
 def only_model(client: Client, report: ProgressReporter) -> str:
@@ -39,7 +35,7 @@ def only_model(client: Client, report: ProgressReporter) -> str:
     """
     ids = _resident(client.get("/models"), capability="text")
     while not ids and _is_starting(client.get("/health")):
-        for load in _loads(client):
+        for load in running_loads(client):
             report(load.progress)
         time.sleep(_LOOK_S)
         ids = _resident(client.get("/models"), capability="text")
@@ -54,24 +50,6 @@ def only_model(client: Client, report: ProgressReporter) -> str:
     )
 
 
-def load_in_daemon(client: Client, model_id: str, report: ProgressReporter) -> None:
-    """Have the daemon load a model, and wait until the model serves. `report` is told of the progress.
-
-    An interrupt ends the wait, and the load goes on. Raises `DaemonProblem`.
-    """
-
-    def watch() -> None:
-        for load in _loads(client):
-            if names_model(model_id, load.model_id, quant=None):
-                report(load.progress)
-
-    try:
-        run_beside(lambda: client.post("/models/load", {"model_id": model_id}, timeout_s=LONGEST_CALL_S), watch)
-    except DaemonProblem as problem:
-        if problem.status != _REFUSED or not _is_resident(client, model_id):
-            raise  # otherwise somebody else had it loaded meanwhile
-
-
 def _is_resident(client: Client, model_id: str) -> bool:
     return any(names_model(model_id, each, quant=None) for each in _resident(client.get("/models")))
 
@@ -80,13 +58,6 @@ def _is_starting(health: Any) -> bool:
     """Whether the daemon still loads its default models, by its answer to `GET /health`."""
     activation = health.get("activation") if isinstance(health, Mapping) else None
     return isinstance(activation, Mapping) and activation.get("state") == "pre_warming"
-
-
-def _loads(client: Client) -> Iterable[LoadingModel]:
-    try:
-        return msgspec.convert(client.get("/models/loading"), tuple[LoadingModel, ...])
-    except (DaemonProblem, msgspec.ValidationError):
-        return ()  # the progress is for show; the load itself will say what is wrong
 
 
 def _resident(models: Any, *, capability: str | None = None) -> list[str]:

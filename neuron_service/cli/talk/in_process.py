@@ -8,23 +8,21 @@ from typing import Final
 import anyio
 from msgspec.structs import replace
 
-from neuron_lib import Chat, NeuronError, ReasoningDelta, Registry, SamplingParams, SourceUnavailable, TextDelta
+from neuron_lib import Chat, NeuronError, ReasoningDelta, Registry, SamplingParams, TextDelta
 from neuron_lib.backend import HarnessSetup
 from neuron_lib.blocking import BlockingRegistry
 from neuron_lib.config import AdmissionConfig, Config
 from neuron_lib.discovery.probe import discover
-from neuron_lib.errors import cause_chain
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.types import Discovery, Finished, GenerationEvent, ModelSpec
 from neuron_service.backends import BACKENDS
 from neuron_service.capacity import gpu_memory_by_index
+from neuron_service.cli.failures import sentence_and_status
 from neuron_service.cli.talk.pieces import Ended, Order, Piece, Said, SpeakerFailed, Thought
 
 __all__ = ("InProcess", "in_process", "with_seats")
 
 _REPORT_S: Final = 0.1
-_TEMPORARY: Final = 75
-"""EX_TEMPFAIL: the same command may succeed later."""
 
 
 class InProcess:
@@ -105,10 +103,9 @@ def _translated() -> Iterator[None]:
     """Errors of the library as sentences for a person."""
     try:
         yield
-    except SourceUnavailable as error:
-        raise SpeakerFailed(cause_chain(error), exit_status=_TEMPORARY) from error
     except NeuronError as error:
-        raise SpeakerFailed(cause_chain(error)) from error
+        sentence, status = sentence_and_status(error)
+        raise SpeakerFailed(sentence, exit_status=status) from error
 
 
 def _pieces(events: Iterator[GenerationEvent]) -> Iterator[Piece]:

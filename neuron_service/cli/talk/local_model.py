@@ -9,8 +9,8 @@ from pathlib import Path
 from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError
 from neuron_service.cli.configuration import command_config
+from neuron_service.cli.failures import sentence_and_status
 from neuron_service.cli.named_models import with_models
-from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.talk.in_process import InProcess, in_process
@@ -37,10 +37,9 @@ def _read(options: ConfigOptions, environ: Mapping[str, str], model: str | None)
     try:
         config, environ = command_config(options, environ)
         config = with_models(config, [] if model is None else [model], folder=Path.cwd())
-    except NoSuchModel as error:
-        raise SpeakerFailed(str(error), exit_status=error.exit_status) from error
     except ConfigError as error:
-        raise SpeakerFailed(str(error), exit_status=os.EX_CONFIG) from error
+        sentence, status = sentence_and_status(error)
+        raise SpeakerFailed(sentence, exit_status=status) from error
     if not config.default_models:
         raise SpeakerFailed(
             "no neuron runs here and no model is configured; name a model: a GGUF file or org/name[:quant]",

@@ -1,24 +1,22 @@
 """One prompt and its reply: `neuron run MODEL PROMPT`."""
 
 import os
-import signal
-from typing import Final, TextIO
+from typing import TextIO
 
 import msgspec
 
 from neuron_service.cli.talk.pieces import Order, Speaker
 from neuron_service.cli.talk.screen import Reply, Screen, Shown, numbers_of, take_reply
+from neuron_service.cli.terminal import INTERRUPTED
 
 __all__ = ("answer_as_json", "answer_once")
-
-_INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 def answer_once(speaker: Speaker, order: Order, screen: Screen, *, err: TextIO, wants_numbers: bool) -> int:
     """Show the reply to an order. Returns the exit status. Raises `SpeakerFailed`."""
     reply = take_reply(speaker, order, screen)
     if reply.ended is None:
-        return _INTERRUPTED
+        return INTERRUPTED
     if reply.ended.reason == "length":
         print("neuron: the reply was cut at its limit of tokens; --max-tokens gives it more", file=err)
     if wants_numbers:

@@ -1,6 +1,7 @@
 """A speaker whose model a daemon has loaded, asked by its chat completions."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -15,8 +16,6 @@ __all__ = ("OverHttp", "pieces_of")
 _PATH: Final = "/v1/chat/completions"
 _SILENCE_LIMIT_S: Final = 600.0
 """A daemon may load the model or read a long prompt before it says anything."""
-_TEMPORARY: Final = 75
-"""EX_TEMPFAIL: the same command may succeed later."""
 
 
 class OverHttp:
@@ -67,7 +66,7 @@ def pieces_of(events: Iterator[ServerSentEvent]) -> Iterator[Piece]:
                 yield Said(str(text))
             if (reason := choice.get("finish_reason")) and (usage := chunk.get("usage")):
                 ended = _ended(str(reason), usage)
-    raise SpeakerFailed("the daemon ended the reply before it was whole; try again", exit_status=_TEMPORARY)
+    raise SpeakerFailed("the daemon ended the reply before it was whole; try again", exit_status=os.EX_TEMPFAIL)
 
 
 def _chunk(data: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from neuron_lib import (
     EngineDead,
     ModelLoading,
     ModelNotLoaded,
+    ModelPhase,
     ModelStatus,
     NeuronError,
     Overloaded,
@@ -24,7 +25,6 @@ from neuron_lib import (
     ShuttingDown,
 )
 from neuron_lib.errors import LoadCancelled
-from neuron_lib.registry.phases import Phase
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
 from tests.fakes.turns import let_others_run
@@ -32,8 +32,8 @@ from tests.fakes.turns import let_others_run
 pytestmark = pytest.mark.anyio
 
 A = "o/a"
-LOADING, SERVING, RECOVERING = Phase.LOADING, Phase.SERVING, Phase.RECOVERING
-DRAINING, CLOSING, GONE = Phase.DRAINING, Phase.CLOSING, Phase.GONE
+LOADING, SERVING, RECOVERING = ModelPhase.LOADING, ModelPhase.SERVING, ModelPhase.RECOVERING
+DRAINING, CLOSING, GONE = ModelPhase.DRAINING, ModelPhase.CLOSING, ModelPhase.GONE
 RESIDENT = {SERVING, RECOVERING, DRAINING}
 
 
@@ -58,7 +58,7 @@ class Reader:
 class Scene:
     """A registry with the model in one phase, and those who brought it there. The time for a drain is unlimited."""
 
-    def __init__(self, phase: Phase) -> None:
+    def __init__(self, phase: ModelPhase) -> None:
         self.script = ScriptedModel(
             may_load=anyio.Event() if phase is LOADING else None,
             may_unload=anyio.Event() if phase is CLOSING else None,
@@ -75,7 +75,7 @@ class Scene:
         async with self.registry:
             await self.may_stop.wait()
 
-    def phase(self) -> Phase:
+    def phase(self) -> ModelPhase:
         model = self.registry._models.find(A)
         return GONE if model is None else model.phase
 
@@ -92,7 +92,7 @@ class Scene:
 
 
 @asynccontextmanager
-async def in_phase(phase: Phase) -> AsyncIterator[tuple[Scene, anyio.abc.TaskGroup]]:
+async def in_phase(phase: ModelPhase) -> AsyncIterator[tuple[Scene, anyio.abc.TaskGroup]]:
     scene = Scene(phase)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.host)
@@ -123,7 +123,7 @@ def errors_of(caller: Caller | Reader) -> list[type[NeuronError]]:
 
 NOBODY: list[str] = []
 
-SHOWN: dict[Phase, tuple[list[ModelStatus], list[str], list[tuple[str, int]]]] = {
+SHOWN: dict[ModelPhase, tuple[list[ModelStatus], list[str], list[tuple[str, int]]]] = {
     # listed as; among the loads; among the models that leave, with their requests
     LOADING: ([], [A], []),
     SERVING: ([ModelStatus.LOADED], NOBODY, []),
@@ -134,8 +134,8 @@ SHOWN: dict[Phase, tuple[list[ModelStatus], list[str], list[tuple[str, int]]]] =
 }
 
 
-@pytest.mark.parametrize("phase", Phase)
-async def test_a_model_is_shown_in_the_list_of_its_phase_and_in_no_other(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", ModelPhase)
+async def test_a_model_is_shown_in_the_list_of_its_phase_and_in_no_other(phase: ModelPhase) -> None:
     listed, loading, unloading = SHOWN[phase]
     async with in_phase(phase) as (scene, _):
         registry = scene.registry
@@ -148,8 +148,8 @@ async def test_a_model_is_shown_in_the_list_of_its_phase_and_in_no_other(phase: 
         assert repr(registry) == f"<Registry [{'' if phase is GONE else f'{A} {phase}'}]>"
 
 
-@pytest.mark.parametrize("phase", Phase)
-async def test_a_model_has_an_endpoint_while_it_serves_or_will_serve(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", ModelPhase)
+async def test_a_model_has_an_endpoint_while_it_serves_or_will_serve(phase: ModelPhase) -> None:
     async with in_phase(phase) as (scene, _):
         if phase in {LOADING, SERVING, RECOVERING}:
             assert scene.registry.endpoint(A) == "http://localhost:13131"
@@ -160,7 +160,7 @@ async def test_a_model_has_an_endpoint_while_it_serves_or_will_serve(phase: Phas
 
 # ------------------------------------------------------------------------------------------------------------- chat
 
-CHAT: dict[Phase, type[NeuronError] | None] = {
+CHAT: dict[ModelPhase, type[NeuronError] | None] = {
     LOADING: ModelLoading,
     SERVING: None,
     RECOVERING: Overloaded,  # by the harness: another one may let the request wait
@@ -170,8 +170,8 @@ CHAT: dict[Phase, type[NeuronError] | None] = {
 }
 
 
-@pytest.mark.parametrize("phase", Phase)
-async def test_a_chat_is_answered_or_refused_when_it_is_entered(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", ModelPhase)
+async def test_a_chat_is_answered_or_refused_when_it_is_entered(phase: ModelPhase) -> None:
     async with in_phase(phase) as (scene, _):
         reply, refusal = scene.registry.chat(request(A)), CHAT[phase]
         if refusal is None:
@@ -185,8 +185,8 @@ async def test_a_chat_is_answered_or_refused_when_it_is_entered(phase: Phase) ->
 # ------------------------------------------------------------------------------------------------------------- load
 
 
-@pytest.mark.parametrize("phase", Phase)
-async def test_two_more_loads_of_a_model_join_its_load_or_wait_until_it_is_gone(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", ModelPhase)
+async def test_two_more_loads_of_a_model_join_its_load_or_wait_until_it_is_gone(phase: ModelPhase) -> None:
     async with in_phase(phase) as (scene, tasks):
         callers = [Caller(scene.registry), Caller(scene.registry)]
         for caller in callers:
@@ -206,7 +206,7 @@ async def test_two_more_loads_of_a_model_join_its_load_or_wait_until_it_is_gone(
 
 # ----------------------------------------------------------------------------------------------------------- unload
 
-UNLOAD: dict[Phase, tuple[Phase, list[type[NeuronError]], list[type[NeuronError]]]] = {
+UNLOAD: dict[ModelPhase, tuple[ModelPhase, list[type[NeuronError]], list[type[NeuronError]]]] = {
     # the phase then; what the caller hears, in the end; what the reader hears, in the end
     LOADING: (GONE, [], []),
     SERVING: (DRAINING, [], []),
@@ -217,8 +217,8 @@ UNLOAD: dict[Phase, tuple[Phase, list[type[NeuronError]], list[type[NeuronError]
 }
 
 
-@pytest.mark.parametrize("phase", Phase)
-async def test_an_unload_returns_when_the_model_is_gone(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", ModelPhase)
+async def test_an_unload_returns_when_the_model_is_gone(phase: ModelPhase) -> None:
     then, told, reader_told = UNLOAD[phase]
     async with in_phase(phase) as (scene, tasks):
         caller = Caller(scene.registry)
@@ -235,12 +235,12 @@ async def test_an_unload_returns_when_the_model_is_gone(phase: Phase) -> None:
 
 # ----------------------------------------------------------------------------------------- the end of a model's engine
 
-DEATH: dict[Phase, bool] = {SERVING: True, RECOVERING: True, DRAINING: False}
+DEATH: dict[ModelPhase, bool] = {SERVING: True, RECOVERING: True, DRAINING: False}
 """Whether the model counts as lost. In the other phases it has no engine."""
 
 
 @pytest.mark.parametrize("phase", DEATH)
-async def test_a_model_that_dies_is_gone_at_once_and_lost_unless_it_was_to_go_anyway(phase: Phase) -> None:
+async def test_a_model_that_dies_is_gone_at_once_and_lost_unless_it_was_to_go_anyway(phase: ModelPhase) -> None:
     async with in_phase(phase) as (scene, _):
         scene.script.dies.set()
         await let_others_run()
@@ -309,7 +309,7 @@ async def test_a_request_hears_at_once_that_it_waits_in_vain_and_a_running_one_g
 
 # ------------------------------------------------------------------------------------------------- the end of a host
 
-CLOSED: dict[Phase, tuple[Phase, bool, bool]] = {
+CLOSED: dict[ModelPhase, tuple[ModelPhase, bool, bool]] = {
     # the phase then; whether it is listed until the end; whether it has an endpoint until it is gone
     LOADING: (GONE, False, False),
     SERVING: (SERVING, True, True),
@@ -320,8 +320,8 @@ CLOSED: dict[Phase, tuple[Phase, bool, bool]] = {
 }
 
 
-@pytest.mark.parametrize("phase", Phase)
-async def test_when_admission_closes_only_loads_are_cancelled(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", ModelPhase)
+async def test_when_admission_closes_only_loads_are_cancelled(phase: ModelPhase) -> None:
     then, is_listed, has_endpoint = CLOSED[phase]
     async with in_phase(phase) as (scene, _):
         scene.registry.close_admission()
@@ -344,8 +344,8 @@ async def test_when_admission_closes_only_loads_are_cancelled(phase: Phase) -> N
         assert errors_of(scene.reader) == ([EngineDead] if ends_early else [])
 
 
-@pytest.mark.parametrize("phase", Phase)
-async def test_when_the_registry_is_left_nobody_waits_for_requests(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", ModelPhase)
+async def test_when_the_registry_is_left_nobody_waits_for_requests(phase: ModelPhase) -> None:
     async with in_phase(phase) as (scene, _):
         if scene.script.may_unload is not None:
             scene.script.may_unload.set()

@@ -2,14 +2,15 @@
 
 import pytest
 
-from neuron_lib.registry.phases import Event, Phase, after
+from neuron_lib.registry.phases import Event, after
+from neuron_lib.types import ModelPhase
 
-LOADING, SERVING, RECOVERING = Phase.LOADING, Phase.SERVING, Phase.RECOVERING
-DRAINING, CLOSING, GONE = Phase.DRAINING, Phase.CLOSING, Phase.GONE
+LOADING, SERVING, RECOVERING = ModelPhase.LOADING, ModelPhase.SERVING, ModelPhase.RECOVERING
+DRAINING, CLOSING, GONE = ModelPhase.DRAINING, ModelPhase.CLOSING, ModelPhase.GONE
 
 PHASES = (LOADING, SERVING, RECOVERING, DRAINING, CLOSING, GONE)
 
-TABLE: dict[Event, tuple[Phase, ...]] = {
+TABLE: dict[Event, tuple[ModelPhase, ...]] = {
     # In the order of PHASES.
     Event.OPENED: (SERVING, SERVING, RECOVERING, DRAINING, CLOSING, GONE),
     Event.UNLOADED: (CLOSING, DRAINING, CLOSING, DRAINING, CLOSING, GONE),
@@ -24,12 +25,12 @@ CASES = [(phase, event, then) for event, row in TABLE.items() for phase, then in
 
 
 def test_the_table_has_every_phase_and_every_event() -> None:
-    assert set(PHASES) == set(Phase)
+    assert set(PHASES) == set(ModelPhase)
     assert set(TABLE) == set(Event)
 
 
 @pytest.mark.parametrize(("phase", "event", "then"), CASES, ids=[f"{p}, {e.name.lower()}" for p, e, _ in CASES])
-def test_an_event_leads_to_the_next_phase(phase: Phase, event: Event, then: Phase) -> None:
+def test_an_event_leads_to_the_next_phase(phase: ModelPhase, event: Event, then: ModelPhase) -> None:
     assert after(phase, event) is then
 
 
@@ -44,9 +45,9 @@ def test_a_model_never_comes_back() -> None:
 
 
 def test_whatever_has_happened_the_end_of_the_registry_and_of_the_harness_end_a_model() -> None:
-    assert {after(after(phase, Event.REGISTRY_LEFT), Event.RELEASED) for phase in Phase} == {GONE}
+    assert {after(after(phase, Event.REGISTRY_LEFT), Event.RELEASED) for phase in ModelPhase} == {GONE}
 
 
-@pytest.mark.parametrize("phase", Phase)
-def test_a_model_loads_or_serves_or_leaves(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", ModelPhase)
+def test_a_model_loads_or_serves_or_leaves(phase: ModelPhase) -> None:
     assert [phase is LOADING, phase.serves, phase.is_leaving].count(True) == 1

@@ -22,7 +22,8 @@ from neuron_lib.types import (
     Servable,
     UnloadingModel,
 )
-from neuron_service.cli.residents import HEADINGS, NOT_NEURON, STATES, cells, describe_host, residents, style, to_json
+from neuron_service.cli.residents import HEADINGS, STATES, cells, describe_host, residents, style, to_json
+from neuron_service.client.translation import NOT_NEURON
 
 
 def health(**changes: Any) -> dict[str, Any]:

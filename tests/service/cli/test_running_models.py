@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from neuron_service.cli import main, running_models
+from neuron_service.cli import daemon_load, main
 from neuron_service.cli.long_call import run_beside
 from tests.fakes.fake_daemon import Answer, FakeDaemon, Seen, events, fake_daemon
 
@@ -118,13 +118,32 @@ def test_load_asks_for_exactly_what_was_said_and_shows_the_progress(
         return Answer({"status": "loaded"})
 
     daemon.answers |= {"GET /models/loading": loading, "POST /models/load": load}
-    monkeypatch.setattr(running_models, "run_beside", lambda call, watch: run_beside(call, watch, pause_s=0.01))
+    monkeypatch.setattr(daemon_load, "run_beside", lambda call, watch: run_beside(call, watch, pause_s=0.01))
     assert run("load", "a/b", "--quant", "Q8_0", "--device", "1") == 0
     out, err = capsys.readouterr()
     assert out == "a/b is loaded\n"
     assert err.startswith("a/b: loading 50 %\n")
     (asked,) = [each.body for each in daemon.seen if each.method == "POST"]
     assert asked == {"model_id": "a/b", "quant": "Q8_0", "devices": [1]}
+
+
+def test_a_load_goes_on_where_the_daemon_does_not_say_how_far_it_is(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_asked = Event()
+
+    def loading(_request: Seen) -> Answer:
+        was_asked.set()
+        return Answer({"error": "busy"}, 503)
+
+    def load(_request: Seen) -> Answer:
+        assert was_asked.wait(30)
+        return Answer({"status": "loaded"})
+
+    daemon.answers |= {"GET /models/loading": loading, "POST /models/load": load}
+    monkeypatch.setattr(daemon_load, "run_beside", lambda call, watch: run_beside(call, watch, pause_s=0.01))
+    assert run("load", "a/b") == 0
+    assert capsys.readouterr().out == "a/b is loaded\n"
 
 
 def test_a_load_of_a_model_that_is_loaded_is_done(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,9 @@ import pytest
 from neuron_lib.errors import EngineDead
 from neuron_lib.testing import ScriptedModel
 from neuron_lib.types import LoadProgress, ReasoningDelta
+from neuron_service.cli.daemon_load import load_in_daemon
 from neuron_service.cli.talk import daemon_model
-from neuron_service.cli.talk.daemon_model import load_in_daemon, only_model, require_model
+from neuron_service.cli.talk.daemon_model import only_model, require_model
 from neuron_service.cli.talk.over_http import OverHttp, pieces_of
 from neuron_service.cli.talk.pieces import Ended, Message, Order, Piece, Said, SpeakerFailed, Thought
 from neuron_service.client.address import Address
@@ -96,7 +97,7 @@ def test_a_model_that_is_not_there_is_loaded_with_its_progress(host: ListeningHo
 
 
 def test_a_model_that_somebody_else_has_loaded_meanwhile_is_there(client: Client) -> None:
-    load_in_daemon(client, "acme/talker", lambda _: None)
+    load_in_daemon(client, {"model_id": "acme/talker"}, lambda _: None)
 
 
 def test_a_word_that_the_daemon_does_not_know_is_refused_and_not_loaded(host: ListeningHost, client: Client) -> None:
