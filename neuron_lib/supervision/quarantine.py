@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct
 
-from neuron_lib.llamacpp.engine_client import Death
+from neuron_lib.supervision.death import Death
 from neuron_lib.types import Chat, Task, Tokenize, UnreadArray, UnreadObject
 
 __all__ = ("Quarantine", "fingerprint")
